@@ -1,0 +1,115 @@
+"""What can go wrong, named by who must act.
+
+Rules: every failure a person meets has a number and a fixed word (`Fault`); the number's tens say who must act:
+1x the admin who made the token, 2x the cluster, 3x the host, 4x the configuration, 1 a bug of ours.
+A message says what was expected, what was met and where; a hint says what to do. Neither holds a secret.
+Foreign errors are translated once, where the foreign library is called. Only `cli` turns these into exit codes.
+"""
+
+from enum import Enum
+
+
+class Fault(Enum):
+    """Every failure with its exit code and fixed word; `word` is what `--json` shows."""
+
+    BUG = (1, "bug")
+    USAGE = (2, "usage")
+
+    TOKEN_MALFORMED = (10, "token-malformed")
+    TOKEN_VERSION = (11, "token-version")
+    TOKEN_EXPIRED = (12, "token-expired")
+    TOKEN_REVOKED = (13, "token-revoked")
+    TOKEN_USED_UP = (14, "token-used-up")
+    GROUP_GONE = (15, "group-gone")
+    CA_MISMATCH = (16, "ca-mismatch")
+
+    ALREADY_MEMBER = (20, "already-member")
+    MACHINE_KNOWN = (21, "machine-known")
+    ADDRESS_REFUSED = (22, "address-refused")
+    UNREACHABLE = (23, "unreachable")
+    NOT_PERMITTED = (24, "not-permitted")
+    CLOCK_SKEW = (25, "clock-skew")
+    NOT_ADMITTED = (26, "not-admitted")
+
+    NO_PRIVILEGE = (30, "no-privilege")
+    NFT_UNUSABLE = (31, "nft-unusable")
+    PROXY_UNUSABLE = (32, "proxy-unusable")
+    DISK = (33, "disk")
+    TAKEN = (34, "taken")
+    ANOTHER_AGENT = (35, "another-agent")
+
+    CONFIG_INVALID = (40, "config-invalid")
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return self.value[0]
+
+    @property
+    def word(self) -> str:
+        """The fixed word."""
+        return self.value[1]
+
+
+class ExclaveError(Exception):
+    """A failure with its `fault`, a `message` for a person and a `hint` that says what to do."""
+
+    tens: int | None = None
+
+    def __init__(self, fault: Fault, message: str, hint: str) -> None:
+        if self.tens is not None and fault.code // 10 != self.tens:
+            raise ValueError(f"{type(self).__name__} cannot carry {fault.word}")
+        super().__init__(message)
+        self.fault = fault
+        self.message = message
+        self.hint = hint
+
+
+class TokenError(ExclaveError):
+    """The admin who made the join token must act."""
+
+    tens = 1
+
+
+class ClusterError(ExclaveError):
+    """Somebody must act in the cluster, or the cluster must come back."""
+
+    tens = 2
+
+
+class ApiRefusal(ClusterError):
+    """The API server answered, and the answer was no.
+
+    `status` is the HTTP status, `reason` the Status object's reason ("" if the body had none),
+    `retry_after` the server's Retry-After in seconds, if it sent one.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        hint: str,
+        *,
+        fault: Fault = Fault.NOT_PERMITTED,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(fault, message, hint)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class HostError(ExclaveError):
+    """Somebody must act on this machine."""
+
+    tens = 3
+
+
+class ConfigError(ExclaveError):
+    """config.toml must be mended; the message lists every mistake."""
+
+    tens = 4
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(Fault.CONFIG_INVALID, message, hint)

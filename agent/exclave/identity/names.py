@@ -1,0 +1,40 @@
+"""The names a member goes by: in certificates, in ExternalWorkloads, in Linkerd's policies.
+
+The certificate carries two SANs in this order: the DNS form, which the proxy takes as a client's name and which
+policies on ServiceAccounts match; then the SPIFFE URI, which peers check a server by.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MeshIdentity:
+    """One ServiceAccount's identity in one mesh."""
+
+    service_account: str
+    namespace: str
+    linkerd_namespace: str
+    trust_domain: str
+
+    @property
+    def dns_name(self) -> str:
+        """First SAN: what linkerd-identity would have named this account."""
+        return (
+            f"{self.service_account}.{self.namespace}.serviceaccount.identity"
+            f".{self.linkerd_namespace}.{self.trust_domain}"
+        )
+
+    @property
+    def spiffe_id(self) -> str:
+        """Second SAN, and `spec.meshTLS.identity` of the ExternalWorkload."""
+        return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
+
+
+def server_name(group: str, namespace: str, cluster_domain: str) -> str:
+    """The SNI under which members of a group terminate TLS: `spec.meshTLS.serverName`."""
+    return f"{group}.{namespace}.svc.{cluster_domain}"
+
+
+def destination_identity(linkerd_namespace: str, trust_domain: str) -> str:
+    """The DNS identity of Linkerd's destination and policy controllers."""
+    return f"linkerd-destination.{linkerd_namespace}.serviceaccount.identity.{linkerd_namespace}.{trust_domain}"

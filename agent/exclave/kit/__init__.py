@@ -1,0 +1,1 @@
+"""Pieces without domain words, free to every folder."""

@@ -1,0 +1,26 @@
+"""Durations with units, as people and Kubernetes write them: `10s`, `1h30m`, `500ms`."""
+
+import re
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in `text`. Raises ValueError if it is not numbers with units from ms, s, m, h, d."""
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f"{text!r} is not a duration such as 10s, 5m or 24h")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact form in one unit: 86400 is `24h`, 90 is `90s`, 0.5 is `500ms`."""
+    if seconds < 1 or seconds != int(seconds):
+        return f"{round(seconds * 1000)}ms"
+    whole = int(seconds)
+    if whole % 3600 == 0 and whole:
+        return f"{whole // 3600}h"
+    if whole % 60 == 0 and whole >= 120:
+        return f"{whole // 60}m"
+    return f"{whole}s"

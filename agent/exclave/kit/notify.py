@@ -1,0 +1,22 @@
+"""Tell systemd how we are (sd_notify), when systemd is there to hear it.
+
+Source: sd_notify(3): datagrams to the socket named by NOTIFY_SOCKET; a leading @ means the abstract namespace.
+"""
+
+import os
+import socket
+
+
+def notify(state: str) -> bool:
+    """Send one state line such as "READY=1" or "WATCHDOG=1"; False if nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.sendto(state.encode(), address)
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,281 @@
+"""The mesh's settings as the controller publishes them and the VM stores them: `settings.json`.
+
+Rules: one JSON text, made here and read here; unknown keys are ignored, so that an older agent reads a newer
+controller's; a missing or wrong key raises ValueError naming it, and the reader keeps its last good settings.
+`digest` is what Member `status.settings` and `spec.loaded.settings` hold.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from exclave.identity.names import MeshIdentity, server_name
+from exclave.kit.duration import format_duration, parse_duration
+
+Capture = Literal["cluster", "all", "none"]
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Port:
+    """One port that the group serves; `opaque` means that the proxy does not look for HTTP in it."""
+
+    name: str
+    port: int
+    opaque: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A check on the VM that must pass before pods may send traffic. [1] knows `tcp`: the port accepts.
+
+    Times are seconds; `failures` in a row make it fail, one success makes it pass.
+    """
+
+    port: int
+    kind: Literal["tcp"] = "tcp"
+    every: float = 5.0
+    timeout: float = 2.0
+    failures: int = 3
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What happens when the proxy has been dead for `after` seconds: each direction `open` or `closed`."""
+
+    after: float = 30.0
+    outbound: Literal["open", "closed"] = "open"
+    inbound: Literal["open", "closed"] = "closed"
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A WorkloadGroup's spec with all defaults applied; durations in seconds."""
+
+    service_account: str
+    networks: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[Port, ...] = ()
+    certificate_lifetime: float = 86400.0
+    capture: Capture = "cluster"
+    inbound_policy: str | None = None
+    probes: tuple[Probe, ...] = ()
+    failure: FailurePolicy = FailurePolicy()
+    forget_after: float = 720 * 3600.0
+
+
+@dataclass(frozen=True)
+class LinkerdSettings:
+    """What Linkerd's own ConfigMaps say of the mesh."""
+
+    namespace: str
+    trust_domain: str
+    cluster_domain: str
+    cluster_networks: tuple[str, ...]
+    proxy_version: str
+    inbound_policy: str
+    opaque_ports: str
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """Addresses of the pods behind Linkerd's destination and policy services and the cluster's DNS."""
+
+    destination: tuple[str, ...] = ()
+    policy: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a member needs to know of its mesh and group.
+
+    `anchors` is PEM, one or several; `issuer` the sha256 (hex) of the issuing certificate's DER;
+    `heartbeat` seconds between Lease renewals.
+    """
+
+    namespace: str
+    group_name: str
+    linkerd: LinkerdSettings
+    anchors: str
+    issuer: str
+    control_plane: ControlPlane
+    heartbeat: float
+    group: GroupSpec
+
+    @property
+    def identity(self) -> MeshIdentity:
+        """The identity that members of this group present."""
+        return MeshIdentity(
+            self.group.service_account, self.namespace, self.linkerd.namespace, self.linkerd.trust_domain
+        )
+
+    @property
+    def server_name(self) -> str:
+        """The SNI that members of this group terminate."""
+        return server_name(self.group_name, self.namespace, self.linkerd.cluster_domain)
+
+
+def digest(text: str) -> str:
+    """sha256 (hex) of a settings text, the short name of its content."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
+    """Read a WorkloadGroup's `spec`, applying defaults. Raises ValueError naming the field that is wrong."""
+    failure = spec.get("failure") or {}
+    default = FailurePolicy()
+    group = GroupSpec(
+        service_account=spec.get("serviceAccount") or name,
+        networks=tuple(_need(spec, "networks", list)),
+        labels=dict(spec.get("labels") or {}),
+        ports=tuple(
+            Port(port.get("name") or str(port["port"]), int(port["port"]), bool(port.get("opaque", False)))
+            for port in spec.get("ports") or ()
+        ),
+        certificate_lifetime=_seconds(spec, "certificateLifetime", "24h"),
+        capture=spec.get("capture") or "cluster",
+        inbound_policy=spec.get("inboundPolicy"),
+        probes=tuple(_probe(probe) for probe in spec.get("probes") or ()),
+        failure=FailurePolicy(
+            _seconds(failure, "after", format_duration(default.after)),
+            failure.get("outbound") or default.outbound,
+            failure.get("inbound") or default.inbound,
+        ),
+        forget_after=_seconds(spec, "forgetAfter", "720h"),
+    )
+    if group.certificate_lifetime < 10:
+        raise ValueError(f"certificateLifetime: at least 10s, found {spec.get('certificateLifetime')}")
+    if group.capture not in ("cluster", "all", "none"):
+        raise ValueError(f"capture: cluster, all or none, found {group.capture!r}")
+    if "." in group.service_account:
+        raise ValueError(f"serviceAccount: a name without dots, found {group.service_account!r}")
+    return group
+
+
+def render_group(group: GroupSpec) -> dict[str, Any]:
+    """A group's spec in the form `parse_group` reads, with every default written out."""
+    return {
+        "serviceAccount": group.service_account,
+        "labels": dict(group.labels),
+        "networks": list(group.networks),
+        "ports": [{"name": port.name, "port": port.port, "opaque": port.opaque} for port in group.ports],
+        "certificateLifetime": format_duration(group.certificate_lifetime),
+        "capture": group.capture,
+        "inboundPolicy": group.inbound_policy,
+        "probes": [
+            {
+                "kind": probe.kind,
+                "port": probe.port,
+                "every": format_duration(probe.every),
+                "timeout": format_duration(probe.timeout),
+                "failures": probe.failures,
+            }
+            for probe in group.probes
+        ],
+        "failure": {
+            "after": format_duration(group.failure.after),
+            "outbound": group.failure.outbound,
+            "inbound": group.failure.inbound,
+        },
+        "forgetAfter": format_duration(group.forget_after),
+    }
+
+
+def render_settings(settings: Settings) -> str:
+    """The JSON text of settings: the same settings always give the same text."""
+    linkerd = settings.linkerd
+    return json.dumps(
+        {
+            "version": VERSION,
+            "namespace": settings.namespace,
+            "name": settings.group_name,
+            "linkerd": {
+                "namespace": linkerd.namespace,
+                "trustDomain": linkerd.trust_domain,
+                "clusterDomain": linkerd.cluster_domain,
+                "clusterNetworks": list(linkerd.cluster_networks),
+                "proxyVersion": linkerd.proxy_version,
+                "inboundPolicy": linkerd.inbound_policy,
+                "opaquePorts": linkerd.opaque_ports,
+            },
+            "anchors": settings.anchors,
+            "issuer": settings.issuer,
+            "controlPlane": {
+                "destination": list(settings.control_plane.destination),
+                "policy": list(settings.control_plane.policy),
+                "dns": list(settings.control_plane.dns),
+            },
+            "heartbeat": settings.heartbeat,
+            "group": render_group(settings.group),
+        },
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+
+
+def parse_settings(text: str) -> Settings:
+    """Read what `render_settings` wrote. Raises ValueError naming the key that is missing or wrong."""
+    try:
+        tree = json.loads(text)
+    except ValueError as problem:
+        raise ValueError(f"settings are not JSON: {problem}") from None
+    if not isinstance(tree, dict):
+        raise ValueError("settings: a JSON object was expected")
+    if tree.get("version") != VERSION:
+        raise ValueError(f"settings version {tree.get('version')!r}: this agent reads version {VERSION}")
+    linkerd = _need(tree, "linkerd", dict)
+    control_plane = _need(tree, "controlPlane", dict)
+    name = _need(tree, "name", str)
+    return Settings(
+        namespace=_need(tree, "namespace", str),
+        group_name=name,
+        linkerd=LinkerdSettings(
+            namespace=_need(linkerd, "namespace", str),
+            trust_domain=_need(linkerd, "trustDomain", str),
+            cluster_domain=_need(linkerd, "clusterDomain", str),
+            cluster_networks=tuple(_need(linkerd, "clusterNetworks", list)),
+            proxy_version=_need(linkerd, "proxyVersion", str),
+            inbound_policy=_need(linkerd, "inboundPolicy", str),
+            opaque_ports=_need(linkerd, "opaquePorts", str),
+        ),
+        anchors=_need(tree, "anchors", str),
+        issuer=_need(tree, "issuer", str),
+        control_plane=ControlPlane(
+            tuple(control_plane.get("destination", ())),
+            tuple(control_plane.get("policy", ())),
+            tuple(control_plane.get("dns", ())),
+        ),
+        heartbeat=float(tree.get("heartbeat", 10.0)),
+        group=parse_group(name, _need(tree, "group", dict)),
+    )
+
+
+def _probe(probe: Mapping[str, Any]) -> Probe:
+    default = Probe(port=0)
+    kind = probe.get("kind") or default.kind
+    if kind != "tcp":
+        raise ValueError(f"probes: kind tcp was expected, found {kind!r}")
+    return Probe(
+        port=int(_need(probe, "port", int)),
+        kind="tcp",
+        every=_seconds(probe, "every", format_duration(default.every)),
+        timeout=_seconds(probe, "timeout", format_duration(default.timeout)),
+        failures=int(probe.get("failures") or default.failures),
+    )
+
+
+def _need(tree: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = tree.get(key)
+    if not isinstance(value, kind):
+        raise ValueError(f"{key}: {kind.__name__} was expected, found {type(value).__name__}")
+    return value
+
+
+def _seconds(tree: Mapping[str, Any], key: str, default: str) -> float:
+    try:
+        return parse_duration(tree.get(key) or default)
+    except (TypeError, ValueError) as problem:
+        raise ValueError(f"{key}: {problem}") from None

@@ -1,0 +1,45 @@
+"""Where things stand on the private link `exclave0`: one address each for instances a and b, DNS stub, trial listener.
+
+The foreign-packet drop covers both networks whole. Every proxy instance listens on the same port numbers, since
+linkerd2-proxy tells opaque traffic by its own inbound port number; instances differ by address.
+"""
+
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+Instance = Literal["a", "b"]
+Family = Literal[4, 6]
+
+INSTANCES: tuple[Instance, Instance] = ("a", "b")
+
+LINK = "exclave0"
+TABLE = "exclave"  # family inet
+
+NETWORK4 = IPv4Network("169.254.77.0/29")
+NETWORK6 = IPv6Network("fd77:ec1a:7e::/64")
+
+INBOUND_PORT = 4143
+OUTBOUND_PORT = 4140
+ADMIN_PORT = 4191
+
+_HOST = {"a": 1, "b": 2, "dns": 3, "trial": 4}
+
+
+def instance_address(instance: Instance, family: Family = 4) -> str:
+    """The address a proxy instance listens on."""
+    return _address(instance, family)
+
+
+def dns_address(family: Family = 4) -> str:
+    """The address of the DNS stub, port 53."""
+    return _address("dns", family)
+
+
+def trial_address(family: Family = 4) -> str:
+    """The address of the listener that a swap proves a new instance with."""
+    return _address("trial", family)
+
+
+def _address(who: str, family: Family) -> str:
+    network = NETWORK4 if family == 4 else NETWORK6
+    return str(network[_HOST[who]])
