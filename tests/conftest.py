@@ -1,0 +1,45 @@
+"""Async tests run under trio; a test that takes `autojump_clock` runs in virtual time."""
+
+import inspect
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+from support.needs import need
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """A clock that jumps to the next deadline whenever everybody waits."""
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests."""
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    taken = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+
+    async def main() -> None:
+        await test(**taken)
+
+    trio.run(main, clock=pyfuncitem.funcargs.get("autojump_clock"), strict_exception_groups=True)
+    return True
+
+
+def _can_make_namespaces() -> bool:
+    if os.geteuid() != 0:
+        return False
+    return subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(autouse=True)
+def _root_marker(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("root"):
+        need(_can_make_namespaces(), "needs root and network namespaces")
+    yield
