@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 import trio.testing
+
 from support.needs import need
 
 
