@@ -1,0 +1,1 @@
+"""Rules of the architecture, as tests that fail with the reason."""
