@@ -1,0 +1,50 @@
+"""What a machine looks like from outside, before and after: so that "left no trace" is a comparison, not a claim.
+
+Rules: a snapshot is text by subject; counters, handles and lifetimes are left out, since they move by themselves;
+everything else must be equal. Files count by path, mode, owner and content.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+
+SUBJECTS: Mapping[str, tuple[str, ...]] = {
+    "nftables": ("nft", "--stateless", "list", "ruleset"),
+    "links": ("ip", "-details", "link", "show"),
+    "addresses": ("ip", "address", "show"),
+    "routes": ("ip", "route", "show", "table", "all"),
+    "rules": ("ip", "rule", "show"),
+    "routes of IPv6": ("ip", "-6", "route", "show", "table", "all"),
+}
+"""The commands whose output makes a snapshot of a network namespace."""
+
+FILES = (
+    "find", "/etc", "/var/lib", "/run", "/usr/lib/exclave", "-xdev", "-name", "*exclave*",
+    "-printf", "%p %M %u:%g %s\\n",
+)  # fmt: skip
+"""Names of ours on a whole host."""
+
+_MOVING = [
+    re.compile(r"(valid_lft|preferred_lft) \S+"),
+    re.compile(r"expires \d+sec"),
+    re.compile(r"# handle \d+"),
+    re.compile(r"(hello|tcn|topology_change|gc)_timer +\S+"),
+]
+
+
+def steady(text: str) -> str:
+    """`text` without what moves by itself."""
+    for pattern in _MOVING:
+        text = pattern.sub("", text)
+    return text
+
+
+def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Lines that came (+) or went (-), each with its subject; empty if nothing changed."""
+    lines = []
+    for subject in sorted(set(before) | set(after)):
+        diff = difflib.unified_diff(
+            steady(before.get(subject, "")).splitlines(), steady(after.get(subject, "")).splitlines(), lineterm="", n=0
+        )
+        lines += [f"{subject}: {line}" for line in diff if not line.startswith(("---", "+++", "@@"))]
+    return lines

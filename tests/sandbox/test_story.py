@@ -1,0 +1,34 @@
+from exclave.sandbox.story import Chapter, Step, as_json, exit_status, tell_chapter, tell_end, tell_step
+
+JOINED = Step("joined", True, 3.24, 1.1, "web-k7q2x-1")
+LOST = Step("pod reaches the VM", False, 4.0, 0.2, "expected status 200\nfound 502")
+
+
+def test_a_step_is_told_with_its_time_and_outcome() -> None:
+    assert tell_step(JOINED) == "     3.2s  ok    joined                                        web-k7q2x-1"
+
+
+def test_a_long_detail_stands_below_its_title() -> None:
+    first, second = tell_step(LOST).splitlines()
+    assert first.startswith("     4.0s  FAIL  pod reaches the VM")
+    assert first.index("expected") == second.index("found")
+
+
+def test_the_end_counts_and_the_exit_status_agrees() -> None:
+    assert tell_end([JOINED, LOST]) == "1 passed, 1 failed"
+    assert exit_status([JOINED, LOST]) == 1
+    assert exit_status([JOINED]) == 0
+
+
+def test_a_story_without_steps_has_not_passed() -> None:
+    assert exit_status([]) == 1
+
+
+def test_json_holds_every_step_and_the_counts() -> None:
+    told = as_json([JOINED, LOST])
+    assert told["passed"] == told["failed"] == 1
+    assert told["steps"][0] == {"title": "joined", "passed": True, "at": 3.24, "took": 1.1, "detail": "web-k7q2x-1"}
+
+
+def test_a_chapter_is_set_apart() -> None:
+    assert tell_chapter(Chapter("Leaving")) == "\nLeaving"
