@@ -1,0 +1,134 @@
+"""What the API server answers when the answer is no: Status bodies with the words kube-apiserver uses. Pure.
+
+Rules: whoever decides raises `Refusal`; the composition turns it into an HTTP answer or, once a watch has begun, into
+an ERROR event. Texts and reasons are those of k8s.io/apimachinery pkg/api/errors/errors.go and of the strategies that
+raise them, so that a client's messages are tried against what it will really meet.
+A resource is named as in those texts: "members.exclave.dev", a kind as "Member.exclave.dev".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One mistake in an object: the field's path, what is wrong there, and Kubernetes' word for such mistakes."""
+
+    field: str
+    message: str
+    reason: str = "FieldValueInvalid"
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+class Refusal(Exception):
+    """A request refused: HTTP status `code`, the Status object's `reason` and `message`, and its `details`."""
+
+    def __init__(self, code: int, reason: str, message: str, details: Object | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.details = details
+
+    @property
+    def status(self) -> Object:
+        """The Status object."""
+        found: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        found |= {"message": self.message, "reason": self.reason}
+        if self.details is not None:
+            found["details"] = self.details
+        return {**found, "code": self.code}
+
+
+def _details(resource: str, name: str) -> Object:
+    plural, _, group = resource.partition(".")
+    found = {"name": name, "group": group, "kind": plural}
+    return {key: value for key, value in found.items() if value}
+
+
+def unauthorized() -> Refusal:
+    """The token is none of ours, expired, for another audience, or its account is gone; the server never says which."""
+    return Refusal(401, "Unauthorized", "Unauthorized")
+
+
+def forbidden(resource: str, name: str, why: str) -> Refusal:
+    """Who is known, and may not."""
+    named = f'{resource} "{name}"' if name else resource
+    return Refusal(403, "Forbidden", f"{named} is forbidden: {why}", _details(resource, name))
+
+
+def not_found(resource: str, name: str) -> Refusal:
+    """There is no such object."""
+    return Refusal(404, "NotFound", f'{resource} "{name}" not found', _details(resource, name))
+
+
+def unknown_path() -> Refusal:
+    """Nothing is served at this path."""
+    return Refusal(404, "NotFound", "the server could not find the requested resource", {})
+
+
+def wrong_method() -> Refusal:
+    """The path is served, the method not."""
+    return Refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
+
+
+def already_exists(resource: str, name: str) -> Refusal:
+    """The name is taken."""
+    return Refusal(409, "AlreadyExists", f'{resource} "{name}" already exists', _details(resource, name))
+
+
+def conflict(resource: str, name: str, why: str = "") -> Refusal:
+    """The object is not the one the caller had in mind."""
+    why = why or "the object has been modified; please apply your changes to the latest version and try again"
+    message = f'Operation cannot be fulfilled on {resource} "{name}": {why}'
+    return Refusal(409, "Conflict", message, _details(resource, name))
+
+
+def invalid(kind: str, name: str, causes: Sequence[Cause]) -> Refusal:
+    """The object breaks its kind's rules; every mistake is listed."""
+    texts = [str(cause) for cause in causes]
+    listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+    singular, _, group = kind.partition(".")
+    details: Object = {"name": name, "group": group, "kind": singular}
+    details = {key: value for key, value in details.items() if value}
+    details["causes"] = [{"reason": one.reason, "message": one.message, "field": one.field} for one in causes]
+    return Refusal(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', details)
+
+
+def bad_request(message: str) -> Refusal:
+    """The request cannot be understood."""
+    return Refusal(400, "BadRequest", message)
+
+
+def unsupported_media(accepted: Sequence[str]) -> Refusal:
+    """The body's content type is not one that is understood here."""
+    listed = ", ".join(accepted)
+    message = f"the body of the request was in an unknown format - accepted media types include: {listed}"
+    return Refusal(415, "UnsupportedMediaType", message)
+
+
+def too_large(limit: int) -> Refusal:
+    """The body has more than `limit` bytes."""
+    return Refusal(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
+
+
+def expired(asked: int, oldest: int) -> Refusal:
+    """The history no longer reaches back to the version asked for. Kubernetes' reason for this 410 is "Expired"."""
+    return Refusal(410, "Expired", f"too old resource version: {asked} ({oldest})")
+
+
+def too_large_version(asked: int, current: int) -> Refusal:
+    """The version asked for lies in the future: the caller knows another, newer server."""
+    message = f"Too large resource version: {asked}, current: {current}"
+    cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+    return Refusal(504, "Timeout", message, {"causes": [cause], "retryAfterSeconds": 1})
+
+
+def internal_error(what: str) -> Refusal:
+    """A bug of ours."""
+    return Refusal(500, "InternalError", f"Internal error occurred: {what}")
