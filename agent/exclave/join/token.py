@@ -1,0 +1,133 @@
+"""The join token: one line that lets a machine become a member of one group.
+
+Format: `exclave1_` + base64url without padding (zlib (compact JSON, UTF-8)). Keys: `servers` (https URLs), `ca` (PEM,
+one or more), `namespace`, `group`, `token` (a Kubernetes JWT), `expires` (RFC 3339, for messages only). The `1` is
+the version; unknown keys are ignored. The CA is always inside: a root that a server does not send in its handshake
+cannot be checked by hash. Which Members the token may create is read from the JWT's subject,
+`system:serviceaccount:<ns>-vms:<group>.join.<t>-<uses>`, unverified: the API server is who decides.
+
+Nothing raised here quotes the token.
+"""
+
+import base64
+import binascii
+import json
+import re
+import zlib
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from exclave.errors import Fault, TokenError
+
+PREFIX = "exclave1_"
+MOST_UNPACKED = 64 * 1024
+"""Bytes; more is refused before it is unpacked."""
+
+_ANY_PREFIX = re.compile(r"exclave(\d+)_")
+_ACCOUNT = re.compile(
+    r"(?P<group>[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?)[.]join[.](?P<id>[a-z0-9]{5})-(?P<uses>[1-9][0-9]{0,2})"
+)
+_AGAIN = "ask the admin for a new one: kubectl exclave token create GROUP"
+
+
+@dataclass(frozen=True)
+class JoinToken:
+    """What a join token says. `expires` is epoch seconds."""
+
+    servers: tuple[str, ...]
+    ca: str
+    namespace: str
+    group: str
+    token: str = field(repr=False)
+    expires: float
+
+    @property
+    def account(self) -> str:
+        """The join account's name. Raises TokenError if the JWT inside names none."""
+        subject = _claims(self.token).get("sub")
+        name = subject.split(":")[-1] if isinstance(subject, str) else ""
+        if not _ACCOUNT.fullmatch(name):
+            raise _malformed("the Kubernetes token inside is not one of a join account")
+        return name
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """The Members that it may create, in the order in which they are tried."""
+        found = _ACCOUNT.fullmatch(self.account)
+        assert found is not None
+        return tuple(f"{found['group']}-{found['id']}-{number}" for number in range(1, int(found["uses"]) + 1))
+
+
+def encode_token(token: JoinToken) -> str:
+    """The one line."""
+    tree = {
+        "servers": list(token.servers),
+        "ca": token.ca,
+        "namespace": token.namespace,
+        "group": token.group,
+        "token": token.token,
+        "expires": datetime.fromtimestamp(token.expires, timezone.utc).isoformat().replace("+00:00", "Z"),
+    }
+    packed = zlib.compress(json.dumps(tree, separators=(",", ":")).encode(), 9)
+    return PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def decode_token(text: str) -> JoinToken:
+    """Read the one line. Raises TokenError, malformed or of another version."""
+    text = text.strip()
+    version = _ANY_PREFIX.match(text)
+    if version is None:
+        raise _malformed(f"a line that begins with {PREFIX} was expected, found {len(text)} characters without it")
+    if version[1] != "1":
+        raise TokenError(
+            Fault.TOKEN_VERSION,
+            f"this join token has version {version[1]}; this exclave reads version 1",
+            "install an exclave as new as the admin's, or ask for a token of version 1",
+        )
+    return _parse(_unpack(text[len(PREFIX) :], len(text)))
+
+
+def _unpack(body: str, length: int) -> bytes:
+    try:
+        packed = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(packed, MOST_UNPACKED + 1)
+    except (binascii.Error, ValueError, zlib.error):
+        raise _malformed(f"the join token is damaged; {length} characters arrived") from None
+    if len(content) > MOST_UNPACKED:
+        raise _malformed(f"the join token unpacks to more than {MOST_UNPACKED} bytes")
+    if not unpacker.eof:
+        raise _malformed(f"the join token is cut off after {length} characters")
+    return content
+
+
+def _parse(content: bytes) -> JoinToken:
+    try:
+        tree = json.loads(content)
+        servers, ca = tree["servers"], tree["ca"]
+        texts = [tree[key] for key in ("namespace", "group", "token", "expires")]
+        expires = datetime.fromisoformat(texts[3].replace("Z", "+00:00")).timestamp()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _malformed("the join token lacks something that every join token holds") from None
+    if not all(isinstance(text, str) and text for text in [ca, *texts, *servers]) or not servers:
+        raise _malformed("the join token lacks something that every join token holds")
+    if not all(server.startswith("https://") for server in servers):
+        raise _malformed("the join token names a server that is not reached by https")
+    token = JoinToken(tuple(servers), ca, texts[0], texts[1], texts[2], expires)
+    if token.account.split(".")[0] != token.group:
+        raise _malformed("the join token is for one group and the account inside for another")
+    return token
+
+
+def _claims(jwt: str) -> dict[str, Any]:
+    parts = jwt.split(".")
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (IndexError, ValueError):
+        claims = None
+    return claims if isinstance(claims, dict) else {}
+
+
+def _malformed(message: str) -> TokenError:
+    return TokenError(Fault.TOKEN_MALFORMED, message, f"copy the whole line again, or {_AGAIN}")
