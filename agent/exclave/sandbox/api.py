@@ -86,7 +86,7 @@ class Api:
         """The answer to a request; never raises Refusal."""
         try:
             user = self._identify(request.headers.get("authorization", ""))
-            found = discover(request.path) if request.method == "GET" else None
+            found = discover(request.path, anonymous=user is ANONYMOUS) if request.method == "GET" else None
             return found or self._respond(user, request)
         except Refusal as refused:
             return refusal_reply(refused)

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.kit.atomic import remove, write_atomic
 from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
 from exclave.sandbox import kinds, pki
 from exclave.sandbox.api import Api, Watch
 from exclave.sandbox.http import Respond, serve_https
@@ -37,12 +38,15 @@ from exclave.sandbox.store import Store
 from exclave.sandbox.tokens import TokenKey
 from exclave.sandbox.watch import stream_watch
 
+FIRST_REVISION = 1000
+"""Where this cluster's history begins: a watch from before that, such as one from version 1, has expired."""
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # k8s.io/apimachinery pkg/util/rand: no vowels, no words
 _CERTIFICATE_LIFE = timedelta(days=365)
 
 EPILOG = """\
 signals: SIGUSR1 closes the listener and every connection (an outage), SIGUSR2 listens again, SIGTERM ends.
+Each is followed by a line on standard output: "listening on URL" or "closed".
 
 Enforced as kube-apiserver does: resource versions and conflicts, finalizers, status subresources, RBAC, ServiceAccount
 tokens and their audience, expiry and account, watches with bookmarks, timeouts and 410, merge patches, namespaces.
@@ -96,14 +100,14 @@ async def open_apiserver(
         remove(directory / name)
     anchor = pki.make_anchor("exclave sandbox CA", _CERTIFICATE_LIFE)
     context = _make_context(anchor, [address, *certificate_addresses])
-    store = Store(now, _new_uid, _new_suffix)
+    store = Store(now, _new_uid, _new_suffix, begins=FIRST_REVISION)
     admin_token = secrets.token_urlsafe(32)
     api = Api(store, TokenKey(ec.generate_private_key(ec.SECP256R1())), admin_token, now, _new_uid)
     _furnish(store)
     listeners = await trio.open_tcp_listeners(port, host=address)
     port = listeners[0].socket.getsockname()[1]
     listens, wanted = Latest(True), Latest(True)
-    async with trio.open_nursery() as nursery:
+    async with open_bare_nursery() as nursery:
         serve = partial(serve_https, context=context, respond=_respond_with(api, store), now=now)
         nursery.start_soon(_serve_while_wanted, listeners, address, port, serve, listens, wanted)
         host = f"[{address}]" if ":" in address else address
@@ -199,8 +203,10 @@ async def _main(address: str, port: int, directory: Path, more: Sequence[str]) -
             async for number in signals:
                 if number == signal.SIGUSR1:
                     await server.close()
+                    print("closed", flush=True)
                 elif number == signal.SIGUSR2:
                     await server.open()
+                    print(f"listening on {server.url}", flush=True)
                 else:
                     return
 

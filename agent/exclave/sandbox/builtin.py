@@ -130,6 +130,14 @@ def check_binding(binding: Object) -> Iterator[Cause]:
             yield required(f"{path}.namespace")
 
 
+def check_cluster_binding(binding: Object) -> Iterator[Cause]:
+    """A binding for the whole cluster gives a ClusterRole."""
+    yield from check_binding(binding)
+    if (binding.get("roleRef") or {}).get("kind") == "Role":
+        message = 'Unsupported value: "Role": supported values: "ClusterRole"'
+        yield Cause("roleRef.kind", message, "FieldValueNotSupported")
+
+
 def check_binding_change(old: Object, new: Object) -> Iterator[Cause]:
     """A binding keeps its role."""
     if _role(old) != _role(new):

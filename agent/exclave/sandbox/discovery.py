@@ -2,32 +2,45 @@
 
 from exclave.sandbox.kinds import KINDS, Kind
 from exclave.sandbox.message import Reply
-from exclave.sandbox.refusal import Object
+from exclave.sandbox.refusal import Object, Refusal
 
 HEALTH_PATHS = ("/livez", "/readyz", "/healthz")
 VERSION = {"major": "1", "minor": "30", "gitVersion": "v1.30.0+exclave-sandbox", "platform": "linux/amd64"}
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 
 
-def discover(path: str) -> Reply | None:
-    """The answer to a path that names no resource, or None."""
+_SHORT_NAMES = {
+    "configmaps": ["cm"],
+    "namespaces": ["ns"],
+    "pods": ["po"],
+    "serviceaccounts": ["sa"],
+    "services": ["svc"],
+}
+
+
+def discover(path: str, *, anonymous: bool) -> Reply | None:
+    """The answer to a path that names no resource, or None. Raises Refusal (403) if only known callers may read it."""
     path = path.rstrip("/")
     if path in HEALTH_PATHS:
         return Reply(200, "ok")
     if path == "/version":
         return Reply(200, VERSION)
     found = _DOCUMENTS.get(path)
+    if found is not None and anonymous:
+        raise Refusal(403, "Forbidden", f'forbidden: User "system:anonymous" cannot get path "{path}"', {})
     return None if found is None else Reply(200, found)
 
 
 def _api_resource(kind: Kind) -> list[Object]:
     resource = kind.resource
     found: Object = {"name": resource.plural, "singularName": resource.kind.lower(), "kind": resource.kind}
-    found |= {"namespaced": resource.namespaced, "verbs": _VERBS}
+    found |= {"namespaced": resource.namespaced, "verbs": _VERBS, "shortNames": _SHORT_NAMES.get(resource.plural, [])}
     below = []
     for subresource in kind.subresources:
         verbs = ["create"] if subresource == "token" else ["get", "patch", "update"]
-        below.append({**found, "name": f"{resource.plural}/{subresource}", "singularName": "", "verbs": verbs})
+        below.append(
+            {**found, "name": f"{resource.plural}/{subresource}", "singularName": "", "verbs": verbs, "shortNames": []}
+        )
     return [found, *below]
 
 

@@ -67,14 +67,14 @@ Follower = Callable[[Change], None]
 
 
 class Feed:
-    """The history of all kinds, and who listens."""
+    """The history of all kinds, and who listens. What happened up to the revision `begins` is not known."""
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, begins: int = 0) -> None:
         self._window = window
         self._history: defaultdict[str, deque[Change]] = defaultdict(deque)
-        self._forgotten: defaultdict[str, int] = defaultdict(int)
+        self._forgotten: defaultdict[str, int] = defaultdict(lambda: begins)
         self._followers: defaultdict[Scope, dict[Follower, None]] = defaultdict(dict)
-        self.revision = 0
+        self.revision = begins
 
     def publish(self, change: Change) -> None:
         """Append a change, whose revision is the next one, and tell its followers."""
@@ -108,8 +108,8 @@ class Feed:
         self._followers[scope][follower] = None
 
     def unfollow(self, scope: Scope, follower: Follower) -> None:
-        """Stop calling it."""
+        """Stop calling it; nothing happens if it is not called any more."""
         followers = self._followers[scope]
-        del followers[follower]
+        followers.pop(follower, None)
         if not followers:
             del self._followers[scope]

@@ -2,7 +2,7 @@
 
 Rules: one task a connection, one request at a time; a client that goes away ends its stream at once; what a client does
 wrong ends its own connection and nothing else. Every answer bears a Date, by the clock that was given. There are no
-limits of time after the handshake: who connects is trusted to be a test or a demo.
+limits of time between the handshake and the end: who connects is trusted to be a test or a demo.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Respond = Callable[[HttpRequest], Reply | StreamedReply]
 HANDSHAKE_SECONDS = 10.0
+CLOSING_SECONDS = 1.0
 KEPT_BODY = 4 * 1024 * 1024
 """Bytes of a body that are kept; the rest is read and dropped, so that the client hears the answer."""
 _PIECE = 65536
@@ -45,8 +46,12 @@ async def _serve_transport(
         with trio.fail_after(HANDSHAKE_SECONDS):
             await stream.do_handshake()
         await serve_connection(stream, respond, now)
+        with trio.move_on_after(CLOSING_SECONDS):
+            await stream.aclose()
     except (*_GONE, trio.TooSlowError):
         pass
+    except Exception:
+        log.exception("sandbox: a connection failed")
     finally:
         await trio.aclose_forcefully(stream)
 

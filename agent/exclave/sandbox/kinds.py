@@ -95,7 +95,7 @@ CLUSTER_ROLE_BINDINGS = Kind(
     api.CLUSTER_ROLE_BINDINGS,
     name_rule="path",
     prepare=builtin.prepare_binding,
-    check=builtin.check_binding,
+    check=builtin.check_cluster_binding,
     check_change=builtin.check_binding_change,
 )
 

@@ -40,7 +40,11 @@ class Place(NamedTuple):
 
 
 class Store:
-    """The objects of one cluster. `now` is epoch seconds; `new_uid` and `new_suffix` draw uids and generated names."""
+    """The objects of one cluster.
+
+    `now` is epoch seconds; `new_uid` and `new_suffix` draw uids and generated names; `begins` is the revision before
+    the first change: watches from an older one have expired.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Store:
         new_uid: Callable[[], str],
         new_suffix: Callable[[], str],
         window: int = WINDOW,
+        begins: int = 0,
     ) -> None:
         self._clock = now
         self._new_uid = new_uid
@@ -57,7 +62,7 @@ class Store:
         self._held: defaultdict[str, dict[Place, None]] = defaultdict(dict)
         self._dependents: defaultdict[str, dict[Place, None]] = defaultdict(dict)
         self._uids: set[str] = set()
-        self.feed = Feed(window)
+        self.feed = Feed(window, begins)
 
     @property
     def revision(self) -> int:
@@ -101,13 +106,12 @@ class Store:
         if metadata.get("resourceVersion"):
             raise Refusal(500, "", "resourceVersion should not be set on objects to be created")
         self._check_namespace(kind, namespace, name)
-        found = new_object(kind, {**body, "metadata": {**metadata, "name": name}})
+        metadata |= {"name": name, "namespace": namespace} if namespace else {"name": name}
+        found = new_object(kind, {**body, "metadata": metadata})
         if self.find(kind, namespace, name) is not None:
             raise already_exists(kind.key, name)
         found["metadata"]["uid"] = self._new_uid()
         found["metadata"]["creationTimestamp"] = self._timestamp()
-        if namespace:
-            found["metadata"]["namespace"] = namespace
         if kind.schema is not None:
             found["metadata"]["generation"] = 1
         return self._put(Place(kind, namespace, name), None, found)

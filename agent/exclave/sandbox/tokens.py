@@ -8,8 +8,7 @@ was refused is never said. Formats: RFC 7515, RFC 7518 (ES256), k8s.io/kubernete
 import base64
 import binascii
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -71,16 +70,12 @@ def parse_token_request(body: Any) -> TokenRequest:
     return TokenRequest(tuple(audiences), seconds)
 
 
-@dataclass(frozen=True)
 class TokenKey:
-    """The key that signs tokens (P-256), and what was signed with it."""
+    """Signs tokens with a P-256 key, and knows its own again."""
 
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_claims", lru_cache(REMEMBERED)(self._verified_claims))
-
-    _claims: Callable[[str], Object] = field(init=False, repr=False, compare=False)
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+        self._claims = lru_cache(REMEMBERED)(self._verified_claims)
 
     def mint(self, account: Account, request: TokenRequest, now: float, token_id: str) -> str:
         """A token of `account`, from `now` (epoch seconds) on; `token_id` is its `jti`."""
@@ -99,7 +94,7 @@ class TokenKey:
             "sub": account.user.name,
         }
         signed = f"{_encode({'alg': 'ES256', 'typ': 'JWT'})}.{_encode(claims)}"
-        r, s = decode_dss_signature(self.key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+        r, s = decode_dss_signature(self._key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
         return f"{signed}.{_base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
 
     def account_of(self, token: str, now: float) -> Account:
@@ -117,7 +112,7 @@ class TokenKey:
             if len(raw) != 64:
                 raise unauthorized()
             pair = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
-            self.key.public_key().verify(pair, signed.encode(), ec.ECDSA(hashes.SHA256()))
+            self._key.public_key().verify(pair, signed.encode(), ec.ECDSA(hashes.SHA256()))
             claims: Object = json.loads(_from_base64url(signed.partition(".")[2]))
         except Refusal:
             raise

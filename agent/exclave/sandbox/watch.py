@@ -16,6 +16,8 @@ from exclave.sandbox.refusal import Object, Refusal
 MOST_BEHIND = 1000
 BOOKMARK_PAUSE = 60.0
 """Seconds between bookmarks, as kube-apiserver's watch cache sends them."""
+LAST_BOOKMARK = 2.0
+"""Seconds before a watch's end at which it gets one more bookmark, so that the next watch begins there."""
 
 
 async def stream_watch(feed: Feed, watch: Watch, send: Send) -> None:
@@ -47,18 +49,26 @@ async def stream_watch(feed: Feed, watch: Watch, send: Send) -> None:
 async def _send_changes(
     feed: Feed, watch: Watch, receiver: "trio.MemoryReceiveChannel[Change]", send: Send, ends: float
 ) -> None:
+    bookmark_at = _next_bookmark(trio.current_time(), ends)
     while trio.current_time() < ends:
         changes: list[Change] = []
-        with trio.move_on_at(min(ends, trio.current_time() + BOOKMARK_PAUSE)):
+        with trio.move_on_at(min(ends, bookmark_at)):
             try:
                 changes = [await receiver.receive()]
             except trio.EndOfChannel:
                 return
         changes += _waiting(receiver)
         lines = list(_lines(changes, watch))
-        if not changes and watch.bookmarks:
-            lines = [event_line("BOOKMARK", _bookmark(watch, feed.revision))]
+        if bookmark_at <= trio.current_time() < ends:
+            bookmark_at = _next_bookmark(trio.current_time(), ends)
+            if watch.bookmarks:
+                lines.append(event_line("BOOKMARK", _bookmark(watch, feed.revision)))
         await _send_lines(send, lines)
+
+
+def _next_bookmark(now: float, ends: float) -> float:
+    last = ends - LAST_BOOKMARK
+    return min(now + BOOKMARK_PAUSE, last) if now < last else now + BOOKMARK_PAUSE
 
 
 def _waiting(receiver: "trio.MemoryReceiveChannel[Change]") -> Iterator[Change]:

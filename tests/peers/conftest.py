@@ -1,0 +1,67 @@
+"""API servers to hold to the contract: the sandbox's, run as the program that it is.
+
+A real kube-apiserver is another parameter here: it needs the custom resource definitions of exclave and Linkerd, an
+administrator's token, and nothing else; every test works in a namespace of its own.
+"""
+
+import itertools
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Server:
+    """One API server: its URL, its CA as PEM, an administrator's token, and what it calls the audience of the API."""
+
+    name: str
+    url: str
+    ca: str
+    admin_token: str = field(repr=False)
+
+    def client(self, token: str | None = None) -> httpx.Client:
+        """A client that speaks with a token, or with none."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        context = ssl.create_default_context(cadata=self.ca)
+        return httpx.Client(base_url=self.url, verify=context, headers=headers, timeout=30)
+
+
+@pytest.fixture(scope="session", params=["sandbox"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for the whole run."""
+    directory: Path = tmp_path_factory.mktemp("apiserver")
+    command = [sys.executable, "-m", "exclave.sandbox.apiserver", "--listen", "127.0.0.1:0", "--directory", directory]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip().removeprefix("listening on ")
+            ca, token = ((directory / name).read_text() for name in ("ca.pem", "admin.token"))
+            yield Server(request.param, url, ca, token)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def admin(server: Server) -> Iterator[httpx.Client]:
+    """A client of the administrator."""
+    with server.client(server.admin_token) as client:
+        yield client
+
+
+@pytest.fixture
+def namespace(admin: httpx.Client) -> Iterator[str]:
+    """The name of a namespace for one test."""
+    name = f"contract-{next(NUMBERS)}"
+    body: dict[str, Any] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    assert admin.post("/api/v1/namespaces", json=body).status_code == 201
+    yield name
+    admin.delete(f"/api/v1/namespaces/{name}")
