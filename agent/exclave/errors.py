@@ -72,9 +72,13 @@ class TokenError(ExclaveError):
 
 
 class ClusterError(ExclaveError):
-    """Somebody must act in the cluster, or the cluster must come back."""
+    """Somebody must act in the cluster, or the cluster must come back.
+
+    If nobody was reached, `cause_kind` says what kept us: refused, timeout, name, tls-ca, tls-other or other.
+    """
 
     tens = 2
+    cause_kind = ""
 
 
 class ApiRefusal(ClusterError):

@@ -1,12 +1,15 @@
 """Requests to the Kubernetes API as values, and what their answers mean. Pure.
 
 Rules: a maker per verb, so that a reader of a call sees verb, resource and name; `judge` alone decides whether an
-answer is worth another try; bodies are plain JSON trees.
+answer is worth another try; `refusal` alone words what the server refused; bodies are plain JSON trees.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
+
+from exclave.errors import ApiRefusal, ClusterError, Fault
 
 Object = dict[str, Any]
 """A Kubernetes object as a JSON tree."""
@@ -128,3 +131,92 @@ API_AUDIENCE = "https://kubernetes.default.svc"
 
 def _what(resource: Resource, name: str, subresource: str | None) -> str:
     return f"{resource.plural}{'/' + subresource if subresource else ''} {name}"
+
+
+class Verdict(Enum):
+    """What an HTTP status means for the one who asked."""
+
+    DONE = "done"
+    AGAIN = "again"  # the same request may succeed later
+    REFUSED = "refused"  # the same request will be refused again
+
+
+WORTH_ANOTHER_TRY = frozenset({408, 429, 500, 502, 503, 504})
+"""Timeouts, overload, a server that starts or stops, an admission webhook that is away."""
+
+
+def judge(status: int) -> Verdict:
+    """Say what to do after an answer with this status."""
+    if 200 <= status < 300:
+        return Verdict.DONE
+    return Verdict.AGAIN if status in WORTH_ANOTHER_TRY else Verdict.REFUSED
+
+
+def is_transient(problem: ClusterError) -> bool:
+    """True if sending the request again may help: nobody was reached, or the answer was "not now"."""
+    if isinstance(problem, ApiRefusal):
+        return judge(problem.status) is Verdict.AGAIN
+    return problem.fault is Fault.UNREACHABLE
+
+
+def refusal(
+    request: Request, status: int, body: object, *, server: str, who: str, retry_after: str | None = None
+) -> ApiRefusal:
+    """Word an answer that is not a success.
+
+    `body` is the parsed body, a Status object if the API server wrote it; `who` names the caller; `retry_after` is the
+    header's text. Source: Status in k8s.io/apimachinery/pkg/apis/meta/v1/types.go.
+    """
+    answer = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
+    reason = str(answer.get("reason") or "")
+    told = str(answer.get("message") or "")[:LONGEST_MESSAGE]
+    again = judge(status) is Verdict.AGAIN
+    message, hint = _words(request, status, reason, server, who, again)
+    return ApiRefusal(
+        status,
+        reason,
+        f"{message}: {told}" if told else message,
+        hint,
+        fault=Fault.UNREACHABLE if again else Fault.NOT_PERMITTED,
+        retry_after=_seconds(retry_after) or _seconds(_details(answer).get("retryAfterSeconds")),
+    )
+
+
+LONGEST_MESSAGE = 1000
+"""Characters of a server's own words that we pass on: a Status may quote a whole object."""
+
+LONGEST_RETRY_AFTER = 300.0
+"""Seconds; a server that wants us to wait longer is asked again after this."""
+
+
+def _words(request: Request, status: int, reason: str, server: str, who: str, again: bool) -> tuple[str, str]:
+    asked = f"{request.verb} {request.what}"
+    named = f"{status} {reason}".rstrip()
+    if again:
+        return f"{server} could not {asked} now ({named})", "the API server is busy, starting or stopping: try again"
+    if status == 401:
+        return (
+            f"{server} does not accept the token of {who}, which asked to {asked} ({named})",
+            "the token has expired or its account was deleted: join again with a new token",
+        )
+    if status == 403:
+        return (
+            f"{server} does not permit {who} to {asked} ({named})",
+            "check the group's Roles and RoleBindings, and the admission policy, if the message names it",
+        )
+    if status == 404:
+        return f"{server} has no {request.what} to {request.verb} ({named})", "check its name and namespace"
+    if status == 409:
+        return f"{server} did not {asked} ({named})", "read the object again, then decide again"
+    return f"{server} refused to {asked} ({named})", "compare the versions of exclave here and in the cluster"
+
+
+def _details(answer: Object) -> Object:
+    details = answer.get("details")
+    return details if isinstance(details, dict) else {}
+
+
+def _seconds(value: object) -> float | None:
+    """Retry-After in seconds; its other form, a date, is not used by API servers and means nothing here."""
+    text = str(value)
+    return min(float(text), LONGEST_RETRY_AFTER) if text.isascii() and text.isdecimal() else None

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from exclave.kit.backoff import Backoff
+from exclave.kit.nursery import members
 
 log = logging.getLogger(__name__)
 
@@ -42,5 +43,6 @@ async def supervise(
 
 
 def describe(problem: BaseException) -> str:
-    """One line for a log: the text of a failure, or its type if it has none."""
-    return str(problem) or type(problem).__name__
+    """One line for a log: the text of a failure, or its type if it has none; of a group, those of its members."""
+    inside = members(problem)
+    return "; ".join(map(describe, inside)) if inside else str(problem) or type(problem).__name__

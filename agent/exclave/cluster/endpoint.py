@@ -1,0 +1,38 @@
+"""Where the API server is, and by what it is recognised. Pure.
+
+Rules: https only; the CA certificates of the join token are the only ones trusted, never the system's; with several
+servers the one that worked last is asked first.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach one cluster: its API servers' https URLs, and its CA as PEM, one certificate or more."""
+
+    servers: tuple[str, ...]
+    ca: str
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if there is no server, one is no https URL, or there is no certificate."""
+        if not self.servers:
+            raise ValueError("at least one API server was expected")
+        for server in self.servers:
+            host_and_port(server)
+        if "-----BEGIN CERTIFICATE-----" not in self.ca:
+            raise ValueError("the CA must be one PEM certificate or more")
+
+
+def host_and_port(server: str) -> tuple[str, int]:
+    """Host and port of an API server's URL; an IPv6 address comes without brackets. Raises ValueError."""
+    parts = urlsplit(server)
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{server!r} is not a URL such as https://10.0.0.1:6443")
+    return parts.hostname, parts.port or 443
+
+
+def in_turn(servers: tuple[str, ...], last_good: str) -> tuple[str, ...]:
+    """The order in which to try them: the one that worked last, then the rest as they were given."""
+    return tuple(sorted(servers, key=lambda server: server != last_good))

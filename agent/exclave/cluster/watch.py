@@ -1,0 +1,333 @@
+"""Following a collection or one object, as a machine without I/O.
+
+Two verbs: `next_action` says what to do, `receive` takes what came of it. The caller brings time (monotonic seconds),
+draws in [0, 1), bytes and answers; whoever reads a failing watch reads it here.
+
+A collection is listed page by page, then watched from the list's version. One object is read, then watched by name from
+its version: no right to list is needed. A stream that ends, breaks, falls silent or says nonsense is opened again from
+the last version seen; a version that is too old (410, as status or as event) means list or read again. Every failure
+pauses longer than the one before, until a stream has brought something or has lasted. What asking again cannot mend
+(401, 403, ...) ends in GiveUp.
+
+Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes, and the ERROR
+events of k8s.io/apiserver/pkg/endpoints/handlers/watch.go.
+"""
+
+import json
+from collections import deque
+from enum import Enum
+
+from exclave.cluster.events import (
+    Action,
+    Answered,
+    Arrived,
+    Deliver,
+    Ended,
+    Fetch,
+    GiveUp,
+    Listed,
+    Lost,
+    Open,
+    Opened,
+    Pause,
+    Read,
+    Removed,
+    Report,
+    Upserted,
+    WatchEvent,
+)
+from exclave.cluster.requests import Object, Request, Resource, get, is_transient, list_all, path_of
+from exclave.errors import ApiRefusal
+from exclave.kit.backoff import Backoff
+
+__all__ = ["Listed", "Removed", "Upserted", "WatchEvent", "WatchMachine"]
+
+
+PAGE = 500
+"""Objects asked for at a time."""
+
+SHORTEST, LONGEST = 240, 480
+"""Seconds that a stream is asked to last; drawn for each, so that a fleet's streams do not end together."""
+
+GRACE = 15.0
+"""Seconds beyond that after which the server is taken for gone."""
+
+SILENCE = 150.0
+"""Seconds without anything, on a stream that has brought a bookmark: API servers send one about every minute
+(k8s.io/apiserver/pkg/storage/cacher, defaultBookmarkFrequency)."""
+
+SETTLED = 30.0
+"""Seconds after which a stream counts as a success even if nothing happened."""
+
+RECONNECT = Backoff(first=1.0, most=30.0, jitter=0.75)
+"""Wide jitter: a restarting API server loses all of its watchers in the same moment."""
+
+LONGEST_LINE = 16 * 1024 * 1024
+"""Bytes; an object in etcd has at most a tenth of that."""
+
+PATIENCE_WITH_VERSIONS = 5
+"""How often a server may say that a version lies ahead of it before we take the version for lost with its etcd."""
+
+
+class _Step(Enum):
+    FETCH = "fetch"
+    OPEN = "open"
+    READ = "read"
+    GIVE_UP = "give up"
+
+
+class WatchMachine:
+    """Follows `resource`: all of it in `namespace` (None: everywhere), or the one object called `name`."""
+
+    def __init__(self, resource: Resource, namespace: str | None, name: str | None = None) -> None:
+        self._resource = resource
+        self._namespace = namespace
+        self._name = name
+        self._step = _Step.FETCH
+        self._events: deque[WatchEvent] = deque()
+        self._version = ""  # of the last thing seen; where the next stream starts
+        self._pages: list[Object] = []
+        self._next_page = ""
+        self._known: Object | None = None  # the one object, as last delivered
+        self._absent = False  # the one object was reported gone
+        self._refusal: ApiRefusal | None = None
+        self._attempt = 0  # failures since something last went well
+        self._ahead = 0  # in a row: the server's store lies behind our version
+        self._trouble: tuple[str, float] | None = None  # why to pause, and for how many seconds at least
+        self._pause = Pause(0.0, "")
+        self._lifetime = 0  # of the open stream: seconds asked for
+        self._opened = 0.0
+        self._heard = 0.0
+        self._bookmarked = False
+        self._brought = False
+        self._rest = b""  # of the open stream: the line that has not ended yet
+
+    @property
+    def is_reading(self) -> bool:
+        """True while the stream that was opened is of use."""
+        return self._step is _Step.READ
+
+    def next_action(self, now: float, draw: float) -> Action:
+        """What to do now. Events come first; a pause is drawn once and kept."""
+        if self._events:
+            return Deliver(self._events.popleft())
+        if self._trouble is not None:
+            why, least = self._trouble
+            self._trouble = None
+            self._pause = Pause(now + max(least, RECONNECT.pause(self._attempt, draw)), why)
+            self._attempt += 1
+        if now < self._pause.until:
+            return self._pause
+        if self._step is _Step.READ:
+            return Read(self._deadline())
+        if self._step is _Step.GIVE_UP:
+            assert self._refusal is not None
+            return GiveUp(self._refusal)
+        if self._step is _Step.OPEN:
+            self._lifetime = SHORTEST + int(draw * (LONGEST - SHORTEST))
+            return Open(self._stream_request())
+        return Fetch(self._fetch_request())
+
+    def receive(self, report: Report, now: float) -> None:
+        """Take what came of the last action."""
+        if isinstance(report, Arrived):
+            self._receive_data(report.data, now)
+        elif isinstance(report, Answered):
+            self._receive_answer(report.answer)
+        elif isinstance(report, Opened):
+            self._receive_opened(now)
+        elif isinstance(report, Ended):
+            self._receive_end(now)
+        elif isinstance(report, Lost):
+            self._leave_stream(now)
+            self._try_again(report.why)
+        else:
+            self._receive_refusal(report.refusal, now)
+
+    # What to ask.
+
+    def _fetch_request(self) -> Request:
+        if self._name is not None:
+            return get(self._resource, self._namespace, self._name)
+        page = {"continue": self._next_page} if self._next_page else {}
+        return list_all(self._resource, self._namespace, limit=str(PAGE), **page)
+
+    def _stream_request(self) -> Request:
+        query = {
+            "watch": "1",
+            "resourceVersion": self._version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(self._lifetime),
+        }
+        what = self._resource.plural
+        if self._name is not None:
+            query["fieldSelector"] = f"metadata.name={self._name}"
+            what = f"{what} {self._name}"
+        return Request("GET", path_of(self._resource, self._namespace), "watch", what, query)
+
+    def _deadline(self) -> float:
+        end = self._opened + self._lifetime + GRACE
+        return min(end, self._heard + SILENCE) if self._bookmarked else end
+
+    # What came of a Fetch.
+
+    def _receive_answer(self, answer: Object) -> None:
+        version = _version_of(answer)
+        if not version:
+            self._try_again("the API server's answer has no resourceVersion")
+            return
+        if self._name is not None:
+            self._see(answer)
+        else:
+            items = answer.get("items")
+            self._pages += items if isinstance(items, list) else []
+            self._next_page = str(_metadata(answer).get("continue") or "")
+            if self._next_page:
+                return
+            self._events.append(Listed(tuple(self._pages)))
+            self._pages = []
+        self._version = version
+        self._step = _Step.OPEN
+
+    def _see(self, found: Object) -> None:
+        """Deliver the one object, unless exactly this was delivered before."""
+        if self._known is None or _identity(self._known) != _identity(found):
+            self._events.append(Upserted(found))
+        self._known = found
+        self._absent = False
+
+    def _miss(self, last: Object | None) -> None:
+        """Deliver once that the one object is gone."""
+        if not self._absent:
+            stub: Object = {"metadata": {"name": self._name, "namespace": self._namespace}}
+            self._events.append(Removed(last or self._known or stub))
+        self._known = None
+        self._absent = True
+
+    # What came of a stream.
+
+    def _receive_opened(self, now: float) -> None:
+        self._step = _Step.READ
+        self._opened = self._heard = now
+        self._bookmarked = self._brought = False
+        self._rest = b""
+
+    def _receive_data(self, data: bytes, now: float) -> None:
+        self._heard = now
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if line.strip() and self.is_reading:
+                self._receive_line(line, now)
+        if len(self._rest) > LONGEST_LINE:
+            self._leave_stream(now)
+            self._try_again(f"an event of more than {LONGEST_LINE} bytes")
+
+    def _receive_line(self, line: bytes, now: float) -> None:
+        try:
+            event = json.loads(line)
+            kind, found = event["type"], event["object"]
+            version = _version_of(found)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._leave_stream(now)
+            self._try_again("the stream brought something that is no event")
+            return
+        if kind == "ERROR":
+            self._leave_stream(now)
+            self._receive_error(found)
+            return
+        self._version = version or self._version
+        self._brought = True
+        self._ahead = 0
+        if kind == "BOOKMARK":
+            self._bookmarked = True
+        elif self._name is None:
+            self._events.append(Removed(found) if kind == "DELETED" else Upserted(found))
+        elif _metadata(found).get("name") == self._name:
+            if kind == "DELETED":
+                self._miss(found)
+            else:
+                self._see(found)
+
+    def _receive_error(self, status: Object) -> None:
+        """An ERROR event: a Status where an object was expected."""
+        message = str(status.get("message") or "no message")
+        details = status.get("details")
+        wait = details.get("retryAfterSeconds") if isinstance(details, dict) else None
+        if status.get("code") == 410 or status.get("reason") in ("Expired", "Gone"):
+            self._start_over("")
+        elif TOO_LARGE in message:
+            self._fall_behind(message, float(wait) if isinstance(wait, int) else 0.0)
+        else:
+            self._start_over(f"the API server ended the watch: {message}")
+
+    def _receive_end(self, now: float) -> None:
+        expected = now >= self._opened + self._lifetime - 1.0
+        self._leave_stream(now)
+        if not expected:
+            self._try_again("the API server ended the watch early")
+
+    def _leave_stream(self, now: float) -> None:
+        """Forget the stream, and the failures before it if it was any good."""
+        if self.is_reading:
+            if self._brought or now - self._opened >= SETTLED:
+                self._attempt = 0
+            self._step = _Step.OPEN
+            self._rest = b""
+
+    # What went wrong.
+
+    def _receive_refusal(self, refusal: ApiRefusal, now: float) -> None:
+        self._leave_stream(now)
+        if refusal.status == 410:
+            self._start_over("")
+        elif TOO_LARGE in refusal.message:
+            self._fall_behind(refusal.message, refusal.retry_after or 0.0)
+        elif is_transient(refusal):
+            self._try_again(refusal.message, refusal.retry_after or 0.0)
+        elif refusal.status == 404 and self._name is not None and self._step is _Step.FETCH:
+            self._miss(None)
+            self._try_again(refusal.message)
+        else:
+            self._refusal = refusal
+            self._step = _Step.GIVE_UP
+
+    def _try_again(self, why: str, least: float = 0.0) -> None:
+        """Do the same step again, after a pause."""
+        self._trouble = (why, least)
+
+    def _start_over(self, why: str) -> None:
+        """List or read again; at once if `why` is empty and nothing else has failed before."""
+        self._step = _Step.FETCH
+        self._version = self._next_page = ""
+        self._pages = []
+        if why or self._attempt:
+            self._try_again(why or "the version to watch from is too old")
+        else:
+            self._attempt = 1
+
+    def _fall_behind(self, why: str, least: float) -> None:
+        """The server's store lies behind our version: wait for it, or start over if it was restored to the past."""
+        self._ahead += 1
+        if self._ahead >= PATIENCE_WITH_VERSIONS:
+            self._ahead = 0
+            self._start_over(why)
+        else:
+            self._try_again(why, least)
+
+
+TOO_LARGE = "Too large resource version"
+"""How an API server says that it has not seen a version yet (k8s.io/apiserver/pkg/storage/errors.go)."""
+
+
+def _metadata(found: Object) -> Object:
+    metadata = found.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _version_of(found: Object) -> str:
+    return str(_metadata(found).get("resourceVersion") or "")
+
+
+def _identity(found: Object) -> tuple[object, object]:
+    metadata = _metadata(found)
+    return metadata.get("uid"), metadata.get("resourceVersion")
