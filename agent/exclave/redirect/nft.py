@@ -1,0 +1,137 @@
+"""The door to nftables: have the wanted ruleset in the kernel, and know that it is there.
+
+Rules: one `nft` process and one transaction per change; after each, the table is read back, and its fingerprint is
+what every later look is compared with. A look every few seconds repairs what others removed or changed. A failure to
+apply leaves the rules that are there, is logged, and is tried again; the first one, at the start, is raised. On leave
+and stop the table is removed, on hand over it stays.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import Fault, HostError
+from exclave.kit.command import Finished, run_command
+from exclave.kit.latest import Latest
+from exclave.redirect.decide import Action, decide
+from exclave.redirect.layout import TABLE
+from exclave.redirect.observe import Observed, observe
+from exclave.redirect.policy import RedirectPolicy
+from exclave.redirect.ruleset import render, render_removal
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 2.0
+"""Seconds between looks at the kernel's table."""
+
+
+@dataclass
+class Redirect:
+    """What stands in the kernel. `problem`: why it is not what is wanted; `repairs`: foreign changes undone."""
+
+    wanted: Latest[RedirectPolicy | None]
+    observed: Latest[Observed]
+    problem: Latest[HostError | None] = field(default_factory=lambda: Latest[HostError | None](None))
+    repairs: int = 0
+    _reference: str = ""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the kernel's table is the wanted one, as of the last look."""
+        wanted, observed = self.wanted.value, self.observed.value
+        return wanted is not None and observed.installed and observed.digest == wanted.digest
+
+    async def settle(self) -> None:
+        """Look, and do what is needed so that the kernel has what is wanted. Raises HostError."""
+        wanted = self.wanted.value
+        observed = await _look()
+        action = decide(wanted, observed, self._reference)
+        if action is not Action.NOTHING:
+            if action is Action.REPAIR:
+                self.repairs += 1
+                log.warning("redirect: others changed or removed our table; it is made again")
+            await _apply(render(wanted) if wanted is not None else render_removal())
+            observed = await _look()
+        self._reference = observed.fingerprint
+        self.observed.set(observed)
+        self.problem.set(None)
+
+    async def keep(self) -> None:
+        """Settle at every change of what is wanted, and every few seconds; never raises HostError."""
+        while True:
+            wanted = self.wanted.value
+            with trio.move_on_after(LOOK_EVERY):
+                await self.wanted.wait_for(lambda newest, known=wanted: newest != known)  # type: ignore[misc]
+            try:
+                await self.settle()
+            except HostError as problem:
+                if problem.message != getattr(self.problem.value, "message", None):
+                    log.warning("redirect: %s (%s)", problem.message, problem.hint)
+                self.problem.set(problem)
+
+
+@asynccontextmanager
+async def open_redirect(wanted: Latest[RedirectPolicy | None], endings: EndingSwitch) -> AsyncIterator[Redirect]:
+    """Keep the kernel's table as `wanted` says (None: no table) while open.
+
+    Raises HostError if the first look or change fails: nft missing or without NAT, no privilege.
+    """
+    redirect = Redirect(wanted, Latest(Observed()))
+    await redirect.settle()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(redirect.keep)
+        try:
+            yield redirect
+        finally:
+            nursery.cancel_scope.cancel()
+            if endings.value is not Ending.HAND_OVER:
+                with trio.CancelScope(shield=True):
+                    await remove_table()
+
+
+async def remove_table() -> None:
+    """Remove our table, from cold, as often as one likes. Raises HostError."""
+    await _apply(render_removal())
+
+
+async def _look() -> Observed:
+    listed = await _nft("-j", "list", "table", "inet", TABLE)
+    if listed.status != 0:
+        if "No such file or directory" in listed.errors:
+            return Observed()
+        raise _translated(listed)
+    return observe(listed.output.decode())
+
+
+async def _apply(rules: str) -> None:
+    applied = await _nft("-f", "-", stdin=rules.encode())
+    if applied.status != 0:
+        raise _translated(applied)
+
+
+async def _nft(*arguments: str, stdin: bytes = b"") -> Finished:
+    try:
+        return await run_command(["nft", *arguments], stdin=stdin)
+    except FileNotFoundError:
+        raise HostError(
+            Fault.NFT_UNUSABLE, "the program nft is not installed", "install it: apt install nftables"
+        ) from None
+
+
+def _translated(done: Finished) -> HostError:
+    first = (done.errors.splitlines() or ["no word"])[0]
+    if "not permitted" in done.errors:
+        return HostError(
+            Fault.NO_PRIVILEGE,
+            "changing nftables is not permitted",
+            "run as root, with the capability NET_ADMIN",
+        )
+    return HostError(
+        Fault.NFT_UNUSABLE,
+        f"nft refused the rules: {first}",
+        "the kernel needs nf_tables with NAT (modules nft_chain_nat, nf_conntrack)",
+    )

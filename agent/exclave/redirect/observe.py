@@ -1,0 +1,79 @@
+"""What the kernel says of our table: `nft -j list table inet exclave`, read. Pure.
+
+Rules: which instance is active is read here, never remembered. The digest tells which policy a table was made from,
+the fingerprint (of everything listed but handles and counters) whether anybody has changed it since.
+Source of the format: libnftables-json(5).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from exclave.redirect.layout import INSTANCES, TABLE, Instance
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Our table as it stands. `inbound` and `outbound` count the connections that it has handed to the proxy."""
+
+    installed: bool = False
+    instance: Instance | None = None
+    digest: str = ""
+    fingerprint: str = ""
+    inbound: int = 0
+    outbound: int = 0
+    dropped: int = 0
+
+
+NOTHING = Observed()
+
+_MOVING = ("handle", "packets", "bytes", "index")
+
+
+def observe(listing: str) -> Observed:
+    """Read a listing; an empty one means that there is no table. Raises ValueError if it is not nft's JSON."""
+    if not listing.strip():
+        return NOTHING
+    try:
+        items = json.loads(listing)["nftables"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("nft -j list table: its JSON was expected") from None
+    ours = [item for item in items if _table_of(item) == TABLE]
+    if not ours:
+        return NOTHING
+    rules = [item["rule"] for item in ours if "rule" in item]
+    marks = [rule["comment"].split() for rule in rules if rule["chain"] == "foreign" and "comment" in rule]
+    mark = marks[0] if marks and len(marks[0]) == 2 else ["", ""]
+    return Observed(
+        installed=True,
+        instance=next((instance for instance in INSTANCES if instance == mark[0]), None),
+        digest=mark[1],
+        fingerprint=hashlib.sha256(json.dumps(_steady(ours), sort_keys=True).encode()).hexdigest(),
+        inbound=_count(rules, "inbound"),
+        outbound=_count(rules, "outbound"),
+        dropped=_count(rules, "foreign"),
+    )
+
+
+def _table_of(item: dict[str, Any]) -> str:
+    (content,) = item.values()
+    return str(content.get("table") or content.get("name") or "")
+
+
+def _steady(tree: Any) -> Any:
+    """A listing without what moves by itself."""
+    if isinstance(tree, dict):
+        return {key: _steady(value) for key, value in tree.items() if key not in _MOVING}
+    return [_steady(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def _count(rules: list[dict[str, Any]], chain: str) -> int:
+    """Packets counted in a chain; in a nat chain each is the first of a connection."""
+    return sum(
+        statement["counter"]["packets"]
+        for rule in rules
+        if rule["chain"] == chain
+        for statement in rule["expr"]
+        if isinstance(statement.get("counter"), dict)
+    )
