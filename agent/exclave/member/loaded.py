@@ -1,0 +1,45 @@
+"""What this machine has loaded of the mesh's settings, told in its Member: `spec.loaded`.
+
+Rules: written when it differs from what the Member says, and only then; a failure is the caller's to supervise. An
+admin reads there which members still hold the old anchors (`rotation status`).
+"""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from exclave import __version__
+from exclave.kit.changed import open_changed
+
+if TYPE_CHECKING:
+    from exclave.identity import Identity
+    from exclave.member.presence import Membership
+
+
+def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy: str) -> dict[str, str]:
+    """The fields of `spec.loaded`: `anchors` is PEM, `proxy` a version; unknown ones stay out."""
+    fields = {
+        "anchors": hashlib.sha256(anchors.encode()).hexdigest() if anchors else "",
+        "issuer": issuer_sha256,
+        "settings": settings_digest,
+        "proxy": proxy,
+        "agent": __version__,
+    }
+    return {key: value for key, value in fields.items() if value}
+
+
+async def tell_loaded(membership: "Membership", identity: "Identity") -> None:
+    """Keep `spec.loaded` true for ever. Raises ApiRefusal.
+
+    The anchors are those of the settings at the call, as the proxy's are: new ones mean a new proxy, and a new call.
+    """
+    settings = membership.settings.value
+    anchors = settings.anchors if settings else ""
+    proxy = settings.linkerd.proxy_version if settings else ""
+    async with open_changed(membership.view, membership.settings, identity.svid) as changed:
+        async for _ in changed.changes():
+            view, svid = membership.view.value, identity.svid.value
+            issuer = svid.issuer_sha256 if svid else ""
+            wanted = choose_loaded(anchors, issuer, membership.settings_digest or "", proxy)
+            if view is not None and dict(view.loaded) != wanted:
+                await membership.patch_spec({"loaded": wanted})
+                await membership.view.wait_for(lambda now, then=view: now is not then)  # type: ignore[misc]

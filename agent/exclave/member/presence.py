@@ -1,0 +1,320 @@
+"""This machine's place in its mesh: its own Member followed, the settings kept, the heartbeat sent.
+
+Rules: one object is watched, the own Member. Settings are fetched when the Member names others than those on disk, are
+stored before they are used, and the last good ones are kept whatever happens. A heartbeat is one patch of the Lease,
+sent every `heartbeat` seconds and never piled up. Everything here may fail without touching traffic: it is tried again
+for ever. On leaving the Member is deleted, unless the cluster did that; what could not be undone stands in `remains`.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from exclave.cluster.events import Listed, Removed, WatchEvent
+from exclave.cluster.requests import (
+    CONFIG_MAPS,
+    EXTERNAL_WORKLOADS,
+    LEASES,
+    MEMBERS,
+    Object,
+    Request,
+    delete,
+    get,
+    patch,
+)
+from exclave.config import Config
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import ApiRefusal, ClusterError, ExclaveError
+from exclave.kit.backoff import Backoff
+from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
+from exclave.kit.wall import Now
+from exclave.member.addresses import find_address, wait_moved
+from exclave.member.facts import read_boot_identity, read_facts
+from exclave.member.record import (
+    MembershipRecord,
+    forget_membership,
+    load_settings,
+    note_eviction,
+    store_membership,
+    store_settings,
+)
+from exclave.member.settings import Settings, digest, parse_settings
+from exclave.member.spec import (
+    READY,
+    SETTINGS_KEY,
+    Condition,
+    MemberView,
+    rfc3339_micro,
+    settings_name,
+    view_member,
+    with_condition,
+)
+from exclave.member.standing import StandingJudge
+from exclave.member.state import Standing
+
+if TYPE_CHECKING:
+    from exclave.cluster import MemberCluster
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 10.0
+"""Seconds between heartbeats while there are no settings to say so."""
+
+LAST_WORDS = 10.0
+"""Seconds that the requests made while closing may take, all in all."""
+
+FETCHES = Backoff(first=1.0, most=60.0)
+
+
+class Membership:
+    """The own Member, the settings of its group, and what may be said to the cluster. Made by `open_member`."""
+
+    def __init__(
+        self, record: MembershipRecord, state: Path, cluster: "MemberCluster", address: str, holder: str, now: Now
+    ) -> None:
+        self.record = record
+        self.addresses: tuple[str, ...] = (address,) if address else ()
+        self.view: Latest[MemberView | None] = Latest(None)
+        self.settings: Latest[Settings | None] = Latest(None)
+        self.settings_digest: str | None = None
+        self.standing: Latest[Standing] = Latest(Standing.MEMBER)
+        self.moved: Latest[str | None] = Latest(None)  # another address than `addresses`, once it is certain
+        self.problem: Latest[str | None] = Latest(None)  # the settings that could not be used, for a person
+        self.remains: list[str] = []  # what leaving could not undo
+        self._state = state
+        self._cluster = cluster
+        self._holder = holder
+        self._now = now
+        self._judge = StandingJudge()
+        self._beaten: float | None = None
+        self._conditions: list[Object] = []  # of the ExternalWorkload, as last written
+        if (stored := load_settings(state)) is not None:
+            self._take_settings(*stored)
+
+    def heartbeat_age(self) -> float | None:
+        """Seconds since a heartbeat was accepted last, by the wall clock; None before the first."""
+        return None if self._beaten is None else max(0.0, self._now() - self._beaten)
+
+    async def patch_spec(self, fields: dict[str, Any]) -> None:
+        """Merge into the own Member's spec, however long that takes. Raises ApiRefusal if it cannot be."""
+        await self._say(patch(MEMBERS, self.record.namespace, self.record.member, {"spec": fields}))
+
+    async def set_ready(self, ready: bool, reason: str, message: str) -> None:
+        """Write condition Ready of the own ExternalWorkload. Raises ApiRefusal, with status 404 if there is none."""
+        conditions = with_condition(self._conditions, Condition(READY, ready, reason, message), self._now())
+        body = {"status": {"conditions": conditions}}
+        await self._say(patch(EXTERNAL_WORKLOADS, self.record.namespace, self.record.member, body, "status"))
+        self._conditions = conditions
+
+    def mark_leaving(self) -> None:
+        """Note on disk that this machine was told to leave, so that a crash on the way does not bring it back."""
+        self.record = replace(self.record, leaving=True)
+        store_membership(self._state, self.record)
+
+    async def _say(self, request: Request) -> None:
+        with self._judged():
+            await self._cluster.send_patiently(request)
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Tell the judge how a request with our credential fared. A server that is away says nothing about us."""
+        try:
+            yield
+            self._judge.see_accepted()
+        except ApiRefusal as refusal:
+            self._see_refusal(refusal)
+            raise
+        finally:
+            self._publish_standing()
+
+    def _see_refusal(self, refusal: ApiRefusal) -> None:
+        if refusal.status == 401:
+            self._judge.see_refused(trio.current_time())
+        else:
+            self._judge.see_accepted()
+
+    def _publish_standing(self) -> None:
+        standing = self._judge.standing
+        if standing is Standing.ORPHANED and self.standing.value is Standing.MEMBER:
+            log.error("the API server does not accept this member's credential: join again; serving goes on until then")
+        if standing is Standing.EVICTED and self.standing.value is not Standing.EVICTED:
+            log.warning("the Member %s/%s was deleted: evicted", self.record.namespace, self.record.member)
+        self.standing.set(standing)
+
+    def _take_settings(self, settings: Settings, its_digest: str) -> None:
+        self.settings_digest = its_digest
+        self.settings.set(settings)
+
+    # What runs while the door is open; each is started again if it fails.
+
+    async def follow(self) -> None:
+        """Follow the own Member for ever."""
+        while True:
+            try:
+                async with self._cluster.watch(MEMBERS, self.record.namespace, self.record.member) as events:
+                    async for event in events:
+                        self._see(event)
+            except ApiRefusal as refusal:
+                log.warning("cannot follow the own Member: %s", refusal)
+                self._see_refusal(refusal)
+                self._publish_standing()
+            await trio.sleep(self._judge.ask_again_in)
+
+    def _see(self, event: WatchEvent) -> None:
+        if isinstance(event, Listed):
+            return  # not of one object
+        if isinstance(event, Removed):
+            self._judge.see_gone()
+            self.view.set(None)
+        else:
+            view = view_member(event.object)
+            self._judge.see_member(view)
+            self.view.set(view)
+        self._publish_standing()
+
+    async def keep_settings(self) -> None:
+        """Fetch the settings whenever the Member names others than ours. Each name is answered once."""
+        answered: str | None = None
+        attempt = 0
+        while True:
+            wanted = await self._wait_for_settings(answered)
+            try:
+                await self._fetch_settings()
+            except ClusterError as problem:
+                log.warning("the settings were not fetched: %s", problem)
+                await trio.sleep(FETCHES.pause(attempt, 0.5))
+                attempt += 1
+                continue
+            answered, attempt = wanted, 0
+
+    async def _wait_for_settings(self, answered: str | None) -> str:
+        view = await self.view.wait_for(
+            lambda view: (
+                view is not None and view.settings is not None and view.settings not in (answered, self.settings_digest)
+            )
+        )
+        assert view is not None and view.settings is not None
+        return view.settings
+
+    async def _fetch_settings(self) -> None:
+        """Raises ClusterError; settings that cannot be used or stored are a problem that is told, and ours stay."""
+        with self._judged():
+            found = await self._cluster.send(get(CONFIG_MAPS, self.record.namespace, settings_name(self.record.group)))
+        text = str((found.get("data") or {}).get(SETTINGS_KEY, ""))
+        try:
+            settings = parse_settings(text)
+            store_settings(self._state, text)
+        except (ValueError, ExclaveError) as problem:
+            self.problem.set(f"new settings cannot be used, the last good ones are kept: {problem}")
+            log.error("%s", self.problem.value)
+            return
+        self.problem.set(None)
+        self._take_settings(settings, digest(text))
+        log.info("settings %s", (self.settings_digest or "")[:12])
+
+    async def beat(self) -> None:
+        """Send heartbeats for ever."""
+        failing = False
+        while True:
+            try:
+                await self.beat_once()
+                failing = False
+            except ClusterError as problem:
+                if not failing:
+                    log.warning("the heartbeat was not sent, and is tried again: %s", problem)
+                failing = True
+            settings = self.settings.value
+            pause = settings.heartbeat if settings else HEARTBEAT
+            await trio.sleep(self._judge.ask_again_in if self.standing.value is Standing.ORPHANED else pause)
+
+    async def beat_once(self) -> None:
+        """Send one heartbeat. Raises ClusterError."""
+        with self._judged():
+            await self._cluster.send(
+                heartbeat_request(self.record.namespace, self.record.member, self._holder, self._now())
+            )
+        self._beaten = self._now()
+
+    async def describe_machine(self) -> None:
+        """Bring address and facts in the Member up to date, once."""
+        view = await self.view.wait_for(lambda view: view is not None)
+        assert view is not None
+        if self.addresses and view.addresses != self.addresses:
+            await self.patch_spec({"addresses": list(self.addresses), "facts": await read_facts()})
+
+    async def notice_move(self, override: str | None) -> None:
+        """Publish another address of this machine once there is one, and be done."""
+        current = self.addresses[0] if self.addresses else None
+        found = await wait_moved(self.record.servers, override, current)
+        self.moved.set(found.address)
+
+    async def close(self, ending: Ending, remember: Callable[[], None]) -> None:
+        """Undo what the ending asks for. Writes nothing to a cluster that has evicted us."""
+        evicted = self.standing.value is Standing.EVICTED
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS):
+            try:
+                if ending is Ending.STOP and not evicted:
+                    await self.beat_once()
+                elif ending is Ending.LEAVE and not evicted:
+                    await self._delete_member()
+            except ClusterError as problem:
+                log.warning("%s", problem)
+        if ending is Ending.LEAVE:
+            if evicted:
+                remember()
+            forget_membership(self._state)
+
+    async def _delete_member(self) -> None:
+        remaining = f"Member {self.record.namespace}/{self.record.member}"
+        self.remains.append(remaining)
+        try:
+            await self._cluster.send_patiently(delete(MEMBERS, self.record.namespace, self.record.member))
+        except ApiRefusal as refusal:
+            if refusal.status != 404:
+                raise
+        self.remains.remove(remaining)
+
+
+def heartbeat_request(namespace: str, member: str, holder: str, now: float) -> Request:
+    """A renewal of a member's Lease. Source: LeaseSpec in k8s.io/api/coordination/v1/types.go."""
+    return patch(LEASES, namespace, member, {"spec": {"holderIdentity": holder, "renewTime": rfc3339_micro(now)}})
+
+
+@asynccontextmanager
+async def open_member(
+    record: MembershipRecord, config: Config, cluster: "MemberCluster", endings: EndingSwitch, now: Now
+) -> AsyncIterator[Membership]:
+    """Be this member for as long as the door is open. Starts from disk; raises HostError only."""
+    found = await find_address(record.servers, config.member.address)
+    if found is not None:
+        log.info("%s", found)
+        if found.address != record.address:
+            record = replace(record, address=found.address)
+            store_membership(config.paths.state, record)
+    else:
+        log.warning("address: [chosen=%s why=no route now, the last one is kept]", record.address or "none")
+    holder = await read_boot_identity(config.paths.runtime)
+    membership = Membership(record, config.paths.state, cluster, record.address, holder, now)
+    async with open_bare_nursery() as nursery:
+        for name, part in (
+            ("member", membership.follow),
+            ("settings", membership.keep_settings),
+            ("heartbeat", membership.beat),
+            ("facts", membership.describe_machine),
+            ("address", partial(membership.notice_move, config.member.address)),
+        ):
+            nursery.start_soon(supervise, name, part)
+        try:
+            yield membership
+        finally:
+            nursery.cancel_scope.cancel()
+            remember = partial(note_eviction, config.paths.state, record, now())
+            await membership.close(endings.value, remember)

@@ -1,0 +1,86 @@
+"""The address a machine is reached by."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.member import addresses
+from exclave.member.addresses import Found, choose_address, find_address, wait_moved
+
+FOUR, SIX = Found("10.0.0.5", "route to 10.0.0.1"), Found("fd00::5", "route to fd00::1")
+
+CASES: dict[str, tuple[str | None, list[Found], Found | None]] = {
+    "a configured address is taken as it is": ("192.0.2.9", [FOUR], Found("192.0.2.9", "configured")),
+    "a route's source is taken": (None, [FOUR], FOUR),
+    "IPv4 comes before IPv6": (None, [SIX, FOUR], FOUR),
+    "IPv6 alone will do": (None, [SIX], SIX),
+    "the first server's route wins": (None, [FOUR, Found("10.9.9.9", "another")], FOUR),
+    "no loopback": (None, [Found("127.0.0.1", "lo"), Found("::1", "lo")], None),
+    "no link-local address": (None, [Found("fe80::1%eth0", "x"), Found("169.254.1.1", "x")], None),
+    "no route, no address": (None, [], None),
+}
+
+
+@pytest.mark.parametrize(("override", "sources", "expected"), CASES.values(), ids=CASES)
+def test_choice(override: str | None, sources: list[Found], expected: Found | None) -> None:
+    assert choose_address(override, sources) == expected
+
+
+def test_the_choice_leaves_a_trace() -> None:
+    assert str(FOUR) == "address: [chosen=10.0.0.5 why=route to 10.0.0.1]"
+
+
+async def test_a_loopback_server_gives_no_address() -> None:
+    assert await find_address(["https://127.0.0.1:6443"], None) is None
+
+
+async def test_a_name_that_is_not_resolved_gives_no_address() -> None:
+    assert await find_address(["https://nowhere.invalid:6443"], None) is None
+
+
+SCRIPT = """
+import subprocess, trio
+from exclave.member.addresses import find_address
+for line in ("link set lo up", "link add br0 type bridge", "link set br0 up", "addr add 10.77.0.20/24 dev br0"):
+    subprocess.run(["ip", *line.split()], check=True)
+print(trio.run(find_address, ["https://10.99.0.1:6443", "https://10.77.0.1:6443"], None))
+"""
+
+
+@pytest.mark.root
+def test_the_source_of_the_route_is_found() -> None:
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "address: [chosen=10.77.0.20 why=route to 10.77.0.1]\n"
+
+
+async def test_an_address_has_moved_when_the_new_one_was_seen_twice(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Found("10.0.0.6", "route")
+    seen = iter([FOUR, None, other, FOUR, other, None, other, other])
+
+    async def look(*_: Any) -> Found | None:
+        return next(seen)
+
+    monkeypatch.setattr(addresses, "find_address", look)
+    assert await wait_moved(["https://10.0.0.1"], None, FOUR.address) == other
+    assert trio.current_time() == 80
+
+
+async def test_the_first_address_ever_counts_at_once(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = iter([None, None, FOUR])
+
+    async def look(*_: Any) -> Found | None:
+        return next(seen)
+
+    monkeypatch.setattr(addresses, "find_address", look)
+    assert await wait_moved(["https://10.0.0.1"], None, None) == FOUR
+    assert trio.current_time() == 3

@@ -1,0 +1,265 @@
+"""A member's life with its cluster, in virtual time."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.cluster.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS
+from exclave.config import Config, MemberConfig, Paths
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import ApiRefusal
+from exclave.member.presence import Membership, heartbeat_request, open_member
+from exclave.member.record import load_eviction, load_membership, load_settings, store_membership, store_settings
+from exclave.member.settings import digest, render_settings
+from exclave.member.state import Standing
+from support.cluster import StoreCluster
+from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
+
+START = 1_800_000_000.0
+SETTINGS = make_settings()
+
+
+def virtual_now() -> float:
+    return START + trio.current_time()
+
+
+class World:
+    """A cluster with one member, and that member's folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cluster = StoreCluster(virtual_now)
+        put_member(self.cluster, SETTINGS)
+        paths = Paths(folder / "state", folder / "run")
+        for path in (paths.state, paths.runtime):
+            path.mkdir()
+        self.state = paths.state
+        self.config = Config(paths=paths, member=MemberConfig(ADDRESS))
+        self.endings = EndingSwitch()
+        store_membership(self.state, RECORD)
+
+    @asynccontextmanager
+    async def member(self) -> AsyncIterator[Membership]:
+        async with open_member(RECORD, self.config, self.cluster, self.endings, virtual_now) as membership:  # type: ignore[arg-type]
+            yield membership
+
+    def lease(self) -> dict[str, Any]:
+        found = self.cluster.find(LEASES, NAMESPACE, MEMBER)
+        assert found is not None
+        spec: dict[str, Any] = found["spec"]
+        return spec
+
+    def status_of_workload(self) -> dict[str, Any]:
+        found = self.cluster.find(EXTERNAL_WORKLOADS, NAMESPACE, MEMBER)
+        assert found is not None
+        status: dict[str, Any] = found.get("status", {})
+        return status
+
+
+async def test_a_member_starts_from_disk_while_the_api_server_is_away(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    store_settings(world.state, render_settings(SETTINGS))
+    world.cluster.away.set(True)
+    async with world.member() as member:
+        assert member.settings.value == SETTINGS
+        assert member.addresses == (ADDRESS,)
+        assert member.heartbeat_age() is None
+
+
+async def test_settings_are_fetched_stored_and_published_when_the_member_names_others(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        assert await member.settings.wait_for(lambda settings: settings is not None) == SETTINGS
+        newer = make_settings(capture="all")
+        publish(world.cluster, newer)
+        assert await member.settings.wait_for(lambda settings: settings != SETTINGS) == newer
+        assert load_settings(world.state) == (newer, digest(render_settings(newer)))
+        assert member.settings_digest == digest(render_settings(newer))
+        await trio.sleep(100)
+        assert world.cluster.trace.count("get configmaps exclave-mesh.web") == 2
+
+
+async def test_settings_that_cannot_be_read_leave_the_last_good_ones(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    store_settings(world.state, render_settings(SETTINGS))
+    async with world.member() as member:
+        world.cluster.change(CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": '{"version": 9}'}})
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": "f" * 64}}, "status")
+        problem = await member.problem.wait_for(lambda problem: problem is not None)
+        assert problem == (
+            "new settings cannot be used, the last good ones are kept: settings version 9: this agent reads version 1"
+        )
+        assert member.settings.value == SETTINGS and load_settings(world.state) is not None
+        publish(world.cluster, make_settings(capture="none"))
+        await member.problem.wait_for(lambda problem: problem is None)
+
+
+async def test_heartbeats_come_every_ten_seconds_under_one_name(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        await trio.sleep(35)
+        assert world.cluster.trace.count(f"patch leases {MEMBER}") == 4
+        assert member.heartbeat_age() == pytest.approx(5)
+        holder = world.lease()["holderIdentity"]
+        assert holder.count(".") == 1
+        world.cluster.away.set(True)
+        await trio.sleep(60)
+        assert member.heartbeat_age() == pytest.approx(65)
+        world.cluster.away.set(False)
+        await trio.sleep(10)
+        assert member.heartbeat_age() == pytest.approx(5)
+        assert world.lease()["holderIdentity"] == holder
+    async with world.member():
+        assert world.lease()["holderIdentity"] == holder  # the same boot
+
+
+async def test_readiness_is_one_condition_whose_time_moves_with_its_status(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        await member.set_ready(False, "NotServing", "no proxy")
+        first = world.status_of_workload()["conditions"]
+        assert [condition["type"] for condition in first] == ["Ready"]
+        await trio.sleep(10)
+        await member.set_ready(False, "ProbeFailed", "tcp 8080")
+        (second,) = world.status_of_workload()["conditions"]
+        assert second["lastTransitionTime"] == first[0]["lastTransitionTime"]
+        assert (second["status"], second["reason"], second["message"]) == ("False", "ProbeFailed", "tcp 8080")
+        await member.set_ready(True, "Ready", "probes pass")
+        (third,) = world.status_of_workload()["conditions"]
+        assert third["status"] == "True" and third["lastTransitionTime"] != second["lastTransitionTime"]
+
+
+async def test_readiness_without_an_external_workload_is_a_refusal(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    world.cluster.remove(EXTERNAL_WORKLOADS, NAMESPACE, MEMBER)
+    async with world.member() as member:
+        with pytest.raises(ApiRefusal) as caught:
+            await member.set_ready(True, "Ready", "")
+        assert caught.value.status == 404
+
+
+async def test_an_address_that_differs_from_the_members_is_said(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"addresses": ["10.77.0.99"]}})
+    async with world.member() as member:
+        await member.view.wait_for(lambda view: view is not None and view.addresses == (ADDRESS,))
+
+
+async def test_a_deleted_member_is_evicted_and_writes_nothing_more(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        await trio.sleep(1)
+        world.cluster.remove(MEMBERS, NAMESPACE, MEMBER)
+        await member.standing.wait_for(lambda standing: standing is Standing.EVICTED)
+        world.endings.ask_nowait(Ending.LEAVE)
+        seen = len(world.cluster.trace)
+    assert world.cluster.trace[seen:] == []
+    assert load_membership(world.state) is None and load_settings(world.state) is None
+    note = load_eviction(world.state)
+    assert note is not None and (note.member, note.at) == (MEMBER, START + 1)
+
+
+async def test_a_member_that_is_gone_was_evicted(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"metadata": {"finalizers": None}})
+        world.cluster.remove(MEMBERS, NAMESPACE, MEMBER)
+        await member.standing.wait_for(lambda standing: standing is Standing.EVICTED)
+
+
+async def test_a_credential_refused_for_half_a_minute_makes_an_orphan_that_comes_back(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        await trio.sleep(1)
+        world.cluster.refused.set(401)
+        await trio.sleep(35)
+        assert member.standing.value is Standing.MEMBER  # the first refusal came with the heartbeat at 10 s
+        await trio.sleep(5)
+        assert member.standing.value is Standing.ORPHANED
+        world.cluster.refused.set(None)
+        await member.standing.wait_for(lambda standing: standing is Standing.MEMBER)
+        assert trio.current_time() < 400
+
+
+async def test_an_outage_makes_no_orphan(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        world.cluster.away.set(True)
+        await trio.sleep(600)
+        assert member.standing.value is Standing.MEMBER
+
+
+async def test_leaving_deletes_the_member_then_what_is_on_disk(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        await member.settings.wait_for(lambda settings: settings is not None)
+        member.mark_leaving()
+        stored = load_membership(world.state)
+        assert stored is not None and stored.leaving
+        world.endings.ask_nowait(Ending.LEAVE)
+    assert world.cluster.trace[-1] == f"delete members {MEMBER}"
+    assert list(world.state.iterdir()) == []
+    assert member.remains == []
+
+
+async def test_leaving_without_an_api_server_forgets_everything_and_says_what_remains(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        world.cluster.away.set(True)
+        world.endings.ask_nowait(Ending.LEAVE)
+    assert member.remains == [f"Member {NAMESPACE}/{MEMBER}"]
+    assert load_membership(world.state) is None
+
+
+async def test_stopping_sends_a_last_heartbeat_and_keeps_everything(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        await member.settings.wait_for(lambda settings: settings is not None)
+        await trio.sleep(5)
+        world.endings.ask_nowait(Ending.STOP)
+    assert world.cluster.trace[-1] == f"patch leases {MEMBER}"
+    assert load_membership(world.state) == RECORD and load_settings(world.state) is not None
+
+
+async def test_handing_over_writes_nothing(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    world = World(tmp_path)
+    async with world.member():
+        await trio.sleep(5)
+        seen = len(world.cluster.trace)
+    assert len(world.cluster.trace) == seen
+    assert load_membership(world.state) == RECORD
+
+
+def test_a_heartbeat_is_a_patch_of_two_fields() -> None:
+    request = heartbeat_request("shop", "web-k7q2x-1", "boot.nonce", 1_700_000_000.5)
+    assert request.method == "PATCH"
+    assert request.path == "/apis/coordination.k8s.io/v1/namespaces/shop/leases/web-k7q2x-1"
+    assert request.body == {"spec": {"holderIdentity": "boot.nonce", "renewTime": "2023-11-14T22:13:20.500000Z"}}

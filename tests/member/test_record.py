@@ -1,0 +1,112 @@
+"""What is remembered survives damage and says what is wrong."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exclave.errors import Fault, HostError
+from exclave.member.record import (
+    EvictionNote,
+    JoinRecord,
+    forget_eviction,
+    forget_join,
+    forget_membership,
+    load_eviction,
+    load_join,
+    load_membership,
+    load_settings,
+    make_folder,
+    note_eviction,
+    store_join,
+    store_membership,
+    store_settings,
+)
+from exclave.member.settings import digest, render_settings
+from support.mesh import RECORD, make_settings
+
+JOIN = JoinRecord("nonce", "web-k7q2x-1", "ab" * 32, "-----BEGIN PRIVATE KEY-----")
+
+
+def test_a_membership_reads_back(tmp_path: Path) -> None:
+    assert load_membership(tmp_path) is None
+    store_membership(tmp_path, RECORD)
+    assert load_membership(tmp_path) == RECORD
+    store_membership(tmp_path, replace(RECORD, leaving=True))
+    assert load_membership(tmp_path) == replace(RECORD, leaving=True)
+    assert (tmp_path / "membership.json").stat().st_mode & 0o777 == 0o600
+    forget_membership(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    forget_membership(tmp_path)  # again, from nothing
+
+
+def test_a_membership_knows_its_account() -> None:
+    assert (RECORD.account, RECORD.accounts_namespace) == ("web.vm.k7q2x-1", "shop-vms")
+    assert RECORD.access.servers == RECORD.servers
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("[]", "a JSON object was expected"),
+        ("{}", "KeyError('servers')"),
+        (
+            '{"servers": ["http://x"], "ca": "", "namespace": "n", "group": "g", "member": "g-abcde-1"}',
+            "'http://x' is not a URL such as https://10.0.0.1:6443",
+        ),
+    ],
+    ids=["cut off", "no object", "empty", "a server without https"],
+)
+def test_a_damaged_membership_says_what_to_do(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "membership.json").write_text(text)
+    with pytest.raises(HostError) as caught:
+        load_membership(tmp_path)
+    assert caught.value.fault is Fault.DISK
+    assert caught.value.message == f"{tmp_path}/membership.json is damaged: {why}"
+    assert caught.value.hint == f"remove {tmp_path} and join again with a new token; delete the old Member with kubectl"
+
+
+def test_a_join_record_reads_back_and_shows_no_key(tmp_path: Path) -> None:
+    assert load_join(tmp_path) is None
+    store_join(tmp_path, JOIN)
+    assert load_join(tmp_path) == JOIN
+    assert "PRIVATE" not in repr(JOIN)
+    forget_join(tmp_path)
+    assert load_join(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"nonce": "n"}', '{"odd": 1}'])
+def test_a_join_record_of_no_use_is_no_record(tmp_path: Path, text: str) -> None:
+    (tmp_path / "join.json").write_text(text)
+    assert load_join(tmp_path) is None
+
+
+def test_settings_read_back_with_their_digest_and_damaged_ones_are_none(tmp_path: Path) -> None:
+    assert load_settings(tmp_path) is None
+    settings = make_settings()
+    store_settings(tmp_path, render_settings(settings))
+    assert load_settings(tmp_path) == (settings, digest(render_settings(settings)))
+    (tmp_path / "settings.json").write_bytes(b"\xff{")
+    assert load_settings(tmp_path) is None
+
+
+def test_an_eviction_is_noted_until_the_next_membership(tmp_path: Path) -> None:
+    note_eviction(tmp_path, RECORD, 100.0)
+    assert load_eviction(tmp_path) == EvictionNote("shop", "web", "web-k7q2x-1", 100.0)
+    (tmp_path / "evicted.json").write_text("{}")
+    assert load_eviction(tmp_path) is None
+    forget_eviction(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b", 0o700)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    make_folder(tmp_path / "a" / "b", 0o755)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o755
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError) as caught:
+        make_folder(tmp_path / "file" / "b", 0o700)
+    assert caught.value.message == f"cannot make folder {tmp_path}/file/b: Not a directory"
+    assert caught.value.hint == "make its parent writable for root"

@@ -1,0 +1,125 @@
+"""A Cluster over the sandbox's API in memory, without sockets, so that virtual time works.
+
+It behaves as the real one does towards its users: requests are judged by the same store and the same words; a watch
+of one object brings its present state and then its changes; `away` is an outage, during which `send` fails and
+`send_patiently` waits; `refused` makes every answer this HTTP status.
+"""
+
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from exclave.cluster.credential import Credential
+from exclave.cluster.events import Removed, Upserted, WatchEvent
+from exclave.cluster.requests import Object, Request, Resource, is_transient, refusal
+from exclave.errors import ClusterError, Fault
+from exclave.kit.latest import Latest
+from exclave.sandbox import kinds
+from exclave.sandbox.api import Api
+from exclave.sandbox.feed import Change, Scope
+from exclave.sandbox.message import HttpRequest, Reply
+from exclave.sandbox.store import Store
+from exclave.sandbox.tokens import TokenKey
+
+SERVER = "https://10.0.0.1:6443"
+
+
+class StoreCluster:
+    """What `open_member_cluster` yields, over a store."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        uids = itertools.count(1)
+        self.store = Store(now, lambda: f"uid-{next(uids)}", lambda: "abcde")
+        key = TokenKey(ec.generate_private_key(ec.SECP256R1()))
+        self._api = Api(self.store, key, "admin", now, lambda: f"uid-{next(uids)}")
+        self.away = Latest(False)
+        self.refused: Latest[int | None] = Latest(None)
+        self.trace: list[str] = []  # requests that were answered, by verb and object
+        self.reachable = Latest(True)
+        self.waiting: Latest[str | None] = Latest(None)
+        self.credential = Latest(Credential("t", now(), now() + 3600))
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.server = SERVER
+        self.skew = 0.0
+
+    async def send(self, request: Request) -> Object:
+        await trio.lowlevel.checkpoint()
+        if self.away.value:
+            raise ClusterError(Fault.UNREACHABLE, f"{SERVER} refuses connections", "wait")
+        if self.refused.value is not None:
+            raise refusal(request, self.refused.value, None, server=SERVER, who="somebody")
+        body = b"" if request.body is None else json.dumps(request.body).encode()
+        headers = {"authorization": "Bearer admin", "content-type": request.content_type}
+        reply = self._api.respond(HttpRequest(request.method, request.path, request.query, headers, body))
+        assert isinstance(reply, Reply)
+        self.counts[request.verb, str(reply.status)] += 1
+        self.trace.append(f"{request.verb} {request.what}")
+        if reply.status >= 300:
+            raise refusal(request, reply.status, reply.body, server=SERVER, who="somebody")
+        assert isinstance(reply.body, dict)
+        return reply.body
+
+    async def send_patiently(self, request: Request) -> Object:
+        while True:
+            try:
+                return await self.send(request)
+            except ClusterError as problem:
+                if not is_transient(problem):
+                    raise
+            await trio.sleep(1)
+
+    @asynccontextmanager
+    async def watch(
+        self, resource: Resource, namespace: str | None, name: str | None = None
+    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+        assert name is not None and namespace is not None
+        if self.refused.value is not None:
+            asked = Request("GET", "/", "watch", f"{resource.plural} {name}")
+            raise refusal(asked, self.refused.value, None, server=SERVER, who="somebody")
+        deliver, events = trio.open_memory_channel[WatchEvent](math.inf)
+        kind = self._kind(resource)
+
+        def follow(change: Change) -> None:
+            deliver.send_nowait(Upserted(change.after) if change.after else Removed(change.before or {}))
+
+        found = self.store.find(kind, namespace, name)
+        deliver.send_nowait(Upserted(found) if found else Removed({"metadata": {"name": name}}))
+        scope = Scope(kind.key, namespace, name)
+        self.store.feed.follow(scope, follow)
+        try:
+            yield events
+        finally:
+            self.store.feed.unfollow(scope, follow)
+
+    def put(self, resource: Resource, namespace: str, body: dict[str, Any]) -> Object:
+        """Create an object as an administrator, making its namespace if there is none."""
+        if self.store.find(kinds.NAMESPACES, "", namespace) is None:
+            self.store.create(kinds.NAMESPACES, "", {"metadata": {"name": namespace}})
+        typed = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
+        return self.store.create(self._kind(resource), namespace, typed)
+
+    def change(
+        self, resource: Resource, namespace: str, name: str, tree: dict[str, Any], subresource: str | None = None
+    ) -> Object:
+        """Merge into an object as somebody else would."""
+        kind = self._kind(resource)
+        return self.store.patch(kind, namespace, name, lambda old: kinds.merge_patch(old, tree), subresource)
+
+    def find(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """What the store holds."""
+        return self.store.find(self._kind(resource), namespace, name)
+
+    def remove(self, resource: Resource, namespace: str, name: str) -> None:
+        """Delete an object as somebody else would."""
+        self.store.delete(self._kind(resource), namespace, name, {})
+
+    @staticmethod
+    def _kind(resource: Resource) -> kinds.Kind:
+        return next(kind for kind in kinds.KINDS if kind.resource == resource)
