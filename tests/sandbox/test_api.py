@@ -7,13 +7,23 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from exclave.cluster.requests import path_of
 from exclave.sandbox.api import MOST_BODY, Api, Watch
+from exclave.sandbox.kinds import KINDS, Kind
 from exclave.sandbox.message import HttpRequest, Reply
 from exclave.sandbox.store import Store
 from exclave.sandbox.tokens import TokenKey
 from support.stored import START, config_map, make_store, member
 
+MERGE = "application/merge-patch+json"
+FIELDS = [
+    "metadata", "name", "namespace", "labels", "annotations", "finalizers", "ownerReferences", "uid", "generateName",
+    "resourceVersion", "spec", "data", "stringData", "type", "rules", "verbs", "apiGroups", "resources", "roleRef",
+    "subjects", "kind", "regarding", "eventTime", "status", "immutable", "preconditions", "renewTime",
+]  # fmt: skip
 CORE = "/api/v1/namespaces"
 MEMBERS = "/apis/exclave.dev/v1alpha1/namespaces/g/members"
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/g"
@@ -175,6 +185,34 @@ def test_a_body_that_is_no_json_is_refused(admin: Caller) -> None:
     reply = admin.api.respond(HttpRequest("POST", f"{CORE}/g/configmaps", {}, headers, b"{"))
     assert isinstance(reply, Reply)
     assert reply.status == 400
+
+
+JSON_TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["", "a", "Role"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(FIELDS), JSON_TREES), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_no_body_is_too_strange_to_be_answered(kind: Kind, body: dict[str, Any], has_type: bool) -> None:
+    store = make_store()
+    api = Api(store, TokenKey(ec.generate_private_key(ec.SECP256R1())), "admin", lambda: START, lambda: "id")
+    caller, resource = Caller(store, api), kind.resource
+    if has_type:
+        body |= {"kind": resource.kind, "apiVersion": resource.api_version}
+    path = path_of(resource, "g" if resource.namespaced else None)
+    assert caller.ask("POST", path, {**body, "metadata": {"name": "a"}}).status in (201, 400, 422)
+    assert caller.ask("POST", path, body).status in (201, 400, 409, 422, 500 if _has_version(body) else 201)
+    assert caller.ask("PUT", f"{path}/a", body).status in (200, 400, 404, 409, 422)
+    assert caller.ask("PATCH", f"{path}/a", body, MERGE).status in (200, 400, 404, 409, 422)
+    assert caller.ask("DELETE", f"{path}/a", body).status in (200, 404, 409)
+
+
+def _has_version(body: dict[str, Any]) -> bool:
+    metadata = body.get("metadata")
+    return isinstance(metadata, dict) and bool(metadata.get("resourceVersion"))
 
 
 def test_a_list_bears_the_version_to_watch_from(admin: Caller) -> None:

@@ -45,6 +45,12 @@ def named(**content: Any) -> dict[str, Any]:
             "ConfigMap in version v1 cannot be handled as a ConfigMap: data.a is not a string",
         ),
         (
+            kinds.ROLE_BINDINGS,
+            named(subjects=[1]),
+            'RoleBinding in version "v1" cannot be handled as a RoleBinding: subjects[0]: Invalid value: 1: must be of '
+            "type object",
+        ),
+        (
             kinds.LEASES,
             named(spec={"renewTime": "2026-01-02T03:04:05Z"}),
             'Lease in version "v1" cannot be handled as a Lease: parsing time "2026-01-02T03:04:05Z" as '

@@ -169,8 +169,7 @@ class Api:
         if verb == "patch":
             patch = _body(request, _PATCH_TYPE)
             return Reply(200, store.patch(kind, home, name, lambda old: merge_patch(old, patch), target.subresource))
-        options = _body(request) if request.body else {}
-        preconditions = (options.get("preconditions") or {}) if isinstance(options, dict) else {}
+        preconditions = _preconditions(request)
         if verb == "delete":
             found, gone = store.delete(kind, home, name, preconditions)
             return Reply(200, _success(kind, found) if gone else found)
@@ -216,6 +215,13 @@ def _body(request: HttpRequest, wanted: str = "application/json") -> Any:
         return json.loads(request.body)
     except ValueError as problem:
         raise bad_request(f"the body is not JSON: {problem}") from None
+
+
+def _preconditions(request: HttpRequest) -> Object:
+    """What a deletion's options (DeleteOptions) ask the object to be; they ask nothing else that is heard here."""
+    options = _body(request) if request.body else {}
+    found = options.get("preconditions") if isinstance(options, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _revision(query: Mapping[str, str]) -> int:

@@ -5,36 +5,24 @@ controller says; a field that is not here is refused, so that a misspelt one is 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from exclave.sandbox.refusal import Cause, Object
-from exclave.sandbox.schema import Schema
+from exclave.sandbox.schema import ANY_OBJECT, BOOLEAN, INTEGER, STRING, Schema, list_of, object_of
 
 MOST_GROUP_NAME = 40
 """Characters of a group's name: what is left of a DNS label after a token's id and a slot."""
-
-
-def _object(required: tuple[str, ...] = (), **properties: Any) -> Schema:
-    return {"type": "object", "required": required, "properties": properties}
-
-
-def _list(items: Schema, **limits: int) -> Schema:
-    return {"type": "array", "items": items, **limits}
 
 
 def _enum(*values: str) -> Schema:
     return {"type": "string", "enum": values}
 
 
-STRING: Schema = {"type": "string"}
 NOT_EMPTY: Schema = {"type": "string", "minLength": 1}
-BOOLEAN: Schema = {"type": "boolean"}
-ANY_OBJECT: Schema = {"type": "object"}
 DURATION: Schema = {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"}
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 NAME_253: Schema = {"type": "string", "minLength": 1, "maxLength": 253}
 SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-CONDITION = _object(
+CONDITION = object_of(
     ("type", "status"),
     type={"type": "string", "maxLength": 316, "minLength": 1},
     status=_enum("True", "False", "Unknown"),
@@ -42,21 +30,21 @@ CONDITION = _object(
     message={"type": "string", "maxLength": 32768},
     lastTransitionTime=STRING,
     lastProbeTime=STRING,
-    observedGeneration={"type": "integer"},
+    observedGeneration=INTEGER,
 )
-CONDITIONS = _list(CONDITION)
+CONDITIONS = list_of(CONDITION)
 
-GROUP_SPEC = _object(
+GROUP_SPEC = object_of(
     ("networks",),
     serviceAccount={"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63},
     labels=ANY_OBJECT,
-    ports=_list(_object(("port",), name=STRING, port=PORT, opaque=BOOLEAN)),
-    networks=_list(NOT_EMPTY, minItems=1),
+    ports=list_of(object_of(("port",), name=STRING, port=PORT, opaque=BOOLEAN)),
+    networks=list_of(NOT_EMPTY, minItems=1),
     certificateLifetime=DURATION,
     capture=_enum("cluster", "all", "none"),
     inboundPolicy=STRING,
-    probes=_list(
-        _object(
+    probes=list_of(
+        object_of(
             ("port",),
             kind=_enum("tcp"),
             port=PORT,
@@ -65,43 +53,43 @@ GROUP_SPEC = _object(
             failures={"type": "integer", "minimum": 1},
         )
     ),
-    failure=_object(after=DURATION, outbound=_enum("open", "closed"), inbound=_enum("open", "closed")),
+    failure=object_of(after=DURATION, outbound=_enum("open", "closed"), inbound=_enum("open", "closed")),
     forgetAfter=DURATION,
 )
-WORKLOAD_GROUP = _object(("spec",), spec=GROUP_SPEC, status=_object(conditions=CONDITIONS))
+WORKLOAD_GROUP = object_of(("spec",), spec=GROUP_SPEC, status=object_of(conditions=CONDITIONS))
 
-MEMBER_SPEC = _object(
+MEMBER_SPEC = object_of(
     ("nonce", "machineHash", "deliveryKey"),
     nonce=NOT_EMPTY,
     machineHash={"type": "string", "pattern": "^[0-9a-f]{16}$"},
     deliveryKey=NOT_EMPTY,
     facts=ANY_OBJECT,
-    addresses=_list(NOT_EMPTY, maxItems=1),
+    addresses=list_of(NOT_EMPTY, maxItems=1),
     dataPath=_enum("meshed", "outbound-open", "down"),
     csr={"type": "string", "maxLength": 4096},
     serving=BOOLEAN,
-    loaded=_object(anchors=STRING, issuer=STRING, settings=STRING, proxy=STRING, agent=STRING),
+    loaded=object_of(anchors=STRING, issuer=STRING, settings=STRING, proxy=STRING, agent=STRING),
 )
-MEMBER_STATUS = _object(
+MEMBER_STATUS = object_of(
     conditions=CONDITIONS,
-    certificate=_object(("csrSha256", "chain", "notAfter"), csrSha256=SHA256, chain=NOT_EMPTY, notAfter=NOT_EMPTY),
-    externalWorkload=_object(uid=STRING, ports={"type": "array"}),
+    certificate=object_of(("csrSha256", "chain", "notAfter"), csrSha256=SHA256, chain=NOT_EMPTY, notAfter=NOT_EMPTY),
+    externalWorkload=object_of(uid=STRING, ports={"type": "array"}),
     settings=STRING,
     cordoned=BOOLEAN,
-    issued=_list(ANY_OBJECT, maxItems=5),
+    issued=list_of(ANY_OBJECT, maxItems=5),
     credential=STRING,
 )
-MEMBER = _object(("spec",), spec=MEMBER_SPEC, status=MEMBER_STATUS)
+MEMBER = object_of(("spec",), spec=MEMBER_SPEC, status=MEMBER_STATUS)
 
-EXTERNAL_WORKLOAD = _object(
+EXTERNAL_WORKLOAD = object_of(
     ("spec",),
-    spec=_object(
+    spec=object_of(
         ("meshTLS",),
-        meshTLS=_object(("identity", "serverName"), identity=NAME_253, serverName=NAME_253),
-        ports=_list(_object(("port",), name=STRING, port=PORT, protocol=STRING)),
-        workloadIPs=_list(_object(ip=STRING), maxItems=2),
+        meshTLS=object_of(("identity", "serverName"), identity=NAME_253, serverName=NAME_253),
+        ports=list_of(object_of(("port",), name=STRING, port=PORT, protocol=STRING)),
+        workloadIPs=list_of(object_of(ip=STRING), maxItems=2),
     ),
-    status=_object(conditions=CONDITIONS),
+    status=object_of(conditions=CONDITIONS),
 )
 
 IMMUTABLE_OF_MEMBER = ("nonce", "machineHash", "deliveryKey")

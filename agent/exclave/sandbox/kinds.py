@@ -12,6 +12,7 @@ from typing import Any
 from exclave.cluster import requests as api
 from exclave.sandbox import builtin, custom
 from exclave.sandbox.metadata import (
+    SHAPE,
     NameRule,
     check_metadata,
     check_metadata_change,
@@ -19,7 +20,7 @@ from exclave.sandbox.metadata import (
     kept_metadata,
 )
 from exclave.sandbox.refusal import Cause, Object, bad_request, invalid
-from exclave.sandbox.schema import Schema, check_schema, unknown_fields
+from exclave.sandbox.schema import ANY_OBJECT, Schema, check_schema, unknown_fields
 
 
 def _no_mistake(_object: Object) -> Iterable[Cause]:
@@ -36,12 +37,17 @@ def _as_it_is(object_: Object) -> Object:
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """One served kind. `schema` marks a custom resource; `unconditional`: a PUT may leave out resourceVersion."""
+    """One served kind.
+
+    `schema` marks a custom resource, whose fields it names all; `shape` gives types to what is read of another kind;
+    `unconditional`: a PUT may leave out resourceVersion.
+    """
 
     resource: api.Resource
     has_status: bool = False
     name_rule: NameRule = "subdomain"
     schema: Schema | None = None
+    shape: Schema | None = None
     unconditional: bool = True
     prepare: Callable[[Object], Object] = _as_it_is
     check: Callable[[Object], Iterable[Cause]] = _no_mistake
@@ -71,22 +77,29 @@ WORKLOAD_GROUPS = Kind(
     api.WORKLOAD_GROUPS, True, schema=custom.WORKLOAD_GROUP, unconditional=False, check=custom.check_group
 )
 EXTERNAL_WORKLOADS = Kind(api.EXTERNAL_WORKLOADS, True, schema=custom.EXTERNAL_WORKLOAD, unconditional=False)
-LEASES = Kind(api.LEASES, unconditional=False, check=builtin.check_lease)
+LEASES = Kind(api.LEASES, shape=builtin.LEASE, unconditional=False, check=builtin.check_lease)
 SERVICE_ACCOUNTS = Kind(api.SERVICE_ACCOUNTS, unconditional=False)
-CONFIG_MAPS = Kind(api.CONFIG_MAPS, check=builtin.check_config_map, check_change=builtin.check_content_change)
+CONFIG_MAPS = Kind(
+    api.CONFIG_MAPS, shape=builtin.CONFIG_MAP, check=builtin.check_config_map, check_change=builtin.check_content_change
+)
 SECRETS = Kind(
-    api.SECRETS, prepare=builtin.prepare_secret, check=builtin.check_secret, check_change=builtin.check_secret_change
+    api.SECRETS,
+    shape=builtin.SECRET,
+    prepare=builtin.prepare_secret,
+    check=builtin.check_secret,
+    check_change=builtin.check_secret_change,
 )
 NAMESPACES = Kind(api.NAMESPACES, name_rule="label", prepare=builtin.prepare_namespace)
-EVENTS = Kind(api.EVENTS, check=builtin.check_event)
-PODS = Kind(api.PODS, True)
-SERVICES = Kind(api.SERVICES, True, name_rule="label")
-ENDPOINT_SLICES = Kind(api.ENDPOINT_SLICES, check=builtin.check_endpoint_slice)
-ROLES = Kind(api.ROLES, name_rule="path", check=builtin.check_role)
-CLUSTER_ROLES = Kind(api.CLUSTER_ROLES, name_rule="path", check=builtin.check_role)
+EVENTS = Kind(api.EVENTS, shape=builtin.EVENT, check=builtin.check_event)
+PODS = Kind(api.PODS, True, shape=builtin.WITH_SPEC)
+SERVICES = Kind(api.SERVICES, True, name_rule="label", shape=builtin.WITH_SPEC)
+ENDPOINT_SLICES = Kind(api.ENDPOINT_SLICES, shape=builtin.ENDPOINT_SLICE, check=builtin.check_endpoint_slice)
+ROLES = Kind(api.ROLES, name_rule="path", shape=builtin.ROLE, check=builtin.check_role)
+CLUSTER_ROLES = Kind(api.CLUSTER_ROLES, name_rule="path", shape=builtin.ROLE, check=builtin.check_role)
 ROLE_BINDINGS = Kind(
     api.ROLE_BINDINGS,
     name_rule="path",
+    shape=builtin.BINDING,
     prepare=builtin.prepare_binding,
     check=builtin.check_binding,
     check_change=builtin.check_binding_change,
@@ -94,6 +107,7 @@ ROLE_BINDINGS = Kind(
 CLUSTER_ROLE_BINDINGS = Kind(
     api.CLUSTER_ROLE_BINDINGS,
     name_rule="path",
+    shape=builtin.BINDING,
     prepare=builtin.prepare_binding,
     check=builtin.check_cluster_binding,
     check_change=builtin.check_binding_change,
@@ -130,6 +144,11 @@ def check_body(kind: Kind, body: Any) -> Object:
             raise bad_request(f"Object '{key[0].upper()}{key[1:]}' is missing in the body")
         if found and found != wanted:
             raise bad_request(f"the {key} in the body ({found}) does not match that of the URL ({wanted})")
+    shape = kind.shape or ANY_OBJECT
+    causes = (*check_schema(body, shape, ""), *check_schema(body.get("metadata", {}), SHAPE, "metadata"))
+    if causes:
+        named = f'{kind.resource.kind} in version "{kind.resource.version}"'
+        raise bad_request(f"{named} cannot be handled as a {kind.resource.kind}: {causes[0]}")
     return body
 
 
@@ -196,10 +215,7 @@ def _check(kind: Kind, found: Object, old: Object | None) -> None:
     causes = list(check_metadata(found["metadata"], kind.name_rule))
     if kind.schema is not None:
         whole = {key: value for key, value in found.items() if key in kind.schema["properties"]}
-        causes += [
-            Cause(cause.field.lstrip("."), cause.message, cause.reason)
-            for cause in check_schema(whole, kind.schema, "")
-        ]
+        causes += check_schema(whole, kind.schema, "")
     if not causes:
         causes += kind.check(found)
     if old is not None and not causes:

@@ -5,9 +5,10 @@ Source: k8s.io/apimachinery pkg/api/validation/objectmeta.go and pkg/util/valida
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from exclave.sandbox.refusal import Cause, Object
+from exclave.sandbox.schema import ANY_OBJECT, BOOLEAN, STRING, list_of, object_of
 
 NameRule = Literal["subdomain", "label", "path"]
 
@@ -25,6 +26,19 @@ _RULES = {"label": (_LABEL, _LABEL_TEXT, 63), "subdomain": (_SUBDOMAIN, _SUBDOMA
 _QUALIFIED = re.compile(rf"({_SUBDOMAIN}/)?([A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?)")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _OWNER_FIELDS = ("apiVersion", "kind", "name", "uid")
+
+SHAPE = object_of(
+    name=STRING,
+    generateName=STRING,
+    namespace=STRING,
+    uid=STRING,
+    resourceVersion=STRING,
+    labels=ANY_OBJECT,
+    annotations=ANY_OBJECT,
+    finalizers=list_of(STRING),
+    ownerReferences=list_of(object_of(apiVersion=STRING, kind=STRING, name=STRING, uid=STRING, controller=BOOLEAN)),
+)
+"""What metadata must be before anything can be asked of it."""
 
 SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 """What a caller may send and does not decide."""
@@ -53,23 +67,18 @@ def check_name(name: str, rule: NameRule) -> Iterator[Cause]:
 def check_metadata(metadata: Object, rule: NameRule) -> Iterator[Cause]:
     """Mistakes in one object's metadata."""
     yield from check_name(metadata["name"], rule)
-    for key, value in _mapping(metadata, "labels").items():
+    for key, value in (metadata.get("labels") or {}).items():
         if not _QUALIFIED.fullmatch(key):
             yield Cause("metadata.labels", f'Invalid value: "{key}": not a qualified name')
         if not isinstance(value, str) or not _LABEL_VALUE.fullmatch(value):
             yield Cause("metadata.labels", f'Invalid value: "{value}": not a valid label value')
-    for key, value in _mapping(metadata, "annotations").items():
+    for key, value in (metadata.get("annotations") or {}).items():
         if not _QUALIFIED.fullmatch(key.lower()) or not isinstance(value, str):
             yield Cause("metadata.annotations", f'Invalid value: "{key}": not a qualified name with a string')
     for finalizer in metadata.get("finalizers") or ():
-        if not isinstance(finalizer, str) or "/" not in finalizer or not _QUALIFIED.fullmatch(finalizer):
+        if "/" not in finalizer or not _QUALIFIED.fullmatch(finalizer):
             yield Cause("metadata.finalizers", f'Invalid value: "{finalizer}": not a fully qualified name')
     yield from _check_owners(metadata.get("ownerReferences") or [])
-
-
-def _mapping(metadata: Object, key: str) -> dict[str, Any]:
-    found = metadata.get(key) or {}
-    return found if isinstance(found, dict) else {str(found): None}
 
 
 def _check_owners(owners: list[Object]) -> Iterator[Cause]:

@@ -15,6 +15,22 @@ from exclave.sandbox.refusal import Cause
 
 Schema = Mapping[str, Any]
 
+STRING: Schema = {"type": "string"}
+BOOLEAN: Schema = {"type": "boolean"}
+INTEGER: Schema = {"type": "integer"}
+ANY_OBJECT: Schema = {"type": "object"}
+
+
+def object_of(required: tuple[str, ...] = (), **properties: Any) -> Schema:
+    """The schema of an object with these properties."""
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def list_of(items: Schema, **limits: int) -> Schema:
+    """The schema of a list whose items have this one."""
+    return {"type": "array", "items": items, **limits}
+
+
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
@@ -25,7 +41,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 
 
 def check_schema(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
-    """Every mistake in `value`, whose place is `path` ("spec")."""
+    """Every mistake in `value`, whose place is `path` ("spec", or "" for a whole object)."""
     kind = schema["type"]
     if not _TYPES[kind](value):
         yield Cause(path, f"Invalid value: {json.dumps(value)}: must be of type {kind}", "FieldValueTypeInvalid")
@@ -46,21 +62,25 @@ def unknown_fields(value: Any, schema: Schema, path: str) -> Iterator[str]:
     if not isinstance(value, dict) or properties is None:
         return
     for name, inner in value.items():
-        place = f"{path}.{name}"
+        place = _below(path, name)
         if name in properties:
             yield from unknown_fields(inner, properties[name], place)
         else:
             yield place
 
 
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
 def _check_object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[Cause]:
     for name in schema.get("required", ()):
         if value.get(name) is None:
-            yield Cause(f"{path}.{name}", "Required value", "FieldValueRequired")
+            yield Cause(_below(path, name), "Required value", "FieldValueRequired")
     properties = schema.get("properties", {})
     for name, inner in value.items():
         if name in properties and inner is not None:
-            yield from check_schema(inner, properties[name], f"{path}.{name}")
+            yield from check_schema(inner, properties[name], _below(path, name))
 
 
 def _check_array(value: list[Any], schema: Schema, path: str) -> Iterator[Cause]:
@@ -70,7 +90,8 @@ def _check_array(value: list[Any], schema: Schema, path: str) -> Iterator[Cause]
     if least is not None and len(value) < least:
         yield Cause(path, f"Invalid value: {len(value)}: should have at least {least} items")
     for index, item in enumerate(value):
-        yield from check_schema(item, schema.get("items", {"type": "object"}), f"{path}[{index}]")
+        if "items" in schema:
+            yield from check_schema(item, schema["items"], f"{path}[{index}]")
 
 
 def _check_scalar(value: str | int | bool, schema: Schema, path: str) -> Iterator[Cause]:

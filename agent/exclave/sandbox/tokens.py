@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from exclave.cluster.requests import API_AUDIENCE
 from exclave.sandbox.access import User, account_user
 from exclave.sandbox.refusal import Cause, Object, Refusal, bad_request, invalid, unauthorized
+from exclave.sandbox.schema import INTEGER, STRING, check_schema, list_of
 
 ISSUER = API_AUDIENCE
 LEAST_SECONDS = 600
@@ -61,7 +62,8 @@ def parse_token_request(body: Any) -> TokenRequest:
     seconds = spec.get("expirationSeconds")
     seconds = DEFAULT_SECONDS if seconds is None else seconds
     audiences = spec.get("audiences") or [API_AUDIENCE]
-    if not isinstance(seconds, int) or not all(isinstance(audience, str) for audience in audiences):
+    mistakes = (*check_schema(seconds, INTEGER, ""), *check_schema(audiences, list_of(STRING), ""))
+    if mistakes:
         raise bad_request("the body is no TokenRequest: spec.expirationSeconds or spec.audiences is of the wrong type")
     if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
         limit = "less than 10 minutes" if seconds < LEAST_SECONDS else "larger than 2^32 seconds"
