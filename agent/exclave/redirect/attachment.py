@@ -1,6 +1,6 @@
 """What is missing of the private link `exclave0`, and how to make it: decisions only. Pure.
 
-The link is ours if it bears our hardware address; one of that name with another, or its addresses on another link, belong to
+The link is ours if it bears our hardware address. One of that name with another, or its addresses elsewhere, belong to
 somebody else, and nothing is touched. Addresses are single (/32, /128), so that no route appears.
 """
 

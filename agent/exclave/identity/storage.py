@@ -1,0 +1,76 @@
+"""Key and certificate on disk. Blocking: small files, written whole.
+
+`svid.json` holds key and chain together, so that they always belong to each other, with the times that were decided
+when it came. `next.key` is the key of the CSR under way: the controller signs a CSR once, so a restart must find its
+key again. Both are readable by root only.
+"""
+
+import json
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from exclave.kit.atomic import remove, write_atomic
+
+SVID = "svid.json"
+NEXT_KEY = "next.key"
+
+
+def generate_key() -> ec.EllipticCurvePrivateKey:
+    """A fresh P-256 key, the one kind that the whole mesh accepts."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def store_next_key(state: Path, key: ec.EllipticCurvePrivateKey, csr: str) -> None:
+    """Keep the key of a CSR before anybody sees the CSR. Raises HostError if the disk refuses."""
+    write_atomic(state / NEXT_KEY, json.dumps({"key": _key_text(key), "csr": csr}).encode())
+
+
+def load_next_key(state: Path) -> tuple[ec.EllipticCurvePrivateKey, str] | None:
+    """Key and CSR that are under way; None if there are none that can be read."""
+    try:
+        tree = json.loads((state / NEXT_KEY).read_bytes())
+        return _read_key(tree["key"]), str(tree["csr"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def forget_next_key(state: Path) -> None:
+    """Drop the CSR under way, so that the next one has a fresh key."""
+    remove(state / NEXT_KEY)
+
+
+def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, received: float, renew_at: float) -> None:
+    """Replace the certificate. Raises HostError if the disk refuses; the old one stays."""
+    tree = {"key": _key_text(key), "chain": chain_pem, "received": received, "renewAt": renew_at}
+    write_atomic(state / SVID, json.dumps(tree).encode())
+    forget_next_key(state)
+
+
+def load_svid(state: Path) -> tuple[str, ec.EllipticCurvePrivateKey, float, float] | None:
+    """Chain (PEM), key, and the times received and renewAt; None if there is none that can be read."""
+    try:
+        tree = json.loads((state / SVID).read_bytes())
+        return str(tree["chain"]), _read_key(tree["key"]), float(tree["received"]), float(tree["renewAt"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_identity(state: Path) -> None:
+    """Forget key and certificate."""
+    for name in (SVID, NEXT_KEY):
+        remove(state / name)
+
+
+def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+def _read_key(text: str) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(text.encode(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("a P-256 key was expected")
+    return key

@@ -1,0 +1,168 @@
+"""A certificate as the proxy will judge it, judged before the proxy does. Pure.
+
+`check_svid` makes every check that linkerd2-proxy and its peers make, so that a certificate that would be refused
+there is refused here, with a reason, while the last good one still serves:
+the chain leads to an anchor, every link valid now, every issuer a CA that may sign and whose path length suffices;
+SANs are exactly the DNS name, then the SPIFFE URI; the key is the certificate's; the leaf may serve both sides of TLS
+and is no CA; its subject is not empty (the proxy's parser refuses an empty SEQUENCE); and the DER re-encodes to the
+same bytes, since the proxy encodes it again.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from exclave.identity.names import MeshIdentity
+from exclave.identity.x509 import der_of, is_issued_by, not_after, not_before, read_blocks, read_certificates
+
+
+class SvidError(ValueError):
+    """A certificate that the proxy or its peers would refuse; the text says why."""
+
+
+@dataclass(frozen=True)
+class Svid:
+    """A certificate that passed. `chain` is DER, leaf first, without the anchor; `key` PKCS#8 DER; times epoch seconds.
+
+    `issuer_sha256` names the certificate that signed the leaf: sha256 of its DER, in hex.
+    """
+
+    spiffe_id: str
+    dns_name: str
+    chain: tuple[bytes, ...]
+    key: bytes = field(repr=False)
+    not_before: float
+    not_after: float
+    serial: int
+    issuer_sha256: str
+
+
+def check_svid(
+    chain_pem: str, key: ec.EllipticCurvePrivateKey, anchors_pem: str, identity: MeshIdentity, now: float
+) -> Svid:
+    """Judge a chain (PEM, leaf first) and its key by the mesh's anchors. Raises SvidError with the reason."""
+    try:
+        chain, anchors = read_certificates(chain_pem), read_certificates(anchors_pem)
+        received = read_blocks(chain_pem)
+    except ValueError as problem:
+        raise SvidError(str(problem)) from None
+    if received != tuple(der_of(certificate) for certificate in chain):
+        raise SvidError("a certificate of the chain does not encode to the same bytes again")
+    leaf, *intermediates = chain
+    _check_leaf(leaf, key, identity)
+    issuer = _check_path(leaf, intermediates, anchors, now)
+    return Svid(
+        spiffe_id=identity.spiffe_id,
+        dns_name=identity.dns_name,
+        chain=tuple(der_of(certificate) for certificate in chain),
+        key=key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        not_before=not_before(leaf),
+        not_after=min(not_after(certificate) for certificate in chain),
+        serial=leaf.serial_number,
+        issuer_sha256=fingerprint(issuer),
+    )
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """sha256 of a certificate's DER, in hex."""
+    return hashlib.sha256(der_of(certificate)).hexdigest()
+
+
+def _check_leaf(leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey, identity: MeshIdentity) -> None:
+    if not list(leaf.subject):
+        raise SvidError("the subject is empty, which the proxy's parser refuses")
+    if _spki(leaf.public_key()) != _spki(key.public_key()):
+        raise SvidError("the certificate is for another key than ours")
+    expected = [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
+    found = _names(leaf)
+    if found != expected:
+        shown = ", ".join(str(name.value) for name in found) or "none"
+        wanted = f"{identity.dns_name}, {identity.spiffe_id}"
+        raise SvidError(f"the names {wanted} were expected in this order, found {shown}")
+    if _is_authority(leaf):
+        raise SvidError("the certificate is a CA's; a leaf was expected")
+    _check_usage(leaf)
+
+
+def _check_usage(leaf: x509.Certificate) -> None:
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
+        if not usage.digital_signature:
+            raise SvidError("key usage digitalSignature is missing")
+    except x509.ExtensionNotFound:
+        pass  # absent means unrestricted
+    try:
+        purposes = set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return
+    for purpose, name in (
+        (ExtendedKeyUsageOID.SERVER_AUTH, "server"),
+        (ExtendedKeyUsageOID.CLIENT_AUTH, "client"),
+    ):
+        if purpose not in purposes:
+            raise SvidError(f"extended key usage for a TLS {name} is missing")
+
+
+def _check_path(
+    leaf: x509.Certificate, intermediates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: float
+) -> x509.Certificate:
+    """Follow the chain to an anchor and return the certificate that signed the leaf."""
+    current, first_issuer = leaf, None
+    _check_time(leaf, "the certificate", now)
+    for depth, issuer in enumerate(intermediates):
+        if not is_issued_by(current, issuer):
+            raise SvidError(f"certificate {depth + 1} of the chain is not signed by the one after it")
+        _check_issuer(issuer, depth, now)
+        current, first_issuer = issuer, first_issuer or issuer
+    for anchor in anchors:
+        if der_of(anchor) == der_of(current) and first_issuer is not None:
+            return first_issuer
+        if is_issued_by(current, anchor) and not_before(anchor) <= now < not_after(anchor):
+            return first_issuer or anchor
+    raise SvidError("the chain does not lead to a trust anchor of the mesh that is valid")
+
+
+def _check_issuer(issuer: x509.Certificate, depth: int, now: float) -> None:
+    _check_time(issuer, "an issuer in the chain", now)
+    try:
+        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        raise SvidError("an issuer in the chain is no CA") from None
+    if not constraints.ca:
+        raise SvidError("an issuer in the chain is no CA")
+    if constraints.path_length is not None and constraints.path_length < depth:
+        raise SvidError("an issuer in the chain may not have another below it (path length)")
+
+
+def _check_time(certificate: x509.Certificate, what: str, now: float) -> None:
+    if now < not_before(certificate):
+        raise SvidError(f"{what} is valid only {not_before(certificate) - now:.0f} s from now: do the clocks agree?")
+    if now >= not_after(certificate):
+        raise SvidError(f"{what} expired {now - not_after(certificate):.0f} s ago")
+
+
+def _names(leaf: x509.Certificate) -> list[x509.GeneralName]:
+    try:
+        return list(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return []
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _spki(key: object) -> bytes:
+    assert hasattr(key, "public_bytes")
+    encoded: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return encoded

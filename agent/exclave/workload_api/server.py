@@ -1,0 +1,164 @@
+"""The door: the unix socket where the proxy gets its certificate, and each new one as it comes.
+
+Rules: the socket's file is open to every user, since the proxy has its own; who may have the key is decided by the
+kernel's word on who connected. One task a client: a slow or mad one holds up nobody else. A stale file is replaced;
+one that somebody serves is another agent's, and an error.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from exclave.errors import Fault, HostError
+from exclave.identity.svid import Svid
+from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
+from exclave.workload_api.connection import Connection
+from exclave.workload_api.messages import X509Svid, encode_response
+from exclave.workload_api.peer import judge_peer, peer_of
+
+log = logging.getLogger(__name__)
+
+GOODBYE = 2.0
+"""Seconds that a client has to hear that we stop."""
+
+_CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class WorkloadApi:
+    """Where the socket is, and how many streams are served."""
+
+    path: Path
+    streams: Latest[int]
+
+
+@asynccontextmanager
+async def open_workload_api(
+    path: Path,
+    svid: Latest[Svid | None],
+    bundle: Callable[[], tuple[bytes, ...]],
+    allowed_uids: frozenset[int],
+) -> AsyncIterator[WorkloadApi]:
+    """Serve the latest certificate to these users while open. `bundle` gives the mesh's anchors (DER).
+
+    Raises HostError if the socket cannot be made, or another agent serves it.
+    """
+    api = WorkloadApi(path, Latest(0))
+    listener = await _listen(path)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        peer = peer_of(stream.socket)
+        denied = judge_peer(peer, allowed_uids)
+        if denied is not None:
+            log.warning("workload API: process %d of user %d was refused", peer.pid, peer.uid)
+        connection = Connection(denied)
+        async with stream:
+            await _serve(stream, connection, svid, bundle, api.streams)
+
+    async with open_bare_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        try:
+            yield api
+        finally:
+            nursery.cancel_scope.cancel()
+            path.unlink(missing_ok=True)
+
+
+async def _serve(
+    stream: trio.SocketStream,
+    connection: Connection,
+    svid: Latest[Svid | None],
+    bundle: Callable[[], tuple[bytes, ...]],
+    streams: Latest[int],
+) -> None:
+    """One client, to its end."""
+    ready = Latest(0)  # counts whatever may have given us something to send
+    counted = 0
+
+    async def read() -> None:
+        while not connection.is_over:
+            try:
+                connection.receive(await stream.receive_some(_CHUNK))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                connection.receive(b"")
+            ready.set(ready.value + 1)
+
+    async def follow() -> None:
+        async for newest in svid.changes():
+            if newest is not None:
+                connection.publish(_response(newest, bundle()))
+                ready.set(ready.value + 1)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            nursery.start_soon(follow)
+            async for _ in ready.changes():
+                await stream.send_all(connection.take())
+                streams.set(streams.value + connection.streams - counted)
+                counted = connection.streams
+                if connection.is_over:
+                    break
+            nursery.cancel_scope.cancel()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return  # it has gone without a word
+    except BaseException as problem:
+        if not _is_lost(problem):
+            raise
+    finally:
+        streams.set(streams.value - counted)
+        await _say_goodbye(stream, connection)
+
+
+def _is_lost(problem: BaseException) -> bool:
+    inside = getattr(problem, "exceptions", None)
+    if inside is not None:
+        return all(_is_lost(member) for member in inside)
+    return isinstance(problem, (trio.BrokenResourceError, trio.ClosedResourceError))
+
+
+async def _say_goodbye(stream: trio.SocketStream, connection: Connection) -> None:
+    connection.close()
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE):
+        try:
+            await stream.send_all(connection.take())
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            return
+
+
+def _response(svid: Svid, bundle: tuple[bytes, ...]) -> bytes:
+    return encode_response((X509Svid(svid.spiffe_id, b"".join(svid.chain), svid.key, b"".join(bundle)),))
+
+
+async def _listen(path: Path) -> trio.SocketListener:
+    await _remove_stale(path)
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        await listener.bind(str(path))
+        os.chmod(path, 0o666)  # noqa: S103  the kernel says who connects, and only the proxy's user gets the key
+        listener.listen(64)
+    except OSError as problem:
+        listener.close()
+        raise HostError(
+            Fault.TAKEN, f"cannot listen on {path}: {problem.strerror}", "make its folder exist and writable for root"
+        ) from problem
+    return trio.SocketListener(listener)
+
+
+async def _remove_stale(path: Path) -> None:
+    try:
+        stream = await trio.open_unix_socket(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return
+    await stream.aclose()
+    raise HostError(
+        Fault.ANOTHER_AGENT, f"{path} is served by another process", "stop the other agent, then start this one"
+    )

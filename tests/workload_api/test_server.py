@@ -1,0 +1,174 @@
+"""The socket with a client that we did not write: grpcio, in a thread."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import trio
+
+from exclave.errors import Fault, HostError
+from exclave.identity.svid import Svid
+from exclave.identity.x509 import der_of
+from exclave.kit.latest import Latest
+from exclave.workload_api import open_workload_api
+from exclave.workload_api.messages import decode_response
+from support.mesh import mesh
+
+METHOD = "/SpiffeWorkloadAPI/FetchX509SVID"
+SECURE = (("workload.spiffe.io", "true"),)
+ME = frozenset({os.getuid()})
+
+
+def bundle() -> tuple[bytes, ...]:
+    return (der_of(mesh().anchor.certificate),)
+
+
+def fetch(path: Path, metadata: tuple[tuple[str, str], ...] = SECURE, method: str = METHOD) -> Iterator[bytes]:
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        yield from channel.unary_stream(method)(b"", metadata=metadata, timeout=30)
+
+
+async def first(path: Path, **options: object) -> bytes:
+    return await trio.to_thread.run_sync(lambda: next(iter(fetch(path, **options))))  # type: ignore[arg-type]
+
+
+async def test_grpcio_gets_the_certificate_key_and_bundle(tmp_path: Path) -> None:
+    svid = mesh().svid(time.time())
+    async with open_workload_api(tmp_path / "w.sock", Latest[Svid | None](svid), bundle, ME) as api:
+        (found,) = decode_response(await first(api.path))
+    assert found.spiffe_id == svid.spiffe_id
+    assert found.certificates == b"".join(svid.chain)
+    assert found.key == svid.key
+    assert found.bundle == b"".join(bundle())
+
+
+async def test_every_rotation_is_pushed_to_every_client(tmp_path: Path) -> None:
+    latest: Latest[Svid | None] = Latest(mesh().svid(time.time()))
+    seen: dict[str, list[bytes]] = {"one": [], "two": []}
+    got = Latest(0)
+
+    async with open_workload_api(tmp_path / "w.sock", latest, bundle, ME) as api, trio.open_nursery() as nursery:
+
+        async def follow(name: str) -> None:
+            messages = fetch(api.path)
+            for _ in range(3):
+                message = await trio.to_thread.run_sync(lambda: next(messages))
+                seen[name].append(decode_response(message)[0].key)
+                got.set(got.value + 1)
+            await trio.to_thread.run_sync(messages.close)  # type: ignore[attr-defined]
+
+        nursery.start_soon(follow, "one")
+        nursery.start_soon(follow, "two")
+        wanted = [latest.value]
+        for count in (1, 2, 3):
+            await got.wait_for(lambda keys, count=count: keys >= 2 * count)  # type: ignore[misc]
+            if count < 3:
+                latest.set(mesh().svid(time.time()))
+                wanted.append(latest.value)
+    keys = [svid.key for svid in wanted if svid is not None]
+    assert seen == {"one": keys, "two": keys}
+
+
+async def test_a_client_that_comes_before_there_is_a_certificate_waits_for_it(tmp_path: Path) -> None:
+    latest: Latest[Svid | None] = Latest(None)
+    svid = mesh().svid(time.time())
+    got: list[bytes] = []
+    async with open_workload_api(tmp_path / "w.sock", latest, bundle, ME) as api, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            got.append(await first(api.path))
+
+        nursery.start_soon(ask)
+        await api.streams.wait_for(lambda streams: streams == 1)
+        assert not got
+        latest.set(svid)
+    assert decode_response(got[0])[0].key == svid.key
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        pytest.param(
+            {"metadata": ()},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "security header missing from request: workload.spiffe.io: true",
+            id="without the security header",
+        ),
+        pytest.param(
+            {"method": "/SpiffeWorkloadAPI/FetchJWTSVID"},
+            grpc.StatusCode.UNIMPLEMENTED,
+            "only /SpiffeWorkloadAPI/FetchX509SVID is served here, not /SpiffeWorkloadAPI/FetchJWTSVID",
+            id="another method",
+        ),
+    ],
+)
+async def test_a_call_that_is_not_served_gets_its_status(
+    tmp_path: Path, options: dict[str, object], code: grpc.StatusCode, text: str
+) -> None:
+    latest: Latest[Svid | None] = Latest(mesh().svid(time.time()))
+    async with open_workload_api(tmp_path / "w.sock", latest, bundle, ME) as api:
+        with pytest.raises(grpc.RpcError) as refused:
+            await first(api.path, **options)
+    assert refused.value.code() is code
+    assert refused.value.details() == text
+
+
+async def test_another_user_is_refused(tmp_path: Path) -> None:
+    latest: Latest[Svid | None] = Latest(mesh().svid(time.time()))
+    async with open_workload_api(tmp_path / "w.sock", latest, bundle, frozenset({64999})) as api:
+        with pytest.raises(grpc.RpcError) as refused:
+            await first(api.path)
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert refused.value.details() == f"user {os.getuid()} is not the proxy's, and only the proxy is served"
+
+
+async def test_clients_hear_that_the_agent_stops(tmp_path: Path) -> None:
+    latest: Latest[Svid | None] = Latest(None)
+    raised: list[grpc.RpcError] = []
+    async with trio.open_nursery() as nursery:
+        async with open_workload_api(tmp_path / "w.sock", latest, bundle, ME) as api:
+
+            async def ask() -> None:
+                try:
+                    await first(api.path)
+                except grpc.RpcError as problem:
+                    raised.append(problem)
+
+            nursery.start_soon(ask)
+            await api.streams.wait_for(lambda streams: streams == 1)
+    assert raised[0].code() is grpc.StatusCode.UNAVAILABLE
+    assert not (tmp_path / "w.sock").exists()
+
+
+async def test_a_stale_socket_is_replaced_and_a_served_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "w.sock"
+    latest: Latest[Svid | None] = Latest(mesh().svid(time.time()))
+    async with open_workload_api(path, latest, bundle, ME):
+        with pytest.raises(HostError) as refused:
+            async with open_workload_api(path, latest, bundle, ME):
+                pass
+        assert refused.value.fault is Fault.ANOTHER_AGENT
+        assert refused.value.message == f"{path} is served by another process"
+        assert path.exists()
+    stale = trio.socket.socket(trio.socket.AF_UNIX)
+    await stale.bind(str(path))
+    stale.close()
+    async with open_workload_api(path, latest, bundle, ME) as api:
+        assert await first(api.path)
+
+
+async def test_nonsense_from_one_client_leaves_the_others_served(tmp_path: Path) -> None:
+    latest: Latest[Svid | None] = Latest(mesh().svid(time.time()))
+    async with open_workload_api(tmp_path / "w.sock", latest, bundle, ME) as api:
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 70000):
+            stream = await trio.open_unix_socket(str(api.path))
+            with contextlib.suppress(trio.BrokenResourceError):  # it may hang up before it has read all
+                await stream.send_all(nonsense)
+                while await stream.receive_some(65536):
+                    pass
+            await stream.aclose()
+        assert await first(api.path)
