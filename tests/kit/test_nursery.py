@@ -30,7 +30,7 @@ async def test_what_a_task_raises_comes_out_bare_though_the_body_is_cancelled_fo
 
 
 async def test_two_failures_come_out_as_a_group() -> None:
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011  groups have no common class before Python 3.11
+    with pytest.raises(Exception) as caught:
         async with open_bare_nursery() as nursery:
             nursery.start_soon(fail, KeyError("one"))
             nursery.start_soon(fail, ValueError("two"))
@@ -38,12 +38,21 @@ async def test_two_failures_come_out_as_a_group() -> None:
 
 
 async def test_a_group_that_the_body_raises_stays_one_group() -> None:
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011
+    with pytest.raises(Exception) as caught:
         async with open_bare_nursery():
             async with trio.open_nursery() as inner:
                 inner.start_soon(fail, KeyError("one"))
                 inner.start_soon(fail, ValueError("two"))
     assert {type(member) for member in members(caught.value)} == {KeyError, ValueError}
+
+
+async def test_one_failure_within_groups_comes_out_bare() -> None:
+    problem = KeyError("mine")
+    with pytest.raises(KeyError) as caught:
+        async with open_bare_nursery():
+            async with trio.open_nursery() as inner:
+                inner.start_soon(fail, problem)
+    assert caught.value is problem
 
 
 async def test_a_cancellation_from_outside_passes_through() -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import trio
 
+from exclave.kit.nursery import open_bare_nursery
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -30,14 +32,16 @@ async def run_command(
 
     Raises FileNotFoundError if there is no such program, trio.TooSlowError after `timeout` seconds.
     """
+    # The nursery is there for what trio 0.22's run_process raises: FileNotFoundError in a group.
     with trio.fail_after(timeout):
-        done = await trio.run_process(
-            list(arguments),
-            stdin=stdin,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env=None if environment is None else dict(environment),
-        )
+        async with open_bare_nursery():
+            done = await trio.run_process(
+                list(arguments),
+                stdin=stdin,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env=None if environment is None else dict(environment),
+            )
     assert isinstance(done, subprocess.CompletedProcess)
     return Finished(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace").strip())

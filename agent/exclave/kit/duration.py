@@ -3,8 +3,8 @@
 import re
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_WHOLE = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 
 
 def parse_duration(text: str) -> float:
@@ -15,8 +15,8 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest exact form in one unit: 86400 is `24h`, 90 is `90s`, 0.5 is `500ms`."""
-    if seconds < 1 or seconds != int(seconds):
+    """One number in the largest unit that keeps it whole, minutes from two on: 86400 is `24h`, 60 is `60s`."""
+    if seconds != int(seconds):
         return f"{round(seconds * 1000)}ms"
     whole = int(seconds)
     if whole % 3600 == 0 and whole:

@@ -8,13 +8,14 @@ import socket
 
 
 def notify(state: str) -> bool:
-    """Send one state line such as "READY=1" or "WATCHDOG=1"; False if nobody listens."""
+    """Send one state line such as "READY=1" or "WATCHDOG=1"; False if nobody listens, or nobody reads."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+    # A datagram to a full queue waits for its reader otherwise, and all of the agent with it.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as channel:
         try:
             channel.sendto(state.encode(), address)
         except OSError:

@@ -28,7 +28,7 @@ async def open_bare_nursery() -> AsyncIterator[trio.Nursery]:
 
 def _only_failure(problem: BaseException) -> BaseException:
     failures = [member for member in members(problem) if not _is_cancellation(member)]
-    return failures[0] if len(failures) == 1 else problem
+    return _only_failure(failures[0]) if len(failures) == 1 else problem
 
 
 def _is_cancellation(problem: BaseException) -> bool:
