@@ -17,7 +17,6 @@ from exclave.member.facts import (
     read_machine_hash,
 )
 
-
 EXPECTED = "8a531980703b4802"
 """printf exclave | openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef"""
 

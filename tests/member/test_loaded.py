@@ -12,7 +12,7 @@ from exclave import __version__
 from exclave.kit.latest import Latest
 from exclave.member.loaded import choose_loaded, tell_loaded
 from exclave.member.spec import MemberView
-from support.mesh import CA, make_settings
+from support.member import CA, make_settings
 
 
 def test_what_is_unknown_stays_out() -> None:

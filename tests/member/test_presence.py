@@ -18,7 +18,7 @@ from exclave.member.record import load_eviction, load_membership, load_settings,
 from exclave.member.settings import digest, render_settings
 from exclave.member.state import Standing
 from support.cluster import StoreCluster
-from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
+from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
 
 START = 1_800_000_000.0
 SETTINGS = make_settings()

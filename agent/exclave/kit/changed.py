@@ -18,7 +18,7 @@ async def open_changed(*sources: Latest[Any]) -> AsyncIterator[Latest[int]]:
     """Count the changes of all sources while open: `async for _ in changed.changes()` wakes now and at each one."""
     count = Latest(0)
 
-    async def follow(source: Latest[Any], *, task_status: trio.TaskStatus[None]) -> None:
+    async def follow(source: Latest[Any], *, task_status: "trio.TaskStatus[None]") -> None:
         first = True
         async for _ in source.changes():
             if first:  # today's value is no change; from here on none is missed

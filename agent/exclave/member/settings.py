@@ -9,10 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from exclave.identity.names import MeshIdentity, server_name
 from exclave.kit.duration import format_duration, parse_duration
+
+if TYPE_CHECKING:
+    from exclave.identity.names import MeshIdentity
 
 Capture = Literal["cluster", "all", "none"]
 VERSION = 1
@@ -106,8 +108,10 @@ class Settings:
     group: GroupSpec
 
     @property
-    def identity(self) -> MeshIdentity:
+    def identity(self) -> "MeshIdentity":
         """The identity that members of this group present."""
+        from exclave.identity.names import MeshIdentity  # here, since identity's own modules read settings
+
         return MeshIdentity(
             self.group.service_account, self.namespace, self.linkerd.namespace, self.linkerd.trust_domain
         )
@@ -115,6 +119,8 @@ class Settings:
     @property
     def server_name(self) -> str:
         """The SNI that members of this group terminate."""
+        from exclave.identity.names import server_name  # here, as above
+
         return server_name(self.group_name, self.namespace, self.linkerd.cluster_domain)
 
 
