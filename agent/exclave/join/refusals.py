@@ -1,0 +1,162 @@
+"""Every way in which joining is refused, worded once. Pure.
+
+Rules: the error's class and number say who must act; the message says what was met; nothing here holds a token. A
+reason that this version does not know is no refusal: the controller may be waiting for something itself.
+"""
+
+from collections.abc import Callable
+
+from exclave.errors import ApiRefusal, ClusterError, ExclaveError, Fault, TokenError
+from exclave.join.token import JoinToken
+from exclave.member.spec import Condition, MemberView, rfc3339
+
+MOST_SKEW = 300.0
+"""Seconds that two clocks may differ: more, and tokens and certificates are not yet or no longer valid."""
+
+PATIENCE = 60.0
+"""Seconds for the controller to admit a Member."""
+
+
+def expired(token: JoinToken) -> TokenError:
+    """The token's time is over, by this machine's clock."""
+    return TokenError(
+        Fault.TOKEN_EXPIRED,
+        f"the join token for group {_group(token)} expired at {rfc3339(token.expires)}, by this machine's clock",
+        f"check this machine's clock, or {_new_token(token)}",
+    )
+
+
+def revoked(token: JoinToken, server: str) -> TokenError:
+    """The token is not accepted although its time is not over."""
+    return TokenError(
+        Fault.TOKEN_REVOKED,
+        f"the join token for group {_group(token)} was revoked: {server} does not accept it",
+        _new_token(token),
+    )
+
+
+def used_up(token: JoinToken) -> TokenError:
+    """Every name that the token may use is taken."""
+    uses = len(token.member_names)
+    names = "its one name is" if uses == 1 else f"all {uses} of its names are"
+    return TokenError(
+        Fault.TOKEN_USED_UP,
+        f"the join token for group {_group(token)} is used up: {names} taken by other machines",
+        _new_token(token),
+    )
+
+
+def already_member(namespace: str, member: str) -> ClusterError:
+    """This machine is a member and stays one."""
+    return ClusterError(
+        Fault.ALREADY_MEMBER,
+        f"this machine is already member {namespace}/{member}",
+        "to join again, leave first: exclave leave",
+    )
+
+
+def clocks_differ(server: str, skew: float) -> ClusterError:
+    """`skew` is how many seconds the server's clock is ahead of ours."""
+    ahead = "ahead of" if skew > 0 else "behind"
+    return ClusterError(
+        Fault.CLOCK_SKEW,
+        f"the clock of {server} is {abs(skew):.0f} s {ahead} this machine's; at most {MOST_SKEW:.0f} s were expected",
+        "set this machine's clock, for instance with: timedatectl set-ntp true",
+    )
+
+
+def no_address(servers: tuple[str, ...]) -> ClusterError:
+    """This machine does not know by which address pods may reach it."""
+    return ClusterError(
+        Fault.UNREACHABLE,
+        f"this machine has no address of its own on a route to {', '.join(servers)}",
+        "bring up its network, or name the address: member.address in /etc/exclave/config.toml",
+    )
+
+
+def not_admitted(namespace: str, member: str, seen: str) -> ClusterError:
+    """Nothing came within `PATIENCE`; `seen` is the last that was heard, "" if nothing was."""
+    return ClusterError(
+        Fault.NOT_ADMITTED,
+        f"the controller did not admit Member {namespace}/{member} within {PATIENCE:.0f} s"
+        + (f": {seen}" if seen else ""),
+        "check that it runs: kubectl -n exclave get pods; then run the same command with the same token again",
+    )
+
+
+def unusable(what: str, problem: str) -> ClusterError:
+    """The controller gave something that does not serve."""
+    return ClusterError(
+        Fault.NOT_ADMITTED,
+        f"{what} from the controller cannot be used: {problem}",
+        "compare the versions of exclave here and in the cluster, and its issuer with Linkerd's trust anchors",
+    )
+
+
+def translated(problem: ClusterError, token: JoinToken, now: float, server: str, skew: float | None) -> ExclaveError:
+    """What a failed request means for somebody who joins with this token."""
+    if not isinstance(problem, ApiRefusal):
+        if problem.cause_kind == "tls-ca":
+            return TokenError(Fault.CA_MISMATCH, problem.message, problem.hint)
+        return problem
+    if skew is not None and abs(skew) > MOST_SKEW:
+        return clocks_differ(server, skew)
+    if problem.status == 401:
+        return expired(token) if now >= token.expires else revoked(token, server)
+    return problem
+
+
+def read_refusal(view: MemberView, token: JoinToken) -> ExclaveError | None:
+    """The controller's refusal in a Member; None if it has not refused."""
+    admitted = view.admitted
+    if admitted is None or admitted.status or admitted.reason not in _REASONS:
+        return None
+    return _REASONS[admitted.reason](view, admitted, token)
+
+
+def _group_gone(_view: MemberView, told: Condition, token: JoinToken) -> ExclaveError:
+    return TokenError(
+        Fault.GROUP_GONE, f"group {_group(token)} is gone: {told.message}", "ask the admin for a token of another group"
+    )
+
+
+def _machine_known(_view: MemberView, told: Condition, _token: JoinToken) -> ExclaveError:
+    return ClusterError(
+        Fault.MACHINE_KNOWN,
+        f"a member with this machine's id lives already: {told.message}",
+        "if this machine was reinstalled, evict that member; if it is a clone, give it an id of its own: "
+        "rm /etc/machine-id && systemd-machine-id-setup",
+    )
+
+
+def _address_refused(view: MemberView, told: Condition, _token: JoinToken) -> ExclaveError:
+    return ClusterError(
+        Fault.ADDRESS_REFUSED,
+        f"address {', '.join(view.addresses)} was refused: {told.message}",
+        "name another one: member.address in /etc/exclave/config.toml; or change the group's networks",
+    )
+
+
+def _guard_missing(_view: MemberView, told: Condition, _token: JoinToken) -> ExclaveError:
+    return ClusterError(
+        Fault.NOT_ADMITTED,
+        f"the cluster admits nobody while its admission policy is missing: {told.message}",
+        "ask the admin to install exclave's admission policy again",
+    )
+
+
+_REASONS: dict[str, Callable[[MemberView, Condition, JoinToken], ExclaveError]] = {
+    "GroupNotFound": _group_gone,
+    "MachineKnown": _machine_known,
+    "AddressRefused": _address_refused,
+    "AddressInUse": _address_refused,
+    "GuardMissing": _guard_missing,
+}
+
+
+def _group(token: JoinToken) -> str:
+    return f"{token.namespace}/{token.group}"
+
+
+def _new_token(token: JoinToken) -> str:
+    return f"ask the admin for a new one: kubectl exclave token create {token.group}"

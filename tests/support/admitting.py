@@ -1,0 +1,207 @@
+"""A controller as far as joining needs one: it admits Members as they appear, or refuses them, over the sandbox's API.
+
+It does in one write what the real one does: account, Lease and ExternalWorkload first, then condition, certificate,
+sealed credential and settings together. The real controller's own tests are elsewhere.
+
+    async with open_admitting(tmp_path) as controller:
+        token = await controller.join_token()
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import NameOID
+
+from exclave.cluster import Cluster, Listed, Upserted, open_cluster
+from exclave.cluster.requests import (
+    CLUSTER_ROLE_BINDINGS,
+    CONFIG_MAPS,
+    EXTERNAL_WORKLOADS,
+    LEASES,
+    MEMBERS,
+    NAMESPACES,
+    SERVICE_ACCOUNTS,
+    Object,
+    Resource,
+    create,
+    create_token,
+    delete,
+    patch,
+)
+from exclave.errors import ApiRefusal
+from exclave.identity.csr import csr_sha256, read_csr
+from exclave.join.delivery import seal
+from exclave.join.token import JoinToken
+from exclave.member.settings import Settings, digest, render_settings
+from exclave.member.spec import Condition, MemberView, make_condition, parse_member_name, rfc3339, view_member
+from exclave.sandbox import kinds
+from exclave.sandbox.pki import Authority, make_anchor, make_issuer, pem_of
+from support.apiserver import RunningApiServer, running_apiserver
+from support.member import GROUP, NAMESPACE, make_settings
+
+TOKEN_ID = "k7q2x"
+VMS = f"{NAMESPACE}-vms"
+
+BINDING = {
+    "metadata": {"name": "machines"},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+    "subjects": [
+        {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": f"system:serviceaccounts:{VMS}"},
+    ],
+}
+
+
+def sign(issuer: Authority, csr: str, settings: Settings) -> str:
+    """A chain for a CSR as the controller signs it."""
+    now, identity = datetime.now(timezone.utc), settings.identity
+    names = [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
+    leaf = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "member")]))
+        .issuer_name(issuer.certificate.subject)
+        .public_key(read_csr(csr).public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(seconds=10))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(issuer.key, hashes.SHA256())
+    )
+    return pem_of(leaf) + issuer.pem
+
+
+@dataclass
+class Controller:
+    """Admits Members while `admits`, unless `refuses` (reason, message); `spoil` changes a status before it goes."""
+
+    api: RunningApiServer
+    cluster: Cluster
+    anchor: Authority
+    admits: bool = True
+    refuses: tuple[str, str] | None = None
+    spoil: Callable[[dict[str, Any]], object] = field(default=lambda _status: None)
+
+    def __post_init__(self) -> None:
+        self.issuer = make_issuer(self.anchor)
+        self.settings = make_settings(self.anchor.pem)
+
+    async def furnish(self) -> None:
+        """What is there before anybody joins."""
+        for name in (NAMESPACE, VMS):
+            await self.put(NAMESPACES, None, name)
+        await self.put(CLUSTER_ROLE_BINDINGS, None, "machines", **BINDING)
+        data = {"settings.json": render_settings(self.settings)}
+        await self.put(CONFIG_MAPS, NAMESPACE, f"exclave-mesh.{GROUP}", data=data)
+
+    async def put(self, resource: Resource, namespace: str | None, name: str, **body: Any) -> None:
+        """Have an object; nothing happens if it is there."""
+        typed = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}}
+        try:
+            await self.cluster.send(create(resource, namespace, typed | body))
+        except ApiRefusal as refusal:
+            assert refusal.status == 409, refusal
+
+    async def mint(self, account: str) -> str:
+        """A token of an account of machines."""
+        answer = await self.cluster.send(create_token(VMS, account, 3600))
+        return str(answer["status"]["token"])
+
+    async def join_token(self, uses: int = 1, expires_in: float = 3600.0, token_id: str = TOKEN_ID) -> JoinToken:
+        """A token as `token create` makes it."""
+        account = f"{GROUP}.join.{token_id}-{uses}"
+        await self.put(SERVICE_ACCOUNTS, VMS, account)
+        access, token = self.api.access, await self.mint(account)
+        return JoinToken(access.servers, access.ca, NAMESPACE, GROUP, token, time.time() + expires_in)
+
+    async def revoke(self, account: str) -> None:
+        """Delete an account of machines; its tokens die with it."""
+        await self.cluster.send(delete(SERVICE_ACCOUNTS, VMS, account))
+
+    def find(self, resource: Resource, name: str) -> Object | None:
+        """What the store holds, in the group's namespace."""
+        kind = next(kind for kind in kinds.KINDS if kind.resource == resource)
+        return self.api.server.store.find(kind, NAMESPACE, name)
+
+    def members(self) -> list[MemberView]:
+        """All Members, by name."""
+        kind = next(kind for kind in kinds.KINDS if kind.resource == MEMBERS)
+        return [view_member(found) for found in self.api.server.store.select(kind, NAMESPACE)]
+
+    async def wait_member(self, accept: Callable[[MemberView], bool] = lambda _: True) -> MemberView:
+        """Wait until there is an acceptable Member."""
+        async with self.cluster.watch(MEMBERS, NAMESPACE) as events:
+            async for event in events:
+                found = event.objects if isinstance(event, Listed) else (event.object,)
+                for view in map(view_member, found):
+                    if accept(view):
+                        return view
+        raise AssertionError
+
+    async def serve(self) -> None:
+        """Deal with new Members for ever, and take the credential away at the first heartbeat."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_back)
+            async with self.cluster.watch(MEMBERS, NAMESPACE) as events:
+                async for event in events:
+                    if isinstance(event, Upserted):
+                        await self._see(view_member(event.object))
+
+    async def _see(self, view: MemberView) -> None:
+        if view.admitted is not None:
+            return
+        if self.refuses is not None:
+            refused = Condition("Admitted", False, *self.refuses)
+            await self._write(view.name, {"conditions": [make_condition(refused, time.time())]})
+        elif self.admits:
+            await self.admit(view)
+
+    async def admit(self, view: MemberView) -> None:
+        account = parse_member_name(view.name).account
+        await self.put(SERVICE_ACCOUNTS, VMS, account)
+        await self.put(LEASES, NAMESPACE, view.name, spec={})
+        spec = {"meshTLS": {"identity": "spiffe://x", "serverName": "web"}}
+        await self.put(EXTERNAL_WORKLOADS, NAMESPACE, view.name, spec=spec)
+        status = {
+            "conditions": [make_condition(Condition("Admitted", True, "Admitted", "welcome"), time.time())],
+            "certificate": {
+                "csrSha256": csr_sha256(view.csr),
+                "chain": sign(self.issuer, view.csr, self.settings),
+                "notAfter": rfc3339(time.time() + 86400),
+            },
+            "credential": seal(await self.mint(account), view.delivery_key),
+            "settings": digest(render_settings(self.settings)),
+        }
+        self.spoil(status)
+        await self._write(view.name, status)
+
+    async def _take_back(self) -> None:
+        async with self.cluster.watch(LEASES, NAMESPACE) as events:
+            async for event in events:
+                if isinstance(event, Upserted) and event.object["spec"].get("renewTime"):
+                    await self._write(event.object["metadata"]["name"], {"credential": None})
+
+    async def _write(self, name: str, status: dict[str, Any]) -> None:
+        try:
+            await self.cluster.send(patch(MEMBERS, NAMESPACE, name, {"status": status}, "status"))
+        except ApiRefusal as refusal:
+            assert refusal.status == 404, refusal
+
+
+@asynccontextmanager
+async def open_admitting(directory: Path) -> AsyncIterator[Controller]:
+    """An API server and a controller over it."""
+    async with running_apiserver(directory) as api:
+        async with open_cluster(api.access, lambda: api.admin_token) as cluster:
+            controller = Controller(api, cluster, make_anchor())
+            await controller.furnish()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(controller.serve)
+                yield controller
+                nursery.cancel_scope.cancel()
