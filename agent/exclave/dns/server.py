@@ -1,0 +1,170 @@
+"""The door of the stub: UDP and TCP, port 53, on one address.
+
+Rules: the sockets are bound before the door yields, so a taken port is told at once; after that nothing here ends the
+agent: each transport starts again by itself. Settings that cannot be turned into names are logged, and the last good
+ones answer on. A query costs one computation and no memory that stays; TCP connections are few and short-lived.
+The stub closes with its door on every ending: the next agent binds anew, and a proxy asks again.
+"""
+
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from exclave.dns.message import MOST, respond
+from exclave.dns.zone import Service, control_plane_services
+from exclave.errors import Fault, HostError
+from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
+
+if TYPE_CHECKING:
+    from exclave.member.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PORT = 53
+
+CONNECTIONS = 32
+"""TCP connections at a time: askers are two proxies on this machine; what is more is closed at once."""
+
+IDLE = 10.0
+"""Seconds a TCP connection may take for its next query (RFC 7766 section 6.2.3: a few)."""
+
+
+@dataclass
+class DnsStub:
+    """A running stub. `answers` counts replies by response code."""
+
+    address: str
+    answers: Counter[str] = field(default_factory=Counter)
+    _services: tuple[Service, ...] | None = None
+
+    def load(self, settings: "Settings | None") -> None:
+        """Answer by these settings from now on; None keeps what is known."""
+        if settings is None:
+            return
+        try:
+            self._services = control_plane_services(settings)
+        except ValueError as problem:
+            log.warning("dns: the settings' control plane cannot be used, the one before is kept: %s", problem)
+
+    def answer(self, query: bytes, *, over_udp: bool) -> bytes | None:
+        """The reply to one message; None: there is none."""
+        reply = respond(self._services, query, over_udp=over_udp)
+        if reply is None:
+            return None
+        self.answers[reply.code] += 1
+        return reply.wire
+
+    async def follow(self, settings: "Latest[Settings | None]") -> None:
+        """Load every change."""
+        async for newest in settings.changes():
+            self.load(newest)
+
+    async def serve_udp(self, sock: trio.socket.SocketType) -> None:
+        """Answer datagrams for ever."""
+        while True:
+            query, asker = await sock.recvfrom(MOST)
+            reply = self.answer(query, over_udp=True)
+            if reply is None:
+                continue
+            try:
+                await sock.sendto(reply, asker)
+            except OSError as problem:
+                log.debug("dns: no reply to %s: %s", asker, problem)
+
+    async def serve_tcp(self, listener: trio.SocketListener) -> None:
+        """Accept connections for ever."""
+        async with open_bare_nursery() as connections:
+            while True:
+                stream = await listener.accept()
+                if len(connections.child_tasks) < CONNECTIONS:
+                    connections.start_soon(self._serve_connection, stream)
+                else:
+                    await trio.aclose_forcefully(stream)
+
+    async def _serve_connection(self, stream: trio.abc.Stream) -> None:
+        async with stream:
+            with suppress(trio.BrokenResourceError, trio.TooSlowError):
+                await self.converse(stream)
+
+    async def converse(self, stream: trio.abc.Stream) -> None:
+        """Answer the queries of one connection, each behind its length, until the asker has no more.
+
+        Raises trio.TooSlowError after `IDLE` seconds without a whole query, trio.BrokenResourceError.
+        """
+        unread = bytearray()
+        while True:
+            with trio.fail_after(IDLE):
+                length = await _take(stream, unread, 2)
+                query = await _take(stream, unread, int.from_bytes(length, "big")) if length else b""
+                reply = self.answer(query, over_udp=False)
+                if reply is None:
+                    return
+                await stream.send_all(len(reply).to_bytes(2, "big") + reply)
+
+
+@asynccontextmanager
+async def open_dns(address: str, settings: "Latest[Settings | None]") -> AsyncIterator[DnsStub]:
+    """Answer on port 53 of `address`, a local one, by the newest settings while open.
+
+    Raises HostError: the port or address is taken or absent, or port 53 not permitted.
+    """
+    stub = DnsStub(address)
+    stub.load(settings.value)
+    with _bound(address, socket.SOCK_DGRAM) as udp, _bound(address, socket.SOCK_STREAM) as tcp:
+        tcp.listen()
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(stub.follow, settings)
+            nursery.start_soon(supervise, "dns over UDP", partial(stub.serve_udp, udp))
+            nursery.start_soon(supervise, "dns over TCP", partial(stub.serve_tcp, trio.SocketListener(tcp)))
+            yield stub
+            nursery.cancel_scope.cancel()
+
+
+def _bound(address: str, kind: socket.SocketKind) -> trio.socket.SocketType:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    plain = socket.socket(family, kind)
+    try:
+        if kind is socket.SOCK_STREAM:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        plain.bind((address, PORT))
+    except OSError as problem:
+        plain.close()
+        raise _translated(address, kind, problem) from problem
+    return trio.socket.from_stdlib_socket(plain)
+
+
+def _translated(address: str, kind: socket.SocketKind, problem: OSError) -> HostError:
+    transport = "UDP" if kind is socket.SOCK_DGRAM else "TCP"
+    if problem.errno in (errno.EACCES, errno.EPERM):
+        return HostError(
+            Fault.NO_PRIVILEGE,
+            f"listening on {transport} port {PORT} of {address} is not permitted",
+            "run as root, with the capability NET_BIND_SERVICE",
+        )
+    return HostError(
+        Fault.TAKEN,
+        f"cannot listen on {transport} port {PORT} of {address}: {problem.strerror}",
+        f"see who does: ss --listening --numeric --processes --udp --tcp 'sport = :{PORT}'",
+    )
+
+
+async def _take(stream: trio.abc.Stream, unread: bytearray, count: int) -> bytes:
+    """The next `count` bytes, or none if the stream ends before."""
+    while len(unread) < count:
+        more = await stream.receive_some()
+        if not more:
+            return b""
+        unread += more
+    taken = bytes(unread[:count])
+    del unread[:count]
+    return taken

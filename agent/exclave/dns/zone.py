@@ -1,0 +1,141 @@
+"""What the stub knows: the two headless services of Linkerd's control plane, as the cluster's own DNS shows them. Pure.
+
+Rules: the stub is authoritative for each service's name and everything below it, and for nothing else.
+* A record is there: NOERROR. The name is there without such a record: NODATA (NOERROR, no answer), so that a resolver
+  that asks for AAAA goes on with A. A service without pods is NODATA, too: RFC 8020 lets NXDOMAIN stand for everything
+  below a name, and its pods come back.
+* A name below a service that is no pod of it: NXDOMAIN.
+* Any other name: REFUSED. We do not know whether it exists, and NXDOMAIN would be a lie that resolvers keep; after
+  REFUSED they ask their next server.
+* No settings yet: SERVFAIL, which is asked again soon and kept by nobody.
+
+linkerd2-proxy asks for SRV of the service's own name (no `_port._tcp` before it), reads the pod's address from the
+first label of the target (`10-1-2-3`, or IPv6 with dashes for colons) without looking the target up, and falls back to
+A and AAAA: project linkerd/linkerd2-proxy, linkerd/dns/src/lib.rs, `resolve_addrs` and `srv_to_socket_addr`. The
+target's shape is CoreDNS': project coredns/coredns, plugin/kubernetes/kubernetes.go, `endpointHostname`; TTL 5 is its
+default there. IPv6 is written in full, since a label such as `fd00--` could not end in a dash.
+"""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+import dns.exception
+import dns.name
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
+
+if TYPE_CHECKING:
+    from exclave.member.settings import Settings
+
+TTL = 5
+"""Seconds that an answer, also a negative one, may be kept: CoreDNS' own default, and linkerd2-proxy's least."""
+
+DESTINATION_PORT = 8086
+POLICY_PORT = 8090
+
+_TRANSFERS = (dns.rdatatype.AXFR, dns.rdatatype.IXFR)
+
+Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True)
+class Service:
+    """A headless service: its full name, the port of its SRV records, and the addresses of its pods."""
+
+    name: dns.name.Name
+    port: int
+    pods: tuple[Address, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What to answer: response code, and the records of each section. `ours`: we are the authority for the name."""
+
+    rcode: dns.rcode.Rcode
+    answer: tuple[dns.rrset.RRset, ...] = ()
+    authority: tuple[dns.rrset.RRset, ...] = ()
+    additional: tuple[dns.rrset.RRset, ...] = ()
+    ours: bool = False
+
+
+def control_plane_services(settings: "Settings") -> tuple[Service, ...]:
+    """The services that a proxy with these settings looks up. Raises ValueError naming a name or address that is none.
+
+    Names and ports: project linkerd/linkerd2, charts/linkerd-control-plane/templates/destination.yaml.
+    """
+    linkerd, pods = settings.linkerd, settings.control_plane
+    return (
+        _service("linkerd-dst-headless", linkerd.namespace, linkerd.cluster_domain, DESTINATION_PORT, pods.destination),
+        _service("linkerd-policy", linkerd.namespace, linkerd.cluster_domain, POLICY_PORT, pods.policy),
+    )
+
+
+def look_up(services: tuple[Service, ...] | None, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Found:
+    """Answer one question of class IN. `services` None: nothing is known yet."""
+    if services is None:
+        return Found(dns.rcode.SERVFAIL)
+    service = next((service for service in services if name.is_subdomain(service.name)), None)
+    if service is None or kind in _TRANSFERS:
+        return Found(dns.rcode.REFUSED)
+    records = _records(service, name)
+    if records is None:
+        return Found(dns.rcode.NXDOMAIN, authority=(_authority(service),), ours=True)
+    answer = tuple(record for record in records if kind in (record.rdtype, dns.rdatatype.ANY))
+    if not answer:
+        return Found(dns.rcode.NOERROR, authority=(_authority(service),), ours=True)
+    additional = _pods(service) if kind == dns.rdatatype.SRV else ()
+    return Found(dns.rcode.NOERROR, answer, additional=additional, ours=True)
+
+
+def _service(label: str, namespace: str, domain: str, port: int, addresses: tuple[str, ...]) -> Service:
+    text = f"{label}.{namespace}.svc.{domain.rstrip('.')}."
+    try:
+        name = dns.name.from_text(text)
+    except dns.exception.DNSException as problem:
+        raise ValueError(f"{text} is no DNS name: {problem}") from None
+    for address in addresses:
+        if "%" in address:
+            raise ValueError(f"{address}: an address without a zone was expected")
+    return Service(name, port, tuple(map(ip_address, addresses)))
+
+
+def _records(service: Service, name: dns.name.Name) -> tuple[dns.rrset.RRset, ...] | None:
+    """Everything at a name in a service; None if there is no such name. Owners keep the question's upper case."""
+    if name == service.name:
+        return _targets(service, name) + _addresses(name, service.pods)
+    pod = next((pod for pod in service.pods if name == _pod_name(service, pod)), None)
+    return None if pod is None else _addresses(name, (pod,))
+
+
+def _targets(service: Service, name: dns.name.Name) -> tuple[dns.rrset.RRset, ...]:
+    return _rrset(name, dns.rdatatype.SRV, [f"0 100 {service.port} {_pod_name(service, pod)}" for pod in service.pods])
+
+
+def _addresses(name: dns.name.Name, pods: tuple[Address, ...]) -> tuple[dns.rrset.RRset, ...]:
+    four = _rrset(name, dns.rdatatype.A, [str(pod) for pod in pods if pod.version == 4])
+    six = _rrset(name, dns.rdatatype.AAAA, [str(pod) for pod in pods if pod.version == 6])
+    return four + six
+
+
+def _pods(service: Service) -> tuple[dns.rrset.RRset, ...]:
+    """The addresses of SRV targets, which save resolvers that do look them up a question each."""
+    return tuple(record for pod in service.pods for record in _addresses(_pod_name(service, pod), (pod,)))
+
+
+def _pod_name(service: Service, pod: Address) -> dns.name.Name:
+    label = pod.exploded.replace(".", "-").replace(":", "-")
+    return dns.name.Name((label.encode(), *service.name.labels))
+
+
+def _authority(service: Service) -> dns.rrset.RRset:
+    """The SOA that tells for how long a negative answer may be kept (RFC 2308)."""
+    soa = f"{service.name} hostmaster.{service.name} 1 {TTL} {TTL} {TTL} {TTL}"
+    (record,) = _rrset(service.name, dns.rdatatype.SOA, [soa])
+    return record
+
+
+def _rrset(name: dns.name.Name, kind: dns.rdatatype.RdataType, texts: list[str]) -> tuple[dns.rrset.RRset, ...]:
+    return (dns.rrset.from_text_list(name, TTL, dns.rdataclass.IN, kind, texts),) if texts else ()
