@@ -1,1 +1,5 @@
-"""controller."""
+"""The cluster's side: admits members, registers them, signs their certificates, reaps the dead, publishes settings."""
+
+from exclave.controller.run import Place, open_controller, run_controller
+
+__all__ = ["Place", "open_controller", "run_controller"]

@@ -31,6 +31,11 @@ def der_of(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
 
 
+def pem_of(certificate: x509.Certificate) -> str:
+    """The certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
 def read_certificates(pem: str) -> tuple[x509.Certificate, ...]:
     """Every certificate of a PEM text, in order. Raises ValueError if one is damaged or there is none."""
     try:

@@ -22,14 +22,20 @@ def delivery_key_text(key: ec.EllipticCurvePrivateKey) -> str:
     )
 
 
-def seal(credential: str, delivery_key: str) -> str:
-    """Encrypt a credential to a delivery key (PEM). Raises ValueError if that is no P-256 key."""
+def read_delivery_key(delivery_key: str) -> ec.EllipticCurvePublicKey:
+    """Read what `delivery_key_text` wrote. Raises ValueError if it is no P-256 key."""
     try:
         public = serialization.load_pem_public_key(delivery_key.encode())
     except Exception as problem:
         raise ValueError(f"deliveryKey: a P-256 public key in PEM was expected: {type(problem).__name__}") from None
     if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
         raise ValueError("deliveryKey: a P-256 public key was expected, found another kind")
+    return public
+
+
+def seal(credential: str, delivery_key: str) -> str:
+    """Encrypt a credential to a delivery key (PEM). Raises ValueError if that is no P-256 key."""
+    public = read_delivery_key(delivery_key)
     sealed = jwe.JWE(credential.encode(), json_encode(HEADER))
     sealed.add_recipient(jwk.JWK.from_pyca(public))
     return str(sealed.serialize(compact=True))

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from exclave.identity.x509 import pem_of
+
 BACKDATE = timedelta(seconds=10)
 
 
@@ -30,11 +32,6 @@ class Authority:
     def key_pem(self) -> str:
         """The key as PKCS#8 PEM."""
         return key_pem_of(self.key)
-
-
-def pem_of(certificate: x509.Certificate) -> str:
-    """A certificate as PEM."""
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def key_pem_of(key: ec.EllipticCurvePrivateKey) -> str:

@@ -1,0 +1,172 @@
+"""The objects that an admin makes: a group with its rights, a join token's account, the controller's own rights. Pure.
+
+Rules: machines' accounts live in `<ns>-vms`, apart from every account that linkerd-identity would certify, and get
+their rights as a group of accounts from a few static Roles, made once: nobody ever writes a Role for one machine.
+The controller holds no RBAC verbs; what it may do in a group's namespaces stands in Roles there. One pure function
+makes each object, for the command line and the demo alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from exclave.cluster.requests import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    NAMESPACES,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    WORKLOAD_GROUPS,
+    Object,
+    Resource,
+)
+from exclave.controller.expiry import EXPIRES
+from exclave.member.spec import accounts_namespace, settings_name
+
+MACHINES = "exclave-machines"
+CONTROLLER = "exclave-controller"
+ACCOUNTS_LABEL = "exclave.dev/machines"
+"""Label of a namespace that holds machines' accounts; its value is the group's namespace."""
+
+MOST_USES = 999
+SHORTEST_TTL = 600.0
+LONGEST_TTL = 86400.0
+"""Seconds: Kubernetes gives no token less than ten minutes, and a join token lives a day at most."""
+
+Rule = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An object and where it goes."""
+
+    resource: Resource
+    namespace: str | None
+    body: Object
+
+
+def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_namespace: str) -> list[Placed]:
+    """Everything that a group needs, in the order in which it is made; what stands already is left alone."""
+    accounts = accounts_namespace(namespace)
+    machines = _everybody_in(accounts)
+    controller = _account(CONTROLLER, controller_namespace)
+    settings = f"exclave-settings.{name}"
+    return [
+        _placed(NAMESPACES, None, {"name": namespace}),
+        _placed(NAMESPACES, None, {"name": accounts, "labels": {ACCOUNTS_LABEL: namespace}}),
+        _placed(SERVICE_ACCOUNTS, namespace, {"name": spec.get("serviceAccount") or name}),
+        _role(namespace, MACHINES, _machine_rules()),
+        _binding(namespace, MACHINES, machines),
+        _role(accounts, MACHINES, [_rule("", "serviceaccounts/token", "create")]),
+        _binding(accounts, MACHINES, machines),
+        _role(namespace, settings, [_rule("", "configmaps", "get", names=[settings_name(name)])]),
+        _binding(namespace, settings, machines),
+        _role(namespace, CONTROLLER, [_rule("", "configmaps", "create", "patch")]),
+        _binding(namespace, CONTROLLER, controller),
+        _role(accounts, CONTROLLER, _rules_over_accounts()),
+        _binding(accounts, CONTROLLER, controller),
+        _placed(WORKLOAD_GROUPS, namespace, {"name": name}, spec=spec),
+    ]
+
+
+def join_account(namespace: str, group: str, token_id: str, uses: int, expires: float) -> Placed:
+    """The account of one join token. Raises ValueError if a token cannot have so many uses."""
+    if not 1 <= uses <= MOST_USES:
+        raise ValueError(f"uses: a number from 1 to {MOST_USES} was expected, found {uses}")
+    when = datetime.fromtimestamp(expires, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    name = f"{group}.join.{token_id}-{uses}"
+    return _placed(SERVICE_ACCOUNTS, accounts_namespace(namespace), {"name": name, "annotations": {EXPIRES: when}})
+
+
+def controller_objects(namespace: str, linkerd_namespace: str, issuer_secret: str) -> list[Placed]:
+    """The controller's account and its rights over the whole cluster, Linkerd's settings and one Secret."""
+    controller = _account(CONTROLLER, namespace)
+    slices = _rule("discovery.k8s.io", "endpointslices", "get", "list", "watch")
+    return [
+        _placed(NAMESPACES, None, {"name": namespace}),
+        _placed(SERVICE_ACCOUNTS, namespace, {"name": CONTROLLER}),
+        _placed(CLUSTER_ROLES, None, {"name": CONTROLLER}, rules=_controller_rules()),
+        _placed(
+            CLUSTER_ROLE_BINDINGS,
+            None,
+            {"name": CONTROLLER},
+            roleRef=_role_ref("ClusterRole", CONTROLLER),
+            subjects=[controller],
+        ),
+        _role(
+            linkerd_namespace,
+            CONTROLLER,
+            [
+                _rule("", "configmaps", "get", "watch", names=["linkerd-config", "linkerd-identity-trust-roots"]),
+                slices,
+            ],
+        ),
+        _binding(linkerd_namespace, CONTROLLER, controller),
+        _role("kube-system", CONTROLLER, [slices]),
+        _binding("kube-system", CONTROLLER, controller),
+        _role(namespace, CONTROLLER, [_rule("", "secrets", "get", "watch", names=[issuer_secret])]),
+        _binding(namespace, CONTROLLER, controller),
+    ]
+
+
+def _machine_rules() -> list[Rule]:
+    return [
+        _rule("exclave.dev", "members", "create", "get", "watch", "patch", "delete"),
+        _rule("workload.linkerd.io", "externalworkloads/status", "get", "patch"),
+        _rule("coordination.k8s.io", "leases", "get", "patch"),
+    ]
+
+
+def _rules_over_accounts() -> list[Rule]:
+    return [
+        _rule("", "serviceaccounts", "list", "create", "delete"),
+        _rule("", "serviceaccounts/token", "create"),
+    ]
+
+
+def _controller_rules() -> list[Rule]:
+    return [
+        _rule("exclave.dev", "workloadgroups", "get", "list", "watch"),
+        _rule("exclave.dev", "members", "get", "list", "watch", "patch", "delete"),
+        _rule("exclave.dev", "members/status", "patch"),
+        _rule("workload.linkerd.io", "externalworkloads", "get", "list", "watch", "create", "patch", "delete"),
+        _rule("workload.linkerd.io", "externalworkloads/status", "patch"),
+        _rule("coordination.k8s.io", "leases", "get", "list", "watch", "create", "delete"),
+    ]
+
+
+def _rule(group: str, resource: str, *verbs: str, names: Sequence[str] = ()) -> Rule:
+    rule = {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+    return {**rule, "resourceNames": list(names)} if names else rule
+
+
+def _role(namespace: str, name: str, rules: list[Rule]) -> Placed:
+    return _placed(ROLES, namespace, {"name": name}, rules=rules)
+
+
+def _binding(namespace: str, role: str, subject: Object) -> Placed:
+    return _placed(ROLE_BINDINGS, namespace, {"name": role}, roleRef=_role_ref("Role", role), subjects=[subject])
+
+
+def _role_ref(kind: str, name: str) -> Object:
+    return {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+
+
+def _everybody_in(namespace: str) -> Object:
+    return {
+        "kind": "Group",
+        "apiGroup": "rbac.authorization.k8s.io",
+        "name": f"system:serviceaccounts:{namespace}",
+    }
+
+
+def _account(name: str, namespace: str) -> Object:
+    return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+
+
+def _placed(resource: Resource, namespace: str | None, metadata: Object, **more: Any) -> Placed:
+    where = {"namespace": namespace} if namespace is not None else {}
+    body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {**metadata, **where}, **more}
+    return Placed(resource, namespace, body)

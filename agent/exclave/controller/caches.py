@@ -1,0 +1,208 @@
+"""What the controller has seen of the cluster: objects by namespace and name, and what follows from them together.
+
+Rules: watches write, looks read; nothing here asks the cluster. A source that cannot be read is told once, and its
+last good reading stays. Deciding is left to the pure modules.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from exclave.cluster.events import Listed, Removed, WatchEvent
+from exclave.cluster.requests import Object
+from exclave.controller.issuer import Issuer, read_issuer
+from exclave.controller.publish import HEARTBEAT, read_anchors, read_control_plane, read_linkerd
+from exclave.controller.reap import Sight, live_members, see
+from exclave.controller.world import Group, MemberWorld, Mesh, Neighbour, workload_ports
+from exclave.member.settings import parse_group
+from exclave.member.spec import parse_member_name, view_member
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+def key_of(found: Object) -> Key:
+    """Where an object stands."""
+    return found["metadata"].get("namespace", ""), found["metadata"]["name"]
+
+
+class Cache:
+    """One kind's objects, as a watch tells of them."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Key, Object] = {}
+        self.synced = False
+
+    def take(self, event: WatchEvent) -> list[Key]:
+        """Take an event; the keys that it concerns."""
+        self.synced = True
+        if isinstance(event, Listed):
+            found = {key_of(one): one for one in event.objects}
+            concerned = [*found, *(key for key in self.objects if key not in found)]
+            self.objects = found
+            return concerned
+        if isinstance(event, Removed):
+            key = key_of(event.object) if event.object else next(iter(self.objects), ("", ""))
+            self.objects.pop(key, None)
+            return [key]
+        key = key_of(event.object)
+        self.objects[key] = event.object
+        return [key]
+
+    def only(self) -> Object | None:
+        """The object of a watch that follows one."""
+        return next(iter(self.objects.values()), None)
+
+
+@dataclass
+class Caches:
+    """Everything that is watched, by what it is."""
+
+    namespace: str
+    linkerd_namespace: str
+    groups: Cache = field(default_factory=Cache)
+    members: Cache = field(default_factory=Cache)
+    workloads: Cache = field(default_factory=Cache)
+    leases: Cache = field(default_factory=Cache)
+    config: Cache = field(default_factory=Cache)
+    anchors: Cache = field(default_factory=Cache)
+    secret: Cache = field(default_factory=Cache)
+    linkerd_slices: Cache = field(default_factory=Cache)
+    dns_slices: Cache = field(default_factory=Cache)
+    mesh: Mesh | None = None
+    issuer: Issuer | None = None
+    watching_since: float = 0.0
+    _readings: dict[Key, Group] = field(default_factory=dict)
+    _sights: dict[Key, Sight] = field(default_factory=dict)
+    _live: set[Key] = field(default_factory=set)
+    _emptied: dict[Key, float] = field(default_factory=dict)
+    _told: dict[str, str] = field(default_factory=dict)
+    accounts: set[Key] = field(default_factory=set)
+    undone: set[Key] = field(default_factory=set)
+    published: dict[Key, str] = field(default_factory=dict)
+
+    def refresh_mesh(self, now: float) -> bool:
+        """Read Linkerd's objects and the issuer again; True if what members must know has changed."""
+        before = self.mesh
+        config, anchors, secret = self.config.only(), self.anchors.only(), self.secret.only()
+        linkerd = before.linkerd if before else None
+        pem = before.anchors if before else ""
+        if config is not None:
+            linkerd = self._try("config", lambda: read_linkerd(config, self.linkerd_namespace)) or linkerd
+        if anchors is not None:
+            pem = self._try("anchors", lambda: read_anchors(anchors)) or pem
+        if secret is not None and pem:
+            self.issuer = self._try("issuer", lambda: read_issuer(secret, pem, now)) or self.issuer
+        if linkerd is None or not pem or self.issuer is None:
+            return False
+        control_plane = read_control_plane(self.linkerd_slices.objects.values(), self.dns_slices.objects.values())
+        self.mesh = Mesh(linkerd, pem, self.issuer.sha256, control_plane)
+        return self.mesh != before
+
+    def group(self, key: Key) -> Group | None:
+        """A WorkloadGroup, or its last good reading; None if there is none."""
+        found = self.groups.objects.get(key)
+        if found is None:
+            self._readings.pop(key, None)
+            return None
+        namespace, name = key
+        spec = self._try(f"WorkloadGroup {namespace}/{name}", lambda: parse_group(name, found["spec"]))
+        if spec is not None:
+            self._readings[key] = Group(namespace, name, str(found["metadata"].get("uid", "")), spec)
+        return self._readings.get(key)
+
+    def see_lease(self, key: Key, now: float) -> bool:
+        """Look at a Lease; True if its member was not live before and should be looked at."""
+        lease = self.leases.objects.get(key)
+        if lease is None:
+            self._sights.pop(key, None)
+            return True
+        renewed = (lease.get("spec") or {}).get("renewTime")
+        self._sights[key] = see(self._sights.get(key), renewed, now)
+        return key not in self._live
+
+    def refresh_live(self, now: float) -> set[Key]:
+        """Who became live, or no longer is."""
+        before = self._live
+        self._live = live_members(self._sights, before, interval=HEARTBEAT, watching_since=self.watching_since, now=now)
+        return before ^ self._live
+
+    def world(self, key: Key, now: float) -> MemberWorld | None:
+        """All that is known of a Member; None if there is none."""
+        member = self.members.objects.get(key)
+        if member is None:
+            return None
+        try:
+            group = self.group((key[0], parse_member_name(key[1]).group))
+        except ValueError:
+            group = None
+        sight = self._sights.get(key)
+        return MemberWorld(
+            member=member,
+            now=now,
+            group=group,
+            mesh=self.mesh,
+            settings_digest=self.published.get((group.namespace, group.name)) if group else None,
+            neighbours=self._neighbours(),
+            workload=self.workloads.objects.get(key),
+            has_account=key in self.accounts,
+            has_lease=key in self.leases.objects,
+            beaten=sight is not None and sight.renewed is not None,
+            live=key in self._live,
+            emptied_at=self._emptied_at(key, now),
+            account_deleted=key in self.undone,
+        )
+
+    def keep(self, key: Key, world: MemberWorld | None) -> None:
+        """Keep what carrying out a step has changed, until the watches tell the same."""
+        if world is None:
+            for known in (self.members.objects, self.workloads.objects):
+                known.pop(key, None)
+            self.accounts.discard(key)
+            self.undone.discard(key)
+            return
+        self.members.objects[key] = world.member
+        if world.workload is None:
+            self.workloads.objects.pop(key, None)
+        else:
+            self.workloads.objects[key] = world.workload
+        if world.has_account:
+            self.accounts.add(key)
+        if world.account_deleted:
+            self.undone.add(key)
+
+    def members_of(self, namespace: str, group: str) -> list[Key]:
+        """The Members of a group."""
+        return [key for key in self.members.objects if key[0] == namespace and key[1].rsplit("-", 2)[0] == group]
+
+    def _neighbours(self) -> tuple[Neighbour, ...]:
+        found = []
+        for key in self._live:
+            member = self.members.objects.get(key)
+            if member is not None and not (view := view_member(member)).deleting:
+                found.append(Neighbour(key[0], key[1], view.machine_hash, (view.addresses or ("",))[0]))
+        return tuple(found)
+
+    def _emptied_at(self, key: Key, now: float) -> float | None:
+        workload = self.workloads.objects.get(key)
+        if workload is None or workload_ports(workload):
+            self._emptied.pop(key, None)
+            return None
+        return self._emptied.setdefault(key, now)
+
+    def _try(self, what: str, read: Callable[[], T]) -> T | None:
+        """Read a source; a failure is told once, and None."""
+        try:
+            value = read()
+        except ValueError as problem:
+            if self._told.get(what) != str(problem):
+                log.error("%s, the last good reading is kept: %s", what, problem)
+                self._told[what] = str(problem)
+            return None
+        self._told.pop(what, None)
+        return value

@@ -1,0 +1,197 @@
+"""Carrying out the controller's steps: each a request or two, nothing decided here.
+
+Rules: what is there already, or gone already, counts as done, so that every step may be repeated. A certificate is
+signed only after Member and group were read live: a cache may lie behind an eviction. Returns the world with what the
+step changed.
+"""
+
+import logging
+from collections.abc import Callable
+
+from cryptography import x509
+
+from exclave.cluster import Cluster
+from exclave.cluster.requests import (
+    EXTERNAL_WORKLOADS,
+    LEASES,
+    MEMBERS,
+    SERVICE_ACCOUNTS,
+    WORKLOAD_GROUPS,
+    Object,
+    Request,
+    create,
+    create_token,
+    delete,
+    get,
+    patch,
+)
+from exclave.controller.issuer import Issuer
+from exclave.controller.reap import (
+    DeleteAccount,
+    DeleteLease,
+    DeleteWorkload,
+    EmptyPorts,
+    MarkNotReady,
+    ReleaseMember,
+)
+from exclave.controller.register import PORTS_FINALIZER
+from exclave.controller.sign import sign
+from exclave.controller.steps import (
+    AddFinalizer,
+    DeleteMember,
+    MakeAccount,
+    MakeLease,
+    PutWorkload,
+    Seal,
+    Sign,
+    Step,
+    WriteStatus,
+)
+from exclave.controller.world import MemberWorld, workload_ports
+from exclave.errors import ApiRefusal
+from exclave.identity.csr import csr_sha256
+from exclave.join.delivery import seal
+from exclave.kit.wall import Now
+from exclave.member.settings import parse_group
+from exclave.member.spec import (
+    FINALIZER,
+    READY,
+    Condition,
+    accounts_namespace,
+    parse_member_name,
+    with_condition,
+)
+
+log = logging.getLogger(__name__)
+
+CREDENTIAL_LIFE = 30 * 86400
+"""Seconds asked for; the API server may grant less."""
+
+
+class Carrier:
+    """Carries out steps. `issuer` gives the issuer of the moment, None if there is none that may sign."""
+
+    def __init__(self, cluster: Cluster, issuer: Callable[[], Issuer | None], now: Now) -> None:
+        self._cluster = cluster
+        self._issuer = issuer
+        self._now = now
+
+    async def carry(self, step: Step, world: MemberWorld) -> MemberWorld | None:
+        """Do one step; None if the Member is gone. Raises ExclaveError, ValueError."""
+        if isinstance(step, Sign):
+            return await self._sign(world)
+        if isinstance(step, Seal):
+            return await self._seal(world)
+        if isinstance(step, (AddFinalizer, MakeAccount, MakeLease, PutWorkload, WriteStatus)):
+            return await self._make(step, world)
+        return await self._undo(step, world)
+
+    async def _make(
+        self, step: AddFinalizer | MakeAccount | MakeLease | PutWorkload | WriteStatus, world: MemberWorld
+    ) -> MemberWorld | None:
+        namespace, name = world.namespace, world.view.name
+        if isinstance(step, AddFinalizer):
+            body = _metadata(finalizers=[*world.view.finalizers, FINALIZER])
+            return await self._member(patch(MEMBERS, namespace, name, body), world)
+        if isinstance(step, WriteStatus):
+            written = await self._member(patch(MEMBERS, namespace, name, step.patch, "status"), world)
+            return written.seen(signed=None, sealed=None) if written else None
+        if isinstance(step, PutWorkload):
+            workload = await self._cluster.send(step.request)
+            return world.seen(workload=workload, emptied_at=None if workload_ports(workload) else self._now())
+        if isinstance(step, MakeAccount):
+            account = {"metadata": {"name": _account(world)}}
+            await self._unless(409, create(SERVICE_ACCOUNTS, accounts_namespace(namespace), account))
+            return world.seen(has_account=True)
+        lease = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": name}, "spec": {}}
+        await self._unless(409, create(LEASES, namespace, lease))
+        return world.seen(has_lease=True)
+
+    async def _sign(self, world: MemberWorld) -> MemberWorld | None:
+        live = await self._member(get(MEMBERS, world.namespace, world.view.name), world)
+        if live is None or live.view.deleting or live.group is None or live.mesh is None:
+            return live
+        view, known = live.view, live.view.certificate
+        if known is not None and known.csr_sha256 == csr_sha256(view.csr):
+            return live  # our cache lay behind: signed already
+        group = await self._cluster.send(get(WORKLOAD_GROUPS, live.namespace, live.group.name))
+        issuer = self._issuer()
+        if issuer is None:
+            raise ValueError("there is no issuer that may sign")
+        signed = sign(
+            view.csr,
+            view.name,
+            live.mesh.identity_of(live.group),
+            parse_group(live.group.name, group["spec"]).certificate_lifetime,
+            issuer,
+            now=self._now(),
+            serial=x509.random_serial_number(),
+        )
+        log.info("signed %x for %s/%s", signed.serial, live.namespace, view.name)
+        return live.seen(signed=signed)
+
+    async def _seal(self, world: MemberWorld) -> MemberWorld:
+        granted = await self._cluster.send(
+            create_token(accounts_namespace(world.namespace), _account(world), CREDENTIAL_LIFE)
+        )
+        return world.seen(sealed=seal(str(granted["status"]["token"]), world.view.delivery_key))
+
+    async def _undo(self, step: Step, world: MemberWorld) -> MemberWorld | None:
+        namespace, name = world.namespace, world.view.name
+        if isinstance(step, DeleteMember):
+            log.info("%s/%s is deleted: %s", namespace, name, step.why)
+            await self._unless(404, delete(MEMBERS, namespace, name))
+            return None
+        if isinstance(step, DeleteAccount):
+            await self._unless(404, delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), _account(world)))
+            return world.seen(account_deleted=True)
+        if isinstance(step, DeleteLease):
+            await self._unless(404, delete(LEASES, namespace, name))
+            return world.seen(has_lease=False)
+        if isinstance(step, ReleaseMember):
+            left = [finalizer for finalizer in world.view.finalizers if finalizer != FINALIZER]
+            await self._unless(404, patch(MEMBERS, namespace, name, _metadata(finalizers=left)))
+            return None
+        return await self._undo_workload(step, world)
+
+    async def _undo_workload(self, step: Step, world: MemberWorld) -> MemberWorld:
+        place = (EXTERNAL_WORKLOADS, world.namespace, world.view.name)
+        workload = world.workload or {}
+        if isinstance(step, MarkNotReady):
+            found = (workload.get("status") or {}).get("conditions") or []
+            condition = Condition(READY, False, step.reason, step.message)
+            body = {"status": {"conditions": with_condition(found, condition, self._now())}}
+            changed = await self._unless(404, patch(*place, body, "status"))
+            return world.seen(workload=changed)
+        if isinstance(step, EmptyPorts):
+            changed = await self._unless(404, patch(*place, {"spec": {"ports": []}}))
+            return world.seen(workload=changed, emptied_at=self._now())
+        if isinstance(step, DeleteWorkload):
+            await self._unless(404, delete(*place))
+            gone = {**workload, "metadata": {**workload.get("metadata", {}), "deletionTimestamp": "now"}}
+            return world.seen(workload=gone)
+        left = [one for one in workload.get("metadata", {}).get("finalizers") or [] if one != PORTS_FINALIZER]
+        await self._unless(404, patch(*place, _metadata(finalizers=left)))
+        return world.seen(workload=None)
+
+    async def _member(self, request: Request, world: MemberWorld) -> MemberWorld | None:
+        """Send what answers with the Member; None if it is gone."""
+        member = await self._unless(404, request)
+        return None if member is None else world.seen(member=member)
+
+    async def _unless(self, status: int, request: Request) -> Object | None:
+        """Send; None if the answer is this status, which means that nothing was left to do."""
+        try:
+            return await self._cluster.send(request)
+        except ApiRefusal as refusal:
+            if refusal.status == status:
+                return None
+            raise
+
+
+def _metadata(**fields: object) -> Object:
+    return {"metadata": fields}
+
+
+def _account(world: MemberWorld) -> str:
+    return parse_member_name(world.view.name).account

@@ -1,0 +1,112 @@
+"""What members must know of the mesh: read from Linkerd's own objects, written as one ConfigMap per group. Pure.
+
+Sources, by Linkerd's chart: ConfigMap `linkerd-config`, key `values` (YAML), ConfigMap `linkerd-identity-trust-roots`,
+key `ca-bundle.crt`, EndpointSlices of the headless Services of destination and policy, and of the cluster's DNS. A
+source that cannot be read raises ValueError naming it; the caller keeps the last good.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from exclave.cluster.requests import CONFIG_MAPS, Object
+from exclave.controller.world import Group, Mesh
+from exclave.identity.x509 import read_certificates
+from exclave.member.settings import ControlPlane, LinkerdSettings, Settings, digest, render_settings
+from exclave.member.spec import SETTINGS_KEY, settings_name
+
+SERVICE_OF_SLICE = "kubernetes.io/service-name"
+DESTINATION = "linkerd-dst-headless"
+POLICY = "linkerd-policy"
+DNS = "kube-dns"
+
+HEARTBEAT = 10.0
+"""Seconds between a member's heartbeats."""
+
+
+def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
+    """Read `linkerd-config`. Raises ValueError naming the value that is missing."""
+    try:
+        values = yaml.safe_load((config_map.get("data") or {})["values"])
+    except (KeyError, yaml.YAMLError):
+        raise ValueError("ConfigMap linkerd-config: key `values` with YAML was expected") from None
+    if not isinstance(values, dict):
+        raise ValueError("ConfigMap linkerd-config: key `values` with YAML was expected")
+    proxy = values.get("proxy") or {}
+    networks = [network.strip() for network in _text(values, "clusterNetworks").split(",")]
+    if values.get("disableIPv6"):
+        networks = [network for network in networks if ":" not in network]
+    return LinkerdSettings(
+        namespace=namespace,
+        trust_domain=values.get("identityTrustDomain") or _text(values, "clusterDomain"),
+        cluster_domain=_text(values, "clusterDomain"),
+        cluster_networks=tuple(networks),
+        proxy_version=(proxy.get("image") or {}).get("version") or values.get("linkerdVersion") or "",
+        inbound_policy=proxy.get("defaultInboundPolicy") or "all-unauthenticated",
+        opaque_ports=proxy.get("opaquePorts") or "",
+    )
+
+
+def read_anchors(config_map: Object) -> str:
+    """Read `linkerd-identity-trust-roots`. Raises ValueError if it holds no certificate."""
+    anchors = str((config_map.get("data") or {}).get("ca-bundle.crt") or "")
+    try:
+        read_certificates(anchors)
+    except ValueError as problem:
+        raise ValueError(f"ConfigMap linkerd-identity-trust-roots: {problem}") from None
+    return anchors
+
+
+def read_control_plane(linkerd_slices: Iterable[Object], dns_slices: Iterable[Object]) -> ControlPlane:
+    """Addresses of the ready pods behind the control plane's Services."""
+    linkerd = list(linkerd_slices)
+    return ControlPlane(_ready(linkerd, DESTINATION), _ready(linkerd, POLICY), _ready(dns_slices, DNS))
+
+
+def settings_of(group: Group, mesh: Mesh) -> tuple[str, str]:
+    """The settings' text for a group's members, and its digest."""
+    settings = Settings(
+        namespace=group.namespace,
+        group_name=group.name,
+        linkerd=mesh.linkerd,
+        anchors=mesh.anchors,
+        issuer=mesh.issuer,
+        control_plane=mesh.control_plane,
+        heartbeat=HEARTBEAT,
+        group=group.spec,
+    )
+    text = render_settings(settings)
+    return text, digest(text)
+
+
+def settings_object(group: Group, text: str) -> Object:
+    """The ConfigMap that carries a group's settings."""
+    return {
+        "apiVersion": CONFIG_MAPS.api_version,
+        "kind": CONFIG_MAPS.kind,
+        "metadata": {"name": settings_name(group.name), "namespace": group.namespace},
+        "data": {SETTINGS_KEY: text},
+    }
+
+
+def _ready(slices: Iterable[Object], service: str) -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            {
+                address
+                for one in slices
+                if (one["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) == service
+                for endpoint in one.get("endpoints") or ()
+                if (endpoint.get("conditions") or {}).get("ready") is not False
+                for address in endpoint.get("addresses") or ()
+            }
+        )
+    )
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"ConfigMap linkerd-config: values.{key} was expected")
+    return value

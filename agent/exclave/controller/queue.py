@@ -1,0 +1,96 @@
+"""Keys that want a look: each at most once at a time, failures again after a growing pause.
+
+Rules: a key that is added while it is being looked at is looked at again afterwards, once; one key's failure delays
+nobody else's look. A look returns the seconds after which it wants to be repeated, or None.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+import trio
+import trio.lowlevel
+
+from exclave.errors import ExclaveError
+from exclave.kit.backoff import Backoff
+from exclave.kit.supervise import describe
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+
+FAILURES = Backoff(first=0.2, most=60.0)
+
+
+class WorkQueue(Generic[K]):
+    """Looks at keys with several workers. `draw` gives numbers in [0, 1)."""
+
+    def __init__(self, look: Callable[[K], Awaitable[float | None]], draw: Callable[[], float]) -> None:
+        self._look = look
+        self._draw = draw
+        self._ready: deque[K] = deque()
+        self._waiting: set[K] = set()  # in `_ready`
+        self._busy: set[K] = set()
+        self._again: set[K] = set()  # added while busy
+        self._failures: dict[K, int] = {}
+        self._due: dict[K, float] = {}  # trio time of the next look
+        self._wake = trio.Event()
+
+    def add_nowait(self, key: K) -> None:
+        """Have a key looked at soon."""
+        self._due.pop(key, None)
+        if key in self._busy:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.append(key)
+            self._wake_up()
+
+    async def run(self, workers: int) -> None:
+        """Look at keys for ever."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(workers):
+                nursery.start_soon(self._work)
+            nursery.start_soon(self._remind)
+
+    async def _work(self) -> None:
+        while True:
+            while not self._ready:
+                await self._wake.wait()
+            key = self._ready.popleft()
+            self._waiting.discard(key)
+            self._busy.add(key)
+            pause = await self._try(key)
+            self._busy.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add_nowait(key)
+            elif pause is not None:
+                self._due[key] = trio.current_time() + pause
+                self._wake_up()
+
+    async def _try(self, key: K) -> float | None:
+        try:
+            pause = await self._look(key)
+        except (ExclaveError, ValueError) as problem:
+            attempt = self._failures.get(key, 0)
+            self._failures[key] = attempt + 1
+            log.warning("%s: tried again: %s", key, describe(problem))
+            return FAILURES.pause(attempt, self._draw())
+        self._failures.pop(key, None)
+        return pause
+
+    async def _remind(self) -> None:
+        while True:
+            wake = self._wake
+            with trio.move_on_at(min(self._due.values(), default=float("inf"))):
+                await wake.wait()
+            now = trio.current_time()
+            for key in [key for key, due in self._due.items() if due <= now]:
+                self.add_nowait(key)
+            await trio.lowlevel.checkpoint()
+
+    def _wake_up(self) -> None:
+        wake, self._wake = self._wake, trio.Event()
+        wake.set()

@@ -1,0 +1,105 @@
+"""The ExternalWorkload that a member shall have, and how to get there. Pure.
+
+Ports are listed only while the member serves, is live and is not being deleted: clients that know an address speak TLS
+to any listed port, ready or not, so none may be listed without a proxy behind it. What others changed is put right;
+what others delete is emptied first, then let go, then made again. `status` is the machine's, and is not touched here.
+Annotations are always written, since a namespace's do not reach an ExternalWorkload.
+"""
+
+from typing import Any
+
+from exclave.cluster.requests import (
+    EXTERNAL_WORKLOADS,
+    WORKLOAD_GROUPS,
+    Object,
+    Request,
+    create,
+    patch,
+)
+from exclave.controller.world import Group, MemberWorld, Mesh
+from exclave.identity.names import server_name
+
+PORTS_FINALIZER = "exclave.dev/ports"
+GROUP_LABEL = "exclave.dev/group"
+ZONE_LABEL = "topology.kubernetes.io/zone"
+OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
+INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
+
+
+def may_list(world: MemberWorld) -> bool:
+    """Whether pods may be told of ports."""
+    return world.view.serving and world.live and not world.view.deleting
+
+
+def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
+    """The ExternalWorkload as it shall be."""
+    view = world.view
+    opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
+    ports = group.spec.ports if may_list(world) else ()
+    facts = (world.member.get("spec") or {}).get("facts") or {}
+    labels = {**group.spec.labels, GROUP_LABEL: group.name}
+    if facts.get("zone"):
+        labels[ZONE_LABEL] = str(facts["zone"])
+    return {
+        "apiVersion": EXTERNAL_WORKLOADS.api_version,
+        "kind": EXTERNAL_WORKLOADS.kind,
+        "metadata": {
+            "name": view.name,
+            "namespace": world.namespace,
+            "labels": labels,
+            "annotations": {
+                OPAQUE_PORTS: opaque,
+                INBOUND_POLICY: group.spec.inbound_policy or mesh.linkerd.inbound_policy,
+            },
+            "finalizers": [PORTS_FINALIZER],
+            "ownerReferences": [_owner(group)],
+        },
+        "spec": {
+            "meshTLS": {
+                "identity": mesh.identity_of(group).spiffe_id,
+                "serverName": server_name(group.name, group.namespace, mesh.linkerd.cluster_domain),
+            },
+            "workloadIPs": [{"ip": address} for address in view.addresses],
+            "ports": [{"name": port.name, "port": port.port, "protocol": "TCP"} for port in ports],
+        },
+    }
+
+
+def register(world: MemberWorld, group: Group, mesh: Mesh) -> Request | None:
+    """The request that brings the ExternalWorkload a step nearer; None if it is as it shall be."""
+    wanted, found = wanted_workload(world, group, mesh), world.workload
+    if found is None:
+        return create(EXTERNAL_WORKLOADS, world.namespace, wanted)
+    changes = _changes(wanted, found)
+    return patch(EXTERNAL_WORKLOADS, world.namespace, world.view.name, changes) if changes else None
+
+
+def _changes(wanted: Object, found: Object) -> Object:
+    """A merge patch that turns `found` into `wanted`, as far as we own it; empty if it is that already."""
+    spec = {key: value for key, value in wanted["spec"].items() if not _same(value, found.get("spec", {}).get(key))}
+    metadata: dict[str, Any] = {}
+    for key in ("labels", "annotations"):
+        theirs = found["metadata"].get(key) or {}
+        changed = {name: value for name, value in wanted["metadata"][key].items() if theirs.get(name) != value}
+        if changed:
+            metadata[key] = changed
+    for key in ("ownerReferences", "finalizers"):
+        if (found["metadata"].get(key) or []) != wanted["metadata"][key]:
+            metadata[key] = wanted["metadata"][key]
+    return {key: value for key, value in (("metadata", metadata), ("spec", spec)) if value}
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    """Equal, where an absent list is an empty one."""
+    return bool(wanted == found or (not wanted and not found))
+
+
+def _owner(group: Group) -> Object:
+    return {
+        "apiVersion": WORKLOAD_GROUPS.api_version,
+        "kind": WORKLOAD_GROUPS.kind,
+        "name": group.name,
+        "uid": group.uid,
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }

@@ -1,0 +1,201 @@
+"""The next step for a Member, from what is known of it: the controller's whole policy in one order. Pure.
+
+finalizer → judged → account and Lease → ExternalWorkload → certificate → sealed credential → one write of the status.
+Every step may be repeated: the next look starts from what is there. A refused Member waits for its removal.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from exclave.cluster.requests import Object, Request
+from exclave.controller.admit import ABANDONED_AFTER, Judgement, judge
+from exclave.controller.reap import MarkNotReady, Undoing, Wait, is_ready, next_undoing, retire_workload
+from exclave.controller.register import register
+from exclave.controller.world import MemberWorld, workload_ports
+from exclave.identity.csr import csr_sha256
+from exclave.member.spec import (
+    ADMITTED,
+    FINALIZER,
+    LIVE,
+    REGISTERED,
+    Condition,
+    read_conditions,
+    rfc3339,
+    with_condition,
+)
+
+KEPT_ISSUED = 5
+"""Certificates that a Member's status remembers."""
+
+
+@dataclass(frozen=True)
+class AddFinalizer:
+    """Put our finalizer on the Member, before anything is made for it."""
+
+
+@dataclass(frozen=True)
+class MakeAccount:
+    """Make the member's ServiceAccount."""
+
+
+@dataclass(frozen=True)
+class MakeLease:
+    """Make the member's Lease, empty."""
+
+
+@dataclass(frozen=True)
+class PutWorkload:
+    """Make or mend the ExternalWorkload."""
+
+    request: Request
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Sign the Member's CSR, after a live read of Member and group."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Mint a token of the member's account and seal it to its delivery key."""
+
+
+@dataclass(frozen=True)
+class WriteStatus:
+    """Merge this into the Member's status."""
+
+    patch: Object
+
+
+@dataclass(frozen=True)
+class DeleteMember:
+    """Delete a Member that was refused or abandoned; its name is free again."""
+
+    why: str
+
+
+Step = AddFinalizer | MakeAccount | MakeLease | PutWorkload | Sign | Seal | WriteStatus | DeleteMember | Undoing | None
+
+
+def next_step(world: MemberWorld) -> Step:
+    """What to do next for this Member; None if nothing is to be done before something changes."""
+    view = world.view
+    if view.deleting:
+        return next_undoing(world) if FINALIZER in view.finalizers else None
+    if FINALIZER not in view.finalizers:
+        return AddFinalizer()
+    judgement = judge(world)
+    if not judgement.admitted:
+        return _refuse(world, judgement)
+    if world.group is None or world.mesh is None:
+        return None  # admitted before, and nothing can be decided now: what runs is left alone
+    if not world.beaten and _age(world) > ABANDONED_AFTER:
+        return DeleteMember("it never sent a heartbeat")
+    if not world.has_account and not world.beaten:
+        return MakeAccount()
+    if not world.has_lease:
+        return MakeLease()
+    return _serve(world, judgement)
+
+
+def _serve(world: MemberWorld, judgement: Judgement) -> Step:
+    """The next step for a member that is admitted."""
+    view = world.view
+    assert world.group is not None
+    assert world.mesh is not None
+    if world.workload is not None and world.workload["metadata"].get("deletionTimestamp"):
+        return retire_workload(world)  # deleted by somebody else: let go of it, then make it again
+    if world.workload is not None and world.beaten and not world.live and is_ready(world.workload):
+        return MarkNotReady("NotLive", "no heartbeat for three intervals")
+    request = register(world, world.group, world.mesh)
+    if request is not None:
+        return PutWorkload(request)
+    known = view.certificate.csr_sha256 if view.certificate else ""
+    if world.signed is None and view.csr and csr_sha256(view.csr) != known:
+        return Sign()
+    if not world.beaten and view.credential is None and world.sealed is None:
+        return Seal()
+    patch = status_patch(world, judgement)
+    return WriteStatus(patch) if patch else None
+
+
+def _refuse(world: MemberWorld, judgement: Judgement) -> Step:
+    age = _age(world)
+    if age > ABANDONED_AFTER:
+        return DeleteMember(judgement.message)
+    condition = Condition(ADMITTED, False, judgement.reason, judgement.message)
+    if world.view.admitted != condition:
+        return WriteStatus({"status": {"conditions": _conditions(world, [condition])}})
+    return Wait(ABANDONED_AFTER - age + 1.0)
+
+
+def status_patch(world: MemberWorld, judgement: Judgement) -> Object:
+    """What the Member's status lacks, as a merge patch; empty if nothing."""
+    view = world.view
+    wanted: dict[str, Any] = {}
+    conditions = [
+        Condition(ADMITTED, True, judgement.reason, judgement.message),
+        Condition(REGISTERED, True, "Registered", f"ExternalWorkload {view.name} stands"),
+        _live(world),
+    ]
+    if any(condition not in (view.admitted, view.registered, view.live) for condition in conditions):
+        wanted["conditions"] = _conditions(world, conditions)
+    if world.signed is not None:
+        wanted |= _certificate(world)
+    if world.sealed is not None:
+        wanted["credential"] = world.sealed
+    elif world.beaten and view.credential is not None:
+        wanted["credential"] = None
+    workload = {"uid": _uid(world.workload), "ports": list(workload_ports(world.workload))}
+    if workload != {"uid": view.workload_uid or "", "ports": list(view.workload_ports)}:
+        wanted["externalWorkload"] = workload
+    if world.settings_digest and world.settings_digest != view.settings:
+        wanted["settings"] = world.settings_digest
+    return {"status": wanted} if wanted else {}
+
+
+def _live(world: MemberWorld) -> Condition:
+    if world.live:
+        return Condition(LIVE, True, "HeartbeatsArrive", "its Lease is being renewed")
+    if world.beaten:
+        return Condition(LIVE, False, "NotLive", "its Lease has not been renewed for three intervals")
+    return Condition(LIVE, False, "NoHeartbeat", "its Lease has never been renewed")
+
+
+def _certificate(world: MemberWorld) -> dict[str, Any]:
+    signed = world.signed
+    assert signed is not None
+    issued = world.status.get("issued")
+    record = {"serial": f"{signed.serial:x}", "keySha256": signed.key_sha256, "time": rfc3339(world.now)}
+    return {
+        "certificate": {
+            "csrSha256": signed.csr_sha256,
+            "chain": signed.chain,
+            "notAfter": rfc3339(signed.not_after),
+        },
+        "issued": [*(issued if isinstance(issued, list) else []), record][-KEPT_ISSUED:],
+    }
+
+
+def _conditions(world: MemberWorld, conditions: list[Condition]) -> list[Object]:
+    found: Any = world.status.get("conditions")
+    listed = list(found) if isinstance(found, list) else []
+    known = read_conditions(listed)
+    for condition in conditions:
+        if condition not in known:
+            listed = with_condition(listed, condition, world.now)
+    return listed
+
+
+def _age(world: MemberWorld) -> float:
+    """Seconds since the Member was created."""
+    created = world.member["metadata"].get("creationTimestamp")
+    if not created:
+        return 0.0
+    return world.now - datetime.fromisoformat(str(created).replace("Z", "+00:00")).timestamp()
+
+
+def _uid(workload: Mapping[str, Any] | None) -> str:
+    return str(((workload or {}).get("metadata") or {}).get("uid") or "")

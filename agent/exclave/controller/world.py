@@ -1,0 +1,111 @@
+"""What the controller knows when it decides about one Member or one group: values only. Pure.
+
+`MemberWorld` is what one look shows, with what was made since (`signed`, `sealed`), so that the next step follows from
+it alone, after a crash as in the first run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from exclave.cluster.requests import Object
+from exclave.identity.names import MeshIdentity
+from exclave.member.settings import ControlPlane, GroupSpec, LinkerdSettings
+from exclave.member.spec import MemberView, view_member
+
+
+@dataclass(frozen=True)
+class Group:
+    """A WorkloadGroup that could be read; `uid` for owner references."""
+
+    namespace: str
+    name: str
+    uid: str
+    spec: GroupSpec
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """What Linkerd's own objects say, the last good of each. `anchors` is PEM, `issuer` a fingerprint (sha256)."""
+
+    linkerd: LinkerdSettings
+    anchors: str
+    issuer: str
+    control_plane: ControlPlane
+
+    def identity_of(self, group: Group) -> MeshIdentity:
+        """What members of a group are called."""
+        linkerd = self.linkerd
+        return MeshIdentity(group.spec.service_account, group.namespace, linkerd.namespace, linkerd.trust_domain)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A certificate just made: for which CSR, chain (PEM), end (epoch seconds); serial and key for the record."""
+
+    csr_sha256: str
+    chain: str
+    not_after: float
+    serial: int
+    key_sha256: str
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another Member, as far as it matters to whether this one may be admitted."""
+
+    namespace: str
+    name: str
+    machine_hash: str
+    address: str
+
+
+@dataclass(frozen=True)
+class MemberWorld:
+    """One Member and all that belongs to it. `now` is epoch seconds by the controller's clock.
+
+    `neighbours` are the living Members. `beaten`: a heartbeat has come, ever; `live`: they come now.
+    `emptied_at`: since when its ExternalWorkload has no ports, as far as this controller knows.
+    """
+
+    member: Object
+    now: float
+    group: Group | None = None
+    mesh: Mesh | None = None
+    settings_digest: str | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+    workload: Object | None = None
+    has_account: bool = False
+    has_lease: bool = False
+    beaten: bool = False
+    live: bool = False
+    emptied_at: float | None = None
+    account_deleted: bool = False
+    signed: Signed | None = None
+    sealed: str | None = field(default=None, repr=False)
+
+    @property
+    def view(self) -> MemberView:
+        """The Member, read."""
+        return view_member(self.member)
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.member["metadata"]["namespace"])
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """Its status as it stands."""
+        status = self.member.get("status")
+        return status if isinstance(status, dict) else {}
+
+    def seen(self, **changes: Any) -> "MemberWorld":
+        """The same with what has changed."""
+        return replace(self, **changes)
+
+
+def workload_ports(workload: Object | None) -> tuple[int, ...]:
+    """The ports that an ExternalWorkload lists."""
+    ports = ((workload or {}).get("spec") or {}).get("ports") or []
+    return tuple(int(port["port"]) for port in ports)
