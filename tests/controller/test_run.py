@@ -1,0 +1,143 @@
+"""The controller under its own account, over the sandbox's API server, with the code that really joins."""
+
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from exclave.cluster import Upserted
+from exclave.cluster.requests import (
+    EXTERNAL_WORKLOADS,
+    LEASES,
+    MEMBERS,
+    SERVICE_ACCOUNTS,
+    Object,
+    Resource,
+    delete,
+    patch,
+)
+from exclave.config import Config, MemberConfig, Paths
+from exclave.errors import ClusterError, Fault
+from exclave.join.steps import join
+from exclave.join.token import encode_token
+from exclave.member.record import MembershipRecord
+from exclave.sandbox.mesh import NAMESPACE, VM
+from support.mesh_cluster import MeshCluster, open_mesh_cluster
+
+
+def config(folder: Path, address: str = VM) -> Config:
+    return Config(Paths(folder / "state", folder / "run"), MemberConfig(address))
+
+
+async def joined(cluster: MeshCluster, folder: Path) -> MembershipRecord:
+    return await join(encode_token(await cluster.join_token()), config(folder), time.time, lambda _: None)
+
+
+async def wait(cluster: MeshCluster, resource: Resource, name: str, accept) -> Object:
+    """Follow an object until it is acceptable; None stands for its absence."""
+    with trio.fail_after(20):
+        async with cluster.admin.watch(resource, NAMESPACE, name) as events:
+            async for event in events:
+                found = event.object if isinstance(event, Upserted) else None
+                if accept(found):
+                    return found or {}
+    raise AssertionError
+
+
+async def test_a_machine_that_joins_is_admitted_certified_and_registered_without_ports(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        assert record.member == "web-k7q2x-1"
+        workload = await cluster.find(EXTERNAL_WORKLOADS, record.member)
+        assert workload is not None
+        assert workload["spec"]["meshTLS"] == {
+            "identity": "spiffe://cluster.local/ns/shop/sa/web",
+            "serverName": "web.shop.svc.cluster.local",
+        }
+        assert workload["spec"]["workloadIPs"] == [{"ip": VM}]
+        assert not workload["spec"].get("ports")
+        assert workload["metadata"]["annotations"] == {
+            "config.linkerd.io/opaque-ports": "",
+            "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
+        }
+        assert [owner["kind"] for owner in workload["metadata"]["ownerReferences"]] == ["WorkloadGroup"]
+
+
+async def test_the_sealed_credential_goes_away_at_the_first_heartbeat(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        member = await wait(
+            cluster, MEMBERS, record.member, lambda found: found and "credential" not in found["status"]
+        )
+        conditions = {one["type"]: one["status"] for one in member["status"]["conditions"]}
+        assert conditions == {"Admitted": "True", "Registered": "True", "Live": "True"}
+
+
+async def test_ports_are_listed_while_the_member_serves(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        for serving, ports in ((True, [8080]), (False, [])):
+            body = {"spec": {"serving": serving}}
+            await cluster.admin.send(patch(MEMBERS, NAMESPACE, record.member, body))
+            await wait(
+                cluster,
+                MEMBERS,
+                record.member,
+                lambda found, ports=ports: found["status"]["externalWorkload"].get("ports", []) == ports,
+            )
+            workload = await cluster.find(EXTERNAL_WORKLOADS, record.member)
+            assert workload is not None
+            assert [port["port"] for port in workload["spec"].get("ports", [])] == ports
+
+
+async def test_what_others_change_is_put_right_and_what_they_delete_is_made_again(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        place = (EXTERNAL_WORKLOADS, NAMESPACE, record.member)
+        first = await cluster.find(EXTERNAL_WORKLOADS, record.member)
+        assert first is not None
+        await cluster.admin.send(patch(*place, {"spec": {"workloadIPs": [{"ip": "10.0.0.9"}]}}))
+        await wait(
+            cluster, EXTERNAL_WORKLOADS, record.member, lambda found: found["spec"]["workloadIPs"] == [{"ip": VM}]
+        )
+        await cluster.admin.send(patch(*place, {"metadata": {"finalizers": []}}))
+        await cluster.admin.send(delete(*place))
+        again = await wait(
+            cluster,
+            EXTERNAL_WORKLOADS,
+            record.member,
+            lambda found: found and found["metadata"]["uid"] != first["metadata"]["uid"],
+        )
+        assert again["spec"]["workloadIPs"] == [{"ip": VM}]
+
+
+async def test_deleting_a_member_leaves_nothing_of_it(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        await cluster.admin.send(delete(MEMBERS, NAMESPACE, record.member))
+        await wait(cluster, MEMBERS, record.member, lambda found: found is None)
+        assert await cluster.find(EXTERNAL_WORKLOADS, record.member) is None
+        assert await cluster.find(LEASES, record.member) is None
+        assert await cluster.find(SERVICE_ACCOUNTS, "web.vm.k7q2x-1", "shop-vms") is None
+
+
+async def test_a_clone_of_a_living_machine_is_refused_with_both_names(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        await wait(cluster, MEMBERS, record.member, lambda found: "credential" not in found["status"])
+        token = encode_token(await cluster.join_token(token_id="zzzzz"))
+        with pytest.raises(ClusterError) as refused:
+            await join(token, config(tmp_path / "clone", "10.77.0.21"), time.time, lambda _: None)
+        assert refused.value.fault is Fault.MACHINE_KNOWN
+        assert "web-zzzzz-1" in refused.value.message
+        assert "web-k7q2x-1" in refused.value.message
+
+
+async def test_an_address_outside_of_the_groups_networks_is_refused(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        token = encode_token(await cluster.join_token())
+        with pytest.raises(ClusterError) as refused:
+            await join(token, config(tmp_path / "vm", "192.0.2.7"), time.time, lambda _: None)
+        assert refused.value.fault is Fault.ADDRESS_REFUSED
+        assert "192.0.2.7 lies in none of the group's networks: 10.77.0.0/24" in refused.value.message

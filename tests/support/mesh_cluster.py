@@ -1,0 +1,86 @@
+"""A cluster with Linkerd's objects and the real controller under its own account, for tests of the whole.
+
+async with open_mesh_cluster(tmp_path) as cluster:
+    token = await cluster.join_token(uses=2)
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account
+from exclave.cluster import Cluster, open_cluster
+from exclave.cluster.requests import Object, Resource, create, create_token, get
+from exclave.controller import Place, open_controller
+from exclave.errors import ApiRefusal
+from exclave.join.token import JoinToken
+from exclave.member.spec import accounts_namespace
+from exclave.sandbox.mesh import GROUP, NAMESPACE, MeshKeys, group_spec, mesh_requests
+from support.apiserver import RunningApiServer, running_apiserver
+from support.mesh import Mesh, mesh
+
+
+@dataclass
+class MeshCluster:
+    """`admin` may do everything; the controller works under its own account."""
+
+    api: RunningApiServer
+    admin: Cluster
+    mesh: Mesh
+
+    async def put(self, placed: list[Placed]) -> None:
+        """Make objects; those that stand are left alone."""
+        for one in placed:
+            try:
+                await self.admin.send(create(one.resource, one.namespace, one.body))
+            except ApiRefusal as refusal:
+                assert refusal.status == 409, refusal
+
+    async def token_of(self, namespace: str, account: str) -> str:
+        """A Kubernetes token of an account."""
+        answer = await self.admin.send(create_token(namespace, account, 3600))
+        return str(answer["status"]["token"])
+
+    async def join_token(self, uses: int = 1, token_id: str = "k7q2x") -> JoinToken:
+        """A join token as an admin makes it."""
+        account = join_account(NAMESPACE, GROUP, token_id, uses, time.time() + 3600)
+        await self.put([account])
+        token = await self.token_of(accounts_namespace(NAMESPACE), account.body["metadata"]["name"])
+        access = self.api.access
+        return JoinToken(access.servers, access.ca, NAMESPACE, GROUP, token, float(int(time.time()) + 3600))
+
+    async def find(self, resource: Resource, name: str, namespace: str = NAMESPACE) -> Object | None:
+        """An object, or None."""
+        try:
+            return await self.admin.send(get(resource, namespace, name))
+        except ApiRefusal as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+
+
+@asynccontextmanager
+async def open_mesh_cluster(
+    directory: Path, *, lifetime: str = "24h", controlled: bool = True, **spec: Any
+) -> AsyncIterator[MeshCluster]:
+    """Linkerd's objects, group `web`, and (if `controlled`) the controller."""
+    made = mesh()
+    keys = MeshKeys(made.anchor.pem, made.issuer.pem, made.issuer.key_pem)
+    async with running_apiserver(directory) as api, open_cluster(api.access, lambda: api.admin_token) as admin:
+        cluster = MeshCluster(api, admin, made)
+        for request in mesh_requests(keys):
+            try:
+                await admin.send(request)
+            except ApiRefusal as refusal:
+                assert refusal.status == 409, refusal
+        await cluster.put(controller_objects("exclave", "linkerd", "exclave-issuer"))
+        await cluster.put(group_objects(NAMESPACE, GROUP, group_spec(lifetime) | spec, "exclave"))
+        if not controlled:
+            yield cluster
+            return
+        token = await cluster.token_of("exclave", CONTROLLER)
+        async with open_cluster(api.access, lambda: token) as own, open_controller(own, Place(), time.time):
+            yield cluster
