@@ -1,29 +1,30 @@
 """What to do about the table, given what is wanted and what is there. Pure.
 
-A table whose digest is the wanted one is trusted if it has not changed since we last looked; on the first look there
-is no reference, and the digest alone decides, so that an agent that takes over re-makes nothing.
+A table that we have made is trusted as long as its fingerprint stays what it was right after. One that an earlier agent
+left is not: nobody knows what was done to it in between, so it is replaced, which no connection notices.
 """
 
 from enum import Enum
 
 from exclave.redirect.observe import Observed
 from exclave.redirect.policy import RedirectPolicy
+from exclave.redirect.ruleset import ruleset_digest
 
 
 class Action(Enum):
     """What to do next."""
 
     NOTHING = "nothing"
-    APPLY = "apply"  # what is wanted has changed
+    APPLY = "apply"  # what is wanted is new
     REPAIR = "repair"  # others have changed what we made
 
 
-def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str) -> Action:
-    """`reference` is the fingerprint of the table when we last looked, "" if there was none."""
+def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
+    """`reference` is the fingerprint of the table that we made; None: we have made none."""
     if wanted is None:
         return Action.APPLY if observed.installed else Action.NOTHING
-    if observed.digest == wanted.digest and reference in ("", observed.fingerprint):
-        return Action.NOTHING
-    was_ours = bool(reference)
-    changed_by_others = was_ours and observed.fingerprint != reference
-    return Action.REPAIR if changed_by_others else Action.APPLY
+    if reference is None:
+        return Action.APPLY
+    if observed.fingerprint != reference:
+        return Action.REPAIR
+    return Action.NOTHING if observed.digest == ruleset_digest(wanted) else Action.APPLY

@@ -1,13 +1,14 @@
 """The private link `exclave0`: where proxies and DNS stub listen. Made before them, removed after them.
 
 Rules: made at most once, adopted if it is there; a dummy link, else a bridge without ports, else addresses on lo.
+IPv6 addresses are added where the link takes them: a host may have switched IPv6 off, wholly or for new links.
 Removed on leave and stop, left on hand over. `remove_link` works from cold, as often as one likes.
 """
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import trio
 
@@ -26,7 +27,7 @@ from exclave.redirect.attachment import (
 )
 from exclave.redirect.layout import LINK
 
-_NO_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -48,32 +49,35 @@ async def remove_link() -> None:
     """Remove link and addresses of ours, wherever they stand. Raises HostError if that is not permitted."""
     links = await _links()
     if any(link["ifname"] == LINK and is_ours(link) for link in links):
-        _must(await run_command(["ip", "link", "delete", LINK]))
+        _must(await _ip("link", "delete", LINK))
     left = superfluous_addresses(links, link_addresses(with_ipv6=True))
     if left:
-        await _batch(left)
+        _must(await _batch(left))
 
 
 async def _attach() -> str:
-    addresses = link_addresses(with_ipv6=_has_ipv6())
+    every = link_addresses(with_ipv6=True)
     links = await _links()
-    check_free(links, addresses)
-    device = LINK
-    if not any(link["ifname"] == LINK for link in links):
-        device = await _make()
-    lines = missing_addresses(links, device, addresses)
+    check_free(links, every)
+    there = any(link["ifname"] == LINK for link in links)
+    device = LINK if there else await _make()
+    missing = missing_addresses(links, device, link_addresses(with_ipv6=False))
     if device == LINK:
-        lines.append(f"link set {LINK} up")
-    await _batch(lines)
+        missing.append(f"link set {LINK} up")
+    _must(await _batch(missing))
+    added = await _batch([line for line in missing_addresses(links, device, every) if line not in missing])
+    if added.status != 0:
+        log.info("redirect: %s takes no IPv6 addresses and goes without: %s", device, added.errors)
     return device
 
 
 async def _make() -> str:
     """Make the link, of the first kind that this kernel has."""
     for kind in KINDS:
-        made = await run_command(["ip", "link", "add", LINK, "address", MARK, "type", kind])
+        made = await _ip("link", "add", LINK, "address", MARK, "type", kind)
         if made.status == 0:
-            _must(await run_command(["ip", "link", "set", LINK, "addrgenmode", "none"]))
+            # Where there is no IPv6 this fails, and there is no need of it.
+            await _ip("link", "set", LINK, "addrgenmode", "none")
             return LINK
         if "not permitted" in made.errors:
             _must(made)
@@ -81,18 +85,31 @@ async def _make() -> str:
 
 
 async def _links() -> Links:
-    listed = await run_command(["ip", "-json", "address", "show"])
+    listed = await _ip("-json", "address", "show")
     _must(listed)
     links: Links = json.loads(listed.output)
     return links
 
 
-async def _batch(lines: list[str]) -> None:
-    _must(await run_command(["ip", "-batch", "-"], stdin="\n".join([*lines, ""]).encode()))
+async def _batch(lines: list[str]) -> Finished:
+    return await _ip("-batch", "-", stdin="\n".join([*lines, ""]).encode())
 
 
-def _has_ipv6() -> bool:
-    return _NO_IPV6.exists() and _NO_IPV6.read_text().strip() == "0"
+async def _ip(*arguments: str, stdin: bytes = b"") -> Finished:
+    try:
+        return await run_command(["ip", *arguments], stdin=stdin)
+    except OSError as problem:
+        raise HostError(
+            Fault.NFT_UNUSABLE,
+            f"the program ip cannot be run: {problem.strerror}",
+            "install it: apt install iproute2",
+        ) from None
+    except trio.TooSlowError:
+        raise HostError(
+            Fault.NFT_UNUSABLE,
+            "the program ip did not end within 30 s",
+            "see what holds the kernel's links: ip monitor",
+        ) from None
 
 
 def _must(done: Finished) -> None:

@@ -17,16 +17,17 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.kit.command import Finished, run_command
 from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
 from exclave.redirect.decide import Action, decide
 from exclave.redirect.layout import TABLE
-from exclave.redirect.observe import Observed, observe
+from exclave.redirect.observe import NOTHING, Observed, observe
 from exclave.redirect.policy import RedirectPolicy
-from exclave.redirect.ruleset import render, render_removal
+from exclave.redirect.ruleset import render, render_removal, ruleset_digest
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 2.0
-"""Seconds between looks at the kernel's table."""
+LOOK_EVERY = 5.0
+"""Seconds between looks at the kernel's table; each costs a few milliseconds of one core."""
 
 
 @dataclass
@@ -34,43 +35,54 @@ class Redirect:
     """What stands in the kernel. `problem`: why it is not what is wanted; `repairs`: foreign changes undone."""
 
     wanted: Latest[RedirectPolicy | None]
-    observed: Latest[Observed]
+    observed: Latest[Observed] = field(default_factory=lambda: Latest(NOTHING))
     problem: Latest[HostError | None] = field(default_factory=lambda: Latest[HostError | None](None))
     repairs: int = 0
-    _reference: str = ""
+    _tried: RedirectPolicy | None = None
+    _standing: RedirectPolicy | None = None
+    _reference: str | None = None
 
     @property
     def in_place(self) -> bool:
         """Whether the kernel's table is the wanted one, as of the last look."""
-        wanted, observed = self.wanted.value, self.observed.value
-        return wanted is not None and observed.installed and observed.digest == wanted.digest
+        return self.wanted.value is not None and self.wanted.value == self._standing
 
     async def settle(self) -> None:
         """Look, and do what is needed so that the kernel has what is wanted. Raises HostError."""
-        wanted = self.wanted.value
+        wanted = self._tried = self.wanted.value
         observed = await _look()
         action = decide(wanted, observed, self._reference)
         if action is not Action.NOTHING:
-            if action is Action.REPAIR:
-                self.repairs += 1
-                log.warning("redirect: others changed or removed our table; it is made again")
-            await _apply(render(wanted) if wanted is not None else render_removal())
-            observed = await _look()
-        self._reference = observed.fingerprint
+            self._standing = None
+            self.observed.set(observed)
+            observed = await self._apply(action, wanted)
+        stands = wanted is not None and observed.digest == ruleset_digest(wanted)
+        self._standing = wanted if stands else None
+        self._reference = observed.fingerprint if stands else None
         self.observed.set(observed)
         self.problem.set(None)
+
+    async def _apply(self, action: Action, wanted: RedirectPolicy | None) -> Observed:
+        if action is Action.REPAIR:
+            self.repairs += 1
+            log.warning("redirect: others changed or removed our table; it is made again")
+        await _load(render(wanted) if wanted is not None else render_removal())
+        observed = await _look()
+        log.info(
+            "redirect: [action=%s instance=%s digest=%s]", action.value, observed.instance or "none", observed.digest
+        )
+        return observed
 
     async def keep(self) -> None:
         """Settle at every change of what is wanted, and every few seconds; never raises HostError."""
         while True:
-            wanted = self.wanted.value
             with trio.move_on_after(LOOK_EVERY):
-                await self.wanted.wait_for(lambda newest, known=wanted: newest != known)  # type: ignore[misc]
+                await self.wanted.wait_for(lambda newest: newest != self._tried)
             try:
                 await self.settle()
             except HostError as problem:
                 if problem.message != getattr(self.problem.value, "message", None):
-                    log.warning("redirect: %s (%s)", problem.message, problem.hint)
+                    log.error("redirect: %s (%s)", problem.message, problem.hint)
                 self.problem.set(problem)
 
 
@@ -80,45 +92,56 @@ async def open_redirect(wanted: Latest[RedirectPolicy | None], endings: EndingSw
 
     Raises HostError if the first look or change fails: nft missing or without NAT, no privilege.
     """
-    redirect = Redirect(wanted, Latest(Observed()))
+    redirect = Redirect(wanted)
     await redirect.settle()
-    async with trio.open_nursery() as nursery:
+    async with open_bare_nursery() as nursery:
         nursery.start_soon(redirect.keep)
         try:
             yield redirect
         finally:
             nursery.cancel_scope.cancel()
             if endings.value is not Ending.HAND_OVER:
-                with trio.CancelScope(shield=True):
+                with trio.CancelScope(shield=True):  # run_command's time bounds it
                     await remove_table()
 
 
 async def remove_table() -> None:
     """Remove our table, from cold, as often as one likes. Raises HostError."""
-    await _apply(render_removal())
+    await _load(render_removal())
 
 
 async def _look() -> Observed:
     listed = await _nft("-j", "list", "table", "inet", TABLE)
     if listed.status != 0:
         if "No such file or directory" in listed.errors:
-            return Observed()
+            return NOTHING
         raise _translated(listed)
-    return observe(listed.output.decode())
+    try:
+        return observe(listed.output.decode())
+    except ValueError as problem:
+        raise HostError(Fault.NFT_UNUSABLE, str(problem), "exclave needs nftables 0.9.3 or newer, with JSON") from None
 
 
-async def _apply(rules: str) -> None:
-    applied = await _nft("-f", "-", stdin=rules.encode())
-    if applied.status != 0:
-        raise _translated(applied)
+async def _load(rules: str) -> None:
+    loaded = await _nft("-f", "-", stdin=rules.encode())
+    if loaded.status != 0:
+        raise _translated(loaded)
 
 
 async def _nft(*arguments: str, stdin: bytes = b"") -> Finished:
     try:
         return await run_command(["nft", *arguments], stdin=stdin)
-    except FileNotFoundError:
+    except OSError as problem:
         raise HostError(
-            Fault.NFT_UNUSABLE, "the program nft is not installed", "install it: apt install nftables"
+            Fault.NFT_UNUSABLE,
+            f"the program nft cannot be run: {problem.strerror}",
+            "install it: apt install nftables",
+        ) from None
+    except trio.TooSlowError:
+        raise HostError(
+            Fault.NFT_UNUSABLE,
+            "the program nft did not end within 30 s",
+            "see what holds the kernel's tables: nft monitor",
         ) from None
 
 

@@ -1,7 +1,7 @@
 """What the kernel says of our table: `nft -j list table inet exclave`, read. Pure.
 
-Rules: which instance is active is read here, never remembered. The digest tells which policy a table was made from,
-the fingerprint (of everything listed but handles and counters) whether anybody has changed it since.
+Rules: which instance is active is read here, never remembered. The digest tells which rules a table was made as, the
+fingerprint (of everything listed but handles and counters) whether anybody has changed it since.
 Source of the format: libnftables-json(5).
 """
 

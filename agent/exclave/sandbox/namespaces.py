@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,10 +108,10 @@ class Network:
 
     async def _open(self, name: str) -> Machine:
         machine, holder = await trio.to_thread.run_sync(_hold, name)
-        self._holders.push_async_callback(_release, holder)
+        self._holders.append(holder)
         return machine
 
-    _holders: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _holders: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
 
 @asynccontextmanager
@@ -122,12 +122,16 @@ async def open_network() -> AsyncIterator[Network]:
     """
     with tempfile.TemporaryDirectory(prefix="exclave-") as scratch:
         os.chmod(scratch, 0o755)  # noqa: S103  other users of the machines reach what is shared there
-        async with AsyncExitStack() as holders:
+        holders: list[subprocess.Popen[bytes]] = []
+        try:
             switch, holder = await trio.to_thread.run_sync(_hold, "switch")
-            holders.push_async_callback(_release, holder)
+            holders.append(holder)
             await switch.must("ip", "link", "add", "bridge", "type", "bridge")
             await switch.must("ip", "link", "set", "bridge", "up")
             yield Network(switch, Path(scratch), _holders=holders)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_release, holders)
 
 
 def _hold(name: str) -> tuple[Machine, subprocess.Popen[bytes]]:
@@ -143,15 +147,16 @@ def _hold(name: str) -> tuple[Machine, subprocess.Popen[bytes]]:
     return machine, holder
 
 
-async def _release(holder: subprocess.Popen[bytes]) -> None:
-    """End a machine: end of file to process 1, which takes everything in it along."""
-    assert holder.stdin is not None
-    holder.stdin.close()
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(holder.wait)
-    for pipe in (holder.stdout, holder.stderr):
-        if pipe is not None:
-            pipe.close()
+def _release(holders: "list[subprocess.Popen[bytes]]") -> None:
+    """End machines, all at once: end of file to each process 1, which takes everything in its machine along."""
+    for holder in holders:
+        assert holder.stdin is not None
+        holder.stdin.close()
+    for holder in holders:
+        holder.wait()
+        for pipe in (holder.stdout, holder.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 async def _must(arguments: Sequence[str]) -> bytes:

@@ -1,0 +1,330 @@
+"""The redirect with the kernel that is to do it: who gets which connection, and what others can do to the rules."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import Fault, HostError
+from exclave.kit.latest import Latest
+from exclave.redirect import Redirect, RedirectPolicy, open_link, open_redirect, remove_table
+from exclave.redirect.policy import Server
+from exclave.redirect.ruleset import ruleset_digest
+
+from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, VM6, Lab, Seen, as_proxies, doors_inside, open_lab
+from .policies import PLAIN, PROXY
+
+POLICY = replace(
+    PLAIN,
+    addresses=(VM4,),
+    networks=("10.42.0.0/16", "fd00:42::/32"),
+    exempt_outbound_ports=(3306,),
+    exempt_networks=("10.42.0.40/32",),
+    exempt_uids=(4242,),
+    servers=(Server(CLUSTER4, 6443),),
+    families=(4, 6),
+)
+
+Wanted = Latest[RedirectPolicy | None]
+
+
+@asynccontextmanager
+async def redirected(lab: Lab, policy: RedirectPolicy, *instances: str) -> AsyncIterator[tuple[Wanted, Redirect]]:
+    endings = EndingSwitch()
+    endings.ask_nowait(Ending.STOP)
+    wanted = Wanted(policy)
+    async with open_link(endings):
+        as_proxies(lab, *(instances or ("a",)))
+        async with open_redirect(wanted, endings) as redirect:
+            yield wanted, redirect
+
+
+@pytest.mark.root
+async def test_calls_to_the_group_s_ports_reach_the_proxy_with_their_destination() -> None:
+    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
+        lab.listen(lab.vm, "application", f"{VM4}/8080", f"{VM4}/9100", f"{VM4}/22")
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+        assert await lab.call(lab.peer, VM4, 4143) == Seen("proxy a", (VM4, 4143))  # opaque traffic of pods
+        assert await lab.call(lab.peer, VM4, 9100) == Seen("application")  # not a port of the group
+        assert await lab.call(lab.peer, VM4, 22) == Seen("application")
+        await redirect.settle()
+        assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (2, 0)
+
+
+@pytest.mark.root
+async def test_calls_of_programs_reach_the_proxy_with_their_destination_unless_exempt() -> None:
+    async with open_lab() as lab:
+        await lab.peer.add_address("10.42.0.40/32")
+        ports = (80, 22, 6443, 3306)
+        lab.listen(lab.peer, "peer", *(f"{CLUSTER4}/{port}" for port in ports), f"{PEER4}/80", "10.42.0.40/80")
+        async with redirected(lab, POLICY) as (_, redirect):
+            assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy a", (CLUSTER4, 80))
+            assert await lab.call(lab.vm, CLUSTER4, 81) == Seen("proxy a", (CLUSTER4, 81))
+            assert await lab.call(lab.vm, CLUSTER6, 80) == Seen("proxy a", (CLUSTER6, 80))
+            for why, call in {
+                "SSH": lab.call(lab.vm, CLUSTER4, 22),
+                "the API server": lab.call(lab.vm, CLUSTER4, 6443),
+                "an excluded port": lab.call(lab.vm, CLUSTER4, 3306),
+                "an excluded network": lab.call(lab.vm, "10.42.0.40", 80),
+                "no network of the cluster": lab.call(lab.vm, PEER4, 80),
+                "the proxy itself": lab.call(lab.vm, CLUSTER4, 80, uid=PROXY),
+                "an excluded user": lab.call(lab.vm, CLUSTER4, 80, uid=4242),
+            }.items():
+                assert await call == Seen("peer"), why
+            await redirect.settle()
+            assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (0, 3)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("networks", [("10.0.0.0/8",), None, ()], ids=["cluster", "all", "none"])
+async def test_calls_to_oneself_pass_by_the_proxy(networks: tuple[str, ...] | None) -> None:
+    """Also the proxy's own: it dials the original destination, and would call itself for ever."""
+    async with open_lab() as lab, redirected(lab, replace(POLICY, networks=networks)):
+        lab.listen(lab.vm, "application", f"{VM4}/8080", "127.0.0.1/8080")
+        for address in (VM4, "127.0.0.1"):
+            assert await lab.call(lab.vm, address, 8080) == Seen("application")
+            assert await lab.call(lab.vm, address, 8080, uid=PROXY) == Seen("application")
+
+
+@pytest.mark.root
+async def test_a_member_of_ipv6_is_reached_by_ipv6() -> None:
+    async with open_lab() as lab, redirected(lab, replace(POLICY, addresses=(VM6,))):
+        lab.listen(lab.vm, "application", f"{VM4}/8080")
+        assert await lab.call(lab.peer, VM6, 8080) == Seen("proxy a", (VM6, 8080))
+        assert await lab.call(lab.peer, VM6, 4143) == Seen("proxy a", (VM6, 4143))
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("application")
+
+
+@pytest.mark.root
+async def test_everything_is_captured_where_that_is_wanted_but_the_metadata_service() -> None:
+    async with open_lab() as lab:
+        await lab.peer.add_address("169.254.169.254/32")
+        await lab.vm.add_route("169.254.169.254/32")
+        lab.listen(lab.peer, "metadata", "169.254.169.254/80")
+        async with redirected(lab, replace(POLICY, networks=None)):
+            assert await lab.call(lab.vm, PEER4, 443) == Seen("proxy a", (PEER4, 443))
+            assert await lab.call(lab.vm, "169.254.169.254", 80) == Seen("metadata")
+
+
+@pytest.mark.root
+async def test_a_neighbour_cannot_reach_the_private_link() -> None:
+    async with open_lab() as lab:
+        for network in ("169.254.77.0/29", "fd77:ec1a:7e::/64"):
+            await lab.peer.must("ip", "route", "add", network, "via", VM6 if ":" in network else VM4)
+        endings = EndingSwitch()
+        endings.ask_nowait(Ending.STOP)
+        places = [("169.254.77.1", 4140), ("169.254.77.1", 4191), ("fd77:ec1a:7e::1", 4140)]
+        async with open_link(endings):
+            lab.listen(lab.vm, "link", *(f"{address}/{port}" for address, port in places))
+            for address, port in places:
+                assert (await lab.call(lab.peer, address, port)).who == "link"  # so the drop is what keeps it out
+            async with open_redirect(Wanted(POLICY), endings) as redirect:
+                for address, port in places:
+                    assert (await lab.call(lab.peer, address, port, timeout=0.3)).who == "TimeoutError"
+                    assert (await lab.call(lab.vm, address, port)).who == "link"
+                await redirect.settle()
+                assert redirect.observed.value.dropped >= len(places)
+
+
+@pytest.mark.root
+async def test_a_swap_takes_new_connections_and_leaves_the_old_ones() -> None:
+    async with open_lab() as lab, redirected(lab, POLICY, "a", "b") as (wanted, redirect):
+        inbound, outbound = lab.talk(lab.peer, VM4, 8080), lab.talk(lab.vm, CLUSTER4, 80)
+        assert (inbound.who, outbound.who) == ("proxy a", "proxy a")
+        wanted.set(replace(POLICY, instance="b"))
+        assert not redirect.in_place
+        await redirect.observed.wait_for(lambda observed: observed.instance == "b")
+        assert redirect.in_place
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy b", (VM4, 8080))
+        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy b", (CLUSTER4, 80))
+        assert inbound.is_alive()
+        assert outbound.is_alive()
+
+
+@pytest.mark.root
+async def test_where_the_proxy_is_dead_outbound_may_open_while_inbound_stays_closed() -> None:
+    async with open_lab() as lab, redirected(lab, POLICY, "b") as (wanted, redirect):
+        lab.listen(lab.vm, "application", f"{VM4}/8080")
+        lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")
+        assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "ConnectionRefusedError"
+        wanted.set(replace(POLICY, outbound=False))
+        await redirect.observed.wait_for(lambda observed: observed.digest != ruleset_digest(POLICY))
+        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("peer")
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
+
+
+FOREIGN = {
+    "flushed all rules of the host": "flush ruleset",
+    "deleted the table": "delete table inet exclave",
+    "emptied a chain": "flush chain inet exclave outbound",
+    "added a rule": "insert rule inet exclave inbound accept",
+    "widened a set": "add element inet exclave passed_ports { 80 }",
+    "narrowed a set": "delete element inet exclave captured_ports { 8080 }",
+    "made the table sleep": "add table inet exclave { flags dormant; }",
+    "made a chain drop": "chain inet exclave foreign { policy drop; }",
+}
+
+
+@pytest.mark.root
+async def test_what_others_do_to_the_rules_is_noticed_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
+        await redirect.settle()
+        assert redirect.repairs == 0
+        for repairs, (what, command) in enumerate(FOREIGN.items(), 1):
+            await lab.nft(*command.split(" "))
+            caplog.clear()
+            await redirect.settle()
+            assert redirect.repairs == repairs, what
+            assert redirect.in_place
+            assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080)), what
+            assert caplog.messages == ["redirect: others changed or removed our table; it is made again"]
+
+
+@pytest.mark.root
+async def test_the_rules_of_others_stay_as_they_are() -> None:
+    theirs = (
+        "add table ip theirs; add chain ip theirs c { type nat hook output priority 0; }; add rule ip theirs c accept"
+    )
+    async with open_lab() as lab:
+        await lab.nft(theirs)
+        before = await lab.nft("list", "ruleset")
+        async with redirected(lab, POLICY) as (wanted, redirect):
+            assert await lab.nft("list", "table", "ip", "theirs") in before
+            await lab.nft("add table inet exclave-like")
+            await redirect.settle()
+            assert redirect.repairs == 0
+            await lab.nft("delete table inet exclave-like")
+            wanted.set(None)
+            await redirect.observed.wait_for(lambda observed: not observed.installed)
+            assert await lab.nft("list", "ruleset") == before
+        assert await lab.nft("list", "ruleset") == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
+async def test_what_stands_after_each_ending(ending: Ending) -> None:
+    async with open_lab() as lab:
+        endings = EndingSwitch()
+        async with open_redirect(Wanted(POLICY), endings):
+            if ending is not Ending.HAND_OVER:
+                endings.ask_nowait(ending)
+        stands = "table inet exclave" in await lab.nft("list", "tables")
+        assert stands == (ending is Ending.HAND_OVER)
+        for _ in range(2):
+            await remove_table()
+        assert await lab.nft("list", "tables") == ""
+
+
+@pytest.mark.root
+async def test_rules_left_by_an_earlier_agent_are_replaced_without_a_connection_noticing() -> None:
+    async with open_lab() as lab:
+        async with open_link(EndingSwitch()):
+            as_proxies(lab, "a")
+            async with open_redirect(Wanted(POLICY), EndingSwitch()):
+                pass
+        inbound = lab.talk(lab.peer, VM4, 8080)
+        await lab.nft("insert rule inet exclave inbound tcp dport 8080 accept")  # while no agent looked
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
+        async with open_redirect(Wanted(POLICY), EndingSwitch()) as redirect:
+            assert redirect.in_place
+            assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+            assert inbound.is_alive()
+
+
+@pytest.mark.root
+async def test_rules_that_fail_leave_the_ones_that_stand_and_are_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_lab() as lab, redirected(lab, POLICY, "a", "b") as (wanted, redirect):
+        with doors_inside(lab.vm, lab.network.scratch, prefix="false"):
+            wanted.set(replace(POLICY, instance="b"))
+            problem = await redirect.problem.wait_for(lambda problem: problem is not None)
+        assert problem is not None
+        assert problem.message == "nft refused the rules: no word"
+        assert not redirect.in_place
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy a"
+        with doors_inside(lab.vm, lab.network.scratch):
+            await redirect.settle()
+        assert redirect.in_place
+        assert redirect.problem.value is None
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy b"
+        assert [message for message in caplog.messages if "refused" in message] == [
+            "redirect: nft refused the rules: no word "
+            "(the kernel needs nf_tables with NAT (modules nft_chain_nat, nf_conntrack))"
+        ]
+
+
+@pytest.mark.root
+async def test_without_the_capability_it_says_so() -> None:
+    async with open_lab() as lab:
+        unprivileged = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin"
+        with doors_inside(lab.vm, lab.network.scratch, prefix=unprivileged):
+            for attempt in (_open, remove_table):
+                with pytest.raises(HostError) as refused:
+                    await attempt()
+                assert refused.value.fault is Fault.NO_PRIVILEGE
+                assert refused.value.message == "changing nftables is not permitted"
+                assert refused.value.hint == "run as root, with the capability NET_ADMIN"
+
+
+async def _open() -> None:
+    async with open_redirect(Wanted(POLICY), EndingSwitch()):
+        pass
+
+
+UNUSABLE = {
+    "nft is missing": (
+        None,
+        "the program nft cannot be run: No such file or directory",
+        "install it: apt install nftables",
+    ),
+    "the kernel has no NAT": (
+        '[ "$1" = -j ] && echo "Error: No such file or directory" >&2 || '
+        'echo "/dev/stdin:19:11-17: Error: Could not process rule: Operation not supported" >&2; exit 1',
+        "nft refused the rules: /dev/stdin:19:11-17: Error: Could not process rule: Operation not supported",
+        "the kernel needs nf_tables with NAT (modules nft_chain_nat, nf_conntrack)",
+    ),
+    "nft was built without JSON": (
+        'echo "table inet exclave {"',
+        "nft -j list table: its JSON was expected",
+        "exclave needs nftables 0.9.3 or newer, with JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "message", "hint"), UNUSABLE.values(), ids=UNUSABLE)
+async def test_an_nft_that_does_not_serve_is_told_at_the_start(
+    script: str | None, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script is not None:
+        (tmp_path / "nft").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nft").chmod(0o755)
+    with pytest.raises(HostError) as refused:
+        await _open()
+    assert (refused.value.fault, refused.value.message, refused.value.hint) == (Fault.NFT_UNUSABLE, message, hint)
+
+
+async def test_an_nft_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "nft").write_text("#!/bin/sh\nexec sleep 600\n")
+    (tmp_path / "nft").chmod(0o755)
+    with pytest.raises(HostError) as refused:
+        await _open()
+    assert refused.value.message == "the program nft did not end within 30 s"
+
+
+@pytest.mark.root
+async def test_a_look_every_few_seconds_is_what_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exclave.redirect.nft.LOOK_EVERY", 0.05)
+    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
+        await lab.nft("flush", "ruleset")
+        with trio.fail_after(20):
+            while redirect.repairs == 0 or not redirect.in_place:
+                await redirect.observed.wait_change()
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
