@@ -1,0 +1,130 @@
+"""Everything linkerd2-proxy is told, as environment variables: it reads nothing else. Pure.
+
+Rules: the same settings give the same text, so a digest says whether a running proxy still has what is wanted. Names
+and formats are those of linkerd2-proxy's `linkerd/app/src/env.rs`; values that Linkerd's chart sets are the chart's.
+Nothing secret is among them: the environment of a process can be read by its user.
+
+Both names of the Workload API's address are given: proxies know the one or the other, and those that know both look at
+the newer one first and then say nothing of the older.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+from exclave.identity.names import destination_identity
+from exclave.member.settings import Settings
+from exclave.redirect.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
+
+PREFIX = "LINKERD2_PROXY_"
+
+DESTINATION_PORT, POLICY_PORT = 8086, 8090
+
+FORGET_UNUSED = "1h"
+"""After how long an unused destination or policy is forgotten. The proxy's own 5 s would make each new connection hang
+while Linkerd's controllers are away, since what was forgotten has to be asked for again."""
+
+
+def proxy_environment(
+    settings: Settings,
+    member: str,
+    addresses: tuple[str, ...],
+    instance: Instance,
+    socket: Path,
+    log: str,
+    *,
+    drain: float,
+    families: tuple[Family, ...],
+) -> dict[str, str]:
+    """The environment of one instance.
+
+    `addresses` are the member's in the mesh: the only destinations accepted inbound. `families` are those that the
+    private link has addresses of. `drain` is how long the proxy may take to end, in seconds; `log` its log filter.
+    """
+    inbound_family: Family = 6 if ip_address(addresses[0]).version == 6 else 4
+    inbound = instance_address(instance, inbound_family)
+    outbound = [_socket(instance_address(instance, family), OUTBOUND_PORT) for family in families]
+    named = {
+        # Request and response headers may hold secrets; only these two directives keep them out of debug logs.
+        "LOG": f"{log},hickory=error,[{{headers}}]=off,[{{request}}]=off",
+        "LOG_FORMAT": "plain",
+        "INBOUND_LISTEN_ADDR": _socket(inbound, INBOUND_PORT),
+        "OUTBOUND_LISTEN_ADDR": outbound[0],
+        "OUTBOUND_LISTEN_ADDRS": ",".join(outbound),
+        "ADMIN_LISTEN_ADDR": _socket(instance_address(instance), ADMIN_PORT),
+        "SHUTDOWN_GRACE_PERIOD": f"{round(drain * 1000)}ms",
+        **_identity(settings, socket),
+        **_control_plane(settings, member),
+        **_inbound(settings, addresses),
+        **_patience(),
+    }
+    return {PREFIX + name: value for name, value in sorted(named.items())}
+
+
+def environment_digest(environment: Mapping[str, str]) -> str:
+    """16 hex digits that name an environment's content."""
+    return hashlib.sha256(json.dumps(dict(environment), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _identity(settings: Settings, socket: Path) -> dict[str, str]:
+    address = f"unix://{socket}"
+    return {
+        "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS": address,
+        "IDENTITY_SPIRE_SOCKET": address,
+        "IDENTITY_SERVER_ID": settings.identity.spiffe_id,
+        "IDENTITY_SERVER_NAME": settings.server_name,
+        "IDENTITY_TRUST_ANCHORS": settings.anchors,
+    }
+
+
+def _control_plane(settings: Settings, member: str) -> dict[str, str]:
+    linkerd = settings.linkerd
+    suffix = f"{linkerd.namespace}.svc.{linkerd.cluster_domain}."
+    name = destination_identity(linkerd.namespace, linkerd.trust_domain)
+    # A nodeName that is no Node would log an error with every lookup, so there is none.
+    workload = json.dumps({"ns": settings.namespace, "external_workload": member}, separators=(",", ":"))
+    networks = ",".join(linkerd.cluster_networks)
+    return {
+        "DESTINATION_SVC_ADDR": f"linkerd-dst-headless.{suffix}:{DESTINATION_PORT}",
+        "DESTINATION_SVC_NAME": name,
+        "DESTINATION_CONTEXT": workload,
+        "DESTINATION_PROFILE_SUFFIXES": f"svc.{linkerd.cluster_domain}.",
+        "DESTINATION_PROFILE_NETWORKS": networks,
+        "POLICY_SVC_ADDR": f"linkerd-policy.{suffix}:{POLICY_PORT}",
+        "POLICY_SVC_NAME": name,
+        "POLICY_WORKLOAD": workload,
+        "POLICY_CLUSTER_NETWORKS": networks,
+    }
+
+
+def _inbound(settings: Settings, addresses: tuple[str, ...]) -> dict[str, str]:
+    ports = settings.group.ports
+    opaque = [part.strip() for part in settings.linkerd.opaque_ports.split(",") if part.strip()]
+    opaque += [str(port.port) for port in ports if port.opaque and str(port.port) not in opaque]
+    return {
+        "INBOUND_IPS": ",".join(addresses),
+        "INBOUND_PORTS": ",".join(str(port.port) for port in ports),
+        "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": ",".join(opaque),
+        # Holds until the policy controller has answered, so it must not be more open than the mesh's own.
+        "INBOUND_DEFAULT_POLICY": settings.group.inbound_policy or settings.linkerd.inbound_policy,
+    }
+
+
+def _patience() -> dict[str, str]:
+    return {
+        "INBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
+        "OUTBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
+        "INBOUND_ACCEPT_KEEPALIVE": "10000ms",
+        "OUTBOUND_CONNECT_KEEPALIVE": "10000ms",
+        "INBOUND_ACCEPT_USER_TIMEOUT": "30s",
+        "OUTBOUND_CONNECT_USER_TIMEOUT": "30s",
+        "CONTROL_STREAM_INITIAL_TIMEOUT": "3s",
+        "CONTROL_STREAM_IDLE_TIMEOUT": "5m",
+        "CONTROL_STREAM_LIFETIME": "1h",
+    }
+
+
+def _socket(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,100 @@
+"""`instances.json` on disk, and the kernel's word on the processes in it. Blocking: small files in /run and /proc.
+
+Rules: a record is whole on disk before its process passes its gate. Looking for a process holds it first and compares
+then, so what was compared is what is held. A record that matches nothing is dropped, and its process left alone.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from exclave.kit.atomic import remove, write_atomic
+from exclave.proxy.instances import (
+    FILE,
+    InstanceRecord,
+    ProcessView,
+    interpreter_of,
+    parse_instances,
+    render_instances,
+    start_ticks_of,
+    why_foreign,
+)
+from exclave.redirect.layout import Instance
+
+log = logging.getLogger(__name__)
+
+
+class Records:
+    """The file in one runtime folder."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._path = runtime / FILE
+
+    def read(self) -> dict[Instance, InstanceRecord]:
+        """What is on record; nothing if the file is absent or damaged."""
+        try:
+            return parse_instances(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as problem:
+            log.warning("proxy: %s cannot be read, so nothing is adopted: %s", self._path, problem)
+            return {}
+
+    def add(self, instance: Instance, pid: int, executable: str, environment: str) -> None:
+        """Put a child that has not passed its gate on record. Raises HostError if the disk refuses."""
+        view = view_process(pid)
+        ticks = view.start_ticks if view is not None else 0  # it ended at once: a record that matches nothing
+        record = InstanceRecord(pid, ticks, read_boot_id(), executable, environment)
+        self._write({**self.read(), instance: record})
+
+    def drop(self, instance: Instance) -> None:
+        """Take an instance off the record."""
+        self._write({known: record for known, record in self.read().items() if known != instance})
+
+    def find_ours(self) -> tuple[Instance, InstanceRecord, int] | None:
+        """The first instance on record whose process runs, with a pidfd of it; None if there is none."""
+        boot_id = read_boot_id()
+        for instance, record in self.read().items():
+            pidfd = _open_pidfd(record.pid)
+            reason = why_foreign(record, boot_id, view_process(record.pid) if pidfd is not None else None)
+            if reason is None and pidfd is not None:
+                return instance, record, pidfd
+            if pidfd is not None:
+                os.close(pidfd)
+            log.info("proxy %s: not adopted: %s", instance, reason)
+            self.drop(instance)
+        return None
+
+    def _write(self, records: dict[Instance, InstanceRecord]) -> None:
+        if records:
+            write_atomic(self._path, render_instances(records).encode())
+        else:
+            remove(self._path)
+
+
+def view_process(pid: int) -> ProcessView | None:
+    """What the kernel says of a process now; None if it has ended."""
+    folder = Path("/proc", str(pid))
+    try:
+        return ProcessView(start_ticks_of((folder / "stat").read_text()), os.readlink(folder / "exe"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def read_boot_id() -> str:
+    """The kernel's name for the time since the last boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def find_executable(binary: Path) -> str:
+    """What the kernel will call the program once it runs: the file itself, or a script's interpreter."""
+    with binary.open("rb") as file:
+        interpreter = interpreter_of(file.read(256))
+    return str(Path(interpreter or binary).resolve())
+
+
+def _open_pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
