@@ -1,0 +1,64 @@
+"""Checks of the application, from the machine itself: does its port accept on the member's own address?
+
+Rules: an application that listens on 127.0.0.1 only is not reached by the proxy, so the own address is what is tried;
+nothing is sent. A probe passes after one success and fails after `failures` in a row; before the first success it does
+not pass. Results go to whoever follows them, and only when they change.
+"""
+
+from collections.abc import Sequence
+
+import trio
+
+from exclave.kit.latest import Latest
+from exclave.listing.ready import ProbeResult
+from exclave.member.settings import Probe
+
+NOT_YET = "not tried yet"
+
+
+class ProbeCount:
+    """Counts a probe's failures. `receive` takes what went wrong, or None, and says how the probe stands."""
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+        self._failures = 0
+        self.result = ProbeResult(probe.port, probe.kind, False, NOT_YET)
+
+    def receive(self, problem: str | None) -> ProbeResult:
+        """Take the outcome of one try."""
+        if problem is None:
+            self._failures = 0
+            self.result = ProbeResult(self._probe.port, self._probe.kind, True, "")
+            return self.result
+        self._failures += 1
+        if not self.result.passing or self._failures >= self._probe.failures:
+            self.result = ProbeResult(self._probe.port, self._probe.kind, False, problem)
+        return self.result
+
+
+async def run_probes(address: str, probes: Sequence[Probe], results: Latest[tuple[ProbeResult, ...]]) -> None:
+    """Try all probes on `address`, each at its own pace, for ever; publish how they stand."""
+    counts = [ProbeCount(probe) for probe in probes]
+    results.set(tuple(count.result for count in counts))
+
+    async def run(probe: Probe, count: ProbeCount) -> None:
+        while True:
+            count.receive(await try_tcp(address, probe.port, probe.timeout))
+            results.set(tuple(each.result for each in counts))
+            await trio.sleep(probe.every)
+
+    async with trio.open_nursery() as nursery:
+        for probe, count in zip(probes, counts, strict=True):
+            nursery.start_soon(run, probe, count)
+
+
+async def try_tcp(address: str, port: int, timeout: float) -> str | None:
+    """Connect and close; what went wrong, or None. `timeout` is seconds."""
+    family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
+    with trio.move_on_after(timeout), trio.socket.socket(family) as probe:
+        try:
+            await probe.connect((address, port))
+        except OSError as problem:
+            return (problem.strerror or "connection failed").lower()
+        return None
+    return f"no answer within {timeout:g} s"

@@ -1,0 +1,205 @@
+"""The door: pods are told that they may come, and told first when they may no longer.
+
+Rules: what to tell is decided by `ready.decide` from facts that are read at each change, and at least every
+`LOOK_EVERY` seconds; a write that the cluster does not take in `PATIENCE` seconds is given up and decided anew, so
+that nothing outdated is ever told. A failure here touches no traffic. When the door closes, the first half of walking
+back happens: `leaving.walk_back`.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from exclave.config import ListingConfig
+from exclave.ending import EndingSwitch
+from exclave.errors import ApiRefusal
+from exclave.kit.changed import open_changed
+from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
+from exclave.kit.wall import Now
+from exclave.listing.leaving import walk_back
+from exclave.listing.probes import run_probes
+from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, decide, judge
+from exclave.member.settings import FailurePolicy
+from exclave.member.spec import MemberView
+
+if TYPE_CHECKING:
+    from exclave.identity import Identity
+    from exclave.member.presence import Membership
+    from exclave.proxy import Proxy
+    from exclave.redirect import Redirect
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the facts when nothing says that they have changed."""
+
+PATIENCE = 10.0
+"""Seconds for one write."""
+
+ADOPTION = 30.0
+"""Seconds for a proxy that an earlier agent left to answer."""
+
+
+@dataclass(frozen=True)
+class ListingView:
+    """How this machine stands with pods; `reason` and `message` are those of condition Ready."""
+
+    serving: bool = False
+    ports: tuple[int, ...] = ()
+    ready: bool = False
+    reason: str = ""
+    message: str = ""
+    probes: tuple[ProbeResult, ...] = ()
+    is_failing: bool = False
+
+
+class Listing:
+    """What pods are told of this machine. Made by `open_listing`."""
+
+    def __init__(
+        self, membership: "Membership", identity: "Identity", proxy: "Proxy", redirect: "Redirect", now: Now
+    ) -> None:
+        self.state: Latest[ListingView] = Latest(ListingView())
+        self._membership = membership
+        self._identity = identity
+        self._proxy = proxy
+        self._redirect = redirect
+        self._now = now
+        self._probes: Latest[tuple[ProbeResult, ...]] = Latest(())
+        self._told: Told | None = None
+        self._whole_at: float | None = None
+        self._opened = trio.current_time()
+
+    async def keep_probes(self) -> None:
+        """Run the group's probes for ever, as the newest settings name them."""
+        membership = self._membership
+        while True:
+            settings = await membership.settings.wait_for(lambda settings: settings is not None)
+            assert settings is not None
+            wanted = settings.group.probes
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run_probes, membership.addresses[0], wanted, self._probes)
+                await membership.settings.wait_for(lambda newest: newest is not None and newest.group.probes != wanted)  # noqa: B023  used before it changes
+                nursery.cancel_scope.cancel()
+
+    async def keep_told(self) -> None:
+        """Tell the cluster what holds, for ever."""
+        sources = (
+            self._membership.view,
+            self._membership.settings,
+            self._identity.svid,
+            self._proxy.ready,
+            self._proxy.instances,
+            self._redirect.observed,
+            self._redirect.wanted,
+            self._probes,
+        )
+        async with open_changed(*sources) as changed:
+            while True:
+                seen = changed.value
+                facts = self._look()
+                self.state.set(self._shown(facts))
+                for effect in decide(facts, self._told):
+                    await self._carry_out(effect, facts)
+                with trio.move_on_after(LOOK_EVERY):
+                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+
+    def _look(self) -> Facts:
+        view, settings = self._membership.view.value, self._membership.settings.value
+        svid, redirect = self._identity.svid.value, self._redirect
+        failure = settings.group.failure if settings else FailurePolicy()
+        instance, wanted = self._proxy.ready.value, redirect.wanted.value
+        rules = redirect.in_place and wanted is not None and wanted.outbound and wanted.instance == instance
+        certificate = svid is not None and self._now() < svid.not_after
+        if certificate and instance is not None and rules:
+            self._whole_at = trio.current_time()
+        return Facts(
+            certificate=certificate,
+            proxy=instance is not None,
+            rules=rules,
+            lost_for=None if self._whole_at is None else trio.current_time() - self._whole_at,
+            failure_after=failure.after,
+            fallback="outbound-open" if failure.outbound == "open" else "down",
+            ports=frozenset(port.port for port in settings.group.ports) if settings else frozenset(),
+            probes=self._probes.value,
+            is_adopting=self._is_adopting(),
+            serving=None if view is None else view.serving,
+            data_path=view.data_path if view else "",
+            listed=frozenset(view.workload_ports) if view else frozenset(),
+            workload=view.workload_uid if view else None,
+            is_live=_is_live(view),
+        )
+
+    def _is_adopting(self) -> bool:
+        """Whether a proxy of an earlier agent may still prove whole: nothing is withdrawn until that is known."""
+        if self._whole_at is not None or trio.current_time() - self._opened > ADOPTION:
+            return False
+        return any(view.is_adopted for view in self._proxy.instances.value.values())
+
+    def _shown(self, facts: Facts) -> ListingView:
+        verdict = judge(facts)
+        listed = tuple(sorted(facts.listed))
+        return ListingView(
+            bool(facts.serving),
+            listed,
+            verdict.ready,
+            verdict.reason,
+            verdict.message,
+            facts.probes,
+            facts.is_failing,
+        )
+
+    async def _carry_out(self, effect: Effect, facts: Facts) -> None:
+        with trio.move_on_after(PATIENCE):
+            try:
+                if isinstance(effect, SetReady):
+                    await self._set_ready(effect, facts)
+                else:
+                    await self._membership.patch_spec({"serving": effect.serving, "dataPath": effect.data_path})
+                    log.info("listing: [serving=%s data-path=%s]", effect.serving, effect.data_path)
+                    await self._membership.view.wait_for(
+                        lambda view: view is None or view.serving == effect.serving  # our own write, come back
+                    )
+            except ApiRefusal as refusal:
+                log.warning("the cluster was not told: %s", refusal)
+                await trio.sleep(LOOK_EVERY)
+
+    async def _set_ready(self, effect: SetReady, facts: Facts) -> None:
+        verdict = effect.verdict
+        await self._membership.set_ready(verdict.ready, verdict.reason, verdict.message)
+        log.info("listing: [ready=%s reason=%s message=%s]", verdict.ready, verdict.reason, verdict.message)
+        assert facts.workload is not None
+        self._told = Told(verdict, facts.workload, facts.is_live)
+
+
+def _is_live(view: MemberView | None) -> bool:
+    return view is not None and view.live is not None and view.live.status
+
+
+@asynccontextmanager
+async def open_listing(
+    config: ListingConfig,
+    membership: "Membership",
+    identity: "Identity",
+    proxy: "Proxy",
+    redirect: "Redirect",
+    endings: EndingSwitch,
+    now: Now,
+) -> AsyncIterator[Listing]:
+    """Have this machine listed while open and while its data path stands; withdraw it on the way out."""
+    listing = Listing(membership, identity, proxy, redirect, now)
+    async with open_bare_nursery() as nursery:
+        nursery.start_soon(supervise, "probes", listing.keep_probes)
+        nursery.start_soon(supervise, "listing", listing.keep_told)
+        try:
+            yield listing
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):  # leaving.PATIENCE and the drain bound it
+                await walk_back(membership, endings.value, config.drain)
