@@ -1,0 +1,122 @@
+"""The demo's virtual machine: an application, an agent with a configuration of its own, and what can be asked of both.
+
+Everything that the agent would keep below /etc, /var/lib and /run stands in one folder, so that two looks at the
+machine can be compared whole.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from exclave.control_client import NoAgent, ask_once
+from exclave.kit.command import Finished
+from exclave.sandbox import mesh
+from exclave.sandbox.compare import SUBJECTS
+from exclave.sandbox.namespaces import Machine, Network
+from exclave.sandbox.programs import Program, module, open_program, start
+
+_CONFIG = """\
+[paths]
+state = "{folder}/var/lib/exclave"
+runtime = "{folder}/run/exclave"
+
+[proxy]
+binary = "{proxy}"
+user = "nobody"
+drain = "5s"
+
+[listing]
+drain = "2s"
+"""
+
+
+@dataclass
+class Guest:
+    """The virtual machine. `folder` stands for the parts of a file system that the agent touches."""
+
+    machine: Machine
+    folder: Path
+    agent: Program | None = None
+
+    @property
+    def config(self) -> Path:
+        """Its config.toml."""
+        return self.folder / "etc/exclave/config.toml"
+
+    @property
+    def runtime(self) -> Path:
+        """Its /run/exclave."""
+        return self.folder / "run/exclave"
+
+    def start_agent(self) -> Program:
+        """Start the agent."""
+        command = self.machine.command(*module("exclave", "run", "--config", str(self.config)))
+        self.agent = start(command, self.folder.parent / "agent.log")
+        return self.agent
+
+    async def kill_agent(self) -> None:
+        """End the agent as a crash would."""
+        assert self.agent is not None
+        self.agent.send(signal.SIGKILL)
+        await self.agent.wait()
+
+    async def end_agent(self) -> int:
+        """Ask the agent to stop; its exit status."""
+        assert self.agent is not None
+        return await self.agent.end()
+
+    async def command(self, *arguments: str, stdin: bytes = b"", timeout: float = 60.0) -> Finished:
+        """Run an exclave command on the machine."""
+        command = module("exclave", *arguments, "--config", str(self.config))
+        return await self.machine.run(*command, stdin=stdin, timeout=timeout)
+
+    async def status(self) -> dict[str, Any]:
+        """What the agent says of itself; empty while none answers."""
+        try:
+            return await trio.to_thread.run_sync(ask_once, self.runtime, "status")
+        except NoAgent:
+            return {}
+
+    async def look(self) -> dict[str, str]:
+        """A snapshot: rules, links, addresses, routes, files."""
+        found = {subject: (await self.machine.must(*command)).decode() for subject, command in SUBJECTS.items()}
+        listing = ["find", str(self.folder), "-printf", "%P %M %u:%g %s\\n"]
+        lines = (await self.machine.must(*listing)).decode().splitlines()
+        found["files"] = "\n".join(sorted(line for line in lines if not line.startswith(("run/exclave ", " "))))
+        return found
+
+    async def fetch(self, url: str) -> dict[str, Any]:
+        """What an application answers to a program on this machine."""
+        return await fetch(self.machine, url)
+
+
+async def fetch(machine: Machine, url: str) -> dict[str, Any]:
+    """Ask an application over HTTP from a machine, with a plain program that knows nothing of meshes."""
+    ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+    answer: dict[str, Any] = json.loads(await machine.must(sys.executable, "-c", ask, url))
+    return answer
+
+
+@asynccontextmanager
+async def open_guest(network: Network, machine: Machine, proxy: Path) -> AsyncIterator[Guest]:
+    """Set up the machine, with its application and `proxy` as the proxy's binary."""
+    folder = network.scratch / "vm"
+    for name in ("etc/exclave", "var/lib", "run"):
+        (folder / name).mkdir(parents=True)
+    guest = Guest(machine, folder)
+    guest.config.write_text(_CONFIG.format(folder=folder, proxy=proxy))
+    echo = machine.command(*module("exclave.sandbox.echo", mesh.GROUP, str(mesh.GROUP_PORT)))
+    async with open_program(echo, network.scratch / "vm-app.log"):
+        try:
+            yield guest
+        finally:
+            if guest.agent is not None:
+                with trio.CancelScope(shield=True):
+                    await guest.agent.end()

@@ -1,0 +1,101 @@
+"""The admin server of the stand-in proxy: `/ready`, `/live`, `/metrics`, as linkerd2-proxy answers them.
+
+Rules: ready means that there is a certificate and that the listeners listen. Names and labels of metrics are
+linkerd2-proxy's; there are as many as the demo and the tests read.
+"""
+
+from collections import Counter
+
+import h11
+import trio
+
+from exclave.sandbox.standin_tls import Tls
+
+Labels = tuple[tuple[str, str], ...]
+IDLE = 120.0
+"""Seconds after which a silent connection is closed."""
+
+
+class Counts:
+    """Counters by name and labels."""
+
+    def __init__(self) -> None:
+        self._counters: Counter[tuple[str, Labels]] = Counter()
+
+    def add(self, name: str, labels: Labels) -> None:
+        """Count one."""
+        self._counters[name, labels] += 1
+
+    def render(self) -> list[str]:
+        """Lines in Prometheus' text format."""
+        lines = []
+        for (name, labels), value in sorted(self._counters.items()):
+            written = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+            lines.append(f"{name}{{{written}}} {value}")
+        return lines
+
+
+class Admin:
+    """What the admin server tells."""
+
+    def __init__(self, tls: Tls, counts: Counts) -> None:
+        self._tls = tls
+        self._counts = counts
+        self.is_ready = False
+
+    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+        """Serve for ever."""
+        await trio.serve_listeners(self._talk, listeners)
+
+    def answer(self, method: bytes, target: bytes) -> tuple[int, str]:
+        """Status and body."""
+        if method not in (b"GET", b"HEAD"):
+            return 405, ""
+        if target == b"/ready":
+            return (200, "ready\n") if self.is_ready else (503, "not ready\n")
+        if target == b"/live":
+            return 200, "live\n"
+        return (200, self.metrics()) if target == b"/metrics" else (404, "")
+
+    def metrics(self) -> str:
+        """The metrics page."""
+        lines = [f"control_identity_cert_refreshes {self._tls.refreshes}"]
+        if self._tls.expires is not None:
+            lines.append(f"control_identity_cert_expiration_timestamp_seconds {self._tls.expires:.0f}")
+        return "\n".join([*lines, *self._counts.render(), ""])
+
+    async def _talk(self, stream: trio.SocketStream) -> None:
+        http = h11.Connection(h11.SERVER)
+        async with stream:
+            try:
+                with trio.move_on_after(IDLE) as idle:
+                    while await self._answer_one(http, stream):
+                        idle.deadline = trio.current_time() + IDLE
+            except (trio.BrokenResourceError, h11.RemoteProtocolError):
+                return
+
+    async def _answer_one(self, http: h11.Connection, stream: trio.SocketStream) -> bool:
+        while True:
+            event = http.next_event()
+            if event is h11.NEED_DATA:
+                http.receive_data(await stream.receive_some(65536))
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.EndOfMessage):
+                break
+            elif isinstance(event, h11.ConnectionClosed):
+                return False
+        status, text = self.answer(request.method, request.target)
+        headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))]
+        events = [h11.Response(status_code=status, headers=headers), h11.EndOfMessage()]
+        if request.method != b"HEAD":
+            events.insert(1, h11.Data(data=text.encode()))
+        await stream.send_all(b"".join(http.send(event) or b"" for event in events))
+        if http.our_state is h11.MUST_CLOSE:
+            return False
+        http.start_next_cycle()
+        return True
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,75 @@
+"""Telling the demo's story: steps tried one after the other, each within its time, each with its outcome.
+
+Rules: a step that raises has failed, with its words; the story goes on, since later steps may still tell something. A
+step's work returns its detail. What is printed is printed at once: whoever watches sees where it stands.
+"""
+
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from exclave.kit.supervise import describe
+from exclave.sandbox.story import Chapter, Step, tell_chapter, tell_step
+
+
+class UnexpectedError(Exception):
+    """A step met something else than it expected; the text says both."""
+
+
+class Teller:
+    """Collects the steps, and prints them unless `quiet`."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.steps: list[Step] = []
+        self._quiet = quiet
+        self._began = trio.current_time()
+
+    def chapter(self, title: str) -> None:
+        """Begin a chapter."""
+        self._say(tell_chapter(Chapter(title)))
+
+    async def step(self, title: str, work: Callable[[], Awaitable[str]], limit: float = 30.0) -> bool:
+        """Try a step for at most `limit` seconds; whether it passed."""
+        began = trio.current_time()
+        passed, detail = False, f"not done within {limit:.0f} s"
+        with trio.move_on_after(limit):
+            try:
+                detail = await work()
+                passed = True
+            except Exception as problem:
+                detail = _words_of(problem)
+        now = trio.current_time()
+        step = Step(title, passed, now - self._began, now - began, detail)
+        self.steps.append(step)
+        self._say(tell_step(step))
+        return passed
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+
+def _words_of(problem: Exception) -> str:
+    if isinstance(problem, UnexpectedError):
+        return str(problem)
+    where = traceback.extract_tb(problem.__traceback__)[-1]
+    return f"{type(problem).__name__}: {describe(problem)}\n({where.name}, line {where.lineno})"
+
+
+async def eventually(
+    what: str, look: Callable[[], Awaitable[object]], accept: Callable[[object], bool], every: float = 0.05
+) -> object:
+    """Look until what is seen is acceptable; at the end of the step's time, tell what was seen last."""
+    seen: object = None
+    try:
+        while True:
+            seen = await look()
+            if accept(seen):
+                return seen
+            await trio.sleep(every)
+    except trio.Cancelled:
+        sys.stderr.write(f"waited for {what}; seen last: {str(seen)[:2000]}\n")
+        raise
