@@ -1,0 +1,233 @@
+"""`exclave`: what is typed, what is done, and how it ends. Composition root of the commands.
+
+Rules: exit codes and fixed words are those of `errors.Fault`; 0 is done, 2 a wrong command line, 130 interrupted. A
+failure is told in two lines, what was met and what to do; with `--json` as one object on standard output. What nobody
+foresaw is a bug of ours and says so, without an exception's own words. Imports are done where they are needed: a
+command takes no longer to start than it must.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exclave import __version__
+from exclave.config import DEFAULT_PATH, Config, load_config
+from exclave.errors import ConfigError, ExclaveError, Fault, HostError
+from exclave.status_text import bug_lines, bug_object, error_lines, error_object, find_error
+
+if TYPE_CHECKING:
+    from exclave.ending import Ending
+
+KEYS = """\
+keys of config.toml, all optional:
+  [paths]     state = "/var/lib/exclave"   runtime = "/run/exclave"
+  [member]    address = "10.0.0.5"         the one found by the route to the API server, if absent
+  [proxy]     binary = "/usr/lib/exclave/linkerd2-proxy"   user = "exclave-proxy"   log = "info"   drain = "30s"
+  [redirect]  exclude_inbound_ports = [22]   exclude_outbound_ports = []   exclude_networks = ["10.9.0.0/16"]
+              exclude_users = ["backup"]
+  [listing]   drain = "10s"
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # The demo parses its own options, so that one place knows them.
+    options = argparse.Namespace(run=_demo, rest=given[1:]) if given[:1] == ["demo"] else _parser().parse_args(given)
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone; Python would complain once more at its own end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except BaseException as problem:
+        if isinstance(problem, (SystemExit, GeneratorExit)):
+            raise
+        return _fail(problem, in_json=getattr(options, "json", False))
+
+
+def _fail(problem: BaseException, *, in_json: bool) -> int:
+    error = find_error(problem)
+    if error is None:
+        print(bug_lines(problem), file=sys.stderr)
+        if in_json:
+            print(json.dumps(bug_object()))
+        return Fault.BUG.code
+    if in_json:
+        print(json.dumps(error_object(error.fault.code, error.fault.word, error.message, error.hint)))
+    else:
+        print(error_lines(error), file=sys.stderr)
+    return error.fault.code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="exclave", description="A virtual machine becomes a member of a Linkerd mesh."
+    )
+    parser.add_argument("--version", action="version", version=f"exclave {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], told: str, **more: Any) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=told, description=told[0].upper() + told[1:] + ".", **more)
+        command.set_defaults(run=run)
+        return command
+
+    as_written = argparse.RawDescriptionHelpFormatter
+    run = add("run", _run, "be the agent, until told to end", epilog=KEYS, formatter_class=as_written)
+    join = add("join", _join, "become a member; returns when pods may send traffic here")
+    join.add_argument("token", nargs="?", metavar="TOKEN", help="the join token; other users see it: use --token-file")
+    join.add_argument("--token-file", metavar="FILE", help="read the token from a file; - is standard input")
+    join.add_argument("--no-wait", action="store_true", help="return once the credential is stored")
+    leave = add("leave", _leave, "walk back, deregister, leave no trace")
+    status = add(
+        "status", _status, "say what this machine is: exit status 0 ready, 3 not ready, 4 unjoined, 5 no agent"
+    )
+    cleanup = add("cleanup", _cleanup, "remove rules, proxies and link from cold; the membership stays")
+    controller = add("controller", _controller, "be the cluster's side: admit, register, sign, reap, publish")
+    _add_controller_options(controller)
+    add("demo", _demo, "show all of it on one machine, in network namespaces")
+    for command in (run, join, leave, status, cleanup):
+        command.add_argument(
+            "--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
+        )
+    for command in (join, leave, status, cleanup):
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _add_controller_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--namespace", default="exclave", metavar="NAME", help="where the issuer's Secret is")
+    parser.add_argument("--linkerd-namespace", default="linkerd", metavar="NAME", help="where Linkerd is")
+    parser.add_argument("--server", metavar="URL", help="the API server; as a pod is told, if absent")
+    account = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    parser.add_argument("--ca-file", type=Path, default=account / "ca.crt", metavar="FILE")
+    parser.add_argument("--token-file", type=Path, default=account / "token", metavar="FILE")
+
+
+# The commands.
+
+
+def _run(options: argparse.Namespace) -> int:
+    _need_root("running the agent")
+    from exclave.ending import Ending
+
+    config = load_config(options.config)
+    _log_to_stderr()
+    if _run_agent(config) is Ending.HAND_OVER:
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606  the same program again, as it stands on disk now
+    return 0
+
+
+def _run_agent(config: Config) -> "Ending":
+    import time
+
+    import trio
+
+    from exclave.life import run
+
+    return trio.run(run, config, time.time, strict_exception_groups=True)
+
+
+def _join(options: argparse.Namespace) -> int:
+    _need_root("joining")
+    from exclave.commands import join_and_tell
+    from exclave.token_source import read_token
+
+    config = load_config(options.config)
+    token = read_token(options.token, options.token_file, os.environ)
+    return join_and_tell(token, config, wait=not options.no_wait, in_json=options.json)
+
+
+def _leave(options: argparse.Namespace) -> int:
+    _need_root("leaving")
+    from exclave.commands import leave_or_depart
+
+    return leave_or_depart(load_config(options.config), in_json=options.json)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from exclave.control_client import NoAgent, ask_once
+    from exclave.screen import show_lines
+    from exclave.status_text import NO_AGENT, exit_code, status_lines
+
+    runtime = load_config(options.config).paths.runtime
+    try:
+        status = ask_once(runtime, "status")
+    except NoAgent:
+        told = ("no agent runs on this machine", "start it: systemctl start exclave; or exclave run")
+        if options.json:
+            print(json.dumps(error_object(NO_AGENT, "no-agent", *told)))
+        else:
+            print(f"exclave: {told[0]}\n  to do: {told[1]}", file=sys.stderr)
+        return NO_AGENT
+    if options.json:
+        print(json.dumps(status, indent=2))
+    else:
+        show_lines(status_lines(status))
+    return exit_code(status)
+
+
+def _cleanup(options: argparse.Namespace) -> int:
+    _need_root("cleaning up")
+    from exclave.commands import clean_up_from_cold
+
+    try:
+        config = load_config(options.config)
+    except ConfigError:  # a broken configuration must not keep rules in place
+        config = Config()
+    return clean_up_from_cold(config, in_json=options.json)
+
+
+def _controller(options: argparse.Namespace) -> int:
+    import time
+
+    import trio
+
+    from exclave.cluster import Access
+    from exclave.controller import Place, run_controller
+
+    _log_to_stderr()
+    try:
+        access = Access((options.server or _server_of_pod(),), options.ca_file.read_text())
+    except (OSError, ValueError) as problem:
+        raise ExclaveError(
+            Fault.USAGE, f"the API server is not known: {problem}", "name it: --server, --ca-file and --token-file"
+        ) from None
+    place = Place(options.namespace, options.linkerd_namespace)
+    trio.run(run_controller, access, options.token_file, place, time.time, strict_exception_groups=True)
+    return 0
+
+
+def _server_of_pod() -> str:
+    """Where a pod finds its API server. Source: kubernetes.io, "Directly accessing the REST API"."""
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        raise ValueError("KUBERNETES_SERVICE_HOST is not set")
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from exclave.sandbox.scenario import main as demo
+
+    code: int = demo(options.rest)
+    return code
+
+
+def _need_root(what: str) -> None:
+    if os.geteuid() != 0:
+        raise HostError(Fault.NO_PRIVILEGE, f"{what} needs root", f"run it as root: sudo {' '.join(sys.argv[:2])}")
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "  # the journal has its own
+    logging.basicConfig(format=f"{stamp}%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,159 @@
+"""Commands that change what this machine is: join, leave, clean up; with the agent that runs, or without one.
+
+Rules: joining and leaving are the agent's affair where one runs, and done from cold where none does; both may be
+repeated. Progress goes to standard error line by line; with `--json` one object goes to standard output at the end.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from exclave.config import Config
+from exclave.control_client import NoAgent, ask
+from exclave.departure import clean_up, depart, forget_everything
+from exclave.join.steps import join
+from exclave.locks import hold_lock
+from exclave.member.record import load_membership, make_folder
+
+UNIT = "exclave.service"
+
+UNIT_START = 30.0
+"""Seconds for the agent of a unit to answer."""
+
+ANSWER = 30.0
+"""Seconds between two words of the agent; it says something every few."""
+
+LEAVING = 180.0
+"""Seconds for an agent to walk all the way back: withdrawal, drain, proxy, deregistration."""
+
+
+def join_and_tell(token: str, config: Config, *, wait: bool, in_json: bool) -> int:
+    """Join, tell the agent, and wait until it is ready if `wait`; the exit code."""
+    make_folder(config.paths.runtime, 0o755)
+    with hold_lock(config.paths.runtime / "join.lock", "another exclave join", "wait until it is done, or end it"):
+        record = _run(partial(join, token, config, time.time, _say))
+    told = {"joined": {"namespace": record.namespace, "group": record.group, "member": record.member}}
+    state = _tell_agent(config.paths.runtime, wait=wait)
+    if state is None and _start_unit():
+        state = _tell_agent_when_up(config.paths.runtime, wait=wait)
+    if state is None:
+        _say("no agent runs on this machine; start it: exclave run")
+    if in_json:
+        print(json.dumps({**told, "state": state}))
+    return 0 if state in (None, "ready") or not wait else 3
+
+
+def _tell_agent(runtime: Path, *, wait: bool) -> str | None:
+    """Tell the agent; the last state it told, None if there is no agent."""
+    state, waiting, started = None, None, False
+    try:
+        for line in ask(runtime, "joined", ANSWER):
+            if line.get("state") != state:
+                state = str(line.get("state"))
+                if wait:
+                    _say(f"agent: {state}")
+            if wait and line.get("waiting") != waiting and (waiting := line.get("waiting")):
+                _say(f"waiting for {waiting[0]}")
+            started = started or state not in ("unjoined", "joining")
+            if not wait or state == "ready" or (started and state in ("unjoined", "evicted")):
+                return state
+    except NoAgent:
+        return state
+    return state
+
+
+def _tell_agent_when_up(runtime: Path, *, wait: bool) -> str | None:
+    deadline = time.monotonic() + UNIT_START
+    while time.monotonic() < deadline:
+        state = _tell_agent(runtime, wait=wait)
+        if state is not None:
+            return state
+        time.sleep(0.2)
+    _say(f"the agent of {UNIT} does not answer; see: journalctl -u {UNIT}")
+    return None
+
+
+def _start_unit() -> bool:
+    """Start the agent's unit, if this system has systemd and the unit."""
+    if not Path("/run/systemd/system").is_dir():
+        return False
+    known = subprocess.run(["systemctl", "cat", UNIT], capture_output=True, check=False).returncode == 0
+    if not known:
+        return False
+    _say(f"starting {UNIT}")
+    return subprocess.run(["systemctl", "start", "--no-block", UNIT], check=False).returncode == 0
+
+
+def leave_or_depart(config: Config, *, in_json: bool) -> int:
+    """Leave, by the agent or from cold; the exit code."""
+    record = load_membership(config.paths.state)
+    remains = _ask_to_leave(config.paths.runtime)
+    if remains is None:
+        remains = _leave_from_cold(config)
+    if record is None and not remains:
+        _say("this machine is no member")
+    elif record is not None:
+        _say(f"left {record.namespace}/{record.member}")
+    for what in remains:
+        kind, _, name = what.partition(" ")
+        namespace, _, name = name.partition("/")
+        _say(
+            f"remains in the cluster: {what}; an admin removes it: kubectl -n {namespace} delete {kind.lower()} {name}"
+        )
+    if in_json:
+        print(json.dumps({"left": record is not None, "remains": remains}))
+    return 0
+
+
+def _ask_to_leave(runtime: Path) -> list[str] | None:
+    """Have the agent leave; what remains, None if no agent has done it."""
+    try:
+        for line in ask(runtime, "leave", LEAVING):
+            if "remains" in line:
+                return [str(what) for what in line["remains"]]
+            _say("the agent walks back")
+    except NoAgent:
+        pass
+    return None
+
+
+def _leave_from_cold(config: Config) -> list[str]:
+    if not config.paths.state.exists():
+        return []
+    make_folder(config.paths.runtime, 0o755)
+    hint = "ask it: exclave leave"
+    with hold_lock(config.paths.runtime / "agent.lock", "an agent", hint):
+        record = load_membership(config.paths.state)
+        if record is None:
+            forget_everything(config.paths.state)
+            return []
+        _say("no agent runs; walking back without one")
+        return list(_run(partial(depart, record, config, time.time)))
+
+
+def clean_up_from_cold(config: Config, *, in_json: bool) -> int:
+    """Remove rules, proxies and link; the exit code. Refuses while an agent would only make them again."""
+    make_folder(config.paths.runtime, 0o755)
+    hint = "stop it first, or leave: exclave leave"
+    with hold_lock(config.paths.runtime / "agent.lock", "an agent", hint):
+        done = _run(partial(clean_up, config))
+    for line in done:
+        _say(line)
+    if in_json:
+        print(json.dumps({"done": done}))
+    return 0
+
+
+def _run(work: Callable[[], Any]) -> Any:
+    return trio.run(work, strict_exception_groups=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

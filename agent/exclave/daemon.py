@@ -1,0 +1,101 @@
+"""The boot order, and nothing else.
+
+Rules: a part opens when all that it needs has opened, and closes before any of it: last in, first out. Each undoes on
+its way out what the ending asks for, so this file knows no clean-up. Nothing here waits for the network: what runs
+starts from disk. What ends a boot from inside: an eviction, and whatever a proxy cannot take over while it runs.
+"""
+
+import logging
+from contextlib import AsyncExitStack
+from functools import partial
+
+from exclave.cluster import open_member_cluster
+from exclave.config import Config
+from exclave.dns import open_dns
+from exclave.ending import Ending
+from exclave.identity import open_identity
+from exclave.identity.x509 import read_blocks
+from exclave.kit.notify import notify
+from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
+from exclave.kit.wall import Now
+from exclave.listing import open_listing
+from exclave.member import Membership, Standing, open_member
+from exclave.member.loaded import tell_loaded
+from exclave.parts import Parts
+from exclave.proxy import Proxy, find_user, open_proxy
+from exclave.redirect import Redirect, open_link, open_redirect
+from exclave.redirect.layout import dns_address
+from exclave.steering import open_steering
+from exclave.workload_api import open_workload_api
+
+log = logging.getLogger(__name__)
+
+
+async def serve(parts: Parts, config: Config, now: Now) -> None:
+    """Be this member until told otherwise, then go in the reverse order. Raises HostError, ConfigError."""
+    record, endings, paths = parts.record, parts.endings, config.paths
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        parts.cluster = cluster = await enter(
+            open_member_cluster(record.access, paths.state, record.accounts_namespace, record.account, endings, now)
+        )
+        parts.membership = member = await enter(open_member(record, config, cluster, endings, now))
+        parts.identity = identity = await enter(open_identity(paths.state, member, endings, now))
+        parts.workload_api = workload_api = await enter(
+            open_workload_api(
+                paths.runtime / "workload.sock",
+                identity.svid,
+                partial(_anchors, member),
+                frozenset({find_user(config.proxy.user).uid}),
+            )
+        )
+        await enter(open_link(endings))
+        parts.names = names = await enter(open_dns(dns_address(), member.settings))
+        parts.proxy = proxy = await enter(
+            open_proxy(config.proxy, paths.runtime, member, identity, workload_api.path, names.address, endings, now)
+        )
+        parts.steering = steering = await enter(open_steering(config.redirect, member, identity, proxy, now))
+        parts.redirect = redirect = await enter(open_redirect(steering.policy, endings))
+        parts.listing = await enter(
+            open_listing(config.listing, member, identity, proxy, redirect, endings, now)
+        )  # last in, first out: listed only while served
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(supervise, "loaded", partial(tell_loaded, member, identity))
+            nursery.start_soon(_show_rules, redirect, proxy)
+            nursery.start_soon(_end_when_evicted, parts, member)
+            nursery.start_soon(_end_when_outdated, parts, proxy)
+            nursery.start_soon(_end_when_moved, parts, member)
+            notify("READY=1")
+            parts.ending = await endings.wait()
+            nursery.cancel_scope.cancel()
+        if parts.ending is Ending.LEAVE and member.standing.value is not Standing.EVICTED:
+            member.mark_leaving()
+
+
+def _anchors(member: Membership) -> tuple[bytes, ...]:
+    settings = member.settings.value
+    return read_blocks(settings.anchors) if settings is not None else ()
+
+
+async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:
+    """The kernel's word on which instance is active."""
+    async for observed in redirect.observed.changes():
+        proxy.see_rules(observed.instance)
+
+
+async def _end_when_evicted(parts: Parts, member: Membership) -> None:
+    await member.standing.wait_for(lambda standing: standing is Standing.EVICTED)
+    parts.endings.ask_nowait(Ending.LEAVE)
+
+
+async def _end_when_outdated(parts: Parts, proxy: Proxy) -> None:
+    await proxy.outdated.wait_for(bool)
+    log.info("new settings need a new proxy: walking back, then starting again")
+    parts.endings.ask_nowait(Ending.STOP)
+
+
+async def _end_when_moved(parts: Parts, member: Membership) -> None:
+    await member.moved.wait_for(lambda address: address is not None)
+    log.info("this machine's address is another: walking back, then starting again")
+    parts.endings.ask_nowait(Ending.STOP)

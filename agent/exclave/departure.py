@@ -1,0 +1,94 @@
+"""Leaving and cleaning up without an agent: everything from cold, as often as one likes.
+
+Rules: the order is the one of every way out: pods hear first, then the rules go, then the proxy, then the link, and
+last of all the Member and what is on disk. What the cluster does not hear is said to whoever asked; nothing of this
+machine's own is kept waiting for it.
+"""
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+import trio
+
+from exclave.cluster import open_member_cluster
+from exclave.cluster.renewal import FILE as CREDENTIAL
+from exclave.config import Config
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import HostError
+from exclave.identity.storage import remove_identity
+from exclave.kit.atomic import remove
+from exclave.kit.wall import Now
+from exclave.listing import walk_back
+from exclave.member import MembershipRecord, open_member
+from exclave.member.record import forget_eviction, forget_join, forget_membership
+from exclave.proxy.output import forget_output
+from exclave.proxy.records import Records
+from exclave.redirect import remove_link, remove_table
+
+log = logging.getLogger(__name__)
+
+
+async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str]:
+    """Leave the mesh without the parts of an agent; what could not be undone in the cluster, for a person."""
+    endings = EndingSwitch()
+    endings.ask_nowait(Ending.LEAVE)
+    state = config.paths.state
+    remains = [f"Member {record.namespace}/{record.member}"]
+    try:
+        async with open_member_cluster(
+            record.access, state, record.accounts_namespace, record.account, endings, now
+        ) as cluster:
+            async with open_member(record, config, cluster, endings, now) as member:
+                member.mark_leaving()
+                await walk_back(member, Ending.LEAVE, config.listing.drain)
+                await clean_up(config)
+            remains = member.remains
+    except HostError as problem:  # without a credential nobody listens
+        log.warning("%s", problem)
+        await clean_up(config)
+    forget_everything(state)
+    return remains
+
+
+def forget_everything(state: Path) -> None:
+    """Remove what makes this machine a member, and what a join has left. Raises HostError."""
+    remove_identity(state)
+    remove(state / CREDENTIAL)
+    forget_join(state)
+    forget_eviction(state)
+    forget_membership(state)
+
+
+async def clean_up(config: Config) -> list[str]:
+    """Take away rules, proxies and link, whatever is there; what was found. Raises HostError."""
+    await remove_table()
+    done = ["rules removed"]
+    for pid in await _end_proxies(config.paths.runtime, config.proxy.drain):
+        done.append(f"proxy process {pid} ended")
+    await remove_link()
+    done.append("link removed")
+    return done
+
+
+async def _end_proxies(runtime: Path, drain: float) -> list[int]:
+    """End the proxies on record, and no others."""
+    records, ended = Records(runtime), []
+    while (found := records.find_ours()) is not None:
+        instance, record, pidfd = found
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            with trio.move_on_after(drain) as patience:
+                await trio.lowlevel.wait_readable(pidfd)
+            if patience.cancelled_caught:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                await trio.lowlevel.wait_readable(pidfd)
+        except ProcessLookupError:
+            pass  # it ended by itself
+        finally:
+            os.close(pidfd)
+        records.drop(instance)
+        forget_output(runtime, instance)
+        ended.append(record.pid)
+    return ended

@@ -1,0 +1,206 @@
+"""Which rules are wanted: from the settings, the proxy that is ready, and for how long there has been none.
+
+Rules: no rules before a proxy is ready; rules point to one that is, or was last. While it is away they stay as they
+are, so traffic waits or fails and does not go bare; once it has been away longer than the group's `failure.after`,
+each direction does what the group says: outbound opens by default, inbound stays closed. New settings reach the rules
+only if the proxy that runs serves them too; else the whole agent walks back and starts again with them.
+"""
+
+import logging
+import pwd
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import trio
+
+from exclave.cluster.endpoint import host_and_port
+from exclave.config import RedirectConfig
+from exclave.errors import ConfigError
+from exclave.kit.changed import open_changed
+from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
+from exclave.kit.wall import Now
+from exclave.member.settings import FailurePolicy, Settings
+from exclave.redirect.layout import Instance
+from exclave.redirect.policy import RedirectPolicy, Server, make_policy
+
+if TYPE_CHECKING:
+    from exclave.identity import Identity
+    from exclave.member import Membership
+    from exclave.proxy import Proxy
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks at what only the clock tells: a proxy that stays away, a certificate that has ended."""
+
+SETTLING = 1.0
+"""Seconds after which the proxy has said whether it serves new settings."""
+
+
+def chosen_failure(failure: FailurePolicy, away: float | None) -> tuple[bool, bool]:
+    """Whether (outbound, inbound) are open while the data path has been away for so many seconds; None: it is not."""
+    if away is None or away < failure.after:
+        return False, False
+    return failure.outbound == "open", failure.inbound == "open"
+
+
+class Steering:
+    """The wanted rules. `problem` says why they are not as the settings ask. Made by `open_steering`."""
+
+    def __init__(
+        self, config: RedirectConfig, membership: "Membership", identity: "Identity", proxy: "Proxy", now: Now
+    ) -> None:
+        self.policy: Latest[RedirectPolicy | None] = Latest(None)
+        self.problem: Latest[str | None] = Latest(None)
+        self._config = config
+        self._membership = membership
+        self._identity = identity
+        self._proxy = proxy
+        self._now = now
+        self._settings: Settings | None = None
+        self._instance: Instance | None = None
+        self._whole_at = trio.current_time()
+        self._exempt_uids: tuple[int, ...] = ()
+        self._ssh_ports: tuple[int, ...] = ()
+        self._servers: dict[str, frozenset[Server]] = {}
+
+    async def look_around(self) -> None:
+        """Find what this host never wants captured, once. Raises ValueError naming a user that does not exist."""
+        self._exempt_uids = tuple(_uid_of(user) for user in self._config.exclude_users)
+        self._ssh_ports = await trio.to_thread.run_sync(_listening_sshd)
+
+    async def keep(self) -> None:
+        """Keep the wanted rules true, for ever."""
+        sources = (self._membership.settings, self._proxy.ready, self._proxy.instances, self._identity.svid)
+        async with open_changed(*sources) as changed:
+            while True:
+                seen = changed.value
+                await self.settle()
+                with trio.move_on_after(LOOK_EVERY):
+                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+
+    async def settle(self) -> None:
+        """Decide what is wanted now."""
+        await self._take_settings()
+        settings = self._settings
+        instance = self._proxy.ready.value
+        if instance is not None and self._has_certificate():
+            self._whole_at = trio.current_time()
+            away = None
+        else:
+            away = trio.current_time() - self._whole_at
+        self._instance = instance or self._instance or self._adopted()
+        if settings is None or self._instance is None or not self._membership.addresses:
+            return
+        outbound_open, inbound_open = chosen_failure(settings.group.failure, away)
+        if outbound_open and inbound_open:
+            self.policy.set(None)
+            return
+        try:
+            policy = make_policy(
+                settings,
+                self._config,
+                instance=self._instance,
+                address=self._membership.addresses[0],
+                proxy_uid=self._proxy.uid,
+                servers=await self._find_servers(),
+                exempt_uids=self._exempt_uids,
+                ssh_ports=self._ssh_ports,
+                outbound_open=outbound_open,
+            )
+        except ValueError as problem:
+            self._tell(f"the rules stay as they are: {problem}")
+            return
+        self._tell(None)
+        self.policy.set(policy)
+
+    async def _take_settings(self) -> None:
+        newest = self._membership.settings.value
+        if self._settings is None:
+            self._settings = newest
+        elif newest != self._settings:
+            await trio.sleep(SETTLING)
+            if not self._proxy.outdated.value:
+                self._settings = newest
+
+    async def _find_servers(self) -> tuple[Server, ...]:
+        """Where the API servers are; what was known stays known while a name is not resolved."""
+        for server in self._membership.record.servers:
+            self._servers[server] = await _resolve(server) or self._servers.get(server, frozenset())
+        found = frozenset[Server]().union(*self._servers.values())
+        return tuple(sorted(found, key=lambda server: (server.address, server.port)))
+
+    def _has_certificate(self) -> bool:
+        svid = self._identity.svid.value
+        return svid is not None and self._now() < svid.not_after
+
+    def _adopted(self) -> Instance | None:
+        """The instance that an earlier agent left, and that its rules point to."""
+        found = [instance for instance, view in self._proxy.instances.value.items() if view.is_adopted]
+        return found[0] if found else None
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem.value:
+            log.error("%s", problem)
+        self.problem.set(problem)
+
+
+def _uid_of(user: str) -> int:
+    if user.isascii() and user.isdecimal():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ValueError(f"redirect.exclude_users: there is no user {user}") from None
+
+
+def _listening_sshd() -> tuple[int, ...]:
+    """Ports where an sshd listens, whatever they are: nobody is to be locked out."""
+    ports = set()
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "sshd":
+            try:
+                found = _connections(process)
+            except psutil.Error:
+                continue
+            ports |= {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
+    return tuple(sorted(ports))
+
+
+def _connections(process: psutil.Process) -> Sequence[Any]:
+    """A process's TCP sockets; psutil 6 gave the method another name."""
+    look = process.net_connections if hasattr(process, "net_connections") else process.connections
+    found: Sequence[Any] = look(kind="tcp")
+    return found
+
+
+async def _resolve(server: str) -> frozenset[Server]:
+    """An API server's addresses; none if its name is not resolved now."""
+    host, port = host_and_port(server)
+    try:
+        targets = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return frozenset()
+    return frozenset(Server(str(address[0]).partition("%")[0], port) for _, _, _, _, address in targets)
+
+
+@asynccontextmanager
+async def open_steering(
+    config: RedirectConfig, membership: "Membership", identity: "Identity", proxy: "Proxy", now: Now
+) -> AsyncIterator[Steering]:
+    """Say which rules are wanted while open. They are right from the start for a proxy that was adopted."""
+    steering = Steering(config, membership, identity, proxy, now)
+    try:
+        await steering.look_around()
+    except ValueError as problem:
+        raise ConfigError(str(problem), "name users of this machine, or their numbers") from None
+    await steering.settle()
+    async with open_bare_nursery() as nursery:
+        nursery.start_soon(supervise, "steering", steering.keep)
+        yield steering
+        nursery.cancel_scope.cancel()
