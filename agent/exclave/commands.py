@@ -132,7 +132,7 @@ def _leave_from_cold(config: Config) -> list[str]:
     with hold_lock(config.paths.runtime / "agent.lock", "an agent", hint):
         record = load_membership(config.paths.state)
         if record is None:
-            forget_everything(config.paths.state)
+            forget_everything(config.paths)
             return []
         _say("no agent runs; walking back without one")
         return list(_run(partial(depart, record, config, time.time)))

@@ -14,7 +14,7 @@ import trio
 
 from exclave.cluster import open_member_cluster
 from exclave.cluster.renewal import FILE as CREDENTIAL
-from exclave.config import Config
+from exclave.config import Config, Paths
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave.identity.storage import remove_identity
@@ -22,6 +22,7 @@ from exclave.kit.atomic import remove
 from exclave.kit.wall import Now
 from exclave.listing import walk_back
 from exclave.member import MembershipRecord, open_member
+from exclave.member.facts import forget_boot_identity
 from exclave.member.record import forget_eviction, forget_join, forget_membership
 from exclave.proxy.output import forget_output
 from exclave.proxy.records import Records
@@ -48,12 +49,14 @@ async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str
     except HostError as problem:  # without a credential nobody listens
         log.warning("%s", problem)
         await clean_up(config)
-    forget_everything(state)
+    forget_everything(config.paths)
     return remains
 
 
-def forget_everything(state: Path) -> None:
+def forget_everything(paths: Paths) -> None:
     """Remove what makes this machine a member, and what a join has left. Raises HostError."""
+    state = paths.state
+    forget_boot_identity(paths.runtime)
     remove_identity(state)
     remove(state / CREDENTIAL)
     forget_join(state)

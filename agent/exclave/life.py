@@ -124,7 +124,7 @@ class Agent:
     async def _answer_leave(self, reply: Reply) -> None:
         state = self._config.paths.state
         if load_membership(state) is None:
-            forget_everything(state)  # what a join has left
+            forget_everything(self._config.paths)  # what a join has left
             self._left.set([])
         else:
             self._left.set(None)

@@ -1,17 +1,23 @@
-from exclave.sandbox.story import Chapter, Step, as_json, exit_status, tell_chapter, tell_end, tell_step
+from exclave.sandbox.story import Chapter, Step, as_json, exit_status, tell_chapter, tell_end, tell_step, tell_trying
 
 JOINED = Step("joined", True, 3.24, 1.1, "web-k7q2x-1")
 LOST = Step("pod reaches the VM", False, 4.0, 0.2, "expected status 200\nfound 502")
 
 
-def test_a_step_is_told_with_its_time_and_outcome() -> None:
-    assert tell_step(JOINED) == "     3.2s  ok    joined                                        web-k7q2x-1"
+def test_a_step_is_told_with_its_time_and_outcome_and_what_was_seen_below() -> None:
+    assert tell_step(JOINED) == "     3.2 s  ok    joined\n                  web-k7q2x-1"
 
 
-def test_a_long_detail_stands_below_its_title() -> None:
-    first, second = tell_step(LOST).splitlines()
-    assert first.startswith("     4.0s  FAIL  pod reaches the VM")
-    assert first.index("expected") == second.index("found")
+def test_a_failed_step_tells_all_lines() -> None:
+    first, *seen = tell_step(LOST).splitlines()
+    assert first == "     4.0 s  FAIL  pod reaches the VM"
+    assert [line.strip() for line in seen] == ["expected status 200", "found 502"]
+
+
+def test_the_line_of_a_step_that_is_tried_is_written_over_by_its_end() -> None:
+    trying, told = tell_trying("joined"), tell_step(JOINED).splitlines()[0]
+    assert trying.index("joined") == told.index("joined")
+    assert len(trying) == len(told)
 
 
 def test_the_end_counts_and_the_exit_status_agrees() -> None:

@@ -18,7 +18,7 @@ import trio
 
 from exclave import __version__
 from exclave.errors import Fault, HostError
-from exclave.kit.atomic import write_atomic
+from exclave.kit.atomic import remove, write_atomic
 
 MACHINE_ID = Path("/etc/machine-id")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -86,3 +86,8 @@ async def read_boot_identity(runtime: Path) -> str:
     nonce = secrets.token_hex(8)
     write_atomic(path, (json.dumps({"boot": boot_id, "nonce": nonce}) + "\n").encode())
     return f"{boot_id}.{nonce}"
+
+
+def forget_boot_identity(runtime: Path) -> None:
+    """Forget the nonce: the next membership has one of its own."""
+    remove(runtime / BOOT)

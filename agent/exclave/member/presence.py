@@ -37,7 +37,7 @@ from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now
 from exclave.member.addresses import find_address, wait_moved
-from exclave.member.facts import read_boot_identity, read_facts
+from exclave.member.facts import forget_boot_identity, read_boot_identity, read_facts
 from exclave.member.record import (
     MembershipRecord,
     forget_membership,
@@ -318,3 +318,5 @@ async def open_member(
             nursery.cancel_scope.cancel()
             remember = partial(note_eviction, config.paths.state, record, now())
             await membership.close(endings.value, remember)
+            if endings.value is Ending.LEAVE:
+                forget_boot_identity(config.paths.runtime)

@@ -190,14 +190,14 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--listen", required=True, metavar="ADDR:PORT", help="where to listen; port 0 takes a free one")
     parser.add_argument("--server", required=True, metavar="URL", help="the API server")
-    parser.add_argument("--ca", required=True, type=Path, metavar="FILE", help="the API server's CA, PEM")
+    parser.add_argument("--ca-file", required=True, type=Path, metavar="FILE", help="the API server's CA, PEM")
     parser.add_argument(
         "--token-file", required=True, type=Path, metavar="FILE", help="a token that may list and watch"
     )
     parser.add_argument("--trust-domain", default="cluster.local", help="of the mesh (default: cluster.local)")
     options = parser.parse_args(arguments)
     address, _, port = options.listen.rpartition(":")
-    tls = ssl.create_default_context(cadata=options.ca.read_text())
+    tls = ssl.create_default_context(cadata=options.ca_file.read_text())
     source = Source(options.server, tls, options.token_file.read_text().strip())
     logging.basicConfig(level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -16,11 +16,12 @@ from typing import Any
 import trio
 
 from exclave.control_client import NoAgent, ask_once
-from exclave.kit.command import Finished
+from exclave.kit.command import Finished, run_command
 from exclave.sandbox import mesh
 from exclave.sandbox.compare import SUBJECTS
 from exclave.sandbox.namespaces import Machine, Network
 from exclave.sandbox.programs import Program, module, open_program, start
+from exclave.sandbox.teller import UnexpectedError, eventually
 
 _CONFIG = """\
 [paths]
@@ -67,11 +68,6 @@ class Guest:
         self.agent.send(signal.SIGKILL)
         await self.agent.wait()
 
-    async def end_agent(self) -> int:
-        """Ask the agent to stop; its exit status."""
-        assert self.agent is not None
-        return await self.agent.end()
-
     async def command(self, *arguments: str, stdin: bytes = b"", timeout: float = 60.0) -> Finished:
         """Run an exclave command on the machine."""
         command = module("exclave", *arguments, "--config", str(self.config))
@@ -84,6 +80,20 @@ class Guest:
         except NoAgent:
             return {}
 
+    async def wait_idle(self) -> None:
+        """Wait until the agent answers."""
+        await eventually("the agent's answer", self.status, bool)
+
+    async def active_proxy(self) -> dict[str, Any]:
+        """State and process of the proxy that the rules point to."""
+        proxy = (await self.status())["proxy"]
+        found: dict[str, Any] = proxy["instances"][proxy["active"]]
+        return found
+
+    def agent_words(self) -> str:
+        """The end of the agent's log."""
+        return self.agent.last_words() if self.agent is not None else ""
+
     async def look(self) -> dict[str, str]:
         """A snapshot: rules, links, addresses, routes, files."""
         found = {subject: (await self.machine.must(*command)).decode() for subject, command in SUBJECTS.items()}
@@ -92,15 +102,20 @@ class Guest:
         found["files"] = "\n".join(sorted(line for line in lines if not line.startswith(("run/exclave ", " "))))
         return found
 
-    async def fetch(self, url: str) -> dict[str, Any]:
-        """What an application answers to a program on this machine."""
-        return await fetch(self.machine, url)
+
+async def read_url(machine: Machine | None, url: str) -> bytes:
+    """Read a URL from a machine, or from this one, with a plain program that knows nothing of meshes."""
+    ask = "import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1], timeout=5).read())"
+    command = [sys.executable, "-I", "-c", ask, url]
+    done = await run_command(command if machine is None else machine.command(*command))
+    if done.status != 0:
+        raise UnexpectedError(f"{url}: {done.errors.splitlines()[-1]}")
+    return done.output
 
 
-async def fetch(machine: Machine, url: str) -> dict[str, Any]:
-    """Ask an application over HTTP from a machine, with a plain program that knows nothing of meshes."""
-    ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
-    answer: dict[str, Any] = json.loads(await machine.must(sys.executable, "-c", ask, url))
+async def fetch(machine: Machine | None, url: str) -> dict[str, Any]:
+    """What the application at a URL answers to a machine."""
+    answer: dict[str, Any] = json.loads(await read_url(machine, url))
     return answer
 
 
@@ -119,4 +134,4 @@ async def open_guest(network: Network, machine: Machine, proxy: Path) -> AsyncIt
         finally:
             if guest.agent is not None:
                 with trio.CancelScope(shield=True):
-                    await guest.agent.end()
+                    await guest.kill_agent()  # its machine goes with it, so there is nothing to walk back from

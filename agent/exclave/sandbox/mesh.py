@@ -21,6 +21,7 @@ from exclave.cluster.requests import (
     Object,
     Request,
     create,
+    patch,
 )
 
 LINKERD = "linkerd"
@@ -82,6 +83,8 @@ def application_requests() -> list[Request]:
     return [
         create(SERVICE_ACCOUNTS, NAMESPACE, {"metadata": {"name": POD_NAME}}),
         create(PODS, NAMESPACE, _pod()),
+        # The API server takes a status by its subresource alone.
+        patch(PODS, NAMESPACE, POD_NAME, {"status": _POD_STATUS}, subresource="status"),
         _service(POD_NAME, POD_SERVICE, POD_PORT),
         _service(GROUP, GROUP_SERVICE, GROUP_PORT),
     ]
@@ -137,8 +140,10 @@ def _pod() -> Object:
             "serviceAccountName": POD_NAME,
             "containers": [{"name": "app", "ports": [{"containerPort": POD_PORT}]}],
         },
-        "status": {"phase": "Running", "podIP": POD, "podIPs": [{"ip": POD}]},
     }
+
+
+_POD_STATUS = {"phase": "Running", "podIP": POD, "podIPs": [{"ip": POD}]}
 
 
 def _service(name: str, address: str, port: int) -> Request:

@@ -27,6 +27,7 @@ _PROCESS_1 = """
 import signal, socket, sys
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that the kernel reaps whatever is orphaned here
 socket.sethostname(sys.argv[1])
+open("/proc/sys/net/ipv6/conf/default/accept_dad", "w").write("0")  # addresses are there at once, or not at all
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -198,14 +198,14 @@ async def _share_packages(scratch: Path, *machines: Machine) -> None:
     wrapper = scratch / "proxy"
     wrapper.write_text(
         f"#!{interpreter} -I\nimport sys\nsys.path[:0] = {[str(path) for path in shared]!r}\n"
-        "from exclave.sandbox.standin import main\nmain()\n"
+        "from exclave.sandbox.standin import main\nsys.exit(main())\n"
     )
     wrapper.chmod(0o755)
 
 
 def _access(scratch: Path, token_file: str) -> list[str]:
     server = f"https://{CLUSTER}:{API_PORT}"
-    return ["--server", server, "--ca", str(scratch / "ca.pem"), "--token-file", str(scratch / token_file)]
+    return ["--server", server, "--ca-file", str(scratch / "ca.pem"), "--token-file", str(scratch / token_file)]
 
 
 def _start_controller(scratch: Path) -> Program:

@@ -32,11 +32,15 @@ def tell_chapter(chapter: Chapter) -> str:
 
 
 def tell_step(step: Step) -> str:
-    """A step as text; a detail of several lines is set below its title."""
+    """A step as text: its title, and what was seen below it."""
     mark = "ok  " if step.passed else "FAIL"
-    first, *rest = step.detail.splitlines() or [""]
-    line = f"  {step.at:6.1f}s  {mark}  {step.title:<44}  {first}".rstrip()
-    return "\n".join([line, *(f"{'':63}{more}" for more in rest)])
+    told = [f"  {step.at:6.1f} s  {mark}  {step.title}", *(f"{'':18}{line}" for line in step.detail.splitlines())]
+    return "\n".join(line.rstrip() for line in told)
+
+
+def tell_trying(title: str) -> str:
+    """The line that stands while a step is tried."""
+    return f"  {'...':>6} s        {title}"
 
 
 def tell_end(steps: list[Step]) -> str:

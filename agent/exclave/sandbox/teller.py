@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from exclave.kit.supervise import describe
-from exclave.sandbox.story import Chapter, Step, tell_chapter, tell_step
+from exclave.sandbox.story import Chapter, Step, tell_chapter, tell_step, tell_trying
 
 
 class UnexpectedError(Exception):
@@ -33,6 +33,7 @@ class Teller:
     async def step(self, title: str, work: Callable[[], Awaitable[str]], limit: float = 30.0) -> bool:
         """Try a step for at most `limit` seconds; whether it passed."""
         began = trio.current_time()
+        self._show_trying(title)
         passed, detail = False, f"not done within {limit:.0f} s"
         with trio.move_on_after(limit):
             try:
@@ -46,13 +47,22 @@ class Teller:
         self._say(tell_step(step))
         return passed
 
+    def _show_trying(self, title: str) -> None:
+        """On a terminal, say what is being tried; the line is written over."""
+        if not self._quiet and sys.stdout.isatty():
+            sys.stdout.write(tell_trying(title) + "\r")
+            sys.stdout.flush()
+
     def _say(self, text: str) -> None:
         if not self._quiet:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
 
 
-def _words_of(problem: Exception) -> str:
+def _words_of(problem: BaseException) -> str:
+    inner: tuple[BaseException, ...] = getattr(problem, "exceptions", ())
+    if len(inner) == 1:
+        return _words_of(inner[0])
     if isinstance(problem, UnexpectedError):
         return str(problem)
     where = traceback.extract_tb(problem.__traceback__)[-1]

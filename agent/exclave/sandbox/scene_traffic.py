@@ -1,0 +1,190 @@
+"""The demo's scenes under traffic: who is who on both sides, renewals, a control plane that goes away, a killed agent.
+
+Rules: steady traffic is two generators, one on the pod and one on the machine, half of whose workers keep their
+connections; a step that has traffic counts every request, and one failure fails the step.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from exclave.cluster.requests import WORKLOAD_GROUPS, patch
+from exclave.redirect.layout import ADMIN_PORT, instance_address
+from exclave.sandbox import mesh
+from exclave.sandbox.guest import fetch, read_url
+from exclave.sandbox.namespaces import Machine
+from exclave.sandbox.programs import Traffic, module, open_traffic
+from exclave.sandbox.scene_joining import BY_ADDRESS, expect
+from exclave.sandbox.stage import Stage
+from exclave.sandbox.teller import UnexpectedError, eventually
+
+BY_GROUP = f"http://{mesh.GROUP_SERVICE}:{mesh.GROUP_PORT}/"
+BY_POD_SERVICE = f"http://{mesh.POD_SERVICE}:{mesh.POD_PORT}/"
+
+RENEWING = 30.0
+"""Seconds of renewals, at least; and how many there must be, one every five seconds or so."""
+
+RENEWALS = 6
+
+AWAY = 5.0
+"""Seconds without a control plane: longer than connections need to break, and probes and heartbeats come due."""
+
+DEAD = 1.0
+"""Seconds without an agent."""
+
+LONG_LIFE = "24h"
+
+_IDENTITY = "{}.{}.serviceaccount.identity.{}.{}"
+_SPIFFE = f"spiffe://{mesh.TRUST_DOMAIN}/ns/{mesh.NAMESPACE}/sa/{mesh.GROUP}"
+
+
+def identity_of(account: str) -> str:
+    """The DNS form of an account's identity."""
+    return _IDENTITY.format(account, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN)
+
+
+@dataclass
+class Load:
+    """Two traffic generators, and what they have measured once they have ended."""
+
+    generators: dict[str, Traffic]
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def tell(self) -> str:
+        """The figures in words. Raises UnexpectedError if a request failed or came from nobody."""
+        for way, figures in self.figures.items():
+            if figures["failed"] or not figures["requests"]:
+                raise UnexpectedError(
+                    f"{way}: {figures['failed']} of {figures['requests']} failed: {figures['failures']}"
+                )
+            client = identity_of(mesh.POD_NAME if way == _TO_MACHINE else mesh.GROUP)
+            expect(f"{way}: clients", set(figures["clients"]), {client})
+        asked = sum(figures["requests"] for figures in self.figures.values())
+        connections = sum(figures["connections"] for figures in self.figures.values())
+        return f"{asked} requests over {connections} connections, 0 failed"
+
+
+_TO_MACHINE, _TO_POD = "pod → machine", "machine → pod"
+
+
+@asynccontextmanager
+async def open_load(stage: Stage) -> AsyncIterator[Load]:
+    """Have traffic both ways while open; the figures are there afterwards."""
+    async with AsyncExitStack() as stack:
+
+        async def generate(machine: Machine, url: str) -> Traffic:
+            command = machine.command(*module("exclave.sandbox.traffic", url))
+            return await stack.enter_async_context(open_traffic(command))
+
+        load = Load(
+            {
+                _TO_MACHINE: await generate(stage.pod, BY_GROUP),
+                _TO_POD: await generate(stage.vm.machine, BY_POD_SERVICE),
+            }
+        )
+        yield load
+        for way, traffic in load.generators.items():
+            load.figures[way] = json.loads(await traffic.end())
+
+
+@dataclass
+class UnderTraffic:
+    """What happens to a member that serves."""
+
+    stage: Stage
+
+    async def pod_to_machine(self) -> str:
+        """By address: Linkerd's ExternalWorkload says who is there."""
+        return await self._from_pod(BY_ADDRESS)
+
+    async def pod_to_service(self) -> str:
+        """By a Service that selects the group's label."""
+        return await self._from_pod(BY_GROUP)
+
+    async def _from_pod(self, url: str) -> str:
+        answer = await fetch(self.stage.pod, url)
+        expect("server", answer["server"], mesh.GROUP)
+        expect("client that the machine saw", answer["client_id"], identity_of(mesh.POD_NAME))
+        seen = await self._server_seen(self.stage.pod, "127.0.0.1")
+        expect("server that the pod's proxy saw", seen, {_SPIFFE})
+        return f"the machine saw {answer['client_id']}\nthe pod saw {_SPIFFE}"
+
+    async def machine_to_service(self) -> str:
+        """By a Service with a meshed pod behind."""
+        answer = await fetch(self.stage.vm.machine, BY_POD_SERVICE)
+        expect("server", answer["server"], mesh.POD_NAME)
+        expect("client that the pod saw", answer["client_id"], identity_of(mesh.GROUP))
+        seen = await self._server_seen(self.stage.vm.machine, instance_address("a"))
+        expect("server that the machine's proxy saw", seen, {identity_of(mesh.POD_NAME)})
+        return f"the pod saw {answer['client_id']}\nthe machine saw {identity_of(mesh.POD_NAME)}"
+
+    async def _server_seen(self, machine: Machine, address: str) -> set[str]:
+        """Servers that a proxy has proven by TLS, from its metrics."""
+        metrics = (await read_url(machine, f"http://{address}:{ADMIN_PORT}/metrics")).decode()
+        return set(re.findall(r'direction="outbound".*server_id="([^"]+)"', metrics))
+
+    async def renewals(self) -> str:
+        """Certificates of ten seconds, for half a minute."""
+        before, began = await self._renewed(), trio.current_time()
+        async with open_load(self.stage) as load:
+            await trio.sleep(RENEWING)
+            await eventually("renewals", self._renewed, lambda count: int(str(count)) - before >= RENEWALS)
+        took = trio.current_time() - began
+        return f"{await self._renewed() - before} renewals in {took:.1f} s; {load.tell()}"
+
+    async def _renewed(self) -> int:
+        metrics = (await self.stage.vm.status())["metrics"]
+        return int(metrics.get('exclave_certificate_renewals_total{result="ok"}', 0))
+
+    async def longer_life(self) -> str:
+        """New settings reach the machine without a restart."""
+        body = {"spec": {"certificateLifetime": LONG_LIFE}}
+        await self.stage.admin.send(patch(WORKLOAD_GROUPS, mesh.NAMESPACE, mesh.GROUP, body))
+        first = (await self.stage.vm.status())["certificate"]["notAfter"]
+
+        async def look() -> object:
+            return (await self.stage.vm.status())["certificate"]["notAfter"]
+
+        ends = await eventually("a longer certificate", look, lambda ends: str(ends)[:13] > str(first)[:13])
+        return f"the certificate ends {ends}"
+
+    async def control_plane_away(self) -> str:
+        """API server and controller go away and come back."""
+        stage = self.stage
+        async with open_load(stage) as load:
+            await stage.controller.end()
+            await stage.api.close()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(AWAY)
+                status = await stage.vm.status()
+                await stage.api.open()
+            stage.start_controller()
+            expect("state while it was away", status["state"], "ready")
+            expect("reachable while it was away", status["cluster"]["reachable"], False)
+            await eventually("the API server again", self._reachable, bool)
+        return f"{AWAY:.0f} s away, still ready; {load.tell()}"
+
+    async def _reachable(self) -> bool:
+        status = await self.stage.vm.status()
+        return bool(status and status["cluster"]["reachable"])
+
+    async def agent_killed(self) -> str:
+        """The agent dies as by the kernel's hand, and another finds the proxy."""
+        vm = self.stage.vm
+        before = (await vm.active_proxy())["pid"]
+        async with open_load(self.stage) as load:
+            await vm.kill_agent()
+            await trio.sleep(DEAD)
+            vm.start_agent()
+            await eventually("the agent to be ready", self._state, lambda state: state == "ready")
+        after = (await vm.active_proxy())["pid"]
+        expect("the proxy's process", after, before)
+        return f"the same proxy goes on, process {after}; {load.tell()}"
+
+    async def _state(self) -> object:
+        return (await self.stage.vm.status()).get("state")
