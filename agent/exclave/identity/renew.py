@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError
 from exclave.identity.csr import csr_sha256, make_csr
-from exclave.identity.renewal import Stored, renew_after_issuer_change, renew_at, retries
+from exclave.identity.renewal import FIRST_RETRIES, Stored, renew_after_issuer_change, renew_at, retries
 from exclave.identity.storage import (
     forget_next_key,
     generate_key,
@@ -101,7 +101,7 @@ class Identity:
 
     def _pauses(self) -> Backoff:
         stored = self._stored
-        return retries(stored.svid.not_after, stored.received) if stored else retries(0.0, 0.0)
+        return retries(stored.svid.not_after, stored.received) if stored else FIRST_RETRIES
 
     async def _wait_due(self) -> None:
         """Return when the certificate is due; at once if there is none."""
@@ -141,9 +141,9 @@ class Identity:
         self._take(view.certificate.chain, key, settings)
 
     def _csr_under_way(self) -> tuple[ec.EllipticCurvePrivateKey, str]:
-        under_way = load_next_key(self._state)
-        if under_way is not None:
-            return under_way
+        under_way, served = load_next_key(self._state), load_svid(self._state)
+        if under_way is not None and (served is None or served[1].private_numbers() != under_way[0].private_numbers()):
+            return under_way  # else a crash came before it was forgotten, and it would bring the old certificate again
         key = generate_key()
         csr = make_csr(key, self._membership.record.member)
         store_next_key(self._state, key, csr)

@@ -16,6 +16,9 @@ LATEST = 0.65
 ISSUER_SPREAD = 600.0
 """Seconds over which a fleet renews after the issuer has changed, at most a tenth of a certificate's life."""
 
+FIRST_RETRIES = Backoff(first=1.0, most=60.0)
+"""Pauses between failed attempts while there is no certificate at all: each one costs the controller a signature."""
+
 
 @dataclass(frozen=True)
 class Stored:

@@ -69,8 +69,11 @@ def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
     ).decode()
 
 
-def _read_key(text: str) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(text.encode(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
+def _read_key(text: object) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(str(text).encode(), password=None)
+    except Exception as problem:  # the library raises various types for damaged input
+        raise ValueError(f"a key in PEM was expected: {type(problem).__name__}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("a P-256 key was expected")
     return key

@@ -47,10 +47,20 @@ def check_svid(
 ) -> Svid:
     """Judge a chain (PEM, leaf first) and its key by the mesh's anchors. Raises SvidError with the reason."""
     try:
-        chain, anchors = read_certificates(chain_pem), read_certificates(anchors_pem)
-        received = read_blocks(chain_pem)
+        return _judge(chain_pem, key, anchors_pem, identity, now)
+    except SvidError:
+        raise
     except ValueError as problem:
         raise SvidError(str(problem)) from None
+    except Exception as problem:  # the library reads lazily, and raises various types for what it cannot read
+        raise SvidError(f"a certificate of the chain cannot be read: {type(problem).__name__}") from None
+
+
+def _judge(
+    chain_pem: str, key: ec.EllipticCurvePrivateKey, anchors_pem: str, identity: MeshIdentity, now: float
+) -> Svid:
+    chain, anchors = read_certificates(chain_pem), read_certificates(anchors_pem)
+    received = read_blocks(chain_pem)
     if received != tuple(der_of(certificate) for certificate in chain):
         raise SvidError("a certificate of the chain does not encode to the same bytes again")
     leaf, *intermediates = chain
@@ -139,6 +149,12 @@ def _check_issuer(issuer: x509.Certificate, depth: int, now: float) -> None:
         raise SvidError("an issuer in the chain is no CA")
     if constraints.path_length is not None and constraints.path_length < depth:
         raise SvidError("an issuer in the chain may not have another below it (path length)")
+    try:
+        usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return  # absent means unrestricted
+    if not usage.key_cert_sign:
+        raise SvidError("an issuer in the chain may not sign certificates (key usage)")
 
 
 def _check_time(certificate: x509.Certificate, what: str, now: float) -> None:

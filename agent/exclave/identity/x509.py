@@ -40,7 +40,7 @@ def read_certificates(pem: str) -> tuple[x509.Certificate, ...]:
     """Every certificate of a PEM text, in order. Raises ValueError if one is damaged or there is none."""
     try:
         return tuple(x509.load_der_x509_certificate(block) for block in read_blocks(pem))
-    except ValueError as problem:
+    except (ValueError, x509.InvalidVersion) as problem:
         if "found none" in str(problem):
             raise
         raise ValueError("a certificate in PEM was expected, found one that is damaged") from None
@@ -60,6 +60,8 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
         return False
     key = issuer.public_key()
     signature, content = certificate.signature, certificate.tbs_certificate_bytes
+    if der_of(certificate)[-len(signature) - 1] != 0:
+        return False  # the BIT STRING's count of unused bits, which the library overlooks and webpki does not
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, content, ec.ECDSA(_hash_of(certificate)))
