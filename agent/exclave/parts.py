@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault
-from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
 from exclave.member.settings import digest
 from exclave.member.spec import rfc3339
 from exclave.member.state import Situation, Standing
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from exclave.identity import Identity
     from exclave.listing import Listing
     from exclave.member import Membership
+    from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
     from exclave.proxy import Proxy
     from exclave.redirect import Redirect
     from exclave.steering import Steering
@@ -34,7 +34,7 @@ class Parts:
     """The parts of one boot, each None until its door has opened. `endings` is how this boot ends."""
 
     endings: EndingSwitch
-    record: MembershipRecord
+    record: "MembershipRecord"
     ending: Ending | None = None  # once asked for
     cluster: "MemberCluster | None" = None
     membership: "Membership | None" = None
@@ -47,7 +47,7 @@ class Parts:
     listing: "Listing | None" = None
 
 
-def situation_of(parts: Parts | None, join: JoinRecord | None) -> Situation:
+def situation_of(parts: Parts | None, join: "JoinRecord | None") -> Situation:
     """The facts that the state is computed from."""
     if parts is None:
         return Situation(is_joining=join is not None and not join.refusal)
@@ -180,14 +180,14 @@ def _why(reason: str | None) -> str:
     return f" ({reason})" if reason else ""
 
 
-def problems_of(parts: Parts | None, join: JoinRecord | None, evicted: EvictionNote | None) -> list[Problem]:
+def problems_of(parts: Parts | None, join: "JoinRecord | None", evicted: "EvictionNote | None") -> list[Problem]:
     """What somebody must mend now."""
     if parts is None:
         return list(_problems_unjoined(join, evicted))
     return list(_problems(parts))
 
 
-def _problems_unjoined(join: JoinRecord | None, evicted: EvictionNote | None) -> Iterator[Problem]:
+def _problems_unjoined(join: "JoinRecord | None", evicted: "EvictionNote | None") -> Iterator[Problem]:
     if join is not None and join.refusal:
         yield Problem(join.refusal, f"joining as {join.member} was refused", "run exclave join again to see why")
     if evicted is not None:

@@ -1,31 +1,56 @@
 """What the architecture rules let pass, each with its reason."""
 
 BLOCKING = {
-    "exclave.config": "reads config.toml once, before trio runs",
+    "exclave.cli": "the commands' entry: prints, exits, and starts trio where a command needs it",
+    "exclave.commands": "a command from outside of trio: asks the agent, starts its unit, runs trio for the rest",
+    "exclave.control_client": "a few words with the agent over a unix socket; importing trio would double their time",
+    "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.atomic": "writes small files with fsync; a thread would let a crash fall between two steps",
     "exclave.kit.notify": "one datagram to a local socket, which never waits",
+    "exclave.locks": "flock without waiting",
+    "exclave.member.record": "small files written whole, read at boot",
+    "exclave.proxy.place": "binds sockets to learn whether they are free, which never waits",
+    "exclave.proxy.records": "small files written whole, and looks into /proc",
     "exclave.sandbox.pki": "makes the demo's and the tests' certificates",
+    "exclave.screen": "prints for a person; the agent never imports it",
+    "exclave.token_source": "reads the join token from where it was given, before trio runs",
+    "exclave.workload_api.peer": "one socket option, which the kernel answers at once",
 }
 """Modules without `async def` that touch the world all the same."""
+
+VALUES = {
+    "exclave.config": "its dataclasses are values; only load_config, which the commands call, reads a file",
+    "exclave.ending": "Ending is a value; only EndingSwitch waits",
+}
+"""Modules that touch the world and hold value types of all folders: pure modules may import them."""
 
 ROOTS = {
     "exclave.daemon",
     "exclave.cli",
+    "exclave.commands",
+    "exclave.departure",
+    "exclave.life",
     "exclave.join.steps",
     "exclave.controller.run",
     "exclave.sandbox.scenario",
+    "exclave.sandbox.stage",
 }
 """Composition roots: they alone open doors, and may import any folder."""
 
 PURE_LIBRARIES = {
     "__future__", "base64", "binascii", "bisect", "collections", "contextlib", "copy", "cryptography", "dataclasses",
-    "datetime", "dns", "email", "enum", "functools", "h11", "h2", "hashlib", "heapq", "hmac", "hpack", "http",
-    "hyperframe", "ipaddress", "itertools", "json", "jwcrypto", "logging", "math", "operator", "pathlib", "re", "ssl",
-    "string", "struct", "sys", "textwrap", "types", "typing", "urllib", "yaml", "zlib",
+    "datetime", "difflib", "dns", "email", "enum", "functools", "h11", "h2", "hashlib", "heapq", "hmac", "hpack",
+    "http", "hyperframe", "ipaddress", "itertools", "json", "jwcrypto", "logging", "math", "operator", "pathlib", "re",
+    "ssl", "string", "struct", "sys", "textwrap", "traceback", "types", "typing", "urllib", "yaml", "zlib",
 }  # fmt: skip
 """Libraries that a pure module may import: they compute, as far as it uses them."""
 
 WITHOUT_TEST_FILE = {
     "exclave.__main__": "one line that calls cli.main, which the command's tests run",
+    "exclave.sandbox.scene_joining": "played whole by test_scenario",
+    "exclave.sandbox.scene_leaving": "played whole by test_scenario",
+    "exclave.sandbox.scene_traffic": "played whole by test_scenario",
+    "exclave.sandbox.stage": "stands in test_scenario, and in every benchmark",
+    "exclave.sandbox.guest": "stands in test_scenario, and in every benchmark",
 }
 """Modules without a test file of their own name."""

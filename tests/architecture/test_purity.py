@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from architecture.allowed import BLOCKING, PURE_LIBRARIES
+from architecture.allowed import BLOCKING, PURE_LIBRARIES, VALUES
 from architecture.tree import MODULES, Module
 
 PURE = [
     module
     for module in MODULES.values()
-    if not module.has_async and module.name not in BLOCKING and module.path.name not in ("__init__.py", "__main__.py")
+    if not module.has_async
+    and module.name not in {*BLOCKING, *VALUES}
+    and module.path.name not in ("__init__.py", "__main__.py")
 ]
 
 FORBIDDEN = {"open", "now", "utcnow", "today", "time", "monotonic", "urandom", "random", "getenv", "input", "print"}
@@ -30,7 +32,7 @@ def _is_pure_import(name: str) -> bool:
     if name.split(".")[0] != "exclave":
         return name.split(".")[0] in PURE_LIBRARIES | {"tomllib", "tomli"}
     module = MODULES[name]
-    return not module.has_async and name not in BLOCKING
+    return name in VALUES or (not module.has_async and name not in BLOCKING)
 
 
 @pytest.mark.parametrize("module", PURE, ids=lambda module: module.name)
@@ -86,3 +88,4 @@ def test_every_listed_module_exists_and_needs_its_place() -> None:
         assert name in MODULES, f"{name} is listed and does not exist"
         assert not MODULES[name].has_async, f"{name} has async code and needs no place in the list"
         assert len(reason) > 15, f"{name}: say why"
+    assert set(VALUES) <= set(MODULES)

@@ -7,10 +7,10 @@ step changed.
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 
-from exclave.cluster import Cluster
 from exclave.cluster.requests import (
     EXTERNAL_WORKLOADS,
     LEASES,
@@ -62,6 +62,9 @@ from exclave.member.spec import (
     with_condition,
 )
 
+if TYPE_CHECKING:
+    from exclave.cluster import Cluster
+
 log = logging.getLogger(__name__)
 
 CREDENTIAL_LIFE = 30 * 86400
@@ -71,7 +74,7 @@ CREDENTIAL_LIFE = 30 * 86400
 class Carrier:
     """Carries out steps. `issuer` gives the issuer of the moment, None if there is none that may sign."""
 
-    def __init__(self, cluster: Cluster, issuer: Callable[[], Issuer | None], now: Now) -> None:
+    def __init__(self, cluster: "Cluster", issuer: Callable[[], Issuer | None], now: Now) -> None:
         self._cluster = cluster
         self._issuer = issuer
         self._now = now

@@ -7,6 +7,7 @@ its errors come as ERROR events in a stream that began with 200, as they do from
 
 import hmac
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -60,7 +61,10 @@ class Watch:
 
 
 class Api:
-    """Answers requests. `now` is epoch seconds, `admin_token` the one token that is no ServiceAccount's."""
+    """Answers requests. `now` is epoch seconds, `admin_token` the one token that is no ServiceAccount's.
+
+    `counts` counts what was asked by user, verb and resource, such as "members/status".
+    """
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Api:
         self._clock = now
         self._new_uid = new_uid
         self._access = AccessRules()
+        self.counts: Counter[tuple[str, str, str]] = Counter()
         for kind in _RBAC_KINDS:
             store.feed.follow(Scope(kind.key), partial(self._note_access, kind.resource.kind))
 
@@ -118,6 +123,7 @@ class Api:
         verb = verb_of(request.method, target, query)
         selector = parse_selector(query.get("labelSelector", ""), query.get("fieldSelector", ""))
         attempt = attempt_of(verb, target, selector)
+        self.counts[user.name, attempt.verb, attempt.resource] += 1
         if not self._access.allows(user, attempt):
             raise forbidden(target.kind.key, attempt.name, attempt.refused(user))
         if query.get("dryRun"):

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -66,12 +67,16 @@ Not enforced, or otherwise than by kube-apiserver:
 
 @dataclass(frozen=True)
 class ApiServer:
-    """A server that listens: where, by which CA, and the token of an administrator (group system:masters)."""
+    """A server that listens: where, by which CA, and the token of an administrator (group system:masters).
+
+    `counts` counts what it was asked, by user, verb and resource.
+    """
 
     url: str
     ca: str
     admin_token: str = field(repr=False)
     store: Store = field(repr=False)
+    counts: Counter[tuple[str, str, str]] = field(repr=False)
     _listens: Latest[bool] = field(repr=False)
     _wanted: Latest[bool] = field(repr=False)
 
@@ -113,7 +118,7 @@ async def open_apiserver(
         host = f"[{address}]" if ":" in address else address
         write_atomic(directory / "ca.pem", anchor.pem.encode(), 0o644)
         write_atomic(directory / "admin.token", admin_token.encode(), 0o600)
-        yield ApiServer(f"https://{host}:{port}", anchor.pem, admin_token, store, listens, wanted)
+        yield ApiServer(f"https://{host}:{port}", anchor.pem, admin_token, store, api.counts, listens, wanted)
         nursery.cancel_scope.cancel()
 
 

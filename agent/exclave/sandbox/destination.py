@@ -4,6 +4,7 @@ Rules: it follows Services, ExternalWorkloads and Pods in all namespaces, and go
 the API server is away; before it knows everything once, it answers 500. It answers
 `GET /endpoint?address=IP&port=PORT` with 200 and {"identity", "serverName", "address", "port", "opaque"}, 404 if that
 is none of the mesh's, 503 if it is a Service that has no endpoint that is ready; endpoints of a Service take turns.
+`GET /follows` answers 200 while every kind is being watched, 503 while one is not.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import logging
 import random
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -88,18 +89,22 @@ async def _read_stream(
             machine.receive(_judged(request, response, server), trio.current_time())
             return
         machine.receive(Opened(), trio.current_time())
-        pieces = response.aiter_bytes()
-        while machine.is_reading:
-            action = machine.next_action(trio.current_time(), random.random())  # noqa: S311
-            if isinstance(action, Deliver):
-                table.receive(resource, action.event)
-                continue
-            assert not isinstance(action, (Fetch, Open, Pause, GiveUp))
-            report: Arrived | Ended | Lost = Lost("silence")
-            with trio.move_on_at(action.until):
-                piece = await anext(pieces, b"")
-                report = Arrived(piece) if piece else Ended()
-            machine.receive(report, trio.current_time())
+        with table.followed(resource):
+            await _read_events(response.aiter_bytes(), machine, table, resource)
+
+
+async def _read_events(pieces: AsyncIterator[bytes], machine: WatchMachine, table: Table, resource: Resource) -> None:
+    while machine.is_reading:
+        action = machine.next_action(trio.current_time(), random.random())  # noqa: S311
+        if isinstance(action, Deliver):
+            table.receive(resource, action.event)
+            continue
+        assert not isinstance(action, (Fetch, Open, Pause, GiveUp))
+        report: Arrived | Ended | Lost = Lost("silence")
+        with trio.move_on_at(action.until):
+            piece = await anext(pieces, b"")
+            report = Arrived(piece) if piece else Ended()
+        machine.receive(report, trio.current_time())
 
 
 def _judged(request: Request, response: httpx.Response, server: str) -> Answered | Refused:
@@ -122,6 +127,8 @@ class Lookups:
     def answer(self, target: str) -> tuple[int, object]:
         """Status and body for a request target."""
         path, _, query = target.partition("?")
+        if path == "/follows":
+            return (200 if self._table.is_followed else 503), {}
         asked = dict(parse_qsl(query))
         if path != "/endpoint" or not asked.get("port", "").isdecimal():
             return 400, {"message": "GET /endpoint?address=IP&port=PORT was expected"}

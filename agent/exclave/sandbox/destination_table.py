@@ -6,6 +6,7 @@ address and port make it nobody's, and traffic goes there as it is; a pod is mes
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,11 +49,26 @@ class Table:
     def __init__(self, trust_domain: str) -> None:
         self._trust_domain = trust_domain
         self._objects: dict[Resource, dict[Key, Object]] = {}
+        self._watched: set[Resource] = set()
 
     @property
     def is_complete(self) -> bool:
         """Whether everything has been listed once."""
         return set(self._objects) == set(FOLLOWED)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether every kind is being watched now."""
+        return self._watched == set(FOLLOWED)
+
+    @contextmanager
+    def followed(self, resource: Resource) -> Iterator[None]:
+        """A kind is being watched while the block runs."""
+        self._watched.add(resource)
+        try:
+            yield
+        finally:
+            self._watched.discard(resource)
 
     def receive(self, resource: Resource, event: WatchEvent) -> None:
         """Take what a watch brought."""

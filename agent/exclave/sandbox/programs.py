@@ -48,7 +48,13 @@ class Program:
 
     async def wait(self) -> int:
         """Wait until it has ended; its exit status."""
-        return await trio.to_thread.run_sync(self.started.wait, abandon_on_cancel=True)
+        if self.started.poll() is None:
+            descriptor = os.pidfd_open(self.started.pid)
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
+        return self.started.wait()
 
     async def end(self) -> int:
         """Ask it to end, insist after a while; its exit status."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
-from exclave.cluster import Upserted
+from exclave.cluster.events import Upserted
 from exclave.cluster.requests import EXTERNAL_WORKLOADS, LEASES, MEMBERS, SERVICE_ACCOUNTS, list_all
 from exclave.member.spec import accounts_namespace
 from exclave.redirect.layout import LINK, TABLE

@@ -167,11 +167,19 @@ class UnderTraffic:
             expect("state while it was away", status["state"], "ready")
             expect("reachable while it was away", status["cluster"]["reachable"], False)
             await eventually("the API server again", self._reachable, bool)
+            await eventually("Linkerd's destination controller again", self._destination_follows, bool)
         return f"{AWAY:.0f} s away, still ready; {load.tell()}"
 
     async def _reachable(self) -> bool:
         status = await self.stage.vm.status()
         return bool(status and status["cluster"]["reachable"])
+
+    async def _destination_follows(self) -> bool:
+        try:
+            await read_url(None, f"http://{mesh.CONTROL_PLANE}:8086/follows")
+        except UnexpectedError:
+            return False
+        return True
 
     async def agent_killed(self) -> str:
         """The agent dies as by the kernel's hand, and another finds the proxy."""

@@ -1,0 +1,35 @@
+"""`./tests/run --bench [PART…]`: prints the figures, part by part."""
+
+import sys
+from pathlib import Path
+
+from tests.bench.figures import run_apart
+
+TOP = Path(__file__).resolve().parents[2]
+NEWEST = str(TOP / ".venv/bin/python")
+DEBIAN_12 = str(TOP / ".venv-debian12/bin/python")
+
+PARTS = {
+    "joining": [("tests.bench.joining", [], NEWEST)],
+    "resident": [
+        ("tests.bench.resident", ["the newest libraries"], NEWEST),
+        ("tests.bench.resident", ["Debian 12's libraries"], DEBIAN_12),
+    ],
+    "redirecting": [("tests.bench.redirecting", [], NEWEST)],
+    "renewing": [("tests.bench.renewing", [], NEWEST)],
+    "thousand": [("tests.bench.thousand", [], NEWEST)],
+}
+
+
+def main() -> int:
+    """Run the parts that are named, or all; the exit code."""
+    wanted = sys.argv[1:] or list(PARTS)
+    unknown = [part for part in wanted if part not in PARTS]
+    if unknown:
+        print(f"no part {', '.join(unknown)}; there are: {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    return max(run_apart(*run) for part in wanted for run in PARTS[part])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What an agent costs while it stands: imports, memory, processor time; `python -m tests.bench.resident NAME`."""
+
+import logging
+import subprocess
+import sys
+import time
+
+import psutil
+import trio
+from tests.bench.figures import heading, median_of, note, row
+
+from exclave.sandbox.scene_joining import Joining
+from exclave.sandbox.stage import Stage, open_stage
+
+LIBRARIES = "import cryptography.x509, dns.message, h2.connection, httpx, jwcrypto.jwe, netifaces, psutil, ssl, trio"
+CONNECTED = f"""
+{LIBRARIES}
+import sys
+async def connected(url, ca):
+    async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=ca), trust_env=False) as client:
+        await client.get(url)
+        print("connected", flush=True)
+        await trio.sleep_forever()
+trio.run(connected, *sys.argv[1:])
+"""
+"""The libraries with one connection to an API server, doing nothing: what any agent made of them has at least."""
+
+STANDING = 20.0
+"""Seconds of looking at an agent that stands ready."""
+
+MB = 1e6
+
+
+def seconds_of(code: str) -> float:
+    return median_of(7, lambda: subprocess.run([sys.executable, "-c", code], check=True))
+
+
+async def stand() -> None:
+    """Print what an agent costs, before it is a member and while it is ready."""
+    async with open_stage("24h") as stage:
+        joining = Joining(stage)
+        await joining.outside()
+        await joining.make_token()
+        peer = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                CONNECTED,
+                f"{stage.api.url}/api",
+                str(stage.scratch / "ca.pem"),
+            ],
+            stdout=subprocess.PIPE,
+        )
+        assert peer.stdout is not None
+        await trio.to_thread.run_sync(peer.stdout.readline)
+        least = psutil.Process(peer.pid).memory_info().rss
+        peer.kill()
+        peer.wait()
+        started = stage.vm.start_agent()
+        await stage.vm.wait_idle()
+        agent = psutil.Process(started.pid)
+        row("memory (RSS), no member", agent.memory_info().rss / MB, "MB", least / MB)
+        await joining.join()
+        await trio.sleep(5.0)  # the last of the boot
+        row("memory (RSS), ready", agent.memory_info().rss / MB, "MB", least / MB)
+        row("memory of its own (USS), ready", agent.memory_full_info().uss / MB, "MB")
+        row("open files, ready", agent.num_fds(), "")
+        row("threads, ready", agent.num_threads(), "")
+        before, switches, began = agent.cpu_times(), agent.num_ctx_switches(), time.perf_counter()
+        children = await count_children(stage)
+        await trio.sleep(STANDING)
+        took = time.perf_counter() - began
+        used = sum(agent.cpu_times()[:4]) - sum(before[:4])
+        row("processor, ready and without traffic, with its programs", 100 * used / took, "%")
+        row("wake-ups a second", (agent.num_ctx_switches().voluntary - switches.voluntary) / took, "")
+        row("programs started a minute", 60 * (await count_children(stage) - children - 1) / took, "")
+
+
+async def count_children(stage: Stage) -> int:
+    """The number of the youngest process in the machine; each look starts one itself."""
+    return int(await stage.vm.machine.must("cat", "/proc/sys/kernel/ns_last_pid"))
+
+
+def main() -> None:
+    """Print the figures."""
+    logging.basicConfig(level=logging.ERROR)
+    heading(f"An agent with {sys.argv[1]}, Python {sys.version.split()[0]}")
+    bare = seconds_of("pass")
+    libraries = seconds_of(LIBRARIES)
+    row("start of Python and imports: exclave run", seconds_of("import exclave.life"), "s", libraries)
+    row(
+        "start of Python and imports: exclave status",
+        seconds_of("import exclave.cli, exclave.control_client"),
+        "s",
+        bare,
+    )
+    note("peers: the libraries alone; Python alone; in memory, the libraries with one idle connection")
+    trio.run(stand, strict_exception_groups=True)
+
+
+if __name__ == "__main__":
+    main()
