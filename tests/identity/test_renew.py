@@ -32,13 +32,13 @@ from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, pu
 from support.mesh import mesh
 
 DAY = 86400.0
-START = float(int(time.time()))
 
 
 class World:
     """A cluster with one member, a signer that can be told to stop or to err, and a wall clock that can jump."""
 
     def __init__(self, folder: Path) -> None:
+        self.start = float(int(time.time()))  # now, since the mesh's own certificates are made now
         self.jumped = 0.0
         self.cluster = StoreCluster(self.now)
         self.issuer: Authority = mesh().issuer
@@ -56,7 +56,7 @@ class World:
         store_settings(self.state, render_settings(self.settings))
 
     def now(self) -> float:
-        return START + self.jumped + trio.current_time()
+        return self.start + self.jumped + trio.current_time()
 
     @asynccontextmanager
     async def identity(self, *, signs: bool = True, draw: Callable[[], float] = lambda: 0.0) -> AsyncIterator[Identity]:
@@ -330,7 +330,7 @@ async def test_anchors_that_the_stored_certificate_does_not_lead_to_make_it_none
 ) -> None:
     world = World(tmp_path)
     leaf = mesh().leaf()
-    store_svid(world.state, mesh().chain(leaf), leaf.key, START, START + DAY)
+    store_svid(world.state, mesh().chain(leaf), leaf.key, world.start, world.start + DAY)
     anchor = make_anchor()
     world.issuer = make_issuer(anchor)
     settings = replace(world.settings, anchors=anchor.pem, issuer=fingerprint(world.issuer.certificate))
