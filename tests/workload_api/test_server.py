@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import h2.connection
 import pytest
 import trio
 
@@ -172,3 +174,36 @@ async def test_nonsense_from_one_client_leaves_the_others_served(tmp_path: Path)
                     pass
             await stream.aclose()
         assert await first(api.path)
+
+
+async def test_clients_that_go_mad_in_the_middle_do_not_stop_one_that_listens(tmp_path: Path) -> None:
+    latest: Latest[Svid | None] = Latest(mesh().svid(time.time()))
+    rotated = mesh().svid(time.time())
+    draw = random.Random(7)
+    keys: list[bytes] = []
+    heard = Latest(0)
+    async with open_workload_api(tmp_path / "w.sock", latest, bundle, ME) as api, trio.open_nursery() as nursery:
+
+        async def listen() -> None:
+            messages = fetch(api.path)
+            for _ in range(2):
+                keys.append(decode_response(await trio.to_thread.run_sync(lambda: next(messages)))[0].key)
+                heard.set(len(keys))
+            await trio.to_thread.run_sync(messages.close)  # type: ignore[attr-defined]
+
+        nursery.start_soon(listen)
+        await heard.wait_for(lambda count: count == 1)
+        for _ in range(100):
+            client = h2.connection.H2Connection()
+            client.initiate_connection()
+            client.send_headers(
+                1, [(":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", METHOD), *SECURE]
+            )
+            content = bytearray(client.data_to_send() + draw.randbytes(50))
+            content[draw.randrange(24, len(content))] ^= 1 << draw.randrange(8)
+            async with await trio.open_unix_socket(str(api.path)) as stream:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(bytes(content))
+        assert heard.value == 1
+        latest.set(rotated)
+    assert keys[1] == rotated.key
