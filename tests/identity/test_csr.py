@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave.identity.csr import MOST_BYTES, csr_sha256, key_sha256, make_csr, read_csr
-
-from .certificates import KEY, OTHER_KEY, name
+from support.certificates import KEY, OTHER_KEY, name
 
 PEM = make_csr(KEY, "web-k7q2x-1")
 

@@ -20,8 +20,7 @@ from exclave.identity.storage import (
     store_next_key,
     store_svid,
 )
-
-from .certificates import KEY, OTHER_KEY
+from support.certificates import KEY, OTHER_KEY
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from exclave.identity.svid import Svid, SvidError, check_svid, fingerprint
 from exclave.identity.x509 import der_of, pem_of
-
-from .certificates import (
+from support.certificates import (
     ANCHOR_KEY,
     IDENTITY,
     ISSUER_KEY,

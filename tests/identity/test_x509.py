@@ -15,8 +15,17 @@ from exclave.identity.x509 import (
     read_blocks,
     read_certificates,
 )
-
-from .certificates import ANCHOR_KEY, ISSUER_KEY, NOW, OTHER_KEY, PrivateKey, ca, certify, make_anchor, make_issuer
+from support.certificates import (
+    ANCHOR_KEY,
+    ISSUER_KEY,
+    NOW,
+    OTHER_KEY,
+    PrivateKey,
+    ca,
+    certify,
+    make_anchor,
+    make_issuer,
+)
 
 ANCHOR, ISSUER = make_anchor(), make_issuer()
 

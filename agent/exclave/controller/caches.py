@@ -199,10 +199,11 @@ class Caches:
         """Read a source; a failure is told once, and None."""
         try:
             value = read()
-        except ValueError as problem:
-            if self._told.get(what) != str(problem):
-                log.error("%s, the last good reading is kept: %s", what, problem)
-                self._told[what] = str(problem)
+        except (ValueError, TypeError, KeyError, AttributeError) as problem:  # a wrong shape comes as any of these
+            told = str(problem) if isinstance(problem, ValueError) else f"it has another shape than expected: {problem}"
+            if self._told.get(what) != told:
+                log.error("%s, the last good reading is kept: %s", what, told)
+                self._told[what] = told
             return None
         self._told.pop(what, None)
         return value

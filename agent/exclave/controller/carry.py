@@ -7,6 +7,7 @@ step changed.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -121,11 +122,12 @@ class Carrier:
         issuer = self._issuer()
         if issuer is None:
             raise ValueError("there is no issuer that may sign")
+        spec = parse_group(live.group.name, group["spec"])
         signed = sign(
             view.csr,
             view.name,
-            live.mesh.identity_of(live.group),
-            parse_group(live.group.name, group["spec"]).certificate_lifetime,
+            live.mesh.identity_of(replace(live.group, spec=spec)),
+            spec.certificate_lifetime,
             issuer,
             now=self._now(),
             serial=x509.random_serial_number(),

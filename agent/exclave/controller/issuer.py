@@ -7,6 +7,7 @@ An issuer that does not lead to the mesh's anchors, or whose key is another's, i
 import base64
 import binascii
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -69,9 +70,20 @@ def _judge(chain: tuple[x509.Certificate, ...], key: SigningKey, anchors_pem: st
     for certificate in chain:
         if not not_before(certificate) <= now < not_after(certificate):
             raise ValueError("the issuer's certificate, or one above it, is not valid now")
+        if not _is_authority(certificate):
+            raise ValueError("the issuer's certificate, or one above it, is no CA's")
+    if not all(is_issued_by(below, above) for below, above in pairwise(chain)):
+        raise ValueError("the issuer's chain is not in order: each certificate must be signed by the next")
     anchors = read_certificates(anchors_pem)
     if not any(is_issued_by(chain[-1], anchor) or der_of(anchor) == der_of(chain[-1]) for anchor in anchors):
         raise ValueError("the issuer does not lead to the trust anchors that Linkerd publishes")
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
 
 
 def _spki(key: object) -> bytes:

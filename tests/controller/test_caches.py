@@ -1,0 +1,256 @@
+"""What the controller has seen: real objects of the sandbox's API server, then the same ones damaged."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exclave.cluster import Listed, Removed, Upserted
+from exclave.cluster.requests import (
+    CONFIG_MAPS,
+    ENDPOINT_SLICES,
+    SECRETS,
+    WORKLOAD_GROUPS,
+    Object,
+    Resource,
+    get,
+    list_all,
+)
+from exclave.controller.caches import Cache, Caches, key_of
+from exclave.member.settings import ControlPlane
+from support.mesh import mesh
+from support.mesh_cluster import open_mesh_cluster
+
+from .worlds import NAME, NAMESPACE, make_member
+
+KEY = (NAMESPACE, NAME)
+WEB = (NAMESPACE, "web")
+NOW = time.time()
+
+
+@asynccontextmanager
+async def seen(folder: Path) -> AsyncIterator[Caches]:
+    """Everything that a cluster with Linkerd and group `web` shows, before any member."""
+    async with open_mesh_cluster(folder, controlled=False) as cluster:
+        caches, admin = Caches("exclave", "linkerd"), cluster.admin
+
+        async def one(cache: Cache, resource: Resource, namespace: str, name: str) -> None:
+            cache.take(Upserted(await admin.send(get(resource, namespace, name))))
+
+        async def every(cache: Cache, resource: Resource, namespace: str) -> None:
+            cache.take(Listed(tuple((await admin.send(list_all(resource, namespace)))["items"])))
+
+        await one(caches.config, CONFIG_MAPS, "linkerd", "linkerd-config")
+        await one(caches.anchors, CONFIG_MAPS, "linkerd", "linkerd-identity-trust-roots")
+        await one(caches.secret, SECRETS, "exclave", "exclave-issuer")
+        await every(caches.linkerd_slices, ENDPOINT_SLICES, "linkerd")
+        await every(caches.dns_slices, ENDPOINT_SLICES, "kube-system")
+        await every(caches.groups, WORKLOAD_GROUPS, NAMESPACE)
+    yield caches
+
+
+def lease(renewed: str | None = "2027-01-15T08:00:00.000000Z") -> Object:
+    return {"metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {"renewTime": renewed} if renewed else {}}
+
+
+def placed(found: Object, **changes: Any) -> Object:
+    return {**found, "metadata": {**found["metadata"], **changes}}
+
+
+def test_a_watch_tells_which_keys_it_concerns() -> None:
+    cache = Cache()
+    one, two = ({"metadata": {"name": name, "namespace": "shop"}} for name in ("one", "two"))
+    assert not cache.synced
+    assert cache.take(Listed((one,))) == [("shop", "one")] and cache.synced
+    assert cache.take(Upserted(two)) == [("shop", "two")]
+    assert cache.take(Listed((two,))) == [("shop", "two"), ("shop", "one")], "what is gone concerns somebody as well"
+    assert cache.take(Removed(two)) == [("shop", "two")]
+    assert cache.take(Removed(two)) == [("shop", "two")]
+    assert cache.objects == {} and cache.only() is None
+    assert key_of({"metadata": {"name": "cluster-wide"}}) == ("", "cluster-wide")
+
+
+async def test_the_mesh_is_read_from_what_linkerd_publishes_and_told_only_when_it_changes(tmp_path: Path) -> None:
+    async with seen(tmp_path) as caches:
+        assert caches.refresh_mesh(NOW)
+        found = caches.mesh
+        assert found is not None and caches.issuer is not None
+        assert found.anchors == mesh().anchor.pem and found.issuer == caches.issuer.sha256
+        assert found.control_plane == ControlPlane(("10.42.0.2",), ("10.42.0.2",), ("10.42.0.2",))
+        assert not caches.refresh_mesh(NOW)
+        caches.dns_slices.take(Listed(()))
+        assert caches.refresh_mesh(NOW)
+        assert caches.mesh is not None and caches.mesh.control_plane.dns == ()
+
+
+@pytest.mark.parametrize("absent", ["config", "anchors", "secret"])
+async def test_there_is_no_mesh_before_all_of_it_was_seen(tmp_path: Path, absent: str) -> None:
+    async with seen(tmp_path) as caches:
+        getattr(caches, absent).take(Listed(()))
+        assert not caches.refresh_mesh(NOW)
+        assert caches.mesh is None
+
+
+DAMAGE = {
+    "config": (
+        {"data": {"values": "proxy: 7\nclusterDomain: x\nclusterNetworks: x"}},
+        "config, the last good reading is kept: it has another shape than expected: "
+        "'int' object has no attribute 'get'",
+    ),
+    "anchors": (
+        {"data": {"ca-bundle.crt": "none"}},
+        "anchors, the last good reading is kept: ConfigMap linkerd-identity-trust-roots: "
+        "a certificate in PEM was expected, found none",
+    ),
+    "secret": (
+        {"data": {}},
+        "issuer, the last good reading is kept: "
+        "the issuer Secret holds neither crt.pem and key.pem nor tls.crt and tls.key",
+    ),
+}
+
+
+@pytest.mark.parametrize("source", DAMAGE)
+async def test_a_source_that_cannot_be_read_is_told_once_and_the_last_good_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str
+) -> None:
+    damage, text = DAMAGE[source]
+    async with seen(tmp_path) as caches:
+        caches.refresh_mesh(NOW)
+        assert caches.issuer is not None
+        good, sha256, cache = caches.mesh, caches.issuer.sha256, getattr(caches, source)
+        found = cache.only()
+        for _ in range(3):
+            cache.take(Upserted({**found, **damage}))
+            assert not caches.refresh_mesh(NOW)
+        assert caches.mesh == good and caches.issuer.sha256 == sha256
+        assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [text]
+        cache.take(Removed(found))
+        assert not caches.refresh_mesh(NOW)
+        assert caches.mesh == good and caches.issuer.sha256 == sha256
+
+
+async def test_a_group_that_cannot_be_read_keeps_its_last_good_reading(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with seen(tmp_path) as caches:
+        good = caches.group(WEB)
+        assert good is not None and good.spec.networks == ("10.77.0.0/24",)
+        found = caches.groups.objects[WEB]
+        caches.groups.take(Upserted({**found, "spec": {**found["spec"], "certificateLifetime": "1s"}}))
+        assert caches.group(WEB) == good
+        assert caplog.messages[-1] == (
+            "WorkloadGroup shop/web, the last good reading is kept: certificateLifetime: at least 10s, found 1s"
+        )
+        caches.groups.take(Removed(found))
+        assert caches.group(WEB) is None
+        caches.groups.take(Upserted({**found, "spec": {}}))
+        assert caches.group(WEB) is None, "a group of the same name has no older reading"
+
+
+async def test_a_world_is_all_that_was_seen_of_a_member(tmp_path: Path) -> None:
+    async with seen(tmp_path) as caches:
+        caches.refresh_mesh(NOW)
+        assert caches.world(KEY, NOW) is None
+        caches.members.take(Upserted(make_member()))
+        world = caches.world(KEY, NOW)
+        assert world is not None
+        assert world.group == caches.group(WEB) and world.mesh == caches.mesh
+        assert not (world.has_lease or world.beaten or world.live or world.has_account)
+        caches.leases.take(Upserted(lease(None)))
+        caches.see_lease(KEY, NOW)
+        caches.published[WEB] = "d" * 64
+        world = caches.world(KEY, NOW)
+        assert world is not None and world.has_lease and not world.beaten
+        assert world.settings_digest == "d" * 64
+
+
+async def test_a_member_whose_name_is_none_of_ours_has_no_group(tmp_path: Path) -> None:
+    async with seen(tmp_path) as caches:
+        caches.members.take(Upserted(placed(make_member(), name="web")))
+        world = caches.world((NAMESPACE, "web"), NOW)
+        assert world is not None and world.group is None
+
+
+async def test_heartbeats_make_live_and_silence_ends_it() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(make_member()))
+    caches.leases.take(Upserted(lease()))
+    assert caches.see_lease(KEY, NOW), "it was not live before"
+    assert caches.refresh_live(NOW) == {KEY}
+    world = caches.world(KEY, NOW)
+    assert world is not None and world.live and world.beaten
+    assert not caches.see_lease(KEY, NOW + 20), "one that is live need not be looked at again"
+    assert caches.refresh_live(NOW + 30) == set()
+    assert caches.refresh_live(NOW + 31) == {KEY}
+    caches.leases.take(Upserted(lease("2027-01-15T08:00:31.000000Z")))
+    assert caches.see_lease(KEY, NOW + 31) and caches.refresh_live(NOW + 31) == {KEY}
+    caches.leases.take(Removed(lease()))
+    assert caches.see_lease(KEY, NOW + 32) and caches.refresh_live(NOW + 32) == {KEY}
+
+
+async def test_neighbours_are_living_members_that_stay() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(make_member()))
+    caches.leases.take(Upserted(lease()))
+    world = caches.world(KEY, NOW)
+    assert world is not None and world.neighbours == ()
+    caches.see_lease(KEY, NOW)
+    caches.refresh_live(NOW)
+    world = caches.world(KEY, NOW)
+    assert world is not None
+    ((namespace, name, machine, address),) = [
+        (one.namespace, one.name, one.machine_hash, one.address) for one in world.neighbours
+    ]
+    assert (namespace, name, machine, address) == (NAMESPACE, NAME, "0123456789abcdef", "10.77.0.20")
+    caches.members.take(Upserted(make_member(deleting=True)))
+    world = caches.world(KEY, NOW)
+    assert world is not None and world.neighbours == ()
+
+
+def test_the_time_without_ports_is_counted_from_when_they_were_first_gone() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(make_member()))
+
+    def emptied_at(ports: list[int], now: float) -> float | None:
+        metadata = {"name": NAME, "namespace": NAMESPACE}
+        caches.workloads.take(Upserted({"metadata": metadata, "spec": {"ports": [{"port": port} for port in ports]}}))
+        world = caches.world(KEY, now)
+        assert world is not None
+        return world.emptied_at
+
+    assert emptied_at([8080], NOW) is None
+    assert emptied_at([], NOW + 1) == NOW + 1
+    assert emptied_at([], NOW + 9) == NOW + 1
+    assert emptied_at([8080], NOW + 10) is None
+    assert emptied_at([], NOW + 11) == NOW + 11
+
+
+def test_what_a_step_changed_is_known_before_the_watches_tell() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(make_member()))
+    world = caches.world(KEY, NOW)
+    assert world is not None
+    workload = {"metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {}}
+    caches.keep(KEY, world.seen(workload=workload, has_account=True, account_deleted=True))
+    again = caches.world(KEY, NOW)
+    assert again is not None
+    assert again.workload == workload and again.has_account and again.account_deleted
+    caches.keep(KEY, again.seen(workload=None))
+    assert caches.workloads.objects == {}
+    caches.keep(KEY, None)
+    assert caches.world(KEY, NOW) is None
+    caches.members.take(Upserted(make_member()))
+    anew = caches.world(KEY, NOW)
+    assert anew is not None and not anew.has_account and not anew.account_deleted, "another of the same name"
+
+
+def test_members_of_a_group_are_found_by_their_names() -> None:
+    caches = Caches("exclave", "linkerd")
+    for name, namespace in ((NAME, "shop"), ("web-blue-k7q2x-1", "shop"), (NAME, "pay")):
+        caches.members.take(Upserted(placed(make_member(), name=name, namespace=namespace)))
+    assert caches.members_of("shop", "web") == [("shop", NAME)]
+    assert caches.members_of("shop", "web-blue") == [("shop", "web-blue-k7q2x-1")]

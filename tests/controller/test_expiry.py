@@ -1,0 +1,25 @@
+"""Which join accounts are due."""
+
+import pytest
+
+from exclave.controller.expiry import EXPIRES, expired_accounts
+
+NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("name", "annotations", "due"),
+    [
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "2027-01-15T07:59:59Z"}, True, id="one whose time has passed"),
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "2027-01-15T08:00:00Z"}, True, id="one whose time is now"),
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "2027-01-15T08:00:01Z"}, False, id="not one that has a second left"),
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "2027-01-15T08:59:59+01:00"}, True, id="in another zone's time"),
+        pytest.param("web.vm.k7q2x-3", {EXPIRES: "2020-01-01T00:00:00Z"}, False, id="never a member's own account"),
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "tomorrow"}, False, id="not one whose time cannot be read"),
+        pytest.param("web.join.k7q2x-3", {}, False, id="not one without a time"),
+        pytest.param("web.join.k7q2x-3", None, False, id="nor without annotations"),
+    ],
+)
+def test_due(name: str, annotations: dict[str, str] | None, due: bool) -> None:
+    account = {"metadata": {"name": name, "annotations": annotations}}
+    assert expired_accounts([account], NOW) == ([name] if due else [])

@@ -1,0 +1,142 @@
+"""Keys that want a look, in virtual time."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.controller.queue import FAILURES, WorkQueue
+from exclave.errors import ClusterError, Fault
+
+Look = Callable[[str], Awaitable[float | None]]
+
+
+@asynccontextmanager
+async def running(look: Look, workers: int = 2) -> AsyncIterator[WorkQueue[str]]:
+    queue: WorkQueue[str] = WorkQueue(look, lambda: 0.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(queue.run, workers)
+        yield queue
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_key_is_looked_at_once_however_often_it_was_added(autojump_clock: trio.testing.MockClock) -> None:
+    looks: list[str] = []
+
+    async def look(key: str) -> None:
+        looks.append(key)
+
+    async with running(look) as queue:
+        for key in ("a", "b", "a", "a", "b"):
+            queue.add_nowait(key)
+        await trio.sleep(10)
+        assert looks == ["a", "b"]
+        queue.add_nowait("a")
+        await trio.sleep(10)
+        assert looks == ["a", "b", "a"]
+
+
+async def test_one_added_while_it_is_looked_at_is_looked_at_once_more_and_never_twice_at_a_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    begun, busy = 0, 0
+
+    async def look(_: str) -> None:
+        nonlocal begun, busy
+        begun, busy = begun + 1, busy + 1
+        assert busy == 1
+        await trio.sleep(10)
+        busy -= 1
+
+    async with running(look, workers=4) as queue:
+        queue.add_nowait("a")
+        await trio.sleep(1)
+        for _ in range(3):
+            queue.add_nowait("a")
+        await trio.sleep(100)
+    assert begun == 2
+
+
+async def test_a_look_may_ask_to_be_repeated(autojump_clock: trio.testing.MockClock) -> None:
+    times: list[float] = []
+
+    async def look(_: str) -> float | None:
+        times.append(trio.current_time())
+        return 7.0 if len(times) < 3 else None
+
+    async with running(look) as queue:
+        began = trio.current_time()
+        queue.add_nowait("a")
+        await trio.sleep(100)
+    assert [time - began for time in times] == pytest.approx([0, 7, 14])
+
+
+async def test_what_is_added_meanwhile_replaces_the_repetition(autojump_clock: trio.testing.MockClock) -> None:
+    times: list[float] = []
+
+    async def look(_: str) -> float | None:
+        times.append(trio.current_time())
+        return 50.0 if len(times) == 1 else None
+
+    async with running(look) as queue:
+        began = trio.current_time()
+        queue.add_nowait("a")
+        await trio.sleep(5)
+        queue.add_nowait("a")
+        await trio.sleep(100)
+    assert [time - began for time in times] == pytest.approx([0, 5])
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(ClusterError(Fault.UNREACHABLE, "nobody answers", "wait"), id="the cluster's failure"),
+        pytest.param(ValueError("nobody answers"), id="an object that cannot be used"),
+    ],
+)
+async def test_a_failure_is_told_and_tried_again_after_growing_pauses_and_delays_nobody(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    times: dict[str, list[float]] = {"bad": [], "good": []}
+
+    async def look(key: str) -> None:
+        times[key].append(trio.current_time())
+        if key == "bad" and len(times[key]) <= 3:
+            raise failure
+
+    async with running(look, workers=1) as queue:
+        began = trio.current_time()
+        queue.add_nowait("bad")
+        queue.add_nowait("good")
+        await trio.sleep(100)
+        assert [time - began for time in times["good"]] == pytest.approx([0])
+        assert [time - began for time in times["bad"]] == pytest.approx([0, 0.2, 0.6, 1.4])
+        assert caplog.messages == ["bad: tried again: nobody answers"] * 3
+        times["bad"].clear()
+        began = trio.current_time()
+        queue.add_nowait("bad")
+        await trio.sleep(0.3)
+        assert [time - began for time in times["bad"]] == pytest.approx([0, 0.2]), "success forgets earlier failures"
+
+
+def test_pauses_end_at_a_minute() -> None:
+    assert FAILURES.pause(100, 0.0) == 60.0
+
+
+async def test_workers_look_at_several_keys_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    most, busy = 0, 0
+
+    async def look(_: str) -> None:
+        nonlocal most, busy
+        busy += 1
+        most = max(most, busy)
+        await trio.sleep(1)
+        busy -= 1
+
+    async with running(look, workers=3) as queue:
+        for key in "abcdefg":
+            queue.add_nowait(key)
+        await trio.sleep(10)
+    assert most == 3

@@ -1,0 +1,142 @@
+"""The ExternalWorkload as it shall be, and the patch that makes any other into it."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from exclave.cluster.requests import Object
+from exclave.controller.register import may_list, register, wanted_workload
+from exclave.controller.world import MemberWorld
+from exclave.member.settings import Port
+from exclave.sandbox.kinds import merge_patch
+
+from .worlds import GROUP, MESH, NAME, make_member, make_world
+
+
+def wanted(world: MemberWorld, group: Any = GROUP) -> Object:
+    return wanted_workload(world, group, MESH)
+
+
+def test_the_whole_of_it() -> None:
+    assert wanted(make_world(make_member(serving=True), live=True)) == {
+        "apiVersion": "workload.linkerd.io/v1beta1",
+        "kind": "ExternalWorkload",
+        "metadata": {
+            "name": "web-k7q2x-1",
+            "namespace": "shop",
+            "labels": {"app": "web", "exclave.dev/group": "web"},
+            "annotations": {
+                "config.linkerd.io/opaque-ports": "",
+                "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
+            },
+            "finalizers": ["exclave.dev/ports"],
+            "ownerReferences": [
+                {
+                    "apiVersion": "exclave.dev/v1alpha1",
+                    "kind": "WorkloadGroup",
+                    "name": "web",
+                    "uid": "group-uid",
+                    "controller": False,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": {
+            "meshTLS": {
+                "identity": "spiffe://cluster.local/ns/shop/sa/web",
+                "serverName": "web.shop.svc.cluster.local",
+            },
+            "workloadIPs": [{"ip": "10.77.0.20"}],
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("serving", "live", "deleting", "listed"),
+    [
+        pytest.param(True, True, False, True, id="a live member that serves is listed"),
+        pytest.param(False, True, False, False, id="one that does not serve is not"),
+        pytest.param(True, False, False, False, id="nor one whose heartbeats stopped"),
+        pytest.param(True, True, True, False, id="nor one that is being deleted"),
+    ],
+)
+def test_ports_are_listed_only_while_there_is_a_proxy_behind(
+    serving: bool, live: bool, deleting: bool, listed: bool
+) -> None:
+    world = make_world(make_member(deleting=deleting, serving=serving), live=live)
+    assert may_list(world) is listed
+    assert bool(wanted(world)["spec"]["ports"]) is listed
+
+
+def test_opaque_ports_policy_and_zone_are_written_where_linkerd_reads_them() -> None:
+    spec = replace(GROUP.spec, ports=(Port("db", 5432, True), Port("http", 8080), Port("q", 25, True)))
+    group = replace(GROUP, spec=replace(spec, inbound_policy="deny"))
+    metadata = wanted(make_world(make_member(facts={"zone": "eu-1a"})), group)["metadata"]
+    assert metadata["annotations"] == {
+        "config.linkerd.io/opaque-ports": "5432,25",
+        "config.linkerd.io/default-inbound-policy": "deny",
+    }
+    assert metadata["labels"]["topology.kubernetes.io/zone"] == "eu-1a"
+
+
+def test_it_is_made_if_there_is_none() -> None:
+    request = register(make_world(), GROUP, MESH)
+    assert request is not None
+    assert (request.verb, request.body) == ("create", wanted(make_world()))
+
+
+def test_nothing_is_sent_if_it_is_as_it_shall_be() -> None:
+    found = wanted(make_world())
+    assert register(make_world(workload=found), GROUP, MESH) is None
+    del found["spec"]["ports"]  # as an API server keeps an empty list
+    found["metadata"]["labels"]["theirs"] = "kept"
+    found["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied"] = "kept"
+    found["status"] = {"conditions": [{"type": "Ready", "status": "True"}]}
+    assert register(make_world(workload=found), GROUP, MESH) is None
+
+
+DAMAGE: dict[str, tuple[Object, Object]] = {
+    "another address": (
+        {"spec": {"workloadIPs": [{"ip": "10.0.0.9"}]}},
+        {"spec": {"workloadIPs": [{"ip": "10.77.0.20"}]}},
+    ),
+    "ports that nobody serves": ({"spec": {"ports": [{"port": 80}]}}, {"spec": {"ports": []}}),
+    "another identity": (
+        {"spec": {"meshTLS": {"identity": "spiffe://x"}}},
+        {
+            "spec": {
+                "meshTLS": {
+                    "identity": "spiffe://cluster.local/ns/shop/sa/web",
+                    "serverName": "web.shop.svc.cluster.local",
+                }
+            }
+        },
+    ),
+    "a label changed": (
+        {"metadata": {"labels": {"app": "x", "theirs": "kept"}}},
+        {"metadata": {"labels": {"app": "web"}}},
+    ),
+    "an annotation removed": (
+        {"metadata": {"annotations": {"config.linkerd.io/opaque-ports": None}}},
+        {"metadata": {"annotations": {"config.linkerd.io/opaque-ports": ""}}},
+    ),
+    "our finalizer removed": (
+        {"metadata": {"finalizers": None}},
+        {"metadata": {"finalizers": ["exclave.dev/ports"]}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "patch"), DAMAGE.values(), ids=DAMAGE)
+def test_what_others_changed_is_put_right_by_no_more_than_it_takes(damage: Object, patch: Object) -> None:
+    found = merge_patch(copy.deepcopy(wanted(make_world())), damage)
+    request = register(make_world(workload=found), GROUP, MESH)
+    assert request is not None
+    assert (request.verb, request.what, request.body) == ("patch", f"externalworkloads {NAME}", patch)
+    mended = merge_patch(found, request.body)
+    assert register(make_world(workload=mended), GROUP, MESH) is None
+    if "labels" in (damage.get("metadata") or {}):
+        assert mended["metadata"]["labels"]["theirs"] == "kept"

@@ -1,0 +1,230 @@
+"""The controller's policy: which step follows from what is known, and a whole life played through."""
+
+from typing import Any
+
+import pytest
+
+from exclave.cluster.requests import Object
+from exclave.controller.reap import DeleteAccount, EmptyPorts, MarkNotReady, Wait
+from exclave.controller.register import register, wanted_workload
+from exclave.controller.steps import (
+    AddFinalizer,
+    DeleteMember,
+    MakeAccount,
+    MakeLease,
+    PutWorkload,
+    Seal,
+    Sign,
+    Step,
+    WriteStatus,
+    next_step,
+)
+from exclave.controller.world import MemberWorld, Signed
+from exclave.identity.csr import csr_sha256, make_csr
+from exclave.identity.storage import generate_key
+from exclave.member.spec import FINALIZER, Condition
+from exclave.sandbox.kinds import merge_patch
+
+from .worlds import ADMITTED, CSR, GROUP, MESH, NOW, make_member, make_world, settled_world, with_status
+
+REFUSED = Condition("Admitted", False, "AddressRefused", "192.0.2.7 lies in none of the group's networks: 10.77.0.0/24")
+OUTSIDE: dict[str, Any] = {"addresses": ["192.0.2.7"]}
+READY = {"conditions": [{"type": "Ready", "status": "True"}]}
+SIGNED = Signed(csr_sha256(CSR), "chain", NOW + 3600.5, 0x7A, "key")
+
+
+def not_live() -> MemberWorld:
+    world = settled_world(live=False)
+    assert world.workload is not None
+    return world.seen(workload={**world.workload, "status": READY})
+
+
+def new_csr() -> MemberWorld:
+    world = settled_world()
+    return world.seen(member=merge_patch(world.member, {"spec": {"csr": make_csr(generate_key(), "x")}}))
+
+
+def deleted_by_others(ports: int) -> MemberWorld:
+    world = settled_world(serving=bool(ports))
+    assert world.workload is not None
+    gone = {**world.workload, "metadata": {**world.workload["metadata"], "deletionTimestamp": "now"}}
+    return world.seen(workload=gone, emptied_at=NOW)
+
+
+SCENARIOS: dict[str, tuple[MemberWorld, Step]] = {
+    "before anything is made for it, a Member is held": (make_world(make_member(finalizer=False)), AddFinalizer()),
+    "also one that will be refused": (make_world(make_member(finalizer=False, **OUTSIDE)), AddFinalizer()),
+    "one that is admitted gets an account": (make_world(), MakeAccount()),
+    "then a Lease": (make_world(has_account=True), MakeLease()),
+    "one that has a heartbeat has an account, though we did not see it made": (
+        settled_world(has_account=False),
+        None,
+    ),
+    "a member for whom everything is done is left alone": (settled_world(), None),
+    "also one that is listed": (settled_world(serving=True), None),
+    "an admitted one whose group is gone is left alone": (settled_world(group=None, settings_digest=None), None),
+    "so it is while Linkerd's settings cannot be read": (settled_world(mesh=None), None),
+    "a new CSR is signed": (new_csr(), Sign()),
+    "a ready one whose heartbeats stopped gets no traffic": (
+        not_live(),
+        MarkNotReady("NotLive", "no heartbeat for three intervals"),
+    ),
+    "one that others delete is emptied first": (deleted_by_others(1), EmptyPorts()),
+    "and then waited for": (deleted_by_others(0), Wait(10.0)),
+    "one that never sent a heartbeat is deleted after ten minutes": (
+        make_world(make_member(601.0)),
+        DeleteMember("it never sent a heartbeat"),
+    ),
+    "but not before": (make_world(make_member(599.0)), MakeAccount()),
+    "one that is being deleted is undone": (make_world(make_member(deleting=True)), DeleteAccount()),
+    "one that others still hold is not our business": (make_world(make_member(deleting=True, finalizer=False)), None),
+    "a refused one waits for its removal": (make_world(with_status(make_member(5.0, **OUTSIDE), REFUSED)), Wait(596.0)),
+    "a refused one is deleted after ten minutes, with the reason": (
+        make_world(with_status(make_member(601.0, **OUTSIDE), REFUSED)),
+        DeleteMember(REFUSED.message),
+    ),
+    "new settings are named": (
+        settled_world(settings_digest="e" * 64),
+        WriteStatus({"status": {"settings": "e" * 64}}),
+    ),
+    "a digest that we do not know takes nothing away": (settled_world(settings_digest=None), None),
+}
+
+
+@pytest.mark.parametrize(("world", "step"), SCENARIOS.values(), ids=SCENARIOS)
+def test_step(world: MemberWorld, step: Step) -> None:
+    assert next_step(world) == step
+
+
+def test_a_refusal_is_written_once_with_its_words() -> None:
+    step = next_step(make_world(make_member(**OUTSIDE)))
+    assert isinstance(step, WriteStatus)
+    (condition,) = step.patch["status"]["conditions"]
+    assert condition == {
+        "type": "Admitted",
+        "status": "False",
+        "reason": "AddressRefused",
+        "message": REFUSED.message,
+        "lastTransitionTime": "2027-01-15T08:00:00Z",
+    }
+
+
+def test_ports_are_withdrawn_when_the_member_stops_serving() -> None:
+    world = settled_world(serving=True)
+    step = next_step(world.seen(member=merge_patch(world.member, {"spec": {"serving": False}})))
+    assert isinstance(step, PutWorkload)
+    assert step.request.body == {"spec": {"ports": []}}
+
+
+def test_the_status_tells_of_ports_only_once_they_are_listed() -> None:
+    world = settled_world()
+    listed = wanted_workload(settled_world(serving=True), GROUP, MESH)
+    listed["metadata"]["uid"] = "workload-uid"
+    step = next_step(world.seen(member=merge_patch(world.member, {"spec": {"serving": True}}), workload=listed))
+    assert step == WriteStatus({"status": {"externalWorkload": {"uid": "workload-uid", "ports": [8080]}}})
+
+
+def test_the_credential_goes_at_the_first_heartbeat() -> None:
+    world = settled_world()
+    step = next_step(world.seen(member=merge_patch(world.member, {"status": {"credential": "eyJ"}})))
+    assert step == WriteStatus({"status": {"credential": None}})
+
+
+def test_a_member_that_lost_its_heartbeat_is_told_so_and_others_conditions_are_kept() -> None:
+    world = settled_world(live=False)
+    theirs = {"type": "Theirs", "status": "True", "reason": "X", "message": "", "lastTransitionTime": "then"}
+    found = world.member["status"]["conditions"]
+    member = merge_patch(world.member, {"status": {"conditions": [theirs, *found]}})
+    step = next_step(world.seen(member=member))
+    assert isinstance(step, WriteStatus)
+    conditions = {one["type"]: one for one in step.patch["status"]["conditions"]}
+    assert conditions["Theirs"] == theirs
+    assert conditions["Live"]["reason"] == "NotLive"
+    assert conditions["Live"]["message"] == "its Lease has not been renewed for three intervals"
+    assert conditions["Live"]["lastTransitionTime"] == "2027-01-15T08:00:00Z"
+    assert conditions["Admitted"]["lastTransitionTime"] == "2027-01-15T07:59:00Z", "it is as it was a minute ago"
+
+
+def test_five_certificates_are_remembered_the_newest_last() -> None:
+    world = settled_world()
+    old = [{"serial": str(number), "keySha256": "k", "time": "t"} for number in range(5)]
+    member = merge_patch(world.member, {"status": {"issued": old}})
+    step = next_step(world.seen(member=member, signed=SIGNED))
+    assert isinstance(step, WriteStatus)
+    status = step.patch["status"]
+    assert status["issued"] == [*old[1:], {"serial": "7a", "keySha256": "key", "time": "2027-01-15T08:00:00Z"}]
+    assert status["certificate"] == {
+        "csrSha256": csr_sha256(CSR),
+        "chain": "chain",
+        "notAfter": "2027-01-15T09:00:00Z",
+    }
+
+
+def carried(step: Step, world: MemberWorld) -> MemberWorld:
+    """The world after a step, as the carrier and the API server would leave it."""
+    if isinstance(step, AddFinalizer):
+        return world.seen(member=merge_patch(world.member, {"metadata": {"finalizers": [FINALIZER]}}))
+    if isinstance(step, MakeAccount):
+        return world.seen(has_account=True)
+    if isinstance(step, MakeLease):
+        return world.seen(has_lease=True)
+    if isinstance(step, PutWorkload):
+        body: Object = step.request.body or {}
+        made = merge_patch(world.workload or {}, body)
+        return world.seen(workload=merge_patch(made, {"metadata": {"uid": "workload-uid"}}))
+    if isinstance(step, Sign):
+        return world.seen(signed=SIGNED)
+    if isinstance(step, Seal):
+        return world.seen(sealed="eyJ")
+    assert isinstance(step, WriteStatus), step
+    return world.seen(member=merge_patch(world.member, step.patch), signed=None, sealed=None)
+
+
+def play(world: MemberWorld) -> tuple[list[str], MemberWorld]:
+    """Steps until there is none, and what is left."""
+    steps: list[str] = []
+    while (step := next_step(world)) is not None:
+        steps.append(type(step).__name__)
+        world = carried(step, world)
+        assert len(steps) < 20, steps
+    return steps, world
+
+
+def test_a_life_from_joining_to_being_listed() -> None:
+    steps, world = play(make_world(make_member(finalizer=False), settings_digest="d" * 64))
+    made = ["AddFinalizer", "MakeAccount", "MakeLease", "PutWorkload", "Sign", "Seal", "WriteStatus"]
+    assert steps == made, "one write tells the machine everything"
+    status = world.member["status"]
+    assert [one["reason"] for one in status["conditions"]] == ["Admitted", "Registered", "NoHeartbeat"]
+    assert status["credential"] == "eyJ" and status["externalWorkload"] == {"uid": "workload-uid", "ports": []}
+
+    steps, world = play(world.seen(beaten=True, live=True))
+    assert steps == ["WriteStatus"]
+    assert "credential" not in world.member["status"] and world.view.live is not None and world.view.live.status
+
+    steps, world = play(world.seen(member=merge_patch(world.member, {"spec": {"serving": True}})))
+    assert steps == ["PutWorkload", "WriteStatus"]
+    assert world.member["status"]["externalWorkload"]["ports"] == [8080]
+
+
+def test_a_controller_that_crashed_between_any_two_steps_goes_on_to_the_same_end() -> None:
+    whole = make_world(make_member(finalizer=False), settings_digest="d" * 64)
+    _, wanted = play(whole)
+    world = whole
+    for _ in range(7):
+        step = next_step(world)
+        world = carried(step, world)
+        _, found = play(world.seen(signed=None, sealed=None))  # what was not written is lost
+        assert found.member["status"]["certificate"] == wanted.member["status"]["certificate"]
+        assert found.member["status"]["credential"] == wanted.member["status"]["credential"]
+        assert register(found, GROUP, MESH) is None
+
+
+def test_one_that_was_admitted_is_served_on_though_it_would_be_refused_today() -> None:
+    world = settled_world()
+    stranger = merge_patch(world.member, {"status": {"conditions": []}, "spec": OUTSIDE})
+    assert next_step(world.seen(member=stranger)) == DeleteMember(REFUSED.message)
+    kept = merge_patch(world.member, {"spec": OUTSIDE})
+    assert world.view.admitted == ADMITTED
+    step = next_step(world.seen(member=kept))
+    assert isinstance(step, PutWorkload), "its new address is written, not its refusal"

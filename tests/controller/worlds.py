@@ -1,0 +1,96 @@
+"""One Member of group `web` as the controller sees it, and what belongs to it: values for the pure modules."""
+
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from exclave.cluster.requests import Object
+from exclave.controller.register import wanted_workload
+from exclave.controller.world import Group, MemberWorld, Mesh
+from exclave.identity.csr import csr_sha256, make_csr
+from exclave.join.delivery import delivery_key_text
+from exclave.member.settings import ControlPlane, GroupSpec, LinkerdSettings, Port
+from exclave.member.spec import FINALIZER, Condition, make_condition, member_object, rfc3339
+
+NOW = 1_800_000_000.0
+NAMESPACE, NAME, ADDRESS = "shop", "web-k7q2x-1", "10.77.0.20"
+KEY = ec.generate_private_key(ec.SECP256R1())
+CSR = make_csr(KEY, NAME)
+DELIVERY_KEY = delivery_key_text(KEY)
+
+GROUP = Group(
+    NAMESPACE,
+    "web",
+    "group-uid",
+    GroupSpec(service_account="web", networks=("10.77.0.0/24",), labels={"app": "web"}, ports=(Port("http", 8080),)),
+)
+MESH = Mesh(
+    LinkerdSettings(
+        "linkerd", "cluster.local", "cluster.local", ("10.42.0.0/16",), "v2", "all-unauthenticated", "25,3306"
+    ),
+    "anchors",
+    "ab" * 32,
+    ControlPlane(("10.42.0.2",), ("10.42.0.3",), ("10.42.0.4",)),
+)
+
+
+def make_member(age: float = 5.0, deleting: bool = False, finalizer: bool = True, **spec: Any) -> Object:
+    """A Member as a machine made it `age` seconds ago; `spec` replaces fields of its spec."""
+    found = member_object(
+        NAMESPACE,
+        NAME,
+        nonce="n",
+        machine_hash="0123456789abcdef",
+        delivery_key=DELIVERY_KEY,
+        csr=CSR,
+        addresses=[ADDRESS],
+        facts={},
+    )
+    found["spec"] |= spec
+    found["metadata"] |= {"uid": "member-uid", "creationTimestamp": rfc3339(NOW - age)}
+    if finalizer:
+        found["metadata"]["finalizers"] = [FINALIZER]
+    if deleting:
+        found["metadata"]["deletionTimestamp"] = rfc3339(NOW)
+    return found
+
+
+def with_status(member: Object, *conditions: Condition, **status: Any) -> Object:
+    """The Member with this status."""
+    made = [make_condition(condition, NOW - 60) for condition in conditions]
+    return {**member, "status": {"conditions": made, **status}}
+
+
+def make_world(member: Object | None = None, **changes: Any) -> MemberWorld:
+    """All that is known of it; nothing is made yet, unless `changes` say so."""
+    return MemberWorld(**{"member": member or make_member(), "now": NOW, "group": GROUP, "mesh": MESH, **changes})
+
+
+ADMITTED = Condition("Admitted", True, "Admitted", "a member of group web")
+REGISTERED = Condition("Registered", True, "Registered", f"ExternalWorkload {NAME} stands")
+LIVE = Condition("Live", True, "HeartbeatsArrive", "its Lease is being renewed")
+
+
+def settled_world(serving: bool = False, **changes: Any) -> MemberWorld:
+    """A live member for whom everything is done."""
+    member = make_member(3600.0, serving=serving)
+    workload = wanted_workload(make_world(member, live=True), GROUP, MESH)
+    workload["metadata"]["uid"] = "workload-uid"
+    ports = [port["port"] for port in workload["spec"]["ports"]]
+    status = {
+        "certificate": {"csrSha256": csr_sha256(CSR), "chain": "chain", "notAfter": rfc3339(NOW + 3600)},
+        "externalWorkload": {"uid": "workload-uid", "ports": ports},
+        "settings": "d" * 64,
+    }
+    return make_world(
+        with_status(member, ADMITTED, REGISTERED, LIVE, **status),
+        **{
+            "workload": workload,
+            "has_account": True,
+            "has_lease": True,
+            "beaten": True,
+            "live": True,
+            "settings_digest": "d" * 64,
+            **changes,
+        },
+    )
