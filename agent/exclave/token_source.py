@@ -51,12 +51,13 @@ def _read_file(path: Path) -> str:
 
 
 def _read_terminal(descriptor: int) -> str:
-    print("join token: ", end="", file=sys.stderr, flush=True)
     before = termios.tcgetattr(descriptor)
     raw = termios.tcgetattr(descriptor)
     raw[3] &= ~(termios.ICANON | termios.ECHO)
     termios.tcsetattr(descriptor, termios.TCSADRAIN, raw)
     try:
+        # Not before: whoever answers at once would be echoed, and cut off.
+        print("join token: ", end="", file=sys.stderr, flush=True)
         return _read_line(descriptor).decode("utf-8", "replace").strip()
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
