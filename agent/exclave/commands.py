@@ -128,7 +128,7 @@ def _leave_from_cold(config: Config) -> list[str]:
     if not config.paths.state.exists():
         return []
     make_folder(config.paths.runtime, 0o755)
-    hint = "ask it: exclave leave"
+    hint = "it does not answer: stop it, for instance with systemctl stop exclave, then leave again"
     with hold_lock(config.paths.runtime / "agent.lock", "an agent", hint):
         record = load_membership(config.paths.state)
         if record is None:
