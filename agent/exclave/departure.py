@@ -32,9 +32,11 @@ log = logging.getLogger(__name__)
 
 
 async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str]:
-    """Leave the mesh without the parts of an agent; what could not be undone in the cluster, for a person."""
+    """Leave the mesh without the parts of an agent; what could not be undone in the cluster, for a person.
+
+    Raises HostError if rules, proxies or link stay; the machine is a member then, told to leave.
+    """
     endings = EndingSwitch()
-    endings.ask_nowait(Ending.LEAVE)
     state = config.paths.state
     remains = [f"Member {record.namespace}/{record.member}"]
     try:
@@ -45,6 +47,7 @@ async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str
                 member.mark_leaving()
                 await walk_back(member, Ending.LEAVE, config.listing.drain)
                 await clean_up(config)
+                endings.ask_nowait(Ending.LEAVE)  # not before: while rules stand, this machine can leave once more
             remains = member.remains
     except HostError as problem:  # without a credential nobody listens
         log.warning("%s", problem)
