@@ -5,6 +5,7 @@ nothing is sent. A probe passes after one success and fails after `failures` in 
 not pass. Results go to whoever follows them, and only when they change.
 """
 
+import os
 from collections.abc import Sequence
 
 import trio
@@ -59,6 +60,7 @@ async def try_tcp(address: str, port: int, timeout: float) -> str | None:
         try:
             await probe.connect((address, port))
         except OSError as problem:
-            return (problem.strerror or "connection failed").lower()
+            # Not its own text: newer trio puts the address in front of it.
+            return os.strerror(problem.errno).lower() if problem.errno else "connection failed"
         return None
     return f"no answer within {timeout:g} s"

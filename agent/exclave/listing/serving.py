@@ -115,7 +115,8 @@ class Listing:
         svid, redirect = self._identity.svid.value, self._redirect
         failure = settings.group.failure if settings else FailurePolicy()
         instance, wanted = self._proxy.ready.value, redirect.wanted.value
-        rules = redirect.in_place and wanted is not None and wanted.outbound and wanted.instance == instance
+        captures = wanted is not None and wanted.inbound and wanted.outbound and wanted.instance == instance
+        rules = redirect.in_place and captures
         certificate = svid is not None and self._now() < svid.not_after
         if certificate and instance is not None and rules:
             self._whole_at = trio.current_time()
