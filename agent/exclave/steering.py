@@ -98,9 +98,6 @@ class Steering:
         if settings is None or self._instance is None or not self._membership.addresses:
             return
         outbound_open, inbound_open = chosen_failure(settings.group.failure, away)
-        if outbound_open and inbound_open:
-            self.policy.set(None)
-            return
         try:
             policy = make_policy(
                 settings,
@@ -112,6 +109,7 @@ class Steering:
                 exempt_uids=self._exempt_uids,
                 ssh_ports=self._ssh_ports,
                 outbound_open=outbound_open,
+                inbound_open=inbound_open,
             )
         except ValueError as problem:
             self._tell(f"the rules stay as they are: {problem}")

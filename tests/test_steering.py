@@ -1,0 +1,252 @@
+"""Which rules are wanted, as settings, proxy, certificate and time go by."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave import steering as steering_module
+from exclave.config import RedirectConfig
+from exclave.errors import ConfigError, Fault
+from exclave.kit.latest import Latest
+from exclave.member.settings import FailurePolicy, Port
+from exclave.redirect.policy import RedirectPolicy, Server
+from exclave.steering import LOOK_EVERY, SETTLING, Steering, chosen_failure, open_steering
+from support.member import ADDRESS, RECORD, make_settings
+
+AFTER = 30.0
+SETTINGS = make_settings()
+
+
+class Machine:
+    """What steering looks at: settings, a proxy, a certificate, and a clock for it."""
+
+    def __init__(self, settings: Any = SETTINGS, ready: str | None = "a", **record: Any) -> None:
+        self.settings: Latest[Any] = Latest(settings)
+        self.ready: Latest[Any] = Latest(ready)
+        self.outdated = Latest(False)
+        self.instances: Latest[dict[str, Any]] = Latest({})
+        self.svid: Latest[Any] = Latest(SimpleNamespace(not_after=1000.0))
+        self.now = 0.0
+        self.membership = SimpleNamespace(
+            settings=self.settings, addresses=(ADDRESS,), record=replace(RECORD, **record)
+        )
+
+    @asynccontextmanager
+    async def steered(self, config: RedirectConfig | None = None) -> AsyncIterator[Steering]:
+        proxy: Any = SimpleNamespace(ready=self.ready, outdated=self.outdated, instances=self.instances, uid=990)
+        identity: Any = SimpleNamespace(svid=self.svid)
+        membership: Any = self.membership
+        async with open_steering(config or RedirectConfig(), membership, identity, proxy, lambda: self.now) as opened:
+            yield opened
+
+
+async def policy_of(steering: Steering) -> RedirectPolicy:
+    policy = await steering.policy.wait_for(lambda policy: policy is not None)
+    assert policy is not None
+    return policy
+
+
+@pytest.fixture(autouse=True)
+def _no_sshd_of_this_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "sshd" not in request.node.name:
+        monkeypatch.setattr(steering_module, "_listening_sshd", lambda: (2222,))
+
+
+# How long it may be away.
+
+OPEN, CLOSED = "open", "closed"
+
+
+@pytest.mark.parametrize(
+    ("away", "outbound", "inbound", "chosen"),
+    [
+        (None, OPEN, OPEN, (False, False)),
+        (29.9, OPEN, OPEN, (False, False)),
+        (30.0, OPEN, CLOSED, (True, False)),
+        (30.0, CLOSED, OPEN, (False, True)),
+        (99.0, OPEN, OPEN, (True, True)),
+        (99.0, CLOSED, CLOSED, (False, False)),
+    ],
+)
+def test_each_direction_does_what_the_group_says_once_it_is_time(
+    away: float | None, outbound: Any, inbound: Any, chosen: tuple[bool, bool]
+) -> None:
+    assert chosen_failure(FailurePolicy(AFTER, outbound, inbound), away) == chosen
+
+
+# What is wanted.
+
+
+async def test_rules_hold_what_settings_configuration_and_host_say(autojump_clock: trio.testing.MockClock) -> None:
+    config = RedirectConfig((9100,), (3306,), ("10.42.9.0/24",), ("4242", "nobody"))
+    async with Machine().steered(config) as steering:
+        assert await policy_of(steering) == RedirectPolicy(
+            instance="a",
+            addresses=(ADDRESS,),
+            inbound_ports=(8080,),
+            networks=("10.42.0.0/16",),
+            proxy_uid=990,
+            exempt_inbound_ports=(2222, 9100),
+            exempt_outbound_ports=(2222, 3306),
+            exempt_networks=("10.42.9.0/24",),
+            exempt_uids=(4242, 65534),
+            servers=(Server("10.0.0.1", 6443),),
+        )
+
+
+async def test_there_are_no_rules_before_a_proxy_is_ready(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine(ready=None)
+    async with machine.steered() as steering:
+        await trio.sleep(10 * AFTER)
+        assert steering.policy.value is None
+        machine.ready.set("b")
+        assert (await policy_of(steering)).instance == "b"
+
+
+@pytest.mark.parametrize("lacking", ["settings", "address"])
+async def test_there_are_no_rules_without_settings_or_address(
+    lacking: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    machine = Machine(None if lacking == "settings" else SETTINGS)
+    if lacking == "address":
+        machine.membership.addresses = ()
+    async with machine.steered() as steering:
+        await trio.sleep(AFTER)
+        assert steering.policy.value is None
+
+
+async def test_rules_are_right_from_the_start_for_a_proxy_that_was_adopted() -> None:
+    machine = Machine(ready=None)
+    machine.instances.set({"a": SimpleNamespace(is_adopted=False), "b": SimpleNamespace(is_adopted=True)})
+    async with machine.steered() as steering:
+        assert steering.policy.value is not None
+        assert steering.policy.value.instance == "b"
+
+
+LOSSES: dict[str, Any] = {
+    "the proxy is away": lambda machine: machine.ready.set(None),
+    "the certificate has ended": lambda machine: setattr(machine, "now", 1000.0),
+    "there is no certificate": lambda machine: machine.svid.set(None),
+}
+
+
+@pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES)
+async def test_outbound_opens_after_a_while_and_closes_again(lose: Any, autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine()
+    async with machine.steered() as steering:
+        whole = await policy_of(steering)
+        lose(machine)
+        await trio.sleep(AFTER - LOOK_EVERY)
+        assert steering.policy.value == whole
+        await trio.sleep(2 * LOOK_EVERY)
+        assert steering.policy.value == replace(whole, outbound=False)
+        machine.now = 0.0
+        machine.ready.set("a")
+        machine.svid.set(SimpleNamespace(not_after=2000.0))
+        await steering.policy.wait_for(lambda policy: policy == whole)
+
+
+@pytest.mark.parametrize(
+    ("outbound", "inbound"), [(OPEN, OPEN), (CLOSED, OPEN), (CLOSED, CLOSED)], ids=["both", "inbound", "neither"]
+)
+async def test_a_group_may_choose_otherwise(
+    outbound: Any, inbound: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also where both open the table stays: it keeps strangers from the private link."""
+    machine = Machine(make_settings(failure=FailurePolicy(AFTER, outbound, inbound)))
+    async with machine.steered() as steering:
+        whole = await policy_of(steering)
+        machine.ready.set(None)
+        await trio.sleep(2 * AFTER)
+        wanted = replace(whole, outbound=outbound == CLOSED, inbound=inbound == CLOSED)
+        assert steering.policy.value == wanted
+
+
+async def test_new_settings_wait_for_a_proxy_that_serves_them(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine()
+    async with machine.steered() as steering:
+        before = await policy_of(steering)
+        machine.settings.set(make_settings(ports=(Port("http", 8081),)))
+        machine.outdated.set(True)
+        await trio.sleep(10 * SETTLING)
+        assert steering.policy.value == before
+        machine.outdated.set(False)
+        await steering.policy.wait_for(lambda policy: policy == replace(before, inbound_ports=(8081,)))
+
+
+async def test_settings_that_make_no_rules_leave_the_ones_that_stand_and_are_told_once(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine()
+    async with machine.steered() as steering:
+        before = await policy_of(steering)
+        machine.settings.set(make_settings(ports=(Port("http", 70000),)))
+        problem = await steering.problem.wait_for(lambda problem: problem is not None)
+        await trio.sleep(10 * LOOK_EVERY)
+        assert steering.policy.value == before
+        assert problem == ("the rules stay as they are: port: a number from 1 to 65535 was expected, found 70000")
+        assert caplog.messages == [problem]
+        machine.settings.set(SETTINGS)
+        await steering.problem.wait_for(lambda problem: problem is None)
+
+
+# The host.
+
+
+async def test_a_user_that_does_not_exist_is_a_mistake_in_the_configuration() -> None:
+    with pytest.raises(ConfigError) as caught:
+        async with Machine().steered(RedirectConfig(exclude_users=("nobody-here",))):
+            pass
+    assert caught.value.fault is Fault.CONFIG_INVALID
+    assert caught.value.message == "redirect.exclude_users: there is no user nobody-here"
+    assert caught.value.hint == "name users of this machine, or their numbers"
+
+
+async def test_api_servers_are_found_by_name_and_kept_while_the_name_is_not_resolved(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Names(trio.abc.HostnameResolver):
+        is_away = False
+
+        async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            if self.is_away:
+                raise socket.gaierror("away")
+            stream = (socket.AF_INET6, socket.SOCK_STREAM, 6, "")
+            return [(*stream, ("fd00::7", port, 0, 0)), (*stream, ("fe80::7%eth0", port, 0, 3))]
+
+        async def getnameinfo(self, *_: Any) -> Any:
+            raise AssertionError
+
+    names = Names()
+    trio.socket.set_custom_hostname_resolver(names)
+    machine = Machine(servers=("https://api.test:6443", "https://10.0.0.2"))
+    async with machine.steered() as steering:
+        expected = (Server("10.0.0.2", 443), Server("fd00::7", 6443), Server("fe80::7", 6443))
+        assert (await policy_of(steering)).servers == expected
+        names.is_away = True
+        await trio.sleep(10 * LOOK_EVERY)
+        assert (await policy_of(steering)).servers == expected
+
+
+def test_ports_where_an_sshd_listens_are_found(tmp_path: Path) -> None:
+    program = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+    (tmp_path / "sshd").symlink_to(os.path.realpath(sys.executable))
+    command = [tmp_path / "sshd", "-I", "-S", "-c", program + "; sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sshd:
+        assert sshd.stdout is not None
+        port = int(sshd.stdout.readline())
+        assert port in steering_module._listening_sshd()
+        sshd.kill()
+    assert port not in steering_module._listening_sshd()
