@@ -1,0 +1,347 @@
+"""An agent's life: boots one after the other, what it tells, and a real process from its first word to its last."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave import life
+from exclave.cli import main
+from exclave.config import Config, Paths
+from exclave.control_client import ask_once
+from exclave.ending import Ending
+from exclave.life import IDLE_LOOK, SAY_EVERY, Agent
+from exclave.listing import ListingView
+from exclave.member.record import (
+    JoinRecord,
+    MembershipRecord,
+    forget_membership,
+    load_join,
+    note_eviction,
+    store_join,
+    store_membership,
+)
+from exclave.member.state import State
+from exclave.parts import Parts
+from exclave.status import QUIET
+from support.member import RECORD
+from support.needs import need
+from test_parts import some
+
+# Boots and endings, with a boot that only waits for its end.
+
+
+class World:
+    """An agent, and what its boots and departures were; a boot that leaves forgets the membership."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.config = Config(Paths(folder, folder / "run"))
+        self.state = folder
+        self.now = 1_800_000_000.0
+        self.agent = Agent(self.config, lambda: self.now)
+        self.trace: list[str] = []
+        self.boots: list[Parts] = []
+        self.closing = trio.Event()  # a boot does not end before
+        self.closing.set()
+        monkeypatch.setattr(life, "serve", self._serve)
+        monkeypatch.setattr(life, "depart", self._depart)
+        monkeypatch.setattr(life, "notify", lambda word: self.trace.append(word))
+
+    async def _serve(self, parts: Parts, config: Config, now: object) -> None:
+        self.trace.append(f"boot {parts.record.member}")
+        self.boots.append(parts)
+        parts.ending = await parts.endings.wait()
+        await self.closing.wait()
+        self.trace.append(f"boot ends: {parts.endings.value.value}")
+        if parts.endings.value is Ending.LEAVE:
+            forget_membership(self.state)
+
+    async def _depart(self, record: MembershipRecord, config: Config, now: object) -> list[str]:
+        self.trace.append(f"departs {record.member}")
+        forget_membership(self.state)
+        return [f"Member {record.namespace}/{record.member}"]
+
+    @asynccontextmanager
+    async def living(self, record: MembershipRecord | None = RECORD) -> AsyncIterator[trio.Nursery]:
+        if record is not None:
+            store_membership(self.state, record)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.agent.live)
+            await trio.testing.wait_all_tasks_blocked()
+            yield nursery
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    async def ask(self, command: str) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+
+        async def reply(object_: dict[str, Any]) -> None:
+            await trio.lowlevel.checkpoint()
+            told.append(object_)
+
+        await self.agent.answer(command, reply)
+        return told
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+async def test_a_boot_that_ends_for_a_reason_of_its_own_is_followed_by_the_next(world: World) -> None:
+    async with world.living():
+        world.boots[0].endings.ask_nowait(Ending.STOP)
+    assert world.trace == ["boot web-k7q2x-1", "boot ends: stop", "boot web-k7q2x-1"]
+
+
+@pytest.mark.parametrize("ending", [Ending.STOP, Ending.HAND_OVER])
+async def test_the_process_ends_as_it_is_told_first(world: World, ending: Ending) -> None:
+    store_membership(world.state, RECORD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.agent.live)
+        await trio.testing.wait_all_tasks_blocked()
+        world.agent.end(ending)
+        world.agent.end(Ending.LEAVE)
+    assert world.trace == ["boot web-k7q2x-1", f"boot ends: {ending.value}"]
+    assert world.agent.ending.value is ending
+
+
+async def test_without_a_membership_it_waits_and_ends_when_told(world: World) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.agent.live)
+        await trio.testing.wait_all_tasks_blocked()
+        world.agent.end(Ending.STOP)
+    assert world.trace == ["READY=1"]
+
+
+async def test_a_join_that_tells_it_is_heard_at_once(world: World) -> None:
+    async with world.living(None) as nursery:
+        store_membership(world.state, RECORD)
+        nursery.start_soon(world.ask, "joined")
+    assert world.trace == ["READY=1", "boot web-k7q2x-1"]
+
+
+async def test_a_join_that_could_not_tell_it_is_found(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    async with world.living(None):
+        store_membership(world.state, RECORD)
+        await trio.sleep(IDLE_LOOK + 1)
+        assert world.trace[-1] == "boot web-k7q2x-1"
+
+
+# Leaving.
+
+
+async def test_leaving_ends_the_boot_and_tells_both_ends(world: World) -> None:
+    async with world.living():
+        assert await world.ask("leave") == [{"state": "leaving"}, {"state": "unjoined", "remains": []}]
+    assert world.trace == ["boot web-k7q2x-1", "boot ends: leave", "READY=1"]
+
+
+async def test_leaving_that_comes_while_a_boot_closes_for_another_reason_follows_it(world: World) -> None:
+    world.closing = trio.Event()
+    async with world.living() as nursery:
+        world.boots[0].endings.ask_nowait(Ending.HAND_OVER)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(world.ask, "leave")
+        await trio.testing.wait_all_tasks_blocked()
+        world.closing.set()
+    assert world.trace == ["boot web-k7q2x-1", "boot ends: hand-over", "departs web-k7q2x-1", "READY=1"]
+
+
+async def test_a_member_that_was_told_to_leave_before_a_crash_does_not_come_back(world: World) -> None:
+    async with world.living(replace(RECORD, leaving=True)):
+        pass
+    assert world.trace == ["departs web-k7q2x-1", "READY=1"]
+
+
+async def test_what_remains_is_told(world: World) -> None:
+    world.closing = trio.Event()
+    async with world.living() as nursery:
+        world.boots[0].endings.ask_nowait(Ending.HAND_OVER)
+        told: list[Any] = []
+
+        async def leave() -> None:
+            told.extend(await world.ask("leave"))
+
+        nursery.start_soon(leave)
+        await trio.testing.wait_all_tasks_blocked()
+        world.closing.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[-1] == {"state": "unjoined", "remains": ["Member shop/web-k7q2x-1"]}
+
+
+async def test_leaving_without_a_membership_forgets_what_a_join_has_left(world: World) -> None:
+    store_join(world.state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
+    assert await world.ask("leave") == [{"state": "unjoined", "remains": []}]
+    assert load_join(world.state) is None
+
+
+# Telling.
+
+
+async def test_a_join_hears_each_state_until_the_member_is_ready(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        told.extend(await world.ask("joined"))
+
+    async with world.living() as nursery:
+        world.agent.look()
+        nursery.start_soon(listen)
+        await trio.sleep(SAY_EVERY + 1)
+        world.boots[0].listing = some(state=ListingView(serving=True, ready=True))
+        world.agent.look()
+        await trio.sleep(SAY_EVERY + 1)
+    assert told == [
+        {"state": "starting", "waiting": []},
+        {"state": "starting", "waiting": []},  # so that whoever waits knows that we are there
+        {"state": "ready", "waiting": []},
+    ]
+
+
+async def test_an_unknown_command_is_a_lookup_error(world: World) -> None:
+    with pytest.raises(LookupError):
+        await world.ask("dance")
+
+
+async def test_a_state_keeps_the_time_since_when_it_is(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "exclave.life")
+    (told,) = await world.ask("status")
+    assert (told["state"], told["since"]) == ("unjoined", "2027-01-15T08:00:00Z")
+    world.now += 60
+    store_join(world.state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
+    for _ in range(2):
+        (told,) = await world.ask("status")
+        assert (told["state"], told["since"]) == ("joining", "2027-01-15T08:01:00Z")
+        world.now += 60
+    told_of_states = [message for message in caplog.messages if message.startswith("state")]
+    assert told_of_states == ["state: joining, was unjoined"]
+    assert world.agent.state.value is State.JOINING
+
+
+async def test_a_wait_is_logged_when_it_lasts_and_when_it_is_over(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "exclave.life")
+    for seconds in (0.0, QUIET - 1, QUIET, QUIET + 60):
+        world.now = 1_800_000_000.0 + seconds
+        status = world.agent.look()
+    assert status["waiting"] == [{"for": "somebody to run exclave join", "since": "2027-01-15T08:00:00Z"}]
+    async with world.living():
+        world.agent.look()
+    assert [message for message in caplog.messages if "waiting" in message] == [
+        "waiting for somebody to run exclave join (for 15 s so far)",
+        "no longer waiting for somebody to run exclave join",
+    ]
+
+
+async def test_a_machine_that_was_evicted_says_so_until_it_joins_again(world: World) -> None:
+    note_eviction(world.state, RECORD, world.now)
+    assert [problem["code"] for problem in world.agent.look()["problems"]] == ["evicted"]
+    async with world.living():
+        assert world.agent.look()["problems"] == []
+
+
+# A process.
+
+
+class Process:
+    """`exclave run` on a machine without a membership, and what it tells systemd."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runtime = folder / "run"
+        self.config = folder / "config.toml"
+        self.config.write_text(f'[paths]\nstate = "{folder}/state"\nruntime = "{self.runtime}"\n')
+        self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._told.bind(str(folder / "notify"))
+        self._told.settimeout(60)
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+        environment = os.environ | {"PYTHONPATH": path, "NOTIFY_SOCKET": self._told.getsockname()}
+        command = [sys.executable, "-m", "exclave", "run", "--config", self.config]
+        self._running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+        return self._running[-1]
+
+    def hears(self, word: str) -> bool:
+        return self._told.recv(100).decode() == word
+
+    def status(self) -> int:
+        return main(["status", "--config", str(self.config)])
+
+    def close(self) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
+        self._told.close()
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    need(os.geteuid() == 0, "an agent runs as root")
+    with tempfile.TemporaryDirectory() as folder:  # short names: a socket's path has 107 characters
+        made = Process(Path(folder))
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_agent_waits_idle_for_a_membership_and_stops_when_told(process: Process, number: signal.Signals) -> None:
+    agent = process.start()
+    assert process.hears("READY=1")
+    assert process.status() == 4
+    assert sorted(path.name for path in process.runtime.iterdir()) == ["agent.lock", "control.sock"]
+    agent.send_signal(number)
+    assert process.hears("STOPPING=1")
+    assert agent.wait() == 0
+    assert list(process.runtime.iterdir()) == []
+    assert process.status() == 5
+
+
+def test_a_second_agent_is_refused_and_does_the_first_no_harm(process: Process) -> None:
+    process.start()
+    assert process.hears("READY=1")
+    second = process.start()
+    assert second.wait() == 35
+    assert process.status() == 4
+
+
+def test_a_hangup_makes_it_another_program_in_the_same_process(process: Process) -> None:
+    agent = process.start()
+    assert process.hears("READY=1")
+    first = ask_once(process.runtime, "status")["since"]
+    agent.send_signal(signal.SIGHUP)
+    assert process.hears("STOPPING=1")
+    assert process.hears("READY=1")
+    assert agent.poll() is None
+    assert ask_once(process.runtime, "status")["since"] >= first
+    agent.terminate()
+    assert agent.wait() == 0
+
+
+def test_what_a_killed_agent_left_keeps_no_next_one_out(process: Process) -> None:
+    agent = process.start()
+    assert process.hears("READY=1")
+    agent.kill()
+    agent.wait()
+    assert (process.runtime / "control.sock").exists()
+    assert process.status() == 5
+    process.start()
+    assert process.hears("READY=1")
+    assert process.status() == 4
