@@ -1,0 +1,34 @@
+"""What is done about the table: what is wanted, what is there, and what we made of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from exclave.redirect.decide import Action, decide
+from exclave.redirect.observe import NOTHING, Observed
+from exclave.redirect.policy import RedirectPolicy
+from exclave.redirect.ruleset import ruleset_digest
+
+from .policies import PLAIN
+
+OURS = Observed(installed=True, instance="a", digest=ruleset_digest(PLAIN), fingerprint="as we made it")
+MADE = OURS.fingerprint
+
+CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
+    "nothing wanted, nothing there": (None, NOTHING, None, Action.NOTHING),
+    "nothing wanted, and a table is there": (None, OURS, MADE, Action.APPLY),
+    "nothing wanted, and an earlier agent's table is there": (None, OURS, None, Action.APPLY),
+    "wanted, and nothing there yet": (PLAIN, NOTHING, None, Action.APPLY),
+    "wanted and there": (PLAIN, OURS, MADE, Action.NOTHING),
+    "there, but nobody knows what was done to it": (PLAIN, OURS, None, Action.APPLY),
+    "others removed it": (PLAIN, NOTHING, MADE, Action.REPAIR),
+    "others changed it": (PLAIN, replace(OURS, fingerprint="as they made it"), MADE, Action.REPAIR),
+    "another instance is wanted": (replace(PLAIN, instance="b"), OURS, MADE, Action.APPLY),
+    "a policy that makes the same rules": (replace(PLAIN, exempt_inbound_ports=(22,)), OURS, MADE, Action.NOTHING),
+    "connections were counted": (PLAIN, replace(OURS, inbound=7, outbound=7, dropped=7), MADE, Action.NOTHING),
+}
+
+
+@pytest.mark.parametrize(("wanted", "observed", "reference", "action"), CASES.values(), ids=CASES)
+def test_decision(wanted: RedirectPolicy | None, observed: Observed, reference: str | None, action: Action) -> None:
+    assert decide(wanted, observed, reference) is action

@@ -1,0 +1,189 @@
+"""What may become a rule: from settings and configuration, with every value checked."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from exclave.config import RedirectConfig
+from exclave.member.settings import Port, Settings
+from exclave.redirect.policy import RedirectPolicy, Server, make_policy
+from exclave.redirect.ruleset import render
+from support.member import make_settings
+
+from .policies import PLAIN, PROXY
+
+
+def made(settings: Settings | None = None, config: RedirectConfig | None = None, **more: Any) -> RedirectPolicy:
+    given: dict[str, Any] = {"instance": "a", "address": "10.77.0.20", "proxy_uid": PROXY, "servers": (), **more}
+    return make_policy(settings or make_settings(), config or RedirectConfig(), **given)
+
+
+# From settings and configuration.
+
+
+def test_a_group_s_ports_and_the_cluster_s_networks_are_captured() -> None:
+    policy = made(make_settings(ports=(Port("http", 8080), Port("db", 5432))))
+    assert policy.inbound_ports == (8080, 5432)
+    assert policy.networks == ("10.42.0.0/16",)
+    assert policy.addresses == ("10.77.0.20",)
+    assert policy.outbound and policy.inbound
+
+
+@pytest.mark.parametrize(
+    ("capture", "networks"), [("cluster", ("10.42.0.0/16",)), ("all", None), ("none", ())], ids=str
+)
+def test_how_much_is_captured(capture: str, networks: tuple[str, ...] | None) -> None:
+    assert made(make_settings(capture=capture)).networks == networks
+
+
+def test_a_network_with_host_bits_means_what_linkerd_reads() -> None:
+    settings = make_settings()
+    linkerd = replace(settings.linkerd, cluster_networks=("10.1.2.3/8", "fd00::1/8"))
+    assert made(replace(settings, linkerd=linkerd)).networks == ("10.0.0.0/8", "fd00::/8")
+
+
+def test_what_the_host_excludes_comes_with_the_ports_of_its_sshd() -> None:
+    config = RedirectConfig((9100, 22), (3306,), ("10.42.9.0/24",), ("backup",))
+    policy = made(config=config, ssh_ports=(2222, 22), exempt_uids=(34,))
+    assert policy.exempt_inbound_ports == (22, 2222, 9100)
+    assert policy.exempt_outbound_ports == (22, 2222, 3306)
+    assert policy.exempt_networks == ("10.42.9.0/24",)
+    assert policy.exempt_uids == (34,)
+
+
+def test_a_proxy_that_is_dead_is_passed_by_in_each_direction_alone() -> None:
+    assert made(outbound_open=True) == replace(made(), outbound=False)
+    assert made(inbound_open=True) == replace(made(), inbound=False)
+
+
+def test_an_address_is_written_as_the_kernel_writes_it() -> None:
+    assert made(address="FD00:0:0::1").addresses == ("fd00::1",)
+
+
+# What is never captured.
+
+PORTS = some.lists(some.integers(1, 65535), max_size=20).map(tuple)
+
+
+@given(inbound=PORTS, exempt=PORTS)
+def test_neither_ssh_nor_what_is_exempt_is_taken_inbound_but_the_proxy_s_own_port_is(
+    inbound: tuple[int, ...], exempt: tuple[int, ...]
+) -> None:
+    policy = replace(PLAIN, inbound_ports=inbound, exempt_inbound_ports=exempt)
+    assert set(policy.captured_ports()) == {4143} | (set(inbound) - set(exempt) - {22})
+    assert list(policy.captured_ports()) == sorted(set(policy.captured_ports()))
+
+
+@given(exempt=PORTS)
+def test_ssh_always_passes_outbound(exempt: tuple[int, ...]) -> None:
+    assert set(replace(PLAIN, exempt_outbound_ports=exempt).passed_ports()) == {22, *exempt}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "169.254.169.254",  # metadata of most clouds
+        "169.254.77.1",
+        "168.63.129.16",
+        "100.100.100.200",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "fe80::1",
+        "ff02::1",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd77:ec1a:7e::1",
+    ],
+)
+def test_what_no_choice_captures(address: str) -> None:
+    assert any(ip_address(address) in network for network in made().passed_networks())
+
+
+def test_excluded_networks_pass_too() -> None:
+    policy = replace(PLAIN, exempt_networks=("10.42.200.0/24",))
+    assert ip_network("10.42.200.0/24") in policy.passed_networks()
+
+
+# Every value is checked, whoever it came from.
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "an instance that is none": ({"instance": "c"}, "instance: a or b was expected, found 'c'"),
+    "rules inside of an address": (
+        {"addresses": ("10.0.0.1 } accept",)},
+        "'10.0.0.1 } accept' does not appear to be an IPv4 or IPv6 address",
+    ),
+    "rules inside of an address's zone": (
+        {"addresses": ("fd00::1%} accept",)},
+        "address: fd00::1 was expected, found 'fd00::1%} accept'",
+    ),
+    "an address that the kernel writes otherwise": (
+        {"addresses": ("FD00::1",)},
+        "address: fd00::1 was expected, found 'FD00::1'",
+    ),
+    "an address that nobody reaches": (
+        {"addresses": ("127.0.0.1",)},
+        "address: one that others reach this machine at was expected, found '127.0.0.1'",
+    ),
+    "a link-local address": (
+        {"addresses": ("fe80::1",)},
+        "address: one that others reach this machine at was expected, found 'fe80::1'",
+    ),
+    "no address at all": (
+        {"addresses": ("0.0.0.0",)},
+        "address: one that others reach this machine at was expected, found '0.0.0.0'",
+    ),
+    "rules inside of a server": (
+        {"servers": (Server("10.0.0.1\n", 6443),)},
+        "'10.0.0.1\\n' does not appear to be an IPv4 or IPv6 address",
+    ),
+    "a server's port": ({"servers": (Server("10.0.0.1", 0),)}, "port: a number from 1 to 65535 was expected, found 0"),
+    "a network with host bits": ({"networks": ("10.0.0.1/8",)}, "10.0.0.1/8 has host bits set"),
+    "a network without its length": (
+        {"exempt_networks": ("10.0.0.1",)},
+        "network: 10.0.0.1/32 was expected, found '10.0.0.1'",
+    ),
+    "a port too high": ({"inbound_ports": (65536,)}, "port: a number from 1 to 65535 was expected, found 65536"),
+    "a port that is text": (
+        {"exempt_inbound_ports": ("22 }",)},
+        "port: a number from 1 to 65535 was expected, found '22 }'",
+    ),
+    "a port that is a truth": (
+        {"exempt_outbound_ports": (True,)},
+        "port: a number from 1 to 65535 was expected, found True",
+    ),
+    "a user below zero": ({"exempt_uids": (-1,)}, "user id: a number from 0 to 4294967294 was expected, found -1"),
+    "the user id that means none": (
+        {"proxy_uid": 2**32 - 1},
+        "user id: a number from 0 to 4294967294 was expected, found 4294967295",
+    ),
+    "a proxy that is root": (
+        {"proxy_uid": 0},
+        "user id: the proxy cannot run as root, whose traffic would all pass by it",
+    ),
+    "a family that is none": ({"families": (5,)}, "family: 4 or 6 was expected, found 5"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_value_never_becomes_a_rule(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        replace(PLAIN, **change)
+    assert str(caught.value) == message
+
+
+@given(text=some.text(max_size=40))
+def test_no_text_that_anybody_writes_reaches_the_rules_unread(text: str) -> None:
+    for field in ("addresses", "networks", "exempt_networks"):
+        try:
+            policy = replace(PLAIN, **{field: (text,)})
+        except ValueError:
+            continue
+        assert set(text) <= set("0123456789abcdef.:/")
+        assert text in render(policy)
