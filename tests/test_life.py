@@ -37,7 +37,7 @@ from exclave.parts import Parts
 from exclave.status import QUIET
 from support.member import RECORD
 from support.needs import need
-from test_parts import some
+from support.stand_in import publishing
 
 # Boots and endings, with a boot that only waits for its end.
 
@@ -202,7 +202,7 @@ async def test_a_join_hears_each_state_until_the_member_is_ready(
         world.agent.look()
         nursery.start_soon(listen)
         await trio.sleep(SAY_EVERY + 1)
-        world.boots[0].listing = some(state=ListingView(serving=True, ready=True))
+        world.boots[0].listing = publishing(state=ListingView(serving=True, ready=True))
         world.agent.look()
         await trio.sleep(SAY_EVERY + 1)
     assert told == [

@@ -10,7 +10,6 @@ import pytest
 from exclave.cluster.credential import Credential
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
-from exclave.kit.latest import Latest
 from exclave.listing import ListingView, ProbeResult
 from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.settings import digest
@@ -20,6 +19,7 @@ from exclave.proxy.states import State as ProxyState
 from exclave.redirect.observe import NOTHING, Observed
 from exclave.status import EMPTY, Problem
 from support.member import RECORD, make_settings
+from support.stand_in import publishing
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 SETTINGS = make_settings()
@@ -27,31 +27,26 @@ JOINING = JoinRecord("nonce", "web-k7q2x-1", "sha", "key")
 READY = ListingView(True, (8080,), True, "Ready", "all stands", (ProbeResult(8080, "tcp", True, ""),))
 
 
-def some(**fields: Any) -> Any:
-    """A part as far as it publishes something: every field is the latest value of it."""
-    return SimpleNamespace(**{name: Latest(value) for name, value in fields.items()})
-
-
 def whole() -> Parts:
     """A ready member."""
     parts = Parts(EndingSwitch(), RECORD)
-    parts.cluster = some(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
+    parts.cluster = publishing(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
     parts.cluster.server, parts.cluster.counts = "https://10.0.0.1:6443", Counter({("get", "200"): 2, ("get", ""): 1})
-    parts.membership = some(standing=Standing.MEMBER, settings=SETTINGS, problem=None)
+    parts.membership = publishing(standing=Standing.MEMBER, settings=SETTINGS, problem=None)
     parts.membership.settings_digest, parts.membership.heartbeat_age = "abc", lambda: 1.23456
-    parts.identity = some(
+    parts.identity = publishing(
         svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32), renew_at=NOW + 43200, problem=None
     )
     parts.identity.renewals = Counter(ok=3)
-    parts.workload_api = some(streams=2)
+    parts.workload_api = publishing(streams=2)
     parts.names = SimpleNamespace(address="169.254.77.3", answers=Counter(noerror=4))
     view = SimpleNamespace(state=ProxyState.ACTIVE, pid=77)
-    parts.proxy = some(instances={"a": view}, ready="a", problem=None)
+    parts.proxy = publishing(instances={"a": view}, ready="a", problem=None)
     parts.proxy.starts = Counter(a=1)
-    parts.steering = some(problem=None)
-    parts.redirect = some(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
+    parts.steering = publishing(problem=None)
+    parts.redirect = publishing(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
     parts.redirect.in_place, parts.redirect.repairs = True, 5
-    parts.listing = some(state=READY)
+    parts.listing = publishing(state=READY)
     return parts
 
 
@@ -138,7 +133,7 @@ def test_metrics_bear_the_names_of_the_contract() -> None:
 
 def test_a_part_that_has_nothing_yet_says_so() -> None:
     parts = whole()
-    parts.identity = some(svid=None, renew_at=None)
+    parts.identity = publishing(svid=None, renew_at=None)
     parts.identity.renewals = Counter()
     parts.membership = parts.redirect = None
     sections = sections_of(parts)
@@ -158,7 +153,7 @@ def test_a_part_that_has_nothing_yet_says_so() -> None:
 )
 def test_why_a_member_is_not_ready(view: ListingView, reason: str | None) -> None:
     parts = whole()
-    parts.listing = some(state=view)
+    parts.listing = publishing(state=view)
     assert sections_of(parts)["listing"]["reason"] == reason
 
 
