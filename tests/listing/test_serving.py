@@ -1,0 +1,322 @@
+"""What the cluster is told as certificate, proxy, rules and application come and go, in virtual time.
+
+The membership is the real one over the sandbox's store; a controller lists ports a second after it hears.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.cluster import Upserted
+from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
+from exclave.config import Config, ListingConfig, MemberConfig, Paths
+from exclave.ending import Ending, EndingSwitch
+from exclave.listing import Listing, open_listing
+from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE
+from exclave.member import Membership, open_member
+from exclave.member.settings import FailurePolicy, Probe
+from support.cluster import StoreCluster
+from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
+from support.stand_in import publishing
+
+AFTER = 30.0
+WANTED = SimpleNamespace(inbound=True, outbound=True, instance="a")
+
+
+def virtual_now() -> float:
+    return 1_800_000_000.0 + trio.current_time()
+
+
+class World:
+    """A member whose data path is whole, unless a test takes something away."""
+
+    def __init__(self, folder: Path, **group: Any) -> None:
+        self.settings = make_settings(failure=FailurePolicy(AFTER), **group)
+        self.cluster = StoreCluster(virtual_now)
+        self.trace: list[str] = []
+        self.refuses: dict[int, str] = {}  # what goes wrong with a connection to a port
+        self.tries: dict[int, int] = {}
+        self.endings = EndingSwitch()
+        self.identity = publishing(svid=SimpleNamespace(not_after=virtual_now() + 86400))
+        self.proxy = publishing(ready="a", instances={})
+        self.redirect = publishing(observed=0, wanted=WANTED)
+        self.redirect.in_place = True
+        self.config = Config(Paths(folder, folder), MemberConfig(ADDRESS))
+
+    async def try_tcp(self, address: str, port: int, timeout: float) -> str | None:
+        await trio.lowlevel.checkpoint()
+        assert address == ADDRESS
+        self.tries[port] = self.tries.get(port, 0) + 1
+        return self.refuses.get(port)
+
+    @asynccontextmanager
+    async def listed(self, **member: Any) -> AsyncIterator[Listing]:
+        put_member(self.cluster, self.settings, **member)
+        cluster: Any = self.cluster
+        async with trio.open_nursery() as nursery:
+            async with open_member(RECORD, self.config, cluster, EndingSwitch(), virtual_now) as membership:
+                nursery.start_soon(self._control)
+                nursery.start_soon(self._note, EXTERNAL_WORKLOADS)
+                nursery.start_soon(self._note, MEMBERS)
+                async with self._open(membership) as listing:
+                    yield listing
+                self._line("rules may go")
+            nursery.cancel_scope.cancel()
+
+    def _open(self, membership: Membership) -> Any:
+        parts = (membership, self.identity, self.proxy, self.redirect)
+        return open_listing(ListingConfig(10.0), *parts, self.endings, virtual_now)
+
+    async def _control(self) -> None:
+        async with self.cluster.watch(MEMBERS, NAMESPACE, MEMBER) as events:
+            async for event in events:
+                if isinstance(event, Upserted):
+                    await self._list_ports(event.object)
+
+    async def _list_ports(self, member: Any) -> None:
+        wanted = [port.port for port in self.settings.group.ports] if member["spec"]["serving"] else []
+        if wanted != member["status"]["externalWorkload"].get("ports", []):
+            await trio.sleep(1)
+            status = {"externalWorkload": {**member["status"]["externalWorkload"], "ports": wanted}}
+            self.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": status}, "status")
+            self._line(f"the controller lists {wanted}")
+
+    async def _note(self, resource: Resource) -> None:
+        """Each thing that a machine has said, once."""
+        said = None
+        async with self.cluster.watch(resource, NAMESPACE, MEMBER) as events:
+            async for event in events:
+                assert isinstance(event, Upserted)
+                spec, status = event.object["spec"], event.object.get("status", {})
+                if resource is MEMBERS:
+                    newest = f"serving={spec['serving']} dataPath={spec.get('dataPath', 'unsaid')}"
+                else:
+                    told = [f"Ready={one['status']} {one['message']}" for one in status.get("conditions", [])]
+                    newest = "".join(told)
+                if said is not None and newest != said:
+                    self._line(newest)
+                said = newest
+
+    def _line(self, text: str) -> None:
+        self.trace.append(f"{trio.current_time():5.1f} s  {text}")
+
+    def lose(self, part: str) -> None:
+        if part == "certificate":
+            self.identity.svid.set(None)
+        elif part == "proxy":
+            self.proxy.ready.set(None)
+        else:
+            self.redirect.in_place = False
+            self.redirect.observed.set(self.redirect.observed.value + 1)
+
+    def regain(self) -> None:
+        self.identity.svid.set(SimpleNamespace(not_after=virtual_now() + 86400))
+        self.proxy.ready.set("a")
+        self.redirect.in_place = True
+        self.redirect.observed.set(self.redirect.observed.value + 1)
+
+    def told(self) -> list[str]:
+        """What was noted since the last call, without times."""
+        lines, self.trace = [line[9:] for line in self.trace], []
+        return lines
+
+
+@pytest.fixture
+def world(tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def make(**group: Any) -> World:
+        made = World(tmp_path, **group)
+        monkeypatch.setattr("exclave.listing.probes.try_tcp", made.try_tcp)
+        return made
+
+    return make
+
+
+READY = "Ready=True certificate, proxy and rules stand, and the probes pass"
+NO_PROXY = "Ready=False missing: proxy, rules"  # rules that point to nobody are none
+
+
+async def test_a_whole_data_path_is_served_then_listed_then_ready_and_all_back_in_reverse(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(9)
+        assert listing.state.value.ports == (8080,)
+        assert listing.state.value.serving
+        made.endings.ask_nowait(Ending.STOP)
+    assert made.trace == [
+        "  0.0 s  Ready=False the ports are not listed yet",
+        "  0.0 s  serving=True dataPath=meshed",
+        "  1.0 s  the controller lists [8080]",
+        f"  1.0 s  {READY}",
+        " 10.0 s  Ready=False this machine is going",
+        " 10.0 s  serving=False dataPath=down",
+        " 11.0 s  the controller lists []",
+        " 21.0 s  rules may go",
+    ]
+
+
+async def test_an_agent_that_hands_over_says_nothing(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.told()
+    assert made.told() == ["rules may go"]
+
+
+@pytest.mark.parametrize("part", ["certificate", "proxy", "rules"])
+async def test_a_short_loss_costs_readiness_alone(world: Any, part: str) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        made.told()
+        made.lose(part)
+        await trio.sleep(AFTER - 1)
+        assert made.told() == [READY, NO_PROXY if part == "proxy" else f"Ready=False missing: {part}"]
+        assert not listing.state.value.is_failing
+        made.regain()
+        await trio.sleep(1)
+        assert made.told() == [READY]
+
+
+async def test_a_loss_that_lasts_costs_the_ports_and_says_what_traffic_does_now(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        made.lose("proxy")
+        await trio.sleep(1)
+        made.told()
+        await trio.sleep(AFTER + LOOK_EVERY + 1)
+        assert made.told() == ["serving=False dataPath=outbound-open", "the controller lists []"]
+        assert listing.state.value.is_failing
+        made.regain()
+        await trio.sleep(5)
+        assert made.told() == ["serving=True dataPath=meshed", "the controller lists [8080]", READY]
+
+
+async def test_a_certificate_ends_by_the_clock_alone(world: Any) -> None:
+    made = world()
+    made.identity.svid.set(SimpleNamespace(not_after=virtual_now() + 20))
+    async with made.listed():
+        await trio.sleep(19)
+        assert made.told()[-1] == READY
+        await trio.sleep(1 + LOOK_EVERY)
+        assert made.told() == ["Ready=False missing: certificate"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"inbound": False}, {"outbound": False}, {"instance": "b"}],
+    ids=["inbound passes by", "outbound passes by", "they point to another instance"],
+)
+async def test_rules_that_pass_by_the_proxy_are_none(world: Any, change: dict[str, Any]) -> None:
+    made = world()
+    made.redirect.wanted.set(SimpleNamespace(**{**vars(WANTED), **change}))
+    async with made.listed():
+        await trio.sleep(1)
+        assert made.told() == ["Ready=False missing: rules"]
+
+
+# Probes.
+
+
+async def test_a_probe_that_fails_costs_readiness_alone_and_is_told_once(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.told()
+        made.refuses[8080] = "connection refused"
+        await trio.sleep(10)
+        assert made.told() == ["Ready=False tcp 8080: connection refused"]
+        assert [probe.passing for probe in listing.state.value.probes] == [False]
+        made.refuses.clear()
+        await trio.sleep(2)
+        assert made.told() == [READY]
+
+
+async def test_new_settings_bring_new_probes(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        publish(made.cluster, make_settings(probes=(Probe(9090, every=1.0, timeout=1.0, failures=3),)))
+        await listing.state.wait_for(lambda view: [probe.port for probe in view.probes] == [9090])
+        await trio.sleep(1)
+        before = dict(made.tries)
+        await trio.sleep(5)
+        assert made.tries[8080] == before[8080]
+        assert made.tries[9090] > before[9090]
+
+
+# What was before, and what the cluster does meanwhile.
+
+
+async def test_what_an_earlier_run_left_is_taken_back_before_anything_stands(world: Any) -> None:
+    made = world()
+    made.lose("proxy")
+    async with made.listed(serving=True, dataPath="meshed"):
+        await trio.sleep(2)
+        assert made.told()[:2] == [NO_PROXY, "serving=False dataPath=down"]
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["and answers", "and never answers"])
+async def test_a_proxy_that_was_adopted_is_waited_for(world: Any, answers: bool) -> None:
+    made = world()
+    made.lose("proxy")
+    made.proxy.instances.set({"a": SimpleNamespace(is_adopted=True)})
+    async with made.listed(serving=True, dataPath="meshed"):
+        await trio.sleep(ADOPTION - LOOK_EVERY)
+        assert made.told() == ["the controller lists [8080]"]
+        if answers:
+            made.regain()
+        await trio.sleep(2 * LOOK_EVERY + 2)
+        assert made.told()[0] == (READY if answers else NO_PROXY)
+
+
+async def test_another_external_workload_is_told_again(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        count = made.cluster.trace.count(f"patch externalworkloads/status {MEMBER}")
+        status = {"externalWorkload": {"uid": "another", "ports": [8080]}}
+        made.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": status}, "status")
+        await trio.sleep(1)
+        assert made.cluster.trace.count(f"patch externalworkloads/status {MEMBER}") == count + 1
+
+
+async def test_what_could_not_be_told_during_an_outage_is_decided_anew_after_it(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.told()
+        made.cluster.away.set(True)
+        made.lose("proxy")
+        await trio.sleep(2 * PATIENCE)
+        made.regain()
+        await trio.sleep(2 * PATIENCE)
+        made.cluster.away.set(False)
+        await trio.sleep(2 * PATIENCE)
+        assert made.told() == []  # by then there is nothing new to tell
+
+
+async def test_a_refusal_is_logged_and_not_argued_with(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.cluster.refused.set(403)
+        made.lose("proxy")
+        await trio.sleep(3 * LOOK_EVERY)
+        refusals = [message for message in caplog.messages if message.startswith("the cluster was not told: ")]
+        assert 1 <= len(refusals) <= 4
+        made.cluster.refused.set(None)
+        await trio.sleep(2 * LOOK_EVERY)
+        assert made.told()[-1] == NO_PROXY
