@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -98,3 +100,13 @@ def test_whoever_may_not_ask_is_told_who_may() -> None:
     assert caught.value.fault is Fault.NO_PRIVILEGE
     assert caught.value.message == f"asking the agent at {path} is not permitted"
     assert caught.value.hint == "run this command as root"
+
+
+def test_status_loads_neither_an_event_loop_nor_tls() -> None:
+    """Scripts ask for it often."""
+    program = "import sys; from exclave import cli; cli.main(sys.argv[1:]); print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    command = [sys.executable, "-c", program, "status", "--config", "/nowhere"]
+    loaded = set(subprocess.run(command, env=environment, capture_output=True, text=True).stdout.split())
+    assert "exclave.status_text" in loaded
+    assert not loaded & {"trio", "httpx", "ssl", "cryptography", "rich"}

@@ -197,15 +197,17 @@ def test_waits(changes: list[Any], waits: list[str]) -> None:
     parts = whole()
     for change in changes:
         change(parts)
-    assert waits_of(parts) == waits
+    assert waits_of(parts, JOINING) == waits
 
 
 def test_without_a_membership_it_waits_for_somebody() -> None:
-    assert waits_of(None) == ["somebody to run exclave join"]
+    assert waits_of(None, None) == ["somebody to run exclave join"]
+    assert waits_of(None, replace(JOINING, refusal="group-gone")) == ["somebody to run exclave join"]
+    assert waits_of(None, JOINING) == ["exclave join to come to its end"]
 
 
 def test_a_boot_that_begins_waits_for_nothing_it_could_name() -> None:
-    assert waits_of(Parts(EndingSwitch(), RECORD)) == []
+    assert waits_of(Parts(EndingSwitch(), RECORD), None) == []
 
 
 # What somebody must mend.

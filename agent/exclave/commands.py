@@ -52,16 +52,16 @@ def join_and_tell(token: str, config: Config, *, wait: bool, in_json: bool) -> i
 
 def _tell_agent(runtime: Path, *, wait: bool) -> str | None:
     """Tell the agent; the last state it told, None if there is no agent."""
-    state, waiting, started = None, None, False
+    state: str | None = None
+    waiting, started = None, False
     try:
         for line in ask(runtime, "joined", ANSWER):
-            if line.get("state") != state:
-                state = str(line.get("state"))
-                if wait:
-                    _say(f"agent: {state}")
-            if wait and line.get("waiting") != waiting and (waiting := line.get("waiting")):
+            before, state = state, str(line.get("state"))
+            started = started or state not in ("unjoined", "joining")  # it has not looked at the disk yet
+            if wait and started and state != before:
+                _say(f"agent: {state}")
+            if wait and started and line.get("waiting") != waiting and (waiting := line.get("waiting")):
                 _say(f"waiting for {waiting[0]}")
-            started = started or state not in ("unjoined", "joining")
             if not wait or state == "ready" or (started and state in ("unjoined", "evicted")):
                 return state
     except NoAgent:
@@ -133,6 +133,7 @@ def _leave_from_cold(config: Config) -> list[str]:
         record = load_membership(config.paths.state)
         if record is None:
             forget_everything(config.paths)
+            _run(partial(clean_up, config))  # an agent may have fallen over after it forgot, with rules still there
             return []
         _say("no agent runs; walking back without one")
         return list(_run(partial(depart, record, config, time.time)))

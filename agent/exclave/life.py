@@ -140,7 +140,7 @@ class Agent:
         state = None
         while state is not State.READY:
             state = self.state.value
-            await reply({"state": state.value, "waiting": waits_of(self._parts)})
+            await reply({"state": state.value, "waiting": waits_of(self._parts, None)})
             with trio.move_on_after(SAY_EVERY):
                 await self.state.wait_for(lambda newest, known=state: newest is not known)  # type: ignore[misc]
 
@@ -154,7 +154,7 @@ class Agent:
             log.info("state: %s, was %s", state.value, self.state.value.value)
             self._since = now
             self.state.set(state)
-        waits = self._waits.see(waits_of(self._parts), now)
+        waits = self._waits.see(waits_of(self._parts, join), now)
         problems = self._problems.see(problems_of(self._parts, join, evicted), now)
         self._log_waits({what: now - since for what, since in waits.items()})
         return build_status(__version__, state, self._since, sections_of(self._parts), waits, problems, now)

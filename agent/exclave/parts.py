@@ -151,10 +151,11 @@ def _metrics(parts: Parts) -> Iterator[tuple[str, Any]]:
         yield "exclave_workload_api_streams", parts.workload_api.streams.value
 
 
-def waits_of(parts: Parts | None) -> list[str]:
+def waits_of(parts: Parts | None, join: "JoinRecord | None") -> list[str]:
     """What is waited for now, the first thing first."""
     if parts is None:
-        return ["somebody to run exclave join"]
+        is_joining = situation_of(None, join).is_joining
+        return ["exclave join to come to its end" if is_joining else "somebody to run exclave join"]
     if parts.ending is not None:
         return [f"its parts to close ({parts.ending.value})"]
     return list(_waits(parts))
