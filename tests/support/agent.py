@@ -1,10 +1,10 @@
 """The proxy's part of an agent as a program: real Workload API, real `open_proxy`, a mesh whose keys it makes itself.
 
-    python agent.py FOLDER BINARY USER
+    python agent.py FOLDER BINARY USER DRAIN
 
-FOLDER is the runtime folder. It prints one JSON line whenever something changes, and reads one word a line: `rotate`
-(a new certificate), `retell` (settings that mean another environment), `leave`, `stop`, `hand-over`, `rules a`. It runs
-in a network namespace of its own that has the private link's addresses, which `link` gives it.
+FOLDER is the runtime folder, DRAIN are seconds. It prints one JSON line whenever something changes, and reads one word
+a line: `rotate` (a new certificate), `retell` (settings that mean another environment), `leave`, `stop`, `hand-over`,
+`rules a`. It runs in a network namespace of its own, whose `lo` gets the private link's addresses.
 """
 
 import json
@@ -22,6 +22,8 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 
 import trio  # noqa: E402
 from cryptography import x509  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: E402
 
 from exclave.config import ProxyConfig  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
@@ -39,18 +41,25 @@ from support.member import ADDRESS, RECORD, make_settings  # noqa: E402
 
 
 class Keys:
-    """The mesh's keys."""
+    """The mesh's keys. The anchor stands beside the runtime folder, so that the next agent has the same mesh."""
 
-    def __init__(self) -> None:
-        self.anchor = make_anchor()
+    def __init__(self, runtime: Path) -> None:
+        kept = runtime.parent / "anchor.pem"
+        if not kept.exists():
+            made = make_anchor()
+            kept.write_text(made.key_pem + made.pem)
+        key = load_pem_private_key(kept.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        self.anchor = Authority(x509.load_pem_x509_certificate(kept.read_bytes()), key)
         self.issuer = make_issuer(self.anchor)
         self.settings = make_settings(self.anchor.pem)
+        self.count = 0
 
     def sign(self) -> Svid:
         """A certificate as the controller would sign it; each ends at another second."""
         identity = self.settings.identity
         names = [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
-        self.count = getattr(self, "count", 0) + 60
+        self.count += 60
         leaf: Authority = make_leaf(self.issuer, names, timedelta(seconds=3600 + self.count), RECORD.member)
         return check_svid(leaf.pem + self.issuer.pem, leaf.key, self.anchor.pem, identity, time.time())
 
@@ -104,7 +113,7 @@ async def obey(proxy: Proxy, keys: Keys, svid: Latest[Svid | None], settings: La
 
 
 async def run(runtime: Path, config: ProxyConfig) -> None:
-    keys, endings = Keys(), EndingSwitch()
+    keys, endings = Keys(runtime), EndingSwitch()
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
     membership = SimpleNamespace(settings=settings, record=RECORD, addresses=(ADDRESS,))
     uids = frozenset({find_user(config.user).uid})

@@ -1,7 +1,9 @@
 """Whether there is a proxy that can be run: its file, its user, its version.
 
 Rules: everything that would keep it from starting is found before anything depends on it, and said once, with what to
-do. The version is the binary's own word: it is run as its user, with an empty environment, in which it greets and ends.
+do. The version is the binary's own word: it is run as its user, with an empty environment, in which it greets and ends
+with status 64. Whatever neither greets nor ends so is no proxy: a program for another kind of machine comes to be read
+by a shell, whose words are then told.
 """
 
 import pwd
@@ -19,7 +21,7 @@ GREETING_TIME = 10.0
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
-_CANNOT_EXECUTE = 126  # setpriv's exit status if exec failed, as a shell's
+_NO_CONFIGURATION = 64  # EX_USAGE, linkerd2-proxy's exit status
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,15 @@ async def check_binary(binary: Path, user: ProxyUser) -> str | None:
             f"{binary} was run without a configuration and did not end within {GREETING_TIME:.0f} s",
             "linkerd2-proxy was expected there: see config.toml, [proxy] binary",
         ) from None
-    if greeted.status == _CANNOT_EXECUTE:
+    version = read_version(greeted.output.decode("utf-8", "replace"))
+    if version is None and greeted.status != _NO_CONFIGURATION:
+        words = greeted.errors.splitlines()[-1:] or ["it said nothing"]
         raise HostError(
             Fault.PROXY_UNUSABLE,
-            f"the user {user.name} cannot execute {binary}: {greeted.errors.rpartition(': ')[2]}",
-            "make it executable for that user (chmod 0755), and the folders above it passable; it must be built for "
-            "this kind of machine",
+            f"{binary}, run by {user.name} without a configuration, ended with status {greeted.status}: {words[0]}",
+            "linkerd2-proxy was expected there, built for this kind of machine; that user must be able to read and "
+            "execute it (chmod 0755), and to pass the folders above it",
         )
-    version = read_version(greeted.output.decode("utf-8", "replace"))
     reason = why_refused(version)
     if reason is not None:
         raise HostError(Fault.PROXY_UNUSABLE, f"the proxy at {binary} is v{version}, which {reason}", REMEDY)

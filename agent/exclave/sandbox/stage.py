@@ -92,12 +92,12 @@ async def open_stage(certificate_lifetime: str) -> AsyncIterator[Stage]:
         await _furnish(admin, network.scratch, certificate_lifetime)
         pod = await network.add("orders", f"{mesh.POD}/16")
         machine = await network.add("vm", f"{mesh.VM}/24")
-        await _share_packages(network.scratch, pod, machine)
+        proxy = await share_stand_in(network.scratch, pod, machine)
         await _open_destination(network.scratch, stack)
         await _open_pod(pod, network.scratch, stack)
         for cluster_network in mesh.CLUSTER_NETWORKS:
             await machine.add_route(cluster_network)
-        guest = await enter(open_guest(network, machine, network.scratch / "proxy"))
+        guest = await enter(open_guest(network, machine, proxy))
         stage = Stage(network, api, access, admin, pod, guest, _start_controller(network.scratch))
         stack.push_async_callback(_end_controller, stage)
         yield stage
@@ -185,8 +185,8 @@ def _pod_environment(folder: Path) -> dict[str, str]:
     }
 
 
-async def _share_packages(scratch: Path, *machines: Machine) -> None:
-    """Make the stand-in proxy runnable by another user, wherever this checkout lies, and write its wrapper."""
+async def share_stand_in(scratch: Path, *machines: Machine) -> Path:
+    """Make the stand-in proxy runnable by any user of the machines, wherever this checkout lies; its path."""
     folders = sorted({Path(package.__file__ or "").resolve().parents[1] for package in _PACKAGES})
     shared = [scratch / f"packages-{number}" for number in range(len(folders))]
     for target in shared:
@@ -201,6 +201,7 @@ async def _share_packages(scratch: Path, *machines: Machine) -> None:
         "from exclave.sandbox.standin import main\nsys.exit(main())\n"
     )
     wrapper.chmod(0o755)
+    return wrapper
 
 
 def _access(scratch: Path, token_file: str) -> list[str]:

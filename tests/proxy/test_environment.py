@@ -1,0 +1,113 @@
+"""What the proxy is told, as files under golden/, so that reviewers read it; and what must never be among it.
+
+A golden file is the environment, one variable a line, line breaks in values as `\\n`. To take on a change that was
+reviewed: `EXCLAVE_GOLDEN=write pytest tests/proxy/test_environment.py`, then read the difference.
+"""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exclave.member.settings import Port
+from exclave.proxy.environment import environment_digest, proxy_environment
+from exclave.redirect.layout import Family, Instance
+from exclave.sandbox.standin_settings import read_environment
+from support.member import ADDRESS, make_settings
+
+FILES = Path(__file__).with_name("golden")
+SOCKET = Path("/run/exclave/workload.sock")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Who asks for an environment, and why it is worth reading."""
+
+    why: str
+    group: dict[str, Any] = field(default_factory=dict)
+    addresses: tuple[str, ...] = (ADDRESS,)
+    instance: Instance = "a"
+    families: tuple[Family, ...] = (4,)
+    log: str = "info"
+    drain: float = 30.0
+
+    def environment(self) -> dict[str, str]:
+        return proxy_environment(
+            make_settings(**self.group),
+            "web-k7q2x-1",
+            self.addresses,
+            self.instance,
+            SOCKET,
+            self.log,
+            drain=self.drain,
+            families=self.families,
+        )
+
+
+GOLDEN = {
+    "plain": Case("one port, IPv4 alone, the mesh's own policy"),
+    "instance-b": Case("the other place on the private link, both families", instance="b", families=(4, 6)),
+    "ipv6-member": Case("an IPv6 member is reached and listens on IPv6", addresses=("fd00:77::20",), families=(4, 6)),
+    "opaque": Case(
+        "the group's opaque ports join the mesh's, each once",
+        group={"ports": (Port("pg", 5432, opaque=True), Port("mail", 25, opaque=True), Port("http", 8080))},
+    ),
+    "own-policy": Case("a group's policy is stronger than the mesh's", group={"inbound_policy": "deny"}),
+    "debugged": Case("a log filter never shows headers, and a drain is milliseconds", log="debug", drain=2.5),
+}
+
+
+def _text(case: Case) -> str:
+    lines = [f"{name}={value}".replace("\n", "\\n") for name, value in case.environment().items()]
+    return "\n".join([f"# {case.why}", *lines, ""])
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_settings_give_the_environment_that_was_reviewed(name: str) -> None:
+    path = FILES / f"{name}.env"
+    if os.environ.get("EXCLAVE_GOLDEN") == "write":
+        path.write_text(_text(GOLDEN[name]))
+    assert path.read_text() == _text(GOLDEN[name])
+
+
+def test_every_golden_file_is_of_a_case() -> None:
+    assert {path.stem for path in FILES.iterdir()} == set(GOLDEN)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_variable_is_the_proxys_own_and_has_a_value(name: str) -> None:
+    environment = GOLDEN[name].environment()
+    assert all(variable.startswith("LINKERD2_PROXY_") and value for variable, value in environment.items())
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_reader_of_the_environment_finds_what_was_meant(name: str) -> None:
+    case = GOLDEN[name]
+    read = read_environment(case.environment())
+    assert read.inbound_ips == set(case.addresses)
+    assert (read.inbound[1], {port for _, port in read.outbound}, read.admin[1]) == (4143, {4140}, 4191)
+    assert len(read.outbound) == len(case.families)
+    assert read.workload_api is not None
+    assert Path(read.workload_api) == SOCKET
+    assert (read.remember, read.grace) == (3600.0, case.drain)
+
+
+def test_the_digest_names_the_content_whatever_the_order() -> None:
+    environment = GOLDEN["plain"].environment()
+    backwards = dict(reversed(environment.items()))
+    assert environment_digest(backwards) == environment_digest(environment)
+    digests = {environment_digest(case.environment()) for case in GOLDEN.values()}
+    assert len(digests) == len(GOLDEN)
+
+
+def test_another_anchor_is_another_environment() -> None:
+    case = GOLDEN["plain"]
+    settings = make_settings()
+    told = [
+        proxy_environment(chosen, "web-k7q2x-1", case.addresses, "a", SOCKET, "info", drain=30.0, families=(4,))
+        for chosen in (settings, replace(settings, anchors=settings.anchors * 2))
+    ]
+    assert environment_digest(told[0]) != environment_digest(told[1])
+    assert told[1]["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == settings.anchors * 2

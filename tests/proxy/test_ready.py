@@ -1,0 +1,113 @@
+"""What a proxy says of itself, asked over a real connection."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+import trio
+
+from exclave.proxy.ready import Look, leaf_not_after, open_window, read_expiry, serves
+from support.mesh import mesh
+
+SVID = mesh().svid(time.time())
+END = leaf_not_after(SVID)
+EXPIRY = "identity_cert_expiration_timestamp_seconds"
+
+
+@dataclass
+class Admin:
+    """An admin server that answers what it is told to; `asked` is what it was asked for."""
+
+    answers: dict[str, tuple[int, str]]
+    port: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    async def answer(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            text = b""
+            async for piece in stream:
+                text += piece
+                while b"\r\n\r\n" in text:
+                    head, _, text = text.partition(b"\r\n\r\n")
+                    path = head.split()[1].decode()
+                    self.asked.append(path)
+                    status, body = self.answers[path]
+                    await stream.send_all(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+
+
+@asynccontextmanager
+async def admin(ready: int, metrics: str) -> AsyncIterator[Admin]:
+    served = Admin({"/ready": (ready, ""), "/metrics": (200, metrics)})
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, served.answer, 0)
+        served.port = listeners[0].socket.getsockname()[1]
+        yield served
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_proxy_that_is_ready_shows_its_certificates_end() -> None:
+    async with admin(200, f"# HELP x\ncontrol_{EXPIRY} {END}\n") as served:
+        async with open_window("127.0.0.1", served.port) as window:
+            assert await window.look(with_metrics=True) == Look(True, END)
+            assert await window.look(with_metrics=False) == Look(True)
+    assert served.asked == ["/ready", "/metrics", "/ready"]
+
+
+async def test_metrics_are_not_asked_of_a_proxy_that_is_not_ready() -> None:
+    async with admin(503, "") as served:
+        async with open_window("127.0.0.1", served.port) as window:
+            assert await window.look(with_metrics=True) == Look(False)
+    assert served.asked == ["/ready"]
+
+
+async def test_nobody_there_is_no_answer() -> None:
+    async with admin(200, "") as served:
+        port = served.port
+    async with open_window("127.0.0.1", port) as window:
+        assert await window.look(with_metrics=True) is None
+
+
+async def hang(_: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def test_one_that_hangs_is_no_answer(autojump_clock: object) -> None:
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, hang, 0)
+        async with open_window("127.0.0.1", listeners[0].socket.getsockname()[1]) as window:
+            assert await window.look(with_metrics=True) is None
+        nursery.cancel_scope.cancel()
+
+
+METRICS = {
+    "the name of newer proxies": (f"control_{EXPIRY} 1800000000\n", 1.8e9),
+    "the name of older proxies": (f"{EXPIRY} 1800000000\n", 1.8e9),
+    "labels": (f'{EXPIRY}{{a="b c"}} 1.8e9\n', 1.8e9),
+    "other metrics around it": (f"# TYPE {EXPIRY} gauge\nprocess_fds 9\n{EXPIRY} 1800000000\nlater 1\n", 1.8e9),
+    "no certificate yet": (f"{EXPIRY} 0\n", None),
+    "no such metric": ("process_fds 9\n", None),
+    "a comment only": (f"# {EXPIRY} 1800000000\n", None),
+    "no number": (f"{EXPIRY} soon\n", None),
+    "nothing": ("", None),
+}
+
+
+@pytest.mark.parametrize(("metrics", "end"), METRICS.values(), ids=METRICS)
+def test_the_certificates_end_in_a_metrics_text(metrics: str, end: float | None) -> None:
+    assert read_expiry(metrics) == end
+
+
+def test_a_proxy_serves_ours_only_if_it_shows_the_end_of_ours() -> None:
+    assert serves(Look(True, END), SVID)
+    assert not serves(Look(True, END + 60), SVID)
+    assert not serves(Look(True), SVID)
+    assert not serves(Look(False, END), SVID)
+    assert not serves(Look(True, END), None)
+
+
+def test_the_end_is_the_leafs_even_where_the_chains_comes_first() -> None:
+    long = mesh().svid(time.time(), lifetime=timedelta(days=20_000))
+    assert leaf_not_after(long) > long.not_after
