@@ -1,9 +1,6 @@
 """What a proxy says of itself, asked over a real connection."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
@@ -12,40 +9,10 @@ import trio
 from exclave.proxy.ready import Look, leaf_not_after, open_window, read_expiry, serves
 from support.mesh import mesh
 
+from .admin import EXPIRY, admin
+
 SVID = mesh().svid(time.time())
 END = leaf_not_after(SVID)
-EXPIRY = "identity_cert_expiration_timestamp_seconds"
-
-
-@dataclass
-class Admin:
-    """An admin server that answers what it is told to; `asked` is what it was asked for."""
-
-    answers: dict[str, tuple[int, str]]
-    port: int = 0
-    asked: list[str] = field(default_factory=list)
-
-    async def answer(self, stream: trio.SocketStream) -> None:
-        async with stream:
-            text = b""
-            async for piece in stream:
-                text += piece
-                while b"\r\n\r\n" in text:
-                    head, _, text = text.partition(b"\r\n\r\n")
-                    path = head.split()[1].decode()
-                    self.asked.append(path)
-                    status, body = self.answers[path]
-                    await stream.send_all(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-
-
-@asynccontextmanager
-async def admin(ready: int, metrics: str) -> AsyncIterator[Admin]:
-    served = Admin({"/ready": (ready, ""), "/metrics": (200, metrics)})
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_tcp, served.answer, 0)
-        served.port = listeners[0].socket.getsockname()[1]
-        yield served
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_proxy_that_is_ready_shows_its_certificates_end() -> None:

@@ -59,7 +59,7 @@ class Admin:
 
     def metrics(self) -> str:
         """The metrics page."""
-        lines = [f"control_identity_cert_refreshes {self._tls.refreshes}"]
+        lines = [f'control_identity_cert_refreshes_total{{result="ok"}} {self._tls.refreshes}']
         if self._tls.expires is not None:
             lines.append(f"control_identity_cert_expiration_timestamp_seconds {self._tls.expires:.0f}")
         return "\n".join([*lines, *self._counts.render(), ""])

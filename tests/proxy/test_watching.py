@@ -1,0 +1,181 @@
+"""What is believed of a running instance, minute by minute; its admin server is real, its time is not."""
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import trio
+
+from exclave.identity.svid import Svid
+from exclave.kit.latest import Latest
+from exclave.proxy.binary import ProxyUser
+from exclave.proxy.ready import leaf_not_after
+from exclave.proxy.states import Effect, Event, State
+from exclave.proxy.watching import InstanceView, Proxy, Watcher
+from support.mesh import mesh
+
+from .admin import Admin, admin, on_the_link
+
+NOW = time.time()
+FIRST, SECOND = (mesh().svid(NOW, lifetime=timedelta(hours=hours)) for hours in (1, 2))
+
+
+class Seen:
+    """A proxy with one instance, and a watcher of it: what it has published, and what it returned."""
+
+    def __init__(self, served: Admin | None, state: State) -> None:
+        self._served = served
+        self.proxy = Proxy(ProxyUser("nobody", 65534, 65534))
+        self.proxy.change("a", InstanceView(state, 4711, "digest"))
+        self.svid: Latest[Svid | None] = Latest(FIRST)
+        self.effects: tuple[Effect, ...] | None = None
+
+    @property
+    def served(self) -> Admin:
+        assert self._served is not None
+        return self._served
+
+    @property
+    def state(self) -> State:
+        return self.proxy.instances.value["a"].state
+
+    @property
+    def told(self) -> tuple[str | None, str | None]:
+        return self.proxy.ready.value, self.proxy.problem.value
+
+    async def watch(self) -> None:
+        began = trio.current_time()
+        self.effects = await Watcher(self.proxy, "a", self.svid, lambda: NOW + trio.current_time() - began).watch()
+
+
+@asynccontextmanager
+async def watched(state: State, *, ready: int = 200, silent: bool = False) -> AsyncIterator[Seen]:
+    """An instance under watch; nobody answers for a silent one."""
+    async with trio.open_nursery() as nursery:
+        seen = Seen(None if silent else await nursery.start(serve, ready), state)
+        nursery.start_soon(seen.watch)
+        yield seen
+        nursery.cancel_scope.cancel()
+
+
+async def serve(ready: int, *, task_status: "trio.TaskStatus[Admin]") -> None:
+    """Be the instance's admin server, at its own place."""
+    async with admin(ready, host="169.254.77.1", port=4191) as served:
+        served.certify(leaf_not_after(FIRST))
+        task_status.started(served)
+        await trio.sleep_forever()
+
+
+@on_the_link
+async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None:
+    async with watched(State.STARTING) as seen:
+        seen.served.certify(leaf_not_after(SECOND))
+        await trio.sleep(20)
+        assert (seen.state, seen.told) == (State.STARTING, (None, None))
+        seen.served.certify(leaf_not_after(FIRST))
+        await seen.proxy.ready.wait_for(bool)
+        assert (seen.state, seen.told) == (State.STANDBY, ("a", None))
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+
+
+@on_the_link
+async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
+    async with watched(State.STARTING, ready=503) as seen:
+        await trio.sleep(29)
+        assert (seen.state, seen.effects) == (State.STARTING, None)
+        await trio.sleep(2)
+        assert (seen.state, seen.effects) == (State.ENDING, (Effect.TERMINATE,))
+
+
+@on_the_link
+async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
+    async with watched(State.STANDBY, silent=True) as seen:
+        await trio.sleep(600)
+        assert (seen.state, seen.effects) == (State.STANDBY, None)
+        assert seen.told == (None, "proxy a runs, and does not answer")
+
+
+@on_the_link
+async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_answer_brings_it_back() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.ready = None
+        looks = len(seen.served.asked)
+        await seen.proxy.ready.wait_for(lambda ready: ready is None)
+        assert seen.told == (None, "proxy a runs, and does not answer")
+        assert len(seen.served.asked) - looks >= 3
+        seen.served.ready = 200
+        await seen.proxy.ready.wait_for(bool)
+        assert seen.told == ("a", None)
+
+
+@on_the_link
+async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.ready = 503
+        await seen.proxy.ready.wait_for(lambda ready: ready is None)
+        assert seen.told == (None, "proxy a says that it is not ready")
+
+
+@on_the_link
+async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.svid.set(SECOND)
+        await trio.sleep(30)
+        assert seen.told == ("a", None)
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+        seen.served.certify(leaf_not_after(SECOND))
+        await trio.sleep(2)
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(SECOND)
+
+
+@on_the_link
+async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_another() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        await trio.sleep(3610)
+        assert seen.told == (None, "proxy a has no certificate that is valid")
+        seen.svid.set(SECOND)
+        seen.served.certify(leaf_not_after(SECOND))
+        await seen.proxy.ready.wait_for(bool)
+
+
+@on_the_link
+async def test_one_without_any_certificate_has_no_traffic() -> None:
+    async with watched(State.STANDBY) as seen:
+        seen.served.metrics = ""
+        await seen.proxy.problem.wait_for(bool)
+        assert seen.told == (None, "proxy a has no certificate that is valid")
+
+
+@on_the_link
+async def test_metrics_are_read_once_a_minute_from_one_that_serves_the_newest() -> None:
+    async with watched(State.STANDBY) as seen:
+        await trio.sleep(600.5)
+        asked = Counter(seen.served.asked)
+        assert 595 <= asked["/ready"] <= 602
+        assert 10 <= asked["/metrics"] <= 11
+
+
+def test_rules_make_the_instance_that_they_point_to_active_and_others_drain() -> None:
+    proxy = Proxy(ProxyUser("nobody", 65534, 65534))
+    for instance, state in (("a", State.ACTIVE), ("b", State.STANDBY)):
+        proxy.change(instance, InstanceView(state, 4711, "digest"))  # type: ignore[arg-type]
+    proxy.see_rules("b")
+    assert {name: view.state for name, view in proxy.instances.value.items()} == {
+        "a": State.DRAINING,
+        "b": State.ACTIVE,
+    }
+    proxy.see_rules(None)
+    assert {view.state for view in proxy.instances.value.values()} == {State.DRAINING}
+
+
+def test_an_instance_that_has_ended_is_not_among_them() -> None:
+    proxy = Proxy(ProxyUser("nobody", 65534, 65534))
+    proxy.change("a", InstanceView(State.ACTIVE, 4711, "digest"))
+    assert proxy.step("a", Event.EXITED) == (Effect.RESTART,)
+    assert proxy.instances.value == {}
