@@ -290,13 +290,14 @@ async def test_a_token_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     assert "s3cret" not in caplog.text
 
 
-async def test_a_ca_that_cannot_be_read() -> None:
-    access = Access(("https://127.0.0.1",), "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n")
+@pytest.mark.parametrize("ca", ["", "no PEM", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"])
+async def test_a_ca_that_cannot_be_read(ca: str) -> None:
+    access = Access(("https://127.0.0.1",), ca)
     with pytest.raises(ClusterError) as caught:
         async with open_exchange(access, str, lambda: 0.0):
             pass
-    assert caught.value.message.startswith(
-        "the cluster's CA was expected to be certificates in PEM, and cannot be read"
+    assert caught.value.message == (
+        "the cluster's CA was expected to be certificates in PEM, and cannot be read as such"
     )
 
 

@@ -28,7 +28,7 @@ from .worlds import NAME, NAMESPACE, make_member
 
 KEY = (NAMESPACE, NAME)
 WEB = (NAMESPACE, "web")
-NOW = time.time()
+NOW = time.time() + 3600  # the keys of the mesh are made later than this line runs, and are good for a year
 
 
 @asynccontextmanager
@@ -84,6 +84,14 @@ async def test_the_mesh_is_read_from_what_linkerd_publishes_and_told_only_when_i
         caches.dns_slices.take(Listed(()))
         assert caches.refresh_mesh(NOW)
         assert caches.mesh is not None and caches.mesh.control_plane.dns == ()
+
+
+async def test_an_issuer_that_becomes_valid_is_taken_without_any_change(tmp_path: Path) -> None:
+    async with seen(tmp_path) as caches:
+        assert not caches.refresh_mesh(NOW - 7 * 86400)
+        assert caches.issuer is None
+        assert caches.refresh_mesh(NOW)
+        assert caches.issuer is not None
 
 
 @pytest.mark.parametrize("absent", ["config", "anchors", "secret"])

@@ -307,6 +307,14 @@ REFUSALS: dict[str, tuple[tuple[str, str], Told]] = {
             "rm /etc/machine-id && systemd-machine-id-setup",
         ),
     ),
+    "what it asked with is refused": (
+        ("RequestRefused", "the CSR is not PEM"),
+        (
+            Fault.NOT_ADMITTED,
+            "the controller cannot use what this machine asked with, as Member shop/web-k7q2x-1: the CSR is not PEM",
+            "compare the versions of exclave here and in the cluster: exclave --version",
+        ),
+    ),
     "the guard is missing": (
         ("GuardMissing", "ValidatingAdmissionPolicy exclave is not there"),
         (

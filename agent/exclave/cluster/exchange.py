@@ -261,10 +261,10 @@ def make_tls(ca: str) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(cadata=ca)
-    except ssl.SSLError as problem:
+    except (ssl.SSLError, ValueError):
         raise ClusterError(
             Fault.UNREACHABLE,
-            f"the cluster's CA was expected to be certificates in PEM, and cannot be read: {problem.reason}",
+            "the cluster's CA was expected to be certificates in PEM, and cannot be read as such",
             "make a new join token",
         ) from None
     return context

@@ -111,7 +111,7 @@ class Caches:
             self._readings.pop(key, None)
             return None
         namespace, name = key
-        spec = self._try(f"WorkloadGroup {namespace}/{name}", lambda: parse_group(name, found["spec"]))
+        spec = self._try(f"WorkloadGroup {namespace}/{name}", lambda: parse_group(name, found.get("spec") or {}))
         if spec is not None:
             self._readings[key] = Group(namespace, name, str(found["metadata"].get("uid", "")), spec)
         return self._readings.get(key)

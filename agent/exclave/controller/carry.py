@@ -122,7 +122,7 @@ class Carrier:
         issuer = self._issuer()
         if issuer is None:
             raise ValueError("there is no issuer that may sign")
-        spec = parse_group(live.group.name, group["spec"])
+        spec = parse_group(live.group.name, group.get("spec") or {})
         signed = sign(
             view.csr,
             view.name,

@@ -212,9 +212,10 @@ class Controller:
         self._members_changed(self._caches.members_of(*key))
 
     async def _tick(self) -> None:
-        """Time alone changes who is live."""
+        """Time alone changes who is live, and whether an issuer's certificate is valid."""
         while True:
             await trio.sleep(HEARTBEAT / 2)
+            self._mesh_changed([])
             self._members_changed(list(self._caches.refresh_live(self._now())))
 
     async def _expire(self) -> None:

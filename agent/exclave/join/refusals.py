@@ -145,12 +145,22 @@ def _guard_missing(_view: MemberView, told: Condition, _token: JoinToken) -> Exc
     )
 
 
+def _request_refused(view: MemberView, told: Condition, token: JoinToken) -> ExclaveError:
+    return ClusterError(
+        Fault.NOT_ADMITTED,
+        f"the controller cannot use what this machine asked with, as Member {token.namespace}/{view.name}: "
+        f"{told.message}",
+        "compare the versions of exclave here and in the cluster: exclave --version",
+    )
+
+
 _REASONS: dict[str, Callable[[MemberView, Condition, JoinToken], ExclaveError]] = {
     "GroupNotFound": _group_gone,
     "MachineKnown": _machine_known,
     "AddressRefused": _address_refused,
     "AddressInUse": _address_refused,
     "GuardMissing": _guard_missing,
+    "RequestRefused": _request_refused,
 }
 
 

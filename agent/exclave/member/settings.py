@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Literal
 
 from exclave.kit.duration import format_duration, parse_duration
@@ -131,20 +132,17 @@ def digest(text: str) -> str:
 
 def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
     """Read a WorkloadGroup's `spec`, applying defaults. Raises ValueError naming the field that is wrong."""
-    failure = spec.get("failure") or {}
+    failure = _optional(spec, "failure", dict)
     default = FailurePolicy()
     group = GroupSpec(
         service_account=spec.get("serviceAccount") or name,
-        networks=tuple(_need(spec, "networks", list)),
-        labels=dict(spec.get("labels") or {}),
-        ports=tuple(
-            Port(port.get("name") or str(port["port"]), int(port["port"]), bool(port.get("opaque", False)))
-            for port in spec.get("ports") or ()
-        ),
+        networks=tuple(_network(network) for network in _need(spec, "networks", list)),
+        labels=_optional(spec, "labels", dict),
+        ports=tuple(_port(port) for port in _optional(spec, "ports", list)),
         certificate_lifetime=_seconds(spec, "certificateLifetime", "24h"),
         capture=spec.get("capture") or "cluster",
         inbound_policy=spec.get("inboundPolicy"),
-        probes=tuple(_probe(probe) for probe in spec.get("probes") or ()),
+        probes=tuple(_probe(probe) for probe in _optional(spec, "probes", list)),
         failure=FailurePolicy(
             _seconds(failure, "after", format_duration(default.after)),
             failure.get("outbound") or default.outbound,
@@ -259,7 +257,23 @@ def parse_settings(text: str) -> Settings:
     )
 
 
-def _probe(probe: Mapping[str, Any]) -> Probe:
+def _network(network: Any) -> str:
+    try:
+        return str(ip_network(network))
+    except ValueError as problem:
+        raise ValueError(f"networks: {problem}") from None
+
+
+def _port(port: Any) -> Port:
+    if not isinstance(port, dict):
+        raise ValueError(f"ports: a mapping was expected, found {port!r}")
+    number = _need(port, "port", int)
+    return Port(port.get("name") or str(number), number, port.get("opaque") is True)
+
+
+def _probe(probe: Any) -> Probe:
+    if not isinstance(probe, dict):
+        raise ValueError(f"probes: a mapping was expected, found {probe!r}")
     default = Probe(port=0)
     kind = probe.get("kind") or default.kind
     if kind != "tcp":
@@ -269,7 +283,7 @@ def _probe(probe: Mapping[str, Any]) -> Probe:
         kind="tcp",
         every=_seconds(probe, "every", format_duration(default.every)),
         timeout=_seconds(probe, "timeout", format_duration(default.timeout)),
-        failures=int(probe.get("failures") or default.failures),
+        failures=_optional(probe, "failures", int) or default.failures,
     )
 
 
@@ -278,6 +292,10 @@ def _need(tree: Mapping[str, Any], key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{key}: {kind.__name__} was expected, found {type(value).__name__}")
     return value
+
+
+def _optional(tree: Mapping[str, Any], key: str, kind: type) -> Any:
+    return kind() if tree.get(key) is None else _need(tree, key, kind)
 
 
 def _seconds(tree: Mapping[str, Any], key: str, default: str) -> float:
