@@ -290,9 +290,8 @@ async def test_a_token_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     assert "s3cret" not in caplog.text
 
 
-@pytest.mark.parametrize("ca", ["", "no PEM", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"])
-async def test_a_ca_that_cannot_be_read(ca: str) -> None:
-    access = Access(("https://127.0.0.1",), ca)
+async def test_a_ca_that_cannot_be_read() -> None:
+    access = Access(("https://127.0.0.1",), "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n")
     with pytest.raises(ClusterError) as caught:
         async with open_exchange(access, str, lambda: 0.0):
             pass
