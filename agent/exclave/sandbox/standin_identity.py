@@ -63,14 +63,14 @@ async def keep_from_folder(folder: Path, tls: Tls, taken: trio.Event) -> NoRetur
     """Take key.pem and chain.pem of a folder, and again whenever either changes, for ever."""
     known = (b"", b"")
     while True:
-        found = (folder / "chain.pem").read_bytes(), (folder / "key.pem").read_bytes()
-        if found != known:
-            known = found
-            try:
+        try:
+            found = (folder / "chain.pem").read_bytes(), (folder / "key.pem").read_bytes()
+            if found != known:
+                known = found
                 tls.take(_read_pair(*found))
                 taken.set()
-            except ValueError as problem:  # half written: the next look finds the rest
-                log.warning("%s: %s", folder, problem)
+        except (OSError, ValueError) as problem:  # half written: a later look finds the rest
+            log.warning("%s: %s", folder, problem)
         await trio.sleep(REREAD)
 
 
@@ -138,6 +138,8 @@ def split_certificates(concatenated: bytes) -> Iterator[bytes]:
         if concatenated[0] != 0x30 or len(concatenated) < 4 or concatenated[1] != 0x82:
             raise ValueError("a certificate in DER was expected")
         end = 4 + int.from_bytes(concatenated[2:4], "big")
+        if end > len(concatenated):
+            raise ValueError("a certificate in DER was expected, and is cut off")
         yield concatenated[:end]
         concatenated = concatenated[end:]
 
@@ -150,6 +152,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         if tag & 7 != 2:
             raise ValueError("an X509SVIDResponse was expected")
         size, position = _varint(message, position)
+        if position + size > len(message):
+            raise ValueError("a message is cut off")
         yield tag >> 3, message[position : position + size]
         position += size
 
