@@ -1,19 +1,13 @@
-"""A proxy's admin server that says what a test wants, and a network of the test's own where it may stand."""
+"""A proxy's admin server that says what a test wants."""
 
-import ctypes
 import functools
-import subprocess
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
-import trio.testing
 
 EXPIRY = "identity_cert_expiration_timestamp_seconds"
-
-_CLONE_NEWNET = 0x4000_0000
 
 
 @dataclass
@@ -54,29 +48,3 @@ async def admin(ready: int, metrics: str = "", *, host: str = "127.0.0.1", port:
         served.port = listeners[0].socket.getsockname()[1]
         yield served
         nursery.cancel_scope.cancel()
-
-
-def on_the_link(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Run an async test in virtual time, where instance a's address is there and nobody else's network."""
-
-    @functools.wraps(test)
-    def run() -> None:
-        failure: list[BaseException] = []
-
-        def inside() -> None:
-            try:
-                assert ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) == 0  # this thread, and what it starts
-                subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-                subprocess.run(["ip", "address", "add", "169.254.77.1/32", "dev", "lo"], check=True)
-                trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0), strict_exception_groups=True)
-            except BaseException as problem:
-                failure.append(problem)
-
-        thread = threading.Thread(target=inside)
-        thread.start()
-        thread.join()
-        if failure:
-            raise failure[0]
-
-    del run.__wrapped__  # type: ignore[attr-defined]  # pytest would see the async one
-    return run

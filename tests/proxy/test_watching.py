@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import pytest
 import trio
 
 from exclave.identity.svid import Svid
@@ -15,11 +16,14 @@ from exclave.proxy.ready import leaf_not_after
 from exclave.proxy.states import Effect, Event, State
 from exclave.proxy.watching import InstanceView, Proxy, Watcher
 from support.mesh import mesh
+from support.own_network import in_own_network
 
-from .admin import Admin, admin, on_the_link
+from .admin import Admin, admin
 
 NOW = time.time()
 FIRST, SECOND = (mesh().svid(NOW, lifetime=timedelta(hours=hours)) for hours in (1, 2))
+
+on_the_link = in_own_network("169.254.77.1", virtual=True)
 
 
 class Seen:
@@ -68,6 +72,7 @@ async def serve(ready: int, *, task_status: "trio.TaskStatus[Admin]") -> None:
         await trio.sleep_forever()
 
 
+@pytest.mark.root
 @on_the_link
 async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None:
     async with watched(State.STARTING) as seen:
@@ -80,6 +85,7 @@ async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None
         assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
 
 
+@pytest.mark.root
 @on_the_link
 async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
     async with watched(State.STARTING, ready=503) as seen:
@@ -89,6 +95,7 @@ async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
         assert (seen.state, seen.effects) == (State.ENDING, (Effect.TERMINATE,))
 
 
+@pytest.mark.root
 @on_the_link
 async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
     async with watched(State.STANDBY, silent=True) as seen:
@@ -97,6 +104,7 @@ async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
         assert seen.told == (None, "proxy a runs, and does not answer")
 
 
+@pytest.mark.root
 @on_the_link
 async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_answer_brings_it_back() -> None:
     async with watched(State.STANDBY) as seen:
@@ -111,6 +119,7 @@ async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_ans
         assert seen.told == ("a", None)
 
 
+@pytest.mark.root
 @on_the_link
 async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
     async with watched(State.STANDBY) as seen:
@@ -120,6 +129,7 @@ async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
         assert seen.told == (None, "proxy a says that it is not ready")
 
 
+@pytest.mark.root
 @on_the_link
 async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
     async with watched(State.STANDBY) as seen:
@@ -133,6 +143,7 @@ async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
         assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(SECOND)
 
 
+@pytest.mark.root
 @on_the_link
 async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_another() -> None:
     async with watched(State.STANDBY) as seen:
@@ -144,6 +155,7 @@ async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_anoth
         await seen.proxy.ready.wait_for(bool)
 
 
+@pytest.mark.root
 @on_the_link
 async def test_one_without_any_certificate_has_no_traffic() -> None:
     async with watched(State.STANDBY) as seen:
@@ -152,6 +164,7 @@ async def test_one_without_any_certificate_has_no_traffic() -> None:
         assert seen.told == (None, "proxy a has no certificate that is valid")
 
 
+@pytest.mark.root
 @on_the_link
 async def test_metrics_are_read_once_a_minute_from_one_that_serves_the_newest() -> None:
     async with watched(State.STANDBY) as seen:
