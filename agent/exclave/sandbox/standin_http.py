@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import h11
 import trio
 
+from exclave.kit.nursery import open_bare_nursery
 from exclave.sandbox.standin_stream import BROKEN, PIECE, Drain
 
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"expect"}
@@ -98,6 +99,8 @@ class HttpRelay:
 
     async def _exchange(self, request: h11.Request, route: Route) -> None:
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
+        if not has_body:
+            await self._next_request()  # its end, which may have to be sent twice
         upstream = await self._reach(route)
         is_reused = upstream.is_used
         head = h11.Request(method=request.method, target=request.target, headers=_edited(request.headers, route))
@@ -117,11 +120,11 @@ class HttpRelay:
     async def _send_request(self, upstream: _Upstream, head: h11.Request, has_body: bool) -> h11.Response:
         """Send a request and wait for the head of its answer, while the body goes out."""
         await _send(upstream.http, upstream.stream, head)
-        async with trio.open_nursery() as nursery:
+        async with open_bare_nursery() as nursery:
             if has_body:
                 nursery.start_soon(self._send_body, upstream)
             else:
-                await _send(upstream.http, upstream.stream, await self._next_request())
+                await _send(upstream.http, upstream.stream, h11.EndOfMessage())
             response = await _next(upstream.http, upstream.stream)
             while isinstance(response, h11.InformationalResponse):
                 response = await _next(upstream.http, upstream.stream)
@@ -135,7 +138,10 @@ class HttpRelay:
             await _send(self._http, self._client, h11.InformationalResponse(status_code=100, headers=[]))
         while True:
             event = await self._next_request()
-            await _send(upstream.http, upstream.stream, event)
+            try:
+                await _send(upstream.http, upstream.stream, event)
+            except BROKEN:
+                return  # whoever waits for the answer tells
             if isinstance(event, h11.EndOfMessage):
                 return
 

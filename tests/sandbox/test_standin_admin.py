@@ -1,0 +1,84 @@
+"""The stand-in's admin server, asked by a client that we did not write."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import trio
+
+from exclave.proxy.ready import leaf_not_after, read_expiry
+from exclave.sandbox.standin_admin import Admin, Counts
+from exclave.sandbox.standin_tls import KeyPair, Tls
+from support.mesh import mesh
+
+
+@asynccontextmanager
+async def served(admin: Admin) -> AsyncIterator[int]:
+    """Serve on loopback; the port."""
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(admin.serve, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+def make_admin() -> tuple[Admin, Tls, Counts]:
+    tls, counts = Tls(mesh().anchor.pem), Counts()
+    return Admin(tls, counts), tls, counts
+
+
+async def test_it_is_ready_once_it_says_so_and_answers_on_one_connection() -> None:
+    admin, _, _ = make_admin()
+    async with served(admin) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        before = await client.get("/ready")
+        admin.is_ready = True
+        after = await client.get("/ready")
+        live = await client.get("/live")
+        head = await client.head("/ready")
+        ports = {answer.extensions["network_stream"].get_extra_info("client_addr") for answer in (before, live)}
+    assert (before.status_code, before.text) == (503, "not ready\n")
+    assert (after.status_code, after.text) == (200, "ready\n")
+    assert (live.status_code, live.text) == (200, "live\n")
+    assert (head.status_code, head.content) == (200, b"")
+    assert len(ports) == 1
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/shutdown", 404), ("POST", "/ready", 405)])
+async def test_nothing_else_is_answered(method: str, path: str, status: int) -> None:
+    async with served(make_admin()[0]) as port:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.request(method, f"http://127.0.0.1:{port}{path}")
+    assert answer.status_code == status
+
+
+async def test_what_is_no_http_is_hung_up_on_and_the_next_client_is_served() -> None:
+    async with served(make_admin()[0]) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(b"\x16\x03\x01 this is TLS\r\n\r\n")
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(f"http://127.0.0.1:{port}/live")).status_code == 200
+
+
+def test_metrics_show_the_certificate_and_how_often_there_was_one() -> None:
+    admin, tls, _ = make_admin()
+    assert read_expiry(admin.metrics()) is None
+    assert 'control_identity_cert_refreshes_total{result="ok"} 0\n' in admin.metrics()
+    svid = mesh().svid(time.time())
+    tls.take(KeyPair(svid.chain, svid.key))
+    assert read_expiry(admin.metrics()) == leaf_not_after(svid)
+    assert 'control_identity_cert_refreshes_total{result="ok"} 1\n' in admin.metrics()
+
+
+def test_counters_have_labels_that_prometheus_can_read() -> None:
+    counts = Counts()
+    for _ in range(2):
+        counts.add("request_total", (("direction", "inbound"), ("client_id", 'a "b"\\c\nd')))
+    counts.add("request_total", (("direction", "outbound"),))
+    assert counts.render() == [
+        'request_total{direction="inbound",client_id="a \\"b\\"\\\\c\\nd"} 2',
+        'request_total{direction="outbound"} 1',
+    ]
