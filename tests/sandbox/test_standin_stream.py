@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from exclave.sandbox.namespaces import open_network
-from exclave.sandbox.standin_stream import DETECTION, Drain, PeekedStream, carry, connect, send_eof
+from exclave.sandbox.standin_stream import DETECTION, Drain, PeekedStream, carry, connect, send_eof, speaks_http1
 
 
 def pair() -> tuple[trio.StapledStream, trio.StapledStream]:
@@ -44,6 +44,33 @@ async def test_a_stream_that_ends_shows_what_there_was_and_then_its_end() -> Non
     assert await stream.receive_some() == b""
     with pytest.raises(trio.BrokenResourceError):
         await stream.receive_exactly(1)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "is_http"),
+    [
+        ([b"G", b"ET / HT", b"TP/1.1\r\n"], True),
+        ([b"\x00raw"], False),  # told at once: nothing more is waited for
+        ([b"EHLO", b" me"], True),  # as linkerd2-proxy takes it: such ports are to be marked opaque
+        ([b"PRI * HTT", b"P/2.0\r\n\r\n"], False),
+        ([b"get /"], False),
+    ],
+)
+async def test_first_bytes_tell_http_however_they_are_cut(pieces: list[bytes], is_http: bool) -> None:
+    near, far = pair()
+    stream, told = PeekedStream(near), []
+
+    async def look() -> None:
+        told.append(await speaks_http1(stream))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        for piece in pieces:
+            await far.send_all(piece)
+            await trio.testing.wait_all_tasks_blocked()
+        await far.send_eof()
+    assert told == [is_http]
+    assert (await stream.receive_some())[:1] == pieces[0][:1]
 
 
 async def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:

@@ -15,6 +15,7 @@ from exclave.sandbox.standin_wire import (
     encode_header,
     header_length,
     is_http1,
+    may_be_http1,
     read_original,
     read_server_name,
 )
@@ -72,6 +73,14 @@ def test_what_is_no_header_is_refused_and_so_is_one_without_end() -> None:
 )
 def test_first_bytes_that_look_like_http(start: bytes, is_http: bool) -> None:
     assert is_http1(start) is is_http
+
+
+@pytest.mark.parametrize(
+    ("start", "may_be"),
+    [(b"", True), (b"GE", True), (b"GET /", True), (b"GET / HTTP/1.1\r\n", False), (b"\x00", False), (b"Get", False)],
+)
+def test_first_bytes_that_may_become_http(start: bytes, may_be: bool) -> None:
+    assert may_be_http1(start) is may_be
 
 
 def client_hello(name: str | None) -> bytes:

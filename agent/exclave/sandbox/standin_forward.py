@@ -28,6 +28,7 @@ from exclave.sandbox.standin_stream import (
     carry,
     connect,
     original_destination,
+    speaks_http1,
 )
 from exclave.sandbox.standin_tls import Tls, WrongServer
 from exclave.sandbox.standin_wire import (
@@ -36,7 +37,6 @@ from exclave.sandbox.standin_wire import (
     decode_header,
     encode_header,
     header_length,
-    is_http1,
     read_server_name,
 )
 
@@ -105,7 +105,7 @@ class Forwarder:
         peer = accepted.socket.getpeername()[0]
         permitted = is_permitted(self._settings.policy, self._settings.cluster_networks, peer, client_id)
         route = Route("application", partial(connect, (host, port)), sets_client_id=True, client_id=client_id)
-        if not is_opaque and is_http1(await stream.peek(16)):
+        if not is_opaque and await speaks_http1(stream):
             choose = partial(_permit, route, permitted, client_id)
             await HttpRelay(stream, choose, partial(self._count, labels), self._drain).run()
         elif permitted:
@@ -139,7 +139,7 @@ class Forwarder:
         if destination in self._settings.outbound:
             raise Refused("it was not redirected here")
         endpoint = await self._find(destination)
-        if endpoint is None or endpoint.is_opaque or not is_http1(await stream.peek(16)):
+        if endpoint is None or endpoint.is_opaque or not await speaks_http1(stream):
             self._counts.add("tcp_open_total", (("direction", "outbound"), ("peer", "dst"), *_labels(endpoint)))
             async with await self._reach(endpoint, destination) as peer:
                 await carry(stream, peer)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import trio
 
 from exclave.sandbox.standin_settings import Address
-from exclave.sandbox.standin_wire import read_original
+from exclave.sandbox.standin_wire import is_http1, may_be_http1, read_original
 
 PIECE = 65536
 
@@ -80,6 +80,17 @@ class PeekedStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close."""
         await self._stream.aclose()
+
+
+async def speaks_http1(stream: PeekedStream) -> bool:
+    """Look at first bytes until they tell whether this is HTTP/1."""
+    start = b""
+    while may_be_http1(start):
+        longer = await stream.peek(len(start) + 1)
+        if longer == start:
+            break  # its end, or its client waits for the server to speak
+        start = longer
+    return is_http1(start)
 
 
 class Drain:

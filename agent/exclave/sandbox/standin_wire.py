@@ -21,6 +21,9 @@ TLS_HANDSHAKE = 0x16
 _SERVER_NAME = 0
 
 _METHOD = re.compile(rb"[A-Z]{3,20} \S* ?")
+_MAYBE_METHOD = re.compile(rb"[A-Z]{0,20}|[A-Z]{3,20} .*", re.DOTALL)
+ENOUGH = 16
+"""First bytes by which HTTP/1 is told from anything else."""
 HTTP2_PREFACE = b"PRI * HTTP/2.0"
 
 
@@ -59,6 +62,11 @@ def decode_header(message: bytes) -> int:
 def is_http1(start: bytes) -> bool:
     """Whether a connection's first bytes look like an HTTP/1 request line."""
     return not start.startswith(HTTP2_PREFACE) and _METHOD.match(start) is not None
+
+
+def may_be_http1(start: bytes) -> bool:
+    """Whether more bytes could make an HTTP/1 request line of these, and would tell more."""
+    return len(start) < ENOUGH and _MAYBE_METHOD.fullmatch(start) is not None
 
 
 def read_server_name(hello: bytes) -> str | None:
