@@ -3,7 +3,8 @@
 @in_own_network("169.254.77.1", "10.77.0.20")
 async def test_…() -> None: …
 
-Sockets and programs that the test opens are in it; `virtual=True` runs it in virtual time. Needs root.
+Sockets that the test opens are in it, and programs that `subprocess` starts from its own thread; not those that trio
+starts, which may come from a thread of an earlier test. `virtual=True` runs it in virtual time. Needs root.
 """
 
 import ctypes
