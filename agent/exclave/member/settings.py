@@ -135,25 +135,23 @@ def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
     failure = _optional(spec, "failure", dict)
     default = FailurePolicy()
     group = GroupSpec(
-        service_account=spec.get("serviceAccount") or name,
+        service_account=_optional(spec, "serviceAccount", str) or name,
         networks=tuple(_network(network) for network in _need(spec, "networks", list)),
         labels=_optional(spec, "labels", dict),
         ports=tuple(_port(port) for port in _optional(spec, "ports", list)),
         certificate_lifetime=_seconds(spec, "certificateLifetime", "24h"),
-        capture=spec.get("capture") or "cluster",
-        inbound_policy=spec.get("inboundPolicy"),
+        capture=_choice(spec, "capture", "cluster", "all", "none"),
+        inbound_policy=_optional(spec, "inboundPolicy", str) or None,
         probes=tuple(_probe(probe) for probe in _optional(spec, "probes", list)),
         failure=FailurePolicy(
             _seconds(failure, "after", format_duration(default.after)),
-            failure.get("outbound") or default.outbound,
-            failure.get("inbound") or default.inbound,
+            _choice(failure, "outbound", "open", "closed"),
+            _choice(failure, "inbound", "closed", "open"),
         ),
         forget_after=_seconds(spec, "forgetAfter", "720h"),
     )
     if group.certificate_lifetime < 10:
         raise ValueError(f"certificateLifetime: at least 10s, found {spec.get('certificateLifetime')}")
-    if group.capture not in ("cluster", "all", "none"):
-        raise ValueError(f"capture: cluster, all or none, found {group.capture!r}")
     if "." in group.service_account:
         raise ValueError(f"serviceAccount: a name without dots, found {group.service_account!r}")
     return group
@@ -258,6 +256,8 @@ def parse_settings(text: str) -> Settings:
 
 
 def _network(network: Any) -> str:
+    if not isinstance(network, str):
+        raise ValueError(f"networks: a network such as 10.0.0.0/8 was expected, found {network!r}")
     try:
         return str(ip_network(network))
     except ValueError as problem:
@@ -268,19 +268,18 @@ def _port(port: Any) -> Port:
     if not isinstance(port, dict):
         raise ValueError(f"ports: a mapping was expected, found {port!r}")
     number = _need(port, "port", int)
-    return Port(port.get("name") or str(number), number, port.get("opaque") is True)
+    if not 1 <= number <= 65535:
+        raise ValueError(f"port: 1 to 65535, found {number}")
+    return Port(_optional(port, "name", str) or str(number), number, port.get("opaque") is True)
 
 
 def _probe(probe: Any) -> Probe:
     if not isinstance(probe, dict):
         raise ValueError(f"probes: a mapping was expected, found {probe!r}")
     default = Probe(port=0)
-    kind = probe.get("kind") or default.kind
-    if kind != "tcp":
-        raise ValueError(f"probes: kind tcp was expected, found {kind!r}")
     return Probe(
-        port=int(_need(probe, "port", int)),
-        kind="tcp",
+        port=_need(probe, "port", int),
+        kind=_choice(probe, "kind", "tcp"),
         every=_seconds(probe, "every", format_duration(default.every)),
         timeout=_seconds(probe, "timeout", format_duration(default.timeout)),
         failures=_optional(probe, "failures", int) or default.failures,
@@ -289,13 +288,20 @@ def _probe(probe: Any) -> Probe:
 
 def _need(tree: Mapping[str, Any], key: str, kind: type) -> Any:
     value = tree.get(key)
-    if not isinstance(value, kind):
+    if type(value) is not kind:  # JSON's own types, and true is no number
         raise ValueError(f"{key}: {kind.__name__} was expected, found {type(value).__name__}")
     return value
 
 
 def _optional(tree: Mapping[str, Any], key: str, kind: type) -> Any:
     return kind() if tree.get(key) is None else _need(tree, key, kind)
+
+
+def _choice(tree: Mapping[str, Any], key: str, default: str, *others: str) -> Any:
+    value = tree.get(key) or default
+    if value not in (default, *others):
+        raise ValueError(f"{key}: {' or '.join((default, *others))} was expected, found {value!r}")
+    return value
 
 
 def _seconds(tree: Mapping[str, Any], key: str, default: str) -> float:
