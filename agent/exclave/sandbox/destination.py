@@ -27,6 +27,8 @@ import trio
 from exclave.cluster.events import Answered, Arrived, Deliver, Ended, Fetch, GiveUp, Lost, Open, Opened, Pause, Refused
 from exclave.cluster.requests import Request, Resource, refusal
 from exclave.cluster.watch import WatchMachine
+from exclave.errors import ApiRefusal
+from exclave.kit.nursery import members, open_bare_nursery
 from exclave.sandbox.destination_table import FOLLOWED, NoEndpoints, Table
 
 log = logging.getLogger("destination")
@@ -179,7 +181,7 @@ class Lookups:
 async def serve(address: str, port: int, source: Source, trust_domain: str) -> None:
     """Follow the cluster and answer, for ever."""
     table = Table(trust_domain)
-    async with trio.open_nursery() as nursery:
+    async with open_bare_nursery() as nursery:
         for resource in FOLLOWED:
             nursery.start_soon(follow, source, resource, table)
         listeners = await trio.open_tcp_listeners(port, host=address)
@@ -212,6 +214,12 @@ def main(arguments: Sequence[str]) -> int:
         trio.run(serve, address.strip("[]"), int(port), source, options.trust_domain, strict_exception_groups=True)
     except KeyboardInterrupt:
         return 130
+    except Exception as problem:
+        refusals = members(problem) or (problem,)  # several kinds may be refused at once
+        if not all(isinstance(refusal, ApiRefusal) for refusal in refusals):
+            raise
+        sys.stderr.write(f"{refusals[0]}\n")
+        return 1
     return 0
 
 
