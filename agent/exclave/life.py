@@ -137,10 +137,11 @@ class Agent:
 
     async def _answer_joined(self, reply: Reply) -> None:
         self._joined.set()
-        state = None
-        while state is not State.READY:
+        while True:
             state = self.state.value
             await reply({"state": state.value, "waiting": waits_of(self._parts, None)})
+            if state is State.READY:
+                return
             with trio.move_on_after(SAY_EVERY):
                 await self.state.wait_for(lambda newest, known=state: newest is not known)  # type: ignore[misc]
 

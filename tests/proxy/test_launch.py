@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ from exclave.proxy.launch import Program, ProxyProcess, launch
 from .lab import GID, UID, USER, open_folder, write_script
 
 pytestmark = pytest.mark.root
+
+PR_SET_CHILD_SUBREAPER = 36
 
 AGENTS_DEATH = """
 import os, signal, sys
@@ -131,18 +133,18 @@ async def test_an_agent_killed_before_the_gate_leaves_nothing_and_after_it_a_pro
     folder: Path, when: str, words: str
 ) -> None:
     asked = program(folder, "echo here")
-    libc_prctl(36)  # PR_SET_CHILD_SUBREAPER: this process takes in what the agent leaves, and can wait for it
-    agent = subprocess.run(
-        [sys.executable, "-c", AGENTS_DEATH, asked.binary, asked.resolv_conf, asked.output, when],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "agent")},
-    )
-    assert agent.returncode == -signal.SIGKILL, agent.stderr
-    pid = int(agent.stdout)
-    left = ProxyProcess(pid, os.pidfd_open(pid))
-    assert await left.wait() == 0
-    left.close()
+    with taking_in_orphans():
+        agent = subprocess.run(
+            [sys.executable, "-c", AGENTS_DEATH, asked.binary, asked.resolv_conf, asked.output, when],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "agent")},
+        )
+        assert agent.returncode == -signal.SIGKILL, agent.stderr
+        pid = int(agent.stdout)
+        left = ProxyProcess(pid, os.pidfd_open(pid))
+        assert await left.wait() == 0
+        left.close()
     assert asked.output.read_text() == words
 
 
@@ -177,8 +179,15 @@ def test_what_is_handed_to_the_kernel_shows_no_secret_in_words(folder: Path) -> 
     assert not any("hidden" in word for word in asked.command)
 
 
-def libc_prctl(option: int) -> None:
-    assert ctypes.CDLL(None, use_errno=True).prctl(option, 1, 0, 0, 0) == 0
+@contextmanager
+def taking_in_orphans() -> Iterator[None]:
+    """What a child leaves becomes ours, so that its end can be waited for; this process's alone, and not for long."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
 
 
 def inherited_here() -> set[str]:
