@@ -8,7 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from exclave.identity.x509 import (
     der_of,
+    is_authority,
     is_issued_by,
+    is_key_of,
     not_after,
     not_before,
     pem_of,
@@ -25,6 +27,7 @@ from support.certificates import (
     certify,
     make_anchor,
     make_issuer,
+    make_leaf,
 )
 
 ANCHOR, ISSUER = make_anchor(), make_issuer()
@@ -100,3 +103,10 @@ def test_the_right_key_under_another_name_is_not_the_issuer() -> None:
     assert is_issued_by(ISSUER, ANCHOR)
     assert not is_issued_by(ISSUER, certify("other", ANCHOR_KEY, "other", ANCHOR_KEY, ca(1)))
     assert not is_issued_by(ANCHOR, ISSUER)
+
+
+def test_who_may_sign_and_whose_key_it_is() -> None:
+    assert is_authority(ISSUER) and is_authority(ANCHOR)
+    assert not is_authority(make_leaf())
+    assert is_key_of(ISSUER_KEY, ISSUER)
+    assert not is_key_of(OTHER_KEY, ISSUER)

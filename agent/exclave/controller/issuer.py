@@ -15,7 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from exclave.cluster.requests import Object
 from exclave.identity.svid import fingerprint
-from exclave.identity.x509 import der_of, is_issued_by, not_after, not_before, read_certificates
+from exclave.identity.x509 import (
+    der_of,
+    is_authority,
+    is_issued_by,
+    is_key_of,
+    not_after,
+    not_before,
+    read_certificates,
+)
 
 LAYOUTS = (("crt.pem", "key.pem"), ("tls.crt", "tls.key"))
 
@@ -65,28 +73,15 @@ def read_issuer(secret: Object, anchors_pem: str, now: float) -> Issuer:
 
 
 def _judge(chain: tuple[x509.Certificate, ...], key: SigningKey, anchors_pem: str, now: float) -> None:
-    if _spki(chain[0].public_key()) != _spki(key.public_key()):
+    if not is_key_of(key, chain[0]):
         raise ValueError("the issuer's key does not belong to its certificate")
     for certificate in chain:
         if not not_before(certificate) <= now < not_after(certificate):
             raise ValueError("the issuer's certificate, or one above it, is not valid now")
-        if not _is_authority(certificate):
+        if not is_authority(certificate):
             raise ValueError("the issuer's certificate, or one above it, is no CA's")
     if not all(is_issued_by(below, above) for below, above in pairwise(chain)):
         raise ValueError("the issuer's chain is not in order: each certificate must be signed by the next")
     anchors = read_certificates(anchors_pem)
     if not any(is_issued_by(chain[-1], anchor) or der_of(anchor) == der_of(chain[-1]) for anchor in anchors):
         raise ValueError("the issuer does not lead to the trust anchors that Linkerd publishes")
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
-
-
-def _spki(key: object) -> bytes:
-    assert hasattr(key, "public_bytes")
-    encoded: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return encoded

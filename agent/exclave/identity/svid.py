@@ -18,7 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from exclave.identity.names import MeshIdentity
-from exclave.identity.x509 import der_of, is_issued_by, not_after, not_before, read_blocks, read_certificates
+from exclave.identity.x509 import (
+    der_of,
+    is_authority,
+    is_issued_by,
+    is_key_of,
+    not_after,
+    not_before,
+    read_blocks,
+    read_certificates,
+)
 
 
 class SvidError(ValueError):
@@ -88,7 +97,7 @@ def fingerprint(certificate: x509.Certificate) -> str:
 def _check_leaf(leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey, identity: MeshIdentity) -> None:
     if not list(leaf.subject):
         raise SvidError("the subject is empty, which the proxy's parser refuses")
-    if _spki(leaf.public_key()) != _spki(key.public_key()):
+    if not is_key_of(key, leaf):
         raise SvidError("the certificate is for another key than ours")
     expected = [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
     found = _names(leaf)
@@ -96,7 +105,7 @@ def _check_leaf(leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey, identit
         shown = ", ".join(str(name.value) for name in found) or "none"
         wanted = f"{identity.dns_name}, {identity.spiffe_id}"
         raise SvidError(f"the names {wanted} were expected in this order, found {shown}")
-    if _is_authority(leaf):
+    if is_authority(leaf):
         raise SvidError("the certificate is a CA's; a leaf was expected")
     _check_usage(leaf)
 
@@ -169,16 +178,3 @@ def _names(leaf: x509.Certificate) -> list[x509.GeneralName]:
         return list(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
         return []
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
-
-
-def _spki(key: object) -> bytes:
-    assert hasattr(key, "public_bytes")
-    encoded: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return encoded

@@ -76,6 +76,25 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     return True
 
 
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether a certificate says that it may sign others."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def is_key_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, certificate: x509.Certificate) -> bool:
+    """Whether a certificate was made for this key."""
+    return _spki(key.public_key()) == _spki(certificate.public_key())
+
+
+def _spki(key: object) -> bytes:
+    assert hasattr(key, "public_bytes")
+    encoded: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return encoded
+
+
 def _hash_of(certificate: x509.Certificate) -> HashAlgorithm:
     algorithm = certificate.signature_hash_algorithm
     if algorithm is None:
