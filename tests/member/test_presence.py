@@ -125,6 +125,20 @@ async def test_heartbeats_come_every_ten_seconds_under_one_name(
         assert world.lease()["holderIdentity"] == holder  # the same boot
 
 
+async def test_what_can_wait_travels_with_the_next_patch_and_only_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        member.patch_beside({"loaded": {"agent": "1"}})
+        assert world.cluster.trace.count(f"patch members {MEMBER}") == 0
+        await member.patch_spec({"serving": True})
+        await member.patch_spec({})
+        assert world.cluster.trace.count(f"patch members {MEMBER}") == 1
+        view = await member.view.wait_for(lambda view: view is not None and view.serving)
+        assert view is not None and dict(view.loaded) == {"agent": "1"}
+
+
 async def test_readiness_is_one_condition_whose_time_moves_with_its_status(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -1,11 +1,14 @@
 """What this machine has loaded of the mesh's settings, told in its Member: `spec.loaded`.
 
-Rules: written when it differs from what the Member says, and only then; a failure is the caller's to supervise. An
-admin reads there which members still hold the old anchors (`rotation status`).
+Rules: written when it differs from what the Member says, and only then; it travels with whatever else is said within
+`COMPANY` seconds, and alone if nothing is. A failure is the caller's to supervise. An admin reads there which members
+still hold the old anchors (`rotation status`).
 """
 
 import hashlib
 from typing import TYPE_CHECKING
+
+import trio
 
 from exclave import __version__
 from exclave.kit.changed import open_changed
@@ -13,6 +16,11 @@ from exclave.kit.changed import open_changed
 if TYPE_CHECKING:
     from exclave.identity import Identity
     from exclave.member.presence import Membership
+    from exclave.member.spec import MemberView
+
+
+COMPANY = 5.0
+"""Seconds to wait for something else to say: a boot soon says that it serves."""
 
 
 def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy: str) -> dict[str, str]:
@@ -41,5 +49,13 @@ async def tell_loaded(membership: "Membership", identity: "Identity") -> None:
             issuer = svid.issuer_sha256 if svid else ""
             wanted = choose_loaded(anchors, issuer, membership.settings_digest or "", proxy)
             if view is not None and dict(view.loaded) != wanted:
-                await membership.patch_spec({"loaded": wanted})
-                await membership.view.wait_for(lambda now, then=view: now is not then)  # type: ignore[misc]
+                await _tell(membership, view, wanted)
+
+
+async def _tell(membership: "Membership", known: "MemberView", wanted: dict[str, str]) -> None:
+    membership.patch_beside({"loaded": wanted})
+    with trio.move_on_after(COMPANY):
+        await membership.view.wait_for(lambda view: view is not None and dict(view.loaded) == wanted)
+        return
+    await membership.patch_spec({})
+    await membership.view.wait_for(lambda view: view is not known)

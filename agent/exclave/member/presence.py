@@ -95,6 +95,7 @@ class Membership:
         self._now = now
         self._judge = StandingJudge()
         self._beaten: float | None = None
+        self._beside: dict[str, Any] = {}  # fields that wait for company
         self._conditions: list[Object] = []  # of the ExternalWorkload, as last written
         if (stored := load_settings(state)) is not None:
             self._take_settings(*stored)
@@ -105,7 +106,15 @@ class Membership:
 
     async def patch_spec(self, fields: dict[str, Any]) -> None:
         """Merge into the own Member's spec, however long that takes. Raises ApiRefusal if it cannot be."""
-        await self._say(patch(MEMBERS, self.record.namespace, self.record.member, {"spec": fields}))
+        whole = {**self._beside, **fields}
+        if not whole:
+            return  # somebody took it along
+        await self._say(patch(MEMBERS, self.record.namespace, self.record.member, {"spec": whole}))
+        self._beside = {key: value for key, value in self._beside.items() if whole.get(key) != value}
+
+    def patch_beside(self, fields: dict[str, Any]) -> None:
+        """Have fields merged with the next `patch_spec`, whoever calls it: what can wait costs no request."""
+        self._beside.update(fields)
 
     async def set_ready(self, ready: bool, reason: str, message: str) -> None:
         """Write condition Ready of the own ExternalWorkload. Raises ApiRefusal, with status 404 if there is none."""
