@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from exclave.kit.openapi import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
 from exclave.sandbox.refusal import Cause, Object, bad_request
-from exclave.sandbox.schema import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
 
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 _SUBJECT_KINDS = {"User", "Group", "ServiceAccount"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exclave.cluster import requests as api
+from exclave.kit.openapi import ANY_OBJECT, Schema
 from exclave.sandbox import builtin, custom
 from exclave.sandbox.metadata import (
     SHAPE,
@@ -20,7 +21,7 @@ from exclave.sandbox.metadata import (
     kept_metadata,
 )
 from exclave.sandbox.refusal import Cause, Object, bad_request, invalid
-from exclave.sandbox.schema import ANY_OBJECT, Schema, check_schema, unknown_fields
+from exclave.sandbox.schema import check_schema, unknown_fields
 
 
 def _no_mistake(_object: Object) -> Iterable[Cause]:

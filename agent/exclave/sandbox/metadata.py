@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+from exclave.kit.openapi import ANY_OBJECT, BOOLEAN, STRING, list_of, object_of
 from exclave.sandbox.refusal import Cause, Object
-from exclave.sandbox.schema import ANY_OBJECT, BOOLEAN, STRING, list_of, object_of
 
 NameRule = Literal["subdomain", "label", "path"]
 

@@ -3,33 +3,17 @@
 Rules: a schema is a plain mapping with `type`, `properties`, `required`, `items`, `enum`, `pattern` and the usual
 limits; strings and lists are measured as Kubernetes measures them. A mapping with `properties` knows no others: a field
 that it does not name is a mistake, as with fieldValidation=Strict, where kube-apiserver would by default drop it in
-silence. A mapping without `properties` takes anything. null counts as absent, as it does in a merge patch.
+silence. A mapping with `additionalProperties` has any keys, one without either takes anything. null counts as absent,
+as it does in a merge patch.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from exclave.kit.openapi import Schema
 from exclave.sandbox.refusal import Cause
-
-Schema = Mapping[str, Any]
-
-STRING: Schema = {"type": "string"}
-BOOLEAN: Schema = {"type": "boolean"}
-INTEGER: Schema = {"type": "integer"}
-ANY_OBJECT: Schema = {"type": "object"}
-
-
-def object_of(required: tuple[str, ...] = (), **properties: Any) -> Schema:
-    """The schema of an object with these properties."""
-    return {"type": "object", "required": required, "properties": properties}
-
-
-def list_of(items: Schema, **limits: int) -> Schema:
-    """The schema of a list whose items have this one."""
-    return {"type": "array", "items": items, **limits}
-
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
@@ -58,7 +42,10 @@ def unknown_fields(value: Any, schema: Schema, path: str) -> Iterator[str]:
     if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from unknown_fields(item, schema["items"], f"{path}[{index}]")
-    properties = schema.get("properties")
+    properties, free = schema.get("properties"), schema.get("additionalProperties")
+    if isinstance(value, dict) and free is not None:
+        for name, inner in value.items():
+            yield from unknown_fields(inner, free, _below(path, name))
     if not isinstance(value, dict) or properties is None:
         return
     for name, inner in value.items():
@@ -77,10 +64,11 @@ def _check_object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[
     for name in schema.get("required", ()):
         if value.get(name) is None:
             yield Cause(_below(path, name), "Required value", "FieldValueRequired")
-    properties = schema.get("properties", {})
+    properties, free = schema.get("properties", {}), schema.get("additionalProperties")
     for name, inner in value.items():
-        if name in properties and inner is not None:
-            yield from check_schema(inner, properties[name], _below(path, name))
+        known = properties.get(name, free)
+        if known is not None and inner is not None:
+            yield from check_schema(inner, known, _below(path, name))
 
 
 def _check_array(value: list[Any], schema: Schema, path: str) -> Iterator[Cause]:

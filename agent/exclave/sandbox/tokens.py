@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from exclave.cluster.requests import API_AUDIENCE
+from exclave.kit.openapi import INTEGER, STRING, list_of
 from exclave.sandbox.access import User, account_user
 from exclave.sandbox.refusal import Cause, Object, Refusal, bad_request, invalid, unauthorized
-from exclave.sandbox.schema import INTEGER, STRING, check_schema, list_of
+from exclave.sandbox.schema import check_schema
 
 ISSUER = API_AUDIENCE
 LEAST_SECONDS = 600
