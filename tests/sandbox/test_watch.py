@@ -107,6 +107,11 @@ async def test_a_revision_from_the_future_is_told_in_the_stream(autojump_clock: 
     assert await watched(store, planned(store, revision=9)) == [(0, "ERROR", expected, "")]
 
 
+async def test_no_bookmark_comes_where_nothing_is_newer(autojump_clock: trio.testing.MockClock) -> None:
+    store = make_store()
+    assert await watched(store, planned(store, seconds=130.0, bookmarks=True)) == []
+
+
 async def test_bookmarks_come_each_minute_and_just_before_the_end(autojump_clock: trio.testing.MockClock) -> None:
     store = make_store()
 

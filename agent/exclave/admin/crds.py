@@ -19,7 +19,6 @@ _AGE: Column = ("Age", "date", ".metadata.creationTimestamp")
 GROUP_NAME_RULE = {
     "rule": f"!self.metadata.name.contains('.') && self.metadata.name.size() <= {MOST_GROUP_NAME}",
     "message": f"a group's name is one DNS label of at most {MOST_GROUP_NAME} characters",
-    "fieldPath": ".metadata.name",
 }
 
 

@@ -102,7 +102,7 @@ def check_content_change(old: Object, new: Object) -> Iterator[Cause]:
 
 
 def check_lease(lease: Object) -> Iterator[Cause]:
-    """Times have microseconds; a holder that is named is not empty."""
+    """Times have microseconds."""
     spec = lease.get("spec") or {}
     for key in ("renewTime", "acquireTime"):
         value = spec.get(key)
@@ -111,8 +111,6 @@ def check_lease(lease: Object) -> Iterator[Cause]:
                 f'Lease in version "v1" cannot be handled as a Lease: parsing time "{value}" as '
                 '"2006-01-02T15:04:05.000000Z07:00": cannot parse'
             )
-    if spec.get("holderIdentity") == "":
-        yield Cause("spec.holderIdentity", 'Invalid value: "": must not be empty')
     seconds = spec.get("leaseDurationSeconds")
     if seconds is not None and seconds <= 0:
         yield Cause("spec.leaseDurationSeconds", f"Invalid value: {seconds}: must be greater than 0")

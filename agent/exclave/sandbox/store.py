@@ -135,6 +135,17 @@ class Store:
         self, kind: Kind, namespace: str, name: str, merge: Callable[[Object], Any], subresource: str | None = None
     ) -> Object:
         """Change an object into what `merge` makes of it. Raises Refusal: 400, 404, 409, 422."""
+        try:
+            return self._patch(kind, namespace, name, merge, subresource)
+        except Refusal as refusal:
+            if refusal.code != 400 or kind.schema is not None:
+                raise
+            # As kube-apiserver says it of its own kinds, the patch is at fault and not the request.
+            raise invalid("", "", [Cause("patch", f"Invalid value: {refusal}")]) from None
+
+    def _patch(
+        self, kind: Kind, namespace: str, name: str, merge: Callable[[Object], Any], subresource: str | None
+    ) -> Object:
         old = self.get(kind, namespace, name)
         new = check_body(kind, merge(old))
         self._check_place(kind, namespace, new.get("metadata", {}))

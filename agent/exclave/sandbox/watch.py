@@ -2,6 +2,7 @@
 
 Rules: nothing is lost between backlog and changes, since both are taken in one step; whoever falls further behind than
 `MOST_BEHIND` changes is let go and must begin again; only waiting is cut short, never a piece half sent.
+A bookmark tells of a newer version than was asked for, or does not come.
 """
 
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ async def _send_changes(
         lines = list(_lines(changes, watch))
         if bookmark_at <= trio.current_time() < ends:
             bookmark_at = _next_bookmark(trio.current_time(), ends)
-            if watch.bookmarks:
+            if watch.bookmarks and feed.revision > watch.revision:
                 lines.append(event_line("BOOKMARK", _bookmark(watch, feed.revision)))
         await _send_lines(send, lines)
 
