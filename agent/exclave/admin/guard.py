@@ -1,0 +1,167 @@
+"""The admission policies: what RBAC cannot say of names, sizes and metadata. Pure.
+
+Rules: policies have no parameters and fail closed. The first is for every account in a namespace that ends in `-vms`,
+whatever its shape: an account that is neither a join token's nor a machine's is refused everything. It compares names:
+a join token makes the Members of its own names, a machine touches what bears its own, in the namespace that its
+accounts' namespace belongs to. Metadata that others rely on stays as it was, which also means that it stays. The second
+is for the controller: the only tokens that it mints are machines'.
+Messages are read by people, through the agent: each says what was expected and who may help.
+
+CEL: `has` before a field that may be absent, or the policy errs and denies all; `.?` compares presence, too; there is
+no clock in it.
+"""
+
+from exclave.admin.objects import CONTROLLER
+from exclave.cluster.requests import Object
+
+GUARD = "exclave-guard"
+MINTING = "exclave-minting"
+
+API_AUDIENCE = "https://kubernetes.default.svc"
+LONGEST_CREDENTIAL = 30 * 86400
+MOST_HOLDER, MOST_MESSAGE = 256, 1024
+"""Characters of a Lease's holder, and of a condition's message."""
+
+_NAME = "[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?"
+_TAIL = "[a-z0-9]{5}-[1-9][0-9]{0,2}"
+
+_VARIABLES = {
+    "home": "request.userInfo.username.split(':')[2]",
+    "account": "request.userInfo.username.split(':')[3]",
+    "wellFormed": f"variables.account.matches('^{_NAME}[.](join|vm)[.]{_TAIL}$')",
+    "isJoin": "variables.wellFormed && variables.account.split('.')[1] == 'join'",
+    "isMachine": "variables.wellFormed && variables.account.split('.')[1] == 'vm'",
+    "group": "variables.account.split('.')[0]",
+    "tail": "variables.wellFormed ? variables.account.split('.')[2] : 'none-0'",
+    "isToken": "has(request.subResource) && request.subResource == 'token'",
+    "isStatus": "has(request.subResource) && request.subResource == 'status'",
+    "name": "request.operation == 'DELETE' || variables.isToken ? request.name : object.metadata.name",
+    "parts": "variables.name.split('-')",
+    "slot": "variables.name.matches('-[1-9][0-9]{0,2}$') ? int(variables.parts[size(variables.parts) - 1]) : 1000",
+}
+
+_SAME = " && ".join(
+    f"object.metadata.?{key} == oldObject.metadata.?{key}"
+    for key in ("finalizers", "ownerReferences", "labels", "annotations")
+)
+_NONE = " && ".join(
+    f"!has(object.metadata.{key})" for key in ("finalizers", "ownerReferences", "labels", "annotations", "generateName")
+)
+_MODEST_LEASE = (
+    "request.resource.resource != 'leases' || request.operation == 'DELETE' || "
+    f"(object.spec.?holderIdentity.orValue('').size() <= {MOST_HOLDER} && !has(object.spec.strategy) && "
+    "!has(object.spec.preferredHolder))"
+)
+_MODEST_STATUS = (
+    "request.resource.resource != 'externalworkloads' || request.operation == 'DELETE' || "
+    "(object.?status.conditions.orValue([]).size() <= 1 && object.?status.conditions.orValue([]).all(condition, "
+    f"condition.type == 'Ready' && condition.?message.orValue('').size() <= {MOST_MESSAGE}))"
+)
+_MODEST_TOKEN = (
+    f"object.spec.?expirationSeconds.orValue(0) <= {LONGEST_CREDENTIAL} && "
+    f"object.spec.?audiences.orValue([]) == ['{API_AUDIENCE}'] && object.spec.?boundObjectRef.orValue(null) == null"
+)
+
+_VALIDATIONS = (
+    (
+        "variables.wellFormed",
+        "an account in this namespace is named <group>.join.<id>-<uses> or <group>.vm.<id>-<number>, and this one is "
+        "not: ask the admin for a join token",
+    ),
+    (
+        "variables.isToken ? request.namespace == variables.home : request.namespace + '-vms' == variables.home",
+        "a machine stays in the namespace of its group",
+    ),
+    (
+        "!variables.isJoin || (request.operation == 'CREATE' && request.resource.resource == 'members' && "
+        "!variables.isStatus && variables.name.startsWith(variables.group + '-' + variables.tail.split('-')[0] + '-') "
+        f"&& variables.name.matches('^{_NAME}-{_TAIL}$') && variables.slot <= int(variables.tail.split('-')[1]))",
+        "a join token makes the members of its own names, as many as it has uses, and nothing else: ask the admin for "
+        "another token",
+    ),
+    (
+        "!variables.isMachine || (variables.isToken ? variables.name == variables.account : "
+        "variables.name == variables.group + '-' + variables.tail)",
+        "a machine touches only what bears its own name",
+    ),
+    (
+        "!variables.isMachine || variables.isToken || request.operation in ['UPDATE', 'DELETE']",
+        "a machine creates nothing but its own tokens",
+    ),
+    (
+        f"!variables.isToken || ({_MODEST_TOKEN})",
+        "a machine's token is for the API server only, bound to no object, and lives 30 days at most",
+    ),
+    (f"request.operation != 'UPDATE' || ({_SAME})", "a machine changes no metadata"),
+    (f"request.operation != 'CREATE' || variables.isToken || ({_NONE})", "a machine writes no metadata"),
+    (_MODEST_LEASE, f"a heartbeat names its holder in at most {MOST_HOLDER} characters, and nothing more"),
+    (
+        _MODEST_STATUS,
+        f"a machine writes one condition, Ready, with a message of at most {MOST_MESSAGE} characters",
+    ),
+)
+
+
+def guard_objects(controller_namespace: str) -> list[Object]:
+    """Both policies with their bindings, in the order in which they are installed: before any right is given."""
+    machines = (
+        "request.userInfo.username.startsWith('system:serviceaccount:') && "
+        "request.userInfo.username.split(':')[2].endsWith('-vms')"
+    )
+    controller = f"request.userInfo.username == 'system:serviceaccount:{controller_namespace}:{CONTROLLER}'"
+    guarded = [
+        _watched("exclave.dev", "members", "members/status", "workloadgroups", "workloadgroups/status"),
+        _watched("workload.linkerd.io", "externalworkloads", "externalworkloads/status"),
+        _watched("coordination.k8s.io", "leases"),
+        _watched("", "serviceaccounts/token"),
+    ]
+    minting = (
+        f"request.namespace.endsWith('-vms') && request.name.matches('^{_NAME}[.]vm[.]{_TAIL}$') && ({_MODEST_TOKEN})"
+    )
+    return [
+        *_policy(GUARD, machines, guarded, _VARIABLES, _VALIDATIONS),
+        *_policy(
+            MINTING,
+            controller,
+            [_watched("", "serviceaccounts/token")],
+            {},
+            ((minting, "the controller mints tokens of machines only, for the API server, of 30 days at most"),),
+        ),
+    ]
+
+
+def _policy(
+    name: str,
+    callers: str,
+    rules: list[Object],
+    variables: dict[str, str],
+    validations: tuple[tuple[str, str], ...],
+) -> list[Object]:
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    return [
+        {
+            **kind,
+            "kind": "ValidatingAdmissionPolicy",
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": rules},
+                "matchConditions": [{"name": "callers", "expression": callers}],
+                "variables": [{"name": key, "expression": text} for key, text in variables.items()],
+                "validations": [{"expression": text, "message": message} for text, message in validations],
+            },
+        },
+        {
+            **kind,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        },
+    ]
+
+
+def _watched(group: str, *resources: str) -> Object:
+    return {
+        "apiGroups": [group],
+        "apiVersions": ["*"],
+        "operations": ["CREATE", "UPDATE", "DELETE"],
+        "resources": list(resources),
+    }
