@@ -66,10 +66,20 @@ class MeshCluster:
 async def open_mesh_cluster(
     directory: Path, *, lifetime: str = "24h", controlled: bool = True, **spec: Any
 ) -> AsyncIterator[MeshCluster]:
-    """Linkerd's objects, group `web`, and (if `controlled`) the controller."""
+    """Linkerd's objects, group `web`, and (if `controlled`) the controller, on the sandbox's API server."""
+    async with running_apiserver(directory) as api:
+        async with furnished(api, lifetime=lifetime, controlled=controlled, **spec) as cluster:
+            yield cluster
+
+
+@asynccontextmanager
+async def furnished(
+    api: RunningApiServer, *, lifetime: str = "24h", controlled: bool = True, **spec: Any
+) -> AsyncIterator[MeshCluster]:
+    """The same on an API server that runs already; what stands there is left alone."""
     made = mesh()
     keys = MeshKeys(made.anchor.pem, made.issuer.pem, made.issuer.key_pem)
-    async with running_apiserver(directory) as api, open_cluster(api.access, lambda: api.admin_token) as admin:
+    async with open_cluster(api.access, lambda: api.admin_token) as admin:
         cluster = MeshCluster(api, admin, made)
         for request in mesh_requests(keys):
             try:
