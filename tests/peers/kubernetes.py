@@ -67,6 +67,10 @@ def find_binaries(release: str) -> Binaries | None:
     return found if whole else None
 
 
+AVAILABLE = [release for release in RELEASES if find_binaries(release) is not None]
+"""The releases that tests can run against here."""
+
+
 @contextmanager
 def running_kubernetes(binaries: Binaries, folder: Path) -> Iterator[Kubernetes]:
     """Run one, with our definitions and Linkerd's ExternalWorkload in it."""

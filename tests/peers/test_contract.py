@@ -227,8 +227,10 @@ class TestWatches:
 
     def test_a_watch_without_a_version_begins_with_what_there_is(self, admin: httpx.Client, namespace: str) -> None:
         made(admin.post(members(namespace), json=member("web-abcde-1")))
-        with watching(admin, members(namespace)) as events:
-            first = next(events)
+        first: dict[str, Any] = {"type": "ERROR"}
+        while first["type"] == "ERROR":  # a cache that lags behind says so, and is asked again
+            with watching(admin, members(namespace)) as events:
+                first = next(events)
         assert (first["type"], first["object"]["metadata"]["name"]) == ("ADDED", "web-abcde-1")
 
     def test_a_watch_of_one_name_hears_of_no_other(self, admin: httpx.Client, namespace: str) -> None:

@@ -19,13 +19,13 @@ from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_
 from exclave.cluster.requests import create, create_token
 from exclave.join.delivery import delivery_key_text, seal, unseal
 from peers.conftest import Server
-from peers.kubernetes import AUDIENCE, RELEASES
+from peers.kubernetes import AUDIENCE, AVAILABLE
 
 from .test_contract import MERGE, config_map, core, group, lease, leases, member, members
 
-pytestmark = pytest.mark.parametrize("server", RELEASES, indirect=True)
+pytestmark = pytest.mark.parametrize("server", AVAILABLE, indirect=True)
 
-SHOP, OTHER, WEB = "shop", "depot", "10.77.0.0/24"
+SHOP, OTHER, WEB = "bazaar", "depot", "10.77.0.0/24"
 TOKEN = "k7q2x"
 APPLY = {"Content-Type": "application/apply-patch+yaml"}
 WORKLOADS = "workload.linkerd.io/v1beta1"

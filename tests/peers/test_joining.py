@@ -32,11 +32,11 @@ from exclave.join.token import encode_token
 from exclave.member.presence import heartbeat_request
 from exclave.sandbox.mesh import NAMESPACE
 from peers.conftest import Server
-from peers.kubernetes import RELEASES
+from peers.kubernetes import AVAILABLE
 from support.apiserver import RunningApiServer
 from support.mesh_cluster import MeshCluster, furnished
 
-pytestmark = pytest.mark.parametrize("server", RELEASES, indirect=True)
+pytestmark = pytest.mark.parametrize("server", AVAILABLE, indirect=True)
 
 NUMBERS = itertools.count(1)
 POLICIES = Resource("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "", namespaced=False)

@@ -1,0 +1,84 @@
+"""Builds the real servers that the tests run against, once, into the cache: `python tests/peers/building.py`.
+
+Rules: kube-apiserver and kube-controller-manager come from their Go module, which Go's checksum database vouches for;
+etcd comes from Debian's package, unpacked and not installed, so no service starts. What is there is not built again.
+It needs Go, apt, and their networks: four to ten minutes a release on two cores, and 4 GiB of disk for Go's own cache.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "agent"), str(Path(__file__).resolve().parents[1])]
+
+from peers.kubernetes import RELEASES, cache, find_binaries  # noqa: E402
+
+MODULES = Path(__file__).with_name("modules")
+COMMANDS = ("kube-apiserver", "kube-controller-manager")
+
+
+class CannotBuild(Exception):
+    """What is missing, and where it comes from."""
+
+
+def build_etcd(target: Path) -> None:
+    """Take etcd out of Debian's package."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(["apt-get", "download", "-q", "etcd-server"], folder, "Debian's package etcd-server")
+        (package,) = Path(folder).glob("etcd-server_*.deb")
+        run(["dpkg", "-x", str(package), "unpacked"], folder, "dpkg")
+        place(Path(folder, "unpacked/usr/bin/etcd"), target)
+
+
+def build_kubernetes(release: str, target: Path) -> None:
+    """Build both servers of a release."""
+    if shutil.which("go") is None:
+        raise CannotBuild("Go is not installed: see https://go.dev/dl")
+    version = RELEASES[release]
+    minor = release.partition(".")[2]
+    stamp = "k8s.io/component-base/version"
+    named = f"-s -w -X {stamp}.gitVersion={version} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor={minor}"
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(MODULES / release / "go.mod", folder)
+        packages = [f"k8s.io/kubernetes/cmd/{command}" for command in COMMANDS]
+        build = ["env", "CGO_ENABLED=0", "go", "build", "-mod=mod", "-trimpath", "-ldflags", named, "-o", "built/"]
+        run([*build, *packages], folder, f"Go, building Kubernetes {version}")
+        for command in COMMANDS:
+            place(Path(folder, "built", command), target / command)
+
+
+def place(built: Path, target: Path) -> None:
+    """Put a file there whole, or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    half = target.with_suffix(".half")
+    shutil.copy(built, half)
+    half.chmod(0o755)
+    half.rename(target)
+
+
+def run(command: list[str], folder: str, what: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CannotBuild(f"{what} failed:\n{done.stderr[-2000:]}")
+
+
+def main() -> int:
+    """Build what is missing; the exit code."""
+    try:
+        if not (cache() / "etcd").exists():
+            print("taking etcd out of Debian's package")
+            build_etcd(cache() / "etcd")
+        for release, version in RELEASES.items():
+            if find_binaries(release) is None:
+                print(f"building Kubernetes {version} into {cache()}: this takes some minutes, once", flush=True)
+                build_kubernetes(release, cache() / version)
+    except CannotBuild as problem:
+        print(f"the real servers cannot be built: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
