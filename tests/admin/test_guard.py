@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.guard import GUARD, MINTING, guard_objects
+from exclave.admin.guard import GUARD, LIMITS, guard_objects
 from exclave.cluster.requests import Object
 
 OBJECTS = guard_objects("exclave")
@@ -19,13 +19,13 @@ def spec(name: str) -> dict[str, Any]:
 
 def test_each_policy_is_bound_and_denies() -> None:
     bindings = [found for found in OBJECTS if found["kind"] == "ValidatingAdmissionPolicyBinding"]
-    assert {found["spec"]["policyName"] for found in bindings} == set(POLICIES) == {GUARD, MINTING}
+    assert {found["spec"]["policyName"] for found in bindings} == set(POLICIES) == {GUARD, LIMITS}
     assert all(
         found["spec"] == {"policyName": found["metadata"]["name"], "validationActions": ["Deny"]} for found in bindings
     )
 
 
-@pytest.mark.parametrize("name", [GUARD, MINTING])
+@pytest.mark.parametrize("name", [GUARD, LIMITS])
 def test_a_policy_fails_closed_and_has_no_parameters_that_could_be_missing(name: str) -> None:
     assert spec(name)["failurePolicy"] == "Fail"
     assert "paramKind" not in spec(name)
@@ -39,11 +39,11 @@ def test_the_guard_is_for_every_account_of_machines_namespaces_whatever_its_shap
     )
 
 
-def test_the_minting_rule_is_for_the_controller_of_this_installation() -> None:
+def test_the_limits_are_for_the_controller_of_this_installation() -> None:
     (condition,) = [
         found["spec"]["matchConditions"][0]
         for found in guard_objects("elsewhere")
-        if found["metadata"]["name"] == MINTING and "matchConditions" in found["spec"]
+        if found["metadata"]["name"] == LIMITS and "matchConditions" in found["spec"]
     ]
     assert condition["expression"].endswith("'system:serviceaccount:elsewhere:exclave-controller'")
 
@@ -60,7 +60,7 @@ def test_everything_that_a_machine_may_write_is_watched_in_every_version() -> No
     assert all(rule["apiVersions"] == ["*"] and rule["operations"] == ["CREATE", "UPDATE", "DELETE"] for rule in rules)
 
 
-@pytest.mark.parametrize("name", [GUARD, MINTING])
+@pytest.mark.parametrize("name", [GUARD, LIMITS])
 def test_expressions_name_no_variable_that_is_not_there(name: str) -> None:
     known = [variable["name"] for variable in spec(name)["variables"]]
     for number, variable in enumerate(spec(name)["variables"]):
@@ -75,7 +75,7 @@ def test_a_subresource_is_read_only_where_there_is_one() -> None:
             assert variable["expression"].startswith("has(request.subResource) && ")
 
 
-@pytest.mark.parametrize("name", [GUARD, MINTING])
+@pytest.mark.parametrize("name", [GUARD, LIMITS])
 def test_messages_are_sentences_for_people(name: str) -> None:
     for validation in spec(name)["validations"]:
         assert len(validation["message"].split()) >= 5

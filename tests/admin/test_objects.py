@@ -11,6 +11,7 @@ from exclave.admin.objects import (
     controller_objects,
     group_objects,
     join_account,
+    rejoin_account,
 )
 from exclave.cluster.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES
 
@@ -60,7 +61,11 @@ def test_a_machine_may_do_this_and_nothing_more() -> None:
 def test_the_controller_reads_one_secret_and_no_more_of_linkerd_than_it_publishes() -> None:
     found = {where: may for (who, where), may in rights(ALL).items() if who == THE_CONTROLLER}
     slices = {f"{verb} endpointslices" for verb in ("get", "list", "watch")}
-    assert found["exclave"] == {"get secrets/exclave-issuer", "watch secrets/exclave-issuer"}
+    assert found["exclave"] == {
+        *(f"{verb} secrets/exclave-issuer" for verb in ("get", "watch")),
+        *(f"{verb} leases/exclave-controller" for verb in ("get", "update")),
+        "create leases",
+    }
     assert found["kube-system"] == slices
     assert found["linkerd"] == slices | {
         f"{verb} configmaps/{name}"
@@ -139,6 +144,16 @@ def test_a_join_account_carries_its_uses_in_its_name_and_its_end_in_an_annotatio
             "namespace": "shop-vms",
             "annotations": {"exclave.dev/expires": "2027-01-15T08:00:00Z"},
         },
+    }
+
+
+def test_a_token_for_one_member_carries_its_slot() -> None:
+    placed = rejoin_account("shop", "web-k7q2x-12", 1_800_000_000.9)
+    assert placed.namespace == "shop-vms"
+    assert placed.body["metadata"] == {
+        "name": "web.rejoin.k7q2x-12",
+        "namespace": "shop-vms",
+        "annotations": {"exclave.dev/expires": "2027-01-15T08:00:00Z"},
     }
 
 

@@ -14,21 +14,36 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.admin.guard import GUARD, guard_objects
-from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account
+from exclave.admin.guard import GUARD, placed_guard
+from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account, rejoin_account
 from exclave.cluster.requests import create, create_token
 from exclave.join.delivery import delivery_key_text, seal, unseal
 from peers.conftest import Server
-from peers.kubernetes import AUDIENCE, AVAILABLE
+from peers.kubernetes import AVAILABLE
 
+from .attacks import (
+    ATTACKS,
+    MINE,
+    MY_LEASE,
+    MY_WORKLOAD,
+    NO_METADATA,
+    OTHER,
+    READY,
+    RENEWAL,
+    SHOP,
+    THEIRS,
+    TOKEN,
+    WEB,
+    WORKLOADS,
+    Attempt,
+    minting,
+    patching,
+)
 from .test_contract import MERGE, config_map, core, group, lease, leases, member, members
 
 pytestmark = pytest.mark.parametrize("server", AVAILABLE, indirect=True)
 
-SHOP, OTHER, WEB = "bazaar", "depot", "10.77.0.0/24"
-TOKEN = "k7q2x"
 APPLY = {"Content-Type": "application/apply-patch+yaml"}
-WORKLOADS = "workload.linkerd.io/v1beta1"
 
 
 @dataclass
@@ -61,11 +76,7 @@ def town(server: Server) -> Iterator[Town]:
     """Policies first, then rights, as they are installed."""
     with ExitStack() as stack:
         made = Town(server, stack.enter_context(server.client(server.admin_token)), stack)
-        for body in guard_objects("exclave"):
-            plural = {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}.get(
-                body["kind"], "validatingadmissionpolicybindings"
-            )
-            made.put(body, f"/apis/admissionregistration.k8s.io/v1/{plural}")
+        made.place(*placed_guard("exclave"))
         for namespace in (SHOP, OTHER, "linkerd"):
             made.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}, "/api/v1/namespaces")
         made.place(*controller_objects("exclave", "linkerd", "exclave-issuer"))
@@ -83,6 +94,8 @@ def town(server: Server) -> Iterator[Town]:
             )
         made.enter("joiner", f"{SHOP}-vms", f"web.join.{TOKEN}-2")
         made.enter("machine", f"{SHOP}-vms", f"web.vm.{TOKEN}-1")
+        made.place(rejoin_account(SHOP, f"web-{TOKEN}-4", 2e9))
+        made.enter("again", f"{SHOP}-vms", f"web.rejoin.{TOKEN}-4")
         made.enter("misshapen", f"{SHOP}-vms", "web.vm")
         made.enter("dotted", f"{SHOP}-vms", "web.join.k7q2x-2.more")
         made.enter("controller", "exclave", CONTROLLER)
@@ -108,166 +121,6 @@ def wait_guarded(town: Town) -> None:
         if GUARD in answer.text:
             return
     raise AssertionError(f"the policy does not hold: {answer.text}")
-
-
-def token_request(**spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"audiences": [AUDIENCE], "expirationSeconds": 600, **spec},
-    }
-
-
-def minting(account: str, namespace: str = f"{SHOP}-vms", **spec: Any) -> tuple[str, str, Any]:
-    return "POST", core(namespace, "serviceaccounts", account, "token"), token_request(**spec)
-
-
-def patching(path: str, **body: Any) -> tuple[str, str, Any]:
-    return "PATCH", path, body
-
-
-MINE = members(SHOP, f"web-{TOKEN}-1")
-THEIRS = members(SHOP, f"web-{TOKEN}-2")
-MY_LEASE = leases(SHOP, f"web-{TOKEN}-1")
-MY_WORKLOAD = group(WORKLOADS, SHOP, "externalworkloads", f"web-{TOKEN}-1")
-RENEWAL = {"holderIdentity": "boot.nonce", "renewTime": "2026-01-02T03:04:05.000006Z"}
-READY = {"type": "Ready", "status": "True", "reason": "Ready", "message": ""}
-
-JOINS_ONLY = "a join token makes the members of its own names, as many as it has uses, and nothing else"
-OWN_NAME = "a machine touches only what bears its own name"
-NO_METADATA = "a machine changes no metadata"
-NONE_WRITTEN = "a machine writes no metadata"
-NOT_AN_ACCOUNT = "an account in this namespace is named <group>.join.<id>-<uses> or <group>.vm.<id>-<number>"
-RBAC = "cannot"
-
-Attempt = tuple[str, str, Any]
-ATTACKS: dict[str, tuple[str, Attempt, str]] = {
-    "a token: a member of another group": ("joiner", ("POST", members(SHOP), member(f"db-{TOKEN}-1")), JOINS_ONLY),
-    "a token: a member in another namespace": ("joiner", ("POST", members(OTHER), member(f"web-{TOKEN}-1")), RBAC),
-    "a token: one member more than it has uses": (
-        "joiner", ("POST", members(SHOP), member(f"web-{TOKEN}-3")), JOINS_ONLY,
-    ),
-    "a token: slot nought": ("joiner", ("POST", members(SHOP), member(f"web-{TOKEN}-0")), JOINS_ONLY),
-    "a token: a slot written otherwise": ("joiner", ("POST", members(SHOP), member(f"web-{TOKEN}-01")), JOINS_ONLY),
-    "a token: another token's names": ("joiner", ("POST", members(SHOP), member("web-zzzzz-1")), JOINS_ONLY),
-    "a token: a name drawn by the server": (
-        "joiner", ("POST", members(SHOP), {**member(""), "metadata": {"generateName": f"web-{TOKEN}-"}}), GUARD,
-    ),
-    "a token: a member with a label": (
-        "joiner", ("POST", members(SHOP), member(f"web-{TOKEN}-2", labels={"a": "b"})), NONE_WRITTEN,
-    ),
-    "a token: a member with an owner": (
-        "joiner",
-        ("POST", members(SHOP), member(f"web-{TOKEN}-2", ownerReferences=[
-            {"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "y"}])),
-        NONE_WRITTEN,
-    ),
-    "a token: a member with a finalizer": (
-        "joiner", ("POST", members(SHOP), member(f"web-{TOKEN}-2", finalizers=["a.b/c"])), NONE_WRITTEN,
-    ),
-    "a token: changing a member": ("joiner", patching(MINE, spec={"serving": True}), JOINS_ONLY),
-    "a token: deleting a member": ("joiner", ("DELETE", MINE, None), JOINS_ONLY),
-    "a token: deleting all members": ("joiner", ("DELETE", members(SHOP), None), RBAC),
-    "a token: a credential of its own": ("joiner", minting(f"web.join.{TOKEN}-2"), JOINS_ONLY),
-    "a token: a credential of a machine": ("joiner", minting(f"web.vm.{TOKEN}-1"), JOINS_ONLY),
-    "a token: listing members": ("joiner", ("GET", members(SHOP), None), RBAC),
-    "a token: reading Secrets": ("joiner", ("GET", core(SHOP, "secrets"), None), RBAC),
-    "a token: a heartbeat": ("joiner", patching(MY_LEASE, spec=RENEWAL), JOINS_ONLY),
-    "a token: readiness": ("joiner", patching(f"{MY_WORKLOAD}/status", status={"conditions": [READY]}), JOINS_ONLY),
-    "a machine: another member's object": ("machine", patching(THEIRS, spec={"serving": True}), OWN_NAME),
-    "a machine: a member of another group": (
-        "machine", patching(members(SHOP, "db-aaaaa-1"), spec={"serving": True}), OWN_NAME,
-    ),
-    "a machine: its namesake in another namespace": (
-        "machine", patching(members(OTHER, f"web-{TOKEN}-1"), spec={"serving": True}), RBAC,
-    ),
-    "a machine: deleting another member": ("machine", ("DELETE", THEIRS, None), OWN_NAME),
-    "a machine: its own status": ("machine", patching(f"{MINE}/status", status={"settings": "x"}), RBAC),
-    "a machine: another's heartbeat": (
-        "machine", patching(leases(SHOP, f"web-{TOKEN}-2"), spec=RENEWAL), OWN_NAME,
-    ),
-    "a machine: a heartbeat of a megabyte": (
-        "machine", patching(MY_LEASE, spec={"holderIdentity": "x" * 500_000}), "a heartbeat names its holder",
-    ),
-    "a machine: another's readiness": (
-        "machine",
-        patching(group(WORKLOADS, SHOP, "externalworkloads", f"web-{TOKEN}-2", "status"), status={"conditions": []}),
-        OWN_NAME,
-    ),
-    "a machine: a condition of its own": (
-        "machine",
-        patching(f"{MY_WORKLOAD}/status", status={"conditions": [READY, {**READY, "type": "Mine"}]}),
-        "a machine writes one condition, Ready",
-    ),
-    "a machine: a message of a megabyte": (
-        "machine",
-        patching(f"{MY_WORKLOAD}/status", status={"conditions": [{**READY, "message": "x" * 30_000}]}),
-        "a machine writes one condition, Ready",
-    ),
-    "a machine: its ExternalWorkload's ports": ("machine", patching(MY_WORKLOAD, spec={"ports": []}), RBAC),
-    "a machine: a finalizer more": (
-        "machine", patching(MINE, metadata={"finalizers": ["exclave.dev/member", "a.b/c"]}), NO_METADATA,
-    ),
-    "a machine: a finalizer less": ("machine", patching(MINE, metadata={"finalizers": None}), NO_METADATA),
-    "a machine: an owner": (
-        "machine",
-        patching(MINE, metadata={"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "y"}]}),
-        NO_METADATA,
-    ),
-    "a machine: a label": ("machine", patching(MINE, metadata={"labels": {"app": "db"}}), NO_METADATA),
-    "a machine: a label on its Lease": ("machine", patching(MY_LEASE, metadata={"labels": {"a": "b"}}), NO_METADATA),
-    "a machine: a new member": (
-        "machine", ("POST", members(SHOP), member(f"web-{TOKEN}-1")), "a machine creates nothing but its own tokens",
-    ),
-    "a machine: a Lease of another name, by apply": (
-        "machine", ("APPLY", leases(SHOP, "mine"), lease("mine")), "is forbidden",
-    ),
-    "a machine: another's token": ("machine", minting(f"web.vm.{TOKEN}-2"), OWN_NAME),
-    "a machine: the join token's token": ("machine", minting(f"web.join.{TOKEN}-2"), OWN_NAME),
-    "a machine: a token in the group's namespace": ("machine", minting("web", SHOP), RBAC),
-    "a machine: a token for ten years": (
-        "machine", minting(f"web.vm.{TOKEN}-1", expirationSeconds=315_360_000), "lives 30 days at most",
-    ),
-    "a machine: a token that linkerd-identity takes": (
-        "machine", minting(f"web.vm.{TOKEN}-1", audiences=["identity.l5d.io"]), "for the API server only",
-    ),
-    "a machine: a token bound to an object": (
-        "machine",
-        minting(f"web.vm.{TOKEN}-1", boundObjectRef={"apiVersion": "v1", "kind": "Secret", "name": "x"}),
-        "bound to no object",
-    ),
-    "a machine: listing members": ("machine", ("GET", members(SHOP), None), RBAC),
-    "a machine: other namespaces": ("machine", ("GET", "/api/v1/namespaces", None), RBAC),
-    "a machine: Secrets": ("machine", ("GET", core(SHOP, "secrets"), None), RBAC),
-    "a machine: another group's settings": ("machine", ("GET", core(SHOP, "configmaps", "other"), None), RBAC),
-    "a machine: an Event": (
-        "machine", ("POST", group("events.k8s.io/v1", SHOP, "events"), {"metadata": {"name": "e"}}), RBAC,
-    ),
-    "an account of another shape: a member": (
-        "misshapen", ("POST", members(SHOP), member(f"web-{TOKEN}-2")), NOT_AN_ACCOUNT,
-    ),
-    "an account of another shape: a heartbeat": ("misshapen", patching(MY_LEASE, spec=RENEWAL), NOT_AN_ACCOUNT),
-    "an account with dots more: a member": (
-        "dotted", ("POST", members(SHOP), member(f"web-{TOKEN}-2")), NOT_AN_ACCOUNT,
-    ),
-    "the controller: a token of a join account": (
-        "controller", minting(f"web.join.{TOKEN}-2"), "the controller mints tokens of machines only",
-    ),
-    "the controller: a machine's token for ten years": (
-        "controller", minting(f"web.vm.{TOKEN}-1", expirationSeconds=315_360_000), "the controller mints tokens",
-    ),
-    "the controller: a token of an application": ("controller", minting("web", SHOP), RBAC),
-    "the controller: a Role": (
-        "controller",
-        ("POST", group("rbac.authorization.k8s.io/v1", SHOP, "roles"), {"metadata": {"name": "r"}}),
-        RBAC,
-    ),
-    "the controller: any Secret": ("controller", ("GET", core(SHOP, "secrets"), None), RBAC),
-    "the controller: another Secret of its own namespace": (
-        "controller", ("GET", core("exclave", "secrets", "other"), None), RBAC,
-    ),
-    "the controller: making Members": ("controller", ("POST", members(SHOP), member(f"web-{TOKEN}-9")), RBAC),
-}  # fmt: skip
 
 
 def attempt(client: httpx.Client, what: Attempt) -> httpx.Response:
@@ -302,6 +155,11 @@ def test_a_join_token_makes_the_members_it_may(town: Town) -> None:
     town.admin.patch(THEIRS, content='{"metadata":{"finalizers":null}}', headers=MERGE)
     town.admin.delete(THEIRS)
     answer = town.as_["joiner"].post(members(SHOP), json=member(f"web-{TOKEN}-2"))
+    assert answer.status_code == 201, answer.text
+
+
+def test_a_token_for_one_member_makes_this_member(town: Town) -> None:
+    answer = town.as_["again"].post(members(SHOP), json=member(f"web-{TOKEN}-4"))
     assert answer.status_code == 201, answer.text
 
 
@@ -343,6 +201,11 @@ def test_the_controller_does_what_it_has_to(town: Town) -> None:
     assert attempt(controller, patching(f"{MINE}/status", status={"settings": "x"})).status_code == 200
     for resource in ("members", "workloadgroups"):
         assert controller.get(f"/apis/exclave.dev/v1alpha1/{resource}").status_code == 200
+    web = group("exclave.dev/v1alpha1", SHOP, "workloadgroups", "web")
+    assert attempt(controller, patching(web, metadata={"finalizers": ["exclave.dev/group"]})).status_code == 200
+    assert attempt(controller, patching(f"{web}/status", status={"conditions": []})).status_code == 200
+    assert attempt(controller, patching(web, metadata={"finalizers": None})).status_code == 200
+    assert attempt(controller, patching(MINE, metadata={"finalizers": ["exclave.dev/member"]})).status_code == 200
     assert controller.post(core(SHOP, "configmaps"), json=config_map("exclave-mesh.web")).status_code == 201
 
 

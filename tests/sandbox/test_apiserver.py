@@ -162,5 +162,5 @@ def test_help_says_what_it_does_not_enforce(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["--help"])
     assert EPILOG.strip() in capsys.readouterr().out
-    assert "admission policies and webhooks are not run" in EPILOG
+    assert "admission policies are kept and never run" in EPILOG
     assert "never pruned in silence" in EPILOG

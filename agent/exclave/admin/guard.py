@@ -2,20 +2,24 @@
 
 Rules: policies have no parameters and fail closed. The first is for every account in a namespace that ends in `-vms`,
 whatever its shape: an account that is neither a join token's nor a machine's is refused everything. It compares names:
-a join token makes the Members of its own names, a machine touches what bears its own, in the namespace that its
-accounts' namespace belongs to. Metadata that others rely on stays as it was, which also means that it stays. The second
-is for the controller: the only tokens that it mints are machines'.
+a join token makes the Members of its own names (one for a machine that joins again: the one of its name), a machine
+touches what bears its own, in the namespace that its accounts' namespace belongs to. Metadata that others rely on stays
+as it was, which also means that it stays. The second is for the controller: the only tokens that it mints are
+machines', and of what an admin or a machine has specified it changes nothing.
 Messages are read by people, through the agent: each says what was expected and who may help.
 
 CEL: `has` before a field that may be absent, or the policy errs and denies all; `.?` compares presence, too; there is
 no clock in it.
 """
 
-from exclave.admin.objects import CONTROLLER
-from exclave.cluster.requests import Object
+from exclave.admin.objects import CONTROLLER, GUARD_NAMES, Placed
+from exclave.cluster.requests import (
+    VALIDATING_ADMISSION_POLICIES,
+    VALIDATING_ADMISSION_POLICY_BINDINGS,
+    Object,
+)
 
-GUARD = "exclave-guard"
-MINTING = "exclave-minting"
+GUARD, LIMITS = GUARD_NAMES
 
 API_AUDIENCE = "https://kubernetes.default.svc"
 LONGEST_CREDENTIAL = 30 * 86400
@@ -25,15 +29,18 @@ MOST_HOLDER, MOST_MESSAGE = 256, 1024
 _NAME = "[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?"
 _TAIL = "[a-z0-9]{5}-[1-9][0-9]{0,2}"
 
+_MINTS = "has(request.subResource) && request.subResource == 'token'"
+
 _VARIABLES = {
     "home": "request.userInfo.username.split(':')[2]",
     "account": "request.userInfo.username.split(':')[3]",
-    "wellFormed": f"variables.account.matches('^{_NAME}[.](join|vm)[.]{_TAIL}$')",
+    "wellFormed": f"variables.account.matches('^{_NAME}[.](join|rejoin|vm)[.]{_TAIL}$')",
     "isJoin": "variables.wellFormed && variables.account.split('.')[1] == 'join'",
+    "isAgain": "variables.wellFormed && variables.account.split('.')[1] == 'rejoin'",
     "isMachine": "variables.wellFormed && variables.account.split('.')[1] == 'vm'",
     "group": "variables.account.split('.')[0]",
     "tail": "variables.wellFormed ? variables.account.split('.')[2] : 'none-0'",
-    "isToken": "has(request.subResource) && request.subResource == 'token'",
+    "isToken": _MINTS,
     "isStatus": "has(request.subResource) && request.subResource == 'status'",
     "name": "request.operation == 'DELETE' || variables.isToken ? request.name : object.metadata.name",
     "parts": "variables.name.split('-')",
@@ -65,8 +72,8 @@ _MODEST_TOKEN = (
 _VALIDATIONS = (
     (
         "variables.wellFormed",
-        "an account in this namespace is named <group>.join.<id>-<uses> or <group>.vm.<id>-<number>, and this one is "
-        "not: ask the admin for a join token",
+        "an account in this namespace is named <group>.join.<id>-<uses>, <group>.rejoin.<id>-<number> or "
+        "<group>.vm.<id>-<number>, and this one is not: ask the admin for a join token",
     ),
     (
         "variables.isToken ? request.namespace == variables.home : request.namespace + '-vms' == variables.home",
@@ -78,6 +85,11 @@ _VALIDATIONS = (
         f"&& variables.name.matches('^{_NAME}-{_TAIL}$') && variables.slot <= int(variables.tail.split('-')[1]))",
         "a join token makes the members of its own names, as many as it has uses, and nothing else: ask the admin for "
         "another token",
+    ),
+    (
+        "!variables.isAgain || (request.operation == 'CREATE' && request.resource.resource == 'members' && "
+        "!variables.isStatus && variables.name == variables.group + '-' + variables.tail)",
+        "a token for one member makes this member, and nothing else: ask the admin for another token",
     ),
     (
         "!variables.isMachine || (variables.isToken ? variables.name == variables.account : "
@@ -116,18 +128,36 @@ def guard_objects(controller_namespace: str) -> list[Object]:
         _watched("", "serviceaccounts/token"),
     ]
     minting = (
-        f"request.namespace.endsWith('-vms') && request.name.matches('^{_NAME}[.]vm[.]{_TAIL}$') && ({_MODEST_TOKEN})"
+        f"!({_MINTS}) || (request.namespace.endsWith('-vms') && "
+        f"request.name.matches('^{_NAME}[.]vm[.]{_TAIL}$') && ({_MODEST_TOKEN}))"
+    )
+    specified = (
+        f"{_MINTS} || request.operation != 'UPDATE' || (object.?spec == oldObject.?spec && "
+        "object.metadata.?labels == oldObject.metadata.?labels && "
+        "object.metadata.?annotations == oldObject.metadata.?annotations)"
     )
     return [
         *_policy(GUARD, machines, guarded, _VARIABLES, _VALIDATIONS),
         *_policy(
-            MINTING,
+            LIMITS,
             controller,
-            [_watched("", "serviceaccounts/token")],
+            [
+                _watched("exclave.dev", "members", "workloadgroups"),
+                _watched("", "serviceaccounts/token"),
+            ],
             {},
-            ((minting, "the controller mints tokens of machines only, for the API server, of 30 days at most"),),
+            (
+                (minting, "the controller mints tokens of machines only, for the API server, of 30 days at most"),
+                (specified, "the controller changes no spec of a group or a member, and no label or annotation"),
+            ),
         ),
     ]
+
+
+def placed_guard(controller_namespace: str) -> list[Placed]:
+    """The same, with where each goes."""
+    kinds = {one.kind: one for one in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)}
+    return [Placed(kinds[body["kind"]], None, body) for body in guard_objects(controller_namespace)]
 
 
 def _policy(

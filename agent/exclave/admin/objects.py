@@ -8,7 +8,6 @@ makes each object, for the command line and the demo alike.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from exclave.cluster.requests import (
@@ -23,10 +22,16 @@ from exclave.cluster.requests import (
     Resource,
 )
 from exclave.controller.expiry import EXPIRES
-from exclave.member.spec import accounts_namespace, settings_name
+from exclave.member.spec import accounts_namespace, parse_member_name, rfc3339, settings_name
 
 MACHINES = "exclave-machines"
 CONTROLLER = "exclave-controller"
+ELECTION = "exclave-controller"
+"""The Lease by which the controllers elect one of them."""
+
+GUARD_NAMES = ("exclave-guard", "exclave-controller")
+"""Admission policies and their bindings, which the controller looks for before it admits anybody."""
+
 ACCOUNTS_LABEL = "exclave.dev/machines"
 """Label of a namespace that holds machines' accounts; its value is the group's namespace."""
 
@@ -75,9 +80,18 @@ def join_account(namespace: str, group: str, token_id: str, uses: int, expires: 
     """The account of one join token. Raises ValueError if a token cannot have so many uses."""
     if not 1 <= uses <= MOST_USES:
         raise ValueError(f"uses: a number from 1 to {MOST_USES} was expected, found {uses}")
-    when = datetime.fromtimestamp(expires, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    name = f"{group}.join.{token_id}-{uses}"
-    return _placed(SERVICE_ACCOUNTS, accounts_namespace(namespace), {"name": name, "annotations": {EXPIRES: when}})
+    return _expiring(namespace, f"{group}.join.{token_id}-{uses}", expires)
+
+
+def rejoin_account(namespace: str, member: str, expires: float) -> Placed:
+    """The account of a token for one named member, whose machine joins again. Raises ValueError for another name."""
+    name = parse_member_name(member)
+    return _expiring(namespace, f"{name.group}.rejoin.{name.token_id}-{name.slot}", expires)
+
+
+def _expiring(namespace: str, account: str, expires: float) -> Placed:
+    metadata = {"name": account, "annotations": {EXPIRES: rfc3339(expires)}}
+    return _placed(SERVICE_ACCOUNTS, accounts_namespace(namespace), metadata)
 
 
 def controller_objects(namespace: str, linkerd_namespace: str, issuer_secret: str) -> list[Placed]:
@@ -106,7 +120,15 @@ def controller_objects(namespace: str, linkerd_namespace: str, issuer_secret: st
         _binding(linkerd_namespace, CONTROLLER, controller),
         _role("kube-system", CONTROLLER, [slices]),
         _binding("kube-system", CONTROLLER, controller),
-        _role(namespace, CONTROLLER, [_rule("", "secrets", "get", "watch", names=[issuer_secret])]),
+        _role(
+            namespace,
+            CONTROLLER,
+            [
+                _rule("", "secrets", "get", "watch", names=[issuer_secret]),
+                _rule("coordination.k8s.io", "leases", "create"),
+                _rule("coordination.k8s.io", "leases", "get", "update", names=[ELECTION]),
+            ],
+        ),
         _binding(namespace, CONTROLLER, controller),
     ]
 
@@ -128,12 +150,28 @@ def _rules_over_accounts() -> list[Rule]:
 
 def _controller_rules() -> list[Rule]:
     return [
-        _rule("exclave.dev", "workloadgroups", "get", "list", "watch"),
+        _rule("exclave.dev", "workloadgroups", "get", "list", "watch", "patch"),
+        _rule("exclave.dev", "workloadgroups/status", "patch"),
         _rule("exclave.dev", "members", "get", "list", "watch", "patch", "delete"),
         _rule("exclave.dev", "members/status", "patch"),
         _rule("workload.linkerd.io", "externalworkloads", "get", "list", "watch", "create", "patch", "delete"),
         _rule("workload.linkerd.io", "externalworkloads/status", "patch"),
         _rule("coordination.k8s.io", "leases", "get", "list", "watch", "create", "delete"),
+        _rule("events.k8s.io", "events", "create"),
+        _rule(
+            "admissionregistration.k8s.io",
+            "validatingadmissionpolicies",
+            "get",
+            "watch",
+            names=GUARD_NAMES,
+        ),
+        _rule(
+            "admissionregistration.k8s.io",
+            "validatingadmissionpolicybindings",
+            "get",
+            "watch",
+            names=GUARD_NAMES,
+        ),
     ]
 
 

@@ -17,8 +17,12 @@ def expired_accounts(accounts: Iterable[Object], now: float) -> list[str]:
     return [
         account["metadata"]["name"]
         for account in accounts
-        if ".join." in account["metadata"]["name"] and _is_past(account, now)
+        if _is_join(account["metadata"]["name"]) and _is_past(account, now)
     ]
+
+
+def _is_join(name: str) -> bool:
+    return name.count(".") == 2 and name.split(".")[1] in ("join", "rejoin")
 
 
 def _is_past(account: Object, now: float) -> bool:

@@ -53,7 +53,7 @@ Enforced as kube-apiserver does: resource versions and conflicts, finalizers, st
 tokens and their audience, expiry and account, watches with bookmarks, timeouts and 410, merge patches, namespaces.
 
 Not enforced, or otherwise than by kube-apiserver:
-  - admission policies and webhooks are not run and not served; quotas and priorities neither
+  - admission policies are kept and never run; webhooks, quotas and priorities are not served
   - privilege escalation: whoever may write Roles or bindings may grant what they do not have themselves
   - a field of a custom resource that its schema does not name is refused (400), never pruned in silence; such fields
     of Kubernetes' own kinds are kept, and those kinds are checked only where this project writes them

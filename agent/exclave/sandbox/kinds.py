@@ -113,10 +113,15 @@ CLUSTER_ROLE_BINDINGS = Kind(
     check=builtin.check_cluster_binding,
     check_change=builtin.check_binding_change,
 )
+VALIDATING_ADMISSION_POLICIES = Kind(api.VALIDATING_ADMISSION_POLICIES, name_rule="path", shape=builtin.WITH_SPEC)
+VALIDATING_ADMISSION_POLICY_BINDINGS = Kind(
+    api.VALIDATING_ADMISSION_POLICY_BINDINGS, name_rule="path", shape=builtin.WITH_SPEC
+)
 
 KINDS = (
     MEMBERS, WORKLOAD_GROUPS, EXTERNAL_WORKLOADS, LEASES, SERVICE_ACCOUNTS, CONFIG_MAPS, SECRETS, NAMESPACES, EVENTS,
     PODS, SERVICES, ENDPOINT_SLICES, ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS,
+    VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS,
 )  # fmt: skip
 BY_PATH = {(kind.resource.group, kind.resource.version, kind.resource.plural): kind for kind in KINDS}
 """Kinds by group, version and plural, as a path names them."""

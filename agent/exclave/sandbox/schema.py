@@ -64,6 +64,9 @@ def _check_object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[
     for name in schema.get("required", ()):
         if value.get(name) is None:
             yield Cause(_below(path, name), "Required value", "FieldValueRequired")
+    most = schema.get("maxProperties")
+    if most is not None and len(value) > most:
+        yield Cause(path, f"Too many: {len(value)}: must have at most {most} items", "FieldValueTooMany")
     properties, free = schema.get("properties", {}), schema.get("additionalProperties")
     for name, inner in value.items():
         known = properties.get(name, free)
