@@ -170,7 +170,9 @@ ATTACKS: dict[str, tuple[str, Attempt, str]] = {
     "a machine: facts without number": (
         "machine", patching(MINE, spec={"facts": {f"f{number}": "x" for number in range(1000)}}), "64",
     ),
-    "a machine: two addresses": ("machine", patching(MINE, spec={"addresses": ["10.77.0.1", "10.77.0.2"]}), "must have at most 1 item"),
+    "a machine: two addresses": (
+        "machine", patching(MINE, spec={"addresses": ["10.77.0.1", "10.77.0.2"]}), "must have at most 1 item",
+    ),
     "a machine: the group's spec": (
         "machine", patching(group("exclave.dev/v1alpha1", SHOP, "workloadgroups", "web"), spec={"networks": []}), RBAC,
     ),

@@ -5,6 +5,7 @@ etcd comes from Debian's package, unpacked and not installed, so no service star
 It needs Go, apt, and their networks: four to ten minutes a release on two cores, and 4 GiB of disk for Go's own cache.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,13 @@ class CannotBuild(Exception):
 def build_etcd(target: Path) -> None:
     """Take etcd out of Debian's package."""
     with tempfile.TemporaryDirectory() as folder:
-        run(["apt-get", "download", "-q", "etcd-server"], folder, "Debian's package etcd-server")
+        download = ["apt-get", "download", "-q", "etcd-server"]
+        try:
+            run(download, folder, "Debian's package etcd-server")
+        except CannotBuild:  # a fresh machine has no lists of packages yet
+            sudo = [] if os.geteuid() == 0 else ["sudo"]
+            run([*sudo, "apt-get", "update", "-q"], folder, "the lists of Debian's packages")
+            run(download, folder, "Debian's package etcd-server")
         (package,) = Path(folder).glob("etcd-server_*.deb")
         run(["dpkg", "-x", str(package), "unpacked"], folder, "dpkg")
         place(Path(folder, "unpacked/usr/bin/etcd"), target)
@@ -34,7 +41,8 @@ def build_etcd(target: Path) -> None:
 
 def build_kubernetes(release: str, target: Path) -> None:
     """Build both servers of a release."""
-    if shutil.which("go") is None:
+    go = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
+    if go is None:
         raise CannotBuild("Go is not installed: see https://go.dev/dl")
     version = RELEASES[release]
     minor = release.partition(".")[2]
@@ -43,7 +51,7 @@ def build_kubernetes(release: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(MODULES / release / "go.mod", folder)
         packages = [f"k8s.io/kubernetes/cmd/{command}" for command in COMMANDS]
-        build = ["env", "CGO_ENABLED=0", "go", "build", "-mod=mod", "-trimpath", "-ldflags", named, "-o", "built/"]
+        build = ["env", "CGO_ENABLED=0", go, "build", "-mod=mod", "-trimpath", "-ldflags", named, "-o", "built/"]
         run([*build, *packages], folder, f"Go, building Kubernetes {version}")
         for command in COMMANDS:
             place(Path(folder, "built", command), target / command)
@@ -76,7 +84,8 @@ def main() -> int:
                 build_kubernetes(release, cache() / version)
     except CannotBuild as problem:
         print(f"the real servers cannot be built: {problem}", file=sys.stderr)
-        return 1
+        print("their tests are skipped, but for CI, which must be able to build them", file=sys.stderr)
+        return 1 if os.environ.get("EXCLAVE_CI") == "1" else 0
     return 0
 
 
