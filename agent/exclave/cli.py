@@ -36,8 +36,9 @@ keys of config.toml, all optional:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # The demo parses its own options, so that one place knows them.
-    options = argparse.Namespace(run=_demo, rest=given[1:]) if given[:1] == ["demo"] else _parser().parse_args(given)
+    # These parse their own options, so that one place knows them.
+    own = {"demo": _demo, "admin": _admin}.get(given[0]) if given else None
+    options = argparse.Namespace(run=own, rest=given[1:]) if own is not None else _parser().parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
         return command(options)
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     controller = add("controller", _controller, "be the cluster's side: admit, register, sign, reap, publish")
     _add_controller_options(controller)
     add("demo", _demo, "show all of it on one machine, in network namespaces")
+    add("admin", _admin, "groups, join tokens and members, through your own kubectl")
     for command in (run, join, leave, status, cleanup):
         command.add_argument(
             "--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
@@ -185,6 +187,8 @@ def _cleanup(options: argparse.Namespace) -> int:
 
 
 def _controller(options: argparse.Namespace) -> int:
+    import secrets
+    import socket
     import time
 
     import trio
@@ -200,7 +204,8 @@ def _controller(options: argparse.Namespace) -> int:
             Fault.USAGE, f"the API server is not known: {problem}", "name it: --server, --ca-file and --token-file"
         ) from None
     place = Place(options.namespace, options.linkerd_namespace)
-    trio.run(run_controller, access, options.token_file, place, time.time, strict_exception_groups=True)
+    me = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+    trio.run(run_controller, access, options.token_file, place, me, time.time, strict_exception_groups=True)
     return 0
 
 
@@ -217,6 +222,12 @@ def _demo(options: argparse.Namespace) -> int:
 
     code: int = demo(options.rest)
     return code
+
+
+def _admin(options: argparse.Namespace) -> int:
+    from exclave.admin.main import main as admin
+
+    return admin(options.rest)
 
 
 def _need_root(what: str) -> None:

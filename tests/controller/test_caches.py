@@ -3,11 +3,13 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exclave.admin.guard import guard_objects
 from exclave.cluster import Listed, Removed, Upserted
 from exclave.cluster.requests import (
     CONFIG_MAPS,
@@ -24,7 +26,7 @@ from exclave.member.settings import ControlPlane
 from support.mesh import mesh
 from support.mesh_cluster import open_mesh_cluster
 
-from .worlds import NAME, NAMESPACE, make_member
+from .worlds import LIVE, NAME, NAMESPACE, make_member, with_status
 
 KEY = (NAMESPACE, NAME)
 WEB = (NAMESPACE, "web")
@@ -52,8 +54,9 @@ async def seen(folder: Path) -> AsyncIterator[Caches]:
     yield caches
 
 
-def lease(renewed: str | None = "2027-01-15T08:00:00.000000Z") -> Object:
-    return {"metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {"renewTime": renewed} if renewed else {}}
+def lease(renewed: str | None = "2027-01-15T08:00:00.000000Z", **spec: str) -> Object:
+    times = {"renewTime": renewed} if renewed else {}
+    return {"metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {**times, **spec}}
 
 
 def placed(found: Object, **changes: Any) -> Object:
@@ -186,6 +189,8 @@ async def test_a_member_whose_name_is_none_of_ours_has_no_group(tmp_path: Path) 
 async def test_heartbeats_make_live_and_silence_ends_it() -> None:
     caches = Caches("exclave", "linkerd")
     caches.members.take(Upserted(make_member()))
+    caches.leases.take(Upserted(lease(None)))
+    caches.see_lease(KEY, NOW - 1)
     caches.leases.take(Upserted(lease()))
     assert caches.see_lease(KEY, NOW), "it was not live before"
     assert caches.refresh_live(NOW) == {KEY}
@@ -200,9 +205,66 @@ async def test_heartbeats_make_live_and_silence_ends_it() -> None:
     assert caches.see_lease(KEY, NOW + 32) and caches.refresh_live(NOW + 32) == {KEY}
 
 
+@pytest.mark.parametrize("was_live", [True, False])
+async def test_a_controller_that_starts_takes_a_member_for_what_it_was_until_it_hears_of_it(was_live: bool) -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(with_status(make_member(), replace(LIVE, status=was_live))))
+    caches.leases.take(Upserted(lease()))
+    caches.see_lease(KEY, NOW)
+    assert caches.refresh_live(NOW) == ({KEY} if was_live else set())
+    caches.leases.take(Upserted(lease("2027-01-15T08:00:31.000000Z")))
+    caches.see_lease(KEY, NOW + 10)
+    caches.refresh_live(NOW + 10)
+    world = caches.world(KEY, NOW + 10)
+    assert world is not None and world.live and world.beaten
+
+
+async def test_two_machines_that_take_turns_with_one_lease_are_noticed() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(make_member()))
+    for second, boot in enumerate(("a", "b", "a")):
+        caches.leases.take(Upserted(lease(f"2027-01-15T08:00:0{second}.000000Z", holderIdentity=f"host.{boot}")))
+        asked = caches.see_lease(KEY, NOW + second)
+        caches.refresh_live(NOW + second)
+    assert asked, "its member must be looked at, though it is live"
+    world = caches.world(KEY, NOW + 3)
+    assert world is not None and world.clones == ("host.b", "host.a")
+
+
+async def test_the_interval_grows_with_the_fleet_and_nobody_is_given_up_before_it_knows() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.published[WEB] = "new"
+    for number in range(1000):
+        caches.members.take(Upserted(placed(make_member(), name=f"web-k7q2x-{number}")))
+    assert caches.refresh_heartbeat() and caches.heartbeat == 20.0
+    caches.members.take(Listed((make_member(),)))
+    caches.leases.take(Upserted(lease(None)))
+    caches.see_lease(KEY, NOW)
+    caches.leases.take(Upserted(lease()))
+    caches.see_lease(KEY, NOW)
+    caches.refresh_live(NOW)
+    assert caches.refresh_heartbeat() and caches.heartbeat == 10.0
+    assert caches.refresh_live(NOW + 55) == set(), "it may still beat every 20 s"
+    caches.members.take(Upserted(make_member(loaded={"settings": "new"})))
+    caches.refresh_heartbeat()
+    assert caches.refresh_live(NOW + 55) == {KEY}
+
+
+async def test_what_is_wrong_with_the_admission_policies_is_noticed_when_it_changes() -> None:
+    caches, wanted = Caches("exclave", "linkerd"), guard_objects("exclave")
+    assert caches.refresh_guard(wanted) and caches.guard_fault is not None
+    for one in wanted:
+        cache = caches.guard[f"{one['kind']} {one['metadata']['name']}"] = Cache()
+        cache.take(Upserted(one))
+    assert caches.refresh_guard(wanted) and caches.guard_fault is None
+    assert not caches.refresh_guard(wanted)
+
+
 async def test_neighbours_are_living_members_that_stay() -> None:
     caches = Caches("exclave", "linkerd")
     caches.members.take(Upserted(make_member()))
+    caches.leases.take(Upserted(lease(None)))
+    caches.see_lease(KEY, NOW)
     caches.leases.take(Upserted(lease()))
     world = caches.world(KEY, NOW)
     assert world is not None and world.neighbours == ()
@@ -214,7 +276,7 @@ async def test_neighbours_are_living_members_that_stay() -> None:
         (one.namespace, one.name, one.machine_hash, one.address) for one in world.neighbours
     ]
     assert (namespace, name, machine, address) == (NAMESPACE, NAME, "0123456789abcdef", "10.77.0.20")
-    caches.members.take(Upserted(make_member(deleting=True)))
+    caches.see_members(caches.members.take(Upserted(make_member(deleting=True))))
     world = caches.world(KEY, NOW)
     assert world is not None and world.neighbours == ()
 

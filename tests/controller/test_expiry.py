@@ -2,7 +2,8 @@
 
 import pytest
 
-from exclave.controller.expiry import EXPIRES, expired_accounts
+from exclave.admin.objects import EXPIRES
+from exclave.controller.expiry import GRACE, expired_accounts, lonely_accounts
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 
@@ -23,3 +24,21 @@ NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 def test_due(name: str, annotations: dict[str, str] | None, due: bool) -> None:
     account = {"metadata": {"name": name, "annotations": annotations}}
     assert expired_accounts([account], NOW) == ([name] if due else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "age", "is_lonely"),
+    [
+        pytest.param("web.vm.k7q2x-1", GRACE + 1, False, id="one whose Member is there"),
+        pytest.param("web.vm.k7q2x-2", GRACE + 1, True, id="one without a Member"),
+        pytest.param("web.vm.k7q2x-2", GRACE, False, id="one whose Member may be about to be seen"),
+        pytest.param("web.join.k7q2x-2", GRACE + 1, False, id="a join token's"),
+        pytest.param("web.vm", GRACE + 1, False, id="one of another shape"),
+        pytest.param("web.vm.k7q2x-2.x", GRACE + 1, False, id="one with dots more"),
+    ],
+)
+def test_a_machines_account_goes_with_its_member(name: str, age: float, is_lonely: bool) -> None:
+    created = "2027-01-15T08:00:00Z"
+    account = {"metadata": {"name": name, "creationTimestamp": created}}
+    found = lonely_accounts([account], {"web-k7q2x-1"}, 1_800_000_000.0 + age)
+    assert found == ([(name, "web-k7q2x-2")] if is_lonely else [])

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from exclave.controller.publish import (
-    HEARTBEAT,
     read_anchors,
     read_control_plane,
     read_linkerd,
     settings_object,
     settings_of,
 )
+from exclave.controller.register import owner_of
 from exclave.member.settings import ControlPlane, LinkerdSettings, digest, parse_settings
 from support.mesh import mesh
 
@@ -135,19 +135,19 @@ def test_the_control_plane_is_who_is_ready_behind_its_services() -> None:
 
 
 def test_members_read_what_is_published_and_name_it_by_its_digest() -> None:
-    text, name = settings_of(GROUP, MESH)
+    text, name = settings_of(GROUP, MESH, 10.0)
     settings = parse_settings(text)
     assert (settings.linkerd, settings.anchors, settings.issuer) == (MESH.linkerd, MESH.anchors, MESH.issuer)
     assert (settings.control_plane, settings.group, settings.group_name) == (MESH.control_plane, GROUP.spec, "web")
-    assert settings.heartbeat == HEARTBEAT
-    assert name == digest(text) == settings_of(GROUP, MESH)[1]
-    assert settings_of(GROUP, replace(MESH, issuer="cd" * 32))[1] != name
+    assert settings.heartbeat == 10.0
+    assert name == digest(text) == settings_of(GROUP, MESH, 10.0)[1]
+    assert settings_of(GROUP, replace(MESH, issuer="cd" * 32), 10.0)[1] != name
 
 
 def test_the_object_that_carries_them() -> None:
     assert settings_object(GROUP, json.dumps({})) == {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": "exclave-mesh.web", "namespace": "shop"},
+        "metadata": {"name": "exclave-mesh.web", "namespace": "shop", "ownerReferences": [owner_of(GROUP)]},
         "data": {"settings.json": "{}"},
     }

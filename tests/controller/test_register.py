@@ -12,7 +12,7 @@ from exclave.controller.world import MemberWorld
 from exclave.member.settings import Port
 from exclave.sandbox.kinds import merge_patch
 
-from .worlds import GROUP, MESH, NAME, make_member, make_world
+from .worlds import GROUP, MESH, NAME, make_member, make_world, settled_world
 
 
 def wanted(world: MemberWorld, group: Any = GROUP) -> Object:
@@ -54,6 +54,23 @@ def test_the_whole_of_it() -> None:
     }
 
 
+def test_a_cordoned_member_keeps_its_ports_until_it_has_said_that_it_is_not_ready() -> None:
+    world = settled_world(serving=True)
+    ready = {**world.workload, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}  # type: ignore[dict-item]
+    cordoned = {**world.member, "status": {**world.member["status"], "cordoned": True}}
+    assert may_list(world.seen(member=cordoned, workload=ready), GROUP)
+    assert not may_list(world.seen(member=cordoned), GROUP)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "no address"])
+def test_an_address_that_is_refused_costs_the_ports_and_takes_nobody_elses_place(address: str) -> None:
+    world = settled_world(serving=True)
+    moved = world.seen(member=merge_patch(world.member, {"spec": {"addresses": [address]}}))
+    wanted = wanted_workload(moved, GROUP, MESH)
+    assert wanted["spec"]["ports"] == []
+    assert wanted["spec"]["workloadIPs"] == [{"ip": "10.77.0.20"}]
+
+
 @pytest.mark.parametrize(
     ("serving", "live", "deleting", "listed"),
     [
@@ -67,7 +84,7 @@ def test_ports_are_listed_only_while_there_is_a_proxy_behind(
     serving: bool, live: bool, deleting: bool, listed: bool
 ) -> None:
     world = make_world(make_member(deleting=deleting, serving=serving), live=live)
-    assert may_list(world) is listed
+    assert may_list(world, GROUP) is listed
     assert bool(wanted(world)["spec"]["ports"]) is listed
 
 

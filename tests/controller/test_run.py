@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.cluster import Upserted
+from exclave.admin.guard import placed_guard
+from exclave.cluster import Listed, Upserted
 from exclave.cluster.requests import (
+    CONFIG_MAPS,
+    EVENTS,
     EXTERNAL_WORKLOADS,
     LEASES,
     MEMBERS,
     SERVICE_ACCOUNTS,
+    VALIDATING_ADMISSION_POLICY_BINDINGS,
+    WORKLOAD_GROUPS,
     Object,
     Resource,
     delete,
@@ -141,3 +146,69 @@ async def test_an_address_outside_of_the_groups_networks_is_refused(tmp_path: Pa
             await join(token, config(tmp_path / "vm", "192.0.2.7"), time.time, lambda _: None)
         assert refused.value.fault is Fault.ADDRESS_REFUSED
         assert "192.0.2.7 lies in none of the group's networks: 10.77.0.0/24" in refused.value.message
+
+
+async def test_nobody_is_admitted_while_an_admission_policy_is_missing_and_everybody_after_it(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        await cluster.admin.send(delete(VALIDATING_ADMISSION_POLICY_BINDINGS, None, "exclave-guard"))
+        token = encode_token(await cluster.join_token())
+        with pytest.raises(ClusterError) as refused:
+            await join(token, config(tmp_path / "vm"), time.time, lambda _: None)
+        assert refused.value.fault is Fault.NOT_ADMITTED
+        assert "ValidatingAdmissionPolicyBinding exclave-guard is missing" in refused.value.message
+        assert await cluster.find(SERVICE_ACCOUNTS, "web.vm.k7q2x-1", "shop-vms") is None
+        await cluster.put(placed_guard("exclave"))
+        record = await join(token, config(tmp_path / "vm"), time.time, lambda _: None)
+        assert record.member == "web-k7q2x-1"
+
+
+async def test_a_group_is_accepted_held_while_it_has_members_and_takes_its_settings_along(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        group = await wait(cluster, WORKLOAD_GROUPS, "web", lambda found: accepted(found) == "Accepted")
+        assert group["metadata"]["finalizers"] == ["exclave.dev/group"]
+        await cluster.admin.send(delete(WORKLOAD_GROUPS, NAMESPACE, "web"))
+        group = await wait(cluster, WORKLOAD_GROUPS, "web", lambda found: accepted(found) == "Deleting")
+        late = encode_token(await cluster.join_token(token_id="zzzzz"))
+        with pytest.raises(ClusterError) as refused:
+            await join(late, config(tmp_path / "late", "10.77.0.21"), time.time, lambda _: None)
+        assert "group web takes no new members: Deleting: it goes when its members have gone" in refused.value.message
+        for member in (record.member, "web-zzzzz-1"):
+            await cluster.admin.send(delete(MEMBERS, NAMESPACE, member))
+        await wait(cluster, WORKLOAD_GROUPS, "web", lambda found: found is None)
+        assert await cluster.find(CONFIG_MAPS, "exclave-mesh.web") is None
+
+
+def accepted(group: Object | None) -> str | None:
+    conditions = ((group or {}).get("status") or {}).get("conditions") or []
+    return next((one["reason"] for one in conditions if one["type"] == "Accepted"), None)
+
+
+async def test_a_member_that_takes_an_address_outside_of_its_networks_loses_its_ports_and_the_admin_is_told(
+    tmp_path: Path,
+) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        place = (MEMBERS, NAMESPACE, record.member)
+        await cluster.admin.send(patch(*place, {"spec": {"serving": True}}))
+        await wait(cluster, EXTERNAL_WORKLOADS, record.member, lambda found: found["spec"].get("ports"))
+        await cluster.admin.send(patch(*place, {"spec": {"addresses": ["192.0.2.7"]}}))
+        found = await wait(cluster, EXTERNAL_WORKLOADS, record.member, lambda found: not found["spec"].get("ports"))
+        assert found["spec"]["workloadIPs"] == [{"ip": VM}]
+        await wait(cluster, MEMBERS, record.member, lambda found: registered(found) == "AddressRefused")
+        await wait_told(cluster, "AddressRefused")
+
+
+def registered(member: Object | None) -> str | None:
+    conditions = ((member or {}).get("status") or {}).get("conditions") or []
+    return next((one["reason"] for one in conditions if one["type"] == "Registered"), None)
+
+
+async def wait_told(cluster: MeshCluster, reason: str) -> None:
+    """Wait for an Event."""
+    with trio.fail_after(10):
+        async with cluster.admin.watch(EVENTS, NAMESPACE) as events:
+            async for event in events:
+                told = event.objects if isinstance(event, Listed) else (event.object,)
+                if any(one and one["reason"] == reason for one in told):
+                    return

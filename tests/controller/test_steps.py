@@ -1,5 +1,6 @@
 """The controller's policy: which step follows from what is known, and a whole life played through."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,13 +20,25 @@ from exclave.controller.steps import (
     WriteStatus,
     next_step,
 )
-from exclave.controller.world import MemberWorld, Signed
+from exclave.controller.world import MemberWorld, Neighbour, Signed
 from exclave.identity.csr import csr_sha256, make_csr
 from exclave.identity.storage import generate_key
 from exclave.member.spec import FINALIZER, Condition
 from exclave.sandbox.kinds import merge_patch
 
-from .worlds import ADMITTED, CSR, GROUP, MESH, NOW, make_member, make_world, settled_world, with_status
+from .worlds import (
+    ADMITTED,
+    CSR,
+    GROUP,
+    LIVE,
+    MESH,
+    NOW,
+    REGISTERED,
+    make_member,
+    make_world,
+    settled_world,
+    with_status,
+)
 
 REFUSED = Condition("Admitted", False, "AddressRefused", "192.0.2.7 lies in none of the group's networks: 10.77.0.0/24")
 OUTSIDE: dict[str, Any] = {"addresses": ["192.0.2.7"]}
@@ -227,4 +240,72 @@ def test_one_that_was_admitted_is_served_on_though_it_would_be_refused_today() -
     kept = merge_patch(world.member, {"spec": OUTSIDE})
     assert world.view.admitted == ADMITTED
     step = next_step(world.seen(member=kept))
-    assert isinstance(step, PutWorkload), "its new address is written, not its refusal"
+    assert isinstance(step, WriteStatus), "it stays a member, and its ports are withdrawn"
+    (registered,) = [one for one in step.patch["status"]["conditions"] if one["type"] == "Registered"]
+    assert (registered["status"], registered["reason"]) == ("False", "AddressRefused")
+    assert registered["message"] == ("no port is listed: 192.0.2.7 lies in none of the group's networks: 10.77.0.0/24")
+
+
+NOT_LIVE_SINCE = with_status(
+    make_member(90 * 86400.0), ADMITTED, REGISTERED, replace(LIVE, status=False, reason="NotLive")
+)
+
+
+def test_one_that_is_not_heard_of_for_longer_than_its_group_waits_is_forgotten() -> None:
+    world = settled_world(live=False).seen(member=NOT_LIVE_SINCE)
+    assert next_step(world.seen(now=NOW - 60 + GROUP.spec.forget_after + 1)) == DeleteMember(
+        "no heartbeat since 2027-01-15T07:59:00Z, for longer than its group waits"
+    )
+    assert not isinstance(next_step(world.seen(now=NOW - 60 + GROUP.spec.forget_after - 1)), DeleteMember)
+
+
+def test_one_that_is_not_heard_of_goes_at_once_when_a_living_member_has_its_address() -> None:
+    world = settled_world(live=False).seen(member=NOT_LIVE_SINCE)
+    heir = Neighbour("shop", "web-zzzzz-1", "another", "10.77.0.20")
+    assert next_step(world.seen(neighbours=(heir,))) == DeleteMember(
+        "the living member shop/web-zzzzz-1 has its address 10.77.0.20"
+    )
+    assert next_step(settled_world(neighbours=(heir,))) != DeleteMember(
+        "the living member shop/web-zzzzz-1 has its address 10.77.0.20"
+    ), "one that lives keeps its place"
+
+
+def test_without_the_admission_policies_nothing_is_given_or_signed() -> None:
+    fault = "ValidatingAdmissionPolicy exclave-guard is missing"
+    fresh = make_world(guard_fault=fault)
+    step = next_step(fresh)
+    assert isinstance(step, WriteStatus)
+    (condition,) = step.patch["status"]["conditions"]
+    assert (condition["reason"], condition["message"]) == ("GuardMissing", fault)
+    settled = settled_world(guard_fault=fault)
+    renewing = settled.seen(member=merge_patch(settled.member, {"spec": {"csr": "another"}}))
+    assert not isinstance(next_step(renewing), Sign)
+    assert isinstance(next_step(renewing.seen(guard_fault=None)), Sign)
+
+
+def test_two_machines_as_one_member_are_told_and_forgotten_again() -> None:
+    world = settled_world(clones=("host.b", "host.a"))
+    step = next_step(world)
+    assert isinstance(step, WriteStatus)
+    told = [one for one in step.patch["status"]["conditions"] if one["type"] == "Cloned"]
+    assert [(one["status"], one["message"]) for one in told] == [
+        (
+            "True",
+            "two machines take turns as this member, boots b and a: evict it, and join each with a token of its own "
+            "after rm /etc/machine-id && systemd-machine-id-setup",
+        )
+    ]
+    _, after = play(world)
+    assert after.view.cloned is not None and after.view.cloned.status
+    _, later = play(after.seen(clones=None))
+    assert later.view.cloned is not None and not later.view.cloned.status
+
+
+def test_a_cordon_is_told_to_the_machine_and_taken_back() -> None:
+    world = settled_world()
+    annotated = merge_patch(world.member, {"metadata": {"annotations": {"exclave.dev/cordoned": "true"}}})
+    steps, after = play(world.seen(member=annotated))
+    assert steps == ["WriteStatus"] and after.view.cordoned
+    free = merge_patch(after.member, {"metadata": {"annotations": None}})
+    _, after = play(after.seen(member=free))
+    assert not after.view.cordoned

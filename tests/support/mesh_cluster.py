@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exclave.admin.guard import placed_guard
 from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account
 from exclave.cluster import Cluster, open_cluster
 from exclave.cluster.requests import Object, Resource, create, create_token, get
@@ -86,6 +87,7 @@ async def furnished(
                 await admin.send(request)
             except ApiRefusal as refusal:
                 assert refusal.status == 409, refusal
+        await cluster.put(placed_guard("exclave"))
         await cluster.put(controller_objects("exclave", "linkerd", "exclave-issuer"))
         await cluster.put(group_objects(NAMESPACE, GROUP, group_spec(lifetime) | spec, "exclave"))
         if not controlled:

@@ -21,7 +21,6 @@ from exclave.cluster.requests import (
     Object,
     Resource,
 )
-from exclave.controller.expiry import EXPIRES
 from exclave.member.spec import accounts_namespace, parse_member_name, rfc3339, settings_name
 
 MACHINES = "exclave-machines"
@@ -34,6 +33,9 @@ GUARD_NAMES = ("exclave-guard", "exclave-controller")
 
 ACCOUNTS_LABEL = "exclave.dev/machines"
 """Label of a namespace that holds machines' accounts; its value is the group's namespace."""
+
+EXPIRES = "exclave.dev/expires"
+"""Annotation of a join account: when its token ends, RFC 3339."""
 
 MOST_USES = 999
 SHORTEST_TTL = 600.0

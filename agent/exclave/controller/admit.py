@@ -7,7 +7,7 @@ into its own error; messages are for a person and name the remedy.
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from exclave.controller.world import Group, MemberWorld
+from exclave.controller.world import Group, MemberWorld, Neighbour
 from exclave.identity.csr import read_csr
 from exclave.join.delivery import read_delivery_key
 from exclave.member.spec import MemberView
@@ -30,12 +30,14 @@ def judge(world: MemberWorld) -> Judgement:
     view, group = world.view, world.group
     if view.admitted is not None and view.admitted.status:
         return Judgement(True, view.admitted.reason, view.admitted.message)
+    if world.guard_fault is not None:
+        return Judgement(False, "GuardMissing", world.guard_fault)
     if group is None:
         name = view.name.rsplit("-", 2)[0]
         return Judgement(False, "GroupNotFound", f"there is no WorkloadGroup {name} in namespace {world.namespace}")
-    if len(view.addresses) != 1:
-        return Judgement(False, "AddressRefused", f"one address was expected, found {len(view.addresses)}")
-    refusal = _judge_keys(view) or _judge_address(view.addresses[0], group) or _judge_neighbours(world)
+    if world.group_refusal is not None:
+        return Judgement(False, "GroupNotAccepted", f"group {group.name} takes no new members: {world.group_refusal}")
+    refusal = _judge_keys(view) or _judge_machine(world) or judge_address(world, group)
     return refusal or Judgement(True, "Admitted", f"a member of group {group.name}")
 
 
@@ -49,33 +51,45 @@ def _judge_keys(view: MemberView) -> Judgement | None:
     return None
 
 
-def _judge_address(address: str, group: Group) -> Judgement | None:
-    networks = ", ".join(group.spec.networks)
+def judge_address(world: MemberWorld, group: Group) -> Judgement | None:
+    """Why a Member may not have the address that it says it has; None if it may. Asked for as long as it lives."""
+    view = world.view
+    if len(view.addresses) != 1:
+        return Judgement(False, "AddressRefused", f"one address was expected, found {len(view.addresses)}")
+    address, networks = view.addresses[0], ", ".join(group.spec.networks)
     try:
-        if any(ip_address(address) in ip_network(network) for network in group.spec.networks):
-            return None
+        lies_within = any(ip_address(address) in ip_network(network) for network in group.spec.networks)
     except ValueError:
         return Judgement(False, "AddressRefused", f"{address!r} is not an address, or one of {networks} no network")
-    return Judgement(False, "AddressRefused", f"{address} lies in none of the group's networks: {networks}")
+    if not lies_within:
+        return Judgement(False, "AddressRefused", f"{address} lies in none of the group's networks: {networks}")
+    for other in _others(world):
+        if other.address == address:
+            return Judgement(
+                False,
+                "AddressInUse",
+                f"{other.address} is the address of the living member {other.name}. If that is gone: {_evict(other)}",
+            )
+    return None
 
 
-def _judge_neighbours(world: MemberWorld) -> Judgement | None:
+def _judge_machine(world: MemberWorld) -> Judgement | None:
     view = world.view
-    for other in world.neighbours:
-        if (other.namespace, other.name) == (world.namespace, view.name):
-            continue
-        evict = f"kubectl exclave member evict {other.name} -n {other.namespace}"
+    for other in _others(world):
         if other.machine_hash == view.machine_hash:
             return Judgement(
                 False,
                 "MachineKnown",
                 f"{view.name} and the living member {other.name} are the same machine: a clone, or one that was "
-                f"reinstalled. If {other.name} is gone: {evict}",
-            )
-        if other.address == view.addresses[0]:
-            return Judgement(
-                False,
-                "AddressInUse",
-                f"{other.address} is the address of the living member {other.name}. If that is gone: {evict}",
+                f"reinstalled. If {other.name} is gone: {_evict(other)}",
             )
     return None
+
+
+def _others(world: MemberWorld) -> list[Neighbour]:
+    here = (world.namespace, world.view.name)
+    return [other for other in world.neighbours if (other.namespace, other.name) != here]
+
+
+def _evict(other: Neighbour) -> str:
+    return f"kubectl exclave member evict {other.name} -n {other.namespace}"

@@ -5,22 +5,27 @@ last good reading stays. Deciding is left to the pure modules.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from exclave.cluster.events import Listed, Removed, WatchEvent
 from exclave.cluster.requests import Object
+from exclave.controller.beats import SHORTEST, Holders, holder_of, interval_for
+from exclave.controller.claims import Claims
+from exclave.controller.guarded import guard_fault
 from exclave.controller.issuer import Issuer, read_issuer
-from exclave.controller.publish import HEARTBEAT, read_anchors, read_control_plane, read_linkerd
+from exclave.controller.publish import read_anchors, read_control_plane, read_linkerd
 from exclave.controller.reap import Sight, live_members, see
-from exclave.controller.world import Group, MemberWorld, Mesh, Neighbour, workload_ports
+from exclave.controller.world import Group, MemberWorld, Mesh, workload_ports
 from exclave.member.settings import parse_group
 from exclave.member.spec import parse_member_name, view_member
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LONG_AGO = float("-inf")
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -74,12 +79,19 @@ class Caches:
     secret: Cache = field(default_factory=Cache)
     linkerd_slices: Cache = field(default_factory=Cache)
     dns_slices: Cache = field(default_factory=Cache)
+    guard: dict[str, Cache] = field(default_factory=dict)
+    guard_fault: str | None = None
+    heartbeat: float = SHORTEST
     mesh: Mesh | None = None
     issuer: Issuer | None = None
     watching_since: float = 0.0
     _readings: dict[Key, Group] = field(default_factory=dict)
     _sights: dict[Key, Sight] = field(default_factory=dict)
     _live: set[Key] = field(default_factory=set)
+    _holders: dict[Key, Holders] = field(default_factory=dict)
+    _claims: Claims = field(default_factory=Claims)
+    _patience: float = SHORTEST
+    refusals: dict[Key, str] = field(default_factory=dict)
     _emptied: dict[Key, float] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
     accounts: set[Key] = field(default_factory=set)
@@ -104,6 +116,28 @@ class Caches:
         self.mesh = Mesh(linkerd, pem, self.issuer.sha256, control_plane)
         return self.mesh != before
 
+    def refresh_guard(self, wanted: Iterable[Object]) -> bool:
+        """Look at the admission policies again; True if what is wrong with them has changed."""
+        before = self.guard_fault
+        found = [one for cache in self.guard.values() if (one := cache.only()) is not None]
+        self.guard_fault = guard_fault(found, wanted)
+        return self.guard_fault != before
+
+    def refresh_heartbeat(self) -> bool:
+        """Choose the interval for a fleet of this size; True if it has changed.
+
+        Whoever has not loaded a shorter one yet is given the longer one's time.
+        """
+        before = self.heartbeat
+        self.heartbeat = interval_for(len(self.members.objects), before)
+        if self.heartbeat > before or (self._patience > self.heartbeat and self._all_have_loaded()):
+            self._patience = self.heartbeat
+        return self.heartbeat != before
+
+    def _all_have_loaded(self) -> bool:
+        digests = set(self.published.values())
+        return all(view_member(self.members.objects[key]).loaded.get("settings") in digests for key in self._live)
+
     def group(self, key: Key) -> Group | None:
         """A WorkloadGroup, or its last good reading; None if there is none."""
         found = self.groups.objects.get(key)
@@ -117,20 +151,42 @@ class Caches:
         return self._readings.get(key)
 
     def see_lease(self, key: Key, now: float) -> bool:
-        """Look at a Lease; True if its member was not live before and should be looked at."""
+        """Look at a Lease; True if its member should be looked at: it was not live before, or two machines are heard.
+
+        One that is met for the first time says nothing of now: whether its member is live is what its status says.
+        """
         lease = self.leases.objects.get(key)
         if lease is None:
             self._sights.pop(key, None)
+            self._holders.pop(key, None)
             return True
         renewed = (lease.get("spec") or {}).get("renewTime")
-        self._sights[key] = see(self._sights.get(key), renewed, now)
-        return key not in self._live
+        known, holders = self._sights.get(key), self._holders.get(key, Holders())
+        if known is None and renewed is not None and not self._was_live(key):
+            self._sights[key] = Sight(renewed, LONG_AGO)
+        else:
+            self._sights[key] = see(known, renewed, now)
+        seen = self._holders[key] = holders.see(holder_of(lease), now)
+        return key not in self._live or seen.returned != holders.returned
+
+    def _was_live(self, key: Key) -> bool:
+        member = self.members.objects.get(key)
+        live = view_member(member).live if member is not None else None
+        return live is not None and live.status
 
     def refresh_live(self, now: float) -> set[Key]:
         """Who became live, or no longer is."""
         before = self._live
-        self._live = live_members(self._sights, before, interval=HEARTBEAT, watching_since=self.watching_since, now=now)
+        self._live = live_members(
+            self._sights, before, interval=self._patience, watching_since=self.watching_since, now=now
+        )
+        self._claims.keep(self._live, self.members.objects)
         return before ^ self._live
+
+    def see_members(self, keys: Iterable[Key]) -> None:
+        """Look at Members that have changed."""
+        for key in keys:
+            self._claims.refresh(key, self.members.objects.get(key), is_live=key in self._live)
 
     def world(self, key: Key, now: float) -> MemberWorld | None:
         """All that is known of a Member; None if there is none."""
@@ -148,12 +204,15 @@ class Caches:
             group=group,
             mesh=self.mesh,
             settings_digest=self.published.get((group.namespace, group.name)) if group else None,
-            neighbours=self._neighbours(),
+            guard_fault=self.guard_fault,
+            group_refusal=self.refusals.get((group.namespace, group.name)) if group else None,
+            neighbours=self._claims.like(member),
             workload=self.workloads.objects.get(key),
             has_account=key in self.accounts,
             has_lease=key in self.leases.objects,
             beaten=sight is not None and sight.renewed is not None,
             live=key in self._live,
+            clones=self._holders.get(key, Holders()).clones(now),
             emptied_at=self._emptied_at(key, now),
             account_deleted=key in self.undone,
         )
@@ -167,6 +226,7 @@ class Caches:
             self.undone.discard(key)
             return
         self.members.objects[key] = world.member
+        self._claims.refresh(key, world.member, is_live=key in self._live)
         if world.workload is None:
             self.workloads.objects.pop(key, None)
         else:
@@ -179,14 +239,6 @@ class Caches:
     def members_of(self, namespace: str, group: str) -> list[Key]:
         """The Members of a group."""
         return [key for key in self.members.objects if key[0] == namespace and key[1].rsplit("-", 2)[0] == group]
-
-    def _neighbours(self) -> tuple[Neighbour, ...]:
-        found = []
-        for key in self._live:
-            member = self.members.objects.get(key)
-            if member is not None and not (view := view_member(member)).deleting:
-                found.append(Neighbour(key[0], key[1], view.machine_hash, (view.addresses or ("",))[0]))
-        return tuple(found)
 
     def _emptied_at(self, key: Key, now: float) -> float | None:
         workload = self.workloads.objects.get(key)

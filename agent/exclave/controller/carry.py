@@ -64,7 +64,7 @@ from exclave.member.spec import (
 )
 
 if TYPE_CHECKING:
-    from exclave.cluster import Cluster
+    from exclave.controller.lead import Sender
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ CREDENTIAL_LIFE = 30 * 86400
 class Carrier:
     """Carries out steps. `issuer` gives the issuer of the moment, None if there is none that may sign."""
 
-    def __init__(self, cluster: "Cluster", issuer: Callable[[], Issuer | None], now: Now) -> None:
+    def __init__(self, cluster: "Sender", issuer: Callable[[], Issuer | None], now: Now) -> None:
         self._cluster = cluster
         self._issuer = issuer
         self._now = now
@@ -98,7 +98,10 @@ class Carrier:
             body = _metadata(finalizers=[*world.view.finalizers, FINALIZER])
             return await self._member(patch(MEMBERS, namespace, name, body), world)
         if isinstance(step, WriteStatus):
-            written = await self._member(patch(MEMBERS, namespace, name, step.patch, "status"), world)
+            body = step.patch
+            if world.signed is not None:  # two controllers must not both sign one CSR: the second meets a conflict
+                body = {**body, **_metadata(resourceVersion=world.view.resource_version)}
+            written = await self._member(patch(MEMBERS, namespace, name, body, "status"), world)
             return written.seen(signed=None, sealed=None) if written else None
         if isinstance(step, PutWorkload):
             workload = await self._cluster.send(step.request)

@@ -1,15 +1,16 @@
-"""Join tokens end when their account does: which accounts are due. Pure.
+"""Which accounts of machines are due to go: join tokens' that have expired, members' without a Member. Pure.
 
 The Kubernetes token inside has an expiry of its own; the account is what would otherwise stay behind.
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 
+from exclave.admin.objects import EXPIRES
 from exclave.cluster.requests import Object
+from exclave.member.spec import epoch
 
-EXPIRES = "exclave.dev/expires"
-"""Annotation of a join account: RFC 3339."""
+GRACE = 60.0
+"""Seconds in which an account may be older than what is known of its Member."""
 
 
 def expired_accounts(accounts: Iterable[Object], now: float) -> list[str]:
@@ -21,13 +22,28 @@ def expired_accounts(accounts: Iterable[Object], now: float) -> list[str]:
     ]
 
 
+def lonely_accounts(accounts: Iterable[Object], members: set[str], now: float) -> list[tuple[str, str]]:
+    """Machines' accounts that belong to none of these Members, each with the Member that it would belong to."""
+    found = []
+    for account in accounts:
+        name = account["metadata"]["name"]
+        group, kind, tail = (*name.split("."), "", "")[:3]
+        member = f"{group}-{tail}"
+        if name.count(".") == 2 and kind == "vm" and member not in members and _age(account, now) > GRACE:
+            found.append((name, member))
+    return found
+
+
+def _age(account: Object, now: float) -> float:
+    created = epoch(str(account["metadata"].get("creationTimestamp") or ""))
+    return 0.0 if created is None else now - created
+
+
 def _is_join(name: str) -> bool:
     return name.count(".") == 2 and name.split(".")[1] in ("join", "rejoin")
 
 
 def _is_past(account: Object, now: float) -> bool:
     expires = (account["metadata"].get("annotations") or {}).get(EXPIRES, "")
-    try:
-        return datetime.fromisoformat(expires.replace("Z", "+00:00")).timestamp() <= now
-    except ValueError:
-        return False
+    when = epoch(expires)
+    return when is not None and when <= now

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from exclave.cluster.requests import CONFIG_MAPS, Object
+from exclave.controller.register import owner_of
 from exclave.controller.world import Group, Mesh
 from exclave.identity.x509 import read_certificates
 from exclave.member.settings import ControlPlane, LinkerdSettings, Settings, digest, render_settings
@@ -20,9 +21,6 @@ SERVICE_OF_SLICE = "kubernetes.io/service-name"
 DESTINATION = "linkerd-dst-headless"
 POLICY = "linkerd-policy"
 DNS = "kube-dns"
-
-HEARTBEAT = 10.0
-"""Seconds between a member's heartbeats."""
 
 
 def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
@@ -64,8 +62,8 @@ def read_control_plane(linkerd_slices: Iterable[Object], dns_slices: Iterable[Ob
     return ControlPlane(_ready(linkerd, DESTINATION), _ready(linkerd, POLICY), _ready(dns_slices, DNS))
 
 
-def settings_of(group: Group, mesh: Mesh) -> tuple[str, str]:
-    """The settings' text for a group's members, and its digest."""
+def settings_of(group: Group, mesh: Mesh, heartbeat: float) -> tuple[str, str]:
+    """The settings' text for a group's members, and its digest. `heartbeat` is seconds."""
     settings = Settings(
         namespace=group.namespace,
         group_name=group.name,
@@ -73,7 +71,7 @@ def settings_of(group: Group, mesh: Mesh) -> tuple[str, str]:
         anchors=mesh.anchors,
         issuer=mesh.issuer,
         control_plane=mesh.control_plane,
-        heartbeat=HEARTBEAT,
+        heartbeat=heartbeat,
         group=group.spec,
     )
     text = render_settings(settings)
@@ -85,7 +83,11 @@ def settings_object(group: Group, text: str) -> Object:
     return {
         "apiVersion": CONFIG_MAPS.api_version,
         "kind": CONFIG_MAPS.kind,
-        "metadata": {"name": settings_name(group.name), "namespace": group.namespace},
+        "metadata": {
+            "name": settings_name(group.name),
+            "namespace": group.namespace,
+            "ownerReferences": [owner_of(group)],  # it goes with its group
+        },
         "data": {SETTINGS_KEY: text},
     }
 

@@ -47,6 +47,13 @@ class WorkQueue(Generic[K]):
             self._ready.append(key)
             self._wake_up()
 
+    def add_later_nowait(self, key: K, pause: float) -> None:
+        """Have a key looked at after `pause` seconds, unless it is sooner for another reason."""
+        due = trio.current_time() + pause
+        if key not in self._waiting and due < self._due.get(key, float("inf")):
+            self._due[key] = due
+            self._wake_up()
+
     async def run(self, workers: int) -> None:
         """Look at keys for ever."""
         async with trio.open_nursery() as nursery:

@@ -11,10 +11,8 @@ ports crashes older destination controllers, so its own finalizer holds it until
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from exclave.cluster.requests import Object
-from exclave.controller.register import PORTS_FINALIZER
+from exclave.controller.register import PORTS_FINALIZER, is_ready
 from exclave.controller.world import MemberWorld, workload_ports
-from exclave.member.spec import READY, read_conditions
 
 MISSED = 3
 """Heartbeat intervals."""
@@ -28,7 +26,10 @@ DRAIN = 10.0
 
 @dataclass(frozen=True)
 class Sight:
-    """A Lease as the controller saw it change last: its renewTime, and when that was by the controller's clock."""
+    """A Lease as the controller saw it change last: its renewTime, and when that was by the controller's clock.
+
+    One that has not been seen to change, of a member that was not live, has been seen long ago (below zero).
+    """
 
     renewed: str | None
     seen_at: float
@@ -53,7 +54,9 @@ def live_members(
     fresh = {
         key
         for key, sight in sights.items()
-        if sight.renewed is not None and now - max(sight.seen_at, watching_since) <= MISSED * interval
+        if sight.renewed is not None
+        and sight.seen_at >= 0
+        and now - max(sight.seen_at, watching_since) <= MISSED * interval
     }
     before = {key for key in were_live if key in sights}
     gone = before - fresh
@@ -121,13 +124,6 @@ def next_undoing(world: MemberWorld) -> Undoing:
     if world.has_lease:
         return DeleteLease()
     return ReleaseMember()
-
-
-def is_ready(workload: Object) -> bool:
-    """Whether an ExternalWorkload gets traffic."""
-    return any(
-        one.type == READY and one.status for one in read_conditions((workload.get("status") or {}).get("conditions"))
-    )
 
 
 def retire_workload(world: MemberWorld) -> Undoing:

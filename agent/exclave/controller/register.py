@@ -16,8 +16,10 @@ from exclave.cluster.requests import (
     create,
     patch,
 )
+from exclave.controller.admit import judge_address
 from exclave.controller.world import Group, MemberWorld, Mesh
 from exclave.identity.names import server_name
+from exclave.member.spec import READY, read_conditions
 
 PORTS_FINALIZER = "exclave.dev/ports"
 GROUP_LABEL = "exclave.dev/group"
@@ -26,16 +28,25 @@ OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
 
-def may_list(world: MemberWorld) -> bool:
-    """Whether pods may be told of ports."""
-    return world.view.serving and world.live and not world.view.deleting
+def may_list(world: MemberWorld, group: Group) -> bool:
+    """Whether pods may be told of ports. A cordoned member's are withdrawn once it has said that it is not ready."""
+    view = world.view
+    if view.deleting or not view.serving or not world.live or judge_address(world, group) is not None:
+        return False
+    return not view.cordoned or is_ready(world.workload)
+
+
+def is_ready(workload: Object | None) -> bool:
+    """Whether an ExternalWorkload gets traffic."""
+    conditions = ((workload or {}).get("status") or {}).get("conditions")
+    return any(one.type == READY and one.status for one in read_conditions(conditions))
 
 
 def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
     """The ExternalWorkload as it shall be."""
     view = world.view
     opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
-    ports = group.spec.ports if may_list(world) else ()
+    ports = group.spec.ports if may_list(world, group) else ()
     facts = (world.member.get("spec") or {}).get("facts") or {}
     labels = {**group.spec.labels, GROUP_LABEL: group.name}
     if facts.get("zone"):
@@ -52,17 +63,24 @@ def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
                 INBOUND_POLICY: group.spec.inbound_policy or mesh.linkerd.inbound_policy,
             },
             "finalizers": [PORTS_FINALIZER],
-            "ownerReferences": [_owner(group)],
+            "ownerReferences": [owner_of(group)],
         },
         "spec": {
             "meshTLS": {
                 "identity": mesh.identity_of(group).spiffe_id,
                 "serverName": server_name(group.name, group.namespace, mesh.linkerd.cluster_domain),
             },
-            "workloadIPs": [{"ip": address} for address in view.addresses],
+            "workloadIPs": _addresses(world, group),
             "ports": [{"name": port.name, "port": port.port, "protocol": "TCP"} for port in ports],
         },
     }
+
+
+def _addresses(world: MemberWorld, group: Group) -> list[Object]:
+    """The address that it says it has; where that is refused, what stands, so that nobody else's is taken over."""
+    if judge_address(world, group) is not None and world.workload is not None:
+        return list(world.workload.get("spec", {}).get("workloadIPs") or [])
+    return [{"ip": address} for address in world.view.addresses]
 
 
 def register(world: MemberWorld, group: Group, mesh: Mesh) -> Request | None:
@@ -94,7 +112,8 @@ def _same(wanted: Any, found: Any) -> bool:
     return bool(wanted == found or (not wanted and not found))
 
 
-def _owner(group: Group) -> Object:
+def owner_of(group: Group) -> Object:
+    """The reference by which what belongs to a group goes with it."""
     return {
         "apiVersion": WORKLOAD_GROUPS.api_version,
         "kind": WORKLOAD_GROUPS.kind,

@@ -2,12 +2,14 @@
 
 Rules: nothing is looked at before every watch has told what there is. A look asks `steps.next_step` again and again and
 carries out what it says; what it decides on is one value, so that a crash between two steps costs nothing. Groups are
-looked at to publish their settings. If the controller is away, nothing that runs breaks. One replica works; where
-several are started, whoever elects a leader opens this for the leader alone.
+looked at to accept them and to publish their settings. If the controller is away, nothing that runs breaks. Of several
+replicas one leads, and this is opened for it alone, with a cluster that takes no write once it does not.
 """
 
 import logging
 import random
+import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,34 +19,41 @@ from typing import Literal
 
 import trio
 
+from exclave.admin.guard import guard_objects
+from exclave.admin.objects import ELECTION
 from exclave.cluster import Access, Cluster, open_cluster
 from exclave.cluster.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
+    EVENTS,
     EXTERNAL_WORKLOADS,
     LEASES,
     MEMBERS,
     SECRETS,
-    SERVICE_ACCOUNTS,
+    VALIDATING_ADMISSION_POLICIES,
+    VALIDATING_ADMISSION_POLICY_BINDINGS,
     WORKLOAD_GROUPS,
+    Object,
     Resource,
     create,
-    delete,
-    list_all,
     patch,
 )
+from exclave.controller.accept import GroupWork, group_work, is_refused_namespace, judge_group
 from exclave.controller.caches import Cache, Caches, Key
 from exclave.controller.carry import Carrier
-from exclave.controller.expiry import expired_accounts
-from exclave.controller.publish import HEARTBEAT, settings_object, settings_of
+from exclave.controller.events import event_object, happenings
+from exclave.controller.lead import Candidate, Fenced, open_candidate
+from exclave.controller.publish import settings_object, settings_of
 from exclave.controller.queue import WorkQueue
 from exclave.controller.reap import Wait
-from exclave.controller.steps import next_step
+from exclave.controller.steps import Sign, next_step
+from exclave.controller.tidy import keep_tidy
+from exclave.controller.world import Group
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now
-from exclave.member.spec import accounts_namespace, settings_name
+from exclave.member.spec import MemberView, settings_name, view_member
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +64,11 @@ WORKERS = 8
 MOST_STEPS = 30
 """Steps of one look; more would mean that two rules contradict each other."""
 
-EXPIRY_EVERY = 30.0
-"""Seconds between looks for join accounts that have expired."""
+TICK = 5.0
+"""Seconds between looks at what time alone changes."""
+
+TOLD_A_SECOND = 50.0
+"""Members a second that are told of new settings: a fleet does not fetch them in one moment."""
 
 Work = tuple[Literal["member", "group"], Key]
 
@@ -72,7 +84,7 @@ class Place:
 class Controller:
     """One running controller. `ready` is set when every watch has told what there is."""
 
-    def __init__(self, cluster: Cluster, place: Place, now: Now, draw: Callable[[], float]) -> None:
+    def __init__(self, cluster: Cluster | Fenced, place: Place, now: Now, draw: Callable[[], float]) -> None:
         self.ready = trio.Event()
         self._cluster = cluster
         self._place = place
@@ -80,13 +92,21 @@ class Controller:
         self._caches = Caches(place.namespace, place.linkerd)
         self._carrier = Carrier(cluster, lambda: self._caches.issuer, now)
         self._queue: WorkQueue[Work] = WorkQueue(self._look, draw)
+        self._guard = guard_objects(place.namespace)
+        self._seen: dict[Key, MemberView] = {}  # as last told of
+        self.counts: Counter[str] = Counter()  # steps carried out, by name
+
+    @property
+    def caches(self) -> Caches:
+        """What it has seen."""
+        return self._caches
 
     async def run(self) -> None:
         """Work for ever."""
         caches, place = self._caches, self._place
         watches: list[tuple[Cache, Resource, str | None, str | None, Callable[[list[Key]], None]]] = [
             (caches.groups, WORKLOAD_GROUPS, None, None, self._groups_changed),
-            (caches.members, MEMBERS, None, None, self._members_changed),
+            (caches.members, MEMBERS, None, None, self._members_come_and_go),
             (caches.workloads, EXTERNAL_WORKLOADS, None, None, self._members_changed),
             (caches.leases, LEASES, None, None, self._leases_changed),
             (caches.config, CONFIG_MAPS, place.linkerd, "linkerd-config", self._mesh_changed),
@@ -95,6 +115,13 @@ class Controller:
             (caches.linkerd_slices, ENDPOINT_SLICES, place.linkerd, None, self._mesh_changed),
             (caches.dns_slices, ENDPOINT_SLICES, "kube-system", None, self._mesh_changed),
         ]
+        for one in self._guard:
+            kind, named = one["kind"], one["metadata"]["name"]
+            policy = kind == VALIDATING_ADMISSION_POLICIES.kind
+            watched = VALIDATING_ADMISSION_POLICIES if policy else VALIDATING_ADMISSION_POLICY_BINDINGS
+            cache = caches.guard[f"{kind} {named}"] = Cache()
+            watches.append((cache, watched, None, named, self._guard_changed))
+        self._watched = [watch[0] for watch in watches]
         async with open_bare_nursery() as nursery:
             for cache, resource, namespace, name, changed in watches:
                 part = partial(self._follow, cache, resource, namespace, name, changed)
@@ -106,7 +133,13 @@ class Controller:
             log.info("controller: %d groups, %d members", len(caches.groups.objects), len(caches.members.objects))
             nursery.start_soon(self._queue.run, WORKERS)
             nursery.start_soon(self._tick)
-            nursery.start_soon(supervise, "join accounts", self._expire)
+            tidied = partial(
+                keep_tidy, self._cluster, self._namespaces, lambda: self._caches.members.objects, self._now
+            )
+            nursery.start_soon(supervise, "accounts", tidied)
+
+    def _namespaces(self) -> list[str]:
+        return sorted({namespace for namespace, _ in self._caches.groups.objects})
 
     async def _follow(
         self,
@@ -122,12 +155,7 @@ class Controller:
                 self._check_synced()
 
     def _check_synced(self) -> None:
-        caches = self._caches
-        watched = (
-            caches.groups, caches.members, caches.workloads, caches.leases, caches.config, caches.anchors,
-            caches.secret, caches.linkerd_slices, caches.dns_slices,
-        )  # fmt: skip
-        if all(cache.synced for cache in watched):
+        if not self.ready.is_set() and all(cache.synced for cache in self._watched):
             self.ready.set()
 
     async def _note_outages(self) -> None:
@@ -140,6 +168,8 @@ class Controller:
 
     def _start_all(self) -> None:
         self._caches.refresh_mesh(self._now())
+        self._caches.refresh_guard(self._guard)
+        self._caches.refresh_heartbeat()
         for key in self._caches.leases.objects:
             self._caches.see_lease(key, self._now())
         self._caches.refresh_live(self._now())
@@ -148,8 +178,23 @@ class Controller:
     # What changed, and who must be looked at because of it.
 
     def _members_changed(self, keys: list[Key]) -> None:
+        self._caches.see_members(keys)
         for key in keys:
             self._queue.add_nowait(("member", key))
+
+    def _members_come_and_go(self, keys: list[Key]) -> None:
+        self._members_changed(keys)
+        for namespace, name in keys:
+            group = (namespace, name.rsplit("-", 2)[0])
+            held = self._caches.groups.objects.get(group)
+            if held is not None and held["metadata"].get("deletionTimestamp"):
+                self._queue.add_nowait(("group", group))
+
+    def _guard_changed(self, _: list[Key]) -> None:
+        if self._caches.refresh_guard(self._guard) and self.ready.is_set():
+            log.log(logging.ERROR if self._caches.guard_fault else logging.INFO, "admission policies: %s",
+                    self._caches.guard_fault or "they stand")  # fmt: skip
+            self._members_changed(list(self._caches.members.objects))
 
     def _leases_changed(self, keys: list[Key]) -> None:
         now = self._now()
@@ -171,11 +216,13 @@ class Controller:
     async def _look(self, work: Work) -> float | None:
         kind, key = work
         if kind == "group":
-            await self._publish(key)
+            await self._look_at_group(key)
             return None
         world = self._caches.world(key, self._now())
         if world is None:
+            self._seen.pop(key, None)
             return None
+        await self._tell(key, world.member)
         for _ in range(MOST_STEPS):
             step = next_step(world)
             if step is None:
@@ -184,18 +231,66 @@ class Controller:
                 return step.seconds
             log.debug("%s/%s: %s", *key, type(step).__name__)
             changed = await self._carrier.carry(step, world)
+            self.counts[type(step).__name__] += 1
             self._caches.keep(key, changed)
             if changed is None:
                 return None
+            await self._tell(key, changed.member)
             world = changed.seen(now=self._now())
+            if isinstance(step, Sign):
+                self._caches.refresh_guard(self._guard)
         raise ValueError("more steps than there are things to do")
 
-    async def _publish(self, key: Key) -> None:
-        """Write a group's settings if they changed, then let its members know."""
-        group, mesh = self._caches.group(key), self._caches.mesh
-        if group is None or mesh is None:
+    async def _tell(self, key: Key, member: Object) -> None:
+        """Write an Event for what has changed since the last look; one that cannot be written is told in the log."""
+        before, after = self._seen.get(key), view_member(member)
+        self._seen[key] = after
+        for happening in happenings(before, after):
+            event = event_object(member, happening, self._place.namespace, secrets.token_hex(8), self._now())
+            try:
+                await self._cluster.send(create(EVENTS, key[0], event))
+            except ClusterError as problem:
+                log.info("%s/%s: %s: %s (%s)", *key, happening.reason, happening.note, problem)
+
+    async def _look_at_group(self, key: Key) -> None:
+        """Accept it or say why not, hold it while it has members, publish its settings."""
+        found = self._caches.groups.objects.get(key)
+        if found is None:
+            self._caches.refusals.pop(key, None)
+            self._caches.published.pop(key, None)
             return
-        text, digest = settings_of(group, mesh)
+        members = len(self._caches.members_of(*key))
+        others = [one for where, one in self._caches.groups.objects.items() if where[0] == key[0]]
+        refused = is_refused_namespace(key[0], self._place.namespace, self._place.linkerd)
+        condition = judge_group(found, others, members=members, refused_namespace=refused)
+        refusal = None if condition.status else f"{condition.reason}: {condition.message}"
+        if self._caches.refusals.get(key) != refusal:
+            self._caches.refusals[key] = refusal or ""
+            self._members_changed(self._caches.members_of(*key))
+        if not refusal:
+            self._caches.refusals.pop(key, None)
+        group = self._caches.group(key)
+        if group is not None and not found["metadata"].get("deletionTimestamp"):
+            await self._publish(key, group)
+        await self._write_group(key, group_work(found, condition, members=members, now=self._now()))
+
+    async def _write_group(self, key: Key, work: GroupWork) -> None:
+        for body, subresource in ((work.metadata, None), (work.status, "status")):
+            if body is None:
+                continue
+            try:
+                await self._cluster.send(patch(WORKLOAD_GROUPS, *key, body, subresource))
+            except ApiRefusal as refusal:
+                if refusal.status != 404:
+                    raise
+                return
+
+    async def _publish(self, key: Key, group: Group) -> None:
+        """Write a group's settings if they changed, then let its members know, a few at a time."""
+        mesh = self._caches.mesh
+        if mesh is None:
+            return
+        text, digest = settings_of(group, mesh, self._caches.heartbeat)
         if self._caches.published.get(key) == digest:
             return
         body = settings_object(group, text)
@@ -209,32 +304,23 @@ class Controller:
             await self._cluster.send(create(CONFIG_MAPS, group.namespace, body))
         self._caches.published[key] = digest
         log.info("settings of %s/%s: %s", *key, digest[:12])
-        self._members_changed(self._caches.members_of(*key))
+        for place, member in enumerate(self._caches.members_of(*key)):
+            self._queue.add_later_nowait(("member", member), place / TOLD_A_SECOND)
 
     async def _tick(self) -> None:
-        """Time alone changes who is live, and whether an issuer's certificate is valid."""
+        """Time alone changes who is live, and whether an issuer's certificate is valid; the fleet's size, how often."""
         while True:
-            await trio.sleep(HEARTBEAT / 2)
+            await trio.sleep(TICK)
             self._mesh_changed([])
+            if self._caches.refresh_heartbeat():
+                log.info("heartbeats: every %.0f s", self._caches.heartbeat)
+                self._groups_changed(list(self._caches.groups.objects))
             self._members_changed(list(self._caches.refresh_live(self._now())))
-
-    async def _expire(self) -> None:
-        """Delete join accounts whose time has come."""
-        while True:
-            for namespace in sorted({namespace for namespace, _ in self._caches.groups.objects}):
-                try:
-                    listed = await self._cluster.send(list_all(SERVICE_ACCOUNTS, accounts_namespace(namespace)))
-                    for name in expired_accounts(listed.get("items") or (), self._now()):
-                        log.info("join account %s has expired", name)
-                        await self._cluster.send(delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), name))
-                except ClusterError as problem:
-                    log.warning("join accounts in %s: %s", accounts_namespace(namespace), problem)
-            await trio.sleep(EXPIRY_EVERY)
 
 
 @asynccontextmanager
 async def open_controller(
-    cluster: Cluster, place: Place, now: Now, draw: Callable[[], float] = random.random
+    cluster: Cluster | Fenced, place: Place, now: Now, draw: Callable[[], float] = random.random
 ) -> AsyncIterator[Controller]:
     """Control while open; yields when every watch has told what there is."""
     controller = Controller(cluster, place, now, draw)
@@ -245,9 +331,29 @@ async def open_controller(
         nursery.cancel_scope.cancel()
 
 
-async def run_controller(access: Access, token_file: Path, place: Place, now: Now) -> None:
-    """Control for ever, with the token that stands in a file and is read anew for each request, since it rotates."""
+async def run_controller(access: Access, token_file: Path, place: Place, me: str, now: Now) -> None:
+    """Stand for election for ever, and control while elected. `me` is this replica's own name.
+
+    The token stands in a file and is read anew for each request, since it rotates.
+    """
     async with open_cluster(access, lambda: token_file.read_text().strip(), now) as cluster:
-        async with open_controller(cluster, place, now):
-            log.info("controller: ready")
-            await trio.sleep_forever()
+        async with open_candidate(cluster, place.namespace, ELECTION, me, now) as candidate:
+            while True:
+                log.info("controller %s: waits to lead", me)
+                await candidate.leads.wait_for(bool)
+                await _lead(candidate, place, now)
+
+
+async def _lead(candidate: Candidate, place: Place, now: Now) -> None:
+    """Control until another one leads."""
+    async with open_bare_nursery() as nursery:
+
+        async def control() -> None:
+            async with open_controller(candidate.fenced, place, now):
+                log.info("controller: ready")
+                await trio.sleep_forever()
+
+        nursery.start_soon(supervise, "controller", control)
+        await candidate.leads.wait_for(lambda leads: not leads)
+        log.warning("controller: another one leads now")
+        nursery.cancel_scope.cancel()

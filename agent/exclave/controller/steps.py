@@ -6,25 +6,29 @@ Every step may be repeated: the next look starts from what is there. A refused M
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from exclave.cluster.requests import Object, Request
-from exclave.controller.admit import ABANDONED_AFTER, Judgement, judge
-from exclave.controller.reap import MarkNotReady, Undoing, Wait, is_ready, next_undoing, retire_workload
-from exclave.controller.register import register
-from exclave.controller.world import MemberWorld, workload_ports
+from exclave.controller.admit import ABANDONED_AFTER, Judgement, judge, judge_address
+from exclave.controller.reap import MarkNotReady, Undoing, Wait, next_undoing, retire_workload
+from exclave.controller.register import is_ready, register
+from exclave.controller.world import Group, MemberWorld, workload_ports
 from exclave.identity.csr import csr_sha256
 from exclave.member.spec import (
     ADMITTED,
+    CLONED,
     FINALIZER,
     LIVE,
     REGISTERED,
     Condition,
+    epoch,
     read_conditions,
     rfc3339,
     with_condition,
 )
+
+NOT_LIVE = "NotLive"
+"""Reason of condition Live: heartbeats came, and come no more."""
 
 KEPT_ISSUED = 5
 """Certificates that a Member's status remembers."""
@@ -93,11 +97,36 @@ def next_step(world: MemberWorld) -> Step:
         return None  # admitted before, and nothing can be decided now: what runs is left alone
     if not world.beaten and _age(world) > ABANDONED_AFTER:
         return DeleteMember("it never sent a heartbeat")
-    if not world.has_account and not world.beaten:
+    if (why := _end_of(world, world.group)) is not None:
+        return DeleteMember(why)
+    if not world.has_account and not world.beaten and world.guard_fault is None:
         return MakeAccount()
     if not world.has_lease:
         return MakeLease()
     return _serve(world, judgement)
+
+
+def _end_of(world: MemberWorld, group: Group) -> str | None:
+    """Why a member that was one has come to its end by itself; None if it has not."""
+    gone_since = not_live_since(world)
+    if gone_since is None:
+        return None
+    if world.now - gone_since > group.spec.forget_after:
+        return f"no heartbeat since {rfc3339(gone_since)}, for longer than its group waits"
+    for other in world.neighbours:
+        if other.name != world.view.name and other.address in world.view.addresses:
+            return f"the living member {other.namespace}/{other.name} has its address {other.address}"
+    return None
+
+
+def not_live_since(world: MemberWorld) -> float | None:
+    """When it was last found not to be live, as its own status says (epoch seconds); None while it is, or never was."""
+    if world.live or not world.beaten:
+        return None
+    for one in world.status.get("conditions") or ():
+        if one.get("type") == LIVE and one.get("status") == "False" and one.get("reason") == NOT_LIVE:
+            return epoch(str(one.get("lastTransitionTime") or ""))
+    return None
 
 
 def _serve(world: MemberWorld, judgement: Judgement) -> Step:
@@ -108,17 +137,21 @@ def _serve(world: MemberWorld, judgement: Judgement) -> Step:
     if world.workload is not None and world.workload["metadata"].get("deletionTimestamp"):
         return retire_workload(world)  # deleted by somebody else: let go of it, then make it again
     if world.workload is not None and world.beaten and not world.live and is_ready(world.workload):
-        return MarkNotReady("NotLive", "no heartbeat for three intervals")
+        return MarkNotReady(NOT_LIVE, "no heartbeat for three intervals")
     request = register(world, world.group, world.mesh)
     if request is not None:
         return PutWorkload(request)
     known = view.certificate.csr_sha256 if view.certificate else ""
-    if world.signed is None and view.csr and csr_sha256(view.csr) != known:
-        return Sign()
-    if not world.beaten and view.credential is None and world.sealed is None:
-        return Seal()
+    if world.guard_fault is None:
+        if world.signed is None and view.csr and csr_sha256(view.csr) != known:
+            return Sign()
+        if not world.beaten and view.credential is None and world.sealed is None:
+            return Seal()
     patch = status_patch(world, judgement)
-    return WriteStatus(patch) if patch else None
+    if patch:
+        return WriteStatus(patch)
+    gone_since = not_live_since(world)
+    return Wait(gone_since + world.group.spec.forget_after - world.now + 1.0) if gone_since is not None else None
 
 
 def _refuse(world: MemberWorld, judgement: Judgement) -> Step:
@@ -137,10 +170,13 @@ def status_patch(world: MemberWorld, judgement: Judgement) -> Object:
     wanted: dict[str, Any] = {}
     conditions = [
         Condition(ADMITTED, True, judgement.reason, judgement.message),
-        Condition(REGISTERED, True, "Registered", f"ExternalWorkload {view.name} stands"),
+        _registered(world),
         _live(world),
     ]
-    if any(condition not in (view.admitted, view.registered, view.live) for condition in conditions):
+    if (cloned := _cloned(world)) is not None:
+        conditions.append(cloned)
+    known = (view.admitted, view.registered, view.live, view.cloned)
+    if any(condition not in known for condition in conditions):
         wanted["conditions"] = _conditions(world, conditions)
     if world.signed is not None:
         wanted |= _certificate(world)
@@ -151,16 +187,41 @@ def status_patch(world: MemberWorld, judgement: Judgement) -> Object:
     workload = {"uid": _uid(world.workload), "ports": list(workload_ports(world.workload))}
     if workload != {"uid": view.workload_uid or "", "ports": list(view.workload_ports)}:
         wanted["externalWorkload"] = workload
+    if world.cordoned != view.cordoned:
+        wanted["cordoned"] = world.cordoned
     if world.settings_digest and world.settings_digest != view.settings:
         wanted["settings"] = world.settings_digest
     return {"status": wanted} if wanted else {}
+
+
+def _registered(world: MemberWorld) -> Condition:
+    fault = judge_address(world, world.group) if world.group is not None else None
+    if fault is not None:
+        return Condition(REGISTERED, False, fault.reason, f"no port is listed: {fault.message}")
+    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {world.view.name} stands")
+
+
+def _cloned(world: MemberWorld) -> Condition | None:
+    """Two machines as one member are told to both, and to the admin."""
+    if world.clones is not None:
+        boots = " and ".join(boot.partition(".")[2] or boot for boot in world.clones)
+        return Condition(
+            CLONED,
+            True,
+            "TwoMachines",
+            f"two machines take turns as this member, boots {boots}: evict it, and join each with a token of its own "
+            "after rm /etc/machine-id && systemd-machine-id-setup",
+        )
+    if world.view.cloned is not None:
+        return Condition(CLONED, False, "OneMachine", "one machine is heard")
+    return None
 
 
 def _live(world: MemberWorld) -> Condition:
     if world.live:
         return Condition(LIVE, True, "HeartbeatsArrive", "its Lease is being renewed")
     if world.beaten:
-        return Condition(LIVE, False, "NotLive", "its Lease has not been renewed for three intervals")
+        return Condition(LIVE, False, NOT_LIVE, "its Lease has not been renewed for three intervals")
     return Condition(LIVE, False, "NoHeartbeat", "its Lease has never been renewed")
 
 
@@ -191,10 +252,8 @@ def _conditions(world: MemberWorld, conditions: list[Condition]) -> list[Object]
 
 def _age(world: MemberWorld) -> float:
     """Seconds since the Member was created."""
-    created = world.member["metadata"].get("creationTimestamp")
-    if not created:
-        return 0.0
-    return world.now - datetime.fromisoformat(str(created).replace("Z", "+00:00")).timestamp()
+    created = epoch(str(world.member["metadata"].get("creationTimestamp") or ""))
+    return 0.0 if created is None else world.now - created
 
 
 def _uid(workload: Mapping[str, Any] | None) -> str:

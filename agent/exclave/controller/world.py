@@ -11,7 +11,7 @@ from typing import Any
 from exclave.cluster.requests import Object
 from exclave.identity.names import MeshIdentity
 from exclave.member.settings import ControlPlane, GroupSpec, LinkerdSettings
-from exclave.member.spec import MemberView, view_member
+from exclave.member.spec import CORDONED, MemberView, view_member
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,10 @@ class Neighbour:
 class MemberWorld:
     """One Member and all that belongs to it. `now` is epoch seconds by the controller's clock.
 
-    `neighbours` are the living Members. `beaten`: a heartbeat has come, ever; `live`: they come now.
-    `emptied_at`: since when its ExternalWorkload has no ports, as far as this controller knows.
+    `guard_fault` is what is wrong with the admission policies, `group_refusal` why the group takes no new members.
+    `neighbours` are the living Members of this machine or address; `clones` the two boots that take turns as this one.
+    `beaten`: a heartbeat has come, ever; `live`: they come now. `emptied_at`: since when its ExternalWorkload has no
+    ports, as far as this controller knows.
     """
 
     member: Object
@@ -73,12 +75,15 @@ class MemberWorld:
     group: Group | None = None
     mesh: Mesh | None = None
     settings_digest: str | None = None
+    guard_fault: str | None = None
+    group_refusal: str | None = None
     neighbours: tuple[Neighbour, ...] = ()
     workload: Object | None = None
     has_account: bool = False
     has_lease: bool = False
     beaten: bool = False
     live: bool = False
+    clones: tuple[str, str] | None = None
     emptied_at: float | None = None
     account_deleted: bool = False
     signed: Signed | None = None
@@ -88,6 +93,12 @@ class MemberWorld:
     def view(self) -> MemberView:
         """The Member, read."""
         return view_member(self.member)
+
+    @property
+    def cordoned(self) -> bool:
+        """An admin has put it out of service for a while."""
+        annotations = self.member["metadata"].get("annotations") or {}
+        return bool(annotations.get(CORDONED) == "true")
 
     @property
     def namespace(self) -> str:

@@ -154,12 +154,21 @@ def _request_refused(view: MemberView, told: Condition, token: JoinToken) -> Exc
     )
 
 
+def _group_not_accepted(_view: MemberView, told: Condition, token: JoinToken) -> ExclaveError:
+    return ClusterError(
+        Fault.NOT_ADMITTED,
+        f"group {_group(token)} does not take this machine: {told.message}",
+        f"ask the admin to look at it: kubectl exclave group describe {token.group} -n {token.namespace}",
+    )
+
+
 _REASONS: dict[str, Callable[[MemberView, Condition, JoinToken], ExclaveError]] = {
     "GroupNotFound": _group_gone,
     "MachineKnown": _machine_known,
     "AddressRefused": _address_refused,
     "AddressInUse": _address_refused,
     "GuardMissing": _guard_missing,
+    "GroupNotAccepted": _group_not_accepted,
     "RequestRefused": _request_refused,
 }
 

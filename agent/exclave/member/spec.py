@@ -16,8 +16,13 @@ from exclave.cluster.requests import MEMBERS, Object
 DataPath = Literal["meshed", "outbound-open", "down"]
 
 FINALIZER = "exclave.dev/member"
+CORDONED = "exclave.dev/cordoned"
+"""Annotation of a Member that an admin has put out of service for a while: "true"."""
 
 ADMITTED, REGISTERED, LIVE = "Admitted", "Registered", "Live"
+CLONED = "Cloned"
+"""A condition that is there only where two machines have been heard as one member."""
+
 READY = "Ready"
 
 
@@ -65,6 +70,8 @@ class MemberView:
     workload_uid: str | None = None
     workload_ports: tuple[int, ...] = ()
     settings: str | None = None
+    cordoned: bool = False
+    cloned: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,8 @@ def view_member(found: Object) -> MemberView:
         workload_uid=_text(workload, "uid") or None,
         workload_ports=_ports(workload.get("ports")),
         settings=_text(status, "settings") or None,
+        cordoned=status.get("cordoned") is True,
+        cloned=conditions.get(CLONED),
     )
 
 
@@ -195,6 +204,14 @@ def with_condition(conditions: Iterable[Object], condition: Condition, now: floa
         elif one.get("status") == made["status"] and one.get("lastTransitionTime"):
             made["lastTransitionTime"] = one["lastTransitionTime"]
     return [*others, made]
+
+
+def epoch(text: str) -> float | None:
+    """A time of Kubernetes as epoch seconds; None if it is none."""
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
 
 
 def rfc3339(now: float) -> str:

@@ -19,6 +19,7 @@ import trio
 from cryptography import x509
 
 import exclave
+from exclave.admin.guard import placed_guard
 from exclave.admin.objects import CONTROLLER, controller_objects, group_objects
 from exclave.cluster import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
@@ -108,6 +109,7 @@ async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> 
     anchor = make_anchor()
     issuer = make_issuer(anchor)
     placed = [
+        *placed_guard("exclave"),
         *controller_objects("exclave", mesh.LINKERD, "exclave-issuer"),
         *group_objects(mesh.NAMESPACE, mesh.GROUP, mesh.group_spec(certificate_lifetime), "exclave"),
     ]
