@@ -330,6 +330,57 @@ def test_what_remains_in_the_cluster_is_told_with_who_removes_it(vm: Vm, capsys:
     )
 
 
+def test_a_cluster_that_was_rebuilt_is_joined_anew_and_what_was_is_left_after_that(
+    town: Town, tmp_path: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    (tmp_path / "rebuilt").mkdir()
+    with open_town(tmp_path / "rebuilt") as rebuilt:
+        capsys.readouterr()
+        assert vm.join(rebuilt.do(partial(MeshCluster.join_token, token_id="aaaaa")), "--again") == 0
+        told = capsys.readouterr().err
+        record = load_membership(vm.state)
+        assert record is not None
+        assert (record.member, record.servers) == ("web-aaaaa-1", (rebuilt.cluster.api.server.url,))
+        assert told.index("joined as shop/web-aaaaa-1") < told.index(f"leaving what was {FIRST}")
+        assert sorted(path.name for path in vm.state.iterdir()) == [
+            "credential.json",
+            "membership.json",
+            "settings.json",
+            "svid.json",
+        ]
+    former = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
+    assert former is None or "deletionTimestamp" in former["metadata"]
+
+
+def test_a_token_that_does_not_serve_changes_nothing_for_a_member(
+    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    before = {path.name: path.read_bytes() for path in vm.state.iterdir()}
+    elsewhere = replace(town.do(partial(MeshCluster.join_token, token_id="aaaaa")), ca=make_anchor().pem)
+    assert vm.join(elsewhere, "--again") == 16
+    assert {path.name: path.read_bytes() for path in vm.state.iterdir() if path.is_file()} == before
+    assert vm.run("leave") == 0
+    assert list(vm.state.iterdir()) == []
+
+
+def test_a_machine_joins_again_under_its_own_name_with_a_token_for_it(
+    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    uid = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))["metadata"]["uid"]
+    token = town.do(partial(MeshCluster.rejoin_token, member="web-k7q2x-1"))
+    assert vm.join(token) == 14, "its Member stands: nobody has made room"
+    town.do(lambda cluster: cluster.admin.send(delete(MEMBERS, NAMESPACE, "web-k7q2x-1")))
+    capsys.readouterr()
+    assert vm.join(token) == 0
+    assert f"waiting for what was Member {FIRST} to be gone" in capsys.readouterr().err
+    found = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
+    assert found["metadata"]["uid"] != uid
+    assert load_membership(vm.state).member == "web-k7q2x-1"
+
+
 def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
     town: Town, folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:

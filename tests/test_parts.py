@@ -13,6 +13,7 @@ from exclave.errors import Fault, HostError
 from exclave.listing import ListingView, ProbeResult
 from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.settings import digest
+from exclave.member.spec import Condition, MemberView
 from exclave.member.state import Situation, Standing, State, state_of
 from exclave.parts import Parts, problems_of, sections_of, situation_of, waits_of
 from exclave.proxy.states import State as ProxyState
@@ -32,7 +33,7 @@ def whole() -> Parts:
     parts = Parts(EndingSwitch(), RECORD)
     parts.cluster = publishing(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
     parts.cluster.server, parts.cluster.counts = "https://10.0.0.1:6443", Counter({("get", "200"): 2, ("get", ""): 1})
-    parts.membership = publishing(standing=Standing.MEMBER, settings=SETTINGS, problem=None)
+    parts.membership = publishing(standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None)
     parts.membership.settings_digest, parts.membership.heartbeat_age = "abc", lambda: 1.23456
     parts.identity = publishing(
         svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32), renew_at=NOW + 43200, problem=None
@@ -218,8 +219,14 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         Problem(
             "orphaned",
             "the API server does not accept this member's credential; it serves until its certificate ends",
-            "leave, then join again with a new token",
+            "join again with a new token: exclave join --again",
         ),
+    ),
+    "cloned": (
+        set_value(
+            "membership", "view", MemberView(RECORD.member, cloned=Condition("Cloned", True, "TwoMachines", "two"))
+        ),
+        Problem("cloned", "two", "find the other machine; both were told, and the admin"),
     ),
     "settings": (
         set_value("membership", "problem", "version 9"),

@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     join = add("join", _join, "become a member; returns when pods may send traffic here")
     join.add_argument("token", nargs="?", metavar="TOKEN", help="the join token; other users see it: use --token-file")
     join.add_argument("--token-file", metavar="FILE", help="read the token from a file; - is standard input")
+    join.add_argument(
+        "--again", action="store_true", help="join anew though this machine is a member, and then leave that"
+    )
     join.add_argument("--no-wait", action="store_true", help="return once the credential is stored")
     leave = add("leave", _leave, "walk back, deregister, leave no trace")
     status = add(
@@ -143,7 +146,7 @@ def _join(options: argparse.Namespace) -> int:
 
     config = load_config(options.config)
     token = read_token(options.token, options.token_file, os.environ)
-    return join_and_tell(token, config, wait=not options.no_wait, in_json=options.json)
+    return join_and_tell(token, config, wait=not options.no_wait, in_json=options.json, again=options.again)
 
 
 def _leave(options: argparse.Namespace) -> int:

@@ -5,10 +5,12 @@ repeated. Progress goes to standard error line by line; with `--json` one object
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from exclave.config import Config
 from exclave.control_client import NoAgent, ask
 from exclave.departure import clean_up, depart, forget_everything
 from exclave.join.steps import join
+from exclave.join.token import decode_token
 from exclave.locks import hold_lock
-from exclave.member.record import load_membership, make_folder
+from exclave.member.record import AGAIN, MembershipRecord, load_membership, make_folder, take_over
 
 UNIT = "exclave.service"
 
@@ -34,11 +37,20 @@ LEAVING = 180.0
 """Seconds for an agent to walk all the way back: withdrawal, drain, proxy, deregistration."""
 
 
-def join_and_tell(token: str, config: Config, *, wait: bool, in_json: bool) -> int:
-    """Join, tell the agent, and wait until it is ready if `wait`; the exit code."""
+def join_and_tell(token: str, config: Config, *, wait: bool, in_json: bool, again: bool = False) -> int:
+    """Join, tell the agent, and wait until it is ready if `wait`; the exit code.
+
+    `again`: also if this machine is a member already, which it stays until the new membership stands.
+    """
+    make_folder(config.paths.state, 0o700)
     make_folder(config.paths.runtime, 0o755)
     with hold_lock(config.paths.runtime / "join.lock", "another exclave join", "wait until it is done, or end it"):
-        record = _run(partial(join, token, config, time.time, _say))
+        former = load_membership(config.paths.state)
+        spare = config.paths.state / AGAIN
+        if load_membership(spare) is not None or (former is not None and (again or _names(token, former))):
+            record = _join_beside(token, config, spare, former)
+        else:
+            record = _run(partial(join, token, config, time.time, _say))
     told = {"joined": {"namespace": record.namespace, "group": record.group, "member": record.member}}
     state = _tell_agent(config.paths.runtime, wait=wait)
     if state is None and _start_unit():
@@ -48,6 +60,34 @@ def join_and_tell(token: str, config: Config, *, wait: bool, in_json: bool) -> i
     if in_json:
         print(json.dumps({**told, "state": state}))
     return 0 if state in (None, "ready") or not wait else 3
+
+
+def _names(token: str, record: MembershipRecord) -> bool:
+    """Whether a token is for this very member, whose machine joins again."""
+    found = decode_token(token)
+    return found.is_for_one and (found.namespace, *found.member_names) == (record.namespace, record.member)
+
+
+def _join_beside(token: str, config: Config, spare: Path, former: MembershipRecord | None) -> MembershipRecord:
+    """Join in a folder of its own, and only then leave what was: a token that does not serve changes nothing.
+
+    One that came to its end before, and was not taken over, is taken over now.
+    """
+    record = load_membership(spare)
+    if record is None:
+        beside = replace(config, paths=replace(config.paths, state=spare))
+        record = _run(partial(join, token, beside, time.time, _say))
+        assert record is not None
+    if former is not None:
+        _say(f"leaving what was {former.namespace}/{former.member}")
+        remains = _ask_to_leave(config.paths.runtime)
+        if remains is None:
+            remains = _leave_from_cold(config)
+        same = (record.namespace, record.member) == (former.namespace, former.member)
+        for what in () if same else remains:
+            _say(f"remains where it was: {what}")
+    take_over(spare, config.paths.state)
+    return record
 
 
 def _tell_agent(runtime: Path, *, wait: bool) -> str | None:
@@ -94,6 +134,7 @@ def _start_unit() -> bool:
 def leave_or_depart(config: Config, *, in_json: bool) -> int:
     """Leave, by the agent or from cold; the exit code."""
     record = load_membership(config.paths.state)
+    shutil.rmtree(config.paths.state / AGAIN, ignore_errors=True)  # of a join that did not come to its end
     remains = _ask_to_leave(config.paths.runtime)
     if remains is None:
         remains = _leave_from_cold(config)

@@ -206,8 +206,10 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         yield Problem(
             "orphaned",
             "the API server does not accept this member's credential; it serves until its certificate ends",
-            "leave, then join again with a new token",
+            "join again with a new token: exclave join --again",
         )
+    if membership is not None and (view := membership.view.value) and view.cloned and view.cloned.status:
+        yield Problem("cloned", view.cloned.message, "find the other machine; both were told, and the admin")
     if membership is not None and (text := membership.problem.value) is not None:
         yield Problem("settings-unusable", text, "compare the versions of exclave here and in the cluster")
     if identity is not None and (text := identity.problem.value) is not None:

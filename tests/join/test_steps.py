@@ -440,7 +440,7 @@ async def test_clocks_that_differ(offset: float, word: str, tmp_path: Path) -> N
         assert hint == "set this machine's clock, for instance with: timedatectl set-ntp true"
 
 
-async def test_a_member_is_told_to_leave_first(tmp_path: Path) -> None:
+async def test_a_member_is_told_how_to_join_anew(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     async with open_admitting(tmp_path) as controller:
         token = await controller.join_token()
@@ -448,7 +448,7 @@ async def test_a_member_is_told_to_leave_first(tmp_path: Path) -> None:
         assert await fail_to_join(token, config) == (
             Fault.ALREADY_MEMBER,
             f"this machine is already member shop/{FIRST}",
-            "to join again, leave first: exclave leave",
+            "to join anew, keeping what runs until that has succeeded: exclave join --again",
         )
 
 

@@ -1,6 +1,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,13 @@ def test_it_is_one_line_of_url_safe_characters() -> None:
 
 def test_it_names_the_members_that_it_may_create() -> None:
     assert make(uses=3).member_names == ("web-k7q2x-1", "web-k7q2x-2", "web-k7q2x-3")
+
+
+def test_one_for_a_named_member_names_it_alone() -> None:
+    token = make(uses=3)
+    again = replace(token, token=jwt("system:serviceaccount:shop-vms:web.rejoin.k7q2x-3"))
+    assert (token.is_for_one, again.is_for_one) == (False, True)
+    assert again.member_names == ("web-k7q2x-3",)
 
 
 def test_space_around_it_does_no_harm() -> None:

@@ -84,6 +84,16 @@ CASES: dict[str, Case] = {
     "another ExternalWorkload is told again": (replace(LISTED, workload="uid-2"), told(READY), (SetReady(READY),)),
     "a member that came back to life tells again": (LISTED, told(READY, is_live=False), (SetReady(READY),)),
     "a member that is not live keeps its word": (replace(LISTED, is_live=False), told(READY), ()),
+    "an admin's cordon costs readiness, and the controller withdraws the ports": (
+        replace(LISTED, is_cordoned=True),
+        told(READY),
+        (not_ready("Cordoned", "an admin has put this member out of service for a while"),),
+    ),
+    "a cordon that is taken back": (
+        LISTED,
+        told(Verdict(False, "Cordoned", "an admin has put this member out of service for a while")),
+        (SetReady(READY),),
+    ),
     "a failed probe costs readiness alone": (
         replace(LISTED, probes=(FAILING,)),
         told(READY),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exclave.admin.guard import placed_guard
-from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account
+from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account, rejoin_account
 from exclave.cluster import Cluster, open_cluster
 from exclave.cluster.requests import Object, Resource, create, create_token, get
 from exclave.controller import Place, open_controller
@@ -47,7 +47,13 @@ class MeshCluster:
 
     async def join_token(self, uses: int = 1, token_id: str = "k7q2x") -> JoinToken:
         """A join token as an admin makes it."""
-        account = join_account(NAMESPACE, GROUP, token_id, uses, time.time() + 3600)
+        return await self._token(join_account(NAMESPACE, GROUP, token_id, uses, time.time() + 3600))
+
+    async def rejoin_token(self, member: str) -> JoinToken:
+        """A token for one member, whose machine joins again."""
+        return await self._token(rejoin_account(NAMESPACE, member, time.time() + 3600))
+
+    async def _token(self, account: Placed) -> JoinToken:
         await self.put([account])
         token = await self.token_of(accounts_namespace(NAMESPACE), account.body["metadata"]["name"])
         access = self.api.access

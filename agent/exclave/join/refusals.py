@@ -51,7 +51,7 @@ def already_member(namespace: str, member: str) -> ClusterError:
     return ClusterError(
         Fault.ALREADY_MEMBER,
         f"this machine is already member {namespace}/{member}",
-        "to join again, leave first: exclave leave",
+        "to join anew, keeping what runs until that has succeeded: exclave join --again",
     )
 
 

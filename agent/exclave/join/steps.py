@@ -204,11 +204,27 @@ class _Joining:
                 if refusal.status != 409:
                     raise
                 if not await self._is_ours():
+                    if self._token.is_for_one:
+                        await self._wait_gone()
+                        return await self._create()
                     continue
             self._check_clocks()
             self._report(f"Member {self._token.namespace}/{name} stands, waiting for the controller to admit it")
-            return
+            return None
         self._remember(replace(self._record, member=names[0]))  # one of them may be free by then
+        raise refusals.used_up(self._token)
+
+    async def _wait_gone(self) -> None:
+        """Wait for the Member that had this machine's name; its ports are withdrawn first. Raises TokenError."""
+        self._report(f"waiting for what was Member {'/'.join(self._place)} to be gone")
+        self._seen = "the Member that had this name is still being deleted"
+        try:
+            while view_member(await self._ask(get(MEMBERS, *self._place))).deleting:  # noqa: ASYNC110  another machine's API
+                await trio.sleep(LONGEST_POLL)
+        except ApiRefusal as refusal:
+            if refusal.status == 404:
+                return
+            raise
         raise refusals.used_up(self._token)
 
     def _check_clocks(self) -> None:

@@ -4,7 +4,8 @@ Format: `exclave1_` + base64url without padding (zlib (compact JSON, UTF-8)). Ke
 one or more), `namespace`, `group`, `token` (a Kubernetes JWT), `expires` (RFC 3339, for messages only). The `1` is
 the version; unknown keys are ignored. The CA is always inside: a root that a server does not send in its handshake
 cannot be checked by hash. Which Members the token may create is read from the JWT's subject,
-`system:serviceaccount:<ns>-vms:<group>.join.<t>-<uses>`, unverified: the API server is who decides.
+`system:serviceaccount:<ns>-vms:<group>.join.<t>-<uses>`, unverified: the API server is who decides. A token for one
+named member, whose machine joins again, has `.rejoin.<t>-<n>` there.
 
 Nothing raised here quotes the token.
 """
@@ -26,7 +27,7 @@ MOST_UNPACKED = 64 * 1024
 
 _ANY_PREFIX = re.compile(r"exclave(\d+)_")
 _ACCOUNT = re.compile(
-    r"(?P<group>[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?)[.]join[.](?P<id>[a-z0-9]{5})-(?P<uses>[1-9][0-9]{0,2})"
+    r"(?P<group>[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?)[.](?P<kind>join|rejoin)[.](?P<id>[a-z0-9]{5})-(?P<uses>[1-9][0-9]{0,2})"
 )
 _AGAIN = "ask the admin for a new one: kubectl exclave token create GROUP"
 
@@ -52,10 +53,17 @@ class JoinToken:
         return name
 
     @property
+    def is_for_one(self) -> bool:
+        """Whether it is for one named member, whose machine joins again."""
+        return self.account.split(".")[1] == "rejoin"
+
+    @property
     def member_names(self) -> tuple[str, ...]:
         """The Members that it may create, in the order in which they are tried."""
         found = _ACCOUNT.fullmatch(self.account)
         assert found is not None
+        if self.is_for_one:
+            return (f"{found['group']}-{found['id']}-{found['uses']}",)
         return tuple(f"{found['group']}-{found['id']}-{number}" for number in range(1, int(found["uses"]) + 1))
 
 

@@ -39,6 +39,15 @@ def remove(path: Path) -> None:
         raise _translated(problem, path) from problem
 
 
+def move(source: Path, target: Path) -> None:
+    """Put a file in another's place, on one filesystem, and make that last."""
+    try:
+        source.replace(target)
+        _sync_folder(target.parent)
+    except OSError as problem:
+        raise _translated(problem, target) from problem
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

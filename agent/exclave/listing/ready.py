@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from exclave.member.spec import DataPath
 
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
+CORDONED = "Cordoned"
 """Reasons of condition Ready that a machine gives."""
 
 
@@ -51,6 +52,7 @@ class Facts:
     listed: frozenset[int] = frozenset()
     workload: str | None = None  # uid of the ExternalWorkload
     is_live: bool = False
+    is_cordoned: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -100,6 +102,8 @@ def judge(facts: Facts) -> Verdict:
     """What condition Ready is to say."""
     if not facts.is_whole:
         return Verdict(False, NOT_SERVING, f"missing: {facts.missing}")
+    if facts.is_cordoned:
+        return Verdict(False, CORDONED, "an admin has put this member out of service for a while")
     unlisted = sorted(facts.ports - facts.listed)
     if not facts.serving or unlisted:
         return Verdict(False, NOT_SERVING, "the ports are not listed yet")

@@ -135,6 +135,7 @@ class Listing:
             listed=frozenset(view.workload_ports) if view else frozenset(),
             workload=view.workload_uid if view else None,
             is_live=_is_live(view),
+            is_cordoned=view is not None and view.cordoned,
         )
 
     def _is_adopting(self) -> bool:

@@ -13,9 +13,12 @@ from typing import Any
 
 from exclave.cluster.endpoint import Access
 from exclave.errors import Fault, HostError
-from exclave.kit.atomic import remove, write_atomic
+from exclave.kit.atomic import move, remove, write_atomic
 from exclave.member.settings import Settings, digest, parse_settings
 from exclave.member.spec import accounts_namespace, parse_member_name
+
+AGAIN = "again"
+"""Folder in the state folder, of a machine that joins anew while it is a member."""
 
 MEMBERSHIP, JOIN, SETTINGS, EVICTION = "membership.json", "join.json", "settings.json", "evicted.json"
 
@@ -158,6 +161,14 @@ def load_eviction(state: Path) -> EvictionNote | None:
 def forget_eviction(state: Path) -> None:
     """Remove the note: this machine joins again. Raises HostError."""
     remove(state / EVICTION)
+
+
+def take_over(spare: Path, state: Path) -> None:
+    """Move what a join has written beside into its place, the membership last of all. Raises HostError."""
+    names = sorted((path.name for path in spare.iterdir()), key=lambda name: name == MEMBERSHIP)
+    for name in names:
+        move(spare / name, state / name)
+    spare.rmdir()
 
 
 def _store(path: Path, tree: dict[str, Any]) -> None:
