@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "agent"), str(Path(__file__).resolve().parents[1])]
@@ -18,6 +19,7 @@ from peers.kubernetes import RELEASES, cache, find_binaries  # noqa: E402
 
 MODULES = Path(__file__).with_name("modules")
 COMMANDS = ("kube-apiserver", "kube-controller-manager")
+NEWEST = next(iter(RELEASES))
 
 
 class CannotBuild(Exception):
@@ -39,8 +41,8 @@ def build_etcd(target: Path) -> None:
         place(Path(folder, "unpacked/usr/bin/etcd"), target)
 
 
-def build_kubernetes(release: str, target: Path) -> None:
-    """Build both servers of a release."""
+def build_kubernetes(release: str, target: Path, commands: Sequence[str]) -> None:
+    """Build some of the programs of a release."""
     go = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
     if go is None:
         raise CannotBuild("Go is not installed: see https://go.dev/dl")
@@ -50,10 +52,10 @@ def build_kubernetes(release: str, target: Path) -> None:
     named = f"-s -w -X {stamp}.gitVersion={version} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor={minor}"
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(MODULES / release / "go.mod", folder)
-        packages = [f"k8s.io/kubernetes/cmd/{command}" for command in COMMANDS]
+        packages = [f"k8s.io/kubernetes/cmd/{command}" for command in commands]
         build = ["env", "CGO_ENABLED=0", go, "build", "-mod=mod", "-trimpath", "-ldflags", named, "-o", "built/"]
         run([*build, *packages], folder, f"Go, building Kubernetes {version}")
-        for command in COMMANDS:
+        for command in commands:
             place(Path(folder, "built", command), target / command)
 
 
@@ -81,7 +83,10 @@ def main() -> int:
         for release, version in RELEASES.items():
             if find_binaries(release) is None:
                 print(f"building Kubernetes {version} into {cache()}: this takes some minutes, once", flush=True)
-                build_kubernetes(release, cache() / version)
+                build_kubernetes(release, cache() / version, COMMANDS)
+            if release == NEWEST and not (cache() / version / "kubectl").exists():
+                print(f"building kubectl {version} into {cache()}", flush=True)
+                build_kubernetes(release, cache() / version, ["kubectl"])
     except CannotBuild as problem:
         print(f"the real servers cannot be built: {problem}", file=sys.stderr)
         print("their tests are skipped, but for CI, which must be able to build them", file=sys.stderr)
