@@ -1,0 +1,129 @@
+"""Objects as text: tables as kubectl prints them, and `-o json|yaml|name|wide`. Pure.
+
+Rules: columns are aligned with three spaces between them; an empty cell is `<none>`; ages are told as kubectl tells
+them. One object asked for by name is printed as itself, several as a List. YAML is for people to keep in files: keys
+stay in their order.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from exclave.cluster.requests import Object, Resource
+
+FORMS = ("json", "yaml", "name", "wide")
+GAP = "   "
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a command found: the objects for programs; titles and a row for each for people.
+
+    `wide` is how many of the last columns are shown with `-o wide` only; `single`: asked for by name.
+    """
+
+    resource: Resource
+    objects: Sequence[Object]
+    titles: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    wide: int = 0
+    single: bool = False
+
+
+def render(listing: Listing, form: str | None) -> str:
+    """The text of a listing, without a newline at its end; "" for an empty table."""
+    if form == "json":
+        return json.dumps(_whole(listing), indent=4)
+    if form == "yaml":
+        return yaml_text(_whole(listing))
+    if form == "name":
+        return "\n".join(object_name(listing.resource, found) for found in listing.objects)
+    shown = len(listing.titles) - (0 if form == "wide" else listing.wide)
+    return table(listing.titles[:shown], [row[:shown] for row in listing.rows]) if listing.rows else ""
+
+
+def yaml_text(tree: object) -> str:
+    """YAML of a JSON tree."""
+    import yaml  # here: it belongs to the admin's tools, and not every machine has it
+
+    return str(yaml.safe_dump(tree, sort_keys=False, default_flow_style=False, allow_unicode=True)).rstrip("\n")
+
+
+def manifests(objects: Sequence[Object]) -> str:
+    """Several objects as one file that `kubectl apply -f` takes."""
+    return "\n---\n".join(yaml_text(one) for one in objects)
+
+
+def object_name(resource: Resource, found: Object) -> str:
+    """An object as `-o name` prints it, such as `member.exclave.dev/web-k7q2x-1`."""
+    kind = resource.kind.lower() + (f".{resource.group}" if resource.group else "")
+    return f"{kind}/{found['metadata']['name']}"
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns under titles."""
+    lines = [list(titles), *([cell or "<none>" for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    return "\n".join(
+        GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def labelled(lines: Sequence[tuple[str, str]]) -> str:
+    """Labels and their texts, as `kubectl describe` prints them; a text of several lines stands below its label."""
+    width = max((len(label) for label, text in lines if "\n" not in text), default=0) + 1
+    told = []
+    for label, text in lines:
+        if "\n" in text:
+            told += [f"{label}:", *(f"  {line}" for line in text.split("\n"))]
+        else:
+            told.append(f"{label + ':':<{width}} {text or '<none>'}")
+    return "\n".join(told)
+
+
+def age(created: object, now: float) -> str:
+    """How long ago an RFC 3339 time was; <unknown> if it is none."""
+    then = parse_time(created)
+    return "<unknown>" if then is None else human_duration(now - then)
+
+
+def parse_time(text: object) -> float | None:
+    """Epoch seconds of an RFC 3339 time, None if it is none."""
+    try:
+        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
+def human_duration(seconds: float) -> str:
+    """A duration in two units at most. Source: HumanDuration in k8s.io/apimachinery/pkg/util/duration/duration.go."""
+    whole = int(seconds)
+    if whole < -1:
+        return "<invalid>"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if whole < 120:
+        return f"{max(whole, 0)}s"
+    if minutes < 10:
+        return _two(minutes, "m", whole % 60, "s")
+    if minutes < 180:
+        return f"{minutes}m"
+    if hours < 8:
+        return _two(hours, "h", minutes % 60, "m")
+    if hours < 48:
+        return f"{hours}h"
+    if days < 8:
+        return _two(days, "d", hours % 24, "h")
+    if days < 730:
+        return f"{days}d"
+    return _two(days // 365, "y", days % 365, "d") if days < 8 * 365 else f"{days // 365}y"
+
+
+def _two(first: int, unit: str, second: int, smaller: str) -> str:
+    return f"{first}{unit}{second}{smaller}" if second else f"{first}{unit}"
+
+
+def _whole(listing: Listing) -> Object:
+    if listing.single:
+        return dict(listing.objects[0])
+    return {"apiVersion": "v1", "kind": "List", "items": list(listing.objects), "metadata": {"resourceVersion": ""}}

@@ -1,0 +1,84 @@
+"""Tables, ages and forms, as kubectl prints them."""
+
+import json
+
+import pytest
+import yaml
+
+from exclave.admin.tables import FORMS, Listing, age, human_duration, labelled, manifests, parse_time, render, table
+from exclave.cluster.requests import MEMBERS, SERVICE_ACCOUNTS
+
+OBJECTS = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}} for name in ("web", "db-backup")]
+LISTING = Listing(
+    SERVICE_ACCOUNTS, OBJECTS, ("NAME", "AGE", "UID"), [("web", "5m", "1"), ("db-backup", "", "2")], wide=1
+)
+
+
+def test_columns_are_aligned_and_an_empty_cell_says_so() -> None:
+    assert table(("NAME", "AGE"), [("web", "5m"), ("db-backup", "")]) == (
+        "NAME        AGE\nweb         5m\ndb-backup   <none>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        (None, "NAME        AGE\nweb         5m\ndb-backup   <none>"),
+        ("wide", "NAME        AGE      UID\nweb         5m       1\ndb-backup   <none>   2"),
+        ("name", "serviceaccount/web\nserviceaccount/db-backup"),
+    ],
+)
+def test_a_listing_in_each_form_for_people(form: str | None, text: str) -> None:
+    assert render(LISTING, form) == text
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_programs_get_a_list_of_the_objects(form: str) -> None:
+    read = json.loads if form == "json" else yaml.safe_load
+    found = read(render(LISTING, form))
+    assert (found["kind"], found["apiVersion"], found["items"]) == ("List", "v1", OBJECTS)
+
+
+def test_one_object_asked_for_by_name_is_printed_as_itself() -> None:
+    one = Listing(SERVICE_ACCOUNTS, OBJECTS[:1], single=True)
+    assert json.loads(render(one, "json")) == OBJECTS[0]
+    assert render(one, "yaml") == "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: web"
+
+
+def test_an_empty_table_is_no_text_and_an_empty_list_is_a_list() -> None:
+    nothing = Listing(MEMBERS, [], ("NAME",))
+    assert [render(nothing, form) for form in (None, "wide", "name")] == ["", "", ""]
+    assert json.loads(render(nothing, "json"))["items"] == []
+
+
+def test_every_form_is_known() -> None:
+    assert FORMS == ("json", "yaml", "name", "wide")
+
+
+def test_manifests_are_documents_of_one_file() -> None:
+    assert list(yaml.safe_load_all(manifests(OBJECTS))) == OBJECTS
+
+
+def test_a_label_stands_before_its_text_and_above_a_table() -> None:
+    assert labelled([("Name", "web"), ("Address", ""), ("Tokens", "ID\nk7q2x")]) == (
+        "Name:    web\nAddress: <none>\nTokens:\n  ID\n  k7q2x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (-2, "<invalid>"), (-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (600, "10m"),
+        (10799, "179m"), (3 * 3600, "3h"), (3 * 3600 + 60, "3h1m"), (8 * 3600, "8h"), (47 * 3600, "47h"),
+        (48 * 3600, "2d"), (49 * 3600, "2d1h"), (8 * 86400, "8d"), (729 * 86400, "729d"), (730 * 86400, "2y"),
+        (731 * 86400, "2y1d"), (8 * 365 * 86400, "8y"),
+    ],
+)  # fmt: skip
+def test_durations_are_told_as_kubectl_tells_them(seconds: float, told: str) -> None:
+    assert human_duration(seconds) == told
+
+
+def test_an_age_counts_from_a_time_of_kubernetes() -> None:
+    assert parse_time("1970-01-01T00:01:00Z") == 60.0
+    assert age("1970-01-01T00:01:00Z", 90.0) == "30s"
+    assert age(None, 90.0) == "<unknown>"
