@@ -1,6 +1,13 @@
 """What the architecture rules let pass, each with its reason."""
 
 BLOCKING = {
+    "exclave.admin.arguments": "the shape of a command line; argparse prints help and exits",
+    "exclave.admin.desk": "prints, tells the time and waits for an admin, outside of trio",
+    "exclave.admin.groups": "an admin's commands: each is a few runs of kubectl and what is printed",
+    "exclave.admin.kubectl": "runs the admin's kubectl to its end: commands do one thing at a time",
+    "exclave.admin.main": "the entry of the admin's commands: prints and exits",
+    "exclave.admin.members": "an admin's commands: each is a few runs of kubectl and what is printed",
+    "exclave.admin.tokens": "an admin's commands: each is a few runs of kubectl, a draw and what is printed",
     "exclave.cli": "the commands' entry: prints, exits, and starts trio where a command needs it",
     "exclave.commands": "a command from outside of trio: asks the agent, starts its unit, runs trio for the rest",
     "exclave.control_client": "a few words with the agent over a unix socket; importing trio would double their time",

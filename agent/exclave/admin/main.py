@@ -1,0 +1,112 @@
+"""`kubectl exclave`, which is also `linkerd exclave` and `exclave admin`: what an admin types, and how it ends.
+
+Rules: the program that was called gives its name to the help; exit codes, words and the two lines of a failure are
+those of the `exclave` command. Each subject adds its own commands (`add_commands`). Nothing runs as root, nothing is
+kept on disk: the cluster is the only place where anything stands, and kubectl the only way to it.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from exclave import __version__
+from exclave.admin import groups, members, tokens
+from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common
+from exclave.admin.desk import Desk
+from exclave.admin.kubectl import Kubectl
+from exclave.errors import ExclaveError, Fault
+from exclave.status_text import bug_lines, bug_object, error_lines, error_object, find_error
+
+SUBJECTS = (groups, tokens, members)
+
+EXAMPLES = f"""\
+from nothing to a machine in the mesh:
+  {PROGRAM} group create web -n shop --network 10.1.0.0/16 --port name=http,port=8080 --label app=web
+  {PROGRAM} token create web -n shop
+  sudo exclave join                    on the machine; paste the line
+  {PROGRAM} member list -n shop
+
+exit status: 0 done; 2 the command line, or what it asks for, cannot be; 23 the cluster was not reached;
+24 the cluster refused; 1 a bug of exclave's
+"""
+
+NAMES = {"kubectl-exclave": PROGRAM, "linkerd-exclave": "linkerd exclave"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. `arguments` are those after the program's name."""
+    options = build_parser(_program()).parse_args(arguments)
+    run: Verb = options.run
+    try:
+        return run(Desk(Kubectl(options.context, options.kubeconfig), options.namespace), options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone; Python would complain once more at its own end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as problem:
+        return _fail(problem, in_json=getattr(options, "output", None) == "json")
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    """The whole command line, for a program of this name."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Groups, join tokens and members of exclave: virtual machines in a Linkerd mesh.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"exclave {__version__}")
+    add_common(parser, default=None)
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for subject in SUBJECTS:
+        subject.add_commands(subparsers)
+    _add_completion(subparsers)
+    return parser
+
+
+def _program() -> str:
+    called = Path(sys.argv[0]).name
+    return NAMES.get(called, "exclave admin")
+
+
+def _add_completion(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "completion",
+        help="print a script that completes these commands in a shell",
+        description="Print a script that completes the commands of kubectl-exclave in a shell.",
+        epilog="examples:\n  source <(kubectl-exclave completion bash)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"))
+    parser.set_defaults(run=_complete)
+
+
+def _complete(_desk: Desk, options: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ImportError:
+        raise ExclaveError(
+            Fault.USAGE, "completion needs the Python library shtab", "install it: pip install 'exclave[admin]'"
+        ) from None
+    called = Path(sys.argv[0]).name
+    program = called if called in NAMES else "kubectl-exclave"
+    print(shtab.complete(build_parser(program), shell=options.shell))
+    return 0
+
+
+def _fail(problem: BaseException, *, in_json: bool) -> int:
+    error = find_error(problem)
+    if error is None:
+        print(bug_lines(problem), file=sys.stderr)
+        if in_json:
+            print(json.dumps(bug_object()))
+        return Fault.BUG.code
+    if in_json:
+        print(json.dumps(error_object(error.fault.code, error.fault.word, error.message, error.hint)))
+    else:
+        print(error_lines(error), file=sys.stderr)
+    return error.fault.code

@@ -1,0 +1,138 @@
+"""The admin's commands as they are called: names, help, exit codes, failures word for word, completion."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from exclave import __version__, cli
+from exclave.admin.main import build_parser
+from peers.conftest import Server
+from support.admin import Admin, admin_of
+
+
+@pytest.fixture
+def nobody(server: Server, tmp_path: Path) -> Admin:
+    """An admin of a server where nobody listens."""
+    return admin_of(server, tmp_path / "nobody", server="https://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("/usr/local/bin/kubectl-exclave", "kubectl exclave"),
+        ("linkerd-exclave", "linkerd exclave"),
+        ("/usr/bin/exclave", "exclave admin"),
+    ],
+)
+def test_help_begins_with_what_was_called(admin: Admin, called: str, name: str) -> None:
+    typed = Admin(admin.kubeconfig, called).type("--help")
+    assert typed.code == 0
+    assert typed.out.startswith(f"usage: {name} [-h]")
+    assert "kubectl exclave token create web -n shop" in typed.out
+
+
+def test_the_version_is_exclaves(admin: Admin) -> None:
+    assert admin.type("--version") == (0, f"exclave {__version__}\n", "")
+
+
+def test_every_verb_has_help_with_an_example(admin: Admin) -> None:
+    for words in (
+        ("group", "create"), ("group", "list"), ("group", "describe"), ("group", "delete"),
+        ("token", "create"), ("token", "list"), ("token", "revoke"),
+        ("member", "list"), ("member", "describe"), ("member", "evict"), ("member", "cordon"), ("member", "uncordon"),
+        ("completion",),
+    ):  # fmt: skip
+        typed = admin.type(*words, "--help")
+        assert typed.code == 0
+        assert "\nexamples:\n" in typed.out, words
+
+
+def test_a_wrong_command_line_ends_with_2(admin: Admin) -> None:
+    assert [admin.type(*words).code for words in ((), ("group",), ("bush",), ("member", "evict"))] == [2, 2, 2, 2]
+
+
+def test_a_failure_is_two_lines_and_the_code_of_its_fault(nobody: Admin) -> None:
+    typed = nobody.type("member", "list", "-n", "shop")
+    assert (typed.code, typed.out) == (23, "")
+    first, second = typed.err.splitlines()
+    assert first.startswith("exclave: kubectl was to list members in namespace shop, and reached no API server: ")
+    assert second.startswith("  to do: check the context")
+
+
+def test_a_failure_in_json_is_one_object(nobody: Admin) -> None:
+    typed = nobody.type("member", "list", "-n", "shop", "-o", "json")
+    assert (typed.code, typed.err) == (23, "")
+    assert json.loads(typed.out)["error"]["word"] == "unreachable"
+
+
+def test_a_context_that_is_not_there(admin: Admin) -> None:
+    typed = admin.type("member", "list", "-n", "shop", "--context", "nope")
+    assert typed == (
+        2,
+        "",
+        'exclave: kubectl knows no such cluster: context "nope" does not exist\n'
+        "  to do: name one of `kubectl config get-contexts` by --context, or a file by --kubeconfig\n",
+    )
+
+
+def test_without_kubectl(admin: Admin) -> None:
+    typed = admin.type("member", "list", "-n", "shop", search="/nowhere")
+    assert typed == (
+        2,
+        "",
+        "exclave: kubectl was expected on the PATH, and is not there\n"
+        "  to do: install kubectl (https://kubernetes.io/docs/tasks/tools/), and see that it reaches the cluster\n",
+    )
+
+
+def test_what_nobody_foresaw_is_a_bug_and_quotes_nothing(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr("exclave.admin.kubectl.Kubectl.list", fail)
+    typed = admin.type("member", "list", "-n", "shop")
+    assert typed.code == 1
+    assert "this is a bug of exclave's" in typed.err
+    assert "a secret" not in typed.err
+
+
+def test_the_namespace_of_the_context_is_used(admin: Admin) -> None:
+    config = json.loads(admin.kubeconfig.read_text())
+    config["contexts"][0]["context"]["namespace"] = "shop"
+    admin.kubeconfig.write_text(json.dumps(config))
+    assert admin.type("member", "list").err == "no members in namespace shop\n"
+
+
+def test_exclave_admin_is_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["exclave", "admin"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["admin", "group", "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: exclave admin group [-h]")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_a_script_for_the_shell(admin: Admin, shell: str) -> None:
+    typed = admin.type("completion", shell)
+    assert typed.code == 0
+    assert "kubectl-exclave" in typed.out
+    assert "evict" in typed.out
+
+
+def test_bash_completes_a_verb(admin: Admin, tmp_path: Path) -> None:
+    (tmp_path / "script").write_text(admin.type("completion", "bash").out)
+    ask = (
+        f"source {tmp_path}/script; COMP_WORDS=(kubectl-exclave member ev); COMP_CWORD=2; "
+        'eval "$(complete -p kubectl-exclave | sed "s/.*-F \\([^ ]*\\) .*/\\1/") kubectl-exclave ev member"; '
+        'echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, env={**os.environ})
+    assert done.stdout.split() == ["evict"], done.stderr
+
+
+def test_the_parser_is_whole() -> None:
+    options = build_parser("x").parse_args(["member", "evict", "a", "b", "-n", "shop"])
+    assert (options.names, options.namespace) == (["a", "b"], "shop")
