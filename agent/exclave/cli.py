@@ -109,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_controller_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", default="exclave", metavar="NAME", help="where the issuer's Secret is")
     parser.add_argument("--linkerd-namespace", default="linkerd", metavar="NAME", help="where Linkerd is")
+    parser.add_argument("--issuer", default="exclave-issuer", metavar="[NAMESPACE/]SECRET", help="what signs")
+    parser.add_argument("--listen", metavar="[ADDRESS]:PORT", help="answer /healthz, /readyz and /metrics there")
     parser.add_argument("--server", metavar="URL", help="the API server; as a pod is told, if absent")
     account = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     parser.add_argument("--ca-file", type=Path, default=account / "ca.crt", metavar="FILE")
@@ -206,9 +208,12 @@ def _controller(options: argparse.Namespace) -> int:
         raise ExclaveError(
             Fault.USAGE, f"the API server is not known: {problem}", "name it: --server, --ca-file and --token-file"
         ) from None
-    place = Place(options.namespace, options.linkerd_namespace)
+    where, _, secret = options.issuer.rpartition("/")
+    place = Place(options.namespace, options.linkerd_namespace, where or None, secret)
+    host, _, port = (options.listen or "").rpartition(":")
+    listen = (host.strip("[]"), int(port)) if port.isdecimal() else None
     me = f"{socket.gethostname()}_{secrets.token_hex(4)}"
-    trio.run(run_controller, access, options.token_file, place, me, time.time, strict_exception_groups=True)
+    trio.run(run_controller, access, options.token_file, place, me, listen, time.time, strict_exception_groups=True)
     return 0
 
 

@@ -39,6 +39,7 @@ ROOTS = {
     "exclave.life",
     "exclave.join.steps",
     "exclave.controller.run",
+    "exclave.controller.replica",
     "exclave.sandbox.scenario",
     "exclave.sandbox.stage",
 }

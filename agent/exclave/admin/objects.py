@@ -25,6 +25,7 @@ from exclave.member.spec import accounts_namespace, parse_member_name, rfc3339, 
 
 MACHINES = "exclave-machines"
 CONTROLLER = "exclave-controller"
+ISSUER_ROLE = "exclave-issuer"
 ELECTION = "exclave-controller"
 """The Lease by which the controllers elect one of them."""
 
@@ -96,8 +97,16 @@ def _expiring(namespace: str, account: str, expires: float) -> Placed:
     return _placed(SERVICE_ACCOUNTS, accounts_namespace(namespace), metadata)
 
 
-def controller_objects(namespace: str, linkerd_namespace: str, issuer_secret: str) -> list[Placed]:
-    """The controller's account and its rights over the whole cluster, Linkerd's settings and one Secret."""
+def controller_objects(
+    namespace: str, linkerd_namespace: str, issuer_secret: str, issuer_namespace: str | None = None
+) -> list[Placed]:
+    """The controller's account and its rights over the whole cluster, Linkerd's settings and one Secret.
+
+    The Secret is in the controller's own namespace unless `issuer_namespace` says otherwise.
+    """
+    issuer_role = _role(
+        issuer_namespace or namespace, ISSUER_ROLE, [_rule("", "secrets", "get", "watch", names=[issuer_secret])]
+    )
     controller = _account(CONTROLLER, namespace)
     slices = _rule("discovery.k8s.io", "endpointslices", "get", "list", "watch")
     return [
@@ -126,12 +135,13 @@ def controller_objects(namespace: str, linkerd_namespace: str, issuer_secret: st
             namespace,
             CONTROLLER,
             [
-                _rule("", "secrets", "get", "watch", names=[issuer_secret]),
                 _rule("coordination.k8s.io", "leases", "create"),
                 _rule("coordination.k8s.io", "leases", "get", "update", names=[ELECTION]),
             ],
         ),
         _binding(namespace, CONTROLLER, controller),
+        issuer_role,
+        _binding(issuer_namespace or namespace, ISSUER_ROLE, controller),
     ]
 
 

@@ -14,14 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import trio
 
 from exclave.admin.guard import guard_objects
-from exclave.admin.objects import ELECTION
-from exclave.cluster import Access, Cluster, open_cluster
+from exclave.cluster import Cluster
 from exclave.cluster.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
@@ -42,7 +40,7 @@ from exclave.controller.accept import GroupWork, group_work, is_refused_namespac
 from exclave.controller.caches import Cache, Caches, Key
 from exclave.controller.carry import Carrier
 from exclave.controller.events import event_object, happenings
-from exclave.controller.lead import Candidate, Fenced, open_candidate
+from exclave.controller.lead import Fenced
 from exclave.controller.publish import settings_object, settings_of
 from exclave.controller.queue import WorkQueue
 from exclave.controller.reap import Wait
@@ -75,10 +73,12 @@ Work = tuple[Literal["member", "group"], Key]
 
 @dataclass(frozen=True)
 class Place:
-    """Where things are: the controller's own namespace (with the issuer's Secret), and Linkerd's."""
+    """Where things are: the controller's own namespace, Linkerd's, and the issuer's Secret (in ours, unless told)."""
 
     namespace: str = "exclave"
     linkerd: str = "linkerd"
+    issuer_namespace: str | None = None
+    issuer_name: str = ISSUER
 
 
 class Controller:
@@ -111,7 +111,7 @@ class Controller:
             (caches.leases, LEASES, None, None, self._leases_changed),
             (caches.config, CONFIG_MAPS, place.linkerd, "linkerd-config", self._mesh_changed),
             (caches.anchors, CONFIG_MAPS, place.linkerd, "linkerd-identity-trust-roots", self._mesh_changed),
-            (caches.secret, SECRETS, place.namespace, ISSUER, self._mesh_changed),
+            (caches.secret, SECRETS, place.issuer_namespace or place.namespace, place.issuer_name, self._mesh_changed),
             (caches.linkerd_slices, ENDPOINT_SLICES, place.linkerd, None, self._mesh_changed),
             (caches.dns_slices, ENDPOINT_SLICES, "kube-system", None, self._mesh_changed),
         ]
@@ -328,32 +328,4 @@ async def open_controller(
         nursery.start_soon(controller.run)
         await controller.ready.wait()
         yield controller
-        nursery.cancel_scope.cancel()
-
-
-async def run_controller(access: Access, token_file: Path, place: Place, me: str, now: Now) -> None:
-    """Stand for election for ever, and control while elected. `me` is this replica's own name.
-
-    The token stands in a file and is read anew for each request, since it rotates.
-    """
-    async with open_cluster(access, lambda: token_file.read_text().strip(), now) as cluster:
-        async with open_candidate(cluster, place.namespace, ELECTION, me, now) as candidate:
-            while True:
-                log.info("controller %s: waits to lead", me)
-                await candidate.leads.wait_for(bool)
-                await _lead(candidate, place, now)
-
-
-async def _lead(candidate: Candidate, place: Place, now: Now) -> None:
-    """Control until another one leads."""
-    async with open_bare_nursery() as nursery:
-
-        async def control() -> None:
-            async with open_controller(candidate.fenced, place, now):
-                log.info("controller: ready")
-                await trio.sleep_forever()
-
-        nursery.start_soon(supervise, "controller", control)
-        await candidate.leads.wait_for(lambda leads: not leads)
-        log.warning("controller: another one leads now")
         nursery.cancel_scope.cancel()

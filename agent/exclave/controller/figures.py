@@ -1,0 +1,82 @@
+"""The controller's figures: what an operator watches, from what it has seen and done. Pure.
+
+Names and meanings: `exclave_controller_leads` 1 where this replica leads; `exclave_members{group,state}` by what their
+conditions say; `exclave_controller_steps_total{step}` what was carried out; `exclave_api_requests_total{verb,code}`;
+`exclave_issuer_not_after_seconds` when the first certificate of the issuer's chain ends; `exclave_guard_stands`;
+`exclave_heartbeat_interval_seconds`; `exclave_groups{accepted}`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from exclave.cluster.requests import Object
+from exclave.member.spec import MemberView, view_member
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric: its samples by the values of its labels."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    told: str
+    labels: tuple[str, ...] = ()
+    samples: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+
+
+def state_of_member(view: MemberView) -> str:
+    """One word for how a member stands, as its own conditions say."""
+    if view.deleting:
+        return "leaving"
+    if view.admitted is None or not view.admitted.status:
+        return "refused" if view.admitted is not None else "new"
+    if view.live is None or not view.live.status:
+        return "not-live"
+    if view.cordoned:
+        return "cordoned"
+    return "serving" if view.serving else "starting"
+
+
+def controller_figures(
+    *,
+    leads: bool,
+    members: Iterable[Object],
+    groups: int,
+    refused_groups: int,
+    steps: Counter[str],
+    requests: Counter[tuple[str, str]],
+    issuer_ends: float | None,
+    guard_stands: bool,
+    heartbeat: float,
+) -> list[Figure]:
+    """Everything that is told; what only a leader knows is left out elsewhere."""
+    found = [
+        Figure("exclave_controller_leads", "gauge", "1 where this replica leads", (), {(): float(leads)}),
+        Figure(
+            "exclave_api_requests",
+            "counter",
+            "Requests to the API server; code is empty where nobody answered",
+            ("verb", "code"),
+            {key: float(count) for key, count in requests.items()},
+        ),
+    ]
+    if not leads:
+        return found
+    states = Counter((view.name.rsplit("-", 2)[0], state_of_member(view)) for view in map(view_member, members))
+    return [
+        *found,
+        Figure("exclave_members", "gauge", "Members by group and state", ("group", "state"),
+               {key: float(count) for key, count in states.items()}),
+        Figure("exclave_groups", "gauge", "Groups, and whether they are accepted", ("accepted",),
+               {("true",): float(groups - refused_groups), ("false",): float(refused_groups)}),
+        Figure("exclave_controller_steps", "counter", "Steps carried out", ("step",),
+               {(step,): float(count) for step, count in steps.items()}),
+        Figure("exclave_issuer_not_after_seconds", "gauge", "When the issuer's chain ends, epoch seconds", (),
+               {} if issuer_ends is None else {(): issuer_ends}),
+        Figure("exclave_guard_stands", "gauge", "1 while the admission policies stand as installed", (),
+               {(): float(guard_stands)}),
+        Figure("exclave_heartbeat_interval_seconds", "gauge", "Seconds between a member's heartbeats", (),
+               {(): heartbeat}),
+    ]  # fmt: skip

@@ -1,0 +1,97 @@
+"""One process of the controller: it stands by, or it leads and controls. Composition root.
+
+Rules: whoever loses the lead closes the whole controller, its queue with it, and starts from an empty one when it leads
+again. Health and metrics are answered in both cases.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import trio
+
+from exclave.admin.objects import ELECTION
+from exclave.cluster import Access, Cluster, open_cluster
+from exclave.controller.caches import Caches
+from exclave.controller.figures import Figure, controller_figures
+from exclave.controller.health import open_health
+from exclave.controller.lead import Candidate, open_candidate
+from exclave.controller.run import Controller, Place, open_controller
+from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
+from exclave.kit.wall import Now
+
+log = logging.getLogger(__name__)
+
+
+async def run_controller(
+    access: Access, token_file: Path, place: Place, me: str, listen: tuple[str, int] | None, now: Now
+) -> None:
+    """Stand for election for ever, and control while elected. `me` is this replica's own name.
+
+    The token stands in a file and is read anew for each request, since it rotates. `listen` is where health and
+    metrics are answered, if anywhere.
+    """
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        cluster = await enter(open_cluster(access, lambda: token_file.read_text().strip(), now))
+        candidate = await enter(open_candidate(cluster, place.namespace, ELECTION, me, now))
+        replica = Replica(cluster, candidate)
+        if listen is not None:
+            await enter(open_health(*listen, replica.figures))
+        while True:
+            log.info("controller %s: waits to lead", me)
+            await candidate.leads.wait_for(bool)
+            await replica.lead(place, now)
+
+
+class Replica:
+    """One process: it stands by, or it controls."""
+
+    def __init__(self, cluster: Cluster, candidate: Candidate) -> None:
+        self._cluster = cluster
+        self._candidate = candidate
+        self._controller: Controller | None = None
+
+    def figures(self) -> list[Figure]:
+        """What it tells of itself."""
+        controller = self._controller
+        caches = controller.caches if controller is not None else Caches("", "")
+        return controller_figures(
+            leads=controller is not None,
+            members=list(caches.members.objects.values()),
+            groups=len(caches.groups.objects),
+            refused_groups=len(caches.refusals),
+            steps=controller.counts if controller is not None else Counter(),
+            requests=self._cluster.counts,
+            issuer_ends=caches.issuer.not_after if caches.issuer is not None else None,
+            guard_stands=caches.guard_fault is None,
+            heartbeat=caches.heartbeat,
+        )
+
+    async def lead(self, place: Place, now: Now) -> None:
+        """Control until another one leads."""
+        try:
+            await _lead(self._candidate, place, now, self._take)
+        finally:
+            self._controller = None
+
+    def _take(self, controller: Controller) -> None:
+        self._controller = controller
+
+
+async def _lead(candidate: Candidate, place: Place, now: Now, take: Callable[[Controller], None]) -> None:
+    async with open_bare_nursery() as nursery:
+
+        async def control() -> None:
+            async with open_controller(candidate.fenced, place, now) as controller:
+                take(controller)
+                log.info("controller: ready")
+                await trio.sleep_forever()
+
+        nursery.start_soon(supervise, "controller", control)
+        await candidate.leads.wait_for(lambda leads: not leads)
+        log.warning("controller: another one leads now")
+        nursery.cancel_scope.cancel()
