@@ -2,6 +2,9 @@
 
 BLOCKING = {
     "exclave.admin.arguments": "the shape of a command line; argparse prints help and exits",
+    "exclave.admin.checking": "an admin's command: a few runs of kubectl and what is printed",
+    "exclave.admin.installing": "an admin's commands: reads the issuer's files, runs kubectl, prints",
+    "exclave.admin.rotation": "an admin's command: a few runs of kubectl and what is printed",
     "exclave.admin.desk": "prints, tells the time and waits for an admin, outside of trio",
     "exclave.admin.groups": "an admin's commands: each is a few runs of kubectl and what is printed",
     "exclave.admin.kubectl": "runs the admin's kubectl to its end: commands do one thing at a time",

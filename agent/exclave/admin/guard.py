@@ -176,7 +176,8 @@ def _policy(
                 "failurePolicy": "Fail",
                 "matchConstraints": {"resourceRules": rules},
                 "matchConditions": [{"name": "callers", "expression": callers}],
-                "variables": [{"name": key, "expression": text} for key, text in variables.items()],
+                # An empty list would not come back, and the controller compares.
+                **({"variables": [_named(*one) for one in variables.items()]} if variables else {}),
                 "validations": [{"expression": text, "message": message} for text, message in validations],
             },
         },
@@ -186,6 +187,10 @@ def _policy(
             "spec": {"policyName": name, "validationActions": ["Deny"]},
         },
     ]
+
+
+def _named(name: str, expression: str) -> Object:
+    return {"name": name, "expression": expression}
 
 
 def _watched(group: str, *resources: str) -> Object:

@@ -13,17 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exclave import __version__
-from exclave.admin import groups, members, tokens
+from exclave.admin import checking, groups, installing, members, rotation, tokens
 from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common
 from exclave.admin.desk import Desk
 from exclave.admin.kubectl import Kubectl
 from exclave.errors import ExclaveError, Fault
 from exclave.status_text import bug_lines, bug_object, error_lines, error_object, find_error
 
-SUBJECTS = (groups, tokens, members)
+SUBJECTS = (installing, checking, groups, tokens, members, rotation)
 
 EXAMPLES = f"""\
 from nothing to a machine in the mesh:
+  {PROGRAM} install --issuer-from ClusterIssuer/linkerd-trust-anchor
   {PROGRAM} group create web -n shop --network 10.1.0.0/16 --port name=http,port=8080 --label app=web
   {PROGRAM} token create web -n shop
   sudo exclave join                    on the machine; paste the line

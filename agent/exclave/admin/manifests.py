@@ -1,0 +1,195 @@
+"""What an installation consists of, in the order in which it is made. Pure.
+
+Rules: definitions first, then the admission policies, then any right: at no moment may an account do what the policies
+forbid. The issuer is an intermediate of its own under the mesh's anchor, so that it can be taken back alone: from
+cert-manager, or from a key that the admin gives once; Linkerd's own issuer only if the admin says so, since whoever has
+the controller's account could then sign for every workload of the mesh. The controllers run as nobody, with nothing
+writable, two of them, on different nodes if there are two.
+"""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from exclave.admin.crds import custom_resource_definitions
+from exclave.admin.guard import guard_objects
+from exclave.admin.objects import CONTROLLER, controller_objects
+from exclave.cluster.requests import (
+    CERTIFICATES,
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    DEPLOYMENTS,
+    NAMESPACES,
+    ROLE_BINDINGS,
+    ROLES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    VALIDATING_ADMISSION_POLICIES,
+    VALIDATING_ADMISSION_POLICY_BINDINGS,
+    Object,
+)
+
+IMAGE = "ghcr.io/exclave/controller"
+EXTENSION_LABEL = "linkerd.io/extension"
+EXTENSION = "exclave"
+ISSUER = "exclave-issuer"
+LINKERDS_ISSUER = "linkerd-identity-issuer"
+METRICS_PORT = 9995
+NOBODY = 65532
+
+KINDS = {
+    one.kind: one
+    for one in (
+        CERTIFICATES, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, NAMESPACES,
+        ROLE_BINDINGS, ROLES, SECRETS, SERVICE_ACCOUNTS, SERVICES, VALIDATING_ADMISSION_POLICIES,
+        VALIDATING_ADMISSION_POLICY_BINDINGS,
+    )
+}  # fmt: skip
+"""The kinds that an installation consists of."""
+
+IssuerKind = Literal["cert-manager", "key", "linkerd"]
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An intermediate's certificate chain and key, PEM."""
+
+    chain: str
+    private_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What an admin chooses. `issued_by` is cert-manager's issuer, `Kind/name`, of Linkerd's trust anchor."""
+
+    namespace: str = "exclave"
+    linkerd: str = "linkerd"
+    image: str = IMAGE
+    replicas: int = 2
+    issuer: IssuerKind = "key"
+    issued_by: str = ""
+    key_pair: KeyPair | None = None
+
+    @property
+    def issuer_secret(self) -> str:
+        """The one Secret that the controller reads, and where."""
+        return LINKERDS_ISSUER if self.issuer == "linkerd" else ISSUER
+
+
+def first_objects() -> list[Object]:
+    """What must be known to the API server before the rest can be made."""
+    return custom_resource_definitions()
+
+
+def later_objects(choice: Installation) -> list[Object]:
+    """Everything else: policies, rights, issuer, controllers."""
+    return [*guard_objects(choice.namespace), *_rights(choice), *_issuer(choice), _deployment(choice), _service(choice)]
+
+
+def _rights(choice: Installation) -> Iterator[Object]:
+    where = choice.linkerd if choice.issuer == "linkerd" else choice.namespace
+    for placed in controller_objects(choice.namespace, choice.linkerd, choice.issuer_secret, where):
+        body = placed.body
+        if body["kind"] == "Namespace":
+            body = {**body, "metadata": {**body["metadata"], "labels": {EXTENSION_LABEL: EXTENSION}}}
+        yield body
+
+
+def _issuer(choice: Installation) -> Iterator[Object]:
+    if choice.key_pair is not None:
+        content = {"tls.crt": choice.key_pair.chain, "tls.key": choice.key_pair.private_key}
+        yield {
+            "apiVersion": SECRETS.api_version,
+            "kind": SECRETS.kind,
+            "metadata": {"name": ISSUER, "namespace": choice.namespace},
+            "type": "kubernetes.io/tls",
+            "data": {key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
+        }
+    if choice.issuer == "cert-manager":
+        kind, _, name = choice.issued_by.partition("/")
+        yield {
+            "apiVersion": CERTIFICATES.api_version,
+            "kind": CERTIFICATES.kind,
+            "metadata": {"name": ISSUER, "namespace": choice.namespace},
+            "spec": {
+                "secretName": ISSUER,
+                "commonName": f"identity.{choice.namespace}.exclave.dev",
+                "isCA": True,
+                "duration": "2160h0m0s",
+                "renewBefore": "720h0m0s",
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+                "usages": ["cert sign", "crl sign", "server auth", "client auth"],
+                "issuerRef": {"kind": kind, "name": name},
+            },
+        }
+
+
+def _deployment(choice: Installation) -> Object:
+    labels = {"app.kubernetes.io/name": CONTROLLER}
+    apart = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    return {
+        "apiVersion": DEPLOYMENTS.api_version,
+        "kind": DEPLOYMENTS.kind,
+        "metadata": {"name": CONTROLLER, "namespace": choice.namespace, "labels": labels},
+        "spec": {
+            "replicas": choice.replicas,
+            "selector": {"matchLabels": labels},
+            "strategy": {"rollingUpdate": {"maxUnavailable": 1}},
+            "template": {
+                # Not meshed: it must work while the mesh does not, and talks to the API server alone.
+                "metadata": {"labels": labels, "annotations": {"linkerd.io/inject": "disabled"}},
+                "spec": {
+                    "serviceAccountName": CONTROLLER,
+                    "affinity": {
+                        "podAntiAffinity": {
+                            "preferredDuringSchedulingIgnoredDuringExecution": [
+                                {"weight": 100, "podAffinityTerm": apart}
+                            ]
+                        }
+                    },
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "runAsUser": NOBODY,
+                        "runAsGroup": NOBODY,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "containers": [_container(choice)],
+                },
+            },
+        },
+    }
+
+
+def _container(choice: Installation) -> Object:
+    told = [f"--namespace={choice.namespace}", f"--linkerd-namespace={choice.linkerd}"]
+    if choice.issuer == "linkerd":
+        told.append(f"--issuer={choice.linkerd}/{LINKERDS_ISSUER}")
+    return {
+        "name": "controller",
+        "image": choice.image,
+        "args": [*told, f"--listen=:{METRICS_PORT}"],
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}, "initialDelaySeconds": 10},
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}},
+        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def _service(choice: Installation) -> Object:
+    return {
+        "apiVersion": SERVICES.api_version,
+        "kind": SERVICES.kind,
+        "metadata": {"name": CONTROLLER, "namespace": choice.namespace},
+        "spec": {
+            "selector": {"app.kubernetes.io/name": CONTROLLER},
+            "ports": [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}],
+        },
+    }

@@ -1,0 +1,19 @@
+"""What Linkerd's own program asks of an extension; the checks themselves are tried in tests/peers, on real servers."""
+
+import json
+from pathlib import Path
+
+from support.admin import Admin
+
+
+def test_linkerd_learns_that_the_checks_want_to_be_run(tmp_path: Path) -> None:
+    typed = Admin(tmp_path / "none", "linkerd-exclave").type("_extension-metadata")
+    assert typed.code == 0
+    assert json.loads(typed.out) == {"name": "linkerd-exclave", "checks": "always"}
+
+
+def test_every_option_that_linkerd_hands_on_is_taken(admin: Admin) -> None:
+    handed_on = ["--as=x", "--as-group=[]", "--api-addr=a:1", "--wait=5m", "--proxy=false", "--verbose=false"]
+    typed = admin.type("check", *handed_on, "--linkerd-namespace=linkerd", "--output=json")
+    assert "unrecognized" not in typed.err
+    assert typed.code != 2
