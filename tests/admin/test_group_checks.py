@@ -49,6 +49,12 @@ def test_names_that_no_group_has(name: str) -> None:
     )
 
 
+def test_the_controllers_own_namespace_holds_no_group_wherever_it_is() -> None:
+    with pytest.raises(ExclaveError) as refused:
+        refuse_place("machines", "web", "machines")
+    assert refused.value.message == f"namespace machines {NO_PLACE}"
+
+
 def test_a_place_that_is_none_of_these_is_good() -> None:
     refuse_place("shop", "web")
     refuse_place("s" * 59, "w" * 40)

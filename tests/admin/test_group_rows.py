@@ -1,6 +1,6 @@
 """Groups as an admin sees them."""
 
-from exclave.admin.group_rows import GROUP_TITLES, accepted_words, group_lines, group_row
+from exclave.admin.group_rows import GROUP_TITLES, accepted_words, broken_lines, group_lines, group_row
 from exclave.admin.token_checks import token_accounts
 from exclave.member.settings import parse_group
 
@@ -39,6 +39,15 @@ def test_a_row_says_how_many_live() -> None:
 def test_why_a_group_is_not_accepted_is_its_reason() -> None:
     assert accepted_words(accepted("True", "Accepted")) == "True"
     assert accepted_words(accepted("False", "AccountShared")) == "AccountShared"
+
+
+def test_a_group_that_cannot_be_used_says_why() -> None:
+    assert broken_lines(GROUP, "networks: none") == [
+        ("Name", "web"),
+        ("Namespace", "shop"),
+        ("Spec", "cannot be used: networks: none"),
+        ("Conditions", ""),
+    ]
 
 
 def test_a_description_says_everything() -> None:

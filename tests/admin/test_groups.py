@@ -165,6 +165,17 @@ def test_a_group_is_described(admin: Admin, namespace: str) -> None:
 
 
 @pytest.mark.usefixtures("group")
+def test_a_group_that_cannot_be_used_is_described_with_the_reason(admin: Admin, namespace: str) -> None:
+    admin.kubectl.patch(WORKLOAD_GROUPS, namespace, "web", {"spec": {"networks": ["home"]}})
+    typed = admin.type("group", "describe", "web", "-n", namespace)
+    assert (typed.code, typed.out) == (
+        0,
+        f"Name:       web\nNamespace:  {namespace}\nSpec:       cannot be used: networks: 'home' does not appear to be "
+        "an IPv4 or IPv6 network\nConditions: <none>\n",
+    )
+
+
+@pytest.mark.usefixtures("group")
 def test_a_group_in_use_is_not_deleted_by_accident(admin: Admin, namespace: str) -> None:
     put_member(admin, namespace, "web-k7q2x-1")
     typed = admin.type("group", "delete", "web", "-n", namespace)

@@ -1,12 +1,14 @@
 """Tables, ages and forms, as kubectl prints them."""
 
 import json
+import sys
 
 import pytest
 import yaml
 
 from exclave.admin.tables import FORMS, Listing, age, human_duration, labelled, manifests, parse_time, render, table
 from exclave.cluster.requests import MEMBERS, SERVICE_ACCOUNTS
+from exclave.errors import ExclaveError
 
 OBJECTS = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}} for name in ("web", "db-backup")]
 LISTING = Listing(
@@ -57,6 +59,14 @@ def test_every_form_is_known() -> None:
 
 def test_manifests_are_documents_of_one_file() -> None:
     assert list(yaml.safe_load_all(manifests(OBJECTS))) == OBJECTS
+
+
+def test_without_a_library_for_yaml_the_admin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ExclaveError) as refused:
+        render(LISTING, "yaml")
+    assert refused.value.message == "YAML needs the Python library PyYAML"
+    assert refused.value.hint == "install it: pip install 'exclave[admin]'; or use -o json"
 
 
 def test_a_label_stands_before_its_text_and_above_a_table() -> None:

@@ -34,10 +34,10 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _MIRRORED = ("mirror.linkerd.io/exported", "mirror.linkerd.io/mirrored-service")
 
 
-def refuse_place(namespace: str, name: str) -> None:
+def refuse_place(namespace: str, name: str, controller_namespace: str = "exclave") -> None:
     """Raise ExclaveError if no group may have this name or stand in this namespace."""
     why = None
-    if namespace.startswith(("kube-", "linkerd")) or namespace in ("default", "exclave"):
+    if namespace.startswith(("kube-", "linkerd")) or namespace in ("default", "exclave", controller_namespace):
         why = "is no place for machines: it belongs to the cluster itself, or to nobody in particular"
     elif namespace.endswith("-vms"):
         why = "ends in -vms, as the namespaces of machines' accounts do"

@@ -81,6 +81,17 @@ def group_lines(
     ]
 
 
+def broken_lines(group: Object, why: str) -> list[tuple[str, str]]:
+    """The same of a group whose spec cannot be used."""
+    metadata = group["metadata"]
+    return [
+        ("Name", metadata["name"]),
+        ("Namespace", str(metadata.get("namespace", ""))),
+        ("Spec", f"cannot be used: {why}"),
+        ("Conditions", condition_table((group.get("status") or {}).get("conditions"))),
+    ]
+
+
 def _port_words(port: Any) -> str:
     name, number = port.get("name"), port["port"]
     told = str(number) if name in (None, "", str(number)) else f"{name}:{number}"

@@ -19,7 +19,7 @@ from exclave.admin.group_checks import (
     selecting,
     told_spec,
 )
-from exclave.admin.group_rows import GROUP_TITLES, group_lines, group_row
+from exclave.admin.group_rows import GROUP_TITLES, broken_lines, group_lines, group_row
 from exclave.admin.member_rows import in_group
 from exclave.admin.members import evict
 from exclave.admin.objects import GUARD_NAMES, Placed, group_objects
@@ -109,7 +109,7 @@ def _add_create(verbs: Subparsers) -> None:
 
 def _create(desk: Desk, options: argparse.Namespace) -> int:
     name, namespace = options.name, desk.namespace
-    refuse_place(namespace, name)
+    refuse_place(namespace, name, options.controller_namespace)
     told = told_spec(
         networks=options.network,
         ports=options.port,
@@ -195,7 +195,11 @@ def _describe(desk: Desk, options: argparse.Namespace) -> int:
     if options.output not in (None, "wide"):
         desk.show(Listing(WORKLOAD_GROUPS, [group], single=True), options.output, "")
         return 0
-    spec = checked_spec(name, group.get("spec") or {})
+    try:
+        spec = checked_spec(name, group.get("spec") or {})
+    except ExclaveError as problem:  # whoever looks at it may be about to mend it
+        print(labelled(broken_lines(group, problem.message)))
+        return 0
     members = in_group(kubectl.list(MEMBERS, namespace), name)
     services = selecting(kubectl.list(SERVICES, namespace), labels_of(name, spec))
     print(labelled(group_lines(group, spec, members, _tokens(desk, name), services, desk.now())))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from exclave.cluster.requests import Object, Resource
+from exclave.errors import ExclaveError, Fault
 
 FORMS = ("json", "yaml", "name", "wide")
 GAP = "   "
@@ -44,8 +45,15 @@ def render(listing: Listing, form: str | None) -> str:
 
 
 def yaml_text(tree: object) -> str:
-    """YAML of a JSON tree."""
-    import yaml  # here: it belongs to the admin's tools, and not every machine has it
+    """YAML of a JSON tree. Raises ExclaveError where PyYAML is not installed: it belongs to the admin's tools alone."""
+    try:
+        import yaml
+    except ImportError:
+        raise ExclaveError(
+            Fault.USAGE,
+            "YAML needs the Python library PyYAML",
+            "install it: pip install 'exclave[admin]'; or use -o json",
+        ) from None
 
     return str(yaml.safe_dump(tree, sort_keys=False, default_flow_style=False, allow_unicode=True)).rstrip("\n")
 

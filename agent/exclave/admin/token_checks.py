@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import ceil
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -202,7 +203,7 @@ def life_warning(asked: float, granted: float) -> str | None:
     if granted >= asked - SLACK:
         return None
     return (
-        f"this API server granted {human_duration(round(granted))} where {human_duration(asked)} were asked for: "
+        f"this API server granted {human_duration(ceil(granted))} where {human_duration(asked)} were asked for: "
         "it caps the life of tokens"
     )
 
@@ -215,7 +216,7 @@ def token_notes(group: str, namespace: str, member: str | None, uses: int, expir
         whom = "one machine joins" if uses == 1 else f"up to {uses} machines join"
     return [
         f"by the line above {whom}: group {group}, namespace {namespace}",
-        f"until {rfc3339(expires)} (in {human_duration(round(expires - now))}); whoever has the line may use it",
+        f"until {rfc3339(expires)} (in {human_duration(ceil(expires - now))}); whoever has the line may use it",
         "on the machine: sudo exclave join, then paste the line",
     ]
 
