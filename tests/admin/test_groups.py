@@ -182,7 +182,7 @@ def test_a_group_in_use_is_not_deleted_by_accident(admin: Admin, namespace: str)
     assert typed == (
         2,
         "",
-        "exclave: group web has 1 members: web-k7q2x-1\n"
+        "exclave: group web has 1 member: web-k7q2x-1\n"
         "  to do: let them leave (exclave leave, on each), or end their membership with it: --evict-members\n",
     )
     assert admin.kubectl.get(WORKLOAD_GROUPS, namespace, "web") is not None

@@ -83,7 +83,7 @@ async def test_from_nothing_to_a_member_and_back(server: Server, typist: Admin, 
         in_use = await typed(typist, "group", "delete", "api", "-n", NAMESPACE)
         assert (in_use.code, in_use.err.splitlines()[0]) == (
             2,
-            f"exclave: group api has 1 members: {record.member}",
+            f"exclave: group api has 1 member: {record.member}",
         )
 
         own = parse_credential((config.paths.state / "credential.json").read_text())

@@ -213,7 +213,7 @@ def _delete(desk: Desk, options: argparse.Namespace) -> int:
     if members and not options.evict_members:
         raise ExclaveError(
             Fault.USAGE,
-            f"group {name} has {len(members)} members: {', '.join(members[:10])}{', …' if len(members) > 10 else ''}",
+            f"group {name} has {len(members)} member{'s' if len(members) > 1 else ''}: {', '.join(members[:10])}{', …' if len(members) > 10 else ''}",
             "let them leave (exclave leave, on each), or end their membership with it: --evict-members",
         )
     accounts = accounts_namespace(namespace)
