@@ -211,9 +211,10 @@ def _delete(desk: Desk, options: argparse.Namespace) -> int:
     group = _need(desk, name)
     members = [one["metadata"]["name"] for one in in_group(kubectl.list(MEMBERS, namespace), name)]
     if members and not options.evict_members:
+        count = "1 member" if len(members) == 1 else f"{len(members)} members"
         raise ExclaveError(
             Fault.USAGE,
-            f"group {name} has {len(members)} member{'s' if len(members) > 1 else ''}: {', '.join(members[:10])}{', …' if len(members) > 10 else ''}",
+            f"group {name} has {count}: {', '.join(members[:10])}{', …' if len(members) > 10 else ''}",
             "let them leave (exclave leave, on each), or end their membership with it: --evict-members",
         )
     accounts = accounts_namespace(namespace)
