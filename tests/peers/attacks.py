@@ -159,6 +159,11 @@ ATTACKS: dict[str, tuple[str, Attempt, str]] = {
     "a machine: deleting all Leases": ("machine", ("DELETE", leases(SHOP), None), RBAC),
     "a machine: deleting its Lease": ("machine", ("DELETE", MY_LEASE, None), RBAC),
     "a machine: its ExternalWorkload's whole object": ("machine", ("PUT", MY_WORKLOAD, {}), RBAC),
+    "a machine: its ExternalWorkload, through the version without a status subresource": (
+        "machine",
+        patching(MY_WORKLOAD.replace("v1beta1", "v1alpha1"), status={"conditions": [READY]}, spec={"ports": []}),
+        RBAC,
+    ),
     "a machine: deleting its ExternalWorkload": ("machine", ("DELETE", MY_WORKLOAD, None), RBAC),
     "a machine: its own nonce": ("machine", patching(MINE, spec={"nonce": "another"}), "field is immutable"),
     "a machine: its own machine hash": (

@@ -1,14 +1,14 @@
 """A real Kubernetes for tests: etcd, kube-apiserver and kube-controller-manager on loopback, with keys of their own.
 
-Rules: the binaries lie in a cache outside of the checkout, `$EXCLAVE_PEERS` or ~/.cache/exclave/peers: `etcd`, and one
-folder a version with the two servers. Every port is a free one, everything written goes into one folder, and what was
-started is ended by its process id. Admission is as it comes; authorization is RBAC; one token may do everything.
+Rules: what runs, and with which words, is the demo's (`exclave.sandbox.control_plane`). Every port is a free one, and
+everything written goes into one folder. Each program can be ended, killed and started again while the block runs; what
+was started is ended by its process id.
 """
 
-import base64
 import json
 import os
 import secrets
+import signal
 import socket
 import ssl
 import subprocess
@@ -16,55 +16,110 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import httpx
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from exclave.admin.crds import custom_resource_definitions
-from exclave.sandbox.custom import EXTERNAL_WORKLOAD
-from exclave.sandbox.pki import make_anchor, make_leaf
+from exclave.sandbox.control_plane import (
+    AUDIENCE,
+    RELEASES,
+    Binaries,
+    Layout,
+    apiserver_command,
+    binaries_in,
+    cache_folder,
+    controllers_command,
+    etcd_command,
+    kubeconfig,
+)
+from exclave.sandbox.external_workload import external_workload_definition
+from exclave.sandbox.kubernetes import write_keys
 
-RELEASES = {"1.37": "v1.37.2", "1.30": "v1.30.14"}
-"""The newest release, and the oldest that exclave works with."""
+__all__ = ["AUDIENCE", "AVAILABLE", "RELEASES", "Kubernetes", "cache", "find_binaries", "running_kubernetes"]
 
-AUDIENCE = "https://kubernetes.default.svc"
 START_TIME = 120.0
 
 
-@dataclass(frozen=True)
-class Binaries:
-    """Where the programs are."""
+class Part:
+    """One program of it."""
 
-    etcd: Path
-    apiserver: Path
-    controller_manager: Path
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.command = command
+        self.log = log
+        self._started: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._started is not None
+        return self._started.pid
+
+    def start(self) -> None:
+        """Start it, once more."""
+        with self.log.open("ab") as output:
+            self._started = subprocess.Popen(
+                self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it, and wait until it has ended."""
+        if self._started is None:
+            return
+        self._started.send_signal(number)
+        try:
+            self._started.wait(10)
+        except subprocess.TimeoutExpired:
+            self._started.kill()
+            self._started.wait()
+        self._started = None
 
 
 @dataclass(frozen=True)
 class Kubernetes:
-    """A running one: its URL, its CA (PEM), and a token that may do everything."""
+    """A running one: its URL, its CA (PEM), a token that may do everything, its folder and its programs."""
 
     url: str
     ca: str
+    folder: Path
+    etcd: Part
+    apiserver: Part
+    controllers: Part
     admin_token: str = field(repr=False)
+
+    def wait_ready(self) -> None:
+        """Wait until the API server says that it is."""
+        deadline = time.monotonic() + START_TIME
+        with self.client() as client:
+            while True:
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                log = self.apiserver.log
+                assert time.monotonic() < deadline, f"kube-apiserver is not ready:\n{log.read_text()[-3000:]}"
+                time.sleep(0.1)
+
+    @contextmanager
+    def client(self) -> Iterator[httpx.Client]:
+        """A client of the administrator."""
+        headers = {"Authorization": f"Bearer {self.admin_token}"}
+        tls = ssl.create_default_context(cadata=self.ca)
+        with httpx.Client(base_url=self.url, verify=tls, headers=headers, timeout=30, trust_env=False) as client:
+            yield client
 
 
 def cache() -> Path:
     """Where binaries are kept."""
-    named = os.environ.get("EXCLAVE_PEERS")
-    return Path(named) if named else Path.home() / ".cache" / "exclave" / "peers"
+    return cache_folder(os.environ, Path.home())
 
 
 def find_binaries(release: str) -> Binaries | None:
     """The programs of a release, None if they have not been built here."""
-    folder = cache() / RELEASES[release]
-    found = Binaries(cache() / "etcd", folder / "kube-apiserver", folder / "kube-controller-manager")
-    whole = all(path.is_file() for path in (found.etcd, found.apiserver, found.controller_manager))
-    return found if whole else None
+    found = binaries_in(cache(), release)
+    return found if all(path.is_file() for path in found.all) else None
 
 
 AVAILABLE = [release for release in RELEASES if find_binaries(release) is not None]
@@ -75,107 +130,29 @@ AVAILABLE = [release for release in RELEASES if find_binaries(release) is not No
 def running_kubernetes(binaries: Binaries, folder: Path) -> Iterator[Kubernetes]:
     """Run one, with our definitions and Linkerd's ExternalWorkload in it."""
     token = secrets.token_hex(16)
-    write_keys(folder, token)
-    etcd, peer, api = (free_port() for _ in range(3))
+    layout = Layout(folder, "127.0.0.1", *(free_port() for _ in range(3)))
+    ca = write_keys(layout, token)
+    (folder / "kubeconfig").write_text(json.dumps(kubeconfig(layout.url, ca, token)))
+    kubernetes = Kubernetes(
+        layout.url,
+        ca,
+        folder,
+        Part(etcd_command(binaries, layout), folder / "etcd.log"),
+        Part(apiserver_command(binaries, layout), folder / "apiserver.log"),
+        Part(controllers_command(binaries, folder), folder / "controllers.log"),
+        token,
+    )
     with ExitStack() as stack:
-        stack.enter_context(running(etcd_command(binaries, folder, etcd, peer), folder / "etcd.log"))
-        stack.enter_context(running(apiserver_command(binaries, folder, etcd, api), folder / "apiserver.log"))
-        kubernetes = Kubernetes(f"https://127.0.0.1:{api}", (folder / "ca.pem").read_text(), token)
-        wait_ready(kubernetes, folder / "apiserver.log")
-        (folder / "kubeconfig").write_text(json.dumps(kubeconfig(kubernetes)))
-        stack.enter_context(running(controllers_command(binaries, folder), folder / "controllers.log"))
-        with client_of(kubernetes) as client:
-            for definition in (*custom_resource_definitions(), external_workload()):
+        for part in (kubernetes.etcd, kubernetes.apiserver):
+            stack.callback(part.end)
+            part.start()
+        kubernetes.wait_ready()
+        stack.callback(kubernetes.controllers.end)
+        kubernetes.controllers.start()
+        with kubernetes.client() as client:
+            for definition in (*custom_resource_definitions(), external_workload_definition()):
                 define(client, definition)
         yield kubernetes
-
-
-def write_keys(folder: Path, token: str) -> None:
-    """CA, the server's certificate, the key that signs accounts' tokens, the administrator's token."""
-    anchor = make_anchor("kubernetes")
-    leaf = make_leaf(anchor, [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
-    accounts = make_leaf(anchor, [x509.DNSName("accounts")])
-    public = accounts.key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    for name, text in {
-        "ca.pem": anchor.pem,
-        "server.pem": leaf.pem,
-        "server.key": leaf.key_pem,
-        "accounts.key": accounts.key_pem,
-        "accounts.pub": public.decode(),
-        "tokens.csv": f'{token},admin,admin,"system:masters"\n',
-    }.items():
-        (folder / name).write_text(text)
-
-
-def etcd_command(binaries: Binaries, folder: Path, port: int, peer: int) -> list[str]:
-    here, there = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
-    return [
-        str(binaries.etcd), f"--data-dir={folder}/etcd", "--unsafe-no-fsync",
-        f"--listen-client-urls={here}", f"--advertise-client-urls={here}",
-        f"--listen-peer-urls={there}", f"--initial-advertise-peer-urls={there}", f"--initial-cluster=default={there}",
-    ]  # fmt: skip
-
-
-def apiserver_command(binaries: Binaries, folder: Path, etcd: int, port: int) -> list[str]:
-    return [
-        str(binaries.apiserver),
-        f"--etcd-servers=http://127.0.0.1:{etcd}",
-        "--bind-address=127.0.0.1", f"--secure-port={port}", "--advertise-address=192.0.2.1",
-        "--endpoint-reconciler-type=none",
-        f"--tls-cert-file={folder}/server.pem", f"--tls-private-key-file={folder}/server.key",
-        f"--token-auth-file={folder}/tokens.csv",
-        f"--service-account-issuer={AUDIENCE}", f"--api-audiences={AUDIENCE}",
-        f"--service-account-key-file={folder}/accounts.pub",
-        f"--service-account-signing-key-file={folder}/accounts.key",
-        "--service-cluster-ip-range=10.96.0.0/16",
-        "--authorization-mode=RBAC",
-    ]  # fmt: skip
-
-
-def controllers_command(binaries: Binaries, folder: Path) -> list[str]:
-    wanted = ("namespace", "serviceaccount", "garbage-collector", "clusterrole-aggregation")
-    names = ",".join(f"{name}-controller" for name in wanted)
-    return [
-        str(binaries.controller_manager),
-        f"--kubeconfig={folder}/kubeconfig",
-        f"--controllers={names}",
-        f"--service-account-private-key-file={folder}/accounts.key",
-        f"--root-ca-file={folder}/ca.pem",
-        "--leader-elect=false", "--secure-port=0",
-    ]  # fmt: skip
-
-
-def kubeconfig(kubernetes: Kubernetes) -> dict[str, Any]:
-    """As kubectl reads it; JSON is YAML."""
-    ca = base64.b64encode(kubernetes.ca.encode()).decode()
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": kubernetes.url, "certificate-authority-data": ca}}],
-        "users": [{"name": "u", "user": {"token": kubernetes.admin_token}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-
-
-def external_workload() -> dict[str, Any]:
-    """Linkerd's definition, as far as schema and version go."""
-    schema = {**EXTERNAL_WORKLOAD, "properties": {"metadata": {"type": "object"}, **EXTERNAL_WORKLOAD["properties"]}}
-    version = {"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
-    plural = "externalworkloads"
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.workload.linkerd.io"},
-        "spec": {
-            "group": "workload.linkerd.io",
-            "scope": "Namespaced",
-            "names": {"plural": plural, "kind": "ExternalWorkload", "listKind": "ExternalWorkloadList"},
-            "versions": [{**version, "subresources": {"status": {}}}],
-        },
-    }
 
 
 def define(client: httpx.Client, definition: dict[str, Any]) -> None:
@@ -195,45 +172,6 @@ def define(client: httpx.Client, definition: dict[str, Any]) -> None:
     served = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
     while client.get(served).status_code != 200:
         assert time.monotonic() < deadline, f"{served} is not served"
-
-
-@contextmanager
-def client_of(kubernetes: Kubernetes) -> Iterator[httpx.Client]:
-    """A client of the administrator."""
-    headers = {"Authorization": f"Bearer {kubernetes.admin_token}"}
-    context = ssl.create_default_context(cadata=kubernetes.ca)
-    with httpx.Client(base_url=kubernetes.url, verify=context, headers=headers, timeout=30, trust_env=False) as client:
-        yield client
-
-
-def wait_ready(kubernetes: Kubernetes, log: Path) -> None:
-    """Wait until the API server says that it is."""
-    deadline = time.monotonic() + START_TIME
-    with client_of(kubernetes) as client:
-        while True:
-            try:
-                if client.get("/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            assert time.monotonic() < deadline, f"kube-apiserver is not ready:\n{log.read_text()[-3000:]}"
-            time.sleep(0.1)
-
-
-@contextmanager
-def running(command: list[str], log: Path) -> Iterator[None]:
-    """Run a program while the block runs."""
-    with log.open("wb") as output:
-        started = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        started.terminate()
-        try:
-            started.wait(10)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
 
 
 def free_port() -> int:

@@ -176,6 +176,13 @@ def test_a_machine_does_what_it_has_to(town: Town) -> None:
     assert machine.get(core(SHOP, "configmaps", "exclave-mesh.web")).status_code == 404
 
 
+def test_the_older_version_of_a_workload_has_no_status_to_write(town: Town) -> None:
+    older = MY_WORKLOAD.replace("v1beta1", "v1alpha1")
+    assert town.admin.get(older).status_code == 200
+    for who in (town.as_["machine"], town.admin):
+        assert attempt(who, patching(f"{older}/status", status={"conditions": [READY]})).status_code == 404
+
+
 def test_a_machine_cannot_write_metadata_through_a_status(town: Town) -> None:
     body = {"metadata": {"finalizers": ["a.b/c"]}, "status": {"conditions": []}}
     attempt(town.as_["machine"], patching(f"{MY_WORKLOAD}/status", **body))

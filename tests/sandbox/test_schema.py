@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from exclave.sandbox.schema import check_schema, unknown_fields
+from exclave.kit.openapi import INTEGER, list_of, object_of
+from exclave.sandbox.schema import check_schema, unknown_fields, with_defaults
 
 SCHEMA = {
     "type": "object",
@@ -77,3 +78,13 @@ def test_mistakes(value: Any, mistakes: list[str]) -> None:
 def test_fields_that_the_schema_does_not_name_are_found_at_any_depth() -> None:
     value = {"name": "a", "nmae": 1, "parts": [{"id": "x"}, {"di": "x"}], "free": {"anything": 1}}
     assert list(unknown_fields(value, SCHEMA, "spec")) == ["spec.nmae", "spec.parts[1].di"]
+
+
+def test_absent_fields_get_their_defaults_and_nothing_is_changed_in_place() -> None:
+    port = object_of(("port",), port=INTEGER, protocol={"type": "string", "default": "TCP"})
+    schema = object_of(ports=list_of(port))
+    given = {"ports": [{"port": 1}, {"port": 2, "protocol": "UDP"}, {"port": 3, "protocol": None}], "other": 1}
+    found = with_defaults(given, schema)
+    assert [one["protocol"] for one in found["ports"]] == ["TCP", "UDP", "TCP"]
+    assert found["other"] == 1
+    assert given["ports"][0] == {"port": 1}

@@ -21,7 +21,7 @@ from exclave.sandbox.metadata import (
     kept_metadata,
 )
 from exclave.sandbox.refusal import Cause, Object, bad_request, invalid
-from exclave.sandbox.schema import check_schema, unknown_fields
+from exclave.sandbox.schema import check_schema, unknown_fields, with_defaults
 
 
 def _no_mistake(_object: Object) -> Iterable[Cause]:
@@ -204,7 +204,8 @@ def _normal(kind: Kind, found: Object) -> Object:
     if unknown:
         listed = ", ".join(f'unknown field "{place}"' for place in unknown)
         raise bad_request(f"strict decoding error: {listed}")
-    return {key: value if key == "metadata" else _without_null(value) for key, value in found.items()}
+    full = with_defaults(found, kind.schema)
+    return {key: value if key == "metadata" else _without_null(value) for key, value in full.items()}
 
 
 def _without_null(value: Any) -> Any:

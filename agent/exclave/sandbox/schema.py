@@ -56,6 +56,18 @@ def unknown_fields(value: Any, schema: Schema, path: str) -> Iterator[str]:
             yield place
 
 
+def with_defaults(value: Any, schema: Schema) -> Any:
+    """The value with what the schema says of absent fields; nothing is changed in place."""
+    if isinstance(value, list) and "items" in schema:
+        return [with_defaults(item, schema["items"]) for item in value]
+    if not isinstance(value, dict) or "properties" not in schema:
+        return value
+    properties = schema["properties"]
+    absent = {name: one["default"] for name, one in properties.items() if "default" in one and value.get(name) is None}
+    whole = {**value, **absent}
+    return {name: with_defaults(one, properties[name]) if name in properties else one for name, one in whole.items()}
+
+
 def _below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
