@@ -17,6 +17,7 @@ PARTS = {
     ],
     "redirecting": [("tests.bench.redirecting", [], NEWEST)],
     "renewing": [("tests.bench.renewing", [], NEWEST)],
+    "storm": [("tests.bench.storm", [], NEWEST)],
     "thousand": [("tests.bench.thousand", [], NEWEST)],
 }
 

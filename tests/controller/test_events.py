@@ -15,6 +15,11 @@ TWO = Condition("Cloned", True, "TwoMachines", "two machines take turns")
 
 CHANGES: dict[str, tuple[MemberView | None, MemberView, list[Happening]]] = {
     "one that is met for the first time": (None, VIEW, []),
+    "it is admitted": (
+        replace(VIEW, admitted=None, live=None),
+        replace(VIEW, live=Condition("Live", False, "NoHeartbeat", "never")),
+        [Happening("Admitted", "Admitted: a member of group web", False)],
+    ),
     "nothing has changed": (VIEW, VIEW, []),
     "a message alone": (VIEW, replace(VIEW, live=replace(LIVE, message="other words")), []),
     "it is not heard of": (VIEW, replace(VIEW, live=NOT_LIVE), [

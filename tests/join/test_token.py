@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave.errors import Fault, TokenError
-from exclave.join.token import MOST_UNPACKED, PREFIX, JoinToken, decode_token, encode_token
+from exclave.join.token import MOST_UNPACKED, PREFIX, JoinToken, decode_token, encode_token, order_of_trial
 
 HINT = "copy the whole line again, or ask the admin for a new one: kubectl exclave token create GROUP"
 
@@ -66,6 +66,16 @@ def test_one_for_a_named_member_names_it_alone() -> None:
     again = replace(token, token=jwt("system:serviceaccount:shop-vms:web.rejoin.k7q2x-3"))
     assert (token.is_for_one, again.is_for_one) == (False, True)
     assert again.member_names == ("web-k7q2x-3",)
+
+
+def test_a_few_names_are_tried_from_the_first_on_and_many_by_each_machine_in_its_own_order() -> None:
+    few, many = make(uses=10).member_names, make(uses=200).member_names
+    assert order_of_trial(few, "nonce") == few
+    mine, theirs = order_of_trial(many, "mine"), order_of_trial(many, "theirs")
+    assert sorted(mine) == sorted(theirs) == sorted(many)
+    assert mine == order_of_trial(many, "mine") != theirs
+    firsts = {order_of_trial(many, f"machine {number}")[0] for number in range(200)}
+    assert len(firsts) > 100, "most machines begin with a name of their own"
 
 
 def test_space_around_it_does_no_harm() -> None:

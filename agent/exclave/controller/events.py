@@ -11,6 +11,9 @@ from exclave.member.spec import CLONED, Condition, MemberView, rfc3339_micro
 
 REPORTER = "exclave.dev/controller"
 LONGEST_NOTE = 1024
+OF_COURSE = frozenset({"Registered", "NoHeartbeat"})
+"""What every admission brings with it, and nobody needs to be told."""
+
 BAD_DATA_PATHS = frozenset({"outbound-open", "down"})
 
 
@@ -34,7 +37,9 @@ def happenings(before: MemberView | None, after: MemberView) -> list[Happening]:
         (before.live, after.live),
         (before.cloned, after.cloned),
     ):
-        if new is not None and (old is None or (old.status, old.reason) != (new.status, new.reason)):
+        if new is None or (old is None and new.reason in OF_COURSE):
+            continue
+        if old is None or (old.status, old.reason) != (new.status, new.reason):
             found.append(Happening(new.reason, f"{new.type}: {new.message}", _is_bad(new)))
     if before.data_path and before.data_path != after.data_path:
         is_bad = after.data_path in BAD_DATA_PATHS

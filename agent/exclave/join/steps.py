@@ -37,7 +37,7 @@ from exclave.identity.storage import (
 from exclave.identity.svid import SvidError, check_svid
 from exclave.join import refusals
 from exclave.join.delivery import delivery_key_text, unseal
-from exclave.join.token import JoinToken, decode_token
+from exclave.join.token import JoinToken, decode_token, order_of_trial
 from exclave.kit.atomic import remove, write_atomic
 from exclave.kit.latest import Latest
 from exclave.kit.wall import Now
@@ -94,7 +94,9 @@ def _begin(state: Path, token: JoinToken, sha256: str) -> JoinRecord:
     forget_membership(state)
     remove(state / CREDENTIAL)
     remove_identity(state)
-    record = JoinRecord(secrets.token_hex(16), token.member_names[0], sha256, _key_text(generate_key()))
+    nonce = secrets.token_hex(16)
+    first = order_of_trial(token.member_names, nonce)[0]
+    record = JoinRecord(nonce, first, sha256, _key_text(generate_key()))
     _make_next_key(state, record.member)
     store_join(state, record)
     return record
@@ -193,7 +195,7 @@ class _Joining:
             # It was deleted meanwhile, as abandoned or refused Members are: its name is free again.
 
     async def _create(self) -> None:
-        names = self._token.member_names
+        names = order_of_trial(self._token.member_names, self._record.nonce)
         for name in names[names.index(self._record.member) :]:
             if name != self._record.member:
                 self._remember(replace(self._record, member=name))
