@@ -205,6 +205,21 @@ async def test_heartbeats_make_live_and_silence_ends_it() -> None:
     assert caches.see_lease(KEY, NOW + 32) and caches.refresh_live(NOW + 32) == {KEY}
 
 
+async def test_a_heartbeat_makes_its_member_live_at_once_and_one_from_long_ago_does_not() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(make_member()))
+    caches.leases.take(Upserted(lease()))
+    caches.see_lease(KEY, NOW)
+    caches.wake([KEY])
+    world = caches.world(KEY, NOW)
+    assert world is not None and not world.live and world.beaten
+    caches.leases.take(Upserted(lease("2027-01-15T08:00:31.000000Z")))
+    caches.see_lease(KEY, NOW + 1)
+    caches.wake([KEY])
+    world = caches.world(KEY, NOW + 1)
+    assert world is not None and world.live and len(world.neighbours) == 1
+
+
 @pytest.mark.parametrize("was_live", [True, False])
 async def test_a_controller_that_starts_takes_a_member_for_what_it_was_until_it_hears_of_it(was_live: bool) -> None:
     caches = Caches("exclave", "linkerd")

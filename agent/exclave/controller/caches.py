@@ -169,6 +169,14 @@ class Caches:
         seen = self._holders[key] = holders.see(holder_of(lease), now)
         return key not in self._live or seen.returned != holders.returned
 
+    def wake(self, keys: Iterable[Key]) -> None:
+        """Take members whose heartbeats have just been seen for live, without a look at all the others."""
+        for key in keys:
+            sight = self._sights.get(key)
+            if sight is not None and sight.renewed is not None and sight.seen_at >= 0:
+                self._live.add(key)
+                self._claims.refresh(key, self.members.objects.get(key), is_live=True)
+
     def _was_live(self, key: Key) -> bool:
         member = self.members.objects.get(key)
         live = view_member(member).live if member is not None else None
@@ -176,7 +184,7 @@ class Caches:
 
     def refresh_live(self, now: float) -> set[Key]:
         """Who became live, or no longer is."""
-        before = self._live
+        before = set(self._live)
         self._live = live_members(
             self._sights, before, interval=self._patience, watching_since=self.watching_since, now=now
         )

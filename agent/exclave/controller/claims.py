@@ -22,10 +22,10 @@ class Claims:
     _by_claim: dict[str, set[Key]] = field(default_factory=dict)
 
     def keep(self, living: set[Key], members: Mapping[Key, Object]) -> None:
-        """Bring the index up to date with who is live."""
+        """Bring the index up to date with who is live; what one says of itself is told by `refresh`."""
         for key in self._versions.keys() - living:
             self._forget(key)
-        for key in living:
+        for key in living - self._versions.keys():
             self.refresh(key, members.get(key), is_live=True)
 
     def refresh(self, key: Key, member: Object | None, *, is_live: bool) -> None:

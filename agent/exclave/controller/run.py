@@ -200,7 +200,8 @@ class Controller:
         now = self._now()
         waking = [key for key in keys if self._caches.see_lease(key, now)]
         if waking:
-            self._members_changed([*waking, *self._caches.refresh_live(now)])
+            self._caches.wake(waking)
+            self._members_changed(waking)
 
     def _groups_changed(self, keys: list[Key]) -> None:
         for namespace, name in keys:
