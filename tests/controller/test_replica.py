@@ -69,6 +69,18 @@ async def wait_accepted(cluster: MeshCluster, networks: list[str], is_accepted: 
             await trio.sleep(0.1)
 
 
+async def test_a_leader_that_is_told_to_end_gives_its_lease_back(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        (tmp_path / "token").write_text(await cluster.token_of("exclave", CONTROLLER))
+        port = free_port()
+        with replica(cluster, tmp_path, "only", port) as only:
+            await wait_leads(port)
+            only.terminate()
+            assert await trio.to_thread.run_sync(only.wait) == 0
+            lease = await cluster.admin.send(get(LEASES, "exclave", "exclave-controller"))
+            assert not lease["spec"].get("holderIdentity")
+
+
 async def test_a_paused_leader_is_followed_and_finds_that_it_leads_no_longer(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
         (tmp_path / "token").write_text(await cluster.token_of("exclave", CONTROLLER))

@@ -5,6 +5,7 @@ again. Health and metrics are answered in both cases.
 """
 
 import logging
+import signal
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -32,8 +33,24 @@ async def run_controller(
     """Stand for election for ever, and control while elected. `me` is this replica's own name.
 
     The token stands in a file and is read anew for each request, since it rotates. `listen` is where health and
-    metrics are answered, if anywhere.
+    metrics are answered, if anywhere. SIGTERM and SIGINT end it in order: the Lease is given back.
     """
+    async with open_bare_nursery() as nursery:
+        await nursery.start(_end_on_signal, nursery.cancel_scope)
+        await _stand(access, token_file, place, me, listen, now)
+
+
+async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStatus[None]") -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("%s: the controller ends", signal.Signals(number).name)
+            scope.cancel()
+
+
+async def _stand(
+    access: Access, token_file: Path, place: Place, me: str, listen: tuple[str, int] | None, now: Now
+) -> None:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         cluster = await enter(open_cluster(access, lambda: token_file.read_text().strip(), now))
