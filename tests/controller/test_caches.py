@@ -220,6 +220,14 @@ async def test_a_heartbeat_makes_its_member_live_at_once_and_one_from_long_ago_d
     assert world is not None and world.live and len(world.neighbours) == 1
 
 
+async def test_it_does_not_matter_whether_leases_or_members_are_told_first() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.leases.take(Upserted(lease()))
+    caches.see_lease(KEY, NOW)
+    caches.members.take(Upserted(with_status(make_member(), LIVE)))
+    assert caches.refresh_live(NOW) == {KEY}
+
+
 @pytest.mark.parametrize("was_live", [True, False])
 async def test_a_controller_that_starts_takes_a_member_for_what_it_was_until_it_hears_of_it(was_live: bool) -> None:
     caches = Caches("exclave", "linkerd")

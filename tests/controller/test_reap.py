@@ -95,7 +95,7 @@ def test_a_lease_is_seen_by_our_clock_and_only_if_it_changed() -> None:
     first = see(None, "their clock says 1970", NOW)
     assert first == Sight("their clock says 1970", NOW)
     assert see(first, "their clock says 1970", NOW + 9) is first
-    assert see(first, "later", NOW + 9) == Sight("later", NOW + 9)
+    assert see(first, "later", NOW + 9) == Sight("later", NOW + 9, changed=True)
 
 
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}

@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LONG_AGO = float("-inf")
-
 Key = tuple[str, str]
 """Namespace and name."""
 
@@ -151,21 +149,15 @@ class Caches:
         return self._readings.get(key)
 
     def see_lease(self, key: Key, now: float) -> bool:
-        """Look at a Lease; True if its member should be looked at: it was not live before, or two machines are heard.
-
-        One that is met for the first time says nothing of now: whether its member is live is what its status says.
-        """
+        """Look at a Lease; True if its member is to be looked at: it was not live before, or two machines are heard."""
         lease = self.leases.objects.get(key)
         if lease is None:
             self._sights.pop(key, None)
             self._holders.pop(key, None)
             return True
         renewed = (lease.get("spec") or {}).get("renewTime")
-        known, holders = self._sights.get(key), self._holders.get(key, Holders())
-        if known is None and renewed is not None and not self._was_live(key):
-            self._sights[key] = Sight(renewed, LONG_AGO)
-        else:
-            self._sights[key] = see(known, renewed, now)
+        holders = self._holders.get(key, Holders())
+        self._sights[key] = see(self._sights.get(key), renewed, now)
         seen = self._holders[key] = holders.see(holder_of(lease), now)
         return key not in self._live or seen.returned != holders.returned
 
@@ -173,11 +165,17 @@ class Caches:
         """Take members whose heartbeats have just been seen for live, without a look at all the others."""
         for key in keys:
             sight = self._sights.get(key)
-            if sight is not None and sight.renewed is not None and sight.seen_at >= 0:
+            if sight is not None and sight.renewed is not None and self._speaks(key, sight):
                 self._live.add(key)
                 self._claims.refresh(key, self.members.objects.get(key), is_live=True)
 
-    def _was_live(self, key: Key) -> bool:
+    def _speaks(self, key: Key, sight: Sight) -> bool:
+        """Whether a sight says something of now: a Lease that has only been met does so if its member was live.
+
+        Else every member that died long ago would live again, ports and all, whenever a controller starts.
+        """
+        if sight.changed:
+            return True
         member = self.members.objects.get(key)
         live = view_member(member).live if member is not None else None
         return live is not None and live.status
@@ -185,9 +183,8 @@ class Caches:
     def refresh_live(self, now: float) -> set[Key]:
         """Who became live, or no longer is."""
         before = set(self._live)
-        self._live = live_members(
-            self._sights, before, interval=self._patience, watching_since=self.watching_since, now=now
-        )
+        sights = {key: sight for key, sight in self._sights.items() if self._speaks(key, sight)}
+        self._live = live_members(sights, before, interval=self._patience, watching_since=self.watching_since, now=now)
         self._claims.keep(self._live, self.members.objects)
         return before ^ self._live
 

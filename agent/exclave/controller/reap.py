@@ -28,18 +28,19 @@ DRAIN = 10.0
 class Sight:
     """A Lease as the controller saw it change last: its renewTime, and when that was by the controller's clock.
 
-    One that has not been seen to change, of a member that was not live, has been seen long ago (below zero).
+    `changed` is False for one that has only been met: that says nothing of now.
     """
 
     renewed: str | None
     seen_at: float
+    changed: bool = False
 
 
 def see(sight: Sight | None, renewed: str | None, now: float) -> Sight:
     """Look at a Lease again."""
     if sight is not None and sight.renewed == renewed:
         return sight
-    return Sight(renewed, now)
+    return Sight(renewed, now, changed=sight is not None)
 
 
 def live_members(
@@ -54,9 +55,7 @@ def live_members(
     fresh = {
         key
         for key, sight in sights.items()
-        if sight.renewed is not None
-        and sight.seen_at >= 0
-        and now - max(sight.seen_at, watching_since) <= MISSED * interval
+        if sight.renewed is not None and now - max(sight.seen_at, watching_since) <= MISSED * interval
     }
     before = {key for key in were_live if key in sights}
     gone = before - fresh

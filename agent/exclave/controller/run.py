@@ -44,7 +44,7 @@ from exclave.controller.lead import Fenced
 from exclave.controller.publish import settings_object, settings_of
 from exclave.controller.queue import WorkQueue
 from exclave.controller.reap import Wait
-from exclave.controller.steps import Sign, next_step
+from exclave.controller.steps import next_step
 from exclave.controller.tidy import keep_tidy
 from exclave.controller.world import Group
 from exclave.errors import ApiRefusal, ClusterError
@@ -238,8 +238,6 @@ class Controller:
                 return None
             await self._tell(key, changed.member)
             world = changed.seen(now=self._now())
-            if isinstance(step, Sign):
-                self._caches.refresh_guard(self._guard)
         raise ValueError("more steps than there are things to do")
 
     async def _tell(self, key: Key, member: Object) -> None:
