@@ -217,6 +217,19 @@ async def test_a_credential_refused_for_half_a_minute_makes_an_orphan_that_comes
         assert trio.current_time() < 400
 
 
+async def test_a_server_that_has_just_started_and_knows_no_rights_yet_is_asked_again_soon(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    world.cluster.refused.set(403)
+    async with world.member() as member:
+        await trio.sleep(5)
+        world.cluster.refused.set(None)
+        await member.view.wait_for(bool)
+        assert trio.current_time() < 15
+        assert member.standing.value is Standing.MEMBER
+
+
 async def test_an_outage_makes_no_orphan(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     world = World(tmp_path)
     async with world.member() as member:

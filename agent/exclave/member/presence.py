@@ -7,6 +7,7 @@ for ever. On leaving the Member is deleted, unless the cluster did that; what co
 """
 
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -57,7 +58,7 @@ from exclave.member.spec import (
     view_member,
     with_condition,
 )
-from exclave.member.standing import StandingJudge
+from exclave.member.standing import APART, ASK_ORPHAN_EVERY, StandingJudge
 from exclave.member.state import Standing
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ LAST_WORDS = 10.0
 """Seconds that the requests made while closing may take, all in all."""
 
 FETCHES = Backoff(first=1.0, most=60.0)
+
+REFUSED = Backoff(first=1.0, most=APART, jitter=0.75)
+"""Pauses of a refused watch. An API server that has just started knows no accounts and rights for some moments, and
+every machine of the fleet is back at once."""
 
 
 class Membership:
@@ -164,18 +169,22 @@ class Membership:
 
     # What runs while the door is open; each is started again if it fails.
 
-    async def follow(self) -> None:
+    async def follow(self, draw: Callable[[], float] = random.random) -> None:
         """Follow the own Member for ever."""
+        attempt = 0
         while True:
             try:
                 async with self._cluster.watch(MEMBERS, self.record.namespace, self.record.member) as events:
                     async for event in events:
+                        attempt = 0
                         self._see(event)
             except ApiRefusal as refusal:
                 log.warning("cannot follow the own Member: %s", refusal)
                 self._see_refusal(refusal)
                 self._publish_standing()
-            await trio.sleep(self._judge.ask_again_in)
+            is_orphan = self.standing.value is Standing.ORPHANED
+            await trio.sleep(ASK_ORPHAN_EVERY if is_orphan else REFUSED.pause(attempt, draw()))
+            attempt += 1
 
     def _see(self, event: WatchEvent) -> None:
         if isinstance(event, Listed):
@@ -242,7 +251,7 @@ class Membership:
                 failing = True
             settings = self.settings.value
             pause = settings.heartbeat if settings else HEARTBEAT
-            await trio.sleep(self._judge.ask_again_in if self.standing.value is Standing.ORPHANED else pause)
+            await trio.sleep(ASK_ORPHAN_EVERY if self.standing.value is Standing.ORPHANED else pause)
 
     async def beat_once(self) -> None:
         """Send one heartbeat. Raises ClusterError."""

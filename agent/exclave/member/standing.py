@@ -49,8 +49,3 @@ class StandingJudge:
         self._refused_since = None
         if self._standing is Standing.ORPHANED:
             self._standing = Standing.MEMBER
-
-    @property
-    def ask_again_in(self) -> float:
-        """Seconds until a refused watch is tried again."""
-        return ASK_ORPHAN_EVERY if self._standing is Standing.ORPHANED else APART
