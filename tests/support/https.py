@@ -79,12 +79,17 @@ class Served:
 
 @asynccontextmanager
 async def open_https(
-    handler: Handler, *, anchor: Authority | None = None, leaf: Authority | None = None, address: str = "127.0.0.1"
+    handler: Handler,
+    *,
+    anchor: Authority | None = None,
+    leaf: Authority | None = None,
+    address: str = "127.0.0.1",
+    port: int = 0,
 ) -> AsyncIterator[Served]:
     """Serve until the block ends; everything still open is dropped then."""
     anchor = anchor or make_anchor("test CA")
     tls = server_tls(leaf or make_leaf(anchor, [x509.IPAddress(ip_address(address))]))
-    listeners = await trio.open_ssl_over_tcp_listeners(0, tls, host=address, https_compatible=True)
+    listeners = await trio.open_ssl_over_tcp_listeners(port, tls, host=address, https_compatible=True)
     port = listeners[0].transport_listener.socket.getsockname()[1]
     host = f"[{address}]" if ":" in address else address
     served = Served(f"https://{host}:{port}", anchor.pem)

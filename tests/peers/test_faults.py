@@ -1,0 +1,348 @@
+"""The parts of agent and controller that talk to Kubernetes, while it or the network between fails, and afterwards.
+
+In each row a member is present with its heartbeats, a controller controls, somebody follows a collection and somebody
+sends a request until it is answered, all by the real code. During the fault the administrator, who is not affected
+unless the server is away, makes what all of them have to see. Nobody is told that the fault is over: each has to find
+out by itself. How long that took is printed at the end of the run; only that it comes to an end is asserted.
+"""
+
+import itertools
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+import trio
+import trio.testing
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from exclave.admin.objects import CONTROLLER
+from exclave.cluster import Access, Cluster, Listed, Upserted, open_cluster, open_member_cluster
+from exclave.cluster.requests import CONFIG_MAPS, LEASES, MEMBERS, create, get, patch
+from exclave.config import Config, MemberConfig, Paths
+from exclave.controller import Place, open_controller
+from exclave.ending import EndingSwitch
+from exclave.identity.csr import make_csr
+from exclave.join.delivery import delivery_key_text
+from exclave.join.steps import join
+from exclave.join.token import encode_token
+from exclave.member import open_member
+from exclave.member.presence import Membership
+from exclave.member.record import MembershipRecord
+from exclave.member.spec import member_object, view_member
+from exclave.sandbox.mesh import NAMESPACE
+from exclave.sandbox.pki import Authority, make_anchor
+from peers.kubernetes import AVAILABLE, Kubernetes, find_binaries, running_kubernetes
+from support.apiserver import RunningApiServer
+from support.interposer import (
+    Interposer,
+    Treat,
+    busy,
+    cutting,
+    expiring,
+    falling_silent,
+    honest,
+    loopback_leaf,
+    no_kubernetes,
+    open_interposer,
+    slow,
+)
+from support.mesh_cluster import furnished
+from support.told import tell
+
+NUMBERS = itertools.count(1)
+PATIENCE = 600.0
+"""Seconds of the row's own clock; none needs nearly so many."""
+
+STREAMS = 15
+"""Watches of a scene: the follower's, the member's, and thirteen of the controller."""
+
+ANCHOR, NEXT_ANCHOR = make_anchor("an API server's CA"), make_anchor("the next CA")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A member that has joined."""
+
+    config: Config
+    record: MembershipRecord
+
+
+@pytest.fixture(scope="module")
+def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    """One of its own, since it is ended and started: the newest, as these faults are not the API's."""
+    binaries = find_binaries(AVAILABLE[0])
+    assert binaries is not None
+    with running_kubernetes(binaries, tmp_path_factory.mktemp("faults")) as found:
+        yield found
+
+
+def api_of(kubernetes: Kubernetes) -> RunningApiServer:
+    access = Access((kubernetes.url,), kubernetes.ca)
+    return RunningApiServer(access, kubernetes.admin_token, kubernetes.folder, None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def machine(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """Joined while all was well."""
+    folder = tmp_path_factory.mktemp("machine")
+    config = Config(Paths(folder / "state", folder / "run"), MemberConfig("10.77.0.250"))
+
+    async def become() -> Machine:
+        async with furnished(api_of(kubernetes)) as cluster:
+            token = encode_token(await cluster.join_token())
+            return Machine(config, await join(token, config, time.time, lambda _: None))
+
+    return trio.run(become)
+
+
+@dataclass
+class Scene:
+    """One row's parts. `through` and `member` meet the fault, `admin` does not; `seen` is what the follower knows."""
+
+    kubernetes: Kubernetes
+    first: Interposer
+    nursery: trio.Nursery
+    admin: Cluster
+    through: Cluster
+    member: Membership
+    seen: set[str] = field(default_factory=set)
+
+    async def follow(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow the ConfigMaps of a namespace for ever."""
+        has_begun = False
+        async with self.through.watch(CONFIG_MAPS, "default") as events:
+            async for event in events:
+                if isinstance(event, Listed):
+                    self.seen |= {one["metadata"]["name"] for one in event.objects}
+                elif isinstance(event, Upserted):
+                    self.seen.add(event.object["metadata"]["name"])
+                if not has_begun:
+                    task_status.started()
+                    has_begun = True
+
+    async def listen_anew(self, leaf: Authority) -> None:
+        """Drop every connection, and show this certificate to those who come back."""
+        await self.first.close()
+        self.first.leaf = leaf
+        await self.nursery.start(self.first.listen)
+
+
+Act = Callable[[Scene], Awaitable[None]]
+
+
+async def nothing(_: Scene) -> None: ...
+
+
+def treated(treat: Treat) -> Act:
+    """From now on, and what is under way is cut."""
+
+    async def begin(scene: Scene) -> None:
+        scene.first.treat = treat
+        scene.first.cut_all()
+
+    return begin
+
+
+async def treated_well(scene: Scene) -> None:
+    scene.first.treat = honest
+
+
+async def silence(scene: Scene) -> None:
+    """Have streams opened anew, and wait until as many of them have fallen silent."""
+    await treated(falling_silent)(scene)
+    while scene.first.silenced < STREAMS:  # noqa: ASYNC110  another's state
+        await trio.sleep(1)
+    scene.first.treat = honest
+
+
+async def closed(scene: Scene) -> None:
+    await scene.first.close()
+
+
+async def opened(scene: Scene) -> None:
+    await scene.nursery.start(scene.first.listen)
+
+
+def presenting(make: Callable[[], Authority]) -> Act:
+    async def begin(scene: Scene) -> None:
+        await scene.listen_anew(make())
+
+    return begin
+
+
+async def told_nothing(scene: Scene) -> None:
+    """Whoever answered by a certificate of another CA has got no request, and so no token."""
+    assert scene.first.asked == 0
+    await scene.listen_anew(loopback_leaf(ANCHOR))
+
+
+def restarting(*parts: str, number: signal.Signals = signal.SIGTERM) -> Act:
+    """End programs in this order, and start them again in the other."""
+
+    async def begin(scene: Scene) -> None:
+        for name in parts:
+            await trio.to_thread.run_sync(getattr(scene.kubernetes, name).end, number)
+        for name in reversed(parts):
+            getattr(scene.kubernetes, name).start()
+
+    return begin
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a fault begins and ends, how long it lasts, how fast the parts' clock runs; what they know of servers."""
+
+    begin: Act
+    end: Act = nothing
+    lasts: float = 0.0
+    rate: float = 4.0
+    both: bool = False
+
+
+FAULTS = {
+    "the API server is restarted": Row(restarting("apiserver"), rate=1.0),
+    "the API server is killed": Row(restarting("apiserver", number=signal.SIGKILL), rate=1.0),
+    "etcd is killed, its API server stays": Row(restarting("etcd", number=signal.SIGKILL), rate=1.0),
+    "the whole control plane is killed": Row(
+        restarting("controllers", "apiserver", "etcd", number=signal.SIGKILL), rate=1.0
+    ),
+    "every connection is cut": Row(treated(honest)),
+    "nobody listens": Row(closed, opened, lasts=10.0),
+    "answers are cut in half": Row(treated(cutting), treated_well, lasts=10.0),
+    "429, with Retry-After": Row(treated(busy(429, "TooManyRequests")), treated_well, lasts=10.0),
+    "503, with Retry-After": Row(treated(busy(503, "ServiceUnavailable")), treated_well, lasts=10.0),
+    "every answer is slow": Row(treated(slow(2.0)), treated_well, lasts=20.0),
+    "every watch has expired": Row(treated(expiring), treated_well, lasts=10.0),
+    "a portal answers instead": Row(treated(no_kubernetes), treated_well, lasts=10.0),
+    "watches fall silent": Row(silence, rate=10.0),
+    "the server's certificate has expired": Row(
+        presenting(lambda: loopback_leaf(ANCHOR, lifetime=timedelta(seconds=-5))),
+        presenting(lambda: loopback_leaf(ANCHOR)),
+        lasts=10.0,
+    ),
+    "somebody else answers at the address": Row(
+        presenting(lambda: loopback_leaf(make_anchor("nobody's CA"))), told_nothing, lasts=10.0
+    ),
+    "the server's CA is replaced by one that was made known": Row(presenting(lambda: loopback_leaf(NEXT_ANCHOR))),
+    "the server moves to the other address that is known": Row(closed, both=True),
+}
+
+
+@pytest.mark.parametrize("row", FAULTS.values(), ids=FAULTS)
+def test_everybody_recovers(kubernetes: Kubernetes, machine: Machine, request: pytest.FixtureRequest, row: Row) -> None:
+    clock = trio.testing.MockClock(rate=row.rate)
+    took = trio.run(play, kubernetes, machine, row, clock=clock, strict_exception_groups=True)
+    figures = ", ".join(f"{what} {seconds:.1f}" for what, seconds in sorted(took.items()))
+    tell(f"seconds after: {request.node.callspec.id}: {figures}")
+
+
+@asynccontextmanager
+async def open_scene(kubernetes: Kubernetes, machine: Machine, both: bool) -> AsyncIterator[Scene]:
+    """Everything that is watched, going well."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        cluster = await enter(furnished(api_of(kubernetes), controlled=False))
+        token = await cluster.token_of("exclave", CONTROLLER)
+        first = await enter(open_interposer(kubernetes.url, kubernetes.ca, ANCHOR))
+        second = await enter(open_interposer(kubernetes.url, kubernetes.ca, ANCHOR))
+        access = Access((first.url, second.url) if both else (first.url,), ANCHOR.pem + NEXT_ANCHOR.pem)
+        through = await enter(open_cluster(access, lambda: kubernetes.admin_token))
+        controller = await enter(open_cluster(access, lambda: token))
+        await enter(open_controller(controller, Place(), time.time))
+        record, state, endings = machine.record, machine.config.paths.state, EndingSwitch()
+        own = await enter(
+            open_member_cluster(access, state, record.accounts_namespace, record.account, endings, time.time)
+        )
+        member = await enter(open_member(record, machine.config, own, endings, time.time))
+        await member.view.wait_for(bool)
+        nursery = await enter(trio.open_nursery())
+        scene = Scene(kubernetes, first, nursery, cluster.admin, through, member)
+        await nursery.start(scene.follow)
+        yield scene
+        nursery.cancel_scope.cancel()
+
+
+async def play(kubernetes: Kubernetes, machine: Machine, row: Row) -> dict[str, float]:
+    """Have the fault, and all that happens meanwhile; the seconds that each part needed after its end."""
+    took: dict[str, float] = {}
+    number = next(NUMBERS)
+    name = f"fault-{number}"
+    with trio.fail_after(PATIENCE):
+        async with open_scene(kubernetes, machine, row.both) as scene:
+            member, sent = scene.member.record.member, trio.Event()
+
+            async def send() -> None:
+                await scene.through.send_patiently(patch(CONFIG_MAPS, "linkerd", "linkerd-config", annotated(name)))
+                sent.set()
+
+            await row.begin(scene)
+            began = trio.current_time()
+            scene.nursery.start_soon(send)
+            newcomer = newcomer_object(number)
+            for request in (
+                create(CONFIG_MAPS, "default", {"metadata": {"name": name}}),
+                create(MEMBERS, NAMESPACE, newcomer),
+                patch(MEMBERS, NAMESPACE, member, {"spec": {"loaded": {"proxy": name}}}),
+            ):
+                await scene.admin.send_patiently(request)
+            await trio.sleep_until(began + row.lasts)
+            await row.end(scene)
+            over, beaten = trio.current_time(), await renewed_at(scene.admin, member)
+
+            async def until(what: str, look: Callable[[], Awaitable[bool]]) -> None:
+                while not await look():  # noqa: ASYNC110  what others see
+                    await trio.sleep(0.1)
+                took[what] = trio.current_time() - over
+
+            async def is_admitted() -> bool:
+                found = await scene.admin.send_patiently(get(MEMBERS, NAMESPACE, newcomer["metadata"]["name"]))
+                return view_member(found).certificate is not None
+
+            async def beats() -> bool:
+                return await renewed_at(scene.admin, member) != beaten
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(until, "followed", lambda: true(name in scene.seen))
+                nursery.start_soon(until, "sent", lambda: true(sent.is_set()))
+                nursery.start_soon(until, "own Member seen", lambda: true(has_seen(scene.member, name)))
+                nursery.start_soon(until, "admitted and signed", is_admitted)
+                nursery.start_soon(until, "heartbeat", beats)
+    return took
+
+
+async def true(value: bool) -> bool:
+    await trio.lowlevel.checkpoint()
+    return value
+
+
+def annotated(name: str) -> dict[str, object]:
+    return {"metadata": {"annotations": {"row": name}}}
+
+
+def has_seen(member: Membership, name: str) -> bool:
+    view = member.view.value
+    return view is not None and view.loaded.get("proxy") == name
+
+
+async def renewed_at(admin: Cluster, member: str) -> object:
+    return (await admin.send_patiently(get(LEASES, NAMESPACE, member)))["spec"].get("renewTime")
+
+
+def newcomer_object(number: int) -> dict[str, object]:
+    """A machine that asks to join, by what it leaves in the cluster."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = f"web-f{number:04d}-1"
+    return member_object(
+        NAMESPACE,
+        name,
+        nonce=f"nonce-{number}",
+        machine_hash=f"{number:016x}",
+        delivery_key=delivery_key_text(key),
+        csr=make_csr(key, name),
+        addresses=[f"10.77.0.{number}"],
+        facts={},
+    )
