@@ -1,4 +1,4 @@
-"""Builds the real servers that the tests run against, once, into the cache: `python tests/peers/building.py`.
+"""Builds the real servers that the tests run against, once, into the cache: `building.py [RELEASE …]`.
 
 Rules: kube-apiserver and kube-controller-manager come from their Go module, which Go's checksum database vouches for;
 etcd comes from Debian's package, unpacked and not installed, so no service starts. What is there is not built again.
@@ -74,25 +74,29 @@ def run(command: list[str], folder: str, what: str) -> None:
         raise CannotBuild(f"{what} failed:\n{done.stderr[-2000:]}")
 
 
-def main() -> int:
-    """Build what is missing; the exit code."""
+def main(wanted: Sequence[str]) -> int:
+    """Build what is missing of the wanted releases, or of all and kubectl; the exit code."""
     try:
         if not (cache() / "etcd").exists():
             print("taking etcd out of Debian's package")
             build_etcd(cache() / "etcd")
         for release, version in RELEASES.items():
+            if wanted and release not in wanted:
+                continue
             if find_binaries(release) is None:
                 print(f"building Kubernetes {version} into {cache()}: this takes some minutes, once", flush=True)
                 build_kubernetes(release, cache() / version, COMMANDS)
-            if release == NEWEST and not (cache() / version / "kubectl").exists():
+            if release == NEWEST and not wanted and not (cache() / version / "kubectl").exists():
                 print(f"building kubectl {version} into {cache()}", flush=True)
                 build_kubernetes(release, cache() / version, ["kubectl"])
     except CannotBuild as problem:
         print(f"the real servers cannot be built: {problem}", file=sys.stderr)
+        if wanted:
+            return 1
         print("their tests are skipped, but for CI, which must be able to build them", file=sys.stderr)
         return 1 if os.environ.get("EXCLAVE_CI") == "1" else 0
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

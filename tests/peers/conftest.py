@@ -22,7 +22,14 @@ from support.told import FIGURES
 
 NUMBERS = itertools.count(1)
 
-NEED_REAL = ["test_admin.py", "test_faults.py", "test_guard.py", "test_installing.py", "test_joining.py"]
+NEED_REAL = [
+    "test_admin.py",
+    "test_faults.py",
+    "test_guard.py",
+    "test_installing.py",
+    "test_joining.py",
+    "test_story.py",
+]
 collect_ignore = [] if AVAILABLE else NEED_REAL
 """What needs a real server; `test_available` says once that there is none."""
 

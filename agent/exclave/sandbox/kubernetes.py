@@ -1,13 +1,14 @@
 """A real Kubernetes for the demo: etcd, kube-apiserver and kube-controller-manager, run while open.
 
 Rules: the binaries are found or their absence is said, with the command that makes them; they are never fetched here.
-Keys are made anew each time. An outage is the end of the API server's process; etcd keeps what there is. What the
+Keys are made anew each time. An outage is a kill of the API server's process; etcd keeps what there is. What the
 sandbox's own API server counts of requests is not counted here.
 """
 
 import json
 import os
 import secrets
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,7 +49,7 @@ START_TIME = 120.0
 
 @dataclass
 class Kubernetes:
-    """A running one: its URL, its CA (PEM), and a token that may do everything."""
+    """A running one: its URL, its CA (PEM), and a token that may do everything. `version` is what it says of itself."""
 
     url: str
     ca: str
@@ -56,10 +57,12 @@ class Kubernetes:
     _command: list[str] = field(repr=False)
     _log: Path = field(repr=False)
     _apiserver: Program = field(repr=False)
+    version: str = "Kubernetes"
 
     async def close(self) -> None:
-        """Begin an outage: end the API server."""
-        await self._apiserver.end()
+        """Begin an outage: kill the API server, which else would wait for its watchers."""
+        self._apiserver.send(signal.SIGKILL)
+        await self._apiserver.wait()
 
     async def open(self) -> None:
         """End an outage: start the API server again; return when it is ready."""
@@ -79,6 +82,7 @@ class Kubernetes:
             async with self._client() as client:
                 while True:
                     if await _answers(client, "/readyz"):
+                        self.version = f"Kubernetes {(await client.get('/version')).json()['gitVersion']}"
                         return
                     await trio.sleep(0.1)
         raise UnexpectedError(f"kube-apiserver is not ready:\n{self._apiserver.last_words()}")

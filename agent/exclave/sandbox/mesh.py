@@ -138,7 +138,7 @@ def _pod() -> Object:
         },
         "spec": {
             "serviceAccountName": POD_NAME,
-            "containers": [{"name": "app", "ports": [{"containerPort": POD_PORT}]}],
+            "containers": [{"name": "app", "image": "echo", "ports": [{"containerPort": POD_PORT}]}],
         },
     }
 

@@ -19,6 +19,8 @@ import trio
 from exclave.errors import Fault, HostError
 from exclave.kit.command import run_command
 from exclave.sandbox.compare import FILES, SUBJECTS, differences
+from exclave.sandbox.control_plane import Binaries
+from exclave.sandbox.kubernetes import Kubernetes, find_binaries
 from exclave.sandbox.programs import module
 from exclave.sandbox.scene_joining import Joining
 from exclave.sandbox.scene_leaving import Leaving
@@ -37,19 +39,21 @@ two minutes. Ctrl-C ends it at any time and leaves nothing.
 
 Stand-ins, since the real ones cannot be shipped here: the API server (admission policies are not enforced), Linkerd's
 destination controller, and the proxy (linkerd2-proxy's environment, Workload API, names and ports; HTTP/1.1 only).
+With --kubernetes the API server is a real one: kube-apiserver with its etcd and controllers, built once.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the demo; the exit code: 0 if every step passed, 1 if not, 130 after Ctrl-C. Raises HostError."""
     options = _parser().parse_args(arguments)
+    binaries = find_binaries() if options.kubernetes else None
     if options.host is not None:
-        return trio.run(_tell, options.host, options.json, strict_exception_groups=True)
+        return trio.run(_tell, options.host, options.json, binaries, strict_exception_groups=True)
     if os.geteuid() != 0:
         raise HostError(
             Fault.NO_PRIVILEGE, "the demo makes network namespaces and needs root", "run it as root: sudo exclave demo"
         )
-    return _run_inside(["--json"] if options.json else [])
+    return _run_inside(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="exclave demo", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end, and nothing before")
+    parser.add_argument("--kubernetes", action="store_true", help="on a real kube-apiserver, with its etcd")
     parser.add_argument("--host", type=int, help=argparse.SUPPRESS)  # whose network namespace is the host's
     return parser
 
@@ -76,7 +81,7 @@ def _run_inside(options: Sequence[str]) -> int:
     return teller.wait()
 
 
-async def _tell(host: int, in_json: bool) -> int:
+async def _tell(host: int, in_json: bool, binaries: Binaries | None) -> int:
     """Tell the story; the exit code."""
     teller = Teller(quiet=in_json)
     was_ended = False
@@ -97,7 +102,7 @@ async def _tell(host: int, in_json: bool) -> int:
         await nursery.start(end_on_signal)
         with trio.CancelScope() as story:
             before = await look(network)
-            async with open_stage(SHORT_LIFE) as stage:
+            async with open_stage(SHORT_LIFE, binaries) as stage:
                 await _play(teller, stage)
         after = await look(network)
         nursery.cancel_scope.cancel()
@@ -119,6 +124,8 @@ async def _play(teller: Teller, stage: Stage) -> None:
     teller.chapter("A cluster with Linkerd, and a machine that is not in its mesh")
     await step("the pod asks the machine", joining.outside)
     await step("an admin makes a join token", joining.make_token)
+    if isinstance(stage.api, Kubernetes):
+        await step(f"{stage.api.version} guards it", joining.guarded)
     stage.vm.start_agent()
     await stage.vm.wait_idle()
     leaving = Leaving(stage, joining, await stage.vm.look())
@@ -141,7 +148,7 @@ async def _play(teller: Teller, stage: Stage) -> None:
     teller.chapter("Steady traffic both ways, while things happen")
     await step("certificates of 10 s are renewed for 30 s", serving.renewals, 60)
     await step("the group gets certificates of 24 h", serving.longer_life)
-    await step("API server and controller go away", serving.control_plane_away)
+    await step("API server and controller go away", serving.control_plane_away, 60)
     await step("the agent is killed with -9", serving.agent_killed)
 
     teller.chapter("The machine leaves")

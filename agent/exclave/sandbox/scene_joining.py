@@ -5,19 +5,33 @@ says of itself, wherever there is something to look at; it returns figures that 
 """
 
 import json
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.admin.objects import join_account
-from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, Object, create, create_token, get
+from exclave.cluster.requests import (
+    EXTERNAL_WORKLOADS,
+    MEMBERS,
+    SECRETS,
+    Object,
+    Request,
+    create,
+    create_token,
+    get,
+    list_all,
+)
 from exclave.errors import ApiRefusal
-from exclave.join.token import JoinToken, encode_token
-from exclave.member.spec import accounts_namespace
+from exclave.identity.csr import make_csr
+from exclave.join.delivery import delivery_key_text
+from exclave.join.token import JoinToken, decode_token, encode_token
+from exclave.member.spec import accounts_namespace, member_object
 from exclave.redirect.layout import TABLE
 from exclave.sandbox import mesh
 from exclave.sandbox.guest import fetch
@@ -25,6 +39,9 @@ from exclave.sandbox.namespaces import Machine
 from exclave.sandbox.programs import module, open_program
 from exclave.sandbox.stage import CLUSTER, Stage
 from exclave.sandbox.teller import UnexpectedError, eventually
+
+if TYPE_CHECKING:
+    from exclave.cluster import Cluster
 
 TOKEN_LIFE = 3600
 """Seconds."""
@@ -64,6 +81,28 @@ class Joining:
             JoinToken(access.servers, access.ca, mesh.NAMESPACE, mesh.GROUP, jwt, float(int(expires)))
         )
         return f"group {mesh.NAMESPACE}/{mesh.GROUP}; {len(self._token)} characters, for 2 machines, for an hour"
+
+    async def guarded(self) -> str:
+        """What somebody who has stolen the token is told: here by the admission policy, there by RBAC."""
+        stolen, key = decode_token(self._token), ec.generate_private_key(ec.SECP256R1())
+        name = f"{mesh.GROUP}-k7q2x-3"  # the token is for two
+        member = member_object(
+            mesh.NAMESPACE,
+            name,
+            nonce="n" * 16,
+            machine_hash="0" * 16,
+            delivery_key=delivery_key_text(key),
+            csr=make_csr(key, name),
+            addresses=[mesh.VM],
+            facts={},
+        )
+        async with self.stage.open_client(stolen.token) as thief:
+            return "\n".join(
+                [
+                    await _refusal(thief, create(MEMBERS, mesh.NAMESPACE, member)),
+                    await _refusal(thief, list_all(SECRETS, mesh.NAMESPACE)),
+                ]
+            )
 
     async def join(self) -> str:
         """The one line, typed on the machine."""
@@ -146,6 +185,15 @@ async def _ask(machine: Machine | None, port: int) -> dict[str, Any]:
         return await fetch(machine, f"http://{mesh.VM}:{port}/")
     except UnexpectedError:
         return {}
+
+
+async def _refusal(thief: "Cluster", request: Request) -> str:
+    """What the API server says. Raises UnexpectedError if it does not refuse."""
+    try:
+        await thief.send(request)
+    except ApiRefusal as refusal:
+        return textwrap.fill(refusal.message.partition(": ")[2], 100)
+    raise UnexpectedError(f"{request.verb} {request.what}: a refusal was expected")
 
 
 def expect(what: str, found: object, wanted: object) -> None:

@@ -1,14 +1,15 @@
 """The demo's stage: a cluster with Linkerd, a meshed pod, and a virtual machine, each a machine of namespaces.
 
 The process that opens the stage is the cluster's machine: it runs in a network namespace of its own, serves the API
-itself, and runs the real controller and the stand-in destination controller as programs. The pod has a stand-in proxy
-with the rules that Linkerd's init container would make. The virtual machine has an application and nothing else.
+itself or runs a real Kubernetes for it, and runs the real controller and the stand-in destination controller as
+programs. The pod has a stand-in proxy with the rules that Linkerd's init container would make. The virtual machine has
+an application and nothing else.
 """
 
 import shutil
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +30,16 @@ from exclave.identity.names import MeshIdentity
 from exclave.kit.atomic import write_atomic
 from exclave.sandbox import mesh
 from exclave.sandbox.apiserver import ApiServer, open_apiserver
+from exclave.sandbox.control_plane import Binaries, Layout
 from exclave.sandbox.guest import Guest, open_guest
+from exclave.sandbox.kubernetes import Kubernetes, open_kubernetes
 from exclave.sandbox.namespaces import Machine, Network, open_network
 from exclave.sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
 from exclave.sandbox.programs import Program, module, open_program, start
 
 CLUSTER = "10.77.0.1"
 API_PORT = 6443
+ETCD_PORTS = 2379, 2380
 PROXY_USER = 65534
 """Debian's `nobody`: it owns nothing here."""
 
@@ -63,7 +67,7 @@ class Stage:
     """Everything that stands. `admin` may do everything."""
 
     network: Network
-    api: ApiServer
+    api: ApiServer | Kubernetes
     access: Access
     admin: Cluster
     pod: Machine
@@ -79,15 +83,22 @@ class Stage:
         """Start the controller again."""
         self.controller = _start_controller(self.scratch)
 
+    def open_client(self, token: str) -> AbstractAsyncContextManager[Cluster]:
+        """Speak to the API server as whoever has this token."""
+        return open_cluster(self.access, lambda: token)
+
 
 @asynccontextmanager
-async def open_stage(certificate_lifetime: str) -> AsyncIterator[Stage]:
-    """Build it all, in a network namespace that must be ours already. Raises MachineError, HostError."""
+async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None) -> AsyncIterator[Stage]:
+    """Build it all, in a network namespace that must be ours already; `binaries` are those of a real Kubernetes.
+
+    Raises MachineError, HostError, UnexpectedError.
+    """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         network = await enter(open_network())
         await network.join(f"{CLUSTER}/24", f"{mesh.CONTROL_PLANE}/16")
-        api = await enter(open_apiserver(CLUSTER, API_PORT, network.scratch))
+        api = await enter(_open_api(network.scratch, binaries))
         access = Access((api.url,), api.ca)
         admin = await enter(open_cluster(access, lambda: api.admin_token))
         await _furnish(admin, network.scratch, certificate_lifetime)
@@ -102,6 +113,12 @@ async def open_stage(certificate_lifetime: str) -> AsyncIterator[Stage]:
         stage = Stage(network, api, access, admin, pod, guest, _start_controller(network.scratch))
         stack.push_async_callback(_end_controller, stage)
         yield stage
+
+
+def _open_api(scratch: Path, binaries: Binaries | None) -> AbstractAsyncContextManager[ApiServer | Kubernetes]:
+    if binaries is None:
+        return open_apiserver(CLUSTER, API_PORT, scratch)
+    return open_kubernetes(binaries, Layout(scratch, CLUSTER, API_PORT, *ETCD_PORTS))
 
 
 async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> None:
