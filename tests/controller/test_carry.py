@@ -163,6 +163,16 @@ async def test_what_stands_already_or_is_gone_already_counts_as_done(tmp_path: P
         assert await one.standing() == []
 
 
+async def test_a_member_that_is_deleted_is_undone_next_and_leaves_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as one:
+        await one.play()
+        found = await one.carry(DeleteMember("it is silent"))
+        assert found is not None and found.view.deleting and found.workload is not None
+        one.world = found
+        assert (await one.play())[-1] == "ReleaseMember"
+        assert await one.standing() == []
+
+
 async def test_steps_for_a_member_that_is_gone_say_so(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))

@@ -148,8 +148,9 @@ class Carrier:
         namespace, name = world.namespace, world.view.name
         if isinstance(step, DeleteMember):
             log.info("%s/%s is deleted: %s", namespace, name, step.why)
-            await self._unless(404, delete(MEMBERS, namespace, name))
-            return None
+            gone = await self._unless(404, delete(MEMBERS, namespace, name))
+            # Our own finalizer holds it, and what was made for it is undone next.
+            return world.seen(member=gone) if gone is not None and gone.get("kind") == MEMBERS.kind else None
         if isinstance(step, DeleteAccount):
             await self._unless(404, delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), _account(world)))
             return world.seen(account_deleted=True)
