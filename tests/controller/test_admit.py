@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from exclave.controller.admit import Judgement, judge
+from exclave.controller.admit import Judgement, is_listed_elsewhere, judge, judge_address
 from exclave.controller.world import Neighbour
 from exclave.member.spec import Condition
 
-from .worlds import ADMITTED, GROUP, make_member, make_world, with_status
+from .worlds import ADDRESS, ADMITTED, GROUP, make_member, make_world, settled_world, with_status
 
 YES = Judgement(True, "Admitted", "a member of group web")
-TWIN = Neighbour("shop", "web-aaaaa-1", "0123456789abcdef", "10.77.0.9")
-SQUATTER = Neighbour("pay", "api-bbbbb-2", "another", "10.77.0.20")
+TWIN = Neighbour("shop", "web-aaaaa-1", "0123456789abcdef", live=True)
+HOLDER = Neighbour("pay", "api-bbbbb-2", "another", ADDRESS, frozenset({ADDRESS}), live=True)
 
 
 def no(reason: str, message: str) -> Judgement:
@@ -75,21 +75,39 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], Judgement]] = {
     ),
     "a living member's address is refused, also across namespaces": (
         {},
-        {"neighbours": (SQUATTER,)},
+        {"neighbours": (HOLDER,)},
         no(
             "AddressInUse",
             "10.77.0.20 is the address of the living member api-bbbbb-2. If that is gone: "
             "kubectl exclave member evict api-bbbbb-2 -n pay",
         ),
     ),
-    "a member is no neighbour of itself": (
-        {},
-        {"neighbours": (Neighbour("shop", "web-k7q2x-1", "0123456789abcdef", "10.77.0.20"),)},
-        YES,
+    "however it is written": (
+        {"addresses": ["FD00:0::7"]},
+        {
+            **several("fd00::/64"),
+            "neighbours": (replace(HOLDER, address="fd00::7", stands=frozenset({"fd00::7"})),),
+        },
+        no(
+            "AddressInUse",
+            "fd00::7 is the address of the living member api-bbbbb-2. If that is gone: "
+            "kubectl exclave member evict api-bbbbb-2 -n pay",
+        ),
     ),
-    "one of the same name in another namespace is another": (
+    "an address with a zone is none": (
+        {"addresses": ["fe80::1%eth0"]},
+        several("fe80::/10"),
+        no("AddressRefused", "'fe80::1%eth0' is not an address, or one of fe80::/10 no network"),
+    ),
+    "that another one says so as well is nothing": ({}, {"neighbours": (replace(HOLDER, stands=frozenset()),)}, YES),
+    "nor that it once was given it, and says another now": ({}, {"neighbours": (replace(HOLDER, address=""),)}, YES),
+    "one that is silent holds nothing": ({}, {"neighbours": (replace(HOLDER, live=False),)}, YES),
+    "nor does one that is being deleted": ({}, {"neighbours": (replace(HOLDER, leaving=True),)}, YES),
+    "the same machine is no clone of one that is silent": ({}, {"neighbours": (replace(TWIN, live=False),)}, YES),
+    "nor of one that is being deleted": ({}, {"neighbours": (replace(TWIN, leaving=True),)}, YES),
+    "another machine at another address is nothing to it": (
         {},
-        {"neighbours": (Neighbour("pay", "web-k7q2x-1", "another", "10.77.0.9"),)},
+        {"neighbours": (replace(HOLDER, address="10.77.0.9"),)},
         YES,
     ),
 }
@@ -105,7 +123,7 @@ def test_judgement(spec: dict[str, Any], changes: dict[str, Any], wanted: Judgem
     [
         pytest.param({"group": None}, id="its group is gone"),
         pytest.param(several("192.0.2.0/24"), id="its address is no longer in the group's networks"),
-        pytest.param({"neighbours": (TWIN, SQUATTER)}, id="a clone lives"),
+        pytest.param({"neighbours": (TWIN, HOLDER)}, id="a clone lives"),
     ],
 )
 def test_who_was_admitted_stays_so_though(changes: dict[str, Any]) -> None:
@@ -115,3 +133,38 @@ def test_who_was_admitted_stays_so_though(changes: dict[str, Any]) -> None:
 def test_who_was_refused_is_judged_again() -> None:
     refused = Condition("Admitted", False, "AddressInUse", "taken")
     assert judge(make_world(with_status(make_member(), refused))) == YES
+
+
+ORDER = {
+    "whoever is listed keeps it": ({"lists": True}, {}),
+    "then whoever was not told that it has lost it": ({}, {"displaced": True}),
+    "then the older one": ({"created": "2026-01-01T00:00:00Z"}, {"created": "2027-01-01T00:00:00Z"}),
+    "then the name decides": ({"namespace": "a"}, {"namespace": "b"}),
+    "one that is listed is older than any": (
+        {"lists": True, "created": "2027-01-01T00:00:00Z", "displaced": True},
+        {"created": "2026-01-01T00:00:00Z"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), ORDER.values(), ids=ORDER)
+def test_of_two_that_stand_at_one_address(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert replace(HOLDER, **first).place_at(ADDRESS) < replace(HOLDER, **second).place_at(ADDRESS)
+
+
+def test_one_that_stands_there_already_is_refused_only_for_whoever_is_before_it() -> None:
+    world = settled_world(serving=True)
+    later = replace(HOLDER, lists=True, displaced=True)
+    assert judge_address(world.seen(neighbours=(later,)), GROUP) is None
+    assert not is_listed_elsewhere(world.seen(neighbours=(later,)), GROUP)
+    earlier = replace(HOLDER, lists=True, created="2020-01-01T00:00:00Z")
+    assert judge_address(world.seen(neighbours=(earlier,)), GROUP) is not None
+    assert is_listed_elsewhere(world.seen(neighbours=(earlier,)), GROUP)
+
+
+@pytest.mark.parametrize("change", [{"live": False}, {"leaving": True}, {"address": "10.77.0.9"}], ids=str)
+def test_ports_wait_until_nobody_elses_are_listed_at_the_address_though_it_is_free(change: dict[str, Any]) -> None:
+    other = replace(HOLDER, lists=True, **change)
+    world = settled_world(neighbours=(other,))
+    assert judge_address(world, GROUP) is None and is_listed_elsewhere(world, GROUP)
+    assert not is_listed_elsewhere(world.seen(neighbours=(replace(other, lists=False),)), GROUP)

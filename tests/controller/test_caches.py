@@ -14,10 +14,12 @@ from exclave.cluster import Listed, Removed, Upserted
 from exclave.cluster.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
+    EXTERNAL_WORKLOADS,
     SECRETS,
     WORKLOAD_GROUPS,
     Object,
     Resource,
+    create,
     get,
     list_all,
 )
@@ -217,7 +219,7 @@ async def test_a_heartbeat_makes_its_member_live_at_once_and_one_from_long_ago_d
     caches.see_lease(KEY, NOW + 1)
     caches.wake([KEY])
     world = caches.world(KEY, NOW + 1)
-    assert world is not None and world.live and len(world.neighbours) == 1
+    assert world is not None and world.live
 
 
 async def test_it_does_not_matter_whether_leases_or_members_are_told_first() -> None:
@@ -283,25 +285,35 @@ async def test_what_is_wrong_with_the_admission_policies_is_noticed_when_it_chan
     assert not caches.refresh_guard(wanted)
 
 
-async def test_neighbours_are_living_members_that_stay() -> None:
-    caches = Caches("exclave", "linkerd")
-    caches.members.take(Upserted(make_member()))
-    caches.leases.take(Upserted(lease(None)))
-    caches.see_lease(KEY, NOW)
-    caches.leases.take(Upserted(lease()))
-    world = caches.world(KEY, NOW)
-    assert world is not None and world.neighbours == ()
-    caches.see_lease(KEY, NOW)
-    caches.refresh_live(NOW)
-    world = caches.world(KEY, NOW)
-    assert world is not None
-    ((namespace, name, machine, address),) = [
-        (one.namespace, one.name, one.machine_hash, one.address) for one in world.neighbours
-    ]
-    assert (namespace, name, machine, address) == (NAMESPACE, NAME, "0123456789abcdef", "10.77.0.20")
-    caches.see_members(caches.members.take(Upserted(make_member(deleting=True))))
-    world = caches.world(KEY, NOW)
-    assert world is not None and world.neighbours == ()
+async def test_neighbours_are_told_of_each_other_whenever_what_they_claim_changes(tmp_path: Path) -> None:
+    async with seen(tmp_path) as caches:
+        other = (NAMESPACE, "web-zzzzz-1")
+        for key in (KEY, other):
+            member = placed(make_member(), name=key[1])
+            assert caches.see_members(caches.members.take(Upserted(member))) == ({KEY} if key == other else set())
+        world = caches.world(KEY, NOW)
+        assert world is not None
+        (found,) = world.neighbours
+        assert (found.name, found.address, found.live, found.stands) == (other[1], "10.77.0.20", False, frozenset())
+        caches.leases.take(Upserted({**lease(None), "metadata": {"name": other[1], "namespace": NAMESPACE}}))
+        caches.see_lease(other, NOW)
+        caches.leases.take(Upserted({**lease(), "metadata": {"name": other[1], "namespace": NAMESPACE}}))
+        caches.see_lease(other, NOW)
+        caches.wake([other])
+        assert caches.see_members([other]) == {KEY}, "it lives"
+        request = create(EXTERNAL_WORKLOADS, NAMESPACE, {"spec": {"workloadIPs": [{"ip": "10.77.0.20"}]}})
+        assert caches.give(other, request) == {KEY}
+        world = caches.world(KEY, NOW)
+        assert world is not None and world.neighbours[0].holds("10.77.0.20"), "before it is answered"
+        assert caches.give(other, None) == {KEY}
+        workload = {"metadata": {"name": other[1], "namespace": NAMESPACE}, **(request.body or {})}
+        assert caches.see_members(caches.workloads.take(Upserted(workload))) == {KEY}
+        world = caches.world(other, NOW)
+        assert world is not None
+        assert caches.keep(other, world) == set(), "nothing that others see has changed"
+        assert caches.keep(other, None) == {KEY}
+        world = caches.world(KEY, NOW)
+        assert world is not None and world.neighbours == ()
 
 
 def test_the_time_without_ports_is_counted_from_when_they_were_first_gone() -> None:

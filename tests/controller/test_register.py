@@ -8,7 +8,7 @@ import pytest
 
 from exclave.cluster.requests import Object
 from exclave.controller.register import may_list, register, wanted_workload
-from exclave.controller.world import MemberWorld
+from exclave.controller.world import MemberWorld, Neighbour
 from exclave.member.settings import Port
 from exclave.sandbox.kinds import merge_patch
 
@@ -69,6 +69,22 @@ def test_an_address_that_is_refused_costs_the_ports_and_takes_nobody_elses_place
     wanted = wanted_workload(moved, GROUP, MESH)
     assert wanted["spec"]["ports"] == []
     assert wanted["spec"]["workloadIPs"] == [{"ip": "10.77.0.20"}]
+
+
+def test_none_is_made_for_an_address_that_is_refused() -> None:
+    assert register(make_world(make_member(addresses=["192.0.2.7"])), GROUP, MESH) is None
+
+
+def test_an_address_is_written_in_the_one_way() -> None:
+    group = replace(GROUP, spec=replace(GROUP.spec, networks=("fd00::/64",)))
+    assert wanted(make_world(make_member(addresses=["FD00:0::7"])), group)["spec"]["workloadIPs"] == [{"ip": "fd00::7"}]
+
+
+def test_ports_are_not_listed_while_anothers_are_at_the_address() -> None:
+    leaving = Neighbour("shop", "web-a", "m", "10.77.0.20", frozenset({"10.77.0.20"}), lists=True, leaving=True)
+    world = make_world(make_member(serving=True), live=True, neighbours=(leaving,))
+    assert not may_list(world, GROUP)
+    assert may_list(world.seen(neighbours=(replace(leaving, lists=False),)), GROUP)
 
 
 @pytest.mark.parametrize(

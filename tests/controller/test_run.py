@@ -1,13 +1,17 @@
 """The controller under its own account, over the sandbox's API server, with the code that really joins."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.admin.guard import placed_guard
-from exclave.cluster import Listed, Upserted
+from exclave.admin.objects import CONTROLLER
+from exclave.cluster import Listed, Upserted, open_cluster
 from exclave.cluster.requests import (
     CONFIG_MAPS,
     EVENTS,
@@ -19,14 +23,20 @@ from exclave.cluster.requests import (
     WORKLOAD_GROUPS,
     Object,
     Resource,
+    create,
     delete,
     patch,
 )
 from exclave.config import Config, MemberConfig, Paths
+from exclave.controller import Place, open_controller
 from exclave.errors import ClusterError, Fault
+from exclave.identity.csr import make_csr
+from exclave.join.delivery import delivery_key_text
 from exclave.join.steps import join
 from exclave.join.token import encode_token
+from exclave.member.presence import heartbeat_request
 from exclave.member.record import MembershipRecord
+from exclave.member.spec import member_object
 from exclave.sandbox.mesh import NAMESPACE, VM
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
@@ -39,9 +49,9 @@ async def joined(cluster: MeshCluster, folder: Path) -> MembershipRecord:
     return await join(encode_token(await cluster.join_token()), config(folder), time.time, lambda _: None)
 
 
-async def wait(cluster: MeshCluster, resource: Resource, name: str, accept) -> Object:
+async def wait(cluster: MeshCluster, resource: Resource, name: str, accept, patience: float = 20.0) -> Object:
     """Follow an object until it is acceptable; None stands for its absence."""
-    with trio.fail_after(20):
+    with trio.fail_after(patience):
         async with cluster.admin.watch(resource, NAMESPACE, name) as events:
             async for event in events:
                 found = event.object if isinstance(event, Upserted) else None
@@ -125,6 +135,85 @@ async def test_deleting_a_member_leaves_nothing_of_it(tmp_path: Path) -> None:
         assert await cluster.find(EXTERNAL_WORKLOADS, record.member) is None
         assert await cluster.find(LEASES, record.member) is None
         assert await cluster.find(SERVICE_ACCOUNTS, "web.vm.k7q2x-1", "shop-vms") is None
+
+
+async def other_machine(cluster: MeshCluster, name: str, address: str, machine_hash: str) -> None:
+    """Another machine than this one becomes a member and serves, by what it leaves in the cluster."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    body = member_object(
+        NAMESPACE,
+        name,
+        nonce=name,
+        machine_hash=machine_hash,
+        delivery_key=delivery_key_text(key),
+        csr=make_csr(key, name),
+        addresses=[address],
+        facts={},
+    )
+    await cluster.admin.send(create(MEMBERS, NAMESPACE, body))
+    await wait(cluster, MEMBERS, name, lambda found: "credential" in (found.get("status") or {}))
+    await cluster.admin.send(heartbeat_request(NAMESPACE, name, f"{name}.boot", time.time()))
+    await cluster.admin.send(patch(MEMBERS, NAMESPACE, name, {"spec": {"serving": True}}))
+    await wait(cluster, EXTERNAL_WORKLOADS, name, lambda found: found["spec"].get("ports"))
+
+
+async def test_a_member_that_says_that_it_has_anothers_address_loses_its_own_ports_alone(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        await other_machine(cluster, "web-ttttt-1", "10.77.0.66", "1" * 16)
+        await other_machine(cluster, "web-vvvvv-1", VM, "2" * 16)
+        victim = await cluster.find(EXTERNAL_WORKLOADS, "web-vvvvv-1")
+        assert victim is not None
+        await cluster.admin.send(patch(MEMBERS, NAMESPACE, "web-ttttt-1", {"spec": {"addresses": [VM]}}))
+        thief = await wait(cluster, EXTERNAL_WORKLOADS, "web-ttttt-1", lambda found: not found["spec"].get("ports"))
+        assert thief["spec"]["workloadIPs"] == [{"ip": "10.77.0.66"}]
+        told = await wait(cluster, MEMBERS, "web-ttttt-1", lambda found: registered(found) == "AddressInUse")
+        message = next(one["message"] for one in told["status"]["conditions"] if one["type"] == "Registered")
+        assert message == (
+            f"no port is listed: {VM} is the address of the living member web-vvvvv-1. If that is gone: "
+            "kubectl exclave member evict web-vvvvv-1 -n shop"
+        )
+        assert await cluster.find(EXTERNAL_WORKLOADS, "web-vvvvv-1") == victim, "nothing of it was ever touched"
+
+
+async def test_a_machine_that_was_refused_is_admitted_with_the_same_token_when_what_stood_in_its_way_is_evicted(
+    tmp_path: Path,
+) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        token = encode_token(await cluster.join_token(token_id="zzzzz"))
+        again = config(tmp_path / "again", "10.77.0.21")
+        with pytest.raises(ClusterError) as refused:
+            await join(token, again, time.time, lambda _: None)
+        assert refused.value.fault is Fault.MACHINE_KNOWN
+        await cluster.admin.send(delete(MEMBERS, NAMESPACE, record.member))
+        await wait(cluster, MEMBERS, "web-zzzzz-1", lambda found: "credential" in found["status"])
+        assert (await join(token, again, time.time, lambda _: None)).member == "web-zzzzz-1"
+
+
+def test_a_silent_member_makes_room_for_whoever_joins_with_its_address_and_leaves_nothing(tmp_path: Path) -> None:
+    started, speed = time.time(), 10.0
+
+    def now() -> float:
+        return started + speed * (time.time() - started)
+
+    async def play() -> None:
+        async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+            token = await cluster.token_of("exclave", CONTROLLER)
+            async with open_cluster(cluster.api.access, lambda: token) as own, open_controller(own, Place(), now):
+                await other_machine(cluster, "web-aaaaa-1", VM, "1" * 16)
+                token_of_b = encode_token(await cluster.join_token(token_id="zzzzz"))
+                with pytest.raises(ClusterError) as refused:
+                    await join(token_of_b, config(tmp_path / "vm"), now, lambda _: None)
+                assert refused.value.fault is Fault.ADDRESS_REFUSED
+                admitted = partial(wait, accept=lambda found: "credential" in found["status"], patience=200.0)
+                await admitted(cluster, MEMBERS, "web-zzzzz-1")
+                await join(token_of_b, config(tmp_path / "vm"), now, lambda _: None)
+                await wait(cluster, MEMBERS, "web-aaaaa-1", lambda found: found is None, patience=200.0)
+                for resource in (EXTERNAL_WORKLOADS, LEASES):
+                    assert await cluster.find(resource, "web-aaaaa-1") is None
+                assert await cluster.find(SERVICE_ACCOUNTS, "web.vm.aaaaa-1", "shop-vms") is None
+
+    trio.run(play, clock=trio.testing.MockClock(rate=speed), strict_exception_groups=True)
 
 
 async def test_a_clone_of_a_living_machine_is_refused_with_both_names(tmp_path: Path) -> None:

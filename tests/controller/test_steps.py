@@ -259,15 +259,33 @@ def test_one_that_is_not_heard_of_for_longer_than_its_group_waits_is_forgotten()
     assert not isinstance(next_step(world.seen(now=NOW - 60 + GROUP.spec.forget_after - 1)), DeleteMember)
 
 
-def test_one_that_is_not_heard_of_goes_at_once_when_a_living_member_has_its_address() -> None:
+HEIR = Neighbour(
+    "shop", "web-zzzzz-1", "another", "10.77.0.20", frozenset({"10.77.0.20"}), live=True, admitted_at=NOW - 60
+)
+
+
+def test_one_that_is_not_heard_of_goes_at_once_when_a_newcomer_of_its_group_has_its_address() -> None:
     world = settled_world(live=False).seen(member=NOT_LIVE_SINCE)
-    heir = Neighbour("shop", "web-zzzzz-1", "another", "10.77.0.20")
-    assert next_step(world.seen(neighbours=(heir,))) == DeleteMember(
-        "the living member shop/web-zzzzz-1 has its address 10.77.0.20"
-    )
-    assert next_step(settled_world(neighbours=(heir,))) != DeleteMember(
-        "the living member shop/web-zzzzz-1 has its address 10.77.0.20"
-    ), "one that lives keeps its place"
+    gone = DeleteMember("the living member shop/web-zzzzz-1 has its address 10.77.0.20")
+    assert next_step(world.seen(neighbours=(HEIR,))) == gone
+    assert next_step(settled_world(neighbours=(HEIR,))) != gone, "one that lives keeps its place"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"admitted_at": NOW - 61}, id="one that was a member before"),
+        pytest.param({"admitted_at": None}, id="one that is not admitted"),
+        pytest.param({"name": "api-zzzzz-1"}, id="one of another group"),
+        pytest.param({"namespace": "bank"}, id="one of another namespace"),
+        pytest.param({"stands": frozenset()}, id="one that only says so"),
+        pytest.param({"live": False}, id="one that is silent itself"),
+        pytest.param({"leaving": True}, id="one that is being deleted"),
+    ],
+)
+def test_a_silent_member_is_removed_by_nobody_else(change: dict[str, Any]) -> None:
+    world = settled_world(live=False).seen(member=NOT_LIVE_SINCE, neighbours=(replace(HEIR, **change),))
+    assert not isinstance(next_step(world), DeleteMember)
 
 
 def test_without_the_admission_policies_nothing_is_given_or_signed() -> None:

@@ -5,8 +5,8 @@ into its own error; messages are for a person and name the remedy.
 """
 
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 
+from exclave.controller.claims import lies_within, neighbour_of, plain_address
 from exclave.controller.world import Group, MemberWorld, Neighbour
 from exclave.identity.csr import read_csr
 from exclave.join.delivery import read_delivery_key
@@ -56,27 +56,45 @@ def judge_address(world: MemberWorld, group: Group) -> Judgement | None:
     view = world.view
     if len(view.addresses) != 1:
         return Judgement(False, "AddressRefused", f"one address was expected, found {len(view.addresses)}")
-    address, networks = view.addresses[0], ", ".join(group.spec.networks)
+    said, networks = view.addresses[0], ", ".join(group.spec.networks)
     try:
-        lies_within = any(ip_address(address) in ip_network(network) for network in group.spec.networks)
+        address = plain_address(said)
+        is_ours = lies_within(address, group.spec.networks)
     except ValueError:
-        return Judgement(False, "AddressRefused", f"{address!r} is not an address, or one of {networks} no network")
-    if not lies_within:
+        return Judgement(False, "AddressRefused", f"{said!r} is not an address, or one of {networks} no network")
+    if not is_ours:
         return Judgement(False, "AddressRefused", f"{address} lies in none of the group's networks: {networks}")
-    for other in _others(world):
-        if other.address == address:
+    mine = _mine(world, group)
+    for other in world.neighbours:
+        if other.holds(address) and not (mine.holds(address) and mine.place_at(address) < other.place_at(address)):
             return Judgement(
                 False,
                 "AddressInUse",
-                f"{other.address} is the address of the living member {other.name}. If that is gone: {_evict(other)}",
+                f"{address} is the address of the living member {other.name}. If that is gone: {_evict(other)}",
             )
     return None
 
 
+def is_listed_elsewhere(world: MemberWorld, group: Group) -> bool:
+    """Whether pods are still told of another Member's ports at this one's address: two would break each lookup of it.
+
+    That passes: whoever may not have the address loses its ports at the next look.
+    """
+    mine = _mine(world, group)
+    return any(
+        other.is_listed_at(mine.address) and other.place_at(mine.address) < mine.place_at(mine.address)
+        for other in world.neighbours
+    )
+
+
+def _mine(world: MemberWorld, group: Group) -> Neighbour:
+    return neighbour_of(world.member, world.workload, group, live=world.live)
+
+
 def _judge_machine(world: MemberWorld) -> Judgement | None:
     view = world.view
-    for other in _others(world):
-        if other.machine_hash == view.machine_hash:
+    for other in world.neighbours:
+        if other.lives and other.machine_hash == view.machine_hash:
             return Judgement(
                 False,
                 "MachineKnown",
@@ -84,11 +102,6 @@ def _judge_machine(world: MemberWorld) -> Judgement | None:
                 f"reinstalled. If {other.name} is gone: {_evict(other)}",
             )
     return None
-
-
-def _others(world: MemberWorld) -> list[Neighbour]:
-    here = (world.namespace, world.view.name)
-    return [other for other in world.neighbours if (other.namespace, other.name) != here]
 
 
 def _evict(other: Neighbour) -> str:

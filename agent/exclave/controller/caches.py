@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from exclave.cluster.events import Listed, Removed, WatchEvent
-from exclave.cluster.requests import Object
+from exclave.cluster.requests import Object, Request
 from exclave.controller.beats import SHORTEST, Holders, holder_of, interval_for
-from exclave.controller.claims import Claims
+from exclave.controller.claims import Claims, neighbour_of
 from exclave.controller.guarded import guard_fault
 from exclave.controller.issuer import Issuer, read_issuer
 from exclave.controller.publish import read_anchors, read_control_plane, read_linkerd
@@ -88,6 +88,7 @@ class Caches:
     _live: set[Key] = field(default_factory=set)
     _holders: dict[Key, Holders] = field(default_factory=dict)
     _claims: Claims = field(default_factory=Claims)
+    _given: dict[Key, Object] = field(default_factory=dict)
     _patience: float = SHORTEST
     refusals: dict[Key, str] = field(default_factory=dict)
     _emptied: dict[Key, float] = field(default_factory=dict)
@@ -167,7 +168,6 @@ class Caches:
             sight = self._sights.get(key)
             if sight is not None and sight.renewed is not None and self._speaks(key, sight):
                 self._live.add(key)
-                self._claims.refresh(key, self.members.objects.get(key), is_live=True)
 
     def _speaks(self, key: Key, sight: Sight) -> bool:
         """Whether a sight says something of now: a Lease that has only been met does so if its member was live.
@@ -185,23 +185,45 @@ class Caches:
         before = set(self._live)
         sights = {key: sight for key, sight in self._sights.items() if self._speaks(key, sight)}
         self._live = live_members(sights, before, interval=self._patience, watching_since=self.watching_since, now=now)
-        self._claims.keep(self._live, self.members.objects)
         return before ^ self._live
 
-    def see_members(self, keys: Iterable[Key]) -> None:
-        """Look at Members that have changed."""
-        for key in keys:
-            self._claims.refresh(key, self.members.objects.get(key), is_live=key in self._live)
+    def see_members(self, keys: Iterable[Key]) -> set[Key]:
+        """Look at Members of which anything has changed; which others that concerns."""
+        return {other for key in list(keys) for other in self._see_member(key)}
+
+    def _see_member(self, key: Key) -> set[Key]:
+        member = self.members.objects.get(key)
+        if member is None:
+            self._given.pop(key, None)
+            return self._claims.refresh(key, None)
+        workload, given = self.workloads.objects.get(key), self._given.get(key)
+        live = key in self._live
+        return self._claims.refresh(key, neighbour_of(member, workload, self._group_of(key), live=live, given=given))
+
+    def give(self, key: Key, request: Request | None) -> set[Key]:
+        """Note what a Member's ExternalWorkload is being given, None if nothing; which others that concerns.
+
+        Whoever is looked at while the request is under way must not be given the same address.
+        """
+        if request is None or request.body is None:
+            self._given.pop(key, None)
+        else:
+            self._given[key] = request.body
+        return self._see_member(key)
+
+    def _group_of(self, key: Key) -> Group | None:
+        """The group that a Member's name names."""
+        try:
+            return self.group((key[0], parse_member_name(key[1]).group))
+        except ValueError:
+            return None
 
     def world(self, key: Key, now: float) -> MemberWorld | None:
         """All that is known of a Member; None if there is none."""
         member = self.members.objects.get(key)
         if member is None:
             return None
-        try:
-            group = self.group((key[0], parse_member_name(key[1]).group))
-        except ValueError:
-            group = None
+        group = self._group_of(key)
         sight = self._sights.get(key)
         return MemberWorld(
             member=member,
@@ -211,7 +233,7 @@ class Caches:
             settings_digest=self.published.get((group.namespace, group.name)) if group else None,
             guard_fault=self.guard_fault,
             group_refusal=self.refusals.get((group.namespace, group.name)) if group else None,
-            neighbours=self._claims.like(member),
+            neighbours=self._claims.like(key),
             workload=self.workloads.objects.get(key),
             has_account=key in self.accounts,
             has_lease=key in self.leases.objects,
@@ -222,16 +244,15 @@ class Caches:
             account_deleted=key in self.undone,
         )
 
-    def keep(self, key: Key, world: MemberWorld | None) -> None:
-        """Keep what carrying out a step has changed, until the watches tell the same."""
+    def keep(self, key: Key, world: MemberWorld | None) -> set[Key]:
+        """Keep what carrying out a step has changed, until the watches tell the same; which others that concerns."""
+        self._given.pop(key, None)
         if world is None:
-            for known in (self.members.objects, self.workloads.objects):
-                known.pop(key, None)
+            self.members.objects.pop(key, None)
             self.accounts.discard(key)
             self.undone.discard(key)
-            return
+            return self._see_member(key)
         self.members.objects[key] = world.member
-        self._claims.refresh(key, world.member, is_live=key in self._live)
         if world.workload is None:
             self.workloads.objects.pop(key, None)
         else:
@@ -240,6 +261,7 @@ class Caches:
             self.accounts.add(key)
         if world.account_deleted:
             self.undone.add(key)
+        return self._see_member(key)
 
     def members_of(self, namespace: str, group: str) -> list[Key]:
         """The Members of a group."""

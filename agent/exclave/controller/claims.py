@@ -1,68 +1,125 @@
-"""Which living members claim a machine or an address: found without a look at every other one. Pure.
+"""Who has to do with a machine or an address: found without a look at every other Member. Pure.
 
-Rules: an index over the living, brought up to date when who is live changes; a member that is being deleted claims
-nothing any more. Reading a fleet of ten thousand for each look would cost more than all the rest.
+What claims an address: nothing that a machine says alone. A Member holds one while it lives, says that it has it, its
+own group's networks hold it, and its ExternalWorkload, which the controller writes, has it. Whoever says the same later
+is refused, and changes nothing for the holder. One that is not live holds nothing once its ports are withdrawn: its
+address goes to whoever passes the networks of its own group, of whatever group that is, since an address is one machine
+to the whole cluster. What it loses then is the address; when a Member may be deleted for it is said in `steps`.
+An index over all Members, brought up to date with each change: reading a fleet of ten thousand for each look would
+cost more than all the rest. Each change tells who else is to be looked at because of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from exclave.cluster.requests import Object
-from exclave.controller.world import Neighbour
-from exclave.member.spec import view_member
+from exclave.controller.world import Group, Neighbour, workload_ports
+from exclave.member.spec import ADMITTED, epoch, view_member
 
 Key = tuple[str, str]
 
 
 @dataclass
 class Claims:
-    """Living members by what they claim: `machine <hash>` or `address <address>`."""
+    """All Members by what they have to do with: `machine <hash>` or `address <address>`."""
 
-    _versions: dict[Key, tuple[str, Neighbour]] = field(default_factory=dict)
+    _known: dict[Key, Neighbour] = field(default_factory=dict)
     _by_claim: dict[str, set[Key]] = field(default_factory=dict)
 
-    def keep(self, living: set[Key], members: Mapping[Key, Object]) -> None:
-        """Bring the index up to date with who is live; what one says of itself is told by `refresh`."""
-        for key in self._versions.keys() - living:
-            self._forget(key)
-        for key in living - self._versions.keys():
-            self.refresh(key, members.get(key), is_live=True)
-
-    def refresh(self, key: Key, member: Object | None, *, is_live: bool) -> None:
-        """Look at one member again."""
-        if member is None or not is_live or member["metadata"].get("deletionTimestamp"):
-            self._forget(key)
-            return
-        version = str(member["metadata"].get("resourceVersion", ""))
-        known = self._versions.get(key)
-        if known is not None and version and known[0] == version:
-            return
-        view = view_member(member)
+    def refresh(self, key: Key, found: Neighbour | None) -> set[Key]:
+        """Take what is known of a Member now, None if it is gone; who else is concerned by what has changed."""
+        before = self._known.get(key)
+        if before == found:
+            return set()
+        concerned = self._sharing(before) | self._sharing(found)
         self._forget(key)
-        neighbour = Neighbour(key[0], key[1], view.machine_hash, (view.addresses or ("",))[0])
-        self._versions[key] = (version, neighbour)
-        for claim in _claims(neighbour.machine_hash, neighbour.address):
-            self._by_claim.setdefault(claim, set()).add(key)
+        if found is not None:
+            self._known[key] = found
+            for claim in _claims(found):
+                self._by_claim.setdefault(claim, set()).add(key)
+        return concerned - {key}
 
-    def like(self, member: Object) -> tuple[Neighbour, ...]:
-        """The living members that claim what this one does, itself among them if it is live."""
-        view = view_member(member)
-        keys = {
-            key
-            for claim in _claims(view.machine_hash, (view.addresses or ("",))[0])
-            for key in self._by_claim.get(claim, ())
-        }
-        return tuple(self._versions[key][1] for key in sorted(keys))
+    def like(self, key: Key) -> tuple[Neighbour, ...]:
+        """The other Members that share a machine or an address with this one."""
+        return tuple(self._known[other] for other in sorted(self._sharing(self._known.get(key)) - {key}))
+
+    def _sharing(self, found: Neighbour | None) -> set[Key]:
+        if found is None:
+            return set()
+        return {key for claim in _claims(found) for key in self._by_claim.get(claim, ())}
 
     def _forget(self, key: Key) -> None:
-        known = self._versions.pop(key, None)
+        known = self._known.pop(key, None)
         if known is None:
             return
-        for claim in _claims(known[1].machine_hash, known[1].address):
+        for claim in _claims(known):
             self._by_claim[claim].discard(key)
             if not self._by_claim[claim]:
                 del self._by_claim[claim]
 
 
-def _claims(machine_hash: str, address: str) -> list[str]:
-    return [f"machine {machine_hash}", *([f"address {address}"] if address else [])]
+def neighbour_of(
+    member: Object, workload: Object | None, group: Group | None, *, live: bool, given: Object | None = None
+) -> Neighbour:
+    """A Member as others see it. `given` is an ExternalWorkload's patch that is under way."""
+    view, metadata = view_member(member), member["metadata"]
+    conditions = (member.get("status") or {}).get("conditions") or ()
+    admitted = next((one for one in conditions if one.get("type") == ADMITTED and one.get("status") == "True"), None)
+    return Neighbour(
+        namespace=str(metadata.get("namespace", "")),
+        name=view.name,
+        machine_hash=view.machine_hash,
+        address=_own(view.addresses, group),
+        stands=frozenset((*standing(workload), *standing(given))),
+        lists=bool(workload_ports(workload) or workload_ports(given)),
+        live=live or (view.live is not None and view.live.status),
+        leaving=view.deleting,
+        displaced=view.registered is not None and not view.registered.status,
+        created=str(metadata.get("creationTimestamp", "")),
+        admitted_at=epoch(str(admitted.get("lastTransitionTime") or "")) if admitted else None,
+    )
+
+
+def plain_address(text: str) -> str:
+    """An address in the one way of writing it. Raises ValueError, also for one with a zone."""
+    if "%" in text:
+        raise ValueError("an address with a zone means something on its own machine only")
+    return str(ip_address(text))
+
+
+def lies_within(address: str, networks: tuple[str, ...]) -> bool:
+    """Whether one of the networks holds the address. Raises ValueError if any of them is none."""
+    found = ip_address(address)
+    return any(found in network for network in _networks(networks))
+
+
+def standing(workload: Object | None) -> Iterator[str]:
+    """The addresses that an ExternalWorkload has, written the one way; what is no address is left out."""
+    for one in ((workload or {}).get("spec") or {}).get("workloadIPs") or ():
+        try:
+            yield plain_address(str(one.get("ip", "")))
+        except ValueError:
+            continue
+
+
+@lru_cache(1024)
+def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(text) for text in texts)
+
+
+def _own(addresses: tuple[str, ...], group: Group | None) -> str:
+    """The address that a Member says it has, if it says one and its group's networks hold it."""
+    if len(addresses) != 1 or group is None:
+        return ""
+    try:
+        address = plain_address(addresses[0])
+        return address if lies_within(address, group.spec.networks) else ""
+    except ValueError:
+        return ""
+
+
+def _claims(neighbour: Neighbour) -> set[str]:
+    addresses = {f"address {one}" for one in (neighbour.address, *neighbour.stands) if one}
+    return {f"machine {neighbour.machine_hash}", *addresses}

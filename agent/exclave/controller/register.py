@@ -16,7 +16,8 @@ from exclave.cluster.requests import (
     create,
     patch,
 )
-from exclave.controller.admit import judge_address
+from exclave.controller.admit import is_listed_elsewhere, judge_address
+from exclave.controller.claims import plain_address
 from exclave.controller.world import Group, MemberWorld, Mesh
 from exclave.identity.names import server_name
 from exclave.member.spec import READY, read_conditions
@@ -32,6 +33,8 @@ def may_list(world: MemberWorld, group: Group) -> bool:
     """Whether pods may be told of ports. A cordoned member's are withdrawn once it has said that it is not ready."""
     view = world.view
     if view.deleting or not view.serving or not world.live or judge_address(world, group) is not None:
+        return False
+    if is_listed_elsewhere(world, group):
         return False
     return not view.cordoned or is_ready(world.workload)
 
@@ -78,16 +81,19 @@ def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
 
 def _addresses(world: MemberWorld, group: Group) -> list[Object]:
     """The address that it says it has; where that is refused, what stands, so that nobody else's is taken over."""
-    if judge_address(world, group) is not None and world.workload is not None:
-        return list(world.workload.get("spec", {}).get("workloadIPs") or [])
-    return [{"ip": address} for address in world.view.addresses]
+    if judge_address(world, group) is not None:
+        return list((world.workload or {}).get("spec", {}).get("workloadIPs") or [])
+    return [{"ip": plain_address(world.view.addresses[0])}]
 
 
 def register(world: MemberWorld, group: Group, mesh: Mesh) -> Request | None:
-    """The request that brings the ExternalWorkload a step nearer; None if it is as it shall be."""
+    """The request that brings the ExternalWorkload a step nearer; None if it is as it shall be.
+
+    None is made for an address that is refused: it would stand there.
+    """
     wanted, found = wanted_workload(world, group, mesh), world.workload
     if found is None:
-        return create(EXTERNAL_WORKLOADS, world.namespace, wanted)
+        return create(EXTERNAL_WORKLOADS, world.namespace, wanted) if wanted["spec"]["workloadIPs"] else None
     changes = _changes(wanted, found)
     return patch(EXTERNAL_WORKLOADS, world.namespace, world.view.name, changes) if changes else None
 

@@ -10,7 +10,7 @@ import logging
 import random
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +44,7 @@ from exclave.controller.lead import Fenced
 from exclave.controller.publish import settings_object, settings_of
 from exclave.controller.queue import WorkQueue
 from exclave.controller.reap import Wait
-from exclave.controller.steps import next_step
+from exclave.controller.steps import PutWorkload, next_step
 from exclave.controller.tidy import keep_tidy
 from exclave.controller.world import Group
 from exclave.errors import ApiRefusal, ClusterError
@@ -173,12 +173,15 @@ class Controller:
         for key in self._caches.leases.objects:
             self._caches.see_lease(key, self._now())
         self._caches.refresh_live(self._now())
+        self._caches.see_members(self._caches.members.objects)
         self._groups_changed(list(self._caches.groups.objects))
 
     # What changed, and who must be looked at because of it.
 
     def _members_changed(self, keys: list[Key]) -> None:
-        self._caches.see_members(keys)
+        self._queue_members((*keys, *sorted(self._caches.see_members(keys))))
+
+    def _queue_members(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._queue.add_nowait(("member", key))
 
@@ -226,6 +229,7 @@ class Controller:
         await self._tell(key, world.member)
         for _ in range(MOST_STEPS):
             step = next_step(world)
+            self._queue_members(self._caches.give(key, step.request if isinstance(step, PutWorkload) else None))
             if step is None:
                 return None
             if isinstance(step, Wait):
@@ -233,7 +237,7 @@ class Controller:
             log.debug("%s/%s: %s", *key, type(step).__name__)
             changed = await self._carrier.carry(step, world)
             self.counts[type(step).__name__] += 1
-            self._caches.keep(key, changed)
+            self._queue_members(self._caches.keep(key, changed))
             if changed is None:
                 return None
             await self._tell(key, changed.member)

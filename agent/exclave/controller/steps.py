@@ -10,6 +10,7 @@ from typing import Any
 
 from exclave.cluster.requests import Object, Request
 from exclave.controller.admit import ABANDONED_AFTER, Judgement, judge, judge_address
+from exclave.controller.claims import neighbour_of
 from exclave.controller.reap import MarkNotReady, Undoing, Wait, next_undoing, retire_workload
 from exclave.controller.register import is_ready, register
 from exclave.controller.world import Group, MemberWorld, workload_ports
@@ -107,16 +108,27 @@ def next_step(world: MemberWorld) -> Step:
 
 
 def _end_of(world: MemberWorld, group: Group) -> str | None:
-    """Why a member that was one has come to its end by itself; None if it has not."""
+    """Why a member that was one has come to its end by itself; None if it has not.
+
+    A machine of its group that was admitted after it fell silent, and holds its address, has taken its place: only a
+    join token makes such a one. Whoever was a member before, or is another group's, takes the address at most, since a
+    stolen machine might: a restart is enough for silence.
+    """
     gone_since = not_live_since(world)
     if gone_since is None:
         return None
     if world.now - gone_since > group.spec.forget_after:
         return f"no heartbeat since {rfc3339(gone_since)}, for longer than its group waits"
+    mine = neighbour_of(world.member, world.workload, group, live=False).address
     for other in world.neighbours:
-        if other.name != world.view.name and other.address in world.view.addresses:
-            return f"the living member {other.namespace}/{other.name} has its address {other.address}"
+        is_ours = other.namespace == world.namespace and _group_of(other.name) == group.name
+        if is_ours and other.holds(mine) and other.admitted_at is not None and other.admitted_at >= gone_since:
+            return f"the living member {other.namespace}/{other.name} has its address {mine}"
     return None
+
+
+def _group_of(member: str) -> str:
+    return member.rsplit("-", 2)[0]
 
 
 def not_live_since(world: MemberWorld) -> float | None:

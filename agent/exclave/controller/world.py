@@ -52,12 +52,43 @@ class Signed:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another Member, as far as it matters to whether this one may be admitted."""
+    """A Member as far as it matters to another one of the same machine or address.
+
+    `address` is the one that it says it has, "" if its group's networks do not hold it. `stands` are those that its
+    ExternalWorkload has, or is being given at this moment; `lists`: pods are told of ports there. `live` until its own
+    status says that it is not; `leaving` while it is being deleted; `displaced` once it was told that it has lost its
+    address. `created` is the API server's word, `admitted_at` the controller's (epoch seconds).
+    """
 
     namespace: str
     name: str
     machine_hash: str
-    address: str
+    address: str = ""
+    stands: frozenset[str] = frozenset()
+    lists: bool = False
+    live: bool = False
+    leaving: bool = False
+    displaced: bool = False
+    created: str = ""
+    admitted_at: float | None = None
+
+    @property
+    def lives(self) -> bool:
+        """It is heard, and means to stay."""
+        return self.live and not self.leaving
+
+    def holds(self, address: str) -> bool:
+        """Whether the address is its own: it lives, says that it has it, and was given it."""
+        return self.lives and self.address == address and address in self.stands
+
+    def is_listed_at(self, address: str) -> bool:
+        """Whether pods are told of ports of it at this address, whatever it says itself."""
+        return self.lists and address in self.stands
+
+    def place_at(self, address: str) -> tuple[bool, bool, bool, str, str, str]:
+        """Orders those who stand at one address: the least keeps it. Nothing in it is a machine's to write."""
+        listed, held = self.is_listed_at(address), self.holds(address)
+        return (not listed, not held, self.displaced, self.created, self.namespace, self.name)
 
 
 @dataclass(frozen=True)
@@ -65,7 +96,7 @@ class MemberWorld:
     """One Member and all that belongs to it. `now` is epoch seconds by the controller's clock.
 
     `guard_fault` is what is wrong with the admission policies, `group_refusal` why the group takes no new members.
-    `neighbours` are the living Members of this machine or address; `clones` the two boots that take turns as this one.
+    `neighbours` are the other Members of this machine or address; `clones` the two boots that take turns as this one.
     `beaten`: a heartbeat has come, ever; `live`: they come now. `emptied_at`: since when its ExternalWorkload has no
     ports, as far as this controller knows.
     """

@@ -1,0 +1,207 @@
+"""Several Members under the controller's whole policy, without a cluster: what each look decides is done at once.
+
+fleet = Fleet()
+fleet.join("web-k7q2x-1", "10.77.0.20"); fleet.beat(); assert fleet.listed("10.77.0.20") == ["web-k7q2x-1"]
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from exclave.cluster.events import Upserted
+from exclave.cluster.requests import Object
+from exclave.controller.caches import Caches, Key
+from exclave.controller.reap import DeleteAccount, DeleteLease, EmptyPorts, MarkNotReady, ReleaseMember, Wait
+from exclave.controller.steps import (
+    AddFinalizer,
+    DeleteMember,
+    MakeAccount,
+    MakeLease,
+    PutWorkload,
+    Seal,
+    Sign,
+    Step,
+    WriteStatus,
+    next_step,
+)
+from exclave.controller.world import MemberWorld, Signed, workload_ports
+from exclave.identity.csr import csr_sha256
+from exclave.member.settings import render_group
+from exclave.member.spec import FINALIZER, member_object, rfc3339, rfc3339_micro
+from exclave.sandbox.kinds import merge_patch
+
+from .worlds import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW
+
+SIGNED = Signed(csr_sha256(CSR), "chain", NOW + 86400, 0x7A, "key")
+
+
+class Fleet:
+    """Groups `web` and `api` in namespace shop, and `pay` in namespace bank; networks 10.77.0.0/24 unless told."""
+
+    def __init__(self, **networks: tuple[str, ...]) -> None:
+        self.now = NOW
+        self.caches = Caches("exclave", "linkerd")
+        self.caches.mesh = MESH
+        self.silent: set[Key] = set()
+        self.gone: list[str] = []
+        self._made = 0
+        for namespace, name in ((NAMESPACE, "web"), (NAMESPACE, "api"), ("bank", "pay")):
+            spec = replace(GROUP.spec, service_account=name, networks=networks.get(name, GROUP.spec.networks))
+            metadata = {"namespace": namespace, "name": name, "uid": name}
+            self.caches.groups.take(Upserted({"metadata": metadata, "spec": render_group(spec)}))
+
+    # What machines and admins do.
+
+    def join(self, name: str, address: str, *, machine: str | None = None) -> None:
+        """A machine makes its Member, and beats once it is admitted."""
+        key = self._key(name)
+        self._made += 1
+        member = member_object(
+            *key,
+            nonce="n",
+            machine_hash=machine or f"{self._made:016x}",
+            delivery_key=DELIVERY_KEY,
+            csr=CSR,
+            addresses=[address],
+            facts={},
+        )
+        member["metadata"] |= {"uid": name, "creationTimestamp": rfc3339(self.now)}
+        self.take(key, member)
+        if self.condition(name, "Admitted") == "Admitted":
+            self.beat()
+            self.says(name, serving=True)
+
+    def says(self, name: str, **spec: Any) -> None:
+        """A machine changes its Member."""
+        key = self._key(name)
+        self.take(key, merge_patch(self.caches.members.objects[key], {"spec": spec}))
+
+    def beat(self, seconds: float = 1.0) -> None:
+        """Time passes, and whoever was admitted and is not silent sends a heartbeat."""
+        self.now += seconds
+        waking = []
+        for key in list(self.caches.members.objects):
+            if key not in self.silent and key in self.caches.leases.objects:
+                self._renew(key)
+                if self.caches.see_lease(key, self.now):
+                    waking.append(key)
+        self.caches.wake(waking)
+        self.look({*waking, *self.caches.refresh_live(self.now)})
+
+    def fall_silent(self, name: str) -> None:
+        """A machine sends no heartbeat for long enough."""
+        self.silent.add(self._key(name))
+        for _ in range(7):
+            self.beat(5.0)
+
+    def return_(self, name: str) -> None:
+        """It sends them again."""
+        self.silent.discard(self._key(name))
+        self.beat()
+        self.beat()
+
+    def evict(self, name: str) -> None:
+        """An admin deletes a Member."""
+        key = self._key(name)
+        self.take(key, merge_patch(self.caches.members.objects[key], {"metadata": {"deletionTimestamp": "now"}}))
+        self.beat(11.0)
+
+    # What stands then.
+
+    def condition(self, name: str, kind: str) -> str:
+        """The reason of a Member's condition, "" if it has none."""
+        status = self.caches.members.objects[self._key(name)].get("status") or {}
+        return next((one["reason"] for one in status.get("conditions", ()) if one["type"] == kind), "")
+
+    def listed(self, address: str) -> list[str]:
+        """Whose ports pods are told of at an address. Two would break every lookup of it."""
+        return [
+            key[1]
+            for key, one in sorted(self.caches.workloads.objects.items())
+            if workload_ports(one) and {"ip": address} in one["spec"]["workloadIPs"]
+        ]
+
+    def members(self) -> list[str]:
+        """Who there is."""
+        return sorted(name for _, name in self.caches.members.objects)
+
+    # The controller.
+
+    def restart_controller(self) -> None:
+        """Another one starts, and knows what stands in the cluster."""
+        old, self.caches = self.caches, Caches("exclave", "linkerd")
+        self.caches.mesh = MESH
+        for kind in ("groups", "members", "workloads", "leases"):
+            getattr(self.caches, kind).objects = dict(getattr(old, kind).objects)
+        for key in self.caches.leases.objects:
+            self.caches.see_lease(key, self.now)
+        self.caches.refresh_live(self.now)
+        self.caches.see_members(self.caches.members.objects)
+        self.look(self.caches.members.objects)
+
+    def take(self, key: Key, member: Object) -> None:
+        """A watch tells of a Member."""
+        self.caches.members.take(Upserted(member))
+        self.look((key,))
+
+    def look(self, keys: Iterable[Key]) -> None:
+        """Look at these, and at whoever is concerned by what changes."""
+        keys = list(keys)
+        waiting = [*keys, *sorted(self.caches.see_members(keys))]
+        looks = 0
+        while waiting:
+            looks += 1
+            assert looks < 1000, "two rules contradict each other"
+            waiting += self._look_at(waiting.pop(0))
+
+    def _look_at(self, key: Key) -> list[Key]:
+        concerned: list[Key] = []
+        world = self.caches.world(key, self.now)
+        while world is not None:
+            step = next_step(world)
+            concerned += self.caches.give(key, step.request if isinstance(step, PutWorkload) else None)
+            if step is None or isinstance(step, Wait):
+                break
+            changed = self._carried(step, world)
+            concerned += self.caches.keep(key, changed)
+            for one in self.caches.workloads.objects.values():
+                for place in one["spec"]["workloadIPs"]:
+                    assert len(self.listed(place["ip"])) <= 1, "no two are ever listed at one address"
+            world = changed
+        return concerned
+
+    def _carried(self, step: Step, world: MemberWorld) -> MemberWorld | None:
+        if isinstance(step, (DeleteMember, ReleaseMember)):
+            self.gone.append(world.view.name)
+            for known in (self.caches.workloads, self.caches.leases):
+                known.objects.pop((world.namespace, world.view.name), None)
+            return None
+        if isinstance(step, MakeLease):
+            key = (world.namespace, world.view.name)
+            self.caches.leases.take(Upserted({"metadata": {"namespace": key[0], "name": key[1]}, "spec": {}}))
+            self.caches.see_lease(key, self.now)
+            return world.seen(has_lease=True)
+        if isinstance(step, (PutWorkload, EmptyPorts)):
+            body = (step.request.body or {}) if isinstance(step, PutWorkload) else {"spec": {"ports": []}}
+            place = {"metadata": {"uid": "uid", "namespace": world.namespace, "name": world.view.name}}
+            return world.seen(workload=merge_patch(merge_patch(world.workload or {}, body), place))
+        if isinstance(step, WriteStatus):
+            return world.seen(member=merge_patch(world.member, step.patch), signed=None, sealed=None)
+        if isinstance(step, AddFinalizer):
+            return world.seen(member=merge_patch(world.member, {"metadata": {"finalizers": [FINALIZER]}}))
+        changes: dict[type, dict[str, Any]] = {
+            MakeAccount: {"has_account": True},
+            DeleteAccount: {"account_deleted": True},
+            DeleteLease: {"has_lease": False},
+            Sign: {"signed": SIGNED},
+            Seal: {"sealed": "eyJ"},
+        }
+        assert type(step) in changes or not isinstance(step, MarkNotReady), step
+        return world.seen(**changes.get(type(step), {"workload": None}))
+
+    def _renew(self, key: Key) -> None:
+        metadata = {"namespace": key[0], "name": key[1]}
+        self.caches.leases.take(Upserted({"metadata": metadata, "spec": {"renewTime": rfc3339_micro(self.now)}}))
+
+    def _key(self, name: str) -> Key:
+        return ("bank" if name.startswith("pay-") else NAMESPACE, name)
