@@ -23,6 +23,7 @@ state = "/srv/exclave"
 runtime = "/run/other"
 [member]
 address = "10.0.0.5"
+zone = "eu-1a"
 [proxy]
 binary = "/opt/linkerd2-proxy"
 user = "proxy"
@@ -48,7 +49,7 @@ def refused(text: str) -> ConfigError:
 def test_every_key_is_read() -> None:
     assert parse_config(WHOLE, "here") == Config(
         paths=Paths(Path("/srv/exclave"), Path("/run/other")),
-        member=MemberConfig("10.0.0.5"),
+        member=MemberConfig("10.0.0.5", "eu-1a"),
         proxy=ProxyConfig(Path("/opt/linkerd2-proxy"), "proxy", "debug", 90.0),
         redirect=RedirectConfig((22, 65535), (1,), ("10.9.0.0/16", "fd00::/8"), ("backup", "1000")),
         listing=ListingConfig(0.5),
@@ -111,6 +112,15 @@ drain = "soon"
         "  colour: no such key",
     ]
     assert problem.hint == "mend every line above; `exclave run --help` lists the keys"
+
+
+def test_a_zone_is_what_a_label_can_hold() -> None:
+    problem = refused('[member]\nzone = "eu west"\naddress = "10.0.0"')
+    assert problem.message.splitlines() == [
+        "config.toml:",
+        "  member.address: '10.0.0' does not appear to be an IPv4 or IPv6 address",
+        "  member.zone: a label's value such as eu-1a was expected, found 'eu west'",
+    ]
 
 
 def test_what_is_not_toml_is_told_with_its_line() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 KEYS = """\
 keys of config.toml, all optional:
   [paths]     state = "/var/lib/exclave"   runtime = "/run/exclave"
-  [member]    address = "10.0.0.5"         the one found by the route to the API server, if absent
+  [member]    address = "10.0.0.5"   zone = "eu-1a"   the address is found by the route to the API server, if absent
   [proxy]     binary = "/usr/lib/exclave/linkerd2-proxy"   user = "exclave-proxy"   log = "info"   drain = "30s"
   [redirect]  exclude_inbound_ports = [22]   exclude_outbound_ports = []   exclude_networks = ["10.9.0.0/16"]
               exclude_users = ["backup"]

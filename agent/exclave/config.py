@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from exclave.cluster.labels import is_label_value
 from exclave.errors import ConfigError
 from exclave.kit.duration import parse_duration
 
@@ -32,9 +33,13 @@ class Paths:
 
 @dataclass(frozen=True)
 class MemberConfig:
-    """What this machine says of itself: `address` overrides the one found by the route to the API server."""
+    """What this machine says of itself: `address` overrides the one found by the route to the API server.
+
+    `zone` is where it stands, by the names of the cluster's nodes' zones: nobody else knows it.
+    """
 
     address: str | None = None
+    zone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def parse_config(text: str, origin: str) -> Config:
     reader = _Reader()
     config = Config(
         paths=Paths(**reader.table(tree, "paths", {"state": _path, "runtime": _path})),
-        member=MemberConfig(**reader.table(tree, "member", {"address": _address})),
+        member=MemberConfig(**reader.table(tree, "member", {"address": _address, "zone": _zone})),
         proxy=ProxyConfig(
             **reader.table(tree, "proxy", {"binary": _path, "user": _text, "log": _text, "drain": _duration})
         ),
@@ -165,6 +170,12 @@ def _path(value: Any) -> Path:
 
 def _address(value: Any) -> str:
     return str(ip_address(_text(value)))
+
+
+def _zone(value: Any) -> str:
+    if not is_label_value(_text(value)):
+        raise ValueError(f"a label's value such as eu-1a was expected, found {value!r}")
+    return str(value)
 
 
 def _network(value: Any) -> str:

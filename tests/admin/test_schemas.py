@@ -44,6 +44,13 @@ TOO_MUCH = {
 }
 
 
+def test_the_names_of_facts_are_limited_by_a_rule() -> None:
+    facts = MEMBER["properties"]["spec"]["properties"]["facts"]
+    (rule,) = facts["x-kubernetes-validations"]
+    assert rule == {"rule": "self.all(key, key.size() <= 64)", "message": "a key has at most 64 characters"}
+    assert facts["maxProperties"] * (64 + facts["additionalProperties"]["maxLength"]) < 2**15
+
+
 @pytest.mark.parametrize("spec", TOO_MUCH.values(), ids=TOO_MUCH)
 def test_what_a_machine_may_not_write_is_refused(spec: dict[str, Any]) -> None:
     assert mistakes(member(**spec), MEMBER)

@@ -115,6 +115,12 @@ def test_opaque_ports_policy_and_zone_are_written_where_linkerd_reads_them() -> 
     assert metadata["labels"]["topology.kubernetes.io/zone"] == "eu-1a"
 
 
+@pytest.mark.parametrize("zone", ["eu west", "x" * 64, "-", "é"])
+def test_a_zone_that_no_label_can_hold_is_left_out(zone: str) -> None:
+    labels = wanted(make_world(make_member(facts={"zone": zone})))["metadata"]["labels"]
+    assert labels == {"app": "web", "exclave.dev/group": "web"}
+
+
 def test_it_is_made_if_there_is_none() -> None:
     request = register(make_world(), GROUP, MESH)
     assert request is not None

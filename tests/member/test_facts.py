@@ -52,18 +52,20 @@ def test_os_release_is_read_as_its_manual_says() -> None:
 
 def test_facts_are_few_and_short() -> None:
     uname = platform.uname_result("Linux", "vm-1", "6.1.0", "#1", "x86_64")
-    assert choose_facts({"PRETTY_NAME": "x" * 500}, uname) == {
+    assert choose_facts({"PRETTY_NAME": "x" * 500}, uname, "eu-1a") == {
         "hostname": "vm-1",
         "os": "x" * 200,
         "kernel": "6.1.0",
         "machine": "x86_64",
         "agent": __version__,
+        "zone": "eu-1a",
     }
-    assert "os" not in choose_facts({}, uname)
+    assert not {"os", "zone"} & choose_facts({}, uname, None).keys()
 
 
 async def test_facts_of_this_machine() -> None:
-    assert (await read_facts())["kernel"] == platform.release()
+    found = await read_facts("eu-1a")
+    assert (found["kernel"], found["zone"]) == (platform.release(), "eu-1a")
 
 
 async def test_a_boot_keeps_its_name_until_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

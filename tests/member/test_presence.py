@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,21 @@ async def test_an_address_that_differs_from_the_members_is_said(
     world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"addresses": ["10.77.0.99"]}})
     async with world.member() as member:
         await member.view.wait_for(lambda view: view is not None and view.addresses == (ADDRESS,))
+
+
+async def test_facts_that_have_changed_are_said_once_and_others_go(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    world.config = replace(world.config, member=MemberConfig(ADDRESS, "eu-1a"))
+    world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"facts": {"flavour": "small", "zone": "eu-1b"}}})
+    async with world.member() as member:
+        view = await member.view.wait_for(lambda view: view is not None and view.facts.get("zone") == "eu-1a")
+        assert view is not None and "flavour" not in view.facts and view.facts["agent"]
+    seen = len(world.cluster.trace)
+    async with world.member() as member:
+        await trio.sleep(1)
+    assert not any(one.startswith("patch") and "member" in one for one in world.cluster.trace[seen:])
 
 
 async def test_a_deleted_member_is_evicted_and_writes_nothing_more(

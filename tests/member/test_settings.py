@@ -24,6 +24,7 @@ from exclave.member.settings import (
 from support.member import make_settings
 
 words = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12)
+labels = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=12)
 seconds = st.integers(10, 10**6).map(float)
 numbers = st.integers(1, 65535)
 networks = st.sampled_from(("10.77.0.0/24", "10.0.0.0/8", "fd00:77::/64"))
@@ -32,7 +33,7 @@ groups = st.builds(
     GroupSpec,
     service_account=words,
     networks=st.lists(networks, min_size=1, max_size=3).map(tuple),
-    labels=st.dictionaries(words, words, max_size=3),
+    labels=st.dictionaries(labels, labels, max_size=3),
     ports=st.lists(st.builds(Port, words, numbers, st.booleans()), max_size=3).map(tuple),
     certificate_lifetime=seconds,
     capture=st.sampled_from(("cluster", "all", "none")),
@@ -135,6 +136,10 @@ MISTAKEN_GROUPS: dict[str, tuple[dict[str, Any], str]] = {
         "inbound: closed or open was expected, found 'ajar'",
     ),
     "an account with dots": ({"serviceAccount": "web.vm"}, "serviceAccount: a name without dots, found 'web.vm'"),
+    "a label that Kubernetes would not take": (
+        {"labels": {"app": "web shop"}},
+        "labels: a label as Kubernetes takes it was expected, found 'app': 'web shop'",
+    ),
     "labels that are no mapping": ({"labels": ["app"]}, "labels: dict was expected, found list"),
 }
 

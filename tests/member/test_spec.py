@@ -62,6 +62,7 @@ def test_a_member_as_created_reads_back() -> None:
         machine_hash="0123456789abcdef",
         delivery_key="SPKI",
         csr="CSR",
+        facts={"kernel": "6.1"},
         addresses=("10.0.0.5",),
         data_path="down",
     )

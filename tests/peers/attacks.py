@@ -172,6 +172,9 @@ ATTACKS: dict[str, tuple[str, Attempt, str]] = {
     "a machine: another delivery key": ("machine", patching(MINE, spec={"deliveryKey": "x"}), "field is immutable"),
     "a machine: a CSR of a megabyte": ("machine", patching(MINE, spec={"csr": "x" * 500_000}), "4096"),
     "a machine: facts of a megabyte": ("machine", patching(MINE, spec={"facts": {"os": "x" * 500_000}}), "256"),
+    "a machine: a megabyte as a fact's name": (
+        "machine", patching(MINE, spec={"facts": {"x" * 500_000: "y"}}), "at most 64 characters",
+    ),
     "a machine: facts without number": (
         "machine", patching(MINE, spec={"facts": {f"f{number}": "x" for number in range(1000)}}), "64",
     ),

@@ -30,6 +30,7 @@ def refused(kind: kinds.Kind, body: dict[str, Any]) -> str:
             {"dataPath": "up"},
             'spec.dataPath: Unsupported value: "up": supported values: "meshed", "outbound-open", "down"',
         ),
+        ({"facts": {"x" * 65: "y"}}, 'spec.facts: Invalid value: "object": a key has at most 64 characters'),
         ({"serving": "yes"}, 'spec.serving: Invalid value: "yes": must be of type boolean'),
     ],
 )

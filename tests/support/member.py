@@ -1,9 +1,11 @@
 """One mesh as tests use it: group `web` in namespace `shop`, its member `web-k7q2x-1`, and what both hold."""
 
+import platform
 from dataclasses import replace
 from typing import Any
 
 from exclave.cluster.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS
+from exclave.member.facts import OS_RELEASE, choose_facts, parse_os_release
 from exclave.member.record import MembershipRecord
 from exclave.member.settings import (
     ControlPlane,
@@ -51,7 +53,7 @@ def put_member(cluster: StoreCluster, settings: Settings, **spec: Any) -> None:
         delivery_key="k",
         csr="c",
         addresses=[ADDRESS],
-        facts={},
+        facts=choose_facts(parse_os_release(OS_RELEASE.read_text()), platform.uname(), None),
     )
     made["spec"] |= spec
     made["metadata"]["finalizers"] = ["exclave.dev/member"]

@@ -11,6 +11,7 @@ from exclave.kit.openapi import (
     STRING,
     Schema,
     immutable,
+    keyed,
     list_of,
     map_of,
     object_of,
@@ -22,6 +23,7 @@ MOST_GROUP_NAME = 40
 
 LONGEST_CSR = 4096
 LONGEST_FACT = 256
+LONGEST_FACT_NAME = 64
 MOST_FACTS = 64
 
 DURATION: Schema = {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$", "maxLength": 32}
@@ -70,7 +72,7 @@ _MEMBER_SPEC = object_of(
     nonce=immutable({"type": "string", "minLength": 1, "maxLength": 64}),
     machineHash=immutable({"type": "string", "pattern": "^[0-9a-f]{16}$"}),
     deliveryKey=immutable({"type": "string", "minLength": 1, "maxLength": 1024}),
-    facts={**map_of(SHORT), "maxProperties": MOST_FACTS},
+    facts={**keyed(map_of(SHORT), LONGEST_FACT_NAME), "maxProperties": MOST_FACTS},
     addresses=list_of({"type": "string", "minLength": 1, "maxLength": 64}, maxItems=1),
     dataPath=one_of("meshed", "outbound-open", "down"),
     csr={"type": "string", "maxLength": LONGEST_CSR},

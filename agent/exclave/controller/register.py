@@ -8,6 +8,7 @@ Annotations are always written, since a namespace's do not reach an ExternalWork
 
 from typing import Any
 
+from exclave.cluster.labels import is_label_value
 from exclave.cluster.requests import (
     EXTERNAL_WORKLOADS,
     WORKLOAD_GROUPS,
@@ -50,10 +51,10 @@ def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
     view = world.view
     opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
     ports = group.spec.ports if may_list(world, group) else ()
-    facts = (world.member.get("spec") or {}).get("facts") or {}
     labels = {**group.spec.labels, GROUP_LABEL: group.name}
-    if facts.get("zone"):
-        labels[ZONE_LABEL] = str(facts["zone"])
+    zone = view.facts.get("zone", "")
+    if zone and is_label_value(zone):  # else no write would pass, not even one that withdraws the ports
+        labels[ZONE_LABEL] = zone
     return {
         "apiVersion": EXTERNAL_WORKLOADS.api_version,
         "kind": EXTERNAL_WORKLOADS.kind,

@@ -251,7 +251,7 @@ class _Joining:
             delivery_key=delivery_key_text(self._delivery_key),
             csr=csr,
             addresses=[self._address],
-            facts=await read_facts(),
+            facts=await read_facts(self._config.member.zone),
         )
 
     async def _poll(self) -> MemberView | None:

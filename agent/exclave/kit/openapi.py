@@ -29,6 +29,12 @@ def map_of(values: Schema) -> Schema:
     return {"type": "object", "additionalProperties": values}
 
 
+def keyed(schema: Schema, longest: int) -> Schema:
+    """The same map, with keys of at most so many characters: a schema has words for its values alone."""
+    rule = {"rule": f"self.all(key, key.size() <= {longest})", "message": f"a key has at most {longest} characters"}
+    return {**schema, "x-kubernetes-validations": [rule]}
+
+
 def list_of(items: Schema, **limits: int) -> Schema:
     """A list whose items have this schema."""
     return {"type": "array", "items": items, **limits}

@@ -47,15 +47,15 @@ def _no_machine_id(problem: str) -> HostError:
     return HostError(Fault.DISK, f"{MACHINE_ID} {problem}", "run systemd-machine-id-setup, then try again")
 
 
-async def read_facts() -> dict[str, str]:
-    """What an admin may want to know: host name, system, kernel, machine type, agent's version."""
+async def read_facts(zone: str | None) -> dict[str, str]:
+    """What an admin may want to know: host name, system, kernel, machine type, agent's version; the configured zone."""
     release: dict[str, str] = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):  # minimal systems have none
         release = parse_os_release(await trio.Path(OS_RELEASE).read_text(encoding="utf-8"))
-    return choose_facts(release, platform.uname())
+    return choose_facts(release, platform.uname(), zone)
 
 
-def choose_facts(release: Mapping[str, str], uname: platform.uname_result) -> dict[str, str]:
+def choose_facts(release: Mapping[str, str], uname: platform.uname_result, zone: str | None) -> dict[str, str]:
     """The facts from os-release(5) and uname(2), each cut to 200 characters."""
     facts = {
         "hostname": uname.node,
@@ -63,6 +63,7 @@ def choose_facts(release: Mapping[str, str], uname: platform.uname_result) -> di
         "kernel": uname.release,
         "machine": uname.machine,
         "agent": __version__,
+        "zone": zone or "",
     }
     return {key: value[:200] for key, value in facts.items() if value}
 

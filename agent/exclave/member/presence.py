@@ -261,12 +261,17 @@ class Membership:
             )
         self._beaten = self._now()
 
-    async def describe_machine(self) -> None:
+    async def describe_machine(self, zone: str | None) -> None:
         """Bring address and facts in the Member up to date, once."""
+        facts = await read_facts(zone)
         view = await self.view.wait_for(lambda view: view is not None)
         assert view is not None
+        changes: dict[str, Any] = {}
         if self.addresses and view.addresses != self.addresses:
-            await self.patch_spec({"addresses": list(self.addresses), "facts": await read_facts()})
+            changes["addresses"] = list(self.addresses)
+        if view.facts != facts:
+            changes["facts"] = {name: facts.get(name) for name in sorted({*view.facts, *facts})}
+        await self.patch_spec(changes)
 
     async def notice_move(self, override: str | None) -> None:
         """Publish another address of this machine once there is one, and be done."""
@@ -326,7 +331,7 @@ async def open_member(
             ("member", membership.follow),
             ("settings", membership.keep_settings),
             ("heartbeat", membership.beat),
-            ("facts", membership.describe_machine),
+            ("facts", partial(membership.describe_machine, config.member.zone)),
             ("address", partial(membership.notice_move, config.member.address)),
         ):
             nursery.start_soon(supervise, name, part)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Literal
 
+from exclave.cluster.labels import is_label_key, is_label_value
 from exclave.kit.duration import format_duration, parse_duration
 
 if TYPE_CHECKING:
@@ -152,6 +153,9 @@ def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
     )
     if group.certificate_lifetime < 10:
         raise ValueError(f"certificateLifetime: at least 10s, found {spec.get('certificateLifetime')}")
+    for key, value in group.labels.items():
+        if not isinstance(value, str) or not is_label_key(key) or not is_label_value(value):
+            raise ValueError(f"labels: a label as Kubernetes takes it was expected, found {key!r}: {value!r}")
     if "." in group.service_account:
         raise ValueError(f"serviceAccount: a name without dots, found {group.service_account!r}")
     return group

@@ -59,6 +59,7 @@ class MemberView:
     serving: bool = False
     data_path: str = ""
     addresses: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
     loaded: Mapping[str, str] = field(default_factory=dict)
     deleting: bool = False
     finalizers: tuple[str, ...] = ()
@@ -146,7 +147,6 @@ def view_member(found: Object) -> MemberView:
     metadata, spec, status = _tree(found, "metadata"), _tree(found, "spec"), _tree(found, "status")
     conditions = {condition.type: condition for condition in read_conditions(status.get("conditions"))}
     workload = _tree(status, "externalWorkload")
-    loaded = _tree(spec, "loaded")
     return MemberView(
         name=_text(metadata, "name"),
         uid=_text(metadata, "uid"),
@@ -158,7 +158,8 @@ def view_member(found: Object) -> MemberView:
         serving=spec.get("serving") is True,
         data_path=_text(spec, "dataPath"),
         addresses=_texts(spec.get("addresses")),
-        loaded={key: value for key, value in loaded.items() if isinstance(value, str)},
+        facts=_words(_tree(spec, "facts")),
+        loaded=_words(_tree(spec, "loaded")),
         deleting=bool(metadata.get("deletionTimestamp")),
         finalizers=_texts(metadata.get("finalizers")),
         admitted=conditions.get(ADMITTED),
@@ -244,6 +245,10 @@ def _tree(found: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _text(found: Mapping[str, Any], key: str) -> str:
     value = found.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _words(found: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def _texts(found: object) -> tuple[str, ...]:

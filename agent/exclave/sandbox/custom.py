@@ -7,11 +7,11 @@ a cluster.
 
 from collections.abc import Iterator
 
-from exclave.admin.schemas import MEMBER, MOST_GROUP_NAME, WORKLOAD_GROUP
+from exclave.admin.schemas import LONGEST_FACT_NAME, MEMBER, MOST_GROUP_NAME, WORKLOAD_GROUP
 from exclave.sandbox.external_workload import V1BETA1
 from exclave.sandbox.refusal import Cause, Object
 
-__all__ = ["EXTERNAL_WORKLOAD", "MEMBER", "WORKLOAD_GROUP", "check_group", "check_member_change"]
+__all__ = ["EXTERNAL_WORKLOAD", "MEMBER", "WORKLOAD_GROUP", "check_group", "check_member", "check_member_change"]
 
 EXTERNAL_WORKLOAD = V1BETA1
 
@@ -24,6 +24,13 @@ def check_group(group: Object) -> Iterator[Cause]:
     if "." in name or len(name) > MOST_GROUP_NAME:
         wanted = f"a group's name is one DNS label of at most {MOST_GROUP_NAME} characters"
         yield Cause("metadata.name", f'Invalid value: "{name}": {wanted}')
+
+
+def check_member(member: Object) -> Iterator[Cause]:
+    """A schema limits the values of a map, and its keys need a rule."""
+    if any(len(name) > LONGEST_FACT_NAME for name in member["spec"].get("facts") or {}):
+        message = f'Invalid value: "object": a key has at most {LONGEST_FACT_NAME} characters'
+        yield Cause("spec.facts", message)
 
 
 def check_member_change(old: Object, new: Object) -> Iterator[Cause]:

@@ -73,7 +73,14 @@ class Kind:
         return (*found, "token") if self.resource is api.SERVICE_ACCOUNTS else found
 
 
-MEMBERS = Kind(api.MEMBERS, True, schema=custom.MEMBER, unconditional=False, check_change=custom.check_member_change)
+MEMBERS = Kind(
+    api.MEMBERS,
+    True,
+    schema=custom.MEMBER,
+    unconditional=False,
+    check=custom.check_member,
+    check_change=custom.check_member_change,
+)
 WORKLOAD_GROUPS = Kind(
     api.WORKLOAD_GROUPS, True, schema=custom.WORKLOAD_GROUP, unconditional=False, check=custom.check_group
 )
