@@ -36,7 +36,10 @@ def whole() -> Parts:
     parts.membership = publishing(standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None)
     parts.membership.settings_digest, parts.membership.heartbeat_age = "abc", lambda: 1.23456
     parts.identity = publishing(
-        svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32), renew_at=NOW + 43200, problem=None
+        svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32),
+        renew_at=NOW + 43200,
+        problem=None,
+        foreign=None,
     )
     parts.identity.renewals = Counter(ok=3)
     parts.workload_api = publishing(streams=2)
@@ -235,6 +238,15 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
     "certificate": (
         set_value("identity", "problem", "no answer"),
         Problem("certificate-not-renewed", "no answer", "see whether exclave's controller runs, and its log"),
+    ),
+    "a key of somebody else": (
+        set_value("identity", "foreign", "one was signed"),
+        Problem(
+            "key-not-ours",
+            "one was signed",
+            "somebody else has this member's credential: have it evicted (kubectl exclave member evict web-k7q2x-1 "
+            "-n shop), then join again",
+        ),
     ),
     "proxy": (
         set_value("proxy", "problem", "it ended"),

@@ -214,6 +214,13 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         yield Problem("settings-unusable", text, "compare the versions of exclave here and in the cluster")
     if identity is not None and (text := identity.problem.value) is not None:
         yield Problem("certificate-not-renewed", text, "see whether exclave's controller runs, and its log")
+    if identity is not None and (text := identity.foreign.value) is not None:
+        yield Problem(
+            "key-not-ours",
+            text,
+            f"somebody else has this member's credential: have it evicted (kubectl exclave member evict "
+            f"{parts.record.member} -n {parts.record.namespace}), then join again",
+        )
     if proxy is not None and (text := proxy.problem.value) is not None:
         yield Problem(Fault.PROXY_UNUSABLE.word, text, "see the proxy's own log in the runtime folder")
     if parts.steering is not None and (text := parts.steering.problem.value) is not None:

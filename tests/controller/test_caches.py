@@ -253,7 +253,7 @@ async def test_two_machines_that_take_turns_with_one_lease_are_noticed() -> None
         caches.refresh_live(NOW + second)
     assert asked, "its member must be looked at, though it is live"
     world = caches.world(KEY, NOW + 3)
-    assert world is not None and world.clones == ("host.b", "host.a")
+    assert world is not None and world.clones == ("host.a", "host.b")
 
 
 async def test_the_interval_grows_with_the_fleet_and_nobody_is_given_up_before_it_knows() -> None:

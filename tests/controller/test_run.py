@@ -1,6 +1,8 @@
 """The controller under its own account, over the sandbox's API server, with the code that really joins."""
 
+import shutil
 import time
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.admin.guard import placed_guard
 from exclave.admin.objects import CONTROLLER
-from exclave.cluster import Listed, Upserted, open_cluster
+from exclave.cluster import Listed, Upserted, open_cluster, open_member_cluster
 from exclave.cluster.requests import (
     CONFIG_MAPS,
     EVENTS,
@@ -29,12 +31,14 @@ from exclave.cluster.requests import (
 )
 from exclave.config import Config, MemberConfig, Paths
 from exclave.controller import Place, open_controller
+from exclave.ending import EndingSwitch
 from exclave.errors import ClusterError, Fault
+from exclave.identity import open_identity
 from exclave.identity.csr import make_csr
 from exclave.join.delivery import delivery_key_text
 from exclave.join.steps import join
 from exclave.join.token import encode_token
-from exclave.member.presence import heartbeat_request
+from exclave.member.presence import heartbeat_request, open_member
 from exclave.member.record import MembershipRecord
 from exclave.member.spec import member_object
 from exclave.sandbox.mesh import NAMESPACE, VM
@@ -214,6 +218,40 @@ def test_a_silent_member_makes_room_for_whoever_joins_with_its_address_and_leave
                 assert await cluster.find(SERVICE_ACCOUNTS, "web.vm.aaaaa-1", "shop-vms") is None
 
     trio.run(play, clock=trio.testing.MockClock(rate=speed), strict_exception_groups=True)
+
+
+async def test_two_agents_on_one_copied_folder_are_told_of_each_other_and_of_each_others_certificates(
+    tmp_path: Path,
+) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster, AsyncExitStack() as stack:
+        record = await joined(cluster, tmp_path / "original")
+        shutil.copytree(tmp_path / "original/state", tmp_path / "copy/state")
+        members, identities = [], []
+        for name in ("original", "copy"):
+            paths, endings = Paths(tmp_path / name / "state", tmp_path / name / "run"), EndingSwitch()
+            paths.runtime.mkdir(exist_ok=True)
+            own = await stack.enter_async_context(
+                open_member_cluster(cluster.api.access, paths.state, "shop-vms", record.account, endings, time.time)
+            )
+            own_config = Config(paths, MemberConfig(VM))
+            member = await stack.enter_async_context(open_member(record, own_config, own, endings, time.time))
+            members.append(member)
+            identities.append(await stack.enter_async_context(open_identity(paths.state, member, endings, time.time)))
+        for member in (*members, *members):
+            await member.beat_once()
+        with trio.fail_after(20):
+            for member in members:
+                view = await member.view.wait_for(lambda view: view is not None and view.cloned is not None)
+                assert view is not None and view.cloned is not None
+                assert view.cloned.message.startswith("two machines take turns as this member, boots ")
+            identities[1].renew_at.set(0.0)
+            text = await identities[0].foreign.wait_for(lambda text: text is not None)
+            assert text is not None
+            assert text.startswith("certificates were signed as this member for keys that this machine never had: ")
+            assert identities[1].foreign.value is None
+            identities[0].renew_at.set(0.0)
+            assert await identities[1].foreign.wait_for(lambda text: text is not None)
+        await wait_told(cluster, "TwoMachines")
 
 
 async def test_a_clone_of_a_living_machine_is_refused_with_both_names(tmp_path: Path) -> None:

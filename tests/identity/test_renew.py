@@ -18,9 +18,17 @@ from exclave.controller.issuer import Issuer
 from exclave.controller.sign import sign
 from exclave.ending import Ending, EndingSwitch
 from exclave.identity import Identity, open_identity
-from exclave.identity.csr import csr_sha256
+from exclave.identity.csr import csr_sha256, make_csr
 from exclave.identity.names import MeshIdentity
-from exclave.identity.storage import NEXT_KEY, SVID, load_next_key, load_svid, store_next_key, store_svid
+from exclave.identity.storage import (
+    NEXT_KEY,
+    SVID,
+    generate_key,
+    load_next_key,
+    load_svid,
+    store_next_key,
+    store_svid,
+)
 from exclave.identity.svid import fingerprint
 from exclave.member.presence import open_member
 from exclave.member.record import store_membership, store_settings
@@ -52,6 +60,7 @@ class World:
         self.identity_given: MeshIdentity | None = None
         self.lifetime = DAY
         self.signed: list[str] = []  # CSRs, in order
+        self.issued: list[dict[str, str]] = []
         store_membership(self.state, RECORD)
         store_settings(self.state, render_settings(self.settings))
 
@@ -85,7 +94,10 @@ class World:
         identity = self.identity_given or self.settings.identity
         made = sign(csr, MEMBER, identity, self.lifetime, issuer, now=self.now(), serial=len(self.signed))
         certificate = {"csrSha256": made.csr_sha256, "chain": made.chain, "notAfter": rfc3339(made.not_after)}
-        self.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"certificate": certificate}}, "status")
+        record = {"serial": f"{made.serial:x}", "keySha256": made.key_sha256, "time": rfc3339(self.now())}
+        self.issued = [*self.issued, record][-5:]
+        status = {"certificate": certificate, "issued": self.issued}
+        self.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": status}, "status")
 
     def publish(self, settings: Settings) -> None:
         self.settings = settings
@@ -280,6 +292,42 @@ async def test_ending(tmp_path: Path, autojump_clock: trio.testing.MockClock, en
         store_next_key(world.state, key, csr)
         world.endings.ask_nowait(ending)
     assert [(world.state / name).exists() for name in (SVID, NEXT_KEY)] == [kept, kept]
+
+
+async def test_a_certificate_that_somebody_else_has_signed_is_told_also_by_the_next_agent(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path)
+    async with world.identity() as identity:
+        await serial(identity, 2)
+        assert identity.foreign.value is None
+    told = f"certificates were signed as this member for keys that this machine never had: 3 at {rfc3339(world.now())}"
+    world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"csr": make_csr(generate_key(), MEMBER)}})
+    async with world.identity() as identity:
+        assert await identity.foreign.wait_for(lambda text: text is not None) == told
+        assert told in [record.message for record in caplog.records if record.levelname == "ERROR"]
+        await serial(identity, 4)
+    async with world.identity(signs=False) as identity:
+        assert await identity.foreign.wait_for(lambda text: text is not None) == told
+    async with world.identity() as identity:
+        await serial(identity, 8)
+        assert identity.foreign.value is None, "the status remembers five"
+
+
+async def test_a_certificate_of_ours_that_does_not_serve_is_no_strangers(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.identity() as identity:
+        await serial(identity, 1)
+        world.identity_given = MeshIdentity("other", NAMESPACE, "linkerd", "cluster.local")
+        await identity.problem.wait_for(lambda problem: problem is not None)
+        world.identity_given = None
+        await serial(identity, 3)
+        assert identity.foreign.value is None
+    async with world.identity(signs=False) as identity:
+        await trio.sleep(1)
+        assert identity.foreign.value is None
 
 
 @pytest.fixture

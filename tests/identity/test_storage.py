@@ -1,5 +1,6 @@
 """Key and certificate on a disk: whole, readable by root only, and kept when the disk is full."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from exclave.errors import Fault, HostError
+from exclave.identity.csr import key_sha256
 from exclave.identity.storage import (
+    KEPT_KEYS,
     NEXT_KEY,
     SVID,
     forget_next_key,
     generate_key,
     load_next_key,
     load_svid,
+    own_keys,
+    remember_key,
     remove_identity,
     store_next_key,
     store_svid,
@@ -66,6 +71,35 @@ def test_forgetting_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_machine_remembers_which_keys_it_has_had_of_late(tmp_path: Path) -> None:
+    assert own_keys(tmp_path) == set()
+    remember_key(tmp_path, KEY)
+    assert own_keys(tmp_path) == set(), "nothing stands beside which it could be remembered"
+    store_next_key(tmp_path, KEY, "csr")
+    assert own_keys(tmp_path) == {named(KEY)}
+    store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
+    remember_key(tmp_path, OTHER_KEY)
+    store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
+    store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
+    assert own_keys(tmp_path) == {named(KEY), named(OTHER_KEY)}
+    keys = [generate_key() for _ in range(KEPT_KEYS)]
+    for key in keys:
+        store_svid(tmp_path, "chain", key, 0.0, 1.0)
+    assert own_keys(tmp_path) == {named(key) for key in keys}
+
+
+def test_a_certificate_stored_by_an_older_version_names_its_key_alone(tmp_path: Path) -> None:
+    store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
+    tree = json.loads((tmp_path / SVID).read_text())
+    del tree["keys"]
+    (tmp_path / SVID).write_text(json.dumps(tree))
+    assert load_svid(tmp_path) is not None and own_keys(tmp_path) == {named(KEY)}
+
+
+def named(key: ec.EllipticCurvePrivateKey) -> str:
+    return key_sha256(key.public_key())
+
+
 def rsa_key() -> str:
     return (
         rsa.generate_private_key(65537, 2048)
@@ -91,6 +125,8 @@ def test_a_file_that_cannot_be_read_is_as_none(tmp_path: Path, content: str) -> 
         (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     assert load_svid(tmp_path) is None
     assert load_next_key(tmp_path) is None
+    remember_key(tmp_path, KEY)
+    assert own_keys(tmp_path) <= {named(KEY)}
 
 
 def test_a_fresh_key_is_p256_and_never_the_same() -> None:

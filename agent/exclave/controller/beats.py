@@ -46,7 +46,8 @@ class Holders:
         if holder == self.last or not holder:
             return self
         if holder in self.before:
-            return Holders(holder, self.before | {self.last}, now, (self.last, holder))
+            first, second = sorted((self.last, holder))  # in one order, or each heartbeat would tell another story
+            return Holders(holder, self.before | {self.last}, now, (first, second))
         return Holders(holder, self.before | ({self.last} if self.last else set()), self.returned_at, self.returned)
 
     def clones(self, now: float) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from exclave.cluster.requests import Object, Request
 from exclave.controller.admit import ABANDONED_AFTER, Judgement, judge, judge_address
+from exclave.controller.beats import FORGET_CLONE
 from exclave.controller.claims import neighbour_of
 from exclave.controller.reap import MarkNotReady, Undoing, Wait, next_undoing, retire_workload
 from exclave.controller.register import is_ready, register
@@ -162,8 +163,15 @@ def _serve(world: MemberWorld, judgement: Judgement) -> Step:
     patch = status_patch(world, judgement)
     if patch:
         return WriteStatus(patch)
-    gone_since = not_live_since(world)
-    return Wait(gone_since + world.group.spec.forget_after - world.now + 1.0) if gone_since is not None else None
+    return _next_look(world, world.group)
+
+
+def _next_look(world: MemberWorld, group: Group) -> Wait | None:
+    """When time alone will have changed something; None if it will not."""
+    waits = [] if world.clones is None else [FORGET_CLONE + 1.0]
+    if (gone_since := not_live_since(world)) is not None:
+        waits.append(gone_since + group.spec.forget_after - world.now + 1.0)
+    return Wait(min(waits)) if waits else None
 
 
 def _refuse(world: MemberWorld, judgement: Judgement) -> Step:

@@ -20,13 +20,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError
-from exclave.identity.csr import csr_sha256, make_csr
+from exclave.identity.csr import csr_sha256, key_sha256, make_csr
+from exclave.identity.foreign import foreign_keys, tell_foreign
 from exclave.identity.renewal import FIRST_RETRIES, Stored, renew_after_issuer_change, renew_at, retries
 from exclave.identity.storage import (
     forget_next_key,
     generate_key,
     load_next_key,
     load_svid,
+    own_keys,
+    remember_key,
     remove_identity,
     store_next_key,
     store_svid,
@@ -50,16 +53,21 @@ PATIENCE = 60.0
 
 
 class Identity:
-    """The latest good certificate. `renewals` counts by result (ok, failed); `problem` says why the last one failed."""
+    """The latest good certificate. `renewals` counts by result (ok, failed); `problem` says why the last one failed.
+
+    `foreign` tells of certificates that were signed as this member for keys of others, None if there are none.
+    """
 
     def __init__(self, state: Path, membership: "Membership", now: Now, draw: Callable[[], float]) -> None:
         self.svid: Latest[Svid | None] = Latest(None)
         self.renew_at: Latest[float | None] = Latest(None)
         self.problem: Latest[str | None] = Latest(None)
+        self.foreign: Latest[str | None] = Latest(None)
         self.renewals: Counter[str] = Counter()
         self._stored: Stored | None = None
         self._heeded_issuer = ""
         self._state = state
+        self._own_keys = own_keys(state)
         self._membership = membership
         self._now = now
         self._draw = draw
@@ -98,6 +106,17 @@ class Identity:
             attempt = 0
             self.renewals["ok"] += 1
             self.problem.set(None)
+
+    async def watch_over_keys(self) -> None:
+        """Tell of every certificate that others have signed as this member, for ever."""
+        async with open_changed(self._membership.view, self.svid) as changed:
+            async for _ in changed.changes():
+                if (view := self._membership.view.value) is None:
+                    continue
+                told = tell_foreign(foreign_keys(view.issued, self._own_keys))
+                if told is not None and told != self.foreign.value:
+                    log.error("%s", told)
+                self.foreign.set(told)
 
     def _pauses(self) -> Backoff:
         stored = self._stored
@@ -145,6 +164,7 @@ class Identity:
         if under_way is not None and (served is None or served[1].private_numbers() != under_way[0].private_numbers()):
             return under_way  # else a crash came before it was forgotten, and it would bring the old certificate again
         key = generate_key()
+        self._own_keys.add(key_sha256(key.public_key()))
         csr = make_csr(key, self._membership.record.member)
         store_next_key(self._state, key, csr)
         return key, csr
@@ -156,6 +176,7 @@ class Identity:
             svid = check_svid(chain, key, settings.anchors, settings.identity, received)
         except SvidError:
             forget_next_key(self._state)
+            remember_key(self._state, key)
             raise
         when = renew_at(received, svid.not_after, self._draw())
         store_svid(self._state, chain, key, received, when)
@@ -181,6 +202,7 @@ async def open_identity(
     identity.load()
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "certificate", identity.keep)
+        nursery.start_soon(supervise, "keys", identity.watch_over_keys)
         try:
             yield identity
         finally:

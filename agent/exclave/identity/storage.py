@@ -1,8 +1,8 @@
 """Key and certificate on disk. Blocking: small files, written whole.
 
 `svid.json` holds key and chain together, so that they always belong to each other, with the times that were decided
-when it came. `next.key` is the key of the CSR under way: the controller signs a CSR once, so a restart must find its
-key again. Both are readable by root only.
+when it came, and names the last few keys that this machine has had. `next.key` is the key of the CSR under way: the
+controller signs a CSR once, so a restart must find its key again. Both are readable by root only.
 """
 
 import json
@@ -11,10 +11,14 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from exclave.identity.csr import key_sha256
 from exclave.kit.atomic import remove, write_atomic
 
 SVID = "svid.json"
 NEXT_KEY = "next.key"
+
+KEPT_KEYS = 8
+"""Own keys that are remembered by name: more than the certificates that a Member's status tells of."""
 
 
 def generate_key() -> ec.EllipticCurvePrivateKey:
@@ -44,6 +48,7 @@ def forget_next_key(state: Path) -> None:
 def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, received: float, renew_at: float) -> None:
     """Replace the certificate. Raises HostError if the disk refuses; the old one stays."""
     tree = {"key": _key_text(key), "chain": chain_pem, "received": received, "renewAt": renew_at}
+    tree["keys"] = _with(_named_keys(state), key)
     write_atomic(state / SVID, json.dumps(tree).encode())
     forget_next_key(state)
 
@@ -55,6 +60,36 @@ def load_svid(state: Path) -> tuple[str, ec.EllipticCurvePrivateKey, float, floa
         return str(tree["chain"]), _read_key(tree["key"]), float(tree["received"]), float(tree["renewAt"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def own_keys(state: Path) -> set[str]:
+    """sha256 (hex) of the keys that this machine has had of late, as far as it knows."""
+    found, under_way = load_svid(state), load_next_key(state)
+    keys = [*([found[1]] if found else []), *([under_way[0]] if under_way else [])]
+    return {*_named_keys(state), *(key_sha256(key.public_key()) for key in keys)}
+
+
+def remember_key(state: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Remember a key whose certificate is not taken. Raises HostError if the disk refuses."""
+    try:
+        tree = json.loads((state / SVID).read_bytes())
+        tree["keys"] = _with(_named_keys(state), key)
+    except (OSError, ValueError, TypeError):
+        return  # there is nothing beside which it could be remembered
+    write_atomic(state / SVID, json.dumps(tree).encode())
+
+
+def _named_keys(state: Path) -> list[str]:
+    try:
+        named = json.loads((state / SVID).read_bytes())["keys"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+
+
+def _with(named: list[str], key: ec.EllipticCurvePrivateKey) -> list[str]:
+    name = key_sha256(key.public_key())
+    return [*(one for one in named if one != name), name][-KEPT_KEYS:]
 
 
 def remove_identity(state: Path) -> None:

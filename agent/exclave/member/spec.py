@@ -46,6 +46,15 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class Issued:
+    """A certificate that was signed as this member: serial (hex), sha256 (hex) of its key, when (RFC 3339)."""
+
+    serial: str
+    key_sha256: str
+    time: str
+
+
+@dataclass(frozen=True)
 class MemberView:
     """What a Member says; `credential` is sealed to the delivery key, and still nothing for a log."""
 
@@ -67,6 +76,7 @@ class MemberView:
     registered: Condition | None = None
     live: Condition | None = None
     certificate: Certificate | None = None
+    issued: tuple[Issued, ...] = ()
     credential: str | None = field(default=None, repr=False)
     workload_uid: str | None = None
     workload_ports: tuple[int, ...] = ()
@@ -166,6 +176,7 @@ def view_member(found: Object) -> MemberView:
         registered=conditions.get(REGISTERED),
         live=conditions.get(LIVE),
         certificate=_certificate(_tree(status, "certificate")),
+        issued=_issued(status.get("issued")),
         credential=_text(status, "credential") or None,
         workload_uid=_text(workload, "uid") or None,
         workload_ports=_ports(workload.get("ports")),
@@ -228,6 +239,11 @@ def rfc3339_micro(now: float) -> str:
 def _certificate(tree: Mapping[str, Any]) -> Certificate | None:
     chain = _text(tree, "chain")
     return Certificate(_text(tree, "csrSha256"), chain, _text(tree, "notAfter")) if chain else None
+
+
+def _issued(found: object) -> tuple[Issued, ...]:
+    listed = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return tuple(Issued(_text(one, "serial"), _text(one, "keySha256"), _text(one, "time")) for one in listed)
 
 
 def _ports(found: object) -> tuple[int, ...]:
