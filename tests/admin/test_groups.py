@@ -200,7 +200,9 @@ def test_a_group_goes_with_its_members_tokens_and_rights(admin: Admin, namespace
         "member web-k7q2x-1 evicted\n"
         f"workloadgroup web in {namespace} deleted\n"
         f"rolebinding exclave-settings.web in {namespace} deleted\n"
-        f"role exclave-settings.web in {namespace} deleted\n",
+        f"role exclave-settings.web in {namespace} deleted\n"
+        f"rolebinding exclave-publisher.web in {namespace} deleted\n"
+        f"role exclave-publisher.web in {namespace} deleted\n",
     )
     assert typed.err.endswith(
         f"left as they are: namespaces {namespace} and {namespace}-vms, the Roles in them that other groups use, and "

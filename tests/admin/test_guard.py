@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.guard import GUARD, LIMITS, guard_objects
+from exclave.admin.guard import GROUP_LABEL, GUARD, LIMITS, PORTS_FINALIZER, guard_objects
 from exclave.cluster.requests import Object
+from exclave.controller import register
 
 OBJECTS = guard_objects("exclave")
 POLICIES = {found["metadata"]["name"]: found for found in OBJECTS if found["kind"] == "ValidatingAdmissionPolicy"}
@@ -69,8 +70,9 @@ def test_expressions_name_no_variable_that_is_not_there(name: str) -> None:
         assert set(re.findall(r"variables\.(\w+)", validation["expression"])) <= set(known)
 
 
-def test_a_subresource_is_read_only_where_there_is_one() -> None:
-    for variable in spec(GUARD)["variables"]:
+@pytest.mark.parametrize("name", [GUARD, LIMITS])
+def test_a_subresource_is_read_only_where_there_is_one(name: str) -> None:
+    for variable in spec(name)["variables"]:
         if "request.subResource" in variable["expression"]:
             assert variable["expression"].startswith("has(request.subResource) && ")
 
@@ -80,3 +82,15 @@ def test_messages_are_sentences_for_people(name: str) -> None:
     for validation in spec(name)["validations"]:
         assert len(validation["message"].split()) >= 5
         assert "variables." not in validation["message"]
+
+
+def test_what_marks_an_external_workload_is_what_the_controller_writes() -> None:
+    assert (GROUP_LABEL, PORTS_FINALIZER) == (register.GROUP_LABEL, register.PORTS_FINALIZER)
+
+
+def test_everything_that_the_controller_makes_or_removes_is_limited() -> None:
+    rules = spec(LIMITS)["matchConstraints"]["resourceRules"]
+    assert {resource for rule in rules for resource in rule["resources"]} == {
+        "members", "workloadgroups", "externalworkloads", "externalworkloads/status", "leases", "serviceaccounts",
+        "serviceaccounts/token", "configmaps",
+    }  # fmt: skip

@@ -65,6 +65,7 @@ def test_the_controller_reads_one_secret_and_no_more_of_linkerd_than_it_publishe
         *(f"{verb} secrets/exclave-issuer" for verb in ("get", "watch")),
         *(f"{verb} leases/exclave-controller" for verb in ("get", "update")),
         "create leases",
+        "create events",
     }
     assert found["kube-system"] == slices
     assert found["linkerd"] == slices | {
@@ -72,13 +73,23 @@ def test_the_controller_reads_one_secret_and_no_more_of_linkerd_than_it_publishe
         for verb in ("get", "watch")
         for name in ("linkerd-config", "linkerd-identity-trust-roots")
     }
-    assert found["shop"] == {"create configmaps", "patch configmaps"}
+    assert found["shop"] == {
+        *(f"create {kind}" for kind in ("configmaps", "leases", "externalworkloads", "events")),
+        "patch configmaps/exclave-mesh.web",
+    }
     assert found["shop-vms"] == {
         "list serviceaccounts",
         "create serviceaccounts",
         "delete serviceaccounts",
         "create serviceaccounts/token",
     }
+
+
+def test_over_the_whole_cluster_the_controller_reads_and_undoes_and_makes_nothing() -> None:
+    found = {where: may for (who, where), may in rights(ALL).items() if who == THE_CONTROLLER}
+    assert {verb for verb, _, _ in (one.partition(" ") for one in found[None])} == {
+        "get", "list", "watch", "patch", "delete",
+    }  # fmt: skip
 
 
 def test_nobody_gets_secrets_roles_or_wildcards_over_the_whole_cluster() -> None:
@@ -116,7 +127,10 @@ def find(placed: list[Placed], kind: str) -> list[Placed]:
 
 def test_machines_accounts_live_apart_from_those_that_linkerd_certifies() -> None:
     names = [one.body["metadata"] for one in find(GROUP, "Namespace")]
-    assert names == [{"name": "shop"}, {"name": "shop-vms", "labels": {"exclave.dev/machines": "shop"}}]
+    assert names == [
+        {"name": "shop", "labels": {"exclave.dev/accounts": "shop-vms"}},
+        {"name": "shop-vms", "labels": {"exclave.dev/machines": "shop"}},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ async def look_at(typist: Admin, name: str) -> None:
 def test_a_group_made_again_finds_everything_as_it_should_be(typist: Admin, namespace: str) -> None:
     first = typist.type("group", "create", "web", "-n", namespace, *GROUP)
     assert first.code == 0, first.err
-    assert first.out.count(" created\n") == 13
+    assert first.out.count(" created\n") == 15
     again = typist.type("group", "create", "web", "-n", namespace, *GROUP)
     assert (again.code, again.out) == (0, f"workloadgroup.exclave.dev/web in {namespace} unchanged\n")
     changed = typist.type("group", "create", "web", "-n", namespace, "--label", "app=db")

@@ -77,8 +77,7 @@ def town(server: Server) -> Iterator[Town]:
     with ExitStack() as stack:
         made = Town(server, stack.enter_context(server.client(server.admin_token)), stack)
         made.place(*placed_guard("exclave"))
-        for namespace in (SHOP, OTHER, "linkerd"):
-            made.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}, "/api/v1/namespaces")
+        made.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "linkerd"}}, "/api/v1/namespaces")
         made.place(*controller_objects("exclave", "linkerd", "exclave-issuer"))
         for namespace in (SHOP, OTHER):
             made.place(*group_objects(namespace, "web", {"networks": [WEB]}, "exclave"))

@@ -22,7 +22,7 @@ from exclave.admin.group_checks import (
 from exclave.admin.group_rows import GROUP_TITLES, broken_lines, group_lines, group_row
 from exclave.admin.member_rows import in_group
 from exclave.admin.members import evict
-from exclave.admin.objects import GUARD_NAMES, Placed, group_objects
+from exclave.admin.objects import GUARD_NAMES, Placed, group_objects, group_roles
 from exclave.admin.placing import Placing, place
 from exclave.admin.tables import Listing, labelled, manifests
 from exclave.admin.token_checks import TokenAccount, token_accounts
@@ -227,8 +227,9 @@ def _delete(desk: Desk, options: argparse.Namespace) -> int:
             [f"still leaving: {', '.join(_left(desk, name))}; the group goes when the controller has let go of them"]
         )
     _remove(desk, WORKLOAD_GROUPS, namespace, name)
-    for resource in (ROLE_BINDINGS, ROLES):
-        _remove(desk, resource, namespace, f"exclave-settings.{name}")
+    for role in group_roles(name):
+        for resource in (ROLE_BINDINGS, ROLES):
+            _remove(desk, resource, namespace, role)
     account = (group.get("spec") or {}).get("serviceAccount") or name
     desk.note(
         f"left as they are: namespaces {namespace} and {accounts}, the Roles in them that other groups use, and "

@@ -1,18 +1,19 @@
 """The admission policies: what RBAC cannot say of names, sizes and metadata. Pure.
 
-Rules: policies have no parameters and fail closed. The first is for every account in a namespace that ends in `-vms`,
-whatever its shape: an account that is neither a join token's nor a machine's is refused everything. It compares names:
-a join token makes the Members of its own names (one for a machine that joins again: the one of its name), a machine
-touches what bears its own, in the namespace that its accounts' namespace belongs to. Metadata that others rely on stays
-as it was, which also means that it stays. The second is for the controller: the only tokens that it mints are
-machines', and of what an admin or a machine has specified it changes nothing.
+Rules: policies have no parameters and fail closed. The first is for every account in a namespace that ends in `-vms`.
+It compares names: a join token makes the Members of its own names (one for a machine that joins again: the one of its
+name), a machine touches what bears its own, in the namespace that its accounts' namespace belongs to. An account of
+another shape is refused everything there; where the namespaces do not say that they are ours, it belongs to somebody
+whose namespace merely ends so, and only our own kinds are kept from it. Metadata that others rely on stays as it was,
+which also means that it stays. The second is for the controller: it makes, changes and removes what bears machines'
+names, mints machines' tokens alone, and changes nothing of what an admin or a machine has specified.
 Messages are read by people, through the agent: each says what was expected and who may help.
 
 CEL: `has` before a field that may be absent, or the policy errs and denies all; `.?` compares presence, too; there is
-no clock in it.
+no clock in it, and of namespaces it sees the object's alone, not the caller's.
 """
 
-from exclave.admin.objects import CONTROLLER, GUARD_NAMES, Placed
+from exclave.admin.objects import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUPS_LABEL, GUARD_NAMES, Placed
 from exclave.cluster.requests import (
     VALIDATING_ADMISSION_POLICIES,
     VALIDATING_ADMISSION_POLICY_BINDINGS,
@@ -38,6 +39,11 @@ _VARIABLES = {
     "isJoin": "variables.wellFormed && variables.account.split('.')[1] == 'join'",
     "isAgain": "variables.wellFormed && variables.account.split('.')[1] == 'rejoin'",
     "isMachine": "variables.wellFormed && variables.account.split('.')[1] == 'vm'",
+    "marks": "namespaceObject.metadata.?labels.orValue({})",
+    # A namespace says by its label whose accounts are machines: its own, or those of one beside it.
+    "isHome": f"(request.namespace == variables.home && '{ACCOUNTS_LABEL}' in variables.marks) || "
+    f"('{GROUPS_LABEL}' in variables.marks && variables.marks['{GROUPS_LABEL}'] == variables.home)",
+    "isStranger": "!variables.wellFormed && !variables.isHome && request.resource.group != 'exclave.dev'",
     "group": "variables.account.split('.')[0]",
     "tail": "variables.wellFormed ? variables.account.split('.')[2] : 'none-0'",
     "isToken": _MINTS,
@@ -57,7 +63,7 @@ _NONE = " && ".join(
 _MODEST_LEASE = (
     "request.resource.resource != 'leases' || request.operation == 'DELETE' || "
     f"(object.spec.?holderIdentity.orValue('').size() <= {MOST_HOLDER} && !has(object.spec.strategy) && "
-    "!has(object.spec.preferredHolder))"
+    "!has(object.spec.preferredHolder) && !has(object.spec.leaseDurationSeconds))"
 )
 _MODEST_STATUS = (
     "request.resource.resource != 'externalworkloads' || request.operation == 'DELETE' || "
@@ -114,6 +120,67 @@ _VALIDATIONS = (
 )
 
 
+GROUP_LABEL, PORTS_FINALIZER = "exclave.dev/group", "exclave.dev/ports"
+"""What an ExternalWorkload has that was made for a group: either of them."""
+
+_LIMIT_VARIABLES = {
+    "kind": "request.resource.resource",
+    "isToken": _MINTS,
+    "isStatus": "has(request.subResource) && request.subResource == 'status'",
+    "name": "request.operation == 'CREATE' && !variables.isToken ? object.metadata.name : request.name",
+    "isMachines": f"variables.name.matches('^{_NAME}-{_TAIL}$')",
+}
+
+
+def _limits(namespace: str) -> tuple[tuple[str, str], ...]:
+    """What the controller, whose own namespace this is, is held to."""
+    account = f"variables.name.matches('^{_NAME}[.]vm[.]{_TAIL}$')"
+    expired = f"variables.name.matches('^{_NAME}[.](join|rejoin|vm)[.]{_TAIL}$')"
+    was_ours, is_ours = _is_of_a_group("oldObject"), _is_of_a_group("object")
+    return (
+        (
+            f"!variables.isToken || (request.namespace.endsWith('-vms') && {account} && ({_MODEST_TOKEN}))",
+            "the controller mints tokens of machines only, for the API server, of 30 days at most",
+        ),
+        (
+            "request.resource.group != 'exclave.dev' || request.operation != 'UPDATE' || "
+            "(object.?spec == oldObject.?spec && object.metadata.?labels == oldObject.metadata.?labels && "
+            "object.metadata.?annotations == oldObject.metadata.?annotations)",
+            "the controller changes no spec of a group or a member, and no label or annotation",
+        ),
+        (
+            "variables.kind != 'serviceaccounts' || variables.isToken || (request.namespace.endsWith('-vms') && "
+            f"(request.operation == 'CREATE' ? {account} : {expired}))",
+            "the controller makes accounts of machines only, and removes only theirs and those of join tokens",
+        ),
+        # Leases of elections and of nodes say how long they last; a machine's never does.
+        (
+            f"variables.kind != 'leases' || (request.namespace == '{namespace}' ? variables.name == '{ELECTION}' : "
+            "variables.isMachines && (request.operation != 'DELETE' || !has(oldObject.spec.leaseDurationSeconds)))",
+            "the controller touches no Lease but machines' and that of its own election",
+        ),
+        (
+            "variables.kind != 'externalworkloads' || (variables.isMachines && "
+            f"(request.operation == 'CREATE' ? {is_ours} : {was_ours}))",
+            "the controller touches no ExternalWorkload but those of groups",
+        ),
+        (
+            "variables.kind != 'externalworkloads' || !variables.isStatus || "
+            "object.?status.conditions.orValue([]).all(one, one.type != 'Ready' || one.status != 'True')",
+            "the controller calls no machine ready: that is for the machine itself to say",
+        ),
+        (
+            f"variables.kind != 'configmaps' || variables.name.matches('^exclave-mesh[.]{_NAME}$')",
+            "the controller writes no ConfigMap but the settings of groups",
+        ),
+    )
+
+
+def _is_of_a_group(workload: str) -> str:
+    label = f"'{GROUP_LABEL}' in {workload}.metadata.?labels.orValue({{}})"
+    return f"({label} || '{PORTS_FINALIZER}' in {workload}.metadata.?finalizers.orValue([]))"
+
+
 def guard_objects(controller_namespace: str) -> list[Object]:
     """Both policies with their bindings, in the order in which they are installed: before any right is given."""
     machines = (
@@ -127,30 +194,16 @@ def guard_objects(controller_namespace: str) -> list[Object]:
         _watched("coordination.k8s.io", "leases"),
         _watched("", "serviceaccounts/token"),
     ]
-    minting = (
-        f"!({_MINTS}) || (request.namespace.endsWith('-vms') && "
-        f"request.name.matches('^{_NAME}[.]vm[.]{_TAIL}$') && ({_MODEST_TOKEN}))"
-    )
-    specified = (
-        f"{_MINTS} || request.operation != 'UPDATE' || (object.?spec == oldObject.?spec && "
-        "object.metadata.?labels == oldObject.metadata.?labels && "
-        "object.metadata.?annotations == oldObject.metadata.?annotations)"
-    )
+    limited = [
+        _watched("exclave.dev", "members", "workloadgroups"),
+        _watched("workload.linkerd.io", "externalworkloads", "externalworkloads/status"),
+        _watched("coordination.k8s.io", "leases"),
+        _watched("", "serviceaccounts", "serviceaccounts/token", "configmaps"),
+    ]
+    validations = tuple((f"variables.isStranger || ({text})", message) for text, message in _VALIDATIONS)
     return [
-        *_policy(GUARD, machines, guarded, _VARIABLES, _VALIDATIONS),
-        *_policy(
-            LIMITS,
-            controller,
-            [
-                _watched("exclave.dev", "members", "workloadgroups"),
-                _watched("", "serviceaccounts/token"),
-            ],
-            {},
-            (
-                (minting, "the controller mints tokens of machines only, for the API server, of 30 days at most"),
-                (specified, "the controller changes no spec of a group or a member, and no label or annotation"),
-            ),
-        ),
+        *_policy(GUARD, machines, guarded, _VARIABLES, validations),
+        *_policy(LIMITS, controller, limited, _LIMIT_VARIABLES, _limits(controller_namespace)),
     ]
 
 
@@ -176,8 +229,7 @@ def _policy(
                 "failurePolicy": "Fail",
                 "matchConstraints": {"resourceRules": rules},
                 "matchConditions": [{"name": "callers", "expression": callers}],
-                # An empty list would not come back, and the controller compares.
-                **({"variables": [_named(*one) for one in variables.items()]} if variables else {}),
+                "variables": [_named(*one) for one in variables.items()],
                 "validations": [{"expression": text, "message": message} for text, message in validations],
             },
         },

@@ -2,8 +2,9 @@
 
 Rules: machines' accounts live in `<ns>-vms`, apart from every account that linkerd-identity would certify, and get
 their rights as a group of accounts from a few static Roles, made once: nobody ever writes a Role for one machine.
-The controller holds no RBAC verbs; what it may do in a group's namespaces stands in Roles there. One pure function
-makes each object, for the command line and the demo alike.
+The controller holds no RBAC verbs. Over the whole cluster it reads, and undoes: a namespace that is being deleted loses
+its Roles first, and what holds it must be let go all the same. What it makes, it may make where Roles say so, in a
+group's two namespaces. One pure function makes each object, for the command line and the demo alike.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ GUARD_NAMES = ("exclave-guard", "exclave-controller")
 ACCOUNTS_LABEL = "exclave.dev/machines"
 """Label of a namespace that holds machines' accounts; its value is the group's namespace."""
 
+GROUPS_LABEL = "exclave.dev/accounts"
+"""Label of a namespace that holds groups; its value is the namespace of their machines' accounts."""
+
 EXPIRES = "exclave.dev/expires"
 """Annotation of a join account: when its token ends, RFC 3339."""
 
@@ -60,9 +64,9 @@ def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_na
     accounts = accounts_namespace(namespace)
     machines = _everybody_in(accounts)
     controller = _account(CONTROLLER, controller_namespace)
-    settings = f"exclave-settings.{name}"
+    settings, publisher = group_roles(name)
     return [
-        _placed(NAMESPACES, None, {"name": namespace}),
+        _placed(NAMESPACES, None, {"name": namespace, "labels": {GROUPS_LABEL: accounts}}),
         _placed(NAMESPACES, None, {"name": accounts, "labels": {ACCOUNTS_LABEL: namespace}}),
         _placed(SERVICE_ACCOUNTS, namespace, {"name": spec.get("serviceAccount") or name}),
         _role(namespace, MACHINES, _machine_rules()),
@@ -71,12 +75,19 @@ def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_na
         _binding(accounts, MACHINES, machines),
         _role(namespace, settings, [_rule("", "configmaps", "get", names=[settings_name(name)])]),
         _binding(namespace, settings, machines),
-        _role(namespace, CONTROLLER, [_rule("", "configmaps", "create", "patch")]),
+        _role(namespace, publisher, [_rule("", "configmaps", "patch", names=[settings_name(name)])]),
+        _binding(namespace, publisher, controller),
+        _role(namespace, CONTROLLER, _makings()),
         _binding(namespace, CONTROLLER, controller),
         _role(accounts, CONTROLLER, _rules_over_accounts()),
         _binding(accounts, CONTROLLER, controller),
         _placed(WORKLOAD_GROUPS, namespace, {"name": name}, spec=spec),
     ]
+
+
+def group_roles(name: str) -> tuple[str, str]:
+    """The Roles that are one group's own: who reads its settings, and who writes them."""
+    return f"exclave-settings.{name}", f"exclave-publisher.{name}"
 
 
 def join_account(namespace: str, group: str, token_id: str, uses: int, expires: float) -> Placed:
@@ -137,6 +148,7 @@ def controller_objects(
             [
                 _rule("coordination.k8s.io", "leases", "create"),
                 _rule("coordination.k8s.io", "leases", "get", "update", names=[ELECTION]),
+                _rule("events.k8s.io", "events", "create"),
             ],
         ),
         _binding(namespace, CONTROLLER, controller),
@@ -160,16 +172,25 @@ def _rules_over_accounts() -> list[Rule]:
     ]
 
 
+def _makings() -> list[Rule]:
+    """What the controller makes beside a group: no rule of RBAC can name what is not there yet, a policy does."""
+    return [
+        _rule("", "configmaps", "create"),
+        _rule("coordination.k8s.io", "leases", "create"),
+        _rule("workload.linkerd.io", "externalworkloads", "create"),
+        _rule("events.k8s.io", "events", "create"),
+    ]
+
+
 def _controller_rules() -> list[Rule]:
     return [
         _rule("exclave.dev", "workloadgroups", "get", "list", "watch", "patch"),
         _rule("exclave.dev", "workloadgroups/status", "patch"),
         _rule("exclave.dev", "members", "get", "list", "watch", "patch", "delete"),
         _rule("exclave.dev", "members/status", "patch"),
-        _rule("workload.linkerd.io", "externalworkloads", "get", "list", "watch", "create", "patch", "delete"),
+        _rule("workload.linkerd.io", "externalworkloads", "list", "watch", "patch", "delete"),
         _rule("workload.linkerd.io", "externalworkloads/status", "patch"),
-        _rule("coordination.k8s.io", "leases", "get", "list", "watch", "create", "delete"),
-        _rule("events.k8s.io", "events", "create"),
+        _rule("coordination.k8s.io", "leases", "list", "watch", "delete"),
         _rule(
             "admissionregistration.k8s.io",
             "validatingadmissionpolicies",
