@@ -1,0 +1,57 @@
+"""Numbers and ranges of numbers: read, merged, subtracted, written. Pure.
+
+A `Span` is (first, last), both of them in it. Whoever holds ten thousand of them asks for `merge` once: what it returns
+is sorted, and no two spans in it touch.
+"""
+
+import re
+from collections.abc import Iterable
+
+Span = tuple[int, int]
+
+_RANGE = re.compile(r"([0-9]{1,10})-([0-9]{1,10})", re.ASCII)
+
+
+def parse_span(text: str) -> Span:
+    """Read "8000-8100". Raises ValueError if it is no range, or runs backwards."""
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"a range such as 8000-8100 was expected, found {text!r}")
+    first, last = int(found[1]), int(found[2])
+    if first > last:
+        raise ValueError(f"a range that begins with its lower end was expected, found {text!r}")
+    return first, last
+
+
+def as_span(given: "int | Span") -> Span:
+    """A number as the range that it is."""
+    return given if isinstance(given, tuple) else (given, given)
+
+
+def merge(given: "Iterable[int | Span]") -> tuple[Span, ...]:
+    """The same numbers, sorted, in as few spans as there can be."""
+    merged: list[Span] = []
+    for first, last in sorted(map(as_span, given)):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def without(given: "Iterable[int | Span]", *holes: int) -> tuple[Span, ...]:
+    """The same numbers, merged, less some."""
+    left = list(merge(given))
+    for hole in holes:
+        for place, (first, last) in enumerate(left):
+            if first <= hole <= last:
+                pieces = ((first, hole - 1), (hole + 1, last))
+                left[place : place + 1] = [piece for piece in pieces if piece[0] <= piece[1]]
+                break
+    return tuple(left)
+
+
+def render_span(span: Span) -> str:
+    """`8080`, or `8000-8100`."""
+    first, last = span
+    return str(first) if first == last else f"{first}-{last}"
