@@ -116,7 +116,7 @@ def damaged(host: Host) -> int:
 
 
 def badly_configured(host: Host) -> int:
-    host.configure("[proxy]\nbinary = 7\n[redirect]\nexclude_users = [1]")
+    host.configure("[proxy]\nbinary = 7\n[redirect]\nexclude_users = [1.5, true]")
     return host.run("status")
 
 

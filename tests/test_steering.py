@@ -1,13 +1,9 @@
 """Which rules are wanted, as settings, proxy, certificate and time go by."""
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +16,9 @@ from exclave.config import RedirectConfig
 from exclave.errors import ConfigError, Fault
 from exclave.kit.latest import Latest
 from exclave.member.settings import FailurePolicy, Port
+from exclave.redirect import surroundings
 from exclave.redirect.policy import RedirectPolicy, Server
-from exclave.steering import LOOK_EVERY, SETTLING, Steering, chosen_failure, open_steering
+from exclave.steering import LOOK_AROUND_EVERY, LOOK_EVERY, SETTLING, Steering, chosen_failure, open_steering
 from support.member import ADDRESS, RECORD, make_settings
 
 AFTER = 30.0
@@ -39,7 +36,10 @@ class Machine:
         self.svid: Latest[Any] = Latest(SimpleNamespace(not_after=1000.0))
         self.now = 0.0
         self.membership = SimpleNamespace(
-            settings=self.settings, addresses=(ADDRESS,), record=replace(RECORD, **record)
+            settings=self.settings,
+            addresses=(ADDRESS,),
+            captured_addresses=(ADDRESS, "10.77.0.100"),
+            record=replace(RECORD, **record),
         )
 
     @asynccontextmanager
@@ -57,10 +57,20 @@ async def policy_of(steering: Steering) -> RedirectPolicy:
     return policy
 
 
+class Servers:
+    """SSH servers of the host, as far as anybody looks."""
+
+    ports: tuple[int, ...] = (2222,)
+
+
 @pytest.fixture(autouse=True)
-def _no_sshd_of_this_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "sshd" not in request.node.name:
-        monkeypatch.setattr(steering_module, "_listening_sshd", lambda: (2222,))
+def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
+    found = Servers()
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    monkeypatch.setattr(surroundings, "find_ssh_session", lambda: ((), ()))
+    for module in (surroundings, steering_module):
+        monkeypatch.setattr(module, "find_ssh_ports", lambda: found.ports)
+    return found
 
 
 # How long it may be away.
@@ -89,19 +99,21 @@ def test_each_direction_does_what_the_group_says_once_it_is_time(
 
 
 async def test_rules_hold_what_settings_configuration_and_host_say(autojump_clock: trio.testing.MockClock) -> None:
-    config = RedirectConfig((9100,), (3306,), ("10.42.9.0/24",), ("4242", "nobody"))
+    config = RedirectConfig(
+        exclude_inbound_ports=((9100, 9199),), exclude_outbound_networks=("10.42.9.0/24",), exclude_users=("nobody",)
+    )
     async with Machine().steered(config) as steering:
         assert await policy_of(steering) == RedirectPolicy(
             instance="a",
-            addresses=(ADDRESS,),
+            addresses=(ADDRESS, "10.77.0.100"),
             inbound_ports=(8080,),
             networks=("10.42.0.0/16",),
             proxy_uid=990,
-            exempt_inbound_ports=(2222, 9100),
-            exempt_outbound_ports=(2222, 3306),
+            exempt_inbound_ports=((9100, 9199),),
             exempt_networks=("10.42.9.0/24",),
-            exempt_uids=(4242, 65534),
+            exempt_uids=(65534,),
             servers=(Server("10.0.0.1", 6443),),
+            ssh_ports=(2222,),
         )
 
 
@@ -210,7 +222,21 @@ async def test_a_user_that_does_not_exist_is_a_mistake_in_the_configuration() ->
             pass
     assert caught.value.fault is Fault.CONFIG_INVALID
     assert caught.value.message == "redirect.exclude_users: there is no user nobody-here"
-    assert caught.value.hint == "name users of this machine, or their numbers"
+    assert caught.value.hint == "name users and groups of this machine, or their numbers"
+
+
+async def test_an_ssh_server_that_moves_is_noticed_and_its_old_port_is_kept(
+    servers: Servers, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "exclave.steering")
+    async with Machine().steered() as steering:
+        before = await policy_of(steering)
+        for ports, expected in (((2022,), (2022, 2222)), ((), (2022, 2222))):
+            servers.ports = ports
+            await steering.policy.wait_for(lambda policy, expected=expected: policy.ssh_ports == expected)  # type: ignore[misc, union-attr]
+            await trio.sleep(2 * LOOK_AROUND_EVERY)
+        assert steering.policy.value == replace(before, ssh_ports=(2022, 2222))
+        assert caplog.messages == ["redirect: [ssh_ports=2022,2222]"]
 
 
 async def test_api_servers_are_found_by_name_and_kept_while_the_name_is_not_resolved(
@@ -238,15 +264,3 @@ async def test_api_servers_are_found_by_name_and_kept_while_the_name_is_not_reso
         names.is_away = True
         await trio.sleep(10 * LOOK_EVERY)
         assert (await policy_of(steering)).servers == expected
-
-
-def test_ports_where_an_sshd_listens_are_found(tmp_path: Path) -> None:
-    program = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
-    (tmp_path / "sshd").symlink_to(os.path.realpath(sys.executable))
-    command = [tmp_path / "sshd", "-I", "-S", "-c", program + "; sys.stdin.read()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sshd:
-        assert sshd.stdout is not None
-        port = int(sshd.stdout.readline())
-        assert port in steering_module._listening_sshd()
-        sshd.kill()
-    assert port not in steering_module._listening_sshd()

@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 KEYS = """\
 keys of config.toml, all optional:
   [paths]     state = "/var/lib/exclave"   runtime = "/run/exclave"
-  [member]    address = "10.0.0.5"   zone = "eu-1a"   the address is found by the route to the API server, if absent
+  [member]    address = "10.0.0.5"         the one found by the route to the API server, if absent
+              captured_addresses = ["10.0.0.9"]   local ones where its connections arrive, too: a VIP, behind NAT
+              zone = "eu-1a"               where it stands, by the names of the cluster's nodes' zones
   [proxy]     binary = "/usr/lib/exclave/linkerd2-proxy"   user = "exclave-proxy"   log = "info"   drain = "30s"
-  [redirect]  exclude_inbound_ports = [22]   exclude_outbound_ports = []   exclude_networks = ["10.9.0.0/16"]
-              exclude_users = ["backup"]
+  [redirect]  exclude_inbound_ports = [9100,"8000-8100"]    exclude_outbound_ports = [3306]
+              exclude_inbound_networks = ["10.9.0.0/16"]    exclude_outbound_networks = ["10.8.0.0/16"]
+              exclude_inbound_interfaces = ["eth1"]         exclude_outbound_interfaces = ["docker0"]
+              exclude_users = ["backup",1000]   exclude_groups = ["ops"]   of local programs
+              capture_interfaces = ["docker0"]              containers there call the cluster as programs here do
   [listing]   drain = "10s"
 """
 

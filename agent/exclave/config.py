@@ -4,6 +4,7 @@ Rules: every key is optional; every mistake is reported, all at once, with its p
 durations carry units. Nothing secret belongs here.
 """
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 from exclave.cluster.labels import is_label_value
 from exclave.errors import ConfigError
 from exclave.kit.duration import parse_duration
+from exclave.kit.spans import Span, parse_span
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,12 +35,15 @@ class Paths:
 
 @dataclass(frozen=True)
 class MemberConfig:
-    """What this machine says of itself: `address` overrides the one found by the route to the API server.
+    """What this machine says of itself.
 
-    `zone` is where it stands, by the names of the cluster's nodes' zones: nobody else knows it.
+    `address` overrides the one found by the route to the API server. `captured_addresses` are more local addresses
+    that connections from the mesh arrive at: a VIP, or what a NAT in front makes of the address. `zone` is where it
+    stands, by the names of the cluster's nodes' zones: nobody else knows it.
     """
 
     address: str | None = None
+    captured_addresses: tuple[str, ...] = ()
     zone: str | None = None
 
 
@@ -54,12 +59,22 @@ class ProxyConfig:
 
 @dataclass(frozen=True)
 class RedirectConfig:
-    """Traffic never captured, beside what is never captured anyway: ports, networks (CIDR), users by name or id."""
+    """Traffic never captured, beside what is never captured anyway; and whose traffic is captured in addition.
 
-    exclude_inbound_ports: tuple[int, ...] = ()
-    exclude_outbound_ports: tuple[int, ...] = ()
-    exclude_networks: tuple[str, ...] = ()
+    Ports are numbers or ranges (first, last); networks are CIDR: inbound, those that callers are in; users and groups
+    are names or numbers, and are those of local programs. `capture_interfaces` are bridges such as docker0: what
+    containers behind them send to the cluster's networks is captured, too.
+    """
+
+    exclude_inbound_ports: tuple[int | Span, ...] = ()
+    exclude_inbound_networks: tuple[str, ...] = ()
+    exclude_inbound_interfaces: tuple[str, ...] = ()
+    exclude_outbound_ports: tuple[int | Span, ...] = ()
+    exclude_outbound_networks: tuple[str, ...] = ()
+    exclude_outbound_interfaces: tuple[str, ...] = ()
     exclude_users: tuple[str, ...] = ()
+    exclude_groups: tuple[str, ...] = ()
+    capture_interfaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,31 +113,19 @@ def parse_config(text: str, origin: str) -> Config:
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"{origin} is not TOML: {problem}", "mend that line") from None
     reader = _Reader()
-    config = Config(
-        paths=Paths(**reader.table(tree, "paths", {"state": _path, "runtime": _path})),
-        member=MemberConfig(**reader.table(tree, "member", {"address": _address, "zone": _zone})),
-        proxy=ProxyConfig(
-            **reader.table(tree, "proxy", {"binary": _path, "user": _text, "log": _text, "drain": _duration})
-        ),
-        redirect=RedirectConfig(
-            **reader.table(
-                tree,
-                "redirect",
-                {
-                    "exclude_inbound_ports": _each(_port),
-                    "exclude_outbound_ports": _each(_port),
-                    "exclude_networks": _each(_network),
-                    "exclude_users": _each(_text),
-                },
-            )
-        ),
-        listing=ListingConfig(**reader.table(tree, "listing", {"drain": _duration})),
-    )
-    reader.unknown(tree, {"paths", "member", "proxy", "redirect", "listing"}, "")
+    config = reader.config(tree)
     if reader.mistakes:
         listed = "\n".join(f"  {mistake}" for mistake in reader.mistakes)
         raise ConfigError(f"{origin}:\n{listed}", "mend every line above; `exclave run --help` lists the keys")
     return config
+
+
+def salvage_config(path: Path) -> Config:
+    """What is right of a file, and defaults for the rest: for a clean-up, which no mistake may keep from its work."""
+    try:
+        return _Reader().config(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return Config()
 
 
 Parse = Callable[[Any], Any]
@@ -134,8 +137,20 @@ class _Reader:
     def __init__(self) -> None:
         self.mistakes: list[str] = []
 
-    def table(self, tree: Mapping[str, Any], name: str, keys: Mapping[str, Parse]) -> dict[str, Any]:
+    def config(self, tree: Mapping[str, Any]) -> Config:
+        """What is right of a file, with defaults for the rest."""
+        self.unknown(tree, set(_KEYS), "")
+        return Config(
+            paths=Paths(**self.table(tree, "paths")),
+            member=MemberConfig(**self.table(tree, "member")),
+            proxy=ProxyConfig(**self.table(tree, "proxy")),
+            redirect=RedirectConfig(**self.table(tree, "redirect")),
+            listing=ListingConfig(**self.table(tree, "listing")),
+        )
+
+    def table(self, tree: Mapping[str, Any], name: str) -> dict[str, Any]:
         """The keys of one table that are there and right."""
+        keys = _KEYS[name]
         table = tree.get(name, {})
         if not isinstance(table, dict):
             self.mistakes.append(f"{name}: a table was expected, found {table!r}")
@@ -147,7 +162,7 @@ class _Reader:
                 try:
                     right[key] = parse(table[key])
                 except (TypeError, ValueError) as problem:
-                    self.mistakes.append(f"{name}.{key}: {problem}")
+                    self.mistakes += [f"{name}.{key}: {line}" for line in str(problem).splitlines()]
         return right
 
     def unknown(self, table: Mapping[str, Any], known: set[str], prefix: str) -> None:
@@ -169,7 +184,10 @@ def _path(value: Any) -> Path:
 
 
 def _address(value: Any) -> str:
-    return str(ip_address(_text(value)))
+    address = ip_address(_text(value))
+    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+        raise ValueError(f"an address that others reach this machine at was expected, found {value!r}")
+    return str(address)
 
 
 def _zone(value: Any) -> str:
@@ -182,10 +200,40 @@ def _network(value: Any) -> str:
     return str(ip_network(_text(value)))
 
 
-def _port(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
-        raise ValueError(f"a port from 1 to 65535 was expected, found {value!r}")
+def _ports(value: Any) -> int | Span:
+    given = parse_span(value) if isinstance(value, str) else (value, value)
+    if not all(isinstance(port, int) and not isinstance(port, bool) and 1 <= port <= 65535 for port in given):
+        raise ValueError(f'a port from 1 to 65535, or a range such as "8000-8100", was expected, found {value!r}')
+    return given if isinstance(value, str) else given[0]
+
+
+def _account(value: Any) -> str:
+    """A user or group: its name, or its number as text."""
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+    if isinstance(number, int) and not isinstance(number, bool):
+        if not 0 <= number <= 2**32 - 2:
+            raise ValueError(f"a name, or a number from 0 to 4294967294, was expected, found {value!r}")
+        return str(number)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"a name, or a number from 0 to 4294967294, was expected, found {value!r}")
     return value
+
+
+def _interface(value: Any) -> str:
+    if not is_interface(value):
+        raise ValueError(f"an interface's name such as eth0 was expected, found {value!r}")
+    return str(value)
+
+
+def is_interface(name: Any) -> bool:
+    """Whether this is the name of a network interface that may stand in a rule: nothing that a shell or nft reads.
+
+    The kernel takes more, but no system makes such names; its limit is 15 characters (IFNAMSIZ, linux/if.h).
+    """
+    return isinstance(name, str) and _INTERFACE.fullmatch(name) is not None and name not in (".", "..")
+
+
+_INTERFACE = re.compile(r"[A-Za-z0-9._@-]{1,15}", re.ASCII)
 
 
 def _duration(value: Any) -> float:
@@ -196,6 +244,34 @@ def _each(parse: Parse) -> Parse:
     def parse_list(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise ValueError(f"a list was expected, found {value!r}")
-        return tuple(parse(item) for item in value)
+        right, wrong = [], []
+        for item in value:
+            try:
+                right.append(parse(item))
+            except (TypeError, ValueError) as problem:
+                wrong.append(str(problem))
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return tuple(right)
 
     return parse_list
+
+
+_KEYS: Mapping[str, Mapping[str, Parse]] = {
+    "paths": {"state": _path, "runtime": _path},
+    "member": {"address": _address, "captured_addresses": _each(_address), "zone": _zone},
+    "proxy": {"binary": _path, "user": _text, "log": _text, "drain": _duration},
+    "redirect": {
+        "exclude_inbound_ports": _each(_ports),
+        "exclude_inbound_networks": _each(_network),
+        "exclude_inbound_interfaces": _each(_interface),
+        "exclude_outbound_ports": _each(_ports),
+        "exclude_outbound_networks": _each(_network),
+        "exclude_outbound_interfaces": _each(_interface),
+        "exclude_users": _each(_account),
+        "exclude_groups": _each(_account),
+        "capture_interfaces": _each(_interface),
+    },
+    "listing": {"drain": _duration},
+}
+"""Every table and key, with what reads its value."""

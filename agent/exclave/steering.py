@@ -7,13 +7,12 @@ only if the proxy that runs serves them too; else the whole agent walks back and
 """
 
 import logging
-import pwd
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import psutil
 import trio
 
 from exclave.cluster.endpoint import host_and_port
@@ -26,7 +25,8 @@ from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now
 from exclave.member.settings import FailurePolicy, Settings
 from exclave.redirect.layout import Instance
-from exclave.redirect.policy import RedirectPolicy, Server, make_policy
+from exclave.redirect.policy import RedirectPolicy, Server, Surroundings, make_policy
+from exclave.redirect.surroundings import find_ssh_ports, look_around
 
 if TYPE_CHECKING:
     from exclave.identity import Identity
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at what only the clock tells: a proxy that stays away, a certificate that has ended."""
+
+LOOK_AROUND_EVERY = 60.0
+"""Seconds between two looks for SSH servers, each some milliseconds of one core."""
 
 SETTLING = 1.0
 """Seconds after which the proxy has said whether it serves new settings."""
@@ -65,14 +68,23 @@ class Steering:
         self._settings: Settings | None = None
         self._instance: Instance | None = None
         self._whole_at = trio.current_time()
-        self._exempt_uids: tuple[int, ...] = ()
-        self._ssh_ports: tuple[int, ...] = ()
+        self._surroundings = Surroundings()
         self._servers: dict[str, frozenset[Server]] = {}
 
     async def look_around(self) -> None:
-        """Find what this host never wants captured, once. Raises ValueError naming a user that does not exist."""
-        self._exempt_uids = tuple(_uid_of(user) for user in self._config.exclude_users)
-        self._ssh_ports = await trio.to_thread.run_sync(_listening_sshd)
+        """Find what this host never wants captured. Raises ValueError naming users and groups that do not exist."""
+        self._surroundings = await look_around(self._config)
+
+    async def keep_looking_around(self) -> None:
+        """Notice SSH servers that come or move, for ever. What was found stays found: ports that come and go with
+        sessions are no reason for new rules."""
+        while True:
+            await trio.sleep(LOOK_AROUND_EVERY)
+            found = await trio.to_thread.run_sync(find_ssh_ports)
+            known = self._surroundings.ssh_ports
+            if not set(found) <= set(known):
+                self._surroundings = replace(self._surroundings, ssh_ports=tuple(sorted({*known, *found})))
+                log.info("redirect: [ssh_ports=%s]", ",".join(map(str, self._surroundings.ssh_ports)))
 
     async def keep(self) -> None:
         """Keep the wanted rules true, for ever."""
@@ -103,11 +115,10 @@ class Steering:
                 settings,
                 self._config,
                 instance=self._instance,
-                address=self._membership.addresses[0],
+                addresses=self._membership.captured_addresses,
                 proxy_uid=self._proxy.uid,
                 servers=await self._find_servers(),
-                exempt_uids=self._exempt_uids,
-                ssh_ports=self._ssh_ports,
+                surroundings=self._surroundings,
                 outbound_open=outbound_open,
                 inbound_open=inbound_open,
             )
@@ -148,35 +159,6 @@ class Steering:
         self.problem.set(problem)
 
 
-def _uid_of(user: str) -> int:
-    if user.isascii() and user.isdecimal():
-        return int(user)
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise ValueError(f"redirect.exclude_users: there is no user {user}") from None
-
-
-def _listening_sshd() -> tuple[int, ...]:
-    """Ports where an sshd listens, whatever they are: nobody is to be locked out."""
-    ports = set()
-    for process in psutil.process_iter(["name"]):
-        if process.info["name"] == "sshd":
-            try:
-                found = _connections(process)
-            except psutil.Error:
-                continue
-            ports |= {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
-    return tuple(sorted(ports))
-
-
-def _connections(process: psutil.Process) -> Sequence[Any]:
-    """A process's TCP sockets; psutil 6 gave the method another name."""
-    look = process.net_connections if hasattr(process, "net_connections") else process.connections
-    found: Sequence[Any] = look(kind="tcp")
-    return found
-
-
 async def _resolve(server: str) -> frozenset[Server]:
     """An API server's addresses; none if its name is not resolved now."""
     host, port = host_and_port(server)
@@ -196,9 +178,10 @@ async def open_steering(
     try:
         await steering.look_around()
     except ValueError as problem:
-        raise ConfigError(str(problem), "name users of this machine, or their numbers") from None
+        raise ConfigError(str(problem), "name users and groups of this machine, or their numbers") from None
     await steering.settle()
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "steering", steering.keep)
+        nursery.start_soon(supervise, "surroundings", steering.keep_looking_around)
         yield steering
         nursery.cancel_scope.cancel()

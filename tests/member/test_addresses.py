@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from exclave.member import addresses
-from exclave.member.addresses import Found, choose_address, find_address, wait_moved
+from exclave.member.addresses import Found, choose_address, find_address, find_local, wait_moved
 
 FOUR, SIX = Found("10.0.0.5", "route to 10.0.0.1"), Found("fd00::5", "route to fd00::1")
 
@@ -32,6 +32,18 @@ def test_choice(override: str | None, sources: list[Found], expected: Found | No
 
 def test_the_choice_leaves_a_trace() -> None:
     assert str(FOUR) == "address: [chosen=10.0.0.5 why=route to 10.0.0.1]"
+
+
+LOCAL = {
+    "the own address, and a VIP that is elsewhere now": (("127.0.0.1", "192.0.2.9"), "127.0.0.1"),
+    "an address behind a NAT, and the one outside of it": (("192.0.2.9", "127.0.0.1"), "127.0.0.1"),
+    "none that is here now": (("192.0.2.9", "192.0.2.10"), "192.0.2.9"),
+}
+
+
+@pytest.mark.parametrize(("known", "local"), LOCAL.values(), ids=LOCAL)
+def test_the_address_that_is_this_machine_s_own(known: tuple[str, ...], local: str) -> None:
+    assert find_local(known) == local
 
 
 async def test_a_loopback_server_gives_no_address() -> None:

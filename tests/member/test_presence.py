@@ -182,7 +182,7 @@ async def test_facts_that_have_changed_are_said_once_and_others_go(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)
-    world.config = replace(world.config, member=MemberConfig(ADDRESS, "eu-1a"))
+    world.config = replace(world.config, member=MemberConfig(ADDRESS, zone="eu-1a"))
     world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"facts": {"flavour": "small", "zone": "eu-1b"}}})
     async with world.member() as member:
         view = await member.view.wait_for(lambda view: view is not None and view.facts.get("zone") == "eu-1a")

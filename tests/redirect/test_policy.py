@@ -1,7 +1,8 @@
 """What may become a rule: from settings and configuration, with every value checked."""
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import collapse_addresses, ip_address, ip_network
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from exclave.config import RedirectConfig
+from exclave.kit.spans import Span
 from exclave.member.settings import Port, Settings
-from exclave.redirect.policy import RedirectPolicy, Server, make_policy
+from exclave.redirect.policy import NEVER_CAPTURED, RedirectPolicy, Server, Surroundings, collapsed, make_policy
 from exclave.redirect.ruleset import render
 from support.member import make_settings
 
@@ -18,8 +20,12 @@ from .policies import PLAIN, PROXY
 
 
 def made(settings: Settings | None = None, config: RedirectConfig | None = None, **more: Any) -> RedirectPolicy:
-    given: dict[str, Any] = {"instance": "a", "address": "10.77.0.20", "proxy_uid": PROXY, "servers": (), **more}
+    given: dict[str, Any] = {"instance": "a", "addresses": ("10.77.0.20",), "proxy_uid": PROXY, "servers": (), **more}
     return make_policy(settings or make_settings(), config or RedirectConfig(), **given)
+
+
+def numbers(spans: tuple[Span, ...]) -> set[int]:
+    return {number for first, last in spans for number in range(first, last + 1)}
 
 
 # From settings and configuration.
@@ -46,13 +52,33 @@ def test_a_network_with_host_bits_means_what_linkerd_reads() -> None:
     assert made(replace(settings, linkerd=linkerd)).networks == ("10.0.0.0/8", "fd00::/8")
 
 
-def test_what_the_host_excludes_comes_with_the_ports_of_its_sshd() -> None:
-    config = RedirectConfig((9100, 22), (3306,), ("10.42.9.0/24",), ("backup",))
-    policy = made(config=config, ssh_ports=(2222, 22), exempt_uids=(34,))
-    assert policy.exempt_inbound_ports == (22, 2222, 9100)
-    assert policy.exempt_outbound_ports == (22, 2222, 3306)
-    assert policy.exempt_networks == ("10.42.9.0/24",)
-    assert policy.exempt_uids == (34,)
+def test_what_the_host_excludes_comes_with_what_was_found_on_it() -> None:
+    config = RedirectConfig(
+        exclude_inbound_ports=(9100,),
+        exclude_inbound_networks=("10.9.0.0/16",),
+        exclude_inbound_interfaces=("eth1",),
+        exclude_outbound_ports=((3300, 3399),),
+        exclude_outbound_networks=("10.42.9.0/24",),
+        exclude_outbound_interfaces=("wg0",),
+        exclude_users=("backup",),
+        exclude_groups=("ops",),
+        capture_interfaces=("docker0",),
+    )
+    policy = made(config=config, surroundings=Surroundings((34,), (4,), (2222,), ("10.42.0.77",)))
+    assert policy == replace(
+        made(),
+        exempt_inbound_ports=(9100,),
+        exempt_sources=("10.9.0.0/16",),
+        exempt_inbound_interfaces=("eth1",),
+        exempt_outbound_ports=((3300, 3399),),
+        exempt_networks=("10.42.9.0/24",),
+        exempt_outbound_interfaces=("wg0",),
+        exempt_uids=(34,),
+        exempt_gids=(4,),
+        capture_interfaces=("docker0",),
+        ssh_ports=(2222,),
+        ssh_peers=("10.42.0.77",),
+    )
 
 
 def test_a_proxy_that_is_dead_is_passed_by_in_each_direction_alone() -> None:
@@ -61,7 +87,7 @@ def test_a_proxy_that_is_dead_is_passed_by_in_each_direction_alone() -> None:
 
 
 def test_an_address_is_written_as_the_kernel_writes_it() -> None:
-    assert made(address="FD00:0:0::1").addresses == ("fd00::1",)
+    assert made(addresses=("FD00:0:0::1", "fd00::0009")).addresses == ("fd00::1", "fd00::9")
 
 
 # What is never captured.
@@ -69,46 +95,65 @@ def test_an_address_is_written_as_the_kernel_writes_it() -> None:
 PORTS = some.lists(some.sampled_from([22, 4143]) | some.integers(1, 65535), max_size=20).map(tuple)
 
 
-@given(inbound=PORTS, exempt=PORTS)
-def test_neither_ssh_nor_what_is_exempt_is_taken_inbound_but_the_proxy_s_own_port_is(
-    inbound: tuple[int, ...], exempt: tuple[int, ...]
-) -> None:
-    policy = replace(PLAIN, inbound_ports=inbound, exempt_inbound_ports=exempt)
-    assert set(policy.captured_ports()) == {4143} | (set(inbound) - set(exempt) - {22})
-    assert list(policy.captured_ports()) == sorted(set(policy.captured_ports()))
+@given(inbound=PORTS)
+def test_the_proxy_s_own_port_is_captured_with_the_group_s(inbound: tuple[int, ...]) -> None:
+    assert numbers(replace(PLAIN, inbound_ports=inbound).captured_ports()) == {4143, *inbound}
 
 
 @given(exempt=PORTS)
-def test_ssh_always_passes_outbound(exempt: tuple[int, ...]) -> None:
-    assert set(replace(PLAIN, exempt_outbound_ports=exempt).passed_ports()) == {22, *exempt}
+def test_every_port_can_be_excluded_but_the_proxy_s_own_inbound(exempt: tuple[int, ...]) -> None:
+    policy = replace(PLAIN, exempt_inbound_ports=exempt, exempt_outbound_ports=exempt, ssh_ports=(2222,))
+    assert numbers(policy.passed_inbound_ports()) == set(exempt) - {22, 2222, 4143}
+    assert numbers(policy.passed_outbound_ports()) == set(exempt) - {22, 2222}
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1",
-        "169.254.169.254",  # metadata of most clouds
-        "169.254.77.1",
-        "168.63.129.16",
-        "100.100.100.200",
-        "224.0.0.1",
-        "255.255.255.255",
-        "::1",
-        "fe80::1",
-        "ff02::1",
-        "fd00:ec2::254",
-        "fd20:ce::254",
-        "fd00:c1::a9fe:a9fe",
-        "fd77:ec1a:7e::1",
-    ],
-)
+@given(ports=PORTS)
+def test_ssh_s_own_port_is_one_of_ssh_s(ports: tuple[int, ...]) -> None:
+    ports = tuple(port for port in ports if port != 4143)
+    assert numbers(replace(PLAIN, ssh_ports=ports).ssh_server_ports()) == {22, *ports}
+
+
+def test_an_ssh_server_where_the_mesh_calls_is_told_and_not_captured() -> None:
+    with pytest.raises(ValueError) as caught:
+        made(surroundings=Surroundings(ssh_ports=(4143,)))
+    assert str(caught.value) == "port 4143: an SSH server listens there, where the mesh's proxies call"
+
+
+NEVER = [
+    "127.0.0.1",
+    "169.254.169.254",  # metadata of most clouds
+    "169.254.77.1",
+    "168.63.129.16",
+    "100.100.100.200",
+    "224.0.0.1",
+    "255.255.255.255",
+    "::1",
+    "fe80::1",
+    "ff02::1",
+    "fd00:ec2::254",
+    "fd20:ce::254",
+    "fd00:c1::a9fe:a9fe",
+    "fd77:ec1a:7e::1",
+]
+
+
+@pytest.mark.parametrize("address", NEVER)
 def test_what_no_choice_captures(address: str) -> None:
-    assert any(ip_address(address) in network for network in made().passed_networks())
+    assert any(ip_address(address) in ip_network(network) for network in NEVER_CAPTURED)
 
 
-def test_excluded_networks_pass_too() -> None:
-    policy = replace(PLAIN, exempt_networks=("10.42.200.0/24",))
-    assert ip_network("10.42.200.0/24") in policy.passed_networks()
+@given(
+    networks=some.lists(some.ip_addresses(v=4).map(lambda ip: str(ip_network((ip, ip.packed[0] % 33), strict=False))))
+)
+def test_networks_inside_of_others_are_left_out_and_nothing_is_lost(networks: list[str]) -> None:
+    kept = [ip_network(network) for network in collapsed(tuple(networks), 4)]
+    assert all(not one.overlaps(other) for one, other in combinations(kept, 2))
+    assert all(any(ip_network(network).subnet_of(one) for one in kept) for network in networks)  # type: ignore[arg-type]
+    assert sum(one.num_addresses for one in kept) == sum(
+        one.num_addresses
+        for one in collapse_addresses(map(ip_network, networks))  # type: ignore[type-var, arg-type]
+    )
+    assert collapsed(tuple(networks), 6) == ()
 
 
 # Every value is checked, whoever it came from.
@@ -123,6 +168,28 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"addresses": ("fd00::1%} accept",)},
         "address: fd00::1 was expected, found 'fd00::1%} accept'",
     ),
+    "addresses of two families, of which a proxy listens on one": (
+        {"addresses": ("10.77.0.20", "fd00::1")},
+        "addresses: those of one family were expected, found 10.77.0.20, fd00::1",
+    ),
+    "rules inside of an interface's name": (
+        {"exempt_inbound_interfaces": ('eth0" } accept',)},
+        "interface: a name such as eth0 was expected, found 'eth0\" } accept'",
+    ),
+    "a range that runs backwards": (
+        {"exempt_outbound_ports": ((90, 80),)},
+        "ports: a range that begins with its lower end was expected, found 90-80",
+    ),
+    "a range that ends too high": (
+        {"exempt_inbound_ports": ((80, 65536),)},
+        "port: a number from 1 to 65535 was expected, found 65536",
+    ),
+    "an SSH port that is none": ({"ssh_ports": (0,)}, "port: a number from 1 to 65535 was expected, found 0"),
+    "rules inside of an SSH peer": (
+        {"ssh_peers": ("10.0.0.1 accept",)},
+        "'10.0.0.1 accept' does not appear to be an IPv4 or IPv6 address",
+    ),
+    "a group below zero": ({"exempt_gids": (-1,)}, "group id: a number from 0 to 4294967294 was expected, found -1"),
     "an address that the kernel writes otherwise": (
         {"addresses": ("FD00::1",)},
         "address: fd00::1 was expected, found 'FD00::1'",
@@ -180,10 +247,16 @@ def test_a_wrong_value_never_becomes_a_rule(change: dict[str, Any], message: str
 
 @given(text=some.text(max_size=40))
 def test_no_text_that_anybody_writes_reaches_the_rules_unread(text: str) -> None:
-    for field in ("addresses", "networks", "exempt_networks"):
+    for field in ("addresses", "networks", "exempt_networks", "exempt_sources", "ssh_peers"):
         try:
             policy = replace(PLAIN, **{field: (text,)})
         except ValueError:
             continue
         assert set(text) <= set("0123456789abcdef.:/")
         assert text in render(policy)
+    for field in ("exempt_inbound_interfaces", "exempt_outbound_interfaces", "capture_interfaces"):
+        try:
+            policy = replace(PLAIN, **{field: (text,)})
+        except ValueError:
+            continue
+        assert f'"{text}"' in render(policy)

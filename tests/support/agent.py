@@ -115,7 +115,7 @@ async def obey(proxy: Proxy, keys: Keys, svid: Latest[Svid | None], settings: La
 async def run(runtime: Path, config: ProxyConfig) -> None:
     keys, endings = Keys(runtime), EndingSwitch()
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
-    membership = SimpleNamespace(settings=settings, record=RECORD, addresses=(ADDRESS,))
+    membership = SimpleNamespace(settings=settings, record=RECORD, addresses=(ADDRESS,), captured_addresses=(ADDRESS,))
     uids = frozenset({find_user(config.user).uid})
     async with open_workload_api(runtime / "workload.sock", svid, lambda: (), uids) as api:
         async with open_proxy(

@@ -84,7 +84,7 @@ class Listing:
             assert settings is not None
             wanted = settings.group.probes
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(run_probes, membership.addresses[0], wanted, self._probes)
+                nursery.start_soon(run_probes, membership.local_address, wanted, self._probes)
                 await membership.settings.wait_for(lambda newest: newest is not None and newest.group.probes != wanted)  # noqa: B023  used before it changes
                 nursery.cancel_scope.cancel()
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+import psutil
 import trio
 
 from exclave.cluster.endpoint import host_and_port
@@ -74,6 +75,13 @@ async def _sources(server: str) -> list[Found]:
             source = str(probe.getsockname()[0])
         found.append(Found(source, f"route to {address[0]}"))
     return found
+
+
+def find_local(addresses: Sequence[str]) -> str:
+    """The first that stands on a link of this machine; the first of all if none does. Behind a NAT, the address that
+    pods know is not this machine's."""
+    own = {found.address.partition("%")[0] for link in psutil.net_if_addrs().values() for found in link}
+    return next((address for address in addresses if address in own), addresses[0])
 
 
 async def wait_moved(servers: Sequence[str], override: str | None, current: str | None) -> Found:

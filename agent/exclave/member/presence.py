@@ -37,7 +37,7 @@ from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now
-from exclave.member.addresses import find_address, wait_moved
+from exclave.member.addresses import find_address, find_local, wait_moved
 from exclave.member.facts import forget_boot_identity, read_boot_identity, read_facts
 from exclave.member.record import (
     MembershipRecord,
@@ -83,10 +83,19 @@ class Membership:
     """The own Member, the settings of its group, and what may be said to the cluster. Made by `open_member`."""
 
     def __init__(
-        self, record: MembershipRecord, state: Path, cluster: "MemberCluster", address: str, holder: str, now: Now
+        self,
+        record: MembershipRecord,
+        state: Path,
+        cluster: "MemberCluster",
+        also_captured: tuple[str, ...],
+        holder: str,
+        now: Now,
     ) -> None:
+        address = record.address
         self.record = record
         self.addresses: tuple[str, ...] = (address,) if address else ()
+        # `addresses`, and local ones that connections to them arrive at.
+        self.captured_addresses = tuple(dict.fromkeys((*self.addresses, *also_captured))) if address else ()
         self.view: Latest[MemberView | None] = Latest(None)
         self.settings: Latest[Settings | None] = Latest(None)
         self.settings_digest: str | None = None
@@ -104,6 +113,11 @@ class Membership:
         self._conditions: list[Object] = []  # of the ExternalWorkload, as last written
         if (stored := load_settings(state)) is not None:
             self._take_settings(*stored)
+
+    @property
+    def local_address(self) -> str:
+        """Where a program of this machine is reached from here as from the mesh."""
+        return find_local(self.captured_addresses)
 
     def heartbeat_age(self) -> float | None:
         """Seconds since a heartbeat was accepted last, by the wall clock; None before the first."""
@@ -325,7 +339,8 @@ async def open_member(
     else:
         log.warning("address: [chosen=%s why=no route now, the last one is kept]", record.address or "none")
     holder = await read_boot_identity(config.paths.runtime)
-    membership = Membership(record, config.paths.state, cluster, record.address, holder, now)
+    also_captured = config.member.captured_addresses
+    membership = Membership(record, config.paths.state, cluster, also_captured, holder, now)
     async with open_bare_nursery() as nursery:
         for name, part in (
             ("member", membership.follow),

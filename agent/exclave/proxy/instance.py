@@ -152,7 +152,7 @@ class _Keeper:
         return proxy_environment(
             settings,
             self._membership.record.member,
-            self._membership.addresses,
+            self._membership.captured_addresses,
             instance,
             self._socket,
             self._config.log,

@@ -1,15 +1,18 @@
 """What to hand to the proxy, as a value: every number and name that a ruleset will hold, checked. Pure.
 
 Rules: `make_policy` is the only way in from settings and configuration; RedirectPolicy checks itself, so that nothing
-unchecked is ever written into a ruleset. Never captured, whatever anybody configures: SSH in both directions, the API
-server, loopback, link-local and metadata addresses, multicast, the private link itself, and the proxy's own traffic.
-Ports and users that are excluded are never captured either, also if the group lists them.
+unchecked is ever written into a ruleset. Never captured, whatever anybody configures: whatever is not TCP, and so DHCP
+and DNS; connections that exist already; SSH in both directions; the API server; loopback, link-local and metadata
+addresses, multicast, the private link itself, and the proxy's own traffic. What the host excludes is never captured
+either, also if the group lists it, but for port 4143: a member whose opaque traffic is lost is none.
 """
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 
-from exclave.config import RedirectConfig
+from exclave.config import RedirectConfig, is_interface
+from exclave.kit.spans import Span, as_span, merge, without
 from exclave.member.settings import Settings
 from exclave.redirect.layout import INBOUND_PORT, INSTANCES, NETWORK6, Family, Instance
 
@@ -38,8 +41,6 @@ NEVER_CAPTURED = (
 )
 """Networks that no choice captures."""
 
-Network = IPv4Network | IPv6Network
-
 FAMILIES: tuple[Family, Family] = (4, 6)
 
 
@@ -52,12 +53,24 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What this host never wants captured, as it was found: numbers of excluded users and groups, ports of SSH servers
+    beside 22, and the other end of the SSH session that whoever started us works in."""
+
+    uids: tuple[int, ...] = ()
+    gids: tuple[int, ...] = ()
+    ssh_ports: tuple[int, ...] = ()
+    ssh_peers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RedirectPolicy:
     """One ruleset's content.
 
     `addresses` are the VM's own in the mesh; `networks` what is captured outbound (CIDR), None for everything;
-    `families` those that the proxy listens on for outbound traffic; `outbound` or `inbound` False lets that traffic
-    pass by the proxy. Raises ValueError naming the value that is wrong.
+    `exempt_sources` the networks of callers that are left alone; `capture_interfaces` those behind which containers
+    are captured as local programs are; `families` those that the proxy listens on for outbound traffic; `outbound` or
+    `inbound` False lets that traffic pass by the proxy. Raises ValueError naming the value that is wrong.
     """
 
     instance: Instance
@@ -65,48 +78,85 @@ class RedirectPolicy:
     inbound_ports: tuple[int, ...]
     networks: tuple[str, ...] | None
     proxy_uid: int
-    exempt_inbound_ports: tuple[int, ...] = ()
-    exempt_outbound_ports: tuple[int, ...] = ()
+    exempt_inbound_ports: tuple[int | Span, ...] = ()
+    exempt_outbound_ports: tuple[int | Span, ...] = ()
     exempt_networks: tuple[str, ...] = ()
     exempt_uids: tuple[int, ...] = ()
     servers: tuple[Server, ...] = ()
     families: tuple[Family, ...] = FAMILIES
     outbound: bool = True
     inbound: bool = True
+    exempt_gids: tuple[int, ...] = ()
+    exempt_sources: tuple[str, ...] = ()
+    exempt_inbound_interfaces: tuple[str, ...] = ()
+    exempt_outbound_interfaces: tuple[str, ...] = ()
+    capture_interfaces: tuple[str, ...] = ()
+    ssh_ports: tuple[int, ...] = ()
+    ssh_peers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.instance not in INSTANCES:
             raise ValueError(f"instance: a or b was expected, found {self.instance!r}")
-        for address in self.addresses:
-            _check_own(address)
-        for server in self.servers:
-            _check_address(server.address)
-        for network in (*(self.networks or ()), *self.exempt_networks):
-            _check_network(network)
+        self._check_addresses()
+        for networks in (self.networks or (), self.exempt_networks, self.exempt_sources):
+            _check_networks(networks)
         for family in self.families:
             if family not in FAMILIES:
                 raise ValueError(f"family: 4 or 6 was expected, found {family!r}")
-        for port in (*self.inbound_ports, *self.exempt_inbound_ports, *self.exempt_outbound_ports):
+        for port in (*self.inbound_ports, *self.ssh_ports, *(server.port for server in self.servers)):
             _check_number(port, 65535, "port")
-        for server in self.servers:
-            _check_number(server.port, 65535, "port")
+        for spans in (self.exempt_inbound_ports, self.exempt_outbound_ports):
+            _check_spans(spans)
         for uid in (self.proxy_uid, *self.exempt_uids):
             _check_number(uid, 2**32 - 2, "user id")
+        for gid in self.exempt_gids:
+            _check_number(gid, 2**32 - 2, "group id")
+        for name in (*self.exempt_inbound_interfaces, *self.exempt_outbound_interfaces, *self.capture_interfaces):
+            if not is_interface(name):
+                raise ValueError(f"interface: a name such as eth0 was expected, found {name!r}")
         if self.proxy_uid == 0:
             raise ValueError("user id: the proxy cannot run as root, whose traffic would all pass by it")
+        if INBOUND_PORT in self.ssh_ports:
+            raise ValueError(f"port {INBOUND_PORT}: an SSH server listens there, where the mesh's proxies call")
 
-    def captured_ports(self) -> tuple[int, ...]:
-        """Inbound ports that go to the proxy: the group's, less what is exempt, and in any case the proxy's own."""
-        exempt = {SSH_PORT, *self.exempt_inbound_ports}
-        return tuple(sorted({INBOUND_PORT} | (set(self.inbound_ports) - exempt)))
+    def _check_addresses(self) -> None:
+        for address in self.addresses:
+            _check_own(address)
+        if len({_version(address) for address in self.addresses}) > 1:
+            raise ValueError(f"addresses: those of one family were expected, found {', '.join(self.addresses)}")
+        for address in (*self.ssh_peers, *(server.address for server in self.servers)):
+            _check_address(address)
 
-    def passed_ports(self) -> tuple[int, ...]:
-        """Outbound ports that pass by the proxy."""
-        return tuple(sorted({SSH_PORT, *self.exempt_outbound_ports}))
+    def captured_ports(self) -> tuple[Span, ...]:
+        """Inbound ports that go to the proxy, unless SSH's or excluded: the group's, and in any case the proxy's."""
+        return merge((INBOUND_PORT, *self.inbound_ports))
 
-    def passed_networks(self) -> tuple[Network, ...]:
-        """Outbound networks that pass by the proxy."""
-        return tuple(ip_network(network) for network in (*NEVER_CAPTURED, *self.exempt_networks))
+    def ssh_server_ports(self) -> tuple[Span, ...]:
+        """Ports that nobody is locked out of."""
+        return merge((SSH_PORT, *self.ssh_ports))
+
+    def passed_inbound_ports(self) -> tuple[Span, ...]:
+        """Inbound ports that this host excludes beside SSH's; the proxy's own is none that anybody can exclude."""
+        return without(self.exempt_inbound_ports, INBOUND_PORT, SSH_PORT, *self.ssh_ports)
+
+    def passed_outbound_ports(self) -> tuple[Span, ...]:
+        """Outbound ports that this host excludes beside SSH's."""
+        return without(self.exempt_outbound_ports, SSH_PORT, *self.ssh_ports)
+
+
+def collapsed(networks: tuple[str, ...], family: Family) -> tuple[str, ...]:
+    """The networks of a family, in as few as there can be, none inside of another."""
+    return _collapsed(networks, family)
+
+
+@lru_cache(maxsize=64)
+def _collapsed(networks: tuple[str, ...], family: Family) -> tuple[str, ...]:
+    if family == 4:
+        return tuple(map(str, collapse_addresses(IPv4Network(one) for one in networks if ":" not in one)))
+    return tuple(map(str, collapse_addresses(IPv6Network(one) for one in networks if ":" in one)))
+
+
+_NOWHERE = Surroundings()
 
 
 def make_policy(
@@ -114,20 +164,19 @@ def make_policy(
     config: RedirectConfig,
     *,
     instance: Instance,
-    address: str,
+    addresses: tuple[str, ...],
     proxy_uid: int,
     servers: tuple[Server, ...],
-    exempt_uids: tuple[int, ...] = (),
-    ssh_ports: tuple[int, ...] = (),
+    surroundings: Surroundings = _NOWHERE,
     families: tuple[Family, ...] = FAMILIES,
     outbound_open: bool = False,
     inbound_open: bool = False,
 ) -> RedirectPolicy:
     """The policy for these settings on this machine. Raises ValueError naming the value that is wrong.
 
-    `servers` are the API server's addresses, `ssh_ports` where sshd listens beside 22, `exempt_uids` the numbers of
-    the configuration's users, `families` those that the proxy listens on for outbound traffic; `outbound_open` and
-    `inbound_open` let such traffic pass by a proxy that is dead.
+    `addresses` are those in the mesh and the local ones that stand for them, `servers` the API server's, `families`
+    those that the proxy listens on for outbound traffic; `outbound_open` and `inbound_open` let such traffic pass by a
+    proxy that is dead.
     """
     capture = settings.group.capture
     networks: tuple[str, ...] | None = ()
@@ -138,18 +187,25 @@ def make_policy(
         networks = tuple(str(ip_network(network, strict=False)) for network in settings.linkerd.cluster_networks)
     return RedirectPolicy(
         instance=instance,
-        addresses=(str(ip_address(address)),),
+        addresses=tuple(str(ip_address(address)) for address in addresses),
         inbound_ports=tuple(port.port for port in settings.group.ports),
         networks=networks,
         proxy_uid=proxy_uid,
-        exempt_inbound_ports=tuple(sorted({*config.exclude_inbound_ports, *ssh_ports})),
-        exempt_outbound_ports=tuple(sorted({*config.exclude_outbound_ports, *ssh_ports})),
-        exempt_networks=config.exclude_networks,
-        exempt_uids=exempt_uids,
+        exempt_inbound_ports=config.exclude_inbound_ports,
+        exempt_outbound_ports=config.exclude_outbound_ports,
+        exempt_networks=config.exclude_outbound_networks,
+        exempt_uids=surroundings.uids,
         servers=servers,
         families=families,
         outbound=not outbound_open,
         inbound=not inbound_open,
+        exempt_gids=surroundings.gids,
+        exempt_sources=config.exclude_inbound_networks,
+        exempt_inbound_interfaces=config.exclude_inbound_interfaces,
+        exempt_outbound_interfaces=config.exclude_outbound_interfaces,
+        capture_interfaces=config.capture_interfaces,
+        ssh_ports=surroundings.ssh_ports,
+        ssh_peers=surroundings.ssh_peers,
     )
 
 
@@ -167,10 +223,26 @@ def _check_own(given: str) -> None:
         raise ValueError(f"address: one that others reach this machine at was expected, found {given!r}")
 
 
-def _check_network(given: str) -> None:
-    network = ip_network(given)
-    if "%" in given or str(network) != given:
-        raise ValueError(f"network: {str(network).partition('%')[0]} was expected, found {given!r}")
+@lru_cache(maxsize=64)  # the same thousand are asked about every few seconds
+def _check_networks(networks: tuple[str, ...]) -> None:
+    for given in networks:
+        network = ip_network(given)
+        if "%" in given or str(network) != given:
+            raise ValueError(f"network: {str(network).partition('%')[0]} was expected, found {given!r}")
+
+
+@lru_cache(maxsize=64)
+def _check_spans(spans: tuple[int | Span, ...]) -> None:
+    for given in spans:
+        first, last = as_span(given)
+        for port in (first, last):
+            _check_number(port, 65535, "port")
+        if first > last:
+            raise ValueError(f"ports: a range that begins with its lower end was expected, found {first}-{last}")
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
 
 
 def _check_number(value: int, most: int, what: str) -> None:
