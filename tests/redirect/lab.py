@@ -16,6 +16,10 @@ from pathlib import Path
 
 import trio
 
+from exclave.ending import Ending, EndingSwitch
+from exclave.kit.command import run_command
+from exclave.redirect import RedirectPolicy, open_link
+from exclave.redirect.ruleset import render
 from exclave.sandbox.namespaces import Machine, Network, open_network
 
 from .policies import PROXY
@@ -87,6 +91,33 @@ for line in sys.stdin.buffer:
 """
 
 
+ECHO = """
+import socket, sys, threading
+def serve(address, port):
+    server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, int(port)))
+    while True:
+        _, caller = server.recvfrom(99)
+        server.sendto(sys.argv[1].encode(), caller)
+for place in sys.argv[2:]:
+    threading.Thread(target=serve, args=place.rsplit("/", 1), daemon=True).start()
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+ASK = """
+import socket, sys
+sender = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+sender.settimeout(float(sys.argv[3]))
+try:
+    sender.sendto(b"?", (sys.argv[1], int(sys.argv[2])))
+    print(sender.recv(99).decode())
+except OSError as problem:
+    print(type(problem).__name__)
+"""
+
+
 @dataclass(frozen=True)
 class Seen:
     """Who answered a call, and what destination that one was told of; None: it was not redirected."""
@@ -141,6 +172,25 @@ class Lab:
         for running in self._running:
             self.end(running)
 
+    async def ask(self, machine: Machine, address: str, port: int, *, timeout: float = 5.0) -> str:
+        """Send a datagram, and say who answered; an exception's name where nobody did."""
+        return (await machine.must(PYTHON, "-I", "-S", "-c", ASK, address, str(port), str(timeout))).decode().strip()
+
+    async def load(self, policy: RedirectPolicy) -> None:
+        """Put the rules of a policy into the machine's kernel."""
+        loaded = await self.vm.run("nft", "-f", "-", stdin=render(policy).encode())
+        assert loaded.errors == ""
+
+    async def wire(self, machine: Machine, name: str, address: str, other: Machine, other_name: str, at: str) -> None:
+        """A link between two machines, beside the bridge; addresses with their lengths."""
+        inside = ["nsenter", f"--net=/proc/{machine.pid}/ns/net", "--", "ip", "link", "add", name, "type", "veth"]
+        done = await run_command([*inside, "peer", "name", other_name, "netns", str(other.pid)])
+        assert done.errors == ""
+        for end, link, its in ((machine, name, address), (other, other_name, at)):
+            if its:
+                await end.add_address(its, link)
+            await end.must("ip", "link", "set", link, "up")
+
     async def nft(self, *arguments: str) -> str:
         """What the machine's nft says."""
         return (await self.vm.must("nft", *arguments)).decode()
@@ -189,6 +239,17 @@ async def open_lab() -> AsyncIterator[Lab]:
                 yield lab
         finally:
             await trio.to_thread.run_sync(lab.end_all)
+
+
+@asynccontextmanager
+async def standing(lab: Lab, policy: RedirectPolicy) -> AsyncIterator[None]:
+    """The private link, a program in the place of the policy's instance, and the rules."""
+    endings = EndingSwitch()
+    endings.ask_nowait(Ending.STOP)
+    async with open_link(endings):
+        as_proxies(lab, policy.instance)
+        await lab.load(policy)
+        yield
 
 
 @contextmanager
