@@ -181,10 +181,16 @@ class Lab:
         loaded = await self.vm.run("nft", "-f", "-", stdin=render(policy).encode())
         assert loaded.errors == ""
 
+    async def add(self, name: str) -> Machine:
+        """Another machine, without addresses."""
+        with ordinary_programs():
+            return await self.network.add(name)
+
     async def wire(self, machine: Machine, name: str, address: str, other: Machine, other_name: str, at: str) -> None:
         """A link between two machines, beside the bridge; addresses with their lengths."""
         inside = ["nsenter", f"--net=/proc/{machine.pid}/ns/net", "--", "ip", "link", "add", name, "type", "veth"]
-        done = await run_command([*inside, "peer", "name", other_name, "netns", str(other.pid)])
+        with ordinary_programs():
+            done = await run_command([*inside, "peer", "name", other_name, "netns", str(other.pid)])
         assert done.errors == ""
         for end, link, its in ((machine, name, address), (other, other_name, at)):
             if its:
@@ -250,6 +256,17 @@ async def standing(lab: Lab, policy: RedirectPolicy) -> AsyncIterator[None]:
         as_proxies(lab, policy.instance)
         await lab.load(policy)
         yield
+
+
+@contextmanager
+def ordinary_programs() -> Iterator[None]:
+    """Whoever calls `nft` or `ip` by name here calls the host's."""
+    before = os.environ["PATH"]
+    os.environ["PATH"] = ORDINARY
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 @contextmanager
