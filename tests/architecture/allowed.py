@@ -17,6 +17,7 @@ BLOCKING = {
     "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.atomic": "writes small files with fsync; a thread would let a crash fall between two steps",
     "exclave.kit.notify": "one datagram to a local socket, which never waits",
+    "exclave.kit.procfs": "small files in /proc, which the kernel answers at once",
     "exclave.locks": "flock without waiting",
     "exclave.member.record": "small files written whole, read at boot",
     "exclave.proxy.place": "binds sockets to learn whether they are free, which never waits",

@@ -9,15 +9,14 @@ import os
 from pathlib import Path
 
 from exclave.kit.atomic import remove, write_atomic
+from exclave.kit.procfs import open_pidfd, read_boot_id, view_process
+from exclave.kit.recognition import why_foreign
 from exclave.proxy.instances import (
     FILE,
     InstanceRecord,
-    ProcessView,
     interpreter_of,
     parse_instances,
     render_instances,
-    start_ticks_of,
-    why_foreign,
 )
 from exclave.redirect.layout import Instance
 
@@ -55,7 +54,7 @@ class Records:
         """The first instance on record whose process runs, with a pidfd of it; None if there is none."""
         boot_id = read_boot_id()
         for instance, record in self.read().items():
-            pidfd = _open_pidfd(record.pid)
+            pidfd = open_pidfd(record.pid)
             reason = why_foreign(record, boot_id, view_process(record.pid) if pidfd is not None else None)
             if reason is None and pidfd is not None:
                 return instance, record, pidfd
@@ -72,29 +71,8 @@ class Records:
             remove(self._path)
 
 
-def view_process(pid: int) -> ProcessView | None:
-    """What the kernel says of a process now; None if it has ended."""
-    folder = Path("/proc", str(pid))
-    try:
-        return ProcessView(start_ticks_of((folder / "stat").read_text()), os.readlink(folder / "exe"))
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def read_boot_id() -> str:
-    """The kernel's name for the time since the last boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def find_executable(binary: Path) -> str:
     """What the kernel will call the program once it runs: the file itself, or a script's interpreter."""
     with binary.open("rb") as file:
         interpreter = interpreter_of(file.read(256))
     return str(Path(interpreter or binary).resolve())
-
-
-def _open_pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None

@@ -1,0 +1,53 @@
+"""Whether a process is the one that was recorded. Pure.
+
+Rules: it is ours if pid, kernel start ticks, boot and executable all match; anything less is neither used nor killed:
+pids are used again, and start ticks tell two processes of one pid apart. A package upgrade replaces the executable's
+file, and the kernel then calls the old one deleted: it is ours all the same.
+"""
+
+from dataclasses import dataclass
+
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True)
+class ProcessRecord:
+    """One process as it was when it was recorded. `start_ticks` is the kernel's, since boot."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    executable: str
+
+
+@dataclass(frozen=True)
+class ProcessView:
+    """What the kernel says of a process now."""
+
+    start_ticks: int
+    executable: str
+
+
+def why_foreign(record: ProcessRecord, boot_id: str, found: ProcessView | None) -> str | None:
+    """Why the process with a record's pid is not the one that was recorded; None if it is."""
+    if record.boot_id != boot_id:
+        return "it was started before the last boot"
+    if found is None:
+        return f"process {record.pid} has ended"
+    if found.start_ticks != record.start_ticks:
+        return f"process {record.pid} was started at another time: its number was used again"
+    if found.executable.removesuffix(_DELETED) != record.executable:
+        return f"process {record.pid} runs {found.executable}, not {record.executable}"
+    return None
+
+
+def start_ticks_of(stat: str) -> int:
+    """Field 22 of /proc/<pid>/stat: ticks from boot to the process's start. Raises ValueError.
+
+    Source: proc_pid_stat(5). Field 2 is the program's name in brackets and may hold blanks and brackets itself.
+    """
+    _, bracket, rest = stat.rpartition(")")
+    fields = rest.split()
+    if not bracket or len(fields) < 20:
+        raise ValueError("/proc/<pid>/stat has another form than expected")
+    return int(fields[19])
