@@ -36,6 +36,7 @@ from support.member import RECORD
 from support.mesh_cluster import MeshCluster
 from support.stored import member
 from support.town import Town, open_town
+from support.traced import write_programs
 
 VMS = f"{NAMESPACE}-vms"
 FIRST = f"{NAMESPACE}/web-k7q2x-1"
@@ -73,10 +74,7 @@ def _kept_apart_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as made:  # short names: a socket's path has 107 characters
         programs = Path(made, "bin")
-        programs.mkdir()
-        for program in ("nft", "ip"):
-            (programs / program).write_text(f'#!/bin/sh\necho {program} "$@" >> {made}/trace\necho "[]"\n')
-            (programs / program).chmod(0o755)
+        write_programs(programs, Path(made, "trace"))
         monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
         yield Path(made)
 
@@ -396,7 +394,7 @@ def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
     assert list(vm.state.iterdir()) == []
     deleted = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
     assert deleted is None or "deletionTimestamp" in deleted["metadata"]
-    assert (folder / "trace").read_text().splitlines()[0] == "nft -f -"
+    assert (folder / "trace").read_text().splitlines()[:2] == ["nft: hold", "nft: remove"]
     assert vm.run("leave", "--json") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"left": False, "remains": []}
@@ -446,4 +444,8 @@ def test_cleanup_tells_what_it_did_and_keeps_the_membership(
         assert json.loads(shown.out) == {"done": ["rules removed", "link removed"]}
         assert shown.err == "rules removed\nlink removed\n"
     assert load_membership(vm.state) == RECORD
-    assert (folder / "trace").read_text().splitlines() == ["nft -f -", "ip -json address show"] * 2
+    assert (folder / "trace").read_text().splitlines() == [
+        "nft: hold",
+        "nft: remove",
+        "ip -json address show",
+    ] * 2

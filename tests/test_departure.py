@@ -37,6 +37,7 @@ from exclave.sandbox.mesh import NAMESPACE, VM
 from support.member import RECORD
 from support.mesh import mesh
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
+from support.traced import write_programs
 
 GOLDEN = Path(__file__).parent / "golden" / "leaving-from-cold.txt"
 
@@ -63,11 +64,8 @@ def make_config(folder: Path, drain: float = 20.0) -> Config:
 
 @pytest.fixture
 def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is done, in order; `nft` and `ip` only write there that they were run."""
-    (tmp_path / "bin").mkdir()
-    for program in ("nft", "ip"):
-        (tmp_path / "bin" / program).write_text(f'#!/bin/sh\necho {program} "$@" >> {tmp_path}/trace\necho "[]"\n')
-        (tmp_path / "bin" / program).chmod(0o755)
+    """What is done, in order; `nft` and `ip` only write there what they were told to do."""
+    write_programs(tmp_path / "bin", tmp_path / "trace")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     return tmp_path / "trace"
 
@@ -134,7 +132,7 @@ def _worth_telling(request: Request) -> str | None:
     return f"ExternalWorkload {name}: {', '.join(told)}" if told else None
 
 
-async def test_pods_hear_first_then_rules_proxy_and_link_go_and_the_member_last(
+async def test_pods_hear_first_then_proxy_rules_and_link_go_and_the_member_last(
     trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(tmp_path)
@@ -175,12 +173,16 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is undone on the machine, where virtual time would outrun real programs."""
     done: list[str] = []
 
+    async def hold_table() -> None:
+        done.append("held")
+
     async def remove_table() -> None:
         done.append("rules")
 
     async def remove_link() -> None:
         done.append("link")
 
+    monkeypatch.setattr(departure, "hold_table", hold_table)
     monkeypatch.setattr(departure, "remove_table", remove_table)
     monkeypatch.setattr(departure, "remove_link", remove_link)
     return done
@@ -198,7 +200,7 @@ async def test_a_cluster_that_is_away_keeps_nothing_of_the_machine_s_own_waiting
     (config.paths.state / "credential.json").write_text(render_credential(credential))
     assert await departure.depart(record, config, time.time) == ["Member shop/web-k7q2x-1"]
     assert "the ports were not withdrawn within 30 s: going on without the cluster's word" in caplog.messages
-    assert undone == ["rules", "link"]
+    assert undone == ["held", "rules", "link"]
     assert list(config.paths.state.iterdir()) == []
 
 
@@ -210,7 +212,7 @@ async def test_without_a_credential_everything_of_the_machine_s_own_goes(
     make_folder(state, 0o700)
     store_membership(state, RECORD)
     assert await departure.depart(RECORD, config, time.time) == ["Member shop/web-k7q2x-1"]
-    assert undone == ["rules", "link"]
+    assert undone == ["held", "rules", "link"]
     assert list(state.iterdir()) == []
     assert caplog.messages == [f"cannot read {state}/credential.json: No such file or directory"]
 
@@ -232,13 +234,18 @@ def test_forgetting_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
 # clean_up.
 
 
-async def test_cleaning_up_ends_the_proxy_between_rules_and_link(trace: Path, tmp_path: Path) -> None:
+async def test_cleaning_up_ends_the_proxy_while_rules_hold_what_it_serves(trace: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path)
     runtime = config.paths.runtime
     with running_proxy(runtime, trace) as process:
         ended = f"proxy process {process.pid} ended"
-        assert await departure.clean_up(config) == ["rules removed", ended, "link removed"]
-    assert trace.read_text().splitlines() == ["nft -f -", "proxy ended", "ip -json address show"]
+        assert await departure.clean_up(config) == [ended, "rules removed", "link removed"]
+    assert trace.read_text().splitlines() == [
+        "nft: hold",
+        "proxy ended",
+        "nft: remove",
+        "ip -json address show",
+    ]
     assert list(runtime.iterdir()) == []
     assert await departure.clean_up(config) == ["rules removed", "link removed"]
 

@@ -1,8 +1,8 @@
 """Leaving and cleaning up without an agent: everything from cold, as often as one likes.
 
-Rules: the order is the one of every way out: pods hear first, then the rules go, then the proxy, then the link, and
-last of all the Member and what is on disk. What the cluster does not hear is said to whoever asked; nothing of this
-machine's own is kept waiting for it.
+Rules: the order is the one of every way out: pods hear first, then the rules let go of what is new, then the proxy
+ends, then rules and link go, and last of all the Member and what is on disk. What the cluster does not hear is said to
+whoever asked; nothing of this machine's own is kept waiting for it.
 """
 
 import logging
@@ -26,7 +26,7 @@ from exclave.member.facts import forget_boot_identity
 from exclave.member.record import forget_eviction, forget_join, forget_membership
 from exclave.proxy.output import forget_output
 from exclave.proxy.records import Records
-from exclave.redirect import remove_link, remove_table
+from exclave.redirect import hold_table, remove_link, remove_table
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +69,10 @@ def forget_everything(paths: Paths) -> None:
 
 async def clean_up(config: Config) -> list[str]:
     """Take away rules, proxies and link, whatever is there; what was found. Raises HostError."""
+    await hold_table()  # first: what the proxies still serve is served to its end
+    done = [f"proxy process {pid} ended" for pid in await _end_proxies(config.paths.runtime, config.proxy.drain)]
     await remove_table()
-    done = ["rules removed"]
-    for pid in await _end_proxies(config.paths.runtime, config.proxy.drain):
-        done.append(f"proxy process {pid} ended")
+    done.append("rules removed")
     await remove_link()
     done.append("link removed")
     return done

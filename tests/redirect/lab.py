@@ -34,6 +34,7 @@ ORDINARY = os.environ["PATH"]
 
 LISTEN = """
 import json, selectors, socket, struct, sys, threading
+from contextlib import suppress
 
 def original(connection):
     try:
@@ -49,7 +50,7 @@ def serve(name, connection):
     seen = original(connection)
     if seen == list(connection.getsockname()[:2]):
         seen = None
-    with connection, connection.makefile("rwb") as lines:
+    with suppress(OSError), connection, connection.makefile("rwb") as lines:
         lines.write(json.dumps({"who": name, "original": seen}).encode() + b"\\n")
         lines.flush()
         for line in lines:
@@ -88,6 +89,45 @@ for line in sys.stdin.buffer:
     lines.write(line)
     lines.flush()
     print(lines.readline().decode().strip(), flush=True)
+"""
+
+FLOW = """
+import asyncio, json, sys
+
+class Flow:
+    words, is_alive, who = 0, True, None
+
+    async def talk(self, place):
+        address, port = place.rsplit("/", 1)
+        lines, out = await asyncio.open_connection(address, int(port))
+        self.who = json.loads(await lines.readline())["who"]
+        try:
+            while True:
+                out.write(b"word\\n")
+                if await asyncio.wait_for(lines.readline(), 20) != b"word\\n":
+                    break
+                self.words += 1
+                await asyncio.sleep(0.002)
+        except (OSError, asyncio.TimeoutError):
+            pass
+        self.is_alive = False
+
+async def until(holds):
+    while not holds():
+        await asyncio.sleep(0.002)
+
+async def main():
+    flows = [Flow() for _ in range(int(sys.argv[1])) for _ in sys.argv[2:]]
+    tasks = [asyncio.create_task(flow.talk(place)) for flow, place in zip(flows, sys.argv[2:] * int(sys.argv[1]))]
+    await until(lambda: all(flow.words for flow in flows))
+    print("up", flush=True)
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        before = [flow.words for flow in flows]  # a word that was begun now has come back once there are two more
+        await until(lambda: all(not flow.is_alive or flow.words > past + 1 for flow, past in zip(flows, before)))
+        print(json.dumps([flow.who for flow in flows if flow.is_alive]), flush=True)
+
+asyncio.run(main())
 """
 
 
@@ -142,6 +182,10 @@ class Lab:
     def talk(self, machine: Machine, address: str, port: int) -> "Talk":
         """A connection that stays."""
         return Talk(self.start(machine, TALK, address, str(port)))
+
+    def flows(self, machine: Machine, count: int, *places: str) -> "Flows":
+        """So many connections to each place, which talk all the time."""
+        return Flows(self.start(machine, FLOW, str(count), *places, expecting="up"))
 
     async def call(self, machine: Machine, address: str, port: int, *, uid: int = 0, timeout: float = 5.0) -> Seen:
         """Connect, and say who answered; an exception's name where nobody did."""
@@ -226,6 +270,25 @@ class Talk:
     def _line(self) -> str:
         assert self.running.stdout is not None
         return self.running.stdout.readline().decode().strip()
+
+
+@dataclass
+class Flows:
+    """Connections that talk all the time."""
+
+    running: "subprocess.Popen[bytes]"
+
+    async def alive(self) -> list[str]:
+        """Who serves each that lives: a word sent from now on has come back."""
+        return await trio.to_thread.run_sync(self._ask)
+
+    def _ask(self) -> list[str]:
+        assert self.running.stdin is not None
+        assert self.running.stdout is not None
+        self.running.stdin.write(b"?\n")
+        self.running.stdin.flush()
+        told: list[str] = json.loads(self.running.stdout.readline())
+        return told
 
 
 @asynccontextmanager

@@ -13,11 +13,14 @@ from .policies import PLAIN
 
 OURS = Observed(installed=True, instance="a", digest=ruleset_digest(PLAIN), fingerprint="as we made it")
 MADE = OURS.fingerprint
+HOLDING = Observed(installed=True, is_holding=True, fingerprint="holding")
 
 CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
     "nothing wanted, nothing there": (None, NOTHING, None, Action.NOTHING),
     "nothing wanted, and a table is there": (None, OURS, MADE, Action.APPLY),
     "nothing wanted, and an earlier agent's table is there": (None, OURS, None, Action.APPLY),
+    "nothing wanted, and what is there holds": (None, HOLDING, None, Action.NOTHING),
+    "wanted, and what is there holds": (PLAIN, HOLDING, None, Action.APPLY),
     "wanted, and nothing there yet": (PLAIN, NOTHING, None, Action.APPLY),
     "wanted and there": (PLAIN, OURS, MADE, Action.NOTHING),
     "there, but nobody knows what was done to it": (PLAIN, OURS, None, Action.APPLY),

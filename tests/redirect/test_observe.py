@@ -76,6 +76,15 @@ def test_what_is_not_nft_s_json_is_refused(text: str) -> None:
     assert str(caught.value) == "nft -j list table: its JSON was expected"
 
 
+def test_a_listing_cut_off_is_of_a_table_that_is_no_longer_ours() -> None:
+    """What nft 1.0.6 printed, with status 0, once somebody had made our table dormant."""
+    cut = '{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"name": "exclave", "handle": 10, "flags": \n'
+    seen = observe(cut)
+    assert seen.installed
+    assert (seen.instance, seen.digest) == (None, "")
+    assert seen.fingerprint != observe(listing(*OURS)).fingerprint
+
+
 def test_the_fingerprint_is_of_everything_but_what_moves_by_itself() -> None:
     def moved(item: Any) -> Any:
         if isinstance(item, dict):

@@ -20,9 +20,12 @@ class Action(Enum):
 
 
 def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
-    """`reference` is the fingerprint of the table that we made; None: we have made none."""
+    """`reference` is the fingerprint of the table that we made; None: we have made none.
+
+    Where nothing is wanted, whatever table there is comes to hold, and none is made for that.
+    """
     if wanted is None:
-        return Action.APPLY if observed.installed else Action.NOTHING
+        return Action.APPLY if observed.installed and not observed.is_holding else Action.NOTHING
     if reference is None:
         return Action.APPLY
     if observed.fingerprint != reference:

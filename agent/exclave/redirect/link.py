@@ -2,7 +2,8 @@
 
 Rules: made at most once, adopted if it is there; a dummy link, else a bridge without ports, else addresses on lo.
 IPv6 addresses are added where the link takes them: a host may have switched IPv6 off, wholly or for new links.
-Removed on leave and stop, left on hand over. `remove_link` works from cold, as often as one likes.
+Removed on leave and stop, left on hand over. `remove_link` works from cold, as often as one likes. This door closes
+after the proxy has ended, so it also removes the table that has held connections until then.
 """
 
 import json
@@ -26,6 +27,7 @@ from exclave.redirect.attachment import (
     superfluous_addresses,
 )
 from exclave.redirect.layout import LINK
+from exclave.redirect.tables import remove_table
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,10 @@ async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
     finally:
         if endings.value is not Ending.HAND_OVER:
             with trio.CancelScope(shield=True):
-                await remove_link()
+                try:
+                    await remove_table()
+                finally:
+                    await remove_link()
 
 
 async def remove_link() -> None:

@@ -2,8 +2,9 @@
 
 Rules: one `nft` process and one transaction per change; after each, the table is read back, and its fingerprint is
 what every later look is compared with. A look every few seconds repairs what others removed or changed. A failure to
-apply leaves the rules that are there, is logged, and is tried again; the first one, at the start, is raised. On leave
-and stop the table is removed, on hand over it stays.
+apply leaves the rules that are there, is logged, and is tried again; the first one, at the start, is raised.
+Rules are never just taken away, also not on leave and stop: the holding ruleset takes their place, so that what is
+being served is served to its end; the link's door removes it once the proxy has ended. On hand over the rules stay.
 """
 
 import logging
@@ -14,15 +15,15 @@ from dataclasses import dataclass, field
 import trio
 
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import Fault, HostError
-from exclave.kit.command import Finished, run_command
+from exclave.errors import HostError
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.redirect.decide import Action, decide
-from exclave.redirect.layout import TABLE
-from exclave.redirect.observe import NOTHING, Observed, observe
+from exclave.redirect.holding import render_holding, render_kept
+from exclave.redirect.observe import NOTHING, Observed
 from exclave.redirect.policy import RedirectPolicy
-from exclave.redirect.ruleset import render, render_removal, ruleset_digest
+from exclave.redirect.ruleset import ruleset_digest
+from exclave.redirect.tables import hold_table, load_rules, look
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Redirect:
     async def settle(self) -> None:
         """Look, and do what is needed so that the kernel has what is wanted. Raises HostError."""
         wanted = self._tried = self.wanted.value
-        observed = await _look()
+        observed = await look()
         action = decide(wanted, observed, self._reference)
         if action is not Action.NOTHING:
             self._standing = None
@@ -66,8 +67,8 @@ class Redirect:
         if action is Action.REPAIR:
             self.repairs += 1
             log.warning("redirect: others changed or removed our table; it is made again")
-        await _load(render(wanted) if wanted is not None else render_removal())
-        observed = await _look()
+        await load_rules(render_kept(wanted) if wanted is not None else render_holding())
+        observed = await look()
         log.info(
             "redirect: [action=%s instance=%s digest=%s]", action.value, observed.instance or "none", observed.digest
         )
@@ -88,7 +89,7 @@ class Redirect:
 
 @asynccontextmanager
 async def open_redirect(wanted: Latest[RedirectPolicy | None], endings: EndingSwitch) -> AsyncIterator[Redirect]:
-    """Keep the kernel's table as `wanted` says (None: no table) while open.
+    """Keep the kernel's table as `wanted` says (None: nothing new is captured) while open.
 
     Raises HostError if the first look or change fails: nft missing or without NAT, no privilege.
     """
@@ -102,59 +103,4 @@ async def open_redirect(wanted: Latest[RedirectPolicy | None], endings: EndingSw
             nursery.cancel_scope.cancel()
             if endings.value is not Ending.HAND_OVER:
                 with trio.CancelScope(shield=True):  # run_command's time bounds it
-                    await remove_table()
-
-
-async def remove_table() -> None:
-    """Remove our table, from cold, as often as one likes. Raises HostError."""
-    await _load(render_removal())
-
-
-async def _look() -> Observed:
-    listed = await _nft("-j", "list", "table", "inet", TABLE)
-    if listed.status != 0:
-        if "No such file or directory" in listed.errors:
-            return NOTHING
-        raise _translated(listed)
-    try:
-        return observe(listed.output.decode())
-    except ValueError as problem:
-        raise HostError(Fault.NFT_UNUSABLE, str(problem), "exclave needs nftables 0.9.3 or newer, with JSON") from None
-
-
-async def _load(rules: str) -> None:
-    loaded = await _nft("-f", "-", stdin=rules.encode())
-    if loaded.status != 0:
-        raise _translated(loaded)
-
-
-async def _nft(*arguments: str, stdin: bytes = b"") -> Finished:
-    try:
-        return await run_command(["nft", *arguments], stdin=stdin)
-    except OSError as problem:
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            f"the program nft cannot be run: {problem.strerror}",
-            "install it: apt install nftables",
-        ) from None
-    except trio.TooSlowError:
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            "the program nft did not end within 30 s",
-            "see what holds the kernel's tables: nft monitor",
-        ) from None
-
-
-def _translated(done: Finished) -> HostError:
-    first = (done.errors.splitlines() or ["no word"])[0]
-    if "not permitted" in done.errors:
-        return HostError(
-            Fault.NO_PRIVILEGE,
-            "changing nftables is not permitted",
-            "run as root, with the capability NET_ADMIN",
-        )
-    return HostError(
-        Fault.NFT_UNUSABLE,
-        f"nft refused the rules: {first}",
-        "the kernel needs nf_tables with NAT (modules nft_chain_nat, nf_conntrack)",
-    )
+                    await hold_table()

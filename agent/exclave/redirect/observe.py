@@ -2,6 +2,8 @@
 
 Rules: which instance is active is read here, never remembered. The digest tells which rules a table was made as, the
 fingerprint (of everything listed but handles and counters) whether anybody has changed it since.
+Until 1.1.0 nft reads freed memory where a table has a flag (its table_flags_json), and its JSON may be cut off there.
+Our table has none, so a listing that is cut off is one of a table that others have changed.
 Source of the format: libnftables-json(5).
 """
 
@@ -10,12 +12,16 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from exclave.redirect.holding import HOLDING
 from exclave.redirect.layout import INSTANCES, TABLE, Instance
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Our table as it stands. `inbound` and `outbound` count the connections that it has handed to the proxy."""
+    """Our table as it stands. `inbound` and `outbound` count the connections that it has handed to the proxy.
+
+    `is_holding`: it captures nothing new, and keeps what lives.
+    """
 
     installed: bool = False
     instance: Instance | None = None
@@ -24,10 +30,12 @@ class Observed:
     inbound: int = 0
     outbound: int = 0
     dropped: int = 0
+    is_holding: bool = False
 
 
 NOTHING = Observed()
 
+_BEGINNING = '{"nftables": [{"metainfo": '
 _MOVING = ("handle", "packets", "bytes", "index")
 
 
@@ -38,6 +46,8 @@ def observe(listing: str) -> Observed:
     try:
         items = json.loads(listing)["nftables"]
     except (ValueError, KeyError, TypeError):
+        if listing.startswith(_BEGINNING):
+            return Observed(installed=True, fingerprint="cut off")
         raise ValueError("nft -j list table: its JSON was expected") from None
     ours = [item for item in items if _table_of(item) == TABLE]
     if not ours:
@@ -53,6 +63,7 @@ def observe(listing: str) -> Observed:
         inbound=_count(rules, "inbound"),
         outbound=_count(rules, "outbound"),
         dropped=_count(rules, "foreign"),
+        is_holding=[HOLDING] in marks,
     )
 
 
