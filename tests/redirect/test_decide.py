@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.redirect.decide import Action, decide
+from exclave.redirect.decide import FIGHT, PAUSE, WITHIN, Action, decide, pause_after
 from exclave.redirect.observe import NOTHING, Observed
 from exclave.redirect.policy import RedirectPolicy
 from exclave.redirect.ruleset import ruleset_digest
@@ -35,3 +35,11 @@ CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
 @pytest.mark.parametrize(("wanted", "observed", "reference", "action"), CASES.values(), ids=CASES)
 def test_decision(wanted: RedirectPolicy | None, observed: Observed, reference: str | None, action: Action) -> None:
     assert decide(wanted, observed, reference) is action
+
+
+def test_whoever_undoes_every_repair_is_answered_slowly() -> None:
+    moments = [float(second) for second in range(FIGHT)]
+    assert pause_after([], 0.0) == 0.0
+    assert pause_after(moments[1:], moments[-1]) == 0.0
+    assert pause_after(moments, moments[-1]) == PAUSE
+    assert pause_after(moments, moments[0] + WITHIN) == 0.0  # the first of them is too long ago

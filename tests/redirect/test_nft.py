@@ -1,18 +1,25 @@
 """The redirect with the kernel that is to do it: who gets which connection, and what others can do to the rules."""
 
+import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import shutil
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.latest import Latest
 from exclave.redirect import Redirect, RedirectPolicy, open_link, open_redirect, remove_table
 from exclave.redirect.policy import Server
 from exclave.redirect.ruleset import ruleset_digest
+from support.own_network import in_own_network
 
 from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, VM6, Lab, Seen, as_proxies, doors_inside, open_lab
 from .policies import PLAIN, PROXY
@@ -257,11 +264,84 @@ async def test_rules_that_fail_leave_the_ones_that_stand_and_are_tried_again(cap
 
 
 @pytest.mark.root
-async def test_a_look_every_few_seconds_is_what_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exclave.redirect.nft.LOOK_EVERY", 0.05)
-    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
+@pytest.mark.parametrize("is_heard", [True, False], ids=["changes are heard of, and this one was missed", "none are"])
+async def test_a_look_now_and_then_finds_what_was_not_heard_of(is_heard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exclave.redirect.nft.LOOK_SELDOM" if is_heard else "exclave.redirect.nft.LOOK_EVERY", 0.05)
+    if not is_heard:
+        monkeypatch.setattr("exclave.redirect.monitor._GROUP", 4000)
+    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):  # which hears of this network, not of vm's
         await lab.nft("flush", "ruleset")
         with trio.fail_after(20):
             while redirect.repairs == 0 or not redirect.in_place:
                 await redirect.observed.wait_change()
         assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+
+
+@pytest.mark.root
+def test_what_others_do_is_heard_of_and_repaired_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With how often nft was run for it, and that it comes to rest: what we do ourselves is heard of as well."""
+
+    @in_own_network()
+    async def repaired() -> None:
+        with counted_nft(tmp_path) as count:
+            async with open_redirect(Wanted(POLICY), EndingSwitch()) as redirect:
+                await at_rest()
+                assert redirect.in_place
+                for repairs, command in enumerate(FOREIGN.values(), 1):
+                    caplog.clear()
+                    before = count()
+                    subprocess.run(["nft", *command.split(" ")], check=True)
+                    with trio.fail_after(20):
+                        while redirect.repairs < repairs or not redirect.in_place:
+                            await redirect.observed.wait_change()
+                    await at_rest()
+                    assert count() - before <= 1 + 4  # theirs; look, load, look, and a look at what that changed
+                    assert redirect.repairs == repairs
+                    (message,) = caplog.messages
+                    assert message.startswith("redirect: others changed or removed our table (nft, process ")
+
+    repaired()
+
+
+@pytest.mark.root
+def test_whoever_undoes_every_repair_is_not_answered_without_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exclave.redirect.nft.FIGHT", 3)
+    monkeypatch.setattr("exclave.redirect.decide.FIGHT", 3)
+    monkeypatch.setattr("exclave.redirect.decide.PAUSE", 3600.0)
+
+    @in_own_network()
+    async def fought() -> None:
+        with counted_nft(tmp_path):
+            async with open_redirect(Wanted(POLICY), EndingSwitch()) as redirect:
+                await at_rest()
+                for _ in range(5):
+                    subprocess.run(["nft", "flush ruleset"], check=True)
+                    await at_rest()
+                assert redirect.repairs == 3
+        fights = [message for message in caplog.messages if "undo" in message]
+        assert fights == ["redirect: others undo what is repaired at once; it is repaired once in 3600 s"]
+
+    fought()
+
+
+async def at_rest() -> None:
+    """Wait until no task has had anything to do for longer than a program runs."""
+    with trio.fail_after(20):
+        await trio.testing.wait_all_tasks_blocked(cushion=0.3)
+
+
+@contextmanager
+def counted_nft(folder: Path) -> Iterator[Callable[[], int]]:
+    """`nft` runs in the network of this thread, whoever starts it; how often it did."""
+    home, counted = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net", folder / "counted"
+    script = folder / "nft"
+    script.write_text(f'#!/bin/sh\necho >> {counted}\nexec nsenter --net={home} -- {shutil.which("nft")} "$@"\n')
+    script.chmod(0o755)
+    before = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}:{before}"
+    try:
+        yield lambda: len(counted.read_bytes())
+    finally:
+        os.environ["PATH"] = before

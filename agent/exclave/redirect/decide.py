@@ -4,11 +4,18 @@ A table that we have made is trusted as long as its fingerprint stays what it wa
 left is not: nobody knows what was done to it in between, so it is replaced, which no connection notices.
 """
 
+from collections.abc import Iterable
 from enum import Enum
 
 from exclave.redirect.observe import Observed
 from exclave.redirect.policy import RedirectPolicy
 from exclave.redirect.ruleset import ruleset_digest
+
+FIGHT = 10
+WITHIN = 10.0
+"""So many repairs in so many seconds are no accidents: some program undoes them as soon as it sees them."""
+
+PAUSE = 1.0
 
 
 class Action(Enum):
@@ -31,3 +38,8 @@ def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str | N
     if observed.fingerprint != reference:
         return Action.REPAIR
     return Action.NOTHING if observed.digest == ruleset_digest(wanted) else Action.APPLY
+
+
+def pause_after(repairs: Iterable[float], now: float) -> float:
+    """Seconds to wait before the next repair, given when the last ones were; 0.0: none."""
+    return PAUSE if sum(now - at < WITHIN for at in repairs) >= FIGHT else 0.0

@@ -1,13 +1,17 @@
 """The door to nftables: have the wanted ruleset in the kernel, and know that it is there.
 
 Rules: one `nft` process and one transaction per change; after each, the table is read back, and its fingerprint is
-what every later look is compared with. A look every few seconds repairs what others removed or changed. A failure to
-apply leaves the rules that are there, is logged, and is tried again; the first one, at the start, is raised.
+what every later look is compared with. Whatever changes our table is heard of and looked at, at once, so what others
+remove or change is repaired in milliseconds; a look once a minute, or every few seconds where nothing can be heard,
+finds what was missed. A change of ours costs one look more, which finds nothing to do. Whoever undoes our repairs at
+once is answered once a second. A failure to apply leaves the rules that are there, is logged, and is tried again; the
+first one, at the start, is raised.
 Rules are never just taken away, also not on leave and stop: the holding ruleset takes their place, so that what is
 being served is served to its end; the link's door removes it once the proxy has ended. On hand over the rules stay.
 """
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,10 +20,13 @@ import trio
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
+from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
-from exclave.redirect.decide import Action, decide
+from exclave.redirect.decide import FIGHT, Action, decide, pause_after
 from exclave.redirect.holding import render_holding, render_kept
+from exclave.redirect.layout import TABLE
+from exclave.redirect.monitor import Monitor, open_monitor
 from exclave.redirect.observe import NOTHING, Observed
 from exclave.redirect.policy import RedirectPolicy
 from exclave.redirect.ruleset import ruleset_digest
@@ -28,7 +35,10 @@ from exclave.redirect.tables import hold_table, load_rules, look
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 5.0
-"""Seconds between looks at the kernel's table; each costs a few milliseconds of one core."""
+"""Seconds between looks at the kernel's table where changes are not heard of, or rules could not be applied."""
+
+LOOK_SELDOM = 60.0
+"""Seconds between looks where changes are heard of: an agent that has nothing to do starts no programs."""
 
 
 @dataclass
@@ -39,7 +49,9 @@ class Redirect:
     observed: Latest[Observed] = field(default_factory=lambda: Latest(NOTHING))
     problem: Latest[HostError | None] = field(default_factory=lambda: Latest[HostError | None](None))
     repairs: int = 0
-    _tried: RedirectPolicy | None = None
+    _monitor: Monitor = field(default_factory=lambda: Monitor(TABLE))
+    _settling: trio.Lock = field(default_factory=trio.Lock)
+    _repaired: "deque[float]" = field(default_factory=lambda: deque(maxlen=FIGHT))
     _standing: RedirectPolicy | None = None
     _reference: str | None = None
 
@@ -50,10 +62,16 @@ class Redirect:
 
     async def settle(self) -> None:
         """Look, and do what is needed so that the kernel has what is wanted. Raises HostError."""
-        wanted = self._tried = self.wanted.value
+        async with self._settling:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        wanted = self.wanted.value
         observed = await look()
         action = decide(wanted, observed, self._reference)
-        if action is not Action.NOTHING:
+        if action is Action.NOTHING:
+            self._monitor.take_author()  # it was we ourselves, or nobody
+        else:
             self._standing = None
             self.observed.set(observed)
             observed = await self._apply(action, wanted)
@@ -64,9 +82,12 @@ class Redirect:
         self.problem.set(None)
 
     async def _apply(self, action: Action, wanted: RedirectPolicy | None) -> Observed:
+        author = self._monitor.take_author()
         if action is Action.REPAIR:
             self.repairs += 1
-            log.warning("redirect: others changed or removed our table; it is made again")
+            self._repaired.append(trio.current_time())
+            by = f" ({author})" if author else ""
+            log.warning("redirect: others changed or removed our table%s; it is made again", by)
         await load_rules(render_kept(wanted) if wanted is not None else render_holding())
         observed = await look()
         log.info(
@@ -75,16 +96,27 @@ class Redirect:
         return observed
 
     async def keep(self) -> None:
-        """Settle at every change of what is wanted, and every few seconds; never raises HostError."""
-        while True:
-            with trio.move_on_after(LOOK_EVERY):
-                await self.wanted.wait_for(lambda newest: newest != self._tried)
-            try:
-                await self.settle()
-            except HostError as problem:
-                if problem.message != getattr(self.problem.value, "message", None):
-                    log.error("redirect: %s (%s)", problem.message, problem.hint)
-                self.problem.set(problem)
+        """Settle at every change of what is wanted or of what is there, and now and then; never raises HostError."""
+        async with open_changed(self.wanted, self._monitor.changes, self._monitor.is_listening) as changed:
+            pause = 0.0
+            while True:
+                seen = changed.value
+                await self._try_to_settle()
+                before, pause = pause, pause_after(self._repaired, trio.current_time())
+                if pause and not before:
+                    log.warning("redirect: others undo what is repaired at once; it is repaired once in %g s", pause)
+                await trio.sleep(pause)
+                is_calm = self._monitor.is_listening.value and self.problem.value is None
+                with trio.move_on_after(LOOK_SELDOM if is_calm else LOOK_EVERY):
+                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+
+    async def _try_to_settle(self) -> None:
+        try:
+            await self.settle()
+        except HostError as problem:
+            if problem.message != getattr(self.problem.value, "message", None):
+                log.error("redirect: %s (%s)", problem.message, problem.hint)
+            self.problem.set(problem)
 
 
 @asynccontextmanager
@@ -93,14 +125,15 @@ async def open_redirect(wanted: Latest[RedirectPolicy | None], endings: EndingSw
 
     Raises HostError if the first look or change fails: nft missing or without NAT, no privilege.
     """
-    redirect = Redirect(wanted)
-    await redirect.settle()
-    async with open_bare_nursery() as nursery:
-        nursery.start_soon(redirect.keep)
-        try:
-            yield redirect
-        finally:
-            nursery.cancel_scope.cancel()
-            if endings.value is not Ending.HAND_OVER:
-                with trio.CancelScope(shield=True):  # run_command's time bounds it
-                    await hold_table()
+    async with open_monitor(TABLE) as monitor:  # first, so that no change after the first look is missed
+        redirect = Redirect(wanted, _monitor=monitor)
+        await redirect.settle()
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(redirect.keep)
+            try:
+                yield redirect
+            finally:
+                nursery.cancel_scope.cancel()
+                if endings.value is not Ending.HAND_OVER:
+                    with trio.CancelScope(shield=True):  # run_command's time bounds it
+                        await hold_table()

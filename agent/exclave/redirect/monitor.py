@@ -1,0 +1,119 @@
+"""Hearing of changes to our table as they happen: what `nft monitor` does, without a process for it.
+
+Why not the program: it would be one more process for life, would have to be ended at every ending and be missed at
+none, prints what it may have to cut short, and parses every rule of everybody. The kernel's own messages say in their
+first attribute which table they are about, and the socket goes with the agent, however that ends.
+
+Rules: a change of ours is told as well as one of others, so whoever is told looks, and does nothing if all is well.
+Where messages may have been missed (the socket's buffer ran over, or it had to be opened anew) that counts as a
+change. Where the kernel does not let us listen, that is logged, and tried again once a minute.
+"""
+
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
+from exclave.redirect.events import read_news
+
+log = logging.getLogger(__name__)
+
+TRY_EVERY = 60.0
+"""Seconds between two attempts to listen."""
+
+ROOM = 1 << 20
+"""Bytes that the kernel may keep for us: some ten thousand changes, made at once by others."""
+
+_NETLINK_NETFILTER = 12
+_SO_RCVBUFFORCE = 33
+_GROUP = 7  # NFNLGRP_NFTABLES
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_MOST = 1 << 16  # of one datagram
+
+
+class Monitor:
+    """Counts changes of one table; `is_listening` tells whether it hears any."""
+
+    def __init__(self, table: str) -> None:
+        self.changes = Latest(0)
+        self.is_listening = Latest(False)
+        self._author = ""
+        self._table = table
+        self._socket: trio.socket.SocketType | None = None
+        self._is_touched = False
+
+    def listen(self) -> None:
+        """Begin to hear."""
+        opened = None
+        try:
+            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, ROOM)
+            opened.bind((0, 0))
+            opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
+        except OSError as problem:
+            if opened is not None:
+                opened.close()
+            log.warning("redirect: changes by others are looked for, since the kernel tells of none: %s", problem)
+            return
+        self._socket = trio.socket.from_stdlib_socket(opened)
+        self.is_listening.set(True)
+
+    async def keep(self) -> None:
+        """Hear, for ever."""
+        while True:
+            if self._socket is None:
+                await trio.sleep(TRY_EVERY)
+                self.listen()
+            else:
+                await self._hear(self._socket)
+            self._tell()  # there may have been changes that nobody has told of
+
+    async def _hear(self, kernel: trio.socket.SocketType) -> None:
+        """Hear until messages were missed."""
+        try:
+            while True:
+                news = read_news(await kernel.recv(_MOST))
+                if self._table in news.tables:
+                    self._is_touched = True
+                    self._tell()
+                if news.author and self._is_touched:
+                    self._author, self._is_touched = news.author, False
+        except OSError as problem:
+            if problem.errno == errno.ENOBUFS:
+                return
+            log.warning("redirect: the kernel no longer tells of changes: %s", problem)
+            self.close()
+
+    def _tell(self) -> None:
+        self.changes.set(self.changes.value + 1)
+
+    def take_author(self) -> str:
+        """Who made the last change since this was asked; "" if that is not known."""
+        author, self._author = self._author, ""
+        return author
+
+    def close(self) -> None:
+        """Hear no more."""
+        self.is_listening.set(False)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+@asynccontextmanager
+async def open_monitor(table: str) -> AsyncIterator[Monitor]:
+    """Hear of changes of a table while open; nothing between opening and closing is missed without being told."""
+    monitor = Monitor(table)
+    monitor.listen()
+    try:
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(monitor.keep)
+            yield monitor
+            nursery.cancel_scope.cancel()
+    finally:
+        monitor.close()
