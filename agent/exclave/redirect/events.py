@@ -5,10 +5,12 @@ made it. Sources: linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+DELETED_TABLE = 2  # NFT_MSG_DELTABLE
 NEW_GENERATION = 15  # NFT_MSG_NEWGEN
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
@@ -21,22 +23,27 @@ _AUTHOR_PID, _AUTHOR_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 
 @dataclass(frozen=True)
 class News:
-    """What a datagram tells: which tables changed, and who ended a transaction; "" if none ended."""
+    """What datagrams tell: the tables that changed, those of them that are gone, and who ended the last transaction.
 
-    tables: frozenset[str]
-    author: str
+    `author` is "" if none ended.
+    """
+
+    changed: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+    author: str = ""
 
 
-def read_news(datagram: bytes) -> News:
+def read_news(datagrams: Iterable[bytes]) -> News:
     """Read what the kernel sent. What cannot be read is passed over: a change that matters is also looked for."""
-    tables, author = set(), ""
-    for kind, attributes in _messages(datagram):
+    is_gone: dict[str, bool] = {}
+    author = ""
+    for kind, attributes in chain.from_iterable(map(_messages, datagrams)):
         if kind == NEW_GENERATION:
             name = _text(attributes.get(_AUTHOR_NAME, b""))
             author = f"{name}, process {int.from_bytes(attributes.get(_AUTHOR_PID, b''), 'big')}"
         elif _TABLE in attributes:
-            tables.add(_text(attributes[_TABLE]))
-    return News(frozenset(tables), author)
+            is_gone[_text(attributes[_TABLE])] = kind == DELETED_TABLE  # which comes after all that was in it
+    return News(frozenset(is_gone), frozenset(table for table, gone in is_gone.items() if gone), author)
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:

@@ -12,14 +12,14 @@ change. Where the kernel does not let us listen, that is logged, and tried again
 import errno
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import trio
 
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
-from exclave.redirect.events import read_news
+from exclave.redirect.events import News, read_news
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ _NETLINK_NETFILTER = 12
 _SO_RCVBUFFORCE = 33
 _GROUP = 7  # NFNLGRP_NFTABLES
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_MOST = 1 << 16  # of one datagram
+_MOST = 1 << 16  # bytes of one datagram
+_AT_ONCE = 256  # datagrams, so that a storm of changes stops nobody else here
 
 
 class Monitor:
@@ -44,8 +45,8 @@ class Monitor:
         self.is_listening = Latest(False)
         self._author = ""
         self._table = table
-        self._socket: trio.socket.SocketType | None = None
-        self._is_touched = False
+        self._socket: socket.socket | None = None
+        self._is_touched = self._is_gone = False
 
     def listen(self) -> None:
         """Begin to hear."""
@@ -60,7 +61,8 @@ class Monitor:
                 opened.close()
             log.warning("redirect: changes by others are looked for, since the kernel tells of none: %s", problem)
             return
-        self._socket = trio.socket.from_stdlib_socket(opened)
+        opened.setblocking(False)
+        self._socket = opened
         self.is_listening.set(True)
 
     async def keep(self) -> None:
@@ -73,21 +75,26 @@ class Monitor:
                 await self._hear(self._socket)
             self._tell()  # there may have been changes that nobody has told of
 
-    async def _hear(self, kernel: trio.socket.SocketType) -> None:
+    async def _hear(self, kernel: socket.socket) -> None:
         """Hear until messages were missed."""
         try:
             while True:
-                news = read_news(await kernel.recv(_MOST))
-                if self._table in news.tables:
-                    self._is_touched = True
-                    self._tell()
-                if news.author and self._is_touched:
-                    self._author, self._is_touched = news.author, False
+                await trio.lowlevel.wait_readable(kernel)
+                self._heed(read_news(_waiting(kernel)))
         except OSError as problem:
             if problem.errno == errno.ENOBUFS:
+                _empty(kernel)
                 return
             log.warning("redirect: the kernel no longer tells of changes: %s", problem)
             self.close()
+
+    def _heed(self, news: News) -> None:
+        if self._table in news.changed:
+            self._is_touched = True
+            self._is_gone = self._table in news.gone
+            self._tell()
+        if news.author and self._is_touched:
+            self._author, self._is_touched = news.author, False
 
     def _tell(self) -> None:
         self.changes.set(self.changes.value + 1)
@@ -97,12 +104,36 @@ class Monitor:
         author, self._author = self._author, ""
         return author
 
+    def take_gone(self) -> bool:
+        """Whether the table was removed since this was asked, and is not there: no need to look."""
+        gone, self._is_gone = self._is_gone, False
+        return gone
+
     def close(self) -> None:
         """Hear no more."""
         self.is_listening.set(False)
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _waiting(kernel: socket.socket) -> Iterator[bytes]:
+    """What has come: all of a transaction is there before any of it is read."""
+    for _ in range(_AT_ONCE):
+        try:
+            yield kernel.recv(_MOST)
+        except BlockingIOError:
+            return
+
+
+def _empty(kernel: socket.socket) -> None:
+    """Throw away what has come: once messages were missed, the kernel adds none, silently, until all were read."""
+    while True:
+        try:
+            kernel.recv(_MOST)
+        except OSError as problem:
+            if problem.errno != errno.ENOBUFS:  # and so it is EAGAIN, or what the next reader will meet
+                return
 
 
 @asynccontextmanager

@@ -67,7 +67,7 @@ class Redirect:
 
     async def _settle(self) -> None:
         wanted = self.wanted.value
-        observed = await look()
+        observed = NOTHING if self._monitor.take_gone() else await look()
         action = decide(wanted, observed, self._reference)
         if action is Action.NOTHING:
             self._monitor.take_author()  # it was we ourselves, or nobody
