@@ -56,7 +56,8 @@ def test_the_whole_story_passes_and_the_host_is_as_it_was(host: dict[str, str]) 
         "the agent is killed with -9",
     ):
         assert seen[title].endswith("0 failed")
-    assert seen["left in order"] == "Ready=False → ports withdrawn → rules gone → proxy ended → link gone"
+    order = "Ready=False → ports withdrawn → nothing new captured → proxy ended → rules and link gone"
+    assert seen["left in order"] == order
     assert not differences(host, look())
 
 
