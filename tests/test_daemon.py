@@ -24,7 +24,7 @@ from support.mesh import mesh
 
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 
-LOWER = ("member_cluster", "member", "identity", "workload_api", "link")
+LOWER = ("member_cluster", "member", "identity", "workload_api", "link", "guard")
 ORDER = (*LOWER, "dns", "proxy", "steering", "redirect", "listing")
 
 

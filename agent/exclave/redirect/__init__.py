@@ -1,5 +1,6 @@
-"""Traffic: the nftables rules that hand it to the proxy, and the private link that proxies listen on."""
+"""Traffic: rules that hand it to the proxy, the guard of what is handed over, the private link that proxies are on."""
 
+from exclave.redirect.guard import open_guard, remove_guard
 from exclave.redirect.link import open_link, remove_link
 from exclave.redirect.nft import Redirect, open_redirect
 from exclave.redirect.observe import Observed
@@ -11,8 +12,10 @@ __all__ = [
     "Redirect",
     "RedirectPolicy",
     "hold_table",
+    "open_guard",
     "open_link",
     "open_redirect",
+    "remove_guard",
     "remove_link",
     "remove_table",
 ]
