@@ -57,7 +57,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             open_proxy(config.proxy, paths.runtime, member, identity, workload_api.path, names.address, endings, now)
         )
         parts.steering = steering = await enter(open_steering(config.redirect, member, identity, proxy, now))
-        parts.redirect = redirect = await enter(open_redirect(steering.policy, endings))
+        parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
         parts.listing = await enter(
             open_listing(config.listing, member, identity, proxy, redirect, endings, now)
         )  # last in, first out: listed only while served

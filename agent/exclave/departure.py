@@ -26,7 +26,7 @@ from exclave.member.facts import forget_boot_identity
 from exclave.member.record import forget_eviction, forget_join, forget_membership
 from exclave.proxy.output import forget_output
 from exclave.proxy.records import Records
-from exclave.redirect import hold_table, remove_guard, remove_link, remove_table
+from exclave.redirect import forget_rules, hold_table, remove_guard, remove_link, remove_table
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ async def clean_up(config: Config) -> list[str]:
     await hold_table()  # first: what the proxies still serve is served to its end
     done = [f"proxy process {ended} ended" for ended in await _end_proxies(config.paths.runtime, config.proxy.drain)]
     await remove_table()
+    forget_rules(config.paths.runtime)
     done.append("rules removed")
     if (pid := await remove_guard(config.paths.runtime)) is not None:
         done.append(f"guard process {pid} ended")

@@ -22,6 +22,7 @@ BLOCKING = {
     "exclave.member.record": "small files written whole, read at boot",
     "exclave.proxy.place": "binds sockets to learn whether they are free, which never waits",
     "exclave.proxy.records": "small files written whole, and looks into /proc",
+    "exclave.redirect.made": "one small file written whole",
     "exclave.sandbox.pki": "makes the demo's and the tests' certificates",
     "exclave.screen": "prints for a person; the agent never imports it",
     "exclave.token_source": "reads the join token from where it was given, before trio runs",

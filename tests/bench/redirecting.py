@@ -3,6 +3,8 @@
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 from tests.bench.figures import heading, median_of, note, processes_started, row
@@ -10,10 +12,10 @@ from tests.bench.figures import heading, median_of, note, processes_started, row
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.latest import Latest
 from exclave.redirect import open_redirect
+from exclave.redirect.holding import render_kept
 from exclave.redirect.layout import TABLE
-from exclave.redirect.nft import remove_table
 from exclave.redirect.policy import RedirectPolicy, Server
-from exclave.redirect.ruleset import render
+from exclave.redirect.tables import remove_table
 
 TIMES = 9
 
@@ -36,9 +38,10 @@ def policy(exclusions: int) -> RedirectPolicy:
 async def apply(wanted: RedirectPolicy) -> None:
     """As the agent does: apply, and read back."""
     endings = EndingSwitch()
-    async with open_redirect(Latest[RedirectPolicy | None](wanted), endings) as redirect:
-        assert redirect.in_place
-        assert endings.value is Ending.HAND_OVER  # so that the rules stay
+    with TemporaryDirectory() as runtime:  # always a new one: nothing to compare with, so the rules are made
+        async with open_redirect(Latest[RedirectPolicy | None](wanted), Path(runtime), endings) as redirect:
+            assert redirect.in_place
+            assert endings.value is Ending.HAND_OVER  # so that the rules stay
 
 
 def one_by_one(listed: str) -> Iterator[list[str]]:
@@ -81,7 +84,7 @@ def measure(exclusions: int) -> None:
     trio.run(remove_table)
     removing = processes_started() - before
     removed = median_of(TIMES, lambda: trio.run(remove_table))
-    rules = render(wanted).encode()
+    rules = render_kept(wanted).encode()
     alone = median_of(TIMES, lambda: subprocess.run(["nft", "-f", "-"], input=rules, check=True))
     row(f"{exclusions} exclusions: applied and read back", 1000 * applied, "ms", 1000 * theirs)
     row(f"{exclusions} exclusions: of that, the one transaction", 1000 * alone, "ms")

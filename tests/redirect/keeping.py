@@ -43,7 +43,7 @@ async def heard():
 async def main(runtime, policy):
     endings = EndingSwitch()
     async with open_link(endings), open_guard(runtime, endings):
-        async with open_redirect(Latest(policy), endings) as redirect:
+        async with open_redirect(Latest(policy), runtime, endings) as redirect:
             tell(up=True)
             if (word := await heard()) != "hand-over":
                 endings.ask_nowait(Ending(word))

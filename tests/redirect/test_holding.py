@@ -123,7 +123,7 @@ async def test_on_the_way_out_no_connection_is_reset_until_the_proxy_has_ended(e
         before = await lab.nft("list", "ruleset")
         async with open_link(endings):
             as_proxies(lab, "a")
-            async with open_redirect(Latest[RedirectPolicy | None](POLICY), endings):
+            async with open_redirect(Latest[RedirectPolicy | None](POLICY), lab.network.scratch, endings):
                 async with talking(lab) as flows:
                     endings.ask_nowait(ending)
             # Here the proxy's door closes: it drains, with the rules gone for whoever is new.

@@ -35,12 +35,16 @@ class Host:
         await self.machine.must("ip", *words.split())
 
     async def look(self) -> dict[str, tuple[str, set[str]]]:
-        """Hardware address and addresses of each link."""
+        """Hardware address and addresses of each link, but for those that the kernel gives it in its own time."""
         links = json.loads(await self.machine.must("ip", "-json", "address", "show"))
         return {
             link["ifname"]: (
                 link["address"],
-                {f"{info['local']}/{info['prefixlen']}" for info in link["addr_info"]},
+                {
+                    f"{info['local']}/{info['prefixlen']}"
+                    for info in link["addr_info"]
+                    if not info["local"].startswith("fe80:")
+                },
             )
             for link in links
             if "address" in link

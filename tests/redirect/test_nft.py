@@ -1,5 +1,6 @@
 """The redirect with the kernel that is to do it: who gets which connection, and what others can do to the rules."""
 
+import json
 import os
 import re
 import shutil
@@ -45,7 +46,7 @@ async def redirected(lab: Lab, policy: RedirectPolicy, *instances: str) -> Async
     wanted = Wanted(policy)
     async with open_link(endings):
         as_proxies(lab, *(instances or ("a",)))
-        async with open_redirect(wanted, endings) as redirect:
+        async with open_redirect(wanted, lab.network.scratch, endings) as redirect:
             yield wanted, redirect
 
 
@@ -128,7 +129,7 @@ async def test_a_neighbour_cannot_reach_the_private_link() -> None:
             lab.listen(lab.vm, "link", *(f"{address}/{port}" for address, port in places))
             for address, port in places:
                 assert (await lab.call(lab.peer, address, port)).who == "link"  # so the drop is what keeps it out
-            async with open_redirect(Wanted(POLICY), endings) as redirect:
+            async with open_redirect(Wanted(POLICY), lab.network.scratch, endings) as redirect:
                 for address, port in places:
                     assert (await lab.call(lab.peer, address, port, timeout=0.3)).who == "TimeoutError"
                     assert (await lab.call(lab.vm, address, port)).who == "link"
@@ -215,31 +216,67 @@ async def test_the_rules_of_others_stay_as_they_are() -> None:
 async def test_what_stands_after_each_ending(ending: Ending) -> None:
     async with open_lab() as lab:
         endings = EndingSwitch()
-        async with open_redirect(Wanted(POLICY), endings):
+        async with open_redirect(Wanted(POLICY), lab.network.scratch, endings):
             if ending is not Ending.HAND_OVER:
                 endings.ask_nowait(ending)
         chains = re.findall("chain (\\w+)", await lab.nft("list", "table", "inet", "exclave"))
         captures = ["inbound", "outbound"] if ending is Ending.HAND_OVER else []
         assert chains == ["foreign", *captures, "kept"]  # until the link's door removes it, after the proxy's end
+        assert (lab.network.scratch / "rules.json").exists() == (ending is Ending.HAND_OVER)
         for _ in range(2):
             await remove_table()
         assert await lab.nft("list", "tables") == ""
 
 
 @pytest.mark.root
-async def test_rules_left_by_an_earlier_agent_are_replaced_without_a_connection_noticing() -> None:
+async def test_rules_left_by_an_earlier_agent_and_changed_since_are_replaced_and_no_connection_notices() -> None:
     async with open_lab() as lab:
         async with open_link(EndingSwitch()):
             as_proxies(lab, "a")
-            async with open_redirect(Wanted(POLICY), EndingSwitch()):
+            async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()):
                 pass
         inbound = lab.talk(lab.peer, VM4, 8080)
         await lab.nft("insert rule inet exclave inbound tcp dport 8080 accept")  # while no agent looked
         assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
-        async with open_redirect(Wanted(POLICY), EndingSwitch()) as redirect:
+        async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()) as redirect:
             assert redirect.in_place
+            assert redirect.repairs == 1
             assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
             assert inbound.is_alive()
+
+
+def handles(listing: str) -> list[str]:
+    """A rule that was made anew has another handle."""
+    return re.findall(r"# handle (\d+)", listing)
+
+
+EARLIER: dict[str, tuple[RedirectPolicy, dict[str, str], bool]] = {
+    "the same rules": (POLICY, {}, True),
+    "a policy that makes the same rules": (replace(POLICY, exempt_inbound_ports=(22,)), {}, True),
+    "rules for another instance": (replace(POLICY, instance="b"), {}, False),
+    "rules before the last boot": (POLICY, {"boot_id": "another"}, False),
+    "rules of another exclave": (POLICY, {"rules": "another"}, False),
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("earlier", "noted", "kept"), EARLIER.values(), ids=EARLIER)
+async def test_rules_that_an_earlier_agent_made_are_kept_if_they_are_the_wanted_ones(
+    earlier: RedirectPolicy, noted: dict[str, str], kept: bool
+) -> None:
+    async with open_lab() as lab:
+        async with open_redirect(Wanted(earlier), lab.network.scratch, EndingSwitch()):
+            pass
+        made = lab.network.scratch / "rules.json"
+        made.write_text(json.dumps(json.loads(made.read_text()) | noted))
+        before = handles(await lab.nft("-a", "list", "table", "inet", "exclave"))
+        async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()) as redirect:
+            assert redirect.in_place
+            assert redirect.repairs == 0
+            assert (handles(await lab.nft("-a", "list", "table", "inet", "exclave")) == before) == kept
+            await lab.nft("flush", "chain", "inet", "exclave", "outbound")  # what was kept is watched over, too
+            await redirect.settle()
+            assert redirect.repairs == 1
 
 
 @pytest.mark.root
@@ -284,7 +321,7 @@ def test_what_others_do_is_heard_of_and_repaired_at_once(tmp_path: Path, caplog:
     @in_own_network()
     async def repaired() -> None:
         with counted_nft(tmp_path) as count:
-            async with open_redirect(Wanted(POLICY), EndingSwitch()) as redirect:
+            async with open_redirect(Wanted(POLICY), tmp_path, EndingSwitch()) as redirect:
                 await at_rest()
                 assert redirect.in_place
                 for repairs, command in enumerate(FOREIGN.values(), 1):
@@ -314,7 +351,7 @@ def test_whoever_undoes_every_repair_is_not_answered_without_end(
     @in_own_network()
     async def fought() -> None:
         with counted_nft(tmp_path):
-            async with open_redirect(Wanted(POLICY), EndingSwitch()) as redirect:
+            async with open_redirect(Wanted(POLICY), tmp_path, EndingSwitch()) as redirect:
                 await at_rest()
                 for _ in range(5):
                     subprocess.run(["nft", "flush ruleset"], check=True)

@@ -19,7 +19,7 @@ from .policies import PLAIN
 
 
 async def open_and_close() -> None:
-    async with open_redirect(Latest[RedirectPolicy | None](PLAIN), EndingSwitch()):
+    async with open_redirect(Latest[RedirectPolicy | None](PLAIN), Path("/nowhere"), EndingSwitch()):
         pass
 
 

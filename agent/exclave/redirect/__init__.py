@@ -2,6 +2,7 @@
 
 from exclave.redirect.guard import open_guard, remove_guard
 from exclave.redirect.link import open_link, remove_link
+from exclave.redirect.made import forget_rules
 from exclave.redirect.nft import Redirect, open_redirect
 from exclave.redirect.observe import Observed
 from exclave.redirect.policy import RedirectPolicy
@@ -11,6 +12,7 @@ __all__ = [
     "Observed",
     "Redirect",
     "RedirectPolicy",
+    "forget_rules",
     "hold_table",
     "open_guard",
     "open_link",

@@ -1,7 +1,7 @@
 """What to do about the table, given what is wanted and what is there. Pure.
 
-A table that we have made is trusted as long as its fingerprint stays what it was right after. One that an earlier agent
-left is not: nobody knows what was done to it in between, so it is replaced, which no connection notices.
+A table that we have made is trusted as long as its fingerprint stays what it was right after; so is one that an earlier
+agent has made with the same rules, if it noted that. Any other is replaced, which no connection notices.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Action(Enum):
 
 
 def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
-    """`reference` is the fingerprint of the table that we made; None: we have made none.
+    """`reference` is the fingerprint of the table that was made; None: nobody knows of any.
 
     Where nothing is wanted, whatever table there is comes to hold, and none is made for that.
     """

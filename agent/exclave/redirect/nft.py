@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
@@ -26,6 +27,7 @@ from exclave.kit.nursery import open_bare_nursery
 from exclave.redirect.decide import FIGHT, Action, decide, pause_after
 from exclave.redirect.holding import render_holding, render_kept
 from exclave.redirect.layout import TABLE
+from exclave.redirect.made import Made
 from exclave.redirect.monitor import Monitor, open_monitor
 from exclave.redirect.observe import NOTHING, Observed
 from exclave.redirect.policy import RedirectPolicy
@@ -46,6 +48,7 @@ class Redirect:
     """What stands in the kernel. `problem`: why it is not what is wanted; `repairs`: foreign changes undone."""
 
     wanted: Latest[RedirectPolicy | None]
+    _made: Made
     observed: Latest[Observed] = field(default_factory=lambda: Latest(NOTHING))
     problem: Latest[HostError | None] = field(default_factory=lambda: Latest[HostError | None](None))
     repairs: int = 0
@@ -54,6 +57,7 @@ class Redirect:
     _repaired: "deque[float]" = field(default_factory=lambda: deque(maxlen=FIGHT))
     _standing: RedirectPolicy | None = None
     _reference: str | None = None
+    _is_first: bool = True
 
     @property
     def in_place(self) -> bool:
@@ -68,27 +72,41 @@ class Redirect:
     async def _settle(self) -> None:
         wanted = self.wanted.value
         observed = NOTHING if self._monitor.take_gone() else await look()
-        action = decide(wanted, observed, self._reference)
+        rules = render_kept(wanted) if wanted is not None else render_holding()
+        reference = self._reference or self._left_behind(rules, observed)
+        action = decide(wanted, observed, reference)
         if action is Action.NOTHING:
             self._monitor.take_author()  # it was we ourselves, or nobody
         else:
             self._standing = None
             self.observed.set(observed)
-            observed = await self._apply(action, wanted)
+            observed = await self._apply(action, rules)
         stands = wanted is not None and observed.digest == ruleset_digest(wanted)
         self._standing = wanted if stands else None
         self._reference = observed.fingerprint if stands else None
+        if action is not Action.NOTHING and stands:
+            self._made.note(rules, observed)
         self.observed.set(observed)
         self.problem.set(None)
 
-    async def _apply(self, action: Action, wanted: RedirectPolicy | None) -> Observed:
+    def _left_behind(self, rules: str, observed: Observed) -> str | None:
+        """What an earlier agent's table was, if it made it with these very rules; asked once."""
+        is_first, self._is_first = self._is_first, False
+        if not is_first or not observed.installed:
+            return None
+        reference = self._made.fingerprint_of(rules)
+        if reference == observed.fingerprint:
+            log.info("redirect: [action=adopt instance=%s digest=%s]", observed.instance or "none", observed.digest)
+        return reference
+
+    async def _apply(self, action: Action, rules: str) -> Observed:
         author = self._monitor.take_author()
         if action is Action.REPAIR:
             self.repairs += 1
             self._repaired.append(trio.current_time())
             by = f" ({author})" if author else ""
             log.warning("redirect: others changed or removed our table%s; it is made again", by)
-        await load_rules(render_kept(wanted) if wanted is not None else render_holding())
+        await load_rules(rules)
         observed = await look()
         log.info(
             "redirect: [action=%s instance=%s digest=%s]", action.value, observed.instance or "none", observed.digest
@@ -120,13 +138,16 @@ class Redirect:
 
 
 @asynccontextmanager
-async def open_redirect(wanted: Latest[RedirectPolicy | None], endings: EndingSwitch) -> AsyncIterator[Redirect]:
+async def open_redirect(
+    wanted: Latest[RedirectPolicy | None], runtime: Path, endings: EndingSwitch
+) -> AsyncIterator[Redirect]:
     """Keep the kernel's table as `wanted` says (None: nothing new is captured) while open.
 
     Raises HostError if the first look or change fails: nft missing or without NAT, no privilege.
     """
     async with open_monitor(TABLE) as monitor:  # first, so that no change after the first look is missed
-        redirect = Redirect(wanted, _monitor=monitor)
+        made = Made(runtime)
+        redirect = Redirect(wanted, made, _monitor=monitor)
         await redirect.settle()
         async with open_bare_nursery() as nursery:
             nursery.start_soon(redirect.keep)
@@ -137,3 +158,4 @@ async def open_redirect(wanted: Latest[RedirectPolicy | None], endings: EndingSw
                 if endings.value is not Ending.HAND_OVER:
                     with trio.CancelScope(shield=True):  # run_command's time bounds it
                         await hold_table()
+                        made.forget()

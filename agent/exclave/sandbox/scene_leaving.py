@@ -67,7 +67,9 @@ class Leaving:
         """Until the proxy has ended: no rule may hand it anything by then; those that hold what it served still may."""
         await self.stage.vm.machine.run(sys.executable, "-I", "-c", _WAIT, str(pid), timeout=60.0)
         is_redirected = await self._has("nft", "list", "chain", "inet", TABLE, "inbound")
-        trace.extend(["PROXY ENDED WHILE RULES POINT TO IT"] if is_redirected else ["nothing new captured", "proxy ended"])
+        trace.extend(
+            ["PROXY ENDED WHILE RULES POINT TO IT"] if is_redirected else ["nothing new captured", "proxy ended"]
+        )
 
     async def _has(self, *command: str) -> bool:
         return (await self.stage.vm.machine.run(*command)).status == 0
