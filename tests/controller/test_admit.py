@@ -9,7 +9,7 @@ from exclave.controller.admit import Judgement, is_listed_elsewhere, judge, judg
 from exclave.controller.world import Neighbour
 from exclave.member.spec import Condition
 
-from .worlds import ADDRESS, ADMITTED, GROUP, make_member, make_world, settled_world, with_status
+from .worlds import ADDRESS, ADMITTED, GROUP, MESH, NOW, make_member, make_world, settled_world, with_status
 
 YES = Judgement(True, "Admitted", "a member of group web")
 TWIN = Neighbour("shop", "web-aaaaa-1", "0123456789abcdef", live=True)
@@ -81,6 +81,24 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], Judgement]] = {
             "10.77.0.20 is the address of the living member api-bbbbb-2. If that is gone: "
             "kubectl exclave member evict api-bbbbb-2 -n pay",
         ),
+    ),
+    "one whom nobody can certify waits, and is told why": (
+        {},
+        {"mesh": None, "mesh_fault": "the controller can certify nobody yet: the issuer's Secret is missing"},
+        no("NotReady", "the controller can certify nobody yet: the issuer's Secret is missing"),
+    ),
+    "so does one that would be certified by an issuer whose time is over": (
+        {},
+        {"mesh": replace(MESH, issuer_ends=NOW)},
+        no(
+            "NotReady",
+            "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed",
+        ),
+    ),
+    "what is wrong with it itself is said first": (
+        {"addresses": []},
+        {"mesh": None},
+        no("AddressRefused", "one address was expected, found 0"),
     ),
     "however it is written": (
         {"addresses": ["FD00:0::7"]},

@@ -86,25 +86,49 @@ async def test_the_mesh_is_read_from_what_linkerd_publishes_and_told_only_when_i
         assert found.anchors == mesh().anchor.pem and found.issuer == caches.issuer.sha256
         assert found.control_plane == ControlPlane(("10.42.0.2",), ("10.42.0.2",), ("10.42.0.2",))
         assert not caches.refresh_mesh(NOW)
-        caches.dns_slices.take(Listed(()))
+        moved = [{**one, "endpoints": [{"addresses": ["10.42.0.9"]}]} for one in caches.dns_slices.objects.values()]
+        caches.dns_slices.take(Listed(tuple(moved)))
         assert caches.refresh_mesh(NOW)
-        assert caches.mesh is not None and caches.mesh.control_plane.dns == ()
+        assert caches.mesh is not None and caches.mesh.control_plane.dns == ("10.42.0.9",)
+        caches.dns_slices.take(Listed(()))
+        assert not caches.refresh_mesh(NOW), "the last good addresses are kept"
 
 
 async def test_an_issuer_that_becomes_valid_is_taken_without_any_change(tmp_path: Path) -> None:
     async with seen(tmp_path) as caches:
-        assert not caches.refresh_mesh(NOW - 7 * 86400)
+        assert caches.refresh_mesh(NOW - 7 * 86400)
         assert caches.issuer is None
+        assert caches.mesh_fault == (
+            "the controller can certify nobody yet: the issuer's certificate, or one above it, is not valid now"
+        )
         assert caches.refresh_mesh(NOW)
         assert caches.issuer is not None
 
 
-@pytest.mark.parametrize("absent", ["config", "anchors", "secret"])
-async def test_there_is_no_mesh_before_all_of_it_was_seen(tmp_path: Path, absent: str) -> None:
+ABSENT = {
+    "config": "Linkerd's ConfigMap linkerd-config is missing",
+    "anchors": "Linkerd's ConfigMap linkerd-identity-trust-roots is missing",
+    "secret": "the issuer's Secret is missing",
+}
+
+
+@pytest.mark.parametrize(("absent", "told"), ABSENT.items())
+async def test_there_is_no_mesh_before_all_of_it_was_seen_and_why_is_told(
+    tmp_path: Path, absent: str, told: str
+) -> None:
     async with seen(tmp_path) as caches:
+        caches.members.take(Upserted(make_member()))
+        found = getattr(caches, absent).only()
         getattr(caches, absent).take(Listed(()))
-        assert not caches.refresh_mesh(NOW)
-        assert caches.mesh is None
+        caches.refresh_mesh(NOW)
+        world = caches.world(KEY, NOW)
+        assert world is not None and world.mesh is None
+        assert world.mesh_fault == f"the controller can certify nobody yet: {told}"
+        getattr(caches, absent).take(Upserted({**found, "data": {}}))
+        assert caches.refresh_mesh(NOW), "whoever waits must be told"
+        assert told not in (caches.mesh_fault or "")
+        getattr(caches, absent).take(Upserted(found))
+        assert caches.refresh_mesh(NOW) and caches.mesh_fault is None
 
 
 DAMAGE = {

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from exclave.controller.publish import (
+    is_worth_publishing,
+    last_good,
     read_anchors,
     read_control_plane,
     read_linkerd,
@@ -132,6 +134,36 @@ def test_the_control_plane_is_who_is_ready_behind_its_services() -> None:
     assert read_control_plane(linkerd, dns) == ControlPlane(
         ("10.42.0.2", "10.42.0.9"), ("10.42.0.4",), ("10.42.0.6", "10.42.0.7")
     )
+
+
+def test_where_nobody_is_ready_it_is_whoever_may_be_again() -> None:
+    unready = [
+        {"addresses": ["10.42.0.2"], "conditions": {"ready": False}},
+        {"addresses": ["10.42.0.3"], "conditions": {"ready": False}},
+    ]
+    linkerd = [part("linkerd-dst-headless", *unready), part("linkerd-policy", unready[0], {"addresses": ["10.42.0.4"]})]
+    found = read_control_plane(linkerd, [])
+    assert found == ControlPlane(("10.42.0.2", "10.42.0.3"), ("10.42.0.4",), ())
+
+
+def test_where_nobody_is_left_the_last_good_addresses_stay_each_for_itself() -> None:
+    before = ControlPlane(("10.42.0.2",), ("10.42.0.3",), ("10.42.0.4",))
+    assert last_good(ControlPlane(), before) == before
+    assert last_good(ControlPlane(policy=("10.42.0.9",)), before) == replace(before, policy=("10.42.0.9",))
+    assert last_good(ControlPlane(), None) == ControlPlane()
+
+
+@pytest.mark.parametrize(
+    ("plane", "worth"),
+    [
+        (ControlPlane(("10.42.0.2",), ("10.42.0.3",)), True),
+        (ControlPlane((), ("10.42.0.3",), ("10.42.0.4",)), False),
+        (ControlPlane(("10.42.0.2",), (), ("10.42.0.4",)), False),
+    ],
+    ids=["without the cluster's DNS", "without destination", "without policy"],
+)
+def test_settings_without_linkerd_are_not_published(plane: ControlPlane, worth: bool) -> None:
+    assert is_worth_publishing(plane) is worth
 
 
 def test_members_read_what_is_published_and_name_it_by_its_digest() -> None:

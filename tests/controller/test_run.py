@@ -20,6 +20,7 @@ from exclave.cluster.requests import (
     EXTERNAL_WORKLOADS,
     LEASES,
     MEMBERS,
+    SECRETS,
     SERVICE_ACCOUNTS,
     VALIDATING_ADMISSION_POLICY_BINDINGS,
     WORKLOAD_GROUPS,
@@ -287,6 +288,40 @@ async def test_nobody_is_admitted_while_an_admission_policy_is_missing_and_every
         await cluster.put(placed_guard("exclave"))
         record = await join(token, config(tmp_path / "vm"), time.time, lambda _: None)
         assert record.member == "web-k7q2x-1"
+
+
+async def test_whoever_joins_while_there_is_no_issuer_waits_and_is_told_why(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        secret = await cluster.find(SECRETS, "exclave-issuer", "exclave")
+        assert secret is not None
+        await cluster.admin.send(delete(SECRETS, "exclave", "exclave-issuer"))
+        token = await cluster.token_of("exclave", CONTROLLER)
+        async with (
+            open_cluster(cluster.api.access, lambda: token) as own,
+            open_controller(own, Place(), time.time),
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(joined, cluster, tmp_path / "vm")
+            member = await wait(cluster, MEMBERS, "web-k7q2x-1", lambda found: found and found.get("status"))
+            (told,) = member["status"]["conditions"]
+            assert (told["type"], told["status"], told["reason"]) == ("Admitted", "False", "NotReady")
+            assert told["message"] == "the controller can certify nobody yet: the issuer's Secret is missing"
+            await cluster.admin.send(create(SECRETS, "exclave", {**secret, "metadata": {"name": "exclave-issuer"}}))
+
+
+async def test_a_request_with_a_weak_key_is_told_and_holds_up_nothing_else(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        body = {"spec": {"csr": "a weak one", "serving": True}}
+        await cluster.admin.send(patch(MEMBERS, NAMESPACE, record.member, body))
+        await wait(cluster, MEMBERS, record.member, lambda found: found["status"]["externalWorkload"].get("ports"))
+        member = await wait(cluster, MEMBERS, record.member, lambda found: told_of(found, "Certified"))
+        assert told_of(member, "Certified") == "no certificate is signed: csr: a PEM request was expected: ValueError"
+        await wait_told(cluster, "RequestRefused")
+
+
+def told_of(member: Object, kind: str) -> str:
+    return next((one["message"] for one in member["status"]["conditions"] if one["type"] == kind), "")
 
 
 async def test_a_group_is_accepted_held_while_it_has_members_and_takes_its_settings_along(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from exclave.cluster.requests import Object
 from exclave.controller.reap import DeleteAccount, EmptyPorts, MarkNotReady, Wait
@@ -23,13 +27,14 @@ from exclave.controller.steps import (
 from exclave.controller.world import MemberWorld, Neighbour, Signed
 from exclave.identity.csr import csr_sha256, make_csr
 from exclave.identity.storage import generate_key
-from exclave.member.spec import FINALIZER, Condition
+from exclave.member.spec import FINALIZER, Condition, make_condition
 from exclave.sandbox.kinds import merge_patch
 
 from .worlds import (
     ADMITTED,
     CSR,
     GROUP,
+    KEY,
     LIVE,
     MESH,
     NOW,
@@ -43,6 +48,7 @@ from .worlds import (
 REFUSED = Condition("Admitted", False, "AddressRefused", "192.0.2.7 lies in none of the group's networks: 10.77.0.0/24")
 OUTSIDE: dict[str, Any] = {"addresses": ["192.0.2.7"]}
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
+NOT_READY = Condition("Admitted", False, "NotReady", "there is no issuer")
 SIGNED = Signed(csr_sha256(CSR), "chain", NOW + 3600.5, 0x7A, "key")
 
 
@@ -77,6 +83,10 @@ SCENARIOS: dict[str, tuple[MemberWorld, Step]] = {
     "also one that is listed": (settled_world(serving=True), None),
     "an admitted one whose group is gone is left alone": (settled_world(group=None, settings_digest=None), None),
     "so it is while Linkerd's settings cannot be read": (settled_world(mesh=None), None),
+    "one that asks to join is told why it waits": (
+        make_world(mesh=None, mesh_fault="there is no issuer"),
+        WriteStatus({"status": {"conditions": [make_condition(NOT_READY, NOW)]}}),
+    ),
     "a new CSR is signed": (new_csr(), Sign()),
     "a ready one whose heartbeats stopped gets no traffic": (
         not_live(),
@@ -186,7 +196,7 @@ def carried(step: Step, world: MemberWorld) -> MemberWorld:
         made = merge_patch(world.workload or {}, body)
         return world.seen(workload=merge_patch(made, {"metadata": {"uid": "workload-uid"}}))
     if isinstance(step, Sign):
-        return world.seen(signed=SIGNED)
+        return world.seen(signed=replace(SIGNED, csr_sha256=csr_sha256(world.view.csr)))
     if isinstance(step, Seal):
         return world.seen(sealed="eyJ")
     assert isinstance(step, WriteStatus), step
@@ -298,9 +308,53 @@ def test_without_the_admission_policies_nothing_is_given_or_signed() -> None:
     (condition,) = step.patch["status"]["conditions"]
     assert (condition["reason"], condition["message"]) == ("GuardMissing", fault)
     settled = settled_world(guard_fault=fault)
-    renewing = settled.seen(member=merge_patch(settled.member, {"spec": {"csr": "another"}}))
+    renewing = settled.seen(member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y")}}))
     assert not isinstance(next_step(renewing), Sign)
     assert isinstance(next_step(renewing.seen(guard_fault=None)), Sign)
+
+
+WEAK = "no certificate is signed: csr: a P-256 key was expected, found another kind"
+
+
+def weak_csr() -> str:
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    made = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def test_a_request_that_cannot_be_signed_is_told_and_holds_up_nothing_else() -> None:
+    settled = settled_world(serving=True)
+    asked = settled.seen(member=merge_patch(settled.member, {"spec": {"csr": weak_csr(), "serving": False}}))
+    steps, after = play(asked)
+    assert steps == ["PutWorkload", "WriteStatus"], "its ports go all the same"
+    assert after.view.certified == Condition("Certified", False, "RequestRefused", WEAK)
+    assert after.member["status"]["externalWorkload"]["ports"] == []
+    steps, again = play(after.seen(member=merge_patch(after.member, {"spec": {"csr": make_csr(KEY, "y")}})))
+    assert steps == ["Sign", "WriteStatus"]
+    assert again.view.certified == Condition("Certified", True, "Certified", "its certificates are signed")
+
+
+def test_a_renewal_that_waits_for_its_issuer_is_told_why() -> None:
+    expired = replace(MESH, issuer_ends=NOW)
+    assert next_step(settled_world(mesh=expired)) is None, "nothing is asked for"
+    settled = settled_world(mesh=expired)
+    asked = settled.seen(member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y")}}))
+    steps, after = play(asked)
+    assert steps == ["WriteStatus"]
+    assert after.view.certified is not None
+    assert (after.view.certified.status, after.view.certified.reason) == (False, "IssuerExpired")
+    steps, _ = play(after.seen(mesh=MESH))
+    assert steps == ["Sign", "WriteStatus"]
+
+
+def test_what_a_member_must_know_is_written_before_its_renewal_is_signed() -> None:
+    settled = settled_world(serving=True)
+    asked = settled.seen(
+        member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y"), "serving": False}}), live=False
+    )
+    steps, _ = play(asked)
+    assert steps == ["PutWorkload", "WriteStatus", "Sign", "WriteStatus", "Wait"]
 
 
 def test_two_machines_as_one_member_are_told_and_forgotten_again() -> None:

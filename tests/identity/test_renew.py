@@ -33,7 +33,7 @@ from exclave.identity.svid import fingerprint
 from exclave.member.presence import open_member
 from exclave.member.record import store_membership, store_settings
 from exclave.member.settings import Settings, render_settings
-from exclave.member.spec import rfc3339, view_member
+from exclave.member.spec import Condition, make_condition, rfc3339, view_member
 from exclave.sandbox.pki import Authority, make_anchor, make_issuer
 from support.cluster import StoreCluster
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
@@ -312,6 +312,20 @@ async def test_a_certificate_that_somebody_else_has_signed_is_told_also_by_the_n
     async with world.identity() as identity:
         await serial(identity, 8)
         assert identity.foreign.value is None, "the status remembers five"
+
+
+async def test_a_certificate_that_is_not_signed_is_told_with_the_controllers_own_reason(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.identity(signs=False) as identity:
+        assert await identity.problem.wait_for(lambda text: text is not None) == (
+            "the controller has signed nothing for 60 s"
+        )
+        told = Condition("Certified", False, "IssuerExpired", "no certificate is signed: the issuer has expired")
+        status = {"conditions": [make_condition(told, world.now())]}
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": status}, "status")
+        assert await identity.problem.wait_for(lambda text: text == told.message)
 
 
 async def test_a_certificate_of_ours_that_does_not_serve_is_no_strangers(

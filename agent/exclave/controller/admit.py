@@ -16,6 +16,9 @@ ABANDONED_AFTER = 600.0
 """Seconds after which a Member that was refused, or never sent a heartbeat, is deleted: its name is free again."""
 
 
+ISSUER_EXPIRED = "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed"
+
+
 @dataclass(frozen=True)
 class Judgement:
     """`reason` is Admitted, or why not."""
@@ -37,8 +40,17 @@ def judge(world: MemberWorld) -> Judgement:
         return Judgement(False, "GroupNotFound", f"there is no WorkloadGroup {name} in namespace {world.namespace}")
     if world.group_refusal is not None:
         return Judgement(False, "GroupNotAccepted", f"group {group.name} takes no new members: {world.group_refusal}")
-    refusal = _judge_keys(view) or _judge_machine(world) or judge_address(world, group)
+    refusal = _judge_keys(view) or _judge_machine(world) or judge_address(world, group) or _judge_mesh(world)
     return refusal or Judgement(True, "Admitted", f"a member of group {group.name}")
+
+
+def _judge_mesh(world: MemberWorld) -> Judgement | None:
+    """Whoever nobody can certify waits: this reason is no refusal to a machine, which goes on asking for a while."""
+    if world.mesh is None:
+        return Judgement(False, "NotReady", world.mesh_fault or "the controller can certify nobody yet")
+    if world.mesh.issuer_ends <= world.now:
+        return Judgement(False, "NotReady", ISSUER_EXPIRED)
+    return None
 
 
 def _judge_keys(view: MemberView) -> Judgement | None:

@@ -14,9 +14,10 @@ from exclave.cluster.requests import Object, Request
 from exclave.controller.beats import SHORTEST, Holders, holder_of, interval_for
 from exclave.controller.claims import Claims, neighbour_of
 from exclave.controller.guarded import guard_fault
-from exclave.controller.issuer import Issuer, read_issuer
-from exclave.controller.publish import read_anchors, read_control_plane, read_linkerd
+from exclave.controller.issuer import Issuer
+from exclave.controller.publish import last_good, read_control_plane, read_linkerd
 from exclave.controller.reap import Sight, live_members, see
+from exclave.controller.trust import ANCHORS, ISSUER, Trust, choose_trust, told
 from exclave.controller.world import Group, MemberWorld, Mesh, workload_ports
 from exclave.member.settings import parse_group
 from exclave.member.spec import parse_member_name, view_member
@@ -81,7 +82,8 @@ class Caches:
     guard_fault: str | None = None
     heartbeat: float = SHORTEST
     mesh: Mesh | None = None
-    issuer: Issuer | None = None
+    trust: Trust | None = None
+    faults: dict[str, str] = field(default_factory=dict)
     watching_since: float = 0.0
     _readings: dict[Key, Group] = field(default_factory=dict)
     _sights: dict[Key, Sight] = field(default_factory=dict)
@@ -92,28 +94,43 @@ class Caches:
     _patience: float = SHORTEST
     refusals: dict[Key, str] = field(default_factory=dict)
     _emptied: dict[Key, float] = field(default_factory=dict)
-    _told: dict[str, str] = field(default_factory=dict)
     accounts: set[Key] = field(default_factory=set)
     undone: set[Key] = field(default_factory=set)
     published: dict[Key, str] = field(default_factory=dict)
 
+    @property
+    def issuer(self) -> Issuer | None:
+        """What signs, None if there is nothing that may."""
+        return self.trust.issuer if self.trust is not None else None
+
+    @property
+    def mesh_fault(self) -> str | None:
+        """Why there is no mesh, for whoever waits for it; None if there is one."""
+        if self.mesh is not None:
+            return None
+        sources = (
+            ("config", self.config, "Linkerd's ConfigMap linkerd-config is missing"),
+            (ANCHORS, self.anchors, "Linkerd's ConfigMap linkerd-identity-trust-roots is missing"),
+            (ISSUER, self.secret, "the issuer's Secret is missing"),
+        )
+        told = [self.faults.get(what) or ("" if cache.objects else missing) for what, cache, missing in sources]
+        return f"the controller can certify nobody yet: {'; '.join(one for one in told if one) or 'it is reading'}"
+
     def refresh_mesh(self, now: float) -> bool:
         """Read Linkerd's objects and the issuer again; True if what members must know has changed."""
-        before = self.mesh
-        config, anchors, secret = self.config.only(), self.anchors.only(), self.secret.only()
-        linkerd = before.linkerd if before else None
-        pem = before.anchors if before else ""
+        before, fault = self.mesh, self.mesh_fault
+        config, linkerd = self.config.only(), before.linkerd if before else None
         if config is not None:
             linkerd = self._try("config", lambda: read_linkerd(config, self.linkerd_namespace)) or linkerd
-        if anchors is not None:
-            pem = self._try("anchors", lambda: read_anchors(anchors)) or pem
-        if secret is not None and pem:
-            self.issuer = self._try("issuer", lambda: read_issuer(secret, pem, now)) or self.issuer
-        if linkerd is None or not pem or self.issuer is None:
-            return False
-        control_plane = read_control_plane(self.linkerd_slices.objects.values(), self.dns_slices.objects.values())
-        self.mesh = Mesh(linkerd, pem, self.issuer.sha256, control_plane)
-        return self.mesh != before
+        self.trust, faults = choose_trust(self.secret.only(), self.anchors.only(), self.trust, now)
+        for what in (ANCHORS, ISSUER):
+            self._say(what, faults.get(what))
+        if linkerd is not None and self.trust is not None:
+            issuer = self.trust.issuer
+            found = read_control_plane(self.linkerd_slices.objects.values(), self.dns_slices.objects.values())
+            control_plane = last_good(found, before.control_plane if before else None)
+            self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after)
+        return (self.mesh, self.mesh_fault) != (before, fault)
 
     def refresh_guard(self, wanted: Iterable[Object]) -> bool:
         """Look at the admission policies again; True if what is wrong with them has changed."""
@@ -232,6 +249,7 @@ class Caches:
             mesh=self.mesh,
             settings_digest=self.published.get((group.namespace, group.name)) if group else None,
             guard_fault=self.guard_fault,
+            mesh_fault=self.mesh_fault,
             group_refusal=self.refusals.get((group.namespace, group.name)) if group else None,
             neighbours=self._claims.like(key),
             workload=self.workloads.objects.get(key),
@@ -279,10 +297,15 @@ class Caches:
         try:
             value = read()
         except (ValueError, TypeError, KeyError, AttributeError) as problem:  # a wrong shape comes as any of these
-            told = str(problem) if isinstance(problem, ValueError) else f"it has another shape than expected: {problem}"
-            if self._told.get(what) != told:
-                log.error("%s, the last good reading is kept: %s", what, told)
-                self._told[what] = told
+            self._say(what, told(problem))
             return None
-        self._told.pop(what, None)
+        self._say(what, None)
         return value
+
+    def _say(self, what: str, fault: str | None) -> None:
+        """Note what is wrong with a source, None if nothing is; it is told when that changes."""
+        if fault is None:
+            self.faults.pop(what, None)
+        elif self.faults.get(what) != fault:
+            log.error("%s, the last good reading is kept: %s", what, fault)
+            self.faults[what] = fault

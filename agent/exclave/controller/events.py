@@ -36,6 +36,7 @@ def happenings(before: MemberView | None, after: MemberView) -> list[Happening]:
         (before.registered, after.registered),
         (before.live, after.live),
         (before.cloned, after.cloned),
+        (before.certified, after.certified),
     ):
         if new is None or (old is None and new.reason in OF_COURSE):
             continue

@@ -72,6 +72,12 @@ def read_issuer(secret: Object, anchors_pem: str, now: float) -> Issuer:
     return Issuer(tuple(one for one in chain if der_of(one) not in anchors) or chain, key)
 
 
+def leads_to(chain: tuple[x509.Certificate, ...], anchors_pem: str) -> bool:
+    """Whether a chain ends at one of these anchors, or just below it. Raises ValueError if they cannot be read."""
+    anchors = read_certificates(anchors_pem)
+    return any(is_issued_by(chain[-1], anchor) or der_of(anchor) == der_of(chain[-1]) for anchor in anchors)
+
+
 def _judge(chain: tuple[x509.Certificate, ...], key: SigningKey, anchors_pem: str, now: float) -> None:
     if not is_key_of(key, chain[0]):
         raise ValueError("the issuer's key does not belong to its certificate")
@@ -82,6 +88,5 @@ def _judge(chain: tuple[x509.Certificate, ...], key: SigningKey, anchors_pem: st
             raise ValueError("the issuer's certificate, or one above it, is no CA's")
     if not all(is_issued_by(below, above) for below, above in pairwise(chain)):
         raise ValueError("the issuer's chain is not in order: each certificate must be signed by the next")
-    anchors = read_certificates(anchors_pem)
-    if not any(is_issued_by(chain[-1], anchor) or der_of(anchor) == der_of(chain[-1]) for anchor in anchors):
+    if not leads_to(chain, anchors_pem):
         raise ValueError("the issuer does not lead to the trust anchors that Linkerd publishes")

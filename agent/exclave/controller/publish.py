@@ -57,9 +57,33 @@ def read_anchors(config_map: Object) -> str:
 
 
 def read_control_plane(linkerd_slices: Iterable[Object], dns_slices: Iterable[Object]) -> ControlPlane:
-    """Addresses of the ready pods behind the control plane's Services."""
-    linkerd = list(linkerd_slices)
-    return ControlPlane(_ready(linkerd, DESTINATION), _ready(linkerd, POLICY), _ready(dns_slices, DNS))
+    """Addresses of the ready pods behind the control plane's Services; where none is ready, of all of them."""
+    linkerd, dns = list(linkerd_slices), list(dns_slices)
+    return ControlPlane(
+        *(
+            _addresses(slices, service, only_ready=True) or _addresses(slices, service, only_ready=False)
+            for slices, service in ((linkerd, DESTINATION), (linkerd, POLICY), (dns, DNS))
+        )
+    )
+
+
+def last_good(found: ControlPlane, before: ControlPlane | None) -> ControlPlane:
+    """The addresses that were found; those known before where none is.
+
+    Pods that are all unready for a moment are no reason to take the names from every machine: where there is nobody
+    else, an address that may answer again is better than none.
+    """
+    if before is None:
+        return found
+    return ControlPlane(found.destination or before.destination, found.policy or before.policy, found.dns or before.dns)
+
+
+def is_worth_publishing(plane: ControlPlane) -> bool:
+    """Whether proxies would find Linkerd: settings that say less than those that stand are not written over them.
+
+    A cluster's DNS may be called otherwise than Kubernetes calls it, and is not needed.
+    """
+    return bool(plane.destination and plane.policy)
 
 
 def settings_of(group: Group, mesh: Mesh, heartbeat: float) -> tuple[str, str]:
@@ -92,7 +116,7 @@ def settings_object(group: Group, text: str) -> Object:
     }
 
 
-def _ready(slices: Iterable[Object], service: str) -> tuple[str, ...]:
+def _addresses(slices: Iterable[Object], service: str, *, only_ready: bool) -> tuple[str, ...]:
     return tuple(
         sorted(
             {
@@ -100,7 +124,7 @@ def _ready(slices: Iterable[Object], service: str) -> tuple[str, ...]:
                 for one in slices
                 if (one["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) == service
                 for endpoint in one.get("endpoints") or ()
-                if (endpoint.get("conditions") or {}).get("ready") is not False
+                if not only_ready or (endpoint.get("conditions") or {}).get("ready") is not False
                 for address in endpoint.get("addresses") or ()
             }
         )

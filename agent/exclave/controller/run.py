@@ -41,7 +41,7 @@ from exclave.controller.caches import Cache, Caches, Key
 from exclave.controller.carry import Carrier
 from exclave.controller.events import event_object, happenings
 from exclave.controller.lead import Fenced
-from exclave.controller.publish import settings_object, settings_of
+from exclave.controller.publish import is_worth_publishing, settings_object, settings_of
 from exclave.controller.queue import WorkQueue
 from exclave.controller.reap import Wait
 from exclave.controller.steps import PutWorkload, next_step
@@ -291,7 +291,7 @@ class Controller:
     async def _publish(self, key: Key, group: Group) -> None:
         """Write a group's settings if they changed, then let its members know, a few at a time."""
         mesh = self._caches.mesh
-        if mesh is None:
+        if mesh is None or not is_worth_publishing(mesh.control_plane):
             return
         text, digest = settings_of(group, mesh, self._caches.heartbeat)
         if self._caches.published.get(key) == digest:

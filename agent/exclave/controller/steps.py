@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from exclave.cluster.requests import Object, Request
-from exclave.controller.admit import ABANDONED_AFTER, Judgement, judge, judge_address
+from exclave.controller.admit import ABANDONED_AFTER, ISSUER_EXPIRED, Judgement, judge, judge_address
 from exclave.controller.beats import FORGET_CLONE
 from exclave.controller.claims import neighbour_of
 from exclave.controller.reap import MarkNotReady, Undoing, Wait, next_undoing, retire_workload
 from exclave.controller.register import is_ready, register
 from exclave.controller.world import Group, MemberWorld, workload_ports
-from exclave.identity.csr import csr_sha256
+from exclave.identity.csr import csr_sha256, read_csr
 from exclave.member.spec import (
     ADMITTED,
+    CERTIFIED,
     CLONED,
     FINALIZER,
     LIVE,
@@ -154,12 +155,12 @@ def _serve(world: MemberWorld, judgement: Judgement) -> Step:
     request = register(world, world.group, world.mesh)
     if request is not None:
         return PutWorkload(request)
-    known = view.certificate.csr_sha256 if view.certificate else ""
-    if world.guard_fault is None:
-        if world.signed is None and view.csr and csr_sha256(view.csr) != known:
-            return Sign()
-        if not world.beaten and view.credential is None and world.sealed is None:
-            return Seal()
+    if world.beaten and world.signed is None and (patch := status_patch(world, judgement)):
+        return WriteStatus(patch)  # whatever becomes of a renewal; a machine that joins is told everything at once
+    if world.signed is None and _awaits_certificate(world) and _signing_fault(world) is None:
+        return Sign()
+    if world.guard_fault is None and not world.beaten and view.credential is None and world.sealed is None:
+        return Seal()
     patch = status_patch(world, judgement)
     if patch:
         return WriteStatus(patch)
@@ -193,9 +194,8 @@ def status_patch(world: MemberWorld, judgement: Judgement) -> Object:
         _registered(world),
         _live(world),
     ]
-    if (cloned := _cloned(world)) is not None:
-        conditions.append(cloned)
-    known = (view.admitted, view.registered, view.live, view.cloned)
+    conditions += [one for one in (_cloned(world), _certified(world)) if one is not None]
+    known = (view.admitted, view.registered, view.live, view.cloned, view.certified)
     if any(condition not in known for condition in conditions):
         wanted["conditions"] = _conditions(world, conditions)
     if world.signed is not None:
@@ -234,6 +234,35 @@ def _cloned(world: MemberWorld) -> Condition | None:
         )
     if world.view.cloned is not None:
         return Condition(CLONED, False, "OneMachine", "one machine is heard")
+    return None
+
+
+def _awaits_certificate(world: MemberWorld) -> bool:
+    view = world.view
+    return bool(view.csr) and csr_sha256(view.csr) != (view.certificate.csr_sha256 if view.certificate else "")
+
+
+def _signing_fault(world: MemberWorld) -> tuple[str, str] | None:
+    """Why its CSR is not signed, as reason and message; None if it may be."""
+    if world.guard_fault is not None:
+        return "GuardMissing", world.guard_fault
+    if world.mesh is not None and world.mesh.issuer_ends <= world.now:
+        return "IssuerExpired", ISSUER_EXPIRED
+    try:
+        read_csr(world.view.csr)
+    except ValueError as problem:
+        return "RequestRefused", str(problem)
+    return None
+
+
+def _certified(world: MemberWorld) -> Condition | None:
+    """A certificate that is asked for in vain is told, and that it is no longer so."""
+    fault = _signing_fault(world) if _awaits_certificate(world) and world.signed is None else None
+    if fault is not None:
+        reason, message = fault
+        return Condition(CERTIFIED, False, reason, f"no certificate is signed: {message}")
+    if world.view.certified is not None and (world.signed is not None or not _awaits_certificate(world)):
+        return Condition(CERTIFIED, True, "Certified", "its certificates are signed")
     return None
 
 

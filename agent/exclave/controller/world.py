@@ -4,6 +4,7 @@
 it alone, after a crash as in the first run.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,12 +27,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Mesh:
-    """What Linkerd's own objects say, the last good of each. `anchors` is PEM, `issuer` a fingerprint (sha256)."""
+    """What Linkerd's own objects say, the last good of each. `anchors` is PEM, `issuer` a fingerprint (sha256).
+
+    `issuer_ends` is when the first certificate of the issuer's chain does (epoch seconds).
+    """
 
     linkerd: LinkerdSettings
     anchors: str
     issuer: str
     control_plane: ControlPlane
+    issuer_ends: float = math.inf
 
     def identity_of(self, group: Group) -> MeshIdentity:
         """What members of a group are called."""
@@ -95,7 +100,8 @@ class Neighbour:
 class MemberWorld:
     """One Member and all that belongs to it. `now` is epoch seconds by the controller's clock.
 
-    `guard_fault` is what is wrong with the admission policies, `group_refusal` why the group takes no new members.
+    `guard_fault` is what is wrong with the admission policies, `mesh_fault` why there is no `mesh`, `group_refusal` why
+    the group takes no new members.
     `neighbours` are the other Members of this machine or address; `clones` the two boots that take turns as this one.
     `beaten`: a heartbeat has come, ever; `live`: they come now. `emptied_at`: since when its ExternalWorkload has no
     ports, as far as this controller knows.
@@ -107,6 +113,7 @@ class MemberWorld:
     mesh: Mesh | None = None
     settings_digest: str | None = None
     guard_fault: str | None = None
+    mesh_fault: str | None = None
     group_refusal: str | None = None
     neighbours: tuple[Neighbour, ...] = ()
     workload: Object | None = None

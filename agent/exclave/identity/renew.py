@@ -96,7 +96,7 @@ class Identity:
                 with trio.fail_after(PATIENCE):
                     await self._renew()
             except (ExclaveError, SvidError, trio.TooSlowError) as problem:
-                reason = str(problem) or f"the controller has signed nothing for {PATIENCE:.0f} s"
+                reason = str(problem) or self._why_nothing_was_signed()
                 self.renewals["failed"] += 1
                 self.problem.set(reason)
                 log.warning("certificate not renewed, the last good one serves on: %s", reason)
@@ -121,6 +121,13 @@ class Identity:
     def _pauses(self) -> Backoff:
         stored = self._stored
         return retries(stored.svid.not_after, stored.received) if stored else FIRST_RETRIES
+
+    def _why_nothing_was_signed(self) -> str:
+        view = self._membership.view.value
+        told = view.certified if view is not None else None
+        if told is not None and not told.status:
+            return told.message
+        return f"the controller has signed nothing for {PATIENCE:.0f} s"
 
     async def _wait_due(self) -> None:
         """Return when the certificate is due; at once if there is none."""

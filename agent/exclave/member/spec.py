@@ -23,6 +23,9 @@ ADMITTED, REGISTERED, LIVE = "Admitted", "Registered", "Live"
 CLONED = "Cloned"
 """A condition that is there only where two machines have been heard as one member."""
 
+CERTIFIED = "Certified"
+"""A condition that is there only where a certificate was asked for in vain."""
+
 READY = "Ready"
 
 
@@ -83,6 +86,7 @@ class MemberView:
     settings: str | None = None
     cordoned: bool = False
     cloned: Condition | None = None
+    certified: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,7 @@ def view_member(found: Object) -> MemberView:
         settings=_text(status, "settings") or None,
         cordoned=status.get("cordoned") is True,
         cloned=conditions.get(CLONED),
+        certified=conditions.get(CERTIFIED),
     )
 
 
