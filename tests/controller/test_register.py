@@ -30,6 +30,7 @@ def test_the_whole_of_it() -> None:
             "annotations": {
                 "config.linkerd.io/opaque-ports": "",
                 "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
+                "exclave.dev/labels": "app,exclave.dev/group",
             },
             "finalizers": ["exclave.dev/ports"],
             "ownerReferences": [
@@ -111,6 +112,7 @@ def test_opaque_ports_policy_and_zone_are_written_where_linkerd_reads_them() -> 
     assert metadata["annotations"] == {
         "config.linkerd.io/opaque-ports": "5432,25",
         "config.linkerd.io/default-inbound-policy": "deny",
+        "exclave.dev/labels": "app,exclave.dev/group,topology.kubernetes.io/zone",
     }
     assert metadata["labels"]["topology.kubernetes.io/zone"] == "eu-1a"
 
@@ -119,6 +121,28 @@ def test_opaque_ports_policy_and_zone_are_written_where_linkerd_reads_them() -> 
 def test_a_zone_that_no_label_can_hold_is_left_out(zone: str) -> None:
     labels = wanted(make_world(make_member(facts={"zone": zone})))["metadata"]["labels"]
     assert labels == {"app": "web", "exclave.dev/group": "web"}
+
+
+def test_a_label_that_the_group_or_the_machine_has_no_more_goes_and_somebody_elses_stays() -> None:
+    spec = replace(GROUP.spec, labels={"app": "web", "tier": "front"})
+    wider = make_world(make_member(facts={"zone": "eu-1a"}), group=replace(GROUP, spec=spec))
+    found = wanted(wider, replace(GROUP, spec=spec))
+    found["metadata"]["labels"]["team"] = "theirs"
+    request = register(make_world(workload=found), GROUP, MESH)
+    assert request is not None and request.body is not None
+    assert request.body["metadata"]["labels"] == {"tier": None, "topology.kubernetes.io/zone": None}
+    after = merge_patch(found, request.body)
+    assert after["metadata"]["labels"] == {"app": "web", "exclave.dev/group": "web", "team": "theirs"}
+    assert register(make_world(workload=after), GROUP, MESH) is None
+
+
+def test_one_of_an_older_version_keeps_its_labels_and_names_them_from_now_on() -> None:
+    found = wanted(make_world())
+    del found["metadata"]["annotations"]["exclave.dev/labels"]
+    found["metadata"]["labels"]["tier"] = "front"
+    request = register(make_world(workload=found), GROUP, MESH)
+    assert request is not None
+    assert request.body == {"metadata": {"annotations": {"exclave.dev/labels": "app,exclave.dev/group"}}}
 
 
 def test_it_is_made_if_there_is_none() -> None:

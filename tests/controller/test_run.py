@@ -80,6 +80,7 @@ async def test_a_machine_that_joins_is_admitted_certified_and_registered_without
         assert workload["metadata"]["annotations"] == {
             "config.linkerd.io/opaque-ports": "",
             "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
+            "exclave.dev/labels": "app,exclave.dev/group",
         }
         assert [owner["kind"] for owner in workload["metadata"]["ownerReferences"]] == ["WorkloadGroup"]
 
@@ -307,6 +308,19 @@ async def test_whoever_joins_while_there_is_no_issuer_waits_and_is_told_why(tmp_
             assert (told["type"], told["status"], told["reason"]) == ("Admitted", "False", "NotReady")
             assert told["message"] == "the controller can certify nobody yet: the issuer's Secret is missing"
             await cluster.admin.send(create(SECRETS, "exclave", {**secret, "metadata": {"name": "exclave-issuer"}}))
+
+
+async def test_a_label_taken_off_a_group_goes_from_its_members(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        record = await joined(cluster, tmp_path / "vm")
+        for labels, wanted in (({"tier": "front"}, {"app", "tier"}), ({"app": None}, {"tier"})):
+            await cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", {"spec": {"labels": labels}}))
+            await wait(
+                cluster,
+                EXTERNAL_WORKLOADS,
+                record.member,
+                lambda found, wanted=wanted: found["metadata"]["labels"].keys() - {"exclave.dev/group"} == wanted,
+            )
 
 
 async def test_a_request_with_a_weak_key_is_told_and_holds_up_nothing_else(tmp_path: Path) -> None:

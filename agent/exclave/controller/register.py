@@ -26,6 +26,9 @@ from exclave.member.spec import READY, read_conditions
 PORTS_FINALIZER = "exclave.dev/ports"
 GROUP_LABEL = "exclave.dev/group"
 ZONE_LABEL = "topology.kubernetes.io/zone"
+OUR_LABELS = "exclave.dev/labels"
+"""Annotation: the labels that were written here, so that one taken off the group goes, and others' stay."""
+
 OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
@@ -65,6 +68,7 @@ def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
             "annotations": {
                 OPAQUE_PORTS: opaque,
                 INBOUND_POLICY: group.spec.inbound_policy or mesh.linkerd.inbound_policy,
+                OUR_LABELS: ",".join(sorted(labels)),
             },
             "finalizers": [PORTS_FINALIZER],
             "ownerReferences": [owner_of(group)],
@@ -106,6 +110,9 @@ def _changes(wanted: Object, found: Object) -> Object:
     for key in ("labels", "annotations"):
         theirs = found["metadata"].get(key) or {}
         changed = {name: value for name, value in wanted["metadata"][key].items() if theirs.get(name) != value}
+        if key == "labels":
+            ours = (found["metadata"].get("annotations") or {}).get(OUR_LABELS, "").split(",")
+            changed |= {name: None for name in ours if name in theirs and name not in wanted["metadata"]["labels"]}
         if changed:
             metadata[key] = changed
     for key in ("ownerReferences", "finalizers"):
