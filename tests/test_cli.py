@@ -10,11 +10,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exclave import __version__, cli
 from exclave.cluster.credential import Credential, render_credential
+from exclave.config import Paths
 from exclave.errors import ClusterError, Fault
 from exclave.join.token import JoinToken, encode_token
 from exclave.locks import hold_lock
@@ -127,6 +129,10 @@ CASES: dict[str, Case] = {
     "[2 usage] controller outside of a cluster, not told where one is": lambda host: cli.main(
         ["controller", "--ca-file", "/nowhere"]
     ),
+    "[2 usage] explain without a port": lambda host: host.run("explain", "10.42.0.9"),
+    "[2 usage] explain for a user that does not exist": lambda host: host.run(
+        "explain", "10.42.0.9:80", "--user", "nobody-here"
+    ),
     "[10 token-malformed] join with something else": lambda host: host.join("eyJhbGciOi"),
     "[10 token-malformed] join with half of a token": lambda host: host.join(encode_token(TOKEN)[:100]),
     "[10 token-malformed] join with a token that a slip has spoilt": lambda host: host.join("exclave1_%%%"),
@@ -174,7 +180,7 @@ def test_a_failure_has_its_code_its_words_and_what_to_do(
     assert title.startswith(f"[{code} ")
 
 
-CHANGING = ["run", "join", "leave", "cleanup"]
+CHANGING = ["run", "join", "leave", "explain", "cleanup"]
 
 
 @pytest.mark.parametrize("command", CHANGING)
@@ -183,7 +189,7 @@ def test_what_changes_the_machine_is_for_root_alone(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr("sys.argv", ["exclave", command, "exclave1_secret"])
-    assert host.run(command) == 30
+    assert host.run(command, *(["10.42.0.9:80"] if command == "explain" else [])) == 30
     title = f"[30 no-privilege] {command} as somebody else than root"
     assert told_failure(capsys.readouterr().err) == kept_failures()[title]
     assert not host.state.exists()
@@ -330,14 +336,25 @@ def test_status_is_for_everybody(host: Host, monkeypatch: pytest.MonkeyPatch) ->
 # cleanup and demo.
 
 
-def test_a_broken_configuration_keeps_no_rules_in_place(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    cleaned: list[object] = []
+BROKEN: dict[str, Callable[[Host], None]] = {
+    "it is no TOML": lambda host: (host.folder / "config.toml").write_text("[proxy\n") and None,
+    "it is no text": lambda host: (host.folder / "config.toml").write_bytes(b"\xff") and None,
+    "it is a folder": lambda host: ((host.folder / "config.toml").unlink(), (host.folder / "config.toml").mkdir())[1],
+    "a value is wrong": lambda host: host.configure("[proxy]\nbinary = 7"),
+}
+
+
+@pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
+def test_a_broken_configuration_keeps_no_rules_in_place(
+    spoil: Callable[[Host], None], host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[Any] = []
     monkeypatch.setattr(
-        "exclave.commands.clean_up_from_cold", lambda config, *, in_json: cleaned.append((config, in_json)) or 0
+        "exclave.commands.clean_up_from_cold", lambda config, *, in_json: cleaned.append(config.paths.runtime) or 0
     )
-    host.configure("[proxy\n")
+    spoil(host)
     assert host.run("cleanup") == 0
-    assert cleaned == [(cli.Config(), False)]
+    assert cleaned == [host.runtime if spoil is BROKEN["a value is wrong"] else Paths().runtime]
 
 
 def test_the_demo_knows_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exclave import __version__
-from exclave.config import DEFAULT_PATH, Config, load_config
-from exclave.errors import ConfigError, ExclaveError, Fault, HostError
+from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
+from exclave.errors import ExclaveError, Fault, HostError
 from exclave.status_text import bug_lines, bug_object, error_lines, error_object, find_error
 
 if TYPE_CHECKING:
@@ -97,18 +98,34 @@ def _parser() -> argparse.ArgumentParser:
     status = add(
         "status", _status, "say what this machine is: exit status 0 ready, 3 not ready, 4 unjoined, 5 no agent"
     )
+    explain = add("explain", _explain, "say what would happen to a new connection, and by which rule")
+    _add_explain_options(explain)
     cleanup = add("cleanup", _cleanup, "remove rules, proxies and link from cold; the membership stays")
     controller = add("controller", _controller, "be the cluster's side: admit, register, sign, reap, publish")
     _add_controller_options(controller)
     add("demo", _demo, "show all of it on one machine, in network namespaces")
     add("admin", _admin, "groups, join tokens and members, through your own kubectl")
-    for command in (run, join, leave, status, cleanup):
+    for command in (run, join, leave, status, explain, cleanup):
         command.add_argument(
             "--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
         )
-    for command in (join, leave, status, cleanup):
+    for command in (join, leave, status, explain, cleanup):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _add_explain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="[outbound|inbound] ADDRESS:PORT",
+        help="what a program here calls, also NAME:PORT; or what is called from outside, also :PORT for all own ones",
+    )
+    parser.add_argument("--user", metavar="NAME", help="the program's user, or its number; yours, if absent")
+    parser.add_argument("--group", metavar="NAME", help="the program's group, or its number; the user's, if absent")
+    parser.add_argument("--from", dest="source", metavar="ADDRESS", help="inbound: the caller's address")
+    parser.add_argument("--interface", metavar="NAME", help="inbound: the interface that it comes by")
+    parser.add_argument("--trace", action="store_true", help="outbound: try one connection, and check with the kernel")
 
 
 def _add_controller_options(parser: argparse.ArgumentParser) -> None:
@@ -185,15 +202,30 @@ def _status(options: argparse.Namespace) -> int:
     return exit_code(status)
 
 
+def _explain(options: argparse.Namespace) -> int:
+    _need_root("explaining")
+    import trio
+
+    from exclave.explain import ask, explain, explained_lines, explained_object
+
+    runtime = salvage_config(options.config).paths.runtime
+    question, asker = ask(options.words, options.user, options.group, options.source, options.interface, options.trace)
+    explanations = trio.run(
+        partial(explain, question, asker, runtime, with_trace=options.trace), strict_exception_groups=True
+    )
+    if options.json:
+        print(json.dumps(explained_object(explanations), indent=2))
+    else:
+        print("\n".join(explained_lines(explanations)))
+    return 0
+
+
 def _cleanup(options: argparse.Namespace) -> int:
     _need_root("cleaning up")
     from exclave.commands import clean_up_from_cold
 
-    try:
-        config = load_config(options.config)
-    except ConfigError:  # a broken configuration must not keep rules in place
-        config = Config()
-    return clean_up_from_cold(config, in_json=options.json)
+    # A broken configuration must not keep rules in place; what it says of folders may be right all the same.
+    return clean_up_from_cold(salvage_config(options.config), in_json=options.json)
 
 
 def _controller(options: argparse.Namespace) -> int:

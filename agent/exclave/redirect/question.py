@@ -1,0 +1,62 @@
+"""What `exclave explain` is asked: words as they are typed, read. Pure.
+
+[outbound] ADDRESS:PORT     a program here calls there; so does [ADDRESS]:PORT, and NAME:PORT
+inbound [ADDRESS]:PORT      somebody calls this machine, or through it; without an address, each of its own
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+DIRECTIONS = ("outbound", "inbound")
+
+_NAME = re.compile(
+    r"(?=.{1,253}\.?$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?", re.I
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A connection to ask about; `host` is an address as the kernel writes it, a name, or "" for each own address."""
+
+    direction: str
+    host: str
+    port: int
+    is_name: bool = False
+
+    def __str__(self) -> str:
+        return join_host(self.host, self.port)
+
+
+def join_host(host: str, port: int) -> str:
+    """`10.42.0.9:80`, `[fd00::1]:80`, `:80`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_question(words: Sequence[str]) -> Question:
+    """Read the words. Raises ValueError saying what was expected."""
+    direction, *rest = words if words and words[0] in DIRECTIONS else ("outbound", *words)
+    if len(rest) != 1:
+        raise ValueError(f"one destination was expected, such as 10.42.0.9:80, found {' '.join(rest) or 'none'}")
+    host, separator, port = rest[0].rpartition(":")
+    if not separator or not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
+        raise ValueError(f"a port from 1 to 65535 was expected after the last colon, found {rest[0]!r}")
+    if not host and direction == "outbound":
+        raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"an IPv6 address in brackets was expected, such as [fd00::1]:80, found {rest[0]!r}")
+    if not host:
+        return Question(direction, "", int(port))
+    try:
+        if "%" in host:
+            raise ValueError
+        return Question(direction, str(ip_address(host)), int(port))
+    except ValueError:
+        if _NAME.fullmatch(host) is None or ":" in host or host.replace(".", "").isdecimal():
+            raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}") from None
+    if direction == "inbound":
+        raise ValueError(f"an address of this machine was expected, found {host}")
+    return Question(direction, host, int(port), is_name=True)
