@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ import trio
 from exclave.config import Config
 from exclave.control_client import NoAgent, ask
 from exclave.departure import clean_up, depart, forget_everything
+from exclave.errors import Fault, HostError
 from exclave.join.steps import join
 from exclave.join.token import decode_token
 from exclave.locks import hold_lock
@@ -181,10 +183,19 @@ def _leave_from_cold(config: Config) -> list[str]:
 
 
 def clean_up_from_cold(config: Config, *, in_json: bool) -> int:
-    """Remove rules, proxies and link; the exit code. Refuses while an agent would only make them again."""
-    make_folder(config.paths.runtime, 0o755)
+    """Remove rules, proxies and link; the exit code. Refuses while an agent would only make them again.
+
+    Needs neither a membership nor a folder: where no lock can be taken, no agent could have taken one.
+    """
     hint = "stop it first, or leave: exclave leave"
-    with hold_lock(config.paths.runtime / "agent.lock", "an agent", hint):
+    with ExitStack() as stack:
+        try:
+            make_folder(config.paths.runtime, 0o755)
+            stack.enter_context(hold_lock(config.paths.runtime / "agent.lock", "an agent", hint))
+        except HostError as problem:
+            if problem.fault is not Fault.DISK:
+                raise
+            _say(f"{problem.message}; cleaning up without it")
         done = _run(partial(clean_up, config))
     for line in done:
         _say(line)

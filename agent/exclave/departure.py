@@ -8,6 +8,8 @@ whoever asked; nothing of this machine's own is kept waiting for it.
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -68,22 +70,43 @@ def forget_everything(paths: Paths) -> None:
 
 
 async def clean_up(config: Config) -> list[str]:
-    """Take away rules, proxies, guard and link, whatever is there; what was found. Raises HostError."""
+    """Take away rules, proxies, guard and link, whatever is there; what was found. Raises HostError.
+
+    Rules that cannot be withdrawn keep the proxies that serve them; a record that cannot be written keeps nothing.
+    """
+    runtime = config.paths.runtime
+    done: list[str] = []
+    problems: list[HostError] = []
     await hold_table()  # first: what the proxies still serve is served to its end
-    done = [f"proxy process {ended} ended" for ended in await _end_proxies(config.paths.runtime, config.proxy.drain)]
+    with _noted(problems):
+        async for ended in _end_proxies(runtime, config.proxy.drain):
+            done.append(f"proxy process {ended} ended")
     await remove_table()
-    forget_rules(config.paths.runtime)
     done.append("rules removed")
-    if (pid := await remove_guard(config.paths.runtime)) is not None:
-        done.append(f"guard process {pid} ended")
+    with _noted(problems):
+        forget_rules(runtime)
+    with _noted(problems):
+        if (pid := await remove_guard(runtime)) is not None:
+            done.append(f"guard process {pid} ended")
     await remove_link()
     done.append("link removed")
+    if problems:
+        raise problems[0]
     return done
 
 
-async def _end_proxies(runtime: Path, drain: float) -> list[int]:
+@contextmanager
+def _noted(problems: list[HostError]) -> Iterator[None]:
+    """Go on whatever goes wrong inside, and keep it."""
+    try:
+        yield
+    except HostError as problem:
+        problems.append(problem)
+
+
+async def _end_proxies(runtime: Path, drain: float) -> AsyncIterator[int]:
     """End the proxies on record, and no others."""
-    records, ended = Records(runtime), []
+    records = Records(runtime)
     while (found := records.find_ours()) is not None:
         instance, record, pidfd = found
         try:
@@ -97,7 +120,6 @@ async def _end_proxies(runtime: Path, drain: float) -> list[int]:
             pass  # it ended by itself
         finally:
             os.close(pidfd)
+        yield record.pid
         records.drop(instance)
         forget_output(runtime, instance)
-        ended.append(record.pid)
-    return ended

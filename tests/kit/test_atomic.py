@@ -26,6 +26,18 @@ except HostError as problem:
     print(problem.message, problem.hint, path.read_bytes(), left, sep=" | ")
 """
 
+READ_ONLY = """
+import sys
+from pathlib import Path
+from exclave.errors import HostError
+from exclave.kit.atomic import remove
+remove(Path(sys.argv[1], "absent"))
+try:
+    remove(Path(sys.argv[1], "there"))
+except HostError as problem:
+    print(problem.message)
+"""
+
 
 def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
@@ -88,6 +100,16 @@ def test_a_file_is_removed_and_may_be_absent(tmp_path: Path) -> None:
     assert not path.exists()
     remove(path)
     remove(tmp_path / "none" / "state.json")
+    (tmp_path / "file").touch()
+    remove(tmp_path / "file" / "state.json")
+
+
+@pytest.mark.root
+def test_on_a_read_only_disk_what_is_absent_need_not_be_removed(tmp_path: Path) -> None:
+    mount = 'mount -t tmpfs none "$0" && touch "$0/there" && mount -o remount,ro "$0" && exec "$@" "$0"'
+    shell = ["unshare", "--mount", "sh", "-c", mount, str(tmp_path), sys.executable, "-c", READ_ONLY]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"cannot write {tmp_path}/there: Read-only file system\n", done.stderr
 
 
 def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:

@@ -30,11 +30,12 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file that may be absent, and make the removal last."""
+    """Remove a file that may be absent, also with its folder or on a disk that takes no writes; make it last."""
+    if not path.parent.is_dir() or not (os.path.lexists(path) or os.access(path.parent, os.W_OK)):
+        return
     try:
         path.unlink(missing_ok=True)
-        if path.parent.exists():
-            _sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as problem:
         raise _translated(problem, path) from problem
 

@@ -1,0 +1,125 @@
+"""`exclave cleanup` where everything else is broken: rules, link and proxy go in each case, by the real command."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exclave.ending import EndingSwitch
+from exclave.redirect import open_link
+
+from .lab import Lab, open_lab
+from .policies import PLAIN
+
+pytestmark = pytest.mark.root
+
+
+class Broken:
+    """A machine's folders, and the one process that plays a proxy on record."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.state, self.runtime = folder / "config.toml", folder / "state", folder / "run"
+        self.state.mkdir()
+        self.runtime.mkdir()
+        self.config.write_text(f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n[proxy]\ndrain = "5s"\n')
+
+    def become(self, path: Path, content: bytes | None) -> None:
+        """Put a file in the place of whatever is there, or nothing."""
+        subprocess.run(["rm", "-rf", path], check=True)
+        if content is not None:
+            path.write_bytes(content)
+
+
+def damage_state(broken: Broken) -> None:
+    for name in ("membership.json", "credential.json", "settings.json", "svid.json", "join.json"):
+        (broken.state / name).write_bytes(b"{\xff")
+
+
+ROWS: dict[str, tuple[Callable[[Broken], None], bool]] = {
+    "all is well": (lambda broken: None, True),
+    "a value in config.toml is wrong": (
+        lambda broken: broken.become(broken.config, broken.config.read_bytes() + b"binary = 7\n[colour]\n"),
+        True,
+    ),
+    "the state is damaged": (damage_state, True),
+    "the state is a file": (lambda broken: broken.become(broken.state, b""), True),
+    "the state is gone": (lambda broken: broken.become(broken.state, None), True),
+    "the proxies' record is damaged": (
+        lambda broken: (broken.runtime / "instances.json").write_bytes(b"{") and None,
+        False,
+    ),
+    "the runtime folder is gone": (lambda broken: broken.become(broken.runtime, None), False),
+    "the runtime folder is a file": (lambda broken: broken.become(broken.runtime, b""), False),
+}
+"""What is broken, and whether anybody can still know of the proxy."""
+
+
+async def clean_up(lab: Lab, broken: Broken) -> tuple[int, list[str], str]:
+    """The real command, inside of the machine."""
+    command = (sys.executable, "-m", "exclave", "cleanup", "--json", "--config", str(broken.config))
+    done = await lab.vm.run(*command)
+    return done.status, json.loads(done.output).get("done", []), done.errors
+
+
+async def test_rules_and_link_go_and_the_proxy_that_is_known_of() -> None:
+    """From the same start for each row, and twice, since everybody tries again."""
+    async with open_lab() as lab:
+        before = await lab.nft("list", "ruleset"), await lab.vm.must("ip", "-brief", "address")
+        for number, (what, (break_it, is_known)) in enumerate(ROWS.items()):
+            folder = lab.network.scratch / f"row{number}"
+            folder.mkdir()
+            broken = Broken(folder)
+            async with open_link(EndingSwitch()):
+                await lab.load(PLAIN)
+            process = lab.start(lab.vm, "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()")
+            assert process.stdout is not None
+            pid = int(process.stdout.readline())
+            await record(lab, broken, pid)
+            break_it(broken)
+            for attempt in range(2):
+                status, done, errors = await clean_up(lab, broken)
+                ended = [f"proxy process {pid} ended"] if is_known and attempt == 0 else []
+                assert (status, done) == (0, [*ended, "rules removed", "link removed"]), f"{what}: {errors}"
+            after = await lab.nft("list", "ruleset"), await lab.vm.must("ip", "-brief", "address")
+            assert after == before, what
+            assert (process.poll() is None) != is_known, what
+
+
+async def record(lab: Lab, broken: Broken, pid: int) -> None:
+    """Put a process of the machine on record, as seen from inside."""
+    program = (
+        "import sys; from pathlib import Path; from exclave.proxy.records import Records, find_executable; "
+        "Records(Path(sys.argv[1])).add('a', int(sys.argv[2]), find_executable(Path(sys.executable)), 'digest')"
+    )
+    await lab.vm.must(sys.executable, "-c", program, str(broken.runtime), str(pid))
+
+
+async def test_a_disk_that_nothing_can_be_written_to_keeps_no_rules_in_place() -> None:
+    async with open_lab() as lab:
+        broken = Broken(lab.network.scratch)
+        await lab.load(PLAIN)
+        await lab.vm.must("mount", "-t", "tmpfs", "-o", "ro", "none", str(broken.runtime))
+        status, done, errors = await clean_up(lab, broken)
+        assert (status, done) == (0, ["rules removed", "link removed"])
+        assert f"cannot make folder {broken.runtime}: Read-only file system; cleaning up without it" in errors
+        assert await lab.nft("list", "tables") == ""
+
+
+async def test_where_an_agent_runs_it_says_so_and_touches_nothing() -> None:
+    hold = "import sys; from pathlib import Path; from exclave.locks import hold_lock\n"
+    hold += "with hold_lock(Path(sys.argv[1]), 'x', 'y'): print('up', flush=True); sys.stdin.read()"
+    async with open_lab() as lab:
+        broken = Broken(lab.network.scratch)
+        await lab.load(PLAIN)
+        command = lab.vm.command(sys.executable, "-c", hold, str(broken.runtime / "agent.lock"))
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as agent:
+            assert agent.stdout is not None
+            assert agent.stdout.readline() == b"up\n"
+            done = await lab.vm.run(sys.executable, "-m", "exclave", "cleanup", "--config", str(broken.config))
+            agent.kill()
+        assert done.status == 35
+        assert "to do: stop it first, or leave: exclave leave" in done.errors
+        assert "table inet exclave" in await lab.nft("list", "tables")
