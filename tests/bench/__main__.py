@@ -16,6 +16,7 @@ PARTS = {
         ("tests.bench.resident", ["Debian 12's libraries"], DEBIAN_12),
     ],
     "redirecting": [("tests.bench.redirecting", [], NEWEST)],
+    "excluding": [("tests.bench.excluding", [], NEWEST)],
     "renewing": [("tests.bench.renewing", [], NEWEST)],
     "storm": [("tests.bench.storm", [], NEWEST)],
     "thousand": [("tests.bench.thousand", [], NEWEST)],
