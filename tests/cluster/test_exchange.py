@@ -16,7 +16,7 @@ from cryptography import x509
 from exclave.cluster.endpoint import Access
 from exclave.cluster.exchange import AT_ONCE, Exchange, open_exchange
 from exclave.cluster.requests import MEMBERS, Request, create, get, list_all
-from exclave.errors import ApiRefusal, ClusterError
+from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.sandbox.pki import make_anchor, make_issuer, make_leaf
 from support.https import Asked, Reply, Served, open_https
 
@@ -425,6 +425,68 @@ async def test_two_hundred_cancelled_requests_and_streams_do_no_harm() -> None:
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert len(connections_to(served)) <= AT_ONCE
     assert not connections_to(served)
+
+
+class Fence:
+    """One that holds until a time, and counts who looked."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        if (left := self.until - trio.current_time()) > 0:
+            return left
+        raise ClusterError(Fault.NOT_PERMITTED, "the fence is down", "")
+
+
+WRITE = create(MEMBERS, "shop", {"metadata": {"name": "web-1"}})
+
+
+async def test_what_waited_for_its_turn_behind_a_fence_is_not_sent_when_that_is_down(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def answer_late(asked: Asked, reply: Reply) -> None:
+        await trio.sleep(20)
+        await answer_object(asked, reply)
+
+    async with open_https(answer_late) as served, exchange_with(served) as exchange, trio.open_nursery() as nursery:
+        for _ in range(AT_ONCE):
+            nursery.start_soon(exchange.answer, ASK)
+        await trio.sleep(1)
+        with pytest.raises(ClusterError, match="the fence is down"):
+            await exchange.answer(WRITE, Fence(until=10.0))
+        assert trio.current_time() >= 20
+        assert "POST" not in [asked.method for asked in served.asked]
+        assert exchange.counts["create", ""] == 0, "it was never under way"
+
+
+async def test_a_fence_is_looked_at_once_more_before_the_first_byte(autojump_clock: trio.testing.MockClock) -> None:
+    """As when the process is stopped in between, for however long."""
+
+    class Stopped(Fence):
+        def __call__(self) -> float:
+            left = super().__call__()
+            self.until = trio.current_time()
+            return left
+
+    async with open_https(answer_object) as served, exchange_with(served) as exchange:
+        await exchange.answer(WRITE, Fence(until=10.0))
+        fence = Stopped(until=10.0)
+        with pytest.raises(ClusterError, match="the fence is down"):
+            await exchange.answer(WRITE, fence)
+        assert fence.looks == 2 and len(served.asked) == 1
+        await exchange.answer(WRITE, Fence(until=10.0))
+        assert len(served.asked) == 2, "the next one fares well"
+
+
+async def test_no_answer_is_waited_for_longer_than_the_fence_holds(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_https(stall) as served, exchange_with(served) as exchange:
+        began = trio.current_time()
+        with pytest.raises(ClusterError):
+            await exchange.answer(WRITE, Fence(until=began + 5.0))
+        assert trio.current_time() - began == pytest.approx(5.0, abs=0.5)
 
 
 async def _enter_stream(exchange: Exchange) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from exclave.controller.election import DEADLINE, DURATION, Seen, may_take, may_write, released, see, taken
+from exclave.controller.election import DEADLINE, DURATION, Seen, may_take, released, see, taken, time_left
 
 WALL = 1_800_000_000.0
 HELD = {
@@ -60,6 +60,7 @@ def test_one_that_ends_leaves_it_to_anybody() -> None:
 
 def test_a_leader_stops_writing_well_before_it_may_be_followed() -> None:
     assert DEADLINE < DURATION
-    assert not may_write(None, 0.0)
-    assert may_write(100.0, 100.0 + DEADLINE - 0.1)
-    assert not may_write(100.0, 100.0 + DEADLINE)
+    assert time_left(None, 0.0) == 0.0
+    assert time_left(100.0, 100.0) == DEADLINE
+    assert time_left(100.0, 100.0 + DEADLINE - 0.5) == 0.5
+    assert time_left(100.0, 100.0 + DEADLINE) == time_left(100.0, 100.0 + 7 * DEADLINE) == 0.0

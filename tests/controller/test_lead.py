@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from exclave.cluster import Cluster, open_cluster
+from exclave.cluster.exchange import AT_ONCE
 from exclave.cluster.requests import CONFIG_MAPS, LEASES, create, get, list_all
 from exclave.controller.lead import Candidate, open_candidate
 from exclave.errors import ClusterError
@@ -78,6 +79,29 @@ async def test_a_leader_that_slept_writes_nothing_and_steps_down(tmp_path: Path,
             await first.fenced.send(create(CONFIG_MAPS, "default", {**BODY, "metadata": {"name": "late"}}))
         assert refused.value.message == "this controller leads no longer, and does not create configmaps late"
         assert await first.fenced.send(list_all(CONFIG_MAPS, "default")), "reading is free"
+
+
+async def test_a_write_that_waits_for_its_turn_is_not_sent_by_one_that_leads_no_longer(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    clock = Sleeper()
+    async with running_cluster(tmp_path) as cluster, candidate(cluster, "first", clock) as first:
+        await wait_leads(first)
+        room = cluster._exchange._room
+        for _ in range(AT_ONCE):
+            room.acquire_nowait()
+        async with trio.open_nursery() as nursery:
+
+            async def write() -> None:
+                with pytest.raises(ClusterError, match="this controller leads no longer"):
+                    await first.fenced.send(create(CONFIG_MAPS, "default", BODY))
+
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked()
+            clock.slept = 20.0
+            for _ in range(AT_ONCE):
+                room.release()
+        assert (await cluster.send(list_all(CONFIG_MAPS, "default")))["items"] == []
 
 
 async def test_the_lease_of_one_that_went_silent_is_taken_after_its_time(

@@ -11,10 +11,18 @@ from pathlib import Path
 
 import httpx
 import trio
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.admin.objects import CONTROLLER
-from exclave.cluster.requests import LEASES, WORKLOAD_GROUPS, get, patch
+from exclave.cluster import Access
+from exclave.cluster.requests import LEASES, MEMBERS, WORKLOAD_GROUPS, create, get, patch
+from exclave.identity.csr import make_csr
+from exclave.join.delivery import delivery_key_text
+from exclave.member.spec import member_object, view_member
+from exclave.sandbox.pki import make_anchor
+from support.interposer import Interposer, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
+from support.told import tell
 
 
 def free_port() -> int:
@@ -24,11 +32,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def replica(cluster: MeshCluster, folder: Path, name: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    (folder / "ca.pem").write_text(cluster.api.access.ca)
+def replica(access: Access, folder: Path, name: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    (folder / "ca.pem").write_text(access.ca)
     command = [
         sys.executable, "-m", "exclave", "controller",
-        "--server", cluster.api.access.servers[0],
+        "--server", access.servers[0],
         "--ca-file", str(folder / "ca.pem"), "--token-file", str(folder / "token"),
         "--listen", f"127.0.0.1:{port}",
     ]  # fmt: skip
@@ -73,7 +81,7 @@ async def test_a_leader_that_is_told_to_end_gives_its_lease_back(tmp_path: Path)
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
         (tmp_path / "token").write_text(await cluster.token_of("exclave", CONTROLLER))
         port = free_port()
-        with replica(cluster, tmp_path, "only", port) as only:
+        with replica(cluster.api.access, tmp_path, "only", port) as only:
             await wait_leads(port)
             only.terminate()
             assert await trio.to_thread.run_sync(only.wait) == 0
@@ -81,19 +89,72 @@ async def test_a_leader_that_is_told_to_end_gives_its_lease_back(tmp_path: Path)
             assert not lease["spec"].get("holderIdentity")
 
 
+def writes(between: Interposer) -> list[str]:
+    """What a replica has asked for that changes something, but for the Lease that it stands for election with."""
+    assert between.served is not None
+    return [
+        f"{asked.method} {asked.target}"
+        for asked in between.served.asked
+        if asked.method != "GET" and not asked.target.endswith("/exclave-controller")
+    ]
+
+
+async def new_member(cluster: MeshCluster, number: int) -> None:
+    """A machine asks to join, with all that this gives a controller to do."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = f"web-k7q2x-{number}"
+    body = member_object(
+        "shop",
+        name,
+        nonce=name,
+        machine_hash=f"{number:016x}",
+        delivery_key=delivery_key_text(key),
+        csr=make_csr(key, name),
+        addresses=[f"10.77.0.{number}"],
+        facts={},
+    )
+    await cluster.admin.send(create(MEMBERS, "shop", body))
+
+
+async def wait_signed(cluster: MeshCluster, number: int) -> None:
+    with trio.fail_after(30):
+        while True:
+            found = await cluster.admin.send(get(MEMBERS, "shop", f"web-k7q2x-{number}"))
+            if view_member(found).certificate is not None:
+                return
+            await trio.sleep(0.1)
+
+
 async def test_a_paused_leader_is_followed_and_finds_that_it_leads_no_longer(tmp_path: Path) -> None:
-    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+    anchor = make_anchor("an API server's CA")
+    async with (
+        open_mesh_cluster(tmp_path, controlled=False) as cluster,
+        open_interposer(cluster.api.access.servers[0], cluster.api.access.ca, anchor) as between,
+    ):
         (tmp_path / "token").write_text(await cluster.token_of("exclave", CONTROLLER))
+        (tmp_path / "first").mkdir()
+        (tmp_path / "first/token").write_text((tmp_path / "token").read_text())
         ports = free_port(), free_port()
         with ExitStack() as stack:
-            first = stack.enter_context(replica(cluster, tmp_path, "first", ports[0]))
+            through = Access((between.url,), anchor.pem)
+            first = stack.enter_context(replica(through, tmp_path / "first", "first", ports[0]))
             await wait_leads(ports[0])
-            stack.enter_context(replica(cluster, tmp_path, "second", ports[1]))
+            stack.enter_context(replica(cluster.api.access, tmp_path, "second", ports[1]))
             await wait_accepted(cluster, ["10.77.0.0/24"], "True")
+            await new_member(cluster, 1)
+            await wait_signed(cluster, 1)
             assert await leads(ports[1]) is not True
+            for number in range(2, 6):
+                await new_member(cluster, number)
             os.kill(first.pid, signal.SIGSTOP)
-            await wait_leads(ports[1])
+            stopped, written = trio.current_time(), writes(between)
+            assert written, "it did all of this while it led"
+            await new_member(cluster, 6)
+            for number in range(2, 7):
+                await wait_signed(cluster, number)
+            tell(f"seconds until a second controller signs what a paused one left: {trio.current_time() - stopped:.1f}")
             lease = await cluster.admin.send(get(LEASES, "exclave", "exclave-controller"))
+            under_way = writes(between)  # what was on its way when it was stopped has arrived
             os.kill(first.pid, signal.SIGCONT)
             await wait_accepted(cluster, ["10.77.0.1/24"], "False")
             with trio.fail_after(20):
@@ -102,4 +163,5 @@ async def test_a_paused_leader_is_followed_and_finds_that_it_leads_no_longer(tmp
             later = await cluster.admin.send(get(LEASES, "exclave", "exclave-controller"))
             assert later["spec"]["holderIdentity"] == lease["spec"]["holderIdentity"]
             assert later["spec"]["leaseTransitions"] == lease["spec"]["leaseTransitions"] == 1
-        assert "controller: another one leads now" in (tmp_path / "first.log").read_text()
+            assert writes(between) == under_way, "it writes nothing more, though it had six members in hand"
+        assert "controller: another one leads now" in (tmp_path / "first/first.log").read_text()

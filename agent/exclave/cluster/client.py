@@ -32,7 +32,7 @@ from exclave.cluster.events import (
     Report,
     WatchEvent,
 )
-from exclave.cluster.exchange import Exchange, open_exchange
+from exclave.cluster.exchange import Exchange, Fence, open_exchange
 from exclave.cluster.requests import Object, Request, Resource, is_transient
 from exclave.cluster.waiting import Wait
 from exclave.cluster.watch import WatchMachine
@@ -82,13 +82,14 @@ class Cluster:
         """Seconds by which the server's clock (HTTP Date) was ahead of ours at the last answer."""
         return self._exchange.skew
 
-    async def send(self, request: Request) -> Object:
+    async def send(self, request: Request, fence: Fence | None = None) -> Object:
         """One call: each server is tried once, until one answers. Raises ClusterError if none did, ApiRefusal.
 
-        A request whose answer was lost may have been carried out, by more than one server in turn.
+        A request whose answer was lost may have been carried out, by more than one server in turn. What has a `fence`
+        is sent only while that holds, and what it raises is raised.
         """
         with self._exchange.waits.over(f"to {request.verb} {request.what}"):
-            return await self._exchange.answer(request)
+            return await self._exchange.answer(request, fence)
 
     async def send_patiently(self, request: Request) -> Object:
         """Send until it is answered, however long that takes. Raises ApiRefusal if asking again cannot help."""

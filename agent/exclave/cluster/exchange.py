@@ -4,6 +4,8 @@ Rules: one client for ordinary requests, and no request on it is ever cancelled 
 this door, shielded, until it is answered or out of time; a caller that is cancelled just leaves. (httpcore 0.16, Debian
 12's, loses a place in its pool with each cancelled request.) A client on which our own deadline had to cut a request is
 retired. How many run at once is counted here, not in httpcore's pool.
+A request may have a fence: it is looked at when the request's turn has come and once more before a byte of it is sent,
+and nothing is waited for longer than it holds.
 Each stream has a client of its own, closed shielded. One SSL context of ours, trusting `Access.ca` alone. Everything
 foreign that is raised becomes a ClusterError here.
 """
@@ -16,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
+from functools import partial
 from socket import IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL
 from typing import cast
 from urllib.parse import urlencode
@@ -44,6 +47,10 @@ IDLE = 50.0
 
 CLOSING = 2.0
 """Seconds that requests under way have left when the door closes, and that closing a client may take."""
+
+
+Fence = Callable[[], float]
+"""Seconds for which a request may still be sent and answered. Raises ClusterError if there are none."""
 
 
 class _Client:
@@ -84,11 +91,11 @@ class Exchange:
         self._room = trio.Semaphore(AT_ONCE)
         self._scopes: set[trio.CancelScope] = set()
 
-    async def answer(self, request: Request) -> Object:
+    async def answer(self, request: Request, fence: Fence | None = None) -> Object:
         """Send a request to each server in turn until one answers. Raises ApiRefusal, or ClusterError if none did."""
         await self._room.acquire()
         call = _Call()
-        self._nursery.start_soon(self._carry_out, request, call)
+        self._nursery.start_soon(self._carry_out, request, fence, call)
         await call.done.wait()
         if call.answer is not None:
             return call.answer
@@ -117,11 +124,11 @@ class Exchange:
         if client.users == 0:
             await _close(client.http)
 
-    async def _carry_out(self, request: Request, call: _Call) -> None:
+    async def _carry_out(self, request: Request, fence: Fence | None, call: _Call) -> None:
         with trio.CancelScope(shield=True) as scope:
             self._scopes.add(scope)
             try:
-                call.answer = await self._ask_each(request)
+                call.answer = await self._ask_each(request, fence)
             except Exception as problem:  # the caller's to see, if it is still there
                 call.problem = problem
             finally:
@@ -129,23 +136,24 @@ class Exchange:
                 self._room.release()
                 call.done.set()
 
-    async def _ask_each(self, request: Request) -> Object:
+    async def _ask_each(self, request: Request, fence: Fence | None) -> Object:
         failures = []
         for server in in_turn(self._access.servers, self.server):
-            outcome = await self._ask(server, request)
+            outcome = await self._ask(server, request, fence)
             if not isinstance(outcome, Failure):
                 return outcome
             failures.append(outcome)
         self.reachable.set(False)
         raise unreachable(failures)
 
-    async def _ask(self, server: str, request: Request) -> Object | Failure:
+    async def _ask(self, server: str, request: Request, fence: Fence | None) -> Object | Failure:
+        holds = WHOLE if fence is None else min(WHOLE, fence())
         client = self._client
         client.users += 1
         token = self._token()
         try:
-            with trio.move_on_after(WHOLE) as whole:
-                response = await client.http.send(self._built(client.http, server, request, token))
+            with trio.move_on_after(holds) as whole:
+                response = await client.http.send(self._built(client.http, server, request, token, fence))
                 return self._judged(server, request, response, token)
             assert whole.cancelled_caught
             self._retire(client)
@@ -176,7 +184,9 @@ class Exchange:
         self.reachable.set(False)
         raise unreachable(failures)
 
-    def _built(self, client: httpx.AsyncClient, server: str, request: Request, token: str) -> httpx.Request:
+    def _built(
+        self, client: httpx.AsyncClient, server: str, request: Request, token: str, fence: Fence | None = None
+    ) -> httpx.Request:
         if not is_token(token):
             raise ClusterError(
                 Fault.NOT_PERMITTED,
@@ -195,7 +205,10 @@ class Exchange:
         else:
             timeout = httpx.Timeout(WHOLE, connect=CONNECT)
         url = server.rstrip("/") + request.path + query
-        return client.build_request(request.method, url, headers=headers, content=content, timeout=timeout)
+        watched = {} if fence is None else {"trace": partial(_look_at, fence)}
+        return client.build_request(
+            request.method, url, headers=headers, content=content, timeout=timeout, extensions=watched
+        )
 
     def _judged(self, server: str, request: Request, response: httpx.Response, token: str) -> Object | Failure:
         """The object in a complete answer. Raises ApiRefusal if it was no."""
@@ -275,6 +288,12 @@ def make_client(tls: ssl.SSLContext) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=IDLE)
     headers = {"User-Agent": f"exclave/{__version__}"}
     return httpx.AsyncClient(verify=tls, trust_env=False, limits=limits, headers=headers)
+
+
+async def _look_at(fence: Fence, event: str, _info: object) -> None:
+    """Called by httpcore at each of its steps; a connection may have to be made first, and that takes time."""
+    if event.endswith((".send_request_headers.started", ".send_request_body.started")):
+        fence()
 
 
 async def _close(client: httpx.AsyncClient) -> None:

@@ -64,9 +64,12 @@ def released(lease: Object, namespace: str, name: str, wall: float) -> Object:
     return taken({**lease, "spec": {**(lease.get("spec") or {}), "holderIdentity": ""}}, namespace, name, "", wall)
 
 
-def may_write(renewed_at: float | None, now: float) -> bool:
-    """Whether a leader whose last successful renewal began at `renewed_at` may still write."""
-    return renewed_at is not None and now - renewed_at < DEADLINE
+def time_left(renewed_at: float | None, now: float) -> float:
+    """Seconds for which a leader whose last successful renewal began at `renewed_at` may still write; 0 if it may not.
+
+    What it has sent by then may still be carried out for `DURATION - DEADLINE` seconds before anybody else leads.
+    """
+    return 0.0 if renewed_at is None else max(0.0, renewed_at + DEADLINE - now)
 
 
 def _lease(metadata: dict[str, Any], holder: str, wall: float, wall_acquired: str | None, transitions: int) -> Object:

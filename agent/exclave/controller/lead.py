@@ -1,8 +1,9 @@
 """Leading: being the one controller that works, for as long as the Lease holds, and writing nothing after that.
 
-Rules: a leader writes through `Fenced`, which looks at the clock before every request that changes something; a process
-that was stopped, or a machine that slept, finds the time gone by and stops without a word to the cluster. On an end in
-order the Lease is given back. Reading is always free.
+Rules: a leader writes through `Fenced`: the clock is looked at for every request that changes something, last of all
+when its bytes are about to be sent, since it may have waited for its turn or a connection; no answer is waited for any
+longer than the Lease certainly holds. A process that was stopped, or a machine that slept, finds the time gone by and
+stops without a word to the cluster. On an end in order the Lease is given back. Reading is always free.
 """
 
 import logging
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from exclave.cluster.requests import LEASES, Object, Request, Resource, create, get, replace
-from exclave.controller.election import RETRY, Seen, may_take, may_write, released, see, taken
+from exclave.controller.election import RETRY, Seen, may_take, released, see, taken, time_left
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
@@ -44,9 +45,9 @@ class Sender(Protocol):
 class Fenced:
     """The cluster for a leader. Its writes raise ClusterError once it does not lead."""
 
-    def __init__(self, cluster: "Cluster", may_write_now: Callable[[], bool]) -> None:
+    def __init__(self, cluster: "Cluster", time_left: Callable[[], float]) -> None:
         self._cluster = cluster
-        self._may_write_now = may_write_now
+        self._time_left = time_left
 
     @property
     def reachable(self) -> Latest[bool]:
@@ -55,13 +56,19 @@ class Fenced:
 
     async def send(self, request: Request) -> Object:
         """As the cluster's own, for a leader."""
-        if request.verb not in READS and not self._may_write_now():
+        if request.verb in READS:
+            return await self._cluster.send(request)
+
+        def holds() -> float:
+            if (left := self._time_left()) > 0:
+                return left
             raise ClusterError(
                 Fault.NOT_PERMITTED,
                 f"this controller leads no longer, and does not {request.verb} {request.what}",
                 "another one does; nothing is to be done",
             )
-        return await self._cluster.send(request)
+
+        return await self._cluster.send(request, holds)
 
     def watch(
         self, resource: Resource, namespace: str | None, name: str | None = None
@@ -89,11 +96,15 @@ class Candidate:
     @property
     def fenced(self) -> Fenced:
         """The cluster, for as long as we lead."""
-        return Fenced(self._cluster, self.may_write_now)
+        return Fenced(self._cluster, self.time_left)
+
+    def time_left(self) -> float:
+        """Seconds for which the Lease certainly holds."""
+        return time_left(self._renewed_at, self._clock())
 
     def may_write_now(self) -> bool:
         """Whether the Lease certainly holds."""
-        return may_write(self._renewed_at, self._clock())
+        return self.time_left() > 0
 
     async def campaign(self) -> None:
         """Try to lead, and to go on leading, for ever."""
