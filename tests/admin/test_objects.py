@@ -76,6 +76,7 @@ def test_the_controller_reads_one_secret_and_no_more_of_linkerd_than_it_publishe
     assert found["shop"] == {
         *(f"create {kind}" for kind in ("configmaps", "leases", "externalworkloads", "events")),
         "patch configmaps/exclave-mesh.web",
+        "list services",
     }
     assert found["shop-vms"] == {
         "list serviceaccounts",

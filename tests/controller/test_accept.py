@@ -79,3 +79,4 @@ def test_a_deleted_group_is_let_go_when_its_last_member_has_gone(members: int, r
     condition = judge_group(found, [], members=members, refused_namespace=False)
     work = group_work(found, condition, members=members, now=NOW)
     assert work.metadata == ({"metadata": {"finalizers": ["a.b/c"]}} if released else None)
+    assert work.releases is released

@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.controller.events import Happening, event_object, happenings
+from exclave.cluster.requests import MEMBERS
+from exclave.controller.events import (
+    Happening,
+    event_object,
+    group_happenings,
+    guard_happening,
+    happenings,
+    source_happenings,
+    subject_of,
+)
 from exclave.member.spec import Condition, MemberView
 
 from .worlds import ADMITTED, LIVE, NOW, make_member
@@ -44,8 +53,46 @@ def test_a_change_is_told_once(before: MemberView | None, after: MemberView, tol
     assert happenings(before, after) == told
 
 
+ACCEPTED = Condition("Accepted", True, "Accepted", "it takes members")
+DELETING = Condition("Accepted", False, "Deleting", "2 left")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (None, ACCEPTED, [Happening("Accepted", "Accepted: it takes members", False)]),
+        (ACCEPTED, ACCEPTED, []),
+        (DELETING, replace(DELETING, message="1 left"), []),
+        (ACCEPTED, DELETING, [Happening("Deleting", "Accepted: 2 left", False)]),
+        (ACCEPTED, Condition("Accepted", False, "Invalid", "x"), [Happening("Invalid", "Accepted: x", True)]),
+    ],
+    ids=["at first", "no change", "fewer members left", "it is deleted", "it is refused"],
+)
+def test_what_is_told_of_a_group(before: Condition | None, after: Condition, told: list[Happening]) -> None:
+    assert group_happenings(before, after) == told
+
+
+def test_what_is_told_of_sources() -> None:
+    refused = Happening("Refused", "it cannot be used, the last good one is kept: no PEM", is_bad=True)
+    assert source_happenings({}, {"issuer": "no PEM"}) == [("issuer", refused)]
+    assert source_happenings({"issuer": "no PEM"}, {"issuer": "no PEM"}) == []
+    assert source_happenings({"issuer": "other"}, {"issuer": "no PEM"}) == [("issuer", refused)]
+    assert source_happenings({"issuer": "no PEM", "config": "x"}, {"config": "x"}) == [
+        ("issuer", Happening("Accepted", "it can be used again", is_bad=False))
+    ]
+
+
+def test_what_is_told_of_the_guard() -> None:
+    assert guard_happening("it is missing") == Happening(
+        "GuardMissing", "nobody is admitted and no certificate is signed: it is missing", is_bad=True
+    )
+    assert not guard_happening(None).is_bad
+
+
 def test_an_event_names_the_member_and_says_little() -> None:
-    event = event_object(make_member(), Happening("NotLive", "x" * 5000, True), "exclave-1", "0a", NOW)
+    subject = subject_of(MEMBERS, make_member())
+    event = event_object(subject, None, Happening("NotLive", "x" * 5000, True), "exclave-1", "0a", NOW)
+    assert "related" not in event
     assert event["metadata"] == {"name": "web-k7q2x-1.0a", "namespace": "shop"}
     assert (event["type"], event["reason"], len(event["note"])) == ("Warning", "NotLive", 1024)
     assert event["regarding"]["kind"] == "Member" and event["regarding"]["uid"] == "member-uid"

@@ -3,7 +3,7 @@
 import pytest
 
 from exclave.admin.objects import EXPIRES
-from exclave.controller.expiry import GRACE, expired_accounts, lonely_accounts
+from exclave.controller.expiry import GRACE, accounts_of, expired_accounts, lonely_accounts
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 
@@ -24,6 +24,13 @@ NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 def test_due(name: str, annotations: dict[str, str] | None, due: bool) -> None:
     account = {"metadata": {"name": name, "annotations": annotations}}
     assert expired_accounts([account], NOW) == ([name] if due else [])
+
+
+def test_all_accounts_of_a_group_are_known_by_its_name() -> None:
+    names = ["web.vm.k7q2x-1", "web.join.k7q2x-2", "web.rejoin.k7q2x-1"]
+    others = ["web-blue.vm.k7q2x-1", "api.join.k7q2x-1", "web", "web.vm", "web.vm.a.b", "default"]
+    accounts = [{"metadata": {"name": name}} for name in (*names, *others)]
+    assert accounts_of(accounts, "web") == names
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from exclave.admin.guard import guard_objects
 from exclave.cluster.requests import Object
-from exclave.controller.guarded import guard_fault
+from exclave.controller.guarded import first_fault, guard_fault
 
 WANTED = guard_objects("exclave")
 POLICY, BINDING = "ValidatingAdmissionPolicy exclave-guard", "ValidatingAdmissionPolicyBinding exclave-guard"
@@ -70,3 +70,6 @@ def test_what_is_wrong_with_them_is_named(change: Callable[[dict[str, Object]], 
     found = installed()
     change(found)
     assert guard_fault(found.values(), WANTED) == fault
+    concerned = first_fault(found.values(), WANTED)
+    assert (concerned is None) if fault is None else (concerned is not None and fault == concerned[1])
+    assert concerned is None or fault is None or fault.startswith(f"{concerned[0]['kind']} exclave-guard ")

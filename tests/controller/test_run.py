@@ -28,6 +28,7 @@ from exclave.cluster.requests import (
     Resource,
     create,
     delete,
+    list_all,
     patch,
 )
 from exclave.config import Config, MemberConfig, Paths
@@ -296,12 +297,7 @@ async def test_whoever_joins_while_there_is_no_issuer_waits_and_is_told_why(tmp_
         secret = await cluster.find(SECRETS, "exclave-issuer", "exclave")
         assert secret is not None
         await cluster.admin.send(delete(SECRETS, "exclave", "exclave-issuer"))
-        token = await cluster.token_of("exclave", CONTROLLER)
-        async with (
-            open_cluster(cluster.api.access, lambda: token) as own,
-            open_controller(own, Place(), time.time),
-            trio.open_nursery() as nursery,
-        ):
+        async with cluster.controlled(), trio.open_nursery() as nursery:
             nursery.start_soon(joined, cluster, tmp_path / "vm")
             member = await wait(cluster, MEMBERS, "web-k7q2x-1", lambda found: found and found.get("status"))
             (told,) = member["status"]["conditions"]
@@ -351,8 +347,14 @@ async def test_a_group_is_accepted_held_while_it_has_members_and_takes_its_setti
         assert "group web takes no new members: Deleting: it goes when its members have gone" in refused.value.message
         for member in (record.member, "web-zzzzz-1"):
             await cluster.admin.send(delete(MEMBERS, NAMESPACE, member))
+        await cluster.join_token(token_id="unused")
+        await cluster.rejoin_token("web-k7q2x-1")
         await wait(cluster, WORKLOAD_GROUPS, "web", lambda found: found is None)
         assert await cluster.find(CONFIG_MAPS, "exclave-mesh.web") is None
+        left = (await cluster.admin.send(list_all(SERVICE_ACCOUNTS, "shop-vms")))["items"]
+        assert not [one for one in left if one["metadata"]["name"].startswith("web.")], "its tokens go with it"
+        await wait_told(cluster, "Accepted", "WorkloadGroup")
+        await wait_told(cluster, "Deleting", "WorkloadGroup")
 
 
 def accepted(group: Object | None) -> str | None:
@@ -380,11 +382,41 @@ def registered(member: Object | None) -> str | None:
     return next((one["reason"] for one in conditions if one["type"] == "Registered"), None)
 
 
-async def wait_told(cluster: MeshCluster, reason: str) -> None:
+async def wait_told(cluster: MeshCluster, reason: str, kind: str = "Member", namespace: str = NAMESPACE) -> Object:
     """Wait for an Event."""
     with trio.fail_after(10):
-        async with cluster.admin.watch(EVENTS, NAMESPACE) as events:
+        async with cluster.admin.watch(EVENTS, namespace) as events:
             async for event in events:
-                told = event.objects if isinstance(event, Listed) else (event.object,)
-                if any(one and one["reason"] == reason for one in told):
-                    return
+                for one in event.objects if isinstance(event, Listed) else (event.object,):
+                    if one and one["reason"] == reason and one["regarding"]["kind"] == kind:
+                        return one
+    raise AssertionError
+
+
+async def test_what_is_wrong_with_the_issuer_linkerd_or_the_admission_policies_is_told_and_that_it_is_mended(
+    tmp_path: Path,
+) -> None:
+    async with open_mesh_cluster(tmp_path) as cluster:
+        changes = (
+            (SECRETS, "exclave", "exclave-issuer", {"crt.pem": "bm9uZQ=="}, "Secret", None),
+            (CONFIG_MAPS, "linkerd", "linkerd-config", {"values": "none"}, "Deployment", "linkerd-config"),
+            (CONFIG_MAPS, "linkerd", "linkerd-identity-trust-roots", {"ca-bundle.crt": "none"}, "Deployment",
+             "linkerd-identity-trust-roots"),
+        )  # fmt: skip
+        for resource, namespace, name, damage, kind, related in changes:
+            found = await cluster.find(resource, name, namespace)
+            assert found is not None
+            for reason, data in (("Refused", damage), ("Accepted", found["data"])):
+                await cluster.admin.send(patch(resource, namespace, name, {"data": data}))
+                event = await wait_told(cluster, reason, kind, "exclave")
+                assert event["type"] == ("Warning" if reason == "Refused" else "Normal")
+                assert (event.get("related") or {}).get("name") == related
+                await cluster.admin.send(delete(EVENTS, "exclave", event["metadata"]["name"]))
+        await cluster.admin.send(delete(VALIDATING_ADMISSION_POLICY_BINDINGS, None, "exclave-guard"))
+        event = await wait_told(cluster, "GuardMissing", "Deployment", "exclave")
+        assert event["note"].startswith(
+            "nobody is admitted and no certificate is signed: ValidatingAdmissionPolicyBinding exclave-guard is missing"
+        )
+        assert event["related"]["kind"] == "ValidatingAdmissionPolicyBinding"
+        await cluster.put(placed_guard("exclave"))
+        await wait_told(cluster, "GuardStands", "Deployment", "exclave")

@@ -70,6 +70,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
             "create coordination.k8s.io/leases",
             "create workload.linkerd.io/externalworkloads",
             "create events.k8s.io/events",
+            "list services",
         },
         f"{SHOP}-vms": {
             *(f"{verb} serviceaccounts" for verb in ("list", "create", "delete")),

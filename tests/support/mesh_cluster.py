@@ -59,6 +59,13 @@ class MeshCluster:
         access = self.api.access
         return JoinToken(access.servers, access.ca, NAMESPACE, GROUP, token, float(int(time.time()) + 3600))
 
+    @asynccontextmanager
+    async def controlled(self) -> AsyncIterator[None]:
+        """With the controller under its own account."""
+        token = await self.token_of("exclave", CONTROLLER)
+        async with open_cluster(self.api.access, lambda: token) as own, open_controller(own, Place(), time.time):
+            yield
+
     async def find(self, resource: Resource, name: str, namespace: str = NAMESPACE) -> Object | None:
         """An object, or None."""
         try:
@@ -99,6 +106,5 @@ async def furnished(
         if not controlled:
             yield cluster
             return
-        token = await cluster.token_of("exclave", CONTROLLER)
-        async with open_cluster(api.access, lambda: token) as own, open_controller(own, Place(), time.time):
+        async with cluster.controlled():
             yield cluster

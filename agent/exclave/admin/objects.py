@@ -179,6 +179,7 @@ def _makings() -> list[Rule]:
         _rule("coordination.k8s.io", "leases", "create"),
         _rule("workload.linkerd.io", "externalworkloads", "create"),
         _rule("events.k8s.io", "events", "create"),
+        _rule("", "services", "list"),  # it warns of headless ones
     ]
 
 

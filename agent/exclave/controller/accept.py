@@ -21,10 +21,14 @@ REFUSED_NAMESPACES = frozenset({"default", "kube-system", "kube-public", "kube-n
 
 @dataclass(frozen=True)
 class GroupWork:
-    """Merge patches that a group lacks, None where nothing is to be done: of its metadata, and of its status."""
+    """Merge patches that a group lacks, None where nothing is to be done: of its metadata, and of its status.
+
+    `releases`: with them it is gone.
+    """
 
     metadata: Object | None
     status: Object | None
+    releases: bool = False
 
 
 def is_refused_namespace(namespace: str, controller: str, linkerd: str) -> bool:
@@ -65,7 +69,7 @@ def group_work(group: Object, condition: Condition, *, members: int, now: float)
         metadata = {"metadata": {"finalizers": [*finalizers, GROUP_FINALIZER]}}
     elif deleting and held and not members:
         left = [one for one in finalizers if one != GROUP_FINALIZER]
-        return GroupWork({"metadata": {"finalizers": left}}, None)
+        return GroupWork({"metadata": {"finalizers": left}}, None, releases=True)
     found: Any = (group.get("status") or {}).get("conditions")
     if condition in read_conditions(found):
         return GroupWork(metadata, None)

@@ -13,7 +13,7 @@ from exclave.cluster.events import Listed, Removed, WatchEvent
 from exclave.cluster.requests import Object, Request
 from exclave.controller.beats import SHORTEST, Holders, holder_of, interval_for
 from exclave.controller.claims import Claims, neighbour_of
-from exclave.controller.guarded import guard_fault
+from exclave.controller.guarded import first_fault
 from exclave.controller.issuer import Issuer
 from exclave.controller.publish import last_good, read_control_plane, read_linkerd
 from exclave.controller.reap import Sight, live_members, see
@@ -25,6 +25,8 @@ from exclave.member.spec import parse_member_name, view_member
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+CONFIG = "config"
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -80,6 +82,7 @@ class Caches:
     dns_slices: Cache = field(default_factory=Cache)
     guard: dict[str, Cache] = field(default_factory=dict)
     guard_fault: str | None = None
+    guard_concerned: Object | None = None
     heartbeat: float = SHORTEST
     mesh: Mesh | None = None
     trust: Trust | None = None
@@ -109,7 +112,7 @@ class Caches:
         if self.mesh is not None:
             return None
         sources = (
-            ("config", self.config, "Linkerd's ConfigMap linkerd-config is missing"),
+            (CONFIG, self.config, "Linkerd's ConfigMap linkerd-config is missing"),
             (ANCHORS, self.anchors, "Linkerd's ConfigMap linkerd-identity-trust-roots is missing"),
             (ISSUER, self.secret, "the issuer's Secret is missing"),
         )
@@ -121,7 +124,7 @@ class Caches:
         before, fault = self.mesh, self.mesh_fault
         config, linkerd = self.config.only(), before.linkerd if before else None
         if config is not None:
-            linkerd = self._try("config", lambda: read_linkerd(config, self.linkerd_namespace)) or linkerd
+            linkerd = self._try(CONFIG, lambda: read_linkerd(config, self.linkerd_namespace)) or linkerd
         self.trust, faults = choose_trust(self.secret.only(), self.anchors.only(), self.trust, now)
         for what in (ANCHORS, ISSUER):
             self._say(what, faults.get(what))
@@ -134,9 +137,11 @@ class Caches:
 
     def refresh_guard(self, wanted: Iterable[Object]) -> bool:
         """Look at the admission policies again; True if what is wrong with them has changed."""
-        before = self.guard_fault
+        before, wanted = self.guard_fault, list(wanted)
         found = [one for cache in self.guard.values() if (one := cache.only()) is not None]
-        self.guard_fault = guard_fault(found, wanted)
+        fault = first_fault(found, wanted)
+        self.guard_fault = fault[1] if fault is not None else None
+        self.guard_concerned = fault[0] if fault is not None else wanted[0]
         return self.guard_fault != before
 
     def refresh_heartbeat(self) -> bool:

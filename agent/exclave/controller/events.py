@@ -1,12 +1,14 @@
-"""What is told about a member as Kubernetes Events: for `kubectl describe` and whoever collects them. Pure.
+"""What is told as Kubernetes Events: for `kubectl describe` and whoever collects them. Pure.
 
 Rules: one Event for a change of a condition's status or reason, and of the data path; never for a time alone. Only the
-controller writes them, since machines may not. Bad news are Warnings.
+controller writes them, since machines may not, and only where groups are and in its own namespace: what is to be told
+of an object elsewhere is told of the controller's Deployment, and the object is named beside it. Bad news are Warnings.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exclave.cluster.requests import EVENTS, MEMBERS, Object
+from exclave.cluster.requests import EVENTS, Object, Resource
 from exclave.member.spec import CLONED, Condition, MemberView, rfc3339_micro
 
 REPORTER = "exclave.dev/controller"
@@ -15,6 +17,24 @@ OF_COURSE = frozenset({"Registered", "NoHeartbeat"})
 """What every admission brings with it, and nobody needs to be told."""
 
 BAD_DATA_PATHS = frozenset({"outbound-open", "down"})
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An object that an Event is about; "" for a namespace or uid that it has not, or that is not known."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+
+
+def subject_of(resource: Resource, found: Object) -> Subject:
+    """An object as the subject of an Event."""
+    metadata = found["metadata"]
+    namespace, uid = str(metadata.get("namespace") or ""), str(metadata.get("uid") or "")
+    return Subject(resource.api_version, resource.kind, namespace, str(metadata["name"]), uid)
 
 
 @dataclass(frozen=True)
@@ -53,13 +73,45 @@ def happenings(before: MemberView | None, after: MemberView) -> list[Happening]:
     return found
 
 
-def event_object(member: Object, happening: Happening, instance: str, suffix: str, now: float) -> Object:
-    """An Event about a Member. `suffix` makes its name its own. Source: k8s.io/api/events/v1/types.go."""
-    metadata = member["metadata"]
+def group_happenings(before: Condition | None, after: Condition) -> list[Happening]:
+    """What is told of a group whose condition Accepted was `before`."""
+    if before is not None and (before.status, before.reason) == (after.status, after.reason):
+        return []
+    is_bad = not after.status and after.reason != "Deleting"
+    return [Happening(after.reason, f"{after.type}: {after.message}", is_bad)]
+
+
+def source_happenings(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, Happening]]:
+    """What is told of sources, by their names, whose faults were `before`."""
+    refused = [
+        (what, Happening("Refused", f"it cannot be used, the last good one is kept: {fault}", is_bad=True))
+        for what, fault in sorted(after.items())
+        if before.get(what) != fault
+    ]
+    mended = [
+        (what, Happening("Accepted", "it can be used again", is_bad=False)) for what in sorted(before.keys() - after)
+    ]
+    return refused + mended
+
+
+def guard_happening(fault: str | None) -> Happening:
+    """What is told of the admission policies when `fault` has become what is wrong with them."""
+    if fault is None:
+        return Happening(
+            "GuardStands", "the admission policies stand: members are admitted, and certified again", False
+        )
+    return Happening("GuardMissing", f"nobody is admitted and no certificate is signed: {fault}", is_bad=True)
+
+
+def event_object(
+    subject: Subject, related: Subject | None, happening: Happening, instance: str, suffix: str, now: float
+) -> Object:
+    """An Event about an object. `suffix` makes its name its own. Source: k8s.io/api/events/v1/types.go."""
+    beside = {} if related is None else {"related": _reference(related)}
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,
-        "metadata": {"name": f"{metadata['name']}.{suffix}", "namespace": metadata["namespace"]},
+        "metadata": {"name": f"{subject.name}.{suffix}", "namespace": subject.namespace},
         "eventTime": rfc3339_micro(now),
         "reportingController": REPORTER,
         "reportingInstance": instance,
@@ -67,14 +119,14 @@ def event_object(member: Object, happening: Happening, instance: str, suffix: st
         "reason": happening.reason,
         "type": "Warning" if happening.is_bad else "Normal",
         "note": happening.note[:LONGEST_NOTE],
-        "regarding": {
-            "apiVersion": MEMBERS.api_version,
-            "kind": MEMBERS.kind,
-            "name": metadata["name"],
-            "namespace": metadata["namespace"],
-            "uid": metadata.get("uid", ""),
-        },
+        "regarding": _reference(subject),
+        **beside,
     }
+
+
+def _reference(subject: Subject) -> Object:
+    found = {"apiVersion": subject.api_version, "kind": subject.kind, "name": subject.name}
+    return found | {key: value for key, value in (("namespace", subject.namespace), ("uid", subject.uid)) if value}
 
 
 def _is_bad(condition: Condition) -> bool:

@@ -34,6 +34,12 @@ def lonely_accounts(accounts: Iterable[Object], members: set[str], now: float) -
     return found
 
 
+def accounts_of(accounts: Iterable[Object], group: str) -> list[str]:
+    """Names of all accounts of machines and of tokens that are a group's."""
+    names = [str(account["metadata"]["name"]) for account in accounts]
+    return [name for name in names if name.count(".") == 2 and name.split(".")[0] == group]
+
+
 def _age(account: Object, now: float) -> float:
     created = epoch(str(account["metadata"].get("creationTimestamp") or ""))
     return 0.0 if created is None else now - created

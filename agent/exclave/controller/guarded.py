@@ -23,14 +23,20 @@ REMEDY = "an admin installs it again: kubectl exclave upgrade"
 
 def guard_fault(found: Iterable[Object], wanted: Iterable[Object]) -> str | None:
     """What is wrong with the admission policies, for a person; None if nothing."""
+    fault = first_fault(found, wanted)
+    return fault[1] if fault is not None else None
+
+
+def first_fault(found: Iterable[Object], wanted: Iterable[Object]) -> tuple[Object, str] | None:
+    """The first of the objects that is not as it is wanted, and what is wrong with it; None if there is none."""
     stand = {_name(one): one for one in found}
     for one in wanted:
         name = _name(one)
         there = stand.get(name)
         if there is None or there["metadata"].get("deletionTimestamp"):
-            return f"{name} is missing; {REMEDY}"
+            return one, f"{name} is missing; {REMEDY}"
         if not _is_same(one["spec"], there.get("spec")):
-            return f"{name} is not as this version of exclave installs it; {REMEDY}"
+            return one, f"{name} is not as this version of exclave installs it; {REMEDY}"
     return None
 
 

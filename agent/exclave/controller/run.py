@@ -8,7 +8,6 @@ replicas one leads, and this is opened for it alone, with a cluster that takes n
 
 import logging
 import random
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -23,7 +22,6 @@ from exclave.cluster import Cluster
 from exclave.cluster.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
-    EVENTS,
     EXTERNAL_WORKLOADS,
     LEASES,
     MEMBERS,
@@ -37,25 +35,37 @@ from exclave.cluster.requests import (
     patch,
 )
 from exclave.controller.accept import GroupWork, group_work, is_refused_namespace, judge_group
-from exclave.controller.caches import Cache, Caches, Key
+from exclave.controller.caches import CONFIG, Cache, Caches, Key
 from exclave.controller.carry import Carrier
-from exclave.controller.events import event_object, happenings
+from exclave.controller.events import (
+    Subject,
+    group_happenings,
+    guard_happening,
+    happenings,
+    source_happenings,
+    subject_of,
+)
+from exclave.controller.headless import HeadlessWarner
 from exclave.controller.lead import Fenced
+from exclave.controller.news import News
 from exclave.controller.publish import is_worth_publishing, settings_object, settings_of
 from exclave.controller.queue import WorkQueue
 from exclave.controller.reap import Wait
 from exclave.controller.steps import PutWorkload, next_step
-from exclave.controller.tidy import keep_tidy
+from exclave.controller.tidy import clear, keep_tidy
+from exclave.controller.trust import ANCHORS, ISSUER
 from exclave.controller.world import Group
-from exclave.errors import ApiRefusal, ClusterError
+from exclave.errors import ApiRefusal
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now
-from exclave.member.spec import MemberView, settings_name, view_member
+from exclave.member.spec import Condition, MemberView, read_conditions, settings_name, view_member
 
 log = logging.getLogger(__name__)
 
-ISSUER = "exclave-issuer"
+ISSUER_NAME = "exclave-issuer"
+LINKERD_CONFIG, TRUST_ROOTS = "linkerd-config", "linkerd-identity-trust-roots"
+
 WORKERS = 8
 """Looks at once: each is a few requests long, and the API server is the limit."""
 
@@ -78,7 +88,7 @@ class Place:
     namespace: str = "exclave"
     linkerd: str = "linkerd"
     issuer_namespace: str | None = None
-    issuer_name: str = ISSUER
+    issuer_name: str = ISSUER_NAME
 
 
 class Controller:
@@ -93,7 +103,9 @@ class Controller:
         self._carrier = Carrier(cluster, lambda: self._caches.issuer, now)
         self._queue: WorkQueue[Work] = WorkQueue(self._look, draw)
         self._guard = guard_objects(place.namespace)
+        self._news = News(cluster, place.namespace, now)
         self._seen: dict[Key, MemberView] = {}  # as last told of
+        self._groups_told: dict[Key, Condition] = {}
         self.counts: Counter[str] = Counter()  # steps carried out, by name
 
     @property
@@ -109,8 +121,8 @@ class Controller:
             (caches.members, MEMBERS, None, None, self._members_come_and_go),
             (caches.workloads, EXTERNAL_WORKLOADS, None, None, self._members_changed),
             (caches.leases, LEASES, None, None, self._leases_changed),
-            (caches.config, CONFIG_MAPS, place.linkerd, "linkerd-config", self._mesh_changed),
-            (caches.anchors, CONFIG_MAPS, place.linkerd, "linkerd-identity-trust-roots", self._mesh_changed),
+            (caches.config, CONFIG_MAPS, place.linkerd, LINKERD_CONFIG, self._mesh_changed),
+            (caches.anchors, CONFIG_MAPS, place.linkerd, TRUST_ROOTS, self._mesh_changed),
             (caches.secret, SECRETS, place.issuer_namespace or place.namespace, place.issuer_name, self._mesh_changed),
             (caches.linkerd_slices, ENDPOINT_SLICES, place.linkerd, None, self._mesh_changed),
             (caches.dns_slices, ENDPOINT_SLICES, "kube-system", None, self._mesh_changed),
@@ -137,9 +149,16 @@ class Controller:
                 keep_tidy, self._cluster, self._namespaces, lambda: self._caches.members.objects, self._now
             )
             nursery.start_soon(supervise, "accounts", tidied)
+            warner = HeadlessWarner(self._cluster, self._readable_groups, self._news)
+            nursery.start_soon(supervise, "headless Services", warner.run)
+            nursery.start_soon(supervise, "news", self._news.run)
 
     def _namespaces(self) -> list[str]:
         return sorted({namespace for namespace, _ in self._caches.groups.objects})
+
+    def _readable_groups(self) -> list[Group]:
+        found = (self._caches.group(key) for key in list(self._caches.groups.objects))
+        return [group for group in found if group is not None]
 
     async def _follow(
         self,
@@ -167,8 +186,10 @@ class Controller:
             self._caches.watching_since = self._now()
 
     def _start_all(self) -> None:
-        self._caches.refresh_mesh(self._now())
+        self._refresh_mesh()
         self._caches.refresh_guard(self._guard)
+        if self._caches.guard_fault is not None:
+            self._tell_of_guard()
         self._caches.refresh_heartbeat()
         for key in self._caches.leases.objects:
             self._caches.see_lease(key, self._now())
@@ -197,6 +218,7 @@ class Controller:
         if self._caches.refresh_guard(self._guard) and self.ready.is_set():
             log.log(logging.ERROR if self._caches.guard_fault else logging.INFO, "admission policies: %s",
                     self._caches.guard_fault or "they stand")  # fmt: skip
+            self._tell_of_guard()
             self._members_changed(list(self._caches.members.objects))
 
     def _leases_changed(self, keys: list[Key]) -> None:
@@ -212,8 +234,43 @@ class Controller:
             self._members_changed(self._caches.members_of(namespace, name))
 
     def _mesh_changed(self, _: list[Key]) -> None:
-        if self._caches.refresh_mesh(self._now()):
+        if self._refresh_mesh():
             self._groups_changed(list(self._caches.groups.objects))
+
+    # What is told.
+
+    def _refresh_mesh(self) -> bool:
+        place, before = self._place, dict(self._caches.faults)
+        changed = self._caches.refresh_mesh(self._now())
+        sources = {
+            CONFIG: (CONFIG_MAPS, place.linkerd, LINKERD_CONFIG),
+            ANCHORS: (CONFIG_MAPS, place.linkerd, TRUST_ROOTS),
+            ISSUER: (SECRETS, place.issuer_namespace or place.namespace, place.issuer_name),
+        }
+        for what, happening in source_happenings(before, self._caches.faults):
+            if what in sources:
+                resource, namespace, name = sources[what]
+                subject = Subject(resource.api_version, resource.kind, namespace, name)
+                self._news.tell_elsewhere_nowait(subject, happening)
+        return changed
+
+    def _tell_of_guard(self) -> None:
+        concerned = self._caches.guard_concerned
+        assert concerned is not None
+        subject = Subject(concerned["apiVersion"], concerned["kind"], "", concerned["metadata"]["name"])
+        self._news.tell_elsewhere_nowait(subject, guard_happening(self._caches.guard_fault))
+
+    def _tell_of_member(self, key: Key, member: Object) -> None:
+        before, after = self._seen.get(key), view_member(member)
+        self._seen[key] = after
+        self._news.tell_nowait(subject_of(MEMBERS, member), happenings(before, after))
+
+    def _tell_of_group(self, key: Key, group: Object, condition: Condition) -> None:
+        conditions = read_conditions((group.get("status") or {}).get("conditions"))
+        stood = next((one for one in conditions if one.type == condition.type), None)
+        told = group_happenings(self._groups_told.get(key, stood), condition)
+        self._groups_told[key] = condition
+        self._news.tell_nowait(subject_of(WORKLOAD_GROUPS, group), told)
 
     # Looks.
 
@@ -226,7 +283,7 @@ class Controller:
         if world is None:
             self._seen.pop(key, None)
             return None
-        await self._tell(key, world.member)
+        self._tell_of_member(key, world.member)
         for _ in range(MOST_STEPS):
             step = next_step(world)
             self._queue_members(self._caches.give(key, step.request if isinstance(step, PutWorkload) else None))
@@ -240,20 +297,9 @@ class Controller:
             self._queue_members(self._caches.keep(key, changed))
             if changed is None:
                 return None
-            await self._tell(key, changed.member)
+            self._tell_of_member(key, changed.member)
             world = changed.seen(now=self._now())
         raise ValueError("more steps than there are things to do")
-
-    async def _tell(self, key: Key, member: Object) -> None:
-        """Write an Event for what has changed since the last look; one that cannot be written is told in the log."""
-        before, after = self._seen.get(key), view_member(member)
-        self._seen[key] = after
-        for happening in happenings(before, after):
-            event = event_object(member, happening, self._place.namespace, secrets.token_hex(8), self._now())
-            try:
-                await self._cluster.send(create(EVENTS, key[0], event))
-            except ClusterError as problem:
-                log.info("%s/%s: %s: %s (%s)", *key, happening.reason, happening.note, problem)
 
     async def _look_at_group(self, key: Key) -> None:
         """Accept it or say why not, hold it while it has members, publish its settings."""
@@ -261,6 +307,7 @@ class Controller:
         if found is None:
             self._caches.refusals.pop(key, None)
             self._caches.published.pop(key, None)
+            self._groups_told.pop(key, None)
             return
         members = len(self._caches.members_of(*key))
         others = [one for where, one in self._caches.groups.objects.items() if where[0] == key[0]]
@@ -275,7 +322,11 @@ class Controller:
         group = self._caches.group(key)
         if group is not None and not found["metadata"].get("deletionTimestamp"):
             await self._publish(key, group)
-        await self._write_group(key, group_work(found, condition, members=members, now=self._now()))
+        work = group_work(found, condition, members=members, now=self._now())
+        if work.releases:
+            await clear(self._cluster, *key)
+        await self._write_group(key, work)
+        self._tell_of_group(key, found, condition)
 
     async def _write_group(self, key: Key, work: GroupWork) -> None:
         for body, subresource in ((work.metadata, None), (work.status, "status")):

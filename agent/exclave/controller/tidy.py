@@ -1,4 +1,5 @@
-"""What stays behind is removed: join accounts whose time has come, and machines' accounts without a Member.
+"""What stays behind is removed: join accounts whose time has come, and machines' accounts without a Member. With a
+group all of its accounts go, since nobody looks into a namespace whose last group has gone.
 
 Rules: nothing here trusts a cache for a deletion: that there is no Member is asked of the API server. An account
 younger than `GRACE` may belong to a Member that is being made. A failure is told, and the next round tries again.
@@ -12,7 +13,7 @@ import trio
 
 from exclave.cluster.requests import MEMBERS, SERVICE_ACCOUNTS, Object, delete, get, list_all
 from exclave.controller.caches import Key
-from exclave.controller.expiry import expired_accounts, lonely_accounts
+from exclave.controller.expiry import accounts_of, expired_accounts, lonely_accounts
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.wall import Now
 from exclave.member.spec import accounts_namespace
@@ -51,6 +52,20 @@ async def tidy(cluster: "Sender", namespace: str, members: set[str], now: Now) -
         if not await _is_there(cluster, namespace, member):
             log.warning("account %s/%s has no Member and is deleted", where, name)
             await _delete(cluster, where, name)
+
+
+async def clear(cluster: "Sender", namespace: str, group: str) -> None:
+    """Remove the accounts of a group that is about to be gone, as far as that is permitted. Raises ClusterError."""
+    where = accounts_namespace(namespace)
+    try:
+        listed = await cluster.send(list_all(SERVICE_ACCOUNTS, where))
+        for name in accounts_of(listed.get("items") or [], group):
+            log.info("account %s/%s goes with its group", where, name)
+            await _delete(cluster, where, name)
+    except ApiRefusal as refusal:
+        if refusal.status not in (403, 404):
+            raise
+        log.warning("accounts of group %s/%s are left: %s", namespace, group, refusal)  # its Roles went first
 
 
 async def _is_there(cluster: "Sender", namespace: str, member: str) -> bool:

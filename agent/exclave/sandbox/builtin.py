@@ -41,6 +41,7 @@ EVENT = object_of(
     type=STRING,
     note=STRING,
     regarding=_NAMED,
+    related=_NAMED,
 )
 WITH_SPEC = object_of(spec=ANY_OBJECT, status=ANY_OBJECT)
 """Shapes: what is of another type than these say, the real server cannot decode."""
