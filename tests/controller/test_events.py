@@ -39,6 +39,11 @@ CHANGES: dict[str, tuple[MemberView | None, MemberView, list[Happening]]] = {
         Happening("TwoMachines", "Cloned: two machines take turns", True)]),
     "its data path opens": (VIEW, replace(VIEW, data_path="outbound-open"), [
         Happening("DataPath", "the data path is outbound-open, was meshed", True)]),
+    "its data path opens, and it says why": (
+        VIEW,
+        replace(VIEW, data_path="outbound-open", data_path_reason="no proxy is ready"),
+        [Happening("DataPath", "the data path is outbound-open, was meshed: no proxy is ready", True)],
+    ),
     "its data path closes again": (replace(VIEW, data_path="outbound-open"), VIEW, [
         Happening("DataPath", "the data path is meshed, was outbound-open", False)]),
     "it is cordoned": (VIEW, replace(VIEW, cordoned=True), [

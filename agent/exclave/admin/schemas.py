@@ -75,6 +75,7 @@ _MEMBER_SPEC = object_of(
     facts={**keyed(map_of(SHORT), LONGEST_FACT_NAME), "maxProperties": MOST_FACTS},
     addresses=list_of({"type": "string", "minLength": 1, "maxLength": 64}, maxItems=1),
     dataPath=one_of("meshed", "outbound-open", "down"),
+    dataPathReason=SHORT,
     csr={"type": "string", "maxLength": LONGEST_CSR},
     serving=BOOLEAN,
     loaded=object_of(anchors=SHORT, issuer=SHORT, settings=SHORT, proxy=SHORT, agent=SHORT),

@@ -64,7 +64,8 @@ def happenings(before: MemberView | None, after: MemberView) -> list[Happening]:
             found.append(Happening(new.reason, f"{new.type}: {new.message}", _is_bad(new)))
     if before.data_path and before.data_path != after.data_path:
         is_bad = after.data_path in BAD_DATA_PATHS
-        found.append(Happening("DataPath", f"the data path is {after.data_path}, was {before.data_path}", is_bad))
+        why = f": {after.data_path_reason}" if is_bad and after.data_path_reason else ""
+        found.append(Happening("DataPath", f"the data path is {after.data_path}, was {before.data_path}{why}", is_bad))
     if before.cordoned != after.cordoned:
         word = "Cordoned" if after.cordoned else "Uncordoned"
         found.append(Happening(word, f"an admin has {word.lower()} it", is_bad=False))

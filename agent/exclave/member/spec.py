@@ -70,6 +70,7 @@ class MemberView:
     csr: str = ""
     serving: bool = False
     data_path: str = ""
+    data_path_reason: str = ""
     addresses: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     loaded: Mapping[str, str] = field(default_factory=dict)
@@ -171,6 +172,7 @@ def view_member(found: Object) -> MemberView:
         csr=_text(spec, "csr"),
         serving=spec.get("serving") is True,
         data_path=_text(spec, "dataPath"),
+        data_path_reason=_text(spec, "dataPathReason"),
         addresses=_texts(spec.get("addresses")),
         facts=_words(_tree(spec, "facts")),
         loaded=_words(_tree(spec, "loaded")),
