@@ -25,7 +25,7 @@ from support.mesh import mesh
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 
 LOWER = ("member_cluster", "member", "identity", "workload_api", "link", "guard")
-ORDER = (*LOWER, "dns", "proxy", "steering", "redirect", "listing")
+ORDER = (*LOWER, "dns", "proxy", "failing", "steering", "redirect", "listing")
 
 
 class Boot:
@@ -46,13 +46,15 @@ class Boot:
         )
         self.identity = SimpleNamespace(svid=Latest(None))
         self.proxy = SimpleNamespace(outdated=Latest(False), see_rules=self.rules_seen.append)
-        self.redirect = SimpleNamespace(observed=Latest(NOTHING))
+        self.failing = SimpleNamespace(rules=Latest(True))
+        self.redirect = SimpleNamespace(observed=Latest(NOTHING), problem=Latest(None))
         yields = {
             "member": self.member,
             "identity": self.identity,
             "workload_api": SimpleNamespace(path=folder / "workload.sock"),
             "dns": SimpleNamespace(address="169.254.77.3"),
             "proxy": self.proxy,
+            "failing": self.failing,
             "steering": SimpleNamespace(policy=Latest(None)),
             "redirect": self.redirect,
         }
@@ -155,6 +157,16 @@ async def test_the_proxy_learns_from_the_kernel_which_instance_is_active(boot: B
             await trio.testing.wait_all_tasks_blocked()
         boot.parts.endings.ask_nowait(Ending.STOP)
     assert boot.rules_seen == ["a", "b", None]
+
+
+async def test_rules_that_the_kernel_does_not_take_count_as_lost(boot: Boot) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(boot.serve)
+        for problem, stand in ((HostError(Fault.NFT_UNUSABLE, "no NAT", ""), False), (None, True)):
+            boot.redirect.problem.set(problem)
+            await trio.testing.wait_all_tasks_blocked()
+            assert boot.failing.rules.value is stand
+        boot.parts.endings.ask_nowait(Ending.STOP)
 
 
 async def test_the_workload_api_is_for_the_proxy_alone_and_gives_the_newest_anchors(boot: Boot) -> None:

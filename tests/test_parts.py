@@ -10,6 +10,7 @@ import pytest
 from exclave.cluster.credential import Credential
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
+from exclave.failing import Judgement, Reason
 from exclave.listing import ListingView, ProbeResult
 from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.settings import digest
@@ -47,6 +48,7 @@ def whole() -> Parts:
     view = SimpleNamespace(state=ProxyState.ACTIVE, pid=77)
     parts.proxy = publishing(instances={"a": view}, ready="a", problem=None)
     parts.proxy.starts = Counter(a=1)
+    parts.failing = publishing(judgement=Judgement(is_steady=True))
     parts.steering = publishing(problem=None)
     parts.redirect = publishing(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
     parts.redirect.in_place, parts.redirect.repairs = True, 5
@@ -251,6 +253,10 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
     "proxy": (
         set_value("proxy", "problem", "it ended"),
         Problem("proxy-unusable", "it ended", "see the proxy's own log in the runtime folder"),
+    ),
+    "what the data path lacks": (
+        set_value("failing", "judgement", Judgement(reason=Reason.PROXY_AWAY, message="no proxy is ready; wait")),
+        Problem("proxy-away", "no proxy is ready; wait", "see the proxy's own log in the runtime folder"),
     ),
     "steering": (
         set_value("steering", "problem", "port 70000"),

@@ -14,11 +14,12 @@ import trio.testing
 from exclave import steering as steering_module
 from exclave.config import RedirectConfig
 from exclave.errors import ConfigError, Fault
+from exclave.failing import Failing
 from exclave.kit.latest import Latest
 from exclave.member.settings import FailurePolicy, Port
 from exclave.redirect import surroundings
 from exclave.redirect.policy import RedirectPolicy, Server
-from exclave.steering import LOOK_AROUND_EVERY, LOOK_EVERY, SETTLING, Steering, chosen_failure, open_steering
+from exclave.steering import LOOK_AROUND_EVERY, LOOK_EVERY, SETTLING, Steering, open_steering
 from support.member import ADDRESS, RECORD, make_settings
 
 AFTER = 30.0
@@ -47,8 +48,12 @@ class Machine:
         proxy: Any = SimpleNamespace(ready=self.ready, outdated=self.outdated, instances=self.instances, uid=990)
         identity: Any = SimpleNamespace(svid=self.svid)
         membership: Any = self.membership
-        async with open_steering(config or RedirectConfig(), membership, identity, proxy, lambda: self.now) as opened:
-            yield opened
+        failing = Failing(membership, identity, proxy, lambda: self.now)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing.keep_judging)
+            async with open_steering(config or RedirectConfig(), membership, proxy, failing) as opened:
+                yield opened
+            nursery.cancel_scope.cancel()
 
 
 async def policy_of(steering: Steering) -> RedirectPolicy:
@@ -73,26 +78,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     return found
 
 
-# How long it may be away.
-
 OPEN, CLOSED = "open", "closed"
-
-
-@pytest.mark.parametrize(
-    ("away", "outbound", "inbound", "chosen"),
-    [
-        (None, OPEN, OPEN, (False, False)),
-        (29.9, OPEN, OPEN, (False, False)),
-        (30.0, OPEN, CLOSED, (True, False)),
-        (30.0, CLOSED, OPEN, (False, True)),
-        (99.0, OPEN, OPEN, (True, True)),
-        (99.0, CLOSED, CLOSED, (False, False)),
-    ],
-)
-def test_each_direction_does_what_the_group_says_once_it_is_time(
-    away: float | None, outbound: Any, inbound: Any, chosen: tuple[bool, bool]
-) -> None:
-    assert chosen_failure(FailurePolicy(AFTER, outbound, inbound), away) == chosen
 
 
 # What is wanted.
@@ -217,8 +203,9 @@ async def test_settings_that_make_no_rules_leave_the_ones_that_stand_and_are_tol
 
 
 async def test_a_user_that_does_not_exist_is_a_mistake_in_the_configuration() -> None:
+    parts: Any = (SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
     with pytest.raises(ConfigError) as caught:
-        async with Machine().steered(RedirectConfig(exclude_users=("nobody-here",))):
+        async with open_steering(RedirectConfig(exclude_users=("nobody-here",)), *parts):
             pass
     assert caught.value.fault is Fault.CONFIG_INVALID
     assert caught.value.message == "redirect.exclude_users: there is no user nobody-here"

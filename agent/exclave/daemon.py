@@ -13,6 +13,7 @@ from exclave.cluster import open_member_cluster
 from exclave.config import Config
 from exclave.dns import open_dns
 from exclave.ending import Ending
+from exclave.failing import Failing, open_failing
 from exclave.identity import open_identity
 from exclave.identity.x509 import read_blocks
 from exclave.kit.notify import notify
@@ -56,14 +57,16 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         parts.proxy = proxy = await enter(
             open_proxy(config.proxy, paths.runtime, member, identity, workload_api.path, names.address, endings, now)
         )
-        parts.steering = steering = await enter(open_steering(config.redirect, member, identity, proxy, now))
+        parts.failing = failing = await enter(open_failing(member, identity, proxy, now))
+        parts.steering = steering = await enter(open_steering(config.redirect, member, proxy, failing))
         parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
         parts.listing = await enter(
-            open_listing(config.listing, member, identity, proxy, redirect, endings, now)
+            open_listing(config.listing, member, identity, proxy, redirect, failing, endings, now)
         )  # last in, first out: listed only while served
         async with open_bare_nursery() as nursery:
             nursery.start_soon(supervise, "loaded", partial(tell_loaded, member, identity))
-            nursery.start_soon(_show_rules, redirect, proxy)
+            nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
+            nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, failing))
             nursery.start_soon(_end_when_evicted, parts, member)
             nursery.start_soon(_end_when_outdated, parts, proxy)
             nursery.start_soon(_end_when_moved, parts, member)
@@ -83,6 +86,12 @@ async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:
     """The kernel's word on which instance is active."""
     async for observed in redirect.observed.changes():
         proxy.see_rules(observed.instance)
+
+
+async def _judge_rules(redirect: Redirect, failing: Failing) -> None:
+    """Rules that the kernel does not take are as good as none."""
+    async for problem in redirect.problem.changes():
+        failing.rules.set(problem is None)
 
 
 async def _end_when_evicted(parts: Parts, member: Membership) -> None:

@@ -19,6 +19,7 @@ from exclave.status import Problem, Section, problem_of
 if TYPE_CHECKING:
     from exclave.cluster import MemberCluster
     from exclave.dns import DnsStub
+    from exclave.failing import Failing
     from exclave.identity import Identity
     from exclave.listing import Listing
     from exclave.member import Membership
@@ -42,6 +43,7 @@ class Parts:
     workload_api: "WorkloadApi | None" = None
     names: "DnsStub | None" = None
     proxy: "Proxy | None" = None
+    failing: "Failing | None" = None
     steering: "Steering | None" = None
     redirect: "Redirect | None" = None
     listing: "Listing | None" = None
@@ -223,6 +225,8 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         )
     if proxy is not None and (text := proxy.problem.value) is not None:
         yield Problem(Fault.PROXY_UNUSABLE.word, text, "see the proxy's own log in the runtime folder")
+    if parts.failing is not None and (reason := (judgement := parts.failing.judgement.value).reason) is not None:
+        yield Problem(reason.word, judgement.message, reason.hint)
     if parts.steering is not None and (text := parts.steering.problem.value) is not None:
         yield Problem(Fault.CONFIG_INVALID.word, text, "mend the group's spec or [redirect] in config.toml")
     if redirect is not None and (error := redirect.problem.value) is not None:

@@ -1,9 +1,8 @@
-"""Which rules are wanted: from the settings, the proxy that is ready, and for how long there has been none.
+"""Which rules are wanted: from the settings, the proxy that is ready, and what the data path is judged to be.
 
 Rules: no rules before a proxy is ready; rules point to one that is, or was last. While it is away they stay as they
-are, so traffic waits or fails and does not go bare; once it has been away longer than the group's `failure.after`,
-each direction does what the group says: outbound opens by default, inbound stays closed. New settings reach the rules
-only if the proxy that runs serves them too; else the whole agent walks back and starts again with them.
+are, so traffic waits or fails and does not go bare; each direction opens once the judgement says so. New settings reach
+the rules only if the proxy that runs serves them too; else the whole agent walks back and starts again with them.
 """
 
 import logging
@@ -22,21 +21,20 @@ from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
-from exclave.kit.wall import Now
-from exclave.member.settings import FailurePolicy, Settings
+from exclave.member.settings import Settings
 from exclave.redirect.layout import Instance
 from exclave.redirect.policy import RedirectPolicy, Server, Surroundings, make_policy
 from exclave.redirect.surroundings import find_ssh_ports, look_around
 
 if TYPE_CHECKING:
-    from exclave.identity import Identity
+    from exclave.failing import Failing
     from exclave.member import Membership
     from exclave.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 2.0
-"""Seconds between two looks at what only the clock tells: a proxy that stays away, a certificate that has ended."""
+"""Seconds between two looks at what nobody tells: where the API servers' names lead."""
 
 LOOK_AROUND_EVERY = 60.0
 """Seconds between two looks for SSH servers, each some milliseconds of one core."""
@@ -45,29 +43,18 @@ SETTLING = 1.0
 """Seconds after which the proxy has said whether it serves new settings."""
 
 
-def chosen_failure(failure: FailurePolicy, away: float | None) -> tuple[bool, bool]:
-    """Whether (outbound, inbound) are open while the data path has been away for so many seconds; None: it is not."""
-    if away is None or away < failure.after:
-        return False, False
-    return failure.outbound == "open", failure.inbound == "open"
-
-
 class Steering:
     """The wanted rules. `problem` says why they are not as the settings ask. Made by `open_steering`."""
 
-    def __init__(
-        self, config: RedirectConfig, membership: "Membership", identity: "Identity", proxy: "Proxy", now: Now
-    ) -> None:
+    def __init__(self, config: RedirectConfig, membership: "Membership", proxy: "Proxy", failing: "Failing") -> None:
         self.policy: Latest[RedirectPolicy | None] = Latest(None)
         self.problem: Latest[str | None] = Latest(None)
         self._config = config
         self._membership = membership
-        self._identity = identity
         self._proxy = proxy
-        self._now = now
+        self._failing = failing
         self._settings: Settings | None = None
         self._instance: Instance | None = None
-        self._whole_at = trio.current_time()
         self._surroundings = Surroundings()
         self._servers: dict[str, frozenset[Server]] = {}
 
@@ -88,7 +75,7 @@ class Steering:
 
     async def keep(self) -> None:
         """Keep the wanted rules true, for ever."""
-        sources = (self._membership.settings, self._proxy.ready, self._proxy.instances, self._identity.svid)
+        sources = (self._membership.settings, self._proxy.ready, self._proxy.instances, self._failing.judgement)
         async with open_changed(*sources) as changed:
             while True:
                 seen = changed.value
@@ -100,16 +87,10 @@ class Steering:
         """Decide what is wanted now."""
         await self._take_settings()
         settings = self._settings
-        instance = self._proxy.ready.value
-        if instance is not None and self._has_certificate():
-            self._whole_at = trio.current_time()
-            away = None
-        else:
-            away = trio.current_time() - self._whole_at
-        self._instance = instance or self._instance or self._adopted()
+        self._instance = self._proxy.ready.value or self._instance or self._adopted()
         if settings is None or self._instance is None or not self._membership.addresses:
             return
-        outbound_open, inbound_open = chosen_failure(settings.group.failure, away)
+        judgement = self._failing.judge_now()
         try:
             policy = make_policy(
                 settings,
@@ -119,8 +100,8 @@ class Steering:
                 proxy_uid=self._proxy.uid,
                 servers=await self._find_servers(),
                 surroundings=self._surroundings,
-                outbound_open=outbound_open,
-                inbound_open=inbound_open,
+                outbound_open=judgement.outbound_open,
+                inbound_open=judgement.inbound_open,
             )
         except ValueError as problem:
             self._tell(f"the rules stay as they are: {problem}")
@@ -143,10 +124,6 @@ class Steering:
             self._servers[server] = await _resolve(server) or self._servers.get(server, frozenset())
         found = frozenset[Server]().union(*self._servers.values())
         return tuple(sorted(found, key=lambda server: (server.address, server.port)))
-
-    def _has_certificate(self) -> bool:
-        svid = self._identity.svid.value
-        return svid is not None and self._now() < svid.not_after
 
     def _adopted(self) -> Instance | None:
         """The instance that an earlier agent left, and that its rules point to."""
@@ -171,10 +148,10 @@ async def _resolve(server: str) -> frozenset[Server]:
 
 @asynccontextmanager
 async def open_steering(
-    config: RedirectConfig, membership: "Membership", identity: "Identity", proxy: "Proxy", now: Now
+    config: RedirectConfig, membership: "Membership", proxy: "Proxy", failing: "Failing"
 ) -> AsyncIterator[Steering]:
     """Say which rules are wanted while open. They are right from the start for a proxy that was adopted."""
-    steering = Steering(config, membership, identity, proxy, now)
+    steering = Steering(config, membership, proxy, failing)
     try:
         await steering.look_around()
     except ValueError as problem:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from exclave.failing.judgement import Judgement, Reason
 from exclave.listing.ready import (
     Effect,
     Facts,
@@ -26,9 +27,8 @@ STARTING = Facts(
     certificate=True,
     proxy=False,
     rules=False,
-    lost_for=None,
-    failure_after=30.0,
-    fallback="outbound-open",
+    judgement=Judgement(),
+    was_whole=False,
     ports=frozenset({8080}),
     probes=(PASSING,),
     serving=False,
@@ -36,9 +36,16 @@ STARTING = Facts(
     workload="uid-1",
     is_live=True,
 )
-WHOLE = replace(STARTING, proxy=True, rules=True, lost_for=0.0)
+WHOLE = replace(STARTING, proxy=True, rules=True, judgement=Judgement(is_steady=True), was_whole=True)
 SERVING = replace(WHOLE, serving=True, data_path="meshed")
 LISTED = replace(SERVING, listed=frozenset({8080}))
+
+LOST = Judgement(reason=Reason.PROXY_AWAY, message="no proxy is ready")
+FAILED = replace(LOST, is_failing=True, outbound_open=True)
+AWAY = Judgement(is_steady=True, reason=Reason.CONTROL_PLANE_AWAY, message="Linkerd is away")
+OPENED = replace(AWAY, outbound_open=True)
+HELD = Judgement(reason=Reason.UNSTEADY, message="the data path comes and goes")
+GONE = replace(LISTED, proxy=False, judgement=LOST)
 
 READY = Verdict(True, "Ready", "certificate, proxy and rules stand, and the probes pass")
 UNLISTED = Verdict(False, "NotServing", "the ports are not listed yet")
@@ -48,8 +55,8 @@ def told(verdict: Verdict, is_live: bool = True, workload: str = "uid-1") -> Tol
     return Told(verdict, workload, is_live)
 
 
-def not_ready(reason: str, message: str) -> SetReady:
-    return SetReady(Verdict(False, reason, message))
+def not_ready(reason: str, message: str, note: str = "") -> SetReady:
+    return SetReady(Verdict(False, reason, message, note))
 
 
 Case = tuple[Facts, Told | None, tuple[Effect, ...]]
@@ -105,24 +112,52 @@ CASES: dict[str, Case] = {
         (),
     ),
     "a proxy lost for a moment costs readiness alone": (
-        replace(LISTED, proxy=False, rules=False, lost_for=29.9),
+        GONE,
         told(READY),
-        (not_ready("NotServing", "missing: proxy, rules"),),
+        (not_ready("NotServing", "no proxy is ready", "proxy-away meshed"),),
+    ),
+    "rules that are not there cost readiness alone": (
+        replace(LISTED, rules=False),
+        told(READY),
+        (not_ready("NotServing", "missing: rules"),),
     ),
     "a proxy lost for longer costs the ports, and outbound opens": (
-        replace(LISTED, proxy=False, lost_for=30.0),
-        told(Verdict(False, "NotServing", "missing: proxy")),
-        (SetServing(False, "outbound-open"),),
+        replace(GONE, judgement=FAILED),
+        told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
+        (
+            not_ready("NotServing", "no proxy is ready", "proxy-away outbound-open"),
+            SetServing(False, "outbound-open", "no proxy is ready"),
+        ),
     ),
     "a group that keeps outbound closed says so": (
-        replace(LISTED, proxy=False, lost_for=30.0, fallback="down"),
-        told(Verdict(False, "NotServing", "missing: proxy")),
-        (SetServing(False, "down"),),
+        replace(GONE, judgement=replace(FAILED, outbound_open=False)),
+        told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away down")),
+        (SetServing(False, "down", "no proxy is ready"),),
     ),
-    "a certificate that has ended counts as lost": (
-        replace(LISTED, certificate=False, lost_for=1.0),
+    "what has failed gets nothing back before it has held": (
+        replace(WHOLE, data_path="outbound-open", judgement=replace(FAILED, reason=Reason.UNSTEADY)),
+        told(Verdict(False, "NotServing", "no proxy is ready", "data-path-unsteady outbound-open")),
+        (),
+    ),
+    "a proxy that comes and goes keeps its ports and gets no readiness before it has held": (
+        replace(LISTED, judgement=HELD),
+        told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
+        (not_ready("NotServing", "the data path comes and goes", "data-path-unsteady meshed"),),
+    ),
+    "Linkerd away costs nothing, and is told": (
+        replace(LISTED, judgement=AWAY),
         told(READY),
-        (not_ready("NotServing", "missing: certificate"),),
+        (SetReady(Verdict(True, "Ready", f"{READY.message}; but Linkerd is away", "control-plane-away meshed")),),
+    ),
+    "Linkerd away for longer opens outbound, and pods still may come": (
+        replace(LISTED, judgement=OPENED),
+        told(Verdict(True, "Ready", READY.message, "control-plane-away meshed")),
+        (
+            SetServing(True, "outbound-open", "Linkerd is away"),
+            SetReady(
+                Verdict(True, "Ready", f"{READY.message}; but Linkerd is away", "control-plane-away outbound-open")
+            ),
+        ),
     ),
     "after failing, a whole data path serves again": (
         replace(WHOLE, data_path="outbound-open"),
@@ -147,9 +182,8 @@ FACTS = some.builds(
     certificate=some.booleans(),
     proxy=some.booleans(),
     rules=some.booleans(),
-    lost_for=some.none() | some.floats(0, 100),
-    failure_after=some.just(30.0),
-    fallback=some.sampled_from(["outbound-open", "down"]),
+    judgement=some.sampled_from([Judgement(), Judgement(is_steady=True), LOST, FAILED, AWAY, OPENED, HELD]),
+    was_whole=some.booleans(),
     ports=some.frozensets(some.sampled_from([80, 8080]), max_size=2),
     probes=some.lists(some.sampled_from([PASSING, FAILING]), max_size=2).map(tuple),
     is_adopting=some.booleans(),

@@ -17,6 +17,7 @@ from exclave.cluster import Upserted
 from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.ending import Ending, EndingSwitch
+from exclave.failing import Failing
 from exclave.listing import Listing, open_listing
 from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE
 from exclave.member import Membership, open_member
@@ -27,6 +28,8 @@ from support.stand_in import publishing
 
 AFTER = 30.0
 WANTED = SimpleNamespace(inbound=True, outbound=True, instance="a")
+STANDING = SimpleNamespace(instance="a")
+NONE = SimpleNamespace(instance=None)
 
 
 def virtual_now() -> float:
@@ -45,8 +48,7 @@ class World:
         self.endings = EndingSwitch()
         self.identity = publishing(svid=SimpleNamespace(not_after=virtual_now() + 86400))
         self.proxy = publishing(ready="a", instances={})
-        self.redirect = publishing(observed=0, wanted=WANTED)
-        self.redirect.in_place = True
+        self.redirect = publishing(observed=STANDING, wanted=WANTED, problem=None)
         self.config = Config(Paths(folder, folder), MemberConfig(ADDRESS))
 
     async def try_tcp(self, address: str, port: int, timeout: float) -> str | None:
@@ -65,12 +67,14 @@ class World:
                 nursery.start_soon(self._note, EXTERNAL_WORKLOADS)
                 nursery.start_soon(self._note, MEMBERS)
                 async with self._open(membership) as listing:
+                    nursery.start_soon(self.failing.keep_judging)
                     yield listing
                 self._line("rules may go")
             nursery.cancel_scope.cancel()
 
     def _open(self, membership: Membership) -> Any:
-        parts = (membership, self.identity, self.proxy, self.redirect)
+        self.failing = Failing(membership, self.identity, self.proxy, virtual_now)
+        parts = (membership, self.identity, self.proxy, self.redirect, self.failing)
         return open_listing(ListingConfig(10.0), *parts, self.endings, virtual_now)
 
     async def _control(self) -> None:
@@ -112,14 +116,12 @@ class World:
         elif part == "proxy":
             self.proxy.ready.set(None)
         else:
-            self.redirect.in_place = False
-            self.redirect.observed.set(self.redirect.observed.value + 1)
+            self.redirect.observed.set(NONE)
 
     def regain(self) -> None:
         self.identity.svid.set(SimpleNamespace(not_after=virtual_now() + 86400))
         self.proxy.ready.set("a")
-        self.redirect.in_place = True
-        self.redirect.observed.set(self.redirect.observed.value + 1)
+        self.redirect.observed.set(STANDING)
 
     def told(self) -> list[str]:
         """What was noted since the last call, without times."""
@@ -138,7 +140,13 @@ def world(tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: p
 
 
 READY = "Ready=True certificate, proxy and rules stand, and the probes pass"
-NO_PROXY = "Ready=False missing: proxy, rules"  # rules that point to nobody are none
+NO_PROXY = "Ready=False no proxy is ready; allowed for 30s; what is new is held"
+LOST = {
+    "certificate": "Ready=False there is no certificate that is valid; allowed for 30s; what is new is held",
+    "proxy": NO_PROXY,
+    "rules": "Ready=False missing: rules",
+}
+FAILED = "Ready=False no proxy is ready; outbound traffic passes by the proxy, inbound is held"
 
 
 async def test_a_whole_data_path_is_served_then_listed_then_ready_and_all_back_in_reverse(world: Any) -> None:
@@ -178,7 +186,7 @@ async def test_a_short_loss_costs_readiness_alone(world: Any, part: str) -> None
         made.told()
         made.lose(part)
         await trio.sleep(AFTER - 1)
-        assert made.told() == [READY, NO_PROXY if part == "proxy" else f"Ready=False missing: {part}"]
+        assert made.told() == [READY, LOST[part]]
         assert not listing.state.value.is_failing
         made.regain()
         await trio.sleep(1)
@@ -193,7 +201,7 @@ async def test_a_loss_that_lasts_costs_the_ports_and_says_what_traffic_does_now(
         await trio.sleep(1)
         made.told()
         await trio.sleep(AFTER + LOOK_EVERY + 1)
-        assert made.told() == ["serving=False dataPath=outbound-open", "the controller lists []"]
+        assert made.told() == [FAILED, "serving=False dataPath=outbound-open", "the controller lists []"]
         assert listing.state.value.is_failing
         made.regain()
         await trio.sleep(5)
@@ -207,17 +215,20 @@ async def test_a_certificate_ends_by_the_clock_alone(world: Any) -> None:
         await trio.sleep(19)
         assert made.told()[-1] == READY
         await trio.sleep(1 + LOOK_EVERY)
-        assert made.told() == ["Ready=False missing: certificate"]
+        assert made.told() == [LOST["certificate"]]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"inbound": False}, {"outbound": False}, {"instance": "b"}],
-    ids=["inbound passes by", "outbound passes by", "they point to another instance"],
-)
-async def test_rules_that_pass_by_the_proxy_are_none(world: Any, change: dict[str, Any]) -> None:
+BYPASSES: dict[str, Any] = {
+    "inbound passes by": lambda redirect: redirect.wanted.set(SimpleNamespace(inbound=False)),
+    "they point to another instance": lambda redirect: redirect.observed.set(SimpleNamespace(instance="b")),
+    "the kernel does not take them": lambda redirect: redirect.problem.set("refused"),
+}
+
+
+@pytest.mark.parametrize("bypass", BYPASSES.values(), ids=BYPASSES)
+async def test_rules_that_pass_by_the_proxy_are_none(world: Any, bypass: Any) -> None:
     made = world()
-    made.redirect.wanted.set(SimpleNamespace(**{**vars(WANTED), **change}))
+    bypass(made.redirect)
     async with made.listed():
         await trio.sleep(1)
         assert made.told() == ["Ready=False missing: rules"]
@@ -262,7 +273,7 @@ async def test_what_an_earlier_run_left_is_taken_back_before_anything_stands(wor
     made.lose("proxy")
     async with made.listed(serving=True, dataPath="meshed"):
         await trio.sleep(2)
-        assert made.told()[:2] == [NO_PROXY, "serving=False dataPath=down"]
+        assert made.told()[:2] == ["Ready=False missing: proxy", "serving=False dataPath=down"]
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["and answers", "and never answers"])
@@ -276,7 +287,7 @@ async def test_a_proxy_that_was_adopted_is_waited_for(world: Any, answers: bool)
         if answers:
             made.regain()
         await trio.sleep(2 * LOOK_EVERY + 2)
-        assert made.told()[0] == (READY if answers else NO_PROXY)
+        assert made.told()[0] == (READY if answers else FAILED)
 
 
 async def test_another_external_workload_is_told_again(world: Any) -> None:

@@ -1,13 +1,15 @@
 """Whether pods may send traffic here, and what the cluster is to be told of it. Pure: facts in, effects out.
 
 Rules: ports are listed only while certificate, proxy and rules all stand, so `serving` is said after them and taken
-back before them; Ready is said last and taken back first. A short loss costs Ready alone; one that outlasts the group's
-`failure.after` costs `serving` too. A condition is written when it changes, and again when the ExternalWorkload is
-another one or the member has come back to life, never for a probe alone.
+back before them; Ready is said last and taken back first. A short loss costs Ready alone; one that the judgement calls
+a failure costs `serving` too, and what comes and goes gets neither back before it has held. A condition is written when
+it changes, and again when the ExternalWorkload is another one or the member has come back to life, never for a probe
+alone.
 """
 
 from dataclasses import dataclass
 
+from exclave.failing.judgement import Judgement
 from exclave.member.spec import DataPath
 
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
@@ -27,23 +29,23 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What condition Ready is to say."""
+    """What condition Ready is to say. Another `note` is worth telling though the condition stays what it was."""
 
     ready: bool
     reason: str
     message: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What holds now. `lost_for` is seconds since the data path was last whole; None if it never was in this run."""
+    """What holds now. `was_whole`: the data path has been whole at some time of this run."""
 
     certificate: bool
     proxy: bool
     rules: bool
-    lost_for: float | None
-    failure_after: float
-    fallback: DataPath  # what the data path is once it has failed
+    judgement: Judgement
+    was_whole: bool
     ports: frozenset[int]  # of the group
     probes: tuple[ProbeResult, ...]
     is_adopting: bool = False  # a proxy of an earlier agent runs, and has not been looked at yet
@@ -60,15 +62,16 @@ class Facts:
         return self.certificate and self.proxy and self.rules
 
     @property
-    def is_failing(self) -> bool:
-        """The data path was whole, and has been lost for longer than the group allows."""
-        return not self.is_whole and self.lost_for is not None and self.lost_for >= self.failure_after
+    def is_steady(self) -> bool:
+        """They stand, and are judged to last."""
+        return self.is_whole and self.judgement.is_steady
 
     @property
     def missing(self) -> str:
-        """What is not there, for a person."""
+        """What is not as it should be, for a person."""
         parts = {"certificate": self.certificate, "proxy": self.proxy, "rules": self.rules}
-        return ", ".join(name for name, there in parts.items() if not there)
+        absent = ", ".join(name for name, there in parts.items() if not there)
+        return self.judgement.message or f"missing: {absent}"
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,11 @@ class SetReady:
 
 @dataclass(frozen=True)
 class SetServing:
-    """Write `serving` and `dataPath` into the own Member."""
+    """Write `serving` and `dataPath` into the own Member; `why` it is not meshed, for a person."""
 
     serving: bool
     data_path: DataPath
+    why: str = ""
 
 
 Effect = SetReady | SetServing
@@ -100,8 +104,10 @@ Effect = SetReady | SetServing
 
 def judge(facts: Facts) -> Verdict:
     """What condition Ready is to say."""
-    if not facts.is_whole:
-        return Verdict(False, NOT_SERVING, f"missing: {facts.missing}")
+    judgement = facts.judgement
+    note = f"{judgement.reason.word} {judgement.data_path}" if judgement.reason else ""
+    if not facts.is_steady:
+        return Verdict(False, NOT_SERVING, facts.missing, note)
     if facts.is_cordoned:
         return Verdict(False, CORDONED, "an admin has put this member out of service for a while")
     unlisted = sorted(facts.ports - facts.listed)
@@ -110,22 +116,22 @@ def judge(facts: Facts) -> Verdict:
     failed = [f"{probe.kind} {probe.port}: {probe.message}" for probe in facts.probes if not probe.passing]
     if failed:
         return Verdict(False, PROBE_FAILED, "; ".join(failed))
-    return Verdict(True, READY, "certificate, proxy and rules stand, and the probes pass")
+    stands = "certificate, proxy and rules stand, and the probes pass"
+    return Verdict(True, READY, f"{stands}; but {judgement.message}" if note else stands, note)
 
 
 def wants_serving(facts: Facts) -> bool:
     """Whether ports may be listed: the data path is whole, or was until a moment ago."""
-    if facts.is_whole:
+    if facts.is_steady:
         return True
-    was_whole = facts.lost_for is not None or facts.is_adopting
-    return bool(facts.serving) and was_whole and not facts.is_failing
+    return bool(facts.serving) and (facts.was_whole or facts.is_adopting) and not facts.judgement.is_failing
 
 
 def wanted_data_path(facts: Facts) -> DataPath:
     """What `dataPath` is to say; a short loss changes nothing."""
-    if facts.is_whole or wants_serving(facts):
-        return "meshed"
-    return facts.fallback if facts.is_failing else "down"
+    if wants_serving(facts) or facts.judgement.is_failing:
+        return facts.judgement.data_path
+    return "down"
 
 
 def decide(facts: Facts, told: Told | None) -> tuple[Effect, ...]:
@@ -136,11 +142,14 @@ def decide(facts: Facts, told: Told | None) -> tuple[Effect, ...]:
     ready = (SetReady(verdict),) if facts.workload is not None and _must_tell(verdict, facts, told) else ()
     serving, data_path = wants_serving(facts), wanted_data_path(facts)
     differs = (serving, data_path) != (facts.serving, facts.data_path)
-    spec = (SetServing(serving, data_path),) if differs else ()
+    why = "" if data_path == "meshed" else facts.judgement.message
+    spec = (SetServing(serving, data_path, why),) if differs else ()
     return (*spec, *ready) if verdict.ready else (*ready, *spec)
 
 
 def _must_tell(verdict: Verdict, facts: Facts, told: Told | None) -> bool:
     if told is None or told.workload != facts.workload or (facts.is_live and not told.is_live):
         return True
-    return verdict != told.verdict and (verdict.ready, verdict.reason) != (told.verdict.ready, told.verdict.reason)
+    before = told.verdict
+    is_noteworthy = verdict.note != before.note and (verdict.ready or bool(verdict.note))
+    return is_noteworthy or (verdict.ready, verdict.reason) != (before.ready, before.reason)

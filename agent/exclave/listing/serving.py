@@ -25,10 +25,10 @@ from exclave.kit.wall import Now
 from exclave.listing.leaving import walk_back
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, decide, judge
-from exclave.member.settings import FailurePolicy
 from exclave.member.spec import MemberView
 
 if TYPE_CHECKING:
+    from exclave.failing import Failing
     from exclave.identity import Identity
     from exclave.member.presence import Membership
     from exclave.proxy import Proxy
@@ -63,17 +63,24 @@ class Listing:
     """What pods are told of this machine. Made by `open_listing`."""
 
     def __init__(
-        self, membership: "Membership", identity: "Identity", proxy: "Proxy", redirect: "Redirect", now: Now
+        self,
+        membership: "Membership",
+        identity: "Identity",
+        proxy: "Proxy",
+        redirect: "Redirect",
+        failing: "Failing",
+        now: Now,
     ) -> None:
         self.state: Latest[ListingView] = Latest(ListingView())
         self._membership = membership
         self._identity = identity
         self._proxy = proxy
         self._redirect = redirect
+        self._failing = failing
         self._now = now
         self._probes: Latest[tuple[ProbeResult, ...]] = Latest(())
         self._told: Told | None = None
-        self._whole_at: float | None = None
+        self._was_whole = False
         self._opened = trio.current_time()
 
     async def keep_probes(self) -> None:
@@ -98,6 +105,7 @@ class Listing:
             self._proxy.instances,
             self._redirect.observed,
             self._redirect.wanted,
+            self._failing.judgement,
             self._probes,
         )
         async with open_changed(*sources) as changed:
@@ -112,21 +120,16 @@ class Listing:
 
     def _look(self) -> Facts:
         view, settings = self._membership.view.value, self._membership.settings.value
-        svid, redirect = self._identity.svid.value, self._redirect
-        failure = settings.group.failure if settings else FailurePolicy()
-        instance, wanted = self._proxy.ready.value, redirect.wanted.value
-        captures = wanted is not None and wanted.inbound and wanted.outbound and wanted.instance == instance
-        rules = redirect.in_place and captures
+        svid, instance = self._identity.svid.value, self._proxy.ready.value
+        rules = self._have_rules()
         certificate = svid is not None and self._now() < svid.not_after
-        if certificate and instance is not None and rules:
-            self._whole_at = trio.current_time()
+        self._was_whole = self._was_whole or (certificate and instance is not None and rules)
         return Facts(
             certificate=certificate,
             proxy=instance is not None,
             rules=rules,
-            lost_for=None if self._whole_at is None else trio.current_time() - self._whole_at,
-            failure_after=failure.after,
-            fallback="outbound-open" if failure.outbound == "open" else "down",
+            judgement=self._failing.judge_now(),
+            was_whole=self._was_whole,
             ports=frozenset(port.port for port in settings.group.ports) if settings else frozenset(),
             probes=self._probes.value,
             is_adopting=self._is_adopting(),
@@ -138,9 +141,19 @@ class Listing:
             is_cordoned=view is not None and view.cordoned,
         )
 
+    def _have_rules(self) -> bool:
+        """Whether the kernel's rules hand over what pods send, to the proxy that is ready.
+
+        Rules that are being replaced stand until the others do.
+        """
+        wanted, stands = self._redirect.wanted.value, self._redirect.observed.value
+        if wanted is None or not wanted.inbound or self._redirect.problem.value is not None:
+            return False
+        return stands.instance is not None and self._proxy.ready.value in (stands.instance, None)
+
     def _is_adopting(self) -> bool:
         """Whether a proxy of an earlier agent may still prove whole: nothing is withdrawn until that is known."""
-        if self._whole_at is not None or trio.current_time() - self._opened > ADOPTION:
+        if self._was_whole or trio.current_time() - self._opened > ADOPTION:
             return False
         return any(view.is_adopted for view in self._proxy.instances.value.values())
 
@@ -154,7 +167,7 @@ class Listing:
             verdict.reason,
             verdict.message,
             facts.probes,
-            facts.is_failing,
+            facts.judgement.is_failing,
         )
 
     async def _carry_out(self, effect: Effect, facts: Facts) -> None:
@@ -163,7 +176,8 @@ class Listing:
                 if isinstance(effect, SetReady):
                     await self._set_ready(effect, facts)
                 else:
-                    await self._membership.patch_spec({"serving": effect.serving, "dataPath": effect.data_path})
+                    fields = {"serving": effect.serving, "dataPath": effect.data_path, "dataPathReason": effect.why}
+                    await self._membership.patch_spec(fields)
                     log.info("listing: [serving=%s data-path=%s]", effect.serving, effect.data_path)
                     await self._membership.view.wait_for(
                         lambda view: view is None or view.serving == effect.serving  # our own write, come back
@@ -191,11 +205,12 @@ async def open_listing(
     identity: "Identity",
     proxy: "Proxy",
     redirect: "Redirect",
+    failing: "Failing",
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Listing]:
     """Have this machine listed while open and while its data path stands; withdraw it on the way out."""
-    listing = Listing(membership, identity, proxy, redirect, now)
+    listing = Listing(membership, identity, proxy, redirect, failing, now)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "probes", listing.keep_probes)
         nursery.start_soon(supervise, "listing", listing.keep_told)
