@@ -147,11 +147,11 @@ def running_kubernetes(binaries: Binaries, folder: Path) -> Iterator[Kubernetes]
             stack.callback(part.end)
             part.start()
         kubernetes.wait_ready()
-        stack.callback(kubernetes.controllers.end)
-        kubernetes.controllers.start()
         with kubernetes.client() as client:
             for definition in (*custom_resource_definitions(), external_workload_definition()):
                 define(client, definition)
+        stack.callback(kubernetes.controllers.end)
+        kubernetes.controllers.start()  # what is defined later, its garbage collector finds within half a minute
         yield kubernetes
 
 
