@@ -72,6 +72,74 @@ class TestOwners:
         made(admin.patch(f"{path}/held", content='{"metadata":{"finalizers":null}}', headers=MERGE))
         assert told(admin.get(f"{path}/held")) == (404, "NotFound")
 
+    def test_an_orphaning_deletion_leaves_what_was_owned(self, admin: httpx.Client, namespace: str) -> None:
+        first, second = (self.make_group(admin, namespace, name) for name in ("one", "two"))
+        path, owners = core(namespace, "configmaps"), group("exclave.dev/v1alpha1", namespace, "workloadgroups")
+        made(admin.post(path, json=owned("of-one", first)))
+        made(admin.post(path, json=owned("of-both", first, second)))
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"}
+        made(admin.request("DELETE", f"{owners}/one", json=options))
+        until(lambda: admin.get(f"{owners}/one").status_code == 404)
+        assert "ownerReferences" not in made(admin.get(f"{path}/of-one"))["metadata"]
+        left = made(admin.get(f"{path}/of-both"))["metadata"]["ownerReferences"]
+        assert [owner["name"] for owner in left] == ["two"]
+
+    def test_an_orphaning_deletion_waits_for_finalizers_as_any_other(self, admin: httpx.Client, namespace: str) -> None:
+        path = members(namespace, "web-abcde-1")
+        made(admin.post(members(namespace), json=member("web-abcde-1", finalizers=["exclave.dev/member"])))
+        made(admin.delete(path, params={"propagationPolicy": "Orphan"}))
+        until(lambda: made(admin.get(path))["metadata"]["finalizers"] == ["exclave.dev/member"])
+        assert "deletionTimestamp" in made(admin.get(path))["metadata"]
+        made(admin.patch(path, content='{"metadata":{"finalizers":null}}', headers=MERGE))
+        assert told(admin.get(path)) == (404, "NotFound")
+
+    def test_no_other_words_say_what_becomes_of_what_is_owned(self, admin: httpx.Client, namespace: str) -> None:
+        made(admin.post(members(namespace), json=member("web-abcde-1")))
+        answer = admin.delete(members(namespace, "web-abcde-1"), params={"propagationPolicy": "Sideways"})
+        assert told(answer) == (422, "Invalid")
+        assert 'propagationPolicy: Unsupported value: "Sideways"' in answer.json()["message"]
+
+
+class TestPages:
+    def page(self, admin: httpx.Client, namespace: str, **query: str) -> tuple[list[str], dict[str, Any]]:
+        found = made(admin.get(members(namespace), params=query))
+        return [one["metadata"]["name"] for one in found["items"]], found["metadata"]
+
+    def test_a_list_comes_in_pages_that_show_one_moment(self, admin: httpx.Client, namespace: str) -> None:
+        names = [f"web-abcde-{number}" for number in range(1, 6)]
+        for name in names:
+            made(admin.post(members(namespace), json=member(name)))
+        first, told_first = self.page(admin, namespace, limit="2")
+        assert (first, told_first["remainingItemCount"]) == (names[:2], 3)
+        made(admin.delete(members(namespace, names[4])))
+        made(admin.post(members(namespace), json=member("web-abcde-20")))
+        second, told_second = self.page(admin, namespace, limit="2", **{"continue": told_first["continue"]})
+        assert (second, told_second["remainingItemCount"]) == (names[2:4], 1)
+        third, told_third = self.page(admin, namespace, limit="2", **{"continue": told_second["continue"]})
+        assert third == names[4:]
+        assert not told_third.get("continue")  # of custom resources it is empty, of others absent
+        assert len({one["resourceVersion"] for one in (told_first, told_second, told_third)}) == 1
+
+        with watching(admin, members(namespace), resourceVersion=told_third["resourceVersion"]) as events:
+            heard = [next(events), next(events)]
+        assert [(event["type"], event["object"]["metadata"]["name"]) for event in heard] == [
+            ("DELETED", names[4]),
+            ("ADDED", "web-abcde-20"),
+        ]
+
+    def test_pages_hold_what_labels_select(self, admin: httpx.Client, namespace: str) -> None:
+        for number in range(1, 7):
+            made(admin.post(members(namespace), json=member(f"web-abcde-{number}", labels={"l": str(number % 2)})))
+        first, metadata = self.page(admin, namespace, limit="2", labelSelector="l=1")
+        assert first == ["web-abcde-1", "web-abcde-3"]
+        rest, _ = self.page(admin, namespace, labelSelector="l=1", **{"continue": metadata["continue"]})
+        assert rest == ["web-abcde-5"]
+
+    def test_a_page_that_was_never_begun_is_refused(self, admin: httpx.Client, namespace: str) -> None:
+        answer = admin.get(members(namespace), params={"continue": "rubbish"})
+        assert told(answer) == (400, "BadRequest")
+        assert "continue key is not valid" in answer.json()["message"]
+
 
 class TestElections:
     def held(self, name: str, holder: str, **metadata: Any) -> dict[str, Any]:

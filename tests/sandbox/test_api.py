@@ -23,6 +23,7 @@ FIELDS = [
     "metadata", "name", "namespace", "labels", "annotations", "finalizers", "ownerReferences", "uid", "generateName",
     "resourceVersion", "spec", "data", "stringData", "type", "rules", "verbs", "apiGroups", "resources", "roleRef",
     "subjects", "kind", "regarding", "eventTime", "status", "immutable", "preconditions", "renewTime",
+    "propagationPolicy",
 ]  # fmt: skip
 CORE = "/api/v1/namespaces"
 MEMBERS = "/apis/exclave.dev/v1alpha1/namespaces/g/members"
@@ -163,7 +164,7 @@ def test_a_token_request_says_until_when(admin: Caller) -> None:
         ("GET", f"{CORE}/g/configmaps", None, "application/json", {"labelSelector": "a b c"}, (400, "BadRequest")),
         ("GET", f"{CORE}/g/configmaps", None, "application/json", {"resourceVersion": "x"}, (400, "BadRequest")),
         ("GET", f"{CORE}/g/configmaps", None, "application/json", {"resourceVersion": "99"}, (504, "Timeout")),
-        ("GET", f"{CORE}/g/configmaps", None, "application/json", {"continue": "old"}, (410, "Expired")),
+        ("GET", f"{CORE}/g/configmaps", None, "application/json", {"continue": "old"}, (400, "BadRequest")),
         ("POST", f"{CORE}/g/configmaps", "x" * MOST_BODY, "application/json", {}, (413, "RequestEntityTooLarge")),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 50 else "",
@@ -207,7 +208,7 @@ def test_no_body_is_too_strange_to_be_answered(kind: Kind, body: dict[str, Any],
     assert caller.ask("POST", path, body).status in (201, 400, 409, 422, 500 if _has_version(body) else 201)
     assert caller.ask("PUT", f"{path}/a", body).status in (200, 400, 404, 409, 422)
     assert caller.ask("PATCH", f"{path}/a", body, MERGE).status in (200, 400, 404, 409, 422)
-    assert caller.ask("DELETE", f"{path}/a", body).status in (200, 404, 409)
+    assert caller.ask("DELETE", f"{path}/a", body).status in (200, 404, 409, 422)
 
 
 def _has_version(body: dict[str, Any]) -> bool:
@@ -220,7 +221,49 @@ def test_a_list_bears_the_version_to_watch_from(admin: Caller) -> None:
     listed = admin.ask("GET", f"{CORE}/g/configmaps").body
     assert (listed["kind"], listed["metadata"]["resourceVersion"], len(listed["items"])) == ("ConfigMapList", "2", 1)
     exact = admin.ask("GET", f"{CORE}/g/configmaps", resourceVersion="1", resourceVersionMatch="Exact")
-    assert told(exact) == (410, "Expired", "too old resource version: 1 (2)")
+    assert (exact.body["metadata"]["resourceVersion"], exact.body["items"]) == ("1", [])
+
+
+def test_pages_show_the_moment_of_the_first_until_history_ends() -> None:
+    store = make_store(window=3)
+    admin = Caller(store, Api(store, TokenKey(ec.generate_private_key(ec.SECP256R1())), "admin", lambda: START, str))
+    for name in "abc":
+        admin.ask("POST", f"{CORE}/g/configmaps", config_map(name))
+    first = admin.ask("GET", f"{CORE}/g/configmaps", limit="1").body
+    assert (names(first), first["metadata"]["remainingItemCount"]) == (["a"], 2)
+    more = {"limit": "5", "continue": first["metadata"]["continue"]}
+    admin.ask("DELETE", f"{CORE}/g/configmaps/c")
+    admin.ask("POST", f"{CORE}/g/configmaps", config_map("b-later"))
+    second = admin.ask("GET", f"{CORE}/g/configmaps", **more).body
+    assert names(second) == ["b", "c"]
+    assert second["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
+    assert names(admin.ask("GET", f"{CORE}/g/configmaps", **more, fieldSelector="metadata.name=c").body) == ["c"]
+    refused = admin.ask("GET", f"{CORE}/g/configmaps", **more, resourceVersion="4")
+    assert told(refused)[2] == "specifying resource version is not allowed when using continue"
+    for name in "xy":
+        admin.ask("POST", f"{CORE}/g/configmaps", config_map(name))
+    assert told(admin.ask("GET", f"{CORE}/g/configmaps", **more)) == (
+        410, "Expired", "too old resource version: 4 (5)",
+    )  # fmt: skip
+
+
+def names(listed: dict[str, Any]) -> list[str]:
+    return [one["metadata"]["name"] for one in listed["items"]]
+
+
+def test_a_deletion_may_be_told_to_leave_behind_what_was_owned(admin: Caller) -> None:
+    owner = admin.ask("POST", f"{CORE}/g/configmaps", config_map("owner")).body["metadata"]["uid"]
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner}
+    admin.ask("POST", f"{CORE}/g/configmaps", config_map("owned", ownerReferences=[reference]))
+    refused = admin.ask("DELETE", f"{CORE}/g/configmaps/owner", {"propagationPolicy": "Sideways"})
+    assert told(refused) == (
+        422,
+        "Invalid",
+        'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "Sideways": supported values: '
+        '"Foreground", "Background", "Orphan", "nil"',
+    )
+    assert admin.ask("DELETE", f"{CORE}/g/configmaps/owner", propagationPolicy="Orphan").status == 200
+    assert "ownerReferences" not in admin.ask("GET", f"{CORE}/g/configmaps/owned").body["metadata"]
 
 
 def test_a_deletion_answers_with_success_or_with_the_object_that_is_going(admin: Caller) -> None:

@@ -252,6 +252,36 @@ def test_what_an_object_owned_goes_after_it_unless_another_owner_is_left() -> No
     assert store.find(kinds.EXTERNAL_WORKLOADS, "g", "of-both") is None
 
 
+def test_a_deletion_that_orphans_takes_one_owner_off_and_leaves_what_was_owned() -> None:
+    store = make_store()
+    owners = [store.create(kinds.WORKLOAD_GROUPS, "g", group(name)) for name in ("web", "db")]
+    references = [
+        {"apiVersion": "v1", "kind": "X", "name": one["metadata"]["name"], "uid": one["metadata"]["uid"]}
+        for one in owners
+    ]
+    store.create(CONFIG_MAPS, "g", config_map("of-web", ownerReferences=references[:1]))
+    store.create(CONFIG_MAPS, "g", config_map("of-both", ownerReferences=references))
+    assert store.delete(kinds.WORKLOAD_GROUPS, "g", "web", orphan=True)[1]
+    assert "ownerReferences" not in store.get(CONFIG_MAPS, "g", "of-web")["metadata"]
+    assert store.get(CONFIG_MAPS, "g", "of-both")["metadata"]["ownerReferences"] == references[1:]
+    store.delete(kinds.WORKLOAD_GROUPS, "g", "db")
+    assert store.find(CONFIG_MAPS, "g", "of-both") is None
+    assert store.find(CONFIG_MAPS, "g", "of-web") is not None
+
+
+def test_a_selection_of_an_earlier_revision_is_what_one_was_then() -> None:
+    store = make_store()
+    store.create(CONFIG_MAPS, "g", config_map("changed"))
+    store.create(CONFIG_MAPS, "g", config_map("removed"))
+    then, before = store.revision, store.select(CONFIG_MAPS, None)
+    patched(store, CONFIG_MAPS, "changed", {"data": {"a": "2"}})
+    store.delete(CONFIG_MAPS, "g", "removed")
+    store.create(CONFIG_MAPS, "g", config_map("added"))
+    assert store.select_at(CONFIG_MAPS, None, parse_selector("", ""), then) == before
+    assert store.select_at(CONFIG_MAPS, "g", parse_selector("", "metadata.name=added"), then) == []
+    assert store.select_at(CONFIG_MAPS, "h", parse_selector("", ""), then) == []
+
+
 def test_selection_is_by_namespace_then_name_and_by_selector() -> None:
     store = make_store()
     store.create(NAMESPACES, "", {"metadata": {"name": "a"}})

@@ -20,12 +20,14 @@ from exclave.sandbox.discovery import discover
 from exclave.sandbox.feed import Change, Scope
 from exclave.sandbox.kinds import merge_patch
 from exclave.sandbox.message import HttpRequest, Reply, refusal_reply
+from exclave.sandbox.pages import page_of, read_cursor
 from exclave.sandbox.refusal import (
+    Cause,
     Object,
     Refusal,
     bad_request,
-    expired,
     forbidden,
+    invalid,
     too_large,
     too_large_version,
     unauthorized,
@@ -44,6 +46,7 @@ WATCH_SECONDS = 1800
 DELETED_LEEWAY = 60.0
 """Seconds that an account held by finalizers still speaks for after its deletion (pkg/serviceaccount/claims.go)."""
 _PATCH_TYPE = "application/merge-patch+json"
+_PROPAGATION = ("Foreground", "Background", "Orphan")
 _RBAC_KINDS = (kinds.ROLES, kinds.CLUSTER_ROLES, kinds.ROLE_BINDINGS, kinds.CLUSTER_ROLE_BINDINGS)
 
 
@@ -139,17 +142,22 @@ class Api:
     def _read(self, target: Target, selector: Selector, query: Mapping[str, str]) -> Object:
         if target.name:
             return self._store.get(target.kind, target.home, target.name)
-        revision = _revision(query)
+        revision, after = _revision(query), ""
         if revision > self._store.revision:
             raise too_large_version(revision, self._store.revision)
-        if query.get("continue") or (query.get("resourceVersionMatch") == "Exact" and revision < self._store.revision):
-            raise expired(revision, self._store.revision)
+        if query.get("resourceVersionMatch") != "Exact":
+            revision = self._store.revision
+        if query.get("continue"):
+            if query.get("resourceVersion"):
+                raise bad_request("specifying resource version is not allowed when using continue")
+            cursor = read_cursor(query["continue"])
+            revision, after = cursor.revision, cursor.last
+        found = self._store.select_at(target.kind, target.namespace, selector, revision)
         resource = target.kind.resource
         return {
             "kind": f"{resource.kind}List",
             "apiVersion": resource.api_version,
-            "metadata": {"resourceVersion": str(self._store.revision)},
-            "items": self._store.select(target.kind, target.namespace, selector),
+            **page_of(found, _number(query, "limit"), after, revision, counted=not selector.requirements),
         }
 
     def _watch(self, target: Target, selector: Selector, query: Mapping[str, str]) -> Watch:
@@ -175,15 +183,15 @@ class Api:
         if verb == "patch":
             patch = _body(request, _PATCH_TYPE)
             return Reply(200, store.patch(kind, home, name, lambda old: merge_patch(old, patch), target.subresource))
-        preconditions = _preconditions(request)
+        preconditions, orphan = _deletion(request)
         if verb == "delete":
-            found, gone = store.delete(kind, home, name, preconditions)
+            found, gone = store.delete(kind, home, name, preconditions, orphan=orphan)
             return Reply(200, _success(kind, found) if gone else found)
         found_all = store.select(kind, target.namespace, selector)
         for found in found_all:
             metadata = found["metadata"]
             if store.find(kind, metadata.get("namespace", ""), metadata["name"]) is not None:
-                store.delete(kind, metadata.get("namespace", ""), metadata["name"])
+                store.delete(kind, metadata.get("namespace", ""), metadata["name"], orphan=orphan)
         resource = kind.resource
         listed = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "items": found_all}
         return Reply(200, {**listed, "metadata": {"resourceVersion": str(store.revision)}})
@@ -223,11 +231,20 @@ def _body(request: HttpRequest, wanted: str = "application/json") -> Any:
         raise bad_request(f"the body is not JSON: {problem}") from None
 
 
-def _preconditions(request: HttpRequest) -> Object:
-    """What a deletion's options (DeleteOptions) ask the object to be; they ask nothing else that is heard here."""
-    options = _body(request) if request.body else {}
-    found = options.get("preconditions") if isinstance(options, dict) else None
-    return found if isinstance(found, dict) else {}
+def _deletion(request: HttpRequest) -> tuple[Object, bool]:
+    """What a deletion's options ask the object to be, and whether what it owns is to be left behind. Raises Refusal.
+
+    A body is heard, and without one the query, as in k8s.io/apiserver pkg/endpoints/handlers/delete.go.
+    """
+    options = _body(request) if request.body else dict(request.query)
+    options = options if isinstance(options, dict) else {}
+    policy, preconditions = options.get("propagationPolicy"), options.get("preconditions")
+    if policy not in (None, "", *_PROPAGATION):
+        listed = ", ".join(f'"{one}"' for one in (*_PROPAGATION, "nil"))
+        message = f'Unsupported value: "{policy}": supported values: {listed}'
+        cause = Cause("propagationPolicy", message, "FieldValueNotSupported")
+        raise invalid("DeleteOptions.meta.k8s.io", "", [cause])
+    return preconditions if isinstance(preconditions, dict) else {}, policy == "Orphan"
 
 
 def _revision(query: Mapping[str, str]) -> int:

@@ -58,9 +58,9 @@ Not enforced, or otherwise than by kube-apiserver:
   - a field of a custom resource that its schema does not name is refused (400), never pruned in silence; such fields
     of Kubernetes' own kinds are kept, and those kinds are checked only where this project writes them
   - patches: JSON merge patch only; no strategic merge, JSON patch, server-side apply, managedFields or dryRun
-  - PUT never creates; limit and continue are not paged; a list is always of the newest version
+  - PUT never creates; a list is of the newest version, of an exact one, or goes on with one that was begun
   - tokens die with their account at once, not after ten seconds, and cannot be bound to an object
-  - garbage collection happens at once, when an owner is removed; propagationPolicy is ignored
+  - garbage collection happens at once, when an owner is removed, and so does orphaning; Foreground is as Background
   - nothing runs: no pods, no endpoints, no addresses of services, no default ServiceAccounts or events of its own
 """
 

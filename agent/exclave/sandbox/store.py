@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from exclave.sandbox.feed import Change, Feed
+from exclave.sandbox.feed import Change, Feed, Scope
 from exclave.sandbox.kinds import NAMESPACES, Kind, changed_object, check_body, new_object
 from exclave.sandbox.refusal import (
     Cause,
@@ -89,6 +89,27 @@ class Store:
                 found += self._select_in(self._objects[(kind.key, space)], selector)
         return found
 
+    def select_at(self, kind: Kind, namespace: str | None, selector: Selector, revision: int) -> list[Object]:
+        """The same as they were at a revision. Raises Refusal (410) if the history does not reach back to it."""
+        if revision == self.revision:
+            return self.select(kind, namespace, selector)
+        found = {
+            (one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in self.select(kind, namespace)
+        }
+        for change in reversed(self.feed.since(Scope(kind.key, namespace), revision)):
+            place = (change.namespace, change.name)
+            if change.before is None:
+                found.pop(place, None)
+            else:
+                found[place] = change.before
+        return [
+            found[space, name]
+            for space, name in sorted(found)
+            if selector.namespace in (None, space)
+            and selector.name in (None, name)
+            and selector.accepts(found[space, name])
+        ]
+
     def _has(self, kind: Kind, namespace: str) -> bool:
         return namespace in self._namespaces_of[kind.key]
 
@@ -164,13 +185,20 @@ class Store:
             return self._remove(place, found)
         return self._put(place, old, found)
 
-    def delete(self, kind: Kind, namespace: str, name: str, preconditions: Object | None = None) -> tuple[Object, bool]:
-        """Delete an object, or mark it if finalizers hold it. Returns it, and whether it is gone. Raises Refusal."""
+    def delete(
+        self, kind: Kind, namespace: str, name: str, preconditions: Object | None = None, *, orphan: bool = False
+    ) -> tuple[Object, bool]:
+        """Delete an object, or mark it if finalizers hold it. Returns it, and whether it is gone. Raises Refusal.
+
+        What it owned goes after it, or with `orphan` stays and has one owner less.
+        """
         old = self.get(kind, namespace, name)
         place = Place(kind, namespace, name)
         self._check_same(place, old, preconditions or {})
         if old["metadata"].get("deletionTimestamp"):
             return old, False
+        if orphan:
+            self._disown(old["metadata"]["uid"])
         marked = {**old, "metadata": {**old["metadata"], "deletionTimestamp": self._timestamp()}}
         marked["metadata"]["deletionGracePeriodSeconds"] = 0
         if "generation" in marked["metadata"]:
@@ -272,6 +300,16 @@ class Store:
             self._dependents[uid].pop(place, None)
         for uid in after - before:
             self._dependents[uid][place] = None
+
+    def _disown(self, owner: str) -> None:
+        """Take an owner off everything that names it."""
+        for place in tuple(self._dependents.get(owner, ())):
+            found = self.get(*place)
+            metadata = {key: value for key, value in found["metadata"].items() if key != "ownerReferences"}
+            left = [one for one in found["metadata"]["ownerReferences"] if one["uid"] != owner]
+            if left:
+                metadata["ownerReferences"] = left
+            self._put(place, found, {**found, "metadata": metadata})
 
     def _collect(self, owner: str) -> None:
         """Delete what the removed object owned, unless another owner is left."""
