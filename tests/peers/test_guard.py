@@ -5,9 +5,16 @@ is one attempt: what is tried, and what the thief gets to see.
 """
 
 import json
-from collections.abc import Iterator
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 import httpx
@@ -18,11 +25,14 @@ from exclave.admin.guard import GUARD, placed_guard
 from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account, rejoin_account
 from exclave.cluster.requests import create, create_token
 from exclave.join.delivery import delivery_key_text, seal, unseal
+from peers import flooding
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE
+from support.told import tell
 
 from .attacks import (
     ATTACKS,
+    JOINS_ONLY,
     MINE,
     MY_LEASE,
     MY_WORKLOAD,
@@ -93,6 +103,8 @@ def town(server: Server) -> Iterator[Town]:
             )
         made.enter("joiner", f"{SHOP}-vms", f"web.join.{TOKEN}-2")
         made.enter("machine", f"{SHOP}-vms", f"web.vm.{TOKEN}-1")
+        made.enter("bystander", f"{OTHER}-vms", f"web.vm.{TOKEN}-1")
+        made.enter("application", SHOP, "web")
         made.place(rejoin_account(SHOP, f"web-{TOKEN}-4", 2e9))
         made.enter("again", f"{SHOP}-vms", f"web.rejoin.{TOKEN}-4")
         made.enter("misshapen", f"{SHOP}-vms", "web.vm")
@@ -218,3 +230,111 @@ def test_the_controller_does_what_it_has_to(town: Town) -> None:
 def machine_token(town: Town, account: str) -> str:
     request = create_token(f"{SHOP}-vms", account, 3600)
     return str(town.admin.post(request.path, json=request.body).json()["status"]["token"])
+
+
+CERTIFIED = {
+    "a token: an identity from linkerd-identity": ("joiner", f"Not a label: web.join.{TOKEN}-2"),
+    "a token for one member: an identity from linkerd-identity": ("again", f"Not a label: web.rejoin.{TOKEN}-4"),
+    "a machine: an identity from linkerd-identity": ("machine", f"Not a label: web.vm.{TOKEN}-1"),
+    "an account of another shape: an identity from linkerd-identity": ("misshapen", "Not a label: web.vm"),
+    "an account without dots is certified, so that the rows before mean something": (
+        "application", f"web.{SHOP}.serviceaccount.identity.linkerd.cluster.local",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("who", "words"), CERTIFIED.values(), ids=CERTIFIED)
+def test_linkerd_certifies_no_account_of_machines(town: Town, who: str, words: str) -> None:
+    assert certified(town, who) == words
+
+
+def certified(town: Town, who: str) -> str:
+    """What linkerd-identity makes of a token: the identity that it certifies, or its refusal.
+
+    Its rule: the API server says whose token it is, for its own audience too, and every part of the name has to be a
+    DNS label. Source: linkerd2, controller/identity/validator.go; k8s.io/apimachinery, IsDNS1123Label.
+    """
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": bearer(town, who)}}
+    answer = town.admin.post("/apis/authentication.k8s.io/v1/tokenreviews", json=review)
+    status = answer.json()["status"]
+    assert (answer.status_code, status["authenticated"], status.get("error")) == (201, True, None)
+    first, *parts = status["user"]["username"].split(":")
+    assert (first, len(parts)) == ("system", 3)
+    for part in parts:
+        if re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", part) is None:
+            return f"Not a label: {part}"
+    kind, namespace, account = parts
+    return f"{account}.{namespace}.{kind}.identity.linkerd.cluster.local"
+
+
+def bearer(town: Town, who: str) -> str:
+    return str(town.as_[who].headers["authorization"]).removeprefix("Bearer ")
+
+
+MANY = "crowd"
+USES = 999
+
+
+def test_a_token_of_999_uses_makes_999_members_of_a_thousand_at_once(town: Town) -> None:
+    town.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": MANY}}, "/api/v1/namespaces")
+    town.place(*group_objects(MANY, "web", {"networks": [WEB]}, "exclave"), join_account(MANY, "web", TOKEN, USES, 2e9))
+    town.enter("crowd", f"{MANY}-vms", f"web.join.{TOKEN}-{USES}")
+    try_until_bound(town.as_["crowd"])
+
+    def make(number: int) -> httpx.Response:
+        return town.as_["crowd"].post(members(MANY), json=member(f"web-{TOKEN}-{number}"))
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(make, range(1, USES + 2)))
+    took = time.monotonic() - began
+    refused = [answer for answer in answers if answer.status_code != 201]
+    assert refused == answers[-1:]
+    assert JOINS_ONLY in refused[0].json()["message"]
+    tell(f"{town.server.name}: 1,000 members at once by one token: 999 made in {took:.1f} s, the last refused")
+    assert town.admin.delete(members(MANY)).status_code == 200  # nobody else is to look at so many
+
+
+def try_until_bound(joiner: httpx.Client) -> None:
+    """Rights take a moment to be known."""
+    for _ in range(600):
+        if joiner.get(members(MANY, "absent")).status_code == 404:
+            return
+    raise AssertionError("the rights of a group's accounts are not known")
+
+
+def test_a_machine_that_floods_the_api_server_delays_others_and_stops_nobody(town: Town, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text(town.server.ca)
+    known: list[float] = []
+    alone = heartbeats(town, lambda: len(known) < BEATS, known)
+    command = [sys.executable, flooding.__file__, town.server.url, tmp_path / "ca.pem", "3"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as flood:
+        assert flood.stdin is not None
+        given = {"token": bearer(town, "machine"), "member": MINE, "lease": MY_LEASE, "mint": MY_TOKENS}
+        flood.stdin.write(json.dumps(given) + "\n")
+        flood.stdin.flush()
+        beside = heartbeats(town, lambda: flood.poll() is None, [])
+        assert flood.stdout is not None
+        answers = json.loads(flood.stdout.read())
+    assert set(answers) <= {"200", "201", "409", "429"}, (
+        "a flood is served, meets itself, or is told to come back later"
+    )
+    tell(
+        f"{town.server.name}: a heartbeat beside a machine that floods ({sum(answers.values())} requests in 3 s: "
+        f"{answers}): p50 {1000 * beside[49]:.0f} ms, p99 {1000 * beside[98]:.0f} ms; "
+        f"alone {1000 * alone[49]:.0f} and {1000 * alone[98]:.0f} ms"
+    )
+
+
+BEATS = 50
+MY_TOKENS = core(f"{SHOP}-vms", "serviceaccounts", f"web.vm.{TOKEN}-1", "token")
+
+
+def heartbeats(town: Town, go_on: Callable[[], bool], taken: list[float]) -> list[float]:
+    """Another machine's heartbeats while it lasts, each of which must be taken; the seconds of each, in percentiles."""
+    while go_on():
+        began = time.monotonic()
+        answer = attempt(town.as_["bystander"], patching(leases(OTHER, f"web-{TOKEN}-1"), spec=RENEWAL))
+        assert answer.status_code == 200, answer.text
+        taken.append(time.monotonic() - began)
+    return quantiles(taken, n=100)
