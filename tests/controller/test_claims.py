@@ -78,7 +78,14 @@ def test_what_is_being_given_stands_already() -> None:
 
 @pytest.mark.parametrize(
     ("text", "plain"),
-    [(HERS, HERS), ("FD00:0::7", "fd00::7"), ("fe80::1%eth0", None), ("10.77.0.020", None), ("", None)],
+    [
+        (HERS, HERS),
+        ("FD00:0::7", "fd00::7"),
+        (f"::ffff:{HERS}", HERS),
+        ("fe80::1%eth0", None),
+        ("10.77.0.020", None),
+        ("", None),
+    ],
 )
 def test_an_address_is_written_in_one_way(text: str, plain: str | None) -> None:
     if plain is None:

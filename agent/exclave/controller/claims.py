@@ -12,7 +12,7 @@ cost more than all the rest. Each change tells who else is to be looked at becau
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from exclave.cluster.requests import Object
 from exclave.controller.world import Group, Neighbour, workload_ports
@@ -83,10 +83,14 @@ def neighbour_of(
 
 
 def plain_address(text: str) -> str:
-    """An address in the one way of writing it. Raises ValueError, also for one with a zone."""
+    """An address in the one way of writing it. Raises ValueError, also for one with a zone.
+
+    An IPv4 address can be written as IPv6, and Linkerd, as everything in Go, takes both for one.
+    """
     if "%" in text:
         raise ValueError("an address with a zone means something on its own machine only")
-    return str(ip_address(text))
+    found = ip_address(text)
+    return str((found.ipv4_mapped if isinstance(found, IPv6Address) else None) or found)
 
 
 def lies_within(address: str, networks: tuple[str, ...]) -> bool:
