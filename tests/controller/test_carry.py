@@ -173,6 +173,24 @@ async def test_a_member_that_is_deleted_is_undone_next_and_leaves_nothing(tmp_pa
         assert await one.standing() == []
 
 
+async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: Path) -> None:
+    """An orphaning deletion puts a finalizer there that Kubernetes takes off again: our caches may still show it."""
+    async with scene(tmp_path) as one:
+        await one.play()
+        admin, before = one.cluster.admin, {}
+        for resource, ours in ((EXTERNAL_WORKLOADS, "exclave.dev/ports"), (MEMBERS, "exclave.dev/member")):
+            body = {"metadata": {"finalizers": [ours, "example.com/orphan"]}}
+            await admin.send(patch(resource, NAMESPACE, NAME, body))
+            await admin.send(delete(resource, NAMESPACE, NAME))
+            before[resource.kind] = await admin.send(get(resource, NAMESPACE, NAME))
+            await admin.send(patch(resource, NAMESPACE, NAME, {"metadata": {"finalizers": [ours]}}))
+        one.world = one.world.seen(member=before["Member"], workload=before["ExternalWorkload"])
+        await one.carry(ReleaseWorkload())
+        await one.carry(ReleaseMember())
+        for resource in (EXTERNAL_WORKLOADS, MEMBERS):
+            assert await one.cluster.find(resource, NAME) is None
+
+
 async def test_steps_for_a_member_that_is_gone_say_so(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))

@@ -20,6 +20,7 @@ from exclave.cluster.requests import (
     WORKLOAD_GROUPS,
     Object,
     Request,
+    Resource,
     create,
     create_token,
     delete,
@@ -158,8 +159,7 @@ class Carrier:
             await self._unless(404, delete(LEASES, namespace, name))
             return world.seen(has_lease=False)
         if isinstance(step, ReleaseMember):
-            left = [finalizer for finalizer in world.view.finalizers if finalizer != FINALIZER]
-            await self._unless(404, patch(MEMBERS, namespace, name, _metadata(finalizers=left)))
+            await self._release((MEMBERS, namespace, name), FINALIZER)
             return None
         return await self._undo_workload(step, world)
 
@@ -179,9 +179,18 @@ class Carrier:
             await self._unless(404, delete(*place))
             gone = {**workload, "metadata": {**workload.get("metadata", {}), "deletionTimestamp": "now"}}
             return world.seen(workload=gone)
-        left = [one for one in workload.get("metadata", {}).get("finalizers") or [] if one != PORTS_FINALIZER]
-        await self._unless(404, patch(*place, _metadata(finalizers=left)))
+        await self._release(place, PORTS_FINALIZER)
         return world.seen(workload=None)
+
+    async def _release(self, place: tuple[Resource, str, str], finalizer: str) -> None:
+        """Take our finalizer off what is being deleted.
+
+        Others' are read live: Kubernetes takes its own off meanwhile (`orphan`), and none can be put back.
+        """
+        found = await self._unless(404, get(*place))
+        if found is not None:
+            left = [one for one in found["metadata"].get("finalizers") or () if one != finalizer]
+            await self._unless(404, patch(*place, _metadata(finalizers=left)))
 
     async def _member(self, request: Request, world: MemberWorld) -> MemberWorld | None:
         """Send what answers with the Member; None if it is gone."""
