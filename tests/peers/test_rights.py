@@ -38,7 +38,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
             "patch exclave.dev/workloadgroups/status",
             *(f"{verb} exclave.dev/members" for verb in ("get", "list", "watch", "patch", "delete")),
             "patch exclave.dev/members/status",
-            *(f"{verb} workload.linkerd.io/externalworkloads" for verb in ("list", "watch", "patch", "delete")),
+            *(f"{verb} workload.linkerd.io/externalworkloads" for verb in ("get", "list", "watch", "patch", "delete")),
             "patch workload.linkerd.io/externalworkloads/status",
             *(f"{verb} coordination.k8s.io/leases" for verb in ("list", "watch", "delete")),
             *(

@@ -18,6 +18,7 @@ from exclave.cluster.requests import Object, Resource, create, create_token, get
 from exclave.controller import Place, open_controller
 from exclave.errors import ApiRefusal
 from exclave.join.token import JoinToken
+from exclave.kit.wall import Now
 from exclave.member.spec import accounts_namespace
 from exclave.sandbox.mesh import GROUP, NAMESPACE, MeshKeys, group_spec, mesh_requests
 from support.apiserver import RunningApiServer, running_apiserver
@@ -45,25 +46,27 @@ class MeshCluster:
         answer = await self.admin.send(create_token(namespace, account, 3600))
         return str(answer["status"]["token"])
 
-    async def join_token(self, uses: int = 1, token_id: str = "k7q2x") -> JoinToken:
+    async def join_token(
+        self, uses: int = 1, token_id: str = "k7q2x", namespace: str = NAMESPACE, group: str = GROUP
+    ) -> JoinToken:
         """A join token as an admin makes it."""
-        return await self._token(join_account(NAMESPACE, GROUP, token_id, uses, time.time() + 3600))
+        return await self._token(join_account(namespace, group, token_id, uses, time.time() + 3600), namespace, group)
 
     async def rejoin_token(self, member: str) -> JoinToken:
         """A token for one member, whose machine joins again."""
-        return await self._token(rejoin_account(NAMESPACE, member, time.time() + 3600))
+        return await self._token(rejoin_account(NAMESPACE, member, time.time() + 3600), NAMESPACE, GROUP)
 
-    async def _token(self, account: Placed) -> JoinToken:
+    async def _token(self, account: Placed, namespace: str, group: str) -> JoinToken:
         await self.put([account])
-        token = await self.token_of(accounts_namespace(NAMESPACE), account.body["metadata"]["name"])
+        token = await self.token_of(accounts_namespace(namespace), account.body["metadata"]["name"])
         access = self.api.access
-        return JoinToken(access.servers, access.ca, NAMESPACE, GROUP, token, float(int(time.time()) + 3600))
+        return JoinToken(access.servers, access.ca, namespace, group, token, float(int(time.time()) + 3600))
 
     @asynccontextmanager
-    async def controlled(self) -> AsyncIterator[None]:
+    async def controlled(self, now: Now = time.time) -> AsyncIterator[None]:
         """With the controller under its own account."""
         token = await self.token_of("exclave", CONTROLLER)
-        async with open_cluster(self.api.access, lambda: token) as own, open_controller(own, Place(), time.time):
+        async with open_cluster(self.api.access, lambda: token) as own, open_controller(own, Place(), now):
             yield
 
     async def find(self, resource: Resource, name: str, namespace: str = NAMESPACE) -> Object | None:
@@ -78,19 +81,29 @@ class MeshCluster:
 
 @asynccontextmanager
 async def open_mesh_cluster(
-    directory: Path, *, lifetime: str = "24h", controlled: bool = True, **spec: Any
+    directory: Path,
+    *,
+    lifetime: str = "24h",
+    controlled: bool = True,
+    now: Now = time.time,
+    **spec: Any,
 ) -> AsyncIterator[MeshCluster]:
     """Linkerd's objects, group `web`, and (if `controlled`) the controller, on the sandbox's API server."""
-    async with running_apiserver(directory) as api:
-        async with furnished(api, lifetime=lifetime, controlled=controlled, **spec) as cluster:
+    async with running_apiserver(directory, now=now) as api:
+        async with furnished(api, lifetime=lifetime, controlled=controlled, now=now, **spec) as cluster:
             yield cluster
 
 
 @asynccontextmanager
 async def furnished(
-    api: RunningApiServer, *, lifetime: str = "24h", controlled: bool = True, **spec: Any
+    api: RunningApiServer,
+    *,
+    lifetime: str = "24h",
+    controlled: bool = True,
+    now: Now = time.time,
+    **spec: Any,
 ) -> AsyncIterator[MeshCluster]:
-    """The same on an API server that runs already; what stands there is left alone."""
+    """The same on an API server that runs already; what stands there is left alone. `now` is the controller's clock."""
     made = mesh()
     keys = MeshKeys(made.anchor.pem, made.issuer.pem, made.issuer.key_pem)
     async with open_cluster(api.access, lambda: api.admin_token) as admin:
@@ -106,5 +119,5 @@ async def furnished(
         if not controlled:
             yield cluster
             return
-        async with cluster.controlled():
+        async with cluster.controlled(now):
             yield cluster

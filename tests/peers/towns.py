@@ -1,0 +1,71 @@
+"""Towns on real API servers: the guard, the real controller, and time that runs a little faster.
+
+One a module, so that only one controller at a time looks after a server. What joined is removed at the end.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from exclave.admin.objects import group_objects
+from exclave.cluster import Access
+from exclave.cluster.requests import MEMBERS, SERVICE_ACCOUNTS, delete, list_all
+from exclave.errors import ApiRefusal
+from exclave.member.spec import accounts_namespace, parse_member_name
+from peers.conftest import Server
+from support.apiserver import RunningApiServer
+from support.mesh_cluster import MeshCluster, furnished
+from support.town import Town, town_of
+
+RATE = 5.0
+"""Seconds of a town to one: a member is dead after six, and whoever needs three for an answer is not."""
+
+
+@contextmanager
+def town_on(server: Server, folder: Path, groups: dict[tuple[str, str], dict[str, Any]]) -> Iterator[Town]:
+    """A town with group `web` in `shop`, and these groups: specs by namespace and name."""
+
+    @asynccontextmanager
+    async def opening(now: Callable[[], float]) -> AsyncIterator[MeshCluster]:
+        access = Access((server.url,), server.ca)
+        api = RunningApiServer(access, server.admin_token, folder, None)  # type: ignore[arg-type]
+        async with furnished(api, now=now) as cluster:
+            for (namespace, name), spec in groups.items():
+                await cluster.put(group_objects(namespace, name, spec, "exclave"))
+            yield cluster
+
+    with town_of(opening, RATE) as town:
+        try:
+            yield town
+        finally:
+            town.do(remove_all)
+
+
+async def remove_all(cluster: MeshCluster) -> None:
+    """Evict whoever is left, and wait until they are gone."""
+    with trio.fail_after(300):
+        while True:
+            found = (await cluster.admin.send(list_all(MEMBERS, None)))["items"]
+            if not found:
+                return
+            async with trio.open_nursery() as nursery:
+                for member in found:
+                    if not member["metadata"].get("deletionTimestamp"):
+                        place = (member["metadata"]["namespace"], member["metadata"]["name"])
+                        nursery.start_soon(partial(evict, cluster, *place))
+            await trio.sleep(1)
+
+
+async def evict(cluster: MeshCluster, namespace: str, name: str) -> None:
+    """As `kubectl exclave member evict` does: the account first, then the Member."""
+    account = (SERVICE_ACCOUNTS, accounts_namespace(namespace), parse_member_name(name).account)
+    for what in (account, (MEMBERS, namespace, name)):
+        try:
+            await cluster.admin.send(delete(*what))
+        except ApiRefusal as refusal:
+            if refusal.status != 404:
+                raise
