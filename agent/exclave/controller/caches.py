@@ -89,6 +89,7 @@ class Caches:
     faults: dict[str, str] = field(default_factory=dict)
     watching_since: float = 0.0
     _readings: dict[Key, Group] = field(default_factory=dict)
+    _read: dict[Key, Object] = field(default_factory=dict)
     _sights: dict[Key, Sight] = field(default_factory=dict)
     _live: set[Key] = field(default_factory=set)
     _holders: dict[Key, Holders] = field(default_factory=dict)
@@ -164,7 +165,11 @@ class Caches:
         found = self.groups.objects.get(key)
         if found is None:
             self._readings.pop(key, None)
+            self._read.pop(key, None)
             return None
+        if self._read.get(key) is found:  # each look at each member asks
+            return self._readings.get(key)
+        self._read[key] = found
         namespace, name = key
         spec = self._try(f"WorkloadGroup {namespace}/{name}", lambda: parse_group(name, found.get("spec") or {}))
         if spec is not None:
