@@ -233,6 +233,21 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         ),
         Problem("cloned", "two", "find the other machine; both were told, and the admin"),
     ),
+    "an address that is not its own": (
+        set_value(
+            "membership",
+            "view",
+            MemberView(
+                RECORD.member, registered=Condition("Registered", False, "AddressInUse", "no port is listed: x")
+            ),
+        ),
+        Problem(
+            "address-refused",
+            "no port is listed: x",
+            "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
+            "the member that has it evicted, if that is not what it should be",
+        ),
+    ),
     "settings": (
         set_value("membership", "problem", "version 9"),
         Problem("settings-unusable", "version 9", "compare the versions of exclave here and in the cluster"),

@@ -212,6 +212,13 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         )
     if membership is not None and (view := membership.view.value) and view.cloned and view.cloned.status:
         yield Problem("cloned", view.cloned.message, "find the other machine; both were told, and the admin")
+    if membership is not None and (view := membership.view.value) and view.registered and not view.registered.status:
+        yield Problem(
+            Fault.ADDRESS_REFUSED.word,
+            view.registered.message,
+            "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
+            "the member that has it evicted, if that is not what it should be",
+        )
     if membership is not None and (text := membership.problem.value) is not None:
         yield Problem("settings-unusable", text, "compare the versions of exclave here and in the cluster")
     if identity is not None and (text := identity.problem.value) is not None:
