@@ -106,14 +106,14 @@ def traced(trace: Path, state: Path, admin: str, monkeypatch: pytest.MonkeyPatch
     """Write to the trace what the machine and the controller say to the API server that others will notice."""
     whole = Exchange.answer
 
-    async def answer(exchange: Exchange, request: Request) -> Any:
+    async def answer(exchange: Exchange, request: Request, fence: Any = None) -> Any:
         line = _worth_telling(request)
         if line and exchange._token() != admin:
             with trace.open("a") as file:
                 file.write(f"{line}\n")
                 if request.verb == "delete":
                     file.write(f"    on disk: {', '.join(sorted(path.name for path in state.iterdir()))}\n")
-        return await whole(exchange, request)
+        return await whole(exchange, request, fence)
 
     monkeypatch.setattr(Exchange, "answer", answer)
 

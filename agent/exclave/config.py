@@ -12,9 +12,9 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from exclave.cluster.labels import is_label_value
 from exclave.errors import ConfigError
 from exclave.kit.duration import parse_duration
+from exclave.kit.labels import is_label_value
 from exclave.kit.spans import Span, parse_span
 
 if sys.version_info >= (3, 11):

@@ -46,14 +46,14 @@ class Requests:
         self.after: Callable[[str], None] = lambda _: None
         whole = Exchange.answer
 
-        async def answer(exchange: Exchange, request: Any) -> Any:
+        async def answer(exchange: Exchange, request: Any, fence: Any = None) -> Any:
             if exchange._token() == controller.api.admin_token:
-                return await whole(exchange, request)
+                return await whole(exchange, request, fence)
             line = f"{request.verb} {request.what}"
             self.before(line)
             self.asked.append(line)
             try:
-                return await whole(exchange, request)
+                return await whole(exchange, request, fence)
             finally:
                 self.after(line)
 

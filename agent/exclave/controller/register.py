@@ -8,7 +8,6 @@ Annotations are always written, since a namespace's do not reach an ExternalWork
 
 from typing import Any
 
-from exclave.cluster.labels import is_label_value
 from exclave.cluster.requests import (
     EXTERNAL_WORKLOADS,
     WORKLOAD_GROUPS,
@@ -21,6 +20,7 @@ from exclave.controller.admit import is_listed_elsewhere, judge_address
 from exclave.controller.claims import plain_address
 from exclave.controller.world import Group, MemberWorld, Mesh
 from exclave.identity.names import server_name
+from exclave.kit.labels import is_label_value
 from exclave.member.spec import READY, read_conditions
 
 PORTS_FINALIZER = "exclave.dev/ports"

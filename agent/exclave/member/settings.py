@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Literal
 
-from exclave.cluster.labels import is_label_key, is_label_value
 from exclave.kit.duration import format_duration, parse_duration
+from exclave.kit.labels import is_label_key, is_label_value
 
 if TYPE_CHECKING:
     from exclave.identity.names import MeshIdentity

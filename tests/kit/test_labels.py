@@ -2,7 +2,7 @@
 
 import pytest
 
-from exclave.cluster.labels import is_label_key, is_label_value
+from exclave.kit.labels import is_label_key, is_label_value
 
 VALUES = {"": True, "a": True, "eu-1a": True, "a.b_c-D": True, "1" * 63: True, "1" * 64: False, "-a": False,
           "a-": False, "a b": False, "a/b": False, "é": False, "a\n": False}  # fmt: skip
