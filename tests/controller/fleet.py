@@ -162,8 +162,8 @@ class Fleet:
             concerned += self.caches.give(key, step.request if isinstance(step, PutWorkload) else None)
             if step is None or isinstance(step, Wait):
                 break
-            changed = self._carried(step, world)
-            concerned += self.caches.keep(key, changed)
+            changed, others = self.caches.keep(key, self._carried(step, world))
+            concerned += others
             for one in self.caches.workloads.objects.values():
                 for place in one["spec"]["workloadIPs"]:
                     assert len(self.listed(place["ip"])) <= 1, "no two are ever listed at one address"

@@ -23,7 +23,7 @@ from exclave.cluster.requests import (
     get,
     list_all,
 )
-from exclave.controller.caches import Cache, Caches, key_of
+from exclave.controller.caches import REMEMBERED, Cache, Caches, key_of
 from exclave.member.settings import ControlPlane
 from support.mesh import mesh
 from support.mesh_cluster import open_mesh_cluster
@@ -334,8 +334,8 @@ async def test_neighbours_are_told_of_each_other_whenever_what_they_claim_change
         assert caches.see_members(caches.workloads.take(Upserted(workload))) == {KEY}
         world = caches.world(other, NOW)
         assert world is not None
-        assert caches.keep(other, world) == set(), "nothing that others see has changed"
-        assert caches.keep(other, None) == {KEY}
+        assert caches.keep(other, world) == (world, set()), "nothing that others see has changed"
+        assert caches.keep(other, None) == (None, {KEY})
         world = caches.world(KEY, NOW)
         assert world is not None and world.neighbours == ()
 
@@ -375,6 +375,40 @@ def test_what_a_step_changed_is_known_before_the_watches_tell() -> None:
     caches.members.take(Upserted(make_member()))
     anew = caches.world(KEY, NOW)
     assert anew is not None and not anew.has_account and not anew.account_deleted, "another of the same name"
+
+
+def test_an_answer_that_is_late_undoes_nothing_that_a_watch_has_told() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(placed(make_member(), resourceVersion="9")))
+    workload = {"metadata": {"name": NAME, "namespace": NAMESPACE, "resourceVersion": "8"}, "spec": {}}
+    caches.workloads.take(Upserted(workload))
+    world = caches.world(KEY, NOW)
+    assert world is not None
+    newer = placed(make_member(serving=True), resourceVersion="101")
+    caches.members.take(Upserted(newer))
+    answered = world.seen(member=placed(make_member(), resourceVersion="99"), workload={**workload}, signed=None)
+    kept, _ = caches.keep(KEY, answered)
+    assert kept is not None and kept.view.serving and caches.members.objects[KEY] == newer
+
+    caches.workloads.take(Removed(placed(workload, resourceVersion="120")))
+    kept, _ = caches.keep(KEY, world.seen(workload=placed(workload, resourceVersion="110")))
+    assert kept is not None and kept.workload is None and not caches.workloads.objects
+    made = placed(workload, resourceVersion="130")
+    kept, _ = caches.keep(KEY, world.seen(workload=made))
+    assert kept is not None and kept.workload == made, "another one of the same name"
+
+    caches.members.take(Removed(placed(newer, resourceVersion="140")))
+    kept, _ = caches.keep(KEY, world.seen(member=placed(make_member(), resourceVersion="139")))
+    assert kept is None and not caches.members.objects
+
+
+def test_a_cache_does_not_remember_removals_for_ever() -> None:
+    cache = Cache()
+    for number in range(REMEMBERED + 1):
+        cache.take(Removed(placed(make_member(), name=f"m{number}", resourceVersion=str(number + 10))))
+    old = placed(make_member(), name="m0", resourceVersion="5")
+    assert cache.keep((NAMESPACE, "m0"), old) == old
+    assert cache.keep((NAMESPACE, "m1"), placed(make_member(), name="m1", resourceVersion="5")) is None
 
 
 def test_members_of_a_group_are_found_by_their_names() -> None:

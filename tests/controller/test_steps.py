@@ -171,16 +171,21 @@ def test_a_member_that_lost_its_heartbeat_is_told_so_and_others_conditions_are_k
 def test_five_certificates_are_remembered_the_newest_last() -> None:
     world = settled_world()
     old = [{"serial": str(number), "keySha256": "k", "time": "t"} for number in range(5)]
-    member = merge_patch(world.member, {"status": {"issued": old}})
-    step = next_step(world.seen(member=member, signed=SIGNED))
+    csr = make_csr(KEY, "y")
+    member = merge_patch(world.member, {"spec": {"csr": csr}, "status": {"issued": old}})
+    step = next_step(world.seen(member=member, signed=replace(SIGNED, csr_sha256=csr_sha256(csr))))
     assert isinstance(step, WriteStatus)
     status = step.patch["status"]
     assert status["issued"] == [*old[1:], {"serial": "7a", "keySha256": "key", "time": "2027-01-15T08:00:00Z"}]
     assert status["certificate"] == {
-        "csrSha256": csr_sha256(CSR),
+        "csrSha256": csr_sha256(csr),
         "chain": "chain",
         "notAfter": "2027-01-15T09:00:00Z",
     }
+
+
+def test_a_request_that_another_controller_has_signed_meanwhile_is_left_to_it() -> None:
+    assert next_step(settled_world(signed=SIGNED)) is None
 
 
 def carried(step: Step, world: MemberWorld) -> MemberWorld:

@@ -37,12 +37,17 @@ def key_of(found: Object) -> Key:
     return found["metadata"].get("namespace", ""), found["metadata"]["name"]
 
 
+REMEMBERED = 1000
+"""Removals that a cache remembers: an answer that is older comes within seconds."""
+
+
 class Cache:
-    """One kind's objects, as a watch tells of them."""
+    """One kind's objects, as a watch tells of them, and as answers to our own requests do before it."""
 
     def __init__(self) -> None:
         self.objects: dict[Key, Object] = {}
         self.synced = False
+        self._removed: dict[Key, int] = {}  # versions, the last removal last
 
     def take(self, event: WatchEvent) -> list[Key]:
         """Take an event; the keys that it concerns."""
@@ -55,14 +60,34 @@ class Cache:
         if isinstance(event, Removed):
             key = key_of(event.object) if event.object else next(iter(self.objects), ("", ""))
             self.objects.pop(key, None)
+            if event.object:
+                self._removed[key] = _version(event.object)
+                while len(self._removed) > REMEMBERED:
+                    del self._removed[next(iter(self._removed))]
             return [key]
         key = key_of(event.object)
         self.objects[key] = event.object
         return [key]
 
+    def keep(self, key: Key, found: Object) -> Object | None:
+        """Take what a request has answered; what is known then, since a watch may have told of something newer."""
+        known, version = self.objects.get(key), _version(found)
+        if known is not None and _version(known) > version:
+            return known
+        if known is None and self._removed.get(key, -1) >= version:
+            return None
+        self.objects[key] = found
+        return found
+
     def only(self) -> Object | None:
         """The object of a watch that follows one."""
         return next(iter(self.objects.values()), None)
+
+
+def _version(found: Object) -> int:
+    """Which of two states of an object is the newer; Kubernetes' versions are numbers, and grow."""
+    text = str(found["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 @dataclass
@@ -272,24 +297,29 @@ class Caches:
             account_deleted=key in self.undone,
         )
 
-    def keep(self, key: Key, world: MemberWorld | None) -> set[Key]:
-        """Keep what carrying out a step has changed, until the watches tell the same; which others that concerns."""
+    def keep(self, key: Key, world: MemberWorld | None) -> tuple[MemberWorld | None, set[Key]]:
+        """Keep what carrying out a step has changed until the watches tell the same.
+
+        The world to go on with, None if the Member is gone, and which others that concerns. What the watches told
+        meanwhile, while the answer was on its way, is not undone by it: nobody would tell of it again.
+        """
         self._given.pop(key, None)
         if world is None:
             self.members.objects.pop(key, None)
             self.accounts.discard(key)
             self.undone.discard(key)
-            return self._see_member(key)
-        self.members.objects[key] = world.member
+            return None, self._see_member(key)
+        member, workload = self.members.keep(key, world.member), None
         if world.workload is None:
             self.workloads.objects.pop(key, None)
         else:
-            self.workloads.objects[key] = world.workload
+            workload = self.workloads.keep(key, world.workload)
         if world.has_account:
             self.accounts.add(key)
         if world.account_deleted:
             self.undone.add(key)
-        return self._see_member(key)
+        kept = world.seen(member=member, workload=workload) if member is not None else None
+        return kept, self._see_member(key)
 
     def members_of(self, namespace: str, group: str) -> list[Key]:
         """The Members of a group."""

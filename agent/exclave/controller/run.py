@@ -292,9 +292,9 @@ class Controller:
             if isinstance(step, Wait):
                 return step.seconds
             log.debug("%s/%s: %s", *key, type(step).__name__)
-            changed = await self._carrier.carry(step, world)
+            changed, concerned = self._caches.keep(key, await self._carrier.carry(step, world))
             self.counts[type(step).__name__] += 1
-            self._queue_members(self._caches.keep(key, changed))
+            self._queue_members(concerned)
             if changed is None:
                 return None
             self._tell_of_member(key, changed.member)

@@ -198,7 +198,7 @@ def status_patch(world: MemberWorld, judgement: Judgement) -> Object:
     known = (view.admitted, view.registered, view.live, view.cloned, view.certified)
     if any(condition not in known for condition in conditions):
         wanted["conditions"] = _conditions(world, conditions)
-    if world.signed is not None:
+    if world.signed is not None and _awaits_certificate(world):  # else another controller was faster
         wanted |= _certificate(world)
     if world.sealed is not None:
         wanted["credential"] = world.sealed
