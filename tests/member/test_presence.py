@@ -73,6 +73,17 @@ async def test_a_member_starts_from_disk_while_the_api_server_is_away(
         assert member.heartbeat_age() is None
 
 
+async def test_local_addresses_that_stand_for_the_own_one_are_captured_and_not_registered(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    world.config = Config(paths=world.config.paths, member=MemberConfig(ADDRESS, ("127.0.0.1", ADDRESS)))
+    async with world.member() as member:
+        assert member.addresses == (ADDRESS,)
+        assert member.captured_addresses == (ADDRESS, "127.0.0.1")
+        assert member.local_address == "127.0.0.1"  # as behind a NAT: the own one is not on any link here
+
+
 async def test_settings_are_fetched_stored_and_published_when_the_member_names_others(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

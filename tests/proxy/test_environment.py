@@ -50,6 +50,9 @@ GOLDEN = {
     "plain": Case("one port, IPv4 alone, the mesh's own policy"),
     "instance-b": Case("the other place on the private link, both families", instance="b", families=(4, 6)),
     "ipv6-member": Case("an IPv6 member is reached and listens on IPv6", addresses=("fd00:77::20",), families=(4, 6)),
+    "vip": Case(
+        "a VIP, or the address inside of a NAT, is accepted as the own one is", addresses=("10.77.0.20", "10.77.0.100")
+    ),
     "opaque": Case(
         "the group's opaque ports join the mesh's, each once",
         group={"ports": (Port("pg", 5432, opaque=True), Port("mail", 25, opaque=True), Port("http", 8080))},

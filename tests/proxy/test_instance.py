@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from exclave.proxy.instance import describe_end
+from support.member import ADDRESS, VIP
 
 from .lab import GID, UID, Lab, Told, open_lab
 
@@ -32,6 +33,13 @@ async def test_the_proxy_runs_as_a_user_that_can_do_nothing_else() -> None:
         assert status["Groups"] == ""
         assert status["NoNewPrivs"] == "1"
         assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
+
+
+async def test_the_proxy_is_told_of_every_address_that_is_captured() -> None:
+    async with open_lab() as lab, lab.agent() as agent:
+        pid = pid_of(await agent.until_ready())
+        told = (await lab.machine.must("cat", f"/proc/{pid}/environ")).split(b"\0")
+        assert f"LINKERD2_PROXY_INBOUND_IPS={ADDRESS},{VIP}".encode() in told
 
 
 async def test_the_proxy_has_a_resolv_conf_of_its_own_and_the_host_keeps_its() -> None:

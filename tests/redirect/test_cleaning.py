@@ -67,7 +67,10 @@ async def clean_up(lab: Lab, broken: Broken) -> tuple[int, list[str], str]:
 async def test_rules_and_link_go_and_the_proxy_that_is_known_of() -> None:
     """From the same start for each row, and twice, since everybody tries again."""
     async with open_lab() as lab:
-        before = await lab.nft("list", "ruleset"), await lab.vm.must("ip", "-brief", "address")
+        before = (
+            await lab.nft("list", "ruleset"),
+            await lab.vm.must("ip", "-brief", "address", "show", "scope", "global"),
+        )
         for number, (what, (break_it, is_known)) in enumerate(ROWS.items()):
             folder = lab.network.scratch / f"row{number}"
             folder.mkdir()
@@ -83,7 +86,10 @@ async def test_rules_and_link_go_and_the_proxy_that_is_known_of() -> None:
                 status, done, errors = await clean_up(lab, broken)
                 ended = [f"proxy process {pid} ended"] if is_known and attempt == 0 else []
                 assert (status, done) == (0, [*ended, "rules removed", "link removed"]), f"{what}: {errors}"
-            after = await lab.nft("list", "ruleset"), await lab.vm.must("ip", "-brief", "address")
+            after = (
+                await lab.nft("list", "ruleset"),
+                await lab.vm.must("ip", "-brief", "address", "show", "scope", "global"),
+            )
             assert after == before, what
             assert (process.poll() is None) != is_known, what
 

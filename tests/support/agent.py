@@ -37,7 +37,7 @@ from exclave.proxy.ready import leaf_not_after  # noqa: E402
 from exclave.redirect.layout import dns_address, instance_address  # noqa: E402
 from exclave.sandbox.pki import Authority, make_anchor, make_issuer, make_leaf  # noqa: E402
 from exclave.workload_api import open_workload_api  # noqa: E402
-from support.member import ADDRESS, RECORD, make_settings  # noqa: E402
+from support.member import ADDRESS, RECORD, VIP, make_settings  # noqa: E402
 
 
 class Keys:
@@ -115,7 +115,9 @@ async def obey(proxy: Proxy, keys: Keys, svid: Latest[Svid | None], settings: La
 async def run(runtime: Path, config: ProxyConfig) -> None:
     keys, endings = Keys(runtime), EndingSwitch()
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
-    membership = SimpleNamespace(settings=settings, record=RECORD, addresses=(ADDRESS,), captured_addresses=(ADDRESS,))
+    membership = SimpleNamespace(
+        settings=settings, record=RECORD, addresses=(ADDRESS,), captured_addresses=(ADDRESS, VIP)
+    )
     uids = frozenset({find_user(config.user).uid})
     async with open_workload_api(runtime / "workload.sock", svid, lambda: (), uids) as api:
         async with open_proxy(

@@ -23,6 +23,8 @@ from support.cluster import SERVER, StoreCluster
 
 NAMESPACE, GROUP, MEMBER = "shop", "web", "web-k7q2x-1"
 ADDRESS = "10.77.0.20"
+VIP = "10.77.0.100"
+"""A local address that stands for it."""
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 RECORD = MembershipRecord((SERVER,), CA, NAMESPACE, GROUP, MEMBER, ADDRESS)
 
