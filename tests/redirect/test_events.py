@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.redirect.events import News, read_news
+from exclave.redirect.events import News, Reader
 
 NFTABLES, CONNTRACK = 10, 1
 NEW_TABLE, DELETED_TABLE, NEW_RULE, DELETED_ELEMENT, GENERATION = 0, 2, 6, 14, 15
@@ -27,44 +27,65 @@ def about(table: str, kind: int = NEW_RULE) -> bytes:
 
 BY_NFT = message(GENERATION, attribute(1, b"\0\0\0\7"), attribute(2, (4711).to_bytes(4, "big")), attribute(3, b"nft\0"))
 
-OURS = frozenset({"exclave"})
+
+def by_nft(*tables: str, gone: str = "") -> News:
+    return News(frozenset(tables), frozenset({gone} - {""}), "nft, process 4711")
+
 
 CASES = {
-    "nothing": (b"", News()),
-    "a rule": (about("exclave"), News(OURS)),
-    "a table that goes": (about("exclave") + about("exclave", DELETED_TABLE), News(OURS, OURS)),
-    "a table that goes and comes again": (about("exclave", DELETED_TABLE) + about("exclave", NEW_TABLE), News(OURS)),
-    "an element, with a name that needs filling up": (about("a", DELETED_ELEMENT), News(frozenset({"a"}))),
+    "nothing": (b"", []),
+    "a change that has not come to its end": (about("exclave"), []),
+    "a rule": (about("exclave") + BY_NFT, [by_nft("exclave")]),
+    "a table that goes": (
+        about("exclave") + about("exclave", DELETED_TABLE) + BY_NFT,
+        [by_nft("exclave", gone="exclave")],
+    ),
+    "a table that is replaced": (
+        about("exclave", DELETED_TABLE) + about("exclave", NEW_TABLE) + BY_NFT,
+        [by_nft("exclave")],
+    ),
+    "an element, with a name that needs filling up": (about("a", DELETED_ELEMENT) + BY_NFT, [by_nft("a")]),
     "several tables at once": (
-        about("exclave") + about("filter", NEW_TABLE) + about("exclave"),
-        News(frozenset({"exclave", "filter"})),
+        about("exclave") + about("filter", DELETED_TABLE) + about("exclave") + BY_NFT,
+        [by_nft("exclave", "filter", gone="filter")],
     ),
-    "the end of a transaction": (BY_NFT, News(author="nft, process 4711")),
-    "a change and the end": (about("exclave") + BY_NFT, News(OURS, author="nft, process 4711")),
-    "another subsystem's": (message(NEW_RULE, attribute(1, b"exclave\0"), subsystem=CONNTRACK), News()),
+    "several transactions at once": (
+        about("exclave", DELETED_TABLE) + BY_NFT + about("exclave", NEW_TABLE) + BY_NFT,
+        [by_nft("exclave", gone="exclave"), by_nft("exclave")],
+    ),
+    "a transaction about no table": (BY_NFT, [by_nft()]),
+    "another subsystem's": (message(NEW_RULE, attribute(1, b"exclave\0"), subsystem=CONNTRACK) + BY_NFT, [by_nft()]),
     "a nested attribute": (
-        message(NEW_RULE, attribute(0x8004, b"x"), attribute(1, b"exclave\0")),
-        News(OURS),
+        message(NEW_RULE, attribute(0x8004, b"x"), attribute(1, b"exclave\0")) + BY_NFT,
+        [by_nft("exclave")],
     ),
-    "one that is cut off": (about("filter") + about("exclave")[:18], News(frozenset({"filter"}))),
-    "a length of nothing": (bytes(64), News()),
+    "one that is cut off": (about("filter") + BY_NFT + about("exclave")[:18], [by_nft("filter")]),
+    "a length of nothing": (bytes(64), []),
 }
 
 
 @pytest.mark.parametrize(("datagram", "news"), CASES.values(), ids=CASES)
-def test_what_is_told(datagram: bytes, news: News) -> None:
-    assert read_news([datagram]) == news
-    assert read_news([b"", datagram]) == news
+def test_what_is_told(datagram: bytes, news: list[News]) -> None:
+    assert Reader().receive(datagram) == news
 
 
-def test_of_several_datagrams_the_last_word_counts() -> None:
-    gone, back = about("exclave", DELETED_TABLE) + BY_NFT, about("exclave", NEW_TABLE)
-    assert read_news([gone, back]) == News(OURS, author="nft, process 4711")
-    assert read_news([back, gone]) == News(OURS, OURS, "nft, process 4711")
+def test_a_table_that_is_replaced_is_not_gone_in_the_middle_of_it() -> None:
+    reader = Reader()
+    assert reader.receive(about("exclave", NEW_TABLE) + about("exclave", DELETED_TABLE)) == []
+    assert reader.receive(about("exclave", NEW_TABLE)) == []
+    assert reader.receive(BY_NFT) == [by_nft("exclave")]
+
+
+def test_after_messages_were_missed_it_begins_anew() -> None:
+    reader = Reader()
+    reader.receive(about("exclave", DELETED_TABLE))
+    reader.forget()
+    assert reader.receive(BY_NFT) == [by_nft()]
 
 
 @given(st.binary(max_size=200), st.binary(max_size=40))
 def test_whatever_comes_is_read_to_its_end(noise: bytes, content: bytes) -> None:
-    read_news([noise])
-    read_news([message(NEW_RULE, noise)])
-    assert "exclave" in read_news([about("exclave") + message(NEW_RULE, attribute(7, content)) + noise]).changed
+    Reader().receive(noise)
+    Reader().receive(message(NEW_RULE, noise))
+    (news, *_) = Reader().receive(about("exclave") + message(NEW_RULE, attribute(7, content)) + BY_NFT + noise)
+    assert news == by_nft("exclave")

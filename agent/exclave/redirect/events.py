@@ -1,13 +1,14 @@
 """What the kernel tells whoever listens when tables change: netlink messages, read. Pure.
 
 Each message is about one object, and names the object's table in attribute 1; the last of a transaction tells who
-made it. Sources: linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h.
+made it. A transaction may come in several datagrams, and be read in the middle of: what replaces a table would then
+look as if it removed it, so a transaction counts once its last message has come.
+Sources: linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 DELETED_TABLE = 2  # NFT_MSG_DELTABLE
@@ -23,27 +24,38 @@ _AUTHOR_PID, _AUTHOR_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 
 @dataclass(frozen=True)
 class News:
-    """What datagrams tell: the tables that changed, those of them that are gone, and who ended the last transaction.
-
-    `author` is "" if none ended.
-    """
+    """What a transaction did: the tables that it changed, those of them that are gone now, and who made it."""
 
     changed: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
     author: str = ""
 
 
-def read_news(datagrams: Iterable[bytes]) -> News:
-    """Read what the kernel sent. What cannot be read is passed over: a change that matters is also looked for."""
-    is_gone: dict[str, bool] = {}
-    author = ""
-    for kind, attributes in chain.from_iterable(map(_messages, datagrams)):
-        if kind == NEW_GENERATION:
-            name = _text(attributes.get(_AUTHOR_NAME, b""))
-            author = f"{name}, process {int.from_bytes(attributes.get(_AUTHOR_PID, b''), 'big')}"
-        elif _TABLE in attributes:
-            is_gone[_text(attributes[_TABLE])] = kind == DELETED_TABLE  # which comes after all that was in it
-    return News(frozenset(is_gone), frozenset(table for table, gone in is_gone.items() if gone), author)
+class Reader:
+    """Datagrams in, whole transactions out. What cannot be read is passed over: who must not miss any looks, too."""
+
+    def __init__(self) -> None:
+        self._is_gone: dict[str, bool] = {}
+
+    def receive(self, datagram: bytes) -> list[News]:
+        """The transactions that have come to their end with this datagram."""
+        ended = []
+        for kind, attributes in _messages(datagram):
+            if kind == NEW_GENERATION:
+                ended.append(self._take(attributes))
+            elif _TABLE in attributes:
+                self._is_gone[_text(attributes[_TABLE])] = kind == DELETED_TABLE  # comes after all that was in it
+        return ended
+
+    def forget(self) -> None:
+        """Begin anew, after messages were missed."""
+        self._is_gone = {}
+
+    def _take(self, attributes: dict[int, bytes]) -> News:
+        name, pid = _text(attributes.get(_AUTHOR_NAME, b"")), int.from_bytes(attributes.get(_AUTHOR_PID, b""), "big")
+        is_gone, self._is_gone = self._is_gone, {}
+        gone = frozenset(table for table, gone in is_gone.items() if gone)
+        return News(frozenset(is_gone), gone, f"{name}, process {pid}")
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:

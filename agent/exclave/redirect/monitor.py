@@ -19,7 +19,7 @@ import trio
 
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
-from exclave.redirect.events import News, read_news
+from exclave.redirect.events import News, Reader
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class Monitor:
         self._author = ""
         self._table = table
         self._socket: socket.socket | None = None
-        self._is_touched = self._is_gone = False
+        self._is_gone = False
+        self._reader = Reader()
 
     def listen(self) -> None:
         """Begin to hear."""
@@ -80,21 +81,22 @@ class Monitor:
         try:
             while True:
                 await trio.lowlevel.wait_readable(kernel)
-                self._heed(read_news(_waiting(kernel)))
+                for datagram in _waiting(kernel):
+                    for news in self._reader.receive(datagram):
+                        self._heed(news)
         except OSError as problem:
             if problem.errno == errno.ENOBUFS:
                 _empty(kernel)
+                self._reader.forget()
                 return
             log.warning("redirect: the kernel no longer tells of changes: %s", problem)
             self.close()
 
     def _heed(self, news: News) -> None:
         if self._table in news.changed:
-            self._is_touched = True
             self._is_gone = self._table in news.gone
+            self._author = news.author
             self._tell()
-        if news.author and self._is_touched:
-            self._author, self._is_touched = news.author, False
 
     def _tell(self) -> None:
         self.changes.set(self.changes.value + 1)
@@ -118,7 +120,7 @@ class Monitor:
 
 
 def _waiting(kernel: socket.socket) -> Iterator[bytes]:
-    """What has come: all of a transaction is there before any of it is read."""
+    """What has come."""
     for _ in range(_AT_ONCE):
         try:
             yield kernel.recv(_MOST)
