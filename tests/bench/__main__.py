@@ -17,6 +17,7 @@ PARTS = {
     ],
     "redirecting": [("tests.bench.redirecting", [], NEWEST)],
     "excluding": [("tests.bench.excluding", [], NEWEST)],
+    "flushing": [("tests.bench.flushing", [], NEWEST)],
     "renewing": [("tests.bench.renewing", [], NEWEST)],
     "storm": [("tests.bench.storm", [], NEWEST)],
     "thousand": [("tests.bench.thousand", [], NEWEST)],

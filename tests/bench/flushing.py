@@ -1,0 +1,284 @@
+"""What flushes by others, leaving, and rules set one by one do to traffic: connections reset, or passing by."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+from tests.bench.figures import heading, row
+
+from exclave.redirect.guard import remove_guard
+from exclave.redirect.holding import render_holding, render_kept
+from exclave.sandbox.namespaces import Machine
+from redirect.keeping import TOP, keep
+from redirect.lab import CLUSTER4, CLUSTER6, VM4, VM6, Flows, Lab, as_proxies, open_lab
+from redirect.policies import PLAIN, PROXY
+
+FLUSHES = 8
+EACH = 10
+"""Connections that live, of each family in each direction."""
+
+POLICY = replace(PLAIN, addresses=(VM4, VM6), networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
+
+WATCH = """
+import json, socket, sys, threading, time
+from exclave.redirect.events import Reader
+kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+kernel.bind((0, 0))
+kernel.setsockopt(270, 1, 7)
+print("up", flush=True)
+gone, reader = None, Reader()
+while True:
+    datagram, now = kernel.recv(1 << 16), time.monotonic()
+    for news in reader.receive(datagram):
+        if "exclave" in news.gone:
+            gone = now
+        elif "exclave" in news.changed and gone is not None:
+            print(json.dumps(now - gone), flush=True)
+            gone = None
+"""
+"""Tells for how long our table was away, each time, by the kernel's own messages."""
+
+CALLS = """
+import collections, json, selectors, socket, sys, threading
+who, stop = collections.Counter(), threading.Event()
+def call(place):
+    address, port = place.rsplit("/", 1)
+    while not stop.is_set():
+        try:
+            with socket.create_connection((address, int(port)), timeout=5) as connection:
+                who[json.loads(connection.makefile().readline())["who"]] += 1
+        except (OSError, ValueError) as problem:
+            who[type(problem).__name__] += 1
+threads = [threading.Thread(target=call, args=(place,)) for place in sys.argv[1:]]
+for thread in threads:
+    thread.start()
+print("up", flush=True)
+sys.stdin.readline()
+stop.set()
+for thread in threads:
+    thread.join()
+print(json.dumps(who), flush=True)
+"""
+"""New connections without a pause, until told to stop; then who answered them."""
+
+HALVES = """
+import json, socket, sys, threading
+stop, seen = threading.Event(), []
+def call(place):
+    address, port = place.rsplit("/", 1)
+    try:
+        with socket.create_connection((address, int(port)), timeout=5) as connection:
+            return json.loads(connection.makefile().readline())["who"]
+    except OSError as problem:
+        return type(problem).__name__
+def sample():
+    while not stop.is_set():
+        seen.append([call(place) for place in sys.argv[1:]])
+thread = threading.Thread(target=sample)
+thread.start()
+print("up", flush=True)
+sys.stdin.readline()
+stop.set()
+thread.join()
+print(json.dumps([sum(first != last for first, last in seen), len(seen)]), flush=True)
+"""
+"""Pairs of connections, one of each family, without a pause; how many found a set that takes one and not the other."""
+
+INIT = [
+    "-t nat -N PROXY_INIT_REDIRECT",
+    "-t nat -A PROXY_INIT_REDIRECT -p tcp --match multiport --dports 4190,4191,4567,4568 -j RETURN",
+    "-t nat -A PROXY_INIT_REDIRECT -p tcp --match multiport --dports 22 -j RETURN",
+    "-t nat -A PROXY_INIT_REDIRECT -p tcp --dport 8080 -j DNAT --to-destination 169.254.77.1:4143",
+    "-t nat -A PREROUTING -j PROXY_INIT_REDIRECT",
+    "-t nat -N PROXY_INIT_OUTPUT",
+    f"-t nat -A PROXY_INIT_OUTPUT -m owner --uid-owner {PROXY} -j RETURN",
+    "-t nat -A PROXY_INIT_OUTPUT -o lo -j RETURN",
+    "-t nat -A PROXY_INIT_OUTPUT -p tcp --match multiport --dports 4567,4568 -j RETURN",
+    "-t nat -A PROXY_INIT_OUTPUT -p tcp --match multiport --dports 22 -j RETURN",
+    "-t nat -A PROXY_INIT_OUTPUT -p tcp -d 10.42.0.0/16 -j DNAT --to-destination 169.254.77.1:4140",
+    "-t nat -A OUTPUT -j PROXY_INIT_OUTPUT",
+]
+"""What Linkerd's init program runs for one family, one process each, after as many that look and clean up."""
+
+
+@dataclass
+class Outcome:
+    """What became of traffic: seconds without rules, connections reset, new ones that the proxy did not get."""
+
+    away: list[float]
+    reset: int
+    bypassed: int
+    captured: int
+
+
+async def line(running: "subprocess.Popen[bytes]") -> bytes:
+    assert running.stdout is not None
+    return await trio.to_thread.run_sync(running.stdout.readline)
+
+
+def watch(lab: Lab) -> "subprocess.Popen[bytes]":
+    command = ["nsenter", f"--net=/proc/{lab.vm.pid}/ns/net", "--", sys.executable, "-c", WATCH]
+    environment = os.environ | {"PYTHONPATH": str(TOP / "agent")}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+@asynccontextmanager
+async def calling(lab: Lab) -> AsyncIterator[dict[str, int]]:
+    """New connections in both directions meanwhile; afterwards, who answered them."""
+    answered: dict[str, int] = {}
+    callers = [
+        lab.start(lab.peer, CALLS, f"{VM4}/8080", f"{VM6}/8080", expecting="up"),
+        lab.start(lab.vm, CALLS, f"{CLUSTER4}/80", f"{CLUSTER6}/80", expecting="up"),
+    ]
+    yield answered
+    for caller in callers:
+        assert caller.stdin is not None
+        caller.stdin.write(b"\n")
+        caller.stdin.flush()
+        for who, count in json.loads(await line(caller)).items():
+            answered[who] = answered.get(who, 0) + count
+
+
+def talk(lab: Lab) -> tuple[Flows, Flows]:
+    return (
+        lab.flows(lab.peer, EACH, f"{VM4}/8080", f"{VM6}/8080"),
+        lab.flows(lab.vm, EACH, f"{CLUSTER4}/80", f"{CLUSTER6}/80"),
+    )
+
+
+async def alive(flows: tuple[Flows, ...]) -> int:
+    return sum([len(await each.alive()) for each in flows])
+
+
+def applications(lab: Lab) -> None:
+    lab.listen(lab.vm, "application", f"{VM4}/8080", f"{VM6}/8080")
+    lab.listen(lab.peer, "application", f"{CLUSTER4}/80", f"{CLUSTER6}/80")
+
+
+async def flushed(runtime: Path, flushes: int) -> Outcome:
+    """Flush all rules, again and again, under load. Where `runtime` is absent there is no guard."""
+    async with open_lab() as lab:
+        keeping = await keep(lab.vm, runtime, POLICY)
+        try:
+            as_proxies(lab, "a")
+            applications(lab)
+            watcher = watch(lab)
+            await line(watcher)
+            flows, reset, away = talk(lab), 0, []
+            async with calling(lab) as answered:
+                for _ in range(flushes):
+                    await lab.nft("flush", "ruleset")
+                    away.append(float(await line(watcher)))
+                    living = await alive(flows)
+                    reset += 4 * EACH - living
+                    if living < 4 * EACH:
+                        for each in flows:
+                            lab.end(each.running)
+                        flows = talk(lab)
+                    await trio.sleep(1.0)  # a flush a second: more are taken for a fight
+            watcher.kill()
+            return Outcome(away, reset, answered.get("application", 0), answered.get("proxy a", 0))
+        finally:
+            keeping.kill()
+            await remove_guard(runtime)
+
+
+async def withdrawn(way: Callable[[Lab], Awaitable[object]]) -> int:
+    """How many connections are reset when rules are withdrawn in a way, before the proxy has ended."""
+    async with open_lab() as lab:
+        keeping = await keep(lab.vm, Path("/nowhere"), POLICY)
+        keeping.kill()
+        as_proxies(lab, "a")
+        flows = talk(lab)
+        await way(lab)
+        return 4 * EACH - await alive(flows)
+
+
+async def load(machine: Machine, rules: str) -> None:
+    done = await machine.run("nft", "-f", "-", stdin=rules.encode())
+    assert done.status == 0, done.errors
+
+
+async def by_transaction(lab: Lab) -> int:
+    await load(lab.vm, render_kept(POLICY))
+    return 1
+
+
+async def rule_by_rule(lab: Lab) -> int:
+    commands = [command for command in INIT for _ in (4, 6)]
+    for number, command in enumerate(commands):
+        program = "ip6tables-nft" if number % 2 else "iptables-nft"
+        words = command.replace("169.254.77.1:", "[fd77:ec1a:7e::1]:") if number % 2 else command
+        words = words.replace("10.42.0.0/16", "fd00:42::/32") if number % 2 else words
+        done = await lab.vm.run(program, "-w", *words.split())
+        assert done.status == 0, done.errors
+    return len(commands)
+
+
+async def applied(way: Callable[[Lab], Awaitable[int]]) -> tuple[float, int, int, int]:
+    """Seconds and processes that it takes; pairs of connections sampled meanwhile, and those that saw half a set."""
+    async with open_lab() as lab:
+        keeping = await keep(lab.vm, Path("/nowhere"), POLICY)
+        keeping.kill()
+        await lab.nft("delete", "table", "inet", "exclave")
+        as_proxies(lab, "a")
+        applications(lab)
+        sampler = lab.start(lab.vm, HALVES, f"{CLUSTER4}/80", f"{CLUSTER6}/80", expecting="up")
+        began = time.perf_counter()
+        processes = await way(lab)
+        took = time.perf_counter() - began
+        assert sampler.stdin is not None
+        sampler.stdin.write(b"\n")
+        sampler.stdin.flush()
+        halves, pairs = json.loads(await line(sampler))
+        return took, processes, pairs, halves
+
+
+async def measure() -> None:
+    """Print the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours = await flushed(Path(folder), FLUSHES)
+    bare = await flushed(Path("/nowhere"), FLUSHES)
+    heading(f"Others flush all rules, {FLUSHES} times, under load (peer: the same without the guard)")
+    row(
+        "our rules are back after, median",
+        1000 * statistics.median(ours.away),
+        "ms",
+        1000 * statistics.median(bare.away),
+    )
+    row("our rules are back after, most", 1000 * max(ours.away), "ms", 1000 * max(bare.away))
+    row(f"connections reset, of {4 * EACH * FLUSHES}", ours.reset, "", bare.reset)
+    row("new connections meanwhile that passed by the proxy", ours.bypassed, "", bare.bypassed)
+    row("new connections that it got", ours.captured, "", bare.captured)
+    heading("Rules withdrawn while the proxy drains (peer: the table is deleted at once)")
+    held = await withdrawn(lambda lab: load(lab.vm, render_holding()))
+    deleted = await withdrawn(lambda lab: lab.nft("delete", "table", "inet", "exclave"))
+    row(f"connections reset, of {4 * EACH}", held, "", deleted)
+    heading("Rules put in (peer: what Linkerd's init program runs, by iptables, for both families)")
+    whole, one_by_one = await applied(by_transaction), await applied(rule_by_rule)
+    row("time, with the way into the machine", 1000 * whole[0], "ms", 1000 * one_by_one[0])
+    row("processes", whole[1], "", one_by_one[1])
+    row("pairs of connections meanwhile, IPv4 and IPv6", whole[2], "", one_by_one[2])
+    row("of these, met by half a set of rules", whole[3], "", one_by_one[3])
+
+
+def main() -> None:
+    """Print the figures, as another process than the first of its namespace, which has to reap what is orphaned."""
+    if os.getpid() == 1 and (child := os.fork()):
+        while (ended := os.wait())[0] != child:
+            pass
+        sys.exit(os.waitstatus_to_exitcode(ended[1]))
+    trio.run(measure, strict_exception_groups=True)
+
+
+if __name__ == "__main__":
+    main()
