@@ -1,0 +1,142 @@
+"""Real programs that change the host's rules, while traffic flows: what becomes of ours, of connections, and of theirs.
+
+Each may flush whatever it likes. In the end our rules stand, new connections reach the proxy, no connection that lived
+was reset, and what the program made is as it made it.
+"""
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exclave.redirect import remove_guard
+from support.needs import need
+
+from .keeping import Keeping, keep
+from .lab import CLUSTER4, CLUSTER6, VM4, VM6, Flows, Lab, Seen, as_proxies, open_lab
+from .policies import PLAIN
+
+POLICY = replace(PLAIN, addresses=(VM4, VM6), networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
+
+EACH = 5
+
+NFTABLES_CONF = """\
+#!/usr/sbin/nft -f
+flush ruleset
+table inet filter {
+    chain input {
+        type filter hook input priority filter; policy accept;
+    }
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+    }
+    chain output {
+        type filter hook output priority filter; policy accept;
+    }
+}
+"""
+"""Debian's /etc/nftables.conf, which `systemctl restart nftables` loads."""
+
+DOCKER = """\
+*filter
+:DOCKER - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT
+-A DOCKER-USER -j RETURN
+COMMIT
+*nat
+:DOCKER - [0:0]
+-A PREROUTING -j DOCKER
+-A OUTPUT ! -d 127.0.0.0/8 -j DOCKER
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+-A DOCKER -i docker0 -j RETURN
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8088 -j DNAT --to-destination 172.17.0.2:80
+COMMIT
+"""
+"""What dockerd 20.10 makes for one published port, without the address type that not every kernel has."""
+
+Act = Callable[[Lab], Awaitable[None]]
+
+
+async def load_nftables_conf(lab: Lab) -> None:
+    assert (await lab.vm.run("nft", "-f", "-", stdin=NFTABLES_CONF.encode())).errors == ""
+
+
+def docker(kind: str) -> Act:
+    """dockerd comes, and goes as it does: chains emptied one by one, and at the worst whole tables."""
+
+    async def come_and_go(lab: Lab) -> None:
+        need(shutil.which(f"iptables-{kind}") is not None, f"iptables-{kind} is not installed")
+        done = await lab.vm.run(f"iptables-{kind}-restore", "--noflush", stdin=DOCKER.encode())
+        assert done.status == 0, done.errors
+        for table in ("filter", "nat"):
+            await lab.vm.must(f"iptables-{kind}", "-t", table, "-F")
+            await lab.vm.must(f"iptables-{kind}", "-t", table, "-X")
+
+    return come_and_go
+
+
+OTHERS: dict[str, tuple[Act, bool]] = {
+    "systemctl restart nftables": (load_nftables_conf, True),
+    "Docker by iptables-nft": (docker("nft"), False),
+    "Docker by iptables-legacy": (docker("legacy"), False),
+}
+"""What they do, and whether that takes our rules."""
+
+
+@asynccontextmanager
+async def kept(runtime: Path) -> AsyncIterator[tuple[Lab, Keeping]]:
+    async with open_lab() as lab:
+        keeping = await keep(lab.vm, runtime, POLICY)
+        try:
+            as_proxies(lab, "a")
+            yield lab, keeping
+        finally:
+            keeping.kill()
+            await remove_guard(runtime)
+
+
+async def alive(flows: tuple[Flows, ...]) -> int:
+    return sum([len(await each.alive()) for each in flows])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("act", "takes"), OTHERS.values(), ids=OTHERS)
+async def test_whatever_others_do_no_connection_is_reset_and_our_rules_stand(
+    act: Act, takes: bool, tmp_path: Path
+) -> None:
+    async with kept(tmp_path) as (lab, keeping):
+        flows = (
+            lab.flows(lab.peer, EACH, f"{VM4}/8080", f"{VM6}/8080"),
+            lab.flows(lab.vm, EACH, f"{CLUSTER4}/80", f"{CLUSTER6}/80"),
+        )
+        for _ in range(3):
+            await act(lab)
+            if takes:
+                await keeping.wait_log("redirect: [action=repair")
+            assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+            assert await lab.call(lab.vm, CLUSTER6, 80) == Seen("proxy a", (CLUSTER6, 80))
+            assert await alive(flows) == 4 * EACH
+        if takes:
+            assert "policy accept" in await lab.nft("list", "table", "inet", "filter")  # theirs is as they made it
+        else:
+            assert not [line for line in keeping.logs if "others changed" in line]
+
+
+@pytest.mark.root
+async def test_a_published_port_still_leads_to_its_container(tmp_path: Path) -> None:
+    need(shutil.which("iptables-nft") is not None, "iptables-nft is not installed")
+    async with kept(tmp_path) as (lab, _):
+        for words in ("link add docker0 type bridge", "address add 172.17.0.2/16 dev docker0", "link set docker0 up"):
+            await lab.vm.must("ip", *words.split())
+        lab.listen(lab.vm, "container", "172.17.0.2/80")
+        assert (await lab.vm.run("iptables-nft-restore", "--noflush", stdin=DOCKER.encode())).status == 0
+        assert (await lab.call(lab.peer, VM4, 8088)).who == "container"
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy a"
