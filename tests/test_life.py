@@ -21,6 +21,7 @@ from exclave.cli import main
 from exclave.config import Config, Paths
 from exclave.control_client import ask_once
 from exclave.ending import Ending
+from exclave.kit.latest import Latest
 from exclave.life import IDLE_LOOK, SAY_EVERY, Agent
 from exclave.listing import ListingView
 from exclave.member.record import (
@@ -34,6 +35,7 @@ from exclave.member.record import (
 )
 from exclave.member.state import State
 from exclave.parts import Parts
+from exclave.redirect.observe import Observed
 from exclave.status import QUIET
 from support.member import RECORD
 from support.needs import need
@@ -103,6 +105,26 @@ async def test_a_boot_that_ends_for_a_reason_of_its_own_is_followed_by_the_next(
     async with world.living():
         world.boots[0].endings.ask_nowait(Ending.STOP)
     assert world.trace == ["boot web-k7q2x-1", "boot ends: stop", "boot web-k7q2x-1"]
+
+
+async def test_a_status_tells_what_the_rules_have_counted_by_now(world: World) -> None:
+    class Counting:
+        """A redirect that finds one connection more whenever it looks."""
+
+        observed, problem, in_place, repairs = Latest(Observed()), Latest(None), True, 0
+
+        async def refresh(self) -> None:
+            await trio.lowlevel.checkpoint()
+            self.observed.set(replace(self.observed.value, inbound=self.observed.value.inbound + 1))
+
+    async with world.living():
+        world.boots[0].redirect = Counting()  # type: ignore[assignment]
+        for count in (1, 2):
+            (status,) = await world.ask("status")
+            assert status["redirect"]["captured"] == {"inbound": count, "outbound": 0}
+        world.boots[0].ending = Ending.STOP  # on the way out nothing is put in place again
+        (status,) = await world.ask("status")
+        assert status["redirect"]["captured"]["inbound"] == 2
 
 
 @pytest.mark.parametrize("ending", [Ending.STOP, Ending.HAND_OVER])

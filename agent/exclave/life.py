@@ -119,6 +119,8 @@ class Agent:
         await answers[command](reply)
 
     async def _answer_status(self, reply: Reply) -> None:
+        if self._parts is not None and self._parts.redirect is not None and self._parts.ending is None:
+            await self._parts.redirect.refresh()  # counts move without anybody telling
         await reply(self.look())
 
     async def _answer_leave(self, reply: Reply) -> None:

@@ -58,7 +58,7 @@ async def test_calls_to_the_group_s_ports_reach_the_proxy_with_their_destination
         assert await lab.call(lab.peer, VM4, 4143) == Seen("proxy a", (VM4, 4143))  # opaque traffic of pods
         assert await lab.call(lab.peer, VM4, 9100) == Seen("application")  # not a port of the group
         assert await lab.call(lab.peer, VM4, 22) == Seen("application")
-        await redirect.settle()
+        await redirect.refresh()
         assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (2, 0)
 
 

@@ -128,6 +128,10 @@ class Redirect:
                 with trio.move_on_after(LOOK_SELDOM if is_calm else LOOK_EVERY):
                     await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
+    async def refresh(self) -> None:
+        """Have `observed` be what the kernel says now, for whoever asks; never raises HostError."""
+        await self._try_to_settle()
+
     async def _try_to_settle(self) -> None:
         try:
             await self.settle()
