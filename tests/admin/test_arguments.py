@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.arguments import add_common, add_everywhere, add_output, add_subject, add_verb
+from exclave.admin.arguments import add_common, add_everywhere, add_output, add_subject, add_verb, read_groups
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,3 +49,18 @@ def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert "Let a tree grow." in told
     assert told.endswith("examples:\n  tool tree grow\n  # slowly\n  tool tree grow\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "groups"),
+    [
+        ([], []),
+        (["--as-group", "a", "--as-group", "b"], ["a", "b"]),
+        (["--as-group=[]"], []),
+        (["--as-group=[a,b]"], ["a", "b"]),
+    ],
+)
+def test_groups_of_whom_is_impersonated_come_one_by_one_or_as_linkerds_list(
+    typed: list[str], groups: list[str]
+) -> None:
+    assert read_groups(parser().parse_args([*typed, "tree", "grow"]).as_group) == groups

@@ -1,5 +1,8 @@
 """Rows of `check`: which facts make them hold, and what is said where they do not."""
 
+import base64
+import time
+
 import pytest
 
 from exclave.admin.checks import (
@@ -9,10 +12,14 @@ from exclave.admin.checks import (
     controller_rows,
     group_rows,
     guard_rows,
+    issuer_rows,
     member_rows,
-    rights_rows,
     tell,
 )
+from exclave.identity.x509 import not_after
+from exclave.member.spec import rfc3339
+from exclave.sandbox.pki import make_anchor
+from support.mesh import Mesh, mesh
 
 NOW = 1_800_000_000.0
 SOUND = {"linkerd": True, "external_workloads": True, "namespace": "linkerd"}
@@ -78,17 +85,39 @@ def test_groups_members_and_services_that_need_a_look_are_named() -> None:
     assert bad(member_rows(members)) == [("warning", f"{names} and 2 more"), ("warning", "shop/web-k7q2x-1")]
 
 
-def test_rights_of_everybody_reach_machines() -> None:
-    def binding(name: str, group: str, role: str) -> dict[str, object]:
-        subject = {"kind": "Group", "name": group}
-        return {
-            "kind": "ClusterRoleBinding", "metadata": {"name": name}, "roleRef": {"name": role}, "subjects": [subject],
-        }  # fmt: skip
+def issuer_secret(made: Mesh, key: str = "tls") -> dict[str, object]:
+    names = ("tls.crt", "tls.key") if key == "tls" else ("crt.pem", "key.pem")
+    texts = (made.issuer.pem, made.issuer.key_pem)
+    return {"data": {name: base64.b64encode(text.encode()).decode() for name, text in zip(names, texts, strict=True)}}
 
-    assert bad(rights_rows([binding("system:basic-user", "system:authenticated", "system:basic-user")])) == []
-    assert bad(rights_rows([binding("handy", "system:serviceaccounts", "view")])) == [
-        ("warning", "ClusterRoleBinding handy: view")
+
+def roots(anchor: str) -> dict[str, object]:
+    return {"data": {"ca-bundle.crt": anchor}}
+
+
+def test_an_issuer_is_there_is_believed_and_lasts() -> None:
+    made, now = mesh(), time.time()
+    for layout in ("tls", "linkerd"):
+        rows = issuer_rows("exclave/exclave-issuer", issuer_secret(made, layout), roots(made.anchor.pem), now)
+        assert bad(rows) == []
+        assert rows[1].told == f"the issuer's certificate is valid until {rfc3339(not_after(made.issuer.certificate))}"
+    assert bad(issuer_rows("exclave/exclave-issuer", None, roots(made.anchor.pem), now)) == [
+        ("error", "there is no Secret exclave/exclave-issuer")
     ]
+    assert bad(issuer_rows("a/b", issuer_secret(made), roots(make_anchor().pem), now)) == [
+        ("error", "Secret a/b: the issuer does not lead to the trust anchors that Linkerd publishes")
+    ]
+    late = not_after(made.issuer.certificate) - 3 * 86400
+    (warned,) = bad(issuer_rows("a/b", issuer_secret(made), roots(made.anchor.pem), late))
+    assert warned == ("warning", "it ends in 3d")
+
+
+def test_in_short_what_holds_is_left_out() -> None:
+    rows = [Row("one"), *guard_rows("it is missing")]
+    assert tell(rows, short=True) == (
+        "linkerd-exclave\n---------------\n× the admission policies stand as installed\n    it is missing\n"
+        "    to do: kubectl exclave upgrade\n\n2 checks, 1 errors, 0 warnings"
+    )
 
 
 def test_linkerd_gets_its_own_form_and_a_person_gets_text() -> None:

@@ -5,8 +5,11 @@ import pytest
 from exclave.admin import desk as module
 from exclave.admin.desk import Desk
 from exclave.admin.kubectl import Kubectl
+from exclave.admin.objects import group_objects
+from exclave.admin.placing import place
 from exclave.admin.tables import Listing
-from exclave.cluster.requests import MEMBERS
+from exclave.cluster.requests import MEMBERS, ROLE_BINDINGS
+from exclave.errors import ExclaveError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -48,6 +51,15 @@ def test_a_wait_says_for_what_and_ends_with_what_it_waits_for(
 def test_a_wait_ends_in_vain_when_its_time_is_over(desk: Desk, capsys: Captured) -> None:
     assert not desk.wait_until(lambda: False, "the tide", seconds=0.0)
     assert capsys.readouterr().err == "waiting for the tide, 0s at most\n"
+
+
+def test_another_binding_in_the_way_is_said_before_anything_is_done(desk: Desk) -> None:
+    (role_binding, *_) = [one for one in group_objects("shop", "web", {}, "exclave") if one.resource is ROLE_BINDINGS]
+    other = {**role_binding.body, "roleRef": {"kind": "Role", "name": "other"}}
+    with pytest.raises(ExclaveError) as refused:
+        desk.carry(place(role_binding, other))
+    assert refused.value.message.endswith("in shop has another roleRef, which cannot be changed")
+    assert refused.value.hint.endswith("kubectl delete rolebindings exclave-machines -n shop")
 
 
 def test_the_namespace_told_is_the_one() -> None:

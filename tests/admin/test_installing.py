@@ -1,11 +1,13 @@
 """What an admin may choose when installing; the installing itself is tried in tests/peers, on real servers."""
 
+import base64
 from pathlib import Path
 
 import pytest
 import yaml
 
 from support.admin import Admin
+from support.mesh import mesh
 
 
 def test_a_dry_run_prints_all_objects_policies_before_rights_and_asks_nothing(tmp_path: Path) -> None:
@@ -15,6 +17,23 @@ def test_a_dry_run_prints_all_objects_policies_before_rights_and_asks_nothing(tm
     kinds = [one["kind"] for one in yaml.safe_load_all(typed.out)]
     assert kinds[:2] == ["CustomResourceDefinition"] * 2
     assert kinds.index("ValidatingAdmissionPolicyBinding") < kinds.index("ClusterRole") < kinds.index("Deployment")
+
+
+def test_a_dry_run_never_prints_the_issuers_key(tmp_path: Path) -> None:
+    made = mesh()
+    (tmp_path / "a.crt").write_text(made.issuer.pem)
+    (tmp_path / "a.key").write_text(made.issuer.key_pem)
+    files = ["--issuer-certificate", str(tmp_path / "a.crt"), "--issuer-key", str(tmp_path / "a.key")]
+    typed = Admin(tmp_path / "no-kubeconfig").type("install", *files, "--dry-run")
+    assert typed.code == 0, typed.err
+    assert "Secret" not in [one["kind"] for one in yaml.safe_load_all(typed.out)]
+    encoded = base64.b64encode(made.issuer.key_pem.encode()).decode()
+    for secret in (encoded, made.issuer.key_pem.splitlines()[1]):
+        assert secret not in typed.out + typed.err
+    assert typed.err == (
+        "left out is Secret exclave-issuer, which holds the issuer's key; once the namespace is there: kubectl create "
+        "secret tls exclave-issuer -n exclave --cert FILE --key FILE\n"
+    )
 
 
 CHOICES = {

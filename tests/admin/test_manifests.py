@@ -4,7 +4,17 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.manifests import KINDS, Installation, KeyPair, first_objects, later_objects
+from exclave import __version__
+from exclave.admin.manifests import (
+    IMAGE,
+    KINDS,
+    Installation,
+    KeyPair,
+    first_objects,
+    is_ours,
+    later_objects,
+    read_installation,
+)
 from exclave.cluster.requests import Object
 
 GIVEN = Installation(key_pair=KeyPair("chain", "the key itself"))
@@ -77,3 +87,24 @@ def test_the_controllers_are_two_run_as_nobody_and_can_write_nothing() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+READ_BACK = {
+    "as it comes": Installation(),
+    "Linkerd's own issuer": Installation(issuer="linkerd"),
+    "elsewhere, with an image and a number of one's own": Installation(
+        "machines", "mesh", "registry.example/a:1", replicas=3, issuer="linkerd"
+    ),
+}
+
+
+@pytest.mark.parametrize("choice", READ_BACK.values(), ids=READ_BACK)
+def test_what_was_chosen_is_read_back_from_the_deployment(choice: Installation) -> None:
+    assert read_installation(named(choice)["Deployment", "exclave-controller"]) == choice
+
+
+def test_an_image_names_its_version_and_is_told_from_an_admins_own() -> None:
+    assert IMAGE.partition(":")[2] == __version__
+    ours = ("ghcr.io/exclave/controller:0.0.1", "ghcr.io/exclave/controller", IMAGE)
+    assert all(is_ours(image) for image in (*ours, f"{IMAGE}@sha256:{'0' * 64}"))
+    assert not any(is_ours(image) for image in ("registry.example/controller:1", "localhost:5000/controller"))

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from exclave.admin.objects import group_objects
 from exclave.admin.token_checks import TITLES
 from exclave.cluster.credential import read_token_times
-from exclave.cluster.requests import MEMBERS, SERVICE_ACCOUNTS
+from exclave.cluster.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS
 from exclave.join.token import decode_token
 from peers.conftest import Server
 from support.admin import KUBECTL, Admin, put
@@ -60,6 +61,29 @@ def test_programs_get_the_line_with_all_that_is_known_of_it(admin: Admin, namesp
         "namespace": namespace,
         "uses": 1,
     }
+
+
+def test_yaml_is_the_same_and_a_name_alone_shows_no_line(admin: Admin, namespace: str) -> None:
+    asked = ("token", "create", "web", "-n", namespace, *SERVER)
+    told = yaml.safe_load(admin.type(*asked, "-o", "yaml").out)
+    assert decode_token(told["token"]).account == told["account"]
+    named = admin.type(*asked, "-o", "name")
+    assert re.fullmatch(r"serviceaccount/web\.join\.[a-z0-9]{5}-1\n", named.out)
+    assert "exclave1_" not in named.err
+    assert "its line is not shown with -o name, and nobody has it; -o json shows both\n" in named.err
+
+
+def test_a_cap_that_was_measured_is_told(admin: Admin, namespace: str) -> None:
+    home = f"{namespace}-controller"
+    asked = ("token", "create", "web", "-n", namespace, *SERVER, "--controller-namespace", home)
+    assert "lets a token live" not in admin.type(*asked).err
+    annotations = {"exclave.dev/credential-life": "86400"}
+    admin.kubectl.create(NAMESPACES, None, {"metadata": {"name": home, "annotations": annotations}})
+    assert admin.type(*asked).err.splitlines()[-2].startswith("this API server lets a token live 24h at most: ")
+    admin.kubectl.patch(
+        NAMESPACES, None, home, {"metadata": {"annotations": {"exclave.dev/credential-life": "2592000"}}}
+    )
+    assert "lets a token live" not in admin.type(*asked).err
 
 
 def test_an_address_that_no_machine_reaches_is_warned_of(admin: Admin, namespace: str, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 BLOCKING = {
     "exclave.admin.arguments": "the shape of a command line; argparse prints help and exits",
+    "exclave.admin.before_installing": "an admin's commands: a few runs of kubectl before anything is made",
     "exclave.admin.checking": "an admin's command: a few runs of kubectl and what is printed",
     "exclave.admin.installing": "an admin's commands: reads the issuer's files, runs kubectl, prints",
     "exclave.admin.rotation": "an admin's command: a few runs of kubectl and what is printed",
@@ -11,6 +12,7 @@ BLOCKING = {
     "exclave.admin.main": "the entry of the admin's commands: prints and exits",
     "exclave.admin.members": "an admin's commands: each is a few runs of kubectl and what is printed",
     "exclave.admin.tokens": "an admin's commands: each is a few runs of kubectl, a draw and what is printed",
+    "exclave.admin.uninstalling": "an admin's command: runs of kubectl and what is printed, and one pause",
     "exclave.cli": "the commands' entry: prints, exits, and starts trio where a command needs it",
     "exclave.commands": "a command from outside of trio: asks the agent, starts its unit, runs trio for the rest",
     "exclave.control_client": "a few words with the agent over a unix socket; importing trio would double their time",

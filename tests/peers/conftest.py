@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from peers.kubernetes import AVAILABLE, find_binaries, running_kubernetes
+from peers.kubernetes import AVAILABLE, Kubernetes, find_binaries, running_kubernetes
 from support.told import FIGURES
 
 NUMBERS = itertools.count(1)
@@ -28,7 +28,9 @@ NEED_REAL = [
     "test_guard.py",
     "test_installing.py",
     "test_joining.py",
+    "test_mistakes.py",
     "test_rights.py",
+    "test_rotation.py",
     "test_story.py",
 ]
 collect_ignore = [] if AVAILABLE else NEED_REAL
@@ -66,6 +68,15 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     run = run_sandbox if request.param == "sandbox" else run_kubernetes
     with run(request.param, directory) as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=AVAILABLE[:1])
+def own_kubernetes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    """One for those who speak of a whole cluster: what is installed in it, who is in it. The newest, unless told."""
+    binaries = find_binaries(request.param)
+    assert binaries is not None
+    with running_kubernetes(binaries, tmp_path_factory.mktemp("own")) as found:
+        yield found
 
 
 @contextmanager

@@ -1,154 +1,409 @@
-"""exclave installed, checked and removed by an admin's commands, with the real kubectl on a real API server each."""
+"""exclave installed, checked, upgraded and removed by an admin's commands, with the real kubectl on real API servers.
+
+The tests share one cluster, of the newest release; only the way from nothing to a member and back is gone on the
+oldest, too. Each test leaves the cluster without exclave, but for those at the end, which share `standing`.
+"""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import yaml
 
 from exclave.admin.kubectl import Kubectl
-from exclave.admin.objects import CONTROLLER
-from exclave.cluster.requests import CUSTOM_RESOURCE_DEFINITIONS, MEMBERS, NAMESPACES, WORKLOAD_GROUPS
+from exclave.admin.manifests import IMAGE
+from exclave.cluster.credential import parse_credential
+from exclave.cluster.requests import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    CONFIG_MAPS,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    DEPLOYMENTS,
+    EXTERNAL_WORKLOADS,
+    LEASES,
+    NAMESPACES,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    VALIDATING_ADMISSION_POLICIES,
+    VALIDATING_ADMISSION_POLICY_BINDINGS,
+    WORKLOAD_GROUPS,
+    Resource,
+    path_of,
+)
 from exclave.config import Config, MemberConfig, Paths
 from exclave.join.steps import join
-from exclave.sandbox.mesh import VM, MeshKeys, mesh_requests
+from exclave.member.record import MembershipRecord
+from exclave.sandbox.mesh import VM
 from exclave.sandbox.pki import make_anchor, make_issuer
-from support.admin import Admin, admin_of
-from support.mesh import mesh
+from support.admin import admin_of
 
-from .conftest import Server, run_kubernetes
-from .kubernetes import AVAILABLE
+from .installation import NETWORK, Cluster, cluster_of, until
+from .kubernetes import AVAILABLE, Kubernetes
 
-
-@pytest.fixture(params=AVAILABLE)
-def admin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Admin]:
-    """An admin of a cluster of their own."""
-    with run_kubernetes(request.param, tmp_path) as server:
-        yield admin_of(server, tmp_path)
+LINKERDS = "the issuer leads to Linkerd's trust anchors"
+CAP = "--service-account-max-token-expiration=24h"
 
 
-def server_of(admin: Admin) -> Server:
-    address = admin.kubectl.cluster()
-    config = json.loads(Path(admin.kubeconfig).read_text())
-    return Server("own", address.server, address.ca, config["users"][0]["user"]["token"])
-
-
-def furnish(admin: Admin) -> None:
-    """Linkerd's objects; exclave's namespace and issuer are for `install` to make."""
-    made = mesh()
-    with server_of(admin).client(server_of(admin).admin_token) as client:
-        for request in mesh_requests(MeshKeys(made.anchor.pem, made.issuer.pem, made.issuer.key_pem)):
-            body = request.body or {}
-            if "namespaces/exclave/" in request.path or body["metadata"]["name"] in ("exclave", "kube-system"):
-                continue
-            answer = client.post(request.path, json=body)
-            assert answer.status_code == 201, answer.text
-
-
-def issuer_files(folder: Path, chain: str, key: str) -> list[str]:
-    (folder / "issuer.crt").write_text(chain)
-    (folder / "issuer.key").write_text(key)
-    return ["--issuer-certificate", str(folder / "issuer.crt"), "--issuer-key", str(folder / "issuer.key")]
+@pytest.fixture
+def cluster(own_kubernetes: Kubernetes, tmp_path: Path) -> Iterator[Cluster]:
+    with cluster_of(own_kubernetes, tmp_path) as found:
+        yield found
 
 
 @contextmanager
-def controller(admin: Admin, folder: Path) -> Iterator[None]:
-    """The real controller, under the account that `install` has made."""
-    kubectl: Kubectl = admin.kubectl
-    address = kubectl.cluster()
-    (folder / "controller.token").write_text(kubectl.mint("exclave", CONTROLLER, 3600))
-    (folder / "controller.ca").write_text(address.ca)
-    command = [
-        sys.executable, "-m", "exclave", "controller", "--server", address.server,
-        "--ca-file", str(folder / "controller.ca"), "--token-file", str(folder / "controller.token"),
-    ]  # fmt: skip
-    with (folder / "controller.log").open("wb") as log:
-        started = subprocess.Popen(command, stderr=log)
+def installed(cluster: Cluster, *options: str) -> Iterator[None]:
+    """exclave, with an issuer of its own unless told; taken out again, whatever comes."""
+    made = cluster.furnish()
+    typed = cluster.admin.type("install", *(options or cluster.issuer_files(made.issuer)))
+    assert typed.code == 0, typed.err
     try:
         yield
     finally:
-        started.terminate()
-        started.wait()
-
-
-def rows(admin: Admin) -> dict[str, str]:
-    """The rows of `check` by what they tell."""
-    found = json.loads(admin.type("check", "-o", "json").out)
-    return {one["description"]: one["result"] for one in found["categories"][0]["checks"]}
-
-
-def wait_until_led(admin: Admin) -> None:
-    deadline = time.monotonic() + 60
-    while rows(admin)["one of them leads"] != "success":
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def test_a_cluster_without_linkerd_is_refused_and_nothing_is_made(admin: Admin, tmp_path: Path) -> None:
-    made = mesh()
-    typed = admin.type("install", *issuer_files(tmp_path, made.issuer.pem, made.issuer.key_pem))
-    assert typed.code == 2
-    assert "× Linkerd is installed\n    there is no ConfigMap linkerd-config in namespace linkerd" in typed.err
-    assert admin.kubectl.get(NAMESPACES, None, "exclave") is None
-
-
-def test_an_issuer_that_the_mesh_would_not_believe_is_refused(admin: Admin, tmp_path: Path) -> None:
-    furnish(admin)
-    stranger = make_issuer(make_anchor())
-    typed = admin.type("install", *issuer_files(tmp_path, stranger.pem, stranger.key_pem))
-    assert typed.code == 2
-    assert "the issuer does not lead to the trust anchors that Linkerd publishes" in typed.err
-    assert admin.kubectl.get(NAMESPACES, None, "exclave") is None
-
-
-def test_four_commands_from_nothing_to_a_member_and_back(admin: Admin, tmp_path: Path) -> None:
-    furnish(admin)
-    made = mesh()
-    typed = admin.type("install", *issuer_files(tmp_path, made.issuer.pem, made.issuer.key_pem))
+        typed = cluster.admin.type("uninstall", "--strand-members")
     assert typed.code == 0, typed.err
-    assert "machines' credentials live 30 days here, and are renewed at half of that" in typed.err
+
+
+@pytest.fixture(scope="module")
+def standing(own_kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """exclave as it was installed, for those who change something in it and change it back."""
+    with cluster_of(own_kubernetes, tmp_path_factory.mktemp("standing")) as cluster, installed(cluster):
+        yield cluster
+
+
+def make_group(cluster: Cluster, name: str = "web") -> None:
+    assert cluster.admin.type("group", "create", name, "-n", "shop", *NETWORK).code == 0
+    place = path_of(WORKLOAD_GROUPS, "shop", name)
+    until(lambda: bool(cluster.client.get(place).json().get("status", {}).get("conditions")))
+
+
+def join_one(cluster: Cluster, name: str = "vm", address: str = VM) -> MembershipRecord:
+    line = cluster.admin.type("token", "create", "web", "-n", "shop").out.strip()
+    folder = cluster.folder / name
+    config = Config(Paths(folder / "state", folder / "run"), MemberConfig(address))
+    return trio.run(join, line, config, time.time, lambda _: None)
+
+
+def ours(kubectl: Kubectl) -> list[str]:
+    """Everything of exclave's that is in a cluster, groups' namespaces aside."""
+    kinds: tuple[Resource, ...] = (
+        CUSTOM_RESOURCE_DEFINITIONS, VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS,
+        CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS, DEPLOYMENTS, EXTERNAL_WORKLOADS, CONFIG_MAPS,
+        LEASES,
+    )  # fmt: skip
+    return [
+        f"{kind.kind} {one['metadata']['name']}"
+        for kind in kinds
+        for one in kubectl.list(kind)
+        if (
+            "exclave" in one["metadata"]["name"]
+            or kind in (EXTERNAL_WORKLOADS,)
+            or one["metadata"]["name"][:4] == "web-"
+        )
+        and one["metadata"].get("namespace") != "exclave"
+    ]
+
+
+# What must hold before.
+
+
+def refused(cluster: Cluster, *options: str) -> str:
+    """What is said to somebody for whom nothing is made."""
+    typed = cluster.admin.type("install", *options)
+    assert (typed.code, typed.out) == (2, "")
+    assert cluster.client.get(path_of(NAMESPACES, None, "exclave")).status_code == 404
+    assert cluster.admin.kubectl.list(VALIDATING_ADMISSION_POLICIES) == []
+    return typed.err
+
+
+def test_a_cluster_without_linkerd_is_refused_and_nothing_is_made(cluster: Cluster) -> None:
+    made = cluster.furnish()
+    told = refused(cluster, *cluster.issuer_files(made.issuer), "-L", "nowhere")
+    assert "× Linkerd is installed\n    there is no ConfigMap linkerd-config in namespace nowhere" in told
+
+
+def test_an_issuer_that_the_mesh_would_not_believe_is_refused(cluster: Cluster) -> None:
+    cluster.furnish()
+    told = refused(cluster, *cluster.issuer_files(make_issuer(make_anchor())))
+    assert f"× {LINKERDS}\n    the issuer does not lead to the trust anchors that Linkerd publishes" in told
+
+
+def cert_managers_kind(kind: str, plural: str, scope: str) -> dict[str, Any]:
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": schema, "subresources": {"status": {}}}
+    names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
+    spec = {"group": "cert-manager.io", "scope": scope, "names": names, "versions": [version]}
+    return {"metadata": {"name": f"{plural}.cert-manager.io"}, "spec": spec}
+
+
+def test_an_issuer_of_cert_manager_is_looked_for_before_anything_is_made(cluster: Cluster) -> None:
+    cluster.furnish()
+    asked = ("--issuer-from", "ClusterIssuer/mesh")
+    told = refused(cluster, *asked)
+    assert "× cert-manager is installed\n    there is no CustomResourceDefinition certificates.cert-manager.io" in told
+    crds = path_of(CUSTOM_RESOURCE_DEFINITIONS, None)
+    for kind, plural, scope in (
+        ("Certificate", "certificates", "Namespaced"),
+        ("ClusterIssuer", "clusterissuers", "Cluster"),
+    ):
+        assert cluster.client.post(crds, json=cert_managers_kind(kind, plural, scope)).status_code == 201
+    issuers = "/apis/cert-manager.io/v1/clusterissuers"
+    until(lambda: cluster.client.get(issuers).status_code == 200)
+    try:
+        told = refused(cluster, *asked)
+        assert (
+            "√ cert-manager is installed\n× ClusterIssuer mesh is ready\n    there is no ClusterIssuer mesh\n" in told
+        )
+        body = {"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", "metadata": {"name": "mesh"}}
+        assert cluster.client.post(issuers, json=body).status_code == 201
+        waiting = {"type": "Ready", "status": "False", "message": "its Secret is not there"}
+        cluster.merge(f"{issuers}/mesh/status", {"status": {"conditions": [waiting]}})
+        assert "× ClusterIssuer mesh is ready\n    its Secret is not there\n" in refused(cluster, *asked)
+        cluster.merge(f"{issuers}/mesh/status", {"status": {"conditions": [{**waiting, "status": "True"}]}})
+        with installed(cluster, *asked):
+            made = cluster.client.get("/apis/cert-manager.io/v1/namespaces/exclave/certificates/exclave-issuer").json()
+            assert made["spec"]["issuerRef"] == {"kind": "ClusterIssuer", "name": "mesh"}
+            assert cluster.rows()[LINKERDS] == ("error", "there is no Secret exclave/exclave-issuer")
+    finally:
+        for name in ("certificates", "clusterissuers"):
+            cluster.client.delete(f"{crds}/{name}.cert-manager.io")
+
+
+def test_whoever_may_not_install_is_told_every_right_that_is_missing(cluster: Cluster) -> None:
+    made = cluster.furnish()
+    kubectl = cluster.admin.kubectl
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "create", "patch"]}
+    reading = {**everything, "verbs": ["get", "list"]}
+    files = cluster.issuer_files(made.issuer)
+    for name, rule in (("reader", reading), ("maker", everything)):
+        kubectl.create(SERVICE_ACCOUNTS, "default", {"metadata": {"name": name}})
+        kubectl.create(CLUSTER_ROLES, None, {"metadata": {"name": name}, "rules": [rule]})
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
+        body = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
+        kubectl.create(CLUSTER_ROLE_BINDINGS, None, body)
+        somebody = admin_of(cluster.server, cluster.folder / name, kubectl.mint("default", name, 600))
+        typed = somebody.type("install", *files)
+        assert (typed.code, typed.out) == (2, "")
+        assert "× you may install it\n" in typed.err
+        if name == "reader":
+            assert "    you may not create customresourcedefinitions, patch customresourcedefinitions, " in typed.err
+            assert ", create secrets in exclave, patch secrets in exclave, " in typed.err
+        else:
+            assert "is attempting to grant RBAC permissions not currently held" in typed.err
+        assert kubectl.get(NAMESPACES, None, "exclave") is None
+        kubectl.delete(CLUSTER_ROLE_BINDINGS, None, name)
+        kubectl.delete(CLUSTER_ROLES, None, name)
+
+
+# From nothing to a member, and back.
+
+
+@pytest.mark.parametrize("own_kubernetes", AVAILABLE, indirect=True)
+def test_four_commands_from_nothing_to_a_member_and_back(cluster: Cluster) -> None:
+    admin, made = cluster.admin, cluster.furnish()
+    typed = admin.type("install", *cluster.issuer_files(made.issuer))
+    assert typed.code == 0, typed.err
+    assert "machines' credentials live 30d here, and are renewed at half of that\n" in typed.err
     assert made.issuer.key_pem not in typed.out + typed.err
-    assert rows(admin)["the admission policies stand as installed"] == "success"
-    assert admin.type("upgrade").code == 0
-    with ExitStack() as stack:
-        stack.enter_context(controller(admin, tmp_path))
-        wait_until_led(admin)
-        network = ["--network", "10.77.0.0/24", "--port", "8080"]
-        assert admin.type("group", "create", "web", "-n", "shop", *network).code == 0
-        wait_accepted(admin)
-        line = admin.type("token", "create", "web", "-n", "shop").out.strip()
-        config = Config(Paths(tmp_path / "state", tmp_path / "run"), MemberConfig(VM))
-        record = trio.run(join, line, config, time.time, lambda _: None)
+    with cluster.controller() as process:
+        make_group(cluster)
+        record = join_one(cluster)
         assert [row["NAME"] for row in admin.rows("member", "list", "-n", "shop")] == [record.member]
-        status = admin.type("rotation", "status")
-        assert status.code == 3, "an agent has not run there yet"
-        assert f"no   every member has loaded the published anchors: not {record.member}" in status.err
-        refused = admin.type("uninstall")
-        assert refused.code == 2
-        assert f"1 members would be stranded: shop/{record.member}; their certificates would end" in refused.err
+        found = cluster.rows()
+        until_row = next(told for told in found if told.startswith("the issuer's certificate is valid until "))
+        for told in (
+            "the admission policies stand as installed",
+            "the controller's rights are as installed",
+            "the rights of every group are as it was made with",
+            LINKERDS,
+            until_row,
+            "no right that is not meant for them reaches machines",
+            "no namespace of somebody else's ends in -vms",
+            "namespaces of machines' accounts hold nothing else",
+        ):
+            assert found[told] == ("success", ""), told
+        told = admin.type("uninstall")
+        assert told.code == 2
+        assert f"1 member would be stranded: shop/{record.member}; pods would no longer reach them" in told.err
         assert admin.type("member", "evict", record.member, "-n", "shop").code == 0
-        wait_gone(admin, record.member)
-    typed = admin.type("uninstall")
-    assert typed.code == 0, typed.err
-    for name in ("members.exclave.dev", "workloadgroups.exclave.dev"):
-        found = admin.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name)
-        assert found is None or found["metadata"].get("deletionTimestamp")
+        cluster.until_gone(record.member)
+        typed = admin.type("uninstall")
+        assert typed.code == 0, typed.err
+        assert process.poll() is not None, "the controllers end before what they would put back goes"
+    assert "waiting for the controllers to end" in typed.err
+    assert ours(admin.kubectl) == []
+    again = admin.type("uninstall")
+    assert again.code == 0, again.err
 
 
-def wait_accepted(admin: Admin) -> None:
-    deadline = time.monotonic() + 30
-    while not ((admin.kubectl.get(WORKLOAD_GROUPS, "shop", "web") or {}).get("status") or {}).get("conditions"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def test_stranded_members_leave_nothing_that_holds_or_misleads(cluster: Cluster) -> None:
+    """With Linkerd's own issuer, whose Role stands in Linkerd's namespace."""
+    made = cluster.furnish()
+    secret = {"metadata": {"name": "linkerd-identity-issuer"}, "stringData": {}}
+    secret["stringData"] = {"crt.pem": made.issuer.pem, "key.pem": made.issuer.key_pem}
+    cluster.client.post("/api/v1/namespaces/linkerd/secrets", json=secret)
+    admin = cluster.admin
+    assert admin.type("install", "--use-linkerd-issuer").code == 0
+    with cluster.controller():
+        make_group(cluster)
+        record = join_one(cluster)
+        assert cluster.rows()[LINKERDS] == ("success", "")
+        assert cluster.client.get(path_of(ROLES, "linkerd", "exclave-issuer")).status_code == 200
+        typed = admin.type("uninstall", "--strand-members")
+        assert typed.code == 0, typed.err
+    assert ours(admin.kubectl) == []
+    assert cluster.client.get(path_of(EXTERNAL_WORKLOADS, "shop", record.member)).status_code == 404
 
 
-def wait_gone(admin: Admin, member: str) -> None:
-    deadline = time.monotonic() + 60
-    while admin.kubectl.get(MEMBERS, "shop", member) is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+# What is chosen anew.
+
+
+def test_an_upgrade_keeps_what_was_chosen_and_takes_back_what_it_gave_before(cluster: Cluster) -> None:
+    made, admin = cluster.furnish(), cluster.admin
+    place = path_of(DEPLOYMENTS, "exclave", "exclave-controller")
+
+    def container() -> dict[str, Any]:
+        found: dict[str, Any] = cluster.client.get(place).json()["spec"]["template"]["spec"]["containers"][0]
+        return found
+
+    with installed(cluster, "--use-linkerd-issuer", "--image", "registry.example/exclave:mine"):
+        cluster.merge(place, {"spec": {"replicas": 3}})
+        printed = list(yaml.safe_load_all(admin.type("upgrade", "--dry-run").out))
+        (deployment,) = [one for one in printed if one["kind"] == "Deployment"]
+        (told,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert "--issuer=linkerd/linkerd-identity-issuer" in told["args"]
+        upgraded = admin.type("upgrade")
+        assert upgraded.code == 0, upgraded.err
+        assert "the controller's image stays registry.example/exclave:mine; another one: --image" in upgraded.err
+        assert container()["image"] == "registry.example/exclave:mine"
+        assert "--issuer=linkerd/linkerd-identity-issuer" in container()["args"]
+        assert cluster.client.get(place).json()["spec"]["replicas"] == 3
+
+        files = cluster.issuer_files(made.issuer)
+        printed_key = admin.type("upgrade", "--dry-run", *files)
+        assert "kind: Secret" not in printed_key.out
+        assert made.issuer.key_pem.splitlines()[1] not in printed_key.out + printed_key.err
+        older = IMAGE.rpartition(":")[0] + ":0.0.1"
+        cluster.merge(place, {"spec": {"template": {"spec": {"containers": [{**container(), "image": older}]}}}})
+        upgraded = admin.type("upgrade", *files)
+        assert upgraded.code == 0, upgraded.err
+        assert container()["image"] == IMAGE
+        assert not [one for one in container()["args"] if one.startswith("--issuer")]
+        assert "Role exclave-issuer in linkerd deleted\n" in upgraded.out
+        for kind in (ROLES, ROLE_BINDINGS):
+            assert cluster.client.get(path_of(kind, "linkerd", "exclave-issuer")).status_code == 404
+            assert cluster.client.get(path_of(kind, "exclave", "exclave-issuer")).status_code == 200
+
+
+# A cluster that caps tokens.
+
+
+@contextmanager
+def capped(kubernetes: Kubernetes) -> Iterator[None]:
+    """Tokens live for a day at most, as with some clouds."""
+    kubernetes.apiserver.command.append(CAP)
+    try:
+        kubernetes.apiserver.end()
+        kubernetes.apiserver.start()
+        kubernetes.wait_ready()
+        yield
+    finally:
+        kubernetes.apiserver.command.remove(CAP)
+        kubernetes.apiserver.end()
+        kubernetes.apiserver.start()
+        kubernetes.wait_ready()
+
+
+def test_a_cap_on_the_life_of_tokens_is_measured_and_told(own_kubernetes: Kubernetes, tmp_path: Path) -> None:
+    with capped(own_kubernetes), cluster_of(own_kubernetes, tmp_path) as cluster:
+        admin, made = cluster.admin, cluster.furnish()
+        told = (
+            "this API server lets a token live 24h at most: machines renew their credential at half of that, and one "
+        )
+        typed = admin.type("install", *cluster.issuer_files(made.issuer))
+        assert typed.code == 0, typed.err
+        assert told in typed.err
+        with cluster.controller():
+            make_group(cluster)
+            assert told in admin.type("token", "create", "web", "-n", "shop").err
+            join_one(cluster)
+            stored = parse_credential((tmp_path / "vm" / "state" / "credential.json").read_text())
+            assert round(stored.expires - stored.granted) == 86400
+            assert admin.type("uninstall", "--strand-members").code == 0
+    assert ours(cluster.admin.kubectl) == []
+
+
+# What an admin, or somebody else, changes.
+
+
+def test_rights_that_were_edited_are_found_and_put_right(standing: Cluster) -> None:
+    admin, kubectl = standing.admin, standing.admin.kubectl
+    groups_rights = "the rights of every group are as it was made with"
+    assert admin.type("group", "create", "web", "-n", "shop", *NETWORK).code == 0
+    assert standing.rows()[groups_rights] == ("success", "")
+    kubectl.delete(ROLE_BINDINGS, "shop", "exclave-publisher.web")
+    wider = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]
+    kubectl.patch(ROLES, "shop", "exclave-machines", {"rules": wider})
+    kubectl.patch(NAMESPACES, None, "shop-vms", {"metadata": {"labels": {"exclave.dev/machines": None}}})
+    kubectl.patch(CLUSTER_ROLES, None, "exclave-controller", {"rules": wider})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"}
+    everyone = {
+        "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:serviceaccounts:shop-vms",
+    }  # fmt: skip
+    body = {"metadata": {"name": "handy"}, "roleRef": role, "subjects": [everyone]}
+    kubectl.create(ROLE_BINDINGS, "shop", body)
+    kubectl.create(SERVICE_ACCOUNTS, "shop-vms", {"metadata": {"name": "robot"}})
+    found = standing.rows()
+    assert found[groups_rights] == (
+        "error",
+        "Namespace shop-vms has been changed, Role exclave-machines in shop has been changed, "
+        "RoleBinding exclave-publisher.web in shop is missing",
+    )
+    assert found["the controller's rights are as installed"] == (
+        "error", "ClusterRole exclave-controller has been changed",
+    )  # fmt: skip
+    assert found["no namespace of somebody else's ends in -vms"] == ("warning", "shop-vms")
+    short = admin.type("check", "-o", "short").out
+    assert "× the controller's rights are as installed\n" in short
+    assert "√" not in short
+    upgraded = admin.type("upgrade")
+    assert upgraded.code == 0, upgraded.err
+    assert "role.rbac.authorization.k8s.io/exclave-machines in shop changed: rules\n" in upgraded.out
+    found = standing.rows()
+    assert (found[groups_rights], found["the controller's rights are as installed"]) == (("success", ""),) * 2
+    assert found["no right that is not meant for them reaches machines"] == (
+        "warning", "RoleBinding handy in shop: edit",
+    )  # fmt: skip
+    assert found["namespaces of machines' accounts hold nothing else"] == (
+        "warning", "ServiceAccount robot in shop-vms",
+    )  # fmt: skip
+    kubectl.delete(ROLE_BINDINGS, "shop", "handy")
+    kubectl.delete(SERVICE_ACCOUNTS, "shop-vms", "robot")
+
+
+def test_a_group_does_not_move_in_with_somebody_else(standing: Cluster) -> None:
+    kubectl = standing.admin.kubectl
+    for name in ("tools", "tools-vms"):
+        kubectl.create(NAMESPACES, None, {"metadata": {"name": name}})
+    kubectl.create(SERVICE_ACCOUNTS, "tools-vms", {"metadata": {"name": "operator"}})
+    assert standing.rows()["no namespace of somebody else's ends in -vms"] == ("warning", "tools-vms")
+    typed = standing.admin.type("group", "create", "web", "-n", "tools", *NETWORK)
+    assert (typed.code, typed.out) == (2, "")
+    assert "namespace tools-vms, which is somebody else's: it holds ServiceAccount operator in tools-vms" in typed.err
+    assert kubectl.list(ROLE_BINDINGS, "tools-vms") == []
+    for name in ("tools", "tools-vms"):
+        kubectl.delete(NAMESPACES, None, name)
+
+
+def test_linkerd_asks_in_somebody_elses_name_and_every_row_is_told(standing: Cluster) -> None:
+    typed = standing.admin.type("check", "--as=nobody", "--as-group=[]", "--linkerd-namespace=linkerd", "-o", "json")
+    assert typed.code == 3
+    (category,) = json.loads(typed.out)["categories"]
+    assert len(category["checks"]) == 9
+    assert all("nobody" in one["error"] or "you may not" in one["error"] for one in category["checks"])

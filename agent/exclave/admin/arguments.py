@@ -6,7 +6,7 @@ every verb may stand before the subject or after the verb. Help ends with worked
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exclave.admin.tables import FORMS
@@ -29,6 +29,12 @@ def add_common(parser: argparse.ArgumentParser, *, default: str | None = argpars
     common.add_argument("--kubeconfig", default=default, metavar="FILE", help="as kubectl takes it")
     common.add_argument(
         "-n", "--namespace", default=default, metavar="NAME", help="the group's; the context's, if absent"
+    )
+    common.add_argument(
+        "--as", dest="as_user", default=default, metavar="USER", help="whom to impersonate, as kubectl takes it"
+    )
+    common.add_argument(
+        "--as-group", action="append", default=default, metavar="GROUP", help="groups of whom is impersonated"
     )
 
 
@@ -61,6 +67,11 @@ def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
 def add_everywhere(parser: argparse.ArgumentParser) -> None:
     """Give a verb `-A`."""
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="look in every namespace")
+
+
+def read_groups(told: Sequence[str] | None) -> list[str]:
+    """The groups of `--as-group`; Linkerd's program hands them on in one list, as `[a,b]`."""
+    return [group for text in told or () for group in text.removeprefix("[").removesuffix("]").split(",") if group]
 
 
 def _sentence(told: str) -> str:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exclave.admin.guard import guard_objects
+from exclave.admin.tables import human_duration
 from exclave.cluster.requests import Object
-from exclave.member.spec import epoch, read_conditions, view_member
+from exclave.controller.issuer import read_issuer
+from exclave.controller.publish import read_anchors
+from exclave.member.spec import epoch, read_conditions, rfc3339, view_member
 
 OLDEST = (1, 30)
 """Kubernetes has had admission policies, as they are used here, since this release."""
@@ -22,11 +25,8 @@ EXTERNAL_WORKLOADS_CRD = "externalworkloads.workload.linkerd.io"
 SILENT_AFTER = 60.0
 """Seconds without a renewal after which no controller leads."""
 
-EVERYBODY = ("system:serviceaccounts", "system:authenticated", "system:unauthenticated")
-"""Groups that machines' accounts are in, too."""
-
-KNOWN_BINDINGS = frozenset({"system:basic-user", "system:discovery", "system:public-info-viewer"})
-"""Every cluster gives these to everybody: they tell the API's shape and a caller's own name."""
+SHORTEST_ISSUER = 14 * 86400.0
+"""Seconds before its end at which an issuer that nobody renews is worth a word."""
 
 Result = Literal["success", "warning", "error"]
 
@@ -61,11 +61,13 @@ def as_linkerd(rows: Sequence[Row]) -> Object:
     return {"success": is_sound, "categories": [{"categoryName": "linkerd-exclave", "checks": checks}]}
 
 
-def tell(rows: Sequence[Row]) -> str:
-    """The rows for a person, as `linkerd check` prints its own."""
+def tell(rows: Sequence[Row], *, short: bool = False) -> str:
+    """The rows for a person, as `linkerd check` prints its own; `short`: those that do not hold."""
     marks = {"success": "√", "warning": "‼", "error": "×"}
     lines = ["linkerd-exclave", "---------------"]
     for one in rows:
+        if short and one.result == "success":
+            continue
         lines.append(f"{marks[one.result]} {one.told}")
         lines += [f"    {text}" for text in (one.met, one.hint and f"to do: {one.hint}") if text]
     counts = {result: sum(one.result == result for one in rows) for result in ("error", "warning")}
@@ -153,29 +155,28 @@ def member_rows(members: Iterable[Object]) -> list[Row]:
     ]
     cloned = [f"{where}/{view.name}" for where, view in views if view.cloned is not None and view.cloned.status]
     return [
-        row("every member is heard of", _few(silent), "see the machine: exclave status", "warning"),
-        row("every member is one machine", _few(cloned), "kubectl exclave member describe NAME", "warning"),
+        row("every member is heard of", few(silent), "see the machine: exclave status", "warning"),
+        row("every member is one machine", few(cloned), "kubectl exclave member describe NAME", "warning"),
     ]
 
 
-def rights_rows(bindings: Iterable[Object]) -> list[Row]:
-    """Whether rights that everybody has reach machines: `bindings` are the cluster's and the namespaces'."""
-    reaching = []
-    for one in bindings:
-        name = one["metadata"]["name"]
-        subjects = {str(subject.get("name")) for subject in one.get("subjects") or () if subject.get("kind") == "Group"}
-        if subjects & set(EVERYBODY) and one["roleRef"]["name"] not in KNOWN_BINDINGS:
-            reaching.append(f"{one['kind']} {name}: {one['roleRef']['name']}")
-    return [
-        row(
-            "no right that everybody has reaches machines",
-            _few(reaching),
-            "bind it to those who need it: machines' accounts are in system:serviceaccounts and system:authenticated",
-            "warning",
-        )
-    ]
+def issuer_rows(name: str, secret: Object | None, roots: Object | None, now: float) -> list[Row]:
+    """Whether there is an issuer, whether the mesh believes it, and until when. `name` is its Secret's."""
+    told = "the issuer leads to Linkerd's trust anchors"
+    anew = "put one there: kubectl exclave upgrade --issuer-from, or --issuer-certificate and --issuer-key"
+    if secret is None:
+        return [row(told, f"there is no Secret {name}", anew)]
+    try:
+        issuer = read_issuer(secret, read_anchors(roots or {}), now)
+    except ValueError as problem:
+        return [row(told, f"Secret {name}: {problem}", anew)]
+    left = issuer.not_after - now
+    soon = f"it ends in {human_duration(left)}" if left < SHORTEST_ISSUER else None
+    until = f"the issuer's certificate is valid until {rfc3339(issuer.not_after)}"
+    return [Row(told), row(until, soon, f"see to it that it is renewed; if nobody does it, {anew}", "warning")]
 
 
-def _few(names: list[str]) -> str | None:
+def few(names: list[str]) -> str | None:
+    """The first five names, and how many there are beside them; None if there are none."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(sorted(names)[:5]) + more if names else None

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from exclave.admin.kubectl import Kubectl
+from exclave.admin.placing import Placing
 from exclave.admin.tables import Listing, render
+from exclave.errors import ExclaveError, Fault
 
 WAIT = 60.0
 """Seconds that a command waits for the controller to finish something."""
@@ -51,6 +53,23 @@ class Desk:
         """Say what may go wrong."""
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
+
+    def carry(self, step: Placing) -> Placing:
+        """Do what is still to be done for one object. Raises ExclaveError where another is in its way."""
+        placed = step.placed
+        name = placed.body["metadata"]["name"]
+        if step.verb == "blocked":
+            raise ExclaveError(
+                Fault.USAGE,
+                str(step),
+                f"look at it, and delete it if nobody needs it: kubectl delete {placed.resource.plural} {name} "
+                f"-n {placed.namespace}",
+            )
+        if step.verb == "make":
+            self.kubectl.create(placed.resource, placed.namespace, placed.body)
+        elif step.verb == "change":
+            self.kubectl.patch(placed.resource, placed.namespace, name, step.patch)
+        return step
 
     def wait_until(self, is_so: Callable[[], bool], what: str, seconds: float = WAIT) -> bool:
         """Look again and again until it is so; False if it is not so in time."""

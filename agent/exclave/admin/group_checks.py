@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from exclave.admin.objects import ACCOUNTS_LABEL
 from exclave.admin.schemas import LABEL, MOST_GROUP_NAME
 from exclave.cluster.requests import Object
 from exclave.controller.register import GROUP_LABEL
@@ -50,6 +51,25 @@ def refuse_place(namespace: str, name: str, controller_namespace: str = "exclave
             f"{name!r} is no name for a group: one DNS label of at most {MOST_GROUP_NAME} characters was expected",
             "use small letters, digits and dashes, such as web",
         )
+
+
+def refuse_home(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
+    """Raise ExclaveError if what stands in the place of the namespace of machines' accounts is somebody else's.
+
+    `odd` is what lives there and is no machine's account. Every account in it gets a machine's rights.
+    """
+    if found is None:
+        return
+    name = found["metadata"]["name"]
+    whose = (found["metadata"].get("labels") or {}).get(ACCOUNTS_LABEL)
+    if whose == namespace or (whose is None and not odd):
+        return
+    why = f"is labelled as that of {whose}" if whose is not None else f"holds {', '.join(odd[:5])}"
+    raise _refused(
+        f"the accounts of machines go to namespace {name}, which is somebody else's: it {why}; every account in it "
+        "would get a machine's rights, and be held to a machine's names",
+        "have the group in another namespace: -n NAMESPACE; or move away what is in this one",
+    )
 
 
 def told_spec(
@@ -135,7 +155,12 @@ def read_label(text: str) -> tuple[str, str]:
 
 def labels_of(name: str, spec: GroupSpec) -> dict[str, str]:
     """The labels that its ExternalWorkloads carry, as far as the group decides."""
-    return {**spec.labels, GROUP_LABEL: name}
+    return {**spec.labels, **group_label(name)}
+
+
+def group_label(name: str) -> dict[str, str]:
+    """The label that they carry whatever the group says."""
+    return {GROUP_LABEL: name}
 
 
 def selecting(services: Iterable[Object], labels: Mapping[str, str]) -> list[Object]:

@@ -15,6 +15,7 @@ from exclave.admin.group_checks import (
     checked_spec,
     group_warnings,
     labels_of,
+    refuse_home,
     refuse_place,
     selecting,
     told_spec,
@@ -24,10 +25,12 @@ from exclave.admin.member_rows import in_group
 from exclave.admin.members import evict
 from exclave.admin.objects import GUARD_NAMES, Placed, group_objects, group_roles
 from exclave.admin.placing import Placing, place
+from exclave.admin.rights_checks import odd_inhabitants
 from exclave.admin.tables import Listing, labelled, manifests
 from exclave.admin.token_checks import TokenAccount, token_accounts
 from exclave.cluster.requests import (
     MEMBERS,
+    NAMESPACES,
     PODS,
     ROLE_BINDINGS,
     ROLES,
@@ -123,15 +126,31 @@ def _create(desk: Desk, options: argparse.Namespace) -> int:
         checked_spec(name, told)
         print(manifests([one.body for one in group_objects(namespace, name, told, options.controller_namespace)]))
         return 0
+    odd = _look_at_home(desk, namespace)
     found = desk.kubectl.get(WORKLOAD_GROUPS, namespace, name)
     spec = changed_spec(told, (found or {}).get("spec") or {})
+    desk.warn([f"{one} is no machine's, and has a machine's rights: move it elsewhere" for one in odd])
     desk.warn(_warnings(desk, name, spec))
-    steps = [_carry(desk, one) for one in group_objects(namespace, name, spec, options.controller_namespace)]
+    steps = [desk.carry(_step(desk, one)) for one in group_objects(namespace, name, spec, options.controller_namespace)]
     for step in steps:
         if step.verb != "keep" or step.placed.resource is WORKLOAD_GROUPS:
             print(step)
     desk.note(f"let a machine join: kubectl exclave token create {name} -n {namespace}")
     return 0
+
+
+def _look_at_home(desk: Desk, namespace: str) -> list[str]:
+    """What lives where machines' accounts go and is none of theirs. Raises ExclaveError if it is somebody else's."""
+    kubectl, home = desk.kubectl, accounts_namespace(namespace)
+    found = kubectl.get(NAMESPACES, None, home)
+    odd = odd_inhabitants(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home)) if found else []
+    refuse_home(found, namespace, odd)
+    return odd
+
+
+def _step(desk: Desk, placed: Placed) -> Placing:
+    """What is still to be done for one object."""
+    return place(placed, desk.kubectl.get(placed.resource, placed.namespace, placed.body["metadata"]["name"]))
 
 
 def _warnings(desk: Desk, name: str, spec: Object) -> list[str]:
@@ -151,24 +170,6 @@ def _warnings(desk: Desk, name: str, spec: Object) -> list[str]:
             "kubectl exclave install"
         )
     return warnings
-
-
-def _carry(desk: Desk, placed: Placed) -> Placing:
-    """Do what is still to be done for one object."""
-    name = placed.body["metadata"]["name"]
-    step = place(placed, desk.kubectl.get(placed.resource, placed.namespace, name))
-    if step.verb == "blocked":
-        raise ExclaveError(
-            Fault.USAGE,
-            str(step),
-            f"look at it, and delete it if nobody needs it: kubectl delete {placed.resource.plural} {name} "
-            f"-n {placed.namespace}",
-        )
-    if step.verb == "make":
-        desk.kubectl.create(placed.resource, placed.namespace, placed.body)
-    elif step.verb == "change":
-        desk.kubectl.patch(placed.resource, placed.namespace, name, step.patch)
-    return step
 
 
 def _list(desk: Desk, options: argparse.Namespace) -> int:

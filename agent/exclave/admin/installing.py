@@ -1,52 +1,40 @@
-"""`install`, `upgrade`, `uninstall`: exclave itself in a cluster.
+"""`install` and `upgrade`: exclave itself in a cluster.
 
 Rules: everything is told by plain manifests, which `--dry-run` prints; nothing is made before all that must hold does.
 Definitions first, then the admission policies, then rights. The issuer's key is read from a file and goes through
-standard input alone. Uninstalling says whom it would strand, and does so only when told.
+standard input alone; it is never printed. An upgrade keeps what was chosen, unless it is told otherwise, brings every
+group's rights to this version, too, and takes away those that the choice before gave.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from exclave.admin.arguments import Subparsers, add_verb
-from exclave.admin.checking import rows_before
-from exclave.admin.checks import Row, tell
+from exclave.admin.before_installing import must_hold
+from exclave.admin.checking import Found
 from exclave.admin.desk import Desk
 from exclave.admin.manifests import (
+    CREDENTIAL_LIFE,
     IMAGE,
     ISSUER,
-    KINDS,
     Installation,
     KeyPair,
     first_objects,
+    is_ours,
     later_objects,
 )
-from exclave.admin.objects import CONTROLLER
+from exclave.admin.objects import CONTROLLER, Placed
+from exclave.admin.rights_checks import to_place
 from exclave.admin.tables import human_duration, manifests
+from exclave.admin.token_checks import LONGEST_CREDENTIAL, credential_note
 from exclave.cluster.credential import read_token_times
-from exclave.cluster.requests import (
-    CLUSTER_ROLE_BINDINGS,
-    CLUSTER_ROLES,
-    CONFIG_MAPS,
-    CUSTOM_RESOURCE_DEFINITIONS,
-    DEPLOYMENTS,
-    MEMBERS,
-    NAMESPACES,
-    SECRETS,
-    VALIDATING_ADMISSION_POLICIES,
-    WORKLOAD_GROUPS,
-    Object,
-    Resource,
-)
-from exclave.controller.issuer import read_issuer
-from exclave.controller.publish import read_anchors
+from exclave.cluster.requests import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, SECRETS, Object
 from exclave.errors import ExclaveError, Fault
-
-LONGEST_CREDENTIAL = 30 * 86400
 
 
 def add_commands(subparsers: Subparsers) -> None:
-    """Add all three to the command line."""
+    """Add both to the command line."""
     install = add_verb(
         subparsers,
         "install",
@@ -58,23 +46,20 @@ def add_commands(subparsers: Subparsers) -> None:
         "kubectl exclave install --issuer-certificate issuer.crt --issuer-key issuer.key",
         "kubectl exclave install --use-linkerd-issuer --dry-run | less",
     )
-    _add_choices(install)
+    _add_choices(install, "; linkerd, if absent", "; this version's, if absent")
     upgrade = add_verb(
         subparsers,
         "upgrade",
         _upgrade,
         "bring exclave to this version; issuer, groups and members stay",
         "kubectl exclave upgrade",
+        "# another issuer: whoever has the controller's account loses the one before\n"
+        "kubectl exclave upgrade --issuer-certificate issuer.crt --issuer-key issuer.key",
     )
-    _add_choices(upgrade)
-    uninstall = add_verb(
-        subparsers, "uninstall", _uninstall, "remove exclave; says whom that would strand", "kubectl exclave uninstall"
-    )
-    uninstall.add_argument("--controller-namespace", default="exclave", metavar="NAME")
-    uninstall.add_argument("--strand-members", action="store_true", help="though there are members")
+    _add_choices(upgrade, "; as installed, if absent", "; this version's or your own, as installed, if absent")
 
 
-def _add_choices(parser: argparse.ArgumentParser) -> None:
+def _add_choices(parser: argparse.ArgumentParser, linkerd: str, image: str) -> None:
     issuer = parser.add_argument_group("the issuer of machines' certificates: one of")
     issuer.add_argument("--issuer-from", metavar="KIND/NAME", help="an issuer of cert-manager, of Linkerd's anchor")
     issuer.add_argument("--issuer-certificate", type=Path, metavar="FILE", help="an intermediate's chain as PEM")
@@ -85,42 +70,83 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         help="Linkerd's own: whoever has the controller's account may then sign for any workload of the mesh",
     )
     parser.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="exclave, if absent")
-    parser.add_argument("-L", "--linkerd-namespace", default="linkerd", metavar="NAME", help="linkerd, if absent")
-    parser.add_argument("--image", default=IMAGE, metavar="IMAGE", help="the controller's")
+    parser.add_argument("-L", "--linkerd-namespace", metavar="NAME", help=f"Linkerd's{linkerd}")
+    parser.add_argument("--image", metavar="IMAGE", help=f"the controller's{image}")
     parser.add_argument("--dry-run", action="store_true", help="print the objects as YAML, and make nothing")
 
 
 def _install(desk: Desk, options: argparse.Namespace) -> int:
-    choice = _choice(options)
+    choice = _choice(
+        options,
+        Installation(options.controller_namespace, options.linkerd_namespace or "linkerd", options.image or IMAGE),
+    )
     if choice.issuer == "key" and choice.key_pair is None:
         raise ExclaveError(
             Fault.USAGE,
             "an issuer for machines' certificates was expected",
             "give one: --issuer-from KIND/NAME, or --issuer-certificate and --issuer-key, or --use-linkerd-issuer",
         )
-    return _bring(desk, options, choice)
+    if options.dry_run:
+        _print(desk, choice, [])
+        return 0
+    must_hold(desk, choice)
+    _bring(desk, choice)
+    desk.note("see that it stands: kubectl exclave check", "then: kubectl exclave group create NAME -n NAMESPACE …")
+    return 0
 
 
 def _upgrade(desk: Desk, options: argparse.Namespace) -> int:
-    choice = _choice(options)
-    if not options.dry_run:
-        found = desk.kubectl.get(DEPLOYMENTS, choice.namespace, CONTROLLER)
-        if found is None:
-            raise ExclaveError(
-                Fault.USAGE, f"exclave is not installed in namespace {choice.namespace}", "kubectl exclave install"
-            )
-        arguments = found["spec"]["template"]["spec"]["containers"][0].get("args") or []
-        if choice.key_pair is None and any(str(one).startswith("--issuer=") for one in arguments):
-            choice = Installation(choice.namespace, choice.linkerd, choice.image, issuer="linkerd")
-    return _bring(desk, options, choice)
-
-
-def _bring(desk: Desk, options: argparse.Namespace, choice: Installation) -> int:
-    first, later = first_objects(), later_objects(choice)
+    found = Found(desk.kubectl, options.controller_namespace, None)
+    if found.deployment is None:
+        raise ExclaveError(
+            Fault.USAGE,
+            f"exclave is not installed in namespace {options.controller_namespace}",
+            "kubectl exclave install; or name where it is: --controller-namespace",
+        )
+    before = found.installation
+    kept = replace(
+        before,
+        linkerd=options.linkerd_namespace or before.linkerd,
+        image=options.image or (IMAGE if is_ours(before.image) else before.image),
+    )
+    choice = _choice(options, kept)
+    groups = found.wanted_by_groups if found.is_defined else []
     if options.dry_run:
-        print(manifests([*first, *later]))
+        _print(desk, choice, groups)
         return 0
-    _must_hold(desk, choice)
+    must_hold(desk, choice)
+    if choice.image == before.image and not is_ours(before.image):
+        desk.note(f"the controller's image stays {before.image}; another one: --image")
+    _bring(desk, choice)
+    for step in to_place(groups, found.standing()):
+        desk.carry(step)
+        print(step)
+    for one in reversed(_stale(before, choice)):
+        if desk.kubectl.delete(one.resource, one.namespace, one.body["metadata"]["name"]):
+            print(f"{one.resource.kind} {one.body['metadata']['name']} in {one.namespace} deleted")
+    desk.note("see that it stands: kubectl exclave check")
+    return 0
+
+
+def _stale(before: Installation, choice: Installation) -> list[Placed]:
+    """Rights that the choice before gave, and this one does not: such as to read another issuer's key."""
+    kept = {(one.resource, one.namespace, one.body["metadata"]["name"]) for one in choice.rights}
+    return [one for one in before.rights if (one.resource, one.namespace, one.body["metadata"]["name"]) not in kept]
+
+
+def _print(desk: Desk, choice: Installation, groups: list[Placed]) -> None:
+    """The objects for whoever applies them: all but the Secret that holds the issuer's key."""
+    objects = [*first_objects(), *later_objects(choice), *(one.body for one in groups)]
+    print(manifests([one for one in objects if one["kind"] != SECRETS.kind]))
+    if choice.key_pair is not None:
+        desk.note(
+            f"left out is Secret {ISSUER}, which holds the issuer's key; once the namespace is there: "
+            f"kubectl create secret tls {ISSUER} -n {choice.namespace} --cert FILE --key FILE"
+        )
+
+
+def _bring(desk: Desk, choice: Installation) -> None:
+    first, later = first_objects(), later_objects(choice)
     kubectl = desk.kubectl
     kubectl.apply(first, force=True)
     for one in first:
@@ -130,9 +156,7 @@ def _bring(desk: Desk, options: argparse.Namespace, choice: Installation) -> int
         kubectl.apply(batch, force=True)
     for one in (*first, *later):
         print(f"{one['kind']} {one['metadata']['name']} applied")
-    _tell_cap(desk, choice)
-    desk.note("see that it stands: kubectl exclave check", "then: kubectl exclave group create NAME -n NAMESPACE …")
-    return 0
+    _measure_cap(desk, choice)
 
 
 def _batches(later: list[Object]) -> list[list[Object]]:
@@ -148,62 +172,24 @@ def _is_served(desk: Desk, name: str) -> bool:
     return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
 
 
-def _must_hold(desk: Desk, choice: Installation) -> None:
-    """Raise ExclaveError if anything is not as an installation needs it; nothing has been made then."""
-    rows = [*rows_before(desk, choice.linkerd), *_rights(desk)]
-    if choice.key_pair is not None and all(one.result == "success" for one in rows):
-        rows.append(_issuer_row(desk, choice))
-    bad = [one for one in rows if one.result == "error"]
-    if bad:
-        raise ExclaveError(Fault.USAGE, f"exclave cannot be installed here:\n{tell(rows)}", bad[0].hint)
-
-
-def _rights(desk: Desk) -> list[Row]:
-    wanted: tuple[Resource, ...] = (
-        CUSTOM_RESOURCE_DEFINITIONS,
-        VALIDATING_ADMISSION_POLICIES,
-        CLUSTER_ROLES,
-        CLUSTER_ROLE_BINDINGS,
-        NAMESPACES,
-    )
-    missing = [one.plural for one in wanted if not desk.kubectl.can_i("create", one)]
-    if not missing:
-        return [Row("you may install it")]
-    return [Row("you may install it", "error", f"you may not create {', '.join(missing)}", "ask a cluster admin")]
-
-
-def _issuer_row(desk: Desk, choice: Installation) -> Row:
-    told = "the issuer leads to Linkerd's trust anchors"
-    roots = desk.kubectl.get(CONFIG_MAPS, choice.linkerd, "linkerd-identity-trust-roots")
-    try:
-        (secret,) = [one for one in later_objects(choice) if one["kind"] == SECRETS.kind]
-        read_issuer(secret, read_anchors(roots or {}), desk.now())
-    except ValueError as problem:
-        return Row(told, "error", str(problem), "sign the intermediate with the key of Linkerd's trust anchor")
-    return Row(told)
-
-
-def _tell_cap(desk: Desk, choice: Installation) -> None:
-    """Measure how long a token may live here: some clouds cap it."""
-    token = desk.kubectl.mint(choice.namespace, CONTROLLER, LONGEST_CREDENTIAL)
+def _measure_cap(desk: Desk, choice: Installation) -> None:
+    """Measure how long a token may live here, since some clouds cap it; and note it where `token create` looks."""
+    token = desk.kubectl.mint(choice.namespace, CONTROLLER, int(LONGEST_CREDENTIAL))
     issued, ends = read_token_times(token)
-    life = ends - issued
-    if life < LONGEST_CREDENTIAL:
-        desk.note(
-            f"this API server lets a token live {human_duration(life)} at most: a machine that is off for longer needs "
-            "a token of its own to come back (kubectl exclave token create --for MEMBER)"
-        )
-    else:
-        desk.note("machines' credentials live 30 days here, and are renewed at half of that")
+    life = round(ends - issued)
+    body = {"metadata": {"annotations": {CREDENTIAL_LIFE: str(life)}}}
+    desk.kubectl.patch(NAMESPACES, None, choice.namespace, body)
+    whole = f"machines' credentials live {human_duration(life)} here, and are renewed at half of that"
+    desk.note(credential_note(life) or whole)
 
 
-def _choice(options: argparse.Namespace) -> Installation:
+def _choice(options: argparse.Namespace, base: Installation) -> Installation:
+    """The installation that was chosen; where the command line names no issuer, that of `base`."""
     given = [bool(options.issuer_from), bool(options.issuer_certificate or options.issuer_key)]
     if sum((*given, options.use_linkerd_issuer)) > 1:
         raise ExclaveError(Fault.USAGE, "one issuer was expected, found several", "choose one of the three")
-    where = (options.controller_namespace, options.linkerd_namespace, options.image)
     if options.use_linkerd_issuer:
-        return Installation(*where, issuer="linkerd")
+        return replace(base, issuer="linkerd")
     if options.issuer_from:
         kind, _, name = options.issuer_from.partition("/")
         if kind not in ("Issuer", "ClusterIssuer") or not name:
@@ -212,8 +198,9 @@ def _choice(options: argparse.Namespace) -> Installation:
                 f"--issuer-from: Issuer/NAME or ClusterIssuer/NAME was expected, found {options.issuer_from!r}",
                 "see: kubectl get clusterissuers,issuers -A",
             )
-        return Installation(*where, issuer="cert-manager", issued_by=options.issuer_from)
-    return Installation(*where, key_pair=_key_pair(options))
+        return replace(base, issuer="cert-manager", issued_by=options.issuer_from)
+    key_pair = _key_pair(options)
+    return base if key_pair is None else replace(base, issuer="key", key_pair=key_pair)
 
 
 def _key_pair(options: argparse.Namespace) -> KeyPair | None:
@@ -229,29 +216,3 @@ def _key_pair(options: argparse.Namespace) -> KeyPair | None:
             why = getattr(problem, "strerror", None) or "it is not text"
             raise ExclaveError(Fault.USAGE, f"{option} {path}: {why}", "name a file of PEM") from None
     return KeyPair(*texts)
-
-
-def _uninstall(desk: Desk, options: argparse.Namespace) -> int:
-    kubectl = desk.kubectl
-    members, groups = kubectl.list(MEMBERS), kubectl.list(WORKLOAD_GROUPS)
-    if members and not options.strand_members:
-        names = ", ".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in members[:5])
-        more = f" and {len(members) - 5} more" if len(members) > 5 else ""
-        raise ExclaveError(
-            Fault.USAGE,
-            f"{len(members)} members would be stranded: {names}{more}; their certificates would end and not be renewed",
-            "have them leave (exclave leave) or evict them (kubectl exclave member evict) while the controller runs; "
-            "or, to strand them: --strand-members",
-        )
-    for resource, kept in ((MEMBERS, members), (WORKLOAD_GROUPS, groups)):
-        for one in kept:  # nobody is left who would take these off
-            where, name = one["metadata"]["namespace"], one["metadata"]["name"]
-            kubectl.patch(resource, where, name, {"metadata": {"finalizers": None}})
-    choice = Installation(options.controller_namespace)
-    for one in (*reversed(later_objects(choice)), *first_objects()):
-        if one["kind"] == SECRETS.kind and one["metadata"]["name"] == ISSUER:
-            continue  # goes with its namespace
-        if kubectl.delete(KINDS[one["kind"]], one["metadata"].get("namespace"), one["metadata"]["name"]):
-            print(f"{one['kind']} {one['metadata']['name']} deleted")
-    desk.note("what groups have made stays: their namespaces, accounts and Roles; delete those with the namespaces")
-    return 0

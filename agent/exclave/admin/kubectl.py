@@ -44,12 +44,21 @@ class ClusterAddress(NamedTuple):
 
 
 class Kubectl:
-    """The cluster as kubectl reaches it; None stands for kubectl's own choice of context and kubeconfig."""
+    """The cluster as kubectl reaches it; None stands for kubectl's own choice. `user` and `groups` are impersonated."""
 
-    def __init__(self, context: str | None = None, kubeconfig: str | None = None, binary: str = "kubectl") -> None:
+    def __init__(
+        self,
+        context: str | None = None,
+        kubeconfig: str | None = None,
+        binary: str = "kubectl",
+        user: str | None = None,
+        groups: Sequence[str] = (),
+    ) -> None:
         self._command = [binary, f"--request-timeout={LONGEST_REQUEST}s"]
         self._command += [f"--context={context}"] if context is not None else []
         self._command += [f"--kubeconfig={kubeconfig}"] if kubeconfig is not None else []
+        self._command += [f"--as={user}"] if user else []
+        self._command += [f"--as-group={group}" for group in groups]
         self._known: Object | None = None
 
     # What is read.
@@ -118,11 +127,16 @@ class Kubectl:
         name = str((body.get("metadata") or {}).get("name", ""))
         return self._post(Attempt("create", resource, namespace, name), path_of(resource, namespace), body)
 
-    def apply(self, objects: Sequence[Object], *, force: bool = False) -> None:
-        """Bring objects to what these say (server-side apply); `force` takes fields from other owners."""
+    def apply(self, objects: Sequence[Object], *, force: bool = False, dry_run: bool = False) -> None:
+        """Bring objects to what these say (server-side apply); `force` takes fields from other owners.
+
+        `dry_run`: the API server says whether it would, and keeps nothing.
+        """
         arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-"]
+        arguments += ["--force-conflicts"] if force else []
+        arguments += ["--dry-run=server"] if dry_run else []
         body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        self._run(Attempt("apply these objects"), [*arguments, *(["--force-conflicts"] if force else [])], body)
+        self._run(Attempt("apply these objects"), arguments, body)
 
     def patch(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:
         """Merge into an object (RFC 7386): null removes a key, lists are replaced whole."""

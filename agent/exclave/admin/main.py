@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exclave import __version__
-from exclave.admin import checking, groups, installing, members, rotation, tokens
-from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common
+from exclave.admin import checking, groups, installing, members, rotation, tokens, uninstalling
+from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common, read_groups
 from exclave.admin.desk import Desk
 from exclave.admin.kubectl import Kubectl
 from exclave.errors import ExclaveError, Fault
 from exclave.status_text import bug_lines, bug_object, error_lines, error_object, find_error
 
-SUBJECTS = (installing, checking, groups, tokens, members, rotation)
+SUBJECTS = (installing, checking, groups, tokens, members, rotation, uninstalling)
 
 EXAMPLES = f"""\
 from nothing to a machine in the mesh:
@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser(_program()).parse_args(arguments)
     run: Verb = options.run
     try:
-        return run(Desk(Kubectl(options.context, options.kubeconfig), options.namespace), options)
+        kubectl = Kubectl(
+            options.context, options.kubeconfig, user=options.as_user, groups=read_groups(options.as_group)
+        )
+        return run(Desk(kubectl, options.namespace), options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has gone; Python would complain once more at its own end

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from exclave import __version__
 from exclave.admin.crds import custom_resource_definitions
 from exclave.admin.guard import guard_objects
-from exclave.admin.objects import CONTROLLER, controller_objects
+from exclave.admin.objects import CONTROLLER, Placed, controller_objects
 from exclave.cluster.requests import (
     CERTIFICATES,
     CLUSTER_ROLE_BINDINGS,
@@ -32,11 +33,17 @@ from exclave.cluster.requests import (
     Object,
 )
 
-IMAGE = "ghcr.io/exclave/controller"
+REPOSITORY = "ghcr.io/exclave/controller"
+IMAGE = f"{REPOSITORY}:{__version__}"
+"""The controller's, of this version: another one is what makes the Deployment roll out."""
+
 EXTENSION_LABEL = "linkerd.io/extension"
 EXTENSION = "exclave"
 ISSUER = "exclave-issuer"
 LINKERDS_ISSUER = "linkerd-identity-issuer"
+CREDENTIAL_LIFE = "exclave.dev/credential-life"
+"""Annotation of the controller's namespace: seconds that a machine's credential lives in this cluster, as measured."""
+
 METRICS_PORT = 9995
 NOBODY = 65532
 
@@ -75,8 +82,38 @@ class Installation:
 
     @property
     def issuer_secret(self) -> str:
-        """The one Secret that the controller reads, and where."""
+        """The one Secret that the controller reads."""
         return LINKERDS_ISSUER if self.issuer == "linkerd" else ISSUER
+
+    @property
+    def issuer_namespace(self) -> str:
+        """Where this Secret is."""
+        return self.linkerd if self.issuer == "linkerd" else self.namespace
+
+    @property
+    def rights(self) -> list[Placed]:
+        """The controller's account and rights."""
+        return controller_objects(self.namespace, self.linkerd, self.issuer_secret, self.issuer_namespace)
+
+
+def read_installation(deployment: Object) -> Installation:
+    """What an admin chose, from the controller's Deployment; which kind of own issuer it was does not stand there."""
+    spec = deployment["spec"]
+    container = spec["template"]["spec"]["containers"][0]
+    told = dict(str(one).lstrip("-").partition("=")[::2] for one in container.get("args") or ())
+    namespace = str(deployment["metadata"]["namespace"])
+    return Installation(
+        namespace=namespace,
+        linkerd=told.get("linkerd-namespace") or "linkerd",
+        image=str(container.get("image") or IMAGE),
+        replicas=int(spec.get("replicas") or 2),
+        issuer="linkerd" if told.get("issuer", "").endswith(f"/{LINKERDS_ISSUER}") else "key",
+    )
+
+
+def is_ours(image: str) -> bool:
+    """Whether an image is the one that every version of exclave names, and not an admin's own."""
+    return image.partition("@")[0].rpartition(":")[0] == REPOSITORY or image == REPOSITORY
 
 
 def first_objects() -> list[Object]:
@@ -90,8 +127,7 @@ def later_objects(choice: Installation) -> list[Object]:
 
 
 def _rights(choice: Installation) -> Iterator[Object]:
-    where = choice.linkerd if choice.issuer == "linkerd" else choice.namespace
-    for placed in controller_objects(choice.namespace, choice.linkerd, choice.issuer_secret, where):
+    for placed in choice.rights:
         body = placed.body
         if body["kind"] == "Namespace":
             body = {**body, "metadata": {**body["metadata"], "labels": {EXTENSION_LABEL: EXTENSION}}}

@@ -26,6 +26,9 @@ from exclave.member.spec import parse_member_name, rfc3339
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH = 5
 
+LONGEST_CREDENTIAL = 30 * 86400.0
+"""Seconds that a machine's credential lives, where the API server grants it."""
+
 SLACK = 60.0
 """Seconds that a server may grant less before it counts as less: its clock is not ours."""
 
@@ -205,6 +208,17 @@ def life_warning(asked: float, granted: float) -> str | None:
     return (
         f"this API server granted {human_duration(ceil(granted))} where {human_duration(asked)} were asked for: "
         "it caps the life of tokens"
+    )
+
+
+def credential_note(life: float) -> str | None:
+    """What is said of a server that grants a machine's credential less life (seconds) than we ask for; None if not."""
+    if life >= LONGEST_CREDENTIAL - SLACK:
+        return None
+    return (
+        f"this API server lets a token live {human_duration(life)} at most: machines renew their credential at half of "
+        "that, and one that is off for longer needs a token of its own to come back (kubectl exclave token create "
+        "--for MEMBER)"
     )
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from exclave.admin.arguments import Subparsers, add_everywhere, add_output, add_subject, add_verb
 from exclave.admin.desk import Desk
+from exclave.admin.manifests import CREDENTIAL_LIFE
 from exclave.admin.member_rows import is_live
 from exclave.admin.objects import ACCOUNTS_LABEL, EXPIRES, Placed, join_account, rejoin_account
-from exclave.admin.tables import Listing
+from exclave.admin.tables import Listing, object_name, yaml_text
 from exclave.admin.token_checks import (
     ALPHABET,
     ID_LENGTH,
@@ -23,6 +24,7 @@ from exclave.admin.token_checks import (
     check_uses,
     choose_group,
     choose_token,
+    credential_note,
     life_warning,
     read_ttl,
     refuse_living,
@@ -62,7 +64,8 @@ def add_commands(subparsers: Subparsers) -> None:
         "--server", action="append", metavar="URL", help="the API server as machines reach it; may be repeated"
     )
     create.add_argument("--ca-file", type=Path, metavar="FILE", help="its CA as PEM; the kubeconfig's, if absent")
-    add_output(create, "json")
+    create.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where the controller is")
+    add_output(create, "json", "yaml", "name")
     listed = add_verb(verbs, "list", _list, "list the join tokens that are still good", "kubectl exclave token list -A")
     add_everywhere(listed)
     add_output(listed)
@@ -93,15 +96,35 @@ def _create(desk: Desk, options: argparse.Namespace) -> int:
     expires = _settle_expiry(desk, placed, jwt, now, ttl)
     line = encode_token(JoinToken(servers, ca, desk.namespace, group, jwt, expires))
     name = placed.body["metadata"]["name"]
-    if options.output == "json":
-        told = {"token": line, "id": _id_of(placed.body), "account": name, "group": group}
-        told |= {"namespace": desk.namespace, "uses": options.uses, "expires": rfc3339(expires)}
-        print(json.dumps(told, indent=4))
+    told: Object = {"token": line, "id": _id_of(placed.body), "account": name, "group": group}
+    told |= {"namespace": desk.namespace, "uses": options.uses, "expires": rfc3339(expires)}
+    if options.output == "name":
+        print(object_name(SERVICE_ACCOUNTS, placed.body))
+        desk.note("its line is not shown with -o name, and nobody has it; -o json shows both")
     else:
-        print(line)
-    desk.note(*token_notes(group, desk.namespace, options.member, options.uses, expires, now))
+        print(_in_form(told, options.output))
+        desk.note(*token_notes(group, desk.namespace, options.member, options.uses, expires, now))
+    for note in _cap_notes(desk, options.controller_namespace):
+        desk.note(note)
     desk.note(f"take it back: kubectl exclave token revoke {_id_of(placed.body)} -n {desk.namespace}")
     return 0
+
+
+def _in_form(told: Object, form: str | None) -> str:
+    if form == "json":
+        return json.dumps(told, indent=4)
+    return yaml_text(told) if form == "yaml" else str(told["token"])
+
+
+def _cap_notes(desk: Desk, controllers: str) -> list[str]:
+    """What `install` has measured of the life of credentials, if it is short, and may be read."""
+    try:
+        found = desk.kubectl.get(NAMESPACES, None, controllers)
+    except ApiRefusal:
+        return []
+    life = str(((found or {}).get("metadata", {}).get("annotations") or {}).get(CREDENTIAL_LIFE, ""))
+    note = credential_note(float(life)) if life.isdecimal() else None
+    return [note] if note else []
 
 
 def _access(desk: Desk, options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
