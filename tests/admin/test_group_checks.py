@@ -11,6 +11,7 @@ from exclave.admin.group_checks import (
     labels_of,
     read_label,
     read_port,
+    refuse_home,
     refuse_place,
     selecting,
     told_spec,
@@ -128,7 +129,7 @@ def test_days_become_what_the_schema_takes() -> None:
         pytest.param(
             {"ports": ["0"], "labels": ["x"], "lifetime": "soon"},
             "--port: a number from 1 to 65535 was expected, found '0'; --label x: KEY=VALUE was expected, as "
-            "Kubernetes writes labels; 'soon' is not a duration such as 10s, 5m or 24h",
+            "Kubernetes writes labels; --certificate-lifetime: 'soon' is not a duration such as 10s, 5m or 24h",
             id="all mistakes at once",
         ),
         pytest.param({"ports": ["80", "name=b,port=80"]}, "two ports have the number 80", id="one number twice"),
@@ -279,3 +280,74 @@ def test_what_may_surprise(groups: list[Any], services: list[Any], pods: list[An
 def test_services_select_by_the_groups_labels_and_its_name() -> None:
     services = [service("a"), service("b", {"exclave.dev/group": "web"}), service("c", {"app": "web", "x": "y"})]
     assert [one["metadata"]["name"] for one in selecting(services, labels_of("web", SPEC))] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("told", "spec"),
+    [
+        ({"probes": ["8080"]}, {"probes": [{"kind": "tcp", "port": 8080}]}),
+        (
+            {"probes": ["port=8080,every=2s,timeout=500ms,failures=2", "9090"]},
+            {
+                "probes": [
+                    {"kind": "tcp", "port": 8080, "every": "2s", "timeout": "500ms", "failures": 2},
+                    {"kind": "tcp", "port": 9090},
+                ]
+            },
+        ),
+        ({"failure": "after=10s,outbound=closed"}, {"failure": {"after": "10s", "outbound": "closed"}}),
+        ({"failure": "inbound=open"}, {"failure": {"inbound": "open"}}),
+        ({"forget_after": "168h"}, {"forgetAfter": "168h"}),
+    ],
+)
+def test_probes_and_what_becomes_of_failing_machines_may_be_told(told: dict[str, Any], spec: dict[str, Any]) -> None:
+    assert told_spec(**told) == spec
+    checked_spec("web", {"networks": ["10.0.0.0/8"], **spec})
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"probes": ["every=2s"]}, "--probe every=2s: port=NUMBER was expected"),
+        ({"probes": ["port=0"]}, "--probe: a number from 1 to 65535 was expected, found '0'"),
+        ({"probes": ["port=1,every=now"]}, "--probe every: 'now' is not a duration such as 10s, 5m or 24h"),
+        ({"probes": ["port=1,path=/"]}, "--probe port=1,path=/: path=/ is none of port=, every=, timeout=, failures="),
+        ({"probes": ["http"]}, "--probe http: KEY=VALUE was expected, found 'http'"),
+        ({"probes": ["port=1,failures=0"]}, "--probe port=1,failures=0: failures=0 is none of port=, every=, "
+            "timeout=, failures="),
+        ({"failure": "outbound=shut"}, "--failure outbound=shut: outbound=shut is none of after=TIME, "
+            "outbound|inbound=open|closed"),
+        ({"forget_after": "never"}, "--forget-after: 'never' is not a duration such as 10s, 5m or 24h"),
+    ],
+)  # fmt: skip
+def test_probes_and_policies_that_cannot_be(told: dict[str, Any], why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        told_spec(**told)
+    assert refused.value.message == why
+
+
+def home(**labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": "shop-vms", "labels": {f"exclave.dev/{key}": value for key, value in labels.items()}}}
+
+
+def test_the_place_of_machines_accounts_may_be_empty_or_ours() -> None:
+    refuse_home(None, "shop", [])
+    refuse_home(home(), "shop", [])
+    refuse_home(home(machines="shop"), "shop", ["ServiceAccount robot in shop-vms"])
+
+
+@pytest.mark.parametrize(
+    ("found", "odd", "why"),
+    [
+        (home(), ["Pod a in shop-vms"], "it holds Pod a in shop-vms"),
+        (home(machines="lab"), [], "it is labelled as that of lab"),
+    ],
+)
+def test_the_place_of_machines_accounts_may_not_be_somebody_elses(
+    found: dict[str, Any], odd: list[str], why: str
+) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        refuse_home(found, "shop", odd)
+    assert refused.value.message.startswith(
+        f"the accounts of machines go to namespace shop-vms, which is somebody else's: {why}; every account in it"
+    )

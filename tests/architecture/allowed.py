@@ -4,6 +4,7 @@ BLOCKING = {
     "exclave.admin.arguments": "the shape of a command line; argparse prints help and exits",
     "exclave.admin.before_installing": "an admin's commands: a few runs of kubectl before anything is made",
     "exclave.admin.checking": "an admin's command: a few runs of kubectl and what is printed",
+    "exclave.admin.completing": "answers kubectl: prints words; main alone touches the world",
     "exclave.admin.installing": "an admin's commands: reads the issuer's files, runs kubectl, prints",
     "exclave.admin.rotation": "an admin's command: a few runs of kubectl and what is printed",
     "exclave.admin.desk": "prints, tells the time and waits for an admin, outside of trio",

@@ -7,6 +7,7 @@ group in `default` or in a namespace of machines' accounts would mix what is kep
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from exclave.admin.objects import ACCOUNTS_LABEL
@@ -81,6 +82,9 @@ def told_spec(
     lifetime: str | None = None,
     capture: str | None = None,
     inbound_policy: str | None = None,
+    probes: Sequence[str] = (),
+    failure: str | None = None,
+    forget_after: str | None = None,
 ) -> Object:
     """The part of a group's spec that a command line speaks of. Raises ExclaveError with every mistake in it."""
     mistakes: list[str] = []
@@ -91,8 +95,16 @@ def told_spec(
         spec["ports"] = [_attempt(mistakes, read_port, text) for text in ports]
     if labels:
         spec["labels"] = dict(pair for text in labels if (pair := _attempt(mistakes, read_label, text)) is not None)
-    if lifetime is not None:
-        spec["certificateLifetime"] = _attempt(mistakes, lambda text: format_duration(parse_duration(text)), lifetime)
+    if probes:
+        spec["probes"] = [_attempt(mistakes, read_probe, text) for text in probes]
+    if failure is not None:
+        spec["failure"] = _attempt(mistakes, read_failure, failure)
+    for option, key, text in (
+        ("--certificate-lifetime", "certificateLifetime", lifetime),
+        ("--forget-after", "forgetAfter", forget_after),
+    ):
+        if text is not None:
+            spec[key] = _attempt(mistakes, partial(_read_duration, option), text)
     told = {"serviceAccount": service_account, "capture": capture, "inboundPolicy": inbound_policy}
     spec |= {key: text for key, text in told.items() if text is not None}
     if not mistakes and ports:
@@ -141,6 +153,36 @@ def read_port(text: str) -> Object:
     if "port" not in port:
         raise ValueError(f"--port {text}: port=NUMBER was expected")
     return {"name": str(port["port"]), **port}
+
+
+def read_probe(text: str) -> Object:
+    """`8080`, or `port=8080,every=5s,timeout=2s,failures=3`. Raises ValueError."""
+    probe: Object = {"kind": "tcp"}
+    for key, value in _pairs("--probe", f"port={text}" if text.isdecimal() else text):
+        if key == "port":
+            probe["port"] = _port_number(value, "--probe")
+        elif key in ("every", "timeout"):
+            probe[key] = _read_duration(f"--probe {key}", value)
+        elif key == "failures" and value.isdecimal() and int(value) > 0:
+            probe["failures"] = int(value)
+        else:
+            raise ValueError(f"--probe {text}: {key}={value} is none of port=, every=, timeout=, failures=")
+    if "port" not in probe:
+        raise ValueError(f"--probe {text}: port=NUMBER was expected")
+    return probe
+
+
+def read_failure(text: str) -> Object:
+    """`after=30s,outbound=open,inbound=closed`, or some of it. Raises ValueError."""
+    failure: Object = {}
+    for key, value in _pairs("--failure", text):
+        if key == "after":
+            failure[key] = _read_duration("--failure after", value)
+        elif key in ("outbound", "inbound") and value in ("open", "closed"):
+            failure[key] = value
+        else:
+            raise ValueError(f"--failure {text}: {key}={value} is none of after=TIME, outbound|inbound=open|closed")
+    return failure
 
 
 def read_label(text: str) -> tuple[str, str]:
@@ -258,9 +300,24 @@ def _port_mistakes(ports: Sequence[Object]) -> Iterable[str]:
             yield "a port named linkerd-proxy tells Linkerd where the proxy is, and is no port of a group"
 
 
-def _port_number(text: str) -> int:
+def _pairs(option: str, text: str) -> Iterable[tuple[str, str]]:
+    for part in text.split(","):
+        key, sign, value = part.partition("=")
+        if not sign:
+            raise ValueError(f"{option} {text}: KEY=VALUE was expected, found {part!r}")
+        yield key, value
+
+
+def _read_duration(option: str, text: str) -> str:
+    try:
+        return format_duration(parse_duration(text))
+    except ValueError as problem:
+        raise ValueError(f"{option}: {problem}") from None
+
+
+def _port_number(text: str, option: str = "--port") -> int:
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 65535:
-        raise ValueError(f"--port: a number from 1 to 65535 was expected, found {text!r}")
+        raise ValueError(f"{option}: a number from 1 to 65535 was expected, found {text!r}")
     return int(text)
 
 

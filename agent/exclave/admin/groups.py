@@ -83,6 +83,9 @@ def _add_create(verbs: Subparsers) -> None:
         "# a database, whose protocol the proxy must not look into, with certificates of one hour\n"
         "kubectl exclave group create db -n shop --network 10.2.0.0/24 --port name=pg,port=5432,opaque "
         "--certificate-lifetime 1h",
+        "# pods send traffic while port 8080 answers; a machine that is silent for a week is forgotten\n"
+        "kubectl exclave group create web -n shop --network 10.1.0.0/16 --port 8080 --probe port=8080,every=2s "
+        "--forget-after 168h",
         "# as files for whoever applies them\n"
         "kubectl exclave group create web -n shop --network 10.1.0.0/16 --dry-run >web.yaml",
     )
@@ -106,6 +109,20 @@ def _add_create(verbs: Subparsers) -> None:
     create.add_argument(
         "--inbound-policy", choices=INBOUND_POLICIES, metavar="POLICY", help=", ".join(INBOUND_POLICIES)
     )
+    create.add_argument(
+        "--probe",
+        action="append",
+        default=[],
+        metavar="PROBE",
+        help="8080, or port=8080[,every=5s][,timeout=2s][,failures=3]: a TCP port of the machine that must answer "
+        "before it gets traffic; repeatable",
+    )
+    create.add_argument(
+        "--failure",
+        metavar="POLICY",
+        help="after=30s,outbound=open,inbound=closed, or some of it: what becomes of traffic when the proxy is down",
+    )
+    create.add_argument("--forget-after", metavar="TIME", help="how long a silent member is kept; 720h, if absent")
     create.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where the controller is")
     create.add_argument("--dry-run", action="store_true", help="print the objects as YAML, and make nothing")
 
@@ -121,6 +138,9 @@ def _create(desk: Desk, options: argparse.Namespace) -> int:
         lifetime=options.certificate_lifetime,
         capture=options.capture,
         inbound_policy=options.inbound_policy,
+        probes=options.probe,
+        failure=options.failure,
+        forget_after=options.forget_after,
     )
     if options.dry_run:
         checked_spec(name, told)
