@@ -3,10 +3,11 @@
 from support.admin import Admin
 
 
-def test_a_cluster_without_settings_says_so_and_what_to_look_at(admin: Admin) -> None:
-    typed = admin.type("rotation", "status")
+def test_a_cluster_without_linkerds_anchors_says_so_and_what_to_name(admin: Admin) -> None:
+    typed = admin.type("rotation", "status", "-L", "nowhere")
     assert (typed.code, typed.out) == (23, "")
     assert typed.err == (
-        "exclave: no group has settings yet, so there is nothing to compare members with\n"
-        "  to do: see that the controller runs: kubectl exclave check\n"
+        "exclave: Linkerd's trust anchors cannot be read in namespace nowhere: ConfigMap linkerd-identity-trust-roots: "
+        "a certificate in PEM was expected, found none\n"
+        "  to do: name Linkerd's namespace: --linkerd-namespace\n"
     )
