@@ -1,12 +1,17 @@
 """What the tab key gets after `kubectl exclave`."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from exclave.admin import completing
 from exclave.admin.completing import FILES, NO_FILES, complete
 from exclave.admin.main import build_parser
+from support.admin import KUBECTL
+from support.needs import need
 
 ROWS: dict[str, tuple[list[str], list[str], int]] = {
     "half a subject": (["me"], ["member"], NO_FILES),
@@ -45,3 +50,23 @@ def test_kubectl_gets_a_word_a_line_and_the_directive(
     monkeypatch.setattr(sys, "argv", ["kubectl_complete-exclave", "token", ""])
     assert completing.main() == 0
     assert capsys.readouterr().out == "create\nlist\nrevoke\n:4\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["exclave", "rotation", ""], "status\n:4\n"),
+        (["exclave", "member", "unc"], "uncordon\n:4\n"),
+    ],
+)
+def test_kubectl_asks_and_hands_the_answer_to_the_shell(typed: list[str], answer: str, tmp_path: Path) -> None:
+    need(KUBECTL.is_file(), f"kubectl has not been built: {KUBECTL}")
+    for name in ("kubectl-exclave", "kubectl_complete-exclave"):
+        program = tmp_path / name
+        module = "main" if name == "kubectl-exclave" else "completing"
+        program.write_text(f"#!{sys.executable}\nfrom exclave.admin.{module} import main\nraise SystemExit(main())\n")
+        program.chmod(0o755)
+    agent = str(Path(completing.__file__).parents[2])
+    environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": agent}
+    done = subprocess.run([KUBECTL, "__complete", *typed], capture_output=True, text=True, env=environment)
+    assert done.stdout == answer, done.stderr
