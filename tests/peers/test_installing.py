@@ -5,6 +5,7 @@ oldest, too. Each test leaves the cluster without exclave, but for those at the 
 """
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -309,15 +310,17 @@ def capped(kubernetes: Kubernetes) -> Iterator[None]:
     """Tokens live for a day at most, as with some clouds."""
     kubernetes.apiserver.command.append(CAP)
     try:
-        kubernetes.apiserver.end()
-        kubernetes.apiserver.start()
-        kubernetes.wait_ready()
+        restart(kubernetes)
         yield
     finally:
         kubernetes.apiserver.command.remove(CAP)
-        kubernetes.apiserver.end()
-        kubernetes.apiserver.start()
-        kubernetes.wait_ready()
+        restart(kubernetes)
+
+
+def restart(kubernetes: Kubernetes) -> None:
+    kubernetes.apiserver.end(signal.SIGKILL)  # in order, it would wait for every open watch
+    kubernetes.apiserver.start()
+    kubernetes.wait_ready()
 
 
 def test_a_cap_on_the_life_of_tokens_is_measured_and_told(own_kubernetes: Kubernetes, tmp_path: Path) -> None:
