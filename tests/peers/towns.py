@@ -26,7 +26,9 @@ RATE = 5.0
 
 
 @contextmanager
-def town_on(server: Server, folder: Path, groups: dict[tuple[str, str], dict[str, Any]]) -> Iterator[Town]:
+def town_on(
+    server: Server, folder: Path, groups: dict[tuple[str, str], dict[str, Any]], rate: float = RATE
+) -> Iterator[Town]:
     """A town with group `web` in `shop`, and these groups: specs by namespace and name."""
 
     @asynccontextmanager
@@ -38,7 +40,7 @@ def town_on(server: Server, folder: Path, groups: dict[tuple[str, str], dict[str
                 await cluster.put(group_objects(namespace, name, spec, "exclave"))
             yield cluster
 
-    with town_of(opening, RATE) as town:
+    with town_of(opening, rate) as town:
         try:
             yield town
         finally:
