@@ -27,9 +27,14 @@ RATE = 5.0
 
 @contextmanager
 def town_on(
-    server: Server, folder: Path, groups: dict[tuple[str, str], dict[str, Any]], rate: float = RATE
+    server: Server,
+    folder: Path,
+    groups: dict[tuple[str, str], dict[str, Any]],
+    rate: float = RATE,
+    *,
+    tidy: bool = True,
 ) -> Iterator[Town]:
-    """A town with group `web` in `shop`, and these groups: specs by namespace and name."""
+    """A town with group `web` in `shop`, and these groups: specs by namespace and name. Without `tidy` members stay."""
 
     @asynccontextmanager
     async def opening(now: Callable[[], float]) -> AsyncIterator[MeshCluster]:
@@ -44,7 +49,8 @@ def town_on(
         try:
             yield town
         finally:
-            town.do(remove_all)
+            if tidy:
+                town.do(remove_all)
 
 
 async def remove_all(cluster: MeshCluster) -> None:
