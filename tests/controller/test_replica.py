@@ -2,14 +2,9 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -22,47 +17,8 @@ from exclave.member.spec import member_object, view_member
 from exclave.sandbox.pki import make_anchor
 from support.interposer import Interposer, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
+from support.replicas import free_port, leads, replica, wait_leads
 from support.told import tell
-
-
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
-
-
-@contextmanager
-def replica(access: Access, folder: Path, name: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    (folder / "ca.pem").write_text(access.ca)
-    command = [
-        sys.executable, "-m", "exclave", "controller",
-        "--server", access.servers[0],
-        "--ca-file", str(folder / "ca.pem"), "--token-file", str(folder / "token"),
-        "--listen", f"127.0.0.1:{port}",
-    ]  # fmt: skip
-    with (folder / f"{name}.log").open("wb") as log:
-        started = subprocess.Popen(command, stderr=log)
-    try:
-        yield started
-    finally:
-        started.send_signal(signal.SIGCONT)
-        started.kill()
-        started.wait()
-
-
-async def leads(port: int) -> bool | None:
-    try:
-        async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
-            text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
-    except httpx.TransportError:
-        return None
-    return "exclave_controller_leads 1.0" in text
-
-
-async def wait_leads(port: int) -> None:
-    with trio.fail_after(60):
-        while not await leads(port):  # noqa: ASYNC110  another process
-            await trio.sleep(0.2)
 
 
 async def wait_accepted(cluster: MeshCluster, networks: list[str], is_accepted: str) -> None:

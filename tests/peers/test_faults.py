@@ -1,9 +1,11 @@
 """The parts of agent and controller that talk to Kubernetes, while it or the network between fails, and afterwards.
 
-In each row a member is present with its heartbeats, a controller controls, somebody follows a collection and somebody
-sends a request until it is answered, all by the real code. During the fault the administrator, who is not affected
-unless the server is away, makes what all of them have to see. Nobody is told that the fault is over: each has to find
-out by itself. How long that took is printed at the end of the run; only that it comes to an end is asserted.
+In each row a member serves, with its heartbeats, its certificate and its probes, a controller controls, somebody
+follows a collection and somebody sends a request until it is answered, all by the real code; of the data path, proxy
+and rules are taken to stand. The member's certificate falls due as the fault begins. During the fault the
+administrator, who is not affected unless the server is away, makes what all of them have to see. Nobody is told that
+the fault is over: each has to find out by itself. How long that took is printed at the end of the run; that it comes to
+an end is asserted, and that pods were never told otherwise of the member's ports and readiness.
 """
 
 import itertools
@@ -13,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -21,18 +24,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.admin.objects import CONTROLLER
 from exclave.cluster import Access, Cluster, Listed, Upserted, open_cluster, open_member_cluster
-from exclave.cluster.requests import CONFIG_MAPS, LEASES, MEMBERS, create, get, patch
-from exclave.config import Config, MemberConfig, Paths
+from exclave.cluster.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS, Object, create, get, patch
+from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.controller import Place, open_controller
 from exclave.ending import EndingSwitch
+from exclave.identity import Identity, open_identity
 from exclave.identity.csr import make_csr
 from exclave.join.delivery import delivery_key_text
 from exclave.join.steps import join
 from exclave.join.token import encode_token
+from exclave.listing import Listing, open_listing
 from exclave.member import open_member
 from exclave.member.presence import Membership
 from exclave.member.record import MembershipRecord
-from exclave.member.spec import member_object, view_member
+from exclave.member.spec import READY, member_object, read_conditions, view_member
 from exclave.sandbox.mesh import NAMESPACE
 from exclave.sandbox.pki import Authority, make_anchor
 from peers.kubernetes import AVAILABLE, Kubernetes, find_binaries, running_kubernetes
@@ -51,6 +56,7 @@ from support.interposer import (
     slow,
 )
 from support.mesh_cluster import furnished
+from support.stand_in import publishing
 from support.told import tell
 
 NUMBERS = itertools.count(1)
@@ -61,6 +67,15 @@ STREAMS = 15
 """Watches of a scene: the follower's, the member's, and thirteen of the controller."""
 
 ANCHOR, NEXT_ANCHOR = make_anchor("an API server's CA"), make_anchor("the next CA")
+
+
+SHORT = "10m"
+"""A certificate's life: longer than a row, and due when a test says so."""
+
+SEEN = 0.5
+"""Seconds between two looks at what others do."""
+
+WANTED = SimpleNamespace(inbound=True, outbound=True, instance="a")
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ def machine(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) ->
     config = Config(Paths(folder / "state", folder / "run"), MemberConfig("10.77.0.250"))
 
     async def become() -> Machine:
-        async with furnished(api_of(kubernetes)) as cluster:
+        async with furnished(api_of(kubernetes), lifetime=SHORT, probes=[]) as cluster:
             token = encode_token(await cluster.join_token())
             return Machine(config, await join(token, config, time.time, lambda _: None))
 
@@ -101,7 +116,10 @@ def machine(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) ->
 
 @dataclass
 class Scene:
-    """One row's parts. `through` and `member` meet the fault, `admin` does not; `seen` is what the follower knows."""
+    """One row's parts. `through` and what is the member's meet the fault, `admin` does not.
+
+    `seen` is what the follower knows, `listed` what pods have been told of the member, one after the other.
+    """
 
     kubernetes: Kubernetes
     first: Interposer
@@ -109,7 +127,10 @@ class Scene:
     admin: Cluster
     through: Cluster
     member: Membership
+    identity: Identity
+    listing: Listing
     seen: set[str] = field(default_factory=set)
+    listed: list[str] = field(default_factory=list)
 
     async def follow(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Follow the ConfigMaps of a namespace for ever."""
@@ -123,6 +144,14 @@ class Scene:
                 if not has_begun:
                     task_status.started()
                     has_begun = True
+
+    async def note_listed(self) -> None:
+        """Note for ever what pods are told of the member."""
+        async with self.admin.watch(EXTERNAL_WORKLOADS, NAMESPACE, self.member.record.member) as events:
+            async for event in events:
+                told = told_of(event.object) if isinstance(event, Upserted) else "gone"
+                if told not in self.listed[-1:]:
+                    self.listed.append(told)
 
     async def listen_anew(self, leaf: Authority) -> None:
         """Drop every connection, and show this certificate to those who come back."""
@@ -240,8 +269,20 @@ def test_everybody_recovers(kubernetes: Kubernetes, machine: Machine, request: p
     tell(f"seconds after: {request.node.callspec.id}: {figures}")
 
 
+def told_of(workload: Object) -> str:
+    """What an ExternalWorkload tells pods."""
+    ready = [one for one in read_conditions((workload.get("status") or {}).get("conditions")) if one.type == READY]
+    words = ready[0].reason if ready else "nothing"
+    return f"{words}, ports {[port['port'] for port in workload['spec'].get('ports') or ()]}"
+
+
+WELL = "Ready, ports [8080]"
+
+
 @asynccontextmanager
-async def open_scene(kubernetes: Kubernetes, machine: Machine, both: bool) -> AsyncIterator[Scene]:
+async def open_scene(
+    kubernetes: Kubernetes, machine: Machine, both: bool = False, controlled: bool = True
+) -> AsyncIterator[Scene]:
     """Everything that is watched, going well."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -251,17 +292,25 @@ async def open_scene(kubernetes: Kubernetes, machine: Machine, both: bool) -> As
         second = await enter(open_interposer(kubernetes.url, kubernetes.ca, ANCHOR))
         access = Access((first.url, second.url) if both else (first.url,), ANCHOR.pem + NEXT_ANCHOR.pem)
         through = await enter(open_cluster(access, lambda: kubernetes.admin_token))
-        controller = await enter(open_cluster(access, lambda: token))
-        await enter(open_controller(controller, Place(), time.time))
+        if controlled:
+            controller = await enter(open_cluster(access, lambda: token))
+            await enter(open_controller(controller, Place(), time.time))
         record, state, endings = machine.record, machine.config.paths.state, EndingSwitch()
         own = await enter(
             open_member_cluster(access, state, record.accounts_namespace, record.account, endings, time.time)
         )
         member = await enter(open_member(record, machine.config, own, endings, time.time))
-        await member.view.wait_for(bool)
+        identity = await enter(open_identity(state, member, endings, time.time))
+        parts = identity, publishing(ready="a", instances={}), publishing(observed=0, wanted=WANTED)
+        parts[2].in_place = True
+        listing = await enter(open_listing(ListingConfig(10.0), member, *parts, endings, time.time))
         nursery = await enter(trio.open_nursery())
-        scene = Scene(kubernetes, first, nursery, cluster.admin, through, member)
+        scene = Scene(kubernetes, first, nursery, cluster.admin, through, member, identity, listing)
         await nursery.start(scene.follow)
+        nursery.start_soon(scene.note_listed)
+        while scene.listed[-1:] != [WELL]:  # noqa: ASYNC110  what others see
+            await trio.sleep(SEEN)
+        scene.listed.clear()
         yield scene
         nursery.cancel_scope.cancel()
 
@@ -280,7 +329,8 @@ async def play(kubernetes: Kubernetes, machine: Machine, row: Row) -> dict[str, 
                 sent.set()
 
             await row.begin(scene)
-            began = trio.current_time()
+            began, renewed = trio.current_time(), scene.identity.renewals["ok"]
+            scene.identity.renew_at.set(time.time())
             scene.nursery.start_soon(send)
             newcomer = newcomer_object(number)
             for request in (
@@ -311,7 +361,16 @@ async def play(kubernetes: Kubernetes, machine: Machine, row: Row) -> dict[str, 
                 nursery.start_soon(until, "own Member seen", lambda: true(has_seen(scene.member, name)))
                 nursery.start_soon(until, "admitted and signed", is_admitted)
                 nursery.start_soon(until, "heartbeat", beats)
+                nursery.start_soon(until, "certificate", lambda: true(scene.identity.renewals["ok"] > renewed))
+            await undisturbed(scene)
     return took
+
+
+async def undisturbed(scene: Scene) -> None:
+    """Pods have been told nothing else meanwhile: asked once more, when all that happened has been heard of."""
+    workload = await scene.admin.send_patiently(get(EXTERNAL_WORKLOADS, NAMESPACE, scene.member.record.member))
+    assert {told_of(workload), *scene.listed} == {WELL}
+    assert scene.listing.state.value.ready
 
 
 async def true(value: bool) -> bool:
