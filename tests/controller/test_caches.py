@@ -223,8 +223,11 @@ async def test_heartbeats_make_live_and_silence_ends_it() -> None:
     world = caches.world(KEY, NOW)
     assert world is not None and world.live and world.beaten
     assert not caches.see_lease(KEY, NOW + 20), "one that is live need not be looked at again"
-    assert caches.refresh_live(NOW + 30) == set()
-    assert caches.refresh_live(NOW + 31) == {KEY}
+    assert caches.refresh_live(NOW + 30) == caches.overdue(NOW + 30) == set()
+    assert caches.overdue(NOW + 31) == {KEY}
+    assert caches.refresh_live(NOW + 31, {KEY}) == set(), "its Lease could not be read"
+    assert caches.refresh_live(NOW + 31, {("shop", "another")}) == {KEY}
+    assert caches.overdue(NOW + 31) == set(), "it is asked after once"
     caches.leases.take(Upserted(lease("2027-01-15T08:00:31.000000Z")))
     assert caches.see_lease(KEY, NOW + 31) and caches.refresh_live(NOW + 31) == {KEY}
     caches.leases.take(Removed(lease()))

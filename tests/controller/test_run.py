@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.admin.guard import placed_guard
 from exclave.admin.objects import CONTROLLER
-from exclave.cluster import Listed, Upserted, open_cluster, open_member_cluster
+from exclave.cluster import Access, Listed, Upserted, open_cluster, open_member_cluster
 from exclave.cluster.requests import (
     CONFIG_MAPS,
     EVENTS,
@@ -44,6 +45,9 @@ from exclave.member.presence import heartbeat_request, open_member
 from exclave.member.record import MembershipRecord
 from exclave.member.spec import member_object
 from exclave.sandbox.mesh import NAMESPACE, VM
+from exclave.sandbox.pki import make_anchor
+from support.https import Asked, Reply
+from support.interposer import Interposer, Treat, busy, falling_silent, honest, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
 
@@ -420,3 +424,58 @@ async def test_what_is_wrong_with_the_issuer_linkerd_or_the_admission_policies_i
         assert event["related"]["kind"] == "ValidatingAdmissionPolicyBinding"
         await cluster.put(placed_guard("exclave"))
         await wait_told(cluster, "GuardStands", "Deployment", "exclave")
+
+
+@pytest.mark.parametrize("reads", ["answered", "refused for now"])
+def test_nobody_dies_of_a_watch_that_stalls_without_a_word(tmp_path: Path, reads: str) -> None:
+    """The watches fall silent; heartbeats go on for longer than a dead member has. Reads go through, or not.
+
+    Then the machine is silent, too, and of that its member dies, if its Lease can be read.
+    """
+
+    async def treat(between: Interposer, asked: Asked, reply: Reply) -> None:
+        is_read = asked.method == "GET" and "/leases/web" in asked.target
+        await (busy(429, "TooManyRequests") if is_read and reads != "answered" else falling_silent)(
+            between, asked, reply
+        )
+
+    async def play() -> None:
+        async with open_mesh_cluster(tmp_path, controlled=False, now=now) as cluster:
+            async with controlled_through(cluster, now, honest):
+                record = await join(encode_token(await cluster.join_token()), config(tmp_path), now, lambda _: None)
+                while not await is_live(cluster, record.member):  # noqa: ASYNC110  another's work
+                    await trio.sleep(1)
+            heartbeat = partial(heartbeat_request, NAMESPACE, record.member, "boot.nonce")
+            async with controlled_through(cluster, now, treat):
+                for _ in range(5):
+                    await cluster.admin.send(heartbeat(now()))
+                    await trio.sleep(10)
+                    assert await is_live(cluster, record.member)
+                await trio.sleep(45)
+                assert await is_live(cluster, record.member) == (reads != "answered")
+
+    clock = trio.testing.MockClock(rate=20.0)
+    began = time.time()
+
+    def now() -> float:
+        return began + clock.current_time()
+
+    trio.run(play, clock=clock, strict_exception_groups=True)
+
+
+@asynccontextmanager
+async def controlled_through(cluster: MeshCluster, now: Callable[[], float], treat: Treat) -> AsyncIterator[None]:
+    """The controller, with somebody between it and the API server."""
+    access, anchor = cluster.api.access, make_anchor("somebody between")
+    token = await cluster.token_of("exclave", CONTROLLER)
+    async with open_interposer(access.servers[0], access.ca, anchor) as between:
+        between.treat = treat
+        async with open_cluster(Access((between.url,), anchor.pem), lambda: token) as own:
+            async with open_controller(own, Place(), now):
+                yield
+
+
+async def is_live(cluster: MeshCluster, member: str) -> bool:
+    found = await cluster.find(MEMBERS, member)
+    assert found is not None
+    return {one["type"]: one["status"] for one in found["status"]["conditions"]}["Live"] == "True"

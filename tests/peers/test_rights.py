@@ -40,7 +40,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
             "patch exclave.dev/members/status",
             *(f"{verb} workload.linkerd.io/externalworkloads" for verb in ("get", "list", "watch", "patch", "delete")),
             "patch workload.linkerd.io/externalworkloads/status",
-            *(f"{verb} coordination.k8s.io/leases" for verb in ("list", "watch", "delete")),
+            *(f"{verb} coordination.k8s.io/leases" for verb in ("get", "list", "watch", "delete")),
             *(
                 f"{verb} admissionregistration.k8s.io/validatingadmissionpolic{end} {name}"
                 for verb in ("get", "watch")

@@ -191,7 +191,7 @@ def _controller_rules() -> list[Rule]:
         _rule("exclave.dev", "members/status", "patch"),
         _rule("workload.linkerd.io", "externalworkloads", "get", "list", "watch", "patch", "delete"),
         _rule("workload.linkerd.io", "externalworkloads/status", "patch"),
-        _rule("coordination.k8s.io", "leases", "list", "watch", "delete"),
+        _rule("coordination.k8s.io", "leases", "get", "list", "watch", "delete"),
         _rule(
             "admissionregistration.k8s.io",
             "validatingadmissionpolicies",

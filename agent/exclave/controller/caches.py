@@ -5,7 +5,7 @@ last good reading stays. Deciding is left to the pure modules.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -232,12 +232,19 @@ class Caches:
         live = view_member(member).live if member is not None else None
         return live is not None and live.status
 
-    def refresh_live(self, now: float) -> set[Key]:
-        """Who became live, or no longer is."""
+    def overdue(self, now: float) -> set[Key]:
+        """Who would no longer be live, by what the watch of Leases has told."""
+        return self._live - self._heard(now)
+
+    def refresh_live(self, now: float, unread: Collection[Key] = ()) -> set[Key]:
+        """Who became live, or no longer is. Of `unread` no more than the watch's silence is known: they stay live."""
         before = set(self._live)
-        sights = {key: sight for key, sight in self._sights.items() if self._speaks(key, sight)}
-        self._live = live_members(sights, before, interval=self._patience, watching_since=self.watching_since, now=now)
+        self._live = self._heard(now) | before.intersection(unread)
         return before ^ self._live
+
+    def _heard(self, now: float) -> set[Key]:
+        sights = {key: sight for key, sight in self._sights.items() if self._speaks(key, sight)}
+        return live_members(sights, self._live, interval=self._patience, watching_since=self.watching_since, now=now)
 
     def see_members(self, keys: Iterable[Key]) -> set[Key]:
         """Look at Members of which anything has changed; which others that concerns."""

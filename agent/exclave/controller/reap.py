@@ -1,7 +1,8 @@
 """The dead and the leaving: who is not live, and in which order a Member is undone. Pure.
 
 Live: its Lease was seen to change within three intervals, by the controller's own clock, counting only the time in
-which its watch worked. If more than half of the fleet, and at least three, go stale together, the fault is likelier to
+which its watch worked; whoever seems not to be is asked after once more, by reading the Lease, since a watch can stall
+without a word. If more than half of the fleet, and at least three, go stale together, the fault is likelier to
 be ours or the network's, and nobody is withdrawn.
 Undoing walks backwards: account deleted (new requests fail from then on), Ready=False, ports emptied, a pause so that
 clients have heard, ExternalWorkload deleted, Lease deleted, finalizers off. Deleting an ExternalWorkload that still has

@@ -18,7 +18,7 @@ from typing import Literal
 import trio
 
 from exclave.admin.guard import guard_objects
-from exclave.cluster import Cluster
+from exclave.cluster import Cluster, Upserted
 from exclave.cluster.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
@@ -35,6 +35,7 @@ from exclave.cluster.requests import (
     patch,
 )
 from exclave.controller.accept import GroupWork, group_work, is_refused_namespace, judge_group
+from exclave.controller.asking import ask_after
 from exclave.controller.caches import CONFIG, Cache, Caches, Key
 from exclave.controller.carry import Carrier
 from exclave.controller.events import (
@@ -369,7 +370,11 @@ class Controller:
             if self._caches.refresh_heartbeat():
                 log.info("heartbeats: every %.0f s", self._caches.heartbeat)
                 self._groups_changed(list(self._caches.groups.objects))
-            self._members_changed(list(self._caches.refresh_live(self._now())))
+            now = self._now()
+            leases, unread = await ask_after(self._cluster, self._caches.overdue(now))
+            for lease in leases:
+                self._leases_changed(self._caches.leases.take(Upserted(lease)))
+            self._members_changed(list(self._caches.refresh_live(now, unread)))
 
 
 @asynccontextmanager
