@@ -9,12 +9,14 @@ an end is asserted, and that pods were never told otherwise of the member's port
 """
 
 import itertools
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +26,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.admin.objects import CONTROLLER
 from exclave.cluster import Access, Cluster, Listed, Upserted, open_cluster, open_member_cluster
-from exclave.cluster.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS, Object, create, get, patch
+from exclave.cluster.requests import (
+    CONFIG_MAPS,
+    EXTERNAL_WORKLOADS,
+    LEASES,
+    MEMBERS,
+    Object,
+    create,
+    create_token,
+    get,
+    patch,
+)
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.controller import Place, open_controller
 from exclave.ending import EndingSwitch
@@ -56,6 +68,7 @@ from support.interposer import (
     slow,
 )
 from support.mesh_cluster import furnished
+from support.replicas import free_port, leads, replica, wait_leads
 from support.stand_in import publishing
 from support.told import tell
 
@@ -75,6 +88,23 @@ SHORT = "10m"
 SEEN = 0.5
 """Seconds between two looks at what others do."""
 
+
+class Wall:
+    """The rows' wall clock: it runs as fast as that of the row, and never back."""
+
+    def __init__(self) -> None:
+        self._began, self._clock = time.time(), trio.testing.MockClock(rate=1.0)
+
+    def run_with(self, clock: trio.testing.MockClock) -> None:
+        """Go on as fast as this clock, which has just begun."""
+        self._began, self._clock = max(self.now(), time.time()) - clock.current_time(), clock
+
+    def now(self) -> float:
+        """Epoch seconds."""
+        return self._began + self._clock.current_time()
+
+
+WALL = Wall()
 WANTED = SimpleNamespace(inbound=True, outbound=True, instance="a")
 
 
@@ -109,7 +139,7 @@ def machine(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) ->
     async def become() -> Machine:
         async with furnished(api_of(kubernetes), lifetime=SHORT, probes=[]) as cluster:
             token = encode_token(await cluster.join_token())
-            return Machine(config, await join(token, config, time.time, lambda _: None))
+            return Machine(config, await join(token, config, WALL.now, lambda _: None))
 
     return trio.run(become)
 
@@ -228,7 +258,7 @@ class Row:
     begin: Act
     end: Act = nothing
     lasts: float = 0.0
-    rate: float = 4.0
+    rate: float = 6.0
     both: bool = False
 
 
@@ -264,6 +294,7 @@ FAULTS = {
 @pytest.mark.parametrize("row", FAULTS.values(), ids=FAULTS)
 def test_everybody_recovers(kubernetes: Kubernetes, machine: Machine, request: pytest.FixtureRequest, row: Row) -> None:
     clock = trio.testing.MockClock(rate=row.rate)
+    WALL.run_with(clock)
     took = trio.run(play, kubernetes, machine, row, clock=clock, strict_exception_groups=True)
     figures = ", ".join(f"{what} {seconds:.1f}" for what, seconds in sorted(took.items()))
     tell(f"seconds after: {request.node.callspec.id}: {figures}")
@@ -294,16 +325,16 @@ async def open_scene(
         through = await enter(open_cluster(access, lambda: kubernetes.admin_token))
         if controlled:
             controller = await enter(open_cluster(access, lambda: token))
-            await enter(open_controller(controller, Place(), time.time))
+            await enter(open_controller(controller, Place(), WALL.now))
         record, state, endings = machine.record, machine.config.paths.state, EndingSwitch()
         own = await enter(
-            open_member_cluster(access, state, record.accounts_namespace, record.account, endings, time.time)
+            open_member_cluster(access, state, record.accounts_namespace, record.account, endings, WALL.now)
         )
-        member = await enter(open_member(record, machine.config, own, endings, time.time))
-        identity = await enter(open_identity(state, member, endings, time.time))
+        member = await enter(open_member(record, machine.config, own, endings, WALL.now))
+        identity = await enter(open_identity(state, member, endings, WALL.now))
         parts = identity, publishing(ready="a", instances={}), publishing(observed=0, wanted=WANTED)
         parts[2].in_place = True
-        listing = await enter(open_listing(ListingConfig(10.0), member, *parts, endings, time.time))
+        listing = await enter(open_listing(ListingConfig(10.0), member, *parts, endings, WALL.now))
         nursery = await enter(trio.open_nursery())
         scene = Scene(kubernetes, first, nursery, cluster.admin, through, member, identity, listing)
         await nursery.start(scene.follow)
@@ -330,7 +361,7 @@ async def play(kubernetes: Kubernetes, machine: Machine, row: Row) -> dict[str, 
 
             await row.begin(scene)
             began, renewed = trio.current_time(), scene.identity.renewals["ok"]
-            scene.identity.renew_at.set(time.time())
+            scene.identity.renew_at.set(WALL.now())
             scene.nursery.start_soon(send)
             newcomer = newcomer_object(number)
             for request in (
@@ -348,10 +379,6 @@ async def play(kubernetes: Kubernetes, machine: Machine, row: Row) -> dict[str, 
                     await trio.sleep(0.1)
                 took[what] = trio.current_time() - over
 
-            async def is_admitted() -> bool:
-                found = await scene.admin.send_patiently(get(MEMBERS, NAMESPACE, newcomer["metadata"]["name"]))
-                return view_member(found).certificate is not None
-
             async def beats() -> bool:
                 return await renewed_at(scene.admin, member) != beaten
 
@@ -359,7 +386,7 @@ async def play(kubernetes: Kubernetes, machine: Machine, row: Row) -> dict[str, 
                 nursery.start_soon(until, "followed", lambda: true(name in scene.seen))
                 nursery.start_soon(until, "sent", lambda: true(sent.is_set()))
                 nursery.start_soon(until, "own Member seen", lambda: true(has_seen(scene.member, name)))
-                nursery.start_soon(until, "admitted and signed", is_admitted)
+                nursery.start_soon(until, "admitted and signed", lambda: is_signed(scene.admin, newcomer))
                 nursery.start_soon(until, "heartbeat", beats)
                 nursery.start_soon(until, "certificate", lambda: true(scene.identity.renewals["ok"] > renewed))
             await undisturbed(scene)
@@ -371,6 +398,63 @@ async def undisturbed(scene: Scene) -> None:
     workload = await scene.admin.send_patiently(get(EXTERNAL_WORKLOADS, NAMESPACE, scene.member.record.member))
     assert {told_of(workload), *scene.listed} == {WELL}
     assert scene.listing.state.value.ready
+
+
+def test_a_paused_controller_is_followed_by_the_other(kubernetes: Kubernetes, machine: Machine, tmp_path: Path) -> None:
+    """Two as programs; the one that leads is stopped where it stands, and goes on later as if nothing had been."""
+    clock = trio.testing.MockClock(rate=1.0)
+    WALL.run_with(clock)
+    took = trio.run(follow_the_paused, kubernetes, machine, tmp_path, clock=clock, strict_exception_groups=True)
+    figures = ", ".join(f"{what} {seconds:.1f}" for what, seconds in sorted(took.items()))
+    tell(f"seconds after: a controller that leads is paused: {figures}")
+
+
+async def follow_the_paused(kubernetes: Kubernetes, machine: Machine, folder: Path) -> dict[str, float]:
+    took: dict[str, float] = {}
+    access, ports = Access((kubernetes.url,), kubernetes.ca), (free_port(), free_port())
+    with trio.fail_after(PATIENCE), ExitStack() as stack:
+        async with open_cluster(access, lambda: kubernetes.admin_token) as admin:
+            granted = await admin.send(create_token("exclave", CONTROLLER, 3600))
+            (folder / "token").write_text(str(granted["status"]["token"]))
+            leader = stack.enter_context(replica(access, folder, "first", ports[0]))
+            await wait_leads(ports[0])
+            stack.enter_context(replica(access, folder, "second", ports[1]))
+        async with open_scene(kubernetes, machine, controlled=False) as scene:
+            assert await leads(ports[1]) is False
+            newcomer = newcomer_object(next(NUMBERS))
+            os.kill(leader.pid, signal.SIGSTOP)
+            began, renewed = trio.current_time(), scene.identity.renewals["ok"]
+            scene.identity.renew_at.set(WALL.now())
+            await scene.admin.send(create(MEMBERS, NAMESPACE, newcomer))
+            await wait_leads(ports[1])
+            took["the other leads"] = trio.current_time() - began
+            while not await is_signed(scene.admin, newcomer):  # noqa: ASYNC110  what others see
+                await trio.sleep(SEEN)
+            took["admitted and signed"] = trio.current_time() - began
+            while scene.identity.renewals["ok"] == renewed:  # noqa: ASYNC110  another's
+                await trio.sleep(SEEN)
+            took["certificate"] = trio.current_time() - began
+            before = await issued(scene.admin, newcomer)
+            os.kill(leader.pid, signal.SIGCONT)
+            resumed = trio.current_time()
+            while await leads(ports[0]):  # noqa: ASYNC110  another process
+                await trio.sleep(SEEN)
+            took["the paused one stands back, once it goes on"] = trio.current_time() - resumed
+            assert await leads(ports[1])
+            assert await issued(scene.admin, newcomer) == before, "nothing is signed twice"
+            await undisturbed(scene)
+    return took
+
+
+async def is_signed(admin: Cluster, newcomer: Object) -> bool:
+    found = await admin.send_patiently(get(MEMBERS, NAMESPACE, newcomer["metadata"]["name"]))
+    return view_member(found).certificate is not None
+
+
+async def issued(admin: Cluster, newcomer: Object) -> object:
+    found = await admin.send_patiently(get(MEMBERS, NAMESPACE, newcomer["metadata"]["name"]))
+    assert len(found["status"]["issued"]) == 1
+    return found["status"]["issued"]
 
 
 async def true(value: bool) -> bool:
