@@ -27,6 +27,9 @@ pytestmark = pytest.mark.parametrize("server", AVAILABLE[:1], indirect=True)
 END = "-----END CERTIFICATE-----"
 
 
+NO_TABLE = 'case "$*" in *list*) echo "Error: No such file or directory" >&2; exit 1;; esac'
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """Where a machine's folders are; nothing of it runs."""
@@ -39,8 +42,8 @@ def config(tmp_path: Path) -> Path:
 def _apart_from_the_host(tmp_path: Path) -> None:
     """Programs that would change the host are not to be found."""
     (tmp_path / "bin").mkdir()
-    for program in ("nft", "ip"):
-        (tmp_path / "bin" / program).write_text("#!/bin/sh\necho []\n")
+    for program, says in (("nft", NO_TABLE), ("ip", "echo []")):
+        (tmp_path / "bin" / program).write_text(f"#!/bin/sh\n{says}\n")
         (tmp_path / "bin" / program).chmod(0o755)
 
 

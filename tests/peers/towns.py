@@ -3,7 +3,7 @@
 One a module, so that only one controller at a time looks after a server. What joined is removed at the end.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from exclave.cluster import Access
 from exclave.cluster.requests import MEMBERS, SERVICE_ACCOUNTS, delete, list_all
 from exclave.errors import ApiRefusal
 from exclave.member.spec import accounts_namespace, parse_member_name
+from exclave.sandbox.mesh import NAMESPACE
 from peers.conftest import Server
 from support.apiserver import RunningApiServer
 from support.mesh_cluster import MeshCluster, furnished
@@ -50,14 +51,15 @@ def town_on(
             yield town
         finally:
             if tidy:
-                town.do(remove_all)
+                town.do(partial(remove_all, {NAMESPACE, *(namespace for namespace, _ in groups)}))
 
 
-async def remove_all(cluster: MeshCluster) -> None:
-    """Evict whoever is left, and wait until they are gone."""
+async def remove_all(namespaces: Collection[str], cluster: MeshCluster) -> None:
+    """Evict whoever is left there, and wait until they are gone; other tests' members are other tests'."""
     with trio.fail_after(300):
         while True:
-            found = (await cluster.admin.send(list_all(MEMBERS, None)))["items"]
+            listed = (await cluster.admin.send(list_all(MEMBERS, None)))["items"]
+            found = [member for member in listed if member["metadata"]["namespace"] in namespaces]
             if not found:
                 return
             async with trio.open_nursery() as nursery:
