@@ -123,6 +123,10 @@ GOLDEN = {
         "The proxy is dead and the group prefers to be reached bare; what goes out waits for the proxy.",
         replace(PLAIN, inbound=False),
     ),
+    "trial": (
+        "A swap tries the other instance first: root's connections to the trial address go through it, no others do.",
+        replace(PLAIN, trial="b", families=(4, 6)),
+    ),
     "both-open": (
         "Nothing is captured, and the private link is still nobody's but this machine's: no foreign packet reaches it.",
         replace(PLAIN, inbound=False, outbound=False),

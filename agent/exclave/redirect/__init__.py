@@ -6,12 +6,13 @@ from exclave.redirect.made import forget_rules
 from exclave.redirect.nft import Redirect, open_redirect
 from exclave.redirect.observe import Observed
 from exclave.redirect.policy import RedirectPolicy
-from exclave.redirect.tables import hold_table, remove_table
+from exclave.redirect.tables import find_active, hold_table, remove_table
 
 __all__ = [
     "Observed",
     "Redirect",
     "RedirectPolicy",
+    "find_active",
     "forget_rules",
     "hold_table",
     "open_guard",

@@ -70,7 +70,8 @@ class RedirectPolicy:
     `addresses` are the VM's own in the mesh; `networks` what is captured outbound (CIDR), None for everything;
     `exempt_sources` the networks of callers that are left alone; `capture_interfaces` those behind which containers
     are captured as local programs are; `families` those that the proxy listens on for outbound traffic; `outbound` or
-    `inbound` False lets that traffic pass by the proxy. Raises ValueError naming the value that is wrong.
+    `inbound` False lets that traffic pass by the proxy; `trial` is an instance that only trial connections go to.
+    Raises ValueError naming the value that is wrong.
     """
 
     instance: Instance
@@ -93,10 +94,12 @@ class RedirectPolicy:
     capture_interfaces: tuple[str, ...] = ()
     ssh_ports: tuple[int, ...] = ()
     ssh_peers: tuple[str, ...] = ()
+    trial: Instance | None = None
 
     def __post_init__(self) -> None:
-        if self.instance not in INSTANCES:
-            raise ValueError(f"instance: a or b was expected, found {self.instance!r}")
+        for instance in (self.instance, self.trial or self.instance):
+            if instance not in INSTANCES:
+                raise ValueError(f"instance: a or b was expected, found {instance!r}")
         self._check_addresses()
         for networks in (self.networks or (), self.exempt_networks, self.exempt_sources):
             _check_networks(networks)

@@ -12,7 +12,8 @@ there, and is what `exclave explain` tells: the kernel's table answers for itsel
 
 The chains: `foreign` drops, before NAT, what comes from outside for the private link. `inbound` hands connections to
 this machine's mesh addresses to the instance's port 4143; `outbound` those of local programs to port 4140, `forwarded`
-those of containers. Each begins with what is never captured, and ends with what is.
+those of containers. Each begins with what is never captured, and ends with what is. `trial` hands, for a moment, the
+agent's own connections to the trial address to another instance.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ from exclave.redirect.layout import (
     instance_address,
 )
 from exclave.redirect.policy import FAMILIES, NEVER_CAPTURED, RedirectPolicy, collapsed
+from exclave.redirect.trial import trial_chain
 
 PRIORITY = -110
 """Before everybody's -100. A port that Docker publishes and the group serves must come to the proxy first, which then
@@ -73,6 +75,8 @@ def _table(policy: RedirectPolicy, digest: str) -> list[str]:
         blocks += [*_outbound_sets(policy), _outbound(policy)]
         if policy.capture_interfaces:
             blocks.append(_forwarded(policy))
+    if policy.trial is not None:
+        blocks.append(trial_chain(policy.trial, policy.families))
     lines = [f"table inet {TABLE} {{"]
     for block in blocks:
         lines += [*_indent(block), ""]

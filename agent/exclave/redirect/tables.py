@@ -8,7 +8,7 @@ import trio
 from exclave.errors import Fault, HostError
 from exclave.kit.command import Finished, run_command
 from exclave.redirect.holding import render_holding
-from exclave.redirect.layout import TABLE
+from exclave.redirect.layout import TABLE, Instance
 from exclave.redirect.observe import NOTHING, Observed, observe
 from exclave.redirect.ruleset import render_removal
 
@@ -32,6 +32,11 @@ async def remove_table() -> None:
     What it has translated is reset: end the proxies before.
     """
     await load_rules(render_removal())
+
+
+async def find_active() -> Instance | None:
+    """The instance that the kernel's rules point to, before anything of ours runs. Raises HostError."""
+    return (await look()).instance
 
 
 async def look() -> Observed:
