@@ -1,10 +1,11 @@
-"""A stand-in for Linkerd's destination controller: `python -m exclave.sandbox.destination --help`.
+"""A stand-in for Linkerd's destination and policy controllers: `python -m exclave.sandbox.destination --help`.
 
 Rules: it follows Services, ExternalWorkloads and Pods in all namespaces, and goes on answering from what it knows while
 the API server is away; before it knows everything once, it answers 500. It answers
 `GET /endpoint?address=IP&port=PORT` with 200 and {"identity", "serverName", "address", "port", "opaque"}, 404 if that
 is none of the mesh's, 503 if it is a Service that has no endpoint that is ready; endpoints of a Service take turns.
-`GET /follows` answers 200 while every kind is being watched, 503 while one is not.
+`GET /follows` answers 200 while every kind is being watched, 503 while one is not. `GET /policy?port=PORT` answers 200
+and {}: it knows no policies beside the proxies' default. It answers all of that wherever it listens.
 """
 
 import argparse
@@ -129,6 +130,8 @@ class Lookups:
     def answer(self, target: str) -> tuple[int, object]:
         """Status and body for a request target."""
         path, _, query = target.partition("?")
+        if path == "/policy":
+            return 200, {}
         if path == "/follows":
             return (200 if self._table.is_followed else 503), {}
         asked = dict(parse_qsl(query))
@@ -178,15 +181,18 @@ class Lookups:
         return True
 
 
-async def serve(address: str, port: int, source: Source, trust_domain: str) -> None:
+async def serve(places: Sequence[tuple[str, int]], source: Source, trust_domain: str) -> None:
     """Follow the cluster and answer, for ever."""
     table = Table(trust_domain)
     async with open_bare_nursery() as nursery:
         for resource in FOLLOWED:
             nursery.start_soon(follow, source, resource, table)
-        listeners = await trio.open_tcp_listeners(port, host=address)
-        host, bound = listeners[0].socket.getsockname()[:2]
-        sys.stdout.write(f"listening on {host}:{bound}\n")
+        listeners = []
+        for address, port in places:
+            listeners += await trio.open_tcp_listeners(port, host=address)
+        for listener in listeners:
+            host, bound = listener.socket.getsockname()[:2]
+            sys.stdout.write(f"listening on {host}:{bound}\n")
         sys.stdout.flush()
         await trio.serve_listeners(Lookups(table).talk, listeners)
 
@@ -197,7 +203,9 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m exclave.sandbox.destination",
         description="Looks up whom destinations belong to, in place of Linkerd's destination controller.",
     )
-    parser.add_argument("--listen", required=True, metavar="ADDR:PORT", help="where to listen; port 0 takes a free one")
+    parser.add_argument(
+        "--listen", required=True, action="append", metavar="ADDR:PORT", help="where to listen; port 0 takes a free one"
+    )
     parser.add_argument("--server", required=True, metavar="URL", help="the API server")
     parser.add_argument("--ca-file", required=True, type=Path, metavar="FILE", help="the API server's CA, PEM")
     parser.add_argument(
@@ -205,13 +213,13 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--trust-domain", default="cluster.local", help="of the mesh (default: cluster.local)")
     options = parser.parse_args(arguments)
-    address, _, port = options.listen.rpartition(":")
+    places = [(address.strip("[]"), int(port)) for address, _, port in (one.rpartition(":") for one in options.listen)]
     tls = ssl.create_default_context(cadata=options.ca_file.read_text())
     source = Source(options.server, tls, options.token_file.read_text().strip())
     logging.basicConfig(level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        trio.run(serve, address.strip("[]"), int(port), source, options.trust_domain, strict_exception_groups=True)
+        trio.run(serve, places, source, options.trust_domain, strict_exception_groups=True)
     except KeyboardInterrupt:
         return 130
     except Exception as problem:

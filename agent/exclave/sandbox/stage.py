@@ -151,7 +151,7 @@ async def _have(admin: Cluster, request: Request) -> None:
 
 
 async def _open_destination(scratch: Path, stack: AsyncExitStack) -> None:
-    listen = ("--listen", f"{mesh.CONTROL_PLANE}:8086")
+    listen = ("--listen", f"{mesh.CONTROL_PLANE}:8086", "--listen", f"{mesh.CONTROL_PLANE}:8090")
     command = module("exclave.sandbox.destination", *listen, *_access(scratch, "admin.token"))
     await stack.enter_async_context(open_program(command, scratch / "destination.log", in_machine=False))
 

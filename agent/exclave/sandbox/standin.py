@@ -2,7 +2,8 @@
 
 It takes linkerd2-proxy's environment, gets its certificate from the Workload API, finds original destinations as the
 real one does, speaks mutual TLS under the same names, and drains on SIGTERM. It is not the real one: HTTP/1.1 and bytes
-only, the destination controller is a look-up over HTTP, no policy controller is asked, nothing is balanced or retried.
+only, the destination controller is a look-up over HTTP, the policy controller one whose answer is not used, nothing is
+balanced or retried.
 Rules: it greets first, so that an empty environment shows its version and nothing else happens, status 64; it serves
 once it has a certificate; told to end, it stops accepting and waits for what is under way, up to its grace period.
 """
@@ -20,6 +21,7 @@ from exclave.sandbox.standin_admin import Admin, Counts
 from exclave.sandbox.standin_forward import Forwarder
 from exclave.sandbox.standin_identity import keep_from_folder, keep_from_workload_api
 from exclave.sandbox.standin_lookup import Lookups, Resolver, read_resolv_conf
+from exclave.sandbox.standin_policies import ask_for_policies
 from exclave.sandbox.standin_settings import StandinSettings, read_environment
 from exclave.sandbox.standin_stream import Drain
 from exclave.sandbox.standin_tls import Tls
@@ -40,6 +42,8 @@ async def run(settings: StandinSettings) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_on_signal, signals, drain)
             nursery.start_soon(admin.serve, await trio.open_tcp_listeners(settings.admin[1], host=settings.admin[0]))
+            policies = Resolver(settings.policy_server, read_resolv_conf())
+            nursery.start_soon(ask_for_policies, settings, policies, counts, taken)
             if settings.workload_api is not None:
                 nursery.start_soon(keep_from_workload_api, settings.workload_api, settings.server_id, tls, taken)
             elif settings.identity_dir is not None:

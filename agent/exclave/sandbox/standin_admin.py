@@ -5,6 +5,8 @@ linkerd2-proxy's; there are as many as the demo and the tests read.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import h11
 import trio
@@ -17,10 +19,19 @@ IDLE = 120.0
 
 
 class Counts:
-    """Counters by name and labels."""
+    """Counters and gauges by name and labels."""
 
     def __init__(self) -> None:
         self._counters: Counter[tuple[str, Labels]] = Counter()
+
+    @contextmanager
+    def open(self, name: str, labels: Labels) -> Iterator[None]:
+        """Count something for as long as it is open."""
+        self._counters[name, labels] += 1
+        try:
+            yield
+        finally:
+            self._counters[name, labels] -= 1
 
     def add(self, name: str, labels: Labels) -> None:
         """Count one."""

@@ -63,19 +63,24 @@ class Forwarder:
 
     async def accept_inbound(self, stream: trio.SocketStream) -> None:
         """Carry a connection that came from outside."""
-        await self._guard(stream, self._inbound)
+        await self._guard(stream, self._inbound, "inbound")
 
     async def accept_outbound(self, stream: trio.SocketStream) -> None:
         """Carry a connection of a local program."""
-        await self._guard(stream, self._outbound)
+        await self._guard(stream, self._outbound, "outbound")
 
     async def _guard(
-        self, stream: trio.SocketStream, forward: Callable[[trio.SocketStream, Address], Awaitable[None]]
+        self,
+        stream: trio.SocketStream,
+        forward: Callable[[trio.SocketStream, Address], Awaitable[None]],
+        direction: str,
     ) -> None:
         """Whatever goes wrong with a connection ends that connection only."""
         own = stream.socket.getsockname()[:2]
         destination = original_destination(stream) or (own[0], own[1])
-        with self._drain.connection():
+        target = ("target_addr", f"{destination[0]}:{destination[1]}")
+        labels: Labels = (("direction", direction), ("peer", "src"), target)
+        with self._drain.connection(), self._counts.open("tcp_open_connections", labels):
             try:
                 await forward(stream, destination)
             except Refused as refusal:

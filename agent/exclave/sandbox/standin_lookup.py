@@ -104,7 +104,7 @@ class Lookups:
         try:
             with trio.fail_after(PATIENCE):
                 server = await self._resolver.find()
-                status, body = await _get(server, f"/endpoint?address={address}&port={port}")
+                status, body = await get(server, f"/endpoint?address={address}&port={port}")
         except (*BROKEN, h11.ProtocolError, dns.exception.DNSException) as problem:
             raise Away(str(problem) or type(problem).__name__) from None
         if status == 404:
@@ -121,7 +121,8 @@ def read_endpoint(tree: dict[str, Any]) -> Endpoint:
     return Endpoint(tree["address"], int(tree["port"]), tree["identity"], tree["serverName"], bool(tree["opaque"]))
 
 
-async def _get(server: Address, target: str) -> tuple[int, bytes]:
+async def get(server: Address, target: str) -> tuple[int, bytes]:
+    """Status and body of one GET. Raises what a broken stream raises, h11.ProtocolError, trio.TooSlowError."""
     http = h11.Connection(h11.CLIENT)
     headers = [("Host", server[0]), ("Connection", "close")]
     async with await connect(server) as stream:

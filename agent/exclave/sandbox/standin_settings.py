@@ -47,6 +47,8 @@ class StandinSettings:
     workload_api: str | None
     identity_dir: Path | None
     destination: Address
+    policy_server: Address
+    inbound_ports: tuple[int, ...]
     remember: float
     grace: float
 
@@ -69,7 +71,6 @@ def read_environment(environment: Mapping[str, str]) -> StandinSettings:
     policy = reader.optional("INBOUND_DEFAULT_POLICY") or "all-unauthenticated"
     if policy not in POLICIES:
         raise ValueError(f"{PREFIX}INBOUND_DEFAULT_POLICY={policy!r}: one of {', '.join(POLICIES)} was expected")
-    reader.required("POLICY_SVC_ADDR")
     return StandinSettings(
         inbound=reader.address("INBOUND_LISTEN_ADDR", "0.0.0.0:4143"),
         outbound=reader.outbound(),
@@ -85,6 +86,8 @@ def read_environment(environment: Mapping[str, str]) -> StandinSettings:
         workload_api=None if folder else socket.removeprefix("unix:"),
         identity_dir=Path(folder) if folder else None,
         destination=reader.address("DESTINATION_SVC_ADDR", None),
+        policy_server=reader.address("POLICY_SVC_ADDR", None),
+        inbound_ports=tuple(map(int, reader.listed("INBOUND_PORTS"))),
         remember=reader.duration("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "5s"),
         grace=reader.duration("SHUTDOWN_GRACE_PERIOD", "2m"),
     )
