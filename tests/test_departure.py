@@ -33,6 +33,7 @@ from exclave.member.record import (
     store_membership,
 )
 from exclave.proxy.records import Records, find_executable
+from exclave.redirect.layout import Instance
 from exclave.sandbox.mesh import NAMESPACE, VM
 from support.member import RECORD
 from support.mesh import mesh
@@ -71,15 +72,17 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def running_proxy(runtime: Path, trace: Path, *, stubborn: bool = False) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process on record as instance a."""
+def running_proxy(
+    runtime: Path, trace: Path, *, stubborn: bool = False, instance: Instance = "a"
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process on record as an instance."""
     make_folder(runtime, 0o755)
     command = [sys.executable, "-c", PROXY, trace, *(["stubborn"] if stubborn else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        Records(runtime).add("a", process.pid, find_executable(Path(sys.executable)), "digest")
-        (runtime / "proxy-a.log").touch()
+        Records(runtime).add(instance, process.pid, find_executable(Path(sys.executable)), "digest")
+        (runtime / f"proxy-{instance}.log").touch()
         try:
             yield process
         finally:
@@ -248,6 +251,21 @@ async def test_cleaning_up_ends_the_proxy_while_rules_hold_what_it_serves(trace:
     ]
     assert list(runtime.iterdir()) == []
     assert await departure.clean_up(config) == ["rules removed", "link removed"]
+
+
+async def test_both_proxies_of_a_swap_are_ended(trace: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    runtime = config.paths.runtime
+    with running_proxy(runtime, trace) as one, running_proxy(runtime, trace, instance="b") as other:
+        done = await departure.clean_up(config)
+        assert set(done) == {
+            f"proxy process {one.pid} ended",
+            f"proxy process {other.pid} ended",
+            "rules removed",
+            "link removed",
+        }
+    assert trace.read_text().splitlines()[:4] == ["nft: hold", "proxy ended", "proxy ended", "nft: remove"]
+    assert list(runtime.iterdir()) == []
 
 
 async def test_a_proxy_that_does_not_end_in_time_is_killed(trace: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from exclave.kit.latest import Latest
 from exclave.member.settings import FailurePolicy, Port
 from exclave.redirect import surroundings
 from exclave.redirect.policy import RedirectPolicy, Server
-from exclave.steering import LOOK_AROUND_EVERY, LOOK_EVERY, SETTLING, Steering, open_steering
+from exclave.steering import LOOK_AROUND_EVERY, LOOK_EVERY, Steering, open_steering
 from support.member import ADDRESS, RECORD, make_settings
 
 AFTER = 30.0
@@ -32,7 +32,8 @@ class Machine:
     def __init__(self, settings: Any = SETTINGS, ready: str | None = "a", **record: Any) -> None:
         self.settings: Latest[Any] = Latest(settings)
         self.ready: Latest[Any] = Latest(ready)
-        self.outdated = Latest(False)
+        self.chosen: Latest[Any] = Latest(ready)
+        self.serves: Any = lambda settings: True
         self.instances: Latest[dict[str, Any]] = Latest({})
         self.svid: Latest[Any] = Latest(SimpleNamespace(not_after=1000.0))
         self.now = 0.0
@@ -45,7 +46,13 @@ class Machine:
 
     @asynccontextmanager
     async def steered(self, config: RedirectConfig | None = None) -> AsyncIterator[Steering]:
-        proxy: Any = SimpleNamespace(ready=self.ready, outdated=self.outdated, instances=self.instances, uid=990)
+        proxy: Any = SimpleNamespace(
+            ready=self.ready,
+            chosen=self.chosen,
+            instances=self.instances,
+            uid=990,
+            serves=lambda settings: self.serves(settings),
+        )
         identity: Any = SimpleNamespace(svid=self.svid)
         membership: Any = self.membership
         failing = Failing(membership, identity, proxy, lambda: self.now)
@@ -126,7 +133,8 @@ async def test_there_are_no_rules_without_settings_or_address(
 
 async def test_rules_are_right_from_the_start_for_a_proxy_that_was_adopted() -> None:
     machine = Machine(ready=None)
-    machine.instances.set({"a": SimpleNamespace(is_adopted=False), "b": SimpleNamespace(is_adopted=True)})
+    machine.instances.set({"a": SimpleNamespace(is_adopted=True), "b": SimpleNamespace(is_adopted=True)})
+    machine.chosen.set("b")
     async with machine.steered() as steering:
         assert steering.policy.value is not None
         assert steering.policy.value.instance == "b"
@@ -175,12 +183,38 @@ async def test_new_settings_wait_for_a_proxy_that_serves_them(autojump_clock: tr
     machine = Machine()
     async with machine.steered() as steering:
         before = await policy_of(steering)
-        machine.settings.set(make_settings(ports=(Port("http", 8081),)))
-        machine.outdated.set(True)
-        await trio.sleep(10 * SETTLING)
-        assert steering.policy.value == before
-        machine.outdated.set(False)
-        await steering.policy.wait_for(lambda policy: policy == replace(before, inbound_ports=(8081,)))
+        machine.serves = lambda _: machine.chosen.value == "b"
+        machine.settings.set(make_settings(ports=(Port("new", 8081),), capture="none"))
+        # Only what pods may come to as soon as it is listed does not wait.
+        await steering.policy.wait_for(lambda policy: policy == replace(before, inbound_ports=(8080, 8081)))
+        await trio.sleep(100)
+        machine.chosen.set("b")
+        machine.ready.set("b")
+        moved = replace(before, instance="b", inbound_ports=(8081,), networks=())
+        await steering.policy.wait_for(lambda policy: policy != replace(before, inbound_ports=(8080, 8081)))
+        assert steering.policy.value == moved  # at once, in one transaction
+
+
+async def test_a_swap_ends_its_trial_and_moves_traffic_in_one_transaction(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    machine, seen = Machine(), []
+    async with machine.steered() as steering, trio.open_nursery() as nursery:
+
+        async def note() -> None:
+            async for policy in steering.policy.changes():
+                assert policy is not None
+                seen.append((policy.instance, policy.trial))
+
+        nursery.start_soon(note)
+        steering.trial.set("b")
+        await trio.sleep(1)
+        steering.trial.set(None)
+        machine.chosen.set("b")
+        machine.ready.set("b")
+        await trio.sleep(1)
+        assert seen == [("a", None), ("a", "b"), ("b", None)]
+        nursery.cancel_scope.cancel()
 
 
 async def test_settings_that_make_no_rules_leave_the_ones_that_stand_and_are_told_once(

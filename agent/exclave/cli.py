@@ -30,6 +30,7 @@ keys of config.toml, all optional:
               captured_addresses = ["10.0.0.9"]   local ones where its connections arrive, too: a VIP, behind NAT
               zone = "eu-1a"               where it stands, by the names of the cluster's nodes' zones
   [proxy]     binary = "/usr/lib/exclave/linkerd2-proxy"   user = "exclave-proxy"   log = "info"   drain = "30s"
+              swap_bound = "10m"   memory_limit = "1GiB"
   [redirect]  exclude_inbound_ports = [9100,"8000-8100"]    exclude_outbound_ports = [3306]
               exclude_inbound_networks = ["10.9.0.0/16"]    exclude_outbound_networks = ["10.8.0.0/16"]
               exclude_inbound_interfaces = ["eth1"]         exclude_outbound_interfaces = ["docker0"]

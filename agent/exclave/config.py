@@ -49,12 +49,18 @@ class MemberConfig:
 
 @dataclass(frozen=True)
 class ProxyConfig:
-    """The proxy: its binary, the user it runs as, its log filter, and how long it may drain (seconds)."""
+    """The proxy: its binary, the user it runs as, its log filter, and how long it may drain (seconds).
+
+    `swap_bound` is how long one that was replaced may serve what it has, in seconds; one that holds more memory than
+    `memory_limit` (bytes) is replaced.
+    """
 
     binary: Path = Path("/usr/lib/exclave/linkerd2-proxy")
     user: str = "exclave-proxy"
     log: str = "info"
     drain: float = 30.0
+    swap_bound: float = 600.0
+    memory_limit: int = 2**30
 
 
 @dataclass(frozen=True)
@@ -240,6 +246,16 @@ def _duration(value: Any) -> float:
     return parse_duration(_text(value))
 
 
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _size(value: Any) -> int:
+    found = re.fullmatch(r"([1-9][0-9]*) ?([KMG]i?B)", _text(value))
+    if found is None:
+        raise ValueError(f"a size such as 500MB or 1GiB was expected, found {value!r}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
 def _each(parse: Parse) -> Parse:
     def parse_list(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
@@ -260,7 +276,14 @@ def _each(parse: Parse) -> Parse:
 _KEYS: Mapping[str, Mapping[str, Parse]] = {
     "paths": {"state": _path, "runtime": _path},
     "member": {"address": _address, "captured_addresses": _each(_address), "zone": _zone},
-    "proxy": {"binary": _path, "user": _text, "log": _text, "drain": _duration},
+    "proxy": {
+        "binary": _path,
+        "user": _text,
+        "log": _text,
+        "drain": _duration,
+        "swap_bound": _duration,
+        "memory_limit": _size,
+    },
     "redirect": {
         "exclude_inbound_ports": _each(_ports),
         "exclude_inbound_networks": _each(_network),

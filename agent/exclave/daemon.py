@@ -25,7 +25,7 @@ from exclave.member import Membership, Standing, open_member
 from exclave.member.loaded import tell_loaded
 from exclave.parts import Parts
 from exclave.proxy import Proxy, find_user, open_proxy
-from exclave.redirect import Redirect, open_guard, open_link, open_redirect
+from exclave.redirect import Redirect, find_active, open_guard, open_link, open_redirect
 from exclave.redirect.layout import dns_address
 from exclave.steering import open_steering
 from exclave.workload_api import open_workload_api
@@ -55,7 +55,17 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         await enter(open_guard(paths.runtime, endings))
         parts.names = names = await enter(open_dns(dns_address(), member.settings))
         parts.proxy = proxy = await enter(
-            open_proxy(config.proxy, paths.runtime, member, identity, workload_api.path, names.address, endings, now)
+            open_proxy(
+                config.proxy,
+                paths.runtime,
+                member,
+                identity,
+                workload_api.path,
+                names.address,
+                await find_active(),
+                endings,
+                now,
+            )
         )
         parts.failing = failing = await enter(open_failing(member, identity, proxy, now))
         parts.steering = steering = await enter(open_steering(config.redirect, member, proxy, failing))

@@ -8,7 +8,7 @@ whoever asked; nothing of this machine's own is kept waiting for it.
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,8 +79,7 @@ async def clean_up(config: Config) -> list[str]:
     problems: list[HostError] = []
     await hold_table()  # first: what the proxies still serve is served to its end
     with _noted(problems):
-        async for ended in _end_proxies(runtime, config.proxy.drain):
-            done.append(f"proxy process {ended} ended")
+        await _end_proxies(runtime, config.proxy.drain, done)
     await remove_table()
     done.append("rules removed")
     with _noted(problems):
@@ -104,22 +103,27 @@ def _noted(problems: list[HostError]) -> Iterator[None]:
         problems.append(problem)
 
 
-async def _end_proxies(runtime: Path, drain: float) -> AsyncIterator[int]:
-    """End the proxies on record, and no others."""
+async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
+    """End the proxies on record, all at once, and no others; `done` is told of each."""
     records = Records(runtime)
-    while (found := records.find_ours()) is not None:
-        instance, record, pidfd = found
-        try:
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-            with trio.move_on_after(drain) as patience:
-                await trio.lowlevel.wait_readable(pidfd)
-            if patience.cancelled_caught:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                await trio.lowlevel.wait_readable(pidfd)
-        except ProcessLookupError:
-            pass  # it ended by itself
-        finally:
-            os.close(pidfd)
-        yield record.pid
-        records.drop(instance)
+    async with trio.open_nursery() as nursery:
+        for record, pidfd in records.find_ours().values():
+            nursery.start_soon(_end_proxy, pidfd, drain)
+            done.append(f"proxy process {record.pid} ended")
+    for instance in records.read():
         forget_output(runtime, instance)
+        records.drop(instance)
+
+
+async def _end_proxy(pidfd: int, drain: float) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        with trio.move_on_after(drain) as patience:
+            await trio.lowlevel.wait_readable(pidfd)
+        if patience.cancelled_caught:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            await trio.lowlevel.wait_readable(pidfd)
+    except ProcessLookupError:
+        pass  # it ended by itself
+    finally:
+        os.close(pidfd)

@@ -2,7 +2,9 @@
 
 Rules: no rules before a proxy is ready; rules point to one that is, or was last. While it is away they stay as they
 are, so traffic waits or fails and does not go bare; each direction opens once the judgement says so. New settings reach
-the rules only if the proxy that runs serves them too; else the whole agent walks back and starts again with them.
+the rules once the chosen proxy was told them, so a swap moves traffic and settings in one transaction; new ports alone
+are captured at once: pods may come there as soon as they are listed, and any proxy looks up a port that it was not told
+of.
 """
 
 import logging
@@ -39,16 +41,17 @@ LOOK_EVERY = 2.0
 LOOK_AROUND_EVERY = 60.0
 """Seconds between two looks for SSH servers, each some milliseconds of one core."""
 
-SETTLING = 1.0
-"""Seconds after which the proxy has said whether it serves new settings."""
-
 
 class Steering:
-    """The wanted rules. `problem` says why they are not as the settings ask. Made by `open_steering`."""
+    """The wanted rules. `problem` says why they are not as the settings ask. Made by `open_steering`.
+
+    `trial` is the instance that trial connections are to go to; a swap sets it.
+    """
 
     def __init__(self, config: RedirectConfig, membership: "Membership", proxy: "Proxy", failing: "Failing") -> None:
         self.policy: Latest[RedirectPolicy | None] = Latest(None)
         self.problem: Latest[str | None] = Latest(None)
+        self.trial: Latest[Instance | None] = Latest(None)
         self._config = config
         self._membership = membership
         self._proxy = proxy
@@ -75,7 +78,14 @@ class Steering:
 
     async def keep(self) -> None:
         """Keep the wanted rules true, for ever."""
-        sources = (self._membership.settings, self._proxy.ready, self._proxy.instances, self._failing.judgement)
+        sources = (
+            self._membership.settings,
+            self._proxy.chosen,
+            self._proxy.ready,
+            self._proxy.instances,
+            self._failing.judgement,
+            self.trial,
+        )
         async with open_changed(*sources) as changed:
             while True:
                 seen = changed.value
@@ -85,8 +95,8 @@ class Steering:
 
     async def settle(self) -> None:
         """Decide what is wanted now."""
-        await self._take_settings()
-        settings = self._settings
+        servers = await self._find_servers()  # from here on nothing is waited for: what is read belongs together
+        settings = self._take_settings()
         self._instance = self._proxy.ready.value or self._instance or self._adopted()
         if settings is None or self._instance is None or not self._membership.addresses:
             return
@@ -98,7 +108,7 @@ class Steering:
                 instance=self._instance,
                 addresses=self._membership.captured_addresses,
                 proxy_uid=self._proxy.uid,
-                servers=await self._find_servers(),
+                servers=servers,
                 surroundings=self._surroundings,
                 outbound_open=judgement.outbound_open,
                 inbound_open=judgement.inbound_open,
@@ -107,16 +117,17 @@ class Steering:
             self._tell(f"the rules stay as they are: {problem}")
             return
         self._tell(None)
-        self.policy.set(policy)
+        self.policy.set(replace(policy, trial=self.trial.value))
 
-    async def _take_settings(self) -> None:
-        newest = self._membership.settings.value
-        if self._settings is None:
-            self._settings = newest
-        elif newest != self._settings:
-            await trio.sleep(SETTLING)
-            if not self._proxy.outdated.value:
-                self._settings = newest
+    def _take_settings(self) -> Settings | None:
+        """What the chosen proxy was told, with ports that are newer than that."""
+        newest, known = self._membership.settings.value, self._settings
+        if newest is None or known is None or self._proxy.serves(newest):
+            self._settings = newest or known
+            return self._settings
+        numbers = {port.port for port in known.group.ports}
+        added = tuple(port for port in newest.group.ports if port.port not in numbers)
+        return replace(known, group=replace(known.group, ports=known.group.ports + added))
 
     async def _find_servers(self) -> tuple[Server, ...]:
         """Where the API servers are; what was known stays known while a name is not resolved."""
@@ -127,8 +138,9 @@ class Steering:
 
     def _adopted(self) -> Instance | None:
         """The instance that an earlier agent left, and that its rules point to."""
-        found = [instance for instance, view in self._proxy.instances.value.items() if view.is_adopted]
-        return found[0] if found else None
+        chosen = self._proxy.chosen.value
+        view = self._proxy.instances.value.get(chosen) if chosen is not None else None
+        return chosen if view is not None and view.is_adopted else None
 
     def _tell(self, problem: str | None) -> None:
         if problem is not None and problem != self.problem.value:

@@ -19,17 +19,18 @@ from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.ending import Ending, EndingSwitch
 from exclave.failing import Failing
 from exclave.listing import Listing, open_listing
-from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE
+from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE, REPLACING
 from exclave.member import Membership, open_member
 from exclave.member.settings import FailurePolicy, Probe
+from exclave.redirect.observe import NOTHING, Observed
 from support.cluster import StoreCluster
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
 from support.stand_in import publishing
 
 AFTER = 30.0
 WANTED = SimpleNamespace(inbound=True, outbound=True, instance="a")
-STANDING = SimpleNamespace(instance="a")
-NONE = SimpleNamespace(instance=None)
+POINTING = Observed(True, "a")
+SERVING = {"a": SimpleNamespace(can_serve=True, is_adopted=False)}
 
 
 def virtual_now() -> float:
@@ -47,8 +48,9 @@ class World:
         self.tries: dict[int, int] = {}
         self.endings = EndingSwitch()
         self.identity = publishing(svid=SimpleNamespace(not_after=virtual_now() + 86400))
-        self.proxy = publishing(ready="a", instances={})
-        self.redirect = publishing(observed=STANDING, wanted=WANTED, problem=None)
+        self.proxy = publishing(ready="a", instances=SERVING)
+        self.redirect = publishing(observed=POINTING, wanted=WANTED, problem=None)
+        self.redirect.in_place = True
         self.config = Config(Paths(folder, folder), MemberConfig(ADDRESS))
 
     async def try_tcp(self, address: str, port: int, timeout: float) -> str | None:
@@ -114,14 +116,18 @@ class World:
         if part == "certificate":
             self.identity.svid.set(None)
         elif part == "proxy":
+            self.proxy.instances.set({})
             self.proxy.ready.set(None)
         else:
-            self.redirect.observed.set(NONE)
+            self.redirect.in_place = False
+            self.redirect.observed.set(NOTHING)
 
     def regain(self) -> None:
         self.identity.svid.set(SimpleNamespace(not_after=virtual_now() + 86400))
+        self.proxy.instances.set(SERVING)
         self.proxy.ready.set("a")
-        self.redirect.observed.set(STANDING)
+        self.redirect.in_place = True
+        self.redirect.observed.set(POINTING)
 
     def told(self) -> list[str]:
         """What was noted since the last call, without times."""
@@ -220,7 +226,7 @@ async def test_a_certificate_ends_by_the_clock_alone(world: Any) -> None:
 
 BYPASSES: dict[str, Any] = {
     "inbound passes by": lambda redirect: redirect.wanted.set(SimpleNamespace(inbound=False)),
-    "they point to another instance": lambda redirect: redirect.observed.set(SimpleNamespace(instance="b")),
+    "they point to one that does not run": lambda redirect: redirect.observed.set(Observed(True, "b")),
     "the kernel does not take them": lambda redirect: redirect.problem.set("refused"),
 }
 
@@ -231,6 +237,46 @@ async def test_rules_that_pass_by_the_proxy_are_none(world: Any, bypass: Any) ->
     bypass(made.redirect)
     async with made.listed():
         await trio.sleep(1)
+        assert made.told() == ["Ready=False missing: rules"]
+
+
+async def test_outbound_traffic_that_passes_by_the_proxy_costs_nobody_readiness(world: Any) -> None:
+    made = world()
+    made.redirect.wanted.set(SimpleNamespace(**{**vars(WANTED), "outbound": False}))
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+
+
+async def test_a_swap_costs_nobody_readiness(world: Any) -> None:
+    """Rules for a trial, then rules that point to the other instance: the ones that stand are good until they go."""
+    made = world()
+    made.proxy.instances.set({**SERVING, "b": SERVING["a"]})
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(LOOK_EVERY)
+        made.told()
+        for wanted, ready, stands in (("a", "a", "a"), ("b", "b", "b")):
+            made.redirect.in_place = False
+            made.proxy.ready.set(ready)
+            made.redirect.wanted.set(SimpleNamespace(**{**vars(WANTED), "instance": wanted, "trial": object()}))
+            await trio.sleep(1)
+            made.redirect.in_place = True
+            made.redirect.observed.set(Observed(True, stands, digest=wanted))
+            await trio.sleep(1)
+        made.proxy.instances.set({"b": SERVING["a"]})
+        await trio.sleep(2 * LOOK_EVERY)
+        assert made.told() == []
+
+
+async def test_rules_that_do_not_become_what_is_wanted_count_for_a_few_seconds_only(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.told()
+        made.redirect.in_place = False
+        made.redirect.wanted.set(SimpleNamespace(**{**vars(WANTED), "trial": object()}))
+        await trio.sleep(REPLACING + LOOK_EVERY + 1)
         assert made.told() == ["Ready=False missing: rules"]
 
 
@@ -273,14 +319,14 @@ async def test_what_an_earlier_run_left_is_taken_back_before_anything_stands(wor
     made.lose("proxy")
     async with made.listed(serving=True, dataPath="meshed"):
         await trio.sleep(2)
-        assert made.told()[:2] == ["Ready=False missing: proxy", "serving=False dataPath=down"]
+        assert made.told()[:2] == ["Ready=False missing: proxy, rules", "serving=False dataPath=down"]
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["and answers", "and never answers"])
 async def test_a_proxy_that_was_adopted_is_waited_for(world: Any, answers: bool) -> None:
     made = world()
     made.lose("proxy")
-    made.proxy.instances.set({"a": SimpleNamespace(is_adopted=True)})
+    made.proxy.instances.set({"a": SimpleNamespace(is_adopted=True, can_serve=False)})
     async with made.listed(serving=True, dataPath="meshed"):
         await trio.sleep(ADOPTION - LOOK_EVERY)
         assert made.told() == ["the controller lists [8080]"]

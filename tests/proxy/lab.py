@@ -93,9 +93,9 @@ class Lab:
         return write_script(self.scratch / name, *lines)
 
     @asynccontextmanager
-    async def agent(self, binary: Path | None = None, *, drain: float = 5.0) -> AsyncIterator[Agent]:
-        """An agent; when the block is left it is killed, if it has not ended."""
-        words = [sys.executable, str(AGENT), str(self.runtime), str(binary or self.proxy), USER, str(drain)]
+    async def agent(self, binary: Path | None = None, *, drain: float = 5.0, active: str = "") -> AsyncIterator[Agent]:
+        """An agent that finds rules pointing to `active`; when the block is left it is killed, if it has not ended."""
+        words = [sys.executable, str(AGENT), str(self.runtime), str(binary or self.proxy), USER, str(drain), active]
         log = self.scratch / "agent.log"
         with log.open("ab") as errors:
             started = await trio.lowlevel.open_process(

@@ -5,10 +5,9 @@ import json
 import pytest
 import trio
 
-from exclave.proxy.instance import describe_end
 from support.member import ADDRESS, VIP
 
-from .lab import GID, UID, Lab, Told, open_lab
+from .lab import GID, UID, Agent, Lab, Told, open_lab
 
 pytestmark = pytest.mark.root
 
@@ -17,6 +16,22 @@ def pid_of(told: Told) -> int:
     (view,) = told["instances"].values()
     assert isinstance(view["pid"], int)
     return view["pid"]
+
+
+def pids_of(told: Told) -> dict[str, int]:
+    return {name: view["pid"] for name, view in told["instances"].items()}
+
+
+def states_of(told: Told) -> dict[str, str]:
+    return {name: view["state"] for name, view in told["instances"].items()}
+
+
+async def with_standby(agent: Agent) -> Told:
+    """Wait until both instances can serve; the rules point to a."""
+    await agent.until_ready()
+    await agent.say("rules a")
+    await agent.say("standby")
+    return await agent.until(lambda told: len(told["instances"]) == 2 and told["instances"]["b"]["ready"])
 
 
 def on_record(lab: Lab) -> list[str]:
@@ -73,7 +88,7 @@ async def test_a_proxy_outlives_an_agent_that_was_killed_and_the_next_one_adopts
         assert await lab.get("/ready") == 200
         async with lab.agent() as agent:
             told = await agent.until_ready(adopted=True)
-            assert (pid_of(told), told["starts"], told["outdated"]) == (pid, 0, False)
+            assert (pid_of(told), told["starts"], told["outdated"]) == (pid, 0, [])
             await agent.say("rules a")
             await agent.until(lambda told: told["instances"]["a"]["state"] == "active")
             await agent.end("stop")
@@ -149,9 +164,9 @@ async def test_one_that_ends_at_once_is_quoted() -> None:
 
 async def test_settings_that_mean_another_environment_make_it_outdated() -> None:
     async with open_lab() as lab, lab.agent() as agent:
-        assert (await agent.until_ready())["outdated"] is False
+        assert (await agent.until_ready())["outdated"] == []
         await agent.say("retell")
-        told = await agent.until(lambda told: bool(told["outdated"]))
+        told = await agent.until(lambda told: told["outdated"] == ["new settings"])
         assert told["ready"] == "a"  # outdated is no reason to take traffic away
 
 
@@ -173,6 +188,104 @@ async def test_a_place_that_others_have_taken_is_left_to_them() -> None:
         await other.wait()
 
 
+# Two at once.
+
+
+async def test_another_stands_by_in_the_other_place_and_touches_nothing_that_serves() -> None:
+    async with open_lab() as lab, lab.agent() as agent:
+        told = await with_standby(agent)
+        assert states_of(told) == {"a": "active", "b": "standby"}
+        assert (told["chosen"], told["ready"], on_record(lab)) == ("a", "a", ["a", "b"])
+        await agent.say("standby")
+        refused = await agent.until(lambda told: "refused" in told)
+        assert refused["refused"] == "both places of the private link have a proxy already"
+        await agent.say("dismiss b")
+        told = await agent.until(lambda told: "b" not in told.get("instances", {"b"}))
+        assert (told["ready"], told["starts"]) == ("a", 2)
+        assert on_record(lab) == ["a"]
+
+
+async def test_traffic_is_chosen_for_the_other_and_the_old_one_ends_when_told() -> None:
+    async with open_lab() as lab, lab.agent() as agent:
+        pids = pids_of(await with_standby(agent))
+        since = len(agent.told)
+        await agent.say("choose b")
+        await agent.say("rules b")
+        told = await agent.until(lambda told: states_of(told) == {"a": "draining", "b": "active"})
+        await agent.say("dismiss a")
+        told = await agent.until(lambda told: list(told["instances"]) == ["b"])
+        assert None not in {told["ready"] for told in agent.told[since:]}
+        assert (told["starts"], await lab.runs(pids["a"]), await lab.runs(pids["b"])) == (2, False, True)
+
+
+async def test_certificates_reach_both() -> None:
+    async with open_lab() as lab, lab.agent() as agent:
+        await with_standby(agent)
+        await agent.say("rotate")
+        await agent.until(lambda told: not all(view["certified"] for view in told["instances"].values()))
+        told = await agent.until(lambda told: all(view["certified"] for view in told["instances"].values()))
+        assert len(told["instances"]) == 2
+
+
+async def test_when_the_chosen_one_dies_the_other_is_chosen_at_once() -> None:
+    async with open_lab() as lab, lab.agent() as agent:
+        pids = pids_of(await with_standby(agent))
+        await lab.machine.must("kill", "-KILL", str(pids["a"]))
+        told = await agent.until(lambda told: list(told["instances"]) == ["b"] and bool(told["ready"]))
+        assert (told["ready"], told["starts"]) == ("b", 2)
+        assert "proxy a was ended by SIGKILL" in agent.log.read_text()
+
+
+async def test_when_the_other_dies_nothing_is_started_in_its_place() -> None:
+    async with open_lab() as lab, lab.agent() as agent:
+        pids = pids_of(await with_standby(agent))
+        await lab.machine.must("kill", "-KILL", str(pids["b"]))
+        told = await agent.until(lambda told: list(told["instances"]) == ["a"])
+        assert (told["ready"], told["problem"], told["starts"]) == ("a", None, 2)
+
+
+@pytest.mark.parametrize(("active", "chosen"), [("a", "a"), ("b", "b"), ("", "a")])
+async def test_the_next_agent_adopts_both_and_chooses_where_the_rules_point(active: str, chosen: str) -> None:
+    async with open_lab() as lab:
+        async with lab.agent() as agent:
+            pids = pids_of(await with_standby(agent))
+            await agent.kill()
+        async with lab.agent(active=active) as agent:
+            told = await agent.until_ready(adopted=True)
+            assert (pids_of(told), told["chosen"], told["starts"]) == (pids, chosen, 0)
+            await agent.say(f"rules {chosen}")
+            other = {"a": "b", "b": "a"}[chosen]
+            await agent.say(f"retire {other}")
+            await agent.until(lambda told: states_of(told) == {chosen: "active", other: "draining"})
+            await agent.end("stop")
+        assert not await lab.runs(pids["a"])
+        assert not await lab.runs(pids["b"])
+
+
+async def test_leaving_ends_both_and_leaves_no_file() -> None:
+    async with open_lab() as lab, lab.agent() as agent:
+        pids = pids_of(await with_standby(agent))
+        await agent.say("dismiss b")  # one that is on its way out is no obstacle
+        await agent.end("leave")
+        assert not any([await lab.runs(pid) for pid in pids.values()])
+        assert list(lab.runtime.iterdir()) == []
+
+
+async def test_a_binary_that_was_replaced_makes_it_outdated_and_one_that_was_touched_does_not() -> None:
+    async with open_lab() as lab:
+        binary = lab.write_binary("proxy-1", *lab.proxy.read_text().splitlines()[1:])
+        binary.write_text(lab.proxy.read_text())
+        async with lab.agent(binary) as agent:
+            assert (await agent.until_ready())["outdated"] == []
+            binary.touch()
+            other = lab.scratch / "proxy-2"
+            other.write_text(lab.proxy.read_text() + "# newer\n")
+            other.chmod(0o755)
+            other.rename(binary)
+            told = await agent.until(lambda told: bool(told["outdated"]))
+            assert (told["outdated"], told["ready"]) == (["another binary"], "a")
+
+
 async def test_an_agent_with_nothing_to_run_says_what_is_missing_and_ends() -> None:
     async with open_lab() as lab:
         absent = lab.scratch / "absent"
@@ -184,15 +297,3 @@ async def test_an_agent_with_nothing_to_run_says_what_is_missing_and_ends() -> N
             "message": f"there is no proxy at {absent}",
             "hint": "install linkerd2-proxy there, or say where it is in config.toml: [proxy] binary",
         }
-
-
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        (0, "ended with status 0"),
-        (-15, "was ended by SIGTERM"),
-        (None, "ended (an earlier agent's child: nobody can know how)"),
-    ],
-)
-def test_an_end_in_words(status: int | None, words: str) -> None:
-    assert describe_end(status) == words

@@ -14,13 +14,13 @@ import json, socket, subprocess, sys
 from exclave.errors import HostError
 from exclave.proxy.place import choose_place, find_families
 
-addresses, taken = json.loads(sys.argv[1])
+addresses, taken, ours = json.loads(sys.argv[1])
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 for address in addresses:
     subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
 held = [socket.create_server((host, port)) for host, port in taken]
 try:
-    place = choose_place()
+    place = choose_place(ours)
     print(json.dumps([place, find_families(place)]))
 except HostError as problem:
     print(json.dumps([problem.fault.word, problem.message, problem.hint]))
@@ -29,9 +29,9 @@ except HostError as problem:
 BOTH = ["169.254.77.1/32", "169.254.77.2/32"]
 
 
-def ask(addresses: list[str], *taken: tuple[str, int]) -> list[object]:
+def ask(addresses: list[str], *taken: tuple[str, int], held: str = "") -> list[object]:
     done = subprocess.run(
-        ["unshare", "--net", sys.executable, "-c", ASK, json.dumps([addresses, taken])],
+        ["unshare", "--net", sys.executable, "-c", ASK, json.dumps([addresses, taken, held])],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(Path(__file__).parents[2] / "agent"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -57,6 +57,16 @@ def test_a_listener_at_every_address_takes_both() -> None:
         "the proxy's ports on 169.254.77.1 and 169.254.77.2 are taken by processes that are not ours",
         "see whose they are, and end them: ss -ltnp 'sport = :4191'",
     ]
+
+
+def test_a_place_that_is_held_already_is_not_looked_at() -> None:
+    assert ask(BOTH, held="a") == ["b", [4]]
+    assert ask(BOTH, ("169.254.77.2", 4143), held="a") == [
+        "taken",
+        "the proxy's ports on 169.254.77.2 are taken by processes that are not ours",
+        "see whose they are, and end them: ss -ltnp 'sport = :4191'",
+    ]
+    assert ask(BOTH, held="ab")[1] == "both places of the private link have a proxy already"
 
 
 def test_a_link_with_ipv6_serves_both_families() -> None:

@@ -90,7 +90,7 @@ async def test_the_next_agent_adopts_it_and_its_certificates_still_arrive() -> N
         assert await lab.get("/ready") == 200
         async with lab.agent(binary) as agent:
             told = await agent.until_ready(adopted=True)
-            assert (told["instances"]["a"]["pid"], told["starts"], told["outdated"]) == (pid, 0, False)
+            assert (told["instances"]["a"]["pid"], told["starts"], told["outdated"]) == (pid, 0, [])
             await agent.say("rotate")
             await agent.until(lambda told: told["instances"]["a"]["certified"])
 

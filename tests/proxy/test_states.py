@@ -23,6 +23,10 @@ LIVES = {
         [Event.ADOPTED, Event.RULES_IN, Event.RULES_OUT, Event.RULES_IN],
         ["standby", "active", "draining", "active"],
     ),
+    "one beside which another serves drains, and rules may come back": (
+        [Event.ADOPTED, Event.RETIRED, Event.RULES_OUT, Event.RULES_IN, Event.RETIRED],
+        ["standby", "draining", "draining", "active", "active"],
+    ),
     "rules that come back do not revive one that was told to end": (
         [Event.ADOPTED, Event.DISMISSED, Event.RULES_IN],
         ["standby", "draining", "draining"],

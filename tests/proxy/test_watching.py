@@ -13,8 +13,9 @@ from exclave.identity.svid import Svid
 from exclave.kit.latest import Latest
 from exclave.proxy.binary import ProxyUser
 from exclave.proxy.ready import leaf_not_after
-from exclave.proxy.states import Effect, Event, State
-from exclave.proxy.watching import InstanceView, Proxy, Watcher
+from exclave.proxy.states import Effect, State
+from exclave.proxy.views import InstanceView, Views
+from exclave.proxy.watching import Watcher
 from support.mesh import mesh
 from support.own_network import in_own_network
 
@@ -31,7 +32,8 @@ class Seen:
 
     def __init__(self, served: Admin | None, state: State) -> None:
         self._served = served
-        self.proxy = Proxy(ProxyUser("nobody", 65534, 65534))
+        self.proxy = Views(ProxyUser("nobody", 65534, 65534))
+        self.proxy.choose("a")
         self.proxy.change("a", InstanceView(state, 4711, "digest"))
         self.svid: Latest[Svid | None] = Latest(FIRST)
         self.effects: tuple[Effect, ...] | None = None
@@ -172,23 +174,3 @@ async def test_metrics_are_read_once_a_minute_from_one_that_serves_the_newest() 
         asked = Counter(seen.served.asked)
         assert 595 <= asked["/ready"] <= 602
         assert 10 <= asked["/metrics"] <= 11
-
-
-def test_rules_make_the_instance_that_they_point_to_active_and_others_drain() -> None:
-    proxy = Proxy(ProxyUser("nobody", 65534, 65534))
-    for instance, state in (("a", State.ACTIVE), ("b", State.STANDBY)):
-        proxy.change(instance, InstanceView(state, 4711, "digest"))  # type: ignore[arg-type]
-    proxy.see_rules("b")
-    assert {name: view.state for name, view in proxy.instances.value.items()} == {
-        "a": State.DRAINING,
-        "b": State.ACTIVE,
-    }
-    proxy.see_rules(None)
-    assert {view.state for view in proxy.instances.value.values()} == {State.DRAINING}
-
-
-def test_an_instance_that_has_ended_is_not_among_them() -> None:
-    proxy = Proxy(ProxyUser("nobody", 65534, 65534))
-    proxy.change("a", InstanceView(State.ACTIVE, 4711, "digest"))
-    assert proxy.step("a", Event.EXITED) == (Effect.RESTART,)
-    assert proxy.instances.value == {}

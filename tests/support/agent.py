@@ -1,10 +1,11 @@
 """The proxy's part of an agent as a program: real Workload API, real `open_proxy`, a mesh whose keys it makes itself.
 
-    python agent.py FOLDER BINARY USER DRAIN
+    python agent.py FOLDER BINARY USER DRAIN ACTIVE
 
-FOLDER is the runtime folder, DRAIN are seconds. It prints one JSON line whenever something changes, and reads one word
-a line: `rotate` (a new certificate), `retell` (settings that mean another environment), `leave`, `stop`, `hand-over`,
-`rules a`. It runs in a network namespace of its own, whose `lo` gets the private link's addresses.
+FOLDER is the runtime folder, DRAIN are seconds, ACTIVE is where rules point, "" for nowhere. It prints one JSON line
+whenever something changes, and reads one word a line: `rotate` (a new certificate), `retell` (settings that mean
+another environment), `leave`, `stop`, `hand-over`, `rules a`, `standby`, `choose b`, `retire a`, `dismiss a`. It runs
+in a network namespace of its own, whose `lo` gets the private link's addresses.
 """
 
 import json
@@ -34,7 +35,7 @@ from exclave.kit.latest import Latest  # noqa: E402
 from exclave.member.settings import Settings  # noqa: E402
 from exclave.proxy import Proxy, find_user, open_proxy  # noqa: E402
 from exclave.proxy.ready import leaf_not_after  # noqa: E402
-from exclave.redirect.layout import dns_address, instance_address  # noqa: E402
+from exclave.redirect.layout import Instance, dns_address, instance_address  # noqa: E402
 from exclave.sandbox.pki import Authority, make_anchor, make_issuer, make_leaf  # noqa: E402
 from exclave.workload_api import open_workload_api  # noqa: E402
 from support.member import ADDRESS, RECORD, VIP, make_settings  # noqa: E402
@@ -70,7 +71,7 @@ def say(**fields: object) -> None:
 
 async def show(proxy: Proxy, svid: Latest[Svid | None]) -> None:
     """One line a change."""
-    async with open_changed(proxy.instances, proxy.ready, proxy.outdated, proxy.problem) as changed:
+    async with open_changed(proxy.instances, proxy.chosen, proxy.ready, proxy.outdated, proxy.problem) as changed:
         async for _ in changed.changes():
             assert svid.value is not None
             ours = leaf_not_after(svid.value)
@@ -81,11 +82,13 @@ async def show(proxy: Proxy, svid: Latest[Svid | None]) -> None:
                         "pid": view.pid,
                         "adopted": view.is_adopted,
                         "certified": view.certificate_expires == ours,
+                        "ready": view.is_ready,
                     }
                     for name, view in proxy.instances.value.items()
                 },
                 ready=proxy.ready.value,
-                outdated=proxy.outdated.value,
+                chosen=proxy.chosen.value,
+                outdated=sorted(difference.value for difference in proxy.outdated.value),
                 problem=proxy.problem.value,
                 version=proxy.version,
                 starts=sum(proxy.starts.values()),
@@ -107,12 +110,19 @@ async def obey(proxy: Proxy, keys: Keys, svid: Latest[Svid | None], settings: La
                     settings.set(replace(keys.settings, group=group))
                 elif word == "rules":
                     proxy.see_rules(None if argument == "none" else argument)  # type: ignore[arg-type]
+                elif word == "standby":
+                    try:
+                        await proxy.start_standby()
+                    except HostError as problem:
+                        say(refused=problem.message)
+                elif word in ("choose", "retire", "dismiss"):
+                    getattr(proxy, word)(argument)
                 else:
                     return Ending(word)
     return Ending.HAND_OVER
 
 
-async def run(runtime: Path, config: ProxyConfig) -> None:
+async def run(runtime: Path, config: ProxyConfig, active: Instance | None) -> None:
     keys, endings = Keys(runtime), EndingSwitch()
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
     membership = SimpleNamespace(
@@ -127,6 +137,7 @@ async def run(runtime: Path, config: ProxyConfig) -> None:
             SimpleNamespace(svid=svid),  # type: ignore[arg-type]
             api.path,
             dns_address(),
+            active,
             endings,
             time.time,
         ) as proxy:
@@ -146,13 +157,13 @@ def link() -> None:
 
 
 def main() -> int:
-    runtime, binary, user, drain = sys.argv[1:]
+    runtime, binary, user, drain, active = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     link()
     config = ProxyConfig(Path(binary), user, "info", float(drain))
     try:
-        trio.run(run, Path(runtime), config, strict_exception_groups=True)
+        trio.run(run, Path(runtime), config, active or None, strict_exception_groups=True)
     except HostError as problem:
         say(error=problem.fault.word, message=problem.message, hint=problem.hint)
         return problem.fault.code

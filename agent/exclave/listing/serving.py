@@ -42,6 +42,9 @@ LOOK_EVERY = 5.0
 PATIENCE = 10.0
 """Seconds for one write."""
 
+REPLACING = 5.0
+"""Seconds for rules to be replaced by others, while those that stand still point to a proxy that can serve."""
+
 ADOPTION = 30.0
 """Seconds for a proxy that an earlier agent left to answer."""
 
@@ -82,6 +85,7 @@ class Listing:
         self._told: Told | None = None
         self._was_whole = False
         self._opened = trio.current_time()
+        self._in_place_at = -REPLACING
 
     async def keep_probes(self) -> None:
         """Run the group's probes for ever, as the newest settings name them."""
@@ -142,14 +146,18 @@ class Listing:
         )
 
     def _have_rules(self) -> bool:
-        """Whether the kernel's rules hand over what pods send, to the proxy that is ready.
+        """Whether the kernel's rules hand over what pods send, to a proxy that can serve.
 
-        Rules that are being replaced stand until the others do.
+        While they are replaced, which is one transaction, those that stood stand: a swap costs nobody readiness.
         """
-        wanted, stands = self._redirect.wanted.value, self._redirect.observed.value
-        if wanted is None or not wanted.inbound or self._redirect.problem.value is not None:
+        redirect, now = self._redirect, trio.current_time()
+        wanted, stands = redirect.wanted.value, redirect.observed.value
+        if redirect.in_place:
+            self._in_place_at = now
+        if wanted is None or redirect.problem.value is not None or now - self._in_place_at > REPLACING:
             return False
-        return stands.instance is not None and self._proxy.ready.value in (stands.instance, None)
+        pointed = self._proxy.instances.value.get(stands.instance) if stands.instance is not None else None
+        return wanted.inbound and pointed is not None and pointed.can_serve
 
     def _is_adopting(self) -> bool:
         """Whether a proxy of an earlier agent may still prove whole: nothing is withdrawn until that is known."""

@@ -1,40 +1,46 @@
-"""The door to the proxy: one instance runs, is looked after, and outlives the agent that hands over.
+"""The door to the proxy: one instance serves, another may stand by it; both outlive the agent that hands over.
 
-Rules: an instance that an earlier agent left is adopted before any is started; its record must match in all, else it
-is neither used nor ended, and the other place is taken. An instance starts once there are settings and a certificate.
-One that ends is started again with growing pauses, for ever; why it ended is told in its own last words. On leave and
-stop it is told to end and given `drain` seconds, then killed; on hand over it is left as it is.
+Rules: what an earlier agent left is adopted before anything is started: every record must match in all, else its
+process is neither used nor ended, and another place is taken. The chosen one of several is the one that the kernel's
+rules point to. The chosen one is started once there are settings and a certificate, and started again with growing
+pauses, for ever, when it ends, in its own last words; if another runs that can serve, that one is chosen at once
+instead. What is not chosen is never started again. On leave and stop all are told to end and given `drain` seconds,
+then killed; on hand over they are left as they are.
 """
 
 import logging
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import httpx
+import psutil
 import trio
 
 from exclave.config import ProxyConfig
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import Fault, HostError
+from exclave.errors import HostError
 from exclave.identity.svid import Svid
 from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.wall import Now
 from exclave.member.settings import Settings
-from exclave.proxy.binary import ProxyUser, check_binary, find_user
-from exclave.proxy.environment import environment_digest, proxy_environment
-from exclave.proxy.launch import Program, ProxyProcess, launch
-from exclave.proxy.output import forget_output, keep_bounded, last_line, output_path
+from exclave.proxy.binary import find_user
+from exclave.proxy.differences import differences
+from exclave.proxy.held import Held
+from exclave.proxy.instances import InstanceRecord
+from exclave.proxy.launch import ProxyProcess
+from exclave.proxy.making import Maker
+from exclave.proxy.output import forget_output
 from exclave.proxy.place import choose_place, find_families
-from exclave.proxy.records import Records, find_executable
+from exclave.proxy.program import ProgramWatch
+from exclave.proxy.ready import PATIENCE
 from exclave.proxy.restarts import Restarts
-from exclave.proxy.states import Effect, Event, State, next_step
-from exclave.proxy.watching import InstanceView, Proxy, Watcher
-from exclave.redirect.layout import Instance
+from exclave.proxy.states import Event, State, next_step
+from exclave.proxy.views import InstanceView, Views
+from exclave.redirect.layout import ADMIN_PORT, INSTANCES, Family, Instance, instance_address
 
 if TYPE_CHECKING:
     from exclave.identity import Identity
@@ -42,221 +48,221 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SPARE = 2.0
-"""Seconds between the end of the proxy's own patience and ours."""
+COMPARE_EVERY = 5.0
+"""Seconds between looks at the binary on disk and at the memory of what runs."""
+
+ON_ITS_WAY = 2.0
+"""Seconds for a child that an agent left at its gate to become a proxy, or to go."""
 
 
-@dataclass(frozen=True)
-class _Held:
-    """The process of one instance."""
-
-    instance: Instance
-    process: ProxyProcess
-
-
-class _Keeper:
-    """Keeps one instance running, and ends it."""
+class Proxy(Views):
+    """The proxy's instances: values to read, and verbs. Made by `open_proxy`."""
 
     def __init__(
         self,
-        proxy: Proxy,
-        user: ProxyUser,
+        nursery: trio.Nursery,
+        maker: Maker,
         config: ProxyConfig,
         runtime: Path,
         membership: "Membership",
-        identity: "Identity",
-        socket: Path,
+        svid: Latest[Svid | None],
         now: Now,
     ) -> None:
-        self._proxy = proxy
-        self._user = user
+        super().__init__(find_user(config.user))
+        self._nursery = nursery
+        self._maker = maker
         self._config = config
         self._runtime = runtime
         self._membership = membership
-        self._svid: Latest[Svid | None] = identity.svid
-        self._socket = socket
+        self._svid = svid
         self._now = now
-        self._records = Records(runtime)
-        self._resolv_conf = runtime / "resolv.conf"
-        self._held: _Held | None = None
+        self._program = ProgramWatch(config.binary)
+        self._held: dict[Instance, Held] = {}
+        self._starting = trio.Lock()
 
-    # Coming to hold a process.
+    # Verbs of others.
 
-    def write_names(self, dns_address: str) -> None:
-        """Write the resolv.conf that instances see in place of the host's."""
-        self._resolv_conf.write_text(f"nameserver {dns_address}\noptions ndots:0\n")
-        self._resolv_conf.chmod(0o644)
+    async def start_standby(self) -> Instance:
+        """Start another instance beside the chosen one, with the newest settings and binary. Raises HostError."""
+        return await self._start()
 
-    def adopt(self) -> bool:
-        """Hold what an earlier agent has left; False if there is nothing of ours."""
-        found = self._records.find_ours()
-        if found is None:
+    def dismiss(self, instance: Instance) -> None:
+        """Have an instance end; its own patience and ours bound that."""
+        if instance in self._held:
+            self._held[instance].dismiss()
+
+    def retire(self, instance: Instance) -> None:
+        """Another serves in an instance's place: it only serves what it has."""
+        if instance in self._held:
+            self.step(instance, Event.RETIRED)
+
+    def serves(self, settings: Settings) -> bool:
+        """Whether the chosen instance was told what these settings say."""
+        chosen = self.chosen.value
+        if chosen is None or chosen not in self.instances.value:
             return False
-        instance, record, pidfd = found
-        self._hold(_Held(instance, ProxyProcess(record.pid, pidfd)), record.environment, Event.ADOPTED)
-        log.info("proxy %s: adopted process %d", instance, record.pid)
+        return self.instances.value[chosen].environment == self._maker.wanted_digest(settings, chosen)
+
+    def families(self, instance: Instance) -> tuple[Family, ...]:
+        """The address families that an instance takes outbound traffic of."""
+        return find_families(instance)
+
+    async def read_metrics(self, instance: Instance) -> str | None:
+        """An instance's metrics page; None if it does not answer."""
+        url = f"http://{instance_address(instance)}:{ADMIN_PORT}/metrics"
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+            try:
+                answer = await client.get(url)
+            except httpx.HTTPError:
+                return None
+        return answer.text if answer.status_code == 200 else None
+
+    # Coming to hold processes.
+
+    async def adopt(self, active: Instance | None) -> bool:
+        """Hold what an earlier agent has left, and choose one; False if there is nothing of ours."""
+        with trio.move_on_after(ON_ITS_WAY):
+            while self._maker.records.has_child_on_its_way():  # noqa: ASYNC110  an exec is no event
+                await trio.sleep(0.02)
+        found = self._maker.records.find_ours()
+        if not found:
+            return False
+        self.chosen.set(active if active in found else min(found))
+        for instance, (record, pidfd) in found.items():
+            self._hold(instance, ProxyProcess(record.pid, pidfd), record, Event.ADOPTED)
+            log.info("proxy %s: adopted process %d", instance, record.pid)
         return True
-
-    async def _start(self) -> None:
-        """Launch an instance once there is something to tell it. Raises HostError."""
-        await self._wait_for("settings", self._membership.settings)
-        await self._wait_for("a certificate", self._svid)
-        await self.check()
-        settings = self._membership.settings.value
-        assert settings is not None  # settings are replaced, never withdrawn
-        instance = choose_place()
-        environment = self._environment(settings, instance)
-        program = Program(
-            self._config.binary,
-            self._user,
-            environment,
-            self._resolv_conf,
-            output_path(self._runtime, instance),
-        )
-        executable, digest = find_executable(self._config.binary), environment_digest(environment)
-        gated = launch(program)
-        try:
-            self._records.add(instance, gated.process.pid, executable, digest)
-        except HostError:
-            await gated.give_up()
-            raise
-        gated.open_gate()
-        self._proxy.starts[instance] += 1
-        self._hold(_Held(instance, gated.process), digest, Event.STARTED)
-        log.info("proxy %s: started as process %d", instance, gated.process.pid)
-
-    async def _wait_for(self, what: str, source: Latest[Any]) -> None:
-        if source.value is None:
-            self._proxy.problem.set(f"no proxy yet: it waits for {what}")
-            await source.wait_for(lambda value: value is not None)
-            self._proxy.problem.set(None)
 
     async def check(self) -> None:
         """Find out whether the binary can be run. Raises HostError."""
-        self._proxy.version = await check_binary(self._config.binary, self._user)
+        self.version = await self._maker.check()
 
-    def _hold(self, held: _Held, environment: str, event: Event) -> None:
-        self._held = held
-        state = next_step(State.ABSENT, event).state
-        view = InstanceView(state, held.process.pid, environment, is_adopted=event is Event.ADOPTED)
-        self._proxy.change(held.instance, view)
-        self._compare()
+    async def _start(self) -> Instance:
+        """Launch an instance in a free place. Raises HostError."""
+        async with self._starting:  # else two could take the same place
+            await self.check()
+            settings = self._membership.settings.value
+            assert settings is not None  # settings are replaced, never withdrawn
+            instance = choose_place(self._held)
+            process, record = await self._maker.make(instance, settings)
+            self.starts[instance] += 1
+            self._hold(instance, process, record, Event.STARTED)
+        log.info("proxy %s: started process %d", instance, process.pid)
+        return instance
 
-    def _environment(self, settings: Settings, instance: Instance) -> dict[str, str]:
-        if not self._membership.addresses:
-            raise HostError(
-                Fault.PROXY_UNUSABLE,
-                "this machine has no address to have in the mesh",
-                "give it a route to the API server, or set its address in config.toml: [member] address",
-            )
-        return proxy_environment(
-            settings,
-            self._membership.record.member,
-            self._membership.captured_addresses,
-            instance,
-            self._socket,
-            self._config.log,
-            drain=self._config.drain,
-            families=find_families(instance),
+    def _hold(self, instance: Instance, process: ProxyProcess, record: InstanceRecord, event: Event) -> None:
+        held = Held(self, instance, process, self._runtime, self._config.drain)
+        self._held[instance] = held
+        view = InstanceView(
+            next_step(State.ABSENT, event).state,
+            process.pid,
+            record.environment,
+            record.program,
+            is_adopted=event is Event.ADOPTED,
         )
+        self.change(instance, view)
+        self._nursery.start_soon(self._attend, held)
 
-    # While it runs.
+    async def _attend(self, held: Held) -> None:
+        words = await held.attend(self._svid, self._now)
+        was_chosen = held.instance == self.chosen.value
+        self.ends[held.instance] = words
+        self._let_go(held)
+        others = [known for known, view in self.instances.value.items() if view.can_serve]
+        if was_chosen and not others:
+            self.tell(words)
+            return
+        log.log(logging.WARNING if was_chosen else logging.INFO, "%s", words)
+        if was_chosen:
+            self.choose(others[0])
 
-    async def keep(self) -> None:
-        """Have an instance run, for ever."""
+    def _let_go(self, held: Held) -> None:
+        held.process.close()
+        del self._held[held.instance]
+        self._maker.records.drop(held.instance)
+        self.step(held.instance, Event.EXITED)
+
+    # While they run.
+
+    async def keep(self) -> NoReturn:
+        """Have the chosen instance run, for ever."""
         restarts = Restarts()
         while True:
             began = trio.current_time()
             try:
-                if self._held is None:
-                    await self._start()
+                if self.chosen.value not in self._held:
+                    await self._wait_for("settings", self._membership.settings)
+                    await self._wait_for("a certificate", self._svid)
+                    self.choose(await self._start())
                     began = trio.current_time()
-                await self._attend()
+                await self.instances.wait_for(lambda views: self.chosen.value not in views)
             except HostError as problem:
-                self._proxy.tell(f"{problem.message} ({problem.hint})")
+                self.tell(f"{problem.message} ({problem.hint})")
             restarts, pause = restarts.after(trio.current_time() - began)
             await trio.sleep(pause)
 
-    async def _attend(self) -> None:
-        """Look after the process until it has ended, whoever ended it."""
-        held = self._held
-        assert held is not None
-        async with open_bare_nursery() as nursery:
-            nursery.start_soon(self._watch, held)
-            nursery.start_soon(keep_bounded, output_path(self._runtime, held.instance))
-            status = await held.process.wait()
-            nursery.cancel_scope.cancel()
-        self._let_go(held)
-        words = last_line(output_path(self._runtime, held.instance))
-        self._proxy.tell(f"proxy {held.instance} {describe_end(status)}{f': {words}' if words else ''}")
+    async def _wait_for(self, what: str, source: Latest[Any]) -> None:
+        if source.value is None:
+            self.problem.set(f"no proxy yet: it waits for {what}")
+            await source.wait_for(lambda value: value is not None)
+            self.problem.set(None)
 
-    async def _watch(self, held: _Held) -> None:
-        watcher = Watcher(self._proxy, held.instance, self._svid, self._now)
-        await self._do(held, await watcher.watch())
-
-    async def compare(self) -> None:
+    async def compare(self) -> NoReturn:
         """Keep `outdated` true, for ever."""
-        async with open_changed(self._membership.settings) as changed:
-            async for _ in changed.changes():
-                self._compare()
+        async with open_changed(self._membership.settings, self.chosen, self.instances) as changed:
+            while True:
+                seen = changed.value
+                await self._compare()
+                with trio.move_on_after(COMPARE_EVERY):
+                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
-    def _compare(self) -> None:
-        settings, held = self._membership.settings.value, self._held
-        if settings is None or held is None or not self._membership.addresses:
-            self._proxy.outdated.set(False)
+    async def _compare(self) -> None:
+        chosen, settings = self.chosen.value, self._membership.settings.value
+        view = self.instances.value.get(chosen) if chosen is not None else None
+        if chosen is None or view is None or settings is None:
+            self.outdated.set(frozenset())
             return
-        wanted = environment_digest(self._environment(settings, held.instance))
-        self._proxy.outdated.set(wanted != self._proxy.instances.value[held.instance].environment)
+        on_disk = await self._program.look(view.program)
+        if self.chosen.value != chosen:
+            return  # another was chosen meanwhile, and is looked at next
+        found = differences(
+            (view.environment, view.program.digest if view.program else None),
+            (self._maker.wanted_digest(settings, chosen), on_disk.digest if on_disk else None),
+            _memory_of(view.pid),
+            self._config.memory_limit,
+        )
+        self.outdated.set(found)
 
-    # Ending it.
+    # Ending them.
 
     async def end(self, *, forget: bool) -> None:
-        """End the instance, within the bound; on `forget` leave no file behind."""
-        held = self._held
-        if held is not None:
-            async with open_bare_nursery() as nursery:
-                nursery.start_soon(self._do, held, self._proxy.step(held.instance, Event.DISMISSED))
-                await held.process.wait()
-                nursery.cancel_scope.cancel()
-            self._let_go(held)
-            log.info("proxy %s: ended", held.instance)
-            if forget:
-                forget_output(self._runtime, held.instance)
+        """End every instance, within the bound; on `forget` leave no file behind."""
+        async with open_bare_nursery() as nursery:
+            for held in list(self._held.values()):
+                nursery.start_soon(self._end_one, held)
         if forget:
-            self._resolv_conf.unlink(missing_ok=True)
+            for instance in INSTANCES:
+                forget_output(self._runtime, instance)
+            self._maker.forget_names()
+
+    async def _end_one(self, held: Held) -> None:
+        await held.end()
+        self._let_go(held)
+        log.info("proxy %s: ended", held.instance)
 
     def leave_running(self) -> None:
-        """Let go of the process without ending it."""
-        if self._held is not None:
-            self._held.process.close()
-            self._held = None
-
-    async def _do(self, held: _Held, effects: tuple[Effect, ...]) -> None:
-        """Carry out effects; returns when the process has been killed, if it has not ended before."""
-        for effect in effects:
-            if effect is Effect.KILL:
-                log.warning("proxy %s: did not end within %g s, so it is killed", held.instance, self._config.drain)
-                held.process.send(signal.SIGKILL)
-            elif effect is Effect.TERMINATE:
-                held.process.send(signal.SIGTERM)
-                await trio.sleep(self._config.drain + SPARE)
-                await self._do(held, self._proxy.step(held.instance, Event.BOUND_REACHED))
-
-    def _let_go(self, held: _Held) -> None:
-        held.process.close()
-        self._held = None
-        self._proxy.step(held.instance, Event.EXITED)
-        self._proxy.ready.set(None)
-        self._records.drop(held.instance)
+        """Let go of the processes without ending them."""
+        for held in self._held.values():
+            held.process.close()
+        self._held.clear()
 
 
-def describe_end(status: int | None) -> str:
-    """How a process ended: `status` is its exit status, negative for a signal, None if nobody can know."""
-    if status is None:
-        return "ended (an earlier agent's child: nobody can know how)"
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
+def _memory_of(pid: int) -> int | None:
+    """Bytes of memory that a process holds (RSS); None if it has ended."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
 
 
 @asynccontextmanager
@@ -267,30 +273,32 @@ async def open_proxy(
     identity: "Identity",
     socket: Path,
     dns_address: str,
+    active: Instance | None,
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Proxy]:
-    """Have a proxy while open. `socket` is the Workload API's, `dns_address` where its names are answered.
+    """Have a proxy while open.
 
-    Raises HostError if there is nothing to adopt and the binary or its user cannot be used.
+    `socket` is the Workload API's, `dns_address` where its names are answered, `active` where the kernel's rules point
+    to. Raises HostError if there is nothing to adopt and the binary or its user cannot be used.
     """
-    user = find_user(config.user)
-    proxy = Proxy(user)
-    keeper = _Keeper(proxy, user, config, runtime, membership, identity, socket, now)
-    keeper.write_names(dns_address)
-    if not keeper.adopt():
-        await keeper.check()
+    maker = Maker(config, find_user(config.user), runtime, membership, socket)
+    maker.write_names(dns_address)
+    proxy: Proxy | None = None
     try:
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(keeper.keep)
-            nursery.start_soon(keeper.compare)
+            proxy = Proxy(nursery, maker, config, runtime, membership, identity.svid, now)
+            if not await proxy.adopt(active):
+                await proxy.check()
+            nursery.start_soon(proxy.keep)
+            nursery.start_soon(proxy.compare)
             try:
                 yield proxy
             finally:
                 nursery.cancel_scope.cancel()
     finally:
-        if endings.value is Ending.HAND_OVER:
-            keeper.leave_running()
-        else:
+        if proxy is not None and endings.value is Ending.HAND_OVER:
+            proxy.leave_running()
+        elif proxy is not None:
             with trio.CancelScope(shield=True):
-                await keeper.end(forget=endings.value is Ending.LEAVE)
+                await proxy.end(forget=endings.value is Ending.LEAVE)

@@ -1,8 +1,8 @@
 """`instances.json`: which processes are our proxies, so that the next agent adopts them. Pure.
 
 Rules: a record is written before its process may become the proxy, so there is never a proxy without a record. Which
-process is ours is for kit.recognition to say; the environment's digest decides nothing of that: it says whether what
-runs is still what is wanted.
+process is ours is for kit.recognition to say; the digests of environment and program decide nothing of that: they say
+whether what runs is still what is wanted. Records of agents that did not yet note the program say nothing of it.
 """
 
 import json
@@ -17,10 +17,19 @@ FILE = "instances.json"
 
 
 @dataclass(frozen=True)
+class ProgramId:
+    """A program. `stamp` is `device:inode:size:mtime` of its file, `digest` names its content."""
+
+    stamp: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class InstanceRecord(ProcessRecord):
     """One process that was launched as an instance."""
 
     environment: str
+    program: ProgramId | None = None
 
 
 def render_instances(records: Mapping[Instance, InstanceRecord]) -> str:
@@ -52,6 +61,11 @@ def _record(tree: Any) -> InstanceRecord:
             str(tree["boot_id"]),
             str(tree["executable"]),
             str(tree["environment"]),
+            _program(tree.get("program")),
         )
     except (KeyError, TypeError) as problem:
         raise ValueError(f"instances: {problem} is missing or wrong") from None
+
+
+def _program(tree: Any) -> ProgramId | None:
+    return None if tree is None else ProgramId(str(tree["stamp"]), str(tree["digest"]))

@@ -6,6 +6,7 @@ other place is taken.
 
 import errno
 import socket
+from collections.abc import Collection
 
 from exclave.errors import Fault, HostError
 from exclave.redirect.layout import (
@@ -21,12 +22,19 @@ from exclave.redirect.layout import (
 FAMILIES: tuple[Family, Family] = (4, 6)
 
 
-def choose_place() -> Instance:
-    """The first free place. Raises HostError if both are taken, or if the link's addresses are not there."""
-    for instance in INSTANCES:
+def choose_place(held: Collection[Instance] = ()) -> Instance:
+    """The first free place, not among those `held` by processes of ours.
+
+    Raises HostError if both are taken, or if the link's addresses are not there.
+    """
+    wanted = [instance for instance in INSTANCES if instance not in held]
+    if not wanted:
+        hint = "one of them is about to end: exclave status"
+        raise HostError(Fault.TAKEN, "both places of the private link have a proxy already", hint)
+    for instance in wanted:
         if all(_is_free(instance_address(instance), port) for port in (INBOUND_PORT, OUTBOUND_PORT, ADMIN_PORT)):
             return instance
-    taken = " and ".join(instance_address(instance) for instance in INSTANCES)
+    taken = " and ".join(instance_address(instance) for instance in wanted)
     raise HostError(
         Fault.TAKEN,
         f"the proxy's ports on {taken} are taken by processes that are not ours",

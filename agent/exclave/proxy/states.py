@@ -5,8 +5,9 @@
 
 Rules: an event that says nothing new in a state changes nothing, so every event may be repeated; a process that exits
 is absent, whatever it was. An adopted instance stands by until the rules are seen to point to it, and is never ended
-for being slow: it served before we came. While it only serves old flows, rules may come back; once told to end it
-ends, by SIGKILL if it takes longer than the bound.
+for being slow: it served before we came. One that no rules point to, and beside which another serves, is retired and
+drains. While it only serves old flows, rules may come back; once told to end it ends, by SIGKILL if it takes longer
+than the bound.
 """
 
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Event(Enum):
     OVERDUE = "overdue"  # it was not certified in time
     RULES_IN = "rules in"  # the kernel's rules point to it
     RULES_OUT = "rules out"  # they do not, or no longer
+    RETIRED = "retired"  # another serves in its place
     DISMISSED = "dismissed"  # we want it gone
     BOUND_REACHED = "bound reached"  # it has taken to end as long as it may
     EXITED = "exited"
@@ -70,6 +72,7 @@ TABLE: dict[tuple[State, Event], Step] = {
     (State.STARTING, Event.DISMISSED): _ENDED,
     (State.STARTING, Event.EXITED): _LOST,
     (State.STANDBY, Event.RULES_IN): Step(State.ACTIVE),
+    (State.STANDBY, Event.RETIRED): Step(State.DRAINING),
     (State.STANDBY, Event.DISMISSED): _ENDED,
     (State.STANDBY, Event.EXITED): _LOST,
     (State.ACTIVE, Event.RULES_OUT): Step(State.DRAINING),

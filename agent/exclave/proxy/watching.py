@@ -1,4 +1,4 @@
-"""What is known of the instances, and how it is kept true while one runs.
+"""How what is known of an instance is kept true while it runs.
 
 Rules: a new instance counts as certified when it serves exactly our certificate, and has `START_TIME` seconds for that.
 From then on it may have traffic for as long as it answers, says ready, and holds a certificate that is valid: a renewal
@@ -6,9 +6,7 @@ that it has not taken yet takes nothing away. Nobody is ended for being silent; 
 """
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 import trio
@@ -16,9 +14,9 @@ import trio
 from exclave.identity.svid import Svid
 from exclave.kit.latest import Latest
 from exclave.kit.wall import Now
-from exclave.proxy.binary import ProxyUser
 from exclave.proxy.ready import Look, Window, open_window, serves
-from exclave.proxy.states import Effect, Event, State, next_step
+from exclave.proxy.states import Effect, Event, State
+from exclave.proxy.views import Views
 from exclave.redirect.layout import ADMIN_PORT, Instance, instance_address
 
 log = logging.getLogger(__name__)
@@ -36,63 +34,11 @@ SILENT_LOOKS = 3
 """Looks without an answer, in a row, after which an instance that runs counts as lost."""
 
 
-@dataclass(frozen=True)
-class InstanceView:
-    """How an instance stands. `certificate_expires` is what its metrics said last, epoch seconds."""
-
-    state: State
-    pid: int
-    environment: str
-    is_adopted: bool = False
-    certificate_expires: float | None = None
-
-
-class Proxy:
-    """The proxy's instances. Made by `open_proxy`.
-
-    `ready` is the instance that may have traffic; `outdated` says that what runs is no longer what is wanted;
-    `problem` why there is no proxy, for a person; `version` the binary's own word; `starts` counts launches.
-    """
-
-    def __init__(self, user: ProxyUser) -> None:
-        self.uid = user.uid
-        self.instances: Latest[Mapping[Instance, InstanceView]] = Latest({})
-        self.ready: Latest[Instance | None] = Latest(None)
-        self.outdated = Latest(False)
-        self.problem: Latest[str | None] = Latest(None)
-        self.starts: Counter[Instance] = Counter()
-        self.version: str | None = None
-
-    def see_rules(self, instance: Instance | None) -> None:
-        """Take what the kernel's rules point to: that instance is active, others are not."""
-        for known in self.instances.value:
-            self.step(known, Event.RULES_IN if known == instance else Event.RULES_OUT)
-
-    def step(self, instance: Instance, event: Event) -> tuple[Effect, ...]:
-        """Publish what an event makes of an instance; what is to be done about it."""
-        view = self.instances.value[instance]
-        step = next_step(view.state, event)
-        self.change(instance, replace(view, state=step.state))
-        return step.effects
-
-    def tell(self, problem: str) -> None:
-        """Publish that no instance may have traffic, and why."""
-        self.ready.set(None)
-        if self.problem.value != problem:
-            log.warning("%s", problem)
-        self.problem.set(problem)
-
-    def change(self, instance: Instance, view: InstanceView) -> None:
-        """Publish how an instance stands; one that is absent is not among them."""
-        others = {known: seen for known, seen in self.instances.value.items() if known != instance}
-        self.instances.set(others if view.state is State.ABSENT else {**others, instance: view})
-
-
 class Watcher:
     """Looks at one running instance, and publishes what it sees."""
 
-    def __init__(self, proxy: Proxy, instance: Instance, svid: Latest[Svid | None], now: Now) -> None:
-        self._proxy = proxy
+    def __init__(self, views: Views, instance: Instance, svid: Latest[Svid | None], now: Now) -> None:
+        self._views = views
         self._instance = instance
         self._svid = svid
         self._now = now
@@ -100,7 +46,7 @@ class Watcher:
     @property
     def state(self) -> State:
         """The instance's state."""
-        return self._proxy.instances.value[self._instance].state
+        return self._views.instances.value[self._instance].state
 
     async def watch(self) -> tuple[Effect, ...]:
         """Look for as long as it runs. Returns only if it is overdue, with what is to be done about that."""
@@ -110,7 +56,7 @@ class Watcher:
                     await self._wait_certified(window)
             if self.state is State.STARTING:
                 log.warning("proxy %s: not ready within %.0f s, so it is ended", self._instance, START_TIME)
-                return self._proxy.step(self._instance, Event.OVERDUE)
+                return self._views.step(self._instance, Event.OVERDUE)
             return await self._keep_looking(window)
 
     async def _wait_certified(self, window: Window) -> None:
@@ -118,12 +64,12 @@ class Watcher:
             look = await window.look(with_metrics=True)
             self._note(look)
             if look is not None and serves(look, self._svid.value):
-                self._proxy.step(self._instance, Event.CERTIFIED)
+                self._views.step(self._instance, Event.CERTIFIED)
                 return
             await trio.sleep(SOON)
 
     async def _keep_looking(self, window: Window) -> NoReturn:
-        """Keep `ready` true to what the instance says."""
+        """Keep its readiness true to what it says."""
         silent, measured, taken = 0, -METRICS_EVERY, None
         while True:
             newest = self._svid.value
@@ -136,21 +82,20 @@ class Watcher:
                 taken = newest if serves(look, newest) else taken
             if silent == 0 or silent >= SILENT_LOOKS:
                 self._publish_ready(look)
-            await trio.sleep(SELDOM if self._proxy.ready.value else SOON)
+            await trio.sleep(SELDOM if self._views.instances.value[self._instance].is_ready else SOON)
 
     def _note(self, look: Look | None) -> None:
-        view = self._proxy.instances.value[self._instance]
+        view = self._views.instances.value[self._instance]
         if look is not None and look.expires is not None:
-            self._proxy.change(self._instance, replace(view, certificate_expires=look.expires))
+            self._views.change(self._instance, replace(view, certificate_expires=look.expires))
 
     def _publish_ready(self, look: Look | None) -> None:
-        expires = self._proxy.instances.value[self._instance].certificate_expires
+        view = self._views.instances.value[self._instance]
+        expires, trouble = view.certificate_expires, None
         if look is None:
-            self._proxy.tell(f"proxy {self._instance} runs, and does not answer")
+            trouble = f"proxy {self._instance} runs, and does not answer"
         elif not look.is_ready:
-            self._proxy.tell(f"proxy {self._instance} says that it is not ready")
+            trouble = f"proxy {self._instance} says that it is not ready"
         elif expires is None or expires <= self._now():
-            self._proxy.tell(f"proxy {self._instance} has no certificate that is valid")
-        else:
-            self._proxy.ready.set(self._instance)
-            self._proxy.problem.set(None)
+            trouble = f"proxy {self._instance} has no certificate that is valid"
+        self._views.change(self._instance, replace(view, is_ready=trouble is None, trouble=trouble))
