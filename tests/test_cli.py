@@ -23,6 +23,7 @@ from exclave.locks import hold_lock
 from exclave.member.record import make_folder, store_membership
 from exclave.member.state import State
 from exclave.status import build_status
+from exclave.status_text import error_object
 from support.answering import answering, said
 from support.failures import kept_failures, told_failure
 from support.member import RECORD
@@ -331,6 +332,50 @@ def test_status_without_an_agent_is_5(host: Host, capsys: pytest.CaptureFixture[
 def test_status_is_for_everybody(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert host.run("status") == 5
+
+
+# proxy swap.
+
+STEPS = ({"step": "replacing the rules", "clients": None}, {"step": "replacing the rules", "clients": None})
+SWAPPED = {"swapped": {"from": "a", "to": "b", "seconds": 1.25}}
+GIVEN_UP = error_object(23, "unreachable", "the policies have not arrived", "see whether linkerd-destination runs")
+
+
+@pytest.mark.parametrize(("option", "command"), [((), "swap"), (("--force",), "swap-forced")])
+def test_a_swap_is_asked_for_and_its_steps_are_told(
+    option: tuple[str, ...], command: str, host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(host.runtime, said(*STEPS, SWAPPED), said(*STEPS, SWAPPED)) as asked:
+        assert host.run("proxy", "swap", *option) == 0
+        assert capsys.readouterr() == (
+            "",
+            "replacing the rules\ntraffic moved from proxy a to proxy b in 1.2 s\n",
+        )
+        assert host.run("proxy", "swap", *option, "--json") == 0
+        assert json.loads(capsys.readouterr().out) == SWAPPED
+    assert asked == [command, command]
+
+
+def test_a_swap_that_was_given_up_ends_with_the_code_of_whoever_must_act(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(host.runtime, said(*STEPS, GIVEN_UP), said(GIVEN_UP)):
+        assert host.run("proxy", "swap") == 23
+        assert capsys.readouterr().err.splitlines()[1:] == [
+            "exclave: the policies have not arrived",
+            "  to do: see whether linkerd-destination runs",
+        ]
+        assert host.run("proxy", "swap", "--json") == 23
+        assert json.loads(capsys.readouterr().out) == GIVEN_UP
+
+
+def test_a_swap_without_an_agent_or_with_one_that_ends_meanwhile_is_5(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert host.run("proxy", "swap") == 5
+    with answering(host.runtime, said(*STEPS)):
+        assert host.run("proxy", "swap", "--json") == 5
+    assert json.loads(capsys.readouterr().out)["error"]["word"] == "no-agent"
 
 
 # cleanup and demo.

@@ -25,7 +25,7 @@ from support.mesh import mesh
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 
 LOWER = ("member_cluster", "member", "identity", "workload_api", "link", "guard")
-ORDER = (*LOWER, "dns", "proxy", "failing", "steering", "redirect", "listing")
+ORDER = (*LOWER, "dns", "proxy", "failing", "steering", "redirect", "swap", "listing")
 
 
 class Boot:
@@ -45,7 +45,7 @@ class Boot:
             mark_leaving=lambda: self.trace.append("  noted on disk: told to leave"),
         )
         self.identity = SimpleNamespace(svid=Latest(None))
-        self.proxy = SimpleNamespace(outdated=Latest(False), see_rules=self.rules_seen.append)
+        self.proxy = SimpleNamespace(see_rules=self.rules_seen.append)
         self.failing = SimpleNamespace(rules=Latest(True))
         self.redirect = SimpleNamespace(observed=Latest(NOTHING), problem=Latest(None))
         yields = {
@@ -131,7 +131,6 @@ async def test_where_a_door_does_not_open_the_ones_before_it_hand_over(boot: Boo
 
 ENDS: dict[str, tuple[Callable[[Boot], None], Ending]] = {
     "an eviction is left for good": (lambda boot: boot.member.standing.set(Standing.EVICTED), Ending.LEAVE),
-    "a proxy that cannot serve new settings starts again": (lambda boot: boot.proxy.outdated.set(True), Ending.STOP),
     "another address starts again": (lambda boot: boot.member.moved.set("10.77.0.21"), Ending.STOP),
 }
 
@@ -171,6 +170,11 @@ async def test_rules_that_the_kernel_does_not_take_count_as_lost(boot: Boot) -> 
             await trio.testing.wait_all_tasks_blocked()
             assert boot.failing.rules.value is stand
         boot.parts.endings.ask_nowait(Ending.STOP)
+
+
+async def test_the_proxy_is_told_where_the_rules_of_an_earlier_agent_point(boot: Boot) -> None:
+    await boot.serve_until(lambda: boot.parts.endings.ask_nowait(Ending.STOP))
+    assert boot.given["proxy"][6] == "b"
 
 
 async def test_the_workload_api_is_for_the_proxy_alone_and_gives_the_newest_anchors(boot: Boot) -> None:

@@ -21,6 +21,7 @@ from exclave.cli import main
 from exclave.config import Config, Paths
 from exclave.control_client import ask_once
 from exclave.ending import Ending
+from exclave.errors import Fault, HostError
 from exclave.kit.latest import Latest
 from exclave.life import IDLE_LOOK, SAY_EVERY, Agent
 from exclave.listing import ListingView
@@ -37,6 +38,8 @@ from exclave.member.state import State
 from exclave.parts import Parts
 from exclave.redirect.observe import Observed
 from exclave.status import QUIET
+from exclave.swap import Outcome, Step
+from exclave.swap.decide import Reason
 from support.member import RECORD
 from support.needs import need
 from support.stand_in import publishing
@@ -232,6 +235,57 @@ async def test_a_join_hears_each_state_until_the_member_is_ready(
         {"state": "starting", "waiting": []},  # so that whoever waits knows that we are there
         {"state": "ready", "waiting": []},
     ]
+
+
+class Swapping:
+    """Swaps as far as a client hears of them."""
+
+    def __init__(self, error: HostError | None = None) -> None:
+        self.step: Latest[Step | None] = Latest(None)
+        self.clients: Latest[int | None] = Latest(None)
+        self.asked: list[bool] = []
+        self._error = error
+
+    async def ask(self, *, forced: bool) -> Outcome:
+        self.asked.append(forced)
+        await trio.sleep(1)
+        self.step.set(Step.TRYING)
+        await trio.sleep(1)
+        return Outcome("a", "b", Reason.ASKED, 1.23456, self._error)
+
+
+async def test_who_asks_for_a_swap_hears_its_steps_and_how_it_went(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world.living():
+        swap: Any = Swapping()
+        world.boots[0].swap = swap
+        told = await world.ask("swap")
+        forced = await world.ask("swap-forced")
+    assert told == [
+        {"step": None, "clients": None},
+        {"step": "trying a connection through it", "clients": None},
+        {"swapped": {"from": "a", "to": "b", "seconds": 1.235}},
+    ]
+    assert forced[-1] == told[-1]
+    assert swap.asked == [False, True]
+
+
+async def test_a_swap_that_was_given_up_is_told_as_an_error(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world.living():
+        swap: Any = Swapping(HostError(Fault.NFT_UNUSABLE, "nft refused the rules", "see nft"))
+        world.boots[0].swap = swap
+        told = await world.ask("swap")
+    error = {"code": 31, "word": "nft-unusable", "message": "nft refused the rules", "hint": "see nft"}
+    assert told[-1] == {"error": error}
+
+
+async def test_without_a_proxy_there_is_nothing_to_swap(world: World) -> None:
+    async with world.living(None):
+        (told,) = await world.ask("swap")
+    assert (told["error"]["code"], told["error"]["message"]) == (32, "no proxy runs here: there is no traffic to move")
 
 
 async def test_an_unknown_command_is_a_lookup_error(world: World) -> None:

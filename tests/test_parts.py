@@ -52,6 +52,8 @@ def whole() -> Parts:
     parts.steering = publishing(problem=None)
     parts.redirect = publishing(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
     parts.redirect.in_place, parts.redirect.repairs = True, 5
+    parts.swap = publishing(step=None, clients=None, problem=None)
+    parts.swap.results = Counter(completed=2)
     parts.listing = publishing(state=READY)
     return parts
 
@@ -133,6 +135,7 @@ def test_metrics_bear_the_names_of_the_contract() -> None:
         'exclave_certificate_renewals_total{result="ok"}': 3,
         "exclave_redirect_repairs_total": 5,
         'exclave_proxy_starts_total{instance="a"}': 1,
+        'exclave_proxy_swaps_total{result="completed"}': 2,
         "exclave_workload_api_streams": 2,
     }
 
@@ -161,6 +164,29 @@ def test_why_a_member_is_not_ready(view: ListingView, reason: str | None) -> Non
     parts = whole()
     parts.listing = publishing(state=view)
     assert sections_of(parts)["listing"]["reason"] == reason
+
+
+def test_both_instances_are_shown_while_one_takes_over_from_the_other() -> None:
+    parts = whole()
+    old = SimpleNamespace(state=ProxyState.DRAINING, pid=76)
+    parts.proxy.instances.set({"a": old, "b": SimpleNamespace(state=ProxyState.ACTIVE, pid=78)})  # type: ignore[union-attr, dict-item]
+    parts.redirect.observed.set(Observed(True, "b", "d", "f", 3, 4))  # type: ignore[union-attr]
+    assert sections_of(parts)["proxy"] == {
+        "active": "b",
+        "instances": {"a": {"state": "draining", "pid": 76}, "b": {"state": "active", "pid": 78}},
+    }
+    parts.swap.clients.set(3)  # type: ignore[union-attr]
+    assert waits_of(parts, None) == ["the last connections of a proxy that was replaced to end"]
+
+
+def test_a_swap_that_was_given_up_is_a_problem() -> None:
+    parts = whole()
+    parts.swap.problem.set("a swap of the proxy (new settings) was given up: proxy b ended")  # type: ignore[union-attr]
+    (problem,) = problems_of(parts, None, None)
+    assert (problem.code, problem.message) == (
+        "swap-given-up",
+        "a swap of the proxy (new settings) was given up: proxy b ended",
+    )
 
 
 # What is waited for.

@@ -102,15 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     explain = add("explain", _explain, "say what would happen to a new connection, and by which rule")
     _add_explain_options(explain)
     cleanup = add("cleanup", _cleanup, "remove rules, proxies and link from cold; the membership stays")
+    proxy = add("proxy", _proxy, "move traffic to another proxy: exclave proxy swap")
+    proxy.add_argument("verb", choices=["swap"], help="start the other instance, prove it, move traffic to it")
+    proxy.add_argument(
+        "--force", action="store_true", help="also without Linkerd's policy controller; end at once what drains"
+    )
     controller = add("controller", _controller, "be the cluster's side: admit, register, sign, reap, publish")
     _add_controller_options(controller)
     add("demo", _demo, "show all of it on one machine, in network namespaces")
     add("admin", _admin, "groups, join tokens and members, through your own kubectl")
-    for command in (run, join, leave, status, explain, cleanup):
+    for command in (run, join, leave, status, explain, cleanup, proxy):
         command.add_argument(
             "--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
         )
-    for command in (join, leave, status, explain, cleanup):
+    for command in (join, leave, status, explain, cleanup, proxy):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -184,18 +189,13 @@ def _leave(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from exclave.control_client import NoAgent, ask_once
     from exclave.screen import show_lines
-    from exclave.status_text import NO_AGENT, exit_code, status_lines
+    from exclave.status_text import exit_code, status_lines
 
     runtime = load_config(options.config).paths.runtime
     try:
         status = ask_once(runtime, "status")
     except NoAgent:
-        told = ("no agent runs on this machine", "start it: systemctl start exclave; or exclave run")
-        if options.json:
-            print(json.dumps(error_object(NO_AGENT, "no-agent", *told)))
-        else:
-            print(f"exclave: {told[0]}\n  to do: {told[1]}", file=sys.stderr)
-        return NO_AGENT
+        return _no_agent(in_json=options.json)
     if options.json:
         print(json.dumps(status, indent=2))
     else:
@@ -219,6 +219,29 @@ def _explain(options: argparse.Namespace) -> int:
     else:
         print("\n".join(explained_lines(explanations)))
     return 0
+
+
+def _no_agent(*, in_json: bool) -> int:
+    from exclave.status_text import NO_AGENT
+
+    told = ("no agent runs on this machine", "start it: systemctl start exclave; or exclave run")
+    if in_json:
+        print(json.dumps(error_object(NO_AGENT, "no-agent", *told)))
+    else:
+        print(f"exclave: {told[0]}\n  to do: {told[1]}", file=sys.stderr)
+    return NO_AGENT
+
+
+def _proxy(options: argparse.Namespace) -> int:
+    _need_root("moving traffic")
+    from exclave.commands import swap_and_tell
+    from exclave.control_client import NoAgent
+
+    runtime = load_config(options.config).paths.runtime
+    try:
+        return swap_and_tell(runtime, forced=options.force, in_json=options.json)
+    except NoAgent:
+        return _no_agent(in_json=options.json)
 
 
 def _cleanup(options: argparse.Namespace) -> int:

@@ -204,6 +204,27 @@ def clean_up_from_cold(config: Config, *, in_json: bool) -> int:
     return 0
 
 
+def swap_and_tell(runtime: Path, *, forced: bool, in_json: bool) -> int:
+    """Have the agent move traffic to another proxy instance, and say how that went; the exit code. Raises NoAgent."""
+    last: dict[str, Any] = {}
+    told = None
+    for line in ask(runtime, "swap-forced" if forced else "swap", ANSWER):
+        last = line
+        if (step := line.get("step")) is not None and step != told:
+            told = step
+            _say(f"{step}{f' ({count} connections)' if (count := line.get('clients')) else ''}")
+    if not last.keys() & {"swapped", "error"}:
+        raise NoAgent
+    if in_json:
+        print(json.dumps(last))
+    elif "swapped" in last:
+        done = last["swapped"]
+        _say(f"traffic moved from proxy {done['from']} to proxy {done['to']} in {done['seconds']:.1f} s")
+    else:
+        _say(f"exclave: {last['error']['message']}\n  to do: {last['error']['hint']}")
+    return int(last["error"]["code"]) if "error" in last else 0
+
+
 def _run(work: Callable[[], Any]) -> Any:
     return trio.run(work, strict_exception_groups=True)
 

@@ -2,7 +2,7 @@
 
 Rules: a part opens when all that it needs has opened, and closes before any of it: last in, first out. Each undoes on
 its way out what the ending asks for, so this file knows no clean-up. Nothing here waits for the network: what runs
-starts from disk. What ends a boot from inside: an eviction, and whatever a proxy cannot take over while it runs.
+starts from disk. What ends a boot from inside: an eviction, and another address of this machine.
 """
 
 import logging
@@ -28,6 +28,7 @@ from exclave.proxy import Proxy, find_user, open_proxy
 from exclave.redirect import Redirect, find_active, open_guard, open_link, open_redirect
 from exclave.redirect.layout import dns_address
 from exclave.steering import open_steering
+from exclave.swap import open_swap
 from exclave.workload_api import open_workload_api
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         parts.failing = failing = await enter(open_failing(member, identity, proxy, now))
         parts.steering = steering = await enter(open_steering(config.redirect, member, proxy, failing))
         parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
+        parts.swap = await enter(open_swap(config.proxy, member, proxy, steering, redirect))
         parts.listing = await enter(
             open_listing(config.listing, member, identity, proxy, redirect, failing, endings, now)
         )  # last in, first out: listed only while served
@@ -78,7 +80,6 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
             nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, failing))
             nursery.start_soon(_end_when_evicted, parts, member)
-            nursery.start_soon(_end_when_outdated, parts, proxy)
             nursery.start_soon(_end_when_moved, parts, member)
             notify("READY=1")
             parts.ending = await endings.wait()
@@ -107,12 +108,6 @@ async def _judge_rules(redirect: Redirect, failing: Failing) -> None:
 async def _end_when_evicted(parts: Parts, member: Membership) -> None:
     await member.standing.wait_for(lambda standing: standing is Standing.EVICTED)
     parts.endings.ask_nowait(Ending.LEAVE)
-
-
-async def _end_when_outdated(parts: Parts, proxy: Proxy) -> None:
-    await proxy.outdated.wait_for(bool)
-    log.info("new settings need a new proxy: walking back, then starting again")
-    parts.endings.ask_nowait(Ending.STOP)
 
 
 async def _end_when_moved(parts: Parts, member: Membership) -> None:

@@ -8,9 +8,10 @@ to leave finishes that, also after a crash. Waits and states are logged when the
 
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,6 +21,7 @@ from exclave.control import Reply, open_control
 from exclave.daemon import serve
 from exclave.departure import depart, forget_everything
 from exclave.ending import Ending, EndingSwitch
+from exclave.errors import Fault
 from exclave.kit.latest import Latest
 from exclave.kit.notify import notify
 from exclave.kit.nursery import open_bare_nursery
@@ -31,6 +33,10 @@ from exclave.member.record import load_eviction, load_join, load_membership, mak
 from exclave.member.state import State, state_of
 from exclave.parts import Parts, problems_of, sections_of, situation_of, waits_of
 from exclave.status import QUIET, Sightings, build_status
+from exclave.status_text import error_object
+
+if TYPE_CHECKING:
+    from exclave.swap import Swap
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +121,13 @@ class Agent:
 
     async def answer(self, command: str, reply: Reply) -> None:
         """Answer a client of the control socket. Raises LookupError."""
-        answers = {"status": self._answer_status, "leave": self._answer_leave, "joined": self._answer_joined}
+        answers: dict[str, Callable[[Reply], Awaitable[None]]] = {
+            "status": self._answer_status,
+            "leave": self._answer_leave,
+            "joined": self._answer_joined,
+            "swap": partial(self._answer_swap, False),
+            "swap-forced": partial(self._answer_swap, True),
+        }
         await answers[command](reply)
 
     async def _answer_status(self, reply: Reply) -> None:
@@ -146,6 +158,30 @@ class Agent:
                 return
             with trio.move_on_after(SAY_EVERY):
                 await self.state.wait_for(lambda newest, known=state: newest is not known)  # type: ignore[misc]
+
+    async def _answer_swap(self, forced: bool, reply: Reply) -> None:
+        swap = self._parts.swap if self._parts is not None else None
+        if swap is None:
+            text, hint = "no proxy runs here: there is no traffic to move", "see what this machine is: exclave status"
+            fault = Fault.PROXY_UNUSABLE
+            await reply(error_object(fault.code, fault.word, text, hint))
+            return
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(self._tell_steps, swap, reply)
+            outcome = await swap.ask(forced=forced)
+            nursery.cancel_scope.cancel()
+        if (error := outcome.error) is not None:
+            await reply(error_object(error.fault.code, error.fault.word, error.message, error.hint))
+        else:
+            await reply({"swapped": {"from": outcome.old, "to": outcome.new, "seconds": round(outcome.took, 3)}})
+
+    async def _tell_steps(self, swap: "Swap", reply: Reply) -> None:
+        """Each step to a client that waits, and a word now and then so that it knows that we live."""
+        while True:
+            step = swap.step.value
+            await reply({"step": step.value if step is not None else None, "clients": swap.clients.value})
+            with trio.move_on_after(SAY_EVERY):
+                await swap.step.wait_change()
 
     def look(self) -> dict[str, Any]:
         """The status as it is now."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from exclave.proxy import Proxy
     from exclave.redirect import Redirect
     from exclave.steering import Steering
+    from exclave.swap import Swap
     from exclave.workload_api import WorkloadApi
 
 
@@ -46,6 +47,7 @@ class Parts:
     failing: "Failing | None" = None
     steering: "Steering | None" = None
     redirect: "Redirect | None" = None
+    swap: "Swap | None" = None
     listing: "Listing | None" = None
 
 
@@ -149,6 +151,9 @@ def _metrics(parts: Parts) -> Iterator[tuple[str, Any]]:
     if parts.proxy is not None:
         for instance, count in sorted(parts.proxy.starts.items()):
             yield f'exclave_proxy_starts_total{{instance="{instance}"}}', count
+    if parts.swap is not None:
+        for result, count in sorted(parts.swap.results.items()):
+            yield f'exclave_proxy_swaps_total{{result="{result}"}}', count
     if parts.workload_api is not None:
         yield "exclave_workload_api_streams", parts.workload_api.streams.value
 
@@ -177,6 +182,8 @@ def _waits(parts: Parts) -> Iterator[str]:
         yield "the rules"
     elif parts.listing is not None and not (view := parts.listing.state.value).ready:
         yield f"pods to be told ({view.message})" if view.message else "the own Member"
+    if parts.swap is not None and parts.swap.clients.value:
+        yield "the last connections of a proxy that was replaced to end"
 
 
 def _why(reason: str | None) -> str:
@@ -234,6 +241,8 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         yield Problem(Fault.PROXY_UNUSABLE.word, text, "see the proxy's own log in the runtime folder")
     if parts.failing is not None and (reason := (judgement := parts.failing.judgement.value).reason) is not None:
         yield Problem(reason.word, judgement.message, reason.hint)
+    if parts.swap is not None and (text := parts.swap.problem.value) is not None:
+        yield Problem("swap-given-up", text, "see the agent's log; it is tried again, and exclave proxy swap tries now")
     if parts.steering is not None and (text := parts.steering.problem.value) is not None:
         yield Problem(Fault.CONFIG_INVALID.word, text, "mend the group's spec or [redirect] in config.toml")
     if redirect is not None and (error := redirect.problem.value) is not None:

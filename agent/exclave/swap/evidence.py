@@ -1,0 +1,84 @@
+"""What proves that an instance may have traffic, and what proves that it has none left. Pure: texts in, numbers out.
+
+Policies have arrived: linkerd2-proxy asks the policy controller once for each inbound port that it was told of, and for
+its admin port, each on a stream that stays open. `control_response_latency_ms_count` goes up with the first message of
+such a stream, `control_response_total` with its end; one that ended as a failure brought no policy, and is asked anew.
+Source: linkerd/http/metrics/src/requests/service.rs (`record_latency`), linkerd/app/inbound/src/policy/store.rs,
+linkerd/app/admin/src/stack.rs.
+
+Quiet: its metrics count no open connection of a client (`tcp_open_connections`, `peer="src"`; its own admin server's
+are among them and are left out), and the kernel has none on the ports that traffic comes in by, accepted or not.
+Sources: linkerd/transport-metrics/src/lib.rs; proc_pid_net_tcp(5), include/net/tcp_states.h.
+"""
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from exclave.proxy.environment import POLICY_PORT
+from exclave.redirect.layout import ADMIN_PORT
+
+_SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT = 0x01, 0x03, 0x08
+_FIN_WAIT = (0x04, 0x05)
+
+
+def count_policies(metrics: str) -> int:
+    """How many streams from the policy controller have brought something, as a metrics page tells."""
+    arrived = 0.0
+    for name, labels, value in _samples(metrics, "control_response_latency_ms_count", "control_response_total"):
+        if not labels.get("addr", "").endswith(f":{POLICY_PORT}") or labels.get("status_code") != "200":
+            continue
+        if name == "control_response_latency_ms_count":
+            arrived += value
+        elif labels.get("classification") == "failure":
+            arrived -= value
+    return round(arrived)
+
+
+def wanted_policies(ports: tuple[int, ...]) -> int:
+    """How many streams an instance with these inbound ports opens when it starts."""
+    return len({*ports, ADMIN_PORT})
+
+
+def count_clients(metrics: str) -> int:
+    """Open connections of clients, as a metrics page tells."""
+    return round(
+        sum(
+            value
+            for _, labels, value in _samples(metrics, "tcp_open_connections")
+            if labels.get("peer") == "src" and not labels.get("target_addr", "").endswith(f":{ADMIN_PORT}")
+        )
+    )
+
+
+def count_sockets(table: str, addresses: frozenset[str], ports: frozenset[int]) -> int:
+    """Connections to these local addresses and ports in which bytes may still move, in a /proc/net/tcp or tcp6.
+
+    What nobody holds any more (orphans, TIME_WAIT) is not counted.
+    """
+    found = 0
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        address, port = _place(fields[1])
+        state, inode = int(fields[3], 16), int(fields[9])
+        is_open = state in (_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT) or (state in _FIN_WAIT and inode != 0)
+        if is_open and port in ports and address in addresses:
+            found += 1
+    return found
+
+
+def _place(text: str) -> tuple[str, int]:
+    """Address and port; the kernel prints each 32-bit word of an address as the machine (little-endian) stores it."""
+    host, port = text.split(":")
+    raw = b"".join(bytes.fromhex(host[start : start + 8])[::-1] for start in range(0, len(host), 8))
+    address = IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
+    return str(getattr(address, "ipv4_mapped", None) or address), int(port, 16)
+
+
+def _samples(metrics: str, *names: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    for found in _SAMPLE.finditer(metrics):
+        if found["name"] in names:
+            yield found["name"], dict(_LABEL.findall(found["labels"] or "")), float(found["value"])

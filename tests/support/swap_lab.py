@@ -1,0 +1,255 @@
+"""Two machines for swaps: `vm` with an agent and an application, `peer` that is cluster, client and control plane.
+
+The control plane is as much as the stand-in proxy asks of it: policies for anybody, and no destination of the mesh, so
+that traffic passes both ways as it is. It can go away and come back.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import psutil
+import trio
+
+from exclave.redirect.layout import ADMIN_PORT, instance_address
+from exclave.sandbox.namespaces import Machine, open_network
+from exclave.sandbox.programs import module, open_program
+from exclave.sandbox.stage import share_stand_in
+
+HERE = Path(__file__).parent
+VM, PEER, POD, CONTROL_PLANE = "10.77.0.20", "10.77.0.30", "10.42.0.9", "10.42.0.2"
+PORT = 8080
+INBOUND, OUTBOUND = f"http://{VM}:{PORT}/", f"http://{POD}:{PORT}/"
+PATIENCE = 30.0
+
+CONTROLLERS = """
+import http.server, socketserver, sys, threading
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path.startswith("/policy") else 404)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+    def log_message(self, *_):
+        pass
+
+for port in (8086, 8090):
+    server = http.server.ThreadingHTTPServer((sys.argv[1], port), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+Told = dict[str, Any]
+
+
+@dataclass
+class Load:
+    """Traffic to one place; see `load.py`."""
+
+    running: "subprocess.Popen[bytes]"
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    async def renew(self) -> None:
+        """Have every kept connection closed by its client and opened anew."""
+        assert self.running.stdin is not None
+        self.running.stdin.write(b"renew\n")
+        self.running.stdin.flush()
+        await self.hear(b"renewed\n")
+
+    async def hear(self, line: bytes) -> None:
+        assert self.running.stdout is not None
+        with trio.fail_after(PATIENCE):
+            heard = await trio.to_thread.run_sync(self.running.stdout.readline)
+        assert heard == line
+
+    async def end(self) -> None:
+        out, _ = await trio.to_thread.run_sync(self.running.communicate)
+        self.figures = json.loads(out)
+
+
+@dataclass
+class Agent:
+    """An agent that runs. `told` is all that it said."""
+
+    started: trio.Process
+    log: Path
+    told: list[Told] = field(default_factory=list)
+    _text: str = ""
+
+    async def until(self, accept: Callable[[Told], bool]) -> Told:
+        """Wait until it tells something acceptable, which was not told before."""
+        with trio.fail_after(PATIENCE):
+            while True:
+                self.told.append(await self._line())
+                if accept(self.told[-1]):
+                    return self.told[-1]
+
+    async def until_whole(self) -> Told:
+        """Wait until the rules stand, point to what is ready, and nothing is under way."""
+        return await self.until(lambda told: told.get("in_place", False) and told["ready"] == told["rules"] is not None)
+
+    async def until_alone(self) -> Told:
+        """Wait until one instance runs, with the rules, and no swap is under way."""
+        return await self.until(
+            lambda told: (
+                told.get("in_place", False)
+                and told["step"] is None
+                and list(told["instances"]) == [told["rules"]] == [told["ready"]]
+            )
+        )
+
+    async def outcome(self) -> Told:
+        """Wait until somebody who asked for a swap has heard how it went."""
+        return await self.until(lambda told: "outcome" in told)
+
+    async def say(self, word: str) -> None:
+        assert self.started.stdin is not None
+        await self.started.stdin.send_all(f"{word}\n".encode())
+
+    async def end(self, word: str) -> None:
+        await self.say(word)
+        await self.until(lambda told: told.get("ended") == word)
+        await self.started.wait()
+
+    async def kill(self) -> None:
+        for child in psutil.Process(self.started.pid).children():
+            os.kill(child.pid, signal.SIGKILL)
+        await self.started.wait()
+
+    async def _line(self) -> Told:
+        while "\n" not in self._text:
+            assert self.started.stdout is not None
+            piece = await self.started.stdout.receive_some()
+            assert piece, f"the agent has ended:\n{self.log.read_text()[-3000:]}"
+            self._text += piece.decode()
+        line, _, self._text = self._text.partition("\n")
+        told: Told = json.loads(line)
+        return told
+
+
+@dataclass
+class Lab:
+    """Both machines, and what runs in them. `binary` is the proxy, a file of the lab's own."""
+
+    vm: Machine
+    peer: Machine
+    scratch: Path
+    binary: Path
+    controllers: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def runtime(self) -> Path:
+        return self.scratch / "run"
+
+    @asynccontextmanager
+    async def agent(self, **more: Any) -> AsyncIterator[Agent]:
+        """An agent; when the block is left it is killed, if it has not ended."""
+        told = {"runtime": str(self.runtime), "binary": str(self.binary), "user": "nobody", "drain": 3.0, "bound": 60.0}
+        words = [sys.executable, str(HERE / "swapping.py"), json.dumps({**told, "ports": [PORT], **more})]
+        log = self.scratch / "agent.log"
+        with log.open("ab") as errors:
+            started = await trio.lowlevel.open_process(
+                self.vm.command(*words), stdin=PIPE, stdout=PIPE, stderr=errors, start_new_session=True
+            )
+        agent = Agent(started, log)
+        try:
+            yield agent
+        finally:
+            with trio.CancelScope(shield=True):
+                if started.poll() is None:
+                    await agent.kill()
+
+    @asynccontextmanager
+    async def load(
+        self, workers: int = 2, long: int = 1, rate: float = 20.0, ways: Sequence[str] = ("inbound", "outbound")
+    ) -> AsyncIterator[dict[str, Load]]:
+        """Traffic both ways while open; each one's figures are there afterwards."""
+        loads = {"inbound": (self.peer, INBOUND), "outbound": (self.vm, OUTBOUND)}
+        made = {}
+        for way in ways:
+            machine, url = loads[way]
+            words = [sys.executable, "-I", str(HERE / "load.py"), url, str(workers), str(long), str(rate)]
+            made[way] = Load(subprocess.Popen(machine.command(*words), stdin=PIPE, stdout=PIPE))
+        try:
+            for load in made.values():
+                await load.hear(b"up\n")
+            yield made
+            for load in made.values():
+                await load.end()
+        finally:
+            for load in made.values():
+                if load.running.poll() is None:
+                    load.running.kill()
+                    load.running.communicate()
+
+    def start_controllers(self) -> None:
+        """Have a control plane."""
+        command = self.peer.command(sys.executable, "-I", "-c", CONTROLLERS, CONTROL_PLANE)
+        self.controllers = subprocess.Popen(command, stdin=PIPE, stdout=PIPE)
+        assert self.controllers.stdout is not None
+        assert self.controllers.stdout.readline() == b"up\n"
+
+    def end_controllers(self) -> None:
+        """The control plane goes away."""
+        if self.controllers is not None:
+            self.controllers.communicate()
+            self.controllers = None
+
+    def replace_binary(self) -> None:
+        """Put another proxy in the place of the one that runs, as a package does."""
+        newer = self.scratch / "proxy-newer"
+        newer.write_text(self.binary.read_text() + "# newer\n")
+        newer.chmod(0o755)
+        newer.rename(self.binary)
+
+    def write_binary(self, *lines: str) -> None:
+        """Put a shell script in its place."""
+        newer = self.scratch / "proxy-newer"
+        newer.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+        newer.chmod(0o755)
+        newer.rename(self.binary)
+
+    async def runs(self, pid: int) -> bool:
+        """Whether a process runs, and is no zombie."""
+        stat = await self.vm.run("cat", f"/proc/{pid}/stat")
+        return stat.status == 0 and stat.output.rpartition(b")")[2].split()[0] != b"Z"
+
+    async def proxies(self) -> list[int]:
+        """Every proxy of the machine, whoever knows of it: what holds an instance's admin port."""
+        listening = (await self.vm.must("ss", "-Hltnp")).decode()
+        places = tuple(f"{instance_address(instance)}:{ADMIN_PORT}" for instance in ("a", "b"))  # type: ignore[arg-type]
+        return sorted(
+            int(line.split("pid=")[1].split(",")[0]) for line in listening.splitlines() if line.split()[3] in places
+        )
+
+
+@asynccontextmanager
+async def open_lab() -> AsyncIterator[Lab]:
+    """Both machines, with applications and a control plane. Needs root."""
+    async with open_network() as network:
+        vm = await network.add("vm", f"{VM}/24")
+        peer = await network.add("peer", f"{PEER}/24", f"{POD}/16", f"{CONTROL_PLANE}/16")
+        await vm.add_route("10.42.0.0/16")
+        for machine in (vm, peer):  # thousands of connections a minute to one place: their ports are used again
+            await machine.must("sh", "-c", "echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse")
+            await machine.must("sh", "-c", "echo 1024 65535 >/proc/sys/net/ipv4/ip_local_port_range")
+        (network.scratch / "run").mkdir(mode=0o755)
+        lab = Lab(vm, peer, network.scratch, await share_stand_in(network.scratch, vm))
+        lab.start_controllers()
+        echo = module("exclave.sandbox.echo", "app", str(PORT))
+        try:
+            async with open_program(vm.command(*echo), network.scratch / "vm.log"):
+                async with open_program(peer.command(*echo), network.scratch / "peer.log"):
+                    yield lab
+        finally:
+            lab.end_controllers()

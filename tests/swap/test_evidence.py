@@ -1,0 +1,103 @@
+"""What metrics and the kernel's tables prove. The texts have the shapes of the real linkerd2-proxy and kernel."""
+
+import pytest
+
+from exclave.swap.evidence import count_clients, count_policies, count_sockets, wanted_policies
+
+POLICY = 'addr="linkerd-policy.linkerd.svc.cluster.local:8090",tls="true",server_id="linkerd-destination.x"'
+DESTINATION = POLICY.replace("policy.linkerd", "dst-headless.linkerd").replace("8090", "8086")
+
+STARTED = f"""\
+# HELP control_response_latency_ms Elapsed times between a request's headers being received and its response
+# TYPE control_response_latency_ms histogram
+control_response_latency_ms_bucket{{{POLICY},status_code="200",le="1"}} 2
+control_response_latency_ms_count{{{POLICY},status_code="200"}} 2
+control_response_latency_ms_sum{{{POLICY},status_code="200"}} 3
+control_response_latency_ms_count{{{DESTINATION},status_code="200"}} 7
+"""
+FAILED = f'control_response_total{{{POLICY},status_code="200",classification="failure",grpc_status="5",error=""}} 1\n'
+
+
+def test_policies_are_streams_of_the_policy_controller_that_have_brought_something() -> None:
+    assert count_policies(STARTED) == 2
+
+
+def test_a_stream_that_ended_as_a_failure_brought_none() -> None:
+    assert count_policies(STARTED + FAILED) == 1
+    assert count_policies(STARTED + FAILED.replace('"failure"', '"success"')) == 2
+
+
+def test_answers_of_another_status_bring_none() -> None:
+    assert count_policies(STARTED.replace('"200"', '"503"')) == 0
+
+
+def test_nothing_was_asked_yet() -> None:
+    assert count_policies("") == 0
+
+
+@pytest.mark.parametrize(("ports", "count"), [((), 1), ((8080,), 2), ((8080, 5432), 3), ((4191,), 1)])
+def test_a_proxy_asks_for_each_port_and_for_its_admin_port(ports: tuple[int, ...], count: int) -> None:
+    assert wanted_policies(ports) == count
+
+
+OPEN = """\
+# TYPE tcp_open_connections gauge
+tcp_open_connections{direction="inbound",peer="src",target_addr="10.77.0.20:8080",tls="true",client_id="x"} 2
+tcp_open_connections{direction="outbound",peer="src",target_addr="10.42.0.9:8080",tls="no_identity"} 1
+tcp_open_connections{direction="inbound",peer="src",target_addr="169.254.77.1:4191",tls="no_identity"} 3
+tcp_open_connections{direction="outbound",peer="dst",target_addr="10.42.0.9:8080",tls="true"} 5
+tcp_open_total{direction="inbound",peer="src",target_addr="10.77.0.20:8080",tls="true"} 900
+"""
+
+
+def test_clients_are_those_whose_connections_are_open_and_no_visitors_of_the_admin_server() -> None:
+    assert count_clients(OPEN) == 3
+    assert count_clients("") == 0
+
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+HERE, THERE = "014DFEA9", "1E004D0A"  # 169.254.77.1, 10.77.0.30
+OURS = (frozenset({"169.254.77.1", "fd77:ec1a:7e::1"}), frozenset({4140, 4143}))
+
+
+def line(state: str, inode: int, *, place: str = f"{HERE}:102F") -> str:
+    return (
+        f"   0: {place} {THERE}:C0DE {state} 00000000:00000000 00:00000000 00000000 65534 0 {inode} 1 0 20 4 30 10 -1\n"
+    )
+
+
+STATES: dict[str, tuple[str, int, int]] = {
+    "established": ("01", 77, 1),
+    "established, and not accepted yet": ("01", 0, 1),
+    "the handshake is under way": ("03", 0, 1),
+    "the other side has said all": ("08", 77, 1),
+    "we have said all": ("05", 77, 1),
+    "we have said all and hold it no more": ("05", 0, 0),
+    "it is over": ("06", 0, 0),
+    "a listener": ("0A", 77, 0),
+}
+
+
+@pytest.mark.parametrize(("state", "inode", "count"), STATES.values(), ids=STATES)
+def test_a_socket_counts_while_bytes_may_move(state: str, inode: int, count: int) -> None:
+    assert count_sockets(HEAD + line(state, inode), *OURS) == count
+
+
+PLACES = {
+    "the port for what comes in": (f"{HERE}:102F", 1),
+    "the port for what goes out": (f"{HERE}:102C", 1),
+    "the admin port": (f"{HERE}:105F", 0),
+    "the other instance": ("024DFEA9:102F", 0),
+    "IPv6": ("1AEC77FD00007E000000000001000000:102C", 1),
+    "IPv4 in an IPv6 socket": (f"0000000000000000FFFF0000{HERE}:102F", 1),
+    "somebody else": ("14004D0A:1F90", 0),
+}
+
+
+@pytest.mark.parametrize(("place", "count"), PLACES.values(), ids=PLACES)
+def test_a_socket_counts_where_traffic_comes_in(place: str, count: int) -> None:
+    assert count_sockets(HEAD + line("01", 77, place=place), *OURS) == count
+
+
+def test_an_empty_table_counts_nothing() -> None:
+    assert count_sockets("", *OURS) == count_sockets(HEAD, *OURS) == 0

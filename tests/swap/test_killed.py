@@ -1,0 +1,89 @@
+"""The agent is killed with SIGKILL at every step of a swap: traffic goes on, and the next agent tidies up."""
+
+import subprocess
+
+import pytest
+
+from exclave.swap import Step
+from support.swap_lab import Lab, open_lab
+
+pytestmark = pytest.mark.root
+
+AFTERWARDS: dict[str, str] = {
+    "STARTING": "a",
+    "CERTIFYING": "a",
+    "POLICIES": "a",
+    "TRYING": "a",
+    "MOVING": "ab",  # one transaction: the kernel had it, or had not
+    "DRAINING": "b",
+    "ENDING": "b",
+}
+"""Where traffic goes once the agent has been killed at the beginning of each step."""
+
+
+def test_every_step_is_in_the_matrix() -> None:
+    assert list(AFTERWARDS) == [step.name for step in Step]
+
+
+async def rules(lab: Lab) -> str:
+    """Where the kernel's rules point, by the mark that they bear."""
+    listed = (await lab.vm.must("nft", "list", "table", "inet", "exclave")).decode()
+    return listed.split('comment "', 1)[1][0]
+
+
+@pytest.mark.parametrize("step", AFTERWARDS)
+async def test_traffic_goes_on_and_the_next_agent_ends_what_is_left_over(step: str) -> None:
+    async with open_lab() as lab:
+        async with lab.agent(die_at=step) as agent:
+            await agent.until_alone()
+            async with lab.load(workers=1, long=1) as loads:
+                await agent.say("swap")
+                if step == "ENDING":
+                    await agent.until(lambda told: told.get("step") == "DRAINING")
+                    for load in loads.values():
+                        await load.renew()
+                await agent.started.wait()
+                active = await rules(lab)
+                assert active in AFTERWARDS[step]
+                for load in loads.values():
+                    await load.renew()  # nobody watches, and connections come and go
+                async with lab.agent() as following:
+                    told = await following.until_whole()
+                    assert (told["rules"], told["starts"]) == (active, 0)
+                    for load in loads.values():
+                        await load.renew()
+                    told = await following.until_alone()
+                    assert told["rules"] == active
+                    assert (await lab.proxies(), told["trial"]) == ([told["instances"][active]["pid"]], None)
+                    await following.say("swap")
+                    other = {"a": "b", "b": "a"}[active]
+                    outcome = await following.outcome()
+                    assert (outcome["error"], outcome["outcome"]["to"]) == (None, other)
+                    for load in loads.values():
+                        await load.renew()
+                    await following.until_alone()
+                    await following.end("hand-over")
+        failures = {way: load.figures["failures"] for way, load in loads.items()}
+        assert failures == {"inbound": {}, "outbound": {}}
+
+
+async def test_somebody_elses_process_in_the_other_place_is_left_alone() -> None:
+    """A record that matches nothing is dropped; the process in that place is a stranger's, and a swap says so."""
+    async with open_lab() as lab:
+        async with lab.agent() as agent:
+            await agent.until_alone()
+            await agent.end("hand-over")
+        listen = "import socket; s = socket.create_server(('169.254.77.2', 4143)); print('up', flush=True); input()"
+        stranger = lab.vm.command("python3", "-I", "-c", listen)
+        with subprocess.Popen(stranger, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+            assert running.stdout is not None
+            assert running.stdout.readline() == b"up\n"
+            async with lab.agent() as agent:
+                await agent.until_whole()
+                await agent.say("swap")
+                told = await agent.outcome()
+                assert told["error"]["word"] == "taken"
+                assert running.poll() is None
+                running.communicate(b"\n")
+                await agent.say("swap")
+                assert (await agent.outcome())["error"] is None
