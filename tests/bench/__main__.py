@@ -19,6 +19,7 @@ PARTS = {
     "excluding": [("tests.bench.excluding", [], NEWEST)],
     "flushing": [("tests.bench.flushing", [], NEWEST)],
     "renewing": [("tests.bench.renewing", [], NEWEST)],
+    "swapping": [("tests.bench.swapping", [], NEWEST)],
     "storm": [("tests.bench.storm", [], NEWEST)],
     "thousand": [("tests.bench.thousand", [], NEWEST)],
 }

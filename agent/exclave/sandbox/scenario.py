@@ -150,6 +150,7 @@ async def _play(teller: Teller, stage: Stage) -> None:
     await step("the group gets certificates of 24 h", serving.longer_life)
     await step("API server and controller go away", serving.control_plane_away, 60)
     await step("the agent is killed with -9", serving.agent_killed)
+    await step("the proxy is swapped", serving.proxy_swapped, 60)
 
     teller.chapter("The machine leaves")
     await step("left in order", leaving.in_order, 60)

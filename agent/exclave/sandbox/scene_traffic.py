@@ -37,6 +37,9 @@ AWAY = 5.0
 DEAD = 1.0
 """Seconds without an agent."""
 
+AROUND = 1.0
+"""Seconds of traffic before and after a swap."""
+
 LONG_LIFE = "24h"
 
 _IDENTITY = "{}.{}.serviceaccount.identity.{}.{}"
@@ -193,6 +196,30 @@ class UnderTraffic:
         after = (await vm.active_proxy())["pid"]
         expect("the proxy's process", after, before)
         return f"the same proxy goes on, process {after}; {load.tell()}"
+
+    async def proxy_swapped(self) -> str:
+        """Traffic moves to a new proxy, and back; each old one goes when its last connections have ended."""
+        vm, moved = self.stage.vm, []
+        for _ in range(2):
+            before = await vm.active_proxy()
+            async with open_load(self.stage) as load:
+                await trio.sleep(AROUND)
+                done = await vm.command("proxy", "swap", "--json")
+                if done.status != 0:
+                    raise UnexpectedError(done.output.decode() or done.errors)
+                swapped = json.loads(done.output)["swapped"]
+                await trio.sleep(AROUND)
+                old = (await vm.status())["proxy"]["instances"][swapped["from"]]
+                expect("the old proxy, which still has connections", old["state"], "draining")
+            moved.append(f"{swapped['from']} → {swapped['to']} in {swapped['seconds']:.1f} s: {load.tell()}")
+            await eventually("the old proxy to end", self._instances, lambda names: names == {swapped["to"]})  # noqa: B023  used before it changes
+            expect("the proxy's process is another", (await vm.active_proxy())["pid"] == before["pid"], False)
+        expect("state", await self._state(), "ready")
+        return "\n".join(moved)
+
+    async def _instances(self) -> object:
+        instances = (await self.stage.vm.status())["proxy"]["instances"]
+        return {name for name, view in instances.items() if view is not None}
 
     async def _state(self) -> object:
         return (await self.stage.vm.status()).get("state")

@@ -1,0 +1,135 @@
+"""What a swap costs whoever connects meanwhile: nobody fails, and how much longer it takes; the peer is a quiet second.
+
+EXCLAVE_LINKERD2_PROXY names a real linkerd2-proxy, which is then measured, too: with what comes in, since what goes out
+has to be looked up at controllers of Linkerd's, and forced, since its policies come from one.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+from tests.bench.figures import heading, note, row
+
+from support.swap_lab import Agent, Lab, Load, open_lab
+
+LEAST = 10_000
+"""New connections, at least."""
+
+SWAPS = 4
+"""Swaps, at least."""
+
+MOMENT = 0.25
+"""Seconds before and after the new rules that count as the moment of swapping."""
+
+QUIET = 2.0
+"""Seconds after each swap in which nothing happens."""
+
+WORKERS, LONG, RATE = 6, 3, 60.0
+
+Window = tuple[float, float]
+
+
+@dataclass
+class Windows:
+    """When what was done, in seconds of CLOCK_MONOTONIC."""
+
+    swaps: list[Window] = field(default_factory=list)
+    moments: list[Window] = field(default_factory=list)
+    quiet: list[Window] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
+
+
+async def swap_on(lab: Lab, agent: Agent, word: str, ways: Sequence[str]) -> tuple[Windows, dict[str, Load]]:
+    """Swap to and fro under load until there were enough of both."""
+    windows, began = Windows(), time.monotonic()
+    async with lab.load(WORKERS, LONG, RATE, ways) as loads:
+        while len(windows.swaps) < SWAPS or (time.monotonic() - began) * rate_of(ways) < LEAST:
+            asked = time.monotonic()
+            await agent.say(word)
+            told = await agent.outcome()
+            moved = time.monotonic()
+            assert told["error"] is None, told
+            windows.took.append(moved - asked)
+            await trio.sleep(MOMENT)
+            windows.swaps.append((asked, time.monotonic()))
+            windows.moments.append((moved - MOMENT, moved + MOMENT))
+            for load in loads.values():
+                await load.renew()
+            await agent.until_alone()
+            calm = time.monotonic()
+            await trio.sleep(QUIET)
+            windows.quiet.append((calm, time.monotonic()))
+    return windows, loads
+
+
+def rate_of(ways: Sequence[str]) -> float:
+    """New connections a second that are surely reached on a small machine."""
+    return 100.0 * len(ways)
+
+
+def within(samples: list[list[float]], windows: list[Window]) -> list[float]:
+    """How long each connection took that was under way in a window; milliseconds, sorted."""
+    return sorted(
+        1000 * took for began, took in samples if any(began <= end and began + took >= start for start, end in windows)
+    )
+
+
+def share(taken: list[float], part: float) -> float:
+    return taken[min(len(taken) - 1, int(part * len(taken)))]
+
+
+def show(windows: Windows, loads: dict[str, Load]) -> None:
+    """Print the figures."""
+    new = sum(load.figures["new"] for load in loads.values())
+    kept = sum(load.figures["kept"] for load in loads.values())
+    failed = sum(sum(load.figures["failures"].values()) for load in loads.values())
+    row("swaps", len(windows.swaps), "")
+    row("new connections", new, "")
+    row("requests on kept connections", kept, "")
+    row("failed or reset, of all", failed, "")
+    for way, load in loads.items():
+        for failure, count in load.figures["failures"].items():
+            note(f"{way}: {count} times {failure}")
+    row("from asking to the new rules, median", sorted(windows.took)[len(windows.took) // 2], "s")
+    for way, load in loads.items():
+        quiet = within(load.figures["samples"], windows.quiet)
+        for name, when in (("during a swap", windows.swaps), ("as the rules change", windows.moments)):
+            taken = within(load.figures["samples"], when)
+            for part, word in ((0.5, "p50"), (0.99, "p99"), (1.0, "max")):
+                row(f"{way}, a new connection's answer {name}, {word}", share(taken, part), "ms", share(quiet, part))
+
+
+async def measure(real: str | None) -> None:
+    """Measure with the stand-in, or with a real proxy."""
+    async with open_lab() as lab:
+        ways: Sequence[str] = ("inbound", "outbound")
+        if real is not None:
+            shutil.copy(real, lab.binary)
+            lab.binary.chmod(0o755)
+            lab.end_controllers()
+            ways = ("inbound",)
+        async with lab.agent() as agent:
+            await agent.until_alone()
+            windows, loads = await swap_on(lab, agent, "swap" if real is None else "swap-forced", ways)
+        show(windows, loads)
+
+
+def main() -> None:
+    """Print the figures."""
+    logging.basicConfig(level=logging.ERROR)
+    heading("Swaps under load, with the stand-in proxy")
+    note("peer: the same in the quiet seconds of the same run")
+    trio.run(measure, None, strict_exception_groups=True)
+    real = os.environ.get("EXCLAVE_LINKERD2_PROXY")
+    if real and Path(real).exists():
+        heading("Swaps under load, with the real linkerd2-proxy")
+        trio.run(measure, real, strict_exception_groups=True)
+
+
+if __name__ == "__main__":
+    main()
