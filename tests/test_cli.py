@@ -369,6 +369,14 @@ def test_a_swap_that_was_given_up_ends_with_the_code_of_whoever_must_act(
         assert json.loads(capsys.readouterr().out) == GIVEN_UP
 
 
+def test_an_agent_too_old_to_know_of_swaps_is_said(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(host.runtime, said({"error": {"message": "no such command"}})):
+        assert host.run("proxy", "swap") == 35
+    assert capsys.readouterr().err.startswith(
+        "exclave: the agent that runs is an older one, which cannot move traffic\n"
+    )
+
+
 def test_a_swap_without_an_agent_or_with_one_that_ends_meanwhile_is_5(
     host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:

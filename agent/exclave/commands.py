@@ -205,7 +205,10 @@ def clean_up_from_cold(config: Config, *, in_json: bool) -> int:
 
 
 def swap_and_tell(runtime: Path, *, forced: bool, in_json: bool) -> int:
-    """Have the agent move traffic to another proxy instance, and say how that went; the exit code. Raises NoAgent."""
+    """Have the agent move traffic to another proxy instance, and say how that went; the exit code.
+
+    Raises NoAgent, and HostError if the agent that runs is too old to know of swaps.
+    """
     last: dict[str, Any] = {}
     told = None
     for line in ask(runtime, "swap-forced" if forced else "swap", ANSWER):
@@ -215,6 +218,12 @@ def swap_and_tell(runtime: Path, *, forced: bool, in_json: bool) -> int:
             _say(f"{step}{f' ({count} connections)' if (count := line.get('clients')) else ''}")
     if not last.keys() & {"swapped", "error"}:
         raise NoAgent
+    if "code" not in last.get("error", {"code": 0}):
+        raise HostError(
+            Fault.ANOTHER_AGENT,
+            "the agent that runs is an older one, which cannot move traffic",
+            "let the new one take over, which touches no traffic: systemctl reload exclave",
+        )
     if in_json:
         print(json.dumps(last))
     elif "swapped" in last:
