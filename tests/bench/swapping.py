@@ -1,14 +1,11 @@
 """What a swap costs whoever connects meanwhile: nobody fails, and how much longer it takes; the peer is a quiet second.
 
-EXCLAVE_LINKERD2_PROXY names a real linkerd2-proxy, which is then measured, too: with what comes in, since what goes out
-has to be looked up at controllers of Linkerd's, and forced, since its policies come from one.
+EXCLAVE_LINKERD2_PROXY names a real linkerd2-proxy, which is then measured, too.
 """
 
 import logging
 import os
-import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +28,9 @@ QUIET = 2.0
 
 WORKERS, LONG, RATE = 6, 3, 60.0
 
+AT_LEAST = 200.0
+"""New connections a second that are surely reached on a small machine."""
+
 Window = tuple[float, float]
 
 
@@ -44,13 +44,13 @@ class Windows:
     took: list[float] = field(default_factory=list)
 
 
-async def swap_on(lab: Lab, agent: Agent, word: str, ways: Sequence[str]) -> tuple[Windows, dict[str, Load]]:
+async def swap_on(lab: Lab, agent: Agent) -> tuple[Windows, dict[str, Load]]:
     """Swap to and fro under load until there were enough of both."""
     windows, began = Windows(), time.monotonic()
-    async with lab.load(WORKERS, LONG, RATE, ways) as loads:
-        while len(windows.swaps) < SWAPS or (time.monotonic() - began) * rate_of(ways) < LEAST:
+    async with lab.load(WORKERS, LONG, RATE) as loads:
+        while len(windows.swaps) < SWAPS or (time.monotonic() - began) * AT_LEAST < LEAST:
             asked = time.monotonic()
-            await agent.say(word)
+            await agent.say("swap")
             told = await agent.outcome()
             moved = time.monotonic()
             assert told["error"] is None, told
@@ -65,11 +65,6 @@ async def swap_on(lab: Lab, agent: Agent, word: str, ways: Sequence[str]) -> tup
             await trio.sleep(QUIET)
             windows.quiet.append((calm, time.monotonic()))
     return windows, loads
-
-
-def rate_of(ways: Sequence[str]) -> float:
-    """New connections a second that are surely reached on a small machine."""
-    return 100.0 * len(ways)
 
 
 def within(samples: list[list[float]], windows: list[Window]) -> list[float]:
@@ -107,15 +102,13 @@ def show(windows: Windows, loads: dict[str, Load]) -> None:
 async def measure(real: str | None) -> None:
     """Measure with the stand-in, or with a real proxy."""
     async with open_lab() as lab:
-        ways: Sequence[str] = ("inbound", "outbound")
         if real is not None:
-            shutil.copy(real, lab.binary)
-            lab.binary.chmod(0o755)
-            lab.end_controllers()
-            ways = ("inbound",)
+            lab.use_real_proxy(real)
         async with lab.agent() as agent:
             await agent.until_alone()
-            windows, loads = await swap_on(lab, agent, "swap" if real is None else "swap-forced", ways)
+            if real is not None:
+                lab.start_real_controllers()
+            windows, loads = await swap_on(lab, agent)
         show(windows, loads)
 
 

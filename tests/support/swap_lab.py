@@ -6,10 +6,11 @@ that traffic passes both ways as it is. It can go away and come back.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,14 +171,11 @@ class Lab:
                     await agent.kill()
 
     @asynccontextmanager
-    async def load(
-        self, workers: int = 2, long: int = 1, rate: float = 20.0, ways: Sequence[str] = ("inbound", "outbound")
-    ) -> AsyncIterator[dict[str, Load]]:
+    async def load(self, workers: int = 2, long: int = 1, rate: float = 20.0) -> AsyncIterator[dict[str, Load]]:
         """Traffic both ways while open; each one's figures are there afterwards."""
         loads = {"inbound": (self.peer, INBOUND), "outbound": (self.vm, OUTBOUND)}
         made = {}
-        for way in ways:
-            machine, url = loads[way]
+        for way, (machine, url) in loads.items():
             words = [sys.executable, "-I", str(HERE / "load.py"), url, str(workers), str(long), str(rate)]
             made[way] = Load(subprocess.Popen(machine.command(*words), stdin=PIPE, stdout=PIPE))
         try:
@@ -196,6 +194,19 @@ class Lab:
         """Have a control plane."""
         command = self.peer.command(sys.executable, "-I", "-c", CONTROLLERS, CONTROL_PLANE)
         self.controllers = subprocess.Popen(command, stdin=PIPE, stdout=PIPE)
+        assert self.controllers.stdout is not None
+        assert self.controllers.stdout.readline() == b"up\n"
+
+    def use_real_proxy(self, named: str) -> None:
+        """Have a real proxy in place of the stand-in, and no controllers that it could not talk to."""
+        shutil.copy(named, self.binary)
+        self.binary.chmod(0o755)
+        self.end_controllers()
+
+    def start_real_controllers(self) -> None:
+        """Have a control plane for the real proxy. An agent must have made the mesh's keys."""
+        command = [sys.executable, str(HERE / "controllers.py"), CONTROL_PLANE, str(self.scratch / "anchor.pem")]
+        self.controllers = subprocess.Popen(self.peer.command(*command), stdin=PIPE, stdout=PIPE)
         assert self.controllers.stdout is not None
         assert self.controllers.stdout.readline() == b"up\n"
 

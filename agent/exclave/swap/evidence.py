@@ -2,7 +2,8 @@
 
 Policies have arrived: linkerd2-proxy asks the policy controller once for each inbound port that it was told of, and for
 its admin port, each on a stream that stays open. `control_response_latency_ms_count` goes up with the first message of
-such a stream, `control_response_total` with its end; one that ended as a failure brought no policy, and is asked anew.
+such a stream, `control_response_total` with its end; one that ended with an error (NotFound counts as no failure there)
+brought no policy, and is asked for anew.
 Source: linkerd/http/metrics/src/requests/service.rs (`record_latency`), linkerd/app/inbound/src/policy/store.rs,
 linkerd/app/admin/src/stack.rs.
 
@@ -33,7 +34,7 @@ def count_policies(metrics: str) -> int:
             continue
         if name == "control_response_latency_ms_count":
             arrived += value
-        elif labels.get("classification") == "failure":
+        elif labels.get("classification") == "failure" or labels.get("grpc_status", "0") not in ("", "0"):
             arrived -= value
     return round(arrived)
 
