@@ -15,6 +15,9 @@ OURS = Observed(installed=True, instance="a", digest=ruleset_digest(PLAIN), fing
 MADE = OURS.fingerprint
 HOLDING = Observed(installed=True, is_holding=True, fingerprint="holding")
 
+UNCONFIRMED, OVER = replace(PLAIN, armed_until=60.0), replace(PLAIN, armed_until=0.0)
+TIMED = replace(OURS, digest=ruleset_digest(UNCONFIRMED))
+
 CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
     "nothing wanted, nothing there": (None, NOTHING, None, Action.NOTHING),
     "nothing wanted, and a table is there": (None, OURS, MADE, Action.APPLY),
@@ -28,8 +31,14 @@ CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
     "others changed it": (PLAIN, replace(OURS, fingerprint="as they made it"), MADE, Action.REPAIR),
     "another instance is wanted": (replace(PLAIN, instance="b"), OURS, MADE, Action.APPLY),
     "a policy that makes the same rules": (replace(PLAIN, exempt_inbound_ports=(22,)), OURS, MADE, Action.NOTHING),
+    "they are not confirmed, and their time runs": (
+        UNCONFIRMED, replace(TIMED, armed_left=7.0), MADE, Action.NOTHING),
+    "their time is over in the kernel": (UNCONFIRMED, replace(TIMED, armed_left=0.0), MADE, Action.NOTHING),
+    "their time is over before the kernel's": (OVER, replace(TIMED, armed_left=7.0), MADE, Action.APPLY),
+    "their time is over": (OVER, replace(TIMED, armed_left=0.0), MADE, Action.NOTHING),
+    "they are confirmed": (PLAIN, replace(TIMED, armed_left=7.0), MADE, Action.APPLY),
     "connections were counted": (PLAIN, replace(OURS, inbound=7, outbound=7, dropped=7), MADE, Action.NOTHING),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("wanted", "observed", "reference", "action"), CASES.values(), ids=CASES)

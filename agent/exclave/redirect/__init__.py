@@ -6,15 +6,17 @@ from exclave.redirect.made import forget_rules
 from exclave.redirect.nft import Redirect, open_redirect
 from exclave.redirect.observe import Observed
 from exclave.redirect.policy import RedirectPolicy
-from exclave.redirect.tables import find_active, hold_table, remove_table
+from exclave.redirect.tables import find_active, find_armed, hold_table, keep_armed, remove_table
 
 __all__ = [
     "Observed",
     "Redirect",
     "RedirectPolicy",
     "find_active",
+    "find_armed",
     "forget_rules",
     "hold_table",
+    "keep_armed",
     "open_guard",
     "open_link",
     "open_redirect",

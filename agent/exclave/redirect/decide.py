@@ -37,6 +37,8 @@ def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str | N
         return Action.APPLY
     if observed.fingerprint != reference:
         return Action.REPAIR
+    if wanted.armed_until == 0 and observed.armed_left:
+        return Action.APPLY  # its time is over before the kernel's
     return Action.NOTHING if observed.digest == ruleset_digest(wanted) else Action.APPLY
 
 

@@ -24,6 +24,7 @@ from exclave.errors import HostError
 from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.redirect.armed import render_arming
 from exclave.redirect.decide import FIGHT, Action, decide, pause_after
 from exclave.redirect.holding import render_holding, render_kept
 from exclave.redirect.layout import TABLE
@@ -80,7 +81,7 @@ class Redirect:
         else:
             self._standing = None
             self.observed.set(observed)
-            observed = await self._apply(action, rules)
+            observed = await self._apply(action, rules + _arming(wanted))
         stands = wanted is not None and observed.digest == ruleset_digest(wanted)
         self._standing = wanted if stands else None
         self._reference = observed.fingerprint if stands else None
@@ -139,6 +140,11 @@ class Redirect:
             if problem.message != getattr(self.problem.value, "message", None):
                 log.error("redirect: %s (%s)", problem.message, problem.hint)
             self.problem.set(problem)
+
+
+def _arming(wanted: RedirectPolicy | None) -> str:
+    """What arms rules that are to be confirmed, for what is left of their time."""
+    return render_arming((wanted.armed_until if wanted and wanted.armed_until else 0.0) - trio.current_time())
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from exclave.redirect.armed import is_armed_set, time_left
 from exclave.redirect.holding import HOLDING
 from exclave.redirect.layout import INSTANCES, TABLE, Instance
 
@@ -20,7 +21,8 @@ from exclave.redirect.layout import INSTANCES, TABLE, Instance
 class Observed:
     """Our table as it stands. `inbound` and `outbound` count the connections that it has handed to the proxy.
 
-    `is_holding`: it captures nothing new, and keeps what lives.
+    `is_holding`: it captures nothing new, and keeps what lives. `armed_left`: for how many seconds it still captures,
+    if it is not confirmed; 0: it captures nothing any more.
     """
 
     installed: bool = False
@@ -31,6 +33,7 @@ class Observed:
     outbound: int = 0
     dropped: int = 0
     is_holding: bool = False
+    armed_left: float | None = None
 
 
 NOTHING = Observed()
@@ -64,6 +67,7 @@ def observe(listing: str) -> Observed:
         outbound=_count(rules, "outbound"),
         dropped=_count(rules, "foreign"),
         is_holding=[HOLDING] in marks,
+        armed_left=time_left(ours),
     )
 
 
@@ -74,6 +78,8 @@ def _table_of(item: dict[str, Any]) -> str:
 
 def _steady(tree: Any) -> Any:
     """A listing without what moves by itself."""
+    if isinstance(tree, dict) and is_armed_set(tree):
+        return {"set": {key: value for key, value in tree["set"].items() if key not in (*_MOVING, "elem")}}
     if isinstance(tree, dict):
         return {key: _steady(value) for key, value in tree.items() if key not in _MOVING}
     return [_steady(item) for item in tree] if isinstance(tree, list) else tree

@@ -70,8 +70,9 @@ class RedirectPolicy:
     `addresses` are the VM's own in the mesh; `networks` what is captured outbound (CIDR), None for everything;
     `exempt_sources` the networks of callers that are left alone; `capture_interfaces` those behind which containers
     are captured as local programs are; `families` those that the proxy listens on for outbound traffic; `outbound` or
-    `inbound` False lets that traffic pass by the proxy; `trial` is an instance that only trial connections go to.
-    Raises ValueError naming the value that is wrong.
+    `inbound` False lets that traffic pass by the proxy; `trial` is an instance that only trial connections go to; rules
+    that are not confirmed capture until `armed_until` (trio's clock; 0: no longer), others without end. Raises
+    ValueError naming the value that is wrong.
     """
 
     instance: Instance
@@ -95,6 +96,7 @@ class RedirectPolicy:
     ssh_ports: tuple[int, ...] = ()
     ssh_peers: tuple[str, ...] = ()
     trial: Instance | None = None
+    armed_until: float | None = None
 
     def __post_init__(self) -> None:
         for instance in (self.instance, self.trial or self.instance):

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from exclave.kit.spans import Span, render_span
+from exclave.redirect.armed import DECLARATION, gated
 from exclave.redirect.layout import (
     INBOUND_PORT,
     NETWORK4,
@@ -75,7 +76,9 @@ def _table(policy: RedirectPolicy, digest: str) -> list[str]:
         blocks += [*_outbound_sets(policy), _outbound(policy)]
         if policy.capture_interfaces:
             blocks.append(_forwarded(policy))
-    if policy.trial is not None:
+    if policy.armed_until is not None:
+        blocks = [blocks[0], list(DECLARATION), *map(gated, blocks[1:])]
+    if policy.trial is not None:  # whether it works is worth knowing before anybody confirms
         blocks.append(trial_chain(policy.trial, policy.families))
     lines = [f"table inet {TABLE} {{"]
     for block in blocks:

@@ -7,6 +7,7 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.kit.command import Finished, run_command
+from exclave.redirect.armed import render_keeping
 from exclave.redirect.holding import render_holding
 from exclave.redirect.layout import TABLE, Instance
 from exclave.redirect.observe import NOTHING, Observed, observe
@@ -37,6 +38,17 @@ async def remove_table() -> None:
 async def find_active() -> Instance | None:
     """The instance that the kernel's rules point to, before anything of ours runs. Raises HostError."""
     return (await look()).instance
+
+
+async def find_armed() -> float | None:
+    """Seconds for which rules that are not confirmed still capture; None if there are none. Raises HostError."""
+    return (await look()).armed_left
+
+
+async def keep_armed() -> None:
+    """Confirm the rules that stand, from cold, if they capture still. Raises HostError."""
+    if await find_armed():
+        await load_rules(render_keeping())
 
 
 async def look() -> Observed:

@@ -1,0 +1,116 @@
+"""Rules that stop by themselves: what is written and read, and that the kernel does it when nobody lives."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import trio
+
+from exclave.ending import EndingSwitch
+from exclave.kit.latest import Latest
+from exclave.redirect import RedirectPolicy, keep_armed, open_link, open_redirect
+from exclave.redirect.armed import gated, render_arming, time_left
+from exclave.redirect.holding import render_kept
+from exclave.redirect.observe import observe
+from exclave.redirect.ruleset import render, ruleset_digest
+
+from .lab import CLUSTER4, VM4, as_proxies, open_lab
+from .policies import PLAIN
+
+POLICY = replace(PLAIN, addresses=(VM4,))
+
+# Written and read.
+
+
+def test_only_chains_that_capture_ask() -> None:
+    chain = ["chain x {", "    type filter hook prerouting priority -300; policy accept;", "}"]
+    assert gated(chain) == chain
+    assert gated(["set x {", "}"]) == ["set x {", "}"]
+    text = render(replace(PLAIN, armed_until=1.0, capture_interfaces=("docker0",)))
+    assert text.count("type nat hook") == text.count("@armed") == 3
+
+
+def test_a_trial_and_what_keeps_connections_go_on_when_the_time_is_over() -> None:
+    text = render_kept(replace(PLAIN, armed_until=1.0, trial="b"))
+    for chain in ("trial", "kept"):
+        rules = text.split(f"chain {chain} {{", 1)[1].split("}", 1)[0]
+        assert "type nat hook" in rules and "@armed" not in rules
+
+
+def test_the_digest_is_that_of_unconfirmed_rules_whenever_they_end() -> None:
+    digests = {ruleset_digest(replace(PLAIN, armed_until=end)) for end in (0.0, 1.0, 60.0)}
+    assert len(digests) == 1
+    assert ruleset_digest(PLAIN) not in digests
+
+
+@pytest.mark.parametrize(
+    ("left", "line"),
+    [
+        (60.0, "add element inet exclave armed { tcp timeout 60000ms }\n"),
+        (0.0001, "add element inet exclave armed { tcp timeout 1ms }\n"),
+        (0.0, ""),
+        (-5.0, ""),
+    ],
+)
+def test_what_is_left_of_the_time_is_armed_and_nothing_else(left: float, line: str) -> None:
+    assert render_arming(left) == line
+
+
+ARMED_SET = {"set": {"name": "armed", "table": "exclave"}}
+
+
+@pytest.mark.parametrize(
+    ("elements", "left"),
+    [
+        ([{"elem": {"val": "tcp", "timeout": 60, "expires": 41}}], 41.0),
+        ([{"elem": {"val": "tcp", "timeout": 1, "expires": 0}}], 0.1),
+        ([], 0.0),
+        (["tcp"], None),
+    ],
+    ids=["running", "running, less than a second", "over", "kept"],
+)
+def test_what_a_listing_says(elements: list[object], left: float | None) -> None:
+    assert time_left([{"set": {**ARMED_SET["set"], "elem": elements}}]) == left
+    assert time_left([{"set": {"name": "other"}}]) is None
+
+
+def test_time_that_passes_is_no_change_that_others_have_made() -> None:
+    def listed(*elements: object) -> str:
+        made = {"set": {**ARMED_SET["set"], "elem": list(elements)}} if elements else ARMED_SET
+        return json.dumps({"nftables": [{"table": {"name": "exclave"}}, made]})
+
+    running, over = listed({"elem": {"val": "tcp", "timeout": 60, "expires": 41}}), listed()
+    assert observe(running).fingerprint == observe(over).fingerprint
+    assert (observe(running).armed_left, observe(over).armed_left) == (41.0, 0.0)
+
+
+# With the kernel.
+
+
+@pytest.mark.root
+async def test_rules_whose_time_is_over_are_not_brought_back_from_cold() -> None:
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        wanted = Latest[RedirectPolicy | None](replace(POLICY, armed_until=0.0))
+        async with open_redirect(wanted, lab.network.scratch, EndingSwitch()) as redirect:
+            assert redirect.in_place
+        await keep_armed()
+        assert "elements" not in await lab.nft("list", "set", "inet", "exclave", "armed")
+
+
+@pytest.mark.root
+async def test_a_living_agent_ends_the_time_before_the_kernel_does_or_for_good() -> None:
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        as_proxies(lab, "a")
+        lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")
+        wanted = Latest[RedirectPolicy | None](replace(POLICY, armed_until=trio.current_time() + 600))
+        async with open_redirect(wanted, lab.network.scratch, EndingSwitch()) as redirect:
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
+            stays = lab.talk(lab.vm, CLUSTER4, 80)
+            wanted.set(replace(POLICY, armed_until=0.0))
+            await redirect.observed.wait_for(lambda seen: seen.armed_left == 0)
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "peer"
+            wanted.set(POLICY)
+            await redirect.observed.wait_for(lambda seen: seen.armed_left is None)
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
+            assert stays.is_alive()
+            assert redirect.repairs == 0
