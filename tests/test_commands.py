@@ -18,6 +18,7 @@ import pytest
 
 from exclave import cli, commands
 from exclave.cluster.requests import MEMBERS, ROLE_BINDINGS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, create, delete
+from exclave.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
 from exclave.join import refusals
 from exclave.join.token import JoinToken, encode_token
 from exclave.member.record import (
@@ -267,6 +268,57 @@ def test_what_is_not_ready_in_the_end_is_3(
 def test_no_wait_returns_once_the_agent_knows(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     assert told_by(vm, said(UNJOINED), "--no-wait") == 0
     assert "agent" not in capsys.readouterr().err
+
+
+# confirm.
+
+
+def test_a_join_may_ask_for_rules_that_are_to_be_confirmed(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told_by(vm, said(READY), "--confirm", "60s") == 0
+    assert load_unconfirmed(vm.state) == Unconfirmed(60.0)
+    assert capsys.readouterr().err.splitlines()[1:3] == [
+        "the rules go back by themselves 60s after they were made, unless confirmed:",
+        "log in anew, to see that it works; then: exclave confirm",
+    ]
+
+
+def test_a_join_that_fails_leaves_nothing_to_confirm(town: Town, vm: Vm) -> None:
+    assert used_by_another(town, vm) == 14
+    assert vm.run("join", encode_token(town.do(MeshCluster.join_token)), "--confirm", "60s") == 14
+    assert load_unconfirmed(vm.state) is None
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "told"), [(True, "confirmed: the rules stay"), (False, "there was nothing to confirm")]
+)
+def test_an_agent_that_runs_is_told_of_it(
+    vm: Vm, confirmed: bool, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(vm.runtime, said({"confirmed": confirmed})) as asked:
+        assert vm.run("confirm", "--json") == 0
+    assert asked == ["confirm"]
+    shown = capsys.readouterr()
+    assert (shown.err.strip(), json.loads(shown.out)) == (told, {"confirmed": confirmed})
+
+
+def test_without_an_agent_the_note_is_removed_and_rules_that_still_capture_stay(
+    vm: Vm, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    armed = {"set": {"name": "armed", "table": "exclave", "elem": [{"elem": {"val": "tcp", "expires": 41}}]}}
+    listing = json.dumps({"nftables": [{"table": {"name": "exclave"}}, armed]})
+    nft = folder / "bin" / "nft"
+    nft.write_text(f"#!/bin/sh\ncat >> {folder}/trace\necho '{listing}'\n")
+    assert vm.run("confirm") == 0
+    assert not (folder / "trace").exists()  # nothing to confirm, nothing looked at
+    vm.be_member()
+    store_unconfirmed(vm.state, Unconfirmed(60.0, begun=True))
+    assert vm.run("confirm") == 0
+    assert load_unconfirmed(vm.state) is None
+    assert (folder / "trace").read_text().splitlines() == [
+        "flush set inet exclave armed",
+        "add element inet exclave armed { tcp }",
+    ]
+    assert capsys.readouterr().err.splitlines() == ["there was nothing to confirm", "confirmed: the rules stay"]
 
 
 @contextmanager

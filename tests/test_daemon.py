@@ -25,7 +25,7 @@ from support.mesh import mesh
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 
 LOWER = ("member_cluster", "member", "identity", "workload_api", "link", "guard")
-ORDER = (*LOWER, "dns", "proxy", "failing", "steering", "redirect", "swap", "listing")
+ORDER = (*LOWER, "dns", "proxy", "failing", "confirm", "steering", "redirect", "swap", "listing")
 
 
 class Boot:
@@ -55,6 +55,7 @@ class Boot:
             "dns": SimpleNamespace(address="169.254.77.3"),
             "proxy": self.proxy,
             "failing": self.failing,
+            "confirm": SimpleNamespace(),
             "steering": SimpleNamespace(policy=Latest(None)),
             "redirect": self.redirect,
         }
@@ -62,6 +63,7 @@ class Boot:
             monkeypatch.setattr(daemon, f"open_{name}", self._door(name, yields.get(name, SimpleNamespace())))
         monkeypatch.setattr(daemon, "tell_loaded", self._tell_loaded)
         monkeypatch.setattr(daemon, "find_active", self._find_active)
+        monkeypatch.setattr(daemon, "find_armed", self._find_armed)
         monkeypatch.setattr(daemon, "notify", lambda word: self.trace.append(f"  told systemd: {word}"))
 
     def _door(self, name: str, part: Any) -> Callable[..., AbstractAsyncContextManager[Any]]:
@@ -83,6 +85,10 @@ class Boot:
 
     async def _tell_loaded(self, *_: object) -> None:
         await trio.sleep_forever()
+
+    async def _find_armed(self) -> float:
+        await trio.lowlevel.checkpoint()
+        return 41.0
 
     async def serve(self) -> None:
         await daemon.serve(self.parts, self.config, lambda: 0.0)
@@ -175,6 +181,11 @@ async def test_rules_that_the_kernel_does_not_take_count_as_lost(boot: Boot) -> 
 async def test_the_proxy_is_told_where_the_rules_of_an_earlier_agent_point(boot: Boot) -> None:
     await boot.serve_until(lambda: boot.parts.endings.ask_nowait(Ending.STOP))
     assert boot.given["proxy"][6] == "b"
+
+
+async def test_rules_that_are_not_confirmed_go_on_with_the_time_that_the_kernel_has_left(boot: Boot) -> None:
+    await boot.serve_until(lambda: boot.parts.endings.ask_nowait(Ending.STOP))
+    assert boot.given["confirm"] == (boot.config.paths.state, boot.member, 41.0)
 
 
 async def test_the_workload_api_is_for_the_proxy_alone_and_gives_the_newest_anchors(boot: Boot) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import trio.testing
 from exclave import life
 from exclave.cli import main
 from exclave.config import Config, Paths
+from exclave.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
 from exclave.control_client import ask_once
 from exclave.ending import Ending
 from exclave.errors import Fault, HostError
@@ -288,6 +290,20 @@ async def test_without_a_proxy_there_is_nothing_to_swap(world: World) -> None:
     assert (told["error"]["code"], told["error"]["message"]) == (32, "no proxy runs here: there is no traffic to move")
 
 
+async def test_confirming_is_for_the_boot_that_runs(world: World) -> None:
+    async with world.living():
+        world.boots[0].confirming = SimpleNamespace(confirm=lambda: True)  # type: ignore[assignment]
+        assert await world.ask("confirm") == [{"confirmed": True}]
+
+
+async def test_confirming_without_a_boot_confirms_what_is_noted_on_disk(world: World) -> None:
+    store_unconfirmed(world.state, Unconfirmed(60.0))
+    async with world.living(None):
+        assert await world.ask("confirm") == [{"confirmed": True}]
+        assert await world.ask("confirm") == [{"confirmed": False}]
+    assert load_unconfirmed(world.state) is None
+
+
 async def test_an_unknown_command_is_a_lookup_error(world: World) -> None:
     with pytest.raises(LookupError):
         await world.ask("dance")
@@ -338,18 +354,18 @@ class Process:
     """`exclave run` on a machine without a membership, and what it tells systemd."""
 
     def __init__(self, folder: Path) -> None:
-        self.runtime = folder / "run"
+        self.state, self.runtime = folder / "state", folder / "run"
         self.config = folder / "config.toml"
-        self.config.write_text(f'[paths]\nstate = "{folder}/state"\nruntime = "{self.runtime}"\n')
+        self.config.write_text(f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n')
         self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._told.bind(str(folder / "notify"))
         self._told.settimeout(60)
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
         environment = os.environ | {"PYTHONPATH": path, "NOTIFY_SOCKET": self._told.getsockname()}
-        command = [sys.executable, "-m", "exclave", "run", "--config", self.config]
+        command = [sys.executable, "-m", "exclave", "run", *options, "--config", self.config]
         self._running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
         return self._running[-1]
 
@@ -409,6 +425,24 @@ def test_a_hangup_makes_it_another_program_in_the_same_process(process: Process)
     assert ask_once(process.runtime, "status")["since"] >= first
     agent.terminate()
     assert agent.wait() == 0
+
+
+def test_rules_are_to_be_confirmed_once_and_not_again_after_a_hangup(process: Process) -> None:
+    agent = process.start("--confirm", "60s")
+    assert process.hears("READY=1")
+    assert load_unconfirmed(process.state) == Unconfirmed(60.0)
+    assert ask_once(process.runtime, "confirm") == {"confirmed": True}
+    agent.send_signal(signal.SIGHUP)
+    assert process.hears("STOPPING=1")
+    assert process.hears("READY=1")
+    assert load_unconfirmed(process.state) is None
+
+
+def test_an_agent_that_is_refused_asks_nobody_to_confirm(process: Process) -> None:
+    process.start()
+    assert process.hears("READY=1")
+    assert process.start("--confirm", "60s").wait() == 35
+    assert load_unconfirmed(process.state) is None
 
 
 def test_what_a_killed_agent_left_keeps_no_next_one_out(process: Process) -> None:

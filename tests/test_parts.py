@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exclave.cluster.credential import Credential
+from exclave.confirm.stage import Confirmation, Stage
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.failing import Judgement, Reason
@@ -49,6 +50,7 @@ def whole() -> Parts:
     parts.proxy = publishing(instances={"a": view}, ready="a", problem=None)
     parts.proxy.starts = Counter(a=1)
     parts.failing = publishing(judgement=Judgement(is_steady=True))
+    parts.confirming = publishing(view=Confirmation())
     parts.steering = publishing(problem=None)
     parts.redirect = publishing(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
     parts.redirect.in_place, parts.redirect.repairs = True, 5
@@ -298,6 +300,22 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
     "what the data path lacks": (
         set_value("failing", "judgement", Judgement(reason=Reason.PROXY_AWAY, message="no proxy is ready; wait")),
         Problem("proxy-away", "no proxy is ready; wait", "see the proxy's own log in the runtime folder"),
+    ),
+    "rules that are to be confirmed": (
+        set_value("confirming", "view", Confirmation(Stage.RUNNING, 60.0, 75.0)),
+        Problem(
+            "confirm-awaited",
+            "the rules go back by themselves 60s after they were made, unless they are confirmed",
+            "log in anew, to see that it works; then: exclave confirm",
+        ),
+    ),
+    "rules that were not": (
+        set_value("confirming", "view", Confirmation(Stage.OVER, 60.0)),
+        Problem(
+            "rolled-back",
+            "the rules were not confirmed within 60s, so nothing is captured",
+            "exclave confirm makes them for good",
+        ),
     ),
     "steering": (
         set_value("steering", "problem", "port 70000"),

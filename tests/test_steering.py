@@ -37,6 +37,8 @@ class Machine:
         self.instances: Latest[dict[str, Any]] = Latest({})
         self.svid: Latest[Any] = Latest(SimpleNamespace(not_after=1000.0))
         self.now = 0.0
+        self.armed_until: float | None = None
+        self.confirming: Any = SimpleNamespace(view=Latest(0), arm=lambda: self.armed_until)
         self.membership = SimpleNamespace(
             settings=self.settings,
             addresses=(ADDRESS,),
@@ -58,7 +60,8 @@ class Machine:
         failing = Failing(membership, identity, proxy, lambda: self.now)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(failing.keep_judging)
-            async with open_steering(config or RedirectConfig(), membership, proxy, failing) as opened:
+            given = (membership, proxy, failing, self.confirming)
+            async with open_steering(config or RedirectConfig(), *given) as opened:
                 yield opened
             nursery.cancel_scope.cancel()
 
@@ -233,11 +236,21 @@ async def test_settings_that_make_no_rules_leave_the_ones_that_stand_and_are_tol
         await steering.problem.wait_for(lambda problem: problem is None)
 
 
+async def test_rules_hold_how_long_they_may_stand_unconfirmed(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine()
+    machine.armed_until = 75.0
+    async with machine.steered() as steering:
+        assert (await policy_of(steering)).armed_until == 75.0
+        machine.armed_until = None
+        machine.confirming.view.set(1)
+        await steering.policy.wait_for(lambda policy: policy is not None and policy.armed_until is None)
+
+
 # The host.
 
 
 async def test_a_user_that_does_not_exist_is_a_mistake_in_the_configuration() -> None:
-    parts: Any = (SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
+    parts: Any = [SimpleNamespace()] * 4
     with pytest.raises(ConfigError) as caught:
         async with open_steering(RedirectConfig(exclude_users=("nobody-here",)), *parts):
             pass

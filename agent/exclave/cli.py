@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from exclave import __version__
 from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
 from exclave.errors import ExclaveError, Fault, HostError
+from exclave.kit.duration import parse_duration
 from exclave.status_text import bug_lines, bug_object, error_lines, error_object, find_error
 
 if TYPE_CHECKING:
@@ -94,8 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument(
         "--again", action="store_true", help="join anew though this machine is a member, and then leave that"
     )
+    for command in (run, join):
+        command.add_argument(
+            "--confirm",
+            type=parse_duration,
+            metavar="TIME",
+            help="have the rules go back after a time such as 60s, unless exclave confirm is run: for a machine that "
+            "you reach over the network only. If the agent dies meanwhile, the kernel ends them 15s later",
+        )
     join.add_argument("--no-wait", action="store_true", help="return once the credential is stored")
     leave = add("leave", _leave, "walk back, deregister, leave no trace")
+    confirm = add("confirm", _confirm, "have rules for good that were made with --confirm")
     status = add(
         "status", _status, "say what this machine is: exit status 0 ready, 3 not ready, 4 unjoined, 5 no agent"
     )
@@ -111,11 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_controller_options(controller)
     add("demo", _demo, "show all of it on one machine, in network namespaces")
     add("admin", _admin, "groups, join tokens and members, through your own kubectl")
-    for command in (run, join, leave, status, explain, cleanup, proxy):
+    for command in (run, join, confirm, leave, status, explain, cleanup, proxy):
         command.add_argument(
             "--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
         )
-    for command in (join, leave, status, explain, cleanup, proxy):
+    for command in (join, confirm, leave, status, explain, cleanup, proxy):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -154,19 +164,28 @@ def _run(options: argparse.Namespace) -> int:
 
     config = load_config(options.config)
     _log_to_stderr()
-    if _run_agent(config) is Ending.HAND_OVER:
-        os.execv(sys.executable, sys.orig_argv)  # noqa: S606  the same program again, as it stands on disk now
+    if _run_agent(config, options.confirm) is Ending.HAND_OVER:
+        os.execv(sys.executable, _without_confirm(sys.orig_argv))  # noqa: S606  the program as it is on disk now
     return 0
 
 
-def _run_agent(config: Config) -> "Ending":
+def _without_confirm(words: Sequence[str]) -> list[str]:
+    """A command line without --confirm: a time that has begun goes on, and what was confirmed stays so."""
+    kept: list[str] = []
+    for number, word in enumerate(words):
+        if word != "--confirm" and not word.startswith("--confirm=") and words[number - 1 : number] != ["--confirm"]:
+            kept.append(word)
+    return kept
+
+
+def _run_agent(config: Config, confirm: float | None) -> "Ending":
     import time
 
     import trio
 
     from exclave.life import run
 
-    return trio.run(run, config, time.time, strict_exception_groups=True)
+    return trio.run(run, config, time.time, confirm, strict_exception_groups=True)
 
 
 def _join(options: argparse.Namespace) -> int:
@@ -176,7 +195,21 @@ def _join(options: argparse.Namespace) -> int:
 
     config = load_config(options.config)
     token = read_token(options.token, options.token_file, os.environ)
-    return join_and_tell(token, config, wait=not options.no_wait, in_json=options.json, again=options.again)
+    return join_and_tell(
+        token,
+        config,
+        wait=not options.no_wait,
+        in_json=options.json,
+        again=options.again,
+        confirm=options.confirm,
+    )
+
+
+def _confirm(options: argparse.Namespace) -> int:
+    _need_root("confirming")
+    from exclave.commands import confirm_rules
+
+    return confirm_rules(load_config(options.config), in_json=options.json)
 
 
 def _leave(options: argparse.Namespace) -> int:

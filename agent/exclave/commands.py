@@ -19,13 +19,16 @@ from typing import Any
 import trio
 
 from exclave.config import Config
-from exclave.control_client import NoAgent, ask
+from exclave.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
+from exclave.control_client import NoAgent, ask, ask_once
 from exclave.departure import clean_up, depart, forget_everything
 from exclave.errors import Fault, HostError
 from exclave.join.steps import join
 from exclave.join.token import decode_token
+from exclave.kit.duration import format_duration
 from exclave.locks import hold_lock
 from exclave.member.record import AGAIN, MembershipRecord, load_membership, make_folder, take_over
+from exclave.redirect import keep_armed
 
 UNIT = "exclave.service"
 
@@ -39,10 +42,13 @@ LEAVING = 180.0
 """Seconds for an agent to walk all the way back: withdrawal, drain, proxy, deregistration."""
 
 
-def join_and_tell(token: str, config: Config, *, wait: bool, in_json: bool, again: bool = False) -> int:
+def join_and_tell(
+    token: str, config: Config, *, wait: bool, in_json: bool, again: bool = False, confirm: float | None = None
+) -> int:
     """Join, tell the agent, and wait until it is ready if `wait`; the exit code.
 
-    `again`: also if this machine is a member already, which it stays until the new membership stands.
+    `again`: also if this machine is a member already, which it stays until the new membership stands. With `confirm`
+    the rules go back by themselves after so many seconds, unless somebody confirms them.
     """
     make_folder(config.paths.state, 0o700)
     make_folder(config.paths.runtime, 0o755)
@@ -50,9 +56,12 @@ def join_and_tell(token: str, config: Config, *, wait: bool, in_json: bool, agai
         former = load_membership(config.paths.state)
         spare = config.paths.state / AGAIN
         if load_membership(spare) is not None or (former is not None and (again or _names(token, former))):
-            record = _join_beside(token, config, spare, former)
+            record = _join_beside(token, config, spare, former, confirm)
         else:
-            record = _run(partial(join, token, config, time.time, _say))
+            record = _join_here(token, config, confirm)
+    if confirm is not None:
+        _say(f"the rules go back by themselves {format_duration(confirm)} after they were made, unless confirmed:")
+        _say("log in anew, to see that it works; then: exclave confirm")
     told = {"joined": {"namespace": record.namespace, "group": record.group, "member": record.member}}
     state = _tell_agent(config.paths.runtime, wait=wait)
     if state is None and _start_unit():
@@ -70,7 +79,22 @@ def _names(token: str, record: MembershipRecord) -> bool:
     return found.is_for_one and (found.namespace, *found.member_names) == (record.namespace, record.member)
 
 
-def _join_beside(token: str, config: Config, spare: Path, former: MembershipRecord | None) -> MembershipRecord:
+def _join_here(token: str, config: Config, confirm: float | None) -> MembershipRecord:
+    """Join. That rules are to be confirmed is noted before there is a membership: an agent may see that at once."""
+    if confirm is not None:
+        store_unconfirmed(config.paths.state, Unconfirmed(confirm))
+    try:
+        joined: MembershipRecord = _run(partial(join, token, config, time.time, _say))
+    except BaseException:
+        if confirm is not None and load_membership(config.paths.state) is None:
+            forget_unconfirmed(config.paths.state)
+        raise
+    return joined
+
+
+def _join_beside(
+    token: str, config: Config, spare: Path, former: MembershipRecord | None, confirm: float | None
+) -> MembershipRecord:
     """Join in a folder of its own, and only then leave what was: a token that does not serve changes nothing.
 
     One that came to its end before, and was not taken over, is taken over now.
@@ -88,6 +112,8 @@ def _join_beside(token: str, config: Config, spare: Path, former: MembershipReco
         same = (record.namespace, record.member) == (former.namespace, former.member)
         for what in () if same else remains:
             _say(f"remains where it was: {what}")
+    if confirm is not None:
+        store_unconfirmed(config.paths.state, Unconfirmed(confirm))
     take_over(spare, config.paths.state)
     return record
 
@@ -180,6 +206,20 @@ def _leave_from_cold(config: Config) -> list[str]:
             return []
         _say("no agent runs; walking back without one")
         return list(_run(partial(depart, record, config, time.time)))
+
+
+def confirm_rules(config: Config, *, in_json: bool) -> int:
+    """Have the rules for good, by the agent or from cold; the exit code."""
+    try:
+        confirmed = bool(ask_once(config.paths.runtime, "confirm").get("confirmed"))
+    except NoAgent:
+        confirmed = forget_unconfirmed(config.paths.state)
+        if confirmed:
+            _run(keep_armed)
+    _say("confirmed: the rules stay" if confirmed else "there was nothing to confirm")
+    if in_json:
+        print(json.dumps({"confirmed": confirmed}))
+    return 0
 
 
 def clean_up_from_cold(config: Config, *, in_json: bool) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 
 from exclave.cluster import open_member_cluster
 from exclave.config import Config
+from exclave.confirm import open_confirm
 from exclave.dns import open_dns
 from exclave.ending import Ending
 from exclave.failing import Failing, open_failing
@@ -25,7 +26,7 @@ from exclave.member import Membership, Standing, open_member
 from exclave.member.loaded import tell_loaded
 from exclave.parts import Parts
 from exclave.proxy import Proxy, find_user, open_proxy
-from exclave.redirect import Redirect, find_active, open_guard, open_link, open_redirect
+from exclave.redirect import Redirect, find_active, find_armed, open_guard, open_link, open_redirect
 from exclave.redirect.layout import dns_address
 from exclave.steering import open_steering
 from exclave.swap import open_swap
@@ -69,11 +70,12 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             )
         )
         parts.failing = failing = await enter(open_failing(member, identity, proxy, now))
-        parts.steering = steering = await enter(open_steering(config.redirect, member, proxy, failing))
+        parts.confirming = confirming = await enter(open_confirm(paths.state, member, await find_armed()))
+        parts.steering = steering = await enter(open_steering(config.redirect, member, proxy, failing, confirming))
         parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
         parts.swap = await enter(open_swap(config.proxy, member, proxy, steering, redirect))
         parts.listing = await enter(
-            open_listing(config.listing, member, identity, proxy, redirect, failing, endings, now)
+            open_listing(config.listing, member, identity, proxy, redirect, failing, confirming, endings, now)
         )  # last in, first out: listed only while served
         async with open_bare_nursery() as nursery:
             nursery.start_soon(supervise, "loaded", partial(tell_loaded, member, identity))

@@ -17,6 +17,7 @@ import trio
 from exclave.cluster import open_member_cluster
 from exclave.cluster.renewal import FILE as CREDENTIAL
 from exclave.config import Config, Paths
+from exclave.confirm import forget_unconfirmed
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave.identity.storage import remove_identity
@@ -66,6 +67,7 @@ def forget_everything(paths: Paths) -> None:
     remove(state / CREDENTIAL)
     forget_join(state)
     forget_eviction(state)
+    forget_unconfirmed(state)
     forget_membership(state)
 
 

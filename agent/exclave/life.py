@@ -17,6 +17,7 @@ import trio
 
 from exclave import __version__
 from exclave.config import Config
+from exclave.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control import Reply, open_control
 from exclave.daemon import serve
 from exclave.departure import depart, forget_everything
@@ -125,6 +126,7 @@ class Agent:
             "status": self._answer_status,
             "leave": self._answer_leave,
             "joined": self._answer_joined,
+            "confirm": self._answer_confirm,
             "swap": partial(self._answer_swap, False),
             "swap-forced": partial(self._answer_swap, True),
         }
@@ -158,6 +160,11 @@ class Agent:
                 return
             with trio.move_on_after(SAY_EVERY):
                 await self.state.wait_for(lambda newest, known=state: newest is not known)  # type: ignore[misc]
+
+    async def _answer_confirm(self, reply: Reply) -> None:
+        confirming = self._parts.confirming if self._parts is not None else None
+        confirmed = confirming.confirm() if confirming is not None else forget_unconfirmed(self._config.paths.state)
+        await reply({"confirmed": confirmed})
 
     async def _answer_swap(self, forced: bool, reply: Reply) -> None:
         swap = self._parts.swap if self._parts is not None else None
@@ -237,9 +244,14 @@ async def _open_agent(config: Config, now: Now) -> AsyncIterator[Agent]:
             nursery.cancel_scope.cancel()
 
 
-async def run(config: Config, now: Now) -> Ending:
-    """Be an agent until told to end; how. Raises HostError, ConfigError."""
+async def run(config: Config, now: Now, confirm: float | None = None) -> Ending:
+    """Be an agent until told to end; how. Raises HostError, ConfigError.
+
+    With `confirm` rules go back by themselves after so many seconds, unless somebody confirms them.
+    """
     async with _open_agent(config, now) as agent:
+        if confirm is not None:
+            store_unconfirmed(config.paths.state, Unconfirmed(confirm))
         log.info("exclave %s", __version__)
         await agent.live()
         notify("STOPPING=1")

@@ -18,6 +18,7 @@ from exclave.status import Problem, Section, problem_of
 
 if TYPE_CHECKING:
     from exclave.cluster import MemberCluster
+    from exclave.confirm import Confirming
     from exclave.dns import DnsStub
     from exclave.failing import Failing
     from exclave.identity import Identity
@@ -45,6 +46,7 @@ class Parts:
     names: "DnsStub | None" = None
     proxy: "Proxy | None" = None
     failing: "Failing | None" = None
+    confirming: "Confirming | None" = None
     steering: "Steering | None" = None
     redirect: "Redirect | None" = None
     swap: "Swap | None" = None
@@ -241,6 +243,11 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         yield Problem(Fault.PROXY_UNUSABLE.word, text, "see the proxy's own log in the runtime folder")
     if parts.failing is not None and (reason := (judgement := parts.failing.judgement.value).reason) is not None:
         yield Problem(reason.word, judgement.message, reason.hint)
+    if parts.confirming is not None and (found := parts.confirming.view.value).text:
+        if found.is_withdrawn:
+            yield Problem("rolled-back", found.text, "exclave confirm makes them for good")
+        else:
+            yield Problem("confirm-awaited", found.text, "log in anew, to see that it works; then: exclave confirm")
     if parts.swap is not None and (text := parts.swap.problem.value) is not None:
         yield Problem("swap-given-up", text, "see the agent's log; it is tried again, and exclave proxy swap tries now")
     if parts.steering is not None and (text := parts.steering.problem.value) is not None:

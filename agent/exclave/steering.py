@@ -29,6 +29,7 @@ from exclave.redirect.policy import RedirectPolicy, Server, Surroundings, make_p
 from exclave.redirect.surroundings import find_ssh_ports, look_around
 
 if TYPE_CHECKING:
+    from exclave.confirm import Confirming
     from exclave.failing import Failing
     from exclave.member import Membership
     from exclave.proxy import Proxy
@@ -48,7 +49,14 @@ class Steering:
     `trial` is the instance that trial connections are to go to; a swap sets it.
     """
 
-    def __init__(self, config: RedirectConfig, membership: "Membership", proxy: "Proxy", failing: "Failing") -> None:
+    def __init__(
+        self,
+        config: RedirectConfig,
+        membership: "Membership",
+        proxy: "Proxy",
+        failing: "Failing",
+        confirming: "Confirming",
+    ) -> None:
         self.policy: Latest[RedirectPolicy | None] = Latest(None)
         self.problem: Latest[str | None] = Latest(None)
         self.trial: Latest[Instance | None] = Latest(None)
@@ -56,6 +64,7 @@ class Steering:
         self._membership = membership
         self._proxy = proxy
         self._failing = failing
+        self._confirming = confirming
         self._settings: Settings | None = None
         self._instance: Instance | None = None
         self._surroundings = Surroundings()
@@ -78,12 +87,14 @@ class Steering:
 
     async def keep(self) -> None:
         """Keep the wanted rules true, for ever."""
+        proxy, membership = self._proxy, self._membership
         sources = (
-            self._membership.settings,
-            self._proxy.chosen,
-            self._proxy.ready,
-            self._proxy.instances,
+            membership.settings,
+            proxy.chosen,
+            proxy.ready,
+            proxy.instances,
             self._failing.judgement,
+            self._confirming.view,
             self.trial,
         )
         async with open_changed(*sources) as changed:
@@ -117,7 +128,7 @@ class Steering:
             self._tell(f"the rules stay as they are: {problem}")
             return
         self._tell(None)
-        self.policy.set(replace(policy, trial=self.trial.value))
+        self.policy.set(replace(policy, armed_until=self._confirming.arm(), trial=self.trial.value))
 
     def _take_settings(self) -> Settings | None:
         """What the chosen proxy was told, with ports that are newer than that."""
@@ -160,10 +171,14 @@ async def _resolve(server: str) -> frozenset[Server]:
 
 @asynccontextmanager
 async def open_steering(
-    config: RedirectConfig, membership: "Membership", proxy: "Proxy", failing: "Failing"
+    config: RedirectConfig,
+    membership: "Membership",
+    proxy: "Proxy",
+    failing: "Failing",
+    confirming: "Confirming",
 ) -> AsyncIterator[Steering]:
     """Say which rules are wanted while open. They are right from the start for a proxy that was adopted."""
-    steering = Steering(config, membership, proxy, failing)
+    steering = Steering(config, membership, proxy, failing, confirming)
     try:
         await steering.look_around()
     except ValueError as problem:

@@ -16,6 +16,7 @@ BLOCKING = {
     "exclave.admin.uninstalling": "an admin's command: runs of kubectl and what is printed, and one pause",
     "exclave.cli": "the commands' entry: prints, exits, and starts trio where a command needs it",
     "exclave.commands": "a command from outside of trio: asks the agent, starts its unit, runs trio for the rest",
+    "exclave.confirm.record": "one small file written whole, read at boot",
     "exclave.control_client": "a few words with the agent over a unix socket; importing trio would double their time",
     "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.atomic": "writes small files with fsync; a thread would let a crash fall between two steps",

@@ -101,6 +101,11 @@ CASES: dict[str, Case] = {
         told(Verdict(False, "Cordoned", "an admin has put this member out of service for a while")),
         (SetReady(READY),),
     ),
+    "rules that were not confirmed cost everything, readiness first": (
+        replace(LISTED, unconfirmed="nobody confirmed"),
+        told(READY),
+        (not_ready("NotServing", "nobody confirmed"), SetServing(False, "outbound-open", "nobody confirmed")),
+    ),
     "a failed probe costs readiness alone": (
         replace(LISTED, probes=(FAILING,)),
         told(READY),
@@ -192,6 +197,7 @@ FACTS = some.builds(
     listed=some.frozensets(some.sampled_from([80, 8080]), max_size=2),
     workload=some.sampled_from([None, "uid-1", "uid-2"]),
     is_live=some.booleans(),
+    unconfirmed=some.sampled_from(["", "nobody confirmed"]),
 )
 TOLD = some.none() | some.builds(Told, some.sampled_from([READY, UNLISTED]), some.just("uid-1"), some.booleans())
 

@@ -16,6 +16,7 @@ import trio.testing
 from exclave.cluster import Upserted
 from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
+from exclave.confirm.stage import Confirmation, Stage
 from exclave.ending import Ending, EndingSwitch
 from exclave.failing import Failing
 from exclave.listing import Listing, open_listing
@@ -51,6 +52,7 @@ class World:
         self.proxy = publishing(ready="a", instances=SERVING)
         self.redirect = publishing(observed=POINTING, wanted=WANTED, problem=None)
         self.redirect.in_place = True
+        self.confirming: Any = publishing(view=Confirmation())
         self.config = Config(Paths(folder, folder), MemberConfig(ADDRESS))
 
     async def try_tcp(self, address: str, port: int, timeout: float) -> str | None:
@@ -76,7 +78,7 @@ class World:
 
     def _open(self, membership: Membership) -> Any:
         self.failing = Failing(membership, self.identity, self.proxy, virtual_now)
-        parts = (membership, self.identity, self.proxy, self.redirect, self.failing)
+        parts = (membership, self.identity, self.proxy, self.redirect, self.failing, self.confirming)
         return open_listing(ListingConfig(10.0), *parts, self.endings, virtual_now)
 
     async def _control(self) -> None:
@@ -278,6 +280,25 @@ async def test_rules_that_do_not_become_what_is_wanted_count_for_a_few_seconds_o
         made.redirect.wanted.set(SimpleNamespace(**{**vars(WANTED), "trial": object()}))
         await trio.sleep(REPLACING + LOOK_EVERY + 1)
         assert made.told() == ["Ready=False missing: rules"]
+
+
+async def test_rules_that_nobody_confirmed_are_taken_back_from_pods_first_and_given_once_they_are(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        made.confirming.view.set(Confirmation(Stage.RUNNING, 60.0, 75.0))
+        await trio.sleep(1)
+        made.told()
+        made.confirming.view.set(Confirmation(Stage.WITHDRAWING, 60.0, 75.0))
+        await trio.sleep(2)
+        assert made.told() == [
+            "Ready=False the rules were not confirmed within 60s, so nothing is captured",
+            "serving=False dataPath=outbound-open",
+            "the controller lists []",
+        ]
+        made.confirming.view.set(Confirmation())
+        await trio.sleep(2)
+        assert made.told() == ["serving=True dataPath=meshed", "the controller lists [8080]", READY]
 
 
 # Probes.

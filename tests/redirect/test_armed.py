@@ -1,23 +1,31 @@
 """Rules that stop by themselves: what is written and read, and that the kernel does it when nobody lives."""
 
 import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import trio
 
 from exclave.ending import EndingSwitch
 from exclave.kit.latest import Latest
-from exclave.redirect import RedirectPolicy, keep_armed, open_link, open_redirect
+from exclave.redirect import RedirectPolicy, find_armed, keep_armed, open_link, open_redirect
 from exclave.redirect.armed import gated, render_arming, time_left
 from exclave.redirect.holding import render_kept
 from exclave.redirect.observe import observe
 from exclave.redirect.ruleset import render, ruleset_digest
 
-from .lab import CLUSTER4, VM4, as_proxies, open_lab
+from .lab import CLUSTER4, VM4, Lab, Seen, as_proxies, open_lab
 from .policies import PLAIN
 
+TOP = Path(__file__).parents[2]
 POLICY = replace(PLAIN, addresses=(VM4,))
+TIME = 1.0
 
 # Written and read.
 
@@ -85,6 +93,110 @@ def test_time_that_passes_is_no_change_that_others_have_made() -> None:
 
 
 # With the kernel.
+
+AGENT = """
+import sys, trio
+from pathlib import Path
+from dataclasses import replace
+from types import SimpleNamespace
+from exclave.confirm import open_confirm
+from exclave.ending import EndingSwitch
+from exclave.kit.latest import Latest
+from exclave.redirect import find_armed, open_redirect
+from redirect.policies import PLAIN
+
+async def main(state, address):
+    membership = SimpleNamespace(view=Latest(None))
+    async with open_confirm(Path(state), membership, await find_armed()) as confirming:
+        wanted = Latest(replace(PLAIN, addresses=(address,), armed_until=confirming.arm()))
+        async with open_redirect(wanted, Path(state), EndingSwitch()):
+            print(confirming.view.value.stage.value, flush=True)
+            await trio.sleep_forever()
+
+trio.run(main, *sys.argv[1:])
+"""
+"""As much of an agent as makes rules that are to be confirmed."""
+
+
+@asynccontextmanager
+async def agent(lab: Lab, state: Path) -> AsyncIterator[str]:
+    """An agent in the machine, killed without a word; the stage it tells once its rules are in."""
+    environment = os.environ | {"PYTHONPATH": f"{TOP / 'agent'}:{TOP / 'tests'}"}
+    command = lab.vm.command("setpriv", "--pdeathsig=KILL", sys.executable, "-c", AGENT, str(state), VM4)
+    async with trio.open_nursery() as nursery:
+        run = await nursery.start(lambda task_status: _run(command, environment, task_status))
+        assert run.stdout is not None
+        yield (await run.stdout.receive_some()).decode().strip()
+        run.kill()
+
+
+async def _run(command: list[str], environment: dict[str, str], task_status: "trio.TaskStatus[trio.Process]") -> None:
+    run = await trio.lowlevel.open_process(command, stdout=PIPE, env=environment)
+    task_status.started(run)
+    await run.wait()
+
+
+async def called_until(lab: Lab, who: str) -> None:
+    """Call until somebody answers; each call takes some milliseconds."""
+    with trio.fail_after(20):
+        while (await lab.call(lab.vm, CLUSTER4, 80)).who != who:
+            pass
+
+
+def store(state: Path, **record: object) -> None:
+    (state / "unconfirmed.json").write_text(json.dumps(record))
+
+
+@pytest.mark.root
+async def test_an_agent_that_is_killed_before_anybody_confirms_leaves_rules_that_capture_nothing_new(
+    tmp_path: Path,
+) -> None:
+    """And the next one leaves it so, until somebody confirms; what is being carried goes on all the time."""
+    store(tmp_path, seconds=TIME, begun=False)
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        as_proxies(lab, "a")
+        lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")
+        lab.listen(lab.vm, "application", f"{VM4}/8080")
+        async with agent(lab, tmp_path) as stage:
+            assert stage == "running"
+            inside, outside = lab.talk(lab.vm, CLUSTER4, 80), lab.talk(lab.peer, VM4, 8080)
+            assert (inside.who, outside.who) == ("proxy a", "proxy a")
+        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy a", (CLUSTER4, 80))
+        await called_until(lab, "peer")
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("application")
+        assert inside.is_alive() and outside.is_alive()
+        async with agent(lab, tmp_path) as stage:
+            assert stage == "over"
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "peer"
+            assert inside.is_alive() and outside.is_alive()
+        (tmp_path / "unconfirmed.json").unlink()
+        async with agent(lab, tmp_path) as stage:
+            assert stage == "confirmed"
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
+            assert inside.is_alive() and outside.is_alive()
+
+
+@pytest.mark.root
+async def test_the_next_agent_takes_over_what_is_left_of_the_time(tmp_path: Path) -> None:
+    store(tmp_path, seconds=30.0, begun=False)
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        for _ in range(2):
+            async with agent(lab, tmp_path) as stage:
+                assert stage == "running"
+                left = await find_armed()
+                assert left is not None and 40 < left <= 45  # with the grace
+    assert json.loads((tmp_path / "unconfirmed.json").read_text()) == {"seconds": 30.0, "begun": True}
+
+
+@pytest.mark.root
+async def test_rules_can_be_confirmed_from_cold_while_their_time_runs(tmp_path: Path) -> None:
+    store(tmp_path, seconds=TIME, begun=False)
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        async with agent(lab, tmp_path):
+            pass
+        await keep_armed()
+        assert "tcp }" in await lab.nft("list", "set", "inet", "exclave", "armed")
+        assert await find_armed() is None
 
 
 @pytest.mark.root

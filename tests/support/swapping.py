@@ -25,6 +25,7 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 import trio  # noqa: E402
 
 from exclave.config import ProxyConfig, RedirectConfig  # noqa: E402
+from exclave.confirm import open_confirm  # noqa: E402
 from exclave.dns import open_dns  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
 from exclave.failing import open_failing  # noqa: E402
@@ -128,7 +129,10 @@ async def run(told: dict[str, Any]) -> None:
                 config, runtime, membership, identity, api.path, names.address, await find_active(), endings, time.time
             )
             async with proxy_door as proxy, open_failing(membership, identity, proxy, time.time) as failing:
-                async with open_steering(RedirectConfig(), membership, proxy, failing) as steering:
+                async with (
+                    open_confirm(runtime, membership, None) as confirming,
+                    open_steering(RedirectConfig(), membership, proxy, failing, confirming) as steering,
+                ):
                     async with open_redirect(steering.policy, runtime, endings) as redirect:
                         async with open_swap(config, membership, proxy, steering, redirect) as swap:
                             async with trio.open_nursery() as nursery:

@@ -55,6 +55,7 @@ class Facts:
     workload: str | None = None  # uid of the ExternalWorkload
     is_live: bool = False
     is_cordoned: bool = False
+    unconfirmed: str = ""  # that the rules were not confirmed, so that nobody may come
 
     @property
     def is_whole(self) -> bool:
@@ -105,6 +106,8 @@ Effect = SetReady | SetServing
 def judge(facts: Facts) -> Verdict:
     """What condition Ready is to say."""
     judgement = facts.judgement
+    if facts.unconfirmed:
+        return Verdict(False, NOT_SERVING, facts.unconfirmed)
     note = f"{judgement.reason.word} {judgement.data_path}" if judgement.reason else ""
     if not facts.is_steady:
         return Verdict(False, NOT_SERVING, facts.missing, note)
@@ -122,6 +125,8 @@ def judge(facts: Facts) -> Verdict:
 
 def wants_serving(facts: Facts) -> bool:
     """Whether ports may be listed: the data path is whole, or was until a moment ago."""
+    if facts.unconfirmed:
+        return False
     if facts.is_steady:
         return True
     return bool(facts.serving) and (facts.was_whole or facts.is_adopting) and not facts.judgement.is_failing
@@ -129,6 +134,8 @@ def wants_serving(facts: Facts) -> bool:
 
 def wanted_data_path(facts: Facts) -> DataPath:
     """What `dataPath` is to say; a short loss changes nothing."""
+    if facts.unconfirmed:
+        return "outbound-open"
     if wants_serving(facts) or facts.judgement.is_failing:
         return facts.judgement.data_path
     return "down"
@@ -142,7 +149,7 @@ def decide(facts: Facts, told: Told | None) -> tuple[Effect, ...]:
     ready = (SetReady(verdict),) if facts.workload is not None and _must_tell(verdict, facts, told) else ()
     serving, data_path = wants_serving(facts), wanted_data_path(facts)
     differs = (serving, data_path) != (facts.serving, facts.data_path)
-    why = "" if data_path == "meshed" else facts.judgement.message
+    why = "" if data_path == "meshed" else facts.unconfirmed or facts.judgement.message
     spec = (SetServing(serving, data_path, why),) if differs else ()
     return (*spec, *ready) if verdict.ready else (*ready, *spec)
 

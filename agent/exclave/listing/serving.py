@@ -28,6 +28,7 @@ from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, de
 from exclave.member.spec import MemberView
 
 if TYPE_CHECKING:
+    from exclave.confirm import Confirming
     from exclave.failing import Failing
     from exclave.identity import Identity
     from exclave.member.presence import Membership
@@ -72,6 +73,7 @@ class Listing:
         proxy: "Proxy",
         redirect: "Redirect",
         failing: "Failing",
+        confirming: "Confirming",
         now: Now,
     ) -> None:
         self.state: Latest[ListingView] = Latest(ListingView())
@@ -80,6 +82,7 @@ class Listing:
         self._proxy = proxy
         self._redirect = redirect
         self._failing = failing
+        self._confirming = confirming
         self._now = now
         self._probes: Latest[tuple[ProbeResult, ...]] = Latest(())
         self._told: Told | None = None
@@ -110,6 +113,7 @@ class Listing:
             self._redirect.observed,
             self._redirect.wanted,
             self._failing.judgement,
+            self._confirming.view,
             self._probes,
         )
         async with open_changed(*sources) as changed:
@@ -125,7 +129,7 @@ class Listing:
     def _look(self) -> Facts:
         view, settings = self._membership.view.value, self._membership.settings.value
         svid, instance = self._identity.svid.value, self._proxy.ready.value
-        rules = self._have_rules()
+        rules, confirmation = self._have_rules(), self._confirming.view.value
         certificate = svid is not None and self._now() < svid.not_after
         self._was_whole = self._was_whole or (certificate and instance is not None and rules)
         return Facts(
@@ -143,6 +147,7 @@ class Listing:
             workload=view.workload_uid if view else None,
             is_live=_is_live(view),
             is_cordoned=view is not None and view.cordoned,
+            unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
         )
 
     def _have_rules(self) -> bool:
@@ -214,11 +219,12 @@ async def open_listing(
     proxy: "Proxy",
     redirect: "Redirect",
     failing: "Failing",
+    confirming: "Confirming",
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Listing]:
     """Have this machine listed while open and while its data path stands; withdraw it on the way out."""
-    listing = Listing(membership, identity, proxy, redirect, failing, now)
+    listing = Listing(membership, identity, proxy, redirect, failing, confirming, now)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "probes", listing.keep_probes)
         nursery.start_soon(supervise, "listing", listing.keep_told)
