@@ -21,6 +21,7 @@ PARTS = {
     "renewing": [("tests.bench.renewing", [], NEWEST)],
     "swapping": [("tests.bench.swapping", [], NEWEST)],
     "storm": [("tests.bench.storm", [], NEWEST)],
+    "steady": [("tests.bench.steady", [], NEWEST)],
     "thousand": [("tests.bench.thousand", [], NEWEST)],
 }
 

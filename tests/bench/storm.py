@@ -1,13 +1,17 @@
 """A fleet that joins at once: the real join code, the real controller as a program, a real API server with etcd.
 
-    python -m tests.bench.storm [--members 100,300,1000] [--release 1.37] [--plot storm.png]
+    python -m tests.bench.storm [--members 100,300,1000,3000,10000] [--release 1.37] [--plot storm.png]
 
 Every machine has a folder, an id and an address of its own; none has a data path. The fleet grows in the same cluster,
-so that what a request costs beside it is seen, too. Peer: as many bare creations of a ConfigMap, by as many clients.
+so that what a request costs beside it is seen, too. Up to a thousand machines join really; of a greater step all but
+the last ones are put there by an administrator as the controller leaves a member, copied from one that joined. All
+members' heartbeats go on, by a program of its own, as often as the controller has published. Everything shares one
+machine, and the joining code is most of what it does. Peer: as many bare creations of a ConfigMap, by as many clients.
 """
 
 import argparse
 import itertools
+import json
 import logging
 import subprocess
 import sys
@@ -22,74 +26,226 @@ from statistics import median, quantiles
 import httpx
 import psutil
 import trio
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
+from tests.bench.beating import Beats
 from tests.bench.figures import heading, note, row
+from tests.bench.noting import Noted, open_notes
 
 from exclave.admin.objects import CONTROLLER, join_account
 from exclave.cluster import open_cluster
 from exclave.cluster.credential import parse_credential
 from exclave.cluster.endpoint import Access
-from exclave.cluster.requests import CONFIG_MAPS, MEMBERS, create, get
+from exclave.cluster.requests import (
+    CONFIG_MAPS,
+    EXTERNAL_WORKLOADS,
+    LEASES,
+    MEMBERS,
+    SERVICE_ACCOUNTS,
+    Object,
+    create,
+    get,
+    patch,
+)
 from exclave.config import Config, MemberConfig, Paths
 from exclave.errors import ExclaveError
+from exclave.identity.csr import csr_sha256, make_csr
 from exclave.join import steps
 from exclave.join.token import JoinToken, encode_token
+from exclave.member.presence import heartbeat_request
+from exclave.member.record import MembershipRecord
 from peers.conftest import Server, run_kubernetes
 from support.apiserver import RunningApiServer
 from support.mesh_cluster import MeshCluster, furnished
+from support.replicas import free_port, wait_leads
 
 NAMESPACE, GROUP, NETWORK = "shop", "web", "10.128.0.0/9"
 AT_ONCE = 64
 MOST_USES = 999
+MOST_REAL = 1000
+LAST = 200
+"""Machines that join beside those which an administrator has put there."""
+
 LOOKS = 300
+SETTLING = 2.0
+"""Seconds in which what was noted arrives here."""
+
+RENEWING = 200
 IDS = itertools.count(1)
+
+
+def address_of(number: int) -> str:
+    """An address that no other machine has."""
+    return f"10.{128 + number // 65536}.{number // 256 % 256}.{number % 256}"
+
+
+def bare(found: Object) -> Object:
+    """An object as it can be created again."""
+    kept = ("name", "labels", "annotations", "finalizers", "ownerReferences")
+    metadata = {key: value for key, value in found["metadata"].items() if key in kept}
+    return {**found, "metadata": metadata}
+
+
+class Program:
+    """The controller as a program."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self._command = [
+            sys.executable, "-m", "exclave", "controller", "--server", url, "--listen", f"127.0.0.1:{self._port}",
+            "--ca-file", str(folder / "ca.pem"), "--token-file", str(folder / "token"),
+        ]  # fmt: skip
+        self._started: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> psutil.Process:
+        """Its process."""
+        assert self._started is not None
+        return psutil.Process(self._started.pid)
+
+    async def start(self) -> float:
+        """Start it; the seconds until it leads."""
+        began = time.perf_counter()
+        with (self._folder / "controller.log").open("ab") as log:
+            self._started = subprocess.Popen(self._command, stderr=log)
+        await wait_leads(self._port)
+        return time.perf_counter() - began
+
+    def end(self) -> None:
+        """End it in order, so that its Lease is free."""
+        if self._started is not None:
+            self._started.terminate()
+            self._started.wait()
+            self._started = None
 
 
 @dataclass
 class Storm:
-    """One wave: how many joined by then, in how long; seconds of each from its Member to its credential."""
+    """One wave: how many joined beside how many, in how long.
+
+    Seconds of each: from its Member to its ExternalWorkload (admission), from there to certificate and credential
+    (signing), and of all as the machine sees it (waits); of a renewal from CSR to certificate, when many ask at once.
+    """
 
     fleet: int
+    joining: int
     joined: int = 0
     took: float = 0.0
     waits: list[float] = field(default_factory=list)
+    admission: list[float] = field(default_factory=list)
+    signing: list[float] = field(default_factory=list)
+    renewals: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
     peer: float = 0.0
     look: float = 0.0
     bare_look: float = 0.0
+    beat: float = 0.0
+    start: float = 0.0
     rss: float = 0.0
     cpu: float = 0.0
 
 
 class Fleet:
-    """The machines, the cluster they join, and the controller's process."""
+    """The machines, the cluster they join, and the controller's program."""
 
-    def __init__(self, cluster: MeshCluster, server: Server, folder: Path, process: psutil.Process) -> None:
-        self.cluster, self.server, self.folder, self.process = cluster, server, folder, process
+    def __init__(self, cluster: MeshCluster, server: Server, folder: Path, controller: Program, beats: Beats) -> None:
+        self.cluster, self.server, self.folder = cluster, server, folder
+        self.controller, self.beats = controller, beats
         self.size = 0
         self.waves = 0
 
     async def grow(self, to: int) -> Storm:
         """Have machines join until there are so many."""
-        storm = Storm(to)
-        storm.peer = await self._bare_creations(to - self.size)
-        tokens = await self._tokens(to - self.size)
-        before, cpu = self._asked(), sum(self.process.cpu_times()[:2])
-        began = time.perf_counter()
-        limit = trio.CapacityLimiter(AT_ONCE)
-        async with trio.open_nursery() as nursery:
-            for token in tokens:
-                who = (token, next(IDS))
-                await limit.acquire_on_behalf_of(who)
-                nursery.start_soon(self._join, who, limit, storm)
-        storm.took = time.perf_counter() - began
-        storm.asked = self._asked() - before
-        storm.cpu = sum(self.process.cpu_times()[:2]) - cpu
-        storm.rss = self.process.memory_info().rss / 2**20
-        storm.look, storm.bare_look = await self._looks()
+        storm = Storm(to, to - self.size if to - self.size <= MOST_REAL else LAST)
+        if storm.joining < to - self.size:
+            self.controller.end()
+            await self._put_there(to - self.size - storm.joining)
+            storm.start = await self.controller.start()
+            await self._settled()
+        storm.peer = await self._bare_creations(storm.joining)
+        tokens = await self._tokens(storm.joining)
+        process = self.controller.process
+        async with open_notes(self.server, self.folder) as noted:
+            before, cpu = self._asked(), sum(process.cpu_times()[:2])
+            began = time.perf_counter()
+            limit = trio.CapacityLimiter(AT_ONCE)
+            async with trio.open_nursery() as nursery:
+                for token in tokens:
+                    who = (token, next(IDS))
+                    await limit.acquire_on_behalf_of(who)
+                    nursery.start_soon(self._join, who, limit, storm)
+            storm.took = time.perf_counter() - began
+            storm.asked = self._asked() - before
+            storm.cpu = sum(process.cpu_times()[:2]) - cpu
+            await trio.sleep(SETTLING)
+            storm.admission, storm.signing = noted.steps()
+            storm.renewals = await self._renewals(noted)
+        storm.rss = process.memory_info().rss / 2**20
+        storm.look, storm.bare_look, storm.beat = await self._looks()
         self.size = to
         return storm
+
+    async def _put_there(self, count: int) -> None:
+        """Members as the controller leaves them, copied from one that joined."""
+        name = self._first().member
+        found = [await self.cluster.find(resource, name) for resource in (MEMBERS, EXTERNAL_WORKLOADS, LEASES)]
+        texts = [json.dumps(bare(one)) for one in found if one is not None]
+        address = found[0]["spec"]["addresses"][0]  # type: ignore[index]
+        limit = trio.CapacityLimiter(AT_ONCE)
+
+        async def put(number: int) -> None:
+            async with limit:
+                new = f"{GROUP}-p{number:04x}-1"
+                member, workload, lease = (
+                    json.loads(text.replace(name, new).replace(f'"{address}"', f'"{address_of(number)}"'))
+                    for text in texts
+                )
+                member["spec"]["machineHash"], status = f"{number:016x}", member.pop("status")
+                send = self.cluster.admin.send_patiently
+                await send(create(LEASES, NAMESPACE, lease))
+                made = await send(create(EXTERNAL_WORKLOADS, NAMESPACE, workload))
+                status["externalWorkload"]["uid"] = made["metadata"]["uid"]
+                await send(create(MEMBERS, NAMESPACE, member))
+                await send(patch(MEMBERS, NAMESPACE, new, {"status": status}, "status"))
+                account = {"metadata": {"name": f"{GROUP}.vm.p{number:04x}-1"}}
+                await send(create(SERVICE_ACCOUNTS, f"{NAMESPACE}-vms", account))
+                self.beats.add(new)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(put, next(IDS))
+
+    async def _settled(self) -> None:
+        """Wait until the controller has told everybody what a fleet of this size has to know."""
+        before = -1
+        while (told := self._asked()["patch members/status"]) - before > 1:
+            before = told
+            await trio.sleep(SETTLING)
+
+    async def _renewals(self, noted: Noted) -> list[float]:
+        """Seconds from a CSR to its certificate, when some members ask in one moment."""
+        names = sorted(noted.certified)[:RENEWING]
+        taken: list[float] = []
+
+        async def renew(name: str) -> None:
+            csr = make_csr(ec.generate_private_key(ec.SECP256R1()), name)
+            await self.cluster.admin.send(patch(MEMBERS, NAMESPACE, name, {"spec": {"csr": csr}}))
+            asked = time.monotonic()
+            while noted.signed_for.get(name, ("", 0.0))[0] != csr_sha256(csr):
+                await noted.changed.wait()
+            taken.append(noted.signed_for[name][1] - asked)
+
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(renew, name)
+        return taken
+
+    def _first(self) -> MembershipRecord:
+        place = next(self.folder.glob("vm-*/state/membership.json")).parent
+        record = steps.load_membership(place)
+        assert record is not None
+        return record
 
     async def _tokens(self, count: int) -> list[str]:
         """One line for each machine: tokens of many uses, each told as often as it has uses."""
@@ -107,8 +263,7 @@ class Fleet:
         line, number = who
         place = self.folder / f"vm-{number}"
         place.mkdir()
-        address = f"10.{128 + number // 65536}.{number // 256 % 256}.{number % 256}"
-        config = Config(Paths(place / "state", place / "run"), MemberConfig(address))
+        config = Config(Paths(place / "state", place / "run"), MemberConfig(address_of(number)))
         told: list[float] = []
 
         def report(text: str) -> None:
@@ -117,7 +272,8 @@ class Fleet:
 
         MACHINE.set(number)
         try:
-            await steps.join(line, config, time.time, report)
+            record = await steps.join(line, config, time.time, report)
+            self.beats.add(record.member)
             storm.joined += 1
             storm.waits.append(told[-1] - told[0])
         except ExclaveError as problem:
@@ -152,22 +308,26 @@ class Fleet:
                 nursery.start_soon(make, next(IDS))
         return time.perf_counter() - began
 
-    async def _looks(self) -> tuple[float, float]:
-        """Seconds that a machine's get of its own Member takes, and an administrator's of the same."""
+    async def _looks(self) -> tuple[float, float, float]:
+        """Seconds that a machine's get of its own Member takes, an administrator's of the same, and a heartbeat."""
+        record = self._first()
         place = next(self.folder.glob("vm-*/state/membership.json")).parent
         credential = parse_credential((place / "credential.json").read_text())
-        access = Access((self.server.url,), self.server.ca)
-        name = steps.load_membership(place).member  # type: ignore[union-attr]
+        own, there = credential.token, (NAMESPACE, record.member)
         found = []
-        for token in (credential.token, self.server.admin_token):
-            async with open_cluster(access, lambda token=token: token) as client:
+        for token, ask in (
+            (own, lambda: get(MEMBERS, *there)),
+            (self.server.admin_token, lambda: get(MEMBERS, *there)),
+            (own, lambda: heartbeat_request(*there, "boot.bench", time.time())),
+        ):
+            async with open_cluster(Access((self.server.url,), self.server.ca), lambda token=token: token) as client:
                 taken = []
                 for _ in range(LOOKS):
                     began = time.perf_counter()
-                    await client.send(get(MEMBERS, NAMESPACE, name))
+                    await client.send(ask())
                     taken.append(time.perf_counter() - began)
             found.append(median(taken))
-        return found[0], found[1]
+        return found[0], found[1], found[2]
 
 
 WATCHED = {"members", "leases", "externalworkloads", "serviceaccounts", "configmaps", "events", "workloadgroups"}
@@ -199,48 +359,59 @@ async def measure(server: Server, folder: Path, sizes: list[int]) -> list[Storm]
         async with furnished(api, controlled=False, networks=[NETWORK]) as cluster:
             (folder / "token").write_text(await cluster.token_of("exclave", CONTROLLER))
             (folder / "ca.pem").write_text(server.ca)
-            command = [
-                sys.executable, "-m", "exclave", "controller", "--server", server.url,
-                "--ca-file", str(folder / "ca.pem"), "--token-file", str(folder / "token"),
-            ]  # fmt: skip
-            log = stack.enter_context((folder / "controller.log").open("wb"))
-            process = stack.enter_context(subprocess.Popen(command, stderr=log))
-            stack.callback(process.terminate)
-            fleet = Fleet(cluster, server, folder, psutil.Process(process.pid))
+            controller = Program(server.url, folder)
+            stack.callback(controller.end)
+            await controller.start()
+            beats = Beats(server, folder)
+            stack.callback(beats.end)
+            fleet = Fleet(cluster, server, folder, controller, beats)
             return [await fleet.grow(size) for size in sizes]
 
 
 def tell(storms: list[Storm]) -> None:
     """Print the figures."""
-    before = 0
     for storm in storms:
-        count = storm.fleet - before
-        heading(f"{count} machines join at once, beside {before}")
-        row("joins a second (peer: bare creations)", storm.joined / storm.took, "/s", count / storm.peer)
-        row("joined", storm.joined, "", count)
+        heading(f"{storm.joining} machines join at once, beside {storm.fleet - storm.joining}")
+        row("joins a second (peer: bare creations)", storm.joined / storm.took, "/s", storm.joining / storm.peer)
+        row("joined", storm.joined, "", storm.joining)
         for word, failed in storm.failures.items():
             row(f"  failed: {word}", failed, "")
-        if len(storm.waits) > 1:
-            cuts = quantiles(storm.waits, n=100)
-            row("from Member to certificate and credential, p50", cuts[49], "s")
-            row("from Member to certificate and credential, p99", cuts[98], "s")
+        for what, taken in (
+            ("from Member to certificate and credential", storm.waits),
+            ("  admission: from Member to ExternalWorkload", storm.admission),
+            ("  signing: from there to certificate and credential", storm.signing),
+            (f"renewals, {len(storm.renewals)} at once: from CSR to certificate", storm.renewals),
+        ):
+            if len(taken) > 1:
+                cuts = quantiles(taken, n=100)
+                row(f"{what}, p50", cuts[49], "s")
+                row(f"{what}, p99", cuts[98], "s")
+        if storm.start:
+            row("controller: from its start until it leads, beside so many", storm.start, "s")
         row("controller: processor a join", 1000 * storm.cpu / max(1, storm.joined), "ms")
         row("controller: memory", storm.rss, "MB")
         row("a machine's get of its own Member (peer: an administrator's)", 1000 * storm.look, "ms",
             1000 * storm.bare_look)  # fmt: skip
+        row("a machine's heartbeat", 1000 * storm.beat, "ms")
         for what, asked in sorted(storm.asked.items(), key=lambda item: -item[1]):
             if asked >= storm.joined / 10:
                 row(f"  {what}, a join", asked / max(1, storm.joined), "")
-        before = storm.fleet
     first, last = storms[0], storms[-1]
     if last is not first:
         heading(f"How it grows, {first.fleet} to {last.fleet} members (peer: the first)")
         row("joins a second", last.joined / last.took, "/s", first.joined / first.took)
+        row("from Member to certificate and credential, p99", p99(last.waits), "s", p99(first.waits))
         row("controller: processor a join", 1000 * last.cpu / last.joined, "ms", 1000 * first.cpu / first.joined)
         row("controller: memory", last.rss, "MB", first.rss)
         row("a machine's get of its own Member", 1000 * last.look, "ms", 1000 * first.look)
-    note("steady state: one heartbeat every 10 s up to 500 members, then at most 50 a second over the fleet; two")
-    note("renewals of a certificate and less than one of a credential a day: 360 requests an hour, or fewer")
+        row("a machine's heartbeat", 1000 * last.beat, "ms", 1000 * first.beat)
+    note("a token's uses are all used: who comes last tries many names, which are the creations beyond one a join")
+    note("what is asked of patch leases includes the heartbeats of the whole fleet")
+
+
+def p99(taken: list[float]) -> float:
+    """Of a hundred, the slowest but one."""
+    return quantiles(taken, n=100)[98] if len(taken) > 1 else 0.0
 
 
 def plot(storms: list[Storm], file: Path) -> None:
@@ -250,16 +421,38 @@ def plot(storms: list[Storm], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, axes = pyplot.subplots(1, 4, figsize=(17, 4), layout="constrained")
     fleet = [storm.fleet for storm in storms]
-    for axis, title, values in (
-        (axes[0], "joins a second", [storm.joined / storm.took for storm in storms]),
-        (axes[1], "controller: ms of processor a join", [1000 * storm.cpu / storm.joined for storm in storms]),
-        (axes[2], "controller: MB", [storm.rss for storm in storms]),
-    ):
-        axis.plot(fleet, values, marker="o")
-        axis.set(title=title, xlabel="members", ylim=(0, None))
+    panels: tuple[tuple[str, dict[str, list[float]]], ...] = (
+        ("joins a second", {"": [storm.joined / storm.took for storm in storms]}),
+        (
+            "seconds, p99",
+            {
+                "Member to credential": [p99(storm.waits) for storm in storms],
+                "of that, admission": [p99(storm.admission) for storm in storms],
+                "of that, signing": [p99(storm.signing) for storm in storms],
+                "a renewal": [p99(storm.renewals) for storm in storms],
+            },
+        ),
+        (
+            "a machine's request: ms, median",
+            {
+                "get of its Member": [1000 * storm.look for storm in storms],
+                "heartbeat": [1000 * storm.beat for storm in storms],
+                "an administrator's get": [1000 * storm.bare_look for storm in storms],
+            },
+        ),
+        ("controller: MB", {"": [storm.rss for storm in storms]}),
+    )
+    for axis, (title, lines) in zip(axes, panels, strict=True):
+        for label, values in lines.items():
+            axis.plot(fleet, values, marker="o", label=label)
+        axis.set(title=title, xlabel="members", xscale="log", ylim=(0, None))
+        axis.set_xticks(fleet, [str(size) for size in fleet])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend()
     figure.savefig(file, dpi=110)
     note(f"drawn: {file}")
 
@@ -268,7 +461,7 @@ def main() -> None:
     """Measure and print."""
     logging.basicConfig(level=logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--members", default="100,300,1000", help="sizes of the fleet, growing")
+    parser.add_argument("--members", default="100,300,1000,3000,10000", help="sizes of the fleet, growing")
     parser.add_argument("--release", default="1.37")
     parser.add_argument("--plot", type=Path, default=Path(tempfile.gettempdir(), "exclave-storm.png"))
     options = parser.parse_args()
