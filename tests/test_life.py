@@ -25,7 +25,7 @@ from exclave.control_client import ask_once
 from exclave.ending import Ending
 from exclave.errors import Fault, HostError
 from exclave.kit.latest import Latest
-from exclave.life import IDLE_LOOK, SAY_EVERY, Agent
+from exclave.life import IDLE_LOOK, LOOK_SELDOM, SAY_EVERY, Agent
 from exclave.listing import ListingView
 from exclave.member.record import (
     JoinRecord,
@@ -36,7 +36,7 @@ from exclave.member.record import (
     store_join,
     store_membership,
 )
-from exclave.member.state import State
+from exclave.member.state import Standing, State
 from exclave.parts import Parts
 from exclave.redirect.observe import Observed
 from exclave.status import QUIET
@@ -164,6 +164,77 @@ async def test_a_join_that_could_not_tell_it_is_found(world: World, autojump_clo
         store_membership(world.state, RECORD)
         await trio.sleep(IDLE_LOOK + 1)
         assert world.trace[-1] == "boot web-k7q2x-1"
+
+
+# Looking.
+
+
+class Watched(World):
+    """An agent that looks at itself, and the times of its looks."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, monkeypatch)
+        self.looks: list[float] = []
+        look = self.agent.look
+
+        def noted() -> dict[str, Any]:
+            self.looks.append(trio.current_time())
+            return look()
+
+        monkeypatch.setattr(self.agent, "look", noted)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(tmp_path, monkeypatch)
+
+
+def make_whole(parts: Parts) -> Any:
+    """Have the parts that tell of a state; the listing."""
+    parts.cluster = publishing(waiting=None, reachable=True, credential=SimpleNamespace(expires=0.0))
+    parts.cluster.server, parts.cluster.counts = "", {}  # type: ignore[misc, assignment]
+    parts.membership = publishing(standing=Standing.MEMBER, settings=None, view=None, problem=None)
+    parts.membership.settings_digest, parts.membership.heartbeat_age = None, lambda: None  # type: ignore[method-assign]
+    parts.listing = publishing(state=ListingView(serving=True, ready=True))
+    return parts.listing
+
+
+async def test_a_whole_boot_is_looked_at_when_it_tells_and_hardly_else(
+    watched: Watched, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with watched.living() as nursery:
+        listing = make_whole(watched.boots[0])
+        nursery.start_soon(watched.agent.keep_looking)
+        await trio.sleep(1.0)
+        assert watched.agent.state.value is State.READY
+        watched.looks.clear()
+        await trio.sleep(10 * LOOK_SELDOM)
+        assert len(watched.looks) == 10
+        for is_ready, state in ((False, State.PENDING), (True, State.READY)):
+            listing.state.set(ListingView(serving=True, ready=is_ready))
+            await trio.testing.wait_all_tasks_blocked()
+            assert watched.agent.state.value is state
+        watched.closing = trio.Event()
+        watched.agent.end(Ending.STOP)
+        await trio.sleep(1.0)
+        assert watched.agent.state.value is State.STOPPING
+        watched.closing.set()
+
+
+async def test_without_a_membership_it_hardly_looks_until_a_join_tells_it(
+    watched: Watched, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with watched.living(None) as nursery:
+        nursery.start_soon(watched.agent.keep_looking)
+        await trio.sleep(10 * LOOK_SELDOM + 1)
+        assert len(watched.looks) == 11
+        store_membership(watched.state, RECORD)
+        nursery.start_soon(watched.ask, "joined")
+        await trio.sleep(0.5)
+        assert watched.agent.state.value is State.STARTING
+        make_whole(watched.boots[0])
+        await trio.sleep(0.5)
+        assert watched.agent.state.value is State.READY
 
 
 # Leaving.

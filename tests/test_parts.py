@@ -17,7 +17,7 @@ from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.settings import digest
 from exclave.member.spec import Condition, MemberView
 from exclave.member.state import Situation, Standing, State, state_of
-from exclave.parts import Parts, problems_of, sections_of, situation_of, waits_of
+from exclave.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
 from exclave.proxy.states import State as ProxyState
 from exclave.redirect.observe import NOTHING, Observed
 from exclave.status import EMPTY, Problem
@@ -58,6 +58,18 @@ def whole() -> Parts:
     parts.swap.results = Counter(completed=2)
     parts.listing = publishing(state=READY)
     return parts
+
+
+# What tells of it.
+
+
+def test_a_boot_tells_of_its_state_from_when_it_is_whole_until_it_ends() -> None:
+    parts = Parts(EndingSwitch(), RECORD)
+    assert sources_of(parts) is None
+    parts = whole()
+    assert sources_of(parts) is not None
+    parts.endings.ask_nowait(Ending.STOP)
+    assert sources_of(parts) is None
 
 
 # The state.

@@ -6,7 +6,7 @@ the parts unwind, by a signal or by the control socket; every door reads it when
 
 from enum import Enum
 
-import trio
+from exclave.kit.latest import Latest
 
 
 class Ending(Enum):
@@ -18,11 +18,11 @@ class Ending(Enum):
 
 
 class EndingSwitch:
-    """How this run ends. One per agent; handed to every door."""
+    """How this run ends. One per agent; handed to every door. `asked` tells that somebody has asked for an ending."""
 
     def __init__(self) -> None:
         self._value = Ending.HAND_OVER
-        self._asked = trio.Event()
+        self.asked = Latest(False)
 
     @property
     def value(self) -> Ending:
@@ -31,11 +31,11 @@ class EndingSwitch:
 
     def ask_nowait(self, ending: Ending) -> None:
         """End this way. The first to ask decides, except that LEAVE outranks STOP while nothing has unwound."""
-        if not self._asked.is_set() or (self._value is Ending.STOP and ending is Ending.LEAVE):
+        if not self.asked.value or (self._value is Ending.STOP and ending is Ending.LEAVE):
             self._value = ending
-        self._asked.set()
+        self.asked.set(True)
 
     async def wait(self) -> Ending:
         """Wait until somebody asks for an ending."""
-        await self._asked.wait()
+        await self.asked.wait_for(bool)
         return self._value

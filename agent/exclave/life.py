@@ -23,6 +23,7 @@ from exclave.daemon import serve
 from exclave.departure import depart, forget_everything
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault
+from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.notify import notify
 from exclave.kit.nursery import open_bare_nursery
@@ -32,7 +33,7 @@ from exclave.locks import hold_lock
 from exclave.member import MembershipRecord
 from exclave.member.record import load_eviction, load_join, load_membership, make_folder
 from exclave.member.state import State, state_of
-from exclave.parts import Parts, problems_of, sections_of, situation_of, waits_of
+from exclave.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
 from exclave.status import QUIET, Sightings, build_status
 from exclave.status_text import error_object
 
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.25
-"""Seconds between two looks at the state: cheap, and a person waits for `ready`."""
+"""Seconds between two looks at the state of a boot that opens or ends: a person waits for `ready`."""
+
+LOOK_SELDOM = 5.0
+"""The same where changes are told, and where nothing runs: for waits, and for a join that could not tell us."""
 
 SAY_EVERY = 2.0
 """Seconds between two words to a client that waits."""
@@ -83,7 +87,8 @@ class Agent:
 
     async def _idle(self) -> None:
         notify("READY=1")
-        self._joined = trio.Event()
+        if self._joined.is_set():
+            self._joined = trio.Event()
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._cancel_when_ending, nursery.cancel_scope)
             with trio.move_on_after(IDLE_LOOK):
@@ -218,7 +223,23 @@ class Agent:
         """Notice states and waits, for ever."""
         while True:
             self.look()
-            await trio.sleep(LOOK_EVERY)
+            parts = self._parts
+            if parts is not None and (sources := sources_of(parts)) is not None:
+                await self._look_when_told(parts, sources)
+            elif parts is not None or self._joined.is_set():
+                await trio.sleep(LOOK_EVERY)
+            else:
+                with trio.move_on_after(LOOK_SELDOM):
+                    await self._joined.wait()
+
+    async def _look_when_told(self, parts: Parts, sources: tuple[Latest[Any], ...]) -> None:
+        """Look at each change for as long as this boot is whole, and now and then."""
+        async with open_changed(*sources) as changed:
+            while self._parts is parts and not parts.endings.asked.value:
+                seen = changed.value
+                self.look()
+                with trio.move_on_after(LOOK_SELDOM):
+                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
     async def heed_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
         """Take signals for what they mean, for ever."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from exclave.dns import DnsStub
     from exclave.failing import Failing
     from exclave.identity import Identity
+    from exclave.kit.latest import Latest
     from exclave.listing import Listing
     from exclave.member import Membership
     from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
@@ -66,6 +67,13 @@ def situation_of(parts: Parts | None, join: "JoinRecord | None") -> Situation:
         is_serving=listing.serving if listing else False,
         is_ready=listing.ready if listing else False,
     )
+
+
+def sources_of(parts: Parts) -> "tuple[Latest[Any], ...] | None":
+    """What tells that the state may be another; None while this boot opens or ends, when anything may be."""
+    if parts.listing is None or parts.membership is None or parts.cluster is None or parts.endings.asked.value:
+        return None
+    return (parts.endings.asked, parts.membership.standing, parts.listing.state, parts.cluster.waiting)
 
 
 def sections_of(parts: Parts | None) -> dict[str, Section]:

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 2.0
+LOOK_EVERY = 10.0
 """Seconds between two looks at what nobody tells: where the API servers' names lead."""
+
+LOOK_FIRST = 2.0
+"""The same while a name leads nowhere, or no rules could be made."""
 
 LOOK_AROUND_EVERY = 60.0
 """Seconds between two looks for SSH servers, each some milliseconds of one core."""
@@ -101,7 +104,8 @@ class Steering:
             while True:
                 seen = changed.value
                 await self.settle()
-                with trio.move_on_after(LOOK_EVERY):
+                is_whole = self.policy.value is not None and all(self._servers.values())
+                with trio.move_on_after(LOOK_EVERY if is_whole else LOOK_FIRST):
                     await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
     async def settle(self) -> None:

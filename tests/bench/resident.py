@@ -1,9 +1,11 @@
 """What an agent costs while it stands: imports, memory, processor time; `python -m tests.bench.resident NAME`."""
 
 import logging
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import trio
@@ -27,6 +29,9 @@ trio.run(connected, *sys.argv[1:])
 
 STANDING = 20.0
 """Seconds of looking at an agent that stands ready."""
+
+TRACED = 15
+"""Seconds of counting its system calls, after that: being counted costs time of its own."""
 
 MB = 1e6
 
@@ -66,14 +71,32 @@ async def stand() -> None:
         row("memory of its own (USS), ready", agent.memory_full_info().uss / MB, "MB")
         row("open files, ready", agent.num_fds(), "")
         row("threads, ready", agent.num_threads(), "")
-        before, switches, began = agent.cpu_times(), agent.num_ctx_switches(), time.perf_counter()
+        before, switches, began = seconds_used(agent), agent.num_ctx_switches(), time.perf_counter()
         children = await count_children(stage)
         await trio.sleep(STANDING)
         took = time.perf_counter() - began
-        used = sum(agent.cpu_times()[:4]) - sum(before[:4])
+        used = seconds_used(agent) - before
         row("processor, ready and without traffic, with its programs", 100 * used / took, "%")
         row("wake-ups a second", (agent.num_ctx_switches().voluntary - switches.voluntary) / took, "")
         row("programs started a minute", 60 * (await count_children(stage) - children - 1) / took, "")
+        if shutil.which("strace"):
+            calls = await trio.to_thread.run_sync(count_calls, started.pid)
+            row("system calls a second, with those of its programs", calls / TRACED, "")
+
+
+def seconds_used(agent: psutil.Process) -> float:
+    """What it and its ended programs have had of a processor; its own threads' time comes in nanoseconds."""
+    own = sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{agent.pid}/task").glob("*/schedstat"))
+    times = agent.cpu_times()
+    return own / 1e9 + times.children_user + times.children_system
+
+
+def count_calls(pid: int) -> int:
+    """How many system calls a process and what it starts make in `TRACED` seconds."""
+    command = ["timeout", "--signal=INT", str(TRACED), "strace", "-c", "-f", "-p", str(pid)]
+    table = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()
+    total = next(line.split() for line in reversed(table) if line.endswith(" total"))
+    return int(total[3])
 
 
 async def count_children(stage: Stage) -> int:

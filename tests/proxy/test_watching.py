@@ -168,9 +168,21 @@ async def test_one_without_any_certificate_has_no_traffic() -> None:
 
 @pytest.mark.root
 @on_the_link
-async def test_metrics_are_read_once_a_minute_from_one_that_serves_the_newest() -> None:
+async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_metrics_once_a_minute() -> None:
     async with watched(State.STANDBY) as seen:
         await trio.sleep(600.5)
         asked = Counter(seen.served.asked)
-        assert 595 <= asked["/ready"] <= 602
+        assert 295 <= asked["/ready"] <= 302
         assert 10 <= asked["/metrics"] <= 11
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_renewal_is_looked_for_at_once() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        await trio.sleep(0.25)  # the first looks are over, and the next is nearly two seconds away
+        seen.served.certify(leaf_not_after(SECOND))
+        seen.svid.set(SECOND)
+        with trio.fail_after(0.25):
+            await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))

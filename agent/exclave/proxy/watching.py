@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 START_TIME = 30.0
 """Seconds that a new instance may take until it serves our certificate."""
 
-SOON, SELDOM = 0.1, 1.0
-"""Seconds between looks at an instance that is not ready yet, and at one that is."""
+SOON, SUSPECT, SELDOM = 0.1, 0.5, 2.0
+"""Seconds between looks at an instance that is not ready, at one that has not answered or has a certificate to take,
+and at one where all is well. That a process ends is not looked for: the kernel tells."""
 
 METRICS_EVERY = 60.0
 """Seconds between looks at the metrics of an instance that serves the newest certificate."""
@@ -82,7 +83,14 @@ class Watcher:
                 taken = newest if serves(look, newest) else taken
             if silent == 0 or silent >= SILENT_LOOKS:
                 self._publish_ready(look)
-            await trio.sleep(SELDOM if self._views.instances.value[self._instance].is_ready else SOON)
+            is_calm = silent == 0 and taken is newest
+            with trio.move_on_after(self._pause(is_calm=is_calm)):
+                await self._svid.wait_for(lambda svid, newest=newest: svid is not newest)  # type: ignore[misc]
+
+    def _pause(self, *, is_calm: bool) -> float:
+        if not self._views.instances.value[self._instance].is_ready:
+            return SOON
+        return SELDOM if is_calm else SUSPECT
 
     def _note(self, look: Look | None) -> None:
         view = self._views.instances.value[self._instance]
