@@ -20,6 +20,7 @@ from exclave.failing.judgement import Courses, Facts, Judgement, adopted_at, jud
 from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.plain_http import open_plain_client
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import LONGEST_NAP, Now
 from exclave.member.settings import FailurePolicy
@@ -101,7 +102,7 @@ class Failing:
         """Look at one instance for as long as it is the one that has traffic."""
         witnesses = Witnesses()
         host = f"http://{address}:{ADMIN_PORT}"
-        async with httpx.AsyncClient(base_url=host, timeout=PATIENCE, trust_env=False) as client:
+        async with open_plain_client(host, PATIENCE) as client:
             while self._proxy.ready.value == instance:
                 try:
                     page = (await client.get("/metrics")).text

@@ -15,6 +15,7 @@ from cryptography import x509
 
 from exclave.identity.svid import Svid
 from exclave.identity.x509 import not_after
+from exclave.kit.plain_http import open_plain_client
 
 PATIENCE = 2.0
 """Seconds for one answer."""
@@ -52,7 +53,7 @@ class Window:
 async def open_window(address: str, port: int) -> AsyncIterator[Window]:
     """A connection to an instance's admin server, made when it is needed."""
     host = f"[{address}]" if ":" in address else address
-    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=PATIENCE, trust_env=False) as client:
+    async with open_plain_client(f"http://{host}:{port}", PATIENCE) as client:
         yield Window(client)
 
 

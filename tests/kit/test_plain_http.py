@@ -1,0 +1,36 @@
+"""A client for plain HTTP, against real servers."""
+
+from functools import partial
+
+import httpx
+import pytest
+import trio
+
+from exclave.kit.plain_http import open_plain_client
+from support.https import Asked, Reply, open_https
+
+
+async def _answer(stream: trio.SocketStream) -> None:
+    async with stream:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready")
+
+
+async def test_it_reads_from_its_server_whatever_proxies_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, _answer, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        async with open_plain_client(f"http://127.0.0.1:{port}", 5.0) as client:
+            assert (await client.get("/ready")).text == "ready"
+        nursery.cancel_scope.cancel()
+
+
+async def test_it_trusts_nobody() -> None:
+    async def say(_: Asked, reply: Reply) -> None:
+        await reply.send(200, "ready")
+
+    async with open_https(say) as served, open_plain_client(served.url, 5.0) as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/ready")
+        assert served.asked == []
