@@ -56,6 +56,7 @@ def test_the_whole_story_passes_and_the_host_is_as_it_was(host: dict[str, str]) 
         "the agent is killed with -9",
     ):
         assert seen[title].endswith("0 failed")
+    assert seen["others flush all rules"].endswith(" 0 kept connections broke")
     order = "Ready=False → ports withdrawn → nothing new captured → proxy ended → rules and link gone"
     assert seen["left in order"] == order
     assert not differences(host, look())

@@ -69,6 +69,7 @@ def test_the_line_is_json_with_every_count() -> None:
     assert json.loads(figures.line()) == {
         "requests": 3,
         "connections": 2,
+        "broken": 0,
         "failed": 1,
         "failures": {"refused": 1},
         "clients": {},

@@ -148,6 +148,7 @@ async def _play(teller: Teller, stage: Stage) -> None:
     teller.chapter("Steady traffic both ways, while things happen")
     await step("certificates of 10 s are renewed for 30 s", serving.renewals, 60)
     await step("the group gets certificates of 24 h", serving.longer_life)
+    await step("others flush all rules", serving.rules_flushed)
     await step("API server and controller go away", serving.control_plane_away, 60)
     await step("the agent is killed with -9", serving.agent_killed)
     await step("the proxy is swapped", serving.proxy_swapped, 60)

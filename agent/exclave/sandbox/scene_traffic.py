@@ -1,11 +1,13 @@
 """The demo's scenes under traffic: who is who on both sides, renewals, a control plane that goes away, a killed agent.
 
 Rules: steady traffic is two generators, one on the pod and one on the machine, half of whose workers keep their
-connections; a step that has traffic counts every request, and one failure fails the step.
+connections; a step that has traffic counts every request, and one failure fails the step. Only where others flush all
+rules may new connections fail or pass by the mesh, for as long as there are no rules; no kept one may break.
 """
 
 import json
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +32,10 @@ RENEWING = 30.0
 """Seconds of renewals, at least; and how many there must be, one every five seconds or so."""
 
 RENEWALS = 6
+
+FLUSHES = 3
+APART = 2.0
+"""Seconds from one flush by others to the next."""
 
 AWAY = 5.0
 """Seconds without a control plane: longer than connections need to break, and probes and heartbeats come due."""
@@ -70,6 +76,14 @@ class Load:
         asked = sum(figures["requests"] for figures in self.figures.values())
         connections = sum(figures["connections"] for figures in self.figures.values())
         return f"{asked} requests over {connections} connections, 0 failed"
+
+    def tell_losses(self) -> str:
+        """The figures in words where rules were away for a while. Raises UnexpectedError if a kept connection broke."""
+        for way, figures in self.figures.items():
+            expect(f"{way}: kept connections that broke", figures["broken"], 0)
+        asked, failed = (sum(each[what] for each in self.figures.values()) for what in ("requests", "failed"))
+        bare = sum(each["clients"].get("None", 0) for each in self.figures.values())
+        return f"of {asked} requests {failed} failed and {bare} passed by the mesh, 0 kept connections broke"
 
 
 _TO_MACHINE, _TO_POD = "pod → machine", "machine → pod"
@@ -156,6 +170,18 @@ class UnderTraffic:
         ends = await eventually("a longer certificate", look, lambda ends: str(ends)[:13] > str(first)[:13])
         return f"the certificate ends {ends}"
 
+    async def rules_flushed(self) -> str:
+        """Somebody else's program flushes all rules, as a firewall's restart does."""
+        away = []
+        async with open_load(self.stage) as load:
+            for _ in range(FLUSHES):
+                await trio.sleep(APART)
+                away.append(float(await self.stage.vm.machine.must(sys.executable, "-c", _FLUSH)))
+            await trio.sleep(APART)
+        expect("state", await self._state(), "ready")
+        every = ", ".join(f"{1000 * seconds:.0f}" for seconds in away)
+        return f"the rules were back after {every} ms; {load.tell_losses()}"
+
     async def control_plane_away(self) -> str:
         """API server and controller go away and come back."""
         stage = self.stage
@@ -223,3 +249,25 @@ class UnderTraffic:
 
     async def _state(self) -> object:
         return (await self.stage.vm.status()).get("state")
+
+
+_FLUSH = """
+import socket, subprocess, time
+from exclave.redirect.events import Reader
+from exclave.redirect.layout import TABLE
+kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)  # NETLINK_NETFILTER
+kernel.bind((0, 0))
+kernel.setsockopt(270, 1, 7)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES
+kernel.settimeout(10)
+with subprocess.Popen(["nft", "flush", "ruleset"]):
+    gone, back, reader = None, None, Reader()
+    while back is None:
+        datagram, now = kernel.recv(1 << 16), time.monotonic()
+        for news in reader.receive(datagram):
+            if TABLE in news.gone:
+                gone = now
+            elif TABLE in news.changed and gone is not None:
+                back = now
+print(back - gone)
+"""
+"""Flushes all rules, and prints for how many seconds ours were away, by the kernel's own messages."""

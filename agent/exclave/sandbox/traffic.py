@@ -26,15 +26,17 @@ class Figures:
 
     requests: int = 0
     connections: int = 0
+    broken: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     clients: Counter[str] = field(default_factory=Counter)
 
     def line(self) -> str:
-        """One JSON line; `clients` counts the identities that the server saw."""
+        """One JSON line; `clients` counts the identities that the server saw, `broken` kept connections that ended."""
         return json.dumps(
             {
                 "requests": self.requests,
                 "connections": self.connections,
+                "broken": self.broken,
                 "failed": sum(self.failures.values()),
                 "failures": dict(self.failures),
                 "clients": dict(self.clients),
@@ -85,6 +87,7 @@ async def _work(target: Target, figures: Figures, pause: float, *, keep: bool, e
     """Ask again and again until `ended`."""
     stream: trio.SocketStream | None = None
     channel: Channel | None = None
+    has_answered = False
     while not ended.is_set():
         figures.requests += 1
         try:
@@ -94,13 +97,15 @@ async def _work(target: Target, figures: Figures, pause: float, *, keep: bool, e
                     stream = await trio.open_tcp_stream(target.host, target.port)
                     channel = Channel(stream)
                 status, body = await channel.get(target, last=not keep)
+            has_answered = keep
             if status == 200:
                 figures.clients[str(json.loads(body).get("client_id"))] += 1
             else:
                 figures.failures[f"status {status}: {body[:80].decode(errors='replace')}"] += 1
         except (OSError, trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError, ValueError) as problem:
             figures.failures[f"{type(problem).__name__}: {problem}"] += 1
-            channel = None
+            figures.broken += has_answered
+            channel, has_answered = None, False
         if stream is not None and (channel is None or not keep):
             await trio.aclose_forcefully(stream)
             stream = channel = None
