@@ -237,6 +237,15 @@ def test_forgetting_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
 # clean_up.
 
 
+async def test_what_an_agent_that_was_killed_had_for_its_proxies_is_removed(trace: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    make_folder(config.paths.runtime, 0o755)
+    for name in ("resolv.conf", "workload.sock", "proxy-a.log", "proxy-b.log.1", "agent.lock"):
+        (config.paths.runtime / name).touch()
+    await departure.clean_up(config)
+    assert [path.name for path in config.paths.runtime.iterdir()] == ["agent.lock"]
+
+
 async def test_cleaning_up_ends_the_proxy_while_rules_hold_what_it_serves(trace: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path)
     runtime = config.paths.runtime

@@ -20,6 +20,7 @@ import trio
 
 from exclave.config import Config
 from exclave.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
+from exclave.control import FILE as CONTROL
 from exclave.control_client import NoAgent, ask, ask_once
 from exclave.departure import clean_up, depart, forget_everything
 from exclave.errors import Fault, HostError
@@ -236,6 +237,8 @@ def clean_up_from_cold(config: Config, *, in_json: bool) -> int:
             if problem.fault is not Fault.DISK:
                 raise
             _say(f"{problem.message}; cleaning up without it")
+        else:
+            (config.paths.runtime / CONTROL).unlink(missing_ok=True)  # of an agent that was killed
         done = _run(partial(clean_up, config))
     for line in done:
         _say(line)

@@ -30,6 +30,7 @@ from exclave.member.record import forget_eviction, forget_join, forget_membershi
 from exclave.proxy.output import forget_output
 from exclave.proxy.records import Records
 from exclave.redirect import forget_rules, hold_table, remove_guard, remove_link, remove_table
+from exclave.redirect.layout import INSTANCES
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +92,19 @@ async def clean_up(config: Config) -> list[str]:
             done.append(f"guard process {pid} ended")
     await remove_link()
     done.append("link removed")
+    with _noted(problems):
+        _forget_leavings(runtime)
     if problems:
         raise problems[0]
     return done
+
+
+def _forget_leavings(runtime: Path) -> None:
+    """Remove what an agent that was killed had in the runtime folder for its proxies. Raises HostError."""
+    for name in ("resolv.conf", "workload.sock"):
+        remove(runtime / name)
+    for instance in INSTANCES:
+        forget_output(runtime, instance)
 
 
 @contextmanager

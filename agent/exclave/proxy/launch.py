@@ -25,9 +25,10 @@ from exclave.proxy.binary import SEARCH_PATH, ProxyUser, confined
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 
+# Without -n, mount would leave its folder /run/mount on a host that has none.
 # Mounts of the host come and go in the proxy's namespace too (slave); its own never show in the host's.
 _OWN_MOUNTS = ("unshare", "--mount", "--propagation", "slave", "--")
-_GATE = 'read -r _ || exit 0; exec </dev/null; cd /; mount --bind "$0" /etc/resolv.conf && exec "$@"'
+_GATE = 'read -r _ || exit 0; exec </dev/null; cd /; mount -n --bind "$0" /etc/resolv.conf && exec "$@"'
 
 _RESET_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, and a child would inherit that
 

@@ -15,6 +15,7 @@ SUBJECTS: Mapping[str, tuple[str, ...]] = {
     "routes": ("ip", "route", "show", "table", "all"),
     "rules": ("ip", "rule", "show"),
     "routes of IPv6": ("ip", "-6", "route", "show", "table", "all"),
+    "rules of IPv6": ("ip", "-6", "rule", "show"),
 }
 """The commands whose output makes a snapshot of a network namespace."""
 

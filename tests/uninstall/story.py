@@ -1,0 +1,169 @@
+"""One machine that joins and goes, in four ways; after each, what differs from before, a JSON line each.
+
+unshare --net --mount python story.py
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from exclave.kit.command import Finished
+from exclave.sandbox.compare import differences
+from exclave.sandbox.guest import fetch
+from exclave.sandbox.programs import Program, module, start
+from exclave.sandbox.scene_joining import BY_ADDRESS, Joining
+from exclave.sandbox.scene_traffic import BY_POD_SERVICE
+from exclave.sandbox.stage import Stage, open_stage
+from exclave.sandbox.teller import eventually
+from uninstall.furnishing import LAYERS, furnish
+
+LOOKING = Path(__file__).with_name("looking.py").read_text()
+
+CONFIG = """\
+[proxy]
+binary = "{proxy}"
+user = "nobody"
+drain = "3s"
+
+[listing]
+drain = "1s"
+"""
+
+
+CHANGES = {
+    "processes": "sleep 1000 >/dev/null 2>&1 &",
+    "nftables": "nft insert rule inet firewall first accept",
+    "tables": "nft add element inet firewall blocked { 203.0.113.7 }",
+    "links": "ip link set own0 mtu 1400",
+    "addresses": "ip address add 10.99.0.2/32 dev own0",
+    "routes": "ip route add 203.0.113.128/25 dev own0 table 177",
+    "routes of IPv6": "ip -6 route add fd96::/64 dev own0 table 178",
+    "rules": "ip rule add fwmark 0x78 lookup 178",
+    "rules of IPv6": "ip -6 rule add fwmark 0x78 lookup 178",
+    "neighbours": "ip neighbour add 10.99.0.8 lladdr 02:00:00:00:00:88 nud permanent dev own0",
+    "neighbours of IPv6": "ip neighbour add fd99::8 lladdr 02:00:00:00:00:88 nud permanent dev own0",
+    "iptables-legacy": "iptables-legacy -t nat -I DOCKER -j RETURN",
+    "ip6tables-legacy": "ip6tables-legacy -A OURS -j RETURN",
+    "sockets that listen": f"{sys.executable} -m http.server 8077 >/dev/null 2>&1 & sleep 1",
+    "settings": "echo 4000 >/proc/sys/net/ipv4/tcp_keepalive_time",
+    "files": "echo >>/etc/resolv.conf",
+    "mounts": "mount -n -t tmpfs more /mnt/var",
+}
+"""Something else of each kind, to see that a look would find it."""
+
+
+@dataclass
+class Visitor:
+    """exclave on that machine, where everything is at its ordinary place."""
+
+    stage: Stage
+    joining: Joining
+    agent: Program | None = None
+
+    async def exclave(self, *arguments: str, stdin: bytes = b"") -> Finished:
+        done = await self.stage.vm.machine.run(*module("exclave", *arguments), stdin=stdin, timeout=120.0)
+        assert done.status == 0, (arguments, done.status, done.output, done.errors)
+        return done
+
+    async def status(self) -> dict[str, Any]:
+        done = await self.stage.vm.machine.run(*module("exclave", "status", "--json"))
+        found: dict[str, Any] = json.loads(done.output or b"{}")
+        return found
+
+    async def run(self) -> None:
+        """Start the agent; wait until it answers."""
+        command = self.stage.vm.machine.command(*module("exclave", "run"))
+        self.agent = start(command, self.stage.scratch / "agent.log")
+        await eventually("the agent's answer", self._state, bool)
+
+    async def join(self) -> None:
+        await self.exclave("join", "--token-file", "-", stdin=self.joining._token.encode())
+        await self.serve()
+
+    async def serve(self) -> None:
+        """Have traffic in both directions."""
+        await eventually("ready", self._state, lambda state: state == "ready")
+        machine = self.stage.vm.machine
+        assert (await fetch(self.stage.pod, BY_ADDRESS))["client_id"]
+        assert (await fetch(machine, BY_POD_SERVICE))["client_id"]
+
+    async def _state(self) -> object:
+        return (await self.status()).get("state")
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        assert self.agent is not None
+        self.agent.send(number)
+        await self.agent.wait()
+
+    async def look(self) -> dict[str, str]:
+        looked = await self.stage.vm.machine.run(sys.executable, "-I", "-S", "-c", LOOKING, LAYERS)
+        assert looked.status == 0, looked.errors
+        found: dict[str, str] = json.loads(looked.output)
+        return found
+
+    # The ways to go.
+
+    async def leave(self) -> None:
+        await self.run()
+        await self.join()
+        await self.exclave("leave")
+        await self.end()
+
+    async def stop(self) -> None:
+        await self.run()
+        await self.join()
+        await self.end()
+        await self.exclave("cleanup")
+
+    async def die(self) -> None:
+        await self.run()
+        await self.serve()
+        proxy = (await self.status())["proxy"]
+        pid = proxy["instances"][proxy["active"]]["pid"]
+        await self.end(signal.SIGKILL)
+        await self.stage.vm.machine.must("kill", "-9", str(pid))
+        await self.exclave("cleanup")
+
+    async def leave_unheard(self) -> None:
+        await self.run()
+        await self.serve()
+        await self.stage.api.close()
+        await self.exclave("leave")
+        await self.end()
+
+
+async def main() -> None:
+    async with open_stage("24h") as stage:
+        joining = Joining(stage)
+        await joining.outside()
+        await joining.make_token()
+        await furnish(stage.vm.machine, stage.scratch)
+        proxy, folder = stage.scratch / "proxy", f"/proc/{stage.vm.machine.pid}/root/etc/exclave"
+        Path(folder, "config.toml").write_text(CONFIG.format(proxy=proxy))
+        visitor = Visitor(stage, joining)
+        before = await visitor.look()
+        ways: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
+            ("leave", visitor.leave),
+            ("stop and cleanup", visitor.stop),
+            ("cleanup after kill -9 of agent and proxy", visitor.die),
+            ("leave while the API server is away", visitor.leave_unheard),
+        )
+        for name, go in ways:
+            await go()
+            print(json.dumps({"way": name, "differences": differences(before, await visitor.look())}), flush=True)
+        for subject, command in CHANGES.items():
+            await stage.vm.machine.must("sh", "-c", command)
+            after = await visitor.look()
+            found = [line for line in differences(before, after) if line.startswith(f"{subject}: ")]
+            print(json.dumps({"way": f"a change of {subject}", "differences": found}), flush=True)
+            before = after
+
+
+if __name__ == "__main__":
+    trio.run(main, strict_exception_groups=True)
