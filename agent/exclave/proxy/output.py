@@ -9,6 +9,8 @@ from pathlib import Path
 
 import trio
 
+from exclave.kit.atomic import remove
+
 MOST = 8 * 1024 * 1024
 """Bytes after which the file is cut."""
 
@@ -59,6 +61,6 @@ def last_line(path: Path) -> str:
 
 
 def forget_output(runtime: Path, instance: str) -> None:
-    """Remove an instance's files."""
+    """Remove an instance's files. Raises HostError."""
     for suffix in (".log", ".log.1"):
-        output_path(runtime, instance).with_suffix(suffix).unlink(missing_ok=True)
+        remove(output_path(runtime, instance).with_suffix(suffix))
