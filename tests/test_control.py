@@ -13,6 +13,7 @@ import trio.testing
 
 from exclave.control import LONGEST_LINE, PATIENCE, Reply, open_control
 from exclave.errors import Fault, HostError
+from support.breaking import falling_over_once
 
 UNKNOWN = [{"error": {"message": "no such command"}}]
 
@@ -169,3 +170,19 @@ async def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     assert caught.value.fault is Fault.DISK
     assert caught.value.message == f"cannot listen on {tmp_path}/missing/control.sock: No such file or directory"
     assert caught.value.hint == "make its folder exist and writable for root"
+
+
+async def test_a_socket_that_fails_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Agent()
+    falling_over_once(monkeypatch, "trio.serve_listeners", trio.serve_listeners)
+    async with open_control(tmp_path, agent.answer):
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(ConnectionRefusedError):
+            await ask(tmp_path, b"")
+        with trio.fail_after(20):
+            while True:
+                try:
+                    assert await ask(tmp_path, b'{"command": "status"}\n') == [{"state": "starting"}]
+                    break
+                except OSError:
+                    await trio.lowlevel.checkpoint()

@@ -18,8 +18,9 @@ from exclave.failing import Failing
 from exclave.kit.latest import Latest
 from exclave.member.settings import FailurePolicy, Port
 from exclave.redirect import surroundings
-from exclave.redirect.policy import RedirectPolicy, Server
+from exclave.redirect.policy import RedirectPolicy, Server, make_policy
 from exclave.steering import LOOK_AROUND_EVERY, LOOK_EVERY, Steering, open_steering
+from support.breaking import falling_over_once
 from support.member import ADDRESS, RECORD, make_settings
 
 AFTER = 30.0
@@ -298,3 +299,18 @@ async def test_api_servers_are_found_by_name_and_kept_while_the_name_is_not_reso
         names.is_away = True
         await trio.sleep(10 * LOOK_EVERY)
         assert (await policy_of(steering)).servers == expected
+
+
+# What falls over comes back.
+
+
+async def test_a_fault_leaves_the_rules_as_they_are_and_is_got_over(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine()
+    async with machine.steered() as steering:
+        before = await policy_of(steering)
+        calls = falling_over_once(monkeypatch, "exclave.steering.make_policy", make_policy)
+        machine.ready.set("b")
+        await steering.policy.wait_for(lambda policy: policy == replace(before, instance="b"))
+        assert len(calls) == 2

@@ -2,7 +2,7 @@
 
 A client sends one line, `{"command": NAME}`, and reads lines until the connection ends; the answers are the agent's.
 Rules: a client that asks nonsense is told so and dropped; one that goes away is forgotten; none of them can hold up
-the agent. The socket is made with mode 0600, so the kernel decides who may connect.
+the agent; a socket that fails is made anew. The socket is made with mode 0600, so the kernel decides who may connect.
 """
 
 import json
@@ -19,6 +19,8 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.reopened import ReopenedSocket
+from exclave.kit.supervise import supervise
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +43,21 @@ Answer = Callable[[str, Reply], Awaitable[None]]
 async def open_control(runtime: Path, answer: Answer) -> AsyncIterator[None]:
     """Serve commands while open. Raises HostError if the socket cannot be made."""
     path = runtime / FILE
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(_bound(path)))
+    listening = trio.socket.from_stdlib_socket(_bound(path))
+
+    async def reopen() -> trio.socket.SocketType:
+        await trio.lowlevel.checkpoint()
+        return trio.socket.from_stdlib_socket(_bound(path))
+
     try:
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(
-                partial(trio.serve_listeners, partial(_serve, answer), [listener], handler_nursery=nursery)
-            )
+
+            async def accept(sock: trio.socket.SocketType) -> None:
+                listeners = [trio.SocketListener(sock)]
+                await trio.serve_listeners(partial(_serve, answer), listeners, handler_nursery=nursery)
+
+            part = ReopenedSocket(listening, reopen, accept)
+            nursery.start_soon(supervise, "control", part.serve)
             yield
             nursery.cancel_scope.cancel()
     finally:

@@ -2,7 +2,9 @@
 
 Rules: a part opens when all that it needs has opened, and closes before any of it: last in, first out. Each undoes on
 its way out what the ending asks for, so this file knows no clean-up. Nothing here waits for the network: what runs
-starts from disk. What ends a boot from inside: an eviction, and another address of this machine.
+starts from disk. Only redirect and proxy may end a boot by failing, and they hand over: nothing is undone, and the next
+agent takes over what runs; every other part starts again by itself. What ends a boot from inside: an eviction, and
+another address of this machine.
 """
 
 import logging
@@ -81,8 +83,8 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             nursery.start_soon(supervise, "loaded", partial(tell_loaded, member, identity))
             nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
             nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, failing))
-            nursery.start_soon(_end_when_evicted, parts, member)
-            nursery.start_soon(_end_when_moved, parts, member)
+            nursery.start_soon(supervise, "eviction", partial(_end_when_evicted, parts, member))
+            nursery.start_soon(supervise, "new address", partial(_end_when_moved, parts, member))
             notify("READY=1")
             parts.ending = await endings.wait()
             nursery.cancel_scope.cancel()

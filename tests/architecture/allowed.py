@@ -71,3 +71,27 @@ WITHOUT_TEST_FILE = {
     "exclave.sandbox.guest": "stands in test_scenario, and in every benchmark",
 }
 """Modules without a test file of their own name."""
+
+UNSUPERVISED = {
+    "exclave.cluster.client: run": "inside of a watch: its failure is for whoever reads that, and is supervised",
+    "exclave.cluster.exchange: _carry_out": "hands every failure to the caller of the request",
+    "exclave.dns.server: _serve_connection": "inside of the transport, which is supervised",
+    "exclave.confirm.keeping: confirmed": "a wait inside of a part that is supervised",
+    "exclave.life: _cancel_when_ending": "a wait",
+    "exclave.life: _tell_steps": "inside of one client's answer",
+    "exclave.listing.probes: run": "inside of the probes, which are supervised",
+    "exclave.listing.serving: run_probes": "inside of the probes, which are supervised",
+    "exclave.proxy.held: _end": "inside of the proxy's keeper",
+    "exclave.proxy.held: _end_when_dismissed": "inside of the proxy's keeper",
+    "exclave.proxy.held: _watch": "inside of the proxy's keeper",
+    "exclave.proxy.held: keep_bounded": "inside of the proxy's keeper",
+    "exclave.proxy.instance: _attend": "the proxy may end the agent, which hands over",
+    "exclave.proxy.instance: _end_one": "inside of the proxy's end",
+    "exclave.proxy.instance: compare": "the proxy may end the agent, which hands over",
+    "exclave.proxy.instance: keep": "the proxy may end the agent, which hands over",
+    "exclave.redirect.nft: keep": "the redirect may end the agent, which hands over",
+    "exclave.swap.trial: _answer": "inside of a trial: its failure is the trial's",
+    "exclave.workload_api.server: follow": "inside of one connection, which is dropped if it fails",
+    "exclave.workload_api.server: read": "inside of one connection, which is dropped if it fails",
+}
+"""What an agent starts without kit.supervise: a failure of it goes to the part around it, or ends the agent."""

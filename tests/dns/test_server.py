@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import dns.exception
 import dns.message
 import dns.query
 import dns.resolver
@@ -16,11 +17,14 @@ import pytest
 import trio
 import trio.testing
 
+from exclave.dns.message import respond
 from exclave.dns.server import CONNECTIONS, PORT, DnsStub, open_dns
+from exclave.dns.zone import control_plane_services
 from exclave.errors import Fault, HostError
 from exclave.kit.latest import Latest
 from exclave.member.settings import Settings, render_settings
 from exclave.sandbox.namespaces import Machine, open_network
+from support.breaking import break_listener, falling_over_once
 from support.needs import need
 
 from .test_zone import DESTINATION, POLICY, make_settings
@@ -268,3 +272,46 @@ async def test_dig_agrees(tmp_path: Path) -> None:
             told = (await machine.must("dig", "+noignore", *arguments)).decode()
             assert f"status: {status}" in told, told
             assert "Warning" not in told.replace("WARNING: recursion requested but not available", "")
+
+
+# What falls over comes back.
+
+
+async def resolved_again(over: object) -> None:
+    """Ask until there is an answer."""
+    query = dns.message.make_query(DESTINATION, "A")
+    with trio.fail_after(20):
+        while True:
+            try:
+                reply = await trio.to_thread.run_sync(lambda: over(query, HERE, timeout=1))  # type: ignore[operator]
+            except (dns.exception.Timeout, OSError):
+                continue
+            assert sorted(str(record) for record in reply.answer[0]) == ["10.42.0.5", "10.42.1.7"]
+            return
+
+
+@pytest.mark.root
+async def test_a_fault_in_an_answer_costs_that_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_dns(HERE, Latest[Settings | None](make_settings())):
+        calls = falling_over_once(monkeypatch, "exclave.dns.server.respond", respond)
+        await resolved_again(dns.query.udp)
+        assert len(calls) == 2
+
+
+@pytest.mark.root
+async def test_a_socket_that_breaks_is_bound_anew() -> None:
+    async with open_dns(HERE, Latest[Settings | None](make_settings())):
+        break_listener((HERE, PORT))
+        await resolved_again(dns.query.tcp)
+        await resolved_again(dns.query.udp)
+
+
+@pytest.mark.root
+async def test_settings_that_make_it_fall_over_are_taken_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Latest[Settings | None](None)
+    async with open_dns(HERE, settings):
+        falling_over_once(monkeypatch, "exclave.dns.server.control_plane_services", control_plane_services)
+        settings.set(make_settings())
+        with trio.fail_after(20):
+            while not (await exchange(dns.query.udp, dns.message.make_query(DESTINATION, "A"))).answer:
+                pass

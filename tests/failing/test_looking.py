@@ -10,11 +10,14 @@ import trio
 import trio.testing
 
 from exclave.failing import Failing, Judgement, Reason, open_failing
+from exclave.failing.control_plane import read_controllers
+from exclave.failing.judgement import judge
 from exclave.failing.looking import TICK
 from exclave.kit.latest import Latest
 from exclave.kit.wall import LONGEST_NAP, Now
 from exclave.member.settings import FailurePolicy
 from exclave.redirect.layout import ADMIN_PORT, instance_address
+from support.breaking import falling_over_once
 from support.member import make_settings
 from support.own_network import in_own_network
 
@@ -200,3 +203,28 @@ async def test_a_proxy_that_does_not_answer_says_nothing_about_linkerd(metrics: 
         assert failing.lookups.value is None
         machine.proxy.ready.set("a")
         await failing.lookups.wait_for(lambda found: found is True)
+
+
+# What falls over comes back.
+
+
+@pytest.mark.root
+@with_admin_server
+async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, machine: Machine) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        calls = falling_over_once(patched, "exclave.failing.looking.read_controllers", read_controllers)
+        async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+            await failing.lookups.wait_for(lambda found: found is True)
+            assert len(calls) == 2
+
+
+@pytest.mark.root
+@in_own_network()
+async def test_a_judgement_that_falls_over_is_made_again() -> None:
+    machine = Machine(after=0.5)
+    with pytest.MonkeyPatch.context() as patched:
+        async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+            calls = falling_over_once(patched, "exclave.failing.looking.judge", judge)
+            machine.proxy.ready.set(None)
+            await judged(failing, lambda found: found.outbound_open)
+            assert len(calls) >= 2

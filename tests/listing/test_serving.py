@@ -20,10 +20,13 @@ from exclave.confirm.stage import Confirmation, Stage
 from exclave.ending import Ending, EndingSwitch
 from exclave.failing import Failing
 from exclave.listing import Listing, open_listing
+from exclave.listing.probes import run_probes
+from exclave.listing.ready import decide
 from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE, REPLACING
 from exclave.member import Membership, open_member
 from exclave.member.settings import FailurePolicy, Probe
 from exclave.redirect.observe import NOTHING, Observed
+from support.breaking import falling_over_once
 from support.cluster import StoreCluster
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
 from support.stand_in import publishing
@@ -398,3 +401,18 @@ async def test_a_refusal_is_logged_and_not_argued_with(world: Any, caplog: pytes
         made.cluster.refused.set(None)
         await trio.sleep(2 * LOOK_EVERY)
         assert made.told()[-1] == NO_PROXY
+
+
+FAULTS = {
+    "what is told": ("exclave.listing.serving.decide", decide),
+    "the probes": ("exclave.listing.serving.run_probes", run_probes),
+}
+
+
+@pytest.mark.parametrize(("name", "real"), FAULTS.values(), ids=FAULTS)
+async def test_what_falls_over_comes_back(world: Any, monkeypatch: pytest.MonkeyPatch, name: str, real: Any) -> None:
+    made = world()
+    calls = falling_over_once(monkeypatch, name, real)
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        assert len(calls) >= 2

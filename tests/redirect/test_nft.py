@@ -18,8 +18,10 @@ import trio.testing
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.latest import Latest
 from exclave.redirect import Redirect, RedirectPolicy, open_link, open_redirect, remove_table
+from exclave.redirect.decide import decide
 from exclave.redirect.policy import Server
 from exclave.redirect.ruleset import ruleset_digest
+from support.breaking import falling_over_once
 from support.own_network import in_own_network
 
 from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, VM6, Lab, Seen, as_proxies, doors_inside, open_lab
@@ -382,3 +384,19 @@ def counted_nft(folder: Path) -> Iterator[Callable[[], int]]:
         yield lambda: len(counted.read_bytes())
     finally:
         os.environ["PATH"] = before
+
+
+async def test_a_fault_of_ours_ends_the_agent_by_handing_over_and_the_rules_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        as_proxies(lab, "a")
+        wanted = Wanted(POLICY)
+        with pytest.raises(RuntimeError, match="it fell over"):
+            async with open_redirect(wanted, lab.network.scratch, EndingSwitch()):
+                stays = lab.talk(lab.vm, CLUSTER4, 80)
+                falling_over_once(monkeypatch, "exclave.redirect.nft.decide", decide)
+                wanted.set(replace(POLICY, instance="b"))
+                await trio.sleep_forever()
+        assert stays.is_alive()
+        assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"

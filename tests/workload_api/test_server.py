@@ -18,6 +18,7 @@ from exclave.identity.x509 import der_of
 from exclave.kit.latest import Latest
 from exclave.workload_api import open_workload_api
 from exclave.workload_api.messages import decode_response
+from support.breaking import falling_over_once
 from support.mesh import mesh
 
 METHOD = "/SpiffeWorkloadAPI/FetchX509SVID"
@@ -207,3 +208,44 @@ async def test_clients_that_go_mad_in_the_middle_do_not_stop_one_that_listens(tm
         assert heard.value == 1
         latest.set(rotated)
     assert keys[1] == rotated.key
+
+
+async def test_a_socket_that_fails_is_made_anew_and_streams_that_stand_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latest: Latest[Svid | None] = Latest(mesh().svid(time.time()))
+    async with open_workload_api(tmp_path / "w.sock", latest, bundle, ME) as api:
+        messages = fetch(api.path)
+        await trio.to_thread.run_sync(lambda: next(messages))
+        accepts = falling_over_once(monkeypatch, "trio.SocketListener.accept", trio.SocketListener.accept)
+        async with await trio.open_unix_socket(str(api.path)):
+            pass  # the one that is being accepted; the next one is not
+        newest = mesh().svid(time.time())
+        latest.set(newest)
+        pushed = await trio.to_thread.run_sync(lambda: next(messages))
+        assert decode_response(pushed)[0].key == newest.key
+        with trio.fail_after(20):
+            while len({id(listener) for (listener,) in accepts}) < 2:  # type: ignore[misc]
+                with contextlib.suppress(OSError):
+                    await (await trio.open_unix_socket(str(api.path))).aclose()
+                await trio.lowlevel.checkpoint()
+        await trio.to_thread.run_sync(messages.close)  # type: ignore[attr-defined]
+
+
+async def test_a_client_that_cannot_be_served_is_dropped_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fall = [True]
+
+    def anchors() -> tuple[bytes, ...]:
+        if fall.pop() if fall else False:
+            raise RuntimeError("it fell over")
+        return bundle()
+
+    svid = mesh().svid(time.time())
+    async with open_workload_api(tmp_path / "w.sock", Latest[Svid | None](svid), anchors, ME) as api:
+        with contextlib.suppress(grpc.RpcError):  # it comes again by itself, or not
+            await first(api.path)
+        (found,) = decode_response(await first(api.path))
+        assert found.key == svid.key
+    assert "workload API: a client was dropped: it fell over" in caplog.messages

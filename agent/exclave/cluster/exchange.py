@@ -35,6 +35,7 @@ from exclave.cluster.waiting import Waits
 from exclave.errors import ClusterError, Fault
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now
 
 log = logging.getLogger(__name__)
@@ -259,7 +260,7 @@ async def open_exchange(access: Access, token: Callable[[], str], now: Now) -> A
     tls = make_tls(access.ca)
     async with open_bare_nursery() as nursery:
         exchange = Exchange(access, token, now, tls, nursery)
-        nursery.start_soon(exchange.waits.announce)
+        nursery.start_soon(supervise, "waits", exchange.waits.announce)
         try:
             yield exchange
         finally:

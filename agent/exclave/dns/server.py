@@ -1,8 +1,9 @@
 """The door of the stub: UDP and TCP, port 53, on one address.
 
 Rules: the sockets are bound before the door yields, so a taken port is told at once; after that nothing here ends the
-agent: each transport starts again by itself. Settings that cannot be turned into names are logged, and the last good
-ones answer on. A query costs one computation and no memory that stays; TCP connections are few and short-lived.
+agent: each transport starts again by itself, on a socket that is bound anew. Settings that cannot be turned into names
+are logged, and the last good ones answer on. A query costs one computation and no memory that stays; TCP connections
+are few and short-lived.
 The stub closes with its door on every ending: the next agent binds anew, and a proxy asks again.
 """
 
@@ -11,7 +12,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from exclave.dns.zone import Service, control_plane_services
 from exclave.errors import Fault, HostError
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.reopened import ReopenedSocket
 from exclave.kit.supervise import supervise
 
 if TYPE_CHECKING:
@@ -120,12 +122,24 @@ async def open_dns(address: str, settings: "Latest[Settings | None]") -> AsyncIt
     """
     stub = DnsStub(address)
     stub.load(settings.value)
-    with _bound(address, socket.SOCK_DGRAM) as udp, _bound(address, socket.SOCK_STREAM) as tcp:
-        tcp.listen()
+
+    async def bound(kind: socket.SocketKind) -> trio.socket.SocketType:
+        await trio.lowlevel.checkpoint()
+        return _bound(address, kind)
+
+    async def accept(sock: trio.socket.SocketType) -> None:
+        await stub.serve_tcp(trio.SocketListener(sock))
+
+    with ExitStack() as stack:
+        parts = []
+        for kind, serve in ((socket.SOCK_DGRAM, stub.serve_udp), (socket.SOCK_STREAM, accept)):
+            part = ReopenedSocket(_bound(address, kind), partial(bound, kind), serve)
+            stack.callback(part.close)
+            parts.append(part)
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(stub.follow, settings)
-            nursery.start_soon(supervise, "dns over UDP", partial(stub.serve_udp, udp))
-            nursery.start_soon(supervise, "dns over TCP", partial(stub.serve_tcp, trio.SocketListener(tcp)))
+            nursery.start_soon(supervise, "dns settings", partial(stub.follow, settings))
+            for part, name in zip(parts, ("dns over UDP", "dns over TCP"), strict=True):
+                nursery.start_soon(supervise, name, part.serve)
             yield stub
             nursery.cancel_scope.cancel()
 
@@ -137,6 +151,8 @@ def _bound(address: str, kind: socket.SocketKind) -> trio.socket.SocketType:
         if kind is socket.SOCK_STREAM:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         plain.bind((address, PORT))
+        if kind is socket.SOCK_STREAM:
+            plain.listen()
     except OSError as problem:
         plain.close()
         raise _translated(address, kind, problem) from problem

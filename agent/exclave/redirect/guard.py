@@ -25,6 +25,7 @@ from exclave.kit.backoff import Backoff
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.procfs import open_pidfd, read_boot_id, view_process
 from exclave.kit.recognition import ProcessRecord, why_foreign
+from exclave.kit.supervise import supervise
 from exclave.redirect.guarding import COMMANDS, FILE, is_held, is_whole, parse_record, render_record, why_not
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ async def open_guard(runtime: Path, endings: EndingSwitch) -> AsyncIterator[None
     await keeper.start()
     try:
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(keeper.keep)
+            nursery.start_soon(supervise, "guard", keeper.keep)
             yield
             nursery.cancel_scope.cancel()
     finally:

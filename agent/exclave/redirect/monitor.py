@@ -19,6 +19,7 @@ import trio
 
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
 from exclave.redirect.events import News, Reader
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ async def open_monitor(table: str) -> AsyncIterator[Monitor]:
     monitor.listen()
     try:
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(monitor.keep)
+            nursery.start_soon(supervise, "rules' monitor", monitor.keep)
             yield monitor
             nursery.cancel_scope.cancel()
     finally:

@@ -2,7 +2,8 @@
 
 Rules: the socket's file is open to every user, since the proxy has its own; who may have the key is decided by the
 kernel's word on who connected. One task a client: a slow or mad one holds up nobody else. A stale file is replaced;
-one that somebody serves is another agent's, and an error.
+one that somebody serves is another agent's, and an error. Nothing here ends the agent: a client that cannot be served
+is dropped, and a socket that fails is made anew; the streams that stand outlive it.
 """
 
 import logging
@@ -11,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -19,6 +21,8 @@ from exclave.errors import Fault, HostError
 from exclave.identity.svid import Svid
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.reopened import ReopenedSocket
+from exclave.kit.supervise import describe, supervise
 from exclave.workload_api.connection import Connection
 from exclave.workload_api.messages import X509Svid, encode_response
 from exclave.workload_api.peer import judge_peer, peer_of
@@ -51,7 +55,7 @@ async def open_workload_api(
     Raises HostError if the socket cannot be made, or another agent serves it.
     """
     api = WorkloadApi(path, Latest(0))
-    listener = await _listen(path)
+    listening = await _listen(path)
 
     async def serve(stream: trio.SocketStream) -> None:
         peer = peer_of(stream.socket)
@@ -62,12 +66,24 @@ async def open_workload_api(
         async with stream:
             await _serve(stream, connection, svid, bundle, api.streams)
 
+    async def serve_or_drop(stream: trio.SocketStream) -> None:
+        try:
+            await serve(stream)
+        except Exception as problem:
+            log.warning("workload API: a client was dropped: %s", describe(problem))
+
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
+
+        async def accept(sock: trio.socket.SocketType) -> None:
+            await trio.serve_listeners(serve_or_drop, [trio.SocketListener(sock)], handler_nursery=nursery)
+
+        part = ReopenedSocket(listening, partial(_listen, path), accept)
+        nursery.start_soon(supervise, "workload API", part.serve)
         try:
             yield api
         finally:
             nursery.cancel_scope.cancel()
+            part.close()
             path.unlink(missing_ok=True)
 
 
@@ -137,7 +153,7 @@ def _response(svid: Svid, bundle: tuple[bytes, ...]) -> bytes:
     return encode_response((X509Svid(svid.spiffe_id, b"".join(svid.chain), svid.key, b"".join(bundle)),))
 
 
-async def _listen(path: Path) -> trio.SocketListener:
+async def _listen(path: Path) -> trio.socket.SocketType:
     await _remove_stale(path)
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -149,7 +165,7 @@ async def _listen(path: Path) -> trio.SocketListener:
         raise HostError(
             Fault.TAKEN, f"cannot listen on {path}: {problem.strerror}", "make its folder exist and writable for root"
         ) from problem
-    return trio.SocketListener(listener)
+    return listener
 
 
 async def _remove_stale(path: Path) -> None:
