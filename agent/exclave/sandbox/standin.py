@@ -18,6 +18,7 @@ from functools import partial
 import trio
 
 from exclave.sandbox.standin_admin import Admin, Counts
+from exclave.sandbox.standin_control import watch_controller
 from exclave.sandbox.standin_forward import Forwarder
 from exclave.sandbox.standin_identity import keep_from_folder, keep_from_workload_api
 from exclave.sandbox.standin_lookup import Lookups, Resolver, read_resolv_conf
@@ -35,12 +36,14 @@ log = logging.getLogger("standin")
 async def run(settings: StandinSettings) -> None:
     """Be the proxy until SIGTERM or SIGINT has been drained."""
     tls, counts, drain, taken = Tls(settings.anchors), Counts(), Drain(), trio.Event()
-    lookups = Lookups(Resolver(settings.destination, read_resolv_conf()), settings.remember, trio.current_time)
+    resolver = Resolver(settings.destination, read_resolv_conf())
+    lookups = Lookups(resolver, settings.remember, trio.current_time)
     forwarder = Forwarder(settings, tls, lookups, counts, drain)
     admin = Admin(tls, counts)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_on_signal, signals, drain)
+            nursery.start_soon(watch_controller, resolver, lookups, counts)
             nursery.start_soon(admin.serve, await trio.open_tcp_listeners(settings.admin[1], host=settings.admin[0]))
             policies = Resolver(settings.policy_server, read_resolv_conf())
             nursery.start_soon(ask_for_policies, settings, policies, counts, taken)

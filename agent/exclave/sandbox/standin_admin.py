@@ -37,6 +37,10 @@ class Counts:
         """Count one."""
         self._counters[name, labels] += 1
 
+    def set(self, name: str, labels: Labels, value: int) -> None:
+        """Say what a gauge stands at."""
+        self._counters[name, labels] = value
+
     def render(self) -> list[str]:
         """Lines in Prometheus' text format."""
         lines = []

@@ -60,18 +60,22 @@ class _Known:
 
 
 class Lookups:
-    """Asks, and remembers. `remember` is seconds that an unused answer survives."""
+    """Asks, and remembers. `remember` is seconds that an unused answer survives.
+
+    `is_away`: the controller is known to be away, so that what is known is used without asking.
+    """
 
     def __init__(self, find_server: "Resolver", remember: float, clock: Callable[[], float]) -> None:
         self._resolver = find_server
         self._remember = remember
         self._clock = clock
+        self.is_away = False
         self._known: dict[Address, _Known] = {}
 
     async def find(self, destination: Address) -> Endpoint | None:
         """The endpoint for a destination, None if it is none of the mesh's business. Raises NoEndpoint."""
         known = self._recall(destination)
-        if known is not None and self._clock() - known.fetched < FRESH:
+        if known is not None and (self.is_away or self._clock() - known.fetched < FRESH):
             return known.endpoint
         deadline = self._clock() + PATIENCE
         while True:
@@ -147,6 +151,7 @@ class Resolver:
     """Finds the address of one server: an IP as it is, a name by DNS, each time it is asked."""
 
     def __init__(self, server: Address, resolv_conf: str) -> None:
+        self.server = f"{server[0]}:{server[1]}"
         self._server = server
         words = [line.split() for line in resolv_conf.splitlines()]
         self._nameservers = [line[1] for line in words if line[:1] == ["nameserver"] and len(line) > 1]
