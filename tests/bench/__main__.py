@@ -1,5 +1,6 @@
 """`./tests/run --bench [PART…]`: prints the figures, part by part."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,13 @@ TOP = Path(__file__).resolve().parents[2]
 NEWEST = str(TOP / ".venv/bin/python")
 DEBIAN_12 = str(TOP / ".venv-debian12/bin/python")
 
+REAL_PROXY = os.environ.get("EXCLAVE_LINKERD2_PROXY")
+
 PARTS = {
+    "away": [
+        ("tests.bench.away", [], NEWEST),
+        *([("tests.bench.away", [REAL_PROXY], NEWEST)] if REAL_PROXY else []),
+    ],
     "joining": [("tests.bench.joining", [], NEWEST)],
     "resident": [
         ("tests.bench.resident", ["the newest libraries"], NEWEST),

@@ -52,10 +52,11 @@ def seen(*looks: tuple[float, Reading]) -> Witness:
     return witness
 
 
-LOOKS: dict[str, tuple[list[tuple[float, Reading]], bool]] = {
+LOOKS: dict[str, tuple[list[tuple[float, Reading]], bool | None]] = {
     "connected": ([(0, UP)], True),
     "one look that finds no connection is not believed": ([(0, UP), (1, DOWN)], True),
     "two are": ([(0, UP), (1, DOWN), (2, DOWN)], False),
+    "at the first look nobody knows yet": ([(0, DOWN)], None),
     "it may also begin so": ([(0, DOWN), (1, DOWN)], False),
     "one look that finds it again is believed": ([(0, UP), (1, DOWN), (2, DOWN), (3, UP)], True),
     "a question is not answered yet": ([(0, UP), (5, Reading(1, 6, 5))], True),
@@ -71,7 +72,7 @@ LOOKS: dict[str, tuple[list[tuple[float, Reading]], bool]] = {
 
 
 @pytest.mark.parametrize(("looks", "is_there"), LOOKS.values(), ids=LOOKS)
-def test_one_controller(looks: list[tuple[float, Reading]], is_there: bool) -> None:
+def test_one_controller(looks: list[tuple[float, Reading]], is_there: bool | None) -> None:
     assert seen(*looks).is_there(looks[-1][0]) is is_there
 
 
@@ -88,7 +89,8 @@ def test_both_are_needed() -> None:
 
 def test_what_a_page_does_not_mention_stays_as_it_was() -> None:
     both = Witnesses().see({"destination": UP, "policy": DOWN}, 0.0).see({}, 1.0).see({}, 2.0)
-    assert both.is_there(2.0) is True
+    assert both.is_there(2.0) is None  # of the one that was never there
+    assert both.see({"policy": UP}, 3.0).is_there(3.0) is True
 
 
 def test_the_proxy_asks_again_sooner_than_silence_is_believed() -> None:

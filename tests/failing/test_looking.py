@@ -189,6 +189,7 @@ async def test_linkerd_away_from_the_start_opens_outbound_at_the_second_look(
     metrics: Metrics, machine: Machine
 ) -> None:
     metrics.ready = 0
+    machine.membership.settings.set(make_settings(failure=FailurePolicy(3600.0)))  # that is not waited for
     async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
         await judged(failing, lambda found: found.outbound_open)
         assert metrics.looks == 2

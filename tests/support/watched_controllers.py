@@ -17,7 +17,7 @@ import h2.connection
 import h2.events
 import trio
 
-OPAQUE_PORT = bytes.fromhex("0a021200")  # Server{protocol: ProxyProtocol{opaque: Opaque{}}}
+DETECT = bytes.fromhex("0a060a040a02080a")  # Server{protocol: ProxyProtocol{detect: Detect{timeout: 10 s}}}
 NOT_FOUND = "5"
 
 
@@ -25,7 +25,9 @@ def server() -> bytes:
     """A Server that lets everybody in: Authz{networks: [0.0.0.0/0], authentication: {permit: unauthenticated}}."""
     network = _field(1, _field(1, b"\x0d\x00\x00\x00\x00"))  # Network{net: IPNetwork{ip: IPAddress{ipv4: 0}}}
     authentication = _field(2, _field(1, b""))  # Authn{unauthenticated: PermitUnauthenticated{}}
-    return OPAQUE_PORT + _field(3, _field(1, network) + authentication)
+    name = _field(1, b"all-unauthenticated")  # Metadata{default}
+    label = _field(1, b"name") + _field(2, b"default:all-unauthenticated")
+    return DETECT + _field(3, _field(1, network) + authentication + _field(4, name)) + _field(4, label)
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -35,7 +37,7 @@ def _field(number: int, content: bytes) -> bytes:
 def answer(http: h2.connection.H2Connection, stream: int, path: str) -> None:
     """What a controller says to a question; the stream stays open, as a watch does."""
     headers = [(":status", "200"), ("content-type", "application/grpc")]
-    if path.endswith("/OutboundPolicies/Watch"):
+    if path.endswith(".OutboundPolicies/Watch"):
         http.send_headers(stream, [*headers, ("grpc-status", NOT_FOUND)], end_stream=True)
         return
     message = server() if path.endswith("/WatchPort") else b""  # an empty profile says nothing

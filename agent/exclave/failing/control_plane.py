@@ -59,29 +59,36 @@ def _sums(found: list[tuple[str, str]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Witness:
-    """What is known of one controller. `quiet_since`: since when nothing that was asked has been answered."""
+    """What is known of one controller. `quiet_since`: since when nothing that was asked has been answered.
+
+    `was_there`: it was connected at some look, so that one look without a connection means little.
+    """
 
     last: Reading | None = None
     misses: int = 0
     asked_at: float = 0.0
     quiet_since: float | None = None
+    was_there: bool = False
 
     def see(self, reading: Reading, now: float) -> "Witness":
         """Take a reading; one with smaller counts is that of another process."""
         last = self.last
         misses = 0 if reading.connected else self.misses + 1
+        was_there = self.was_there or bool(reading.connected)
         if last is None or reading.asked < last.asked or reading.answered != last.answered:
-            return Witness(reading, misses, now)
+            return Witness(reading, misses, now, None, was_there)
         if reading.asked > last.asked:
-            return Witness(reading, misses, now, now if self.quiet_since is None else self.quiet_since)
+            return Witness(reading, misses, now, now if self.quiet_since is None else self.quiet_since, was_there)
         # A question that somebody has taken back is not waited for: nobody asks it again.
         quiet_since = self.quiet_since if now - self.asked_at < SILENCE else None
-        return Witness(reading, misses, self.asked_at, quiet_since)
+        return Witness(reading, misses, self.asked_at, quiet_since, was_there)
 
-    def is_there(self, now: float) -> bool:
-        """Whether it counts as there."""
+    def is_there(self, now: float) -> bool | None:
+        """Whether it counts as there; None until there is a connection, or there has been time for one."""
         is_silent = self.quiet_since is not None and now - self.quiet_since >= SILENCE
-        return self.misses < LOOKS and not is_silent
+        if self.misses >= LOOKS or is_silent:
+            return False
+        return True if self.was_there else None
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,11 @@ class Witnesses:
         )
 
     def is_there(self, now: float) -> bool | None:
-        """Whether both count as there; None while nothing is known of either."""
-        known = [witness for witness in (self.destination, self.policy) if witness.last is not None]
-        return all(witness.is_there(now) for witness in known) if known else None
+        """Whether both count as there; None while that is not known."""
+        known = [witness.is_there(now) for witness in (self.destination, self.policy) if witness.last is not None]
+        if not known or False in known:
+            return False if known else None
+        return None if None in known else True
 
     @property
     def is_settled(self) -> bool:

@@ -1,0 +1,271 @@
+"""Linkerd's controllers away, as a table of outcomes: who is reached, and how, at which moment; with the stand-in, and
+with the real proxy where EXCLAVE_LINKERD2_PROXY names one.
+
+This process is the machine: real link, names, Workload API, proxy, judgement and rules; the rest is beside it.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import trio
+from cryptography import x509
+from tests.bench.figures import note
+
+from exclave.config import ProxyConfig, RedirectConfig
+from exclave.confirm import open_confirm
+from exclave.dns import open_dns
+from exclave.ending import Ending, EndingSwitch
+from exclave.failing import Failing, open_failing
+from exclave.identity.names import destination_identity
+from exclave.kit.latest import Latest
+from exclave.member.settings import FailurePolicy, Port
+from exclave.proxy import open_proxy
+from exclave.redirect import Redirect, find_active, find_armed, open_link, open_redirect
+from exclave.redirect.layout import dns_address
+from exclave.sandbox.namespaces import Machine, Network, open_network
+from exclave.sandbox.pki import make_leaf
+from exclave.sandbox.stage import share_stand_in
+from exclave.steering import open_steering
+from exclave.workload_api import open_workload_api
+from support.member import ADDRESS, RECORD, make_settings
+from support.mesh import mesh
+
+AFTER = 3.0
+"""Seconds that connections may hang before outbound opens."""
+
+PATIENCE = 1.5
+"""Seconds after which a connection hangs, for the table."""
+
+CONTROLLERS, KNOWN, OUTSIDE = "10.42.0.2", "10.42.0.50", "10.77.0.30"
+NEW = [f"10.42.0.{number}" for number in range(100, 130)]
+APPLICATION = (ADDRESS, 8080)
+NOBODY = 65534
+
+SHARED = Path("/mnt")
+"""Where users of this machine, which has mounts of its own, find what they run."""
+
+COLUMNS = ("there", "away", "away, open", "back", "swap", "reboot", "reboot, open")
+WIDTH = 13
+
+ECHO = """
+import socket, sys, threading
+def tell(connection, peer):
+    with connection:
+        connection.recv(100)
+        connection.sendall(f"{peer[0]} {peer[1]}".encode())
+server = socket.create_server(("", int(sys.argv[1])))
+print("up", flush=True)
+while True:
+    threading.Thread(target=tell, args=server.accept(), daemon=True).start()
+"""
+
+CALL = """
+import json, socket, sys, time
+source, target, port, patience = sys.argv[1:]
+began = time.perf_counter()
+try:
+    with socket.create_connection((target, int(port)), float(patience), (source, 0)) as call:
+        call.sendall(b"hello")
+        seen = call.recv(100).decode().split()
+        how = "bare" if seen == [call.getsockname()[0], str(call.getsockname()[1])] else "proxy" if seen else "closed"
+except socket.timeout:
+    how = "hangs"
+except OSError as problem:
+    how = type(problem).__name__
+print(json.dumps([how, 1000 * (time.perf_counter() - began)]))
+"""
+"""Whoever sees another port than the caller's own is called by a proxy."""
+
+
+@dataclass
+class World:
+    """The machine, and what is beside it. `cells` are outcomes by row and column."""
+
+    network: Network
+    beside: Machine
+    binary: Path
+    is_real: bool
+    cells: dict[tuple[str, str], str] = field(default_factory=dict)
+    _fresh: list[str] = field(default_factory=lambda: list(NEW))
+    _controllers: trio.Process | None = None
+
+    async def start_controllers(self) -> None:
+        """Have both controllers there."""
+        program = [sys.executable, str(Path(__file__).parents[1] / "support" / "watched_controllers.py"), CONTROLLERS]
+        certificate = [str(self.network.scratch / "chain.pem"), str(self.network.scratch / "key.pem")]
+        self._controllers = await started(self.beside.command(*program, *(certificate if self.is_real else [])))
+
+    async def end_controllers(self) -> None:
+        """Have them away, without a word."""
+        assert self._controllers is not None
+        await end(self._controllers)
+
+    async def look(self, column: str) -> None:
+        """Fill a column."""
+        new, comer = self._fresh.pop(), self._fresh.pop()
+        for row, machine, source, target in (
+            ("outbound: a destination that was used before", None, ADDRESS, (KNOWN, 80)),
+            ("outbound: a new destination in the cluster", None, ADDRESS, (new, 80)),
+            ("outbound: outside of the cluster's networks", None, ADDRESS, (OUTSIDE, 80)),
+            ("inbound: from an address that came before", self.beside, KNOWN, APPLICATION),
+            ("inbound: from a new address of the cluster", self.beside, comer, APPLICATION),
+            ("inbound: from outside of the cluster's networks", self.beside, OUTSIDE, APPLICATION),
+        ):
+            self.cells[row, column] = await call(machine, source, target)
+
+
+async def call(machine: Machine | None, source: str, target: tuple[str, int]) -> str:
+    """How a call fares, in a word or two."""
+    words = [sys.executable, "-I", "-S", "-c", CALL, source, target[0], str(target[1]), str(PATIENCE)]
+    done = await trio.run_process(words if machine is None else machine.command(*words), capture_stdout=True)
+    how, milliseconds = json.loads(done.stdout)
+    return how if how == "hangs" else f"{how} {milliseconds:.0f} ms"
+
+
+async def started(command: list[str]) -> trio.Process:
+    """A program that says when it is up."""
+    program = await trio.lowlevel.open_process(command, stdout=-1)
+    assert program.stdout is not None
+    assert await program.stdout.receive_some(), command
+    return program
+
+
+async def end(program: trio.Process) -> None:
+    """End a program: the one below nsenter, if it is in a machine, since nobody here would reap that one."""
+    for inside in psutil.Process(program.pid).children():
+        inside.kill()
+    if program.args[0] != "nsenter":
+        program.kill()
+    await program.wait()
+
+
+@asynccontextmanager
+async def open_machine(world: World, ending: Ending) -> AsyncIterator[tuple[Failing, Redirect]]:
+    """All of an agent that traffic depends on, until its rules point to a proxy; `ending` is how it closes."""
+    runtime = world.network.scratch / "run"
+    runtime.mkdir(exist_ok=True)
+    runtime.chmod(0o755)
+    settings = make_settings(mesh().anchor.pem, failure=FailurePolicy(AFTER), ports=(Port("http", APPLICATION[1]),))
+    member: Any = SimpleNamespace(
+        settings=Latest(settings),
+        record=RECORD,
+        addresses=(ADDRESS,),
+        captured_addresses=(ADDRESS,),
+        view=Latest(None),
+        moved=Latest(None),
+    )
+    identity: Any = SimpleNamespace(svid=Latest(mesh().svid(time.time())))
+    endings = EndingSwitch()
+    endings.ask_nowait(ending)
+    config = ProxyConfig(world.binary, "nobody", "info", 1.0)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        api = await enter(open_workload_api(runtime / "w.sock", identity.svid, lambda: (), frozenset({NOBODY})))
+        await enter(open_link(endings))
+        names = await enter(open_dns(dns_address(), member.settings))
+        given = (member, identity, api.path, names.address, await find_active(), endings, time.time)
+        proxy = await enter(open_proxy(config, runtime, *given))
+        failing = await enter(open_failing(member, identity, proxy, time.time))
+        confirming = await enter(open_confirm(runtime, member, await find_armed()))
+        steering = await enter(open_steering(RedirectConfig(), member, proxy, failing, confirming))
+        redirect = await enter(open_redirect(steering.policy, runtime, endings))
+        await redirect.observed.wait_for(lambda seen: seen.instance is not None)
+        yield failing, redirect
+
+
+async def wait_open(redirect: Redirect, *, is_open: bool) -> float:
+    """Wait until the kernel's rules let outbound pass, or no longer; seconds."""
+    began = trio.current_time()
+    while (redirect.wanted.value is None) or redirect.wanted.value.outbound == is_open or not redirect.in_place:
+        with trio.move_on_after(0.1):
+            await redirect.observed.wait_change()
+    return trio.current_time() - began
+
+
+async def play(world: World) -> dict[str, float]:
+    """Fill the table; seconds from the controllers' end and return to the rules."""
+    took = {}
+    await world.start_controllers()
+    async with open_machine(world, Ending.STOP) as (failing, redirect):
+        await failing.lookups.wait_for(bool)
+        await world.look("there")
+        await world.end_controllers()
+        away = trio.current_time()
+        await failing.lookups.wait_for(lambda found: found is False)
+        took["noticed"] = trio.current_time() - away
+        await world.look("away")
+        await wait_open(redirect, is_open=True)
+        took["open"] = trio.current_time() - away
+        await world.look("away, open")
+        await world.start_controllers()
+        took["back"] = await wait_open(redirect, is_open=False)
+        await world.look("back")
+        await world.end_controllers()
+    async with open_machine(world, Ending.STOP) as (_, redirect):
+        began = trio.current_time()
+        await world.look("reboot")
+        await wait_open(redirect, is_open=True)
+        took["reboot"] = trio.current_time() - began
+        await world.look("reboot, open")
+    return took
+
+
+async def measure(binary: str | None) -> None:
+    """Print the table for one proxy."""
+    async with open_network() as network:
+        await network.join(f"{ADDRESS}/24")
+        beside = await network.add("beside", f"{OUTSIDE}/24", *(f"{one}/16" for one in (CONTROLLERS, KNOWN, *NEW)))
+        await trio.run_process(["ip", "route", "add", "10.42.0.0/16", "dev", "eth0"])
+        # Never in the scratch folder: that is removed in the end, with all that is found in it.
+        await trio.run_process(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", str(SHARED)])
+        proxy = await share_stand_in(SHARED, Machine("here", os.getpid()))
+        if binary is not None:
+            proxy = Path(shutil.copy(binary, network.scratch / "linkerd2-proxy"))
+            proxy.chmod(0o755)
+        write_certificate(network.scratch)
+        echo = await started(beside.command(sys.executable, "-I", "-S", "-c", ECHO, "80"))
+        application = await started([sys.executable, "-I", "-S", "-c", ECHO, str(APPLICATION[1])])
+        world = World(network, beside, proxy, binary is not None)
+        took = await play(world)
+        for program in (echo, application):
+            await end(program)
+    show("the real linkerd2-proxy" if binary else "the stand-in proxy", world.cells, took)
+
+
+def write_certificate(folder: Path) -> None:
+    """What the controllers show to proxies."""
+    leaf = make_leaf(mesh().issuer, [x509.DNSName(destination_identity("linkerd", "cluster.local"))])
+    (folder / "chain.pem").write_text(mesh().chain(leaf))
+    (folder / "key.pem").write_text(leaf.key_pem)
+
+
+def show(who: str, cells: dict[tuple[str, str], str], took: dict[str, float]) -> None:
+    """Print a table."""
+    print(f"\nLinkerd's controllers away, with {who}\n{'':50}" + "".join(f"{column:>{WIDTH}}" for column in COLUMNS))
+    for row in dict.fromkeys(row for row, _ in cells):
+        print(f"  {row:<48}" + "".join(f"{cells.get((row, column), '-'):>{WIDTH}}" for column in COLUMNS))
+    note("proxy, bare: called by a proxy, by the caller itself; hangs: nothing within " + f"{PATIENCE} s")
+    note(f"away: noticed after {took['noticed']:.1f} s; allowed for {AFTER:.0f} s; open after {took['open']:.1f} s")
+    note(f"back: captured again {took['back']:.1f} s after their return; reboot: open after {took['reboot']:.1f} s")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Print the tables."""
+    logging.basicConfig(level=logging.ERROR)
+    trio.run(measure, sys.argv[1] if len(sys.argv) > 1 else None)
+
+
+if __name__ == "__main__":
+    main()
