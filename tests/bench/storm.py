@@ -176,6 +176,7 @@ class Fleet:
                     await limit.acquire_on_behalf_of(who)
                     nursery.start_soon(self._join, who, limit, storm)
             storm.took = time.perf_counter() - began
+            print(f"{storm.fleet}: {storm.joined} joined in {storm.took:.0f} s", file=sys.stderr, flush=True)
             storm.asked = self._asked() - before
             storm.cpu = sum(process.cpu_times()[:2]) - cpu
             await trio.sleep(SETTLING)
@@ -401,7 +402,12 @@ def tell(storms: list[Storm]) -> None:
         heading(f"How it grows, {first.fleet} to {last.fleet} members (peer: the first)")
         row("joins a second", last.joined / last.took, "/s", first.joined / first.took)
         row("from Member to certificate and credential, p99", p99(last.waits), "s", p99(first.waits))
-        row("controller: processor a join", 1000 * last.cpu / last.joined, "ms", 1000 * first.cpu / first.joined)
+        row(
+            "controller: processor a join",
+            1000 * last.cpu / max(1, last.joined),
+            "ms",
+            1000 * first.cpu / max(1, first.joined),
+        )
         row("controller: memory", last.rss, "MB", first.rss)
         row("a machine's get of its own Member", 1000 * last.look, "ms", 1000 * first.look)
         row("a machine's heartbeat", 1000 * last.beat, "ms", 1000 * first.beat)

@@ -20,7 +20,7 @@ from exclave.controller.reap import Sight, live_members, see
 from exclave.controller.trust import ANCHORS, ISSUER, Trust, choose_trust, told
 from exclave.controller.world import Group, MemberWorld, Mesh, workload_ports
 from exclave.member.settings import parse_group
-from exclave.member.spec import parse_member_name, view_member
+from exclave.member.spec import LIVE, parse_member_name, view_member
 
 log = logging.getLogger(__name__)
 
@@ -228,9 +228,9 @@ class Caches:
         """
         if sight.changed:
             return True
-        member = self.members.objects.get(key)
-        live = view_member(member).live if member is not None else None
-        return live is not None and live.status
+        status = (self.members.objects.get(key) or {}).get("status") or {}  # not read whole: all are asked at each tick
+        conditions = status.get("conditions") or ()
+        return any(one.get("type") == LIVE and one.get("status") == "True" for one in conditions)
 
     def overdue(self, now: float) -> set[Key]:
         """Who would no longer be live, by what the watch of Leases has told."""
