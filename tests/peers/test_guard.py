@@ -21,7 +21,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.admin.guard import GUARD, placed_guard
+from exclave.admin.guard import GROUP_LABEL, GUARD, placed_guard
 from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account, rejoin_account
 from exclave.cluster.requests import create, create_token
 from exclave.join.delivery import delivery_key_text, seal, unseal
@@ -119,7 +119,8 @@ def furnish(town: Town, namespace: str, name: str, account: str) -> None:
     town.put(member(name, finalizers=["exclave.dev/member"]), members(namespace))
     town.put(lease(name), leases(namespace))
     tls = {"identity": "spiffe://x", "serverName": "web"}
-    body = {"apiVersion": WORKLOADS, "kind": "ExternalWorkload", "metadata": {"name": name}, "spec": {"meshTLS": tls}}
+    metadata = {"name": name, "labels": {GROUP_LABEL: name.rsplit("-", 2)[0]}}
+    body = {"apiVersion": WORKLOADS, "kind": "ExternalWorkload", "metadata": metadata, "spec": {"meshTLS": tls}}
     town.put(body, group(WORKLOADS, namespace, "externalworkloads"))
     account_body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}
     town.put(account_body, core(f"{namespace}-vms", "serviceaccounts"))

@@ -121,7 +121,7 @@ _VALIDATIONS = (
 
 
 GROUP_LABEL, PORTS_FINALIZER = "exclave.dev/group", "exclave.dev/ports"
-"""What an ExternalWorkload has that was made for a group: either of them."""
+"""What an ExternalWorkload has that was made for a group, beside the group as its owner: any of the three."""
 
 _LIMIT_VARIABLES = {
     "kind": "request.resource.resource",
@@ -177,8 +177,12 @@ def _limits(namespace: str) -> tuple[tuple[str, str], ...]:
 
 
 def _is_of_a_group(workload: str) -> str:
-    label = f"'{GROUP_LABEL}' in {workload}.metadata.?labels.orValue({{}})"
-    return f"({label} || '{PORTS_FINALIZER}' in {workload}.metadata.?finalizers.orValue([]))"
+    metadata = f"{workload}.metadata"
+    return (
+        f"('{GROUP_LABEL}' in {metadata}.?labels.orValue({{}}) || "
+        f"'{PORTS_FINALIZER}' in {metadata}.?finalizers.orValue([]) || "
+        f"{metadata}.?ownerReferences.orValue([]).exists(one, one.kind == 'WorkloadGroup'))"
+    )
 
 
 def guard_objects(controller_namespace: str) -> list[Object]:

@@ -224,7 +224,9 @@ def test_the_controllers_account_is_refused(neighbourhood: Town, what: Attempt, 
 def test_the_controllers_account_makes_and_undoes_what_a_machine_needs(neighbourhood: Town) -> None:
     town, controller = neighbourhood, neighbourhood.as_["controller"]
     name, vms = "web-ccccc-3", core(f"{SHOP}-vms", "serviceaccounts")
-    marked = workload(name, labels={GROUP_LABEL: "web"}, finalizers=[PORTS_FINALIZER])
+    web = town.admin.get(group("exclave.dev/v1alpha1", SHOP, "workloadgroups", "web")).json()
+    owner = {"apiVersion": web["apiVersion"], "kind": web["kind"], "name": "web", "uid": web["metadata"]["uid"]}
+    marked = workload(name, labels={GROUP_LABEL: "web"}, finalizers=[PORTS_FINALIZER], ownerReferences=[owner])
     place = f"{WORKLOADS_OF_SHOP}/{name}"
     not_ready = {"type": "Ready", "status": "False", "reason": "Evicted", "message": ""}
     for what in (
@@ -233,8 +235,8 @@ def test_the_controllers_account_makes_and_undoes_what_a_machine_needs(neighbour
         ("POST", WORKLOADS_OF_SHOP, marked),
         patching(place, spec={"ports": [{"port": 8080, "protocol": "TCP"}]}),
         patching(f"{place}/status", status={"conditions": [not_ready]}),
-        patching(place, metadata={"labels": {GROUP_LABEL: None}}),  # as somebody else may have left it
-        patching(place, metadata={"labels": {GROUP_LABEL: "web"}}),
+        patching(place, metadata={"labels": {GROUP_LABEL: None}, "finalizers": None}),  # as others may have left it
+        patching(place, metadata={"labels": {GROUP_LABEL: "web"}, "finalizers": [PORTS_FINALIZER]}),
         ("POST", core(SHOP, "configmaps"), config_map("exclave-mesh.db")),
         patching(core(SHOP, "configmaps", "exclave-mesh.db"), data={"settings.json": "{}"}),
         ("DELETE", place, None),
