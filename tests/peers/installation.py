@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from exclave.admin.objects import CONTROLLER, ELECTION
-from exclave.cluster.requests import CONFIG_MAPS, DEPLOYMENTS, LEASES, MEMBERS, PODS, path_of
+from exclave.cluster.requests import CONFIG_MAPS, DEPLOYMENTS, LEASES, MEMBERS, PODS, WORKLOAD_GROUPS, path_of
 from exclave.sandbox.mesh import MeshKeys, mesh_requests
 from exclave.sandbox.pki import Authority
 from support.admin import Admin, admin_of
@@ -27,6 +27,7 @@ from .conftest import Server
 from .kubernetes import Kubernetes
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
+GROUPS = path_of(WORKLOAD_GROUPS, None)
 NETWORK = ("--network", "10.77.0.0/24", "--port", "8080")
 
 
@@ -39,6 +40,8 @@ class Cluster:
         self.admin: Admin = admin_of(self.server, folder)
         self.folder = folder
         self.client = client
+        self.left_at_its_end: list[str] | None = None
+        """The groups that there were when the controller had ended."""
 
     def furnish(self, linkerd: str = "linkerd") -> Mesh:
         """Have Linkerd's objects; exclave's namespace and issuer are for `install` to make."""
@@ -125,6 +128,7 @@ class Cluster:
             time.sleep(1.0)  # a container takes its time to end, and its controller goes on meanwhile
             started.terminate()
             started.wait()
+            self.left_at_its_end = [one["metadata"]["name"] for one in client.get(GROUPS).json().get("items", ())]
             client.patch(place, content='{"metadata":{"finalizers":null}}', headers=MERGE)
             client.delete(place, params={"gracePeriodSeconds": "0"})
 

@@ -236,7 +236,8 @@ def test_four_commands_from_nothing_to_a_member_and_back(cluster: Cluster) -> No
         cluster.until_gone(record.member)
         typed = admin.type("uninstall")
         assert typed.code == 0, typed.err
-        assert process.poll() is not None, "the controllers end before what they would put back goes"
+        assert process.poll() is not None
+    assert cluster.left_at_its_end == ["web"], "the controllers end before what they would hold again is let go"
     assert "waiting for the controllers to end" in typed.err
     assert ours(admin.kubectl) == []
     again = admin.type("uninstall")
