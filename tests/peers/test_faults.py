@@ -38,8 +38,10 @@ from exclave.cluster.requests import (
     patch,
 )
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
+from exclave.confirm.stage import Confirmation
 from exclave.controller import Place, open_controller
 from exclave.ending import EndingSwitch
+from exclave.failing import Failing
 from exclave.identity import Identity, open_identity
 from exclave.identity.csr import make_csr
 from exclave.join.delivery import delivery_key_text
@@ -50,6 +52,9 @@ from exclave.member import open_member
 from exclave.member.presence import Membership
 from exclave.member.record import MembershipRecord
 from exclave.member.spec import READY, member_object, read_conditions, view_member
+from exclave.proxy.states import State
+from exclave.proxy.views import InstanceView
+from exclave.redirect import Observed
 from exclave.sandbox.mesh import NAMESPACE
 from exclave.sandbox.pki import Authority, make_anchor
 from peers.kubernetes import AVAILABLE, Kubernetes, find_binaries, running_kubernetes
@@ -106,6 +111,7 @@ class Wall:
 
 WALL = Wall()
 WANTED = SimpleNamespace(inbound=True, outbound=True, instance="a")
+SERVING = {"a": InstanceView(State.ACTIVE, 4711, "digest", is_ready=True)}
 
 
 @dataclass(frozen=True)
@@ -332,10 +338,14 @@ async def open_scene(
         )
         member = await enter(open_member(record, machine.config, own, endings, WALL.now))
         identity = await enter(open_identity(state, member, endings, WALL.now))
-        parts = identity, publishing(ready="a", instances={}), publishing(observed=0, wanted=WANTED)
-        parts[2].in_place = True
+        proxy = publishing(ready="a", instances=SERVING)
+        redirect = publishing(observed=Observed(installed=True, instance="a"), wanted=WANTED, problem=None)
+        redirect.in_place = True
+        failing, confirming = Failing(member, identity, proxy, WALL.now), publishing(view=Confirmation())
+        parts = identity, proxy, redirect, failing, confirming
         listing = await enter(open_listing(ListingConfig(10.0), member, *parts, endings, WALL.now))
         nursery = await enter(trio.open_nursery())
+        nursery.start_soon(failing.keep_judging)
         scene = Scene(kubernetes, first, nursery, cluster.admin, through, member, identity, listing)
         await nursery.start(scene.follow)
         nursery.start_soon(scene.note_listed)
