@@ -218,10 +218,13 @@ class Fleet:
                 nursery.start_soon(put, next(IDS))
 
     async def _settled(self) -> None:
-        """Wait until the controller has told everybody what a fleet of this size has to know."""
-        before = -1
-        while (told := self._asked()["patch members/status"]) - before > 1:
-            before = told
+        """Wait until the controller has looked at everybody, and told them what a fleet of this size has to know."""
+        before, used = -1, 0.0
+        while True:
+            told, busy = self._asked()["patch members/status"], sum(self.controller.process.cpu_times()[:2])
+            if told - before <= 1 and busy - used < SETTLING / 4:
+                return
+            before, used = told, busy
             await trio.sleep(SETTLING)
 
     async def _renewals(self, noted: Noted) -> list[float]:
@@ -435,8 +438,8 @@ def plot(storms: list[Storm], file: Path) -> None:
             "seconds, p99",
             {
                 "Member to credential": [p99(storm.waits) for storm in storms],
-                "of that, admission": [p99(storm.admission) for storm in storms],
-                "of that, signing": [p99(storm.signing) for storm in storms],
+                "to ExternalWorkload: admission": [p99(storm.admission) for storm in storms],
+                "from there: signing": [p99(storm.signing) for storm in storms],
                 "a renewal": [p99(storm.renewals) for storm in storms],
             },
         ),
