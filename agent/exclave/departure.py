@@ -31,6 +31,7 @@ from exclave.proxy.output import forget_output
 from exclave.proxy.records import Records
 from exclave.redirect import forget_rules, hold_table, remove_guard, remove_link, remove_table
 from exclave.redirect.layout import INSTANCES
+from exclave.steps import Leaving, Withdrawing, tell
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def forget_everything(paths: Paths) -> None:
     forget_boot_identity(paths.runtime)
     remove_identity(state)
     remove(state / CREDENTIAL)
+    tell(Leaving.CREDENTIAL)
     forget_join(state)
     forget_eviction(state)
     forget_unconfirmed(state)
@@ -126,11 +128,13 @@ async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
     for instance in records.read():
         forget_output(runtime, instance)
         records.drop(instance)
+        tell(Withdrawing.ENDED)
 
 
 async def _end_proxy(pidfd: int, drain: float) -> None:
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        tell(Withdrawing.TERMINATED)
         with trio.move_on_after(drain) as patience:
             await trio.lowlevel.wait_readable(pidfd)
         if patience.cancelled_caught:

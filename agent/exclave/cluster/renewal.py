@@ -27,6 +27,7 @@ from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now, sleep_until_wall
+from exclave.steps import Leaving, tell
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ async def open_member_cluster(
     finally:
         if endings.value is Ending.LEAVE:
             remove(path)
+            tell(Leaving.CREDENTIAL)
 
 
 def load_credential(path: Path) -> Credential:

@@ -26,6 +26,7 @@ from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.reopened import ReopenedSocket
 from exclave.kit.supervise import supervise
+from exclave.steps import Starting, tell
 
 if TYPE_CHECKING:
     from exclave.member.settings import Settings
@@ -140,6 +141,7 @@ async def open_dns(address: str, settings: "Latest[Settings | None]") -> AsyncIt
             nursery.start_soon(supervise, "dns settings", partial(stub.follow, settings))
             for part, name in zip(parts, ("dns over UDP", "dns over TCP"), strict=True):
                 nursery.start_soon(supervise, name, part.serve)
+            tell(Starting.NAMES)
             yield stub
             nursery.cancel_scope.cancel()
 

@@ -42,6 +42,7 @@ from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import LONGEST_NAP, Now
 from exclave.member.settings import Settings
+from exclave.steps import Renewing, tell
 
 if TYPE_CHECKING:
     from exclave.member import Membership
@@ -159,6 +160,7 @@ class Identity:
         view = self._membership.view.value
         if view is None or view.csr != csr:
             await self._membership.patch_spec({"csr": csr})
+        tell(Renewing.ASKED)
         view = await self._membership.view.wait_for(
             lambda view: view is not None and view.certificate is not None and view.certificate.csr_sha256 == wanted
         )
@@ -174,6 +176,7 @@ class Identity:
         self._own_keys.add(key_sha256(key.public_key()))
         csr = make_csr(key, self._membership.record.member)
         store_next_key(self._state, key, csr)
+        tell(Renewing.KEY)
         return key, csr
 
     def _take(self, chain: str, key: ec.EllipticCurvePrivateKey, settings: Settings) -> None:
@@ -185,6 +188,7 @@ class Identity:
             forget_next_key(self._state)
             remember_key(self._state, key)
             raise
+        tell(Renewing.ANSWERED)
         when = renew_at(received, svid.not_after, self._draw())
         store_svid(self._state, chain, key, received, when)
         self._publish(Stored(svid, received, when))

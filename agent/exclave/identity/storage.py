@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.identity.csr import key_sha256
 from exclave.kit.atomic import remove, write_atomic
+from exclave.steps import Leaving, Renewing, tell
 
 SVID = "svid.json"
 NEXT_KEY = "next.key"
@@ -50,6 +51,7 @@ def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, rec
     tree = {"key": _key_text(key), "chain": chain_pem, "received": received, "renewAt": renew_at}
     tree["keys"] = _with(_named_keys(state), key)
     write_atomic(state / SVID, json.dumps(tree).encode())
+    tell(Renewing.STORED)
     forget_next_key(state)
 
 
@@ -94,8 +96,10 @@ def _with(named: list[str], key: ec.EllipticCurvePrivateKey) -> list[str]:
 
 def remove_identity(state: Path) -> None:
     """Forget key and certificate."""
-    for name in (SVID, NEXT_KEY):
-        remove(state / name)
+    remove(state / SVID)
+    tell(Leaving.CERTIFICATE)
+    remove(state / NEXT_KEY)
+    tell(Leaving.KEY)
 
 
 def _key_text(key: ec.EllipticCurvePrivateKey) -> str:

@@ -60,6 +60,7 @@ from exclave.member.record import (
 )
 from exclave.member.settings import Settings, parse_settings
 from exclave.member.spec import SETTINGS_KEY, MemberView, member_object, settings_name, view_member
+from exclave.steps import Joining, tell
 
 FIRST_POLL, LONGEST_POLL = 0.1, 2.0
 """Seconds between looks at the own Member: doubling from the first to the longest."""
@@ -99,6 +100,7 @@ def _begin(state: Path, token: JoinToken, sha256: str) -> JoinRecord:
     record = JoinRecord(nonce, first, sha256, _key_text(generate_key()))
     _make_next_key(state, record.member)
     store_join(state, record)
+    tell(Joining.KEYS)
     return record
 
 
@@ -153,10 +155,12 @@ class _Joining:
                 if self._now() >= self._token.expires:
                     raise refusals.expired(self._token)
                 view = await self._be_admitted()
+                tell(Joining.ADMITTED)
                 self._bearer.set(self._take_credential(view).token)
             settings = await self._fetch_settings()
             self._take_certificate(view, settings)
             await self._beat()
+            tell(Joining.HEARTBEAT)
             return self._finish()
         raise refusals.not_admitted(*self._place, self._seen)
 
@@ -211,6 +215,7 @@ class _Joining:
                         return await self._create()
                     continue
             self._check_clocks()
+            tell(Joining.CREATED)
             self._report(f"Member {self._token.namespace}/{name} stands, waiting for the controller to admit it")
             return None
         self._remember(replace(self._record, member=names[0]))  # one of them may be free by then
@@ -284,6 +289,7 @@ class _Joining:
             raise refusals.unusable("the credential", str(problem)) from None
         credential = Credential(token, self._now(), self._now() + max(0.0, ends - issued))
         write_atomic(self._state / CREDENTIAL, render_credential(credential).encode())
+        tell(Joining.CREDENTIAL)
         self._report(f"admitted as {view.name}; the credential is stored")
         return credential
 
@@ -321,6 +327,7 @@ class _Joining:
         except ValueError as problem:
             raise refusals.unusable("settings", str(problem)) from None
         store_settings(self._state, text)
+        tell(Joining.SETTINGS)
         return settings
 
     def _take_certificate(self, view: MemberView, settings: Settings) -> None:
@@ -334,6 +341,7 @@ class _Joining:
             raise refusals.unusable("the certificate", str(problem)) from None
         when = renew_at(received, svid.not_after, random.random())  # noqa: S311  spreads a fleet, guards nothing
         store_svid(self._state, certificate.chain, key, received, when)
+        tell(Joining.CERTIFICATE)
         self._report(f"certificate for {svid.spiffe_id}")
 
     async def _beat(self) -> None:
@@ -348,6 +356,7 @@ class _Joining:
             token.servers, token.ca, token.namespace, token.group, self._record.member, self._address
         )
         store_membership(self._state, membership)
+        tell(Joining.MEMBER)
         forget_eviction(self._state)
         forget_join(self._state)
         self._report(f"joined as {token.namespace}/{self._record.member}")

@@ -15,6 +15,7 @@ from exclave.ending import Ending
 from exclave.errors import ApiRefusal
 from exclave.listing.ready import LEAVING, STOPPED
 from exclave.member.state import Standing
+from exclave.steps import Withdrawing, tell
 
 if TYPE_CHECKING:
     from exclave.member.presence import Membership
@@ -45,11 +46,13 @@ async def walk_back(membership: "Membership", ending: Ending, drain: float) -> N
         heard = evicted or await _withdraw(membership, LEAVING if ending is Ending.LEAVE else STOPPED)
         if was_listed and heard:
             await membership.view.wait_for(lambda _: _is_withdrawn(membership))
+            tell(Withdrawing.UNLISTED)
     if patience.cancelled_caught:
         log.warning("the ports were not withdrawn within %g s: going on without the cluster's word", PATIENCE)
     if was_listed:
         log.info("draining for %g s", drain)
         await trio.sleep(drain)
+        tell(Withdrawing.DRAINED)
 
 
 def _is_withdrawn(membership: "Membership") -> bool:
@@ -65,8 +68,10 @@ async def _withdraw(membership: "Membership", reason: str) -> bool:
     try:
         if view is None or view.workload_uid is not None:
             await membership.set_ready(False, reason, "this machine is going")
+            tell(Withdrawing.NOT_READY)
         if view is None or view.serving:
             await membership.patch_spec({"serving": False, "dataPath": "down"})
+            tell(Withdrawing.NOT_SERVING)
     except ApiRefusal as refusal:
         log.warning("going on without the cluster's word: %s", refusal)
         return False

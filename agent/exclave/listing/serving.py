@@ -26,6 +26,7 @@ from exclave.listing.leaving import walk_back
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, decide, judge
 from exclave.member.spec import MemberView
+from exclave.steps import Starting, tell
 
 if TYPE_CHECKING:
     from exclave.confirm import Confirming
@@ -191,6 +192,8 @@ class Listing:
                 else:
                     fields = {"serving": effect.serving, "dataPath": effect.data_path, "dataPathReason": effect.why}
                     await self._membership.patch_spec(fields)
+                    if effect.serving:
+                        tell(Starting.SERVING)
                     log.info("listing: [serving=%s data-path=%s]", effect.serving, effect.data_path)
                     await self._membership.view.wait_for(
                         lambda view: view is None or view.serving == effect.serving  # our own write, come back
@@ -202,6 +205,8 @@ class Listing:
     async def _set_ready(self, effect: SetReady, facts: Facts) -> None:
         verdict = effect.verdict
         await self._membership.set_ready(verdict.ready, verdict.reason, verdict.message)
+        if verdict.ready:
+            tell(Starting.READY)
         log.info("listing: [ready=%s reason=%s message=%s]", verdict.ready, verdict.reason, verdict.message)
         assert facts.workload is not None
         self._told = Told(verdict, facts.workload, facts.is_live)

@@ -19,6 +19,7 @@ import trio
 from exclave import __version__
 from exclave.errors import Fault, HostError
 from exclave.kit.atomic import remove, write_atomic
+from exclave.steps import Leaving, tell
 
 MACHINE_ID = Path("/etc/machine-id")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -92,3 +93,4 @@ async def read_boot_identity(runtime: Path) -> str:
 def forget_boot_identity(runtime: Path) -> None:
     """Forget the nonce: the next membership has one of its own."""
     remove(runtime / BOOT)
+    tell(Leaving.BOOT)

@@ -60,6 +60,7 @@ from exclave.member.spec import (
 )
 from exclave.member.standing import APART, ASK_ORPHAN_EVERY, StandingJudge
 from exclave.member.state import Standing
+from exclave.steps import Leaving, tell
 
 if TYPE_CHECKING:
     from exclave.cluster import MemberCluster
@@ -146,6 +147,7 @@ class Membership:
         """Note on disk that this machine was told to leave, so that a crash on the way does not bring it back."""
         self.record = replace(self.record, leaving=True)
         store_membership(self._state, self.record)
+        tell(Leaving.NOTED)
 
     async def _say(self, request: Request) -> None:
         with self._judged():
@@ -318,6 +320,7 @@ class Membership:
             if refusal.status != 404:
                 raise
         self.remains.remove(remaining)
+        tell(Leaving.DELETED)
 
 
 def heartbeat_request(namespace: str, member: str, holder: str, now: float) -> Request:

@@ -16,6 +16,7 @@ from exclave.errors import Fault, HostError
 from exclave.kit.atomic import move, remove, write_atomic
 from exclave.member.settings import Settings, digest, parse_settings
 from exclave.member.spec import accounts_namespace, parse_member_name
+from exclave.steps import Leaving, tell
 
 AGAIN = "again"
 """Folder in the state folder, of a machine that joins anew while it is a member."""
@@ -141,7 +142,9 @@ def load_settings(state: Path) -> tuple[Settings, str] | None:
 def forget_membership(state: Path) -> None:
     """Remove the settings, then membership.json. Raises HostError."""
     remove(state / SETTINGS)
+    tell(Leaving.SETTINGS)
     remove(state / MEMBERSHIP)
+    tell(Leaving.MEMBERSHIP)
 
 
 def note_eviction(state: Path, record: MembershipRecord, now: float) -> None:

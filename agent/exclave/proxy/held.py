@@ -20,6 +20,7 @@ from exclave.proxy.states import Effect, Event
 from exclave.proxy.views import Views
 from exclave.proxy.watching import Watcher
 from exclave.redirect.layout import Instance
+from exclave.steps import Withdrawing, tell
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Held:
                 self.process.send(signal.SIGKILL)
             elif effect is Effect.TERMINATE:
                 self.process.send(signal.SIGTERM)
+                tell(Withdrawing.TERMINATED)
                 await trio.sleep(self._drain + SPARE)
                 await self._do(self._views.step(self.instance, Event.BOUND_REACHED))
 

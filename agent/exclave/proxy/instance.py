@@ -41,6 +41,7 @@ from exclave.proxy.restarts import Restarts
 from exclave.proxy.states import Event, State, next_step
 from exclave.proxy.views import InstanceView, Views
 from exclave.redirect.layout import ADMIN_PORT, INSTANCES, Family, Instance, instance_address
+from exclave.steps import Withdrawing, tell
 
 if TYPE_CHECKING:
     from exclave.identity import Identity
@@ -248,6 +249,7 @@ class Proxy(Views):
     async def _end_one(self, held: Held) -> None:
         await held.end()
         self._let_go(held)
+        tell(Withdrawing.ENDED)
         log.info("proxy %s: ended", held.instance)
 
     def leave_running(self) -> None:

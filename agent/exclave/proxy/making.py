@@ -19,6 +19,7 @@ from exclave.proxy.place import find_families
 from exclave.proxy.program import identify
 from exclave.proxy.records import Records, find_executable
 from exclave.redirect.layout import Instance
+from exclave.steps import Starting, tell
 
 if TYPE_CHECKING:
     from exclave.member.presence import Membership
@@ -58,13 +59,16 @@ class Maker:
         program = Program(binary, self._user, environment, self._resolv_conf, output_path(self._runtime, instance))
         executable, identity = find_executable(binary), await identify(binary)
         gated = launch(program)
+        tell(Starting.PROXY_WAITS)
         try:
             digest = environment_digest(environment)
             record = self.records.add(instance, gated.process.pid, executable, digest, identity)
         except HostError:
             await gated.give_up()
             raise
+        tell(Starting.PROXY_RECORDED)
         gated.open_gate()
+        tell(Starting.PROXY_RELEASED)
         return gated.process, record
 
     def wanted_digest(self, settings: Settings, instance: Instance) -> str | None:

@@ -18,6 +18,7 @@ from exclave.proxy.ready import Look, Window, open_window, serves
 from exclave.proxy.states import Effect, Event, State
 from exclave.proxy.views import Views
 from exclave.redirect.layout import ADMIN_PORT, Instance, instance_address
+from exclave.steps import Renewing, Starting, tell
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Watcher:
             self._note(look)
             if look is not None and serves(look, self._svid.value):
                 self._views.step(self._instance, Event.CERTIFIED)
+                tell(Starting.PROXY_READY)
                 return
             await trio.sleep(SOON)
 
@@ -80,7 +82,9 @@ class Watcher:
             silent = 0 if look is not None else silent + 1
             if look is not None and look.expires is not None:
                 measured = trio.current_time()
-                taken = newest if serves(look, newest) else taken
+                if serves(look, newest) and newest is not taken:
+                    taken = newest
+                    tell(Renewing.PROVEN)
             if silent == 0 or silent >= SILENT_LOOKS:
                 self._publish_ready(look)
             is_calm = silent == 0 and taken is newest

@@ -27,6 +27,7 @@ from exclave.kit.procfs import open_pidfd, read_boot_id, view_process
 from exclave.kit.recognition import ProcessRecord, why_foreign
 from exclave.kit.supervise import supervise
 from exclave.redirect.guarding import COMMANDS, FILE, is_held, is_whole, parse_record, render_record, why_not
+from exclave.steps import Starting, Withdrawing, tell
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class _Keeper:
         except (HostError, OSError) as problem:
             reason = str(problem)
         if reason is None:
+            tell(Starting.GUARD)
             log.info("redirect: process %d guards connections while others flush all rules", self._pid)
             return
         self._is_refused = True
@@ -83,6 +85,7 @@ class _Keeper:
             return "the program nft is not installed"
         self._pid, gate, answers = _launch(nft)
         self._pidfd = os.pidfd_open(self._pid)
+        tell(Starting.GUARD_WAITS)
         try:
             view = view_process(self._pid)
             ticks = view.start_ticks if view is not None else 0  # it ended at once: a record that matches nothing
@@ -90,6 +93,7 @@ class _Keeper:
             write_atomic(self._path, render_record(record).encode())
             with suppress(BrokenPipeError):  # it ended already, and says nothing
                 os.write(gate, b"\n")
+            tell(Starting.GUARD_RELEASED)
         finally:
             os.close(gate)
             answer = await _read_answer(answers)
@@ -114,6 +118,7 @@ class _Keeper:
             await _kill(self._pidfd)
             self._let_go()
         remove(self._path)
+        tell(Withdrawing.UNGUARDED)
 
     def leave_running(self) -> None:
         """Let go of the process without ending it."""
@@ -154,6 +159,7 @@ async def remove_guard(runtime: Path) -> int | None:
         await _kill(found[1])
         os.close(found[1])
     remove(runtime / FILE)
+    tell(Withdrawing.UNGUARDED)
     return found[0] if found is not None else None
 
 

@@ -28,6 +28,7 @@ from exclave.redirect.attachment import (
 )
 from exclave.redirect.layout import LINK
 from exclave.redirect.tables import remove_table
+from exclave.steps import Starting, Withdrawing, tell
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
     Raises HostError: no privilege, or name or addresses taken.
     """
     device = await _attach()
+    tell(Starting.LINK)
     try:
         yield device
     finally:
@@ -58,6 +60,7 @@ async def remove_link() -> None:
     left = superfluous_addresses(links, link_addresses(with_ipv6=True))
     if left:
         _must(await _batch(left))
+    tell(Withdrawing.LINK)
 
 
 async def _attach() -> str:

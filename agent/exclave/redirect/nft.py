@@ -34,6 +34,7 @@ from exclave.redirect.observe import NOTHING, Observed
 from exclave.redirect.policy import RedirectPolicy
 from exclave.redirect.ruleset import ruleset_digest
 from exclave.redirect.tables import hold_table, load_rules, look
+from exclave.steps import Starting, tell
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Redirect:
         self._reference = observed.fingerprint if stands else None
         if action is not Action.NOTHING and stands:
             self._made.note(rules, observed)
+            tell(Starting.RULES)
         self.observed.set(observed)
         self.problem.set(None)
 

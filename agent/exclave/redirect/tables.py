@@ -12,6 +12,7 @@ from exclave.redirect.holding import render_holding
 from exclave.redirect.layout import TABLE, Instance
 from exclave.redirect.observe import NOTHING, Observed, observe
 from exclave.redirect.ruleset import render_removal
+from exclave.steps import Withdrawing, tell
 
 
 async def load_rules(rules: str) -> None:
@@ -25,6 +26,7 @@ async def hold_table() -> None:
     """Capture nothing new from now on, and keep what lives, if there is a table of ours. Raises HostError."""
     if (await look()).installed:
         await load_rules(render_holding())
+    tell(Withdrawing.HOLDING)
 
 
 async def remove_table() -> None:
@@ -33,6 +35,7 @@ async def remove_table() -> None:
     What it has translated is reset: end the proxies before.
     """
     await load_rules(render_removal())
+    tell(Withdrawing.TABLE)
 
 
 async def find_active() -> Instance | None:

@@ -23,6 +23,7 @@ from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.reopened import ReopenedSocket
 from exclave.kit.supervise import describe, supervise
+from exclave.steps import Renewing, tell
 from exclave.workload_api.connection import Connection
 from exclave.workload_api.messages import X509Svid, encode_response
 from exclave.workload_api.peer import judge_peer, peer_of
@@ -97,6 +98,7 @@ async def _serve(
     """One client, to its end."""
     ready = Latest(0)  # counts whatever may have given us something to send
     counted = 0
+    is_new = False  # a certificate that this client has not been sent
 
     async def read() -> None:
         while not connection.is_over:
@@ -107,8 +109,10 @@ async def _serve(
             ready.set(ready.value + 1)
 
     async def follow() -> None:
+        nonlocal is_new
         async for newest in svid.changes():
             if newest is not None:
+                is_new = True
                 connection.publish(_response(newest, bundle()))
                 ready.set(ready.value + 1)
 
@@ -117,7 +121,11 @@ async def _serve(
             nursery.start_soon(read)
             nursery.start_soon(follow)
             async for _ in ready.changes():
+                is_telling = is_new and connection.streams > 0
+                is_new = is_new and not is_telling
                 await stream.send_all(connection.take())
+                if is_telling:
+                    tell(Renewing.TOLD)
                 streams.set(streams.value + connection.streams - counted)
                 counted = connection.streams
                 if connection.is_over:
