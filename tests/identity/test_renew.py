@@ -214,6 +214,19 @@ async def test_a_key_that_a_crash_left_behind_is_not_taken_for_a_new_one(
         assert identity.renewals == {"ok": 1}, "the same one taken again would count as a renewal"
 
 
+async def test_a_key_under_way_that_is_served_already_is_forgotten_at_the_start(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.identity() as identity:
+        await identity.svid.wait_for(lambda svid: svid is not None)
+    found = load_svid(world.state)
+    assert found is not None
+    store_next_key(world.state, found[1], make_csr(found[1], MEMBER))
+    async with world.identity():
+        assert load_next_key(world.state) is None
+
+
 async def test_a_certificate_that_the_proxy_would_refuse_leaves_the_last_good_one(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

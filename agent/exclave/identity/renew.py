@@ -79,6 +79,9 @@ class Identity:
         if found is None or settings is None:
             return
         chain, key, received, when = found
+        under_way = load_next_key(self._state)
+        if under_way is not None and under_way[0].private_numbers() == key.private_numbers():
+            forget_next_key(self._state)  # a crash came between the certificate and this
         try:
             svid = check_svid(chain, key, settings.anchors, settings.identity, self._now())
         except SvidError as problem:
