@@ -26,6 +26,8 @@ from exclave.join.token import encode_token
 from exclave.member.record import (
     JoinRecord,
     MembershipRecord,
+    forget_join,
+    forget_membership,
     load_membership,
     make_folder,
     note_eviction,
@@ -232,6 +234,25 @@ def test_forgetting_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
     for _ in range(2):
         departure.forget_everything(config.paths)
         assert list(state.iterdir()) == []
+
+
+async def test_a_leave_that_was_cut_off_is_ended_and_a_join_or_a_member_is_left_alone(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    state, runtime = config.paths.state, config.paths.runtime
+    for folder in (state, runtime):
+        make_folder(folder, 0o700)
+    left = [state / "credential.json", state / "svid.json", state / "next.key", runtime / "boot.json"]
+    for path in left:
+        path.touch()
+    store_membership(state, RECORD)
+    departure.forget_remnants(config.paths)
+    forget_membership(state)
+    store_join(state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
+    departure.forget_remnants(config.paths)
+    assert all(path.exists() for path in left)
+    forget_join(state)
+    departure.forget_remnants(config.paths)
+    assert not any(path.exists() for path in left)
 
 
 # clean_up.

@@ -279,6 +279,12 @@ async def test_what_remains_is_told(world: World) -> None:
         assert told[-1] == {"state": "unjoined", "remains": ["Member shop/web-k7q2x-1"]}
 
 
+async def test_what_a_leave_that_was_cut_off_has_left_is_removed_at_the_start(world: World) -> None:
+    (world.state / "credential.json").touch()
+    async with world.living(None):
+        assert not (world.state / "credential.json").exists()
+
+
 async def test_leaving_without_a_membership_forgets_what_a_join_has_left(world: World) -> None:
     store_join(world.state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
     assert await world.ask("leave") == [{"state": "unjoined", "remains": []}]

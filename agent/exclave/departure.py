@@ -20,13 +20,13 @@ from exclave.config import Config, Paths
 from exclave.confirm import forget_unconfirmed
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
-from exclave.identity.storage import remove_identity
+from exclave.identity.storage import NEXT_KEY, SVID, remove_identity
 from exclave.kit.atomic import remove
 from exclave.kit.wall import Now
 from exclave.listing import walk_back
 from exclave.member import MembershipRecord, open_member
 from exclave.member.facts import forget_boot_identity
-from exclave.member.record import forget_eviction, forget_join, forget_membership
+from exclave.member.record import forget_eviction, forget_join, forget_membership, load_join, load_membership
 from exclave.proxy.output import forget_output
 from exclave.proxy.records import Records
 from exclave.redirect import forget_rules, hold_table, remove_guard, remove_link, remove_table
@@ -72,6 +72,20 @@ def forget_everything(paths: Paths) -> None:
     forget_eviction(state)
     forget_unconfirmed(state)
     forget_membership(state)
+
+
+def forget_remnants(paths: Paths) -> None:
+    """Remove what is left of a membership that has gone, should a leave have been cut off there. Raises HostError.
+
+    While a join is under way, what is there is its own.
+    """
+    state = paths.state
+    is_nobodys = load_membership(state) is None and load_join(state) is None
+    if is_nobodys and any((state / name).exists() for name in (CREDENTIAL, SVID, NEXT_KEY)):
+        log.info("a leave was cut off at its end: what it has left is removed")
+        forget_boot_identity(paths.runtime)
+        remove_identity(state)
+        remove(state / CREDENTIAL)
 
 
 async def clean_up(config: Config) -> list[str]:

@@ -3,7 +3,7 @@
 Rules: one agent at a time holds `agent.lock`; the control socket answers in every state. SIGTERM and SIGINT stop,
 SIGHUP hands over so that the caller may start the program anew, and whatever ends without a word hands over too. A
 boot that ends for a reason of its own (new settings, another address) is followed by the next. A member that was told
-to leave finishes that, also after a crash. Waits and states are logged when they come and go.
+to leave finishes that, also after a crash, to the last file. Waits and states are logged when they come and go.
 """
 
 import logging
@@ -20,7 +20,7 @@ from exclave.config import Config
 from exclave.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control import Reply, open_control
 from exclave.daemon import serve
-from exclave.departure import depart, forget_everything
+from exclave.departure import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault
 from exclave.kit.changed import open_changed
@@ -75,6 +75,7 @@ class Agent:
 
     async def live(self) -> None:
         """Boot whenever there is a membership, until the process is told to end."""
+        forget_remnants(self._config.paths)
         while self.ending.value is None:
             record = load_membership(self._config.paths.state)
             if record is None:
