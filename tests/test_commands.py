@@ -494,7 +494,10 @@ def test_cleanup_tells_what_it_did_and_keeps_the_membership(
         assert vm.run("cleanup", "--json") == 0
         shown = capsys.readouterr()
         assert json.loads(shown.out) == {"done": ["rules removed", "link removed"]}
-        assert shown.err == "rules removed\nlink removed\n"
+        assert shown.err == (
+            "rules removed\nlink removed\n"
+            "this machine is still a member, and pods may still be sent here: exclave run, or exclave leave\n"
+        )
     assert load_membership(vm.state) == RECORD
     assert (folder / "trace").read_text().splitlines() == [
         "nft: hold",

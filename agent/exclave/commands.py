@@ -28,7 +28,7 @@ from exclave.join.steps import join
 from exclave.join.token import decode_token
 from exclave.kit.duration import format_duration
 from exclave.locks import hold_lock
-from exclave.member.record import AGAIN, MembershipRecord, load_membership, make_folder, take_over
+from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, load_membership, make_folder, take_over
 from exclave.redirect import keep_armed
 
 UNIT = "exclave.service"
@@ -242,6 +242,8 @@ def clean_up_from_cold(config: Config, *, in_json: bool) -> int:
         done = _run(partial(clean_up, config))
     for line in done:
         _say(line)
+    if (config.paths.state / MEMBERSHIP).exists():
+        _say("this machine is still a member, and pods may still be sent here: exclave run, or exclave leave")
     if in_json:
         print(json.dumps({"done": done}))
     return 0
