@@ -30,6 +30,8 @@ SETTINGS = make_settings()
 class Machine:
     """What steering looks at: settings, a proxy, a certificate, and a clock for it."""
 
+    active: Any = None  # where an earlier agent's rules point
+
     def __init__(self, settings: Any = SETTINGS, ready: str | None = "a", **record: Any) -> None:
         self.settings: Latest[Any] = Latest(settings)
         self.ready: Latest[Any] = Latest(ready)
@@ -61,7 +63,7 @@ class Machine:
         failing = Failing(membership, identity, proxy, lambda: self.now)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(failing.keep_judging)
-            given = (membership, proxy, failing, self.confirming)
+            given = (membership, proxy, failing, self.confirming, self.active)
             async with open_steering(config or RedirectConfig(), *given) as opened:
                 yield opened
             nursery.cancel_scope.cancel()
@@ -135,13 +137,26 @@ async def test_there_are_no_rules_without_settings_or_address(
         assert steering.policy.value is None
 
 
-async def test_rules_are_right_from_the_start_for_a_proxy_that_was_adopted() -> None:
+async def test_rules_are_right_from_the_start_for_an_adopted_proxy_that_they_point_to() -> None:
     machine = Machine(ready=None)
     machine.instances.set({"a": SimpleNamespace(is_adopted=True), "b": SimpleNamespace(is_adopted=True)})
     machine.chosen.set("b")
+    machine.active = "b"
     async with machine.steered() as steering:
         assert steering.policy.value is not None
         assert steering.policy.value.instance == "b"
+
+
+@pytest.mark.parametrize("active", [None, "b"])
+async def test_an_adopted_proxy_that_no_rules_point_to_gets_them_once_it_is_ready(active: str | None) -> None:
+    machine = Machine(ready=None)
+    machine.instances.set({"a": SimpleNamespace(is_adopted=True)})  # its agent was killed before it was ready
+    machine.chosen.set("a")
+    machine.active = active
+    async with machine.steered() as steering:
+        assert steering.policy.value is None
+        machine.ready.set("a")
+        assert (await policy_of(steering)).instance == "a"
 
 
 LOSSES: dict[str, Any] = {
@@ -253,7 +268,7 @@ async def test_rules_hold_how_long_they_may_stand_unconfirmed(autojump_clock: tr
 async def test_a_user_that_does_not_exist_is_a_mistake_in_the_configuration() -> None:
     parts: Any = [SimpleNamespace()] * 4
     with pytest.raises(ConfigError) as caught:
-        async with open_steering(RedirectConfig(exclude_users=("nobody-here",)), *parts):
+        async with open_steering(RedirectConfig(exclude_users=("nobody-here",)), *parts, None):
             pass
     assert caught.value.fault is Fault.CONFIG_INVALID
     assert caught.value.message == "redirect.exclude_users: there is no user nobody-here"

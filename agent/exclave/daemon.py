@@ -58,22 +58,17 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         await enter(open_link(endings))
         await enter(open_guard(paths.runtime, endings))
         parts.names = names = await enter(open_dns(dns_address(), member.settings))
+        active = await find_active()
         parts.proxy = proxy = await enter(
             open_proxy(
-                config.proxy,
-                paths.runtime,
-                member,
-                identity,
-                workload_api.path,
-                names.address,
-                await find_active(),
-                endings,
-                now,
+                config.proxy, paths.runtime, member, identity, workload_api.path, names.address, active, endings, now
             )
         )
         parts.failing = failing = await enter(open_failing(member, identity, proxy, now))
         parts.confirming = confirming = await enter(open_confirm(paths.state, member, await find_armed()))
-        parts.steering = steering = await enter(open_steering(config.redirect, member, proxy, failing, confirming))
+        parts.steering = steering = await enter(
+            open_steering(config.redirect, member, proxy, failing, confirming, active)
+        )
         parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
         parts.swap = await enter(open_swap(config.proxy, member, proxy, steering, redirect))
         parts.listing = await enter(

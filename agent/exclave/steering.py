@@ -1,10 +1,10 @@
 """Which rules are wanted: from the settings, the proxy that is ready, and what the data path is judged to be.
 
-Rules: no rules before a proxy is ready; rules point to one that is, or was last. While it is away they stay as they
-are, so traffic waits or fails and does not go bare; each direction opens once the judgement says so. New settings reach
-the rules once the chosen proxy was told them, so a swap moves traffic and settings in one transaction; new ports alone
-are captured at once: pods may come there as soon as they are listed, and any proxy looks up a port that it was not told
-of.
+Rules: no rules before a proxy is ready, unless an earlier agent's point to it already; rules point to one that is, or
+was last. While it is away they stay as they are, so traffic waits or fails and does not go bare; each direction opens
+once the judgement says so. New settings reach the rules once the chosen proxy was told them, so a swap moves traffic
+and settings in one transaction; new ports alone are captured at once: pods may come there as soon as they are listed,
+and any proxy looks up a port that it was not told of.
 """
 
 import logging
@@ -59,6 +59,7 @@ class Steering:
         proxy: "Proxy",
         failing: "Failing",
         confirming: "Confirming",
+        active: Instance | None,
     ) -> None:
         self.policy: Latest[RedirectPolicy | None] = Latest(None)
         self.problem: Latest[str | None] = Latest(None)
@@ -68,6 +69,7 @@ class Steering:
         self._proxy = proxy
         self._failing = failing
         self._confirming = confirming
+        self._active = active
         self._settings: Settings | None = None
         self._instance: Instance | None = None
         self._surroundings = Surroundings()
@@ -153,9 +155,8 @@ class Steering:
 
     def _adopted(self) -> Instance | None:
         """The instance that an earlier agent left, and that its rules point to."""
-        chosen = self._proxy.chosen.value
-        view = self._proxy.instances.value.get(chosen) if chosen is not None else None
-        return chosen if view is not None and view.is_adopted else None
+        view = self._proxy.instances.value.get(self._active) if self._active is not None else None
+        return self._active if view is not None and view.is_adopted else None
 
     def _tell(self, problem: str | None) -> None:
         if problem is not None and problem != self.problem.value:
@@ -180,9 +181,13 @@ async def open_steering(
     proxy: "Proxy",
     failing: "Failing",
     confirming: "Confirming",
+    active: Instance | None,
 ) -> AsyncIterator[Steering]:
-    """Say which rules are wanted while open. They are right from the start for a proxy that was adopted."""
-    steering = Steering(config, membership, proxy, failing, confirming)
+    """Say which rules are wanted while open. They are right from the start for an adopted proxy that is `active`.
+
+    `active` is where the kernel's rules point to.
+    """
+    steering = Steering(config, membership, proxy, failing, confirming, active)
     try:
         await steering.look_around()
     except ValueError as problem:

@@ -178,7 +178,7 @@ async def open_machine(world: World, ending: Ending) -> AsyncIterator[tuple[Fail
         proxy = await enter(open_proxy(config, runtime, *given))
         failing = await enter(open_failing(member, identity, proxy, time.time))
         confirming = await enter(open_confirm(runtime, member, await find_armed()))
-        steering = await enter(open_steering(RedirectConfig(), member, proxy, failing, confirming))
+        steering = await enter(open_steering(RedirectConfig(), member, proxy, failing, confirming, await find_active()))
         redirect = await enter(open_redirect(steering.policy, runtime, endings))
         await redirect.observed.wait_for(lambda seen: seen.instance is not None)
         yield failing, redirect

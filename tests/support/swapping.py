@@ -131,7 +131,9 @@ async def run(told: dict[str, Any]) -> None:
             async with proxy_door as proxy, open_failing(membership, identity, proxy, time.time) as failing:
                 async with (
                     open_confirm(runtime, membership, None) as confirming,
-                    open_steering(RedirectConfig(), membership, proxy, failing, confirming) as steering,
+                    open_steering(
+                        RedirectConfig(), membership, proxy, failing, confirming, await find_active()
+                    ) as steering,
                 ):
                     async with open_redirect(steering.policy, runtime, endings) as redirect:
                         async with open_swap(config, membership, proxy, steering, redirect) as swap:
