@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from support.needs import need
+from support.told import FIGURES
 
 
 @pytest.fixture
@@ -44,3 +45,11 @@ def _root_marker(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("root"):
         need(_can_make_namespaces(), "needs root and network namespaces")
     yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured on the way."""
+    if FIGURES:
+        terminalreporter.section("measured, and not judged")
+        for figure in FIGURES:
+            terminalreporter.line(figure)

@@ -18,7 +18,6 @@ import httpx
 import pytest
 
 from peers.kubernetes import AVAILABLE, Kubernetes, find_binaries, running_kubernetes
-from support.told import FIGURES
 
 NUMBERS = itertools.count(1)
 
@@ -26,14 +25,6 @@ SANDBOX_TOO = {"test_available.py", "test_contract.py", "test_contract_more.py"}
 NEED_REAL = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.name not in SANDBOX_TOO]
 collect_ignore = [] if AVAILABLE else NEED_REAL
 """What needs a real server; `test_available` says once that there is none."""
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was measured on the way."""
-    if FIGURES:
-        terminalreporter.section("measured, and not judged")
-        for figure in FIGURES:
-            terminalreporter.line(figure)
 
 
 @dataclass(frozen=True)

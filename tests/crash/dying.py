@@ -1,0 +1,68 @@
+"""`exclave`, with somebody who kills at a step: python dying.py ARMED exclave's arguments.
+
+ARMED is a file. While it holds a victim and a step's line, the victim is killed with SIGKILL when that line is logged,
+before anything after it is done: `agent` is this very process, `proxy` every proxy of this machine at once, `exec` the
+same once they have become proxies. The file is gone then, and ARMED.at holds the time.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "agent"))
+
+from exclave.cli import main  # noqa: E402
+
+
+def proxies() -> list[int]:
+    """Every process of this machine that was told what a proxy is told, before it is one and after."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"LINKERD2_PROXY_" in environment:
+            found.append(int(folder.name))
+    return found
+
+
+def is_proxy(pid: int) -> bool:
+    try:
+        return b"setpriv" not in (words := Path(f"/proc/{pid}/cmdline").read_bytes()) and not words.startswith(
+            (b"sh\0", b"unshare")
+        )
+    except OSError:
+        return True
+
+
+class Killer(logging.Handler):
+    def __init__(self, armed: Path) -> None:
+        super().__init__()
+        self._armed = armed
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            victim, _, line = self._armed.read_text().partition(" ")
+        except FileNotFoundError:
+            return
+        if record.getMessage() != line:
+            return
+        self._armed.unlink()
+        victims = [os.getpid()] if victim == "agent" else proxies()
+        while victim == "exec" and not all(map(is_proxy, victims)):
+            time.sleep(0.001)  # an exec is no event
+        self._armed.with_suffix(".at").write_text(str(time.monotonic()))
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    steps = logging.getLogger("exclave.steps")
+    steps.setLevel(logging.INFO)
+    steps.addHandler(Killer(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[2:]))

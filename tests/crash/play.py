@@ -1,0 +1,435 @@
+"""Plays rows of the crash matrix on one stage: python play.py NUMBER …, in network and mount namespaces of its own.
+
+One JSON line a row; see `Outcome`. Rows share the stage: each ends by looking whether all is well again, so the next
+starts from a known state. What brings the machine from one row's end to the next row's beginning kills nobody.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
+
+import trio  # noqa: E402
+
+from crash.rows import ROWS, Row, Scene  # noqa: E402
+from exclave.admin.objects import join_account  # noqa: E402
+from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, create, create_token, list_all  # noqa: E402
+from exclave.control_client import NoAgent, ask  # noqa: E402
+from exclave.join.token import JoinToken, encode_token  # noqa: E402
+from exclave.kit.command import Finished  # noqa: E402
+from exclave.member.spec import accounts_namespace  # noqa: E402
+from exclave.redirect.layout import LINK  # noqa: E402
+from exclave.sandbox import mesh  # noqa: E402
+from exclave.sandbox.compare import differences  # noqa: E402
+from exclave.sandbox.namespaces import Machine  # noqa: E402
+from exclave.sandbox.programs import Program, start  # noqa: E402
+from exclave.sandbox.scene_joining import find, ready_of  # noqa: E402
+from exclave.sandbox.stage import Stage, open_stage  # noqa: E402
+from exclave.steps import Renewing, line_of  # noqa: E402
+
+HERE = Path(__file__).parent
+PAUSE, PATIENCE = "0.1", "3"
+"""Seconds between new connections each way, and for one."""
+
+WELL = 60.0
+"""Seconds for all to be well again."""
+
+KEPT = {"membership.json", "credential.json", "svid.json", "settings.json"}
+"""The state folder of a member with nothing under way."""
+
+
+@dataclass
+class Outcome:
+    """What a row has shown; `away` is seconds without mesh, None where the machine was not to be in it afterwards."""
+
+    row: int
+    failed: int = 0
+    connections: int = 0
+    away: float | None = None
+    took: float = 0.0
+    repaired: str = ""
+    failures: list[str] = field(default_factory=list)
+    problem: str = ""
+
+
+class Sampler:
+    """New connections from a machine to a place, all the time."""
+
+    def __init__(self, started: trio.Process) -> None:
+        self._started = started
+        self.samples: list[tuple[float, float, str]] = []
+
+    async def read(self) -> None:
+        """Take what has ended."""
+        stdin, stdout = self._started.stdin, self._started.stdout
+        assert stdin is not None and stdout is not None
+        await stdin.send_all(b"\n")
+        text = b""
+        while not text.endswith(b"\n"):
+            text += await stdout.receive_some()
+        self.samples += json.loads(text)
+
+
+@asynccontextmanager
+async def open_sampler(machine: Machine, host: str, port: int) -> AsyncIterator[Sampler]:
+    words = [sys.executable, "-I", str(HERE / "sampling.py"), host, str(port), PAUSE, PATIENCE]
+    started = await trio.lowlevel.open_process(machine.command(*words), stdin=PIPE, stdout=PIPE)
+    try:
+        yield Sampler(started)
+    finally:
+        with trio.CancelScope(shield=True):
+            assert started.stdin is not None
+            await started.stdin.aclose()
+            await started.wait()
+
+
+class Player:
+    """Plays rows. `state` is how the machine stands: outside, ready or stopped."""
+
+    def __init__(self, stage: Stage, samplers: dict[str, Sampler]) -> None:
+        self._stage = stage
+        self._vm = stage.vm
+        self._samplers = samplers
+        self._armed = stage.scratch / "armed"
+        self._token = ""
+        self._before: dict[str, str] = {}
+        self._repaired = ""
+        self.state = "outside"
+
+    async def prepare(self) -> None:
+        """A token for more machines than there are rows, and how the machine looks with an agent that is idle."""
+        stage, expires = self._stage, time.time() + 3600
+        account = join_account(mesh.NAMESPACE, mesh.GROUP, "k7q2x", 200, expires)
+        await stage.admin.send(create(account.resource, account.namespace, account.body))
+        name = account.body["metadata"]["name"]
+        granted = await stage.admin.send(create_token(accounts_namespace(mesh.NAMESPACE), name, 3600))
+        jwt, access = granted["status"]["token"], stage.access
+        token = JoinToken(access.servers, access.ca, mesh.NAMESPACE, mesh.GROUP, jwt, float(int(expires)))
+        self._token = encode_token(token)
+        self._vm.config.write_text(self._vm.config.read_text().replace('"2s"', '"1s"'))
+        self._start()
+        await self._vm.wait_idle()
+        self._before = await self._vm.look()
+
+    # Small deeds.
+
+    def _start(self) -> None:
+        words = self._words("run")
+        self._vm.agent = start(self._vm.machine.command(*words), self._stage.scratch / "agent.log")
+
+    def _words(self, *arguments: str) -> list[str]:
+        dying = [sys.executable, str(HERE / "dying.py"), str(self._armed)]
+        return [*dying, *arguments, "--config", str(self._vm.config)]
+
+    async def _command(self, *arguments: str) -> Finished:
+        stdin = self._token.encode() if arguments[0] == "join" else b""
+        return await self._vm.machine.run(*self._words(*arguments), stdin=stdin, timeout=WELL)
+
+    async def _must(self, *arguments: str) -> None:
+        done = await self._command(*arguments)
+        assert done.status == 0, f"exclave {' '.join(arguments)}: status {done.status}: {done.errors}"
+
+    async def _join(self) -> None:
+        await self._must("join", "--token-file", "-")
+
+    async def _dead(self) -> None:
+        """Wait until the agent has been killed at its step."""
+        agent = self._agent
+        with trio.fail_after(WELL):
+            status = await agent.wait()
+        assert not self._armed.exists(), f"it ended with status {status}, and not at its step:\n{agent.last_words()}"
+
+    async def _ended(self) -> None:
+        with trio.fail_after(WELL):
+            status = await self._agent.wait()
+        assert status == 0, f"status {status}:\n{self._agent.last_words(30)}"
+
+    @property
+    def _agent(self) -> Program:
+        assert self._vm.agent is not None
+        return self._vm.agent
+
+    def _stop(self) -> None:
+        self._agent.send(signal.SIGTERM)
+
+    async def _told_to_leave(self) -> None:
+        """Ask the agent to leave, as `exclave leave` does, and do nothing about its death."""
+
+        def hear() -> None:
+            with suppress(NoAgent):
+                for _ in ask(self._vm.runtime, "leave", WELL):
+                    pass
+
+        await trio.to_thread.run_sync(hear)
+
+    def _make_due(self) -> None:
+        path = self._vm.folder / "var/lib/exclave/svid.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "renewAt": 0}))
+
+    # Scenes: what is done, with somebody armed, until all is to be well by itself.
+
+    async def _play_join(self, row: Row) -> None:
+        await self._killed("join", "--token-file", "-")
+        await self._join()
+        self._repaired = "the same command again"
+
+    async def _play_start(self, row: Row) -> None:
+        self._start()
+        await self._start_again(row)
+
+    async def _start_again(self, row: Row) -> None:
+        if row.victim == "agent":
+            await self._dead()
+            self._start()
+            self._repaired = "the next start"
+        else:
+            self._repaired = "the agent"
+
+    async def _play_renew(self, row: Row) -> None:
+        log = self._stage.scratch / "agent.log"
+        size = log.stat().st_size
+        self._start()
+        await self._start_again(row)
+        proven = line_of(Renewing.PROVEN)
+
+        async def look() -> str:
+            is_due = '"renewAt": 0' in (self._vm.folder / "var/lib/exclave/svid.json").read_text()
+            text = log.read_text()[size:]
+            return "" if not is_due and not self._armed.exists() and proven in text else "not renewed"
+
+        await eventually(look)
+
+    async def _play_stop(self, row: Row) -> None:
+        self._stop()
+        if row.victim == "agent":
+            await self._dead()
+            self._start()
+            self._repaired = "the next start"
+            self.state = "ready"
+        else:
+            await self._ended()
+            self._repaired = "nothing to repair"
+
+    async def _play_clean_up(self, row: Row) -> None:
+        await self._killed("cleanup")
+        await self._must("cleanup")
+        self._repaired = "the same command again"
+
+    async def _play_leave(self, row: Row) -> None:
+        if row.victim == "agent":
+            await self._told_to_leave()
+            await self._dead()
+            self._start()
+            self._repaired = "the next start"
+        else:
+            await self._must("leave")
+            self._repaired = "nothing to repair"
+
+    async def _play_leave_cold(self, row: Row) -> None:
+        await self._killed("leave")
+        await self._must("leave")
+        self._repaired = "the same command again"
+        found = differences(self._before, await self._vm.look())
+        gone = ("files: -run/exclave/control.sock ", "files: -run/exclave/agent.lock ")  # an idle agent has them
+        left = [line for line in found if not line.startswith(gone)]
+        assert not left, left
+        self._start()
+
+    async def _killed(self, *arguments: str) -> None:
+        done = await self._command(*arguments)
+        assert not self._armed.exists(), f"status {done.status}, and not killed: {done.errors[-2000:]}"
+
+    # From one row to the next.
+
+    async def bring_to(self, state: str) -> None:
+        if state == self.state:
+            return
+        if state == "outside":
+            await self.bring_to("ready")
+            await self._must("leave")
+        elif state == "stopped":
+            await self.bring_to("ready")
+            self._stop()
+            await self._ended()
+        elif self.state == "stopped":
+            self._start()
+        else:
+            await self._join()
+        self.state = state
+        await self._be_well()
+
+    async def recover(self) -> None:
+        """After a row that went wrong: the machine as it was."""
+        self._armed.unlink(missing_ok=True)
+        if self._agent.started.poll() is None:
+            await self._vm.kill_agent()
+        await self._command("leave")
+        await self._command("cleanup")
+        self._start()
+        await self._vm.wait_idle()
+        self.state = "outside"
+
+    async def play(self, number: int) -> Outcome:
+        row, outcome = ROWS[number], Outcome(number)
+        play = {scene: getattr(self, f"_play_{scene.name.lower()}") for scene in Scene}
+        try:
+            await self.bring_to(row.scene.before)
+            if row.scene in (Scene.RENEW, Scene.CLEAN_UP, Scene.LEAVE_COLD):
+                await self._vm.kill_agent()
+            if row.scene is Scene.RENEW:
+                self._make_due()
+            self._armed.write_text(f"{row.victim} {line_of(row.step)}")
+            self.state = row.scene.after
+            began = time.monotonic()
+            await play[row.scene](row)
+            await self._be_well()
+            outcome.took = time.monotonic() - began
+            outcome.repaired = self._repaired
+            await self._measure(outcome)
+        except Exception as problem:
+            outcome.problem = f"{type(problem).__name__}: {problem}"
+            log = (self._stage.scratch / "agent.log").read_text()
+            sys.stderr.write(f"== {row.name}\n{log[-5000:]}\n{outcome.problem}\n")
+            await self.recover()
+        return outcome
+
+    # Whether all is well.
+
+    async def _be_well(self) -> None:
+        look: Callable[[], Awaitable[str]] = {
+            "ready": self._look_ready,
+            "stopped": self._look_stopped,
+            "outside": self._look_outside,
+        }[self.state]
+        await eventually(look)
+
+    async def _look_ready(self) -> str:
+        """What is wrong with a machine that is to be in the mesh."""
+        status = await self._vm.status()
+        if status.get("state") != "ready" or status["problems"]:
+            return f"status: {status.get('state')} {status.get('waiting')} {status.get('problems')}"
+        members = await self._members()
+        if len(members) != 1:
+            return f"Members: {members}"
+        workload = await find(self._stage, "ExternalWorkload", members[0])
+        if not workload or len(workload["spec"].get("ports", ())) != 1 or ready_of(workload) != "True":
+            return f"its ExternalWorkload: {workload}"
+        state = {path.name for path in (self._vm.folder / "var/lib/exclave").iterdir()}
+        if state != KEPT:
+            return f"state folder: {sorted(state ^ KEPT)}"
+        if (counted := self._count()) != (1, 1):
+            return f"proxies and guards: {counted}"
+        for way, sampler in self._samplers.items():
+            await sampler.read()
+            if [outcome for _, _, outcome in sampler.samples[-3:]] != ["meshed"] * 3:
+                return f"{way}: {sampler.samples[-3:]}"
+        return ""
+
+    async def _look_stopped(self) -> str:
+        """What is left of a machine that was told to stop."""
+        rules = (await self._vm.machine.must("nft", "list", "tables")).decode()
+        links = (await self._vm.machine.must("ip", "-brief", "link")).decode()
+        left = [what for what in (rules, LINK if LINK in links else "") if "exclave" in what]
+        return f"{left}, proxies and guards: {counted}" if (counted := self._count()) != (0, 0) or left else ""
+
+    async def _look_outside(self) -> str:
+        """What is left of a machine that has left."""
+        if not await self._vm.status():
+            if self._agent.started.poll() is not None:
+                return f"the agent has ended: {self._agent.last_words(30)}"
+            return "no answer from the agent"
+        found = differences(self._before, await self._vm.look())
+        found += [f"Member {name}" for name in await self._members()]
+        return f"{found} {counted}" if (counted := self._count()) != (0, 0) or found else ""
+
+    async def look_empty(self) -> str:
+        """What is left in the cluster of machines that have left: the controller takes its time."""
+        found = []
+        for resource in (MEMBERS, EXTERNAL_WORKLOADS):
+            listed = await self._stage.admin.send(list_all(resource, mesh.NAMESPACE))
+            found += [f"{resource.kind} {item['metadata']['name']}" for item in listed["items"]]
+        return ", ".join(found)
+
+    async def _members(self) -> list[str]:
+        """The Members that nobody has asked to be deleted."""
+        listed = await self._stage.admin.send(list_all(MEMBERS, mesh.NAMESPACE))
+        return [
+            str(item["metadata"]["name"]) for item in listed["items"] if "deletionTimestamp" not in item["metadata"]
+        ]
+
+    def _count(self) -> tuple[int, int]:
+        """Proxies of the machine, by what they were told, and guards, at their gates and after."""
+        inside = os.readlink(f"/proc/{self._vm.machine.pid}/ns/pid")
+        proxies = guards = 0
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(folder / "ns/pid") == inside:
+                    words = (folder / "cmdline").read_bytes().split(b"\0")[:-1]
+                    proxies += b"LINKERD2_PROXY_" in (folder / "environ").read_bytes()
+                    guards += words[-1:] == [b"-i"] or (words[:1] == [b"sh"] and words[-1].endswith(b"/nft"))
+            except OSError:
+                continue  # it has ended
+        return proxies, guards
+
+    async def _measure(self, outcome: Outcome) -> None:
+        killed_at = float(self._armed.with_suffix(".at").read_text())
+        away = []
+        for way, sampler in self._samplers.items():
+            await sampler.read()
+            since = sorted(tuple(sample) for sample in sampler.samples if sample[1] >= killed_at)
+            failures = [what for _, _, what in since if what not in ("meshed", "plain")]
+            outcome.connections += len(since)
+            outcome.failed += len(failures)
+            outcome.failures += sorted({f"{way}: {what}" for what in failures})
+            following = [*since[1:], (time.monotonic(), 0.0, "")]
+            away.append(
+                sum(
+                    max(0.0, after[0] - max(before[0], killed_at))
+                    for before, after in zip(since, following, strict=True)
+                    if before[2] != "meshed"
+                )
+            )
+            sampler.samples = sampler.samples[-3:]
+        outcome.away = max(away) if self.state == "ready" else None
+
+
+async def eventually(look: Callable[[], Awaitable[str]]) -> None:
+    """Look until nothing is wrong. Raises AssertionError with what was wrong last."""
+    wrong = ""
+    with trio.move_on_after(WELL):
+        while True:
+            wrong = await look()
+            if not wrong:
+                return
+            await trio.sleep(0.15)
+    raise AssertionError(wrong)
+
+
+async def main(numbers: list[int]) -> None:
+    async with open_stage("24h") as stage:
+        async with open_sampler(stage.pod, mesh.VM, mesh.GROUP_PORT) as inbound:
+            async with open_sampler(stage.vm.machine, mesh.POD, mesh.POD_PORT) as outbound:
+                player = Player(stage, {"pod to machine": inbound, "machine to pod": outbound})
+                await player.prepare()
+                waiting = list(numbers)
+                while waiting:  # what needs no way first
+                    number = next((n for n in waiting if ROWS[n].scene.before == player.state), waiting[0])
+                    waiting.remove(number)
+                    outcome: dict[str, Any] = asdict(await player.play(number))
+                    print(json.dumps(outcome), flush=True)
+                await player.bring_to("outside")
+                await eventually(player.look_empty)
+
+
+if __name__ == "__main__":
+    trio.run(main, [int(word) for word in sys.argv[1:]], strict_exception_groups=True)
