@@ -19,7 +19,7 @@ import trio
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.command import run_command
 from exclave.redirect import RedirectPolicy, open_link
-from exclave.redirect.ruleset import render
+from exclave.redirect.holding import render_kept
 from exclave.sandbox.namespaces import Machine, Network, open_network
 
 from .policies import PROXY
@@ -222,7 +222,7 @@ class Lab:
 
     async def load(self, policy: RedirectPolicy) -> None:
         """Put the rules of a policy into the machine's kernel."""
-        loaded = await self.vm.run("nft", "-f", "-", stdin=render(policy).encode())
+        loaded = await self.vm.run("nft", "-f", "-", stdin=render_kept(policy).encode())
         assert loaded.errors == ""
 
     async def add(self, name: str) -> Machine:

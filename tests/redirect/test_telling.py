@@ -1,6 +1,7 @@
 """What is said of connections under the golden rulesets, word for word."""
 
 import functools
+import re
 import subprocess
 from dataclasses import replace
 from ipaddress import ip_address
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from exclave.redirect.holding import KEPT
 from exclave.redirect.table import Table, read_table, read_texts
 from exclave.redirect.telling import Answer, answer, compare
 from exclave.redirect.trace_events import TraceEvent
@@ -16,6 +18,8 @@ from exclave.redirect.verdict import HOOKS, Connection, Outcome, Verdict, judge
 
 FILES = Path(__file__).with_name("golden")
 
+ARM = "nft add element inet exclave armed '{ tcp timeout 41s }'"
+KEEP = f"printf '%s' 'table inet exclave {{ {KEPT} }}' | nft -f -"
 ADDED = "add rule inet exclave outbound meta mark 7 accept"
 
 
@@ -138,6 +142,35 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         ("containers", IN, "10.42.0.9", 80), {"interface": "eth1", **AWAY},
         "10.42.0.9:80 from outside passes by the proxy: it comes by no interface of capture_interfaces in config.toml.",
     ),
+    "rules that nobody confirmed": (
+        ("unconfirmed", OUT, "10.42.0.9", 80), {},
+        "10.42.0.9:80 passes by the proxy: rolled back: nobody confirmed the rules in time, so nothing is captured.",
+    ),
+    "rules that nobody confirmed, from outside": (
+        ("unconfirmed", IN, "10.77.0.20", 8080), {},
+        "10.77.0.20:8080 from outside passes by the proxy: rolled back: nobody confirmed the rules in time, so nothing "
+        "is captured.",
+    ),
+    "rules that are to be confirmed": (
+        ("unconfirmed", OUT, "10.42.0.9", 80, ARM), {},
+        "10.42.0.9:80 goes to the proxy, instance a: the cluster's networks.",
+    ),
+    "a trial": (
+        ("trial", OUT, "169.254.77.4", 5000), {"interface": "lo"},
+        "169.254.77.4:5000 goes to the proxy, instance b: a swap tries this instance before it has traffic.",
+    ),
+    "whoever else calls the trial address": (
+        ("trial", OUT, "169.254.77.4", 5000), {"uid": 1000, "interface": "lo"},
+        "169.254.77.4:5000 passes by the proxy: loopback, and this machine's own addresses.",
+    ),
+    "a port of the group, with what keeps connections": (
+        ("plain", IN, "10.77.0.20", 8080, KEEP), {},
+        "10.77.0.20:8080 from outside goes to the proxy, instance a: the group's ports and the proxy's own.",
+    ),
+    "no port of the group, with what keeps connections": (
+        ("plain", IN, "10.77.0.20", 9100, KEEP), {},
+        "10.77.0.20:9100 from outside passes by the proxy: no rule takes it; taken are the ports 4143, 8080.",
+    ),
     "this machine, called by a container": (
         ("containers", IN, "10.77.0.20", 9100), {"interface": "docker0"},
         "10.77.0.20:9100 from outside passes by the proxy: no rule takes it; taken are the ports 4143, 8080.",
@@ -173,6 +206,15 @@ def test_what_would_have_to_be_said_is_asked_for_and_a_published_port_is_spoken_
     assert note == (
         "the proxy then calls 10.77.0.20:8080 as a program here does; a port that Docker publishes is reached, too"
     )
+
+
+@pytest.mark.root
+def test_how_long_rules_capture_that_are_to_be_confirmed_is_told_of_what_they_capture() -> None:
+    for direction, to, port in ((OUT, "10.42.0.9", 80), (IN, "10.77.0.20", 8080)):
+        note = said("unconfirmed", direction, to, port, ARM).notes[-1]
+        assert re.fullmatch(r"until confirmed, (41|40) s left; exclave confirm has the rules stay", note)
+    assert said("unconfirmed", OUT, "8.8.8.8", 80, ARM).notes == ()
+    assert said("unconfirmed", OUT, "10.42.0.9", 80, "nft add element inet exclave armed '{ tcp }'").notes == ()
 
 
 def test_without_rules_nothing_is_captured() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from exclave.redirect.armed import render_arming
+from exclave.redirect.holding import render_kept
 from exclave.redirect.policy import RedirectPolicy, Server
 from exclave.redirect.reading import Route, parse_route
-from exclave.redirect.ruleset import render
 from exclave.redirect.table import Chain, Rule, Table, read_table
 from exclave.redirect.telling import compare
 from exclave.redirect.trace import connect, listen_for_events, open_attempt, take_events
@@ -84,6 +85,8 @@ CONDITIONS: dict[str, tuple[Any, bool]] = {
     "whatever is not TCP": (match(meta("l4proto"), "tcp", "!="), False),
     "IPv6": (match(meta("nfproto"), "ipv6"), False),
     "a first packet": (match({"&": [payload("tcp", "flags"), ["fin", "syn", "rst", "ack"]]}, "syn"), True),
+    "a connection that cannot be followed": (match({"ct": {"key": "state"}}, "invalid", "in"), False),
+    "a new connection": (match({"ct": {"key": "state"}}, "new", "in"), True),
     "a later packet": (match({"&": [payload("tcp", "flags"), ["syn", "fin", "rst", "ack"]]}, "syn", "!="), False),
     "a later packet, as a newer nft writes it": (
         match({"&": [payload("tcp", "flags"), {"|": ["fin", "syn", "rst", "ack"]}]}, "syn", "!="),
@@ -107,6 +110,7 @@ NOT_UNDERSTOOD: dict[str, Any] = {
     "a limit": {"limit": {"rate": 1, "per": "second"}},
     "a key that we do not know": match(meta("cgroup"), 1),
     "a mark": match(meta("mark"), 1),
+    "a mark of a connection": match({"ct": {"key": "mark"}}, 1),
     "an interface at the wrong hook": match(meta("iifname"), "eth0"),
     "a field that we do not know": match(payload("tcp", "sport"), 1),
     "other flags": match({"&": [payload("tcp", "flags"), ["syn"]]}, "syn"),
@@ -183,8 +187,17 @@ def test_what_is_not_known_and_matters_is_named() -> None:
 # The kernel's word.
 
 FOUR = ("10.42.0.9", "10.42.200.7", "10.43.1.1", "10.77.0.20", "10.77.0.100", "10.77.0.30", "172.17.0.1", "172.17.0.2")
-FOUR += ("169.254.77.1", "169.254.169.254", "100.100.100.200", "192.0.2.8")
-SIX = ("fd00:42::9", "fd00:42:9::7", "fd00:77::20", "fd00:77::30", "fd00:17::2", "fd00:ec2::254", "fd77:ec1a:7e::1")
+FOUR += ("169.254.77.1", "169.254.77.4", "169.254.169.254", "100.100.100.200", "192.0.2.8")
+SIX = (
+    "fd00:42::9",
+    "fd00:42:9::7",
+    "fd00:77::20",
+    "fd00:77::30",
+    "fd00:17::2",
+    "fd00:ec2::254",
+    "fd77:ec1a:7e::1",
+    "fd77:ec1a:7e::4",
+)
 PORTS = (22, 80, 2222, 3306, 4143, 6443, 8050, 8080, 9100)
 SOURCES = ("10.9.0.5", "10.77.0.30", "172.17.0.2", "fd00:9::5", "fd00:77::30")
 UIDS = (0, 990, 1000, 4242)
@@ -233,12 +246,16 @@ def draw_policy(draw: random.Random) -> RedirectPolicy:
         capture_interfaces=some("docker0"),
         ssh_ports=some(2222),
         ssh_peers=some("10.43.1.1"),
+        trial=draw.choice([None, "a", "b"]),
+        armed_until=draw.choice([None, None, None, 600.0, 600.0, 0.0]),
     )
 
 
 def put_in_place(policy: RedirectPolicy) -> Table:
     """Two processes: one that loads the rules, one that lists them."""
-    subprocess.run(["nft", "-f", "-"], input=(TRACING + render(policy)).encode(), check=True)
+    left = policy.armed_until
+    rules = TRACING + render_kept(policy) + (render_arming(left) if left is not None else "")
+    subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
     listed = subprocess.run(["nft", "-j", "list", "table", "inet", "exclave"], capture_output=True, check=True)
     table = read_table(listed.stdout.decode())
     assert table is not None
@@ -257,7 +274,15 @@ class World:
             "link set docker0 up",
             *(f"address add {a} dev eth0" for a in ("10.77.0.20/24", "10.77.0.100/32", "fd00:77::20/64 nodad")),
             *(f"address add {a} dev docker0" for a in ("172.17.0.1/16", "fd00:17::1/64 nodad")),
-            *(f"address add {a} dev lo" for a in ("169.254.77.1/32", "fd77:ec1a:7e::1/128 nodad")),
+            *(
+                f"address add {a} dev lo"
+                for a in (
+                    "169.254.77.1/32",
+                    "169.254.77.4/32",
+                    "fd77:ec1a:7e::1/128 nodad",
+                    "fd77:ec1a:7e::4/128 nodad",
+                )
+            ),
             "route add default dev eth0",
             "route add ::/0 dev eth0",
         ]

@@ -15,7 +15,8 @@ ARMED = "armed"
 
 DECLARATION = (f"set {ARMED} {{", "    type inet_proto", "    flags timeout", "}")
 
-_GATE = f'    meta l4proto != @{ARMED} accept comment "nobody has confirmed the rules in time, so nothing is captured"'
+_WHY = "rolled back: nobody confirmed the rules in time, so nothing is captured"
+_GATE = f'    meta l4proto != @{ARMED} accept comment "{_WHY}"'
 _HOOK = "    type nat hook "
 
 
@@ -44,15 +45,19 @@ def is_armed_set(item: Mapping[str, Any]) -> bool:
 
 
 def time_left(items: Iterable[Mapping[str, Any]]) -> float | None:
-    """Seconds for which a listed table captures; 0: no longer; None: it has no such set, or was told to stay so.
+    """Seconds for which a listed table captures; 0: no longer; None: it has no such set, or was told to stay so."""
+    for item in items:
+        if is_armed_set(item):
+            return time_of(item["set"].get("elem", []))
+    return None
+
+
+def time_of(elements: Sequence[Any]) -> float | None:
+    """The same, of what the set holds.
 
     nft gives whole seconds, rounded down; an element with less than one is there all the same.
     """
-    for item in items:
-        if is_armed_set(item):
-            elements = item["set"].get("elem", [])
-            if not elements:
-                return 0.0
-            timed = elements[0].get("elem") if isinstance(elements[0], dict) else None
-            return None if timed is None or "expires" not in timed else max(0.1, float(timed["expires"]))
-    return None
+    if not elements:
+        return 0.0
+    timed = elements[0].get("elem") if isinstance(elements[0], dict) else None
+    return None if timed is None or "expires" not in timed else max(0.1, float(timed["expires"]))

@@ -7,10 +7,12 @@ what the rules take instead. The same facts stand in the JSON object under fixed
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from exclave.redirect.armed import ARMED, time_of
 from exclave.redirect.layout import INSTANCES, TABLE, instance_address
 from exclave.redirect.question import join_host
 from exclave.redirect.table import Chain, Table
 from exclave.redirect.trace_events import TRACE_TABLE, TraceEvent
+from exclave.redirect.trial import TRIAL
 from exclave.redirect.verdict import Connection, Outcome, Step, Verdict, element_text, is_translating
 
 _OWN_CHAINS = {"outbound": "outbound", "inbound": "inbound"}
@@ -56,7 +58,7 @@ def answer(
         step.because if step is not None else None,
         instance,
         join_host(*verdict.target) if verdict.target else None,
-        _notes(direction, connection, verdict),
+        (*_notes(direction, connection, verdict), *_unconfirmed(table, step, verdict)),
     )
 
 
@@ -132,6 +134,14 @@ def _notes(direction: str, connection: Connection, verdict: Verdict) -> tuple[st
     options = {"the interface": "--interface", "the caller's address": "--from"}
     named = [options[fact] for fact in verdict.lacking if fact in options]
     return (f"say which: {', '.join(named)}",) if named else ()
+
+
+def _unconfirmed(table: Table | None, step: Step | None, verdict: Verdict) -> tuple[str, ...]:
+    """That what is captured is captured for a while only, unless somebody confirms the rules."""
+    if table is None or step is None or step.chain == TRIAL or verdict.outcome is not Outcome.PROXY:
+        return ()
+    left = time_of(table.sets[ARMED]) if ARMED in table.sets else None
+    return (f"until confirmed, {left:.0f} s left; exclave confirm has the rules stay",) if left else ()
 
 
 def compare(

@@ -6,6 +6,9 @@ root's connections alone, since the proxy's own must arrive; the trial address i
 
 from exclave.redirect.layout import OUTBOUND_PORT, Family, Instance, instance_address, trial_address
 
+TRIAL = "trial"
+"""The chain's name."""
+
 PRIORITY = -111
 """Just before the chain of what is captured outbound."""
 
@@ -18,4 +21,4 @@ def trial_chain(instance: Instance, families: tuple[Family, ...]) -> list[str]:
         place = f"{target.format(instance_address(instance, family))}:{OUTBOUND_PORT}"
         match = f"meta skuid 0 {word} daddr {trial_address(family)} meta l4proto tcp"
         rules.append(f'    {match} dnat {word} to {place} comment "a swap tries this instance before it has traffic"')
-    return ["chain trial {", f"    type nat hook output priority {PRIORITY}; policy accept;", *rules, "}"]
+    return [f"chain {TRIAL} {{", f"    type nat hook output priority {PRIORITY}; policy accept;", *rules, "}"]

@@ -217,6 +217,8 @@ def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any
             },
             f"{protocol} {place}",
         )
+    if left == {"ct": {"key": "state"}}:
+        return "", "new"  # the first packet of a connection, and one that the kernel can follow
     if "fib" in left and left["fib"].get("flags") in (["daddr"], "daddr"):
         kinds = {"type": ("the route", connection.kind), "oifname": ("the route", connection.leaves_by)}
         return _known(kinds, left["fib"].get("result"))
