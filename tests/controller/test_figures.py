@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from exclave.controller.figures import controller_figures, state_of_member
+from exclave.controller.figures import MemberStates, controller_figures, state_of_member
 from exclave.member.spec import Condition, view_member
 
 from .worlds import ADMITTED, LIVE, make_member, with_status
@@ -29,10 +29,26 @@ def test_a_member_is_in_one_state(member, state: str) -> None:  # type: ignore[n
     assert state_of_member(view_member(member)) == state
 
 
+def test_members_are_counted_by_group_and_state_and_again_when_they_change() -> None:
+    states, first, second = MemberStates(), ("shop", "web-k7q2x-1"), ("shop", "web-k7q2x-2")
+    starting, new = with_status(make_member(), ADMITTED, LIVE), make_member()
+    assert states.count({first: starting, second: new}) == {("web", "starting"): 1, ("web", "new"): 1}
+    assert states.count({first: starting, second: starting}) == {("web", "starting"): 2}
+    assert states.count({first: make_member(deleting=True)}) == {("web", "leaving"): 1}
+    assert states.count({}) == {}
+
+
+def test_a_member_that_has_not_changed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, members = MemberStates(), {("shop", "web-k7q2x-1"): with_status(make_member(), ADMITTED, LIVE)}
+    before = states.count(members)
+    monkeypatch.setattr("exclave.controller.figures.view_member", None)
+    assert states.count(members) == before
+
+
 def told(leads: bool) -> dict[str, dict[tuple[str, ...], float]]:
     figures = controller_figures(
         leads=leads,
-        members=[with_status(make_member(), ADMITTED, LIVE), make_member()],
+        members=Counter({("web", "starting"): 1, ("web", "new"): 1}),
         groups=3,
         refused_groups=1,
         steps=Counter({"Sign": 7}),

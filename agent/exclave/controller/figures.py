@@ -7,7 +7,7 @@ conditions say; `exclave_controller_steps_total{step}` what was carried out; `ex
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,10 +39,28 @@ def state_of_member(view: MemberView) -> str:
     return "serving" if view.serving else "starting"
 
 
+class MemberStates:
+    """How many members are in which state: figures are taken each second, and a Member is read when it has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[Object, tuple[str, str]]] = {}
+
+    def count(self, members: Mapping[tuple[str, str], Object]) -> Counter[tuple[str, str]]:
+        """Members by group and state. Objects are replaced, never modified."""
+        known, self._known = self._known, {}
+        for key, member in members.items():
+            found = known.get(key)
+            if found is None or found[0] is not member:
+                view = view_member(member)
+                found = member, (view.name.rsplit("-", 2)[0], state_of_member(view))
+            self._known[key] = found
+        return Counter(state for _, state in self._known.values())
+
+
 def controller_figures(
     *,
     leads: bool,
-    members: Iterable[Object],
+    members: Counter[tuple[str, str]],
     groups: int,
     refused_groups: int,
     steps: Counter[str],
@@ -51,7 +69,7 @@ def controller_figures(
     guard_stands: bool,
     heartbeat: float,
 ) -> list[Figure]:
-    """Everything that is told; what only a leader knows is left out elsewhere."""
+    """Everything that is told; what only a leader knows is left out elsewhere. `members` are by group and state."""
     found = [
         Figure("exclave_controller_leads", "gauge", "1 where this replica leads", (), {(): float(leads)}),
         Figure(
@@ -64,11 +82,10 @@ def controller_figures(
     ]
     if not leads:
         return found
-    states = Counter((view.name.rsplit("-", 2)[0], state_of_member(view)) for view in map(view_member, members))
     return [
         *found,
         Figure("exclave_members", "gauge", "Members by group and state", ("group", "state"),
-               {key: float(count) for key, count in states.items()}),
+               {key: float(count) for key, count in members.items()}),
         Figure("exclave_groups", "gauge", "Groups, and whether they are accepted", ("accepted",),
                {("true",): float(groups - refused_groups), ("false",): float(refused_groups)}),
         Figure("exclave_controller_steps", "counter", "Steps carried out", ("step",),

@@ -16,7 +16,7 @@ import trio
 from exclave.admin.objects import ELECTION
 from exclave.cluster import Access, Cluster, open_cluster
 from exclave.controller.caches import Caches
-from exclave.controller.figures import Figure, controller_figures
+from exclave.controller.figures import Figure, MemberStates, controller_figures
 from exclave.controller.health import open_health
 from exclave.controller.lead import Candidate, open_candidate
 from exclave.controller.run import Controller, Place, open_controller
@@ -71,6 +71,7 @@ class Replica:
         self._cluster = cluster
         self._candidate = candidate
         self._controller: Controller | None = None
+        self._states = MemberStates()
 
     def figures(self) -> list[Figure]:
         """What it tells of itself."""
@@ -78,7 +79,7 @@ class Replica:
         caches = controller.caches if controller is not None else Caches("", "")
         return controller_figures(
             leads=controller is not None,
-            members=list(caches.members.objects.values()),
+            members=self._states.count(caches.members.objects),
             groups=len(caches.groups.objects),
             refused_groups=len(caches.refusals),
             steps=controller.counts if controller is not None else Counter(),
