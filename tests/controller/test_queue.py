@@ -1,5 +1,6 @@
 """Keys that want a look, in virtual time."""
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -140,3 +141,45 @@ async def test_workers_look_at_several_keys_at_once(autojump_clock: trio.testing
             queue.add_nowait(key)
         await trio.sleep(10)
     assert most == 3
+
+
+async def test_looks_that_ask_nobody_leave_others_their_turn(autojump_clock: trio.testing.MockClock) -> None:
+    """A leader renews its Lease in between, however many members a controller that starts has to look at."""
+    looks, turns = 0, []
+
+    async def look(key: str) -> None:
+        nonlocal looks
+        looks += 1
+
+    async def renew() -> None:
+        while looks < 1000:
+            turns.append(looks)
+            await trio.lowlevel.checkpoint()
+
+    async with running(look) as queue, trio.open_nursery() as nursery:
+        for number in range(1000):
+            queue.add_nowait(f"{number}")
+        nursery.start_soon(renew)
+    assert max(later - earlier for earlier, later in itertools.pairwise(turns)) < 10
+
+
+async def test_the_nearest_repetition_comes_first_in_whatever_order_they_were_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    looks: list[tuple[str, float]] = []
+    pauses = {"late": 50.0, "soon": 5.0, "between": 20.0}
+    began = trio.current_time()
+
+    async def look(key: str) -> float | None:
+        looks.append((key, trio.current_time() - began))
+        return pauses.pop(key, None)
+
+    async with running(look, workers=1) as queue:
+        for key in ("late", "soon", "between"):
+            queue.add_nowait(key)
+        queue.add_later_nowait("other", 30.0)
+        queue.add_later_nowait("sooner", 2.0)
+        await trio.sleep(100)
+    assert [(key, round(when)) for key, when in looks[3:]] == [
+        ("sooner", 2), ("soon", 5), ("between", 20), ("other", 30), ("late", 50),
+    ]  # fmt: skip

@@ -1,7 +1,8 @@
 """Keys that want a look: each at most once at a time, failures again after a growing pause.
 
 Rules: a key that is added while it is being looked at is looked at again afterwards, once; one key's failure delays
-nobody else's look. A look returns the seconds after which it wants to be repeated, or None.
+nobody else's look. Between two looks others have their turn, also where a look asks nobody: ten thousand of these in a
+row take longer than a leader may be silent. A look returns the seconds after which it wants to be repeated, or None.
 """
 
 import logging
@@ -35,6 +36,7 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()  # added while busy
         self._failures: dict[K, int] = {}
         self._due: dict[K, float] = {}  # trio time of the next look
+        self._nearest = float("inf")  # of `_due`, or earlier
         self._wake = trio.Event()
 
     def add_nowait(self, key: K) -> None:
@@ -51,8 +53,7 @@ class WorkQueue(Generic[K]):
         """Have a key looked at after `pause` seconds, unless it is sooner for another reason."""
         due = trio.current_time() + pause
         if key not in self._waiting and due < self._due.get(key, float("inf")):
-            self._due[key] = due
-            self._wake_up()
+            self._remember(key, due)
 
     async def run(self, workers: int) -> None:
         """Look at keys for ever."""
@@ -74,8 +75,8 @@ class WorkQueue(Generic[K]):
                 self._again.discard(key)
                 self.add_nowait(key)
             elif pause is not None:
-                self._due[key] = trio.current_time() + pause
-                self._wake_up()
+                self._remember(key, trio.current_time() + pause)
+            await trio.lowlevel.checkpoint()
 
     async def _try(self, key: K) -> float | None:
         try:
@@ -91,12 +92,19 @@ class WorkQueue(Generic[K]):
     async def _remind(self) -> None:
         while True:
             wake = self._wake
-            with trio.move_on_at(min(self._due.values(), default=float("inf"))):
+            self._nearest = min(self._due.values(), default=float("inf"))
+            with trio.move_on_at(self._nearest):
                 await wake.wait()
             now = trio.current_time()
             for key in [key for key, due in self._due.items() if due <= now]:
                 self.add_nowait(key)
             await trio.lowlevel.checkpoint()
+
+    def _remember(self, key: K, due: float) -> None:
+        self._due[key] = due
+        if due < self._nearest:
+            self._nearest = due
+            self._wake_up()
 
     def _wake_up(self) -> None:
         wake, self._wake = self._wake, trio.Event()
