@@ -68,9 +68,10 @@ async def test_the_old_one_is_ended_at_the_bound_though_a_connection_is_kept() -
             await agent.say("swap")
             await agent.outcome()
             await agent.until_alone()
-        assert {way: list(load.figures["failures"]) for way, load in loads.items()} == {
-            way: ["kept: RemoteDisconnected: Remote end closed connection without response"] for way in loads
-        }  # ended in order, between two requests
+        for way, load in loads.items():
+            (failure,) = load.figures["failures"]
+            # Ended between two requests; whoever had just sent the next one meets a reset.
+            assert failure.startswith(("kept: RemoteDisconnected", "kept: ConnectionResetError")), way
 
 
 async def test_somebody_who_insists_does_not_wait_for_what_drains() -> None:
