@@ -1,6 +1,7 @@
 """What becomes of members on real API servers: clones, silence, another address, a lapsed credential, a missing guard.
 
-The parts of an agent that talk to the cluster, and the real controller, whose seconds are a fifth of real ones.
+The parts of an agent that talk to the cluster, and the real controller, whose seconds are a fifth of real ones. On the
+newest server alone, since what happens here is not the API's.
 """
 
 import base64
@@ -59,7 +60,7 @@ from support.town import Town
 from .test_stolen import NOT_P256, ports_of, request, rsa
 from .towns import town_on
 
-pytestmark = pytest.mark.parametrize("server", AVAILABLE, indirect=True)
+pytestmark = pytest.mark.parametrize("server", AVAILABLE[:1], indirect=True)
 
 SLOTS = itertools.count(1)
 FLEETING, FORGETFUL = "fleeting", "forgetful"
