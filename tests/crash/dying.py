@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
@@ -58,7 +59,8 @@ class Killer(logging.Handler):
             time.sleep(0.001)  # an exec is no event
         self._armed.with_suffix(".at").write_text(str(time.monotonic()))
         for pid in victims:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # one victim may take the next with it
+                os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
