@@ -209,14 +209,15 @@ TRACING = """
 table inet tracing
 delete table inet tracing
 table inet tracing {
-    chain output { type filter hook output priority -400; meta l4proto tcp meta nftrace set 1
+    chain output { type filter hook output priority -400; tcp flags & (syn|ack|rst) == syn meta nftrace set 1
     }
-    chain prerouting { type filter hook prerouting priority -400; meta l4proto tcp meta nftrace set 1
+    chain prerouting { type filter hook prerouting priority -400; tcp flags & (syn|ack|rst) == syn meta nftrace set 1
     }
     chain end { type filter hook prerouting priority 400;
     }
 }
 """
+"""Only what opens a connection: the kernel's own answer to a packet may go out during the next look."""
 
 
 def draw_policy(draw: random.Random) -> RedirectPolicy:
