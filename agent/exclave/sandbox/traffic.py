@@ -103,7 +103,7 @@ async def _work(target: Target, figures: Figures, pause: float, *, keep: bool, e
             else:
                 figures.failures[f"status {status}: {body[:80].decode(errors='replace')}"] += 1
         except (OSError, trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError, ValueError) as problem:
-            figures.failures[f"{type(problem).__name__}: {problem}"] += 1
+            figures.failures[_reason(problem)] += 1
             figures.broken += has_answered
             channel, has_answered = None, False
         if stream is not None and (channel is None or not keep):
@@ -113,6 +113,13 @@ async def _work(target: Target, figures: Figures, pause: float, *, keep: bool, e
             await ended.wait()
     if stream is not None:
         await trio.aclose_forcefully(stream)
+
+
+def _reason(problem: BaseException) -> str:
+    """What went wrong, down to the kernel's own word: of a connection that fails, trio tells only that it does."""
+    cause = problem.__cause__
+    causes = getattr(cause, "exceptions", (cause,) if cause is not None else ())
+    return ": ".join([f"{type(problem).__name__}: {problem}", *map(str, causes)])
 
 
 async def _answer(figures: Figures, ended: trio.Event) -> None:
