@@ -74,7 +74,8 @@ sys.stdin.read()
 CALL = """
 import json, socket, sys
 try:
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.argv[3])) as connection:
+    place, own = (sys.argv[1], int(sys.argv[2])), ("", int(sys.argv[4]))
+    with socket.create_connection(place, timeout=float(sys.argv[3]), source_address=own) as connection:
         print(connection.makefile().readline().strip())
 except OSError as problem:
     print(json.dumps({"who": type(problem).__name__, "original": None}))
@@ -187,9 +188,12 @@ class Lab:
         """So many connections to each place, which talk all the time."""
         return Flows(self.start(machine, FLOW, str(count), *places, expecting="up"))
 
-    async def call(self, machine: Machine, address: str, port: int, *, uid: int = 0, timeout: float = 5.0) -> Seen:
+    async def call(
+        self, machine: Machine, address: str, port: int, *, uid: int = 0, timeout: float = 5.0, source_port: int = 0
+    ) -> Seen:
         """Connect, and say who answered; an exception's name where nobody did."""
-        told = json.loads(await machine.must(*self._as(uid), CALL, address, str(port), str(timeout)))
+        words = (address, str(port), str(timeout), str(source_port))
+        told = json.loads(await machine.must(*self._as(uid), CALL, *words))
         return Seen(told["who"], told["original"] and tuple(told["original"]))
 
     def start(

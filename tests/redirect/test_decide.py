@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.redirect.decide import FIGHT, PAUSE, WITHIN, Action, decide, pause_after
+from exclave.redirect.decide import FIGHT, PAUSE, WITHIN, Action, decide, is_wider, pause_after
 from exclave.redirect.observe import NOTHING, Observed
 from exclave.redirect.policy import RedirectPolicy
 from exclave.redirect.ruleset import ruleset_digest
@@ -52,3 +52,10 @@ def test_whoever_undoes_every_repair_is_answered_slowly() -> None:
     assert pause_after(moments[1:], moments[-1]) == 0.0
     assert pause_after(moments, moments[-1]) == PAUSE
     assert pause_after(moments, moments[0] + WITHIN) == 0.0  # the first of them is too long ago
+
+
+def test_a_swap_alone_widens_nothing() -> None:
+    assert not is_wider(PLAIN, replace(PLAIN, instance="b", trial="b"))
+    assert is_wider(replace(PLAIN, outbound=False), PLAIN)
+    assert is_wider(replace(PLAIN, inbound_ports=()), PLAIN)
+    assert is_wider(None, PLAIN)

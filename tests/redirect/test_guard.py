@@ -16,13 +16,15 @@ from exclave.redirect import remove_guard
 from exclave.redirect.guard import _launch
 
 from .keeping import Keeping, keep
-from .lab import CLUSTER4, CLUSTER6, VM4, VM6, Flows, Lab, as_proxies, open_lab
+from .lab import CLUSTER4, CLUSTER6, VM4, VM6, Flows, Lab, Seen, as_proxies, open_lab
 from .policies import PLAIN
 
 POLICY = replace(PLAIN, networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
 
 MEMBERS = {VM4: POLICY, VM6: replace(POLICY, addresses=(VM6,))}
 """A member has one family inbound, and both outbound."""
+
+NOBODY = "10.42.0.77"
 
 EACH = 14
 """Connections inbound, and as many outbound of each family: 42 in all."""
@@ -75,6 +77,24 @@ async def test_with_the_guard_no_flush_resets_a_connection(own: str, tmp_path: P
         for _ in range(5):
             await flush_until_repaired(lab, keeping)
             assert await alive(flows) == 3 * EACH
+
+
+@pytest.mark.root
+async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_later_one_out(tmp_path: Path) -> None:
+    """The kernel remembers connections while the guard is there, and translates them at their first packet or never."""
+    async with open_lab() as lab:
+        await lab.nft("add", "table", "inet", "memory")
+        await lab.nft("add", "chain", "inet", "memory", "kept", "{ type nat hook prerouting priority 0; }")
+        await lab.nft("add", "rule", "inet", "memory", "kept", "ct state invalid accept")
+        lost = await lab.call(lab.vm, NOBODY, 80, timeout=0.1, source_port=40001)
+        assert lost == Seen("TimeoutError", None)
+        keeping = await keep(lab.vm, tmp_path, POLICY)
+        try:
+            as_proxies(lab, "a")
+            assert await lab.call(lab.vm, NOBODY, 80, source_port=40001) == Seen("proxy a", (NOBODY, 80))
+        finally:
+            keeping.kill()
+            await remove_guard(tmp_path)
 
 
 @pytest.mark.root

@@ -5,6 +5,7 @@ agent has made with the same rules, if it noted that. Any other is replaced, whi
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 
 from exclave.redirect.observe import Observed
@@ -40,6 +41,11 @@ def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str | N
     if wanted.armed_until == 0 and observed.armed_left:
         return Action.APPLY  # its time is over before the kernel's
     return Action.NOTHING if observed.digest == ruleset_digest(wanted) else Action.APPLY
+
+
+def is_wider(before: RedirectPolicy | None, wanted: RedirectPolicy) -> bool:
+    """Whether connections may have begun by other rules than the wanted ones; None: nobody knows by which."""
+    return before is None or replace(before, instance=wanted.instance, trial=wanted.trial) != wanted
 
 
 def pause_after(repairs: Iterable[float], now: float) -> float:

@@ -3,20 +3,18 @@
 Each message is about one object, and names the object's table in attribute 1; the last of a transaction tells who
 made it. A transaction may come in several datagrams, and be read in the middle of: what replaces a table would then
 look as if it removed it, so a transaction counts once its last message has come.
-Sources: linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h.
+Source: linux/netfilter/nf_tables.h.
 """
 
-import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+
+from exclave.kit.netlink import read_body, read_messages
 
 SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 DELETED_TABLE = 2  # NFT_MSG_DELTABLE
 NEW_GENERATION = 15  # NFT_MSG_NEWGEN
-
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
-_PREFIX = _HEADER.size + 4  # and nfgenmsg
 
 _TABLE = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, …
 _AUTHOR_PID, _AUTHOR_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
@@ -60,28 +58,10 @@ class Reader:
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
     """Kind and attributes of each message about nftables."""
-    at = 0
-    while at + _PREFIX <= len(datagram):
-        length, kind, *_ = _HEADER.unpack_from(datagram, at)
-        if length < _PREFIX:
-            return
-        if kind >> 8 == SUBSYSTEM:
-            yield kind & 0xFF, dict(_attributes(datagram[at + _PREFIX : at + length]))
-        at += _aligned(length)
-
-
-def _attributes(content: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + _ATTRIBUTE.size <= len(content):
-        length, kind = _ATTRIBUTE.unpack_from(content, at)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind & 0x3FFF, content[at + _ATTRIBUTE.size : at + length]  # without the flags for nesting and order
-        at += _aligned(length)
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3
+    with suppress(ValueError):  # the rest is cut off
+        for kind, body in read_messages(datagram):
+            if kind >> 8 == SUBSYSTEM:
+                yield kind & 0xFF, read_body(body)
 
 
 def _text(content: bytes) -> str:

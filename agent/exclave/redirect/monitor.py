@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from exclave.kit.latest import Latest
+from exclave.kit.netlink import NETFILTER
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.redirect.events import News, Reader
@@ -30,7 +31,6 @@ TRY_EVERY = 60.0
 ROOM = 1 << 20
 """Bytes that the kernel may keep for us: some ten thousand changes, made at once by others."""
 
-_NETLINK_NETFILTER = 12
 _SO_RCVBUFFORCE = 33
 _GROUP = 7  # NFNLGRP_NFTABLES
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
@@ -54,7 +54,7 @@ class Monitor:
         """Begin to hear."""
         opened = None
         try:
-            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
             opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, ROOM)
             opened.bind((0, 0))
             opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)

@@ -6,6 +6,7 @@ remove or change is repaired in milliseconds; a look once a minute, or every few
 finds what was missed. A change of ours costs one look more, which finds nothing to do. Whoever undoes our repairs at
 once is answered once a second. A failure to apply leaves the rules that are there, is logged, and is tried again; the
 first one, at the start, is raised.
+What began while no rules stood, or narrower ones, and nobody has answered yet, begins again: see `unanswered`.
 Rules are never just taken away, also not on leave and stop: the holding ruleset takes their place, so that what is
 being served is served to its end; the link's door removes it once the proxy has ended. On hand over the rules stay.
 """
@@ -25,7 +26,7 @@ from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.redirect.armed import render_arming
-from exclave.redirect.decide import FIGHT, Action, decide, pause_after
+from exclave.redirect.decide import FIGHT, Action, decide, is_wider, pause_after
 from exclave.redirect.holding import render_holding, render_kept
 from exclave.redirect.layout import TABLE
 from exclave.redirect.made import Made
@@ -34,6 +35,7 @@ from exclave.redirect.observe import NOTHING, Observed
 from exclave.redirect.policy import RedirectPolicy
 from exclave.redirect.ruleset import ruleset_digest
 from exclave.redirect.tables import hold_table, load_rules, look
+from exclave.redirect.unanswered import forget_unanswered
 from exclave.steps import Starting, tell
 
 log = logging.getLogger(__name__)
@@ -80,13 +82,16 @@ class Redirect:
         if action is Action.NOTHING:
             self._monitor.take_author()  # it was we ourselves, or nobody
         else:
+            before = self._standing if action is Action.APPLY else None
             self._standing = None
             self.observed.set(observed)
             observed = await self._apply(action, rules + _arming(wanted))
         stands = wanted is not None and observed.digest == ruleset_digest(wanted)
         self._standing = wanted if stands else None
         self._reference = observed.fingerprint if stands else None
-        if action is not Action.NOTHING and stands:
+        if action is not Action.NOTHING and wanted is not None and stands:
+            if is_wider(before, wanted):
+                await forget_unanswered(wanted.addresses)
             self._made.note(rules, observed)
             tell(Starting.RULES)
         self.observed.set(observed)

@@ -16,9 +16,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import trio
 
 from exclave.errors import Fault, HostError
+from exclave.kit.netlink import NETFILTER
 from exclave.redirect.trace_events import TRACE_TABLE, TraceEvent, parse_events
 
-_SOL_NETLINK, _ADD_MEMBERSHIP, _NETFILTER, _GROUP_NFTRACE = 270, 1, 12, 9
+_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
 """Source: Linux, include/linux/socket.h and include/uapi/linux/netlink.h, netfilter/nfnetlink.h."""
 
 PATIENCE = 10.0
@@ -60,7 +61,7 @@ def listen_for_events() -> socket.socket:
     """A socket that gets every verdict on a traced packet of this network namespace. Raises HostError."""
     try:
         channel = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETFILTER
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETFILTER
         )
         channel.bind((0, 0))
         channel.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE)

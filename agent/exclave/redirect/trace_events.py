@@ -1,11 +1,11 @@
 """What the kernel says of a traced packet, out of netlink messages. Pure.
 
-Source: Linux, include/uapi/linux/netfilter/nf_tables.h (`nft_trace_attributes`), nfnetlink.h and netlink.h.
+Source: Linux, include/uapi/linux/netfilter/nf_tables.h (`nft_trace_attributes`).
 """
 
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from exclave.kit.netlink import read_attributes, read_body, read_messages
 
 TRACE_TABLE = "exclave-trace"
 """The table of the rule that has a packet traced."""
@@ -14,7 +14,6 @@ _TRACE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _POLICY = 1, 2, 3, 4, 5, 6, 16
 _POLICY_EVENT, _RULE_EVENT = 1, 3
 _VERDICTS = {0: "drop", 1: "accept", -1: "continue", -5: "return"}
-_NESTED = 0x3FFF  # the two upper bits of an attribute's type are flags
 
 
 @dataclass(frozen=True)
@@ -30,26 +29,17 @@ class TraceEvent:
 
 def parse_events(message: bytes) -> list[TraceEvent]:
     """The verdicts in a datagram from netlink; other messages say nothing. Raises ValueError if one is cut off."""
-    return [event for body in _messages(message) if (event := _event(body)) is not None]
-
-
-def _messages(data: bytes) -> Iterator[bytes]:
-    while data:
-        length, kind = struct.unpack_from("=IH", data) if len(data) >= 16 else (0, 0)
-        if not 16 <= length <= len(data):
-            raise ValueError("a netlink message is cut off")
-        if kind == _TRACE:
-            yield data[20:length]  # after nlmsghdr and nfgenmsg
-        data = data[(length + 3) & ~3 :]
+    found = [_event(body) for kind, body in read_messages(message) if kind == _TRACE]
+    return [event for event in found if event is not None]
 
 
 def _event(body: bytes) -> TraceEvent | None:
-    found = dict(_attributes(body))
+    found = read_body(body)
     kind = _number(found.get(_TYPE, b""))
     if kind not in (_POLICY_EVENT, _RULE_EVENT):
         return None  # the packet itself, or the end of a chain that was jumped to
     if kind == _RULE_EVENT:
-        verdict = _signed(dict(_attributes(found.get(_VERDICT, b""))).get(1, b""))
+        verdict = _signed(dict(read_attributes(found.get(_VERDICT, b""))).get(1, b""))
     else:
         verdict = _signed(found.get(_POLICY, b""))
     return TraceEvent(
@@ -59,15 +49,6 @@ def _event(body: bytes) -> TraceEvent | None:
         _number(found[_HANDLE]) if kind == _RULE_EVENT and _HANDLE in found else None,
         _VERDICTS.get(verdict, str(verdict)),
     )
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while data:
-        length, kind = struct.unpack_from("=HH", data) if len(data) >= 4 else (0, 0)
-        if not 4 <= length <= len(data):
-            raise ValueError("a netlink attribute is cut off")
-        yield kind & _NESTED, data[4:length]
-        data = data[(length + 3) & ~3 :]
 
 
 def _number(value: bytes) -> int:
