@@ -188,13 +188,15 @@ class UnderTraffic:
         async with open_load(stage) as load:
             await stage.controller.end()
             await stage.api.close()
-            with trio.CancelScope(shield=True):
+            try:
+                await eventually("the agent to notice", self._reachable, lambda reachable: not reachable)
                 await trio.sleep(AWAY)
-                status = await stage.vm.status()
-                await stage.api.open()
+                expect("state while it was away", await self._state(), "ready")
+                expect("reachable while it was away", await self._reachable(), False)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await stage.api.open()
             stage.start_controller()
-            expect("state while it was away", status["state"], "ready")
-            expect("reachable while it was away", status["cluster"]["reachable"], False)
             await eventually("the API server again", self._reachable, bool)
             await eventually("Linkerd's destination controller again", self._destination_follows, bool)
         return f"{AWAY:.0f} s away, still ready; {load.tell()}"
