@@ -24,6 +24,7 @@ from exclave.cluster.requests import (
     list_all,
 )
 from exclave.controller.caches import REMEMBERED, Cache, Caches, key_of
+from exclave.controller.publish import Published
 from exclave.member.settings import ControlPlane
 from support.mesh import mesh
 from support.mesh_cluster import open_mesh_cluster
@@ -199,10 +200,10 @@ async def test_a_world_is_all_that_was_seen_of_a_member(tmp_path: Path) -> None:
         assert not (world.has_lease or world.beaten or world.live or world.has_account)
         caches.leases.take(Upserted(lease(None)))
         caches.see_lease(KEY, NOW)
-        caches.published[WEB] = "d" * 64
+        caches.published[WEB] = Published("d" * 64, frozenset({8080}))
         world = caches.world(KEY, NOW)
         assert world is not None and world.has_lease and not world.beaten
-        assert world.settings_digest == "d" * 64
+        assert (world.settings_digest, world.settings_ports) == ("d" * 64, {8080})
 
 
 async def test_a_member_whose_name_is_none_of_ours_has_no_group(tmp_path: Path) -> None:
@@ -285,7 +286,7 @@ async def test_two_machines_that_take_turns_with_one_lease_are_noticed() -> None
 
 async def test_the_interval_grows_with_the_fleet_and_nobody_is_given_up_before_it_knows() -> None:
     caches = Caches("exclave", "linkerd")
-    caches.published[WEB] = "new"
+    caches.published[WEB] = Published("new")
     for number in range(1000):
         caches.members.take(Upserted(placed(make_member(), name=f"web-k7q2x-{number}")))
     assert caches.refresh_heartbeat() and caches.heartbeat == 20.0

@@ -105,6 +105,36 @@ def test_ports_are_listed_only_while_there_is_a_proxy_behind(
     assert bool(wanted(world)["spec"]["ports"]) is listed
 
 
+NEW, OLD = "d" * 64, "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("listed", "loaded", "published", "ports"),
+    [
+        pytest.param([8080], OLD, NEW, [8080], id="a new port waits until its settings were loaded"),
+        pytest.param([8080], NEW, NEW, [8080, 9090], id="and comes then"),
+        pytest.param([8080], OLD, OLD, [8080], id="also while its settings are not published"),
+        pytest.param([], OLD, NEW, [8080, 9090], id="where none is listed nothing waits"),
+        pytest.param([7070], OLD, NEW, [], id="a port that is no longer the group's goes at once"),
+        pytest.param([], "", NEW, [8080, 9090], id="one that has not said what it has loaded is believed to have it"),
+        pytest.param([8080], OLD, None, [8080, 9090], id="so is one while nobody knows what is published"),
+    ],
+)
+def test_a_port_is_listed_once_the_member_has_loaded_it(
+    listed: list[int], loaded: str, published: str | None, ports: list[int]
+) -> None:
+    group = replace(GROUP, spec=replace(GROUP.spec, ports=(Port("http", 8080), Port("more", 9090))))
+    member = make_member(serving=True)
+    member["spec"]["loaded"] = {"settings": loaded} if loaded else {}
+    world = make_world(member, live=True).seen(
+        workload={"metadata": {}, "spec": {"ports": [{"port": port} for port in listed]}},
+        settings_digest=published,
+        settings_ports=frozenset({8080} if published == OLD else {8080, 9090}),
+    )
+    found = wanted_workload(world, group, MESH)["spec"]["ports"]
+    assert [port["port"] for port in found] == ports
+
+
 def test_opaque_ports_policy_and_zone_are_written_where_linkerd_reads_them() -> None:
     spec = replace(GROUP.spec, ports=(Port("db", 5432, True), Port("http", 8080), Port("q", 25, True)))
     group = replace(GROUP, spec=replace(spec, inbound_policy="deny"))

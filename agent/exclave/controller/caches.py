@@ -15,7 +15,7 @@ from exclave.controller.beats import SHORTEST, Holders, holder_of, interval_for
 from exclave.controller.claims import Claims, neighbour_of
 from exclave.controller.guarded import first_fault
 from exclave.controller.issuer import Issuer
-from exclave.controller.publish import last_good, read_control_plane, read_linkerd
+from exclave.controller.publish import Published, last_good, read_control_plane, read_linkerd
 from exclave.controller.reap import Sight, live_members, see
 from exclave.controller.trust import ANCHORS, ISSUER, Trust, choose_trust, told
 from exclave.controller.world import Group, MemberWorld, Mesh, workload_ports
@@ -125,7 +125,7 @@ class Caches:
     _emptied: dict[Key, float] = field(default_factory=dict)
     accounts: set[Key] = field(default_factory=set)
     undone: set[Key] = field(default_factory=set)
-    published: dict[Key, str] = field(default_factory=dict)
+    published: dict[Key, Published] = field(default_factory=dict)
 
     @property
     def issuer(self) -> Issuer | None:
@@ -182,7 +182,7 @@ class Caches:
         return self.heartbeat != before
 
     def _all_have_loaded(self) -> bool:
-        digests = set(self.published.values())
+        digests = {settings.digest for settings in self.published.values()}
         return all(view_member(self.members.objects[key]).loaded.get("settings") in digests for key in self._live)
 
     def group(self, key: Key) -> Group | None:
@@ -284,12 +284,14 @@ class Caches:
             return None
         group = self._group_of(key)
         sight = self._sights.get(key)
+        published = self.published.get((group.namespace, group.name)) if group else None
         return MemberWorld(
             member=member,
             now=now,
             group=group,
             mesh=self.mesh,
-            settings_digest=self.published.get((group.namespace, group.name)) if group else None,
+            settings_digest=published.digest if published else None,
+            settings_ports=published.ports if published else frozenset(),
             guard_fault=self.guard_fault,
             mesh_fault=self.mesh_fault,
             group_refusal=self.refusals.get((group.namespace, group.name)) if group else None,

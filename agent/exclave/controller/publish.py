@@ -6,6 +6,7 @@ source that cannot be read raises ValueError naming it; the caller keeps the las
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -84,6 +85,14 @@ def is_worth_publishing(plane: ControlPlane) -> bool:
     A cluster's DNS may be called otherwise than Kubernetes calls it, and is not needed.
     """
     return bool(plane.destination and plane.policy)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A group's settings as they stand in its ConfigMap: their digest, and the group's ports in them."""
+
+    digest: str
+    ports: frozenset[int] = frozenset()
 
 
 def settings_of(group: Group, mesh: Mesh, heartbeat: float) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """The ExternalWorkload that a member shall have, and how to get there. Pure.
 
 Ports are listed only while the member serves, is live and is not being deleted: clients that know an address speak TLS
-to any listed port, ready or not, so none may be listed without a proxy behind it. What others changed is put right;
-what others delete is emptied first, then let go, then made again. `status` is the machine's, and is not touched here.
+to any listed port, ready or not, so none may be listed without a proxy behind it; and so a port that is new to the
+group comes once the member has loaded the settings that have it. What others changed is put right; what others delete
+is emptied first, then let go, then made again. `status` is the machine's, and is not touched here.
 Annotations are always written, since a namespace's do not reach an ExternalWorkload.
 """
 
@@ -18,9 +19,10 @@ from exclave.cluster.requests import (
 )
 from exclave.controller.admit import is_listed_elsewhere, judge_address
 from exclave.controller.claims import plain_address
-from exclave.controller.world import Group, MemberWorld, Mesh
+from exclave.controller.world import Group, MemberWorld, Mesh, workload_ports
 from exclave.identity.names import server_name
 from exclave.kit.labels import is_label_value
+from exclave.member.settings import Port
 from exclave.member.spec import READY, read_conditions
 
 PORTS_FINALIZER = "exclave.dev/ports"
@@ -53,7 +55,7 @@ def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
     """The ExternalWorkload as it shall be."""
     view = world.view
     opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
-    ports = group.spec.ports if may_list(world, group) else ()
+    ports = _served(world, group) if may_list(world, group) else ()
     labels = {**group.spec.labels, GROUP_LABEL: group.name}
     zone = view.facts.get("zone", "")
     if zone and is_label_value(zone):  # else no write would pass, not even one that withdraws the ports
@@ -82,6 +84,19 @@ def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
             "ports": [{"name": port.name, "port": port.port, "protocol": "TCP"} for port in ports],
         },
     }
+
+
+def _served(world: MemberWorld, group: Group) -> tuple[Port, ...]:
+    """The group's ports, but for new ones that the member has not loaded yet.
+
+    Where none is listed, all come: one that cannot read newer settings, and says that it serves, is not left out.
+    """
+    loaded, known = world.view.loaded.get("settings"), set(workload_ports(world.workload))
+    if not loaded or not known or world.settings_digest is None:
+        return group.spec.ports
+    if loaded == world.settings_digest:
+        known |= world.settings_ports
+    return tuple(port for port in group.spec.ports if port.port in known)
 
 
 def _addresses(world: MemberWorld, group: Group) -> list[Object]:

@@ -49,7 +49,7 @@ from exclave.controller.events import (
 from exclave.controller.headless import HeadlessWarner
 from exclave.controller.lead import Fenced
 from exclave.controller.news import News
-from exclave.controller.publish import is_worth_publishing, settings_object, settings_of
+from exclave.controller.publish import Published, is_worth_publishing, settings_object, settings_of
 from exclave.controller.queue import WorkQueue
 from exclave.controller.reap import Wait
 from exclave.controller.steps import PutWorkload, next_step
@@ -346,7 +346,8 @@ class Controller:
         if mesh is None or not is_worth_publishing(mesh.control_plane):
             return
         text, digest = settings_of(group, mesh, self._caches.heartbeat)
-        if self._caches.published.get(key) == digest:
+        published = Published(digest, frozenset(port.port for port in group.spec.ports))
+        if self._caches.published.get(key) == published:
             return
         body = settings_object(group, text)
         try:
@@ -357,7 +358,7 @@ class Controller:
             if refusal.status != 404:
                 raise
             await self._cluster.send(create(CONFIG_MAPS, group.namespace, body))
-        self._caches.published[key] = digest
+        self._caches.published[key] = published
         log.info("settings of %s/%s: %s", *key, digest[:12])
         for place, member in enumerate(self._caches.members_of(*key)):
             self._queue.add_later_nowait(("member", member), place / TOLD_A_SECOND)

@@ -101,7 +101,7 @@ class MemberWorld:
     """One Member and all that belongs to it. `now` is epoch seconds by the controller's clock.
 
     `guard_fault` is what is wrong with the admission policies, `mesh_fault` why there is no `mesh`, `group_refusal` why
-    the group takes no new members.
+    the group takes no new members. `settings_ports` are those that the published settings have, whose digest there is.
     `neighbours` are the other Members of this machine or address; `clones` the two boots that take turns as this one.
     `beaten`: a heartbeat has come, ever; `live`: they come now. `emptied_at`: since when its ExternalWorkload has no
     ports, as far as this controller knows.
@@ -112,6 +112,7 @@ class MemberWorld:
     group: Group | None = None
     mesh: Mesh | None = None
     settings_digest: str | None = None
+    settings_ports: frozenset[int] = frozenset()
     guard_fault: str | None = None
     mesh_fault: str | None = None
     group_refusal: str | None = None
