@@ -26,6 +26,7 @@ PARTS = {
     "excluding": [("tests.bench.excluding", [], NEWEST)],
     "flushing": [("tests.bench.flushing", [], NEWEST)],
     "renewing": [("tests.bench.renewing", [], NEWEST)],
+    "restarting": [("tests.bench.restarting", [], NEWEST)],
     "swapping": [("tests.bench.swapping", [], NEWEST)],
     "storm": [("tests.bench.storm", [], NEWEST)],
     "steady": [("tests.bench.steady", [], NEWEST)],
