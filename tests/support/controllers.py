@@ -1,7 +1,8 @@
-"""As much of Linkerd's controllers as a real linkerd2-proxy asks of them: `python controllers.py ADDRESS KEYS`.
+"""As much of Linkerd's controllers as a real linkerd2-proxy asks of them: `python controllers.py ADDRESS KEYS POLICY`.
 
-KEYS is a file with the mesh's anchor and its key. Policies say that everybody may come, by HTTP or not; no destination
-is in the mesh, so that traffic passes as it is. gRPC over mutual TLS, on 8086 and 8090, one thread a connection.
+KEYS is a file with the mesh's anchor and its key. POLICY is the default inbound policy, said of every port as Linkerd's
+policy controller says it of a port that no Server selects; no destination is in the mesh, so that traffic passes as it
+is. gRPC over mutual TLS, on 8086 and 8090, one thread a connection.
 Sources: linkerd2-proxy-api, proto/inbound.proto; linkerd/app/outbound/src/discover.rs and
 linkerd/service-profiles/src/client.rs for what NotFound and InvalidArgument mean there.
 """
@@ -31,21 +32,40 @@ from exclave.sandbox.pki import Authority, make_issuer, make_leaf  # noqa: E402
 NOT_FOUND, INVALID_ARGUMENT = "5", "3"
 
 
+CLUSTER = bytes([10, 42, 0, 0]), 16
+ANYWHERE = bytes(4), 0
+
+
 def field(number: int, content: bytes) -> bytes:
     """A length-delimited field of a protobuf message; ours are short."""
-    assert len(content) < 128
-    return bytes([number << 3 | 2, len(content)]) + content
+    size = len(content)
+    assert size < 1 << 14
+    length = [size] if size < 128 else [size & 127 | 128, size >> 7]
+    return bytes([number << 3 | 2, *length]) + content
 
 
-def labels(number: int) -> bytes:
-    named = (("group", ""), ("kind", "default"), ("name", "all-unauthenticated"))
+def labels(number: int, policy: str) -> bytes:
+    named = (("group", ""), ("kind", "default"), ("name", policy))
     return b"".join(field(number, field(1, key.encode()) + field(2, value.encode())) for key, value in named)
 
 
-ANY_NETWORK = field(1, field(1, bytes([0x0D, 0, 0, 0, 0])))  # 0.0.0.0/0
-ANYBODY = field(1, ANY_NETWORK) + field(2, field(1, b"")) + labels(3)
-DETECT = field(1, field(1, bytes([8, 10])))  # within ten seconds
-SERVER = field(1, DETECT) + bytes([3 << 3 | 2, len(ANYBODY)]) + ANYBODY + labels(4)
+def network(address: bytes, length: int) -> bytes:
+    return field(1, field(1, bytes([0x0D, *address[::-1]])) + bytes([2 << 3, length]))
+
+
+def server(policy: str) -> bytes:
+    """What the policy controller says of a port under a default policy.
+
+    linkerd2: policy-controller/k8s/index/src/defaults.rs, and policy-controller/grpc/src/inbound.rs for the message.
+    """
+    authorizations = b""
+    if policy != "deny":
+        networks = field(1, network(*(CLUSTER if policy.startswith("cluster-") else ANYWHERE)))
+        any_identity = field(2, field(2, field(2, b"")))  # a suffix without parts
+        client = any_identity if policy.endswith("-authenticated") else field(1, b"")
+        authorizations = field(3, networks + field(2, client) + labels(3, policy))
+    detect = field(1, field(1, bytes([8, 10])))  # within ten seconds
+    return field(1, detect) + authorizations + labels(4, policy)
 
 
 def context(keys: Path) -> ssl.SSLContext:
@@ -63,18 +83,18 @@ def context(keys: Path) -> ssl.SSLContext:
     return made
 
 
-def answer(http: h2.connection.H2Connection, event: h2.events.RequestReceived) -> None:
+def answer(http: h2.connection.H2Connection, event: h2.events.RequestReceived, policy: bytes) -> None:
     headers = [(":status", "200"), ("content-type", "application/grpc")]
     path = dict(event.headers or ())[":path"]
     if path.endswith("/WatchPort"):
         http.send_headers(event.stream_id, headers)
-        http.send_data(event.stream_id, b"\0" + len(SERVER).to_bytes(4, "big") + SERVER)
+        http.send_data(event.stream_id, b"\0" + len(policy).to_bytes(4, "big") + policy)
         return
     status = NOT_FOUND if "OutboundPolicies" in path else INVALID_ARGUMENT
     http.send_headers(event.stream_id, [*headers, ("grpc-status", status)], end_stream=True)
 
 
-def talk(plain: socket.socket, tls: ssl.SSLContext) -> None:
+def talk(plain: socket.socket, tls: ssl.SSLContext, policy: bytes) -> None:
     try:
         with tls.wrap_socket(plain, server_side=True) as stream:
             config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
@@ -87,25 +107,25 @@ def talk(plain: socket.socket, tls: ssl.SSLContext) -> None:
                     return
                 for event in http.receive_data(received):
                     if isinstance(event, h2.events.RequestReceived):
-                        answer(http, event)
+                        answer(http, event, policy)
                     elif isinstance(event, h2.events.DataReceived):
                         http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
     except (OSError, h2.exceptions.ProtocolError):
         return  # a proxy that ends
 
 
-def listen(server: socket.socket, tls: ssl.SSLContext) -> None:
+def listen(listener: socket.socket, tls: ssl.SSLContext, policy: bytes) -> None:
     while True:
-        plain, _ = server.accept()
-        threading.Thread(target=talk, args=(plain, tls), daemon=True).start()
+        plain, _ = listener.accept()
+        threading.Thread(target=talk, args=(plain, tls, policy), daemon=True).start()
 
 
 def main() -> None:
-    address, keys = sys.argv[1:]
+    address, keys, policy = sys.argv[1:]
     tls = context(Path(keys))
     for port in (8086, 8090):
-        server = socket.create_server((address, port))
-        threading.Thread(target=listen, args=(server, tls), daemon=True).start()
+        listener = socket.create_server((address, port))
+        threading.Thread(target=listen, args=(listener, tls, server(policy)), daemon=True).start()
     print("up", flush=True)
     sys.stdin.read()
 

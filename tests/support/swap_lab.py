@@ -203,9 +203,10 @@ class Lab:
         self.binary.chmod(0o755)
         self.end_controllers()
 
-    def start_real_controllers(self) -> None:
+    def start_real_controllers(self, policy: str = "all-unauthenticated") -> None:
         """Have a control plane for the real proxy. An agent must have made the mesh's keys."""
-        command = [sys.executable, str(HERE / "controllers.py"), CONTROL_PLANE, str(self.scratch / "anchor.pem")]
+        keys = str(self.scratch / "anchor.pem")
+        command = [sys.executable, str(HERE / "controllers.py"), CONTROL_PLANE, keys, policy]
         self.controllers = subprocess.Popen(self.peer.command(*command), stdin=PIPE, stdout=PIPE)
         assert self.controllers.stdout is not None
         assert self.controllers.stdout.readline() == b"up\n"

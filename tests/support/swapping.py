@@ -3,8 +3,8 @@
     python swapping.py JSON
 
 JSON holds `runtime` (folder), `binary`, `user`, `drain` and `bound` (seconds), `ports` (of the group), and perhaps
-`limit` (bytes of memory) and `die_at`: the name of a step at whose beginning it kills itself with SIGKILL. It prints a
-JSON line whenever something changes, and reads one word a line: `rotate` (a new certificate), `ports 8080,8081` (new
+`limit` (bytes of memory), `policy` (the group's inbound policy) and `die_at`: the name of a step at whose beginning it
+kills itself with SIGKILL. It prints a JSON line whenever something changes, and reads one word a line: `rotate` (a new certificate), `ports 8080,8081` (new
 settings), `swap`, `swap-forced`, and `leave`, `stop`, `hand-over`. It runs in a network namespace of its own.
 """
 
@@ -116,7 +116,8 @@ async def run(told: dict[str, Any]) -> None:
     )
     keys = Keys(runtime)
     ports = tuple(Port(f"p{number}", number) for number in told["ports"])
-    keys.settings = replace(keys.settings, group=replace(keys.settings.group, ports=ports))
+    group = replace(keys.settings.group, ports=ports, inbound_policy=told.get("policy"))
+    keys.settings = replace(keys.settings, group=group)
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
     membership: Any = SimpleNamespace(
         settings=settings, record=RECORD, addresses=(ADDRESS,), captured_addresses=(ADDRESS,)

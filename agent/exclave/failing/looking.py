@@ -101,8 +101,7 @@ class Failing:
     async def _look_at(self, address: str, instance: str) -> None:
         """Look at one instance for as long as it is the one that has traffic."""
         witnesses = Witnesses()
-        host = f"http://{address}:{ADMIN_PORT}"
-        async with open_plain_client(host, PATIENCE) as client:
+        async with open_plain_client(address, ADMIN_PORT, PATIENCE) as client:
             while self._proxy.ready.value == instance:
                 try:
                     page = (await client.get("/metrics")).text

@@ -25,6 +25,7 @@ from exclave.identity.svid import Svid
 from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.plain_http import open_plain_client
 from exclave.kit.wall import Now
 from exclave.member.settings import Settings
 from exclave.proxy.binary import find_user
@@ -109,11 +110,10 @@ class Proxy(Views):
         return find_families(instance)
 
     async def read_metrics(self, instance: Instance) -> str | None:
-        """An instance's metrics page; None if it does not answer."""
-        url = f"http://{instance_address(instance)}:{ADMIN_PORT}/metrics"
-        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+        """An instance's metrics page; None if it does not answer, or shows it to nobody."""
+        async with open_plain_client(instance_address(instance), ADMIN_PORT, PATIENCE) as client:
             try:
-                answer = await client.get(url)
+                answer = await client.get("/metrics")
             except httpx.HTTPError:
                 return None
         return answer.text if answer.status_code == 200 else None

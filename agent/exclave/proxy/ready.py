@@ -52,8 +52,7 @@ class Window:
 @asynccontextmanager
 async def open_window(address: str, port: int) -> AsyncIterator[Window]:
     """A connection to an instance's admin server, made when it is needed."""
-    host = f"[{address}]" if ":" in address else address
-    async with open_plain_client(f"http://{host}:{port}", PATIENCE) as client:
+    async with open_plain_client(address, port, PATIENCE) as client:
         yield Window(client)
 
 
