@@ -1,42 +1,72 @@
 """A proxy's admin server that says what a test wants."""
 
 import functools
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
 
+from exclave.identity.svid import Svid
+from exclave.sandbox.standin_stream import BROKEN, PeekedStream
+from exclave.sandbox.standin_tls import KeyPair, Tls
+from support.mesh import mesh
+
 EXPIRY = "identity_cert_expiration_timestamp_seconds"
+SERVER_NAME = "web.shop.svc.cluster.local"
 
 
 @dataclass
 class Admin:
-    """What it answers: the status of `/ready`, None to close without a word; and metrics. `asked` are the paths."""
+    """What it answers: the status of `/ready`, None to close without a word; and metrics. `asked` are the paths.
+
+    `refused` are paths that a policy lets nobody ask for, `refusal` is the status that it answers with instead.
+    """
 
     ready: int | None
     metrics: str
     port: int = 0
     asked: list[str] = field(default_factory=list)
+    refusal: int = 403
+    refused: frozenset[str] = frozenset()
+    tls: Tls = field(default_factory=lambda: Tls(mesh().anchor.pem))
+    handshakes: int = 0
 
     def certify(self, end: float) -> None:
         """Show a certificate that ends then."""
         self.metrics = f"control_{EXPIRY} {end}\n"
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    def take(self, svid: Svid) -> None:
+        """Serve a certificate, to whoever shakes hands."""
+        self.tls.take(KeyPair(svid.chain, svid.key))
+
+    async def serve(self, accepted: trio.SocketStream) -> None:
         """Talk on one connection."""
-        async with stream:
-            text = b""
-            async for piece in stream:
-                text += piece
-                while b"\r\n\r\n" in text:
-                    head, _, text = text.partition(b"\r\n\r\n")
-                    path = head.split()[1].decode()
-                    self.asked.append(path)
-                    if self.ready is None:
-                        return
-                    status, body = (self.ready, "") if path == "/ready" else (200, self.metrics)
-                    await stream.send_all(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        async with accepted:
+            try:
+                if await accepted.socket.recv(1, socket.MSG_PEEK) == b"\x16":
+                    self.handshakes += 1
+                    await self.tls.accept_for(PeekedStream(accepted), SERVER_NAME)
+                else:
+                    await self._talk(accepted)
+            except BROKEN:
+                return
+
+    async def _talk(self, stream: trio.SocketStream) -> None:
+        text = b""
+        async for piece in stream:
+            text += piece
+            while b"\r\n\r\n" in text:
+                head, _, text = text.partition(b"\r\n\r\n")
+                path = head.split()[1].decode()
+                self.asked.append(path)
+                if self.ready is None:
+                    return
+                status, body = (self.ready, "") if path == "/ready" else (200, self.metrics)
+                if path in self.refused:
+                    status, body = self.refusal, ""
+                await stream.send_all(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
 
 
 @asynccontextmanager

@@ -3,14 +3,20 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
+from exclave.proxy.environment import proxy_environment
+from exclave.proxy.handshake import read_leaf
 from exclave.proxy.ready import leaf_not_after, read_expiry
 from exclave.sandbox.standin_admin import Admin, Counts
+from exclave.sandbox.standin_settings import read_environment
 from exclave.sandbox.standin_tls import KeyPair, Tls
+from support.member import ADDRESS, make_settings
 from support.mesh import mesh
 
 
@@ -24,9 +30,14 @@ async def served(admin: Admin) -> AsyncIterator[int]:
         nursery.cancel_scope.cancel()
 
 
-def make_admin() -> tuple[Admin, Tls, Counts]:
+SETTINGS = read_environment(
+    proxy_environment(make_settings(), "web-1", (ADDRESS,), "a", Path("/run/w.sock"), "info", drain=5.0, families=(4,))
+)
+
+
+def make_admin(policy: str = "all-unauthenticated") -> tuple[Admin, Tls, Counts]:
     tls, counts = Tls(mesh().anchor.pem), Counts()
-    return Admin(tls, counts), tls, counts
+    return Admin(replace(SETTINGS, policy=policy), tls, counts), tls, counts
 
 
 async def test_it_is_ready_once_it_says_so_and_answers_on_one_connection() -> None:
@@ -56,11 +67,29 @@ async def test_nothing_else_is_answered(method: str, path: str, status: int) -> 
 async def test_what_is_no_http_is_hung_up_on_and_the_next_client_is_served() -> None:
     async with served(make_admin()[0]) as port:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
-        await stream.send_all(b"\x16\x03\x01 this is TLS\r\n\r\n")
+        await stream.send_all(b"this is no HTTP\r\n\r\n")
         assert await stream.receive_some() == b""
         await stream.aclose()
         async with httpx.AsyncClient(trust_env=False) as client:
             assert (await client.get(f"http://127.0.0.1:{port}/live")).status_code == 200
+
+
+async def test_a_policy_lets_nobody_ask_until_it_has_come_and_then_this_machine() -> None:
+    admin, _, _ = make_admin("deny")
+    async with served(admin) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        assert (await client.get("/live")).status_code == 404
+        admin.arrived.add(4191)
+        assert (await client.get("/live")).status_code == 200
+
+
+async def test_tls_for_its_name_is_ended_whatever_the_policy_and_other_names_are_hung_up_on() -> None:
+    admin, tls, _ = make_admin("deny")
+    async with served(admin) as port:
+        assert await read_leaf("127.0.0.1", port, SETTINGS.server_name, 5.0) is None  # nothing to show yet
+        svid = mesh().svid(time.time())
+        tls.take(KeyPair(svid.chain, svid.key))
+        assert await read_leaf("127.0.0.1", port, SETTINGS.server_name, 5.0) == svid.chain[0]
+        assert await read_leaf("127.0.0.1", port, "db.shop.svc.cluster.local", 5.0) is None
 
 
 def test_metrics_show_the_certificate_and_how_often_there_was_one() -> None:

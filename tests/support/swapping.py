@@ -4,8 +4,9 @@
 
 JSON holds `runtime` (folder), `binary`, `user`, `drain` and `bound` (seconds), `ports` (of the group), and perhaps
 `limit` (bytes of memory), `policy` (the group's inbound policy) and `die_at`: the name of a step at whose beginning it
-kills itself with SIGKILL. It prints a JSON line whenever something changes, and reads one word a line: `rotate` (a new certificate), `ports 8080,8081` (new
-settings), `swap`, `swap-forced`, and `leave`, `stop`, `hand-over`. It runs in a network namespace of its own.
+kills itself with SIGKILL. It prints a JSON line whenever something changes, and reads one word a line: `rotate` (a new
+certificate), `ports 8080,8081` (new settings), `swap`, `swap-forced`, and `leave`, `stop`, `hand-over`. It runs in a
+network namespace of its own.
 """
 
 import json

@@ -39,14 +39,14 @@ async def run(settings: StandinSettings) -> None:
     resolver = Resolver(settings.destination, read_resolv_conf())
     lookups = Lookups(resolver, settings.remember, trio.current_time)
     forwarder = Forwarder(settings, tls, lookups, counts, drain)
-    admin = Admin(tls, counts)
+    admin = Admin(settings, tls, counts)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_on_signal, signals, drain)
             nursery.start_soon(watch_controller, resolver, lookups, counts)
             nursery.start_soon(admin.serve, await trio.open_tcp_listeners(settings.admin[1], host=settings.admin[0]))
             policies = Resolver(settings.policy_server, read_resolv_conf())
-            nursery.start_soon(ask_for_policies, settings, policies, counts, taken)
+            nursery.start_soon(ask_for_policies, settings, policies, counts, taken, admin.arrived)
             if settings.workload_api is not None:
                 nursery.start_soon(keep_from_workload_api, settings.workload_api, settings.server_id, tls, taken)
             elif settings.identity_dir is not None:

@@ -1,16 +1,21 @@
 """The admin server of the stand-in proxy: `/ready`, `/live`, `/metrics`, as linkerd2-proxy answers them.
 
-Rules: ready means that there is a certificate and that the listeners listen. Names and labels of metrics are
-linkerd2-proxy's; there are as many as the demo and the tests read.
+Rules: ready means that there is a certificate and that the listeners listen. TLS for the proxy's own name is ended, and
+then the policy decides, request by request. Names and labels of metrics are linkerd2-proxy's; there are as many as the
+demo and the tests read.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import h11
 import trio
 
+from exclave.sandbox.standin_policy import refusal_of_admin
+from exclave.sandbox.standin_settings import StandinSettings
+from exclave.sandbox.standin_stream import BROKEN, PeekedStream
 from exclave.sandbox.standin_tls import Tls
 
 Labels = tuple[tuple[str, str], ...]
@@ -51,12 +56,14 @@ class Counts:
 
 
 class Admin:
-    """What the admin server tells."""
+    """What the admin server tells, and whom. `arrived`: ports whose policies have come."""
 
-    def __init__(self, tls: Tls, counts: Counts) -> None:
+    def __init__(self, settings: StandinSettings, tls: Tls, counts: Counts) -> None:
+        self._settings = settings
         self._tls = tls
         self._counts = counts
         self.is_ready = False
+        self.arrived: set[int] = set()
 
     async def serve(self, listeners: list[trio.SocketListener]) -> None:
         """Serve for ever."""
@@ -80,16 +87,23 @@ class Admin:
         return "\n".join([*lines, *self._counts.render(), ""])
 
     async def _talk(self, stream: trio.SocketStream) -> None:
-        http = h11.Connection(h11.SERVER)
+        http, peer = h11.Connection(h11.SERVER), stream.socket.getpeername()[0]
         async with stream:
             try:
+                talk, client_id, _ = await self._tls.accept_for(PeekedStream(stream), self._settings.server_name)
                 with trio.move_on_after(IDLE) as idle:
-                    while await self._answer_one(http, stream):
+                    while await self._answer_one(http, talk, partial(self._refusal, peer, client_id)):
                         idle.deadline = trio.current_time() + IDLE
-            except (trio.BrokenResourceError, h11.RemoteProtocolError):
+            except (*BROKEN, EOFError, ValueError, h11.RemoteProtocolError):
                 return
 
-    async def _answer_one(self, http: h11.Connection, stream: trio.SocketStream) -> bool:
+    def _refusal(self, peer: str, client_id: str | None) -> int | None:
+        settings = self._settings
+        has_arrived = settings.admin[1] in self.arrived
+        networks = settings.cluster_networks
+        return refusal_of_admin(settings.policy, networks, peer, client_id, has_arrived=has_arrived)
+
+    async def _answer_one(self, http: h11.Connection, stream: PeekedStream, refusal: Callable[[], int | None]) -> bool:
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
@@ -100,7 +114,8 @@ class Admin:
                 break
             elif isinstance(event, h11.ConnectionClosed):
                 return False
-        status, text = self.answer(request.method, request.target)
+        refused = refusal()
+        status, text = self.answer(request.method, request.target) if refused is None else (refused, "")
         headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))]
         events = [h11.Response(status_code=status, headers=headers), h11.EndOfMessage()]
         if request.method != b"HEAD":

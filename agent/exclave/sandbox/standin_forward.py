@@ -33,16 +33,13 @@ from exclave.sandbox.standin_stream import (
 from exclave.sandbox.standin_tls import Tls, WrongServer
 from exclave.sandbox.standin_wire import (
     HEADER_START,
-    TLS_HANDSHAKE,
     decode_header,
     encode_header,
     header_length,
-    read_server_name,
 )
 
 log = logging.getLogger(__name__)
 
-LONGEST_HELLO = 16384
 NO_TLS: Labels = (("tls", "no_identity"), ("no_tls_reason", "no_tls_from_remote"))
 NOT_MESHED: Labels = (("tls", "no_identity"), ("no_tls_reason", "not_provided_by_service_discovery"))
 
@@ -96,7 +93,8 @@ class Forwarder:
         host, port = destination
         if self._settings.inbound_ips and host not in self._settings.inbound_ips:
             raise Refused(f"{host} is none of this machine's addresses")
-        stream, client_id, has_header = await self._end_tls(PeekedStream(accepted))
+        # TLS for another name is the application's own, and passes.
+        stream, client_id, has_header = await self._tls.accept_for(PeekedStream(accepted), self._settings.server_name)
         is_opaque = self._settings.is_opaque(port)
         if port == INBOUND_PORT:
             if client_id is None or not has_header:
@@ -118,24 +116,6 @@ class Forwarder:
                 await carry(stream, application)
         else:
             raise Refused(f"unauthorized connection from {client_id or peer}")
-
-    async def _end_tls(self, stream: PeekedStream) -> tuple[PeekedStream, str | None, bool]:
-        """End TLS that is for us; the stream in it, who the client is, whether a transport header follows."""
-        if (await stream.peek(1))[:1] != bytes([TLS_HANDSHAKE]):
-            return stream, None, False
-        size = 5
-        while True:
-            hello = await stream.peek(size)
-            try:
-                name = read_server_name(hello)
-                break
-            except EOFError:
-                if len(hello) < size or size >= LONGEST_HELLO:
-                    return stream, None, False
-                size = len(hello) + 1
-        if name != self._settings.server_name:
-            return stream, None, False  # the application's own TLS
-        return await self._tls.accept(stream)
 
     # Outbound.
 

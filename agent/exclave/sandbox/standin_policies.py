@@ -2,7 +2,8 @@
 
 Rules: as linkerd2-proxy, it asks once for each inbound port that it was told of, and for its admin port, as soon as it
 has a certificate, and goes on until it is answered; each answer is counted under linkerd2-proxy's name for the first
-message of such a stream. What the answer says is not used: the stand-in controller knows no policy but the default.
+message of such a stream. What the answer says is not used, only that it has come (`arrived` holds the ports): the
+stand-in controller knows no policy but the default.
 """
 
 import logging
@@ -21,17 +22,17 @@ log = logging.getLogger(__name__)
 
 
 async def ask_for_policies(
-    settings: StandinSettings, resolver: Resolver, counts: Counts, taken: trio.Event
+    settings: StandinSettings, resolver: Resolver, counts: Counts, taken: trio.Event, arrived: set[int]
 ) -> NoReturn:
     """Ask for every port's policy, all at once, once there is a certificate to ask with (`taken`)."""
     await taken.wait()
     async with trio.open_nursery() as nursery:
         for port in sorted({*settings.inbound_ports, settings.admin[1]}):
-            nursery.start_soon(_ask, settings, resolver, port, counts)
+            nursery.start_soon(_ask, settings, resolver, port, counts, arrived)
         await trio.sleep_forever()
 
 
-async def _ask(settings: StandinSettings, resolver: Resolver, port: int, counts: Counts) -> None:
+async def _ask(settings: StandinSettings, resolver: Resolver, port: int, counts: Counts, arrived: set[int]) -> None:
     host, number = settings.policy_server
     addr = ("addr", f"{host}:{number}")
     while True:
@@ -47,5 +48,6 @@ async def _ask(settings: StandinSettings, resolver: Resolver, port: int, counts:
             answered: Labels = (addr, ("status_code", str(status)))
             counts.add("control_response_latency_ms_count", answered)
         if status == 200:
+            arrived.add(port)
             return
         await trio.sleep(RETRY)

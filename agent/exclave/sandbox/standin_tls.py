@@ -2,7 +2,8 @@
 
 Rules: a server is who its lookup said it would be: a URI or a DNS name, which must be among its SANs; the name asked
 for (SNI) is another matter. A client is its **first** SAN. New connections use the newest certificate, old ones stay as
-they are. TLS 1.3 only, as linkerd2-proxy. Python reads keys from files alone, so they pass through files in memory.
+they are. A client without a certificate may shake hands, and is nobody. TLS 1.3 only, as linkerd2-proxy. Python reads
+keys from files alone, so they pass through files in memory.
 """
 
 import os
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from exclave.identity.x509 import not_after
 from exclave.sandbox.standin_stream import PeekedStream
-from exclave.sandbox.standin_wire import TRANSPORT_PROTOCOL
+from exclave.sandbox.standin_wire import TLS_HANDSHAKE, TRANSPORT_PROTOCOL, read_server_name
 
 HANDSHAKE = 5.0
 """Seconds for a handshake."""
@@ -32,6 +33,9 @@ class KeyPair:
     def expires(self) -> float:
         """The end of the leaf, epoch seconds."""
         return not_after(x509.load_der_x509_certificate(self.chain[0]))
+
+
+LONGEST_HELLO = 16384
 
 
 class WrongServer(Exception):
@@ -51,6 +55,7 @@ class Tls:
     def take(self, pair: KeyPair) -> None:
         """Use this certificate from now on. Raises ValueError or ssl.SSLError; the old one stays then."""
         server = self._context(ssl.PROTOCOL_TLS_SERVER, pair)
+        server.verify_mode = ssl.CERT_OPTIONAL
         server.num_tickets = 0
         server.set_alpn_protocols([TRANSPORT_PROTOCOL])
         client = {opaque: self._context(ssl.PROTOCOL_TLS_CLIENT, pair) for opaque in (False, True)}
@@ -66,6 +71,26 @@ class Tls:
             await secured.do_handshake()
         client_id = first_name(secured.getpeercert(binary_form=True))
         return PeekedStream(secured), client_id, secured.selected_alpn_protocol() == TRANSPORT_PROTOCOL
+
+    async def accept_for(self, stream: PeekedStream, name: str) -> tuple[PeekedStream, str | None, bool]:
+        """End TLS that is for `name`, if it is TLS: the rest passes as bytes of a client that nobody knows."""
+        if (await stream.peek(1))[:1] != bytes([TLS_HANDSHAKE]):
+            return stream, None, False
+        size = 5
+        while True:
+            hello = await stream.peek(size)
+            try:
+                asked = read_server_name(hello)
+                break
+            except EOFError:
+                if len(hello) < size or size >= LONGEST_HELLO:
+                    return stream, None, False
+                size = len(hello) + 1
+        if asked != name:
+            return stream, None, False
+        if self._server is None:
+            raise trio.BrokenResourceError("there is no certificate yet")
+        return await self.accept(stream)
 
     async def connect(
         self, stream: trio.abc.Stream, server_name: str, identity: str, *, transport_header: bool
