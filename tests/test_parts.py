@@ -47,7 +47,7 @@ def whole() -> Parts:
     parts.workload_api = publishing(streams=2)
     parts.names = SimpleNamespace(address="169.254.77.3", answers=Counter(noerror=4))
     view = SimpleNamespace(state=ProxyState.ACTIVE, pid=77)
-    parts.proxy = publishing(instances={"a": view}, ready="a", problem=None)
+    parts.proxy = publishing(instances={"a": view}, ready="a", problem=None, refusal=None)
     parts.proxy.starts = Counter(a=1)
     parts.failing = publishing(judgement=Judgement(is_steady=True))
     parts.confirming = publishing(view=Confirmation())
@@ -303,6 +303,15 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
             "one was signed",
             "somebody else has this member's credential: have it evicted (kubectl exclave member evict web-k7q2x-1 "
             "-n shop), then join again",
+        ),
+    ),
+    "a proxy that lets nobody ask": (
+        set_value("proxy", "refusal", "proxy a does not let this machine ask"),
+        Problem(
+            "proxy-refuses",
+            "proxy a does not let this machine ask",
+            "see whether Linkerd's policy controller runs, and which Servers select this group: kubectl get "
+            "servers.policy.linkerd.io -n shop",
         ),
     ),
     "proxy": (

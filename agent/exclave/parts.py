@@ -249,6 +249,13 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         )
     if proxy is not None and (text := proxy.problem.value) is not None:
         yield Problem(Fault.PROXY_UNUSABLE.word, text, "see the proxy's own log in the runtime folder")
+    if proxy is not None and (text := proxy.refusal.value) is not None:
+        yield Problem(
+            "proxy-refuses",
+            text,
+            "see whether Linkerd's policy controller runs, and which Servers select this group: "
+            f"kubectl get servers.policy.linkerd.io -n {parts.record.namespace}",
+        )
     if parts.failing is not None and (reason := (judgement := parts.failing.judgement.value).reason) is not None:
         yield Problem(reason.word, judgement.message, reason.hint)
     if parts.confirming is not None and (found := parts.confirming.view.value).text:

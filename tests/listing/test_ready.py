@@ -87,6 +87,21 @@ CASES: dict[str, Case] = {
         told(UNLISTED),
         (SetReady(READY),),
     ),
+    "a proxy that lets nobody ask is told of, and costs nothing": (
+        replace(LISTED, refusal="nobody may ask"),
+        told(READY),
+        (SetReady(replace(READY, message=f"{READY.message}; but nobody may ask", note="nobody may ask")),),
+    ),
+    "one that lets itself be asked again": (
+        LISTED,
+        told(replace(READY, message=f"{READY.message}; but nobody may ask", note="nobody may ask")),
+        (SetReady(READY),),
+    ),
+    "what is worse explains more": (
+        replace(LISTED, refusal="nobody may ask", judgement=AWAY),
+        told(READY),
+        (SetReady(replace(READY, message=f"{READY.message}; but Linkerd is away", note="control-plane-away meshed")),),
+    ),
     "without an ExternalWorkload there is nobody to tell": (replace(LISTED, workload=None), None, ()),
     "another ExternalWorkload is told again": (replace(LISTED, workload="uid-2"), told(READY), (SetReady(READY),)),
     "a member that came back to life tells again": (LISTED, told(READY, is_live=False), (SetReady(READY),)),

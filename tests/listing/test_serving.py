@@ -52,7 +52,7 @@ class World:
         self.tries: dict[int, int] = {}
         self.endings = EndingSwitch()
         self.identity = publishing(svid=SimpleNamespace(not_after=virtual_now() + 86400))
-        self.proxy = publishing(ready="a", instances=SERVING)
+        self.proxy = publishing(ready="a", instances=SERVING, refusal=None)
         self.redirect = publishing(observed=POINTING, wanted=WANTED, problem=None)
         self.redirect.in_place = True
         self.confirming: Any = publishing(view=Confirmation())

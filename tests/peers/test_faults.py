@@ -338,7 +338,7 @@ async def open_scene(
         )
         member = await enter(open_member(record, machine.config, own, endings, WALL.now))
         identity = await enter(open_identity(state, member, endings, WALL.now))
-        proxy = publishing(ready="a", instances=SERVING)
+        proxy = publishing(ready="a", instances=SERVING, refusal=None)
         redirect = publishing(observed=Observed(installed=True, instance="a"), wanted=WANTED, problem=None)
         redirect.in_place = True
         failing, confirming = Failing(member, identity, proxy, WALL.now), publishing(view=Confirmation())

@@ -9,7 +9,7 @@ import trio
 from exclave.proxy.ready import Look, leaf_not_after, open_window, read_expiry, serves
 from support.mesh import mesh
 
-from .admin import EXPIRY, admin
+from .admin import EXPIRY, SERVER_NAME, admin
 
 SVID = mesh().svid(time.time())
 END = leaf_not_after(SVID)
@@ -17,7 +17,7 @@ END = leaf_not_after(SVID)
 
 async def test_a_proxy_that_is_ready_shows_its_certificates_end() -> None:
     async with admin(200, f"# HELP x\ncontrol_{EXPIRY} {END}\n") as served:
-        async with open_window("127.0.0.1", served.port) as window:
+        async with open_window("127.0.0.1", served.port, SERVER_NAME) as window:
             assert await window.look(with_metrics=True) == Look(True, END)
             assert await window.look(with_metrics=False) == Look(True)
     assert served.asked == ["/ready", "/metrics", "/ready"]
@@ -25,15 +25,43 @@ async def test_a_proxy_that_is_ready_shows_its_certificates_end() -> None:
 
 async def test_metrics_are_not_asked_of_a_proxy_that_is_not_ready() -> None:
     async with admin(503, "") as served:
-        async with open_window("127.0.0.1", served.port) as window:
+        async with open_window("127.0.0.1", served.port, SERVER_NAME) as window:
             assert await window.look(with_metrics=True) == Look(False)
     assert served.asked == ["/ready"]
+
+
+REFUSALS: dict[str, tuple[str, int, bool, Look]] = {
+    "a policy lets nobody ask": ("/ready /metrics", 403, True, Look(True, END, is_refused=True)),
+    "deny, before any policy has come": ("/ready /metrics", 404, True, Look(True, END, is_refused=True)),
+    "a limit of somebody's": ("/ready /metrics", 500, True, Look(True, END, is_refused=True)),
+    "routes that leave out the metrics": ("/metrics", 404, True, Look(True, END, is_refused=True)),
+    "refused, and nothing to serve yet": ("/ready /metrics", 403, False, Look(False, None, is_refused=True)),
+}
+
+
+@pytest.mark.parametrize(("paths", "status", "certified", "look"), REFUSALS.values(), ids=REFUSALS)
+async def test_one_that_refuses_is_seen_in_a_handshake(paths: str, status: int, certified: bool, look: Look) -> None:
+    async with admin(200, f"control_{EXPIRY} 1\n") as served:
+        served.refused, served.refusal = frozenset(paths.split()), status
+        if certified:
+            served.take(SVID)
+        async with open_window("127.0.0.1", served.port, SERVER_NAME) as window:
+            assert await window.look(with_metrics=True) == look
+    assert serves(look, SVID) == certified
+
+
+async def test_a_handshake_is_not_needed_where_an_answer_is_given() -> None:
+    for ready, wants in ((200, True), (200, False), (503, True)):
+        async with admin(ready, f"control_{EXPIRY} {END}\n") as served:
+            async with open_window("127.0.0.1", served.port, SERVER_NAME) as window:
+                await window.look(with_metrics=wants)
+        assert served.handshakes == 0
 
 
 async def test_nobody_there_is_no_answer() -> None:
     async with admin(200, "") as served:
         port = served.port
-    async with open_window("127.0.0.1", port) as window:
+    async with open_window("127.0.0.1", port, SERVER_NAME) as window:
         assert await window.look(with_metrics=True) is None
 
 
@@ -44,7 +72,7 @@ async def hang(_: trio.SocketStream) -> None:
 async def test_one_that_hangs_is_no_answer(autojump_clock: object) -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, hang, 0)
-        async with open_window("127.0.0.1", listeners[0].socket.getsockname()[1]) as window:
+        async with open_window("127.0.0.1", listeners[0].socket.getsockname()[1], SERVER_NAME) as window:
             assert await window.look(with_metrics=True) is None
         nursery.cancel_scope.cancel()
 

@@ -1,11 +1,13 @@
 """What is published of two instances, of which one is chosen."""
 
+from dataclasses import replace
+
 import pytest
 
 from exclave.proxy.binary import ProxyUser
 from exclave.proxy.differences import Difference
 from exclave.proxy.states import Effect, Event, State
-from exclave.proxy.views import InstanceView, Views
+from exclave.proxy.views import REFUSAL, InstanceView, Views
 
 READY = InstanceView(State.STANDBY, 4711, "digest", is_ready=True)
 SILENT = InstanceView(State.STANDBY, 4712, "digest", trouble="proxy runs, and does not answer")
@@ -81,3 +83,24 @@ def test_of_one_that_was_just_chosen_no_difference_is_known() -> None:
     assert proxy.outdated.value == {Difference.PROGRAM}
     proxy.choose("b")
     assert proxy.outdated.value == frozenset()
+
+
+def test_a_refusal_is_told_of_the_chosen_one_alone_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    proxy = views()
+    proxy.choose("a")
+    proxy.change("a", READY)
+    caplog.clear()
+    proxy.change("b", replace(READY, is_refused=True))
+    assert proxy.refusal.value is None
+    for _ in range(3):
+        proxy.change("a", replace(READY, is_refused=True))
+    assert (proxy.ready.value, proxy.refusal.value) == ("a", REFUSAL.format("a"))
+    proxy.choose("b")
+    assert proxy.refusal.value == REFUSAL.format("b")
+    proxy.change("b", READY)
+    assert proxy.refusal.value is None
+    assert [message for message in caplog.messages if "chosen" not in message] == [
+        REFUSAL.format("a"),
+        "proxy: it lets itself be asked again",
+    ]

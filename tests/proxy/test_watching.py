@@ -19,7 +19,7 @@ from exclave.proxy.watching import Watcher
 from support.mesh import mesh
 from support.own_network import in_own_network
 
-from .admin import Admin, admin
+from .admin import SERVER_NAME, Admin, admin
 
 NOW = time.time()
 FIRST, SECOND = (mesh().svid(NOW, lifetime=timedelta(hours=hours)) for hours in (1, 2))
@@ -37,6 +37,7 @@ class Seen:
         self.proxy.change("a", InstanceView(state, 4711, "digest"))
         self.svid: Latest[Svid | None] = Latest(FIRST)
         self.effects: tuple[Effect, ...] | None = None
+        self._began = 0.0
 
     @property
     def served(self) -> Admin:
@@ -51,9 +52,12 @@ class Seen:
     def told(self) -> tuple[str | None, str | None]:
         return self.proxy.ready.value, self.proxy.problem.value
 
+    def _now(self) -> float:
+        return NOW + trio.current_time() - self._began
+
     async def watch(self) -> None:
-        began = trio.current_time()
-        self.effects = await Watcher(self.proxy, "a", self.svid, lambda: NOW + trio.current_time() - began).watch()
+        self._began = trio.current_time()
+        self.effects = await Watcher(self.proxy, "a", SERVER_NAME, self.svid, self._now).watch()
 
 
 @asynccontextmanager
@@ -186,3 +190,60 @@ async def test_a_renewal_is_looked_for_at_once() -> None:
         seen.svid.set(SECOND)
         with trio.fail_after(0.25):
             await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
+
+
+ALL = frozenset({"/ready", "/metrics"})
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_new_one_that_lets_nobody_ask_counts_by_its_certificate_and_only_ours() -> None:
+    async with watched(State.STARTING) as seen:
+        seen.served.refused = ALL
+        seen.served.take(SECOND)
+        await trio.sleep(20)
+        assert (seen.state, seen.told) == (State.STARTING, (None, None))
+        seen.served.take(FIRST)
+        await seen.proxy.ready.wait_for(bool)
+        assert (seen.state, seen.told) == (State.STANDBY, ("a", None))
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
+    async with watched(State.STANDBY) as seen:
+        seen.served.take(FIRST)
+        seen.served.refused = ALL
+        await trio.sleep(9)
+        assert (seen.told, seen.proxy.refusal.value) == (("a", None), None)  # a policy may be on its way
+        await trio.sleep(60)
+        assert seen.told == ("a", None)
+        assert seen.proxy.refusal.value == (
+            "proxy a does not let this machine ask on its admin port 4191: Linkerd has sent no policy for it yet, or a "
+            "Server for that port has no route for /ready and /metrics; its certificate alone says that it is ready"
+        )
+        seen.served.refused = frozenset()
+        await seen.proxy.refusal.wait_for(lambda refusal: refusal is None)
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
+    async with watched(State.STANDBY) as seen:
+        seen.served.take(FIRST)
+        seen.served.refused = ALL
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.take(SECOND)
+        seen.svid.set(SECOND)
+        with trio.fail_after(5):
+            await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
+
+
+@pytest.mark.root
+@on_the_link
+async def test_one_that_lets_nobody_ask_and_serves_nothing_has_no_traffic() -> None:
+    async with watched(State.STANDBY) as seen:
+        seen.served.refused = ALL
+        await seen.proxy.problem.wait_for(bool)
+        assert seen.told == (None, "proxy a lets nobody ask, and shows no certificate")

@@ -29,6 +29,7 @@ from support.own_network import in_own_network
 TOP = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "exclave.sandbox.standin"]
 PLACE = "169.254.77.1"
+NAME = "web.shop.svc.cluster.local"
 CLIENT, PORT = "10.77.0.30", 9000
 RULES = f"""
 table ip t {{
@@ -69,7 +70,7 @@ async def running(folder: Path, drain: float = 5.0) -> AsyncIterator[tuple[Progr
 
 async def until_ready(expires: float) -> None:
     """Wait until it serves a certificate that ends then."""
-    async with open_window(PLACE, 4191) as window:
+    async with open_window(PLACE, 4191, NAME) as window:
         with trio.fail_after(20):
             while (look := await window.look(with_metrics=True)) is None or look.expires != expires:
                 await trio.lowlevel.checkpoint()
@@ -80,7 +81,7 @@ async def until_ready(expires: float) -> None:
 async def test_it_serves_once_it_is_certified_and_takes_every_new_certificate() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with running(Path(folder)) as (_, svid):
-            async with open_window(PLACE, 4191) as window:
+            async with open_window(PLACE, 4191, NAME) as window:
                 with trio.fail_after(20):
                     while (look := await window.look(with_metrics=True)) is None:
                         await trio.lowlevel.checkpoint()

@@ -56,6 +56,7 @@ class Facts:
     is_live: bool = False
     is_cordoned: bool = False
     unconfirmed: str = ""  # that the rules were not confirmed, so that nobody may come
+    refusal: str = ""  # that a policy keeps us from asking the proxy, which costs nobody anything
 
     @property
     def is_whole(self) -> bool:
@@ -108,7 +109,7 @@ def judge(facts: Facts) -> Verdict:
     judgement = facts.judgement
     if facts.unconfirmed:
         return Verdict(False, NOT_SERVING, facts.unconfirmed)
-    note = f"{judgement.reason.word} {judgement.data_path}" if judgement.reason else ""
+    note = f"{judgement.reason.word} {judgement.data_path}" if judgement.reason else facts.refusal
     if not facts.is_steady:
         return Verdict(False, NOT_SERVING, facts.missing, note)
     if facts.is_cordoned:
@@ -120,7 +121,8 @@ def judge(facts: Facts) -> Verdict:
     if failed:
         return Verdict(False, PROBE_FAILED, "; ".join(failed))
     stands = "certificate, proxy and rules stand, and the probes pass"
-    return Verdict(True, READY, f"{stands}; but {judgement.message}" if note else stands, note)
+    but = judgement.message or facts.refusal
+    return Verdict(True, READY, f"{stands}; but {but}" if but else stands, note)
 
 
 def wants_serving(facts: Facts) -> bool:

@@ -111,6 +111,7 @@ class Listing:
             self._identity.svid,
             self._proxy.ready,
             self._proxy.instances,
+            self._proxy.refusal,
             self._redirect.observed,
             self._redirect.wanted,
             self._failing.judgement,
@@ -149,6 +150,7 @@ class Listing:
             is_live=_is_live(view),
             is_cordoned=view is not None and view.cordoned,
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
+            refusal=self._proxy.refusal.value or "",
         )
 
     def _have_rules(self) -> bool:

@@ -29,13 +29,22 @@ SPARE = 2.0
 
 
 class Held:
-    """The process of one instance. `drain` is its own patience at its end, in seconds."""
+    """The process of one instance. It serves TLS for `server_name`; `drain` is its own patience at its end, seconds."""
 
-    def __init__(self, views: Views, instance: Instance, process: ProxyProcess, runtime: Path, drain: float) -> None:
+    def __init__(
+        self,
+        views: Views,
+        instance: Instance,
+        process: ProxyProcess,
+        runtime: Path,
+        server_name: str,
+        drain: float,
+    ) -> None:
         self.instance = instance
         self.process = process
         self._views = views
         self._output = output_path(runtime, instance)
+        self._server_name = server_name
         self._drain = drain
         self._dismissed = trio.Event()
 
@@ -62,7 +71,7 @@ class Held:
             nursery.cancel_scope.cancel()
 
     async def _watch(self, svid: Latest[Svid | None], now: Now) -> None:
-        await self._do(await Watcher(self._views, self.instance, svid, now).watch())
+        await self._do(await Watcher(self._views, self.instance, self._server_name, svid, now).watch())
 
     async def _end_when_dismissed(self) -> None:
         await self._dismissed.wait()

@@ -152,7 +152,9 @@ class Proxy(Views):
         return instance
 
     def _hold(self, instance: Instance, process: ProxyProcess, record: InstanceRecord, event: Event) -> None:
-        held = Held(self, instance, process, self._runtime, self._config.drain)
+        settings = self._membership.settings.value
+        server_name = settings.server_name if settings is not None else ""
+        held = Held(self, instance, process, self._runtime, server_name, self._config.drain)
         self._held[instance] = held
         view = InstanceView(
             next_step(State.ABSENT, event).state,

@@ -14,12 +14,17 @@ from exclave.proxy.binary import ProxyUser
 from exclave.proxy.differences import Difference
 from exclave.proxy.instances import ProgramId
 from exclave.proxy.states import Effect, Event, State, next_step
-from exclave.redirect.layout import Instance
+from exclave.redirect.layout import ADMIN_PORT, Instance
 
 log = logging.getLogger(__name__)
 
 SERVING = (State.STANDBY, State.ACTIVE, State.DRAINING)
 """States in which an instance may have traffic."""
+
+REFUSAL = (
+    f"proxy {{}} does not let this machine ask on its admin port {ADMIN_PORT}: Linkerd has sent no policy for it yet, "
+    "or a Server for that port has no route for /ready and /metrics; its certificate alone says that it is ready"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class InstanceView:
     """How an instance stands. `certificate_expires` is what its metrics said last, epoch seconds.
 
     `environment` is the digest of what it was told, `program` what it runs, as far as its record says. `trouble` is why
-    it may have no traffic, for a person.
+    it may have no traffic, for a person; `is_refused`: a policy keeps us from asking it, and has done so for a while.
     """
 
     state: State
@@ -38,6 +43,7 @@ class InstanceView:
     certificate_expires: float | None = None
     is_ready: bool = False
     trouble: str | None = None
+    is_refused: bool = False
 
     @property
     def can_serve(self) -> bool:
@@ -49,8 +55,9 @@ class Views:
     """The published values.
 
     `chosen` is where traffic is to go, `ready` the same once that may have any; `outdated` says how what is chosen
-    differs from what is wanted; `problem` why nothing may have traffic, for a person; `version` the binary's own word;
-    `starts` counts launches; `ends` holds the last words of each place's last process.
+    differs from what is wanted; `problem` why nothing may have traffic, for a person; `refusal` why the chosen one can
+    be seen by its certificate alone, for a person; `version` the binary's own word; `starts` counts launches; `ends`
+    holds the last words of each place's last process.
     """
 
     def __init__(self, user: ProxyUser) -> None:
@@ -60,6 +67,7 @@ class Views:
         self.ready: Latest[Instance | None] = Latest(None)
         self.outdated: Latest[frozenset[Difference]] = Latest(frozenset())
         self.problem: Latest[str | None] = Latest(None)
+        self.refusal: Latest[str | None] = Latest(None)
         self.starts: Counter[Instance] = Counter()
         self.ends: dict[Instance, str] = {}
         self.version: str | None = None
@@ -109,3 +117,12 @@ class Views:
             self.problem.set(None)
         elif view is not None and view.trouble is not None:
             self.tell(view.trouble)
+        self._publish_refusal(chosen if view is not None and view.is_refused else None)
+
+    def _publish_refusal(self, instance: Instance | None) -> None:
+        refusal = None if instance is None else REFUSAL.format(instance)
+        if refusal is not None and self.refusal.value is None:
+            log.warning("%s", refusal)
+        elif refusal is None and self.refusal.value is not None:
+            log.info("proxy: it lets itself be asked again")
+        self.refusal.set(refusal)

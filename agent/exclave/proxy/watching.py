@@ -3,6 +3,8 @@
 Rules: a new instance counts as certified when it serves exactly our certificate, and has `START_TIME` seconds for that.
 From then on it may have traffic for as long as it answers, says ready, and holds a certificate that is valid: a renewal
 that it has not taken yet takes nothing away. Nobody is ended for being silent; an answer makes it ready again.
+One that a policy keeps us from asking is no silent one: its certificate speaks for it. It is told if that lasts, since
+a policy that is on its way ends it by itself.
 """
 
 import logging
@@ -32,6 +34,9 @@ and at one where all is well. That a process ends is not looked for: the kernel 
 METRICS_EVERY = 60.0
 """Seconds between looks at the metrics of an instance that serves the newest certificate."""
 
+REFUSAL_TIME = 10.0
+"""Seconds that a proxy may refuse to be asked before that is told: its policies are given as long to arrive."""
+
 SILENT_LOOKS = 3
 """Looks without an answer, in a row, after which an instance that runs counts as lost."""
 
@@ -39,11 +44,13 @@ SILENT_LOOKS = 3
 class Watcher:
     """Looks at one running instance, and publishes what it sees."""
 
-    def __init__(self, views: Views, instance: Instance, svid: Latest[Svid | None], now: Now) -> None:
+    def __init__(self, views: Views, instance: Instance, server_name: str, svid: Latest[Svid | None], now: Now) -> None:
         self._views = views
         self._instance = instance
+        self._server_name = server_name
         self._svid = svid
         self._now = now
+        self._refused_since: float | None = None
 
     @property
     def state(self) -> State:
@@ -52,7 +59,7 @@ class Watcher:
 
     async def watch(self) -> tuple[Effect, ...]:
         """Look for as long as it runs. Returns only if it is overdue, with what is to be done about that."""
-        async with open_window(instance_address(self._instance), ADMIN_PORT) as window:
+        async with open_window(instance_address(self._instance), ADMIN_PORT, self._server_name) as window:
             if self.state is State.STARTING:
                 with trio.move_on_after(START_TIME):
                     await self._wait_certified(window)
@@ -97,15 +104,24 @@ class Watcher:
         return SELDOM if is_calm else SUSPECT
 
     def _note(self, look: Look | None) -> None:
-        view = self._views.instances.value[self._instance]
-        if look is not None and look.expires is not None:
-            self._views.change(self._instance, replace(view, certificate_expires=look.expires))
+        view, now = self._views.instances.value[self._instance], trio.current_time()
+        if look is None:
+            return
+        if not look.is_refused:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        is_refused = self._refused_since is not None and now - self._refused_since >= REFUSAL_TIME
+        expires = view.certificate_expires if look.expires is None else look.expires
+        self._views.change(self._instance, replace(view, certificate_expires=expires, is_refused=is_refused))
 
     def _publish_ready(self, look: Look | None) -> None:
         view = self._views.instances.value[self._instance]
         expires, trouble = view.certificate_expires, None
         if look is None:
             trouble = f"proxy {self._instance} runs, and does not answer"
+        elif look.is_refused and not look.is_ready:
+            trouble = f"proxy {self._instance} lets nobody ask, and shows no certificate"
         elif not look.is_ready:
             trouble = f"proxy {self._instance} says that it is not ready"
         elif expires is None or expires <= self._now():
