@@ -2,7 +2,15 @@
 
 import pytest
 
-from exclave.failing.control_plane import SILENCE, Reading, Witness, Witnesses, read_controllers
+from exclave.failing.control_plane import (
+    SILENCE,
+    Reading,
+    Witness,
+    Witnesses,
+    read_connections,
+    read_controllers,
+)
+from exclave.kit.sockets import ESTABLISHED, Socket
 
 DESTINATION = 'addr="linkerd-dst-headless.linkerd.svc.cluster.local:8086"'
 POLICY = 'addr="linkerd-policy.linkerd.svc.cluster.local:8090"'
@@ -96,3 +104,40 @@ def test_what_a_page_does_not_mention_stays_as_it_was() -> None:
 def test_the_proxy_asks_again_sooner_than_silence_is_believed() -> None:
     """Its streams wait three seconds for their first item (CONTROL_STREAM_INITIAL_TIMEOUT), then a back-off."""
     assert SILENCE >= 3 * 3.0
+
+
+UID, ELSE = 65534, 1000
+PLANE = {"destination": ("10.42.0.2", "10.42.0.3"), "policy": ("10.42.0.2",)}
+
+
+def socket(address: str, port: int, *, state: int = ESTABLISHED, uid: int = UID) -> Socket:
+    return Socket(("10.77.0.20", 40000), (address, port), state, uid, 77)
+
+
+CONNECTIONS: dict[str, tuple[list[Socket], int, int]] = {
+    "none": ([], 0, 0),
+    "one to each": ([socket("10.42.0.2", 8086), socket("10.42.0.2", 8090)], 1, 1),
+    "any of several pods": ([socket("10.42.0.3", 8086)], 1, 0),
+    "one that is not made yet": ([socket("10.42.0.2", 8086, state=0x02)], 0, 0),
+    "that of another user": ([socket("10.42.0.2", 8090, uid=ELSE)], 0, 0),
+    "a program's own, through the proxy": ([socket("10.42.0.9", 8086)], 0, 0),
+    "the wrong port": ([socket("10.42.0.2", 8080)], 0, 0),
+}
+
+
+@pytest.mark.parametrize(("sockets", "destination", "policy"), CONNECTIONS.values(), ids=CONNECTIONS)
+def test_the_kernels_connections_tell_as_much_as_they_can(sockets: list[Socket], destination: int, policy: int) -> None:
+    found = read_connections(sockets, UID, **PLANE)
+    assert found == {"destination": Reading(destination, 0, 0), "policy": Reading(policy, 0, 0)}
+
+
+def test_a_controller_whose_addresses_nobody_knows_is_left_out() -> None:
+    assert read_connections([socket("10.42.0.2", 8090)], UID, (), ("10.42.0.2",)) == {"policy": Reading(1, 0, 0)}
+
+
+def test_a_question_that_was_open_when_the_metrics_went_out_of_sight_makes_nobody_silent() -> None:
+    open_question = {name: Reading(1, 2, 1) for name in PLANE}
+    witnesses = Witnesses().see({name: Reading(1, 1, 1) for name in PLANE}, 0.0).see(open_question, 1.0)
+    for now in range(2, 60):
+        witnesses = witnesses.see({name: Reading(1, 0, 0) for name in PLANE}, float(now))
+        assert witnesses.is_there(float(now))

@@ -22,6 +22,8 @@ from support.member import make_settings
 from support.own_network import in_own_network
 
 AFTER = 30.0
+UID = 4_000_000_000
+"""Nobody's: it has no connections."""
 
 
 class Machine:
@@ -30,7 +32,7 @@ class Machine:
     def __init__(self, after: float = AFTER, **proxy: Any) -> None:
         self.membership: Any = SimpleNamespace(settings=Latest(make_settings(failure=FailurePolicy(after))))
         self.identity: Any = SimpleNamespace(svid=Latest(SimpleNamespace(not_after=1e6)))
-        self.proxy: Any = SimpleNamespace(ready=Latest("a"), instances=Latest(proxy.get("instances", {})))
+        self.proxy: Any = SimpleNamespace(ready=Latest("a"), instances=Latest(proxy.get("instances", {})), uid=UID)
 
     def failing(self, now: Now = trio.current_time) -> Failing:
         return Failing(self.membership, self.identity, self.proxy, now)
@@ -41,6 +43,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.ready = 1
+        self.status = 200
         self.looks = 0
 
     def page(self) -> bytes:
@@ -60,7 +63,7 @@ class Metrics:
                 http, page = h11.Connection(h11.SERVER), self.page()
                 http.receive_data(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
                 http.next_event()
-                head = h11.Response(status_code=200, headers=[("Content-Length", str(len(page)))])
+                head = h11.Response(status_code=self.status, headers=[("Content-Length", str(len(page)))])
                 await stream.send_all((http.send(head) or b"") + page)
 
 
@@ -204,6 +207,19 @@ async def test_a_proxy_that_does_not_answer_says_nothing_about_linkerd(metrics: 
         assert failing.lookups.value is None
         machine.proxy.ready.set("a")
         await failing.lookups.wait_for(lambda found: found is True)
+
+
+@pytest.mark.root
+@with_admin_server
+async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
+    metrics: Metrics, machine: Machine
+) -> None:
+    metrics.status = 403
+    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+        found = await judged(failing, lambda found: found.reason is Reason.CONTROL_PLANE_AWAY)  # there are none
+        assert found.outbound_open
+        metrics.status = 200
+        await judged(failing, lambda found: found.reason is None)
 
 
 # What falls over comes back.

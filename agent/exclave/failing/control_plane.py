@@ -7,10 +7,16 @@ connections and says nothing. Names of metrics: linkerd2-proxy, linkerd/app/core
 Rules: both controllers are needed for a new destination, so the worse one counts. A loss is believed at the second look
 in a row, and a controller that is silent once it has left questions unanswered for `SILENCE` seconds: the proxy itself
 asks again after three. Proxies that tell nothing of this are none we know anything about: None.
+Where a policy lets nobody see the metrics, the kernel says which connections stand: the controllers' addresses are
+known, and the proxies have a user of their own. A controller that is silent is not seen so.
 """
 
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+
+from exclave.kit.sockets import ESTABLISHED, Socket
+from exclave.proxy.environment import DESTINATION_PORT, POLICY_PORT
 
 LOOKS = 2
 """Looks in a row that must find a controller away."""
@@ -47,6 +53,19 @@ def read_controllers(metrics: str) -> dict[str, Reading]:
         name: Reading(connected[name], asked.get(service, 0), answered.get(service, 0))
         for name, service in CONTROLLERS.items()
         if name in connected
+    }
+
+
+def read_connections(
+    sockets: Iterable[Socket], uid: int, destination: Collection[str], policy: Collection[str]
+) -> dict[str, Reading]:
+    """What the kernel's sockets say of each controller, whose addresses are given; `uid` is the proxies'."""
+    places = {"destination": (destination, DESTINATION_PORT), "policy": (policy, POLICY_PORT)}
+    standing = [socket.remote for socket in sockets if socket.uid == uid and socket.state == ESTABLISHED]
+    return {
+        name: Reading(sum(port == at and address in known for address, port in standing), 0, 0)
+        for name, (known, at) in places.items()
+        if known
     }
 
 

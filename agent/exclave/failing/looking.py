@@ -2,9 +2,10 @@
 
 Rules: it is judged at every change, and every `TICK` seconds while anything is not as it should be. Whether Linkerd's
 controllers answer is read in the metrics of the proxy that has traffic, every `LOOK_EVERY` seconds, and every second
-while they do not. We do not call the controllers ourselves: that would be thousands of calls a second from a large
-fleet, and would say whether we reach them, not whether the proxy does. A change is logged once. Nothing here touches
-traffic: `steering` does, and keeps the last judgement if this part has fallen over and comes back.
+while they do not; in the kernel's connections where a policy lets nobody see the metrics. We do not call the
+controllers ourselves: that would be thousands of calls a second from a large fleet, and would say whether we reach
+them, not whether the proxy does. A change is logged once. Nothing here touches traffic: `steering` does, and keeps the
+last judgement if this part has fallen over and comes back.
 """
 
 import logging
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING
 import httpx
 import trio
 
-from exclave.failing.control_plane import Witnesses, read_controllers
+from exclave.failing.control_plane import Reading, Witnesses, read_connections, read_controllers
 from exclave.failing.judgement import Courses, Facts, Judgement, adopted_at, judge
 from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.plain_http import open_plain_client
+from exclave.kit.procfs import read_tcp_tables
+from exclave.kit.sockets import read_sockets
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import LONGEST_NAP, Now
 from exclave.member.settings import FailurePolicy
@@ -103,16 +106,29 @@ class Failing:
         witnesses = Witnesses()
         async with open_plain_client(address, ADMIN_PORT, PATIENCE) as client:
             while self._proxy.ready.value == instance:
+                readings: dict[str, Reading] = {}
                 try:
-                    page = (await client.get("/metrics")).text
+                    answer = await client.get("/metrics")
                 except httpx.HTTPError:
-                    page = ""  # whether the proxy answers is its own watcher's affair
-                witnesses = witnesses.see(read_controllers(page), trio.current_time())
+                    pass  # whether the proxy answers is its own watcher's affair
+                else:
+                    is_shown = answer.status_code == 200
+                    readings = read_controllers(answer.text) if is_shown else await self._look_at_connections()
+                witnesses = witnesses.see(readings, trio.current_time())
                 found = witnesses.is_there(trio.current_time())
                 if found is not None:
                     self.lookups.set(found)
                 with trio.move_on_after(LOOK_EVERY if witnesses.is_settled else TICK):
                     await self._proxy.ready.wait_for(lambda newest: newest != instance)
+
+    async def _look_at_connections(self) -> dict[str, Reading]:
+        settings = self._membership.settings.value
+        if settings is None:
+            return {}
+        tables = await trio.to_thread.run_sync(read_tcp_tables)
+        sockets = [socket for table in tables for socket in read_sockets(table)]
+        plane = settings.control_plane
+        return read_connections(sockets, self._proxy.uid, plane.destination, plane.policy)
 
 
 @asynccontextmanager

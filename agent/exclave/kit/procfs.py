@@ -20,6 +20,12 @@ def read_boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def read_tcp_tables() -> tuple[str, ...]:
+    """The kernel's tables of TCP sockets of each family that there is; long ones take milliseconds."""
+    tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+    return tuple(table.read_text() for table in tables if table.exists())
+
+
 def open_pidfd(pid: int) -> int | None:
     """A descriptor that holds a process, so that its number is nobody else's meanwhile; None if it has ended."""
     try:

@@ -9,21 +9,18 @@ linkerd/app/admin/src/stack.rs.
 
 Quiet: its metrics count no open connection of a client (`tcp_open_connections`, `peer="src"`; its own admin server's
 are among them and are left out), and the kernel has none on the ports that traffic comes in by, accepted or not.
-Sources: linkerd/transport-metrics/src/lib.rs; proc_pid_net_tcp(5), include/net/tcp_states.h.
+Source: linkerd/transport-metrics/src/lib.rs.
 """
 
 import re
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
 
+from exclave.kit.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, read_sockets
 from exclave.proxy.environment import POLICY_PORT
 from exclave.redirect.layout import ADMIN_PORT
 
 _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-
-_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT = 0x01, 0x03, 0x08
-_FIN_WAIT = (0x04, 0x05)
 
 
 def count_policies(metrics: str) -> int:
@@ -61,22 +58,12 @@ def count_sockets(table: str, addresses: frozenset[str], ports: frozenset[int]) 
     What nobody holds any more (orphans, TIME_WAIT) is not counted.
     """
     found = 0
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        address, port = _place(fields[1])
-        state, inode = int(fields[3], 16), int(fields[9])
-        is_open = state in (_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT) or (state in _FIN_WAIT and inode != 0)
-        if is_open and port in ports and address in addresses:
+    for socket in read_sockets(table):
+        address, port = socket.local
+        is_held = socket.state in FIN_WAIT and socket.inode != 0
+        if (socket.state in (ESTABLISHED, SYN_RECV, CLOSE_WAIT) or is_held) and port in ports and address in addresses:
             found += 1
     return found
-
-
-def _place(text: str) -> tuple[str, int]:
-    """Address and port; the kernel prints each 32-bit word of an address as the machine (little-endian) stores it."""
-    host, port = text.split(":")
-    raw = b"".join(bytes.fromhex(host[start : start + 8])[::-1] for start in range(0, len(host), 8))
-    address = IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
-    return str(getattr(address, "ipv4_mapped", None) or address), int(port, 16)
 
 
 def _samples(metrics: str, *names: str) -> Iterator[tuple[str, dict[str, str], float]]:

@@ -5,7 +5,8 @@ transaction, and goes on serving what it has. Whatever fails before that ends th
 is told, and is tried again after a pause that grows; if the old one ends meanwhile, the new one is gone on with. Killed
 at any step, the next agent finds the chosen instance where the kernel's rules point, and drains the other. While
 Linkerd's policy controller is away only somebody who says so (`forced`) has a swap: the new proxy would have no
-policies, and new connections would hang.
+policies, and new connections would hang. Where a policy lets nobody see the metrics, of the old instance neither, the
+trial connection proves alone: the new proxy asks the same controller before it carries it.
 """
 
 import logging
@@ -14,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
@@ -24,6 +24,7 @@ from exclave.errors import ClusterError, ExclaveError, Fault, HostError
 from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.procfs import read_tcp_tables
 from exclave.kit.supervise import supervise
 from exclave.proxy.states import State
 from exclave.redirect.layout import INBOUND_PORT, OUTBOUND_PORT, Instance, instance_address, trial_address
@@ -192,7 +193,7 @@ class Swap:
         await self._wait_certified(new)
         try:
             self._tell(Step.POLICIES)
-            if await self._have_policies(new):
+            if await self._have_policies(old, new):
                 self._tell(Step.TRYING)
                 await self._try(new)
         except ExclaveError as problem:
@@ -207,8 +208,12 @@ class Swap:
         await self._proxy.instances.wait_for(is_decided)
         self._must_run(new)
 
-    async def _have_policies(self, new: Instance) -> bool:
+    async def _have_policies(self, old: Instance, new: Instance) -> bool:
         """Wait for the policies; False if they have not come and somebody said that this does not matter."""
+        view = self._proxy.instances.value.get(old)
+        if view is not None and view.is_refused:
+            log.info("swap: no proxy here shows whether its policies have arrived: the trial alone is to prove it")
+            return True
         settings = self._membership.settings.value
         wanted = wanted_policies(tuple(port.port for port in settings.group.ports) if settings else ())
         with trio.move_on_after(POLICY_TIME):
@@ -311,8 +316,8 @@ class Swap:
         addresses = frozenset(instance_address(old, family) for family in FAMILIES)
         ports = frozenset({INBOUND_PORT, OUTBOUND_PORT})
         sockets = 0
-        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-            sockets += count_sockets(await trio.to_thread.run_sync(_read_table, table), addresses, ports)
+        for table in await trio.to_thread.run_sync(read_tcp_tables):
+            sockets += count_sockets(table, addresses, ports)
         metrics = await self._proxy.read_metrics(old)
         return max(sockets, count_clients(metrics) if metrics is not None else 0)
 
@@ -333,14 +338,6 @@ class Swap:
     def _tell(self, step: Step) -> None:
         log.info("swap: [step=%s]", step.name.lower())
         self.step.set(step)
-
-
-def _read_table(path: str) -> str:
-    """A kernel's table of sockets; "" where there is none of that family."""
-    try:
-        return Path(path).read_text()
-    except FileNotFoundError:
-        return ""
 
 
 @asynccontextmanager
