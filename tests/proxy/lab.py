@@ -93,9 +93,15 @@ class Lab:
         return write_script(self.scratch / name, *lines)
 
     @asynccontextmanager
-    async def agent(self, binary: Path | None = None, *, drain: float = 5.0, active: str = "") -> AsyncIterator[Agent]:
-        """An agent that finds rules pointing to `active`; when the block is left it is killed, if it has not ended."""
-        words = [sys.executable, str(AGENT), str(self.runtime), str(binary or self.proxy), USER, str(drain), active]
+    async def agent(
+        self, binary: Path | None = None, *, drain: float = 5.0, active: str = "", policy: str = ""
+    ) -> AsyncIterator[Agent]:
+        """An agent that finds rules pointing to `active`, under an inbound policy.
+
+        When the block is left it is killed, if it has not ended.
+        """
+        told = [str(self.runtime), str(binary or self.proxy), USER, str(drain), active, policy]
+        words = [sys.executable, str(AGENT), *told]
         log = self.scratch / "agent.log"
         with log.open("ab") as errors:
             started = await trio.lowlevel.open_process(

@@ -1,8 +1,9 @@
 """The proxy's part of an agent as a program: real Workload API, real `open_proxy`, a mesh whose keys it makes itself.
 
-    python agent.py FOLDER BINARY USER DRAIN ACTIVE
+    python agent.py FOLDER BINARY USER DRAIN ACTIVE POLICY
 
-FOLDER is the runtime folder, DRAIN are seconds, ACTIVE is where rules point, "" for nowhere. It prints one JSON line
+FOLDER is the runtime folder, DRAIN are seconds, ACTIVE is where rules point, "" for nowhere, POLICY the group's
+inbound policy, "" for the mesh's. It prints one JSON line
 whenever something changes, and reads one word a line: `rotate` (a new certificate), `retell` (settings that mean
 another environment), `leave`, `stop`, `hand-over`, `rules a`, `standby`, `choose b`, `retire a`, `dismiss a`. It runs
 in a network namespace of its own, whose `lo` gets the private link's addresses.
@@ -122,8 +123,9 @@ async def obey(proxy: Proxy, keys: Keys, svid: Latest[Svid | None], settings: La
     return Ending.HAND_OVER
 
 
-async def run(runtime: Path, config: ProxyConfig, active: Instance | None) -> None:
+async def run(runtime: Path, config: ProxyConfig, active: Instance | None, policy: str | None) -> None:
     keys, endings = Keys(runtime), EndingSwitch()
+    keys.settings = replace(keys.settings, group=replace(keys.settings.group, inbound_policy=policy))
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
     membership = SimpleNamespace(
         settings=settings, record=RECORD, addresses=(ADDRESS,), captured_addresses=(ADDRESS, VIP)
@@ -157,13 +159,13 @@ def link() -> None:
 
 
 def main() -> int:
-    runtime, binary, user, drain, active = sys.argv[1:]
+    runtime, binary, user, drain, active, policy = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     link()
     config = ProxyConfig(Path(binary), user, "info", float(drain))
     try:
-        trio.run(run, Path(runtime), config, active or None, strict_exception_groups=True)
+        trio.run(run, Path(runtime), config, active or None, policy or None, strict_exception_groups=True)
     except HostError as problem:
         say(error=problem.fault.word, message=problem.message, hint=problem.hint)
         return problem.fault.code

@@ -1,7 +1,8 @@
 """As much of Linkerd's controllers as a real linkerd2-proxy asks of them: `python controllers.py ADDRESS KEYS POLICY`.
 
 KEYS is a file with the mesh's anchor and its key. POLICY is the default inbound policy, said of every port as Linkerd's
-policy controller says it of a port that no Server selects; no destination is in the mesh, so that traffic passes as it
+policy controller says it of a port that no Server selects, or `unrouted`, as it says of one whose Server has routes for
+nothing that is ever asked; no destination is in the mesh, so that traffic passes as it
 is. gRPC over mutual TLS, on 8086 and 8090, one thread a connection.
 Sources: linkerd2-proxy-api, proto/inbound.proto; linkerd/app/outbound/src/discover.rs and
 linkerd/service-profiles/src/client.rs for what NotFound and InvalidArgument mean there.
@@ -59,12 +60,13 @@ def server(policy: str) -> bytes:
     linkerd2: policy-controller/k8s/index/src/defaults.rs, and policy-controller/grpc/src/inbound.rs for the message.
     """
     authorizations = b""
-    if policy != "deny":
+    if policy not in ("deny", "unrouted"):
         networks = field(1, network(*(CLUSTER if policy.startswith("cluster-") else ANYWHERE)))
         any_identity = field(2, field(2, field(2, b"")))  # a suffix without parts
         client = any_identity if policy.endswith("-authenticated") else field(1, b"")
         authorizations = field(3, networks + field(2, client) + labels(3, policy))
-    detect = field(1, field(1, bytes([8, 10])))  # within ten seconds
+    routes = field(3, field(1, field(1, b"nothing"))) if policy == "unrouted" else b""  # a route without rules
+    detect = field(1, field(1, bytes([8, 10])) + routes)  # within ten seconds
     return field(1, detect) + authorizations + labels(4, policy)
 
 

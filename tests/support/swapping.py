@@ -52,7 +52,10 @@ async def show(proxy: Proxy, redirect: Redirect, swap: Swap) -> None:
         async for _ in changed.changes():
             views = proxy.instances.value.items()
             say(
-                instances={name: {"state": view.state.word, "pid": view.pid} for name, view in views},
+                instances={
+                    name: {"state": view.state.word, "pid": view.pid, "refused": view.is_refused}
+                    for name, view in views
+                },
                 chosen=proxy.chosen.value,
                 ready=proxy.ready.value,
                 outdated=sorted(difference.value for difference in proxy.outdated.value),

@@ -1,0 +1,148 @@
+"""Linkerd's inbound policies at the proxy's admin port: whom it answers, and what the agent makes of that.
+
+The real linkerd2-proxy and the stand-in are held to the same table. EXCLAVE_LINKERD2_PROXY names the real one's binary;
+no package registry has it, so without it the real one's rows are skipped. The policies are those that the proxy is told
+as its default, and that Linkerd's policy controller then says of a port that no Server selects.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from support.swap_lab import Agent, Lab
+from support.swap_lab import open_lab as open_swap_lab
+
+from .lab import open_lab
+
+NAMED = os.environ.get("EXCLAVE_LINKERD2_PROXY", "")
+needs_real = pytest.mark.skipif(
+    not NAMED, reason="needs the real linkerd2-proxy: EXCLAVE_LINKERD2_PROXY=/path/to/the/binary"
+)
+both = pytest.mark.parametrize(
+    "is_real", [pytest.param(True, marks=needs_real, id="the real one"), pytest.param(False, id="the stand-in")]
+)
+
+pytestmark = pytest.mark.root
+
+LINK, LOOPBACK = "169.254.77.1", "127.0.0.1"
+"""Addresses to ask from: the first is what the kernel would choose."""
+
+ASK = f"""
+import http.client as c, sys
+answers = []
+for source in sys.argv[1:]:
+    connection = c.HTTPConnection("{LINK}", 4191, timeout=5, source_address=(source, 0))
+    for path in ("/ready", "/metrics"):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        answers.append(str(answer.status))
+print(*answers)
+"""
+
+#                       before any policy has come, and after: from the loopback address, from the link's
+TABLE = {
+    "deny": ((404, 404), (200, 403)),
+    "all-authenticated": ((403, 403), (200, 403)),
+    "cluster-authenticated": ((403, 403), (200, 403)),
+    "cluster-unauthenticated": ((403, 403), (200, 403)),
+    "all-unauthenticated": ((200, 200), (200, 200)),
+}
+
+
+async def ask(lab: Lab) -> tuple[int, int]:
+    """What the admin server says, from both addresses; `/ready` and `/metrics` are told the same."""
+    words = (await lab.vm.must(sys.executable, "-I", "-c", ASK, LOOPBACK, LINK)).split()
+    assert (words[0], words[2]) == (words[1], words[3])
+    return int(words[0]), int(words[2])
+
+
+async def until_answered(lab: Lab, answers: tuple[int, int]) -> None:
+    with trio.fail_after(20):
+        while await ask(lab) != answers:  # noqa: ASYNC110  a policy that arrives tells nobody
+            await trio.sleep(0.2)
+
+
+async def until_judged(agent: Agent, why: str) -> None:
+    with trio.fail_after(20):
+        while f" why={why}]" not in agent.log.read_text().rpartition("data path: ")[2].partition("\n")[0]:  # noqa: ASYNC110  a log tells nobody
+            await trio.sleep(0.1)
+
+
+def start_controllers(lab: Lab, policy: str, *, is_real: bool) -> None:
+    if is_real:
+        lab.start_real_controllers(policy)
+    else:
+        lab.start_controllers()
+
+
+@asynccontextmanager
+async def alone(is_real: bool, policy: str) -> AsyncIterator[tuple[Lab, Agent]]:
+    """A machine whose proxy has traffic, though Linkerd is away."""
+    async with open_swap_lab() as lab:
+        lab.end_controllers()
+        if is_real:
+            lab.use_real_proxy(NAMED)
+        async with lab.agent(policy=policy) as agent:
+            await agent.until_alone()
+            yield lab, agent
+
+
+@both
+@pytest.mark.parametrize(("policy", "answers"), TABLE.items(), ids=TABLE)
+async def test_the_loopback_address_is_let_in_once_a_policy_has_come_and_a_machine_has_traffic_before(
+    is_real: bool, policy: str, answers: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    before, after = answers
+    async with alone(is_real, policy) as (lab, _):
+        assert await ask(lab) == before
+        start_controllers(lab, policy, is_real=is_real)
+        await until_answered(lab, after)
+
+
+@both
+async def test_certificates_that_are_renewed_are_proven_though_nobody_may_ask(is_real: bool) -> None:
+    async with open_lab() as lab:
+        binary = Path(shutil.copy(NAMED, lab.scratch / "linkerd2-proxy")) if is_real else lab.proxy
+        binary.chmod(0o755)
+        async with lab.agent(binary, policy="deny") as agent:
+            await agent.until_ready()
+            assert await lab.get("/ready") == 404
+            for _ in range(2):
+                await agent.say("rotate")
+                await agent.until(lambda told: all(view["certified"] for view in told["instances"].values()))
+            assert agent.told[-1]["starts"] == 1
+
+
+@both
+async def test_a_swap_waits_for_the_policies_and_then_sees_them(is_real: bool) -> None:
+    async with alone(is_real, "deny") as (lab, agent):
+        start_controllers(lab, "deny", is_real=is_real)
+        await until_answered(lab, (200, 403))
+        await agent.say("swap")
+        assert (await agent.outcome())["error"] is None
+        assert (await agent.until_alone())["rules"] == "b"
+
+
+@needs_real
+async def test_where_a_server_has_no_route_for_us_the_trial_alone_proves_and_linkerd_does_not_count_as_away() -> None:
+    async with alone(True, "all-unauthenticated") as (lab, agent):
+        await until_judged(agent, "control-plane-away")
+        lab.start_real_controllers("unrouted")
+        await until_judged(agent, "none")  # by the kernel's connections
+        told = await agent.until(lambda told: told.get("instances", {}).get("a", {}).get("refused", False))
+        assert (told["ready"], told["rules"]) == ("a", "a")
+        await agent.say("swap")
+        assert (await agent.outcome())["error"] is None
+        await agent.until_alone()
+        await until_judged(agent, "none")
+        lab.end_controllers()
+        await agent.until(lambda told: told.get("instances", {}).get("b", {}).get("refused", False))
+        await agent.say("swap")
+        assert (await agent.outcome())["error"]["message"].startswith("a trial connection to 169.254.77.4 ")
