@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from exclave.cluster import Cluster, open_cluster
 from exclave.cluster.exchange import AT_ONCE
-from exclave.cluster.requests import CONFIG_MAPS, LEASES, create, get, list_all
+from exclave.cluster.requests import CONFIG_MAPS, LEASES, Object, Request, create, get, list_all, replace
 from exclave.controller.lead import Candidate, open_candidate
 from exclave.errors import ClusterError
 from support.apiserver import running_apiserver
@@ -67,6 +67,49 @@ async def test_a_leader_that_ends_in_order_keeps_nobody_waiting(tmp_path: Path, 
         assert await holder(cluster) == ""
         async with candidate(cluster, "second") as second:
             assert await wait_leads(second) < 1
+
+
+class LosesAnswers:
+    """A cluster that carries out what it is asked to, and whose answer to the next change never comes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.carried_out = trio.Event()
+        self._cluster = cluster
+
+    async def send(self, request: Request) -> Object:
+        answer = await self._cluster.send(request)
+        if request.verb != "get" and not self.carried_out.is_set():
+            self.carried_out.set()
+            await trio.sleep_forever()
+        return answer
+
+
+async def test_a_leader_that_ends_while_it_renews_keeps_nobody_waiting_either(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running_cluster(tmp_path) as cluster:
+        async with candidate(cluster, "first") as first:
+            await wait_leads(first)
+            slow = LosesAnswers(cluster)
+            first._cluster = slow  # type: ignore[assignment]
+            await slow.carried_out.wait()
+        assert await holder(cluster) == ""
+        async with candidate(cluster, "second") as second:
+            assert await wait_leads(second) < 1
+
+
+async def test_a_lease_that_somebody_else_holds_by_now_is_left_to_them(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running_cluster(tmp_path) as cluster:
+        async with candidate(cluster, "first") as first:
+            await wait_leads(first)
+            found = await cluster.send(get(LEASES, *PLACE))
+            found["spec"]["holderIdentity"] = "second"
+            await cluster.send(replace(LEASES, *PLACE, found))
+        assert await holder(cluster) == "second"
+    assert any("the Lease was not given back" in line for line in caplog.messages)
 
 
 async def test_a_leader_that_slept_writes_nothing_and_steps_down(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -153,14 +153,28 @@ class Candidate:
             raise
 
     async def give_back(self) -> None:
-        """Let the next one lead at once."""
+        """Let the next one lead at once.
+
+        A renewal that was under way when we were told to end may have been carried out though nobody saw its answer:
+        the Lease that we know is not the newest then, and is read once more.
+        """
         if not self.may_write_now() or self._lease is None:
             return
-        self._renewed_at = None
         try:
-            await self._cluster.send(replace(LEASES, *self._place, released(self._lease, *self._place, self._now())))
+            try:
+                await self._release(self._lease)
+            except ApiRefusal as refusal:
+                newest = await self._read() if refusal.status == 409 else None
+                if newest is None or (newest.get("spec") or {}).get("holderIdentity") != self._me:
+                    raise
+                await self._release(newest)
         except ClusterError as problem:
             log.info("the Lease was not given back: %s", problem)
+        finally:
+            self._renewed_at = None
+
+    async def _release(self, lease: Object) -> None:
+        await self._cluster.send(replace(LEASES, *self._place, released(lease, *self._place, self._now())))
 
 
 @asynccontextmanager
