@@ -51,9 +51,9 @@ def test_an_event_outside_the_table_changes_nothing(state: State, event: Event) 
 
 
 @given(st.sampled_from([state for state in State if state is not State.ABSENT]))
-def test_whatever_it_was_one_that_exits_is_absent_and_started_again(state: State) -> None:
+def test_whatever_it_was_one_that_exits_is_absent_and_nothing_is_sent(state: State) -> None:
     step = next_step(state, Event.EXITED)
-    assert (step.state, step.effects) == (State.ABSENT, (Effect.RESTART,))
+    assert (step.state, step.effects) == (State.ABSENT, ())
 
 
 @given(st.lists(st.sampled_from(Event)))
@@ -61,7 +61,7 @@ def test_a_signal_is_sent_once_and_killing_comes_after_asking(events: list[Event
     state, sent = State.ABSENT, []
     for event in events:
         step = next_step(state, event)
-        sent += [effect for effect in step.effects if effect is not Effect.RESTART]
+        sent += step.effects
         if step.state is State.ABSENT:
             assert sent[:1] in ([], [Effect.TERMINATE])
             assert sent.count(Effect.TERMINATE) <= 1

@@ -6,7 +6,7 @@ import pytest
 
 from exclave.proxy.binary import ProxyUser
 from exclave.proxy.differences import Difference
-from exclave.proxy.states import Effect, Event, State
+from exclave.proxy.states import Event, State
 from exclave.proxy.views import REFUSAL, InstanceView, Views
 
 READY = InstanceView(State.STANDBY, 4711, "digest", is_ready=True)
@@ -33,7 +33,7 @@ def test_rules_make_the_instance_that_they_point_to_active_and_others_drain() ->
 def test_an_instance_that_has_ended_is_not_among_them() -> None:
     proxy = views()
     proxy.change("a", InstanceView(State.ACTIVE, 4711, "digest"))
-    assert proxy.step("a", Event.EXITED) == (Effect.RESTART,)
+    assert proxy.step("a", Event.EXITED) == ()
     assert proxy.instances.value == {}
 
 

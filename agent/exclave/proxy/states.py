@@ -50,7 +50,6 @@ class Effect(Enum):
 
     TERMINATE = "send SIGTERM"
     KILL = "send SIGKILL"
-    RESTART = "start again after a pause"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Step:
 
 
 _ENDED = Step(State.ENDING, (Effect.TERMINATE,))
-_LOST = Step(State.ABSENT, (Effect.RESTART,))
+_GONE = Step(State.ABSENT)
 
 TABLE: dict[tuple[State, Event], Step] = {
     (State.ABSENT, Event.STARTED): Step(State.STARTING),
@@ -70,19 +69,19 @@ TABLE: dict[tuple[State, Event], Step] = {
     (State.STARTING, Event.CERTIFIED): Step(State.STANDBY),
     (State.STARTING, Event.OVERDUE): _ENDED,
     (State.STARTING, Event.DISMISSED): _ENDED,
-    (State.STARTING, Event.EXITED): _LOST,
+    (State.STARTING, Event.EXITED): _GONE,
     (State.STANDBY, Event.RULES_IN): Step(State.ACTIVE),
     (State.STANDBY, Event.RETIRED): Step(State.DRAINING),
     (State.STANDBY, Event.DISMISSED): _ENDED,
-    (State.STANDBY, Event.EXITED): _LOST,
+    (State.STANDBY, Event.EXITED): _GONE,
     (State.ACTIVE, Event.RULES_OUT): Step(State.DRAINING),
     (State.ACTIVE, Event.DISMISSED): _ENDED,
-    (State.ACTIVE, Event.EXITED): _LOST,
+    (State.ACTIVE, Event.EXITED): _GONE,
     (State.DRAINING, Event.RULES_IN): Step(State.ACTIVE),
     (State.DRAINING, Event.DISMISSED): _ENDED,
-    (State.DRAINING, Event.EXITED): _LOST,
+    (State.DRAINING, Event.EXITED): _GONE,
     (State.ENDING, Event.BOUND_REACHED): Step(State.ENDING, (Effect.KILL,)),
-    (State.ENDING, Event.EXITED): _LOST,
+    (State.ENDING, Event.EXITED): _GONE,
 }
 """Everything that changes anything."""
 
