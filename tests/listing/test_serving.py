@@ -22,7 +22,8 @@ from exclave.failing import Failing
 from exclave.listing import Listing, open_listing
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import decide
-from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE, REPLACING
+from exclave.listing.rules import REPAIRING, REPLACING
+from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE
 from exclave.member import Membership, open_member
 from exclave.member.settings import FailurePolicy, Probe
 from exclave.redirect.observe import NOTHING, Observed
@@ -283,6 +284,36 @@ async def test_rules_that_do_not_become_what_is_wanted_count_for_a_few_seconds_o
         made.redirect.wanted.set(SimpleNamespace(**{**vars(WANTED), "trial": object()}))
         await trio.sleep(REPLACING + LOOK_EVERY + 1)
         assert made.told() == ["Ready=False missing: rules"]
+
+
+async def test_a_flush_that_is_repaired_costs_no_write(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.told()
+        writes = [one for one in made.cluster.trace if one.startswith("patch") and "leases" not in one]
+        for _ in range(5):
+            made.lose("rules")
+            await trio.sleep(0.02)
+            assert listing.state.value.ready
+            made.regain()
+            await trio.sleep(2)
+        assert made.told() == []
+        assert [one for one in made.cluster.trace if one.startswith("patch") and "leases" not in one] == writes
+
+
+async def test_a_flush_that_is_not_repaired_is_told_a_second_later(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.told()
+        made.lose("rules")
+        await trio.sleep(REPAIRING)
+        assert made.told() == []
+        await trio.sleep(0.5)
+        assert made.told() == [LOST["rules"]]
 
 
 async def test_rules_that_nobody_confirmed_are_taken_back_from_pods_first_and_given_once_they_are(world: Any) -> None:

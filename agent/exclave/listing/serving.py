@@ -25,6 +25,7 @@ from exclave.kit.wall import Now
 from exclave.listing.leaving import walk_back
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, decide, judge
+from exclave.listing.rules import Gaps, Sight, judge_rules
 from exclave.member.spec import MemberView
 from exclave.steps import Starting, tell
 
@@ -44,8 +45,8 @@ LOOK_EVERY = 5.0
 PATIENCE = 10.0
 """Seconds for one write."""
 
-REPLACING = 5.0
-"""Seconds for rules to be replaced by others, while those that stand still point to a proxy that can serve."""
+SOON = 0.25
+"""The same while rules are not as wanted and that costs nothing yet."""
 
 ADOPTION = 30.0
 """Seconds for a proxy that an earlier agent left to answer."""
@@ -89,7 +90,7 @@ class Listing:
         self._told: Told | None = None
         self._was_whole = False
         self._opened = trio.current_time()
-        self._in_place_at = -REPLACING
+        self._gaps = Gaps()
 
     async def keep_probes(self) -> None:
         """Run the group's probes for ever, as the newest settings name them."""
@@ -125,7 +126,8 @@ class Listing:
                 self.state.set(self._shown(facts))
                 for effect in decide(facts, self._told):
                     await self._carry_out(effect, facts)
-                with trio.move_on_after(LOOK_EVERY):
+                is_forgiven = facts.rules and not self._redirect.in_place
+                with trio.move_on_after(SOON if is_forgiven else LOOK_EVERY):
                     await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
     def _look(self) -> Facts:
@@ -154,18 +156,19 @@ class Listing:
         )
 
     def _have_rules(self) -> bool:
-        """Whether the kernel's rules hand over what pods send, to a proxy that can serve.
-
-        While they are replaced, which is one transaction, those that stood stand: a swap costs nobody readiness.
-        """
+        """Whether the kernel's rules hand over what pods send, to a proxy that can serve; small gaps do not count."""
         redirect, now = self._redirect, trio.current_time()
         wanted, stands = redirect.wanted.value, redirect.observed.value
-        if redirect.in_place:
-            self._in_place_at = now
-        if wanted is None or redirect.problem.value is not None or now - self._in_place_at > REPLACING:
-            return False
         pointed = self._proxy.instances.value.get(stands.instance) if stands.instance is not None else None
-        return wanted.inbound and pointed is not None and pointed.can_serve
+        sight = Sight(
+            in_place=redirect.in_place,
+            serving=pointed is not None and pointed.can_serve,
+            gone=not stands.installed,
+            wanted=wanted is not None and wanted.inbound,
+            refused=redirect.problem.value is not None,
+        )
+        self._gaps = self._gaps.see(sight.in_place, now)
+        return judge_rules(sight, self._gaps, now)
 
     def _is_adopting(self) -> bool:
         """Whether a proxy of an earlier agent may still prove whole: nothing is withdrawn until that is known."""
