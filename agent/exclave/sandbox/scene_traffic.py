@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from exclave.cluster.requests import WORKLOAD_GROUPS, patch
+from exclave.cluster.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, list_all, patch
 from exclave.redirect.layout import ADMIN_PORT, instance_address
 from exclave.sandbox import mesh
 from exclave.sandbox.guest import fetch, read_url
@@ -172,15 +172,21 @@ class UnderTraffic:
 
     async def rules_flushed(self) -> str:
         """Somebody else's program flushes all rules, as a firewall's restart does."""
-        away = []
+        away, before = [], await self._workload_version()
         async with open_load(self.stage) as load:
             for _ in range(FLUSHES):
                 await trio.sleep(APART)
                 away.append(float(await self.stage.vm.machine.must(sys.executable, "-c", _FLUSH)))
             await trio.sleep(APART)
         expect("state", await self._state(), "ready")
+        expect("the ExternalWorkload, which nobody writes for that", await self._workload_version(), before)
         every = ", ".join(f"{1000 * seconds:.0f}" for seconds in away)
-        return f"the rules were back after {every} ms; {load.tell_losses()}"
+        return f"the rules were back after {every} ms, and the cluster was told nothing; {load.tell_losses()}"
+
+    async def _workload_version(self) -> str:
+        """Another one after each write."""
+        (found,) = (await self.stage.admin.send(list_all(EXTERNAL_WORKLOADS, mesh.NAMESPACE)))["items"]
+        return str(found["metadata"]["resourceVersion"])
 
     async def control_plane_away(self) -> str:
         """API server and controller go away and come back."""
