@@ -17,6 +17,7 @@ from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.settings import digest
 from exclave.member.spec import Condition, MemberView
 from exclave.member.state import Situation, Standing, State, state_of
+from exclave.member.whereabouts import Kept
 from exclave.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
 from exclave.proxy.states import State as ProxyState
 from exclave.redirect.observe import NOTHING, Observed
@@ -35,7 +36,7 @@ def whole() -> Parts:
     parts = Parts(EndingSwitch(), RECORD)
     parts.cluster = publishing(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
     parts.cluster.server, parts.cluster.counts = "https://10.0.0.1:6443", Counter({("get", "200"): 2, ("get", ""): 1})
-    parts.membership = publishing(standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None)
+    parts.membership = publishing(standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None, kept=None)
     parts.membership.settings_digest, parts.membership.heartbeat_age = "abc", lambda: 1.23456
     parts.identity = publishing(
         svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32),
@@ -287,6 +288,10 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
             "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
             "the member that has it evicted, if that is not what it should be",
         ),
+    ),
+    "an address that stays though the machine has another": (
+        set_value("membership", "kept", Kept("it is in use", "have that one evicted")),
+        Problem("address-kept", "it is in use", "have that one evicted"),
     ),
     "settings": (
         set_value("membership", "problem", "version 9"),

@@ -44,8 +44,7 @@ class Machine:
         self.confirming: Any = SimpleNamespace(view=Latest(0), arm=lambda: self.armed_until)
         self.membership = SimpleNamespace(
             settings=self.settings,
-            addresses=(ADDRESS,),
-            captured_addresses=(ADDRESS, "10.77.0.100"),
+            captured=Latest((ADDRESS, "10.77.0.100")),
             record=replace(RECORD, **record),
         )
 
@@ -131,7 +130,7 @@ async def test_there_are_no_rules_without_settings_or_address(
 ) -> None:
     machine = Machine(None if lacking == "settings" else SETTINGS)
     if lacking == "address":
-        machine.membership.addresses = ()
+        machine.membership.captured.set(())
     async with machine.steered() as steering:
         await trio.sleep(AFTER)
         assert steering.policy.value is None
@@ -212,6 +211,21 @@ async def test_new_settings_wait_for_a_proxy_that_serves_them(autojump_clock: tr
         moved = replace(before, instance="b", inbound_ports=(8081,), networks=())
         await steering.policy.wait_for(lambda policy: policy != replace(before, inbound_ports=(8080, 8081)))
         assert steering.policy.value == moved  # at once, in one transaction
+
+
+async def test_new_addresses_wait_for_a_proxy_that_was_told_of_them(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine()
+    async with machine.steered() as steering:
+        before = await policy_of(steering)
+        machine.serves = lambda _: machine.chosen.value == "b"
+        machine.membership.captured.set(("10.77.0.21", ADDRESS))
+        await trio.sleep(100)
+        assert steering.policy.value == before
+        machine.chosen.set("b")
+        machine.ready.set("b")
+        moved = replace(before, instance="b", addresses=("10.77.0.21", ADDRESS))
+        await steering.policy.wait_for(lambda policy: policy != before)
+        assert steering.policy.value == moved
 
 
 async def test_a_swap_ends_its_trial_and_moves_traffic_in_one_transaction(

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import exclave
-from exclave.steps import Joining, Leaving, Renewing, Starting, Step, Withdrawing, line_of, tell
+from exclave.steps import Joining, Leaving, Moving, Renewing, Starting, Step, Withdrawing, line_of, tell
 
-STEPS: list[Step] = [step for subject in (Joining, Starting, Renewing, Withdrawing, Leaving) for step in subject]
+STEPS: list[Step] = [
+    step for subject in (Joining, Starting, Renewing, Moving, Withdrawing, Leaving) for step in subject
+]
 
 
 def test_a_step_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,8 +3,8 @@
 Rules: a part opens when all that it needs has opened, and closes before any of it: last in, first out. Each undoes on
 its way out what the ending asks for, so this file knows no clean-up. Nothing here waits for the network: what runs
 starts from disk. Only redirect and proxy may end a boot by failing, and they hand over: nothing is undone, and the next
-agent takes over what runs; every other part starts again by itself. What ends a boot from inside: an eviction, and
-another address of this machine.
+agent takes over what runs; every other part starts again by itself. What ends a boot from inside: an eviction, and an
+address of this machine that cannot be served beside the one before it.
 """
 
 import logging
@@ -26,6 +26,7 @@ from exclave.kit.wall import Now
 from exclave.listing import open_listing
 from exclave.member import Membership, Standing, open_member
 from exclave.member.loaded import tell_loaded
+from exclave.member.moving import Mover
 from exclave.parts import Parts
 from exclave.proxy import Proxy, find_user, open_proxy
 from exclave.redirect import Redirect, find_active, find_armed, open_guard, open_link, open_redirect
@@ -79,7 +80,8 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
             nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, failing))
             nursery.start_soon(supervise, "eviction", partial(_end_when_evicted, parts, member))
-            nursery.start_soon(supervise, "new address", partial(_end_when_moved, parts, member))
+            nursery.start_soon(supervise, "new address", Mover(member, proxy, redirect, config.listing.drain).keep)
+            nursery.start_soon(supervise, "walk", partial(_end_when_walking, parts, member))
             notify("READY=1")
             parts.ending = await endings.wait()
             nursery.cancel_scope.cancel()
@@ -109,7 +111,7 @@ async def _end_when_evicted(parts: Parts, member: Membership) -> None:
     parts.endings.ask_nowait(Ending.LEAVE)
 
 
-async def _end_when_moved(parts: Parts, member: Membership) -> None:
-    await member.moved.wait_for(lambda address: address is not None)
-    log.info("this machine's address is another: walking back, then starting again")
+async def _end_when_walking(parts: Parts, member: Membership) -> None:
+    await member.walks.wait_for(bool)
+    log.info("this machine's address is one of another family: walking back, then starting again")
     parts.endings.ask_nowait(Ending.STOP)

@@ -2,9 +2,10 @@
 
 Rules: no rules before a proxy is ready, unless an earlier agent's point to it already; rules point to one that is, or
 was last. While it is away they stay as they are, so traffic waits or fails and does not go bare; each direction opens
-once the judgement says so. New settings reach the rules once the chosen proxy was told them, so a swap moves traffic
-and settings in one transaction; new ports alone are captured at once: pods may come there as soon as they are listed,
-and any proxy looks up a port that it was not told of.
+once the judgement says so. New settings and addresses reach the rules once the chosen proxy was told them, so a swap
+moves traffic and all that in one transaction: a proxy refuses what comes to an address that it was not told of. New
+ports alone are captured at once: pods may come there as soon as they are listed, and any proxy looks up a port that it
+was not told of.
 """
 
 import logging
@@ -71,6 +72,7 @@ class Steering:
         self._confirming = confirming
         self._active = active
         self._settings: Settings | None = None
+        self._addresses: tuple[str, ...] = ()
         self._instance: Instance | None = None
         self._surroundings = Surroundings()
         self._servers: dict[str, frozenset[Server]] = {}
@@ -95,6 +97,7 @@ class Steering:
         proxy, membership = self._proxy, self._membership
         sources = (
             membership.settings,
+            membership.captured,
             proxy.chosen,
             proxy.ready,
             proxy.instances,
@@ -113,9 +116,9 @@ class Steering:
     async def settle(self) -> None:
         """Decide what is wanted now."""
         servers = await self._find_servers()  # from here on nothing is waited for: what is read belongs together
-        settings = self._take_settings()
+        settings = self._take_settings()  # with the addresses that belong to them
         self._instance = self._proxy.ready.value or self._instance or self._adopted()
-        if settings is None or self._instance is None or not self._membership.addresses:
+        if settings is None or self._instance is None or not self._addresses:
             return
         judgement = self._failing.judge_now()
         try:
@@ -123,7 +126,7 @@ class Steering:
                 settings,
                 self._config,
                 instance=self._instance,
-                addresses=self._membership.captured_addresses,
+                addresses=self._addresses,
                 proxy_uid=self._proxy.uid,
                 servers=servers,
                 surroundings=self._surroundings,
@@ -139,8 +142,8 @@ class Steering:
     def _take_settings(self) -> Settings | None:
         """What the chosen proxy was told, with ports that are newer than that."""
         newest, known = self._membership.settings.value, self._settings
-        if newest is None or known is None or self._proxy.serves(newest):
-            self._settings = newest or known
+        if newest is None or known is None or not self._addresses or self._proxy.serves(newest):
+            self._settings, self._addresses = newest or known, self._membership.captured.value
             return self._settings
         numbers = {port.port for port in known.group.ports}
         added = tuple(port for port in newest.group.ports if port.port not in numbers)

@@ -52,6 +52,14 @@ class Renewing(Enum):
     PROVEN = "the proxy serves the certificate"
 
 
+class Moving(Enum):
+    """Another address of this machine, once a proxy serves it."""
+
+    NOTED = "the new address and the former one are on disk"
+    SAID = "the Member says the new address"
+    LEFT = "the former address is forgotten"
+
+
 class Withdrawing(Enum):
     """Walking back, with an agent or from cold; a clean-up begins in the middle."""
 
@@ -80,7 +88,7 @@ class Leaving(Enum):
     CREDENTIAL = "the credential is removed"
 
 
-Step = Joining | Starting | Renewing | Withdrawing | Leaving
+Step = Joining | Starting | Renewing | Moving | Withdrawing | Leaving
 
 
 def tell(step: Step) -> None:

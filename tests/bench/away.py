@@ -160,10 +160,8 @@ async def open_machine(world: World, ending: Ending) -> AsyncIterator[tuple[Fail
     member: Any = SimpleNamespace(
         settings=Latest(settings),
         record=RECORD,
-        addresses=(ADDRESS,),
-        captured_addresses=(ADDRESS,),
+        captured=Latest((ADDRESS,)),
         view=Latest(None),
-        moved=Latest(None),
     )
     identity: Any = SimpleNamespace(svid=Latest(mesh().svid(time.time())))
     endings = EndingSwitch()

@@ -169,6 +169,25 @@ CASES: dict[str, Case] = {
         told(READY),
         (SetReady(Verdict(True, "Ready", f"{READY.message}; but Linkerd is away", "control-plane-away meshed")),),
     ),
+    "an address that is not the machine's newest costs nothing, and is told": (
+        replace(LISTED, kept="10.77.0.20 stays"),
+        told(READY),
+        (SetReady(Verdict(True, "Ready", f"{READY.message}; but 10.77.0.20 stays", "address-kept")),),
+    ),
+    "both at once": (
+        replace(LISTED, kept="10.77.0.20 stays", judgement=AWAY),
+        told(Verdict(True, "Ready", READY.message, "address-kept")),
+        (
+            SetReady(
+                Verdict(
+                    True,
+                    "Ready",
+                    f"{READY.message}; but Linkerd is away; but 10.77.0.20 stays",
+                    "control-plane-away meshed address-kept",
+                )
+            ),
+        ),
+    ),
     "Linkerd away for longer opens outbound, and pods still may come": (
         replace(LISTED, judgement=OPENED),
         told(Verdict(True, "Ready", READY.message, "control-plane-away meshed")),

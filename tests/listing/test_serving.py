@@ -26,6 +26,7 @@ from exclave.listing.rules import REPAIRING, REPLACING
 from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE
 from exclave.member import Membership, open_member
 from exclave.member.settings import FailurePolicy, Probe
+from exclave.member.whereabouts import Kept
 from exclave.redirect.observe import NOTHING, Observed
 from support.breaking import falling_over_once
 from support.cluster import StoreCluster
@@ -51,6 +52,7 @@ class World:
         self.trace: list[str] = []
         self.refuses: dict[int, str] = {}  # what goes wrong with a connection to a port
         self.tries: dict[int, int] = {}
+        self.asked: list[str] = []  # the addresses that were probed
         self.endings = EndingSwitch()
         self.identity = publishing(svid=SimpleNamespace(not_after=virtual_now() + 86400))
         self.proxy = publishing(ready="a", instances=SERVING, refusal=None)
@@ -61,7 +63,7 @@ class World:
 
     async def try_tcp(self, address: str, port: int, timeout: float) -> str | None:
         await trio.lowlevel.checkpoint()
-        assert address == ADDRESS
+        self.asked.append(address)
         self.tries[port] = self.tries.get(port, 0) + 1
         return self.refuses.get(port)
 
@@ -74,6 +76,7 @@ class World:
                 nursery.start_soon(self._control)
                 nursery.start_soon(self._note, EXTERNAL_WORKLOADS)
                 nursery.start_soon(self._note, MEMBERS)
+                self.membership = membership
                 async with self._open(membership) as listing:
                     nursery.start_soon(self.failing.keep_judging)
                     yield listing
@@ -351,6 +354,33 @@ async def test_a_probe_that_fails_costs_readiness_alone_and_is_told_once(world: 
         made.refuses.clear()
         await trio.sleep(2)
         assert made.told() == [READY]
+
+
+async def test_another_address_of_this_machine_is_probed_there(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world()
+    monkeypatch.setattr("exclave.member.addresses.find_here", lambda asked: frozenset(asked) & made.here)
+    made.here = {ADDRESS}
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        assert set(made.asked) == {ADDRESS}
+        made.here = {"127.0.0.1"}
+        made.membership.carry(("127.0.0.1",))
+        await trio.sleep(2)
+        made.asked.clear()
+        await trio.sleep(5)
+        assert set(made.asked) == {"127.0.0.1"}
+
+
+async def test_an_address_that_stays_is_told_to_pods(world: Any) -> None:
+    made = world()
+    async with made.listed() as listing:
+        await listing.state.wait_for(lambda view: view.ready)
+        await trio.sleep(1)
+        made.told()
+        made.membership.kept.set(Kept("10.77.0.20 stays", "have it evicted"))
+        await trio.sleep(1)
+        assert made.told() == [f"{READY}; but 10.77.0.20 stays"]
 
 
 async def test_new_settings_bring_new_probes(world: Any) -> None:

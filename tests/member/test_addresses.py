@@ -13,6 +13,8 @@ from exclave.member.addresses import Found, choose_address, find_address, find_l
 
 FOUR, SIX = Found("10.0.0.5", "route to 10.0.0.1"), Found("fd00::5", "route to fd00::1")
 
+HAVE = Found("10.9.9.9", "another")
+
 CASES: dict[str, tuple[str | None, list[Found], Found | None]] = {
     "a configured address is taken as it is": ("192.0.2.9", [FOUR], Found("192.0.2.9", "configured")),
     "a route's source is taken": (None, [FOUR], FOUR),
@@ -28,6 +30,18 @@ CASES: dict[str, tuple[str | None, list[Found], Found | None]] = {
 @pytest.mark.parametrize(("override", "sources", "expected"), CASES.values(), ids=CASES)
 def test_choice(override: str | None, sources: list[Found], expected: Found | None) -> None:
     assert choose_address(override, sources) == expected
+
+
+STAYING: dict[str, tuple[str, list[Found], Found]] = {
+    "another server's route comes first now": (HAVE.address, [FOUR, HAVE], HAVE),
+    "IPv4 comes to a machine of IPv6": (SIX.address, [FOUR, SIX], SIX),
+    "no route has it any more": (HAVE.address, [SIX, FOUR], FOUR),
+}
+
+
+@pytest.mark.parametrize(("current", "sources", "expected"), STAYING.values(), ids=STAYING)
+def test_an_address_that_a_route_still_has_is_kept(current: str, sources: list[Found], expected: Found) -> None:
+    assert choose_address(None, sources, current) == expected
 
 
 def test_the_choice_leaves_a_trace() -> None:
@@ -82,7 +96,7 @@ async def test_an_address_has_moved_when_the_new_one_was_seen_twice(
 
     monkeypatch.setattr(addresses, "find_address", look)
     assert await wait_moved(["https://10.0.0.1"], None, FOUR.address) == other
-    assert trio.current_time() == 80
+    assert trio.current_time() == 56
 
 
 async def test_the_first_address_ever_counts_at_once(
@@ -94,5 +108,5 @@ async def test_the_first_address_ever_counts_at_once(
         return next(seen)
 
     monkeypatch.setattr(addresses, "find_address", look)
-    assert await wait_moved(["https://10.0.0.1"], None, None) == FOUR
+    assert await wait_moved(["https://10.0.0.1"], None, "") == FOUR
     assert trio.current_time() == 3

@@ -69,7 +69,7 @@ async def test_a_member_starts_from_disk_while_the_api_server_is_away(
     world.cluster.away.set(True)
     async with world.member() as member:
         assert member.settings.value == SETTINGS
-        assert member.addresses == (ADDRESS,)
+        assert member.captured.value == (ADDRESS,)
         assert member.heartbeat_age() is None
 
 
@@ -79,8 +79,8 @@ async def test_local_addresses_that_stand_for_the_own_one_are_captured_and_not_r
     world = World(tmp_path)
     world.config = Config(paths=world.config.paths, member=MemberConfig(ADDRESS, ("127.0.0.1", ADDRESS)))
     async with world.member() as member:
-        assert member.addresses == (ADDRESS,)
-        assert member.captured_addresses == (ADDRESS, "127.0.0.1")
+        assert member.captured.value == (ADDRESS, "127.0.0.1")
+        assert member.record.address == ADDRESS
         assert member.local_address == "127.0.0.1"  # as behind a NAT: the own one is not on any link here
 
 
@@ -180,13 +180,38 @@ async def test_readiness_without_an_external_workload_is_a_refusal(
         assert caught.value.status == 404
 
 
-async def test_an_address_that_differs_from_the_members_is_said(
+async def test_an_address_is_claimed_on_disk_with_the_one_before_it(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)
-    world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"addresses": ["10.77.0.99"]}})
     async with world.member() as member:
-        await member.view.wait_for(lambda view: view is not None and view.addresses == (ADDRESS,))
+        member.claim("10.77.0.21", ADDRESS)
+        assert load_membership(world.state) == replace(RECORD, address="10.77.0.21", former=ADDRESS)
+        member.carry(("10.77.0.21", ADDRESS))
+        assert member.captured.value == ("10.77.0.21", ADDRESS)
+
+
+async def test_the_addresses_that_pods_are_told_of_are_read_where_a_machine_may_read(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.member() as member:
+        assert await member.read_listed_addresses() == frozenset()
+        spec = {"spec": {"workloadIPs": [{"ip": ADDRESS}]}}
+        world.cluster.change(EXTERNAL_WORKLOADS, NAMESPACE, MEMBER, spec)
+        assert await member.read_listed_addresses() == {ADDRESS}
+        assert world.cluster.trace[-1] == f"get externalworkloads/status {MEMBER}"
+
+
+async def test_another_address_is_found_as_soon_as_the_agent_starts(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    world.config = Config(paths=world.config.paths, member=MemberConfig("10.77.0.21"))
+    async with world.member() as member:
+        assert member.found.value == "10.77.0.21"
+        assert member.captured.value == ("10.77.0.21",)  # the one before it is not on any link here
+        assert load_membership(world.state) == RECORD  # nobody was told yet
 
 
 async def test_facts_that_have_changed_are_said_once_and_others_go(

@@ -1,5 +1,6 @@
 """What is remembered survives damage and says what is wrong."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_a_membership_reads_back(tmp_path: Path) -> None:
     forget_membership(tmp_path)
     assert list(tmp_path.iterdir()) == []
     forget_membership(tmp_path)  # again, from nothing
+
+
+def test_an_older_agent_reads_what_a_newer_one_left_unless_its_address_moves(tmp_path: Path) -> None:
+    store_membership(tmp_path, RECORD)
+    assert "former" not in json.loads((tmp_path / "membership.json").read_text())
+    moving = replace(RECORD, address="10.77.0.21", former=RECORD.address)
+    store_membership(tmp_path, moving)
+    assert load_membership(tmp_path) == moving
 
 
 def test_a_membership_knows_its_account() -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from exclave.config import ProxyConfig
 from exclave.errors import HostError
+from exclave.kit.latest import Latest
 from exclave.proxy.binary import ProxyUser
 from exclave.proxy.making import Maker
 from support.member import ADDRESS, RECORD, make_settings
 
 
 def maker(folder: Path, *addresses: str) -> Maker:
-    membership: Any = SimpleNamespace(record=RECORD, addresses=addresses, captured_addresses=addresses)
+    membership: Any = SimpleNamespace(record=RECORD, captured=Latest(addresses))
     return Maker(ProxyConfig(), ProxyUser("nobody", 65534, 65534), folder, membership, folder / "w.sock")
 
 

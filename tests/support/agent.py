@@ -127,9 +127,7 @@ async def run(runtime: Path, config: ProxyConfig, active: Instance | None, polic
     keys, endings = Keys(runtime), EndingSwitch()
     keys.settings = replace(keys.settings, group=replace(keys.settings.group, inbound_policy=policy))
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
-    membership = SimpleNamespace(
-        settings=settings, record=RECORD, addresses=(ADDRESS,), captured_addresses=(ADDRESS, VIP)
-    )
+    membership = SimpleNamespace(settings=settings, record=RECORD, captured=Latest((ADDRESS, VIP)))
     uids = frozenset({find_user(config.user).uid})
     async with open_workload_api(runtime / "workload.sock", svid, lambda: (), uids) as api:
         async with open_proxy(

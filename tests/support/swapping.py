@@ -123,9 +123,7 @@ async def run(told: dict[str, Any]) -> None:
     group = replace(keys.settings.group, ports=ports, inbound_policy=told.get("policy"))
     keys.settings = replace(keys.settings, group=group)
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
-    membership: Any = SimpleNamespace(
-        settings=settings, record=RECORD, addresses=(ADDRESS,), captured_addresses=(ADDRESS,)
-    )
+    membership: Any = SimpleNamespace(settings=settings, record=RECORD, captured=Latest((ADDRESS,)))
     identity: Any = SimpleNamespace(svid=svid)
     uids = frozenset({find_user(config.user).uid})
     async with open_workload_api(runtime / "workload.sock", svid, lambda: (), uids) as api, open_link(endings):

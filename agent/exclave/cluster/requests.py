@@ -92,9 +92,9 @@ def path_of(resource: Resource, namespace: str | None, name: str | None = None, 
     return "/" + "/".join(parts)
 
 
-def get(resource: Resource, namespace: str | None, name: str) -> Request:
-    """Read one object."""
-    return Request("GET", path_of(resource, namespace, name), "get", f"{resource.plural} {name}")
+def get(resource: Resource, namespace: str | None, name: str, subresource: str | None = None) -> Request:
+    """Read one object, by way of a subresource if that is all that one may read."""
+    return Request("GET", path_of(resource, namespace, name, subresource), "get", _what(resource, name, subresource))
 
 
 def list_all(resource: Resource, namespace: str | None, **query: str) -> Request:

@@ -57,6 +57,7 @@ class Facts:
     is_cordoned: bool = False
     unconfirmed: str = ""  # that the rules were not confirmed, so that nobody may come
     refusal: str = ""  # that a policy keeps us from asking the proxy, which costs nobody anything
+    kept: str = ""  # why pods are told of another address than this machine's newest
 
     @property
     def is_whole(self) -> bool:
@@ -121,8 +122,9 @@ def judge(facts: Facts) -> Verdict:
     if failed:
         return Verdict(False, PROBE_FAILED, "; ".join(failed))
     stands = "certificate, proxy and rules stand, and the probes pass"
-    but = judgement.message or facts.refusal
-    return Verdict(True, READY, f"{stands}; but {but}" if but else stands, note)
+    but = [text for text in ((judgement.message if note else "") or facts.refusal, facts.kept) if text]
+    note = " ".join(word for word in (note, "address-kept" if facts.kept else "") if word)
+    return Verdict(True, READY, "; but ".join((stands, *but)), note)
 
 
 def wants_serving(facts: Facts) -> bool:

@@ -98,10 +98,16 @@ class Listing:
         while True:
             settings = await membership.settings.wait_for(lambda settings: settings is not None)
             assert settings is not None
-            wanted = settings.group.probes
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(run_probes, membership.local_address, wanted, self._probes)
-                await membership.settings.wait_for(lambda newest: newest is not None and newest.group.probes != wanted)  # noqa: B023  used before it changes
+            wanted, address = settings.group.probes, membership.local_address
+            async with (
+                open_changed(membership.settings, membership.captured) as changed,
+                open_bare_nursery() as nursery,
+            ):
+                nursery.start_soon(run_probes, address, wanted, self._probes)
+                async for _ in changed.changes():
+                    newest = membership.settings.value
+                    if newest is None or newest.group.probes != wanted or membership.local_address != address:
+                        break
                 nursery.cancel_scope.cancel()
 
     async def keep_told(self) -> None:
@@ -109,6 +115,7 @@ class Listing:
         sources = (
             self._membership.view,
             self._membership.settings,
+            self._membership.kept,
             self._identity.svid,
             self._proxy.ready,
             self._proxy.instances,
@@ -134,6 +141,7 @@ class Listing:
         view, settings = self._membership.view.value, self._membership.settings.value
         svid, instance = self._identity.svid.value, self._proxy.ready.value
         rules, confirmation = self._have_rules(), self._confirming.view.value
+        kept = self._membership.kept.value
         certificate = svid is not None and self._now() < svid.not_after
         self._was_whole = self._was_whole or (certificate and instance is not None and rules)
         return Facts(
@@ -153,6 +161,7 @@ class Listing:
             is_cordoned=view is not None and view.cordoned,
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
             refusal=self._proxy.refusal.value or "",
+            kept=kept.why if kept is not None else "",
         )
 
     def _have_rules(self) -> bool:

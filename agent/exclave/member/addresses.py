@@ -1,13 +1,14 @@
 """The one address this machine is reached by: its own end of the route to the API server, or the configured one.
 
-Rules: nothing is sent to find it (a connected datagram socket tells the source address); IPv4 is preferred, since a
-member registers one family; the choice leaves a trace. A change counts when it was seen twice in a row, so that a
-route that flaps moves nothing; no route at all is no change.
+Rules: nothing is sent to find it (a connected datagram socket tells the source address); the one that we have stays for
+as long as a route has it, so that a second family or server moves nothing; then IPv4 is preferred, since a member
+registers one family; the choice leaves a trace. A change counts when it was seen twice in a row, so that a route that
+flaps moves nothing; no route at all is no change.
 """
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 10.0
 """Seconds between two looks at the route."""
+
+LOOK_AGAIN = 2.0
+"""The same where the last look has found another address."""
 
 LOOK_FIRST = 1.0
 """The same while there never was one: nothing can start without."""
@@ -36,12 +40,12 @@ class Found:
         return f"address: [chosen={self.address} why={self.why}]"
 
 
-def choose_address(override: str | None, sources: Sequence[Found]) -> Found | None:
-    """The configured address; else the first usable IPv4 source of a route, else the first usable IPv6 one."""
+def choose_address(override: str | None, sources: Sequence[Found], current: str = "") -> Found | None:
+    """The configured address; else the current one, the first IPv4 one, the first IPv6 one of usable sources."""
     if override is not None:
         return Found(override, "configured")
     usable = [found for found in sources if _is_usable(found.address)]
-    return min(usable, key=lambda found: ip_address(found.address).version, default=None)
+    return min(usable, key=lambda found: (found.address != current, ip_address(found.address).version), default=None)
 
 
 def _is_usable(address: str) -> bool:
@@ -49,14 +53,14 @@ def _is_usable(address: str) -> bool:
     return not (found.is_loopback or found.is_link_local or found.is_unspecified or found.is_multicast)
 
 
-async def find_address(servers: Sequence[str], override: str | None) -> Found | None:
-    """This machine's address now, None if there is no route to any server."""
+async def find_address(servers: Sequence[str], override: str | None, current: str = "") -> Found | None:
+    """This machine's address now, None if there is no route to any server; `current` is the one it has so far."""
     if override is not None:
         return choose_address(override, ())
     sources: list[Found] = []
     for server in servers:
         sources += await _sources(server)
-    return choose_address(None, sources)
+    return choose_address(None, sources, current)
 
 
 async def _sources(server: str) -> list[Found]:
@@ -80,19 +84,25 @@ async def _sources(server: str) -> list[Found]:
 def find_local(addresses: Sequence[str]) -> str:
     """The first that stands on a link of this machine; the first of all if none does. Behind a NAT, the address that
     pods know is not this machine's."""
+    here = find_here(addresses)
+    return next((address for address in addresses if address in here), addresses[0])
+
+
+def find_here(addresses: Collection[str]) -> frozenset[str]:
+    """Those that stand on links of this machine."""
     own = {found.address.partition("%")[0] for link in psutil.net_if_addrs().values() for found in link}
-    return next((address for address in addresses if address in own), addresses[0])
+    return frozenset(addresses) & own
 
 
-async def wait_moved(servers: Sequence[str], override: str | None, current: str | None) -> Found:
+async def wait_moved(servers: Sequence[str], override: str | None, current: str) -> Found:
     """Wait until this machine has another address than `current`, seen twice in a row; the first one if it had none."""
-    suspect: str | None = None
+    suspect = ""
     while True:
-        await trio.sleep(LOOK_EVERY if current is not None else LOOK_FIRST)
-        found = await find_address(servers, override)
+        await trio.sleep(LOOK_AGAIN if suspect else LOOK_EVERY if current else LOOK_FIRST)
+        found = await find_address(servers, override, current)
         if found is None or found.address == current:
-            suspect = None
-        elif found.address == suspect or current is None:
+            suspect = ""
+        elif found.address == suspect or not current:
             log.info("%s, was %s", found, current or "none")
             return found
         else:

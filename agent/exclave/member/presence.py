@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
@@ -37,7 +37,7 @@ from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now
-from exclave.member.addresses import find_address, find_local, wait_moved
+from exclave.member.addresses import find_address, find_here, find_local, wait_moved
 from exclave.member.facts import forget_boot_identity, read_boot_identity, read_facts
 from exclave.member.record import (
     MembershipRecord,
@@ -60,6 +60,7 @@ from exclave.member.spec import (
 )
 from exclave.member.standing import APART, ASK_ORPHAN_EVERY, StandingJudge
 from exclave.member.state import Standing
+from exclave.member.whereabouts import Facts, Kept, decide
 from exclave.steps import Leaving, tell
 
 if TYPE_CHECKING:
@@ -89,23 +90,25 @@ class Membership:
         state: Path,
         cluster: "MemberCluster",
         also_captured: tuple[str, ...],
+        found: str,
         holder: str,
         now: Now,
     ) -> None:
-        address = record.address
         self.record = record
-        self.addresses: tuple[str, ...] = (address,) if address else ()
-        # `addresses`, and local ones that connections to them arrive at.
-        self.captured_addresses = tuple(dict.fromkeys((*self.addresses, *also_captured))) if address else ()
+        # This machine's in the mesh, and local ones that connections to them arrive at.
+        self.captured: Latest[tuple[str, ...]] = Latest(())
+        self.found: Latest[str] = Latest(found)  # where this machine is reached now, once that is certain
+        self.kept: Latest[Kept | None] = Latest(None)  # why another address than that is the one in the mesh
+        self.walks: Latest[bool] = Latest(False)  # whether it can be reached there only after walking back
         self.view: Latest[MemberView | None] = Latest(None)
         self.settings: Latest[Settings | None] = Latest(None)
         self.settings_digest: str | None = None
         self.standing: Latest[Standing] = Latest(Standing.MEMBER)
-        self.moved: Latest[str | None] = Latest(None)  # another address than `addresses`, once it is certain
         self.problem: Latest[str | None] = Latest(None)  # the settings that could not be used, for a person
         self.remains: list[str] = []  # what leaving could not undo
         self._state = state
         self._cluster = cluster
+        self._also_captured = also_captured
         self._holder = holder
         self._now = now
         self._judge = StandingJudge()
@@ -118,7 +121,7 @@ class Membership:
     @property
     def local_address(self) -> str:
         """Where a program of this machine is reached from here as from the mesh."""
-        return find_local(self.captured_addresses)
+        return find_local(self.captured.value)
 
     def heartbeat_age(self) -> float | None:
         """Seconds since a heartbeat was accepted last, by the wall clock; None before the first."""
@@ -148,6 +151,24 @@ class Membership:
         self.record = replace(self.record, leaving=True)
         store_membership(self._state, self.record)
         tell(Leaving.NOTED)
+
+    def claim(self, address: str, former: str) -> None:
+        """Have `address` be the one that the Member is to say, on disk first, and `former` the one before it."""
+        record = replace(self.record, address=address, former=former)
+        if record != self.record:
+            store_membership(self._state, record)
+            self.record = record
+
+    def carry(self, addresses: tuple[str, ...]) -> None:
+        """Have proxy and rules serve these."""
+        self.captured.set(tuple(dict.fromkeys((*addresses, *self._also_captured))) if addresses else ())
+
+    async def read_listed_addresses(self) -> frozenset[str]:
+        """The addresses that the ExternalWorkload has. Raises ClusterError."""
+        request = get(EXTERNAL_WORKLOADS, self.record.namespace, self.record.member, "status")
+        with self._judged():
+            found = await self._cluster.send(request)
+        return frozenset(str(one.get("ip", "")) for one in (found.get("spec") or {}).get("workloadIPs") or ())
 
     async def _say(self, request: Request) -> None:
         with self._judged():
@@ -278,22 +299,20 @@ class Membership:
         self._beaten = self._now()
 
     async def describe_machine(self, zone: str | None) -> None:
-        """Bring address and facts in the Member up to date, once."""
+        """Bring the facts in the Member up to date, once."""
         facts = await read_facts(zone)
         view = await self.view.wait_for(lambda view: view is not None)
         assert view is not None
         changes: dict[str, Any] = {}
-        if self.addresses and view.addresses != self.addresses:
-            changes["addresses"] = list(self.addresses)
         if view.facts != facts:
             changes["facts"] = {name: facts.get(name) for name in sorted({*view.facts, *facts})}
         await self.patch_spec(changes)
 
-    async def notice_move(self, override: str | None) -> None:
-        """Publish another address of this machine once there is one, and be done."""
-        current = self.addresses[0] if self.addresses else None
-        found = await wait_moved(self.record.servers, override, current)
-        self.moved.set(found.address)
+    async def follow_address(self, override: str | None) -> NoReturn:
+        """Notice where this machine is reached, for ever."""
+        while True:
+            found = await wait_moved(self.record.servers, override, self.found.value or self.record.address)
+            self.found.set(found.address)
 
     async def close(self, ending: Ending, remember: Callable[[], None]) -> None:
         """Undo what the ending asks for. Writes nothing to a cluster that has evicted us."""
@@ -328,36 +347,41 @@ def heartbeat_request(namespace: str, member: str, holder: str, now: float) -> R
     return patch(LEASES, namespace, member, {"spec": {"holderIdentity": holder, "renewTime": rfc3339_micro(now)}})
 
 
+def first_carried(record: MembershipRecord, found: str) -> tuple[str, ...]:
+    """The addresses to serve from the start, when nothing is known of the cluster yet."""
+    asked = {record.address, record.former, found} - {""}
+    return decide(Facts(record.address, found, record.former, here=find_here(asked))).carried
+
+
 @asynccontextmanager
 async def open_member(
     record: MembershipRecord, config: Config, cluster: "MemberCluster", endings: EndingSwitch, now: Now
 ) -> AsyncIterator[Membership]:
     """Be this member for as long as the door is open. Starts from disk; raises HostError only."""
-    found = await find_address(record.servers, config.member.address)
+    found = await find_address(record.servers, config.member.address, record.address)
     if found is not None:
         log.info("%s", found)
-        if found.address != record.address:
-            record = replace(record, address=found.address)
-            store_membership(config.paths.state, record)
     else:
         log.warning("address: [chosen=%s why=no route now, the last one is kept]", record.address or "none")
     holder = await read_boot_identity(config.paths.runtime)
+    where = found.address if found is not None else ""
     also_captured = config.member.captured_addresses
-    membership = Membership(record, config.paths.state, cluster, also_captured, holder, now)
+    membership = Membership(record, config.paths.state, cluster, also_captured, where, holder, now)
+    membership.carry(first_carried(record, where))
     async with open_bare_nursery() as nursery:
         for name, part in (
             ("member", membership.follow),
             ("settings", membership.keep_settings),
             ("heartbeat", membership.beat),
             ("facts", partial(membership.describe_machine, config.member.zone)),
-            ("address", partial(membership.notice_move, config.member.address)),
+            ("address", partial(membership.follow_address, config.member.address)),
         ):
             nursery.start_soon(supervise, name, part)
         try:
             yield membership
         finally:
             nursery.cancel_scope.cancel()
-            remember = partial(note_eviction, config.paths.state, record, now())
+            remember = partial(note_eviction, config.paths.state, membership.record, now())
             await membership.close(endings.value, remember)
             if endings.value is Ending.LEAVE:
                 forget_boot_identity(config.paths.runtime)

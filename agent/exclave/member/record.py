@@ -28,7 +28,8 @@ MEMBERSHIP, JOIN, SETTINGS, EVICTION = "membership.json", "join.json", "settings
 class MembershipRecord:
     """Which member of which group in which cluster this machine is.
 
-    `address` is the one it was reached by last, for a start without a route; `leaving` that it was told to leave.
+    `address` is the one that its Member says, or is about to; `former` the one before, while pods may still be told of
+    it; `leaving` that it was told to leave.
     """
 
     servers: tuple[str, ...]
@@ -38,6 +39,7 @@ class MembershipRecord:
     member: str
     address: str = ""
     leaving: bool = False
+    former: str = ""
 
     @property
     def access(self) -> Access:
@@ -89,7 +91,10 @@ def make_folder(path: Path, mode: int) -> None:
 
 def store_membership(state: Path, record: MembershipRecord) -> None:
     """Write membership.json. Raises HostError."""
-    _store(state / MEMBERSHIP, asdict(record))
+    tree = asdict(record)
+    if not record.former:
+        del tree["former"]  # an older agent does not know it, and may follow this one
+    _store(state / MEMBERSHIP, tree)
 
 
 def load_membership(state: Path) -> MembershipRecord | None:

@@ -99,7 +99,7 @@ class Proxy(Views):
             self.step(instance, Event.RETIRED)
 
     def serves(self, settings: Settings) -> bool:
-        """Whether the chosen instance was told what these settings say."""
+        """Whether the chosen instance was told what these settings say, and the addresses that are to be served."""
         chosen = self.chosen.value
         if chosen is None or chosen not in self.instances.value:
             return False
@@ -212,7 +212,8 @@ class Proxy(Views):
 
     async def compare(self) -> NoReturn:
         """Keep `outdated` true, for ever."""
-        async with open_changed(self._membership.settings, self.chosen, self.instances) as changed:
+        sources = (self._membership.settings, self._membership.captured, self.chosen, self.instances)
+        async with open_changed(*sources) as changed:
             while True:
                 seen = changed.value
                 await self._compare()

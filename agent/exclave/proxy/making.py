@@ -73,13 +73,13 @@ class Maker:
 
     def wanted_digest(self, settings: Settings, instance: Instance) -> str | None:
         """The digest of what an instance is to be told; None while this machine has no address."""
-        if not self._membership.addresses:
+        if not self._membership.captured.value:
             return None
         return environment_digest(self.environment(settings, instance))
 
     def environment(self, settings: Settings, instance: Instance) -> dict[str, str]:
         """What an instance is to be told. Raises HostError while this machine has no address."""
-        if not self._membership.addresses:
+        if not self._membership.captured.value:
             raise HostError(
                 Fault.PROXY_UNUSABLE,
                 "this machine has no address to have in the mesh",
@@ -88,7 +88,7 @@ class Maker:
         return proxy_environment(
             settings,
             self._membership.record.member,
-            self._membership.captured_addresses,
+            self._membership.captured.value,
             instance,
             self._socket,
             self._config.log,
