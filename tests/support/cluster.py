@@ -49,6 +49,9 @@ class StoreCluster:
         self.server = SERVER
         self.skew = 0.0
 
+    def start_afresh(self) -> None:
+        self.trace.append("start afresh")
+
     async def send(self, request: Request) -> Object:
         await trio.lowlevel.checkpoint()
         if self.away.value:

@@ -1,4 +1,4 @@
-"""Load for swaps, as a program: `python load.py URL WORKERS LONG RATE`, with the standard library alone.
+"""Load for swaps, as a program: `python load.py URL WORKERS LONG RATE [SOURCE]`, with the standard library alone.
 
 WORKERS threads open a new connection for each request, LONG ones keep theirs; each asks RATE times a second at most.
 A request that has not got its 200 within ten seconds has failed, and so has a kept connection that ends before its
@@ -21,10 +21,11 @@ PATIENCE = 10.0
 class Load:
     """What is counted; one per program."""
 
-    def __init__(self, url: str, rate: float) -> None:
+    def __init__(self, url: str, rate: float, source: str | None) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self.host, self.port, self.pause = parts.hostname, parts.port or 80, 1.0 / rate
+        self.source = (source, 0) if source else None
         self.ended = threading.Event()
         self.generation = 0
         self.renewed = threading.Semaphore(0)
@@ -48,7 +49,7 @@ class Load:
         """New connections."""
         while not self.ended.is_set():
             began = time.monotonic()
-            channel = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
+            channel = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE, source_address=self.source)
             try:
                 self.ask(channel)
                 with self.lock:
@@ -64,7 +65,9 @@ class Load:
         while not self.ended.is_set():
             try:
                 if channel is None:
-                    channel = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
+                    channel = http.client.HTTPConnection(
+                        self.host, self.port, timeout=PATIENCE, source_address=self.source
+                    )
                     channel.connect()
                     channel.auto_open = 0  # else a connection that was ended would be opened anew in silence
                 self.ask(channel)
@@ -83,8 +86,8 @@ class Load:
 
 
 def main() -> None:
-    url, workers, long, rate = sys.argv[1:]
-    load = Load(url, float(rate))
+    url, workers, long, rate, *source = sys.argv[1:]
+    load = Load(url, float(rate), source[0] if source else None)
     threads = [threading.Thread(target=load.work) for _ in range(int(workers))]
     threads += [threading.Thread(target=load.keep) for _ in range(int(long))]
     for thread in threads:

@@ -82,6 +82,10 @@ class Cluster:
         """Seconds by which the server's clock (HTTP Date) was ahead of ours at the last answer."""
         return self._exchange.skew
 
+    def start_afresh(self) -> None:
+        """Drop every connection: this machine has lost the address that they are from."""
+        self._exchange.start_afresh()
+
     async def send(self, request: Request, fence: Fence | None = None) -> Object:
         """One call: each server is tried once, until one answers. Raises ClusterError if none did, ApiRefusal.
 

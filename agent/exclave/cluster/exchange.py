@@ -6,6 +6,8 @@ this door, shielded, until it is answered or out of time; a caller that is cance
 retired. How many run at once is counted here, not in httpcore's pool.
 A request may have a fence: it is looked at when the request's turn has come and once more before a byte of it is sent,
 and nothing is waited for longer than it holds.
+When this machine has lost the address that its connections are from, all of them are dropped: they would be silent for
+half a minute, and a member that is silent for so long is not live.
 Each stream has a client of its own, closed shielded. One SSL context of ours, trusting `Access.ca` alone. Everything
 foreign that is raised becomes a ClusterError here.
 """
@@ -19,8 +21,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
-from socket import IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL
-from typing import cast
+from socket import IPPROTO_TCP, SHUT_RDWR, SO_KEEPALIVE, SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import httpx
@@ -45,6 +47,9 @@ AT_ONCE = 64
 
 IDLE = 50.0
 """Seconds that an unused connection is kept: a heartbeat finds it open, and load balancers (60 s and more) keep it."""
+
+AFRESH = 1.0
+"""Seconds that requests under way have left when connections are likely to be dead."""
 
 CLOSING = 2.0
 """Seconds that requests under way have left when the door closes, and that closing a client may take."""
@@ -91,6 +96,8 @@ class Exchange:
         self._client = _Client(self._tls)
         self._room = trio.Semaphore(AT_ONCE)
         self._scopes: set[trio.CancelScope] = set()
+        self._answers: set[trio.CancelScope] = set()  # of requests that wait for one
+        self._streams: set[Any] = set()  # their sockets
 
     async def answer(self, request: Request, fence: Fence | None = None) -> Object:
         """Send a request to each server in turn until one answers. Raises ApiRefusal, or ClusterError if none did."""
@@ -107,14 +114,29 @@ class Exchange:
     @asynccontextmanager
     async def open_stream(self, request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes that a request brings for as long as it lasts. Raises as `answer` does, and while it is read."""
-        client = make_client(self._tls)
+        client, socket = make_client(self._tls), None
         try:
             server, response = await self._open_each(client, request)
-            _keep_alive(response)
+            if (socket := _keep_alive(response)) is not None:
+                self._streams.add(socket)
             async with aclosing(_bytes_of(response, server)) as received:
                 yield received
         finally:
+            self._streams.discard(socket)
             await _close(client)
+
+    def start_afresh(self) -> None:
+        """Drop every connection: this machine has lost the address that they are from. What waits for an answer fails
+        in a moment, as where no server answers; streams end; what is asked from now on finds new connections."""
+        for scope in self._answers:
+            scope.deadline = min(scope.deadline, trio.current_time() + AFRESH)
+        for socket in self._streams:
+            with contextlib.suppress(OSError):
+                socket.shutdown(SHUT_RDWR)
+        client = self._client
+        self._retire(client)
+        if client.users == 0:
+            self._nursery.start_soon(_close, client.http)
 
     async def finish(self) -> None:
         """Give the requests under way a little time, and no more; the last one closes the connections."""
@@ -154,6 +176,7 @@ class Exchange:
         token = self._token()
         try:
             with trio.move_on_after(holds) as whole:
+                self._answers.add(whole)
                 response = await client.http.send(self._built(client.http, server, request, token, fence))
                 return self._judged(server, request, response, token)
             assert whole.cancelled_caught
@@ -162,6 +185,7 @@ class Exchange:
         except (httpx.HTTPError, httpx.StreamError, OSError) as problem:
             return self._failed(request, explain(problem, server, host_and_port(server)[0]))
         finally:
+            self._answers.discard(whole)
             client.users -= 1
             if client.is_retired and client.users == 0:
                 await _close(client.http)
@@ -314,11 +338,12 @@ async def _bytes_of(response: httpx.Response, server: str) -> AsyncGenerator[byt
     raise unreachable([failure])
 
 
-def _keep_alive(response: httpx.Response) -> None:
-    """Let the kernel find out within a minute that the other side of a silent stream is gone."""
+def _keep_alive(response: httpx.Response) -> Any:
+    """Let the kernel find out within a minute that the other side of a silent stream is gone; the stream's socket."""
     stream = response.extensions.get("network_stream")
     socket = stream.get_extra_info("socket") if stream is not None else None
     if socket is not None:
         socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
         for option, value in ((TCP_KEEPIDLE, 30), (TCP_KEEPINTVL, 10), (TCP_KEEPCNT, 3)):
             socket.setsockopt(IPPROTO_TCP, option, value)
+    return socket

@@ -2,7 +2,8 @@
 
 Rules: an application that listens on 127.0.0.1 only is not reached by the proxy, so the own address is what is tried;
 nothing is sent. A probe passes after one success and fails after `failures` in a row; before the first success it does
-not pass. Results go to whoever follows them, and only when they change.
+not pass. What is known of a port stays known while it is tried at another address. Results go to whoever follows them,
+and only when they change.
 """
 
 import os
@@ -20,10 +21,11 @@ NOT_YET = "not tried yet"
 class ProbeCount:
     """Counts a probe's failures. `receive` takes what went wrong, or None, and says how the probe stands."""
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, probe: Probe, known: Sequence[ProbeResult] = ()) -> None:
         self._probe = probe
         self._failures = 0
-        self.result = ProbeResult(probe.port, probe.kind, False, NOT_YET)
+        same = (result for result in known if (result.port, result.kind) == (probe.port, probe.kind))
+        self.result = next(same, ProbeResult(probe.port, probe.kind, False, NOT_YET))
 
     def receive(self, problem: str | None) -> ProbeResult:
         """Take the outcome of one try."""
@@ -38,8 +40,9 @@ class ProbeCount:
 
 
 async def run_probes(address: str, probes: Sequence[Probe], results: Latest[tuple[ProbeResult, ...]]) -> None:
-    """Try all probes on `address`, each at its own pace, for ever; publish how they stand."""
-    counts = [ProbeCount(probe) for probe in probes]
+    """Try all probes on `address`, each at its own pace, for ever; publish in `results`, from what is there, how they
+    stand."""
+    counts = [ProbeCount(probe, results.value) for probe in probes]
     results.set(tuple(count.result for count in counts))
 
     async def run(probe: Probe, count: ProbeCount) -> None:

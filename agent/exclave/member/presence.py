@@ -279,10 +279,13 @@ class Membership:
         """Send heartbeats for ever."""
         failing = False
         while True:
+            found = self.found.value
             try:
                 await self.beat_once()
                 failing = False
             except ClusterError as problem:
+                if self.found.value != found:
+                    continue  # it was on its way from an address that is gone
                 if not failing:
                     log.warning("the heartbeat was not sent, and is tried again: %s", problem)
                 failing = True
@@ -312,6 +315,9 @@ class Membership:
         """Notice where this machine is reached, for ever."""
         while True:
             found = await wait_moved(self.record.servers, override, self.found.value or self.record.address)
+            last = self.found.value or self.record.address
+            if last not in find_here({last}):
+                self._cluster.start_afresh()
             self.found.set(found.address)
 
     async def close(self, ending: Ending, remember: Callable[[], None]) -> None:
