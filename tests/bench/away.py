@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,14 +29,16 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.failing import Failing, open_failing
 from exclave.identity.names import destination_identity
 from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
 from exclave.member.settings import FailurePolicy, Port
-from exclave.proxy import open_proxy
+from exclave.proxy import Proxy, open_proxy
 from exclave.redirect import Redirect, find_active, find_armed, open_link, open_redirect
 from exclave.redirect.layout import dns_address
 from exclave.sandbox.namespaces import Machine, Network, open_network
 from exclave.sandbox.pki import make_leaf
 from exclave.sandbox.stage import share_stand_in
 from exclave.steering import open_steering
+from exclave.swap import Swap, open_swap
 from exclave.workload_api import open_workload_api
 from support.member import ADDRESS, RECORD, make_settings
 from support.mesh import mesh
@@ -55,8 +57,18 @@ NOBODY = 65534
 SHARED = Path("/mnt")
 """Where users of this machine, which has mounts of its own, find what they run."""
 
-COLUMNS = ("there", "away", "away, open", "back", "swap", "reboot", "reboot, open")
-WIDTH = 13
+COLUMNS = (
+    "there",
+    "away",
+    "away, open",
+    "swap refused",
+    "back",
+    "swap forced",
+    "forced, open",
+    "reboot",
+    "reboot, open",
+)
+WIDTH = 14
 
 ECHO = """
 import socket, sys, threading
@@ -150,8 +162,24 @@ async def end(program: trio.Process) -> None:
     await program.wait()
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What is looked at and told."""
+
+    settings: Latest[Any]
+    failing: Failing
+    redirect: Redirect
+    swap: Swap
+
+    def hold_outbound(self, held: bool) -> None:
+        """Have the group hold outbound traffic while the data path has failed, or let it pass by the proxy."""
+        group = self.settings.value.group
+        failure = replace(group.failure, outbound="closed" if held else "open")
+        self.settings.set(replace(self.settings.value, group=replace(group, failure=failure)))
+
+
 @asynccontextmanager
-async def open_machine(world: World, ending: Ending) -> AsyncIterator[tuple[Failing, Redirect]]:
+async def open_machine(world: World, ending: Ending) -> AsyncIterator[Parts]:
     """All of an agent that traffic depends on, until its rules point to a proxy; `ending` is how it closes."""
     runtime = world.network.scratch / "run"
     runtime.mkdir(exist_ok=True)
@@ -178,8 +206,18 @@ async def open_machine(world: World, ending: Ending) -> AsyncIterator[tuple[Fail
         confirming = await enter(open_confirm(runtime, member, await find_armed()))
         steering = await enter(open_steering(RedirectConfig(), member, proxy, failing, confirming, await find_active()))
         redirect = await enter(open_redirect(steering.policy, runtime, endings))
+        swap = await enter(open_swap(config, member, proxy, steering, redirect))
+        nursery = await enter(open_bare_nursery())
+        nursery.start_soon(show_rules, redirect, proxy)
         await redirect.observed.wait_for(lambda seen: seen.instance is not None)
-        yield failing, redirect
+        yield Parts(member.settings, failing, redirect, swap)
+        nursery.cancel_scope.cancel()
+
+
+async def show_rules(redirect: Redirect, proxy: Proxy) -> None:
+    """The kernel's word on which instance is active."""
+    async for observed in redirect.observed.changes():
+        proxy.see_rules(observed.instance)
 
 
 async def wait_open(redirect: Redirect, *, is_open: bool) -> float:
@@ -192,10 +230,11 @@ async def wait_open(redirect: Redirect, *, is_open: bool) -> float:
 
 
 async def play(world: World) -> dict[str, float]:
-    """Fill the table; seconds from the controllers' end and return to the rules."""
-    took = {}
+    """Fill the table; seconds from the controllers' end and return to the rules, and that swaps took."""
+    took: dict[str, float] = {}
     await world.start_controllers()
-    async with open_machine(world, Ending.STOP) as (failing, redirect):
+    async with open_machine(world, Ending.STOP) as parts:
+        failing, redirect = parts.failing, parts.redirect
         await failing.lookups.wait_for(bool)
         await world.look("there")
         await world.end_controllers()
@@ -206,17 +245,34 @@ async def play(world: World) -> dict[str, float]:
         await wait_open(redirect, is_open=True)
         took["open"] = trio.current_time() - away
         await world.look("away, open")
+        took["refused"] = await swap(parts.swap, forced=False)
+        await world.look("swap refused")
         await world.start_controllers()
         took["back"] = await wait_open(redirect, is_open=False)
+        await failing.lookups.wait_for(bool)
         await world.look("back")
+        parts.hold_outbound(True)
         await world.end_controllers()
-    async with open_machine(world, Ending.STOP) as (_, redirect):
+        await failing.lookups.wait_for(lambda found: found is False)
+        took["forced"] = await swap(parts.swap, forced=True)
+        await world.look("swap forced")
+        parts.hold_outbound(False)
+        await wait_open(redirect, is_open=True)
+        await world.look("forced, open")
+    async with open_machine(world, Ending.STOP) as parts:
         began = trio.current_time()
         await world.look("reboot")
-        await wait_open(redirect, is_open=True)
+        await wait_open(parts.redirect, is_open=True)
         took["reboot"] = trio.current_time() - began
         await world.look("reboot, open")
     return took
+
+
+async def swap(swap: Swap, *, forced: bool) -> float:
+    """Ask for a swap, which is made if it is forced, and else is not; seconds."""
+    outcome = await swap.ask(forced=forced)
+    assert (outcome.error is None) == forced, outcome
+    return outcome.took
 
 
 async def measure(binary: str | None) -> None:
@@ -255,6 +311,8 @@ def show(who: str, cells: dict[tuple[str, str], str], took: dict[str, float]) ->
         print(f"  {row:<48}" + "".join(f"{cells.get((row, column), '-'):>{WIDTH}}" for column in COLUMNS))
     note("proxy, bare: called by a proxy, by the caller itself; hangs: nothing within " + f"{PATIENCE} s")
     note(f"away: noticed after {took['noticed']:.1f} s; allowed for {AFTER:.0f} s; open after {took['open']:.1f} s")
+    note(f"swap refused: given up after {took['refused']:.1f} s, outbound passes by as before it was asked for")
+    note(f"swap forced: made after {took['forced']:.1f} s, in a group that holds outbound; open: in one that does not")
     note(f"back: captured again {took['back']:.1f} s after their return; reboot: open after {took['reboot']:.1f} s")
     sys.stdout.flush()
 
