@@ -251,6 +251,49 @@ async def test_an_answer_that_never_ends_is_cut_and_the_next_request_succeeds(
         assert await exchange.answer(ASK)
 
 
+async def test_when_the_own_address_is_lost_every_connection_is_dropped_and_made_anew(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    all_asked = trio.Event()
+
+    async def stall_at_first(asked: Asked, reply: Reply) -> None:
+        if len(served.asked) == 3:
+            all_asked.set()
+        if asked.target.startswith("/watch"):
+            await stream_one_line(asked, reply)
+        elif len(served.asked) < 4:
+            await stall(asked, reply)
+        await answer_object(asked, reply)
+
+    async with open_https(stall_at_first) as served, exchange_with(served) as exchange:
+        ends: list[str] = []
+
+        async def ask(number: int) -> None:
+            with pytest.raises(ClusterError):
+                await exchange.answer(ASK)
+            ends.append(f"{number} after {trio.current_time() - began:.0f} s")
+
+        async def follow() -> None:
+            with pytest.raises(ClusterError, match=r"the connection failed|it ended"):
+                async with exchange.open_stream(WATCH) as received:
+                    async for _ in received:
+                        pass
+                raise ClusterError(Fault.UNREACHABLE, "it ended", "")
+            ends.append("the stream")
+
+        async with trio.open_nursery() as nursery:
+            began = trio.current_time()
+            nursery.start_soon(follow)
+            for number in range(2):
+                nursery.start_soon(ask, number)
+            await all_asked.wait()
+            began = trio.current_time()
+            exchange.start_afresh()
+            assert (await exchange.answer(ASK))["kind"] == "Member"
+        assert sorted(ends) == ["0 after 1 s", "1 after 1 s", "the stream"]
+        assert len(connections_to(served)) == 1, "the new one"
+
+
 async def test_a_connection_that_breaks_before_the_answer() -> None:
     async def cut(asked: Asked, reply: Reply) -> None:
         await reply.cut()

@@ -28,6 +28,14 @@ def test_a_probe_does_not_pass_before_its_first_success() -> None:
     assert list(results(["refused", None])) == [(False, "refused"), (True, "")]
 
 
+def test_what_is_known_of_a_port_stays_known_until_it_fails_in_a_row() -> None:
+    known = (ProbeResult(9090, "tcp", False, "refused"), ProbeResult(8080, "tcp", True, ""))
+    count = ProbeCount(PROBE, known)
+    assert count.result.passing
+    assert [count.receive("refused").passing for _ in range(3)] == [True, True, False]
+    assert ProbeCount(Probe(8081, failures=3), known).result.message == "not tried yet"
+
+
 def test_three_failures_in_a_row_make_it_fail_and_one_success_makes_it_pass() -> None:
     assert list(results([None, "a", "b", None, "a", "b", "c", "d", None])) == [
         (True, ""),

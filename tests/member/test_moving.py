@@ -4,6 +4,9 @@ The membership is the real one over the sandbox's store; a controller writes wha
 second after it hears, and a swap takes two.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,9 +31,13 @@ from exclave.member.record import load_membership, store_membership
 from exclave.member.whereabouts import SLOW
 from support.cluster import StoreCluster
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, put_member
+from support.told import tell
 
 NEW, SIX, DRAIN = "10.77.0.21", "fd00:77::20", 10.0
 SETTINGS = make_settings(networks=("10.77.0.0/24", "fd00:77::/64"))
+
+
+STAGE = Path(__file__).parents[1] / "support" / "moving_stage.py"
 
 
 def virtual_now() -> float:
@@ -289,3 +296,38 @@ async def test_nothing_is_asked_or_said_while_nothing_changes(make_world: Callab
         await trio.sleep(3600)
         later = world.cluster.trace[seen:]
     assert all("leases" in one for one in later), later
+
+
+# On a real kernel, with a real agent, under load.
+
+
+def play(how: str) -> dict[str, Any]:
+    apart = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "--mount", "--", sys.executable, str(STAGE), how]
+    done = subprocess.run(apart, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-4000:]
+    told: dict[str, Any] = json.loads(done.stdout)
+    for way, seen in told["loads"].items():
+        tell(f"{how}, {way}: {seen['new']} new, {seen['kept']} on kept connections, failed {seen['failures']}")
+    tell(f"{how}: pods reach it after {told['reached']:.1f} s, over after {told['over']:.1f} s")
+    return told
+
+
+@pytest.mark.root
+@pytest.mark.timeout(200)
+def test_a_machine_that_gets_another_address_and_loses_the_old_one_later_fails_nobody() -> None:
+    told = play("beside")
+    assert {way: seen["failures"] for way, seen in told["loads"].items()} == {way: {} for way in told["loads"]}
+    assert len(told["loads"]) == 3 and all(seen["new"] > 100 for seen in told["loads"].values())
+    assert told["ready"] == ["True"], "it was never said that pods may not come"
+    assert told["unserved"] == [], "what was listed was served at every look"
+    assert [swap[:2] for swap in told["swaps"]] == [["a", "b"], ["b", "a"]]
+
+
+@pytest.mark.root
+@pytest.mark.timeout(200)
+def test_a_machine_whose_address_is_replaced_by_another_fails_nobody_at_an_address_that_stays() -> None:
+    told = play("instead")
+    assert {way: seen["failures"] for way, seen in told["loads"].items()} == {way: {} for way in told["loads"]}
+    assert len(told["loads"]) == 2 and all(seen["new"] > 100 for seen in told["loads"].values())
+    assert [swap[:2] for swap in told["swaps"]] == [["a", "b"]]
+    assert told["reached"] < 20

@@ -14,6 +14,8 @@ from exclave.cluster.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, ME
 from exclave.config import Config, MemberConfig, Paths
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal
+from exclave.member import addresses, presence
+from exclave.member.addresses import Found
 from exclave.member.presence import Membership, heartbeat_request, open_member
 from exclave.member.record import load_eviction, load_membership, load_settings, store_membership, store_settings
 from exclave.member.settings import digest, render_settings
@@ -178,6 +180,28 @@ async def test_readiness_without_an_external_workload_is_a_refusal(
         with pytest.raises(ApiRefusal) as caught:
             await member.set_ready(True, "Ready", "")
         assert caught.value.status == 404
+
+
+async def test_connections_from_an_address_that_is_gone_are_dropped(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    route = [ADDRESS]
+
+    async def find(*_: Any) -> Found:
+        await trio.lowlevel.checkpoint()
+        return Found(route[0], "route")
+
+    for module in (presence, addresses):
+        monkeypatch.setattr(module, "find_address", find)
+    async with world.member() as member:
+        await trio.sleep(15)
+        assert "start afresh" not in world.cluster.trace
+        world.cluster.away.set(True)  # as it seems from an address that is gone
+        route[0] = "10.77.0.21"
+        await trio.sleep(15)
+        assert world.cluster.trace[-1] == "start afresh"
+        assert member.found.value == "10.77.0.21"
 
 
 async def test_an_address_is_claimed_on_disk_with_the_one_before_it(

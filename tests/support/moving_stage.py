@@ -71,7 +71,6 @@ class Mover:
 
     async def join(self) -> None:
         stage, vm = self.stage, self.vm
-        await vm.machine.must("sysctl", "-qw", "net.ipv4.conf.all.promote_secondaries=1")
         await vm.machine.add_address(f"{STAYS}/24")
         await stage.pod.add_address(f"{BESIDE_POD}/24")
         await vm.machine.must("ip", "route", "add", f"{mesh.POD}/32", "dev", "eth0", "src", STAYS)
@@ -116,7 +115,8 @@ class Mover:
             await must(ip, "address", "del", f"{mesh.VM}/24", "dev", "eth0")
             await must(ip, "address", "add", f"{NEW}/24", "dev", "eth0")
         else:
-            await must(ip, "address", "add", f"{NEW}/24", "dev", "eth0")
+            # With /24 it would be a secondary one: the kernel would let local connections to it come from the old one.
+            await must(ip, "address", "add", f"{NEW}/32", "dev", "eth0")
             await must(ip, "route", "change", mesh.VM_NETWORK, "dev", "eth0", "proto", "kernel", "src", NEW)
         for network in mesh.CLUSTER_NETWORKS:
             await must(ip, "route", "replace", network, "dev", "eth0", "src", NEW)
