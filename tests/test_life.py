@@ -193,7 +193,7 @@ def make_whole(parts: Parts) -> Any:
     """Have the parts that tell of a state; the listing."""
     parts.cluster = publishing(waiting=None, reachable=True, credential=SimpleNamespace(expires=0.0))
     parts.cluster.server, parts.cluster.counts = "", {}  # type: ignore[misc, assignment]
-    parts.membership = publishing(standing=Standing.MEMBER, settings=None, view=None, problem=None)
+    parts.membership = publishing(standing=Standing.MEMBER, settings=None, view=None, problem=None, kept=None)
     parts.membership.settings_digest, parts.membership.heartbeat_age = None, lambda: None  # type: ignore[method-assign]
     parts.listing = publishing(state=ListingView(serving=True, ready=True))
     return parts.listing

@@ -74,6 +74,7 @@ WITHOUT_TEST_FILE = {
 
 UNSUPERVISED = {
     "exclave.cluster.client: run": "inside of a watch: its failure is for whoever reads that, and is supervised",
+    "exclave.cluster.exchange: _discard": "closes connections, within a time; what goes wrong there harms nobody",
     "exclave.cluster.exchange: _carry_out": "hands every failure to the caller of the request",
     "exclave.dns.server: _serve_connection": "inside of the transport, which is supervised",
     "exclave.confirm.keeping: confirmed": "a wait inside of a part that is supervised",

@@ -136,7 +136,7 @@ class Exchange:
         client = self._client
         self._retire(client)
         if client.users == 0:
-            self._nursery.start_soon(_close, client.http)
+            self._nursery.start_soon(_discard, client.http)
 
     async def finish(self) -> None:
         """Give the requests under way a little time, and no more; the last one closes the connections."""
@@ -324,6 +324,14 @@ async def _look_at(fence: Fence, event: str, _info: object) -> None:
 async def _close(client: httpx.AsyncClient) -> None:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING):
         await client.aclose()
+
+
+async def _discard(client: httpx.AsyncClient) -> None:
+    """Close connections that are likely to be dead, whatever comes of that."""
+    try:
+        await _close(client)
+    except Exception:
+        log.debug("connections were not closed in order", exc_info=True)
 
 
 async def _bytes_of(response: httpx.Response, server: str) -> AsyncGenerator[bytes, None]:
