@@ -2,7 +2,7 @@
 
 Rules: one agent at a time holds `agent.lock`; the control socket answers in every state. SIGTERM and SIGINT stop,
 SIGHUP hands over so that the caller may start the program anew, and whatever ends without a word hands over too. A
-boot that ends for a reason of its own (new settings, another address) is followed by the next. A member that was told
+boot that ends for a reason of its own (an address of another family) is followed by the next. A member that was told
 to leave finishes that, also after a crash, to the last file. Waits and states are logged when they come and go.
 """
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -43,6 +44,9 @@ PAUSE, PATIENCE = "0.1", "3"
 
 WELL = 60.0
 """Seconds for all to be well again."""
+
+OTHER = "10.77.0.99"
+"""Another address that the machine may have."""
 
 KEPT = {"membership.json", "credential.json", "svid.json", "settings.json"}
 """The state folder of a member with nothing under way."""
@@ -208,6 +212,40 @@ class Player:
             return "" if not is_due and not self._armed.exists() and proven in text else "not renewed"
 
         await eventually(look)
+
+    async def _play_move(self, row: Row) -> None:
+        await self._vm.machine.add_address(f"{OTHER}/32")
+        await self._route_from(OTHER)
+        await self._dead()
+        self._start()
+        self._repaired = "the next start"
+        await eventually(partial(self._look_moved, OTHER))
+        await self._route_as_before()
+        await eventually(partial(self._look_moved, mesh.VM))
+        await self._vm.machine.must("ip", "address", "del", f"{OTHER}/32", "dev", "eth0")
+
+    async def _route_from(self, address: str) -> None:
+        for network in (mesh.VM_NETWORK, *mesh.CLUSTER_NETWORKS):
+            await self._vm.machine.must("ip", "route", "replace", network, "dev", "eth0", "src", address)
+
+    async def _route_as_before(self) -> None:
+        route = ("ip", "route", "replace")
+        await self._vm.machine.must(*route, mesh.VM_NETWORK, "dev", "eth0", "proto", "kernel", "src", mesh.VM)
+        for network in mesh.CLUSTER_NETWORKS:
+            await self._vm.machine.must(*route, network, "dev", "eth0")
+
+    async def _look_moved(self, address: str) -> str:
+        """What is wrong with a machine that is to be at an address, and nowhere else."""
+        kept = json.loads((self._vm.folder / "var/lib/exclave/membership.json").read_text())
+        if kept["address"] != address or "former" in kept:
+            return f"membership: {kept['address']} {kept.get('former')}"
+        (member,) = await self._members()
+        workload = await find(self._stage, "ExternalWorkload", member)
+        listed = [one["ip"] for one in workload["spec"]["workloadIPs"]] if workload else []
+        rules = (await self._vm.machine.must("nft", "list", "chain", "inet", "exclave", "inbound")).decode()
+        if listed != [address] or f"daddr {address} " not in rules or self._count() != (1, 1):
+            return f"listed: {listed}, proxies and guards: {self._count()}, rules: {rules}"
+        return ""
 
     async def _play_stop(self, row: Row) -> None:
         self._stop()
@@ -400,7 +438,8 @@ class Player:
                 )
             )
             sampler.samples = sampler.samples[-3:]
-        outcome.away = max(away) if self.state == "ready" else None
+        if self.state == "ready" and ROWS[outcome.row].scene is not Scene.MOVE:  # where nobody is told of the old one
+            outcome.away = max(away)
 
 
 async def eventually(look: Callable[[], Awaitable[str]]) -> None:

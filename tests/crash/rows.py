@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from exclave.steps import Joining, Leaving, Renewing, Starting, Step, Withdrawing
+from exclave.steps import Joining, Leaving, Moving, Renewing, Starting, Step, Withdrawing
 
 
 class Scene(Enum):
@@ -12,6 +12,7 @@ class Scene(Enum):
     JOIN = "exclave join", "outside", "ready"
     START = "exclave run", "stopped", "ready"
     RENEW = "a renewal", "ready", "ready"
+    MOVE = "another address, and back", "ready", "ready"
     STOP = "SIGTERM", "ready", "stopped"
     CLEAN_UP = "exclave cleanup, after an agent was killed", "ready", "stopped"
     LEAVE = "exclave leave", "ready", "outside"
@@ -54,6 +55,7 @@ ROWS = (
     Row(Scene.START, Starting.PROXY_RELEASED, "exec"),
     *(Row(Scene.RENEW, step) for step in Renewing),
     *(Row(Scene.RENEW, step, "proxy") for step in Renewing),
+    *(Row(Scene.MOVE, step) for step in Moving),
     *(Row(Scene.STOP, step) for step in _W),
     *(Row(Scene.STOP, step, "proxy") for step in _PROXY_RUNS),
     *(Row(Scene.CLEAN_UP, step) for step in _MACHINE),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from crash.rows import ROWS, Row, Scene
-from exclave.steps import Joining, Leaving, Renewing, Starting, Withdrawing
+from exclave.steps import Joining, Leaving, Moving, Renewing, Starting, Withdrawing
 from support.told import tell
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(960)]  # whoever comes first plays them all
@@ -36,6 +36,7 @@ def test_every_step_has_a_row_in_every_scene_that_it_is_in() -> None:
         Scene.JOIN: set(Joining),
         Scene.START: set(Starting),
         Scene.RENEW: set(Renewing),
+        Scene.MOVE: set(Moving),
         Scene.STOP: set(Withdrawing),
         Scene.CLEAN_UP: machine,
         Scene.LEAVE: {*Leaving, *Withdrawing},
