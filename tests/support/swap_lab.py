@@ -78,6 +78,12 @@ class Load:
         self.figures = json.loads(out)
 
 
+def is_alone(told: Told) -> bool:
+    """Whether one instance runs, with the rules, and no swap is under way."""
+    alone = [told.get("rules")]
+    return bool(told.get("in_place") and told["step"] is None and list(told["instances"]) == alone == [told["ready"]])
+
+
 @dataclass
 class Agent:
     """An agent that runs. `told` is all that it said."""
@@ -89,11 +95,15 @@ class Agent:
 
     async def until(self, accept: Callable[[Told], bool]) -> Told:
         """Wait until it tells something acceptable, which was not told before."""
-        with trio.fail_after(PATIENCE):
+        with trio.move_on_after(PATIENCE):
             while True:
                 self.told.append(await self._line())
                 if accept(self.told[-1]):
                     return self.told[-1]
+        last = "\n".join(map(json.dumps, self.told[-3:]))
+        raise AssertionError(
+            f"not within {PATIENCE:.0f} s; the last that was told:\n{last}\n{self.log.read_text()[-3000:]}"
+        )
 
     async def until_whole(self) -> Told:
         """Wait until the rules stand, point to what is ready, and nothing is under way."""
@@ -101,13 +111,7 @@ class Agent:
 
     async def until_alone(self) -> Told:
         """Wait until one instance runs, with the rules, and no swap is under way."""
-        return await self.until(
-            lambda told: (
-                told.get("in_place", False)
-                and told["step"] is None
-                and list(told["instances"]) == [told["rules"]] == [told["ready"]]
-            )
-        )
+        return await self.until(is_alone)
 
     async def outcome(self) -> Told:
         """Wait until somebody who asked for a swap has heard how it went."""
