@@ -55,14 +55,14 @@ class Keys:
         self.anchor = Authority(x509.load_pem_x509_certificate(kept.read_bytes()), key)
         self.issuer = make_issuer(self.anchor)
         self.settings = make_settings(self.anchor.pem)
-        self.count = 0
+        self.signed = 0
 
     def sign(self) -> Svid:
         """A certificate as the controller would sign it; each ends at another second."""
         identity = self.settings.identity
         names = [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
-        self.count += 60
-        leaf: Authority = make_leaf(self.issuer, names, timedelta(seconds=3600 + self.count), RECORD.member)
+        self.signed += 1
+        leaf: Authority = make_leaf(self.issuer, names, timedelta(seconds=3600 + 60 * self.signed), RECORD.member)
         return check_svid(leaf.pem + self.issuer.pem, leaf.key, self.anchor.pem, identity, time.time())
 
 
@@ -70,9 +70,9 @@ def say(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 
-async def show(proxy: Proxy, svid: Latest[Svid | None]) -> None:
-    """One line a change."""
-    async with open_changed(proxy.instances, proxy.chosen, proxy.ready, proxy.outdated, proxy.problem) as changed:
+async def show(proxy: Proxy, keys: Keys, svid: Latest[Svid | None]) -> None:
+    """One line a change; several at once are one."""
+    async with open_changed(svid, proxy.instances, proxy.chosen, proxy.ready, proxy.outdated, proxy.problem) as changed:
         async for _ in changed.changes():
             assert svid.value is not None
             ours = leaf_not_after(svid.value)
@@ -87,6 +87,7 @@ async def show(proxy: Proxy, svid: Latest[Svid | None]) -> None:
                     }
                     for name, view in proxy.instances.value.items()
                 },
+                signed=keys.signed,
                 ready=proxy.ready.value,
                 chosen=proxy.chosen.value,
                 outdated=sorted(difference.value for difference in proxy.outdated.value),
@@ -142,7 +143,7 @@ async def run(runtime: Path, config: ProxyConfig, active: Instance | None, polic
             time.time,
         ) as proxy:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(show, proxy, svid)
+                nursery.start_soon(show, proxy, keys, svid)
                 endings.ask_nowait(await obey(proxy, keys, svid, settings))
                 nursery.cancel_scope.cancel()
     say(ended=endings.value.value)
