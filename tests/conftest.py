@@ -4,11 +4,12 @@ import inspect
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
-import trio
 import trio.testing
 
+from support.broken_off import Run, broken_off_in_time
 from support.needs import need
 from support.told import FIGURES
 
@@ -27,10 +28,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     taken = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
 
-    async def main() -> None:
-        await test(**taken)
-
-    trio.run(main, clock=pyfuncitem.funcargs.get("autojump_clock"), strict_exception_groups=True)
+    run = Run()
+    with broken_off_in_time(run):
+        run.run(partial(test, **taken), pyfuncitem.funcargs.get("autojump_clock"))
     return True
 
 

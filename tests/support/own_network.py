@@ -13,8 +13,9 @@ import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 
-import trio
 import trio.testing
+
+from support.broken_off import Run, broken_off_in_time
 
 _CLONE_NEWNET = 0x4000_0000
 
@@ -25,31 +26,32 @@ def in_own_network(*addresses: str, virtual: bool = False) -> Callable[[Test], C
     """Run the test where `lo` has these addresses, and nothing else is."""
 
     def decorate(test: Test) -> Callable[[], None]:
-        def main() -> None:
+        def main(run: Run) -> None:
             assert ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) == 0  # this thread, and what it starts
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             for address in addresses:
                 subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
             clock = trio.testing.MockClock(autojump_threshold=0) if virtual else None
-            trio.run(test, clock=clock, strict_exception_groups=True)
+            run.run(test, clock)
 
         @functools.wraps(test)
-        def run() -> None:
-            failure: list[BaseException] = []
+        def run_in_thread() -> None:
+            run, failure = Run(), list[BaseException]()
 
             def inside() -> None:
                 try:
-                    main()
+                    main(run)
                 except BaseException as problem:
                     failure.append(problem)
 
-            thread = threading.Thread(target=inside)
+            thread = threading.Thread(target=inside, daemon=True)
             thread.start()
-            thread.join()
+            with broken_off_in_time(run):
+                thread.join()
             if failure:
                 raise failure[0]
 
-        del run.__wrapped__  # type: ignore[attr-defined]  # pytest would take the async one
-        return run
+        del run_in_thread.__wrapped__  # type: ignore[attr-defined]  # pytest would take the async one
+        return run_in_thread
 
     return decorate
