@@ -1,10 +1,13 @@
 """The demo as its user starts it: whole, broken off, and without the rights for it."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,7 +17,7 @@ from exclave.sandbox.compare import FILES, SUBJECTS, differences
 from support.needs import need
 
 DEMO = [sys.executable, "-m", "exclave", "demo"]
-NEARLY_FOREVER = 240
+NEARLY_FOREVER = 360
 
 
 @pytest.fixture
@@ -28,23 +31,29 @@ def look() -> dict[str, str]:
     return {name: subprocess.run(command, capture_output=True, text=True).stdout for name, command in commands.items()}
 
 
-def of_ours() -> set[int]:
-    """Processes of a demo, by the scratch folder or the module in their arguments."""
-    words = ("exclave.sandbox", "/tmp/exclave-", "--host=")
-    return {
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if any(word in argument for argument in process.info["cmdline"] or () for word in words)
-    }
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """The demo's folder for temporary files, which tells it from others on this host."""
+    with tempfile.TemporaryDirectory(prefix="d-") as name:  # short: a socket's path has 107 characters
+        folder = Path(name)
+        folder.chmod(0o755)  # the proxy is another user, and its program is in there
+        yield folder
 
 
-def scratch_folders() -> set[str]:
-    return {path.name for path in Path("/tmp").glob("exclave-*")}
+def of_demo(scratch: Path) -> set[int]:
+    """Processes of this demo, by its folder in their arguments or their environment."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(scratch) in text for text in (*process.cmdline(), process.environ().get("TMPDIR", ""))):
+                found.add(process.pid)
+    return found
 
 
 @pytest.mark.root
-def test_the_whole_story_passes_and_the_host_is_as_it_was(host: dict[str, str]) -> None:
-    told = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=NEARLY_FOREVER)
+def test_the_whole_story_passes_and_the_host_is_as_it_was(host: dict[str, str], scratch: Path) -> None:
+    apart = {**os.environ, "TMPDIR": str(scratch)}
+    told = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=NEARLY_FOREVER, env=apart)
     story = json.loads(told.stdout)
     failed = {step["title"]: step["detail"] for step in story["steps"] if not step["passed"]}
     assert not failed, told.stderr
@@ -64,17 +73,19 @@ def test_the_whole_story_passes_and_the_host_is_as_it_was(host: dict[str, str]) 
 
 @pytest.mark.root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_demo_that_is_broken_off_leaves_nothing(host: dict[str, str], number: signal.Signals) -> None:
-    before, folders = of_ours(), scratch_folders()
-    demo = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def test_a_demo_that_is_broken_off_leaves_nothing(host: dict[str, str], scratch: Path, number: signal.Signals) -> None:
+    apart = {**os.environ, "TMPDIR": str(scratch)}
+    demo = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=apart)
     assert demo.stdout is not None
     assert any("proxy ready" in line for line in demo.stdout)  # the machine is a member, with rules and proxy
+    assert demo.pid in of_demo(scratch)
+    assert list(scratch.iterdir())
     demo.send_signal(number)
     last = demo.stdout.read().splitlines()[-1]  # until everything that writes there has ended
     assert demo.wait() == (-signal.SIGKILL if number is signal.SIGKILL else 130)
     assert last.endswith(" passed, 0 failed")
-    assert of_ours() <= before
-    assert scratch_folders() <= folders
+    assert not of_demo(scratch)
+    assert not list(scratch.iterdir())
     assert not differences(host, look())
 
 
