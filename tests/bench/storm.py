@@ -57,7 +57,8 @@ from exclave.member.record import MembershipRecord
 from peers.conftest import Server, run_kubernetes
 from support.apiserver import RunningApiServer
 from support.mesh_cluster import MeshCluster, furnished
-from support.replicas import free_port, wait_leads
+from support.ports import free_port
+from support.replicas import wait_leads
 
 NAMESPACE, GROUP, NETWORK = "shop", "web", "10.128.0.0/9"
 AT_ONCE = 64

@@ -19,6 +19,7 @@ from exclave.cluster.requests import MEMBERS, Request, create, get, list_all
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.sandbox.pki import make_anchor, make_issuer, make_leaf
 from support.https import Asked, Reply, Served, open_https
+from support.ports import free_port
 
 ASK = get(MEMBERS, "shop", "web-1")
 WATCH = Request("GET", "/watch", "watch", "members", {"watch": "1", "fieldSelector": "metadata.name=web-1"})
@@ -41,12 +42,6 @@ async def stall(asked: Asked, reply: Reply) -> None:
 
 def exchange_with(served: Served, token: str = "s3cret") -> AbstractAsyncContextManager[Exchange]:
     return open_exchange(Access((served.url,), served.ca), lambda: token, lambda: 1_700_000_000.0)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 async def test_a_request_carries_token_and_body_and_brings_an_object() -> None:

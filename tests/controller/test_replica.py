@@ -17,7 +17,8 @@ from exclave.member.spec import member_object, view_member
 from exclave.sandbox.pki import make_anchor
 from support.interposer import Interposer, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
-from support.replicas import free_port, leads, replica, wait_leads
+from support.ports import free_port
+from support.replicas import leads, replica, wait_leads
 from support.told import tell
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -36,6 +35,7 @@ from exclave.sandbox.control_plane import (
 )
 from exclave.sandbox.external_workload import external_workload_definition
 from exclave.sandbox.kubernetes import write_keys
+from support.ports import free_port
 
 __all__ = ["AUDIENCE", "AVAILABLE", "RELEASES", "Kubernetes", "cache", "find_binaries", "running_kubernetes"]
 
@@ -172,11 +172,3 @@ def define(client: httpx.Client, definition: dict[str, Any]) -> None:
     served = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
     while client.get(served).status_code != 200:
         assert time.monotonic() < deadline, f"{served} is not served"
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port

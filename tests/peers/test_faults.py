@@ -73,7 +73,8 @@ from support.interposer import (
     slow,
 )
 from support.mesh_cluster import furnished
-from support.replicas import free_port, leads, replica, wait_leads
+from support.ports import free_port
+from support.replicas import leads, replica, wait_leads
 from support.stand_in import publishing
 from support.told import tell
 

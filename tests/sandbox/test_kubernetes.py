@@ -11,8 +11,9 @@ from exclave.cluster.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, MEMBERS, c
 from exclave.errors import ClusterError, ExclaveError
 from exclave.sandbox.control_plane import NEWEST, Layout
 from exclave.sandbox.kubernetes import find_binaries, open_kubernetes, write_keys
-from peers.kubernetes import AVAILABLE, cache, free_port
+from peers.kubernetes import AVAILABLE, cache
 from support.needs import need
+from support.ports import free_port
 
 
 def test_without_binaries_it_says_where_they_were_looked_for_and_how_to_make_them(

@@ -5,7 +5,6 @@ with replica(access, folder, "first", port := free_port()) as process:      # fo
 """
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,12 +15,6 @@ import httpx
 import trio
 
 from exclave.cluster import Access
-
-
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
 
 
 @contextmanager
