@@ -5,13 +5,15 @@ import os
 import subprocess
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import trio.testing
 
 from support.broken_off import Run, broken_off_in_time
 from support.needs import need
-from support.told import FIGURES
+from support.shares import Sharing, longest_first
+from support.told import FIGURES, tell
 
 
 @pytest.fixture
@@ -47,9 +49,33 @@ def _root_marker(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In one of several processes, have the order in which they are shared out."""
+    if hasattr(config, "workerinput"):
+        items[:] = longest_first((item.nodeid, item) for item in items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Sharing:
+    """Share the tests out."""
+    return Sharing(config, log)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand on what one of several processes has measured."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = FIGURES
+
+
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take what one of several processes has measured."""
+    for figure in getattr(node, "workeroutput", {}).get("figures", []):
+        tell(figure)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print what was measured on the way."""
     if FIGURES:
-        terminalreporter.section("measured, and not judged")
+        beside = " beside other tests" if config.getoption("numprocesses") else ""
+        terminalreporter.section(f"measured{beside}, and not judged")
         for figure in FIGURES:
             terminalreporter.line(figure)
