@@ -151,7 +151,7 @@ async def without_group(cluster: MeshCluster) -> None:
     """Delete the group, and wait until the controller has let it go."""
     await cluster.admin.send(delete(WORKLOAD_GROUPS, NAMESPACE, "web"))
     with trio.fail_after(30):
-        while await cluster.find(WORKLOAD_GROUPS, "web", NAMESPACE) is not None:
+        while await cluster.find(WORKLOAD_GROUPS, "web", NAMESPACE) is not None:  # noqa: ASYNC110  another thread
             await trio.sleep(0.05)
 
 

@@ -7,6 +7,7 @@ It needs Go, apt, and their networks: four to ten minutes a release on two cores
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,4 +100,5 @@ def main(wanted: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # Go is ended, and half a file removed
     sys.exit(main(sys.argv[1:]))
