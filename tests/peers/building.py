@@ -54,8 +54,12 @@ def build_kubernetes(release: str, target: Path, commands: Sequence[str]) -> Non
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(MODULES / release / "go.mod", folder)
         packages = [f"k8s.io/kubernetes/cmd/{command}" for command in commands]
-        build = ["env", "CGO_ENABLED=0", go, "build", "-mod=mod", "-trimpath", "-ldflags", named, "-o", "built/"]
-        run([*build, *packages], folder, f"Go, building Kubernetes {version}")
+        build = [go, "build", "-mod=mod", "-trimpath", "-ldflags", named, "-o", "built/"]
+        run(
+            ["env", "CGO_ENABLED=0", f"GOTMPDIR={folder}", *build, *packages],
+            folder,
+            f"Go, building Kubernetes {version}",
+        )
         for command in commands:
             place(Path(folder, "built", command), target / command)
 
@@ -100,5 +104,5 @@ def main(wanted: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # Go is ended, and half a file removed
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # Go is ended, and its folder removed
     sys.exit(main(sys.argv[1:]))
