@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave.kit.recognition import ProcessRecord
-from exclave.redirect.guarding import COMMANDS, is_held, is_whole, parse_record, render_record, why_not
+from exclave.redirect.guarding import COMMANDS, GUARD, is_held, is_whole, parse_record, render_record, why_not
 
 LISTING = """\
 table inet exclave-guard { # progname nft
@@ -45,8 +45,11 @@ def test_what_an_answer_means(answer: str, held: bool, reason: str | None) -> No
     assert is_whole(answer) == (held or reason is not None)
 
 
-def test_what_is_said_is_one_line() -> None:
-    assert COMMANDS.index("\n") == len(COMMANDS) - 1
+def test_the_table_is_made_before_it_is_listed() -> None:
+    """A line is one transaction, and nft lists what a line is to make before the kernel has it."""
+    made, listed, rest = COMMANDS.split("\n")
+    assert made.startswith("add table inet ")
+    assert (listed, rest) == (f"list table inet {GUARD}", "")
 
 
 @given(st.builds(ProcessRecord, st.integers(1, 2**22), st.integers(0, 2**63), st.text(), st.text()))

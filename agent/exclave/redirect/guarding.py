@@ -21,10 +21,10 @@ FILE = "guard.json"
 
 COMMANDS = (
     f"add table inet {GUARD} {{ flags owner; chain kept {{ "
-    "type nat hook prerouting priority -90; policy accept; ct state invalid accept; }; }; "
+    "type nat hook prerouting priority -90; policy accept; ct state invalid accept; }; }\n"
     f"list table inet {GUARD}\n"
 )
-"""One line for `nft -i`: make the table and list it."""
+"""Two lines for `nft -i`: make the table, and list it. In one, it would be listed before the kernel has it."""
 
 
 def is_whole(answer: str) -> bool:
