@@ -441,7 +441,7 @@ def connections_to(served: Served) -> list[dict[int, int]]:
     return found
 
 
-async def test_two_hundred_cancelled_requests_and_streams_do_no_harm() -> None:
+async def test_many_cancelled_requests_and_streams_do_no_harm() -> None:
     """Debian 12's httpcore would be dead after a hundred."""
     slow = trio.Event()
 
@@ -451,7 +451,7 @@ async def test_two_hundred_cancelled_requests_and_streams_do_no_harm() -> None:
 
     async with open_https(answer_late) as served, exchange_with(served) as exchange:
         async with trio.open_nursery() as nursery:
-            for _ in range(200):
+            for _ in range(120):
                 nursery.start_soon(exchange.answer, ASK)
                 nursery.start_soon(_enter_stream, exchange)
             await trio.testing.wait_all_tasks_blocked(0.05)
