@@ -1,4 +1,4 @@
-"""How the tests are shared out among processes (`pytest -n 3`), which one process works through in their order.
+"""How the tests are shared out among processes (`pytest -n 2`), which one process works through in their order.
 
 Rules: a file is a share, since its tests may share what is dear to make; tests against one of the real servers are one
 share, whatever their file, since each process that has some starts a server of its own. The longest shares are begun
