@@ -204,6 +204,32 @@ async def test_connections_from_an_address_that_is_gone_are_dropped(
         assert member.found.value == "10.77.0.21"
 
 
+async def test_connections_are_dropped_when_an_address_goes_that_was_left_before(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may still be from there, since nothing opens them anew when routes change."""
+    world, other = World(tmp_path), "10.77.0.21"
+    here = {ADDRESS, other}
+    monkeypatch.setattr(presence, "find_here", lambda asked: frozenset(asked) & here)
+
+    async def find(*_: Any) -> Found:
+        await trio.lowlevel.checkpoint()
+        return Found(ADDRESS if ADDRESS in here and not is_left else other, "route")
+
+    is_left = False
+    for module in (presence, addresses):
+        monkeypatch.setattr(module, "find_address", find)
+    async with world.member() as member:
+        await trio.sleep(15)
+        is_left = True
+        await member.found.wait_for(lambda found: found == other)
+        await trio.sleep(60)
+        assert "start afresh" not in world.cluster.trace
+        here.remove(ADDRESS)
+        await trio.sleep(15)
+        assert world.cluster.trace.count("start afresh") == 1
+
+
 async def test_an_address_is_claimed_on_disk_with_the_one_before_it(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -15,6 +15,7 @@ from exclave.errors import ClusterError
 from exclave.kit.backoff import Backoff
 from exclave.kit.changed import open_changed
 from exclave.member.addresses import find_here
+from exclave.member.record import MembershipRecord
 from exclave.member.whereabouts import Decision, Facts, decide, tell_slow
 from exclave.steps import Moving, tell
 
@@ -160,3 +161,9 @@ class Mover:
                 log.info("address: whether %s is still listed is not known: %s", former, problem)
             else:
                 self._left_at = now if former not in listed else None
+
+
+def first_carried(record: MembershipRecord, found: str) -> tuple[str, ...]:
+    """The addresses to serve from the start, when nothing is known of the cluster yet."""
+    asked = {record.address, record.former, found} - {""}
+    return decide(Facts(record.address, found, record.former, here=find_here(asked))).carried

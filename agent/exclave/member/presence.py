@@ -37,8 +37,9 @@ from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.kit.supervise import supervise
 from exclave.kit.wall import Now
-from exclave.member.addresses import find_address, find_here, find_local, wait_moved
+from exclave.member.addresses import LOOK_EVERY, find_address, find_here, find_local, wait_moved
 from exclave.member.facts import forget_boot_identity, read_boot_identity, read_facts
+from exclave.member.moving import first_carried
 from exclave.member.record import (
     MembershipRecord,
     forget_membership,
@@ -60,7 +61,7 @@ from exclave.member.spec import (
 )
 from exclave.member.standing import APART, ASK_ORPHAN_EVERY, StandingJudge
 from exclave.member.state import Standing
-from exclave.member.whereabouts import Facts, Kept, decide
+from exclave.member.whereabouts import Kept
 from exclave.steps import Leaving, tell
 
 if TYPE_CHECKING:
@@ -320,6 +321,17 @@ class Membership:
                 self._cluster.start_afresh()
             self.found.set(found.address)
 
+    async def follow_left(self) -> NoReturn:
+        """Notice, for ever, when an address that this machine was reached at goes, however long ago it was left: what
+        is open to the cluster may be from there, and would be silent for half a minute."""
+        stood: frozenset[str] = frozenset()
+        while True:
+            stands = find_here(stood | {self.found.value})
+            if stood - stands:
+                self._cluster.start_afresh()
+            stood = stands
+            await trio.sleep(LOOK_EVERY)
+
     async def close(self, ending: Ending, remember: Callable[[], None]) -> None:
         """Undo what the ending asks for. Writes nothing to a cluster that has evicted us."""
         evicted = self.standing.value is Standing.EVICTED
@@ -353,12 +365,6 @@ def heartbeat_request(namespace: str, member: str, holder: str, now: float) -> R
     return patch(LEASES, namespace, member, {"spec": {"holderIdentity": holder, "renewTime": rfc3339_micro(now)}})
 
 
-def first_carried(record: MembershipRecord, found: str) -> tuple[str, ...]:
-    """The addresses to serve from the start, when nothing is known of the cluster yet."""
-    asked = {record.address, record.former, found} - {""}
-    return decide(Facts(record.address, found, record.former, here=find_here(asked))).carried
-
-
 @asynccontextmanager
 async def open_member(
     record: MembershipRecord, config: Config, cluster: "MemberCluster", endings: EndingSwitch, now: Now
@@ -381,6 +387,7 @@ async def open_member(
             ("heartbeat", membership.beat),
             ("facts", partial(membership.describe_machine, config.member.zone)),
             ("address", partial(membership.follow_address, config.member.address)),
+            ("addresses left", membership.follow_left),
         ):
             nursery.start_soon(supervise, name, part)
         try:
