@@ -31,7 +31,7 @@ from exclave.identity.names import destination_identity
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
 from exclave.member.settings import FailurePolicy, Port
-from exclave.proxy import Proxy, open_proxy
+from exclave.proxy import open_proxy
 from exclave.redirect import Redirect, find_active, find_armed, open_link, open_redirect
 from exclave.redirect.layout import dns_address
 from exclave.sandbox.namespaces import Machine, Network, open_network
@@ -42,6 +42,7 @@ from exclave.swap import Swap, open_swap
 from exclave.workload_api import open_workload_api
 from support.member import ADDRESS, RECORD, make_settings
 from support.mesh import mesh
+from support.swapping import show_rules
 
 AFTER = 3.0
 """Seconds that connections may hang before outbound opens."""
@@ -212,12 +213,6 @@ async def open_machine(world: World, ending: Ending) -> AsyncIterator[Parts]:
         await redirect.observed.wait_for(lambda seen: seen.instance is not None)
         yield Parts(member.settings, failing, redirect, swap)
         nursery.cancel_scope.cancel()
-
-
-async def show_rules(redirect: Redirect, proxy: Proxy) -> None:
-    """The kernel's word on which instance is active."""
-    async for observed in redirect.observed.changes():
-        proxy.see_rules(observed.instance)
 
 
 async def wait_open(redirect: Redirect, *, is_open: bool) -> float:

@@ -23,18 +23,15 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 import trio  # noqa: E402
 
 from crash.rows import ROWS, Row, Scene  # noqa: E402
-from exclave.admin.objects import join_account  # noqa: E402
-from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, create, create_token, list_all  # noqa: E402
+from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, list_all  # noqa: E402
 from exclave.control_client import NoAgent, ask  # noqa: E402
-from exclave.join.token import JoinToken, encode_token  # noqa: E402
 from exclave.kit.command import Finished  # noqa: E402
-from exclave.member.spec import accounts_namespace  # noqa: E402
 from exclave.redirect.layout import LINK  # noqa: E402
 from exclave.sandbox import mesh  # noqa: E402
 from exclave.sandbox.compare import differences  # noqa: E402
 from exclave.sandbox.namespaces import Machine  # noqa: E402
 from exclave.sandbox.programs import Program, start  # noqa: E402
-from exclave.sandbox.scene_joining import find, ready_of  # noqa: E402
+from exclave.sandbox.scene_joining import find, issue_token, ready_of  # noqa: E402
 from exclave.sandbox.stage import Stage, open_stage  # noqa: E402
 from exclave.steps import Renewing, line_of  # noqa: E402
 
@@ -112,14 +109,7 @@ class Player:
 
     async def prepare(self) -> None:
         """A token for more machines than there are rows, and how the machine looks with an agent that is idle."""
-        stage, expires = self._stage, time.time() + 3600
-        account = join_account(mesh.NAMESPACE, mesh.GROUP, "k7q2x", 200, expires)
-        await stage.admin.send(create(account.resource, account.namespace, account.body))
-        name = account.body["metadata"]["name"]
-        granted = await stage.admin.send(create_token(accounts_namespace(mesh.NAMESPACE), name, 3600))
-        jwt, access = granted["status"]["token"], stage.access
-        token = JoinToken(access.servers, access.ca, mesh.NAMESPACE, mesh.GROUP, jwt, float(int(expires)))
-        self._token = encode_token(token)
+        self._token = await issue_token(self._stage, 200)
         self._vm.config.write_text(self._vm.config.read_text().replace('"2s"', '"1s"'))
         self._start()
         await self._vm.wait_idle()

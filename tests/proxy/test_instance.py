@@ -1,6 +1,7 @@
 """One proxy through the lives of several agents, as real processes on a machine of their own."""
 
 import json
+import signal
 
 import pytest
 import trio
@@ -24,6 +25,15 @@ def pids_of(told: Told) -> dict[str, int]:
 
 def states_of(told: Told) -> dict[str, str]:
     return {name: view["state"] for name, view in told["instances"].items()}
+
+
+async def until_deaf(lab: Lab, pid: int) -> None:
+    """Wait until a process ignores SIGTERM: the shell of a script sets that some time after it was started."""
+    while True:
+        lines = (await lab.machine.must("cat", f"/proc/{pid}/status")).decode().splitlines()
+        (ignored,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))
+        if ignored & 1 << (signal.SIGTERM - 1):
+            return
 
 
 async def with_standby(agent: Agent) -> Told:
@@ -155,6 +165,7 @@ async def test_one_that_does_not_listen_to_sigterm_is_killed_after_its_time() ->
         )
         async with lab.agent(deaf, drain=0.1) as agent:
             pid = pid_of(await agent.until(lambda told: bool(told["instances"])))
+            await until_deaf(lab, pid)
             await agent.end("leave")
             assert not await lab.runs(pid)
             assert "proxy a: did not end within 0.1 s, so it is killed" in agent.log.read_text()

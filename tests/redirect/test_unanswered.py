@@ -120,7 +120,7 @@ async def test_a_connection_of_the_same_ports_passes_by_until_it_is_forgotten_an
     with socket.create_server(("127.0.0.1", 4140)) as proxy, calling(OWN4, 40001, NOBODY4):
         assert (remembered(), remembered("--dst-nat")) == (["40001"], [])
         proxy.settimeout(10.0)
-        await forget_unanswered()
+        await forget_unanswered([])
         captured, _ = proxy.accept()  # its first packet, sent again
         captured.close()
         assert remembered("--dst-nat") == ["40001"]
@@ -152,7 +152,7 @@ async def test_what_was_answered_or_is_translated_or_somebody_else_s_stays() -> 
 @in_own_network()
 async def test_where_there_is_nothing_to_forget_nothing_is_said() -> None:
     with hearing() as heard:
-        await forget_unanswered()
+        await forget_unanswered([])
         assert heard == []
 
 
@@ -160,7 +160,7 @@ async def test_a_kernel_that_says_no_is_logged_with_what_that_means(caplog: pyte
     need(os.geteuid() == 0, "becoming somebody else needs root")
     os.seteuid(65534)
     try:
-        await forget_unanswered()
+        await forget_unanswered([])
     finally:
         os.seteuid(0)
     (line,) = caplog.messages

@@ -34,6 +34,9 @@ class Load:
         self.failures: Counter[str] = Counter()
         self.lock = threading.Lock()
 
+    def channel(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE, source_address=self.source)
+
     def ask(self, channel: http.client.HTTPConnection) -> None:
         channel.request("GET", "/")
         answer = channel.getresponse()
@@ -49,7 +52,7 @@ class Load:
         """New connections."""
         while not self.ended.is_set():
             began = time.monotonic()
-            channel = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE, source_address=self.source)
+            channel = self.channel()
             try:
                 self.ask(channel)
                 with self.lock:
@@ -65,9 +68,7 @@ class Load:
         while not self.ended.is_set():
             try:
                 if channel is None:
-                    channel = http.client.HTTPConnection(
-                        self.host, self.port, timeout=PATIENCE, source_address=self.source
-                    )
+                    channel = self.channel()
                     channel.connect()
                     channel.auto_open = 0  # else a connection that was ended would be opened anew in silence
                 self.ask(channel)

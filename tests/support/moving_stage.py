@@ -9,13 +9,10 @@ over. It runs in network and mount namespaces of its own.
 
 import json
 import re
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
@@ -23,40 +20,22 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 
 import trio  # noqa: E402
 
-from exclave.admin.objects import join_account  # noqa: E402
-from exclave.cluster.requests import EXTERNAL_WORKLOADS, create, create_token, list_all  # noqa: E402
-from exclave.join.token import JoinToken, encode_token  # noqa: E402
-from exclave.member.spec import accounts_namespace  # noqa: E402
+from exclave.cluster.requests import EXTERNAL_WORKLOADS, list_all  # noqa: E402
 from exclave.sandbox import mesh  # noqa: E402
 from exclave.sandbox.guest import fetch  # noqa: E402
-from exclave.sandbox.namespaces import Machine  # noqa: E402
-from exclave.sandbox.scene_joining import ready_of  # noqa: E402
+from exclave.sandbox.scene_joining import issue_token, ready_of  # noqa: E402
 from exclave.sandbox.scene_traffic import BY_GROUP  # noqa: E402
 from exclave.sandbox.stage import Stage, open_stage  # noqa: E402
 from exclave.sandbox.teller import UnexpectedError, eventually  # noqa: E402
-from support.swap_lab import Load  # noqa: E402
+from support.swap_lab import Load, open_load  # noqa: E402
 
 NEW, STAYS, BESIDE_POD = "10.77.0.99", "10.78.0.20", "10.78.0.30"
-LOADS = "2", "1", "20"
+LOADS = 2, 1, 20.0
 """Workers with new connections, with kept ones, and requests of each a second."""
 
 LOOK_EVERY = 0.05
 AROUND = 2.0
 LONGEST = 100.0
-
-
-@asynccontextmanager
-async def open_load(machine: Machine, url: str, *source: str) -> AsyncIterator[Load]:
-    words = [sys.executable, "-I", str(TOP / "tests/support/load.py"), url, *LOADS, *source]
-    load = Load(subprocess.Popen(machine.command(*words), stdin=PIPE, stdout=PIPE))
-    try:
-        await load.hear(b"up\n")
-        yield load
-        await load.end()
-    finally:
-        if load.running.poll() is None:
-            load.running.kill()
-            load.running.communicate()
 
 
 class Mover:
@@ -76,16 +55,10 @@ class Mover:
         await vm.machine.must("ip", "route", "add", f"{mesh.POD}/32", "dev", "eth0", "src", STAYS)
         text = vm.config.read_text() + f'\n[member]\ncaptured_addresses = ["{STAYS}"]\n'
         vm.config.write_text(text)
-        expires = time.time() + 3600
-        account = join_account(mesh.NAMESPACE, mesh.GROUP, "k7q2x", 1, expires)
-        await stage.admin.send(create(account.resource, account.namespace, account.body))
-        name = account.body["metadata"]["name"]
-        granted = await stage.admin.send(create_token(accounts_namespace(mesh.NAMESPACE), name, 3600))
-        jwt, access = granted["status"]["token"], stage.access
-        token = JoinToken(access.servers, access.ca, mesh.NAMESPACE, mesh.GROUP, jwt, float(int(expires)))
+        token = await issue_token(stage, 1)
         vm.start_agent()
         await vm.wait_idle()
-        done = await vm.command("join", "--token-file", "-", stdin=encode_token(token).encode())
+        done = await vm.command("join", "--token-file", "-", stdin=token.encode())
         assert done.status == 0, done.errors
 
     async def workload(self) -> dict[str, Any]:
@@ -190,8 +163,8 @@ async def play(mover: Mover, how: str) -> dict[str, Any]:
             del wanted["in by the service"]
         loads = {}
         async with AsyncExitStack() as under_load:
-            for name, load in wanted.items():
-                loads[name] = await under_load.enter_async_context(open_load(*load))
+            for name, (machine, url, *source) in wanted.items():
+                loads[name] = await under_load.enter_async_context(open_load(machine, url, *LOADS, *source))
             await trio.sleep(AROUND)
             began = time.monotonic()
             await mover.change(how)

@@ -78,6 +78,23 @@ class Load:
         self.figures = json.loads(out)
 
 
+@asynccontextmanager
+async def open_load(
+    machine: Machine, url: str, workers: int, long: int, rate: float, *source: str
+) -> AsyncIterator[Load]:
+    """Traffic from a machine while open, under way from the start; its figures are there afterwards."""
+    words = [sys.executable, "-I", str(HERE / "load.py"), url, str(workers), str(long), str(rate), *source]
+    load = Load(subprocess.Popen(machine.command(*words), stdin=PIPE, stdout=PIPE))
+    try:
+        await load.hear(b"up\n")
+        yield load
+        await load.end()
+    finally:
+        if load.running.poll() is None:
+            load.running.kill()
+            load.running.communicate()
+
+
 def is_alone(told: Told) -> bool:
     """Whether one instance runs, with the rules, and no swap is under way."""
     alone = [told.get("rules")]
@@ -177,22 +194,11 @@ class Lab:
     @asynccontextmanager
     async def load(self, workers: int = 2, long: int = 1, rate: float = 20.0) -> AsyncIterator[dict[str, Load]]:
         """Traffic both ways while open; each one's figures are there afterwards."""
-        loads = {"inbound": (self.peer, INBOUND), "outbound": (self.vm, OUTBOUND)}
-        made = {}
-        for way, (machine, url) in loads.items():
-            words = [sys.executable, "-I", str(HERE / "load.py"), url, str(workers), str(long), str(rate)]
-            made[way] = Load(subprocess.Popen(machine.command(*words), stdin=PIPE, stdout=PIPE))
-        try:
-            for load in made.values():
-                await load.hear(b"up\n")
-            yield made
-            for load in made.values():
-                await load.end()
-        finally:
-            for load in made.values():
-                if load.running.poll() is None:
-                    load.running.kill()
-                    load.running.communicate()
+        async with (
+            open_load(self.peer, INBOUND, workers, long, rate) as inbound,
+            open_load(self.vm, OUTBOUND, workers, long, rate) as outbound,
+        ):
+            yield {"inbound": inbound, "outbound": outbound}
 
     def start_controllers(self) -> None:
         """Have a control plane."""

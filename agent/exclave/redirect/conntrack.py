@@ -4,7 +4,6 @@ Sources: linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h.
 """
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -49,20 +48,20 @@ class Unanswered:
         return write_message(_DELETE, REQUEST | ACKNOWLEDGE, self.identity, family=self.family)
 
 
-def read_unanswered(kind: int, body: bytes) -> Iterator[Unanswered]:
+def read_unanswered(kind: int, body: bytes) -> Unanswered | None:
     """The connection that a message tells of, if it is such a one. Raises ValueError if the message is cut off."""
     if kind != _NEW:
-        return
+        return None
     found = read_body(body)
     status = int.from_bytes(found.get(_STATUS, b""), "big")
     parts = dict(read_attributes(found.get(_TUPLE, b"")))
     protocol = dict(read_attributes(parts.get(_PROTOCOL, b""))).get(_NUMBER)
     ends = dict(read_attributes(parts.get(_IP, b"")))
     if status & (_SEEN_REPLY | _TRANSLATED) or protocol != bytes([_TCP]):
-        return
+        return None
     source, destination = _address(ends, _SOURCES), _address(ends, _DESTINATIONS)
     named = [write_attribute(key, found[key], nested=key == _TUPLE) for key in (_TUPLE, _ZONE, _ID) if key in found]
-    yield Unanswered(source, destination, body[0], b"".join(named))
+    return Unanswered(source, destination, body[0], b"".join(named))
 
 
 def _address(ends: dict[int, bytes], kinds: tuple[int, int]) -> str:

@@ -29,12 +29,11 @@ PATIENCE = 10.0
 _MOST = 1 << 16  # bytes of one datagram
 
 
-async def forget_unanswered(addresses: Collection[str] = ()) -> None:
+async def forget_unanswered(addresses: Collection[str]) -> None:
     """Have the kernel forget such connections from or to an address of this machine, or one of `addresses`."""
-    own = {found.address for link in psutil.net_if_addrs().values() for found in link}
     try:
         with trio.fail_after(PATIENCE):
-            count = await _forget(own.union(addresses))
+            count = await _forget(addresses)
     except (OSError, ValueError, trio.TooSlowError) as problem:
         why = str(problem) or "the kernel does not answer"
         log.warning("redirect: what began while no rules stood may pass by the mesh for two minutes: %s", why)
@@ -47,8 +46,9 @@ async def _forget(addresses: Collection[str]) -> int:
     with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as kernel:
         await kernel.bind((0, 0))
         await kernel.send(LIST_UNANSWERED)
-        found = [each async for kind, body in _answers(kernel) for each in read_unanswered(kind, body)]
-        ours = [each for each in found if each.source in addresses or each.destination in addresses]
+        found = [each async for kind, body in _answers(kernel) if (each := read_unanswered(kind, body)) is not None]
+        own = {link.address for links in psutil.net_if_addrs().values() for link in links}.union(addresses)
+        ours = [each for each in found if each.source in own or each.destination in own]
         for each in ours:
             await kernel.send(each.forget())
             async for _ in _answers(kernel):

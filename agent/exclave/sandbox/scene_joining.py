@@ -52,6 +52,17 @@ BY_ADDRESS = f"http://{mesh.VM}:{mesh.GROUP_PORT}/"
 """The machine's application, without any Service."""
 
 
+async def issue_token(stage: Stage, uses: int) -> str:
+    """Make a join token of the group for so many machines; the line to paste."""
+    expires, access = time.time() + TOKEN_LIFE, stage.access
+    account = join_account(mesh.NAMESPACE, mesh.GROUP, "k7q2x", uses, expires)
+    await stage.admin.send(create(account.resource, account.namespace, account.body))
+    name = account.body["metadata"]["name"]
+    granted = await stage.admin.send(create_token(accounts_namespace(mesh.NAMESPACE), name, TOKEN_LIFE))
+    jwt = granted["status"]["token"]
+    return encode_token(JoinToken(access.servers, access.ca, mesh.NAMESPACE, mesh.GROUP, jwt, float(int(expires))))
+
+
 @dataclass
 class Joining:
     """The machine's way into the mesh. `member` is the Member's name, known once it has joined."""
@@ -71,15 +82,7 @@ class Joining:
 
     async def make_token(self) -> str:
         """What an admin does once per rollout."""
-        stage, expires = self.stage, time.time() + TOKEN_LIFE
-        account = join_account(mesh.NAMESPACE, mesh.GROUP, "k7q2x", 2, expires)
-        await stage.admin.send(create(account.resource, account.namespace, account.body))
-        name = account.body["metadata"]["name"]
-        granted = await stage.admin.send(create_token(accounts_namespace(mesh.NAMESPACE), name, TOKEN_LIFE))
-        access, jwt = stage.access, granted["status"]["token"]
-        self._token = encode_token(
-            JoinToken(access.servers, access.ca, mesh.NAMESPACE, mesh.GROUP, jwt, float(int(expires)))
-        )
+        self._token = await issue_token(self.stage, 2)
         return f"group {mesh.NAMESPACE}/{mesh.GROUP}; {len(self._token)} characters, for 2 machines, for an hour"
 
     async def guarded(self) -> str:
