@@ -1,7 +1,7 @@
 """Two machines on one bridge, `vm` and `peer`; programs in them that say what they see; our doors at work inside `vm`.
 
-The doors call `nft` and `ip` by name, so a folder of two scripts in front of PATH moves them into the machine: the
-code under test, the tools and the kernel are the real ones.
+The doors call `nft` and `ip` by name, so a folder of two scripts in front of PATH moves them into the machine; the one
+that asks the kernel itself does so from a thread inside. The code under test, the tools and the kernel are real ones.
 """
 
 import json
@@ -9,10 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import threading
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import trio
 
@@ -20,7 +23,9 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.kit.command import run_command
 from exclave.redirect import RedirectPolicy, open_link
 from exclave.redirect.holding import render_kept
+from exclave.redirect.unanswered import forget_unanswered
 from exclave.sandbox.namespaces import Machine, Network, open_network
+from support.own_network import enter_network
 
 from .policies import PROXY
 
@@ -352,9 +357,29 @@ def doors_inside(machine: Machine, scratch: Path, *, prefix: str = "") -> Iterat
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{folder}:{ORDINARY}"
     try:
-        yield
+        with mock.patch("exclave.redirect.nft.forget_unanswered", partial(forget_inside, machine)):
+            yield
     finally:
         os.environ["PATH"] = before
+
+
+async def forget_inside(machine: Machine, addresses: Collection[str]) -> None:
+    """`forget_unanswered`, by a thread inside of the machine that ends with it."""
+    inside = os.open(f"/proc/{machine.pid}/ns/net", os.O_RDONLY)
+    ended = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def forget() -> None:
+        try:
+            enter_network(inside)
+            trio.run(forget_unanswered, addresses)
+        finally:
+            os.close(inside)
+            with suppress(trio.RunFinishedError):  # nobody waits any longer
+                token.run_sync_soon(ended.set)
+
+    threading.Thread(target=forget).start()
+    await ended.wait()
 
 
 def as_proxies(lab: Lab, *instances: str) -> None:

@@ -195,6 +195,23 @@ async def test_what_others_do_to_the_rules_is_noticed_and_repaired(caplog: pytes
 
 
 @pytest.mark.root
+async def test_what_began_by_narrower_rules_and_nobody_answers_begins_anew() -> None:
+    nobody = "10.42.0.77"
+    async with open_lab() as lab, redirected(lab, replace(POLICY, outbound=False)) as (wanted, _):
+        await lab.vm.must("ip", "neighbour", "add", nobody, "lladdr", "02:00:00:00:00:99", "dev", "eth0")
+
+        async def widen() -> None:
+            while b"sport=40001" not in await lab.vm.must("conntrack", "-L", "-p", "tcp"):
+                continue
+            wanted.set(POLICY)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(widen)
+            seen = await lab.call(lab.vm, nobody, 80, timeout=20.0, source_port=40001)
+        assert seen == Seen("proxy a", (nobody, 80))
+
+
+@pytest.mark.root
 async def test_the_rules_of_others_stay_as_they_are() -> None:
     theirs = (
         "add table ip theirs; add chain ip theirs c { type nat hook output priority 0; }; add rule ip theirs c accept"

@@ -2,12 +2,15 @@
 
 import logging
 import os
+import select
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import trio
+import trio.testing
 
 from exclave.redirect.unanswered import forget_unanswered
 from support.needs import need
@@ -146,6 +149,21 @@ async def test_what_was_answered_or_is_translated_or_somebody_else_s_stays() -> 
         assert set(remembered()) == {"40005", "40006", str(answered.getsockname()[1])}
         assert remembered(family="ipv6") == []
         assert heard == ["redirect: connections that began while no rules stood, and may begin again: 3"]
+
+
+@pytest.mark.root
+@in_own_network()
+async def test_what_is_answered_meanwhile_stays() -> None:
+    make_links()
+    nft("-f", "-", rules=DEAF.replace("4140", "8080"))
+    with calling(OWN4, 40007, NOBODY4), calling(OWN4, 40008, OWN4) as slow, socket.create_server((OWN4, 8080)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(forget_unanswered, [])
+            await trio.testing.wait_all_tasks_blocked()  # it has seen both, and waits
+            assert set(remembered()) == {"40007", "40008"}
+            nft("delete", "table", "inet", "rules")
+            assert select.select([], [slow], [], 10.0)[1], "its first packet was not sent again"
+        assert remembered() == ["40008"]
 
 
 @pytest.mark.root

@@ -25,6 +25,7 @@ from exclave.errors import HostError
 from exclave.kit.changed import open_changed
 from exclave.kit.latest import Latest
 from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.supervise import supervise
 from exclave.redirect.armed import render_arming
 from exclave.redirect.decide import FIGHT, Action, decide, is_wider, pause_after
 from exclave.redirect.holding import render_holding, render_kept
@@ -60,6 +61,7 @@ class Redirect:
     _settling: trio.Lock = field(default_factory=trio.Lock)
     _repaired: "deque[float]" = field(default_factory=lambda: deque(maxlen=FIGHT))
     _standing: RedirectPolicy | None = None
+    _widened: Latest[int] = field(default_factory=lambda: Latest(0))
     _reference: str | None = None
     _is_first: bool = True
 
@@ -76,22 +78,22 @@ class Redirect:
     async def _settle(self) -> None:
         wanted = self.wanted.value
         observed = NOTHING if self._monitor.take_gone() else await look()
+        before = self._standing
         rules = render_kept(wanted) if wanted is not None else render_holding()
         reference = self._reference or self._left_behind(rules, observed)
         action = decide(wanted, observed, reference)
         if action is Action.NOTHING:
             self._monitor.take_author()  # it was we ourselves, or nobody
         else:
-            before = self._standing if action is Action.APPLY else None
             self._standing = None
             self.observed.set(observed)
             observed = await self._apply(action, rules + _arming(wanted))
         stands = wanted is not None and observed.digest == ruleset_digest(wanted)
         self._standing = wanted if stands else None
         self._reference = observed.fingerprint if stands else None
+        if wanted is not None and stands and is_wider(before if action is not Action.REPAIR else None, wanted):
+            self._widened.set(self._widened.value + 1)
         if action is not Action.NOTHING and wanted is not None and stands:
-            if is_wider(before, wanted):
-                await forget_unanswered(wanted.addresses)
             self._made.note(rules, observed)
             tell(Starting.RULES)
         self.observed.set(observed)
@@ -136,6 +138,12 @@ class Redirect:
                 with trio.move_on_after(LOOK_SELDOM if is_calm else LOOK_EVERY):
                     await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
+    async def begin_anew(self) -> None:
+        """Each time that connections may have begun beside the rules: forget those that nobody answers."""
+        async for count in self._widened.changes():
+            if count and self.wanted.value is not None:
+                await forget_unanswered(self.wanted.value.addresses)
+
     async def refresh(self) -> None:
         """Have `observed` be what the kernel says now, for whoever asks; never raises HostError."""
         await self._try_to_settle()
@@ -168,6 +176,7 @@ async def open_redirect(
         await redirect.settle()
         async with open_bare_nursery() as nursery:
             nursery.start_soon(redirect.keep)
+            nursery.start_soon(supervise, "redirect, what began beside the rules", redirect.begin_anew)
             try:
                 yield redirect
             finally:

@@ -5,7 +5,9 @@ answers for two minutes. Its packets that are sent again pass by the mesh for as
 that comes to have the same ports. Forgotten, both meet the rules.
 
 Rules: only what nobody has answered and nothing has translated, with an address of this machine at one end; what is
-only forwarded, and whatever got through, stays as it is. What goes wrong is logged, and never in the way of the rules.
+only forwarded, and whatever got through, stays as it is. An answer may be on its way, and forgetting would cut off the
+connection that it belongs to: so only what is as silent some time later. What goes wrong is logged, and never in the
+way of the rules.
 """
 
 import errno
@@ -19,12 +21,15 @@ import psutil
 import trio
 
 from exclave.kit.netlink import DONE, ERROR, NETFILTER, read_messages
-from exclave.redirect.conntrack import LIST_UNANSWERED, read_unanswered
+from exclave.redirect.conntrack import LIST_UNANSWERED, Unanswered, read_unanswered
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
 """Seconds for all of it: a router may remember millions."""
+
+SILENT = 0.5
+"""Seconds without an answer; less than a second, after which a first packet is sent again."""
 
 _MOST = 1 << 16  # bytes of one datagram
 
@@ -45,15 +50,22 @@ async def forget_unanswered(addresses: Collection[str]) -> None:
 async def _forget(addresses: Collection[str]) -> int:
     with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as kernel:
         await kernel.bind((0, 0))
-        await kernel.send(LIST_UNANSWERED)
-        found = [each async for kind, body in _answers(kernel) if (each := read_unanswered(kind, body)) is not None]
-        own = {link.address for links in psutil.net_if_addrs().values() for link in links}.union(addresses)
-        ours = [each for each in found if each.source in own or each.destination in own]
-        for each in ours:
+        waiting = await _list(kernel, addresses)
+        if waiting:
+            await trio.sleep(SILENT)
+            waiting &= await _list(kernel, addresses)
+        for each in waiting:
             await kernel.send(each.forget())
             async for _ in _answers(kernel):
                 pass
-        return len(ours)
+        return len(waiting)
+
+
+async def _list(kernel: trio.socket.SocketType, addresses: Collection[str]) -> set[Unanswered]:
+    await kernel.send(LIST_UNANSWERED)
+    found = [each async for kind, body in _answers(kernel) if (each := read_unanswered(kind, body)) is not None]
+    own = {link.address for links in psutil.net_if_addrs().values() for link in links}.union(addresses)
+    return {each for each in found if each.source in own or each.destination in own}
 
 
 async def _answers(kernel: trio.socket.SocketType) -> AsyncIterator[tuple[int, bytes]]:
