@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +15,9 @@ from support.broken_off import Run, broken_off_in_time
 from support.needs import need
 from support.shares import Sharing, longest_first
 from support.told import FIGURES, tell
+
+# In the background of a shell SIGINT is ignored, and would be in every program that a test starts, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_lat
         keeping = await keep(lab.vm, tmp_path, POLICY)
         try:
             as_proxies(lab, "a")
+            await keeping.wait_log("redirect: connections that began while no rules stood, and may begin again: 1")
             assert await lab.call(lab.vm, NOBODY, 80, source_port=40001) == Seen("proxy a", (NOBODY, 80))
         finally:
             keeping.kill()
