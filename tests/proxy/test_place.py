@@ -17,7 +17,8 @@ from exclave.proxy.place import choose_place, find_families
 addresses, taken, ours = json.loads(sys.argv[1])
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 for address in addresses:
-    subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+    options = ["nodad"] if ":" in address else []  # as our link has them: there at once
+    subprocess.run(["ip", "address", "add", address, "dev", "lo", *options], check=True)
 held = [socket.create_server((host, port)) for host, port in taken]
 try:
     place = choose_place(ours)
