@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -45,7 +46,10 @@ from exclave.identity.storage import load_svid
 from exclave.join import steps
 from exclave.join.token import encode_token
 from exclave.kit.changed import open_changed
+from exclave.kit.latest import Latest
+from exclave.kit.nursery import open_bare_nursery
 from exclave.member import Membership, Standing, open_member
+from exclave.member.moving import Mover
 from exclave.member.record import MembershipRecord, load_membership, take_over
 from exclave.member.spec import READY, read_conditions, view_member
 from exclave.sandbox.mesh import NAMESPACE
@@ -212,8 +216,11 @@ def test_a_machine_that_has_another_address_is_registered_with_it(town: Town, tm
     async def move(cluster: MeshCluster) -> None:
         config, record = await joined(town, tmp_path, "10.77.0.201")
         moved = replace(config, member=MemberConfig("10.77.0.202"))
+        proxy: Any = SimpleNamespace(chosen=Latest(""), instances=Latest({}))
+        redirect: Any = SimpleNamespace(wanted=Latest(None), observed=Latest(None))  # nothing is served, nobody waits
         with trio.fail_after(100):
-            async with agent(town, moved):
+            async with agent(town, moved) as one, open_bare_nursery() as nursery:
+                nursery.start_soon(Mover(one.member, proxy, redirect, 0.0).keep)
                 place = (NAMESPACE, record.member)
                 await seen(
                     cluster,
@@ -221,6 +228,7 @@ def test_a_machine_that_has_another_address_is_registered_with_it(town: Town, tm
                     place,
                     lambda one: one["spec"]["workloadIPs"] == [{"ip": "10.77.0.202"}],
                 )
+                nursery.cancel_scope.cancel()
         view = view_member(await cluster.admin.send(get(MEMBERS, *place)))
         assert view.registered is not None and view.registered.status
 
