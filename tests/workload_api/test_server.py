@@ -24,6 +24,8 @@ from support.mesh import mesh
 METHOD = "/SpiffeWorkloadAPI/FetchX509SVID"
 SECURE = (("workload.spiffe.io", "true"),)
 ME = frozenset({os.getuid()})
+ALONE = (("grpc.use_local_subchannel_pool", 1),)
+"""Else a channel shares the connection of another one to the same place, and its failures."""
 
 
 def bundle() -> tuple[bytes, ...]:
@@ -31,7 +33,7 @@ def bundle() -> tuple[bytes, ...]:
 
 
 def fetch(path: Path, metadata: tuple[tuple[str, str], ...] = SECURE, method: str = METHOD) -> Iterator[bytes]:
-    with grpc.insecure_channel(f"unix:{path}") as channel:
+    with grpc.insecure_channel(f"unix:{path}", options=ALONE) as channel:
         yield from channel.unary_stream(method)(b"", metadata=metadata, timeout=30)
 
 
