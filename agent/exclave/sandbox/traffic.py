@@ -54,9 +54,10 @@ class Target:
 
 
 class Channel:
-    """One HTTP/1.1 connection."""
+    """One HTTP/1.1 connection. `stays`: neither end has said that it is over after this answer."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
+        self.stays = True
         self._stream = stream
         self._http = h11.Connection(h11.CLIENT)
 
@@ -78,7 +79,8 @@ class Channel:
                 break
             else:
                 raise ConnectionError("closed before the answer was whole")
-        if not last:
+        self.stays = (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE)
+        if self.stays:
             self._http.start_next_cycle()
         return status, body
 
@@ -97,7 +99,8 @@ async def _work(target: Target, figures: Figures, pause: float, *, keep: bool, e
                     stream = await trio.open_tcp_stream(target.host, target.port)
                     channel = Channel(stream)
                 status, body = await channel.get(target, last=not keep)
-            has_answered = keep
+            has_answered = keep and channel.stays
+            figures.broken += keep and not channel.stays
             if status == 200:
                 figures.clients[str(json.loads(body).get("client_id"))] += 1
             else:
@@ -106,7 +109,7 @@ async def _work(target: Target, figures: Figures, pause: float, *, keep: bool, e
             figures.failures[_reason(problem)] += 1
             figures.broken += has_answered
             channel, has_answered = None, False
-        if stream is not None and (channel is None or not keep):
+        if stream is not None and (channel is None or not channel.stays):
             await trio.aclose_forcefully(stream)
             stream = channel = None
         with trio.move_on_after(pause):
