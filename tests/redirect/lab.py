@@ -1,7 +1,7 @@
 """Two machines on one bridge, `vm` and `peer`; programs in them that say what they see; our doors at work inside `vm`.
 
 The doors call `nft` and `ip` by name, so a folder of two scripts in front of PATH moves them into the machine; the one
-that asks the kernel itself does so from a thread inside. The code under test, the tools and the kernel are real ones.
+that asks the kernel itself does so in a process inside. The code under test, the tools and the kernel are real ones.
 """
 
 import json
@@ -9,9 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.kit.command import run_command
 from exclave.redirect import RedirectPolicy, open_link
 from exclave.redirect.holding import render_kept
-from exclave.redirect.unanswered import forget_unanswered
 from exclave.sandbox.namespaces import Machine, Network, open_network
-from support.own_network import enter_network
 
 from .policies import PROXY
 
@@ -161,6 +158,12 @@ try:
     print(sender.recv(99).decode())
 except OSError as problem:
     print(type(problem).__name__)
+"""
+
+FORGET = """
+import sys, trio
+from exclave.redirect.unanswered import forget_unanswered
+trio.run(forget_unanswered, sys.argv[1:])
 """
 
 
@@ -364,22 +367,8 @@ def doors_inside(machine: Machine, scratch: Path, *, prefix: str = "") -> Iterat
 
 
 async def forget_inside(machine: Machine, addresses: Collection[str]) -> None:
-    """`forget_unanswered`, by a thread inside of the machine that ends with it."""
-    inside = os.open(f"/proc/{machine.pid}/ns/net", os.O_RDONLY)
-    ended = trio.Event()
-    token = trio.lowlevel.current_trio_token()
-
-    def forget() -> None:
-        try:
-            enter_network(inside)
-            trio.run(forget_unanswered, addresses)
-        finally:
-            os.close(inside)
-            with suppress(trio.RunFinishedError):  # nobody waits any longer
-                token.run_sync_soon(ended.set)
-
-    threading.Thread(target=forget).start()
-    await ended.wait()
+    """`forget_unanswered`, by a process inside of the machine."""
+    await machine.must(sys.executable, "-c", FORGET, *addresses)
 
 
 def as_proxies(lab: Lab, *instances: str) -> None:

@@ -66,18 +66,13 @@ def in_own_network(*addresses: str, virtual: bool = False) -> Callable[[Test], C
     return decorate
 
 
-def enter_network(place: int) -> None:
-    """Have this thread, and what it starts, be in the network namespace of an open file."""
-    assert _LIBC.setns(place, _CLONE_NEWNET) == 0
-
-
 def _bring_home(home: int) -> None:
     """Have all of trio's threads that wait to be used again be in this network."""
     crowd = threading.active_count()  # no fewer than wait
     all_there = threading.Barrier(crowd + 1)
 
     def go_home() -> None:
-        enter_network(home)
+        assert _LIBC.setns(home, _CLONE_NEWNET) == 0
         all_there.wait(30)
 
     for _ in range(crowd):

@@ -6,7 +6,7 @@ remove or change is repaired in milliseconds; a look once a minute, or every few
 finds what was missed. A change of ours costs one look more, which finds nothing to do. Whoever undoes our repairs at
 once is answered once a second. A failure to apply leaves the rules that are there, is logged, and is tried again; the
 first one, at the start, is raised.
-What began while no rules stood, or narrower ones, and nobody has answered yet, begins again: see `unanswered`.
+What began while no rules stood, or narrower ones, and nobody answers, begins again, beside all this: see `unanswered`.
 Rules are never just taken away, also not on leave and stop: the holding ruleset takes their place, so that what is
 being served is served to its end; the link's door removes it once the proxy has ended. On hand over the rules stay.
 """
@@ -78,10 +78,10 @@ class Redirect:
     async def _settle(self) -> None:
         wanted = self.wanted.value
         observed = NOTHING if self._monitor.take_gone() else await look()
-        before = self._standing
         rules = render_kept(wanted) if wanted is not None else render_holding()
         reference = self._reference or self._left_behind(rules, observed)
         action = decide(wanted, observed, reference)
+        before = None if action is Action.REPAIR else self._standing
         if action is Action.NOTHING:
             self._monitor.take_author()  # it was we ourselves, or nobody
         else:
@@ -91,11 +91,12 @@ class Redirect:
         stands = wanted is not None and observed.digest == ruleset_digest(wanted)
         self._standing = wanted if stands else None
         self._reference = observed.fingerprint if stands else None
-        if wanted is not None and stands and is_wider(before if action is not Action.REPAIR else None, wanted):
-            self._widened.set(self._widened.value + 1)
-        if action is not Action.NOTHING and wanted is not None and stands:
-            self._made.note(rules, observed)
-            tell(Starting.RULES)
+        if wanted is not None and stands:
+            if is_wider(before, wanted):
+                self._widened.set(self._widened.value + 1)
+            if action is not Action.NOTHING:
+                self._made.note(rules, observed)
+                tell(Starting.RULES)
         self.observed.set(observed)
         self.problem.set(None)
 

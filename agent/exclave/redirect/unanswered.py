@@ -50,10 +50,11 @@ async def forget_unanswered(addresses: Collection[str]) -> None:
 async def _forget(addresses: Collection[str]) -> int:
     with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as kernel:
         await kernel.bind((0, 0))
-        waiting = await _list(kernel, addresses)
+        own = {link.address for links in psutil.net_if_addrs().values() for link in links}.union(addresses)
+        waiting = {each for each in await _list(kernel) if each.source in own or each.destination in own}
         if waiting:
             await trio.sleep(SILENT)
-            waiting &= await _list(kernel, addresses)
+            waiting &= await _list(kernel)
         for each in waiting:
             await kernel.send(each.forget())
             async for _ in _answers(kernel):
@@ -61,11 +62,9 @@ async def _forget(addresses: Collection[str]) -> int:
         return len(waiting)
 
 
-async def _list(kernel: trio.socket.SocketType, addresses: Collection[str]) -> set[Unanswered]:
+async def _list(kernel: trio.socket.SocketType) -> set[Unanswered]:
     await kernel.send(LIST_UNANSWERED)
-    found = [each async for kind, body in _answers(kernel) if (each := read_unanswered(kind, body)) is not None]
-    own = {link.address for links in psutil.net_if_addrs().values() for link in links}.union(addresses)
-    return {each for each in found if each.source in own or each.destination in own}
+    return {each async for kind, body in _answers(kernel) if (each := read_unanswered(kind, body)) is not None}
 
 
 async def _answers(kernel: trio.socket.SocketType) -> AsyncIterator[tuple[int, bytes]]:
