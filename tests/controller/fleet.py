@@ -162,7 +162,7 @@ class Fleet:
             concerned += self.caches.give(key, step.request if isinstance(step, PutWorkload) else None)
             if step is None or isinstance(step, Wait):
                 break
-            changed, others = self.caches.keep(key, self._carried(step, world))
+            changed, others = self.caches.keep(key, world, self._carried(step, world))
             concerned += others
             for one in self.caches.workloads.objects.values():
                 for place in one["spec"]["workloadIPs"]:

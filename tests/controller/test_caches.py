@@ -338,8 +338,8 @@ async def test_neighbours_are_told_of_each_other_whenever_what_they_claim_change
         assert caches.see_members(caches.workloads.take(Upserted(workload))) == {KEY}
         world = caches.world(other, NOW)
         assert world is not None
-        assert caches.keep(other, world) == (world, set()), "nothing that others see has changed"
-        assert caches.keep(other, None) == (None, {KEY})
+        assert caches.keep(other, world, world) == (world, set()), "nothing that others see has changed"
+        assert caches.keep(other, world, None) == (None, {KEY})
         world = caches.world(KEY, NOW)
         assert world is not None and world.neighbours == ()
 
@@ -368,17 +368,138 @@ def test_what_a_step_changed_is_known_before_the_watches_tell() -> None:
     world = caches.world(KEY, NOW)
     assert world is not None
     workload = {"metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {}}
-    caches.keep(KEY, world.seen(workload=workload, has_account=True, account_deleted=True))
+    caches.keep(KEY, world, world.seen(workload=workload, has_account=True, account_deleted=True))
     again = caches.world(KEY, NOW)
     assert again is not None
     assert again.workload == workload and again.has_account and again.account_deleted
-    caches.keep(KEY, again.seen(workload=None))
+    caches.keep(KEY, again, again.seen(workload=None))
     assert caches.workloads.objects == {}
-    caches.keep(KEY, None)
+    caches.keep(KEY, again, None)
     assert caches.world(KEY, NOW) is None
     caches.members.take(Upserted(make_member()))
     anew = caches.world(KEY, NOW)
     assert anew is not None and not anew.has_account and not anew.account_deleted, "another of the same name"
+
+
+def renamed(uid: str, **spec: Any) -> Object:
+    """Another Member of the same name."""
+    return placed(make_member(**spec), uid=uid)
+
+
+@pytest.mark.parametrize("is_removal_told", [True, False])
+def test_another_member_of_the_same_name_starts_without_what_was_made_for_the_first(is_removal_told: bool) -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.see_members(caches.members.take(Upserted(renamed("first"))))
+    world = caches.world(KEY, NOW)
+    assert world is not None
+    caches.keep(KEY, world, world.seen(has_account=True, account_deleted=True))
+    if is_removal_told:  # and the answer to the last patch was lost, so that no step ended the Member
+        caches.see_members(caches.members.take(Removed(renamed("first"))))
+    caches.see_members(caches.members.take(Listed((renamed("second"),))))
+    second = caches.world(KEY, NOW)
+    assert second is not None and not second.has_account and not second.account_deleted
+
+
+def test_what_was_made_for_a_member_is_forgotten_when_its_removal_is_told() -> None:
+    """Also where the same object would come back, which shows that memory does not grow with those that left."""
+    caches = Caches("exclave", "linkerd")
+    for _ in range(2):
+        caches.see_members(caches.members.take(Upserted(make_member())))
+        world = caches.world(KEY, NOW)
+        assert world is not None and not world.has_account and not world.account_deleted
+        caches.keep(KEY, world, world.seen(has_account=True, account_deleted=True))
+        caches.see_members(caches.members.take(Removed(make_member())))
+
+
+def test_an_account_that_was_found_deleted_is_no_longer_remembered() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(make_member()))
+    world = caches.world(KEY, NOW)
+    assert world is not None
+    made, _ = caches.keep(KEY, world, world.seen(has_account=True))
+    assert made is not None
+    caches.keep(KEY, made, made.seen(has_account=False))
+    again = caches.world(KEY, NOW)
+    assert again is not None and not again.has_account
+
+
+def test_the_end_of_a_member_does_not_remove_another_of_its_name_that_a_watch_has_told_meanwhile() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(renamed("first")))
+    world = caches.world(KEY, NOW)
+    assert world is not None
+    caches.members.take(Removed(renamed("first")))
+    caches.members.take(Upserted(renamed("second")))
+    assert caches.keep(KEY, world, None) == (None, set())
+    assert caches.members.objects[KEY] == renamed("second")
+
+
+def test_what_a_step_made_for_a_member_is_not_given_to_another_of_its_name() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(renamed("first")))
+    world = caches.world(KEY, NOW)
+    assert world is not None
+    newer = placed(renamed("second"), resourceVersion="20")
+    caches.members.take(Upserted(newer))
+    sealed = world.seen(sealed="eyJ", has_account=True)
+    assert caches.keep(KEY, world, sealed) == (None, {KEY}), "the second one is looked at anew"
+    second = caches.world(KEY, NOW)
+    assert second is not None and second.member == newer and not second.has_account
+
+
+def test_a_lease_that_was_deleted_is_unknown_before_its_watch_tells() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(renamed("first")))
+    caches.leases.take(Upserted(lease()))
+    caches.see_lease(KEY, NOW)
+    world = caches.world(KEY, NOW)
+    assert world is not None and world.has_lease and world.beaten
+    caches.keep(KEY, world, world.seen(has_lease=False))
+    caches.keep(KEY, world, None)
+    caches.members.take(Upserted(renamed("second")))
+    second = caches.world(KEY, NOW)
+    assert second is not None and not second.has_lease and not second.beaten
+
+
+def test_another_member_of_the_same_name_is_not_live_before_its_own_heartbeat() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(with_status(renamed("first"), LIVE)))
+    caches.leases.take(Upserted(lease()))
+    caches.see_lease(KEY, NOW)
+    assert caches.refresh_live(NOW) == {KEY}
+    caches.leases.take(Removed(lease()))
+    caches.see_lease(KEY, NOW + 1)
+    caches.members.take(Listed((renamed("second"),)))
+    caches.leases.take(Upserted(lease(None)))
+    assert caches.see_lease(KEY, NOW + 1)
+    second = caches.world(KEY, NOW + 1)
+    assert second is not None and second.has_lease and not second.beaten and not second.live
+    caches.leases.take(Upserted(lease("2027-01-15T08:00:02.000000Z")))
+    assert caches.see_lease(KEY, NOW + 2), "its first heartbeat is not taken for one of many"
+    caches.wake([KEY])
+    second = caches.world(KEY, NOW + 2)
+    assert second is not None and second.beaten and second.live
+
+
+def test_the_time_without_ports_of_another_external_workload_is_counted_anew() -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.members.take(Upserted(make_member()))
+    for uid, now in (("first", NOW), ("second", NOW + 60)):
+        metadata = {"name": NAME, "namespace": NAMESPACE, "uid": uid}
+        caches.workloads.take(Upserted({"metadata": metadata, "spec": {"ports": []}}))
+        world = caches.world(KEY, now)
+        assert world is not None and world.emptied_at == now
+
+
+async def test_another_group_of_the_same_name_has_no_older_reading(tmp_path: Path) -> None:
+    async with seen(tmp_path) as caches:
+        assert caches.group(WEB) is not None
+        found = caches.groups.objects[WEB]
+        caches.groups.take(Listed(({**placed(found, uid="another"), "spec": {}},)))
+        assert caches.group(WEB) is None
+        assert f"WorkloadGroup {WEB[0]}/{WEB[1]}" in caches.faults
+        caches.groups.take(Listed(()))
+        assert caches.group(WEB) is None and not caches.faults
 
 
 def test_an_answer_that_is_late_undoes_nothing_that_a_watch_has_told() -> None:
@@ -391,18 +512,18 @@ def test_an_answer_that_is_late_undoes_nothing_that_a_watch_has_told() -> None:
     newer = placed(make_member(serving=True), resourceVersion="101")
     caches.members.take(Upserted(newer))
     answered = world.seen(member=placed(make_member(), resourceVersion="99"), workload={**workload}, signed=None)
-    kept, _ = caches.keep(KEY, answered)
+    kept, _ = caches.keep(KEY, world, answered)
     assert kept is not None and kept.view.serving and caches.members.objects[KEY] == newer
 
     caches.workloads.take(Removed(placed(workload, resourceVersion="120")))
-    kept, _ = caches.keep(KEY, world.seen(workload=placed(workload, resourceVersion="110")))
+    kept, _ = caches.keep(KEY, world, world.seen(workload=placed(workload, resourceVersion="110")))
     assert kept is not None and kept.workload is None and not caches.workloads.objects
     made = placed(workload, resourceVersion="130")
-    kept, _ = caches.keep(KEY, world.seen(workload=made))
+    kept, _ = caches.keep(KEY, world, world.seen(workload=made))
     assert kept is not None and kept.workload == made, "another one of the same name"
 
     caches.members.take(Removed(placed(newer, resourceVersion="140")))
-    kept, _ = caches.keep(KEY, world.seen(member=placed(make_member(), resourceVersion="139")))
+    kept, _ = caches.keep(KEY, world, world.seen(member=placed(make_member(), resourceVersion="139")))
     assert kept is None and not caches.members.objects
 
 

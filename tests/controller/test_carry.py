@@ -246,6 +246,16 @@ async def test_a_sealed_credential_opens_with_the_delivery_key_alone_and_is_writ
         assert member is not None and "credential" not in (member.get("status") or {})
 
 
+async def test_an_account_that_somebody_deleted_before_it_was_sealed_is_made_again(tmp_path: Path) -> None:
+    async with scene(tmp_path) as one:
+        await one.carry(MakeAccount())
+        await one.cluster.admin.send(delete(SERVICE_ACCOUNTS, "shop-vms", ACCOUNT))
+        world = await one.carry(Seal())
+        assert world is not None and world.sealed is None and not world.has_account
+        world = await one.carry(MakeAccount(), Seal())
+        assert world is not None and world.sealed is not None
+
+
 async def test_only_what_is_ours_is_let_go(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.play()

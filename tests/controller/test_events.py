@@ -48,6 +48,7 @@ CHANGES: dict[str, tuple[MemberView | None, MemberView, list[Happening]]] = {
         Happening("DataPath", "the data path is meshed, was outbound-open", False)]),
     "it is cordoned": (VIEW, replace(VIEW, cordoned=True), [
         Happening("Cordoned", "an admin has cordoned it", False)]),
+    "another Member has its name": (replace(VIEW, uid="1"), MemberView(VIEW.name, uid="2", data_path="down"), []),
     "it leaves": (VIEW, replace(VIEW, deleting=True), [
         Happening("Leaving", "its Member is being deleted", False)]),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Headless Services that select a group: which ones, and that each is warned of once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ async def test_each_is_warned_of_once_until_it_is_mended(tmp_path: Path) -> None
         assert one.told == [("shop/web", text), ("shop/web", text)]
 
 
+async def test_a_group_that_is_made_again_is_warned_of_again(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        await cluster.admin.send(create(SERVICES, "shop", service(app="web")))
+        groups = [GROUP]
+        one = Warned(cluster, groups)
+        await one.warner.look()
+        groups[:] = [replace(GROUP, uid="another")]
+        await one.warner.look()
+        assert [where for where, _ in one.told] == ["shop/web", "shop/web"]
+
+
 async def test_without_the_right_to_list_services_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     class Refusing:
         async def send(self, request: Any) -> Any:
@@ -78,10 +90,17 @@ async def test_without_the_right_to_list_services_that_is_said_once(caplog: pyte
 
     caplog.set_level("INFO")
     news = News(Refusing(), "exclave", lambda: NOW)
-    warner = HeadlessWarner(Refusing(), lambda: [GROUP], news)
+    groups = [GROUP]
+    warner = HeadlessWarner(Refusing(), lambda: groups, news)
     for _ in range(3):
         await warner.look()
-    assert caplog.messages == ["nobody can be warned of headless Services in shop: may not list services"]
+    line = "nobody can be warned of headless Services in shop: may not list services"
+    assert caplog.messages == [line]
+    groups.clear()
+    await warner.look()
+    groups.append(GROUP)
+    await warner.look()
+    assert caplog.messages == [line, line], "the namespace had no group for a while"
 
 
 async def test_the_controller_warns_with_its_own_rights_on_the_group(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ from exclave.member.record import MembershipRecord
 from exclave.member.spec import member_object
 from exclave.sandbox.mesh import NAMESPACE, VM
 from exclave.sandbox.pki import make_anchor
-from support.https import Asked, Reply
+from support.https import Asked, ConnectionCut, Reply
 from support.interposer import Interposer, Treat, busy, falling_silent, honest, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
@@ -146,6 +146,50 @@ async def test_deleting_a_member_leaves_nothing_of_it(tmp_path: Path) -> None:
         assert await cluster.find(EXTERNAL_WORKLOADS, record.member) is None
         assert await cluster.find(LEASES, record.member) is None
         assert await cluster.find(SERVICE_ACCOUNTS, "web.vm.k7q2x-1", "shop-vms") is None
+
+
+async def test_a_lost_answer_to_the_last_patch_does_not_stop_a_rejoin_under_the_same_name(tmp_path: Path) -> None:
+    cut: list[str] = []
+
+    async def cut_the_answer_to_the_release(between: Interposer, asked: Asked, reply: Reply) -> None:
+        is_release = asked.method == "PATCH" and "/members/" in asked.target
+        if not is_release or asked.body != {"metadata": {"finalizers": []}} or cut:
+            await honest(between, asked, reply)
+            return
+        cut.append(asked.target)
+        async with between.ask(asked) as answer:
+            await answer.aread()
+        raise ConnectionCut
+
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        async with controlled_through(cluster, time.time, cut_the_answer_to_the_release):
+            record = await joined(cluster, tmp_path / "vm")
+            await cluster.admin.send(delete(MEMBERS, NAMESPACE, record.member))
+            await wait(cluster, MEMBERS, record.member, lambda found: found is None)
+            assert len(cut) == 1
+            token = encode_token(await cluster.rejoin_token(record.member))
+            with trio.fail_after(10):
+                again = await join(token, config(tmp_path / "again"), time.time, lambda _: None)
+            assert again.member == record.member
+
+
+async def test_a_group_that_was_deleted_and_made_again_while_its_watch_was_away_gets_its_settings(
+    tmp_path: Path,
+) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        async with controlled_through(cluster, time.time, honest) as between:
+            await wait(cluster, CONFIG_MAPS, "exclave-mesh.web", lambda found: found is not None)
+            group = await wait(cluster, WORKLOAD_GROUPS, "web", lambda found: accepted(found) == "Accepted")
+            between.treat = busy(429, "TooManyRequests")
+            between.cut_all()
+            await cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", {"metadata": {"finalizers": []}}))
+            await cluster.admin.send(delete(WORKLOAD_GROUPS, NAMESPACE, "web"))
+            assert await cluster.find(CONFIG_MAPS, "exclave-mesh.web") is None, "it goes with its group"
+            body = {**group, "metadata": {"name": "web", "namespace": NAMESPACE}}
+            made = await cluster.admin.send(create(WORKLOAD_GROUPS, NAMESPACE, body))
+            between.treat = honest
+            found = await wait(cluster, CONFIG_MAPS, "exclave-mesh.web", lambda found: found is not None, 60.0)
+            assert [one["uid"] for one in found["metadata"]["ownerReferences"]] == [made["metadata"]["uid"]]
 
 
 async def other_machine(cluster: MeshCluster, name: str, address: str, machine_hash: str) -> None:
@@ -466,7 +510,7 @@ def test_nobody_dies_of_a_watch_that_stalls_without_a_word(tmp_path: Path, reads
 
 
 @asynccontextmanager
-async def controlled_through(cluster: MeshCluster, now: Callable[[], float], treat: Treat) -> AsyncIterator[None]:
+async def controlled_through(cluster: MeshCluster, now: Callable[[], float], treat: Treat) -> AsyncIterator[Interposer]:
     """The controller, with somebody between it and the API server."""
     access, anchor = cluster.api.access, make_anchor("somebody between")
     token = await cluster.token_of("exclave", CONTROLLER)
@@ -474,7 +518,7 @@ async def controlled_through(cluster: MeshCluster, now: Callable[[], float], tre
         between.treat = treat
         async with open_cluster(Access((between.url,), anchor.pem), lambda: token) as own:
             async with open_controller(own, Place(), now):
-                yield
+                yield between
 
 
 async def is_live(cluster: MeshCluster, member: str) -> bool:

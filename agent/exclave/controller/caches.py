@@ -37,6 +37,11 @@ def key_of(found: Object) -> Key:
     return found["metadata"].get("namespace", ""), found["metadata"]["name"]
 
 
+def uid_of(found: Object | None) -> str:
+    """Which of all the objects that ever had its name an object is; "" for none."""
+    return str(found["metadata"].get("uid") or "") if found is not None else ""
+
+
 REMEMBERED = 1000
 """Removals that a cache remembers: an answer that is older comes within seconds."""
 
@@ -122,9 +127,10 @@ class Caches:
     _given: dict[Key, Object] = field(default_factory=dict)
     _patience: float = SHORTEST
     refusals: dict[Key, str] = field(default_factory=dict)
-    _emptied: dict[Key, float] = field(default_factory=dict)
-    accounts: set[Key] = field(default_factory=set)
-    undone: set[Key] = field(default_factory=set)
+    _emptied: dict[Key, tuple[str, float]] = field(default_factory=dict)  # uid of the ExternalWorkload, and since when
+    # A name may come back, so these hold the uid of the Member too.
+    _has_account: dict[Key, str] = field(default_factory=dict)
+    _account_deleted: dict[Key, str] = field(default_factory=dict)
     published: dict[Key, Published] = field(default_factory=dict)
 
     @property
@@ -191,28 +197,35 @@ class Caches:
         if found is None:
             self._readings.pop(key, None)
             self._read.pop(key, None)
+            self.faults.pop(f"WorkloadGroup {key[0]}/{key[1]}", None)
             return None
         if self._read.get(key) is found:  # each look at each member asks
             return self._readings.get(key)
         self._read[key] = found
         namespace, name = key
+        if key in self._readings and self._readings[key].uid != uid_of(found):
+            del self._readings[key]  # of a group that was deleted
         spec = self._try(f"WorkloadGroup {namespace}/{name}", lambda: parse_group(name, found.get("spec") or {}))
         if spec is not None:
-            self._readings[key] = Group(namespace, name, str(found["metadata"].get("uid", "")), spec)
+            self._readings[key] = Group(namespace, name, uid_of(found), spec)
         return self._readings.get(key)
 
     def see_lease(self, key: Key, now: float) -> bool:
         """Look at a Lease; True if its member is to be looked at: it was not live before, or two machines are heard."""
         lease = self.leases.objects.get(key)
         if lease is None:
-            self._sights.pop(key, None)
-            self._holders.pop(key, None)
+            self._forget_lease(key)
             return True
+        was_live = self._is_live(key)
         renewed = (lease.get("spec") or {}).get("renewTime")
         holders = self._holders.get(key, Holders())
         self._sights[key] = see(self._sights.get(key), renewed, now)
         seen = self._holders[key] = holders.see(holder_of(lease), now)
-        return key not in self._live or seen.returned != holders.returned
+        return not was_live or seen.returned != holders.returned
+
+    def _forget_lease(self, key: Key) -> None:
+        self._sights.pop(key, None)
+        self._holders.pop(key, None)
 
     def wake(self, keys: Iterable[Key]) -> None:
         """Take members whose heartbeats have just been seen for live, without a look at all the others."""
@@ -253,10 +266,10 @@ class Caches:
     def _see_member(self, key: Key) -> set[Key]:
         member = self.members.objects.get(key)
         if member is None:
-            self._given.pop(key, None)
+            self._forget_member(key)
             return self._claims.refresh(key, None)
         workload, given = self.workloads.objects.get(key), self._given.get(key)
-        live = key in self._live
+        live = self._is_live(key)
         return self._claims.refresh(key, neighbour_of(member, workload, self._group_of(key), live=live, given=given))
 
     def give(self, key: Key, request: Request | None) -> set[Key]:
@@ -269,6 +282,15 @@ class Caches:
         else:
             self._given[key] = request.body
         return self._see_member(key)
+
+    def _forget_member(self, key: Key) -> None:
+        for memory in (self._given, self._has_account, self._account_deleted, self._emptied):
+            memory.pop(key, None)
+
+    def _is_live(self, key: Key) -> bool:
+        """Whether a Member is live. One whose Lease was never renewed is not: an earlier Member of its name was."""
+        sight = self._sights.get(key)
+        return key in self._live and sight is not None and sight.renewed is not None
 
     def _group_of(self, key: Key) -> Group | None:
         """The group that a Member's name names."""
@@ -283,7 +305,7 @@ class Caches:
         if member is None:
             return None
         group = self._group_of(key)
-        sight = self._sights.get(key)
+        sight, uid = self._sights.get(key), uid_of(member)
         published = self.published.get((group.namespace, group.name)) if group else None
         return MemberWorld(
             member=member,
@@ -297,38 +319,50 @@ class Caches:
             group_refusal=self.refusals.get((group.namespace, group.name)) if group else None,
             neighbours=self._claims.like(key),
             workload=self.workloads.objects.get(key),
-            has_account=key in self.accounts,
+            has_account=self._has_account.get(key) == uid,
             has_lease=key in self.leases.objects,
             beaten=sight is not None and sight.renewed is not None,
-            live=key in self._live,
+            live=self._is_live(key),
             clones=self._holders.get(key, Holders()).clones(now),
             emptied_at=self._emptied_at(key, now),
-            account_deleted=key in self.undone,
+            account_deleted=self._account_deleted.get(key) == uid,
         )
 
-    def keep(self, key: Key, world: MemberWorld | None) -> tuple[MemberWorld | None, set[Key]]:
+    def keep(self, key: Key, before: MemberWorld, after: MemberWorld | None) -> tuple[MemberWorld | None, set[Key]]:
         """Keep what carrying out a step has changed until the watches tell the same.
 
         The world to go on with, None if the Member is gone, and which others that concerns. What the watches told
         meanwhile, while the answer was on its way, is not undone by it: nobody would tell of it again.
         """
         self._given.pop(key, None)
-        if world is None:
-            self.members.objects.pop(key, None)
-            self.accounts.discard(key)
-            self.undone.discard(key)
+        uid = uid_of(before.member)
+        if after is None:
+            if uid_of(self.members.objects.get(key)) == uid:
+                del self.members.objects[key]
             return None, self._see_member(key)
-        member, workload = self.members.keep(key, world.member), None
-        if world.workload is None:
+        member = self.members.keep(key, after.member)
+        if after.workload is not None:
+            self.workloads.keep(key, after.workload)
+        elif before.workload is not None and uid_of(self.workloads.objects.get(key)) == uid_of(before.workload):
             self.workloads.objects.pop(key, None)
-        else:
-            workload = self.workloads.keep(key, world.workload)
-        if world.has_account:
-            self.accounts.add(key)
-        if world.account_deleted:
-            self.undone.add(key)
-        kept = world.seen(member=member, workload=workload) if member is not None else None
-        return kept, self._see_member(key)
+        workload = self.workloads.objects.get(key)
+        if before.has_lease and not after.has_lease:
+            self.leases.objects.pop(key, None)
+            self._forget_lease(key)
+        if member is None:
+            return None, self._see_member(key)
+        if uid_of(member) != uid:
+            # Another Member of this name: what was found out about the first one does not hold for it.
+            return None, {key, *self._see_member(key)}
+        for is_so, memory in (
+            (after.has_account, self._has_account),
+            (after.account_deleted, self._account_deleted),
+        ):
+            if is_so:
+                memory[key] = uid
+            else:
+                memory.pop(key, None)
+        return after.seen(member=member, workload=workload), self._see_member(key)
 
     def members_of(self, namespace: str, group: str) -> list[Key]:
         """The Members of a group."""
@@ -339,7 +373,10 @@ class Caches:
         if workload is None or workload_ports(workload):
             self._emptied.pop(key, None)
             return None
-        return self._emptied.setdefault(key, now)
+        uid = uid_of(workload)
+        if key not in self._emptied or self._emptied[key][0] != uid:
+            self._emptied[key] = (uid, now)
+        return self._emptied[key][1]
 
     def _try(self, what: str, read: Callable[[], T]) -> T | None:
         """Read a source; a failure is told once, and None."""

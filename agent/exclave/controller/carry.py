@@ -140,9 +140,10 @@ class Carrier:
         return live.seen(signed=signed)
 
     async def _seal(self, world: MemberWorld) -> MemberWorld:
-        granted = await self._cluster.send(
-            create_token(accounts_namespace(world.namespace), _account(world), CREDENTIAL_LIFE)
-        )
+        request = create_token(accounts_namespace(world.namespace), _account(world), CREDENTIAL_LIFE)
+        granted = await self._unless(404, request)
+        if granted is None:
+            return world.seen(has_account=False)  # somebody deleted it: the next step makes it again
         return world.seen(sealed=seal(str(granted["status"]["token"]), world.view.delivery_key))
 
     async def _undo(self, step: Step, world: MemberWorld) -> MemberWorld | None:

@@ -47,8 +47,11 @@ class Happening:
 
 
 def happenings(before: MemberView | None, after: MemberView) -> list[Happening]:
-    """What has changed between two views of a Member; nothing is told of one that is met for the first time."""
-    if before is None:
+    """What has changed between two views of a Member; nothing is told of one that is met for the first time.
+
+    Another Member of the same name is met for the first time, too.
+    """
+    if before is None or before.uid != after.uid:
         return []
     found = []
     for old, new in (

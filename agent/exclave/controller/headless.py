@@ -55,7 +55,7 @@ class HeadlessWarner:
         self._cluster = cluster
         self._groups = groups
         self._news = news
-        self._warned: set[tuple[str, str, str]] = set()  # namespace, Service, group
+        self._warned: set[tuple[str, str, str, str]] = set()  # namespace, Service, group, the group's uid
         self._told: dict[str, str] = {}  # why Services of a namespace could not be listed
 
     async def run(self) -> None:
@@ -67,15 +67,17 @@ class HeadlessWarner:
     async def look(self) -> None:
         """One round."""
         groups = list(self._groups())
-        found: set[tuple[str, str, str]] = set()
-        for namespace in sorted({group.namespace for group in groups}):
+        namespaces = sorted({group.namespace for group in groups})
+        self._told = {namespace: told for namespace, told in self._told.items() if namespace in namespaces}
+        found: set[tuple[str, str, str, str]] = set()
+        for namespace in namespaces:
             for group in groups if (services := await self._services(namespace)) else ():
                 if group.namespace == namespace:
                     labels = {**group.spec.labels, GROUP_LABEL: group.name}
-                    found |= {(namespace, name, group.name) for name in headless_selecting(services, labels)}
-        uids = {(group.namespace, group.name): group.uid for group in groups}
-        for namespace, service, name in sorted(found - self._warned):
-            subject = Subject(WORKLOAD_GROUPS.api_version, WORKLOAD_GROUPS.kind, namespace, name, uids[namespace, name])
+                    headless = headless_selecting(services, labels)
+                    found |= {(namespace, service, group.name, group.uid) for service in headless}
+        for namespace, service, name, uid in sorted(found - self._warned):
+            subject = Subject(WORKLOAD_GROUPS.api_version, WORKLOAD_GROUPS.kind, namespace, name, uid)
             self._news.tell_nowait(subject, [warning(service, name)])
             log.warning("%s/%s: %s", namespace, name, warning(service, name).note)
         self._warned = found

@@ -36,7 +36,7 @@ from exclave.cluster.requests import (
 )
 from exclave.controller.accept import GroupWork, group_work, is_refused_namespace, judge_group
 from exclave.controller.asking import ask_after
-from exclave.controller.caches import CONFIG, Cache, Caches, Key
+from exclave.controller.caches import CONFIG, Cache, Caches, Key, uid_of
 from exclave.controller.carry import Carrier
 from exclave.controller.events import (
     Subject,
@@ -107,6 +107,7 @@ class Controller:
         self._news = News(cluster, place.namespace, now)
         self._seen: dict[Key, MemberView] = {}  # as last told of
         self._groups_told: dict[Key, Condition] = {}
+        self._group_uids: dict[Key, str] = {}  # of the groups that were looked at
         self.counts: Counter[str] = Counter()  # steps carried out, by name
 
     @property
@@ -293,7 +294,7 @@ class Controller:
             if isinstance(step, Wait):
                 return step.seconds
             log.debug("%s/%s: %s", *key, type(step).__name__)
-            changed, concerned = self._caches.keep(key, await self._carrier.carry(step, world))
+            changed, concerned = self._caches.keep(key, world, await self._carrier.carry(step, world))
             self.counts[type(step).__name__] += 1
             self._queue_members(concerned)
             if changed is None:
@@ -305,10 +306,14 @@ class Controller:
     async def _look_at_group(self, key: Key) -> None:
         """Accept it or say why not, hold it while it has members, publish its settings."""
         found = self._caches.groups.objects.get(key)
-        if found is None:
+        if self._group_uids.get(key) != uid_of(found):
+            # Deleted, and perhaps made again under this name: what is remembered was another group's.
             self._caches.refusals.pop(key, None)
             self._caches.published.pop(key, None)
             self._groups_told.pop(key, None)
+            self._group_uids[key] = uid_of(found)
+        if found is None:
+            self._group_uids.pop(key, None)
             return
         members = len(self._caches.members_of(*key))
         others = [one for where, one in self._caches.groups.objects.items() if where[0] == key[0]]
