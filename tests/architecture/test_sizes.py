@@ -6,12 +6,12 @@ import pytest
 
 from architecture.tree import MODULES, TOP, Module
 
-MOST_LINES = 400
+MOST_LINES = 600
 MOST_FUNCTION_LINES = 60
 
 
 @pytest.mark.parametrize("module", MODULES.values(), ids=lambda module: module.name)
-def test_a_module_has_at_most_400_lines(module: Module) -> None:
+def test_a_module_has_at_most_600_lines(module: Module) -> None:
     assert module.text.count("\n") <= MOST_LINES
 
 
