@@ -192,6 +192,22 @@ async def test_a_group_that_was_deleted_and_made_again_while_its_watch_was_away_
             assert [one["uid"] for one in found["metadata"]["ownerReferences"]] == [made["metadata"]["uid"]]
 
 
+async def test_settings_that_are_about_to_go_with_an_earlier_group_are_written_again_when_they_have_gone(
+    tmp_path: Path,
+) -> None:
+    owner = {"apiVersion": "exclave.dev/v1alpha1", "kind": "WorkloadGroup", "name": "web", "uid": "an-earlier-group"}
+    metadata = {"name": "exclave-mesh.web", "namespace": NAMESPACE, "ownerReferences": [owner]}
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        await cluster.admin.send(create(CONFIG_MAPS, NAMESPACE, {"metadata": metadata, "data": {}}))
+        async with cluster.controlled():
+            await wait(cluster, CONFIG_MAPS, "exclave-mesh.web", lambda found: found["data"])
+            await cluster.admin.send(delete(CONFIG_MAPS, NAMESPACE, "exclave-mesh.web"))
+            found = await wait(cluster, CONFIG_MAPS, "exclave-mesh.web", lambda found: found is not None)
+            group = await cluster.find(WORKLOAD_GROUPS, "web")
+            assert group is not None
+            assert [one["uid"] for one in found["metadata"]["ownerReferences"]] == [group["metadata"]["uid"]]
+
+
 async def other_machine(cluster: MeshCluster, name: str, address: str, machine_hash: str) -> None:
     """Another machine than this one becomes a member and serves, by what it leaves in the cluster."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -79,6 +79,9 @@ TICK = 5.0
 TOLD_A_SECOND = 50.0
 """Members a second that are told of new settings: a fleet does not fetch them in one moment."""
 
+OWNED_BY_ANOTHER = 2.0
+"""Seconds after which settings are written again whose ConfigMap goes with an earlier group of the same name."""
+
 Work = tuple[Literal["member", "group"], Key]
 
 
@@ -279,8 +282,7 @@ class Controller:
     async def _look(self, work: Work) -> float | None:
         kind, key = work
         if kind == "group":
-            await self._look_at_group(key)
-            return None
+            return await self._look_at_group(key)
         world = self._caches.world(key, self._now())
         if world is None:
             self._seen.pop(key, None)
@@ -303,8 +305,11 @@ class Controller:
             world = changed.seen(now=self._now())
         raise ValueError("more steps than there are things to do")
 
-    async def _look_at_group(self, key: Key) -> None:
-        """Accept it or say why not, hold it while it has members, publish its settings."""
+    async def _look_at_group(self, key: Key) -> float | None:
+        """Accept it or say why not, hold it while it has members, publish its settings.
+
+        Returns the seconds after which to do so again, None if no time is set for that.
+        """
         found = self._caches.groups.objects.get(key)
         if self._group_uids.get(key) != uid_of(found):
             # Deleted, and perhaps made again under this name: what is remembered was another group's.
@@ -314,7 +319,7 @@ class Controller:
             self._group_uids[key] = uid_of(found)
         if found is None:
             self._group_uids.pop(key, None)
-            return
+            return None
         members = len(self._caches.members_of(*key))
         others = [one for where, one in self._caches.groups.objects.items() if where[0] == key[0]]
         refused = is_refused_namespace(key[0], self._place.namespace, self._place.linkerd)
@@ -325,14 +330,15 @@ class Controller:
             self._members_changed(self._caches.members_of(*key))
         if not refusal:
             self._caches.refusals.pop(key, None)
-        group = self._caches.group(key)
+        group, pause = self._caches.group(key), None
         if group is not None and not found["metadata"].get("deletionTimestamp"):
-            await self._publish(key, group)
+            pause = await self._publish(key, group)
         work = group_work(found, condition, members=members, now=self._now())
         if work.releases:
             await clear(self._cluster, *key)
         await self._write_group(key, work)
         self._tell_of_group(key, found, condition)
+        return pause
 
     async def _write_group(self, key: Key, work: GroupWork) -> None:
         for body, subresource in ((work.metadata, None), (work.status, "status")):
@@ -345,28 +351,37 @@ class Controller:
                     raise
                 return
 
-    async def _publish(self, key: Key, group: Group) -> None:
-        """Write a group's settings if they changed, then let its members know, a few at a time."""
+    async def _publish(self, key: Key, group: Group) -> float | None:
+        """Write a group's settings if they changed, then let its members know, a few at a time.
+
+        Returns the seconds after which to write them again, None if they stay.
+        """
         mesh = self._caches.mesh
         if mesh is None or not is_worth_publishing(mesh.control_plane):
-            return
+            return None
         text, digest = settings_of(group, mesh, self._caches.heartbeat)
         published = Published(digest, frozenset(port.port for port in group.spec.ports))
         if self._caches.published.get(key) == published:
-            return
+            return None
         body = settings_object(group, text)
         try:
-            await self._cluster.send(
+            stored = await self._cluster.send(
                 patch(CONFIG_MAPS, group.namespace, settings_name(group.name), {"data": body["data"]})
             )
         except ApiRefusal as refusal:
             if refusal.status != 404:
                 raise
-            await self._cluster.send(create(CONFIG_MAPS, group.namespace, body))
+            stored = await self._cluster.send(create(CONFIG_MAPS, group.namespace, body))
+        owners = stored["metadata"].get("ownerReferences") or ()
+        if owners and not any(one.get("uid") == group.uid for one in owners):
+            # It belongs to a group of this name that was deleted, so the API server is about to delete it.
+            log.info("settings of %s/%s: ConfigMap %s has an earlier owner", *key, settings_name(group.name))
+            return OWNED_BY_ANOTHER
         self._caches.published[key] = published
         log.info("settings of %s/%s: %s", *key, digest[:12])
         for place, member in enumerate(self._caches.members_of(*key)):
             self._queue.add_later_nowait(("member", member), place / TOLD_A_SECOND)
+        return None
 
     async def _tick(self) -> None:
         """Time alone changes who is live, and whether an issuer's certificate is valid; the fleet's size, how often."""
