@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.cli import KEYS
+from exclave.cli.main import KEYS
 from exclave.config import (
     Config,
     ListingConfig,

@@ -2,6 +2,6 @@
 
 import sys
 
-from exclave.cli import main
+from exclave.cli.main import main
 
 sys.exit(main())

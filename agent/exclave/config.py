@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from exclave.errors import ConfigError
-from exclave.kit.duration import parse_duration
-from exclave.kit.labels import is_label_value
-from exclave.kit.spans import Span, parse_span
+from exclave.kit.formats.duration import parse_duration
+from exclave.kit.formats.labels import is_label_value
+from exclave.kit.formats.ranges import Span, parse_span
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,7 +6,7 @@ the parts unwind, by a signal or by the control socket; every door reads it when
 
 from enum import Enum
 
-from exclave.kit.latest import Latest
+from exclave.kit.tasks.latest import Latest
 
 
 class Ending(Enum):

@@ -6,7 +6,10 @@ A message says what was expected, what was met and where; a hint says what to do
 Foreign errors are translated once, where the foreign library is called. Only `cli` turns these into exit codes.
 """
 
+import traceback
+from collections.abc import Iterator
 from enum import Enum
+from typing import Any
 
 
 class Fault(Enum):
@@ -117,3 +120,47 @@ class ConfigError(ExclaveError):
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(Fault.CONFIG_INVALID, message, hint)
+
+
+def error_object(code: int, word: str, message: str, hint: str) -> dict[str, Any]:
+    """What a command that failed prints with `--json`."""
+    return {"error": {"code": code, "word": word, "message": message, "hint": hint}}
+
+
+BUG = "something happened that should not; this is a bug of exclave's"
+
+
+BUG_HINT = "report it, with the lines above; they hold no secret"
+
+
+def error_lines(error: ExclaveError) -> str:
+    """A failure for a terminal: what was met, then what to do."""
+    return f"exclave: {error.message}\n  to do: {error.hint}"
+
+
+def bug_lines(problem: BaseException) -> str:
+    """Where something happened that should not: types and places, never an exception's own words."""
+    return "\n".join([*_places(problem), f"exclave: {BUG}", f"  to do: {BUG_HINT}"])
+
+
+def bug_object() -> dict[str, Any]:
+    """The same for programs; the places go to the log."""
+    return error_object(Fault.BUG.code, Fault.BUG.word, BUG, BUG_HINT)
+
+
+def _places(problem: BaseException) -> Iterator[str]:
+    yield f"{type(problem).__module__}.{type(problem).__qualname__}"
+    for frame in traceback.extract_tb(problem.__traceback__):
+        yield f"  {frame.filename}:{frame.lineno} in {frame.name}"
+    for inner in getattr(problem, "exceptions", ()):
+        yield from _places(inner)
+    if problem.__cause__ is not None:
+        yield from _places(problem.__cause__)
+
+
+def find_error(problem: BaseException) -> ExclaveError | None:
+    """The failure that a person can act on, in an exception or anywhere in a group of them."""
+    if isinstance(problem, ExclaveError):
+        return problem
+    found = (find_error(inner) for inner in getattr(problem, "exceptions", ()))
+    return next((error for error in found if error is not None), None)

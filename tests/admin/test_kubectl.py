@@ -8,8 +8,8 @@ import pytest
 
 from exclave.admin.kubectl import Kubectl
 from exclave.admin.objects import join_account
+from exclave.api.requests import CONFIG_MAPS, MEMBERS, NAMESPACES, SERVICE_ACCOUNTS, Object, Resource
 from exclave.cluster.credential import read_token_times
-from exclave.cluster.requests import CONFIG_MAPS, MEMBERS, NAMESPACES, SERVICE_ACCOUNTS, Object, Resource
 from exclave.errors import ApiRefusal, ExclaveError, Fault
 from peers.conftest import Server
 from support.admin import KUBECTL, Admin, admin_of

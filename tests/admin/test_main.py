@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from exclave import __version__, cli
+from exclave import __version__
 from exclave.admin.main import build_parser
+from exclave.cli import main as cli
 from peers.conftest import Server
 from support.admin import Admin, admin_of
 

@@ -15,7 +15,7 @@ from exclave.admin.manifests import (
     later_objects,
     read_installation,
 )
-from exclave.cluster.requests import Object
+from exclave.api.requests import Object
 
 GIVEN = Installation(key_pair=KeyPair("chain", "the key itself"))
 CHOICES = {

@@ -4,16 +4,9 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.objects import (
-    CONTROLLER,
-    MOST_USES,
-    Placed,
-    controller_objects,
-    group_objects,
-    join_account,
-    rejoin_account,
-)
-from exclave.cluster.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES
+from exclave.admin.objects import MOST_USES, Placed, controller_objects, group_objects, join_account, rejoin_account
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES
 
 GROUP = group_objects("shop", "web", {"networks": ["10.0.0.0/8"]}, "exclave")
 ALL = [*controller_objects("exclave", "linkerd", "exclave-issuer"), *GROUP]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from exclave.admin.tables import FORMS, Listing, age, human_duration, labelled, manifests, parse_time, render, table
-from exclave.cluster.requests import MEMBERS, SERVICE_ACCOUNTS
+from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS
 from exclave.errors import ExclaveError
 
 OBJECTS = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}} for name in ("web", "db-backup")]

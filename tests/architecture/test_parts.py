@@ -8,8 +8,8 @@ from architecture.allowed import UNSUPERVISED
 from architecture.tree import MODULES, Module
 
 FOLDERS = {
-    "cluster", "confirm", "dns", "failing", "identity", "listing", "member", "proxy", "redirect", "steering",
-    "swap", "workload_api", "control", "daemon", "life",
+    "cluster", "confirm", "dns", "data_path", "identity", "listing", "member", "proxy", "redirect", "swap",
+    "workload_api", "control", "daemon",
 }  # fmt: skip
 """Folders and modules of exclave that an agent runs."""
 

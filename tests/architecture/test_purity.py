@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from architecture.allowed import BLOCKING, PURE_LIBRARIES, VALUES
-from architecture.tree import MODULES, Module
+from architecture.tree import MODULES, PACKAGES, Module
 
 PURE = [
     module
@@ -29,7 +29,7 @@ MAKERS_OF_KEYS = {
 
 
 def _is_pure_import(name: str) -> bool:
-    if name.split(".")[0] != "exclave":
+    if name.split(".")[0] not in PACKAGES:
         return name.split(".")[0] in PURE_LIBRARIES | {"tomllib", "tomli"}
     module = MODULES[name]
     return name in VALUES or (not module.has_async and name not in BLOCKING)
@@ -40,7 +40,7 @@ def test_a_module_without_async_imports_pure_modules_only(module: Module) -> Non
     impure = [
         f"{module.path}:{found.line}: imports {found.module}"
         for found in module.imports
-        if not found.typing_only and not _is_pure_import(found.module)
+        if not _is_pure_import(found.module)
     ]
     assert not impure, "pure modules import pure modules (else list the module in allowed.BLOCKING with its reason)"
 

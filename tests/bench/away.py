@@ -22,24 +22,27 @@ import trio
 from cryptography import x509
 from tests.bench.figures import note
 
+from exclave.api.identity import destination_identity
+from exclave.api.settings import FailurePolicy, Port
 from exclave.config import ProxyConfig, RedirectConfig
-from exclave.confirm import open_confirm
-from exclave.dns import open_dns
+from exclave.confirm.confirm import open_confirm
+from exclave.daemon.wanted_rules import open_steering
+from exclave.data_path.observer import Failing, open_failing
+from exclave.dns.server import open_dns
 from exclave.ending import Ending, EndingSwitch
-from exclave.failing import Failing, open_failing
-from exclave.identity.names import destination_identity
-from exclave.kit.latest import Latest
-from exclave.kit.nursery import open_bare_nursery
-from exclave.member.settings import FailurePolicy, Port
-from exclave.proxy import open_proxy
-from exclave.redirect import Redirect, find_active, find_armed, open_link, open_redirect
-from exclave.redirect.layout import dns_address
-from exclave.sandbox.namespaces import Machine, Network, open_network
-from exclave.sandbox.pki import make_leaf
-from exclave.sandbox.stage import share_stand_in
-from exclave.steering import open_steering
-from exclave.swap import Swap, open_swap
-from exclave.workload_api import open_workload_api
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.link.layout import dns_address
+from exclave.link.link import open_link
+from exclave.proxy.instance import open_proxy
+from exclave.redirect.kernel.nft import find_active, find_armed
+from exclave.redirect.reconciler import Redirect, open_redirect
+from exclave.redirect.table_door import open_table
+from exclave.swap.swap import Swap, open_swap
+from exclave.workload_api.server import open_workload_api
+from exclave_sandbox.pki import make_leaf
+from exclave_sandbox.stage.namespaces import Machine, Network, open_network
+from exclave_sandbox.stage.stage import share_stand_in
 from support.member import ADDRESS, RECORD, make_settings
 from support.mesh import mesh
 from support.swapping import show_rules
@@ -200,6 +203,7 @@ async def open_machine(world: World, ending: Ending) -> AsyncIterator[Parts]:
         enter = stack.enter_async_context
         api = await enter(open_workload_api(runtime / "w.sock", identity.svid, lambda: (), frozenset({NOBODY})))
         await enter(open_link(endings))
+        await enter(open_table(endings))
         names = await enter(open_dns(dns_address(), member.settings))
         given = (member, identity, api.path, names.address, await find_active(), endings, time.time)
         proxy = await enter(open_proxy(config, runtime, *given))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import trio
 
-from exclave.cluster import Cluster, open_cluster
+from exclave.api.lease import heartbeat_request
+from exclave.api.names import SETTINGS_KEY, settings_name
+from exclave.api.requests import CONFIG_MAPS, get
+from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
-from exclave.cluster.requests import CONFIG_MAPS, get
 from exclave.errors import ClusterError
-from exclave.member.presence import heartbeat_request
-from exclave.member.spec import SETTINGS_KEY, settings_name
-from exclave.sandbox.mesh import GROUP, NAMESPACE
+from exclave_sandbox.stage.mesh import GROUP, NAMESPACE
 from peers.conftest import Server
 
 LOOK = 10.0

@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from tests.bench.figures import heading, note, processes_started, row
 
-from exclave.redirect.policy import RedirectPolicy
-from exclave.redirect.ruleset import render
+from exclave.redirect.rules.policy import RedirectPolicy
+from exclave.redirect.rules.ruleset import render
 
 COUNTS = (0, 100, 1000, 10000)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import trio
 from tests.bench.figures import heading, row
 
-from exclave.redirect.guard import remove_guard
-from exclave.redirect.holding import render_holding, render_kept
-from exclave.sandbox.namespaces import Machine
+from exclave.redirect.keepalive import remove_guard
+from exclave.redirect.rules.drain_ruleset import render_holding, render_kept
+from exclave_sandbox.stage.namespaces import Machine
 from redirect.keeping import TOP, keep
 from redirect.lab import CLUSTER4, CLUSTER6, VM4, Flows, Lab, as_proxies, open_lab
 from redirect.policies import PLAIN, PROXY
@@ -30,7 +30,7 @@ POLICY = replace(PLAIN, networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 
 
 WATCH = """
 import contextlib, json, os, socket, sys, threading, time
-from exclave.redirect.events import Reader
+from exclave.redirect.kernel.nft_events import Reader
 kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 kernel.bind((0, 0))
 kernel.setsockopt(270, 1, 7)

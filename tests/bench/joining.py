@@ -10,8 +10,8 @@ import httpx
 import trio
 from tests.bench.figures import heading, note, row
 
-from exclave.sandbox.scene_joining import BY_ADDRESS, Joining
-from exclave.sandbox.stage import Stage, open_stage
+from exclave_sandbox.demo.joining import BY_ADDRESS, Joining
+from exclave_sandbox.stage.stage import Stage, open_stage
 
 UNTIL_MESHED = """
 import json, sys, time, urllib.request

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import trio
 
-from exclave.cluster import Cluster, Upserted, open_cluster
+from exclave.api.member import view_member
+from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
+from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
-from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
-from exclave.member.spec import view_member
-from exclave.sandbox.mesh import NAMESPACE
+from exclave.cluster.watch_events import Upserted
+from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 
 

@@ -10,12 +10,12 @@ import trio
 from tests.bench.figures import heading, median_of, note, processes_started, row
 
 from exclave.ending import Ending, EndingSwitch
-from exclave.kit.latest import Latest
-from exclave.redirect import open_redirect
-from exclave.redirect.holding import render_kept
-from exclave.redirect.layout import TABLE
-from exclave.redirect.policy import RedirectPolicy, Server
-from exclave.redirect.tables import remove_table
+from exclave.kit.tasks.latest import Latest
+from exclave.link.layout import TABLE
+from exclave.redirect.kernel.nft import remove_table
+from exclave.redirect.reconciler import open_redirect
+from exclave.redirect.rules.drain_ruleset import render_kept
+from exclave.redirect.rules.policy import RedirectPolicy, Server
 
 TIMES = 9
 

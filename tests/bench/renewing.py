@@ -8,12 +8,12 @@ import psutil
 import trio
 from tests.bench.figures import heading, note, row
 
-from exclave.identity.csr import make_csr
+from exclave.api.csr import make_csr
 from exclave.identity.storage import generate_key
 from exclave.identity.svid import check_svid
-from exclave.sandbox.scene_joining import Joining
-from exclave.sandbox.scene_traffic import UnderTraffic
-from exclave.sandbox.stage import Stage, open_stage
+from exclave_sandbox.demo.joining import Joining
+from exclave_sandbox.demo.traffic import UnderTraffic
+from exclave_sandbox.stage.stage import Stage, open_stage
 from support.mesh import IDENTITY
 from support.mesh import mesh as made_mesh
 

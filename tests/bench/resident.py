@@ -11,8 +11,8 @@ import psutil
 import trio
 from tests.bench.figures import heading, median_of, note, row
 
-from exclave.sandbox.scene_joining import Joining
-from exclave.sandbox.stage import Stage, open_stage
+from exclave_sandbox.demo.joining import Joining
+from exclave_sandbox.stage.stage import Stage, open_stage
 
 LIBRARIES = "import cryptography.x509, dns.message, h2.connection, httpx, jwcrypto.jwe, netifaces, psutil, ssl, trio"
 CONNECTED = f"""
@@ -110,10 +110,10 @@ def main() -> None:
     heading(f"An agent with {sys.argv[1]}, Python {sys.version.split()[0]}")
     bare = seconds_of("pass")
     libraries = seconds_of(LIBRARIES)
-    row("start of Python and imports: exclave run", seconds_of("import exclave.life"), "s", libraries)
+    row("start of Python and imports: exclave run", seconds_of("import exclave.daemon.process"), "s", libraries)
     row(
         "start of Python and imports: exclave status",
-        seconds_of("import exclave.cli, exclave.control_client"),
+        seconds_of("import exclave.cli.main, exclave.control.client"),
         "s",
         bare,
     )

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import trio
 from tests.bench.figures import heading, note, row
 
-from exclave.sandbox.scene_joining import Joining
-from exclave.sandbox.scene_traffic import open_load
-from exclave.sandbox.stage import Stage, open_stage
-from exclave.sandbox.teller import eventually
+from exclave_sandbox.demo.joining import Joining
+from exclave_sandbox.demo.traffic import open_load
+from exclave_sandbox.expect import eventually
+from exclave_sandbox.stage.stage import Stage, open_stage
 
 TIMES = 5
 

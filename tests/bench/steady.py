@@ -18,17 +18,18 @@ import trio
 import trio.testing
 from tests.bench.figures import heading, note, row
 
-from exclave.admin.objects import CONTROLLER
-from exclave.cluster import Cluster, open_cluster, open_member_cluster
+from exclave.api.join_token import encode_token
+from exclave.api.names import CONTROLLER
+from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
+from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config, MemberConfig, Paths
-from exclave.controller import Place, open_controller
-from exclave.controller.beats import interval_for
+from exclave.controller.policy.heartbeats import interval_for
+from exclave.controller.run import Place, open_controller
 from exclave.ending import EndingSwitch
-from exclave.identity import Identity, open_identity
-from exclave.join import steps
-from exclave.join.token import encode_token
-from exclave.member import open_member
+from exclave.identity.rotator import Identity, open_identity
+from exclave.join import join as steps
+from exclave.member.client import open_member
 from peers.conftest import Server, run_kubernetes
 from support.apiserver import RunningApiServer
 from support.mesh_cluster import furnished

@@ -32,11 +32,12 @@ from tests.bench.beating import Beats
 from tests.bench.figures import heading, note, row
 from tests.bench.noting import Noted, open_notes
 
-from exclave.admin.objects import CONTROLLER, join_account
-from exclave.cluster import open_cluster
-from exclave.cluster.credential import parse_credential
-from exclave.cluster.endpoint import Access
-from exclave.cluster.requests import (
+from exclave.admin.objects import join_account
+from exclave.api.csr import csr_sha256, make_csr
+from exclave.api.join_token import JoinToken, encode_token
+from exclave.api.lease import heartbeat_request
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import (
     CONFIG_MAPS,
     EXTERNAL_WORKLOADS,
     LEASES,
@@ -47,12 +48,12 @@ from exclave.cluster.requests import (
     get,
     patch,
 )
+from exclave.cluster.client import open_cluster
+from exclave.cluster.credential import parse_credential
+from exclave.cluster.endpoint import Access
 from exclave.config import Config, MemberConfig, Paths
 from exclave.errors import ExclaveError
-from exclave.identity.csr import csr_sha256, make_csr
-from exclave.join import steps
-from exclave.join.token import JoinToken, encode_token
-from exclave.member.presence import heartbeat_request
+from exclave.join import join as steps
 from exclave.member.record import MembershipRecord
 from peers.conftest import Server, run_kubernetes
 from support.apiserver import RunningApiServer

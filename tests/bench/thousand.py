@@ -16,16 +16,16 @@ import trio
 import trio.testing
 from tests.bench.figures import heading, note, row
 
-from exclave.controller.issuer import Issuer
-from exclave.controller.sign import sign
+from exclave.api.issuer import Issuer
+from exclave.api.member import Certificate, MemberView
+from exclave.api.settings import Settings
+from exclave.controller.policy.sign import sign
 from exclave.ending import EndingSwitch
-from exclave.identity import open_identity
-from exclave.identity.x509 import read_blocks, read_certificates
-from exclave.kit.latest import Latest
-from exclave.member.settings import Settings
-from exclave.member.spec import Certificate, MemberView
-from exclave.sandbox.standin_identity import fetch_svids
-from exclave.workload_api import open_workload_api
+from exclave.identity.rotator import open_identity
+from exclave.kit.formats.x509 import read_blocks, read_certificates
+from exclave.kit.tasks.latest import Latest
+from exclave.workload_api.server import open_workload_api
+from exclave_sandbox.standin.identity import fetch_svids
 from support.member import RECORD, make_settings
 from support.mesh import mesh
 

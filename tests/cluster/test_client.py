@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.cluster import Access, Cluster, Listed, Removed, Upserted, open_cluster
-from exclave.cluster.requests import (
+from exclave.api.requests import (
     CONFIG_MAPS,
     NAMESPACES,
     ROLE_BINDINGS,
@@ -22,6 +21,9 @@ from exclave.cluster.requests import (
     get,
     patch,
 )
+from exclave.cluster.client import Cluster, open_cluster
+from exclave.cluster.endpoint import Access
+from exclave.cluster.watch_events import Listed, Removed, Upserted
 from exclave.errors import ApiRefusal, ClusterError
 from support.apiserver import RunningApiServer, running_apiserver
 from support.https import Asked, Reply, Served, open_https

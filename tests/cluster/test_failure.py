@@ -7,14 +7,7 @@ import httpx
 import pytest
 import trio
 
-from exclave.cluster.failure import (
-    Failure,
-    explain,
-    no_answer,
-    no_connection,
-    not_kubernetes,
-    unreachable,
-)
+from exclave.cluster.failure import Failure, explain, no_answer, no_connection, not_kubernetes, unreachable
 from exclave.errors import Fault
 
 SERVER = "https://api.example.org:6443"

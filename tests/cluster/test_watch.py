@@ -7,7 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.cluster.events import (
+from exclave.api.requests import MEMBERS, Object
+from exclave.cluster.watch import (
+    GRACE,
+    LONGEST,
+    LONGEST_LINE,
+    PATIENCE_WITH_VERSIONS,
+    RECONNECT,
+    SHORTEST,
+    SILENCE,
+    Listed,
+    Removed,
+    Upserted,
+    WatchEvent,
+    WatchMachine,
+)
+from exclave.cluster.watch_events import (
     Action,
     Answered,
     Arrived,
@@ -22,21 +37,6 @@ from exclave.cluster.events import (
     Read,
     Refused,
     Report,
-)
-from exclave.cluster.requests import MEMBERS, Object
-from exclave.cluster.watch import (
-    GRACE,
-    LONGEST,
-    LONGEST_LINE,
-    PATIENCE_WITH_VERSIONS,
-    RECONNECT,
-    SHORTEST,
-    SILENCE,
-    Listed,
-    Removed,
-    Upserted,
-    WatchEvent,
-    WatchMachine,
 )
 from exclave.errors import ApiRefusal
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from exclave.confirm import Unconfirmed, forget_unconfirmed, load_unconfirmed, store_unconfirmed
+from exclave.confirm.record import Unconfirmed, forget_unconfirmed, load_unconfirmed, store_unconfirmed
 
 
 @pytest.mark.parametrize("record", [Unconfirmed(60.0), Unconfirmed(0.5, begun=True)])

@@ -8,11 +8,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from exclave.cluster.events import Upserted
-from exclave.cluster.requests import Object
-from exclave.controller.caches import Caches, Key
-from exclave.controller.reap import DeleteAccount, DeleteLease, EmptyPorts, MarkNotReady, ReleaseMember, Wait
-from exclave.controller.steps import (
+from exclave.api.csr import csr_sha256
+from exclave.api.member import member_object
+from exclave.api.names import FINALIZER
+from exclave.api.requests import Object
+from exclave.api.settings import render_group
+from exclave.cluster.watch_events import Upserted
+from exclave.controller.cluster_state import Caches, Key
+from exclave.controller.policy.reap import DeleteAccount, DeleteLease, EmptyPorts, MarkNotReady, ReleaseMember, Wait
+from exclave.controller.policy.snapshot import MemberWorld, Signed, workload_ports
+from exclave.controller.policy.transitions import (
     AddFinalizer,
     DeleteMember,
     MakeAccount,
@@ -24,11 +29,8 @@ from exclave.controller.steps import (
     WriteStatus,
     next_step,
 )
-from exclave.controller.world import MemberWorld, Signed, workload_ports
-from exclave.identity.csr import csr_sha256
-from exclave.member.settings import render_group
-from exclave.member.spec import FINALIZER, member_object, rfc3339, rfc3339_micro
-from exclave.sandbox.kinds import merge_patch
+from exclave.kit.formats.rfc3339 import rfc3339, rfc3339_micro
+from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
 from .worlds import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW
 

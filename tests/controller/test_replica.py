@@ -8,13 +8,13 @@ from pathlib import Path
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.admin.objects import CONTROLLER
-from exclave.cluster import Access
-from exclave.cluster.requests import LEASES, MEMBERS, WORKLOAD_GROUPS, create, get, patch
-from exclave.identity.csr import make_csr
-from exclave.join.delivery import delivery_key_text
-from exclave.member.spec import member_object, view_member
-from exclave.sandbox.pki import make_anchor
+from exclave.api.csr import make_csr
+from exclave.api.delivery import delivery_key_text
+from exclave.api.member import member_object, view_member
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import LEASES, MEMBERS, WORKLOAD_GROUPS, create, get, patch
+from exclave.cluster.endpoint import Access
+from exclave_sandbox.pki import make_anchor
 from support.interposer import Interposer, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 from support.ports import free_port

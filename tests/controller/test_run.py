@@ -12,10 +12,14 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.admin.guard import placed_guard
-from exclave.admin.objects import CONTROLLER
-from exclave.cluster import Access, Listed, Upserted, open_cluster, open_member_cluster
-from exclave.cluster.requests import (
+from exclave.admin.objects import placed_guard
+from exclave.api.csr import make_csr
+from exclave.api.delivery import delivery_key_text
+from exclave.api.join_token import encode_token
+from exclave.api.lease import heartbeat_request
+from exclave.api.member import member_object
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import (
     CONFIG_MAPS,
     EVENTS,
     EXTERNAL_WORKLOADS,
@@ -32,20 +36,20 @@ from exclave.cluster.requests import (
     list_all,
     patch,
 )
+from exclave.cluster.client import open_cluster
+from exclave.cluster.endpoint import Access
+from exclave.cluster.member_cluster import open_member_cluster
+from exclave.cluster.watch_events import Listed, Upserted
 from exclave.config import Config, MemberConfig, Paths
-from exclave.controller import Place, open_controller
+from exclave.controller.run import Place, open_controller
 from exclave.ending import EndingSwitch
 from exclave.errors import ClusterError, Fault
-from exclave.identity import open_identity
-from exclave.identity.csr import make_csr
-from exclave.join.delivery import delivery_key_text
-from exclave.join.steps import join
-from exclave.join.token import encode_token
-from exclave.member.presence import heartbeat_request, open_member
+from exclave.identity.rotator import open_identity
+from exclave.join.join import join
+from exclave.member.client import open_member
 from exclave.member.record import MembershipRecord
-from exclave.member.spec import member_object
-from exclave.sandbox.mesh import NAMESPACE, VM
-from exclave.sandbox.pki import make_anchor
+from exclave_sandbox.pki import make_anchor
+from exclave_sandbox.stage.mesh import NAMESPACE, VM
 from support.https import Asked, ConnectionCut, Reply
 from support.interposer import Interposer, Treat, busy, falling_silent, honest, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster

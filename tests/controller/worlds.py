@@ -4,13 +4,15 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.cluster.requests import Object
-from exclave.controller.register import wanted_workload
-from exclave.controller.world import Group, MemberWorld, Mesh
-from exclave.identity.csr import csr_sha256, make_csr
-from exclave.join.delivery import delivery_key_text
-from exclave.member.settings import ControlPlane, GroupSpec, LinkerdSettings, Port
-from exclave.member.spec import FINALIZER, Condition, make_condition, member_object, rfc3339
+from exclave.api.csr import csr_sha256, make_csr
+from exclave.api.delivery import delivery_key_text
+from exclave.api.member import Condition, make_condition, member_object
+from exclave.api.names import FINALIZER
+from exclave.api.requests import Object
+from exclave.api.settings import ControlPlane, GroupSpec, LinkerdSettings, Port
+from exclave.controller.policy.register import wanted_workload
+from exclave.controller.policy.snapshot import Group, MemberWorld, Mesh
+from exclave.kit.formats.rfc3339 import rfc3339
 
 NOW = 1_800_000_000.0
 NAMESPACE, NAME, ADDRESS = "shop", "web-k7q2x-1", "10.77.0.20"

@@ -16,7 +16,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "agent"))
 
-from exclave.cli import main  # noqa: E402
+from exclave.cli.main import main  # noqa: E402
 
 
 def proxies() -> list[int]:
@@ -64,7 +64,7 @@ class Killer(logging.Handler):
 
 
 if __name__ == "__main__":
-    steps = logging.getLogger("exclave.steps")
+    steps = logging.getLogger("exclave.milestones")
     steps.setLevel(logging.INFO)
     steps.addHandler(Killer(Path(sys.argv[1])))
     sys.exit(main(sys.argv[2:]))

@@ -23,17 +23,17 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 import trio  # noqa: E402
 
 from crash.rows import ROWS, Row, Scene  # noqa: E402
-from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, list_all  # noqa: E402
-from exclave.control_client import NoAgent, ask  # noqa: E402
-from exclave.kit.command import Finished  # noqa: E402
-from exclave.redirect.layout import LINK  # noqa: E402
-from exclave.sandbox import mesh  # noqa: E402
-from exclave.sandbox.compare import differences  # noqa: E402
-from exclave.sandbox.namespaces import Machine  # noqa: E402
-from exclave.sandbox.programs import Program, start  # noqa: E402
-from exclave.sandbox.scene_joining import find, issue_token, ready_of  # noqa: E402
-from exclave.sandbox.stage import Stage, open_stage  # noqa: E402
-from exclave.steps import Renewing, line_of  # noqa: E402
+from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, list_all  # noqa: E402
+from exclave.control.client import NoAgent, ask  # noqa: E402
+from exclave.kit.host.command import Finished  # noqa: E402
+from exclave.link.layout import LINK  # noqa: E402
+from exclave.milestones import Renewing, line_of  # noqa: E402
+from exclave_sandbox.demo.joining import find, issue_token, ready_of  # noqa: E402
+from exclave_sandbox.stage import mesh  # noqa: E402
+from exclave_sandbox.stage.compare import differences  # noqa: E402
+from exclave_sandbox.stage.namespaces import Machine  # noqa: E402
+from exclave_sandbox.stage.programs import Program, start  # noqa: E402
+from exclave_sandbox.stage.stage import Stage, open_stage  # noqa: E402
 
 HERE = Path(__file__).parent
 PAUSE, PATIENCE = "0.1", "3"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from exclave.steps import Joining, Leaving, Moving, Renewing, Starting, Step, Withdrawing
+from exclave.milestones import Joining, Leaving, Moving, Renewing, Starting, Step, Withdrawing
 
 
 class Scene(Enum):

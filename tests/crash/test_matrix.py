@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from crash.rows import ROWS, Row, Scene
-from exclave.steps import Joining, Leaving, Moving, Renewing, Starting, Withdrawing
+from exclave.milestones import Joining, Leaving, Moving, Renewing, Starting, Withdrawing
 from support.told import tell
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(960)]  # whoever comes first plays them all

@@ -17,13 +17,13 @@ import pytest
 import trio
 import trio.testing
 
+from exclave.api.settings import Settings, render_settings
 from exclave.dns.message import respond
 from exclave.dns.server import CONNECTIONS, PORT, DnsStub, open_dns
 from exclave.dns.zone import control_plane_services
 from exclave.errors import Fault, HostError
-from exclave.kit.latest import Latest
-from exclave.member.settings import Settings, render_settings
-from exclave.sandbox.namespaces import Machine, open_network
+from exclave.kit.tasks.latest import Latest
+from exclave_sandbox.stage.namespaces import Machine, open_network
 from support.breaking import break_listener, falling_over_once
 from support.needs import need
 
@@ -35,8 +35,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "agent"
 STUB = """
 import sys, trio
 from exclave.dns import open_dns
-from exclave.kit.latest import Latest
-from exclave.member.settings import parse_settings
+from exclave.kit.tasks.latest import Latest
+from exclave.api.settings import parse_settings
 
 async def main(address, text):
     async with open_dns(address, Latest(parse_settings(text))):

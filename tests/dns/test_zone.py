@@ -5,8 +5,8 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
+from exclave.api.settings import ControlPlane, GroupSpec, LinkerdSettings, Settings
 from exclave.dns.zone import Service, control_plane_services, look_up
-from exclave.member.settings import ControlPlane, GroupSpec, LinkerdSettings, Settings
 
 DESTINATION = "linkerd-dst-headless.linkerd.svc.cluster.local."
 POLICY = "linkerd-policy.linkerd.svc.cluster.local."

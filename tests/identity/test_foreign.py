@@ -2,8 +2,8 @@
 
 import pytest
 
+from exclave.api.member import Issued
 from exclave.identity.foreign import foreign_keys, tell_foreign
-from exclave.member.spec import Issued
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.identity.renewal import (
-    FIRST_RETRIES,
-    ISSUER_SPREAD,
-    Stored,
-    renew_after_issuer_change,
-    renew_at,
-    retries,
-)
+from exclave.identity.renewal import FIRST_RETRIES, ISSUER_SPREAD, Stored, renew_after_issuer_change, renew_at, retries
 from exclave.identity.svid import Svid
 
 RECEIVED = 1_800_000_000.0

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from exclave.api.csr import key_sha256
 from exclave.errors import Fault, HostError
-from exclave.identity.csr import key_sha256
 from exclave.identity.storage import (
     KEPT_KEYS,
     NEXT_KEY,

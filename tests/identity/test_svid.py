@@ -12,8 +12,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.identity.svid import Svid, SvidError, check_svid, fingerprint
-from exclave.identity.x509 import der_of, pem_of
+from exclave.identity.svid import Svid, SvidError, check_svid
+from exclave.kit.formats.x509 import der_of, fingerprint, pem_of
 from support.certificates import (
     ANCHOR_KEY,
     IDENTITY,

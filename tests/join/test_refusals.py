@@ -5,10 +5,10 @@ import json
 
 import pytest
 
+from exclave.api.join_token import JoinToken
+from exclave.api.member import Condition, MemberView
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.join.refusals import clocks_differ, not_admitted, read_refusal, translated, used_up
-from exclave.join.token import JoinToken
-from exclave.member.spec import Condition, MemberView
 
 SUBJECT = {"sub": "system:serviceaccount:shop-vms:web.join.k7q2x-1"}
 JWT = f"e.{base64.urlsafe_b64encode(json.dumps(SUBJECT).encode()).decode().rstrip('=')}.s"

@@ -7,11 +7,11 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.kit.latest import Latest
+from exclave.api.settings import Probe
+from exclave.kit.tasks.latest import Latest
 from exclave.listing import probes
 from exclave.listing.probes import ProbeCount, run_probes, try_tcp
 from exclave.listing.ready import ProbeResult
-from exclave.member.settings import Probe
 
 PROBE = Probe(8080, failures=3)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.failing.judgement import Judgement, Reason
+from exclave.data_path.assessment import Judgement, Reason
 from exclave.listing.ready import (
     Effect,
     Facts,

@@ -13,21 +13,20 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.cluster import Upserted
-from exclave.cluster.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
+from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
+from exclave.api.settings import FailurePolicy, Probe
+from exclave.cluster.watch_events import Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.stage import Confirmation, Stage
+from exclave.data_path.observer import Failing
 from exclave.ending import Ending, EndingSwitch
-from exclave.failing import Failing
-from exclave.listing import Listing, open_listing
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import decide
 from exclave.listing.rules import REPAIRING, REPLACING
-from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE
-from exclave.member import Membership, open_member
-from exclave.member.settings import FailurePolicy, Probe
-from exclave.member.whereabouts import Kept
-from exclave.redirect.observe import NOTHING, Observed
+from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE, Listing, open_listing
+from exclave.member.address_choice import Kept
+from exclave.member.client import Membership, open_member
+from exclave.redirect.kernel.observe import NOTHING, Observed
 from support.breaking import falling_over_once
 from support.cluster import StoreCluster
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from exclave.api.settings import digest, render_settings
 from exclave.errors import Fault, HostError
 from exclave.member.record import (
     EvictionNote,
@@ -23,7 +24,6 @@ from exclave.member.record import (
     store_membership,
     store_settings,
 )
-from exclave.member.settings import digest, render_settings
 from support.member import RECORD, make_settings
 
 JOIN = JoinRecord("nonce", "web-k7q2x-1", "ab" * 32, "-----BEGIN PRIVATE KEY-----")

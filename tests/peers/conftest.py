@@ -64,7 +64,15 @@ def own_kubernetes(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @contextmanager
 def run_sandbox(name: str, directory: Path) -> Iterator[Server]:
-    command = [sys.executable, "-m", "exclave.sandbox.apiserver", "--listen", "127.0.0.1:0", "--directory", directory]
+    command = [
+        sys.executable,
+        "-m",
+        "exclave_sandbox.apiserver.main",
+        "--listen",
+        "127.0.0.1:0",
+        "--directory",
+        directory,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

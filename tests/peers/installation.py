@@ -16,10 +16,10 @@ from pathlib import Path
 
 import httpx
 
-from exclave.admin.objects import CONTROLLER, ELECTION
-from exclave.cluster.requests import CONFIG_MAPS, DEPLOYMENTS, LEASES, MEMBERS, PODS, WORKLOAD_GROUPS, path_of
-from exclave.sandbox.mesh import MeshKeys, mesh_requests
-from exclave.sandbox.pki import Authority
+from exclave.api.names import CONTROLLER, ELECTION
+from exclave.api.requests import CONFIG_MAPS, DEPLOYMENTS, LEASES, MEMBERS, PODS, WORKLOAD_GROUPS, path_of
+from exclave_sandbox.pki import Authority
+from exclave_sandbox.stage.mesh import MeshKeys, mesh_requests
 from support.admin import Admin, admin_of
 from support.mesh import Mesh, mesh
 

@@ -1,8 +1,7 @@
 """A real Kubernetes for tests: etcd, kube-apiserver and kube-controller-manager on loopback, with keys of their own.
 
-Rules: what runs, and with which words, is the demo's (`exclave.sandbox.control_plane`). Every port is a free one, and
-everything written goes into one folder. Each program can be ended, killed and started again while the block runs; what
-was started is ended by its process id.
+The command lines are the demo's (`exclave_sandbox.stage.control_plane`). Every port is a free one. All files go into
+one folder. Each program can be ended, killed and started again while the block runs, by its process id.
 """
 
 import json
@@ -20,8 +19,9 @@ from typing import Any
 
 import httpx
 
-from exclave.admin.crds import custom_resource_definitions
-from exclave.sandbox.control_plane import (
+from exclave.api.definitions.crds import custom_resource_definitions
+from exclave_sandbox.linkerd.external_workload import external_workload_definition
+from exclave_sandbox.stage.control_plane import (
     AUDIENCE,
     RELEASES,
     Binaries,
@@ -33,8 +33,7 @@ from exclave.sandbox.control_plane import (
     etcd_command,
     kubeconfig,
 )
-from exclave.sandbox.external_workload import external_workload_definition
-from exclave.sandbox.kubernetes import write_keys
+from exclave_sandbox.stage.kubernetes import write_keys
 from support.ports import free_port
 
 __all__ = ["AUDIENCE", "AVAILABLE", "RELEASES", "Kubernetes", "cache", "find_binaries", "running_kubernetes"]

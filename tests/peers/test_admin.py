@@ -10,11 +10,10 @@ import httpx
 import pytest
 import trio
 
-from exclave.admin.guard import placed_guard
-from exclave.admin.objects import Placed, group_objects
-from exclave.cluster import open_cluster
-from exclave.cluster.credential import parse_credential
-from exclave.cluster.requests import (
+from exclave.admin.objects import Placed, group_objects, placed_guard
+from exclave.api.join_token import decode_token
+from exclave.api.member import read_conditions, view_member
+from exclave.api.requests import (
     CONFIG_MAPS,
     MEMBERS,
     ROLE_BINDINGS,
@@ -24,11 +23,11 @@ from exclave.cluster.requests import (
     get,
     path_of,
 )
+from exclave.cluster.client import open_cluster
+from exclave.cluster.credential import parse_credential
 from exclave.config import Config, MemberConfig, Paths
-from exclave.join.steps import join
-from exclave.join.token import decode_token
-from exclave.member.spec import read_conditions, view_member
-from exclave.sandbox.mesh import NAMESPACE
+from exclave.join.join import join
+from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE, RELEASES
 from support.admin import Admin, Typed, admin_of, put

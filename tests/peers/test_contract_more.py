@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from exclave.admin.guard import guard_objects
+from exclave.api.definitions.admission import guard_objects
 
 from .test_contract import MERGE, config_map, core, group, lease, leases, made, member, members, told, until, watching
 

@@ -24,9 +24,12 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.admin.objects import CONTROLLER
-from exclave.cluster import Access, Cluster, Listed, Upserted, open_cluster, open_member_cluster
-from exclave.cluster.requests import (
+from exclave.api.csr import make_csr
+from exclave.api.delivery import delivery_key_text
+from exclave.api.join_token import encode_token
+from exclave.api.member import READY, member_object, read_conditions, view_member
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import (
     CONFIG_MAPS,
     EXTERNAL_WORKLOADS,
     LEASES,
@@ -37,26 +40,25 @@ from exclave.cluster.requests import (
     get,
     patch,
 )
+from exclave.cluster.client import Cluster, open_cluster
+from exclave.cluster.endpoint import Access
+from exclave.cluster.member_cluster import open_member_cluster
+from exclave.cluster.watch_events import Listed, Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.stage import Confirmation
-from exclave.controller import Place, open_controller
+from exclave.controller.run import Place, open_controller
+from exclave.data_path.observer import Failing
 from exclave.ending import EndingSwitch
-from exclave.failing import Failing
-from exclave.identity import Identity, open_identity
-from exclave.identity.csr import make_csr
-from exclave.join.delivery import delivery_key_text
-from exclave.join.steps import join
-from exclave.join.token import encode_token
-from exclave.listing import Listing, open_listing
-from exclave.member import open_member
-from exclave.member.presence import Membership
+from exclave.identity.rotator import Identity, open_identity
+from exclave.join.join import join
+from exclave.listing.serving import Listing, open_listing
+from exclave.member.client import Membership, open_member
 from exclave.member.record import MembershipRecord
-from exclave.member.spec import READY, member_object, read_conditions, view_member
+from exclave.proxy.published import InstanceView
 from exclave.proxy.states import State
-from exclave.proxy.views import InstanceView
-from exclave.redirect import Observed
-from exclave.sandbox.mesh import NAMESPACE
-from exclave.sandbox.pki import Authority, make_anchor
+from exclave.redirect.kernel.observe import Observed
+from exclave_sandbox.pki import Authority, make_anchor
+from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.kubernetes import AVAILABLE, Kubernetes, find_binaries, running_kubernetes
 from support.apiserver import RunningApiServer
 from support.interposer import (

@@ -21,10 +21,11 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.admin.guard import GROUP_LABEL, GUARD, placed_guard
-from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account, rejoin_account
-from exclave.cluster.requests import create, create_token
-from exclave.join.delivery import delivery_key_text, seal, unseal
+from exclave.admin.objects import Placed, controller_objects, group_objects, join_account, placed_guard, rejoin_account
+from exclave.api.definitions.admission import GROUP_LABEL, GUARD
+from exclave.api.delivery import delivery_key_text, seal, unseal
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import create, create_token
 from peers import flooding
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE

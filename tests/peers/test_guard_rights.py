@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from exclave.cluster.requests import NAMESPACES, path_of
-from exclave.controller.register import GROUP_LABEL, PORTS_FINALIZER
+from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
+from exclave.api.requests import NAMESPACES, path_of
 from peers.kubernetes import AVAILABLE
 
 from .attacks import MINE, OTHER, SHOP, TOKEN, WORKLOADS, Attempt, minting, patching

@@ -18,8 +18,7 @@ import yaml
 
 from exclave.admin.kubectl import Kubectl
 from exclave.admin.manifests import IMAGE
-from exclave.cluster.credential import parse_credential
-from exclave.cluster.requests import (
+from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
     CONFIG_MAPS,
@@ -37,11 +36,12 @@ from exclave.cluster.requests import (
     Resource,
     path_of,
 )
+from exclave.cluster.credential import parse_credential
 from exclave.config import Config, MemberConfig, Paths
-from exclave.join.steps import join
+from exclave.join.join import join
 from exclave.member.record import MembershipRecord
-from exclave.sandbox.mesh import VM
-from exclave.sandbox.pki import make_anchor, make_issuer
+from exclave_sandbox.pki import make_anchor, make_issuer
+from exclave_sandbox.stage.mesh import VM
 from support.admin import admin_of
 
 from .installation import NETWORK, Cluster, cluster_of, until

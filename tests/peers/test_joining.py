@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.admin.guard import guard_objects
-from exclave.cluster import Access, Upserted, open_cluster
-from exclave.cluster.credential import parse_credential
-from exclave.cluster.requests import (
+from exclave.api.definitions.admission import guard_objects
+from exclave.api.join_token import encode_token
+from exclave.api.lease import heartbeat_request
+from exclave.api.requests import (
     EXTERNAL_WORKLOADS,
     LEASES,
     MEMBERS,
@@ -24,13 +24,15 @@ from exclave.cluster.requests import (
     get,
     patch,
 )
+from exclave.cluster.client import open_cluster
+from exclave.cluster.credential import parse_credential
+from exclave.cluster.endpoint import Access
+from exclave.cluster.watch_events import Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.errors import ApiRefusal, ExclaveError, Fault
 from exclave.identity.storage import load_svid
-from exclave.join.steps import join
-from exclave.join.token import encode_token
-from exclave.member.presence import heartbeat_request
-from exclave.sandbox.mesh import NAMESPACE
+from exclave.join.join import join
+from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE
 from support.apiserver import RunningApiServer

@@ -21,9 +21,10 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwcrypto import jwk, jws
 
-from exclave.cluster import Upserted, open_member_cluster
-from exclave.cluster.credential import parse_credential, render_credential
-from exclave.cluster.requests import (
+from exclave.api.csr import make_csr
+from exclave.api.join_token import encode_token
+from exclave.api.member import READY, read_conditions, view_member
+from exclave.api.requests import (
     EVENTS,
     EXTERNAL_WORKLOADS,
     LEASES,
@@ -37,22 +38,23 @@ from exclave.cluster.requests import (
     list_all,
     patch,
 )
+from exclave.cluster.credential import parse_credential, render_credential
+from exclave.cluster.member_cluster import open_member_cluster
+from exclave.cluster.watch_events import Upserted
 from exclave.config import Config, MemberConfig, Paths
+from exclave.daemon.address_move import Mover
 from exclave.ending import EndingSwitch
 from exclave.errors import ExclaveError, Fault
-from exclave.identity import Identity, open_identity
-from exclave.identity.csr import make_csr
+from exclave.identity.rotator import Identity, open_identity
 from exclave.identity.storage import load_svid
-from exclave.join import steps
-from exclave.join.token import encode_token
-from exclave.kit.changed import open_changed
-from exclave.kit.latest import Latest
-from exclave.kit.nursery import open_bare_nursery
-from exclave.member import Membership, Standing, open_member
-from exclave.member.moving import Mover
+from exclave.join import join as steps
+from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.member.client import Membership, open_member
 from exclave.member.record import MembershipRecord, load_membership, take_over
-from exclave.member.spec import READY, read_conditions, view_member
-from exclave.sandbox.mesh import NAMESPACE
+from exclave.member.state import Standing
+from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE
 from support.admin import admin_of

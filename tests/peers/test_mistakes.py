@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from exclave.cluster import open_cluster
-from exclave.cluster.credential import parse_credential
-from exclave.cluster.requests import (
+from exclave.api.join_token import encode_token
+from exclave.api.member import Condition, read_conditions
+from exclave.api.names import parse_member_name
+from exclave.api.requests import (
     EXTERNAL_WORKLOADS,
     MEMBERS,
     SERVICE_ACCOUNTS,
@@ -21,11 +22,11 @@ from exclave.cluster.requests import (
     get,
     list_all,
 )
+from exclave.cluster.client import open_cluster
+from exclave.cluster.credential import parse_credential
 from exclave.errors import ApiRefusal, ExclaveError, Fault
-from exclave.join.steps import join
-from exclave.join.token import encode_token
-from exclave.member.spec import Condition, parse_member_name, read_conditions
-from exclave.sandbox.mesh import NAMESPACE
+from exclave.join.join import join
+from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE
 from support.admin import Admin, admin_of

@@ -10,12 +10,12 @@ from unittest import mock
 
 import pytest
 
-from exclave import cli
-from exclave.cluster.requests import MEMBERS
+from exclave.api.join_token import encode_token
+from exclave.api.requests import MEMBERS
+from exclave.cli import main as cli
 from exclave.identity.storage import load_svid
-from exclave.join.token import encode_token
 from exclave.member.record import load_membership
-from exclave.sandbox.mesh import VM
+from exclave_sandbox.stage.mesh import VM
 from peers.conftest import Server, run_kubernetes
 from peers.kubernetes import AVAILABLE
 from support.mesh_cluster import MeshCluster

@@ -15,17 +15,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.cluster import open_member_cluster
-from exclave.cluster.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, SECRETS, SERVICE_ACCOUNTS, path_of
+from exclave.api.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, SECRETS, SERVICE_ACCOUNTS, path_of
+from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config, MemberConfig, Paths
+from exclave.daemon.loaded import choose_loaded, tell_loaded
 from exclave.ending import EndingSwitch
-from exclave.identity import open_identity
-from exclave.identity.svid import fingerprint
-from exclave.join.steps import join
-from exclave.member import facts, open_member
-from exclave.member.loaded import choose_loaded, tell_loaded
+from exclave.identity.rotator import open_identity
+from exclave.join.join import join
+from exclave.kit.formats.x509 import fingerprint
+from exclave.member import facts
+from exclave.member.client import open_member
 from exclave.member.record import MembershipRecord
-from exclave.sandbox.pki import Authority, make_anchor, make_issuer
+from exclave_sandbox.pki import Authority, make_anchor, make_issuer
 from support.admin import Admin, Typed, admin_of
 
 from .installation import NETWORK, Cluster, cluster_of

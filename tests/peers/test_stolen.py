@@ -21,8 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from exclave.admin.objects import join_account
-from exclave.cluster import Upserted, open_cluster
-from exclave.cluster.requests import (
+from exclave.api.csr import csr_sha256
+from exclave.api.delivery import unseal
+from exclave.api.join_token import encode_token
+from exclave.api.member import MemberView, view_member
+from exclave.api.requests import (
     EXTERNAL_WORKLOADS,
     LEASES,
     MEMBERS,
@@ -34,15 +37,13 @@ from exclave.cluster.requests import (
     get,
     patch,
 )
+from exclave.cluster.client import open_cluster
+from exclave.cluster.watch_events import Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.errors import ApiRefusal, ExclaveError, Fault
-from exclave.identity.csr import csr_sha256
-from exclave.identity.x509 import not_after, not_before
-from exclave.join import steps
-from exclave.join.delivery import unseal
-from exclave.join.token import encode_token
-from exclave.member.spec import MemberView, view_member
-from exclave.sandbox.mesh import NAMESPACE
+from exclave.join import join as steps
+from exclave.kit.formats.x509 import not_after, not_before
+from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE
 from support.machines import IDS, Machine, ask_to_join, become, gone, seen

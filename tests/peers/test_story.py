@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from exclave.sandbox.control_plane import NEWEST
+from exclave_sandbox.stage.control_plane import NEWEST
 from peers.kubernetes import AVAILABLE, cache
 from support.needs import need
 

@@ -12,11 +12,11 @@ from typing import Any
 import trio
 
 from exclave.admin.objects import group_objects
-from exclave.cluster import Access
-from exclave.cluster.requests import MEMBERS, SERVICE_ACCOUNTS, delete, list_all
+from exclave.api.names import accounts_namespace, parse_member_name
+from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, delete, list_all
+from exclave.cluster.endpoint import Access
 from exclave.errors import ApiRefusal
-from exclave.member.spec import accounts_namespace, parse_member_name
-from exclave.sandbox.mesh import NAMESPACE
+from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from support.apiserver import RunningApiServer
 from support.mesh_cluster import MeshCluster, furnished

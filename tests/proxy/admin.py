@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import trio
 
 from exclave.identity.svid import Svid
-from exclave.sandbox.standin_stream import BROKEN, PeekedStream
-from exclave.sandbox.standin_tls import KeyPair, Tls
+from exclave_sandbox.standin.stream import BROKEN, PeekedStream
+from exclave_sandbox.standin.tls import KeyPair, Tls
 from support.mesh import mesh
 
 EXPIRY = "identity_cert_expiration_timestamp_seconds"

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import trio
 
-from exclave.sandbox.namespaces import Machine, open_network
-from exclave.sandbox.stage import share_stand_in
+from exclave_sandbox.stage.namespaces import Machine, open_network
+from exclave_sandbox.stage.stage import share_stand_in
 
 AGENT = Path(__file__).parents[1] / "support" / "agent.py"
 USER = "nobody"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from exclave.member.settings import Port
+from exclave.api.settings import Port
+from exclave.link.layout import Family, Instance
 from exclave.proxy.environment import environment_digest, proxy_environment
-from exclave.redirect.layout import Family, Instance
-from exclave.sandbox.standin_settings import read_environment
+from exclave_sandbox.standin.settings import read_environment
 from support.member import ADDRESS, make_settings
 
 FILES = Path(__file__).with_name("golden")

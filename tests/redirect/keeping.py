@@ -14,8 +14,8 @@ from typing import Any
 
 import trio
 
-from exclave.redirect import RedirectPolicy
-from exclave.sandbox.namespaces import Machine
+from exclave.redirect.rules.policy import RedirectPolicy
+from exclave_sandbox.stage.namespaces import Machine
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -24,9 +24,9 @@ import json, logging, sys
 from pathlib import Path
 import trio
 from exclave.ending import Ending, EndingSwitch
-from exclave.kit.latest import Latest
+from exclave.kit.tasks.latest import Latest
 from exclave.redirect import RedirectPolicy, open_guard, open_link, open_redirect
-from exclave.redirect.policy import Server
+from exclave.redirect.rules.policy import Server
 
 def tell(**what):
     print(json.dumps(what), flush=True)
@@ -42,7 +42,7 @@ async def heard():
 
 async def main(runtime, policy):
     endings = EndingSwitch()
-    async with open_link(endings), open_guard(runtime, endings):
+    async with open_link(endings), open_table(endings), open_guard(runtime, endings):
         async with open_redirect(Latest(policy), runtime, endings) as redirect:
             tell(up=True)
             if (word := await heard()) != "hand-over":

@@ -19,10 +19,12 @@ from unittest import mock
 import trio
 
 from exclave.ending import Ending, EndingSwitch
-from exclave.kit.command import run_command
-from exclave.redirect import RedirectPolicy, open_link
-from exclave.redirect.holding import render_kept
-from exclave.sandbox.namespaces import Machine, Network, open_network
+from exclave.kit.host.command import run_command
+from exclave.link.link import open_link
+from exclave.redirect.rules.drain_ruleset import render_kept
+from exclave.redirect.rules.policy import RedirectPolicy
+from exclave.redirect.table_door import open_table
+from exclave_sandbox.stage.namespaces import Machine, Network, open_network
 
 from .policies import PROXY
 
@@ -162,7 +164,7 @@ except OSError as problem:
 
 FORGET = """
 import sys, trio
-from exclave.redirect.unanswered import forget_unanswered
+from exclave.redirect.kernel.half_open import forget_unanswered
 trio.run(forget_unanswered, sys.argv[1:])
 """
 
@@ -327,7 +329,7 @@ async def standing(lab: Lab, policy: RedirectPolicy) -> AsyncIterator[None]:
     """The private link, a program in the place of the policy's instance, and the rules."""
     endings = EndingSwitch()
     endings.ask_nowait(Ending.STOP)
-    async with open_link(endings):
+    async with open_link(endings), open_table(endings):
         as_proxies(lab, policy.instance)
         await lab.load(policy)
         yield
@@ -360,7 +362,7 @@ def doors_inside(machine: Machine, scratch: Path, *, prefix: str = "") -> Iterat
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{folder}:{ORDINARY}"
     try:
-        with mock.patch("exclave.redirect.nft.forget_unanswered", partial(forget_inside, machine)):
+        with mock.patch("exclave.redirect.reconciler.forget_unanswered", partial(forget_inside, machine)):
             yield
     finally:
         os.environ["PATH"] = before

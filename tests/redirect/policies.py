@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from exclave.redirect.policy import RedirectPolicy, Server
+from exclave.redirect.rules.policy import RedirectPolicy, Server
 
 PROXY = 990
 """The proxy's user id."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exclave.ending import EndingSwitch
-from exclave.redirect import open_link
+from exclave.link.link import open_link
 
 from .lab import Lab, open_lab
 from .policies import PLAIN
@@ -97,7 +97,7 @@ async def test_rules_and_link_go_and_the_proxy_that_is_known_of() -> None:
 async def record(lab: Lab, broken: Broken, pid: int) -> None:
     """Put a process of the machine on record, as seen from inside."""
     program = (
-        "import sys; from pathlib import Path; from exclave.proxy.records import Records, find_executable; "
+        "import sys; from pathlib import Path; from exclave.proxy.process.records import Records, find_executable; "
         "Records(Path(sys.argv[1])).add('a', int(sys.argv[2]), find_executable(Path(sys.executable)), 'digest')"
     )
     await lab.vm.must(sys.executable, "-c", program, str(broken.runtime), str(pid))
@@ -115,7 +115,7 @@ async def test_a_disk_that_nothing_can_be_written_to_keeps_no_rules_in_place() -
 
 
 async def test_where_an_agent_runs_it_says_so_and_touches_nothing() -> None:
-    hold = "import sys; from pathlib import Path; from exclave.locks import hold_lock\n"
+    hold = "import sys; from pathlib import Path; from exclave.kit.host.locks import hold_lock\n"
     hold += "with hold_lock(Path(sys.argv[1]), 'x', 'y'): print('up', flush=True); sys.stdin.read()"
     async with open_lab() as lab:
         broken = Broken(lab.network.scratch)

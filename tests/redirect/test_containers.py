@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from exclave.sandbox.namespaces import Machine
+from exclave_sandbox.stage.namespaces import Machine
 
 from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, Lab, Seen, open_lab, standing
 from .policies import PLAIN, PROXY

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from exclave.api.settings import Port
 from exclave.config import RedirectConfig
-from exclave.member.settings import Port
-from exclave.redirect.policy import Server, Surroundings, make_policy
+from exclave.redirect.rules.policy import Server, Surroundings, make_policy
 from support.member import make_settings
 
 from .lab import CLUSTER4, CLUSTER6, ECHO, PEER4, VM4, Lab, Seen, open_lab, standing

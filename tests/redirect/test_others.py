@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.redirect import remove_guard
+from exclave.redirect.keepalive import remove_guard
 from support.needs import need
 from support.unpacked import unpacked
 

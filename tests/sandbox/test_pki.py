@@ -8,8 +8,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from exclave.identity.x509 import not_after, not_before
-from exclave.sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
+from exclave.kit.formats.x509 import not_after, not_before
+from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
 
 NAMES: list[x509.GeneralName] = [
     x509.DNSName("web.shop.serviceaccount.identity.linkerd.cluster.local"),

@@ -19,7 +19,7 @@ from unittest import mock
 from exclave.admin.kubectl import Kubectl
 from exclave.admin.main import main
 from exclave.admin.objects import Placed
-from exclave.cluster.requests import path_of
+from exclave.api.requests import path_of
 from peers.conftest import Server
 from peers.kubernetes import RELEASES, cache
 from support.needs import need

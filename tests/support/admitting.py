@@ -20,8 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
-from exclave.cluster import Cluster, Listed, Upserted, open_cluster
-from exclave.cluster.requests import (
+from exclave.api.csr import csr_sha256, read_csr
+from exclave.api.delivery import seal
+from exclave.api.join_token import JoinToken
+from exclave.api.member import Condition, MemberView, make_condition, view_member
+from exclave.api.names import parse_member_name
+from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
     CONFIG_MAPS,
     EXTERNAL_WORKLOADS,
@@ -36,14 +40,13 @@ from exclave.cluster.requests import (
     delete,
     patch,
 )
+from exclave.api.settings import Settings, digest, render_settings
+from exclave.cluster.client import Cluster, open_cluster
+from exclave.cluster.watch_events import Listed, Upserted
 from exclave.errors import ApiRefusal
-from exclave.identity.csr import csr_sha256, read_csr
-from exclave.join.delivery import seal
-from exclave.join.token import JoinToken
-from exclave.member.settings import Settings, digest, render_settings
-from exclave.member.spec import Condition, MemberView, make_condition, parse_member_name, rfc3339, view_member
-from exclave.sandbox import kinds
-from exclave.sandbox.pki import Authority, make_anchor, make_issuer, pem_of
+from exclave.kit.formats.rfc3339 import rfc3339
+from exclave_sandbox.apiserver.kinds import kinds
+from exclave_sandbox.pki import Authority, make_anchor, make_issuer, pem_of
 from support.apiserver import RunningApiServer, running_apiserver
 from support.member import GROUP, NAMESPACE, make_settings
 

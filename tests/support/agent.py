@@ -27,18 +27,19 @@ from cryptography import x509  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: E402
 
+from exclave.api.settings import Settings  # noqa: E402
 from exclave.config import ProxyConfig  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
 from exclave.errors import HostError  # noqa: E402
 from exclave.identity.svid import Svid, check_svid  # noqa: E402
-from exclave.kit.changed import open_changed  # noqa: E402
-from exclave.kit.latest import Latest  # noqa: E402
-from exclave.member.settings import Settings  # noqa: E402
-from exclave.proxy import Proxy, find_user, open_proxy  # noqa: E402
+from exclave.kit.tasks.any_change import open_changed  # noqa: E402
+from exclave.kit.tasks.latest import Latest  # noqa: E402
+from exclave.link.layout import Instance, dns_address, instance_address  # noqa: E402
+from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402
+from exclave.proxy.process.binary import find_user  # noqa: E402
 from exclave.proxy.ready import leaf_not_after  # noqa: E402
-from exclave.redirect.layout import Instance, dns_address, instance_address  # noqa: E402
-from exclave.sandbox.pki import Authority, make_anchor, make_issuer, make_leaf  # noqa: E402
-from exclave.workload_api import open_workload_api  # noqa: E402
+from exclave.workload_api.server import open_workload_api  # noqa: E402
+from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf  # noqa: E402
 from support.member import ADDRESS, RECORD, VIP, make_settings  # noqa: E402
 
 

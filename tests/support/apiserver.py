@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exclave.cluster.endpoint import Access
-from exclave.sandbox.apiserver import ApiServer, open_apiserver
+from exclave_sandbox.apiserver.main import ApiServer, open_apiserver
 
 
 class RunningApiServer(NamedTuple):

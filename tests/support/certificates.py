@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from exclave.identity.names import MeshIdentity
+from exclave.api.identity import MeshIdentity
 
 NOW = 1_800_000_000
 IDENTITY = MeshIdentity("web", "shop", "linkerd", "cluster.local")

@@ -16,17 +16,17 @@ from typing import Any
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from exclave.api.requests import Object, Request, Resource, is_transient, refusal
 from exclave.cluster.credential import Credential
-from exclave.cluster.events import Removed, Upserted, WatchEvent
-from exclave.cluster.requests import Object, Request, Resource, is_transient, refusal
+from exclave.cluster.watch_events import Removed, Upserted, WatchEvent
 from exclave.errors import ClusterError, Fault
-from exclave.kit.latest import Latest
-from exclave.sandbox import kinds
-from exclave.sandbox.api import Api
-from exclave.sandbox.feed import Change, Scope
-from exclave.sandbox.message import HttpRequest, Reply
-from exclave.sandbox.store import Store
-from exclave.sandbox.tokens import TokenKey
+from exclave.kit.tasks.latest import Latest
+from exclave_sandbox.apiserver.api import Api
+from exclave_sandbox.apiserver.history import Change, Scope
+from exclave_sandbox.apiserver.kinds import kinds
+from exclave_sandbox.apiserver.message import HttpRequest, Reply
+from exclave_sandbox.apiserver.store import Store
+from exclave_sandbox.apiserver.tokens import TokenKey
 
 SERVER = "https://10.0.0.1:6443"
 

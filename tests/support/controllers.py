@@ -27,8 +27,8 @@ from cryptography import x509  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: E402
 
-from exclave.identity.names import destination_identity  # noqa: E402
-from exclave.sandbox.pki import Authority, make_issuer, make_leaf  # noqa: E402
+from exclave.api.identity import destination_identity  # noqa: E402
+from exclave_sandbox.pki import Authority, make_issuer, make_leaf  # noqa: E402
 
 NOT_FOUND, INVALID_ARGUMENT = "5", "3"
 

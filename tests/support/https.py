@@ -14,7 +14,7 @@ import h11
 import trio
 from cryptography import x509
 
-from exclave.sandbox.pki import Authority, make_anchor, make_leaf
+from exclave_sandbox.pki import Authority, make_anchor, make_leaf
 
 
 @dataclass(frozen=True)

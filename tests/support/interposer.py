@@ -21,7 +21,7 @@ import httpx
 import trio
 from cryptography import x509
 
-from exclave.sandbox.pki import Authority, make_leaf
+from exclave_sandbox.pki import Authority, make_leaf
 from support.https import Asked, ConnectionCut, Reply, Served, open_https
 
 Treat = Callable[["Interposer", Asked, Reply], Awaitable[None]]

@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.cluster import Upserted, open_cluster
-from exclave.cluster.requests import MEMBERS, Object, Request, Resource, create, patch
+from exclave.api.csr import csr_sha256, make_csr
+from exclave.api.delivery import delivery_key_text, unseal
+from exclave.api.join_token import JoinToken
+from exclave.api.lease import heartbeat_request
+from exclave.api.member import Certificate, MemberView, member_object, view_member
+from exclave.api.requests import MEMBERS, Object, Request, Resource, create, patch
+from exclave.cluster.client import open_cluster
+from exclave.cluster.watch_events import Upserted
 from exclave.errors import ApiRefusal
-from exclave.identity.csr import csr_sha256, make_csr
-from exclave.join.delivery import delivery_key_text, unseal
-from exclave.join.token import JoinToken
-from exclave.member.presence import heartbeat_request
-from exclave.member.spec import Certificate, MemberView, member_object, view_member
 from support.mesh_cluster import MeshCluster
 from support.town import Town
 

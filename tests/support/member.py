@@ -4,10 +4,9 @@ import platform
 from dataclasses import replace
 from typing import Any
 
-from exclave.cluster.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS
-from exclave.member.facts import OS_RELEASE, choose_facts, parse_os_release
-from exclave.member.record import MembershipRecord
-from exclave.member.settings import (
+from exclave.api.member import member_object
+from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS
+from exclave.api.settings import (
     ControlPlane,
     FailurePolicy,
     GroupSpec,
@@ -18,7 +17,8 @@ from exclave.member.settings import (
     digest,
     render_settings,
 )
-from exclave.member.spec import member_object
+from exclave.member.facts import OS_RELEASE, choose_facts, parse_os_release
+from exclave.member.record import MembershipRecord
 from support.cluster import SERVER, StoreCluster
 
 NAMESPACE, GROUP, MEMBER = "shop", "web", "web-k7q2x-1"

@@ -6,9 +6,9 @@ from functools import cache
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.identity.names import MeshIdentity
+from exclave.api.identity import MeshIdentity
 from exclave.identity.svid import Svid, check_svid
-from exclave.sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
+from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
 
 IDENTITY = MeshIdentity("web", "shop", "linkerd", "cluster.local")
 

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exclave.admin.guard import placed_guard
-from exclave.admin.objects import CONTROLLER, Placed, controller_objects, group_objects, join_account, rejoin_account
-from exclave.cluster import Cluster, open_cluster
-from exclave.cluster.requests import Object, Resource, create, create_token, get
-from exclave.controller import Place, open_controller
+from exclave.admin.objects import Placed, controller_objects, group_objects, join_account, placed_guard, rejoin_account
+from exclave.api.join_token import JoinToken
+from exclave.api.names import CONTROLLER, accounts_namespace
+from exclave.api.requests import Object, Resource, create, create_token, get
+from exclave.cluster.client import Cluster, open_cluster
+from exclave.controller.run import Place, open_controller
 from exclave.errors import ApiRefusal
-from exclave.join.token import JoinToken
-from exclave.kit.wall import Now
-from exclave.member.spec import accounts_namespace
-from exclave.sandbox.mesh import GROUP, NAMESPACE, MeshKeys, group_spec, mesh_requests
+from exclave.kit.tasks.wall_clock import Now
+from exclave_sandbox.stage.mesh import GROUP, NAMESPACE, MeshKeys, group_spec, mesh_requests
 from support.apiserver import RunningApiServer, running_apiserver
 from support.mesh import Mesh, mesh
 

@@ -20,13 +20,13 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 
 import trio  # noqa: E402
 
-from exclave.cluster.requests import EXTERNAL_WORKLOADS, list_all  # noqa: E402
-from exclave.sandbox import mesh  # noqa: E402
-from exclave.sandbox.guest import fetch  # noqa: E402
-from exclave.sandbox.scene_joining import issue_token, ready_of  # noqa: E402
-from exclave.sandbox.scene_traffic import BY_GROUP  # noqa: E402
-from exclave.sandbox.stage import Stage, open_stage  # noqa: E402
-from exclave.sandbox.teller import UnexpectedError, eventually  # noqa: E402
+from exclave.api.requests import EXTERNAL_WORKLOADS, list_all  # noqa: E402
+from exclave_sandbox.demo.joining import issue_token, ready_of  # noqa: E402
+from exclave_sandbox.demo.traffic import BY_GROUP  # noqa: E402
+from exclave_sandbox.expect import UnexpectedError, eventually  # noqa: E402
+from exclave_sandbox.stage import mesh  # noqa: E402
+from exclave_sandbox.stage.stage import Stage, open_stage  # noqa: E402
+from exclave_sandbox.stage.vm import fetch  # noqa: E402
 from support.swap_lab import Load, open_load  # noqa: E402
 
 NEW, STAYS, BESIDE_POD = "10.77.0.99", "10.78.0.20", "10.78.0.30"

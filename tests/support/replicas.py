@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import trio
 
-from exclave.cluster import Access
+from exclave.cluster.endpoint import Access
 
 
 @contextmanager

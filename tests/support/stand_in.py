@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from exclave.kit.latest import Latest
+from exclave.kit.tasks.latest import Latest
 
 
 def publishing(**fields: Any) -> Any:

@@ -3,8 +3,8 @@
 import itertools
 from typing import Any
 
-from exclave.sandbox import kinds
-from exclave.sandbox.store import WINDOW, Store
+from exclave_sandbox.apiserver.kinds import kinds
+from exclave_sandbox.apiserver.store import WINDOW, Store
 
 START = 1_700_000_000.0
 """2023-11-14T22:13:20Z."""

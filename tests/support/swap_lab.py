@@ -20,10 +20,10 @@ from typing import Any
 import psutil
 import trio
 
-from exclave.redirect.layout import ADMIN_PORT, instance_address
-from exclave.sandbox.namespaces import Machine, open_network
-from exclave.sandbox.programs import module, open_program
-from exclave.sandbox.stage import share_stand_in
+from exclave.link.layout import ADMIN_PORT, instance_address
+from exclave_sandbox.stage.namespaces import Machine, open_network
+from exclave_sandbox.stage.programs import module, open_program
+from exclave_sandbox.stage.stage import share_stand_in
 
 HERE = Path(__file__).parent
 VM, PEER, POD, CONTROL_PLANE = "10.77.0.20", "10.77.0.30", "10.42.0.9", "10.42.0.2"
@@ -268,7 +268,7 @@ async def open_lab() -> AsyncIterator[Lab]:
         (network.scratch / "run").mkdir(mode=0o755)
         lab = Lab(vm, peer, network.scratch, await share_stand_in(network.scratch, vm))
         lab.start_controllers()
-        echo = module("exclave.sandbox.echo", "app", str(PORT))
+        echo = module("exclave_sandbox.stage.echo", "app", str(PORT))
         try:
             async with open_program(vm.command(*echo), network.scratch / "vm.log"):
                 async with open_program(peer.command(*echo), network.scratch / "peer.log"):

@@ -25,21 +25,25 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 
 import trio  # noqa: E402
 
+from exclave.api.settings import Port, Settings  # noqa: E402
 from exclave.config import ProxyConfig, RedirectConfig  # noqa: E402
-from exclave.confirm import open_confirm  # noqa: E402
-from exclave.dns import open_dns  # noqa: E402
+from exclave.confirm.confirm import open_confirm  # noqa: E402
+from exclave.daemon.wanted_rules import open_steering  # noqa: E402
+from exclave.data_path.observer import open_failing  # noqa: E402
+from exclave.dns.server import open_dns  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
-from exclave.failing import open_failing  # noqa: E402
 from exclave.identity.svid import Svid  # noqa: E402
-from exclave.kit.changed import open_changed  # noqa: E402
-from exclave.kit.latest import Latest  # noqa: E402
-from exclave.member.settings import Port, Settings  # noqa: E402
-from exclave.proxy import Proxy, find_user, open_proxy  # noqa: E402
-from exclave.redirect import Redirect, find_active, open_link, open_redirect  # noqa: E402
-from exclave.redirect.layout import dns_address  # noqa: E402
-from exclave.steering import open_steering  # noqa: E402
-from exclave.swap import Swap, open_swap  # noqa: E402
-from exclave.workload_api import open_workload_api  # noqa: E402
+from exclave.kit.tasks.any_change import open_changed  # noqa: E402
+from exclave.kit.tasks.latest import Latest  # noqa: E402
+from exclave.link.layout import dns_address  # noqa: E402
+from exclave.link.link import open_link  # noqa: E402
+from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402
+from exclave.proxy.process.binary import find_user  # noqa: E402
+from exclave.redirect.kernel.nft import find_active  # noqa: E402
+from exclave.redirect.reconciler import Redirect, open_redirect  # noqa: E402
+from exclave.redirect.table_door import open_table  # noqa: E402
+from exclave.swap.swap import Swap, open_swap  # noqa: E402
+from exclave.workload_api.server import open_workload_api  # noqa: E402
 from support.agent import Keys, say  # noqa: E402
 from support.member import ADDRESS, RECORD  # noqa: E402
 
@@ -126,7 +130,11 @@ async def run(told: dict[str, Any]) -> None:
     membership: Any = SimpleNamespace(settings=settings, record=RECORD, captured=Latest((ADDRESS,)))
     identity: Any = SimpleNamespace(svid=svid)
     uids = frozenset({find_user(config.user).uid})
-    async with open_workload_api(runtime / "workload.sock", svid, lambda: (), uids) as api, open_link(endings):
+    async with (
+        open_workload_api(runtime / "workload.sock", svid, lambda: (), uids) as api,
+        open_link(endings),
+        open_table(endings),
+    ):
         async with open_dns(dns_address(), settings) as names:
             proxy_door = open_proxy(
                 config, runtime, membership, identity, api.path, names.address, await find_active(), endings, time.time
@@ -139,7 +147,7 @@ async def run(told: dict[str, Any]) -> None:
                     ) as steering,
                 ):
                     async with open_redirect(steering.policy, runtime, endings) as redirect:
-                        async with open_swap(config, membership, proxy, steering, redirect) as swap:
+                        async with open_swap(config, membership, proxy, steering.trial, redirect) as swap:
                             async with trio.open_nursery() as nursery:
                                 if "die_at" in told:
                                     nursery.start_soon(die, swap, told["die_at"])

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from exclave.swap import Step
+from exclave.swap.swap import Step
 from support.swap_lab import Lab, is_alone, open_lab
 
 pytestmark = pytest.mark.root

@@ -5,7 +5,7 @@ exclave's own three folders are there from the start, as a package or a unit mak
 
 from pathlib import Path
 
-from exclave.sandbox.namespaces import Machine
+from exclave_sandbox.stage.namespaces import Machine
 
 LAYERS = "/mnt"
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import trio
 
-from exclave.kit.command import Finished
-from exclave.sandbox.compare import differences
-from exclave.sandbox.guest import fetch
-from exclave.sandbox.programs import Program, module, start
-from exclave.sandbox.scene_joining import BY_ADDRESS, Joining
-from exclave.sandbox.scene_traffic import BY_POD_SERVICE
-from exclave.sandbox.stage import Stage, open_stage
-from exclave.sandbox.teller import eventually
+from exclave.kit.host.command import Finished
+from exclave_sandbox.demo.joining import BY_ADDRESS, Joining
+from exclave_sandbox.demo.traffic import BY_POD_SERVICE
+from exclave_sandbox.expect import eventually
+from exclave_sandbox.stage.compare import differences
+from exclave_sandbox.stage.programs import Program, module, start
+from exclave_sandbox.stage.stage import Stage, open_stage
+from exclave_sandbox.stage.vm import fetch
 from uninstall.furnishing import LAYERS, furnish
 
 LOOKING = Path(__file__).with_name("looking.py").read_text()

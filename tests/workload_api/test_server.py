@@ -14,10 +14,10 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.identity.svid import Svid
-from exclave.identity.x509 import der_of
-from exclave.kit.latest import Latest
-from exclave.workload_api import open_workload_api
+from exclave.kit.formats.x509 import der_of
+from exclave.kit.tasks.latest import Latest
 from exclave.workload_api.messages import decode_response
+from exclave.workload_api.server import open_workload_api
 from support.breaking import falling_over_once
 from support.mesh import mesh
 

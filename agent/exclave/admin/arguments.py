@@ -7,14 +7,12 @@ every verb may stand before the subject or after the verb. Help ends with worked
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from exclave.admin.session import Desk
 from exclave.admin.tables import FORMS
 
-if TYPE_CHECKING:
-    from exclave.admin.desk import Desk
-
-Verb = Callable[["Desk", argparse.Namespace], int]
+Verb = Callable[[Desk, argparse.Namespace], int]
 Subparsers = Any
 """What `add_subparsers` returns: argparse has no public name for it."""
 

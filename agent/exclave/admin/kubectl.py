@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from exclave.admin.failure import Attempt, kubectl_failure, no_answer, no_kubectl
+from exclave.admin.kubectl_errors import Attempt, kubectl_failure, no_answer, no_kubectl
+from exclave.api.requests import SERVICE_ACCOUNTS, Object, Resource, create_token, path_of
 from exclave.cluster.credential import is_token
-from exclave.cluster.requests import SERVICE_ACCOUNTS, Object, Resource, create_token, path_of
 from exclave.errors import ApiRefusal, ClusterError, Fault
 
 Objects = list[Object]

@@ -13,12 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exclave import __version__
-from exclave.admin import checking, groups, installing, members, rotation, tokens, uninstalling
 from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common, read_groups
-from exclave.admin.desk import Desk
+from exclave.admin.check import verbs as checking
+from exclave.admin.group import verbs as groups
+from exclave.admin.install import uninstall as uninstalling
+from exclave.admin.install import verbs as installing
 from exclave.admin.kubectl import Kubectl
-from exclave.errors import ExclaveError, Fault
-from exclave.status_text import bug_lines, bug_object, error_lines, error_object, find_error
+from exclave.admin.member import verbs as members
+from exclave.admin.rotation import verbs as rotation
+from exclave.admin.session import Desk
+from exclave.admin.token import verbs as tokens
+from exclave.errors import ExclaveError, Fault, bug_lines, bug_object, error_lines, error_object, find_error
 
 SUBJECTS = (installing, checking, groups, tokens, members, rotation, uninstalling)
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from exclave import __version__
-from exclave.admin.crds import custom_resource_definitions
-from exclave.admin.guard import guard_objects
-from exclave.admin.objects import CONTROLLER, Placed, controller_objects
-from exclave.cluster.requests import (
+from exclave.admin.objects import Placed, controller_objects
+from exclave.api.definitions.admission import guard_objects
+from exclave.api.definitions.crds import custom_resource_definitions
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import (
     CERTIFICATES,
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,

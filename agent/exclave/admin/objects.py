@@ -11,36 +11,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exclave.cluster.requests import (
+from exclave.api.definitions.admission import guard_objects
+from exclave.api.names import (
+    ACCOUNTS_LABEL,
+    CONTROLLER,
+    ELECTION,
+    EXPIRES,
+    GROUPS_LABEL,
+    GUARD_NAMES,
+    accounts_namespace,
+    parse_member_name,
+    settings_name,
+)
+from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
     NAMESPACES,
     ROLE_BINDINGS,
     ROLES,
     SERVICE_ACCOUNTS,
+    VALIDATING_ADMISSION_POLICIES,
+    VALIDATING_ADMISSION_POLICY_BINDINGS,
     WORKLOAD_GROUPS,
     Object,
     Resource,
 )
-from exclave.member.spec import accounts_namespace, parse_member_name, rfc3339, settings_name
+from exclave.kit.formats.rfc3339 import rfc3339
 
 MACHINES = "exclave-machines"
-CONTROLLER = "exclave-controller"
 ISSUER_ROLE = "exclave-issuer"
-ELECTION = "exclave-controller"
-"""The Lease by which the controllers elect one of them."""
 
-GUARD_NAMES = ("exclave-guard", "exclave-controller")
-"""Admission policies and their bindings, which the controller looks for before it admits anybody."""
-
-ACCOUNTS_LABEL = "exclave.dev/machines"
-"""Label of a namespace that holds machines' accounts; its value is the group's namespace."""
-
-GROUPS_LABEL = "exclave.dev/accounts"
-"""Label of a namespace that holds groups; its value is the namespace of their machines' accounts."""
-
-EXPIRES = "exclave.dev/expires"
-"""Annotation of a join account: when its token ends, RFC 3339."""
 
 MOST_USES = 999
 SHORTEST_TTL = 600.0
@@ -242,3 +242,9 @@ def _placed(resource: Resource, namespace: str | None, metadata: Object, **more:
     where = {"namespace": namespace} if namespace is not None else {}
     body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {**metadata, **where}, **more}
     return Placed(resource, namespace, body)
+
+
+def placed_guard(controller_namespace: str) -> list[Placed]:
+    """The same, with where each goes."""
+    kinds = {one.kind: one for one in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)}
+    return [Placed(kinds[body["kind"]], None, body) for body in guard_objects(controller_namespace)]

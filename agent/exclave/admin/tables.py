@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from exclave.cluster.requests import Object, Resource
+from exclave.api.requests import Object, Resource
 from exclave.errors import ExclaveError, Fault
 
 FORMS = ("json", "yaml", "name", "wide")

@@ -15,8 +15,12 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from exclave.api.requests import Object, Request, Resource, is_transient
 from exclave.cluster.endpoint import Access
-from exclave.cluster.events import (
+from exclave.cluster.http import Exchange, Fence, open_exchange
+from exclave.cluster.waiting import Wait
+from exclave.cluster.watch import WatchMachine
+from exclave.cluster.watch_events import (
     Answered,
     Arrived,
     Deliver,
@@ -32,15 +36,11 @@ from exclave.cluster.events import (
     Report,
     WatchEvent,
 )
-from exclave.cluster.exchange import Exchange, Fence, open_exchange
-from exclave.cluster.requests import Object, Request, Resource, is_transient
-from exclave.cluster.waiting import Wait
-from exclave.cluster.watch import WatchMachine
 from exclave.errors import ApiRefusal, ClusterError
-from exclave.kit.backoff import Backoff
-from exclave.kit.latest import Latest
-from exclave.kit.nursery import open_bare_nursery
-from exclave.kit.wall import Now
+from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeGuard
 
-from exclave.cluster.requests import Object
+from exclave.api.requests import Object
 
 
 @dataclass(frozen=True)

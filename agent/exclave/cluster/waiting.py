@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import trio
 
-from exclave.kit.latest import Latest
+from exclave.kit.tasks.latest import Latest
 
 log = logging.getLogger(__name__)
 

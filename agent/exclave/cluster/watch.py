@@ -17,7 +17,8 @@ import json
 from collections import deque
 from enum import Enum
 
-from exclave.cluster.events import (
+from exclave.api.requests import Object, Request, Resource, get, is_transient, list_all, path_of
+from exclave.cluster.watch_events import (
     Action,
     Answered,
     Arrived,
@@ -36,9 +37,8 @@ from exclave.cluster.events import (
     Upserted,
     WatchEvent,
 )
-from exclave.cluster.requests import Object, Request, Resource, get, is_transient, list_all, path_of
 from exclave.errors import ApiRefusal
-from exclave.kit.backoff import Backoff
+from exclave.kit.tasks.backoff import Backoff
 
 __all__ = ["Listed", "Removed", "Upserted", "WatchEvent", "WatchMachine"]
 

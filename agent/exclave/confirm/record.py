@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exclave.kit.atomic import remove, write_atomic
+from exclave.kit.host.atomic import remove, write_atomic
 
 FILE = "unconfirmed.json"
 

@@ -14,8 +14,8 @@ import trio
 import trio.lowlevel
 
 from exclave.errors import ExclaveError
-from exclave.kit.backoff import Backoff
-from exclave.kit.supervise import describe
+from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.supervise import describe
 
 log = logging.getLogger(__name__)
 

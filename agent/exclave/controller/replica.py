@@ -13,16 +13,17 @@ from pathlib import Path
 
 import trio
 
-from exclave.admin.objects import ELECTION
-from exclave.cluster import Access, Cluster, open_cluster
-from exclave.controller.caches import Caches
-from exclave.controller.figures import Figure, MemberStates, controller_figures
-from exclave.controller.health import open_health
-from exclave.controller.lead import Candidate, open_candidate
+from exclave.api.names import ELECTION
+from exclave.cluster.client import Cluster, open_cluster
+from exclave.cluster.endpoint import Access
+from exclave.controller.cluster_state import Caches
+from exclave.controller.leader.lead import Candidate, open_candidate
 from exclave.controller.run import Controller, Place, open_controller
-from exclave.kit.nursery import open_bare_nursery
-from exclave.kit.supervise import supervise
-from exclave.kit.wall import Now
+from exclave.controller.telemetry.health import open_health
+from exclave.controller.telemetry.metrics import Figure, MemberStates, controller_figures
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 

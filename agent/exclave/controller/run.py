@@ -17,9 +17,10 @@ from typing import Literal
 
 import trio
 
-from exclave.admin.guard import guard_objects
-from exclave.cluster import Cluster, Upserted
-from exclave.cluster.requests import (
+from exclave.api.definitions.admission import guard_objects
+from exclave.api.member import Condition, MemberView, read_conditions, view_member
+from exclave.api.names import settings_name
+from exclave.api.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
     EXTERNAL_WORKLOADS,
@@ -34,11 +35,22 @@ from exclave.cluster.requests import (
     create,
     patch,
 )
-from exclave.controller.accept import GroupWork, group_work, is_refused_namespace, judge_group
-from exclave.controller.asking import ask_after
-from exclave.controller.caches import CONFIG, Cache, Caches, Key, uid_of
-from exclave.controller.carry import Carrier
-from exclave.controller.events import (
+from exclave.cluster.client import Cluster
+from exclave.cluster.watch_events import Upserted
+from exclave.controller.cluster_state import CONFIG, Cache, Caches, Key, uid_of
+from exclave.controller.execute import Carrier
+from exclave.controller.leader.lead import Fenced
+from exclave.controller.lease_recheck import ask_after
+from exclave.controller.mesh.publish import Published, is_worth_publishing, settings_object, settings_of
+from exclave.controller.mesh.trust import ANCHORS, ISSUER
+from exclave.controller.policy.accept import GroupWork, group_work, is_refused_namespace, judge_group
+from exclave.controller.policy.reap import Wait
+from exclave.controller.policy.snapshot import Group
+from exclave.controller.policy.transitions import PutWorkload, next_step
+from exclave.controller.queue import WorkQueue
+from exclave.controller.sweep import clear, keep_tidy
+from exclave.controller.telemetry.event_writer import News
+from exclave.controller.telemetry.events import (
     Subject,
     group_happenings,
     guard_happening,
@@ -46,21 +58,11 @@ from exclave.controller.events import (
     source_happenings,
     subject_of,
 )
-from exclave.controller.headless import HeadlessWarner
-from exclave.controller.lead import Fenced
-from exclave.controller.news import News
-from exclave.controller.publish import Published, is_worth_publishing, settings_object, settings_of
-from exclave.controller.queue import WorkQueue
-from exclave.controller.reap import Wait
-from exclave.controller.steps import PutWorkload, next_step
-from exclave.controller.tidy import clear, keep_tidy
-from exclave.controller.trust import ANCHORS, ISSUER
-from exclave.controller.world import Group
+from exclave.controller.telemetry.headless import HeadlessWarner
 from exclave.errors import ApiRefusal
-from exclave.kit.nursery import open_bare_nursery
-from exclave.kit.supervise import supervise
-from exclave.kit.wall import Now
-from exclave.member.spec import Condition, MemberView, read_conditions, settings_name, view_member
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 

@@ -15,21 +15,18 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
+from exclave.api.settings import Settings
 from exclave.dns.message import MOST, respond
 from exclave.dns.zone import Service, control_plane_services
 from exclave.errors import Fault, HostError
-from exclave.kit.latest import Latest
-from exclave.kit.nursery import open_bare_nursery
-from exclave.kit.reopened import ReopenedSocket
-from exclave.kit.supervise import supervise
-from exclave.steps import Starting, tell
-
-if TYPE_CHECKING:
-    from exclave.member.settings import Settings
+from exclave.kit.host.rebinding_socket import ReopenedSocket
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.milestones import Starting, tell
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ class DnsStub:
     answers: Counter[str] = field(default_factory=Counter)
     _services: tuple[Service, ...] | None = None
 
-    def load(self, settings: "Settings | None") -> None:
+    def load(self, settings: Settings | None) -> None:
         """Answer by these settings from now on; None keeps what is known."""
         if settings is None:
             return
@@ -67,7 +64,7 @@ class DnsStub:
         self.answers[reply.code] += 1
         return reply.wire
 
-    async def follow(self, settings: "Latest[Settings | None]") -> None:
+    async def follow(self, settings: Latest[Settings | None]) -> None:
         """Load every change."""
         async for newest in settings.changes():
             self.load(newest)
@@ -116,7 +113,7 @@ class DnsStub:
 
 
 @asynccontextmanager
-async def open_dns(address: str, settings: "Latest[Settings | None]") -> AsyncIterator[DnsStub]:
+async def open_dns(address: str, settings: Latest[Settings | None]) -> AsyncIterator[DnsStub]:
     """Answer on port 53 of `address`, a local one, by the newest settings while open.
 
     Raises HostError: the port or address is taken or absent, or port 53 not permitted.

@@ -18,7 +18,6 @@ default there. IPv6 is written in full, since a label such as `fd00--` could not
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING
 
 import dns.exception
 import dns.name
@@ -27,8 +26,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-if TYPE_CHECKING:
-    from exclave.member.settings import Settings
+from exclave.api.settings import Settings
 
 TTL = 5
 """Seconds that an answer, also a negative one, may be kept: CoreDNS' own default, and linkerd2-proxy's least."""
@@ -61,7 +59,7 @@ class Found:
     ours: bool = False
 
 
-def control_plane_services(settings: "Settings") -> tuple[Service, ...]:
+def control_plane_services(settings: Settings) -> tuple[Service, ...]:
     """The services that a proxy with these settings looks up. Raises ValueError naming a name or address that is none.
 
     Names and ports: project linkerd/linkerd2, charts/linkerd-control-plane/templates/destination.yaml.

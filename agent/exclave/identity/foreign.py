@@ -7,7 +7,7 @@ as its own says nothing, since a join may have lost a key on its way; nor does a
 
 from collections.abc import Collection, Sequence
 
-from exclave.member.spec import Issued
+from exclave.api.member import Issued
 
 
 def foreign_keys(issued: Sequence[Issued], own: Collection[str]) -> tuple[Issued, ...]:

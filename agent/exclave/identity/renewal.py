@@ -8,7 +8,7 @@ would renew together.
 from dataclasses import dataclass
 
 from exclave.identity.svid import Svid
-from exclave.kit.backoff import Backoff
+from exclave.kit.tasks.backoff import Backoff
 
 EARLIEST = 0.50
 LATEST = 0.65

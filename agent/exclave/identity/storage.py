@@ -11,9 +11,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.identity.csr import key_sha256
-from exclave.kit.atomic import remove, write_atomic
-from exclave.steps import Leaving, Renewing, tell
+from exclave.api.csr import key_sha256
+from exclave.kit.host.atomic import remove, write_atomic
+from exclave.milestones import Leaving, Renewing, tell
 
 SVID = "svid.json"
 NEXT_KEY = "next.key"

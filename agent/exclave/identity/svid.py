@@ -8,7 +8,6 @@ and is no CA; its subject is not empty (the proxy's parser refuses an empty SEQU
 same bytes, since the proxy encodes it again.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,9 +16,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from exclave.identity.names import MeshIdentity
-from exclave.identity.x509 import (
+from exclave.api.identity import MeshIdentity
+from exclave.kit.formats.x509 import (
     der_of,
+    fingerprint,
     is_authority,
     is_issued_by,
     is_key_of,
@@ -87,11 +87,6 @@ def _judge(
         serial=leaf.serial_number,
         issuer_sha256=fingerprint(issuer),
     )
-
-
-def fingerprint(certificate: x509.Certificate) -> str:
-    """sha256 of a certificate's DER, in hex."""
-    return hashlib.sha256(der_of(certificate)).hexdigest()
 
 
 def _check_leaf(leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey, identity: MeshIdentity) -> None:

@@ -1,1 +1,1 @@
-"""Becoming a member: the join token, the sealed credential, and the steps that may be repeated."""
+"""`exclave join`: a machine becomes a member. Every step may be repeated."""

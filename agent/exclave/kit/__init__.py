@@ -1,1 +1,1 @@
-"""Pieces without domain words, free to every folder."""
+"""General pieces without words of this domain."""

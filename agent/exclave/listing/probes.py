@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import trio
 
-from exclave.kit.latest import Latest
+from exclave.api.settings import Probe
+from exclave.kit.tasks.latest import Latest
 from exclave.listing.ready import ProbeResult
-from exclave.member.settings import Probe
 
 NOT_YET = "not tried yet"
 

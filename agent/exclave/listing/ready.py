@@ -9,8 +9,8 @@ alone.
 
 from dataclasses import dataclass
 
-from exclave.failing.judgement import Judgement
-from exclave.member.spec import DataPath
+from exclave.api.member import DataPath
+from exclave.data_path.assessment import Judgement
 
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
 CORDONED = "Cordoned"

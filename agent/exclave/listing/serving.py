@@ -10,32 +10,29 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import trio
 
+from exclave.api.member import MemberView
 from exclave.config import ListingConfig
+from exclave.confirm.confirm import Confirming
+from exclave.data_path.observer import Failing
 from exclave.ending import EndingSwitch
 from exclave.errors import ApiRefusal
-from exclave.kit.changed import open_changed
-from exclave.kit.latest import Latest
-from exclave.kit.nursery import open_bare_nursery
-from exclave.kit.supervise import supervise
-from exclave.kit.wall import Now
-from exclave.listing.leaving import walk_back
+from exclave.identity.rotator import Identity
+from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.kit.tasks.wall_clock import Now
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, decide, judge
 from exclave.listing.rules import Gaps, Sight, judge_rules
-from exclave.member.spec import MemberView
-from exclave.steps import Starting, tell
-
-if TYPE_CHECKING:
-    from exclave.confirm import Confirming
-    from exclave.failing import Failing
-    from exclave.identity import Identity
-    from exclave.member.presence import Membership
-    from exclave.proxy import Proxy
-    from exclave.redirect import Redirect
+from exclave.listing.withdraw import walk_back
+from exclave.member.client import Membership
+from exclave.milestones import Starting, tell
+from exclave.proxy.instance import Proxy
+from exclave.redirect.reconciler import Redirect
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +67,12 @@ class Listing:
 
     def __init__(
         self,
-        membership: "Membership",
-        identity: "Identity",
-        proxy: "Proxy",
-        redirect: "Redirect",
-        failing: "Failing",
-        confirming: "Confirming",
+        membership: Membership,
+        identity: Identity,
+        proxy: Proxy,
+        redirect: Redirect,
+        failing: Failing,
+        confirming: Confirming,
         now: Now,
     ) -> None:
         self.state: Latest[ListingView] = Latest(ListingView())
@@ -233,12 +230,12 @@ def _is_live(view: MemberView | None) -> bool:
 @asynccontextmanager
 async def open_listing(
     config: ListingConfig,
-    membership: "Membership",
-    identity: "Identity",
-    proxy: "Proxy",
-    redirect: "Redirect",
-    failing: "Failing",
-    confirming: "Confirming",
+    membership: Membership,
+    identity: Identity,
+    proxy: Proxy,
+    redirect: Redirect,
+    failing: Failing,
+    confirming: Confirming,
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Listing]:

@@ -16,6 +16,8 @@ import psutil
 import trio
 
 from exclave.cluster.endpoint import host_and_port
+from exclave.member.address_choice import Facts, decide
+from exclave.member.record import MembershipRecord
 
 log = logging.getLogger(__name__)
 
@@ -107,3 +109,9 @@ async def wait_moved(servers: Sequence[str], override: str | None, current: str)
             return found
         else:
             suspect = found.address
+
+
+def first_carried(record: MembershipRecord, found: str) -> tuple[str, ...]:
+    """The addresses to serve from the start, when nothing is known of the cluster yet."""
+    asked = {record.address, record.former, found} - {""}
+    return decide(Facts(record.address, found, record.former, here=find_here(asked))).carried

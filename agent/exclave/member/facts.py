@@ -18,8 +18,8 @@ import trio
 
 from exclave import __version__
 from exclave.errors import Fault, HostError
-from exclave.kit.atomic import remove, write_atomic
-from exclave.steps import Leaving, tell
+from exclave.kit.host.atomic import remove, write_atomic
+from exclave.milestones import Leaving, tell
 
 MACHINE_ID = Path("/etc/machine-id")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

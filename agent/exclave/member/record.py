@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exclave.api.names import accounts_namespace, parse_member_name
+from exclave.api.settings import Settings, digest, parse_settings
 from exclave.cluster.endpoint import Access
 from exclave.errors import Fault, HostError
-from exclave.kit.atomic import move, remove, write_atomic
-from exclave.member.settings import Settings, digest, parse_settings
-from exclave.member.spec import accounts_namespace, parse_member_name
-from exclave.steps import Leaving, tell
+from exclave.kit.host.atomic import move, remove, write_atomic
+from exclave.milestones import Leaving, tell
 
 AGAIN = "again"
 """Folder in the state folder, of a machine that joins anew while it is a member."""

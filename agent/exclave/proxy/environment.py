@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
-from exclave.identity.names import destination_identity
-from exclave.member.settings import Settings
-from exclave.redirect.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
+from exclave.api.identity import destination_identity
+from exclave.api.settings import Settings
+from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
 
 PREFIX = "LINKERD2_PROXY_"
 

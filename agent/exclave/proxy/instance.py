@@ -12,41 +12,39 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import httpx
 import psutil
 import trio
 
+from exclave.api.settings import Settings
 from exclave.config import ProxyConfig
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
+from exclave.identity.rotator import Identity
 from exclave.identity.svid import Svid
-from exclave.kit.changed import open_changed
-from exclave.kit.latest import Latest
-from exclave.kit.nursery import open_bare_nursery
-from exclave.kit.plain_http import open_plain_client
-from exclave.kit.wall import Now
-from exclave.member.settings import Settings
-from exclave.proxy.binary import find_user
+from exclave.kit.host.plain_http import open_plain_client
+from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.wall_clock import Now
+from exclave.link.layout import ADMIN_PORT, INSTANCES, Family, Instance, instance_address
+from exclave.member.client import Membership
+from exclave.milestones import Withdrawing, tell
 from exclave.proxy.differences import differences
-from exclave.proxy.held import Held
-from exclave.proxy.instances import InstanceRecord
-from exclave.proxy.launch import ProxyProcess
-from exclave.proxy.making import Maker
-from exclave.proxy.output import forget_output
-from exclave.proxy.place import choose_place, find_families
-from exclave.proxy.program import ProgramWatch
+from exclave.proxy.process.binary import find_user
+from exclave.proxy.process.binary_id import ProgramWatch
+from exclave.proxy.process.instances import InstanceRecord
+from exclave.proxy.process.launcher import Maker
+from exclave.proxy.process.logfile import forget_output
+from exclave.proxy.process.slot import choose_place, find_families
+from exclave.proxy.process.spawn import ProxyProcess
+from exclave.proxy.published import InstanceView, Views
 from exclave.proxy.ready import PATIENCE
 from exclave.proxy.restarts import Restarts
+from exclave.proxy.running import Held
 from exclave.proxy.states import Event, State, next_step
-from exclave.proxy.views import InstanceView, Views
-from exclave.redirect.layout import ADMIN_PORT, INSTANCES, Family, Instance, instance_address
-from exclave.steps import Withdrawing, tell
-
-if TYPE_CHECKING:
-    from exclave.identity import Identity
-    from exclave.member.presence import Membership
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +64,7 @@ class Proxy(Views):
         maker: Maker,
         config: ProxyConfig,
         runtime: Path,
-        membership: "Membership",
+        membership: Membership,
         svid: Latest[Svid | None],
         now: Now,
     ) -> None:
@@ -274,8 +272,8 @@ def _memory_of(pid: int) -> int | None:
 async def open_proxy(
     config: ProxyConfig,
     runtime: Path,
-    membership: "Membership",
-    identity: "Identity",
+    membership: Membership,
+    identity: Identity,
     socket: Path,
     dns_address: str,
     active: Instance | None,

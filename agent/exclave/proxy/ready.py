@@ -18,8 +18,8 @@ import httpx
 from cryptography import x509
 
 from exclave.identity.svid import Svid
-from exclave.identity.x509 import not_after
-from exclave.kit.plain_http import open_plain_client
+from exclave.kit.formats.x509 import not_after
+from exclave.kit.host.plain_http import open_plain_client
 from exclave.proxy.handshake import read_leaf
 
 PATIENCE = 2.0

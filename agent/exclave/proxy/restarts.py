@@ -6,7 +6,7 @@ seconds starts the count again. No jitter: a machine restarts its own proxy, and
 
 from dataclasses import dataclass, replace
 
-from exclave.kit.backoff import Backoff
+from exclave.kit.tasks.backoff import Backoff
 
 PAUSES = Backoff(first=1.0, most=60.0, jitter=0.0)
 

@@ -15,9 +15,9 @@ Source: linkerd/transport-metrics/src/lib.rs.
 import re
 from collections.abc import Iterator
 
-from exclave.kit.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, read_sockets
+from exclave.kit.host.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, read_sockets
+from exclave.link.layout import ADMIN_PORT
 from exclave.proxy.environment import POLICY_PORT
-from exclave.redirect.layout import ADMIN_PORT
 
 _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

@@ -13,7 +13,7 @@ import psutil
 import trio
 
 from exclave.errors import Fault, HostError
-from exclave.kit.nursery import open_bare_nursery
+from exclave.kit.tasks.nursery import open_bare_nursery
 
 PATIENCE = 10.0
 """Seconds for one trial; the proxy looks the destination up first, as it would for anybody."""

@@ -19,11 +19,11 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.identity.svid import Svid
-from exclave.kit.latest import Latest
-from exclave.kit.nursery import open_bare_nursery
-from exclave.kit.reopened import ReopenedSocket
-from exclave.kit.supervise import describe, supervise
-from exclave.steps import Renewing, tell
+from exclave.kit.host.rebinding_socket import ReopenedSocket
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import describe, supervise
+from exclave.milestones import Renewing, tell
 from exclave.workload_api.connection import Connection
 from exclave.workload_api.messages import X509Svid, encode_response
 from exclave.workload_api.peer import judge_peer, peer_of

@@ -1,0 +1,1 @@
+"""`kubectl exclave check`: whether the installation is sound."""

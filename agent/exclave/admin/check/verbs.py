@@ -1,0 +1,275 @@
+"""`check`: whether the cluster holds exclave soundly; run by `linkerd check`, too, which prints the rows among its own.
+
+Rules: every row is told, also where an earlier one fails; what the admin may not read is a row that says so. Ends with
+0 if there is no error, else with 3. Options that `linkerd check` hands on are taken, needed or not.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+from exclave.admin.arguments import Subparsers, add_common, add_output, add_verb
+from exclave.admin.check.rights import (
+    Standing,
+    foreign_rows,
+    home_rows,
+    is_home,
+    odd_inhabitants,
+    reaching_rows,
+    standing,
+    standing_rows,
+    to_place,
+)
+from exclave.admin.check.rows import (
+    Row,
+    as_linkerd,
+    before_rows,
+    controller_rows,
+    group_rows,
+    guard_rows,
+    issuer_rows,
+    member_rows,
+    tell,
+    wanted_guard,
+)
+from exclave.admin.group.checks import group_label, selecting
+from exclave.admin.kubectl import Kubectl, Objects
+from exclave.admin.manifests import Installation, read_installation
+from exclave.admin.objects import Placed, group_objects
+from exclave.admin.session import Desk
+from exclave.api.definitions.admission_drift import guard_fault
+from exclave.api.names import CONTROLLER, ELECTION, GUARD_NAMES
+from exclave.api.requests import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    CONFIG_MAPS,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    DEPLOYMENTS,
+    LEASES,
+    MEMBERS,
+    NAMESPACES,
+    PODS,
+    ROLE_BINDINGS,
+    ROLES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    VALIDATING_ADMISSION_POLICIES,
+    VALIDATING_ADMISSION_POLICY_BINDINGS,
+    WORKLOAD_GROUPS,
+    Object,
+)
+from exclave.errors import ApiRefusal, ClusterError
+
+NOT_SOUND = 3
+HANDED_ON = ("--api-addr", "--wait", "--proxy", "--verbose")
+TRUST_ROOTS = "linkerd-identity-trust-roots"
+
+
+def add_commands(subparsers: Subparsers) -> None:
+    """Add `check` to the command line, and what Linkerd's own asks of an extension."""
+    check = add_verb(
+        subparsers, "check", _check, "say whether exclave stands soundly in this cluster", "kubectl exclave check"
+    )
+    check.add_argument("-L", "--linkerd-namespace", metavar="NAME", help="where Linkerd is; as installed, if absent")
+    check.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where exclave is")
+    check.add_argument("--pre", action="store_true", help="only what must hold before exclave is installed")
+    for option in HANDED_ON:
+        check.add_argument(option, nargs="?", help=argparse.SUPPRESS)
+    add_output(check, "table", "json", "short")
+    metadata = subparsers.add_parser("_extension-metadata")
+    add_common(metadata)
+    metadata.set_defaults(run=_extension_metadata)
+
+
+def _extension_metadata(_desk: Desk, _options: argparse.Namespace) -> int:
+    """What `linkerd check` asks every program called linkerd-…: that it wants to be run."""
+    print(json.dumps({"name": "linkerd-exclave", "checks": "always"}))
+    return 0
+
+
+def _check(desk: Desk, options: argparse.Namespace) -> int:
+    rows = list(_rows(desk, options))
+    if options.output == "json":
+        print(json.dumps(as_linkerd(rows), indent=2))
+    else:
+        print(tell(rows, short=options.output == "short"))
+    return NOT_SOUND if any(one.result == "error" for one in rows) else 0
+
+
+class Found:
+    """What stands in the cluster, read once, when it is first asked for. Raises ClusterError at that time."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str, linkerd: str | None) -> None:
+        self._kubectl = kubectl
+        self._namespace = namespace
+        self._linkerd = linkerd
+
+    @cached_property
+    def deployment(self) -> Object | None:
+        """The controller's."""
+        return self._kubectl.get(DEPLOYMENTS, self._namespace, CONTROLLER)
+
+    @cached_property
+    def installation(self) -> Installation:
+        """What was chosen when it was installed."""
+        if self.deployment is None:
+            return Installation(self._namespace, self._linkerd or "linkerd")
+        return read_installation(self.deployment)
+
+    @property
+    def linkerd(self) -> str:
+        """Linkerd's namespace."""
+        return self._linkerd or self.installation.linkerd
+
+    @cached_property
+    def groups(self) -> Objects:
+        """Every group."""
+        return self._kubectl.list(WORKLOAD_GROUPS)
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether the API server knows groups at all."""
+        try:
+            return self.groups is not None
+        except ApiRefusal as refusal:
+            if refusal.status == 404:
+                return False
+            raise
+
+    @cached_property
+    def namespaces(self) -> Objects:
+        """Every namespace."""
+        return self._kubectl.list(NAMESPACES)
+
+    @cached_property
+    def bindings(self) -> Objects:
+        """Those of the cluster and of namespaces."""
+        return [*self._kubectl.list(CLUSTER_ROLE_BINDINGS), *self._kubectl.list(ROLE_BINDINGS)]
+
+    @cached_property
+    def roles(self) -> Objects:
+        """Those of namespaces."""
+        return self._kubectl.list(ROLES)
+
+    @property
+    def wanted_by_groups(self) -> list[Placed]:
+        """What all groups need beside themselves."""
+        return [
+            one
+            for group in self.groups
+            for one in group_objects(
+                group["metadata"]["namespace"], group["metadata"]["name"], group.get("spec") or {}, self._namespace
+            )
+            if one.resource is not WORKLOAD_GROUPS
+        ]
+
+    @property
+    def homes(self) -> list[str]:
+        """Namespaces of machines' accounts."""
+        return [one["metadata"]["name"] for one in self.namespaces if is_home(one)]
+
+    def standing(self) -> Standing:
+        """All of which rights are made."""
+        kubectl, wanted = self._kubectl, self.wanted_by_groups
+        accounts = {(one.namespace, one.body["metadata"]["name"]) for one in wanted if one.resource is SERVICE_ACCOUNTS}
+        accounts.add((self._namespace, CONTROLLER))
+        named = [kubectl.get(SERVICE_ACCOUNTS, *place) for place in sorted(accounts, key=str)]
+        named.append(kubectl.get(CLUSTER_ROLES, None, CONTROLLER))
+        return standing([*self.namespaces, *self.roles, *self.bindings, *(one for one in named if one is not None)])
+
+
+def _rows(desk: Desk, options: argparse.Namespace) -> Iterator[Row]:
+    kubectl, where = desk.kubectl, options.controller_namespace
+    found = Found(kubectl, where, options.linkerd_namespace)
+    yield from _told(
+        "the cluster can hold exclave",
+        lambda: rows_before(desk, options.linkerd_namespace or ("linkerd" if options.pre else found.linkerd)),
+    )
+    if options.pre:
+        return
+    for told, look in (
+        ("the admission policies stand as installed", lambda: guard_rows(_guard_fault(desk, where))),
+        ("rights are as installed", lambda: _standing(found)),
+        (
+            "the controllers run",
+            lambda: controller_rows(found.deployment, kubectl.get(LEASES, where, ELECTION), desk.now()),
+        ),
+        ("the issuer leads to Linkerd's trust anchors", lambda: _issuer(desk, found)),
+        ("every group is accepted", lambda: _groups(desk, found)),
+        ("every member is heard of", lambda: member_rows(kubectl.list(MEMBERS))),
+        (
+            "no right that is not meant for them reaches machines",
+            lambda: reaching_rows(found.bindings, found.homes, found.wanted_by_groups),
+        ),
+        ("namespaces of machines' accounts hold nothing else", lambda: home_rows(_odd(kubectl, found))),
+    ):
+        yield from _told(told, look)
+
+
+def rows_before(desk: Desk, linkerd: str) -> list[Row]:
+    """What must hold before anything is installed. Raises ClusterError."""
+    kubectl = desk.kubectl
+    crd = "externalworkloads.workload.linkerd.io"
+    rows = before_rows(
+        kubectl.server_version(),
+        linkerd=kubectl.get(CONFIG_MAPS, linkerd, "linkerd-config") is not None,
+        external_workloads=kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, crd) is not None,
+        namespace=linkerd,
+    )
+    foreign = _told("no namespace of somebody else's ends in -vms", lambda: foreign_rows(kubectl.list(NAMESPACES)))
+    return [*rows, *foreign]
+
+
+def _guard_fault(desk: Desk, where: str) -> str | None:
+    found = [
+        one
+        for kind in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)
+        for name in GUARD_NAMES
+        if (one := desk.kubectl.get(kind, None, name)) is not None
+    ]
+    return guard_fault(found, wanted_guard(where))
+
+
+def _standing(found: Found) -> list[Row]:
+    stands = found.standing()
+    return standing_rows(to_place(found.installation.rights, stands), to_place(found.wanted_by_groups, stands))
+
+
+def _issuer(desk: Desk, found: Found) -> list[Row]:
+    where, name = found.installation.issuer_namespace, found.installation.issuer_secret
+    roots = desk.kubectl.get(CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
+    return issuer_rows(f"{where}/{name}", desk.kubectl.get(SECRETS, where, name), roots, desk.now())
+
+
+def _groups(desk: Desk, found: Found) -> list[Row]:
+    headless = [
+        f"{namespace}/{service['metadata']['name']}"
+        for namespace in sorted({group["metadata"]["namespace"] for group in found.groups})
+        for service in desk.kubectl.list(SERVICES, namespace)
+        if service["spec"].get("clusterIP") == "None"
+        and any(_selects(service, group) for group in found.groups if group["metadata"]["namespace"] == namespace)
+    ]
+    return group_rows(found.groups, headless)
+
+
+def _selects(service: Object, group: Object) -> bool:
+    labels = (group.get("spec") or {}).get("labels") or {}
+    return bool(selecting([service], {**labels, **group_label(group["metadata"]["name"])}))
+
+
+def _odd(kubectl: Kubectl, found: Found) -> list[str]:
+    return [
+        one
+        for home in found.homes
+        for one in odd_inhabitants(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home))
+    ]
+
+
+def _told(told: str, look: Callable[[], list[Row]]) -> list[Row]:
+    """Rows, or the one that says why they cannot be told."""
+    try:
+        return look()
+    except ClusterError as problem:
+        return [Row(told, "error", problem.message, problem.hint)]

@@ -1,0 +1,332 @@
+"""What an admin may say of a group, and what may go wrong with it. Pure.
+
+Rules: what cannot work is refused, with all mistakes at once; what works and surprises is warned of, since the admin
+may mean it. Namespaces of the control plane hold no groups: whoever may make accounts there rules the cluster, and a
+group in `default` or in a namespace of machines' accounts would mix what is kept apart.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from exclave.api.definitions.schemas import LABEL, MOST_GROUP_NAME
+from exclave.api.names import ACCOUNTS_LABEL, GROUP_LABEL
+from exclave.api.requests import Object
+from exclave.api.settings import GroupSpec, parse_group
+from exclave.errors import ExclaveError, Fault
+from exclave.kit.formats.duration import format_duration, parse_duration
+
+INBOUND_POLICIES = (
+    "all-unauthenticated",
+    "all-authenticated",
+    "cluster-unauthenticated",
+    "cluster-authenticated",
+    "deny",
+    "audit",
+)
+"""Source: Linkerd's annotation config.linkerd.io/default-inbound-policy."""
+
+PROXY_PORTS = (4140, 4143, 4190, 4191)
+"""The proxy's own."""
+
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_MIRRORED = ("mirror.linkerd.io/exported", "mirror.linkerd.io/mirrored-service")
+
+
+def refuse_place(namespace: str, name: str, controller_namespace: str = "exclave") -> None:
+    """Raise ExclaveError if no group may have this name or stand in this namespace."""
+    why = None
+    if namespace.startswith(("kube-", "linkerd")) or namespace in ("default", "exclave", controller_namespace):
+        why = "is no place for machines: it belongs to the cluster itself, or to nobody in particular"
+    elif namespace.endswith("-vms"):
+        why = "ends in -vms, as the namespaces of machines' accounts do"
+    elif not re.fullmatch(LABEL["pattern"], namespace) or len(namespace) > 59:
+        why = "is not a namespace's name of at most 59 characters (that of its accounts is four longer)"
+    if why is not None:
+        raise _refused(f"namespace {namespace} {why}", "name the namespace of the application: -n NAMESPACE")
+    if not re.fullmatch(LABEL["pattern"], name) or len(name) > MOST_GROUP_NAME:
+        raise _refused(
+            f"{name!r} is no name for a group: one DNS label of at most {MOST_GROUP_NAME} characters was expected",
+            "use small letters, digits and dashes, such as web",
+        )
+
+
+def refuse_home(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
+    """Raise ExclaveError if what stands in the place of the namespace of machines' accounts is somebody else's.
+
+    `odd` is what lives there and is no machine's account. Every account in it gets a machine's rights.
+    """
+    if found is None:
+        return
+    name = found["metadata"]["name"]
+    whose = (found["metadata"].get("labels") or {}).get(ACCOUNTS_LABEL)
+    if whose == namespace or (whose is None and not odd):
+        return
+    why = f"is labelled as that of {whose}" if whose is not None else f"holds {', '.join(odd[:5])}"
+    raise _refused(
+        f"the accounts of machines go to namespace {name}, which is somebody else's: it {why}; every account in it "
+        "would get a machine's rights, and be held to a machine's names",
+        "have the group in another namespace: -n NAMESPACE; or move away what is in this one",
+    )
+
+
+def told_spec(
+    *,
+    networks: Sequence[str] = (),
+    ports: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    service_account: str | None = None,
+    lifetime: str | None = None,
+    capture: str | None = None,
+    inbound_policy: str | None = None,
+    probes: Sequence[str] = (),
+    failure: str | None = None,
+    forget_after: str | None = None,
+) -> Object:
+    """The part of a group's spec that a command line speaks of. Raises ExclaveError with every mistake in it."""
+    mistakes: list[str] = []
+    spec: Object = {}
+    if networks:
+        spec["networks"] = list(networks)
+    if ports:
+        spec["ports"] = [_attempt(mistakes, read_port, text) for text in ports]
+    if labels:
+        spec["labels"] = dict(pair for text in labels if (pair := _attempt(mistakes, read_label, text)) is not None)
+    if probes:
+        spec["probes"] = [_attempt(mistakes, read_probe, text) for text in probes]
+    if failure is not None:
+        spec["failure"] = _attempt(mistakes, read_failure, failure)
+    for option, key, text in (
+        ("--certificate-lifetime", "certificateLifetime", lifetime),
+        ("--forget-after", "forgetAfter", forget_after),
+    ):
+        if text is not None:
+            spec[key] = _attempt(mistakes, partial(_read_duration, option), text)
+    told = {"serviceAccount": service_account, "capture": capture, "inboundPolicy": inbound_policy}
+    spec |= {key: text for key, text in told.items() if text is not None}
+    if not mistakes and ports:
+        mistakes += _port_mistakes(spec["ports"])
+    if mistakes:
+        raise _refused("; ".join(mistakes), "see the examples: kubectl exclave group create --help")
+    return spec
+
+
+def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
+    """The whole spec as the controller will read it. Raises ExclaveError if it would not."""
+    if not spec.get("networks"):
+        raise _refused(
+            f"group {name} needs networks: a machine is admitted only with an address inside one of them",
+            "name one or several: --network 10.0.0.0/16",
+        )
+    try:
+        return parse_group(name, spec)
+    except ValueError as problem:
+        raise _refused(str(problem), "see the examples: kubectl exclave group create --help") from None
+
+
+def changed_spec(told: Object, found: Mapping[str, Any]) -> Object:
+    """A group's spec with what was told in it; labels that are no longer told are None, which removes them."""
+    spec = {**found, **told}
+    if "labels" in told:
+        spec["labels"] = {**dict.fromkeys(found.get("labels") or {}), **told["labels"]}
+    return spec
+
+
+def read_port(text: str) -> Object:
+    """`8080`, or `name=http,port=8080,opaque`. Raises ValueError."""
+    if text.isascii() and text.isdecimal():
+        return {"name": text, "port": _port_number(text)}
+    port: Object = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if key == "opaque" and value in ("", "true"):
+            port["opaque"] = True
+        elif key == "name" and re.fullmatch(LABEL["pattern"], value) and len(value) <= LABEL["maxLength"]:
+            port["name"] = value
+        elif key == "port":
+            port["port"] = _port_number(value)
+        else:
+            raise ValueError(f"--port {text}: {part!r} is none of name=NAME, port=NUMBER, opaque")
+    if "port" not in port:
+        raise ValueError(f"--port {text}: port=NUMBER was expected")
+    return {"name": str(port["port"]), **port}
+
+
+def read_probe(text: str) -> Object:
+    """`8080`, or `port=8080,every=5s,timeout=2s,failures=3`. Raises ValueError."""
+    probe: Object = {"kind": "tcp"}
+    for key, value in _pairs("--probe", f"port={text}" if text.isdecimal() else text):
+        if key == "port":
+            probe["port"] = _port_number(value, "--probe")
+        elif key in ("every", "timeout"):
+            probe[key] = _read_duration(f"--probe {key}", value)
+        elif key == "failures" and value.isdecimal() and int(value) > 0:
+            probe["failures"] = int(value)
+        else:
+            raise ValueError(f"--probe {text}: {key}={value} is none of port=, every=, timeout=, failures=")
+    if "port" not in probe:
+        raise ValueError(f"--probe {text}: port=NUMBER was expected")
+    return probe
+
+
+def read_failure(text: str) -> Object:
+    """`after=30s,outbound=open,inbound=closed`, or some of it. Raises ValueError."""
+    failure: Object = {}
+    for key, value in _pairs("--failure", text):
+        if key == "after":
+            failure[key] = _read_duration("--failure after", value)
+        elif key in ("outbound", "inbound") and value in ("open", "closed"):
+            failure[key] = value
+        else:
+            raise ValueError(f"--failure {text}: {key}={value} is none of after=TIME, outbound|inbound=open|closed")
+    return failure
+
+
+def read_label(text: str) -> tuple[str, str]:
+    """`key=value`. Raises ValueError."""
+    key, sign, value = text.partition("=")
+    if not sign or not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+        raise ValueError(f"--label {text}: KEY=VALUE was expected, as Kubernetes writes labels")
+    if key.partition("/")[0].endswith("exclave.dev"):
+        raise ValueError(f"--label {text}: labels of exclave.dev are the controller's to write")
+    return key, value
+
+
+def labels_of(name: str, spec: GroupSpec) -> dict[str, str]:
+    """The labels that its ExternalWorkloads carry, as far as the group decides."""
+    return {**spec.labels, **group_label(name)}
+
+
+def group_label(name: str) -> dict[str, str]:
+    """The label that they carry whatever the group says."""
+    return {GROUP_LABEL: name}
+
+
+def selecting(services: Iterable[Object], labels: Mapping[str, str]) -> list[Object]:
+    """The Services whose selector matches these labels."""
+    return [service for service in services if _selects(service, labels)]
+
+
+def group_warnings(
+    name: str, spec: GroupSpec, groups: Sequence[Object], services: Sequence[Object], pods: Sequence[Object]
+) -> list[str]:
+    """What may surprise: all objects are those of the group's namespace."""
+    labels = labels_of(name, spec)
+    found = selecting(services, labels)
+    others = [group for group in groups if group["metadata"]["name"] != name]
+    return [
+        *(line for service in found for line in _service_warnings(service, name, spec, pods)),
+        *_neighbour_warnings(name, spec, others, found),
+        *_account_warnings(spec.service_account, pods),
+    ]
+
+
+def _service_warnings(service: Object, name: str, spec: GroupSpec, pods: Sequence[Object]) -> Iterable[str]:
+    title = f"Service {service['metadata']['name']}"
+    known = {key for port in spec.ports for key in (port.port, port.name)}
+    for port in service["spec"].get("ports") or ():
+        target = port.get("targetPort") or port["port"]
+        if target not in known:
+            yield (
+                f"{title} sends to port {target}, which group {name} does not serve: its members get nothing from it; "
+                f"add --port {target}"
+            )
+    if service["spec"].get("clusterIP") == "None":
+        yield (
+            f"{title} is headless and selects group {name}: one request through the mesh to a member's own name in it "
+            "crashes Linkerd's destination controller; give the Service a cluster IP, or a selector of pods only"
+        )
+    marks = service["metadata"].get("labels") or {}
+    if any(mark in marks for mark in _MIRRORED):
+        yield (
+            f"{title} is mirrored between clusters and selects group {name}: virtual machines in it may crash the "
+            "other cluster's controller; use a Service of its own for the group"
+        )
+    count = sum(_selects(service, pod["metadata"].get("labels") or {}) for pod in pods)
+    if count:
+        yield f"{title} selects group {name} and {_pods(count)}: they share its traffic; if not meant, use other labels"
+
+
+def _neighbour_warnings(name: str, spec: GroupSpec, others: Sequence[Object], found: list[Object]) -> Iterable[str]:
+    for other in others:
+        title = other["metadata"]["name"]
+        theirs = other.get("spec") or {}
+        if (theirs.get("serviceAccount") or title) == spec.service_account:
+            yield (
+                f"groups {name} and {title} share ServiceAccount {spec.service_account}: policies cannot tell their "
+                "members apart, and either may be taken for the other"
+            )
+        labels = theirs.get("labels") or {}
+        both = [one["metadata"]["name"] for one in found if _selects(one, {**labels, GROUP_LABEL: title})]
+        if both:
+            yield f"Service {', '.join(both)} selects groups {name} and {title}: they share its traffic"
+        elif (
+            labels and spec.labels and (labels.items() <= spec.labels.items() or spec.labels.items() <= labels.items())
+        ):
+            yield f"the labels of groups {name} and {title} overlap: a Service that selects one may select both"
+
+
+def _account_warnings(account: str, pods: Sequence[Object]) -> Iterable[str]:
+    count = sum((pod.get("spec") or {}).get("serviceAccountName", "default") == account for pod in pods)
+    if count:
+        yield (
+            f"ServiceAccount {account} is used by {_pods(count)}: the group's machines get the same identity, and "
+            "whatever policies and RBAC let these pods do; name one of its own: --service-account"
+        )
+
+
+def _pods(count: int) -> str:
+    return "1 pod" if count == 1 else f"{count} pods"
+
+
+def _selects(service: Object, labels: Mapping[str, str]) -> bool:
+    selector = (service.get("spec") or {}).get("selector") or {}
+    is_named = (service.get("spec") or {}).get("type") == "ExternalName"
+    return bool(selector) and not is_named and selector.items() <= labels.items()
+
+
+def _port_mistakes(ports: Sequence[Object]) -> Iterable[str]:
+    for key in ("name", "port"):
+        values = [port[key] for port in ports]
+        for value in sorted({value for value in values if values.count(value) > 1}, key=str):
+            yield f"two ports have the {'name' if key == 'name' else 'number'} {value}"
+    for port in ports:
+        if port["port"] in PROXY_PORTS:
+            yield f"port {port['port']} is the proxy's own"
+        if port["name"] == "linkerd-proxy":
+            yield "a port named linkerd-proxy tells Linkerd where the proxy is, and is no port of a group"
+
+
+def _pairs(option: str, text: str) -> Iterable[tuple[str, str]]:
+    for part in text.split(","):
+        key, sign, value = part.partition("=")
+        if not sign:
+            raise ValueError(f"{option} {text}: KEY=VALUE was expected, found {part!r}")
+        yield key, value
+
+
+def _read_duration(option: str, text: str) -> str:
+    try:
+        return format_duration(parse_duration(text))
+    except ValueError as problem:
+        raise ValueError(f"{option}: {problem}") from None
+
+
+def _port_number(text: str, option: str = "--port") -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 65535:
+        raise ValueError(f"{option}: a number from 1 to 65535 was expected, found {text!r}")
+    return int(text)
+
+
+def _attempt(mistakes: list[str], read: Any, text: str) -> Any:
+    try:
+        return read(text)
+    except ValueError as problem:
+        mistakes.append(str(problem))
+        return None
+
+
+def _refused(message: str, hint: str) -> ExclaveError:
+    return ExclaveError(Fault.USAGE, message, hint)

@@ -1,0 +1,1 @@
+"""`kubectl exclave install`, `upgrade` and `uninstall`."""

@@ -1,0 +1,219 @@
+"""`install` and `upgrade`: exclave itself in a cluster.
+
+Rules: everything is told by plain manifests, which `--dry-run` prints; nothing is made before all that must hold does.
+Definitions first, then the admission policies, then rights. The issuer's key is read from a file and goes through
+standard input alone; it is never printed. An upgrade keeps what was chosen, unless it is told otherwise, brings every
+group's rights to this version, too, and takes away those that the choice before gave.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from exclave.admin.arguments import Subparsers, add_verb
+from exclave.admin.check.rights import to_place
+from exclave.admin.check.verbs import Found
+from exclave.admin.install.preflight import must_hold
+from exclave.admin.manifests import (
+    CREDENTIAL_LIFE,
+    IMAGE,
+    ISSUER,
+    Installation,
+    KeyPair,
+    first_objects,
+    is_ours,
+    later_objects,
+)
+from exclave.admin.objects import Placed
+from exclave.admin.session import Desk
+from exclave.admin.tables import human_duration, manifests
+from exclave.admin.token.checks import LONGEST_CREDENTIAL, credential_note
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, SECRETS, Object
+from exclave.cluster.credential import read_token_times
+from exclave.errors import ExclaveError, Fault
+
+
+def add_commands(subparsers: Subparsers) -> None:
+    """Add both to the command line."""
+    install = add_verb(
+        subparsers,
+        "install",
+        _install,
+        "install exclave: definitions, admission policies, rights, issuer, controllers",
+        "# an issuer from cert-manager, signed by the issuer that holds Linkerd's trust anchor\n"
+        "kubectl exclave install --issuer-from ClusterIssuer/linkerd-trust-anchor",
+        "# an intermediate that was made by hand, given once\n"
+        "kubectl exclave install --issuer-certificate issuer.crt --issuer-key issuer.key",
+        "kubectl exclave install --use-linkerd-issuer --dry-run | less",
+    )
+    _add_choices(install, "; linkerd, if absent", "; this version's, if absent")
+    upgrade = add_verb(
+        subparsers,
+        "upgrade",
+        _upgrade,
+        "bring exclave to this version; issuer, groups and members stay",
+        "kubectl exclave upgrade",
+        "# another issuer: whoever has the controller's account loses the one before\n"
+        "kubectl exclave upgrade --issuer-certificate issuer.crt --issuer-key issuer.key",
+    )
+    _add_choices(upgrade, "; as installed, if absent", "; this version's or your own, as installed, if absent")
+
+
+def _add_choices(parser: argparse.ArgumentParser, linkerd: str, image: str) -> None:
+    issuer = parser.add_argument_group("the issuer of machines' certificates: one of")
+    issuer.add_argument("--issuer-from", metavar="KIND/NAME", help="an issuer of cert-manager, of Linkerd's anchor")
+    issuer.add_argument("--issuer-certificate", type=Path, metavar="FILE", help="an intermediate's chain as PEM")
+    issuer.add_argument("--issuer-key", type=Path, metavar="FILE", help="its key as PEM")
+    issuer.add_argument(
+        "--use-linkerd-issuer",
+        action="store_true",
+        help="Linkerd's own: whoever has the controller's account may then sign for any workload of the mesh",
+    )
+    parser.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="exclave, if absent")
+    parser.add_argument("-L", "--linkerd-namespace", metavar="NAME", help=f"Linkerd's{linkerd}")
+    parser.add_argument("--image", metavar="IMAGE", help=f"the controller's{image}")
+    parser.add_argument("--dry-run", action="store_true", help="print the objects as YAML, and make nothing")
+
+
+def _install(desk: Desk, options: argparse.Namespace) -> int:
+    choice = _choice(
+        options,
+        Installation(options.controller_namespace, options.linkerd_namespace or "linkerd", options.image or IMAGE),
+    )
+    if choice.issuer == "key" and choice.key_pair is None:
+        raise ExclaveError(
+            Fault.USAGE,
+            "an issuer for machines' certificates was expected",
+            "give one: --issuer-from KIND/NAME, or --issuer-certificate and --issuer-key, or --use-linkerd-issuer",
+        )
+    if options.dry_run:
+        _print(desk, choice, [])
+        return 0
+    must_hold(desk, choice)
+    _bring(desk, choice)
+    desk.note("see that it stands: kubectl exclave check", "then: kubectl exclave group create NAME -n NAMESPACE …")
+    return 0
+
+
+def _upgrade(desk: Desk, options: argparse.Namespace) -> int:
+    found = Found(desk.kubectl, options.controller_namespace, None)
+    if found.deployment is None:
+        raise ExclaveError(
+            Fault.USAGE,
+            f"exclave is not installed in namespace {options.controller_namespace}",
+            "kubectl exclave install; or name where it is: --controller-namespace",
+        )
+    before = found.installation
+    kept = replace(
+        before,
+        linkerd=options.linkerd_namespace or before.linkerd,
+        image=options.image or (IMAGE if is_ours(before.image) else before.image),
+    )
+    choice = _choice(options, kept)
+    groups = found.wanted_by_groups if found.is_defined else []
+    if options.dry_run:
+        _print(desk, choice, groups)
+        return 0
+    must_hold(desk, choice)
+    if choice.image == before.image and not is_ours(before.image):
+        desk.note(f"the controller's image stays {before.image}; another one: --image")
+    _bring(desk, choice)
+    for step in to_place(groups, found.standing()):
+        desk.carry(step)
+        print(step)
+    for one in reversed(_stale(before, choice)):
+        if desk.kubectl.delete(one.resource, one.namespace, one.body["metadata"]["name"]):
+            print(f"{one.resource.kind} {one.body['metadata']['name']} in {one.namespace} deleted")
+    desk.note("see that it stands: kubectl exclave check")
+    return 0
+
+
+def _stale(before: Installation, choice: Installation) -> list[Placed]:
+    """Rights that the choice before gave, and this one does not: such as to read another issuer's key."""
+    kept = {(one.resource, one.namespace, one.body["metadata"]["name"]) for one in choice.rights}
+    return [one for one in before.rights if (one.resource, one.namespace, one.body["metadata"]["name"]) not in kept]
+
+
+def _print(desk: Desk, choice: Installation, groups: list[Placed]) -> None:
+    """The objects for whoever applies them: all but the Secret that holds the issuer's key."""
+    objects = [*first_objects(), *later_objects(choice), *(one.body for one in groups)]
+    print(manifests([one for one in objects if one["kind"] != SECRETS.kind]))
+    if choice.key_pair is not None:
+        desk.note(
+            f"left out is Secret {ISSUER}, which holds the issuer's key; once the namespace is there: "
+            f"kubectl create secret tls {ISSUER} -n {choice.namespace} --cert FILE --key FILE"
+        )
+
+
+def _bring(desk: Desk, choice: Installation) -> None:
+    first, later = first_objects(), later_objects(choice)
+    kubectl = desk.kubectl
+    kubectl.apply(first, force=True)
+    for one in first:
+        name = one["metadata"]["name"]
+        desk.wait_until(lambda name=name: _is_served(desk, name), f"{name} to be served")  # type: ignore[misc]
+    for batch in _batches(later):
+        kubectl.apply(batch, force=True)
+    for one in (*first, *later):
+        print(f"{one['kind']} {one['metadata']['name']} applied")
+    _measure_cap(desk, choice)
+
+
+def _batches(later: list[Object]) -> list[list[Object]]:
+    """Policies before rights, the namespace before what lies in it."""
+    policies = [one for one in later if one["kind"].startswith("ValidatingAdmission")]
+    namespaces = [one for one in later if one["kind"] == "Namespace"]
+    return [policies, namespaces, [one for one in later if one not in policies and one not in namespaces]]
+
+
+def _is_served(desk: Desk, name: str) -> bool:
+    found = desk.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name) or {}
+    conditions = (found.get("status") or {}).get("conditions") or []
+    return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
+
+
+def _measure_cap(desk: Desk, choice: Installation) -> None:
+    """Measure how long a token may live here, since some clouds cap it; and note it where `token create` looks."""
+    token = desk.kubectl.mint(choice.namespace, CONTROLLER, int(LONGEST_CREDENTIAL))
+    issued, ends = read_token_times(token)
+    life = round(ends - issued)
+    body = {"metadata": {"annotations": {CREDENTIAL_LIFE: str(life)}}}
+    desk.kubectl.patch(NAMESPACES, None, choice.namespace, body)
+    whole = f"machines' credentials live {human_duration(life)} here, and are renewed at half of that"
+    desk.note(credential_note(life) or whole)
+
+
+def _choice(options: argparse.Namespace, base: Installation) -> Installation:
+    """The installation that was chosen; where the command line names no issuer, that of `base`."""
+    given = [bool(options.issuer_from), bool(options.issuer_certificate or options.issuer_key)]
+    if sum((*given, options.use_linkerd_issuer)) > 1:
+        raise ExclaveError(Fault.USAGE, "one issuer was expected, found several", "choose one of the three")
+    if options.use_linkerd_issuer:
+        return replace(base, issuer="linkerd")
+    if options.issuer_from:
+        kind, _, name = options.issuer_from.partition("/")
+        if kind not in ("Issuer", "ClusterIssuer") or not name:
+            raise ExclaveError(
+                Fault.USAGE,
+                f"--issuer-from: Issuer/NAME or ClusterIssuer/NAME was expected, found {options.issuer_from!r}",
+                "see: kubectl get clusterissuers,issuers -A",
+            )
+        return replace(base, issuer="cert-manager", issued_by=options.issuer_from)
+    key_pair = _key_pair(options)
+    return base if key_pair is None else replace(base, issuer="key", key_pair=key_pair)
+
+
+def _key_pair(options: argparse.Namespace) -> KeyPair | None:
+    if not options.issuer_certificate and not options.issuer_key:
+        return None
+    texts = []
+    for option, path in (("--issuer-certificate", options.issuer_certificate), ("--issuer-key", options.issuer_key)):
+        if path is None:
+            raise ExclaveError(Fault.USAGE, f"{option} was expected, too", "a certificate and its key belong together")
+        try:
+            texts.append(path.read_text())
+        except (OSError, UnicodeDecodeError) as problem:
+            why = getattr(problem, "strerror", None) or "it is not text"
+            raise ExclaveError(Fault.USAGE, f"{option} {path}: {why}", "name a file of PEM") from None
+    return KeyPair(*texts)

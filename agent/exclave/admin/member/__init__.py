@@ -1,0 +1,1 @@
+"""`kubectl exclave member`: list, describe, evict and cordon machines."""

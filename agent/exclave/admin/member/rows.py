@@ -1,0 +1,176 @@
+"""Members as an admin sees them: rows of a table, and every line of a description. Pure.
+
+Rules: a Member says most of it itself; a note is made only of what an admin must know and the columns do not say. A
+Member whose name has another shape than machines give is shown all the same.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from exclave.admin.tables import age, human_duration, parse_time, table
+from exclave.api.member import READY, Condition, MemberView, read_conditions, view_member
+from exclave.api.names import CORDONED, parse_member_name
+from exclave.api.requests import Object
+
+TITLES = (
+    "NAME",
+    "GROUP",
+    "ADDRESS",
+    "LIVE",
+    "SERVING",
+    "DATA-PATH",
+    "CERTIFICATE-UNTIL",
+    "AGENT",
+    "AGE",
+    "NOTE",
+)
+
+CONDITION_TITLES = ("TYPE", "STATUS", "REASON", "MESSAGE")
+
+
+def group_of(member: Object) -> str:
+    """The group that a Member's name says; "" if its name has another shape."""
+    try:
+        return parse_member_name(member["metadata"]["name"]).group
+    except ValueError:
+        return ""
+
+
+def in_group(members: Iterable[Object], group: str) -> list[Object]:
+    """The Members of a group."""
+    return [member for member in members if group_of(member) == group]
+
+
+def is_live(member: Object) -> bool:
+    """Whether heartbeats arrive."""
+    live = view_member(member).live
+    return live is not None and live.status
+
+
+def member_titles(everywhere: bool) -> list[str]:
+    """The titles of a table."""
+    return ["NAMESPACE", *TITLES] if everywhere else list(TITLES)
+
+
+def member_row(member: Object, now: float, everywhere: bool = False) -> list[str]:
+    """A row of that table."""
+    view, metadata = view_member(member), member["metadata"]
+    row = [
+        view.name,
+        group_of(member),
+        ", ".join(view.addresses),
+        _status(view.live),
+        "True" if view.serving else "False",
+        view.data_path,
+        view.certificate.not_after if view.certificate else "",
+        view.loaded.get("agent", ""),
+        age(metadata.get("creationTimestamp"), now),
+        ", ".join(notes(member)) or "-",
+    ]
+    return [str(metadata.get("namespace", "")), *row] if everywhere else row
+
+
+def notes(member: Object) -> list[str]:
+    """What an admin must know of it."""
+    view = view_member(member)
+    found = []
+    if view.deleting:
+        found.append("leaving")
+    if is_cordoned(member):
+        found.append("cordoned")
+    if view.admitted is not None and not view.admitted.status:
+        found.append(f"refused: {view.admitted.reason}")
+    elif view.admitted is None and not view.deleting:
+        found.append("not yet judged")
+    if view.cloned is not None and view.cloned.status:
+        found.append("cloned")
+    return found
+
+
+def is_cordoned(member: Object) -> bool:
+    """Whether the admin has taken it out of service."""
+    return (member["metadata"].get("annotations") or {}).get(CORDONED) == "true"
+
+
+def member_lines(
+    member: Object, workload: Object | None, events: Sequence[Object], now: float
+) -> list[tuple[str, str]]:
+    """Labels and texts of a description."""
+    view, metadata, spec = view_member(member), member["metadata"], member.get("spec") or {}
+    status = member.get("status") or {}
+    facts = [f"{key}={value}" for key, value in sorted((spec.get("facts") or {}).items())]
+    loaded = [f"{key}={_short(value)}" for key, value in sorted(view.loaded.items())]
+    issued = [
+        f"{one.get('time', '?')}  serial {one.get('serial', '?')}, key {_short(str(one.get('keySha256', '?')))}"
+        for one in status.get("issued") or ()
+    ]
+    return [
+        ("Name", view.name),
+        ("Namespace", str(metadata.get("namespace", ""))),
+        ("Group", group_of(member)),
+        ("Age", age(metadata.get("creationTimestamp"), now)),
+        ("Note", ", ".join(notes(member))),
+        ("Address", ", ".join(view.addresses)),
+        ("Machine", view.machine_hash),
+        ("Facts", ", ".join(facts)),
+        ("Serving", "yes" if view.serving else "no"),
+        ("Data path", view.data_path),
+        ("Loaded", ", ".join(loaded)),
+        ("Certificate", certificate_words(view, now)),
+        ("Last issued", "\n".join(issued)),
+        ("Workload", workload_words(workload)),
+        ("Conditions", condition_table((member.get("status") or {}).get("conditions"))),
+        ("Events", event_table(events, now)),
+    ]
+
+
+def certificate_words(view: MemberView, now: float) -> str:
+    """Until when its certificate is valid."""
+    if view.certificate is None:
+        return "none yet"
+    until = parse_time(view.certificate.not_after)
+    if until is None:
+        return f"until {view.certificate.not_after}"
+    left = f"{human_duration(until - now)} left" if until > now else "expired"
+    return f"until {view.certificate.not_after} ({left})"
+
+
+def workload_words(workload: Object | None) -> str:
+    """What Linkerd is told of it."""
+    if workload is None:
+        return "no ExternalWorkload"
+    ports = [str(port.get("port")) for port in (workload.get("spec") or {}).get("ports") or ()]
+    conditions = read_conditions((workload.get("status") or {}).get("conditions"))
+    ready = next((one for one in conditions if one.type == READY), None)
+    told = "nothing told of Ready" if ready is None else f"Ready={_status(ready)} ({ready.reason})"
+    return f"{told}, ports listed: {', '.join(ports) or 'none'}"
+
+
+def condition_table(found: object) -> str:
+    """Conditions as a table; "" if there are none."""
+    rows = [[one.type, _status(one), one.reason, one.message] for one in read_conditions(found)]
+    return table(CONDITION_TITLES, rows) if rows else ""
+
+
+def event_table(events: Sequence[Object], now: float) -> str:
+    """Events, the newest last; "" if there are none."""
+    rows = sorted(
+        (str(_event_time(one)), str(one.get("type", "")), str(one.get("reason", "")), str(one.get("note", "")))
+        for one in events
+    )
+    return table(("AGE", "TYPE", "REASON", "NOTE"), [[age(time, now), *rest] for time, *rest in rows]) if rows else ""
+
+
+def _event_time(event: Object) -> object:
+    series = event.get("series") or {}
+    return series.get("lastObservedTime") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
+
+
+def _status(condition: Condition | None) -> str:
+    if condition is None:
+        return "Unknown"
+    return "True" if condition.status else "False"
+
+
+def _short(text: str) -> str:
+    """A hash by its first digits; anything else as it is."""
+    return text[:12] if len(text) == 64 else text

@@ -1,0 +1,1 @@
+"""`kubectl exclave rotation`: which members have loaded which trust anchors."""

@@ -1,0 +1,1 @@
+"""`kubectl exclave token`: create, list and revoke join tokens."""

@@ -1,0 +1,1 @@
+"""The contract with the cluster: requests, objects and their fields, names and constants. Pure."""

@@ -1,0 +1,248 @@
+"""The admission policies: what RBAC cannot say of names, sizes and metadata. Pure.
+
+Rules: policies have no parameters and fail closed. The first is for every account in a namespace that ends in `-vms`.
+It compares names: a join token makes the Members of its own names (one for a machine that joins again: the one of its
+name), a machine touches what bears its own, in the namespace that its accounts' namespace belongs to. An account of
+another shape is refused everything there; where the namespaces do not say that they are ours, it belongs to somebody
+whose namespace merely ends so, and only our own kinds are kept from it. Metadata that others rely on stays as it was,
+which also means that it stays. The second is for the controller: it makes, changes and removes what bears machines'
+names, mints machines' tokens alone, and changes nothing of what an admin or a machine has specified.
+Messages are read by people, through the agent: each says what was expected and who may help.
+
+CEL: `has` before a field that may be absent, or the policy errs and denies all; `.?` compares presence, too; there is
+no clock in it, and of namespaces it sees the object's alone, not the caller's.
+"""
+
+from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUPS_LABEL, GUARD_NAMES
+from exclave.api.requests import Object
+
+GUARD, LIMITS = GUARD_NAMES
+
+API_AUDIENCE = "https://kubernetes.default.svc"
+LONGEST_CREDENTIAL = 30 * 86400
+MOST_HOLDER, MOST_MESSAGE = 256, 1024
+"""Characters of a Lease's holder, and of a condition's message."""
+
+_NAME = "[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?"
+_TAIL = "[a-z0-9]{5}-[1-9][0-9]{0,2}"
+
+_MINTS = "has(request.subResource) && request.subResource == 'token'"
+
+_VARIABLES = {
+    "home": "request.userInfo.username.split(':')[2]",
+    "account": "request.userInfo.username.split(':')[3]",
+    "wellFormed": f"variables.account.matches('^{_NAME}[.](join|rejoin|vm)[.]{_TAIL}$')",
+    "isJoin": "variables.wellFormed && variables.account.split('.')[1] == 'join'",
+    "isAgain": "variables.wellFormed && variables.account.split('.')[1] == 'rejoin'",
+    "isMachine": "variables.wellFormed && variables.account.split('.')[1] == 'vm'",
+    "marks": "namespaceObject.metadata.?labels.orValue({})",
+    # A namespace says by its label whose accounts are machines: its own, or those of one beside it.
+    "isHome": f"(request.namespace == variables.home && '{ACCOUNTS_LABEL}' in variables.marks) || "
+    f"('{GROUPS_LABEL}' in variables.marks && variables.marks['{GROUPS_LABEL}'] == variables.home)",
+    "isStranger": "!variables.wellFormed && !variables.isHome && request.resource.group != 'exclave.dev'",
+    "group": "variables.account.split('.')[0]",
+    "tail": "variables.wellFormed ? variables.account.split('.')[2] : 'none-0'",
+    "isToken": _MINTS,
+    "isStatus": "has(request.subResource) && request.subResource == 'status'",
+    "name": "request.operation == 'DELETE' || variables.isToken ? request.name : object.metadata.name",
+    "parts": "variables.name.split('-')",
+    "slot": "variables.name.matches('-[1-9][0-9]{0,2}$') ? int(variables.parts[size(variables.parts) - 1]) : 1000",
+}
+
+_SAME = " && ".join(
+    f"object.metadata.?{key} == oldObject.metadata.?{key}"
+    for key in ("finalizers", "ownerReferences", "labels", "annotations")
+)
+_NONE = " && ".join(
+    f"!has(object.metadata.{key})" for key in ("finalizers", "ownerReferences", "labels", "annotations", "generateName")
+)
+_MODEST_LEASE = (
+    "request.resource.resource != 'leases' || request.operation == 'DELETE' || "
+    f"(object.spec.?holderIdentity.orValue('').size() <= {MOST_HOLDER} && !has(object.spec.strategy) && "
+    "!has(object.spec.preferredHolder) && !has(object.spec.leaseDurationSeconds))"
+)
+_MODEST_STATUS = (
+    "request.resource.resource != 'externalworkloads' || request.operation == 'DELETE' || "
+    "(object.?status.conditions.orValue([]).size() <= 1 && object.?status.conditions.orValue([]).all(condition, "
+    f"condition.type == 'Ready' && condition.?message.orValue('').size() <= {MOST_MESSAGE}))"
+)
+_MODEST_TOKEN = (
+    f"object.spec.?expirationSeconds.orValue(0) <= {LONGEST_CREDENTIAL} && "
+    f"object.spec.?audiences.orValue([]) == ['{API_AUDIENCE}'] && object.spec.?boundObjectRef.orValue(null) == null"
+)
+
+_VALIDATIONS = (
+    (
+        "variables.wellFormed",
+        "an account in this namespace is named <group>.join.<id>-<uses>, <group>.rejoin.<id>-<number> or "
+        "<group>.vm.<id>-<number>, and this one is not: ask the admin for a join token",
+    ),
+    (
+        "variables.isToken ? request.namespace == variables.home : request.namespace + '-vms' == variables.home",
+        "a machine stays in the namespace of its group",
+    ),
+    (
+        "!variables.isJoin || (request.operation == 'CREATE' && request.resource.resource == 'members' && "
+        "!variables.isStatus && variables.name.startsWith(variables.group + '-' + variables.tail.split('-')[0] + '-') "
+        f"&& variables.name.matches('^{_NAME}-{_TAIL}$') && variables.slot <= int(variables.tail.split('-')[1]))",
+        "a join token makes the members of its own names, as many as it has uses, and nothing else: ask the admin for "
+        "another token",
+    ),
+    (
+        "!variables.isAgain || (request.operation == 'CREATE' && request.resource.resource == 'members' && "
+        "!variables.isStatus && variables.name == variables.group + '-' + variables.tail)",
+        "a token for one member makes this member, and nothing else: ask the admin for another token",
+    ),
+    (
+        "!variables.isMachine || (variables.isToken ? variables.name == variables.account : "
+        "variables.name == variables.group + '-' + variables.tail)",
+        "a machine touches only what bears its own name",
+    ),
+    (
+        "!variables.isMachine || variables.isToken || request.operation in ['UPDATE', 'DELETE']",
+        "a machine creates nothing but its own tokens",
+    ),
+    (
+        f"!variables.isToken || ({_MODEST_TOKEN})",
+        "a machine's token is for the API server only, bound to no object, and lives 30 days at most",
+    ),
+    (f"request.operation != 'UPDATE' || ({_SAME})", "a machine changes no metadata"),
+    (f"request.operation != 'CREATE' || variables.isToken || ({_NONE})", "a machine writes no metadata"),
+    (_MODEST_LEASE, f"a heartbeat names its holder in at most {MOST_HOLDER} characters, and nothing more"),
+    (
+        _MODEST_STATUS,
+        f"a machine writes one condition, Ready, with a message of at most {MOST_MESSAGE} characters",
+    ),
+)
+
+
+GROUP_LABEL, PORTS_FINALIZER = "exclave.dev/group", "exclave.dev/ports"
+"""What an ExternalWorkload has that was made for a group, beside the group as its owner: any of the three."""
+
+_LIMIT_VARIABLES = {
+    "kind": "request.resource.resource",
+    "isToken": _MINTS,
+    "isStatus": "has(request.subResource) && request.subResource == 'status'",
+    "name": "request.operation == 'CREATE' && !variables.isToken ? object.metadata.name : request.name",
+    "isMachines": f"variables.name.matches('^{_NAME}-{_TAIL}$')",
+}
+
+
+def _limits(namespace: str) -> tuple[tuple[str, str], ...]:
+    """What the controller, whose own namespace this is, is held to."""
+    account = f"variables.name.matches('^{_NAME}[.]vm[.]{_TAIL}$')"
+    expired = f"variables.name.matches('^{_NAME}[.](join|rejoin|vm)[.]{_TAIL}$')"
+    was_ours, is_ours = _is_of_a_group("oldObject"), _is_of_a_group("object")
+    return (
+        (
+            f"!variables.isToken || (request.namespace.endsWith('-vms') && {account} && ({_MODEST_TOKEN}))",
+            "the controller mints tokens of machines only, for the API server, of 30 days at most",
+        ),
+        (
+            "request.resource.group != 'exclave.dev' || request.operation != 'UPDATE' || "
+            "(object.?spec == oldObject.?spec && object.metadata.?labels == oldObject.metadata.?labels && "
+            "object.metadata.?annotations == oldObject.metadata.?annotations)",
+            "the controller changes no spec of a group or a member, and no label or annotation",
+        ),
+        (
+            "variables.kind != 'serviceaccounts' || variables.isToken || (request.namespace.endsWith('-vms') && "
+            f"(request.operation == 'CREATE' ? {account} : {expired}))",
+            "the controller makes accounts of machines only, and removes only theirs and those of join tokens",
+        ),
+        # Leases of elections and of nodes say how long they last; a machine's never does.
+        (
+            f"variables.kind != 'leases' || (request.namespace == '{namespace}' ? variables.name == '{ELECTION}' : "
+            "variables.isMachines && (request.operation != 'DELETE' || !has(oldObject.spec.leaseDurationSeconds)))",
+            "the controller touches no Lease but machines' and that of its own election",
+        ),
+        (
+            "variables.kind != 'externalworkloads' || (variables.isMachines && "
+            f"(request.operation == 'CREATE' ? {is_ours} : {was_ours}))",
+            "the controller touches no ExternalWorkload but those of groups",
+        ),
+        (
+            "variables.kind != 'externalworkloads' || !variables.isStatus || "
+            "object.?status.conditions.orValue([]).all(one, one.type != 'Ready' || one.status != 'True')",
+            "the controller calls no machine ready: that is for the machine itself to say",
+        ),
+        (
+            f"variables.kind != 'configmaps' || variables.name.matches('^exclave-mesh[.]{_NAME}$')",
+            "the controller writes no ConfigMap but the settings of groups",
+        ),
+    )
+
+
+def _is_of_a_group(workload: str) -> str:
+    metadata = f"{workload}.metadata"
+    return (
+        f"('{GROUP_LABEL}' in {metadata}.?labels.orValue({{}}) || "
+        f"'{PORTS_FINALIZER}' in {metadata}.?finalizers.orValue([]) || "
+        f"{metadata}.?ownerReferences.orValue([]).exists(one, one.kind == 'WorkloadGroup'))"
+    )
+
+
+def guard_objects(controller_namespace: str) -> list[Object]:
+    """Both policies with their bindings, in the order in which they are installed: before any right is given."""
+    machines = (
+        "request.userInfo.username.startsWith('system:serviceaccount:') && "
+        "request.userInfo.username.split(':')[2].endsWith('-vms')"
+    )
+    controller = f"request.userInfo.username == 'system:serviceaccount:{controller_namespace}:{CONTROLLER}'"
+    guarded = [
+        _watched("exclave.dev", "members", "members/status", "workloadgroups", "workloadgroups/status"),
+        _watched("workload.linkerd.io", "externalworkloads", "externalworkloads/status"),
+        _watched("coordination.k8s.io", "leases"),
+        _watched("", "serviceaccounts/token"),
+    ]
+    limited = [
+        _watched("exclave.dev", "members", "workloadgroups"),
+        _watched("workload.linkerd.io", "externalworkloads", "externalworkloads/status"),
+        _watched("coordination.k8s.io", "leases"),
+        _watched("", "serviceaccounts", "serviceaccounts/token", "configmaps"),
+    ]
+    validations = tuple((f"variables.isStranger || ({text})", message) for text, message in _VALIDATIONS)
+    return [
+        *_policy(GUARD, machines, guarded, _VARIABLES, validations),
+        *_policy(LIMITS, controller, limited, _LIMIT_VARIABLES, _limits(controller_namespace)),
+    ]
+
+
+def _policy(
+    name: str,
+    callers: str,
+    rules: list[Object],
+    variables: dict[str, str],
+    validations: tuple[tuple[str, str], ...],
+) -> list[Object]:
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    return [
+        {
+            **kind,
+            "kind": "ValidatingAdmissionPolicy",
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": rules},
+                "matchConditions": [{"name": "callers", "expression": callers}],
+                "variables": [_named(*one) for one in variables.items()],
+                "validations": [{"expression": text, "message": message} for text, message in validations],
+            },
+        },
+        {
+            **kind,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        },
+    ]
+
+
+def _named(name: str, expression: str) -> Object:
+    return {"name": name, "expression": expression}
+
+
+def _watched(group: str, *resources: str) -> Object:
+    return {
+        "apiGroups": [group],
+        "apiVersions": ["*"],
+        "operations": ["CREATE", "UPDATE", "DELETE"],
+        "resources": list(resources),
+    }

@@ -1,0 +1,57 @@
+"""Whether the admission policies stand as installed: without them nobody is admitted and nothing is signed. Pure.
+
+Rules: a policy and its binding are compared with what this version installs, field by field; an API server's own
+defaults may be added, nothing else: a selector or a condition more may let a machine through. One that is being deleted
+is gone. What is wrong is named, for the machine that waits and for the admin.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from exclave.api.requests import Object
+
+DEFAULTS: dict[str, Any] = {
+    "matchPolicy": "Equivalent",
+    "namespaceSelector": {},
+    "objectSelector": {},
+    "scope": "*",
+}
+"""What API servers add. Source: k8s.io/kubernetes pkg/apis/admissionregistration/v1/defaults.go."""
+
+REMEDY = "an admin installs it again: kubectl exclave upgrade"
+
+
+def guard_fault(found: Iterable[Object], wanted: Iterable[Object]) -> str | None:
+    """What is wrong with the admission policies, for a person; None if nothing."""
+    fault = first_fault(found, wanted)
+    return fault[1] if fault is not None else None
+
+
+def first_fault(found: Iterable[Object], wanted: Iterable[Object]) -> tuple[Object, str] | None:
+    """The first of the objects that is not as it is wanted, and what is wrong with it; None if there is none."""
+    stand = {_name(one): one for one in found}
+    for one in wanted:
+        name = _name(one)
+        there = stand.get(name)
+        if there is None or there["metadata"].get("deletionTimestamp"):
+            return one, f"{name} is missing; {REMEDY}"
+        if not _is_same(one["spec"], there.get("spec")):
+            return one, f"{name} is not as this version of exclave installs it; {REMEDY}"
+    return None
+
+
+def _name(one: Object) -> str:
+    return f"{one['kind']} {one['metadata']['name']}"
+
+
+def _is_same(wanted: Any, found: Any) -> bool:
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict) or not wanted.keys() <= found.keys():
+            return False
+        added = found.keys() - wanted.keys()
+        return all(key in DEFAULTS and found[key] == DEFAULTS[key] for key in added) and all(
+            _is_same(value, found[key]) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(wanted) == len(found) and all(map(_is_same, wanted, found))
+    return bool(wanted == found)

@@ -1,0 +1,9 @@
+"""TODO."""
+
+from exclave.api.requests import LEASES, Request, patch
+from exclave.kit.formats.rfc3339 import rfc3339_micro
+
+
+def heartbeat_request(namespace: str, member: str, holder: str, now: float) -> Request:
+    """A renewal of a member's Lease. Source: LeaseSpec in k8s.io/api/coordination/v1/types.go."""
+    return patch(LEASES, namespace, member, {"spec": {"holderIdentity": holder, "renewTime": rfc3339_micro(now)}})

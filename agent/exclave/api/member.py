@@ -1,0 +1,219 @@
+"""A Member as a JSON tree: made, read and changed here, by the machine and by the controller alike. Pure.
+
+Rules: a reader of a Member reads a `MemberView`; a key that is missing or of the wrong shape is read as absent, since
+the API server checks shapes and a view must never fail on an older or newer writer's object. Names are built and taken
+apart here alone: Member, ExternalWorkload and Lease are `<group>-<t>-<n>`, the member's account is
+`<group>.vm.<t>-<n>` in namespace `<ns>-vms`. Times are RFC 3339 in UTC.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from exclave.api.requests import MEMBERS, Object
+from exclave.kit.formats.rfc3339 import rfc3339
+
+DataPath = Literal["meshed", "outbound-open", "down"]
+
+
+ADMITTED, REGISTERED, LIVE = "Admitted", "Registered", "Live"
+CLONED = "Cloned"
+"""A condition that is there only where two machines have been heard as one member."""
+
+CERTIFIED = "Certified"
+"""A condition that is there only where a certificate was asked for in vain."""
+
+READY = "Ready"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A Kubernetes condition; `status` is True only if the object says "True"."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the controller signed: for which CSR (sha256, hex, of its PEM), the chain as PEM, its end (RFC 3339)."""
+
+    csr_sha256: str
+    chain: str
+    not_after: str
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate that was signed as this member: serial (hex), sha256 (hex) of its key, when (RFC 3339)."""
+
+    serial: str
+    key_sha256: str
+    time: str
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """What a Member says; `credential` is sealed to the delivery key, and still nothing for a log."""
+
+    name: str
+    uid: str = ""
+    resource_version: str = ""
+    nonce: str = ""
+    machine_hash: str = ""
+    delivery_key: str = ""
+    csr: str = ""
+    serving: bool = False
+    data_path: str = ""
+    data_path_reason: str = ""
+    addresses: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    loaded: Mapping[str, str] = field(default_factory=dict)
+    deleting: bool = False
+    finalizers: tuple[str, ...] = ()
+    admitted: Condition | None = None
+    registered: Condition | None = None
+    live: Condition | None = None
+    certificate: Certificate | None = None
+    issued: tuple[Issued, ...] = ()
+    credential: str | None = field(default=None, repr=False)
+    workload_uid: str | None = None
+    workload_ports: tuple[int, ...] = ()
+    settings: str | None = None
+    cordoned: bool = False
+    cloned: Condition | None = None
+    certified: Condition | None = None
+
+
+def member_object(
+    namespace: str,
+    name: str,
+    *,
+    nonce: str,
+    machine_hash: str,
+    delivery_key: str,
+    csr: str,
+    addresses: Sequence[str],
+    facts: Mapping[str, str],
+) -> Object:
+    """A Member as a machine creates it: not serving, its data path down. `delivery_key` is SPKI PEM, `csr` PEM."""
+    return {
+        "apiVersion": MEMBERS.api_version,
+        "kind": MEMBERS.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "nonce": nonce,
+            "machineHash": machine_hash,
+            "deliveryKey": delivery_key,
+            "csr": csr,
+            "addresses": list(addresses),
+            "facts": dict(facts),
+            "dataPath": "down",
+            "serving": False,
+        },
+    }
+
+
+def view_member(found: Object) -> MemberView:
+    """Read a Member."""
+    metadata, spec, status = _tree(found, "metadata"), _tree(found, "spec"), _tree(found, "status")
+    conditions = {condition.type: condition for condition in read_conditions(status.get("conditions"))}
+    workload = _tree(status, "externalWorkload")
+    return MemberView(
+        name=_text(metadata, "name"),
+        uid=_text(metadata, "uid"),
+        resource_version=_text(metadata, "resourceVersion"),
+        nonce=_text(spec, "nonce"),
+        machine_hash=_text(spec, "machineHash"),
+        delivery_key=_text(spec, "deliveryKey"),
+        csr=_text(spec, "csr"),
+        serving=spec.get("serving") is True,
+        data_path=_text(spec, "dataPath"),
+        data_path_reason=_text(spec, "dataPathReason"),
+        addresses=_texts(spec.get("addresses")),
+        facts=_words(_tree(spec, "facts")),
+        loaded=_words(_tree(spec, "loaded")),
+        deleting=bool(metadata.get("deletionTimestamp")),
+        finalizers=_texts(metadata.get("finalizers")),
+        admitted=conditions.get(ADMITTED),
+        registered=conditions.get(REGISTERED),
+        live=conditions.get(LIVE),
+        certificate=_certificate(_tree(status, "certificate")),
+        issued=_issued(status.get("issued")),
+        credential=_text(status, "credential") or None,
+        workload_uid=_text(workload, "uid") or None,
+        workload_ports=_ports(workload.get("ports")),
+        settings=_text(status, "settings") or None,
+        cordoned=status.get("cordoned") is True,
+        cloned=conditions.get(CLONED),
+        certified=conditions.get(CERTIFIED),
+    )
+
+
+def read_conditions(found: object) -> list[Condition]:
+    """The conditions of a status; what is no condition is left out."""
+    return [
+        Condition(_text(one, "type"), one.get("status") == "True", _text(one, "reason"), _text(one, "message"))
+        for one in (found if isinstance(found, list) else [])
+        if isinstance(one, dict) and _text(one, "type")
+    ]
+
+
+def make_condition(condition: Condition, now: float) -> Object:
+    """A condition that came about at `now` (epoch seconds), as the API server keeps it."""
+    return {
+        "type": condition.type,
+        "status": "True" if condition.status else "False",
+        "reason": condition.reason,
+        "message": condition.message,
+        "lastTransitionTime": rfc3339(now),
+    }
+
+
+def with_condition(conditions: Iterable[Object], condition: Condition, now: float) -> list[Object]:
+    """The conditions with this one in its place; its time changes only if its status does. Others are kept as found."""
+    made = make_condition(condition, now)
+    others = []
+    for one in conditions:
+        if one.get("type") != condition.type:
+            others.append(one)
+        elif one.get("status") == made["status"] and one.get("lastTransitionTime"):
+            made["lastTransitionTime"] = one["lastTransitionTime"]
+    return [*others, made]
+
+
+def _certificate(tree: Mapping[str, Any]) -> Certificate | None:
+    chain = _text(tree, "chain")
+    return Certificate(_text(tree, "csrSha256"), chain, _text(tree, "notAfter")) if chain else None
+
+
+def _issued(found: object) -> tuple[Issued, ...]:
+    listed = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return tuple(Issued(_text(one, "serial"), _text(one, "keySha256"), _text(one, "time")) for one in listed)
+
+
+def _ports(found: object) -> tuple[int, ...]:
+    """Port numbers, given as such or as an ExternalWorkload's `{port}`."""
+    listed = found if isinstance(found, list) else []
+    ports = [one.get("port") if isinstance(one, dict) else one for one in listed]
+    return tuple(port for port in ports if isinstance(port, int) and not isinstance(port, bool))
+
+
+def _tree(found: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = found.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(found: Mapping[str, Any], key: str) -> str:
+    value = found.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _words(found: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def _texts(found: object) -> tuple[str, ...]:
+    return tuple(one for one in found if isinstance(one, str)) if isinstance(found, list) else ()

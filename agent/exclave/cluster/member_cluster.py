@@ -1,0 +1,112 @@
+"""A member's cluster: open with the member's own credential, which is renewed as long as this door is open.
+
+Rules: renewed at half of its granted life by the wall clock; a failure keeps the old one and is tried again with
+growing, jittered pauses, for ever, also after a 401: rights and clocks can come back. What was granted is on disk
+before it is used. Only an ending that leaves the mesh deletes it. Tokens are never logged.
+"""
+
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from exclave.api.requests import create_token
+from exclave.cluster.client import Cluster, Draw
+from exclave.cluster.credential import Credential, granted_credential, parse_credential, render_credential
+from exclave.cluster.endpoint import Access
+from exclave.cluster.http import Exchange, open_exchange
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import ExclaveError, Fault, HostError
+from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.kit.tasks.wall_clock import Now, sleep_until_wall
+from exclave.milestones import Leaving, tell
+
+log = logging.getLogger(__name__)
+
+FILE = "credential.json"
+
+ASKED = 30 * 24 * 3600
+"""Seconds of life asked for: the most that the admission policy lets a member have. Servers may grant less."""
+
+RETRIES = Backoff(first=10.0, most=600.0)
+
+SOONEST = 60.0
+"""Seconds from one credential to the next at least: clocks that disagree must not make a storm of requests."""
+
+
+class MemberCluster(Cluster):
+    """A cluster with the credential it is used with. Made by `open_member_cluster`."""
+
+    def __init__(self, exchange: Exchange, draw: Draw, credential: Latest[Credential]) -> None:
+        super().__init__(exchange, draw)
+        self.credential = credential
+
+
+@asynccontextmanager
+async def open_member_cluster(
+    access: Access,
+    state: Path,
+    namespace: str,
+    account: str,
+    endings: EndingSwitch,
+    now: Now,
+    draw: Draw = random.random,
+) -> AsyncIterator[MemberCluster]:
+    """Talk to the cluster as a member, and keep its credential young.
+
+    `account` is the member's ServiceAccount and `namespace` the one it lives in, `<ns>-vms`. Raises HostError if there
+    is no usable credential in `state`, ClusterError if the CA cannot be read.
+    """
+    path = state / FILE
+    credential = Latest(load_credential(path))
+    try:
+        async with open_exchange(access, lambda: credential.value.token, now) as exchange:
+            cluster = MemberCluster(exchange, draw, credential)
+            async with open_bare_nursery() as nursery:
+                renew = partial(_keep_young, cluster, path, namespace, account, now, draw)
+                nursery.start_soon(supervise, "credential", renew)
+                yield cluster
+                nursery.cancel_scope.cancel()
+    finally:
+        if endings.value is Ending.LEAVE:
+            remove(path)
+            tell(Leaving.CREDENTIAL)
+
+
+def load_credential(path: Path) -> Credential:
+    """Read credential.json. Raises HostError."""
+    hint = "leave, then join again with a new token"
+    try:
+        return parse_credential(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise HostError(Fault.DISK, f"cannot read {path}: {problem.strerror}", hint) from problem
+    except ValueError as problem:
+        raise HostError(Fault.DISK, f"{path} is damaged: {problem}", hint) from None
+
+
+async def _keep_young(cluster: MemberCluster, path: Path, namespace: str, account: str, now: Now, draw: Draw) -> None:
+    attempt = 0
+    while True:
+        await sleep_until_wall(cluster.credential.value.renew_at, now)
+        try:
+            answer = await cluster.send(create_token(namespace, account, ASKED))
+            renewed = granted_credential(answer, now(), ASKED)
+            write_atomic(path, render_credential(renewed).encode())
+        except (ExclaveError, ValueError) as problem:
+            pause = RETRIES.pause(attempt, draw())
+            attempt += 1
+            log.warning("the credential was not renewed and is tried again in %.0f s: %s", pause, problem)
+            await sleep_until_wall(now() + pause, now)
+            continue
+        cluster.credential.set(renewed)
+        attempt = 0
+        log.info("the credential was renewed for %.0f s", renewed.expires - renewed.granted)
+        await trio.sleep(SOONEST)

@@ -1,0 +1,116 @@
+"""`control.sock`: how commands talk to the agent that runs. One JSON object a line, both ways, root only.
+
+A client sends one line, `{"command": NAME}`, and reads lines until the connection ends; the answers are the agent's.
+Rules: a client that asks nonsense is told so and dropped; one that goes away is forgotten; none of them can hold up
+the agent; a socket that fails is made anew. The socket is made with mode 0600, so the kernel decides who may connect.
+"""
+
+import json
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from exclave.errors import Fault, HostError
+from exclave.kit.host.rebinding_socket import ReopenedSocket
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+
+log = logging.getLogger(__name__)
+
+FILE = "control.sock"
+
+LONGEST_LINE = 4096
+"""Bytes of a request."""
+
+PATIENCE = 10.0
+"""Seconds for a client to say what it wants, and to take each line."""
+
+Reply = Callable[[dict[str, Any]], Awaitable[None]]
+"""Sends one object to the client. Raises trio.BrokenResourceError if it has gone."""
+
+Answer = Callable[[str, Reply], Awaitable[None]]
+"""Answers a command by name; returns when all is said. Raises LookupError if it knows no such command."""
+
+
+@asynccontextmanager
+async def open_control(runtime: Path, answer: Answer) -> AsyncIterator[None]:
+    """Serve commands while open. Raises HostError if the socket cannot be made."""
+    path = runtime / FILE
+    listening = trio.socket.from_stdlib_socket(_bound(path))
+
+    async def reopen() -> trio.socket.SocketType:
+        await trio.lowlevel.checkpoint()
+        return trio.socket.from_stdlib_socket(_bound(path))
+
+    try:
+        async with open_bare_nursery() as nursery:
+
+            async def accept(sock: trio.socket.SocketType) -> None:
+                listeners = [trio.SocketListener(sock)]
+                await trio.serve_listeners(partial(_serve, answer), listeners, handler_nursery=nursery)
+
+            part = ReopenedSocket(listening, reopen, accept)
+            nursery.start_soon(supervise, "control", part.serve)
+            yield
+            nursery.cancel_scope.cancel()
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _bound(path: Path) -> socket.socket:
+    """A listening socket that only root may connect to, from its first moment."""
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)  # the lock is ours, so whoever bound it has gone
+        channel.bind(str(path))
+        channel.listen(16)
+    except OSError as problem:
+        channel.close()
+        raise HostError(
+            Fault.DISK, f"cannot listen on {path}: {problem.strerror}", "make its folder exist and writable for root"
+        ) from problem
+    finally:
+        os.umask(mask)
+    return channel
+
+
+async def _serve(answer: Answer, stream: trio.SocketStream) -> None:
+    async def reply(object_: dict[str, Any]) -> None:
+        with trio.fail_after(PATIENCE):
+            await stream.send_all(json.dumps(object_).encode() + b"\n")
+
+    try:
+        async with stream:
+            command = await _read_command(stream)
+            try:
+                await answer(command, reply)
+            except LookupError:
+                await reply({"error": {"message": "no such command"}})
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        log.debug("control: a client went away")
+    except Exception:
+        log.exception("control: a command was not answered")  # a question must not end the agent
+
+
+async def _read_command(stream: trio.SocketStream) -> str:
+    """The command's name; "" for nonsense."""
+    line = b""
+    with trio.fail_after(PATIENCE):
+        while b"\n" not in line and len(line) <= LONGEST_LINE:
+            more = await stream.receive_some(LONGEST_LINE)
+            if not more:
+                break
+            line += more
+    try:
+        asked = json.loads(line)
+        return str(asked["command"])
+    except (ValueError, KeyError, TypeError):
+        return ""

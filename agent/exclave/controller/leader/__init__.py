@@ -1,0 +1,1 @@
+"""Leader election, and the loop that only the leader runs."""

@@ -1,0 +1,193 @@
+"""Leading: being the one controller that works, for as long as the Lease holds, and writing nothing after that.
+
+Rules: a leader writes through `Fenced`: the clock is looked at for every request that changes something, last of all
+when its bytes are about to be sent, since it may have waited for its turn or a connection; no answer is waited for any
+longer than the Lease certainly holds. A process that was stopped, or a machine that slept, finds the time gone by and
+stops without a word to the cluster. On an end in order the Lease is given back. Reading is always free.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+import trio
+
+from exclave.api.requests import LEASES, Object, Request, Resource, create, get, replace
+from exclave.cluster.client import Cluster
+from exclave.cluster.watch_events import WatchEvent
+from exclave.controller.leader.election import RETRY, Seen, may_take, released, see, taken, time_left
+from exclave.errors import ApiRefusal, ClusterError, Fault
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.wall_clock import Now
+
+log = logging.getLogger(__name__)
+
+READS = frozenset({"get", "list", "watch"})
+
+
+def boot_time() -> float:
+    """Seconds since this machine booted, those in which it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Sender(Protocol):
+    """Whoever sends requests: a cluster, or a leader's view of it."""
+
+    async def send(self, request: Request) -> Object:
+        """Send one. Raises ClusterError."""
+        ...
+
+
+class Fenced:
+    """The cluster for a leader. Its writes raise ClusterError once it does not lead."""
+
+    def __init__(self, cluster: Cluster, time_left: Callable[[], float]) -> None:
+        self._cluster = cluster
+        self._time_left = time_left
+
+    @property
+    def reachable(self) -> Latest[bool]:
+        """As the cluster's own."""
+        return self._cluster.reachable
+
+    async def send(self, request: Request) -> Object:
+        """As the cluster's own, for a leader."""
+        if request.verb in READS:
+            return await self._cluster.send(request)
+
+        def holds() -> float:
+            if (left := self._time_left()) > 0:
+                return left
+            raise ClusterError(
+                Fault.NOT_PERMITTED,
+                f"this controller leads no longer, and does not {request.verb} {request.what}",
+                "another one does; nothing is to be done",
+            )
+
+        return await self._cluster.send(request, holds)
+
+    def watch(
+        self, resource: Resource, namespace: str | None, name: str | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[WatchEvent]]:
+        """As the cluster's own."""
+        return self._cluster.watch(resource, namespace, name)
+
+
+class Candidate:
+    """One controller that would lead: who it is, and since when its Lease certainly holds."""
+
+    def __init__(
+        self, cluster: Cluster, namespace: str, name: str, me: str, now: Now, clock: Callable[[], float]
+    ) -> None:
+        self.leads: Latest[bool] = Latest(False)
+        self._cluster = cluster
+        self._place = (namespace, name)
+        self._me = me
+        self._now = now
+        self._clock = clock
+        self._seen: Seen | None = None
+        self._renewed_at: float | None = None
+        self._lease: Object | None = None
+
+    @property
+    def fenced(self) -> Fenced:
+        """The cluster, for as long as we lead."""
+        return Fenced(self._cluster, self.time_left)
+
+    def time_left(self) -> float:
+        """Seconds for which the Lease certainly holds."""
+        return time_left(self._renewed_at, self._clock())
+
+    def may_write_now(self) -> bool:
+        """Whether the Lease certainly holds."""
+        return self.time_left() > 0
+
+    async def campaign(self) -> None:
+        """Try to lead, and to go on leading, for ever."""
+        while True:
+            try:
+                await self._try()
+            except ClusterError as problem:
+                log.warning("election: %s", problem)
+            self.leads.set(self.may_write_now())
+            await trio.sleep(RETRY)
+
+    async def watch_the_clock(self) -> None:
+        """Notice the end of our time while a renewal hangs."""
+        while True:
+            await self.leads.wait_for(bool)
+            while self.may_write_now():  # noqa: ASYNC110  no event tells that time has passed
+                await trio.sleep(0.5)
+            self.leads.set(False)
+
+    async def _try(self) -> None:
+        lease = await self._read()
+        began = self._clock()
+        if lease is not None:
+            self._seen = see(self._seen, lease, began)
+            if not may_take(lease, self._seen, self._me, began):
+                self._renewed_at = None
+                return
+        body = taken(lease, *self._place, self._me, self._now())
+        try:
+            self._lease = await self._cluster.send(
+                create(LEASES, self._place[0], body) if lease is None else replace(LEASES, *self._place, body)
+            )
+        except ApiRefusal as refusal:
+            if refusal.status != 409:
+                raise
+            self._renewed_at = None  # another was faster
+            return
+        self._renewed_at = began
+
+    async def _read(self) -> Object | None:
+        try:
+            return await self._cluster.send(get(LEASES, *self._place))
+        except ApiRefusal as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+
+    async def give_back(self) -> None:
+        """Let the next one lead at once.
+
+        A renewal that was under way when we were told to end may have been carried out though nobody saw its answer:
+        the Lease that we know is not the newest then, and is read once more.
+        """
+        if not self.may_write_now() or self._lease is None:
+            return
+        try:
+            try:
+                await self._release(self._lease)
+            except ApiRefusal as refusal:
+                newest = await self._read() if refusal.status == 409 else None
+                if newest is None or (newest.get("spec") or {}).get("holderIdentity") != self._me:
+                    raise
+                await self._release(newest)
+        except ClusterError as problem:
+            log.info("the Lease was not given back: %s", problem)
+        finally:
+            self._renewed_at = None
+
+    async def _release(self, lease: Object) -> None:
+        await self._cluster.send(replace(LEASES, *self._place, released(lease, *self._place, self._now())))
+
+
+@asynccontextmanager
+async def open_candidate(
+    cluster: Cluster, namespace: str, name: str, me: str, now: Now, clock: Callable[[], float] = boot_time
+) -> AsyncIterator[Candidate]:
+    """Stand for election while open; `leads` tells whether we lead."""
+    candidate = Candidate(cluster, namespace, name, me, now, clock)
+    async with open_bare_nursery() as nursery:
+        nursery.start_soon(candidate.campaign)
+        nursery.start_soon(candidate.watch_the_clock)
+        try:
+            yield candidate
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + RETRY):
+                await candidate.give_back()

@@ -1,0 +1,1 @@
+"""What the controller publishes about the mesh: Linkerd's settings, trust anchors, the issuer."""

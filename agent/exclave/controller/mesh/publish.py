@@ -1,0 +1,136 @@
+"""What members must know of the mesh: read from Linkerd's own objects, written as one ConfigMap per group. Pure.
+
+Sources, by Linkerd's chart: ConfigMap `linkerd-config`, key `values` (YAML), ConfigMap `linkerd-identity-trust-roots`,
+key `ca-bundle.crt`, EndpointSlices of the headless Services of destination and policy, and of the cluster's DNS. A
+source that cannot be read raises ValueError naming it; the caller keeps the last good.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from exclave.api.names import SETTINGS_KEY, settings_name
+from exclave.api.requests import CONFIG_MAPS, Object
+from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest, render_settings
+from exclave.controller.policy.register import owner_of
+from exclave.controller.policy.snapshot import Group, Mesh
+
+SERVICE_OF_SLICE = "kubernetes.io/service-name"
+DESTINATION = "linkerd-dst-headless"
+POLICY = "linkerd-policy"
+DNS = "kube-dns"
+
+
+def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
+    """Read `linkerd-config`. Raises ValueError naming the value that is missing."""
+    try:
+        values = yaml.safe_load((config_map.get("data") or {})["values"])
+    except (KeyError, yaml.YAMLError):
+        raise ValueError("ConfigMap linkerd-config: key `values` with YAML was expected") from None
+    if not isinstance(values, dict):
+        raise ValueError("ConfigMap linkerd-config: key `values` with YAML was expected")
+    proxy = values.get("proxy") or {}
+    networks = [network.strip() for network in _text(values, "clusterNetworks").split(",")]
+    if values.get("disableIPv6"):
+        networks = [network for network in networks if ":" not in network]
+    return LinkerdSettings(
+        namespace=namespace,
+        trust_domain=values.get("identityTrustDomain") or _text(values, "clusterDomain"),
+        cluster_domain=_text(values, "clusterDomain"),
+        cluster_networks=tuple(networks),
+        proxy_version=(proxy.get("image") or {}).get("version") or values.get("linkerdVersion") or "",
+        inbound_policy=proxy.get("defaultInboundPolicy") or "all-unauthenticated",
+        opaque_ports=proxy.get("opaquePorts") or "",
+    )
+
+
+def read_control_plane(linkerd_slices: Iterable[Object], dns_slices: Iterable[Object]) -> ControlPlane:
+    """Addresses of the ready pods behind the control plane's Services; where none is ready, of all of them."""
+    linkerd, dns = list(linkerd_slices), list(dns_slices)
+    return ControlPlane(
+        *(
+            _addresses(slices, service, only_ready=True) or _addresses(slices, service, only_ready=False)
+            for slices, service in ((linkerd, DESTINATION), (linkerd, POLICY), (dns, DNS))
+        )
+    )
+
+
+def last_good(found: ControlPlane, before: ControlPlane | None) -> ControlPlane:
+    """The addresses that were found; those known before where none is.
+
+    Pods that are all unready for a moment are no reason to take the names from every machine: where there is nobody
+    else, an address that may answer again is better than none.
+    """
+    if before is None:
+        return found
+    return ControlPlane(found.destination or before.destination, found.policy or before.policy, found.dns or before.dns)
+
+
+def is_worth_publishing(plane: ControlPlane) -> bool:
+    """Whether proxies would find Linkerd: settings that say less than those that stand are not written over them.
+
+    A cluster's DNS may be called otherwise than Kubernetes calls it, and is not needed.
+    """
+    return bool(plane.destination and plane.policy)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A group's settings as they stand in its ConfigMap: their digest, and the group's ports in them."""
+
+    digest: str
+    ports: frozenset[int] = frozenset()
+
+
+def settings_of(group: Group, mesh: Mesh, heartbeat: float) -> tuple[str, str]:
+    """The settings' text for a group's members, and its digest. `heartbeat` is seconds."""
+    settings = Settings(
+        namespace=group.namespace,
+        group_name=group.name,
+        linkerd=mesh.linkerd,
+        anchors=mesh.anchors,
+        issuer=mesh.issuer,
+        control_plane=mesh.control_plane,
+        heartbeat=heartbeat,
+        group=group.spec,
+    )
+    text = render_settings(settings)
+    return text, digest(text)
+
+
+def settings_object(group: Group, text: str) -> Object:
+    """The ConfigMap that carries a group's settings."""
+    return {
+        "apiVersion": CONFIG_MAPS.api_version,
+        "kind": CONFIG_MAPS.kind,
+        "metadata": {
+            "name": settings_name(group.name),
+            "namespace": group.namespace,
+            "ownerReferences": [owner_of(group)],  # it goes with its group
+        },
+        "data": {SETTINGS_KEY: text},
+    }
+
+
+def _addresses(slices: Iterable[Object], service: str, *, only_ready: bool) -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            {
+                address
+                for one in slices
+                if (one["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) == service
+                for endpoint in one.get("endpoints") or ()
+                if not only_ready or (endpoint.get("conditions") or {}).get("ready") is not False
+                for address in endpoint.get("addresses") or ()
+            }
+        )
+    )
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"ConfigMap linkerd-config: values.{key} was expected")
+    return value

@@ -1,0 +1,91 @@
+"""Whether a WorkloadGroup can be one: its spec, its namespace, its account; and what is written to say so. Pure.
+
+Rules: a group that is not accepted takes no new members; those it has keep what runs. Of two groups with one account,
+the older keeps it: members of both would be one identity, and a group is the boundary of trust. The finalizer holds a
+group for as long as it has members, so that deleting one in use strands nobody.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from exclave.api.member import Condition, read_conditions, with_condition
+from exclave.api.names import GROUP_FINALIZER
+from exclave.api.requests import Object
+from exclave.api.settings import parse_group
+
+ACCEPTED = "Accepted"
+
+REFUSED_NAMESPACES = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
+
+
+@dataclass(frozen=True)
+class GroupWork:
+    """Merge patches that a group lacks, None where nothing is to be done: of its metadata, and of its status.
+
+    `releases`: with them it is gone.
+    """
+
+    metadata: Object | None
+    status: Object | None
+    releases: bool = False
+
+
+def is_refused_namespace(namespace: str, controller: str, linkerd: str) -> bool:
+    """Whether machines have no business in this namespace: the control planes', and the one everybody starts with."""
+    return namespace in REFUSED_NAMESPACES or namespace in (controller, linkerd) or namespace.endswith("-vms")
+
+
+def judge_group(group: Object, others: Iterable[Object], *, members: int, refused_namespace: bool) -> Condition:
+    """Condition Accepted of a group. `others` are the groups of its namespace; `members` how many it has."""
+    metadata = group["metadata"]
+    if metadata.get("deletionTimestamp"):
+        return _no("Deleting", f"it goes when its members have gone: {members} left; kubectl exclave member list")
+    if refused_namespace:
+        return _no(
+            "NamespaceRefused", f"machines have no business in namespace {metadata['namespace']}: give them their own"
+        )
+    try:
+        account = parse_group(metadata["name"], group.get("spec") or {}).service_account
+    except (ValueError, TypeError, AttributeError) as problem:
+        return _no("Invalid", f"its spec cannot be used, the last good one is kept: {problem}")
+    for other in others:
+        if other["metadata"]["name"] != metadata["name"] and _account(other) == account and _age(other) < _age(group):
+            return _no(
+                "AccountShared",
+                f"group {other['metadata']['name']} has ServiceAccount {account} already, and two groups with one "
+                "identity would be one: name another in spec.serviceAccount",
+            )
+    return Condition(ACCEPTED, True, "Accepted", "it takes members")
+
+
+def group_work(group: Object, condition: Condition, *, members: int, now: float) -> GroupWork:
+    """What is to be written so that the group says this condition and is held while it has members."""
+    finalizers = list(group["metadata"].get("finalizers") or [])
+    deleting = bool(group["metadata"].get("deletionTimestamp"))
+    held = GROUP_FINALIZER in finalizers
+    metadata: Object | None = None
+    if not deleting and not held:
+        metadata = {"metadata": {"finalizers": [*finalizers, GROUP_FINALIZER]}}
+    elif deleting and held and not members:
+        left = [one for one in finalizers if one != GROUP_FINALIZER]
+        return GroupWork({"metadata": {"finalizers": left}}, None, releases=True)
+    found: Any = (group.get("status") or {}).get("conditions")
+    if condition in read_conditions(found):
+        return GroupWork(metadata, None)
+    listed = with_condition(found if isinstance(found, list) else [], condition, now)
+    return GroupWork(metadata, {"status": {"conditions": listed}})
+
+
+def _no(reason: str, message: str) -> Condition:
+    return Condition(ACCEPTED, False, reason, message)
+
+
+def _account(group: Object) -> str:
+    return str((group.get("spec") or {}).get("serviceAccount") or group["metadata"]["name"])
+
+
+def _age(group: Object) -> tuple[str, str]:
+    """Orders groups from the oldest on; names decide between those of one second."""
+    metadata = group["metadata"]
+    return str(metadata.get("creationTimestamp", "")), str(metadata["name"])

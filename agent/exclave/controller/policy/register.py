@@ -1,0 +1,145 @@
+"""The ExternalWorkload that a member shall have, and how to get there. Pure.
+
+Ports are listed only while the member serves, is live and is not being deleted: clients that know an address speak TLS
+to any listed port, ready or not, so none may be listed without a proxy behind it; and so a port that is new to the
+group comes once the member has loaded the settings that have it. What others changed is put right; what others delete
+is emptied first, then let go, then made again. `status` is the machine's, and is not touched here.
+Annotations are always written, since a namespace's do not reach an ExternalWorkload.
+"""
+
+from typing import Any
+
+from exclave.api.identity import server_name
+from exclave.api.member import READY, read_conditions
+from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
+from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Request, create, patch
+from exclave.api.settings import Port
+from exclave.controller.policy.admit import is_listed_elsewhere, judge_address
+from exclave.controller.policy.claims import plain_address
+from exclave.controller.policy.snapshot import Group, MemberWorld, Mesh, workload_ports
+from exclave.kit.formats.labels import is_label_value
+
+ZONE_LABEL = "topology.kubernetes.io/zone"
+OUR_LABELS = "exclave.dev/labels"
+"""Annotation: the labels that were written here, so that one taken off the group goes, and others' stay."""
+
+OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
+INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
+
+
+def may_list(world: MemberWorld, group: Group) -> bool:
+    """Whether pods may be told of ports. A cordoned member's are withdrawn once it has said that it is not ready."""
+    view = world.view
+    if view.deleting or not view.serving or not world.live or judge_address(world, group) is not None:
+        return False
+    if is_listed_elsewhere(world, group):
+        return False
+    return not view.cordoned or is_ready(world.workload)
+
+
+def is_ready(workload: Object | None) -> bool:
+    """Whether an ExternalWorkload gets traffic."""
+    conditions = ((workload or {}).get("status") or {}).get("conditions")
+    return any(one.type == READY and one.status for one in read_conditions(conditions))
+
+
+def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
+    """The ExternalWorkload as it shall be."""
+    view = world.view
+    opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
+    ports = _served(world, group) if may_list(world, group) else ()
+    labels = {**group.spec.labels, GROUP_LABEL: group.name}
+    zone = view.facts.get("zone", "")
+    if zone and is_label_value(zone):  # else no write would pass, not even one that withdraws the ports
+        labels[ZONE_LABEL] = zone
+    return {
+        "apiVersion": EXTERNAL_WORKLOADS.api_version,
+        "kind": EXTERNAL_WORKLOADS.kind,
+        "metadata": {
+            "name": view.name,
+            "namespace": world.namespace,
+            "labels": labels,
+            "annotations": {
+                OPAQUE_PORTS: opaque,
+                INBOUND_POLICY: group.spec.inbound_policy or mesh.linkerd.inbound_policy,
+                OUR_LABELS: ",".join(sorted(labels)),
+            },
+            "finalizers": [PORTS_FINALIZER],
+            "ownerReferences": [owner_of(group)],
+        },
+        "spec": {
+            "meshTLS": {
+                "identity": mesh.identity_of(group).spiffe_id,
+                "serverName": server_name(group.name, group.namespace, mesh.linkerd.cluster_domain),
+            },
+            "workloadIPs": _addresses(world, group),
+            "ports": [{"name": port.name, "port": port.port, "protocol": "TCP"} for port in ports],
+        },
+    }
+
+
+def _served(world: MemberWorld, group: Group) -> tuple[Port, ...]:
+    """The group's ports, but for new ones that the member has not loaded yet.
+
+    Where none is listed, all come: one that cannot read newer settings, and says that it serves, is not left out.
+    """
+    loaded, known = world.view.loaded.get("settings"), set(workload_ports(world.workload))
+    if not loaded or not known or world.settings_digest is None:
+        return group.spec.ports
+    if loaded == world.settings_digest:
+        known |= world.settings_ports
+    return tuple(port for port in group.spec.ports if port.port in known)
+
+
+def _addresses(world: MemberWorld, group: Group) -> list[Object]:
+    """The address that it says it has; where that is refused, what stands, so that nobody else's is taken over."""
+    if judge_address(world, group) is not None:
+        return list((world.workload or {}).get("spec", {}).get("workloadIPs") or [])
+    return [{"ip": plain_address(world.view.addresses[0])}]
+
+
+def register(world: MemberWorld, group: Group, mesh: Mesh) -> Request | None:
+    """The request that brings the ExternalWorkload a step nearer; None if it is as it shall be.
+
+    None is made for an address that is refused: it would stand there.
+    """
+    wanted, found = wanted_workload(world, group, mesh), world.workload
+    if found is None:
+        return create(EXTERNAL_WORKLOADS, world.namespace, wanted) if wanted["spec"]["workloadIPs"] else None
+    changes = _changes(wanted, found)
+    return patch(EXTERNAL_WORKLOADS, world.namespace, world.view.name, changes) if changes else None
+
+
+def _changes(wanted: Object, found: Object) -> Object:
+    """A merge patch that turns `found` into `wanted`, as far as we own it; empty if it is that already."""
+    spec = {key: value for key, value in wanted["spec"].items() if not _same(value, found.get("spec", {}).get(key))}
+    metadata: dict[str, Any] = {}
+    for key in ("labels", "annotations"):
+        theirs = found["metadata"].get(key) or {}
+        changed = {name: value for name, value in wanted["metadata"][key].items() if theirs.get(name) != value}
+        if key == "labels":
+            ours = (found["metadata"].get("annotations") or {}).get(OUR_LABELS, "").split(",")
+            changed |= {name: None for name in ours if name in theirs and name not in wanted["metadata"]["labels"]}
+        if changed:
+            metadata[key] = changed
+    for key in ("ownerReferences", "finalizers"):
+        if (found["metadata"].get(key) or []) != wanted["metadata"][key]:
+            metadata[key] = wanted["metadata"][key]
+    return {key: value for key, value in (("metadata", metadata), ("spec", spec)) if value}
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    """Equal, where an absent list is an empty one."""
+    return bool(wanted == found or (not wanted and not found))
+
+
+def owner_of(group: Group) -> Object:
+    """The reference by which what belongs to a group goes with it."""
+    return {
+        "apiVersion": WORKLOAD_GROUPS.api_version,
+        "kind": WORKLOAD_GROUPS.kind,
+        "name": group.name,
+        "uid": group.uid,
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }

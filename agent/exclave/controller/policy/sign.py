@@ -1,0 +1,77 @@
+"""The certificate that a member gets: what it says is decided here, whatever its CSR asks for. Pure.
+
+SANs: the DNS form of the group's identity, then the SPIFFE URI, in this order (the proxy takes the first as a client's
+name). Subject: CN is the member's name, cut to 64 characters, never empty. Life: the group's, but not beyond the first
+end in the issuer's chain. Back-dated a little, since clocks differ. Serial and time are passed in.
+"""
+
+from datetime import datetime, timezone
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from exclave.api.csr import MOST_COMMON_NAME, csr_sha256, read_csr
+from exclave.api.identity import MeshIdentity
+from exclave.api.issuer import Issuer
+from exclave.controller.policy.snapshot import Signed
+from exclave.kit.formats.x509 import not_before, pem_of
+
+BACKDATED = 10.0
+"""Seconds."""
+
+
+def sign(
+    csr_pem: str, member: str, identity: MeshIdentity, lifetime: float, issuer: Issuer, *, now: float, serial: int
+) -> Signed:
+    """Sign for `lifetime` seconds from `now`. Raises ValueError if the CSR is not acceptable."""
+    csr = read_csr(csr_pem)
+    begins = max(now - BACKDATED, not_before(issuer.certificate))
+    ends = min(now + lifetime, issuer.not_after)
+    if ends <= now:
+        raise ValueError("the issuer's certificate, or one above it, has expired")
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, member[:MOST_COMMON_NAME])]))
+        .issuer_name(issuer.certificate.subject)
+        .public_key(csr.public_key)
+        .serial_number(serial)
+        .not_valid_before(_time(begins))
+        .not_valid_after(_time(ends))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .add_extension(_names(identity), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.private_key.public_key()), critical=False
+        )
+        .sign(issuer.private_key, hashes.SHA256())
+    )
+    chain = "".join(pem_of(one) for one in (certificate, *issuer.chain))
+    return Signed(csr_sha256(csr_pem), chain, float(int(ends)), serial, csr.key_sha256)
+
+
+def _names(identity: MeshIdentity) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName(
+        [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
+    )
+
+
+def _usage() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _time(epoch: float) -> datetime:
+    return datetime.fromtimestamp(int(epoch), timezone.utc)

@@ -1,0 +1,83 @@
+"""What stays behind is removed: join accounts whose time has come, and machines' accounts without a Member. With a
+group all of its accounts go, since nobody looks into a namespace whose last group has gone.
+
+Rules: nothing here trusts a cache for a deletion: that there is no Member is asked of the API server. An account
+younger than `GRACE` may belong to a Member that is being made. A failure is told, and the next round tries again.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import trio
+
+from exclave.api.names import accounts_namespace
+from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, Object, delete, get, list_all
+from exclave.controller.cluster_state import Key
+from exclave.controller.leader.lead import Sender
+from exclave.controller.policy.expiry import accounts_of, expired_accounts, lonely_accounts
+from exclave.errors import ApiRefusal, ClusterError
+from exclave.kit.tasks.wall_clock import Now
+
+log = logging.getLogger(__name__)
+
+EVERY = 30.0
+"""Seconds between two rounds."""
+
+
+async def keep_tidy(
+    cluster: Sender, namespaces: Callable[[], Iterable[str]], members: Callable[[], Iterable[Key]], now: Now
+) -> None:
+    """Go round for ever: `namespaces` are those with groups, `members` the Members as far as they are known."""
+    while True:
+        for namespace in namespaces():
+            try:
+                await tidy(cluster, namespace, {name for where, name in members() if where == namespace}, now)
+            except ClusterError as problem:
+                log.warning("accounts in %s: %s", accounts_namespace(namespace), problem)
+        await trio.sleep(EVERY)
+
+
+async def tidy(cluster: Sender, namespace: str, members: set[str], now: Now) -> None:
+    """One round in one namespace. Raises ClusterError."""
+    where = accounts_namespace(namespace)
+    listed = await cluster.send(list_all(SERVICE_ACCOUNTS, where))
+    accounts: list[Object] = listed.get("items") or []
+    for name in expired_accounts(accounts, now()):
+        log.info("join account %s/%s has expired", where, name)
+        await _delete(cluster, where, name)
+    for name, member in lonely_accounts(accounts, members, now()):
+        if not await _is_there(cluster, namespace, member):
+            log.warning("account %s/%s has no Member and is deleted", where, name)
+            await _delete(cluster, where, name)
+
+
+async def clear(cluster: Sender, namespace: str, group: str) -> None:
+    """Remove the accounts of a group that is about to be gone, as far as that is permitted. Raises ClusterError."""
+    where = accounts_namespace(namespace)
+    try:
+        listed = await cluster.send(list_all(SERVICE_ACCOUNTS, where))
+        for name in accounts_of(listed.get("items") or [], group):
+            log.info("account %s/%s goes with its group", where, name)
+            await _delete(cluster, where, name)
+    except ApiRefusal as refusal:
+        if refusal.status not in (403, 404):
+            raise
+        log.warning("accounts of group %s/%s are left: %s", namespace, group, refusal)  # its Roles went first
+
+
+async def _is_there(cluster: Sender, namespace: str, member: str) -> bool:
+    try:
+        await cluster.send(get(MEMBERS, namespace, member))
+    except ApiRefusal as refusal:
+        if refusal.status == 404:
+            return False
+        raise
+    return True
+
+
+async def _delete(cluster: Sender, namespace: str, name: str) -> None:
+    try:
+        await cluster.send(delete(SERVICE_ACCOUNTS, namespace, name))
+    except ApiRefusal as refusal:
+        if refusal.status != 404:
+            raise

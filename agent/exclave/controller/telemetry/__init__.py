@@ -1,0 +1,1 @@
+"""What the controller reports: Events, metrics, health."""

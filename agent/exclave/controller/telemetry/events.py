@@ -1,0 +1,138 @@
+"""What is told as Kubernetes Events: for `kubectl describe` and whoever collects them. Pure.
+
+Rules: one Event for a change of a condition's status or reason, and of the data path; never for a time alone. Only the
+controller writes them, since machines may not, and only where groups are and in its own namespace: what is to be told
+of an object elsewhere is told of the controller's Deployment, and the object is named beside it. Bad news are Warnings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from exclave.api.member import CLONED, Condition, MemberView
+from exclave.api.requests import EVENTS, Object, Resource
+from exclave.kit.formats.rfc3339 import rfc3339_micro
+
+REPORTER = "exclave.dev/controller"
+LONGEST_NOTE = 1024
+OF_COURSE = frozenset({"Registered", "NoHeartbeat"})
+"""What every admission brings with it, and nobody needs to be told."""
+
+BAD_DATA_PATHS = frozenset({"outbound-open", "down"})
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An object that an Event is about; "" for a namespace or uid that it has not, or that is not known."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+
+
+def subject_of(resource: Resource, found: Object) -> Subject:
+    """An object as the subject of an Event."""
+    metadata = found["metadata"]
+    namespace, uid = str(metadata.get("namespace") or ""), str(metadata.get("uid") or "")
+    return Subject(resource.api_version, resource.kind, namespace, str(metadata["name"]), uid)
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something to tell: a word for machines, a sentence for people."""
+
+    reason: str
+    note: str
+    is_bad: bool
+
+
+def happenings(before: MemberView | None, after: MemberView) -> list[Happening]:
+    """What has changed between two views of a Member; nothing is told of one that is met for the first time.
+
+    Another Member of the same name is met for the first time, too.
+    """
+    if before is None or before.uid != after.uid:
+        return []
+    found = []
+    for old, new in (
+        (before.admitted, after.admitted),
+        (before.registered, after.registered),
+        (before.live, after.live),
+        (before.cloned, after.cloned),
+        (before.certified, after.certified),
+    ):
+        if new is None or (old is None and new.reason in OF_COURSE):
+            continue
+        if old is None or (old.status, old.reason) != (new.status, new.reason):
+            found.append(Happening(new.reason, f"{new.type}: {new.message}", _is_bad(new)))
+    if before.data_path and before.data_path != after.data_path:
+        is_bad = after.data_path in BAD_DATA_PATHS
+        why = f": {after.data_path_reason}" if is_bad and after.data_path_reason else ""
+        found.append(Happening("DataPath", f"the data path is {after.data_path}, was {before.data_path}{why}", is_bad))
+    if before.cordoned != after.cordoned:
+        word = "Cordoned" if after.cordoned else "Uncordoned"
+        found.append(Happening(word, f"an admin has {word.lower()} it", is_bad=False))
+    if not before.deleting and after.deleting:
+        found.append(Happening("Leaving", "its Member is being deleted", is_bad=False))
+    return found
+
+
+def group_happenings(before: Condition | None, after: Condition) -> list[Happening]:
+    """What is told of a group whose condition Accepted was `before`."""
+    if before is not None and (before.status, before.reason) == (after.status, after.reason):
+        return []
+    is_bad = not after.status and after.reason != "Deleting"
+    return [Happening(after.reason, f"{after.type}: {after.message}", is_bad)]
+
+
+def source_happenings(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, Happening]]:
+    """What is told of sources, by their names, whose faults were `before`."""
+    refused = [
+        (what, Happening("Refused", f"it cannot be used, the last good one is kept: {fault}", is_bad=True))
+        for what, fault in sorted(after.items())
+        if before.get(what) != fault
+    ]
+    mended = [
+        (what, Happening("Accepted", "it can be used again", is_bad=False)) for what in sorted(before.keys() - after)
+    ]
+    return refused + mended
+
+
+def guard_happening(fault: str | None) -> Happening:
+    """What is told of the admission policies when `fault` has become what is wrong with them."""
+    if fault is None:
+        return Happening(
+            "GuardStands", "the admission policies stand: members are admitted, and certified again", False
+        )
+    return Happening("GuardMissing", f"nobody is admitted and no certificate is signed: {fault}", is_bad=True)
+
+
+def event_object(
+    subject: Subject, related: Subject | None, happening: Happening, instance: str, suffix: str, now: float
+) -> Object:
+    """An Event about an object. `suffix` makes its name its own. Source: k8s.io/api/events/v1/types.go."""
+    beside = {} if related is None else {"related": _reference(related)}
+    return {
+        "apiVersion": EVENTS.api_version,
+        "kind": EVENTS.kind,
+        "metadata": {"name": f"{subject.name}.{suffix}", "namespace": subject.namespace},
+        "eventTime": rfc3339_micro(now),
+        "reportingController": REPORTER,
+        "reportingInstance": instance,
+        "action": "Reconcile",
+        "reason": happening.reason,
+        "type": "Warning" if happening.is_bad else "Normal",
+        "note": happening.note[:LONGEST_NOTE],
+        "regarding": _reference(subject),
+        **beside,
+    }
+
+
+def _reference(subject: Subject) -> Object:
+    found = {"apiVersion": subject.api_version, "kind": subject.kind, "name": subject.name}
+    return found | {key: value for key, value in (("namespace", subject.namespace), ("uid", subject.uid)) if value}
+
+
+def _is_bad(condition: Condition) -> bool:
+    return condition.status if condition.type == CLONED else not condition.status and condition.reason != "NoHeartbeat"

@@ -1,0 +1,91 @@
+"""Headless Services that select a group: one request through the mesh ends Linkerd's destination controller.
+
+Rules: Services are listed now and then, not watched, since only a warning comes of it; each is warned of once by one
+controller, as an Event on the group. Where the right to list them is missing, that is logged once. Source: a nil pod in
+getEndpointByHostname of Linkerd's destination controller, for a name of a workload in a headless Service.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+import trio
+
+from exclave.api.names import GROUP_LABEL
+from exclave.api.requests import SERVICES, WORKLOAD_GROUPS, Object, list_all
+from exclave.controller.leader.lead import Sender
+from exclave.controller.policy.snapshot import Group
+from exclave.controller.telemetry.event_writer import News
+from exclave.controller.telemetry.events import Happening, Subject
+from exclave.errors import ClusterError
+
+log = logging.getLogger(__name__)
+
+EVERY = 120.0
+"""Seconds between two rounds."""
+
+
+def headless_selecting(services: Iterable[Object], labels: Mapping[str, str]) -> list[str]:
+    """Names of the headless ones among these Services whose selector matches these labels."""
+    found = []
+    for service in services:
+        spec = service.get("spec") or {}
+        selector = spec.get("selector") or {}
+        if spec.get("clusterIP") == "None" and selector and selector.items() <= labels.items():
+            found.append(str(service["metadata"]["name"]))
+    return sorted(found)
+
+
+def warning(service: str, group: str) -> Happening:
+    """What is told of one."""
+    return Happening(
+        "HeadlessService",
+        f"Service {service} is headless and selects group {group}: one request through the mesh to a member's own name "
+        "in it ends Linkerd's destination controller; give the Service a cluster IP, or a selector of pods only",
+        is_bad=True,
+    )
+
+
+class HeadlessWarner:
+    """Remembers what was warned of, until it is mended. `groups` gives those that can be read."""
+
+    def __init__(self, cluster: Sender, groups: Callable[[], Iterable[Group]], news: News) -> None:
+        self._cluster = cluster
+        self._groups = groups
+        self._news = news
+        self._warned: set[tuple[str, str, str, str]] = set()  # namespace, Service, group, the group's uid
+        self._told: dict[str, str] = {}  # why Services of a namespace could not be listed
+
+    async def run(self) -> None:
+        """Go round for ever."""
+        while True:
+            await self.look()
+            await trio.sleep(EVERY)
+
+    async def look(self) -> None:
+        """One round."""
+        groups = list(self._groups())
+        namespaces = sorted({group.namespace for group in groups})
+        self._told = {namespace: told for namespace, told in self._told.items() if namespace in namespaces}
+        found: set[tuple[str, str, str, str]] = set()
+        for namespace in namespaces:
+            for group in groups if (services := await self._services(namespace)) else ():
+                if group.namespace == namespace:
+                    labels = {**group.spec.labels, GROUP_LABEL: group.name}
+                    headless = headless_selecting(services, labels)
+                    found |= {(namespace, service, group.name, group.uid) for service in headless}
+        for namespace, service, name, uid in sorted(found - self._warned):
+            subject = Subject(WORKLOAD_GROUPS.api_version, WORKLOAD_GROUPS.kind, namespace, name, uid)
+            self._news.tell_nowait(subject, [warning(service, name)])
+            log.warning("%s/%s: %s", namespace, name, warning(service, name).note)
+        self._warned = found
+
+    async def _services(self, namespace: str) -> list[Object]:
+        try:
+            listed = await self._cluster.send(list_all(SERVICES, namespace))
+        except ClusterError as problem:
+            if self._told.get(namespace) != problem.message:
+                log.info("nobody can be warned of headless Services in %s: %s", namespace, problem.message)
+                self._told[namespace] = problem.message
+            return []
+        self._told.pop(namespace, None)
+        return list(listed.get("items") or [])

@@ -1,0 +1,99 @@
+"""The controller's figures: what an operator watches, from what it has seen and done. Pure.
+
+Names and meanings: `exclave_controller_leads` 1 where this replica leads; `exclave_members{group,state}` by what their
+conditions say; `exclave_controller_steps_total{step}` what was carried out; `exclave_api_requests_total{verb,code}`;
+`exclave_issuer_not_after_seconds` when the first certificate of the issuer's chain ends; `exclave_guard_stands`;
+`exclave_heartbeat_interval_seconds`; `exclave_groups{accepted}`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from exclave.api.member import MemberView, view_member
+from exclave.api.requests import Object
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric: its samples by the values of its labels."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    told: str
+    labels: tuple[str, ...] = ()
+    samples: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+
+
+def state_of_member(view: MemberView) -> str:
+    """One word for how a member stands, as its own conditions say."""
+    if view.deleting:
+        return "leaving"
+    if view.admitted is None or not view.admitted.status:
+        return "refused" if view.admitted is not None else "new"
+    if view.live is None or not view.live.status:
+        return "not-live"
+    if view.cordoned:
+        return "cordoned"
+    return "serving" if view.serving else "starting"
+
+
+class MemberStates:
+    """How many members are in which state: figures are taken each second, and a Member is read when it has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[Object, tuple[str, str]]] = {}
+
+    def count(self, members: Mapping[tuple[str, str], Object]) -> Counter[tuple[str, str]]:
+        """Members by group and state. Objects are replaced, never modified."""
+        known, self._known = self._known, {}
+        for key, member in members.items():
+            found = known.get(key)
+            if found is None or found[0] is not member:
+                view = view_member(member)
+                found = member, (view.name.rsplit("-", 2)[0], state_of_member(view))
+            self._known[key] = found
+        return Counter(state for _, state in self._known.values())
+
+
+def controller_figures(
+    *,
+    leads: bool,
+    members: Counter[tuple[str, str]],
+    groups: int,
+    refused_groups: int,
+    steps: Counter[str],
+    requests: Counter[tuple[str, str]],
+    issuer_ends: float | None,
+    guard_stands: bool,
+    heartbeat: float,
+) -> list[Figure]:
+    """Everything that is told; what only a leader knows is left out elsewhere. `members` are by group and state."""
+    found = [
+        Figure("exclave_controller_leads", "gauge", "1 where this replica leads", (), {(): float(leads)}),
+        Figure(
+            "exclave_api_requests",
+            "counter",
+            "Requests to the API server; code is empty where nobody answered",
+            ("verb", "code"),
+            {key: float(count) for key, count in requests.items()},
+        ),
+    ]
+    if not leads:
+        return found
+    return [
+        *found,
+        Figure("exclave_members", "gauge", "Members by group and state", ("group", "state"),
+               {key: float(count) for key, count in members.items()}),
+        Figure("exclave_groups", "gauge", "Groups, and whether they are accepted", ("accepted",),
+               {("true",): float(groups - refused_groups), ("false",): float(refused_groups)}),
+        Figure("exclave_controller_steps", "counter", "Steps carried out", ("step",),
+               {(step,): float(count) for step, count in steps.items()}),
+        Figure("exclave_issuer_not_after_seconds", "gauge", "When the issuer's chain ends, epoch seconds", (),
+               {} if issuer_ends is None else {(): issuer_ends}),
+        Figure("exclave_guard_stands", "gauge", "1 while the admission policies stand as installed", (),
+               {(): float(guard_stands)}),
+        Figure("exclave_heartbeat_interval_seconds", "gauge", "Seconds between a member's heartbeats", (),
+               {(): heartbeat}),
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""The agent's process: boot order, status, and teardown."""

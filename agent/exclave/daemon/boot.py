@@ -1,0 +1,124 @@
+"""The boot order, and nothing else.
+
+Rules: a part opens when all that it needs has opened, and closes before any of it: last in, first out. Each undoes on
+its way out what the ending asks for, so this file knows no clean-up. Nothing here waits for the network: what runs
+starts from disk. Only redirect and proxy may end a boot by failing, and they hand over: nothing is undone, and the next
+agent takes over what runs; every other part starts again by itself. What ends a boot from inside: an eviction, and an
+address of this machine that cannot be served beside the one before it.
+"""
+
+import logging
+from contextlib import AsyncExitStack
+from functools import partial
+
+from exclave.cluster.member_cluster import open_member_cluster
+from exclave.config import Config
+from exclave.confirm.confirm import open_confirm
+from exclave.daemon.address_move import Mover
+from exclave.daemon.loaded import tell_loaded
+from exclave.daemon.parts import Parts
+from exclave.daemon.wanted_rules import open_steering
+from exclave.data_path.observer import Failing, open_failing
+from exclave.dns.server import open_dns
+from exclave.ending import Ending
+from exclave.identity.rotator import open_identity
+from exclave.kit.formats.x509 import read_blocks
+from exclave.kit.host.sd_notify import notify
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.kit.tasks.wall_clock import Now
+from exclave.link.layout import dns_address
+from exclave.link.link import open_link
+from exclave.listing.serving import open_listing
+from exclave.member.client import Membership, open_member
+from exclave.member.state import Standing
+from exclave.proxy.instance import Proxy, open_proxy
+from exclave.proxy.process.binary import find_user
+from exclave.redirect.keepalive import open_guard
+from exclave.redirect.kernel.nft import find_active, find_armed
+from exclave.redirect.reconciler import Redirect, open_redirect
+from exclave.redirect.table_door import open_table
+from exclave.swap.swap import open_swap
+from exclave.workload_api.server import open_workload_api
+
+log = logging.getLogger(__name__)
+
+
+async def serve(parts: Parts, config: Config, now: Now) -> None:
+    """Be this member until told otherwise, then go in the reverse order. Raises HostError, ConfigError."""
+    record, endings, paths = parts.record, parts.endings, config.paths
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        parts.cluster = cluster = await enter(
+            open_member_cluster(record.access, paths.state, record.accounts_namespace, record.account, endings, now)
+        )
+        parts.membership = member = await enter(open_member(record, config, cluster, endings, now))
+        parts.identity = identity = await enter(open_identity(paths.state, member, endings, now))
+        parts.workload_api = workload_api = await enter(
+            open_workload_api(
+                paths.runtime / "workload.sock",
+                identity.svid,
+                partial(_anchors, member),
+                frozenset({find_user(config.proxy.user).uid}),
+            )
+        )
+        await enter(open_link(endings))
+        await enter(open_table(endings))
+        await enter(open_guard(paths.runtime, endings))
+        parts.names = names = await enter(open_dns(dns_address(), member.settings))
+        active = await find_active()
+        parts.proxy = proxy = await enter(
+            open_proxy(
+                config.proxy, paths.runtime, member, identity, workload_api.path, names.address, active, endings, now
+            )
+        )
+        parts.failing = failing = await enter(open_failing(member, identity, proxy, now))
+        parts.confirming = confirming = await enter(open_confirm(paths.state, member, await find_armed()))
+        parts.steering = steering = await enter(
+            open_steering(config.redirect, member, proxy, failing, confirming, active)
+        )
+        parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
+        parts.swap = await enter(open_swap(config.proxy, member, proxy, steering.trial, redirect))
+        parts.listing = await enter(
+            open_listing(config.listing, member, identity, proxy, redirect, failing, confirming, endings, now)
+        )  # last in, first out: listed only while served
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(supervise, "loaded", partial(tell_loaded, member, identity))
+            nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
+            nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, failing))
+            nursery.start_soon(supervise, "eviction", partial(_end_when_evicted, parts, member))
+            nursery.start_soon(supervise, "new address", Mover(member, proxy, redirect, config.listing.drain).keep)
+            nursery.start_soon(supervise, "walk", partial(_end_when_walking, parts, member))
+            notify("READY=1")
+            parts.ending = await endings.wait()
+            nursery.cancel_scope.cancel()
+        if parts.ending is Ending.LEAVE and member.standing.value is not Standing.EVICTED:
+            member.mark_leaving()
+
+
+def _anchors(member: Membership) -> tuple[bytes, ...]:
+    settings = member.settings.value
+    return read_blocks(settings.anchors) if settings is not None else ()
+
+
+async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:
+    """The kernel's word on which instance is active."""
+    async for observed in redirect.observed.changes():
+        proxy.see_rules(observed.instance)
+
+
+async def _judge_rules(redirect: Redirect, failing: Failing) -> None:
+    """Rules that the kernel does not take are as good as none."""
+    async for problem in redirect.problem.changes():
+        failing.rules.set(problem is None)
+
+
+async def _end_when_evicted(parts: Parts, member: Membership) -> None:
+    await member.standing.wait_for(lambda standing: standing is Standing.EVICTED)
+    parts.endings.ask_nowait(Ending.LEAVE)
+
+
+async def _end_when_walking(parts: Parts, member: Membership) -> None:
+    await member.walks.wait_for(bool)
+    log.info("this machine's address is one of another family: walking back, then starting again")
+    parts.endings.ask_nowait(Ending.STOP)

@@ -1,0 +1,57 @@
+"""What this machine has loaded of the mesh's settings, told in its Member: `spec.loaded`.
+
+Rules: written when it differs from what the Member says, and only then; it travels with whatever else is said within
+`COMPANY` seconds, and alone if nothing is. A failure is the caller's to supervise. An admin reads there which members
+still hold the old anchors (`rotation status`).
+"""
+
+import hashlib
+
+import trio
+
+from exclave import __version__
+from exclave.api.member import MemberView
+from exclave.identity.rotator import Identity
+from exclave.kit.tasks.any_change import open_changed
+from exclave.member.client import Membership
+
+COMPANY = 5.0
+"""Seconds to wait for something else to say: a boot soon says that it serves."""
+
+
+def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy: str) -> dict[str, str]:
+    """The fields of `spec.loaded`: `anchors` is PEM, `proxy` a version; unknown ones stay out."""
+    fields = {
+        "anchors": hashlib.sha256(anchors.encode()).hexdigest() if anchors else "",
+        "issuer": issuer_sha256,
+        "settings": settings_digest,
+        "proxy": proxy,
+        "agent": __version__,
+    }
+    return {key: value for key, value in fields.items() if value}
+
+
+async def tell_loaded(membership: Membership, identity: Identity) -> None:
+    """Keep `spec.loaded` true for ever. Raises ApiRefusal.
+
+    The anchors are those of the settings at the call, as the proxy's are: new ones mean a new proxy, and a new call.
+    """
+    settings = membership.settings.value
+    anchors = settings.anchors if settings else ""
+    proxy = settings.linkerd.proxy_version if settings else ""
+    async with open_changed(membership.view, membership.settings, identity.svid) as changed:
+        async for _ in changed.changes():
+            view, svid = membership.view.value, identity.svid.value
+            issuer = svid.issuer_sha256 if svid else ""
+            wanted = choose_loaded(anchors, issuer, membership.settings_digest or "", proxy)
+            if view is not None and dict(view.loaded) != wanted:
+                await _tell(membership, view, wanted)
+
+
+async def _tell(membership: Membership, known: MemberView, wanted: dict[str, str]) -> None:
+    membership.patch_beside({"loaded": wanted})
+    with trio.move_on_after(COMPANY):
+        await membership.view.wait_for(lambda view: view is not None and dict(view.loaded) == wanted)
+        return
+    await membership.patch_spec({})
+    await membership.view.wait_for(lambda view: view is not known)

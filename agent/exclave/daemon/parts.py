@@ -1,0 +1,271 @@
+"""What runs in an agent, and what is to be said of it: sections of the status, waits, problems, the state's facts.
+
+Pure: it reads what the parts have published and touches nothing. Rules: a part that is not open says nothing; a wait's
+text names what is waited for and, where a part knows it, why.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from exclave.api.settings import digest
+from exclave.cluster.member_cluster import MemberCluster
+from exclave.confirm.confirm import Confirming
+from exclave.daemon.status import Problem, Section, problem_of
+from exclave.daemon.wanted_rules import Steering
+from exclave.data_path.observer import Failing
+from exclave.dns.server import DnsStub
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import Fault
+from exclave.identity.rotator import Identity
+from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.tasks.latest import Latest
+from exclave.link.layout import INSTANCES
+from exclave.listing.serving import Listing
+from exclave.member.client import Membership
+from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
+from exclave.member.state import Situation, Standing
+from exclave.proxy.instance import Proxy
+from exclave.redirect.reconciler import Redirect
+from exclave.swap.swap import Swap
+from exclave.workload_api.server import WorkloadApi
+
+
+@dataclass(eq=False)
+class Parts:
+    """The parts of one boot, each None until its door has opened. `endings` is how this boot ends."""
+
+    endings: EndingSwitch
+    record: MembershipRecord
+    ending: Ending | None = None  # once asked for
+    cluster: MemberCluster | None = None
+    membership: Membership | None = None
+    identity: Identity | None = None
+    workload_api: WorkloadApi | None = None
+    names: DnsStub | None = None
+    proxy: Proxy | None = None
+    failing: Failing | None = None
+    confirming: Confirming | None = None
+    steering: Steering | None = None
+    redirect: Redirect | None = None
+    swap: Swap | None = None
+    listing: Listing | None = None
+
+
+def situation_of(parts: Parts | None, join: JoinRecord | None) -> Situation:
+    """The facts that the state is computed from."""
+    if parts is None:
+        return Situation(is_joining=join is not None and not join.refusal)
+    listing = parts.listing.state.value if parts.listing else None
+    return Situation(
+        is_member=True,
+        standing=parts.membership.standing.value if parts.membership else Standing.MEMBER,
+        ending=parts.ending,
+        is_failing=listing.is_failing if listing else False,
+        is_serving=listing.serving if listing else False,
+        is_ready=listing.ready if listing else False,
+    )
+
+
+def sources_of(parts: Parts) -> tuple[Latest[Any], ...] | None:
+    """What tells that the state may be another; None while this boot opens or ends, when anything may be."""
+    if parts.listing is None or parts.membership is None or parts.cluster is None or parts.endings.asked.value:
+        return None
+    return (parts.endings.asked, parts.membership.standing, parts.listing.state, parts.cluster.waiting)
+
+
+def sections_of(parts: Parts | None) -> dict[str, Section]:
+    """What the open parts say."""
+    if parts is None:
+        return {}
+    record = parts.record
+    sections: dict[str, Section] = {
+        "member": {"name": record.member, "namespace": record.namespace, "group": record.group},
+        "metrics": dict(_metrics(parts)),
+    }
+    if parts.cluster is not None:
+        sections["cluster"] = {
+            "server": parts.cluster.server,
+            "reachable": parts.cluster.reachable.value,
+            "credentialExpires": rfc3339(parts.cluster.credential.value.expires),
+            "settings": parts.membership.settings_digest if parts.membership else None,
+        }
+    if parts.identity is not None:
+        sections["certificate"] = _certificate(parts)
+    if parts.names is not None:
+        sections["names"] = {"address": parts.names.address, "answers": dict(parts.names.answers)}
+    if parts.proxy is not None:
+        instances = parts.proxy.instances.value
+        active = parts.redirect.observed.value.instance if parts.redirect else None
+        sections["proxy"] = {
+            "active": active,
+            "instances": {
+                name: {"state": instances[name].state.word, "pid": instances[name].pid} if name in instances else None
+                for name in INSTANCES
+            },
+        }
+    if parts.redirect is not None:
+        observed = parts.redirect.observed.value
+        sections["redirect"] = {
+            "installed": observed.installed,
+            "matches": parts.redirect.in_place,
+            "captured": {"inbound": observed.inbound, "outbound": observed.outbound},
+        }
+    if parts.listing is not None:
+        sections["listing"] = _listing(parts.listing)
+    return sections
+
+
+def _certificate(parts: Parts) -> Section:
+    assert parts.identity is not None
+    svid, renew_at = parts.identity.svid.value, parts.identity.renew_at.value
+    settings = parts.membership.settings.value if parts.membership else None
+    return {
+        "notAfter": rfc3339(svid.not_after) if svid else None,
+        "renewAt": rfc3339(renew_at) if renew_at is not None else None,
+        "issuer": svid.issuer_sha256 if svid else None,
+        "anchors": digest(settings.anchors) if settings else None,
+    }
+
+
+def _listing(listing: Listing) -> Section:
+    view = listing.state.value
+    return {
+        "serving": view.serving,
+        "ports": list(view.ports),
+        "ready": view.ready,
+        "reason": view.message if not view.ready and view.message else view.reason or None,
+        "probes": [
+            {"kind": probe.kind, "port": probe.port, "passing": probe.passing, "message": probe.message}
+            for probe in view.probes
+        ],
+    }
+
+
+def _metrics(parts: Parts) -> Iterator[tuple[str, Any]]:
+    if parts.membership is not None and (age := parts.membership.heartbeat_age()) is not None:
+        yield "exclave_heartbeat_age_seconds", round(age, 3)
+    if parts.cluster is not None:
+        yield "exclave_credential_not_after_seconds", parts.cluster.credential.value.expires
+        for (verb, code), count in sorted(parts.cluster.counts.items()):
+            yield f'exclave_api_requests_total{{verb="{verb}",code="{code}"}}', count
+    if parts.identity is not None:
+        if (svid := parts.identity.svid.value) is not None:
+            yield "exclave_certificate_not_after_seconds", svid.not_after
+        for result, count in sorted(parts.identity.renewals.items()):
+            yield f'exclave_certificate_renewals_total{{result="{result}"}}', count
+    if parts.redirect is not None:
+        yield "exclave_redirect_repairs_total", parts.redirect.repairs
+    if parts.proxy is not None:
+        for instance, count in sorted(parts.proxy.starts.items()):
+            yield f'exclave_proxy_starts_total{{instance="{instance}"}}', count
+    if parts.swap is not None:
+        for result, count in sorted(parts.swap.results.items()):
+            yield f'exclave_proxy_swaps_total{{result="{result}"}}', count
+    if parts.workload_api is not None:
+        yield "exclave_workload_api_streams", parts.workload_api.streams.value
+
+
+def waits_of(parts: Parts | None, join: JoinRecord | None) -> list[str]:
+    """What is waited for now, the first thing first."""
+    if parts is None:
+        is_joining = situation_of(None, join).is_joining
+        return ["exclave join to come to its end" if is_joining else "somebody to run exclave join"]
+    if parts.ending is not None:
+        return [f"its parts to close ({parts.ending.value})"]
+    return list(_waits(parts))
+
+
+def _waits(parts: Parts) -> Iterator[str]:
+    if parts.cluster is not None and (asking := parts.cluster.waiting.value) is not None:
+        yield f"the API server {asking}"
+    membership, identity, proxy = parts.membership, parts.identity, parts.proxy
+    if membership is not None and membership.settings.value is None:
+        yield "the mesh's settings"
+    elif identity is not None and identity.svid.value is None:
+        yield f"a certificate{_why(identity.problem.value)}"
+    elif proxy is not None and proxy.ready.value is None:
+        yield f"the proxy{_why(proxy.problem.value)}"
+    elif parts.redirect is not None and not parts.redirect.in_place:
+        yield "the rules"
+    elif parts.listing is not None and not (view := parts.listing.state.value).ready:
+        yield f"pods to be told ({view.message})" if view.message else "the own Member"
+    if parts.swap is not None and parts.swap.clients.value:
+        yield "the last connections of a proxy that was replaced to end"
+
+
+def _why(reason: str | None) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def problems_of(parts: Parts | None, join: JoinRecord | None, evicted: EvictionNote | None) -> list[Problem]:
+    """What somebody must mend now."""
+    if parts is None:
+        return list(_problems_unjoined(join, evicted))
+    return list(_problems(parts))
+
+
+def _problems_unjoined(join: JoinRecord | None, evicted: EvictionNote | None) -> Iterator[Problem]:
+    if join is not None and join.refusal:
+        yield Problem(join.refusal, f"joining as {join.member} was refused", "run exclave join again to see why")
+    if evicted is not None:
+        who = f"{evicted.namespace}/{evicted.member}"
+        yield Problem(
+            "evicted",
+            f"member {who} was evicted at {rfc3339(evicted.at)}",
+            "join again with a new token if it should be",
+        )
+
+
+def _problems(parts: Parts) -> Iterator[Problem]:
+    membership, identity, proxy, redirect = parts.membership, parts.identity, parts.proxy, parts.redirect
+    if membership is not None and membership.standing.value is Standing.ORPHANED:
+        yield Problem(
+            "orphaned",
+            "the API server does not accept this member's credential; it serves until its certificate ends",
+            "join again with a new token: exclave join --again",
+        )
+    if membership is not None and (view := membership.view.value) and view.cloned and view.cloned.status:
+        yield Problem("cloned", view.cloned.message, "find the other machine; both were told, and the admin")
+    if membership is not None and (view := membership.view.value) and view.registered and not view.registered.status:
+        yield Problem(
+            Fault.ADDRESS_REFUSED.word,
+            view.registered.message,
+            "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
+            "the member that has it evicted, if that is not what it should be",
+        )
+    if membership is not None and (kept := membership.kept.value) is not None:
+        yield Problem("address-kept", kept.why, kept.hint)
+    if membership is not None and (text := membership.problem.value) is not None:
+        yield Problem("settings-unusable", text, "compare the versions of exclave here and in the cluster")
+    if identity is not None and (text := identity.problem.value) is not None:
+        yield Problem("certificate-not-renewed", text, "see whether exclave's controller runs, and its log")
+    if identity is not None and (text := identity.foreign.value) is not None:
+        yield Problem(
+            "key-not-ours",
+            text,
+            f"somebody else has this member's credential: have it evicted (kubectl exclave member evict "
+            f"{parts.record.member} -n {parts.record.namespace}), then join again",
+        )
+    if proxy is not None and (text := proxy.problem.value) is not None:
+        yield Problem(Fault.PROXY_UNUSABLE.word, text, "see the proxy's own log in the runtime folder")
+    if proxy is not None and (text := proxy.refusal.value) is not None:
+        yield Problem(
+            "proxy-refuses",
+            text,
+            "see whether Linkerd's policy controller runs, and which Servers select this group: "
+            f"kubectl get servers.policy.linkerd.io -n {parts.record.namespace}",
+        )
+    if parts.failing is not None and (reason := (judgement := parts.failing.judgement.value).reason) is not None:
+        yield Problem(reason.word, judgement.message, reason.hint)
+    if parts.confirming is not None and (found := parts.confirming.view.value).text:
+        if found.is_withdrawn:
+            yield Problem("rolled-back", found.text, "exclave confirm makes them for good")
+        else:
+            yield Problem("confirm-awaited", found.text, "log in anew, to see that it works; then: exclave confirm")
+    if parts.swap is not None and (text := parts.swap.problem.value) is not None:
+        yield Problem("swap-given-up", text, "see the agent's log; it is tried again, and exclave proxy swap tries now")
+    if parts.steering is not None and (text := parts.steering.problem.value) is not None:
+        yield Problem(Fault.CONFIG_INVALID.word, text, "mend the group's spec or [redirect] in config.toml")
+    if redirect is not None and (error := redirect.problem.value) is not None:
+        yield problem_of(error)

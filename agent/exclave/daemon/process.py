@@ -1,0 +1,276 @@
+"""An agent's life: idle without a membership, one boot after the other with one, until the process is told to end.
+
+Rules: one agent at a time holds `agent.lock`; the control socket answers in every state. SIGTERM and SIGINT stop,
+SIGHUP hands over so that the caller may start the program anew, and whatever ends without a word hands over too. A
+boot that ends for a reason of its own (an address of another family) is followed by the next. A member that was told
+to leave finishes that, also after a crash, to the last file. Waits and states are logged when they come and go.
+"""
+
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import trio
+
+from exclave import __version__
+from exclave.config import Config
+from exclave.confirm.record import Unconfirmed, forget_unconfirmed, store_unconfirmed
+from exclave.control.server import Reply, open_control
+from exclave.daemon.boot import serve
+from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
+from exclave.daemon.status import QUIET, Sightings, build_status
+from exclave.daemon.teardown import depart, forget_everything, forget_remnants
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import Fault, error_object
+from exclave.kit.host.locks import hold_lock
+from exclave.kit.host.sd_notify import notify
+from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.kit.tasks.wall_clock import Now
+from exclave.member.record import MembershipRecord, load_eviction, load_join, load_membership, make_folder
+from exclave.member.state import State, state_of
+from exclave.swap.swap import Swap
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.25
+"""Seconds between two looks at the state of a boot that opens or ends: a person waits for `ready`."""
+
+LOOK_SELDOM = 5.0
+"""The same where changes are told, and where nothing runs: for waits, and for a join that could not tell us."""
+
+SAY_EVERY = 2.0
+"""Seconds between two words to a client that waits."""
+
+IDLE_LOOK = 5.0
+"""Seconds between two looks for a membership, should a join have had no chance to tell us."""
+
+
+class Agent:
+    """What this process is now, and what it is told."""
+
+    def __init__(self, config: Config, now: Now) -> None:
+        self.state: Latest[State] = Latest(State.UNJOINED)
+        self.ending: Latest[Ending | None] = Latest(None)  # of the process
+        self._config = config
+        self._now = now
+        self._parts: Parts | None = None
+        self._joined = trio.Event()
+        self._is_leaving = False  # asked for while a boot was closing for another reason
+        self._left: Latest[list[str] | None] = Latest(None)  # what the last leave could not undo
+        self._since = now()
+        self._waits, self._problems = Sightings(), Sightings()
+        self._told: set[str] = set()
+
+    # Living.
+
+    async def live(self) -> None:
+        """Boot whenever there is a membership, until the process is told to end."""
+        forget_remnants(self._config.paths)
+        while self.ending.value is None:
+            record = load_membership(self._config.paths.state)
+            if record is None:
+                self._is_leaving = False
+                await self._idle()
+            elif record.leaving or self._is_leaving:
+                await self._depart(record)
+            else:
+                await self._serve(record)
+
+    async def _idle(self) -> None:
+        notify("READY=1")
+        if self._joined.is_set():
+            self._joined = trio.Event()
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_ending, nursery.cancel_scope)
+            with trio.move_on_after(IDLE_LOOK):
+                await self._joined.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _cancel_when_ending(self, scope: trio.CancelScope) -> None:
+        await self.ending.wait_for(lambda ending: ending is not None)
+        scope.cancel()
+
+    async def _serve(self, record: MembershipRecord) -> None:
+        endings = EndingSwitch()
+        self._parts = parts = Parts(endings, record)
+        try:
+            await serve(parts, self._config, self._now)
+        finally:
+            self._parts = None
+        if load_membership(self._config.paths.state) is None:
+            self._left.set(parts.membership.remains if parts.membership else [])
+
+    async def _depart(self, record: MembershipRecord) -> None:
+        self._parts = Parts(EndingSwitch(), record, Ending.LEAVE)
+        try:
+            self._left.set(await depart(record, self._config, self._now))
+        finally:
+            self._parts = None
+
+    def end(self, ending: Ending) -> None:
+        """End the process this way; the first to ask decides."""
+        if self.ending.value is None:
+            self.ending.set(ending)
+            if self._parts is not None:
+                self._parts.endings.ask_nowait(ending)
+
+    # Telling.
+
+    async def answer(self, command: str, reply: Reply) -> None:
+        """Answer a client of the control socket. Raises LookupError."""
+        answers: dict[str, Callable[[Reply], Awaitable[None]]] = {
+            "status": self._answer_status,
+            "leave": self._answer_leave,
+            "joined": self._answer_joined,
+            "confirm": self._answer_confirm,
+            "swap": partial(self._answer_swap, False),
+            "swap-forced": partial(self._answer_swap, True),
+        }
+        await answers[command](reply)
+
+    async def _answer_status(self, reply: Reply) -> None:
+        if self._parts is not None and self._parts.redirect is not None and self._parts.ending is None:
+            await self._parts.redirect.refresh()  # counts move without anybody telling
+        await reply(self.look())
+
+    async def _answer_leave(self, reply: Reply) -> None:
+        state = self._config.paths.state
+        if load_membership(state) is None:
+            forget_everything(self._config.paths)  # what a join has left
+            self._left.set([])
+        else:
+            self._left.set(None)
+            self._is_leaving = True
+            if self._parts is not None:
+                self._parts.endings.ask_nowait(Ending.LEAVE)
+            await reply({"state": State.LEAVING.value})
+        await self._left.wait_for(lambda left: left is not None)
+        await reply({"state": State.UNJOINED.value, "remains": self._left.value or []})
+
+    async def _answer_joined(self, reply: Reply) -> None:
+        self._joined.set()
+        while True:
+            state = self.state.value
+            await reply({"state": state.value, "waiting": waits_of(self._parts, None)})
+            if state is State.READY:
+                return
+            with trio.move_on_after(SAY_EVERY):
+                await self.state.wait_for(lambda newest, known=state: newest is not known)  # type: ignore[misc]
+
+    async def _answer_confirm(self, reply: Reply) -> None:
+        confirming = self._parts.confirming if self._parts is not None else None
+        confirmed = confirming.confirm() if confirming is not None else forget_unconfirmed(self._config.paths.state)
+        await reply({"confirmed": confirmed})
+
+    async def _answer_swap(self, forced: bool, reply: Reply) -> None:
+        swap = self._parts.swap if self._parts is not None else None
+        if swap is None:
+            text, hint = "no proxy runs here: there is no traffic to move", "see what this machine is: exclave status"
+            fault = Fault.PROXY_UNUSABLE
+            await reply(error_object(fault.code, fault.word, text, hint))
+            return
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(self._tell_steps, swap, reply)
+            outcome = await swap.ask(forced=forced)
+            nursery.cancel_scope.cancel()
+        if (error := outcome.error) is not None:
+            await reply(error_object(error.fault.code, error.fault.word, error.message, error.hint))
+        else:
+            await reply({"swapped": {"from": outcome.old, "to": outcome.new, "seconds": round(outcome.took, 3)}})
+
+    async def _tell_steps(self, swap: Swap, reply: Reply) -> None:
+        """Each step to a client that waits, and a word now and then so that it knows that we live."""
+        while True:
+            step = swap.step.value
+            await reply({"step": step.value if step is not None else None, "clients": swap.clients.value})
+            with trio.move_on_after(SAY_EVERY):
+                await swap.step.wait_change()
+
+    def look(self) -> dict[str, Any]:
+        """The status as it is now."""
+        state_folder, now = self._config.paths.state, self._now()
+        join = load_join(state_folder) if self._parts is None else None
+        evicted = load_eviction(state_folder) if self._parts is None else None
+        state = state_of(situation_of(self._parts, join))
+        if state is not self.state.value:
+            log.info("state: %s, was %s", state.value, self.state.value.value)
+            self._since = now
+            self.state.set(state)
+        waits = self._waits.see(waits_of(self._parts, join), now)
+        problems = self._problems.see(problems_of(self._parts, join, evicted), now)
+        self._log_waits({what: now - since for what, since in waits.items()})
+        return build_status(__version__, state, self._since, sections_of(self._parts), waits, problems, now)
+
+    def _log_waits(self, waits: dict[str, float]) -> None:
+        for what in self._told - waits.keys():
+            log.info("no longer waiting for %s", what)
+        self._told &= waits.keys()
+        for what, lasted in waits.items():
+            if lasted >= QUIET and what not in self._told:
+                log.warning("waiting for %s (for %.0f s so far)", what, lasted)
+                self._told.add(what)
+
+    async def keep_looking(self) -> None:
+        """Notice states and waits, for ever."""
+        while True:
+            self.look()
+            parts = self._parts
+            if parts is not None and (sources := sources_of(parts)) is not None:
+                await self._look_when_told(parts, sources)
+            elif parts is not None or self._joined.is_set():
+                await trio.sleep(LOOK_EVERY)
+            else:
+                with trio.move_on_after(LOOK_SELDOM):
+                    await self._joined.wait()
+
+    async def _look_when_told(self, parts: Parts, sources: tuple[Latest[Any], ...]) -> None:
+        """Look at each change for as long as this boot is whole, and now and then."""
+        async with open_changed(*sources) as changed:
+            while self._parts is parts and not parts.endings.asked.value:
+                seen = changed.value
+                self.look()
+                with trio.move_on_after(LOOK_SELDOM):
+                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+
+    async def heed_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
+        """Take signals for what they mean, for ever."""
+        meanings = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGHUP: Ending.HAND_OVER}
+        with trio.open_signal_receiver(*meanings) as signals:
+            task_status.started()
+            async for number in signals:
+                log.info("%s: %s", signal.Signals(number).name, meanings[signal.Signals(number)].value)
+                self.end(meanings[signal.Signals(number)])
+
+
+@asynccontextmanager
+async def _open_agent(config: Config, now: Now) -> AsyncIterator[Agent]:
+    make_folder(config.paths.runtime, 0o755)
+    make_folder(config.paths.state, 0o700)
+    hint = "one machine is one member: stop the other agent first, for instance with systemctl stop exclave"
+    with hold_lock(config.paths.runtime / "agent.lock", "another agent", hint):
+        agent = Agent(config, now)
+        async with open_bare_nursery() as nursery, open_control(config.paths.runtime, agent.answer):
+            await nursery.start(agent.heed_signals)
+            nursery.start_soon(supervise, "status", agent.keep_looking)
+            yield agent
+            nursery.cancel_scope.cancel()
+
+
+async def run(config: Config, now: Now, confirm: float | None = None) -> Ending:
+    """Be an agent until told to end; how. Raises HostError, ConfigError.
+
+    With `confirm` rules go back by themselves after so many seconds, unless somebody confirms them.
+    """
+    async with _open_agent(config, now) as agent:
+        if confirm is not None:
+            store_unconfirmed(config.paths.state, Unconfirmed(confirm))
+        log.info("exclave %s", __version__)
+        await agent.live()
+        notify("STOPPING=1")
+        return agent.ending.value or Ending.HAND_OVER

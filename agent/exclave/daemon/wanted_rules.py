@@ -1,0 +1,200 @@
+"""Which rules are wanted: from the settings, the proxy that is ready, and what the data path is judged to be.
+
+Rules: no rules before a proxy is ready, unless an earlier agent's point to it already; rules point to one that is, or
+was last. While it is away they stay as they are, so traffic waits or fails and does not go bare; each direction opens
+once the judgement says so. New settings and addresses reach the rules once the chosen proxy was told them, so a swap
+moves traffic and all that in one transaction: a proxy refuses what comes to an address that it was not told of. New
+ports alone are captured at once: pods may come there as soon as they are listed, and any proxy looks up a port that it
+was not told of.
+"""
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import trio
+
+from exclave.api.settings import Settings
+from exclave.cluster.endpoint import host_and_port
+from exclave.config import RedirectConfig
+from exclave.confirm.confirm import Confirming
+from exclave.data_path.observer import Failing
+from exclave.errors import ConfigError
+from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.link.layout import Instance
+from exclave.member.client import Membership
+from exclave.proxy.instance import Proxy
+from exclave.redirect.exclusions import find_ssh_ports, look_around
+from exclave.redirect.rules.policy import RedirectPolicy, Server, Surroundings, make_policy
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks at what nobody tells: where the API servers' names lead."""
+
+LOOK_FIRST = 2.0
+"""The same while a name leads nowhere, or no rules could be made."""
+
+LOOK_AROUND_EVERY = 60.0
+"""Seconds between two looks for SSH servers, each some milliseconds of one core."""
+
+
+class Steering:
+    """The wanted rules. `problem` says why they are not as the settings ask. Made by `open_steering`.
+
+    `trial` is the instance that trial connections are to go to; a swap sets it.
+    """
+
+    def __init__(
+        self,
+        config: RedirectConfig,
+        membership: Membership,
+        proxy: Proxy,
+        failing: Failing,
+        confirming: Confirming,
+        active: Instance | None,
+    ) -> None:
+        self.policy: Latest[RedirectPolicy | None] = Latest(None)
+        self.problem: Latest[str | None] = Latest(None)
+        self.trial: Latest[Instance | None] = Latest(None)
+        self._config = config
+        self._membership = membership
+        self._proxy = proxy
+        self._failing = failing
+        self._confirming = confirming
+        self._active = active
+        self._settings: Settings | None = None
+        self._addresses: tuple[str, ...] = ()
+        self._instance: Instance | None = None
+        self._surroundings = Surroundings()
+        self._servers: dict[str, frozenset[Server]] = {}
+
+    async def look_around(self) -> None:
+        """Find what this host never wants captured. Raises ValueError naming users and groups that do not exist."""
+        self._surroundings = await look_around(self._config)
+
+    async def keep_looking_around(self) -> None:
+        """Notice SSH servers that come or move, for ever. What was found stays found: ports that come and go with
+        sessions are no reason for new rules."""
+        while True:
+            await trio.sleep(LOOK_AROUND_EVERY)
+            found = await trio.to_thread.run_sync(find_ssh_ports)
+            known = self._surroundings.ssh_ports
+            if not set(found) <= set(known):
+                self._surroundings = replace(self._surroundings, ssh_ports=tuple(sorted({*known, *found})))
+                log.info("redirect: [ssh_ports=%s]", ",".join(map(str, self._surroundings.ssh_ports)))
+
+    async def keep(self) -> None:
+        """Keep the wanted rules true, for ever."""
+        proxy, membership = self._proxy, self._membership
+        sources = (
+            membership.settings,
+            membership.captured,
+            proxy.chosen,
+            proxy.ready,
+            proxy.instances,
+            self._failing.judgement,
+            self._confirming.view,
+            self.trial,
+        )
+        async with open_changed(*sources) as changed:
+            while True:
+                seen = changed.value
+                await self.settle()
+                is_whole = self.policy.value is not None and all(self._servers.values())
+                with trio.move_on_after(LOOK_EVERY if is_whole else LOOK_FIRST):
+                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+
+    async def settle(self) -> None:
+        """Decide what is wanted now."""
+        servers = await self._find_servers()  # from here on nothing is waited for: what is read belongs together
+        settings = self._take_settings()  # with the addresses that belong to them
+        self._instance = self._proxy.ready.value or self._instance or self._adopted()
+        if settings is None or self._instance is None or not self._addresses:
+            return
+        judgement = self._failing.judge_now()
+        try:
+            policy = make_policy(
+                settings,
+                self._config,
+                instance=self._instance,
+                addresses=self._addresses,
+                proxy_uid=self._proxy.uid,
+                servers=servers,
+                surroundings=self._surroundings,
+                outbound_open=judgement.outbound_open,
+                inbound_open=judgement.inbound_open,
+            )
+        except ValueError as problem:
+            self._tell(f"the rules stay as they are: {problem}")
+            return
+        self._tell(None)
+        self.policy.set(replace(policy, armed_until=self._confirming.arm(), trial=self.trial.value))
+
+    def _take_settings(self) -> Settings | None:
+        """What the chosen proxy was told, with ports that are newer than that."""
+        newest, known = self._membership.settings.value, self._settings
+        if newest is None or known is None or not self._addresses or self._proxy.serves(newest):
+            self._settings, self._addresses = newest or known, self._membership.captured.value
+            return self._settings
+        numbers = {port.port for port in known.group.ports}
+        added = tuple(port for port in newest.group.ports if port.port not in numbers)
+        return replace(known, group=replace(known.group, ports=known.group.ports + added))
+
+    async def _find_servers(self) -> tuple[Server, ...]:
+        """Where the API servers are; what was known stays known while a name is not resolved."""
+        for server in self._membership.record.servers:
+            self._servers[server] = await _resolve(server) or self._servers.get(server, frozenset())
+        found = frozenset[Server]().union(*self._servers.values())
+        return tuple(sorted(found, key=lambda server: (server.address, server.port)))
+
+    def _adopted(self) -> Instance | None:
+        """The instance that an earlier agent left, and that its rules point to."""
+        view = self._proxy.instances.value.get(self._active) if self._active is not None else None
+        return self._active if view is not None and view.is_adopted else None
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem.value:
+            log.error("%s", problem)
+        self.problem.set(problem)
+
+
+async def _resolve(server: str) -> frozenset[Server]:
+    """An API server's addresses; none if its name is not resolved now."""
+    host, port = host_and_port(server)
+    try:
+        targets = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return frozenset()
+    return frozenset(Server(str(address[0]).partition("%")[0], port) for _, _, _, _, address in targets)
+
+
+@asynccontextmanager
+async def open_steering(
+    config: RedirectConfig,
+    membership: Membership,
+    proxy: Proxy,
+    failing: Failing,
+    confirming: Confirming,
+    active: Instance | None,
+) -> AsyncIterator[Steering]:
+    """Say which rules are wanted while open. They are right from the start for an adopted proxy that is `active`.
+
+    `active` is where the kernel's rules point to.
+    """
+    steering = Steering(config, membership, proxy, failing, confirming, active)
+    try:
+        await steering.look_around()
+    except ValueError as problem:
+        raise ConfigError(str(problem), "name users and groups of this machine, or their numbers") from None
+    await steering.settle()
+    async with open_bare_nursery() as nursery:
+        nursery.start_soon(supervise, "steering", steering.keep)
+        nursery.start_soon(supervise, "surroundings", steering.keep_looking_around)
+        yield steering
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,137 @@
+"""Whether Linkerd's controllers answer the proxy, as its own metrics tell. Pure.
+
+The proxy keeps one connection to each controller, of its own accord, so one that is lost is seen within a second, also
+while nobody asks anything; and it counts what it asks and what is answered, which tells a controller that accepts
+connections and says nothing. Names of metrics: linkerd2-proxy, linkerd/app/core/src/control.rs and metrics.rs.
+
+Rules: both controllers are needed for a new destination, so the worse one counts. A loss is believed at the second look
+in a row, and a controller that is silent once it has left questions unanswered for `SILENCE` seconds: the proxy itself
+asks again after three. Proxies that tell nothing of this are none we know anything about: None.
+Where a policy lets nobody see the metrics, the kernel says which connections stand: the controllers' addresses are
+known, and the proxies have a user of their own. A controller that is silent is not seen so.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from exclave.kit.host.sockets import ESTABLISHED, Socket
+from exclave.proxy.environment import DESTINATION_PORT, POLICY_PORT
+
+LOOKS = 2
+"""Looks in a row that must find a controller away."""
+
+SILENCE = 10.0
+"""Seconds."""
+
+CONTROLLERS = {"destination": "linkerd-dst-headless", "policy": "linkerd-policy"}
+"""The client's name in the proxy's metrics, and how the address begins that it asks."""
+
+_ENDPOINTS = re.compile(
+    r'^control_(\w+?)_balancer_endpoints\{[^}]*endpoint_state="(ready|pending)"[^}]*\} (\d+)', re.MULTILINE
+)
+_ASKED = re.compile(r'^control_request_total\{[^}]*addr="([\w-]+)\.[^}]*\} (\d+)', re.MULTILINE)
+_ANSWERED = re.compile(r'^control_response_latency_ms_count\{[^}]*addr="([\w-]+)\.[^}]*\} (\d+)', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One controller in a metrics page: connections that stand, questions asked and answered since the proxy began."""
+
+    connected: int
+    asked: int
+    answered: int
+
+
+def read_controllers(metrics: str) -> dict[str, Reading]:
+    """What a metrics page says of each controller; a controller that it does not mention is left out."""
+    connected: dict[str, int] = {}
+    for name, state, count in _ENDPOINTS.findall(metrics):
+        connected[name] = connected.get(name, 0) + (int(count) if state == "ready" else 0)
+    asked, answered = (_sums(pattern.findall(metrics)) for pattern in (_ASKED, _ANSWERED))
+    return {
+        name: Reading(connected[name], asked.get(service, 0), answered.get(service, 0))
+        for name, service in CONTROLLERS.items()
+        if name in connected
+    }
+
+
+def read_connections(
+    sockets: Iterable[Socket], uid: int, destination: Collection[str], policy: Collection[str]
+) -> dict[str, Reading]:
+    """What the kernel's sockets say of each controller, whose addresses are given; `uid` is the proxies'."""
+    places = {"destination": (destination, DESTINATION_PORT), "policy": (policy, POLICY_PORT)}
+    standing = [socket.remote for socket in sockets if socket.uid == uid and socket.state == ESTABLISHED]
+    return {
+        name: Reading(sum(port == at and address in known for address, port in standing), 0, 0)
+        for name, (known, at) in places.items()
+        if known
+    }
+
+
+def _sums(found: list[tuple[str, str]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for service, count in found:
+        sums[service] = sums.get(service, 0) + int(count)
+    return sums
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What is known of one controller. `quiet_since`: since when nothing that was asked has been answered.
+
+    `was_there`: it was connected at some look, so that one look without a connection means little.
+    """
+
+    last: Reading | None = None
+    misses: int = 0
+    asked_at: float = 0.0
+    quiet_since: float | None = None
+    was_there: bool = False
+
+    def see(self, reading: Reading, now: float) -> "Witness":
+        """Take a reading; one with smaller counts is that of another process."""
+        last = self.last
+        misses = 0 if reading.connected else self.misses + 1
+        was_there = self.was_there or bool(reading.connected)
+        if last is None or reading.asked < last.asked or reading.answered != last.answered:
+            return Witness(reading, misses, now, None, was_there)
+        if reading.asked > last.asked:
+            return Witness(reading, misses, now, now if self.quiet_since is None else self.quiet_since, was_there)
+        # A question that somebody has taken back is not waited for: nobody asks it again.
+        quiet_since = self.quiet_since if now - self.asked_at < SILENCE else None
+        return Witness(reading, misses, self.asked_at, quiet_since, was_there)
+
+    def is_there(self, now: float) -> bool | None:
+        """Whether it counts as there; None until there is a connection, or there has been time for one."""
+        is_silent = self.quiet_since is not None and now - self.quiet_since >= SILENCE
+        if self.misses >= LOOKS or is_silent:
+            return False
+        return True if self.was_there else None
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """What is known of both."""
+
+    destination: Witness = Witness()
+    policy: Witness = Witness()
+
+    def see(self, readings: dict[str, Reading], now: float) -> "Witnesses":
+        """Take what a page said."""
+        return Witnesses(
+            self.destination.see(readings["destination"], now) if "destination" in readings else self.destination,
+            self.policy.see(readings["policy"], now) if "policy" in readings else self.policy,
+        )
+
+    def is_there(self, now: float) -> bool | None:
+        """Whether both count as there; None while that is not known."""
+        known = [witness.is_there(now) for witness in (self.destination, self.policy) if witness.last is not None]
+        if not known or False in known:
+            return False if known else None
+        return None if None in known else True
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is in doubt: both were connected at the last look, and owe no answer."""
+        return all(witness.misses == 0 and witness.quiet_since is None for witness in (self.destination, self.policy))

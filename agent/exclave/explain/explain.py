@@ -1,0 +1,305 @@
+"""`exclave explain`: what would happen to a new connection, by which rule. Nothing is changed, and no agent is needed.
+
+Rules: the kernel's own table is read, so the answer is true also where the agent is dead or others have changed the
+rules. What the agent would know beside that is a note. With `--trace` one connection attempt of ours goes the way, and
+the kernel's verdicts stand beside ours.
+"""
+
+import grp
+import os
+import pwd
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import dns.exception
+import dns.message
+import dns.query
+import dns.rdatatype
+import dns.rrset
+import trio
+
+from exclave.control.client import NoAgent, ask_once
+from exclave.errors import ExclaveError, Fault, HostError
+from exclave.explain.kernel_state import (
+    Route,
+    Standing,
+    is_listening,
+    read_addresses,
+    read_others,
+    read_route,
+    read_standing,
+)
+from exclave.explain.query import Question, join_host, parse_question
+from exclave.explain.sentences import Answer, answer, compare
+from exclave.explain.trace import connect, listen_for_events, open_attempt, open_tracing, take_events
+from exclave.explain.verdict import HOOKS, Connection, Outcome, Verdict, judge
+from exclave.link.layout import dns_address
+
+STUB_PATIENCE = 1.0
+"""Seconds for the agent's own names to be answered."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who would call: a user and group of this machine, or a caller outside by address and interface."""
+
+    user: str | None = None
+    group: str | None = None
+    source: str | None = None
+    interface: str | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What the kernel did to a connection of ours."""
+
+    agrees: bool
+    steps: tuple[str, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One answer, with the trace if there was one, and notes on what stands around it."""
+
+    answer: Answer
+    notes: tuple[str, ...]
+    trace: Trace | None = None
+
+
+def ask(
+    words: Sequence[str],
+    user: str | None,
+    group: str | None,
+    source: str | None,
+    interface: str | None,
+    with_trace: bool,
+) -> tuple[Question, Asker]:
+    """Read what was typed. Raises ExclaveError for what makes no sense."""
+    try:
+        question = parse_question(words)
+        if source is not None:
+            source = str(ip_address(source))
+        if question.direction == "outbound" and (source or interface):
+            raise ValueError("--from and --interface are about connections from outside: exclave explain inbound …")
+        if question.direction == "inbound" and (user or group or with_trace):
+            raise ValueError("--user, --group and --trace are about connections of programs here")
+    except ValueError as problem:
+        raise ExclaveError(
+            Fault.USAGE, str(problem), "for instance: exclave explain 10.42.0.9:80; exclave explain inbound :8080"
+        ) from None
+    return question, Asker(user, group, source, interface)
+
+
+async def explain(question: Question, asker: Asker, runtime: Path, *, with_trace: bool) -> list[Explanation]:
+    """Answer, once for each address. Raises HostError, and ExclaveError for a name or user that is not known."""
+    uid, gid = _account(asker)
+    addresses, found_by = await _addresses(question)
+    found = []
+    for address in addresses:
+        found.append(await _explain(question, address, asker, uid, gid, with_trace=with_trace))
+    around = (*found_by, *await _around(runtime))
+    merged: dict[Any, Explanation] = {}
+    for each in found:  # own addresses that fare alike are told once
+        key = each.answer.sentence if question.host else (each.answer.outcome, each.answer.rule, each.notes)
+        merged.setdefault(key, Explanation(each.answer, (*each.notes, *around), each.trace))
+    return list(merged.values())
+
+
+async def _explain(
+    question: Question, address: str, asker: Asker, uid: int, gid: int, *, with_trace: bool
+) -> Explanation:
+    standing = await read_standing()
+    connection, notes = await _connection(question, address, asker, uid, gid)
+    verdict = judge(standing.table, connection) if standing else Verdict(Outcome.PASSES)
+    table, texts = (standing.table, standing.texts) if standing else (None, {})
+    told = answer(question.direction, connection, table, texts, verdict)
+    trace = await _trace(standing, connection, verdict) if with_trace else None
+    if verdict.target is not None and not await is_listening(*verdict.target):
+        notes.append(f"nobody listens at {join_host(*verdict.target)} now, so it would be refused")
+    if verdict.outcome is Outcome.PASSES and (others := await read_others(connection.hook)):
+        notes.append(f"tables of others are asked after ours and may send it elsewhere: {', '.join(others)}")
+    return Explanation(told, (*told.notes, *notes), trace)
+
+
+async def _connection(
+    question: Question, address: str, asker: Asker, uid: int, gid: int
+) -> tuple[Connection, list[str]]:
+    """The first packet at the hook where rules are asked, with all that routes say of it."""
+    destination, hook = ip_address(address), HOOKS[question.direction]
+    if question.direction == "outbound":
+        route = await read_route(address, "uid", str(uid))
+        notes = [] if isinstance(route, Route) else [f"it would not leave this machine: {route}"]
+        interface, source = (route.interface, route.source) if isinstance(route, Route) else (None, None)
+        origin = ip_address(source) if source else None
+        return Connection(hook, destination, question.port, origin, uid, gid, interface), notes
+    route = await read_route(address)
+    origin = ip_address(asker.source) if asker.source else None
+    if isinstance(route, str):
+        return Connection(hook, destination, question.port, origin, interface=asker.interface), [
+            f"this machine has no route there: {route}"
+        ]
+    notes = [] if route.kind == "local" else [f"{address} is no address of this machine; it could only go through it"]
+    return (
+        Connection(
+            hook,
+            destination,
+            question.port,
+            origin,
+            interface=asker.interface,
+            leaves_by=route.interface,
+            kind=route.kind,
+        ),
+        notes,
+    )
+
+
+# What is shown.
+
+
+def explained_lines(explanations: list[Explanation]) -> list[str]:
+    """For a person."""
+    lines = []
+    for each in explanations:
+        told = each.answer
+        lines.append(told.sentence)
+        if told.rule is not None:
+            lines.append(f"  rule:   {told.rule}")
+        if told.holds is not None:
+            lines.append(f"  set:    {told.holds[0]} holds {told.holds[1]}")
+        if each.trace is not None:
+            lines.append(f"  kernel: {_traced(each.trace)}")
+            lines += [f"          {step}" for step in each.trace.steps]
+        lines += [f"  note:   {note}" for note in each.notes]
+    return lines
+
+
+def _traced(trace: Trace) -> str:
+    if trace.problem:
+        return trace.problem
+    return (
+        "agrees" if trace.agrees else "does NOT agree: a bug of exclave's, or rules that changed meanwhile; ask again"
+    )
+
+
+def explained_object(explanations: list[Explanation]) -> dict[str, Any]:
+    """For a program."""
+    return {
+        "connections": [
+            {
+                "to": each.answer.subject,
+                "outcome": each.answer.outcome.value,
+                "sentence": each.answer.sentence,
+                "instance": each.answer.instance,
+                "target": each.answer.target,
+                "rule": each.answer.rule,
+                "set": dict([each.answer.holds]) if each.answer.holds else None,
+                "notes": list(each.notes),
+                "trace": None
+                if each.trace is None
+                else {
+                    "agrees": each.trace.agrees,
+                    "steps": list(each.trace.steps),
+                    "problem": each.trace.problem or None,
+                },
+            }
+            for each in explanations
+        ]
+    }
+
+
+# The kernel's own word.
+
+
+async def _trace(standing: Standing | None, connection: Connection, verdict: Verdict) -> Trace:
+    """Call there, for real, and stop at the first packet."""
+    if standing is None:
+        return Trace(True, (), "there is no rule to check against")
+    try:
+        with open_attempt(connection.destination.version, connection.uid, connection.gid) as attempt:
+            async with open_tracing(attempt.getsockname()[1]):
+                with listen_for_events() as channel:
+                    problem = connect(attempt, str(connection.destination), connection.port)
+                    events = take_events(channel)
+    except OSError as error:
+        return Trace(False, (), f"no connection could be tried: {error.strerror}")
+    if problem and not events:
+        return Trace(False, (), f"no packet left: {problem}")
+    agrees, steps = compare(verdict, connection, standing.table, events)
+    return Trace(agrees, tuple(steps))
+
+
+# What is asked about.
+
+
+def _account(asker: Asker) -> tuple[int, int]:
+    """Numbers of the user and group; those of whoever asks, if none are named. Raises ExclaveError."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        if asker.user is not None:
+            if asker.user.isascii() and asker.user.isdecimal():
+                uid = int(asker.user)
+                gid = next((entry.pw_gid for entry in pwd.getpwall() if entry.pw_uid == uid), gid)
+            else:
+                entry = pwd.getpwnam(asker.user)
+                uid, gid = entry.pw_uid, entry.pw_gid
+        if asker.group is not None:
+            is_number = asker.group.isascii() and asker.group.isdecimal()
+            gid = int(asker.group) if is_number else grp.getgrnam(asker.group).gr_gid
+    except KeyError as problem:
+        name = str(problem.args[0]).rpartition(": ")[2].strip("'")
+        raise ExclaveError(
+            Fault.USAGE, f"there is no user or group {name} on this machine", "name one of this machine, or its number"
+        ) from None
+    return uid, gid
+
+
+async def _addresses(question: Question) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The addresses that are asked about, and a note on how they were found. Raises ExclaveError, HostError."""
+    if not question.host:
+        return await read_addresses(), ()
+    if not question.is_name:
+        return (question.host,), ()
+    try:
+        told = await trio.socket.getaddrinfo(question.host, question.port, type=socket.SOCK_STREAM)
+        found = tuple(dict.fromkeys(str(each[4][0]).partition("%")[0] for each in told))
+        return found, (f"{question.host} is {', '.join(found)}, as this machine resolves it",)
+    except OSError as problem:
+        found = await trio.to_thread.run_sync(_ask_stub, question.host)
+        if found:
+            by = (
+                f"{question.host} is {', '.join(found)}, as exclave tells its proxies; this machine does not resolve it"
+            )
+            return found, (by,)
+        raise ExclaveError(
+            Fault.USAGE, f"{question.host} is not resolved: {problem.strerror}", "ask about its address instead"
+        ) from None
+
+
+def _ask_stub(name: str) -> tuple[str, ...]:
+    """What the agent's own names say; nothing if no agent answers."""
+    found: list[str] = []
+    for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
+        try:
+            told = dns.query.udp(dns.message.make_query(name, kind), dns_address(), timeout=STUB_PATIENCE)
+        except (OSError, dns.exception.DNSException):
+            continue
+        found += [str(record) for each in told.answer if each.rdtype == kind for record in each]
+    return tuple(found)
+
+
+async def _around(runtime: Path) -> tuple[str, ...]:
+    """What an agent says, or that there is none."""
+    try:
+        status = await trio.to_thread.run_sync(partial(ask_once, runtime, "status", 5.0))
+    except (NoAgent, HostError):
+        return ("no agent runs on this machine; what stands in the kernel counts",)
+    redirect = status.get("redirect") or {}
+    if redirect.get("installed") and not redirect.get("matches"):
+        return ("the agent wants other rules than stand now and is about to change them",)
+    return ()

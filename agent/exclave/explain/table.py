@@ -1,0 +1,103 @@
+"""Our table as the kernel has it, read whole: chains, rules and sets as values. Pure.
+
+Rules: nothing is left out and nothing is understood here; what a rule means is `verdict`'s. The text of each rule is
+nft's own, found by its handle. Source of the format: libnftables-json(5).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from exclave.link.layout import TABLE
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: its statements as nft's JSON has them."""
+
+    chain: str
+    handle: int
+    statements: tuple[Mapping[str, Any], ...]
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One chain at a hook; `kind` is filter or nat, `policy` accept or drop."""
+
+    name: str
+    kind: str
+    hook: str
+    priority: int
+    policy: str
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table. `handle` is another one whenever it was made anew; `is_dormant`: the kernel does not look at it."""
+
+    handle: int
+    chains: tuple[Chain, ...] = ()
+    sets: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    is_dormant: bool = False
+
+
+def read_table(listing: str) -> Table | None:
+    """Read `nft -j list table inet exclave`; None if there is no such table in it. Raises ValueError.
+
+    Whether the table sleeps is not there: nft 1.0.6 prints another word for it.
+    """
+    try:
+        items = json.loads(listing)["nftables"]
+        tables = [item["table"] for item in items if item.get("table", {}).get("name") == TABLE]
+        if not tables:
+            return None
+        rules = [_rule(item["rule"]) for item in items if "rule" in item]
+        chains = [_chain(item["chain"], rules) for item in items if item.get("chain", {}).get("hook")]
+        sets = {item["set"]["name"]: tuple(item["set"].get("elem", ())) for item in items if "set" in item}
+        return Table(tables[0]["handle"], tuple(chains), sets)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError("nft -j list table: its JSON was expected") from None
+
+
+def _rule(item: Mapping[str, Any]) -> Rule:
+    return Rule(item["chain"], item["handle"], tuple(item["expr"]), item.get("comment", ""))
+
+
+def _chain(item: Mapping[str, Any], rules: list[Rule]) -> Chain:
+    own = tuple(rule for rule in rules if rule.chain == item["name"])
+    return Chain(item["name"], item["type"], item["hook"], item["prio"], item.get("policy", "accept"), own)
+
+
+_HANDLE = re.compile(r"^(?P<text>.*\S)\s+# handle (?P<handle>\d+)$")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The table in nft's own words: its handle, the text of each rule by handle, and whether it sleeps."""
+
+    handle: int
+    rules: Mapping[int, str]
+    is_dormant: bool = False
+
+
+def read_texts(listing: str) -> Texts:
+    """Read `nft -a list table inet exclave`. Raises ValueError.
+
+    Chains and sets have numbers of their own, which end lines that open a block.
+    """
+    handle, is_dormant = 0, False
+    rules: dict[int, str] = {}
+    for line in map(str.strip, listing.splitlines()):
+        is_dormant = is_dormant or line == "flags dormant"
+        found = _HANDLE.match(line)
+        if found is not None and found["text"].startswith("table "):
+            handle = int(found["handle"])
+        elif found is not None and not found["text"].endswith("{"):
+            rules[int(found["handle"])] = found["text"]
+    if not handle:
+        raise ValueError("nft -a list table: a listing with handles was expected")
+    return Texts(handle, rules, is_dormant)

@@ -1,0 +1,137 @@
+"""One real packet on its way through the kernel's rules: a connection attempt of ours, traced, and nothing else.
+
+Rules: what is traced is told by the source port that our socket holds, not by a mark: a mark may choose another route.
+The rule that traces stands in a table of its own with `flags owner`: it goes with the one `nft` process that made it,
+which goes with us, so it is gone whatever happens to us. The kernel's word comes by netlink, to a socket that listens
+before the packet leaves: a packet of our own has passed all rules when `connect` returns, so nothing is waited for.
+"""
+
+import errno
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import trio
+
+from exclave.errors import Fault, HostError
+from exclave.explain.trace_events import TRACE_TABLE, TraceEvent, parse_events
+from exclave.kit.host.netlink import NETFILTER
+
+_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
+"""Source: Linux, include/linux/socket.h and include/uapi/linux/netlink.h, netfilter/nfnetlink.h."""
+
+PATIENCE = 10.0
+"""Seconds for nft to make the rule that traces."""
+
+
+@contextmanager
+def open_attempt(version: int, uid: int | None = None, gid: int | None = None) -> Iterator[socket.socket]:
+    """A socket that holds a source port, as of a user and group. It is the socket's maker whom rules ask about."""
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    with _as(uid, gid):
+        attempt = socket.socket(family, socket.SOCK_STREAM)
+    with attempt:
+        attempt.setblocking(False)
+        attempt.bind(("::" if version == 6 else "0.0.0.0", 0))  # noqa: S104  only to hold a port
+        yield attempt
+
+
+@contextmanager
+def _as(uid: int | None, gid: int | None) -> Iterator[None]:
+    """Be another user and group for a moment."""
+    own = os.getegid(), os.geteuid()
+    try:
+        os.setegid(own[0] if gid is None else gid)
+        os.seteuid(own[1] if uid is None else uid)
+        yield
+    finally:
+        os.seteuid(own[1])
+        os.setegid(own[0])
+
+
+def connect(attempt: socket.socket, address: str, port: int) -> str:
+    """Send the first packet; what the kernel said at once, "" if it is under way."""
+    result = attempt.connect_ex((address, port))
+    return "" if result in (0, errno.EINPROGRESS) else os.strerror(result)
+
+
+def listen_for_events() -> socket.socket:
+    """A socket that gets every verdict on a traced packet of this network namespace. Raises HostError."""
+    try:
+        channel = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETFILTER
+        )
+        channel.bind((0, 0))
+        channel.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE)
+    except OSError as problem:
+        raise HostError(
+            Fault.NO_PRIVILEGE if problem.errno == errno.EPERM else Fault.NFT_UNUSABLE,
+            f"the kernel's traces cannot be listened to: {problem.strerror}",
+            "run as root, with the capability NET_ADMIN",
+        ) from None
+    return channel
+
+
+def take_events(channel: socket.socket) -> list[TraceEvent]:
+    """What has come so far."""
+    events: list[TraceEvent] = []
+    while True:
+        try:
+            events += parse_events(channel.recv(65536))
+        except BlockingIOError:
+            return events
+
+
+@asynccontextmanager
+async def open_tracing(source_port: int) -> AsyncIterator[None]:
+    """Have first packets from a source port of this machine traced while open. Raises HostError."""
+    rules = (
+        f"add table inet {TRACE_TABLE} {{ flags owner; }}\n"
+        f"add chain inet {TRACE_TABLE} output {{ type filter hook output priority -400; policy accept; }}\n"
+        f"add rule inet {TRACE_TABLE} output tcp sport {source_port} "
+        "tcp flags & (fin | syn | rst | ack) == syn meta nftrace set 1\n"
+        f"list table inet {TRACE_TABLE}\n"
+    )
+    process = await _start_nft()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        listed = b""
+        with trio.move_on_after(PATIENCE) as patience:
+            with suppress(trio.BrokenResourceError):  # it has ended; why, it has said
+                await process.stdin.send_all(rules.encode())
+            while b"nftrace set 1" not in listed.partition(b"\t}")[0] or not listed.endswith(b"}\n"):
+                more = await process.stdout.receive_some(4096)
+                listed += more
+                if not more or b"Error" in listed:
+                    break
+        if patience.cancelled_caught or b"Error" in listed or not listed.endswith(b"}\n"):
+            said = next((line for line in listed.decode("utf-8", "replace").splitlines() if "Error" in line), "no word")
+            raise HostError(
+                Fault.NFT_UNUSABLE,
+                f"nft made no rule that traces: {said}",
+                "--trace needs Linux 5.12 and nftables 0.9.9",
+            )
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            process.kill()
+            await process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    await stream.aclose()
+
+
+async def _start_nft() -> trio.Process:
+    try:
+        return await trio.lowlevel.open_process(
+            ["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except OSError as problem:
+        raise HostError(
+            Fault.NFT_UNUSABLE,
+            f"the program nft cannot be run: {problem.strerror}",
+            "install it: apt install nftables",
+        ) from None

@@ -1,0 +1,284 @@
+"""What the rules do to a new connection: the kernel's way through our table, walked with values. Pure.
+
+Rules: nothing is guessed. A rule that asks for something that is not known leaves two ways open; both are walked, and
+if they end differently, what is lacking is the answer. A rule that we do not understand ends the walk: others have put
+it there. Accepting ends one chain and not the hook; the first rule that translates the destination settles it, since
+NAT decides once for a connection. Source: nft(8), "VERDICT STATEMENTS", "NAT STATEMENTS".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+
+from exclave.explain.table import Chain, Rule, Table
+
+Address = IPv4Address | IPv6Address
+
+
+HOOKS = {"outbound": "output", "inbound": "prerouting"}
+"""Where the kernel asks first about connections of programs here, and about those that come from outside."""
+
+
+class Outcome(Enum):
+    """Where a connection ends up, as far as our table goes."""
+
+    PROXY = "proxy"
+    PASSES = "passes"
+    DROPPED = "dropped"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection's first packet at one hook: `output` for programs here, `prerouting` for what comes from outside.
+
+    `interface` is the one that it leaves or comes by; `leaves_by` and `kind` (unicast, local, broadcast, multicast) are
+    what this machine's routes say of the destination. None: not known.
+    """
+
+    hook: str
+    destination: Address
+    port: int
+    source: Address | None = None
+    uid: int | None = None
+    gid: int | None = None
+    interface: str | None = None
+    leaves_by: str | None = None
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one chain came to: by a rule, or by its policy if `rule` is None; `because` is a set and what it holds."""
+
+    chain: str
+    rule: Rule | None
+    verdict: str
+    because: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What happens. `target` is where a captured connection goes; `lacking` what would have to be known."""
+
+    outcome: Outcome
+    steps: tuple[Step, ...] = ()
+    target: tuple[str, int] | None = None
+    lacking: tuple[str, ...] = ()
+    strange: Rule | None = None
+
+
+class _Strange(Exception):
+    """A rule that says what we do not understand."""
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Whether a rule's conditions hold; None: that depends on `lacking`."""
+
+    holds: bool | None
+    lacking: tuple[str, ...] = ()
+    because: tuple[str, str] | None = None
+
+
+def judge(table: Table, connection: Connection) -> Verdict:
+    """What the table does to a connection."""
+    if table.is_dormant:
+        return Verdict(Outcome.PASSES)
+    chains = sorted((chain for chain in table.chains if chain.hook == connection.hook), key=lambda one: one.priority)
+    return _walk(table, connection, chains, 0, 0, ())
+
+
+def _walk(
+    table: Table, connection: Connection, chains: Sequence[Chain], at: int, rule_at: int, steps: tuple[Step, ...]
+) -> Verdict:
+    """Go on from a rule of a chain, to the end of the hook."""
+    if at == len(chains):
+        return Verdict(Outcome.PASSES, steps)
+    chain = chains[at]
+    for number in range(rule_at, len(chain.rules)):
+        rule = chain.rules[number]
+        try:
+            match = _match(table, connection, rule)
+            verdict, target = _does(rule)
+        except _Strange:
+            return Verdict(Outcome.UNKNOWN, steps, strange=rule)
+        if match.holds is False or not verdict:
+            continue
+        step = Step(chain.name, rule, verdict, match.because)
+        taken = _end(table, connection, chains, at, (*steps, step), target)
+        if match.holds:
+            return taken
+        passed_by = _walk(table, connection, chains, at, number + 1, steps)
+        if (taken.outcome, taken.target) == (passed_by.outcome, passed_by.target) != (Outcome.UNKNOWN, None):
+            return passed_by
+        lacking = tuple(dict.fromkeys((*match.lacking, *taken.lacking, *passed_by.lacking)))
+        return Verdict(Outcome.UNKNOWN, (*steps, step), lacking=lacking, strange=taken.strange or passed_by.strange)
+    return _end(table, connection, chains, at, (*steps, Step(chain.name, None, chain.policy)), None)
+
+
+def _end(
+    table: Table,
+    connection: Connection,
+    chains: Sequence[Chain],
+    at: int,
+    steps: tuple[Step, ...],
+    target: tuple[str, int] | None,
+) -> Verdict:
+    """What follows the verdict of a chain."""
+    if steps[-1].verdict == "drop":
+        return Verdict(Outcome.DROPPED, steps)
+    if target is None:
+        return _walk(table, connection, chains, at + 1, 0, steps)
+    # Translated: no later chain with NAT is asked, while one that filters would be.
+    later = [chain for chain in chains[at + 1 :] if chain.kind != "nat"]
+    rest = _walk(table, replace(connection, destination=ip_address(target[0]), port=target[1]), later, 0, 0, steps)
+    return replace(rest, outcome=Outcome.PROXY, target=target) if rest.outcome is Outcome.PASSES else rest
+
+
+def _does(rule: Rule) -> tuple[str, tuple[str, int] | None]:
+    """A rule's verdict, "" if it has none, and where it sends a connection. Raises _Strange."""
+    for statement in rule.statements:
+        (kind, told), *_ = statement.items()
+        if kind in ("match", "counter", "log"):
+            continue
+        if kind in ("accept", "drop"):
+            return kind, None
+        if kind == "dnat" and isinstance(told.get("addr"), str) and isinstance(told.get("port"), int):
+            return "accept", (told["addr"], told["port"])
+        raise _Strange
+    return "", None
+
+
+def is_translating(table: Table, version: int) -> bool:
+    """Whether any rule translates connections of an address family."""
+    word = {4: "ip", 6: "ip6"}[version]
+    statements = (statement for chain in table.chains for rule in chain.rules for statement in rule.statements)
+    return any(statement["dnat"].get("family", word) == word for statement in statements if "dnat" in statement)
+
+
+# Conditions.
+
+
+def _match(table: Table, connection: Connection, rule: Rule) -> _Match:
+    """Whether all of a rule's conditions hold. Raises _Strange."""
+    lacking: list[str] = []
+    because: tuple[str, str] | None = None
+    for statement in rule.statements:
+        if "match" not in statement:
+            continue
+        condition = statement["match"]
+        name, value = _value_of(condition["left"], connection)
+        if value is _OTHER_FAMILY:
+            return _Match(False)
+        if value is None:
+            lacking.append(name)
+            continue
+        element = _find(value, condition["right"], table)
+        if (element is not None) != (condition["op"] in ("==", "in")):
+            return _Match(False)
+        if element is not None and _set_name(condition["right"]):
+            because = (_set_name(condition["right"]), element_text(element))
+    return _Match(None, tuple(lacking), because) if lacking else _Match(True, because=because)
+
+
+_OTHER_FAMILY = object()
+
+_FLAGS = ["fin", "syn", "rst", "ack"]
+
+
+def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any]:
+    """What a condition asks about: its name for a person, and its value; None: not known. Raises _Strange."""
+    is_4 = connection.destination.version == 4
+    if "meta" in left:
+        known: dict[str, tuple[str, Any]] = {
+            "l4proto": ("", "tcp"),
+            "nfproto": ("", "ipv4" if is_4 else "ipv6"),
+            "skuid": ("the user", connection.uid),
+            "skgid": ("the group", connection.gid),
+        }
+        if connection.hook == "output":
+            known["oifname"] = ("the interface", connection.interface)
+        else:
+            known["iifname"] = ("the interface", connection.interface)
+        return _known(known, left["meta"]["key"])
+    if "payload" in left:
+        protocol, place = left["payload"].get("protocol"), left["payload"].get("field")
+        if protocol in ("ip", "ip6") and (protocol == "ip") != is_4:
+            return "", _OTHER_FAMILY
+        word = "ip" if is_4 else "ip6"
+        return _known(
+            {
+                f"{word} daddr": ("", connection.destination),
+                f"{word} saddr": ("the caller's address", connection.source),
+                "tcp dport": ("", connection.port),
+            },
+            f"{protocol} {place}",
+        )
+    if left == {"ct": {"key": "state"}}:
+        return "", "new"  # the first packet of a connection, and one that the kernel can follow
+    if "fib" in left and left["fib"].get("flags") in (["daddr"], "daddr"):
+        kinds = {"type": ("the route", connection.kind), "oifname": ("the route", connection.leaves_by)}
+        return _known(kinds, left["fib"].get("result"))
+    if "&" in left:
+        what, mask = left["&"]
+        wanted = mask["|"] if isinstance(mask, dict) and "|" in mask else mask
+        if what == {"payload": {"protocol": "tcp", "field": "flags"}} and sorted(wanted) == sorted(_FLAGS):
+            return "", "syn"  # of those flags a first packet has this one
+    raise _Strange
+
+
+def _known(known: Mapping[str, tuple[str, Any]], key: Any) -> tuple[str, Any]:
+    if key not in known:
+        raise _Strange
+    return known[key]
+
+
+def _set_name(right: Any) -> str:
+    return right if isinstance(right, str) and right.startswith("@") else ""
+
+
+def _find(value: Any, right: Any, table: Table) -> Any | None:
+    """The element that holds a value; None if there is none. Raises _Strange."""
+    name = _set_name(right)
+    if name:
+        if name[1:] not in table.sets:
+            raise _Strange
+        elements: Sequence[Any] = table.sets[name[1:]]
+    elif isinstance(right, dict) and "set" in right:
+        elements = right["set"] if isinstance(right["set"], list) else [right["set"]]
+    else:
+        elements = [right]
+    return next((element for element in elements if _holds(element, value)), None)
+
+
+def _holds(element: Any, value: Any) -> bool:
+    try:
+        if isinstance(element, dict) and "elem" in element:
+            return _holds(element["elem"]["val"], value)
+        if isinstance(element, dict) and "prefix" in element:
+            network = ip_network(f"{element['prefix']['addr']}/{element['prefix']['len']}")
+            return bool(network.version == value.version and value in network)
+        if isinstance(element, dict) and "range" in element:
+            first, last = element["range"]
+            if isinstance(value, int):
+                return bool(first <= value <= last)
+            return bool(ip_address(first) <= value <= ip_address(last))
+        if isinstance(value, IPv4Address | IPv6Address):
+            return ip_address(element) == value
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise _Strange from None
+    if isinstance(element, (str, int)) and isinstance(element, type(value)):
+        return bool(element == value)
+    raise _Strange
+
+
+def element_text(element: Any) -> str:
+    """An element of a set as nft writes it."""
+    if isinstance(element, dict) and "prefix" in element:
+        return f"{element['prefix']['addr']}/{element['prefix']['len']}"
+    if isinstance(element, dict) and "range" in element:
+        return "-".join(map(str, element["range"]))
+    return str(element)

@@ -1,0 +1,222 @@
+"""The door: the latest good certificate, from disk at once, from the controller when it is due.
+
+Rules: what is on disk serves first, so a control plane that is away stops nobody. A new certificate is checked, then
+stored, then published; one that fails a check or cannot be stored is logged, and the last good one goes on serving. A
+CSR and its key are on disk before anybody sees them, and one that is under way is asked for again after a restart.
+Deadlines are wall-clock times, so a machine that was suspended notices within a nap, and an expired certificate is
+renewed like any other. Deleted on leave only.
+"""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from exclave.api.csr import csr_sha256, key_sha256, make_csr
+from exclave.api.settings import Settings
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import ExclaveError
+from exclave.identity.foreign import foreign_keys, tell_foreign
+from exclave.identity.renewal import FIRST_RETRIES, Stored, renew_after_issuer_change, renew_at, retries
+from exclave.identity.storage import (
+    forget_next_key,
+    generate_key,
+    load_next_key,
+    load_svid,
+    own_keys,
+    remember_key,
+    remove_identity,
+    store_next_key,
+    store_svid,
+)
+from exclave.identity.svid import Svid, SvidError, check_svid
+from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
+from exclave.member.client import Membership
+from exclave.milestones import Renewing, tell
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds to wait for the controller to sign before the attempt counts as failed, and is told."""
+
+
+class Identity:
+    """The latest good certificate. `renewals` counts by result (ok, failed); `problem` says why the last one failed.
+
+    `foreign` tells of certificates that were signed as this member for keys of others, None if there are none.
+    """
+
+    def __init__(self, state: Path, membership: Membership, now: Now, draw: Callable[[], float]) -> None:
+        self.svid: Latest[Svid | None] = Latest(None)
+        self.renew_at: Latest[float | None] = Latest(None)
+        self.problem: Latest[str | None] = Latest(None)
+        self.foreign: Latest[str | None] = Latest(None)
+        self.renewals: Counter[str] = Counter()
+        self._stored: Stored | None = None
+        self._heeded_issuer = ""
+        self._state = state
+        self._own_keys = own_keys(state)
+        self._membership = membership
+        self._now = now
+        self._draw = draw
+
+    def load(self) -> None:
+        """Take what is on disk, if it passes every check today."""
+        found, settings = load_svid(self._state), self._membership.settings.value
+        if found is None or settings is None:
+            return
+        chain, key, received, when = found
+        under_way = load_next_key(self._state)
+        if under_way is not None and under_way[0].private_numbers() == key.private_numbers():
+            forget_next_key(self._state)  # a crash came between the certificate and this
+        try:
+            svid = check_svid(chain, key, settings.anchors, settings.identity, self._now())
+        except SvidError as problem:
+            log.warning("the certificate on disk does not serve: %s", problem)
+            return
+        self._publish(Stored(svid, received, when))
+
+    async def keep(self) -> None:
+        """Renew for ever. Failures are retried with growing pauses while the last good certificate serves."""
+        attempt = 0
+        while True:
+            settings = await self._membership.settings.wait_for(lambda settings: settings is not None)
+            assert settings is not None
+            await self._wait_due()
+            try:
+                with trio.fail_after(PATIENCE):
+                    await self._renew()
+            except (ExclaveError, SvidError, trio.TooSlowError) as problem:
+                reason = str(problem) or self._why_nothing_was_signed()
+                self.renewals["failed"] += 1
+                self.problem.set(reason)
+                log.warning("certificate not renewed, the last good one serves on: %s", reason)
+                await trio.sleep(self._pauses().pause(attempt, self._draw()))
+                attempt += 1
+                continue
+            attempt = 0
+            self.renewals["ok"] += 1
+            self.problem.set(None)
+
+    async def watch_over_keys(self) -> None:
+        """Tell of every certificate that others have signed as this member, for ever."""
+        async with open_changed(self._membership.view, self.svid) as changed:
+            async for _ in changed.changes():
+                if (view := self._membership.view.value) is None:
+                    continue
+                told = tell_foreign(foreign_keys(view.issued, self._own_keys))
+                if told is not None and told != self.foreign.value:
+                    log.error("%s", told)
+                self.foreign.set(told)
+
+    def _pauses(self) -> Backoff:
+        stored = self._stored
+        return retries(stored.svid.not_after, stored.received) if stored else FIRST_RETRIES
+
+    def _why_nothing_was_signed(self) -> str:
+        view = self._membership.view.value
+        told = view.certified if view is not None else None
+        if told is not None and not told.status:
+            return told.message
+        return f"the controller has signed nothing for {PATIENCE:.0f} s"
+
+    async def _wait_due(self) -> None:
+        """Return when the certificate is due; at once if there is none."""
+        async with open_changed(self._membership.settings, self.renew_at) as changed:
+            while True:
+                self._heed(self._membership.settings.value)
+                deadline, seen = self.renew_at.value, changed.value
+                if deadline is None or deadline <= self._now():
+                    return
+                with trio.move_on_after(min(deadline - self._now(), LONGEST_NAP)):
+                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+
+    def _heed(self, settings: Settings | None) -> None:
+        """Bring the renewal forward if the mesh's issuer or our names have changed; one draw for each issuer."""
+        stored = self._stored
+        if stored is None or settings is None:
+            return
+        identity = settings.identity
+        if (stored.svid.dns_name, stored.svid.spiffe_id) != (identity.dns_name, identity.spiffe_id):
+            self.renew_at.set(self._now())
+        elif settings.issuer not in (stored.svid.issuer_sha256, self._heeded_issuer):
+            self._heeded_issuer = settings.issuer
+            self.renew_at.set(renew_after_issuer_change(stored, self._now(), self._draw()))
+
+    async def _renew(self) -> None:
+        """Ask for a certificate and take it. Raises SvidError, ExclaveError."""
+        key, csr = self._csr_under_way()
+        wanted = csr_sha256(csr)
+        view = self._membership.view.value
+        if view is None or view.csr != csr:
+            await self._membership.patch_spec({"csr": csr})
+        tell(Renewing.ASKED)
+        view = await self._membership.view.wait_for(
+            lambda view: view is not None and view.certificate is not None and view.certificate.csr_sha256 == wanted
+        )
+        settings = self._membership.settings.value
+        assert view is not None and view.certificate is not None and settings is not None
+        self._take(view.certificate.chain, key, settings)
+
+    def _csr_under_way(self) -> tuple[ec.EllipticCurvePrivateKey, str]:
+        under_way, served = load_next_key(self._state), load_svid(self._state)
+        if under_way is not None and (served is None or served[1].private_numbers() != under_way[0].private_numbers()):
+            return under_way  # else a crash came before it was forgotten, and it would bring the old certificate again
+        key = generate_key()
+        self._own_keys.add(key_sha256(key.public_key()))
+        csr = make_csr(key, self._membership.record.member)
+        store_next_key(self._state, key, csr)
+        tell(Renewing.KEY)
+        return key, csr
+
+    def _take(self, chain: str, key: ec.EllipticCurvePrivateKey, settings: Settings) -> None:
+        """Check, store, publish: in this order. A chain that fails its check makes the next attempt use a new key."""
+        received = self._now()
+        try:
+            svid = check_svid(chain, key, settings.anchors, settings.identity, received)
+        except SvidError:
+            forget_next_key(self._state)
+            remember_key(self._state, key)
+            raise
+        tell(Renewing.ANSWERED)
+        when = renew_at(received, svid.not_after, self._draw())
+        store_svid(self._state, chain, key, received, when)
+        self._publish(Stored(svid, received, when))
+        log.info("certificate %x: %.0f s, renewal in %.0f s", svid.serial, svid.not_after - received, when - received)
+
+    def _publish(self, stored: Stored) -> None:
+        self._stored = stored
+        self.renew_at.set(stored.renew_at)
+        self.svid.set(stored.svid)
+
+
+@asynccontextmanager
+async def open_identity(
+    state: Path,
+    membership: Membership,
+    endings: EndingSwitch,
+    now: Now,
+    draw: Callable[[], float] = random.random,
+) -> AsyncIterator[Identity]:
+    """Keep a certificate for this member while open. `draw` gives numbers in [0, 1)."""
+    identity = Identity(state, membership, now, draw)
+    identity.load()
+    async with open_bare_nursery() as nursery:
+        nursery.start_soon(supervise, "certificate", identity.keep)
+        nursery.start_soon(supervise, "keys", identity.watch_over_keys)
+        try:
+            yield identity
+        finally:
+            nursery.cancel_scope.cancel()
+            if endings.value is Ending.LEAVE:
+                remove_identity(state)

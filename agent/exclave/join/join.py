@@ -1,0 +1,390 @@
+"""Becoming a member, in steps that may each be repeated: after a crash, a lost answer, or a refusal.
+
+On disk before anybody hears of it: nonce, delivery key and name (`join.json`), key and CSR (`next.key`). Then the
+first free Member of the token's names is created; a name that is taken is ours if its nonce is. Once admitted:
+credential, settings, certificate, first heartbeat, and last of all `membership.json`, which alone makes this machine a
+member. Whatever is on disk already is not asked for again, so the same token can be used until that file stands.
+At most ten requests, those with the credential included. No error holds a token or a key.
+"""
+
+import hashlib
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from exclave.api.csr import csr_sha256, make_csr
+from exclave.api.delivery import delivery_key_text, unseal
+from exclave.api.join_token import JoinToken, decode_token, order_of_trial
+from exclave.api.lease import heartbeat_request
+from exclave.api.member import MemberView, member_object, view_member
+from exclave.api.names import SETTINGS_KEY, settings_name
+from exclave.api.requests import CONFIG_MAPS, MEMBERS, Object, Request, create, get, is_transient
+from exclave.api.settings import Settings, parse_settings
+from exclave.cluster.client import Cluster, open_cluster
+from exclave.cluster.credential import Credential, parse_credential, read_token_times, render_credential
+from exclave.cluster.endpoint import Access
+from exclave.cluster.member_cluster import FILE as CREDENTIAL
+from exclave.config import Config
+from exclave.errors import ApiRefusal, ClusterError, ExclaveError
+from exclave.identity.renewal import renew_at
+from exclave.identity.storage import generate_key, load_next_key, remove_identity, store_next_key, store_svid
+from exclave.identity.svid import SvidError, check_svid
+from exclave.join import refusals
+from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.wall_clock import Now
+from exclave.member.addresses import find_address
+from exclave.member.facts import read_boot_identity, read_facts, read_machine_hash
+from exclave.member.record import (
+    JoinRecord,
+    MembershipRecord,
+    forget_eviction,
+    forget_join,
+    forget_membership,
+    load_join,
+    load_membership,
+    load_settings,
+    make_folder,
+    store_join,
+    store_membership,
+    store_settings,
+)
+from exclave.milestones import Joining, tell
+
+FIRST_POLL, LONGEST_POLL = 0.1, 2.0
+"""Seconds between looks at the own Member: doubling from the first to the longest."""
+
+Report = Callable[[str], None]
+
+
+async def join(token_text: str, config: Config, now: Now, report: Report) -> MembershipRecord:
+    """Make this machine a member, or go on with making it one; `report` takes a line for a person at each step.
+
+    Raises TokenError, ClusterError, HostError.
+    """
+    token, state = decode_token(token_text), config.paths.state
+    sha256 = hashlib.sha256(token_text.strip().encode()).hexdigest()
+    make_folder(state, 0o700)
+    make_folder(config.paths.runtime, 0o755)
+    under_way = load_join(state)
+    if (membership := load_membership(state)) is not None:
+        if under_way is None or under_way.token_sha256 != sha256:
+            raise refusals.already_member(membership.namespace, membership.member)
+        forget_join(state)  # only this was left to do
+        return membership
+    if under_way is None or under_way.token_sha256 != sha256:
+        under_way = _begin(state, token, sha256)
+    async with _open_joining(token, under_way, config, now, report) as joining:
+        return await joining.run()
+
+
+def _begin(state: Path, token: JoinToken, sha256: str) -> JoinRecord:
+    """Nonce and keys on disk; what an earlier attempt with another token left is removed first."""
+    forget_join(state)
+    forget_membership(state)
+    remove(state / CREDENTIAL)
+    remove_identity(state)
+    nonce = secrets.token_hex(16)
+    first = order_of_trial(token.member_names, nonce)[0]
+    record = JoinRecord(nonce, first, sha256, _key_text(generate_key()))
+    _make_next_key(state, record.member)
+    store_join(state, record)
+    tell(Joining.KEYS)
+    return record
+
+
+def _make_next_key(state: Path, member: str) -> tuple[ec.EllipticCurvePrivateKey, str]:
+    key = generate_key()
+    csr = make_csr(key, member)
+    store_next_key(state, key, csr)
+    return key, csr
+
+
+@asynccontextmanager
+async def _open_joining(
+    token: JoinToken, record: JoinRecord, config: Config, now: Now, report: Report
+) -> AsyncIterator["_Joining"]:
+    bearer = Latest(token.token)  # the join token, then the credential
+    async with open_cluster(Access(token.servers, token.ca), lambda: bearer.value, now) as cluster:
+        yield _Joining(token, record, config, cluster, bearer, now, report)
+
+
+class _Joining:
+    """One attempt. Every method looks first at what is there already."""
+
+    def __init__(
+        self,
+        token: JoinToken,
+        record: JoinRecord,
+        config: Config,
+        cluster: Cluster,
+        bearer: Latest[str],
+        now: Now,
+        report: Report,
+    ) -> None:
+        self._token = token
+        self._record = record
+        self._config = config
+        self._state = config.paths.state
+        self._cluster = cluster
+        self._bearer = bearer
+        self._now = now
+        self._report = report
+        self._address = ""
+        self._seen = ""  # the last that was heard of the Member, for a person
+
+    async def run(self) -> MembershipRecord:
+        """All steps that are left. Raises TokenError, ClusterError, HostError."""
+        credential = self._load_credential()
+        self._address = await self._find_address()
+        with trio.move_on_after(refusals.PATIENCE):
+            if credential is not None and await self._is_accepted(credential):
+                view = view_member(await self._ask(get(MEMBERS, *self._place)))
+            else:
+                if self._now() >= self._token.expires:
+                    raise refusals.expired(self._token)
+                view = await self._be_admitted()
+                tell(Joining.ADMITTED)
+                self._bearer.set(self._take_credential(view).token)
+            settings = await self._fetch_settings()
+            self._take_certificate(view, settings)
+            await self._beat()
+            tell(Joining.HEARTBEAT)
+            return self._finish()
+        raise refusals.not_admitted(*self._place, self._seen)
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        return self._token.namespace, self._record.member
+
+    # Asking.
+
+    async def _ask(self, request: Request, *, first: bool = False) -> Object:
+        """Send, and send again while that may help. The `first` request fails at once if nobody is reached."""
+        pause = FIRST_POLL
+        while True:
+            try:
+                return await self._cluster.send(request)
+            except ClusterError as problem:
+                if not is_transient(problem) or (first and not isinstance(problem, ApiRefusal)):
+                    raise self._translated(problem) from None
+                self._seen = problem.message
+            await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_POLL)
+
+    def _translated(self, problem: ClusterError) -> ExclaveError:
+        server, skew = self._cluster.server, self._cluster.skew
+        return refusals.translated(problem, self._token, self._now(), server, skew)
+
+    # The Member.
+
+    async def _be_admitted(self) -> MemberView:
+        """Have a Member with our nonce, and wait until the controller has admitted it."""
+        while True:
+            await self._create()
+            view = await self._poll()
+            if view is not None:
+                return view
+            # It was deleted meanwhile, as abandoned or refused Members are: its name is free again.
+
+    async def _create(self) -> None:
+        names = order_of_trial(self._token.member_names, self._record.nonce)
+        for name in names[names.index(self._record.member) :]:
+            if name != self._record.member:
+                self._remember(replace(self._record, member=name))
+            body = await self._member_object()
+            try:
+                await self._ask(create(MEMBERS, self._token.namespace, body), first=True)
+            except ApiRefusal as refusal:
+                if refusal.status != 409:
+                    raise
+                if not await self._is_ours():
+                    if self._token.is_for_one:
+                        await self._wait_gone()
+                        return await self._create()
+                    continue
+            self._check_clocks()
+            tell(Joining.CREATED)
+            self._report(f"Member {self._token.namespace}/{name} stands, waiting for the controller to admit it")
+            return None
+        self._remember(replace(self._record, member=names[0]))  # one of them may be free by then
+        raise refusals.used_up(self._token)
+
+    async def _wait_gone(self) -> None:
+        """Wait for the Member that had this machine's name; its ports are withdrawn first. Raises TokenError."""
+        self._report(f"waiting for what was Member {'/'.join(self._place)} to be gone")
+        self._seen = "the Member that had this name is still being deleted"
+        try:
+            while view_member(await self._ask(get(MEMBERS, *self._place))).deleting:  # noqa: ASYNC110  another machine's API
+                await trio.sleep(LONGEST_POLL)
+        except ApiRefusal as refusal:
+            if refusal.status == 404:
+                return
+            raise
+        raise refusals.used_up(self._token)
+
+    def _check_clocks(self) -> None:
+        skew = self._cluster.skew
+        if skew is not None and abs(skew) > refusals.MOST_SKEW:
+            raise refusals.clocks_differ(self._cluster.server, skew)
+
+    async def _is_ours(self) -> bool:
+        try:
+            return view_member(await self._ask(get(MEMBERS, *self._place))).nonce == self._record.nonce
+        except ApiRefusal as refusal:
+            if refusal.status == 404:
+                return False  # gone in this moment; the next attempt finds the name free
+            raise
+
+    async def _member_object(self) -> Object:
+        _, csr = load_next_key(self._state) or _make_next_key(self._state, self._record.member)
+        return member_object(
+            *self._place,
+            nonce=self._record.nonce,
+            machine_hash=await read_machine_hash(),
+            delivery_key=delivery_key_text(self._delivery_key),
+            csr=csr,
+            addresses=[self._address],
+            facts=await read_facts(self._config.member.zone),
+        )
+
+    async def _poll(self) -> MemberView | None:
+        """Look until there is something for us; None if the Member is gone. Raises the controller's refusal."""
+        pause = FIRST_POLL
+        while True:
+            await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_POLL)
+            try:
+                view = view_member(await self._ask(get(MEMBERS, *self._place)))
+            except ApiRefusal as refusal:
+                if refusal.status == 404:
+                    return None
+                raise
+            refusal_of_ours = refusals.read_refusal(view, self._token)
+            if refusal_of_ours is not None:
+                self._remember(replace(self._record, refusal=refusal_of_ours.fault.word))
+                raise refusal_of_ours
+            self._seen = view.admitted.message if view.admitted else "it has said nothing yet"
+            if view.admitted is not None and view.admitted.status and view.credential and view.certificate:
+                return view
+
+    # What comes of it.
+
+    def _take_credential(self, view: MemberView) -> Credential:
+        try:
+            token = unseal(view.credential or "", self._delivery_key)
+            issued, ends = read_token_times(token)
+        except ValueError as problem:
+            raise refusals.unusable("the credential", str(problem)) from None
+        credential = Credential(token, self._now(), self._now() + max(0.0, ends - issued))
+        write_atomic(self._state / CREDENTIAL, render_credential(credential).encode())
+        tell(Joining.CREDENTIAL)
+        self._report(f"admitted as {view.name}; the credential is stored")
+        return credential
+
+    async def _is_accepted(self, credential: Credential) -> bool:
+        """Try a credential that an earlier attempt stored; forget it with its certificate if its account is gone."""
+        self._bearer.set(credential.token)
+        try:
+            await self._cluster.send(self._heartbeat(await read_boot_identity(self._config.paths.runtime)))
+        except ClusterError as problem:
+            if not isinstance(problem, ApiRefusal) or problem.status != 401:
+                raise self._translated(problem) from None
+        else:
+            return True
+        remove(self._state / CREDENTIAL)
+        remove_identity(self._state)
+        self._bearer.set(self._token.token)
+        return False
+
+    async def _fetch_settings(self) -> Settings:
+        stored = load_settings(self._state)
+        if stored is not None:
+            return stored[0]
+        while True:
+            try:
+                found = await self._ask(get(CONFIG_MAPS, self._token.namespace, settings_name(self._token.group)))
+                break
+            except ApiRefusal as refusal:
+                if refusal.status != 404:
+                    raise
+                self._seen = refusal.message  # not published yet
+                await trio.sleep(LONGEST_POLL)
+        text = str((found.get("data") or {}).get(SETTINGS_KEY, ""))
+        try:
+            settings = parse_settings(text)
+        except ValueError as problem:
+            raise refusals.unusable("settings", str(problem)) from None
+        store_settings(self._state, text)
+        tell(Joining.SETTINGS)
+        return settings
+
+    def _take_certificate(self, view: MemberView, settings: Settings) -> None:
+        under_way, certificate = load_next_key(self._state), view.certificate
+        if under_way is None or certificate is None or certificate.csr_sha256 != csr_sha256(under_way[1]):
+            return  # stored already; or its key was lost, and the agent asks for another
+        key, received = under_way[0], self._now()
+        try:
+            svid = check_svid(certificate.chain, key, settings.anchors, settings.identity, received)
+        except SvidError as problem:
+            raise refusals.unusable("the certificate", str(problem)) from None
+        when = renew_at(received, svid.not_after, random.random())  # noqa: S311  spreads a fleet, guards nothing
+        store_svid(self._state, certificate.chain, key, received, when)
+        tell(Joining.CERTIFICATE)
+        self._report(f"certificate for {svid.spiffe_id}")
+
+    async def _beat(self) -> None:
+        await self._ask(self._heartbeat(await read_boot_identity(self._config.paths.runtime)))
+
+    def _heartbeat(self, holder: str) -> Request:
+        return heartbeat_request(*self._place, holder, self._now())
+
+    def _finish(self) -> MembershipRecord:
+        token = self._token
+        membership = MembershipRecord(
+            token.servers, token.ca, token.namespace, token.group, self._record.member, self._address
+        )
+        store_membership(self._state, membership)
+        tell(Joining.MEMBER)
+        forget_eviction(self._state)
+        forget_join(self._state)
+        self._report(f"joined as {token.namespace}/{self._record.member}")
+        return membership
+
+    # The machine's side.
+
+    def _remember(self, record: JoinRecord) -> None:
+        store_join(self._state, record)
+        self._record = record
+
+    @property
+    def _delivery_key(self) -> ec.EllipticCurvePrivateKey:
+        key = serialization.load_pem_private_key(self._record.delivery_key.encode(), password=None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key
+
+    def _load_credential(self) -> Credential | None:
+        try:
+            return parse_credential((self._state / CREDENTIAL).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    async def _find_address(self) -> str:
+        found = await find_address(self._token.servers, self._config.member.address)
+        if found is None:
+            raise refusals.no_address(self._token.servers)
+        self._report(str(found))
+        return found.address
+
+
+def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()

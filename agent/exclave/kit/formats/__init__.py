@@ -1,0 +1,1 @@
+"""Parsers and formatters of small text formats. Pure."""

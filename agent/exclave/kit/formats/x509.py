@@ -1,0 +1,116 @@
+"""The one place that knows what cryptography 38 (Debian 12) lacks. Pure.
+
+Missing there: the `_utc` properties (the naive ones warn in newer releases) and `verify_directly_issued_by`.
+"""
+
+import base64
+import hashlib
+from datetime import datetime, timezone
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.hashes import HashAlgorithm
+
+_BEGIN = "-----BEGIN CERTIFICATE-----"
+_END = "-----END CERTIFICATE-----"
+
+
+def not_before(certificate: x509.Certificate) -> float:
+    """When validity begins, epoch seconds."""
+    return _epoch(certificate, "not_valid_before")
+
+
+def not_after(certificate: x509.Certificate) -> float:
+    """When validity ends, epoch seconds."""
+    return _epoch(certificate, "not_valid_after")
+
+
+def der_of(certificate: x509.Certificate) -> bytes:
+    """The certificate as DER."""
+    return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def pem_of(certificate: x509.Certificate) -> str:
+    """The certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def read_certificates(pem: str) -> tuple[x509.Certificate, ...]:
+    """Every certificate of a PEM text, in order. Raises ValueError if one is damaged or there is none."""
+    try:
+        return tuple(x509.load_der_x509_certificate(block) for block in read_blocks(pem))
+    except (ValueError, x509.InvalidVersion) as problem:
+        if "found none" in str(problem):
+            raise
+        raise ValueError("a certificate in PEM was expected, found one that is damaged") from None
+
+
+def read_blocks(pem: str) -> tuple[bytes, ...]:
+    """The bytes of every certificate of a PEM text, as they stand there. Raises ValueError."""
+    blocks = [block.split(_END)[0] for block in pem.split(_BEGIN)[1:]]
+    if not blocks:
+        raise ValueError("a certificate in PEM was expected, found none")
+    return tuple(base64.b64decode("".join(block.split()), validate=True) for block in blocks)
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether `issuer`'s name and key are those that signed `certificate`."""
+    if certificate.issuer != issuer.subject:
+        return False
+    key = issuer.public_key()
+    signature, content = certificate.signature, certificate.tbs_certificate_bytes
+    if der_of(certificate)[-len(signature) - 1] != 0:
+        return False  # the BIT STRING's count of unused bits, which the library overlooks and webpki does not
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, content, ec.ECDSA(_hash_of(certificate)))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, content, padding.PKCS1v15(), _hash_of(certificate))
+        elif isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, content)
+        else:
+            return False
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether a certificate says that it may sign others."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def is_key_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, certificate: x509.Certificate) -> bool:
+    """Whether a certificate was made for this key."""
+    return _spki(key.public_key()) == _spki(certificate.public_key())
+
+
+def _spki(key: object) -> bytes:
+    assert hasattr(key, "public_bytes")
+    encoded: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return encoded
+
+
+def _hash_of(certificate: x509.Certificate) -> HashAlgorithm:
+    algorithm = certificate.signature_hash_algorithm
+    if algorithm is None:
+        raise ValueError("a signature with a hash was expected")
+    return algorithm
+
+
+def _epoch(certificate: x509.Certificate, name: str) -> float:
+    aware: datetime | None = getattr(certificate, f"{name}_utc", None)
+    if aware is None:
+        naive: datetime = getattr(certificate, name)
+        aware = naive.replace(tzinfo=timezone.utc)
+    return aware.timestamp()
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """sha256 of a certificate's DER, in hex."""
+    return hashlib.sha256(der_of(certificate)).hexdigest()

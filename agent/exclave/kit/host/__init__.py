@@ -1,0 +1,1 @@
+"""The local machine: files, processes, sockets, systemd."""

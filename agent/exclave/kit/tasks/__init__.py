@@ -1,0 +1,1 @@
+"""Concurrency on trio: published values, supervision, back-off, clocks."""

@@ -1,0 +1,48 @@
+"""Parts whose failure must not touch traffic restart by themselves, with growing pauses.
+
+Rules: a part that returns is done; one that raises is started again; its failure is logged once per attempt, with
+its text. Cancellation passes through. A part that ran longer than `settled` seconds starts again at the first pause.
+"""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.nursery import members
+
+log = logging.getLogger(__name__)
+
+RESTARTS = Backoff(first=1.0, most=60.0)
+SETTLED = 60.0
+
+
+async def supervise(
+    name: str,
+    part: Callable[[], Awaitable[None]],
+    *,
+    backoff: Backoff = RESTARTS,
+    draw: Callable[[], float] = random.random,
+) -> None:
+    """Run `part` until it returns; after a failure wait and run it again."""
+    attempt = 0
+    while True:
+        started = trio.current_time()
+        try:
+            await part()
+            return
+        except Exception as problem:
+            if trio.current_time() - started > SETTLED:
+                attempt = 0
+            pause = backoff.pause(attempt, draw())
+            attempt += 1
+            log.warning("%s: failed and starts again in %.1f s: %s", name, pause, describe(problem))
+        await trio.sleep(pause)
+
+
+def describe(problem: BaseException) -> str:
+    """One line for a log: the text of a failure, or its type if it has none; of a group, those of its members."""
+    inside = members(problem)
+    return "; ".join(map(describe, inside)) if inside else str(problem) or type(problem).__name__

@@ -1,0 +1,1 @@
+"""The private link `exclave0`, which holds the addresses of the proxies and the DNS stub."""

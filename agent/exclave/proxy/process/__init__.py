@@ -1,0 +1,1 @@
+"""One process of the proxy: binary, start, records on disk, log file."""

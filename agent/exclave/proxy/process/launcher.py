@@ -1,0 +1,94 @@
+"""Making a process of an instance: what it is told, whether its binary can be run, its place on record.
+
+Rules: everything is looked up anew for each process: the newest settings, the binary that stands there now. A process
+is on record before it passes its gate.
+"""
+
+from pathlib import Path
+
+from exclave.api.settings import Settings
+from exclave.config import ProxyConfig
+from exclave.errors import Fault, HostError
+from exclave.link.layout import Instance
+from exclave.member.client import Membership
+from exclave.milestones import Starting, tell
+from exclave.proxy.environment import environment_digest, proxy_environment
+from exclave.proxy.process.binary import ProxyUser, check_binary
+from exclave.proxy.process.binary_id import identify
+from exclave.proxy.process.instances import InstanceRecord
+from exclave.proxy.process.logfile import output_path
+from exclave.proxy.process.records import Records, find_executable
+from exclave.proxy.process.slot import find_families
+from exclave.proxy.process.spawn import Program, ProxyProcess, launch
+
+
+class Maker:
+    """Makes processes."""
+
+    def __init__(
+        self, config: ProxyConfig, user: ProxyUser, runtime: Path, membership: Membership, socket: Path
+    ) -> None:
+        self.records = Records(runtime)
+        self._config = config
+        self._user = user
+        self._runtime = runtime
+        self._membership = membership
+        self._socket = socket
+        self._resolv_conf = runtime / "resolv.conf"
+
+    def write_names(self, dns_address: str) -> None:
+        """Write the resolv.conf that instances see in place of the host's."""
+        self._resolv_conf.write_text(f"nameserver {dns_address}\noptions ndots:0\n")
+        self._resolv_conf.chmod(0o644)
+
+    def forget_names(self) -> None:
+        """Remove it."""
+        self._resolv_conf.unlink(missing_ok=True)
+
+    async def check(self) -> str | None:
+        """Find out whether the binary can be run; its version, if it says. Raises HostError."""
+        return await check_binary(self._config.binary, self._user)
+
+    async def make(self, instance: Instance, settings: Settings) -> tuple[ProxyProcess, InstanceRecord]:
+        """Launch a process. Raises HostError."""
+        environment = self.environment(settings, instance)
+        binary = self._config.binary
+        program = Program(binary, self._user, environment, self._resolv_conf, output_path(self._runtime, instance))
+        executable, identity = find_executable(binary), await identify(binary)
+        gated = launch(program)
+        tell(Starting.PROXY_WAITS)
+        try:
+            digest = environment_digest(environment)
+            record = self.records.add(instance, gated.process.pid, executable, digest, identity)
+        except HostError:
+            await gated.give_up()
+            raise
+        tell(Starting.PROXY_RECORDED)
+        gated.open_gate()
+        tell(Starting.PROXY_RELEASED)
+        return gated.process, record
+
+    def wanted_digest(self, settings: Settings, instance: Instance) -> str | None:
+        """The digest of what an instance is to be told; None while this machine has no address."""
+        if not self._membership.captured.value:
+            return None
+        return environment_digest(self.environment(settings, instance))
+
+    def environment(self, settings: Settings, instance: Instance) -> dict[str, str]:
+        """What an instance is to be told. Raises HostError while this machine has no address."""
+        if not self._membership.captured.value:
+            raise HostError(
+                Fault.PROXY_UNUSABLE,
+                "this machine has no address to have in the mesh",
+                "give it a route to the API server, or set its address in config.toml: [member] address",
+            )
+        return proxy_environment(
+            settings,
+            self._membership.record.member,
+            self._membership.captured.value,
+            instance,
+            self._socket,
+            self._config.log,
+            drain=self._config.drain,
+            families=find_families(instance),
+        )

@@ -1,0 +1,1 @@
+"""The kernel's side: nft, its events, connection tracking."""

@@ -1,0 +1,1 @@
+"""Rulesets as text. Pure: a policy in, nftables rules out."""

@@ -1,0 +1,256 @@
+"""What to hand to the proxy, as a value: every number and name that a ruleset will hold, checked. Pure.
+
+Rules: `make_policy` is the only way in from settings and configuration; RedirectPolicy checks itself, so that nothing
+unchecked is ever written into a ruleset. Never captured, whatever anybody configures: whatever is not TCP, and so DHCP
+and DNS; connections that exist already; SSH in both directions; the API server; loopback, link-local and metadata
+addresses, multicast, the private link itself, and the proxy's own traffic. What the host excludes is never captured
+either, also if the group lists it, but for port 4143: a member whose opaque traffic is lost is none.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
+
+from exclave.api.settings import Settings
+from exclave.config import RedirectConfig, is_interface
+from exclave.kit.formats.ranges import Span, as_span, merge, without
+from exclave.link.layout import INBOUND_PORT, INSTANCES, NETWORK6, Family, Instance
+
+SSH_PORT = 22
+
+METADATA = (
+    "100.100.100.200/32",  # Alibaba
+    "168.63.129.16/32",  # Azure's host: health of the machine, DHCP, DNS
+    "fd00:c1::a9fe:a9fe/128",  # Oracle
+    "fd00:ec2::/32",  # Amazon: metadata, DNS, time, pod identity
+    "fd20:ce::254/128",  # Google
+)
+"""Clouds' own services outside of link-local, some inside of what Linkerd takes for the cluster's networks by default
+(100.64.0.0/10, fd00::/8). Source: the clouds' documentation; cloud-init has those of Amazon, Oracle and Alibaba."""
+
+NEVER_CAPTURED = (
+    "127.0.0.0/8",
+    "169.254.0.0/16",  # link-local: most clouds' metadata, and the private link
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::1/128",
+    "fe80::/10",
+    "ff00::/8",
+    str(NETWORK6),
+    *METADATA,
+)
+"""Networks that no choice captures."""
+
+FAMILIES: tuple[Family, Family] = (4, 6)
+
+
+@dataclass(frozen=True)
+class Server:
+    """An API server as traffic sees it."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What this host never wants captured, as it was found: numbers of excluded users and groups, ports of SSH servers
+    beside 22, and the other end of the SSH session that whoever started us works in."""
+
+    uids: tuple[int, ...] = ()
+    gids: tuple[int, ...] = ()
+    ssh_ports: tuple[int, ...] = ()
+    ssh_peers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RedirectPolicy:
+    """One ruleset's content.
+
+    `addresses` are the VM's own in the mesh; `networks` what is captured outbound (CIDR), None for everything;
+    `exempt_sources` the networks of callers that are left alone; `capture_interfaces` those behind which containers
+    are captured as local programs are; `families` those that the proxy listens on for outbound traffic; `outbound` or
+    `inbound` False lets that traffic pass by the proxy; `trial` is an instance that only trial connections go to; rules
+    that are not confirmed capture until `armed_until` (trio's clock; 0: no longer), others without end. Raises
+    ValueError naming the value that is wrong.
+    """
+
+    instance: Instance
+    addresses: tuple[str, ...]
+    inbound_ports: tuple[int, ...]
+    networks: tuple[str, ...] | None
+    proxy_uid: int
+    exempt_inbound_ports: tuple[int | Span, ...] = ()
+    exempt_outbound_ports: tuple[int | Span, ...] = ()
+    exempt_networks: tuple[str, ...] = ()
+    exempt_uids: tuple[int, ...] = ()
+    servers: tuple[Server, ...] = ()
+    families: tuple[Family, ...] = FAMILIES
+    outbound: bool = True
+    inbound: bool = True
+    exempt_gids: tuple[int, ...] = ()
+    exempt_sources: tuple[str, ...] = ()
+    exempt_inbound_interfaces: tuple[str, ...] = ()
+    exempt_outbound_interfaces: tuple[str, ...] = ()
+    capture_interfaces: tuple[str, ...] = ()
+    ssh_ports: tuple[int, ...] = ()
+    ssh_peers: tuple[str, ...] = ()
+    trial: Instance | None = None
+    armed_until: float | None = None
+
+    def __post_init__(self) -> None:
+        for instance in (self.instance, self.trial or self.instance):
+            if instance not in INSTANCES:
+                raise ValueError(f"instance: a or b was expected, found {instance!r}")
+        self._check_addresses()
+        for networks in (self.networks or (), self.exempt_networks, self.exempt_sources):
+            _check_networks(networks)
+        for family in self.families:
+            if family not in FAMILIES:
+                raise ValueError(f"family: 4 or 6 was expected, found {family!r}")
+        for port in (*self.inbound_ports, *self.ssh_ports, *(server.port for server in self.servers)):
+            _check_number(port, 65535, "port")
+        for spans in (self.exempt_inbound_ports, self.exempt_outbound_ports):
+            _check_spans(spans)
+        for uid in (self.proxy_uid, *self.exempt_uids):
+            _check_number(uid, 2**32 - 2, "user id")
+        for gid in self.exempt_gids:
+            _check_number(gid, 2**32 - 2, "group id")
+        for name in (*self.exempt_inbound_interfaces, *self.exempt_outbound_interfaces, *self.capture_interfaces):
+            if not is_interface(name):
+                raise ValueError(f"interface: a name such as eth0 was expected, found {name!r}")
+        if self.proxy_uid == 0:
+            raise ValueError("user id: the proxy cannot run as root, whose traffic would all pass by it")
+        if INBOUND_PORT in self.ssh_ports:
+            raise ValueError(f"port {INBOUND_PORT}: an SSH server listens there, where the mesh's proxies call")
+
+    def _check_addresses(self) -> None:
+        for address in self.addresses:
+            _check_own(address)
+        if len({_version(address) for address in self.addresses}) > 1:
+            raise ValueError(f"addresses: those of one family were expected, found {', '.join(self.addresses)}")
+        for address in (*self.ssh_peers, *(server.address for server in self.servers)):
+            _check_address(address)
+
+    def captured_ports(self) -> tuple[Span, ...]:
+        """Inbound ports that go to the proxy, unless SSH's or excluded: the group's, and in any case the proxy's."""
+        return merge((INBOUND_PORT, *self.inbound_ports))
+
+    def ssh_server_ports(self) -> tuple[Span, ...]:
+        """Ports that nobody is locked out of."""
+        return merge((SSH_PORT, *self.ssh_ports))
+
+    def passed_inbound_ports(self) -> tuple[Span, ...]:
+        """Inbound ports that this host excludes beside SSH's; the proxy's own is none that anybody can exclude."""
+        return without(self.exempt_inbound_ports, INBOUND_PORT, SSH_PORT, *self.ssh_ports)
+
+    def passed_outbound_ports(self) -> tuple[Span, ...]:
+        """Outbound ports that this host excludes beside SSH's."""
+        return without(self.exempt_outbound_ports, SSH_PORT, *self.ssh_ports)
+
+
+def collapsed(networks: tuple[str, ...], family: Family) -> tuple[str, ...]:
+    """The networks of a family, in as few as there can be, none inside of another."""
+    return _collapsed(networks, family)
+
+
+@lru_cache(maxsize=64)
+def _collapsed(networks: tuple[str, ...], family: Family) -> tuple[str, ...]:
+    if family == 4:
+        return tuple(map(str, collapse_addresses(IPv4Network(one) for one in networks if ":" not in one)))
+    return tuple(map(str, collapse_addresses(IPv6Network(one) for one in networks if ":" in one)))
+
+
+_NOWHERE = Surroundings()
+
+
+def make_policy(
+    settings: Settings,
+    config: RedirectConfig,
+    *,
+    instance: Instance,
+    addresses: tuple[str, ...],
+    proxy_uid: int,
+    servers: tuple[Server, ...],
+    surroundings: Surroundings = _NOWHERE,
+    families: tuple[Family, ...] = FAMILIES,
+    outbound_open: bool = False,
+    inbound_open: bool = False,
+) -> RedirectPolicy:
+    """The policy for these settings on this machine. Raises ValueError naming the value that is wrong.
+
+    `addresses` are those in the mesh and the local ones that stand for them, `servers` the API server's, `families`
+    those that the proxy listens on for outbound traffic; `outbound_open` and `inbound_open` let such traffic pass by a
+    proxy that is dead.
+    """
+    capture = settings.group.capture
+    networks: tuple[str, ...] | None = ()
+    if capture == "all":
+        networks = None
+    elif capture == "cluster":
+        # Linkerd reads 10.1.2.3/8 as 10.0.0.0/8, too.
+        networks = tuple(str(ip_network(network, strict=False)) for network in settings.linkerd.cluster_networks)
+    return RedirectPolicy(
+        instance=instance,
+        addresses=tuple(str(ip_address(address)) for address in addresses),
+        inbound_ports=tuple(port.port for port in settings.group.ports),
+        networks=networks,
+        proxy_uid=proxy_uid,
+        exempt_inbound_ports=config.exclude_inbound_ports,
+        exempt_outbound_ports=config.exclude_outbound_ports,
+        exempt_networks=config.exclude_outbound_networks,
+        exempt_uids=surroundings.uids,
+        servers=servers,
+        families=families,
+        outbound=not outbound_open,
+        inbound=not inbound_open,
+        exempt_gids=surroundings.gids,
+        exempt_sources=config.exclude_inbound_networks,
+        exempt_inbound_interfaces=config.exclude_inbound_interfaces,
+        exempt_outbound_interfaces=config.exclude_outbound_interfaces,
+        capture_interfaces=config.capture_interfaces,
+        ssh_ports=surroundings.ssh_ports,
+        ssh_peers=surroundings.ssh_peers,
+    )
+
+
+def _check_address(given: str) -> IPv4Address | IPv6Address:
+    address = ip_address(given)
+    # A zone such as fe80::1%eth0 may hold any character, and so rules of its own.
+    if "%" in given or str(address) != given:
+        raise ValueError(f"address: {str(address).partition('%')[0]} was expected, found {given!r}")
+    return address
+
+
+def _check_own(given: str) -> None:
+    address = _check_address(given)
+    if address.is_unspecified or address.is_loopback or address.is_link_local or address.is_multicast:
+        raise ValueError(f"address: one that others reach this machine at was expected, found {given!r}")
+
+
+@lru_cache(maxsize=64)  # the same thousand are asked about every few seconds
+def _check_networks(networks: tuple[str, ...]) -> None:
+    for given in networks:
+        network = ip_network(given)
+        if "%" in given or str(network) != given:
+            raise ValueError(f"network: {str(network).partition('%')[0]} was expected, found {given!r}")
+
+
+@lru_cache(maxsize=64)
+def _check_spans(spans: tuple[int | Span, ...]) -> None:
+    for given in spans:
+        first, last = as_span(given)
+        for port in (first, last):
+            _check_number(port, 65535, "port")
+        if first > last:
+            raise ValueError(f"ports: a range that begins with its lower end was expected, found {first}-{last}")
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def _check_number(value: int, most: int, what: str) -> None:
+    least = 1 if what == "port" else 0
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{what}: a number from {least} to {most} was expected, found {value!r}")

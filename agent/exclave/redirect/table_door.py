@@ -1,0 +1,24 @@
+"""The nftables table's end.
+
+The drain ruleset holds connections while the proxy ends. This door closes after the proxy has, and then removes the
+table. A hand-over leaves it in place.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from exclave.ending import Ending, EndingSwitch
+from exclave.redirect.kernel.nft import remove_table
+
+
+@asynccontextmanager
+async def open_table(endings: EndingSwitch) -> AsyncIterator[None]:
+    """Remove the table when the block ends by a leave or a stop. Raises HostError then, if nft cannot."""
+    try:
+        yield
+    finally:
+        if endings.value is not Ending.HAND_OVER:
+            with trio.CancelScope(shield=True):
+                await remove_table()

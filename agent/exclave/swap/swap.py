@@ -1,0 +1,355 @@
+"""The door: traffic is moved to another instance when there is a reason, and what it leaves is ended when it is quiet.
+
+Rules: the steps of `Step`, in that order. The old instance serves until the rules point to the new one, in one
+transaction, and goes on serving what it has. Whatever fails before that ends the new one, leaves the old one as it was,
+is told, and is tried again after a pause that grows; if the old one ends meanwhile, the new one is gone on with. Killed
+at any step, the next agent finds the chosen instance where the kernel's rules point, and drains the other. While
+Linkerd's policy controller is away only somebody who says so (`forced`) has a swap: the new proxy would have no
+policies, and new connections would hang. Where a policy lets nobody see the metrics, of the old instance neither, the
+trial connection proves alone: the new proxy asks the same controller before it carries it.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import NoReturn
+
+import trio
+
+from exclave.config import ProxyConfig
+from exclave.errors import ClusterError, ExclaveError, Fault, HostError
+from exclave.kit.host.procfs import read_tcp_tables
+from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+from exclave.link.layout import INBOUND_PORT, OUTBOUND_PORT, Instance, instance_address, trial_address
+from exclave.member.client import Membership
+from exclave.proxy.instance import Proxy
+from exclave.proxy.published import InstanceView
+from exclave.proxy.states import State
+from exclave.redirect.reconciler import Redirect
+from exclave.redirect.rules.policy import FAMILIES, RedirectPolicy
+from exclave.swap.evidence import count_clients, count_policies, count_sockets, wanted_policies
+from exclave.swap.plan import QUIET_LOOKS, Begin, Drain, Facts, Reason, Refuse, decide
+from exclave.swap.trial import try_connection
+
+log = logging.getLogger(__name__)
+
+POLICY_TIME = 10.0
+"""Seconds for the policies to arrive."""
+
+RULES_TIME = 10.0
+"""Seconds for the kernel to have the wanted rules."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at an instance that drains."""
+
+SOON = 0.1
+"""Seconds between two looks at one whose policies are on their way."""
+
+
+class Step(Enum):
+    """Where a swap stands; the value is told to people."""
+
+    STARTING = "starting the other instance"
+    CERTIFYING = "waiting until it serves our certificate"
+    POLICIES = "waiting for its policies"
+    TRYING = "trying a connection through it"
+    MOVING = "replacing the rules"
+    DRAINING = "waiting until the old instance is quiet"
+    ENDING = "ending the old instance"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a swap went: from where to where, why, in how many seconds, and what went wrong, if anything did."""
+
+    old: Instance | None
+    new: Instance | None
+    reason: Reason
+    took: float = 0.0
+    error: ExclaveError | None = None
+
+
+@dataclass(eq=False)
+class _Wish:
+    """Somebody's wish for a swap. `outcome` is set once it has been made, or not."""
+
+    forced: bool
+    outcome: Latest[Outcome | None]
+
+
+class Swap:
+    """Moves traffic. Made by `open_swap`.
+
+    `step` is where a swap stands, None between swaps; `problem` why the last one was given up, until one succeeds;
+    `results` counts them; `clients` is how many connections keep the old instance from being quiet.
+    """
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        membership: Membership,
+        proxy: Proxy,
+        trial: Latest[Instance | None],
+        redirect: Redirect,
+    ) -> None:
+        self.step: Latest[Step | None] = Latest(None)
+        self.problem: Latest[str | None] = Latest(None)
+        self.results: Counter[str] = Counter()
+        self.clients: Latest[int | None] = Latest(None)
+        self._bound = config.swap_bound
+        self._membership = membership
+        self._proxy = proxy
+        self._trial = trial
+        self._redirect = redirect
+        self._wish: Latest[_Wish | None] = Latest(None)
+        self._aborts = 0
+        self._aborted_at: float | None = None
+        self._memory_at: float | None = None
+
+    async def ask(self, *, forced: bool) -> Outcome:
+        """Have a swap made, and wait for how it went; who asks while one is asked for gets the same.
+
+        `forced`: an instance that drains is told to end at once, and a policy controller that is away holds up nothing.
+        """
+        wish = self._wish.value
+        if wish is None or (forced and not wish.forced):
+            wish = _Wish(forced, wish.outcome if wish else Latest(None))
+            self._wish.set(wish)
+        outcome = await wish.outcome.wait_for(lambda outcome: outcome is not None)
+        assert outcome is not None
+        return outcome
+
+    async def keep(self) -> NoReturn:
+        """Do what there is to do, for ever."""
+        proxy = self._proxy
+        self._trial.set(None)  # of one that has failed in a way that nobody foresaw
+        async with open_changed(proxy.chosen, proxy.ready, proxy.instances, proxy.outdated, self._wish) as changed:
+            while True:
+                seen = changed.value
+                action = decide(self._look(), trio.current_time())
+                if isinstance(action, Drain):
+                    await self._drain(action.instance)
+                elif isinstance(action, Begin):
+                    await self._swap(action.reason)
+                elif isinstance(action, Refuse):
+                    hint = "see why: exclave status"
+                    error = HostError(Fault.PROXY_UNUSABLE, "no proxy is ready: there is no traffic to move", hint)
+                    self._answer(Outcome(proxy.chosen.value, None, Reason.ASKED, error=error))
+                else:
+                    with trio.move_on_at(action.until):
+                        await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+
+    def _look(self) -> Facts:
+        chosen = self._proxy.chosen.value
+        return Facts(
+            chosen=chosen,
+            is_ready=self._proxy.ready.value is not None,
+            others=tuple(instance for instance in self._proxy.instances.value if instance != chosen),
+            outdated=self._proxy.outdated.value,
+            is_asked=self._wish.value is not None,
+            aborts=self._aborts,
+            aborted_at=self._aborted_at,
+            memory_at=self._memory_at,
+        )
+
+    def _answer(self, outcome: Outcome) -> None:
+        wish = self._wish.value
+        if wish is not None:
+            self._wish.set(None)
+            wish.outcome.set(outcome)
+
+    # Moving.
+
+    async def _swap(self, reason: Reason) -> None:
+        old, began = self._proxy.chosen.value, trio.current_time()
+        assert old is not None
+        new: Instance | None = None
+        log.info("swap: [step=begin from=%s reason=%s]", old, reason.value)
+        try:
+            self._tell(Step.STARTING)
+            new = await self._proxy.start_standby()
+            await self._prove(old, new)
+            self._tell(Step.MOVING)
+            await self._point_to(new)
+        except ExclaveError as problem:
+            outcome = Outcome(old, new, reason, trio.current_time() - began, problem)
+            await self._abort(outcome)
+        else:
+            outcome = Outcome(old, new, reason, trio.current_time() - began)
+            self._aborts, self._aborted_at = 0, None
+            self._memory_at = trio.current_time() if reason is Reason.MEMORY else self._memory_at
+            self.results["completed"] += 1
+            self.problem.set(None)
+            log.info("swap: [from=%s to=%s reason=%s took=%.2fs]", old, new, reason.value, outcome.took)
+        self.step.set(None)
+        self._answer(outcome)
+
+    async def _prove(self, old: Instance, new: Instance) -> None:
+        """Have the new instance proven; once the old one has ended there is nothing to compare with. Raises it."""
+        self._tell(Step.CERTIFYING)
+        await self._wait_certified(new)
+        try:
+            self._tell(Step.POLICIES)
+            if await self._have_policies(old, new):
+                self._tell(Step.TRYING)
+                await self._try(new)
+        except ExclaveError as problem:
+            if old in self._proxy.instances.value or new not in self._proxy.instances.value:
+                raise
+            log.warning("swap: %s; but proxy %s has ended, so %s is gone on with", problem.message, old, new)
+
+    async def _wait_certified(self, new: Instance) -> None:
+        def is_decided(views: Mapping[Instance, InstanceView]) -> bool:
+            return new not in views or views[new].can_serve or views[new].state is State.ENDING
+
+        await self._proxy.instances.wait_for(is_decided)
+        self._must_run(new)
+
+    async def _have_policies(self, old: Instance, new: Instance) -> bool:
+        """Wait for the policies; False if they have not come and somebody said that this does not matter."""
+        view = self._proxy.instances.value.get(old)
+        if view is not None and view.is_refused:
+            log.info("swap: no proxy here shows whether its policies have arrived: the trial alone is to prove it")
+            return True
+        settings = self._membership.settings.value
+        wanted = wanted_policies(tuple(port.port for port in settings.group.ports) if settings else ())
+        with trio.move_on_after(POLICY_TIME):
+            while True:
+                self._must_run(new)
+                metrics = await self._proxy.read_metrics(new)
+                if metrics is not None and count_policies(metrics) >= wanted:
+                    return True
+                await trio.sleep(SOON)
+        if self._is_forced:
+            log.warning("swap: the policies of proxy %s have not arrived, and it is forced: no trial is made", new)
+            return False
+        raise ClusterError(
+            Fault.UNREACHABLE,
+            f"the policies of the new proxy have not arrived within {POLICY_TIME:.0f} s: "
+            "Linkerd's policy controller does not answer",
+            "see whether linkerd-destination runs, and the new proxy's log; exclave proxy swap --force goes on without",
+        )
+
+    async def _try(self, new: Instance) -> None:
+        view = self._must_run(new)
+        self._trial.set(new)
+        try:
+            await self._wait_rules(lambda policy: policy.trial == new)
+            for family in self._proxy.families(new):
+                await try_connection(trial_address(family), view.pid)
+            self._must_run(new)
+        except ExclaveError:
+            self._trial.set(None)
+            raise
+
+    async def _point_to(self, new: Instance) -> None:
+        """Replace the rules: in one transaction they lose the trial and point to the new instance."""
+        self._must_run(new)
+        self._trial.set(None)
+        self._proxy.choose(new)
+        await self._wait_rules(lambda policy: policy.instance == new and policy.trial is None)
+
+    async def _wait_rules(self, accept: Callable[[RedirectPolicy], bool]) -> None:
+        """Wait until the kernel has acceptable rules. Raises HostError: it refuses, or it takes too long."""
+        redirect = self._redirect
+        with trio.move_on_after(RULES_TIME):
+            async with open_changed(redirect.wanted, redirect.observed, redirect.problem) as changed:
+                async for _ in changed.changes():
+                    wanted = redirect.wanted.value
+                    if wanted is not None and accept(wanted) and redirect.in_place:
+                        return
+                    if redirect.problem.value is not None:
+                        raise redirect.problem.value
+        raise HostError(
+            Fault.NFT_UNUSABLE,
+            f"the kernel did not have the new rules within {RULES_TIME:.0f} s",
+            "see whether others change the tables at the same time: nft monitor",
+        )
+
+    async def _abort(self, outcome: Outcome) -> None:
+        """The old one stays, if it is there; what was started goes, unless rules still point to it: then it drains."""
+        old, new, error = outcome.old, outcome.new, outcome.error
+        assert old is not None and error is not None
+        self._aborts += 1
+        self._aborted_at = trio.current_time()
+        self.results["aborted"] += 1
+        self.problem.set(f"a swap of the proxy ({outcome.reason.value}) was given up: {error.message}")
+        log.error("swap: [aborted from=%s reason=%s] %s", old, outcome.reason.value, error.message)
+        self._trial.set(None)
+        if new is None or old not in self._proxy.instances.value:
+            return
+        self._proxy.choose(old)
+        with suppress(HostError):
+            await self._wait_rules(lambda policy: policy.instance == old and policy.trial is None)
+        if self._redirect.observed.value.instance != new:
+            self._proxy.dismiss(new)
+            await self._proxy.wait_gone(new)
+
+    # Draining.
+
+    async def _drain(self, old: Instance) -> None:
+        """Wait until an instance is quiet or the bound is reached, then have it end; it may become chosen again."""
+        self._tell(Step.DRAINING)
+        self._proxy.retire(old)
+        quiet, deadline = 0, trio.current_time() + self._bound
+        while quiet < QUIET_LOOKS and trio.current_time() < deadline and not self._is_forced:
+            clients = await self._count_clients(old)
+            self.clients.set(clients)
+            quiet = quiet + 1 if clients == 0 else 0
+            if old == self._proxy.chosen.value or old not in self._proxy.instances.value:
+                break
+            with trio.move_on_after(LOOK_EVERY):
+                await self._wish.wait_change()
+        self.clients.set(None)
+        if old != self._proxy.chosen.value and old in self._proxy.instances.value:
+            self._tell(Step.ENDING)
+            log.info("swap: [step=end instance=%s why=%s]", old, "quiet" if quiet >= QUIET_LOOKS else "bound")
+            self._proxy.dismiss(old)
+            await self._proxy.wait_gone(old)
+        self.step.set(None)
+
+    async def _count_clients(self, old: Instance) -> int:
+        """Connections that keep an instance from being quiet, by its own word and the kernel's."""
+        addresses = frozenset(instance_address(old, family) for family in FAMILIES)
+        ports = frozenset({INBOUND_PORT, OUTBOUND_PORT})
+        sockets = 0
+        for table in await trio.to_thread.run_sync(read_tcp_tables):
+            sockets += count_sockets(table, addresses, ports)
+        metrics = await self._proxy.read_metrics(old)
+        return max(sockets, count_clients(metrics) if metrics is not None else 0)
+
+    # Small things.
+
+    @property
+    def _is_forced(self) -> bool:
+        return self._wish.value is not None and self._wish.value.forced
+
+    def _must_run(self, new: Instance) -> InstanceView:
+        """How the new instance stands. Raises HostError if it has ended, or is about to."""
+        view = self._proxy.instances.value.get(new)
+        if view is None or view.state is State.ENDING:
+            why = self._proxy.ends.get(new) if view is None else f"proxy {new} was not ready in time"
+            raise HostError(Fault.PROXY_UNUSABLE, why or f"proxy {new} has ended", "see its log in the runtime folder")
+        return view
+
+    def _tell(self, step: Step) -> None:
+        log.info("swap: [step=%s]", step.name.lower())
+        self.step.set(step)
+
+
+@asynccontextmanager
+async def open_swap(
+    config: ProxyConfig, membership: Membership, proxy: Proxy, trial: Latest[Instance | None], redirect: Redirect
+) -> AsyncIterator[Swap]:
+    """Have traffic moved when there is a reason, while open. What is under way when it closes, the next agent finds."""
+    swap = Swap(config, membership, proxy, trial, redirect)
+    async with open_bare_nursery() as nursery:
+        nursery.start_soon(supervise, "swap", swap.keep)
+        yield swap
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,258 @@
+"""From a request to an answer: who asks, whether they may, and what it does to the store. Pure, given time and draws.
+
+Order, as in kube-apiserver: the caller is identified (401), the path understood (404, 405), the caller authorized
+(403), then the body is read (400, 413, 415) and the store asked (404, 409, 410, 422). A watch is returned as a plan;
+its errors come as ERROR events in a stream that began with 200, as they do from the real server's watch cache.
+"""
+
+import hmac
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any
+
+from exclave_sandbox.apiserver.access import ANONYMOUS, AUTHENTICATED, MASTERS, AccessRules, User
+from exclave_sandbox.apiserver.history import Change, Scope
+from exclave_sandbox.apiserver.kinds import kinds
+from exclave_sandbox.apiserver.kinds.discovery import discover
+from exclave_sandbox.apiserver.kinds.kinds import merge_patch
+from exclave_sandbox.apiserver.message import HttpRequest, Reply, refusal_reply
+from exclave_sandbox.apiserver.pages import page_of, read_cursor
+from exclave_sandbox.apiserver.refusal import (
+    Cause,
+    Object,
+    Refusal,
+    bad_request,
+    forbidden,
+    invalid,
+    too_large,
+    too_large_version,
+    unauthorized,
+    unsupported_media,
+)
+from exclave_sandbox.apiserver.route import Target, attempt_of, parse_path, verb_of
+from exclave_sandbox.apiserver.selectors import Selector, parse_selector
+from exclave_sandbox.apiserver.store import Store
+from exclave_sandbox.apiserver.tokens import Account, TokenKey, parse_token_request
+
+ADMIN = User("kubernetes-admin", (MASTERS, AUTHENTICATED))
+MOST_BODY = 3 * 1024 * 1024
+"""Bytes of a request's body that kube-apiserver takes."""
+WATCH_SECONDS = 1800
+"""How long a watch lasts that names no timeout: the least that kube-apiserver gives."""
+DELETED_LEEWAY = 60.0
+"""Seconds that an account held by finalizers still speaks for after its deletion (pkg/serviceaccount/claims.go)."""
+_PATCH_TYPE = "application/merge-patch+json"
+_PROPAGATION = ("Foreground", "Background", "Orphan")
+_RBAC_KINDS = (kinds.ROLES, kinds.CLUSTER_ROLES, kinds.ROLE_BINDINGS, kinds.CLUSTER_ROLE_BINDINGS)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A watch to be served: `initial` objects first, then what followed `revision`, for `seconds`."""
+
+    kind: kinds.Kind
+    scope: Scope
+    selector: Selector
+    revision: int
+    initial: tuple[Object, ...]
+    seconds: float
+    bookmarks: bool
+
+
+class Api:
+    """Answers requests. `now` is epoch seconds, `admin_token` the one token that is no ServiceAccount's.
+
+    `counts` counts what was asked by user, verb and resource, such as "members/status".
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: TokenKey,
+        admin_token: str,
+        now: Callable[[], float],
+        new_uid: Callable[[], str],
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._admin_token = admin_token.encode()
+        self._clock = now
+        self._new_uid = new_uid
+        self._access = AccessRules()
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        for kind in _RBAC_KINDS:
+            store.feed.follow(Scope(kind.key), partial(self._note_access, kind.resource.kind))
+
+    def _note_access(self, kind: str, change: Change) -> None:
+        self._access.note(kind, change.namespace, change.name, change.after)
+
+    def respond(self, request: HttpRequest) -> Reply | Watch:
+        """The answer to a request; never raises Refusal."""
+        try:
+            user = self._identify(request.headers.get("authorization", ""))
+            found = discover(request.path, anonymous=user is ANONYMOUS) if request.method == "GET" else None
+            return found or self._respond(user, request)
+        except Refusal as refused:
+            return refusal_reply(refused)
+
+    def _identify(self, authorization: str) -> User:
+        scheme, _, token = authorization.partition(" ")
+        if not authorization:
+            return ANONYMOUS
+        if scheme.lower() != "bearer":
+            raise unauthorized()
+        if hmac.compare_digest(token.encode(), self._admin_token):
+            return ADMIN
+        account = self._key.account_of(token, self._clock())
+        found = self._store.find(kinds.SERVICE_ACCOUNTS, account.namespace, account.name)
+        if found is None or found["metadata"]["uid"] != account.uid or self._is_long_deleted(found):
+            raise unauthorized()
+        return account.user
+
+    def _is_long_deleted(self, account: Object) -> bool:
+        deleted = account["metadata"].get("deletionTimestamp")
+        if not deleted:
+            return False
+        since = datetime.strptime(deleted, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        return self._clock() - since.timestamp() > DELETED_LEEWAY
+
+    def _respond(self, user: User, request: HttpRequest) -> Reply | Watch:
+        query = request.query
+        target = parse_path(request.path)
+        verb = verb_of(request.method, target, query)
+        selector = parse_selector(query.get("labelSelector", ""), query.get("fieldSelector", ""))
+        attempt = attempt_of(verb, target, selector)
+        self.counts[user.name, attempt.verb, attempt.resource] += 1
+        if not self._access.allows(user, attempt):
+            raise forbidden(target.kind.key, attempt.name, attempt.refused(user))
+        if query.get("dryRun"):
+            raise bad_request("dryRun is not served here")
+        if verb == "watch":
+            return self._watch(target, selector, query)
+        if verb in ("get", "list"):
+            return Reply(200, self._read(target, selector, query))
+        if target.subresource == "token":
+            return Reply(201, self._mint(target, _body(request)))
+        return self._write(verb, target, selector, request)
+
+    def _read(self, target: Target, selector: Selector, query: Mapping[str, str]) -> Object:
+        if target.name:
+            return self._store.get(target.kind, target.home, target.name)
+        revision, after = _revision(query), ""
+        if revision > self._store.revision:
+            raise too_large_version(revision, self._store.revision)
+        if query.get("resourceVersionMatch") != "Exact":
+            revision = self._store.revision
+        if query.get("continue"):
+            if query.get("resourceVersion"):
+                raise bad_request("specifying resource version is not allowed when using continue")
+            cursor = read_cursor(query["continue"])
+            revision, after = cursor.revision, cursor.last
+        found = self._store.select_at(target.kind, target.namespace, selector, revision)
+        resource = target.kind.resource
+        return {
+            "kind": f"{resource.kind}List",
+            "apiVersion": resource.api_version,
+            **page_of(found, _number(query, "limit"), after, revision, counted=not selector.requirements),
+        }
+
+    def _watch(self, target: Target, selector: Selector, query: Mapping[str, str]) -> Watch:
+        if query.get("sendInitialEvents"):
+            raise bad_request("sendInitialEvents is not served here")
+        revision = _revision(query)
+        initial: list[Object] = []
+        namespace = selector.namespace if target.namespace is None else target.namespace
+        if revision == 0:
+            revision = self._store.revision
+            initial = self._store.select(target.kind, target.namespace, selector)
+        seconds = _number(query, "timeoutSeconds") or WATCH_SECONDS
+        scope = Scope(target.kind.key, namespace, selector.name)
+        bookmarks = query.get("allowWatchBookmarks") in ("1", "true")
+        return Watch(target.kind, scope, selector, revision, tuple(initial), seconds, bookmarks)
+
+    def _write(self, verb: str, target: Target, selector: Selector, request: HttpRequest) -> Reply:
+        store, kind, home, name = self._store, target.kind, target.home, target.name
+        if verb == "create":
+            return Reply(201, store.create(kind, home, _body(request)))
+        if verb == "update":
+            return Reply(200, store.replace(kind, home, name, _body(request), target.subresource))
+        if verb == "patch":
+            patch = _body(request, _PATCH_TYPE)
+            return Reply(200, store.patch(kind, home, name, lambda old: merge_patch(old, patch), target.subresource))
+        preconditions, orphan = _deletion(request)
+        if verb == "delete":
+            found, gone = store.delete(kind, home, name, preconditions, orphan=orphan)
+            return Reply(200, _success(kind, found) if gone else found)
+        found_all = store.select(kind, target.namespace, selector)
+        for found in found_all:
+            metadata = found["metadata"]
+            if store.find(kind, metadata.get("namespace", ""), metadata["name"]) is not None:
+                store.delete(kind, metadata.get("namespace", ""), metadata["name"], orphan=orphan)
+        resource = kind.resource
+        listed = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "items": found_all}
+        return Reply(200, {**listed, "metadata": {"resourceVersion": str(store.revision)}})
+
+    def _mint(self, target: Target, body: Any) -> Object:
+        found = self._store.get(target.kind, target.home, target.name)
+        asked = parse_token_request(body)
+        now = self._clock()
+        account = Account(target.home, target.name, found["metadata"]["uid"])
+        token = self._key.mint(account, asked, now, self._new_uid())
+        ends = datetime.fromtimestamp(int(now) + asked.seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {
+            "kind": "TokenRequest",
+            "apiVersion": "authentication.k8s.io/v1",
+            "metadata": {"name": target.name, "namespace": target.home},
+            "spec": {"audiences": list(asked.audiences), "expirationSeconds": asked.seconds},
+            "status": {"token": token, "expirationTimestamp": ends},
+        }
+
+
+def _success(kind: kinds.Kind, found: Object) -> Object:
+    resource = kind.resource
+    details = {"name": found["metadata"]["name"], "group": resource.group, "kind": resource.plural}
+    details = {key: value for key, value in details.items() if value} | {"uid": found["metadata"]["uid"]}
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+
+
+def _body(request: HttpRequest, wanted: str = "application/json") -> Any:
+    if len(request.body) > MOST_BODY:
+        raise too_large(MOST_BODY)
+    content_type = request.headers.get("content-type", wanted).partition(";")[0].strip()
+    if content_type != wanted:
+        raise unsupported_media([wanted])
+    try:
+        return json.loads(request.body)
+    except ValueError as problem:
+        raise bad_request(f"the body is not JSON: {problem}") from None
+
+
+def _deletion(request: HttpRequest) -> tuple[Object, bool]:
+    """What a deletion's options ask the object to be, and whether what it owns is to be left behind. Raises Refusal.
+
+    A body is heard, and without one the query, as in k8s.io/apiserver pkg/endpoints/handlers/delete.go.
+    """
+    options = _body(request) if request.body else dict(request.query)
+    options = options if isinstance(options, dict) else {}
+    policy, preconditions = options.get("propagationPolicy"), options.get("preconditions")
+    if policy not in (None, "", *_PROPAGATION):
+        listed = ", ".join(f'"{one}"' for one in (*_PROPAGATION, "nil"))
+        message = f'Unsupported value: "{policy}": supported values: {listed}'
+        cause = Cause("propagationPolicy", message, "FieldValueNotSupported")
+        raise invalid("DeleteOptions.meta.k8s.io", "", [cause])
+    return preconditions if isinstance(preconditions, dict) else {}, policy == "Orphan"
+
+
+def _revision(query: Mapping[str, str]) -> int:
+    return _number(query, "resourceVersion")
+
+
+def _number(query: Mapping[str, str], key: str) -> int:
+    text = query.get(key) or "0"
+    if not text.isdigit():
+        raise bad_request(f'{key}: Invalid value: "{text}": a number was expected')
+    return int(text)

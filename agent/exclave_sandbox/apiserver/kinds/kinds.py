@@ -1,0 +1,240 @@
+"""The kinds that are served, and how an object of each may come to be and change. Pure.
+
+Rules: the table is the whole truth about a kind; the store knows no kind by name except namespaces and owners.
+With a status subresource the main path never changes `status` and the status path changes nothing else. `generation`
+counts changes of a custom object outside metadata and status. A patch is a JSON merge patch (RFC 7386).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from exclave.api import requests as api
+from exclave.kit.formats.openapi import ANY_OBJECT, Schema
+from exclave_sandbox.apiserver.kinds import kubernetes as builtin
+from exclave_sandbox.apiserver.kinds import ours as custom
+from exclave_sandbox.apiserver.kinds.schema import check_schema, unknown_fields, with_defaults
+from exclave_sandbox.apiserver.metadata import (
+    SHAPE,
+    NameRule,
+    check_metadata,
+    check_metadata_change,
+    fresh_metadata,
+    kept_metadata,
+)
+from exclave_sandbox.apiserver.refusal import Cause, Object, bad_request, invalid
+
+
+def _no_mistake(_object: Object) -> Iterable[Cause]:
+    return ()
+
+
+def _no_mistake_in_change(_old: Object, _new: Object) -> Iterable[Cause]:
+    return ()
+
+
+def _as_it_is(object_: Object) -> Object:
+    return object_
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """One served kind.
+
+    `schema` marks a custom resource, whose fields it names all; `shape` gives types to what is read of another kind;
+    `unconditional`: a PUT may leave out resourceVersion.
+    """
+
+    resource: api.Resource
+    has_status: bool = False
+    name_rule: NameRule = "subdomain"
+    schema: Schema | None = None
+    shape: Schema | None = None
+    unconditional: bool = True
+    prepare: Callable[[Object], Object] = _as_it_is
+    check: Callable[[Object], Iterable[Cause]] = _no_mistake
+    check_change: Callable[[Object, Object], Iterable[Cause]] = _no_mistake_in_change
+
+    @property
+    def key(self) -> str:
+        """The resource as error texts name it: "members.exclave.dev", "secrets"."""
+        group = self.resource.group
+        return f"{self.resource.plural}.{group}" if group else self.resource.plural
+
+    @property
+    def kind_key(self) -> str:
+        """The kind as error texts name it: "Member.exclave.dev"."""
+        group = self.resource.group
+        return f"{self.resource.kind}.{group}" if group else self.resource.kind
+
+    @property
+    def subresources(self) -> tuple[str, ...]:
+        """Paths below an object."""
+        found = ("status",) if self.has_status else ()
+        return (*found, "token") if self.resource is api.SERVICE_ACCOUNTS else found
+
+
+MEMBERS = Kind(
+    api.MEMBERS,
+    True,
+    schema=custom.MEMBER,
+    unconditional=False,
+    check=custom.check_member,
+    check_change=custom.check_member_change,
+)
+WORKLOAD_GROUPS = Kind(
+    api.WORKLOAD_GROUPS, True, schema=custom.WORKLOAD_GROUP, unconditional=False, check=custom.check_group
+)
+EXTERNAL_WORKLOADS = Kind(api.EXTERNAL_WORKLOADS, True, schema=custom.EXTERNAL_WORKLOAD, unconditional=False)
+LEASES = Kind(api.LEASES, shape=builtin.LEASE, unconditional=False, check=builtin.check_lease)
+SERVICE_ACCOUNTS = Kind(api.SERVICE_ACCOUNTS, unconditional=False)
+CONFIG_MAPS = Kind(
+    api.CONFIG_MAPS, shape=builtin.CONFIG_MAP, check=builtin.check_config_map, check_change=builtin.check_content_change
+)
+SECRETS = Kind(
+    api.SECRETS,
+    shape=builtin.SECRET,
+    prepare=builtin.prepare_secret,
+    check=builtin.check_secret,
+    check_change=builtin.check_secret_change,
+)
+NAMESPACES = Kind(api.NAMESPACES, name_rule="label", prepare=builtin.prepare_namespace)
+EVENTS = Kind(api.EVENTS, shape=builtin.EVENT, check=builtin.check_event)
+PODS = Kind(api.PODS, True, shape=builtin.WITH_SPEC)
+SERVICES = Kind(api.SERVICES, True, name_rule="label", shape=builtin.WITH_SPEC)
+ENDPOINT_SLICES = Kind(api.ENDPOINT_SLICES, shape=builtin.ENDPOINT_SLICE, check=builtin.check_endpoint_slice)
+ROLES = Kind(api.ROLES, name_rule="path", shape=builtin.ROLE, check=builtin.check_role)
+CLUSTER_ROLES = Kind(api.CLUSTER_ROLES, name_rule="path", shape=builtin.ROLE, check=builtin.check_role)
+ROLE_BINDINGS = Kind(
+    api.ROLE_BINDINGS,
+    name_rule="path",
+    shape=builtin.BINDING,
+    prepare=builtin.prepare_binding,
+    check=builtin.check_binding,
+    check_change=builtin.check_binding_change,
+)
+CLUSTER_ROLE_BINDINGS = Kind(
+    api.CLUSTER_ROLE_BINDINGS,
+    name_rule="path",
+    shape=builtin.BINDING,
+    prepare=builtin.prepare_binding,
+    check=builtin.check_cluster_binding,
+    check_change=builtin.check_binding_change,
+)
+VALIDATING_ADMISSION_POLICIES = Kind(api.VALIDATING_ADMISSION_POLICIES, name_rule="path", shape=builtin.WITH_SPEC)
+VALIDATING_ADMISSION_POLICY_BINDINGS = Kind(
+    api.VALIDATING_ADMISSION_POLICY_BINDINGS, name_rule="path", shape=builtin.WITH_SPEC
+)
+
+KINDS = (
+    MEMBERS, WORKLOAD_GROUPS, EXTERNAL_WORKLOADS, LEASES, SERVICE_ACCOUNTS, CONFIG_MAPS, SECRETS, NAMESPACES, EVENTS,
+    PODS, SERVICES, ENDPOINT_SLICES, ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS,
+    VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS,
+)  # fmt: skip
+BY_PATH = {(kind.resource.group, kind.resource.version, kind.resource.plural): kind for kind in KINDS}
+"""Kinds by group, version and plural, as a path names them."""
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7386: null removes, objects merge, all else replaces. Neither argument is changed."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), value)
+    return merged
+
+
+def check_body(kind: Kind, body: Any) -> Object:
+    """A request's body as an object of this kind. Raises Refusal (400) if it is something else."""
+    if not isinstance(body, dict) or not isinstance(body.get("metadata", {}), dict):
+        raise bad_request(f"the body is no {kind.resource.kind}: a JSON object with metadata was expected")
+    for key, wanted in (("kind", kind.resource.kind), ("apiVersion", kind.resource.api_version)):
+        found = body.get(key)
+        if not found and kind.schema is not None:
+            raise bad_request(f"Object '{key[0].upper()}{key[1:]}' is missing in the body")
+        if found and found != wanted:
+            raise bad_request(f"the {key} in the body ({found}) does not match that of the URL ({wanted})")
+    shape = kind.shape or ANY_OBJECT
+    causes = (*check_schema(body, shape, ""), *check_schema(body.get("metadata", {}), SHAPE, "metadata"))
+    if causes:
+        named = f'{kind.resource.kind} in version "{kind.resource.version}"'
+        raise bad_request(f"{named} cannot be handled as a {kind.resource.kind}: {causes[0]}")
+    return body
+
+
+def new_object(kind: Kind, body: Object) -> Object:
+    """The object that a creation makes, without what the store adds. Raises Refusal."""
+    found = {**_typed(kind, body), "metadata": fresh_metadata(body["metadata"])}
+    if kind.has_status:
+        found.pop("status", None)
+    found = _normal(kind, found)
+    _check(kind, found, None)
+    return found
+
+
+def changed_object(kind: Kind, old: Object, new: Object, subresource: str | None) -> Object:
+    """The object that a replacement through the main path or through /status makes. Raises Refusal."""
+    if subresource == "status":
+        found = {key: value for key, value in old.items() if key != "status"}
+        if new.get("status"):
+            found["status"] = new["status"]
+    else:
+        found = {**_typed(kind, new), "metadata": kept_metadata(old["metadata"], new.get("metadata", {}))}
+        if kind.has_status:
+            found.pop("status", None)
+            if "status" in old:
+                found["status"] = old["status"]
+    found = _normal(kind, found)
+    if kind.schema is not None and _counted(found) != _counted(old):
+        found["metadata"] = {**found["metadata"], "generation": old["metadata"]["generation"] + 1}
+    _check(kind, found, old)
+    return found
+
+
+def _typed(kind: Kind, body: Object) -> Object:
+    resource = kind.resource
+    return {**body, "apiVersion": resource.api_version, "kind": resource.kind}
+
+
+def _normal(kind: Kind, found: Object) -> Object:
+    if kind.schema is None:
+        return kind.prepare(found)
+    unknown = [
+        place
+        for part in kind.schema["properties"]
+        for place in unknown_fields(found.get(part), kind.schema["properties"][part], part)
+    ]
+    unknown += [key for key in found if key not in ("apiVersion", "kind", "metadata", *kind.schema["properties"])]
+    if unknown:
+        listed = ", ".join(f'unknown field "{place}"' for place in unknown)
+        raise bad_request(f"strict decoding error: {listed}")
+    full = with_defaults(found, kind.schema)
+    return {key: value if key == "metadata" else _without_null(value) for key, value in full.items()}
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
+
+
+def _counted(object_: Object) -> Object:
+    return {key: value for key, value in object_.items() if key not in ("metadata", "status")}
+
+
+def _check(kind: Kind, found: Object, old: Object | None) -> None:
+    causes = list(check_metadata(found["metadata"], kind.name_rule))
+    if kind.schema is not None:
+        whole = {key: value for key, value in found.items() if key in kind.schema["properties"]}
+        causes += check_schema(whole, kind.schema, "")
+    if not causes:
+        causes += kind.check(found)
+    if old is not None and not causes:
+        causes += check_metadata_change(old["metadata"], found["metadata"])
+        causes += kind.check_change(old, found)
+    if causes:
+        raise invalid(kind.kind_key, found["metadata"]["name"], causes)

@@ -1,0 +1,204 @@
+"""What kube-apiserver asks of its own kinds, as far as this project writes them. Pure.
+
+Source: k8s.io/kubernetes pkg/apis/*/validation. A `prepare_…` returns the object as it will be stored, a `check_…`
+yields mistakes; Refusal (400) is raised for what the real server cannot even decode.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from exclave.kit.formats.openapi import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
+from exclave_sandbox.apiserver.refusal import Cause, Object, bad_request
+
+_MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
+_SUBJECT_KINDS = {"User", "Group", "ServiceAccount"}
+_NAMED = object_of(kind=STRING, name=STRING, namespace=STRING, apiGroup=STRING)
+_NAMES = list_of(STRING)
+_RULE = object_of(verbs=_NAMES, apiGroups=_NAMES, resources=_NAMES, resourceNames=_NAMES, nonResourceURLs=_NAMES)
+
+SECRET = object_of(data=ANY_OBJECT, stringData=ANY_OBJECT, type=STRING, immutable=BOOLEAN)
+CONFIG_MAP = object_of(data=ANY_OBJECT, immutable=BOOLEAN)
+LEASE_SPEC = object_of(
+    holderIdentity=STRING,
+    leaseDurationSeconds=INTEGER,
+    acquireTime=STRING,
+    renewTime=STRING,
+    leaseTransitions=INTEGER,
+)
+LEASE = object_of(spec=LEASE_SPEC)
+ROLE = object_of(rules=list_of(_RULE))
+BINDING = object_of(roleRef=_NAMED, subjects=list_of(_NAMED))
+ENDPOINT_SLICE = object_of(addressType=STRING, endpoints=list_of(ANY_OBJECT), ports=list_of(ANY_OBJECT))
+EVENT = object_of(
+    eventTime=STRING,
+    reportingController=STRING,
+    reportingInstance=STRING,
+    action=STRING,
+    reason=STRING,
+    type=STRING,
+    note=STRING,
+    regarding=_NAMED,
+    related=_NAMED,
+)
+WITH_SPEC = object_of(spec=ANY_OBJECT, status=ANY_OBJECT)
+"""Shapes: what is of another type than these say, the real server cannot decode."""
+
+_EVENT_FIELDS = ("eventTime", "reportingController", "reportingInstance", "action", "reason", "type")
+
+
+def required(path: str) -> Cause:
+    """The mistake of a missing field."""
+    return Cause(path, "Required value", "FieldValueRequired")
+
+
+def prepare_secret(secret: Object) -> Object:
+    """`stringData` is folded into `data`; the type is Opaque unless told."""
+    plain = secret.get("stringData") or {}
+    encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in plain.items()}
+    found = {key: value for key, value in secret.items() if key != "stringData"}
+    if encoded:
+        found["data"] = {**(secret.get("data") or {}), **encoded}
+    return {**found, "type": secret.get("type") or "Opaque"}
+
+
+def check_secret(secret: Object) -> Iterator[Cause]:
+    """Values are base64; a TLS Secret has both its keys."""
+    content = secret.get("data") or {}
+    for key, value in content.items():
+        try:
+            base64.b64decode(value, validate=True)
+        except (TypeError, ValueError, binascii.Error):
+            raise bad_request(f"Secret in version v1 cannot be handled as a Secret: data.{key} is not base64") from None
+    if secret["type"] == "kubernetes.io/tls":
+        yield from (required(f"data[{key}]") for key in ("tls.crt", "tls.key") if key not in content)
+
+
+def check_secret_change(old: Object, new: Object) -> Iterator[Cause]:
+    """A Secret keeps its type, and everything once it is immutable."""
+    if old.get("type") != new.get("type"):
+        yield Cause("type", f'Invalid value: "{new.get("type")}": field is immutable')
+    yield from check_content_change(old, new)
+
+
+def check_config_map(config_map: Object) -> Iterator[Cause]:
+    """Values are strings."""
+    for key, value in (config_map.get("data") or {}).items():
+        if not isinstance(value, str):
+            text = f"ConfigMap in version v1 cannot be handled as a ConfigMap: data.{key} is not a string"
+            raise bad_request(text)
+    yield from ()
+
+
+def check_content_change(old: Object, new: Object) -> Iterator[Cause]:
+    """`immutable: true` cannot be taken back, nor the content changed."""
+    if not old.get("immutable"):
+        return
+    if not new.get("immutable"):
+        yield Cause("immutable", "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
+    if old.get("data") != new.get("data"):
+        yield Cause("data", "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
+
+
+def check_lease(lease: Object) -> Iterator[Cause]:
+    """Times have microseconds."""
+    spec = lease.get("spec") or {}
+    for key in ("renewTime", "acquireTime"):
+        value = spec.get(key)
+        if value is not None and not _MICRO_TIME.match(str(value)):
+            raise bad_request(
+                f'Lease in version "v1" cannot be handled as a Lease: parsing time "{value}" as '
+                '"2006-01-02T15:04:05.000000Z07:00": cannot parse'
+            )
+    seconds = spec.get("leaseDurationSeconds")
+    if seconds is not None and seconds <= 0:
+        yield Cause("spec.leaseDurationSeconds", f"Invalid value: {seconds}: must be greater than 0")
+
+
+def check_role(role: Object) -> Iterator[Cause]:
+    """Each rule has verbs, groups and resources (or non-resource URLs, in a ClusterRole)."""
+    for index, rule in enumerate(role.get("rules") or ()):
+        path = f"rules[{index}]"
+        if not rule.get("verbs"):
+            yield required(f"{path}.verbs")
+        if rule.get("nonResourceURLs"):
+            continue
+        if not rule.get("apiGroups"):
+            yield required(f"{path}.apiGroups")
+        if not rule.get("resources"):
+            yield required(f"{path}.resources")
+
+
+def prepare_binding(binding: Object) -> Object:
+    """Users and groups are of the RBAC API group unless told."""
+    subjects = []
+    for subject in binding.get("subjects") or ():
+        own = "" if subject.get("kind") == "ServiceAccount" else "rbac.authorization.k8s.io"
+        group = subject.get("apiGroup") or own
+        subjects.append({**subject, "apiGroup": group} if group else subject)
+    return {**binding, "subjects": subjects} if subjects else binding
+
+
+def check_binding(binding: Object) -> Iterator[Cause]:
+    """It names a role, and whom it is given to."""
+    role = binding.get("roleRef") or {}
+    if role.get("kind") not in ("Role", "ClusterRole"):
+        wanted = '"ClusterRole", "Role"'
+        message = f'Unsupported value: "{role.get("kind", "")}": supported values: {wanted}'
+        yield Cause("roleRef.kind", message, "FieldValueNotSupported")
+    if not role.get("name"):
+        yield required("roleRef.name")
+    for index, subject in enumerate(binding.get("subjects") or ()):
+        path = f"subjects[{index}]"
+        if subject.get("kind") not in _SUBJECT_KINDS:
+            yield Cause(f"{path}.kind", f'Unsupported value: "{subject.get("kind", "")}"', "FieldValueNotSupported")
+        if not subject.get("name"):
+            yield required(f"{path}.name")
+        if subject.get("kind") == "ServiceAccount" and not subject.get("namespace"):
+            yield required(f"{path}.namespace")
+
+
+def check_cluster_binding(binding: Object) -> Iterator[Cause]:
+    """A binding for the whole cluster gives a ClusterRole."""
+    yield from check_binding(binding)
+    if (binding.get("roleRef") or {}).get("kind") == "Role":
+        message = 'Unsupported value: "Role": supported values: "ClusterRole"'
+        yield Cause("roleRef.kind", message, "FieldValueNotSupported")
+
+
+def check_binding_change(old: Object, new: Object) -> Iterator[Cause]:
+    """A binding keeps its role."""
+    if _role(old) != _role(new):
+        yield Cause("roleRef", "Invalid value: cannot change roleRef")
+
+
+def _role(binding: Object) -> tuple[Any, Any]:
+    return binding["roleRef"].get("kind"), binding["roleRef"].get("name")
+
+
+def check_endpoint_slice(slice_: Object) -> Iterator[Cause]:
+    """The family of addresses is told."""
+    if slice_.get("addressType") not in ("IPv4", "IPv6", "FQDN"):
+        yield required("addressType")
+
+
+def check_event(event: Object) -> Iterator[Cause]:
+    """What events.k8s.io/v1 asks for; the note is short, and the object in the event's own namespace."""
+    yield from (required(key) for key in _EVENT_FIELDS if not event.get(key))
+    if event.get("eventTime") is not None and not _MICRO_TIME.match(str(event["eventTime"])):
+        raise bad_request('Event in version "v1" cannot be handled as a Event: eventTime has no microseconds')
+    if len(event.get("note") or "") > 1024:
+        yield Cause("note", "Invalid value: can have at most 1024 characters")
+    where = (event.get("regarding") or {}).get("namespace")
+    if where and where != event["metadata"]["namespace"]:
+        yield Cause("regarding.namespace", f'Invalid value: "{where}": does not match event.namespace')
+
+
+def prepare_namespace(namespace: Object) -> Object:
+    """A namespace is labelled with its own name and is Active until it is deleted."""
+    metadata = namespace["metadata"]
+    labels = {**(metadata.get("labels") or {}), "kubernetes.io/metadata.name": metadata["name"]}
+    phase = "Terminating" if metadata.get("deletionTimestamp") else "Active"
+    return {**namespace, "metadata": {**metadata, "labels": labels}, "status": {"phase": phase}}

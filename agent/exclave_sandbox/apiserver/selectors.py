@@ -1,0 +1,70 @@
+"""Label and field selectors of list, watch and deletecollection. Pure.
+
+Grammar: k8s.io/apimachinery pkg/labels/selector.go; of fields only `metadata.name` and `metadata.namespace` are known.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from exclave_sandbox.apiserver.refusal import Object, bad_request
+
+Labels = Mapping[str, str]
+_ENDS_WITH_COMMA = re.compile(r",(?![^(]*\))")
+_SET = re.compile(r"^(?P<key>\S+)\s+(?P<word>in|notin)\s*\((?P<values>[^()]*)\)$")
+_EQUAL = re.compile(r"^(?P<key>[^\s=!]+)\s*(?P<sign>==|=|!=)\s*(?P<value>[^\s=!]*)$")
+_PRESENT = re.compile(r"^(?P<absent>!?)\s*(?P<key>[^\s=!()]+)$")
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Which objects a request means; `name` and `namespace` come from its field selector."""
+
+    requirements: tuple[Callable[[Labels], bool], ...] = ()
+    name: str | None = None
+    namespace: str | None = None
+
+    def accepts(self, object_: Object) -> bool:
+        """Whether the object's labels meet every requirement (name and namespace are looked up, not filtered)."""
+        if not self.requirements:
+            return True
+        labels = object_["metadata"].get("labels") or {}
+        return all(requirement(labels) for requirement in self.requirements)
+
+
+EVERYTHING = Selector()
+
+
+def parse_selector(labels: str, fields: str) -> Selector:
+    """Read `labelSelector` and `fieldSelector`. Raises Refusal (400) for what is not understood."""
+    requirements = tuple(_requirement(part) for part in _parts(_ENDS_WITH_COMMA, labels))
+    named: dict[str, str] = {}
+    for part in _parts(re.compile(","), fields):
+        found = _EQUAL.match(part)
+        if found is None or found["sign"] == "!=":
+            raise bad_request(f'invalid field selector "{part}": only <field>=<value> is understood')
+        if found["key"] not in ("metadata.name", "metadata.namespace"):
+            raise bad_request(f"field label not supported: {found['key']}")
+        named[found["key"]] = found["value"]
+    return Selector(requirements, named.get("metadata.name"), named.get("metadata.namespace"))
+
+
+def _parts(separator: re.Pattern[str], text: str) -> list[str]:
+    return [part.strip() for part in separator.split(text)] if text.strip() else []
+
+
+def _requirement(part: str) -> Callable[[Labels], bool]:
+    if found := _SET.match(part):
+        key, values = found["key"], {value.strip() for value in found["values"].split(",")}
+        if found["word"] == "in":
+            return lambda labels: labels.get(key) in values
+        return lambda labels: labels.get(key) not in values
+    if found := _EQUAL.match(part):
+        key, value = found["key"], found["value"]
+        if found["sign"] == "!=":
+            return lambda labels: labels.get(key) != value
+        return lambda labels: labels.get(key) == value
+    if found := _PRESENT.match(part):
+        key, wanted = found["key"], not found["absent"]
+        return lambda labels: (key in labels) is wanted
+    raise bad_request(f'unable to parse requirement: "{part}"')

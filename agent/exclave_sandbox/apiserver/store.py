@@ -1,0 +1,322 @@
+"""The objects, and every change to them: what etcd and the API machinery do, in memory. Pure but for what is passed in.
+
+Rules: one revision for each change, over all kinds; a write that changes nothing makes none. Objects are replaced,
+never modified, so whoever holds one may keep it. A deletion with finalizers only marks; the write that takes off the
+last one removes. A namespace that is deleted refuses new objects, deletes what it holds and goes with the last of it.
+When the last owner of an object is removed, the object is deleted too; an owner that never existed is not noticed.
+Every lookup costs the same however much is stored; a list costs what it returns.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from exclave_sandbox.apiserver.history import Change, Feed, Scope
+from exclave_sandbox.apiserver.kinds.kinds import NAMESPACES, Kind, changed_object, check_body, new_object
+from exclave_sandbox.apiserver.refusal import (
+    Cause,
+    Object,
+    Refusal,
+    already_exists,
+    bad_request,
+    conflict,
+    forbidden,
+    invalid,
+    not_found,
+)
+from exclave_sandbox.apiserver.selectors import EVERYTHING, Selector
+
+WINDOW = 1000
+"""Changes of each kind that a watch may be behind."""
+
+
+class Place(NamedTuple):
+    """Where an object is: its kind, namespace ("" for kinds without) and name."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+
+class Store:
+    """The objects of one cluster.
+
+    `now` is epoch seconds; `new_uid` and `new_suffix` draw uids and generated names; `begins` is the revision before
+    the first change: watches from an older one have expired.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        new_uid: Callable[[], str],
+        new_suffix: Callable[[], str],
+        window: int = WINDOW,
+        begins: int = 0,
+    ) -> None:
+        self._clock = now
+        self._new_uid = new_uid
+        self._new_suffix = new_suffix
+        self._objects: defaultdict[tuple[str, str], dict[str, Object]] = defaultdict(dict)
+        self._namespaces_of: defaultdict[str, set[str]] = defaultdict(set)
+        self._held: defaultdict[str, dict[Place, None]] = defaultdict(dict)
+        self._dependents: defaultdict[str, dict[Place, None]] = defaultdict(dict)
+        self._uids: set[str] = set()
+        self.feed = Feed(window, begins)
+
+    @property
+    def revision(self) -> int:
+        """The revision of the newest change."""
+        return self.feed.revision
+
+    def find(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """An object, or None."""
+        return self._objects[(kind.key, namespace)].get(name) if self._has(kind, namespace) else None
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """An object. Raises Refusal (404)."""
+        found = self.find(kind, namespace, name)
+        if found is None:
+            raise not_found(kind.key, name)
+        return found
+
+    def select(self, kind: Kind, namespace: str | None, selector: Selector = EVERYTHING) -> list[Object]:
+        """The objects of a kind in a namespace, or in all (None), that a selector accepts, by namespace and name."""
+        spaces = sorted(self._namespaces_of[kind.key]) if namespace is None else [namespace]
+        found: list[Object] = []
+        for space in spaces:
+            if selector.namespace in (None, space) and self._has(kind, space):
+                found += self._select_in(self._objects[(kind.key, space)], selector)
+        return found
+
+    def select_at(self, kind: Kind, namespace: str | None, selector: Selector, revision: int) -> list[Object]:
+        """The same as they were at a revision. Raises Refusal (410) if the history does not reach back to it."""
+        if revision == self.revision:
+            return self.select(kind, namespace, selector)
+        found = {
+            (one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in self.select(kind, namespace)
+        }
+        for change in reversed(self.feed.since(Scope(kind.key, namespace), revision)):
+            place = (change.namespace, change.name)
+            if change.before is None:
+                found.pop(place, None)
+            else:
+                found[place] = change.before
+        return [
+            found[space, name]
+            for space, name in sorted(found)
+            if selector.namespace in (None, space)
+            and selector.name in (None, name)
+            and selector.accepts(found[space, name])
+        ]
+
+    def _has(self, kind: Kind, namespace: str) -> bool:
+        return namespace in self._namespaces_of[kind.key]
+
+    @staticmethod
+    def _select_in(objects: dict[str, Object], selector: Selector) -> Iterator[Object]:
+        names = sorted(objects) if selector.name is None else [selector.name][: selector.name in objects]
+        return (objects[name] for name in names if selector.accepts(objects[name]))
+
+    def create(self, kind: Kind, namespace: str, body: Any) -> Object:
+        """Make an object. Raises Refusal: 400, 403 (namespace is going), 404 (no such namespace), 409, 422."""
+        body = check_body(kind, body)
+        metadata = {**body.get("metadata", {})}
+        self._check_place(kind, namespace, metadata)
+        name = self._name(kind, metadata)
+        if metadata.get("resourceVersion"):
+            raise Refusal(500, "", "resourceVersion should not be set on objects to be created")
+        self._check_namespace(kind, namespace, name)
+        metadata |= {"name": name, "namespace": namespace} if namespace else {"name": name}
+        found = new_object(kind, {**body, "metadata": metadata})
+        if self.find(kind, namespace, name) is not None:
+            raise already_exists(kind.key, name)
+        found["metadata"]["uid"] = self._new_uid()
+        found["metadata"]["creationTimestamp"] = self._timestamp()
+        if kind.schema is not None:
+            found["metadata"]["generation"] = 1
+        return self._put(Place(kind, namespace, name), None, found)
+
+    def replace(self, kind: Kind, namespace: str, name: str, body: Any, subresource: str | None = None) -> Object:
+        """Put an object in place of the one that is there. Raises Refusal: 400, 404, 409, 422."""
+        body = check_body(kind, body)
+        metadata = body.get("metadata", {})
+        self._check_place(kind, namespace, metadata)
+        if metadata.get("name", name) != name:
+            raise bad_request(
+                f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
+            )
+        old = self.get(kind, namespace, name)
+        if not metadata.get("resourceVersion") and not kind.unconditional:
+            cause = Cause("metadata.resourceVersion", "Invalid value: 0x0: must be specified for an update")
+            raise invalid(kind.kind_key, name, [cause])
+        return self._change(Place(kind, namespace, name), old, body, subresource)
+
+    def patch(
+        self, kind: Kind, namespace: str, name: str, merge: Callable[[Object], Any], subresource: str | None = None
+    ) -> Object:
+        """Change an object into what `merge` makes of it. Raises Refusal: 400, 404, 409, 422."""
+        try:
+            return self._patch(kind, namespace, name, merge, subresource)
+        except Refusal as refusal:
+            if refusal.code != 400 or kind.schema is not None:
+                raise
+            # As kube-apiserver says it of its own kinds, the patch is at fault and not the request.
+            raise invalid("", "", [Cause("patch", f"Invalid value: {refusal}")]) from None
+
+    def _patch(
+        self, kind: Kind, namespace: str, name: str, merge: Callable[[Object], Any], subresource: str | None
+    ) -> Object:
+        old = self.get(kind, namespace, name)
+        new = check_body(kind, merge(old))
+        self._check_place(kind, namespace, new.get("metadata", {}))
+        if new.get("metadata", {}).get("name", name) != name:
+            cause = Cause("metadata.name", f'Invalid value: "{new["metadata"]["name"]}": field is immutable')
+            raise invalid(kind.kind_key, name, [cause])
+        return self._change(Place(kind, namespace, name), old, new, subresource)
+
+    def _change(self, place: Place, old: Object, new: Object, subresource: str | None) -> Object:
+        self._check_same(place, old, new.get("metadata", {}))
+        found = changed_object(place.kind, old, new, subresource)
+        if found == old:
+            return old
+        metadata = found["metadata"]
+        if metadata.get("deletionTimestamp") and not metadata.get("finalizers") and self._may_go(place):
+            return self._remove(place, found)
+        return self._put(place, old, found)
+
+    def delete(
+        self, kind: Kind, namespace: str, name: str, preconditions: Object | None = None, *, orphan: bool = False
+    ) -> tuple[Object, bool]:
+        """Delete an object, or mark it if finalizers hold it. Returns it, and whether it is gone. Raises Refusal.
+
+        What it owned goes after it, or with `orphan` stays and has one owner less.
+        """
+        old = self.get(kind, namespace, name)
+        place = Place(kind, namespace, name)
+        self._check_same(place, old, preconditions or {})
+        if old["metadata"].get("deletionTimestamp"):
+            return old, False
+        if orphan:
+            self._disown(old["metadata"]["uid"])
+        marked = {**old, "metadata": {**old["metadata"], "deletionTimestamp": self._timestamp()}}
+        marked["metadata"]["deletionGracePeriodSeconds"] = 0
+        if "generation" in marked["metadata"]:
+            marked["metadata"]["generation"] += 1
+        if kind is NAMESPACES:
+            return self._empty(place, old, kind.prepare(marked))
+        if old["metadata"].get("finalizers"):
+            return self._put(place, old, marked), False
+        return self._remove(place, old), True
+
+    def _empty(self, place: Place, old: Object, marked: Object) -> tuple[Object, bool]:
+        marked = self._put(place, old, marked)
+        for held in tuple(self._held[place.name]):
+            if self.find(*held) is not None:
+                self.delete(*held)
+        if self.find(*place) is not None and self._may_go(place) and not marked["metadata"].get("finalizers"):
+            self._remove(place, marked)
+        return marked, self.find(*place) is None
+
+    def _may_go(self, place: Place) -> bool:
+        return place.kind is not NAMESPACES or not self._held[place.name]
+
+    def _check_place(self, kind: Kind, namespace: str, metadata: Object) -> None:
+        if metadata.get("namespace") and metadata["namespace"] != namespace:
+            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        if kind.resource.namespaced and not namespace:
+            raise bad_request("an empty namespace may not be set during creation")
+
+    def _check_namespace(self, kind: Kind, namespace: str, name: str) -> None:
+        if not kind.resource.namespaced:
+            return
+        home = self.get(NAMESPACES, "", namespace)
+        if home["metadata"].get("deletionTimestamp"):
+            why = f"unable to create new content in namespace {namespace} because it is being terminated"
+            raise forbidden(kind.key, name, why)
+
+    def _check_same(self, place: Place, old: Object, wanted: Object) -> None:
+        """Raise Refusal (409) if the caller had another object, or another version of it, in mind."""
+        uid, version = wanted.get("uid"), wanted.get("resourceVersion")
+        if uid and uid != old["metadata"]["uid"]:
+            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}"
+            raise conflict(place.kind.key, place.name, why)
+        if version and version != old["metadata"]["resourceVersion"]:
+            raise conflict(place.kind.key, place.name)
+
+    def _name(self, kind: Kind, metadata: Object) -> str:
+        name = metadata.get("name")
+        if not name and metadata.get("generateName"):
+            name = str(metadata["generateName"])[:58] + self._new_suffix()
+        if not name or not isinstance(name, str):
+            message = "Required value: name or generateName is required"
+            raise invalid(kind.kind_key, "", [Cause("metadata.name", message, "FieldValueRequired")])
+        return name
+
+    def _timestamp(self) -> str:
+        return datetime.fromtimestamp(self._clock(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _put(self, place: Place, old: Object | None, new: Object) -> Object:
+        revision = self.revision + 1
+        new = {**new, "metadata": {**new["metadata"], "resourceVersion": str(revision)}}
+        kind, namespace, name = place
+        self._objects[(kind.key, namespace)][name] = new
+        self._namespaces_of[kind.key].add(namespace)
+        self._held[namespace][place] = None
+        self._uids.add(new["metadata"]["uid"])
+        self._index_owners(place, old, new)
+        self.feed.publish(Change(revision, kind.key, namespace, name, old, new))
+        return new
+
+    def _remove(self, place: Place, last: Object) -> Object:
+        kind, namespace, name = place
+        objects = self._objects[(kind.key, namespace)]
+        stored = objects.pop(name)
+        if not objects:
+            self._namespaces_of[kind.key].discard(namespace)
+            del self._objects[(kind.key, namespace)]
+        self._held[namespace].pop(place, None)
+        self._index_owners(place, stored, None)
+        uid = last["metadata"]["uid"]
+        self._uids.discard(uid)
+        self.feed.publish(Change(self.revision + 1, kind.key, namespace, name, last, None))
+        self._collect(uid)
+        self._let_namespace_go(namespace)
+        return last
+
+    def _let_namespace_go(self, namespace: str) -> None:
+        home = self.find(NAMESPACES, "", namespace) if namespace else None
+        if home is None or not home["metadata"].get("deletionTimestamp") or home["metadata"].get("finalizers"):
+            return
+        if not self._held[namespace]:
+            self._remove(Place(NAMESPACES, "", namespace), home)
+
+    def _index_owners(self, place: Place, old: Object | None, new: Object | None) -> None:
+        before, after = (
+            {owner["uid"] for owner in (one or {"metadata": {}})["metadata"].get("ownerReferences", ())}
+            for one in (old, new)
+        )
+        for uid in before - after:
+            self._dependents[uid].pop(place, None)
+        for uid in after - before:
+            self._dependents[uid][place] = None
+
+    def _disown(self, owner: str) -> None:
+        """Take an owner off everything that names it."""
+        for place in tuple(self._dependents.get(owner, ())):
+            found = self.get(*place)
+            metadata = {key: value for key, value in found["metadata"].items() if key != "ownerReferences"}
+            left = [one for one in found["metadata"]["ownerReferences"] if one["uid"] != owner]
+            if left:
+                metadata["ownerReferences"] = left
+            self._put(place, found, {**found, "metadata": metadata})
+
+    def _collect(self, owner: str) -> None:
+        """Delete what the removed object owned, unless another owner is left."""
+        for place in tuple(self._dependents.pop(owner, ())):
+            found = self.find(*place)
+            if found is None:
+                continue
+            owners = {reference["uid"] for reference in found["metadata"].get("ownerReferences", ())}
+            if not owners & self._uids and not found["metadata"].get("deletionTimestamp"):
+                self.delete(*place)

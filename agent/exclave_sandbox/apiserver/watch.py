@@ -1,0 +1,108 @@
+"""Serves one watch: backlog, changes as they come, bookmarks, and the end after its time.
+
+Rules: nothing is lost between backlog and changes, since both are taken in one step; whoever falls further behind than
+`MOST_BEHIND` changes is let go and must begin again; only waiting is cut short, never a piece half sent.
+A bookmark tells of a newer version than was asked for, or does not come.
+"""
+
+from collections.abc import Iterator
+
+import trio
+
+from exclave_sandbox.apiserver.api import Watch
+from exclave_sandbox.apiserver.history import Change, Feed, event_line
+from exclave_sandbox.apiserver.message import Send
+from exclave_sandbox.apiserver.refusal import Object, Refusal
+
+MOST_BEHIND = 1000
+BOOKMARK_PAUSE = 60.0
+"""Seconds between bookmarks, as kube-apiserver's watch cache sends them."""
+LAST_BOOKMARK = 2.0
+"""Seconds before a watch's end at which it gets one more bookmark, so that the next watch begins there."""
+
+
+async def stream_watch(feed: Feed, watch: Watch, send: Send) -> None:
+    """Send the watch's events until its time is over."""
+    ends = trio.current_time() + watch.seconds
+    sender, receiver = trio.open_memory_channel[Change](MOST_BEHIND)
+
+    def deliver(change: Change) -> None:
+        try:
+            sender.send_nowait(change)
+        except trio.WouldBlock:
+            feed.unfollow(watch.scope, deliver)
+            sender.close()
+
+    try:
+        backlog = feed.since(watch.scope, watch.revision)
+    except Refusal as refused:
+        await send(event_line("ERROR", refused.status))
+        return
+    feed.follow(watch.scope, deliver)
+    try:
+        first = [event_line("ADDED", found) for found in watch.initial]
+        await _send_lines(send, [*first, *_lines(backlog, watch)])
+        await _send_changes(feed, watch, receiver, send, ends)
+    finally:
+        feed.unfollow(watch.scope, deliver)
+
+
+async def _send_changes(
+    feed: Feed, watch: Watch, receiver: "trio.MemoryReceiveChannel[Change]", send: Send, ends: float
+) -> None:
+    bookmark_at = _next_bookmark(trio.current_time(), ends)
+    while trio.current_time() < ends:
+        changes: list[Change] = []
+        with trio.move_on_at(min(ends, bookmark_at)):
+            try:
+                changes = [await receiver.receive()]
+            except trio.EndOfChannel:
+                return
+        changes += _waiting(receiver)
+        lines = list(_lines(changes, watch))
+        if bookmark_at <= trio.current_time() < ends:
+            bookmark_at = _next_bookmark(trio.current_time(), ends)
+            if watch.bookmarks and feed.revision > watch.revision:
+                lines.append(event_line("BOOKMARK", _bookmark(watch, feed.revision)))
+        await _send_lines(send, lines)
+
+
+def _next_bookmark(now: float, ends: float) -> float:
+    last = ends - LAST_BOOKMARK
+    return min(now + BOOKMARK_PAUSE, last) if now < last else now + BOOKMARK_PAUSE
+
+
+def _waiting(receiver: "trio.MemoryReceiveChannel[Change]") -> Iterator[Change]:
+    while True:
+        try:
+            yield receiver.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+
+
+async def _send_lines(send: Send, lines: list[bytes]) -> None:
+    if lines:
+        await send(b"".join(lines))
+
+
+def _lines(changes: list[Change], watch: Watch) -> Iterator[bytes]:
+    """The events of changes; an object that comes to match the selector is added, one that ceases to is deleted."""
+    for change in changes:
+        if not watch.selector.requirements:
+            yield change.line
+            continue
+        was = change.before is not None and watch.selector.accepts(change.before)
+        is_ = change.after is not None and watch.selector.accepts(change.after)
+        if is_ and change.after is not None:
+            yield event_line("MODIFIED" if was else "ADDED", change.after)
+        elif was:
+            yield event_line("DELETED", change.tombstone)
+
+
+def _bookmark(watch: Watch, revision: int) -> Object:
+    resource = watch.kind.resource
+    return {
+        "kind": resource.kind,
+        "apiVersion": resource.api_version,
+        "metadata": {"resourceVersion": str(revision), "creationTimestamp": None},
+    }

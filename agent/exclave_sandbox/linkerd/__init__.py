@@ -1,0 +1,1 @@
+"""Stand-ins for Linkerd's control plane."""

@@ -1,0 +1,183 @@
+"""What Linkerd's destination controller would answer, from the cluster's objects. Pure.
+
+Rules, as read in Linkerd's controller: a Service's address stands for those endpoints that are ready and list the
+target port; an ExternalWorkload's own address is meshed on every port that it lists, ready or not; two that claim one
+address and port make it nobody's, and traffic goes there as it is; a pod is meshed if the injector has labelled it.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from exclave.api.identity import MeshIdentity
+from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object, Resource
+from exclave.cluster.watch_events import Listed, Removed, WatchEvent
+
+CONTROL_PLANE_LABEL = "linkerd.io/control-plane-ns"
+OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
+DEFAULT_OPAQUE_PORTS = "25,587,3306,4444,5432,6379,9300,11211"
+
+FOLLOWED = (SERVICES, EXTERNAL_WORKLOADS, PODS)
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where connections go; `identity` and `server_name` are None for what is not in the mesh."""
+
+    address: str
+    port: int
+    identity: str | None
+    server_name: str | None
+    opaque: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer's body."""
+        tree = asdict(self)
+        tree["serverName"] = tree.pop("server_name")
+        return tree
+
+
+class NoEndpoints(Exception):
+    """A Service that has none."""
+
+
+class Table:
+    """The objects that decide, by namespace and name."""
+
+    def __init__(self, trust_domain: str) -> None:
+        self._trust_domain = trust_domain
+        self._objects: dict[Resource, dict[Key, Object]] = {}
+        self._watched: set[Resource] = set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything has been listed once."""
+        return set(self._objects) == set(FOLLOWED)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether every kind is being watched now."""
+        return self._watched == set(FOLLOWED)
+
+    @contextmanager
+    def followed(self, resource: Resource) -> Iterator[None]:
+        """A kind is being watched while the block runs."""
+        self._watched.add(resource)
+        try:
+            yield
+        finally:
+            self._watched.discard(resource)
+
+    def receive(self, resource: Resource, event: WatchEvent) -> None:
+        """Take what a watch brought."""
+        if isinstance(event, Listed):
+            self._objects[resource] = {_key(found): found for found in event.objects}
+        elif isinstance(event, Removed):
+            self._objects[resource].pop(_key(event.object), None)
+        else:
+            self._objects[resource][_key(event.object)] = event.object
+
+    def find(self, address: str, port: int) -> tuple[Endpoint, ...]:
+        """The endpoints behind an address and port, none if it is none of the mesh's. Raises NoEndpoints."""
+        for service in self._all(SERVICES):
+            if service["spec"].get("clusterIP") == address:
+                return self._behind(service, port)
+        claims = [
+            endpoint
+            for workload in self._all(EXTERNAL_WORKLOADS)
+            for endpoint in _workload_endpoints(workload)
+            if (endpoint.address, endpoint.port) == (address, port)
+        ]
+        if claims:
+            return tuple(claims) if len(claims) == 1 else ()
+        pods = [pod for pod in self._all(PODS) if pod.get("status", {}).get("podIP") == address]
+        return tuple(self._pod_endpoint(pod, port) for pod in pods if self._identity(pod) is not None)
+
+    def _all(self, resource: Resource) -> list[Object]:
+        return list(self._objects.get(resource, {}).values())
+
+    def _behind(self, service: Object, port: int) -> tuple[Endpoint, ...]:
+        selector = service["spec"].get("selector") or {}
+        listed = [each for each in service["spec"].get("ports", ()) if each["port"] == port]
+        if not selector or not listed:
+            return ()
+        target = listed[0].get("targetPort", port)
+        namespace = service["metadata"].get("namespace")
+        ready = [
+            endpoint
+            for workload in self._all(EXTERNAL_WORKLOADS)
+            if _is_selected(workload, namespace, selector) and _is_true(workload, "Ready")
+            for endpoint in _workload_endpoints(workload, target)
+        ]
+        ready += [
+            self._pod_endpoint(pod, _number(pod, target))
+            for pod in self._all(PODS)
+            if _is_selected(pod, namespace, selector) and _serves(pod)
+        ]
+        if not ready:
+            raise NoEndpoints(f"{namespace}/{service['metadata']['name']}")
+        return tuple(ready)
+
+    def _pod_endpoint(self, pod: Object, port: int) -> Endpoint:
+        identity = self._identity(pod)
+        return Endpoint(pod["status"]["podIP"], port, identity, identity, _is_opaque(pod, port))
+
+    def _identity(self, pod: Object) -> str | None:
+        """A meshed pod's identity, which is its server name, too."""
+        metadata = pod["metadata"]
+        control_plane = metadata.get("labels", {}).get(CONTROL_PLANE_LABEL)
+        if control_plane is None:
+            return None
+        account = pod.get("spec", {}).get("serviceAccountName", "default")
+        return MeshIdentity(account, metadata["namespace"], control_plane, self._trust_domain).dns_name
+
+
+def _workload_endpoints(workload: Object, target: int | str | None = None) -> Iterator[Endpoint]:
+    """The listed ports of an ExternalWorkload on each of its addresses; all, or those that `target` names."""
+    spec = workload.get("spec", {})
+    tls = spec.get("meshTLS", {})
+    for ip in spec.get("workloadIPs") or ():
+        for port in spec.get("ports") or ():
+            if target is None or target in (port["port"], port.get("name")):
+                opaque = _is_opaque(workload, port["port"])
+                yield Endpoint(ip["ip"], port["port"], tls.get("identity"), tls.get("serverName"), opaque)
+
+
+def _is_selected(found: Object, namespace: str, selector: Mapping[str, str]) -> bool:
+    metadata = found["metadata"]
+    return metadata.get("namespace") == namespace and selector.items() <= (metadata.get("labels") or {}).items()
+
+
+def _serves(pod: Object) -> bool:
+    status = pod.get("status", {})
+    has_word = any(condition["type"] == "Ready" for condition in status.get("conditions") or ())
+    return bool(status.get("podIP")) and (_is_true(pod, "Ready") if has_word else status.get("phase") == "Running")
+
+
+def _is_true(found: Object, condition: str) -> bool:
+    conditions = found.get("status", {}).get("conditions") or ()
+    return any(each["type"] == condition and each["status"] == "True" for each in conditions)
+
+
+def _number(pod: Object, target: int | str) -> int:
+    for container in pod.get("spec", {}).get("containers") or ():
+        for port in container.get("ports") or ():
+            if port.get("name") == target:
+                return int(port["containerPort"])
+    return int(target)
+
+
+def _is_opaque(found: Object, port: int) -> bool:
+    listed = (found["metadata"].get("annotations") or {}).get(OPAQUE_PORTS, DEFAULT_OPAQUE_PORTS)
+    for part in filter(None, (part.strip() for part in listed.split(","))):
+        first, _, last = part.partition("-")
+        if int(first) <= port <= int(last or first):
+            return True
+    return False
+
+
+def _key(found: Object) -> Key:
+    metadata = found.get("metadata", {})
+    return metadata.get("namespace", ""), metadata.get("name", "")

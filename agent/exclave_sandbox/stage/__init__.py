@@ -1,0 +1,1 @@
+"""The demo's stage: network namespaces, a virtual machine, a pod, a cluster."""

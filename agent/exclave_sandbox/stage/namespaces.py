@@ -1,0 +1,167 @@
+"""Machines made of namespaces: network, mounts, host name and processes of their own, joined by a bridge.
+
+Rules: nothing of the host's is touched; no names below /run/netns, since each machine is held by one process that
+reads a pipe from us: when we end, however we end, the pipe ends, the holder ends, and with it (being process 1 of its
+machine) every process, link and rule in it. A machine sees the host's files, but its mounts are its own.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import trio
+
+from exclave.kit.host.command import Finished, run_command
+
+UPLINK = "eth0"
+"""The machine's link to the bridge."""
+
+_PROCESS_1 = """
+import signal, socket, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that the kernel reaps whatever is orphaned here
+socket.sethostname(sys.argv[1])
+open("/proc/sys/net/ipv6/conf/default/accept_dad", "w").write("0")  # addresses are there at once, or not at all
+print("ready", flush=True)
+sys.stdin.read()
+"""
+_NAMESPACES = ("unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc")
+_HOLDER = (*_NAMESPACES, sys.executable, "-I", "-S", "-c", _PROCESS_1)
+
+
+class MachineError(Exception):
+    """A command that sets up a machine failed; the text is the command's own."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine. `pid` is its process 1 as the host sees it."""
+
+    name: str
+    pid: int
+
+    def command(self, *arguments: str) -> list[str]:
+        """The argument list that runs `arguments` inside."""
+        return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--uts", "--pid", "--", *arguments]
+
+    async def run(self, *arguments: str, stdin: bytes = b"", timeout: float = 30.0) -> Finished:
+        """Run a program inside to its end."""
+        return await run_command(self.command(*arguments), stdin=stdin, timeout=timeout)
+
+    async def must(self, *arguments: str) -> bytes:
+        """Run a program that has to succeed, and return its output. Raises MachineError."""
+        return await _must(self.command(*arguments))
+
+    async def add_address(self, address: str, link: str = UPLINK) -> None:
+        """Give a link another address, such as 10.42.0.10/16."""
+        await self.must("ip", "address", "add", address, "dev", link)
+
+    async def add_route(self, network: str, link: str = UPLINK) -> None:
+        """Reach a network directly over a link."""
+        await self.must("ip", "route", "add", network, "dev", link)
+
+    async def share(self, source: Path, target: Path) -> None:
+        """Show a folder of the host at another path, inside only: so that every user of the machine may reach it."""
+        await self.must("mount", "--bind", str(source), str(target))
+
+
+@dataclass
+class Network:
+    """Machines on one bridge, which stands in a machine of its own."""
+
+    switch: Machine
+    scratch: Path
+    machines: dict[str, Machine] = field(default_factory=dict)
+
+    async def add(self, name: str, *addresses: str) -> Machine:
+        """Make a machine on the bridge, with these addresses (CIDR) on its uplink."""
+        machine = await self._open(name)
+        await self._plug(name, machine.pid)
+        for address in addresses:
+            await machine.add_address(address)
+        await machine.must("ip", "link", "set", UPLINK, "up")
+        self.machines[name] = machine
+        return machine
+
+    async def join(self, *addresses: str) -> None:
+        """Make the calling process's network namespace a machine, too. Raises MachineError if it may be the host's."""
+        links = [name for _, name in socket.if_nameindex() if name != "lo"]
+        if links:
+            raise MachineError(f"this network namespace has links of its own ({', '.join(links)}) and stays untouched")
+        await self._plug("self", os.getpid())
+        for address in addresses:
+            await _must(["ip", "address", "add", address, "dev", UPLINK])
+        for link in ("lo", UPLINK):
+            await _must(["ip", "link", "set", link, "up"])
+
+    async def _plug(self, name: str, pid: int) -> None:
+        port = f"port-{name}"[:15]
+        inside = ["nsenter", f"--net=/proc/{self.switch.pid}/ns/net", "--"]
+        peer = ["peer", "name", UPLINK, "netns", str(pid)]
+        await _must([*inside, "ip", "link", "add", port, "type", "veth", *peer])
+        await _must([*inside, "ip", "link", "set", port, "master", "bridge", "up"])
+
+    async def _open(self, name: str) -> Machine:
+        machine, holder = await trio.to_thread.run_sync(_hold, name)
+        self._holders.append(holder)
+        return machine
+
+    _holders: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+
+
+@asynccontextmanager
+async def open_network() -> AsyncIterator[Network]:
+    """An empty network and a scratch folder (mode 0755, below /tmp) for its machines. Needs root.
+
+    Raises MachineError if namespaces or bridges cannot be made.
+    """
+    with tempfile.TemporaryDirectory(prefix="exclave-") as scratch:
+        os.chmod(scratch, 0o755)  # noqa: S103  other users of the machines reach what is shared there
+        holders: list[subprocess.Popen[bytes]] = []
+        try:
+            switch, holder = await trio.to_thread.run_sync(_hold, "switch")
+            holders.append(holder)
+            await switch.must("ip", "link", "add", "bridge", "type", "bridge")
+            await switch.must("ip", "link", "set", "bridge", "up")
+            yield Network(switch, Path(scratch), _holders=holders)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_release, holders)
+
+
+def _hold(name: str) -> tuple[Machine, subprocess.Popen[bytes]]:
+    holder = subprocess.Popen(
+        [*_HOLDER, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert holder.stdout is not None
+    assert holder.stderr is not None
+    if holder.stdout.readline() != b"ready\n":
+        raise MachineError(f"no namespaces here: {holder.stderr.read().decode(errors='replace').strip()}")
+    machine = Machine(name, psutil.Process(holder.pid).children()[0].pid)
+    subprocess.run(machine.command("ip", "link", "set", "lo", "up"), check=True)
+    return machine, holder
+
+
+def _release(holders: "list[subprocess.Popen[bytes]]") -> None:
+    """End machines, all at once: end of file to each process 1, which takes everything in its machine along."""
+    for holder in holders:
+        assert holder.stdin is not None
+        holder.stdin.close()
+    for holder in holders:
+        holder.wait()
+        for pipe in (holder.stdout, holder.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+async def _must(arguments: Sequence[str]) -> bytes:
+    done = await run_command(arguments)
+    if done.status != 0:
+        raise MachineError(f"{' '.join(arguments)}: {done.errors}")
+    return done.output

@@ -1,0 +1,146 @@
+"""Programs of the demo: started in machines, their output in files, ended with the block that opened them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import trio
+
+from exclave_sandbox.expect import UnexpectedError
+
+GOODBYE = 15.0
+"""Seconds that a program has to end after SIGTERM."""
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """The argument list that runs a module of ours."""
+    return [sys.executable, "-m", name, *arguments]
+
+
+@dataclass
+class Program:
+    """A program that was started. `inside` are the words that put it into its machine, if any."""
+
+    started: subprocess.Popen[bytes]
+    log: Path
+    in_machine: bool
+
+    @property
+    def pid(self) -> int:
+        """Its process as the host sees it: below nsenter, if it is in a machine."""
+        if not self.in_machine:
+            return self.started.pid
+        children = psutil.Process(self.started.pid).children()
+        if not children:
+            raise UnexpectedError(f"it has ended:\n{self.last_words()}")
+        return children[0].pid
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        if self.started.poll() is None:
+            os.kill(self.pid, number)
+
+    async def wait(self) -> int:
+        """Wait until it has ended; its exit status."""
+        if self.started.poll() is None:
+            descriptor = os.pidfd_open(self.started.pid)
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
+        return self.started.wait()
+
+    async def end(self) -> int:
+        """Ask it to end, insist after a while; its exit status."""
+        self.send(signal.SIGTERM)
+        with trio.move_on_after(GOODBYE):
+            return await self.wait()
+        self.send(signal.SIGKILL)
+        return await self.wait()
+
+    def last_words(self, lines: int = 8) -> str:
+        """The end of its output."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def start(
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    in_machine: bool = True,
+) -> Program:
+    """Start a program; its output is appended to `log`."""
+    with log.open("ab") as output:
+        started = subprocess.Popen(
+            list(arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ) | dict(environment or {}),
+            start_new_session=True,
+        )
+    return Program(started, log, in_machine)
+
+
+@asynccontextmanager
+async def open_program(
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    in_machine: bool = True,
+) -> AsyncIterator[Program]:
+    """Run a program while open."""
+    program = start(arguments, log, environment=environment, in_machine=in_machine)
+    try:
+        yield program
+    finally:
+        with trio.CancelScope(shield=True):
+            await program.end()
+
+
+class Traffic:
+    """A running traffic generator."""
+
+    def __init__(self, started: trio.Process) -> None:
+        self._started = started
+        assert started.stdin is not None
+        assert started.stdout is not None
+        self._commands = started.stdin
+        self._answers = started.stdout
+
+    async def end(self) -> bytes:
+        """End it after the requests under way; its figures, one JSON line."""
+        await self._commands.aclose()
+        answer = b""
+        async for piece in self._answers:
+            answer += piece
+        await self._started.wait()
+        return answer.splitlines()[-1] if answer.strip() else b"{}"
+
+
+@asynccontextmanager
+async def open_traffic(arguments: Sequence[str]) -> AsyncIterator[Traffic]:
+    """Have steady traffic while open."""
+    started = await trio.lowlevel.open_process(
+        list(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield Traffic(started)
+    finally:
+        if started.returncode is None:
+            with trio.CancelScope(shield=True):
+                assert started.stdin is not None
+                await started.stdin.aclose()
+                with trio.move_on_after(GOODBYE):
+                    await started.wait()
+                if started.returncode is None:
+                    started.kill()
+                    await started.wait()

@@ -1,0 +1,238 @@
+"""The demo's stage: a cluster with Linkerd, a meshed pod, and a virtual machine, each a machine of namespaces.
+
+The process that opens the stage is the cluster's machine: it runs in a network namespace of its own, serves the API
+itself or runs a real Kubernetes for it, and runs the real controller and the stand-in destination controller as
+programs. The pod has a stand-in proxy with the rules that Linkerd's init container would make. The virtual machine has
+an application and nothing else.
+"""
+
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cryptography
+import h2
+import h11
+import trio
+from cryptography import x509
+
+import exclave
+from exclave.admin.objects import controller_objects, group_objects, placed_guard
+from exclave.api.identity import MeshIdentity
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import Request, create, create_token
+from exclave.cluster.client import Cluster, open_cluster
+from exclave.cluster.endpoint import Access
+from exclave.errors import ApiRefusal
+from exclave.kit.host.atomic import write_atomic
+from exclave_sandbox.apiserver.main import ApiServer, open_apiserver
+from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
+from exclave_sandbox.stage import mesh
+from exclave_sandbox.stage.control_plane import Binaries, Layout
+from exclave_sandbox.stage.kubernetes import Kubernetes, open_kubernetes
+from exclave_sandbox.stage.namespaces import Machine, Network, open_network
+from exclave_sandbox.stage.programs import Program, module, open_program, start
+from exclave_sandbox.stage.vm import Guest, open_guest
+
+CLUSTER = "10.77.0.1"
+API_PORT = 6443
+ETCD_PORTS = 2379, 2380
+PROXY_USER = 65534
+"""Debian's `nobody`: it owns nothing here."""
+
+_PACKAGES = (exclave, trio, h2, h11, cryptography)
+
+POD_RULES = f"""
+table ip linkerd {{
+    chain inbound {{
+        type nat hook prerouting priority -100; policy accept;
+        tcp dport != {{ 4140, 4143, 4191 }} redirect to :4143
+    }}
+    chain outbound {{
+        type nat hook output priority -100; policy accept;
+        meta skuid {PROXY_USER} accept
+        oifname "lo" accept
+        meta l4proto tcp redirect to :4140
+    }}
+}}
+"""
+"""What Linkerd's init container does, in nftables."""
+
+
+@dataclass
+class Stage:
+    """Everything that stands. `admin` may do everything."""
+
+    network: Network
+    api: ApiServer | Kubernetes
+    access: Access
+    admin: Cluster
+    pod: Machine
+    vm: Guest
+    controller: Program
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of logs and files."""
+        return self.network.scratch
+
+    def start_controller(self) -> None:
+        """Start the controller again."""
+        self.controller = _start_controller(self.scratch)
+
+    def open_client(self, token: str) -> AbstractAsyncContextManager[Cluster]:
+        """Speak to the API server as whoever has this token."""
+        return open_cluster(self.access, lambda: token)
+
+
+@asynccontextmanager
+async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None) -> AsyncIterator[Stage]:
+    """Build it all, in a network namespace that must be ours already; `binaries` are those of a real Kubernetes.
+
+    Raises MachineError, HostError, UnexpectedError.
+    """
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        network = await enter(open_network())
+        await network.join(f"{CLUSTER}/24", f"{mesh.CONTROL_PLANE}/16")
+        api = await enter(_open_api(network.scratch, binaries))
+        access = Access((api.url,), api.ca)
+        admin = await enter(open_cluster(access, lambda: api.admin_token))
+        await _furnish(admin, network.scratch, certificate_lifetime)
+        pod = await network.add("orders", f"{mesh.POD}/16")
+        machine = await network.add("vm", f"{mesh.VM}/24")
+        proxy = await share_stand_in(network.scratch, pod, machine)
+        await _open_destination(network.scratch, stack)
+        await _open_pod(pod, network.scratch, stack)
+        for cluster_network in mesh.CLUSTER_NETWORKS:
+            await machine.add_route(cluster_network)
+        guest = await enter(open_guest(network, machine, proxy))
+        stage = Stage(network, api, access, admin, pod, guest, _start_controller(network.scratch))
+        stack.push_async_callback(_end_controller, stage)
+        yield stage
+
+
+def _open_api(scratch: Path, binaries: Binaries | None) -> AbstractAsyncContextManager[ApiServer | Kubernetes]:
+    if binaries is None:
+        return open_apiserver(CLUSTER, API_PORT, scratch)
+    return open_kubernetes(binaries, Layout(scratch, CLUSTER, API_PORT, *ETCD_PORTS))
+
+
+async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> None:
+    """Linkerd's objects, the controller's rights, a group, and an application with one pod."""
+    anchor = make_anchor()
+    issuer = make_issuer(anchor)
+    placed = [
+        *placed_guard("exclave"),
+        *controller_objects("exclave", mesh.LINKERD, "exclave-issuer"),
+        *group_objects(mesh.NAMESPACE, mesh.GROUP, mesh.group_spec(certificate_lifetime), "exclave"),
+    ]
+    keys = mesh.MeshKeys(anchor.pem, issuer.pem, issuer.key_pem)
+    for request in (
+        *mesh.mesh_requests(keys),
+        *(create(one.resource, one.namespace, one.body) for one in placed),
+        *mesh.application_requests(),
+    ):
+        await _have(admin, request)
+    granted = await admin.send(create_token("exclave", CONTROLLER, 86400))
+    write_atomic(scratch / "controller.token", granted["status"]["token"].encode())
+    _make_pod_identity(scratch / "pod", anchor.pem, issuer.pem, make_leaf(issuer, _pod_names()))
+
+
+async def _have(admin: Cluster, request: Request) -> None:
+    try:
+        await admin.send(request)
+    except ApiRefusal as refusal:
+        if refusal.reason != "AlreadyExists":
+            raise
+
+
+async def _open_destination(scratch: Path, stack: AsyncExitStack) -> None:
+    listen = ("--listen", f"{mesh.CONTROL_PLANE}:8086", "--listen", f"{mesh.CONTROL_PLANE}:8090")
+    command = module("exclave_sandbox.linkerd.destination", *listen, *_access(scratch, "admin.token"))
+    await stack.enter_async_context(open_program(command, scratch / "destination.log", in_machine=False))
+
+
+async def _open_pod(pod: Machine, scratch: Path, stack: AsyncExitStack) -> None:
+    for network in (mesh.VM_NETWORK, mesh.CLUSTER_NETWORKS[1]):
+        await pod.add_route(network)
+    echo = pod.command(*module("exclave_sandbox.stage.echo", mesh.POD_NAME, str(mesh.POD_PORT)))
+    await stack.enter_async_context(open_program(echo, scratch / "pod-app.log"))
+    user = [f"--reuid={PROXY_USER}", f"--regid={PROXY_USER}", "--clear-groups"]
+    proxy = pod.command("setpriv", *user, str(scratch / "proxy"))
+    environment = _pod_environment(scratch / "pod")
+    await stack.enter_async_context(open_program(proxy, scratch / "pod-proxy.log", environment=environment))
+    await pod.must("nft", POD_RULES)
+
+
+def _pod_names() -> list[x509.GeneralName]:
+    """A pod's certificate has the DNS form alone, as linkerd-identity signs it."""
+    identity = MeshIdentity(mesh.POD_NAME, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN)
+    return [x509.DNSName(identity.dns_name)]
+
+
+def _make_pod_identity(folder: Path, anchor: str, issuer: str, leaf: Authority) -> None:
+    folder.mkdir()
+    for name, text in (
+        ("key.pem", leaf.key_pem),
+        ("chain.pem", leaf.pem + issuer),
+        ("anchors.pem", anchor),
+    ):
+        (folder / name).write_text(text)
+        shutil.chown(folder / name, PROXY_USER, PROXY_USER)
+        (folder / name).chmod(0o400)
+
+
+def _pod_environment(folder: Path) -> dict[str, str]:
+    identity = MeshIdentity(mesh.POD_NAME, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN)
+    prefix = "LINKERD2_PROXY_"
+    return {
+        "EXCLAVE_STANDIN_IDENTITY_DIR": str(folder),
+        f"{prefix}IDENTITY_LOCAL_NAME": identity.dns_name,
+        f"{prefix}IDENTITY_TRUST_ANCHORS": (folder / "anchors.pem").read_text(),
+        f"{prefix}DESTINATION_SVC_ADDR": f"{mesh.CONTROL_PLANE}:8086",
+        f"{prefix}POLICY_SVC_ADDR": f"{mesh.CONTROL_PLANE}:8090",
+        f"{prefix}DESTINATION_PROFILE_NETWORKS": ",".join((*mesh.CLUSTER_NETWORKS, mesh.VM_NETWORK)),
+        f"{prefix}POLICY_CLUSTER_NETWORKS": ",".join(mesh.CLUSTER_NETWORKS),
+        f"{prefix}INBOUND_IPS": mesh.POD,
+        f"{prefix}INBOUND_LISTEN_ADDR": "0.0.0.0:4143",
+        f"{prefix}OUTBOUND_LISTEN_ADDRS": "127.0.0.1:4140",
+        f"{prefix}ADMIN_LISTEN_ADDR": "0.0.0.0:4191",
+    }
+
+
+async def share_stand_in(scratch: Path, *machines: Machine) -> Path:
+    """Make the stand-in proxy runnable by any user of the machines, wherever this checkout lies; its path."""
+    folders = sorted({Path(package.__file__ or "").resolve().parents[1] for package in _PACKAGES})
+    shared = [scratch / f"packages-{number}" for number in range(len(folders))]
+    for target in shared:
+        target.mkdir()
+    for machine in machines:
+        for source, target in zip(folders, shared, strict=True):
+            await machine.share(source, target)
+    interpreter = Path(sys.executable).resolve()
+    wrapper = scratch / "proxy"
+    wrapper.write_text(
+        f"#!{interpreter} -I\nimport sys\nsys.path[:0] = {[str(path) for path in shared]!r}\n"
+        "from exclave_sandbox.standin.main import main\nsys.exit(main())\n"
+    )
+    wrapper.chmod(0o755)
+    return wrapper
+
+
+def _access(scratch: Path, token_file: str) -> list[str]:
+    server = f"https://{CLUSTER}:{API_PORT}"
+    return ["--server", server, "--ca-file", str(scratch / "ca.pem"), "--token-file", str(scratch / token_file)]
+
+
+def _start_controller(scratch: Path) -> Program:
+    command = module("exclave", "controller", *_access(scratch, "controller.token"))
+    return start(command, scratch / "controller.log", in_machine=False)
+
+
+async def _end_controller(stage: Stage) -> None:
+    with trio.CancelScope(shield=True):
+        await stage.controller.end()

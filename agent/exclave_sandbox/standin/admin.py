@@ -1,0 +1,131 @@
+"""The admin server of the stand-in proxy: `/ready`, `/live`, `/metrics`, as linkerd2-proxy answers them.
+
+Rules: ready means that there is a certificate and that the listeners listen. TLS for the proxy's own name is ended, and
+then the policy decides, request by request. Names and labels of metrics are linkerd2-proxy's; there are as many as the
+demo and the tests read.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import h11
+import trio
+
+from exclave_sandbox.standin.policy import refusal_of_admin
+from exclave_sandbox.standin.settings import StandinSettings
+from exclave_sandbox.standin.stream import BROKEN, PeekedStream
+from exclave_sandbox.standin.tls import Tls
+
+Labels = tuple[tuple[str, str], ...]
+IDLE = 120.0
+"""Seconds after which a silent connection is closed."""
+
+
+class Counts:
+    """Counters and gauges by name and labels."""
+
+    def __init__(self) -> None:
+        self._counters: Counter[tuple[str, Labels]] = Counter()
+
+    @contextmanager
+    def open(self, name: str, labels: Labels) -> Iterator[None]:
+        """Count something for as long as it is open."""
+        self._counters[name, labels] += 1
+        try:
+            yield
+        finally:
+            self._counters[name, labels] -= 1
+
+    def add(self, name: str, labels: Labels) -> None:
+        """Count one."""
+        self._counters[name, labels] += 1
+
+    def set(self, name: str, labels: Labels, value: int) -> None:
+        """Say what a gauge stands at."""
+        self._counters[name, labels] = value
+
+    def render(self) -> list[str]:
+        """Lines in Prometheus' text format."""
+        lines = []
+        for (name, labels), value in sorted(self._counters.items()):
+            written = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+            lines.append(f"{name}{{{written}}} {value}")
+        return lines
+
+
+class Admin:
+    """What the admin server tells, and whom. `arrived`: ports whose policies have come."""
+
+    def __init__(self, settings: StandinSettings, tls: Tls, counts: Counts) -> None:
+        self._settings = settings
+        self._tls = tls
+        self._counts = counts
+        self.is_ready = False
+        self.arrived: set[int] = set()
+
+    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+        """Serve for ever."""
+        await trio.serve_listeners(self._talk, listeners)
+
+    def answer(self, method: bytes, target: bytes) -> tuple[int, str]:
+        """Status and body."""
+        if method not in (b"GET", b"HEAD"):
+            return 405, ""
+        if target == b"/ready":
+            return (200, "ready\n") if self.is_ready else (503, "not ready\n")
+        if target == b"/live":
+            return 200, "live\n"
+        return (200, self.metrics()) if target == b"/metrics" else (404, "")
+
+    def metrics(self) -> str:
+        """The metrics page."""
+        lines = [f'control_identity_cert_refreshes_total{{result="ok"}} {self._tls.refreshes}']
+        if self._tls.expires is not None:
+            lines.append(f"control_identity_cert_expiration_timestamp_seconds {self._tls.expires:.0f}")
+        return "\n".join([*lines, *self._counts.render(), ""])
+
+    async def _talk(self, stream: trio.SocketStream) -> None:
+        http, peer = h11.Connection(h11.SERVER), stream.socket.getpeername()[0]
+        async with stream:
+            try:
+                talk, client_id, _ = await self._tls.accept_for(PeekedStream(stream), self._settings.server_name)
+                with trio.move_on_after(IDLE) as idle:
+                    while await self._answer_one(http, talk, partial(self._refusal, peer, client_id)):
+                        idle.deadline = trio.current_time() + IDLE
+            except (*BROKEN, EOFError, ValueError, h11.RemoteProtocolError):
+                return
+
+    def _refusal(self, peer: str, client_id: str | None) -> int | None:
+        settings = self._settings
+        has_arrived = settings.admin[1] in self.arrived
+        networks = settings.cluster_networks
+        return refusal_of_admin(settings.policy, networks, peer, client_id, has_arrived=has_arrived)
+
+    async def _answer_one(self, http: h11.Connection, stream: PeekedStream, refusal: Callable[[], int | None]) -> bool:
+        while True:
+            event = http.next_event()
+            if event is h11.NEED_DATA:
+                http.receive_data(await stream.receive_some(65536))
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.EndOfMessage):
+                break
+            elif isinstance(event, h11.ConnectionClosed):
+                return False
+        refused = refusal()
+        status, text = self.answer(request.method, request.target) if refused is None else (refused, "")
+        headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))]
+        events = [h11.Response(status_code=status, headers=headers), h11.EndOfMessage()]
+        if request.method != b"HEAD":
+            events.insert(1, h11.Data(data=text.encode()))
+        await stream.send_all(b"".join(http.send(event) or b"" for event in events))
+        if http.our_state is h11.MUST_CLOSE:
+            return False
+        http.start_next_cycle()
+        return True
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

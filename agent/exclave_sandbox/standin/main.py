@@ -1,0 +1,102 @@
+"""A stand-in for linkerd2-proxy, for the demo and the tests: `python -m exclave_sandbox.standin.main`.
+
+It takes linkerd2-proxy's environment, gets its certificate from the Workload API, finds original destinations as the
+real one does, speaks mutual TLS under the same names, and drains on SIGTERM. It is not the real one: HTTP/1.1 and bytes
+only, the destination controller is a look-up over HTTP, the policy controller one whose answer is not used, nothing is
+balanced or retried.
+Rules: it greets first, so that an empty environment shows its version and nothing else happens, status 64; it serves
+once it has a certificate; told to end, it stops accepting and waits for what is under way, up to its grace period.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+
+import trio
+
+from exclave_sandbox.standin.admin import Admin, Counts
+from exclave_sandbox.standin.control import watch_controller
+from exclave_sandbox.standin.forward import Forwarder
+from exclave_sandbox.standin.identity import keep_from_folder, keep_from_workload_api
+from exclave_sandbox.standin.lookup import Lookups, Resolver, read_resolv_conf
+from exclave_sandbox.standin.policies import ask_for_policies
+from exclave_sandbox.standin.settings import StandinSettings, read_environment
+from exclave_sandbox.standin.stream import Drain
+from exclave_sandbox.standin.tls import Tls
+
+EX_USAGE = 64
+GREETING = "INFO linkerd2_proxy: standin 0.0.0-standin (exclave) by exclave"
+
+log = logging.getLogger("standin")
+
+
+async def run(settings: StandinSettings) -> None:
+    """Be the proxy until SIGTERM or SIGINT has been drained."""
+    tls, counts, drain, taken = Tls(settings.anchors), Counts(), Drain(), trio.Event()
+    resolver = Resolver(settings.destination, read_resolv_conf())
+    lookups = Lookups(resolver, settings.remember, trio.current_time)
+    forwarder = Forwarder(settings, tls, lookups, counts, drain)
+    admin = Admin(settings, tls, counts)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_drain_on_signal, signals, drain)
+            nursery.start_soon(watch_controller, resolver, lookups, counts)
+            nursery.start_soon(admin.serve, await trio.open_tcp_listeners(settings.admin[1], host=settings.admin[0]))
+            policies = Resolver(settings.policy_server, read_resolv_conf())
+            nursery.start_soon(ask_for_policies, settings, policies, counts, taken, admin.arrived)
+            if settings.workload_api is not None:
+                nursery.start_soon(keep_from_workload_api, settings.workload_api, settings.server_id, tls, taken)
+            elif settings.identity_dir is not None:
+                nursery.start_soon(keep_from_folder, settings.identity_dir, tls, taken)
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(_accept, settings, forwarder, admin, taken, nursery)
+                await drain.begun.wait()
+                accepting.cancel_scope.cancel()
+            admin.is_ready = False
+            with trio.move_on_after(settings.grace):
+                await drain.empty.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _accept(
+    settings: StandinSettings, forwarder: Forwarder, admin: Admin, taken: trio.Event, connections: trio.Nursery
+) -> None:
+    """Accept connections once there is a certificate. They run in a nursery that outlives the listeners."""
+    await taken.wait()
+    async with trio.open_nursery() as nursery:
+        for (host, port), accept in (
+            (settings.inbound, forwarder.accept_inbound),
+            *((address, forwarder.accept_outbound) for address in settings.outbound),
+        ):
+            listeners = await trio.open_tcp_listeners(port, host=host)
+            nursery.start_soon(partial(trio.serve_listeners, accept, listeners, handler_nursery=connections))
+        admin.is_ready = True
+        log.info("certified and listening")
+
+
+async def _drain_on_signal(signals: AsyncIterator[int], drain: Drain) -> None:
+    async for _ in signals:
+        log.info("received a signal to end: draining")
+        drain.begin()
+        return
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """Greet, read the environment, be the proxy; the exit code."""
+    sys.stdout.write(GREETING + "\n")
+    sys.stdout.flush()
+    try:
+        settings = read_environment(environment)
+    except ValueError as problem:
+        sys.stderr.write(f"Invalid configuration: {problem}\n")
+        return EX_USAGE
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    trio.run(run, settings, strict_exception_groups=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

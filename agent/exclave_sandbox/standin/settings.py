@@ -1,0 +1,138 @@
+"""What the stand-in proxy is told: linkerd2-proxy's environment, as far as the stand-in understands it. Pure.
+
+Rules: names and formats are linkerd2-proxy's (`linkerd/app/src/env.rs`); what it would refuse to start with is refused
+here too. One variable is the stand-in's own: EXCLAVE_STANDIN_IDENTITY_DIR names a folder with key.pem and chain.pem,
+for pods, whose identity would come from linkerd-identity.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+
+from exclave.kit.formats.duration import parse_duration
+
+PREFIX = "LINKERD2_PROXY_"
+IDENTITY_DIR = "EXCLAVE_STANDIN_IDENTITY_DIR"
+
+POLICIES = (
+    "deny",
+    "all-authenticated",
+    "all-unauthenticated",
+    "cluster-authenticated",
+    "cluster-unauthenticated",
+    "audit",
+)
+
+Network = IPv4Network | IPv6Network
+Address = tuple[str, int]
+"""Host and port."""
+
+
+@dataclass(frozen=True)
+class StandinSettings:
+    """The environment, read. Durations are seconds; exactly one of `workload_api` and `identity_dir` is set."""
+
+    inbound: Address
+    outbound: tuple[Address, ...]
+    admin: Address
+    inbound_ips: frozenset[str]
+    opaque_ports: tuple[tuple[int, int], ...]
+    policy: str
+    cluster_networks: tuple[Network, ...]
+    profile_networks: tuple[Network, ...]
+    server_id: str
+    server_name: str
+    anchors: str
+    workload_api: str | None
+    identity_dir: Path | None
+    destination: Address
+    policy_server: Address
+    inbound_ports: tuple[int, ...]
+    remember: float
+    grace: float
+
+    def is_opaque(self, port: int) -> bool:
+        """Whether nobody looks for HTTP in connections to this port."""
+        return any(first <= port <= last for first, last in self.opaque_ports)
+
+
+def read_environment(environment: Mapping[str, str]) -> StandinSettings:
+    """Read the variables. Raises ValueError naming the one that is missing or wrong."""
+    reader = _Reader(environment)
+    local_name = environment.get(f"{PREFIX}IDENTITY_LOCAL_NAME")
+    folder = environment.get(IDENTITY_DIR)
+    socket = reader.optional("IDENTITY_SPIRE_WORKLOAD_API_ADDRESS") or reader.optional("IDENTITY_SPIRE_SOCKET")
+    server_id = local_name or reader.required("IDENTITY_SERVER_ID")
+    if not socket and not folder:
+        raise ValueError(f"{PREFIX}IDENTITY_SPIRE_WORKLOAD_API_ADDRESS or {IDENTITY_DIR} must be set")
+    if not folder and not server_id.startswith("spiffe://"):
+        raise ValueError("Spire support requires a SPIFFE TLS Id")
+    policy = reader.optional("INBOUND_DEFAULT_POLICY") or "all-unauthenticated"
+    if policy not in POLICIES:
+        raise ValueError(f"{PREFIX}INBOUND_DEFAULT_POLICY={policy!r}: one of {', '.join(POLICIES)} was expected")
+    return StandinSettings(
+        inbound=reader.address("INBOUND_LISTEN_ADDR", "0.0.0.0:4143"),
+        outbound=reader.outbound(),
+        admin=reader.address("ADMIN_LISTEN_ADDR", "127.0.0.1:4191"),
+        inbound_ips=frozenset(str(ip_address(text)) for text in reader.listed("INBOUND_IPS")),
+        opaque_ports=tuple(map(_range, reader.listed("INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION"))),
+        policy=policy,
+        cluster_networks=tuple(map(ip_network, reader.listed("POLICY_CLUSTER_NETWORKS"))),
+        profile_networks=tuple(map(ip_network, reader.listed("DESTINATION_PROFILE_NETWORKS"))),
+        server_id=server_id,
+        server_name=local_name or reader.required("IDENTITY_SERVER_NAME"),
+        anchors=reader.required("IDENTITY_TRUST_ANCHORS"),
+        workload_api=None if folder else socket.removeprefix("unix:"),
+        identity_dir=Path(folder) if folder else None,
+        destination=reader.address("DESTINATION_SVC_ADDR", None),
+        policy_server=reader.address("POLICY_SVC_ADDR", None),
+        inbound_ports=tuple(map(int, reader.listed("INBOUND_PORTS"))),
+        remember=reader.duration("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "5s"),
+        grace=reader.duration("SHUTDOWN_GRACE_PERIOD", "2m"),
+    )
+
+
+class _Reader:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def optional(self, name: str) -> str:
+        return self._environment.get(PREFIX + name, "")
+
+    def required(self, name: str) -> str:
+        found = self.optional(name)
+        if not found:
+            raise ValueError(f"{PREFIX}{name} must be set")
+        return found
+
+    def listed(self, name: str) -> list[str]:
+        return [part.strip() for part in self.optional(name).split(",") if part.strip()]
+
+    def address(self, name: str, default: str | None) -> Address:
+        text = self.optional(name) or default or self.required(name)
+        try:
+            return _address(text)
+        except ValueError:
+            raise ValueError(f"{PREFIX}{name}={text!r}: HOST:PORT was expected") from None
+
+    def outbound(self) -> tuple[Address, ...]:
+        listed = self.listed("OUTBOUND_LISTEN_ADDRS")
+        if len(listed) > 2:
+            raise ValueError(f"{PREFIX}OUTBOUND_LISTEN_ADDRS: only two addresses are supported")
+        return tuple(map(_address, listed)) or (self.address("OUTBOUND_LISTEN_ADDR", "127.0.0.1:4140"),)
+
+    def duration(self, name: str, default: str) -> float:
+        return parse_duration(self.optional(name) or default)
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    if not host:
+        raise ValueError(f"{text!r}: HOST:PORT was expected")
+    return host.strip("[]"), int(port)
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    return int(first), int(last or first)

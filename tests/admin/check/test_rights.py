@@ -1,0 +1,160 @@
+"""Rights that are not as installed, and rights that reach machines: which objects make which words."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from exclave.admin.check.rights import (
+    fault_words,
+    foreign_rows,
+    home_rows,
+    odd_inhabitants,
+    reaching_rows,
+    standing,
+    standing_rows,
+    to_place,
+)
+from exclave.admin.check.rows import Row
+from exclave.admin.manifests import Installation
+from exclave.admin.objects import group_objects
+from exclave.api.requests import Object
+
+SHOP = group_objects("shop", "web", {"networks": ["10.0.0.0/8"]}, "exclave")[:-1]
+STANDS = standing([one.body for one in SHOP])
+
+
+def bad(rows: list[Row]) -> list[tuple[str, str]]:
+    return [(one.result, one.met) for one in rows if one.result != "success"]
+
+
+def changed(kind: str, namespace: str, name: str, **fields: Any) -> dict[tuple[str, str, str], Object]:
+    found = copy.deepcopy(STANDS)
+    found[kind, namespace, name] |= fields
+    return found
+
+
+def test_what_a_group_was_made_with_is_as_it_should_be() -> None:
+    assert to_place(SHOP, STANDS) == []
+    assert bad(standing_rows([], [])) == []
+
+
+RULE = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+EDITED: dict[str, tuple[dict[tuple[str, str, str], Object], list[str]]] = {
+    "a Role with a rule more": (
+        changed("Role", "shop", "exclave-machines", rules=[*STANDS["Role", "shop", "exclave-machines"]["rules"], RULE]),
+        ["Role exclave-machines in shop has been changed"],
+    ),
+    "a Role with a rule less": (
+        changed("Role", "shop-vms", "exclave-machines", rules=[]),
+        ["Role exclave-machines in shop-vms has been changed"],
+    ),
+    "a binding of somebody more": (
+        changed("RoleBinding", "shop-vms", "exclave-controller", subjects=[]),
+        ["RoleBinding exclave-controller in shop-vms has been changed"],
+    ),
+    "a namespace that no longer says whose accounts it holds": (
+        changed("Namespace", "", "shop-vms", metadata={"name": "shop-vms"}),
+        ["Namespace shop-vms has been changed"],
+    ),
+    "a Role that is gone": (
+        {key: one for key, one in STANDS.items() if key != ("Role", "shop", "exclave-publisher.web")},
+        ["Role exclave-publisher.web in shop is missing"],
+    ),
+    "the mesh's account that is gone": (
+        {key: one for key, one in STANDS.items() if key != ("ServiceAccount", "shop", "web")},
+        ["ServiceAccount web in shop is missing"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("found", "words"), EDITED.values(), ids=EDITED)
+def test_what_was_edited_is_named(found: dict[tuple[str, str, str], Object], words: list[str]) -> None:
+    steps = to_place(SHOP, found)
+    assert [fault_words(step) for step in steps] == words
+    assert bad(standing_rows([], steps)) == [("error", words[0])]
+
+
+def test_what_two_groups_share_is_told_once() -> None:
+    steps = to_place([*SHOP, *SHOP], changed("Role", "shop-vms", "exclave-machines", rules=[]))
+    assert bad(standing_rows([], steps)) == [("error", "Role exclave-machines in shop-vms has been changed")]
+
+
+def test_the_controllers_own_rights_are_told_apart_from_groups() -> None:
+    rights = Installation().rights
+    stands = standing([copy.deepcopy(one.body) for one in rights])
+    assert to_place(rights, stands) == []
+    stands["ClusterRole", "", "exclave-controller"]["rules"].append(RULE)
+    rows = standing_rows(to_place(rights, stands), [])
+    assert bad(rows) == [("error", "ClusterRole exclave-controller has been changed")]
+    assert rows[0].told == "the controller's rights are as installed"
+
+
+def binding(name: str, role: str, *subjects: dict[str, str], namespace: str | None = None) -> Object:
+    where = {} if namespace is None else {"namespace": namespace}
+    return {
+        "kind": "ClusterRoleBinding" if namespace is None else "RoleBinding",
+        "metadata": {"name": name, **where},
+        "roleRef": {"kind": "ClusterRole", "name": role},
+        "subjects": list(subjects),
+    }
+
+
+def group(name: str) -> dict[str, str]:
+    return {"kind": "Group", "name": name}
+
+
+ROBOT = {"kind": "ServiceAccount", "name": "web.vm.k7q2x-1", "namespace": "shop-vms"}
+REACHING = {
+    "what every cluster gives to everybody": (
+        binding("discovery", "system:discovery", group("system:authenticated")), None,
+    ),
+    "what every cluster gives to every account": (
+        binding("issuer", "system:service-account-issuer-discovery", group("system:serviceaccounts")), None,
+    ),
+    "an application's own": (
+        binding("app", "edit", {"kind": "ServiceAccount", "name": "app", "namespace": "shop"}, namespace="shop"), None,
+    ),
+    "another namespace's accounts": (binding("ci", "edit", group("system:serviceaccounts:ci"), namespace="shop"), None),
+    "our own": (SHOP[4].body, None),
+    "every account, everywhere": (
+        binding("handy", "view", group("system:serviceaccounts")), "ClusterRoleBinding handy: view",
+    ),
+    "everybody, in one namespace": (
+        binding("handy", "edit", group("system:authenticated"), namespace="shop"), "RoleBinding handy in shop: edit",
+    ),
+    "machines' accounts, as a group": (
+        binding("more", "edit", group("system:serviceaccounts:shop-vms"), namespace="shop"),
+        "RoleBinding more in shop: edit",
+    ),
+    "one machine's account": (binding("one", "edit", ROBOT, namespace="lab"), "RoleBinding one in lab: edit"),
+    "one machine's account by its user name": (
+        binding("one", "edit", {"kind": "User", "name": "system:serviceaccount:shop-vms:web.vm.k7q2x-1"}),
+        "ClusterRoleBinding one: edit",
+    ),
+    "a name of ours in a namespace where it is not": (
+        binding("exclave-machines", "edit", group("system:serviceaccounts:shop-vms"), namespace="lab"),
+        "RoleBinding exclave-machines in lab: edit",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "words"), REACHING.values(), ids=REACHING)
+def test_a_right_that_reaches_machines_is_named(found: Object, words: str | None) -> None:
+    assert bad(reaching_rows([found], ["shop-vms"], SHOP)) == ([] if words is None else [("warning", words)])
+
+
+def test_namespaces_of_others_with_our_ending_are_named() -> None:
+    ours = {"metadata": {"name": "shop-vms", "labels": {"exclave.dev/machines": "shop"}}}
+    assert bad(foreign_rows([ours, {"metadata": {"name": "shop"}}])) == []
+    assert bad(foreign_rows([ours, {"metadata": {"name": "tools-vms"}}])) == [("warning", "tools-vms")]
+
+
+def test_what_lives_among_machines_accounts_is_named() -> None:
+    names = ("default", "web.vm.k7q2x-1", "web.join.k7q2x-20", "web.rejoin.k7q2x-1")
+    accounts = [{"metadata": {"name": name}} for name in names]
+    assert odd_inhabitants("shop-vms", accounts, []) == []
+    odd = odd_inhabitants(
+        "shop-vms", [*accounts, {"metadata": {"name": "web.vm"}}], [{"metadata": {"name": "operator-1"}}]
+    )
+    assert bad(home_rows(odd)) == [("warning", "Pod operator-1 in shop-vms, ServiceAccount web.vm in shop-vms")]

@@ -1,0 +1,145 @@
+"""Rows of `check`: which facts make them hold, and what is said where they do not."""
+
+import base64
+import time
+
+import pytest
+
+from exclave.admin.check.rows import (
+    Row,
+    as_linkerd,
+    before_rows,
+    controller_rows,
+    group_rows,
+    guard_rows,
+    issuer_rows,
+    member_rows,
+    tell,
+)
+from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.x509 import not_after
+from exclave_sandbox.pki import make_anchor
+from support.mesh import Mesh, mesh
+
+NOW = 1_800_000_000.0
+SOUND = {"linkerd": True, "external_workloads": True, "namespace": "linkerd"}
+
+
+def bad(rows: list[Row]) -> list[tuple[str, str]]:
+    return [(one.result, one.met) for one in rows if one.result != "success"]
+
+
+@pytest.mark.parametrize(
+    ("version", "met"),
+    [
+        ("v1.30.0", []),
+        ("v1.37.2+k3s1", []),
+        ("v1.29.9", [("error", "the API server is v1.29.9")]),
+        ("v1.9.0", [("error", "the API server is v1.9.0")]),
+        ("", [("error", "the API server is of an unknown version")]),
+    ],
+)
+def test_a_cluster_that_is_too_old_is_refused(version: str, met: list[tuple[str, str]]) -> None:
+    assert bad(before_rows(version, **SOUND)) == met  # type: ignore[arg-type]
+
+
+def test_a_cluster_without_linkerd_or_with_an_old_one_is_refused() -> None:
+    assert bad(before_rows("v1.30.0", linkerd=False, external_workloads=False, namespace="mesh")) == [
+        ("error", "there is no ConfigMap linkerd-config in namespace mesh"),
+        ("error", "there is no CustomResourceDefinition externalworkloads.workload.linkerd.io"),
+    ]
+
+
+def lease(holder: str = "pod-1", renewed: str = "2027-01-15T07:59:50.000000Z") -> dict[str, object]:
+    return {"spec": {"holderIdentity": holder, "renewTime": renewed}}
+
+
+def deployment(ready: int) -> dict[str, object]:
+    return {"spec": {"replicas": 2}, "status": {"readyReplicas": ready}}
+
+
+def test_controllers_run_and_one_leads() -> None:
+    assert bad(controller_rows(deployment(2), lease(), NOW)) == []
+    assert bad(controller_rows(deployment(1), lease(), NOW)) == [("warning", "1 of 2 are ready")]
+    assert bad(controller_rows(None, None, NOW)) == [("error", "0 of 0 are ready"), ("error", "nobody has led yet")]
+    assert bad(controller_rows(deployment(2), lease(renewed="2027-01-15T07:50:00.000000Z"), NOW)) == [
+        ("error", "the last renewal is 600 s old")
+    ]
+
+
+def test_groups_members_and_services_that_need_a_look_are_named() -> None:
+    refused = {"type": "Accepted", "status": "False", "reason": "Invalid", "message": "no networks"}
+    group = {"metadata": {"namespace": "shop", "name": "web"}, "status": {"conditions": [refused]}}
+    assert bad(group_rows([group], ["shop/web-headless"])) == [
+        ("warning", "shop/web: no networks"),
+        ("warning", "shop/web-headless"),
+    ]
+    silent = {"type": "Live", "status": "False", "reason": "NotLive", "message": ""}
+    cloned = {"type": "Cloned", "status": "True", "reason": "TwoMachines", "message": ""}
+    members = [
+        {"metadata": {"namespace": "shop", "name": f"web-k7q2x-{n}"}, "spec": {}, "status": {"conditions": [silent]}}
+        for n in range(1, 8)
+    ]
+    members[0]["status"]["conditions"].append(cloned)  # type: ignore[index]
+    names = ", ".join(f"shop/web-k7q2x-{n}" for n in range(1, 6))
+    assert bad(member_rows(members)) == [("warning", f"{names} and 2 more"), ("warning", "shop/web-k7q2x-1")]
+
+
+def issuer_secret(made: Mesh, key: str = "tls") -> dict[str, object]:
+    names = ("tls.crt", "tls.key") if key == "tls" else ("crt.pem", "key.pem")
+    texts = (made.issuer.pem, made.issuer.key_pem)
+    return {"data": {name: base64.b64encode(text.encode()).decode() for name, text in zip(names, texts, strict=True)}}
+
+
+def roots(anchor: str) -> dict[str, object]:
+    return {"data": {"ca-bundle.crt": anchor}}
+
+
+def test_an_issuer_is_there_is_believed_and_lasts() -> None:
+    made, now = mesh(), time.time()
+    for layout in ("tls", "linkerd"):
+        rows = issuer_rows("exclave/exclave-issuer", issuer_secret(made, layout), roots(made.anchor.pem), now)
+        assert bad(rows) == []
+        assert rows[1].told == f"the issuer's certificate is valid until {rfc3339(not_after(made.issuer.certificate))}"
+    assert bad(issuer_rows("exclave/exclave-issuer", None, roots(made.anchor.pem), now)) == [
+        ("error", "there is no Secret exclave/exclave-issuer")
+    ]
+    assert bad(issuer_rows("a/b", issuer_secret(made), roots(make_anchor().pem), now)) == [
+        ("error", "Secret a/b: the issuer does not lead to the trust anchors that Linkerd publishes")
+    ]
+    late = not_after(made.issuer.certificate) - 3 * 86400
+    (warned,) = bad(issuer_rows("a/b", issuer_secret(made), roots(made.anchor.pem), late))
+    assert warned == ("warning", "it ends in 3d")
+
+
+def test_in_short_what_holds_is_left_out() -> None:
+    rows = [Row("one"), *guard_rows("it is missing")]
+    assert tell(rows, short=True) == (
+        "linkerd-exclave\n---------------\n× the admission policies stand as installed\n    it is missing\n"
+        "    to do: kubectl exclave upgrade\n\n2 checks, 1 errors, 0 warnings"
+    )
+
+
+def test_linkerd_gets_its_own_form_and_a_person_gets_text() -> None:
+    rows = [Row("one"), *guard_rows("it is missing")]
+    assert as_linkerd(rows) == {
+        "success": False,
+        "categories": [
+            {
+                "categoryName": "linkerd-exclave",
+                "checks": [
+                    {"description": "one", "result": "success"},
+                    {
+                        "description": "the admission policies stand as installed",
+                        "hint": "kubectl exclave upgrade",
+                        "error": "it is missing",
+                        "result": "error",
+                    },
+                ],
+            }
+        ],
+    }
+    assert tell(rows) == (
+        "linkerd-exclave\n---------------\n√ one\n× the admission policies stand as installed\n    it is missing\n"
+        "    to do: kubectl exclave upgrade\n\n2 checks, 1 errors, 0 warnings"
+    )

@@ -1,0 +1,353 @@
+"""What is refused of a group, and what is warned of: every text word for word."""
+
+from typing import Any
+
+import pytest
+
+from exclave.admin.group.checks import (
+    changed_spec,
+    checked_spec,
+    group_warnings,
+    labels_of,
+    read_label,
+    read_port,
+    refuse_home,
+    refuse_place,
+    selecting,
+    told_spec,
+)
+from exclave.api.settings import GroupSpec, Port
+from exclave.errors import ExclaveError, Fault
+
+SPEC = GroupSpec("web", ("10.0.0.0/8",), {"app": "web"}, (Port("http", 8080),))
+
+NO_PLACE = "is no place for machines: it belongs to the cluster itself, or to nobody in particular"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "why"),
+    [
+        *((name, NO_PLACE) for name in ("kube-system", "kube-public", "linkerd", "linkerd-viz", "exclave", "default")),
+        ("shop-vms", "ends in -vms, as the namespaces of machines' accounts do"),
+        ("Shop", "is not a namespace's name of at most 59 characters (that of its accounts is four longer)"),
+        ("s" * 60, "is not a namespace's name of at most 59 characters (that of its accounts is four longer)"),
+    ],
+)
+def test_namespaces_that_hold_no_groups(namespace: str, why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        refuse_place(namespace, "web")
+    assert refused.value.fault is Fault.USAGE
+    assert refused.value.message == f"namespace {namespace} {why}"
+    assert refused.value.hint == "name the namespace of the application: -n NAMESPACE"
+
+
+@pytest.mark.parametrize("name", ["Web", "web.a", "-web", "w" * 41, "", "../web"])
+def test_names_that_no_group_has(name: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        refuse_place("shop", name)
+    assert refused.value.message == (
+        f"{name!r} is no name for a group: one DNS label of at most 40 characters was expected"
+    )
+
+
+def test_the_controllers_own_namespace_holds_no_group_wherever_it_is() -> None:
+    with pytest.raises(ExclaveError) as refused:
+        refuse_place("machines", "web", "machines")
+    assert refused.value.message == f"namespace machines {NO_PLACE}"
+
+
+def test_a_place_that_is_none_of_these_is_good() -> None:
+    refuse_place("shop", "web")
+    refuse_place("s" * 59, "w" * 40)
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("8080", {"name": "8080", "port": 8080}),
+        ("name=http,port=8080", {"name": "http", "port": 8080}),
+        ("port=5432,name=pg,opaque", {"name": "pg", "port": 5432, "opaque": True}),
+        ("port=5432,opaque=true", {"name": "5432", "port": 5432, "opaque": True}),
+    ],
+)
+def test_ports(text: str, port: dict[str, Any]) -> None:
+    assert read_port(text) == port
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("0", "--port: a number from 1 to 65535 was expected, found '0'"),
+        ("http", "--port http: 'http' is none of name=NAME, port=NUMBER, opaque"),
+        ("name=http", "--port name=http: port=NUMBER was expected"),
+        ("port=x", "--port: a number from 1 to 65535 was expected, found 'x'"),
+        ("name=A,port=1", "--port name=A,port=1: 'name=A' is none of name=NAME, port=NUMBER, opaque"),
+    ],
+)
+def test_what_is_no_port(text: str, why: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        read_port(text)
+    assert str(refused.value) == why
+
+
+@pytest.mark.parametrize("text", ["app", "=web", "app=a b", "-a=b", "a/b/c=d"])
+def test_what_is_no_label(text: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        read_label(text)
+    assert str(refused.value) == f"--label {text}: KEY=VALUE was expected, as Kubernetes writes labels"
+
+
+def test_our_own_labels_are_the_controllers() -> None:
+    with pytest.raises(ValueError) as refused:
+        read_label("exclave.dev/group=other")
+    assert str(refused.value) == "--label exclave.dev/group=other: labels of exclave.dev are the controller's to write"
+
+
+def test_a_spec_holds_only_what_was_told() -> None:
+    assert told_spec() == {}
+    assert told_spec(
+        networks=["10.0.0.0/8"], ports=["8080"], labels=["app=web", "tier="], service_account="a", lifetime="90m",
+        capture="all", inbound_policy="deny",
+    ) == {
+        "networks": ["10.0.0.0/8"],
+        "ports": [{"name": "8080", "port": 8080}],
+        "labels": {"app": "web", "tier": ""},
+        "certificateLifetime": "90m",
+        "serviceAccount": "a",
+        "capture": "all",
+        "inboundPolicy": "deny",
+    }  # fmt: skip
+
+
+def test_days_become_what_the_schema_takes() -> None:
+    assert told_spec(lifetime="1d") == {"certificateLifetime": "24h"}
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        pytest.param(
+            {"ports": ["0"], "labels": ["x"], "lifetime": "soon"},
+            "--port: a number from 1 to 65535 was expected, found '0'; --label x: KEY=VALUE was expected, as "
+            "Kubernetes writes labels; --certificate-lifetime: 'soon' is not a duration such as 10s, 5m or 24h",
+            id="all mistakes at once",
+        ),
+        pytest.param({"ports": ["80", "name=b,port=80"]}, "two ports have the number 80", id="one number twice"),
+        pytest.param({"ports": ["name=b,port=80", "name=b,port=81"]}, "two ports have the name b", id="one name twice"),
+        pytest.param({"ports": ["4143"]}, "port 4143 is the proxy's own", id="the proxy's port"),
+        pytest.param(
+            {"ports": ["name=linkerd-proxy,port=80"]},
+            "a port named linkerd-proxy tells Linkerd where the proxy is, and is no port of a group",
+            id="the proxy's name",
+        ),
+    ],
+)
+def test_what_cannot_be_told(told: dict[str, Any], why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        told_spec(**told)
+    assert (refused.value.fault, refused.value.message) == (Fault.USAGE, why)
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ({}, "group web needs networks: a machine is admitted only with an address inside one of them"),
+        ({"networks": ["10.0.0.1/8"]}, "networks: 10.0.0.1/8 has host bits set"),
+        ({"networks": ["10.0.0.0/8"], "certificateLifetime": "1s"}, "certificateLifetime: at least 10s, found 1s"),
+        ({"networks": ["10.0.0.0/8"], "serviceAccount": "a.b"}, "serviceAccount: a name without dots, found 'a.b'"),
+    ],
+)
+def test_a_spec_that_the_controller_could_not_read(spec: dict[str, Any], why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        checked_spec("web", spec)
+    assert refused.value.message == why
+
+
+def test_what_is_told_again_changes_that_and_nothing_else() -> None:
+    found = {"networks": ["10.0.0.0/8"], "labels": {"app": "web", "old": "1"}, "forgetAfter": "1h"}
+    assert changed_spec({"labels": {"app": "api"}}, found) == {
+        "networks": ["10.0.0.0/8"],
+        "labels": {"app": "api", "old": None},
+        "forgetAfter": "1h",
+    }
+
+
+def service(name: str = "web", selector: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    labels = more.pop("labels", {})
+    spec = {"selector": {"app": "web"} if selector is None else selector, "ports": [{"port": 8080}], **more}
+    return {"metadata": {"name": name, "labels": labels}, "spec": spec}
+
+
+def pod(account: str = "other", **labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": "p", "labels": labels}, "spec": {"serviceAccountName": account}}
+
+
+def group(name: str, **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+WARNINGS = [
+    pytest.param([], [service()], [], [], id="a Service that fits"),
+    pytest.param([], [service(selector={"app": "other"}, clusterIP="None")], [], [], id="a Service of others"),
+    pytest.param([], [service(selector={})], [], [], id="a Service without a selector"),
+    pytest.param([], [service(type="ExternalName")], [], [], id="a Service that is only a name"),
+    pytest.param(
+        [],
+        [service(clusterIP="None")],
+        [],
+        [
+            "Service web is headless and selects group web: one request through the mesh to a member's own name in it "
+            "crashes Linkerd's destination controller; give the Service a cluster IP, or a selector of pods only"
+        ],
+        id="a headless Service",
+    ),
+    pytest.param(
+        [],
+        [service(selector={"exclave.dev/group": "web"}, labels={"mirror.linkerd.io/exported": "true"})],
+        [],
+        [
+            "Service web is mirrored between clusters and selects group web: virtual machines in it may crash the "
+            "other cluster's controller; use a Service of its own for the group"
+        ],
+        id="an exported Service, which selects by our own label",
+    ),
+    pytest.param(
+        [],
+        [service(ports=[{"port": 80, "targetPort": 9090}, {"port": 81, "targetPort": "http"}, {"port": 8080}])],
+        [],
+        [
+            "Service web sends to port 9090, which group web does not serve: its members get nothing from it; add "
+            "--port 9090"
+        ],
+        id="a port that the group does not serve",
+    ),
+    pytest.param(
+        [],
+        [service()],
+        [pod(app="web"), pod(app="web"), pod(app="api")],
+        ["Service web selects group web and 2 pods: they share its traffic; if not meant, use other labels"],
+        id="pods behind the same Service",
+    ),
+    pytest.param(
+        [],
+        [],
+        [pod("web")],
+        [
+            "ServiceAccount web is used by 1 pod: the group's machines get the same identity, and whatever policies "
+            "and RBAC let these pods do; name one of its own: --service-account"
+        ],
+        id="pods with the same account",
+    ),
+    pytest.param(
+        [group("api", serviceAccount="web")],
+        [],
+        [],
+        [
+            "groups web and api share ServiceAccount web: policies cannot tell their members apart, and either may be "
+            "taken for the other"
+        ],
+        id="another group with the same account",
+    ),
+    pytest.param(
+        [group("api", labels={"app": "web", "tier": "1"})],
+        [],
+        [],
+        ["the labels of groups web and api overlap: a Service that selects one may select both"],
+        id="another group with more labels",
+    ),
+    pytest.param(
+        [group("api", labels={"app": "web", "tier": "1"})],
+        [service()],
+        [],
+        ["Service web selects groups web and api: they share its traffic"],
+        id="a Service that selects both groups",
+    ),
+    pytest.param(
+        [group("web", serviceAccount="web", labels={"app": "web"}), group("db", labels={"app": "db"})],
+        [],
+        [],
+        [],
+        id="the group itself, and one that is apart",
+    ),
+]
+
+
+@pytest.mark.parametrize(("groups", "services", "pods", "told"), WARNINGS)
+def test_what_may_surprise(groups: list[Any], services: list[Any], pods: list[Any], told: list[str]) -> None:
+    assert group_warnings("web", SPEC, groups, services, pods) == told
+
+
+def test_services_select_by_the_groups_labels_and_its_name() -> None:
+    services = [service("a"), service("b", {"exclave.dev/group": "web"}), service("c", {"app": "web", "x": "y"})]
+    assert [one["metadata"]["name"] for one in selecting(services, labels_of("web", SPEC))] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("told", "spec"),
+    [
+        ({"probes": ["8080"]}, {"probes": [{"kind": "tcp", "port": 8080}]}),
+        (
+            {"probes": ["port=8080,every=2s,timeout=500ms,failures=2", "9090"]},
+            {
+                "probes": [
+                    {"kind": "tcp", "port": 8080, "every": "2s", "timeout": "500ms", "failures": 2},
+                    {"kind": "tcp", "port": 9090},
+                ]
+            },
+        ),
+        ({"failure": "after=10s,outbound=closed"}, {"failure": {"after": "10s", "outbound": "closed"}}),
+        ({"failure": "inbound=open"}, {"failure": {"inbound": "open"}}),
+        ({"forget_after": "168h"}, {"forgetAfter": "168h"}),
+    ],
+)
+def test_probes_and_what_becomes_of_failing_machines_may_be_told(told: dict[str, Any], spec: dict[str, Any]) -> None:
+    assert told_spec(**told) == spec
+    checked_spec("web", {"networks": ["10.0.0.0/8"], **spec})
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"probes": ["every=2s"]}, "--probe every=2s: port=NUMBER was expected"),
+        ({"probes": ["port=0"]}, "--probe: a number from 1 to 65535 was expected, found '0'"),
+        ({"probes": ["port=1,every=now"]}, "--probe every: 'now' is not a duration such as 10s, 5m or 24h"),
+        ({"probes": ["port=1,path=/"]}, "--probe port=1,path=/: path=/ is none of port=, every=, timeout=, failures="),
+        ({"probes": ["http"]}, "--probe http: KEY=VALUE was expected, found 'http'"),
+        ({"probes": ["port=1,failures=0"]}, "--probe port=1,failures=0: failures=0 is none of port=, every=, "
+            "timeout=, failures="),
+        ({"failure": "outbound=shut"}, "--failure outbound=shut: outbound=shut is none of after=TIME, "
+            "outbound|inbound=open|closed"),
+        ({"forget_after": "never"}, "--forget-after: 'never' is not a duration such as 10s, 5m or 24h"),
+    ],
+)  # fmt: skip
+def test_probes_and_policies_that_cannot_be(told: dict[str, Any], why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        told_spec(**told)
+    assert refused.value.message == why
+
+
+def home(**labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": "shop-vms", "labels": {f"exclave.dev/{key}": value for key, value in labels.items()}}}
+
+
+def test_the_place_of_machines_accounts_may_be_empty_or_ours() -> None:
+    refuse_home(None, "shop", [])
+    refuse_home(home(), "shop", [])
+    refuse_home(home(machines="shop"), "shop", ["ServiceAccount robot in shop-vms"])
+
+
+@pytest.mark.parametrize(
+    ("found", "odd", "why"),
+    [
+        (home(), ["Pod a in shop-vms"], "it holds Pod a in shop-vms"),
+        (home(machines="lab"), [], "it is labelled as that of lab"),
+    ],
+)
+def test_the_place_of_machines_accounts_may_not_be_somebody_elses(
+    found: dict[str, Any], odd: list[str], why: str
+) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        refuse_home(found, "shop", odd)
+    assert refused.value.message.startswith(
+        f"the accounts of machines go to namespace shop-vms, which is somebody else's: {why}; every account in it"
+    )

@@ -1,0 +1,204 @@
+"""`group …` typed against the sandbox's API server; tests/peers types the same against real ones."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from exclave.admin.objects import group_objects
+from exclave.api.requests import MEMBERS, NAMESPACES, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS, SERVICES, WORKLOAD_GROUPS
+from peers.conftest import Server
+from support.admin import Admin, put
+from support.stored import member
+
+SPEC = ("--network", "10.0.0.0/8", "--port", "name=http,port=8080", "--label", "app=web")
+WANTED = {"networks": ["10.0.0.0/8"], "ports": [{"name": "http", "port": 8080}], "labels": {"app": "web"}}
+NO_GUARD = (
+    "warning: exclave's admission policies are not installed, and without them the controller admits nobody: "
+    "kubectl exclave install\n"
+)
+
+
+@pytest.fixture
+def group(server: Server, namespace: str) -> None:
+    """What the first command of `test_a_group_is_made_with_everything_it_needs` makes."""
+    put(server, group_objects(namespace, "web", WANTED, "exclave"))
+
+
+def test_a_group_is_made_with_everything_it_needs(admin: Admin, namespace: str) -> None:
+    typed = admin.type("group", "create", "web", "-n", namespace, *SPEC)
+    assert typed.code == 0
+    assert typed.err == NO_GUARD + f"let a machine join: kubectl exclave token create web -n {namespace}\n"
+    lines = typed.out.splitlines()
+    assert lines[:3] == [
+        f"namespace/{namespace} created",
+        f"namespace/{namespace}-vms created",
+        f"serviceaccount/web in {namespace} created",
+    ]
+    assert lines[-1] == f"workloadgroup.exclave.dev/web in {namespace} created"
+    for placed in group_objects(namespace, "web", WANTED, "exclave"):
+        found = admin.kubectl.get(placed.resource, placed.namespace, placed.body["metadata"]["name"])
+        assert found is not None
+        for key in ("spec", "rules", "subjects", "roleRef"):
+            if placed.resource is not NAMESPACES:
+                assert found.get(key) == placed.body.get(key)
+
+
+@pytest.mark.usefixtures("group")
+def test_again_it_is_left_alone_or_brought_to_what_is_told(admin: Admin, namespace: str) -> None:
+    again = admin.type("group", "create", "web", "-n", namespace, *SPEC)
+    assert (again.code, again.out) == (0, f"workloadgroup.exclave.dev/web in {namespace} unchanged\n")
+    admin.kubectl.patch(ROLES, namespace, "exclave-machines", {"rules": []})
+    admin.kubectl.patch(WORKLOAD_GROUPS, namespace, "web", {"spec": {"forgetAfter": "1h"}})
+    changed = admin.type("group", "create", "web", "-n", namespace, "--port", "9090", "--label", "tier=1")
+    assert (changed.code, changed.out) == (
+        0,
+        f"role.rbac.authorization.k8s.io/exclave-machines in {namespace} changed: rules\n"
+        f"workloadgroup.exclave.dev/web in {namespace} changed: spec.ports, spec.labels\n",
+    )
+    found = admin.kubectl.get(WORKLOAD_GROUPS, namespace, "web")
+    assert found is not None
+    assert found["spec"] == {
+        "networks": ["10.0.0.0/8"],
+        "ports": [{"name": "9090", "port": 9090}],
+        "labels": {"tier": "1"},
+        "forgetAfter": "1h",
+    }
+
+
+@pytest.mark.usefixtures("group")
+def test_a_binding_of_another_role_is_in_the_way(admin: Admin, namespace: str) -> None:
+    found = admin.kubectl.get(ROLE_BINDINGS, namespace, "exclave-machines")
+    assert found is not None
+    admin.kubectl.delete(ROLE_BINDINGS, namespace, "exclave-machines")
+    body = {"metadata": {"name": "exclave-machines"}, "roleRef": {**found["roleRef"], "name": "other"}}
+    admin.kubectl.create(ROLE_BINDINGS, namespace, body)
+    typed = admin.type("group", "create", "web", "-n", namespace)
+    assert typed.code == 2
+    assert typed.err.removeprefix(NO_GUARD) == (
+        f"exclave: rolebinding.rbac.authorization.k8s.io/exclave-machines in {namespace} has another roleRef, which "
+        "cannot be changed\n"
+        "  to do: look at it, and delete it if nobody needs it: kubectl delete rolebindings exclave-machines "
+        f"-n {namespace}\n"
+    )
+
+
+def test_a_dry_run_prints_the_objects_and_makes_none(admin: Admin, namespace: str) -> None:
+    typed = admin.type("group", "create", "web", "-n", namespace, *SPEC, "--dry-run")
+    wanted = [placed.body for placed in group_objects(namespace, "web", WANTED, "exclave")]
+    assert (typed.code, typed.err, list(yaml.safe_load_all(typed.out))) == (0, "", wanted)
+    assert admin.kubectl.get(NAMESPACES, None, namespace) is None
+
+
+def test_what_may_surprise_is_warned_of_before_anything_is_made(admin: Admin, namespace: str) -> None:
+    admin.kubectl.create(NAMESPACES, None, {"metadata": {"name": namespace}})
+    spec = {"selector": {"app": "web"}, "clusterIP": "None", "ports": [{"port": 8080}]}
+    admin.kubectl.create(SERVICES, namespace, {"metadata": {"name": "front"}, "spec": spec})
+    typed = admin.type("group", "create", "web", "-n", namespace, *SPEC)
+    assert typed.code == 0
+    assert typed.err.startswith("warning: Service front is headless and selects group web: ")
+
+
+def test_a_place_for_no_group_is_refused_before_the_cluster_is_asked(admin: Admin) -> None:
+    typed = admin.type("group", "create", "web", *SPEC, "-n", "kube-system", search="/nowhere")
+    assert typed == (
+        2,
+        "",
+        "exclave: namespace kube-system is no place for machines: it belongs to the cluster itself, or to nobody in "
+        "particular\n  to do: name the namespace of the application: -n NAMESPACE\n",
+    )
+
+
+def put_member(admin: Admin, namespace: str, name: str, **metadata: Any) -> None:
+    body = member(name)
+    body["metadata"] |= {"namespace": namespace, **metadata}
+    admin.kubectl.create(MEMBERS, namespace, body)
+
+
+def test_groups_are_listed_with_their_members(admin: Admin, namespace: str, server: Server) -> None:
+    assert admin.type("group", "list", "-n", namespace) == (0, "", f"no groups in namespace {namespace}\n")
+    put(server, group_objects(namespace, "web", WANTED, "exclave"))
+    put_member(admin, namespace, "web-k7q2x-1")
+    (row,) = admin.rows("group", "list", "-n", namespace)
+    del row["AGE"]
+    assert row == {
+        "NAME": "web",
+        "ACCOUNT": "web",
+        "PORTS": "http:8080",
+        "NETWORKS": "10.0.0.0/8",
+        "LIVE": "0/1",
+        "ACCEPTED": "Unknown",
+    }
+    everywhere = admin.rows("group", "list", "-A")
+    assert {"NAMESPACE": namespace, "LIVE": "0/1"}.items() <= next(
+        one for one in everywhere if one["NAMESPACE"] == namespace
+    ).items()
+    named = admin.type("group", "list", "-n", namespace, "-o", "name")
+    assert named.out == "workloadgroup.exclave.dev/web\n"
+
+
+@pytest.mark.usefixtures("group")
+def test_a_group_is_described(admin: Admin, namespace: str) -> None:
+    put_member(admin, namespace, "web-k7q2x-1")
+    selector = {"selector": {"app": "web"}, "ports": [{"port": 8080}]}
+    admin.kubectl.create(SERVICES, namespace, {"metadata": {"name": "front"}, "spec": selector})
+    told = admin.type("group", "describe", "web", "-n", namespace).out
+    assert "\nServices:        front\n" in told
+    assert "\nMembers:\n  NAME          GROUP" in told
+    whole = admin.type("group", "describe", "web", "-n", namespace, "-o", "json")
+    assert json.loads(whole.out) == admin.kubectl.get(WORKLOAD_GROUPS, namespace, "web")
+    nobody = admin.type("group", "describe", "db", "-n", namespace)
+    assert nobody == (
+        2,
+        "",
+        f"exclave: there is no group db in namespace {namespace}\n  to do: see: kubectl exclave group list -A\n",
+    )
+
+
+@pytest.mark.usefixtures("group")
+def test_a_group_that_cannot_be_used_is_described_with_the_reason(admin: Admin, namespace: str) -> None:
+    admin.kubectl.patch(WORKLOAD_GROUPS, namespace, "web", {"spec": {"networks": ["home"]}})
+    typed = admin.type("group", "describe", "web", "-n", namespace)
+    assert (typed.code, typed.out) == (
+        0,
+        f"Name:       web\nNamespace:  {namespace}\nSpec:       cannot be used: networks: 'home' does not appear to be "
+        "an IPv4 or IPv6 network\nConditions: <none>\n",
+    )
+
+
+@pytest.mark.usefixtures("group")
+def test_a_group_in_use_is_not_deleted_by_accident(admin: Admin, namespace: str) -> None:
+    put_member(admin, namespace, "web-k7q2x-1")
+    typed = admin.type("group", "delete", "web", "-n", namespace)
+    assert typed == (
+        2,
+        "",
+        "exclave: group web has 1 member: web-k7q2x-1\n"
+        "  to do: let them leave (exclave leave, on each), or end their membership with it: --evict-members\n",
+    )
+    assert admin.kubectl.get(WORKLOAD_GROUPS, namespace, "web") is not None
+
+
+@pytest.mark.usefixtures("group")
+def test_a_group_goes_with_its_members_tokens_and_rights(admin: Admin, namespace: str) -> None:
+    put_member(admin, namespace, "web-k7q2x-1")
+    admin.kubectl.create(SERVICE_ACCOUNTS, f"{namespace}-vms", {"metadata": {"name": "web.vm.k7q2x-1"}})
+    admin.kubectl.create(SERVICE_ACCOUNTS, f"{namespace}-vms", {"metadata": {"name": "web.join.k7q2x-1"}})
+    typed = admin.type("group", "delete", "web", "-n", namespace, "--evict-members")
+    assert (typed.code, typed.out) == (
+        0,
+        f"serviceaccount web.join.k7q2x-1 in {namespace}-vms deleted\n"
+        "member web-k7q2x-1 evicted\n"
+        f"workloadgroup web in {namespace} deleted\n"
+        f"rolebinding exclave-settings.web in {namespace} deleted\n"
+        f"role exclave-settings.web in {namespace} deleted\n"
+        f"rolebinding exclave-publisher.web in {namespace} deleted\n"
+        f"role exclave-publisher.web in {namespace} deleted\n",
+    )
+    assert typed.err.endswith(
+        f"left as they are: namespaces {namespace} and {namespace}-vms, the Roles in them that other groups use, and "
+        "ServiceAccount web\n"
+    )
+    accounts = admin.kubectl.list(SERVICE_ACCOUNTS, f"{namespace}-vms")
+    assert [one["metadata"]["name"] for one in accounts if "." in one["metadata"]["name"]] == []

@@ -1,0 +1,20 @@
+"""`uninstall` where members would be stranded; what it takes out is tried on real servers in tests/peers."""
+
+from exclave.admin.objects import Placed
+from exclave.api.requests import MEMBERS, NAMESPACES
+from peers.conftest import Server
+from support.admin import Admin, put
+from support.stored import member
+
+
+def test_whoever_would_be_stranded_is_named_and_nothing_is_done(admin: Admin, namespace: str, server: Server) -> None:
+    body = {"metadata": {"name": namespace}}
+    members = [Placed(MEMBERS, namespace, member(f"web-k7q2x-{number}")) for number in range(1, 8)]
+    put(server, [Placed(NAMESPACES, None, body), *members])
+    typed = admin.type("uninstall")
+    assert (typed.code, typed.out) == (2, "")
+    assert " members would be stranded: " in typed.err
+    assert " more; pods would no longer reach them, and their certificates would end\n" in typed.err
+    assert all(admin.kubectl.get(MEMBERS, namespace, f"web-k7q2x-{number}") for number in range(1, 8))
+    for number in range(1, 8):
+        admin.kubectl.delete(MEMBERS, namespace, f"web-k7q2x-{number}")

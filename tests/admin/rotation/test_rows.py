@@ -1,0 +1,115 @@
+"""The gates of a rotation, played through by Linkerd's own procedure."""
+
+from datetime import timedelta
+
+from exclave.admin.rotation.rows import Mesh, Told, advice, gates, mesh_as_published, mesh_as_told, rotation_row
+from exclave.api.requests import Object
+from exclave.kit.formats.x509 import fingerprint
+from exclave_sandbox.pki import make_anchor, make_issuer
+
+OLD = make_anchor("the old one", lifetime=timedelta(days=30))
+NEW = make_anchor("the new one", lifetime=timedelta(days=3650))
+OLD_ISSUER, NEW_ISSUER = make_issuer(OLD), make_issuer(NEW)
+SECRET = "exclave/exclave-issuer"
+BEFORE = mesh_as_published(OLD.pem, SECRET, OLD_ISSUER.pem)
+BOTH = mesh_as_published(OLD.pem + NEW.pem, SECRET, OLD_ISSUER.pem)
+ROTATED = mesh_as_published(OLD.pem + NEW.pem, SECRET, NEW_ISSUER.pem)
+AFTER = mesh_as_published(NEW.pem, SECRET, NEW_ISSUER.pem)
+ADMITTED = {"type": "Admitted", "status": "True", "reason": "Admitted", "message": ""}
+DEAD = {"type": "Live", "status": "False", "reason": "NotLive", "message": ""}
+
+
+def member(number: int, loaded: Mesh | None, *conditions: dict[str, str], **metadata: str) -> Object:
+    told = {"anchors": loaded.anchors_sha256, "issuer": loaded.issuer} if loaded else {}
+    return {
+        "metadata": {"name": f"web-k7q2x-{number}", "namespace": "shop", **metadata},
+        "spec": {"loaded": told},
+        "status": {"conditions": [ADMITTED, *conditions]},
+    }
+
+
+def told(mesh: Mesh) -> list[Told]:
+    return [Told("shop/web", mesh.anchors, mesh.issuer)]
+
+
+def late(mesh: Mesh, groups: Mesh, *members: Object) -> list[tuple[str, ...]]:
+    return [gate.late for gate in gates(mesh, told(groups), members)]
+
+
+def last_word(mesh: Mesh, groups: Mesh, *members: Object) -> str:
+    return advice(mesh, gates(mesh, told(groups), members), members)[-1]
+
+
+OPEN: list[tuple[str, ...]] = [(), (), (), ()]
+
+
+def test_with_nothing_under_way_every_gate_is_open() -> None:
+    assert late(BEFORE, BEFORE, member(1, BEFORE)) == OPEN
+    assert last_word(BEFORE, BEFORE, member(1, BEFORE)) == "nothing is under way"
+
+
+def test_a_step_just_taken_closes_a_gate_before_the_controller_knows_of_it() -> None:
+    for now, before in ((BOTH, BEFORE), (ROTATED, BOTH), (AFTER, ROTATED)):
+        found = late(now, before, member(1, before))
+        assert found[1] == ("shop/web",)
+        assert ("web-k7q2x-1",) in found[2:]
+        assert last_word(now, before, member(1, before)).startswith("wait for the controller; see that it runs")
+
+
+def test_a_new_bundle_must_be_loaded_by_all_before_the_issuer_changes() -> None:
+    members = [member(1, BOTH), member(2, BEFORE), member(3, None)]
+    assert late(BOTH, BOTH, *members) == [(), (), ("web-k7q2x-2", "web-k7q2x-3"), ("web-k7q2x-3",)]
+    lines = advice(BOTH, gates(BOTH, told(BOTH), members), members)
+    assert lines[0].startswith("published: 2 trust anchors, bundle ")
+    assert "no   every member has loaded the published anchors: not web-k7q2x-2, web-k7q2x-3" in lines
+    assert lines[-1] == "wait: an issuer under a new anchor would not be believed by those"
+    newest = fingerprint(NEW.certificate)[:12]
+    assert last_word(BOTH, BOTH, member(1, BOTH)) == f"an issuer under anchor {newest} may be put in place"
+
+
+def test_a_new_issuer_must_have_signed_for_all_before_an_anchor_goes() -> None:
+    members = [member(1, ROTATED), member(2, BOTH)]
+    assert late(ROTATED, ROTATED, *members) == [(), (), (), ("web-k7q2x-2",)]
+    assert last_word(ROTATED, ROTATED, *members) == (
+        "wait: no anchor may go before every certificate comes from the issuer in use"
+    )
+    assert last_word(ROTATED, ROTATED, member(1, ROTATED)) == (
+        f"anchor {fingerprint(OLD.certificate)[:12]} may go, as far as machines are concerned"
+    )
+
+
+def test_steps_in_the_wrong_order_open_nothing() -> None:
+    early = mesh_as_published(OLD.pem, SECRET, NEW_ISSUER.pem)
+    assert late(early, BEFORE, member(1, BEFORE)) == [
+        (f"that of Secret {SECRET}",), ("shop/web",), (), ("web-k7q2x-1",),
+    ]  # fmt: skip
+    assert last_word(early, BEFORE, member(1, BEFORE)) == (
+        "wait: nobody would believe its certificates; publish its anchor, or put another issuer in place"
+    )
+    empty = mesh_as_published(OLD.pem, SECRET, "")
+    assert late(empty, BEFORE)[0] == (f"Secret {SECRET} holds no certificate that can be read",)
+
+
+def test_without_the_secret_all_groups_must_have_been_told_and_a_controller_must_lead() -> None:
+    same, stale = told(ROTATED), [*told(ROTATED), Told("lab/db", BOTH.anchors, BOTH.issuer)]
+    known = mesh_as_told(ROTATED.anchors, same, leads=True)
+    assert (known.issuer, known.fault, known.is_seen) == (ROTATED.issuer, "", False)
+    for groups, leads in ((same, False), (stale, True), (told(AFTER), True), ([], True)):
+        unknown = mesh_as_told(ROTATED.anchors, groups, leads=leads)
+        assert unknown.issuer == ""
+        found = gates(unknown, groups, [member(1, ROTATED)])
+        assert not found[0].is_open
+        assert found[3].late == ("web-k7q2x-1",)
+
+
+def test_those_who_leave_hold_nobody_up_and_the_dead_do_and_are_named() -> None:
+    assert late(AFTER, AFTER, member(1, BEFORE, deletionTimestamp="now")) == OPEN
+    members = [member(1, AFTER), member(2, BEFORE, DEAD)]
+    lines = advice(AFTER, gates(AFTER, told(AFTER), members), members)
+    assert "counted though not live: web-k7q2x-2; evict those that do not come back" in lines
+
+
+def test_a_row_says_what_is_current_and_names_what_is_not() -> None:
+    assert rotation_row(AFTER, member(1, AFTER))[3:5] == ("current", "current")
+    assert rotation_row(AFTER, member(1, BEFORE))[3:5] == (BEFORE.anchors_sha256[:12], BEFORE.issuer[:12])
+    assert rotation_row(AFTER, member(1, None))[3:5] == ("unknown", "unknown")

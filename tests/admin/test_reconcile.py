@@ -1,0 +1,74 @@
+"""What is still to be done for an object, by what stands."""
+
+from typing import Any
+
+import pytest
+
+from exclave.admin.objects import Placed
+from exclave.admin.reconcile import difference, paths, place
+from exclave.api.requests import NAMESPACES, ROLE_BINDINGS, WORKLOAD_GROUPS
+
+
+def group(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": WORKLOAD_GROUPS.api_version,
+        "kind": "WorkloadGroup",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": spec,
+    }
+
+
+WANTED = Placed(WORKLOAD_GROUPS, "shop", group(networks=["10.0.0.0/8"], labels={"app": "web"}))
+
+
+def test_what_is_not_there_is_made() -> None:
+    step = place(WANTED, None)
+    assert (step.verb, str(step)) == ("make", "workloadgroup.exclave.dev/web in shop created")
+
+
+def test_what_stands_as_wanted_is_kept_with_all_that_others_added() -> None:
+    found = group(networks=["10.0.0.0/8"], labels={"app": "web", "tier": "1"}, forgetAfter="1h")
+    found["metadata"] |= {"uid": "1", "labels": {"team": "a"}}
+    step = place(WANTED, found)
+    assert (step.verb, str(step)) == ("keep", "workloadgroup.exclave.dev/web in shop unchanged")
+
+
+def test_only_what_differs_is_changed_and_said() -> None:
+    step = place(WANTED, group(networks=["10.1.0.0/16"], labels={"app": "web"}, capture="all"))
+    assert step.patch == {"spec": {"networks": ["10.0.0.0/8"]}}
+    assert (step.verb, str(step)) == ("change", "workloadgroup.exclave.dev/web in shop changed: spec.networks")
+
+
+def test_a_label_of_a_namespace_is_added_and_its_spec_left_alone() -> None:
+    wanted = Placed(
+        NAMESPACES, None, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "labels": {"x": "1"}}}
+    )
+    found = {"metadata": {"name": "a", "labels": {"y": "2"}}, "spec": {"finalizers": ["kubernetes"]}}
+    step = place(wanted, found)
+    assert step.patch == {"metadata": {"labels": {"x": "1"}}}
+    assert str(step) == "namespace/a changed: metadata.labels"
+
+
+def test_another_role_of_a_binding_is_said_and_not_attempted() -> None:
+    body = {"metadata": {"name": "b"}, "roleRef": {"name": "ours"}, "subjects": []}
+    step = place(Placed(ROLE_BINDINGS, "shop", body), {**body, "roleRef": {"name": "theirs"}})
+    assert step.verb == "blocked"
+    assert str(step) == ("rolebinding.rbac.authorization.k8s.io/b in shop has another roleRef, which cannot be changed")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "patch"),
+    [
+        pytest.param({"a": 1}, {"a": 1, "b": 2}, {}, id="what nobody spoke of is kept"),
+        pytest.param({"a": {"b": None}}, {"a": {"b": 1}}, {"a": {"b": None}}, id="none removes"),
+        pytest.param({"a": {"b": None}}, {"a": {}}, {}, id="none of what is absent is nothing"),
+        pytest.param({"a": [1]}, {"a": [1, 2]}, {"a": [1]}, id="a list is replaced whole"),
+        pytest.param({"a": {"b": 1}}, {}, {"a": {"b": 1}}, id="a tree is added whole"),
+    ],
+)
+def test_difference(wanted: dict[str, Any], found: dict[str, Any], patch: dict[str, Any]) -> None:
+    assert difference(wanted, found) == patch
+
+
+def test_paths_are_two_levels_deep() -> None:
+    assert paths({"spec": {"labels": {"a": "b"}, "ports": []}, "rules": []}) == ["spec.labels", "spec.ports", "rules"]

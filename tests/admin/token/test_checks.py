@@ -1,0 +1,194 @@
+"""Join tokens as an admin asks for them, word for word."""
+
+from typing import Any
+
+import pytest
+
+from exclave.admin.token.checks import (
+    check_access,
+    check_uses,
+    choose_group,
+    choose_token,
+    life_warning,
+    read_ttl,
+    refuse_living,
+    server_warnings,
+    token_accounts,
+    token_notes,
+    token_row,
+    used,
+)
+from exclave.errors import ExclaveError, Fault
+from support.mesh import mesh
+
+NOW = 7200.0
+
+
+def account(name: str, expires: str = "1970-01-01T03:00:00Z") -> dict[str, Any]:
+    metadata = {"name": name, "creationTimestamp": "1970-01-01T01:00:00Z"}
+    return {"metadata": {**metadata, "annotations": {"exclave.dev/expires": expires} if expires else {}}}
+
+
+ACCOUNTS = token_accounts(
+    account(name)
+    for name in ("web.join.k7q2x-5", "web.rejoin.k7q2x-2", "db.join.aaaaa-1", "web.vm.k7q2x-1", "default", "a.join.b-1")
+)
+
+
+def test_tokens_are_known_by_the_names_of_their_accounts() -> None:
+    assert [(one.name, one.id, one.group, one.uses, one.member) for one in ACCOUNTS] == [
+        ("web.join.k7q2x-5", "k7q2x", "web", 5, ""),
+        ("web.rejoin.k7q2x-2", "k7q2x-2", "web", 1, "web-k7q2x-2"),
+        ("db.join.aaaaa-1", "aaaaa", "db", 1, ""),
+    ]
+
+
+def test_used_are_the_members_of_its_id() -> None:
+    names = ["web-k7q2x-1", "web-k7q2x-2", "web-zzzzz-1", "db-k7q2x-3", "odd"]
+    assert [used(one, names) for one in ACCOUNTS] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("expires", "told"),
+    [("1970-01-01T03:00:00Z", "in 60m"), ("1970-01-01T02:00:00Z", "expired"), ("soon", "soon"), ("", "")],
+)
+def test_a_row(expires: str, told: str) -> None:
+    (token,) = token_accounts([account("web.rejoin.k7q2x-2", expires)])
+    assert token_row(token, ["web-k7q2x-2"], NOW) == ["k7q2x-2", "web", "1", "1", told, "60m", "web-k7q2x-2"]
+
+
+def test_a_token_is_named_by_its_id_or_whole() -> None:
+    assert choose_token(ACCOUNTS, "k7q2x", "shop").name == "web.join.k7q2x-5"
+    assert choose_token(ACCOUNTS, "k7q2x-2", "shop").name == "web.rejoin.k7q2x-2"
+    assert choose_token(ACCOUNTS, "db.join.aaaaa-1", "shop").id == "aaaaa"
+
+
+def test_a_token_that_is_not_there() -> None:
+    with pytest.raises(ExclaveError) as refused:
+        choose_token(ACCOUNTS, "zzzzz", "shop")
+    assert refused.value.message == "there is no join token zzzzz in namespace shop"
+    assert refused.value.hint == "it may have expired; see: kubectl exclave token list -n shop"
+
+
+def test_an_id_that_two_groups_have() -> None:
+    tokens = token_accounts([account("web.join.k7q2x-5"), account("db.join.k7q2x-1")])
+    with pytest.raises(ExclaveError) as refused:
+        choose_token(tokens, "k7q2x", "shop")
+    assert refused.value.message == "two join tokens have the id k7q2x: web.join.k7q2x-5, db.join.k7q2x-1"
+    assert refused.value.hint == "name one of them whole"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("1h", 3600), ("24h", 86400), ("1d", 86400)])
+def test_a_life(text: str, seconds: float) -> None:
+    assert read_ttl(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("9m", "--ttl: 10m to 24h was expected, found 9m"),
+        ("25h", "--ttl: 10m to 24h was expected, found 25h"),
+        ("long", "--ttl: 'long' is not a duration such as 10s, 5m or 24h"),
+    ],
+)
+def test_a_life_that_no_token_has(text: str, why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        read_ttl(text)
+    assert (refused.value.fault, refused.value.message) == (Fault.USAGE, why)
+
+
+@pytest.mark.parametrize("uses", [0, -1, 1000])
+def test_uses_that_no_token_has(uses: int) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        check_uses(uses)
+    assert refused.value.message == f"--uses: a number from 1 to 999 was expected, found {uses}"
+
+
+def test_the_group_is_told_or_is_the_members() -> None:
+    check_uses(999)
+    assert choose_group("web", None, 5) == "web"
+    assert choose_group(None, "web-api-k7q2x-1", 1) == "web-api"
+    assert choose_group("web", "web-k7q2x-1", 1) == "web"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((None, None, 1), "a group was expected"),
+        (("db", "web-k7q2x-1", 1), "web-k7q2x-1 is a member of group web, not of db"),
+        ((None, "web-k7q2x-1", 2), "--for: a token for one member has one use"),
+        ((None, "web", 1), "--for: 'web' is not a member's name such as web-k7q2x-1"),
+    ],
+)
+def test_what_does_not_fit_together(arguments: tuple[str | None, str | None, int], why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        choose_group(*arguments)
+    assert refused.value.message == why
+
+
+def test_a_living_member_gets_no_token() -> None:
+    error = refuse_living("web-k7q2x-1", "shop")
+    assert error.message == "web-k7q2x-1 is alive and needs no token"
+    assert error.hint == (
+        "if its machine was replaced, evict it first: kubectl exclave member evict web-k7q2x-1 -n shop"
+    )
+
+
+@pytest.mark.parametrize(
+    ("servers", "ca", "why"),
+    [
+        (["http://10.0.0.1"], mesh().anchor.pem, "http://10.0.0.1 is no https URL of an API server"),
+        ([""], mesh().anchor.pem, "the kubeconfig is no https URL of an API server"),
+        (["https://10.0.0.1"], "", "the API server's CA is not known: the kubeconfig names none that can be read"),
+        (["https://10.0.0.1"], "PEM", "the API server's CA is not known: the kubeconfig names none that can be read"),
+    ],
+)
+def test_an_api_server_that_no_machine_could_use(servers: list[str], ca: str, why: str) -> None:
+    with pytest.raises(ExclaveError) as refused:
+        check_access(servers, ca)
+    assert refused.value.message == why
+
+
+@pytest.mark.parametrize(
+    ("server", "where"),
+    [
+        ("https://127.0.0.1:6443", "this machine only"),
+        ("https://[::1]:6443", "this machine only"),
+        ("https://0.0.0.0:6443", "this machine only"),
+        ("https://169.254.1.1", "this link only"),
+        ("https://localhost:6443", "this machine or cluster only"),
+        ("https://kubernetes.docker.internal:6443", "this machine or cluster only"),
+        ("https://kubernetes.default.svc", "the cluster's own network"),
+    ],
+)
+def test_addresses_that_mean_something_else_on_every_machine(server: str, where: str) -> None:
+    assert server_warnings([server, "https://10.0.0.1:6443", "https://api.example.com"]) == [
+        f"{server} is an address of {where}: name one that machines reach, by --server"
+    ]
+
+
+def test_less_life_than_asked_for_is_said() -> None:
+    assert life_warning(3600.0, 3590.0) is None
+    assert life_warning(86400.0, 3600.0) == (
+        "this API server granted 60m where 24h were asked for: it caps the life of tokens"
+    )
+
+
+@pytest.mark.parametrize(
+    ("member", "uses", "first"),
+    [
+        (None, 1, "by the line above one machine joins: group web, namespace shop"),
+        (None, 20, "by the line above up to 20 machines join: group web, namespace shop"),
+        (
+            "web-k7q2x-1",
+            1,
+            "by the line above this machine becomes member web-k7q2x-1 again: group web, namespace shop",
+        ),
+    ],
+)
+def test_what_is_said_beside_a_new_token(member: str | None, uses: int, first: str) -> None:
+    assert token_notes("web", "shop", member, uses, NOW + 3599.6, NOW) == [
+        first,
+        "until 1970-01-01T02:59:59Z (in 60m); whoever has the line may use it",
+        "on the machine: sudo exclave join, then paste the line",
+    ]

@@ -1,0 +1,238 @@
+"""`token …` typed against the sandbox's API server; tests/peers types the same against real ones."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exclave.admin.objects import group_objects
+from exclave.admin.token.checks import TITLES
+from exclave.api.join_token import decode_token
+from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS
+from exclave.cluster.credential import read_token_times
+from peers.conftest import Server
+from support.admin import KUBECTL, Admin, put
+from support.stored import member
+
+SERVER = ("--server", "https://10.9.9.9:6443")
+UNJUDGED = "warning: the controller has not said yet whether group web can be one: see that it runs\n"
+
+
+@pytest.fixture(autouse=True)
+def group(server: Server, namespace: str) -> None:
+    put(server, group_objects(namespace, "web", {"networks": ["10.0.0.0/8"]}, "exclave"))
+
+
+def accounts(admin: Admin, namespace: str) -> list[str]:
+    """The accounts of machines and tokens."""
+    found = admin.kubectl.list(SERVICE_ACCOUNTS, f"{namespace}-vms")
+    return [one["metadata"]["name"] for one in found if "." in one["metadata"]["name"]]
+
+
+def test_a_token_is_one_line_and_nothing_else(admin: Admin, namespace: str, server: Server) -> None:
+    typed = admin.type("token", "create", "web", "-n", namespace, *SERVER, "--uses", "3", "--ttl", "30m")
+    assert typed.code == 0
+    assert re.fullmatch(r"exclave1_[-_A-Za-z0-9]+\n", typed.out)
+    token = decode_token(typed.out)
+    assert (token.servers, token.ca) == (("https://10.9.9.9:6443",), server.ca)
+    assert (token.namespace, token.group, len(token.member_names)) == (namespace, "web", 3)
+    assert accounts(admin, namespace) == [token.account]
+    begin, end = read_token_times(token.token)
+    assert end - begin == 1800
+    assert typed.out.strip() not in typed.err
+    lines = typed.err.removeprefix(UNJUDGED).splitlines()
+    assert lines[0] == f"by the line above up to 3 machines join: group web, namespace {namespace}"
+    assert re.fullmatch(r"until \S+Z \(in 30m\); whoever has the line may use it", lines[1])
+    assert lines[2] == "on the machine: sudo exclave join, then paste the line"
+    assert lines[3] == f"take it back: kubectl exclave token revoke {token.account[9:14]} -n {namespace}"
+
+
+def test_programs_get_the_line_with_all_that_is_known_of_it(admin: Admin, namespace: str) -> None:
+    told = json.loads(admin.type("token", "create", "web", "-n", namespace, *SERVER, "-o", "json").out)
+    token = decode_token(told.pop("token"))
+    assert told.pop("expires").endswith("Z")
+    assert told == {
+        "id": token.account[9:14],
+        "account": token.account,
+        "group": "web",
+        "namespace": namespace,
+        "uses": 1,
+    }
+
+
+def test_yaml_is_the_same_and_a_name_alone_shows_no_line(admin: Admin, namespace: str) -> None:
+    asked = ("token", "create", "web", "-n", namespace, *SERVER)
+    told = yaml.safe_load(admin.type(*asked, "-o", "yaml").out)
+    assert decode_token(told["token"]).account == told["account"]
+    named = admin.type(*asked, "-o", "name")
+    assert re.fullmatch(r"serviceaccount/web\.join\.[a-z0-9]{5}-1\n", named.out)
+    assert "exclave1_" not in named.err
+    assert "its line is not shown with -o name, and nobody has it; -o json shows both\n" in named.err
+
+
+def test_a_cap_that_was_measured_is_told(admin: Admin, namespace: str) -> None:
+    home = f"{namespace}-controller"
+    asked = ("token", "create", "web", "-n", namespace, *SERVER, "--controller-namespace", home)
+    assert "lets a token live" not in admin.type(*asked).err
+    annotations = {"exclave.dev/credential-life": "86400"}
+    admin.kubectl.create(NAMESPACES, None, {"metadata": {"name": home, "annotations": annotations}})
+    assert admin.type(*asked).err.splitlines()[-2].startswith("this API server lets a token live 24h at most: ")
+    admin.kubectl.patch(
+        NAMESPACES, None, home, {"metadata": {"annotations": {"exclave.dev/credential-life": "2592000"}}}
+    )
+    assert "lets a token live" not in admin.type(*asked).err
+
+
+def test_an_address_that_no_machine_reaches_is_warned_of(admin: Admin, namespace: str, server: Server) -> None:
+    typed = admin.type("token", "create", "web", "-n", namespace)
+    assert decode_token(typed.out).servers == (server.url,)
+    assert typed.err.startswith(
+        f"warning: {server.url} is an address of this machine only: name one that machines reach, by --server\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ("db",),
+            "exclave: there is no group db in namespace {0}\n  to do: see: kubectl exclave group list -A; or make it: "
+            "kubectl exclave group create db -n {0}\n",
+        ),
+        (("web", "--ttl", "5m"), "exclave: --ttl: 10m to 24h was expected, found 5m\n"),
+        (("web", "--uses", "0"), "exclave: --uses: a number from 1 to 999 was expected, found 0\n"),
+        (("web", "--server", "http://a"), "exclave: http://a is no https URL of an API server\n"),
+        (("web", "--ca-file", "/nowhere"), "exclave: --ca-file /nowhere: No such file or directory\n"),
+        (("web", "--ca-file", "/etc/hostname"), "exclave: the API server's CA is not known: the kubeconfig names none"),
+    ],
+)
+def test_what_is_refused_makes_no_account(admin: Admin, namespace: str, arguments: Any, told: str) -> None:
+    typed = admin.type("token", "create", *arguments, "-n", namespace)
+    assert (typed.code, typed.out) == (2, "")
+    assert told.format(namespace) in typed.err
+    assert accounts(admin, namespace) == []
+
+
+def test_if_minting_fails_the_account_is_removed(admin: Admin, namespace: str, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    refusal = "Error from server (Forbidden): serviceaccounts is forbidden"
+    program.write_text(f'#!/bin/sh\ncase "$*" in */token*) echo "{refusal}" >&2; exit 1;; esac\nexec {KUBECTL} "$@"\n')
+    program.chmod(0o755)
+    typed = admin.type("token", "create", "web", "-n", namespace, *SERVER, search=f"{program.parent}:/usr/bin:/bin")
+    assert (typed.code, typed.out) == (24, "")
+    assert "exclave: you may not create serviceaccounts/token web.join." in typed.err
+    assert accounts(admin, namespace) == []
+
+
+def test_a_server_that_grants_less_says_so_and_the_account_ends_with_it(
+    admin: Admin, namespace: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in */token*) sed s/86400/3600/ | {KUBECTL} "$@"; exit;; esac\nexec {KUBECTL} "$@"\n'
+    )
+    program.chmod(0o755)
+    typed = admin.type(
+        "token", "create", "web", "-n", namespace, *SERVER, "--ttl", "24h",
+        search=f"{program.parent}:/usr/bin:/bin",
+    )  # fmt: skip
+    assert typed.code == 0
+    assert "warning: this API server granted 60m where 24h were asked for: it caps the life of tokens\n" in typed.err
+    token = decode_token(typed.out)
+    assert token.expires == read_token_times(token.token)[1]
+    (account,) = (
+        one for one in admin.kubectl.list(SERVICE_ACCOUNTS, f"{namespace}-vms") if "." in one["metadata"]["name"]
+    )
+    assert f"until {account['metadata']['annotations']['exclave.dev/expires']} (in 60m)" in typed.err
+
+
+def test_tokens_are_listed_with_their_uses(admin: Admin, namespace: str) -> None:
+    assert admin.type("token", "list", "-n", namespace) == (0, "", f"no join tokens in namespace {namespace}\n")
+    line = admin.type("token", "create", "web", "-n", namespace, *SERVER, "--uses", "2").out
+    token = decode_token(line)
+    body = member(token.member_names[0])
+    body["metadata"]["namespace"] = namespace
+    admin.kubectl.create(MEMBERS, namespace, body)
+    typed = admin.type("token", "list", "-n", namespace)
+    titles, row = (text.split() for text in typed.out.splitlines())
+    assert tuple(titles) == TITLES
+    assert row[:5] == [token.account[9:14], "web", "2", "1", "in"]
+    everywhere = admin.type("token", "list", "-A")
+    assert any(text.split()[:2] == [namespace, token.account[9:14]] for text in everywhere.out.splitlines())
+
+
+def test_revoking_deletes_the_account_and_says_who_stays(admin: Admin, namespace: str) -> None:
+    token = decode_token(admin.type("token", "create", "web", "-n", namespace, *SERVER).out)
+    token_id = token.account[9:14]
+    typed = admin.type("token", "revoke", token_id, "-n", namespace)
+    assert typed == (
+        0,
+        f"token {token_id} of group web revoked\n",
+        "it is refused within about ten seconds; machines that joined with it stay members: kubectl exclave member "
+        f"list -n {namespace} --group web\n",
+    )
+    assert accounts(admin, namespace) == []
+    again = admin.type("token", "revoke", token_id, "-n", namespace)
+    assert (again.code, again.err.splitlines()[0]) == (
+        2,
+        f"exclave: there is no join token {token_id} in namespace {namespace}",
+    )
+
+
+def old_member(admin: Admin, namespace: str, name: str) -> None:
+    """A member whose machine has gone: not live, its account still there."""
+    body = member(name)
+    body["metadata"]["namespace"] = namespace
+    admin.kubectl.create(MEMBERS, namespace, body)
+    group, token_id, slot = name.split("-")
+    account = {"metadata": {"name": f"{group}.vm.{token_id}-{slot}"}}
+    admin.kubectl.create(SERVICE_ACCOUNTS, f"{namespace}-vms", account)
+
+
+def test_a_member_joins_again_by_a_token_for_it_alone(admin: Admin, namespace: str) -> None:
+    old_member(admin, namespace, "web-k7q2x-2")
+    typed = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
+    assert typed.code == 0, typed.err
+    told = typed.err.removeprefix(UNJUDGED).splitlines()
+    assert told[0] == "the old member web-k7q2x-2 is deleted, and its credential with it"
+    assert told[1].startswith("by the line above this machine becomes member web-k7q2x-2 again: group web")
+    assert told[4] == f"take it back: kubectl exclave token revoke k7q2x-2 -n {namespace}"
+    assert accounts(admin, namespace) == ["web.rejoin.k7q2x-2"]
+    assert admin.kubectl.get(MEMBERS, namespace, "web-k7q2x-2") is None
+    again = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
+    assert again.err.removeprefix(UNJUDGED).startswith("an earlier token for web-k7q2x-2 is revoked\n")
+    assert admin.type("token", "revoke", "k7q2x-2", "-n", namespace).code == 0
+    assert accounts(admin, namespace) == []
+
+
+def test_a_living_member_needs_no_token(admin: Admin, namespace: str) -> None:
+    old_member(admin, namespace, "web-k7q2x-2")
+    live = {"status": {"conditions": [{"type": "Live", "status": "True"}]}}
+    write_status(admin, namespace, "web-k7q2x-2", live)
+    typed = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
+    assert (typed.code, typed.err.removeprefix(UNJUDGED)) == (
+        2,
+        "exclave: web-k7q2x-2 is alive and needs no token\n  to do: if its machine was replaced, evict it first: "
+        f"kubectl exclave member evict web-k7q2x-2 -n {namespace}\n",
+    )
+    assert accounts(admin, namespace) == ["web.vm.k7q2x-2"]
+
+
+def write_status(admin: Admin, namespace: str, name: str, body: dict[str, Any]) -> None:
+    """What the controller would write."""
+    import subprocess
+
+    done = subprocess.run(
+        [
+            KUBECTL, f"--kubeconfig={admin.kubeconfig}", "patch", "members.v1alpha1.exclave.dev", name,
+            f"--namespace={namespace}", "--type=merge", "--subresource=status", f"--patch={json.dumps(body)}",
+        ],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

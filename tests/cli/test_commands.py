@@ -1,0 +1,522 @@
+"""join, leave and cleanup against a cluster that lives beside them, and against agents that say what they say."""
+
+import io
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from exclave.api.join_token import JoinToken, encode_token
+from exclave.api.requests import MEMBERS, ROLE_BINDINGS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, create, delete
+from exclave.cli import commands
+from exclave.cli import main as cli
+from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfirmed
+from exclave.join import refusals
+from exclave.member.record import (
+    JoinRecord,
+    forget_membership,
+    load_membership,
+    make_folder,
+    store_join,
+    store_membership,
+)
+from exclave_sandbox.pki import make_anchor
+from exclave_sandbox.stage.mesh import NAMESPACE, VM
+from support.answering import answering, said
+from support.failures import kept_failures, told_failure
+from support.member import RECORD
+from support.mesh_cluster import MeshCluster
+from support.stored import member
+from support.town import Town, open_town
+from support.traced import write_programs
+
+VMS = f"{NAMESPACE}-vms"
+FIRST = f"{NAMESPACE}/web-k7q2x-1"
+
+
+class Vm:
+    """A machine that may join: `run` types a command; programs that would change the host are not to be found."""
+
+    def __init__(self, folder: Path, name: str = "vm", address: str = VM) -> None:
+        self.state, self.runtime, self.trace = folder / name, folder / f"{name}-run", folder / f"{name}.trace"
+        self._config = folder / f"{name}.toml"
+        self._config.write_text(
+            f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n'
+            f'[member]\naddress = "{address}"\n[listing]\ndrain = "0s"\n'
+        )
+
+    def run(self, command: str, *arguments: str) -> int:
+        return cli.main([command, *arguments, "--config", str(self._config)])
+
+    def be_member(self) -> None:
+        make_folder(self.state, 0o700)
+        store_membership(self.state, RECORD)
+
+    def join(self, token: JoinToken, *arguments: str) -> int:
+        return self.run("join", encode_token(token), *arguments)
+
+
+@pytest.fixture(autouse=True)
+def _kept_apart_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(commands, "UNIT", "exclave-of-a-test.service")
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as made:  # short names: a socket's path has 107 characters
+        programs = Path(made, "bin")
+        write_programs(programs, Path(made, "trace"))
+        monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+        yield Path(made)
+
+
+@pytest.fixture
+def vm(folder: Path) -> Vm:
+    return Vm(folder)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    with open_town(tmp_path) as opened:
+        yield opened
+
+
+def removed(resource: Any, namespace: str, name: str) -> Callable[[MeshCluster], Any]:
+    return lambda cluster: cluster.admin.send(delete(resource, namespace, name))
+
+
+# join.
+
+
+def test_a_join_tells_its_steps_and_what_is_left_to_do(town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines()[1:] == [
+        f"address: [chosen={VM} why=configured]",
+        f"Member {FIRST} stands, waiting for the controller to admit it",
+        "admitted as web-k7q2x-1; the credential is stored",
+        "certificate for spiffe://cluster.local/ns/shop/sa/web",
+        f"joined as {FIRST}",
+        "no agent runs on this machine; start it: exclave run",
+    ]
+    record = load_membership(vm.state)
+    assert record is not None
+    assert f"{record.namespace}/{record.member}" == FIRST
+    assert not (vm.runtime / "join.lock").exists()
+
+
+def test_a_join_from_standard_input_shows_no_token_and_one_object(
+    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = encode_token(town.do(MeshCluster.join_token))
+    monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))
+    assert vm.run("join", "--token-file", "-", "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {
+        "joined": {"namespace": "shop", "group": "web", "member": "web-k7q2x-1"},
+        "state": None,
+    }
+    assert token[:40] not in shown.err
+    assert "warning" not in shown.err
+
+
+def used_by_another(town: Town, vm: Vm) -> int:
+    token = town.do(MeshCluster.join_token)
+    town.do(lambda cluster: cluster.admin.send(create(MEMBERS, NAMESPACE, member("web-k7q2x-1"))))
+    return vm.join(token)
+
+
+def after(prepare: Callable[[MeshCluster], Any]) -> Callable[[Town, Vm], int]:
+    def case(town: Town, vm: Vm) -> int:
+        token = town.do(MeshCluster.join_token)
+        town.do(prepare)
+        return vm.join(token)
+
+    return case
+
+
+async def without_group(cluster: MeshCluster) -> None:
+    """Delete the group, and wait until the controller has let it go."""
+    await cluster.admin.send(delete(WORKLOAD_GROUPS, NAMESPACE, "web"))
+    with trio.fail_after(30):
+        while await cluster.find(WORKLOAD_GROUPS, "web", NAMESPACE) is not None:  # noqa: ASYNC110  another thread
+            await trio.sleep(0.05)
+
+
+def late_for_its_group(town: Town, vm: Vm) -> int:
+    """With a token that the group's end did not revoke, which is a matter of luck with one that was made before."""
+    town.do(without_group)
+    return vm.join(town.do(MeshCluster.join_token))
+
+
+def with_clock(ahead: float) -> Callable[[Town, Vm], int]:
+    def case(town: Town, vm: Vm) -> int:
+        token = town.do(MeshCluster.join_token)
+        shifted = SimpleNamespace(time=lambda: time.time() + ahead, monotonic=time.monotonic)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(commands, "time", shifted)
+            return vm.join(token)
+
+    return case
+
+
+def on_a_clone(town: Town, vm: Vm) -> int:
+    folder = vm.state.parent
+    assert Vm(folder, "twin").join(town.do(MeshCluster.join_token)) == 0
+    return vm.join(town.do(partial(MeshCluster.join_token, token_id="aaaaa")))
+
+
+def elsewhere(town: Town, vm: Vm) -> int:
+    return Vm(vm.state.parent, "elsewhere", "192.0.2.7").join(town.do(MeshCluster.join_token))
+
+
+REFUSALS: dict[str, Callable[[Town, Vm], int]] = {
+    "[12 token-expired] join two hours later": with_clock(7200),
+    "[13 token-revoked] join with a token whose account was deleted": after(
+        removed(SERVICE_ACCOUNTS, VMS, "web.join.k7q2x-1")
+    ),
+    "[14 token-used-up] join where another machine has the token's one name": used_by_another,
+    "[15 group-gone] join a group that was deleted": late_for_its_group,
+    "[16 ca-mismatch] join where the server is signed by another CA": lambda town, vm: vm.join(
+        replace(town.do(MeshCluster.join_token), ca=make_anchor().pem)
+    ),
+    "[21 machine-known] join from a clone of a living machine": on_a_clone,
+    "[22 address-refused] join from outside of the group's networks": elsewhere,
+    "[23 unreachable] join while the API server is away": after(lambda cluster: cluster.api.server.close()),
+    "[24 not-permitted] join where machines have lost their rights": after(
+        removed(ROLE_BINDINGS, NAMESPACE, "exclave-machines")
+    ),
+    "[25 clock-skew] join with a clock ten minutes ahead": with_clock(600),
+}
+
+
+@pytest.mark.parametrize("title", REFUSALS)
+def test_a_refusal_has_its_code_its_words_and_what_to_do(
+    title: str, town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = REFUSALS[title](town, vm)
+    assert told_here(capsys, town) == kept_failures()[title]
+    assert title.startswith(f"[{code} ")
+    assert load_membership(vm.state) is None
+
+
+def test_a_controller_that_is_away_is_told_after_a_minute(
+    tmp_path: Path, vm: Vm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "PATIENCE", 0.5)  # made short, which the text says as 0 s
+    with open_town(tmp_path, controlled=False) as town:
+        assert vm.join(town.do(MeshCluster.join_token)) == 26
+        told = told_here(capsys, town).replace("within 0 s", "within 60 s")
+    assert told == kept_failures()["[26 not-admitted] join while the controller is away"]
+
+
+def told_here(capsys: pytest.CaptureFixture[str], town: Town) -> str:
+    """The failure, without what is another port, time or clock in every run."""
+    told = told_failure(capsys.readouterr().err, SERVER=town.cluster.api.server.url)
+    told = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", told)
+    return re.sub(r"is (599|600|601) s behind", "is 600 s behind", told)
+
+
+# join, and the agent that is told.
+
+
+def joined(vm: Vm, *arguments: str) -> int:
+    """Join where that is done already, so that telling the agent is all that is left."""
+
+    async def join(*_: object) -> object:
+        return RECORD
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(commands, "join", join)
+        return vm.run("join", "token", *arguments)
+
+
+def told_by(vm: Vm, answer: bytes, *arguments: str) -> int:
+    with answering(vm.runtime, answer) as asked:
+        code = joined(vm, *arguments)
+    assert asked == ["joined"]
+    return code
+
+
+STARTING, PENDING, READY = ({"state": state, "waiting": []} for state in ("starting", "pending", "ready"))
+WAITING = {"state": "starting", "waiting": ["the proxy (it does not start)", "the rules"]}
+UNJOINED = {"state": "unjoined", "waiting": ["somebody to run exclave join"]}  # it has not looked at the disk yet
+EVICTED = {"state": "evicted", "waiting": []}
+
+
+def test_it_returns_when_the_agent_is_ready_and_tells_each_state_and_wait_once(
+    vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told_by(vm, said(UNJOINED, STARTING, WAITING, WAITING, PENDING, READY)) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "agent: starting",
+        "waiting for the proxy (it does not start)",
+        "agent: pending",
+        "agent: ready",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [(EVICTED, "evicted"), (UNJOINED, "unjoined"), (PENDING, "pending")],
+    ids=["an eviction", "a leave meanwhile", "an agent that ends"],
+)
+def test_what_is_not_ready_in_the_end_is_3(
+    last: dict[str, Any], state: str, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told_by(vm, said(STARTING, last), "--json") == 3
+    assert json.loads(capsys.readouterr().out)["state"] == state
+
+
+def test_no_wait_returns_once_the_agent_knows(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told_by(vm, said(UNJOINED), "--no-wait") == 0
+    assert "agent" not in capsys.readouterr().err
+
+
+# confirm.
+
+
+def test_a_join_may_ask_for_rules_that_are_to_be_confirmed(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told_by(vm, said(READY), "--confirm", "60s") == 0
+    assert load_unconfirmed(vm.state) == Unconfirmed(60.0)
+    assert capsys.readouterr().err.splitlines()[1:3] == [
+        "the rules go back by themselves 60s after they were made, unless confirmed:",
+        "log in anew, to see that it works; then: exclave confirm",
+    ]
+
+
+def test_a_join_that_fails_leaves_nothing_to_confirm(town: Town, vm: Vm) -> None:
+    assert used_by_another(town, vm) == 14
+    assert vm.run("join", encode_token(town.do(MeshCluster.join_token)), "--confirm", "60s") == 14
+    assert load_unconfirmed(vm.state) is None
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "told"), [(True, "confirmed: the rules stay"), (False, "there was nothing to confirm")]
+)
+def test_an_agent_that_runs_is_told_of_it(
+    vm: Vm, confirmed: bool, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(vm.runtime, said({"confirmed": confirmed})) as asked:
+        assert vm.run("confirm", "--json") == 0
+    assert asked == ["confirm"]
+    shown = capsys.readouterr()
+    assert (shown.err.strip(), json.loads(shown.out)) == (told, {"confirmed": confirmed})
+
+
+def test_without_an_agent_the_note_is_removed_and_rules_that_still_capture_stay(
+    vm: Vm, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    armed = {"set": {"name": "armed", "table": "exclave", "elem": [{"elem": {"val": "tcp", "expires": 41}}]}}
+    listing = json.dumps({"nftables": [{"table": {"name": "exclave"}}, armed]})
+    nft = folder / "bin" / "nft"
+    nft.write_text(f"#!/bin/sh\ncat >> {folder}/trace\necho '{listing}'\n")
+    assert vm.run("confirm") == 0
+    assert not (folder / "trace").exists()  # nothing to confirm, nothing looked at
+    vm.be_member()
+    store_unconfirmed(vm.state, Unconfirmed(60.0, begun=True))
+    assert vm.run("confirm") == 0
+    assert load_unconfirmed(vm.state) is None
+    assert (folder / "trace").read_text().splitlines() == [
+        "flush set inet exclave armed",
+        "add element inet exclave armed { tcp }",
+    ]
+    assert capsys.readouterr().err.splitlines() == ["there was nothing to confirm", "confirmed: the rules stay"]
+
+
+@contextmanager
+def systemd(folder: Path, *, knows: bool) -> Iterator[Path]:
+    """A systemctl whose unit is an agent that says `ready` to one client, and a folder as systemd leaves it."""
+    agent = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); s.settimeout(20)\n"
+        "if os.fork(): sys.exit()\n"
+        'c, _ = s.accept(); os.unlink(sys.argv[1]); c.recv(4096); c.sendall(b\'{"state": "ready"}\\n\')'
+    )
+    (folder / "agent.py").write_text(agent)
+    start = f"exec {sys.executable} {folder}/agent.py {folder}/vm-run/control.sock > /dev/null 2>&1"
+    (folder / "bin/systemctl").write_text(
+        f'#!/bin/sh\necho "$@" >> {folder}/trace\ncase $1 in cat) exit {0 if knows else 1};; start) {start};; esac\n'
+    )
+    (folder / "bin/systemctl").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(commands, "Path", lambda name: folder if name == "/run/systemd/system" else Path(name))
+        yield folder / "trace"
+
+
+def test_a_unit_is_started_where_there_is_one(folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    with systemd(folder, knows=True) as trace:
+        assert joined(vm) == 0
+    assert trace.read_text().splitlines() == [
+        "cat exclave-of-a-test.service",
+        "start --no-block exclave-of-a-test.service",
+    ]
+    assert capsys.readouterr().err.splitlines()[1:] == ["starting exclave-of-a-test.service", "agent: ready"]
+
+
+def test_a_system_without_the_unit_is_told_to_run_the_agent(
+    folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with systemd(folder, knows=False):
+        assert joined(vm) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == ["no agent runs on this machine; start it: exclave run"]
+
+
+# leave.
+
+
+def test_the_agent_leaves_if_one_runs(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    vm.be_member()
+    with answering(vm.runtime, said({"state": "leaving"}, {"state": "unjoined", "remains": []})) as asked:
+        assert vm.run("leave") == 0
+    assert asked == ["leave"]
+    assert capsys.readouterr().err == f"the agent walks back\nleft {FIRST}\n"
+
+
+def test_what_remains_in_the_cluster_is_told_with_who_removes_it(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    vm.be_member()
+    with answering(vm.runtime, said({"state": "unjoined", "remains": [f"Member {FIRST}"]})):
+        assert vm.run("leave", "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {"left": True, "remains": [f"Member {FIRST}"]}
+    assert shown.err.splitlines()[-1] == (
+        f"remains in the cluster: Member {FIRST}; an admin removes it: kubectl -n shop delete member web-k7q2x-1"
+    )
+
+
+def test_a_cluster_that_was_rebuilt_is_joined_anew_and_what_was_is_left_after_that(
+    town: Town, tmp_path: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    (tmp_path / "rebuilt").mkdir()
+    with open_town(tmp_path / "rebuilt") as rebuilt:
+        capsys.readouterr()
+        assert vm.join(rebuilt.do(partial(MeshCluster.join_token, token_id="aaaaa")), "--again") == 0
+        told = capsys.readouterr().err
+        record = load_membership(vm.state)
+        assert record is not None
+        assert (record.member, record.servers) == ("web-aaaaa-1", (rebuilt.cluster.api.server.url,))
+        assert told.index("joined as shop/web-aaaaa-1") < told.index(f"leaving what was {FIRST}")
+        assert sorted(path.name for path in vm.state.iterdir()) == [
+            "credential.json",
+            "membership.json",
+            "settings.json",
+            "svid.json",
+        ]
+    former = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
+    assert former is None or "deletionTimestamp" in former["metadata"]
+
+
+def test_a_token_that_does_not_serve_changes_nothing_for_a_member(
+    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    before = {path.name: path.read_bytes() for path in vm.state.iterdir()}
+    elsewhere = replace(town.do(partial(MeshCluster.join_token, token_id="aaaaa")), ca=make_anchor().pem)
+    assert vm.join(elsewhere, "--again") == 16
+    assert {path.name: path.read_bytes() for path in vm.state.iterdir() if path.is_file()} == before
+    assert vm.run("leave") == 0
+    assert list(vm.state.iterdir()) == []
+
+
+def test_a_machine_joins_again_under_its_own_name_with_a_token_for_it(
+    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    uid = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))["metadata"]["uid"]
+    token = town.do(partial(MeshCluster.rejoin_token, member="web-k7q2x-1"))
+    assert vm.join(token) == 14, "its Member stands: nobody has made room"
+    town.do(lambda cluster: cluster.admin.send(delete(MEMBERS, NAMESPACE, "web-k7q2x-1")))
+    capsys.readouterr()
+    assert vm.join(token) == 0
+    assert f"waiting for what was Member {FIRST} to be gone" in capsys.readouterr().err
+    found = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
+    assert found["metadata"]["uid"] != uid
+    assert load_membership(vm.state).member == "web-k7q2x-1"
+
+
+def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
+    town: Town, folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    capsys.readouterr()
+    with answering(vm.runtime, said({"state": "leaving"})):  # one that falls over on the way
+        assert vm.run("leave") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "the agent walks back",
+        "no agent runs; walking back without one",
+        f"left {FIRST}",
+    ]
+    assert list(vm.state.iterdir()) == []
+    deleted = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
+    assert deleted is None or "deletionTimestamp" in deleted["metadata"]
+    assert (folder / "trace").read_text().splitlines()[:2] == ["nft: hold", "nft: remove"]
+    assert vm.run("leave", "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {"left": False, "remains": []}
+    assert shown.err == "this machine is no member\n"
+
+
+def test_leaving_a_machine_that_was_never_joined_makes_nothing(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vm.run("leave") == 0
+    assert capsys.readouterr().err == "this machine is no member\n"
+    assert not vm.state.exists()
+    assert not vm.runtime.exists()
+
+
+def test_rules_that_an_agent_left_when_it_fell_over_are_no_success(
+    folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall_over(*_: object) -> None:
+        forget_membership(vm.state)
+
+    vm.be_member()
+    nft = (folder / "bin/nft").read_text()
+    (folder / "bin/nft").write_text('#!/bin/sh\necho "Operation not permitted" >&2; exit 1\n')
+    monkeypatch.setattr(commands, "_ask_to_leave", fall_over)
+    assert [vm.run("leave"), vm.run("leave")] == [30, 30]
+    (folder / "bin/nft").write_text(nft)
+    assert vm.run("leave") == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "this machine is no member"
+
+
+def test_leaving_forgets_what_a_join_has_left(vm: Vm) -> None:
+    make_folder(vm.state, 0o700)
+    store_join(vm.state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
+    assert vm.run("leave") == 0
+    assert list(vm.state.iterdir()) == []
+
+
+# cleanup.
+
+
+def test_cleanup_tells_what_it_did_and_keeps_the_membership(
+    folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vm.be_member()
+    for _ in range(2):
+        assert vm.run("cleanup", "--json") == 0
+        shown = capsys.readouterr()
+        assert json.loads(shown.out) == {"done": ["rules removed", "link removed"]}
+        assert shown.err == (
+            "rules removed\nlink removed\n"
+            "this machine is still a member, and pods may still be sent here: exclave run, or exclave leave\n"
+        )
+    assert load_membership(vm.state) == RECORD
+    assert (folder / "trace").read_text().splitlines() == [
+        "nft: hold",
+        "nft: remove",
+        "ip -json address show",
+    ] * 2

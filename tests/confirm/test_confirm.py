@@ -1,0 +1,120 @@
+"""The time runs, pods are told, the rules stop, in virtual time; the kernel's part is tried in redirect."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.confirm.confirm import Confirming, open_confirm
+from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfirmed
+from exclave.confirm.stage import LONGEST_GRACE, Stage
+from exclave.kit.tasks.latest import Latest
+
+SECONDS = 60.0
+
+
+class Machine:
+    """A member whose ports are listed until a test takes them away."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.view: Latest[Any] = Latest(SimpleNamespace(serving=True, workload_ports=(8080,)))
+        store_unconfirmed(state, Unconfirmed(SECONDS))
+
+    def withdraw(self) -> None:
+        self.view.set(SimpleNamespace(serving=False, workload_ports=()))
+
+    @asynccontextmanager
+    async def confirming(self, left: float | None = None) -> AsyncIterator[Confirming]:
+        membership: Any = SimpleNamespace(view=self.view)
+        async with open_confirm(self.state, membership, left) as opened:
+            yield opened
+
+
+@pytest.fixture
+def machine(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> Machine:
+    return Machine(tmp_path)
+
+
+async def reach(confirming: Confirming, stage: Stage) -> float:
+    """The time at which a stage is reached."""
+    await confirming.view.wait_for(lambda found: found.stage is stage)
+    return trio.current_time()
+
+
+async def test_pods_are_told_before_the_rules_stop(machine: Machine) -> None:
+    async with machine.confirming() as confirming:
+        began = trio.current_time()
+        armed = confirming.arm()
+        assert armed == began + SECONDS + LONGEST_GRACE
+        assert load_unconfirmed(machine.state) == Unconfirmed(SECONDS, begun=True)
+        assert await reach(confirming, Stage.WITHDRAWING) == began + SECONDS
+        assert confirming.arm() == armed  # they stand until pods have heard
+        await trio.sleep(3)
+        assert confirming.view.value.stage is Stage.WITHDRAWING
+        machine.withdraw()
+        assert await reach(confirming, Stage.OVER) == began + SECONDS + 3
+        assert confirming.arm() == 0
+
+
+async def test_a_cluster_that_does_not_hear_is_not_waited_for_longer_than_the_kernel_waits(machine: Machine) -> None:
+    async with machine.confirming() as confirming:
+        began = trio.current_time()
+        confirming.arm()
+        assert await reach(confirming, Stage.OVER) == began + SECONDS + LONGEST_GRACE
+
+
+async def test_no_time_passes_before_there_are_rules(machine: Machine) -> None:
+    async with machine.confirming() as confirming:
+        await trio.sleep(10 * SECONDS)
+        assert confirming.view.value.stage is Stage.WAITING
+        confirming.arm()
+        assert confirming.view.value.ends == trio.current_time() + SECONDS
+
+
+@pytest.mark.parametrize("stage", [Stage.WAITING, Stage.RUNNING, Stage.WITHDRAWING, Stage.OVER])
+async def test_confirming_helps_at_any_time(machine: Machine, stage: Stage) -> None:
+    async with machine.confirming() as confirming:
+        if stage is not Stage.WAITING:
+            confirming.arm()
+            await reach(confirming, stage)
+        assert confirming.confirm()
+        assert confirming.arm() is None
+        await trio.sleep(10 * SECONDS)
+        assert confirming.view.value.stage is Stage.CONFIRMED
+        assert load_unconfirmed(machine.state) is None
+        assert not confirming.confirm()
+
+
+async def test_the_next_agent_goes_on_with_what_the_kernel_has_left(machine: Machine) -> None:
+    async with machine.confirming() as confirming:
+        confirming.arm()
+    async with machine.confirming(left=LONGEST_GRACE + 20.0) as confirming:
+        began = trio.current_time()
+        assert confirming.arm() == began + LONGEST_GRACE + 20
+        assert await reach(confirming, Stage.WITHDRAWING) == began + 20
+
+
+async def test_the_next_agent_after_that_says_that_it_is_over(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with machine.confirming() as confirming:
+        confirming.arm()
+    caplog.clear()
+    async with machine.confirming(left=0.0) as confirming:
+        assert confirming.arm() == 0
+        assert caplog.messages == [
+            "confirm: [stage=over] the rules were not confirmed within 60s, so nothing is captured"
+        ]
+
+
+async def test_rules_that_nobody_wants_confirmed_have_no_end(tmp_path: Path) -> None:
+    membership: Any = SimpleNamespace(view=Latest(None))
+    async with open_confirm(tmp_path, membership, None) as confirming:
+        assert confirming.arm() is None
+        assert load_unconfirmed(tmp_path) is None

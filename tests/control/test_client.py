@@ -1,0 +1,112 @@
+"""A command's side of the control socket, against sockets that are there, stale, silent, closed to us or absent."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from exclave.control.client import NoAgent, ask, ask_once
+from exclave.errors import Fault, HostError
+from support.needs import need
+
+Answer = Callable[[socket.socket], None]
+
+
+@contextmanager
+def agent(runtime: Path, answer: Answer) -> Iterator[None]:
+    """Somebody who takes one connection, reads its line, and answers it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(runtime / "control.sock"))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as lines:
+                assert lines.readline() == b'{"command": "status"}\n'
+                answer(connection)
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        yield
+        server.join()
+
+
+def saying(*pieces: bytes) -> Answer:
+    return lambda connection: connection.sendall(b"".join(pieces))
+
+
+def test_each_line_is_an_object(tmp_path: Path) -> None:
+    with agent(tmp_path, saying(b'{"state": "starting"}\n[1]\n{"state": ', b'"ready"}\n')):
+        assert list(ask(tmp_path, "status")) == [{"state": "starting"}, {"state": "ready"}]
+
+
+def test_one_answer_is_the_first(tmp_path: Path) -> None:
+    with agent(tmp_path, saying(b'{"state": "starting"}\n{"state": "ready"}\n')):
+        assert ask_once(tmp_path, "status") == {"state": "starting"}
+
+
+@pytest.mark.parametrize("said", [b"", b'{"sta', b"[1]\n"], ids=["nothing", "half a line", "no object"])
+def test_an_agent_that_ends_while_it_is_asked_is_none(tmp_path: Path, said: bytes) -> None:
+    with agent(tmp_path, saying(said)), pytest.raises(NoAgent):
+        ask_once(tmp_path, "status")
+
+
+def test_an_agent_that_says_nothing_in_time_is_none(tmp_path: Path) -> None:
+    given_up = threading.Event()
+
+    def keep_silent(_: socket.socket) -> None:
+        given_up.wait()
+
+    with agent(tmp_path, keep_silent):
+        with pytest.raises(NoAgent):
+            ask_once(tmp_path, "status", timeout=0.001)
+        given_up.set()
+
+
+def test_no_socket_means_no_agent(tmp_path: Path) -> None:
+    for runtime in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(NoAgent):
+            ask_once(runtime, "status")
+
+
+def test_a_socket_that_a_crash_has_left_means_no_agent(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "control.sock"))
+    with pytest.raises(NoAgent):
+        ask_once(tmp_path, "status")
+
+
+def test_whoever_may_not_ask_is_told_who_may() -> None:
+    need(os.geteuid() == 0, "only root can become somebody else")
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        runtime, path = Path(folder), Path(folder) / "control.sock"
+        runtime.chmod(0o755)
+        listener.bind(str(path))
+        listener.listen()
+        path.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(HostError) as caught:
+                ask_once(runtime, "status")
+        finally:
+            os.seteuid(0)
+    assert caught.value.fault is Fault.NO_PRIVILEGE
+    assert caught.value.message == f"asking the agent at {path} is not permitted"
+    assert caught.value.hint == "run this command as root"
+
+
+def test_status_loads_neither_an_event_loop_nor_tls() -> None:
+    """Scripts ask for it often."""
+    program = "import sys; from exclave.cli import main; main.main(sys.argv[1:]); print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    command = [sys.executable, "-c", program, "status", "--config", "/nowhere"]
+    loaded = set(subprocess.run(command, env=environment, capture_output=True, text=True).stdout.split())
+    assert "exclave.cli.status_text" in loaded
+    assert not loaded & {"trio", "httpx", "ssl", "cryptography", "rich"}

@@ -1,0 +1,82 @@
+"""Which groups are accepted, and what is written to say so."""
+
+from typing import Any
+
+import pytest
+
+from exclave.api.member import Condition, make_condition
+from exclave.api.requests import Object
+from exclave.controller.policy.accept import GroupWork, group_work, is_refused_namespace, judge_group
+
+NOW = 1_800_000_000.0
+ACCEPTED = Condition("Accepted", True, "Accepted", "it takes members")
+HELD = {"finalizers": ["exclave.dev/group"]}
+
+
+def group(name: str = "web", created: str = "2026-01-02T03:04:05Z", **more: Any) -> Object:
+    metadata = {"name": name, "namespace": "shop", "creationTimestamp": created, **more.pop("metadata", {})}
+    return {"metadata": metadata, "spec": {"networks": ["10.77.0.0/24"], **more}}
+
+
+OLDER = group("api", "2026-01-01T00:00:00Z", serviceAccount="web")
+SCENARIOS: dict[str, tuple[Object, list[Object], Condition]] = {
+    "one that can be used": (group(), [group()], ACCEPTED),
+    "one whose spec cannot be used": (
+        group(networks=["10.77.0.1/24"]), [],
+        Condition("Accepted", False, "Invalid", "its spec cannot be used, the last good one is kept: "
+                  "networks: 10.77.0.1/24 has host bits set"),
+    ),
+    "the younger of two with one account": (
+        group(), [group(), OLDER],
+        Condition("Accepted", False, "AccountShared", "group api has ServiceAccount web already, and two groups with "
+                  "one identity would be one: name another in spec.serviceAccount"),
+    ),
+    "the older of two with one account": (OLDER, [group(), OLDER], ACCEPTED),
+    "one that is being deleted": (
+        group(metadata={"deletionTimestamp": "now"}), [],
+        Condition("Accepted", False, "Deleting", "it goes when its members have gone: 2 left; "
+                  "kubectl exclave member list"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "others", "condition"), SCENARIOS.values(), ids=SCENARIOS)
+def test_a_group_is_accepted_or_told_why_not(found: Object, others: list[Object], condition: Condition) -> None:
+    assert judge_group(found, others, members=2, refused_namespace=False) == condition
+
+
+def test_a_group_where_machines_have_no_business_is_told_so() -> None:
+    assert judge_group(group(), [], members=0, refused_namespace=True) == Condition(
+        "Accepted", False, "NamespaceRefused", "machines have no business in namespace shop: give them their own"
+    )
+
+
+@pytest.mark.parametrize(
+    ("namespace", "refused"),
+    [
+        ("shop", False), ("default", True), ("kube-system", True), ("exclave", True), ("linkerd", True),
+        ("shop-vms", True),
+    ],
+)  # fmt: skip
+def test_control_planes_and_accounts_are_left_alone(namespace: str, refused: bool) -> None:
+    assert is_refused_namespace(namespace, "exclave", "linkerd") is refused
+
+
+def test_a_group_is_held_and_told_once() -> None:
+    work = group_work(group(), ACCEPTED, members=0, now=NOW)
+    assert work.metadata == {"metadata": HELD}
+    assert work.status == {"status": {"conditions": [make_condition(ACCEPTED, NOW)]}}
+    told = {**group(metadata=HELD), **work.status}
+    assert group_work(told, ACCEPTED, members=0, now=NOW + 5) == GroupWork(None, None)
+
+
+@pytest.mark.parametrize(
+    ("members", "released"),
+    [pytest.param(1, False, id="one with members stays"), pytest.param(0, True, id="one without goes")],
+)
+def test_a_deleted_group_is_let_go_when_its_last_member_has_gone(members: int, released: bool) -> None:
+    found = group(metadata={"deletionTimestamp": "now", "finalizers": ["a.b/c", "exclave.dev/group"]})
+    condition = judge_group(found, [], members=members, refused_namespace=False)
+    work = group_work(found, condition, members=members, now=NOW)
+    assert work.metadata == ({"metadata": {"finalizers": ["a.b/c"]}} if released else None)
+    assert work.releases is released

@@ -1,0 +1,188 @@
+"""Who may be a member: each reason with its words, which the joining machine and its admin read."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from exclave.api.member import Condition
+from exclave.controller.policy.admit import Judgement, is_listed_elsewhere, judge, judge_address
+from exclave.controller.policy.snapshot import Neighbour
+
+from ..worlds import ADDRESS, ADMITTED, GROUP, MESH, NOW, make_member, make_world, settled_world, with_status
+
+YES = Judgement(True, "Admitted", "a member of group web")
+TWIN = Neighbour("shop", "web-aaaaa-1", "0123456789abcdef", live=True)
+HOLDER = Neighbour("pay", "api-bbbbb-2", "another", ADDRESS, frozenset({ADDRESS}), live=True)
+
+
+def no(reason: str, message: str) -> Judgement:
+    return Judgement(False, reason, message)
+
+
+def several(*networks: str) -> dict[str, Any]:
+    return {"group": replace(GROUP, spec=replace(GROUP.spec, networks=networks))}
+
+
+SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], Judgement]] = {
+    "a machine with an address of the group's network is admitted": ({}, {}, YES),
+    "one of several networks is enough": ({}, several("192.0.2.0/24", "10.0.0.0/8"), YES),
+    "an IPv6 address lies in an IPv6 network": ({"addresses": ["fd00::7"]}, several("10.0.0.0/8", "fd00::/64"), YES),
+    "an address outside of them is refused": (
+        {"addresses": ["192.0.2.7"]},
+        {},
+        no("AddressRefused", "192.0.2.7 lies in none of the group's networks: 10.77.0.0/24"),
+    ),
+    "what is no address is refused": (
+        {"addresses": ["10.77.0.999"]},
+        {},
+        no("AddressRefused", "'10.77.0.999' is not an address, or one of 10.77.0.0/24 no network"),
+    ),
+    "a network that is none refuses everybody": (
+        {},
+        several("10.77.0.1/24"),
+        no("AddressRefused", "'10.77.0.20' is not an address, or one of 10.77.0.1/24 no network"),
+    ),
+    "no address is refused": ({"addresses": []}, {}, no("AddressRefused", "one address was expected, found 0")),
+    "two addresses are refused, one would be unknown to policies": (
+        {"addresses": ["10.77.0.20", "10.77.0.21"]},
+        {},
+        no("AddressRefused", "one address was expected, found 2"),
+    ),
+    "a group that does not exist is named": (
+        {},
+        {"group": None},
+        no("GroupNotFound", "there is no WorkloadGroup web in namespace shop"),
+    ),
+    "a CSR that could not be signed is refused while somebody watches": (
+        {"csr": "nonsense"},
+        {},
+        no("RequestRefused", "csr: a PEM request was expected: ValueError"),
+    ),
+    "so is a delivery key that nothing could be sealed to": (
+        {"deliveryKey": "nonsense"},
+        {},
+        no("RequestRefused", "deliveryKey: a P-256 public key in PEM was expected: ValueError"),
+    ),
+    "the same machine twice is refused with both names and the remedy": (
+        {},
+        {"neighbours": (TWIN,)},
+        no(
+            "MachineKnown",
+            "web-k7q2x-1 and the living member web-aaaaa-1 are the same machine: a clone, or one that was "
+            "reinstalled. If web-aaaaa-1 is gone: kubectl exclave member evict web-aaaaa-1 -n shop",
+        ),
+    ),
+    "a living member's address is refused, also across namespaces": (
+        {},
+        {"neighbours": (HOLDER,)},
+        no(
+            "AddressInUse",
+            "10.77.0.20 is the address of the living member api-bbbbb-2. If that is gone: "
+            "kubectl exclave member evict api-bbbbb-2 -n pay",
+        ),
+    ),
+    "one whom nobody can certify waits, and is told why": (
+        {},
+        {"mesh": None, "mesh_fault": "the controller can certify nobody yet: the issuer's Secret is missing"},
+        no("NotReady", "the controller can certify nobody yet: the issuer's Secret is missing"),
+    ),
+    "so does one that would be certified by an issuer whose time is over": (
+        {},
+        {"mesh": replace(MESH, issuer_ends=NOW)},
+        no(
+            "NotReady",
+            "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed",
+        ),
+    ),
+    "what is wrong with it itself is said first": (
+        {"addresses": []},
+        {"mesh": None},
+        no("AddressRefused", "one address was expected, found 0"),
+    ),
+    "however it is written": (
+        {"addresses": ["FD00:0::7"]},
+        {
+            **several("fd00::/64"),
+            "neighbours": (replace(HOLDER, address="fd00::7", stands=frozenset({"fd00::7"})),),
+        },
+        no(
+            "AddressInUse",
+            "fd00::7 is the address of the living member api-bbbbb-2. If that is gone: "
+            "kubectl exclave member evict api-bbbbb-2 -n pay",
+        ),
+    ),
+    "an address with a zone is none": (
+        {"addresses": ["fe80::1%eth0"]},
+        several("fe80::/10"),
+        no("AddressRefused", "'fe80::1%eth0' is not an address, or one of fe80::/10 no network"),
+    ),
+    "that another one says so as well is nothing": ({}, {"neighbours": (replace(HOLDER, stands=frozenset()),)}, YES),
+    "nor that it once was given it, and says another now": ({}, {"neighbours": (replace(HOLDER, address=""),)}, YES),
+    "one that is silent holds nothing": ({}, {"neighbours": (replace(HOLDER, live=False),)}, YES),
+    "nor does one that is being deleted": ({}, {"neighbours": (replace(HOLDER, leaving=True),)}, YES),
+    "the same machine is no clone of one that is silent": ({}, {"neighbours": (replace(TWIN, live=False),)}, YES),
+    "nor of one that is being deleted": ({}, {"neighbours": (replace(TWIN, leaving=True),)}, YES),
+    "another machine at another address is nothing to it": (
+        {},
+        {"neighbours": (replace(HOLDER, address="10.77.0.9"),)},
+        YES,
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "changes", "wanted"), SCENARIOS.values(), ids=SCENARIOS)
+def test_judgement(spec: dict[str, Any], changes: dict[str, Any], wanted: Judgement) -> None:
+    assert judge(make_world(make_member(**spec), **changes)) == wanted
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"group": None}, id="its group is gone"),
+        pytest.param(several("192.0.2.0/24"), id="its address is no longer in the group's networks"),
+        pytest.param({"neighbours": (TWIN, HOLDER)}, id="a clone lives"),
+    ],
+)
+def test_who_was_admitted_stays_so_though(changes: dict[str, Any]) -> None:
+    assert judge(make_world(with_status(make_member(), ADMITTED), **changes)) == YES
+
+
+def test_who_was_refused_is_judged_again() -> None:
+    refused = Condition("Admitted", False, "AddressInUse", "taken")
+    assert judge(make_world(with_status(make_member(), refused))) == YES
+
+
+ORDER = {
+    "whoever is listed keeps it": ({"lists": True}, {}),
+    "then whoever was not told that it has lost it": ({}, {"displaced": True}),
+    "then the older one": ({"created": "2026-01-01T00:00:00Z"}, {"created": "2027-01-01T00:00:00Z"}),
+    "then the name decides": ({"namespace": "a"}, {"namespace": "b"}),
+    "one that is listed is older than any": (
+        {"lists": True, "created": "2027-01-01T00:00:00Z", "displaced": True},
+        {"created": "2026-01-01T00:00:00Z"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), ORDER.values(), ids=ORDER)
+def test_of_two_that_stand_at_one_address(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert replace(HOLDER, **first).place_at(ADDRESS) < replace(HOLDER, **second).place_at(ADDRESS)
+
+
+def test_one_that_stands_there_already_is_refused_only_for_whoever_is_before_it() -> None:
+    world = settled_world(serving=True)
+    later = replace(HOLDER, lists=True, displaced=True)
+    assert judge_address(world.seen(neighbours=(later,)), GROUP) is None
+    assert not is_listed_elsewhere(world.seen(neighbours=(later,)), GROUP)
+    earlier = replace(HOLDER, lists=True, created="2020-01-01T00:00:00Z")
+    assert judge_address(world.seen(neighbours=(earlier,)), GROUP) is not None
+    assert is_listed_elsewhere(world.seen(neighbours=(earlier,)), GROUP)
+
+
+@pytest.mark.parametrize("change", [{"live": False}, {"leaving": True}, {"address": "10.77.0.9"}], ids=str)
+def test_ports_wait_until_nobody_elses_are_listed_at_the_address_though_it_is_free(change: dict[str, Any]) -> None:
+    other = replace(HOLDER, lists=True, **change)
+    world = settled_world(neighbours=(other,))
+    assert judge_address(world, GROUP) is None and is_listed_elsewhere(world, GROUP)
+    assert not is_listed_elsewhere(world.seen(neighbours=(replace(other, lists=False),)), GROUP)

@@ -1,0 +1,300 @@
+"""Who holds an address: what a member may claim, and what a stolen machine or token can do with it at most."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from exclave.controller.policy.claims import Claims, lies_within, neighbour_of, plain_address, standing
+from exclave.controller.policy.snapshot import Neighbour
+
+from ..fleet import Fleet
+from ..worlds import GROUP, NOW, make_member, settled_world
+
+A, B, C = ("shop", "web-k7q2x-1"), ("shop", "web-k7q2x-2"), ("shop", "web-k7q2x-3")
+VICTIM, THIEF = "web-vvvvv-1", "web-ttttt-1"
+HERS, HIS = "10.77.0.20", "10.77.0.66"
+
+
+def one(key: tuple[str, str], machine: str, address: str, *stands: str) -> Neighbour:
+    return Neighbour(*key, machine, address, frozenset(stands))
+
+
+# The index.
+
+
+def test_members_are_found_by_their_machine_and_by_each_address_that_they_say_or_stand_at() -> None:
+    claims = Claims()
+    first, second, third = one(A, "m1", "a1", "a1"), one(B, "m2", "a1", "a2"), one(C, "m1", "")
+    assert claims.refresh(A, first) == set()
+    assert claims.refresh(B, second) == {A}
+    assert claims.refresh(C, third) == {A}
+    assert claims.like(A) == (second, third)
+    assert claims.like(B) == claims.like(C) == (first,)
+    assert claims.like(("shop", "nobody")) == ()
+
+
+def test_whoever_shares_what_was_or_is_claimed_is_concerned_by_a_change_and_nobody_by_none() -> None:
+    claims = Claims()
+    claims.refresh(A, one(A, "m1", "a1"))
+    claims.refresh(B, one(B, "m2", "a2"))
+    assert claims.refresh(C, one(C, "m3", "a1")) == {A}
+    assert claims.refresh(C, one(C, "m3", "a1")) == set()
+    assert claims.refresh(C, one(C, "m3", "a2")) == {A, B}
+    assert claims.refresh(C, None) == {B}
+    assert claims.refresh(C, None) == set()
+    assert claims.like(B) == ()
+
+
+def test_a_member_as_others_see_it() -> None:
+    world = settled_world(serving=True)
+    found = neighbour_of(world.member, world.workload, GROUP, live=False)
+    assert found == Neighbour(
+        *A,
+        "0123456789abcdef",
+        HERS,
+        frozenset({HERS}),
+        lists=True,
+        live=True,  # its status says so
+        created="2027-01-15T07:00:00Z",
+        admitted_at=NOW - 60,
+    )
+    assert found.holds(HERS) and found.is_listed_at(HERS) and not found.holds(HIS)
+
+
+@pytest.mark.parametrize("said", [[], ["192.0.2.7"], ["nonsense"], [HERS, HIS]], ids=str)
+def test_an_address_that_its_group_does_not_give_is_not_a_members_own(said: list[str]) -> None:
+    world = settled_world(serving=True)
+    found = neighbour_of(make_member(addresses=said), world.workload, GROUP, live=True)
+    assert found.address == "" and not found.holds(HERS)
+    assert found.is_listed_at(HERS), "until its ports are withdrawn"
+    assert neighbour_of(make_member(), world.workload, None, live=True).address == "", "nor is one without a group"
+
+
+def test_what_is_being_given_stands_already() -> None:
+    found = neighbour_of(make_member(), None, GROUP, live=True, given={"spec": {"workloadIPs": [{"ip": HERS}]}})
+    assert found.holds(HERS) and not found.lists
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        (HERS, HERS),
+        ("FD00:0::7", "fd00::7"),
+        (f"::ffff:{HERS}", HERS),
+        ("fe80::1%eth0", None),
+        ("10.77.0.020", None),
+        ("", None),
+    ],
+)
+def test_an_address_is_written_in_one_way(text: str, plain: str | None) -> None:
+    if plain is None:
+        with pytest.raises(ValueError):
+            plain_address(text)
+    else:
+        assert plain_address(text) == plain
+    assert list(standing({"spec": {"workloadIPs": [{"ip": text}]}})) == ([plain] if plain else [])
+
+
+def test_a_network_that_is_none_is_an_error() -> None:
+    assert lies_within(HERS, ("192.0.2.0/24", "10.77.0.0/24"))
+    assert not lies_within("::ffff:10.77.0.20", ("10.77.0.0/24",))
+    with pytest.raises(ValueError):
+        lies_within(HERS, ("10.77.0.1/24",))
+
+
+# What a stolen machine can do at most. Each row: what happens, with whose ports listed at the victim's address then.
+
+
+def stolen(victim: str = VICTIM, thief: str = THIEF, **networks: tuple[str, ...]) -> Fleet:
+    """The thief's machine is the older member, the victim's is listed."""
+    fleet = Fleet(**networks)
+    fleet.join(thief, HIS)
+    fleet.beat(60)
+    fleet.join(victim, HERS)
+    assert fleet.listed(HERS) == [victim] and fleet.listed(HIS) == [thief]
+    return fleet
+
+
+def claims_hers(fleet: Fleet) -> None:
+    fleet.says(THIEF, addresses=[HERS])
+
+
+def after(*events: Callable[[Fleet], Any]) -> Callable[[Fleet], None]:
+    def happens(fleet: Fleet) -> None:
+        for event in events:
+            event(fleet)
+
+    return happens
+
+
+def silence(fleet: Fleet) -> None:
+    fleet.fall_silent(VICTIM)
+
+
+def return_(fleet: Fleet) -> None:
+    fleet.return_(VICTIM)
+
+
+def serves(value: bool) -> Callable[[Fleet], None]:
+    return lambda fleet: fleet.says(VICTIM, serving=value)
+
+
+def thief_serves(value: bool) -> Callable[[Fleet], None]:
+    return lambda fleet: fleet.says(THIEF, serving=value)
+
+
+AT_MOST: dict[str, tuple[Callable[[Fleet], None], list[str], str, str]] = {
+    "a living member keeps its address, and the thief loses its own ports": (
+        claims_hers, [VICTIM], "Registered", "AddressInUse",
+    ),
+    "however the thief writes it": (
+        lambda fleet: fleet.says(THIEF, addresses=["010.77.0.20"]), [VICTIM], "Registered", "AddressRefused",
+    ),
+    "two addresses are none": (
+        lambda fleet: fleet.says(THIEF, addresses=[HIS, HERS]), [VICTIM], "Registered", "AddressRefused",
+    ),
+    "one that does not serve for a while keeps it as well": (
+        after(serves(False), claims_hers, serves(True)), [VICTIM], "Registered", "AddressInUse",
+    ),
+    "and whatever the thief does meanwhile": (
+        after(serves(False), claims_hers, thief_serves(False), thief_serves(True), serves(True)),
+        [VICTIM], "Registered", "AddressInUse",
+    ),
+    "a controller that starts anew decides the same": (
+        after(claims_hers, Fleet.restart_controller, Fleet.beat), [VICTIM], "Registered", "AddressInUse",
+    ),
+    "an ExternalWorkload of the thief's that somebody else deletes is not made again where it may not stand": (
+        after(serves(False), claims_hers, lambda fleet: fleet.caches.workloads.objects.pop(("shop", THIEF)),
+              lambda fleet: fleet.look([("shop", THIEF)]), serves(True)),
+        [VICTIM], "Registered", "AddressInUse",
+    ),
+    "one that is silent loses the address, and stays a member": (
+        after(silence, claims_hers), [THIEF], "Registered", "Registered",
+    ),
+    "when it returns it is told, and nothing is taken from whoever has it now": (
+        after(silence, claims_hers, return_), [THIEF], "Registered", "Registered",
+    ),
+    "not even while that one does not serve": (
+        after(silence, claims_hers, return_, thief_serves(False)), [], "Registered", "Registered",
+    ),
+    "nor by a new controller": (
+        after(silence, claims_hers, return_, thief_serves(False), Fleet.restart_controller, thief_serves(True)),
+        [THIEF], "Registered", "Registered",
+    ),
+    "the thief that goes back to its own gives it back": (
+        after(silence, claims_hers, return_, lambda fleet: fleet.says(THIEF, addresses=[HIS])),
+        [VICTIM], "Registered", "Registered",
+    ),
+    "and so does one that falls silent": (
+        after(silence, claims_hers, return_, lambda fleet: fleet.fall_silent(THIEF)),
+        [VICTIM], "Registered", "AddressInUse",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("happens", "listed", "kind", "reason"), AT_MOST.values(), ids=AT_MOST)
+def test_a_stolen_machine_of_the_same_group(
+    happens: Callable[[Fleet], None], listed: list[str], kind: str, reason: str
+) -> None:
+    fleet = stolen()
+    happens(fleet)
+    assert fleet.listed(HERS) == listed
+    assert fleet.condition(THIEF, kind) == reason
+    assert VICTIM in fleet.members(), "a machine removes nobody"
+
+
+OTHER_GROUPS = {"api": "api-ttttt-1", "pay": "pay-ttttt-1"}
+
+
+@pytest.mark.parametrize("thief", OTHER_GROUPS.values(), ids=OTHER_GROUPS)
+def test_a_stolen_machine_of_a_group_without_the_victims_network_takes_not_even_a_silent_members_address(
+    thief: str,
+) -> None:
+    fleet = Fleet(api=("192.0.2.0/24",), pay=("192.0.2.0/24",))
+    fleet.join(thief, "192.0.2.7")
+    fleet.join(VICTIM, HERS)
+    fleet.fall_silent(VICTIM)
+    fleet.says(thief, addresses=[HERS])
+    assert fleet.condition(thief, "Registered") == "AddressRefused" and fleet.listed("192.0.2.7") == []
+    fleet.return_(VICTIM)
+    assert fleet.listed(HERS) == [VICTIM] and fleet.condition(VICTIM, "Registered") == "Registered"
+
+
+@pytest.mark.parametrize("thief", OTHER_GROUPS.values(), ids=OTHER_GROUPS)
+def test_where_two_groups_share_a_network_the_address_of_a_silent_member_is_all_that_changes_hands(thief: str) -> None:
+    fleet = stolen(thief=thief)
+    fleet.says(thief, addresses=[HERS])
+    assert fleet.listed(HERS) == [VICTIM] and fleet.condition(thief, "Registered") == "AddressInUse"
+    fleet.fall_silent(VICTIM)
+    assert fleet.listed(HERS) == [thief]
+    fleet.return_(VICTIM)
+    assert fleet.listed(HERS) == [thief] and fleet.condition(VICTIM, "Registered") == "AddressInUse"
+    fleet.evict(thief)
+    assert fleet.listed(HERS) == [VICTIM] and fleet.condition(VICTIM, "Registered") == "Registered"
+
+
+@pytest.mark.parametrize(("newcomer", "goes"), [("web-jjjjj-1", True), ("api-jjjjj-1", False), ("pay-jjjjj-1", False)])
+def test_a_stolen_join_token_replaces_silent_members_of_its_own_group_alone(newcomer: str, goes: bool) -> None:
+    fleet = stolen()
+    fleet.join(newcomer, HERS)
+    assert fleet.condition(newcomer, "Admitted") == "AddressInUse" and fleet.listed(HERS) == [VICTIM]
+    fleet.fall_silent(VICTIM)
+    assert fleet.condition(newcomer, "Admitted") == "Admitted", "a refused one is judged again when that can help"
+    fleet.beat()
+    fleet.says(newcomer, serving=True)
+    assert fleet.listed(HERS) == [newcomer]
+    assert (fleet.gone == [VICTIM]) is goes
+
+
+def test_of_two_that_join_with_one_address_at_once_one_gets_it_and_the_other_is_told() -> None:
+    fleet = Fleet()
+    fleet.silent = {("shop", THIEF), ("shop", VICTIM)}
+    fleet.join(VICTIM, HERS)
+    fleet.beat(1)
+    fleet.join(THIEF, HERS)
+    assert fleet.condition(VICTIM, "Admitted") == fleet.condition(THIEF, "Admitted") == "Admitted"
+    fleet.silent = set()
+    fleet.beat()
+    assert fleet.listed(HERS) == [VICTIM], "the older one, whoever is heard first"
+    assert fleet.condition(THIEF, "Registered") == "AddressInUse"
+    fleet.restart_controller()
+    assert fleet.listed(HERS) == [VICTIM]
+
+
+def test_one_that_has_lost_its_address_does_not_get_it_back_by_being_older() -> None:
+    fleet = Fleet()
+    fleet.join(VICTIM, HERS)
+    fleet.beat(60)
+    fleet.join(THIEF, HIS)
+    fleet.fall_silent(VICTIM)
+    fleet.says(THIEF, addresses=[HERS])
+    fleet.return_(VICTIM)
+    for event in (thief_serves(False), Fleet.restart_controller, thief_serves(True)):
+        event(fleet)
+    assert fleet.listed(HERS) == [THIEF], "or the two would take turns"
+
+
+def test_two_that_swap_their_addresses_do_not_wait_for_each_other() -> None:
+    fleet = stolen()
+    fleet.says(THIEF, addresses=[HERS])
+    fleet.says(VICTIM, addresses=[HIS])
+    assert fleet.listed(HERS) == [THIEF] and fleet.listed(HIS) == [VICTIM]
+
+
+def test_machines_behind_one_translation_with_equal_private_addresses_are_one_address_to_the_cluster() -> None:
+    """Pods know one route to it, and Linkerd looks ports up by address alone."""
+    fleet = Fleet()
+    fleet.join("web-aaaaa-1", "10.77.0.5")
+    fleet.join("pay-bbbbb-1", "10.77.0.5")
+    assert fleet.listed("10.77.0.5") == ["web-aaaaa-1"]
+    assert fleet.condition("pay-bbbbb-1", "Admitted") == "AddressInUse"
+
+
+def test_a_machine_that_was_refused_as_known_is_admitted_when_the_other_is_evicted() -> None:
+    fleet = Fleet()
+    fleet.join("web-aaaaa-1", "10.77.0.5", machine="same")
+    fleet.join("web-bbbbb-1", "10.77.0.6", machine="same")
+    assert fleet.condition("web-bbbbb-1", "Admitted") == "MachineKnown"
+    fleet.evict("web-aaaaa-1")
+    assert fleet.condition("web-bbbbb-1", "Admitted") == "Admitted"

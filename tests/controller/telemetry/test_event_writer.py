@@ -1,0 +1,83 @@
+"""News are told one after the other; where they cannot be, nothing else suffers."""
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.api.requests import Object, Request
+from exclave.controller.telemetry.event_writer import MOST, News
+from exclave.controller.telemetry.events import Happening, Subject
+from exclave.errors import ClusterError, Fault
+
+from ..worlds import NOW
+
+MEMBER = Subject("exclave.dev/v1alpha1", "Member", "shop", "web-k7q2x-1", "u")
+SECRET = Subject("v1", "Secret", "exclave", "exclave-issuer")
+POLICY = Subject("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "", "exclave-guard")
+GOOD, BAD = Happening("Admitted", "it is in", is_bad=False), Happening("NotLive", "it is silent", is_bad=True)
+
+
+class Cluster:
+    """Takes Events, or refuses them."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.refuses = refuses
+        self.taken: list[tuple[str, Object]] = []
+
+    async def send(self, request: Request) -> Object:
+        await trio.lowlevel.checkpoint()
+        if self.refuses:
+            raise ClusterError(Fault.NOT_PERMITTED, "may not create events", "ask")
+        assert request.body is not None
+        self.taken.append((request.path, request.body))
+        return request.body
+
+
+async def told(cluster: Cluster, tell: Any) -> None:
+    news = News(cluster, "exclave", lambda: NOW)
+    tell(news)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(news.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_events_are_written_where_their_objects_are_in_order() -> None:
+    cluster = Cluster()
+    await told(cluster, lambda news: news.tell_nowait(MEMBER, [GOOD, BAD]))
+    assert {path for path, _ in cluster.taken} == {"/apis/events.k8s.io/v1/namespaces/shop/events"}
+    assert [event["reason"] for _, event in cluster.taken] == ["Admitted", "NotLive"]
+    names = [event["metadata"]["name"] for _, event in cluster.taken]
+    assert len(set(names)) == 2 and all(name.startswith("web-k7q2x-1.") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("subject", "about", "related"),
+    [
+        (SECRET, ("Secret", "exclave-issuer"), None),
+        (POLICY, ("Deployment", "exclave-controller"), ("ValidatingAdmissionPolicy", "exclave-guard")),
+        (Subject("v1", "Secret", "linkerd", "x"), ("Deployment", "exclave-controller"), ("Secret", "x")),
+    ],
+    ids=["in its own namespace", "an object of the whole cluster", "in another's namespace"],
+)
+async def test_what_is_elsewhere_is_told_of_the_controller(subject: Subject, about: Any, related: Any) -> None:
+    cluster = Cluster()
+    await told(cluster, lambda news: news.tell_elsewhere_nowait(subject, BAD))
+    ((path, event),) = cluster.taken
+    assert path == "/apis/events.k8s.io/v1/namespaces/exclave/events"
+    assert (event["regarding"]["kind"], event["regarding"]["name"]) == about
+    beside = event.get("related")
+    assert (beside and (beside["kind"], beside["name"])) == related
+
+
+async def test_an_event_that_is_refused_or_one_too_many_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    await told(Cluster(refuses=True), lambda news: news.tell_nowait(MEMBER, [GOOD]))
+    assert caplog.messages == ["Member shop/web-k7q2x-1: Admitted: it is in (no Event: may not create events)"]
+    caplog.clear()
+    News(Cluster(), "exclave", lambda: NOW).tell_nowait(POLICY, [BAD] * (MOST + 1))
+    assert caplog.messages == [
+        "ValidatingAdmissionPolicy exclave-guard: NotLive: it is silent (no Event: too many wait)"
+    ]

@@ -1,0 +1,126 @@
+"""Headless Services that select a group: which ones, and that each is warned of once."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from exclave.api.requests import EVENTS, SERVICES, WORKLOAD_GROUPS, create, delete, get, list_all
+from exclave.controller.policy.snapshot import Group
+from exclave.controller.telemetry.event_writer import News
+from exclave.controller.telemetry.events import Subject
+from exclave.controller.telemetry.headless import HeadlessWarner, headless_selecting
+from exclave.errors import ClusterError, Fault
+from support.mesh_cluster import MeshCluster, open_mesh_cluster
+
+from ..worlds import GROUP, NOW
+
+LABELS = {"app": "web", "exclave.dev/group": "web"}
+
+
+def service(name: str = "front", cluster_ip: str = "None", **selector: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {"clusterIP": cluster_ip, "ports": [{"port": 80}]}
+    return {"metadata": {"name": name}, "spec": spec | ({"selector": selector} if selector else {})}
+
+
+@pytest.mark.parametrize(
+    ("services", "found"),
+    [
+        pytest.param([service(app="web")], ["front"], id="one that selects by a label of the group"),
+        pytest.param([service(**{"exclave.dev/group": "web"})], ["front"], id="by the label that every group has"),
+        pytest.param([service("b", app="web"), service("a", **LABELS)], ["a", "b"], id="several"),
+        pytest.param([service(cluster_ip="10.43.0.9", app="web")], [], id="none that has an address of its own"),
+        pytest.param([service(app="web", tier="db")], [], id="none that wants more"),
+        pytest.param([service(app="api")], [], id="none of others"),
+        pytest.param([service()], [], id="none without a selector"),
+        pytest.param([{"metadata": {"name": "odd"}}], [], id="none without a spec"),
+    ],
+)
+def test_which_services_select_a_group(services: list[dict[str, Any]], found: list[str]) -> None:
+    assert headless_selecting(services, LABELS) == found
+
+
+class Warned:
+    """A warner over a cluster, and what it had told."""
+
+    def __init__(self, cluster: MeshCluster, groups: list[Group]) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.warner = HeadlessWarner(cluster.admin, lambda: groups, self)  # type: ignore[arg-type]
+
+    def tell_nowait(self, subject: Subject, happenings: Any) -> None:
+        self.told += [(f"{subject.namespace}/{subject.name}", one.note) for one in happenings]
+
+
+async def test_each_is_warned_of_once_until_it_is_mended(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        one = Warned(cluster, [GROUP])
+        await one.warner.look()
+        assert one.told == []
+        for _ in range(2):
+            await cluster.admin.send(create(SERVICES, "shop", service(app="web")))
+            await one.warner.look()
+            await one.warner.look()
+            await cluster.admin.send(delete(SERVICES, "shop", "front"))
+            await one.warner.look()
+        text = (
+            "Service front is headless and selects group web: one request through the mesh to a member's own name in "
+            "it ends Linkerd's destination controller; give the Service a cluster IP, or a selector of pods only"
+        )
+        assert one.told == [("shop/web", text), ("shop/web", text)]
+
+
+async def test_a_group_that_is_made_again_is_warned_of_again(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        await cluster.admin.send(create(SERVICES, "shop", service(app="web")))
+        groups = [GROUP]
+        one = Warned(cluster, groups)
+        await one.warner.look()
+        groups[:] = [replace(GROUP, uid="another")]
+        await one.warner.look()
+        assert [where for where, _ in one.told] == ["shop/web", "shop/web"]
+
+
+async def test_without_the_right_to_list_services_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing:
+        async def send(self, request: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            raise ClusterError(Fault.NOT_PERMITTED, "may not list services", "")
+
+    caplog.set_level("INFO")
+    news = News(Refusing(), "exclave", lambda: NOW)
+    groups = [GROUP]
+    warner = HeadlessWarner(Refusing(), lambda: groups, news)
+    for _ in range(3):
+        await warner.look()
+    line = "nobody can be warned of headless Services in shop: may not list services"
+    assert caplog.messages == [line]
+    groups.clear()
+    await warner.look()
+    groups.append(GROUP)
+    await warner.look()
+    assert caplog.messages == [line, line], "the namespace had no group for a while"
+
+
+async def test_the_controller_warns_with_its_own_rights_on_the_group(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        await cluster.admin.send(create(SERVICES, "shop", service(app="web")))
+        async with cluster.controlled():
+            with trio.fail_after(20):
+                while True:
+                    events = (await cluster.admin.send(list_all(EVENTS, "shop")))["items"]
+                    told = [one["regarding"] for one in events if one["reason"] == "HeadlessService"]
+                    if told:
+                        break
+                    await trio.sleep(0.05)
+        group = await cluster.admin.send(get(WORKLOAD_GROUPS, "shop", "web"))
+        assert told == [
+            {
+                "apiVersion": "exclave.dev/v1alpha1",
+                "kind": "WorkloadGroup",
+                "name": "web",
+                "namespace": "shop",
+                "uid": group["metadata"]["uid"],
+            }
+        ]

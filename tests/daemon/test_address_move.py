@@ -1,0 +1,335 @@
+"""Another address in virtual time: what is on disk, in the Member and in the rules, in which order.
+
+The membership is the real one over the sandbox's store; a controller writes what is claimed into the ExternalWorkload a
+second after it hears, and a swap takes two.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS
+from exclave.cluster.watch_events import Upserted
+from exclave.config import Config, MemberConfig, Paths
+from exclave.daemon import address_move as moving
+from exclave.daemon.address_move import ASKS, LOOK_EVERY, Mover
+from exclave.ending import EndingSwitch
+from exclave.kit.tasks.latest import Latest
+from exclave.member import addresses
+from exclave.member import client as presence
+from exclave.member.address_choice import SLOW
+from exclave.member.addresses import LOOK_AGAIN, Found
+from exclave.member.addresses import LOOK_EVERY as ROUTE_EVERY
+from exclave.member.client import Membership, open_member
+from exclave.member.record import load_membership, store_membership
+from support.cluster import StoreCluster
+from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, put_member
+from support.told import tell
+
+NEW, SIX, DRAIN = "10.77.0.21", "fd00:77::20", 10.0
+SETTINGS = make_settings(networks=("10.77.0.0/24", "fd00:77::/64"))
+
+
+STAGE = Path(__file__).parents[1] / "support" / "moving_stage.py"
+
+
+def virtual_now() -> float:
+    return 1_800_000_000.0 + trio.current_time()
+
+
+class World:
+    """A member that serves at `ADDRESS`. `here` are the addresses on its links; `trace` what has changed, and when."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.here = {ADDRESS}
+        self.route = ADDRESS
+        self.cluster = StoreCluster(virtual_now)
+        put_member(self.cluster, SETTINGS, serving=True, dataPath="meshed")
+        self.folder = folder
+        self.trace: list[str] = []
+        self.refuses: set[str] = set()
+        self.controller_works = Latest(True)
+        self.swaps = Latest(True)
+        self.told: Latest[tuple[str, ...]] = Latest((ADDRESS,))  # what the proxy that has traffic was told
+        self.proxy: Any = SimpleNamespace(
+            chosen=Latest("a"), ready=Latest("a"), instances=Latest({}), serves=lambda _: self.serves()
+        )
+        self.redirect: Any = SimpleNamespace(
+            wanted=Latest(SimpleNamespace(addresses=(ADDRESS,), instance="a")), observed=Latest(0), in_place=True
+        )
+        for module in (moving, presence):
+            monkeypatch.setattr(module, "find_here", lambda asked: frozenset(asked) & self.here)
+        for module in (presence, addresses):
+            monkeypatch.setattr(module, "find_address", self._find_address)
+        store_membership(folder, RECORD)
+
+    async def _find_address(self, *_: Any) -> Found:
+        await trio.lowlevel.checkpoint()
+        return Found(self.route, "route")
+
+    def move(self, address: str, *, stays: bool = True) -> None:
+        """Another address comes, and the one before it stays or goes."""
+        self.here = {*self.here, address} if stays else {address}
+        self.route = address
+
+    def serves(self) -> bool:
+        return self.told.value == self.member.captured.value
+
+    @asynccontextmanager
+    async def moving(self) -> AsyncIterator[Membership]:
+        record = load_membership(self.folder)
+        assert record is not None
+        config, cluster = Config(Paths(self.folder, self.folder), MemberConfig()), self.cluster
+        async with trio.open_nursery() as nursery:
+            async with open_member(record, config, cluster, EndingSwitch(), virtual_now) as member:  # type: ignore[arg-type]
+                self.member = member
+                nursery.start_soon(self._control)
+                nursery.start_soon(self._swap)
+                nursery.start_soon(self._note)
+                nursery.start_soon(Mover(member, self.proxy, self.redirect, DRAIN).keep)
+                await trio.sleep(1)
+                yield member
+            nursery.cancel_scope.cancel()
+
+    async def _swap(self) -> None:
+        """Rules follow what is to be carried, two seconds later."""
+        async for wanted in self.member.captured.changes():
+            await self.swaps.wait_for(bool)
+            if wanted != self.told.value:
+                await trio.sleep(2)
+                self.told.set(wanted)
+                self.redirect.wanted.set(SimpleNamespace(addresses=wanted, instance="a"))
+                self._line(f"served: {', '.join(wanted)}")
+
+    async def _control(self) -> None:
+        async with self.cluster.watch(MEMBERS, NAMESPACE, MEMBER) as events:
+            async for event in events:
+                assert isinstance(event, Upserted)
+                await self.controller_works.wait_for(bool)
+                (claimed,) = event.object["spec"]["addresses"]
+                refused = claimed in self.refuses
+                if not refused and self.listed() != claimed:
+                    await trio.sleep(1)
+                    spec = {"spec": {"workloadIPs": [{"ip": claimed}]}}
+                    self.cluster.change(EXTERNAL_WORKLOADS, NAMESPACE, MEMBER, spec)
+                    self._line(f"listed: {claimed}")
+                condition = {
+                    "type": "Registered",
+                    "status": "False" if refused else "True",
+                    "reason": "AddressInUse" if refused else "Registered",
+                    "message": "in use" if refused else "stands",
+                }
+                if (event.object["status"].get("conditions") or [None])[0] != condition:
+                    self.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"conditions": [condition]}}, "status")
+
+    def listed(self) -> str:
+        found = self.cluster.find(EXTERNAL_WORKLOADS, NAMESPACE, MEMBER)
+        assert found is not None
+        return str((found["spec"].get("workloadIPs") or [{"ip": ""}])[0]["ip"])
+
+    async def _note(self) -> None:
+        said = [ADDRESS]
+        async with self.cluster.watch(MEMBERS, NAMESPACE, MEMBER) as events:
+            async for event in events:
+                assert isinstance(event, Upserted)
+                if event.object["spec"]["addresses"] != said:
+                    said = event.object["spec"]["addresses"]
+                    self._line(f"claimed: {said[0]}")
+
+    def _line(self, text: str) -> None:
+        self.trace.append(f"{trio.current_time():4.0f} s  {text}")
+
+
+@pytest.fixture
+def make_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> Callable[[], World]:
+    return lambda: World(tmp_path, monkeypatch)
+
+
+async def test_the_new_one_is_served_then_claimed_then_listed_and_then_the_old_one_goes(
+    make_world: Callable[[], World],
+) -> None:
+    world = make_world()
+    async with world.moving() as member:
+        await trio.sleep(4)
+        world.trace.clear()
+        world.move(NEW)
+        await trio.sleep(60)
+        assert member.captured.value == (NEW,)
+    assert world.trace == [
+        f"  14 s  served: {NEW}, {ADDRESS}",
+        f"  14 s  claimed: {NEW}",
+        f"  15 s  listed: {NEW}",
+        f"  28 s  served: {NEW}",
+    ]
+
+
+async def test_one_that_is_gone_is_no_longer_served(make_world: Callable[[], World]) -> None:
+    world = make_world()
+    async with world.moving():
+        await trio.sleep(4)
+        world.trace.clear()
+        world.move(NEW, stays=False)
+        await trio.sleep(60)
+    assert world.trace == [f"  14 s  served: {NEW}", f"  14 s  claimed: {NEW}", f"  15 s  listed: {NEW}"]
+    record = load_membership(world.folder)
+    assert record is not None and (record.address, record.former) == (NEW, "")
+
+
+async def test_while_no_swap_can_be_made_the_old_one_stays_and_that_is_told(
+    make_world: Callable[[], World], caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make_world()
+    world.swaps.set(False)
+    async with world.moving() as member:
+        world.move(NEW)
+        await trio.sleep(ROUTE_EVERY + LOOK_AGAIN + SLOW)
+        kept = member.kept.value
+        assert kept is not None and kept.why.startswith(f"{NEW} is this machine's address now; pods are still told")
+        await trio.sleep(600)
+        assert not any("claimed" in line for line in world.trace)
+        assert len([line for line in caplog.messages if line.startswith(f"address: {NEW}")]) == 1
+        world.swaps.set(True)
+        await trio.sleep(5)
+        assert member.kept.value is None
+        assert world.listed() == NEW
+
+
+async def test_one_outside_of_the_networks_is_never_claimed(make_world: Callable[[], World]) -> None:
+    world = make_world()
+    async with world.moving() as member:
+        await trio.sleep(5)
+        world.trace.clear()
+        world.move("192.0.2.9")
+        await trio.sleep(300)
+        assert member.kept.value is not None and "none of the group's networks" in member.kept.value.why
+        assert member.captured.value == (ADDRESS,)
+    assert world.trace == []
+
+
+async def test_one_that_is_refused_is_given_up_for_the_old_one_and_not_tried_again(
+    make_world: Callable[[], World],
+) -> None:
+    world = make_world()
+    world.refuses.add(NEW)
+    async with world.moving() as member:
+        await trio.sleep(4)
+        world.trace.clear()
+        world.move(NEW)
+        await trio.sleep(600)
+        assert member.kept.value is not None and "has refused it" in member.kept.value.why
+    assert world.trace == [
+        f"  14 s  served: {NEW}, {ADDRESS}",
+        f"  14 s  claimed: {NEW}",
+        f"  14 s  claimed: {ADDRESS}",
+        f"  16 s  served: {ADDRESS}",
+    ]
+
+
+async def test_while_the_controller_is_away_the_old_one_is_served_on_and_little_is_asked(
+    make_world: Callable[[], World],
+) -> None:
+    world = make_world()
+    async with world.moving() as member:
+        await trio.sleep(5)
+        world.controller_works.set(False)
+        world.move(NEW)
+        await trio.sleep(600)
+        assert member.captured.value == (NEW, ADDRESS)
+        asked = world.cluster.trace.count(f"get externalworkloads/status {MEMBER}")
+        assert 600 / ASKS.most <= asked <= 600 / ASKS.most + 8
+        world.controller_works.set(True)
+        await trio.sleep(ASKS.most + DRAIN + 5)
+        assert member.captured.value == (NEW,)
+
+
+async def test_an_agent_that_was_killed_goes_on_where_it_stood(make_world: Callable[[], World]) -> None:
+    world = make_world()
+    world.controller_works.set(False)
+    async with world.moving() as member:
+        world.move(NEW)
+        await trio.sleep(20)
+    async with world.moving() as member:
+        assert member.captured.value == (NEW, ADDRESS)
+        world.controller_works.set(True)
+        await trio.sleep(ASKS.most + DRAIN)
+        assert member.captured.value == (NEW,)
+
+
+async def test_an_address_of_the_other_family_is_walked_to(make_world: Callable[[], World]) -> None:
+    world = make_world()
+    async with world.moving() as member:
+        world.move(SIX)
+        await member.walks.wait_for(bool)
+        assert member.captured.value == (ADDRESS,)
+    serving = {"spec": {"serving": False}}
+    world.cluster.change(MEMBERS, NAMESPACE, MEMBER, serving)
+    async with world.moving() as member:
+        await trio.sleep(LOOK_EVERY)
+        assert member.captured.value == (SIX,)
+        assert world.trace[-1].endswith(f"served: {SIX}")
+        assert not member.walks.value
+
+
+async def test_what_others_wrote_into_the_member_is_put_right(make_world: Callable[[], World]) -> None:
+    world = make_world()
+    async with world.moving():
+        world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"addresses": ["10.77.0.99"]}})
+        await trio.sleep(2)
+        found = world.cluster.find(MEMBERS, NAMESPACE, MEMBER)
+        assert found is not None and found["spec"]["addresses"] == [ADDRESS]
+
+
+async def test_nothing_is_asked_or_said_while_nothing_changes(make_world: Callable[[], World]) -> None:
+    world = make_world()
+    async with world.moving():
+        await trio.sleep(5)
+        seen = len(world.cluster.trace)
+        await trio.sleep(3600)
+        later = world.cluster.trace[seen:]
+    assert all("leases" in one for one in later), later
+
+
+# On a real kernel, with a real agent, under load.
+
+
+def play(how: str) -> dict[str, Any]:
+    apart = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "--mount", "--", sys.executable, str(STAGE), how]
+    done = subprocess.run(apart, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-4000:]
+    told: dict[str, Any] = json.loads(done.stdout)
+    for way, seen in told["loads"].items():
+        tell(f"{how}, {way}: {seen['new']} new, {seen['kept']} on kept connections, failed {seen['failures']}")
+    tell(f"{how}: pods reach it after {told['reached']:.1f} s, over after {told['over']:.1f} s")
+    return told
+
+
+@pytest.mark.root
+@pytest.mark.timeout(200)
+def test_a_machine_that_gets_another_address_and_loses_the_old_one_later_fails_nobody() -> None:
+    told = play("beside")
+    assert {way: seen["failures"] for way, seen in told["loads"].items()} == {way: {} for way in told["loads"]}
+    assert len(told["loads"]) == 3 and all(seen["new"] > 100 for seen in told["loads"].values())
+    assert told["ready"] == ["True"], "it was never said that pods may not come"
+    assert told["unserved"] == [], "what was listed was served at every look"
+    assert [swap[:2] for swap in told["swaps"]] == [["a", "b"], ["b", "a"]]
+
+
+@pytest.mark.root
+@pytest.mark.timeout(200)
+def test_a_machine_whose_address_is_replaced_by_another_fails_nobody_at_an_address_that_stays() -> None:
+    told = play("instead")
+    assert {way: seen["failures"] for way, seen in told["loads"].items()} == {way: {} for way in told["loads"]}
+    assert len(told["loads"]) == 2 and all(seen["new"] > 100 for seen in told["loads"].values())
+    assert [swap[:2] for swap in told["swaps"]] == [["a", "b"]]
+    assert told["reached"] < 20

@@ -1,0 +1,81 @@
+"""What has been loaded is told when it changes."""
+
+import hashlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave import __version__
+from exclave.api.member import MemberView
+from exclave.daemon.loaded import COMPANY, choose_loaded, tell_loaded
+from exclave.kit.tasks.latest import Latest
+from support.member import CA, make_settings
+
+
+def test_what_is_unknown_stays_out() -> None:
+    assert choose_loaded("", "", "", "") == {"agent": __version__}
+    assert choose_loaded("PEM", "ab", "cd", "v1") == {
+        "anchors": hashlib.sha256(b"PEM").hexdigest(),
+        "issuer": "ab",
+        "settings": "cd",
+        "proxy": "v1",
+        "agent": __version__,
+    }
+
+
+class Membership:
+    """As far as telling needs it: a patch shows in the view a moment later."""
+
+    def __init__(self) -> None:
+        self.settings = Latest(make_settings())
+        self.settings_digest = "d1"
+        self.view: Latest[MemberView | None] = Latest(None)
+        self.patches: list[dict[str, Any]] = []
+        self.beside: dict[str, Any] = {}
+
+    def patch_beside(self, fields: dict[str, Any]) -> None:
+        self.beside |= fields
+
+    async def patch_spec(self, fields: dict[str, Any]) -> None:
+        await trio.sleep(0.1)
+        self.patches.append(self.beside | fields)
+        self.beside = {}
+        loaded = self.patches[-1]["loaded"]
+        self.view.set(MemberView("m", resource_version=str(len(self.patches)), loaded=loaded))
+
+
+@pytest.mark.parametrize("changes", [1, 3])
+async def test_each_change_is_told_once(changes: int, autojump_clock: trio.testing.MockClock) -> None:
+    membership, identity = Membership(), SimpleNamespace(svid=Latest[Any](None))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell_loaded, membership, identity)
+        await trio.sleep(10)
+        assert membership.patches == []  # not before the Member was seen
+        membership.view.set(MemberView("m"))
+        await trio.sleep(10)
+        for number in range(changes):
+            identity.svid.set(SimpleNamespace(issuer_sha256=f"issuer-{number}"))
+            await trio.sleep(10)
+            membership.view.set(MemberView("m", resource_version="other", loaded=membership.patches[-1]["loaded"]))
+            await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    told = [patch["loaded"].get("issuer") for patch in membership.patches]
+    assert told == [None, *(f"issuer-{number}" for number in range(changes))]
+    assert membership.patches[0]["loaded"]["anchors"] == hashlib.sha256(CA.encode()).hexdigest()
+
+
+async def test_it_travels_with_what_else_is_said(autojump_clock: trio.testing.MockClock) -> None:
+    membership, identity = Membership(), SimpleNamespace(svid=Latest[Any](None))
+    membership.view.set(MemberView("m"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell_loaded, membership, identity)
+        await trio.sleep(COMPANY / 2)
+        await membership.patch_spec({"serving": True})
+        await trio.sleep(10 * COMPANY)
+        nursery.cancel_scope.cancel()
+    (patch,) = membership.patches
+    assert patch["serving"] is True
+    assert patch["loaded"]["agent"] == __version__

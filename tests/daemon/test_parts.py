@@ -1,0 +1,383 @@
+"""What an agent says of its parts, from none open to all of them."""
+
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from exclave.api.member import Condition, MemberView
+from exclave.api.settings import digest
+from exclave.cluster.credential import Credential
+from exclave.confirm.stage import Confirmation, Stage
+from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
+from exclave.daemon.status import EMPTY, Problem
+from exclave.data_path.assessment import Judgement, Reason
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import Fault, HostError
+from exclave.listing.ready import ProbeResult
+from exclave.listing.serving import ListingView
+from exclave.member.address_choice import Kept
+from exclave.member.record import EvictionNote, JoinRecord
+from exclave.member.state import Situation, Standing, State, state_of
+from exclave.proxy.states import State as ProxyState
+from exclave.redirect.kernel.observe import NOTHING, Observed
+from support.member import RECORD, make_settings
+from support.stand_in import publishing
+
+NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
+SETTINGS = make_settings()
+JOINING = JoinRecord("nonce", "web-k7q2x-1", "sha", "key")
+READY = ListingView(True, (8080,), True, "Ready", "all stands", (ProbeResult(8080, "tcp", True, ""),))
+
+
+def whole() -> Parts:
+    """A ready member."""
+    parts = Parts(EndingSwitch(), RECORD)
+    parts.cluster = publishing(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
+    parts.cluster.server, parts.cluster.counts = "https://10.0.0.1:6443", Counter({("get", "200"): 2, ("get", ""): 1})
+    parts.membership = publishing(standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None, kept=None)
+    parts.membership.settings_digest, parts.membership.heartbeat_age = "abc", lambda: 1.23456
+    parts.identity = publishing(
+        svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32),
+        renew_at=NOW + 43200,
+        problem=None,
+        foreign=None,
+    )
+    parts.identity.renewals = Counter(ok=3)
+    parts.workload_api = publishing(streams=2)
+    parts.names = SimpleNamespace(address="169.254.77.3", answers=Counter(noerror=4))
+    view = SimpleNamespace(state=ProxyState.ACTIVE, pid=77)
+    parts.proxy = publishing(instances={"a": view}, ready="a", problem=None, refusal=None)
+    parts.proxy.starts = Counter(a=1)
+    parts.failing = publishing(judgement=Judgement(is_steady=True))
+    parts.confirming = publishing(view=Confirmation())
+    parts.steering = publishing(problem=None)
+    parts.redirect = publishing(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
+    parts.redirect.in_place, parts.redirect.repairs = True, 5
+    parts.swap = publishing(step=None, clients=None, problem=None)
+    parts.swap.results = Counter(completed=2)
+    parts.listing = publishing(state=READY)
+    return parts
+
+
+# What tells of it.
+
+
+def test_a_boot_tells_of_its_state_from_when_it_is_whole_until_it_ends() -> None:
+    parts = Parts(EndingSwitch(), RECORD)
+    assert sources_of(parts) is None
+    parts = whole()
+    assert sources_of(parts) is not None
+    parts.endings.ask_nowait(Ending.STOP)
+    assert sources_of(parts) is None
+
+
+# The state.
+
+
+def test_without_a_boot_a_join_tells_the_state() -> None:
+    assert situation_of(None, None) == Situation()
+    assert situation_of(None, JOINING) == Situation(is_joining=True)
+    assert situation_of(None, replace(JOINING, refusal="group-gone")) == Situation()
+
+
+def test_a_boot_that_begins_is_a_member_that_starts() -> None:
+    assert situation_of(Parts(EndingSwitch(), RECORD), JOINING) == Situation(is_member=True)
+
+
+def test_the_parts_tell_the_state() -> None:
+    parts = whole()
+    assert state_of(situation_of(parts, None)) is State.READY
+    assert parts.listing is not None and parts.membership is not None
+    parts.listing.state.set(replace(READY, ready=False))
+    assert state_of(situation_of(parts, None)) is State.PENDING
+    parts.listing.state.set(replace(READY, ready=False, is_failing=True))
+    assert state_of(situation_of(parts, None)) is State.FAILING
+    parts.ending = Ending.STOP
+    assert state_of(situation_of(parts, None)) is State.STOPPING
+    parts.membership.standing.set(Standing.EVICTED)
+    assert state_of(situation_of(parts, None)) is State.EVICTED
+
+
+# The sections.
+
+
+def test_nothing_that_runs_says_nothing() -> None:
+    assert sections_of(None) == {}
+    assert sections_of(Parts(EndingSwitch(), RECORD)) == {
+        "member": {"name": "web-k7q2x-1", "namespace": "shop", "group": "web"},
+        "metrics": {},
+    }
+
+
+def test_a_ready_member_fills_every_section() -> None:
+    sections = sections_of(whole())
+    assert set(sections) == set(EMPTY)
+    assert all(set(sections[name]) == set(empty) for name, empty in EMPTY.items() if empty)
+    assert sections["cluster"] == {
+        "server": "https://10.0.0.1:6443",
+        "reachable": True,
+        "credentialExpires": "2027-01-15T09:00:00Z",
+        "settings": "abc",
+    }
+    assert sections["certificate"] == {
+        "notAfter": "2027-01-16T08:00:00Z",
+        "renewAt": "2027-01-15T20:00:00Z",
+        "issuer": "ab" * 32,
+        "anchors": digest(SETTINGS.anchors),
+    }
+    assert sections["proxy"] == {"active": "a", "instances": {"a": {"state": "active", "pid": 77}, "b": None}}
+    assert sections["redirect"] == {"installed": True, "matches": True, "captured": {"inbound": 3, "outbound": 4}}
+    assert sections["listing"] == {
+        "serving": True,
+        "ports": [8080],
+        "ready": True,
+        "reason": "Ready",
+        "probes": [{"kind": "tcp", "port": 8080, "passing": True, "message": ""}],
+    }
+    assert sections["names"] == {"address": "169.254.77.3", "answers": {"noerror": 4}}
+    assert "secret-token" not in str(sections)
+
+
+def test_metrics_bear_the_names_of_the_contract() -> None:
+    assert sections_of(whole())["metrics"] == {
+        "exclave_heartbeat_age_seconds": 1.235,
+        "exclave_credential_not_after_seconds": NOW + 3600,
+        'exclave_api_requests_total{verb="get",code=""}': 1,
+        'exclave_api_requests_total{verb="get",code="200"}': 2,
+        "exclave_certificate_not_after_seconds": NOW + 86400,
+        'exclave_certificate_renewals_total{result="ok"}': 3,
+        "exclave_redirect_repairs_total": 5,
+        'exclave_proxy_starts_total{instance="a"}': 1,
+        'exclave_proxy_swaps_total{result="completed"}': 2,
+        "exclave_workload_api_streams": 2,
+    }
+
+
+def test_a_part_that_has_nothing_yet_says_so() -> None:
+    parts = whole()
+    parts.identity = publishing(svid=None, renew_at=None)
+    parts.identity.renewals = Counter()
+    parts.membership = parts.redirect = None
+    sections = sections_of(parts)
+    assert sections["certificate"] == {"notAfter": None, "renewAt": None, "issuer": None, "anchors": None}
+    assert sections["cluster"]["settings"] is None
+    assert sections["proxy"]["active"] is None
+
+
+@pytest.mark.parametrize(
+    ("view", "reason"),
+    [
+        (ListingView(), None),
+        (replace(READY, ready=False, reason="NotServing", message="missing: proxy"), "missing: proxy"),
+        (replace(READY, ready=False, reason="NotServing", message=""), "NotServing"),
+    ],
+    ids=["nothing told", "told with a message", "told without"],
+)
+def test_why_a_member_is_not_ready(view: ListingView, reason: str | None) -> None:
+    parts = whole()
+    parts.listing = publishing(state=view)
+    assert sections_of(parts)["listing"]["reason"] == reason
+
+
+def test_both_instances_are_shown_while_one_takes_over_from_the_other() -> None:
+    parts = whole()
+    old = SimpleNamespace(state=ProxyState.DRAINING, pid=76)
+    parts.proxy.instances.set({"a": old, "b": SimpleNamespace(state=ProxyState.ACTIVE, pid=78)})  # type: ignore[union-attr, dict-item]
+    parts.redirect.observed.set(Observed(True, "b", "d", "f", 3, 4))  # type: ignore[union-attr]
+    assert sections_of(parts)["proxy"] == {
+        "active": "b",
+        "instances": {"a": {"state": "draining", "pid": 76}, "b": {"state": "active", "pid": 78}},
+    }
+    parts.swap.clients.set(3)  # type: ignore[union-attr]
+    assert waits_of(parts, None) == ["the last connections of a proxy that was replaced to end"]
+
+
+def test_a_swap_that_was_given_up_is_a_problem() -> None:
+    parts = whole()
+    parts.swap.problem.set("a swap of the proxy (new settings) was given up: proxy b ended")  # type: ignore[union-attr]
+    (problem,) = problems_of(parts, None, None)
+    assert (problem.code, problem.message) == (
+        "swap-given-up",
+        "a swap of the proxy (new settings) was given up: proxy b ended",
+    )
+
+
+# What is waited for.
+
+
+def set_value(name: str, field: str, value: Any) -> Any:
+    return lambda parts: getattr(getattr(parts, name), field).set(value)
+
+
+NO_PROXY = set_value("proxy", "ready", None)
+
+WAITS: dict[str, tuple[list[Any], list[str]]] = {
+    "a ready member waits for nothing": ([], []),
+    "settings come before the certificate": (
+        [set_value("membership", "settings", None), set_value("identity", "svid", None)],
+        ["the mesh's settings"],
+    ),
+    "a certificate, and why": (
+        [set_value("identity", "svid", None), set_value("identity", "problem", "no answer"), NO_PROXY],
+        ["a certificate (no answer)"],
+    ),
+    "the proxy": ([NO_PROXY], ["the proxy"]),
+    "the proxy, and why": ([NO_PROXY, set_value("proxy", "problem", "it ended")], ["the proxy (it ended)"]),
+    "the rules": ([lambda parts: setattr(parts.redirect, "in_place", False)], ["the rules"]),
+    "pods, and what they have not been told": (
+        [set_value("listing", "state", replace(READY, ready=False, message="the ports are not listed yet"))],
+        ["pods to be told (the ports are not listed yet)"],
+    ),
+    "the own Member": ([set_value("listing", "state", ListingView())], ["the own Member"]),
+    "the API server beside anything else": (
+        [set_value("cluster", "waiting", "to watch members: refused"), NO_PROXY],
+        ["the API server to watch members: refused", "the proxy"],
+    ),
+    "its own end": ([lambda parts: setattr(parts, "ending", Ending.LEAVE), NO_PROXY], ["its parts to close (leave)"]),
+}
+
+
+@pytest.mark.parametrize(("changes", "waits"), WAITS.values(), ids=WAITS)
+def test_waits(changes: list[Any], waits: list[str]) -> None:
+    parts = whole()
+    for change in changes:
+        change(parts)
+    assert waits_of(parts, JOINING) == waits
+
+
+def test_without_a_membership_it_waits_for_somebody() -> None:
+    assert waits_of(None, None) == ["somebody to run exclave join"]
+    assert waits_of(None, replace(JOINING, refusal="group-gone")) == ["somebody to run exclave join"]
+    assert waits_of(None, JOINING) == ["exclave join to come to its end"]
+
+
+def test_a_boot_that_begins_waits_for_nothing_it_could_name() -> None:
+    assert waits_of(Parts(EndingSwitch(), RECORD), None) == []
+
+
+# What somebody must mend.
+
+PROBLEMS: dict[str, tuple[Any, Problem]] = {
+    "orphaned": (
+        set_value("membership", "standing", Standing.ORPHANED),
+        Problem(
+            "orphaned",
+            "the API server does not accept this member's credential; it serves until its certificate ends",
+            "join again with a new token: exclave join --again",
+        ),
+    ),
+    "cloned": (
+        set_value(
+            "membership", "view", MemberView(RECORD.member, cloned=Condition("Cloned", True, "TwoMachines", "two"))
+        ),
+        Problem("cloned", "two", "find the other machine; both were told, and the admin"),
+    ),
+    "an address that is not its own": (
+        set_value(
+            "membership",
+            "view",
+            MemberView(
+                RECORD.member, registered=Condition("Registered", False, "AddressInUse", "no port is listed: x")
+            ),
+        ),
+        Problem(
+            "address-refused",
+            "no port is listed: x",
+            "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
+            "the member that has it evicted, if that is not what it should be",
+        ),
+    ),
+    "an address that stays though the machine has another": (
+        set_value("membership", "kept", Kept("it is in use", "have that one evicted")),
+        Problem("address-kept", "it is in use", "have that one evicted"),
+    ),
+    "settings": (
+        set_value("membership", "problem", "version 9"),
+        Problem("settings-unusable", "version 9", "compare the versions of exclave here and in the cluster"),
+    ),
+    "certificate": (
+        set_value("identity", "problem", "no answer"),
+        Problem("certificate-not-renewed", "no answer", "see whether exclave's controller runs, and its log"),
+    ),
+    "a key of somebody else": (
+        set_value("identity", "foreign", "one was signed"),
+        Problem(
+            "key-not-ours",
+            "one was signed",
+            "somebody else has this member's credential: have it evicted (kubectl exclave member evict web-k7q2x-1 "
+            "-n shop), then join again",
+        ),
+    ),
+    "a proxy that lets nobody ask": (
+        set_value("proxy", "refusal", "proxy a does not let this machine ask"),
+        Problem(
+            "proxy-refuses",
+            "proxy a does not let this machine ask",
+            "see whether Linkerd's policy controller runs, and which Servers select this group: kubectl get "
+            "servers.policy.linkerd.io -n shop",
+        ),
+    ),
+    "proxy": (
+        set_value("proxy", "problem", "it ended"),
+        Problem("proxy-unusable", "it ended", "see the proxy's own log in the runtime folder"),
+    ),
+    "what the data path lacks": (
+        set_value("failing", "judgement", Judgement(reason=Reason.PROXY_AWAY, message="no proxy is ready; wait")),
+        Problem("proxy-away", "no proxy is ready; wait", "see the proxy's own log in the runtime folder"),
+    ),
+    "rules that are to be confirmed": (
+        set_value("confirming", "view", Confirmation(Stage.RUNNING, 60.0, 75.0)),
+        Problem(
+            "confirm-awaited",
+            "the rules go back by themselves 60s after they were made, unless they are confirmed",
+            "log in anew, to see that it works; then: exclave confirm",
+        ),
+    ),
+    "rules that were not": (
+        set_value("confirming", "view", Confirmation(Stage.OVER, 60.0)),
+        Problem(
+            "rolled-back",
+            "the rules were not confirmed within 60s, so nothing is captured",
+            "exclave confirm makes them for good",
+        ),
+    ),
+    "steering": (
+        set_value("steering", "problem", "port 70000"),
+        Problem("config-invalid", "port 70000", "mend the group's spec or [redirect] in config.toml"),
+    ),
+    "redirect": (
+        set_value("redirect", "problem", HostError(Fault.NFT_UNUSABLE, "nft refused", "load modules")),
+        Problem("nft-unusable", "nft refused", "load modules"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("happen", "problem"), PROBLEMS.values(), ids=PROBLEMS)
+def test_a_problem_of_a_part(happen: Any, problem: Problem) -> None:
+    parts = whole()
+    assert problems_of(parts, JOINING, None) == []
+    happen(parts)
+    assert problems_of(parts, JOINING, None) == [problem]
+
+
+def test_problems_of_a_machine_that_is_no_member() -> None:
+    assert problems_of(None, JOINING, None) == []
+    note = EvictionNote("shop", "web", "web-k7q2x-1", NOW)
+    assert problems_of(None, replace(JOINING, refusal="group-gone"), note) == [
+        Problem("group-gone", "joining as web-k7q2x-1 was refused", "run exclave join again to see why"),
+        Problem(
+            "evicted",
+            "member shop/web-k7q2x-1 was evicted at 2027-01-15T08:00:00Z",
+            "join again with a new token if it should be",
+        ),
+    ]
+
+
+def test_rules_that_are_not_there_are_no_instance() -> None:
+    parts = whole()
+    assert parts.redirect is not None
+    parts.redirect.observed.set(NOTHING)
+    assert sections_of(parts)["proxy"]["active"] is None

@@ -1,0 +1,534 @@
+"""An agent's life: boots one after the other, what it tells, and a real process from its first word to its last."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.cli.main import main
+from exclave.config import Config, Paths
+from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfirmed
+from exclave.control.client import ask_once
+from exclave.daemon import process as life
+from exclave.daemon.parts import Parts
+from exclave.daemon.process import IDLE_LOOK, LOOK_SELDOM, SAY_EVERY, Agent
+from exclave.daemon.status import QUIET
+from exclave.ending import Ending
+from exclave.errors import Fault, HostError
+from exclave.kit.tasks.latest import Latest
+from exclave.listing.serving import ListingView
+from exclave.member.record import (
+    JoinRecord,
+    MembershipRecord,
+    forget_membership,
+    load_join,
+    note_eviction,
+    store_join,
+    store_membership,
+)
+from exclave.member.state import Standing, State
+from exclave.redirect.kernel.observe import Observed
+from exclave.swap.plan import Reason
+from exclave.swap.swap import Outcome, Step
+from support.member import RECORD
+from support.needs import need
+from support.stand_in import publishing
+
+# Boots and endings, with a boot that only waits for its end.
+
+
+class World:
+    """An agent, and what its boots and departures were; a boot that leaves forgets the membership."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.config = Config(Paths(folder, folder / "run"))
+        self.state = folder
+        self.now = 1_800_000_000.0
+        self.agent = Agent(self.config, lambda: self.now)
+        self.trace: list[str] = []
+        self.boots: list[Parts] = []
+        self.closing = trio.Event()  # a boot does not end before
+        self.closing.set()
+        monkeypatch.setattr(life, "serve", self._serve)
+        monkeypatch.setattr(life, "depart", self._depart)
+        monkeypatch.setattr(life, "notify", lambda word: self.trace.append(word))
+
+    async def _serve(self, parts: Parts, config: Config, now: object) -> None:
+        self.trace.append(f"boot {parts.record.member}")
+        self.boots.append(parts)
+        parts.ending = await parts.endings.wait()
+        await self.closing.wait()
+        self.trace.append(f"boot ends: {parts.endings.value.value}")
+        if parts.endings.value is Ending.LEAVE:
+            forget_membership(self.state)
+
+    async def _depart(self, record: MembershipRecord, config: Config, now: object) -> list[str]:
+        self.trace.append(f"departs {record.member}")
+        forget_membership(self.state)
+        return [f"Member {record.namespace}/{record.member}"]
+
+    @asynccontextmanager
+    async def living(self, record: MembershipRecord | None = RECORD) -> AsyncIterator[trio.Nursery]:
+        if record is not None:
+            store_membership(self.state, record)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.agent.live)
+            await trio.testing.wait_all_tasks_blocked()
+            yield nursery
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    async def ask(self, command: str) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+
+        async def reply(object_: dict[str, Any]) -> None:
+            await trio.lowlevel.checkpoint()
+            told.append(object_)
+
+        await self.agent.answer(command, reply)
+        return told
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+async def test_a_boot_that_ends_for_a_reason_of_its_own_is_followed_by_the_next(world: World) -> None:
+    async with world.living():
+        world.boots[0].endings.ask_nowait(Ending.STOP)
+    assert world.trace == ["boot web-k7q2x-1", "boot ends: stop", "boot web-k7q2x-1"]
+
+
+async def test_a_status_tells_what_the_rules_have_counted_by_now(world: World) -> None:
+    class Counting:
+        """A redirect that finds one connection more whenever it looks."""
+
+        observed, problem, in_place, repairs = Latest(Observed()), Latest(None), True, 0
+
+        async def refresh(self) -> None:
+            await trio.lowlevel.checkpoint()
+            self.observed.set(replace(self.observed.value, inbound=self.observed.value.inbound + 1))
+
+    async with world.living():
+        world.boots[0].redirect = Counting()  # type: ignore[assignment]
+        for count in (1, 2):
+            (status,) = await world.ask("status")
+            assert status["redirect"]["captured"] == {"inbound": count, "outbound": 0}
+        world.boots[0].ending = Ending.STOP  # on the way out nothing is put in place again
+        (status,) = await world.ask("status")
+        assert status["redirect"]["captured"]["inbound"] == 2
+
+
+@pytest.mark.parametrize("ending", [Ending.STOP, Ending.HAND_OVER])
+async def test_the_process_ends_as_it_is_told_first(world: World, ending: Ending) -> None:
+    store_membership(world.state, RECORD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.agent.live)
+        await trio.testing.wait_all_tasks_blocked()
+        world.agent.end(ending)
+        world.agent.end(Ending.LEAVE)
+    assert world.trace == ["boot web-k7q2x-1", f"boot ends: {ending.value}"]
+    assert world.agent.ending.value is ending
+
+
+async def test_without_a_membership_it_waits_and_ends_when_told(world: World) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.agent.live)
+        await trio.testing.wait_all_tasks_blocked()
+        world.agent.end(Ending.STOP)
+    assert world.trace == ["READY=1"]
+
+
+async def test_a_join_that_tells_it_is_heard_at_once(world: World) -> None:
+    async with world.living(None) as nursery:
+        store_membership(world.state, RECORD)
+        nursery.start_soon(world.ask, "joined")
+    assert world.trace == ["READY=1", "boot web-k7q2x-1"]
+
+
+async def test_a_join_that_could_not_tell_it_is_found(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    async with world.living(None):
+        store_membership(world.state, RECORD)
+        await trio.sleep(IDLE_LOOK + 1)
+        assert world.trace[-1] == "boot web-k7q2x-1"
+
+
+# Looking.
+
+
+class Watched(World):
+    """An agent that looks at itself, and the times of its looks."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, monkeypatch)
+        self.looks: list[float] = []
+        look = self.agent.look
+
+        def noted() -> dict[str, Any]:
+            self.looks.append(trio.current_time())
+            return look()
+
+        monkeypatch.setattr(self.agent, "look", noted)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(tmp_path, monkeypatch)
+
+
+def make_whole(parts: Parts) -> Any:
+    """Have the parts that tell of a state; the listing."""
+    parts.cluster = publishing(waiting=None, reachable=True, credential=SimpleNamespace(expires=0.0))
+    parts.cluster.server, parts.cluster.counts = "", {}  # type: ignore[misc, assignment]
+    parts.membership = publishing(standing=Standing.MEMBER, settings=None, view=None, problem=None, kept=None)
+    parts.membership.settings_digest, parts.membership.heartbeat_age = None, lambda: None  # type: ignore[method-assign]
+    parts.listing = publishing(state=ListingView(serving=True, ready=True))
+    return parts.listing
+
+
+async def test_a_whole_boot_is_looked_at_when_it_tells_and_hardly_else(
+    watched: Watched, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with watched.living() as nursery:
+        listing = make_whole(watched.boots[0])
+        nursery.start_soon(watched.agent.keep_looking)
+        await trio.sleep(1.0)
+        assert watched.agent.state.value is State.READY
+        watched.looks.clear()
+        await trio.sleep(10 * LOOK_SELDOM)
+        assert len(watched.looks) == 10
+        for is_ready, state in ((False, State.PENDING), (True, State.READY)):
+            listing.state.set(ListingView(serving=True, ready=is_ready))
+            await trio.testing.wait_all_tasks_blocked()
+            assert watched.agent.state.value is state
+        watched.closing = trio.Event()
+        watched.agent.end(Ending.STOP)
+        await trio.sleep(1.0)
+        assert watched.agent.state.value is State.STOPPING
+        watched.closing.set()
+
+
+async def test_without_a_membership_it_hardly_looks_until_a_join_tells_it(
+    watched: Watched, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with watched.living(None) as nursery:
+        nursery.start_soon(watched.agent.keep_looking)
+        await trio.sleep(10 * LOOK_SELDOM + 1)
+        assert len(watched.looks) == 11
+        store_membership(watched.state, RECORD)
+        nursery.start_soon(watched.ask, "joined")
+        await trio.sleep(0.5)
+        assert watched.agent.state.value is State.STARTING
+        make_whole(watched.boots[0])
+        await trio.sleep(0.5)
+        assert watched.agent.state.value is State.READY
+
+
+# Leaving.
+
+
+async def test_leaving_ends_the_boot_and_tells_both_ends(world: World) -> None:
+    async with world.living():
+        assert await world.ask("leave") == [{"state": "leaving"}, {"state": "unjoined", "remains": []}]
+    assert world.trace == ["boot web-k7q2x-1", "boot ends: leave", "READY=1"]
+
+
+async def test_leaving_that_comes_while_a_boot_closes_for_another_reason_follows_it(world: World) -> None:
+    world.closing = trio.Event()
+    async with world.living() as nursery:
+        world.boots[0].endings.ask_nowait(Ending.HAND_OVER)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(world.ask, "leave")
+        await trio.testing.wait_all_tasks_blocked()
+        world.closing.set()
+    assert world.trace == ["boot web-k7q2x-1", "boot ends: hand-over", "departs web-k7q2x-1", "READY=1"]
+
+
+async def test_a_member_that_was_told_to_leave_before_a_crash_does_not_come_back(world: World) -> None:
+    async with world.living(replace(RECORD, leaving=True)):
+        pass
+    assert world.trace == ["departs web-k7q2x-1", "READY=1"]
+
+
+async def test_what_remains_is_told(world: World) -> None:
+    world.closing = trio.Event()
+    async with world.living() as nursery:
+        world.boots[0].endings.ask_nowait(Ending.HAND_OVER)
+        told: list[Any] = []
+
+        async def leave() -> None:
+            told.extend(await world.ask("leave"))
+
+        nursery.start_soon(leave)
+        await trio.testing.wait_all_tasks_blocked()
+        world.closing.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[-1] == {"state": "unjoined", "remains": ["Member shop/web-k7q2x-1"]}
+
+
+async def test_what_a_leave_that_was_cut_off_has_left_is_removed_at_the_start(world: World) -> None:
+    (world.state / "credential.json").touch()
+    async with world.living(None):
+        assert not (world.state / "credential.json").exists()
+
+
+async def test_leaving_without_a_membership_forgets_what_a_join_has_left(world: World) -> None:
+    store_join(world.state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
+    assert await world.ask("leave") == [{"state": "unjoined", "remains": []}]
+    assert load_join(world.state) is None
+
+
+# Telling.
+
+
+async def test_a_join_hears_each_state_until_the_member_is_ready(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        told.extend(await world.ask("joined"))
+
+    async with world.living() as nursery:
+        world.agent.look()
+        nursery.start_soon(listen)
+        await trio.sleep(SAY_EVERY + 1)
+        world.boots[0].listing = publishing(state=ListingView(serving=True, ready=True))
+        world.agent.look()
+        await trio.sleep(SAY_EVERY + 1)
+    assert told == [
+        {"state": "starting", "waiting": []},
+        {"state": "starting", "waiting": []},  # so that whoever waits knows that we are there
+        {"state": "ready", "waiting": []},
+    ]
+
+
+class Swapping:
+    """Swaps as far as a client hears of them."""
+
+    def __init__(self, error: HostError | None = None) -> None:
+        self.step: Latest[Step | None] = Latest(None)
+        self.clients: Latest[int | None] = Latest(None)
+        self.asked: list[bool] = []
+        self._error = error
+
+    async def ask(self, *, forced: bool) -> Outcome:
+        self.asked.append(forced)
+        await trio.sleep(1)
+        self.step.set(Step.TRYING)
+        await trio.sleep(1)
+        return Outcome("a", "b", Reason.ASKED, 1.23456, self._error)
+
+
+async def test_who_asks_for_a_swap_hears_its_steps_and_how_it_went(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world.living():
+        swap: Any = Swapping()
+        world.boots[0].swap = swap
+        told = await world.ask("swap")
+        forced = await world.ask("swap-forced")
+    assert told == [
+        {"step": None, "clients": None},
+        {"step": "trying a connection through it", "clients": None},
+        {"swapped": {"from": "a", "to": "b", "seconds": 1.235}},
+    ]
+    assert forced[-1] == told[-1]
+    assert swap.asked == [False, True]
+
+
+async def test_a_swap_that_was_given_up_is_told_as_an_error(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world.living():
+        swap: Any = Swapping(HostError(Fault.NFT_UNUSABLE, "nft refused the rules", "see nft"))
+        world.boots[0].swap = swap
+        told = await world.ask("swap")
+    error = {"code": 31, "word": "nft-unusable", "message": "nft refused the rules", "hint": "see nft"}
+    assert told[-1] == {"error": error}
+
+
+async def test_without_a_proxy_there_is_nothing_to_swap(world: World) -> None:
+    async with world.living(None):
+        (told,) = await world.ask("swap")
+    assert (told["error"]["code"], told["error"]["message"]) == (32, "no proxy runs here: there is no traffic to move")
+
+
+async def test_confirming_is_for_the_boot_that_runs(world: World) -> None:
+    async with world.living():
+        world.boots[0].confirming = SimpleNamespace(confirm=lambda: True)  # type: ignore[assignment]
+        assert await world.ask("confirm") == [{"confirmed": True}]
+
+
+async def test_confirming_without_a_boot_confirms_what_is_noted_on_disk(world: World) -> None:
+    store_unconfirmed(world.state, Unconfirmed(60.0))
+    async with world.living(None):
+        assert await world.ask("confirm") == [{"confirmed": True}]
+        assert await world.ask("confirm") == [{"confirmed": False}]
+    assert load_unconfirmed(world.state) is None
+
+
+async def test_an_unknown_command_is_a_lookup_error(world: World) -> None:
+    with pytest.raises(LookupError):
+        await world.ask("dance")
+
+
+async def test_a_state_keeps_the_time_since_when_it_is(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "exclave.daemon.process")
+    (told,) = await world.ask("status")
+    assert (told["state"], told["since"]) == ("unjoined", "2027-01-15T08:00:00Z")
+    world.now += 60
+    store_join(world.state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
+    for _ in range(2):
+        (told,) = await world.ask("status")
+        assert (told["state"], told["since"]) == ("joining", "2027-01-15T08:01:00Z")
+        world.now += 60
+    told_of_states = [message for message in caplog.messages if message.startswith("state")]
+    assert told_of_states == ["state: joining, was unjoined"]
+    assert world.agent.state.value is State.JOINING
+
+
+async def test_a_wait_is_logged_when_it_lasts_and_when_it_is_over(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "exclave.daemon.process")
+    for seconds in (0.0, QUIET - 1, QUIET, QUIET + 60):
+        world.now = 1_800_000_000.0 + seconds
+        status = world.agent.look()
+    assert status["waiting"] == [{"for": "somebody to run exclave join", "since": "2027-01-15T08:00:00Z"}]
+    async with world.living():
+        world.agent.look()
+    assert [message for message in caplog.messages if "waiting" in message] == [
+        "waiting for somebody to run exclave join (for 15 s so far)",
+        "no longer waiting for somebody to run exclave join",
+    ]
+
+
+async def test_a_machine_that_was_evicted_says_so_until_it_joins_again(world: World) -> None:
+    note_eviction(world.state, RECORD, world.now)
+    assert [problem["code"] for problem in world.agent.look()["problems"]] == ["evicted"]
+    async with world.living():
+        assert world.agent.look()["problems"] == []
+
+
+# A process.
+
+
+class Process:
+    """`exclave run` on a machine without a membership, and what it tells systemd."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state, self.runtime = folder / "state", folder / "run"
+        self.config = folder / "config.toml"
+        self.config.write_text(f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n')
+        self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._told.bind(str(folder / "notify"))
+        self._told.settimeout(60)
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+        environment = os.environ | {"PYTHONPATH": path, "NOTIFY_SOCKET": self._told.getsockname()}
+        command = [sys.executable, "-m", "exclave", "run", *options, "--config", self.config]
+        self._running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+        return self._running[-1]
+
+    def hears(self, word: str) -> bool:
+        return self._told.recv(100).decode() == word
+
+    def status(self) -> int:
+        return main(["status", "--config", str(self.config)])
+
+    def close(self) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
+        self._told.close()
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    need(os.geteuid() == 0, "an agent runs as root")
+    with tempfile.TemporaryDirectory() as folder:  # short names: a socket's path has 107 characters
+        made = Process(Path(folder))
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_agent_waits_idle_for_a_membership_and_stops_when_told(process: Process, number: signal.Signals) -> None:
+    agent = process.start()
+    assert process.hears("READY=1")
+    assert process.status() == 4
+    assert sorted(path.name for path in process.runtime.iterdir()) == ["agent.lock", "control.sock"]
+    agent.send_signal(number)
+    assert process.hears("STOPPING=1")
+    assert agent.wait() == 0
+    assert list(process.runtime.iterdir()) == []
+    assert process.status() == 5
+
+
+def test_a_second_agent_is_refused_and_does_the_first_no_harm(process: Process) -> None:
+    process.start()
+    assert process.hears("READY=1")
+    second = process.start()
+    assert second.wait() == 35
+    assert process.status() == 4
+
+
+def test_a_hangup_makes_it_another_program_in_the_same_process(process: Process) -> None:
+    agent = process.start()
+    assert process.hears("READY=1")
+    first = ask_once(process.runtime, "status")["since"]
+    agent.send_signal(signal.SIGHUP)
+    assert process.hears("STOPPING=1")
+    assert process.hears("READY=1")
+    assert agent.poll() is None
+    assert ask_once(process.runtime, "status")["since"] >= first
+    agent.terminate()
+    assert agent.wait() == 0
+
+
+def test_rules_are_to_be_confirmed_once_and_not_again_after_a_hangup(process: Process) -> None:
+    agent = process.start("--confirm", "60s")
+    assert process.hears("READY=1")
+    assert load_unconfirmed(process.state) == Unconfirmed(60.0)
+    assert ask_once(process.runtime, "confirm") == {"confirmed": True}
+    agent.send_signal(signal.SIGHUP)
+    assert process.hears("STOPPING=1")
+    assert process.hears("READY=1")
+    assert load_unconfirmed(process.state) is None
+
+
+def test_an_agent_that_is_refused_asks_nobody_to_confirm(process: Process) -> None:
+    process.start()
+    assert process.hears("READY=1")
+    assert process.start("--confirm", "60s").wait() == 35
+    assert load_unconfirmed(process.state) is None
+
+
+def test_what_a_killed_agent_left_keeps_no_next_one_out(process: Process) -> None:
+    agent = process.start()
+    assert process.hears("READY=1")
+    agent.kill()
+    agent.wait()
+    assert (process.runtime / "control.sock").exists()
+    assert process.status() == 5
+    process.start()
+    assert process.hears("READY=1")
+    assert process.status() == 4

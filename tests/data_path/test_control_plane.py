@@ -1,0 +1,136 @@
+"""Whether Linkerd's controllers answer, from pages of a real linkerd2-proxy's metrics, cut to the lines that count."""
+
+import pytest
+
+from exclave.data_path.control_plane import SILENCE, Reading, Witness, Witnesses, read_connections, read_controllers
+from exclave.kit.host.sockets import ESTABLISHED, Socket
+
+DESTINATION = 'addr="linkerd-dst-headless.linkerd.svc.cluster.local:8086"'
+POLICY = 'addr="linkerd-policy.linkerd.svc.cluster.local:8090"'
+TLS = 'tls="true",server_id="linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local"'
+
+PAGE = f"""\
+# HELP control_request_total Total count of HTTP requests.
+# TYPE control_request_total counter
+control_request_total{{{POLICY},{TLS}}} 3
+control_request_total{{{DESTINATION},{TLS}}} 1
+control_response_latency_ms_bucket{{{POLICY},{TLS},status_code="200",le="1"}} 1
+control_response_latency_ms_count{{{POLICY},{TLS},status_code="200"}} 1
+control_response_latency_ms_count{{{POLICY},{TLS},status_code="503"}} 1
+control_response_latency_ms_count{{{DESTINATION},{TLS},status_code="200"}} 1
+control_destination_balancer_endpoints{{endpoint_state="ready",{DESTINATION}}} 1
+control_destination_balancer_endpoints{{endpoint_state="pending",{DESTINATION}}} 0
+control_destination_balancer_p2c_endpoints{{{DESTINATION}}} 1
+control_policy_balancer_endpoints{{endpoint_state="pending",{POLICY}}} 1
+control_policy_balancer_endpoints{{endpoint_state="ready",{POLICY}}} 0
+outbound_http_balancer_endpoints{{endpoint_state="pending",parent_name="orders"}} 7
+"""
+
+
+def test_what_a_page_says() -> None:
+    assert read_controllers(PAGE) == {"destination": Reading(1, 1, 1), "policy": Reading(0, 3, 2)}
+
+
+def test_a_controller_with_several_pods_is_connected_to_one_at_least() -> None:
+    pending = f'control_policy_balancer_endpoints{{endpoint_state="pending",{POLICY}}} 2'
+    ready = f'control_policy_balancer_endpoints{{endpoint_state="ready",{POLICY}}} 1'
+    assert read_controllers(f"{pending}\n{ready}\n") == {"policy": Reading(1, 0, 0)}
+
+
+@pytest.mark.parametrize("page", ["", "control_identity_cert_refreshes_total 3\n", "<html>"])
+def test_a_page_that_does_not_mention_them(page: str) -> None:
+    assert read_controllers(page) == {}
+    assert Witnesses().see(read_controllers(page), 0.0).is_there(0.0) is None
+
+
+UP, DOWN = Reading(1, 5, 5), Reading(0, 5, 5)
+
+
+def seen(*looks: tuple[float, Reading]) -> Witness:
+    witness = Witness()
+    for now, reading in looks:
+        witness = witness.see(reading, now)
+    return witness
+
+
+LOOKS: dict[str, tuple[list[tuple[float, Reading]], bool | None]] = {
+    "connected": ([(0, UP)], True),
+    "one look that finds no connection is not believed": ([(0, UP), (1, DOWN)], True),
+    "two are": ([(0, UP), (1, DOWN), (2, DOWN)], False),
+    "at the first look nobody knows yet": ([(0, DOWN)], None),
+    "it may also begin so": ([(0, DOWN), (1, DOWN)], False),
+    "one look that finds it again is believed": ([(0, UP), (1, DOWN), (2, DOWN), (3, UP)], True),
+    "a question is not answered yet": ([(0, UP), (5, Reading(1, 6, 5))], True),
+    "nor the ones after it, for too long": (
+        [(0, UP), (5, Reading(1, 6, 5)), (10, Reading(1, 7, 5)), (15, Reading(1, 9, 5))], False),
+    "one answer will do": (
+        [(0, UP), (5, Reading(1, 6, 5)), (10, Reading(1, 7, 5)), (15, Reading(1, 9, 6))], True),
+    "a question that was taken back is not waited for": (
+        [(0, UP), (5, Reading(1, 6, 5)), (10, Reading(1, 6, 5)), (15, Reading(1, 6, 5))], True),
+    "questions and answers of another process": (
+        [(0, UP), (5, Reading(1, 6, 5)), (14, Reading(1, 7, 5)), (15, Reading(1, 2, 0))], True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("looks", "is_there"), LOOKS.values(), ids=LOOKS)
+def test_one_controller(looks: list[tuple[float, Reading]], is_there: bool | None) -> None:
+    assert seen(*looks).is_there(looks[-1][0]) is is_there
+
+
+def test_both_are_needed() -> None:
+    both = Witnesses()
+    for now in (0.0, 1.0):
+        both = both.see({"destination": UP, "policy": UP}, now)
+    assert both.is_there(1.0) is True and both.is_settled
+    for now in (2.0, 3.0):
+        both = both.see({"destination": UP, "policy": DOWN}, now)
+        assert not both.is_settled
+    assert both.is_there(3.0) is False
+
+
+def test_what_a_page_does_not_mention_stays_as_it_was() -> None:
+    both = Witnesses().see({"destination": UP, "policy": DOWN}, 0.0).see({}, 1.0).see({}, 2.0)
+    assert both.is_there(2.0) is None  # of the one that was never there
+    assert both.see({"policy": UP}, 3.0).is_there(3.0) is True
+
+
+def test_the_proxy_asks_again_sooner_than_silence_is_believed() -> None:
+    """Its streams wait three seconds for their first item (CONTROL_STREAM_INITIAL_TIMEOUT), then a back-off."""
+    assert SILENCE >= 3 * 3.0
+
+
+UID, ELSE = 65534, 1000
+PLANE = {"destination": ("10.42.0.2", "10.42.0.3"), "policy": ("10.42.0.2",)}
+
+
+def socket(address: str, port: int, *, state: int = ESTABLISHED, uid: int = UID) -> Socket:
+    return Socket(("10.77.0.20", 40000), (address, port), state, uid, 77)
+
+
+CONNECTIONS: dict[str, tuple[list[Socket], int, int]] = {
+    "none": ([], 0, 0),
+    "one to each": ([socket("10.42.0.2", 8086), socket("10.42.0.2", 8090)], 1, 1),
+    "any of several pods": ([socket("10.42.0.3", 8086)], 1, 0),
+    "one that is not made yet": ([socket("10.42.0.2", 8086, state=0x02)], 0, 0),
+    "that of another user": ([socket("10.42.0.2", 8090, uid=ELSE)], 0, 0),
+    "a program's own, through the proxy": ([socket("10.42.0.9", 8086)], 0, 0),
+    "the wrong port": ([socket("10.42.0.2", 8080)], 0, 0),
+}
+
+
+@pytest.mark.parametrize(("sockets", "destination", "policy"), CONNECTIONS.values(), ids=CONNECTIONS)
+def test_the_kernels_connections_tell_as_much_as_they_can(sockets: list[Socket], destination: int, policy: int) -> None:
+    found = read_connections(sockets, UID, **PLANE)
+    assert found == {"destination": Reading(destination, 0, 0), "policy": Reading(policy, 0, 0)}
+
+
+def test_a_controller_whose_addresses_nobody_knows_is_left_out() -> None:
+    assert read_connections([socket("10.42.0.2", 8090)], UID, (), ("10.42.0.2",)) == {"policy": Reading(1, 0, 0)}
+
+
+def test_a_question_that_was_open_when_the_metrics_went_out_of_sight_makes_nobody_silent() -> None:
+    open_question = {name: Reading(1, 2, 1) for name in PLANE}
+    witnesses = Witnesses().see({name: Reading(1, 1, 1) for name in PLANE}, 0.0).see(open_question, 1.0)
+    for now in range(2, 60):
+        witnesses = witnesses.see({name: Reading(1, 0, 0) for name in PLANE}, float(now))
+        assert witnesses.is_there(float(now))

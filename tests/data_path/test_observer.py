@@ -1,0 +1,246 @@
+"""The door at work: a proxy's admin server whose metrics a test turns, and what is judged and logged."""
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import h11
+import pytest
+import trio
+import trio.testing
+
+from exclave.api.settings import FailurePolicy
+from exclave.data_path.assessment import Judgement, Reason, judge
+from exclave.data_path.control_plane import read_controllers
+from exclave.data_path.observer import TICK, Failing, open_failing
+from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
+from exclave.link.layout import ADMIN_PORT, instance_address
+from support.breaking import falling_over_once
+from support.member import make_settings
+from support.own_network import in_own_network
+
+AFTER = 30.0
+UID = 4_000_000_000
+"""Nobody's: it has no connections."""
+
+
+class Machine:
+    """What is judged: settings, a certificate, a proxy, and the wall clock, which is the virtual one."""
+
+    def __init__(self, after: float = AFTER, **proxy: Any) -> None:
+        self.membership: Any = SimpleNamespace(settings=Latest(make_settings(failure=FailurePolicy(after))))
+        self.identity: Any = SimpleNamespace(svid=Latest(SimpleNamespace(not_after=1e6)))
+        self.proxy: Any = SimpleNamespace(ready=Latest("a"), instances=Latest(proxy.get("instances", {})), uid=UID)
+
+    def failing(self, now: Now = trio.current_time) -> Failing:
+        return Failing(self.membership, self.identity, self.proxy, now)
+
+
+class Metrics:
+    """A proxy's admin server."""
+
+    def __init__(self) -> None:
+        self.ready = 1
+        self.status = 200
+        self.looks = 0
+
+    def page(self) -> bytes:
+        self.looks += 1
+        return "".join(
+            f'control_{name}_balancer_endpoints{{endpoint_state="ready",addr="x"}} {self.ready}\n'
+            for name in ("destination", "policy")
+        ).encode()
+
+    async def serve(self, *, task_status: "trio.TaskStatus[None]") -> None:
+        listeners = await trio.open_tcp_listeners(ADMIN_PORT, host=instance_address("a"))
+        await trio.serve_listeners(self._talk, listeners, task_status=task_status)  # type: ignore[arg-type]
+
+    async def _talk(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            while await stream.receive_some(65536):
+                http, page = h11.Connection(h11.SERVER), self.page()
+                http.receive_data(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                http.next_event()
+                head = h11.Response(status_code=self.status, headers=[("Content-Length", str(len(page)))])
+                await stream.send_all((http.send(head) or b"") + page)
+
+
+async def judged(failing: Failing, accept: Any) -> Judgement:
+    with trio.fail_after(10 * LONGEST_NAP):
+        return await failing.judgement.wait_for(accept)
+
+
+# Judging, in virtual time.
+
+
+async def test_it_is_judged_at_every_change_and_by_the_clock(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine()
+    failing = machine.failing()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(failing.keep_judging)
+        await judged(failing, lambda found: found.is_steady)
+        machine.proxy.ready.set(None)
+        began = trio.current_time()
+        await judged(failing, lambda found: found.reason is Reason.PROXY_AWAY)
+        assert trio.current_time() == began
+        await judged(failing, lambda found: found.is_failing and found.outbound_open)
+        assert AFTER <= trio.current_time() - began <= AFTER + TICK
+        machine.proxy.ready.set("a")
+        await judged(failing, lambda found: found.is_steady)
+        nursery.cancel_scope.cancel()
+    assert [message.partition("] ")[0] for message in caplog.messages] == [
+        "data path: [outbound=closed inbound=closed failing=False why=proxy-away",
+        "data path: [outbound=open inbound=closed failing=True why=proxy-away",
+    ]  # once each, and the way back below
+
+
+async def test_the_way_back_is_logged_too(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    machine = Machine()
+    failing = machine.failing()
+    failing.judge_now()
+    machine.proxy.ready.set(None)
+    failing.judge_now()
+    machine.proxy.ready.set("a")
+    failing.judge_now()
+    assert caplog.messages[-1] == "data path: [outbound=closed inbound=closed failing=False why=none]"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_a_certificate_ends_by_the_clock_alone(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine()
+    machine.identity.svid.set(SimpleNamespace(not_after=trio.current_time() + 200))
+    failing = machine.failing()
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(failing.keep_judging)
+        await judged(failing, lambda found: found.reason is Reason.CERTIFICATE_ENDED)
+        assert trio.current_time() - began == 200
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_awake_while_all_is_well(autojump_clock: trio.testing.MockClock) -> None:
+    asked: list[float] = []
+
+    def now() -> float:
+        asked.append(trio.current_time())
+        return asked[-1]
+
+    failing = Machine().failing(now)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(failing.keep_judging)
+        await trio.sleep(10 * LONGEST_NAP)
+        nursery.cancel_scope.cancel()
+    assert len(set(asked)) <= 11
+
+
+async def test_a_proxy_that_was_adopted_fails_if_it_never_answers(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine(instances={"a": SimpleNamespace(is_adopted=True)})
+    machine.proxy.ready.set(None)
+    failing = machine.failing()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(failing.keep_judging)
+        await judged(failing, lambda found: found.is_failing)
+        nursery.cancel_scope.cancel()
+
+
+async def test_rules_that_the_kernel_does_not_take_are_a_loss(autojump_clock: trio.testing.MockClock) -> None:
+    failing = Machine().failing()
+    failing.judge_now()
+    failing.rules.set(False)
+    assert failing.judge_now().reason is Reason.RULES_REFUSED
+
+
+# Looking, with a real admin server.
+
+
+def with_admin_server(test: Any) -> Any:
+    @in_own_network(instance_address("a"))
+    @functools.wraps(test)
+    async def run() -> None:
+        metrics, machine = Metrics(), Machine(after=0.5)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(metrics.serve)
+            await test(metrics, machine)
+            nursery.cancel_scope.cancel()
+
+    return run
+
+
+@pytest.mark.root
+@with_admin_server
+async def test_linkerd_going_away_opens_outbound_and_coming_back_closes_it(metrics: Metrics, machine: Machine) -> None:
+    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+        await failing.lookups.wait_for(lambda found: found is True)
+        metrics.ready = 0
+        await judged(failing, lambda found: found.reason is Reason.CONTROL_PLANE_AWAY)
+        found = await judged(failing, lambda found: found.outbound_open)
+        assert found.is_steady and not found.is_failing
+        metrics.ready = 1
+        await judged(failing, lambda found: found.reason is None)
+
+
+@pytest.mark.root
+@with_admin_server
+async def test_linkerd_away_from_the_start_opens_outbound_at_the_second_look(
+    metrics: Metrics, machine: Machine
+) -> None:
+    metrics.ready = 0
+    machine.membership.settings.set(make_settings(failure=FailurePolicy(3600.0)))  # that is not waited for
+    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+        await judged(failing, lambda found: found.outbound_open)
+        assert metrics.looks == 2
+
+
+@pytest.mark.root
+@with_admin_server
+async def test_a_proxy_that_does_not_answer_says_nothing_about_linkerd(metrics: Metrics, machine: Machine) -> None:
+    machine.proxy.ready.set("b")  # nobody is there
+    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+        await trio.testing.wait_all_tasks_blocked(0.3)
+        assert failing.lookups.value is None
+        machine.proxy.ready.set("a")
+        await failing.lookups.wait_for(lambda found: found is True)
+
+
+@pytest.mark.root
+@with_admin_server
+async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
+    metrics: Metrics, machine: Machine
+) -> None:
+    metrics.status = 403
+    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+        found = await judged(failing, lambda found: found.reason is Reason.CONTROL_PLANE_AWAY)  # there are none
+        assert found.outbound_open
+        metrics.status = 200
+        await judged(failing, lambda found: found.reason is None)
+
+
+# What falls over comes back.
+
+
+@pytest.mark.root
+@with_admin_server
+async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, machine: Machine) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        calls = falling_over_once(patched, "exclave.data_path.observer.read_controllers", read_controllers)
+        async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+            await failing.lookups.wait_for(lambda found: found is True)
+            assert len(calls) == 2
+
+
+@pytest.mark.root
+@in_own_network()
+async def test_a_judgement_that_falls_over_is_made_again() -> None:
+    machine = Machine(after=0.5)
+    with pytest.MonkeyPatch.context() as patched:
+        async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+            calls = falling_over_once(patched, "exclave.data_path.observer.judge", judge)
+            machine.proxy.ready.set(None)
+            await judged(failing, lambda found: found.outbound_open)
+            assert len(calls) >= 2

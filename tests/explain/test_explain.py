@@ -1,0 +1,230 @@
+"""`exclave explain` as it is typed, on machines where an agent runs, has died, or has never been."""
+
+import json
+import socket
+import sys
+import threading
+from typing import Any
+
+import dns.message
+import dns.rrset
+import pytest
+
+from exclave.errors import ExclaveError, Fault
+from exclave.explain import explain as explain_module
+from exclave.explain.explain import Asker, ask
+from exclave.explain.query import Question
+from redirect.lab import CLUSTER4, PEER4, VM4, Lab, open_lab, standing
+from redirect.policies import PLAIN
+from support.answering import answering, said
+from support.own_network import in_own_network
+
+DEAD = "  note:   no agent runs on this machine; what stands in the kernel counts"
+POLICY = PLAIN
+RULE = (
+    "  rule:   ip daddr @captured_networks4 meta l4proto tcp counter packets {} bytes {} dnat ip to 169.254.77.1:4140 "
+    'comment "the cluster\'s networks"'
+)
+
+
+async def typed(lab: Lab, *words: str, config: str = "/nowhere") -> list[str]:
+    """The lines that the command prints inside of the machine."""
+    done = await lab.vm.run(sys.executable, "-m", "exclave", "explain", *words, "--config", config)
+    assert done.status == 0, done.errors
+    return done.output.decode().splitlines()
+
+
+@pytest.mark.root
+async def test_it_tells_the_truth_though_the_agent_is_dead() -> None:
+    async with open_lab() as lab:
+        assert await typed(lab, f"{CLUSTER4}:80") == [
+            "10.42.0.9:80 passes by the proxy: there are no rules of exclave's in this kernel.",
+            DEAD,
+        ]
+        async with standing(lab, POLICY):
+            assert await typed(lab, f"{CLUSTER4}:80") == [
+                "10.42.0.9:80 goes to the proxy, instance a: the cluster's networks.",
+                RULE.format(0, 0),
+                "  set:    @captured_networks4 holds 10.42.0.0/16",
+                DEAD,
+            ]
+            assert await typed(lab, "inbound", ":8080") == [
+                "10.77.0.20:8080 from outside goes to the proxy, instance a: the group's ports and the proxy's own.",
+                "  rule:   ip daddr 10.77.0.20 tcp dport @captured_ports counter packets 0 bytes 0 "
+                "dnat ip to 169.254.77.1:4143 comment \"the group's ports and the proxy's own\"",
+                "  set:    @captured_ports holds 8080",
+                "  note:   the proxy then calls 10.77.0.20:8080 as a program here does; a port that Docker publishes "
+                "is reached, too",
+                DEAD,
+                "[fd00:77::20]:8080 from outside passes by the proxy: no rule takes it; "
+                "taken are the ports 4143, 8080.",
+                DEAD,
+            ]
+            assert (await typed(lab, f"{CLUSTER4}:80", "--user", "990"))[0].endswith("the proxy's own connections.")
+            unreachable = "  note:   it would not leave this machine: Network is unreachable"
+            assert unreachable in await typed(lab, "8.8.8.8:80")
+
+
+@pytest.mark.root
+async def test_a_proxy_that_is_gone_and_the_tables_of_others_are_told() -> None:
+    async with open_lab() as lab:
+        await lab.load(POLICY)
+        await lab.nft("add table ip theirs; add chain ip theirs c { type nat hook output priority -100; }")
+        assert "  note:   nobody listens at 169.254.77.1:4140 now, so it would be refused" in await typed(
+            lab, f"{CLUSTER4}:80"
+        )
+        assert "  note:   tables of others are asked after ours and may send it elsewhere: ip theirs c" in await typed(
+            lab, f"{PEER4}:80"
+        )
+
+
+@pytest.mark.root
+async def test_the_kernel_is_asked_with_one_real_connection_and_nothing_stays() -> None:
+    async with open_lab() as lab, standing(lab, POLICY):
+        before = await lab.nft("list", "tables")
+        captured = await typed(lab, f"{CLUSTER4}:80", "--trace")
+        assert captured[1] == RULE.format(0, 0)  # as it stood before our own connection
+        assert captured[3] == "  kernel: agrees"
+        assert captured[4].startswith("          exclave outbound: accept by rule ")
+        assert (await typed(lab, f"{CLUSTER4}:80"))[1] == RULE.format(1, 60)
+        for words in ([f"{CLUSTER4}:22"], [f"{CLUSTER4}:80", "--user", "990"], [f"{VM4}:8080"], [f"{PEER4}:80"]):
+            assert "  kernel: agrees" in await typed(lab, *words, "--trace"), words
+        assert "  kernel: no packet left: Network is unreachable" in await typed(lab, "8.8.8.8:80", "--trace")
+        assert await lab.nft("list", "tables") == before
+
+
+@pytest.mark.root
+async def test_a_program_reads_the_same() -> None:
+    async with open_lab() as lab, standing(lab, POLICY):
+        told = json.loads("\n".join(await typed(lab, f"{CLUSTER4}:22", "--trace", "--json")))
+        (one,) = told["connections"]
+        assert {key: one[key] for key in ("to", "outcome", "sentence", "instance", "target", "rule", "set")} == {
+            "to": "10.42.0.9:22",
+            "outcome": "passes",
+            "sentence": "10.42.0.9:22 passes by the proxy: SSH is never captured.",
+            "instance": None,
+            "target": None,
+            "rule": 'tcp dport @ssh_ports accept comment "SSH is never captured"',
+            "set": {"@ssh_ports": "22"},
+        }
+        assert (one["trace"]["agrees"], one["trace"]["problem"], len(one["notes"])) == (True, None, 1)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("redirect", "notes"),
+    [
+        ({"installed": True, "matches": True}, []),
+        (
+            {"installed": True, "matches": False},
+            ["  note:   the agent wants other rules than stand now and is about to change them"],
+        ),
+    ],
+    ids=["as wanted", "not as wanted"],
+)
+async def test_an_agent_that_runs_adds_what_it_knows(redirect: dict[str, Any], notes: list[str]) -> None:
+    async with open_lab() as lab:
+        runtime = lab.network.scratch / "run"
+        runtime.mkdir()
+        config = lab.network.scratch / "config.toml"
+        config.write_text(f'[paths]\nruntime = "{runtime}"\n[proxy]\nbinary = 7\n')  # also where another key is wrong
+        async with standing(lab, POLICY):
+            with answering(runtime, said({"redirect": redirect})):
+                assert (await typed(lab, f"{CLUSTER4}:22", config=str(config)))[3:] == notes
+
+
+@pytest.mark.root
+async def test_a_name_is_what_this_machine_resolves_it_to() -> None:
+    async with open_lab() as lab, standing(lab, POLICY):
+        told = await typed(lab, "localhost:80")
+        assert "  note:   localhost is 127.0.0.1, as this machine resolves it" in "\n".join(told).replace("::1, ", "")
+
+
+@pytest.mark.root
+@in_own_network("169.254.77.3/32")
+async def test_a_name_that_only_the_stub_knows_is_asked_there() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stub:
+        stub.bind(("169.254.77.3", 53))
+
+        def serve() -> None:
+            for _ in range(2):
+                query, caller = stub.recvfrom(512)
+                asked = dns.message.from_wire(query)
+                told = dns.message.make_response(asked)
+                if asked.question[0].rdtype == 1:
+                    told.answer.append(dns.rrset.from_text(asked.question[0].name, 5, "IN", "A", "10.42.0.2"))
+                stub.sendto(told.to_wire(), caller)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        assert explain_module._ask_stub("linkerd-policy.linkerd.svc.cluster.local") == ("10.42.0.2",)
+        server.join()
+
+
+@pytest.mark.root
+@in_own_network()
+async def test_where_no_stub_answers_there_is_no_address() -> None:
+    assert explain_module._ask_stub("linkerd-policy.linkerd.svc.cluster.local") == ()
+
+
+def test_what_is_typed_becomes_a_question() -> None:
+    assert ask(["10.42.0.9:80"], "nobody", None, None, None, True) == (
+        Question("outbound", "10.42.0.9", 80),
+        Asker("nobody"),
+    )
+    assert ask(["inbound", ":80"], None, None, "FD00:0::1", "eth0", False) == (
+        Question("inbound", "", 80),
+        Asker(source="fd00::1", interface="eth0"),
+    )
+
+
+NONSENSE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "no port": (
+        (["10.42.0.9"], None, None, None, None, False),
+        "a port from 1 to 65535 was expected after the last colon, found '10.42.0.9'",
+    ),
+    "a caller of a call from here": (
+        (["10.42.0.9:80"], None, None, "10.0.0.1", None, False),
+        "--from and --interface are about connections from outside: exclave explain inbound …",
+    ),
+    "a caller that is no address": (
+        (["inbound", ":80"], None, None, "me", None, False),
+        "'me' does not appear to be an IPv4 or IPv6 address",
+    ),
+    "a user outside": (
+        (["inbound", ":80"], "root", None, None, None, False),
+        "--user, --group and --trace are about connections of programs here",
+    ),
+}
+
+
+@pytest.mark.parametrize(("typed", "message"), NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_is_told(typed: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ExclaveError) as caught:
+        ask(*typed)
+    assert (caught.value.fault, caught.value.message) == (Fault.USAGE, message)
+    assert caught.value.hint == "for instance: exclave explain 10.42.0.9:80; exclave explain inbound :8080"
+
+
+ACCOUNTS = {
+    "whoever asks": (Asker(), (0, 0)),
+    "a user by name": (Asker("root"), (0, 0)),
+    "a user by number": (Asker("4242"), (4242, 0)),
+    "a user with a group of its own": (Asker("nobody"), (65534, 65534)),
+    "another group": (Asker("nobody", "root"), (65534, 0)),
+    "another group by number": (Asker("nobody", "7"), (65534, 7)),
+}
+
+
+@pytest.mark.parametrize(("asker", "numbers"), ACCOUNTS.values(), ids=ACCOUNTS)
+def test_whose_connection_it_is(asker: Asker, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.getegid", lambda: 0)
+    assert explain_module._account(asker) == numbers
+
+
+@pytest.mark.parametrize("asker", [Asker("nobody-here"), Asker(group="nobody-here")], ids=["user", "group"])
+def test_a_user_or_group_that_does_not_exist_is_told(asker: Asker) -> None:
+    with pytest.raises(ExclaveError) as caught:
+        explain_module._account(asker)
+    assert caught.value.message == "there is no user or group nobody-here on this machine"

@@ -1,0 +1,111 @@
+"""What the kernel says, asked in a machine that is made for it."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from exclave.errors import Fault, HostError
+from exclave.explain.kernel_state import Route, is_listening, read_addresses, read_others, read_route, read_standing
+
+from ..redirect.lab import CLUSTER4, CLUSTER6, VM4, VM6, doors_inside, open_lab, standing
+from ..redirect.policies import PLAIN
+
+
+@pytest.mark.root
+async def test_the_table_is_read_with_its_texts_and_its_absence_is_no_failure() -> None:
+    async with open_lab() as lab:
+        assert await read_standing() is None
+        async with standing(lab, PLAIN):
+            found = await read_standing()
+            assert found is not None
+            assert 'meta skuid 990 accept comment "the proxy\'s own connections"' in found.texts.values()
+            assert {rule.handle for chain in found.table.chains for rule in chain.rules} == set(found.texts)
+
+
+@pytest.mark.root
+async def test_a_table_that_is_made_anew_meanwhile_is_read_again() -> None:
+    async with open_lab() as lab, standing(lab, PLAIN):
+
+        async def remake() -> None:
+            while True:
+                await lab.load(PLAIN)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remake)
+            for _ in range(5):
+                try:
+                    found = await read_standing()
+                except HostError as problem:
+                    assert problem.message == "the table changes at every look"
+                    continue
+                assert found is not None
+                dnats = [text for text in found.texts.values() if "dnat" in text]
+                assert len(dnats) == 2
+                assert {rule.handle for chain in found.table.chains for rule in chain.rules} == set(found.texts)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.root
+async def test_routes_addresses_and_chains_of_others_are_read() -> None:
+    nat = "add table ip theirs; add chain ip theirs late { type nat hook output priority 5; }"
+    async with open_lab() as lab:
+        await lab.nft(nat + "; add chain ip theirs early { type nat hook output priority -100; }")
+        await lab.nft("add chain ip theirs f { type filter hook output priority 0; }")
+        assert await read_route(CLUSTER4) == Route("unicast", "eth0", VM4)
+        assert await read_route(CLUSTER6, "uid", "1000") == Route("unicast", "eth0", VM6)
+        assert await read_route(VM4) == Route("local", "lo", VM4)
+        assert await read_route("192.0.2.1") == "Network is unreachable"
+        assert await read_addresses() == (VM4, VM6)
+        assert await read_others("output") == ("ip theirs early", "ip theirs late")
+        assert await read_others("prerouting") == ()
+
+
+async def test_listeners_are_told_from_nobody() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        assert await is_listening("127.0.0.1", port)
+        assert not await is_listening("127.0.0.2", port)
+    assert not await is_listening("127.0.0.1", port)
+
+
+@pytest.mark.root
+async def test_without_the_capability_it_says_so() -> None:
+    async with open_lab() as lab:
+        with doors_inside(
+            lab.vm, lab.network.scratch, prefix="setpriv --bounding-set=-net_admin --inh-caps=-net_admin"
+        ):
+            for ask in (read_standing(), read_others("output")):
+                with pytest.raises(HostError) as refused:
+                    await ask
+                assert (refused.value.fault, refused.value.message) == (
+                    Fault.NO_PRIVILEGE,
+                    "reading nftables is not permitted",
+                )
+
+
+UNUSABLE = {
+    "nft is missing": (None, "the program nft cannot be run: No such file or directory"),
+    "nft fails": (
+        "echo 'Error: cache initialization failed' >&2; exit 1",
+        "nft lists no rules: Error: cache initialization failed",
+    ),
+    "nft was built without JSON": (
+        "echo 'table inet exclave { # handle 1'",
+        "nft -j list table: its JSON was expected",
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "message"), UNUSABLE.values(), ids=UNUSABLE)
+async def test_an_nft_that_does_not_serve_is_told(
+    script: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script is not None:
+        (tmp_path / "nft").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nft").chmod(0o755)
+    with pytest.raises(HostError) as refused:
+        await read_standing()
+    assert (refused.value.fault, refused.value.message) == (Fault.NFT_UNUSABLE, message)

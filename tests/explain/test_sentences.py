@@ -1,0 +1,261 @@
+"""What is said of connections under the golden rulesets, word for word."""
+
+import functools
+import re
+import subprocess
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exclave.explain.sentences import Answer, answer, compare
+from exclave.explain.table import Table, read_table, read_texts
+from exclave.explain.trace_events import TraceEvent
+from exclave.explain.verdict import HOOKS, Connection, Outcome, Verdict, judge
+from exclave.redirect.rules.drain_ruleset import KEPT
+
+FILES = Path(__file__).parents[1] / "redirect" / "rules" / "golden"
+
+ARM = "nft add element inet exclave armed '{ tcp timeout 41s }'"
+KEEP = f"printf '%s' 'table inet exclave {{ {KEPT} }}' | nft -f -"
+ADDED = "add rule inet exclave outbound meta mark 7 accept"
+
+
+@functools.cache
+def kernel(name: str, more: str = "") -> tuple[Table, dict[int, str]]:
+    """A golden ruleset as a kernel has it, with what others have done to it."""
+    script = f"nft -f {FILES}/{name}.nft; {more or ':'}; nft -j list table inet exclave; nft -a list table inet exclave"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=True)
+    listing, _, texts = done.stdout.partition("\n")
+    table = read_table(listing)
+    assert table is not None
+    told = read_texts(texts)
+    return replace(table, is_dormant=told.is_dormant), dict(told.rules)
+
+
+def said(name: str, direction: str, to: str, port: int, more: str = "", **facts: Any) -> Answer:
+    table, texts = kernel(name, more)
+    if direction == "outbound":
+        facts = {"uid": 0, "gid": 0, "interface": "eth0", **facts}
+    else:
+        facts = {"kind": "local", "leaves_by": "lo", **facts}
+    connection = Connection(HOOKS[direction], ip_address(to), port, **facts)
+    return answer(direction, connection, table, texts, judge(table, connection))
+
+
+OUT, IN = "outbound", "inbound"
+AWAY: dict[str, Any] = {"kind": "unicast", "leaves_by": "eth0"}
+PEER = ip_address("10.9.1.1")
+
+CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "the cluster's networks": (
+        ("plain", OUT, "10.42.0.9", 80), {},
+        "10.42.0.9:80 goes to the proxy, instance a: the cluster's networks.",
+    ),
+    "everything, over IPv6, by instance a": (
+        ("capture-all", OUT, "2001:db8::1", 80), {},
+        "[2001:db8::1]:80 goes to the proxy, instance a: the group captures everything.",
+    ),
+    "SSH": (("plain", OUT, "10.42.0.9", 22), {}, "10.42.0.9:22 passes by the proxy: SSH is never captured."),
+    "the API server": (("plain", OUT, "10.77.0.1", 6443), {}, "10.77.0.1:6443 passes by the proxy: the API server."),
+    "metadata": (
+        ("capture-all", OUT, "169.254.169.254", 80), {},
+        "169.254.169.254:80 passes by the proxy: loopback, link-local, metadata and multicast are never captured.",
+    ),
+    "oneself": (
+        ("plain", OUT, "10.77.0.20", 8080), {"interface": "lo"},
+        "10.77.0.20:8080 passes by the proxy: loopback, and this machine's own addresses.",
+    ),
+    "the proxy's user": (
+        ("plain", OUT, "10.42.0.9", 80), {"uid": 990},
+        "10.42.0.9:80 passes by the proxy: the proxy's own connections.",
+    ),
+    "an excluded range": (
+        ("excluded-ports", OUT, "10.42.0.9", 8050), {},
+        "10.42.0.9:8050 passes by the proxy: exclude_outbound_ports in config.toml.",
+    ),
+    "an excluded group": (
+        ("excluded-users", OUT, "10.42.0.9", 80), {"uid": 7, "gid": 4},
+        "10.42.0.9:80 passes by the proxy: exclude_groups in config.toml.",
+    ),
+    "whoever is at the other end of the session": (
+        ("ssh-session", OUT, "10.42.0.77", 50000), {},
+        "10.42.0.77:50000 passes by the proxy: the other end of the SSH session that the agent was started in.",
+    ),
+    "no network of the cluster": (
+        ("plain", OUT, "8.8.8.8", 443), {},
+        "8.8.8.8:443 passes by the proxy: no rule takes it; taken are the networks 10.42.0.0/16.",
+    ),
+    "a direction that is open": (
+        ("outbound-open", OUT, "10.42.0.9", 80), {},
+        "10.42.0.9:80 passes by the proxy: the rules capture nothing outbound now, because the group wants it so, or "
+        "the proxy has been away for longer than the group allows.",
+    ),
+    "a rule of others that is not understood": (
+        ("plain", OUT, "10.9.0.1", 80, f"nft {ADDED}"), {},
+        "10.9.0.1:80 cannot be told: exclave does not know what the rule below does; others have put it there.",
+    ),
+    "a rule of others that is understood": (
+        ("plain", OUT, "10.42.0.9", 80, "nft insert rule inet exclave outbound tcp dport 80 accept"), {},
+        "10.42.0.9:80 passes by the proxy: by the rule below.",
+    ),
+    "rules that sleep": (
+        ("plain", OUT, "10.42.0.9", 80, "nft 'add table inet exclave { flags dormant; }'"), {},
+        "10.42.0.9:80 passes by the proxy: others have put exclave's rules to sleep (flag dormant).",
+    ),
+    "a port of the group": (
+        ("several-ports", IN, "10.77.0.20", 8082), {},
+        "10.77.0.20:8082 from outside goes to the proxy, instance a: the group's ports and the proxy's own.",
+    ),
+    "no port of the group": (
+        ("several-ports", IN, "10.77.0.20", 9100), {},
+        "10.77.0.20:9100 from outside passes by the proxy: no rule takes it; taken are the ports 4143, 5432, "
+        "8080-8082, 9443.",
+    ),
+    "SSH from outside": (
+        ("ssh-elsewhere", IN, "10.77.0.20", 2222), {},
+        "10.77.0.20:2222 from outside passes by the proxy: SSH is never captured.",
+    ),
+    "a caller that is not known, and matters": (
+        ("excluded-networks", IN, "10.77.0.20", 8080), {},
+        "10.77.0.20:8080 from outside cannot be told: that depends on the caller's address.",
+    ),
+    "a caller that is excluded": (
+        ("excluded-networks", IN, "10.77.0.20", 8080), {"source": PEER},
+        "10.77.0.20:8080 from outside passes by the proxy: exclude_inbound_networks in config.toml.",
+    ),
+    "an interface that is excluded": (
+        ("excluded-interfaces", IN, "10.77.0.20", 8080), {"interface": "wg0"},
+        "10.77.0.20:8080 from outside passes by the proxy: exclude_inbound_interfaces in config.toml.",
+    ),
+    "the private link from outside": (
+        ("plain", IN, "169.254.77.1", 4140), {"interface": "eth0"},
+        "169.254.77.1:4140 from outside is dropped: the addresses of the private link are this machine's alone.",
+    ),
+    "a container that is captured": (
+        ("containers", IN, "10.42.0.9", 80), {"interface": "docker0", **AWAY},
+        "10.42.0.9:80 from outside goes to the proxy, instance a: the cluster's networks.",
+    ),
+    "what is only passed on": (
+        ("containers", IN, "10.42.0.9", 80), {"interface": "eth1", **AWAY},
+        "10.42.0.9:80 from outside passes by the proxy: it comes by no interface of capture_interfaces in config.toml.",
+    ),
+    "rules that nobody confirmed": (
+        ("unconfirmed", OUT, "10.42.0.9", 80), {},
+        "10.42.0.9:80 passes by the proxy: rolled back: nobody confirmed the rules in time, so nothing is captured.",
+    ),
+    "rules that nobody confirmed, from outside": (
+        ("unconfirmed", IN, "10.77.0.20", 8080), {},
+        "10.77.0.20:8080 from outside passes by the proxy: rolled back: nobody confirmed the rules in time, so nothing "
+        "is captured.",
+    ),
+    "rules that are to be confirmed": (
+        ("unconfirmed", OUT, "10.42.0.9", 80, ARM), {},
+        "10.42.0.9:80 goes to the proxy, instance a: the cluster's networks.",
+    ),
+    "a trial": (
+        ("trial", OUT, "169.254.77.4", 5000), {"interface": "lo"},
+        "169.254.77.4:5000 goes to the proxy, instance b: a swap tries this instance before it has traffic.",
+    ),
+    "whoever else calls the trial address": (
+        ("trial", OUT, "169.254.77.4", 5000), {"uid": 1000, "interface": "lo"},
+        "169.254.77.4:5000 passes by the proxy: loopback, and this machine's own addresses.",
+    ),
+    "a port of the group, with what keeps connections": (
+        ("plain", IN, "10.77.0.20", 8080, KEEP), {},
+        "10.77.0.20:8080 from outside goes to the proxy, instance a: the group's ports and the proxy's own.",
+    ),
+    "no port of the group, with what keeps connections": (
+        ("plain", IN, "10.77.0.20", 9100, KEEP), {},
+        "10.77.0.20:9100 from outside passes by the proxy: no rule takes it; taken are the ports 4143, 8080.",
+    ),
+    "this machine, called by a container": (
+        ("containers", IN, "10.77.0.20", 9100), {"interface": "docker0"},
+        "10.77.0.20:9100 from outside passes by the proxy: no rule takes it; taken are the ports 4143, 8080.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("question", "facts", "sentence"), CASES.values(), ids=CASES)
+def test_a_sentence(question: tuple[Any, ...], facts: dict[str, Any], sentence: str) -> None:
+    assert said(*question, **facts).sentence == sentence
+
+
+@pytest.mark.root
+def test_the_rule_s_own_text_its_set_and_its_target_come_along() -> None:
+    captured = said("plain", OUT, "10.42.0.9", 80)
+    assert captured.rule == (
+        "ip daddr @captured_networks4 meta l4proto tcp counter packets 0 bytes 0 dnat ip to 169.254.77.1:4140 "
+        'comment "the cluster\'s networks"'
+    )
+    assert captured.holds == ("@captured_networks4", "10.42.0.0/16")
+    assert (captured.instance, captured.target) == ("a", "169.254.77.1:4140")
+    assert said("instance-b", OUT, "10.42.0.9", 80).instance == "b"
+    strange = said("plain", OUT, "10.9.0.1", 80, f"nft {ADDED}")
+    assert (strange.rule, strange.holds) == ("meta mark 0x00000007 accept", None)
+
+
+@pytest.mark.root
+def test_what_would_have_to_be_said_is_asked_for_and_a_published_port_is_spoken_of() -> None:
+    assert said("excluded-networks", IN, "10.77.0.20", 8080).notes == ("say which: --from",)
+    assert said("excluded-interfaces", IN, "10.77.0.20", 8080).notes == ("say which: --interface",)
+    (note,) = said("plain", IN, "10.77.0.20", 8080).notes
+    assert note == (
+        "the proxy then calls 10.77.0.20:8080 as a program here does; a port that Docker publishes is reached, too"
+    )
+
+
+@pytest.mark.root
+def test_how_long_rules_capture_that_are_to_be_confirmed_is_told_of_what_they_capture() -> None:
+    for direction, to, port in ((OUT, "10.42.0.9", 80), (IN, "10.77.0.20", 8080)):
+        note = said("unconfirmed", direction, to, port, ARM).notes[-1]
+        assert re.fullmatch(r"until confirmed, (41|40) s left; exclave confirm has the rules stay", note)
+    assert said("unconfirmed", OUT, "8.8.8.8", 80, ARM).notes == ()
+    assert said("unconfirmed", OUT, "10.42.0.9", 80, "nft add element inet exclave armed '{ tcp }'").notes == ()
+
+
+def test_without_rules_nothing_is_captured() -> None:
+    connection = Connection("output", ip_address("10.42.0.9"), 80)
+    told = answer(OUT, connection, None, {}, Verdict(Outcome.PASSES))
+    assert told.sentence == "10.42.0.9:80 passes by the proxy: there are no rules of exclave's in this kernel."
+
+
+# Beside the kernel's word.
+
+CALL = Connection("output", ip_address("10.42.0.9"), 80, uid=0, gid=0, interface="eth0")
+
+
+def event(chain: str, handle: int | None, verdict: str = "accept", table: str = "exclave") -> TraceEvent:
+    return TraceEvent(1, table, chain, handle, verdict)
+
+
+@pytest.mark.root
+def test_the_kernel_agrees_if_each_chain_came_to_the_same_by_the_same_rule() -> None:
+    table, _ = kernel("plain")
+    verdict = judge(table, CALL)
+    (step,) = verdict.steps
+    assert step.rule is not None
+    handle = step.rule.handle
+    right = [event("output", 1, table="exclave-trace"), event("outbound", 3, "continue"), event("outbound", handle)]
+    others = [event("OUTPUT", 9, table="nat"), event("foreign", None)]
+    assert compare(verdict, CALL, table, [*right, *others]) == (
+        True,
+        [
+            f"exclave outbound: accept by rule {handle}",
+            "nat OUTPUT: accept by rule 9",
+            "exclave foreign: accept by its policy",
+        ],
+    )
+    for wrong in ([], [event("outbound", None)], [event("outbound", handle - 1)], [event("outbound", handle, "drop")]):
+        assert not compare(verdict, CALL, table, wrong)[0]
+
+
+@pytest.mark.root
+def test_a_family_that_is_not_tracked_passes_chains_over_and_ends_the_same() -> None:
+    table, _ = kernel("plain")  # IPv4 alone is translated there
+    call = replace(CALL, destination=ip_address("fd00::9"))
+    assert compare(judge(table, call), call, table, [])[0]
+    assert not compare(judge(table, CALL), CALL, table, [])[0]

@@ -1,0 +1,67 @@
+"""Our table read back: what nft prints of every golden ruleset, and what is no listing of one."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from exclave.explain.table import Texts, read_table, read_texts
+
+from ..redirect.policies import GOLDEN
+
+FILES = Path(__file__).parents[1] / "redirect" / "rules" / "golden"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", GOLDEN)
+def test_what_was_loaded_is_read_whole(name: str) -> None:
+    """Every chain, rule and element; and each rule with its own text."""
+    file = FILES / f"{name}.nft"
+    script = f"nft -f {file} && nft -j list table inet exclave && nft -a list table inet exclave"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=True)
+    listing, _, texts_listing = done.stdout.partition("\n")
+    table, told = read_table(listing), read_texts(texts_listing)
+    assert table is not None
+    assert (table.handle, told.is_dormant) == (told.handle, False)
+    texts = told.rules
+    rules = [rule for chain in table.chains for rule in chain.rules]
+    source = file.read_text()
+    assert {rule.handle for rule in rules} == set(texts)
+    assert len(rules) == sum(line.count('comment "') or "counter drop" in line for line in source.splitlines())
+    for rule in rules:
+        assert not rule.comment or f'comment "{rule.comment}"' in texts[rule.handle]
+        assert not rule.comment or f'comment "{rule.comment}"' in source
+    assert {chain.name for chain in table.chains} == {
+        line.split()[1] for line in source.splitlines() if line.startswith("    chain ")
+    }
+    for set_name, elements in table.sets.items():
+        written = source.split(f"set {set_name} {{")[1].split("\n    }")[0].partition("elements = {")[2]
+        assert len(elements) == (written.count(",") + 1 if written else 0)  # of the armed set the kernel is told later
+
+
+def listing(*items: dict[str, object]) -> str:
+    return json.dumps({"nftables": [{"metainfo": {"version": "1.0.6"}}, *items]})
+
+
+def test_no_table_of_ours_is_none() -> None:
+    assert read_table(listing()) is None
+    assert read_table(listing({"table": {"family": "inet", "name": "other", "handle": 1}})) is None
+
+
+def test_a_table_that_sleeps_is_seen_in_the_text() -> None:
+    told = read_texts("table inet exclave { # handle 3\n\tflags dormant\n\n\tchain c { # handle 1\n\t}\n}\n")
+    assert told == Texts(3, {}, is_dormant=True)
+
+
+@pytest.mark.parametrize("text", ["", "table inet exclave {", "[]", "7", '{"tables": []}', '{"nftables": [7]}'])
+def test_what_is_not_nft_s_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_table(text)
+    assert str(caught.value) == "nft -j list table: its JSON was expected"
+
+
+def test_what_is_no_listing_with_handles_is_refused() -> None:
+    with pytest.raises(ValueError) as caught:
+        read_texts("table inet exclave {\n}\n")
+    assert str(caught.value) == "nft -a list table: a listing with handles was expected"

@@ -1,0 +1,112 @@
+"""Certificates read the same with Debian 12's library and with the newest."""
+
+import base64
+import time
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from exclave.kit.formats.x509 import (
+    der_of,
+    is_authority,
+    is_issued_by,
+    is_key_of,
+    not_after,
+    not_before,
+    pem_of,
+    read_blocks,
+    read_certificates,
+)
+from support.certificates import (
+    ANCHOR_KEY,
+    ISSUER_KEY,
+    NOW,
+    OTHER_KEY,
+    PrivateKey,
+    ca,
+    certify,
+    make_anchor,
+    make_issuer,
+    make_leaf,
+)
+
+ANCHOR, ISSUER = make_anchor(), make_issuer()
+
+
+def test_validity_is_epoch_seconds_whatever_the_local_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    try:
+        assert (not_before(ISSUER), not_after(ISSUER)) == (NOW - 10, NOW + 3600)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_certificates_are_read_in_order_with_text_between_them() -> None:
+    text = "subject=issuer\r\n" + pem_of(ISSUER).replace("\n", "\r\n") + "# and above it\n" + pem_of(ANCHOR)
+    assert read_certificates(text) == (ISSUER, ANCHOR)
+    assert read_blocks(text) == (der_of(ISSUER), der_of(ANCHOR))
+
+
+@pytest.mark.parametrize(
+    ("pem", "text"),
+    [
+        pytest.param("", "a certificate in PEM was expected, found none", id="an empty text"),
+        pytest.param("MIIB", "a certificate in PEM was expected, found none", id="base64 without its frame"),
+        pytest.param(
+            pem_of(ISSUER) + pem_of(ANCHOR)[:200],
+            "a certificate in PEM was expected, found one that is damaged",
+            id="a second certificate that is cut off",
+        ),
+        pytest.param(
+            "-----BEGIN CERTIFICATE-----\nTUlJQg==\n-----END CERTIFICATE-----\n",
+            "a certificate in PEM was expected, found one that is damaged",
+            id="base64 of what is no certificate",
+        ),
+        pytest.param(
+            pem_of(ISSUER).replace("\nMII", "\n*MII", 1),
+            "a certificate in PEM was expected, found one that is damaged",
+            id="a character that is not base64",
+        ),
+    ],
+)
+def test_a_damaged_text_is_refused(pem: str, text: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        read_certificates(pem)
+    assert str(refused.value) == text
+
+
+def test_blocks_are_the_bytes_as_they_stand_even_if_no_certificate_reads_them() -> None:
+    body = base64.b64encode(b"anything").decode()
+    assert read_blocks(f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----") == (b"anything",)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(ec.generate_private_key(ec.SECP256R1()), id="P-256, Linkerd's default"),
+        pytest.param(ec.generate_private_key(ec.SECP384R1()), id="P-384"),
+        pytest.param(rsa.generate_private_key(65537, 2048), id="RSA, as corporate roots are"),
+        pytest.param(ed25519.Ed25519PrivateKey.generate(), id="Ed25519"),
+    ],
+)
+def test_an_issuer_of_any_usual_kind_is_known_by_its_signature(key: PrivateKey) -> None:
+    root = certify("root", key, "root", key, ca(1))
+    issuer = certify("issuer", ISSUER_KEY, "root", key, ca())
+    assert is_issued_by(issuer, root)
+    impostor = certify("root", OTHER_KEY, "root", OTHER_KEY, ca(1))
+    assert not is_issued_by(issuer, impostor)
+
+
+def test_the_right_key_under_another_name_is_not_the_issuer() -> None:
+    assert is_issued_by(ISSUER, ANCHOR)
+    assert not is_issued_by(ISSUER, certify("other", ANCHOR_KEY, "other", ANCHOR_KEY, ca(1)))
+    assert not is_issued_by(ANCHOR, ISSUER)
+
+
+def test_who_may_sign_and_whose_key_it_is() -> None:
+    assert is_authority(ISSUER) and is_authority(ANCHOR)
+    assert not is_authority(make_leaf())
+    assert is_key_of(ISSUER_KEY, ISSUER)
+    assert not is_key_of(OTHER_KEY, ISSUER)

@@ -1,0 +1,120 @@
+"""Files written whole or not at all."""
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exclave.errors import Fault, HostError
+from exclave.kit.host.atomic import remove, write_atomic
+
+SMALL_DISK = """
+import sys
+from pathlib import Path
+from exclave.errors import HostError
+from exclave.kit.host.atomic import write_atomic
+path = Path(sys.argv[1], "state.json")
+write_atomic(path, b"old")
+try:
+    write_atomic(path, bytes(1_000_000))
+except HostError as problem:
+    left = [file.name for file in path.parent.iterdir()]
+    print(problem.message, problem.hint, path.read_bytes(), left, sep=" | ")
+"""
+
+READ_ONLY = """
+import sys
+from pathlib import Path
+from exclave.errors import HostError
+from exclave.kit.host.atomic import remove
+remove(Path(sys.argv[1], "absent"))
+try:
+    remove(Path(sys.argv[1], "there"))
+except HostError as problem:
+    print(problem.message)
+"""
+
+
+def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_atomic(path, b"one")
+    assert path.read_bytes() == b"one"
+    before = path.stat().st_ino
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_ino != before  # a reader of the old one keeps the old one, whole
+    assert [left.name for left in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_file_is_for_its_owner_alone_unless_told_otherwise(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "secret", b"")
+    write_atomic(tmp_path / "public", b"", 0o644)
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "state.json"
+    with pytest.raises(HostError) as caught:
+        write_atomic(path, b"")
+    assert caught.value.fault is Fault.DISK
+    assert caught.value.message == f"cannot write {path}: No such file or directory"
+    assert caught.value.hint == "make that folder exist and writable for root"
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.json"
+    write_atomic(path, b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(HostError) as caught:
+        write_atomic(path, b"new")
+    assert caught.value.message == f"cannot write {path}: Read-only file system"
+    assert caught.value.hint == "mount that filesystem writable; the file that was there is untouched"
+    assert path.read_bytes() == b"old"
+    assert [left.name for left in tmp_path.iterdir()] == ["state.json"]
+
+
+@pytest.mark.root
+def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    mount = 'mount -t tmpfs -o size=64k none "$0" && exec "$@" "$0"'
+    shell = ["unshare", "--mount", "sh", "-c", mount, str(tmp_path), sys.executable, "-c", SMALL_DISK]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == (
+        f"cannot write {tmp_path}/state.json: No space left on device | "
+        "free some space on that disk; the file that was there is untouched | b'old' | ['state.json']"
+    ), done.stderr
+
+
+def test_a_file_is_removed_and_may_be_absent(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_atomic(path, b"")
+    remove(path)
+    assert not path.exists()
+    remove(path)
+    remove(tmp_path / "none" / "state.json")
+    (tmp_path / "file").touch()
+    remove(tmp_path / "file" / "state.json")
+
+
+@pytest.mark.root
+def test_on_a_read_only_disk_what_is_absent_need_not_be_removed(tmp_path: Path) -> None:
+    mount = 'mount -t tmpfs none "$0" && touch "$0/there" && mount -o remount,ro "$0" && exec "$@" "$0"'
+    shell = ["unshare", "--mount", "sh", "-c", mount, str(tmp_path), sys.executable, "-c", READ_ONLY]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"cannot write {tmp_path}/there: Read-only file system\n", done.stderr
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    with pytest.raises(HostError) as caught:
+        remove(path)
+    assert caught.value.message.startswith(f"cannot write {path}: ")

@@ -1,0 +1,39 @@
+"""The kernel's word on real processes."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from exclave.kit.host.procfs import open_pidfd, read_boot_id, read_tcp_tables, view_process
+from exclave.kit.host.sockets import read_sockets
+
+
+def test_the_kernels_view_of_this_very_process() -> None:
+    view = view_process(os.getpid())
+    assert view is not None
+    assert view.executable == os.path.realpath(sys.executable)
+    assert view.start_ticks > 0
+    assert view_process(2**22 - 1) is None
+
+
+def test_a_process_is_held_until_it_is_let_go() -> None:
+    started = subprocess.Popen(["/usr/bin/sleep", "600"])
+    pidfd = open_pidfd(started.pid)
+    assert pidfd is not None
+    os.close(pidfd)
+    started.kill()
+    started.wait()
+    assert open_pidfd(started.pid) is None
+
+
+def test_the_boot_is_named_by_the_kernel() -> None:
+    assert len(read_boot_id()) == 36
+
+
+def test_a_connection_of_this_very_process_is_among_the_kernels_sockets() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as connection:
+            found = [each for table in read_tcp_tables() for each in read_sockets(table)]
+            ends = (connection.getsockname(), connection.getpeername())
+            assert [each.uid for each in found if (each.local, each.remote) == ends] == [os.getuid()]

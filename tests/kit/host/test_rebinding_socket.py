@@ -1,0 +1,78 @@
+"""A socket that fails is replaced; one that was served is closed."""
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.kit.host.rebinding_socket import ReopenedSocket, Socket
+from exclave.kit.tasks.supervise import supervise
+
+
+class Place:
+    """Sockets of one place, and how often each was served."""
+
+    def __init__(self) -> None:
+        self.opened: list[Socket] = []
+        self.served: list[Socket] = []
+        self.refuses = 0
+
+    def open(self) -> Socket:
+        self.opened.append(trio.socket.socket())
+        return self.opened[-1]
+
+    async def reopen(self) -> Socket:
+        await trio.lowlevel.checkpoint()
+        if self.refuses:
+            self.refuses -= 1
+            raise OSError("taken")
+        return self.open()
+
+    async def serve(self, sock: Socket) -> None:
+        await trio.lowlevel.checkpoint()
+        self.served.append(sock)
+        if len(self.served) < 3:
+            raise OSError("it broke")
+
+
+async def test_each_failure_brings_another_socket_and_closes_the_one_before(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    place = Place()
+    place.refuses = 1
+    part = ReopenedSocket(place.open(), place.reopen, place.serve)
+    await supervise("part", part.serve, draw=lambda: 0.0)
+    assert place.served == place.opened
+    assert len(place.opened) == 3
+    assert [sock.fileno() for sock in place.opened] == [-1, -1, -1]
+
+
+async def test_closing_closes_what_is_held_and_may_be_repeated() -> None:
+    place = Place()
+    part = ReopenedSocket(place.open(), place.reopen, place.serve)
+    part.close()
+    part.close()
+    assert place.opened[0].fileno() == -1
+
+
+async def test_what_was_cancelled_is_closed() -> None:
+    place = Place()
+
+    async def serve(sock: Socket) -> None:
+        await trio.sleep_forever()
+
+    part = ReopenedSocket(place.open(), place.reopen, serve)
+    with trio.move_on_after(0):
+        await part.serve()
+    assert place.opened[0].fileno() == -1
+
+
+async def test_what_cannot_be_bound_again_raises() -> None:
+    place = Place()
+    place.refuses = 1
+    part = ReopenedSocket(place.open(), place.reopen, place.serve)
+    with pytest.raises(OSError, match="it broke"):
+        await part.serve()
+    with pytest.raises(OSError, match="taken"):
+        await part.serve()

@@ -1,0 +1,91 @@
+"""One writer, many readers, the newest value only."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exclave.kit.tasks.latest import Latest
+
+
+async def test_a_reader_waits_for_a_value_it_accepts(autojump_clock: trio.testing.MockClock) -> None:
+    latest = Latest(0)
+
+    async def count() -> None:
+        for number in range(1, 6):
+            await trio.sleep(1)
+            latest.set(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        assert await latest.wait_for(lambda value: value >= 3) == 3
+        assert await latest.wait_change() == 4
+    assert latest.value == 5
+
+
+async def test_an_acceptable_value_is_returned_at_once() -> None:
+    assert await Latest(7).wait_for(lambda value: value == 7) == 7
+
+
+async def test_a_busy_reader_misses_what_is_in_between_and_never_the_last() -> None:
+    latest = Latest("a")
+    changes = latest.changes()
+    assert await changes.__anext__() == "a"
+    latest.set("b")
+    latest.set("c")
+    assert await changes.__anext__() == "c"
+    latest.set("d")
+    assert await changes.__anext__() == "d"
+
+
+async def test_an_equal_value_wakes_nobody() -> None:
+    latest = Latest((1, 2))
+    with trio.move_on_after(0) as waited:
+        latest.set((1, 2))
+        await latest.wait_change()
+    assert waited.cancelled_caught
+
+
+async def test_every_waiting_reader_wakes() -> None:
+    latest = Latest(False)
+    woken = []
+
+    async def read(name: int) -> None:
+        await latest.wait_for(bool)
+        woken.append(name)
+
+    async with trio.open_nursery() as nursery:
+        for name in range(10):
+            nursery.start_soon(read, name)
+        await trio.testing.wait_all_tasks_blocked()
+        latest.set(True)
+    assert sorted(woken) == list(range(10))
+
+
+async def test_a_value_set_while_the_first_is_read_is_seen() -> None:
+    latest = Latest(1)
+    seen = []
+    with trio.fail_after(5):
+        async for value in latest.changes():
+            seen.append(value)
+            if value == 3:
+                break
+            latest.set(value + 1)
+    assert seen == [1, 2, 3]
+
+
+@given(st.lists(st.integers(0, 3), max_size=30))
+def test_the_value_is_the_one_set_last(values: list[int]) -> None:
+    async def main() -> None:
+        latest = Latest(-1)
+        for value in values:
+            latest.set(value)
+        assert latest.value == (values or [-1])[-1]
+
+    trio.run(main)
+
+
+async def test_waiting_can_be_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    latest = Latest(0)
+    with pytest.raises(trio.TooSlowError), trio.fail_after(1):
+        await latest.wait_for(bool)

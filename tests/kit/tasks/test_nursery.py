@@ -1,0 +1,73 @@
+"""A nursery whose one failure comes out as itself."""
+
+import pytest
+import trio
+
+from exclave.kit.tasks.nursery import members, open_bare_nursery
+
+
+async def fail(problem: Exception) -> None:
+    raise problem
+
+
+async def test_what_the_body_raises_comes_out_bare() -> None:
+    problem = KeyError("mine")
+    with pytest.raises(KeyError) as caught:
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            raise problem
+    assert caught.value is problem
+    assert caught.value.__context__ is None
+
+
+async def test_what_a_task_raises_comes_out_bare_though_the_body_is_cancelled_for_it() -> None:
+    problem = KeyError("mine")
+    with pytest.raises(KeyError) as caught:
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(fail, problem)
+            await trio.sleep_forever()
+    assert caught.value is problem
+
+
+async def test_two_failures_come_out_as_a_group() -> None:
+    with pytest.raises(Exception) as caught:
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(fail, KeyError("one"))
+            nursery.start_soon(fail, ValueError("two"))
+    assert {type(member) for member in members(caught.value)} == {KeyError, ValueError}
+
+
+async def test_a_group_that_the_body_raises_stays_one_group() -> None:
+    with pytest.raises(Exception) as caught:
+        async with open_bare_nursery():
+            async with trio.open_nursery() as inner:
+                inner.start_soon(fail, KeyError("one"))
+                inner.start_soon(fail, ValueError("two"))
+    assert {type(member) for member in members(caught.value)} == {KeyError, ValueError}
+
+
+async def test_one_failure_within_groups_comes_out_bare() -> None:
+    problem = KeyError("mine")
+    with pytest.raises(KeyError) as caught:
+        async with open_bare_nursery():
+            async with trio.open_nursery() as inner:
+                inner.start_soon(fail, problem)
+    assert caught.value is problem
+
+
+async def test_a_cancellation_from_outside_passes_through() -> None:
+    with trio.move_on_after(0) as outer:
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+    assert outer.cancelled_caught
+
+
+async def test_its_own_cancellation_ends_it_quietly() -> None:
+    async with open_bare_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        nursery.cancel_scope.cancel()
+
+
+def test_only_groups_have_members() -> None:
+    assert members(KeyError("mine")) == ()

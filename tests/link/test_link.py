@@ -1,0 +1,228 @@
+"""The private link on a machine of its own: made, adopted, left, removed, and never taken from somebody else."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.ending import Ending, EndingSwitch
+from exclave.errors import Fault, HostError
+from exclave.link.link import open_link, remove_link
+from exclave.link.plan import MARK, link_addresses
+from exclave_sandbox.stage.namespaces import Machine, open_network
+
+from ..redirect.lab import doors_inside
+
+EVERY = set(link_addresses(with_ipv6=True))
+IPV4 = set(link_addresses(with_ipv6=False))
+
+FOREIGN = "02:00:00:00:00:01"
+
+
+class Host:
+    """A machine, and what its kernel says of its links."""
+
+    def __init__(self, machine: Machine, scratch: Path) -> None:
+        self.machine = machine
+        self._ip = scratch / "inside" / "ip"
+
+    async def ip(self, words: str) -> None:
+        await self.machine.must("ip", *words.split())
+
+    async def look(self) -> dict[str, tuple[str, set[str]]]:
+        """Hardware address and addresses of each link, but for those that the kernel gives it in its own time."""
+        links = json.loads(await self.machine.must("ip", "-json", "address", "show"))
+        return {
+            link["ifname"]: (
+                link["address"],
+                {
+                    f"{info['local']}/{info['prefixlen']}"
+                    for info in link["addr_info"]
+                    if not info["local"].startswith("fe80:")
+                },
+            )
+            for link in links
+            if "address" in link
+        }
+
+    async def show(self) -> dict[str, Any]:
+        """All that the kernel says of our link."""
+        shown: list[dict[str, Any]] = json.loads(
+            await self.machine.must("ip", "-json", "-details", "link", "show", "exclave0")
+        )
+        return shown[0]
+
+    def refuse(self, words: str) -> None:
+        """Have `ip` refuse whatever begins with these words, as a kernel without that would."""
+        real = self._ip.read_text()
+        refusing = f'case "$*" in "{words}"*) echo "Error: Unknown device type." >&2; exit 2;; esac'
+        self._ip.write_text(real.replace("#!/bin/sh\n", f"#!/bin/sh\n{refusing}\n"))
+
+    async def set_ipv6(self, which: str, value: str) -> None:
+        await self.machine.must("sh", "-c", f"echo {value} > /proc/sys/net/ipv6/conf/{which}/disable_ipv6")
+
+
+@asynccontextmanager
+async def open_host() -> AsyncIterator[Host]:
+    async with open_network() as network:
+        machine = await network.add("vm", "10.77.0.20/24")
+        with doors_inside(machine, network.scratch):
+            yield Host(machine, network.scratch)
+
+
+def asked(ending: Ending) -> EndingSwitch:
+    endings = EndingSwitch()
+    if ending is not Ending.HAND_OVER:
+        endings.ask_nowait(ending)
+    return endings
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
+async def test_the_link_has_every_address_and_goes_unless_the_agent_hands_over(ending: Ending) -> None:
+    async with open_host() as host:
+        before = await host.look()
+        async with open_link(asked(ending)) as name:
+            assert name == "exclave0"
+            assert (await host.look())["exclave0"] == (MARK, EVERY)
+            routes = await host.machine.must("ip", "route", "show")
+            assert b"exclave0" not in routes
+        after = await host.look()
+        assert ("exclave0" in after) == (ending is Ending.HAND_OVER)
+        for _ in range(2):
+            await remove_link()
+        assert await host.look() == before
+
+
+@pytest.mark.root
+async def test_a_link_left_by_an_earlier_agent_is_adopted_and_completed() -> None:
+    async with open_host() as host:
+        async with open_link(asked(Ending.HAND_OVER)):
+            pass
+        index = (await host.show())["ifindex"]
+        await host.ip("address delete 169.254.77.3/32 dev exclave0")
+        await host.ip("link set exclave0 down")
+        async with open_link(asked(Ending.STOP)):
+            assert (await host.look())["exclave0"] == (MARK, EVERY)
+            shown = await host.show()
+            assert "UP" in shown["flags"]
+            assert shown["ifindex"] == index  # the same link, not another of its name: who listens there goes on
+        assert "exclave0" not in await host.look()
+
+
+@pytest.mark.root
+async def test_a_link_of_our_name_that_others_made_is_refused_and_never_removed() -> None:
+    async with open_host() as host:
+        await host.ip(f"link add exclave0 address {FOREIGN} type bridge")
+        before = await host.look()
+        with pytest.raises(HostError) as caught:
+            async with open_link(asked(Ending.LEAVE)):
+                pass
+        assert caught.value.fault is Fault.TAKEN
+        assert caught.value.message == "a link exclave0 exists that exclave did not make"
+        await remove_link()
+        assert await host.look() == before
+
+
+@pytest.mark.root
+async def test_an_address_of_ours_on_another_link_is_refused_and_never_removed() -> None:
+    async with open_host() as host:
+        await host.ip("address add 169.254.77.2/32 dev eth0")
+        before = await host.look()
+        with pytest.raises(HostError) as caught:
+            async with open_link(asked(Ending.LEAVE)):
+                pass
+        assert caught.value.fault is Fault.TAKEN
+        assert caught.value.message == "the address 169.254.77.2, which exclave needs, is on eth0"
+        await remove_link()
+        assert await host.look() == before
+
+
+@pytest.mark.root
+async def test_where_no_link_can_be_made_the_addresses_stand_on_lo() -> None:
+    async with open_host() as host:
+        before = await host.look()
+        host.refuse("link add")
+        async with open_link(asked(Ending.STOP)) as name:
+            assert name == "lo"
+            links = await host.look()
+            assert "exclave0" not in links
+            assert links["lo"][1] == before["lo"][1] | EVERY
+        assert await host.look() == before
+
+
+@pytest.mark.root
+async def test_without_dummy_links_a_bridge_serves() -> None:
+    async with open_host() as host:
+        host.refuse(f"link add exclave0 address {MARK} type dummy")
+        async with open_link(asked(Ending.STOP)):
+            assert (await host.show())["linkinfo"]["info_kind"] == "bridge"
+            assert (await host.look())["exclave0"] == (MARK, EVERY)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("which", ["all", "default"])
+async def test_a_host_that_has_switched_ipv6_off_goes_without(which: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "exclave.redirect")
+    async with open_host() as host:
+        await host.set_ipv6(which, "1")
+        async with open_link(asked(Ending.STOP)):
+            assert (await host.look())["exclave0"] == (MARK, IPV4)
+        assert len(caplog.messages) == 1
+        assert caplog.messages[0].startswith("redirect: exclave0 takes no IPv6 addresses and goes without: ")
+
+
+@pytest.mark.root
+async def test_without_the_capability_it_says_so_and_leaves_nothing() -> None:
+    async with open_network() as network:
+        machine = await network.add("vm")
+        host = Host(machine, network.scratch)
+        before = await host.look()
+        unprivileged = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin"
+        with doors_inside(machine, network.scratch, prefix=unprivileged):
+            with pytest.raises(HostError) as caught:
+                async with open_link(asked(Ending.STOP)):
+                    pass
+        assert caught.value.fault is Fault.NO_PRIVILEGE
+        assert caught.value.message == "making the link exclave0 is not permitted"
+        assert caught.value.hint == "run as root, with the capability NET_ADMIN"
+        assert await host.look() == before
+
+
+@pytest.mark.root
+async def test_what_ip_refuses_for_another_reason_is_told_in_its_words() -> None:
+    async with open_host() as host:
+        host.refuse("-batch")
+        with pytest.raises(HostError) as caught:
+            async with open_link(asked(Ending.STOP)):
+                pass
+        assert caught.value.fault is Fault.TAKEN
+        assert caught.value.message == "cannot set up the link exclave0: Error: Unknown device type."
+        assert caught.value.hint == "exclave cleanup, then try again"
+
+
+async def test_an_ip_that_is_missing_or_hangs_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError) as caught:
+        await remove_link()
+    assert (caught.value.fault, caught.value.message, caught.value.hint) == (
+        Fault.NFT_UNUSABLE,
+        "the program ip cannot be run: No such file or directory",
+        "install it: apt install iproute2",
+    )
+    (tmp_path / "ip").write_text("#!/bin/sh\nexec /usr/bin/sleep 600\n")
+    (tmp_path / "ip").chmod(0o755)
+    with pytest.raises(HostError) as caught:
+        await remove_link()
+    assert (caught.value.fault, caught.value.message, caught.value.hint) == (
+        Fault.NFT_UNUSABLE,
+        "the program ip did not end within 30 s",
+        "see what holds the kernel's links: ip monitor",
+    )

@@ -1,0 +1,106 @@
+"""What is published of two instances, of which one is chosen."""
+
+from dataclasses import replace
+
+import pytest
+
+from exclave.proxy.differences import Difference
+from exclave.proxy.process.binary import ProxyUser
+from exclave.proxy.published import REFUSAL, InstanceView, Views
+from exclave.proxy.states import Event, State
+
+READY = InstanceView(State.STANDBY, 4711, "digest", is_ready=True)
+SILENT = InstanceView(State.STANDBY, 4712, "digest", trouble="proxy runs, and does not answer")
+
+
+def views() -> Views:
+    return Views(ProxyUser("nobody", 65534, 65534))
+
+
+def test_rules_make_the_instance_that_they_point_to_active_and_others_drain() -> None:
+    proxy = views()
+    for instance, state in (("a", State.ACTIVE), ("b", State.STANDBY)):
+        proxy.change(instance, InstanceView(state, 4711, "digest"))  # type: ignore[arg-type]
+    proxy.see_rules("b")
+    assert {name: view.state for name, view in proxy.instances.value.items()} == {
+        "a": State.DRAINING,
+        "b": State.ACTIVE,
+    }
+    proxy.see_rules(None)
+    assert {view.state for view in proxy.instances.value.values()} == {State.DRAINING}
+
+
+def test_an_instance_that_has_ended_is_not_among_them() -> None:
+    proxy = views()
+    proxy.change("a", InstanceView(State.ACTIVE, 4711, "digest"))
+    assert proxy.step("a", Event.EXITED) == ()
+    assert proxy.instances.value == {}
+
+
+def test_only_the_chosen_one_makes_the_proxy_ready() -> None:
+    proxy = views()
+    proxy.choose("a")
+    proxy.change("b", READY)
+    assert proxy.ready.value is None
+    proxy.change("a", READY)
+    assert proxy.ready.value == "a"
+    proxy.change("b", SILENT)
+    assert (proxy.ready.value, proxy.problem.value) == ("a", None)
+
+
+def test_choosing_another_that_is_ready_leaves_no_moment_without_one() -> None:
+    proxy, seen = views(), []
+    proxy.choose("a")
+    for instance in ("a", "b"):
+        proxy.change(instance, READY)  # type: ignore[arg-type]
+    proxy.ready.set = lambda value, put=proxy.ready.set: (seen.append(value), put(value))  # type: ignore[method-assign, misc, assignment]
+    proxy.choose("b")
+    assert seen == ["b"]
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.ENDING])
+def test_one_that_starts_or_ends_has_no_traffic_though_it_answers(state: State) -> None:
+    proxy = views()
+    proxy.choose("a")
+    proxy.change("a", InstanceView(state, 4711, "digest", is_ready=True))
+    assert proxy.ready.value is None
+
+
+def test_what_the_chosen_one_lacks_is_the_problem_until_it_lacks_nothing() -> None:
+    proxy = views()
+    proxy.choose("a")
+    proxy.change("a", SILENT)
+    assert proxy.problem.value == "proxy runs, and does not answer"
+    proxy.change("a", READY)
+    assert proxy.problem.value is None
+
+
+def test_of_one_that_was_just_chosen_no_difference_is_known() -> None:
+    proxy = views()
+    proxy.choose("a")
+    proxy.outdated.set(frozenset({Difference.PROGRAM}))
+    proxy.choose("a")
+    assert proxy.outdated.value == {Difference.PROGRAM}
+    proxy.choose("b")
+    assert proxy.outdated.value == frozenset()
+
+
+def test_a_refusal_is_told_of_the_chosen_one_alone_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    proxy = views()
+    proxy.choose("a")
+    proxy.change("a", READY)
+    caplog.clear()
+    proxy.change("b", replace(READY, is_refused=True))
+    assert proxy.refusal.value is None
+    for _ in range(3):
+        proxy.change("a", replace(READY, is_refused=True))
+    assert (proxy.ready.value, proxy.refusal.value) == ("a", REFUSAL.format("a"))
+    proxy.choose("b")
+    assert proxy.refusal.value == REFUSAL.format("b")
+    proxy.change("b", READY)
+    assert proxy.refusal.value is None
+    assert [message for message in caplog.messages if "chosen" not in message] == [
+        REFUSAL.format("a"),
+        "proxy: it lets itself be asked again",
+    ]

@@ -1,0 +1,249 @@
+"""What is believed of a running instance, minute by minute; its admin server is real, its time is not."""
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+import trio
+
+from exclave.identity.svid import Svid
+from exclave.kit.tasks.latest import Latest
+from exclave.proxy.process.binary import ProxyUser
+from exclave.proxy.published import InstanceView, Views
+from exclave.proxy.readiness import Watcher
+from exclave.proxy.ready import leaf_not_after
+from exclave.proxy.states import Effect, State
+from support.mesh import mesh
+from support.own_network import in_own_network
+
+from .admin import SERVER_NAME, Admin, admin
+
+NOW = time.time()
+FIRST, SECOND = (mesh().svid(NOW, lifetime=timedelta(hours=hours)) for hours in (1, 2))
+
+on_the_link = in_own_network("169.254.77.1", virtual=True)
+
+
+class Seen:
+    """A proxy with one instance, and a watcher of it: what it has published, and what it returned."""
+
+    def __init__(self, served: Admin | None, state: State) -> None:
+        self._served = served
+        self.proxy = Views(ProxyUser("nobody", 65534, 65534))
+        self.proxy.choose("a")
+        self.proxy.change("a", InstanceView(state, 4711, "digest"))
+        self.svid: Latest[Svid | None] = Latest(FIRST)
+        self.effects: tuple[Effect, ...] | None = None
+        self._began = 0.0
+
+    @property
+    def served(self) -> Admin:
+        assert self._served is not None
+        return self._served
+
+    @property
+    def state(self) -> State:
+        return self.proxy.instances.value["a"].state
+
+    @property
+    def told(self) -> tuple[str | None, str | None]:
+        return self.proxy.ready.value, self.proxy.problem.value
+
+    def _now(self) -> float:
+        return NOW + trio.current_time() - self._began
+
+    async def watch(self) -> None:
+        self._began = trio.current_time()
+        self.effects = await Watcher(self.proxy, "a", SERVER_NAME, self.svid, self._now).watch()
+
+
+@asynccontextmanager
+async def watched(state: State, *, ready: int = 200, silent: bool = False) -> AsyncIterator[Seen]:
+    """An instance under watch; nobody answers for a silent one."""
+    async with trio.open_nursery() as nursery:
+        seen = Seen(None if silent else await nursery.start(serve, ready), state)
+        nursery.start_soon(seen.watch)
+        yield seen
+        nursery.cancel_scope.cancel()
+
+
+async def serve(ready: int, *, task_status: "trio.TaskStatus[Admin]") -> None:
+    """Be the instance's admin server, at its own place."""
+    async with admin(ready, host="169.254.77.1", port=4191) as served:
+        served.certify(leaf_not_after(FIRST))
+        task_status.started(served)
+        await trio.sleep_forever()
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None:
+    async with watched(State.STARTING) as seen:
+        seen.served.certify(leaf_not_after(SECOND))
+        await trio.sleep(20)
+        assert (seen.state, seen.told) == (State.STARTING, (None, None))
+        seen.served.certify(leaf_not_after(FIRST))
+        await seen.proxy.ready.wait_for(bool)
+        assert (seen.state, seen.told) == (State.STANDBY, ("a", None))
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
+    async with watched(State.STARTING, ready=503) as seen:
+        await trio.sleep(29)
+        assert (seen.state, seen.effects) == (State.STARTING, None)
+        await trio.sleep(2)
+        assert (seen.state, seen.effects) == (State.ENDING, (Effect.TERMINATE,))
+
+
+@pytest.mark.root
+@on_the_link
+async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
+    async with watched(State.STANDBY, silent=True) as seen:
+        await trio.sleep(600)
+        assert (seen.state, seen.effects) == (State.STANDBY, None)
+        assert seen.told == (None, "proxy a runs, and does not answer")
+
+
+@pytest.mark.root
+@on_the_link
+async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_answer_brings_it_back() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.ready = None
+        looks = len(seen.served.asked)
+        await seen.proxy.ready.wait_for(lambda ready: ready is None)
+        assert seen.told == (None, "proxy a runs, and does not answer")
+        assert len(seen.served.asked) - looks >= 3
+        seen.served.ready = 200
+        await seen.proxy.ready.wait_for(bool)
+        assert seen.told == ("a", None)
+
+
+@pytest.mark.root
+@on_the_link
+async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.ready = 503
+        await seen.proxy.ready.wait_for(lambda ready: ready is None)
+        assert seen.told == (None, "proxy a says that it is not ready")
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.svid.set(SECOND)
+        await trio.sleep(30)
+        assert seen.told == ("a", None)
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+        seen.served.certify(leaf_not_after(SECOND))
+        await trio.sleep(2)
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(SECOND)
+
+
+@pytest.mark.root
+@on_the_link
+async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_another() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        await trio.sleep(3610)
+        assert seen.told == (None, "proxy a has no certificate that is valid")
+        seen.svid.set(SECOND)
+        seen.served.certify(leaf_not_after(SECOND))
+        await seen.proxy.ready.wait_for(bool)
+
+
+@pytest.mark.root
+@on_the_link
+async def test_one_without_any_certificate_has_no_traffic() -> None:
+    async with watched(State.STANDBY) as seen:
+        seen.served.metrics = ""
+        await seen.proxy.problem.wait_for(bool)
+        assert seen.told == (None, "proxy a has no certificate that is valid")
+
+
+@pytest.mark.root
+@on_the_link
+async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_metrics_once_a_minute() -> None:
+    async with watched(State.STANDBY) as seen:
+        await trio.sleep(600.5)
+        asked = Counter(seen.served.asked)
+        assert 295 <= asked["/ready"] <= 302
+        assert 10 <= asked["/metrics"] <= 11
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_renewal_is_looked_for_at_once() -> None:
+    async with watched(State.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        await trio.sleep(0.25)  # the first looks are over, and the next is nearly two seconds away
+        seen.served.certify(leaf_not_after(SECOND))
+        seen.svid.set(SECOND)
+        with trio.fail_after(0.25):
+            await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
+
+
+ALL = frozenset({"/ready", "/metrics"})
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_new_one_that_lets_nobody_ask_counts_by_its_certificate_and_only_ours() -> None:
+    async with watched(State.STARTING) as seen:
+        seen.served.refused = ALL
+        seen.served.take(SECOND)
+        await trio.sleep(20)
+        assert (seen.state, seen.told) == (State.STARTING, (None, None))
+        seen.served.take(FIRST)
+        await seen.proxy.ready.wait_for(bool)
+        assert (seen.state, seen.told) == (State.STANDBY, ("a", None))
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
+    async with watched(State.STANDBY) as seen:
+        seen.served.take(FIRST)
+        seen.served.refused = ALL
+        await trio.sleep(9)
+        assert (seen.told, seen.proxy.refusal.value) == (("a", None), None)  # a policy may be on its way
+        await trio.sleep(60)
+        assert seen.told == ("a", None)
+        assert seen.proxy.refusal.value == (
+            "proxy a does not let this machine ask on its admin port 4191: Linkerd has sent no policy for it yet, or a "
+            "Server for that port has no route for /ready and /metrics; its certificate alone says that it is ready"
+        )
+        seen.served.refused = frozenset()
+        await seen.proxy.refusal.wait_for(lambda refusal: refusal is None)
+
+
+@pytest.mark.root
+@on_the_link
+async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
+    async with watched(State.STANDBY) as seen:
+        seen.served.take(FIRST)
+        seen.served.refused = ALL
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.take(SECOND)
+        seen.svid.set(SECOND)
+        with trio.fail_after(5):
+            await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
+
+
+@pytest.mark.root
+@on_the_link
+async def test_one_that_lets_nobody_ask_and_serves_nothing_has_no_traffic() -> None:
+    async with watched(State.STANDBY) as seen:
+        seen.served.refused = ALL
+        await seen.proxy.problem.wait_for(bool)
+        assert seen.told == (None, "proxy a lets nobody ask, and shows no certificate")

@@ -1,0 +1,186 @@
+"""With the kernel's own memory: a connection that began without rules, and nobody answered, is not bound to that."""
+
+import logging
+import os
+import select
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.redirect.kernel.half_open import forget_unanswered
+from support.needs import need
+from support.own_network import in_own_network
+
+OWN4, FORMER4, ELSEWHERE, OWN6 = "10.96.0.20", "10.96.0.21", "10.96.0.22", "fd00:96::20"
+NOBODY4, NOBODY6 = "10.96.0.90", "fd00:96::90"
+
+REMEMBERING = """
+table inet remembering {
+    chain kept {
+        type nat hook prerouting priority -90
+        ct state invalid accept
+    }
+}
+"""
+"""What keeps the kernel's memory at work while there are no rules of ours; the guard's table has the same."""
+
+RULES = """
+table inet rules {
+    chain outbound {
+        type nat hook output priority -110
+        tcp dport 8080 tcp flags & (fin | syn | rst | ack) == syn redirect to :4140
+    }
+}
+"""
+
+
+DEAF = """
+table inet rules {
+    chain deaf {
+        type filter hook input priority 0
+        tcp dport 4140 drop
+    }
+}
+"""
+"""A proxy that does not answer."""
+
+
+def nft(*arguments: str, rules: str = "") -> None:
+    subprocess.run(["nft", *arguments], input=rules.encode(), check=True)
+
+
+def make_links() -> None:
+    """A neighbourhood in which nobody answers."""
+    commands = (
+        "link set lo up",
+        "link add v0 type veth peer name v1",
+        "link set v0 up",
+        "link set v1 up",
+        f"address add {OWN4}/16 dev v0",
+        f"address add {FORMER4}/32 dev v0",
+        f"address add {ELSEWHERE}/32 dev v0",
+        f"address add {OWN6}/64 dev v0 nodad",
+        f"neighbour add {NOBODY4} lladdr 02:00:00:00:00:99 dev v0",
+        f"neighbour add {NOBODY6} lladdr 02:00:00:00:00:99 dev v0",
+    )
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands).encode(), check=True)
+    nft("-f", "-", rules=REMEMBERING)
+
+
+@contextmanager
+def calling(source: str, port: int, destination: str) -> Iterator[socket.socket]:
+    """A connection attempt with a port of its own, whose first packet is on its way."""
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    with socket.socket(family) as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        caller.bind((source, port))
+        caller.setblocking(False)
+        caller.connect_ex((destination, 8080))
+        yield caller
+
+
+@contextmanager
+def hearing() -> Iterator[list[str]]:
+    """What is logged."""
+    heard: list[str] = []
+
+    class Hearing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    log, handler = logging.getLogger("exclave.redirect.kernel.half_open"), Hearing()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield heard
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+
+
+def remembered(*which: str, family: str = "ipv4") -> list[str]:
+    """Source ports of the kernel's TCP connections."""
+    command = ["conntrack", "-L", "-p", "tcp", "-f", family, *which]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [
+        next(word.partition("=")[2] for word in line.split() if word.startswith("sport="))
+        for line in listed.stdout.splitlines()
+    ]
+
+
+@pytest.mark.root
+@in_own_network()
+async def test_a_connection_of_the_same_ports_passes_by_until_it_is_forgotten_and_is_captured_then() -> None:
+    make_links()
+    with calling(OWN4, 40001, NOBODY4):
+        pass
+    nft("-f", "-", rules=RULES)
+    with socket.create_server(("127.0.0.1", 4140)) as proxy, calling(OWN4, 40001, NOBODY4):
+        assert (remembered(), remembered("--dst-nat")) == (["40001"], [])
+        proxy.settimeout(10.0)
+        await forget_unanswered([])
+        captured, _ = proxy.accept()  # its first packet, sent again
+        captured.close()
+        assert remembered("--dst-nat") == ["40001"]
+
+
+@pytest.mark.root
+@in_own_network()
+async def test_what_was_answered_or_is_translated_or_somebody_else_s_stays() -> None:
+    make_links()
+    with ExitStack() as stack, hearing() as heard:
+        call = [(OWN4, 40002, NOBODY4), (OWN6, 40003, NOBODY6), (FORMER4, 40004, NOBODY4), (ELSEWHERE, 40005, NOBODY4)]
+        for source, port, destination in call:
+            stack.enter_context(calling(source, port, destination))
+        subprocess.run(["ip", "address", "delete", f"{FORMER4}/32", "dev", "v0"], check=True)
+        subprocess.run(["ip", "address", "delete", f"{ELSEWHERE}/32", "dev", "v0"], check=True)
+        nft("-f", "-", rules=RULES)
+        server = stack.enter_context(socket.create_server((OWN4, 9000)))
+        answered = stack.enter_context(socket.create_connection(server.getsockname()))
+        nft("-f", "-", rules=DEAF)
+        stack.enter_context(calling(OWN4, 40006, NOBODY4))  # translated
+        assert remembered(family="ipv6") == ["40003"]
+        await forget_unanswered([FORMER4])  # as an address in the mesh that is no link's
+        assert set(remembered()) == {"40005", "40006", str(answered.getsockname()[1])}
+        assert remembered(family="ipv6") == []
+        assert heard == ["redirect: connections that began while no rules stood, and may begin again: 3"]
+
+
+@pytest.mark.root
+@in_own_network()
+async def test_what_is_answered_meanwhile_stays() -> None:
+    make_links()
+    nft("-f", "-", rules=DEAF.replace("4140", "8080"))
+    with calling(OWN4, 40007, NOBODY4), calling(OWN4, 40008, OWN4) as slow, socket.create_server((OWN4, 8080)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(forget_unanswered, [])
+            await trio.testing.wait_all_tasks_blocked()  # it has seen both, and waits
+            assert set(remembered()) == {"40007", "40008"}
+            nft("delete", "table", "inet", "rules")
+            assert select.select([], [slow], [], 10.0)[1], "its first packet was not sent again"
+        assert remembered() == ["40008"]
+
+
+@pytest.mark.root
+@in_own_network()
+async def test_where_there_is_nothing_to_forget_nothing_is_said() -> None:
+    with hearing() as heard:
+        await forget_unanswered([])
+        assert heard == []
+
+
+async def test_a_kernel_that_says_no_is_logged_with_what_that_means(caplog: pytest.LogCaptureFixture) -> None:
+    need(os.geteuid() == 0, "becoming somebody else needs root")
+    os.seteuid(65534)
+    try:
+        await forget_unanswered([])
+    finally:
+        os.seteuid(0)
+    (line,) = caplog.messages
+    assert line.startswith("redirect: what began while no rules stood may pass by the mesh for two minutes: ")
+    assert "not permitted" in line

@@ -1,0 +1,231 @@
+"""Rules that stop by themselves: what is written and read, and that the kernel does it when nobody lives."""
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+import trio
+
+from exclave.ending import EndingSwitch
+from exclave.kit.tasks.latest import Latest
+from exclave.link.link import open_link
+from exclave.redirect.kernel.nft import find_armed, keep_armed
+from exclave.redirect.kernel.observe import observe
+from exclave.redirect.reconciler import open_redirect
+from exclave.redirect.rules.confirm_timer import gated, render_arming, time_left
+from exclave.redirect.rules.drain_ruleset import render_kept
+from exclave.redirect.rules.policy import RedirectPolicy
+from exclave.redirect.rules.ruleset import render, ruleset_digest
+
+from ..lab import CLUSTER4, VM4, Lab, Seen, as_proxies, open_lab
+from ..policies import PLAIN
+
+TOP = Path(__file__).parents[3]
+POLICY = replace(PLAIN, addresses=(VM4,))
+TIME = 1.0
+
+# Written and read.
+
+
+def test_only_chains_that_capture_ask() -> None:
+    chain = ["chain x {", "    type filter hook prerouting priority -300; policy accept;", "}"]
+    assert gated(chain) == chain
+    assert gated(["set x {", "}"]) == ["set x {", "}"]
+    text = render(replace(PLAIN, armed_until=1.0, capture_interfaces=("docker0",)))
+    assert text.count("type nat hook") == text.count("@armed") == 3
+
+
+def test_a_trial_and_what_keeps_connections_go_on_when_the_time_is_over() -> None:
+    text = render_kept(replace(PLAIN, armed_until=1.0, trial="b"))
+    for chain in ("trial", "kept"):
+        rules = text.split(f"chain {chain} {{", 1)[1].split("}", 1)[0]
+        assert "type nat hook" in rules and "@armed" not in rules
+
+
+def test_the_digest_is_that_of_unconfirmed_rules_whenever_they_end() -> None:
+    digests = {ruleset_digest(replace(PLAIN, armed_until=end)) for end in (0.0, 1.0, 60.0)}
+    assert len(digests) == 1
+    assert ruleset_digest(PLAIN) not in digests
+
+
+@pytest.mark.parametrize(
+    ("left", "line"),
+    [
+        (60.0, "add element inet exclave armed { tcp timeout 60000ms }\n"),
+        (0.0001, "add element inet exclave armed { tcp timeout 1ms }\n"),
+        (0.0, ""),
+        (-5.0, ""),
+    ],
+)
+def test_what_is_left_of_the_time_is_armed_and_nothing_else(left: float, line: str) -> None:
+    assert render_arming(left) == line
+
+
+ARMED_SET = {"set": {"name": "armed", "table": "exclave"}}
+
+
+@pytest.mark.parametrize(
+    ("elements", "left"),
+    [
+        ([{"elem": {"val": "tcp", "timeout": 60, "expires": 41}}], 41.0),
+        ([{"elem": {"val": "tcp", "timeout": 1, "expires": 0}}], 0.1),
+        ([], 0.0),
+        (["tcp"], None),
+    ],
+    ids=["running", "running, less than a second", "over", "kept"],
+)
+def test_what_a_listing_says(elements: list[object], left: float | None) -> None:
+    assert time_left([{"set": {**ARMED_SET["set"], "elem": elements}}]) == left
+    assert time_left([{"set": {"name": "other"}}]) is None
+
+
+def test_time_that_passes_is_no_change_that_others_have_made() -> None:
+    def listed(*elements: object) -> str:
+        made = {"set": {**ARMED_SET["set"], "elem": list(elements)}} if elements else ARMED_SET
+        return json.dumps({"nftables": [{"table": {"name": "exclave"}}, made]})
+
+    running, over = listed({"elem": {"val": "tcp", "timeout": 60, "expires": 41}}), listed()
+    assert observe(running).fingerprint == observe(over).fingerprint
+    assert (observe(running).armed_left, observe(over).armed_left) == (41.0, 0.0)
+
+
+# With the kernel.
+
+AGENT = """
+import sys, trio
+from pathlib import Path
+from dataclasses import replace
+from types import SimpleNamespace
+from exclave.confirm import open_confirm
+from exclave.ending import EndingSwitch
+from exclave.kit.tasks.latest import Latest
+from exclave.redirect import find_armed, open_redirect
+from redirect.policies import PLAIN
+
+async def main(state, address):
+    membership = SimpleNamespace(view=Latest(None))
+    async with open_confirm(Path(state), membership, await find_armed()) as confirming:
+        wanted = Latest(replace(PLAIN, addresses=(address,), armed_until=confirming.arm()))
+        async with open_redirect(wanted, Path(state), EndingSwitch()):
+            print(confirming.view.value.stage.value, flush=True)
+            await trio.sleep_forever()
+
+trio.run(main, *sys.argv[1:])
+"""
+"""As much of an agent as makes rules that are to be confirmed."""
+
+
+@asynccontextmanager
+async def agent(lab: Lab, state: Path) -> AsyncIterator[str]:
+    """An agent in the machine, killed without a word; the stage it tells once its rules are in."""
+    environment = os.environ | {"PYTHONPATH": f"{TOP / 'agent'}:{TOP / 'tests'}"}
+    command = lab.vm.command("setpriv", "--pdeathsig=KILL", sys.executable, "-c", AGENT, str(state), VM4)
+    async with trio.open_nursery() as nursery:
+        run = await nursery.start(lambda task_status: _run(command, environment, task_status))
+        assert run.stdout is not None
+        yield (await run.stdout.receive_some()).decode().strip()
+        run.kill()
+
+
+async def _run(command: list[str], environment: dict[str, str], task_status: "trio.TaskStatus[trio.Process]") -> None:
+    run = await trio.lowlevel.open_process(command, stdout=PIPE, env=environment)
+    task_status.started(run)
+    await run.wait()
+
+
+async def called_until(lab: Lab, who: str) -> None:
+    """Call until somebody answers; each call takes some milliseconds."""
+    with trio.fail_after(20):
+        while (await lab.call(lab.vm, CLUSTER4, 80)).who != who:
+            pass
+
+
+def store(state: Path, **record: object) -> None:
+    (state / "unconfirmed.json").write_text(json.dumps(record))
+
+
+@pytest.mark.root
+async def test_an_agent_that_is_killed_before_anybody_confirms_leaves_rules_that_capture_nothing_new(
+    tmp_path: Path,
+) -> None:
+    """And the next one leaves it so, until somebody confirms; what is being carried goes on all the time."""
+    store(tmp_path, seconds=TIME, begun=False)
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        as_proxies(lab, "a")
+        lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")
+        lab.listen(lab.vm, "application", f"{VM4}/8080")
+        async with agent(lab, tmp_path) as stage:
+            assert stage == "running"
+            inside, outside = lab.talk(lab.vm, CLUSTER4, 80), lab.talk(lab.peer, VM4, 8080)
+            assert (inside.who, outside.who) == ("proxy a", "proxy a")
+        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy a", (CLUSTER4, 80))
+        await called_until(lab, "peer")
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("application")
+        assert inside.is_alive() and outside.is_alive()
+        async with agent(lab, tmp_path) as stage:
+            assert stage == "over"
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "peer"
+            assert inside.is_alive() and outside.is_alive()
+        (tmp_path / "unconfirmed.json").unlink()
+        async with agent(lab, tmp_path) as stage:
+            assert stage == "confirmed"
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
+            assert inside.is_alive() and outside.is_alive()
+
+
+@pytest.mark.root
+async def test_the_next_agent_takes_over_what_is_left_of_the_time(tmp_path: Path) -> None:
+    store(tmp_path, seconds=30.0, begun=False)
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        for _ in range(2):
+            async with agent(lab, tmp_path) as stage:
+                assert stage == "running"
+                left = await find_armed()
+                assert left is not None and 40 < left <= 45  # with the grace
+    assert json.loads((tmp_path / "unconfirmed.json").read_text()) == {"seconds": 30.0, "begun": True}
+
+
+@pytest.mark.root
+async def test_rules_can_be_confirmed_from_cold_while_their_time_runs(tmp_path: Path) -> None:
+    store(tmp_path, seconds=TIME, begun=False)
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        async with agent(lab, tmp_path):
+            pass
+        await keep_armed()
+        assert "tcp }" in await lab.nft("list", "set", "inet", "exclave", "armed")
+        assert await find_armed() is None
+
+
+@pytest.mark.root
+async def test_rules_whose_time_is_over_are_not_brought_back_from_cold() -> None:
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        wanted = Latest[RedirectPolicy | None](replace(POLICY, armed_until=0.0))
+        async with open_redirect(wanted, lab.network.scratch, EndingSwitch()) as redirect:
+            assert redirect.in_place
+        await keep_armed()
+        assert "elements" not in await lab.nft("list", "set", "inet", "exclave", "armed")
+
+
+@pytest.mark.root
+async def test_a_living_agent_ends_the_time_before_the_kernel_does_or_for_good() -> None:
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        as_proxies(lab, "a")
+        lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")
+        wanted = Latest[RedirectPolicy | None](replace(POLICY, armed_until=trio.current_time() + 600))
+        async with open_redirect(wanted, lab.network.scratch, EndingSwitch()) as redirect:
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
+            stays = lab.talk(lab.vm, CLUSTER4, 80)
+            wanted.set(replace(POLICY, armed_until=0.0))
+            await redirect.observed.wait_for(lambda seen: seen.armed_left == 0)
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "peer"
+            wanted.set(POLICY)
+            await redirect.observed.wait_for(lambda seen: seen.armed_left is None)
+            assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
+            assert stays.is_alive()
+            assert redirect.repairs == 0

@@ -1,0 +1,145 @@
+"""What a host never wants captured, found on hosts that are made for it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from exclave.config import RedirectConfig
+from exclave.redirect import exclusions as surroundings
+from exclave.redirect.exclusions import find_accounts, find_ssh_ports, look_around
+from exclave.redirect.rules.policy import Surroundings
+
+LISTEN = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
+SERVE = """
+import os, socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+caller = socket.create_connection(listener.getsockname())
+session, _ = listener.accept()
+os.dup2(session.fileno(), 0)
+listener.close(), session.close()
+"""
+TELL = "print(caller.getpeername()[1], flush=True); caller.recv(1)"
+ASK = "from exclave.redirect.exclusions import find_ssh_session; print(find_ssh_session())"
+
+
+@pytest.fixture(autouse=True)
+def _no_ssh_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    monkeypatch.setattr(surroundings, "CONFIGURATION", tmp_path / "ssh")
+
+
+@contextmanager
+def running(name: str, program: str, folder: Path, *before: str) -> Iterator[int]:
+    """A program under the name of another; the port that it says it has."""
+    link = folder / name
+    link.symlink_to(os.path.realpath(sys.executable))
+    command = [*before, str(link), "-I", "-S", "-c", program + "\nsys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["sshd", "dropbear"])
+def test_ports_where_an_ssh_server_listens_are_found(name: str, tmp_path: Path) -> None:
+    with running(name, LISTEN, tmp_path) as port:
+        assert port in find_ssh_ports()
+    assert port not in find_ssh_ports()
+
+
+@pytest.mark.parametrize("name", ["sshd", "sshd-session"])
+def test_the_port_of_a_session_counts_where_systemd_listens_for_the_server(name: str, tmp_path: Path) -> None:
+    with running(name, SERVE + TELL, tmp_path) as port:
+        assert port in find_ssh_ports()
+
+
+FORWARDS = {
+    "for a caller that a server has accepted": """
+if os.fork():
+    os.wait()
+{forward}
+""",
+    "for a caller that systemd has accepted": SERVE + "import time\n{forward}",
+}
+
+
+@pytest.mark.parametrize("sessions", FORWARDS.values(), ids=FORWARDS)
+def test_a_port_that_somebody_forwards_is_none_of_ssh_s(sessions: str, tmp_path: Path) -> None:
+    """Or one `ssh -R 8080:…` would take the group's port from the mesh."""
+    forward = 's = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True); time.sleep(600)'
+    program = "import os, socket, sys, time" + sessions.format(forward=forward)
+    with running("sshd", program, tmp_path) as port:
+        assert port not in find_ssh_ports()
+
+
+def test_another_program_s_port_is_none_of_ssh_s(tmp_path: Path) -> None:
+    with running("sshd-not", LISTEN, tmp_path) as port:
+        assert port not in find_ssh_ports()
+
+
+@pytest.mark.root
+def test_an_ssh_server_in_a_container_says_nothing_of_this_host_s_ports(tmp_path: Path) -> None:
+    inside = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+    with running("sshd", LISTEN, tmp_path, *inside) as port:
+        assert port not in find_ssh_ports()
+
+
+def test_ports_of_its_configuration_count(tmp_path: Path) -> None:
+    folder = tmp_path / "ssh"
+    (folder / "sshd_config.d").mkdir(parents=True)
+    (folder / "sshd_config").write_text(
+        '# Port 1\nPort 3022\n  port=3023 # why\nPort "3024"\nPortage 2\nPort 99999\nPort x\nListenAddress ::\n'
+    )
+    (folder / "sshd_config.d" / "fleet.conf").write_text("Port 3025\n")
+    (folder / "sshd_config.d" / "fleet.conf.old").write_text("Port 3\n")
+    (folder / "sshd_config.d" / "folder.conf").mkdir()
+    assert {3022, 3023, 3024, 3025} <= set(find_ssh_ports())
+    assert not {1, 2, 3} & set(find_ssh_ports())
+
+
+SESSIONS = {
+    "none": ("", ((), ())),
+    "of IPv4": ("10.42.0.77 50000 10.77.0.20 2022", (("10.42.0.77",), (2022,))),
+    "of IPv6": ("FE80::7%eth0 50000 fe80::1%eth0 22", (("fe80::7",), (22,))),
+    "cut off": ("10.42.0.77 50000", ((), ())),
+    "of no address": ("here 50000 there 22", ((), ())),
+}
+
+
+@pytest.mark.parametrize(("told", "found"), SESSIONS.values(), ids=SESSIONS)
+@pytest.mark.parametrize("by", ["itself", "its parent's parent"])
+def test_the_session_that_a_program_was_started_in_is_found(told: str, found: object, by: str) -> None:
+    """Also behind sudo, which does not hand it on."""
+    ask = [sys.executable, "-c", ASK]
+    command = ask if by == "itself" else ["sh", "-c", 'env -u SSH_CONNECTION "$@"; :', "sh", *ask]
+    environment = {**os.environ, "SSH_CONNECTION": told}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(found)
+
+
+def test_numbers_of_users_and_groups_are_found_by_name() -> None:
+    config = RedirectConfig(exclude_users=("root", "4242"), exclude_groups=("root", "4343"))
+    assert find_accounts(config) == ((0, 4242), (0, 4343))
+
+
+def test_every_user_and_group_that_does_not_exist_is_told() -> None:
+    with pytest.raises(ValueError) as caught:
+        find_accounts(RedirectConfig(exclude_users=("nobody-here", "root"), exclude_groups=("none-here",)))
+    assert str(caught.value) == (
+        "redirect.exclude_users: there is no user nobody-here; redirect.exclude_groups: there is no group none-here"
+    )
+
+
+async def test_a_look_finds_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "find_ssh_ports", lambda: (2222,))
+    monkeypatch.setattr(surroundings, "find_ssh_session", lambda: (("10.42.0.77",), (2022,)))
+    found = await look_around(RedirectConfig(exclude_users=("4242",), exclude_groups=("4343",)))
+    assert found == Surroundings((4242,), (4343,), (2022, 2222), ("10.42.0.77",))

@@ -1,0 +1,425 @@
+"""The redirect with the kernel that is to do it: who gets which connection, and what others can do to the rules."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from exclave.ending import Ending, EndingSwitch
+from exclave.kit.tasks.latest import Latest
+from exclave.link.link import open_link
+from exclave.redirect.kernel.nft import remove_table
+from exclave.redirect.plan import decide
+from exclave.redirect.reconciler import Redirect, open_redirect
+from exclave.redirect.rules.policy import RedirectPolicy, Server
+from exclave.redirect.rules.ruleset import ruleset_digest
+from exclave.redirect.table_door import open_table
+from support.breaking import falling_over_once
+from support.own_network import in_own_network
+
+from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, VM6, Lab, Seen, as_proxies, doors_inside, open_lab
+from .policies import PLAIN, PROXY
+
+POLICY = replace(
+    PLAIN,
+    addresses=(VM4,),
+    networks=("10.42.0.0/16", "fd00:42::/32"),
+    exempt_outbound_ports=(3306,),
+    exempt_networks=("10.42.0.40/32",),
+    exempt_uids=(4242,),
+    servers=(Server(CLUSTER4, 6443),),
+    families=(4, 6),
+)
+
+Wanted = Latest[RedirectPolicy | None]
+
+
+@asynccontextmanager
+async def redirected(lab: Lab, policy: RedirectPolicy, *instances: str) -> AsyncIterator[tuple[Wanted, Redirect]]:
+    endings = EndingSwitch()
+    endings.ask_nowait(Ending.STOP)
+    wanted = Wanted(policy)
+    async with open_link(endings), open_table(endings):
+        as_proxies(lab, *(instances or ("a",)))
+        async with open_redirect(wanted, lab.network.scratch, endings) as redirect:
+            yield wanted, redirect
+
+
+@pytest.mark.root
+async def test_calls_to_the_group_s_ports_reach_the_proxy_with_their_destination() -> None:
+    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
+        lab.listen(lab.vm, "application", f"{VM4}/8080", f"{VM4}/9100", f"{VM4}/22")
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+        assert await lab.call(lab.peer, VM4, 4143) == Seen("proxy a", (VM4, 4143))  # opaque traffic of pods
+        assert await lab.call(lab.peer, VM4, 9100) == Seen("application")  # not a port of the group
+        assert await lab.call(lab.peer, VM4, 22) == Seen("application")
+        await redirect.refresh()
+        assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (2, 0)
+
+
+@pytest.mark.root
+async def test_calls_of_programs_reach_the_proxy_with_their_destination_unless_exempt() -> None:
+    async with open_lab() as lab:
+        await lab.peer.add_address("10.42.0.40/32")
+        ports = (80, 22, 6443, 3306)
+        lab.listen(lab.peer, "peer", *(f"{CLUSTER4}/{port}" for port in ports), f"{PEER4}/80", "10.42.0.40/80")
+        async with redirected(lab, POLICY) as (_, redirect):
+            assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy a", (CLUSTER4, 80))
+            assert await lab.call(lab.vm, CLUSTER4, 81) == Seen("proxy a", (CLUSTER4, 81))
+            assert await lab.call(lab.vm, CLUSTER6, 80) == Seen("proxy a", (CLUSTER6, 80))
+            for why, call in {
+                "SSH": lab.call(lab.vm, CLUSTER4, 22),
+                "the API server": lab.call(lab.vm, CLUSTER4, 6443),
+                "an excluded port": lab.call(lab.vm, CLUSTER4, 3306),
+                "an excluded network": lab.call(lab.vm, "10.42.0.40", 80),
+                "no network of the cluster": lab.call(lab.vm, PEER4, 80),
+                "the proxy itself": lab.call(lab.vm, CLUSTER4, 80, uid=PROXY),
+                "an excluded user": lab.call(lab.vm, CLUSTER4, 80, uid=4242),
+            }.items():
+                assert await call == Seen("peer"), why
+            await redirect.settle()
+            assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (0, 3)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("networks", [("10.0.0.0/8",), None, ()], ids=["cluster", "all", "none"])
+async def test_calls_to_oneself_pass_by_the_proxy(networks: tuple[str, ...] | None) -> None:
+    """Also the proxy's own: it dials the original destination, and would call itself for ever."""
+    async with open_lab() as lab, redirected(lab, replace(POLICY, networks=networks)):
+        lab.listen(lab.vm, "application", f"{VM4}/8080", "127.0.0.1/8080")
+        for address in (VM4, "127.0.0.1"):
+            assert await lab.call(lab.vm, address, 8080) == Seen("application")
+            assert await lab.call(lab.vm, address, 8080, uid=PROXY) == Seen("application")
+
+
+@pytest.mark.root
+async def test_a_member_of_ipv6_is_reached_by_ipv6() -> None:
+    async with open_lab() as lab, redirected(lab, replace(POLICY, addresses=(VM6,))):
+        lab.listen(lab.vm, "application", f"{VM4}/8080")
+        assert await lab.call(lab.peer, VM6, 8080) == Seen("proxy a", (VM6, 8080))
+        assert await lab.call(lab.peer, VM6, 4143) == Seen("proxy a", (VM6, 4143))
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("application")
+
+
+@pytest.mark.root
+async def test_everything_is_captured_where_that_is_wanted_but_the_metadata_service() -> None:
+    async with open_lab() as lab:
+        await lab.peer.add_address("169.254.169.254/32")
+        await lab.vm.add_route("169.254.169.254/32")
+        lab.listen(lab.peer, "metadata", "169.254.169.254/80")
+        async with redirected(lab, replace(POLICY, networks=None)):
+            assert await lab.call(lab.vm, PEER4, 443) == Seen("proxy a", (PEER4, 443))
+            assert await lab.call(lab.vm, "169.254.169.254", 80) == Seen("metadata")
+
+
+@pytest.mark.root
+async def test_a_neighbour_cannot_reach_the_private_link() -> None:
+    async with open_lab() as lab:
+        for network in ("169.254.77.0/29", "fd77:ec1a:7e::/64"):
+            await lab.peer.must("ip", "route", "add", network, "via", VM6 if ":" in network else VM4)
+        endings = EndingSwitch()
+        endings.ask_nowait(Ending.STOP)
+        places = [("169.254.77.1", 4140), ("169.254.77.1", 4191), ("fd77:ec1a:7e::1", 4140)]
+        async with open_link(endings), open_table(endings):
+            lab.listen(lab.vm, "link", *(f"{address}/{port}" for address, port in places))
+            for address, port in places:
+                assert (await lab.call(lab.peer, address, port)).who == "link"  # so the drop is what keeps it out
+            async with open_redirect(Wanted(POLICY), lab.network.scratch, endings) as redirect:
+                for address, port in places:
+                    assert (await lab.call(lab.peer, address, port, timeout=0.3)).who == "TimeoutError"
+                    assert (await lab.call(lab.vm, address, port)).who == "link"
+                await redirect.settle()
+                assert redirect.observed.value.dropped >= len(places)
+
+
+@pytest.mark.root
+async def test_a_swap_takes_new_connections_and_leaves_the_old_ones() -> None:
+    async with open_lab() as lab, redirected(lab, POLICY, "a", "b") as (wanted, redirect):
+        inbound, outbound = lab.talk(lab.peer, VM4, 8080), lab.talk(lab.vm, CLUSTER4, 80)
+        assert (inbound.who, outbound.who) == ("proxy a", "proxy a")
+        wanted.set(replace(POLICY, instance="b"))
+        assert not redirect.in_place
+        await redirect.observed.wait_for(lambda observed: observed.instance == "b")
+        assert redirect.in_place
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy b", (VM4, 8080))
+        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy b", (CLUSTER4, 80))
+        assert inbound.is_alive()
+        assert outbound.is_alive()
+
+
+@pytest.mark.root
+async def test_where_the_proxy_is_dead_outbound_may_open_while_inbound_stays_closed() -> None:
+    async with open_lab() as lab, redirected(lab, POLICY, "b") as (wanted, redirect):
+        lab.listen(lab.vm, "application", f"{VM4}/8080")
+        lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")
+        assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "ConnectionRefusedError"
+        wanted.set(replace(POLICY, outbound=False))
+        await redirect.observed.wait_for(lambda observed: observed.digest != ruleset_digest(POLICY))
+        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("peer")
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
+
+
+FOREIGN = {
+    "flushed all rules of the host": "flush ruleset",
+    "deleted the table": "delete table inet exclave",
+    "emptied a chain": "flush chain inet exclave outbound",
+    "added a rule": "insert rule inet exclave inbound accept",
+    "widened a set": "add element inet exclave passed_ports { 80 }",
+    "narrowed a set": "delete element inet exclave captured_ports { 8080 }",
+    "made the table sleep": "add table inet exclave { flags dormant; }",
+    "made a chain drop": "chain inet exclave foreign { policy drop; }",
+}
+
+
+@pytest.mark.root
+async def test_what_others_do_to_the_rules_is_noticed_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
+        await redirect.settle()
+        assert redirect.repairs == 0
+        for repairs, (what, command) in enumerate(FOREIGN.items(), 1):
+            caplog.clear()
+            await lab.nft(*command.split(" "))
+            await redirect.settle()  # unless its keeper, which looks once after the opening, was faster
+            assert redirect.repairs == repairs, what
+            assert redirect.in_place
+            assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080)), what
+            told = [line for line in caplog.messages if line.startswith("redirect: others changed")]
+            assert len(told) == 1, caplog.messages
+
+
+@pytest.mark.root
+async def test_what_began_by_narrower_rules_and_nobody_answers_begins_anew() -> None:
+    nobody = "10.42.0.77"
+    async with open_lab() as lab, redirected(lab, replace(POLICY, outbound=False)) as (wanted, _):
+        await lab.vm.must("ip", "neighbour", "add", nobody, "lladdr", "02:00:00:00:00:99", "dev", "eth0")
+
+        async def widen() -> None:
+            while b"sport=40001" not in await lab.vm.must("conntrack", "-L", "-p", "tcp"):
+                continue
+            wanted.set(POLICY)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(widen)
+            seen = await lab.call(lab.vm, nobody, 80, timeout=20.0, source_port=40001)
+        assert seen == Seen("proxy a", (nobody, 80))
+
+
+@pytest.mark.root
+async def test_the_rules_of_others_stay_as_they_are() -> None:
+    theirs = (
+        "add table ip theirs; add chain ip theirs c { type nat hook output priority 0; }; add rule ip theirs c accept"
+    )
+    async with open_lab() as lab:
+        await lab.nft(theirs)
+        before = await lab.nft("list", "ruleset")
+        async with redirected(lab, POLICY) as (wanted, redirect):
+            assert await lab.nft("list", "table", "ip", "theirs") in before
+            await lab.nft("add table inet exclave-like")
+            await redirect.settle()
+            assert redirect.repairs == 0
+            await lab.nft("delete table inet exclave-like")
+            wanted.set(None)
+            await redirect.observed.wait_for(lambda observed: observed.is_holding)
+            assert await lab.nft("list", "table", "ip", "theirs") in before
+        assert await lab.nft("list", "ruleset") == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
+async def test_what_stands_after_each_ending(ending: Ending) -> None:
+    async with open_lab() as lab:
+        endings = EndingSwitch()
+        async with open_redirect(Wanted(POLICY), lab.network.scratch, endings):
+            if ending is not Ending.HAND_OVER:
+                endings.ask_nowait(ending)
+        chains = re.findall("chain (\\w+)", await lab.nft("list", "table", "inet", "exclave"))
+        captures = ["inbound", "outbound"] if ending is Ending.HAND_OVER else []
+        assert chains == ["foreign", *captures, "kept"]  # until the link's door removes it, after the proxy's end
+        assert (lab.network.scratch / "rules.json").exists() == (ending is Ending.HAND_OVER)
+        for _ in range(2):
+            await remove_table()
+        assert await lab.nft("list", "tables") == ""
+
+
+@pytest.mark.root
+async def test_rules_left_by_an_earlier_agent_and_changed_since_are_replaced_and_no_connection_notices() -> None:
+    async with open_lab() as lab:
+        async with open_link(EndingSwitch()):
+            as_proxies(lab, "a")
+            async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()):
+                pass
+        inbound = lab.talk(lab.peer, VM4, 8080)
+        await lab.nft("insert rule inet exclave inbound tcp dport 8080 accept")  # while no agent looked
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
+        async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()) as redirect:
+            assert redirect.in_place
+            assert redirect.repairs == 1
+            assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+            assert inbound.is_alive()
+
+
+def handles(listing: str) -> list[str]:
+    """A rule that was made anew has another handle."""
+    return re.findall(r"# handle (\d+)", listing)
+
+
+EARLIER: dict[str, tuple[RedirectPolicy, dict[str, str], bool]] = {
+    "the same rules": (POLICY, {}, True),
+    "a policy that makes the same rules": (replace(POLICY, exempt_inbound_ports=(22,)), {}, True),
+    "rules for another instance": (replace(POLICY, instance="b"), {}, False),
+    "rules before the last boot": (POLICY, {"boot_id": "another"}, False),
+    "rules of another exclave": (POLICY, {"rules": "another"}, False),
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("earlier", "noted", "kept"), EARLIER.values(), ids=EARLIER)
+async def test_rules_that_an_earlier_agent_made_are_kept_if_they_are_the_wanted_ones(
+    earlier: RedirectPolicy, noted: dict[str, str], kept: bool
+) -> None:
+    async with open_lab() as lab:
+        async with open_redirect(Wanted(earlier), lab.network.scratch, EndingSwitch()):
+            pass
+        made = lab.network.scratch / "rules.json"
+        made.write_text(json.dumps(json.loads(made.read_text()) | noted))
+        before = handles(await lab.nft("-a", "list", "table", "inet", "exclave"))
+        async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()) as redirect:
+            assert redirect.in_place
+            assert redirect.repairs == 0
+            assert (handles(await lab.nft("-a", "list", "table", "inet", "exclave")) == before) == kept
+            await lab.nft("flush", "chain", "inet", "exclave", "outbound")  # what was kept is watched over, too
+            await redirect.settle()
+            assert redirect.repairs == 1
+
+
+@pytest.mark.root
+async def test_rules_that_fail_leave_the_ones_that_stand_and_are_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_lab() as lab, redirected(lab, POLICY, "a", "b") as (wanted, redirect):
+        with doors_inside(lab.vm, lab.network.scratch, prefix="false"):
+            wanted.set(replace(POLICY, instance="b"))
+            problem = await redirect.problem.wait_for(lambda problem: problem is not None)
+        assert problem is not None
+        assert problem.message == "nft refused the rules: no word"
+        assert not redirect.in_place
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy a"
+        with doors_inside(lab.vm, lab.network.scratch):
+            await redirect.settle()
+        assert redirect.in_place
+        assert redirect.problem.value is None
+        assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy b"
+        assert [message for message in caplog.messages if "refused" in message] == [
+            "redirect: nft refused the rules: no word "
+            "(the kernel needs nf_tables with NAT (modules nft_chain_nat, nf_conntrack))"
+        ]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("is_heard", [True, False], ids=["changes are heard of, and this one was missed", "none are"])
+async def test_a_look_now_and_then_finds_what_was_not_heard_of(is_heard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "exclave.redirect.reconciler.LOOK_SELDOM" if is_heard else "exclave.redirect.reconciler.LOOK_EVERY", 0.05
+    )
+    if not is_heard:
+        monkeypatch.setattr("exclave.redirect.kernel.monitor._GROUP", 4000)
+    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):  # which hears of this network, not of vm's
+        await lab.nft("flush", "ruleset")
+        with trio.fail_after(20):
+            while redirect.repairs == 0 or not redirect.in_place:
+                await redirect.observed.wait_change()
+        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+
+
+@pytest.mark.root
+def test_what_others_do_is_heard_of_and_repaired_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With how often nft was run for it, and that it comes to rest: what we do ourselves is heard of as well."""
+
+    @in_own_network()
+    async def repaired() -> None:
+        with counted_nft(tmp_path) as count:
+            async with open_redirect(Wanted(POLICY), tmp_path, EndingSwitch()) as redirect:
+                await at_rest()
+                assert redirect.in_place
+                for repairs, command in enumerate(FOREIGN.values(), 1):
+                    caplog.clear()
+                    before = count()
+                    subprocess.run(["nft", *command.split(" ")], check=True)
+                    with trio.fail_after(20):
+                        while redirect.repairs < repairs or not redirect.in_place:
+                            await redirect.observed.wait_change()
+                    await at_rest()
+                    assert count() - before <= 1 + 4  # theirs; look, load, look, and a look at what that changed
+                    assert redirect.repairs == repairs
+                    (message,) = caplog.messages
+                    assert message.startswith("redirect: others changed or removed our table (nft, process ")
+
+    repaired()
+
+
+@pytest.mark.root
+def test_whoever_undoes_every_repair_is_not_answered_without_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exclave.redirect.reconciler.FIGHT", 3)
+    monkeypatch.setattr("exclave.redirect.plan.FIGHT", 3)
+    monkeypatch.setattr("exclave.redirect.plan.PAUSE", 3600.0)
+
+    @in_own_network()
+    async def fought() -> None:
+        with counted_nft(tmp_path):
+            async with open_redirect(Wanted(POLICY), tmp_path, EndingSwitch()) as redirect:
+                await at_rest()
+                for _ in range(5):
+                    subprocess.run(["nft", "flush ruleset"], check=True)
+                    await at_rest()
+                assert redirect.repairs == 3
+        fights = [message for message in caplog.messages if "undo" in message]
+        assert fights == ["redirect: others undo what is repaired at once; it is repaired once in 3600 s"]
+
+    fought()
+
+
+async def at_rest() -> None:
+    """Wait until no task has had anything to do for longer than a program runs."""
+    with trio.fail_after(20):
+        await trio.testing.wait_all_tasks_blocked(cushion=0.3)
+
+
+@contextmanager
+def counted_nft(folder: Path) -> Iterator[Callable[[], int]]:
+    """`nft` runs in the network of this thread, whoever starts it; how often it did."""
+    home, counted = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net", folder / "counted"
+    script = folder / "nft"
+    script.write_text(f'#!/bin/sh\necho >> {counted}\nexec nsenter --net={home} -- {shutil.which("nft")} "$@"\n')
+    script.chmod(0o755)
+    before = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}:{before}"
+    try:
+        yield lambda: len(counted.read_bytes())
+    finally:
+        os.environ["PATH"] = before
+
+
+async def test_a_fault_of_ours_ends_the_agent_by_handing_over_and_the_rules_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_lab() as lab, open_link(EndingSwitch()):
+        as_proxies(lab, "a")
+        wanted = Wanted(POLICY)
+        with pytest.raises(RuntimeError, match="it fell over"):
+            async with open_redirect(wanted, lab.network.scratch, EndingSwitch()):
+                stays = lab.talk(lab.vm, CLUSTER4, 80)
+                falling_over_once(monkeypatch, "exclave.redirect.reconciler.decide", decide)
+                wanted.set(replace(POLICY, instance="b"))
+                await trio.sleep_forever()
+        assert stays.is_alive()
+        assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"

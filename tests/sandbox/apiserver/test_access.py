@@ -1,0 +1,128 @@
+"""RBAC: who may do what, as a table of sentences, and at what cost."""
+
+from typing import Any
+
+import pytest
+
+from exclave_sandbox.apiserver.access import ANONYMOUS, AccessRules, Attempt, User, account_user
+
+MACHINE = account_user("g-vms", "web.vm.abcde-1")
+OTHER = account_user("h-vms", "web.vm.abcde-1")
+ALICE = User("alice", ("admins", "system:authenticated"))
+
+
+def rule(verbs: str, resources: str, group: str = "exclave.dev", names: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {"verbs": verbs.split(), "resources": resources.split(), "apiGroups": [group]}
+    return {**found, "resourceNames": names.split()} if names else found
+
+
+def bind(rules: AccessRules, name: str, subject: dict[str, str]) -> None:
+    """Give the Role `machines` of namespace `g` to a subject."""
+    rules.note("RoleBinding", "g", name, {"roleRef": {"kind": "Role", "name": "machines"}, "subjects": [subject]})
+
+
+def make_rules() -> AccessRules:
+    rules = AccessRules()
+    own = [rule("get patch create", "members"), rule("list watch", "members", names="m")]
+    rules.note("Role", "g", "machines", {"rules": [*own, rule("patch", "*/status")]})
+    rules.note("Role", "g-vms", "token", {"rules": [rule("create", "serviceaccounts/token", "")]})
+    rules.note("ClusterRole", "", "reader", {"rules": [rule("get list", "*", "*")]})
+    rules.note("ClusterRole", "", "all", {"rules": [rule("*", "*", "*")]})
+    group = {"kind": "Group", "name": "system:serviceaccounts:g-vms"}
+    account = {"kind": "ServiceAccount", "name": "web.vm.abcde-1", "namespace": "h-vms"}
+    for kind, namespace, role_kind, role, subject in (
+        ("RoleBinding", "g", "Role", "machines", group),
+        ("RoleBinding", "g-vms", "Role", "token", group),
+        ("RoleBinding", "h", "ClusterRole", "reader", account),
+        ("RoleBinding", "h", "Role", "absent", group),
+        ("ClusterRoleBinding", "", "ClusterRole", "reader", {"kind": "User", "name": "alice"}),
+    ):
+        binding = {"roleRef": {"kind": role_kind, "name": role}, "subjects": [subject]}
+        rules.note(kind, namespace, f"{role}-{subject['kind']}", binding)
+    return rules
+
+
+@pytest.mark.parametrize(
+    ("user", "attempt", "allowed"),
+    [
+        pytest.param(MACHINE, Attempt("get", "exclave.dev", "members", "g", "x"), True, id="a group's role holds"),
+        pytest.param(OTHER, Attempt("get", "exclave.dev", "members", "g", "x"), False, id="not for other groups"),
+        pytest.param(MACHINE, Attempt("delete", "exclave.dev", "members", "g", "x"), False, id="not for other verbs"),
+        pytest.param(MACHINE, Attempt("get", "exclave.dev", "members", "h", "x"), False, id="nor other namespaces"),
+        pytest.param(MACHINE, Attempt("get", "other.dev", "members", "g", "x"), False, id="nor other API groups"),
+        pytest.param(MACHINE, Attempt("get", "exclave.dev", "members/status", "g", "x"), False, id="nor subresources"),
+        pytest.param(MACHINE, Attempt("patch", "exclave.dev", "members/status", "g", "x"), True, id="*/status is one"),
+        pytest.param(MACHINE, Attempt("create", "exclave.dev", "members", "g"), True, id="create without a name"),
+        pytest.param(MACHINE, Attempt("watch", "exclave.dev", "members", "g", "m"), True, id="watch by its own name"),
+        pytest.param(MACHINE, Attempt("watch", "exclave.dev", "members", "g", "o"), False, id="watch by another name"),
+        pytest.param(MACHINE, Attempt("watch", "exclave.dev", "members", "g"), False, id="watch of all"),
+        pytest.param(MACHINE, Attempt("create", "", "serviceaccounts/token", "g-vms", "a"), True, id="a token"),
+        pytest.param(MACHINE, Attempt("create", "", "serviceaccounts", "g-vms"), False, id="but no account"),
+        pytest.param(MACHINE, Attempt("get", "", "pods", "h"), False, id="a binding to a missing role gives nothing"),
+        pytest.param(OTHER, Attempt("get", "", "pods", "h"), True, id="a ClusterRole holds where it is bound"),
+        pytest.param(OTHER, Attempt("get", "", "pods", "g"), False, id="and nowhere else"),
+        pytest.param(OTHER, Attempt("get", "", "pods/status", "h"), True, id="* takes in subresources"),
+        pytest.param(ALICE, Attempt("list", "", "nodes"), True, id="bound in the whole cluster, at cluster scope"),
+        pytest.param(ALICE, Attempt("list", "", "pods", "g"), True, id="bound in the whole cluster, in a namespace"),
+        pytest.param(ALICE, Attempt("delete", "", "pods", "g"), False, id="bound in the whole cluster, another verb"),
+        pytest.param(ANONYMOUS, Attempt("get", "", "pods", "g"), False, id="nobody may do nothing"),
+        pytest.param(User("x", ("system:masters",)), Attempt("delete", "", "pods"), True, id="masters may do all"),
+    ],
+)
+def test_decisions(user: User, attempt: Attempt, allowed: bool) -> None:
+    assert make_rules().allows(user, attempt) is allowed
+
+
+def test_resource_names_never_allow_a_creation() -> None:
+    rules = AccessRules()
+    rules.note("Role", "g", "r", {"rules": [rule("create", "members", names="n")]})
+    binding = {"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "alice"}]}
+    rules.note("RoleBinding", "g", "b", binding)
+    assert not rules.allows(ALICE, Attempt("create", "exclave.dev", "members", "g"))
+
+
+def test_changes_of_roles_and_bindings_hold_at_once() -> None:
+    rules, attempt = make_rules(), Attempt("get", "exclave.dev", "members", "g", "x")
+    rules.note("Role", "g", "machines", {"rules": []})
+    assert not rules.allows(MACHINE, attempt)
+    rules.note("Role", "g", "machines", {"rules": [rule("get", "members")]})
+    assert rules.allows(MACHINE, attempt)
+    bind(rules, "machines-Group", {"kind": "User", "name": "alice"})
+    assert not rules.allows(MACHINE, attempt)
+    assert rules.allows(ALICE, attempt)
+    bind(rules, "machines-Group", {"kind": "Group", "name": "system:serviceaccounts:g-vms"})
+    assert rules.allows(MACHINE, attempt)
+    rules.note("RoleBinding", "g", "machines-Group", None)
+    rules.note("Role", "g", "machines", None)
+    assert not rules.allows(MACHINE, attempt)
+
+
+def test_a_refusal_names_who_what_and_where() -> None:
+    attempt = Attempt("patch", "exclave.dev", "members/status", "g", "web-1")
+    assert attempt.refused(MACHINE) == (
+        'User "system:serviceaccount:g-vms:web.vm.abcde-1" cannot patch resource "members/status" in API group '
+        '"exclave.dev" in the namespace "g"'
+    )
+    assert Attempt("list", "", "namespaces").refused(ALICE) == (
+        'User "alice" cannot list resource "namespaces" in API group "" at the cluster scope'
+    )
+
+
+class CountingRules(dict[Any, Any]):
+    """Rules that count how often they are looked at."""
+
+    looked = 0
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.looked += 1
+        return super().get(key, default)
+
+
+def test_other_peoples_bindings_cost_a_decision_nothing() -> None:
+    rules = make_rules()
+    for number in range(2000):
+        bind(rules, f"b{number}", {"kind": "ServiceAccount", "name": f"other-{number}", "namespace": "g-vms"})
+    counting = CountingRules(rules._rules)
+    rules._rules = counting
+    assert not rules.allows(MACHINE, Attempt("delete", "exclave.dev", "members", "g", "x"))
+    assert counting.looked <= 2

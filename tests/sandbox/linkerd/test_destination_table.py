@@ -1,0 +1,177 @@
+"""What the destination controller would answer, case by case, from objects in their real shapes."""
+
+from typing import Any
+
+import pytest
+
+from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object
+from exclave.cluster.watch_events import Listed, Removed, Upserted
+from exclave_sandbox.linkerd.destination_table import FOLLOWED, Endpoint, NoEndpoints, Table
+
+VM, POD, WEB, ORDERS = "10.77.0.20", "10.42.0.10", "10.96.0.80", "10.96.0.90"
+SPIFFE = "spiffe://cluster.local/ns/shop/sa/web"
+SERVER_NAME = "web.shop.svc.cluster.local"
+POD_NAME = "orders.shop.serviceaccount.identity.linkerd.cluster.local"
+
+MACHINE = Endpoint(VM, 8080, SPIFFE, SERVER_NAME, opaque=False)
+MESHED_POD = Endpoint(POD, 8080, POD_NAME, POD_NAME, opaque=False)
+
+
+def service(name: str, address: str, **spec: Any) -> Object:
+    listed = [{"port": 80, "targetPort": "http"}, {"port": 8080}]
+    return {
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"clusterIP": address, "selector": {"app": name}, "ports": listed, **spec},
+    }
+
+
+def workload(name: str = "web-1", ready: str = "True", address: str = VM, **spec: Any) -> Object:
+    return {
+        "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}, "annotations": {}},
+        "spec": {
+            "meshTLS": {"identity": SPIFFE, "serverName": SERVER_NAME},
+            "workloadIPs": [{"ip": address}],
+            "ports": [{"name": "http", "port": 8080}],
+            **spec,
+        },
+        "status": {"conditions": [{"type": "Ready", "status": ready}]},
+    }
+
+
+def pod(ready: str | None = "True", phase: str = "Running", *, meshed: bool = True) -> Object:
+    labels = {"app": "orders"} | ({"linkerd.io/control-plane-ns": "linkerd"} if meshed else {})
+    conditions = [] if ready is None else [{"type": "Ready", "status": ready}]
+    return {
+        "metadata": {"name": "orders-1", "namespace": "shop", "labels": labels},
+        "spec": {
+            "serviceAccountName": "orders",
+            "containers": [{"ports": [{"name": "http", "containerPort": 8080}]}],
+        },
+        "status": {"phase": phase, "podIP": POD, "conditions": conditions},
+    }
+
+
+def table(*workloads: Object, pods: tuple[Object, ...] = ()) -> Table:
+    made = Table("cluster.local")
+    made.receive(SERVICES, Listed((service("web", WEB), service("orders", ORDERS))))
+    made.receive(EXTERNAL_WORKLOADS, Listed(workloads))
+    made.receive(PODS, Listed(pods))
+    return made
+
+
+@pytest.mark.parametrize("port", [80, 8080], ids=["by the port's name", "by its number"])
+def test_a_service_stands_for_the_machines_that_are_ready(port: int) -> None:
+    assert table(workload()).find(WEB, port) == (MACHINE,)
+
+
+NOT_BEHIND_IT = {
+    "it is not ready": workload(ready="False"),
+    "nobody knows whether it is ready": {**workload(), "status": {}},
+    "it lists no ports": workload(ports=[]),
+    "it lists another port": workload(ports=[{"name": "metrics", "port": 9100}]),
+    "it has other labels": {**workload(), "metadata": {"name": "web-1", "namespace": "shop"}},
+    "it is in another namespace": {**workload(), "metadata": {**workload()["metadata"], "namespace": "other"}},
+}
+
+
+@pytest.mark.parametrize("found", NOT_BEHIND_IT.values(), ids=NOT_BEHIND_IT)
+def test_a_service_does_not_stand_for_a_machine_if(found: Object) -> None:
+    with pytest.raises(NoEndpoints, match="shop/web"):
+        table(found).find(WEB, 80)
+
+
+def test_a_machines_own_address_is_meshed_ready_or_not_on_every_port_it_lists() -> None:
+    found = table(workload(ready="False"))
+    assert found.find(VM, 8080) == (MACHINE,)
+    assert found.find(VM, 22) == ()
+
+
+def test_two_that_claim_one_address_and_port_make_it_nobodys() -> None:
+    assert table(workload("web-1"), workload("web-2")).find(VM, 8080) == ()
+    assert table(workload("web-1"), workload("web-2", address="10.77.0.21")).find(VM, 8080) == (MACHINE,)
+
+
+def test_a_meshed_pod_is_found_by_its_service_and_by_its_address() -> None:
+    found = table(pods=(pod(),))
+    assert found.find(ORDERS, 80) == (MESHED_POD,)
+    assert found.find(POD, 8080) == (MESHED_POD,)
+
+
+@pytest.mark.parametrize(
+    ("found", "serves"),
+    [
+        (pod("True"), True),
+        (pod("False"), False),
+        (pod(None, "Running"), True),
+        (pod(None, "Pending"), False),
+    ],
+    ids=["ready", "not ready", "running and silent", "pending and silent"],
+)
+def test_a_pod_serves_if(found: Object, serves: bool) -> None:
+    if serves:
+        assert table(pods=(found,)).find(ORDERS, 80) == (MESHED_POD,)
+    else:
+        with pytest.raises(NoEndpoints):
+            table(pods=(found,)).find(ORDERS, 80)
+
+
+def test_a_pod_outside_of_the_mesh_is_spoken_to_as_it_is() -> None:
+    found = table(pods=(pod(meshed=False),))
+    assert found.find(ORDERS, 80) == (Endpoint(POD, 8080, None, None, opaque=False),)
+    assert found.find(POD, 8080) == ()
+
+
+def test_what_nobody_has_is_none_of_the_meshs() -> None:
+    assert table().find("192.0.2.1", 80) == ()
+    assert table().find(WEB, 9999) == ()
+
+
+@pytest.mark.parametrize(
+    ("annotation", "port", "opaque"),
+    [
+        (None, 5432, True),
+        (None, 8080, False),
+        ("", 5432, False),
+        ("8080", 8080, True),
+        ("25, 8000-8100", 8080, True),
+        ("25, 8000-8079", 8080, False),
+    ],
+)
+def test_opaque_ports_are_those_of_the_annotation_or_linkerds(annotation: str | None, port: int, opaque: bool) -> None:
+    found = workload(ports=[{"name": "p", "port": port}])
+    if annotation is not None:
+        found["metadata"]["annotations"] = {"config.linkerd.io/opaque-ports": annotation}
+    (endpoint,) = table(found).find(VM, port)
+    assert endpoint.opaque is opaque
+
+
+def test_it_is_complete_once_everything_was_listed_and_followed_while_everything_is_watched() -> None:
+    found = Table("cluster.local")
+    assert not found.is_complete and not found.is_followed
+    for resource in FOLLOWED:
+        found.receive(resource, Listed(()))
+    assert found.is_complete
+    with found.followed(SERVICES), found.followed(PODS):
+        assert not found.is_followed
+        with found.followed(EXTERNAL_WORKLOADS):
+            assert found.is_followed
+    assert not found.is_followed
+
+
+def test_changes_are_taken_as_they_come() -> None:
+    found = table(workload(ready="False"))
+    found.receive(EXTERNAL_WORKLOADS, Upserted(workload()))
+    assert found.find(WEB, 80) == (MACHINE,)
+    found.receive(EXTERNAL_WORKLOADS, Removed(workload()))
+    assert found.find(VM, 8080) == ()
+    found.receive(EXTERNAL_WORKLOADS, Removed(workload()))  # twice is no harm
+
+
+def test_an_answer_in_json() -> None:
+    assert MACHINE.as_json() == {
+        "address": VM,
+        "port": 8080,
+        "identity": SPIFFE,
+        "serverName": SERVER_NAME,
+        "opaque": False,
+    }

@@ -1,0 +1,56 @@
+"""The demo's Kubernetes: what it writes, what it says where it is not there, and a real one through an outage."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, MEMBERS, create, get, list_all
+from exclave.cluster.client import open_cluster
+from exclave.cluster.endpoint import Access
+from exclave.errors import ClusterError, ExclaveError
+from exclave_sandbox.stage.control_plane import NEWEST, Layout
+from exclave_sandbox.stage.kubernetes import find_binaries, open_kubernetes, write_keys
+from peers.kubernetes import AVAILABLE, cache
+from support.needs import need
+from support.ports import free_port
+
+
+def test_without_binaries_it_says_where_they_were_looked_for_and_how_to_make_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXCLAVE_PEERS", str(tmp_path))
+    (tmp_path / "etcd").touch()
+    with pytest.raises(ExclaveError) as missing:
+        find_binaries("1.37")
+    assert missing.value.message == (
+        f"Kubernetes v1.37.2 was expected in {tmp_path}; there is no kube-apiserver, kube-controller-manager"
+    )
+    assert missing.value.hint == (
+        "build it, once: ./agent/demo --kubernetes does, or python tests/peers/building.py 1.37"
+    )
+
+
+def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
+    ca = write_keys(Layout(tmp_path, "10.77.0.1", 6443, 2379, 2380), "the token")
+    assert (tmp_path / "ca.pem").read_text() == ca
+    assert (tmp_path / "tokens.csv").read_text() == 'the token,admin,admin,"system:masters"\n'
+    assert {stat.S_IMODE(os.stat(path).st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+async def test_what_it_holds_outlasts_an_outage(tmp_path: Path) -> None:
+    need(NEWEST in AVAILABLE, f"Kubernetes {NEWEST} is not in {cache()}")
+    layout = Layout(tmp_path, "127.0.0.1", *(free_port() for _ in range(3)))
+    async with open_kubernetes(find_binaries(), layout) as kubernetes:
+        access = Access((kubernetes.url,), kubernetes.ca)
+        async with open_cluster(access, lambda: kubernetes.admin_token) as admin:
+            for resource in (MEMBERS, EXTERNAL_WORKLOADS):
+                assert (await admin.send(list_all(resource, None)))["items"] == []
+            await admin.send(create(CONFIG_MAPS, "default", {"metadata": {"name": "kept"}}))
+            await kubernetes.close()
+            with pytest.raises(ClusterError):
+                await admin.send(get(CONFIG_MAPS, "default", "kept"))
+            await kubernetes.open()
+            assert await admin.send(get(CONFIG_MAPS, "default", "kept"))
+    assert (tmp_path / "admin.token").read_text() == kubernetes.admin_token

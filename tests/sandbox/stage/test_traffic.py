@@ -1,0 +1,78 @@
+"""The generator against the demo's own application, over loopback, in one process."""
+
+import json
+from functools import partial
+
+import trio
+import trio.lowlevel
+
+from exclave_sandbox.stage import echo, traffic
+
+
+async def _serve(nursery: trio.Nursery, handler) -> int:
+    listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
+    return listeners[0].socket.getsockname()[1]
+
+
+async def _figures(port: int) -> traffic.Figures:
+    """Let four workers ask until twenty requests were counted."""
+    figures = traffic.Figures()
+    ended = trio.Event()
+    target = traffic.Target("127.0.0.1", port, "/")
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            keeps = number % 2 == 0
+            nursery.start_soon(partial(traffic._work, target, figures, 0.001, keep=keeps, ended=ended))
+        while figures.requests < 20:
+            await trio.lowlevel.checkpoint()
+        ended.set()
+    return figures
+
+
+async def test_every_request_is_answered_and_counted() -> None:
+    async with trio.open_nursery() as nursery:
+        port = await _serve(nursery, partial(echo.answer, name="db"))
+        figures = await _figures(port)
+        nursery.cancel_scope.cancel()
+    assert not figures.failures
+    assert figures.clients == {"None": figures.requests}
+    assert 2 < figures.connections < figures.requests
+
+
+async def test_a_connection_that_is_closed_without_an_answer_is_a_failure() -> None:
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        port = await _serve(nursery, hang_up)
+        figures = await _figures(port)
+        nursery.cancel_scope.cancel()
+    assert sum(figures.failures.values()) == figures.requests
+
+
+async def test_a_status_other_than_200_is_a_failure_with_its_text() -> None:
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\nConnection: close\r\n\r\ngone")
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        port = await _serve(nursery, refuse)
+        figures = await _figures(port)
+        nursery.cancel_scope.cancel()
+    assert figures.failures == {"status 502: gone": figures.requests}
+    assert figures.connections == figures.requests
+    assert 0 < figures.broken < figures.requests  # of those that were to be kept, each
+
+
+def test_the_line_is_json_with_every_count() -> None:
+    figures = traffic.Figures(requests=3, connections=2)
+    figures.failures["refused"] += 1
+    assert json.loads(figures.line()) == {
+        "requests": 3,
+        "connections": 2,
+        "broken": 0,
+        "failed": 1,
+        "failures": {"refused": 1},
+        "clients": {},
+    }

@@ -1,0 +1,160 @@
+"""Whom destinations belong to: asked of the stand-in destination controller, and of name servers, over real sockets."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import trio
+
+from exclave.dns.server import open_dns
+from exclave.kit.tasks.latest import Latest
+from exclave_sandbox.standin.lookup import Endpoint, Lookups, NoEndpoint, Resolver, read_endpoint, read_resolv_conf
+from support.member import make_settings
+from support.own_network import in_own_network
+
+WEB = ("10.96.0.80", 8080)
+ENDPOINT = Endpoint("10.77.0.20", 8080, "spiffe://cluster.local/ns/shop/sa/web", "web.shop.svc.cluster.local", False)
+ANSWER = (
+    b'{"address": "10.77.0.20", "port": 8080, "identity": "spiffe://cluster.local/ns/shop/sa/web", '
+    b'"serverName": "web.shop.svc.cluster.local", "opaque": false}'
+)
+
+
+@dataclass
+class Controller:
+    """A destination controller that answers as it is told; `asked` are the request targets. It may be `away`."""
+
+    status: int = 200
+    body: bytes = ANSWER
+    away: bool = False
+    port: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            if self.away:
+                return
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await stream.receive_some()
+            self.asked.append(head.split()[1].decode())
+            status = f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(self.body)}\r\n\r\n"
+            await stream.send_all(status.encode() + self.body)
+
+    def lookups(self, remember: float = 3600.0) -> Lookups:
+        return Lookups(Resolver(("127.0.0.1", self.port), ""), remember, trio.current_time)
+
+
+@asynccontextmanager
+async def controller() -> AsyncIterator[Controller]:
+    found = Controller()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, found.serve, 0, host="127.0.0.1"))
+        found.port = listeners[0].socket.getsockname()[1]
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_is_used_for_a_moment_and_then_asked_for_again(autojump_clock: object) -> None:
+    async with controller() as found:
+        lookups = found.lookups()
+        assert [await lookups.find(WEB) for _ in range(5)] == [ENDPOINT] * 5
+        assert found.asked == ["/endpoint?address=10.96.0.80&port=8080"]
+        await trio.sleep(1)
+        found.status = 404
+        assert await lookups.find(WEB) is None
+        assert len(found.asked) == 2
+
+
+async def test_a_service_without_an_endpoint_is_given_time_to_get_one(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        found.status = 503
+
+        async def mend() -> None:
+            await trio.sleep(2)
+            found.status = 200
+
+        nursery.start_soon(mend)
+        assert await found.lookups().find(WEB) == ENDPOINT
+
+
+async def test_a_service_that_stays_without_one_is_told_after_a_while(autojump_clock: object) -> None:
+    async with controller() as found:
+        found.status = 503
+        began = trio.current_time()
+        with pytest.raises(NoEndpoint, match=r"no endpoint for 10\.96\.0\.80:8080"):
+            await found.lookups().find(WEB)
+        assert 3 <= trio.current_time() - began < 4
+
+
+async def test_what_was_in_use_goes_on_while_the_controller_is_away(autojump_clock: object) -> None:
+    async with controller() as found:
+        lookups = found.lookups(remember=3600)
+        await lookups.find(WEB)
+        found.away = True
+        for _ in range(3):
+            await trio.sleep(3000)  # used within the hour, each time
+            assert await lookups.find(WEB) == ENDPOINT
+
+
+async def test_what_nobody_used_is_forgotten_and_then_waited_for(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        lookups = found.lookups(remember=5)
+        await lookups.find(WEB)
+        found.away = True
+        await trio.sleep(8)
+        with trio.move_on_after(60) as hung:
+            await lookups.find(WEB)
+        assert hung.cancelled_caught
+
+        async def come_back() -> None:
+            await trio.sleep(60)
+            found.away = False
+
+        nursery.start_soon(come_back)
+        assert await lookups.find(WEB) == ENDPOINT
+
+
+async def test_a_controller_that_answers_something_else_is_as_good_as_away(autojump_clock: object) -> None:
+    async with controller() as found:
+        found.status = 500
+        with trio.move_on_after(20) as hung:
+            await found.lookups().find(WEB)
+        assert hung.cancelled_caught and len(found.asked) > 10
+
+
+def test_an_endpoint_outside_of_the_mesh_has_no_identity() -> None:
+    tree = {"address": "10.0.0.1", "port": 80, "identity": None, "serverName": None, "opaque": True}
+    assert read_endpoint(tree) == Endpoint("10.0.0.1", 80, None, None, True)
+
+
+NAME = "linkerd-dst-headless.linkerd.svc.cluster.local."
+
+
+@pytest.mark.root
+@in_own_network("169.254.77.3/32")
+async def test_a_name_is_found_by_its_srv_record_at_the_agents_own_server() -> None:
+    resolv_conf = "# ours\nsearch example.org\nnameserver 169.254.77.3\noptions ndots:0\n"
+    async with open_dns("169.254.77.3", Latest(make_settings())):
+        assert await Resolver((NAME, 1), resolv_conf).find() == ("10.42.0.2", 8086)
+
+
+@pytest.mark.root
+@in_own_network("169.254.77.3/32")
+async def test_a_name_that_nobody_knows_has_no_address() -> None:
+    async with open_dns("169.254.77.3", Latest(make_settings())):
+        with pytest.raises(OSError, match="elsewhere has no address"):
+            await Resolver(("elsewhere", 1), "nameserver 169.254.77.3\n").find()
+
+
+async def test_an_address_needs_no_name_server_and_a_name_does() -> None:
+    assert await Resolver(("fd00:42::2", 8086), "").find() == ("fd00:42::2", 8086)
+    with pytest.raises(OSError, match="has no address"):
+        await Resolver((NAME, 8086), "").find()
+
+
+def test_the_machines_own_resolv_conf_is_read() -> None:
+    with open("/etc/resolv.conf") as file:
+        assert read_resolv_conf() == file.read()

@@ -1,0 +1,81 @@
+"""What the stand-in asks the policy controller, and what it counts of the answers, with a real socket in between."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from exclave.proxy.environment import proxy_environment
+from exclave_sandbox.standin.admin import Counts
+from exclave_sandbox.standin.lookup import Resolver
+from exclave_sandbox.standin.policies import ask_for_policies
+from exclave_sandbox.standin.settings import read_environment
+from support.member import ADDRESS, make_settings
+
+ENVIRONMENT = proxy_environment(
+    make_settings(), "web-1", (ADDRESS,), "a", Path("/run/w.sock"), "info", drain=5.0, families=(4,)
+)
+
+
+class Controller:
+    """Answers with a status; the targets that it was asked for."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.asked: list[str] = []
+
+    async def talk(self, stream: trio.SocketStream) -> None:
+        head = await stream.receive_some()
+        self.asked.append(head.split()[1].decode())
+        await stream.send_all(f"HTTP/1.1 {self.status} X\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+
+
+@asynccontextmanager
+async def asking() -> AsyncIterator[tuple[Controller, Counts, trio.Event, set[int]]]:
+    """A stand-in that asks once it is certified, and whom it asks."""
+    controller, counts, taken, policies = Controller(), Counts(), trio.Event(), set[int]()
+    settings = read_environment(ENVIRONMENT)
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, controller.talk, listeners)
+        resolver = Resolver(listeners[0].socket.getsockname()[:2], "")
+        nursery.start_soon(ask_for_policies, settings, resolver, counts, taken, policies)
+        yield controller, counts, taken, policies
+        nursery.cancel_scope.cancel()
+
+
+def arrived(counts: Counts) -> int:
+    """Answers, by the name that linkerd2-proxy gives to the first message of a stream."""
+    lines = [line for line in counts.render() if line.startswith("control_response_latency_ms_count{")]
+    ours = [line for line in lines if 'addr="linkerd-policy.linkerd.svc.cluster.local.:8090",status_code="200"' in line]
+    return sum(int(line.split()[-1]) for line in ours)
+
+
+async def until_arrived(counts: Counts, wanted: int) -> None:
+    with trio.fail_after(10):
+        while arrived(counts) < wanted:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_it_asks_for_every_port_once_it_is_certified_and_counts_the_answers() -> None:
+    async with asking() as (controller, counts, taken, policies):
+        await trio.testing.wait_all_tasks_blocked()
+        assert controller.asked == []
+        taken.set()
+        await until_arrived(counts, 2)
+        assert policies == {4191, 8080}
+        assert sorted(controller.asked) == ["/policy?port=4191", "/policy?port=8080"]
+
+
+async def test_an_answer_that_is_none_is_asked_for_again() -> None:
+    async with asking() as (controller, counts, taken, policies):
+        controller.status = 500
+        taken.set()
+        with trio.fail_after(10):
+            while len(controller.asked) < 3:
+                await trio.lowlevel.checkpoint()
+        assert (arrived(counts), policies) == (0, set())
+        controller.status = 200
+        await until_arrived(counts, 2)
