@@ -43,7 +43,7 @@ from exclave.workload_api.server import open_workload_api
 from exclave_sandbox.pki import make_leaf
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
 from exclave_sandbox.stage.stage import share_stand_in
-from support.member import ADDRESS, RECORD, make_settings
+from support.member import ADDRESS, RECORD, SERVERS, make_settings
 from support.mesh import mesh
 from support.swapping import show_rules
 
@@ -209,7 +209,8 @@ async def open_machine(world: World, ending: Ending) -> AsyncIterator[Parts]:
         proxy = await enter(open_proxy(config, runtime, *given))
         failing = await enter(open_failing(member, identity, proxy, time.time))
         confirming = await enter(open_confirm(runtime, member, await find_armed()))
-        steering = await enter(open_steering(RedirectConfig(), member, proxy, failing, confirming, await find_active()))
+        active = await find_active()
+        steering = await enter(open_steering(RedirectConfig(), member, proxy, failing, confirming, SERVERS, active))
         redirect = await enter(open_redirect(steering.policy, runtime, endings))
         swap = await enter(open_swap(config, member, proxy, steering, redirect))
         nursery = await enter(open_bare_nursery())

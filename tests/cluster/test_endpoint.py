@@ -2,7 +2,7 @@
 
 import pytest
 
-from exclave.cluster.endpoint import Access, host_and_port, in_turn
+from exclave.cluster.endpoint import Access, address_in_url, host_and_port, in_turn
 
 CA = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
@@ -45,6 +45,20 @@ def test_what_cannot_be_an_access_is_refused(servers: tuple[str, ...], ca: str, 
 )
 def test_host_and_port_of_a_server(server: str, expected: tuple[str, int]) -> None:
     assert host_and_port(server) == expected
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("https://10.0.0.1:6443", "10.0.0.1"),
+        ("https://[FD00::1]:6443", "fd00::1"),
+        ("https://[fe80::1%25eth0]", "fe80::1"),
+        ("https://api.example.org", None),
+        ("https://10.0.0.1.example.org", None),
+    ],
+)
+def test_the_address_in_a_url(server: str, expected: str | None) -> None:
+    assert address_in_url(server) == expected
 
 
 def test_the_server_that_worked_is_asked_first_and_the_rest_keep_their_order() -> None:

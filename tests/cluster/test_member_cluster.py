@@ -204,17 +204,19 @@ async def test_an_answer_without_a_token_keeps_the_old_one(
 
 
 @pytest.mark.parametrize(("ending", "stays"), [(Ending.LEAVE, False), (Ending.STOP, True), (Ending.HAND_OVER, True)])
-async def test_only_leaving_deletes_the_credential(
+async def test_only_leaving_deletes_the_credential_and_the_servers_addresses(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, wall: Wall, ending: Ending, stays: bool
 ) -> None:
     async with joined_member(tmp_path, wall) as member:
+        (member.state / "server-addresses.json").touch()
         with trio.CancelScope() as scope:
             async with member.open() as cluster:
                 member.endings.ask_nowait(ending)
                 assert await cluster.send(SELF)  # still usable while the rest unwinds
                 scope.cancel()
                 await trio.sleep_forever()
-        assert (member.state / "credential.json").exists() is stays
+        for name in ("credential.json", "server-addresses.json"):
+            assert (member.state / name).exists() is stays
 
 
 async def test_what_the_body_raises_comes_out_as_itself(tmp_path: Path, wall: Wall) -> None:

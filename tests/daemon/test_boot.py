@@ -19,7 +19,7 @@ from exclave.errors import Fault, HostError
 from exclave.kit.tasks.latest import Latest
 from exclave.member.state import Standing
 from exclave.redirect.kernel.observe import NOTHING, Observed
-from support.member import RECORD, make_settings
+from support.member import RECORD, SERVERS, make_settings
 from support.mesh import mesh
 
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
@@ -49,6 +49,7 @@ class Boot:
         self.failing = SimpleNamespace(rules=Latest(True))
         self.redirect = SimpleNamespace(observed=Latest(NOTHING), problem=Latest(None))
         yields = {
+            "member_cluster": SimpleNamespace(server_addresses=SERVERS),
             "member": self.member,
             "identity": self.identity,
             "workload_api": SimpleNamespace(path=folder / "workload.sock"),

@@ -229,7 +229,7 @@ def test_forgetting_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
     store_membership(state, RECORD)
     store_join(state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
     note_eviction(state, RECORD, 0.0)
-    for name in ("credential.json", "settings.json", "svid.json", "next.key"):
+    for name in ("credential.json", "server-addresses.json", "settings.json", "svid.json", "next.key"):
         (state / name).touch()
     for _ in range(2):
         departure.forget_everything(config.paths)
@@ -241,7 +241,8 @@ async def test_a_leave_that_was_cut_off_is_ended_and_a_join_or_a_member_is_left_
     state, runtime = config.paths.state, config.paths.runtime
     for folder in (state, runtime):
         make_folder(folder, 0o700)
-    left = [state / "credential.json", state / "svid.json", state / "next.key", runtime / "boot.json"]
+    names = ("credential.json", "server-addresses.json", "svid.json", "next.key")
+    left = [*(state / name for name in names), runtime / "boot.json"]
     for path in left:
         path.touch()
     store_membership(state, RECORD)

@@ -1,9 +1,9 @@
 """Which rules are wanted, as settings, proxy, certificate and time go by."""
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +12,8 @@ import trio
 import trio.testing
 
 from exclave.api.settings import FailurePolicy, Port
+from exclave.cluster.endpoint import ServerAddress
+from exclave.cluster.server_addresses import open_server_addresses, store_answers
 from exclave.config import RedirectConfig
 from exclave.daemon import wanted_rules as steering_module
 from exclave.daemon.wanted_rules import LOOK_AROUND_EVERY, LOOK_EVERY, Steering, open_steering
@@ -21,7 +23,8 @@ from exclave.kit.tasks.latest import Latest
 from exclave.redirect import exclusions as surroundings
 from exclave.redirect.rules.policy import RedirectPolicy, Server, make_policy
 from support.breaking import falling_over_once
-from support.member import ADDRESS, RECORD, make_settings
+from support.member import ADDRESS, RECORD, SERVERS, make_settings
+from support.names import NameServers
 
 AFTER = 30.0
 SETTINGS = make_settings()
@@ -42,6 +45,7 @@ class Machine:
         self.now = 0.0
         self.armed_until: float | None = None
         self.confirming: Any = SimpleNamespace(view=Latest(0), arm=lambda: self.armed_until)
+        self.servers = Latest(SERVERS.value)
         self.membership = SimpleNamespace(
             settings=self.settings,
             captured=Latest((ADDRESS, "10.77.0.100")),
@@ -62,7 +66,7 @@ class Machine:
         failing = Failing(membership, identity, proxy, lambda: self.now)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(failing.keep_judging)
-            given = (membership, proxy, failing, self.confirming, self.active)
+            given = (membership, proxy, failing, self.confirming, self.servers, self.active)
             async with open_steering(config or RedirectConfig(), *given) as opened:
                 yield opened
             nursery.cancel_scope.cancel()
@@ -280,7 +284,7 @@ async def test_rules_hold_how_long_they_may_stand_unconfirmed(autojump_clock: tr
 
 
 async def test_a_user_that_does_not_exist_is_a_mistake_in_the_configuration() -> None:
-    parts: Any = [SimpleNamespace()] * 4
+    parts: Any = [SimpleNamespace()] * 5
     with pytest.raises(ConfigError) as caught:
         async with open_steering(RedirectConfig(exclude_users=("nobody-here",)), *parts, None):
             pass
@@ -303,31 +307,34 @@ async def test_an_ssh_server_that_moves_is_noticed_and_its_old_port_is_kept(
         assert caplog.messages == ["redirect: [ssh_ports=2022,2222]"]
 
 
-async def test_api_servers_are_found_by_name_and_kept_while_the_name_is_not_resolved(
+async def test_rules_are_made_at_once_and_follow_the_api_servers_addresses(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    class Names(trio.abc.HostnameResolver):
-        is_away = False
-
-        async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> Any:
-            await trio.lowlevel.checkpoint()
-            if self.is_away:
-                raise socket.gaierror("away")
-            stream = (socket.AF_INET6, socket.SOCK_STREAM, 6, "")
-            return [(*stream, ("fd00::7", port, 0, 0)), (*stream, ("fe80::7%eth0", port, 0, 3))]
-
-        async def getnameinfo(self, *_: Any) -> Any:
-            raise AssertionError
-
-    names = Names()
-    trio.socket.set_custom_hostname_resolver(names)
-    machine = Machine(servers=("https://api.test:6443", "https://10.0.0.2"))
+    machine = Machine()
+    machine.servers.set(())  # not one is known
     async with machine.steered() as steering:
-        expected = (Server("10.0.0.2", 443), Server("fd00::7", 6443), Server("fe80::7", 6443))
-        assert (await policy_of(steering)).servers == expected
-        names.is_away = True
-        await trio.sleep(10 * LOOK_EVERY)
-        assert (await policy_of(steering)).servers == expected
+        before = steering.policy.value
+        assert before is not None and before.servers == ()
+        began = trio.current_time()
+        machine.servers.set((ServerAddress("fd00::7", 6443), ServerAddress("10.0.0.2", 443)))
+        expected = (Server("10.0.0.2", 443), Server("fd00::7", 6443))
+        await steering.policy.wait_for(lambda policy: policy == replace(before, servers=expected))
+        assert trio.current_time() == began
+
+
+async def test_no_decision_waits_for_name_servers_that_are_silent(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    NameServers(api_test=None)
+    server = "https://api.test:6443"
+    store_answers(tmp_path, {server: {"10.0.0.7"}})
+    machine = Machine()
+    async with open_server_addresses([server], tmp_path) as machine.servers, machine.steered() as steering:
+        assert steering.policy.value is not None and steering.policy.value.servers == (Server("10.0.0.7", 6443),)
+        began = trio.current_time()
+        machine.ready.set("b")
+        await steering.policy.wait_for(lambda policy: policy is not None and policy.instance == "b")
+        assert trio.current_time() == began
 
 
 # What falls over comes back.

@@ -1,6 +1,7 @@
 """Joining against a real API server over real TLS, with every way in which it may be interrupted or refused."""
 
 import errno
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,9 @@ import trio
 
 from exclave.api.join_token import JoinToken, encode_token
 from exclave.api.requests import CLUSTER_ROLE_BINDINGS, LEASES, MEMBERS, delete
+from exclave.cluster.endpoint import ServerAddress, host_and_port
 from exclave.cluster.http import Exchange
+from exclave.cluster.server_addresses import open_server_addresses
 from exclave.config import Config, MemberConfig, Paths
 from exclave.errors import ExclaveError, Fault, TokenError
 from exclave.identity.storage import load_svid
@@ -22,6 +25,7 @@ from exclave.member.record import load_join, load_membership, load_settings, not
 from exclave_sandbox.pki import make_anchor, make_issuer
 from support.admitting import Controller, open_admitting
 from support.member import ADDRESS, NAMESPACE, RECORD
+from support.names import NameServers
 
 FIRST = "web-k7q2x-1"
 
@@ -91,6 +95,18 @@ async def test_a_token_makes_a_machine_a_member(tmp_path: Path) -> None:
         ]
         (view,) = controller.members()
         assert (view.addresses, view.serving, view.data_path) == ((ADDRESS,), False, "down")
+
+
+async def test_a_join_stores_where_the_api_server_s_name_leads(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    NameServers(localhost=("127.0.0.1",), silent_test=None)
+    async with open_admitting(tmp_path) as controller:
+        token = await controller.join_token()
+        named = token.servers[0].replace("127.0.0.1", "localhost")
+        await join_here(replace(token, servers=(named, *token.servers, "https://silent.test")), config)
+    async with open_server_addresses((named,), config.paths.state) as latest:
+        assert latest.value == (ServerAddress("127.0.0.1", host_and_port(named)[1]),)
+    assert json.loads((config.paths.state / "server-addresses.json").read_text()) == {named: ["127.0.0.1"]}
 
 
 def note_eviction_of_an_earlier_life(state: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 import trio
 import trio.testing
 
+from exclave.cluster.endpoint import ServerAddress
+from exclave.kit.tasks.latest import Latest
 from exclave.member import addresses
 from exclave.member.addresses import Found, choose_address, find_address, find_local, wait_moved
 
@@ -60,20 +62,24 @@ def test_the_address_that_is_this_machine_s_own(known: tuple[str, ...], local: s
     assert find_local(known) == local
 
 
-async def test_a_loopback_server_gives_no_address() -> None:
-    assert await find_address(["https://127.0.0.1:6443"], None) is None
+SERVERS: Latest[tuple[ServerAddress, ...]] = Latest((ServerAddress("10.0.0.1", 443),))
 
 
-async def test_a_name_that_is_not_resolved_gives_no_address() -> None:
-    assert await find_address(["https://nowhere.invalid:6443"], None) is None
+def test_a_loopback_server_gives_no_address() -> None:
+    assert find_address([ServerAddress("127.0.0.1", 6443)], None) is None
+
+
+def test_a_server_without_a_known_address_gives_no_address() -> None:
+    assert find_address([], None) is None
 
 
 SCRIPT = """
-import subprocess, trio
+import subprocess
+from exclave.cluster.endpoint import ServerAddress
 from exclave.member.addresses import find_address
 for line in ("link set lo up", "link add br0 type bridge", "link set br0 up", "addr add 10.77.0.20/24 dev br0"):
     subprocess.run(["ip", *line.split()], check=True)
-print(trio.run(find_address, ["https://10.99.0.1:6443", "https://10.77.0.1:6443"], None))
+print(find_address([ServerAddress("10.99.0.1", 6443), ServerAddress("10.77.0.1", 6443)], None))
 """
 
 
@@ -91,11 +97,11 @@ async def test_an_address_has_moved_when_the_new_one_was_seen_twice(
     other = Found("10.0.0.6", "route")
     seen = iter([FOUR, None, other, FOUR, other, None, other, other])
 
-    async def look(*_: Any) -> Found | None:
+    def look(*_: Any) -> Found | None:
         return next(seen)
 
     monkeypatch.setattr(addresses, "find_address", look)
-    assert await wait_moved(["https://10.0.0.1"], None, FOUR.address) == other
+    assert await wait_moved(SERVERS, None, FOUR.address) == other
     assert trio.current_time() == 56
 
 
@@ -104,9 +110,9 @@ async def test_the_first_address_ever_counts_at_once(
 ) -> None:
     seen = iter([None, None, FOUR])
 
-    async def look(*_: Any) -> Found | None:
+    def look(*_: Any) -> Found | None:
         return next(seen)
 
     monkeypatch.setattr(addresses, "find_address", look)
-    assert await wait_moved(["https://10.0.0.1"], None, "") == FOUR
+    assert await wait_moved(SERVERS, None, "") == FOUR
     assert trio.current_time() == 3

@@ -189,8 +189,7 @@ async def test_connections_from_an_address_that_is_gone_are_dropped(
     world = World(tmp_path)
     route = [ADDRESS]
 
-    async def find(*_: Any) -> Found:
-        await trio.lowlevel.checkpoint()
+    def find(*_: Any) -> Found:
         return Found(route[0], "route")
 
     for module in (presence, addresses):
@@ -213,8 +212,7 @@ async def test_connections_are_dropped_when_an_address_goes_that_was_left_before
     here = {ADDRESS, other}
     monkeypatch.setattr(presence, "find_here", lambda asked: frozenset(asked) & here)
 
-    async def find(*_: Any) -> Found:
-        await trio.lowlevel.checkpoint()
+    def find(*_: Any) -> Found:
         return Found(ADDRESS if ADDRESS in here and not is_left else other, "route")
 
     is_left = False

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.api.requests import Object, Request, Resource, is_transient, refusal
 from exclave.cluster.credential import Credential
+from exclave.cluster.endpoint import ServerAddress
 from exclave.cluster.watch_events import Removed, Upserted, WatchEvent
 from exclave.errors import ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
@@ -29,6 +30,7 @@ from exclave_sandbox.apiserver.store import Store
 from exclave_sandbox.apiserver.tokens import TokenKey
 
 SERVER = "https://10.0.0.1:6443"
+SERVER_ADDRESS = ServerAddress("10.0.0.1", 6443)
 
 
 class StoreCluster:
@@ -47,6 +49,7 @@ class StoreCluster:
         self.credential = Latest(Credential("t", now(), now() + 3600))
         self.counts: Counter[tuple[str, str]] = Counter()
         self.server = SERVER
+        self.server_addresses = Latest((SERVER_ADDRESS,))
         self.skew = 0.0
 
     def start_afresh(self) -> None:

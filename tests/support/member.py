@@ -17,15 +17,18 @@ from exclave.api.settings import (
     digest,
     render_settings,
 )
+from exclave.cluster.endpoint import ServerAddress
+from exclave.kit.tasks.latest import Latest
 from exclave.member.facts import OS_RELEASE, choose_facts, parse_os_release
 from exclave.member.record import MembershipRecord
-from support.cluster import SERVER, StoreCluster
+from support.cluster import SERVER, SERVER_ADDRESS, StoreCluster
 
 NAMESPACE, GROUP, MEMBER = "shop", "web", "web-k7q2x-1"
 ADDRESS = "10.77.0.20"
 VIP = "10.77.0.100"
 """A local address that stands for it."""
 CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+SERVERS: Latest[tuple[ServerAddress, ...]] = Latest((SERVER_ADDRESS,))
 RECORD = MembershipRecord((SERVER,), CA, NAMESPACE, GROUP, MEMBER, ADDRESS)
 
 

@@ -45,7 +45,7 @@ from exclave.redirect.table_door import open_table  # noqa: E402
 from exclave.swap.swap import Swap, open_swap  # noqa: E402
 from exclave.workload_api.server import open_workload_api  # noqa: E402
 from support.agent import Keys, say  # noqa: E402
-from support.member import ADDRESS, RECORD  # noqa: E402
+from support.member import ADDRESS, RECORD, SERVERS  # noqa: E402
 
 
 async def show(proxy: Proxy, redirect: Redirect, swap: Swap) -> None:
@@ -143,7 +143,7 @@ async def run(told: dict[str, Any]) -> None:
                 async with (
                     open_confirm(runtime, membership, None) as confirming,
                     open_steering(
-                        RedirectConfig(), membership, proxy, failing, confirming, await find_active()
+                        RedirectConfig(), membership, proxy, failing, confirming, SERVERS, await find_active()
                     ) as steering,
                 ):
                     async with open_redirect(steering.policy, runtime, endings) as redirect:

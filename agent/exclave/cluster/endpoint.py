@@ -5,6 +5,7 @@ servers the one that worked last is asked first.
 """
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 
@@ -25,12 +26,29 @@ class Access:
             raise ValueError("the CA must be one PEM certificate or more")
 
 
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where an API server listens: an IP address without a zone, and a TCP port."""
+
+    address: str
+    port: int
+
+
 def host_and_port(server: str) -> tuple[str, int]:
     """Host and port of an API server's URL; an IPv6 address comes without brackets. Raises ValueError."""
     parts = urlsplit(server)
     if parts.scheme != "https" or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
         raise ValueError(f"{server!r} is not a URL such as https://10.0.0.1:6443")
     return parts.hostname, parts.port or 443
+
+
+def address_in_url(server: str) -> str | None:
+    """The IP address in an API server's URL, without its zone; None if the URL has a name. Raises ValueError."""
+    host, _ = host_and_port(server)
+    try:
+        return str(ip_address(host.partition("%")[0]))
+    except ValueError:
+        return None
 
 
 def in_turn(servers: tuple[str, ...], last_good: str) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ import trio
 from exclave.api.requests import create_token
 from exclave.cluster.client import Cluster, Draw
 from exclave.cluster.credential import Credential, granted_credential, parse_credential, render_credential
-from exclave.cluster.endpoint import Access
+from exclave.cluster.endpoint import Access, ServerAddress
 from exclave.cluster.http import Exchange, open_exchange
+from exclave.cluster.server_addresses import forget_answers, open_server_addresses
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError, Fault, HostError
 from exclave.kit.host.atomic import remove, write_atomic
@@ -43,11 +44,18 @@ SOONEST = 60.0
 
 
 class MemberCluster(Cluster):
-    """A cluster with the credential it is used with. Made by `open_member_cluster`."""
+    """A cluster with the credential it is used with, and its servers' addresses. Made by `open_member_cluster`."""
 
-    def __init__(self, exchange: Exchange, draw: Draw, credential: Latest[Credential]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        draw: Draw,
+        credential: Latest[Credential],
+        server_addresses: Latest[tuple[ServerAddress, ...]],
+    ) -> None:
         super().__init__(exchange, draw)
         self.credential = credential
+        self.server_addresses = server_addresses
 
 
 @asynccontextmanager
@@ -68,8 +76,11 @@ async def open_member_cluster(
     path = state / FILE
     credential = Latest(load_credential(path))
     try:
-        async with open_exchange(access, lambda: credential.value.token, now) as exchange:
-            cluster = MemberCluster(exchange, draw, credential)
+        async with (
+            open_exchange(access, lambda: credential.value.token, now) as exchange,
+            open_server_addresses(access.servers, state) as server_addresses,
+        ):
+            cluster = MemberCluster(exchange, draw, credential, server_addresses)
             async with open_bare_nursery() as nursery:
                 renew = partial(_keep_young, cluster, path, namespace, account, now, draw)
                 nursery.start_soon(supervise, "credential", renew)
@@ -77,6 +88,7 @@ async def open_member_cluster(
                 nursery.cancel_scope.cancel()
     finally:
         if endings.value is Ending.LEAVE:
+            forget_answers(state)
             remove(path)
             tell(Leaving.CREDENTIAL)
 

@@ -75,7 +75,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         parts.failing = failing = await enter(open_failing(member, identity, proxy, now))
         parts.confirming = confirming = await enter(open_confirm(paths.state, member, await find_armed()))
         parts.steering = steering = await enter(
-            open_steering(config.redirect, member, proxy, failing, confirming, active)
+            open_steering(config.redirect, member, proxy, failing, confirming, cluster.server_addresses, active)
         )
         parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
         parts.swap = await enter(open_swap(config.proxy, member, proxy, steering.trial, redirect))

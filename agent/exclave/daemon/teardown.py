@@ -16,6 +16,8 @@ import trio
 
 from exclave.cluster.member_cluster import FILE as CREDENTIAL
 from exclave.cluster.member_cluster import open_member_cluster
+from exclave.cluster.server_addresses import FILE as SERVER_ADDRESSES
+from exclave.cluster.server_addresses import forget_answers
 from exclave.config import Config, Paths
 from exclave.confirm.record import forget_unconfirmed
 from exclave.ending import Ending, EndingSwitch
@@ -76,6 +78,7 @@ def forget_everything(paths: Paths) -> None:
     state = paths.state
     forget_boot_identity(paths.runtime)
     remove_identity(state)
+    forget_answers(state)
     remove(state / CREDENTIAL)
     tell(Leaving.CREDENTIAL)
     forget_join(state)
@@ -91,10 +94,11 @@ def forget_remnants(paths: Paths) -> None:
     """
     state = paths.state
     is_nobodys = load_membership(state) is None and load_join(state) is None
-    if is_nobodys and any((state / name).exists() for name in (CREDENTIAL, SVID, NEXT_KEY)):
+    if is_nobodys and any((state / name).exists() for name in (CREDENTIAL, SERVER_ADDRESSES, SVID, NEXT_KEY)):
         log.info("a leave was cut off at its end: what it has left is removed")
         forget_boot_identity(paths.runtime)
         remove_identity(state)
+        forget_answers(state)
         remove(state / CREDENTIAL)
 
 

@@ -9,7 +9,6 @@ was not told of.
 """
 
 import logging
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from dataclasses import replace
 import trio
 
 from exclave.api.settings import Settings
-from exclave.cluster.endpoint import host_and_port
+from exclave.cluster.endpoint import ServerAddress
 from exclave.config import RedirectConfig
 from exclave.confirm.confirm import Confirming
 from exclave.data_path.observer import Failing
@@ -35,10 +34,10 @@ from exclave.redirect.rules.policy import RedirectPolicy, Server, Surroundings, 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 10.0
-"""Seconds between two looks at what nobody tells: where the API servers' names lead."""
+"""Seconds between two looks at what nobody tells: the host's SSH servers."""
 
 LOOK_FIRST = 2.0
-"""The same while a name leads nowhere, or no rules could be made."""
+"""The same while no rules could be made."""
 
 LOOK_AROUND_EVERY = 60.0
 """Seconds between two looks for SSH servers, each some milliseconds of one core."""
@@ -57,6 +56,7 @@ class Steering:
         proxy: Proxy,
         failing: Failing,
         confirming: Confirming,
+        servers: Latest[tuple[ServerAddress, ...]],
         active: Instance | None,
     ) -> None:
         self.policy: Latest[RedirectPolicy | None] = Latest(None)
@@ -67,12 +67,12 @@ class Steering:
         self._proxy = proxy
         self._failing = failing
         self._confirming = confirming
+        self._servers = servers
         self._active = active
         self._settings: Settings | None = None
         self._addresses: tuple[str, ...] = ()
         self._instance: Instance | None = None
         self._surroundings = Surroundings()
-        self._servers: dict[str, frozenset[Server]] = {}
 
     async def look_around(self) -> None:
         """Find what this host never wants captured. Raises ValueError naming users and groups that do not exist."""
@@ -100,19 +100,18 @@ class Steering:
             proxy.instances,
             self._failing.judgement,
             self._confirming.view,
+            self._servers,
             self.trial,
         )
         async with open_changed(*sources) as changed:
             while True:
                 seen = changed.value
-                await self.settle()
-                is_whole = self.policy.value is not None and all(self._servers.values())
-                with trio.move_on_after(LOOK_EVERY if is_whole else LOOK_FIRST):
+                self.settle()
+                with trio.move_on_after(LOOK_EVERY if self.policy.value is not None else LOOK_FIRST):
                     await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
-    async def settle(self) -> None:
-        """Decide what is wanted now."""
-        servers = await self._find_servers()  # from here on nothing is waited for: what is read belongs together
+    def settle(self) -> None:
+        """Decide what is wanted now. Nothing is waited for: what is read belongs together."""
         settings = self._take_settings()  # with the addresses that belong to them
         self._instance = self._proxy.ready.value or self._instance or self._adopted()
         if settings is None or self._instance is None or not self._addresses:
@@ -125,7 +124,7 @@ class Steering:
                 instance=self._instance,
                 addresses=self._addresses,
                 proxy_uid=self._proxy.uid,
-                servers=servers,
+                servers=self._find_servers(),
                 surroundings=self._surroundings,
                 outbound_open=judgement.outbound_open,
                 inbound_open=judgement.inbound_open,
@@ -146,11 +145,8 @@ class Steering:
         added = tuple(port for port in newest.group.ports if port.port not in numbers)
         return replace(known, group=replace(known.group, ports=known.group.ports + added))
 
-    async def _find_servers(self) -> tuple[Server, ...]:
-        """Where the API servers are; what was known stays known while a name is not resolved."""
-        for server in self._membership.record.servers:
-            self._servers[server] = await _resolve(server) or self._servers.get(server, frozenset())
-        found = frozenset[Server]().union(*self._servers.values())
+    def _find_servers(self) -> tuple[Server, ...]:
+        found = {Server(server.address, server.port) for server in self._servers.value}
         return tuple(sorted(found, key=lambda server: (server.address, server.port)))
 
     def _adopted(self) -> Instance | None:
@@ -164,16 +160,6 @@ class Steering:
         self.problem.set(problem)
 
 
-async def _resolve(server: str) -> frozenset[Server]:
-    """An API server's addresses; none if its name is not resolved now."""
-    host, port = host_and_port(server)
-    try:
-        targets = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError:
-        return frozenset()
-    return frozenset(Server(str(address[0]).partition("%")[0], port) for _, _, _, _, address in targets)
-
-
 @asynccontextmanager
 async def open_steering(
     config: RedirectConfig,
@@ -181,18 +167,19 @@ async def open_steering(
     proxy: Proxy,
     failing: Failing,
     confirming: Confirming,
+    servers: Latest[tuple[ServerAddress, ...]],
     active: Instance | None,
 ) -> AsyncIterator[Steering]:
     """Say which rules are wanted while open. They are right from the start for an adopted proxy that is `active`.
 
-    `active` is where the kernel's rules point to.
+    `servers` are the API servers' addresses, which are never captured; `active` is where the kernel's rules point to.
     """
-    steering = Steering(config, membership, proxy, failing, confirming, active)
+    steering = Steering(config, membership, proxy, failing, confirming, servers, active)
     try:
         await steering.look_around()
     except ValueError as problem:
         raise ConfigError(str(problem), "name users and groups of this machine, or their numbers") from None
-    await steering.settle()
+    steering.settle()
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "steering", steering.keep)
         nursery.start_soon(supervise, "surroundings", steering.keep_looking_around)

@@ -31,6 +31,14 @@ from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.credential import Credential, parse_credential, read_token_times, render_credential
 from exclave.cluster.endpoint import Access
 from exclave.cluster.member_cluster import FILE as CREDENTIAL
+from exclave.cluster.server_addresses import (
+    FIRST_ANSWER,
+    LOOKUP,
+    forget_answers,
+    list_addresses,
+    resolve_all,
+    store_answers,
+)
 from exclave.config import Config
 from exclave.errors import ApiRefusal, ClusterError, ExclaveError
 from exclave.identity.renewal import renew_at
@@ -89,6 +97,7 @@ def _begin(state: Path, token: JoinToken, sha256: str) -> JoinRecord:
     """Nonce and keys on disk; what an earlier attempt with another token left is removed first."""
     forget_join(state)
     forget_membership(state)
+    forget_answers(state)
     remove(state / CREDENTIAL)
     remove_identity(state)
     nonce = secrets.token_hex(16)
@@ -157,7 +166,7 @@ class _Joining:
             self._take_certificate(view, settings)
             await self._beat()
             tell(Joining.HEARTBEAT)
-            return self._finish()
+            return await self._finish()
         raise refusals.not_admitted(*self._place, self._seen)
 
     @property
@@ -346,8 +355,10 @@ class _Joining:
     def _heartbeat(self, holder: str) -> Request:
         return heartbeat_request(*self._place, holder, self._now())
 
-    def _finish(self) -> MembershipRecord:
+    async def _finish(self) -> MembershipRecord:
         token = self._token
+        # Rules exclude the API server from the first boot on, also if that has no DNS.
+        store_answers(self._state, await resolve_all(token.servers, FIRST_ANSWER))
         membership = MembershipRecord(
             token.servers, token.ca, token.namespace, token.group, self._record.member, self._address
         )
@@ -377,9 +388,11 @@ class _Joining:
             return None
 
     async def _find_address(self) -> str:
-        found = await find_address(self._token.servers, self._config.member.address)
+        servers, override = self._token.servers, self._config.member.address
+        answers = await resolve_all(servers, LOOKUP) if override is None else {}
+        found = find_address(list_addresses(servers, answers), override)
         if found is None:
-            raise refusals.no_address(self._token.servers)
+            raise refusals.no_address(servers)
         self._report(str(found))
         return found.address
 

@@ -15,7 +15,8 @@ from ipaddress import ip_address
 import psutil
 import trio
 
-from exclave.cluster.endpoint import host_and_port
+from exclave.cluster.endpoint import ServerAddress
+from exclave.kit.tasks.latest import Latest
 from exclave.member.address_choice import Facts, decide
 from exclave.member.record import MembershipRecord
 
@@ -55,32 +56,22 @@ def _is_usable(address: str) -> bool:
     return not (found.is_loopback or found.is_link_local or found.is_unspecified or found.is_multicast)
 
 
-async def find_address(servers: Sequence[str], override: str | None, current: str = "") -> Found | None:
+def find_address(servers: Sequence[ServerAddress], override: str | None, current: str = "") -> Found | None:
     """This machine's address now, None if there is no route to any server; `current` is the one it has so far."""
     if override is not None:
         return choose_address(override, ())
-    sources: list[Found] = []
-    for server in servers:
-        sources += await _sources(server)
+    sources = [found for server in servers if (found := _source(server)) is not None]
     return choose_address(None, sources, current)
 
 
-async def _sources(server: str) -> list[Found]:
-    host, port = host_and_port(server)
+def _source(server: ServerAddress) -> Found | None:
+    family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
     try:
-        targets = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError:
-        return []  # the name is not resolved now
-    found = []
-    for family, _, _, _, address in targets:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect(address)
-            except OSError:
-                continue  # no route in this family
-            source = str(probe.getsockname()[0])
-        found.append(Found(source, f"route to {address[0]}"))
-    return found
+            probe.connect((server.address, server.port))
+            return Found(str(probe.getsockname()[0]), f"route to {server.address}")
+    except OSError:
+        return None  # no route, or no such family on this machine
 
 
 def find_local(addresses: Sequence[str]) -> str:
@@ -96,12 +87,12 @@ def find_here(addresses: Collection[str]) -> frozenset[str]:
     return frozenset(addresses) & own
 
 
-async def wait_moved(servers: Sequence[str], override: str | None, current: str) -> Found:
+async def wait_moved(servers: Latest[tuple[ServerAddress, ...]], override: str | None, current: str) -> Found:
     """Wait until this machine has another address than `current`, seen twice in a row; the first one if it had none."""
     suspect = ""
     while True:
         await trio.sleep(LOOK_AGAIN if suspect else LOOK_EVERY if current else LOOK_FIRST)
-        found = await find_address(servers, override, current)
+        found = find_address(servers.value, override, current)
         if found is None or found.address == current:
             suspect = ""
         elif found.address == suspect or not current:

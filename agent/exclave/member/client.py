@@ -295,7 +295,7 @@ class Membership:
     async def follow_address(self, override: str | None) -> NoReturn:
         """Notice where this machine is reached, for ever."""
         while True:
-            found = await wait_moved(self.record.servers, override, self.found.value or self.record.address)
+            found = await wait_moved(self._cluster.server_addresses, override, self.found.value or self.record.address)
             last = self.found.value or self.record.address
             if last not in find_here({last}):
                 self._cluster.start_afresh()
@@ -345,7 +345,7 @@ async def open_member(
     record: MembershipRecord, config: Config, cluster: MemberCluster, endings: EndingSwitch, now: Now
 ) -> AsyncIterator[Membership]:
     """Be this member for as long as the door is open. Starts from disk; raises HostError only."""
-    found = await find_address(record.servers, config.member.address, record.address)
+    found = find_address(cluster.server_addresses.value, config.member.address, record.address)
     if found is not None:
         log.info("%s", found)
     else:
