@@ -1,8 +1,26 @@
 """Failures are named by who must act."""
 
-import pytest
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
-from exclave.errors import ApiRefusal, ClusterError, ConfigError, ExclaveError, Fault, HostError, TokenError
+import h11
+import pytest
+import trio
+
+import exclave
+from exclave.errors import (
+    ApiRefusal,
+    ClusterError,
+    ConfigError,
+    ExclaveError,
+    Fault,
+    HostError,
+    TokenError,
+    describe,
+)
+from exclave.kit.formats.duration import parse_duration
 
 
 def test_codes_and_words_are_unique() -> None:
@@ -73,3 +91,60 @@ def test_a_refusal_carries_what_the_server_said() -> None:
 
 def test_what_kept_us_from_a_server_is_unknown_unless_said() -> None:
     assert ClusterError(Fault.UNREACHABLE, "", "").cause_kind == ""
+
+
+def in_our_code(line: str) -> Callable[[], object]:
+    """Runs a line as if it stood in exclave/sample.py."""
+    return partial(exec, compile(line, str(Path(exclave.__file__).with_name("sample.py")), "exec"), {"h11": h11})
+
+
+def fail(problem: BaseException) -> None:
+    raise problem
+
+
+DESCRIBED: dict[str, tuple[Callable[[], object], str]] = {
+    "our own error, by its text": (partial(fail, HostError(Fault.DISK, "the disk is full", "")), "the disk is full"),
+    "our own error without a text, by its type": (partial(fail, HostError(Fault.DISK, "", "")), "HostError"),
+    "a mistake in our code": (in_our_code("{}['uid']"), "KeyError: 'uid' (exclave/sample.py:1)"),
+    "a mistake without a text": (in_our_code("assert False"), "AssertionError (exclave/sample.py:1)"),
+    "a value that our code refuses": (
+        partial(parse_duration, "soon"),
+        "ValueError: 'soon' is not a duration such as 10s, 5m or 24h (exclave/kit/formats/duration.py:LINE)",
+    ),
+    "a foreign error, without its text, which may quote a secret": (
+        in_our_code("h11.Request(method='GET', target='/', headers=[('Authorization', 'Bearer s3cret\\n')])"),
+        "LocalProtocolError (exclave/sample.py:1)",
+    ),
+    "an error of the operating system, with its text": (
+        partial(fail, FileNotFoundError(2, "No such file or directory", "/a")),
+        "FileNotFoundError: [Errno 2] No such file or directory: '/a' (tests/test_errors.py:LINE)",
+    ),
+    "one that was raised outside of our code": (
+        partial(fail, ValueError("x")), "ValueError (tests/test_errors.py:LINE)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "line"), DESCRIBED.values(), ids=DESCRIBED)
+def test_a_failure_is_described_in_one_line_for_a_log(call: Callable[[], object], line: str) -> None:
+    try:
+        call()
+    except Exception as problem:
+        assert re.sub(r"(duration|test_errors)\.py:[0-9]+", r"\1.py:LINE", describe(problem)) == line
+    else:
+        raise AssertionError("it did not fail")
+
+
+def test_a_failure_that_was_never_raised_has_no_place() -> None:
+    assert describe(TypeError("x")) == "TypeError"
+
+
+async def test_of_a_group_of_failures_each_is_described() -> None:
+    with pytest.raises(BaseException) as caught:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, in_our_code("[][0]"))
+            nursery.start_soon(trio.to_thread.run_sync, in_our_code("{}['uid']"))
+    assert sorted(describe(caught.value).split("; ")) == [
+        "IndexError: list index out of range (exclave/sample.py:1)",
+        "KeyError: 'uid' (exclave/sample.py:1)",
+    ]

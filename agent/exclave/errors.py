@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
+_PACKAGE = __file__.rpartition("/")[0]
+
 
 class Fault(Enum):
     """Every failure with its exit code and fixed word; `word` is what `--json` shows."""
@@ -146,6 +148,28 @@ def bug_lines(problem: BaseException) -> str:
 def bug_object() -> dict[str, Any]:
     """The same for programs; the places go to the log."""
     return error_object(Fault.BUG.code, Fault.BUG.word, BUG, BUG_HINT)
+
+
+def describe(problem: BaseException) -> str:
+    """One line for a log: our own error by its text, any other by its type and where in our code it came from.
+
+    The text of another error is shown if our own code or the operating system raised it: a library may quote a
+    secret, as h11 quotes a header that it refuses. Of a group each member is described.
+    """
+    inside: tuple[BaseException, ...] = getattr(problem, "exceptions", ())
+    if inside:
+        return "; ".join(map(describe, inside))
+    kind, text = type(problem).__name__, str(problem)
+    if isinstance(problem, ExclaveError):
+        return text or kind
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(problem.__traceback__)]
+    if not frames:
+        return kind
+    ours = [(file, line) for file, line in frames if file.startswith(f"{_PACKAGE}/")]
+    file, line = ours[-1] if ours else frames[-1]
+    shown = f"{kind}: {text}" if text and (ours[-1:] == frames[-1:] or isinstance(problem, OSError)) else kind
+    start = len(_PACKAGE) - len("exclave") if ours else file.rfind("/", 0, file.rfind("/")) + 1
+    return f"{shown} ({file[start:]}:{line})"
 
 
 def _places(problem: BaseException) -> Iterator[str]:

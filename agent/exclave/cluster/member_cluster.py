@@ -21,7 +21,7 @@ from exclave.cluster.endpoint import Access, ServerAddress
 from exclave.cluster.http import Exchange, open_exchange
 from exclave.cluster.server_addresses import forget_answers, open_server_addresses
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import ExclaveError, Fault, HostError
+from exclave.errors import ExclaveError, Fault, HostError, describe
 from exclave.kit.host.atomic import remove, write_atomic
 from exclave.kit.tasks.backoff import Backoff
 from exclave.kit.tasks.latest import Latest
@@ -115,7 +115,7 @@ async def _keep_young(cluster: MemberCluster, path: Path, namespace: str, accoun
         except (ExclaveError, ValueError) as problem:
             pause = RETRIES.pause(attempt, draw())
             attempt += 1
-            log.warning("the credential was not renewed and is tried again in %.0f s: %s", pause, problem)
+            log.warning("the credential was not renewed and is tried again in %.0f s: %s", pause, describe(problem))
             await sleep_until_wall(now() + pause, now)
             continue
         cluster.credential.set(renewed)

@@ -13,9 +13,8 @@ from typing import Generic, TypeVar
 import trio
 import trio.lowlevel
 
-from exclave.errors import ExclaveError
+from exclave.errors import ExclaveError, describe
 from exclave.kit.tasks.backoff import Backoff
-from exclave.kit.tasks.supervise import describe
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import trio
 
-from exclave.errors import Fault, HostError
+from exclave.errors import Fault, HostError, describe
 from exclave.identity.svid import Svid
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.supervise import describe, supervise
+from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Renewing, tell
 from exclave.workload_api.connection import Connection
 from exclave.workload_api.messages import X509Svid, encode_response

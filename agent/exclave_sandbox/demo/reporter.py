@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from exclave.kit.tasks.supervise import describe
 from exclave_sandbox.demo.report import Chapter, Step, tell_chapter, tell_step, tell_trying
 from exclave_sandbox.expect import UnexpectedError
 
@@ -63,4 +62,5 @@ def _words_of(problem: BaseException) -> str:
     if isinstance(problem, UnexpectedError):
         return str(problem)
     where = traceback.extract_tb(problem.__traceback__)[-1]
-    return f"{type(problem).__name__}: {describe(problem)}\n({where.name}, line {where.lineno})"
+    texts = "; ".join(str(one) or type(one).__name__ for one in inner or (problem,))
+    return f"{type(problem).__name__}: {texts}\n({where.name}, line {where.lineno})"

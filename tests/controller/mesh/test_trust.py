@@ -62,7 +62,8 @@ ROWS: dict[str, Row] = {
     ),
     "a Secret of another shape": (
         {"data": 7}, bundle(OLD), OLD_ISSUER, text(OLD),
-        {"issuer": "it has another shape than expected: argument of type 'int' is not iterable"},
+        {"issuer": "it has another shape than expected: TypeError: argument of type 'int' is not iterable "
+                   "(exclave/api/issuer.py:"},
     ),
     "both taken away": (None, None, OLD_ISSUER, text(OLD), {}),
 }  # fmt: skip

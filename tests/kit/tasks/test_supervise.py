@@ -1,11 +1,14 @@
 """Parts that restart by themselves."""
 
 import itertools
+import re
 
 import pytest
 import trio
 
-from exclave.kit.tasks.supervise import describe, supervise
+from exclave.api.member import make_condition
+from exclave.errors import Fault, HostError
+from exclave.kit.tasks.supervise import supervise
 
 
 async def test_a_part_that_returns_is_done() -> None:
@@ -28,7 +31,9 @@ async def test_a_part_that_fails_starts_again_after_growing_pauses_and_says_why(
     starts: list[float] = []
     await supervise("names", part, draw=lambda: 0.0)
     assert [start - starts[0] for start in starts] == pytest.approx([0, 1, 3, 7])
-    assert caplog.messages[0] == "names: failed and starts again in 1.0 s: [Errno 98] Address already in use"
+    (place,) = re.findall(r" \(exclave/kit/tasks/supervise.py:[0-9]+\)$", caplog.messages[0])
+    why = "OSError: [Errno 98] Address already in use"
+    assert caplog.messages[0] == f"names: failed and starts again in 1.0 s: {why}{place}"
     assert len(caplog.messages) == 3
 
 
@@ -65,7 +70,7 @@ async def test_a_part_with_a_nursery_starts_again_too(
                 await trio.sleep_forever()
 
     async def fail() -> None:
-        raise ValueError("inside")
+        raise HostError(Fault.DISK, "inside", "free some space")
 
     runs: list[int] = []
     await supervise("names", part, draw=lambda: 0.0)
@@ -80,6 +85,19 @@ async def test_a_bug_that_is_no_exception_is_not_kept_alive() -> None:
         await supervise("names", part)
 
 
-def test_a_failure_is_described_in_one_line() -> None:
-    assert describe(ValueError("text")) == "text"
-    assert describe(ValueError()) == "ValueError"
+async def test_a_bug_is_logged_with_its_type_and_place(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def part() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            make_condition(None, 0.0)  # type: ignore[arg-type]
+
+    runs: list[int] = []
+    await supervise("names", part, draw=lambda: 0.0)
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r"names: failed and starts again in 1\.0 s: AttributeError: 'NoneType' object has no attribute 'type' "
+        r"\(exclave/api/member\.py:[0-9]+\)",
+        message,
+    )

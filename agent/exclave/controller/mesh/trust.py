@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from exclave.api.issuer import Issuer, leads_to, read_anchors, read_issuer
 from exclave.api.requests import Object
+from exclave.errors import describe
 
 ANCHORS, ISSUER = "anchors", "issuer"
 
@@ -65,4 +66,6 @@ def _issuer(secret: Object | None, pem: str, now: float, faults: dict[str, str])
 
 def told(problem: Exception) -> str:
     """What is wrong with a source; a wrong shape comes as any of several exceptions."""
-    return str(problem) if isinstance(problem, ValueError) else f"it has another shape than expected: {problem}"
+    if isinstance(problem, ValueError):
+        return str(problem)
+    return f"it has another shape than expected: {describe(problem)}"

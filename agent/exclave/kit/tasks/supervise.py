@@ -1,7 +1,8 @@
 """Parts whose failure must not touch traffic restart by themselves, with growing pauses.
 
-Rules: a part that returns is done; one that raises is started again; its failure is logged once per attempt, with
-its text. Cancellation passes through. A part that ran longer than `settled` seconds starts again at the first pause.
+Rules: a part that returns is done; one that raises is started again, and each failure is logged: our own errors with
+their text, a bug with its type and place. Cancellation passes through. A part that ran longer than `SETTLED` seconds
+starts again at the first pause.
 """
 
 import logging
@@ -10,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from exclave.errors import describe
 from exclave.kit.tasks.backoff import Backoff
-from exclave.kit.tasks.nursery import members
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,3 @@ async def supervise(
             attempt += 1
             log.warning("%s: failed and starts again in %.1f s: %s", name, pause, describe(problem))
         await trio.sleep(pause)
-
-
-def describe(problem: BaseException) -> str:
-    """One line for a log: the text of a failure, or its type if it has none; of a group, those of its members."""
-    inside = members(problem)
-    return "; ".join(map(describe, inside)) if inside else str(problem) or type(problem).__name__
