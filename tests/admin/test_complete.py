@@ -1,6 +1,7 @@
 """What the tab key gets after `kubectl exclave`."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_kubectl_asks_and_hands_the_answer_to_the_shell(typed: list[str], answer
     for name in ("kubectl-exclave", "kubectl_complete-exclave"):
         program = tmp_path / name
         module = "main" if name == "kubectl-exclave" else "completing"
-        program.write_text(f"#!{sys.executable}\nfrom exclave.admin.{module} import main\nraise SystemExit(main())\n")
+        run_main = f"from exclave.admin.{module} import main; raise SystemExit(main())"
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{run_main}" "$@"\n')
         program.chmod(0o755)
     agent = str(Path(completing.__file__).parents[2])
     environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": agent}

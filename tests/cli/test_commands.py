@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -346,7 +347,7 @@ def systemd(folder: Path, *, knows: bool) -> Iterator[Path]:
         'c, _ = s.accept(); os.unlink(sys.argv[1]); c.recv(4096); c.sendall(b\'{"state": "ready"}\\n\')'
     )
     (folder / "agent.py").write_text(agent)
-    start = f"exec {sys.executable} {folder}/agent.py {folder}/vm-run/control.sock > /dev/null 2>&1"
+    start = f"exec {shlex.quote(sys.executable)} {folder}/agent.py {folder}/vm-run/control.sock > /dev/null 2>&1"
     (folder / "bin/systemctl").write_text(
         f'#!/bin/sh\necho "$@" >> {folder}/trace\ncase $1 in cat) exit {0 if knows else 1};; start) {start};; esac\n'
     )

@@ -46,7 +46,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (installing,) = [text for text in steps("RUN") if "pip install" in text]
     command = installing.replace(PREFIX, str(image / "exclave"))
     command = command.replace("--no-cache-dir", "--disable-pip-version-check")  # fetched once a machine, not once a run
-    command = re.sub(r"^python ", f"{sys.executable} ", command)
+    command = re.sub(r"^python ", lambda _: f"{shlex.quote(sys.executable)} ", command)
     done = subprocess.run(["sh", "-c", command], cwd=source, capture_output=True, text=True)
     is_away = done.returncode != 0 and any(sign in done.stderr for sign in INDEX_IS_AWAY)
     need(not is_away, f"pip found nothing to install from: {done.stderr[-300:]}")

@@ -3,27 +3,40 @@
 exclave's own three folders are there from the start, as a package or a unit makes them.
 """
 
+import sys
 from pathlib import Path
 
+import exclave
 from exclave_sandbox.stage.namespaces import Machine
 
 LAYERS = "/mnt"
 
+COVERED = ("/etc", "/var", "/root", "/mnt", "/run", "/tmp")
+"""Where this machine has disks of its own."""
+
 DISKS = """
 set -eu
+number=3
+for folder; do eval "exec $number<\\"\\$folder\\""; number=$((number + 1)); done
 mount -t tmpfs -o mode=755 layers /mnt
 for folder in etc var root; do
     mkdir -p /mnt/$folder /mnt/work-$folder
     mount -t overlay overlay -o lowerdir=/$folder,upperdir=/mnt/$folder,workdir=/mnt/work-$folder /$folder
 done
-mkdir -p /mnt/run /mnt/tmp "/mnt/tmp/$(basename "$1")"
+mkdir -p /mnt/run /mnt/tmp
 chmod 1777 /mnt/tmp
-mount --rbind "$1" "/mnt/tmp/$(basename "$1")"
 mount --rbind /mnt/tmp /tmp
 mount --bind /mnt/run /run
+number=3
+for folder; do
+    mkdir -p "$folder"
+    mount --no-canonicalize --rbind "/proc/self/fd/$number" "$folder"
+    number=$((number + 1))
+done
 mkdir -m 755 /etc/exclave /run/exclave
 mkdir -m 700 /var/lib/exclave
 """
+"""Its arguments are folders that stay what they are. An open descriptor still finds a folder that a mount covers."""
 
 RESOLVER = """\
 # set up by hand, by somebody who knew why
@@ -131,6 +144,14 @@ END
 """
 
 
+def covered(*folders: Path) -> list[Path]:
+    """Those of these folders, and of the folders of the programs that run here, which the new disks would cover."""
+    programs = (Path(sys.prefix), Path(sys.base_prefix), Path(exclave.__file__).parents[1], Path(__file__).parents[1])
+    found = {folder.resolve() for folder in (*folders, *programs)}
+    found = {folder for folder in found if any(folder.is_relative_to(disk) for disk in COVERED)}
+    return sorted(folder for folder in found if not found.intersection(folder.parents))
+
+
 async def furnish(machine: Machine, scratch: Path) -> None:
     """Make the machine somebody's."""
 
@@ -138,7 +159,7 @@ async def furnish(machine: Machine, scratch: Path) -> None:
         done = await machine.run(*command, stdin=stdin.encode())
         assert done.status == 0, (command, done.errors)
 
-    await do("sh", "-c", DISKS, "sh", str(scratch))
+    await do("sh", "-c", DISKS, "sh", *map(str, covered(scratch)))
     await do("sh", "-c", "rm -f /etc/resolv.conf && cat >/etc/resolv.conf", stdin=RESOLVER)
     await do("sh", "-c", NETWORK)
     await do("nft", "-f", "-", stdin=RULES)

@@ -4,6 +4,7 @@ unshare --net --mount python story.py
 """
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -50,7 +51,7 @@ CHANGES = {
     "neighbours of IPv6": "ip neighbour add fd99::8 lladdr 02:00:00:00:00:88 nud permanent dev own0",
     "iptables-legacy": "iptables-legacy -t nat -I DOCKER -j RETURN",
     "ip6tables-legacy": "ip6tables-legacy -A OURS -j RETURN",
-    "sockets that listen": f"{sys.executable} -m http.server 8077 >/dev/null 2>&1 & sleep 1",
+    "sockets that listen": f"{shlex.quote(sys.executable)} -m http.server 8077 >/dev/null 2>&1 & sleep 1",
     "settings": "echo 4000 >/proc/sys/net/ipv4/tcp_keepalive_time",
     "files": "echo >>/etc/resolv.conf",
     "mounts": "mount -n -t tmpfs more /mnt/var",
