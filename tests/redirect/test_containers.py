@@ -12,7 +12,7 @@ import pytest
 
 from exclave_sandbox.stage.namespaces import Machine
 
-from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, Lab, Seen, open_lab, standing
+from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, standing
 from .policies import PLAIN, PROXY
 
 pytestmark = pytest.mark.root
@@ -100,7 +100,7 @@ async def test_a_published_port_goes_on_working_and_one_of_the_group_goes_throug
             await town.lab.load(POLICY)
         lab = town.lab
         assert (await lab.call(lab.peer, VM4, 8081)).who == "container"
-        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+        assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080))
         # And what the proxy then calls, from this machine, is what Docker has published.
         assert (await lab.call(lab.vm, VM4, 8080, uid=PROXY)).who == "container"
         assert (await lab.call(lab.vm, VM4, 8080)).who == "container"
@@ -111,9 +111,9 @@ async def test_containers_are_left_alone_by_default() -> None:
         await town.start_docker()
         lab = town.lab
         for address in (CLUSTER4, PEER4):
-            assert await lab.call(town.container, address, 80) == Seen("peer")
-        assert await lab.call(town.container, CLUSTER6, 80) == Seen("peer")
-        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy a", (CLUSTER4, 80))
+            assert await lab.call(town.container, address, 80) == CallResult("peer")
+        assert await lab.call(town.container, CLUSTER6, 80) == CallResult("peer")
+        assert await lab.call(lab.vm, CLUSTER4, 80) == CallResult("proxy a", (CLUSTER4, 80))
 
 
 async def test_containers_behind_a_captured_bridge_call_the_cluster_as_programs_here_do() -> None:
@@ -127,7 +127,7 @@ async def test_containers_behind_a_captured_bridge_call_the_cluster_as_programs_
         links = await lab.vm.must("sh", "-c", "cat /proc/sys/net/ipv4/conf/*/route_localnet")
         assert set(links.split()) == {b"0"}  # the proxy's addresses are link-local, not loopback, so none is needed
         for address in (CLUSTER4, CLUSTER6):
-            assert await lab.call(town.container, address, 80) == Seen("proxy a", (address, 80)), address
+            assert await lab.call(town.container, address, 80) == CallResult("proxy a", (address, 80)), address
         for why, (address, port), who in (
             ("SSH", (CLUSTER4, 22), "peer"),
             ("no network of the cluster", (PEER4, 80), "peer"),
@@ -137,7 +137,7 @@ async def test_containers_behind_a_captured_bridge_call_the_cluster_as_programs_
             ("the private link, bare", ("169.254.77.1", 4140), "TimeoutError"),
         ):
             assert (await lab.call(town.container, address, port, timeout=0.5)).who == who, why
-        assert await lab.call(town.container, VM4, 8080, timeout=0.5) == Seen(
+        assert await lab.call(town.container, VM4, 8080, timeout=0.5) == CallResult(
             "proxy a", (VM4, 8080)
         )  # a port of the group
 
@@ -148,8 +148,8 @@ async def test_everything_is_captured_where_that_is_wanted_but_what_containers_s
         await town.start_docker()
         lab = town.lab
         await lab.vm.must("sh", "-c", "echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables")
-        assert await lab.call(town.container, PEER4, 80) == Seen("proxy a", (PEER4, 80))
-        assert await lab.call(town.container, NEIGHBOUR, 80) == Seen("neighbour")
+        assert await lab.call(town.container, PEER4, 80) == CallResult("proxy a", (PEER4, 80))
+        assert await lab.call(town.container, NEIGHBOUR, 80) == CallResult("neighbour")
         without = [
             line
             for line in (await lab.nft("-a", "list", "table", "inet", "exclave")).splitlines()

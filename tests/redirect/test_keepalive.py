@@ -14,8 +14,8 @@ import pytest
 from exclave.kit.host.procfs import view_process
 from exclave.redirect.keepalive import _launch, remove_guard
 
-from .keeping import Keeping, keep
-from .lab import CLUSTER4, CLUSTER6, VM4, VM6, Flows, Lab, Seen, as_proxies, open_lab
+from .agent_process import AgentProcess, start_agent
+from .lab import CLUSTER4, CLUSTER6, VM4, VM6, CallResult, Flows, Lab, as_proxies, open_lab
 from .policies import PLAIN
 
 POLICY = replace(PLAIN, networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
@@ -38,15 +38,15 @@ def guard_of(runtime: Path) -> int:
 
 
 @asynccontextmanager
-async def kept(runtime: Path, own: str = VM4) -> AsyncIterator[tuple[Lab, Keeping]]:
+async def open_machine(runtime: Path, own: str = VM4) -> AsyncIterator[tuple[Lab, AgentProcess]]:
     """An agent's redirect inside of a machine, with both instances of a proxy."""
     async with open_lab() as lab:
-        keeping = await keep(lab.vm, runtime, MEMBERS[own])
+        agent = await start_agent(lab.vm, runtime, MEMBERS[own])
         try:
             as_proxies(lab, "a")
-            yield lab, keeping
+            yield lab, agent
         finally:
-            keeping.kill()
+            agent.kill()
             await remove_guard(runtime)
 
 
@@ -61,20 +61,20 @@ async def alive(flows: tuple[Flows, ...]) -> int:
     return sum([len(await each.alive()) for each in flows])
 
 
-async def flush_until_repaired(lab: Lab, keeping: Keeping) -> None:
+async def flush_until_repaired(lab: Lab, agent: AgentProcess) -> None:
     await lab.nft("flush", "ruleset")
-    line = await keeping.wait_log("redirect: [action=repair")
+    line = await agent.wait_log("redirect: [action=repair")
     assert "instance=a" in line
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("own", MEMBERS)
 async def test_with_the_guard_no_flush_resets_a_connection(own: str, tmp_path: Path) -> None:
-    async with kept(tmp_path, own) as (lab, keeping):
+    async with open_machine(tmp_path, own) as (lab, agent):
         flows = talk(lab, own)
         assert await alive(flows) == 3 * EACH
         for _ in range(5):
-            await flush_until_repaired(lab, keeping)
+            await flush_until_repaired(lab, agent)
             assert await alive(flows) == 3 * EACH
 
 
@@ -86,14 +86,14 @@ async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_lat
         await lab.nft("add", "chain", "inet", "memory", "kept", "{ type nat hook prerouting priority 0; }")
         await lab.nft("add", "rule", "inet", "memory", "kept", "ct state invalid accept")
         lost = await lab.call(lab.vm, NOBODY, 80, timeout=0.1, source_port=40001)
-        assert lost == Seen("TimeoutError", None)
-        keeping = await keep(lab.vm, tmp_path, POLICY)
+        assert lost == CallResult("TimeoutError", None)
+        agent = await start_agent(lab.vm, tmp_path, POLICY)
         try:
             as_proxies(lab, "a")
-            await keeping.wait_log("redirect: connections that began while no rules stood, and may begin again: 1")
-            assert await lab.call(lab.vm, NOBODY, 80, source_port=40001) == Seen("proxy a", (NOBODY, 80))
+            await agent.wait_log("redirect: connections that began while no rules stood, and may begin again: 1")
+            assert await lab.call(lab.vm, NOBODY, 80, source_port=40001) == CallResult("proxy a", (NOBODY, 80))
         finally:
-            keeping.kill()
+            agent.kill()
             await remove_guard(tmp_path)
 
 
@@ -101,13 +101,13 @@ async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_lat
 async def test_without_it_a_flush_resets_connections_and_the_agent_says_so_before(tmp_path: Path) -> None:
     """A guard that cannot be put on record goes again, since no next agent could find it; the rest works."""
     absent = tmp_path / "absent"
-    async with kept(absent) as (lab, keeping):
-        (line,) = [line for line in keeping.logs if "no guard" in line]
+    async with open_machine(absent) as (lab, agent):
+        (line,) = [line for line in agent.logs if "no guard" in line]
         assert line.startswith("redirect: a flush of all rules by others will reset connections: no guard: cannot ")
         assert TABLE not in await lab.nft("list", "tables")
-        assert psutil.Process(keeping.pid).children() == []
+        assert psutil.Process(agent.pid).children() == []
         flows = talk(lab)
-        await flush_until_repaired(lab, keeping)
+        await flush_until_repaired(lab, agent)
         assert await alive(flows) < 3 * EACH  # else the test above proves nothing
 
 
@@ -122,15 +122,15 @@ def test_an_agent_killed_before_the_record_was_written_leaves_no_process() -> No
 
 @pytest.mark.root
 async def test_the_guard_s_table_is_spared_by_others_and_goes_with_its_process(tmp_path: Path) -> None:
-    async with kept(tmp_path) as (lab, keeping):
+    async with open_machine(tmp_path) as (lab, agent):
         assert TABLE in await lab.nft("list", "tables")
         for command in ("flush ruleset", "delete table inet exclave-guard", "flush table inet exclave-guard"):
             await lab.vm.run("nft", command)
         assert "ct state invalid" in await lab.nft("list", *TABLE.split())
         os.kill(guard_of(tmp_path), signal.SIGKILL)
-        await keeping.wait_log("redirect: the guard, process ")
+        await agent.wait_log("redirect: the guard, process ")
         assert TABLE not in await lab.nft("list", "tables")
-        await keeping.wait_log("redirect: process ")  # another follows
+        await agent.wait_log("redirect: process ")  # another follows
         assert TABLE in await lab.nft("list", "tables")
 
 
@@ -139,15 +139,15 @@ async def test_the_guard_s_table_is_spared_by_others_and_goes_with_its_process(t
 async def test_on_the_way_out_it_goes_after_the_proxy_and_leaves_nothing(ending: str, tmp_path: Path) -> None:
     async with open_lab() as lab:
         before = await lab.nft("list", "ruleset")
-        keeping = await keep(lab.vm, tmp_path, POLICY)
+        agent = await start_agent(lab.vm, tmp_path, POLICY)
         as_proxies(lab, "a")
         flows, guard = talk(lab), guard_of(tmp_path)
-        keeping.say(ending)
-        await keeping.wait("draining")
+        agent.send(ending)
+        await agent.wait("draining")
         await lab.nft("flush", "ruleset")  # nobody repairs now, and connections live on all the same
         assert await alive(flows) == 3 * EACH
-        keeping.say("the proxy has ended")
-        await keeping.wait("closed")
+        agent.send("the proxy has ended")
+        await agent.wait("closed")
         assert view_process(guard) is None
         assert await lab.nft("list", "ruleset") == before
         assert list(tmp_path.iterdir()) == []
@@ -156,7 +156,7 @@ async def test_on_the_way_out_it_goes_after_the_proxy_and_leaves_nothing(ending:
 @pytest.mark.root
 @pytest.mark.parametrize("how", ["hand-over", "kill -9"])
 async def test_the_next_agent_adopts_it_and_no_connection_notices(how: str, tmp_path: Path) -> None:
-    async with kept(tmp_path) as (lab, first):
+    async with open_machine(tmp_path) as (lab, first):
         flows, guard = talk(lab), guard_of(tmp_path)
         if how == "kill -9":
             first.kill()
@@ -164,7 +164,7 @@ async def test_the_next_agent_adopts_it_and_no_connection_notices(how: str, tmp_
             await first.end("hand-over")
         await lab.nft("flush", "ruleset")  # while no agent runs
         assert await alive(flows) == 3 * EACH
-        second = await keep(lab.vm, tmp_path, POLICY)
+        second = await start_agent(lab.vm, tmp_path, POLICY)
         assert f"redirect: adopted the guard, process {guard}" in second.logs
         assert guard_of(tmp_path) == guard
         await flush_until_repaired(lab, second)
@@ -176,9 +176,9 @@ async def test_the_next_agent_adopts_it_and_no_connection_notices(how: str, tmp_
 
 @pytest.mark.root
 async def test_from_cold_it_is_ended_by_its_record_alone(tmp_path: Path) -> None:
-    async with kept(tmp_path) as (lab, keeping):
+    async with open_machine(tmp_path) as (lab, agent):
         guard = guard_of(tmp_path)
-        keeping.kill()
+        agent.kill()
         assert await remove_guard(tmp_path) == guard
         assert TABLE not in await lab.nft("list", "tables")
         assert await remove_guard(tmp_path) is None
@@ -195,7 +195,7 @@ OTHERS = {
 @pytest.mark.root
 @pytest.mark.parametrize("differs", OTHERS.values(), ids=OTHERS)
 async def test_a_process_that_is_not_ours_is_neither_used_nor_ended(differs: dict[str, object], tmp_path: Path) -> None:
-    async with kept(tmp_path) as (_, first):
+    async with open_machine(tmp_path) as (_, first):
         guard = guard_of(tmp_path)
         first.kill()
         path = tmp_path / "guard.json"

@@ -14,7 +14,7 @@ from exclave.config import RedirectConfig
 from exclave.redirect.rules.policy import Server, Surroundings, make_policy
 from support.member import make_settings
 
-from .lab import CLUSTER4, CLUSTER6, ECHO, PEER4, VM4, Lab, Seen, open_lab, standing
+from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, read_program, standing
 from .policies import PROXY
 
 pytestmark = pytest.mark.root
@@ -41,7 +41,7 @@ METADATA = (
     "fd00:c1::a9fe:a9fe",
 )
 
-Call = Callable[[Lab], Coroutine[Any, Any, Seen]]
+Call = Callable[[Lab], Coroutine[Any, Any, CallResult]]
 
 HERE: dict[str, tuple[Call, str]] = {
     "SSH from outside": (lambda lab: lab.call(lab.peer, VM4, 22), "application"),
@@ -96,9 +96,24 @@ async def test_no_datagram_is_captured_and_so_neither_dhcp_nor_dns() -> None:
     everybody = "10.77.0.255"
     async with open_lab() as lab, standing(lab, GREEDY):
         lab.start(
-            lab.peer, ECHO, "peer", "0.0.0.0/67", f"{CLUSTER4}/53", f"{CLUSTER6}/53", f"{CLUSTER4}/80", expecting="up"
+            lab.peer,
+            read_program("answer_datagrams"),
+            "peer",
+            "0.0.0.0/67",
+            f"{CLUSTER4}/53",
+            f"{CLUSTER6}/53",
+            f"{CLUSTER4}/80",
+            expecting="up",
         )
-        lab.start(lab.vm, ECHO, "application", f"{VM4}/68", f"{VM4}/8080", f"{VM4}/4143", expecting="up")
+        lab.start(
+            lab.vm,
+            read_program("answer_datagrams"),
+            "application",
+            f"{VM4}/68",
+            f"{VM4}/8080",
+            f"{VM4}/4143",
+            expecting="up",
+        )
         await lab.vm.must("ip", "address", "replace", f"{VM4}/24", "broadcast", everybody, "dev", "eth0")
         for address, port in ((PEER4, 67), (everybody, 67), (CLUSTER4, 53), (CLUSTER6, 53), (CLUSTER4, 80)):
             assert await lab.ask(lab.vm, address, port) == "peer", f"{address}:{port}"

@@ -20,8 +20,8 @@ from exclave.redirect.keepalive import remove_guard
 from support.needs import need
 from support.unpacked import unpacked
 
-from .keeping import Keeping, keep
-from .lab import CLUSTER4, CLUSTER6, VM4, Flows, Lab, Seen, as_proxies, open_lab
+from .agent_process import AgentProcess, start_agent
+from .lab import CLUSTER4, CLUSTER6, VM4, CallResult, Flows, Lab, as_proxies, open_lab
 from .policies import PLAIN
 
 POLICY = replace(PLAIN, networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
@@ -190,14 +190,14 @@ OTHERS: dict[str, tuple[Act, bool]] = {
 
 
 @asynccontextmanager
-async def kept(runtime: Path) -> AsyncIterator[tuple[Lab, Keeping]]:
+async def open_machine(runtime: Path) -> AsyncIterator[tuple[Lab, AgentProcess]]:
     async with open_lab() as lab:
-        keeping = await keep(lab.vm, runtime, POLICY)
+        agent = await start_agent(lab.vm, runtime, POLICY)
         try:
             as_proxies(lab, "a")
-            yield lab, keeping
+            yield lab, agent
         finally:
-            keeping.kill()
+            agent.kill()
             await remove_guard(runtime)
 
 
@@ -210,7 +210,7 @@ async def alive(flows: tuple[Flows, ...]) -> int:
 async def test_whatever_others_do_no_connection_is_reset_and_our_rules_stand(
     act: Act, takes: bool, tmp_path: Path
 ) -> None:
-    async with kept(tmp_path) as (lab, keeping):
+    async with open_machine(tmp_path) as (lab, agent):
         flows = (
             lab.flows(lab.peer, EACH, f"{VM4}/8080"),
             lab.flows(lab.vm, EACH, f"{CLUSTER4}/80", f"{CLUSTER6}/80"),
@@ -218,20 +218,20 @@ async def test_whatever_others_do_no_connection_is_reset_and_our_rules_stand(
         for _ in range(2):
             await act(lab)
             if takes:
-                await keeping.wait_log("redirect: [action=repair")
-            assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
-            assert await lab.call(lab.vm, CLUSTER6, 80) == Seen("proxy a", (CLUSTER6, 80))
+                await agent.wait_log("redirect: [action=repair")
+            assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080))
+            assert await lab.call(lab.vm, CLUSTER6, 80) == CallResult("proxy a", (CLUSTER6, 80))
             assert await alive(flows) == 3 * EACH
         if takes:
             assert "policy accept" in await lab.nft("list", "table", "inet", "filter")  # theirs is as they made it
         else:
-            assert not [line for line in keeping.logs if "others changed" in line]
+            assert not [line for line in agent.logs if "others changed" in line]
 
 
 @pytest.mark.root
 async def test_a_published_port_still_leads_to_its_container(tmp_path: Path) -> None:
     need(shutil.which("iptables-nft") is not None, "iptables-nft is not installed")
-    async with kept(tmp_path) as (lab, _):
+    async with open_machine(tmp_path) as (lab, _):
         for words in ("link add docker0 type bridge", "address add 172.17.0.2/16 dev docker0", "link set docker0 up"):
             await lab.vm.must("ip", *words.split())
         lab.listen(lab.vm, "container", "172.17.0.2/80")

@@ -27,7 +27,7 @@ from exclave.redirect.table_door import open_table
 from support.breaking import falling_over_once
 from support.own_network import in_own_network
 
-from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, VM6, Lab, Seen, as_proxies, doors_inside, open_lab
+from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, VM6, CallResult, Lab, as_proxies, doors_inside, open_lab
 from .policies import PLAIN, PROXY
 
 POLICY = replace(
@@ -59,10 +59,10 @@ async def redirected(lab: Lab, policy: RedirectPolicy, *instances: str) -> Async
 async def test_calls_to_the_group_s_ports_reach_the_proxy_with_their_destination() -> None:
     async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
         lab.listen(lab.vm, "application", f"{VM4}/8080", f"{VM4}/9100", f"{VM4}/22")
-        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
-        assert await lab.call(lab.peer, VM4, 4143) == Seen("proxy a", (VM4, 4143))  # opaque traffic of pods
-        assert await lab.call(lab.peer, VM4, 9100) == Seen("application")  # not a port of the group
-        assert await lab.call(lab.peer, VM4, 22) == Seen("application")
+        assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080))
+        assert await lab.call(lab.peer, VM4, 4143) == CallResult("proxy a", (VM4, 4143))  # opaque traffic of pods
+        assert await lab.call(lab.peer, VM4, 9100) == CallResult("application")  # not a port of the group
+        assert await lab.call(lab.peer, VM4, 22) == CallResult("application")
         await redirect.refresh()
         assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (2, 0)
 
@@ -74,9 +74,9 @@ async def test_calls_of_programs_reach_the_proxy_with_their_destination_unless_e
         ports = (80, 22, 6443, 3306)
         lab.listen(lab.peer, "peer", *(f"{CLUSTER4}/{port}" for port in ports), f"{PEER4}/80", "10.42.0.40/80")
         async with redirected(lab, POLICY) as (_, redirect):
-            assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy a", (CLUSTER4, 80))
-            assert await lab.call(lab.vm, CLUSTER4, 81) == Seen("proxy a", (CLUSTER4, 81))
-            assert await lab.call(lab.vm, CLUSTER6, 80) == Seen("proxy a", (CLUSTER6, 80))
+            assert await lab.call(lab.vm, CLUSTER4, 80) == CallResult("proxy a", (CLUSTER4, 80))
+            assert await lab.call(lab.vm, CLUSTER4, 81) == CallResult("proxy a", (CLUSTER4, 81))
+            assert await lab.call(lab.vm, CLUSTER6, 80) == CallResult("proxy a", (CLUSTER6, 80))
             for why, call in {
                 "SSH": lab.call(lab.vm, CLUSTER4, 22),
                 "the API server": lab.call(lab.vm, CLUSTER4, 6443),
@@ -86,7 +86,7 @@ async def test_calls_of_programs_reach_the_proxy_with_their_destination_unless_e
                 "the proxy itself": lab.call(lab.vm, CLUSTER4, 80, uid=PROXY),
                 "an excluded user": lab.call(lab.vm, CLUSTER4, 80, uid=4242),
             }.items():
-                assert await call == Seen("peer"), why
+                assert await call == CallResult("peer"), why
             await redirect.settle()
             assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (0, 3)
 
@@ -98,17 +98,17 @@ async def test_calls_to_oneself_pass_by_the_proxy(networks: tuple[str, ...] | No
     async with open_lab() as lab, redirected(lab, replace(POLICY, networks=networks)):
         lab.listen(lab.vm, "application", f"{VM4}/8080", "127.0.0.1/8080")
         for address in (VM4, "127.0.0.1"):
-            assert await lab.call(lab.vm, address, 8080) == Seen("application")
-            assert await lab.call(lab.vm, address, 8080, uid=PROXY) == Seen("application")
+            assert await lab.call(lab.vm, address, 8080) == CallResult("application")
+            assert await lab.call(lab.vm, address, 8080, uid=PROXY) == CallResult("application")
 
 
 @pytest.mark.root
 async def test_a_member_of_ipv6_is_reached_by_ipv6() -> None:
     async with open_lab() as lab, redirected(lab, replace(POLICY, addresses=(VM6,))):
         lab.listen(lab.vm, "application", f"{VM4}/8080")
-        assert await lab.call(lab.peer, VM6, 8080) == Seen("proxy a", (VM6, 8080))
-        assert await lab.call(lab.peer, VM6, 4143) == Seen("proxy a", (VM6, 4143))
-        assert await lab.call(lab.peer, VM4, 8080) == Seen("application")
+        assert await lab.call(lab.peer, VM6, 8080) == CallResult("proxy a", (VM6, 8080))
+        assert await lab.call(lab.peer, VM6, 4143) == CallResult("proxy a", (VM6, 4143))
+        assert await lab.call(lab.peer, VM4, 8080) == CallResult("application")
 
 
 @pytest.mark.root
@@ -118,8 +118,8 @@ async def test_everything_is_captured_where_that_is_wanted_but_the_metadata_serv
         await lab.vm.add_route("169.254.169.254/32")
         lab.listen(lab.peer, "metadata", "169.254.169.254/80")
         async with redirected(lab, replace(POLICY, networks=None)):
-            assert await lab.call(lab.vm, PEER4, 443) == Seen("proxy a", (PEER4, 443))
-            assert await lab.call(lab.vm, "169.254.169.254", 80) == Seen("metadata")
+            assert await lab.call(lab.vm, PEER4, 443) == CallResult("proxy a", (PEER4, 443))
+            assert await lab.call(lab.vm, "169.254.169.254", 80) == CallResult("metadata")
 
 
 @pytest.mark.root
@@ -151,8 +151,8 @@ async def test_a_swap_takes_new_connections_and_leaves_the_old_ones() -> None:
         assert not redirect.in_place
         await redirect.observed.wait_for(lambda observed: observed.instance == "b")
         assert redirect.in_place
-        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy b", (VM4, 8080))
-        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy b", (CLUSTER4, 80))
+        assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy b", (VM4, 8080))
+        assert await lab.call(lab.vm, CLUSTER4, 80) == CallResult("proxy b", (CLUSTER4, 80))
         assert inbound.is_alive()
         assert outbound.is_alive()
 
@@ -165,7 +165,7 @@ async def test_where_the_proxy_is_dead_outbound_may_open_while_inbound_stays_clo
         assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "ConnectionRefusedError"
         wanted.set(replace(POLICY, outbound=False))
         await redirect.observed.wait_for(lambda observed: observed.digest != ruleset_digest(POLICY))
-        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("peer")
+        assert await lab.call(lab.vm, CLUSTER4, 80) == CallResult("peer")
         assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
 
 
@@ -192,7 +192,7 @@ async def test_what_others_do_to_the_rules_is_noticed_and_repaired(caplog: pytes
             await redirect.settle()  # unless its keeper, which looks once after the opening, was faster
             assert redirect.repairs == repairs, what
             assert redirect.in_place
-            assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080)), what
+            assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080)), what
             told = [line for line in caplog.messages if line.startswith("redirect: others changed")]
             assert len(told) == 1, caplog.messages
 
@@ -211,7 +211,7 @@ async def test_what_began_by_narrower_rules_and_nobody_answers_begins_anew() -> 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(widen)
             seen = await lab.call(lab.vm, nobody, 80, timeout=20.0, source_port=40001)
-        assert seen == Seen("proxy a", (nobody, 80))
+        assert seen == CallResult("proxy a", (nobody, 80))
 
 
 @pytest.mark.root
@@ -264,7 +264,7 @@ async def test_rules_left_by_an_earlier_agent_and_changed_since_are_replaced_and
         async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()) as redirect:
             assert redirect.in_place
             assert redirect.repairs == 1
-            assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+            assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080))
             assert inbound.is_alive()
 
 
@@ -336,7 +336,7 @@ async def test_a_look_now_and_then_finds_what_was_not_heard_of(is_heard: bool, m
         with trio.fail_after(20):
             while redirect.repairs == 0 or not redirect.in_place:
                 await redirect.observed.wait_change()
-        assert await lab.call(lab.peer, VM4, 8080) == Seen("proxy a", (VM4, 8080))
+        assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080))
 
 
 @pytest.mark.root

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from .lab import CLUSTER4, CLUSTER6, PEER6, VM4, VM6, Seen, open_lab, standing
+from .lab import CLUSTER4, CLUSTER6, PEER6, VM4, VM6, CallResult, open_lab, standing
 from .policies import PLAIN
 
 pytestmark = pytest.mark.root
 
 POLICY = replace(PLAIN, addresses=(VM4,), networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
 
-APPLICATION, PEER = Seen("application"), Seen("peer")
+APPLICATION, PEER = CallResult("application"), CallResult("peer")
 
 
-def taken(address: str, port: int) -> Seen:
+def taken(address: str, port: int) -> CallResult:
     """The proxy's answer: it was told where the caller wanted to go."""
-    return Seen("proxy a", (address, port))
+    return CallResult("proxy a", (address, port))
 
 
 INBOUND: dict[str, tuple[dict[str, Any], dict[tuple[str, int], bool]]] = {

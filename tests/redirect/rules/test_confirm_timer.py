@@ -23,7 +23,7 @@ from exclave.redirect.rules.drain_ruleset import render_kept
 from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.redirect.rules.ruleset import render, ruleset_digest
 
-from ..lab import CLUSTER4, VM4, Lab, Seen, as_proxies, open_lab
+from ..lab import CLUSTER4, VM4, CallResult, Lab, as_proxies, open_lab
 from ..policies import PLAIN
 
 TOP = Path(__file__).parents[3]
@@ -97,35 +97,14 @@ def test_time_that_passes_is_no_change_that_others_have_made() -> None:
 
 # With the kernel.
 
-AGENT = """
-import sys, trio
-from pathlib import Path
-from dataclasses import replace
-from types import SimpleNamespace
-from exclave.confirm import open_confirm
-from exclave.ending import EndingSwitch
-from exclave.kit.tasks.latest import Latest
-from exclave.redirect import find_armed, open_redirect
-from redirect.policies import PLAIN
-
-async def main(state, address):
-    membership = SimpleNamespace(view=Latest(None))
-    async with open_confirm(Path(state), membership, await find_armed()) as confirming:
-        wanted = Latest(replace(PLAIN, addresses=(address,), armed_until=confirming.arm()))
-        async with open_redirect(wanted, Path(state), EndingSwitch()):
-            print(confirming.view.value.stage.value, flush=True)
-            await trio.sleep_forever()
-
-trio.run(main, *sys.argv[1:])
-"""
-"""As much of an agent as makes rules that are to be confirmed."""
+AGENT = Path(__file__).parents[1] / "programs" / "unconfirmed_agent.py"
 
 
 @asynccontextmanager
 async def agent(lab: Lab, state: Path) -> AsyncIterator[str]:
     """An agent in the machine, killed without a word; the stage it tells once its rules are in."""
     environment = os.environ | {"PYTHONPATH": f"{TOP / 'agent'}:{TOP / 'tests'}"}
-    command = lab.vm.command("setpriv", "--pdeathsig=KILL", sys.executable, "-c", AGENT, str(state), VM4)
+    command = lab.vm.command("setpriv", "--pdeathsig=KILL", sys.executable, str(AGENT), str(state), VM4)
     async with trio.open_nursery() as nursery:
         run = await nursery.start(lambda task_status: _run(command, environment, task_status))
         assert run.stdout is not None
@@ -164,9 +143,9 @@ async def test_an_agent_that_is_killed_before_anybody_confirms_leaves_rules_that
             assert stage == "running"
             inside, outside = lab.talk(lab.vm, CLUSTER4, 80), lab.talk(lab.peer, VM4, 8080)
             assert (inside.who, outside.who) == ("proxy a", "proxy a")
-        assert await lab.call(lab.vm, CLUSTER4, 80) == Seen("proxy a", (CLUSTER4, 80))
+        assert await lab.call(lab.vm, CLUSTER4, 80) == CallResult("proxy a", (CLUSTER4, 80))
         await called_until(lab, "peer")
-        assert await lab.call(lab.peer, VM4, 8080) == Seen("application")
+        assert await lab.call(lab.peer, VM4, 8080) == CallResult("application")
         assert inside.is_alive() and outside.is_alive()
         async with agent(lab, tmp_path) as stage:
             assert stage == "over"

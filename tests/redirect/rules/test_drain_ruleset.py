@@ -16,7 +16,7 @@ from exclave.redirect.rules.drain_ruleset import render_holding, render_kept
 from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.redirect.table_door import open_table
 
-from ..lab import CLUSTER4, CLUSTER6, VM4, VM6, Flows, Lab, Seen, as_proxies, open_lab
+from ..lab import CLUSTER4, CLUSTER6, VM4, VM6, CallResult, Flows, Lab, as_proxies, open_lab
 from ..policies import GOLDEN, PLAIN
 
 FILES = Path(__file__).with_name("golden")
@@ -63,8 +63,8 @@ async def test_it_hands_nothing_new_to_the_proxy_and_keeps_strangers_out() -> No
         await load(lab, render_kept(POLICY))
         assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy a"
         await load(lab, render_holding())
-        assert await lab.call(lab.peer, VM4, 8080) == Seen("application")
-        assert await lab.call(lab.vm, CLUSTER6, 80) == Seen("peer")
+        assert await lab.call(lab.peer, VM4, 8080) == CallResult("application")
+        assert await lab.call(lab.vm, CLUSTER6, 80) == CallResult("peer")
         assert (await lab.call(lab.peer, "169.254.77.1", 4140, timeout=0.3)).who == "TimeoutError"
 
 
@@ -136,5 +136,5 @@ async def test_on_the_way_out_no_connection_is_reset_until_the_proxy_has_ended(e
             # Here the proxy's door closes: it drains, with the rules gone for whoever is new.
             assert await alive(flows) == ["proxy a"] * 3 * EACH
             lab.listen(lab.vm, "application", f"{VM4}/8080")
-            assert await lab.call(lab.peer, VM4, 8080) == Seen("application")
+            assert await lab.call(lab.peer, VM4, 8080) == CallResult("application")
         assert await lab.nft("list", "ruleset") == before
