@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
+from redirect.keeping import TOP, keep
 from tests.bench.figures import heading, row
 
 from exclave.redirect.keepalive import remove_guard
 from exclave.redirect.rules.drain_ruleset import render_holding, render_kept
 from exclave_sandbox.stage.namespaces import Machine
-from redirect.keeping import TOP, keep
 from redirect.lab import CLUSTER4, CLUSTER6, VM4, Flows, Lab, as_proxies, open_lab
 from redirect.policies import PLAIN, PROXY
 
