@@ -29,7 +29,7 @@ class Fault(Enum):
     CA_MISMATCH = (16, "ca-mismatch")
 
     ALREADY_MEMBER = (20, "already-member")
-    MACHINE_KNOWN = (21, "machine-known")
+    DUPLICATE_MACHINE = (21, "machine-known")
     ADDRESS_REFUSED = (22, "address-refused")
     UNREACHABLE = (23, "unreachable")
     NOT_PERMITTED = (24, "not-permitted")
@@ -40,7 +40,7 @@ class Fault(Enum):
     NFT_UNUSABLE = (31, "nft-unusable")
     PROXY_UNUSABLE = (32, "proxy-unusable")
     DISK = (33, "disk")
-    TAKEN = (34, "taken")
+    OCCUPIED = (34, "taken")
     ANOTHER_AGENT = (35, "another-agent")
 
     CONFIG_INVALID = (40, "config-invalid")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.arguments import add_common, add_everywhere, add_output, add_subject, add_verb, read_groups
+from exclave.admin.arguments import add_all_namespaces, add_common, add_output, add_subject, add_verb, parse_groups
 
 
 def parser() -> argparse.ArgumentParser:
@@ -13,11 +13,11 @@ def parser() -> argparse.ArgumentParser:
     add_common(top, default=None)
     verbs = add_subject(top.add_subparsers(required=True), "tree", "trees: what grows")
     grow = add_verb(
-        verbs, "grow", lambda desk, options: 0, "let a tree grow", "tool tree grow", "# slowly\ntool tree grow"
+        verbs, "grow", lambda session, options: 0, "let a tree grow", "tool tree grow", "# slowly\ntool tree grow"
     )
-    add_everywhere(grow)
+    add_all_namespaces(grow)
     add_output(grow)
-    add_output(add_verb(verbs, "fell", lambda desk, options: 0, "fell a tree"), "json")
+    add_output(add_verb(verbs, "fell", lambda session, options: 0, "fell a tree"), "json")
     return top
 
 
@@ -63,4 +63,4 @@ def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
 def test_groups_of_whom_is_impersonated_come_one_by_one_or_as_linkerds_list(
     typed: list[str], groups: list[str]
 ) -> None:
-    assert read_groups(parser().parse_args([*typed, "tree", "grow"]).as_group) == groups
+    assert parse_groups(parser().parse_args([*typed, "tree", "grow"]).as_group) == groups

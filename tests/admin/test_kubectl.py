@@ -54,9 +54,9 @@ def test_a_list_names_the_kind_of_each(kubectl: Kubectl, namespace: str) -> None
         kubectl.create(CONFIG_MAPS, namespace, config_map(name, tier=tier))
     found = kubectl.list(CONFIG_MAPS, namespace, selector="tier=2")
     assert [(one["kind"], one["apiVersion"], one["metadata"]["name"]) for one in found] == [("ConfigMap", "v1", "b")]
-    everywhere = kubectl.list(CONFIG_MAPS, None, selector="tier")
+    all_namespaces = kubectl.list(CONFIG_MAPS, None, selector="tier")
     assert {("a", namespace), ("b", namespace)} <= {
-        (one["metadata"]["name"], one["metadata"]["namespace"]) for one in everywhere
+        (one["metadata"]["name"], one["metadata"]["namespace"]) for one in all_namespaces
     }
 
 
@@ -69,10 +69,10 @@ def test_a_kind_that_is_not_there_is_no_absent_object(kubectl: Kubectl, namespac
 
 
 def test_a_token_is_minted_for_the_life_asked_for(kubectl: Kubectl, namespace: str) -> None:
-    placed = join_account(namespace, "web", "k7q2x", 1, 0.0)
+    manifest = join_account(namespace, "web", "k7q2x", 1, 0.0)
     kubectl.create(NAMESPACES, None, {"metadata": {"name": f"{namespace}-vms"}})
-    kubectl.create(SERVICE_ACCOUNTS, placed.namespace, placed.body)
-    begin, end = read_token_times(kubectl.mint(f"{namespace}-vms", "web.join.k7q2x-1", 1800))
+    kubectl.create(SERVICE_ACCOUNTS, manifest.namespace, manifest.body)
+    begin, end = read_token_times(kubectl.create_token(f"{namespace}-vms", "web.join.k7q2x-1", 1800))
     assert end - begin == 1800
 
 
@@ -126,7 +126,7 @@ def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
     program.chmod(0o755)
     kubectl = Kubectl("home", "/etc/kubeconfig", str(program))
     secret = base64.b64encode(b"secret").decode()
-    assert kubectl.mint("shop-vms", "web.join.k7q2x-1", 600) == "granted"
+    assert kubectl.create_token("shop-vms", "web.join.k7q2x-1", 600) == "granted"
     kubectl.create(CONFIG_MAPS, "shop", {"data": {"a": secret}})
     kubectl.patch(CONFIG_MAPS, "shop", "a", {"data": {"a": secret}})
     kubectl.apply([{"data": {"a": secret}}], force=True)

@@ -1,13 +1,19 @@
-"""What kubectl says, and what an admin is told: every text word for word. kubectl's are its own, of release 1.37."""
+"""What kubectl says, and what an admin is stderr: every text word for word. kubectl's are its own, of release 1.37."""
 
 import pytest
 
-from exclave.admin.kubectl_errors import STATUSES, Attempt, kubectl_failure, no_answer, no_kubectl
+from exclave.admin.kubectl_errors import (
+    STATUSES,
+    KubectlAction,
+    kubectl_error,
+    kubectl_missing_error,
+    kubectl_timeout_error,
+)
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, PODS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS
 from exclave.errors import ApiRefusal, Fault
 
-MAKE = Attempt("create", WORKLOAD_GROUPS, "shop", "web")
-READ = Attempt("list", PODS, "shop")
+MAKE = KubectlAction("create", WORKLOAD_GROUPS, "shop", "web")
+READ = KubectlAction("list", PODS, "shop")
 
 FROM_SERVER = [
     pytest.param(
@@ -40,7 +46,7 @@ FROM_SERVER = [
         id="an admission policy refuses",
     ),
     pytest.param(
-        Attempt("get", PODS, "shop", "a"),
+        KubectlAction("get", PODS, "shop", "a"),
         'Error from server (NotFound): pods "a" not found',
         (404, "NotFound", Fault.NOT_PERMITTED),
         'there is nothing to get pods a in namespace shop: pods "a" not found',
@@ -48,7 +54,7 @@ FROM_SERVER = [
         id="it is not there",
     ),
     pytest.param(
-        Attempt("list", MEMBERS),
+        KubectlAction("list", MEMBERS),
         "Error from server (NotFound): the server could not find the requested resource",
         (404, "NotFound", Fault.NOT_PERMITTED),
         "the cluster could not list members, since it has no such kind: the server could not find the requested "
@@ -57,7 +63,7 @@ FROM_SERVER = [
         id="exclave is not installed",
     ),
     pytest.param(
-        Attempt("get", EXTERNAL_WORKLOADS, "shop", "a"),
+        KubectlAction("get", EXTERNAL_WORKLOADS, "shop", "a"),
         "Error from server (NotFound): the server could not find the requested resource",
         (404, "NotFound", Fault.NOT_PERMITTED),
         "the cluster could not get externalworkloads a in namespace shop, since it has no such kind: the server could "
@@ -117,18 +123,18 @@ FROM_SERVER = [
 ]
 
 
-@pytest.mark.parametrize(("attempt", "told", "kind", "message", "hint"), FROM_SERVER)
+@pytest.mark.parametrize(("action", "stderr", "kind", "message", "hint"), FROM_SERVER)
 def test_the_api_server_said_no(
-    attempt: Attempt, told: str, kind: tuple[int, str, Fault], message: str, hint: str
+    action: KubectlAction, stderr: str, kind: tuple[int, str, Fault], message: str, hint: str
 ) -> None:
-    error = kubectl_failure(attempt, told)
+    error = kubectl_error(action, stderr)
     assert isinstance(error, ApiRefusal)
     assert (error.status, error.reason, error.fault) == kind
     assert (error.message, error.hint) == (message, hint)
 
 
 @pytest.mark.parametrize(
-    ("told", "fault", "message", "hint"),
+    ("stderr", "fault", "message", "hint"),
     [
         pytest.param(
             "The connection to the server 127.0.0.1:1 was refused - did you specify the right host or port?",
@@ -162,19 +168,19 @@ def test_the_api_server_said_no(
         ),
     ],
 )
-def test_nobody_answered(told: str, fault: Fault, message: str, hint: str) -> None:
-    error = kubectl_failure(READ, told)
+def test_nobody_answered(stderr: str, fault: Fault, message: str, hint: str) -> None:
+    error = kubectl_error(READ, stderr)
     assert (error.fault, error.message, error.hint) == (fault, message, hint)
 
 
 def test_kubectl_is_not_there() -> None:
-    error = no_kubectl("kubectl")
+    error = kubectl_missing_error("kubectl")
     assert (error.fault, error.message) == (Fault.USAGE, "kubectl was expected on the PATH, and is not there")
     assert error.hint.startswith("install kubectl (https://kubernetes.io/docs/tasks/tools/)")
 
 
 def test_kubectl_does_not_end() -> None:
-    error = no_answer(READ, 300.0)
+    error = kubectl_timeout_error(READ, 300.0)
     assert error.fault is Fault.UNREACHABLE
     assert error.message == "kubectl was to list pods in namespace shop, and had not ended after 300s"
     assert (
@@ -183,12 +189,12 @@ def test_kubectl_does_not_end() -> None:
 
 
 def test_a_subresource_is_named_as_rbac_names_it() -> None:
-    attempt = Attempt("create", SERVICE_ACCOUNTS, "shop-vms", "a", "token")
-    assert str(attempt) == "create serviceaccounts/token a in namespace shop-vms"
+    action = KubectlAction("create", SERVICE_ACCOUNTS, "shop-vms", "a", "token")
+    assert str(action) == "create serviceaccounts/token a in namespace shop-vms"
 
 
 def test_a_long_text_is_cut() -> None:
-    error = kubectl_failure(READ, "Error from server (BadRequest): " + "x" * 5000)
+    error = kubectl_error(READ, "Error from server (BadRequest): " + "x" * 5000)
     assert len(error.message) < 1100
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.objects import MOST_USES, Placed, controller_objects, group_objects, join_account, rejoin_account
+from exclave.admin.objects import MOST_USES, Manifest, controller_objects, group_objects, join_account, rejoin_account
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES
 
@@ -14,15 +14,15 @@ MACHINE = "Group system:serviceaccounts:shop-vms"
 THE_CONTROLLER = f"ServiceAccount {CONTROLLER}"
 
 
-def rights(placed: list[Placed]) -> dict[tuple[str, str | None], set[str]]:
+def rights(manifest: list[Manifest]) -> dict[tuple[str, str | None], set[str]]:
     """What each subject may do in each namespace (None: everywhere), as `verb resource[/name]`."""
     roles = {
         (one.resource.kind, one.namespace, one.body["metadata"]["name"]): one.body["rules"]
-        for one in placed
+        for one in manifest
         if one.resource in (ROLES, CLUSTER_ROLES)
     }
     found: dict[tuple[str, str | None], set[str]] = {}
-    for one in placed:
+    for one in manifest:
         if one.resource not in (ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS):
             continue
         reference = one.body["roleRef"]
@@ -93,11 +93,11 @@ def test_nobody_gets_secrets_roles_or_wildcards_over_the_whole_cluster() -> None
 
 
 def test_namespaces_come_before_what_lies_in_them_and_roles_before_their_bindings() -> None:
-    for placed in (GROUP, controller_objects("exclave", "linkerd", "exclave-issuer")):
-        made = {one.body["metadata"]["name"] for one in placed if one.resource.kind == "Namespace"}
+    for manifest in (GROUP, controller_objects("exclave", "linkerd", "exclave-issuer")):
+        made = {one.body["metadata"]["name"] for one in manifest if one.resource.kind == "Namespace"}
         stand: set[str] = set()
         roles: set[tuple[str | None, str]] = set()
-        for one in placed:
+        for one in manifest:
             name = one.body["metadata"]["name"]
             if one.resource.kind == "Namespace":
                 stand.add(name)
@@ -115,8 +115,8 @@ def test_every_object_says_what_and_where_it_is() -> None:
         assert one.resource.namespaced is (one.namespace is not None)
 
 
-def find(placed: list[Placed], kind: str) -> list[Placed]:
-    return [one for one in placed if one.resource.kind == kind]
+def find(manifest: list[Manifest], kind: str) -> list[Manifest]:
+    return [one for one in manifest if one.resource.kind == kind]
 
 
 def test_machines_accounts_live_apart_from_those_that_linkerd_certifies() -> None:
@@ -135,16 +135,16 @@ def test_machines_accounts_live_apart_from_those_that_linkerd_certifies() -> Non
     ],
 )
 def test_the_account_whose_identity_members_have_is_made(spec: dict[str, Any], account: str) -> None:
-    placed = group_objects("shop", "web", spec, "exclave")
-    assert [one.body["metadata"]["name"] for one in find(placed, "ServiceAccount")] == [account]
-    (group,) = find(placed, "WorkloadGroup")
-    assert group.body["spec"] == spec and group is placed[-1]
+    manifest = group_objects("shop", "web", spec, "exclave")
+    assert [one.body["metadata"]["name"] for one in find(manifest, "ServiceAccount")] == [account]
+    (group,) = find(manifest, "WorkloadGroup")
+    assert group.body["spec"] == spec and group is manifest[-1]
 
 
 def test_a_join_account_carries_its_uses_in_its_name_and_its_end_in_an_annotation() -> None:
-    placed = join_account("shop", "web", "k7q2x", 3, 1_800_000_000.9)
-    assert placed.namespace == "shop-vms"
-    assert placed.body == {
+    manifest = join_account("shop", "web", "k7q2x", 3, 1_800_000_000.9)
+    assert manifest.namespace == "shop-vms"
+    assert manifest.body == {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
         "metadata": {
@@ -156,9 +156,9 @@ def test_a_join_account_carries_its_uses_in_its_name_and_its_end_in_an_annotatio
 
 
 def test_a_token_for_one_member_carries_its_slot() -> None:
-    placed = rejoin_account("shop", "web-k7q2x-12", 1_800_000_000.9)
-    assert placed.namespace == "shop-vms"
-    assert placed.body["metadata"] == {
+    manifest = rejoin_account("shop", "web-k7q2x-12", 1_800_000_000.9)
+    assert manifest.namespace == "shop-vms"
+    assert manifest.body["metadata"] == {
         "name": "web.rejoin.k7q2x-12",
         "namespace": "shop-vms",
         "annotations": {"exclave.dev/expires": "2027-01-15T08:00:00Z"},

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.objects import Placed
-from exclave.admin.reconcile import difference, paths, place
+from exclave.admin.objects import Manifest
+from exclave.admin.reconcile import difference, paths, plan_change
 from exclave.api.requests import NAMESPACES, ROLE_BINDINGS, WORKLOAD_GROUPS
 
 
@@ -18,40 +18,40 @@ def group(**spec: Any) -> dict[str, Any]:
     }
 
 
-WANTED = Placed(WORKLOAD_GROUPS, "shop", group(networks=["10.0.0.0/8"], labels={"app": "web"}))
+WANTED = Manifest(WORKLOAD_GROUPS, "shop", group(networks=["10.0.0.0/8"], labels={"app": "web"}))
 
 
 def test_what_is_not_there_is_made() -> None:
-    step = place(WANTED, None)
-    assert (step.verb, str(step)) == ("make", "workloadgroup.exclave.dev/web in shop created")
+    step = plan_change(WANTED, None)
+    assert (step.verb, str(step)) == ("create", "workloadgroup.exclave.dev/web in shop created")
 
 
 def test_what_stands_as_wanted_is_kept_with_all_that_others_added() -> None:
     found = group(networks=["10.0.0.0/8"], labels={"app": "web", "tier": "1"}, forgetAfter="1h")
     found["metadata"] |= {"uid": "1", "labels": {"team": "a"}}
-    step = place(WANTED, found)
-    assert (step.verb, str(step)) == ("keep", "workloadgroup.exclave.dev/web in shop unchanged")
+    step = plan_change(WANTED, found)
+    assert (step.verb, str(step)) == ("none", "workloadgroup.exclave.dev/web in shop unchanged")
 
 
 def test_only_what_differs_is_changed_and_said() -> None:
-    step = place(WANTED, group(networks=["10.1.0.0/16"], labels={"app": "web"}, capture="all"))
+    step = plan_change(WANTED, group(networks=["10.1.0.0/16"], labels={"app": "web"}, capture="all"))
     assert step.patch == {"spec": {"networks": ["10.0.0.0/8"]}}
-    assert (step.verb, str(step)) == ("change", "workloadgroup.exclave.dev/web in shop changed: spec.networks")
+    assert (step.verb, str(step)) == ("patch", "workloadgroup.exclave.dev/web in shop changed: spec.networks")
 
 
 def test_a_label_of_a_namespace_is_added_and_its_spec_left_alone() -> None:
-    wanted = Placed(
+    wanted = Manifest(
         NAMESPACES, None, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "labels": {"x": "1"}}}
     )
     found = {"metadata": {"name": "a", "labels": {"y": "2"}}, "spec": {"finalizers": ["kubernetes"]}}
-    step = place(wanted, found)
+    step = plan_change(wanted, found)
     assert step.patch == {"metadata": {"labels": {"x": "1"}}}
     assert str(step) == "namespace/a changed: metadata.labels"
 
 
 def test_another_role_of_a_binding_is_said_and_not_attempted() -> None:
     body = {"metadata": {"name": "b"}, "roleRef": {"name": "ours"}, "subjects": []}
-    step = place(Placed(ROLE_BINDINGS, "shop", body), {**body, "roleRef": {"name": "theirs"}})
+    step = plan_change(Manifest(ROLE_BINDINGS, "shop", body), {**body, "roleRef": {"name": "theirs"}})
     assert step.verb == "blocked"
     assert str(step) == ("rolebinding.rbac.authorization.k8s.io/b in shop has another roleRef, which cannot be changed")
 

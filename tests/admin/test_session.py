@@ -5,8 +5,8 @@ import pytest
 from exclave.admin import session as module
 from exclave.admin.kubectl import Kubectl
 from exclave.admin.objects import group_objects
-from exclave.admin.reconcile import place
-from exclave.admin.session import Desk
+from exclave.admin.reconcile import plan_change
+from exclave.admin.session import Session
 from exclave.admin.tables import Listing
 from exclave.api.requests import MEMBERS, ROLE_BINDINGS
 from exclave.errors import ExclaveError
@@ -15,52 +15,52 @@ Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk(Kubectl(), "shop")
+def session() -> Session:
+    return Session(Kubectl(), "shop")
 
 
-def test_results_go_to_standard_output_and_words_beside_it(desk: Desk, capsys: Captured) -> None:
-    desk.show(Listing(MEMBERS, [{"metadata": {"name": "a"}}], ["NAME"], [["a"]]), None, "none")
-    desk.note("a note", "and another")
-    desk.warn(["beware"])
+def test_results_go_to_standard_output_and_words_beside_it(session: Session, capsys: Captured) -> None:
+    session.show(Listing(MEMBERS, [{"metadata": {"name": "a"}}], ["NAME"], [["a"]]), None, "none")
+    session.note("a note", "and another")
+    session.warn(["beware"])
     assert capsys.readouterr() == ("NAME\na\n", "a note\nand another\nwarning: beware\n")
 
 
 @pytest.mark.parametrize(("form", "out", "err"), [(None, "", "none\n"), ("wide", "", "none\n"), ("name", "", "")])
 def test_nothing_found_is_said_to_people_only(
-    desk: Desk, capsys: Captured, form: str | None, out: str, err: str
+    session: Session, capsys: Captured, form: str | None, out: str, err: str
 ) -> None:
-    desk.show(Listing(MEMBERS, [], ["NAME"]), form, "none")
+    session.show(Listing(MEMBERS, [], ["NAME"]), form, "none")
     assert capsys.readouterr() == (out, err)
 
 
-def test_what_is_so_needs_no_wait(desk: Desk, capsys: Captured) -> None:
-    assert desk.wait_until(lambda: True, "the tide")
+def test_what_is_so_needs_no_wait(session: Session, capsys: Captured) -> None:
+    assert session.wait_until(lambda: True, "the tide")
     assert capsys.readouterr().err == ""
 
 
 def test_a_wait_says_for_what_and_ends_with_what_it_waits_for(
-    desk: Desk, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    session: Session, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(module, "POLL_INTERVAL", 0.0)
     answers = iter([False, False, True])
-    assert desk.wait_until(lambda: next(answers), "the tide")
+    assert session.wait_until(lambda: next(answers), "the tide")
     assert capsys.readouterr().err == "waiting for the tide, 60s at most\n"
 
 
-def test_a_wait_ends_in_vain_when_its_time_is_over(desk: Desk, capsys: Captured) -> None:
-    assert not desk.wait_until(lambda: False, "the tide", seconds=0.0)
+def test_a_wait_ends_in_vain_when_its_time_is_over(session: Session, capsys: Captured) -> None:
+    assert not session.wait_until(lambda: False, "the tide", seconds=0.0)
     assert capsys.readouterr().err == "waiting for the tide, 0s at most\n"
 
 
-def test_another_binding_in_the_way_is_said_before_anything_is_done(desk: Desk) -> None:
+def test_another_binding_in_the_way_is_said_before_anything_is_done(session: Session) -> None:
     (role_binding, *_) = [one for one in group_objects("shop", "web", {}, "exclave") if one.resource is ROLE_BINDINGS]
     other = {**role_binding.body, "roleRef": {"kind": "Role", "name": "other"}}
     with pytest.raises(ExclaveError) as refused:
-        desk.carry(place(role_binding, other))
+        session.apply(plan_change(role_binding, other))
     assert refused.value.message.endswith("in shop has another roleRef, which cannot be changed")
     assert refused.value.hint.endswith("kubectl delete rolebindings exclave-machines -n shop")
 
 
 def test_the_namespace_told_is_the_one() -> None:
-    assert Desk(Kubectl(binary="/nowhere"), "shop").namespace == "shop"
+    assert Session(Kubectl(binary="/nowhere"), "shop").namespace == "shop"

@@ -6,7 +6,17 @@ import sys
 import pytest
 import yaml
 
-from exclave.admin.tables import FORMS, Listing, age, human_duration, labelled, manifests, parse_time, render, table
+from exclave.admin.tables import (
+    OUTPUT_FORMATS,
+    Listing,
+    age,
+    describe_text,
+    human_duration,
+    manifests,
+    parse_time,
+    render,
+    table,
+)
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS
 from exclave.errors import ExclaveError
 
@@ -54,7 +64,7 @@ def test_an_empty_table_is_no_text_and_an_empty_list_is_a_list() -> None:
 
 
 def test_every_form_is_known() -> None:
-    assert FORMS == ("json", "yaml", "name", "wide")
+    assert OUTPUT_FORMATS == ("json", "yaml", "name", "wide")
 
 
 def test_manifests_are_documents_of_one_file() -> None:
@@ -70,7 +80,7 @@ def test_without_a_library_for_yaml_the_admin_is_told(monkeypatch: pytest.Monkey
 
 
 def test_a_label_stands_before_its_text_and_above_a_table() -> None:
-    assert labelled([("Name", "web"), ("Address", ""), ("Tokens", "ID\nk7q2x")]) == (
+    assert describe_text([("Name", "web"), ("Address", ""), ("Tokens", "ID\nk7q2x")]) == (
         "Name:    web\nAddress: <none>\nTokens:\n  ID\n  k7q2x"
     )
 

@@ -253,7 +253,7 @@ def failing(problem: BaseException) -> Callable[..., int]:
 def test_a_bug_is_1_and_shows_no_exception_s_own_words(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exclave.control.client.ask_once", failing(ValueError("the token is exclave1_x")))
+    monkeypatch.setattr("exclave.control.client.query_agent", failing(ValueError("the token is exclave1_x")))
     assert host.run("status", "--json") == 1
     shown = capsys.readouterr()
     assert told_failure(shown.err) == kept_failures()["[1 bug] something that nobody foresaw"]
@@ -266,13 +266,13 @@ def test_a_failure_inside_of_a_group_is_told_as_itself(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = ClusterError(Fault.NOT_PERMITTED, "you may not", "ask")
-    monkeypatch.setattr("exclave.control.client.ask_once", failing(Group(ValueError(), Group(inner))))
+    monkeypatch.setattr("exclave.control.client.query_agent", failing(Group(ValueError(), Group(inner))))
     assert host.run("status") == 24
     assert capsys.readouterr().err == "exclave: you may not\n  to do: ask\n"
 
 
 def test_an_interrupt_is_130(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exclave.control.client.ask_once", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("exclave.control.client.query_agent", failing(KeyboardInterrupt()))
     assert host.run("status") == 130
 
 

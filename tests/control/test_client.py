@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from exclave.control.client import NoAgent, ask, ask_once
+from exclave.control.client import NoAgent, query_agent, send_command
 from exclave.errors import Fault, HostError
 from support.needs import need
 
@@ -44,18 +44,18 @@ def saying(*pieces: bytes) -> Answer:
 
 def test_each_line_is_an_object(tmp_path: Path) -> None:
     with agent(tmp_path, saying(b'{"state": "starting"}\n[1]\n{"state": ', b'"ready"}\n')):
-        assert list(ask(tmp_path, "status")) == [{"state": "starting"}, {"state": "ready"}]
+        assert list(send_command(tmp_path, "status")) == [{"state": "starting"}, {"state": "ready"}]
 
 
 def test_one_answer_is_the_first(tmp_path: Path) -> None:
     with agent(tmp_path, saying(b'{"state": "starting"}\n{"state": "ready"}\n')):
-        assert ask_once(tmp_path, "status") == {"state": "starting"}
+        assert query_agent(tmp_path, "status") == {"state": "starting"}
 
 
 @pytest.mark.parametrize("said", [b"", b'{"sta', b"[1]\n"], ids=["nothing", "half a line", "no object"])
 def test_an_agent_that_ends_while_it_is_asked_is_none(tmp_path: Path, said: bytes) -> None:
     with agent(tmp_path, saying(said)), pytest.raises(NoAgent):
-        ask_once(tmp_path, "status")
+        query_agent(tmp_path, "status")
 
 
 def test_an_agent_that_says_nothing_in_time_is_none(tmp_path: Path) -> None:
@@ -66,21 +66,21 @@ def test_an_agent_that_says_nothing_in_time_is_none(tmp_path: Path) -> None:
 
     with agent(tmp_path, keep_silent):
         with pytest.raises(NoAgent):
-            ask_once(tmp_path, "status", timeout=0.001)
+            query_agent(tmp_path, "status", timeout=0.001)
         given_up.set()
 
 
 def test_no_socket_means_no_agent(tmp_path: Path) -> None:
     for runtime in (tmp_path, tmp_path / "missing"):
         with pytest.raises(NoAgent):
-            ask_once(runtime, "status")
+            query_agent(runtime, "status")
 
 
 def test_a_socket_that_a_crash_has_left_means_no_agent(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "control.sock"))
     with pytest.raises(NoAgent):
-        ask_once(tmp_path, "status")
+        query_agent(tmp_path, "status")
 
 
 def test_whoever_may_not_ask_is_told_who_may() -> None:
@@ -94,7 +94,7 @@ def test_whoever_may_not_ask_is_told_who_may() -> None:
         os.seteuid(65534)
         try:
             with pytest.raises(HostError) as caught:
-                ask_once(runtime, "status")
+                query_agent(runtime, "status")
         finally:
             os.seteuid(0)
     assert caught.value.fault is Fault.NO_PRIVILEGE

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.control.server import LONGEST_LINE, PATIENCE, Reply, open_control
+from exclave.control.server import CLIENT_TIMEOUT, MAX_REQUEST, SendReply, open_control
 from exclave.errors import Fault, HostError
 from support.breaking import falling_over_once
 
@@ -25,7 +25,7 @@ class Agent:
         self.asked: list[str] = []
         self.told = trio.Event()
 
-    async def answer(self, command: str, reply: Reply) -> None:
+    async def answer(self, command: str, reply: SendReply) -> None:
         if command not in ("status", "watch", "fall", "flood"):
             raise LookupError(command)
         self.asked.append(command)
@@ -82,7 +82,7 @@ NONSENSE = {
     "no command": b"{}\n",
     "no name of one": b'{"command": ["status"]}\n',
     "no text": b'{"command": "\xff"}\n',
-    "more than a line may hold": b"x" * (LONGEST_LINE + 1),
+    "more than a line may hold": b"x" * (MAX_REQUEST + 1),
 }
 
 
@@ -127,7 +127,7 @@ async def test_a_client_that_says_or_takes_nothing_is_dropped(
         for line in (b"", b'{"command": "flood"}\n'):
             async with connected(tmp_path) as stream:
                 await stream.send_all(line)
-                await trio.sleep(PATIENCE + 1)
+                await trio.sleep(CLIENT_TIMEOUT + 1)
                 async for _ in stream:  # the end comes, after what was on its way
                     pass
 

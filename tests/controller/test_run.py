@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.admin.objects import placed_guard
+from exclave.admin.objects import guard_manifests
 from exclave.api.csr import make_csr
 from exclave.api.delivery import delivery_key_text
 from exclave.api.join_token import encode_token
@@ -259,7 +259,7 @@ async def test_a_machine_that_was_refused_is_admitted_with_the_same_token_when_w
         again = config(tmp_path / "again", "10.77.0.21")
         with pytest.raises(ClusterError) as refused:
             await join(token, again, time.time, lambda _: None)
-        assert refused.value.fault is Fault.MACHINE_KNOWN
+        assert refused.value.fault is Fault.DUPLICATE_MACHINE
         await cluster.admin.send(delete(MEMBERS, NAMESPACE, record.member))
         await wait(cluster, MEMBERS, "web-zzzzz-1", lambda found: "credential" in found["status"])
         assert (await join(token, again, time.time, lambda _: None)).member == "web-zzzzz-1"
@@ -332,7 +332,7 @@ async def test_a_clone_of_a_living_machine_is_refused_with_both_names(tmp_path: 
         token = encode_token(await cluster.join_token(token_id="zzzzz"))
         with pytest.raises(ClusterError) as refused:
             await join(token, config(tmp_path / "clone", "10.77.0.21"), time.time, lambda _: None)
-        assert refused.value.fault is Fault.MACHINE_KNOWN
+        assert refused.value.fault is Fault.DUPLICATE_MACHINE
         assert "web-zzzzz-1" in refused.value.message
         assert "web-k7q2x-1" in refused.value.message
 
@@ -355,7 +355,7 @@ async def test_nobody_is_admitted_while_an_admission_policy_is_missing_and_every
         assert refused.value.fault is Fault.NOT_ADMITTED
         assert "ValidatingAdmissionPolicyBinding exclave-guard is missing" in refused.value.message
         assert await cluster.find(SERVICE_ACCOUNTS, "web.vm.k7q2x-1", "shop-vms") is None
-        await cluster.put(placed_guard("exclave"))
+        await cluster.put(guard_manifests("exclave"))
         record = await join(token, config(tmp_path / "vm"), time.time, lambda _: None)
         assert record.member == "web-k7q2x-1"
 
@@ -486,7 +486,7 @@ async def test_what_is_wrong_with_the_issuer_linkerd_or_the_admission_policies_i
             "nobody is admitted and no certificate is signed: ValidatingAdmissionPolicyBinding exclave-guard is missing"
         )
         assert event["related"]["kind"] == "ValidatingAdmissionPolicyBinding"
-        await cluster.put(placed_guard("exclave"))
+        await cluster.put(guard_manifests("exclave"))
         await wait_told(cluster, "GuardStands", "Deployment", "exclave")
 
 

@@ -24,7 +24,7 @@ import trio  # noqa: E402
 
 from crash.rows import ROWS, Row, Scene  # noqa: E402
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, list_all  # noqa: E402
-from exclave.control.client import NoAgent, ask  # noqa: E402
+from exclave.control.client import NoAgent, send_command  # noqa: E402
 from exclave.kit.host.command import Finished  # noqa: E402
 from exclave.link.layout import LINK  # noqa: E402
 from exclave.milestones import Renewing, line_of  # noqa: E402
@@ -161,7 +161,7 @@ class Player:
 
         def hear() -> None:
             with suppress(NoAgent):
-                for _ in ask(self._vm.runtime, "leave", WELL):
+                for _ in send_command(self._vm.runtime, "leave", WELL):
                     pass
 
         await trio.to_thread.run_sync(hear)

@@ -71,7 +71,7 @@ class Boot:
         @asynccontextmanager
         async def door(*given: Any) -> AsyncIterator[Any]:
             if self.fails == name:
-                raise HostError(Fault.TAKEN, f"{name} cannot open", "")
+                raise HostError(Fault.OCCUPIED, f"{name} cannot open", "")
             self.given[name] = given
             self.trace.append(f"open {name}")
             try:

@@ -20,7 +20,7 @@ import trio.testing
 from exclave.cli.main import main
 from exclave.config import Config, Paths
 from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfirmed
-from exclave.control.client import ask_once
+from exclave.control.client import query_agent
 from exclave.daemon import process as life
 from exclave.daemon.parts import Parts
 from exclave.daemon.process import IDLE_LOOK, LOOK_SELDOM, SAY_EVERY, Agent
@@ -494,12 +494,12 @@ def test_a_second_agent_is_refused_and_does_the_first_no_harm(process: Process) 
 def test_a_hangup_makes_it_another_program_in_the_same_process(process: Process) -> None:
     agent = process.start()
     assert process.hears("READY=1")
-    first = ask_once(process.runtime, "status")["since"]
+    first = query_agent(process.runtime, "status")["since"]
     agent.send_signal(signal.SIGHUP)
     assert process.hears("STOPPING=1")
     assert process.hears("READY=1")
     assert agent.poll() is None
-    assert ask_once(process.runtime, "status")["since"] >= first
+    assert query_agent(process.runtime, "status")["since"] >= first
     agent.terminate()
     assert agent.wait() == 0
 
@@ -508,7 +508,7 @@ def test_rules_are_to_be_confirmed_once_and_not_again_after_a_hangup(process: Pr
     agent = process.start("--confirm", "60s")
     assert process.hears("READY=1")
     assert load_unconfirmed(process.state) == Unconfirmed(60.0)
-    assert ask_once(process.runtime, "confirm") == {"confirmed": True}
+    assert query_agent(process.runtime, "confirm") == {"confirmed": True}
     agent.send_signal(signal.SIGHUP)
     assert process.hears("STOPPING=1")
     assert process.hears("READY=1")

@@ -147,7 +147,7 @@ async def test_a_taken_port_is_told_at_once() -> None:
         with pytest.raises(HostError) as refused:
             async with open_dns(HERE, Latest[Settings | None](None)):
                 pass
-    assert refused.value.fault is Fault.TAKEN
+    assert refused.value.fault is Fault.OCCUPIED
     assert refused.value.message == "cannot listen on UDP port 53 of 127.77.0.53: Address already in use"
     assert refused.value.hint == "see who does: ss --listening --numeric --processes --udp --tcp 'sport = :53'"
 
@@ -157,7 +157,7 @@ async def test_an_absent_address_is_told_at_once() -> None:
     with pytest.raises(HostError) as refused:
         async with open_dns("192.0.2.53", Latest[Settings | None](None)):
             pass
-    assert refused.value.fault is Fault.TAKEN
+    assert refused.value.fault is Fault.OCCUPIED
     assert refused.value.message == "cannot listen on UDP port 53 of 192.0.2.53: Cannot assign requested address"
 
 

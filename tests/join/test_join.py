@@ -316,7 +316,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], Told]] = {
     "the machine is known": (
         ("MachineKnown", "shop/web-aaaaa-1; to evict it: kubectl exclave member evict web-aaaaa-1 -n shop"),
         (
-            Fault.MACHINE_KNOWN,
+            Fault.DUPLICATE_MACHINE,
             "a member with this machine's id lives already: "
             "shop/web-aaaaa-1; to evict it: kubectl exclave member evict web-aaaaa-1 -n shop",
             "if this machine was reinstalled, evict that member; if it is a clone, give it an id of its own: "

@@ -123,7 +123,7 @@ async def test_a_link_of_our_name_that_others_made_is_refused_and_never_removed(
         with pytest.raises(HostError) as caught:
             async with open_link(asked(Ending.LEAVE)):
                 pass
-        assert caught.value.fault is Fault.TAKEN
+        assert caught.value.fault is Fault.OCCUPIED
         assert caught.value.message == "a link exclave0 exists that exclave did not make"
         await remove_link()
         assert await host.look() == before
@@ -137,7 +137,7 @@ async def test_an_address_of_ours_on_another_link_is_refused_and_never_removed()
         with pytest.raises(HostError) as caught:
             async with open_link(asked(Ending.LEAVE)):
                 pass
-        assert caught.value.fault is Fault.TAKEN
+        assert caught.value.fault is Fault.OCCUPIED
         assert caught.value.message == "the address 169.254.77.2, which exclave needs, is on eth0"
         await remove_link()
         assert await host.look() == before
@@ -201,7 +201,7 @@ async def test_what_ip_refuses_for_another_reason_is_told_in_its_words() -> None
         with pytest.raises(HostError) as caught:
             async with open_link(asked(Ending.STOP)):
                 pass
-        assert caught.value.fault is Fault.TAKEN
+        assert caught.value.fault is Fault.OCCUPIED
         assert caught.value.message == "cannot set up the link exclave0: Error: Unknown device type."
         assert caught.value.hint == "exclave cleanup, then try again"
 

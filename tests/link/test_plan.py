@@ -50,7 +50,7 @@ def test_what_is_free(links: list[dict[str, Any]]) -> None:
 def test_a_link_of_our_name_that_others_made_is_not_touched() -> None:
     with pytest.raises(HostError) as caught:
         check_free([link("exclave0")], EVERY)
-    assert caught.value.fault is Fault.TAKEN
+    assert caught.value.fault is Fault.OCCUPIED
     assert caught.value.message == "a link exclave0 exists that exclave did not make"
     assert caught.value.hint == "rename or remove it: ip link delete exclave0"
 
@@ -59,7 +59,7 @@ def test_a_link_of_our_name_that_others_made_is_not_touched() -> None:
 def test_an_address_of_ours_elsewhere_is_named_with_its_link(address: str) -> None:
     with pytest.raises(HostError) as caught:
         check_free([link("exclave0", mark=MARK), link("eth1", "10.0.0.1/8", address)], EVERY)
-    assert caught.value.fault is Fault.TAKEN
+    assert caught.value.fault is Fault.OCCUPIED
     assert caught.value.message == f"the address {address.split('/')[0]}, which exclave needs, is on eth1"
     assert caught.value.hint == f"remove it there: ip address delete {address} dev eth1"
 

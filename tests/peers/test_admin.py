@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 
-from exclave.admin.objects import Placed, group_objects, placed_guard
+from exclave.admin.objects import Manifest, group_objects, guard_manifests
 from exclave.api.join_token import decode_token
 from exclave.api.member import read_conditions, view_member
 from exclave.api.requests import (
@@ -159,8 +159,8 @@ def test_the_api_server_refuses_what_the_command_line_lets_through(typist: Admin
 
 
 def test_a_token_for_one_member_makes_this_member_only(server: Server, typist: Admin, namespace: str) -> None:
-    put(server, [*placed_guard("exclave"), *group_objects(namespace, "web", SPEC, "exclave")])
-    put(server, [Placed(MEMBERS, namespace, member("web-k7q2x-2"))])
+    put(server, [*guard_manifests("exclave"), *group_objects(namespace, "web", SPEC, "exclave")])
+    put(server, [Manifest(MEMBERS, namespace, member("web-k7q2x-2"))])
     typed = typist.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
     assert typed.code == 0, typed.err
     token = decode_token(typed.out)

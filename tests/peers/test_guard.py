@@ -21,7 +21,14 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from exclave.admin.objects import Placed, controller_objects, group_objects, join_account, placed_guard, rejoin_account
+from exclave.admin.objects import (
+    Manifest,
+    controller_objects,
+    group_objects,
+    guard_manifests,
+    join_account,
+    rejoin_account,
+)
 from exclave.api.definitions.admission import GROUP_LABEL, GUARD
 from exclave.api.delivery import delivery_key_text, seal, unseal
 from exclave.api.names import CONTROLLER
@@ -70,7 +77,7 @@ class Town:
         answer = self.admin.post(path, json=body)
         assert answer.status_code in (201, 409), answer.text
 
-    def place(self, *placed: Placed) -> None:
+    def place(self, *placed: Manifest) -> None:
         for one in placed:
             self.put(one.body, create(one.resource, one.namespace, one.body).path)
 
@@ -87,7 +94,7 @@ def town(server: Server) -> Iterator[Town]:
     """Policies first, then rights, as they are installed."""
     with ExitStack() as stack:
         made = Town(server, stack.enter_context(server.client(server.admin_token)), stack)
-        made.place(*placed_guard("exclave"))
+        made.place(*guard_manifests("exclave"))
         made.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "linkerd"}}, "/api/v1/namespaces")
         made.place(*controller_objects("exclave", "linkerd", "exclave-issuer"))
         for namespace in (SHOP, OTHER):

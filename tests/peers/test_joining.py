@@ -140,7 +140,7 @@ async def test_a_clone_of_a_living_machine_is_refused_with_both_names(server: Se
         clone, _ = machine(tmp_path / "clone")
         with pytest.raises(ExclaveError) as refused:
             await join(token, clone, time.time, lambda _: None)
-        assert refused.value.fault is Fault.MACHINE_KNOWN
+        assert refused.value.fault is Fault.DUPLICATE_MACHINE
         assert f"web-{token_id}-2 and the living member {record.member} are the same machine" in refused.value.message
         for number in (1, 2):
             await cluster.admin.send(delete(MEMBERS, NAMESPACE, f"web-{token_id}-{number}"))

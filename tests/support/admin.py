@@ -18,7 +18,7 @@ from unittest import mock
 
 from exclave.admin.kubectl import Kubectl
 from exclave.admin.main import main
-from exclave.admin.objects import Placed
+from exclave.admin.objects import Manifest
 from exclave.api.requests import path_of
 from peers.conftest import Server
 from peers.kubernetes import RELEASES, cache
@@ -67,10 +67,10 @@ class Admin:
         return [dict(zip(titles, line, strict=False)) for line in lines]
 
 
-def put(server: Server, placed: list[Placed]) -> None:
+def put(server: Server, manifest: list[Manifest]) -> None:
     """Make objects, without kubectl's time for each; those that stand are left alone."""
     with server.client(server.admin_token) as client:
-        for one in placed:
+        for one in manifest:
             answer = client.post(path_of(one.resource, one.namespace), json=one.body)
             assert answer.status_code in (201, 409), answer.text
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exclave.admin.objects import Placed, controller_objects, group_objects, join_account, placed_guard, rejoin_account
+from exclave.admin.objects import (
+    Manifest,
+    controller_objects,
+    group_objects,
+    guard_manifests,
+    join_account,
+    rejoin_account,
+)
 from exclave.api.join_token import JoinToken
 from exclave.api.names import CONTROLLER, accounts_namespace
 from exclave.api.requests import Object, Resource, create, create_token, get
@@ -32,7 +39,7 @@ class MeshCluster:
     admin: Cluster
     mesh: Mesh
 
-    async def put(self, placed: list[Placed]) -> None:
+    async def put(self, placed: list[Manifest]) -> None:
         """Make objects; those that stand are left alone."""
         for one in placed:
             try:
@@ -55,7 +62,7 @@ class MeshCluster:
         """A token for one member, whose machine joins again."""
         return await self._token(rejoin_account(NAMESPACE, member, time.time() + 3600), NAMESPACE, GROUP)
 
-    async def _token(self, account: Placed, namespace: str, group: str) -> JoinToken:
+    async def _token(self, account: Manifest, namespace: str, group: str) -> JoinToken:
         await self.put([account])
         token = await self.token_of(accounts_namespace(namespace), account.body["metadata"]["name"])
         access = self.api.access
@@ -112,7 +119,7 @@ async def furnished(
                 await admin.send(request)
             except ApiRefusal as refusal:
                 assert refusal.status == 409, refusal
-        await cluster.put(placed_guard("exclave"))
+        await cluster.put(guard_manifests("exclave"))
         await cluster.put(controller_objects("exclave", "linkerd", "exclave-issuer"))
         await cluster.put(group_objects(NAMESPACE, GROUP, group_spec(lifetime) | spec, "exclave"))
         if not controlled:

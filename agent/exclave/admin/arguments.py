@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from exclave.admin.session import Desk
-from exclave.admin.tables import FORMS
+from exclave.admin.session import Session
+from exclave.admin.tables import OUTPUT_FORMATS
 
-Verb = Callable[[Desk, argparse.Namespace], int]
+Verb = Callable[[Session, argparse.Namespace], int]
 Subparsers = Any
 """What `add_subparsers` returns: argparse has no public name for it."""
 
@@ -58,16 +58,16 @@ def add_verb(subparsers: Subparsers, name: str, run: Verb, told: str, *examples:
 
 def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
     """Give a verb `-o`."""
-    allowed = forms or FORMS
+    allowed = forms or OUTPUT_FORMATS
     parser.add_argument("-o", "--output", choices=allowed, metavar="FORM", help=f"{', '.join(allowed)}")
 
 
-def add_everywhere(parser: argparse.ArgumentParser) -> None:
+def add_all_namespaces(parser: argparse.ArgumentParser) -> None:
     """Give a verb `-A`."""
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="look in every namespace")
 
 
-def read_groups(told: Sequence[str] | None) -> list[str]:
+def parse_groups(told: Sequence[str] | None) -> list[str]:
     """The groups of `--as-group`; Linkerd's program hands them on in one list, as `[a,b]`."""
     return [group for text in told or () for group in text.removeprefix("[").removesuffix("]").split(",") if group]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from exclave.admin.kubectl_errors import Attempt, kubectl_failure, no_answer, no_kubectl
+from exclave.admin.kubectl_errors import KubectlAction, kubectl_error, kubectl_missing_error, kubectl_timeout_error
 from exclave.api.requests import SERVICE_ACCOUNTS, Object, Resource, create_token, path_of
 from exclave.cluster.credential import is_token
 from exclave.errors import ApiRefusal, ClusterError, Fault
@@ -65,9 +65,9 @@ class Kubectl:
 
     def get(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
         """One object; None if there is none of that name."""
-        attempt = Attempt("get", resource, namespace, name)
+        action = KubectlAction("get", resource, namespace, name)
         try:
-            return self._ask(attempt, ["get", "--raw", path_of(resource, namespace, name)])
+            return self._ask(action, ["get", "--raw", path_of(resource, namespace, name)])
         except ApiRefusal as refusal:
             if _is_absent(refusal):
                 return None
@@ -86,10 +86,10 @@ class Kubectl:
 
     def _pages(self, resource: Resource, namespace: str | None, query: dict[str, str]) -> Objects:
         found: Objects = []
-        attempt = Attempt("list", resource, namespace)
+        action = KubectlAction("list", resource, namespace)
         while True:
             asked = "?" + urlencode(query) if query else ""
-            answer = self._ask(attempt, ["get", "--raw", path_of(resource, namespace) + asked])
+            answer = self._ask(action, ["get", "--raw", path_of(resource, namespace) + asked])
             # The items of a list of a built-in kind do not name their kind.
             found += [
                 {"apiVersion": resource.api_version, "kind": resource.kind, **item}
@@ -102,7 +102,7 @@ class Kubectl:
 
     def server_version(self) -> str:
         """The API server's version, such as v1.37.2."""
-        return str(self._ask(Attempt("read the version"), ["get", "--raw", "/version"]).get("gitVersion", ""))
+        return str(self._ask(KubectlAction("read the version"), ["get", "--raw", "/version"]).get("gitVersion", ""))
 
     def can_i(
         self, verb: str, resource: Resource, namespace: str | None = None, name: str = "", subresource: str = ""
@@ -117,7 +117,7 @@ class Kubectl:
             "name": name,
         }
         body = {"apiVersion": _REVIEWS.api_version, "kind": _REVIEWS.kind, "spec": {"resourceAttributes": asked}}
-        answer = self._post(Attempt("create", _REVIEWS), path_of(_REVIEWS, None), body)
+        answer = self._post(KubectlAction("create", _REVIEWS), path_of(_REVIEWS, None), body)
         return (answer.get("status") or {}).get("allowed") is True
 
     # What is written.
@@ -125,7 +125,7 @@ class Kubectl:
     def create(self, resource: Resource, namespace: str | None, body: Object) -> Object:
         """Make an object. Raises ApiRefusal with reason AlreadyExists if there is one of its name."""
         name = str((body.get("metadata") or {}).get("name", ""))
-        return self._post(Attempt("create", resource, namespace, name), path_of(resource, namespace), body)
+        return self._post(KubectlAction("create", resource, namespace, name), path_of(resource, namespace), body)
 
     def apply(self, objects: Sequence[Object], *, force: bool = False, dry_run: bool = False) -> None:
         """Bring objects to what these say (server-side apply); `force` takes fields from other owners.
@@ -136,37 +136,37 @@ class Kubectl:
         arguments += ["--force-conflicts"] if force else []
         arguments += ["--dry-run=server"] if dry_run else []
         body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        self._run(Attempt("apply these objects"), arguments, body)
+        self._run(KubectlAction("apply these objects"), arguments, body)
 
     def patch(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:
         """Merge into an object (RFC 7386): null removes a key, lists are replaced whole."""
         arguments = ["patch", _type(resource), name, *_in(namespace), "--type=merge", "--patch-file=/dev/stdin"]
-        return self._ask(Attempt("patch", resource, namespace, name), [*arguments, "--output=json"], body)
+        return self._ask(KubectlAction("patch", resource, namespace, name), [*arguments, "--output=json"], body)
 
     def delete(self, resource: Resource, namespace: str | None, name: str, wait: bool = False) -> bool:
         """Delete an object; False if it was gone already. `wait`: until its finalizers are off, too, a minute long."""
-        attempt = Attempt("delete", resource, namespace, name)
+        action = KubectlAction("delete", resource, namespace, name)
         try:
             if wait:
                 arguments = ["delete", _type(resource), name, *_in(namespace), f"--timeout={LONGEST_REQUEST}s"]
-                self._run(attempt, arguments)
+                self._run(action, arguments)
             else:
-                self._ask(attempt, ["delete", "--raw", path_of(resource, namespace, name)])
+                self._ask(action, ["delete", "--raw", path_of(resource, namespace, name)])
         except ApiRefusal as refusal:
             if _is_absent(refusal):
                 return False
             raise
         return True
 
-    def mint(self, namespace: str, account: str, seconds: int) -> str:
+    def create_token(self, namespace: str, account: str, seconds: int) -> str:
         """A token of a ServiceAccount for the API server; it may have been granted less life than asked for."""
         request = create_token(namespace, account, seconds)
-        attempt = Attempt("create", SERVICE_ACCOUNTS, namespace, account, "token")
-        token = (self._post(attempt, request.path, request.body or {}).get("status") or {}).get("token")
+        action = KubectlAction("create", SERVICE_ACCOUNTS, namespace, account, "token")
+        token = (self._post(action, request.path, request.body or {}).get("status") or {}).get("token")
         if not is_token(token):
             raise ClusterError(
                 Fault.UNREACHABLE,
-                f"the API server was to {attempt}, and answered without a token",
+                f"the API server was to {action}, and answered without a token",
                 "see whether whatever stands before the API server changes its answers",
             )
         return str(token)
@@ -190,16 +190,16 @@ class Kubectl:
         if self._known is None:
             # --flatten puts files into it, found as kubectl finds them.
             arguments = ["config", "view", "--minify", "--flatten", "--raw", "--output=json"]
-            self._known = self._ask(Attempt("read the kubeconfig"), arguments)
+            self._known = self._ask(KubectlAction("read the kubeconfig"), arguments)
         return self._known
 
     # kubectl itself.
 
-    def _post(self, attempt: Attempt, path: str, body: Object) -> Object:
-        return self._ask(attempt, ["create", "--raw", path, "--filename=-"], body)
+    def _post(self, action: KubectlAction, path: str, body: Object) -> Object:
+        return self._ask(action, ["create", "--raw", path, "--filename=-"], body)
 
-    def _ask(self, attempt: Attempt, arguments: Sequence[str], body: Object | None = None) -> Object:
-        told = self._run(attempt, arguments, body)
+    def _ask(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> Object:
+        told = self._run(action, arguments, body)
         try:
             answer = json.loads(told)
         except ValueError:
@@ -207,12 +207,12 @@ class Kubectl:
         if not isinstance(answer, dict):
             raise ClusterError(
                 Fault.UNREACHABLE,
-                f"the API server was to {attempt}, and did not answer in JSON",
+                f"the API server was to {action}, and did not answer in JSON",
                 "see whether whatever stands before the API server changes its answers",
             )
         return answer
 
-    def _run(self, attempt: Attempt, arguments: Sequence[str], body: Object | None = None) -> str:
+    def _run(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> str:
         text = None if body is None else json.dumps(body)
         try:
             done = subprocess.run(
@@ -225,11 +225,11 @@ class Kubectl:
                 check=False,
             )
         except (FileNotFoundError, PermissionError):
-            raise no_kubectl(self._command[0]) from None
+            raise kubectl_missing_error(self._command[0]) from None
         except subprocess.TimeoutExpired:
-            raise no_answer(attempt, LONGEST_RUN) from None
+            raise kubectl_timeout_error(action, LONGEST_RUN) from None
         if done.returncode != 0:
-            raise kubectl_failure(attempt, done.stderr)
+            raise kubectl_error(action, done.stderr)
         return done.stdout
 
 

@@ -49,7 +49,7 @@ _KUBECONFIG = ("does not exist", "no such file or directory", "current-context m
 
 
 @dataclass(frozen=True)
-class Attempt:
+class KubectlAction:
     """What kubectl was asked to do: verb as RBAC names it, kind, and where."""
 
     verb: str
@@ -75,7 +75,7 @@ class Attempt:
         return f" in namespace {self.namespace}" if self.namespace else ""
 
 
-def kubectl_failure(attempt: Attempt, told: str) -> ExclaveError:
+def kubectl_error(action: KubectlAction, told: str) -> ExclaveError:
     """The error for what kubectl printed on its standard error."""
     told = _NOISE.sub("", told).strip()
     if found := _FROM_SERVER.search(told):
@@ -85,14 +85,14 @@ def kubectl_failure(attempt: Attempt, told: str) -> ExclaveError:
     elif _UNAUTHORIZED in told:
         reason, text = "Unauthorized", told.partition("(")[2].rstrip(")")
     else:
-        return _nobody_answered(attempt, " ".join(told.split()).removeprefix("error: ")[:LONGEST_MESSAGE])
+        return _nobody_answered(action, " ".join(told.split()).removeprefix("error: ")[:LONGEST_MESSAGE])
     status = STATUSES.get(reason, 500)
-    message, hint = _words(attempt, reason, text, status)
+    message, hint = _words(action, reason, text, status)
     fault = Fault.UNREACHABLE if status in WORTH_ANOTHER_TRY else Fault.NOT_PERMITTED
     return ApiRefusal(status, reason, f"{message}: {text[:LONGEST_MESSAGE]}", hint, fault=fault)
 
 
-def no_kubectl(binary: str) -> ExclaveError:
+def kubectl_missing_error(binary: str) -> ExclaveError:
     """The error where there is no such program."""
     return ExclaveError(
         Fault.USAGE,
@@ -101,46 +101,46 @@ def no_kubectl(binary: str) -> ExclaveError:
     )
 
 
-def no_answer(attempt: Attempt, seconds: float) -> ExclaveError:
+def kubectl_timeout_error(action: KubectlAction, seconds: float) -> ExclaveError:
     """The error when kubectl did not end by itself."""
     return ClusterError(
         Fault.UNREACHABLE,
-        f"kubectl was to {attempt}, and had not ended after {seconds:.0f}s",
+        f"kubectl was to {action}, and had not ended after {seconds:.0f}s",
         "see whether kubectl works by itself, and whether it asks you to log in: kubectl get namespaces",
     )
 
 
-def _words(attempt: Attempt, reason: str, text: str, status: int) -> tuple[str, str]:
+def _words(action: KubectlAction, reason: str, text: str, status: int) -> tuple[str, str]:
     """What was met, and what to do."""
     if status in WORTH_ANOTHER_TRY:
-        return f"the API server could not {attempt} now", "it is busy, starting or stopping: try again"
+        return f"the API server could not {action} now", "it is busy, starting or stopping: try again"
     if reason == "Unauthorized":
-        return f"the API server does not know who wants to {attempt}", "log in again, or name a context: --context"
+        return f"the API server does not know who wants to {action}", "log in again, or name a context: --context"
     if reason == "Forbidden" and ("denied request" in text or "denied the request" in text):
-        return f"an admission rule of the cluster refused to {attempt}", "do as it asks, or ask whoever made it"
+        return f"an admission rule of the cluster refused to {action}", "do as it asks, or ask whoever made it"
     if reason == "Forbidden":
-        return f"you may not {attempt}", _missing_right(attempt)
+        return f"you may not {action}", _missing_right(action)
     if reason == "NotFound" and _NO_SUCH_TYPE in text:
-        return f"the cluster could not {attempt}, since it has no such kind", _missing_kind(attempt)
+        return f"the cluster could not {action}, since it has no such kind", _missing_kind(action)
     if reason == "NotFound":
-        return f"there is nothing to {attempt}", "check its name and namespace"
+        return f"there is nothing to {action}", "check its name and namespace"
     if reason in ("AlreadyExists", "Conflict"):
-        return f"the API server did not {attempt}", "somebody else changed it: look at it, then try again"
-    return f"the API server refused to {attempt}", "mend what the message names"
+        return f"the API server did not {action}", "somebody else changed it: look at it, then try again"
+    return f"the API server refused to {action}", "mend what the message names"
 
 
-def _missing_right(attempt: Attempt) -> str:
-    if attempt.resource is None:
+def _missing_right(action: KubectlAction) -> str:
+    if action.resource is None:
         return "ask the cluster's admin for this right, or name another context: --context"
-    group = f" (API group {attempt.resource.group})" if attempt.resource.group else ""
+    group = f" (API group {action.resource.group})" if action.resource.group else ""
     return (
-        f"ask the cluster's admin for the right to {attempt.verb} {attempt.what}{group}{attempt.where}, "
+        f"ask the cluster's admin for the right to {action.verb} {action.what}{group}{action.where}, "
         "or name another context: --context"
     )
 
 
-def _missing_kind(attempt: Attempt) -> str:
-    group = attempt.resource.group if attempt.resource else ""
+def _missing_kind(action: KubectlAction) -> str:
+    group = action.resource.group if action.resource else ""
     if group == "exclave.dev":
         return "install exclave in this cluster: kubectl exclave install; or name another context: --context"
     if group.endswith("linkerd.io"):
@@ -148,11 +148,11 @@ def _missing_kind(attempt: Attempt) -> str:
     return "Kubernetes 1.30 or newer is needed; or name another context: --context"
 
 
-def _nobody_answered(attempt: Attempt, text: str) -> ExclaveError:
+def _nobody_answered(action: KubectlAction, text: str) -> ExclaveError:
     if any(sign in text for sign in _UNREACHED):
         return ClusterError(
             Fault.UNREACHABLE,
-            f"kubectl was to {attempt}, and reached no API server: {text}",
+            f"kubectl was to {action}, and reached no API server: {text}",
             "check the context (kubectl config current-context) and the network, or name a context: --context",
         )
     if any(sign in text for sign in _KUBECONFIG):
@@ -163,6 +163,6 @@ def _nobody_answered(attempt: Attempt, text: str) -> ExclaveError:
         )
     return ClusterError(
         Fault.UNREACHABLE,
-        f"kubectl could not {attempt}: {text or 'it said nothing'}",
+        f"kubectl could not {action}: {text or 'it said nothing'}",
         "see whether kubectl works by itself: kubectl get namespaces",
     )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exclave import __version__
-from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common, read_groups
+from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common, parse_groups
 from exclave.admin.check import verbs as checking
 from exclave.admin.group import verbs as groups
 from exclave.admin.install import uninstall as uninstalling
@@ -21,7 +21,7 @@ from exclave.admin.install import verbs as installing
 from exclave.admin.kubectl import Kubectl
 from exclave.admin.member import verbs as members
 from exclave.admin.rotation import verbs as rotation
-from exclave.admin.session import Desk
+from exclave.admin.session import Session
 from exclave.admin.token import verbs as tokens
 from exclave.errors import ExclaveError, Fault, bug_lines, bug_object, error_lines, error_object, find_error
 
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Verb = options.run
     try:
         kubectl = Kubectl(
-            options.context, options.kubeconfig, user=options.as_user, groups=read_groups(options.as_group)
+            options.context, options.kubeconfig, user=options.as_user, groups=parse_groups(options.as_group)
         )
-        return run(Desk(kubectl, options.namespace), options)
+        return run(Session(kubectl, options.namespace), options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has gone; Python would complain once more at its own end
@@ -94,7 +94,7 @@ def _add_completion(subparsers: Subparsers) -> None:
     parser.set_defaults(run=_complete)
 
 
-def _complete(_desk: Desk, options: argparse.Namespace) -> int:
+def _complete(_session: Session, options: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from exclave import __version__
-from exclave.admin.objects import Placed, controller_objects
+from exclave.admin.objects import Manifest, controller_objects
 from exclave.api.definitions.admission import guard_objects
 from exclave.api.definitions.crds import custom_resource_definitions
 from exclave.api.names import CONTROLLER
@@ -92,7 +92,7 @@ class Installation:
         return self.linkerd if self.issuer == "linkerd" else self.namespace
 
     @property
-    def rights(self) -> list[Placed]:
+    def rights(self) -> list[Manifest]:
         """The controller's account and rights."""
         return controller_objects(self.namespace, self.linkerd, self.issuer_secret, self.issuer_namespace)
 
@@ -128,8 +128,8 @@ def later_objects(choice: Installation) -> list[Object]:
 
 
 def _rights(choice: Installation) -> Iterator[Object]:
-    for placed in choice.rights:
-        body = placed.body
+    for manifest in choice.rights:
+        body = manifest.body
         if body["kind"] == "Namespace":
             body = {**body, "metadata": {**body["metadata"], "labels": {EXTENSION_LABEL: EXTENSION}}}
         yield body

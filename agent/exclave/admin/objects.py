@@ -38,7 +38,7 @@ from exclave.api.requests import (
 )
 from exclave.kit.formats.rfc3339 import rfc3339
 
-MACHINES = "exclave-machines"
+MACHINES_ROLE = "exclave-machines"
 ISSUER_ROLE = "exclave-issuer"
 
 
@@ -51,35 +51,40 @@ Rule = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Placed:
+class Manifest:
     """An object and where it goes."""
 
     resource: Resource
     namespace: str | None
     body: Object
 
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.body["metadata"]["name"])
 
-def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_namespace: str) -> list[Placed]:
+
+def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_namespace: str) -> list[Manifest]:
     """Everything that a group needs, in the order in which it is made; what stands already is left alone."""
     accounts = accounts_namespace(namespace)
-    machines = _everybody_in(accounts)
+    machines = _all_accounts_of(accounts)
     controller = _account(CONTROLLER, controller_namespace)
     settings, publisher = group_roles(name)
     return [
         _placed(NAMESPACES, None, {"name": namespace, "labels": {GROUPS_LABEL: accounts}}),
         _placed(NAMESPACES, None, {"name": accounts, "labels": {ACCOUNTS_LABEL: namespace}}),
         _placed(SERVICE_ACCOUNTS, namespace, {"name": spec.get("serviceAccount") or name}),
-        _role(namespace, MACHINES, _machine_rules()),
-        _binding(namespace, MACHINES, machines),
-        _role(accounts, MACHINES, [_rule("", "serviceaccounts/token", "create")]),
-        _binding(accounts, MACHINES, machines),
+        _role(namespace, MACHINES_ROLE, _machine_rules()),
+        _binding(namespace, MACHINES_ROLE, machines),
+        _role(accounts, MACHINES_ROLE, [_rule("", "serviceaccounts/token", "create")]),
+        _binding(accounts, MACHINES_ROLE, machines),
         _role(namespace, settings, [_rule("", "configmaps", "get", names=[settings_name(name)])]),
         _binding(namespace, settings, machines),
         _role(namespace, publisher, [_rule("", "configmaps", "patch", names=[settings_name(name)])]),
         _binding(namespace, publisher, controller),
-        _role(namespace, CONTROLLER, _makings()),
+        _role(namespace, CONTROLLER, _controller_create_rules()),
         _binding(namespace, CONTROLLER, controller),
-        _role(accounts, CONTROLLER, _rules_over_accounts()),
+        _role(accounts, CONTROLLER, _controller_account_rules()),
         _binding(accounts, CONTROLLER, controller),
         _placed(WORKLOAD_GROUPS, namespace, {"name": name}, spec=spec),
     ]
@@ -90,27 +95,27 @@ def group_roles(name: str) -> tuple[str, str]:
     return f"exclave-settings.{name}", f"exclave-publisher.{name}"
 
 
-def join_account(namespace: str, group: str, token_id: str, uses: int, expires: float) -> Placed:
+def join_account(namespace: str, group: str, token_id: str, uses: int, expires: float) -> Manifest:
     """The account of one join token. Raises ValueError if a token cannot have so many uses."""
     if not 1 <= uses <= MOST_USES:
         raise ValueError(f"uses: a number from 1 to {MOST_USES} was expected, found {uses}")
     return _expiring(namespace, f"{group}.join.{token_id}-{uses}", expires)
 
 
-def rejoin_account(namespace: str, member: str, expires: float) -> Placed:
+def rejoin_account(namespace: str, member: str, expires: float) -> Manifest:
     """The account of a token for one named member, whose machine joins again. Raises ValueError for another name."""
     name = parse_member_name(member)
     return _expiring(namespace, f"{name.group}.rejoin.{name.token_id}-{name.slot}", expires)
 
 
-def _expiring(namespace: str, account: str, expires: float) -> Placed:
+def _expiring(namespace: str, account: str, expires: float) -> Manifest:
     metadata = {"name": account, "annotations": {EXPIRES: rfc3339(expires)}}
     return _placed(SERVICE_ACCOUNTS, accounts_namespace(namespace), metadata)
 
 
 def controller_objects(
     namespace: str, linkerd_namespace: str, issuer_secret: str, issuer_namespace: str | None = None
-) -> list[Placed]:
+) -> list[Manifest]:
     """The controller's account and its rights over the whole cluster, Linkerd's settings and one Secret.
 
     The Secret is in the controller's own namespace unless `issuer_namespace` says otherwise.
@@ -165,14 +170,14 @@ def _machine_rules() -> list[Rule]:
     ]
 
 
-def _rules_over_accounts() -> list[Rule]:
+def _controller_account_rules() -> list[Rule]:
     return [
         _rule("", "serviceaccounts", "list", "create", "delete"),
         _rule("", "serviceaccounts/token", "create"),
     ]
 
 
-def _makings() -> list[Rule]:
+def _controller_create_rules() -> list[Rule]:
     """What the controller makes beside a group: no rule of RBAC can name what is not there yet, a policy does."""
     return [
         _rule("", "configmaps", "create"),
@@ -214,11 +219,11 @@ def _rule(group: str, resource: str, *verbs: str, names: Sequence[str] = ()) -> 
     return {**rule, "resourceNames": list(names)} if names else rule
 
 
-def _role(namespace: str, name: str, rules: list[Rule]) -> Placed:
+def _role(namespace: str, name: str, rules: list[Rule]) -> Manifest:
     return _placed(ROLES, namespace, {"name": name}, rules=rules)
 
 
-def _binding(namespace: str, role: str, subject: Object) -> Placed:
+def _binding(namespace: str, role: str, subject: Object) -> Manifest:
     return _placed(ROLE_BINDINGS, namespace, {"name": role}, roleRef=_role_ref("Role", role), subjects=[subject])
 
 
@@ -226,7 +231,7 @@ def _role_ref(kind: str, name: str) -> Object:
     return {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
 
 
-def _everybody_in(namespace: str) -> Object:
+def _all_accounts_of(namespace: str) -> Object:
     return {
         "kind": "Group",
         "apiGroup": "rbac.authorization.k8s.io",
@@ -238,13 +243,13 @@ def _account(name: str, namespace: str) -> Object:
     return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
 
 
-def _placed(resource: Resource, namespace: str | None, metadata: Object, **more: Any) -> Placed:
+def _placed(resource: Resource, namespace: str | None, metadata: Object, **more: Any) -> Manifest:
     where = {"namespace": namespace} if namespace is not None else {}
     body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {**metadata, **where}, **more}
-    return Placed(resource, namespace, body)
+    return Manifest(resource, namespace, body)
 
 
-def placed_guard(controller_namespace: str) -> list[Placed]:
+def guard_manifests(controller_namespace: str) -> list[Manifest]:
     """The same, with where each goes."""
     kinds = {one.kind: one for one in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)}
-    return [Placed(kinds[body["kind"]], None, body) for body in guard_objects(controller_namespace)]
+    return [Manifest(kinds[body["kind"]], None, body) for body in guard_objects(controller_namespace)]

@@ -7,36 +7,36 @@ list is replaced whole. What cannot be changed (whom a binding's role is) is sai
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from exclave.admin.objects import Placed
+from exclave.admin.objects import Manifest
 from exclave.admin.tables import object_name
 from exclave.api.requests import Object
 
 
 @dataclass(frozen=True)
-class Placing:
+class Change:
     """One step: make the object, change it by this merge patch, keep it as it is, or say that it is in the way."""
 
-    verb: Literal["make", "change", "keep", "blocked"]
-    placed: Placed
+    verb: Literal["create", "patch", "none", "blocked"]
+    manifest: Manifest
     patch: Object = field(default_factory=dict)
 
     def __str__(self) -> str:
-        name = object_name(self.placed.resource, self.placed.body)
-        where = f" in {self.placed.namespace}" if self.placed.namespace else ""
-        if self.verb == "change":
+        name = object_name(self.manifest.resource, self.manifest.body)
+        where = f" in {self.manifest.namespace}" if self.manifest.namespace else ""
+        if self.verb == "patch":
             return f"{name}{where} changed: {', '.join(paths(self.patch))}"
-        told = {"make": "created", "keep": "unchanged", "blocked": "has another roleRef, which cannot be changed"}
+        told = {"create": "created", "none": "unchanged", "blocked": "has another roleRef, which cannot be changed"}
         return f"{name}{where} {told[self.verb]}"
 
 
-def place(placed: Placed, found: Object | None) -> Placing:
+def plan_change(manifest: Manifest, found: Object | None) -> Change:
     """The step for an object, of which `found` is what stands."""
     if found is None:
-        return Placing("make", placed)
-    patch = difference(_wanted(placed.body), found)
+        return Change("create", manifest)
+    patch = difference(_wanted(manifest.body), found)
     if "roleRef" in patch:
-        return Placing("blocked", placed)
-    return Placing("change", placed, patch) if patch else Placing("keep", placed)
+        return Change("blocked", manifest)
+    return Change("patch", manifest, patch) if patch else Change("none", manifest)
 
 
 def difference(wanted: Object, found: Object) -> Object:

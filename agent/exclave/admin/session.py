@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 
 from exclave.admin.kubectl import Kubectl
-from exclave.admin.reconcile import Placing
+from exclave.admin.reconcile import Change
 from exclave.admin.tables import Listing, render
 from exclave.errors import ExclaveError, Fault
 
 WAIT = 60.0
 """Seconds that a command waits for the controller to finish something."""
 
-LOOK_EVERY = 1.0
+POLL_INTERVAL = 1.0
 
 
-class Desk:
+class Session:
     """One command's place of work."""
 
     def __init__(self, kubectl: Kubectl, namespace: str | None = None) -> None:
@@ -54,21 +54,21 @@ class Desk:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
 
-    def carry(self, step: Placing) -> Placing:
+    def apply(self, step: Change) -> Change:
         """Do what is still to be done for one object. Raises ExclaveError where another is in its way."""
-        placed = step.placed
-        name = placed.body["metadata"]["name"]
+        manifest = step.manifest
+        name = manifest.name
         if step.verb == "blocked":
             raise ExclaveError(
                 Fault.USAGE,
                 str(step),
-                f"look at it, and delete it if nobody needs it: kubectl delete {placed.resource.plural} {name} "
-                f"-n {placed.namespace}",
+                f"look at it, and delete it if nobody needs it: kubectl delete {manifest.resource.plural} {name} "
+                f"-n {manifest.namespace}",
             )
-        if step.verb == "make":
-            self.kubectl.create(placed.resource, placed.namespace, placed.body)
-        elif step.verb == "change":
-            self.kubectl.patch(placed.resource, placed.namespace, name, step.patch)
+        if step.verb == "create":
+            self.kubectl.create(manifest.resource, manifest.namespace, manifest.body)
+        elif step.verb == "patch":
+            self.kubectl.patch(manifest.resource, manifest.namespace, name, step.patch)
         return step
 
     def wait_until(self, is_so: Callable[[], bool], what: str, seconds: float = WAIT) -> bool:
@@ -78,7 +78,7 @@ class Desk:
             return True
         self.note(f"waiting for {what}, {seconds:.0f}s at most")
         while time.monotonic() < deadline:
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_INTERVAL)
             if is_so():
                 return True
         return False

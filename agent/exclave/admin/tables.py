@@ -13,7 +13,7 @@ from datetime import datetime
 from exclave.api.requests import Object, Resource
 from exclave.errors import ExclaveError, Fault
 
-FORMS = ("json", "yaml", "name", "wide")
+OUTPUT_FORMATS = ("json", "yaml", "name", "wide")
 GAP = "   "
 
 
@@ -78,7 +78,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def labelled(lines: Sequence[tuple[str, str]]) -> str:
+def describe_text(lines: Sequence[tuple[str, str]]) -> str:
     """Labels and their texts, as `kubectl describe` prints them; a text of several lines stands below its label."""
     width = max((len(label) for label, text in lines if "\n" not in text), default=0) + 1
     told = []

@@ -21,8 +21,8 @@ import trio
 from exclave.api.join_token import decode_token
 from exclave.config import Config
 from exclave.confirm.record import Unconfirmed, forget_unconfirmed, store_unconfirmed
-from exclave.control.client import NoAgent, ask, ask_once
-from exclave.control.server import FILE as CONTROL
+from exclave.control.client import SOCKET_NAME as CONTROL
+from exclave.control.client import NoAgent, query_agent, send_command
 from exclave.daemon.teardown import clean_up, depart, forget_everything
 from exclave.errors import Fault, HostError
 from exclave.join.join import join
@@ -124,7 +124,7 @@ def _tell_agent(runtime: Path, *, wait: bool) -> str | None:
     state: str | None = None
     waiting, started = None, False
     try:
-        for line in ask(runtime, "joined", ANSWER):
+        for line in send_command(runtime, "joined", ANSWER):
             before, state = state, str(line.get("state"))
             started = started or state not in ("unjoined", "joining")  # it has not looked at the disk yet
             if wait and started and state != before:
@@ -185,7 +185,7 @@ def leave_or_depart(config: Config, *, in_json: bool) -> int:
 def _ask_to_leave(runtime: Path) -> list[str] | None:
     """Have the agent leave; what remains, None if no agent has done it."""
     try:
-        for line in ask(runtime, "leave", LEAVING):
+        for line in send_command(runtime, "leave", LEAVING):
             if "remains" in line:
                 return [str(what) for what in line["remains"]]
             _say("the agent walks back")
@@ -212,7 +212,7 @@ def _leave_from_cold(config: Config) -> list[str]:
 def confirm_rules(config: Config, *, in_json: bool) -> int:
     """Have the rules for good, by the agent or from cold; the exit code."""
     try:
-        confirmed = bool(ask_once(config.paths.runtime, "confirm").get("confirmed"))
+        confirmed = bool(query_agent(config.paths.runtime, "confirm").get("confirmed"))
     except NoAgent:
         confirmed = forget_unconfirmed(config.paths.state)
         if confirmed:
@@ -256,7 +256,7 @@ def swap_and_tell(runtime: Path, *, forced: bool, in_json: bool) -> int:
     """
     last: dict[str, Any] = {}
     told = None
-    for line in ask(runtime, "swap-forced" if forced else "swap", ANSWER):
+    for line in send_command(runtime, "swap-forced" if forced else "swap", ANSWER):
         last = line
         if (step := line.get("step")) is not None and step != told:
             told = step

@@ -221,11 +221,11 @@ def _leave(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from exclave.cli.status_text import exit_code, status_lines
     from exclave.cli.terminal import show_lines
-    from exclave.control.client import NoAgent, ask_once
+    from exclave.control.client import NoAgent, query_agent
 
     runtime = load_config(options.config).paths.runtime
     try:
-        status = ask_once(runtime, "status")
+        status = query_agent(runtime, "status")
     except NoAgent:
         return _no_agent(in_json=options.json)
     if options.json:

@@ -12,16 +12,16 @@ from typing import Any
 
 from exclave.errors import Fault, HostError
 
-FILE = "control.sock"
+SOCKET_NAME = "control.sock"
 
 
 class NoAgent(Exception):
     """Nobody answers on the control socket: no agent runs, or it ended while we asked."""
 
 
-def ask(runtime: Path, command: str, timeout: float | None = 10.0) -> Iterator[dict[str, Any]]:
+def send_command(runtime: Path, command: str, timeout: float | None = 10.0) -> Iterator[dict[str, Any]]:
     """Send a command and yield what comes back, line by line. `timeout` is seconds between lines, None for ever."""
-    path = runtime / FILE
+    path = runtime / SOCKET_NAME
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
         try:
@@ -47,8 +47,8 @@ def _objects(lines: Any) -> Iterator[dict[str, Any]]:
         raise NoAgent from None
 
 
-def ask_once(runtime: Path, command: str, timeout: float = 10.0) -> dict[str, Any]:
+def query_agent(runtime: Path, command: str, timeout: float = 10.0) -> dict[str, Any]:
     """The first line of the answer. Raises NoAgent, HostError."""
-    for found in ask(runtime, command, timeout):
+    for found in send_command(runtime, command, timeout):
         return found
     raise NoAgent

@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from exclave.control.client import SOCKET_NAME
 from exclave.errors import Fault, HostError
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.nursery import open_bare_nursery
@@ -24,30 +25,28 @@ from exclave.kit.tasks.supervise import supervise
 
 log = logging.getLogger(__name__)
 
-FILE = "control.sock"
-
-LONGEST_LINE = 4096
+MAX_REQUEST = 4096
 """Bytes of a request."""
 
-PATIENCE = 10.0
+CLIENT_TIMEOUT = 10.0
 """Seconds for a client to say what it wants, and to take each line."""
 
-Reply = Callable[[dict[str, Any]], Awaitable[None]]
+SendReply = Callable[[dict[str, Any]], Awaitable[None]]
 """Sends one object to the client. Raises trio.BrokenResourceError if it has gone."""
 
-Answer = Callable[[str, Reply], Awaitable[None]]
+CommandHandler = Callable[[str, SendReply], Awaitable[None]]
 """Answers a command by name; returns when all is said. Raises LookupError if it knows no such command."""
 
 
 @asynccontextmanager
-async def open_control(runtime: Path, answer: Answer) -> AsyncIterator[None]:
+async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[None]:
     """Serve commands while open. Raises HostError if the socket cannot be made."""
-    path = runtime / FILE
-    listening = trio.socket.from_stdlib_socket(_bound(path))
+    path = runtime / SOCKET_NAME
+    listening = trio.socket.from_stdlib_socket(_bind_socket(path))
 
     async def reopen() -> trio.socket.SocketType:
         await trio.lowlevel.checkpoint()
-        return trio.socket.from_stdlib_socket(_bound(path))
+        return trio.socket.from_stdlib_socket(_bind_socket(path))
 
     try:
         async with open_bare_nursery() as nursery:
@@ -64,7 +63,7 @@ async def open_control(runtime: Path, answer: Answer) -> AsyncIterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _bound(path: Path) -> socket.socket:
+def _bind_socket(path: Path) -> socket.socket:
     """A listening socket that only root may connect to, from its first moment."""
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
@@ -82,9 +81,9 @@ def _bound(path: Path) -> socket.socket:
     return channel
 
 
-async def _serve(answer: Answer, stream: trio.SocketStream) -> None:
+async def _serve(answer: CommandHandler, stream: trio.SocketStream) -> None:
     async def reply(object_: dict[str, Any]) -> None:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(CLIENT_TIMEOUT):
             await stream.send_all(json.dumps(object_).encode() + b"\n")
 
     try:
@@ -103,9 +102,9 @@ async def _serve(answer: Answer, stream: trio.SocketStream) -> None:
 async def _read_command(stream: trio.SocketStream) -> str:
     """The command's name; "" for nonsense."""
     line = b""
-    with trio.fail_after(PATIENCE):
-        while b"\n" not in line and len(line) <= LONGEST_LINE:
-            more = await stream.receive_some(LONGEST_LINE)
+    with trio.fail_after(CLIENT_TIMEOUT):
+        while b"\n" not in line and len(line) <= MAX_REQUEST:
+            more = await stream.receive_some(MAX_REQUEST)
             if not more:
                 break
             line += more

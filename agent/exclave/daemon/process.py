@@ -18,7 +18,7 @@ import trio
 from exclave import __version__
 from exclave.config import Config
 from exclave.confirm.record import Unconfirmed, forget_unconfirmed, store_unconfirmed
-from exclave.control.server import Reply, open_control
+from exclave.control.server import SendReply, open_control
 from exclave.daemon.boot import serve
 from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
 from exclave.daemon.status import QUIET, Sightings, build_status
@@ -122,9 +122,9 @@ class Agent:
 
     # Telling.
 
-    async def answer(self, command: str, reply: Reply) -> None:
+    async def answer(self, command: str, reply: SendReply) -> None:
         """Answer a client of the control socket. Raises LookupError."""
-        answers: dict[str, Callable[[Reply], Awaitable[None]]] = {
+        answers: dict[str, Callable[[SendReply], Awaitable[None]]] = {
             "status": self._answer_status,
             "leave": self._answer_leave,
             "joined": self._answer_joined,
@@ -134,12 +134,12 @@ class Agent:
         }
         await answers[command](reply)
 
-    async def _answer_status(self, reply: Reply) -> None:
+    async def _answer_status(self, reply: SendReply) -> None:
         if self._parts is not None and self._parts.redirect is not None and self._parts.ending is None:
             await self._parts.redirect.refresh()  # counts move without anybody telling
         await reply(self.look())
 
-    async def _answer_leave(self, reply: Reply) -> None:
+    async def _answer_leave(self, reply: SendReply) -> None:
         state = self._config.paths.state
         if load_membership(state) is None:
             forget_everything(self._config.paths)  # what a join has left
@@ -153,7 +153,7 @@ class Agent:
         await self._left.wait_for(lambda left: left is not None)
         await reply({"state": State.UNJOINED.value, "remains": self._left.value or []})
 
-    async def _answer_joined(self, reply: Reply) -> None:
+    async def _answer_joined(self, reply: SendReply) -> None:
         self._joined.set()
         while True:
             state = self.state.value
@@ -163,12 +163,12 @@ class Agent:
             with trio.move_on_after(SAY_EVERY):
                 await self.state.wait_for(lambda newest, known=state: newest is not known)  # type: ignore[misc]
 
-    async def _answer_confirm(self, reply: Reply) -> None:
+    async def _answer_confirm(self, reply: SendReply) -> None:
         confirming = self._parts.confirming if self._parts is not None else None
         confirmed = confirming.confirm() if confirming is not None else forget_unconfirmed(self._config.paths.state)
         await reply({"confirmed": confirmed})
 
-    async def _answer_swap(self, forced: bool, reply: Reply) -> None:
+    async def _answer_swap(self, forced: bool, reply: SendReply) -> None:
         swap = self._parts.swap if self._parts is not None else None
         if swap is None:
             text, hint = "no proxy runs here: there is no traffic to move", "see what this machine is: exclave status"
@@ -184,7 +184,7 @@ class Agent:
         else:
             await reply({"swapped": {"from": outcome.old, "to": outcome.new, "seconds": round(outcome.took, 3)}})
 
-    async def _tell_steps(self, swap: Swap, reply: Reply) -> None:
+    async def _tell_steps(self, swap: Swap, reply: SendReply) -> None:
         """Each step to a client that waits, and a word now and then so that it knows that we live."""
         while True:
             step = swap.step.value

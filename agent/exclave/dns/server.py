@@ -167,7 +167,7 @@ def _translated(address: str, kind: socket.SocketKind, problem: OSError) -> Host
             "run as root, with the capability NET_BIND_SERVICE",
         )
     return HostError(
-        Fault.TAKEN,
+        Fault.OCCUPIED,
         f"cannot listen on {transport} port {PORT} of {address}: {problem.strerror}",
         f"see who does: ss --listening --numeric --processes --udp --tcp 'sport = :{PORT}'",
     )

@@ -23,7 +23,7 @@ import dns.rdatatype
 import dns.rrset
 import trio
 
-from exclave.control.client import NoAgent, ask_once
+from exclave.control.client import NoAgent, query_agent
 from exclave.errors import ExclaveError, Fault, HostError
 from exclave.explain.kernel_state import (
     Route,
@@ -296,7 +296,7 @@ def _ask_stub(name: str) -> tuple[str, ...]:
 async def _around(runtime: Path) -> tuple[str, ...]:
     """What an agent says, or that there is none."""
     try:
-        status = await trio.to_thread.run_sync(partial(ask_once, runtime, "status", 5.0))
+        status = await trio.to_thread.run_sync(partial(query_agent, runtime, "status", 5.0))
     except (NoAgent, HostError):
         return ("no agent runs on this machine; what stands in the kernel counts",)
     redirect = status.get("redirect") or {}

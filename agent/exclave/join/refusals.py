@@ -123,7 +123,7 @@ def _group_gone(_view: MemberView, told: Condition, token: JoinToken) -> Exclave
 
 def _machine_known(_view: MemberView, told: Condition, _token: JoinToken) -> ExclaveError:
     return ClusterError(
-        Fault.MACHINE_KNOWN,
+        Fault.DUPLICATE_MACHINE,
         f"a member with this machine's id lives already: {told.message}",
         "if this machine was reinstalled, evict that member; if it is a clone, give it an id of its own: "
         "rm /etc/machine-id && systemd-machine-id-setup",

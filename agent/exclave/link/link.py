@@ -124,4 +124,4 @@ def _must(done: Finished) -> None:
             "making the link exclave0 is not permitted",
             "run as root, with the capability NET_ADMIN",
         )
-    raise HostError(Fault.TAKEN, f"cannot set up the link {LINK}: {done.errors}", "exclave cleanup, then try again")
+    raise HostError(Fault.OCCUPIED, f"cannot set up the link {LINK}: {done.errors}", "exclave cleanup, then try again")

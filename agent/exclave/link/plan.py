@@ -43,7 +43,7 @@ def check_free(links: Links, addresses: tuple[str, ...]) -> None:
     for link in links:
         if link["ifname"] == LINK and not is_ours(link):
             raise HostError(
-                Fault.TAKEN,
+                Fault.OCCUPIED,
                 f"a link {LINK} exists that exclave did not make",
                 f"rename or remove it: ip link delete {LINK}",
             )
@@ -52,7 +52,7 @@ def check_free(links: Links, addresses: tuple[str, ...]) -> None:
         for address in _addresses_of(link):
             if address in addresses:
                 raise HostError(
-                    Fault.TAKEN,
+                    Fault.OCCUPIED,
                     f"the address {address.split('/')[0]}, which exclave needs, is on {link['ifname']}",
                     f"remove it there: ip address delete {address} dev {link['ifname']}",
                 )

@@ -171,7 +171,9 @@ async def _listen(path: Path) -> trio.socket.SocketType:
     except OSError as problem:
         listener.close()
         raise HostError(
-            Fault.TAKEN, f"cannot listen on {path}: {problem.strerror}", "make its folder exist and writable for root"
+            Fault.OCCUPIED,
+            f"cannot listen on {path}: {problem.strerror}",
+            "make its folder exist and writable for root",
         ) from problem
     return listener
 

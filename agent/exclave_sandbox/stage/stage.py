@@ -20,7 +20,7 @@ import trio
 from cryptography import x509
 
 import exclave
-from exclave.admin.objects import controller_objects, group_objects, placed_guard
+from exclave.admin.objects import controller_objects, group_objects, guard_manifests
 from exclave.api.identity import MeshIdentity
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import Request, create, create_token
@@ -126,7 +126,7 @@ async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> 
     anchor = make_anchor()
     issuer = make_issuer(anchor)
     placed = [
-        *placed_guard("exclave"),
+        *guard_manifests("exclave"),
         *controller_objects("exclave", mesh.LINKERD, "exclave-issuer"),
         *group_objects(mesh.NAMESPACE, mesh.GROUP, mesh.group_spec(certificate_lifetime), "exclave"),
     ]

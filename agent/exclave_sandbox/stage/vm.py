@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from exclave.control.client import NoAgent, ask_once
+from exclave.control.client import NoAgent, query_agent
 from exclave.kit.host.command import Finished, run_command
 from exclave_sandbox.expect import UnexpectedError, eventually
 from exclave_sandbox.stage import mesh
@@ -76,7 +76,7 @@ class Guest:
     async def status(self) -> dict[str, Any]:
         """What the agent says of itself; empty while none answers."""
         try:
-            return await trio.to_thread.run_sync(ask_once, self.runtime, "status")
+            return await trio.to_thread.run_sync(query_agent, self.runtime, "status")
         except NoAgent:
             return {}
 

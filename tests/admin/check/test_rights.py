@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from exclave.admin.check.rights import (
-    fault_words,
-    foreign_rows,
-    home_rows,
-    odd_inhabitants,
-    reaching_rows,
+    accounts_namespace_rows,
+    describe_change,
+    excess_rights_rows,
+    foreign_objects,
+    namespace_suffix_rows,
+    pending_changes,
+    rights_rows,
     standing,
-    standing_rows,
-    to_place,
 )
 from exclave.admin.check.rows import Row
 from exclave.admin.manifests import Installation
@@ -35,8 +35,8 @@ def changed(kind: str, namespace: str, name: str, **fields: Any) -> dict[tuple[s
 
 
 def test_what_a_group_was_made_with_is_as_it_should_be() -> None:
-    assert to_place(SHOP, STANDS) == []
-    assert bad(standing_rows([], [])) == []
+    assert pending_changes(SHOP, STANDS) == []
+    assert bad(rights_rows([], [])) == []
 
 
 RULE = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
@@ -70,22 +70,22 @@ EDITED: dict[str, tuple[dict[tuple[str, str, str], Object], list[str]]] = {
 
 @pytest.mark.parametrize(("found", "words"), EDITED.values(), ids=EDITED)
 def test_what_was_edited_is_named(found: dict[tuple[str, str, str], Object], words: list[str]) -> None:
-    steps = to_place(SHOP, found)
-    assert [fault_words(step) for step in steps] == words
-    assert bad(standing_rows([], steps)) == [("error", words[0])]
+    steps = pending_changes(SHOP, found)
+    assert [describe_change(step) for step in steps] == words
+    assert bad(rights_rows([], steps)) == [("error", words[0])]
 
 
 def test_what_two_groups_share_is_told_once() -> None:
-    steps = to_place([*SHOP, *SHOP], changed("Role", "shop-vms", "exclave-machines", rules=[]))
-    assert bad(standing_rows([], steps)) == [("error", "Role exclave-machines in shop-vms has been changed")]
+    steps = pending_changes([*SHOP, *SHOP], changed("Role", "shop-vms", "exclave-machines", rules=[]))
+    assert bad(rights_rows([], steps)) == [("error", "Role exclave-machines in shop-vms has been changed")]
 
 
 def test_the_controllers_own_rights_are_told_apart_from_groups() -> None:
     rights = Installation().rights
     stands = standing([copy.deepcopy(one.body) for one in rights])
-    assert to_place(rights, stands) == []
+    assert pending_changes(rights, stands) == []
     stands["ClusterRole", "", "exclave-controller"]["rules"].append(RULE)
-    rows = standing_rows(to_place(rights, stands), [])
+    rows = rights_rows(pending_changes(rights, stands), [])
     assert bad(rows) == [("error", "ClusterRole exclave-controller has been changed")]
     assert rows[0].told == "the controller's rights are as installed"
 
@@ -141,20 +141,22 @@ REACHING = {
 
 @pytest.mark.parametrize(("found", "words"), REACHING.values(), ids=REACHING)
 def test_a_right_that_reaches_machines_is_named(found: Object, words: str | None) -> None:
-    assert bad(reaching_rows([found], ["shop-vms"], SHOP)) == ([] if words is None else [("warning", words)])
+    assert bad(excess_rights_rows([found], ["shop-vms"], SHOP)) == ([] if words is None else [("warning", words)])
 
 
 def test_namespaces_of_others_with_our_ending_are_named() -> None:
     ours = {"metadata": {"name": "shop-vms", "labels": {"exclave.dev/machines": "shop"}}}
-    assert bad(foreign_rows([ours, {"metadata": {"name": "shop"}}])) == []
-    assert bad(foreign_rows([ours, {"metadata": {"name": "tools-vms"}}])) == [("warning", "tools-vms")]
+    assert bad(namespace_suffix_rows([ours, {"metadata": {"name": "shop"}}])) == []
+    assert bad(namespace_suffix_rows([ours, {"metadata": {"name": "tools-vms"}}])) == [("warning", "tools-vms")]
 
 
 def test_what_lives_among_machines_accounts_is_named() -> None:
     names = ("default", "web.vm.k7q2x-1", "web.join.k7q2x-20", "web.rejoin.k7q2x-1")
     accounts = [{"metadata": {"name": name}} for name in names]
-    assert odd_inhabitants("shop-vms", accounts, []) == []
-    odd = odd_inhabitants(
+    assert foreign_objects("shop-vms", accounts, []) == []
+    odd = foreign_objects(
         "shop-vms", [*accounts, {"metadata": {"name": "web.vm"}}], [{"metadata": {"name": "operator-1"}}]
     )
-    assert bad(home_rows(odd)) == [("warning", "Pod operator-1 in shop-vms, ServiceAccount web.vm in shop-vms")]
+    assert bad(accounts_namespace_rows(odd)) == [
+        ("warning", "Pod operator-1 in shop-vms, ServiceAccount web.vm in shop-vms")
+    ]

@@ -7,13 +7,13 @@ import pytest
 
 from exclave.admin.check.rows import (
     Row,
-    as_linkerd,
-    before_rows,
     controller_rows,
     group_rows,
     guard_rows,
     issuer_rows,
+    linkerd_report,
     member_rows,
+    prerequisite_rows,
     tell,
 )
 from exclave.kit.formats.rfc3339 import rfc3339
@@ -40,11 +40,11 @@ def bad(rows: list[Row]) -> list[tuple[str, str]]:
     ],
 )
 def test_a_cluster_that_is_too_old_is_refused(version: str, met: list[tuple[str, str]]) -> None:
-    assert bad(before_rows(version, **SOUND)) == met  # type: ignore[arg-type]
+    assert bad(prerequisite_rows(version, **SOUND)) == met  # type: ignore[arg-type]
 
 
 def test_a_cluster_without_linkerd_or_with_an_old_one_is_refused() -> None:
-    assert bad(before_rows("v1.30.0", linkerd=False, external_workloads=False, namespace="mesh")) == [
+    assert bad(prerequisite_rows("v1.30.0", linkerd=False, external_workloads=False, namespace="mesh")) == [
         ("error", "there is no ConfigMap linkerd-config in namespace mesh"),
         ("error", "there is no CustomResourceDefinition externalworkloads.workload.linkerd.io"),
     ]
@@ -122,7 +122,7 @@ def test_in_short_what_holds_is_left_out() -> None:
 
 def test_linkerd_gets_its_own_form_and_a_person_gets_text() -> None:
     rows = [Row("one"), *guard_rows("it is missing")]
-    assert as_linkerd(rows) == {
+    assert linkerd_report(rows) == {
         "success": False,
         "categories": [
             {

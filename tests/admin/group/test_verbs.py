@@ -37,12 +37,12 @@ def test_a_group_is_made_with_everything_it_needs(admin: Admin, namespace: str) 
         f"serviceaccount/web in {namespace} created",
     ]
     assert lines[-1] == f"workloadgroup.exclave.dev/web in {namespace} created"
-    for placed in group_objects(namespace, "web", WANTED, "exclave"):
-        found = admin.kubectl.get(placed.resource, placed.namespace, placed.body["metadata"]["name"])
+    for manifest in group_objects(namespace, "web", WANTED, "exclave"):
+        found = admin.kubectl.get(manifest.resource, manifest.namespace, manifest.body["metadata"]["name"])
         assert found is not None
         for key in ("spec", "rules", "subjects", "roleRef"):
-            if placed.resource is not NAMESPACES:
-                assert found.get(key) == placed.body.get(key)
+            if manifest.resource is not NAMESPACES:
+                assert found.get(key) == manifest.body.get(key)
 
 
 @pytest.mark.usefixtures("group")
@@ -86,7 +86,7 @@ def test_a_binding_of_another_role_is_in_the_way(admin: Admin, namespace: str) -
 
 def test_a_dry_run_prints_the_objects_and_makes_none(admin: Admin, namespace: str) -> None:
     typed = admin.type("group", "create", "web", "-n", namespace, *SPEC, "--dry-run")
-    wanted = [placed.body for placed in group_objects(namespace, "web", WANTED, "exclave")]
+    wanted = [manifest.body for manifest in group_objects(namespace, "web", WANTED, "exclave")]
     assert (typed.code, typed.err, list(yaml.safe_load_all(typed.out))) == (0, "", wanted)
     assert admin.kubectl.get(NAMESPACES, None, namespace) is None
 
@@ -130,9 +130,9 @@ def test_groups_are_listed_with_their_members(admin: Admin, namespace: str, serv
         "LIVE": "0/1",
         "ACCEPTED": "Unknown",
     }
-    everywhere = admin.rows("group", "list", "-A")
+    all_namespaces = admin.rows("group", "list", "-A")
     assert {"NAMESPACE": namespace, "LIVE": "0/1"}.items() <= next(
-        one for one in everywhere if one["NAMESPACE"] == namespace
+        one for one in all_namespaces if one["NAMESPACE"] == namespace
     ).items()
     named = admin.type("group", "list", "-n", namespace, "-o", "name")
     assert named.out == "workloadgroup.exclave.dev/web\n"

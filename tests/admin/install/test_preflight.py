@@ -2,7 +2,7 @@
 
 import pytest
 
-from exclave.admin.install.preflight import can_be_tried
+from exclave.admin.install.preflight import can_dry_run
 from exclave.admin.manifests import Installation, later_objects
 
 
@@ -14,6 +14,6 @@ from exclave.admin.manifests import Installation, later_objects
     ],
 )
 def test_rights_are_tried_where_a_place_for_them_is_there_already(choice: Installation, where: set[str | None]) -> None:
-    tried = [one for one in later_objects(choice) if can_be_tried(one, choice)]
+    tried = [one for one in later_objects(choice) if can_dry_run(one, choice)]
     assert {one["kind"] for one in tried} == {"ClusterRole", "Role"}
     assert {one["metadata"].get("namespace") for one in tried} == where

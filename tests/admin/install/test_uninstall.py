@@ -1,6 +1,6 @@
 """`uninstall` where members would be stranded; what it takes out is tried on real servers in tests/peers."""
 
-from exclave.admin.objects import Placed
+from exclave.admin.objects import Manifest
 from exclave.api.requests import MEMBERS, NAMESPACES
 from peers.conftest import Server
 from support.admin import Admin, put
@@ -9,8 +9,8 @@ from support.stored import member
 
 def test_whoever_would_be_stranded_is_named_and_nothing_is_done(admin: Admin, namespace: str, server: Server) -> None:
     body = {"metadata": {"name": namespace}}
-    members = [Placed(MEMBERS, namespace, member(f"web-k7q2x-{number}")) for number in range(1, 8)]
-    put(server, [Placed(NAMESPACES, None, body), *members])
+    members = [Manifest(MEMBERS, namespace, member(f"web-k7q2x-{number}")) for number in range(1, 8)]
+    put(server, [Manifest(NAMESPACES, None, body), *members])
     typed = admin.type("uninstall")
     assert (typed.code, typed.out) == (2, "")
     assert " members would be stranded: " in typed.err

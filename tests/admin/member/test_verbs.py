@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exclave.admin.objects import Placed, group_objects
+from exclave.admin.objects import Manifest, group_objects
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS
 from peers.conftest import Server
 from support.admin import Admin, put
@@ -14,12 +14,12 @@ from support.stored import member
 @pytest.fixture(autouse=True)
 def members(server: Server, namespace: str) -> None:
     """Two members of web and one of db, with their accounts."""
-    placed = group_objects(namespace, "web", {"networks": ["10.0.0.0/8"]}, "exclave")
+    manifest = group_objects(namespace, "web", {"networks": ["10.0.0.0/8"]}, "exclave")
     for group, tail in (("web", "k7q2x-1"), ("web", "k7q2x-2"), ("db", "aaaaa-1")):
-        placed.append(Placed(MEMBERS, namespace, member(f"{group}-{tail}", addresses=["10.0.0.5"])))
+        manifest.append(Manifest(MEMBERS, namespace, member(f"{group}-{tail}", addresses=["10.0.0.5"])))
         account = {"metadata": {"name": f"{group}.vm.{tail}"}}
-        placed.append(Placed(SERVICE_ACCOUNTS, f"{namespace}-vms", account))
-    put(server, placed)
+        manifest.append(Manifest(SERVICE_ACCOUNTS, f"{namespace}-vms", account))
+    put(server, manifest)
 
 
 def test_members_are_listed(admin: Admin, namespace: str) -> None:
@@ -31,8 +31,8 @@ def test_members_are_listed(admin: Admin, namespace: str) -> None:
     ]
     named = admin.type("member", "list", "-n", namespace, "--group", "db", "-o", "name")
     assert named.out == "member.exclave.dev/db-aaaaa-1\n"
-    everywhere = admin.rows("member", "list", "-A")
-    assert (namespace, "web-k7q2x-1") in [(row["NAMESPACE"], row["NAME"]) for row in everywhere]
+    all_namespaces = admin.rows("member", "list", "-A")
+    assert (namespace, "web-k7q2x-1") in [(row["NAMESPACE"], row["NAME"]) for row in all_namespaces]
     nobody = admin.type("member", "list", "-n", namespace, "--group", "api")
     assert nobody == (0, "", f"no members of group api in namespace {namespace}\n")
 

@@ -2,7 +2,15 @@
 
 from datetime import timedelta
 
-from exclave.admin.rotation.rows import Mesh, Told, advice, gates, mesh_as_published, mesh_as_told, rotation_row
+from exclave.admin.rotation.rows import (
+    GroupTrust,
+    MeshTrust,
+    advice,
+    gates,
+    rotation_row,
+    trust_from_secret,
+    trust_from_settings,
+)
 from exclave.api.requests import Object
 from exclave.kit.formats.x509 import fingerprint
 from exclave_sandbox.pki import make_anchor, make_issuer
@@ -11,15 +19,15 @@ OLD = make_anchor("the old one", lifetime=timedelta(days=30))
 NEW = make_anchor("the new one", lifetime=timedelta(days=3650))
 OLD_ISSUER, NEW_ISSUER = make_issuer(OLD), make_issuer(NEW)
 SECRET = "exclave/exclave-issuer"
-BEFORE = mesh_as_published(OLD.pem, SECRET, OLD_ISSUER.pem)
-BOTH = mesh_as_published(OLD.pem + NEW.pem, SECRET, OLD_ISSUER.pem)
-ROTATED = mesh_as_published(OLD.pem + NEW.pem, SECRET, NEW_ISSUER.pem)
-AFTER = mesh_as_published(NEW.pem, SECRET, NEW_ISSUER.pem)
+BEFORE = trust_from_secret(OLD.pem, SECRET, OLD_ISSUER.pem)
+BOTH = trust_from_secret(OLD.pem + NEW.pem, SECRET, OLD_ISSUER.pem)
+ROTATED = trust_from_secret(OLD.pem + NEW.pem, SECRET, NEW_ISSUER.pem)
+AFTER = trust_from_secret(NEW.pem, SECRET, NEW_ISSUER.pem)
 ADMITTED = {"type": "Admitted", "status": "True", "reason": "Admitted", "message": ""}
 DEAD = {"type": "Live", "status": "False", "reason": "NotLive", "message": ""}
 
 
-def member(number: int, loaded: Mesh | None, *conditions: dict[str, str], **metadata: str) -> Object:
+def member(number: int, loaded: MeshTrust | None, *conditions: dict[str, str], **metadata: str) -> Object:
     told = {"anchors": loaded.anchors_sha256, "issuer": loaded.issuer} if loaded else {}
     return {
         "metadata": {"name": f"web-k7q2x-{number}", "namespace": "shop", **metadata},
@@ -28,15 +36,15 @@ def member(number: int, loaded: Mesh | None, *conditions: dict[str, str], **meta
     }
 
 
-def told(mesh: Mesh) -> list[Told]:
-    return [Told("shop/web", mesh.anchors, mesh.issuer)]
+def told(mesh: MeshTrust) -> list[GroupTrust]:
+    return [GroupTrust("shop/web", mesh.anchors, mesh.issuer)]
 
 
-def late(mesh: Mesh, groups: Mesh, *members: Object) -> list[tuple[str, ...]]:
+def late(mesh: MeshTrust, groups: MeshTrust, *members: Object) -> list[tuple[str, ...]]:
     return [gate.late for gate in gates(mesh, told(groups), members)]
 
 
-def last_word(mesh: Mesh, groups: Mesh, *members: Object) -> str:
+def last_word(mesh: MeshTrust, groups: MeshTrust, *members: Object) -> str:
     return advice(mesh, gates(mesh, told(groups), members), members)[-1]
 
 
@@ -79,23 +87,23 @@ def test_a_new_issuer_must_have_signed_for_all_before_an_anchor_goes() -> None:
 
 
 def test_steps_in_the_wrong_order_open_nothing() -> None:
-    early = mesh_as_published(OLD.pem, SECRET, NEW_ISSUER.pem)
+    early = trust_from_secret(OLD.pem, SECRET, NEW_ISSUER.pem)
     assert late(early, BEFORE, member(1, BEFORE)) == [
         (f"that of Secret {SECRET}",), ("shop/web",), (), ("web-k7q2x-1",),
     ]  # fmt: skip
     assert last_word(early, BEFORE, member(1, BEFORE)) == (
         "wait: nobody would believe its certificates; publish its anchor, or put another issuer in place"
     )
-    empty = mesh_as_published(OLD.pem, SECRET, "")
+    empty = trust_from_secret(OLD.pem, SECRET, "")
     assert late(empty, BEFORE)[0] == (f"Secret {SECRET} holds no certificate that can be read",)
 
 
 def test_without_the_secret_all_groups_must_have_been_told_and_a_controller_must_lead() -> None:
-    same, stale = told(ROTATED), [*told(ROTATED), Told("lab/db", BOTH.anchors, BOTH.issuer)]
-    known = mesh_as_told(ROTATED.anchors, same, leads=True)
-    assert (known.issuer, known.fault, known.is_seen) == (ROTATED.issuer, "", False)
+    same, stale = told(ROTATED), [*told(ROTATED), GroupTrust("lab/db", BOTH.anchors, BOTH.issuer)]
+    known = trust_from_settings(ROTATED.anchors, same, leads=True)
+    assert (known.issuer, known.fault, known.is_issuer_read) == (ROTATED.issuer, "", False)
     for groups, leads in ((same, False), (stale, True), (told(AFTER), True), ([], True)):
-        unknown = mesh_as_told(ROTATED.anchors, groups, leads=leads)
+        unknown = trust_from_settings(ROTATED.anchors, groups, leads=leads)
         assert unknown.issuer == ""
         found = gates(unknown, groups, [member(1, ROTATED)])
         assert not found[0].is_open

@@ -9,6 +9,7 @@ from exclave.admin.token.checks import (
     check_uses,
     choose_group,
     choose_token,
+    count_used,
     life_warning,
     read_ttl,
     refuse_living,
@@ -16,7 +17,6 @@ from exclave.admin.token.checks import (
     token_accounts,
     token_notes,
     token_row,
-    used,
 )
 from exclave.errors import ExclaveError, Fault
 from support.mesh import mesh
@@ -45,7 +45,7 @@ def test_tokens_are_known_by_the_names_of_their_accounts() -> None:
 
 def test_used_are_the_members_of_its_id() -> None:
     names = ["web-k7q2x-1", "web-k7q2x-2", "web-zzzzz-1", "db-k7q2x-3", "odd"]
-    assert [used(one, names) for one in ACCOUNTS] == [2, 1, 0]
+    assert [count_used(one, names) for one in ACCOUNTS] == [2, 1, 0]
 
 
 @pytest.mark.parametrize(

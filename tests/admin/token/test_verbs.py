@@ -162,8 +162,8 @@ def test_tokens_are_listed_with_their_uses(admin: Admin, namespace: str) -> None
     titles, row = (text.split() for text in typed.out.splitlines())
     assert tuple(titles) == TITLES
     assert row[:5] == [token.account[9:14], "web", "2", "1", "in"]
-    everywhere = admin.type("token", "list", "-A")
-    assert any(text.split()[:2] == [namespace, token.account[9:14]] for text in everywhere.out.splitlines())
+    all_namespaces = admin.type("token", "list", "-A")
+    assert any(text.split()[:2] == [namespace, token.account[9:14]] for text in all_namespaces.out.splitlines())
 
 
 def test_revoking_deletes_the_account_and_says_who_stays(admin: Admin, namespace: str) -> None:

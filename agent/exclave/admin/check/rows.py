@@ -22,7 +22,7 @@ OLDEST = (1, 30)
 
 EXTERNAL_WORKLOADS_CRD = "externalworkloads.workload.linkerd.io"
 
-SILENT_AFTER = 60.0
+LEADER_TIMEOUT = 60.0
 """Seconds without a renewal after which no controller leads."""
 
 SHORTEST_ISSUER = 14 * 86400.0
@@ -46,7 +46,7 @@ def row(told: str, fault: str | None, hint: str, result: Result = "error") -> Ro
     return Row(told) if fault is None else Row(told, result, fault, hint)
 
 
-def as_linkerd(rows: Sequence[Row]) -> Object:
+def linkerd_report(rows: Sequence[Row]) -> Object:
     """The rows as `linkerd check` takes them from an extension."""
     checks = [
         {
@@ -75,7 +75,7 @@ def tell(rows: Sequence[Row], *, short: bool = False) -> str:
     return "\n".join(lines)
 
 
-def before_rows(version: str, *, linkerd: bool, external_workloads: bool, namespace: str) -> list[Row]:
+def prerequisite_rows(version: str, *, linkerd: bool, external_workloads: bool, namespace: str) -> list[Row]:
     """What must hold before anything is installed."""
     found = re.match(r"v?(\d+)\.(\d+)", version)
     is_new = found is not None and (int(found[1]), int(found[2])) >= OLDEST
@@ -117,7 +117,7 @@ def controller_rows(deployment: Object | None, lease: Object | None, now: float)
     fault = None if ready and ready >= wanted else f"{ready} of {wanted} are ready"
     spec = (lease or {}).get("spec") or {}
     renewed = epoch(str(spec.get("renewTime") or ""))
-    leads = renewed is not None and now - renewed < SILENT_AFTER and bool(spec.get("holderIdentity"))
+    leads = renewed is not None and now - renewed < LEADER_TIMEOUT and bool(spec.get("holderIdentity"))
     silent = "nobody has led yet" if renewed is None else f"the last renewal is {now - renewed:.0f} s old"
     return [
         row("the controllers run", fault, "kubectl -n exclave describe pods", "error" if not ready else "warning"),

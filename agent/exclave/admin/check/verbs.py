@@ -12,32 +12,32 @@ from functools import cached_property
 from exclave.admin.arguments import Subparsers, add_common, add_output, add_verb
 from exclave.admin.check.rights import (
     Standing,
-    foreign_rows,
-    home_rows,
-    is_home,
-    odd_inhabitants,
-    reaching_rows,
+    accounts_namespace_rows,
+    excess_rights_rows,
+    foreign_objects,
+    is_accounts_namespace,
+    namespace_suffix_rows,
+    pending_changes,
+    rights_rows,
     standing,
-    standing_rows,
-    to_place,
 )
 from exclave.admin.check.rows import (
     Row,
-    as_linkerd,
-    before_rows,
     controller_rows,
     group_rows,
     guard_rows,
     issuer_rows,
+    linkerd_report,
     member_rows,
+    prerequisite_rows,
     tell,
     wanted_guard,
 )
 from exclave.admin.group.checks import group_label, selecting
 from exclave.admin.kubectl import Kubectl, Objects
 from exclave.admin.manifests import Installation, read_installation
-from exclave.admin.objects import Placed, group_objects
-from exclave.admin.session import Desk
+from exclave.admin.objects import Manifest, group_objects
+from exclave.admin.session import Session
 from exclave.api.definitions.admission_drift import guard_fault
 from exclave.api.names import CONTROLLER, ELECTION, GUARD_NAMES
 from exclave.api.requests import (
@@ -63,7 +63,7 @@ from exclave.api.requests import (
 from exclave.errors import ApiRefusal, ClusterError
 
 NOT_SOUND = 3
-HANDED_ON = ("--api-addr", "--wait", "--proxy", "--verbose")
+LINKERD_OPTIONS = ("--api-addr", "--wait", "--proxy", "--verbose")
 TRUST_ROOTS = "linkerd-identity-trust-roots"
 
 
@@ -75,7 +75,7 @@ def add_commands(subparsers: Subparsers) -> None:
     check.add_argument("-L", "--linkerd-namespace", metavar="NAME", help="where Linkerd is; as installed, if absent")
     check.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where exclave is")
     check.add_argument("--pre", action="store_true", help="only what must hold before exclave is installed")
-    for option in HANDED_ON:
+    for option in LINKERD_OPTIONS:
         check.add_argument(option, nargs="?", help=argparse.SUPPRESS)
     add_output(check, "table", "json", "short")
     metadata = subparsers.add_parser("_extension-metadata")
@@ -83,22 +83,22 @@ def add_commands(subparsers: Subparsers) -> None:
     metadata.set_defaults(run=_extension_metadata)
 
 
-def _extension_metadata(_desk: Desk, _options: argparse.Namespace) -> int:
+def _extension_metadata(_session: Session, _options: argparse.Namespace) -> int:
     """What `linkerd check` asks every program called linkerd-…: that it wants to be run."""
     print(json.dumps({"name": "linkerd-exclave", "checks": "always"}))
     return 0
 
 
-def _check(desk: Desk, options: argparse.Namespace) -> int:
-    rows = list(_rows(desk, options))
+def _check(session: Session, options: argparse.Namespace) -> int:
+    rows = list(_rows(session, options))
     if options.output == "json":
-        print(json.dumps(as_linkerd(rows), indent=2))
+        print(json.dumps(linkerd_report(rows), indent=2))
     else:
         print(tell(rows, short=options.output == "short"))
     return NOT_SOUND if any(one.result == "error" for one in rows) else 0
 
 
-class Found:
+class ClusterSnapshot:
     """What stands in the cluster, read once, when it is first asked for. Raises ClusterError at that time."""
 
     def __init__(self, kubectl: Kubectl, namespace: str, linkerd: str | None) -> None:
@@ -129,7 +129,7 @@ class Found:
         return self._kubectl.list(WORKLOAD_GROUPS)
 
     @property
-    def is_defined(self) -> bool:
+    def has_definitions(self) -> bool:
         """Whether the API server knows groups at all."""
         try:
             return self.groups is not None
@@ -154,7 +154,7 @@ class Found:
         return self._kubectl.list(ROLES)
 
     @property
-    def wanted_by_groups(self) -> list[Placed]:
+    def wanted_by_groups(self) -> list[Manifest]:
         """What all groups need beside themselves."""
         return [
             one
@@ -166,88 +166,94 @@ class Found:
         ]
 
     @property
-    def homes(self) -> list[str]:
+    def accounts_namespaces(self) -> list[str]:
         """Namespaces of machines' accounts."""
-        return [one["metadata"]["name"] for one in self.namespaces if is_home(one)]
+        return [one["metadata"]["name"] for one in self.namespaces if is_accounts_namespace(one)]
 
     def standing(self) -> Standing:
         """All of which rights are made."""
         kubectl, wanted = self._kubectl, self.wanted_by_groups
-        accounts = {(one.namespace, one.body["metadata"]["name"]) for one in wanted if one.resource is SERVICE_ACCOUNTS}
+        accounts = {(one.namespace, one.name) for one in wanted if one.resource is SERVICE_ACCOUNTS}
         accounts.add((self._namespace, CONTROLLER))
         named = [kubectl.get(SERVICE_ACCOUNTS, *place) for place in sorted(accounts, key=str)]
         named.append(kubectl.get(CLUSTER_ROLES, None, CONTROLLER))
         return standing([*self.namespaces, *self.roles, *self.bindings, *(one for one in named if one is not None)])
 
 
-def _rows(desk: Desk, options: argparse.Namespace) -> Iterator[Row]:
-    kubectl, where = desk.kubectl, options.controller_namespace
-    found = Found(kubectl, where, options.linkerd_namespace)
+def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
+    kubectl, where = session.kubectl, options.controller_namespace
+    found = ClusterSnapshot(kubectl, where, options.linkerd_namespace)
     yield from _told(
         "the cluster can hold exclave",
-        lambda: rows_before(desk, options.linkerd_namespace or ("linkerd" if options.pre else found.linkerd)),
+        lambda: check_prerequisites(
+            session, options.linkerd_namespace or ("linkerd" if options.pre else found.linkerd)
+        ),
     )
     if options.pre:
         return
     for told, look in (
-        ("the admission policies stand as installed", lambda: guard_rows(_guard_fault(desk, where))),
+        ("the admission policies stand as installed", lambda: guard_rows(_guard_fault(session, where))),
         ("rights are as installed", lambda: _standing(found)),
         (
             "the controllers run",
-            lambda: controller_rows(found.deployment, kubectl.get(LEASES, where, ELECTION), desk.now()),
+            lambda: controller_rows(found.deployment, kubectl.get(LEASES, where, ELECTION), session.now()),
         ),
-        ("the issuer leads to Linkerd's trust anchors", lambda: _issuer(desk, found)),
-        ("every group is accepted", lambda: _groups(desk, found)),
+        ("the issuer leads to Linkerd's trust anchors", lambda: _issuer(session, found)),
+        ("every group is accepted", lambda: _groups(session, found)),
         ("every member is heard of", lambda: member_rows(kubectl.list(MEMBERS))),
         (
             "no right that is not meant for them reaches machines",
-            lambda: reaching_rows(found.bindings, found.homes, found.wanted_by_groups),
+            lambda: excess_rights_rows(found.bindings, found.accounts_namespaces, found.wanted_by_groups),
         ),
-        ("namespaces of machines' accounts hold nothing else", lambda: home_rows(_odd(kubectl, found))),
+        ("namespaces of machines' accounts hold nothing else", lambda: accounts_namespace_rows(_odd(kubectl, found))),
     ):
         yield from _told(told, look)
 
 
-def rows_before(desk: Desk, linkerd: str) -> list[Row]:
+def check_prerequisites(session: Session, linkerd: str) -> list[Row]:
     """What must hold before anything is installed. Raises ClusterError."""
-    kubectl = desk.kubectl
+    kubectl = session.kubectl
     crd = "externalworkloads.workload.linkerd.io"
-    rows = before_rows(
+    rows = prerequisite_rows(
         kubectl.server_version(),
         linkerd=kubectl.get(CONFIG_MAPS, linkerd, "linkerd-config") is not None,
         external_workloads=kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, crd) is not None,
         namespace=linkerd,
     )
-    foreign = _told("no namespace of somebody else's ends in -vms", lambda: foreign_rows(kubectl.list(NAMESPACES)))
+    foreign = _told(
+        "no namespace of somebody else's ends in -vms", lambda: namespace_suffix_rows(kubectl.list(NAMESPACES))
+    )
     return [*rows, *foreign]
 
 
-def _guard_fault(desk: Desk, where: str) -> str | None:
+def _guard_fault(session: Session, where: str) -> str | None:
     found = [
         one
         for kind in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)
         for name in GUARD_NAMES
-        if (one := desk.kubectl.get(kind, None, name)) is not None
+        if (one := session.kubectl.get(kind, None, name)) is not None
     ]
     return guard_fault(found, wanted_guard(where))
 
 
-def _standing(found: Found) -> list[Row]:
+def _standing(found: ClusterSnapshot) -> list[Row]:
     stands = found.standing()
-    return standing_rows(to_place(found.installation.rights, stands), to_place(found.wanted_by_groups, stands))
+    return rights_rows(
+        pending_changes(found.installation.rights, stands), pending_changes(found.wanted_by_groups, stands)
+    )
 
 
-def _issuer(desk: Desk, found: Found) -> list[Row]:
+def _issuer(session: Session, found: ClusterSnapshot) -> list[Row]:
     where, name = found.installation.issuer_namespace, found.installation.issuer_secret
-    roots = desk.kubectl.get(CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
-    return issuer_rows(f"{where}/{name}", desk.kubectl.get(SECRETS, where, name), roots, desk.now())
+    roots = session.kubectl.get(CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
+    return issuer_rows(f"{where}/{name}", session.kubectl.get(SECRETS, where, name), roots, session.now())
 
 
-def _groups(desk: Desk, found: Found) -> list[Row]:
+def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
     headless = [
         f"{namespace}/{service['metadata']['name']}"
         for namespace in sorted({group["metadata"]["namespace"] for group in found.groups})
-        for service in desk.kubectl.list(SERVICES, namespace)
+        for service in session.kubectl.list(SERVICES, namespace)
         if service["spec"].get("clusterIP") == "None"
         and any(_selects(service, group) for group in found.groups if group["metadata"]["namespace"] == namespace)
     ]
@@ -259,11 +265,11 @@ def _selects(service: Object, group: Object) -> bool:
     return bool(selecting([service], {**labels, **group_label(group["metadata"]["name"])}))
 
 
-def _odd(kubectl: Kubectl, found: Found) -> list[str]:
+def _odd(kubectl: Kubectl, found: ClusterSnapshot) -> list[str]:
     return [
         one
-        for home in found.homes
-        for one in odd_inhabitants(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home))
+        for home in found.accounts_namespaces
+        for one in foreign_objects(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home))
     ]
 
 

@@ -17,7 +17,7 @@ from exclave.kit.formats.duration import format_duration
 GROUP_TITLES = ("NAME", "ACCOUNT", "PORTS", "NETWORKS", "LIVE", "ACCEPTED", "AGE")
 
 
-def group_row(group: Object, members: Sequence[Object], now: float, everywhere: bool = False) -> list[str]:
+def group_row(group: Object, members: Sequence[Object], now: float, all_namespaces: bool = False) -> list[str]:
     """A row of `group list`: LIVE is how many of its members live."""
     metadata, spec = group["metadata"], group.get("spec") or {}
     ports = ",".join(_port_words(port) for port in spec.get("ports") or ())
@@ -30,7 +30,7 @@ def group_row(group: Object, members: Sequence[Object], now: float, everywhere: 
         accepted_words(group),
         age(metadata.get("creationTimestamp"), now),
     ]
-    return [str(metadata.get("namespace", "")), *row] if everywhere else row
+    return [str(metadata.get("namespace", "")), *row] if all_namespaces else row
 
 
 def accepted_words(group: Object) -> str:

@@ -7,8 +7,8 @@ Namespaces are never deleted: others may live in them.
 
 import argparse
 
-from exclave.admin.arguments import Subparsers, add_everywhere, add_output, add_subject, add_verb
-from exclave.admin.check.rights import odd_inhabitants
+from exclave.admin.arguments import Subparsers, add_all_namespaces, add_output, add_subject, add_verb
+from exclave.admin.check.rights import foreign_objects
 from exclave.admin.group.checks import (
     INBOUND_POLICIES,
     changed_spec,
@@ -23,10 +23,10 @@ from exclave.admin.group.checks import (
 from exclave.admin.group.rows import GROUP_TITLES, broken_lines, group_lines, group_row
 from exclave.admin.member.rows import in_group
 from exclave.admin.member.verbs import evict
-from exclave.admin.objects import Placed, group_objects, group_roles
-from exclave.admin.reconcile import Placing, place
-from exclave.admin.session import Desk
-from exclave.admin.tables import Listing, labelled, manifests
+from exclave.admin.objects import Manifest, group_objects, group_roles
+from exclave.admin.reconcile import Change, plan_change
+from exclave.admin.session import Session
+from exclave.admin.tables import Listing, describe_text, manifests
 from exclave.admin.token.checks import TokenAccount, token_accounts
 from exclave.api.names import GUARD_NAMES, accounts_namespace
 from exclave.api.requests import (
@@ -50,7 +50,7 @@ def add_commands(subparsers: Subparsers) -> None:
     verbs = add_subject(subparsers, "group", "groups: which machines may join, and as whom")
     _add_create(verbs)
     listed = add_verb(verbs, "list", _list, "list groups", "kubectl exclave group list -A")
-    add_everywhere(listed)
+    add_all_namespaces(listed)
     add_output(listed)
     describe = add_verb(
         verbs,
@@ -127,8 +127,8 @@ def _add_create(verbs: Subparsers) -> None:
     create.add_argument("--dry-run", action="store_true", help="print the objects as YAML, and make nothing")
 
 
-def _create(desk: Desk, options: argparse.Namespace) -> int:
-    name, namespace = options.name, desk.namespace
+def _create(session: Session, options: argparse.Namespace) -> int:
+    name, namespace = options.name, session.namespace
     refuse_place(namespace, name, options.controller_namespace)
     told = told_spec(
         networks=options.network,
@@ -146,36 +146,38 @@ def _create(desk: Desk, options: argparse.Namespace) -> int:
         checked_spec(name, told)
         print(manifests([one.body for one in group_objects(namespace, name, told, options.controller_namespace)]))
         return 0
-    odd = _look_at_home(desk, namespace)
-    found = desk.kubectl.get(WORKLOAD_GROUPS, namespace, name)
+    odd = _check_accounts_namespace(session, namespace)
+    found = session.kubectl.get(WORKLOAD_GROUPS, namespace, name)
     spec = changed_spec(told, (found or {}).get("spec") or {})
-    desk.warn([f"{one} is no machine's, and has a machine's rights: move it elsewhere" for one in odd])
-    desk.warn(_warnings(desk, name, spec))
-    steps = [desk.carry(_step(desk, one)) for one in group_objects(namespace, name, spec, options.controller_namespace)]
+    session.warn([f"{one} is no machine's, and has a machine's rights: move it elsewhere" for one in odd])
+    session.warn(_warnings(session, name, spec))
+    steps = [
+        session.apply(_step(session, one)) for one in group_objects(namespace, name, spec, options.controller_namespace)
+    ]
     for step in steps:
-        if step.verb != "keep" or step.placed.resource is WORKLOAD_GROUPS:
+        if step.verb != "none" or step.manifest.resource is WORKLOAD_GROUPS:
             print(step)
-    desk.note(f"let a machine join: kubectl exclave token create {name} -n {namespace}")
+    session.note(f"let a machine join: kubectl exclave token create {name} -n {namespace}")
     return 0
 
 
-def _look_at_home(desk: Desk, namespace: str) -> list[str]:
+def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
     """What lives where machines' accounts go and is none of theirs. Raises ExclaveError if it is somebody else's."""
-    kubectl, home = desk.kubectl, accounts_namespace(namespace)
+    kubectl, home = session.kubectl, accounts_namespace(namespace)
     found = kubectl.get(NAMESPACES, None, home)
-    odd = odd_inhabitants(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home)) if found else []
+    odd = foreign_objects(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home)) if found else []
     refuse_home(found, namespace, odd)
     return odd
 
 
-def _step(desk: Desk, placed: Placed) -> Placing:
+def _step(session: Session, manifest: Manifest) -> Change:
     """What is still to be done for one object."""
-    return place(placed, desk.kubectl.get(placed.resource, placed.namespace, placed.body["metadata"]["name"]))
+    return plan_change(manifest, session.kubectl.get(manifest.resource, manifest.namespace, manifest.name))
 
 
-def _warnings(desk: Desk, name: str, spec: Object) -> list[str]:
+def _warnings(session: Session, name: str, spec: Object) -> list[str]:
     """Check the spec, and look around for what may surprise. Raises ExclaveError."""
-    kubectl, namespace = desk.kubectl, desk.namespace
+    kubectl, namespace = session.kubectl, session.namespace
     known = {key: value for key, value in (spec.get("labels") or {}).items() if value is not None}
     checked = checked_spec(name, {**spec, "labels": known})
     around = [kubectl.list(kind, namespace) for kind in (WORKLOAD_GROUPS, SERVICES, PODS)]
@@ -192,15 +194,15 @@ def _warnings(desk: Desk, name: str, spec: Object) -> list[str]:
     return warnings
 
 
-def _list(desk: Desk, options: argparse.Namespace) -> int:
-    everywhere = options.all_namespaces
-    namespace = None if everywhere else desk.namespace
-    groups = desk.kubectl.list(WORKLOAD_GROUPS, namespace)
-    members = desk.kubectl.list(MEMBERS, namespace) if groups and options.output in (None, "wide") else []
-    rows = [group_row(group, _members_of(group, members), desk.now(), everywhere) for group in groups]
-    titles = ["NAMESPACE", *GROUP_TITLES] if everywhere else list(GROUP_TITLES)
-    where = "any namespace" if everywhere else f"namespace {namespace}"
-    desk.show(Listing(WORKLOAD_GROUPS, groups, titles, rows), options.output, f"no groups in {where}")
+def _list(session: Session, options: argparse.Namespace) -> int:
+    all_namespaces = options.all_namespaces
+    namespace = None if all_namespaces else session.namespace
+    groups = session.kubectl.list(WORKLOAD_GROUPS, namespace)
+    members = session.kubectl.list(MEMBERS, namespace) if groups and options.output in (None, "wide") else []
+    rows = [group_row(group, _members_of(group, members), session.now(), all_namespaces) for group in groups]
+    titles = ["NAMESPACE", *GROUP_TITLES] if all_namespaces else list(GROUP_TITLES)
+    where = "any namespace" if all_namespaces else f"namespace {namespace}"
+    session.show(Listing(WORKLOAD_GROUPS, groups, titles, rows), options.output, f"no groups in {where}")
     return 0
 
 
@@ -210,26 +212,26 @@ def _members_of(group: Object, members: list[Object]) -> list[Object]:
     return in_group(here, metadata["name"])
 
 
-def _describe(desk: Desk, options: argparse.Namespace) -> int:
-    name, kubectl, namespace = options.name, desk.kubectl, desk.namespace
-    group = _need(desk, name)
+def _describe(session: Session, options: argparse.Namespace) -> int:
+    name, kubectl, namespace = options.name, session.kubectl, session.namespace
+    group = _get_existing(session, name)
     if options.output not in (None, "wide"):
-        desk.show(Listing(WORKLOAD_GROUPS, [group], single=True), options.output, "")
+        session.show(Listing(WORKLOAD_GROUPS, [group], single=True), options.output, "")
         return 0
     try:
         spec = checked_spec(name, group.get("spec") or {})
     except ExclaveError as problem:  # whoever looks at it may be about to mend it
-        print(labelled(broken_lines(group, problem.message)))
+        print(describe_text(broken_lines(group, problem.message)))
         return 0
     members = in_group(kubectl.list(MEMBERS, namespace), name)
     services = selecting(kubectl.list(SERVICES, namespace), labels_of(name, spec))
-    print(labelled(group_lines(group, spec, members, _tokens(desk, name), services, desk.now())))
+    print(describe_text(group_lines(group, spec, members, _tokens(session, name), services, session.now())))
     return 0
 
 
-def _delete(desk: Desk, options: argparse.Namespace) -> int:
-    name, kubectl, namespace = options.name, desk.kubectl, desk.namespace
-    group = _need(desk, name)
+def _delete(session: Session, options: argparse.Namespace) -> int:
+    name, kubectl, namespace = options.name, session.kubectl, session.namespace
+    group = _get_existing(session, name)
     members = [one["metadata"]["name"] for one in in_group(kubectl.list(MEMBERS, namespace), name)]
     if members and not options.evict_members:
         count = "1 member" if len(members) == 1 else f"{len(members)} members"
@@ -239,46 +241,46 @@ def _delete(desk: Desk, options: argparse.Namespace) -> int:
             "let them leave (exclave leave, on each), or end their membership with it: --evict-members",
         )
     accounts = accounts_namespace(namespace)
-    for token in _tokens(desk, name):  # first, so that nobody joins while the rest goes
-        _remove(desk, SERVICE_ACCOUNTS, accounts, token.name)
+    for token in _tokens(session, name):  # first, so that nobody joins while the rest goes
+        _remove(session, SERVICE_ACCOUNTS, accounts, token.name)
     for member in members:
-        evict(desk, member)
-    if members and not desk.wait_until(lambda: not _left(desk, name), "its members to be gone"):
-        desk.warn(
-            [f"still leaving: {', '.join(_left(desk, name))}; the group goes when the controller has let go of them"]
+        evict(session, member)
+    if members and not session.wait_until(lambda: not _left(session, name), "its members to be gone"):
+        session.warn(
+            [f"still leaving: {', '.join(_left(session, name))}; the group goes when the controller has let go of them"]
         )
-    _remove(desk, WORKLOAD_GROUPS, namespace, name)
+    _remove(session, WORKLOAD_GROUPS, namespace, name)
     for role in group_roles(name):
         for resource in (ROLE_BINDINGS, ROLES):
-            _remove(desk, resource, namespace, role)
+            _remove(session, resource, namespace, role)
     account = (group.get("spec") or {}).get("serviceAccount") or name
-    desk.note(
+    session.note(
         f"left as they are: namespaces {namespace} and {accounts}, the Roles in them that other groups use, and "
         f"ServiceAccount {account}"
     )
     return 0
 
 
-def _left(desk: Desk, group: str) -> list[str]:
-    return [one["metadata"]["name"] for one in in_group(desk.kubectl.list(MEMBERS, desk.namespace), group)]
+def _left(session: Session, group: str) -> list[str]:
+    return [one["metadata"]["name"] for one in in_group(session.kubectl.list(MEMBERS, session.namespace), group)]
 
 
-def _remove(desk: Desk, resource: Resource, namespace: str, name: str) -> None:
-    if desk.kubectl.delete(resource, namespace, name):
+def _remove(session: Session, resource: Resource, namespace: str, name: str) -> None:
+    if session.kubectl.delete(resource, namespace, name):
         print(f"{resource.kind.lower()} {name} in {namespace} deleted")
 
 
-def _tokens(desk: Desk, group: str) -> list[TokenAccount]:
-    found = desk.kubectl.list(SERVICE_ACCOUNTS, accounts_namespace(desk.namespace))
+def _tokens(session: Session, group: str) -> list[TokenAccount]:
+    found = session.kubectl.list(SERVICE_ACCOUNTS, accounts_namespace(session.namespace))
     return [token for token in token_accounts(found) if token.group == group]
 
 
-def _need(desk: Desk, name: str) -> Object:
-    found = desk.kubectl.get(WORKLOAD_GROUPS, desk.namespace, name)
+def _get_existing(session: Session, name: str) -> Object:
+    found = session.kubectl.get(WORKLOAD_GROUPS, session.namespace, name)
     if found is None:
         raise ExclaveError(
             Fault.USAGE,
-            f"there is no group {name} in namespace {desk.namespace}",
+            f"there is no group {name} in namespace {session.namespace}",
             "see: kubectl exclave group list -A",
         )
     return found

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from exclave.admin.arguments import Subparsers, add_verb
-from exclave.admin.check.rights import to_place
-from exclave.admin.check.verbs import Found
-from exclave.admin.install.preflight import must_hold
+from exclave.admin.check.rights import pending_changes
+from exclave.admin.check.verbs import ClusterSnapshot
+from exclave.admin.install.preflight import require_prerequisites
 from exclave.admin.manifests import (
     CREDENTIAL_LIFE,
     IMAGE,
@@ -24,8 +24,8 @@ from exclave.admin.manifests import (
     is_ours,
     later_objects,
 )
-from exclave.admin.objects import Placed
-from exclave.admin.session import Desk
+from exclave.admin.objects import Manifest
+from exclave.admin.session import Session
 from exclave.admin.tables import human_duration, manifests
 from exclave.admin.token.checks import LONGEST_CREDENTIAL, credential_note
 from exclave.api.names import CONTROLLER
@@ -76,7 +76,7 @@ def _add_choices(parser: argparse.ArgumentParser, linkerd: str, image: str) -> N
     parser.add_argument("--dry-run", action="store_true", help="print the objects as YAML, and make nothing")
 
 
-def _install(desk: Desk, options: argparse.Namespace) -> int:
+def _install(session: Session, options: argparse.Namespace) -> int:
     choice = _choice(
         options,
         Installation(options.controller_namespace, options.linkerd_namespace or "linkerd", options.image or IMAGE),
@@ -88,16 +88,16 @@ def _install(desk: Desk, options: argparse.Namespace) -> int:
             "give one: --issuer-from KIND/NAME, or --issuer-certificate and --issuer-key, or --use-linkerd-issuer",
         )
     if options.dry_run:
-        _print(desk, choice, [])
+        _print(session, choice, [])
         return 0
-    must_hold(desk, choice)
-    _bring(desk, choice)
-    desk.note("see that it stands: kubectl exclave check", "then: kubectl exclave group create NAME -n NAMESPACE …")
+    require_prerequisites(session, choice)
+    _apply_installation(session, choice)
+    session.note("see that it stands: kubectl exclave check", "then: kubectl exclave group create NAME -n NAMESPACE …")
     return 0
 
 
-def _upgrade(desk: Desk, options: argparse.Namespace) -> int:
-    found = Found(desk.kubectl, options.controller_namespace, None)
+def _upgrade(session: Session, options: argparse.Namespace) -> int:
+    found = ClusterSnapshot(session.kubectl, options.controller_namespace, None)
     if found.deployment is None:
         raise ExclaveError(
             Fault.USAGE,
@@ -111,53 +111,53 @@ def _upgrade(desk: Desk, options: argparse.Namespace) -> int:
         image=options.image or (IMAGE if is_ours(before.image) else before.image),
     )
     choice = _choice(options, kept)
-    groups = found.wanted_by_groups if found.is_defined else []
+    groups = found.wanted_by_groups if found.has_definitions else []
     if options.dry_run:
-        _print(desk, choice, groups)
+        _print(session, choice, groups)
         return 0
-    must_hold(desk, choice)
+    require_prerequisites(session, choice)
     if choice.image == before.image and not is_ours(before.image):
-        desk.note(f"the controller's image stays {before.image}; another one: --image")
-    _bring(desk, choice)
-    for step in to_place(groups, found.standing()):
-        desk.carry(step)
+        session.note(f"the controller's image stays {before.image}; another one: --image")
+    _apply_installation(session, choice)
+    for step in pending_changes(groups, found.standing()):
+        session.apply(step)
         print(step)
     for one in reversed(_stale(before, choice)):
-        if desk.kubectl.delete(one.resource, one.namespace, one.body["metadata"]["name"]):
+        if session.kubectl.delete(one.resource, one.namespace, one.name):
             print(f"{one.resource.kind} {one.body['metadata']['name']} in {one.namespace} deleted")
-    desk.note("see that it stands: kubectl exclave check")
+    session.note("see that it stands: kubectl exclave check")
     return 0
 
 
-def _stale(before: Installation, choice: Installation) -> list[Placed]:
+def _stale(before: Installation, choice: Installation) -> list[Manifest]:
     """Rights that the choice before gave, and this one does not: such as to read another issuer's key."""
-    kept = {(one.resource, one.namespace, one.body["metadata"]["name"]) for one in choice.rights}
-    return [one for one in before.rights if (one.resource, one.namespace, one.body["metadata"]["name"]) not in kept]
+    kept = {(one.resource, one.namespace, one.name) for one in choice.rights}
+    return [one for one in before.rights if (one.resource, one.namespace, one.name) not in kept]
 
 
-def _print(desk: Desk, choice: Installation, groups: list[Placed]) -> None:
+def _print(session: Session, choice: Installation, groups: list[Manifest]) -> None:
     """The objects for whoever applies them: all but the Secret that holds the issuer's key."""
     objects = [*first_objects(), *later_objects(choice), *(one.body for one in groups)]
     print(manifests([one for one in objects if one["kind"] != SECRETS.kind]))
     if choice.key_pair is not None:
-        desk.note(
+        session.note(
             f"left out is Secret {ISSUER}, which holds the issuer's key; once the namespace is there: "
             f"kubectl create secret tls {ISSUER} -n {choice.namespace} --cert FILE --key FILE"
         )
 
 
-def _bring(desk: Desk, choice: Installation) -> None:
+def _apply_installation(session: Session, choice: Installation) -> None:
     first, later = first_objects(), later_objects(choice)
-    kubectl = desk.kubectl
+    kubectl = session.kubectl
     kubectl.apply(first, force=True)
     for one in first:
         name = one["metadata"]["name"]
-        desk.wait_until(lambda name=name: _is_served(desk, name), f"{name} to be served")  # type: ignore[misc]
+        session.wait_until(lambda name=name: _is_served(session, name), f"{name} to be served")  # type: ignore[misc]
     for batch in _batches(later):
         kubectl.apply(batch, force=True)
     for one in (*first, *later):
         print(f"{one['kind']} {one['metadata']['name']} applied")
-    _measure_cap(desk, choice)
+    _measure_credential_life(session, choice)
 
 
 def _batches(later: list[Object]) -> list[list[Object]]:
@@ -167,21 +167,21 @@ def _batches(later: list[Object]) -> list[list[Object]]:
     return [policies, namespaces, [one for one in later if one not in policies and one not in namespaces]]
 
 
-def _is_served(desk: Desk, name: str) -> bool:
-    found = desk.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name) or {}
+def _is_served(session: Session, name: str) -> bool:
+    found = session.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name) or {}
     conditions = (found.get("status") or {}).get("conditions") or []
     return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
 
 
-def _measure_cap(desk: Desk, choice: Installation) -> None:
+def _measure_credential_life(session: Session, choice: Installation) -> None:
     """Measure how long a token may live here, since some clouds cap it; and note it where `token create` looks."""
-    token = desk.kubectl.mint(choice.namespace, CONTROLLER, int(LONGEST_CREDENTIAL))
+    token = session.kubectl.create_token(choice.namespace, CONTROLLER, int(LONGEST_CREDENTIAL))
     issued, ends = read_token_times(token)
     life = round(ends - issued)
     body = {"metadata": {"annotations": {CREDENTIAL_LIFE: str(life)}}}
-    desk.kubectl.patch(NAMESPACES, None, choice.namespace, body)
+    session.kubectl.patch(NAMESPACES, None, choice.namespace, body)
     whole = f"machines' credentials live {human_duration(life)} here, and are renewed at half of that"
-    desk.note(credential_note(life) or whole)
+    session.note(credential_note(life) or whole)
 
 
 def _choice(options: argparse.Namespace, base: Installation) -> Installation:

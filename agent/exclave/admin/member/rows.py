@@ -46,12 +46,12 @@ def is_live(member: Object) -> bool:
     return live is not None and live.status
 
 
-def member_titles(everywhere: bool) -> list[str]:
+def member_titles(all_namespaces: bool) -> list[str]:
     """The titles of a table."""
-    return ["NAMESPACE", *TITLES] if everywhere else list(TITLES)
+    return ["NAMESPACE", *TITLES] if all_namespaces else list(TITLES)
 
 
-def member_row(member: Object, now: float, everywhere: bool = False) -> list[str]:
+def member_row(member: Object, now: float, all_namespaces: bool = False) -> list[str]:
     """A row of that table."""
     view, metadata = view_member(member), member["metadata"]
     row = [
@@ -66,7 +66,7 @@ def member_row(member: Object, now: float, everywhere: bool = False) -> list[str
         age(metadata.get("creationTimestamp"), now),
         ", ".join(notes(member)) or "-",
     ]
-    return [str(metadata.get("namespace", "")), *row] if everywhere else row
+    return [str(metadata.get("namespace", "")), *row] if all_namespaces else row
 
 
 def notes(member: Object) -> list[str]:

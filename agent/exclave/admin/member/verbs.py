@@ -7,10 +7,10 @@ annotation, which machines cannot write.
 
 import argparse
 
-from exclave.admin.arguments import Subparsers, add_everywhere, add_output, add_subject, add_verb
+from exclave.admin.arguments import Subparsers, add_all_namespaces, add_output, add_subject, add_verb
 from exclave.admin.member.rows import certificate_words, in_group, member_lines, member_row, member_titles
-from exclave.admin.session import Desk
-from exclave.admin.tables import Listing, labelled
+from exclave.admin.session import Session
+from exclave.admin.tables import Listing, describe_text
 from exclave.api.member import view_member
 from exclave.api.names import CORDONED, accounts_namespace, parse_member_name
 from exclave.api.requests import EVENTS, EXTERNAL_WORKLOADS, MEMBERS, SERVICE_ACCOUNTS, Object
@@ -29,7 +29,7 @@ def add_commands(subparsers: Subparsers) -> None:
         "kubectl exclave member list -A -o name",
     )
     listed.add_argument("--group", metavar="GROUP", help="of this group only")
-    add_everywhere(listed)
+    add_all_namespaces(listed)
     add_output(listed)
     describe = add_verb(
         verbs,
@@ -56,93 +56,93 @@ def add_commands(subparsers: Subparsers) -> None:
         parser.add_argument("names", nargs="+", metavar="NAME")
 
 
-def _list(desk: Desk, options: argparse.Namespace) -> int:
-    everywhere = options.all_namespaces
-    members = desk.kubectl.list(MEMBERS, None if everywhere else desk.namespace)
+def _list(session: Session, options: argparse.Namespace) -> int:
+    all_namespaces = options.all_namespaces
+    members = session.kubectl.list(MEMBERS, None if all_namespaces else session.namespace)
     if options.group is not None:
         members = in_group(members, options.group)
-    rows = [member_row(member, desk.now(), everywhere) for member in members]
-    where = "any namespace" if everywhere else f"namespace {desk.namespace}"
+    rows = [member_row(member, session.now(), all_namespaces) for member in members]
+    where = "any namespace" if all_namespaces else f"namespace {session.namespace}"
     whose = f" of group {options.group}" if options.group else ""
-    desk.show(
-        Listing(MEMBERS, members, member_titles(everywhere), rows), options.output, f"no members{whose} in {where}"
+    session.show(
+        Listing(MEMBERS, members, member_titles(all_namespaces), rows), options.output, f"no members{whose} in {where}"
     )
     return 0
 
 
-def _describe(desk: Desk, options: argparse.Namespace) -> int:
-    member = _need(desk, options.name)
+def _describe(session: Session, options: argparse.Namespace) -> int:
+    member = _get_existing(session, options.name)
     if options.output not in (None, "wide"):
-        desk.show(Listing(MEMBERS, [member], single=True), options.output, "")
+        session.show(Listing(MEMBERS, [member], single=True), options.output, "")
         return 0
-    workload = desk.kubectl.get(EXTERNAL_WORKLOADS, desk.namespace, options.name)
-    print(labelled(member_lines(member, workload, _events(desk, options.name), desk.now())))
+    workload = session.kubectl.get(EXTERNAL_WORKLOADS, session.namespace, options.name)
+    print(describe_text(member_lines(member, workload, _events(session, options.name), session.now())))
     return 0
 
 
-def _evict(desk: Desk, options: argparse.Namespace) -> int:
+def _evict(session: Session, options: argparse.Namespace) -> int:
     for name in options.names:
-        evict(desk, name)
+        evict(session, name)
     return 0
 
 
-def evict(desk: Desk, name: str) -> None:
+def evict(session: Session, name: str) -> None:
     """End one membership, and say what that means. Raises ExclaveError."""
-    kubectl = desk.kubectl
+    kubectl = session.kubectl
     try:
         account = parse_member_name(name).account
     except ValueError as problem:
         raise ExclaveError(Fault.USAGE, str(problem), "see: kubectl exclave member list -A") from None
-    member = kubectl.get(MEMBERS, desk.namespace, name)
-    had_account = kubectl.delete(SERVICE_ACCOUNTS, accounts_namespace(desk.namespace), account)
+    member = kubectl.get(MEMBERS, session.namespace, name)
+    had_account = kubectl.delete(SERVICE_ACCOUNTS, accounts_namespace(session.namespace), account)
     if member is None and not had_account:
-        raise _nobody(name, desk.namespace)
-    kubectl.delete(MEMBERS, desk.namespace, name)
+        raise _no_member(name, session.namespace)
+    kubectl.delete(MEMBERS, session.namespace, name)
     print(f"member {name} evicted")
-    ends = certificate_words(view_member(member), desk.now()) if member is not None else "none yet"
-    desk.note(
+    ends = certificate_words(view_member(member), session.now()) if member is not None else "none yet"
+    session.note(
         f"new requests with its credential fail within about ten seconds; its certificate: {ends}; the controller "
         "withdraws its ports"
     )
 
 
-def _cordon(desk: Desk, options: argparse.Namespace) -> int:
-    return _annotate(desk, options.names, "true", "cordoned")
+def _cordon(session: Session, options: argparse.Namespace) -> int:
+    return _annotate(session, options.names, "true", "cordoned")
 
 
-def _uncordon(desk: Desk, options: argparse.Namespace) -> int:
-    return _annotate(desk, options.names, None, "uncordoned")
+def _uncordon(session: Session, options: argparse.Namespace) -> int:
+    return _annotate(session, options.names, None, "uncordoned")
 
 
-def _annotate(desk: Desk, names: list[str], value: str | None, told: str) -> int:
+def _annotate(session: Session, names: list[str], value: str | None, told: str) -> int:
     for name in names:
         try:
-            desk.kubectl.patch(MEMBERS, desk.namespace, name, {"metadata": {"annotations": {CORDONED: value}}})
+            session.kubectl.patch(MEMBERS, session.namespace, name, {"metadata": {"annotations": {CORDONED: value}}})
         except ApiRefusal as refusal:
             if refusal.reason == "NotFound":
-                raise _nobody(name, desk.namespace) from None
+                raise _no_member(name, session.namespace) from None
             raise
         print(f"member {name} {told}")
     return 0
 
 
-def _need(desk: Desk, name: str) -> Object:
-    found = desk.kubectl.get(MEMBERS, desk.namespace, name)
+def _get_existing(session: Session, name: str) -> Object:
+    found = session.kubectl.get(MEMBERS, session.namespace, name)
     if found is None:
-        raise _nobody(name, desk.namespace)
+        raise _no_member(name, session.namespace)
     return found
 
 
-def _nobody(name: str, namespace: str) -> ExclaveError:
+def _no_member(name: str, namespace: str) -> ExclaveError:
     return ExclaveError(
         Fault.USAGE, f"there is no member {name} in namespace {namespace}", "see: kubectl exclave member list -A"
     )
 
 
-def _events(desk: Desk, name: str) -> list[Object]:
+def _events(session: Session, name: str) -> list[Object]:
     """The events that concern a member or its ExternalWorkload; none if they may not be read."""
     try:
-        found = desk.kubectl.list(EVENTS, desk.namespace, fields=f"regarding.name={name}")
+        found = session.kubectl.list(EVENTS, session.namespace, fields=f"regarding.name={name}")
     except ApiRefusal:
         return []
     kinds = (MEMBERS.kind, EXTERNAL_WORKLOADS.kind)

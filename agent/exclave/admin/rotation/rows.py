@@ -21,7 +21,7 @@ ROTATION_TITLES = ("NAME", "GROUP", "LIVE", "ANCHORS", "ISSUER", "CERTIFICATE-UN
 
 
 @dataclass(frozen=True)
-class Told:
+class GroupTrust:
     """What one group's members are told to load: the bundle's PEM text, and the issuing certificate's sha256."""
 
     group: str
@@ -36,11 +36,11 @@ class Anchor:
     sha256: str
     began: float
     ends: float
-    is_led_to: bool | None
+    is_issuer_root: bool | None
 
 
 @dataclass(frozen=True)
-class Mesh:
+class MeshTrust:
     """What is true now: the bundle as Linkerd publishes it (PEM), and the sha256 of the issuing certificate, "" if it
     is not known; `fault` says why, or what is wrong with it. `is_seen`: the issuer's own Secret has been read.
     """
@@ -49,7 +49,7 @@ class Mesh:
     issuer: str
     bundle: tuple[Anchor, ...]
     fault: str = ""
-    is_seen: bool = True
+    is_issuer_read: bool = True
 
     @property
     def anchors_sha256(self) -> str:
@@ -70,25 +70,27 @@ class Gate:
         return not self.late
 
 
-def mesh_as_published(anchors: str, name: str, chain: str) -> Mesh:
+def trust_from_secret(anchors: str, name: str, chain: str) -> MeshTrust:
     """From the trust roots and the issuer's certificates, both PEM; `name` is its Secret's."""
     try:
         certificates = read_certificates(chain)
     except ValueError:
-        return Mesh(anchors, "", _bundle(anchors, None), f"Secret {name} holds no certificate that can be read")
+        return MeshTrust(anchors, "", _bundle(anchors, None), f"Secret {name} holds no certificate that can be read")
     bundle = _bundle(anchors, certificates[-1])
-    fault = "" if any(anchor.is_led_to for anchor in bundle) else f"that of Secret {name}"
-    return Mesh(anchors, fingerprint(certificates[0]), bundle, fault)
+    fault = "" if any(anchor.is_issuer_root for anchor in bundle) else f"that of Secret {name}"
+    return MeshTrust(anchors, fingerprint(certificates[0]), bundle, fault)
 
 
-def mesh_as_told(anchors: str, told: Sequence[Told], *, leads: bool) -> Mesh:
+def trust_from_settings(anchors: str, told: Sequence[GroupTrust], *, leads: bool) -> MeshTrust:
     """From the trust roots and what groups have been told, where the issuer's Secret may not be read."""
     bundle, issuers = _bundle(anchors, None), {one.issuer for one in told}
     if not leads:
-        return Mesh(anchors, "", bundle, "its Secret may not be read, and no controller leads who would tell", False)
+        return MeshTrust(
+            anchors, "", bundle, "its Secret may not be read, and no controller leads who would tell", False
+        )
     if any(one.anchors != anchors for one in told) or len(issuers) != 1:
-        return Mesh(anchors, "", bundle, "its Secret may not be read, and groups have not been told yet", False)
-    return Mesh(anchors, issuers.pop(), bundle, is_seen=False)
+        return MeshTrust(anchors, "", bundle, "its Secret may not be read, and groups have not been told yet", False)
+    return MeshTrust(anchors, issuers.pop(), bundle, is_issuer_read=False)
 
 
 def _bundle(anchors: str, last: x509.Certificate | None) -> tuple[Anchor, ...]:
@@ -105,7 +107,7 @@ def _bundle(anchors: str, last: x509.Certificate | None) -> tuple[Anchor, ...]:
     return tuple(sorted(found, key=lambda anchor: (anchor.began, anchor.ends)))
 
 
-def gates(mesh: Mesh, told: Iterable[Told], members: Iterable[Object]) -> list[Gate]:
+def gates(mesh: MeshTrust, told: Iterable[GroupTrust], members: Iterable[Object]) -> list[Gate]:
     """All of them, in the order in which they open."""
     views = [view_member(one) for one in members]
     admitted = [view for view in views if view.admitted is not None and view.admitted.status and not view.deleting]
@@ -126,7 +128,7 @@ def gates(mesh: Mesh, told: Iterable[Told], members: Iterable[Object]) -> list[G
     ]
 
 
-def rotation_row(mesh: Mesh, member: Object) -> tuple[str, ...]:
+def rotation_row(mesh: MeshTrust, member: Object) -> tuple[str, ...]:
     """One member's row."""
     view = view_member(member)
     return (
@@ -139,7 +141,7 @@ def rotation_row(mesh: Mesh, member: Object) -> tuple[str, ...]:
     )
 
 
-def advice(mesh: Mesh, found: Sequence[Gate], members: Iterable[Object]) -> list[str]:
+def advice(mesh: MeshTrust, found: Sequence[Gate], members: Iterable[Object]) -> list[str]:
     """What may be done now, for a person in the middle of it."""
     count = len(mesh.bundle)
     lines = [
@@ -147,12 +149,12 @@ def advice(mesh: Mesh, found: Sequence[Gate], members: Iterable[Object]) -> list
         f"issuer {mesh.issuer[:12] or 'unknown'}"
     ]
     for anchor in mesh.bundle:
-        leads = {True: "; the issuer in use leads to it", False: "", None: ""}[anchor.is_led_to]
+        leads = {True: "; the issuer in use leads to it", False: "", None: ""}[anchor.is_issuer_root]
         lines.append(f"     anchor {anchor.sha256[:12]}, {rfc3339(anchor.began)} to {rfc3339(anchor.ends)}{leads}")
     for gate in found:
         names = ", ".join(gate.late[:5]) + (f" and {len(gate.late) - 5} more" if len(gate.late) > 5 else "")
         lines.append(f"{'yes' if gate.is_open else 'no '}  {gate.told}{f': not {names}' if names else ''}")
-    if not mesh.is_seen:
+    if not mesh.is_issuer_read:
         lines.append("a new issuer counts when the controller has told of it: its Secret may not be read by you")
     dead = sorted({name for gate in found[2:] for name in gate.late} & set(_dead(members)))
     if dead:
@@ -160,7 +162,7 @@ def advice(mesh: Mesh, found: Sequence[Gate], members: Iterable[Object]) -> list
     return [*lines, _next(mesh, found)]
 
 
-def _next(mesh: Mesh, found: Sequence[Gate]) -> str:
+def _next(mesh: MeshTrust, found: Sequence[Gate]) -> str:
     issuer, told, anchors, certificates = found
     if not issuer.is_open and mesh.issuer:
         return "wait: nobody would believe its certificates; publish its anchor, or put another issuer in place"
@@ -173,14 +175,14 @@ def _next(mesh: Mesh, found: Sequence[Gate]) -> str:
     if len(mesh.bundle) == 1:
         return "nothing is under way"
     *older, newest = mesh.bundle
-    if newest.is_led_to is None:
+    if newest.is_issuer_root is None:
         return (
             f"an issuer under anchor {newest.sha256[:12]} may be put in place; or, if the one in use leads to it, the "
             "other anchors may go"
         )
-    if not newest.is_led_to:
+    if not newest.is_issuer_root:
         return f"an issuer under anchor {newest.sha256[:12]} may be put in place"
-    may_go = ", ".join(anchor.sha256[:12] for anchor in older if not anchor.is_led_to)
+    may_go = ", ".join(anchor.sha256[:12] for anchor in older if not anchor.is_issuer_root)
     return f"anchor {may_go} may go, as far as machines are concerned"
 
 

@@ -11,18 +11,18 @@ import base64
 import binascii
 
 from exclave.admin.arguments import Subparsers, add_output, add_subject, add_verb
-from exclave.admin.check.verbs import TRUST_ROOTS, Found
+from exclave.admin.check.verbs import TRUST_ROOTS, ClusterSnapshot
 from exclave.admin.rotation.rows import (
     ROTATION_TITLES,
-    Mesh,
-    Told,
+    GroupTrust,
+    MeshTrust,
     advice,
     gates,
-    mesh_as_published,
-    mesh_as_told,
     rotation_row,
+    trust_from_secret,
+    trust_from_settings,
 )
-from exclave.admin.session import Desk
+from exclave.admin.session import Session
 from exclave.admin.tables import Listing
 from exclave.api.issuer import LAYOUTS, read_anchors
 from exclave.api.names import ELECTION, SETTINGS_KEY, settings_name
@@ -31,9 +31,9 @@ from exclave.api.settings import parse_settings
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.formats.rfc3339 import epoch
 
-NOT_YET = 3
+GATES_CLOSED = 3
 
-LEADS_WITHIN = 20.0
+LEADER_TIMEOUT = 20.0
 """Seconds: a controller that leads renews its Lease every two."""
 
 
@@ -54,33 +54,33 @@ def add_commands(subparsers: Subparsers) -> None:
     add_output(status)
 
 
-def _status(desk: Desk, options: argparse.Namespace) -> int:
-    found = Found(desk.kubectl, options.controller_namespace, options.linkerd_namespace)
-    told = _told(desk, found)
-    mesh = _mesh(desk, found, told)
-    members = desk.kubectl.list(MEMBERS)
+def _status(session: Session, options: argparse.Namespace) -> int:
+    found = ClusterSnapshot(session.kubectl, options.controller_namespace, options.linkerd_namespace)
+    told = _told(session, found)
+    mesh = _mesh(session, found, told)
+    members = session.kubectl.list(MEMBERS)
     rows = [rotation_row(mesh, one) for one in members]
-    desk.show(Listing(MEMBERS, members, ROTATION_TITLES, rows), options.output, "there are no members")
+    session.show(Listing(MEMBERS, members, ROTATION_TITLES, rows), options.output, "there are no members")
     looked_at = gates(mesh, told, members)
-    desk.note(*advice(mesh, looked_at, members))
-    return 0 if all(gate.is_open for gate in looked_at) else NOT_YET
+    session.note(*advice(mesh, looked_at, members))
+    return 0 if all(gate.is_open for gate in looked_at) else GATES_CLOSED
 
 
-def _mesh(desk: Desk, found: Found, told: list[Told]) -> Mesh:
+def _mesh(session: Session, found: ClusterSnapshot, told: list[GroupTrust]) -> MeshTrust:
     """What is true now. Raises ClusterError if Linkerd's anchors cannot be read."""
-    anchors = _anchors(desk, found)
+    anchors = _anchors(session, found)
     place = (found.installation.issuer_namespace, found.installation.issuer_secret)
     try:
-        secret = desk.kubectl.get(SECRETS, *place)
+        secret = session.kubectl.get(SECRETS, *place)
     except ApiRefusal as refusal:
         if refusal.status != 403:
             raise
-        return mesh_as_told(anchors, told, leads=_leads(desk, found))
-    return mesh_as_published(anchors, f"{place[0]}/{place[1]}", _chain(secret))
+        return trust_from_settings(anchors, told, leads=_leads(session, found))
+    return trust_from_secret(anchors, f"{place[0]}/{place[1]}", _chain(secret))
 
 
-def _anchors(desk: Desk, found: Found) -> str:
-    roots = desk.kubectl.get(CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
+def _anchors(session: Session, found: ClusterSnapshot) -> str:
+    roots = session.kubectl.get(CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
     try:
         return read_anchors(roots or {})
     except ValueError as problem:
@@ -102,20 +102,20 @@ def _chain(secret: Object | None) -> str:
     return ""
 
 
-def _leads(desk: Desk, found: Found) -> bool:
+def _leads(session: Session, found: ClusterSnapshot) -> bool:
     """Whether a controller leads, so that what groups have been told is not of long ago."""
-    lease = desk.kubectl.get(LEASES, found.installation.namespace, ELECTION) or {}
+    lease = session.kubectl.get(LEASES, found.installation.namespace, ELECTION) or {}
     spec = lease.get("spec") or {}
     renewed = epoch(str(spec.get("renewTime") or ""))
-    return bool(spec.get("holderIdentity")) and renewed is not None and abs(desk.now() - renewed) < LEADS_WITHIN
+    return bool(spec.get("holderIdentity")) and renewed is not None and abs(session.now() - renewed) < LEADER_TIMEOUT
 
 
-def _told(desk: Desk, found: Found) -> list[Told]:
+def _told(session: Session, found: ClusterSnapshot) -> list[GroupTrust]:
     """What the controller has told each group; nothing of a group that it has told nothing."""
     told = []
     for group in found.groups:
         where, name = group["metadata"]["namespace"], group["metadata"]["name"]
-        settings_map = desk.kubectl.get(CONFIG_MAPS, where, settings_name(name))
+        settings_map = session.kubectl.get(CONFIG_MAPS, where, settings_name(name))
         if settings_map is None:
             continue
         try:
@@ -125,5 +125,5 @@ def _told(desk: Desk, found: Found) -> list[Told]:
                 Fault.UNREACHABLE, f"the settings of group {where}/{name} cannot be read: {problem}",
                 "use a kubectl exclave as new as the controller",
             ) from None  # fmt: skip
-        told.append(Told(f"{where}/{name}", settings.anchors, settings.issuer))
+        told.append(GroupTrust(f"{where}/{name}", settings.anchors, settings.issuer))
     return told

@@ -89,7 +89,7 @@ def token_accounts(accounts: Iterable[Object]) -> list[TokenAccount]:
     ]
 
 
-def used(account: TokenAccount, members: Iterable[str]) -> int:
+def count_used(account: TokenAccount, members: Iterable[str]) -> int:
     """How many Members of these names were made with it."""
     if account.kind == "rejoin":
         return sum(name == account.member for name in members)
@@ -102,7 +102,7 @@ def token_row(account: TokenAccount, members: Sequence[str], now: float) -> list
     left = account.expires
     if until is not None:
         left = "expired" if until <= now else f"in {human_duration(round(until - now))}"
-    count = used(account, members)
+    count = count_used(account, members)
     created = age(account.found["metadata"].get("creationTimestamp"), now)
     return [account.id, account.group, str(account.uses), str(count), left, created, account.member or "-"]
 

@@ -10,11 +10,11 @@ import json
 import secrets
 from pathlib import Path
 
-from exclave.admin.arguments import Subparsers, add_everywhere, add_output, add_subject, add_verb
+from exclave.admin.arguments import Subparsers, add_all_namespaces, add_output, add_subject, add_verb
 from exclave.admin.manifests import CREDENTIAL_LIFE
 from exclave.admin.member.rows import is_live
-from exclave.admin.objects import Placed, join_account, rejoin_account
-from exclave.admin.session import Desk
+from exclave.admin.objects import Manifest, join_account, rejoin_account
+from exclave.admin.session import Session
 from exclave.admin.tables import Listing, object_name, yaml_text
 from exclave.admin.token.checks import (
     ALPHABET,
@@ -69,7 +69,7 @@ def add_commands(subparsers: Subparsers) -> None:
     create.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where the controller is")
     add_output(create, "json", "yaml", "name")
     listed = add_verb(verbs, "list", _list, "list the join tokens that are still good", "kubectl exclave token list -A")
-    add_everywhere(listed)
+    add_all_namespaces(listed)
     add_output(listed)
     revoke = add_verb(
         verbs,
@@ -81,34 +81,34 @@ def add_commands(subparsers: Subparsers) -> None:
     revoke.add_argument("id", metavar="ID", help="as token list shows it")
 
 
-def _create(desk: Desk, options: argparse.Namespace) -> int:
+def _create(session: Session, options: argparse.Namespace) -> int:
     ttl = read_ttl(options.ttl)
     check_uses(options.uses)
     group = choose_group(options.group, options.member, options.uses)
-    servers, ca = _access(desk, options)
-    _look_at_group(desk, group)
-    now = desk.now()
+    servers, ca = _access(session, options)
+    _check_group(session, group)
+    now = session.now()
     if options.member is not None:
-        _clear_for(desk, options.member)
-        placed = rejoin_account(desk.namespace, options.member, now + ttl)
+        _delete_former_member(session, options.member)
+        manifest = rejoin_account(session.namespace, options.member, now + ttl)
     else:
         token_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
-        placed = join_account(desk.namespace, group, token_id, options.uses, now + ttl)
-    jwt = _account_and_token(desk, placed, int(ttl))
-    expires = _settle_expiry(desk, placed, jwt, now, ttl)
-    line = encode_token(JoinToken(servers, ca, desk.namespace, group, jwt, expires))
-    name = placed.body["metadata"]["name"]
-    told: Object = {"token": line, "id": _id_of(placed.body), "account": name, "group": group}
-    told |= {"namespace": desk.namespace, "uses": options.uses, "expires": rfc3339(expires)}
+        manifest = join_account(session.namespace, group, token_id, options.uses, now + ttl)
+    jwt = _account_and_token(session, manifest, int(ttl))
+    expires = _settle_expiry(session, manifest, jwt, now, ttl)
+    line = encode_token(JoinToken(servers, ca, session.namespace, group, jwt, expires))
+    name = manifest.name
+    told: Object = {"token": line, "id": _id_of(manifest.body), "account": name, "group": group}
+    told |= {"namespace": session.namespace, "uses": options.uses, "expires": rfc3339(expires)}
     if options.output == "name":
-        print(object_name(SERVICE_ACCOUNTS, placed.body))
-        desk.note("its line is not shown with -o name, and nobody has it; -o json shows both")
+        print(object_name(SERVICE_ACCOUNTS, manifest.body))
+        session.note("its line is not shown with -o name, and nobody has it; -o json shows both")
     else:
         print(_in_form(told, options.output))
-        desk.note(*token_notes(group, desk.namespace, options.member, options.uses, expires, now))
-    for note in _cap_notes(desk, options.controller_namespace):
-        desk.note(note)
-    desk.note(f"take it back: kubectl exclave token revoke {_id_of(placed.body)} -n {desk.namespace}")
+        session.note(*token_notes(group, session.namespace, options.member, options.uses, expires, now))
+    for note in _cap_notes(session, options.controller_namespace):
+        session.note(note)
+    session.note(f"take it back: kubectl exclave token revoke {_id_of(manifest.body)} -n {session.namespace}")
     return 0
 
 
@@ -118,10 +118,10 @@ def _in_form(told: Object, form: str | None) -> str:
     return yaml_text(told) if form == "yaml" else str(told["token"])
 
 
-def _cap_notes(desk: Desk, controllers: str) -> list[str]:
+def _cap_notes(session: Session, controllers: str) -> list[str]:
     """What `install` has measured of the life of credentials, if it is short, and may be read."""
     try:
-        found = desk.kubectl.get(NAMESPACES, None, controllers)
+        found = session.kubectl.get(NAMESPACES, None, controllers)
     except ApiRefusal:
         return []
     life = str(((found or {}).get("metadata", {}).get("annotations") or {}).get(CREDENTIAL_LIFE, ""))
@@ -129,9 +129,9 @@ def _cap_notes(desk: Desk, controllers: str) -> list[str]:
     return [note] if note else []
 
 
-def _access(desk: Desk, options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
+def _access(session: Session, options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
     """The API server's addresses and CA as the machine shall use them."""
-    address = desk.kubectl.cluster()
+    address = session.kubectl.cluster()
     servers = tuple(options.server or [address.server])
     ca = address.ca
     if options.ca_file is not None:
@@ -141,29 +141,30 @@ def _access(desk: Desk, options: argparse.Namespace) -> tuple[tuple[str, ...], s
             why = getattr(problem, "strerror", None) or "it is not text"
             raise ExclaveError(Fault.USAGE, f"--ca-file {options.ca_file}: {why}", "name a file of PEM") from None
     check_access(servers, ca)
-    desk.warn(server_warnings(servers))
+    session.warn(server_warnings(servers))
     return servers, ca
 
 
-def _look_at_group(desk: Desk, name: str) -> None:
-    found = desk.kubectl.get(WORKLOAD_GROUPS, desk.namespace, name)
+def _check_group(session: Session, name: str) -> None:
+    found = session.kubectl.get(WORKLOAD_GROUPS, session.namespace, name)
     if found is None:
         raise ExclaveError(
             Fault.USAGE,
-            f"there is no group {name} in namespace {desk.namespace}",
-            f"see: kubectl exclave group list -A; or make it: kubectl exclave group create {name} -n {desk.namespace}",
+            f"there is no group {name} in namespace {session.namespace}",
+            "list the groups: kubectl exclave group list -A; or create it: "
+            f"kubectl exclave group create {name} -n {session.namespace}",
         )
     conditions = read_conditions((found.get("status") or {}).get("conditions"))
     accepted = next((one for one in conditions if one.type == "Accepted"), None)
     if accepted is None:
-        desk.warn([f"the controller has not said yet whether group {name} can be one: see that it runs"])
+        session.warn([f"the controller has not said yet whether group {name} can be one: see that it runs"])
     elif not accepted.status:
-        desk.warn([f"the controller does not accept group {name}, and admits nobody to it: {accepted.message}"])
+        session.warn([f"the controller does not accept group {name}, and admits nobody to it: {accepted.message}"])
 
 
-def _clear_for(desk: Desk, member: str) -> None:
+def _delete_former_member(session: Session, member: str) -> None:
     """Remove what is left of a member whose machine joins again. Raises ExclaveError if it lives."""
-    kubectl, namespace = desk.kubectl, desk.namespace
+    kubectl, namespace = session.kubectl, session.namespace
     accounts, name = accounts_namespace(namespace), parse_member_name(member)
     found = kubectl.get(MEMBERS, namespace, member)
     if found is not None and is_live(found):
@@ -171,8 +172,8 @@ def _clear_for(desk: Desk, member: str) -> None:
     kubectl.delete(SERVICE_ACCOUNTS, accounts, name.account)
     if found is not None:
         kubectl.delete(MEMBERS, namespace, member)
-        desk.note(f"the old member {member} is deleted, and its credential with it")
-        if not desk.wait_until(lambda: kubectl.get(MEMBERS, namespace, member) is None, f"{member} to be gone"):
+        session.note(f"the old member {member} is deleted, and its credential with it")
+        if not session.wait_until(lambda: kubectl.get(MEMBERS, namespace, member) is None, f"{member} to be gone"):
             raise ClusterError(
                 Fault.UNREACHABLE,
                 f"the old member {member} was deleted, and the controller has not let go of it",
@@ -180,29 +181,29 @@ def _clear_for(desk: Desk, member: str) -> None:
             )
     earlier = rejoin_account(namespace, member, 0.0).body["metadata"]["name"]
     if kubectl.delete(SERVICE_ACCOUNTS, accounts, earlier):
-        desk.note(f"an earlier token for {member} is revoked")
+        session.note(f"an earlier token for {member} is revoked")
 
 
-def _account_and_token(desk: Desk, placed: Placed, seconds: int) -> str:
-    name, namespace = placed.body["metadata"]["name"], str(placed.namespace)
+def _account_and_token(session: Session, manifest: Manifest, seconds: int) -> str:
+    name, namespace = manifest.name, str(manifest.namespace)
     try:
-        desk.kubectl.create(placed.resource, namespace, placed.body)
+        session.kubectl.create(manifest.resource, namespace, manifest.body)
     except ApiRefusal as refusal:
         if refusal.status == 404:  # the namespace is missing
             raise ExclaveError(
                 Fault.USAGE,
                 f"namespace {namespace}, which holds the machines' accounts, is not there",
-                f"make what the group lacks: kubectl exclave group create {name.split('.')[0]} -n {desk.namespace}",
+                f"make what the group lacks: kubectl exclave group create {name.split('.')[0]} -n {session.namespace}",
             ) from None
         raise
     try:
-        return desk.kubectl.mint(namespace, name, seconds)
+        return session.kubectl.create_token(namespace, name, seconds)
     except BaseException:
-        desk.kubectl.delete(SERVICE_ACCOUNTS, namespace, name)
+        session.kubectl.delete(SERVICE_ACCOUNTS, namespace, name)
         raise
 
 
-def _settle_expiry(desk: Desk, placed: Placed, jwt: str, now: float, ttl: float) -> float:
+def _settle_expiry(session: Session, manifest: Manifest, jwt: str, now: float, ttl: float) -> float:
     """When the token ends: as was asked, or earlier if the API server granted less; then the account says so, too."""
     try:
         until = read_token_times(jwt)[1]
@@ -211,19 +212,19 @@ def _settle_expiry(desk: Desk, placed: Placed, jwt: str, now: float, ttl: float)
     warning = life_warning(ttl, until - now)
     if warning is None:
         return min(now + ttl, until)
-    desk.warn([warning])
+    session.warn([warning])
     body = {"metadata": {"annotations": {EXPIRES: rfc3339(until)}}}
-    desk.kubectl.patch(SERVICE_ACCOUNTS, placed.namespace, placed.body["metadata"]["name"], body)
+    session.kubectl.patch(SERVICE_ACCOUNTS, manifest.namespace, manifest.name, body)
     return until
 
 
-def _list(desk: Desk, options: argparse.Namespace) -> int:
-    kubectl = desk.kubectl
+def _list(session: Session, options: argparse.Namespace) -> int:
+    kubectl = session.kubectl
     if options.all_namespaces:
         labelled = kubectl.list(NAMESPACES, None, selector=ACCOUNTS_LABEL)
         places = sorted(one["metadata"]["labels"][ACCOUNTS_LABEL] for one in labelled)
     else:
-        places = [desk.namespace]
+        places = [session.namespace]
     objects: list[Object] = []
     rows: list[list[str]] = []
     for place in places:
@@ -231,23 +232,23 @@ def _list(desk: Desk, options: argparse.Namespace) -> int:
         members = [one["metadata"]["name"] for one in kubectl.list(MEMBERS, place)] if accounts else []
         objects += [one.found for one in accounts]
         rows += [
-            [*([place] if options.all_namespaces else []), *token_row(one, members, desk.now())] for one in accounts
+            [*([place] if options.all_namespaces else []), *token_row(one, members, session.now())] for one in accounts
         ]
     titles = ["NAMESPACE", *TITLES] if options.all_namespaces else list(TITLES)
-    where = "any namespace" if options.all_namespaces else f"namespace {desk.namespace}"
-    desk.show(Listing(SERVICE_ACCOUNTS, objects, titles, rows), options.output, f"no join tokens in {where}")
+    where = "any namespace" if options.all_namespaces else f"namespace {session.namespace}"
+    session.show(Listing(SERVICE_ACCOUNTS, objects, titles, rows), options.output, f"no join tokens in {where}")
     return 0
 
 
-def _revoke(desk: Desk, options: argparse.Namespace) -> int:
-    accounts = accounts_namespace(desk.namespace)
-    found = token_accounts(desk.kubectl.list(SERVICE_ACCOUNTS, accounts))
-    token = choose_token(found, options.id, desk.namespace)
-    desk.kubectl.delete(SERVICE_ACCOUNTS, accounts, token.name)
+def _revoke(session: Session, options: argparse.Namespace) -> int:
+    accounts = accounts_namespace(session.namespace)
+    found = token_accounts(session.kubectl.list(SERVICE_ACCOUNTS, accounts))
+    token = choose_token(found, options.id, session.namespace)
+    session.kubectl.delete(SERVICE_ACCOUNTS, accounts, token.name)
     print(f"token {token.id} of group {token.group} revoked")
-    desk.note(
+    session.note(
         "it is refused within about ten seconds; machines that joined with it stay members: "
-        f"kubectl exclave member list -n {desk.namespace} --group {token.group}"
+        f"kubectl exclave member list -n {session.namespace} --group {token.group}"
     )
     return 0
 

@@ -22,13 +22,13 @@ def choose_place(held: Collection[Instance] = ()) -> Instance:
     wanted = [instance for instance in INSTANCES if instance not in held]
     if not wanted:
         hint = "one of them is about to end: exclave status"
-        raise HostError(Fault.TAKEN, "both places of the private link have a proxy already", hint)
+        raise HostError(Fault.OCCUPIED, "both places of the private link have a proxy already", hint)
     for instance in wanted:
         if all(_is_free(instance_address(instance), port) for port in (INBOUND_PORT, OUTBOUND_PORT, ADMIN_PORT)):
             return instance
     taken = " and ".join(instance_address(instance) for instance in wanted)
     raise HostError(
-        Fault.TAKEN,
+        Fault.OCCUPIED,
         f"the proxy's ports on {taken} are taken by processes that are not ours",
         f"see whose they are, and end them: ss -ltnp 'sport = :{ADMIN_PORT}'",
     )
@@ -46,7 +46,7 @@ def _is_free(address: str, port: int) -> bool:
         if problem.errno == errno.EADDRINUSE:
             return False
         raise HostError(
-            Fault.TAKEN,
+            Fault.OCCUPIED,
             f"the proxy cannot listen on {address}:{port}: {(problem.strerror or '').lower()}",
             "the link exclave0 should have that address: exclave cleanup, then start again",
         ) from None
