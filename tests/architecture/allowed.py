@@ -99,7 +99,7 @@ UNSUPERVISED = {
     "exclave.proxy.running: _end": "inside of the proxy's keeper",
     "exclave.proxy.running: _end_when_dismissed": "inside of the proxy's keeper",
     "exclave.proxy.running: _watch": "inside of the proxy's keeper",
-    "exclave.proxy.running: keep_bounded": "inside of the proxy's keeper",
+    "exclave.proxy.running: bound_output": "inside of the proxy's keeper",
     "exclave.proxy.instance: _attend": "the proxy may end the agent, which hands over",
     "exclave.proxy.instance: _end_one": "inside of the proxy's end",
     "exclave.proxy.instance: compare": "the proxy may end the agent, which hands over",

@@ -27,7 +27,7 @@ from exclave.api.settings import FailurePolicy, Port
 from exclave.config import ProxyConfig, RedirectConfig
 from exclave.confirm.confirm import open_confirm
 from exclave.daemon.wanted_rules import open_steering
-from exclave.data_path.observer import Failing, open_failing
+from exclave.data_path.observer import DataPathObserver, open_data_path
 from exclave.dns.server import open_dns
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.tasks.latest import Latest
@@ -171,7 +171,7 @@ class Parts:
     """What is looked at and told."""
 
     settings: Latest[Any]
-    failing: Failing
+    data_path: DataPathObserver
     redirect: Redirect
     swap: Swap
 
@@ -207,16 +207,16 @@ async def open_machine(world: World, ending: Ending) -> AsyncIterator[Parts]:
         names = await enter(open_dns(dns_address(), member.settings))
         given = (member, identity, api.path, names.address, await find_active(), endings, time.time)
         proxy = await enter(open_proxy(config, runtime, *given))
-        failing = await enter(open_failing(member, identity, proxy, time.time))
+        data_path = await enter(open_data_path(member, identity, proxy, time.time))
         confirming = await enter(open_confirm(runtime, member, await find_armed()))
         active = await find_active()
-        steering = await enter(open_steering(RedirectConfig(), member, proxy, failing, confirming, SERVERS, active))
+        steering = await enter(open_steering(RedirectConfig(), member, proxy, data_path, confirming, SERVERS, active))
         redirect = await enter(open_redirect(steering.policy, runtime, endings))
         swap = await enter(open_swap(config, member, proxy, steering, redirect))
         nursery = await enter(open_bare_nursery())
         nursery.start_soon(show_rules, redirect, proxy)
         await redirect.observed.wait_for(lambda seen: seen.instance is not None)
-        yield Parts(member.settings, failing, redirect, swap)
+        yield Parts(member.settings, data_path, redirect, swap)
         nursery.cancel_scope.cancel()
 
 
@@ -234,12 +234,12 @@ async def play(world: World) -> dict[str, float]:
     took: dict[str, float] = {}
     await world.start_controllers()
     async with open_machine(world, Ending.STOP) as parts:
-        failing, redirect = parts.failing, parts.redirect
-        await failing.lookups.wait_for(bool)
+        data_path, redirect = parts.data_path, parts.redirect
+        await data_path.lookups.wait_for(bool)
         await world.look("there")
         await world.end_controllers()
         away = trio.current_time()
-        await failing.lookups.wait_for(lambda found: found is False)
+        await data_path.lookups.wait_for(lambda found: found is False)
         took["noticed"] = trio.current_time() - away
         await world.look("away")
         await wait_open(redirect, is_open=True)
@@ -249,11 +249,11 @@ async def play(world: World) -> dict[str, float]:
         await world.look("swap refused")
         await world.start_controllers()
         took["back"] = await wait_open(redirect, is_open=False)
-        await failing.lookups.wait_for(bool)
+        await data_path.lookups.wait_for(bool)
         await world.look("back")
         parts.hold_outbound(True)
         await world.end_controllers()
-        await failing.lookups.wait_for(lambda found: found is False)
+        await data_path.lookups.wait_for(lambda found: found is False)
         took["forced"] = await swap(parts.swap, forced=True)
         await world.look("swap forced")
         parts.hold_outbound(False)
@@ -270,7 +270,7 @@ async def play(world: World) -> dict[str, float]:
 
 async def swap(swap: Swap, *, forced: bool) -> float:
     """Ask for a swap, which is made if it is forced, and else is not; seconds."""
-    outcome = await swap.ask(forced=forced)
+    outcome = await swap.request(forced=forced)
     assert (outcome.error is None) == forced, outcome
     return outcome.took
 

@@ -61,7 +61,7 @@ class World:
         self.swaps = Latest(True)
         self.told: Latest[tuple[str, ...]] = Latest((ADDRESS,))  # what the proxy that has traffic was told
         self.proxy: Any = SimpleNamespace(
-            chosen=Latest("a"), ready=Latest("a"), instances=Latest({}), serves=lambda _: self.serves()
+            chosen=Latest("a"), ready=Latest("a"), instances=Latest({}), has_settings=lambda _: self.has_settings()
         )
         self.redirect: Any = SimpleNamespace(
             wanted=Latest(SimpleNamespace(addresses=(ADDRESS,), instance="a")), observed=Latest(0), in_place=True
@@ -80,7 +80,7 @@ class World:
         self.here = {*self.here, address} if stays else {address}
         self.route = address
 
-    def serves(self) -> bool:
+    def has_settings(self) -> bool:
         return self.told.value == self.member.captured.value
 
     @asynccontextmanager

@@ -25,7 +25,7 @@ from support.mesh import mesh
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 
 LOWER = ("member_cluster", "member", "identity", "workload_api", "link", "table", "guard")
-ORDER = (*LOWER, "dns", "proxy", "failing", "confirm", "steering", "redirect", "swap", "listing")
+ORDER = (*LOWER, "dns", "proxy", "data_path", "confirm", "steering", "redirect", "swap", "listing")
 
 
 class Boot:
@@ -45,8 +45,8 @@ class Boot:
             mark_leaving=lambda: self.trace.append("  noted on disk: told to leave"),
         )
         self.identity = SimpleNamespace(svid=Latest(None))
-        self.proxy = SimpleNamespace(see_rules=self.rules_seen.append)
-        self.failing = SimpleNamespace(rules=Latest(True))
+        self.proxy = SimpleNamespace(observe_rules=self.rules_seen.append)
+        self.data_path = SimpleNamespace(rules=Latest(True))
         self.redirect = SimpleNamespace(observed=Latest(NOTHING), problem=Latest(None))
         yields = {
             "member_cluster": SimpleNamespace(server_addresses=SERVERS),
@@ -55,7 +55,7 @@ class Boot:
             "workload_api": SimpleNamespace(path=folder / "workload.sock"),
             "dns": SimpleNamespace(address="169.254.77.3"),
             "proxy": self.proxy,
-            "failing": self.failing,
+            "data_path": self.data_path,
             "confirm": SimpleNamespace(),
             "steering": SimpleNamespace(policy=Latest(None), trial=Latest(None)),
             "redirect": self.redirect,
@@ -175,7 +175,7 @@ async def test_rules_that_the_kernel_does_not_take_count_as_lost(boot: Boot) -> 
         for problem, stand in ((HostError(Fault.NFT_UNUSABLE, "no NAT", ""), False), (None, True)):
             boot.redirect.problem.set(problem)
             await trio.testing.wait_all_tasks_blocked()
-            assert boot.failing.rules.value is stand
+            assert boot.data_path.rules.value is stand
         boot.parts.endings.ask_nowait(Ending.STOP)
 
 

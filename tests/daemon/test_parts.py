@@ -13,7 +13,7 @@ from exclave.cluster.credential import Credential
 from exclave.confirm.stage import Confirmation, Stage
 from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
 from exclave.daemon.status import EMPTY, Problem
-from exclave.data_path.assessment import Judgement, Reason
+from exclave.data_path.assessment import Assessment, DataPathFault
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.listing.ready import ProbeResult
@@ -51,7 +51,7 @@ def whole() -> Parts:
     view = SimpleNamespace(state=ProxyState.ACTIVE, pid=77)
     parts.proxy = publishing(instances={"a": view}, ready="a", problem=None, refusal=None)
     parts.proxy.starts = Counter(a=1)
-    parts.failing = publishing(judgement=Judgement(is_steady=True))
+    parts.data_path = publishing(assessment=Assessment(is_steady=True))
     parts.confirming = publishing(view=Confirmation())
     parts.steering = publishing(problem=None)
     parts.redirect = publishing(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
@@ -325,7 +325,9 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         Problem("proxy-unusable", "it ended", "see the proxy's own log in the runtime folder"),
     ),
     "what the data path lacks": (
-        set_value("failing", "judgement", Judgement(reason=Reason.PROXY_AWAY, message="no proxy is ready; wait")),
+        set_value(
+            "data_path", "assessment", Assessment(reason=DataPathFault.PROXY_AWAY, message="no proxy is ready; wait")
+        ),
         Problem("proxy-away", "no proxy is ready; wait", "see the proxy's own log in the runtime folder"),
     ),
     "rules that are to be confirmed": (

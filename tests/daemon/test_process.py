@@ -40,8 +40,8 @@ from exclave.member.record import (
 )
 from exclave.member.state import Standing, State
 from exclave.redirect.kernel.observe import Observed
-from exclave.swap.plan import Reason
-from exclave.swap.swap import Outcome, Step
+from exclave.swap.plan import SwapReason
+from exclave.swap.swap import SwapOutcome, SwapPhase
 from support.member import RECORD
 from support.needs import need
 from support.stand_in import publishing
@@ -320,17 +320,17 @@ class Swapping:
     """Swaps as far as a client hears of them."""
 
     def __init__(self, error: HostError | None = None) -> None:
-        self.step: Latest[Step | None] = Latest(None)
+        self.step: Latest[SwapPhase | None] = Latest(None)
         self.clients: Latest[int | None] = Latest(None)
         self.asked: list[bool] = []
         self._error = error
 
-    async def ask(self, *, forced: bool) -> Outcome:
+    async def request(self, *, forced: bool) -> SwapOutcome:
         self.asked.append(forced)
         await trio.sleep(1)
-        self.step.set(Step.TRYING)
+        self.step.set(SwapPhase.TRYING)
         await trio.sleep(1)
-        return Outcome("a", "b", Reason.ASKED, 1.23456, self._error)
+        return SwapOutcome("a", "b", SwapReason.ASKED, 1.23456, self._error)
 
 
 async def test_who_asks_for_a_swap_hears_its_steps_and_how_it_went(

@@ -17,7 +17,7 @@ from exclave.cluster.server_addresses import open_server_addresses, store_answer
 from exclave.config import RedirectConfig
 from exclave.daemon import wanted_rules as steering_module
 from exclave.daemon.wanted_rules import LOOK_AROUND_EVERY, LOOK_EVERY, Steering, open_steering
-from exclave.data_path.observer import Failing
+from exclave.data_path.observer import DataPathObserver
 from exclave.errors import ConfigError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave.redirect import exclusions as surroundings
@@ -39,7 +39,7 @@ class Machine:
         self.settings: Latest[Any] = Latest(settings)
         self.ready: Latest[Any] = Latest(ready)
         self.chosen: Latest[Any] = Latest(ready)
-        self.serves: Any = lambda settings: True
+        self.has_settings: Any = lambda settings: True
         self.instances: Latest[dict[str, Any]] = Latest({})
         self.svid: Latest[Any] = Latest(SimpleNamespace(not_after=1000.0))
         self.now = 0.0
@@ -59,14 +59,14 @@ class Machine:
             chosen=self.chosen,
             instances=self.instances,
             uid=990,
-            serves=lambda settings: self.serves(settings),
+            has_settings=lambda settings: self.has_settings(settings),
         )
         identity: Any = SimpleNamespace(svid=self.svid)
         membership: Any = self.membership
-        failing = Failing(membership, identity, proxy, lambda: self.now)
+        data_path = DataPathObserver(membership, identity, proxy, lambda: self.now)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(failing.keep_judging)
-            given = (membership, proxy, failing, self.confirming, self.servers, self.active)
+            nursery.start_soon(data_path.run_assessment)
+            given = (membership, proxy, data_path, self.confirming, self.servers, self.active)
             async with open_steering(config or RedirectConfig(), *given) as opened:
                 yield opened
             nursery.cancel_scope.cancel()
@@ -205,7 +205,7 @@ async def test_new_settings_wait_for_a_proxy_that_serves_them(autojump_clock: tr
     machine = Machine()
     async with machine.steered() as steering:
         before = await policy_of(steering)
-        machine.serves = lambda _: machine.chosen.value == "b"
+        machine.has_settings = lambda _: machine.chosen.value == "b"
         machine.settings.set(make_settings(ports=(Port("new", 8081),), capture="none"))
         # Only what pods may come to as soon as it is listed does not wait.
         await steering.policy.wait_for(lambda policy: policy == replace(before, inbound_ports=(8080, 8081)))
@@ -221,7 +221,7 @@ async def test_new_addresses_wait_for_a_proxy_that_was_told_of_them(autojump_clo
     machine = Machine()
     async with machine.steered() as steering:
         before = await policy_of(steering)
-        machine.serves = lambda _: machine.chosen.value == "b"
+        machine.has_settings = lambda _: machine.chosen.value == "b"
         machine.membership.captured.set(("10.77.0.21", ADDRESS))
         await trio.sleep(100)
         assert steering.policy.value == before

@@ -5,31 +5,38 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from exclave.api.settings import FailurePolicy
-from exclave.data_path.assessment import Courses, Facts, Judgement, Reason, adopted_at, judge
+from exclave.data_path.assessment import (
+    Assessment,
+    DataPathFacts,
+    DataPathFault,
+    DataPathHistory,
+    adopted_history,
+    assess,
+)
 
 AFTER = 30.0
 DEFAULT = FailurePolicy(AFTER)
 SHUT = FailurePolicy(AFTER, "closed", "closed")
 AJAR = FailurePolicy(AFTER, "open", "open")
 
-WHOLE = Facts(True, True, True, True)
-NO_PROXY = Facts(True, False, True, True)
-ENDED = Facts(False, True, True, True)
-NO_RULES = Facts(True, True, False, True)
-ALONE = Facts(True, True, True, False)
+WHOLE = DataPathFacts(True, True, True, True)
+NO_PROXY = DataPathFacts(True, False, True, True)
+ENDED = DataPathFacts(False, True, True, True)
+NO_RULES = DataPathFacts(True, True, False, True)
+ALONE = DataPathFacts(True, True, True, False)
 
-History = list[tuple[float, Facts]]
-GONE: History = [(0, WHOLE), (100, NO_PROXY)]
-FAILED: History = [*GONE, (130, NO_PROXY)]
-FLAPPING: History = [(0, WHOLE), (100, NO_PROXY), (101, WHOLE), (110, NO_PROXY), (111, WHOLE)]
-AWAY: History = [(0, WHOLE), (100, ALONE)]
-OPENED: History = [*AWAY, (130, ALONE)]
+Timeline = list[tuple[float, DataPathFacts]]
+GONE: Timeline = [(0, WHOLE), (100, NO_PROXY)]
+FAILED: Timeline = [*GONE, (130, NO_PROXY)]
+FLAPPING: Timeline = [(0, WHOLE), (100, NO_PROXY), (101, WHOLE), (110, NO_PROXY), (111, WHOLE)]
+AWAY: Timeline = [(0, WHOLE), (100, ALONE)]
+OPENED: Timeline = [*AWAY, (130, ALONE)]
 
-Row = tuple[History, FailurePolicy, tuple[bool, bool, bool, bool], str, str]
+Row = tuple[Timeline, FailurePolicy, tuple[bool, bool, bool, bool], str, str]
 
 ROWS: dict[str, Row] = {
     "nothing was ever whole: nothing is judged": (
-        [(0, Facts(False, False, True, None))], DEFAULT, (False, False, False, False), "meshed", ""),
+        [(0, DataPathFacts(False, False, True, None))], DEFAULT, (False, False, False, False), "meshed", ""),
     "whole": ([(0, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "the proxy is away": (
         GONE, DEFAULT, (False, False, False, False), "meshed",
@@ -49,7 +56,7 @@ ROWS: dict[str, Row] = {
         [(0, WHOLE), (100, ENDED), (130, ENDED)], DEFAULT, (True, False, True, False), "outbound-open",
         "there is no certificate that is valid; outbound traffic passes by the proxy, inbound is held"),
     "a certificate that has ended explains a proxy that is not ready": (
-        [(0, WHOLE), (100, Facts(False, False, True, True))], DEFAULT, (False, False, False, False), "meshed",
+        [(0, WHOLE), (100, DataPathFacts(False, False, True, True))], DEFAULT, (False, False, False, False), "meshed",
         "there is no certificate that is valid; allowed for 30s; what is new is held"),
     "the kernel has not taken the rules for too long": (
         [(0, WHOLE), (100, NO_RULES), (130, NO_RULES)], DEFAULT, (True, False, True, False), "outbound-open",
@@ -89,25 +96,26 @@ ROWS: dict[str, Row] = {
         [(0, ALONE)], DEFAULT, (True, False, False, True), "outbound-open",
         "Linkerd's controllers do not answer the proxy; outbound traffic passes by the proxy"),
     "both are away: the worse one is told": (
-        [*OPENED, (131, Facts(True, False, True, False))], DEFAULT, (True, False, False, False), "outbound-open",
+        [*OPENED, (131, DataPathFacts(True, False, True, False))], DEFAULT, (True, False, False, False),
+        "outbound-open",
         "no proxy is ready; allowed for 30s; outbound traffic passes by the proxy"),
 }  # fmt: skip
 
 
-BEFORE = Courses()
+BEFORE = DataPathHistory()
 
 
-def course_of(history: History, courses: Courses = BEFORE, after: float = AFTER) -> Courses:
-    for now, facts in history:
-        courses = courses.see(facts, now, after)
-    return courses
+def history_of(timeline: Timeline, history: DataPathHistory = BEFORE, after: float = AFTER) -> DataPathHistory:
+    for now, facts in timeline:
+        history = history.observe(facts, now, after)
+    return history
 
 
-@pytest.mark.parametrize(("history", "policy", "chosen", "data_path", "message"), ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize(("timeline", "policy", "chosen", "data_path", "message"), ROWS.values(), ids=ROWS)
 def test_a_situation(
-    history: History, policy: FailurePolicy, chosen: tuple[bool, bool, bool, bool], data_path: str, message: str
+    timeline: Timeline, policy: FailurePolicy, chosen: tuple[bool, bool, bool, bool], data_path: str, message: str
 ) -> None:
-    found = judge(course_of(history), history[-1][1], policy)
+    found = assess(history_of(timeline), timeline[-1][1], policy)
     assert (found.outbound_open, found.inbound_open, found.is_failing, found.is_steady) == chosen
     assert found.data_path == data_path
     assert found.message == message
@@ -115,38 +123,40 @@ def test_a_situation(
 
 
 def test_a_proxy_that_an_earlier_agent_left_is_waited_for_no_longer_than_any_other() -> None:
-    courses = course_of([(0, NO_PROXY), (29, NO_PROXY)], adopted_at(0))
-    assert not judge(courses, NO_PROXY, DEFAULT).is_failing
-    assert judge(course_of([(30, NO_PROXY)], courses), NO_PROXY, DEFAULT).is_failing
+    history = history_of([(0, NO_PROXY), (29, NO_PROXY)], adopted_history(0))
+    assert not assess(history, NO_PROXY, DEFAULT).is_failing
+    assert assess(history_of([(30, NO_PROXY)], history), NO_PROXY, DEFAULT).is_failing
 
 
 def test_a_proxy_that_an_earlier_agent_left_may_know_somebody_while_linkerd_is_away() -> None:
-    courses = course_of([(0, ALONE), (29, ALONE)], adopted_at(0))
-    assert not judge(courses, ALONE, DEFAULT).outbound_open
-    assert judge(course_of([(30, ALONE)], courses), ALONE, DEFAULT).outbound_open
+    history = history_of([(0, ALONE), (29, ALONE)], adopted_history(0))
+    assert not assess(history, ALONE, DEFAULT).outbound_open
+    assert assess(history_of([(30, ALONE)], history), ALONE, DEFAULT).outbound_open
 
 
 def test_the_trace_is_one_line() -> None:
-    found = judge(course_of(OPENED), ALONE, DEFAULT)
+    found = assess(history_of(OPENED), ALONE, DEFAULT)
     assert found.trace == f"[outbound=open inbound=closed failing=False why=control-plane-away] {found.message}"
-    assert Judgement().trace == "[outbound=closed inbound=closed failing=False why=none]"
+    assert Assessment().trace == "[outbound=closed inbound=closed failing=False why=none]"
 
 
 def test_reasons_have_words_of_their_own() -> None:
-    assert len({reason.word for reason in Reason}) == len(Reason)
+    assert len({reason.word for reason in DataPathFault}) == len(DataPathFault)
 
 
-FACTS = some.builds(Facts, some.booleans(), some.booleans(), some.booleans(), some.sampled_from([True, False, None]))
-HISTORY = some.lists(some.tuples(some.floats(0.1, 100), FACTS), min_size=1, max_size=30)
+FACTS = some.builds(
+    DataPathFacts, some.booleans(), some.booleans(), some.booleans(), some.sampled_from([True, False, None])
+)
+TIMELINE = some.lists(some.tuples(some.floats(0.1, 100), FACTS), min_size=1, max_size=30)
 
 
-@given(HISTORY, some.sampled_from([DEFAULT, SHUT, AJAR]))
-def test_in_any_history(steps: list[tuple[float, Facts]], policy: FailurePolicy) -> None:
-    courses, now = Courses(), 0.0
+@given(TIMELINE, some.sampled_from([DEFAULT, SHUT, AJAR]))
+def test_in_any_history(steps: list[tuple[float, DataPathFacts]], policy: FailurePolicy) -> None:
+    history, now = DataPathHistory(), 0.0
     for pause, facts in steps:
         now += pause
-        courses = courses.see(facts, now, policy.after)
-        found = judge(courses, facts, policy)
+        history = history.observe(facts, now, policy.after)
+        found = assess(history, facts, policy)
         assert not found.outbound_open or policy.outbound == "open"
         assert not found.inbound_open or (policy.inbound == "open" and found.is_failing)
         assert not found.is_steady or facts.missing is None

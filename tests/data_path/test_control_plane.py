@@ -2,7 +2,14 @@
 
 import pytest
 
-from exclave.data_path.control_plane import SILENCE, Reading, Witness, Witnesses, read_connections, read_controllers
+from exclave.data_path.control_plane import (
+    SILENCE,
+    ControllerHealth,
+    ControllerSample,
+    ControlPlaneHealth,
+    sample_connections,
+    sample_controllers,
+)
 from exclave.kit.host.sockets import ESTABLISHED, Socket
 
 DESTINATION = 'addr="linkerd-dst-headless.linkerd.svc.cluster.local:8086"'
@@ -28,70 +35,78 @@ outbound_http_balancer_endpoints{{endpoint_state="pending",parent_name="orders"}
 
 
 def test_what_a_page_says() -> None:
-    assert read_controllers(PAGE) == {"destination": Reading(1, 1, 1), "policy": Reading(0, 3, 2)}
+    assert sample_controllers(PAGE) == {"destination": ControllerSample(1, 1, 1), "policy": ControllerSample(0, 3, 2)}
 
 
 def test_a_controller_with_several_pods_is_connected_to_one_at_least() -> None:
     pending = f'control_policy_balancer_endpoints{{endpoint_state="pending",{POLICY}}} 2'
     ready = f'control_policy_balancer_endpoints{{endpoint_state="ready",{POLICY}}} 1'
-    assert read_controllers(f"{pending}\n{ready}\n") == {"policy": Reading(1, 0, 0)}
+    assert sample_controllers(f"{pending}\n{ready}\n") == {"policy": ControllerSample(1, 0, 0)}
 
 
 @pytest.mark.parametrize("page", ["", "control_identity_cert_refreshes_total 3\n", "<html>"])
 def test_a_page_that_does_not_mention_them(page: str) -> None:
-    assert read_controllers(page) == {}
-    assert Witnesses().see(read_controllers(page), 0.0).is_there(0.0) is None
+    assert sample_controllers(page) == {}
+    assert ControlPlaneHealth().observe(sample_controllers(page), 0.0).is_available(0.0) is None
 
 
-UP, DOWN = Reading(1, 5, 5), Reading(0, 5, 5)
+UP, DOWN = ControllerSample(1, 5, 5), ControllerSample(0, 5, 5)
 
 
-def seen(*looks: tuple[float, Reading]) -> Witness:
-    witness = Witness()
-    for now, reading in looks:
-        witness = witness.see(reading, now)
-    return witness
+def seen(*looks: tuple[float, ControllerSample]) -> ControllerHealth:
+    controller = ControllerHealth()
+    for now, sample in looks:
+        controller = controller.observe(sample, now)
+    return controller
 
 
-LOOKS: dict[str, tuple[list[tuple[float, Reading]], bool | None]] = {
+POLLS: dict[str, tuple[list[tuple[float, ControllerSample]], bool | None]] = {
     "connected": ([(0, UP)], True),
     "one look that finds no connection is not believed": ([(0, UP), (1, DOWN)], True),
     "two are": ([(0, UP), (1, DOWN), (2, DOWN)], False),
     "at the first look nobody knows yet": ([(0, DOWN)], None),
     "it may also begin so": ([(0, DOWN), (1, DOWN)], False),
     "one look that finds it again is believed": ([(0, UP), (1, DOWN), (2, DOWN), (3, UP)], True),
-    "a question is not answered yet": ([(0, UP), (5, Reading(1, 6, 5))], True),
+    "a question is not answered yet": ([(0, UP), (5, ControllerSample(1, 6, 5))], True),
     "nor the ones after it, for too long": (
-        [(0, UP), (5, Reading(1, 6, 5)), (10, Reading(1, 7, 5)), (15, Reading(1, 9, 5))], False),
+        [(0, UP), (5, ControllerSample(1, 6, 5)), (10, ControllerSample(1, 7, 5)), (15, ControllerSample(1, 9, 5))],
+        False,
+    ),
     "one answer will do": (
-        [(0, UP), (5, Reading(1, 6, 5)), (10, Reading(1, 7, 5)), (15, Reading(1, 9, 6))], True),
+        [(0, UP), (5, ControllerSample(1, 6, 5)), (10, ControllerSample(1, 7, 5)), (15, ControllerSample(1, 9, 6))],
+        True,
+    ),
     "a question that was taken back is not waited for": (
-        [(0, UP), (5, Reading(1, 6, 5)), (10, Reading(1, 6, 5)), (15, Reading(1, 6, 5))], True),
+        [(0, UP), (5, ControllerSample(1, 6, 5)), (10, ControllerSample(1, 6, 5)), (15, ControllerSample(1, 6, 5))],
+        True,
+    ),
     "questions and answers of another process": (
-        [(0, UP), (5, Reading(1, 6, 5)), (14, Reading(1, 7, 5)), (15, Reading(1, 2, 0))], True),
+        [(0, UP), (5, ControllerSample(1, 6, 5)), (14, ControllerSample(1, 7, 5)), (15, ControllerSample(1, 2, 0))],
+        True,
+    ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("looks", "is_there"), LOOKS.values(), ids=LOOKS)
-def test_one_controller(looks: list[tuple[float, Reading]], is_there: bool | None) -> None:
-    assert seen(*looks).is_there(looks[-1][0]) is is_there
+@pytest.mark.parametrize(("looks", "is_available"), POLLS.values(), ids=POLLS)
+def test_one_controller(looks: list[tuple[float, ControllerSample]], is_available: bool | None) -> None:
+    assert seen(*looks).is_available(looks[-1][0]) is is_available
 
 
 def test_both_are_needed() -> None:
-    both = Witnesses()
+    both = ControlPlaneHealth()
     for now in (0.0, 1.0):
-        both = both.see({"destination": UP, "policy": UP}, now)
-    assert both.is_there(1.0) is True and both.is_settled
+        both = both.observe({"destination": UP, "policy": UP}, now)
+    assert both.is_available(1.0) is True and both.is_settled
     for now in (2.0, 3.0):
-        both = both.see({"destination": UP, "policy": DOWN}, now)
+        both = both.observe({"destination": UP, "policy": DOWN}, now)
         assert not both.is_settled
-    assert both.is_there(3.0) is False
+    assert both.is_available(3.0) is False
 
 
 def test_what_a_page_does_not_mention_stays_as_it_was() -> None:
-    both = Witnesses().see({"destination": UP, "policy": DOWN}, 0.0).see({}, 1.0).see({}, 2.0)
-    assert both.is_there(2.0) is None  # of the one that was never there
-    assert both.see({"policy": UP}, 3.0).is_there(3.0) is True
+    both = ControlPlaneHealth().observe({"destination": UP, "policy": DOWN}, 0.0).observe({}, 1.0).observe({}, 2.0)
+    assert both.is_available(2.0) is None  # of the one that was never there
+    assert both.observe({"policy": UP}, 3.0).is_available(3.0) is True
 
 
 def test_the_proxy_asks_again_sooner_than_silence_is_believed() -> None:
@@ -120,17 +135,23 @@ CONNECTIONS: dict[str, tuple[list[Socket], int, int]] = {
 
 @pytest.mark.parametrize(("sockets", "destination", "policy"), CONNECTIONS.values(), ids=CONNECTIONS)
 def test_the_kernels_connections_tell_as_much_as_they_can(sockets: list[Socket], destination: int, policy: int) -> None:
-    found = read_connections(sockets, UID, **PLANE)
-    assert found == {"destination": Reading(destination, 0, 0), "policy": Reading(policy, 0, 0)}
+    found = sample_connections(sockets, UID, **PLANE)
+    assert found == {"destination": ControllerSample(destination, 0, 0), "policy": ControllerSample(policy, 0, 0)}
 
 
 def test_a_controller_whose_addresses_nobody_knows_is_left_out() -> None:
-    assert read_connections([socket("10.42.0.2", 8090)], UID, (), ("10.42.0.2",)) == {"policy": Reading(1, 0, 0)}
+    assert sample_connections([socket("10.42.0.2", 8090)], UID, (), ("10.42.0.2",)) == {
+        "policy": ControllerSample(1, 0, 0)
+    }
 
 
 def test_a_question_that_was_open_when_the_metrics_went_out_of_sight_makes_nobody_silent() -> None:
-    open_question = {name: Reading(1, 2, 1) for name in PLANE}
-    witnesses = Witnesses().see({name: Reading(1, 1, 1) for name in PLANE}, 0.0).see(open_question, 1.0)
+    open_question = {name: ControllerSample(1, 2, 1) for name in PLANE}
+    health = (
+        ControlPlaneHealth()
+        .observe({name: ControllerSample(1, 1, 1) for name in PLANE}, 0.0)
+        .observe(open_question, 1.0)
+    )
     for now in range(2, 60):
-        witnesses = witnesses.see({name: Reading(1, 0, 0) for name in PLANE}, float(now))
-        assert witnesses.is_there(float(now))
+        health = health.observe({name: ControllerSample(1, 0, 0) for name in PLANE}, float(now))
+        assert health.is_available(float(now))

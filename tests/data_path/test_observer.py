@@ -10,9 +10,9 @@ import trio
 import trio.testing
 
 from exclave.api.settings import FailurePolicy
-from exclave.data_path.assessment import Judgement, Reason, judge
-from exclave.data_path.control_plane import read_controllers
-from exclave.data_path.observer import TICK, Failing, open_failing
+from exclave.data_path.assessment import Assessment, DataPathFault, assess
+from exclave.data_path.control_plane import sample_controllers
+from exclave.data_path.observer import TICK, DataPathObserver, open_data_path
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
 from exclave.link.layout import ADMIN_PORT, instance_address
@@ -33,8 +33,8 @@ class Machine:
         self.identity: Any = SimpleNamespace(svid=Latest(SimpleNamespace(not_after=1e6)))
         self.proxy: Any = SimpleNamespace(ready=Latest("a"), instances=Latest(proxy.get("instances", {})), uid=UID)
 
-    def failing(self, now: Now = trio.current_time) -> Failing:
-        return Failing(self.membership, self.identity, self.proxy, now)
+    def data_path(self, now: Now = trio.current_time) -> DataPathObserver:
+        return DataPathObserver(self.membership, self.identity, self.proxy, now)
 
 
 class Metrics:
@@ -66,9 +66,9 @@ class Metrics:
                 await stream.send_all((http.send(head) or b"") + page)
 
 
-async def judged(failing: Failing, accept: Any) -> Judgement:
+async def judged(data_path: DataPathObserver, accept: Any) -> Assessment:
     with trio.fail_after(10 * LONGEST_NAP):
-        return await failing.judgement.wait_for(accept)
+        return await data_path.assessment.wait_for(accept)
 
 
 # Judging, in virtual time.
@@ -78,18 +78,18 @@ async def test_it_is_judged_at_every_change_and_by_the_clock(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Machine()
-    failing = machine.failing()
+    data_path = machine.data_path()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(failing.keep_judging)
-        await judged(failing, lambda found: found.is_steady)
+        nursery.start_soon(data_path.run_assessment)
+        await judged(data_path, lambda found: found.is_steady)
         machine.proxy.ready.set(None)
         began = trio.current_time()
-        await judged(failing, lambda found: found.reason is Reason.PROXY_AWAY)
+        await judged(data_path, lambda found: found.reason is DataPathFault.PROXY_AWAY)
         assert trio.current_time() == began
-        await judged(failing, lambda found: found.is_failing and found.outbound_open)
+        await judged(data_path, lambda found: found.is_failing and found.outbound_open)
         assert AFTER <= trio.current_time() - began <= AFTER + TICK
         machine.proxy.ready.set("a")
-        await judged(failing, lambda found: found.is_steady)
+        await judged(data_path, lambda found: found.is_steady)
         nursery.cancel_scope.cancel()
     assert [message.partition("] ")[0] for message in caplog.messages] == [
         "data path: [outbound=closed inbound=closed failing=False why=proxy-away",
@@ -102,12 +102,12 @@ async def test_the_way_back_is_logged_too(
 ) -> None:
     caplog.set_level("INFO")
     machine = Machine()
-    failing = machine.failing()
-    failing.judge_now()
+    data_path = machine.data_path()
+    data_path.assess_now()
     machine.proxy.ready.set(None)
-    failing.judge_now()
+    data_path.assess_now()
     machine.proxy.ready.set("a")
-    failing.judge_now()
+    data_path.assess_now()
     assert caplog.messages[-1] == "data path: [outbound=closed inbound=closed failing=False why=none]"
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
@@ -115,11 +115,11 @@ async def test_the_way_back_is_logged_too(
 async def test_a_certificate_ends_by_the_clock_alone(autojump_clock: trio.testing.MockClock) -> None:
     machine = Machine()
     machine.identity.svid.set(SimpleNamespace(not_after=trio.current_time() + 200))
-    failing = machine.failing()
+    data_path = machine.data_path()
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(failing.keep_judging)
-        await judged(failing, lambda found: found.reason is Reason.CERTIFICATE_ENDED)
+        nursery.start_soon(data_path.run_assessment)
+        await judged(data_path, lambda found: found.reason is DataPathFault.CERTIFICATE_ENDED)
         assert trio.current_time() - began == 200
         nursery.cancel_scope.cancel()
 
@@ -131,9 +131,9 @@ async def test_nothing_is_awake_while_all_is_well(autojump_clock: trio.testing.M
         asked.append(trio.current_time())
         return asked[-1]
 
-    failing = Machine().failing(now)
+    data_path = Machine().data_path(now)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(failing.keep_judging)
+        nursery.start_soon(data_path.run_assessment)
         await trio.sleep(10 * LONGEST_NAP)
         nursery.cancel_scope.cancel()
     assert len(set(asked)) <= 11
@@ -142,18 +142,18 @@ async def test_nothing_is_awake_while_all_is_well(autojump_clock: trio.testing.M
 async def test_a_proxy_that_was_adopted_fails_if_it_never_answers(autojump_clock: trio.testing.MockClock) -> None:
     machine = Machine(instances={"a": SimpleNamespace(is_adopted=True)})
     machine.proxy.ready.set(None)
-    failing = machine.failing()
+    data_path = machine.data_path()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(failing.keep_judging)
-        await judged(failing, lambda found: found.is_failing)
+        nursery.start_soon(data_path.run_assessment)
+        await judged(data_path, lambda found: found.is_failing)
         nursery.cancel_scope.cancel()
 
 
 async def test_rules_that_the_kernel_does_not_take_are_a_loss(autojump_clock: trio.testing.MockClock) -> None:
-    failing = Machine().failing()
-    failing.judge_now()
-    failing.rules.set(False)
-    assert failing.judge_now().reason is Reason.RULES_REFUSED
+    data_path = Machine().data_path()
+    data_path.assess_now()
+    data_path.rules.set(False)
+    assert data_path.assess_now().reason is DataPathFault.RULES_REFUSED
 
 
 # Looking, with a real admin server.
@@ -175,14 +175,14 @@ def with_admin_server(test: Any) -> Any:
 @pytest.mark.root
 @with_admin_server
 async def test_linkerd_going_away_opens_outbound_and_coming_back_closes_it(metrics: Metrics, machine: Machine) -> None:
-    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
-        await failing.lookups.wait_for(lambda found: found is True)
+    async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
+        await data_path.lookups.wait_for(lambda found: found is True)
         metrics.ready = 0
-        await judged(failing, lambda found: found.reason is Reason.CONTROL_PLANE_AWAY)
-        found = await judged(failing, lambda found: found.outbound_open)
+        await judged(data_path, lambda found: found.reason is DataPathFault.CONTROL_PLANE_AWAY)
+        found = await judged(data_path, lambda found: found.outbound_open)
         assert found.is_steady and not found.is_failing
         metrics.ready = 1
-        await judged(failing, lambda found: found.reason is None)
+        await judged(data_path, lambda found: found.reason is None)
 
 
 @pytest.mark.root
@@ -192,8 +192,8 @@ async def test_linkerd_away_from_the_start_opens_outbound_at_the_second_look(
 ) -> None:
     metrics.ready = 0
     machine.membership.settings.set(make_settings(failure=FailurePolicy(3600.0)))  # that is not waited for
-    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
-        await judged(failing, lambda found: found.outbound_open)
+    async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
+        await judged(data_path, lambda found: found.outbound_open)
         assert metrics.looks == 2
 
 
@@ -201,11 +201,11 @@ async def test_linkerd_away_from_the_start_opens_outbound_at_the_second_look(
 @with_admin_server
 async def test_a_proxy_that_does_not_answer_says_nothing_about_linkerd(metrics: Metrics, machine: Machine) -> None:
     machine.proxy.ready.set("b")  # nobody is there
-    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
+    async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
         await trio.testing.wait_all_tasks_blocked(0.3)
-        assert failing.lookups.value is None
+        assert data_path.lookups.value is None
         machine.proxy.ready.set("a")
-        await failing.lookups.wait_for(lambda found: found is True)
+        await data_path.lookups.wait_for(lambda found: found is True)
 
 
 @pytest.mark.root
@@ -214,11 +214,13 @@ async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
     metrics: Metrics, machine: Machine
 ) -> None:
     metrics.status = 403
-    async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
-        found = await judged(failing, lambda found: found.reason is Reason.CONTROL_PLANE_AWAY)  # there are none
+    async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
+        found = await judged(
+            data_path, lambda found: found.reason is DataPathFault.CONTROL_PLANE_AWAY
+        )  # there are none
         assert found.outbound_open
         metrics.status = 200
-        await judged(failing, lambda found: found.reason is None)
+        await judged(data_path, lambda found: found.reason is None)
 
 
 # What falls over comes back.
@@ -228,9 +230,9 @@ async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
 @with_admin_server
 async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, machine: Machine) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        calls = falling_over_once(patched, "exclave.data_path.observer.read_controllers", read_controllers)
-        async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
-            await failing.lookups.wait_for(lambda found: found is True)
+        calls = falling_over_once(patched, "exclave.data_path.observer.sample_controllers", sample_controllers)
+        async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
+            await data_path.lookups.wait_for(lambda found: found is True)
             assert len(calls) == 2
 
 
@@ -239,8 +241,8 @@ async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, 
 async def test_a_judgement_that_falls_over_is_made_again() -> None:
     machine = Machine(after=0.5)
     with pytest.MonkeyPatch.context() as patched:
-        async with open_failing(machine.membership, machine.identity, machine.proxy, trio.current_time) as failing:
-            calls = falling_over_once(patched, "exclave.data_path.observer.judge", judge)
+        async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
+            calls = falling_over_once(patched, "exclave.data_path.observer.assess", assess)
             machine.proxy.ready.set(None)
-            await judged(failing, lambda found: found.outbound_open)
+            await judged(data_path, lambda found: found.outbound_open)
             assert len(calls) >= 2

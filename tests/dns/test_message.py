@@ -12,21 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.dns.message import Reply, respond
-from exclave.dns.zone import Service, ip_address
+from exclave.dns.message import DnsReply, respond
+from exclave.dns.zone import HeadlessService, ip_address
 
 NAME = "linkerd-dst-headless.linkerd.svc.cluster.local."
 
 
-def service(pods: int) -> tuple[Service, ...]:
-    return (Service(dns.name.from_text(NAME), 8086, tuple(ip_address(f"10.42.0.{n}") for n in range(1, pods + 1))),)
+def service(pods: int) -> tuple[HeadlessService, ...]:
+    return (
+        HeadlessService(dns.name.from_text(NAME), 8086, tuple(ip_address(f"10.42.0.{n}") for n in range(1, pods + 1))),
+    )
 
 
 def query(name: str = NAME, kind: str = "SRV", **options: object) -> bytes:
     return dns.message.make_query(name, kind, **options).to_wire()  # type: ignore[arg-type]
 
 
-def read(reply: Reply | None) -> dns.message.Message:
+def read(reply: DnsReply | None) -> dns.message.Message:
     assert reply is not None
     return dns.message.from_wire(reply.wire)
 

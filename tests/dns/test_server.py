@@ -19,7 +19,7 @@ import trio.testing
 
 from exclave.api.settings import Settings, render_settings
 from exclave.dns.message import respond
-from exclave.dns.server import CONNECTIONS, PORT, DnsStub, open_dns
+from exclave.dns.server import MAX_CONNECTIONS, PORT, DnsStub, open_dns
 from exclave.dns.zone import control_plane_services
 from exclave.errors import Fault, HostError
 from exclave.kit.tasks.latest import Latest
@@ -34,7 +34,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "agent"
 
 STUB = """
 import sys, trio
-from exclave.dns import open_dns
+from exclave.dns.server import open_dns
 from exclave.kit.tasks.latest import Latest
 from exclave.api.settings import parse_settings
 
@@ -133,7 +133,7 @@ async def test_it_listens_on_its_own_address_only() -> None:
 @pytest.mark.root
 async def test_more_connections_than_two_proxies_need_are_closed() -> None:
     async with open_dns(HERE, Latest[Settings | None](make_settings())):
-        streams = [await trio.open_tcp_stream(HERE, PORT) for _ in range(CONNECTIONS + 1)]
+        streams = [await trio.open_tcp_stream(HERE, PORT) for _ in range(MAX_CONNECTIONS + 1)]
         assert await streams[-1].receive_some() == b""
         for stream in streams:
             await stream.aclose()

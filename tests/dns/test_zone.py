@@ -6,7 +6,7 @@ import dns.rdatatype
 import pytest
 
 from exclave.api.settings import ControlPlane, GroupSpec, LinkerdSettings, Settings
-from exclave.dns.zone import Service, control_plane_services, look_up
+from exclave.dns.zone import HeadlessService, answer_from_zone, control_plane_services
 
 DESTINATION = "linkerd-dst-headless.linkerd.svc.cluster.local."
 POLICY = "linkerd-policy.linkerd.svc.cluster.local."
@@ -27,8 +27,8 @@ def make_settings(
 SERVICES = control_plane_services(make_settings(("10.42.0.5", "fd00:42::5"), ()))
 
 
-def ask(name: str, kind: str, services: tuple[Service, ...] | None = SERVICES) -> tuple[str, list[str]]:
-    found = look_up(services, dns.name.from_text(name), dns.rdatatype.from_text(kind))
+def ask(name: str, kind: str, services: tuple[HeadlessService, ...] | None = SERVICES) -> tuple[str, list[str]]:
+    found = answer_from_zone(services, dns.name.from_text(name), dns.rdatatype.from_text(kind))
     lines = [f"{record.rdtype.name} {rdata}" for record in found.answer for rdata in record]
     lines += [f"authority {record.rdtype.name} {record.ttl}" for record in found.authority]
     lines += [f"additional {record.rdtype.name} {rdata}" for record in found.additional for rdata in record]
@@ -100,9 +100,9 @@ def test_names_follow_the_meshs_own_settings() -> None:
 
 
 def test_answers_may_be_kept_for_five_seconds_whatever_they_are() -> None:
-    found = look_up(SERVICES, dns.name.from_text(DESTINATION), dns.rdatatype.SRV)
+    found = answer_from_zone(SERVICES, dns.name.from_text(DESTINATION), dns.rdatatype.SRV)
     assert {record.ttl for record in (*found.answer, *found.additional)} == {5}
-    nothing = look_up(SERVICES, dns.name.from_text(POLICY), dns.rdatatype.A)
+    nothing = answer_from_zone(SERVICES, dns.name.from_text(POLICY), dns.rdatatype.A)
     (soa,) = nothing.authority
     assert (soa.ttl, soa[0].minimum) == (5, 5)  # type: ignore[attr-defined]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from exclave.api.member import Issued
-from exclave.identity.foreign import foreign_keys, tell_foreign
+from exclave.identity.foreign import describe_foreign, foreign_keys
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_keys_of_others(issued: str, own: str, foreign: str) -> None:
 
 
 def test_they_are_told_with_serial_and_time() -> None:
-    assert tell_foreign(()) is None
-    assert tell_foreign([Issued("7a", "k", "2027-01-15T08:00:00Z"), Issued("7b", "k", "2027-01-15T09:00:00Z")]) == (
+    assert describe_foreign(()) is None
+    assert describe_foreign([Issued("7a", "k", "2027-01-15T08:00:00Z"), Issued("7b", "k", "2027-01-15T09:00:00Z")]) == (
         "certificates were signed as this member for keys that this machine never had: 7a at 2027-01-15T08:00:00Z, "
         "7b at 2027-01-15T09:00:00Z"
     )

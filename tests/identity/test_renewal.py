@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.identity.renewal import FIRST_RETRIES, ISSUER_SPREAD, Stored, renew_after_issuer_change, renew_at, retries
+from exclave.identity.renewal import (
+    FIRST_RETRIES,
+    ISSUER_SPREAD,
+    StoredSvid,
+    renew_after_issuer_change,
+    renew_at,
+    retries,
+)
 from exclave.identity.svid import Svid
 
 RECEIVED = 1_800_000_000.0
@@ -12,10 +19,10 @@ lives = st.floats(10, 90 * 86400)
 draws = st.floats(0, 1, exclude_max=True)
 
 
-def stored(life: float, draw: float) -> Stored:
+def stored(life: float, draw: float) -> StoredSvid:
     ends = RECEIVED + life
     svid = Svid("spiffe://d/ns/n/sa/s", "s.n", (b"",), b"", RECEIVED - 10, ends, 1, "")
-    return Stored(svid, RECEIVED, renew_at(RECEIVED, ends, draw))
+    return StoredSvid(svid, RECEIVED, renew_at(RECEIVED, ends, draw))
 
 
 @given(lives, draws)

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from exclave.api.csr import key_sha256
 from exclave.errors import Fault, HostError
 from exclave.identity.storage import (
-    KEPT_KEYS,
     NEXT_KEY,
+    RECORDED_KEYS,
     SVID,
     forget_next_key,
     generate_key,
@@ -82,7 +82,7 @@ def test_a_machine_remembers_which_keys_it_has_had_of_late(tmp_path: Path) -> No
     store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
     store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
     assert own_keys(tmp_path) == {named(KEY), named(OTHER_KEY)}
-    keys = [generate_key() for _ in range(KEPT_KEYS)]
+    keys = [generate_key() for _ in range(RECORDED_KEYS)]
     for key in keys:
         store_svid(tmp_path, "chain", key, 0.0, 1.0)
     assert own_keys(tmp_path) == {named(key) for key in keys}

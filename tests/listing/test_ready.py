@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.data_path.assessment import Judgement, Reason
+from exclave.data_path.assessment import Assessment, DataPathFault
 from exclave.listing.ready import (
     Effect,
     Facts,
@@ -27,7 +27,7 @@ STARTING = Facts(
     certificate=True,
     proxy=False,
     rules=False,
-    judgement=Judgement(),
+    assessment=Assessment(),
     was_whole=False,
     ports=frozenset({8080}),
     probes=(PASSING,),
@@ -36,16 +36,16 @@ STARTING = Facts(
     workload="uid-1",
     is_live=True,
 )
-WHOLE = replace(STARTING, proxy=True, rules=True, judgement=Judgement(is_steady=True), was_whole=True)
+WHOLE = replace(STARTING, proxy=True, rules=True, assessment=Assessment(is_steady=True), was_whole=True)
 SERVING = replace(WHOLE, serving=True, data_path="meshed")
 LISTED = replace(SERVING, listed=frozenset({8080}))
 
-LOST = Judgement(reason=Reason.PROXY_AWAY, message="no proxy is ready")
+LOST = Assessment(reason=DataPathFault.PROXY_AWAY, message="no proxy is ready")
 FAILED = replace(LOST, is_failing=True, outbound_open=True)
-AWAY = Judgement(is_steady=True, reason=Reason.CONTROL_PLANE_AWAY, message="Linkerd is away")
+AWAY = Assessment(is_steady=True, reason=DataPathFault.CONTROL_PLANE_AWAY, message="Linkerd is away")
 OPENED = replace(AWAY, outbound_open=True)
-HELD = Judgement(reason=Reason.UNSTEADY, message="the data path comes and goes")
-GONE = replace(LISTED, proxy=False, judgement=LOST)
+HELD = Assessment(reason=DataPathFault.UNSTEADY, message="the data path comes and goes")
+GONE = replace(LISTED, proxy=False, assessment=LOST)
 
 READY = Verdict(True, "Ready", "certificate, proxy and rules stand, and the probes pass")
 UNLISTED = Verdict(False, "NotServing", "the ports are not listed yet")
@@ -98,7 +98,7 @@ CASES: dict[str, Case] = {
         (SetReady(READY),),
     ),
     "what is worse explains more": (
-        replace(LISTED, refusal="nobody may ask", judgement=AWAY),
+        replace(LISTED, refusal="nobody may ask", assessment=AWAY),
         told(READY),
         (SetReady(replace(READY, message=f"{READY.message}; but Linkerd is away", note="control-plane-away meshed")),),
     ),
@@ -142,7 +142,7 @@ CASES: dict[str, Case] = {
         (not_ready("NotServing", "missing: rules"),),
     ),
     "a proxy lost for longer costs the ports, and outbound opens": (
-        replace(GONE, judgement=FAILED),
+        replace(GONE, assessment=FAILED),
         told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
         (
             not_ready("NotServing", "no proxy is ready", "proxy-away outbound-open"),
@@ -150,22 +150,22 @@ CASES: dict[str, Case] = {
         ),
     ),
     "a group that keeps outbound closed says so": (
-        replace(GONE, judgement=replace(FAILED, outbound_open=False)),
+        replace(GONE, assessment=replace(FAILED, outbound_open=False)),
         told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away down")),
         (SetServing(False, "down", "no proxy is ready"),),
     ),
     "what has failed gets nothing back before it has held": (
-        replace(WHOLE, data_path="outbound-open", judgement=replace(FAILED, reason=Reason.UNSTEADY)),
+        replace(WHOLE, data_path="outbound-open", assessment=replace(FAILED, reason=DataPathFault.UNSTEADY)),
         told(Verdict(False, "NotServing", "no proxy is ready", "data-path-unsteady outbound-open")),
         (),
     ),
     "a proxy that comes and goes keeps its ports and gets no readiness before it has held": (
-        replace(LISTED, judgement=HELD),
+        replace(LISTED, assessment=HELD),
         told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
         (not_ready("NotServing", "the data path comes and goes", "data-path-unsteady meshed"),),
     ),
     "Linkerd away costs nothing, and is told": (
-        replace(LISTED, judgement=AWAY),
+        replace(LISTED, assessment=AWAY),
         told(READY),
         (SetReady(Verdict(True, "Ready", f"{READY.message}; but Linkerd is away", "control-plane-away meshed")),),
     ),
@@ -175,7 +175,7 @@ CASES: dict[str, Case] = {
         (SetReady(Verdict(True, "Ready", f"{READY.message}; but 10.77.0.20 stays", "address-kept")),),
     ),
     "both at once": (
-        replace(LISTED, kept="10.77.0.20 stays", judgement=AWAY),
+        replace(LISTED, kept="10.77.0.20 stays", assessment=AWAY),
         told(Verdict(True, "Ready", READY.message, "address-kept")),
         (
             SetReady(
@@ -189,7 +189,7 @@ CASES: dict[str, Case] = {
         ),
     ),
     "Linkerd away for longer opens outbound, and pods still may come": (
-        replace(LISTED, judgement=OPENED),
+        replace(LISTED, assessment=OPENED),
         told(Verdict(True, "Ready", READY.message, "control-plane-away meshed")),
         (
             SetServing(True, "outbound-open", "Linkerd is away"),
@@ -221,7 +221,7 @@ FACTS = some.builds(
     certificate=some.booleans(),
     proxy=some.booleans(),
     rules=some.booleans(),
-    judgement=some.sampled_from([Judgement(), Judgement(is_steady=True), LOST, FAILED, AWAY, OPENED, HELD]),
+    assessment=some.sampled_from([Assessment(), Assessment(is_steady=True), LOST, FAILED, AWAY, OPENED, HELD]),
     was_whole=some.booleans(),
     ports=some.frozensets(some.sampled_from([80, 8080]), max_size=2),
     probes=some.lists(some.sampled_from([PASSING, FAILING]), max_size=2).map(tuple),

@@ -18,7 +18,7 @@ from exclave.api.settings import FailurePolicy, Probe
 from exclave.cluster.watch_events import Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.stage import Confirmation, Stage
-from exclave.data_path.observer import Failing
+from exclave.data_path.observer import DataPathObserver
 from exclave.ending import Ending, EndingSwitch
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import decide
@@ -77,14 +77,14 @@ class World:
                 nursery.start_soon(self._note, MEMBERS)
                 self.membership = membership
                 async with self._open(membership) as listing:
-                    nursery.start_soon(self.failing.keep_judging)
+                    nursery.start_soon(self.data_path.run_assessment)
                     yield listing
                 self._line("rules may go")
             nursery.cancel_scope.cancel()
 
     def _open(self, membership: Membership) -> Any:
-        self.failing = Failing(membership, self.identity, self.proxy, virtual_now)
-        parts = (membership, self.identity, self.proxy, self.redirect, self.failing, self.confirming)
+        self.data_path = DataPathObserver(membership, self.identity, self.proxy, virtual_now)
+        parts = (membership, self.identity, self.proxy, self.redirect, self.data_path, self.confirming)
         return open_listing(ListingConfig(10.0), *parts, self.endings, virtual_now)
 
     async def _control(self) -> None:

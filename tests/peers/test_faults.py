@@ -47,7 +47,7 @@ from exclave.cluster.watch_events import Listed, Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.stage import Confirmation
 from exclave.controller.run import Place, open_controller
-from exclave.data_path.observer import Failing
+from exclave.data_path.observer import DataPathObserver
 from exclave.ending import EndingSwitch
 from exclave.identity.rotator import Identity, open_identity
 from exclave.join.join import join
@@ -344,11 +344,11 @@ async def open_scene(
         proxy = publishing(ready="a", instances=SERVING, refusal=None)
         redirect = publishing(observed=Observed(installed=True, instance="a"), wanted=WANTED, problem=None)
         redirect.in_place = True
-        failing, confirming = Failing(member, identity, proxy, WALL.now), publishing(view=Confirmation())
-        parts = identity, proxy, redirect, failing, confirming
+        data_path, confirming = DataPathObserver(member, identity, proxy, WALL.now), publishing(view=Confirmation())
+        parts = identity, proxy, redirect, data_path, confirming
         listing = await enter(open_listing(ListingConfig(10.0), member, *parts, endings, WALL.now))
         nursery = await enter(trio.open_nursery())
-        nursery.start_soon(failing.keep_judging)
+        nursery.start_soon(data_path.run_assessment)
         scene = Scene(kubernetes, first, nursery, cluster.admin, through, member, identity, listing)
         await nursery.start(scene.follow)
         nursery.start_soon(scene.note_listed)

@@ -6,27 +6,27 @@ import pytest
 
 from exclave.proxy.differences import Difference
 from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.published import REFUSAL, InstanceView, Views
+from exclave.proxy.published import ADMIN_DENIED, InstanceView, PublishedProxy
 from exclave.proxy.states import Event, State
 
 READY = InstanceView(State.STANDBY, 4711, "digest", is_ready=True)
-SILENT = InstanceView(State.STANDBY, 4712, "digest", trouble="proxy runs, and does not answer")
+SILENT = InstanceView(State.STANDBY, 4712, "digest", not_ready_because="proxy runs, and does not answer")
 
 
-def views() -> Views:
-    return Views(ProxyUser("nobody", 65534, 65534))
+def views() -> PublishedProxy:
+    return PublishedProxy(ProxyUser("nobody", 65534, 65534))
 
 
 def test_rules_make_the_instance_that_they_point_to_active_and_others_drain() -> None:
     proxy = views()
     for instance, state in (("a", State.ACTIVE), ("b", State.STANDBY)):
         proxy.change(instance, InstanceView(state, 4711, "digest"))  # type: ignore[arg-type]
-    proxy.see_rules("b")
+    proxy.observe_rules("b")
     assert {name: view.state for name, view in proxy.instances.value.items()} == {
         "a": State.DRAINING,
         "b": State.ACTIVE,
     }
-    proxy.see_rules(None)
+    proxy.observe_rules(None)
     assert {view.state for view in proxy.instances.value.values()} == {State.DRAINING}
 
 
@@ -91,16 +91,16 @@ def test_a_refusal_is_told_of_the_chosen_one_alone_and_logged_once(caplog: pytes
     proxy.choose("a")
     proxy.change("a", READY)
     caplog.clear()
-    proxy.change("b", replace(READY, is_refused=True))
+    proxy.change("b", replace(READY, is_admin_denied=True))
     assert proxy.refusal.value is None
     for _ in range(3):
-        proxy.change("a", replace(READY, is_refused=True))
-    assert (proxy.ready.value, proxy.refusal.value) == ("a", REFUSAL.format("a"))
+        proxy.change("a", replace(READY, is_admin_denied=True))
+    assert (proxy.ready.value, proxy.refusal.value) == ("a", ADMIN_DENIED.format("a"))
     proxy.choose("b")
-    assert proxy.refusal.value == REFUSAL.format("b")
+    assert proxy.refusal.value == ADMIN_DENIED.format("b")
     proxy.change("b", READY)
     assert proxy.refusal.value is None
     assert [message for message in caplog.messages if "chosen" not in message] == [
-        REFUSAL.format("a"),
+        ADMIN_DENIED.format("a"),
         "proxy: it lets itself be asked again",
     ]

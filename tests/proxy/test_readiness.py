@@ -12,8 +12,8 @@ import trio
 from exclave.identity.svid import Svid
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.published import InstanceView, Views
-from exclave.proxy.readiness import Watcher
+from exclave.proxy.published import InstanceView, PublishedProxy
+from exclave.proxy.readiness import ReadinessWatcher
 from exclave.proxy.ready import leaf_not_after
 from exclave.proxy.states import Effect, State
 from support.mesh import mesh
@@ -32,7 +32,7 @@ class Seen:
 
     def __init__(self, served: Admin | None, state: State) -> None:
         self._served = served
-        self.proxy = Views(ProxyUser("nobody", 65534, 65534))
+        self.proxy = PublishedProxy(ProxyUser("nobody", 65534, 65534))
         self.proxy.choose("a")
         self.proxy.change("a", InstanceView(state, 4711, "digest"))
         self.svid: Latest[Svid | None] = Latest(FIRST)
@@ -57,7 +57,7 @@ class Seen:
 
     async def watch(self) -> None:
         self._began = trio.current_time()
-        self.effects = await Watcher(self.proxy, "a", SERVER_NAME, self.svid, self._now).watch()
+        self.effects = await ReadinessWatcher(self.proxy, "a", SERVER_NAME, self.svid, self._now).watch()
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import trio
 
-from exclave.proxy.ready import Look, leaf_not_after, open_window, read_expiry, serves
+from exclave.proxy.ready import ProbeResult, is_serving, leaf_not_after, open_probe, read_expiry
 from support.mesh import mesh
 
 from .admin import EXPIRY, SERVER_NAME, admin
@@ -17,52 +17,59 @@ END = leaf_not_after(SVID)
 
 async def test_a_proxy_that_is_ready_shows_its_certificates_end() -> None:
     async with admin(200, f"# HELP x\ncontrol_{EXPIRY} {END}\n") as served:
-        async with open_window("127.0.0.1", served.port, SERVER_NAME) as window:
-            assert await window.look(with_metrics=True) == Look(True, END)
-            assert await window.look(with_metrics=False) == Look(True)
+        async with open_probe("127.0.0.1", served.port, SERVER_NAME) as probe:
+            assert await probe.query(with_metrics=True) == ProbeResult(True, END)
+            assert await probe.query(with_metrics=False) == ProbeResult(True)
     assert served.asked == ["/ready", "/metrics", "/ready"]
 
 
 async def test_metrics_are_not_asked_of_a_proxy_that_is_not_ready() -> None:
     async with admin(503, "") as served:
-        async with open_window("127.0.0.1", served.port, SERVER_NAME) as window:
-            assert await window.look(with_metrics=True) == Look(False)
+        async with open_probe("127.0.0.1", served.port, SERVER_NAME) as probe:
+            assert await probe.query(with_metrics=True) == ProbeResult(False)
     assert served.asked == ["/ready"]
 
 
-REFUSALS: dict[str, tuple[str, int, bool, Look]] = {
-    "a policy lets nobody ask": ("/ready /metrics", 403, True, Look(True, END, is_refused=True)),
-    "deny, before any policy has come": ("/ready /metrics", 404, True, Look(True, END, is_refused=True)),
-    "a limit of somebody's": ("/ready /metrics", 500, True, Look(True, END, is_refused=True)),
-    "routes that leave out the metrics": ("/metrics", 404, True, Look(True, END, is_refused=True)),
-    "refused, and nothing to serve yet": ("/ready /metrics", 403, False, Look(False, None, is_refused=True)),
+REFUSALS: dict[str, tuple[str, int, bool, ProbeResult]] = {
+    "a policy lets nobody ask": ("/ready /metrics", 403, True, ProbeResult(True, END, is_admin_denied=True)),
+    "deny, before any policy has come": ("/ready /metrics", 404, True, ProbeResult(True, END, is_admin_denied=True)),
+    "a limit of somebody's": ("/ready /metrics", 500, True, ProbeResult(True, END, is_admin_denied=True)),
+    "routes that leave out the metrics": ("/metrics", 404, True, ProbeResult(True, END, is_admin_denied=True)),
+    "refused, and nothing to serve yet": (
+        "/ready /metrics",
+        403,
+        False,
+        ProbeResult(False, None, is_admin_denied=True),
+    ),
 }
 
 
-@pytest.mark.parametrize(("paths", "status", "certified", "look"), REFUSALS.values(), ids=REFUSALS)
-async def test_one_that_refuses_is_seen_in_a_handshake(paths: str, status: int, certified: bool, look: Look) -> None:
+@pytest.mark.parametrize(("paths", "status", "certified", "result"), REFUSALS.values(), ids=REFUSALS)
+async def test_one_that_refuses_is_seen_in_a_handshake(
+    paths: str, status: int, certified: bool, result: ProbeResult
+) -> None:
     async with admin(200, f"control_{EXPIRY} 1\n") as served:
         served.refused, served.refusal = frozenset(paths.split()), status
         if certified:
             served.take(SVID)
-        async with open_window("127.0.0.1", served.port, SERVER_NAME) as window:
-            assert await window.look(with_metrics=True) == look
-    assert serves(look, SVID) == certified
+        async with open_probe("127.0.0.1", served.port, SERVER_NAME) as probe:
+            assert await probe.query(with_metrics=True) == result
+    assert is_serving(result, SVID) == certified
 
 
 async def test_a_handshake_is_not_needed_where_an_answer_is_given() -> None:
     for ready, wants in ((200, True), (200, False), (503, True)):
         async with admin(ready, f"control_{EXPIRY} {END}\n") as served:
-            async with open_window("127.0.0.1", served.port, SERVER_NAME) as window:
-                await window.look(with_metrics=wants)
+            async with open_probe("127.0.0.1", served.port, SERVER_NAME) as probe:
+                await probe.query(with_metrics=wants)
         assert served.handshakes == 0
 
 
 async def test_nobody_there_is_no_answer() -> None:
     async with admin(200, "") as served:
         port = served.port
-    async with open_window("127.0.0.1", port, SERVER_NAME) as window:
-        assert await window.look(with_metrics=True) is None
+    async with open_probe("127.0.0.1", port, SERVER_NAME) as probe:
+        assert await probe.query(with_metrics=True) is None
 
 
 async def hang(_: trio.SocketStream) -> None:
@@ -72,8 +79,8 @@ async def hang(_: trio.SocketStream) -> None:
 async def test_one_that_hangs_is_no_answer(autojump_clock: object) -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, hang, 0)
-        async with open_window("127.0.0.1", listeners[0].socket.getsockname()[1], SERVER_NAME) as window:
-            assert await window.look(with_metrics=True) is None
+        async with open_probe("127.0.0.1", listeners[0].socket.getsockname()[1], SERVER_NAME) as probe:
+            assert await probe.query(with_metrics=True) is None
         nursery.cancel_scope.cancel()
 
 
@@ -96,11 +103,11 @@ def test_the_certificates_end_in_a_metrics_text(metrics: str, end: float | None)
 
 
 def test_a_proxy_serves_ours_only_if_it_shows_the_end_of_ours() -> None:
-    assert serves(Look(True, END), SVID)
-    assert not serves(Look(True, END + 60), SVID)
-    assert not serves(Look(True), SVID)
-    assert not serves(Look(False, END), SVID)
-    assert not serves(Look(True, END), None)
+    assert is_serving(ProbeResult(True, END), SVID)
+    assert not is_serving(ProbeResult(True, END + 60), SVID)
+    assert not is_serving(ProbeResult(True), SVID)
+    assert not is_serving(ProbeResult(False, END), SVID)
+    assert not is_serving(ProbeResult(True, END), None)
 
 
 def test_the_end_is_the_leafs_even_where_the_chains_comes_first() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.proxy.states import TABLE, Effect, Event, State, next_step
+from exclave.proxy.states import TABLE, Effect, Event, State, transition
 
 LIVES = {
     "it starts, is certified, has traffic, and is told to end": (
@@ -38,21 +38,21 @@ LIVES = {
 def test_a_life(events: list[Event], words: list[str]) -> None:
     state, met = State.ABSENT, []
     for event in events:
-        state = next_step(state, event).state
+        state = transition(state, event).state
         met.append(state.word)
     assert met == words
 
 
 @given(st.sampled_from(State), st.sampled_from(Event))
 def test_an_event_outside_the_table_changes_nothing(state: State, event: Event) -> None:
-    step = next_step(state, event)
+    step = transition(state, event)
     if (state, event) not in TABLE:
         assert (step.state, step.effects) == (state, ())
 
 
 @given(st.sampled_from([state for state in State if state is not State.ABSENT]))
 def test_whatever_it_was_one_that_exits_is_absent_and_nothing_is_sent(state: State) -> None:
-    step = next_step(state, Event.EXITED)
+    step = transition(state, Event.EXITED)
     assert (step.state, step.effects) == (State.ABSENT, ())
 
 
@@ -60,7 +60,7 @@ def test_whatever_it_was_one_that_exits_is_absent_and_nothing_is_sent(state: Sta
 def test_a_signal_is_sent_once_and_killing_comes_after_asking(events: list[Event]) -> None:
     state, sent = State.ABSENT, []
     for event in events:
-        step = next_step(state, event)
+        step = transition(state, event)
         sent += step.effects
         if step.state is State.ABSENT:
             assert sent[:1] in ([], [Effect.TERMINATE])

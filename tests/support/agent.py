@@ -112,7 +112,7 @@ async def obey(proxy: Proxy, keys: Keys, svid: Latest[Svid | None], settings: La
                     group = replace(keys.settings.group, inbound_policy="deny")
                     settings.set(replace(keys.settings, group=group))
                 elif word == "rules":
-                    proxy.see_rules(None if argument == "none" else argument)  # type: ignore[arg-type]
+                    proxy.observe_rules(None if argument == "none" else argument)  # type: ignore[arg-type]
                 elif word == "standby":
                     try:
                         await proxy.start_standby()

@@ -29,7 +29,7 @@ from exclave.api.settings import Port, Settings  # noqa: E402
 from exclave.config import ProxyConfig, RedirectConfig  # noqa: E402
 from exclave.confirm.confirm import open_confirm  # noqa: E402
 from exclave.daemon.wanted_rules import open_steering  # noqa: E402
-from exclave.data_path.observer import open_failing  # noqa: E402
+from exclave.data_path.observer import open_data_path  # noqa: E402
 from exclave.dns.server import open_dns  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
 from exclave.identity.svid import Svid  # noqa: E402
@@ -57,7 +57,7 @@ async def show(proxy: Proxy, redirect: Redirect, swap: Swap) -> None:
             views = proxy.instances.value.items()
             say(
                 instances={
-                    name: {"state": view.state.word, "pid": view.pid, "refused": view.is_refused}
+                    name: {"state": view.state.word, "pid": view.pid, "refused": view.is_admin_denied}
                     for name, view in views
                 },
                 chosen=proxy.chosen.value,
@@ -77,7 +77,7 @@ async def show(proxy: Proxy, redirect: Redirect, swap: Swap) -> None:
 
 async def show_rules(redirect: Redirect, proxy: Proxy) -> None:
     async for observed in redirect.observed.changes():
-        proxy.see_rules(observed.instance)
+        proxy.observe_rules(observed.instance)
 
 
 async def die(swap: Swap, step: str) -> None:
@@ -86,7 +86,7 @@ async def die(swap: Swap, step: str) -> None:
 
 
 async def ask(swap: Swap, forced: bool) -> None:
-    outcome = await swap.ask(forced=forced)
+    outcome = await swap.request(forced=forced)
     error = outcome.error
     say(
         outcome={"from": outcome.old, "to": outcome.new, "reason": outcome.reason.value, "took": outcome.took},
@@ -139,11 +139,11 @@ async def run(told: dict[str, Any]) -> None:
             proxy_door = open_proxy(
                 config, runtime, membership, identity, api.path, names.address, await find_active(), endings, time.time
             )
-            async with proxy_door as proxy, open_failing(membership, identity, proxy, time.time) as failing:
+            async with proxy_door as proxy, open_data_path(membership, identity, proxy, time.time) as data_path:
                 async with (
                     open_confirm(runtime, membership, None) as confirming,
                     open_steering(
-                        RedirectConfig(), membership, proxy, failing, confirming, SERVERS, await find_active()
+                        RedirectConfig(), membership, proxy, data_path, confirming, SERVERS, await find_active()
                     ) as steering,
                 ):
                     async with open_redirect(steering.policy, runtime, endings) as redirect:

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from exclave.swap.swap import Step
+from exclave.swap.swap import SwapPhase
 from support.swap_lab import Lab, is_alone, open_lab
 
 pytestmark = pytest.mark.root
@@ -22,7 +22,7 @@ AFTERWARDS: dict[str, str] = {
 
 
 def test_every_step_is_in_the_matrix() -> None:
-    assert list(AFTERWARDS) == [step.name for step in Step]
+    assert list(AFTERWARDS) == [step.name for step in SwapPhase]
 
 
 async def rules(lab: Lab) -> str:

@@ -71,8 +71,8 @@ async def test_the_old_one_is_ended_at_the_bound_though_a_connection_is_kept() -
         for way, load in loads.items():
             (failure,) = load.figures["failures"]
             # Ended between two requests, announced or not; whoever had just sent the next one meets a reset.
-            ends = ("kept: NotConnected", "kept: RemoteDisconnected", "kept: ConnectionResetError")
-            assert failure.startswith(ends), way
+            exit_messages = ("kept: NotConnected", "kept: RemoteDisconnected", "kept: ConnectionResetError")
+            assert failure.startswith(exit_messages), way
 
 
 async def test_somebody_who_insists_does_not_wait_for_what_drains() -> None:

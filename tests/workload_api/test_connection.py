@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exclave.workload_api.connection import MOST_SILENCE, MOST_STREAMS, Connection
-from exclave.workload_api.wire import FETCH_X509_SVID, MessageReader, Refusal, Status, frame_message
+from exclave.workload_api.connection import MAX_STREAMS, MAX_UNFRAMED, WorkloadConnection
+from exclave.workload_api.wire import FETCH_X509_SVID, MessageReader, RpcStatus, StatusCode, frame_message
 
 CALL = [
     (":method", "POST"),
@@ -28,7 +28,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 class Client:
     """h2 as a client of one Connection, and what came back by stream."""
 
-    def __init__(self, connection: Connection, window: int | None = None) -> None:
+    def __init__(self, connection: WorkloadConnection, window: int | None = None) -> None:
         self.connection = connection
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         if window is not None:
@@ -49,7 +49,7 @@ class Client:
             out = self.h2.data_to_send()
             if out:
                 self.connection.receive(out)
-            back = self.connection.take()
+            back = self.connection.data_to_send()
             if back:
                 for event in self.h2.receive_data(back):
                     self._note(event)
@@ -84,8 +84,8 @@ class Client:
         return any(isinstance(event, kind) for event in self.events)
 
 
-def serving(response: bytes = b"first") -> Connection:
-    connection = Connection()
+def serving(response: bytes = b"first") -> WorkloadConnection:
+    connection = WorkloadConnection()
     connection.publish(response)
     return connection
 
@@ -103,7 +103,7 @@ def test_a_call_gets_the_newest_response_and_stays_open_for_the_next() -> None:
 
 
 def test_a_call_before_there_is_a_response_waits_without_a_word() -> None:
-    connection = Connection()
+    connection = WorkloadConnection()
     client = Client(connection)
     stream = client.call()
     assert stream not in client.headers and connection.streams == 1
@@ -239,8 +239,8 @@ def test_a_call_that_is_refused_ends_and_the_connection_lives(
 
 
 def test_one_who_is_not_the_proxy_is_refused_whatever_it_asks() -> None:
-    connection = Connection(
-        Refusal(Status.PERMISSION_DENIED, "user 7 is not the proxy's, and only the proxy is served")
+    connection = WorkloadConnection(
+        RpcStatus(StatusCode.PERMISSION_DENIED, "user 7 is not the proxy's, and only the proxy is served")
     )
     connection.publish(b"secret")
     client = Client(connection)
@@ -252,15 +252,15 @@ def test_one_who_is_not_the_proxy_is_refused_whatever_it_asks() -> None:
 def test_more_calls_than_a_proxy_makes_are_announced_and_refused() -> None:
     connection = serving()
     client = Client(connection)
-    for _ in range(MOST_STREAMS):
+    for _ in range(MAX_STREAMS):
         client.call()
-    assert client.h2.remote_settings.max_concurrent_streams == MOST_STREAMS
+    assert client.h2.remote_settings.max_concurrent_streams == MAX_STREAMS
     with pytest.raises(h2.exceptions.TooManyStreamsError):
         client.call()
 
 
 def test_stopping_ends_calls_as_unavailable_so_that_the_client_comes_again() -> None:
-    connection, waiting = serving(), Connection()
+    connection, waiting = serving(), WorkloadConnection()
     for one in (connection, waiting):
         client = Client(one)
         stream = client.call()
@@ -307,7 +307,7 @@ def test_bytes_that_never_become_a_frame_are_not_collected_for_ever() -> None:
     connection = serving()
     connection.receive(PREFACE + b"\0\0\0\x04\0\0\0\0\0")
     connection.receive(b"\xff\xff\xff\0\0\0\0\0\x01")  # a frame of 16 MiB begins
-    for _ in range(MOST_SILENCE // 4096 + 1):
+    for _ in range(MAX_UNFRAMED // 4096 + 1):
         connection.receive(b"\0" * 4096)
     assert connection.is_over
 
@@ -320,9 +320,9 @@ def test_any_bytes_raise_nothing_in_the_middle_of_a_call_or_at_once(content: byt
         Client(connection).call()
     connection.receive(content)
     connection.publish(b"second")
-    connection.take()
+    connection.data_to_send()
     connection.close()
-    connection.take()
+    connection.data_to_send()
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -343,7 +343,7 @@ def test_an_honest_conversation_with_bytes_changed_raises_nothing(seed: int) -> 
     while at < len(content) and not connection.is_over:
         step = draw.randrange(1, 60)
         connection.receive(bytes(content[at : at + step]))
-        connection.take()
+        connection.data_to_send()
         at += step
     connection.publish(b"y" * 200)
     connection.close()

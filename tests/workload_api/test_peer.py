@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exclave.workload_api.peer import Peer, judge_peer, peer_of
-from exclave.workload_api.wire import Refusal, Status
+from exclave.workload_api.peer import Peer, check_peer, peer_of
+from exclave.workload_api.wire import RpcStatus, StatusCode
 
 PROXY = 64999
 
@@ -59,16 +59,16 @@ def test_another_user_cannot_lie_about_itself(tmp_path: Path) -> None:
         pytest.param(
             0,
             {PROXY},
-            Refusal(Status.PERMISSION_DENIED, "user 0 is not the proxy's, and only the proxy is served"),
+            RpcStatus(StatusCode.PERMISSION_DENIED, "user 0 is not the proxy's, and only the proxy is served"),
             id="not even root, which could take it elsewhere",
         ),
         pytest.param(
             1000,
             set(),
-            Refusal(Status.PERMISSION_DENIED, "user 1000 is not the proxy's, and only the proxy is served"),
+            RpcStatus(StatusCode.PERMISSION_DENIED, "user 1000 is not the proxy's, and only the proxy is served"),
             id="nobody if nobody is named",
         ),
     ],
 )
-def test_judgement(uid: int, allowed: set[int], refusal: Refusal | None) -> None:
-    assert judge_peer(Peer(77, uid, PROXY), frozenset(allowed)) == refusal
+def test_judgement(uid: int, allowed: set[int], refusal: RpcStatus | None) -> None:
+    assert check_peer(Peer(77, uid, PROXY), frozenset(allowed)) == refusal

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave.workload_api.wire import (
-    MOST_REQUEST,
+    MAX_REQUEST,
     MessageReader,
-    Refusal,
-    Status,
+    RpcStatus,
+    StatusCode,
+    check_call,
     frame_message,
-    judge_call,
     response_headers,
     trailers,
     trailers_only,
@@ -24,8 +24,8 @@ CALL = {
     "content-type": "application/grpc",
     "workload.spiffe.io": "true",
 }
-NOT_GRPC = Refusal(Status.INVALID_ARGUMENT, "a gRPC call was expected: POST with content-type application/grpc")
-NOT_SECURE = Refusal(Status.INVALID_ARGUMENT, "security header missing from request: workload.spiffe.io: true")
+NOT_GRPC = RpcStatus(StatusCode.INVALID_ARGUMENT, "a gRPC call was expected: POST with content-type application/grpc")
+NOT_SECURE = RpcStatus(StatusCode.INVALID_ARGUMENT, "security header missing from request: workload.spiffe.io: true")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ NOT_SECURE = Refusal(Status.INVALID_ARGUMENT, "security header missing from requ
         pytest.param({"workload.spiffe.io": "True"}, NOT_SECURE, id="the security header is compared as it stands"),
         pytest.param(
             {":path": "/spiffe.workload.SpiffeWorkloadAPI/FetchX509SVID"},
-            Refusal(
-                Status.UNIMPLEMENTED,
+            RpcStatus(
+                StatusCode.UNIMPLEMENTED,
                 "only /SpiffeWorkloadAPI/FetchX509SVID is served here, not "
                 "/spiffe.workload.SpiffeWorkloadAPI/FetchX509SVID",
             ),
@@ -49,14 +49,16 @@ NOT_SECURE = Refusal(Status.INVALID_ARGUMENT, "security header missing from requ
         ),
         pytest.param(
             {":path": "/" + "x" * 300},
-            Refusal(Status.UNIMPLEMENTED, f"only /SpiffeWorkloadAPI/FetchX509SVID is served here, not /{'x' * 99}"),
+            RpcStatus(
+                StatusCode.UNIMPLEMENTED, f"only /SpiffeWorkloadAPI/FetchX509SVID is served here, not /{'x' * 99}"
+            ),
             id="a long path is not repeated whole",
         ),
     ],
 )
-def test_call(changes: dict[str, str | None], refusal: Refusal | None) -> None:
+def test_call(changes: dict[str, str | None], refusal: RpcStatus | None) -> None:
     headers = {name: value for name, value in (CALL | changes).items() if value is not None}
-    assert judge_call(headers) == refusal
+    assert check_call(headers) == refusal
 
 
 @given(st.lists(st.binary(max_size=50), max_size=5), st.lists(st.integers(1, 40)))
@@ -83,7 +85,7 @@ def test_a_frame_is_a_flag_a_length_and_the_message() -> None:
             "a message of at most 65536 bytes was expected, found 4294967295",
             id="a length that nobody will send",
         ),
-        pytest.param(b"\0" + (MOST_REQUEST + 1).to_bytes(4, "big"), "a message of at most 65536 bytes was expected, "
+        pytest.param(b"\0" + (MAX_REQUEST + 1).to_bytes(4, "big"), "a message of at most 65536 bytes was expected, "
                      "found 65537", id="a byte too many"),
     ],
 )  # fmt: skip
@@ -94,12 +96,12 @@ def test_a_frame_that_is_refused(content: bytes, text: str) -> None:
 
 
 def test_the_longest_message_is_taken() -> None:
-    assert MessageReader().receive(frame_message(b"x" * MOST_REQUEST)) == [b"x" * MOST_REQUEST]
+    assert MessageReader().receive(frame_message(b"x" * MAX_REQUEST)) == [b"x" * MAX_REQUEST]
 
 
-@given(st.sampled_from(Status), st.text(max_size=80))
-def test_a_status_is_plain_ascii_and_comes_back_as_it_was(status: Status, text: str) -> None:
-    found = dict(trailers(Refusal(status, text)))
+@given(st.sampled_from(StatusCode), st.text(max_size=80))
+def test_a_status_is_plain_ascii_and_comes_back_as_it_was(status: StatusCode, text: str) -> None:
+    found = dict(trailers(RpcStatus(status, text)))
     assert found["grpc-status"] == str(status.value)
     assert found["grpc-message"].isascii() and found["grpc-message"].isprintable()
     assert unquote(found["grpc-message"]) == text

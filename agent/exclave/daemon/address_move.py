@@ -98,7 +98,7 @@ class Mover:
     def _served(self) -> frozenset[str]:
         """What the kernel's rules hand to a proxy that was told of it."""
         settings, wanted = self._membership.settings.value, self._redirect.wanted.value
-        if settings is None or wanted is None or not self._redirect.in_place or not self._proxy.serves(settings):
+        if settings is None or wanted is None or not self._redirect.in_place or not self._proxy.has_settings(settings):
             return frozenset()
         return frozenset(wanted.addresses) if wanted.instance == self._proxy.ready.value else frozenset()
 

@@ -18,7 +18,7 @@ from exclave.daemon.address_move import Mover
 from exclave.daemon.loaded import tell_loaded
 from exclave.daemon.parts import Parts
 from exclave.daemon.wanted_rules import open_steering
-from exclave.data_path.observer import Failing, open_failing
+from exclave.data_path.observer import DataPathObserver, open_data_path
 from exclave.dns.server import open_dns
 from exclave.ending import Ending
 from exclave.identity.rotator import open_identity
@@ -72,20 +72,20 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
                 config.proxy, paths.runtime, member, identity, workload_api.path, names.address, active, endings, now
             )
         )
-        parts.failing = failing = await enter(open_failing(member, identity, proxy, now))
+        parts.data_path = data_path = await enter(open_data_path(member, identity, proxy, now))
         parts.confirming = confirming = await enter(open_confirm(paths.state, member, await find_armed()))
         parts.steering = steering = await enter(
-            open_steering(config.redirect, member, proxy, failing, confirming, cluster.server_addresses, active)
+            open_steering(config.redirect, member, proxy, data_path, confirming, cluster.server_addresses, active)
         )
         parts.redirect = redirect = await enter(open_redirect(steering.policy, paths.runtime, endings))
         parts.swap = await enter(open_swap(config.proxy, member, proxy, steering.trial, redirect))
         parts.listing = await enter(
-            open_listing(config.listing, member, identity, proxy, redirect, failing, confirming, endings, now)
+            open_listing(config.listing, member, identity, proxy, redirect, data_path, confirming, endings, now)
         )  # last in, first out: listed only while served
         async with open_bare_nursery() as nursery:
             nursery.start_soon(supervise, "loaded", partial(tell_loaded, member, identity))
             nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
-            nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, failing))
+            nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, data_path))
             nursery.start_soon(supervise, "eviction", partial(_end_when_evicted, parts, member))
             nursery.start_soon(supervise, "new address", Mover(member, proxy, redirect, config.listing.drain).keep)
             nursery.start_soon(supervise, "walk", partial(_end_when_walking, parts, member))
@@ -104,13 +104,13 @@ def _anchors(member: Membership) -> tuple[bytes, ...]:
 async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:
     """The kernel's word on which instance is active."""
     async for observed in redirect.observed.changes():
-        proxy.see_rules(observed.instance)
+        proxy.observe_rules(observed.instance)
 
 
-async def _judge_rules(redirect: Redirect, failing: Failing) -> None:
+async def _judge_rules(redirect: Redirect, data_path: DataPathObserver) -> None:
     """Rules that the kernel does not take are as good as none."""
     async for problem in redirect.problem.changes():
-        failing.rules.set(problem is None)
+        data_path.rules.set(problem is None)
 
 
 async def _end_when_evicted(parts: Parts, member: Membership) -> None:

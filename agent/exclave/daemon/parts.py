@@ -13,7 +13,7 @@ from exclave.cluster.member_cluster import MemberCluster
 from exclave.confirm.confirm import Confirming
 from exclave.daemon.status import Problem, Section, problem_of
 from exclave.daemon.wanted_rules import Steering
-from exclave.data_path.observer import Failing
+from exclave.data_path.observer import DataPathObserver
 from exclave.dns.server import DnsStub
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault
@@ -44,7 +44,7 @@ class Parts:
     workload_api: WorkloadApi | None = None
     names: DnsStub | None = None
     proxy: Proxy | None = None
-    failing: Failing | None = None
+    data_path: DataPathObserver | None = None
     confirming: Confirming | None = None
     steering: Steering | None = None
     redirect: Redirect | None = None
@@ -256,8 +256,8 @@ def _problems(parts: Parts) -> Iterator[Problem]:
             "see whether Linkerd's policy controller runs, and which Servers select this group: "
             f"kubectl get servers.policy.linkerd.io -n {parts.record.namespace}",
         )
-    if parts.failing is not None and (reason := (judgement := parts.failing.judgement.value).reason) is not None:
-        yield Problem(reason.word, judgement.message, reason.hint)
+    if parts.data_path is not None and (reason := (assessment := parts.data_path.assessment.value).reason) is not None:
+        yield Problem(reason.word, assessment.message, reason.hint)
     if parts.confirming is not None and (found := parts.confirming.view.value).text:
         if found.is_withdrawn:
             yield Problem("rolled-back", found.text, "exclave confirm makes them for good")

@@ -177,7 +177,7 @@ class Agent:
             return
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._tell_steps, swap, reply)
-            outcome = await swap.ask(forced=forced)
+            outcome = await swap.request(forced=forced)
             nursery.cancel_scope.cancel()
         if (error := outcome.error) is not None:
             await reply(error_object(error.fault.code, error.fault.word, error.message, error.hint))

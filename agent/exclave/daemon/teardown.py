@@ -39,7 +39,7 @@ from exclave.member.record import (
     load_membership,
 )
 from exclave.milestones import Leaving, Withdrawing, tell
-from exclave.proxy.process.logfile import forget_output
+from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import Records
 from exclave.redirect.applied import forget_rules
 from exclave.redirect.keepalive import remove_guard
@@ -134,7 +134,7 @@ def _forget_leavings(runtime: Path) -> None:
     for name in ("resolv.conf", "workload.sock"):
         remove(runtime / name)
     for instance in INSTANCES:
-        forget_output(runtime, instance)
+        remove_output(runtime, instance)
 
 
 @contextmanager
@@ -154,7 +154,7 @@ async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
             nursery.start_soon(_end_proxy, pidfd, drain)
             done.append(f"proxy process {record.pid} ended")
     for instance in records.read():
-        forget_output(runtime, instance)
+        remove_output(runtime, instance)
         records.drop(instance)
         tell(Withdrawing.ENDED)
 

@@ -19,7 +19,7 @@ from exclave.api.settings import Settings
 from exclave.cluster.endpoint import ServerAddress
 from exclave.config import RedirectConfig
 from exclave.confirm.confirm import Confirming
-from exclave.data_path.observer import Failing
+from exclave.data_path.observer import DataPathObserver
 from exclave.errors import ConfigError
 from exclave.kit.tasks.any_change import open_changed
 from exclave.kit.tasks.latest import Latest
@@ -54,7 +54,7 @@ class Steering:
         config: RedirectConfig,
         membership: Membership,
         proxy: Proxy,
-        failing: Failing,
+        data_path: DataPathObserver,
         confirming: Confirming,
         servers: Latest[tuple[ServerAddress, ...]],
         active: Instance | None,
@@ -65,7 +65,7 @@ class Steering:
         self._config = config
         self._membership = membership
         self._proxy = proxy
-        self._failing = failing
+        self._data_path = data_path
         self._confirming = confirming
         self._servers = servers
         self._active = active
@@ -98,7 +98,7 @@ class Steering:
             proxy.chosen,
             proxy.ready,
             proxy.instances,
-            self._failing.judgement,
+            self._data_path.assessment,
             self._confirming.view,
             self._servers,
             self.trial,
@@ -116,7 +116,7 @@ class Steering:
         self._instance = self._proxy.ready.value or self._instance or self._adopted()
         if settings is None or self._instance is None or not self._addresses:
             return
-        judgement = self._failing.judge_now()
+        assessment = self._data_path.assess_now()
         try:
             policy = make_policy(
                 settings,
@@ -126,8 +126,8 @@ class Steering:
                 proxy_uid=self._proxy.uid,
                 servers=self._find_servers(),
                 surroundings=self._surroundings,
-                outbound_open=judgement.outbound_open,
-                inbound_open=judgement.inbound_open,
+                outbound_open=assessment.outbound_open,
+                inbound_open=assessment.inbound_open,
             )
         except ValueError as problem:
             self._tell(f"the rules stay as they are: {problem}")
@@ -138,7 +138,7 @@ class Steering:
     def _take_settings(self) -> Settings | None:
         """What the chosen proxy was told, with ports that are newer than that."""
         newest, known = self._membership.settings.value, self._settings
-        if newest is None or known is None or not self._addresses or self._proxy.serves(newest):
+        if newest is None or known is None or not self._addresses or self._proxy.has_settings(newest):
             self._settings, self._addresses = newest or known, self._membership.captured.value
             return self._settings
         numbers = {port.port for port in known.group.ports}
@@ -165,7 +165,7 @@ async def open_steering(
     config: RedirectConfig,
     membership: Membership,
     proxy: Proxy,
-    failing: Failing,
+    data_path: DataPathObserver,
     confirming: Confirming,
     servers: Latest[tuple[ServerAddress, ...]],
     active: Instance | None,
@@ -174,7 +174,7 @@ async def open_steering(
 
     `servers` are the API servers' addresses, which are never captured; `active` is where the kernel's rules point to.
     """
-    steering = Steering(config, membership, proxy, failing, confirming, servers, active)
+    steering = Steering(config, membership, proxy, data_path, confirming, servers, active)
     try:
         await steering.look_around()
     except ValueError as problem:

@@ -15,11 +15,11 @@ from enum import Enum
 
 from exclave.api.member import DataPath
 from exclave.api.settings import FailurePolicy
-from exclave.data_path.flap_damping import NEVER, Course, failed_at, lost_at
+from exclave.data_path.flap_damping import NEVER_PRESENT, FlapDamper, failed_at, lost_at
 from exclave.kit.formats.duration import format_duration
 
 
-class Reason(Enum):
+class DataPathFault(Enum):
     """Why the data path is not whole: a fixed word, what it is for a person, and what to do."""
 
     CERTIFICATE_ENDED = (
@@ -53,7 +53,7 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataPathFacts:
     """What holds now. `lookups`: Linkerd's controllers answer; None while nobody knows."""
 
     certificate: bool
@@ -62,17 +62,17 @@ class Facts:
     lookups: bool | None
 
     @property
-    def missing(self) -> Reason | None:
+    def missing(self) -> DataPathFault | None:
         """What the data path lacks; the first that explains the others."""
         if not self.certificate:
-            return Reason.CERTIFICATE_ENDED
+            return DataPathFault.CERTIFICATE_ENDED
         if not self.proxy:
-            return Reason.PROXY_AWAY
-        return None if self.rules else Reason.RULES_REFUSED
+            return DataPathFault.PROXY_AWAY
+        return None if self.rules else DataPathFault.RULES_REFUSED
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Assessment:
     """`outbound_open`, `inbound_open`: such traffic passes by the proxy. `is_failing`: nobody may be sent here.
 
     `is_steady`: the data path is whole, and has been for long enough. `reason` and `message` say why anything is not as
@@ -83,7 +83,7 @@ class Judgement:
     inbound_open: bool = False
     is_failing: bool = False
     is_steady: bool = False
-    reason: Reason | None = None
+    reason: DataPathFault | None = None
     message: str = ""
 
     @property
@@ -102,69 +102,69 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Courses:
+class DataPathHistory:
     """How the data path and the lookups have fared."""
 
-    path: Course = NEVER
-    lookups: Course = NEVER
+    path: FlapDamper = NEVER_PRESENT
+    lookups: FlapDamper = NEVER_PRESENT
     is_adopted: bool = False
 
-    def see(self, facts: Facts, now: float, after: float) -> "Courses":
+    def observe(self, facts: DataPathFacts, now: float, after: float) -> "DataPathHistory":
         """What has become of them by now."""
         lookups = self.lookups
-        if facts.lookups is False and lookups == NEVER:
+        if facts.lookups is False and lookups == NEVER_PRESENT:
             lookups = lost_at(now) if self.is_adopted else failed_at(now)
         elif facts.lookups is not None:
-            lookups = lookups.see(facts.lookups, now, after)
-        return replace(self, path=self.path.see(facts.missing is None, now, after), lookups=lookups)
+            lookups = lookups.observe(facts.lookups, now, after)
+        return replace(self, path=self.path.observe(facts.missing is None, now, after), lookups=lookups)
 
 
-def adopted_at(now: float) -> Courses:
+def adopted_history(now: float) -> DataPathHistory:
     """Those of a machine whose proxy an earlier agent has left: it may serve, and has not been seen yet."""
-    return Courses(lost_at(now), is_adopted=True)
+    return DataPathHistory(lost_at(now), is_adopted=True)
 
 
-def judge(courses: Courses, facts: Facts, policy: FailurePolicy) -> Judgement:
+def assess(history: DataPathHistory, facts: DataPathFacts, policy: FailurePolicy) -> Assessment:
     """What follows from the facts and from how they came about."""
-    path, lookups = courses.path, courses.lookups
+    path, lookups = history.path, history.lookups
     opens = policy.outbound == "open"
     has_failed = path.has_failed
-    judgement = Judgement(
+    assessment = Assessment(
         outbound_open=opens and (has_failed or lookups.has_failed),
         inbound_open=policy.inbound == "open" and has_failed,
         is_failing=has_failed,
         is_steady=path.is_steady,
     )
-    reason = _reason(courses, facts)
+    reason = _reason(history, facts)
     if reason is None:
-        return judgement
-    return replace(judgement, reason=reason, message=_message(courses, reason, judgement, policy))
+        return assessment
+    return replace(assessment, reason=reason, message=_message(history, reason, assessment, policy))
 
 
-def _reason(courses: Courses, facts: Facts) -> Reason | None:
-    if courses.path != NEVER and facts.missing is not None:
+def _reason(history: DataPathHistory, facts: DataPathFacts) -> DataPathFault | None:
+    if history.path != NEVER_PRESENT and facts.missing is not None:
         return facts.missing
-    if courses.path.held_until is not None:
-        return Reason.UNSTEADY
-    return Reason.CONTROL_PLANE_AWAY if courses.lookups.lost_since is not None else None
+    if history.path.held_until is not None:
+        return DataPathFault.UNSTEADY
+    return DataPathFault.CONTROL_PLANE_AWAY if history.lookups.lost_since is not None else None
 
 
-def _message(courses: Courses, reason: Reason, judgement: Judgement, policy: FailurePolicy) -> str:
-    is_lookups = reason is Reason.CONTROL_PLANE_AWAY
-    course = courses.lookups if is_lookups else courses.path
+def _message(history: DataPathHistory, reason: DataPathFault, assessment: Assessment, policy: FailurePolicy) -> str:
+    is_lookups = reason is DataPathFault.CONTROL_PLANE_AWAY
+    damper = history.lookups if is_lookups else history.path
     words = [reason.text]
-    if course.held_until is not None:
+    if damper.held_until is not None:
         words.append(
-            f"lost {course.losses} times, so it counts again after {format_duration(course.hold)} without a loss"
+            f"lost {damper.losses} times, so it counts again after {format_duration(damper.hold)} without a loss"
         )
-    elif not course.has_failed:
+    elif not damper.has_failed:
         words.append(f"allowed for {format_duration(policy.after)}")
-    if is_lookups and not judgement.outbound_open:
+    if is_lookups and not assessment.outbound_open:
         words.append("destinations that the proxy knows go on, connections to others wait")
-    elif judgement.outbound_open or judgement.is_failing:
-        outbound = "passes by the proxy" if judgement.outbound_open else "is held"
-        inbound = "passes by it" if judgement.inbound_open else "is held"
-        words.append(f"outbound traffic {outbound}" + (f", inbound {inbound}" if judgement.is_failing else ""))
-    elif reason is not Reason.UNSTEADY:
+    elif assessment.outbound_open or assessment.is_failing:
+        outbound = "passes by the proxy" if assessment.outbound_open else "is held"
+        inbound = "passes by it" if assessment.inbound_open else "is held"
+        words.append(f"outbound traffic {outbound}" + (f", inbound {inbound}" if assessment.is_failing else ""))
+    elif reason is not DataPathFault.UNSTEADY:
         words.append("what is new is held")
     return "; ".join(words)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from exclave.kit.host.sockets import ESTABLISHED, Socket
 from exclave.proxy.environment import DESTINATION_PORT, POLICY_PORT
 
-LOOKS = 2
+MISSED_POLLS = 2
 """Looks in a row that must find a controller away."""
 
 SILENCE = 10.0
@@ -35,7 +35,7 @@ _ANSWERED = re.compile(r'^control_response_latency_ms_count\{[^}]*addr="([\w-]+)
 
 
 @dataclass(frozen=True)
-class Reading:
+class ControllerSample:
     """One controller in a metrics page: connections that stand, questions asked and answered since the proxy began."""
 
     connected: int
@@ -43,27 +43,27 @@ class Reading:
     answered: int
 
 
-def read_controllers(metrics: str) -> dict[str, Reading]:
+def sample_controllers(metrics: str) -> dict[str, ControllerSample]:
     """What a metrics page says of each controller; a controller that it does not mention is left out."""
     connected: dict[str, int] = {}
     for name, state, count in _ENDPOINTS.findall(metrics):
         connected[name] = connected.get(name, 0) + (int(count) if state == "ready" else 0)
     asked, answered = (_sums(pattern.findall(metrics)) for pattern in (_ASKED, _ANSWERED))
     return {
-        name: Reading(connected[name], asked.get(service, 0), answered.get(service, 0))
+        name: ControllerSample(connected[name], asked.get(service, 0), answered.get(service, 0))
         for name, service in CONTROLLERS.items()
         if name in connected
     }
 
 
-def read_connections(
+def sample_connections(
     sockets: Iterable[Socket], uid: int, destination: Collection[str], policy: Collection[str]
-) -> dict[str, Reading]:
+) -> dict[str, ControllerSample]:
     """What the kernel's sockets say of each controller, whose addresses are given; `uid` is the proxies'."""
     places = {"destination": (destination, DESTINATION_PORT), "policy": (policy, POLICY_PORT)}
     standing = [socket.remote for socket in sockets if socket.uid == uid and socket.state == ESTABLISHED]
     return {
-        name: Reading(sum(port == at and address in known for address, port in standing), 0, 0)
+        name: ControllerSample(sum(port == at and address in known for address, port in standing), 0, 0)
         for name, (known, at) in places.items()
         if known
     }
@@ -77,61 +77,62 @@ def _sums(found: list[tuple[str, str]]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Witness:
+class ControllerHealth:
     """What is known of one controller. `quiet_since`: since when nothing that was asked has been answered.
 
     `was_there`: it was connected at some look, so that one look without a connection means little.
     """
 
-    last: Reading | None = None
+    last: ControllerSample | None = None
     misses: int = 0
     asked_at: float = 0.0
     quiet_since: float | None = None
-    was_there: bool = False
+    was_connected: bool = False
 
-    def see(self, reading: Reading, now: float) -> "Witness":
+    def observe(self, sample: ControllerSample, now: float) -> "ControllerHealth":
         """Take a reading; one with smaller counts is that of another process."""
         last = self.last
-        misses = 0 if reading.connected else self.misses + 1
-        was_there = self.was_there or bool(reading.connected)
-        if last is None or reading.asked < last.asked or reading.answered != last.answered:
-            return Witness(reading, misses, now, None, was_there)
-        if reading.asked > last.asked:
-            return Witness(reading, misses, now, now if self.quiet_since is None else self.quiet_since, was_there)
+        misses = 0 if sample.connected else self.misses + 1
+        was_connected = self.was_connected or bool(sample.connected)
+        if last is None or sample.asked < last.asked or sample.answered != last.answered:
+            return ControllerHealth(sample, misses, now, None, was_connected)
+        if sample.asked > last.asked:
+            began = now if self.quiet_since is None else self.quiet_since
+            return ControllerHealth(sample, misses, now, began, was_connected)
         # A question that somebody has taken back is not waited for: nobody asks it again.
         quiet_since = self.quiet_since if now - self.asked_at < SILENCE else None
-        return Witness(reading, misses, self.asked_at, quiet_since, was_there)
+        return ControllerHealth(sample, misses, self.asked_at, quiet_since, was_connected)
 
-    def is_there(self, now: float) -> bool | None:
+    def is_available(self, now: float) -> bool | None:
         """Whether it counts as there; None until there is a connection, or there has been time for one."""
         is_silent = self.quiet_since is not None and now - self.quiet_since >= SILENCE
-        if self.misses >= LOOKS or is_silent:
+        if self.misses >= MISSED_POLLS or is_silent:
             return False
-        return True if self.was_there else None
+        return True if self.was_connected else None
 
 
 @dataclass(frozen=True)
-class Witnesses:
+class ControlPlaneHealth:
     """What is known of both."""
 
-    destination: Witness = Witness()
-    policy: Witness = Witness()
+    destination: ControllerHealth = ControllerHealth()
+    policy: ControllerHealth = ControllerHealth()
 
-    def see(self, readings: dict[str, Reading], now: float) -> "Witnesses":
+    def observe(self, samples: dict[str, ControllerSample], now: float) -> "ControlPlaneHealth":
         """Take what a page said."""
-        return Witnesses(
-            self.destination.see(readings["destination"], now) if "destination" in readings else self.destination,
-            self.policy.see(readings["policy"], now) if "policy" in readings else self.policy,
+        return ControlPlaneHealth(
+            self.destination.observe(samples["destination"], now) if "destination" in samples else self.destination,
+            self.policy.observe(samples["policy"], now) if "policy" in samples else self.policy,
         )
 
-    def is_there(self, now: float) -> bool | None:
+    def is_available(self, now: float) -> bool | None:
         """Whether both count as there; None while that is not known."""
-        known = [witness.is_there(now) for witness in (self.destination, self.policy) if witness.last is not None]
-        if not known or False in known:
-            return False if known else None
-        return None if None in known else True
+        found = [one.is_available(now) for one in (self.destination, self.policy) if one.last is not None]
+        if not found or False in found:
+            return False if found else None
+        return None if None in found else True
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing is in doubt: both were connected at the last look, and owe no answer."""
-        return all(witness.misses == 0 and witness.quiet_since is None for witness in (self.destination, self.policy))
+        return all(one.misses == 0 and one.quiet_since is None for one in (self.destination, self.policy))

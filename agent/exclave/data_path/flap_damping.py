@@ -14,26 +14,26 @@ from exclave.kit.tasks.backoff import Backoff
 HOLDS = Backoff(first=5.0, most=300.0, jitter=0.0)
 """Seconds to stay, from the second loss on."""
 
-FORGOTTEN = 600.0
+FORGET_AFTER = 600.0
 """Seconds without a loss after which none counts any more."""
 
 
 @dataclass(frozen=True)
-class Course:
+class FlapDamper:
     """All times are seconds of one clock. `losses` counts those that are not forgotten.
 
     `there_since` is None while it is away; `lost_since` None while it counts as there, or was never there.
     """
 
     losses: int = 0
-    there_since: float | None = None
+    present_since: float | None = None
     lost_since: float | None = None
     has_failed: bool = False
 
     @property
     def is_steady(self) -> bool:
         """It is there, and counts as there."""
-        return self.there_since is not None and self.lost_since is None
+        return self.present_since is not None and self.lost_since is None
 
     @property
     def hold(self) -> float:
@@ -43,39 +43,39 @@ class Course:
     @property
     def held_until(self) -> float | None:
         """When it will count as back if it stays; None if it is away, or counts as there."""
-        if self.there_since is None or self.lost_since is None:
+        if self.present_since is None or self.lost_since is None:
             return None
-        return self.there_since + self.hold
+        return self.present_since + self.hold
 
-    def see(self, is_there: bool, now: float, after: float) -> "Course":
+    def observe(self, is_available: bool, now: float, after: float) -> "FlapDamper":
         """What has become of it by now; it may be lost for `after` seconds."""
-        if is_there:
-            return self._there(now)
-        if self.there_since is None and self.lost_since is None:
+        if is_available:
+            return self._present(now)
+        if self.present_since is None and self.lost_since is None:
             return self
         losses = self.losses
-        if self.there_since is not None:
-            forgets = self.lost_since is None and now - self.there_since >= FORGOTTEN
+        if self.present_since is not None:
+            forgets = self.lost_since is None and now - self.present_since >= FORGET_AFTER
             losses = 1 if forgets else losses + 1
         lost_since = now if self.lost_since is None else self.lost_since
-        return Course(losses, None, lost_since, self.has_failed or now - lost_since >= after)
+        return FlapDamper(losses, None, lost_since, self.has_failed or now - lost_since >= after)
 
-    def _there(self, now: float) -> "Course":
-        seen = replace(self, there_since=now if self.there_since is None else self.there_since)
+    def _present(self, now: float) -> "FlapDamper":
+        seen = replace(self, present_since=now if self.present_since is None else self.present_since)
         if seen.held_until is not None and now < seen.held_until:
             return seen
         return replace(seen, lost_since=None, has_failed=False)
 
 
-NEVER = Course()
-"""That of something which was never there."""
+NEVER_PRESENT = FlapDamper()
+"""Nothing was observed yet."""
 
 
-def lost_at(now: float) -> Course:
+def lost_at(now: float) -> FlapDamper:
     """That of something which an earlier agent left, and which has not been seen yet."""
-    return Course(losses=1, lost_since=now)
+    return FlapDamper(losses=1, lost_since=now)
 
 
-def failed_at(now: float) -> Course:
+def failed_at(now: float) -> FlapDamper:
     """That of something which is away when it is first needed: there is nothing to lose by not waiting for it."""
-    return Course(losses=1, lost_since=now, has_failed=True)
+    return FlapDamper(losses=1, lost_since=now, has_failed=True)

@@ -16,8 +16,8 @@ import httpx
 import trio
 
 from exclave.api.settings import FailurePolicy
-from exclave.data_path.assessment import Courses, Facts, Judgement, adopted_at, judge
-from exclave.data_path.control_plane import Reading, Witnesses, read_connections, read_controllers
+from exclave.data_path.assessment import Assessment, DataPathFacts, DataPathHistory, adopted_history, assess
+from exclave.data_path.control_plane import ControllerSample, ControlPlaneHealth, sample_connections, sample_controllers
 from exclave.identity.rotator import Identity
 from exclave.kit.host.plain_http import open_plain_client
 from exclave.kit.host.procfs import read_tcp_tables
@@ -36,18 +36,18 @@ log = logging.getLogger(__name__)
 TICK = 1.0
 """Seconds between two judgements while something is lost."""
 
-LOOK_EVERY = 5.0
+POLL_INTERVAL = 5.0
 """Seconds between two looks at the proxy's metrics."""
 
 PATIENCE = 2.0
 """Seconds for one of them."""
 
 
-class Failing:
+class DataPathObserver:
     """The judgement. `rules` is told by whoever keeps them: whether the kernel takes them. Made by `open_failing`."""
 
     def __init__(self, membership: Membership, identity: Identity, proxy: Proxy, now: Now) -> None:
-        self.judgement: Latest[Judgement] = Latest(Judgement())
+        self.assessment: Latest[Assessment] = Latest(Assessment())
         self.lookups: Latest[bool | None] = Latest(None)
         self.rules: Latest[bool] = Latest(True)
         self._membership = membership
@@ -55,86 +55,88 @@ class Failing:
         self._proxy = proxy
         self._now = now
         is_adopted = any(view.is_adopted for view in proxy.instances.value.values())
-        self._courses = adopted_at(trio.current_time()) if is_adopted else Courses()
+        self._history = adopted_history(trio.current_time()) if is_adopted else DataPathHistory()
 
-    async def keep_judging(self) -> None:
+    async def run_assessment(self) -> None:
         """Keep the judgement true, for ever."""
         membership, identity, proxy = self._membership, self._identity, self._proxy
         sources = (membership.settings, identity.svid, proxy.ready, self.lookups, self.rules)
         async with open_changed(*sources) as changed:
             while True:
                 seen = changed.value
-                self.judge_now()
+                self.assess_now()
                 with trio.move_on_after(self._pause()):
                     await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
-    def judge_now(self) -> Judgement:
+    def assess_now(self) -> Assessment:
         """The judgement as of this moment, for whoever has woken up before us."""
         svid, settings = self._identity.svid.value, self._membership.settings.value
         policy = settings.group.failure if settings else FailurePolicy()
-        facts = Facts(
+        facts = DataPathFacts(
             certificate=svid is not None and self._now() < svid.not_after,
             proxy=self._proxy.ready.value is not None,
             rules=self.rules.value,
             lookups=self.lookups.value,
         )
-        self._courses = self._courses.see(facts, trio.current_time(), policy.after)
-        judgement, before = judge(self._courses, facts, policy), self.judgement.value
-        if judgement.trace != before.trace:
-            log.log(logging.WARNING if judgement.reason else logging.INFO, "data path: %s", judgement.trace)
-        self.judgement.set(judgement)
-        return judgement
+        self._history = self._history.observe(facts, trio.current_time(), policy.after)
+        assessment, before = assess(self._history, facts, policy), self.assessment.value
+        if assessment.trace != before.trace:
+            log.log(logging.WARNING if assessment.reason else logging.INFO, "data path: %s", assessment.trace)
+        self.assessment.set(assessment)
+        return assessment
 
     def _pause(self) -> float:
-        if self.judgement.value.reason is not None:
+        if self.assessment.value.reason is not None:
             return TICK
         svid = self._identity.svid.value
         return min(LONGEST_NAP, max(0.0, svid.not_after - self._now())) if svid is not None else LONGEST_NAP
 
-    async def keep_looking(self) -> None:
+    async def watch_control_plane(self) -> None:
         """Keep looking whether Linkerd's controllers answer the proxy, for ever."""
         while True:
             instance = await self._proxy.ready.wait_for(lambda instance: instance is not None)
             assert instance is not None
-            await self._look_at(instance_address(instance), instance)
+            await self._poll_instance(instance_address(instance), instance)
 
-    async def _look_at(self, address: str, instance: str) -> None:
+    async def _poll_instance(self, address: str, instance: str) -> None:
         """Look at one instance for as long as it is the one that has traffic."""
-        witnesses = Witnesses()
+        health = ControlPlaneHealth()
         async with open_plain_client(address, ADMIN_PORT, PATIENCE) as client:
             while self._proxy.ready.value == instance:
-                readings: dict[str, Reading] = {}
+                samples: dict[str, ControllerSample] = {}
                 try:
                     answer = await client.get("/metrics")
                 except httpx.HTTPError:
                     pass  # whether the proxy answers is its own watcher's affair
                 else:
                     is_shown = answer.status_code == 200
-                    readings = read_controllers(answer.text) if is_shown else await self._look_at_connections()
-                witnesses = witnesses.see(readings, trio.current_time())
-                found = witnesses.is_there(trio.current_time())
+                    samples = sample_controllers(answer.text) if is_shown else await self._sample_connections()
+                health = health.observe(samples, trio.current_time())
+                found = health.is_available(trio.current_time())
                 if found is not None:
                     self.lookups.set(found)
-                with trio.move_on_after(LOOK_EVERY if witnesses.is_settled else TICK):
+                with trio.move_on_after(POLL_INTERVAL if health.is_settled else TICK):
                     await self._proxy.ready.wait_for(lambda newest: newest != instance)
 
-    async def _look_at_connections(self) -> dict[str, Reading]:
+    async def _sample_connections(self) -> dict[str, ControllerSample]:
         settings = self._membership.settings.value
         if settings is None:
             return {}
         tables = await trio.to_thread.run_sync(read_tcp_tables)
         sockets = [socket for table in tables for socket in read_sockets(table)]
         plane = settings.control_plane
-        return read_connections(sockets, self._proxy.uid, plane.destination, plane.policy)
+        return sample_connections(sockets, self._proxy.uid, plane.destination, plane.policy)
 
 
 @asynccontextmanager
-async def open_failing(membership: Membership, identity: Identity, proxy: Proxy, now: Now) -> AsyncIterator[Failing]:
+async def open_data_path(
+    membership: Membership, identity: Identity, proxy: Proxy, now: Now
+) -> AsyncIterator[DataPathObserver]:
     """Judge the data path while open."""
-    failing = Failing(membership, identity, proxy, now)
-    failing.judge_now()
+    data_path = DataPathObserver(membership, identity, proxy, now)
+    data_path.assess_now()
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(supervise, "judgement", failing.keep_judging)
-        nursery.start_soon(supervise, "control plane", failing.keep_looking)
-        yield failing
+        nursery.start_soon(supervise, "judgement", data_path.run_assessment)
+        nursery.start_soon(supervise, "control plane", data_path.watch_control_plane)
+        yield data_path
         nursery.cancel_scope.cancel()

@@ -17,26 +17,26 @@ import dns.message
 import dns.rcode
 import dns.rdataclass
 
-from exclave.dns.zone import Found, Service, look_up
+from exclave.dns.zone import HeadlessService, ZoneAnswer, answer_from_zone
 
-LEAST_PAYLOAD = 512
+MIN_PAYLOAD = 512
 OUR_PAYLOAD = 1232
-MOST = 65535
+MAX_MESSAGE = 65535
 
 _HEADER = struct.Struct("!HHHHHH")
 _REPLY = dns.flags.QR
 _OPERATION = 0x7800
-_KEPT = _OPERATION | dns.flags.RD
+_COPIED_FLAGS = _OPERATION | dns.flags.RD
 
 
-class Reply(NamedTuple):
+class DnsReply(NamedTuple):
     """What to send, and its response code by name, such as NOERROR."""
 
     code: str
     wire: bytes
 
 
-def respond(services: tuple[Service, ...] | None, query: bytes, *, over_udp: bool) -> Reply | None:
+def respond(services: tuple[HeadlessService, ...] | None, query: bytes, *, over_udp: bool) -> DnsReply | None:
     """The reply to one message; None: drop it. `services` None: nothing is known yet."""
     if len(query) < _HEADER.size:
         return None
@@ -51,24 +51,24 @@ def respond(services: tuple[Service, ...] | None, query: bytes, *, over_udp: boo
         return _bare(query, dns.rcode.FORMERR)
     if len(asked.question) != 1:
         return _bare(query, dns.rcode.FORMERR)
-    found = _found(services, asked)
-    return Reply(dns.rcode.to_text(found.rcode), _encoded(asked, found, over_udp=over_udp))
+    found = _answer(services, asked)
+    return DnsReply(dns.rcode.to_text(found.rcode), _encoded(asked, found, over_udp=over_udp))
 
 
-def _found(services: tuple[Service, ...] | None, asked: dns.message.Message) -> Found:
+def _answer(services: tuple[HeadlessService, ...] | None, asked: dns.message.Message) -> ZoneAnswer:
     (question,) = asked.question
     if asked.edns > 0:
-        return Found(dns.rcode.BADVERS)
+        return ZoneAnswer(dns.rcode.BADVERS)
     if question.rdclass != dns.rdataclass.IN:
-        return Found(dns.rcode.REFUSED)
-    return look_up(services, question.name, question.rdtype)
+        return ZoneAnswer(dns.rcode.REFUSED)
+    return answer_from_zone(services, question.name, question.rdtype)
 
 
-def _encoded(asked: dns.message.Message, found: Found, *, over_udp: bool) -> bytes:
-    most = MOST
+def _encoded(asked: dns.message.Message, found: ZoneAnswer, *, over_udp: bool) -> bytes:
+    most = MAX_MESSAGE
     if over_udp:
-        announced = asked.payload if asked.edns >= 0 else LEAST_PAYLOAD
-        most = max(LEAST_PAYLOAD, min(announced, OUR_PAYLOAD))
+        announced = asked.payload if asked.edns >= 0 else MIN_PAYLOAD
+        most = max(MIN_PAYLOAD, min(announced, OUR_PAYLOAD))
     # Additional records are a courtesy: they go before the answer does.
     for sections in ((found.answer, found.authority, found.additional), (found.answer, found.authority, ())):
         reply = _reply(asked, found)
@@ -83,7 +83,7 @@ def _encoded(asked: dns.message.Message, found: Found, *, over_udp: bool) -> byt
     return reply.to_wire(max_size=most)
 
 
-def _reply(asked: dns.message.Message, found: Found) -> dns.message.Message:
+def _reply(asked: dns.message.Message, found: ZoneAnswer) -> dns.message.Message:
     reply = dns.message.make_response(asked, our_payload=OUR_PAYLOAD)
     if found.ours:
         reply.flags |= dns.flags.AA
@@ -91,7 +91,9 @@ def _reply(asked: dns.message.Message, found: Found) -> dns.message.Message:
     return reply
 
 
-def _bare(query: bytes, rcode: dns.rcode.Rcode) -> Reply:
+def _bare(query: bytes, rcode: dns.rcode.Rcode) -> DnsReply:
     """A reply of a header only, for what was not read any further."""
     number, flags = _HEADER.unpack_from(query)[:2]
-    return Reply(dns.rcode.to_text(rcode), _HEADER.pack(number, _REPLY | (flags & _KEPT) | rcode, 0, 0, 0, 0))
+    return DnsReply(
+        dns.rcode.to_text(rcode), _HEADER.pack(number, _REPLY | (flags & _COPIED_FLAGS) | rcode, 0, 0, 0, 0)
+    )

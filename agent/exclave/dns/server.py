@@ -19,8 +19,8 @@ from functools import partial
 import trio
 
 from exclave.api.settings import Settings
-from exclave.dns.message import MOST, respond
-from exclave.dns.zone import Service, control_plane_services
+from exclave.dns.message import MAX_MESSAGE, respond
+from exclave.dns.zone import HeadlessService, control_plane_services
 from exclave.errors import Fault, HostError
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.latest import Latest
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 PORT = 53
 
-CONNECTIONS = 32
+MAX_CONNECTIONS = 32
 """TCP connections at a time: askers are two proxies on this machine; what is more is closed at once."""
 
-IDLE = 10.0
+IDLE_TIME = 10.0
 """Seconds a TCP connection may take for its next query (RFC 7766 section 6.2.3: a few)."""
 
 
@@ -45,7 +45,7 @@ class DnsStub:
 
     address: str
     answers: Counter[str] = field(default_factory=Counter)
-    _services: tuple[Service, ...] | None = None
+    _services: tuple[HeadlessService, ...] | None = None
 
     def load(self, settings: Settings | None) -> None:
         """Answer by these settings from now on; None keeps what is known."""
@@ -72,7 +72,7 @@ class DnsStub:
     async def serve_udp(self, sock: trio.socket.SocketType) -> None:
         """Answer datagrams for ever."""
         while True:
-            query, asker = await sock.recvfrom(MOST)
+            query, asker = await sock.recvfrom(MAX_MESSAGE)
             reply = self.answer(query, over_udp=True)
             if reply is None:
                 continue
@@ -86,7 +86,7 @@ class DnsStub:
         async with open_bare_nursery() as connections:
             while True:
                 stream = await listener.accept()
-                if len(connections.child_tasks) < CONNECTIONS:
+                if len(connections.child_tasks) < MAX_CONNECTIONS:
                     connections.start_soon(self._serve_connection, stream)
                 else:
                     await trio.aclose_forcefully(stream)
@@ -103,9 +103,9 @@ class DnsStub:
         """
         unread = bytearray()
         while True:
-            with trio.fail_after(IDLE):
-                length = await _take(stream, unread, 2)
-                query = await _take(stream, unread, int.from_bytes(length, "big")) if length else b""
+            with trio.fail_after(IDLE_TIME):
+                length = await _read_exactly(stream, unread, 2)
+                query = await _read_exactly(stream, unread, int.from_bytes(length, "big")) if length else b""
                 reply = self.answer(query, over_udp=False)
                 if reply is None:
                     return
@@ -173,7 +173,7 @@ def _translated(address: str, kind: socket.SocketKind, problem: OSError) -> Host
     )
 
 
-async def _take(stream: trio.abc.Stream, unread: bytearray, count: int) -> bytes:
+async def _read_exactly(stream: trio.abc.Stream, unread: bytearray, count: int) -> bytes:
     """The next `count` bytes, or none if the stream ends before."""
     while len(unread) < count:
         more = await stream.receive_some()

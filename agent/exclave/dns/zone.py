@@ -40,7 +40,7 @@ Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True)
-class Service:
+class HeadlessService:
     """A headless service: its full name, the port of its SRV records, and the addresses of its pods."""
 
     name: dns.name.Name
@@ -49,7 +49,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Found:
+class ZoneAnswer:
     """What to answer: response code, and the records of each section. `ours`: we are the authority for the name."""
 
     rcode: dns.rcode.Rcode
@@ -59,7 +59,7 @@ class Found:
     ours: bool = False
 
 
-def control_plane_services(settings: Settings) -> tuple[Service, ...]:
+def control_plane_services(settings: Settings) -> tuple[HeadlessService, ...]:
     """The services that a proxy with these settings looks up. Raises ValueError naming a name or address that is none.
 
     Names and ports: project linkerd/linkerd2, charts/linkerd-control-plane/templates/destination.yaml.
@@ -71,24 +71,26 @@ def control_plane_services(settings: Settings) -> tuple[Service, ...]:
     )
 
 
-def look_up(services: tuple[Service, ...] | None, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Found:
+def answer_from_zone(
+    services: tuple[HeadlessService, ...] | None, name: dns.name.Name, kind: dns.rdatatype.RdataType
+) -> ZoneAnswer:
     """Answer one question of class IN. `services` None: nothing is known yet."""
     if services is None:
-        return Found(dns.rcode.SERVFAIL)
+        return ZoneAnswer(dns.rcode.SERVFAIL)
     service = next((service for service in services if name.is_subdomain(service.name)), None)
     if service is None or kind in _TRANSFERS:
-        return Found(dns.rcode.REFUSED)
+        return ZoneAnswer(dns.rcode.REFUSED)
     records = _records(service, name)
     if records is None:
-        return Found(dns.rcode.NXDOMAIN, authority=(_authority(service),), ours=True)
+        return ZoneAnswer(dns.rcode.NXDOMAIN, authority=(_authority(service),), ours=True)
     answer = tuple(record for record in records if kind in (record.rdtype, dns.rdatatype.ANY))
     if not answer:
-        return Found(dns.rcode.NOERROR, authority=(_authority(service),), ours=True)
+        return ZoneAnswer(dns.rcode.NOERROR, authority=(_authority(service),), ours=True)
     additional = _pods(service) if kind == dns.rdatatype.SRV else ()
-    return Found(dns.rcode.NOERROR, answer, additional=additional, ours=True)
+    return ZoneAnswer(dns.rcode.NOERROR, answer, additional=additional, ours=True)
 
 
-def _service(label: str, namespace: str, domain: str, port: int, addresses: tuple[str, ...]) -> Service:
+def _service(label: str, namespace: str, domain: str, port: int, addresses: tuple[str, ...]) -> HeadlessService:
     text = f"{label}.{namespace}.svc.{domain.rstrip('.')}."
     try:
         name = dns.name.from_text(text)
@@ -97,10 +99,10 @@ def _service(label: str, namespace: str, domain: str, port: int, addresses: tupl
     for address in addresses:
         if "%" in address:
             raise ValueError(f"{address}: an address without a zone was expected")
-    return Service(name, port, tuple(map(ip_address, addresses)))
+    return HeadlessService(name, port, tuple(map(ip_address, addresses)))
 
 
-def _records(service: Service, name: dns.name.Name) -> tuple[dns.rrset.RRset, ...] | None:
+def _records(service: HeadlessService, name: dns.name.Name) -> tuple[dns.rrset.RRset, ...] | None:
     """Everything at a name in a service; None if there is no such name. Owners keep the question's upper case."""
     if name == service.name:
         return _targets(service, name) + _addresses(name, service.pods)
@@ -108,7 +110,7 @@ def _records(service: Service, name: dns.name.Name) -> tuple[dns.rrset.RRset, ..
     return None if pod is None else _addresses(name, (pod,))
 
 
-def _targets(service: Service, name: dns.name.Name) -> tuple[dns.rrset.RRset, ...]:
+def _targets(service: HeadlessService, name: dns.name.Name) -> tuple[dns.rrset.RRset, ...]:
     return _rrset(name, dns.rdatatype.SRV, [f"0 100 {service.port} {_pod_name(service, pod)}" for pod in service.pods])
 
 
@@ -118,17 +120,17 @@ def _addresses(name: dns.name.Name, pods: tuple[Address, ...]) -> tuple[dns.rrse
     return four + six
 
 
-def _pods(service: Service) -> tuple[dns.rrset.RRset, ...]:
+def _pods(service: HeadlessService) -> tuple[dns.rrset.RRset, ...]:
     """The addresses of SRV targets, which save resolvers that do look them up a question each."""
     return tuple(record for pod in service.pods for record in _addresses(_pod_name(service, pod), (pod,)))
 
 
-def _pod_name(service: Service, pod: Address) -> dns.name.Name:
+def _pod_name(service: HeadlessService, pod: Address) -> dns.name.Name:
     label = pod.exploded.replace(".", "-").replace(":", "-")
     return dns.name.Name((label.encode(), *service.name.labels))
 
 
-def _authority(service: Service) -> dns.rrset.RRset:
+def _authority(service: HeadlessService) -> dns.rrset.RRset:
     """The SOA that tells for how long a negative answer may be kept (RFC 2308)."""
     soa = f"{service.name} hostmaster.{service.name} 1 {TTL} {TTL} {TTL} {TTL}"
     (record,) = _rrset(service.name, dns.rdatatype.SOA, [soa])

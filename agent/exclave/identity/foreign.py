@@ -18,7 +18,7 @@ def foreign_keys(issued: Sequence[Issued], own: Collection[str]) -> tuple[Issued
     return tuple(one for one in issued[first:] if one.key_sha256 not in own)
 
 
-def tell_foreign(issued: Sequence[Issued]) -> str | None:
+def describe_foreign(issued: Sequence[Issued]) -> str | None:
     """What is said of them, None if there are none."""
     if not issued:
         return None

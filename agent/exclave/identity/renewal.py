@@ -21,7 +21,7 @@ FIRST_RETRIES = Backoff(first=1.0, most=60.0)
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredSvid:
     """A certificate with the times that were decided when it came: epoch seconds."""
 
     svid: Svid
@@ -35,7 +35,7 @@ def renew_at(received: float, not_after: float, draw: float) -> float:
     return received + life * (EARLIEST + (LATEST - EARLIEST) * draw)
 
 
-def renew_after_issuer_change(stored: Stored, now: float, draw: float) -> float:
+def renew_after_issuer_change(stored: StoredSvid, now: float, draw: float) -> float:
     """The time to renew because the mesh has a new issuer: soon, spread, never later than planned."""
     spread = min(ISSUER_SPREAD, 0.1 * max(0.0, stored.svid.not_after - stored.received))
     return min(stored.renew_at, now + spread * draw)

@@ -21,8 +21,8 @@ from exclave.api.csr import csr_sha256, key_sha256, make_csr
 from exclave.api.settings import Settings
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError
-from exclave.identity.foreign import foreign_keys, tell_foreign
-from exclave.identity.renewal import FIRST_RETRIES, Stored, renew_after_issuer_change, renew_at, retries
+from exclave.identity.foreign import describe_foreign, foreign_keys
+from exclave.identity.renewal import FIRST_RETRIES, StoredSvid, renew_after_issuer_change, renew_at, retries
 from exclave.identity.storage import (
     forget_next_key,
     generate_key,
@@ -46,7 +46,7 @@ from exclave.milestones import Renewing, tell
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0
+SIGNING_TIMEOUT = 60.0
 """Seconds to wait for the controller to sign before the attempt counts as failed, and is told."""
 
 
@@ -62,8 +62,8 @@ class Identity:
         self.problem: Latest[str | None] = Latest(None)
         self.foreign: Latest[str | None] = Latest(None)
         self.renewals: Counter[str] = Counter()
-        self._stored: Stored | None = None
-        self._heeded_issuer = ""
+        self._stored: StoredSvid | None = None
+        self._observed_issuer = ""
         self._state = state
         self._own_keys = own_keys(state)
         self._membership = membership
@@ -84,9 +84,9 @@ class Identity:
         except SvidError as problem:
             log.warning("the certificate on disk does not serve: %s", problem)
             return
-        self._publish(Stored(svid, received, when))
+        self._publish(StoredSvid(svid, received, when))
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Renew for ever. Failures are retried with growing pauses while the last good certificate serves."""
         attempt = 0
         while True:
@@ -94,7 +94,7 @@ class Identity:
             assert settings is not None
             await self._wait_due()
             try:
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(SIGNING_TIMEOUT):
                     await self._renew()
             except (ExclaveError, SvidError, trio.TooSlowError) as problem:
                 reason = str(problem) or self._why_nothing_was_signed()
@@ -108,13 +108,13 @@ class Identity:
             self.renewals["ok"] += 1
             self.problem.set(None)
 
-    async def watch_over_keys(self) -> None:
+    async def watch_foreign_keys(self) -> None:
         """Tell of every certificate that others have signed as this member, for ever."""
         async with open_changed(self._membership.view, self.svid) as changed:
             async for _ in changed.changes():
                 if (view := self._membership.view.value) is None:
                     continue
-                told = tell_foreign(foreign_keys(view.issued, self._own_keys))
+                told = describe_foreign(foreign_keys(view.issued, self._own_keys))
                 if told is not None and told != self.foreign.value:
                     log.error("%s", told)
                 self.foreign.set(told)
@@ -128,20 +128,20 @@ class Identity:
         told = view.certified if view is not None else None
         if told is not None and not told.status:
             return told.message
-        return f"the controller has signed nothing for {PATIENCE:.0f} s"
+        return f"the controller has signed nothing for {SIGNING_TIMEOUT:.0f} s"
 
     async def _wait_due(self) -> None:
         """Return when the certificate is due; at once if there is none."""
         async with open_changed(self._membership.settings, self.renew_at) as changed:
             while True:
-                self._heed(self._membership.settings.value)
+                self._advance_renewal(self._membership.settings.value)
                 deadline, seen = self.renew_at.value, changed.value
                 if deadline is None or deadline <= self._now():
                     return
                 with trio.move_on_after(min(deadline - self._now(), LONGEST_NAP)):
                     await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
-    def _heed(self, settings: Settings | None) -> None:
+    def _advance_renewal(self, settings: Settings | None) -> None:
         """Bring the renewal forward if the mesh's issuer or our names have changed; one draw for each issuer."""
         stored = self._stored
         if stored is None or settings is None:
@@ -149,8 +149,8 @@ class Identity:
         identity = settings.identity
         if (stored.svid.dns_name, stored.svid.spiffe_id) != (identity.dns_name, identity.spiffe_id):
             self.renew_at.set(self._now())
-        elif settings.issuer not in (stored.svid.issuer_sha256, self._heeded_issuer):
-            self._heeded_issuer = settings.issuer
+        elif settings.issuer not in (stored.svid.issuer_sha256, self._observed_issuer):
+            self._observed_issuer = settings.issuer
             self.renew_at.set(renew_after_issuer_change(stored, self._now(), self._draw()))
 
     async def _renew(self) -> None:
@@ -166,7 +166,7 @@ class Identity:
         )
         settings = self._membership.settings.value
         assert view is not None and view.certificate is not None and settings is not None
-        self._take(view.certificate.chain, key, settings)
+        self._accept(view.certificate.chain, key, settings)
 
     def _csr_under_way(self) -> tuple[ec.EllipticCurvePrivateKey, str]:
         under_way, served = load_next_key(self._state), load_svid(self._state)
@@ -179,7 +179,7 @@ class Identity:
         tell(Renewing.KEY)
         return key, csr
 
-    def _take(self, chain: str, key: ec.EllipticCurvePrivateKey, settings: Settings) -> None:
+    def _accept(self, chain: str, key: ec.EllipticCurvePrivateKey, settings: Settings) -> None:
         """Check, store, publish: in this order. A chain that fails its check makes the next attempt use a new key."""
         received = self._now()
         try:
@@ -191,10 +191,10 @@ class Identity:
         tell(Renewing.ANSWERED)
         when = renew_at(received, svid.not_after, self._draw())
         store_svid(self._state, chain, key, received, when)
-        self._publish(Stored(svid, received, when))
+        self._publish(StoredSvid(svid, received, when))
         log.info("certificate %x: %.0f s, renewal in %.0f s", svid.serial, svid.not_after - received, when - received)
 
-    def _publish(self, stored: Stored) -> None:
+    def _publish(self, stored: StoredSvid) -> None:
         self._stored = stored
         self.renew_at.set(stored.renew_at)
         self.svid.set(stored.svid)
@@ -212,8 +212,8 @@ async def open_identity(
     identity = Identity(state, membership, now, draw)
     identity.load()
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(supervise, "certificate", identity.keep)
-        nursery.start_soon(supervise, "keys", identity.watch_over_keys)
+        nursery.start_soon(supervise, "certificate", identity.run)
+        nursery.start_soon(supervise, "keys", identity.watch_foreign_keys)
         try:
             yield identity
         finally:

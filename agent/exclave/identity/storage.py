@@ -18,7 +18,7 @@ from exclave.milestones import Leaving, Renewing, tell
 SVID = "svid.json"
 NEXT_KEY = "next.key"
 
-KEPT_KEYS = 8
+RECORDED_KEYS = 8
 """Own keys that are remembered by name: more than the certificates that a Member's status tells of."""
 
 
@@ -49,7 +49,7 @@ def forget_next_key(state: Path) -> None:
 def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, received: float, renew_at: float) -> None:
     """Replace the certificate. Raises HostError if the disk refuses; the old one stays."""
     tree = {"key": _key_text(key), "chain": chain_pem, "received": received, "renewAt": renew_at}
-    tree["keys"] = _with(_named_keys(state), key)
+    tree["keys"] = _append_key(_recorded_keys(state), key)
     write_atomic(state / SVID, json.dumps(tree).encode())
     tell(Renewing.STORED)
     forget_next_key(state)
@@ -68,20 +68,20 @@ def own_keys(state: Path) -> set[str]:
     """sha256 (hex) of the keys that this machine has had of late, as far as it knows."""
     found, under_way = load_svid(state), load_next_key(state)
     keys = [*([found[1]] if found else []), *([under_way[0]] if under_way else [])]
-    return {*_named_keys(state), *(key_sha256(key.public_key()) for key in keys)}
+    return {*_recorded_keys(state), *(key_sha256(key.public_key()) for key in keys)}
 
 
 def remember_key(state: Path, key: ec.EllipticCurvePrivateKey) -> None:
     """Remember a key whose certificate is not taken. Raises HostError if the disk refuses."""
     try:
         tree = json.loads((state / SVID).read_bytes())
-        tree["keys"] = _with(_named_keys(state), key)
+        tree["keys"] = _append_key(_recorded_keys(state), key)
     except (OSError, ValueError, TypeError):
         return  # there is nothing beside which it could be remembered
     write_atomic(state / SVID, json.dumps(tree).encode())
 
 
-def _named_keys(state: Path) -> list[str]:
+def _recorded_keys(state: Path) -> list[str]:
     try:
         named = json.loads((state / SVID).read_bytes())["keys"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -89,9 +89,9 @@ def _named_keys(state: Path) -> list[str]:
     return [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
 
 
-def _with(named: list[str], key: ec.EllipticCurvePrivateKey) -> list[str]:
+def _append_key(named: list[str], key: ec.EllipticCurvePrivateKey) -> list[str]:
     name = key_sha256(key.public_key())
-    return [*(one for one in named if one != name), name][-KEPT_KEYS:]
+    return [*(one for one in named if one != name), name][-RECORDED_KEYS:]
 
 
 def remove_identity(state: Path) -> None:

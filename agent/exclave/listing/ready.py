@@ -10,7 +10,7 @@ alone.
 from dataclasses import dataclass
 
 from exclave.api.member import DataPath
-from exclave.data_path.assessment import Judgement
+from exclave.data_path.assessment import Assessment
 
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
 CORDONED = "Cordoned"
@@ -44,7 +44,7 @@ class Facts:
     certificate: bool
     proxy: bool
     rules: bool
-    judgement: Judgement
+    assessment: Assessment
     was_whole: bool
     ports: frozenset[int]  # of the group
     probes: tuple[ProbeResult, ...]
@@ -67,14 +67,14 @@ class Facts:
     @property
     def is_steady(self) -> bool:
         """They stand, and are judged to last."""
-        return self.is_whole and self.judgement.is_steady
+        return self.is_whole and self.assessment.is_steady
 
     @property
     def missing(self) -> str:
         """What is not as it should be, for a person."""
         parts = {"certificate": self.certificate, "proxy": self.proxy, "rules": self.rules}
         absent = ", ".join(name for name, there in parts.items() if not there)
-        return self.judgement.message or f"missing: {absent}"
+        return self.assessment.message or f"missing: {absent}"
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ Effect = SetReady | SetServing
 
 def judge(facts: Facts) -> Verdict:
     """What condition Ready is to say."""
-    judgement = facts.judgement
+    assessment = facts.assessment
     if facts.unconfirmed:
         return Verdict(False, NOT_SERVING, facts.unconfirmed)
-    note = f"{judgement.reason.word} {judgement.data_path}" if judgement.reason else facts.refusal
+    note = f"{assessment.reason.word} {assessment.data_path}" if assessment.reason else facts.refusal
     if not facts.is_steady:
         return Verdict(False, NOT_SERVING, facts.missing, note)
     if facts.is_cordoned:
@@ -122,7 +122,7 @@ def judge(facts: Facts) -> Verdict:
     if failed:
         return Verdict(False, PROBE_FAILED, "; ".join(failed))
     stands = "certificate, proxy and rules stand, and the probes pass"
-    but = [text for text in ((judgement.message if note else "") or facts.refusal, facts.kept) if text]
+    but = [text for text in ((assessment.message if note else "") or facts.refusal, facts.kept) if text]
     note = " ".join(word for word in (note, "address-kept" if facts.kept else "") if word)
     return Verdict(True, READY, "; but ".join((stands, *but)), note)
 
@@ -133,15 +133,15 @@ def wants_serving(facts: Facts) -> bool:
         return False
     if facts.is_steady:
         return True
-    return bool(facts.serving) and (facts.was_whole or facts.is_adopting) and not facts.judgement.is_failing
+    return bool(facts.serving) and (facts.was_whole or facts.is_adopting) and not facts.assessment.is_failing
 
 
 def wanted_data_path(facts: Facts) -> DataPath:
     """What `dataPath` is to say; a short loss changes nothing."""
     if facts.unconfirmed:
         return "outbound-open"
-    if wants_serving(facts) or facts.judgement.is_failing:
-        return facts.judgement.data_path
+    if wants_serving(facts) or facts.assessment.is_failing:
+        return facts.assessment.data_path
     return "down"
 
 
@@ -153,7 +153,7 @@ def decide(facts: Facts, told: Told | None) -> tuple[Effect, ...]:
     ready = (SetReady(verdict),) if facts.workload is not None and _must_tell(verdict, facts, told) else ()
     serving, data_path = wants_serving(facts), wanted_data_path(facts)
     differs = (serving, data_path) != (facts.serving, facts.data_path)
-    why = "" if data_path == "meshed" else facts.unconfirmed or facts.judgement.message
+    why = "" if data_path == "meshed" else facts.unconfirmed or facts.assessment.message
     spec = (SetServing(serving, data_path, why),) if differs else ()
     return (*spec, *ready) if verdict.ready else (*ready, *spec)
 

@@ -16,7 +16,7 @@ import trio
 from exclave.api.member import MemberView
 from exclave.config import ListingConfig
 from exclave.confirm.confirm import Confirming
-from exclave.data_path.observer import Failing
+from exclave.data_path.observer import DataPathObserver
 from exclave.ending import EndingSwitch
 from exclave.errors import ApiRefusal
 from exclave.identity.rotator import Identity
@@ -71,7 +71,7 @@ class Listing:
         identity: Identity,
         proxy: Proxy,
         redirect: Redirect,
-        failing: Failing,
+        data_path: DataPathObserver,
         confirming: Confirming,
         now: Now,
     ) -> None:
@@ -80,7 +80,7 @@ class Listing:
         self._identity = identity
         self._proxy = proxy
         self._redirect = redirect
-        self._failing = failing
+        self._data_path = data_path
         self._confirming = confirming
         self._now = now
         self._probes: Latest[tuple[ProbeResult, ...]] = Latest(())
@@ -119,7 +119,7 @@ class Listing:
             self._proxy.refusal,
             self._redirect.observed,
             self._redirect.wanted,
-            self._failing.judgement,
+            self._data_path.assessment,
             self._confirming.view,
             self._probes,
         )
@@ -145,7 +145,7 @@ class Listing:
             certificate=certificate,
             proxy=instance is not None,
             rules=rules,
-            judgement=self._failing.judge_now(),
+            assessment=self._data_path.assess_now(),
             was_whole=self._was_whole,
             ports=frozenset(port.port for port in settings.group.ports) if settings else frozenset(),
             probes=self._probes.value,
@@ -192,7 +192,7 @@ class Listing:
             verdict.reason,
             verdict.message,
             facts.probes,
-            facts.judgement.is_failing,
+            facts.assessment.is_failing,
         )
 
     async def _carry_out(self, effect: Effect, facts: Facts) -> None:
@@ -234,13 +234,13 @@ async def open_listing(
     identity: Identity,
     proxy: Proxy,
     redirect: Redirect,
-    failing: Failing,
+    data_path: DataPathObserver,
     confirming: Confirming,
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Listing]:
     """Have this machine listed while open and while its data path stands; withdraw it on the way out."""
-    listing = Listing(membership, identity, proxy, redirect, failing, confirming, now)
+    listing = Listing(membership, identity, proxy, redirect, data_path, confirming, now)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "probes", listing.keep_probes)
         nursery.start_soon(supervise, "listing", listing.keep_told)

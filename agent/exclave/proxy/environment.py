@@ -58,7 +58,7 @@ def proxy_environment(
         **_identity(settings, socket),
         **_control_plane(settings, member),
         **_inbound(settings, addresses),
-        **_patience(),
+        **_timeouts(),
     }
     return {PREFIX + name: value for name, value in sorted(named.items())}
 
@@ -112,7 +112,7 @@ def _inbound(settings: Settings, addresses: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _patience() -> dict[str, str]:
+def _timeouts() -> dict[str, str]:
     return {
         "INBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
         "OUTBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,

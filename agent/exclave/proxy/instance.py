@@ -34,34 +34,34 @@ from exclave.member.client import Membership
 from exclave.milestones import Withdrawing, tell
 from exclave.proxy.differences import differences
 from exclave.proxy.process.binary import find_user
-from exclave.proxy.process.binary_id import ProgramWatch
+from exclave.proxy.process.binary_id import BinaryWatch
 from exclave.proxy.process.instances import InstanceRecord
-from exclave.proxy.process.launcher import Maker
-from exclave.proxy.process.logfile import forget_output
-from exclave.proxy.process.slot import choose_place, find_families
+from exclave.proxy.process.launcher import ProxyLauncher
+from exclave.proxy.process.logfile import remove_output
+from exclave.proxy.process.slot import choose_slot, find_families
 from exclave.proxy.process.spawn import ProxyProcess
-from exclave.proxy.published import InstanceView, Views
+from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.ready import PATIENCE
 from exclave.proxy.restarts import Restarts
-from exclave.proxy.running import Held
-from exclave.proxy.states import Event, State, next_step
+from exclave.proxy.running import RunningProxy
+from exclave.proxy.states import Event, State, transition
 
 log = logging.getLogger(__name__)
 
-COMPARE_EVERY = 5.0
+COMPARE_INTERVAL = 5.0
 """Seconds between looks at the binary on disk and at the memory of what runs."""
 
-ON_ITS_WAY = 2.0
+EXEC_TIME = 2.0
 """Seconds for a child that an agent left at its gate to become a proxy, or to go."""
 
 
-class Proxy(Views):
+class Proxy(PublishedProxy):
     """The proxy's instances: values to read, and verbs. Made by `open_proxy`."""
 
     def __init__(
         self,
         nursery: trio.Nursery,
-        maker: Maker,
+        launcher: ProxyLauncher,
         config: ProxyConfig,
         runtime: Path,
         membership: Membership,
@@ -70,14 +70,14 @@ class Proxy(Views):
     ) -> None:
         super().__init__(find_user(config.user))
         self._nursery = nursery
-        self._maker = maker
+        self._launcher = launcher
         self._config = config
         self._runtime = runtime
         self._membership = membership
         self._svid = svid
         self._now = now
-        self._program = ProgramWatch(config.binary)
-        self._held: dict[Instance, Held] = {}
+        self._binary_watch = BinaryWatch(config.binary)
+        self._running: dict[Instance, RunningProxy] = {}
         self._starting = trio.Lock()
 
     # Verbs of others.
@@ -88,20 +88,20 @@ class Proxy(Views):
 
     def dismiss(self, instance: Instance) -> None:
         """Have an instance end; its own patience and ours bound that."""
-        if instance in self._held:
-            self._held[instance].dismiss()
+        if instance in self._running:
+            self._running[instance].dismiss()
 
     def retire(self, instance: Instance) -> None:
         """Another serves in an instance's place: it only serves what it has."""
-        if instance in self._held:
+        if instance in self._running:
             self.step(instance, Event.RETIRED)
 
-    def serves(self, settings: Settings) -> bool:
+    def has_settings(self, settings: Settings) -> bool:
         """Whether the chosen instance was told what these settings say, and the addresses that are to be served."""
         chosen = self.chosen.value
         if chosen is None or chosen not in self.instances.value:
             return False
-        return self.instances.value[chosen].environment == self._maker.wanted_digest(settings, chosen)
+        return self.instances.value[chosen].environment == self._launcher.wanted_digest(settings, chosen)
 
     def families(self, instance: Instance) -> tuple[Family, ...]:
         """The address families that an instance takes outbound traffic of."""
@@ -120,10 +120,10 @@ class Proxy(Views):
 
     async def adopt(self, active: Instance | None) -> bool:
         """Hold what an earlier agent has left, and choose one; False if there is nothing of ours."""
-        with trio.move_on_after(ON_ITS_WAY):
-            while self._maker.records.has_child_on_its_way():  # noqa: ASYNC110  an exec is no event
+        with trio.move_on_after(EXEC_TIME):
+            while self._launcher.records.has_starting_child():  # noqa: ASYNC110  an exec is no event
                 await trio.sleep(0.02)
-        found = self._maker.records.find_ours()
+        found = self._launcher.records.find_ours()
         if not found:
             return False
         self.chosen.set(active if active in found else min(found))
@@ -134,7 +134,7 @@ class Proxy(Views):
 
     async def check(self) -> None:
         """Find out whether the binary can be run. Raises HostError."""
-        self.version = await self._maker.check()
+        self.version = await self._launcher.check()
 
     async def _start(self) -> Instance:
         """Launch an instance in a free place. Raises HostError."""
@@ -142,8 +142,8 @@ class Proxy(Views):
             await self.check()
             settings = self._membership.settings.value
             assert settings is not None  # settings are replaced, never withdrawn
-            instance = choose_place(self._held)
-            process, record = await self._maker.make(instance, settings)
+            instance = choose_slot(self._running)
+            process, record = await self._launcher.make(instance, settings)
             self.starts[instance] += 1
             self._hold(instance, process, record, Event.STARTED)
         log.info("proxy %s: started process %d", instance, process.pid)
@@ -152,10 +152,10 @@ class Proxy(Views):
     def _hold(self, instance: Instance, process: ProxyProcess, record: InstanceRecord, event: Event) -> None:
         settings = self._membership.settings.value
         server_name = settings.server_name if settings is not None else ""
-        held = Held(self, instance, process, self._runtime, server_name, self._config.drain)
-        self._held[instance] = held
+        held = RunningProxy(self, instance, process, self._runtime, server_name, self._config.drain)
+        self._running[instance] = held
         view = InstanceView(
-            next_step(State.ABSENT, event).state,
+            transition(State.ABSENT, event).state,
             process.pid,
             record.environment,
             record.program,
@@ -164,11 +164,11 @@ class Proxy(Views):
         self.change(instance, view)
         self._nursery.start_soon(self._attend, held)
 
-    async def _attend(self, held: Held) -> None:
-        words = await held.attend(self._svid, self._now)
+    async def _attend(self, held: RunningProxy) -> None:
+        words = await held.supervise(self._svid, self._now)
         was_chosen = held.instance == self.chosen.value
-        self.ends[held.instance] = words
-        self._let_go(held)
+        self.exit_messages[held.instance] = words
+        self._release(held)
         others = [known for known, view in self.instances.value.items() if view.can_serve]
         if was_chosen and not others:
             self.tell(words)
@@ -177,10 +177,10 @@ class Proxy(Views):
         if was_chosen:
             self.choose(others[0])
 
-    def _let_go(self, held: Held) -> None:
+    def _release(self, held: RunningProxy) -> None:
         held.process.close()
-        del self._held[held.instance]
-        self._maker.records.drop(held.instance)
+        del self._running[held.instance]
+        self._launcher.records.drop(held.instance)
         self.step(held.instance, Event.EXITED)
 
     # While they run.
@@ -191,7 +191,7 @@ class Proxy(Views):
         while True:
             began = trio.current_time()
             try:
-                if self.chosen.value not in self._held:
+                if self.chosen.value not in self._running:
                     await self._wait_for("settings", self._membership.settings)
                     await self._wait_for("a certificate", self._svid)
                     self.choose(await self._start())
@@ -215,7 +215,7 @@ class Proxy(Views):
             while True:
                 seen = changed.value
                 await self._compare()
-                with trio.move_on_after(COMPARE_EVERY):
+                with trio.move_on_after(COMPARE_INTERVAL):
                     await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
     async def _compare(self) -> None:
@@ -224,13 +224,13 @@ class Proxy(Views):
         if chosen is None or view is None or settings is None:
             self.outdated.set(frozenset())
             return
-        on_disk = await self._program.look(view.program)
+        on_disk = await self._binary_watch.poll(view.program)
         if self.chosen.value != chosen:
             return  # another was chosen meanwhile, and is looked at next
         found = differences(
             (view.environment, view.program.digest if view.program else None),
-            (self._maker.wanted_digest(settings, chosen), on_disk.digest if on_disk else None),
-            _memory_of(view.pid),
+            (self._launcher.wanted_digest(settings, chosen), on_disk.digest if on_disk else None),
+            _resident_memory(view.pid),
             self._config.memory_limit,
         )
         self.outdated.set(found)
@@ -240,27 +240,27 @@ class Proxy(Views):
     async def end(self, *, forget: bool) -> None:
         """End every instance, within the bound; on `forget` leave no file behind."""
         async with open_bare_nursery() as nursery:
-            for held in list(self._held.values()):
+            for held in list(self._running.values()):
                 nursery.start_soon(self._end_one, held)
         if forget:
             for instance in INSTANCES:
-                forget_output(self._runtime, instance)
-            self._maker.forget_names()
+                remove_output(self._runtime, instance)
+            self._launcher.remove_resolv_conf()
 
-    async def _end_one(self, held: Held) -> None:
+    async def _end_one(self, held: RunningProxy) -> None:
         await held.end()
-        self._let_go(held)
+        self._release(held)
         tell(Withdrawing.ENDED)
         log.info("proxy %s: ended", held.instance)
 
     def leave_running(self) -> None:
         """Let go of the processes without ending them."""
-        for held in self._held.values():
+        for held in self._running.values():
             held.process.close()
-        self._held.clear()
+        self._running.clear()
 
 
-def _memory_of(pid: int) -> int | None:
+def _resident_memory(pid: int) -> int | None:
     """Bytes of memory that a process holds (RSS); None if it has ended."""
     try:
         return int(psutil.Process(pid).memory_info().rss)
@@ -285,12 +285,12 @@ async def open_proxy(
     `socket` is the Workload API's, `dns_address` where its names are answered, `active` where the kernel's rules point
     to. Raises HostError if there is nothing to adopt and the binary or its user cannot be used.
     """
-    maker = Maker(config, find_user(config.user), runtime, membership, socket)
-    maker.write_names(dns_address)
+    launcher = ProxyLauncher(config, find_user(config.user), runtime, membership, socket)
+    launcher.write_resolv_conf(dns_address)
     proxy: Proxy | None = None
     try:
         async with open_bare_nursery() as nursery:
-            proxy = Proxy(nursery, maker, config, runtime, membership, identity.svid, now)
+            proxy = Proxy(nursery, launcher, config, runtime, membership, identity.svid, now)
             if not await proxy.adopt(active):
                 await proxy.check()
             nursery.start_soon(proxy.keep)

@@ -13,15 +13,15 @@ from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import ADMIN_PORT, Instance
 from exclave.proxy.differences import Difference
 from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.process.instances import ProgramId
-from exclave.proxy.states import Effect, Event, State, next_step
+from exclave.proxy.process.instances import BinaryId
+from exclave.proxy.states import Effect, Event, State, transition
 
 log = logging.getLogger(__name__)
 
-SERVING = (State.STANDBY, State.ACTIVE, State.DRAINING)
+SERVING_STATES = (State.STANDBY, State.ACTIVE, State.DRAINING)
 """States in which an instance may have traffic."""
 
-REFUSAL = (
+ADMIN_DENIED = (
     f"proxy {{}} does not let this machine ask on its admin port {ADMIN_PORT}: Linkerd has sent no policy for it yet, "
     "or a Server for that port has no route for /ready and /metrics; its certificate alone says that it is ready"
 )
@@ -38,20 +38,20 @@ class InstanceView:
     state: State
     pid: int
     environment: str
-    program: ProgramId | None = None
+    program: BinaryId | None = None
     is_adopted: bool = False
     certificate_expires: float | None = None
     is_ready: bool = False
-    trouble: str | None = None
-    is_refused: bool = False
+    not_ready_because: str | None = None
+    is_admin_denied: bool = False
 
     @property
     def can_serve(self) -> bool:
         """Whether it may have traffic."""
-        return self.is_ready and self.state in SERVING
+        return self.is_ready and self.state in SERVING_STATES
 
 
-class Views:
+class PublishedProxy:
     """The published values.
 
     `chosen` is where traffic is to go, `ready` the same once that may have any; `outdated` says how what is chosen
@@ -69,10 +69,10 @@ class Views:
         self.problem: Latest[str | None] = Latest(None)
         self.refusal: Latest[str | None] = Latest(None)
         self.starts: Counter[Instance] = Counter()
-        self.ends: dict[Instance, str] = {}
+        self.exit_messages: dict[Instance, str] = {}
         self.version: str | None = None
 
-    def see_rules(self, instance: Instance | None) -> None:
+    def observe_rules(self, instance: Instance | None) -> None:
         """Take what the kernel's rules point to: that instance is active, others are not."""
         for known in self.instances.value:
             self.step(known, Event.RULES_IN if known == instance else Event.RULES_OUT)
@@ -88,7 +88,7 @@ class Views:
     def step(self, instance: Instance, event: Event) -> tuple[Effect, ...]:
         """Publish what an event makes of an instance; what is to be done about it."""
         view = self.instances.value[instance]
-        step = next_step(view.state, event)
+        step = transition(view.state, event)
         self.change(instance, replace(view, state=step.state))
         return step.effects
 
@@ -115,12 +115,12 @@ class Views:
         self.ready.set(chosen if is_ready else None)
         if is_ready:
             self.problem.set(None)
-        elif view is not None and view.trouble is not None:
-            self.tell(view.trouble)
-        self._publish_refusal(chosen if view is not None and view.is_refused else None)
+        elif view is not None and view.not_ready_because is not None:
+            self.tell(view.not_ready_because)
+        self._publish_admin_denied(chosen if view is not None and view.is_admin_denied else None)
 
-    def _publish_refusal(self, instance: Instance | None) -> None:
-        refusal = None if instance is None else REFUSAL.format(instance)
+    def _publish_admin_denied(self, instance: Instance | None) -> None:
+        refusal = None if instance is None else ADMIN_DENIED.format(instance)
         if refusal is not None and self.refusal.value is None:
             log.warning("%s", refusal)
         elif refusal is None and self.refusal.value is not None:

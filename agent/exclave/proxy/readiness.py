@@ -2,7 +2,7 @@
 
 Rules: a new instance counts as certified when it serves exactly our certificate, and has `START_TIME` seconds for that.
 From then on it may have traffic for as long as it answers, says ready, and holds a certificate that is valid: a renewal
-that it has not taken yet takes nothing away. Nobody is ended for being silent; an answer makes it ready again.
+that it has not served yet takes nothing away. Nobody is ended for being silent; an answer makes it ready again.
 One that a policy keeps us from asking is no silent one: its certificate speaks for it. It is told if that lasts, since
 a policy that is on its way ends it by itself.
 """
@@ -18,8 +18,8 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import ADMIN_PORT, Instance, instance_address
 from exclave.milestones import Renewing, Starting, tell
-from exclave.proxy.published import Views
-from exclave.proxy.ready import Look, Window, open_window, serves
+from exclave.proxy.published import PublishedProxy
+from exclave.proxy.ready import ProbeResult, ProxyProbe, is_serving, open_probe
 from exclave.proxy.states import Effect, Event, State
 
 log = logging.getLogger(__name__)
@@ -31,20 +31,22 @@ SOON, SUSPECT, SELDOM = 0.1, 0.5, 2.0
 """Seconds between looks at an instance that is not ready, at one that has not answered or has a certificate to take,
 and at one where all is well. That a process ends is not looked for: the kernel tells."""
 
-METRICS_EVERY = 60.0
+METRICS_INTERVAL = 60.0
 """Seconds between looks at the metrics of an instance that serves the newest certificate."""
 
-REFUSAL_TIME = 10.0
+DENIED_TIME = 10.0
 """Seconds that a proxy may refuse to be asked before that is told: its policies are given as long to arrive."""
 
-SILENT_LOOKS = 3
+SILENT_POLLS = 3
 """Looks without an answer, in a row, after which an instance that runs counts as lost."""
 
 
-class Watcher:
+class ReadinessWatcher:
     """Looks at one running instance, and publishes what it sees."""
 
-    def __init__(self, views: Views, instance: Instance, server_name: str, svid: Latest[Svid | None], now: Now) -> None:
+    def __init__(
+        self, views: PublishedProxy, instance: Instance, server_name: str, svid: Latest[Svid | None], now: Now
+    ) -> None:
         self._views = views
         self._instance = instance
         self._server_name = server_name
@@ -59,42 +61,42 @@ class Watcher:
 
     async def watch(self) -> tuple[Effect, ...]:
         """Look for as long as it runs. Returns only if it is overdue, with what is to be done about that."""
-        async with open_window(instance_address(self._instance), ADMIN_PORT, self._server_name) as window:
+        async with open_probe(instance_address(self._instance), ADMIN_PORT, self._server_name) as probe:
             if self.state is State.STARTING:
                 with trio.move_on_after(START_TIME):
-                    await self._wait_certified(window)
+                    await self._wait_certified(probe)
             if self.state is State.STARTING:
                 log.warning("proxy %s: not ready within %.0f s, so it is ended", self._instance, START_TIME)
                 return self._views.step(self._instance, Event.OVERDUE)
-            return await self._keep_looking(window)
+            return await self._poll(probe)
 
-    async def _wait_certified(self, window: Window) -> None:
+    async def _wait_certified(self, probe: ProxyProbe) -> None:
         while True:
-            look = await window.look(with_metrics=True)
-            self._note(look)
-            if look is not None and serves(look, self._svid.value):
+            result = await probe.query(with_metrics=True)
+            self._note(result)
+            if result is not None and is_serving(result, self._svid.value):
                 self._views.step(self._instance, Event.CERTIFIED)
                 tell(Starting.PROXY_READY)
                 return
             await trio.sleep(SOON)
 
-    async def _keep_looking(self, window: Window) -> NoReturn:
+    async def _poll(self, probe: ProxyProbe) -> NoReturn:
         """Keep its readiness true to what it says."""
-        silent, measured, taken = 0, -METRICS_EVERY, None
+        silent, measured, served = 0, -METRICS_INTERVAL, None
         while True:
             newest = self._svid.value
-            due = newest is not taken or trio.current_time() - measured >= METRICS_EVERY
-            look = await window.look(with_metrics=due)
-            self._note(look)
-            silent = 0 if look is not None else silent + 1
-            if look is not None and look.expires is not None:
+            due = newest is not served or trio.current_time() - measured >= METRICS_INTERVAL
+            result = await probe.query(with_metrics=due)
+            self._note(result)
+            silent = 0 if result is not None else silent + 1
+            if result is not None and result.expires is not None:
                 measured = trio.current_time()
-                if serves(look, newest) and newest is not taken:
-                    taken = newest
+                if is_serving(result, newest) and newest is not served:
+                    served = newest
                     tell(Renewing.PROVEN)
-            if silent == 0 or silent >= SILENT_LOOKS:
-                self._publish_ready(look)
-            is_calm = silent == 0 and taken is newest
+            if silent == 0 or silent >= SILENT_POLLS:
+                self._publish_ready(result)
+            is_calm = silent == 0 and served is newest
             with trio.move_on_after(self._pause(is_calm=is_calm)):
                 await self._svid.wait_for(lambda svid, newest=newest: svid is not newest)  # type: ignore[misc]
 
@@ -103,27 +105,29 @@ class Watcher:
             return SOON
         return SELDOM if is_calm else SUSPECT
 
-    def _note(self, look: Look | None) -> None:
+    def _note(self, result: ProbeResult | None) -> None:
         view, now = self._views.instances.value[self._instance], trio.current_time()
-        if look is None:
+        if result is None:
             return
-        if not look.is_refused:
+        if not result.is_admin_denied:
             self._refused_since = None
         elif self._refused_since is None:
             self._refused_since = now
-        is_refused = self._refused_since is not None and now - self._refused_since >= REFUSAL_TIME
-        expires = view.certificate_expires if look.expires is None else look.expires
-        self._views.change(self._instance, replace(view, certificate_expires=expires, is_refused=is_refused))
+        is_admin_denied = self._refused_since is not None and now - self._refused_since >= DENIED_TIME
+        expires = view.certificate_expires if result.expires is None else result.expires
+        self._views.change(self._instance, replace(view, certificate_expires=expires, is_admin_denied=is_admin_denied))
 
-    def _publish_ready(self, look: Look | None) -> None:
+    def _publish_ready(self, result: ProbeResult | None) -> None:
         view = self._views.instances.value[self._instance]
-        expires, trouble = view.certificate_expires, None
-        if look is None:
-            trouble = f"proxy {self._instance} runs, and does not answer"
-        elif look.is_refused and not look.is_ready:
-            trouble = f"proxy {self._instance} lets nobody ask, and shows no certificate"
-        elif not look.is_ready:
-            trouble = f"proxy {self._instance} says that it is not ready"
+        expires, not_ready_because = view.certificate_expires, None
+        if result is None:
+            not_ready_because = f"proxy {self._instance} runs, and does not answer"
+        elif result.is_admin_denied and not result.is_ready:
+            not_ready_because = f"proxy {self._instance} lets nobody ask, and shows no certificate"
+        elif not result.is_ready:
+            not_ready_because = f"proxy {self._instance} says that it is not ready"
         elif expires is None or expires <= self._now():
-            trouble = f"proxy {self._instance} has no certificate that is valid"
-        self._views.change(self._instance, replace(view, is_ready=trouble is None, trouble=trouble))
+            not_ready_because = f"proxy {self._instance} has no certificate that is valid"
+        self._views.change(
+            self._instance, replace(view, is_ready=not_ready_because is None, not_ready_because=not_ready_because)
+        )

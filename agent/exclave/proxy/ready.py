@@ -32,7 +32,7 @@ _EXPIRY = re.compile(r"^(?:\w+_)?identity_cert_expiration_timestamp_seconds(?:\{
 
 
 @dataclass(frozen=True)
-class Look:
+class ProbeResult:
     """What a proxy said. `expires` is the end of its certificate (epoch seconds), None if not asked or not told.
 
     `is_refused`: a policy keeps us from asking, so that all this was seen in a handshake.
@@ -40,10 +40,10 @@ class Look:
 
     is_ready: bool
     expires: float | None = None
-    is_refused: bool = False
+    is_admin_denied: bool = False
 
 
-class Window:
+class ProxyProbe:
     """Where to look at one instance."""
 
     def __init__(self, client: httpx.AsyncClient, address: str, port: int, server_name: str) -> None:
@@ -51,26 +51,26 @@ class Window:
         self._place = (address, port)
         self._server_name = server_name
 
-    async def look(self, *, with_metrics: bool) -> Look | None:
+    async def query(self, *, with_metrics: bool) -> ProbeResult | None:
         """Ask; None if nobody answers."""
         try:
             ready = await self._client.get("/ready")
             if ready.status_code == NOT_READY or (ready.status_code == READY and not with_metrics):
-                return Look(ready.status_code == READY)
+                return ProbeResult(ready.status_code == READY)
             metrics = await self._client.get("/metrics") if ready.status_code == READY else None
         except httpx.HTTPError:
             return None
         if metrics is not None and metrics.status_code == 200:
-            return Look(True, read_expiry(metrics.text))
+            return ProbeResult(True, read_expiry(metrics.text))
         leaf = await read_leaf(*self._place, self._server_name, PATIENCE)
-        return Look(leaf is not None, None if leaf is None else _end_of(leaf), is_refused=True)
+        return ProbeResult(leaf is not None, None if leaf is None else _leaf_end(leaf), is_admin_denied=True)
 
 
 @asynccontextmanager
-async def open_window(address: str, port: int, server_name: str) -> AsyncIterator[Window]:
+async def open_probe(address: str, port: int, server_name: str) -> AsyncIterator[ProxyProbe]:
     """A connection to an instance's admin server, made when it is needed; `server_name` is what it serves TLS for."""
     async with open_plain_client(address, port, PATIENCE) as client:
-        yield Window(client, address, port, server_name)
+        yield ProxyProbe(client, address, port, server_name)
 
 
 def read_expiry(metrics: str) -> float | None:
@@ -84,17 +84,17 @@ def read_expiry(metrics: str) -> float | None:
         return None
 
 
-def serves(look: Look, svid: Svid | None) -> bool:
+def is_serving(query: ProbeResult, svid: Svid | None) -> bool:
     """Whether a proxy says ready and serves this certificate; the metric is the leaf's end in whole seconds."""
-    if svid is None or not look.is_ready or look.expires is None:
+    if svid is None or not query.is_ready or query.expires is None:
         return False
-    return abs(look.expires - leaf_not_after(svid)) < 1.0
+    return abs(query.expires - leaf_not_after(svid)) < 1.0
 
 
 def leaf_not_after(svid: Svid) -> float:
     """The end of the leaf itself; an SVID's is that of its chain, which may come earlier."""
-    return _end_of(svid.chain[0])
+    return _leaf_end(svid.chain[0])
 
 
-def _end_of(leaf: bytes) -> float:
+def _leaf_end(leaf: bytes) -> float:
     return not_after(x509.load_der_x509_certificate(leaf))

@@ -16,10 +16,10 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import Instance
 from exclave.milestones import Withdrawing, tell
-from exclave.proxy.process.logfile import keep_bounded, last_line, output_path
+from exclave.proxy.process.logfile import bound_output, last_line, output_path
 from exclave.proxy.process.spawn import ProxyProcess
-from exclave.proxy.published import Views
-from exclave.proxy.readiness import Watcher
+from exclave.proxy.published import PublishedProxy
+from exclave.proxy.readiness import ReadinessWatcher
 from exclave.proxy.states import Effect, Event
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,12 @@ SPARE = 2.0
 """Seconds between the end of the proxy's own patience and ours."""
 
 
-class Held:
+class RunningProxy:
     """The process of one instance. It serves TLS for `server_name`; `drain` is its own patience at its end, seconds."""
 
     def __init__(
         self,
-        views: Views,
+        views: PublishedProxy,
         instance: Instance,
         process: ProxyProcess,
         runtime: Path,
@@ -52,11 +52,11 @@ class Held:
         """Have it ended by whoever attends it."""
         self._dismissed.set()
 
-    async def attend(self, svid: Latest[Svid | None], now: Now) -> str:
+    async def supervise(self, svid: Latest[Svid | None], now: Now) -> str:
         """Look after it until it has ended, whoever ended it; how, in words."""
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._watch, svid, now)
-            nursery.start_soon(keep_bounded, self._output)
+            nursery.start_soon(bound_output, self._output)
             nursery.start_soon(self._end_when_dismissed)
             status = await self.process.wait()
             nursery.cancel_scope.cancel()
@@ -71,7 +71,7 @@ class Held:
             nursery.cancel_scope.cancel()
 
     async def _watch(self, svid: Latest[Svid | None], now: Now) -> None:
-        await self._do(await Watcher(self._views, self.instance, self._server_name, svid, now).watch())
+        await self._do(await ReadinessWatcher(self._views, self.instance, self._server_name, svid, now).watch())
 
     async def _end_when_dismissed(self) -> None:
         await self._dismissed.wait()

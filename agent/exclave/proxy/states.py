@@ -53,39 +53,39 @@ class Effect(Enum):
 
 
 @dataclass(frozen=True)
-class Step:
+class Transition:
     """The next state, and what to do."""
 
     state: State
     effects: tuple[Effect, ...] = ()
 
 
-_ENDED = Step(State.ENDING, (Effect.TERMINATE,))
-_GONE = Step(State.ABSENT)
+_ENDED = Transition(State.ENDING, (Effect.TERMINATE,))
+_GONE = Transition(State.ABSENT)
 
-TABLE: dict[tuple[State, Event], Step] = {
-    (State.ABSENT, Event.STARTED): Step(State.STARTING),
-    (State.ABSENT, Event.ADOPTED): Step(State.STANDBY),
-    (State.STARTING, Event.CERTIFIED): Step(State.STANDBY),
+TABLE: dict[tuple[State, Event], Transition] = {
+    (State.ABSENT, Event.STARTED): Transition(State.STARTING),
+    (State.ABSENT, Event.ADOPTED): Transition(State.STANDBY),
+    (State.STARTING, Event.CERTIFIED): Transition(State.STANDBY),
     (State.STARTING, Event.OVERDUE): _ENDED,
     (State.STARTING, Event.DISMISSED): _ENDED,
     (State.STARTING, Event.EXITED): _GONE,
-    (State.STANDBY, Event.RULES_IN): Step(State.ACTIVE),
-    (State.STANDBY, Event.RETIRED): Step(State.DRAINING),
+    (State.STANDBY, Event.RULES_IN): Transition(State.ACTIVE),
+    (State.STANDBY, Event.RETIRED): Transition(State.DRAINING),
     (State.STANDBY, Event.DISMISSED): _ENDED,
     (State.STANDBY, Event.EXITED): _GONE,
-    (State.ACTIVE, Event.RULES_OUT): Step(State.DRAINING),
+    (State.ACTIVE, Event.RULES_OUT): Transition(State.DRAINING),
     (State.ACTIVE, Event.DISMISSED): _ENDED,
     (State.ACTIVE, Event.EXITED): _GONE,
-    (State.DRAINING, Event.RULES_IN): Step(State.ACTIVE),
+    (State.DRAINING, Event.RULES_IN): Transition(State.ACTIVE),
     (State.DRAINING, Event.DISMISSED): _ENDED,
     (State.DRAINING, Event.EXITED): _GONE,
-    (State.ENDING, Event.BOUND_REACHED): Step(State.ENDING, (Effect.KILL,)),
+    (State.ENDING, Event.BOUND_REACHED): Transition(State.ENDING, (Effect.KILL,)),
     (State.ENDING, Event.EXITED): _GONE,
 }
 """Everything that changes anything."""
 
 
-def next_step(state: State, event: Event) -> Step:
+def transition(state: State, event: Event) -> Transition:
     """What an event makes of a state; the same state without effects if it says nothing new there."""
-    return TABLE.get((state, event), Step(state))
+    return TABLE.get((state, event), Transition(state))

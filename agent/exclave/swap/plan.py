@@ -21,11 +21,11 @@ PAUSES = Backoff(first=5.0, most=600.0, factor=3.0, jitter=0.0)
 MEMORY_PAUSE = 3600.0
 """Seconds between two swaps for memory alone."""
 
-QUIET_LOOKS = 2
+QUIET_POLLS = 2
 """Looks in a row without an open connection after which an instance counts as quiet."""
 
 
-class Reason(Enum):
+class SwapReason(Enum):
     """Why a swap is made; the value is told to people."""
 
     ASKED = "asked for"
@@ -35,7 +35,7 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True)
-class Facts:
+class SwapFacts:
     """What holds now. `others` are instances that run and are not chosen; `aborts` is how many swaps in a row failed.
 
     Times are seconds of one clock; `aborted_at` and `memory_at` (the last swap for memory) are None if there was none.
@@ -52,60 +52,60 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Wait:
+class Idle:
     """Nothing to do before something changes, or before `until`."""
 
     until: float = inf
 
 
 @dataclass(frozen=True)
-class Drain:
+class DrainOther:
     """Wait until an instance is quiet, then end it."""
 
     instance: Instance
 
 
 @dataclass(frozen=True)
-class Begin:
+class BeginSwap:
     """Make a swap."""
 
-    reason: Reason
+    reason: SwapReason
 
 
 @dataclass(frozen=True)
-class Refuse:
+class RejectRequest:
     """Tell whoever asked that there is nothing to move."""
 
 
-Action = Wait | Drain | Begin | Refuse
+Action = Idle | DrainOther | BeginSwap | RejectRequest
 
 
-def decide(facts: Facts, now: float) -> Action:
+def plan_swap(facts: SwapFacts, now: float) -> Action:
     """What to do now."""
     if facts.chosen is None or not facts.is_ready:
-        return Refuse() if facts.is_asked else Wait()
+        return RejectRequest() if facts.is_asked else Idle()
     if facts.others:
-        return Drain(facts.others[0])
+        return DrainOther(facts.others[0])
     if facts.is_asked:
-        return Begin(Reason.ASKED)
+        return BeginSwap(SwapReason.ASKED)
     reason = _reason(facts)
     if reason is None:
-        return Wait()
+        return Idle()
     until = _not_before(facts, reason)
-    return Begin(reason) if now >= until else Wait(until)
+    return BeginSwap(reason) if now >= until else Idle(until)
 
 
-def _reason(facts: Facts) -> Reason | None:
-    for reason in (Reason.ENVIRONMENT, Reason.PROGRAM, Reason.MEMORY):
+def _reason(facts: SwapFacts) -> SwapReason | None:
+    for reason in (SwapReason.ENVIRONMENT, SwapReason.PROGRAM, SwapReason.MEMORY):
         if Difference(reason.value) in facts.outdated:
             return reason
     return None
 
 
-def _not_before(facts: Facts, reason: Reason) -> float:
+def _not_before(facts: SwapFacts, reason: SwapReason) -> float:
     bounds = [-inf]
     if facts.aborted_at is not None and facts.aborts:
         bounds.append(facts.aborted_at + PAUSES.pause(facts.aborts - 1, 0.0))
-    if reason is Reason.MEMORY and facts.memory_at is not None:
+    if reason is SwapReason.MEMORY and facts.memory_at is not None:
         bounds.append(facts.memory_at + MEMORY_PAUSE)
     return max(bounds)

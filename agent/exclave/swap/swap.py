@@ -34,7 +34,7 @@ from exclave.proxy.states import State
 from exclave.redirect.reconciler import Redirect
 from exclave.redirect.rules.policy import FAMILIES, RedirectPolicy
 from exclave.swap.evidence import count_clients, count_policies, count_sockets, wanted_policies
-from exclave.swap.plan import QUIET_LOOKS, Begin, Drain, Facts, Reason, Refuse, decide
+from exclave.swap.plan import QUIET_POLLS, BeginSwap, DrainOther, RejectRequest, SwapFacts, SwapReason, plan_swap
 from exclave.swap.trial import try_connection
 
 log = logging.getLogger(__name__)
@@ -45,14 +45,14 @@ POLICY_TIME = 10.0
 RULES_TIME = 10.0
 """Seconds for the kernel to have the wanted rules."""
 
-LOOK_EVERY = 1.0
+DRAIN_INTERVAL = 1.0
 """Seconds between two looks at an instance that drains."""
 
-SOON = 0.1
+POLICY_INTERVAL = 0.1
 """Seconds between two looks at one whose policies are on their way."""
 
 
-class Step(Enum):
+class SwapPhase(Enum):
     """Where a swap stands; the value is told to people."""
 
     STARTING = "starting the other instance"
@@ -65,22 +65,22 @@ class Step(Enum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SwapOutcome:
     """How a swap went: from where to where, why, in how many seconds, and what went wrong, if anything did."""
 
     old: Instance | None
     new: Instance | None
-    reason: Reason
+    reason: SwapReason
     took: float = 0.0
     error: ExclaveError | None = None
 
 
 @dataclass(eq=False)
-class _Wish:
+class _SwapRequest:
     """Somebody's wish for a swap. `outcome` is set once it has been made, or not."""
 
     forced: bool
-    outcome: Latest[Outcome | None]
+    outcome: Latest[SwapOutcome | None]
 
 
 class Swap:
@@ -98,7 +98,7 @@ class Swap:
         trial: Latest[Instance | None],
         redirect: Redirect,
     ) -> None:
-        self.step: Latest[Step | None] = Latest(None)
+        self.step: Latest[SwapPhase | None] = Latest(None)
         self.problem: Latest[str | None] = Latest(None)
         self.results: Counter[str] = Counter()
         self.clients: Latest[int | None] = Latest(None)
@@ -107,83 +107,83 @@ class Swap:
         self._proxy = proxy
         self._trial = trial
         self._redirect = redirect
-        self._wish: Latest[_Wish | None] = Latest(None)
+        self._request: Latest[_SwapRequest | None] = Latest(None)
         self._aborts = 0
         self._aborted_at: float | None = None
         self._memory_at: float | None = None
 
-    async def ask(self, *, forced: bool) -> Outcome:
+    async def request(self, *, forced: bool) -> SwapOutcome:
         """Have a swap made, and wait for how it went; who asks while one is asked for gets the same.
 
         `forced`: an instance that drains is told to end at once, and a policy controller that is away holds up nothing.
         """
-        wish = self._wish.value
-        if wish is None or (forced and not wish.forced):
-            wish = _Wish(forced, wish.outcome if wish else Latest(None))
-            self._wish.set(wish)
-        outcome = await wish.outcome.wait_for(lambda outcome: outcome is not None)
+        request = self._request.value
+        if request is None or (forced and not request.forced):
+            request = _SwapRequest(forced, request.outcome if request else Latest(None))
+            self._request.set(request)
+        outcome = await request.outcome.wait_for(lambda outcome: outcome is not None)
         assert outcome is not None
         return outcome
 
-    async def keep(self) -> NoReturn:
+    async def run(self) -> NoReturn:
         """Do what there is to do, for ever."""
         proxy = self._proxy
         self._trial.set(None)  # of one that has failed in a way that nobody foresaw
-        async with open_changed(proxy.chosen, proxy.ready, proxy.instances, proxy.outdated, self._wish) as changed:
+        async with open_changed(proxy.chosen, proxy.ready, proxy.instances, proxy.outdated, self._request) as changed:
             while True:
                 seen = changed.value
-                action = decide(self._look(), trio.current_time())
-                if isinstance(action, Drain):
+                action = plan_swap(self._facts(), trio.current_time())
+                if isinstance(action, DrainOther):
                     await self._drain(action.instance)
-                elif isinstance(action, Begin):
+                elif isinstance(action, BeginSwap):
                     await self._swap(action.reason)
-                elif isinstance(action, Refuse):
+                elif isinstance(action, RejectRequest):
                     hint = "see why: exclave status"
                     error = HostError(Fault.PROXY_UNUSABLE, "no proxy is ready: there is no traffic to move", hint)
-                    self._answer(Outcome(proxy.chosen.value, None, Reason.ASKED, error=error))
+                    self._answer(SwapOutcome(proxy.chosen.value, None, SwapReason.ASKED, error=error))
                 else:
                     with trio.move_on_at(action.until):
                         await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
 
-    def _look(self) -> Facts:
+    def _facts(self) -> SwapFacts:
         chosen = self._proxy.chosen.value
-        return Facts(
+        return SwapFacts(
             chosen=chosen,
             is_ready=self._proxy.ready.value is not None,
             others=tuple(instance for instance in self._proxy.instances.value if instance != chosen),
             outdated=self._proxy.outdated.value,
-            is_asked=self._wish.value is not None,
+            is_asked=self._request.value is not None,
             aborts=self._aborts,
             aborted_at=self._aborted_at,
             memory_at=self._memory_at,
         )
 
-    def _answer(self, outcome: Outcome) -> None:
-        wish = self._wish.value
-        if wish is not None:
-            self._wish.set(None)
-            wish.outcome.set(outcome)
+    def _answer(self, outcome: SwapOutcome) -> None:
+        request = self._request.value
+        if request is not None:
+            self._request.set(None)
+            request.outcome.set(outcome)
 
     # Moving.
 
-    async def _swap(self, reason: Reason) -> None:
+    async def _swap(self, reason: SwapReason) -> None:
         old, began = self._proxy.chosen.value, trio.current_time()
         assert old is not None
         new: Instance | None = None
         log.info("swap: [step=begin from=%s reason=%s]", old, reason.value)
         try:
-            self._tell(Step.STARTING)
+            self._enter(SwapPhase.STARTING)
             new = await self._proxy.start_standby()
             await self._prove(old, new)
-            self._tell(Step.MOVING)
+            self._enter(SwapPhase.MOVING)
             await self._point_to(new)
         except ExclaveError as problem:
-            outcome = Outcome(old, new, reason, trio.current_time() - began, problem)
+            outcome = SwapOutcome(old, new, reason, trio.current_time() - began, problem)
             await self._abort(outcome)
         else:
-            outcome = Outcome(old, new, reason, trio.current_time() - began)
+            outcome = SwapOutcome(old, new, reason, trio.current_time() - began)
             self._aborts, self._aborted_at = 0, None
-            self._memory_at = trio.current_time() if reason is Reason.MEMORY else self._memory_at
+            self._memory_at = trio.current_time() if reason is SwapReason.MEMORY else self._memory_at
             self.results["completed"] += 1
             self.problem.set(None)
             log.info("swap: [from=%s to=%s reason=%s took=%.2fs]", old, new, reason.value, outcome.took)
@@ -192,12 +192,12 @@ class Swap:
 
     async def _prove(self, old: Instance, new: Instance) -> None:
         """Have the new instance proven; once the old one has ended there is nothing to compare with. Raises it."""
-        self._tell(Step.CERTIFYING)
+        self._enter(SwapPhase.CERTIFYING)
         await self._wait_certified(new)
         try:
-            self._tell(Step.POLICIES)
+            self._enter(SwapPhase.POLICIES)
             if await self._have_policies(old, new):
-                self._tell(Step.TRYING)
+                self._enter(SwapPhase.TRYING)
                 await self._try(new)
         except ExclaveError as problem:
             if old in self._proxy.instances.value or new not in self._proxy.instances.value:
@@ -214,7 +214,7 @@ class Swap:
     async def _have_policies(self, old: Instance, new: Instance) -> bool:
         """Wait for the policies; False if they have not come and somebody said that this does not matter."""
         view = self._proxy.instances.value.get(old)
-        if view is not None and view.is_refused:
+        if view is not None and view.is_admin_denied:
             log.info("swap: no proxy here shows whether its policies have arrived: the trial alone is to prove it")
             return True
         settings = self._membership.settings.value
@@ -225,7 +225,7 @@ class Swap:
                 metrics = await self._proxy.read_metrics(new)
                 if metrics is not None and count_policies(metrics) >= wanted:
                     return True
-                await trio.sleep(SOON)
+                await trio.sleep(POLICY_INTERVAL)
         if self._is_forced:
             log.warning("swap: the policies of proxy %s have not arrived, and it is forced: no trial is made", new)
             return False
@@ -272,7 +272,7 @@ class Swap:
             "see whether others change the tables at the same time: nft monitor",
         )
 
-    async def _abort(self, outcome: Outcome) -> None:
+    async def _abort(self, outcome: SwapOutcome) -> None:
         """The old one stays, if it is there; what was started goes, unless rules still point to it: then it drains."""
         old, new, error = outcome.old, outcome.new, outcome.error
         assert old is not None and error is not None
@@ -295,21 +295,21 @@ class Swap:
 
     async def _drain(self, old: Instance) -> None:
         """Wait until an instance is quiet or the bound is reached, then have it end; it may become chosen again."""
-        self._tell(Step.DRAINING)
+        self._enter(SwapPhase.DRAINING)
         self._proxy.retire(old)
         quiet, deadline = 0, trio.current_time() + self._bound
-        while quiet < QUIET_LOOKS and trio.current_time() < deadline and not self._is_forced:
+        while quiet < QUIET_POLLS and trio.current_time() < deadline and not self._is_forced:
             clients = await self._count_clients(old)
             self.clients.set(clients)
             quiet = quiet + 1 if clients == 0 else 0
             if old == self._proxy.chosen.value or old not in self._proxy.instances.value:
                 break
-            with trio.move_on_after(LOOK_EVERY):
-                await self._wish.wait_change()
+            with trio.move_on_after(DRAIN_INTERVAL):
+                await self._request.wait_change()
         self.clients.set(None)
         if old != self._proxy.chosen.value and old in self._proxy.instances.value:
-            self._tell(Step.ENDING)
-            log.info("swap: [step=end instance=%s why=%s]", old, "quiet" if quiet >= QUIET_LOOKS else "bound")
+            self._enter(SwapPhase.ENDING)
+            log.info("swap: [step=end instance=%s why=%s]", old, "quiet" if quiet >= QUIET_POLLS else "bound")
             self._proxy.dismiss(old)
             await self._proxy.wait_gone(old)
         self.step.set(None)
@@ -328,17 +328,17 @@ class Swap:
 
     @property
     def _is_forced(self) -> bool:
-        return self._wish.value is not None and self._wish.value.forced
+        return self._request.value is not None and self._request.value.forced
 
     def _must_run(self, new: Instance) -> InstanceView:
         """How the new instance stands. Raises HostError if it has ended, or is about to."""
         view = self._proxy.instances.value.get(new)
         if view is None or view.state is State.ENDING:
-            why = self._proxy.ends.get(new) if view is None else f"proxy {new} was not ready in time"
+            why = self._proxy.exit_messages.get(new) if view is None else f"proxy {new} was not ready in time"
             raise HostError(Fault.PROXY_UNUSABLE, why or f"proxy {new} has ended", "see its log in the runtime folder")
         return view
 
-    def _tell(self, step: Step) -> None:
+    def _enter(self, step: SwapPhase) -> None:
         log.info("swap: [step=%s]", step.name.lower())
         self.step.set(step)
 
@@ -350,6 +350,6 @@ async def open_swap(
     """Have traffic moved when there is a reason, while open. What is under way when it closes, the next agent finds."""
     swap = Swap(config, membership, proxy, trial, redirect)
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(supervise, "swap", swap.keep)
+        nursery.start_soon(supervise, "swap", swap.run)
         yield swap
         nursery.cancel_scope.cancel()

@@ -17,19 +17,19 @@ import h2.settings
 
 from exclave.workload_api.wire import (
     MessageReader,
-    Refusal,
-    Status,
+    RpcStatus,
+    StatusCode,
+    check_call,
     frame_message,
-    judge_call,
     response_headers,
     trailers,
     trailers_only,
 )
 
-MOST_STREAMS = 16
+MAX_STREAMS = 16
 """Calls at once on one connection; a proxy makes one."""
 
-MOST_SILENCE = 65536
+MAX_UNFRAMED = 65536
 """Bytes without a whole frame in them: no honest client sends that many, and h2 would keep up to 16 MiB."""
 
 
@@ -44,16 +44,16 @@ class _Call:
     rest: bytes = b""
 
 
-class Connection:
+class WorkloadConnection:
     """The server's side of one connection. `denied` refuses every call with its reason."""
 
-    def __init__(self, denied: Refusal | None = None) -> None:
+    def __init__(self, denied: RpcStatus | None = None) -> None:
         config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
         self._h2 = h2.connection.H2Connection(config)
         self._h2.local_settings = h2.settings.Settings(
             client=False,
             initial_values={
-                h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
+                h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
                 h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 16384,
             },
         )
@@ -62,7 +62,7 @@ class Connection:
         self._calls: dict[int, _Call] = {}
         self._response = b""
         self._number = 0
-        self._silence = 0
+        self._unframed = 0
         self.is_over = False
 
     @property
@@ -77,13 +77,13 @@ class Connection:
             return
         try:
             events = self._h2.receive_data(content)
-            self._silence = 0 if events else self._silence + len(content)
+            self._unframed = 0 if events else self._unframed + len(content)
             for event in events:
                 self._handle(event)
         except (h2.exceptions.ProtocolError, UnicodeDecodeError, ValueError):
             # h2 has queued a GOAWAY where it can; nothing that this client says is believed from here on.
             self.is_over = True
-        if self._silence > MOST_SILENCE:
+        if self._unframed > MAX_UNFRAMED:
             self.is_over = True
         self._push()
 
@@ -96,12 +96,12 @@ class Connection:
     def close(self) -> None:
         """Say that no more will come: every call ends as unavailable, and the client connects again."""
         for stream in list(self._calls):
-            self._end(stream, Refusal(Status.UNAVAILABLE, "the agent is stopping"))
+            self._end(stream, RpcStatus(StatusCode.UNAVAILABLE, "the agent is stopping"))
         if not self.is_over:
             self._h2.close_connection()
         self.is_over = True
 
-    def take(self) -> bytes:
+    def data_to_send(self) -> bytes:
         """Bytes to send to the client now."""
         return self._h2.data_to_send()
 
@@ -122,7 +122,7 @@ class Connection:
     def _begin(self, event: h2.events.RequestReceived) -> None:
         stream = event.stream_id or 0
         headers = {str(name): str(value) for name, value in event.headers or ()}
-        refusal = self._denied or judge_call(headers)
+        refusal = self._denied or check_call(headers)
         if refusal is None:
             self._calls[stream] = _Call()
         else:
@@ -138,7 +138,7 @@ class Connection:
             if call.reader.receive(event.data or b""):
                 call.asked = True
         except ValueError as problem:
-            self._end(stream, Refusal(Status.INVALID_ARGUMENT, str(problem)))
+            self._end(stream, RpcStatus(StatusCode.INVALID_ARGUMENT, str(problem)))
 
     def _push(self) -> None:
         """Send each call what is new, as far as its windows go."""
@@ -165,7 +165,7 @@ class Connection:
                 return
             call.rest = call.rest[room:]
 
-    def _end(self, stream: int, refusal: Refusal) -> None:
+    def _end(self, stream: int, refusal: RpcStatus) -> None:
         call = self._calls.pop(stream, None)
         if call is None:
             return

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-from exclave.workload_api.wire import Refusal, Status
+from exclave.workload_api.wire import RpcStatus, StatusCode
 
 _UCRED = struct.Struct("3i")
 
@@ -22,20 +22,20 @@ class Peer:
     gid: int
 
 
-class HasOptions(Protocol):
+class SocketWithOptions(Protocol):
     """A socket, the library's or trio's."""
 
     def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
         """As socket.socket has it."""
 
 
-def peer_of(connection: HasOptions) -> Peer:
+def peer_of(connection: SocketWithOptions) -> Peer:
     """Read who connected."""
     return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
 
 
-def judge_peer(peer: Peer, allowed_uids: frozenset[int]) -> Refusal | None:
+def check_peer(peer: Peer, allowed_uids: frozenset[int]) -> RpcStatus | None:
     """Whether a peer may have the key; None means yes."""
     if peer.uid in allowed_uids:
         return None
-    return Refusal(Status.PERMISSION_DENIED, f"user {peer.uid} is not the proxy's, and only the proxy is served")
+    return RpcStatus(StatusCode.PERMISSION_DENIED, f"user {peer.uid} is not the proxy's, and only the proxy is served")

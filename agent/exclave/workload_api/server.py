@@ -24,13 +24,13 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Renewing, tell
-from exclave.workload_api.connection import Connection
+from exclave.workload_api.connection import WorkloadConnection
 from exclave.workload_api.messages import X509Svid, encode_response
-from exclave.workload_api.peer import judge_peer, peer_of
+from exclave.workload_api.peer import check_peer, peer_of
 
 log = logging.getLogger(__name__)
 
-GOODBYE = 2.0
+CLOSE_TIME = 2.0
 """Seconds that a client has to hear that we stop."""
 
 _CHUNK = 65536
@@ -60,10 +60,10 @@ async def open_workload_api(
 
     async def serve(stream: trio.SocketStream) -> None:
         peer = peer_of(stream.socket)
-        denied = judge_peer(peer, allowed_uids)
+        denied = check_peer(peer, allowed_uids)
         if denied is not None:
             log.warning("workload API: process %d of user %d was refused", peer.pid, peer.uid)
-        connection = Connection(denied)
+        connection = WorkloadConnection(denied)
         async with stream:
             await _serve(stream, connection, svid, bundle, api.streams)
 
@@ -90,7 +90,7 @@ async def open_workload_api(
 
 async def _serve(
     stream: trio.SocketStream,
-    connection: Connection,
+    connection: WorkloadConnection,
     svid: Latest[Svid | None],
     bundle: Callable[[], tuple[bytes, ...]],
     streams: Latest[int],
@@ -123,7 +123,7 @@ async def _serve(
             async for _ in ready.changes():
                 is_telling = is_new and connection.streams > 0
                 is_new = is_new and not is_telling
-                await stream.send_all(connection.take())
+                await stream.send_all(connection.data_to_send())
                 if is_telling:
                     tell(Renewing.TOLD)
                 streams.set(streams.value + connection.streams - counted)
@@ -138,7 +138,7 @@ async def _serve(
             raise
     finally:
         streams.set(streams.value - counted)
-        await _say_goodbye(stream, connection)
+        await _close_connection(stream, connection)
 
 
 def _is_lost(problem: BaseException) -> bool:
@@ -148,11 +148,11 @@ def _is_lost(problem: BaseException) -> bool:
     return isinstance(problem, (trio.BrokenResourceError, trio.ClosedResourceError))
 
 
-async def _say_goodbye(stream: trio.SocketStream, connection: Connection) -> None:
+async def _close_connection(stream: trio.SocketStream, connection: WorkloadConnection) -> None:
     connection.close()
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE):
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIME):
         try:
-            await stream.send_all(connection.take())
+            await stream.send_all(connection.data_to_send())
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             return
 

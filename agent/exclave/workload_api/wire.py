@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from urllib.parse import quote
 
-MOST_REQUEST = 64 * 1024
+MAX_REQUEST = 64 * 1024
 """Bytes of a request message; the one request we serve is empty."""
 
 SECURITY_HEADER = "workload.spiffe.io"
 FETCH_X509_SVID = "/SpiffeWorkloadAPI/FetchX509SVID"
 
 
-class Status(IntEnum):
+class StatusCode(IntEnum):
     """The gRPC status codes that we answer with."""
 
     INVALID_ARGUMENT = 3
@@ -27,22 +27,24 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RpcStatus:
     """A call that is not served: status and a text for whoever debugs the client."""
 
-    status: Status
+    status: StatusCode
     message: str
 
 
-def judge_call(headers: Mapping[str, str]) -> Refusal | None:
+def check_call(headers: Mapping[str, str]) -> RpcStatus | None:
     """Whether a call is one that is served; None means yes."""
     if headers.get(":method") != "POST" or not headers.get("content-type", "").startswith("application/grpc"):
-        return Refusal(Status.INVALID_ARGUMENT, "a gRPC call was expected: POST with content-type application/grpc")
+        return RpcStatus(
+            StatusCode.INVALID_ARGUMENT, "a gRPC call was expected: POST with content-type application/grpc"
+        )
     if headers.get(SECURITY_HEADER) != "true":
-        return Refusal(Status.INVALID_ARGUMENT, f"security header missing from request: {SECURITY_HEADER}: true")
+        return RpcStatus(StatusCode.INVALID_ARGUMENT, f"security header missing from request: {SECURITY_HEADER}: true")
     path = headers.get(":path", "")
     if path != FETCH_X509_SVID:
-        return Refusal(Status.UNIMPLEMENTED, f"only {FETCH_X509_SVID} is served here, not {path[:100]}")
+        return RpcStatus(StatusCode.UNIMPLEMENTED, f"only {FETCH_X509_SVID} is served here, not {path[:100]}")
     return None
 
 
@@ -65,8 +67,8 @@ class MessageReader:
             compressed, length = self._waiting[0], int.from_bytes(self._waiting[1:5], "big")
             if compressed:
                 raise ValueError("compressed messages are not understood")
-            if length > MOST_REQUEST:
-                raise ValueError(f"a message of at most {MOST_REQUEST} bytes was expected, found {length}")
+            if length > MAX_REQUEST:
+                raise ValueError(f"a message of at most {MAX_REQUEST} bytes was expected, found {length}")
             if len(self._waiting) < 5 + length:
                 break
             messages.append(self._waiting[5 : 5 + length])
@@ -79,11 +81,11 @@ def response_headers() -> list[tuple[str, str]]:
     return [(":status", "200"), ("content-type", "application/grpc")]
 
 
-def trailers(refusal: Refusal) -> list[tuple[str, str]]:
+def trailers(refusal: RpcStatus) -> list[tuple[str, str]]:
     """The end of a call that has begun."""
     return [("grpc-status", str(int(refusal.status))), ("grpc-message", quote(refusal.message, safe=" :/.,-"))]
 
 
-def trailers_only(refusal: Refusal) -> list[tuple[str, str]]:
+def trailers_only(refusal: RpcStatus) -> list[tuple[str, str]]:
     """The whole of a call that is refused at once."""
     return [*response_headers(), *trailers(refusal)]

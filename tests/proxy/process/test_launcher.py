@@ -10,17 +10,17 @@ from exclave.config import ProxyConfig
 from exclave.errors import HostError
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.process.launcher import Maker
+from exclave.proxy.process.launcher import ProxyLauncher
 from support.member import ADDRESS, RECORD, make_settings
 
 
-def maker(folder: Path, *addresses: str) -> Maker:
+def launcher(folder: Path, *addresses: str) -> ProxyLauncher:
     membership: Any = SimpleNamespace(record=RECORD, captured=Latest(addresses))
-    return Maker(ProxyConfig(), ProxyUser("nobody", 65534, 65534), folder, membership, folder / "w.sock")
+    return ProxyLauncher(ProxyConfig(), ProxyUser("nobody", 65534, 65534), folder, membership, folder / "w.sock")
 
 
 def test_what_is_wanted_differs_by_instance_and_by_what_settings_tell_a_proxy(tmp_path: Path) -> None:
-    made, settings = maker(tmp_path, ADDRESS), make_settings()
+    made, settings = launcher(tmp_path, ADDRESS), make_settings()
     assert made.wanted_digest(settings, "a") == made.wanted_digest(make_settings(), "a")
     assert made.wanted_digest(settings, "a") != made.wanted_digest(settings, "b")
     assert made.wanted_digest(settings, "a") != made.wanted_digest(make_settings(anchors="other"), "a")
@@ -28,17 +28,17 @@ def test_what_is_wanted_differs_by_instance_and_by_what_settings_tell_a_proxy(tm
 
 
 def test_a_machine_without_an_address_has_nothing_to_tell_a_proxy(tmp_path: Path) -> None:
-    assert maker(tmp_path).wanted_digest(make_settings(), "a") is None
+    assert launcher(tmp_path).wanted_digest(make_settings(), "a") is None
     with pytest.raises(HostError, match="no address to have in the mesh"):
-        maker(tmp_path).environment(make_settings(), "a")
+        launcher(tmp_path).environment(make_settings(), "a")
 
 
 def test_names_are_written_for_every_user_and_forgotten(tmp_path: Path) -> None:
-    made = maker(tmp_path)
-    made.write_names("169.254.77.3")
+    made = launcher(tmp_path)
+    made.write_resolv_conf("169.254.77.3")
     path = tmp_path / "resolv.conf"
     assert path.read_text() == "nameserver 169.254.77.3\noptions ndots:0\n"
     assert path.stat().st_mode & 0o777 == 0o644
-    made.forget_names()
-    made.forget_names()
+    made.remove_resolv_conf()
+    made.remove_resolv_conf()
     assert not path.exists()

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from exclave.proxy.process.logfile import KEPT, LONGEST_LINE, MOST, cut_output, forget_output, last_line, output_path
+from exclave.proxy.process.logfile import (
+    MAX_LINE,
+    MAX_SIZE,
+    REMAINING_SIZE,
+    cut_output,
+    last_line,
+    output_path,
+    remove_output,
+)
 
 
 def test_each_instance_has_a_file_of_its_own(tmp_path: Path) -> None:
@@ -14,27 +22,27 @@ def test_each_instance_has_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_too_large_is_left_alone(tmp_path: Path) -> None:
     path = output_path(tmp_path, "a")
-    path.write_bytes(b"x" * MOST)
+    path.write_bytes(b"x" * MAX_SIZE)
     cut_output(path)
-    assert path.stat().st_size == MOST
+    assert path.stat().st_size == MAX_SIZE
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_is_too_large_is_emptied_and_its_newest_part_kept(tmp_path: Path) -> None:
     path = output_path(tmp_path, "a")
     with path.open("ab", buffering=0) as writer:
-        writer.write(b"old\n" + b"x" * MOST + b"\nnewest\n")
+        writer.write(b"old\n" + b"x" * MAX_SIZE + b"\nnewest\n")
         cut_output(path)
         writer.write(b"later\n")  # the proxy goes on writing to the file that it has open
     assert path.read_bytes() == b"later\n"
     kept = (tmp_path / "proxy-a.log.1").read_bytes()
-    assert len(kept) == KEPT
+    assert len(kept) == REMAINING_SIZE
     assert kept.endswith(b"\nnewest\n")
 
 
 def test_a_file_that_is_not_there_is_no_problem(tmp_path: Path) -> None:
     cut_output(output_path(tmp_path, "a"))
-    forget_output(tmp_path, "a")
+    remove_output(tmp_path, "a")
     assert last_line(output_path(tmp_path, "a")) == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -45,7 +53,7 @@ WORDS = {
     "blanks after it": (b"last\n\n  \n", "last"),
     "bytes that are no text": (b"caf\xe9\n", "caf\N{REPLACEMENT CHARACTER}"),
     "nothing": (b"\n\n", ""),
-    "a very long line": (b"x" * 3000, "x" * LONGEST_LINE),
+    "a very long line": (b"x" * 3000, "x" * MAX_LINE),
 }
 
 
@@ -59,5 +67,5 @@ def test_last_words(tmp_path: Path, content: bytes, words: str) -> None:
 def test_all_of_an_instances_files_are_forgotten(tmp_path: Path) -> None:
     for name in ("proxy-a.log", "proxy-a.log.1", "proxy-b.log"):
         (tmp_path / name).touch()
-    forget_output(tmp_path, "a")
+    remove_output(tmp_path, "a")
     assert [path.name for path in tmp_path.iterdir()] == ["proxy-b.log"]

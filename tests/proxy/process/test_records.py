@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exclave.errors import Fault, HostError
-from exclave.proxy.process.instances import ProgramId
+from exclave.proxy.process.instances import BinaryId
 from exclave.proxy.process.records import LAUNCHERS, Records, find_executable
 
 SLEEP = "/usr/bin/sleep"
@@ -32,7 +32,7 @@ def executable_of(pid: int) -> str:
 
 def test_the_process_on_record_is_found_and_held(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
     records = Records(tmp_path)
-    program = ProgramId("8:1:2:3", "d")
+    program = BinaryId("8:1:2:3", "d")
     records.add("b", sleeper.pid, executable_of(sleeper.pid), "digest", program)
     ((instance, (record, pidfd)),) = records.find_ours().items()
     assert (instance, record.pid, record.environment, record.program) == ("b", sleeper.pid, "digest", program)
@@ -118,10 +118,10 @@ def test_a_child_that_is_not_the_proxy_yet_is_on_its_way(tmp_path: Path) -> None
         records.add("a", child.pid, SLEEP, "digest")
         while os.path.basename(executable_of(child.pid)) not in LAUNCHERS:
             pass  # Popen returns once it runs the shell, or is about to
-        assert records.has_child_on_its_way()
+        assert records.has_starting_child()
         child.stdin.write(b"\n")
         child.stdin.flush()
-        while records.has_child_on_its_way():
+        while records.has_starting_child():
             pass
         ((_, (record, pidfd)),) = records.find_ours().items()
         os.close(pidfd)

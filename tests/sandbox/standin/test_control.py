@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import trio
 
-from exclave.data_path.control_plane import Reading, read_controllers
+from exclave.data_path.control_plane import ControllerSample, sample_controllers
 from exclave_sandbox.standin.admin import Counts
 from exclave_sandbox.standin.control import reaches, watch_controller
 from exclave_sandbox.standin.lookup import Lookups, Resolver
@@ -19,7 +19,7 @@ def counts() -> Counts:
 async def shown(counts: Counts, connected: int) -> None:
     """Wait until the metrics say so."""
     with trio.fail_after(10):
-        while read_controllers("\n".join(counts.render())) != {"destination": Reading(connected, 0, 0)}:  # noqa: ASYNC110  a page tells nobody
+        while sample_controllers("\n".join(counts.render())) != {"destination": ControllerSample(connected, 0, 0)}:  # noqa: ASYNC110  a page tells nobody
             await trio.sleep(0.01)
 
 

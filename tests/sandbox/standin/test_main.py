@@ -18,7 +18,7 @@ from exclave.identity.svid import Svid
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.environment import proxy_environment
 from exclave.proxy.process.version import read_version
-from exclave.proxy.ready import leaf_not_after, open_window
+from exclave.proxy.ready import leaf_not_after, open_probe
 from exclave.workload_api.server import open_workload_api
 from exclave_sandbox.stage.programs import Program, open_program
 from exclave_sandbox.standin.stream import connect
@@ -70,9 +70,9 @@ async def running(folder: Path, drain: float = 5.0) -> AsyncIterator[tuple[Progr
 
 async def until_ready(expires: float) -> None:
     """Wait until it serves a certificate that ends then."""
-    async with open_window(PLACE, 4191, NAME) as window:
+    async with open_probe(PLACE, 4191, NAME) as probe:
         with trio.fail_after(20):
-            while (look := await window.look(with_metrics=True)) is None or look.expires != expires:
+            while (result := await probe.query(with_metrics=True)) is None or result.expires != expires:
                 await trio.lowlevel.checkpoint()
 
 
@@ -81,11 +81,11 @@ async def until_ready(expires: float) -> None:
 async def test_it_serves_once_it_is_certified_and_takes_every_new_certificate() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with running(Path(folder)) as (_, svid):
-            async with open_window(PLACE, 4191, NAME) as window:
+            async with open_probe(PLACE, 4191, NAME) as probe:
                 with trio.fail_after(20):
-                    while (look := await window.look(with_metrics=True)) is None:
+                    while (result := await probe.query(with_metrics=True)) is None:
                         await trio.lowlevel.checkpoint()
-            assert (look.is_ready, look.expires) == (False, None)
+            assert (result.is_ready, result.expires) == (False, None)
             with pytest.raises(OSError, match="connect"):
                 await connect((PLACE, 4143))
             for _ in range(3):

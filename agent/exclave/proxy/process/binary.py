@@ -52,7 +52,7 @@ def find_user(name: str) -> ProxyUser:
     return ProxyUser(found.pw_name, found.pw_uid, found.pw_gid)
 
 
-def confined(user: ProxyUser) -> list[str]:
+def setpriv_command(user: ProxyUser) -> list[str]:
     """The words before a command that make it that user's, without groups, capabilities or ways to gain any."""
     return [
         "setpriv",
@@ -77,7 +77,7 @@ async def check_binary(binary: Path, user: ProxyUser) -> str | None:
         )
     try:
         greeted = await run_command(
-            [*confined(user), str(binary)],
+            [*setpriv_command(user), str(binary)],
             timeout=GREETING_TIME,
             environment={"LINKERD2_PROXY_LOG": "info", "PATH": SEARCH_PATH},
         )

@@ -10,38 +10,38 @@ from pathlib import Path
 
 import trio
 
-from exclave.proxy.process.instances import ProgramId
+from exclave.proxy.process.instances import BinaryId
 
 SETTLING = 3.0
 
 PIECE = 1024 * 1024
 
 
-async def identify(path: Path, *known: ProgramId | None) -> ProgramId | None:
+async def identify_binary(path: Path, *known: BinaryId | None) -> BinaryId | None:
     """The program at `path`; of `known` ones whose file it is, the content is not read. None: there is none."""
     try:
         stamp = stamp_of(path)
         for one in known:
             if one is not None and one.stamp == stamp:
                 return one
-        return ProgramId(stamp, await trio.to_thread.run_sync(_digest_of, path))
+        return BinaryId(stamp, await trio.to_thread.run_sync(_digest, path))
     except OSError:
         return None
 
 
-class ProgramWatch:
+class BinaryWatch:
     """Looks at one path again and again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: ProgramId | None = None
+        self._newest: BinaryId | None = None
         self._since = 0.0
 
-    async def look(self, running: ProgramId | None) -> ProgramId | None:
+    async def poll(self, running: BinaryId | None) -> BinaryId | None:
         """The program on disk once it is sure that it is another one; else the one that runs."""
-        found, now = await identify(self._path, running, self._seen), trio.current_time()
-        if found != self._seen:
-            self._seen, self._since = found, now
+        found, now = await identify_binary(self._path, running, self._newest), trio.current_time()
+        if found != self._newest:
+            self._newest, self._since = found, now
         return found if found is not None and now - self._since >= SETTLING else running
 
 
@@ -51,7 +51,7 @@ def stamp_of(path: Path) -> str:
     return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
-def _digest_of(path: Path) -> str:
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(PIECE):

@@ -17,7 +17,7 @@ FILE = "instances.json"
 
 
 @dataclass(frozen=True)
-class ProgramId:
+class BinaryId:
     """A program. `stamp` is `device:inode:size:mtime` of its file, `digest` names its content."""
 
     stamp: str
@@ -29,7 +29,7 @@ class InstanceRecord(ProcessRecord):
     """One process that was launched as an instance."""
 
     environment: str
-    program: ProgramId | None = None
+    program: BinaryId | None = None
 
 
 def render_instances(records: Mapping[Instance, InstanceRecord]) -> str:
@@ -67,5 +67,5 @@ def _record(tree: Any) -> InstanceRecord:
         raise ValueError(f"instances: {problem} is missing or wrong") from None
 
 
-def _program(tree: Any) -> ProgramId | None:
-    return None if tree is None else ProgramId(str(tree["stamp"]), str(tree["digest"]))
+def _program(tree: Any) -> BinaryId | None:
+    return None if tree is None else BinaryId(str(tree["stamp"]), str(tree["digest"]))

@@ -14,7 +14,7 @@ from exclave.member.client import Membership
 from exclave.milestones import Starting, tell
 from exclave.proxy.environment import environment_digest, proxy_environment
 from exclave.proxy.process.binary import ProxyUser, check_binary
-from exclave.proxy.process.binary_id import identify
+from exclave.proxy.process.binary_id import identify_binary
 from exclave.proxy.process.instances import InstanceRecord
 from exclave.proxy.process.logfile import output_path
 from exclave.proxy.process.records import Records, find_executable
@@ -22,7 +22,7 @@ from exclave.proxy.process.slot import find_families
 from exclave.proxy.process.spawn import Program, ProxyProcess, launch
 
 
-class Maker:
+class ProxyLauncher:
     """Makes processes."""
 
     def __init__(
@@ -36,12 +36,12 @@ class Maker:
         self._socket = socket
         self._resolv_conf = runtime / "resolv.conf"
 
-    def write_names(self, dns_address: str) -> None:
+    def write_resolv_conf(self, dns_address: str) -> None:
         """Write the resolv.conf that instances see in place of the host's."""
         self._resolv_conf.write_text(f"nameserver {dns_address}\noptions ndots:0\n")
         self._resolv_conf.chmod(0o644)
 
-    def forget_names(self) -> None:
+    def remove_resolv_conf(self) -> None:
         """Remove it."""
         self._resolv_conf.unlink(missing_ok=True)
 
@@ -54,7 +54,7 @@ class Maker:
         environment = self.environment(settings, instance)
         binary = self._config.binary
         program = Program(binary, self._user, environment, self._resolv_conf, output_path(self._runtime, instance))
-        executable, identity = find_executable(binary), await identify(binary)
+        executable, identity = find_executable(binary), await identify_binary(binary)
         gated = launch(program)
         tell(Starting.PROXY_WAITS)
         try:

@@ -11,16 +11,16 @@ import trio
 
 from exclave.kit.host.atomic import remove
 
-MOST = 8 * 1024 * 1024
+MAX_SIZE = 8 * 1024 * 1024
 """Bytes after which the file is cut."""
 
-KEPT = 2 * 1024 * 1024
+REMAINING_SIZE = 2 * 1024 * 1024
 """Bytes of it that are kept."""
 
-LOOK_EVERY = 60.0
+CHECK_INTERVAL = 60.0
 """Seconds between looks at the size."""
 
-LONGEST_LINE = 300
+MAX_LINE = 300
 
 
 def output_path(runtime: Path, instance: str) -> Path:
@@ -28,21 +28,21 @@ def output_path(runtime: Path, instance: str) -> Path:
     return runtime / f"proxy-{instance}.log"
 
 
-async def keep_bounded(path: Path) -> None:
+async def bound_output(path: Path) -> None:
     """Cut the file whenever it has grown too large, for ever."""
     while True:
         cut_output(path)
-        await trio.sleep(LOOK_EVERY)
+        await trio.sleep(CHECK_INTERVAL)
 
 
 def cut_output(path: Path) -> None:
     """Cut the file if it is too large; it may be absent."""
     try:
-        if path.stat().st_size <= MOST:
+        if path.stat().st_size <= MAX_SIZE:
             return
         with path.open("rb") as file:
-            file.seek(-KEPT, os.SEEK_END)
-            newest = file.read(KEPT)
+            file.seek(-REMAINING_SIZE, os.SEEK_END)
+            newest = file.read(REMAINING_SIZE)
         path.with_suffix(".log.1").write_bytes(newest)
         os.truncate(path, 0)
     except OSError:
@@ -57,10 +57,10 @@ def last_line(path: Path) -> str:
             lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
     except OSError:
         return ""
-    return next((line[:LONGEST_LINE] for line in reversed(lines) if line), "")
+    return next((line[:MAX_LINE] for line in reversed(lines) if line), "")
 
 
-def forget_output(runtime: Path, instance: str) -> None:
+def remove_output(runtime: Path, instance: str) -> None:
     """Remove an instance's files. Raises HostError."""
     for suffix in (".log", ".log.1"):
         remove(output_path(runtime, instance).with_suffix(suffix))

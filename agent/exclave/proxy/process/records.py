@@ -14,8 +14,8 @@ from exclave.kit.host.procfs import open_pidfd, read_boot_id, view_process
 from exclave.link.layout import Instance
 from exclave.proxy.process.instances import (
     FILE,
+    BinaryId,
     InstanceRecord,
-    ProgramId,
     interpreter_of,
     parse_instances,
     render_instances,
@@ -44,7 +44,7 @@ class Records:
             return {}
 
     def add(
-        self, instance: Instance, pid: int, executable: str, environment: str, program: ProgramId | None = None
+        self, instance: Instance, pid: int, executable: str, environment: str, program: BinaryId | None = None
     ) -> InstanceRecord:
         """Put a child that has not passed its gate on record. Raises HostError if the disk refuses."""
         view = view_process(pid)
@@ -72,7 +72,7 @@ class Records:
             self.drop(instance)
         return found
 
-    def has_child_on_its_way(self) -> bool:
+    def has_starting_child(self) -> bool:
         """Whether a process on record has passed its gate, and is not the proxy yet.
 
         An agent may be killed right then; a few milliseconds later that process is a proxy like any other.

@@ -14,7 +14,7 @@ from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, INSTANCES, OUTBOUND_PO
 FAMILIES: tuple[Family, Family] = (4, 6)
 
 
-def choose_place(held: Collection[Instance] = ()) -> Instance:
+def choose_slot(held: Collection[Instance] = ()) -> Instance:
     """The first free place, not among those `held` by processes of ours.
 
     Raises HostError if both are taken, or if the link's addresses are not there.

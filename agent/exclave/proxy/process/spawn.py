@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 
 from exclave.errors import Fault, HostError
-from exclave.proxy.process.binary import SEARCH_PATH, ProxyUser, confined
+from exclave.proxy.process.binary import SEARCH_PATH, ProxyUser, setpriv_command
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 
@@ -46,7 +46,7 @@ class Program:
     @property
     def command(self) -> list[str]:
         """The argument list of the whole chain."""
-        return [*_OWN_MOUNTS, "sh", "-c", _GATE, str(self.resolv_conf), *confined(self.user), str(self.binary)]
+        return [*_OWN_MOUNTS, "sh", "-c", _GATE, str(self.resolv_conf), *setpriv_command(self.user), str(self.binary)]
 
 
 class ProxyProcess:
