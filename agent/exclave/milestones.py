@@ -28,9 +28,9 @@ class Starting(Enum):
     """An agent's boot, until pods may send traffic."""
 
     LINK = "the link is made"
-    GUARD_WAITS = "the guard waits at its gate"
-    GUARD_RELEASED = "the guard's gate is open"
-    GUARD = "the guard holds its table"
+    KEEPALIVE_WAITS = "the keepalive process waits at its gate"
+    KEEPALIVE_RELEASED = "the keepalive process's gate is open"
+    KEEPALIVE = "the keepalive process holds its table"
     NAMES = "names are answered"
     PROXY_WAITS = "the proxy waits at its gate, on no record"
     PROXY_RECORDED = "the proxy is on record"
@@ -70,7 +70,7 @@ class Withdrawing(Enum):
     HOLDING = "the rules capture nothing new"
     TERMINATED = "the proxy was told to end"
     ENDED = "the proxy has ended, and is off the record"
-    UNGUARDED = "the guard has ended"
+    KEEPALIVE_ENDED = "the keepalive process has ended"
     TABLE = "the rules are gone"
     LINK = "the link is gone"
 

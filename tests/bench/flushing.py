@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
-from redirect.keeping import TOP, keep
 from tests.bench.figures import heading, row
 
-from exclave.redirect.keepalive import remove_guard
+from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.rules.drain_ruleset import render_holding, render_kept
 from exclave_sandbox.stage.namespaces import Machine
+from redirect.agent_process import TOP, start_agent
 from redirect.lab import CLUSTER4, CLUSTER6, VM4, Flows, Lab, as_proxies, open_lab
 from redirect.policies import PLAIN, PROXY
 
@@ -168,9 +168,9 @@ def applications(lab: Lab) -> None:
 
 
 async def flushed(runtime: Path, flushes: int) -> Outcome:
-    """Flush all rules, again and again, under load. Where `runtime` is absent there is no guard."""
+    """Flush all rules, again and again, under load. Where `runtime` is absent there is no keepalive table."""
     async with open_lab() as lab:
-        keeping = await keep(lab.vm, runtime, POLICY)
+        agent = await start_agent(lab.vm, runtime, POLICY)
         try:
             as_proxies(lab, "a")
             applications(lab)
@@ -191,15 +191,15 @@ async def flushed(runtime: Path, flushes: int) -> Outcome:
             watcher.kill()
             return Outcome(away, reset, answered.get("application", 0), answered.get("proxy a", 0))
         finally:
-            keeping.kill()
-            await remove_guard(runtime)
+            agent.kill()
+            await remove_keepalive(runtime)
 
 
 async def withdrawn(way: Callable[[Lab], Awaitable[object]]) -> int:
     """How many connections are reset when rules are withdrawn in a way, before the proxy has ended."""
     async with open_lab() as lab:
-        keeping = await keep(lab.vm, Path("/nowhere"), POLICY)
-        keeping.kill()
+        agent = await start_agent(lab.vm, Path("/nowhere"), POLICY)
+        agent.kill()
         as_proxies(lab, "a")
         flows = talk(lab)
         await way(lab)
@@ -230,8 +230,8 @@ async def rule_by_rule(lab: Lab) -> int:
 async def applied(way: Callable[[Lab], Awaitable[int]]) -> tuple[float, int, int, int]:
     """Seconds and processes that it takes; triples sampled meanwhile, and those that saw half a set."""
     async with open_lab() as lab:
-        keeping = await keep(lab.vm, Path("/nowhere"), POLICY)
-        keeping.kill()
+        agent = await start_agent(lab.vm, Path("/nowhere"), POLICY)
+        agent.kill()
         await lab.nft("delete", "table", "inet", "exclave")
         as_proxies(lab, "a")
         applications(lab)
@@ -251,7 +251,7 @@ async def measure() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = await flushed(Path(folder), FLUSHES)
     bare = await flushed(Path("/nowhere"), FLUSHES)
-    heading(f"Others flush all rules, {FLUSHES} times, under load (peer: the same without the guard)")
+    heading(f"Others flush all rules, {FLUSHES} times, under load (peer: the same without the keepalive table)")
     row(
         "our rules are back after, median",
         1000 * statistics.median(ours.away),

@@ -234,7 +234,7 @@ class Player:
         listed = [one["ip"] for one in workload["spec"]["workloadIPs"]] if workload else []
         rules = (await self._vm.machine.must("nft", "list", "chain", "inet", "exclave", "inbound")).decode()
         if listed != [address] or f"daddr {address} " not in rules or self._count() != (1, 1):
-            return f"listed: {listed}, proxies and guards: {self._count()}, rules: {rules}"
+            return f"listed: {listed}, proxies and keepalive processes: {self._count()}, rules: {rules}"
         return ""
 
     async def _play_stop(self, row: Row) -> None:
@@ -356,7 +356,7 @@ class Player:
         if state != KEPT:
             return f"state folder: {sorted(state ^ KEPT)}"
         if (counted := self._count()) != (1, 1):
-            return f"proxies and guards: {counted}"
+            return f"proxies and keepalive processes: {counted}"
         for way, sampler in self._samplers.items():
             await sampler.read()
             if [outcome for _, _, outcome in sampler.samples[-3:]] != ["meshed"] * 3:
@@ -368,7 +368,11 @@ class Player:
         rules = (await self._vm.machine.must("nft", "list", "tables")).decode()
         links = (await self._vm.machine.must("ip", "-brief", "link")).decode()
         left = [what for what in (rules, LINK if LINK in links else "") if "exclave" in what]
-        return f"{left}, proxies and guards: {counted}" if (counted := self._count()) != (0, 0) or left else ""
+        return (
+            f"{left}, proxies and keepalive processes: {counted}"
+            if (counted := self._count()) != (0, 0) or left
+            else ""
+        )
 
     async def _look_outside(self) -> str:
         """What is left of a machine that has left."""
@@ -396,18 +400,18 @@ class Player:
         ]
 
     def _count(self) -> tuple[int, int]:
-        """Proxies of the machine, by what they were told, and guards, at their gates and after."""
+        """Proxies of the machine, by what they were told, and keepalive processes, at their gates and after."""
         inside = os.readlink(f"/proc/{self._vm.machine.pid}/ns/pid")
-        proxies = guards = 0
+        proxies = keepalives = 0
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if os.readlink(folder / "ns/pid") == inside:
                     words = (folder / "cmdline").read_bytes().split(b"\0")[:-1]
                     proxies += b"LINKERD2_PROXY_" in (folder / "environ").read_bytes()
-                    guards += words[-1:] == [b"-i"] or (words[:1] == [b"sh"] and words[-1].endswith(b"/nft"))
+                    keepalives += words[-1:] == [b"-i"] or (words[:1] == [b"sh"] and words[-1].endswith(b"/nft"))
             except OSError:
                 continue  # it has ended
-        return proxies, guards
+        return proxies, keepalives
 
     async def _measure(self, outcome: Outcome) -> None:
         killed_at = float(self._armed.with_suffix(".at").read_text())

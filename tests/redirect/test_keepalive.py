@@ -1,4 +1,4 @@
-"""The guard at work: what a flush of all rules does to connections, with it and without, and what becomes of it."""
+"""The keepalive table at work: what a flush of all rules does to connections, with it and without, and what becomes of it."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from exclave.kit.host.procfs import view_process
-from exclave.redirect.keepalive import _launch, remove_guard
+from exclave.redirect.keepalive import _launch, remove_keepalive
 
 from .agent_process import AgentProcess, start_agent
 from .lab import CLUSTER4, CLUSTER6, VM4, VM6, CallResult, Flows, Lab, as_proxies, open_lab
@@ -31,7 +31,7 @@ EACH = 14
 TABLE = "table inet exclave-guard"
 
 
-def guard_of(runtime: Path) -> int:
+def keepalive_of(runtime: Path) -> int:
     pid = json.loads((runtime / "guard.json").read_text())["pid"]
     assert isinstance(pid, int)
     return pid
@@ -47,7 +47,7 @@ async def open_machine(runtime: Path, own: str = VM4) -> AsyncIterator[tuple[Lab
             yield lab, agent
         finally:
             agent.kill()
-            await remove_guard(runtime)
+            await remove_keepalive(runtime)
 
 
 def talk(lab: Lab, own: str = VM4) -> tuple[Flows, Flows]:
@@ -69,7 +69,7 @@ async def flush_until_repaired(lab: Lab, agent: AgentProcess) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("own", MEMBERS)
-async def test_with_the_guard_no_flush_resets_a_connection(own: str, tmp_path: Path) -> None:
+async def test_with_the_keepalive_table_no_flush_resets_a_connection(own: str, tmp_path: Path) -> None:
     async with open_machine(tmp_path, own) as (lab, agent):
         flows = talk(lab, own)
         assert await alive(flows) == 3 * EACH
@@ -80,7 +80,7 @@ async def test_with_the_guard_no_flush_resets_a_connection(own: str, tmp_path: P
 
 @pytest.mark.root
 async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_later_one_out(tmp_path: Path) -> None:
-    """The kernel remembers connections while the guard is there, and translates them at their first packet or never."""
+    """The kernel remembers connections while the keepalive table is there, and translates them at their first packet or never."""
     async with open_lab() as lab:
         await lab.nft("add", "table", "inet", "memory")
         await lab.nft("add", "chain", "inet", "memory", "kept", "{ type nat hook prerouting priority 0; }")
@@ -94,16 +94,18 @@ async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_lat
             assert await lab.call(lab.vm, NOBODY, 80, source_port=40001) == CallResult("proxy a", (NOBODY, 80))
         finally:
             agent.kill()
-            await remove_guard(tmp_path)
+            await remove_keepalive(tmp_path)
 
 
 @pytest.mark.root
 async def test_without_it_a_flush_resets_connections_and_the_agent_says_so_before(tmp_path: Path) -> None:
-    """A guard that cannot be put on record goes again, since no next agent could find it; the rest works."""
+    """A keepalive process that cannot be put on record goes again, since no next agent could find it; the rest works."""
     absent = tmp_path / "absent"
     async with open_machine(absent) as (lab, agent):
-        (line,) = [line for line in agent.logs if "no guard" in line]
-        assert line.startswith("redirect: a flush of all rules by others will reset connections: no guard: cannot ")
+        (line,) = [line for line in agent.logs if "no keepalive process" in line]
+        assert line.startswith(
+            "redirect: a flush of all rules by others will reset connections: no keepalive process: cannot "
+        )
         assert TABLE not in await lab.nft("list", "tables")
         assert psutil.Process(agent.pid).children() == []
         flows = talk(lab)
@@ -121,14 +123,14 @@ def test_an_agent_killed_before_the_record_was_written_leaves_no_process() -> No
 
 
 @pytest.mark.root
-async def test_the_guard_s_table_is_spared_by_others_and_goes_with_its_process(tmp_path: Path) -> None:
+async def test_the_keepalive_table_is_spared_by_others_and_goes_with_its_process(tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, agent):
         assert TABLE in await lab.nft("list", "tables")
         for command in ("flush ruleset", "delete table inet exclave-guard", "flush table inet exclave-guard"):
             await lab.vm.run("nft", command)
         assert "ct state invalid" in await lab.nft("list", *TABLE.split())
-        os.kill(guard_of(tmp_path), signal.SIGKILL)
-        await agent.wait_log("redirect: the guard, process ")
+        os.kill(keepalive_of(tmp_path), signal.SIGKILL)
+        await agent.wait_log("redirect: the keepalive process ")
         assert TABLE not in await lab.nft("list", "tables")
         await agent.wait_log("redirect: process ")  # another follows
         assert TABLE in await lab.nft("list", "tables")
@@ -141,14 +143,14 @@ async def test_on_the_way_out_it_goes_after_the_proxy_and_leaves_nothing(ending:
         before = await lab.nft("list", "ruleset")
         agent = await start_agent(lab.vm, tmp_path, POLICY)
         as_proxies(lab, "a")
-        flows, guard = talk(lab), guard_of(tmp_path)
+        flows, keepalive = talk(lab), keepalive_of(tmp_path)
         agent.send(ending)
         await agent.wait("draining")
         await lab.nft("flush", "ruleset")  # nobody repairs now, and connections live on all the same
         assert await alive(flows) == 3 * EACH
         agent.send("the proxy has ended")
         await agent.wait("closed")
-        assert view_process(guard) is None
+        assert view_process(keepalive) is None
         assert await lab.nft("list", "ruleset") == before
         assert list(tmp_path.iterdir()) == []
 
@@ -157,7 +159,7 @@ async def test_on_the_way_out_it_goes_after_the_proxy_and_leaves_nothing(ending:
 @pytest.mark.parametrize("how", ["hand-over", "kill -9"])
 async def test_the_next_agent_adopts_it_and_no_connection_notices(how: str, tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, first):
-        flows, guard = talk(lab), guard_of(tmp_path)
+        flows, keepalive = talk(lab), keepalive_of(tmp_path)
         if how == "kill -9":
             first.kill()
         else:
@@ -165,23 +167,23 @@ async def test_the_next_agent_adopts_it_and_no_connection_notices(how: str, tmp_
         await lab.nft("flush", "ruleset")  # while no agent runs
         assert await alive(flows) == 3 * EACH
         second = await start_agent(lab.vm, tmp_path, POLICY)
-        assert f"redirect: adopted the guard, process {guard}" in second.logs
-        assert guard_of(tmp_path) == guard
+        assert f"redirect: adopted the keepalive process {keepalive}" in second.logs
+        assert keepalive_of(tmp_path) == keepalive
         await flush_until_repaired(lab, second)
         assert await alive(flows) == 3 * EACH
         await second.end("leave")
-        assert view_process(guard) is None
+        assert view_process(keepalive) is None
         assert await lab.nft("list", "tables") == ""
 
 
 @pytest.mark.root
 async def test_from_cold_it_is_ended_by_its_record_alone(tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, agent):
-        guard = guard_of(tmp_path)
+        keepalive = keepalive_of(tmp_path)
         agent.kill()
-        assert await remove_guard(tmp_path) == guard
+        assert await remove_keepalive(tmp_path) == keepalive
         assert TABLE not in await lab.nft("list", "tables")
-        assert await remove_guard(tmp_path) is None
+        assert await remove_keepalive(tmp_path) is None
         assert not (tmp_path / "guard.json").exists()
 
 
@@ -196,10 +198,10 @@ OTHERS = {
 @pytest.mark.parametrize("differs", OTHERS.values(), ids=OTHERS)
 async def test_a_process_that_is_not_ours_is_neither_used_nor_ended(differs: dict[str, object], tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (_, first):
-        guard = guard_of(tmp_path)
+        keepalive = keepalive_of(tmp_path)
         first.kill()
         path = tmp_path / "guard.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | differs))
-        assert await remove_guard(tmp_path) is None
-        assert view_process(guard) is not None
-        os.kill(guard, signal.SIGKILL)
+        assert await remove_keepalive(tmp_path) is None
+        assert view_process(keepalive) is not None
+        os.kill(keepalive, signal.SIGKILL)

@@ -1,11 +1,19 @@
-"""What `nft -i` answers, and the guard's record."""
+"""What `nft -i` answers, and the keepalive process's record."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave.kit.host.process_identity import ProcessRecord
-from exclave.redirect.keepalive_table import COMMANDS, GUARD, is_held, is_whole, parse_record, render_record, why_not
+from exclave.redirect.keepalive_table import (
+    COMMANDS,
+    KEEPALIVE_TABLE,
+    is_held,
+    is_whole,
+    parse_record,
+    render_record,
+    why_not,
+)
 
 LISTING = """\
 table inet exclave-guard { # progname nft
@@ -49,7 +57,7 @@ def test_the_table_is_made_before_it_is_listed() -> None:
     """A line is one transaction, and nft lists what a line is to make before the kernel has it."""
     made, listed, rest = COMMANDS.split("\n")
     assert made.startswith("add table inet ")
-    assert (listed, rest) == (f"list table inet {GUARD}", "")
+    assert (listed, rest) == (f"list table inet {KEEPALIVE_TABLE}", "")
 
 
 @given(st.builds(ProcessRecord, st.integers(1, 2**22), st.integers(0, 2**63), st.text(), st.text()))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.redirect.keepalive import remove_guard
+from exclave.redirect.keepalive import remove_keepalive
 from support.needs import need
 from support.unpacked import unpacked
 
@@ -198,7 +198,7 @@ async def open_machine(runtime: Path) -> AsyncIterator[tuple[Lab, AgentProcess]]
             yield lab, agent
         finally:
             agent.kill()
-            await remove_guard(runtime)
+            await remove_keepalive(runtime)
 
 
 async def alive(flows: tuple[Flows, ...]) -> int:

@@ -34,7 +34,7 @@ from exclave.member.client import Membership, open_member
 from exclave.member.state import Standing
 from exclave.proxy.instance import Proxy, open_proxy
 from exclave.proxy.process.binary import find_user
-from exclave.redirect.keepalive import open_guard
+from exclave.redirect.keepalive import open_keepalive
 from exclave.redirect.kernel.nft import find_active, find_armed
 from exclave.redirect.reconciler import Redirect, open_redirect
 from exclave.redirect.table_door import open_table
@@ -64,7 +64,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         )
         await enter(open_link(endings))
         await enter(open_table(endings))
-        await enter(open_guard(paths.runtime, endings))
+        await enter(open_keepalive(paths.runtime, endings))
         parts.names = names = await enter(open_dns(dns_address(), member.settings))
         active = await find_active()
         parts.proxy = proxy = await enter(

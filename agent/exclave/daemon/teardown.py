@@ -42,7 +42,7 @@ from exclave.milestones import Leaving, Withdrawing, tell
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import Records
 from exclave.redirect.applied import forget_rules
-from exclave.redirect.keepalive import remove_guard
+from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.kernel.nft import hold_table, remove_table
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def forget_remnants(paths: Paths) -> None:
 
 
 async def clean_up(config: Config) -> list[str]:
-    """Take away rules, proxies, guard and link, whatever is there; what was found. Raises HostError.
+    """Take away rules, proxies, keepalive process and link, whatever is there; what was found. Raises HostError.
 
     Rules that cannot be withdrawn keep the proxies that serve them; a record that cannot be written keeps nothing.
     """
@@ -118,8 +118,8 @@ async def clean_up(config: Config) -> list[str]:
     with _noted(problems):
         forget_rules(runtime)
     with _noted(problems):
-        if (pid := await remove_guard(runtime)) is not None:
-            done.append(f"guard process {pid} ended")
+        if (pid := await remove_keepalive(runtime)) is not None:
+            done.append(f"keepalive process {pid} ended")
     await remove_link()
     done.append("link removed")
     with _noted(problems):

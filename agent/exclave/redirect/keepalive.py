@@ -1,4 +1,4 @@
-"""The door to the guard: a small process owns the table `inet exclave-guard`, and outlives the agent that hands over.
+"""The door to the keepalive table `inet exclave-guard`: a small process owns it, and outlives an agent that hands over.
 
 Rules: one that an earlier agent left is adopted if its record matches in all; else another is started, and what does
 not match is neither used nor ended. The process waits at its gate until its record is on disk, so an agent killed at
@@ -37,7 +37,7 @@ ANSWER_TIME = 10.0
 """Seconds that nft may take to make the table."""
 
 SETTLED = 60.0
-"""Seconds that a guard has to live for the next to be started at the first pause."""
+"""Seconds that a keepalive process has to live for the next to be started at the first pause."""
 
 PAUSES = Backoff(first=1.0, most=60.0, jitter=0.0)
 
@@ -47,7 +47,7 @@ _ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C", "HOME": "/dev/null"}  # wher
 
 
 class _Keeper:
-    """Has one guard, and ends it."""
+    """Has one keepalive process, and ends it."""
 
     def __init__(self, runtime: Path) -> None:
         self._path = runtime / FILE
@@ -60,10 +60,10 @@ class _Keeper:
         found = _find_ours(self._path)
         if found is not None:
             self._pid, self._pidfd = found
-            log.info("redirect: adopted the guard, process %d", self._pid)
+            log.info("redirect: adopted the keepalive process %d", self._pid)
 
     async def start(self) -> None:
-        """Start a guard, if there is none and one may be had; never raises HostError."""
+        """Start a keepalive process, if there is none and one may be had; never raises HostError."""
         if self._pidfd is not None or self._is_refused:
             return
         try:
@@ -71,21 +71,21 @@ class _Keeper:
         except (HostError, OSError) as problem:
             reason = str(problem)
         if reason is None:
-            tell(Starting.GUARD)
-            log.info("redirect: process %d guards connections while others flush all rules", self._pid)
+            tell(Starting.KEEPALIVE)
+            log.info("redirect: process %d keeps connections alive while others flush all rules", self._pid)
             return
         self._is_refused = True
-        log.warning("redirect: a flush of all rules by others will reset connections: no guard: %s", reason)
+        log.warning("redirect: a flush of all rules by others will reset connections: no keepalive process: %s", reason)
         await self.end()
 
     async def _start(self) -> str | None:
-        """Start a guard; why there is none. Raises HostError, OSError."""
+        """Start a keepalive process; why there is none. Raises HostError, OSError."""
         nft = shutil.which("nft", path=SEARCH_PATH)
         if nft is None:
             return "the program nft is not installed"
         self._pid, gate, answers = _launch(nft)
         self._pidfd = os.pidfd_open(self._pid)
-        tell(Starting.GUARD_WAITS)
+        tell(Starting.KEEPALIVE_WAITS)
         try:
             view = view_process(self._pid)
             ticks = view.start_ticks if view is not None else 0  # it ended at once: a record that matches nothing
@@ -93,32 +93,32 @@ class _Keeper:
             write_atomic(self._path, render_record(record).encode())
             with suppress(BrokenPipeError):  # it ended already, and says nothing
                 os.write(gate, b"\n")
-            tell(Starting.GUARD_RELEASED)
+            tell(Starting.KEEPALIVE_RELEASED)
         finally:
             os.close(gate)
             answer = await _read_answer(answers)
         return None if is_held(answer) else why_not(answer) or "nft did not say that it stands"
 
     async def keep(self) -> None:
-        """Have a guard, for ever."""
+        """Have a keepalive process, for ever."""
         attempt = 0
         while not self._is_refused:
             began = trio.current_time()
             if self._pidfd is not None:
                 await trio.lowlevel.wait_readable(self._pidfd)
-                log.warning("redirect: the guard, process %d, has ended; another follows", self._pid)
+                log.warning("redirect: the keepalive process %d has ended; another follows", self._pid)
                 self._let_go()
             attempt = 0 if trio.current_time() - began > SETTLED else attempt + 1
             await trio.sleep(PAUSES.pause(max(attempt - 1, 0), 0.0))
             await self.start()
 
     async def end(self) -> None:
-        """End the guard, and with it its table."""
+        """End the process, and with it its table."""
         if self._pidfd is not None:
             await _kill(self._pidfd)
             self._let_go()
         remove(self._path)
-        tell(Withdrawing.UNGUARDED)
+        tell(Withdrawing.KEEPALIVE_ENDED)
 
     def leave_running(self) -> None:
         """Let go of the process without ending it."""
@@ -134,14 +134,14 @@ class _Keeper:
 
 
 @asynccontextmanager
-async def open_guard(runtime: Path, endings: EndingSwitch) -> AsyncIterator[None]:
-    """Have connections guarded while open, where that can be had."""
+async def open_keepalive(runtime: Path, endings: EndingSwitch) -> AsyncIterator[None]:
+    """Have the keepalive table while open, where that can be had."""
     keeper = _Keeper(runtime)
     keeper.adopt()
     await keeper.start()
     try:
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(supervise, "guard", keeper.keep)
+            nursery.start_soon(supervise, "keepalive", keeper.keep)
             yield
             nursery.cancel_scope.cancel()
     finally:
@@ -152,14 +152,14 @@ async def open_guard(runtime: Path, endings: EndingSwitch) -> AsyncIterator[None
                 await keeper.end()
 
 
-async def remove_guard(runtime: Path) -> int | None:
-    """End the guard on record, from cold, as often as one likes; its process, None if there was none."""
+async def remove_keepalive(runtime: Path) -> int | None:
+    """End the keepalive process on record, from cold, as often as one likes; its process, None if there was none."""
     found = _find_ours(runtime / FILE)
     if found is not None:
         await _kill(found[1])
         os.close(found[1])
     remove(runtime / FILE)
-    tell(Withdrawing.UNGUARDED)
+    tell(Withdrawing.KEEPALIVE_ENDED)
     return found[0] if found is not None else None
 
 
@@ -170,7 +170,7 @@ def _find_ours(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as problem:
-        log.warning("redirect: %s cannot be read, so no guard is adopted: %s", path, problem)
+        log.warning("redirect: %s cannot be read, so no keepalive process is adopted: %s", path, problem)
         return None
     pidfd = open_pidfd(record.pid)
     reason = why_foreign(record, read_boot_id(), view_process(record.pid) if pidfd is not None else None)
@@ -178,7 +178,7 @@ def _find_ours(path: Path) -> tuple[int, int] | None:
         return record.pid, pidfd
     if pidfd is not None:
         os.close(pidfd)
-    log.info("redirect: no guard adopted: %s", reason)
+    log.info("redirect: no keepalive process adopted: %s", reason)
     return None
 
 

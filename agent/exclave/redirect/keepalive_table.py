@@ -1,4 +1,4 @@
-"""The guard: an owned table that keeps connections alive while others flush all rules. Decisions only. Pure.
+"""The keepalive table: an owned table that keeps connections alive while others flush all rules. Decisions only. Pure.
 
 The kernel spares a table with an owner from everybody's `flush ruleset`, and removes it when its owner ends: so a small
 process owns it, `nft -i`, and does nothing else. It has the chain that keeps connections (see holding) and captures
@@ -15,14 +15,14 @@ from dataclasses import asdict
 
 from exclave.kit.host.process_identity import ProcessRecord
 
-GUARD = "exclave-guard"  # family inet
+KEEPALIVE_TABLE = "exclave-guard"  # family inet
 
 FILE = "guard.json"
 
 COMMANDS = (
-    f"add table inet {GUARD} {{ flags owner; chain kept {{ "
+    f"add table inet {KEEPALIVE_TABLE} {{ flags owner; chain kept {{ "
     "type nat hook prerouting priority -90; policy accept; ct state invalid accept; }; }\n"
-    f"list table inet {GUARD}\n"
+    f"list table inet {KEEPALIVE_TABLE}\n"
 )
 """Two lines for `nft -i`: make the table, and list it. In one, it would be listed before the kernel has it."""
 
@@ -45,7 +45,7 @@ def why_not(answer: str) -> str | None:
 
 
 def render_record(record: ProcessRecord) -> str:
-    """The text of the file that names the guard's process."""
+    """The text of the file that names the keepalive process."""
     return json.dumps(asdict(record), indent=2) + "\n"
 
 
@@ -55,4 +55,4 @@ def parse_record(text: str) -> ProcessRecord:
     try:
         return ProcessRecord(int(tree["pid"]), int(tree["start_ticks"]), str(tree["boot_id"]), str(tree["executable"]))
     except (KeyError, TypeError) as problem:
-        raise ValueError(f"guard: {problem} is missing or wrong") from None
+        raise ValueError(f"keepalive: {problem} is missing or wrong") from None

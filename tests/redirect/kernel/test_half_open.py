@@ -27,7 +27,7 @@ table inet remembering {
     }
 }
 """
-"""What keeps the kernel's memory at work while there are no rules of ours; the guard's table has the same."""
+"""What keeps the kernel's memory at work while there are no rules of ours; the keepalive table has the same."""
 
 RULES = """
 table inet rules {

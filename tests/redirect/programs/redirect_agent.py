@@ -13,7 +13,7 @@ import trio
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.link.link import open_link
-from exclave.redirect.keepalive import open_guard
+from exclave.redirect.keepalive import open_keepalive
 from exclave.redirect.reconciler import open_redirect
 from exclave.redirect.rules.policy import RedirectPolicy, Server  # noqa: F401  the policy's repr names both
 from exclave.redirect.table_door import open_table
@@ -34,7 +34,7 @@ async def read_word() -> str:
 
 async def main(runtime: Path, policy: RedirectPolicy) -> None:
     endings = EndingSwitch()
-    async with open_link(endings), open_table(endings), open_guard(runtime, endings):
+    async with open_link(endings), open_table(endings), open_keepalive(runtime, endings):
         async with open_redirect(Latest[RedirectPolicy | None](policy), runtime, endings):
             report(up=True)
             if (word := await read_word()) != "hand-over":
