@@ -1,4 +1,4 @@
-"""The keepalive table at work: what a flush of all rules does to connections, with it and without, and what becomes of it."""
+"""The keepalive table: what a flush of all rules does to connections with and without it, and when it goes."""
 
 import json
 import os
@@ -80,7 +80,7 @@ async def test_with_the_keepalive_table_no_flush_resets_a_connection(own: str, t
 
 @pytest.mark.root
 async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_later_one_out(tmp_path: Path) -> None:
-    """The kernel remembers connections while the keepalive table is there, and translates them at their first packet or never."""
+    """The kernel remembers connections while the keepalive table exists; it translates them at their first packet."""
     async with open_lab() as lab:
         await lab.nft("add", "table", "inet", "memory")
         await lab.nft("add", "chain", "inet", "memory", "kept", "{ type nat hook prerouting priority 0; }")
@@ -99,7 +99,7 @@ async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_lat
 
 @pytest.mark.root
 async def test_without_it_a_flush_resets_connections_and_the_agent_says_so_before(tmp_path: Path) -> None:
-    """A keepalive process that cannot be put on record goes again, since no next agent could find it; the rest works."""
+    """A keepalive process without a record is ended, since no later agent could find it; the rest works."""
     absent = tmp_path / "absent"
     async with open_machine(absent) as (lab, agent):
         (line,) = [line for line in agent.logs if "no keepalive process" in line]
