@@ -23,6 +23,7 @@ from exclave.api.requests import MEMBERS, ROLE_BINDINGS, SERVICE_ACCOUNTS, WORKL
 from exclave.cli import commands
 from exclave.cli import main as cli
 from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfirmed
+from exclave.errors import error_object
 from exclave.join import refusals
 from exclave.member.record import (
     JoinRecord,
@@ -491,6 +492,14 @@ def test_rules_that_an_agent_left_when_it_fell_over_are_no_success(
     (folder / "bin/nft").write_text(nft)
     assert vm.run("leave") == 0
     assert capsys.readouterr().err.splitlines()[-1] == "this machine is no member"
+
+
+def test_what_the_agent_could_not_remove_is_told_in_its_words(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    vm.be_member()
+    error = error_object(33, "disk", "cannot write FILE: Read-only file system", "mount it writable")
+    with answering(vm.runtime, said(error)):
+        assert vm.run("leave") == 33
+    assert capsys.readouterr().err == "exclave: cannot write FILE: Read-only file system\n  to do: mount it writable\n"
 
 
 def test_leaving_forgets_what_a_join_has_left(vm: Vm) -> None:

@@ -22,7 +22,7 @@ from exclave.config import Paths
 from exclave.daemon.status import build_status
 from exclave.errors import ClusterError, Fault, error_object
 from exclave.kit.host.locks import hold_lock
-from exclave.member.record import make_folder, store_membership
+from exclave.member.record import AGAIN, make_folder, store_membership
 from exclave.member.state import State
 from support.answering import answering, said
 from support.failures import kept_failures, told_failure
@@ -95,6 +95,31 @@ def where_another_join_runs(host: Host) -> int:
         return host.join("any")
 
 
+def leaving_where_a_join_runs(host: Host) -> int:
+    make_folder(host.runtime, 0o755)
+    make_folder(host.state, 0o700)
+    make_folder(host.state / AGAIN, 0o700)
+    files = [host.state / "credential.json", host.state / "join.json", host.state / AGAIN / "credential.json"]
+    for path in files:
+        path.touch()
+    with hold_lock(host.runtime / "join.lock", "", ""):
+        code = host.run("leave")
+    assert all(path.exists() for path in files)
+    return code
+
+
+def with_a_file_that_stays(host: Host) -> int:
+    host.program("nft", """[ "$1" != -j ] || echo '{"nftables": []}'""")
+    host.program("ip", "echo '[]'")
+    (host.state / AGAIN / "credential.json").mkdir(parents=True)
+    (host.state / AGAIN / "svid.json").touch()
+    (host.state / "credential.json").touch()
+    code = host.run("leave")
+    assert [path.name for path in host.state.iterdir()] == [AGAIN]
+    assert [path.name for path in (host.state / AGAIN).iterdir()] == ["credential.json"]
+    return code
+
+
 def as_member(host: Host, *lines: str) -> int:
     host.configure('[member]\naddress = "10.77.0.20"', *lines)
     host.be_member()
@@ -153,6 +178,7 @@ CASES: dict[str, Case] = {
     "[32 proxy-unusable] run with the proxy as root": lambda host: as_member(host, '[proxy]\nuser = "root"'),
     "[33 disk] join with a state folder that cannot be made": below_a_file,
     "[33 disk] leave with a damaged record": damaged,
+    "[33 disk] leave with a file of a join that cannot be removed": with_a_file_that_stays,
     "[34 taken] run where somebody else has the link's name": lambda host: with_links(
         host, {"ifname": "exclave0", "address": "02:00:00:00:00:01"}
     ),
@@ -166,6 +192,7 @@ CASES: dict[str, Case] = {
         where_another_agent_runs(host, "leave"),
     )[1],
     "[35 another-agent] join twice at once": where_another_join_runs,
+    "[35 another-agent] leave while a join is under way": leaving_where_a_join_runs,
     "[40 config-invalid] status with mistakes in config.toml": badly_configured,
 }
 

@@ -219,6 +219,19 @@ async def test_only_leaving_deletes_the_credential_and_the_servers_addresses(
             assert (member.state / name).exists() is stays
 
 
+async def test_leaving_leaves_the_credential_of_a_join_that_has_begun_meanwhile(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, wall: Wall
+) -> None:
+    async with joined_member(tmp_path, wall) as member:
+        newer = render_credential(Credential("newer", wall(), wall() + LIFE))
+        async with member.open():
+            member.endings.ask_nowait(Ending.LEAVE)
+            for name, text in (("credential.json", newer), ("server-addresses.json", "{}")):
+                (member.state / name).write_text(text)
+        assert stored(member.state).token == "newer"
+        assert (member.state / "server-addresses.json").exists()
+
+
 async def test_what_the_body_raises_comes_out_as_itself(tmp_path: Path, wall: Wall) -> None:
     (tmp_path / "credential.json").write_text(render_credential(Credential("old", wall(), wall() + DAY)))
     async with open_https(lambda asked, reply: reply.cut()) as served:

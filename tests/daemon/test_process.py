@@ -26,7 +26,8 @@ from exclave.daemon.parts import Parts
 from exclave.daemon.process import IDLE_LOOK, LOOK_SELDOM, SAY_EVERY, Agent
 from exclave.daemon.status import QUIET
 from exclave.ending import Ending
-from exclave.errors import Fault, HostError
+from exclave.errors import Fault, HostError, error_object
+from exclave.kit.host.locks import hold_lock
 from exclave.kit.tasks.latest import Latest
 from exclave.listing.serving import ListingView
 from exclave.member.record import (
@@ -54,6 +55,7 @@ class World:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.config = Config(Paths(folder, folder / "run"))
+        (folder / "run").mkdir()
         self.state = folder
         self.now = 1_800_000_000.0
         self.agent = Agent(self.config, lambda: self.now)
@@ -283,6 +285,46 @@ async def test_what_a_leave_that_was_cut_off_has_left_is_removed_at_the_start(wo
     (world.state / "credential.json").touch()
     async with world.living(None):
         assert not (world.state / "credential.json").exists()
+
+
+async def test_what_a_join_has_written_by_now_is_not_removed_at_the_start(world: World) -> None:
+    """Its membership.json comes last, also where it moves its files into their place."""
+    (world.state / "credential.json").touch()
+    with hold_lock(world.config.paths.runtime / "join.lock", "a join", ""):
+        async with world.living(None):
+            pass
+    assert (world.state / "credential.json").exists()
+
+
+async def test_leaving_waits_for_a_boot_that_closes_after_it_has_forgotten_the_membership(world: World) -> None:
+    world.closing = trio.Event()
+    async with world.living() as nursery:
+        world.boots[0].endings.ask_nowait(Ending.LEAVE)  # evicted, for instance
+        forget_membership(world.state)
+        (world.state / "credential.json").touch()
+        told: list[Any] = []
+
+        async def leave() -> None:
+            told.extend(await world.ask("leave"))
+
+        nursery.start_soon(leave)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [] and (world.state / "credential.json").exists()
+        world.closing.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [{"state": "leaving"}, {"state": "unjoined", "remains": []}]
+
+
+async def test_what_cannot_be_removed_is_an_error_of_leaving(world: World) -> None:
+    (world.state / "credential.json").mkdir()
+    assert await world.ask("leave") == [
+        error_object(
+            33,
+            "disk",
+            f"cannot write {world.state}/credential.json: Is a directory",
+            "make that folder exist and writable for root",
+        )
+    ]
 
 
 async def test_leaving_without_a_membership_forgets_what_a_join_has_left(world: World) -> None:

@@ -5,7 +5,6 @@ repeated. Progress goes to standard error line by line; with `--json` one object
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -23,10 +22,11 @@ from exclave.config import Config
 from exclave.confirm.record import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control.client import SOCKET_NAME as CONTROL
 from exclave.control.client import NoAgent, query_agent, send_command
-from exclave.daemon.teardown import clean_up, depart, forget_everything
-from exclave.errors import Fault, HostError
+from exclave.daemon.teardown import clean_up, depart, forget_everything, hold_join_lock
+from exclave.errors import ExclaveError, Fault, HostError
 from exclave.join.join import join
 from exclave.kit.formats.duration import format_duration
+from exclave.kit.host.atomic import remove_folder
 from exclave.kit.host.locks import hold_lock
 from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, load_membership, make_folder, take_over
 from exclave.redirect.kernel.nft import keep_armed
@@ -53,7 +53,7 @@ def join_and_tell(
     """
     make_folder(config.paths.state, 0o700)
     make_folder(config.paths.runtime, 0o755)
-    with hold_lock(config.paths.runtime / "join.lock", "another exclave join", "wait until it is done, or end it"):
+    with hold_join_lock(config.paths.runtime):
         former = load_membership(config.paths.state)
         spare = config.paths.state / AGAIN
         if load_membership(spare) is not None or (former is not None and (again or _names(token, former))):
@@ -162,11 +162,11 @@ def _start_unit() -> bool:
 
 def leave_or_depart(config: Config, *, in_json: bool) -> int:
     """Leave, by the agent or from cold; the exit code."""
-    record = load_membership(config.paths.state)
-    shutil.rmtree(config.paths.state / AGAIN, ignore_errors=True)  # of a join that did not come to its end
-    remains = _ask_to_leave(config.paths.runtime)
-    if remains is None:
-        remains = _leave_from_cold(config)
+    record, remains, unremoved = None, list[str](), None
+    if config.paths.state.exists() or config.paths.runtime.exists():  # else nothing of exclave's was ever here
+        make_folder(config.paths.runtime, 0o755)
+        with hold_join_lock(config.paths.runtime):
+            record, remains, unremoved = _leave(config)
     if record is None and not remains:
         _say("this machine is no member")
     elif record is not None:
@@ -177,15 +177,31 @@ def leave_or_depart(config: Config, *, in_json: bool) -> int:
         _say(
             f"remains in the cluster: {what}; an admin removes it: kubectl -n {namespace} delete {kind.lower()} {name}"
         )
+    if unremoved is not None:
+        raise unremoved
     if in_json:
         print(json.dumps({"left": record is not None, "remains": remains}))
     return 0
 
 
+def _leave(config: Config) -> tuple[MembershipRecord | None, list[str], HostError | None]:
+    """What this machine was, what remains in the cluster, and which files could not be removed."""
+    record, unremoved = load_membership(config.paths.state), None
+    try:
+        remove_folder(config.paths.state / AGAIN)  # of a join that did not come to its end; it may hold a credential
+    except HostError as problem:
+        unremoved = problem  # leaving matters more: this is raised after it
+    remains = _ask_to_leave(config.paths.runtime)
+    return record, _leave_from_cold(config) if remains is None else remains, unremoved
+
+
 def _ask_to_leave(runtime: Path) -> list[str] | None:
-    """Have the agent leave; what remains, None if no agent has done it."""
+    """Have the agent leave; what remains, None if no agent has done it. Raises ExclaveError in the agent's words."""
     try:
         for line in send_command(runtime, "leave", LEAVING):
+            if (error := line.get("error")) is not None:
+                fault = next((one for one in Fault if one.code == error.get("code")), Fault.DISK)
+                raise ExclaveError(fault, str(error.get("message")), str(error.get("hint")))
             if "remains" in line:
                 return [str(what) for what in line["remains"]]
             _say("the agent walks back")

@@ -87,10 +87,18 @@ async def open_member_cluster(
                 yield cluster
                 nursery.cancel_scope.cancel()
     finally:
-        if endings.value is Ending.LEAVE:
+        if endings.value is Ending.LEAVE and not _is_replaced(path, credential.value):
             forget_answers(state)
             remove(path)
             tell(Leaving.CREDENTIAL)
+
+
+def _is_replaced(path: Path, ours: Credential) -> bool:
+    """Whether a new join has stored another credential: it may begin as soon as membership.json is gone."""
+    try:
+        return parse_credential(path.read_text(encoding="utf-8")).token != ours.token
+    except (OSError, ValueError):
+        return False
 
 
 def load_credential(path: Path) -> Credential:

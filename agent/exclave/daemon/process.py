@@ -24,7 +24,7 @@ from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, 
 from exclave.daemon.status import QUIET, Sightings, build_status
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import Fault, error_object
+from exclave.errors import Fault, HostError, error_object
 from exclave.kit.host.locks import hold_lock
 from exclave.kit.host.sd_notify import notify
 from exclave.kit.tasks.any_change import open_changed
@@ -140,11 +140,14 @@ class Agent:
         await reply(self.look())
 
     async def _answer_leave(self, reply: SendReply) -> None:
-        state = self._config.paths.state
-        if load_membership(state) is None:
-            forget_everything(self._config.paths)  # what a join has left
+        if self._parts is None and load_membership(self._config.paths.state) is None:
+            try:
+                forget_everything(self._config.paths)  # what a join has left
+            except HostError as error:
+                await reply(error_object(error.fault.code, error.fault.word, error.message, error.hint))
+                return
             self._left.set([])
-        else:
+        else:  # also while a boot that has forgotten the membership still closes: it has files to remove
             self._left.set(None)
             self._is_leaving = True
             if self._parts is not None:

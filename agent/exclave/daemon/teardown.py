@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import trio
@@ -21,9 +21,10 @@ from exclave.cluster.server_addresses import forget_answers
 from exclave.config import Config, Paths
 from exclave.confirm.record import forget_unconfirmed
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import HostError
+from exclave.errors import Fault, HostError
 from exclave.identity.storage import NEXT_KEY, SVID, remove_identity
 from exclave.kit.host.atomic import remove
+from exclave.kit.host.locks import hold_lock
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES
 from exclave.link.link import remove_link
@@ -92,14 +93,30 @@ def forget_remnants(paths: Paths) -> None:
 
     While a join is under way, what is there is its own.
     """
-    state = paths.state
+    if not _has_remnants(paths.state):
+        return
+    try:
+        with hold_join_lock(paths.runtime):
+            if not _has_remnants(paths.state):
+                return  # the join that they belong to has ended
+            log.info("a leave was cut off at its end: what it has left is removed")
+            forget_boot_identity(paths.runtime)
+            remove_identity(paths.state)
+            forget_answers(paths.state)
+            remove(paths.state / CREDENTIAL)
+    except HostError as problem:
+        if problem.fault is not Fault.ANOTHER_AGENT:
+            raise
+
+
+def _has_remnants(state: Path) -> bool:
     is_nobodys = load_membership(state) is None and load_join(state) is None
-    if is_nobodys and any((state / name).exists() for name in (CREDENTIAL, SERVER_ADDRESSES, SVID, NEXT_KEY)):
-        log.info("a leave was cut off at its end: what it has left is removed")
-        forget_boot_identity(paths.runtime)
-        remove_identity(state)
-        forget_answers(state)
-        remove(state / CREDENTIAL)
+    return is_nobodys and any((state / name).exists() for name in (CREDENTIAL, SERVER_ADDRESSES, SVID, NEXT_KEY))
+
+
+def hold_join_lock(runtime: Path) -> AbstractContextManager[None]:
+    """Hold what a join, and all that removes the files of one, holds meanwhile. Raises HostError if another does."""
+    return hold_lock(runtime / "join.lock", "another exclave join or leave", "wait until it is done, or end it")
 
 
 async def clean_up(config: Config) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from exclave.errors import Fault, HostError
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.atomic import remove, remove_folder, write_atomic
 
 SMALL_DISK = """
 import sys
@@ -102,6 +102,43 @@ def test_a_file_is_removed_and_may_be_absent(tmp_path: Path) -> None:
     remove(tmp_path / "none" / "state.json")
     (tmp_path / "file").touch()
     remove(tmp_path / "file" / "state.json")
+
+
+def test_what_a_write_that_was_cut_off_has_left_is_removed_with_its_file(tmp_path: Path) -> None:
+    others = {".credential.json.old", ".credential.json.0a1b2c3d4", ".other.json.0a1b2c3d", "credential.json.0a1b2c3d"}
+    for name in ("credential.json", ".credential.json.0a1b2c3d", ".credential.json.ffffffff", *others):
+        (tmp_path / name).touch()
+    for _ in range(2):
+        remove(tmp_path / "credential.json")
+        assert {path.name for path in tmp_path.iterdir()} == others
+    (tmp_path / ".credential.json.0a1b2c3d").touch()
+    remove(tmp_path / "credential.json")
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_a_folder_is_removed_with_its_files_and_may_be_absent(tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    for _ in range(2):
+        remove_folder(folder)
+        assert list(tmp_path.iterdir()) == []
+        folder.mkdir()
+        for name in ("credential.json", ".credential.json.0a1b2c3d"):
+            (folder / name).touch()
+    remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stays_of_a_folder_is_named_and_the_rest_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    for name in ("a", "c"):
+        (folder / name).mkdir(parents=True)
+    (folder / "b").touch()
+    with pytest.raises(HostError) as caught:
+        remove_folder(folder)
+    assert caught.value.fault is Fault.DISK
+    assert caught.value.message == f"cannot remove {folder}/a (Is a directory), {folder}/c (Is a directory)"
+    assert caught.value.hint == f"remove it yourself: rm -r {folder}"
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "c"]
 
 
 @pytest.mark.root

@@ -6,7 +6,9 @@ A full or read-only disk raises HostError and leaves the file that was there.
 import contextlib
 import errno
 import os
+import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from exclave.errors import Fault, HostError
@@ -30,14 +32,46 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file that may be absent, also with its folder or on a disk that takes no writes; make it last."""
-    if not path.parent.is_dir() or not (os.path.lexists(path) or os.access(path.parent, os.W_OK)):
+    """Remove a file that may be absent, also with its folder or on a disk that takes no writes; make it last.
+
+    Temporary files of writes that a crash has cut off go with it: their content is the same.
+    """
+    if not path.parent.is_dir():
         return
+    found = [path, *_temporaries(path)]
+    if not any(map(os.path.lexists, found)) and not os.access(path.parent, os.W_OK):
+        return
+    for one in found:
+        try:
+            one.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        except OSError as problem:
+            raise _translated(problem, one) from problem
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that may be absent, with the files in it. Raises HostError naming every file that stays."""
+    if not os.path.lexists(folder):
+        return
+    kept: list[str] = []
     try:
-        path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        for path in sorted(folder.iterdir()):
+            try:
+                path.unlink()
+            except OSError as problem:
+                kept.append(f"{path} ({problem.strerror})")
+        if not kept:
+            folder.rmdir()
+            _sync_folder(folder.parent)
     except OSError as problem:
-        raise _translated(problem, path) from problem
+        kept.append(f"{folder} ({problem.strerror})")
+    if kept:
+        raise HostError(Fault.DISK, f"cannot remove {', '.join(kept)}", f"remove it yourself: rm -r {folder}")
+
+
+def _temporaries(path: Path) -> Iterator[Path]:
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
+    return (one for one in path.parent.iterdir() if pattern.fullmatch(one.name))
 
 
 def move(source: Path, target: Path) -> None:
