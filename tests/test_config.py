@@ -1,4 +1,4 @@
-"""config.toml: what may stand in it, and every mistake told at once."""
+"""config.toml: its keys and values, and every mistake reported at once."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.cli.main import KEYS
 from exclave.config import (
     Config,
     ListingConfig,
@@ -85,26 +84,7 @@ def test_every_key_is_optional() -> None:
     assert parse_config("", "here") == Config()
 
 
-def test_what_help_says_can_be_written_and_holds_the_defaults() -> None:
-    """Its lines become TOML once comments are off and each key has a line of its own."""
-    table, written, named = "", [], set()
-    for line in KEYS.splitlines()[1:]:
-        found = line.split()
-        if found[0].startswith("["):
-            table = found.pop(0)
-            written.append(table)
-        while len(found) > 2 and found[1] == "=":
-            written.append(" ".join(found[:3]))
-            named.add(f"{table[1:-1]}.{found[0]}")
-            found = found[3:]
-    parsed, whole = parse_config("\n".join(written), "help"), Config()
-    assert named == {f"{section}.{key}" for section in vars(whole) for key in vars(getattr(whole, section))}, (
-        "help names every key"
-    )
-    assert (parsed.paths, parsed.proxy, parsed.listing) == (whole.paths, whole.proxy, whole.listing)
-
-
-def test_every_mistake_is_told_at_once_with_its_place() -> None:
+def test_every_mistake_is_reported_at_once_with_its_place() -> None:
     problem = refused("""
 colour = "red"
 [member]
@@ -158,10 +138,10 @@ drain = "soon"
         f"  redirect.exclude_groups: {ACCOUNT}, found ''",
         "  listing.drain: 'soon' is not a duration such as 10s, 5m or 24h",
     ]
-    assert problem.hint == "mend every line above; `exclave run --help` lists the keys"
+    assert problem.hint == "correct every line above; `exclave run --help` lists the keys"
 
 
-def test_a_zone_is_what_a_label_can_hold() -> None:
+def test_a_zone_is_a_valid_label_value() -> None:
     problem = refused('[member]\nzone = "eu west"\naddress = "10.0.0"')
     assert problem.message.splitlines() == [
         "config.toml:",
@@ -170,26 +150,26 @@ def test_a_zone_is_what_a_label_can_hold() -> None:
     ]
 
 
-def test_a_table_that_is_none_is_told() -> None:
+def test_a_value_in_the_place_of_a_table_is_a_mistake() -> None:
     assert refused('member = "me"').message.splitlines()[1:] == ["  member: a table was expected, found 'me'"]
 
 
 @pytest.mark.parametrize(
     "name", ["eth0", "wlp2s0", "br-1a2b3c4d5e6f", "exclave0", "vlan.100", "veth@if2", "fifteen-letters"]
 )
-def test_names_of_interfaces(name: str) -> None:
+def test_valid_interface_names(name: str) -> None:
     assert is_interface(name)
 
 
 @given(name=some.text(max_size=18))
-def test_no_name_of_an_interface_can_hold_more_than_a_name(name: str) -> None:
+def test_an_interface_name_is_short_and_has_no_special_characters(name: str) -> None:
     if is_interface(name):
         assert 1 <= len(name.encode()) <= 15
         assert not set(name) & set("\"'\\/ \n\t{};,$#*")
 
 
-def test_a_clean_up_keeps_what_is_right_of_a_broken_file(tmp_path: Path) -> None:
-    """A mistake elsewhere must not hide where the proxies are on record."""
+def test_a_clean_up_uses_the_valid_part_of_a_broken_file(tmp_path: Path) -> None:
+    """A mistake in one key must not hide the folder with the records of the proxies."""
     path = tmp_path / "config.toml"
     path.write_text('[paths]\nruntime = "/run/other"\n[proxy]\nbinary = 7\n[redirect]\nexclude_users = 1\n')
     assert salvage_config(path) == Config(paths=Paths(runtime=Path("/run/other")))
@@ -199,18 +179,18 @@ def test_a_clean_up_keeps_what_is_right_of_a_broken_file(tmp_path: Path) -> None
     assert salvage_config(tmp_path) == Config() == salvage_config(tmp_path / "absent")
 
 
-def test_what_is_not_toml_is_told_with_its_line() -> None:
+def test_invalid_toml_is_reported_with_its_line() -> None:
     problem = refused("[paths\n")
     assert problem.message.startswith("config.toml is not TOML: ")
     assert "line 1" in problem.message
-    assert problem.hint == "mend that line"
+    assert problem.hint == "correct that line"
 
 
-def test_a_file_that_is_absent_means_all_defaults(tmp_path: Path) -> None:
+def test_a_missing_file_means_all_defaults(tmp_path: Path) -> None:
     assert load_config(tmp_path / "config.toml") == Config()
 
 
-def test_a_file_that_cannot_be_read_is_not_taken_for_an_absent_one(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff")
     for path, why in ((tmp_path, f"[Errno 21] Is a directory: '{tmp_path}'"), (tmp_path / "binary", "'utf-8' codec")):
         with pytest.raises(ConfigError) as caught:

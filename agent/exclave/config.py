@@ -1,13 +1,14 @@
-"""/etc/exclave/config.toml as a frozen tree, read through one door.
+"""`/etc/exclave/config.toml` as frozen dataclasses.
 
-Rules: every key is optional; every mistake is reported, all at once, with its place; unknown keys are mistakes;
-durations carry units. Nothing secret belongs here.
+Every key is optional. All mistakes are reported at once, each with its place. Unknown keys are mistakes. Durations have
+units. Nothing secret belongs here. The fields below are the one table of all keys: parsing, `exclave run --help`, the
+example file and the man page are made from them.
 """
 
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -24,156 +25,11 @@ else:
 
 DEFAULT_PATH = Path("/etc/exclave/config.toml")
 
-
-@dataclass(frozen=True)
-class Paths:
-    """Folders of the agent: `state` outlives reboots, `runtime` does not."""
-
-    state: Path = Path("/var/lib/exclave")
-    runtime: Path = Path("/run/exclave")
-
-
-@dataclass(frozen=True)
-class MemberConfig:
-    """What this machine says of itself.
-
-    `address` overrides the one found by the route to the API server. `captured_addresses` are more local addresses
-    that connections from the mesh arrive at: a VIP, or what a NAT in front makes of the address. `zone` is where it
-    stands, by the names of the cluster's nodes' zones: nobody else knows it.
-    """
-
-    address: str | None = None
-    captured_addresses: tuple[str, ...] = ()
-    zone: str | None = None
-
-
-@dataclass(frozen=True)
-class ProxyConfig:
-    """The proxy: its binary, the user it runs as, its log filter, and how long it may drain (seconds).
-
-    `swap_bound` is how long one that was replaced may serve what it has, in seconds; one that holds more memory than
-    `memory_limit` (bytes) is replaced.
-    """
-
-    binary: Path = Path("/usr/lib/exclave/linkerd2-proxy")
-    user: str = "exclave-proxy"
-    log: str = "info"
-    drain: float = 30.0
-    swap_bound: float = 600.0
-    memory_limit: int = 2**30
-
-
-@dataclass(frozen=True)
-class RedirectConfig:
-    """Traffic never captured, beside what is never captured anyway; and whose traffic is captured in addition.
-
-    Ports are numbers or ranges (first, last); networks are CIDR: inbound, those that callers are in; users and groups
-    are names or numbers, and are those of local programs. `capture_interfaces` are bridges such as docker0: what
-    containers behind them send to the cluster's networks is captured, too.
-    """
-
-    exclude_inbound_ports: tuple[int | Span, ...] = ()
-    exclude_inbound_networks: tuple[str, ...] = ()
-    exclude_inbound_interfaces: tuple[str, ...] = ()
-    exclude_outbound_ports: tuple[int | Span, ...] = ()
-    exclude_outbound_networks: tuple[str, ...] = ()
-    exclude_outbound_interfaces: tuple[str, ...] = ()
-    exclude_users: tuple[str, ...] = ()
-    exclude_groups: tuple[str, ...] = ()
-    capture_interfaces: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ListingConfig:
-    """Leaving: seconds between the ports' withdrawal and the rules', so that pods have heard."""
-
-    drain: float = 10.0
-
-
-@dataclass(frozen=True)
-class Config:
-    """All settings of one machine."""
-
-    paths: Paths = Paths()
-    member: MemberConfig = MemberConfig()
-    proxy: ProxyConfig = ProxyConfig()
-    redirect: RedirectConfig = RedirectConfig()
-    listing: ListingConfig = ListingConfig()
-
-
-def load_config(path: Path) -> Config:
-    """Read a file; one that is absent means all defaults. Raises ConfigError listing every mistake."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return Config()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"cannot read {path}: {problem}", "make it readable UTF-8 text") from problem
-    return parse_config(text, str(path))
-
-
-def parse_config(text: str, origin: str) -> Config:
-    """Read TOML text; `origin` names it in errors. Raises ConfigError listing every mistake."""
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{origin} is not TOML: {problem}", "mend that line") from None
-    reader = _Reader()
-    config = reader.config(tree)
-    if reader.mistakes:
-        listed = "\n".join(f"  {mistake}" for mistake in reader.mistakes)
-        raise ConfigError(f"{origin}:\n{listed}", "mend every line above; `exclave run --help` lists the keys")
-    return config
-
-
-def salvage_config(path: Path) -> Config:
-    """What is right of a file, and defaults for the rest: for a clean-up, which no mistake may keep from its work."""
-    try:
-        return _Reader().config(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return Config()
-
-
 Parse = Callable[[Any], Any]
+"""Turns a value of TOML into a field's value. Raises ValueError or TypeError; each line of its text is one mistake."""
 
 
-class _Reader:
-    """Collects mistakes instead of stopping at the first."""
-
-    def __init__(self) -> None:
-        self.mistakes: list[str] = []
-
-    def config(self, tree: Mapping[str, Any]) -> Config:
-        """What is right of a file, with defaults for the rest."""
-        self.unknown(tree, set(_KEYS), "")
-        return Config(
-            paths=Paths(**self.table(tree, "paths")),
-            member=MemberConfig(**self.table(tree, "member")),
-            proxy=ProxyConfig(**self.table(tree, "proxy")),
-            redirect=RedirectConfig(**self.table(tree, "redirect")),
-            listing=ListingConfig(**self.table(tree, "listing")),
-        )
-
-    def table(self, tree: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """The keys of one table that are there and right."""
-        keys = _KEYS[name]
-        table = tree.get(name, {})
-        if not isinstance(table, dict):
-            self.mistakes.append(f"{name}: a table was expected, found {table!r}")
-            return {}
-        self.unknown(table, set(keys), f"{name}.")
-        right: dict[str, Any] = {}
-        for key, parse in keys.items():
-            if key in table:
-                try:
-                    right[key] = parse(table[key])
-                except (TypeError, ValueError) as problem:
-                    self.mistakes += [f"{name}.{key}: {line}" for line in str(problem).splitlines()]
-        return right
-
-    def unknown(self, table: Mapping[str, Any], known: set[str], prefix: str) -> None:
-        """Note keys that nobody reads: a typing mistake must not pass for a setting."""
-        self.mistakes += [f"{prefix}{key}: no such key" for key in table if key not in known]
+# Values.
 
 
 def _text(value: Any) -> str:
@@ -207,10 +63,10 @@ def _network(value: Any) -> str:
 
 
 def _ports(value: Any) -> int | Span:
-    given = parse_span(value) if isinstance(value, str) else (value, value)
-    if not all(isinstance(port, int) and not isinstance(port, bool) and 1 <= port <= 65535 for port in given):
+    ends = parse_span(value) if isinstance(value, str) else (value, value)
+    if not all(isinstance(port, int) and not isinstance(port, bool) and 1 <= port <= 65535 for port in ends):
         raise ValueError(f'a port from 1 to 65535, or a range such as "8000-8100", was expected, found {value!r}')
-    return given if isinstance(value, str) else given[0]
+    return ends if isinstance(value, str) else ends[0]
 
 
 def _account(value: Any) -> str:
@@ -232,9 +88,9 @@ def _interface(value: Any) -> str:
 
 
 def is_interface(name: Any) -> bool:
-    """Whether this is the name of a network interface that may stand in a rule: nothing that a shell or nft reads.
+    """Whether this is a network interface's name that is safe in an nftables rule.
 
-    The kernel takes more, but no system makes such names; its limit is 15 characters (IFNAMSIZ, linux/if.h).
+    The kernel accepts more characters, but no system uses them. Its limit is 15 (IFNAMSIZ, linux/if.h).
     """
     return isinstance(name, str) and _INTERFACE.fullmatch(name) is not None and name not in (".", "..")
 
@@ -273,28 +129,224 @@ def _each(parse: Parse) -> Parse:
     return parse_list
 
 
-_KEYS: Mapping[str, Mapping[str, Parse]] = {
-    "paths": {"state": _path, "runtime": _path},
-    "member": {"address": _address, "captured_addresses": _each(_address), "zone": _zone},
-    "proxy": {
-        "binary": _path,
-        "user": _text,
-        "log": _text,
-        "drain": _duration,
-        "swap_bound": _duration,
-        "memory_limit": _size,
-    },
-    "redirect": {
-        "exclude_inbound_ports": _each(_ports),
-        "exclude_inbound_networks": _each(_network),
-        "exclude_inbound_interfaces": _each(_interface),
-        "exclude_outbound_ports": _each(_ports),
-        "exclude_outbound_networks": _each(_network),
-        "exclude_outbound_interfaces": _each(_interface),
-        "exclude_users": _each(_account),
-        "exclude_groups": _each(_account),
-        "capture_interfaces": _each(_interface),
-    },
-    "listing": {"drain": _duration},
-}
-"""Every table and key, with what reads its value."""
+# Tables and their keys.
+
+
+def _key(parse: Parse, toml: str, summary: str) -> dict[str, Any]:
+    """What a field says about its key. `toml` is the default as TOML, or an example if there is no default."""
+    return {"parse": parse, "toml": toml, "summary": summary}
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders of the agent."""
+
+    state: Path = field(
+        default=Path("/var/lib/exclave"),
+        metadata=_key(_path, '"/var/lib/exclave"', "folder of the membership and the keys; must survive a reboot"),
+    )
+    runtime: Path = field(
+        default=Path("/run/exclave"),
+        metadata=_key(_path, '"/run/exclave"', "folder of sockets and locks; must be empty after a reboot"),
+    )
+
+
+@dataclass(frozen=True)
+class MemberConfig:
+    """What the cluster learns about this machine."""
+
+    address: str | None = field(
+        default=None,
+        metadata=_key(_address, '"10.0.0.5"', "this machine's address; default: the one that reaches the API server"),
+    )
+    captured_addresses: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(
+            _each(_address), '["10.0.0.9"]', "other local addresses that pods connect to: a VIP, or behind NAT"
+        ),
+    )
+    zone: str | None = field(
+        default=None, metadata=_key(_zone, '"eu-1a"', "this machine's zone, as the cluster's nodes name it")
+    )
+
+
+@dataclass(frozen=True)
+class ProxyConfig:
+    """The proxy. Durations are in seconds, sizes in bytes."""
+
+    binary: Path = field(
+        default=Path("/usr/lib/exclave/linkerd2-proxy"),
+        metadata=_key(_path, '"/usr/lib/exclave/linkerd2-proxy"', "the proxy's program"),
+    )
+    user: str = field(
+        default="exclave-proxy", metadata=_key(_text, '"exclave-proxy"', "the user that the proxy runs as")
+    )
+    log: str = field(default="info", metadata=_key(_text, '"info"', "the proxy's log level or filter"))
+    drain: float = field(
+        default=30.0, metadata=_key(_duration, '"30s"', "how long open connections may go on when this machine leaves")
+    )
+    swap_bound: float = field(
+        default=600.0,
+        metadata=_key(_duration, '"10m"', "how long open connections may go on in a proxy that was replaced"),
+    )
+    memory_limit: int = field(
+        default=2**30, metadata=_key(_size, '"1GiB"', "a proxy that uses more memory is replaced")
+    )
+
+
+@dataclass(frozen=True)
+class RedirectConfig:
+    """Traffic that is never captured, besides SSH and the like; and traffic that is captured in addition."""
+
+    exclude_inbound_ports: tuple[int | Span, ...] = field(
+        default=(),
+        metadata=_key(
+            _each(_ports), '[9100, "8000-8100"]', "connections to these ports of this machine are not captured"
+        ),
+    )
+    exclude_inbound_networks: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(_each(_network), '["10.9.0.0/16"]', "connections from these networks are not captured"),
+    )
+    exclude_inbound_interfaces: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(_each(_interface), '["eth1"]', "connections that arrive on these interfaces are not captured"),
+    )
+    exclude_outbound_ports: tuple[int | Span, ...] = field(
+        default=(), metadata=_key(_each(_ports), "[3306]", "connections from here to these ports are not captured")
+    )
+    exclude_outbound_networks: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(_each(_network), '["10.8.0.0/16"]', "connections from here to these networks are not captured"),
+    )
+    exclude_outbound_interfaces: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(_each(_interface), '["docker0"]', "connections that leave by these interfaces are not captured"),
+    )
+    exclude_users: tuple[str, ...] = field(
+        default=(), metadata=_key(_each(_account), '["backup", 1000]', "programs of these users are not captured")
+    )
+    exclude_groups: tuple[str, ...] = field(
+        default=(), metadata=_key(_each(_account), '["ops"]', "programs of these groups are not captured")
+    )
+    capture_interfaces: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(
+            _each(_interface), '["docker0"]', "containers on these bridges call the cluster as programs here do"
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class ListingConfig:
+    """How this machine leaves the cluster. Durations are in seconds."""
+
+    drain: float = field(
+        default=10.0,
+        metadata=_key(_duration, '"10s"', "time between withdrawing the ports and removing the rules"),
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one machine."""
+
+    paths: Paths = field(default=Paths(), metadata={"summary": "folders of the agent"})
+    member: MemberConfig = field(default=MemberConfig(), metadata={"summary": "this machine, as the cluster sees it"})
+    proxy: ProxyConfig = field(default=ProxyConfig(), metadata={"summary": "the proxy"})
+    redirect: RedirectConfig = field(
+        default=RedirectConfig(),
+        metadata={"summary": "traffic that is not captured, and containers whose traffic is"},
+    )
+    listing: ListingConfig = field(default=ListingConfig(), metadata={"summary": "leaving the cluster"})
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of config.toml, for texts about it. `toml` is its default, or an example if `has_default` is false."""
+
+    name: str
+    toml: str
+    summary: str
+    has_default: bool
+
+
+def config_keys() -> dict[tuple[str, str], list[Key]]:
+    """All keys by (name, summary) of their table, in the order in which they are documented."""
+    return {
+        (table, summary): [
+            Key(one.name, one.metadata["toml"], one.metadata["summary"], one.default not in (None, ()))
+            for one in fields(defaults)
+        ]
+        for table, summary, defaults in _tables()
+    }
+
+
+def _tables() -> list[tuple[str, str, Any]]:
+    """Name, summary and defaults of each table."""
+    return [(one.name, one.metadata["summary"], one.default) for one in fields(Config)]
+
+
+# Reading.
+
+
+def load_config(path: Path) -> Config:
+    """Read a file. A file that does not exist means all defaults. Raises ConfigError with every mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Config()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"cannot read {path}: {problem}", "make it readable UTF-8 text") from problem
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, origin: str) -> Config:
+    """Parse TOML text; `origin` names it in errors. Raises ConfigError with every mistake."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"{origin} is not TOML: {problem}", "correct that line") from None
+    mistakes: list[str] = []
+    config = _parse_tree(tree, mistakes)
+    if mistakes:
+        listed = "\n".join(f"  {mistake}" for mistake in mistakes)
+        raise ConfigError(f"{origin}:\n{listed}", "correct every line above; `exclave run --help` lists the keys")
+    return config
+
+
+def salvage_config(path: Path) -> Config:
+    """The valid part of a file, and defaults for the rest: a mistake must not stop a clean-up."""
+    try:
+        return _parse_tree(tomllib.loads(path.read_text(encoding="utf-8")), [])
+    except (OSError, ValueError):
+        return Config()
+
+
+def _parse_tree(tree: Mapping[str, Any], mistakes: list[str]) -> Config:
+    """The valid part of a file, with defaults for the rest. Adds to `mistakes`."""
+    mistakes += _unknown_keys(tree, fields(Config), "")
+    return Config(**{name: type(one)(**_parse_table(tree, name, fields(one), mistakes)) for name, _, one in _tables()})
+
+
+def _parse_table(
+    tree: Mapping[str, Any], table: str, keys: tuple[Field[Any], ...], mistakes: list[str]
+) -> dict[str, Any]:
+    values = tree.get(table, {})
+    if not isinstance(values, dict):
+        mistakes.append(f"{table}: a table was expected, found {values!r}")
+        return {}
+    mistakes += _unknown_keys(values, keys, f"{table}.")
+    valid: dict[str, Any] = {}
+    for key in keys:
+        if key.name in values:
+            try:
+                valid[key.name] = key.metadata["parse"](values[key.name])
+            except (TypeError, ValueError) as problem:
+                mistakes += [f"{table}.{key.name}: {line}" for line in str(problem).splitlines()]
+    return valid
+
+
+def _unknown_keys(values: Mapping[str, Any], keys: tuple[Field[Any], ...], prefix: str) -> list[str]:
+    """Unknown keys are mistakes: a misspelt key must not look like a setting."""
+    return [f"{prefix}{name}: no such key" for name in values if name not in {key.name for key in keys}]

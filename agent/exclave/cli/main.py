@@ -17,25 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from exclave import __version__
+from exclave.cli.config_text import help_text
 from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
 from exclave.errors import ExclaveError, Fault, HostError, bug_lines, bug_object, error_lines, error_object, find_error
 from exclave.kit.formats.duration import parse_duration
-
-KEYS = """\
-keys of config.toml, all optional:
-  [paths]     state = "/var/lib/exclave"   runtime = "/run/exclave"
-  [member]    address = "10.0.0.5"         the one found by the route to the API server, if absent
-              captured_addresses = ["10.0.0.9"]   local ones where its connections arrive, too: a VIP, behind NAT
-              zone = "eu-1a"               where it stands, by the names of the cluster's nodes' zones
-  [proxy]     binary = "/usr/lib/exclave/linkerd2-proxy"   user = "exclave-proxy"   log = "info"   drain = "30s"
-              swap_bound = "10m"   memory_limit = "1GiB"
-  [redirect]  exclude_inbound_ports = [9100,"8000-8100"]    exclude_outbound_ports = [3306]
-              exclude_inbound_networks = ["10.9.0.0/16"]    exclude_outbound_networks = ["10.8.0.0/16"]
-              exclude_inbound_interfaces = ["eth1"]         exclude_outbound_interfaces = ["docker0"]
-              exclude_users = ["backup",1000]   exclude_groups = ["ops"]   of local programs
-              capture_interfaces = ["docker0"]              containers there call the cluster as programs here do
-  [listing]   drain = "10s"
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     as_written = argparse.RawDescriptionHelpFormatter
-    run = add("run", _run, "be the agent, until told to end", epilog=KEYS, formatter_class=as_written)
+    run = add("run", _run, "be the agent, until told to end", epilog=help_text(), formatter_class=as_written)
     join = add("join", _join, "become a member; returns when pods may send traffic here")
     join.add_argument("token", nargs="?", metavar="TOKEN", help="the join token; other users see it: use --token-file")
     join.add_argument("--token-file", metavar="FILE", help="read the token from a file; - is standard input")
