@@ -109,4 +109,4 @@ def test_status_loads_neither_an_event_loop_nor_tls() -> None:
     command = [sys.executable, "-c", program, "status", "--config", "/nowhere"]
     loaded = set(subprocess.run(command, env=environment, capture_output=True, text=True).stdout.split())
     assert "exclave.cli.status_text" in loaded
-    assert not loaded & {"trio", "httpx", "ssl", "cryptography", "rich"}
+    assert not loaded & {"trio", "httpx", "ssl", "cryptography"}

@@ -205,7 +205,7 @@ def _leave(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from exclave.cli.status_text import exit_code, status_lines
-    from exclave.cli.terminal import show_lines
+    from exclave.cli.terminal import print_lines
     from exclave.control.client import NoAgent, query_agent
 
     runtime = load_config(options.config).paths.runtime
@@ -216,7 +216,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(status, indent=2))
     else:
-        show_lines(status_lines(status))
+        print_lines(status_lines(status))
     return exit_code(status)
 
 

@@ -1,23 +1,36 @@
-"""A status on a terminal. The only module that knows rich; the daemon never imports it, and pipes get plain lines."""
+"""Labelled lines for a person: coloured and wrapped on a terminal, plain elsewhere.
 
+A library for this (rich) would be a package more on every machine, and takes longer to import than `exclave status` to
+run.
+"""
+
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
+INDENT = 13
+"""Columns of a label."""
 
-def show_lines(lines: Sequence[tuple[str, str]]) -> None:
-    """Print labelled lines: as a table on a terminal, as plain text elsewhere."""
-    if not sys.stdout.isatty():
-        for label, text in lines:
-            print(f"{label + ':':<12} {text}")
-        return
-    from rich.console import Console  # here: it takes longer to import than everything else together
-    from rich.table import Table
-    from rich.text import Text
+_STYLES = {"state": "1", "problem": "1;31", "to do": "33", "waiting": "33"}
+"""SGR parameters (ECMA-48): 1 bold, 31 red, 33 yellow; every other label is dim (2)."""
 
-    table = Table.grid(padding=(0, 2))
+
+def print_lines(lines: Sequence[tuple[str, str]]) -> None:
+    """Print each label with its text."""
     for label, text in lines:
-        table.add_row(Text(label, style=_STYLES.get(label, "dim")), Text(text))
-    Console().print(table)
+        print(_for_terminal(label, text) if sys.stdout.isatty() else _head(label) + text)
 
 
-_STYLES = {"state": "bold", "problem": "bold red", "to do": "yellow", "waiting": "yellow"}
+def _head(label: str) -> str:
+    return f"{label + ':':<{INDENT}}"
+
+
+def _for_terminal(label: str, text: str) -> str:
+    width = max(shutil.get_terminal_size().columns - INDENT, 20)
+    wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    head = _head(label)
+    if "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":  # https://no-color.org
+        head = f"\x1b[{_STYLES.get(label, '2')}m{head}\x1b[0m"
+    return head + ("\n" + " " * INDENT).join(wrapped)
