@@ -1,4 +1,4 @@
-"""TODO."""
+"""Waiting until something becomes true, with a message when it does not."""
 
 import sys
 from collections.abc import Awaitable, Callable

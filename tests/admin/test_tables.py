@@ -13,12 +13,12 @@ from exclave.admin.tables import (
     describe_text,
     human_duration,
     manifests,
-    parse_time,
     render,
     table,
 )
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS
 from exclave.errors import ExclaveError
+from exclave.kit.formats.rfc3339 import epoch
 
 OBJECTS = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}} for name in ("web", "db-backup")]
 LISTING = Listing(
@@ -99,6 +99,6 @@ def test_durations_are_told_as_kubectl_tells_them(seconds: float, told: str) -> 
 
 
 def test_an_age_counts_from_a_time_of_kubernetes() -> None:
-    assert parse_time("1970-01-01T00:01:00Z") == 60.0
+    assert epoch("1970-01-01T00:01:00Z") == 60.0
     assert age("1970-01-01T00:01:00Z", 90.0) == "30s"
     assert age(None, 90.0) == "<unknown>"

@@ -6,11 +6,17 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import netifaces
 import pytest
 
 import exclave
+import exclave_sandbox
 
-MODULES = ["exclave", *(found.name for found in pkgutil.walk_packages(exclave.__path__, "exclave."))]
+MODULES = [
+    "exclave",
+    *(found.name for found in pkgutil.walk_packages(exclave.__path__, "exclave.")),
+    *(found.name for found in pkgutil.walk_packages(exclave_sandbox.__path__, "exclave_sandbox.")),
+]
 CONSTRAINTS = Path(__file__).parents[1] / "debian12.txt"
 
 
@@ -25,3 +31,4 @@ def test_the_environment_named_after_debian_12_holds_its_versions() -> None:
     lines = [line.partition("#")[0].strip() for line in CONSTRAINTS.read_text().splitlines()]
     wanted = dict(line.split("==") for line in lines if line)
     assert {name: version(name) for name in wanted} == wanted
+    assert not Path(netifaces.__file__).is_relative_to(sys.prefix), "Debian's own netifaces, not that of PyPI"

@@ -48,7 +48,7 @@ from exclave.errors import ExclaveError, Fault
 from exclave.identity.rotator import Identity, open_identity
 from exclave.identity.storage import load_svid
 from exclave.join import join as steps
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.member.client import Membership, open_member
@@ -197,8 +197,9 @@ def test_two_agents_on_one_copied_folder_are_both_told_and_so_is_the_admin(
                     told.add(view.cloned.message)
                 tell(f"{server.name}: a copied disk was found after {town.now() - began:.0f} s of its second agent")
                 alarms = first.identity.foreign, second.identity.foreign
-                async with open_changed(*alarms) as changed:
-                    await changed.wait_for(lambda _: any(alarm.value for alarm in alarms))
+                async with open_any_change(*alarms) as change:
+                    while not any(alarm.value for alarm in alarms):
+                        await change.wait()
                 assert any(str(alarm.value).startswith(NOT_OURS) for alarm in alarms)
                 for one in (first, second):
                     assert one.member.view.value is not None and one.member.view.value.cloned is not None

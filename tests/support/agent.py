@@ -32,7 +32,7 @@ from exclave.config import ProxyConfig  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
 from exclave.errors import HostError  # noqa: E402
 from exclave.identity.svid import Svid, check_svid  # noqa: E402
-from exclave.kit.tasks.any_change import open_changed  # noqa: E402
+from exclave.kit.tasks.any_change import open_any_change  # noqa: E402
 from exclave.kit.tasks.latest import Latest  # noqa: E402
 from exclave.link.layout import Instance, dns_address, instance_address  # noqa: E402
 from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402
@@ -73,8 +73,10 @@ def say(**fields: object) -> None:
 
 async def show(proxy: Proxy, keys: Keys, svid: Latest[Svid | None]) -> None:
     """One line a change; several at once are one."""
-    async with open_changed(svid, proxy.instances, proxy.chosen, proxy.ready, proxy.outdated, proxy.problem) as changed:
-        async for _ in changed.changes():
+    async with open_any_change(
+        svid, proxy.instances, proxy.chosen, proxy.ready, proxy.outdated, proxy.problem
+    ) as change:
+        async for _ in change.wakes():
             assert svid.value is not None
             ours = leaf_not_after(svid.value)
             say(

@@ -33,7 +33,7 @@ from exclave.data_path.observer import open_data_path  # noqa: E402
 from exclave.dns.server import open_dns  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
 from exclave.identity.svid import Svid  # noqa: E402
-from exclave.kit.tasks.any_change import open_changed  # noqa: E402
+from exclave.kit.tasks.any_change import open_any_change  # noqa: E402
 from exclave.kit.tasks.latest import Latest  # noqa: E402
 from exclave.link.layout import dns_address  # noqa: E402
 from exclave.link.link import open_link  # noqa: E402
@@ -52,8 +52,8 @@ async def show(proxy: Proxy, redirect: Redirect, swap: Swap) -> None:
     """One line a change."""
     of_proxy = (proxy.instances, proxy.chosen, proxy.ready, proxy.outdated)
     of_rules = (redirect.observed, redirect.wanted)
-    async with open_changed(*of_proxy, *of_rules, swap.step, swap.problem, swap.clients) as changed:
-        async for _ in changed.changes():
+    async with open_any_change(*of_proxy, *of_rules, swap.step, swap.problem, swap.clients) as change:
+        async for _ in change.wakes():
             views = proxy.instances.value.items()
             say(
                 instances={

@@ -8,10 +8,10 @@ stay in their order.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from exclave.api.requests import Object, Resource
 from exclave.errors import ExclaveError, Fault
+from exclave.kit.formats.rfc3339 import epoch
 
 OUTPUT_FORMATS = ("json", "yaml", "name", "wide")
 GAP = "   "
@@ -92,16 +92,8 @@ def describe_text(lines: Sequence[tuple[str, str]]) -> str:
 
 def age(created: object, now: float) -> str:
     """How long ago an RFC 3339 time was; <unknown> if it is none."""
-    then = parse_time(created)
+    then = epoch(str(created))
     return "<unknown>" if then is None else human_duration(now - then)
-
-
-def parse_time(text: object) -> float | None:
-    """Epoch seconds of an RFC 3339 time, None if it is none."""
-    try:
-        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return None
 
 
 def human_duration(seconds: float) -> str:

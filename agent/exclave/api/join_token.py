@@ -17,10 +17,10 @@ import json
 import re
 import zlib
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from typing import Any
 
+from exclave.api.jwt import read_claims_untrusted
 from exclave.errors import Fault, TokenError
+from exclave.kit.formats.rfc3339 import epoch, rfc3339
 
 PREFIX = "exclave1_"
 MOST_UNPACKED = 64 * 1024
@@ -47,7 +47,10 @@ class JoinToken:
     @property
     def account(self) -> str:
         """The join account's name. Raises TokenError if the JWT inside names none."""
-        subject = _claims(self.token).get("sub")
+        try:
+            subject = read_claims_untrusted(self.token).get("sub")
+        except ValueError:
+            subject = None
         name = subject.split(":")[-1] if isinstance(subject, str) else ""
         if not _ACCOUNT.fullmatch(name):
             raise _malformed("the Kubernetes token inside is not one of a join account")
@@ -90,7 +93,7 @@ def encode_token(token: JoinToken) -> str:
         "namespace": token.namespace,
         "group": token.group,
         "token": token.token,
-        "expires": datetime.fromtimestamp(token.expires, timezone.utc).isoformat().replace("+00:00", "Z"),
+        "expires": rfc3339(token.expires),
     }
     packed = zlib.compress(json.dumps(tree, separators=(",", ":")).encode(), 9)
     return PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
@@ -130,10 +133,10 @@ def _parse(content: bytes) -> JoinToken:
         tree = json.loads(content)
         servers, ca = tree["servers"], tree["ca"]
         texts = [tree[key] for key in ("namespace", "group", "token", "expires")]
-        expires = datetime.fromisoformat(texts[3].replace("Z", "+00:00")).timestamp()
-    except (ValueError, KeyError, TypeError, AttributeError):
+        expires = epoch(texts[3])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _malformed("the join token lacks something that every join token holds") from None
-    if not all(isinstance(text, str) and text for text in [ca, *texts, *servers]) or not servers:
+    if expires is None or not all(isinstance(text, str) and text for text in [ca, *texts, *servers]) or not servers:
         raise _malformed("the join token lacks something that every join token holds")
     if not all(server.startswith("https://") for server in servers):
         raise _malformed("the join token names a server that is not reached by https")
@@ -141,15 +144,6 @@ def _parse(content: bytes) -> JoinToken:
     if token.account.split(".")[0] != token.group:
         raise _malformed("the join token is for one group and the account inside for another")
     return token
-
-
-def _claims(jwt: str) -> dict[str, Any]:
-    parts = jwt.split(".")
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (IndexError, ValueError):
-        claims = None
-    return claims if isinstance(claims, dict) else {}
 
 
 def _malformed(message: str) -> TokenError:

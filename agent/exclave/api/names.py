@@ -1,12 +1,45 @@
-"""TODO."""
+"""Names, labels, annotations and finalizers of the objects in the cluster. Pure."""
 
 from dataclasses import dataclass
 
-FINALIZER = "exclave.dev/member"
+CONTROLLER = "exclave-controller"
+"""The controller's ServiceAccount, Deployment and Roles."""
 
+ELECTION = "exclave-controller"
+"""The Lease that elects one of the controller's replicas."""
+
+GUARD_NAMES = ("exclave-guard", "exclave-controller")
+"""The admission policies and their bindings. The controller admits nobody while one is missing."""
+
+ACCOUNTS_LABEL = "exclave.dev/machines"
+"""Label of a namespace that holds machines' accounts. Its value is the group's namespace."""
+
+GROUPS_LABEL = "exclave.dev/accounts"
+"""Label of a namespace that holds groups. Its value is the namespace of their machines' accounts."""
+
+GROUP_LABEL = "exclave.dev/group"
+"""Label of an ExternalWorkload that belongs to a member of the group."""
+
+GROUP_FINALIZER = "exclave.dev/group"
+"""Finalizer of a WorkloadGroup: its members go before it."""
+
+FINALIZER = "exclave.dev/member"
+"""Finalizer of a Member: its account and ExternalWorkload go before it."""
+
+PORTS_FINALIZER = "exclave.dev/ports"
+"""Finalizer of an ExternalWorkload: its ports are emptied before it goes."""
 
 CORDONED = "exclave.dev/cordoned"
 """Annotation of a Member that an admin has put out of service for a while: "true"."""
+
+EXPIRES = "exclave.dev/expires"
+"""Annotation of a join account: when its token ends, RFC 3339."""
+
+SETTINGS_KEY = "settings.json"
+"""Key of a group's settings in their ConfigMap, see `settings_name`."""
+
+DRAIN = 10.0
+"""Seconds between the withdrawal of the ports and the deletion of the ExternalWorkload."""
 
 
 @dataclass(frozen=True)
@@ -27,57 +60,23 @@ class MemberName:
 
 
 def parse_member_name(name: str) -> MemberName:
-    """Take `<group>-<t>-<n>` apart. Raises ValueError."""
+    """Parse `<group>-<token id>-<slot>`. Raises ValueError."""
     group, token_id, slot = ("", "", *name.rsplit("-", 2))[-3:]
     if not group or not token_id or not (slot.isascii() and slot.isdecimal()):
         raise ValueError(f"{name!r} is not a member's name such as web-k7q2x-1")
     return MemberName(group, token_id, int(slot))
 
 
+def group_of_member(name: str) -> str:
+    """The group in a member's name. Of a name with another shape, a text that names no group with this member."""
+    return name.rsplit("-", 2)[0]
+
+
 def accounts_namespace(namespace: str) -> str:
-    """Where the accounts of machines live: apart from every account that linkerd-identity may certify."""
+    """The namespace of the machines' accounts, apart from every account that linkerd-identity certifies."""
     return f"{namespace}-vms"
 
 
 def settings_name(group: str) -> str:
-    """The ConfigMap that holds a group's settings, under key `SETTINGS_KEY`."""
+    """The ConfigMap that holds a group's settings."""
     return f"exclave-mesh.{group}"
-
-
-SETTINGS_KEY = "settings.json"
-
-
-CONTROLLER = "exclave-controller"
-
-
-ELECTION = "exclave-controller"
-"""The Lease by which the controllers elect one of them."""
-
-
-GUARD_NAMES = ("exclave-guard", "exclave-controller")
-"""Admission policies and their bindings, which the controller looks for before it admits anybody."""
-
-
-ACCOUNTS_LABEL = "exclave.dev/machines"
-"""Label of a namespace that holds machines' accounts; its value is the group's namespace."""
-
-
-GROUPS_LABEL = "exclave.dev/accounts"
-"""Label of a namespace that holds groups; its value is the namespace of their machines' accounts."""
-
-
-EXPIRES = "exclave.dev/expires"
-"""Annotation of a join account: when its token ends, RFC 3339."""
-
-
-PORTS_FINALIZER = "exclave.dev/ports"
-
-
-GROUP_LABEL = "exclave.dev/group"
-
-
-GROUP_FINALIZER = "exclave.dev/group"
-
-
-DRAIN = 10.0
-"""Seconds between the ports' withdrawal and the ExternalWorkload's deletion."""

@@ -37,7 +37,7 @@ from exclave.cluster.watch_events import (
     WatchEvent,
 )
 from exclave.errors import ApiRefusal, ClusterError
-from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
@@ -97,7 +97,7 @@ class Cluster:
 
     async def send_patiently(self, request: Request) -> Object:
         """Send until it is answered, however long that takes. Raises ApiRefusal if asking again cannot help."""
-        attempt = 0
+        attempts = Attempts()
         with self._exchange.waits.over(f"to {request.verb} {request.what}") as wait:
             while True:
                 try:
@@ -107,9 +107,7 @@ class Cluster:
                         raise
                     asked = problem.retry_after if isinstance(problem, ApiRefusal) else None
                     self._exchange.waits.explain(wait, problem.message)
-                pause = RETRIES.pause(attempt, self._draw())
-                attempt += 1
-                await trio.sleep(max(pause, asked or 0.0))
+                await trio.sleep(max(attempts.failed(RETRIES, self._draw()), asked or 0.0))
 
     @asynccontextmanager
     async def watch(

@@ -5,14 +5,13 @@ is read for its times and its subject only, and never trusted for either: the AP
 No text made here, error or repr, holds a token or a part of one.
 """
 
-import base64
-import binascii
 import json
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any, TypeGuard
 
+from exclave.api.jwt import read_claims_untrusted
 from exclave.api.requests import Object
+from exclave.kit.formats.rfc3339 import epoch
 
 
 @dataclass(frozen=True)
@@ -60,40 +59,25 @@ def granted_credential(answer: Object, now: float, asked: float) -> Credential:
     token = status.get("token") if isinstance(status, dict) else None
     if not isinstance(status, dict) or not is_token(token):
         raise ValueError("the answer to a TokenRequest was expected to hold a token")
-    try:
-        until = datetime.fromisoformat(str(status.get("expirationTimestamp")).replace("Z", "+00:00"))
-    except ValueError:
-        raise ValueError("the answer to a TokenRequest was expected to hold an expirationTimestamp") from None
-    expires = until.replace(tzinfo=until.tzinfo or timezone.utc).timestamp()
+    expires = epoch(str(status.get("expirationTimestamp")))
+    if expires is None:
+        raise ValueError("the answer to a TokenRequest was expected to hold an expirationTimestamp")
     return Credential(token, now, min(expires, now + asked))
 
 
 def read_token_times(token: str) -> tuple[float, float]:
     """`iat` and `exp` of a Kubernetes token (RFC 7519, section 4.1), unverified. Raises ValueError."""
-    claims = _claims(token)
+    claims = read_claims_untrusted(token)
     return _epoch(claims, "iat"), _epoch(claims, "exp")
 
 
 def token_subject(token: str) -> str:
     """Whose token it is, for messages, such as `system:serviceaccount:shop-vms:web.vm.k7q2x-1`; unverified."""
     try:
-        subject = _claims(token).get("sub")
+        subject = read_claims_untrusted(token).get("sub")
     except ValueError:
         subject = None
     return subject if isinstance(subject, str) and subject else "the bearer of an unnamed token"
-
-
-def _claims(token: str) -> dict[str, Any]:
-    parts = token.split(".")
-    if len(parts) != 3:
-        raise ValueError("a JSON Web Token of three parts was expected")
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError):
-        raise ValueError("a JSON Web Token with JSON claims was expected") from None
-    if not isinstance(claims, dict):
-        raise ValueError("a JSON Web Token with an object of claims was expected")
-    return claims
 
 
 def is_token(value: object) -> TypeGuard[str]:

@@ -23,7 +23,7 @@ from exclave.cluster.server_addresses import forget_answers, open_server_address
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError, Fault, HostError, describe
 from exclave.kit.host.atomic import remove, write_atomic
-from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -113,7 +113,7 @@ def load_credential(path: Path) -> Credential:
 
 
 async def _keep_young(cluster: MemberCluster, path: Path, namespace: str, account: str, now: Now, draw: Draw) -> None:
-    attempt = 0
+    attempts = Attempts()
     while True:
         await sleep_until_wall(cluster.credential.value.renew_at, now)
         try:
@@ -121,12 +121,11 @@ async def _keep_young(cluster: MemberCluster, path: Path, namespace: str, accoun
             renewed = granted_credential(answer, now(), ASKED)
             write_atomic(path, render_credential(renewed).encode())
         except (ExclaveError, ValueError) as problem:
-            pause = RETRIES.pause(attempt, draw())
-            attempt += 1
+            pause = attempts.failed(RETRIES, draw())
             log.warning("the credential was not renewed and is tried again in %.0f s: %s", pause, describe(problem))
             await sleep_until_wall(now() + pause, now)
             continue
         cluster.credential.set(renewed)
-        attempt = 0
+        attempts.succeeded()
         log.info("the credential was renewed for %.0f s", renewed.expires - renewed.granted)
         await trio.sleep(SOONEST)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from exclave.api.definitions.admission_drift import first_fault
 from exclave.api.issuer import Issuer
 from exclave.api.member import LIVE, view_member
-from exclave.api.names import parse_member_name
+from exclave.api.names import group_of_member, parse_member_name
 from exclave.api.requests import Object, Request
 from exclave.api.settings import parse_group
 from exclave.cluster.watch_events import Listed, Removed, WatchEvent
@@ -367,7 +367,7 @@ class Caches:
 
     def members_of(self, namespace: str, group: str) -> list[Key]:
         """The Members of a group."""
-        return [key for key in self.members.objects if key[0] == namespace and key[1].rsplit("-", 2)[0] == group]
+        return [key for key in self.members.objects if key[0] == namespace and group_of_member(key[1]) == group]
 
     def _emptied_at(self, key: Key, now: float) -> float | None:
         workload = self.workloads.objects.get(key)

@@ -19,7 +19,7 @@ import trio
 
 from exclave.api.definitions.admission import guard_objects
 from exclave.api.member import Condition, MemberView, read_conditions, view_member
-from exclave.api.names import settings_name
+from exclave.api.names import group_of_member, settings_name
 from exclave.api.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
@@ -216,7 +216,7 @@ class Controller:
     def _members_come_and_go(self, keys: list[Key]) -> None:
         self._members_changed(keys)
         for namespace, name in keys:
-            group = (namespace, name.rsplit("-", 2)[0])
+            group = (namespace, group_of_member(name))
             held = self._caches.groups.objects.get(group)
             if held is not None and held["metadata"].get("deletionTimestamp"):
                 self._queue.add_nowait(("group", group))

@@ -12,7 +12,7 @@ from typing import NoReturn
 import trio
 
 from exclave.errors import ClusterError
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.backoff import Backoff
 from exclave.member.address_choice import Decision, Facts, decide, tell_slow
 from exclave.member.addresses import find_here
@@ -54,12 +54,10 @@ class Mover:
         membership, proxy, redirect = self._membership, self._proxy, self._redirect
         of_member = (membership.found, membership.view, membership.settings)
         of_path = (proxy.chosen, proxy.instances, redirect.wanted, redirect.observed)
-        async with open_changed(*of_member, *of_path) as changed:
+        async with open_any_change(*of_member, *of_path) as change:
             while True:
-                seen = changed.value
                 pause = await self._move()
-                with trio.move_on_after(pause):
-                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                await change.wait(pause)
 
     async def _move(self) -> float:
         """Take the next step; how long to wait for a change before the one after it, in seconds."""

@@ -12,7 +12,7 @@ import trio
 from exclave import __version__
 from exclave.api.member import MemberView
 from exclave.identity.rotator import Identity
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.member.client import Membership
 
 COMPANY = 5.0
@@ -39,8 +39,8 @@ async def tell_loaded(membership: Membership, identity: Identity) -> None:
     settings = membership.settings.value
     anchors = settings.anchors if settings else ""
     proxy = settings.linkerd.proxy_version if settings else ""
-    async with open_changed(membership.view, membership.settings, identity.svid) as changed:
-        async for _ in changed.changes():
+    async with open_any_change(membership.view, membership.settings, identity.svid) as change:
+        async for _ in change.wakes():
             view, svid = membership.view.value, identity.svid.value
             issuer = svid.issuer_sha256 if svid else ""
             wanted = choose_loaded(anchors, issuer, membership.settings_digest or "", proxy)

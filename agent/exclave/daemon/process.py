@@ -27,7 +27,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError, error_object
 from exclave.kit.host.locks import hold_lock
 from exclave.kit.host.sd_notify import notify
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -234,12 +234,10 @@ class Agent:
 
     async def _look_when_told(self, parts: Parts, sources: tuple[Latest[Any], ...]) -> None:
         """Look at each change for as long as this boot is whole, and now and then."""
-        async with open_changed(*sources) as changed:
+        async with open_any_change(*sources) as change:
             while self._parts is parts and not parts.endings.asked.value:
-                seen = changed.value
                 self.look()
-                with trio.move_on_after(LOOK_SELDOM):
-                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                await change.wait(LOOK_SELDOM)
 
     async def heed_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
         """Take signals for what they mean, for ever."""

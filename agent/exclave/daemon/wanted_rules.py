@@ -21,7 +21,7 @@ from exclave.config import RedirectConfig
 from exclave.confirm.confirm import Confirming
 from exclave.data_path.observer import DataPathObserver
 from exclave.errors import ConfigError
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -103,12 +103,10 @@ class Steering:
             self._servers,
             self.trial,
         )
-        async with open_changed(*sources) as changed:
+        async with open_any_change(*sources) as change:
             while True:
-                seen = changed.value
                 self.settle()
-                with trio.move_on_after(LOOK_EVERY if self.policy.value is not None else LOOK_FIRST):
-                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                await change.wait(LOOK_EVERY if self.policy.value is not None else LOOK_FIRST)
 
     def settle(self) -> None:
         """Decide what is wanted now. Nothing is waited for: what is read belongs together."""

@@ -22,7 +22,7 @@ from exclave.identity.rotator import Identity
 from exclave.kit.host.plain_http import open_plain_client
 from exclave.kit.host.procfs import read_tcp_tables
 from exclave.kit.host.sockets import read_sockets
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -61,12 +61,10 @@ class DataPathObserver:
         """Keep the judgement true, for ever."""
         membership, identity, proxy = self._membership, self._identity, self._proxy
         sources = (membership.settings, identity.svid, proxy.ready, self.lookups, self.rules)
-        async with open_changed(*sources) as changed:
+        async with open_any_change(*sources) as change:
             while True:
-                seen = changed.value
                 self.assess_now()
-                with trio.move_on_after(self._pause()):
-                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                await change.wait(self._pause())
 
     def assess_now(self) -> Assessment:
         """The judgement as of this moment, for whoever has woken up before us."""

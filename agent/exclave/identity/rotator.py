@@ -35,8 +35,8 @@ from exclave.identity.storage import (
     store_svid,
 )
 from exclave.identity.svid import Svid, SvidError, check_svid
-from exclave.kit.tasks.any_change import open_changed
-from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.any_change import open_any_change
+from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -88,7 +88,7 @@ class Identity:
 
     async def run(self) -> None:
         """Renew for ever. Failures are retried with growing pauses while the last good certificate serves."""
-        attempt = 0
+        attempts = Attempts()
         while True:
             settings = await self._membership.settings.wait_for(lambda settings: settings is not None)
             assert settings is not None
@@ -101,17 +101,16 @@ class Identity:
                 self.renewals["failed"] += 1
                 self.problem.set(reason)
                 log.warning("certificate not renewed, the last good one serves on: %s", reason)
-                await trio.sleep(self._pauses().pause(attempt, self._draw()))
-                attempt += 1
+                await trio.sleep(attempts.failed(self._pauses(), self._draw()))
                 continue
-            attempt = 0
+            attempts.succeeded()
             self.renewals["ok"] += 1
             self.problem.set(None)
 
     async def watch_foreign_keys(self) -> None:
         """Tell of every certificate that others have signed as this member, for ever."""
-        async with open_changed(self._membership.view, self.svid) as changed:
-            async for _ in changed.changes():
+        async with open_any_change(self._membership.view, self.svid) as change:
+            async for _ in change.wakes():
                 if (view := self._membership.view.value) is None:
                     continue
                 told = describe_foreign(foreign_keys(view.issued, self._own_keys))
@@ -132,14 +131,13 @@ class Identity:
 
     async def _wait_due(self) -> None:
         """Return when the certificate is due; at once if there is none."""
-        async with open_changed(self._membership.settings, self.renew_at) as changed:
+        async with open_any_change(self._membership.settings, self.renew_at) as change:
             while True:
                 self._advance_renewal(self._membership.settings.value)
-                deadline, seen = self.renew_at.value, changed.value
+                deadline = self.renew_at.value
                 if deadline is None or deadline <= self._now():
                     return
-                with trio.move_on_after(min(deadline - self._now(), LONGEST_NAP)):
-                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                await change.wait(min(deadline - self._now(), LONGEST_NAP))
 
     def _advance_renewal(self, settings: Settings | None) -> None:
         """Bring the renewal forward if the mesh's issuer or our names have changed; one draw for each issuer."""

@@ -20,7 +20,7 @@ from exclave.data_path.observer import DataPathObserver
 from exclave.ending import EndingSwitch
 from exclave.errors import ApiRefusal
 from exclave.identity.rotator import Identity
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -97,11 +97,11 @@ class Listing:
             assert settings is not None
             wanted, address = settings.group.probes, membership.local_address
             async with (
-                open_changed(membership.settings, membership.captured) as changed,
+                open_any_change(membership.settings, membership.captured) as change,
                 open_bare_nursery() as nursery,
             ):
                 nursery.start_soon(run_probes, address, wanted, self._probes)
-                async for _ in changed.changes():
+                async for _ in change.wakes():
                     newest = membership.settings.value
                     if newest is None or newest.group.probes != wanted or membership.local_address != address:
                         break
@@ -123,16 +123,14 @@ class Listing:
             self._confirming.view,
             self._probes,
         )
-        async with open_changed(*sources) as changed:
+        async with open_any_change(*sources) as change:
             while True:
-                seen = changed.value
                 facts = self._look()
                 self.state.set(self._shown(facts))
                 for effect in decide(facts, self._told):
                     await self._carry_out(effect, facts)
                 is_forgiven = facts.rules and not self._redirect.in_place
-                with trio.move_on_after(SOON if is_forgiven else LOOK_EVERY):
-                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                await change.wait(SOON if is_forgiven else LOOK_EVERY)
 
     def _look(self) -> Facts:
         view, settings = self._membership.view.value, self._membership.settings.value

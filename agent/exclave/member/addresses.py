@@ -12,10 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-import psutil
 import trio
 
 from exclave.cluster.endpoint import ServerAddress
+from exclave.kit.host.interfaces import local_addresses
 from exclave.kit.tasks.latest import Latest
 from exclave.member.address_choice import Facts, decide
 from exclave.member.record import MembershipRecord
@@ -83,8 +83,7 @@ def find_local(addresses: Sequence[str]) -> str:
 
 def find_here(addresses: Collection[str]) -> frozenset[str]:
     """Those that stand on links of this machine."""
-    own = {found.address.partition("%")[0] for link in psutil.net_if_addrs().values() for found in link}
-    return frozenset(addresses) & own
+    return local_addresses().intersection(addresses)
 
 
 async def wait_moved(servers: Latest[tuple[ServerAddress, ...]], override: str | None, current: str) -> Found:

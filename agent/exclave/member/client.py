@@ -27,7 +27,7 @@ from exclave.cluster.watch_events import Listed, Removed, WatchEvent
 from exclave.config import Config
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal, ClusterError, ExclaveError
-from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -189,20 +189,20 @@ class Membership:
 
     async def follow(self, draw: Callable[[], float] = random.random) -> None:
         """Follow the own Member for ever."""
-        attempt = 0
+        attempts = Attempts()
         while True:
             try:
                 async with self._cluster.watch(MEMBERS, self.record.namespace, self.record.member) as events:
                     async for event in events:
-                        attempt = 0
+                        attempts.succeeded()
                         self._see(event)
             except ApiRefusal as refusal:
                 log.warning("cannot follow the own Member: %s", refusal)
                 self._see_refusal(refusal)
                 self._publish_standing()
             is_orphan = self.standing.value is Standing.ORPHANED
-            await trio.sleep(ASK_ORPHAN_EVERY if is_orphan else REFUSED.pause(attempt, draw()))
-            attempt += 1
+            pause = attempts.failed(REFUSED, draw())
+            await trio.sleep(ASK_ORPHAN_EVERY if is_orphan else pause)
 
     def _see(self, event: WatchEvent) -> None:
         if isinstance(event, Listed):
@@ -219,17 +219,17 @@ class Membership:
     async def keep_settings(self) -> None:
         """Fetch the settings whenever the Member names others than ours. Each name is answered once."""
         answered: str | None = None
-        attempt = 0
+        attempts = Attempts()
         while True:
             wanted = await self._wait_for_settings(answered)
             try:
                 await self._fetch_settings()
             except ClusterError as problem:
                 log.warning("the settings were not fetched: %s", problem)
-                await trio.sleep(FETCHES.pause(attempt, 0.5))
-                attempt += 1
+                await trio.sleep(attempts.failed(FETCHES, 0.5))
                 continue
-            answered, attempt = wanted, 0
+            answered = wanted
+            attempts.succeeded()
 
     async def _wait_for_settings(self, answered: str | None) -> str:
         view = await self.view.wait_for(

@@ -25,7 +25,7 @@ from exclave.errors import HostError
 from exclave.identity.rotator import Identity
 from exclave.identity.svid import Svid
 from exclave.kit.host.plain_http import open_plain_client
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
@@ -211,12 +211,10 @@ class Proxy(PublishedProxy):
     async def compare(self) -> NoReturn:
         """Keep `outdated` true, for ever."""
         sources = (self._membership.settings, self._membership.captured, self.chosen, self.instances)
-        async with open_changed(*sources) as changed:
+        async with open_any_change(*sources) as change:
             while True:
-                seen = changed.value
                 await self._compare()
-                with trio.move_on_after(COMPARE_INTERVAL):
-                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                await change.wait(COMPARE_INTERVAL)
 
     async def _compare(self) -> None:
         chosen, settings = self.chosen.value, self._membership.settings.value

@@ -23,7 +23,7 @@ from exclave.errors import HostError
 from exclave.kit.host.atomic import remove, write_atomic
 from exclave.kit.host.process_identity import ProcessRecord, why_foreign
 from exclave.kit.host.procfs import open_pidfd, read_boot_id, view_process
-from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Starting, Withdrawing, tell
@@ -101,15 +101,14 @@ class _Keeper:
 
     async def keep(self) -> None:
         """Have a keepalive process, for ever."""
-        attempt = 0
+        attempts = Attempts(settled=SETTLED)
         while not self._is_refused:
             began = trio.current_time()
             if self._pidfd is not None:
                 await trio.lowlevel.wait_readable(self._pidfd)
                 log.warning("redirect: the keepalive process %d has ended; another follows", self._pid)
                 self._let_go()
-            attempt = 0 if trio.current_time() - began > SETTLED else attempt + 1
-            await trio.sleep(PAUSES.pause(max(attempt - 1, 0), 0.0))
+            await trio.sleep(attempts.failed(PAUSES, 0.0, ran_for=trio.current_time() - began))
             await self.start()
 
     async def end(self) -> None:

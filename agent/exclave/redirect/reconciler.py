@@ -22,7 +22,7 @@ import trio
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -126,18 +126,16 @@ class Redirect:
 
     async def keep(self) -> None:
         """Settle at every change of what is wanted or of what is there, and now and then; never raises HostError."""
-        async with open_changed(self.wanted, self._monitor.changes, self._monitor.is_listening) as changed:
+        async with open_any_change(self.wanted, self._monitor.changes, self._monitor.is_listening) as change:
             pause = 0.0
             while True:
-                seen = changed.value
                 await self._try_to_settle()
                 before, pause = pause, pause_after(self._repaired, trio.current_time())
                 if pause and not before:
                     log.warning("redirect: others undo what is repaired at once; it is repaired once in %g s", pause)
                 await trio.sleep(pause)
                 is_calm = self._monitor.is_listening.value and self.problem.value is None
-                with trio.move_on_after(LOOK_SELDOM if is_calm else LOOK_EVERY):
-                    await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                await change.wait(LOOK_SELDOM if is_calm else LOOK_EVERY)
 
     async def begin_anew(self) -> None:
         """Each time that connections may have begun beside the rules: forget those that nobody answers."""

@@ -22,7 +22,7 @@ import trio
 from exclave.config import ProxyConfig
 from exclave.errors import ClusterError, ExclaveError, Fault, HostError
 from exclave.kit.host.procfs import read_tcp_tables
-from exclave.kit.tasks.any_change import open_changed
+from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -129,9 +129,9 @@ class Swap:
         """Do what there is to do, for ever."""
         proxy = self._proxy
         self._trial.set(None)  # of one that has failed in a way that nobody foresaw
-        async with open_changed(proxy.chosen, proxy.ready, proxy.instances, proxy.outdated, self._request) as changed:
+        sources = (proxy.chosen, proxy.ready, proxy.instances, proxy.outdated, self._request)
+        async with open_any_change(*sources) as change:
             while True:
-                seen = changed.value
                 action = plan_swap(self._facts(), trio.current_time())
                 if isinstance(action, DrainOther):
                     await self._drain(action.instance)
@@ -142,8 +142,7 @@ class Swap:
                     error = HostError(Fault.PROXY_UNUSABLE, "no proxy is ready: there is no traffic to move", hint)
                     self._answer(SwapOutcome(proxy.chosen.value, None, SwapReason.ASKED, error=error))
                 else:
-                    with trio.move_on_at(action.until):
-                        await changed.wait_for(lambda count, seen=seen: count != seen)  # type: ignore[misc]
+                    await change.wait(max(0.0, action.until - trio.current_time()))
 
     def _facts(self) -> SwapFacts:
         chosen = self._proxy.chosen.value
@@ -259,8 +258,8 @@ class Swap:
         """Wait until the kernel has acceptable rules. Raises HostError: it refuses, or it takes too long."""
         redirect = self._redirect
         with trio.move_on_after(RULES_TIME):
-            async with open_changed(redirect.wanted, redirect.observed, redirect.problem) as changed:
-                async for _ in changed.changes():
+            async with open_any_change(redirect.wanted, redirect.observed, redirect.problem) as change:
+                async for _ in change.wakes():
                     wanted = redirect.wanted.value
                     if wanted is not None and accept(wanted) and redirect.in_place:
                         return

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.backoff import Attempts, Backoff
 
 DRAWS = st.floats(min_value=0, max_value=1, exclude_max=True)
 BACKOFFS = st.builds(
@@ -43,3 +43,15 @@ def test_a_later_attempt_with_the_same_draw_never_waits_less(backoff: Backoff, a
 @given(BACKOFFS, st.integers(0, 50), DRAWS, DRAWS)
 def test_a_greater_draw_never_waits_longer(backoff: Backoff, attempt: int, one: float, other: float) -> None:
     assert backoff.pause(attempt, max(one, other)) <= backoff.pause(attempt, min(one, other))
+
+
+def test_attempts_wait_longer_until_one_succeeds() -> None:
+    attempts, backoff = Attempts(), Backoff(first=1.0, most=60.0)
+    assert [attempts.failed(backoff, 0.0) for _ in range(3)] == [1, 2, 4]
+    attempts.succeeded()
+    assert attempts.failed(backoff, 0.0) == 1
+
+
+def test_a_long_run_counts_as_a_success() -> None:
+    attempts, backoff = Attempts(settled=10.0), Backoff(first=1.0, most=60.0)
+    assert [attempts.failed(backoff, 0.0, ran_for=seconds) for seconds in (0.0, 10.0, 10.5, 1.0)] == [1, 2, 1, 2]

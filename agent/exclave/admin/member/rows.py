@@ -6,10 +6,11 @@ Member whose name has another shape than machines give is shown all the same.
 
 from collections.abc import Iterable, Sequence
 
-from exclave.admin.tables import age, human_duration, parse_time, table
+from exclave.admin.tables import age, human_duration, table
 from exclave.api.member import READY, Condition, MemberView, read_conditions, view_member
 from exclave.api.names import CORDONED, parse_member_name
 from exclave.api.requests import Object
+from exclave.kit.formats.rfc3339 import epoch
 
 TITLES = (
     "NAME",
@@ -127,7 +128,7 @@ def certificate_words(view: MemberView, now: float) -> str:
     """Until when its certificate is valid."""
     if view.certificate is None:
         return "none yet"
-    until = parse_time(view.certificate.not_after)
+    until = epoch(view.certificate.not_after)
     if until is None:
         return f"until {view.certificate.not_after}"
     left = f"{human_duration(until - now)} left" if until > now else "expired"

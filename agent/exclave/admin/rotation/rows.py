@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from exclave.api.member import MemberView, view_member
+from exclave.api.names import group_of_member
 from exclave.api.requests import Object
 from exclave.kit.formats.rfc3339 import rfc3339
 from exclave.kit.formats.x509 import der_of, fingerprint, is_issued_by, not_after, not_before, read_certificates
@@ -133,7 +134,7 @@ def rotation_row(mesh: MeshTrust, member: Object) -> tuple[str, ...]:
     view = view_member(member)
     return (
         view.name,
-        view.name.rsplit("-", 2)[0],
+        group_of_member(view.name),
         "" if view.live is None else str(view.live.status),
         _against(view, "anchors", mesh.anchors_sha256),
         _against(view, "issuer", mesh.issuer),

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from exclave.admin.objects import LONGEST_TTL, MOST_USES, SHORTEST_TTL
-from exclave.admin.tables import age, human_duration, parse_time
+from exclave.admin.tables import age, human_duration
 from exclave.api.names import EXPIRES, parse_member_name
 from exclave.api.requests import Object
 from exclave.errors import ExclaveError, Fault
 from exclave.kit.formats.duration import format_duration, parse_duration
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.rfc3339 import epoch, rfc3339
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH = 5
@@ -98,7 +98,7 @@ def count_used(account: TokenAccount, members: Iterable[str]) -> int:
 
 def token_row(account: TokenAccount, members: Sequence[str], now: float) -> list[str]:
     """A row of `token list`."""
-    until = parse_time(account.expires)
+    until = epoch(account.expires)
     left = account.expires
     if until is not None:
         left = "expired" if until <= now else f"in {human_duration(round(until - now))}"

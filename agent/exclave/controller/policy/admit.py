@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from exclave.api.csr import read_csr
 from exclave.api.delivery import read_delivery_key
 from exclave.api.member import MemberView
+from exclave.api.names import group_of_member
 from exclave.controller.policy.claims import lies_within, neighbour_of, plain_address
 from exclave.controller.policy.snapshot import Group, MemberWorld, Neighbour
 
@@ -36,7 +37,7 @@ def judge(world: MemberWorld) -> Judgement:
     if world.guard_fault is not None:
         return Judgement(False, "GuardMissing", world.guard_fault)
     if group is None:
-        name = view.name.rsplit("-", 2)[0]
+        name = group_of_member(view.name)
         return Judgement(False, "GroupNotFound", f"there is no WorkloadGroup {name} in namespace {world.namespace}")
     if world.group_refusal is not None:
         return Judgement(False, "GroupNotAccepted", f"group {group.name} takes no new members: {world.group_refusal}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from exclave.api.csr import csr_sha256, read_csr
 from exclave.api.member import ADMITTED, CERTIFIED, CLONED, LIVE, REGISTERED, Condition, read_conditions, with_condition
-from exclave.api.names import FINALIZER
+from exclave.api.names import FINALIZER, group_of_member
 from exclave.api.requests import Object, Request
 from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, Judgement, judge, judge_address
 from exclave.controller.policy.claims import neighbour_of
@@ -113,14 +113,10 @@ def _end_of(world: MemberWorld, group: Group) -> str | None:
         return f"no heartbeat since {rfc3339(gone_since)}, for longer than its group waits"
     mine = neighbour_of(world.member, world.workload, group, live=False).address
     for other in world.neighbours:
-        is_ours = other.namespace == world.namespace and _group_of(other.name) == group.name
+        is_ours = other.namespace == world.namespace and group_of_member(other.name) == group.name
         if is_ours and other.holds(mine) and other.admitted_at is not None and other.admitted_at >= gone_since:
             return f"the living member {other.namespace}/{other.name} has its address {mine}"
     return None
-
-
-def _group_of(member: str) -> str:
-    return member.rsplit("-", 2)[0]
 
 
 def not_live_since(world: MemberWorld) -> float | None:

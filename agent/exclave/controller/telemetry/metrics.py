@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from exclave.api.member import MemberView, view_member
+from exclave.api.names import group_of_member
 from exclave.api.requests import Object
 
 
@@ -52,7 +53,7 @@ class MemberStates:
             found = known.get(key)
             if found is None or found[0] is not member:
                 view = view_member(member)
-                found = member, (view.name.rsplit("-", 2)[0], state_of_member(view))
+                found = member, (group_of_member(view.name), state_of_member(view))
             self._known[key] = found
         return Counter(state for _, state in self._known.values())
 

@@ -1,12 +1,16 @@
-"""TODO."""
+"""Times as Kubernetes writes them (RFC 3339, UTC). Pure.
+
+Source: Time and MicroTime in k8s.io/apimachinery pkg/apis/meta/v1.
+"""
 
 from datetime import datetime, timezone
 
 
 def epoch(text: str) -> float | None:
-    """A time of Kubernetes as epoch seconds; None if it is none."""
+    """A time of Kubernetes as epoch seconds; None if it is none. A time without a zone is UTC."""
     try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return time.replace(tzinfo=time.tzinfo or timezone.utc).timestamp()
     except ValueError:
         return None
 

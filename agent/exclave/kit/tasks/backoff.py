@@ -1,6 +1,7 @@
 """Growing, jittered pauses between attempts. Pure: the draw is passed in."""
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,22 @@ class Backoff:
         exponent = min(attempt, 64)
         whole = min(self.most, self.first * self.factor**exponent)
         return whole * (1.0 - self.jitter * draw)
+
+
+class Attempts:
+    """Counts the failed attempts at one thing. `settled`: a run of so many seconds counts as a success."""
+
+    def __init__(self, settled: float = inf) -> None:
+        self._settled = settled
+        self._failures = 0
+
+    def failed(self, backoff: Backoff, draw: float, *, ran_for: float = 0.0) -> float:
+        """Count a failure after a run of `ran_for` seconds; the seconds to wait before the next attempt."""
+        if ran_for > self._settled:
+            self._failures = 0
+        self._failures += 1
+        return backoff.pause(self._failures - 1, draw)
+
+    def succeeded(self) -> None:
+        """Start again from the first pause."""
+        self._failures = 0

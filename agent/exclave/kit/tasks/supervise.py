@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from exclave.errors import describe
-from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.backoff import Attempts, Backoff
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +28,13 @@ async def supervise(
     draw: Callable[[], float] = random.random,
 ) -> None:
     """Run `part` until it returns; after a failure wait and run it again."""
-    attempt = 0
+    attempts = Attempts(settled=SETTLED)
     while True:
         started = trio.current_time()
         try:
             await part()
             return
         except Exception as problem:
-            if trio.current_time() - started > SETTLED:
-                attempt = 0
-            pause = backoff.pause(attempt, draw())
-            attempt += 1
+            pause = attempts.failed(backoff, draw(), ran_for=trio.current_time() - started)
             log.warning("%s: failed and starts again in %.1f s: %s", name, pause, describe(problem))
         await trio.sleep(pause)

@@ -17,9 +17,9 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Collection
 
-import psutil
 import trio
 
+from exclave.kit.host.interfaces import local_addresses
 from exclave.kit.host.netlink import DONE, ERROR, NETFILTER, read_messages
 from exclave.redirect.kernel.conntrack import LIST_UNANSWERED, Unanswered, read_unanswered
 
@@ -50,7 +50,7 @@ async def forget_unanswered(addresses: Collection[str]) -> None:
 async def _forget(addresses: Collection[str]) -> int:
     with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as kernel:
         await kernel.bind((0, 0))
-        own = {link.address for links in psutil.net_if_addrs().values() for link in links}.union(addresses)
+        own = local_addresses().union(addresses)
         waiting = {each for each in await _list(kernel) if each.source in own or each.destination in own}
         if waiting:
             await trio.sleep(SILENT)
