@@ -22,6 +22,7 @@ BLOCKING = {
     "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.host.atomic": "writes small files with fsync; a thread would let a crash fall between two steps",
     "exclave.kit.host.sd_notify": "one datagram to a local socket, which never waits",
+    "exclave.kit.host.interfaces": "asks the kernel for its interfaces, which answers at once",
     "exclave.kit.host.procfs": "small files in /proc, which the kernel answers at once",
     "exclave.kit.host.locks": "flock without waiting",
     "exclave.member.record": "small files written whole, read at boot",
