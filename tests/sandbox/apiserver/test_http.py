@@ -1,6 +1,7 @@
-"""HTTP over in-memory streams: keep-alive, streams and their clients, and what a client does wrong."""
+"""HTTP over TLS on loopback: keep-alive, streams and their clients, and what a client does wrong."""
 
 import logging
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -8,9 +9,12 @@ import h11
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
 
-from exclave_sandbox.apiserver.http import KEPT_BODY, Respond, serve_connection
+from exclave_sandbox.apiserver.http import MOST_BODY_READ, Respond, serve_https
 from exclave_sandbox.apiserver.message import HttpRequest, Reply, Send, StreamedReply
+from exclave_sandbox.pki import make_anchor, make_leaf
+from support.https import server_tls
 
 NOW = 1_700_000_000.0
 
@@ -43,21 +47,21 @@ class Client:
         return head.status_code, dict(head.headers), body
 
 
+ANCHOR = make_anchor()
+LEAF = make_leaf(ANCHOR, [x509.DNSName("localhost")])
+
+
 @asynccontextmanager
 async def served(respond: Respond) -> AsyncIterator[Client]:
-    """A connection that is served while the block runs; its end must come before the block's."""
-    near, far = trio.testing.memory_stream_pair()
-
-    async def serve() -> None:
-        try:
-            await serve_connection(far, respond, lambda: NOW)
-        finally:
-            await trio.aclose_forcefully(far)
-
+    """A client's connection, which is served while the block runs."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    trust = ssl.create_default_context(cadata=ANCHOR.pem)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
-        yield Client(near)
-        await near.aclose()
+        nursery.start_soon(serve_https, listeners, server_tls(LEAF), respond, lambda: NOW)
+        plain = await trio.open_tcp_stream("127.0.0.1", port)
+        yield Client(trio.SSLStream(plain, trust, server_hostname="localhost", https_compatible=True))
+        nursery.cancel_scope.cancel()
 
 
 def echo(request: HttpRequest) -> Reply:
@@ -114,7 +118,7 @@ async def test_nonsense_is_refused_and_ends_the_connection() -> None:
         assert await client.stream.receive_some() == b""
 
 
-async def test_a_body_beyond_what_is_kept_is_read_and_dropped() -> None:
+async def test_a_body_beyond_the_limit_is_read_and_dropped() -> None:
     sizes: list[int] = []
 
     def note(request: HttpRequest) -> Reply:
@@ -122,9 +126,9 @@ async def test_a_body_beyond_what_is_kept_is_read_and_dropped() -> None:
         return Reply(413, "too large")
 
     async with served(note) as client:
-        await client.send("POST", "/", b"x" * (3 * KEPT_BODY))
+        await client.send("POST", "/", b"x" * (3 * MOST_BODY_READ))
         assert (await client.receive())[0] == 413
-        assert KEPT_BODY < sizes[0] < 2 * KEPT_BODY
+        assert MOST_BODY_READ < sizes[0] < 2 * MOST_BODY_READ
 
 
 async def test_a_client_that_waits_for_leave_to_send_its_body_gets_it() -> None:
@@ -205,3 +209,22 @@ async def test_a_stream_ends_when_its_client_goes() -> None:
         await client.stream.aclose()
         with trio.fail_after(5):
             await ended.wait()
+
+
+async def test_cancelling_the_server_ends_a_stream_whose_client_does_not_read() -> None:
+    sent = 0
+
+    async def write(send: Send) -> None:
+        nonlocal sent
+        while True:
+            await send(b"x" * 1_000_000)
+            sent += 1
+
+    with trio.fail_after(10):
+        async with served(streaming(write)) as client:
+            await client.send("GET", "/watch")
+            await client.next_event()
+            before = -1
+            while sent > before:
+                before = sent
+                await trio.testing.wait_all_tasks_blocked(0.1)
