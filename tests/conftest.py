@@ -4,7 +4,6 @@ import inspect
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import trio.testing
 
 from support.broken_off import Run, broken_off_in_time
+from support.markers import markers_of
 from support.needs import need
 from support.shares import Sharing, longest_first
 from support.told import FIGURES, tell
@@ -46,15 +46,18 @@ def _can_make_namespaces() -> bool:
     return subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0
 
 
-@pytest.fixture(autouse=True)
-def _root_marker(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.node.get_closest_marker("root"):
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what cannot run here, or fail in CI."""
+    if item.get_closest_marker("root"):
         need(_can_make_namespaces(), "needs root and network namespaces")
-    yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In one of several processes, have the order in which they are shared out."""
+    """Mark what needs root or real servers; in one of several processes, order the tests as they are shared out."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        for marker in markers_of(item):
+            item.add_marker(marker)
     if hasattr(config, "workerinput"):
         items[:] = longest_first((item.nodeid, item) for item in items)
 

@@ -18,7 +18,7 @@ from crash.rows import ROWS, Row, Scene
 from exclave.milestones import Joining, Leaving, Moving, Renewing, Starting, Withdrawing
 from support.told import tell
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(960)]  # whoever comes first plays them all
+pytestmark = pytest.mark.timeout(960)  # whoever comes first plays them all
 
 STAGES = 3
 """Stages at a time: most of a row is waiting."""

@@ -313,7 +313,6 @@ def play(how: str) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.root
 @pytest.mark.timeout(200)
 def test_a_machine_that_gets_another_address_and_loses_the_old_one_later_fails_nobody() -> None:
     told = play("beside")
@@ -324,7 +323,6 @@ def test_a_machine_that_gets_another_address_and_loses_the_old_one_later_fails_n
     assert [swap[:2] for swap in told["swaps"]] == [["a", "b"], ["b", "a"]]
 
 
-@pytest.mark.root
 @pytest.mark.timeout(200)
 def test_a_machine_whose_address_is_replaced_by_another_fails_nobody_at_an_address_that_stays() -> None:
     told = play("instead")

@@ -172,7 +172,6 @@ def with_admin_server(test: Any) -> Any:
     return run
 
 
-@pytest.mark.root
 @with_admin_server
 async def test_linkerd_going_away_opens_outbound_and_coming_back_closes_it(metrics: Metrics, machine: Machine) -> None:
     async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
@@ -185,7 +184,6 @@ async def test_linkerd_going_away_opens_outbound_and_coming_back_closes_it(metri
         await judged(data_path, lambda found: found.reason is None)
 
 
-@pytest.mark.root
 @with_admin_server
 async def test_linkerd_away_from_the_start_opens_outbound_at_the_second_look(
     metrics: Metrics, machine: Machine
@@ -197,7 +195,6 @@ async def test_linkerd_away_from_the_start_opens_outbound_at_the_second_look(
         assert metrics.looks == 2
 
 
-@pytest.mark.root
 @with_admin_server
 async def test_a_proxy_that_does_not_answer_says_nothing_about_linkerd(metrics: Metrics, machine: Machine) -> None:
     machine.proxy.ready.set("b")  # nobody is there
@@ -208,7 +205,6 @@ async def test_a_proxy_that_does_not_answer_says_nothing_about_linkerd(metrics: 
         await data_path.lookups.wait_for(lambda found: found is True)
 
 
-@pytest.mark.root
 @with_admin_server
 async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
     metrics: Metrics, machine: Machine
@@ -226,7 +222,6 @@ async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
 # What falls over comes back.
 
 
-@pytest.mark.root
 @with_admin_server
 async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, machine: Machine) -> None:
     with pytest.MonkeyPatch.context() as patched:
@@ -236,7 +231,6 @@ async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, 
             assert len(calls) == 2
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_a_judgement_that_falls_over_is_made_again() -> None:
     machine = Machine(after=0.5)

@@ -63,7 +63,6 @@ async def exchange(over: object, query: dns.message.Message) -> dns.message.Mess
     return await trio.to_thread.run_sync(lambda: over(query, HERE, timeout=5))  # type: ignore[operator]
 
 
-@pytest.mark.root
 async def test_dnspythons_resolver_finds_the_control_plane() -> None:
     async with open_dns(HERE, Latest[Settings | None](make_settings())) as stub:
         assert await resolve(DESTINATION, "SRV") == [
@@ -80,7 +79,6 @@ async def test_dnspythons_resolver_finds_the_control_plane() -> None:
         assert stub.answers == {"NOERROR": 3, "NXDOMAIN": 1, "REFUSED": 1}
 
 
-@pytest.mark.root
 async def test_a_long_answer_is_fetched_over_tcp() -> None:
     settings = make_settings(destination=tuple(f"10.42.0.{n}" for n in range(1, 101)))
     async with open_dns(HERE, Latest[Settings | None](settings)):
@@ -91,7 +89,6 @@ async def test_a_long_answer_is_fetched_over_tcp() -> None:
         assert len(await resolve(DESTINATION, "SRV")) == 100
 
 
-@pytest.mark.root
 async def test_new_settings_are_answered_by_at_once_and_useless_ones_never(caplog: pytest.LogCaptureFixture) -> None:
     settings = Latest[Settings | None](None)
     async with open_dns(HERE, settings):
@@ -112,7 +109,6 @@ async def test_new_settings_are_answered_by_at_once_and_useless_ones_never(caplo
     ]
 
 
-@pytest.mark.root
 async def test_junk_over_udp_changes_nothing() -> None:
     async with open_dns(HERE, Latest[Settings | None](make_settings())):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -121,7 +117,6 @@ async def test_junk_over_udp_changes_nothing() -> None:
         assert await resolve(POLICY, "A") == ["10.42.0.5"]
 
 
-@pytest.mark.root
 async def test_it_listens_on_its_own_address_only() -> None:
     async with open_dns(HERE, Latest[Settings | None](make_settings())):
         async with open_dns("127.77.0.54", Latest[Settings | None](make_settings())):
@@ -130,7 +125,6 @@ async def test_it_listens_on_its_own_address_only() -> None:
             socket.create_connection(("127.77.0.54", PORT))
 
 
-@pytest.mark.root
 async def test_more_connections_than_two_proxies_need_are_closed() -> None:
     async with open_dns(HERE, Latest[Settings | None](make_settings())):
         streams = [await trio.open_tcp_stream(HERE, PORT) for _ in range(MAX_CONNECTIONS + 1)]
@@ -140,7 +134,6 @@ async def test_more_connections_than_two_proxies_need_are_closed() -> None:
         assert await resolve(POLICY, "A") == ["10.42.0.5"]
 
 
-@pytest.mark.root
 async def test_a_taken_port_is_told_at_once() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((HERE, PORT))
@@ -152,7 +145,6 @@ async def test_a_taken_port_is_told_at_once() -> None:
     assert refused.value.hint == "see who does: ss --listening --numeric --processes --udp --tcp 'sport = :53'"
 
 
-@pytest.mark.root
 async def test_an_absent_address_is_told_at_once() -> None:
     with pytest.raises(HostError) as refused:
         async with open_dns("192.0.2.53", Latest[Settings | None](None)):
@@ -161,7 +153,6 @@ async def test_an_absent_address_is_told_at_once() -> None:
     assert refused.value.message == "cannot listen on UDP port 53 of 192.0.2.53: Cannot assign requested address"
 
 
-@pytest.mark.root
 async def test_without_the_right_to_low_ports_it_says_so() -> None:
     async with open_network() as network:
         machine = await network.add("vm")
@@ -244,7 +235,6 @@ async def stub_in_a_machine(tmp_path: Path, settings: Settings) -> AsyncIterator
             running.stderr.close()
 
 
-@pytest.mark.root
 async def test_the_c_librarys_resolver_finds_the_control_plane(tmp_path: Path) -> None:
     async with stub_in_a_machine(tmp_path, make_settings(destination=("10.42.0.5", "fd00:42::5"))) as machine:
         found = await machine.must("getent", "ahosts", DESTINATION)
@@ -252,7 +242,6 @@ async def test_the_c_librarys_resolver_finds_the_control_plane(tmp_path: Path) -
         assert (await machine.run("getent", "ahosts", "example.com.")).status == 2
 
 
-@pytest.mark.root
 async def test_dig_agrees(tmp_path: Path) -> None:
     need(shutil.which("dig") is not None, "needs dig (Debian package bind9-dnsutils)")
     settings = make_settings(destination=tuple(f"10.42.0.{n}" for n in range(1, 61)))
@@ -290,7 +279,6 @@ async def resolved_again(over: object) -> None:
             return
 
 
-@pytest.mark.root
 async def test_a_fault_in_an_answer_costs_that_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_dns(HERE, Latest[Settings | None](make_settings())):
         calls = falling_over_once(monkeypatch, "exclave.dns.server.respond", respond)
@@ -298,7 +286,6 @@ async def test_a_fault_in_an_answer_costs_that_answer(monkeypatch: pytest.Monkey
         assert len(calls) == 2
 
 
-@pytest.mark.root
 async def test_a_socket_that_breaks_is_bound_anew() -> None:
     async with open_dns(HERE, Latest[Settings | None](make_settings())):
         break_listener((HERE, PORT))
@@ -306,7 +293,6 @@ async def test_a_socket_that_breaks_is_bound_anew() -> None:
         await resolved_again(dns.query.udp)
 
 
-@pytest.mark.root
 async def test_settings_that_make_it_fall_over_are_taken_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Latest[Settings | None](None)
     async with open_dns(HERE, settings):

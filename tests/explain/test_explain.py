@@ -34,7 +34,6 @@ async def typed(lab: Lab, *words: str, config: str = "/nowhere") -> list[str]:
     return done.output.decode().splitlines()
 
 
-@pytest.mark.root
 async def test_it_tells_the_truth_though_the_agent_is_dead() -> None:
     async with open_lab() as lab:
         assert await typed(lab, f"{CLUSTER4}:80") == [
@@ -65,7 +64,6 @@ async def test_it_tells_the_truth_though_the_agent_is_dead() -> None:
             assert unreachable in await typed(lab, "8.8.8.8:80")
 
 
-@pytest.mark.root
 async def test_a_proxy_that_is_gone_and_the_tables_of_others_are_told() -> None:
     async with open_lab() as lab:
         await lab.load(POLICY)
@@ -78,7 +76,6 @@ async def test_a_proxy_that_is_gone_and_the_tables_of_others_are_told() -> None:
         )
 
 
-@pytest.mark.root
 async def test_the_kernel_is_asked_with_one_real_connection_and_nothing_stays() -> None:
     async with open_lab() as lab, standing(lab, POLICY):
         before = await lab.nft("list", "tables")
@@ -93,7 +90,6 @@ async def test_the_kernel_is_asked_with_one_real_connection_and_nothing_stays() 
         assert await lab.nft("list", "tables") == before
 
 
-@pytest.mark.root
 async def test_a_program_reads_the_same() -> None:
     async with open_lab() as lab, standing(lab, POLICY):
         told = json.loads("\n".join(await typed(lab, f"{CLUSTER4}:22", "--trace", "--json")))
@@ -110,7 +106,6 @@ async def test_a_program_reads_the_same() -> None:
         assert (one["trace"]["agrees"], one["trace"]["problem"], len(one["notes"])) == (True, None, 1)
 
 
-@pytest.mark.root
 @pytest.mark.parametrize(
     ("redirect", "notes"),
     [
@@ -133,14 +128,12 @@ async def test_an_agent_that_runs_adds_what_it_knows(redirect: dict[str, Any], n
                 assert (await typed(lab, f"{CLUSTER4}:22", config=str(config)))[3:] == notes
 
 
-@pytest.mark.root
 async def test_a_name_is_what_this_machine_resolves_it_to() -> None:
     async with open_lab() as lab, standing(lab, POLICY):
         told = await typed(lab, "localhost:80")
         assert "  note:   localhost is 127.0.0.1, as this machine resolves it" in "\n".join(told).replace("::1, ", "")
 
 
-@pytest.mark.root
 @in_own_network("169.254.77.3/32")
 async def test_a_name_that_only_the_stub_knows_is_asked_there() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stub:
@@ -161,7 +154,6 @@ async def test_a_name_that_only_the_stub_knows_is_asked_there() -> None:
         server.join()
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_where_no_stub_answers_there_is_no_address() -> None:
     assert explain_module._ask_stub("linkerd-policy.linkerd.svc.cluster.local") == ()

@@ -12,7 +12,6 @@ from ..redirect.lab import CLUSTER4, CLUSTER6, VM4, VM6, doors_inside, open_lab,
 from ..redirect.policies import PLAIN
 
 
-@pytest.mark.root
 async def test_the_table_is_read_with_its_texts_and_its_absence_is_no_failure() -> None:
     async with open_lab() as lab:
         assert await read_standing() is None
@@ -23,7 +22,6 @@ async def test_the_table_is_read_with_its_texts_and_its_absence_is_no_failure() 
             assert {rule.handle for chain in found.table.chains for rule in chain.rules} == set(found.texts)
 
 
-@pytest.mark.root
 async def test_a_table_that_is_made_anew_meanwhile_is_read_again() -> None:
     async with open_lab() as lab, standing(lab, PLAIN):
 
@@ -46,7 +44,6 @@ async def test_a_table_that_is_made_anew_meanwhile_is_read_again() -> None:
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.root
 async def test_routes_addresses_and_chains_of_others_are_read() -> None:
     nat = "add table ip theirs; add chain ip theirs late { type nat hook output priority 5; }"
     async with open_lab() as lab:
@@ -70,7 +67,6 @@ async def test_listeners_are_told_from_nobody() -> None:
     assert not await is_listening("127.0.0.1", port)
 
 
-@pytest.mark.root
 async def test_without_the_capability_it_says_so() -> None:
     async with open_lab() as lab:
         with doors_inside(

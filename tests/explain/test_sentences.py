@@ -178,13 +178,11 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.root
 @pytest.mark.parametrize(("question", "facts", "sentence"), CASES.values(), ids=CASES)
 def test_a_sentence(question: tuple[Any, ...], facts: dict[str, Any], sentence: str) -> None:
     assert said(*question, **facts).sentence == sentence
 
 
-@pytest.mark.root
 def test_the_rule_s_own_text_its_set_and_its_target_come_along() -> None:
     captured = said("plain", OUT, "10.42.0.9", 80)
     assert captured.rule == (
@@ -198,7 +196,6 @@ def test_the_rule_s_own_text_its_set_and_its_target_come_along() -> None:
     assert (strange.rule, strange.holds) == ("meta mark 0x00000007 accept", None)
 
 
-@pytest.mark.root
 def test_what_would_have_to_be_said_is_asked_for_and_a_published_port_is_spoken_of() -> None:
     assert said("excluded-networks", IN, "10.77.0.20", 8080).notes == ("say which: --from",)
     assert said("excluded-interfaces", IN, "10.77.0.20", 8080).notes == ("say which: --interface",)
@@ -208,7 +205,6 @@ def test_what_would_have_to_be_said_is_asked_for_and_a_published_port_is_spoken_
     )
 
 
-@pytest.mark.root
 def test_how_long_rules_capture_that_are_to_be_confirmed_is_told_of_what_they_capture() -> None:
     for direction, to, port in ((OUT, "10.42.0.9", 80), (IN, "10.77.0.20", 8080)):
         note = said("unconfirmed", direction, to, port, ARM).notes[-1]
@@ -232,7 +228,6 @@ def event(chain: str, handle: int | None, verdict: str = "accept", table: str = 
     return TraceEvent(1, table, chain, handle, verdict)
 
 
-@pytest.mark.root
 def test_the_kernel_agrees_if_each_chain_came_to_the_same_by_the_same_rule() -> None:
     table, _ = kernel("plain")
     verdict = judge(table, CALL)
@@ -253,7 +248,6 @@ def test_the_kernel_agrees_if_each_chain_came_to_the_same_by_the_same_rule() -> 
         assert not compare(verdict, CALL, table, wrong)[0]
 
 
-@pytest.mark.root
 def test_a_family_that_is_not_tracked_passes_chains_over_and_ends_the_same() -> None:
     table, _ = kernel("plain")  # IPv4 alone is translated there
     call = replace(CALL, destination=ip_address("fd00::9"))

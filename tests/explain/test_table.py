@@ -13,7 +13,6 @@ from ..redirect.policies import GOLDEN
 FILES = Path(__file__).parents[1] / "redirect" / "rules" / "golden"
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("name", GOLDEN)
 def test_what_was_loaded_is_read_whole(name: str) -> None:
     """Every chain, rule and element; and each rule with its own text."""

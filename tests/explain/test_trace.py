@@ -14,8 +14,6 @@ from exclave.explain.trace import connect, open_attempt, open_tracing
 from ..redirect.lab import open_lab, standing
 from ..redirect.policies import PLAIN
 
-pytestmark = pytest.mark.root
-
 TRACE = """
 import os, sys, trio
 from exclave.explain.trace import connect, listen_for_events, open_attempt, open_tracing, take_events

@@ -326,7 +326,6 @@ class World:
         return [event for event in events if event.packet == events[0].packet]
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_for_any_rules_and_any_connection_the_kernel_does_what_we_say() -> None:
     """Every step: each chain, the rule that decided there, and its verdict; and less knowledge never means another."""

@@ -360,7 +360,6 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(state)], check=True)
 
 
-@pytest.mark.root
 async def test_a_full_disk_leaves_the_old_certificate_serving_until_there_is_room(
     tiny_disk: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -135,7 +135,6 @@ def test_a_fresh_key_is_p256_and_never_the_same() -> None:
     assert not same(one, other)
 
 
-@pytest.mark.root
 def test_a_full_disk_keeps_the_old_certificate_and_says_so(tiny_disk: Path) -> None:
     store_svid(tiny_disk, "old", KEY, 1.0, 2.0)
     store_next_key(tiny_disk, OTHER_KEY, "csr")
@@ -151,7 +150,6 @@ def test_a_full_disk_keeps_the_old_certificate_and_says_so(tiny_disk: Path) -> N
     assert sorted(path.name for path in tiny_disk.iterdir()) == ["filler", "next.key", "svid.json"]
 
 
-@pytest.mark.root
 def test_a_disk_that_is_read_only_says_so(tiny_disk: Path) -> None:
     store_svid(tiny_disk, "old", KEY, 1.0, 2.0)
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)

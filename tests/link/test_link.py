@@ -82,7 +82,6 @@ def asked(ending: Ending) -> EndingSwitch:
     return endings
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
 async def test_the_link_has_every_address_and_goes_unless_the_agent_hands_over(ending: Ending) -> None:
     async with open_host() as host:
@@ -99,7 +98,6 @@ async def test_the_link_has_every_address_and_goes_unless_the_agent_hands_over(e
         assert await host.look() == before
 
 
-@pytest.mark.root
 async def test_a_link_left_by_an_earlier_agent_is_adopted_and_completed() -> None:
     async with open_host() as host:
         async with open_link(asked(Ending.HAND_OVER)):
@@ -115,7 +113,6 @@ async def test_a_link_left_by_an_earlier_agent_is_adopted_and_completed() -> Non
         assert "exclave0" not in await host.look()
 
 
-@pytest.mark.root
 async def test_a_link_of_our_name_that_others_made_is_refused_and_never_removed() -> None:
     async with open_host() as host:
         await host.ip(f"link add exclave0 address {FOREIGN} type bridge")
@@ -129,7 +126,6 @@ async def test_a_link_of_our_name_that_others_made_is_refused_and_never_removed(
         assert await host.look() == before
 
 
-@pytest.mark.root
 async def test_an_address_of_ours_on_another_link_is_refused_and_never_removed() -> None:
     async with open_host() as host:
         await host.ip("address add 169.254.77.2/32 dev eth0")
@@ -143,7 +139,6 @@ async def test_an_address_of_ours_on_another_link_is_refused_and_never_removed()
         assert await host.look() == before
 
 
-@pytest.mark.root
 async def test_where_no_link_can_be_made_the_addresses_stand_on_lo() -> None:
     async with open_host() as host:
         before = await host.look()
@@ -156,7 +151,6 @@ async def test_where_no_link_can_be_made_the_addresses_stand_on_lo() -> None:
         assert await host.look() == before
 
 
-@pytest.mark.root
 async def test_without_dummy_links_a_bridge_serves() -> None:
     async with open_host() as host:
         host.refuse(f"link add exclave0 address {MARK} type dummy")
@@ -165,7 +159,6 @@ async def test_without_dummy_links_a_bridge_serves() -> None:
             assert (await host.look())["exclave0"] == (MARK, EVERY)
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("which", ["all", "default"])
 async def test_a_host_that_has_switched_ipv6_off_goes_without(which: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "exclave.redirect")
@@ -177,7 +170,6 @@ async def test_a_host_that_has_switched_ipv6_off_goes_without(which: str, caplog
         assert caplog.messages[0].startswith("redirect: exclave0 takes no IPv6 addresses and goes without: ")
 
 
-@pytest.mark.root
 async def test_without_the_capability_it_says_so_and_leaves_nothing() -> None:
     async with open_network() as network:
         machine = await network.add("vm")
@@ -194,7 +186,6 @@ async def test_without_the_capability_it_says_so_and_leaves_nothing() -> None:
         assert await host.look() == before
 
 
-@pytest.mark.root
 async def test_what_ip_refuses_for_another_reason_is_told_in_its_words() -> None:
     async with open_host() as host:
         host.refuse("-batch")

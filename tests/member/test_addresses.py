@@ -83,7 +83,6 @@ print(find_address([ServerAddress("10.99.0.1", 6443), ServerAddress("10.77.0.1",
 """
 
 
-@pytest.mark.root
 def test_the_source_of_the_route_is_found() -> None:
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True

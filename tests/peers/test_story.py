@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from exclave_sandbox.stage.control_plane import NEWEST
 from peers.kubernetes import AVAILABLE, cache
 from support.needs import need
@@ -15,7 +13,6 @@ DEMO = [sys.executable, "-m", "exclave", "demo", "--kubernetes", "--json"]
 NEARLY_FOREVER = 400
 
 
-@pytest.mark.root
 def test_the_whole_story_passes_on_a_real_api_server_and_its_guard_refuses_a_thief() -> None:
     need(os.geteuid() == 0, "making network namespaces needs root")
     need(NEWEST in AVAILABLE, f"Kubernetes {NEWEST} is not in {cache()}")

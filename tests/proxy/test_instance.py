@@ -10,8 +10,6 @@ from support.member import ADDRESS, VIP
 
 from .lab import GID, UID, Agent, Lab, Told, open_lab
 
-pytestmark = pytest.mark.root
-
 
 def pid_of(told: Told) -> int:
     (view,) = told["instances"].values()

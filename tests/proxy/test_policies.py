@@ -28,8 +28,6 @@ both = pytest.mark.parametrize(
     "is_real", [pytest.param(True, marks=needs_real, id="the real one"), pytest.param(False, id="the stand-in")]
 )
 
-pytestmark = pytest.mark.root
-
 LINK, LOOPBACK = "169.254.77.1", "127.0.0.1"
 """Addresses to ask from: the first is what the kernel would choose."""
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-import pytest
 import trio
 
 from exclave.identity.svid import Svid
@@ -78,7 +77,6 @@ async def serve(ready: int, *, task_status: "trio.TaskStatus[Admin]") -> None:
         await trio.sleep_forever()
 
 
-@pytest.mark.root
 @on_the_link
 async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None:
     async with watched(State.STARTING) as seen:
@@ -91,7 +89,6 @@ async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None
         assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
 
 
-@pytest.mark.root
 @on_the_link
 async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
     async with watched(State.STARTING, ready=503) as seen:
@@ -101,7 +98,6 @@ async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
         assert (seen.state, seen.effects) == (State.ENDING, (Effect.TERMINATE,))
 
 
-@pytest.mark.root
 @on_the_link
 async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
     async with watched(State.STANDBY, silent=True) as seen:
@@ -110,7 +106,6 @@ async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
         assert seen.told == (None, "proxy a runs, and does not answer")
 
 
-@pytest.mark.root
 @on_the_link
 async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_answer_brings_it_back() -> None:
     async with watched(State.STANDBY) as seen:
@@ -125,7 +120,6 @@ async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_ans
         assert seen.told == ("a", None)
 
 
-@pytest.mark.root
 @on_the_link
 async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
     async with watched(State.STANDBY) as seen:
@@ -135,7 +129,6 @@ async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
         assert seen.told == (None, "proxy a says that it is not ready")
 
 
-@pytest.mark.root
 @on_the_link
 async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
     async with watched(State.STANDBY) as seen:
@@ -149,7 +142,6 @@ async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
         assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(SECOND)
 
 
-@pytest.mark.root
 @on_the_link
 async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_another() -> None:
     async with watched(State.STANDBY) as seen:
@@ -161,7 +153,6 @@ async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_anoth
         await seen.proxy.ready.wait_for(bool)
 
 
-@pytest.mark.root
 @on_the_link
 async def test_one_without_any_certificate_has_no_traffic() -> None:
     async with watched(State.STANDBY) as seen:
@@ -170,7 +161,6 @@ async def test_one_without_any_certificate_has_no_traffic() -> None:
         assert seen.told == (None, "proxy a has no certificate that is valid")
 
 
-@pytest.mark.root
 @on_the_link
 async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_metrics_once_a_minute() -> None:
     async with watched(State.STANDBY) as seen:
@@ -180,7 +170,6 @@ async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_met
         assert 10 <= asked["/metrics"] <= 11
 
 
-@pytest.mark.root
 @on_the_link
 async def test_a_renewal_is_looked_for_at_once() -> None:
     async with watched(State.STANDBY) as seen:
@@ -195,7 +184,6 @@ async def test_a_renewal_is_looked_for_at_once() -> None:
 ALL = frozenset({"/ready", "/metrics"})
 
 
-@pytest.mark.root
 @on_the_link
 async def test_a_new_one_that_lets_nobody_ask_counts_by_its_certificate_and_only_ours() -> None:
     async with watched(State.STARTING) as seen:
@@ -209,7 +197,6 @@ async def test_a_new_one_that_lets_nobody_ask_counts_by_its_certificate_and_only
         assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
 
 
-@pytest.mark.root
 @on_the_link
 async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
     async with watched(State.STANDBY) as seen:
@@ -227,7 +214,6 @@ async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
         await seen.proxy.refusal.wait_for(lambda refusal: refusal is None)
 
 
-@pytest.mark.root
 @on_the_link
 async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
     async with watched(State.STANDBY) as seen:
@@ -240,7 +226,6 @@ async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
             await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
 
 
-@pytest.mark.root
 @on_the_link
 async def test_one_that_lets_nobody_ask_and_serves_nothing_has_no_traffic() -> None:
     async with watched(State.STANDBY) as seen:

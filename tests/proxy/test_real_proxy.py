@@ -19,7 +19,6 @@ REFRESHES = 'control_identity_cert_refreshes_total{result="ok"}'
 NAMED = os.environ.get("EXCLAVE_LINKERD2_PROXY", "")
 
 pytestmark = [
-    pytest.mark.root,
     pytest.mark.skipif(not NAMED, reason="needs the real linkerd2-proxy: EXCLAVE_LINKERD2_PROXY=/path/to/the/binary"),
 ]
 

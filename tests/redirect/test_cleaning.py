@@ -6,15 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from exclave.ending import EndingSwitch
 from exclave.link.link import open_link
 
 from .lab import Lab, open_lab
 from .policies import PLAIN
-
-pytestmark = pytest.mark.root
 
 
 class Broken:

@@ -15,8 +15,6 @@ from exclave_sandbox.stage.namespaces import Machine
 from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, standing
 from .policies import PLAIN, PROXY
 
-pytestmark = pytest.mark.root
-
 POLICY = replace(PLAIN, addresses=(VM4,), networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
 CAPTURING = replace(POLICY, capture_interfaces=("docker0",))
 

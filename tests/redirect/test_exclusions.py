@@ -85,7 +85,6 @@ def test_another_program_s_port_is_none_of_ssh_s(tmp_path: Path) -> None:
         assert port not in find_ssh_ports()
 
 
-@pytest.mark.root
 def test_an_ssh_server_in_a_container_says_nothing_of_this_host_s_ports(tmp_path: Path) -> None:
     inside = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
     with running("sshd", LISTEN, tmp_path, *inside) as port:

@@ -67,7 +67,6 @@ async def flush_until_repaired(lab: Lab, agent: AgentProcess) -> None:
     assert "instance=a" in line
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("own", MEMBERS)
 async def test_with_the_keepalive_table_no_flush_resets_a_connection(own: str, tmp_path: Path) -> None:
     async with open_machine(tmp_path, own) as (lab, agent):
@@ -78,7 +77,6 @@ async def test_with_the_keepalive_table_no_flush_resets_a_connection(own: str, t
             assert await alive(flows) == 3 * EACH
 
 
-@pytest.mark.root
 async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_later_one_out(tmp_path: Path) -> None:
     """The kernel remembers connections while the keepalive table exists; it translates them at their first packet."""
     async with open_lab() as lab:
@@ -97,7 +95,6 @@ async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_lat
             await remove_keepalive(tmp_path)
 
 
-@pytest.mark.root
 async def test_without_it_a_flush_resets_connections_and_the_agent_says_so_before(tmp_path: Path) -> None:
     """A keepalive process without a record is ended, since no later agent could find it; the rest works."""
     absent = tmp_path / "absent"
@@ -122,7 +119,6 @@ def test_an_agent_killed_before_the_record_was_written_leaves_no_process() -> No
     os.close(answers)
 
 
-@pytest.mark.root
 async def test_the_keepalive_table_is_spared_by_others_and_goes_with_its_process(tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, agent):
         assert TABLE in await lab.nft("list", "tables")
@@ -136,7 +132,6 @@ async def test_the_keepalive_table_is_spared_by_others_and_goes_with_its_process
         assert TABLE in await lab.nft("list", "tables")
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("ending", ["leave", "stop"])
 async def test_on_the_way_out_it_goes_after_the_proxy_and_leaves_nothing(ending: str, tmp_path: Path) -> None:
     async with open_lab() as lab:
@@ -155,7 +150,6 @@ async def test_on_the_way_out_it_goes_after_the_proxy_and_leaves_nothing(ending:
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("how", ["hand-over", "kill -9"])
 async def test_the_next_agent_adopts_it_and_no_connection_notices(how: str, tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, first):
@@ -176,7 +170,6 @@ async def test_the_next_agent_adopts_it_and_no_connection_notices(how: str, tmp_
         assert await lab.nft("list", "tables") == ""
 
 
-@pytest.mark.root
 async def test_from_cold_it_is_ended_by_its_record_alone(tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, agent):
         keepalive = keepalive_of(tmp_path)
@@ -194,7 +187,6 @@ OTHERS = {
 }
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("differs", OTHERS.values(), ids=OTHERS)
 async def test_a_process_that_is_not_ours_is_neither_used_nor_ended(differs: dict[str, object], tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (_, first):

@@ -7,8 +7,6 @@ shows that the rules do capture, so that no row passes for want of them.
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import pytest
-
 from exclave.api.settings import Port
 from exclave.config import RedirectConfig
 from exclave.redirect.rules.policy import Server, Surroundings, make_policy
@@ -16,8 +14,6 @@ from support.member import make_settings
 
 from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, read_program, standing
 from .policies import PROXY
-
-pytestmark = pytest.mark.root
 
 SSHD, SESSION = 2222, 2022
 OPERATOR = "10.42.0.77"

@@ -205,7 +205,6 @@ async def alive(flows: tuple[Flows, ...]) -> int:
     return sum([len(await each.alive()) for each in flows])
 
 
-@pytest.mark.root
 @pytest.mark.parametrize(("act", "takes"), OTHERS.values(), ids=OTHERS)
 async def test_whatever_others_do_no_connection_is_reset_and_our_rules_stand(
     act: Act, takes: bool, tmp_path: Path
@@ -228,7 +227,6 @@ async def test_whatever_others_do_no_connection_is_reset_and_our_rules_stand(
             assert not [line for line in agent.logs if "others changed" in line]
 
 
-@pytest.mark.root
 async def test_a_published_port_still_leads_to_its_container(tmp_path: Path) -> None:
     need(shutil.which("iptables-nft") is not None, "iptables-nft is not installed")
     async with open_machine(tmp_path) as (lab, _):

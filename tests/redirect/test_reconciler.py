@@ -55,7 +55,6 @@ async def redirected(lab: Lab, policy: RedirectPolicy, *instances: str) -> Async
             yield wanted, redirect
 
 
-@pytest.mark.root
 async def test_calls_to_the_group_s_ports_reach_the_proxy_with_their_destination() -> None:
     async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
         lab.listen(lab.vm, "application", f"{VM4}/8080", f"{VM4}/9100", f"{VM4}/22")
@@ -67,7 +66,6 @@ async def test_calls_to_the_group_s_ports_reach_the_proxy_with_their_destination
         assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (2, 0)
 
 
-@pytest.mark.root
 async def test_calls_of_programs_reach_the_proxy_with_their_destination_unless_exempt() -> None:
     async with open_lab() as lab:
         await lab.peer.add_address("10.42.0.40/32")
@@ -91,7 +89,6 @@ async def test_calls_of_programs_reach_the_proxy_with_their_destination_unless_e
             assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (0, 3)
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("networks", [("10.0.0.0/8",), None, ()], ids=["cluster", "all", "none"])
 async def test_calls_to_oneself_pass_by_the_proxy(networks: tuple[str, ...] | None) -> None:
     """Also the proxy's own: it dials the original destination, and would call itself for ever."""
@@ -102,7 +99,6 @@ async def test_calls_to_oneself_pass_by_the_proxy(networks: tuple[str, ...] | No
             assert await lab.call(lab.vm, address, 8080, uid=PROXY) == CallResult("application")
 
 
-@pytest.mark.root
 async def test_a_member_of_ipv6_is_reached_by_ipv6() -> None:
     async with open_lab() as lab, redirected(lab, replace(POLICY, addresses=(VM6,))):
         lab.listen(lab.vm, "application", f"{VM4}/8080")
@@ -111,7 +107,6 @@ async def test_a_member_of_ipv6_is_reached_by_ipv6() -> None:
         assert await lab.call(lab.peer, VM4, 8080) == CallResult("application")
 
 
-@pytest.mark.root
 async def test_everything_is_captured_where_that_is_wanted_but_the_metadata_service() -> None:
     async with open_lab() as lab:
         await lab.peer.add_address("169.254.169.254/32")
@@ -122,7 +117,6 @@ async def test_everything_is_captured_where_that_is_wanted_but_the_metadata_serv
             assert await lab.call(lab.vm, "169.254.169.254", 80) == CallResult("metadata")
 
 
-@pytest.mark.root
 async def test_a_neighbour_cannot_reach_the_private_link() -> None:
     async with open_lab() as lab:
         for network in ("169.254.77.0/29", "fd77:ec1a:7e::/64"):
@@ -142,7 +136,6 @@ async def test_a_neighbour_cannot_reach_the_private_link() -> None:
                 assert redirect.observed.value.dropped >= len(places)
 
 
-@pytest.mark.root
 async def test_a_swap_takes_new_connections_and_leaves_the_old_ones() -> None:
     async with open_lab() as lab, redirected(lab, POLICY, "a", "b") as (wanted, redirect):
         inbound, outbound = lab.talk(lab.peer, VM4, 8080), lab.talk(lab.vm, CLUSTER4, 80)
@@ -157,7 +150,6 @@ async def test_a_swap_takes_new_connections_and_leaves_the_old_ones() -> None:
         assert outbound.is_alive()
 
 
-@pytest.mark.root
 async def test_where_the_proxy_is_dead_outbound_may_open_while_inbound_stays_closed() -> None:
     async with open_lab() as lab, redirected(lab, POLICY, "b") as (wanted, redirect):
         lab.listen(lab.vm, "application", f"{VM4}/8080")
@@ -181,7 +173,6 @@ FOREIGN = {
 }
 
 
-@pytest.mark.root
 async def test_what_others_do_to_the_rules_is_noticed_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
     async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
         await redirect.settle()
@@ -197,7 +188,6 @@ async def test_what_others_do_to_the_rules_is_noticed_and_repaired(caplog: pytes
             assert len(told) == 1, caplog.messages
 
 
-@pytest.mark.root
 async def test_what_began_by_narrower_rules_and_nobody_answers_begins_anew() -> None:
     nobody = "10.42.0.77"
     async with open_lab() as lab, redirected(lab, replace(POLICY, outbound=False)) as (wanted, _):
@@ -214,7 +204,6 @@ async def test_what_began_by_narrower_rules_and_nobody_answers_begins_anew() -> 
         assert seen == CallResult("proxy a", (nobody, 80))
 
 
-@pytest.mark.root
 async def test_the_rules_of_others_stay_as_they_are() -> None:
     theirs = (
         "add table ip theirs; add chain ip theirs c { type nat hook output priority 0; }; add rule ip theirs c accept"
@@ -234,7 +223,6 @@ async def test_the_rules_of_others_stay_as_they_are() -> None:
         assert await lab.nft("list", "ruleset") == before
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
 async def test_what_stands_after_each_ending(ending: Ending) -> None:
     async with open_lab() as lab:
@@ -251,7 +239,6 @@ async def test_what_stands_after_each_ending(ending: Ending) -> None:
         assert await lab.nft("list", "tables") == ""
 
 
-@pytest.mark.root
 async def test_rules_left_by_an_earlier_agent_and_changed_since_are_replaced_and_no_connection_notices() -> None:
     async with open_lab() as lab:
         async with open_link(EndingSwitch()):
@@ -282,7 +269,6 @@ EARLIER: dict[str, tuple[RedirectPolicy, dict[str, str], bool]] = {
 }
 
 
-@pytest.mark.root
 @pytest.mark.parametrize(("earlier", "noted", "kept"), EARLIER.values(), ids=EARLIER)
 async def test_rules_that_an_earlier_agent_made_are_kept_if_they_are_the_wanted_ones(
     earlier: RedirectPolicy, noted: dict[str, str], kept: bool
@@ -302,7 +288,6 @@ async def test_rules_that_an_earlier_agent_made_are_kept_if_they_are_the_wanted_
             assert redirect.repairs == 1
 
 
-@pytest.mark.root
 async def test_rules_that_fail_leave_the_ones_that_stand_and_are_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     async with open_lab() as lab, redirected(lab, POLICY, "a", "b") as (wanted, redirect):
         with doors_inside(lab.vm, lab.network.scratch, prefix="false"):
@@ -323,7 +308,6 @@ async def test_rules_that_fail_leave_the_ones_that_stand_and_are_tried_again(cap
         ]
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("is_heard", [True, False], ids=["changes are heard of, and this one was missed", "none are"])
 async def test_a_look_now_and_then_finds_what_was_not_heard_of(is_heard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
@@ -339,7 +323,6 @@ async def test_a_look_now_and_then_finds_what_was_not_heard_of(is_heard: bool, m
         assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080))
 
 
-@pytest.mark.root
 def test_what_others_do_is_heard_of_and_repaired_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With how often nft was run for it, and that it comes to rest: what we do ourselves is heard of as well."""
 
@@ -365,7 +348,6 @@ def test_what_others_do_is_heard_of_and_repaired_at_once(tmp_path: Path, caplog:
     repaired()
 
 
-@pytest.mark.root
 def test_whoever_undoes_every_repair_is_not_answered_without_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ from .lab import open_lab
 from .policies import PLAIN
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
 async def test_the_table_goes_unless_the_agent_hands_over(ending: Ending) -> None:
     async with open_lab() as lab:

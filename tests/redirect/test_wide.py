@@ -11,8 +11,6 @@ import pytest
 from .lab import CLUSTER4, CLUSTER6, PEER6, VM4, VM6, CallResult, open_lab, standing
 from .policies import PLAIN
 
-pytestmark = pytest.mark.root
-
 POLICY = replace(PLAIN, addresses=(VM4,), networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
 
 APPLICATION, PEER = CallResult("application"), CallResult("peer")

@@ -7,8 +7,6 @@ import pytest
 from exclave.swap.swap import SwapPhase
 from support.swap_lab import Lab, is_alone, open_lab
 
-pytestmark = pytest.mark.root
-
 AFTERWARDS: dict[str, str] = {
     "STARTING": "a",
     "CERTIFYING": "a",

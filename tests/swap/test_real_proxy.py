@@ -12,7 +12,6 @@ from support.swap_lab import open_lab
 NAMED = os.environ.get("EXCLAVE_LINKERD2_PROXY", "")
 
 pytestmark = [
-    pytest.mark.root,
     pytest.mark.skipif(not NAMED, reason="needs the real linkerd2-proxy: EXCLAVE_LINKERD2_PROXY=/path/to/the/binary"),
 ]
 

@@ -6,8 +6,6 @@ import pytest
 
 from support.swap_lab import PORT, Lab, Load, Told, open_lab
 
-pytestmark = pytest.mark.root
-
 
 def check(loads: dict[str, Load], least: int = 20) -> None:
     """Everything was answered, both ways."""

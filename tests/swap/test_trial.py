@@ -37,12 +37,10 @@ def told_of(pid: int) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.root
 def test_one_that_comes_from_the_process_on_trial_succeeds() -> None:
     assert told_of(0) == "proven"  # nothing stands between: the socket that it comes from is its own
 
 
-@pytest.mark.root
 def test_one_that_comes_from_somebody_else_proves_nothing() -> None:
     told = told_of(os.getpid())
     assert told.startswith("a trial connection to 169.254.77.4 arrived from 169.254.77.4:")

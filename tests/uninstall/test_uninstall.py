@@ -44,7 +44,6 @@ def told() -> dict[str, list[str]]:
     return {line["way"]: line["differences"] for line in lines}
 
 
-@pytest.mark.root
 @pytest.mark.parametrize(("way", "kept"), WAYS.items(), ids=WAYS)
 def test_nothing_is_left_but_what_a_member_keeps(told: dict[str, list[str]], way: str, kept: set[str]) -> None:
     found = {line: line.split()[1] for line in told[way]}
@@ -52,7 +51,6 @@ def test_nothing_is_left_but_what_a_member_keeps(told: dict[str, list[str]], way
     assert {path.removeprefix("+") for path in found.values()} == kept, told[way]
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("subject", CHANGES)
 def test_a_change_of_each_kind_would_be_found(told: dict[str, list[str]], subject: str) -> None:
     assert told[f"a change of {subject}"]

@@ -28,7 +28,6 @@ def test_it_is_the_process_that_connected_not_the_one_that_listens(tmp_path: Pat
         os.waitpid(child, 0)
 
 
-@pytest.mark.root
 def test_another_user_cannot_lie_about_itself(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     ours, theirs = socket.socketpair()

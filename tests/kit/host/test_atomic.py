@@ -82,7 +82,6 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, mon
     assert [left.name for left in tmp_path.iterdir()] == ["state.json"]
 
 
-@pytest.mark.root
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     mount = 'mount -t tmpfs -o size=64k none "$0" && exec "$@" "$0"'
     shell = ["unshare", "--mount", "sh", "-c", mount, str(tmp_path), sys.executable, "-c", SMALL_DISK]
@@ -141,7 +140,6 @@ def test_what_stays_of_a_folder_is_named_and_the_rest_is_removed(tmp_path: Path)
     assert sorted(path.name for path in folder.iterdir()) == ["a", "c"]
 
 
-@pytest.mark.root
 def test_on_a_read_only_disk_what_is_absent_need_not_be_removed(tmp_path: Path) -> None:
     mount = 'mount -t tmpfs none "$0" && touch "$0/there" && mount -o remount,ro "$0" && exec "$@" "$0"'
     shell = ["unshare", "--mount", "sh", "-c", mount, str(tmp_path), sys.executable, "-c", READ_ONLY]

@@ -17,7 +17,6 @@ async def _answer(stream: trio.SocketStream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready")
 
 
-@pytest.mark.root
 @in_own_network("169.254.77.1/32", "fd77:ec1a:7e::1/128")
 async def test_its_own_address_is_the_loopback_one_whichever_address_its_server_has() -> None:
     met: list[str] = []

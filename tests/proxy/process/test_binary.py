@@ -56,7 +56,6 @@ async def refusal(binary: Path) -> tuple[str, str]:
     return caught.value.message, caught.value.hint
 
 
-@pytest.mark.root
 async def test_a_proxy_says_its_version_and_sees_an_empty_environment(folder: Path) -> None:
     proxy = write_script(
         folder / "proxy",
@@ -70,12 +69,10 @@ async def test_a_proxy_says_its_version_and_sees_an_empty_environment(folder: Pa
     assert seen.read_text().split() == [str(UID), "1"]  # the one is its log filter
 
 
-@pytest.mark.root
 async def test_one_that_does_not_say_is_taken_at_its_own_risk(folder: Path) -> None:
     assert await check_binary(write_script(folder / "proxy", "exit 64"), NOBODY) is None
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("version", ["2.329.0", "2.330.0"])
 async def test_a_version_that_cannot_work_is_refused(folder: Path, version: str) -> None:
     proxy = write_script(folder / "proxy", f"echo '{GREETING.format(version)}'; exit 64")
@@ -105,7 +102,6 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.root
 @pytest.mark.parametrize(("mode", "content", "end"), UNUSABLE.values(), ids=UNUSABLE)
 async def test_a_file_that_the_user_cannot_run_as_a_proxy_is_refused(
     folder: Path, mode: int, content: bytes, end: str
@@ -120,7 +116,6 @@ async def test_a_file_that_the_user_cannot_run_as_a_proxy_is_refused(
     )
 
 
-@pytest.mark.root
 async def test_a_program_that_does_not_end_is_no_proxy(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
     proxy = write_script(folder / "proxy", "exec sleep 600")
     assert await refusal(proxy) == (

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.root
-
 ASK = """
 import json, socket, subprocess, sys
 from exclave.errors import HostError

@@ -18,8 +18,6 @@ from exclave.proxy.process.spawn import Program, ProxyProcess, launch
 
 from ..lab import GID, UID, USER, open_folder, write_script
 
-pytestmark = pytest.mark.root
-
 PR_SET_CHILD_SUBREAPER = 36
 
 AGENTS_DEATH = """

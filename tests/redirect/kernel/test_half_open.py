@@ -113,7 +113,6 @@ def remembered(*which: str, family: str = "ipv4") -> list[str]:
     ]
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_a_connection_of_the_same_ports_passes_by_until_it_is_forgotten_and_is_captured_then() -> None:
     make_links()
@@ -129,7 +128,6 @@ async def test_a_connection_of_the_same_ports_passes_by_until_it_is_forgotten_an
         assert remembered("--dst-nat") == ["40001"]
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_what_was_answered_or_is_translated_or_somebody_else_s_stays() -> None:
     make_links()
@@ -151,7 +149,6 @@ async def test_what_was_answered_or_is_translated_or_somebody_else_s_stays() -> 
         assert heard == ["redirect: connections that began while no rules stood, and may begin again: 3"]
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_what_is_answered_meanwhile_stays() -> None:
     make_links()
@@ -166,7 +163,6 @@ async def test_what_is_answered_meanwhile_stays() -> None:
         assert remembered() == ["40008"]
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_where_there_is_nothing_to_forget_nothing_is_said() -> None:
     with hearing() as heard:

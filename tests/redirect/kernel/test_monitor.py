@@ -22,7 +22,6 @@ async def told(monitor: Monitor, changes: int) -> None:
         await monitor.changes.wait_for(lambda count: count > changes)
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_a_change_of_the_table_is_told_with_who_made_it() -> None:
     async with open_monitor("exclave") as monitor:
@@ -38,7 +37,6 @@ async def test_a_change_of_the_table_is_told_with_who_made_it() -> None:
             assert monitor.take_author() == ""
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_changes_of_other_tables_are_nobody_s_business() -> None:
     async with open_monitor("exclave") as monitor:
@@ -48,7 +46,6 @@ async def test_changes_of_other_tables_are_nobody_s_business() -> None:
         assert monitor.changes.value == 1
 
 
-@pytest.mark.root
 def test_what_was_missed_counts_as_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor_module, "ROOM", 1)  # the kernel gives its least
 
@@ -65,7 +62,6 @@ def test_what_was_missed_counts_as_a_change(monkeypatch: pytest.MonkeyPatch) -> 
     overrun()
 
 
-@pytest.mark.root
 def test_where_nothing_can_be_heard_that_is_said_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,7 +84,6 @@ def test_where_nothing_can_be_heard_that_is_said_and_tried_again(
     deaf()
 
 
-@pytest.mark.root
 @in_own_network()
 async def test_nothing_is_left_open() -> None:
     before = os.listdir("/proc/self/fd")

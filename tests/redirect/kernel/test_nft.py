@@ -24,7 +24,6 @@ async def open_and_close() -> None:
         pass
 
 
-@pytest.mark.root
 async def test_a_table_is_looked_at_held_and_removed_as_often_as_one_likes() -> None:
     async with open_lab() as lab:
         assert await look() == NOTHING
@@ -41,7 +40,6 @@ async def test_a_table_is_looked_at_held_and_removed_as_often_as_one_likes() -> 
         assert await lab.nft("list", "tables") == ""
 
 
-@pytest.mark.root
 async def test_without_the_capability_it_says_so() -> None:
     async with open_lab() as lab:
         unprivileged = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin"

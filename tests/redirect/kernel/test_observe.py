@@ -98,7 +98,6 @@ def test_the_fingerprint_is_of_everything_but_what_moves_by_itself() -> None:
     assert seen not in {observe(listing(*other)).fingerprint for other in others}
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("name", GOLDEN)
 def test_what_nft_prints_of_each_ruleset_says_what_it_was_made_as(name: str) -> None:
     """Loaded twice, so that all handles differ between the two listings."""

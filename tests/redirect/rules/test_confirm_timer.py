@@ -129,7 +129,6 @@ def store(state: Path, **record: object) -> None:
     (state / "unconfirmed.json").write_text(json.dumps(record))
 
 
-@pytest.mark.root
 async def test_an_agent_that_is_killed_before_anybody_confirms_leaves_rules_that_capture_nothing_new(
     tmp_path: Path,
 ) -> None:
@@ -158,7 +157,6 @@ async def test_an_agent_that_is_killed_before_anybody_confirms_leaves_rules_that
             assert inside.is_alive() and outside.is_alive()
 
 
-@pytest.mark.root
 async def test_the_next_agent_takes_over_what_is_left_of_the_time(tmp_path: Path) -> None:
     store(tmp_path, seconds=30.0, begun=False)
     async with open_lab() as lab, open_link(EndingSwitch()):
@@ -170,7 +168,6 @@ async def test_the_next_agent_takes_over_what_is_left_of_the_time(tmp_path: Path
     assert json.loads((tmp_path / "unconfirmed.json").read_text()) == {"seconds": 30.0, "begun": True}
 
 
-@pytest.mark.root
 async def test_rules_can_be_confirmed_from_cold_while_their_time_runs(tmp_path: Path) -> None:
     store(tmp_path, seconds=TIME, begun=False)
     async with open_lab() as lab, open_link(EndingSwitch()):
@@ -181,7 +178,6 @@ async def test_rules_can_be_confirmed_from_cold_while_their_time_runs(tmp_path: 
         assert await find_armed() is None
 
 
-@pytest.mark.root
 async def test_rules_whose_time_is_over_are_not_brought_back_from_cold() -> None:
     async with open_lab() as lab, open_link(EndingSwitch()):
         wanted = Latest[RedirectPolicy | None](replace(POLICY, armed_until=0.0))
@@ -191,7 +187,6 @@ async def test_rules_whose_time_is_over_are_not_brought_back_from_cold() -> None
         assert "elements" not in await lab.nft("list", "set", "inet", "exclave", "armed")
 
 
-@pytest.mark.root
 async def test_a_living_agent_ends_the_time_before_the_kernel_does_or_for_good() -> None:
     async with open_lab() as lab, open_link(EndingSwitch()):
         as_proxies(lab, "a")

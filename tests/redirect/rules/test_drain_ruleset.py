@@ -42,7 +42,6 @@ def test_every_ruleset_of_ours_has_the_chain_that_keeps(name: str) -> None:
     assert render_kept(policy).endswith(render_holding()[render_holding().index("    chain kept") :])
 
 
-@pytest.mark.root
 async def test_what_nft_prints_of_it_says_that_it_holds() -> None:
     async with open_lab() as lab:
         await load(lab, render_holding())
@@ -53,7 +52,6 @@ async def test_what_nft_prints_of_it_says_that_it_holds() -> None:
         assert (seen.is_holding, seen.instance) == (False, "a")
 
 
-@pytest.mark.root
 async def test_it_hands_nothing_new_to_the_proxy_and_keeps_strangers_out() -> None:
     async with open_lab() as lab, open_link(stopping()):
         as_proxies(lab, "a")
@@ -108,7 +106,6 @@ WAYS: dict[str, tuple[Callable[[Lab, RedirectPolicy], Awaitable[object]], int]] 
 """How rules may go, and how many of the connections they translated live on."""
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("own", MEMBERS)
 @pytest.mark.parametrize(("way", "living"), WAYS.values(), ids=WAYS)
 async def test_how_many_connections_live_on(
@@ -122,7 +119,6 @@ async def test_how_many_connections_live_on(
             assert await alive(flows) == ["proxy a"] * living
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("ending", [Ending.LEAVE, Ending.STOP], ids=["leave", "stop"])
 async def test_on_the_way_out_no_connection_is_reset_until_the_proxy_has_ended(ending: Ending) -> None:
     async with open_lab() as lab:

@@ -26,7 +26,6 @@ def test_every_golden_file_is_of_a_policy() -> None:
     assert {path.stem for path in FILES.iterdir()} == {*GOLDEN, "holding"}
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("name", GOLDEN)
 def test_nft_takes_it_again_and_again(name: str) -> None:
     load = ["unshare", "--net", "sh", "-c", 'nft -f "$0" && nft -f "$0" && nft list tables', FILES / f"{name}.nft"]
@@ -46,7 +45,6 @@ def test_policies_with_the_same_rules_have_the_same_digest() -> None:
     assert ruleset_digest(again) == ruleset_digest(PLAIN)
 
 
-@pytest.mark.root
 async def test_removal_works_from_cold_and_leaves_others_alone() -> None:
     async with open_network() as network:
         machine = await network.add("vm")
@@ -76,7 +74,6 @@ def test_ten_thousand_exclusions_are_as_many_rules_as_one() -> None:
     assert render(SO_MANY).count("\n") == render(one).count("\n")
 
 
-@pytest.mark.root
 async def test_ten_thousand_exclusions_are_loaded_and_read_back_whole() -> None:
     async with open_network() as network:
         machine = await network.add("vm")

@@ -28,7 +28,6 @@ def test_an_instance_on_trial_is_one_of_ours() -> None:
         replace(PLAIN, trial="c")  # type: ignore[arg-type]
 
 
-@pytest.mark.root
 async def test_only_roots_connections_to_the_trial_address_go_to_the_instance_on_trial() -> None:
     async with open_lab() as lab:
         for number in (1, 2, 4):

@@ -50,7 +50,6 @@ def of_demo(scratch: Path) -> set[int]:
     return found
 
 
-@pytest.mark.root
 def test_the_whole_story_passes_and_the_host_is_as_it_was(host: dict[str, str], scratch: Path) -> None:
     apart = {**os.environ, "TMPDIR": str(scratch)}
     told = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=NEARLY_FOREVER, env=apart)
@@ -71,7 +70,6 @@ def test_the_whole_story_passes_and_the_host_is_as_it_was(host: dict[str, str], 
     assert not differences(host, look())
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_demo_that_is_broken_off_leaves_nothing(host: dict[str, str], scratch: Path, number: signal.Signals) -> None:
     apart = {**os.environ, "TMPDIR": str(scratch)}
@@ -89,7 +87,6 @@ def test_a_demo_that_is_broken_off_leaves_nothing(host: dict[str, str], scratch:
     assert not differences(host, look())
 
 
-@pytest.mark.root
 def test_without_root_it_says_so_at_once() -> None:
     need(os.geteuid() == 0, "becoming somebody else needs root")
     refused = subprocess.run([sys.executable, "-c", _AS_NOBODY], capture_output=True, text=True, timeout=30)

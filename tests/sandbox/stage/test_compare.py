@@ -27,7 +27,6 @@ def test_what_moves_by_itself_does_not_count() -> None:
     assert steady("valid_lft 86390sec preferred_lft 86390sec") == steady("valid_lft 12sec preferred_lft 12sec")
 
 
-@pytest.mark.root
 def test_a_link_that_was_added_is_found_on_a_real_kernel() -> None:
     listing = " ".join(SUBJECTS["links"])
     script = f"{listing}; echo =====; ip link add exclave0 type bridge; {listing}"

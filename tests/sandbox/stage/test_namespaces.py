@@ -13,8 +13,6 @@ import trio
 
 from exclave_sandbox.stage.namespaces import MachineError, open_network
 
-pytestmark = pytest.mark.root
-
 MAKER = """
 import sys, trio
 from exclave_sandbox.stage.namespaces import open_network
@@ -82,6 +80,7 @@ async def test_nothing_outlives_the_network() -> None:
     assert not scratch.exists()
 
 
+@pytest.mark.root  # the program that MAKER is makes namespaces
 async def test_nothing_outlives_a_maker_that_was_killed() -> None:
     maker = subprocess.Popen([sys.executable, "-c", MAKER], stdout=subprocess.PIPE, text=True)
     assert maker.stdout is not None

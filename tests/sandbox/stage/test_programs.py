@@ -57,7 +57,6 @@ async def test_ctrl_c_at_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
         assert os.getsid(program.pid) == program.pid
 
 
-@pytest.mark.root
 async def test_in_a_machine_its_pid_is_that_of_the_program_itself(tmp_path: Path) -> None:
     async with open_network() as network:
         machine = await network.add("vm")
@@ -72,7 +71,6 @@ async def test_in_a_machine_its_pid_is_that_of_the_program_itself(tmp_path: Path
         assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.root
 async def test_one_that_has_ended_in_its_machine_is_told_with_its_last_words(tmp_path: Path) -> None:
     async with open_network() as network:
         machine = await network.add("vm")

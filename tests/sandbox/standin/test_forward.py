@@ -44,7 +44,6 @@ table ip t {{
 """
 
 here = in_own_network(*(f"{address}/32" for address in (VM, "10.77.0.21", CLIENT, PEER, PROXY)))
-pytestmark = pytest.mark.root
 
 
 @dataclass

@@ -133,7 +133,6 @@ def test_an_endpoint_outside_of_the_mesh_has_no_identity() -> None:
 NAME = "linkerd-dst-headless.linkerd.svc.cluster.local."
 
 
-@pytest.mark.root
 @in_own_network("169.254.77.3/32")
 async def test_a_name_is_found_by_its_srv_record_at_the_agents_own_server() -> None:
     resolv_conf = "# ours\nsearch example.org\nnameserver 169.254.77.3\noptions ndots:0\n"
@@ -141,7 +140,6 @@ async def test_a_name_is_found_by_its_srv_record_at_the_agents_own_server() -> N
         assert await Resolver((NAME, 1), resolv_conf).find() == ("10.42.0.2", 8086)
 
 
-@pytest.mark.root
 @in_own_network("169.254.77.3/32")
 async def test_a_name_that_nobody_knows_has_no_address() -> None:
     async with open_dns("169.254.77.3", Latest(make_settings())):

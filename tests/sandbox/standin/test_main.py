@@ -76,7 +76,6 @@ async def until_ready(expires: float) -> None:
                 await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.root
 @here
 async def test_it_serves_once_it_is_certified_and_takes_every_new_certificate() -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +121,6 @@ async def say(stream: trio.SocketStream, words: bytes) -> bytes:
     return bytes(await stream.receive_some())
 
 
-@pytest.mark.root
 @here
 async def test_told_to_end_it_accepts_nobody_new_and_waits_for_what_is_under_way() -> None:
     async with talking(drain=60.0) as (started, stream):
@@ -136,7 +134,6 @@ async def test_told_to_end_it_accepts_nobody_new_and_waits_for_what_is_under_way
         assert await started.wait() == 0
 
 
-@pytest.mark.root
 @here
 async def test_what_does_not_end_is_ended_after_the_grace_period() -> None:
     async with talking(drain=0.3) as (started, stream):

@@ -189,7 +189,6 @@ table ip6 t { chain o { type nat hook output priority -100; ip6 daddr 2001:db8::
 CALL = "import socket, sys; socket.create_connection((sys.argv[1], 80), timeout=5)"
 
 
-@pytest.mark.root
 async def test_the_kernel_says_where_a_redirected_connection_was_going_in_both_families() -> None:
     async with open_network() as network:
         machine = await network.add("vm", "192.0.2.2/24", "2001:db8::2/64")
