@@ -57,7 +57,7 @@ def test_every_problem_in_the_status_has_its_code() -> None:
         text
         for module in agent_modules("exclave.data_path")
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.ClassDef) and node.name == "Reason"
+        if isinstance(node, ast.ClassDef) and node.name == "DataPathFault"
         for text in texts_of(node)
         if re.fullmatch(r"[a-z]+(-[a-z]+)+", text)
     }

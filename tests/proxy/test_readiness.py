@@ -10,10 +10,10 @@ import trio
 
 from exclave.identity.svid import Svid
 from exclave.kit.tasks.latest import Latest
+from exclave.proxy.probe import leaf_not_after
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.readiness import ReadinessWatcher
-from exclave.proxy.ready import leaf_not_after
 from exclave.proxy.states import Effect, State
 from support.mesh import mesh
 from support.own_network import in_own_network

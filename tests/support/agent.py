@@ -36,8 +36,8 @@ from exclave.kit.tasks.any_change import open_any_change  # noqa: E402
 from exclave.kit.tasks.latest import Latest  # noqa: E402
 from exclave.link.layout import Instance, dns_address, instance_address  # noqa: E402
 from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402
+from exclave.proxy.probe import leaf_not_after  # noqa: E402
 from exclave.proxy.process.binary import find_user  # noqa: E402
-from exclave.proxy.ready import leaf_not_after  # noqa: E402
 from exclave.workload_api.server import open_workload_api  # noqa: E402
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf  # noqa: E402
 from support.member import ADDRESS, RECORD, VIP, make_settings  # noqa: E402

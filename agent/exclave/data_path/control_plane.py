@@ -11,12 +11,12 @@ Where a policy lets nobody see the metrics, the kernel says which connections st
 known, and the proxies have a user of their own. A controller that is silent is not seen so.
 """
 
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from exclave.kit.host.sockets import ESTABLISHED, Socket
 from exclave.proxy.environment import DESTINATION_PORT, POLICY_PORT
+from exclave.proxy.metrics import read_samples
 
 MISSED_POLLS = 2
 """Looks in a row that must find a controller away."""
@@ -26,12 +26,6 @@ SILENCE = 10.0
 
 CONTROLLERS = {"destination": "linkerd-dst-headless", "policy": "linkerd-policy"}
 """The client's name in the proxy's metrics, and how the address begins that it asks."""
-
-_ENDPOINTS = re.compile(
-    r'^control_(\w+?)_balancer_endpoints\{[^}]*endpoint_state="(ready|pending)"[^}]*\} (\d+)', re.MULTILINE
-)
-_ASKED = re.compile(r'^control_request_total\{[^}]*addr="([\w-]+)\.[^}]*\} (\d+)', re.MULTILINE)
-_ANSWERED = re.compile(r'^control_response_latency_ms_count\{[^}]*addr="([\w-]+)\.[^}]*\} (\d+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,17 +37,21 @@ class ControllerSample:
     answered: int
 
 
-def sample_controllers(metrics: str) -> dict[str, ControllerSample]:
+def sample_controllers(page: str) -> dict[str, ControllerSample]:
     """What a metrics page says of each controller; a controller that it does not mention is left out."""
-    connected: dict[str, int] = {}
-    for name, state, count in _ENDPOINTS.findall(metrics):
-        connected[name] = connected.get(name, 0) + (int(count) if state == "ready" else 0)
-    asked, answered = (_sums(pattern.findall(metrics)) for pattern in (_ASKED, _ANSWERED))
-    return {
-        name: ControllerSample(connected[name], asked.get(service, 0), answered.get(service, 0))
-        for name, service in CONTROLLERS.items()
-        if name in connected
-    }
+    found = {}
+    for name, service in CONTROLLERS.items():
+        endpoints = [
+            sample
+            for sample in read_samples(page, f"control_{name}_balancer_endpoints")
+            if sample.labels.get("endpoint_state") in ("ready", "pending")
+        ]
+        if endpoints:
+            connected = sum(sample.value for sample in endpoints if sample.labels["endpoint_state"] == "ready")
+            asked = _count(page, "control_request_total", service)
+            answered = _count(page, "control_response_latency_ms_count", service)
+            found[name] = ControllerSample(round(connected), asked, answered)
+    return found
 
 
 def sample_connections(
@@ -69,11 +67,9 @@ def sample_connections(
     }
 
 
-def _sums(found: list[tuple[str, str]]) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for service, count in found:
-        sums[service] = sums.get(service, 0) + int(count)
-    return sums
+def _count(page: str, metric: str, service: str) -> int:
+    samples = read_samples(page, metric)
+    return round(sum(one.value for one in samples if one.labels.get("addr", "").startswith(f"{service}.")))
 
 
 @dataclass(frozen=True)

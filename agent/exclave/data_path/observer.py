@@ -39,8 +39,8 @@ TICK = 1.0
 POLL_INTERVAL = 5.0
 """Seconds between two looks at the proxy's metrics."""
 
-PATIENCE = 2.0
-"""Seconds for one of them."""
+METRICS_TIMEOUT = 2.0
+"""Seconds for one metrics page."""
 
 
 class DataPathObserver:
@@ -99,16 +99,16 @@ class DataPathObserver:
     async def _poll_instance(self, address: str, instance: str) -> None:
         """Look at one instance for as long as it is the one that has traffic."""
         health = ControlPlaneHealth()
-        async with open_plain_client(address, ADMIN_PORT, PATIENCE) as client:
+        async with open_plain_client(address, ADMIN_PORT, METRICS_TIMEOUT) as client:
             while self._proxy.ready.value == instance:
                 samples: dict[str, ControllerSample] = {}
                 try:
-                    answer = await client.get("/metrics")
+                    response = await client.get("/metrics")
                 except httpx.HTTPError:
                     pass  # whether the proxy answers is its own watcher's affair
                 else:
-                    is_shown = answer.status_code == 200
-                    samples = sample_controllers(answer.text) if is_shown else await self._sample_connections()
+                    is_shown = response.status_code == 200
+                    samples = sample_controllers(response.text) if is_shown else await self._sample_connections()
                 health = health.observe(samples, trio.current_time())
                 found = health.is_available(trio.current_time())
                 if found is not None:

@@ -24,15 +24,15 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave.identity.rotator import Identity
 from exclave.identity.svid import Svid
-from exclave.kit.host.plain_http import open_plain_client
 from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
-from exclave.link.layout import ADMIN_PORT, INSTANCES, Family, Instance, instance_address
+from exclave.link.layout import INSTANCES, Family, Instance
 from exclave.member.client import Membership
 from exclave.milestones import Withdrawing, tell
 from exclave.proxy.differences import differences
+from exclave.proxy.probe import fetch_metrics, open_admin_client
 from exclave.proxy.process.binary import find_user
 from exclave.proxy.process.binary_id import BinaryWatch
 from exclave.proxy.process.instances import InstanceRecord
@@ -41,7 +41,6 @@ from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.slot import choose_slot, find_families
 from exclave.proxy.process.spawn import ProxyProcess
 from exclave.proxy.published import InstanceView, PublishedProxy
-from exclave.proxy.ready import PATIENCE
 from exclave.proxy.restarts import Restarts
 from exclave.proxy.running import RunningProxy
 from exclave.proxy.states import Event, State, transition
@@ -108,13 +107,12 @@ class Proxy(PublishedProxy):
         return find_families(instance)
 
     async def read_metrics(self, instance: Instance) -> str | None:
-        """An instance's metrics page; None if it does not answer, or shows it to nobody."""
-        async with open_plain_client(instance_address(instance), ADMIN_PORT, PATIENCE) as client:
+        """The metrics page of an instance; None if it does not answer, or if a policy denies the page."""
+        async with open_admin_client(instance) as client:
             try:
-                answer = await client.get("/metrics")
+                return await fetch_metrics(client)
             except httpx.HTTPError:
                 return None
-        return answer.text if answer.status_code == 200 else None
 
     # Coming to hold processes.
 

@@ -18,8 +18,8 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import ADMIN_PORT, Instance, instance_address
 from exclave.milestones import Renewing, Starting, tell
+from exclave.proxy.probe import ProbeResult, ProxyProbe, is_serving, open_probe
 from exclave.proxy.published import PublishedProxy
-from exclave.proxy.ready import ProbeResult, ProxyProbe, is_serving, open_probe
 from exclave.proxy.states import Effect, Event, State
 
 log = logging.getLogger(__name__)

@@ -12,27 +12,23 @@ are among them and are left out), and the kernel has none on the ports that traf
 Source: linkerd/transport-metrics/src/lib.rs.
 """
 
-import re
-from collections.abc import Iterator
-
 from exclave.kit.host.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, read_sockets
 from exclave.link.layout import ADMIN_PORT
 from exclave.proxy.environment import POLICY_PORT
-
-_SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+from exclave.proxy.metrics import read_samples
 
 
-def count_policies(metrics: str) -> int:
+def count_policies(page: str) -> int:
     """How many streams from the policy controller have brought something, as a metrics page tells."""
     arrived = 0.0
-    for name, labels, value in _samples(metrics, "control_response_latency_ms_count", "control_response_total"):
+    for sample in read_samples(page, "control_response_latency_ms_count", "control_response_total"):
+        labels = sample.labels
         if not labels.get("addr", "").endswith(f":{POLICY_PORT}") or labels.get("status_code") != "200":
             continue
-        if name == "control_response_latency_ms_count":
-            arrived += value
+        if sample.name == "control_response_latency_ms_count":
+            arrived += sample.value
         elif labels.get("classification") == "failure" or labels.get("grpc_status", "0") not in ("", "0"):
-            arrived -= value
+            arrived -= sample.value
     return round(arrived)
 
 
@@ -41,13 +37,14 @@ def wanted_policies(ports: tuple[int, ...]) -> int:
     return len({*ports, ADMIN_PORT})
 
 
-def count_clients(metrics: str) -> int:
+def count_clients(page: str) -> int:
     """Open connections of clients, as a metrics page tells."""
     return round(
         sum(
-            value
-            for _, labels, value in _samples(metrics, "tcp_open_connections")
-            if labels.get("peer") == "src" and not labels.get("target_addr", "").endswith(f":{ADMIN_PORT}")
+            sample.value
+            for sample in read_samples(page, "tcp_open_connections")
+            if sample.labels.get("peer") == "src"
+            and not sample.labels.get("target_addr", "").endswith(f":{ADMIN_PORT}")
         )
     )
 
@@ -64,9 +61,3 @@ def count_sockets(table: str, addresses: frozenset[str], ports: frozenset[int]) 
         if (socket.state in (ESTABLISHED, SYN_RECV, CLOSE_WAIT) or is_held) and port in ports and address in addresses:
             found += 1
     return found
-
-
-def _samples(metrics: str, *names: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    for found in _SAMPLE.finditer(metrics):
-        if found["name"] in names:
-            yield found["name"], dict(_LABEL.findall(found["labels"] or "")), float(found["value"])

@@ -10,7 +10,7 @@ import pytest
 ASK = """
 import json, socket, subprocess, sys
 from exclave.errors import HostError
-from exclave.proxy.process.slot import choose_place, find_families
+from exclave.proxy.process.slot import choose_slot, find_families
 
 addresses, taken, ours = json.loads(sys.argv[1])
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -19,8 +19,8 @@ for address in addresses:
     subprocess.run(["ip", "address", "add", address, "dev", "lo", *options], check=True)
 held = [socket.create_server((host, port)) for host, port in taken]
 try:
-    place = choose_place(ours)
-    print(json.dumps([place, find_families(place)]))
+    slot = choose_slot(ours)
+    print(json.dumps([slot, find_families(slot)]))
 except HostError as problem:
     print(json.dumps([problem.fault.word, problem.message, problem.hint]))
 """

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from exclave.proxy.environment import proxy_environment
-from exclave.proxy.handshake import read_leaf
-from exclave.proxy.ready import leaf_not_after, read_expiry
+from exclave.proxy.metrics import read_expiry
+from exclave.proxy.probe import leaf_not_after, read_leaf
 from exclave_sandbox.standin.admin import Admin, Counts
 from exclave_sandbox.standin.settings import read_environment
 from exclave_sandbox.standin.tls import KeyPair, Tls

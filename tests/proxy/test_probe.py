@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 import trio
 
-from exclave.proxy.ready import ProbeResult, is_serving, leaf_not_after, open_probe, read_expiry
+from exclave.proxy.probe import ProbeResult, is_serving, leaf_not_after, open_probe, read_leaf
 from support.mesh import mesh
 
-from .admin import EXPIRY, SERVER_NAME, admin
+from .admin import EXPIRY, SERVER_NAME, Admin, admin
 
 SVID = mesh().svid(time.time())
 END = leaf_not_after(SVID)
@@ -84,24 +84,6 @@ async def test_one_that_hangs_is_no_answer(autojump_clock: object) -> None:
         nursery.cancel_scope.cancel()
 
 
-METRICS = {
-    "the name of newer proxies": (f"control_{EXPIRY} 1800000000\n", 1.8e9),
-    "the name of older proxies": (f"{EXPIRY} 1800000000\n", 1.8e9),
-    "labels": (f'{EXPIRY}{{a="b c"}} 1.8e9\n', 1.8e9),
-    "other metrics around it": (f"# TYPE {EXPIRY} gauge\nprocess_fds 9\n{EXPIRY} 1800000000\nlater 1\n", 1.8e9),
-    "no certificate yet": (f"{EXPIRY} 0\n", None),
-    "no such metric": ("process_fds 9\n", None),
-    "a comment only": (f"# {EXPIRY} 1800000000\n", None),
-    "no number": (f"{EXPIRY} soon\n", None),
-    "nothing": ("", None),
-}
-
-
-@pytest.mark.parametrize(("metrics", "end"), METRICS.values(), ids=METRICS)
-def test_the_certificates_end_in_a_metrics_text(metrics: str, end: float | None) -> None:
-    assert read_expiry(metrics) == end
-
-
 def test_a_proxy_serves_ours_only_if_it_shows_the_end_of_ours() -> None:
     assert is_serving(ProbeResult(True, END), SVID)
     assert not is_serving(ProbeResult(True, END + 60), SVID)
@@ -113,3 +95,43 @@ def test_a_proxy_serves_ours_only_if_it_shows_the_end_of_ours() -> None:
 def test_the_end_is_the_leafs_even_where_the_chains_comes_first() -> None:
     long = mesh().svid(time.time(), lifetime=timedelta(days=20_000))
     assert leaf_not_after(long) > long.not_after
+
+
+TIMEOUT = 5.0
+
+
+async def served_leaf(served: Admin, name: str = SERVER_NAME) -> bytes | None:
+    return await read_leaf("127.0.0.1", served.port, name, TIMEOUT)
+
+
+async def test_the_leaf_is_read_whatever_a_policy_says() -> None:
+    async with admin(403) as served:
+        served.take(SVID)
+        assert await served_leaf(served) == SVID.chain[0]
+        newer = mesh().svid(time.time())
+        served.take(newer)
+        assert await served_leaf(served) == newer.chain[0]
+    assert served.asked == []
+
+
+async def test_there_is_none_before_one_was_taken_nor_under_another_name() -> None:
+    async with admin(200) as served:
+        assert await served_leaf(served) is None
+        served.take(SVID)
+        assert await served_leaf(served, "db.shop.svc.cluster.local") is None
+
+
+async def test_there_is_none_where_nobody_listens() -> None:
+    async with admin(200) as served:
+        pass
+    assert await served_leaf(served) is None
+
+
+async def test_one_that_hangs_is_waited_for_no_longer_than_told(autojump_clock: object) -> None:
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, hang, 0)
+        began = trio.current_time()
+        port = listeners[0].socket.getsockname()[1]
+        assert await read_leaf("127.0.0.1", port, SERVER_NAME, TIMEOUT) is None
+        assert trio.current_time() - began == pytest.approx(TIMEOUT)
+        nursery.cancel_scope.cancel()
