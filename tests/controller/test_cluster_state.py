@@ -252,6 +252,23 @@ async def test_a_heartbeat_makes_its_member_live_at_once_and_one_from_long_ago_d
     assert world is not None and world.live
 
 
+async def test_leases_of_others_are_none_of_the_fleets() -> None:
+    caches = Caches("exclave", "linkerd")
+    node = ("kube-node-lease", "node-1")
+    metadata = {"namespace": node[0], "name": node[1]}
+    for renewed in ("2027-01-15T08:00:00.000000Z", "2027-01-15T08:00:10.000000Z"):
+        caches.leases.take(Upserted({"metadata": metadata, "spec": {"renewTime": renewed}}))
+        caches.see_lease(node, NOW)
+    caches.wake([node])
+    assert caches.refresh_live(NOW) == set()
+    assert caches.overdue(NOW + 100) == set()
+    for number in range(1000):
+        caches.members.take(Upserted(placed(make_member(), name=f"web-k7q2x-{number}")))
+    assert caches.refresh_heartbeat()
+    caches.members.take(Listed(()))
+    assert caches.refresh_heartbeat() and caches.heartbeat == 10.0
+
+
 async def test_it_does_not_matter_whether_leases_or_members_are_told_first() -> None:
     caches = Caches("exclave", "linkerd")
     caches.leases.take(Upserted(lease()))
@@ -536,6 +553,16 @@ def test_a_cache_does_not_remember_removals_for_ever() -> None:
     old = placed(make_member(), name="m0", resourceVersion="5")
     assert cache.keep((NAMESPACE, "m0"), old) == old
     assert cache.keep((NAMESPACE, "m1"), placed(make_member(), name="m1", resourceVersion="5")) is None
+
+
+def test_an_object_without_a_name_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    cache, good = Cache(), {"metadata": {"name": "good", "namespace": "shop"}}
+    nameless: list[Any] = [{"kind": "Member"}, {"kind": "Member", "metadata": None}, {"metadata": {}}, 7]
+    assert cache.take(Listed((nameless[0], good, *nameless[1:]))) == [("shop", "good")]
+    for event in (Upserted(nameless[0]), Removed(nameless[0])):
+        assert cache.take(event) == []
+    assert cache.objects == {("shop", "good"): good}
+    assert caplog.messages[0].startswith("an object without metadata cannot be used, and is left out: KeyError")
 
 
 def test_members_of_a_group_are_found_by_their_names() -> None:

@@ -125,6 +125,49 @@ async def test_a_failure_is_told_and_tried_again_after_growing_pauses_and_delays
         assert [time - began for time in times["bad"]] == pytest.approx([0, 0.2]), "success forgets earlier failures"
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [KeyError("uid"), TypeError(), AttributeError(), RecursionError(), AssertionError(), ValueError()],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_whatever_is_wrong_with_one_key_the_others_are_looked_at(
+    autojump_clock: trio.testing.MockClock, failure: Exception
+) -> None:
+    looks: list[str] = []
+
+    async def look(key: str) -> None:
+        looks.append(key)
+        if key == "bad":
+            raise failure
+
+    async with running(look, workers=1) as queue:
+        for key in ("bad", "good"):
+            queue.add_nowait(key)
+        await trio.sleep(1.0)
+        queue.add_nowait("late")
+        await trio.sleep(100)
+    assert looks.count("good") == looks.count("late") == 1
+    assert looks.count("bad") > 3
+
+
+async def test_a_key_that_is_added_at_every_moment_and_fails_does_not_fill_the_log(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = 0
+
+    async def look(_: str) -> None:
+        nonlocal looks
+        looks += 1
+        raise TypeError
+
+    async with running(look) as queue:
+        for _ in range(6000):
+            queue.add_nowait("bad")
+            await trio.sleep(0.1)
+    assert looks >= 6000
+    assert len(caplog.messages) < 25, "the pause between two lines grows to a minute, as that between two tries"
+
+
 def test_pauses_end_at_a_minute() -> None:
     assert FAILURES.pause(100, 0.0) == 60.0
 

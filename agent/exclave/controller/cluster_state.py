@@ -11,17 +11,20 @@ from typing import TypeVar
 
 from exclave.api.definitions.admission_drift import first_fault
 from exclave.api.issuer import Issuer
-from exclave.api.member import LIVE, view_member
+from exclave.api.malformed import MALFORMED, fault_text, object_title, read_each
+from exclave.api.member import LIVE, read_conditions, view_member
 from exclave.api.names import group_of_member, parse_member_name
 from exclave.api.requests import Object, Request
 from exclave.api.settings import parse_group
 from exclave.cluster.watch_events import Listed, Removed, WatchEvent
 from exclave.controller.mesh.publish import Published, last_good, read_control_plane, read_linkerd
-from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust, told
+from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust
 from exclave.controller.policy.claims import Claims, neighbour_of
 from exclave.controller.policy.heartbeats import SHORTEST, Holders, holder_of, interval_for
 from exclave.controller.policy.reap import Sight, live_members, see
 from exclave.controller.policy.snapshot import Group, MemberWorld, Mesh, workload_ports
+from exclave.controller.telemetry.malformed_log import MalformedLog
+from exclave.errors import describe
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +38,16 @@ Key = tuple[str, str]
 
 def key_of(found: Object) -> Key:
     """Where an object stands."""
-    return found["metadata"].get("namespace", ""), found["metadata"]["name"]
+    return str(found["metadata"].get("namespace", "")), str(found["metadata"]["name"])
 
 
 def uid_of(found: Object | None) -> str:
     """Which of all the objects that ever had its name an object is; "" for none."""
     return str(found["metadata"].get("uid") or "") if found is not None else ""
+
+
+def _leave_out(found: Object, problem: Exception) -> None:
+    log.error("%s cannot be used, and is left out: %s", object_title(found), describe(problem))
 
 
 REMEMBERED = 1000
@@ -59,21 +66,24 @@ class Cache:
         """Take an event; the keys that it concerns."""
         self.synced = True
         if isinstance(event, Listed):
-            found = {key_of(one): one for one in event.objects}
+            found = dict(read_each(event.objects, lambda one: (key_of(one), one), _leave_out))
             concerned = [*found, *(key for key in self.objects if key not in found)]
             self.objects = found
             return concerned
-        if isinstance(event, Removed):
-            key = key_of(event.object) if event.object else next(iter(self.objects), ("", ""))
+        if not event.object:
+            key = next(iter(self.objects), ("", ""))
             self.objects.pop(key, None)
-            if event.object:
+            return [key]
+        keys = read_each((event.object,), key_of, _leave_out)
+        for key in keys:
+            if isinstance(event, Removed):
+                self.objects.pop(key, None)
                 self._removed[key] = _version(event.object)
                 while len(self._removed) > REMEMBERED:
                     del self._removed[next(iter(self._removed))]
-            return [key]
-        key = key_of(event.object)
-        self.objects[key] = event.object
-        return [key]
+            else:
+                self.objects[key] = event.object
+        return keys
 
     def keep(self, key: Key, found: Object) -> Object | None:
         """Take what a request has answered; what is known then, since a watch may have told of something newer."""
@@ -102,6 +112,7 @@ class Caches:
 
     namespace: str
     linkerd_namespace: str
+    malformed: MalformedLog = field(default_factory=lambda: MalformedLog(lambda: 0.0))
     groups: Cache = field(default_factory=Cache)
     members: Cache = field(default_factory=Cache)
     workloads: Cache = field(default_factory=Cache)
@@ -163,7 +174,11 @@ class Caches:
             self._say(what, faults.get(what))
         if linkerd is not None and self.trust is not None:
             issuer = self.trust.issuer
-            found = read_control_plane(self.linkerd_slices.objects.values(), self.dns_slices.objects.values())
+            found = read_control_plane(
+                self.linkerd_slices.objects.values(),
+                self.dns_slices.objects.values(),
+                lambda one, problem: self.malformed.report(f"EndpointSlice {'/'.join(key_of(one))}", problem),
+            )
             control_plane = last_good(found, before.control_plane if before else None)
             self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after)
         return (self.mesh, self.mesh_fault) != (before, fault)
@@ -190,7 +205,8 @@ class Caches:
 
     def _all_have_loaded(self) -> bool:
         digests = {settings.digest for settings in self.published.values()}
-        return all(view_member(self.members.objects[key]).loaded.get("settings") in digests for key in self._live)
+        live = (self.members.objects[key] for key in self._live if key in self.members.objects)
+        return all(view_member(one).loaded.get("settings") in digests for one in live)
 
     def group(self, key: Key) -> Group | None:
         """A WorkloadGroup, or its last good reading; None if there is none."""
@@ -238,13 +254,15 @@ class Caches:
     def _speaks(self, key: Key, sight: Sight) -> bool:
         """Whether a sight says something of now: a Lease that has only been met does so if its member was live.
 
-        Else every member that died long ago would live again, ports and all, whenever a controller starts.
+        Else every member that died long ago would live again, ports and all, whenever a controller starts. Leases of
+        others, such as those of the cluster's nodes, say nothing of the fleet.
         """
-        if sight.changed:
-            return True
-        status = (self.members.objects.get(key) or {}).get("status") or {}  # not read whole: all are asked at each tick
-        conditions = status.get("conditions") or ()
-        return any(one.get("type") == LIVE and one.get("status") == "True" for one in conditions)
+        member = self.members.objects.get(key)
+        if member is None or sight.changed:
+            return member is not None
+        status = member.get("status")  # not read whole: all are asked at each tick
+        conditions = read_conditions(status.get("conditions")) if isinstance(status, dict) else ()
+        return any(one.type == LIVE and one.status for one in conditions)
 
     def overdue(self, now: float) -> set[Key]:
         """Who would no longer be live, by what the watch of Leases has told."""
@@ -262,7 +280,11 @@ class Caches:
 
     def see_members(self, keys: Iterable[Key]) -> set[Key]:
         """Look at Members of which anything has changed; which others that concerns."""
-        return {other for key in list(keys) for other in self._see_member(key)}
+        concerned: set[Key] = set()
+        for key in list(keys):
+            with self.malformed.isolate(f"Member {'/'.join(key)}"):
+                concerned |= self._see_member(key)
+        return concerned
 
     def _see_member(self, key: Key) -> set[Key]:
         member = self.members.objects.get(key)
@@ -383,8 +405,8 @@ class Caches:
         """Read a source; a failure is told once, and None."""
         try:
             value = read()
-        except (ValueError, TypeError, KeyError, AttributeError) as problem:  # a wrong shape comes as any of these
-            self._say(what, told(problem))
+        except MALFORMED as problem:
+            self._say(what, fault_text(problem))
             return None
         self._say(what, None)
         return value

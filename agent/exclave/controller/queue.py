@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import trio
 import trio.lowlevel
 
-from exclave.errors import ExclaveError, describe
+from exclave.errors import describe
 from exclave.kit.tasks.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class WorkQueue(Generic[K]):
         self._waiting: set[K] = set()  # in `_ready`
         self._busy: set[K] = set()
         self._again: set[K] = set()  # added while busy
-        self._failures: dict[K, int] = {}
+        self._failures: dict[K, tuple[int, float]] = {}  # how many, and trio time from which the next one is logged
         self._due: dict[K, float] = {}  # trio time of the next look
         self._nearest = float("inf")  # of `_due`, or earlier
         self._wake = trio.Event()
@@ -80,11 +80,16 @@ class WorkQueue(Generic[K]):
     async def _try(self, key: K) -> float | None:
         try:
             pause = await self._look(key)
-        except (ExclaveError, ValueError) as problem:
-            attempt = self._failures.get(key, 0)
-            self._failures[key] = attempt + 1
-            log.warning("%s: tried again: %s", key, describe(problem))
-            return FAILURES.pause(attempt, self._draw())
+        except Exception as problem:  # whatever is wrong with one object must not end the looks at the others
+            now = trio.current_time()
+            attempt, logged_from = self._failures.get(key, (0, now))
+            pause = FAILURES.pause(attempt, self._draw())
+            if now >= logged_from:
+                # An object may change, and be looked at, at every moment.
+                log.warning("%s: tried again: %s", key, describe(problem))
+                logged_from = now + pause
+            self._failures[key] = attempt + 1, logged_from
+            return pause
         self._failures.pop(key, None)
         return pause
 

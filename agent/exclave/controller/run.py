@@ -59,6 +59,7 @@ from exclave.controller.telemetry.events import (
     subject_of,
 )
 from exclave.controller.telemetry.headless import HeadlessWarner
+from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -84,7 +85,16 @@ TOLD_A_SECOND = 50.0
 OWNED_BY_ANOTHER = 2.0
 """Seconds after which settings are written again whose ConfigMap goes with an earlier group of the same name."""
 
-Work = tuple[Literal["member", "group"], Key]
+
+@dataclass(frozen=True)
+class Work:
+    """An object that is to be looked at."""
+
+    kind: Literal["Member", "WorkloadGroup"]
+    key: Key
+
+    def __str__(self) -> str:
+        return f"{self.kind} {'/'.join(self.key)}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,8 @@ class Controller:
         self._cluster = cluster
         self._place = place
         self._now = now
-        self._caches = Caches(place.namespace, place.linkerd)
+        self._malformed = MalformedLog(now)
+        self._caches = Caches(place.namespace, place.linkerd, self._malformed)
         self._carrier = Carrier(cluster, lambda: self._caches.issuer, now)
         self._queue: WorkQueue[Work] = WorkQueue(self._look, draw)
         self._guard = guard_objects(place.namespace)
@@ -151,12 +162,17 @@ class Controller:
             self._start_all()
             log.info("controller: %d groups, %d members", len(caches.groups.objects), len(caches.members.objects))
             nursery.start_soon(self._queue.run, WORKERS)
-            nursery.start_soon(self._tick)
+            nursery.start_soon(supervise, "clock", self._tick)
             tidied = partial(
-                keep_tidy, self._cluster, self._namespaces, lambda: self._caches.members.objects, self._now
+                keep_tidy,
+                self._cluster,
+                self._namespaces,
+                lambda: self._caches.members.objects,
+                self._now,
+                self._malformed,
             )
             nursery.start_soon(supervise, "accounts", tidied)
-            warner = HeadlessWarner(self._cluster, self._readable_groups, self._news)
+            warner = HeadlessWarner(self._cluster, self._readable_groups, self._news, self._malformed)
             nursery.start_soon(supervise, "headless Services", warner.run)
             nursery.start_soon(supervise, "news", self._news.run)
 
@@ -199,7 +215,7 @@ class Controller:
             self._tell_of_guard()
         self._caches.refresh_heartbeat()
         for key in self._caches.leases.objects:
-            self._caches.see_lease(key, self._now())
+            self._see_lease(key, self._now())
         self._caches.refresh_live(self._now())
         self._caches.see_members(self._caches.members.objects)
         self._groups_changed(list(self._caches.groups.objects))
@@ -211,7 +227,7 @@ class Controller:
 
     def _queue_members(self, keys: Iterable[Key]) -> None:
         for key in keys:
-            self._queue.add_nowait(("member", key))
+            self._queue.add_nowait(Work("Member", key))
 
     def _members_come_and_go(self, keys: list[Key]) -> None:
         self._members_changed(keys)
@@ -219,7 +235,7 @@ class Controller:
             group = (namespace, group_of_member(name))
             held = self._caches.groups.objects.get(group)
             if held is not None and held["metadata"].get("deletionTimestamp"):
-                self._queue.add_nowait(("group", group))
+                self._queue.add_nowait(Work("WorkloadGroup", group))
 
     def _guard_changed(self, _: list[Key]) -> None:
         if self._caches.refresh_guard(self._guard) and self.ready.is_set():
@@ -230,14 +246,19 @@ class Controller:
 
     def _leases_changed(self, keys: list[Key]) -> None:
         now = self._now()
-        waking = [key for key in keys if self._caches.see_lease(key, now)]
+        waking = [key for key in keys if self._see_lease(key, now)]
         if waking:
             self._caches.wake(waking)
             self._members_changed(waking)
 
+    def _see_lease(self, key: Key, now: float) -> bool:
+        with self._malformed.isolate(f"Lease {'/'.join(key)}"):
+            return self._caches.see_lease(key, now)
+        return False
+
     def _groups_changed(self, keys: list[Key]) -> None:
         for namespace, name in keys:
-            self._queue.add_nowait(("group", (namespace, name)))
+            self._queue.add_nowait(Work("WorkloadGroup", (namespace, name)))
             self._members_changed(self._caches.members_of(namespace, name))
 
     def _mesh_changed(self, _: list[Key]) -> None:
@@ -282,8 +303,8 @@ class Controller:
     # Looks.
 
     async def _look(self, work: Work) -> float | None:
-        kind, key = work
-        if kind == "group":
+        key = work.key
+        if work.kind == "WorkloadGroup":
             return await self._look_at_group(key)
         world = self._caches.world(key, self._now())
         if world is None:
@@ -297,7 +318,7 @@ class Controller:
                 return None
             if isinstance(step, Wait):
                 return step.seconds
-            log.debug("%s/%s: %s", *key, type(step).__name__)
+            log.debug("%s: %s", work, type(step).__name__)
             changed, concerned = self._caches.keep(key, world, await self._carrier.carry(step, world))
             self.counts[type(step).__name__] += 1
             self._queue_members(concerned)
@@ -382,7 +403,7 @@ class Controller:
         self._caches.published[key] = published
         log.info("settings of %s/%s: %s", *key, digest[:12])
         for place, member in enumerate(self._caches.members_of(*key)):
-            self._queue.add_later_nowait(("member", member), place / TOLD_A_SECOND)
+            self._queue.add_later_nowait(Work("Member", member), place / TOLD_A_SECOND)
         return None
 
     async def _tick(self) -> None:

@@ -7,16 +7,21 @@ younger than `GRACE` may belong to a Member that is being made. A failure is tol
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import trio
 
+from exclave.api.malformed import object_title, read_each
 from exclave.api.names import accounts_namespace
-from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, Object, delete, get, list_all
+from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, Object, delete, get, is_transient, list_all
 from exclave.controller.cluster_state import Key
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.expiry import accounts_of, expired_accounts, lonely_accounts
+from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.tasks.wall_clock import Now
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -25,30 +30,45 @@ EVERY = 30.0
 
 
 async def keep_tidy(
-    cluster: Sender, namespaces: Callable[[], Iterable[str]], members: Callable[[], Iterable[Key]], now: Now
+    cluster: Sender,
+    namespaces: Callable[[], Iterable[str]],
+    members: Callable[[], Iterable[Key]],
+    now: Now,
+    malformed: MalformedLog,
 ) -> None:
     """Go round for ever: `namespaces` are those with groups, `members` the Members as far as they are known."""
     while True:
         for namespace in namespaces():
             try:
-                await tidy(cluster, namespace, {name for where, name in members() if where == namespace}, now)
+                known = {name for where, name in members() if where == namespace}
+                await tidy(cluster, namespace, known, now, malformed)
             except ClusterError as problem:
                 log.warning("accounts in %s: %s", accounts_namespace(namespace), problem)
         await trio.sleep(EVERY)
 
 
-async def tidy(cluster: Sender, namespace: str, members: set[str], now: Now) -> None:
+async def tidy(cluster: Sender, namespace: str, members: set[str], now: Now, malformed: MalformedLog) -> None:
     """One round in one namespace. Raises ClusterError."""
     where = accounts_namespace(namespace)
     listed = await cluster.send(list_all(SERVICE_ACCOUNTS, where))
     accounts: list[Object] = listed.get("items") or []
-    for name in expired_accounts(accounts, now()):
+    for name in _each(accounts, lambda one: expired_accounts([one], now()), malformed):
         log.info("join account %s/%s has expired", where, name)
-        await _delete(cluster, where, name)
-    for name, member in lonely_accounts(accounts, members, now()):
+        await _delete_or_warn(cluster, where, name)
+    for name, member in _each(accounts, lambda one: lonely_accounts([one], members, now()), malformed):
         if not await _is_there(cluster, namespace, member):
             log.warning("account %s/%s has no Member and is deleted", where, name)
-            await _delete(cluster, where, name)
+            await _delete_or_warn(cluster, where, name)
+
+
+def _each(accounts: Iterable[Object], select: Callable[[Object], list[T]], malformed: MalformedLog) -> list[T]:
+    """What `select` finds in each of the accounts."""
+
+    def report(one: Object, problem: Exception) -> None:
+        malformed.report(object_title(one, SERVICE_ACCOUNTS.kind), problem)
+
+    found = read_each(accounts, select, report)
+    return [each for some in found for each in some]
 
 
 async def clear(cluster: Sender, namespace: str, group: str) -> None:
@@ -73,6 +93,16 @@ async def _is_there(cluster: Sender, namespace: str, member: str) -> bool:
             return False
         raise
     return True
+
+
+async def _delete_or_warn(cluster: Sender, namespace: str, name: str) -> None:
+    """Delete an account. That the server refuses this one is logged, and keeps no other from being deleted."""
+    try:
+        await _delete(cluster, namespace, name)
+    except ApiRefusal as refusal:
+        if is_transient(refusal):
+            raise
+        log.warning("account %s/%s is left: %s", namespace, name, refusal)
 
 
 async def _delete(cluster: Sender, namespace: str, name: str) -> None:

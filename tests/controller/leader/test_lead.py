@@ -60,6 +60,30 @@ async def test_of_two_one_leads_for_as_long_as_it_lives(tmp_path: Path, autojump
             assert await holder(cluster) == "first"
 
 
+async def test_a_lease_of_another_shape_is_tried_again_until_it_can_be_read(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    malformed = {"metadata": {"resourceVersion": "1"}, "spec": ["x"]}
+
+    class Damages:
+        def __init__(self, cluster: Cluster) -> None:
+            self._cluster, self.is_good = cluster, False
+
+        async def send(self, request: Request, fence: object = None) -> Object:
+            answer = await self._cluster.send(request)
+            return answer if self.is_good or request.verb != "get" else malformed
+
+    async with running_cluster(tmp_path) as cluster:
+        await cluster.send(create(LEASES, PLACE[0], {"metadata": {"name": PLACE[1]}, "spec": {}}))
+        damages = Damages(cluster)
+        async with candidate(damages, "first") as first:  # type: ignore[arg-type]
+            await trio.sleep(5)
+            assert not first.leads.value
+            damages.is_good = True
+            await wait_leads(first)
+    assert "election: failed and starts again in " in caplog.messages[0]
+
+
 async def test_a_leader_that_ends_in_order_keeps_nobody_waiting(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running_cluster(tmp_path) as cluster:
         async with candidate(cluster, "first") as first:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from exclave.api.issuer import read_anchors
+from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings, digest, parse_settings
 from exclave.controller.mesh.publish import (
     is_worth_publishing,
@@ -117,6 +118,29 @@ def part(service: str, *endpoints: Any) -> dict[str, Any]:
     return {"metadata": {"labels": {"kubernetes.io/service-name": service}}, "endpoints": list(endpoints)}
 
 
+def unexpected(found: Object, problem: Exception) -> None:
+    raise AssertionError(f"{found}: {problem!r}")
+
+
+MALFORMED_SLICES: dict[str, dict[str, Any]] = {
+    "endpoints that are a number": {"endpoints": 7},
+    "an endpoint that is a text": {"endpoints": ["10.42.0.9"]},
+    "conditions that are a list": {"endpoints": [{"addresses": ["10.42.0.9"], "conditions": ["ready"]}]},
+    "an address that is a number": {"endpoints": [{"addresses": [7]}]},
+    "labels that are a list": {"metadata": {"name": "bad", "labels": ["x"]}},
+}
+
+
+@pytest.mark.parametrize("change", MALFORMED_SLICES.values(), ids=MALFORMED_SLICES)
+def test_a_malformed_endpoint_slice_is_reported_and_the_others_count(change: dict[str, Any]) -> None:
+    good = [part("linkerd-dst-headless", {"addresses": ["10.42.0.2"]}), part("linkerd-policy", {"addresses": ["::4"]})]
+    bad = {**part("linkerd-dst-headless"), **change}
+    reported: list[Object] = []
+    found = read_control_plane([bad, *good], [bad], lambda one, _: reported.append(one))
+    assert found == ControlPlane(("10.42.0.2",), ("::4",), ())
+    assert reported == [bad, bad]
+
+
 def test_the_control_plane_is_who_is_ready_behind_its_services() -> None:
     linkerd = [
         part("linkerd-dst-headless", {"addresses": ["10.42.0.9"], "conditions": {"ready": True}}),
@@ -131,7 +155,7 @@ def test_the_control_plane_is_who_is_ready_behind_its_services() -> None:
         {"metadata": {}, "endpoints": None},
     ]
     dns = [part("kube-dns", {"addresses": ["10.42.0.6", "10.42.0.7"]}), part("metrics", {"addresses": ["10.42.0.8"]})]
-    assert read_control_plane(linkerd, dns) == ControlPlane(
+    assert read_control_plane(linkerd, dns, unexpected) == ControlPlane(
         ("10.42.0.2", "10.42.0.9"), ("10.42.0.4",), ("10.42.0.6", "10.42.0.7")
     )
 
@@ -142,7 +166,7 @@ def test_where_nobody_is_ready_it_is_whoever_may_be_again() -> None:
         {"addresses": ["10.42.0.3"], "conditions": {"ready": False}},
     ]
     linkerd = [part("linkerd-dst-headless", *unready), part("linkerd-policy", unready[0], {"addresses": ["10.42.0.4"]})]
-    found = read_control_plane(linkerd, [])
+    found = read_control_plane(linkerd, [], unexpected)
     assert found == ControlPlane(("10.42.0.2", "10.42.0.3"), ("10.42.0.4",), ())
 
 

@@ -12,6 +12,7 @@ from exclave.controller.policy.snapshot import Group
 from exclave.controller.telemetry.event_writer import News
 from exclave.controller.telemetry.events import Subject
 from exclave.controller.telemetry.headless import HeadlessWarner, headless_selecting
+from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ClusterError, Fault
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
@@ -39,7 +40,23 @@ def service(name: str = "front", cluster_ip: str = "None", **selector: str) -> d
     ],
 )
 def test_which_services_select_a_group(services: list[dict[str, Any]], found: list[str]) -> None:
-    assert headless_selecting(services, LABELS) == found
+    assert headless_selecting(services, LABELS, unexpected) == found
+
+
+def unexpected(found: object, problem: Exception) -> None:
+    raise AssertionError(f"{found}: {problem!r}")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"spec": 7}, {"spec": {"clusterIP": "None", "selector": "app=web"}}, {"spec": ["x"]}],
+    ids=["a spec that is a number", "a selector that is a text", "a spec that is a list"],
+)
+def test_a_malformed_service_is_reported_and_the_others_are_found(bad: dict[str, Any]) -> None:
+    reported: list[object] = []
+    bad = {"metadata": {"name": "bad"}, **bad}
+    found = headless_selecting([bad, service(app="web")], LABELS, lambda one, _: reported.append(one))
+    assert (found, reported) == (["front"], [bad])
 
 
 class Warned:
@@ -47,7 +64,7 @@ class Warned:
 
     def __init__(self, cluster: MeshCluster, groups: list[Group]) -> None:
         self.told: list[tuple[str, str]] = []
-        self.warner = HeadlessWarner(cluster.admin, lambda: groups, self)  # type: ignore[arg-type]
+        self.warner = HeadlessWarner(cluster.admin, lambda: groups, self, MalformedLog(lambda: NOW))  # type: ignore[arg-type]
 
     def tell_nowait(self, subject: Subject, happenings: Any) -> None:
         self.told += [(f"{subject.namespace}/{subject.name}", one.note) for one in happenings]
@@ -91,7 +108,7 @@ async def test_without_the_right_to_list_services_that_is_said_once(caplog: pyte
     caplog.set_level("INFO")
     news = News(Refusing(), "exclave", lambda: NOW)
     groups = [GROUP]
-    warner = HeadlessWarner(Refusing(), lambda: groups, news)
+    warner = HeadlessWarner(Refusing(), lambda: groups, news, MalformedLog(lambda: NOW))
     for _ in range(3):
         await warner.look()
     line = "nobody can be warned of headless Services in shop: may not list services"

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from exclave.api.issuer import read_anchors
 from exclave.api.requests import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, PODS, create, get
 from exclave.api.settings import ControlPlane, parse_group
@@ -35,7 +37,9 @@ async def test_the_api_server_takes_all_of_it_and_it_reads_as_linkerds(tmp_path:
         ]
         dns = await cluster.send(get(ENDPOINT_SLICES, "kube-system", "kube-dns-1"))
         place = (mesh.CONTROL_PLANE,)
-        assert read_control_plane(slices, [dns]) == ControlPlane(place, place, place)
+        assert read_control_plane(slices, [dns], lambda *problem: pytest.fail(f"{problem}")) == ControlPlane(
+            place, place, place
+        )
         pod = await cluster.send(get(PODS, mesh.NAMESPACE, mesh.POD_NAME))
         assert pod["status"]["podIP"] == mesh.POD
 

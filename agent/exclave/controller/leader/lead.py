@@ -21,6 +21,7 @@ from exclave.controller.leader.election import RETRY, Seen, may_take, released, 
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
@@ -183,8 +184,8 @@ async def open_candidate(
     """Stand for election while open; `leads` tells whether we lead."""
     candidate = Candidate(cluster, namespace, name, me, now, clock)
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(candidate.campaign)
-        nursery.start_soon(candidate.watch_the_clock)
+        nursery.start_soon(supervise, "election", candidate.campaign)
+        nursery.start_soon(supervise, "clock of the election", candidate.watch_the_clock)
         try:
             yield candidate
         finally:

@@ -5,12 +5,13 @@ key `ca-bundle.crt`, EndpointSlices of the headless Services of destination and 
 source that cannot be read raises ValueError naming it; the caller keeps the last good.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from exclave.api.malformed import read_each
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, Object
 from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest, render_settings
@@ -46,9 +47,14 @@ def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
     )
 
 
-def read_control_plane(linkerd_slices: Iterable[Object], dns_slices: Iterable[Object]) -> ControlPlane:
-    """Addresses of the ready pods behind the control plane's Services; where none is ready, of all of them."""
-    linkerd, dns = list(linkerd_slices), list(dns_slices)
+def read_control_plane(
+    linkerd_slices: Iterable[Object], dns_slices: Iterable[Object], report: Callable[[Object, Exception], None]
+) -> ControlPlane:
+    """Addresses of the ready pods behind the control plane's Services; where none is ready, of all of them.
+
+    An EndpointSlice that cannot be read is reported and left out.
+    """
+    linkerd, dns = read_each(linkerd_slices, _read_slice, report), read_each(dns_slices, _read_slice, report)
     return ControlPlane(
         *(
             _addresses(slices, service, only_ready=True) or _addresses(slices, service, only_ready=False)
@@ -114,19 +120,35 @@ def settings_object(group: Group, text: str) -> Object:
     }
 
 
-def _addresses(slices: Iterable[Object], service: str, *, only_ready: bool) -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            {
-                address
-                for one in slices
-                if (one["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) == service
-                for endpoint in one.get("endpoints") or ()
-                if not only_ready or (endpoint.get("conditions") or {}).get("ready") is not False
-                for address in endpoint.get("addresses") or ()
-            }
-        )
-    )
+@dataclass(frozen=True)
+class _Slice:
+    """What one EndpointSlice says: the Service, and each address with whether its pod is ready."""
+
+    service: str
+    addresses: tuple[tuple[str, bool], ...]
+
+
+def _read_slice(found: Object) -> _Slice:
+    service = str((found["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) or "")
+    addresses = [
+        (address, (endpoint.get("conditions") or {}).get("ready") is not False)
+        for endpoint in found.get("endpoints") or ()
+        for address in endpoint.get("addresses") or ()
+    ]
+    if not all(isinstance(address, str) for address, _ in addresses):
+        raise ValueError("endpoints.addresses: texts were expected")
+    return _Slice(service, tuple(addresses))
+
+
+def _addresses(slices: Iterable[_Slice], service: str, *, only_ready: bool) -> tuple[str, ...]:
+    found = {
+        address
+        for one in slices
+        if one.service == service
+        for address, is_ready in one.addresses
+        if is_ready or not only_ready
+    }
+    return tuple(sorted(found))
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

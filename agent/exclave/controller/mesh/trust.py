@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exclave.api.issuer import Issuer, leads_to, read_anchors, read_issuer
+from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.requests import Object
-from exclave.errors import describe
 
 ANCHORS, ISSUER = "anchors", "issuer"
 
@@ -51,21 +51,14 @@ def choose_trust(
 def _anchors(found: Object | None, faults: dict[str, str]) -> str | None:
     try:
         return read_anchors(found) if found is not None else None
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
-        faults[ANCHORS] = told(problem)
+    except MALFORMED as problem:
+        faults[ANCHORS] = fault_text(problem)
         return None
 
 
 def _issuer(secret: Object | None, pem: str, now: float, faults: dict[str, str]) -> Issuer | None:
     try:
         return read_issuer(secret, pem, now) if secret is not None else None
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
-        faults[ISSUER] = told(problem)
+    except MALFORMED as problem:
+        faults[ISSUER] = fault_text(problem)
         return None
-
-
-def told(problem: Exception) -> str:
-    """What is wrong with a source; a wrong shape comes as any of several exceptions."""
-    if isinstance(problem, ValueError):
-        return str(problem)
-    return f"it has another shape than expected: {describe(problem)}"

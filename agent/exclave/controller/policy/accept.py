@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import Condition, read_conditions, with_condition
 from exclave.api.names import GROUP_FINALIZER
 from exclave.api.requests import Object
@@ -47,8 +48,8 @@ def judge_group(group: Object, others: Iterable[Object], *, members: int, refuse
         )
     try:
         account = parse_group(metadata["name"], group.get("spec") or {}).service_account
-    except (ValueError, TypeError, AttributeError) as problem:
-        return _no("Invalid", f"its spec cannot be used, the last good one is kept: {problem}")
+    except MALFORMED as problem:
+        return _no("Invalid", f"its spec cannot be used, the last good one is kept: {fault_text(problem)}")
     for other in others:
         if other["metadata"]["name"] != metadata["name"] and _account(other) == account and _age(other) < _age(group):
             return _no(
@@ -82,7 +83,9 @@ def _no(reason: str, message: str) -> Condition:
 
 
 def _account(group: Object) -> str:
-    return str((group.get("spec") or {}).get("serviceAccount") or group["metadata"]["name"])
+    spec = group.get("spec")
+    account = spec.get("serviceAccount") if isinstance(spec, dict) else None  # another group's may be malformed
+    return str(account or group["metadata"]["name"])
 
 
 def _age(group: Object) -> tuple[str, str]:

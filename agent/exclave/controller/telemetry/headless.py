@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
+from exclave.api.malformed import object_title, read_each
 from exclave.api.names import GROUP_LABEL
 from exclave.api.requests import SERVICES, WORKLOAD_GROUPS, Object, list_all
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.snapshot import Group
 from exclave.controller.telemetry.event_writer import News
 from exclave.controller.telemetry.events import Happening, Subject
+from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ClusterError
 
 log = logging.getLogger(__name__)
@@ -24,15 +26,21 @@ EVERY = 120.0
 """Seconds between two rounds."""
 
 
-def headless_selecting(services: Iterable[Object], labels: Mapping[str, str]) -> list[str]:
-    """Names of the headless ones among these Services whose selector matches these labels."""
-    found = []
-    for service in services:
+def headless_selecting(
+    services: Iterable[Object], labels: Mapping[str, str], report: Callable[[Object, Exception], None]
+) -> list[str]:
+    """Names of the headless ones among these Services whose selector matches these labels.
+
+    A Service that cannot be read is reported and left out.
+    """
+
+    def name_if_selecting(service: Object) -> str:
         spec = service.get("spec") or {}
         selector = spec.get("selector") or {}
-        if spec.get("clusterIP") == "None" and selector and selector.items() <= labels.items():
-            found.append(str(service["metadata"]["name"]))
-    return sorted(found)
+        is_found = spec.get("clusterIP") == "None" and selector and selector.items() <= labels.items()
+        return str(service["metadata"]["name"]) if is_found else ""
+
+    return sorted(name for name in read_each(services, name_if_selecting, report) if name)
 
 
 def warning(service: str, group: str) -> Happening:
@@ -48,10 +56,13 @@ def warning(service: str, group: str) -> Happening:
 class HeadlessWarner:
     """Remembers what was warned of, until it is mended. `groups` gives those that can be read."""
 
-    def __init__(self, cluster: Sender, groups: Callable[[], Iterable[Group]], news: News) -> None:
+    def __init__(
+        self, cluster: Sender, groups: Callable[[], Iterable[Group]], news: News, malformed: MalformedLog
+    ) -> None:
         self._cluster = cluster
         self._groups = groups
         self._news = news
+        self._malformed = malformed
         self._warned: set[tuple[str, str, str, str]] = set()  # namespace, Service, group, the group's uid
         self._told: dict[str, str] = {}  # why Services of a namespace could not be listed
 
@@ -71,13 +82,16 @@ class HeadlessWarner:
             for group in groups if (services := await self._services(namespace)) else ():
                 if group.namespace == namespace:
                     labels = {**group.spec.labels, GROUP_LABEL: group.name}
-                    headless = headless_selecting(services, labels)
+                    headless = headless_selecting(services, labels, self._report)
                     found |= {(namespace, service, group.name, group.uid) for service in headless}
         for namespace, service, name, uid in sorted(found - self._warned):
             subject = Subject(WORKLOAD_GROUPS.api_version, WORKLOAD_GROUPS.kind, namespace, name, uid)
             self._news.tell_nowait(subject, [warning(service, name)])
             log.warning("%s/%s: %s", namespace, name, warning(service, name).note)
         self._warned = found
+
+    def _report(self, service: Object, problem: Exception) -> None:
+        self._malformed.report(object_title(service, SERVICES.kind), problem)
 
     async def _services(self, namespace: str) -> list[Object]:
         try:

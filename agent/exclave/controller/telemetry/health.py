@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from exclave.controller.telemetry.metrics import Figure
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ async def open_health(host: str, port: int, look: Callable[[], Iterable[Figure]]
 
         snapshot.figures = tuple(look())
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(keep_looking)
+            nursery.start_soon(supervise, "metrics", keep_looking)
             yield server.server_port
             nursery.cancel_scope.cancel()
         server.shutdown()

@@ -1,0 +1,48 @@
+"""Objects of another shape than their schema promises. Pure.
+
+The API server checks every write, but not what an older definition let pass, and definitions are upgraded. Whatever is
+wrong with one object must not keep the others from being read.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from exclave.api.requests import Object
+from exclave.errors import describe
+
+T = TypeVar("T")
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What code raises that reads such an object."""
+
+
+def read_each(
+    objects: Iterable[Object], read: Callable[[Object], T], report: Callable[[Object, Exception], None]
+) -> list[T]:
+    """What `read` returns for each object; one that it fails for is reported and left out."""
+    found = []
+    for one in objects:
+        try:
+            found.append(read(one))
+        except MALFORMED as problem:
+            report(one, problem)
+    return found
+
+
+def fault_text(problem: Exception) -> str:
+    """What is wrong with an object, for a person. A ValueError's text says it; all others come from a wrong shape."""
+    if isinstance(problem, ValueError):
+        return str(problem)
+    return f"it has another shape than expected: {describe(problem)}"
+
+
+def object_title(found: Object, kind: str = "") -> str:
+    """An object as a log names it: `Member shop/web-k7q2x-1`. Never raises.
+
+    `kind` is for an item of a list, since a list of a built-in kind does not repeat it.
+    """
+    metadata = found.get("metadata") if isinstance(found, dict) else None
+    if not isinstance(metadata, dict):
+        return "an object without metadata"
+    place = "/".join(str(part) for part in (metadata.get("namespace"), metadata.get("name")) if part)
+    return f"{kind or found.get('kind') or 'object'} {place or 'without a name'}"

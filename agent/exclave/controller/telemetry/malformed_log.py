@@ -1,0 +1,56 @@
+"""The log of objects that cannot be used: each is named, and at most once a minute. Pure but for the log."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from exclave.api.malformed import MALFORMED
+from exclave.errors import describe
+
+log = logging.getLogger(__name__)
+
+EVERY = 60.0
+"""Seconds between two lines about one object: it may change at every moment."""
+
+
+class MalformedLog:
+    """Keeps the failures of one object from all others. `now` is epoch seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._logged: dict[str, float] = {}
+
+    def isolate(self, name: str) -> "Isolated":
+        """For a block that reads the object of this name, such as `Member shop/web-k7q2x-1`.
+
+        A failure of the block is logged, and goes on after the block.
+        """
+        return Isolated(self, name)
+
+    def report(self, name: str, problem: BaseException) -> None:
+        """Log that the object of this name cannot be used."""
+        now = self._now()
+        self._logged = {known: at for known, at in self._logged.items() if 0 <= now - at < EVERY}
+        if name not in self._logged:
+            self._logged[name] = now
+            log.error("%s cannot be used, and is left as it is: %s", name, describe(problem))
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """A block whose failure is one object's."""
+
+    malformed: MalformedLog
+    name: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(problem, MALFORMED):
+            self.malformed.report(self.name, problem)
+            return True
+        return False

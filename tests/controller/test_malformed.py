@@ -1,0 +1,171 @@
+"""One object of another shape costs itself alone: everybody else is still served, and the log names it."""
+
+import copy
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exclave.api.join_token import encode_token
+from exclave.api.names import CONTROLLER
+from exclave.api.requests import (
+    ENDPOINT_SLICES,
+    EXTERNAL_WORKLOADS,
+    LEASES,
+    MEMBERS,
+    WORKLOAD_GROUPS,
+    Object,
+    Resource,
+    create,
+)
+from exclave.cluster.client import open_cluster
+from exclave.cluster.endpoint import Access
+from exclave.cluster.watch_events import Listed, Upserted
+from exclave.config import Config, MemberConfig, Paths
+from exclave.controller.cluster_state import Caches, Key
+from exclave.controller.policy.register import wanted_workload
+from exclave.controller.run import Place, open_controller
+from exclave.join.join import join
+from exclave_sandbox.pki import make_anchor
+from exclave_sandbox.stage.mesh import NAMESPACE, VM, group_spec
+from support.https import Asked, Reply
+from support.interposer import Interposer, honest, is_watch, open_interposer
+from support.mesh_cluster import MeshCluster, open_mesh_cluster
+
+from .worlds import GROUP, LIVE, MESH, NOW, make_member, make_world, with_status
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def paths(tree: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a tree."""
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [*([before] if before else []), *(path for key, value in inner for path in paths(value, (*before, key)))]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, found: Object) -> Object:
+    """The object with anything in the place of one part of its spec, its status or its endpoints, or without it."""
+    damaged = copy.deepcopy(found)
+    places = [path for path in paths(damaged) if path[0] in ("spec", "status", "endpoints")]
+    *path, last = draw(st.sampled_from(places))
+    inner: Any = damaged
+    for key in path:
+        inner = inner[key]
+    if isinstance(inner, dict) and draw(st.booleans()):
+        del inner[last]
+    else:
+        inner[last] = draw(ANYTHING)
+    return damaged
+
+
+def named(found: Object, name: str) -> Object:
+    return {**found, "metadata": {**found["metadata"], "name": name, "namespace": NAMESPACE}}
+
+
+MEMBER = with_status(make_member(serving=True), LIVE)
+WORKLOAD = named(wanted_workload(make_world(MEMBER, live=True), GROUP, MESH), MEMBER["metadata"]["name"])
+LEASE = named({"metadata": {}, "spec": {"renewTime": "2027-01-15T08:00:00.000000Z", "holderIdentity": "a.b"}}, "x")
+GOOD, BAD = "web-k7q2x-1", "web-bbbbb-1"
+
+
+@settings(max_examples=300, deadline=None)
+@given(damaged(MEMBER), damaged(WORKLOAD), damaged(LEASE), st.permutations([GOOD, BAD]))
+def test_whatever_is_wrong_with_one_member_the_other_stays_live_known_and_in_its_place(
+    member: Object, workload: Object, lease: Object, names: list[str]
+) -> None:
+    caches = Caches("exclave", "linkerd")
+    caches.mesh = MESH
+    made = {
+        GOOD: (named(MEMBER, GOOD), named(WORKLOAD, GOOD), named(LEASE, GOOD)),
+        BAD: (named(member, BAD), named(workload, BAD), named(lease, BAD)),
+    }
+    for place, cache in enumerate((caches.members, caches.workloads, caches.leases)):
+        cache.take(Listed(tuple(made[name][place] for name in names)))
+    keys: list[Key] = [(NAMESPACE, name) for name in names]
+    for key in keys:
+        with caches.malformed.isolate("Lease"):
+            caches.see_lease(key, NOW)
+    caches.wake(keys)
+    caches.refresh_live(NOW)
+    caches.refresh_heartbeat()
+    caches.see_members(keys)
+    world = caches.world((NAMESPACE, GOOD), NOW)
+    assert world is not None and world.live and world.beaten and world.has_lease
+    world = caches.world((NAMESPACE, "web-ccccc-1"), NOW)
+    assert world is None
+    late = named(MEMBER, "web-ccccc-1")
+    concerned = caches.see_members(caches.members.take(Upserted(late)))
+    assert (NAMESPACE, GOOD) in concerned, "they have one machine and one address"
+
+
+DAMAGE: dict[str, tuple[Resource, Any]] = {
+    "members": (MEMBERS, {"status": 7}),
+    "externalworkloads": (EXTERNAL_WORKLOADS, {"spec": {"workloadIPs": 7, "ports": ["x"]}}),
+    "leases": (LEASES, {"spec": ["x"]}),
+    "workloadgroups": (WORKLOAD_GROUPS, {"spec": "x", "status": ["x"]}),
+    "endpointslices": (ENDPOINT_SLICES, {"endpoints": [7]}),
+}
+"""What the objects called `web-bbbbb-1` or `bad` look like to the controller, by the last part of a list's path."""
+
+
+async def damaging(between: Interposer, asked: Asked, reply: Reply) -> None:
+    """Pass everything on, but for the objects above."""
+    kind = asked.target.partition("?")[0].rpartition("/")[2]
+    if asked.method != "GET" or is_watch(asked) or kind not in DAMAGE:
+        await honest(between, asked, reply)
+        return
+    async with between.ask(asked) as answer:
+        found = json.loads(await answer.aread())
+    for one in found.get("items", ()):
+        if one["metadata"]["name"] in (BAD, "bad"):
+            one |= DAMAGE[kind][1]
+    await reply.send(answer.status_code, found)
+
+
+@asynccontextmanager
+async def controlled_through(cluster: MeshCluster) -> AsyncIterator[None]:
+    """The controller, which sees damaged objects."""
+    access, anchor = cluster.api.access, make_anchor("somebody between")
+    token = await cluster.token_of("exclave", CONTROLLER)
+    async with open_interposer(access.servers[0], access.ca, anchor) as between:
+        between.treat = damaging
+        async with open_cluster(Access((between.url,), anchor.pem), lambda: token) as own:
+            async with open_controller(own, Place(), time.time):
+                yield
+
+
+async def test_a_machine_joins_beside_malformed_objects_of_every_kind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        send, kind = cluster.admin.send, {"apiVersion": WORKLOAD_GROUPS.api_version, "kind": WORKLOAD_GROUPS.kind}
+        group = {**kind, "metadata": {}, "spec": group_spec("24h")}
+        await send(create(MEMBERS, NAMESPACE, named(make_member(finalizer=False), BAD)))
+        await send(create(EXTERNAL_WORKLOADS, NAMESPACE, named({**WORKLOAD, "metadata": {}}, BAD)))
+        await send(create(LEASES, NAMESPACE, named({"metadata": {}, "spec": {}}, BAD)))
+        await send(create(WORKLOAD_GROUPS, NAMESPACE, named(group, "bad")))
+        slices = {"addressType": "IPv4", "endpoints": [], "ports": []}
+        await send(create(ENDPOINT_SLICES, "linkerd", {"metadata": {"name": "bad"}, **slices}))
+        async with controlled_through(cluster):
+            token = encode_token(await cluster.join_token())
+            config = Config(Paths(tmp_path / "vm/state", tmp_path / "vm/run"), MemberConfig(VM))
+            with trio.fail_after(20):
+                record = await join(token, config, time.time, lambda _: None)
+            assert record.member == GOOD
+    logged = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    for title in (f"Member {NAMESPACE}/{BAD}", f"Lease {NAMESPACE}/{BAD}", "EndpointSlice linkerd/bad"):
+        assert any(line.startswith(f"{title} cannot be used, and is left as it is: ") for line in logged), title
+    assert any(line.startswith(f"WorkloadGroup {NAMESPACE}/bad") for line in logged)
