@@ -57,7 +57,7 @@ def test_every_problem_in_the_status_has_its_code() -> None:
         text
         for module in agent_modules("exclave.data_path")
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.ClassDef) and node.name == "DataPathFault"
+        if isinstance(node, ast.ClassDef) and "Enum" in map(ast.unparse, node.bases)
         for text in texts_of(node)
         if re.fullmatch(r"[a-z]+(-[a-z]+)+", text)
     }
@@ -160,6 +160,25 @@ def _words_of_decisions() -> set[str]:
 def test_every_reason_in_the_code_is_in_the_contract() -> None:
     assert _words_of_decisions() >= {"GroupNotFound", "ProbeFailed", "GuardStands"}, "found in another way now"
     assert {word for word in _words_of_decisions() if word not in CONTRACT.names} == set()
+
+
+@pytest.mark.parametrize(
+    ("title", "column", "module", "elsewhere"),
+    [
+        ("Accepted, of a WorkloadGroup", 1, "controller.policy.accept", set()),
+        ("Admitted, of a Member", 1, "controller.policy.admit", set()),
+        (
+            "Registered, Live, Cloned, Certified, of a Member", 2, "controller.policy.transitions",
+            {"AddressRefused", "AddressInUse"},  # those of Admitted
+        ),
+        ("Ready, of an ExternalWorkload", 1, "listing.ready", {"NotLive", "Evicted"}),  # the controller's
+    ],
+)  # fmt: skip
+def test_a_condition_has_the_reasons_that_its_module_gives(
+    title: str, column: int, module: str, elsewhere: set[str]
+) -> None:
+    given = {text for text in texts(agent_modules(f"exclave.{module}")) if CAMEL.fullmatch(text)} - {"True", "False"}
+    assert all_spans(CONTRACT.section(title).rows, column) == given | elsewhere
 
 
 def test_every_reason_in_the_contract_is_in_the_code() -> None:
