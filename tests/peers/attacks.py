@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from peers.kubernetes import AUDIENCE
+from exclave_sandbox.stage.control_plane import AUDIENCE
 
 from .test_contract import core, group, lease, leases, member, members
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "agent"), str(Path(__file__).resolve().parents[1])]
 
-from peers.kubernetes import RELEASES, cache, find_binaries  # noqa: E402
+from peers.kubernetes import RELEASES, cache, is_built  # noqa: E402
 
 MODULES = Path(__file__).with_name("modules")
 COMMANDS = ("kube-apiserver", "kube-controller-manager")
@@ -88,7 +88,7 @@ def main(wanted: Sequence[str]) -> int:
         for release, version in RELEASES.items():
             if wanted and release not in wanted:
                 continue
-            if find_binaries(release) is None:
+            if not is_built(release):
                 print(f"building Kubernetes {version} into {cache()}: this takes some minutes, once", flush=True)
                 build_kubernetes(release, cache() / version, COMMANDS)
             if release == NEWEST and not wanted and not (cache() / version / "kubectl").exists():

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from peers.kubernetes import AVAILABLE, Kubernetes, find_binaries, running_kubernetes
+from peers.kubernetes import AVAILABLE, Kubernetes, running_kubernetes
 
 NUMBERS = itertools.count(1)
 
@@ -56,9 +56,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session", params=AVAILABLE[:1])
 def own_kubernetes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     """One for those who speak of a whole cluster: what is installed in it, who is in it. The newest, unless told."""
-    binaries = find_binaries(request.param)
-    assert binaries is not None
-    with running_kubernetes(binaries, tmp_path_factory.mktemp("own")) as found:
+    with running_kubernetes(request.param, tmp_path_factory.mktemp("own")) as found:
         yield found
 
 
@@ -85,9 +83,7 @@ def run_sandbox(name: str, directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def run_kubernetes(release: str, directory: Path) -> Iterator[Server]:
-    binaries = find_binaries(release)
-    assert binaries is not None
-    with running_kubernetes(binaries, directory) as found:
+    with running_kubernetes(release, directory) as found:
         yield Server(release, found.url, found.ca, found.admin_token, directory)
 
 

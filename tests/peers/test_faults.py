@@ -59,7 +59,7 @@ from exclave.proxy.states import State
 from exclave.redirect.kernel.observe import Observed
 from exclave_sandbox.pki import Authority, make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE
-from peers.kubernetes import AVAILABLE, Kubernetes, find_binaries, running_kubernetes
+from peers.kubernetes import AVAILABLE, Kubernetes, running_kubernetes
 from support.apiserver import RunningApiServer
 from support.interposer import (
     Interposer,
@@ -128,9 +128,7 @@ class Machine:
 @pytest.fixture(scope="module")
 def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     """One of its own, since it is ended and started: the newest, as these faults are not the API's."""
-    binaries = find_binaries(AVAILABLE[0])
-    assert binaries is not None
-    with running_kubernetes(binaries, tmp_path_factory.mktemp("faults")) as found:
+    with running_kubernetes(AVAILABLE[0], tmp_path_factory.mktemp("faults")) as found:
         yield found
 
 

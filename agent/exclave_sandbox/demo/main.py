@@ -126,7 +126,7 @@ async def _play(teller: Teller, stage: Stage) -> None:
     await step("the pod asks the machine", joining.outside)
     await step("an admin makes a join token", joining.make_token)
     if isinstance(stage.api, Kubernetes):
-        await step(f"{stage.api.version} guards it", joining.guarded)
+        await step(f"Kubernetes {stage.api.version} guards it", joining.guarded)
     stage.vm.start_agent()
     await stage.vm.wait_idle()
     leaving = Leaving(stage, joining, await stage.vm.look())

@@ -29,10 +29,9 @@ class Binaries:
     apiserver: Path
     controller_manager: Path
 
-    @property
-    def all(self) -> tuple[Path, ...]:
-        """Each of them."""
-        return self.etcd, self.apiserver, self.controller_manager
+    def missing(self) -> list[Path]:
+        """Those that have not been built here."""
+        return [path for path in (self.etcd, self.apiserver, self.controller_manager) if not path.is_file()]
 
 
 @dataclass(frozen=True)

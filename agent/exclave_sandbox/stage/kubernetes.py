@@ -1,8 +1,8 @@
-"""A real Kubernetes for the demo: etcd, kube-apiserver and kube-controller-manager, run while open.
+"""A real Kubernetes for the demo and the tests: etcd, kube-apiserver and kube-controller-manager, run while open.
 
-Rules: the binaries are found or their absence is said, with the command that makes them; they are never fetched here.
-Keys are made anew each time. An outage is a kill of the API server's process; etcd keeps what there is. What the
-sandbox's own API server counts of requests is not counted here.
+Rules: the binaries are found here or reported missing, with the command that builds them; they are never fetched.
+Every run has new keys. Each program can be ended and started again; etcd stores what there is in the run's folder.
+All calls block but those of `open_kubernetes` and an outage, which run them in a thread.
 """
 
 import json
@@ -10,10 +10,11 @@ import os
 import secrets
 import signal
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -41,75 +42,120 @@ from exclave_sandbox.stage.control_plane import (
     etcd_command,
     kubeconfig,
 )
-from exclave_sandbox.stage.programs import Program, open_program, start
 
 START_TIME = 120.0
-"""Seconds that an API server may take until it is ready, on a machine with other things to do."""
+"""Seconds that an API server may take until it is ready, on a busy machine."""
+END_TIME = 10.0
+"""Seconds that a program has to end after SIGTERM."""
+_POLL_PAUSE = 0.1
+
+
+class ServerProgram:
+    """One program of it: its command line, and the file that its output is appended to."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.command = command
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C at the demo ends the demo, which ends this in order
+            )
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it by a signal, and wait until it has ended; nothing happens if it does not run."""
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        try:
+            self._process.wait(END_TIME)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
 
 
 @dataclass
 class Kubernetes:
-    """A running one: its URL, its CA (PEM), and a token that may do everything. `version` is what it says of itself."""
+    """A running one: its URL, its CA (PEM), a token that may do everything, its folder, its programs and its version.
+
+    `version` is such as "v1.37.2", once it has been ready.
+    """
 
     url: str
     ca: str
+    folder: Path
+    etcd: ServerProgram
+    apiserver: ServerProgram
+    controllers: ServerProgram
     admin_token: str = field(repr=False)
-    _command: list[str] = field(repr=False)
-    _log: Path = field(repr=False)
-    _apiserver: Program = field(repr=False)
-    version: str = "Kubernetes"
+    version: str = ""
+
+    @contextmanager
+    def client(self) -> Iterator[httpx.Client]:
+        """A client of the administrator."""
+        tls = ssl.create_default_context(cadata=self.ca)
+        headers = {"Authorization": f"Bearer {self.admin_token}"}
+        with httpx.Client(base_url=self.url, verify=tls, headers=headers, timeout=30, trust_env=False) as client:
+            yield client
+
+    def wait_ready(self) -> None:
+        """Wait until the API server reports that it is ready. Raises UnexpectedError."""
+        with self.client() as client:
+            if not _wait_served(client, "/readyz"):
+                raise UnexpectedError(f"kube-apiserver is not ready:\n{self.apiserver.log.read_text()[-3000:]}")
+            self.version = client.get("/version").json()["gitVersion"]
+
+    def define(self, definition: Object) -> None:
+        """Install a CustomResourceDefinition, and wait until it is served. Raises UnexpectedError."""
+        spec = definition["spec"]
+        path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+        with self.client() as client:
+            client.post(path_of(CUSTOM_RESOURCE_DEFINITIONS, None), json=definition).raise_for_status()
+            if not _wait_served(client, path):
+                raise UnexpectedError(f"{path} is not served")
 
     async def close(self) -> None:
-        """Begin an outage: kill the API server, which else would wait for its watchers."""
-        self._apiserver.send(signal.SIGKILL)
-        await self._apiserver.wait()
+        """Begin an outage: kill the API server, which would wait for every open watch if it were ended in order."""
+        await trio.to_thread.run_sync(self.apiserver.end, signal.SIGKILL)
 
     async def open(self) -> None:
         """End an outage: start the API server again; return when it is ready."""
-        self._apiserver = start(self._command, self._log, in_machine=False)
-        await self._wait_ready()
-
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
-        """An administrator's, which knows nothing of what is tried here."""
-        tls = ssl.create_default_context(cadata=self.ca)
-        headers = {"Authorization": f"Bearer {self.admin_token}"}
-        async with httpx.AsyncClient(base_url=self.url, verify=tls, headers=headers, trust_env=False) as client:
-            yield client
-
-    async def _wait_ready(self) -> None:
-        with trio.move_on_after(START_TIME):
-            async with self._client() as client:
-                while True:
-                    if await _answers(client, "/readyz"):
-                        self.version = f"Kubernetes {(await client.get('/version')).json()['gitVersion']}"
-                        return
-                    await trio.sleep(0.1)
-        raise UnexpectedError(f"kube-apiserver is not ready:\n{self._apiserver.last_words()}")
-
-    async def _define(self, definition: Object) -> None:
-        """Install a definition, and wait until it is served."""
-        spec = definition["spec"]
-        served = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-        async with self._client() as client:
-            answer = await client.post(path_of(CUSTOM_RESOURCE_DEFINITIONS, None), json=definition)
-            answer.raise_for_status()
-            while not await _answers(client, served):  # noqa: ASYNC110  another program's state
-                await trio.sleep(0.05)
+        self.apiserver.start()
+        await trio.to_thread.run_sync(self.wait_ready)
 
 
-async def _answers(client: httpx.AsyncClient, path: str) -> bool:
-    try:
-        return (await client.get(path)).status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
+def _wait_served(client: httpx.Client, path: str) -> bool:
+    """Poll until a path answers 200; False after START_TIME."""
+    deadline = time.monotonic() + START_TIME
+    while time.monotonic() < deadline:
+        try:
+            if client.get(path).status_code == httpx.codes.OK:
+                return True
+        except httpx.TransportError:
+            pass
+        time.sleep(_POLL_PAUSE)
+    return False
 
 
 def find_binaries(release: str = NEWEST) -> Binaries:
     """The programs of a release. Raises ExclaveError if they have not been built here."""
     cache = cache_folder(os.environ, Path.home())
     found = binaries_in(cache, release)
-    missing = [path.name for path in found.all if not path.is_file()]
+    missing = [path.name for path in found.missing()]
     if missing:
         raise ExclaveError(
             Fault.USAGE,
@@ -141,26 +187,39 @@ def write_keys(layout: Layout, admin_token: str) -> str:
     return anchor.pem
 
 
+@contextmanager
+def running_kubernetes(binaries: Binaries, layout: Layout) -> Iterator[Kubernetes]:
+    """Run one, with our definitions and Linkerd's. Raises UnexpectedError if it does not become ready.
+
+    The layout's folder has the CA as `ca.pem`, the administrator's token as `admin.token`, and a `kubeconfig`.
+    """
+    token, folder = secrets.token_urlsafe(32), layout.folder
+    ca = write_keys(layout, token)
+    write_atomic(folder / "admin.token", token.encode())
+    write_atomic(folder / "kubeconfig", json.dumps(kubeconfig(layout.url, ca, token)).encode())
+    etcd = ServerProgram(etcd_command(binaries, layout), folder / "etcd.log")
+    apiserver = ServerProgram(apiserver_command(binaries, layout), folder / "kube-apiserver.log")
+    controllers = ServerProgram(controllers_command(binaries, folder), folder / "kube-controller-manager.log")
+    kubernetes = Kubernetes(layout.url, ca, folder, etcd, apiserver, controllers, token)
+    with ExitStack() as stack:
+        for program in (etcd, apiserver):
+            stack.callback(program.end, signal.SIGKILL)  # nothing that they store is read again
+            program.start()
+        kubernetes.wait_ready()
+        for definition in (*custom_resource_definitions(), external_workload_definition()):
+            kubernetes.define(definition)
+        stack.callback(controllers.end, signal.SIGKILL)
+        # Last: a kind that is defined later is found by its garbage collector only within half a minute.
+        controllers.start()
+        yield kubernetes
+
+
 @asynccontextmanager
 async def open_kubernetes(binaries: Binaries, layout: Layout) -> AsyncIterator[Kubernetes]:
-    """Run one while open, with our definitions and Linkerd's. Raises UnexpectedError if it does not come up.
-
-    The administrator's token and the CA stand in the layout's folder, as `admin.token` and `ca.pem`.
-    """
-    token, directory = secrets.token_urlsafe(32), layout.folder
-    ca = write_keys(layout, token)
-    write_atomic(directory / "admin.token", token.encode())
-    write_atomic(directory / "kubeconfig", json.dumps(kubeconfig(layout.url, ca, token)).encode())
-    run = partial(open_program, in_machine=False)
-    async with run(etcd_command(binaries, layout), directory / "etcd.log"):
-        command, log = apiserver_command(binaries, layout), directory / "kube-apiserver.log"
-        kubernetes = Kubernetes(layout.url, ca, token, command, log, start(command, log, in_machine=False))
-        try:
-            await kubernetes._wait_ready()
-            async with run(controllers_command(binaries, directory), directory / "kube-controller-manager.log"):
-                for definition in (*custom_resource_definitions(), external_workload_definition()):
-                    await kubernetes._define(definition)
-                yield kubernetes
-        finally:
-            with trio.CancelScope(shield=True):
-                await kubernetes.close()
+    """The same for trio. Cancelling waits until it is ready, START_TIME at most, and ends it then."""
+    stack = ExitStack()
+    try:
+        yield await trio.to_thread.run_sync(stack.enter_context, running_kubernetes(binaries, layout))
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(stack.close)

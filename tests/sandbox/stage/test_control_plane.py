@@ -24,7 +24,7 @@ def test_binaries_are_kept_by_version_where_the_user_says() -> None:
     assert cache_folder({"EXCLAVE_PEERS": "/c"}, Path("/home/u")) == Path("/c")
     assert BINARIES.etcd == Path("/cache/etcd")
     assert BINARIES.apiserver == Path("/cache/v1.30.14/kube-apiserver")
-    assert BINARIES.all[2] == Path("/cache/v1.30.14/kube-controller-manager")
+    assert BINARIES.controller_manager == Path("/cache/v1.30.14/kube-controller-manager")
     assert next(iter(RELEASES)) == NEWEST
 
 
