@@ -110,12 +110,13 @@ async def test_without_it_a_flush_resets_connections_and_the_agent_says_so_befor
         assert await alive(flows) < 3 * EACH  # else the test above proves nothing
 
 
-def test_an_agent_killed_before_the_record_was_written_leaves_no_process() -> None:
+async def test_an_agent_killed_before_the_record_was_written_leaves_no_process() -> None:
     """What stands at the gate goes when the gate's other end does."""
-    pid, gate, answers = _launch("/nowhere/nft")
-    os.close(gate)
-    assert os.waitpid(pid, 0) == (pid, 0)
+    gated, answers = _launch("/nowhere/nft")
+    os.close(gated._gate)
+    assert await gated.process.wait() == 0
     assert os.read(answers, 99) == b""
+    gated.process.close()
     os.close(answers)
 
 

@@ -8,11 +8,11 @@ from exclave.kit.host.process_identity import ProcessRecord
 from exclave.redirect.keepalive_table import (
     COMMANDS,
     KEEPALIVE_TABLE,
-    is_held,
-    is_whole,
+    find_error,
+    is_complete,
+    is_owned,
     parse_record,
     render_record,
-    why_not,
 )
 
 LISTING = """\
@@ -48,9 +48,9 @@ ANSWERS = {
 
 @pytest.mark.parametrize(("answer", "held", "reason"), ANSWERS.values(), ids=ANSWERS)
 def test_what_an_answer_means(answer: str, held: bool, reason: str | None) -> None:
-    assert is_held(answer) == held
-    assert why_not(answer) == reason
-    assert is_whole(answer) == (held or reason is not None)
+    assert is_owned(answer) == held
+    assert find_error(answer) == reason
+    assert is_complete(answer) == (held or reason is not None)
 
 
 def test_the_table_is_made_before_it_is_listed() -> None:

@@ -6,7 +6,6 @@ whoever asked; nothing of this machine's own is kept waiting for it.
 """
 
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,6 +23,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.identity.storage import NEXT_KEY, SVID, remove_identity
 from exclave.kit.host.atomic import remove
+from exclave.kit.host.gated import HeldProcess
 from exclave.kit.host.locks import hold_lock
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES
@@ -167,8 +167,8 @@ async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
     """End the proxies on record, all at once, and no others; `done` is told of each."""
     records = Records(runtime)
     async with trio.open_nursery() as nursery:
-        for record, pidfd in records.find_ours().values():
-            nursery.start_soon(_end_proxy, pidfd, drain)
+        for record, process in records.find_ours().values():
+            nursery.start_soon(_end_proxy, process, drain)
             done.append(f"proxy process {record.pid} ended")
     for instance in records.read():
         remove_output(runtime, instance)
@@ -176,16 +176,14 @@ async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
         tell(Withdrawing.ENDED)
 
 
-async def _end_proxy(pidfd: int, drain: float) -> None:
+async def _end_proxy(process: HeldProcess, drain: float) -> None:
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        process.send(signal.SIGTERM)
         tell(Withdrawing.TERMINATED)
         with trio.move_on_after(drain) as patience:
-            await trio.lowlevel.wait_readable(pidfd)
+            await process.wait_end()
         if patience.cancelled_caught:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            await trio.lowlevel.wait_readable(pidfd)
-    except ProcessLookupError:
-        pass  # it ended by itself
+            process.send(signal.SIGKILL)
+            await process.wait_end()
     finally:
-        os.close(pidfd)
+        process.close()

@@ -24,6 +24,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave.identity.rotator import Identity
 from exclave.identity.svid import Svid
+from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
@@ -39,7 +40,6 @@ from exclave.proxy.process.instances import InstanceRecord
 from exclave.proxy.process.launcher import ProxyLauncher
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.slot import choose_slot, find_families
-from exclave.proxy.process.spawn import ProxyProcess
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.restarts import Restarts
 from exclave.proxy.running import RunningProxy
@@ -125,8 +125,8 @@ class Proxy(PublishedProxy):
         if not found:
             return False
         self.chosen.set(active if active in found else min(found))
-        for instance, (record, pidfd) in found.items():
-            self._hold(instance, ProxyProcess(record.pid, pidfd), record, Event.ADOPTED)
+        for instance, (record, process) in found.items():
+            self._hold(instance, process, record, Event.ADOPTED)
             log.info("proxy %s: adopted process %d", instance, record.pid)
         return True
 
@@ -147,7 +147,7 @@ class Proxy(PublishedProxy):
         log.info("proxy %s: started process %d", instance, process.pid)
         return instance
 
-    def _hold(self, instance: Instance, process: ProxyProcess, record: InstanceRecord, event: Event) -> None:
+    def _hold(self, instance: Instance, process: HeldProcess, record: InstanceRecord, event: Event) -> None:
         settings = self._membership.settings.value
         server_name = settings.server_name if settings is not None else ""
         held = RunningProxy(self, instance, process, self._runtime, server_name, self._config.drain)

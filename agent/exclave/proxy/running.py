@@ -11,13 +11,13 @@ from pathlib import Path
 import trio
 
 from exclave.identity.svid import Svid
+from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import Instance
 from exclave.milestones import Withdrawing, tell
 from exclave.proxy.process.logfile import bound_output, last_line, output_path
-from exclave.proxy.process.spawn import ProxyProcess
 from exclave.proxy.published import PublishedProxy
 from exclave.proxy.readiness import ReadinessWatcher
 from exclave.proxy.states import Effect, Event
@@ -35,7 +35,7 @@ class RunningProxy:
         self,
         views: PublishedProxy,
         instance: Instance,
-        process: ProxyProcess,
+        process: HeldProcess,
         runtime: Path,
         server_name: str,
         drain: float,

@@ -1,12 +1,10 @@
-"""The keepalive table: an owned table that keeps connections alive while others flush all rules. Decisions only. Pure.
+"""The keepalive table: an owned table that keeps connections alive while others flush all rules. Pure.
 
-The kernel spares a table with an owner from everybody's `flush ruleset`, and removes it when its owner ends: so a small
-process owns it, `nft -i`, and does nothing else. It has the chain that keeps connections (see holding) and captures
-nothing, so whatever becomes of our own table, what was translated goes on being translated. The redirect itself cannot
-stand in such a table, since it has to outlive any process.
-
-One thing to know: until 1.1.0, `nft -j list ruleset` and `nft -j list tables` read freed memory for a table that has a
-flag, and their JSON may be cut off; their text is right, and so is the JSON of any one table.
+The kernel excludes a table with an owner from everybody's `flush ruleset`, and removes it when its owner ends. The
+owner is a small process, `nft -i`. The table has the chain that keeps connections alive (see rules/drain_ruleset) and
+captures nothing. The redirect's own table cannot have an owner, since it must outlive any process.
+Before nft 1.1.0, `nft -j list ruleset` and `nft -j list tables` read freed memory for a table that has a flag, and
+their JSON may be cut off. Their text is correct, and so is the JSON of any single table.
 Source: nft(8), table flags; linux/netfilter/nf_tables.h.
 """
 
@@ -24,24 +22,24 @@ COMMANDS = (
     "type nat hook prerouting priority -90; policy accept; ct state invalid accept; }; }\n"
     f"list table inet {KEEPALIVE_TABLE}\n"
 )
-"""Two lines for `nft -i`: make the table, and list it. In one, it would be listed before the kernel has it."""
+"""Two lines for `nft -i`: make the table, then list it. In one line, it would be listed before the kernel has it."""
 
 
-def is_whole(answer: str) -> bool:
-    """Whether all has been said: a listing to its end, or a failure."""
-    return is_held(answer) or why_not(answer) is not None
+def is_complete(answer: str) -> bool:
+    """Whether nft has answered: a whole listing, or an error."""
+    return is_owned(answer) or find_error(answer) is not None
 
 
-def is_held(answer: str) -> bool:
-    """Whether the table stands and is owned."""
+def is_owned(answer: str) -> bool:
+    """Whether the listing shows the table with an owner."""
     lines = [line.strip() for line in answer.splitlines()]
     return answer.endswith("\n}\n") and any(line.startswith("flags owner") for line in lines)
 
 
-def why_not(answer: str) -> str | None:
-    """What nft complains of; None if of nothing, so far."""
-    complaints = [line.strip() for line in answer.splitlines(keepends=True) if "Error" in line and line.endswith("\n")]
-    return complaints[0] if complaints else None
+def find_error(answer: str) -> str | None:
+    """The first error that nft reports; None if there is none so far."""
+    errors = [line.strip() for line in answer.splitlines(keepends=True) if "Error" in line and line.endswith("\n")]
+    return errors[0] if errors else None
 
 
 def render_record(record: ProcessRecord) -> str:
@@ -50,7 +48,7 @@ def render_record(record: ProcessRecord) -> str:
 
 
 def parse_record(text: str) -> ProcessRecord:
-    """Read it. Raises ValueError if it is damaged; keys of a newer agent are ignored."""
+    """Read the file. Raises ValueError if it is damaged; keys of a newer agent are ignored."""
     tree = json.loads(text)
     try:
         return ProcessRecord(int(tree["pid"]), int(tree["start_ticks"]), str(tree["boot_id"]), str(tree["executable"]))

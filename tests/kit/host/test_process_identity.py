@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.kit.host.process_identity import ProcessRecord, ProcessView, start_ticks_of, why_foreign
+from exclave.kit.host.process_identity import ProcessRecord, ProcessView, mismatch, start_ticks_of
 
 BOOT = "5f9a7d5e-0000-4000-8000-000000000001"
 RECORD = ProcessRecord(4711, 90_210, BOOT, "/usr/lib/exclave/linkerd2-proxy")
@@ -28,12 +28,12 @@ FOREIGN = {
 
 @pytest.mark.parametrize(("boot", "found", "words"), FOREIGN.values(), ids=FOREIGN)
 def test_a_process_that_differs_in_anything_is_not_ours(boot: str, found: ProcessView | None, words: str) -> None:
-    assert why_foreign(RECORD, boot, found) == words
+    assert mismatch(RECORD, boot, found) == words
 
 
 @pytest.mark.parametrize("executable", [RECORD.executable, f"{RECORD.executable} (deleted)"])
 def test_the_recorded_process_is_ours_even_if_its_file_was_replaced(executable: str) -> None:
-    assert why_foreign(RECORD, BOOT, replace(FOUND, executable=executable)) is None
+    assert mismatch(RECORD, BOOT, replace(FOUND, executable=executable)) is None
 
 
 def test_start_ticks_are_found_behind_any_name() -> None:

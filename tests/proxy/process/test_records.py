@@ -34,10 +34,10 @@ def test_the_process_on_record_is_found_and_held(tmp_path: Path, sleeper: "subpr
     records = Records(tmp_path)
     program = BinaryId("8:1:2:3", "d")
     records.add("b", sleeper.pid, executable_of(sleeper.pid), "digest", program)
-    ((instance, (record, pidfd)),) = records.find_ours().items()
+    ((instance, (record, process)),) = records.find_ours().items()
     assert (instance, record.pid, record.environment, record.program) == ("b", sleeper.pid, "digest", program)
-    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-    os.close(pidfd)
+    process.send(signal.SIGTERM)
+    process.close()
     assert sleeper.wait() == -signal.SIGTERM
 
 
@@ -69,8 +69,8 @@ def test_of_two_the_one_that_runs_is_found_and_the_other_dropped(
     records = Records(tmp_path)
     records.add("a", 2**22 - 1, SLEEP, "digest")
     records.add("b", sleeper.pid, executable_of(sleeper.pid), "digest")
-    ((instance, (_, pidfd)),) = records.find_ours().items()
-    os.close(pidfd)
+    ((instance, (_, process)),) = records.find_ours().items()
+    process.close()
     assert instance == "b"
     assert list(records.read()) == ["b"]
 
@@ -82,8 +82,8 @@ def test_two_that_run_are_both_found(tmp_path: Path, sleeper: "subprocess.Popen[
         records.add("a", other.pid, executable_of(other.pid), "digest")
         found = records.find_ours()
         assert {instance: record.pid for instance, (record, _) in found.items()} == {"a": other.pid, "b": sleeper.pid}
-        for _, pidfd in found.values():
-            os.close(pidfd)
+        for _, process in found.values():
+            process.close()
         other.kill()
 
 
@@ -123,8 +123,8 @@ def test_a_child_that_is_not_the_proxy_yet_is_on_its_way(tmp_path: Path) -> None
         child.stdin.flush()
         while records.has_starting_child():
             pass
-        ((_, (record, pidfd)),) = records.find_ours().items()
-        os.close(pidfd)
+        ((_, (record, process)),) = records.find_ours().items()
+        process.close()
         assert record.pid == child.pid
         child.kill()
 

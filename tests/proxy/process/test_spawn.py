@@ -13,8 +13,9 @@ import pytest
 import trio
 
 from exclave.errors import Fault, HostError
+from exclave.kit.host.gated import HeldProcess
 from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.process.spawn import Program, ProxyProcess, launch
+from exclave.proxy.process.spawn import Program, launch
 
 from ..lab import GID, UID, USER, open_folder, write_script
 
@@ -113,7 +114,7 @@ async def test_how_it_ended_is_known(folder: Path, line: str, status: int) -> No
 async def test_a_child_that_is_sent_away_at_its_gate_never_becomes_the_proxy(folder: Path) -> None:
     asked = program(folder, "echo here")
     gated = launch(asked)
-    await gated.give_up()
+    await gated.cancel()
     assert asked.output.read_text() == ""
 
 
@@ -140,7 +141,7 @@ async def test_an_agent_killed_before_the_gate_leaves_nothing_and_after_it_a_pro
         )
         assert agent.returncode == -signal.SIGKILL, agent.stderr
         pid = int(agent.stdout)
-        left = ProxyProcess(pid, os.pidfd_open(pid))
+        left = HeldProcess(pid, os.pidfd_open(pid))
         assert await left.wait() == 0
         left.close()
     assert asked.output.read_text() == words
@@ -152,7 +153,7 @@ async def test_a_process_of_another_is_waited_for_without_its_status(folder: Pat
     )
     assert started.stdout is not None
     _, pid = (int(word) for word in started.stdout.readline().split())
-    grandchild = ProxyProcess(pid, os.pidfd_open(pid))
+    grandchild = HeldProcess(pid, os.pidfd_open(pid))
     grandchild.send(signal.SIGTERM)
     assert await grandchild.wait() is None
     grandchild.close()

@@ -28,7 +28,7 @@ class ProcessView:
     executable: str
 
 
-def why_foreign(record: ProcessRecord, boot_id: str, found: ProcessView | None) -> str | None:
+def mismatch(record: ProcessRecord, boot_id: str, found: ProcessView | None) -> str | None:
     """Why the process with a record's pid is not the one that was recorded; None if it is."""
     if record.boot_id != boot_id:
         return "it was started before the last boot"

@@ -9,6 +9,7 @@ from pathlib import Path
 from exclave.api.settings import Settings
 from exclave.config import ProxyConfig
 from exclave.errors import Fault, HostError
+from exclave.kit.host.gated import HeldProcess
 from exclave.link.layout import Instance
 from exclave.member.client import Membership
 from exclave.milestones import Starting, tell
@@ -19,7 +20,7 @@ from exclave.proxy.process.instances import InstanceRecord
 from exclave.proxy.process.logfile import output_path
 from exclave.proxy.process.records import Records, find_executable
 from exclave.proxy.process.slot import find_families
-from exclave.proxy.process.spawn import Program, ProxyProcess, launch
+from exclave.proxy.process.spawn import Program, launch
 
 
 class ProxyLauncher:
@@ -49,7 +50,7 @@ class ProxyLauncher:
         """Find out whether the binary can be run; its version, if it says. Raises HostError."""
         return await check_binary(self._config.binary, self._user)
 
-    async def make(self, instance: Instance, settings: Settings) -> tuple[ProxyProcess, InstanceRecord]:
+    async def make(self, instance: Instance, settings: Settings) -> tuple[HeldProcess, InstanceRecord]:
         """Launch a process. Raises HostError."""
         environment = self.environment(settings, instance)
         binary = self._config.binary
@@ -57,14 +58,13 @@ class ProxyLauncher:
         executable, identity = find_executable(binary), await identify_binary(binary)
         gated = launch(program)
         tell(Starting.PROXY_WAITS)
-        try:
-            digest = environment_digest(environment)
-            record = self.records.add(instance, gated.process.pid, executable, digest, identity)
-        except HostError:
-            await gated.give_up()
-            raise
-        tell(Starting.PROXY_RECORDED)
-        gated.open_gate()
+
+        def store(pid: int) -> InstanceRecord:
+            record = self.records.add(instance, pid, executable, environment_digest(environment), identity)
+            tell(Starting.PROXY_RECORDED)
+            return record
+
+        record = await gated.release(store)
         tell(Starting.PROXY_RELEASED)
         return gated.process, record
 

@@ -1,16 +1,16 @@
 """`instances.json` on disk, and the kernel's word on the processes in it. Blocking: small files in /run and /proc.
 
-Rules: a record is whole on disk before its process passes its gate. Looking for a process holds it first and compares
-then, so what was compared is what is held. A record that matches nothing is dropped, and its process left alone.
+A record is whole on disk before its process passes its gate (see kit/host/gated). A record that matches no running
+process is dropped, and no process is touched.
 """
 
 import logging
-import os
 from pathlib import Path
 
 from exclave.kit.host.atomic import remove, write_atomic
-from exclave.kit.host.process_identity import ProcessView, why_foreign
-from exclave.kit.host.procfs import open_pidfd, read_boot_id, view_process
+from exclave.kit.host.gated import HeldProcess, adopt_process, make_record
+from exclave.kit.host.process_identity import ProcessView, mismatch
+from exclave.kit.host.procfs import read_boot_id, view_process
 from exclave.link.layout import Instance
 from exclave.proxy.process.instances import (
     FILE,
@@ -47,9 +47,8 @@ class Records:
         self, instance: Instance, pid: int, executable: str, environment: str, program: BinaryId | None = None
     ) -> InstanceRecord:
         """Put a child that has not passed its gate on record. Raises HostError if the disk refuses."""
-        view = view_process(pid)
-        ticks = view.start_ticks if view is not None else 0  # it ended at once: a record that matches nothing
-        record = InstanceRecord(pid, ticks, read_boot_id(), executable, environment, program)
+        recorded = make_record(pid, executable)
+        record = InstanceRecord(pid, recorded.start_ticks, recorded.boot_id, executable, environment, program)
         self._write({**self.read(), instance: record})
         return record
 
@@ -57,19 +56,16 @@ class Records:
         """Take an instance off the record."""
         self._write({known: record for known, record in self.read().items() if known != instance})
 
-    def find_ours(self) -> dict[Instance, tuple[InstanceRecord, int]]:
-        """Every instance on record whose process runs, with a pidfd of it; the others are dropped."""
-        boot_id, found = read_boot_id(), {}
+    def find_ours(self) -> dict[Instance, tuple[InstanceRecord, HeldProcess]]:
+        """Every instance on record whose process runs, with that process; the others are dropped."""
+        found: dict[Instance, tuple[InstanceRecord, HeldProcess]] = {}
         for instance, record in self.read().items():
-            pidfd = open_pidfd(record.pid)
-            reason = why_foreign(record, boot_id, view_process(record.pid) if pidfd is not None else None)
-            if reason is None and pidfd is not None:
-                found[instance] = record, pidfd
-                continue
-            if pidfd is not None:
-                os.close(pidfd)
-            log.info("proxy %s: not adopted: %s", instance, reason)
-            self.drop(instance)
+            process = adopt_process(record)
+            if isinstance(process, str):
+                log.info("proxy %s: not adopted: %s", instance, process)
+                self.drop(instance)
+            else:
+                found[instance] = record, process
         return found
 
     def has_starting_child(self) -> bool:
@@ -82,7 +78,7 @@ class Records:
             view = view_process(record.pid)
             if view is None or Path(view.executable).name not in LAUNCHERS:
                 continue
-            if why_foreign(record, boot_id, ProcessView(view.start_ticks, record.executable)) is None:
+            if mismatch(record, boot_id, ProcessView(view.start_ticks, record.executable)) is None:
                 return True
         return False
 

@@ -1,0 +1,150 @@
+"""A process that outlives its parent and is found again: started behind a gate, recorded, released; later adopted.
+
+The child waits at a gate, a pipe on its standard input, until its record is on disk. A parent killed before that closes
+the gate, and the child ends; one killed later leaves a process with a record. So no process is ever without a record.
+A record is adopted if pid, boot, start ticks and executable match; any other process is neither used nor ended.
+"""
+
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import trio
+
+from exclave.kit.host.process_identity import ProcessRecord, mismatch
+from exclave.kit.host.procfs import open_pidfd, read_boot_id, view_process
+
+GATE = "read -r _ || exit 0"
+"""How the child's shell begins: a line opens the gate, the end of the pipe ends the child."""
+
+_RESET_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, and a child would inherit that
+
+_FIRST_OWN = 10  # descriptors below are for the child
+
+Record = TypeVar("Record")
+
+
+class HeldProcess:
+    """A process held by a pidfd, so signals reach this process or none. `close` releases it without ending it."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    async def wait(self) -> int | None:
+        """Wait until it has ended; its exit status (negative: that signal), None if it is no child of ours."""
+        await self.wait_end()
+        try:
+            ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)  # noqa: ASYNC222  it has ended: this returns at once
+        except ChildProcessError:
+            return None
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    async def wait_end(self) -> None:
+        """Wait until it has ended; its parent may still read its exit status."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+
+    def close(self) -> None:
+        """Release it."""
+        os.close(self._pidfd)
+
+
+class GatedProcess:
+    """A child that waits at its gate."""
+
+    def __init__(self, process: HeldProcess, gate: int) -> None:
+        self.process = process
+        self._gate = gate
+
+    async def release(self, store: Callable[[int], Record]) -> Record:
+        """Have `store` write the record of this pid, then open the gate; return the record.
+
+        If `store` raises, the child is ended and released, and the exception raised.
+        """
+        try:
+            record = store(self.process.pid)
+        except BaseException:
+            await self.cancel()
+            raise
+        self.open_gate()
+        return record
+
+    def open_gate(self) -> None:
+        """Let the child become its program."""
+        with suppress(BrokenPipeError):  # it has ended already, which `wait` reports
+            os.write(self._gate, b"\n")
+        os.close(self._gate)
+
+    async def cancel(self) -> None:
+        """End the child at its gate, and release it."""
+        os.close(self._gate)
+        await self.process.wait()
+        self.process.close()
+
+
+def start_gated(
+    path: str, command: Sequence[str], environment: Mapping[str, str], file_actions: Sequence[tuple[Any, ...]]
+) -> GatedProcess:
+    """Start a child in a session of its own, so that no signal to us reaches it. Raises OSError.
+
+    Its shell begins with `GATE`. `file_actions` are those of `os.posix_spawn`, for descriptors from 1 on.
+    """
+    gate_end, gate = open_high_pipe()
+    try:
+        pid = os.posix_spawn(
+            path,
+            list(command),
+            dict(environment),
+            file_actions=[(os.POSIX_SPAWN_DUP2, gate_end, 0), *file_actions],
+            setsid=True,
+            setsigdef=_RESET_SIGNALS,
+        )
+    except OSError:
+        os.close(gate)
+        raise
+    finally:
+        os.close(gate_end)
+    return GatedProcess(HeldProcess(pid, os.pidfd_open(pid)), gate)
+
+
+def open_high_pipe() -> tuple[int, int]:
+    """A pipe above the numbers that a child gets, so that no file action overwrites an end of it; not inherited."""
+    ends = os.pipe2(os.O_CLOEXEC)
+    try:
+        reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN) for end in ends)
+    finally:
+        for end in ends:
+            os.close(end)
+    return reading, writing
+
+
+def make_record(pid: int, executable: str) -> ProcessRecord:
+    """The record of a child: what the kernel reports of it now, and the executable that it will run."""
+    view = view_process(pid)
+    # A child that has ended already gets a record that matches nothing.
+    return ProcessRecord(pid, view.start_ticks if view is not None else 0, read_boot_id(), executable)
+
+
+def adopt_process(record: ProcessRecord) -> HeldProcess | str:
+    """The recorded process, held; or why there is none of ours.
+
+    It is held before it is compared: so the process that was compared is the one that is held.
+    """
+    pidfd = open_pidfd(record.pid)
+    reason = mismatch(record, read_boot_id(), view_process(record.pid) if pidfd is not None else None)
+    if pidfd is None:
+        return reason or "it has ended"
+    if reason is None:
+        return HeldProcess(record.pid, pidfd)
+    os.close(pidfd)
+    return reason
