@@ -319,6 +319,24 @@ async def test_a_token_that_cannot_be_a_header_is_not_quoted(caplog: pytest.LogC
     assert "s3cret" not in caplog.text
 
 
+async def test_a_token_file_that_is_away_is_told_and_leaves_no_connection_behind(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("s3cret")
+    async with open_https(answer_object) as served:
+        async with open_exchange(Access((served.url,), served.ca), path.read_text, lambda: 0.0) as exchange:
+            await exchange.answer(ASK)
+            path.unlink()
+            with pytest.raises(ClusterError, match=r"cannot watch members: the token cannot be read: \[Errno 2\]"):
+                await exchange.open_stream(WATCH).__aenter__()
+            for content, why in ((None, f"[Errno 2] No such file or directory: '{path}'"), (b"\xff", "it is not text")):
+                _ = content and path.write_bytes(content)
+                with pytest.raises(ClusterError) as caught:
+                    await exchange.answer(ASK)
+                told = f"cannot get members web-1: the token cannot be read: {why}"
+                assert (caught.value.fault, caught.value.message) == (Fault.UNREACHABLE, told), "it is tried again"
+        assert not connections_to(served)
+
+
 async def test_a_token_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with open_https(answer_object) as served, exchange_with(served) as exchange:

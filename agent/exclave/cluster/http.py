@@ -171,9 +171,9 @@ class Exchange:
 
     async def _ask(self, server: str, request: Request, fence: Fence | None) -> Object | Failure:
         holds = WHOLE if fence is None else min(WHOLE, fence())
+        token = self._read_token(request)
         client = self._client
-        client.users += 1
-        token = self._token()
+        client.users += 1  # until `finally`: whatever may raise before must stand above
         try:
             with trio.move_on_after(holds) as whole:
                 self._answers.add(whole)
@@ -193,7 +193,7 @@ class Exchange:
     async def _open_each(self, client: httpx.AsyncClient, request: Request) -> tuple[str, httpx.Response]:
         failures = []
         for server in in_turn(self._access.servers, self.server):
-            token = self._token()
+            token = self._read_token(request)
             try:
                 with trio.move_on_after(WHOLE) as whole:
                     response = await client.send(self._built(client, server, request, token), stream=True)
@@ -208,6 +208,17 @@ class Exchange:
                 failures.append(self._failed(request, explain(problem, server, host_and_port(server)[0])))
         self.reachable.set(False)
         raise unreachable(failures)
+
+    def _read_token(self, request: Request) -> str:
+        try:
+            return self._token()
+        except (OSError, UnicodeDecodeError) as problem:
+            why = problem if isinstance(problem, OSError) else "it is not text"
+            raise ClusterError(
+                Fault.UNREACHABLE,
+                f"cannot {request.verb} {request.what}: the token cannot be read: {why}",
+                "put a token where it is read from, and make it readable",
+            ) from problem
 
     def _built(
         self, client: httpx.AsyncClient, server: str, request: Request, token: str, fence: Fence | None = None
