@@ -309,7 +309,7 @@ async def test_two_agents_on_one_copied_folder_are_told_of_each_other_and_of_eac
             members.append(member)
             identities.append(await stack.enter_async_context(open_identity(paths.state, member, endings, time.time)))
         for member in (*members, *members):
-            await member.beat_once()
+            await member.send_heartbeat()
         with trio.fail_after(20):
             for member in members:
                 view = await member.view.wait_for(lambda view: view is not None and view.cloned is not None)

@@ -21,15 +21,15 @@ from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS
 from exclave.cluster.watch_events import Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.daemon import address_move as moving
-from exclave.daemon.address_move import ASKS, LOOK_EVERY, Mover
+from exclave.daemon.address_move import POLL_INTERVAL, POLLS, AddressMover
 from exclave.ending import EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.member import addresses
 from exclave.member import client as presence
 from exclave.member.address_choice import SLOW
-from exclave.member.addresses import LOOK_AGAIN, Found
-from exclave.member.addresses import LOOK_EVERY as ROUTE_EVERY
-from exclave.member.client import Membership, open_member
+from exclave.member.addresses import CONFIRM_INTERVAL, Found
+from exclave.member.addresses import POLL_INTERVAL as ROUTE_INTERVAL
+from exclave.member.client import MemberClient, open_member
 from exclave.member.record import load_membership, store_membership
 from support.cluster import StoreCluster
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, put_member
@@ -67,7 +67,7 @@ class World:
             wanted=Latest(SimpleNamespace(addresses=(ADDRESS,), instance="a")), observed=Latest(0), in_place=True
         )
         for module in (moving, presence):
-            monkeypatch.setattr(module, "find_here", lambda asked: frozenset(asked) & self.here)
+            monkeypatch.setattr(module, "on_this_machine", lambda asked: frozenset(asked) & self.here)
         for module in (presence, addresses):
             monkeypatch.setattr(module, "find_address", self._find_address)
         store_membership(folder, RECORD)
@@ -84,7 +84,7 @@ class World:
         return self.told.value == self.member.captured.value
 
     @asynccontextmanager
-    async def moving(self) -> AsyncIterator[Membership]:
+    async def moving(self) -> AsyncIterator[MemberClient]:
         record = load_membership(self.folder)
         assert record is not None
         config, cluster = Config(Paths(self.folder, self.folder), MemberConfig()), self.cluster
@@ -94,13 +94,13 @@ class World:
                 nursery.start_soon(self._control)
                 nursery.start_soon(self._swap)
                 nursery.start_soon(self._note)
-                nursery.start_soon(Mover(member, self.proxy, self.redirect, DRAIN).keep)
+                nursery.start_soon(AddressMover(member, self.proxy, self.redirect, DRAIN).run)
                 await trio.sleep(1)
                 yield member
             nursery.cancel_scope.cancel()
 
     async def _swap(self) -> None:
-        """Rules follow what is to be carried, two seconds later."""
+        """Rules follow what is to be serve, two seconds later."""
         async for wanted in self.member.captured.changes():
             await self.swaps.wait_for(bool)
             if wanted != self.told.value:
@@ -192,15 +192,15 @@ async def test_while_no_swap_can_be_made_the_old_one_stays_and_that_is_told(
     world.swaps.set(False)
     async with world.moving() as member:
         world.move(NEW)
-        await trio.sleep(ROUTE_EVERY + LOOK_AGAIN + SLOW)
-        kept = member.kept.value
-        assert kept is not None and kept.why.startswith(f"{NEW} is this machine's address now; pods are still told")
+        await trio.sleep(ROUTE_INTERVAL + CONFIRM_INTERVAL + SLOW)
+        problem = member.address_problem.value
+        assert problem is not None and problem.why.startswith(f"{NEW} is this machine's address now; pods still use")
         await trio.sleep(600)
         assert not any("claimed" in line for line in world.trace)
         assert len([line for line in caplog.messages if line.startswith(f"address: {NEW}")]) == 1
         world.swaps.set(True)
         await trio.sleep(5)
-        assert member.kept.value is None
+        assert member.address_problem.value is None
         assert world.listed() == NEW
 
 
@@ -211,7 +211,10 @@ async def test_one_outside_of_the_networks_is_never_claimed(make_world: Callable
         world.trace.clear()
         world.move("192.0.2.9")
         await trio.sleep(300)
-        assert member.kept.value is not None and "none of the group's networks" in member.kept.value.why
+        assert (
+            member.address_problem.value is not None
+            and "none of the group's networks" in member.address_problem.value.why
+        )
         assert member.captured.value == (ADDRESS,)
     assert world.trace == []
 
@@ -226,7 +229,7 @@ async def test_one_that_is_refused_is_given_up_for_the_old_one_and_not_tried_aga
         world.trace.clear()
         world.move(NEW)
         await trio.sleep(600)
-        assert member.kept.value is not None and "has refused it" in member.kept.value.why
+        assert member.address_problem.value is not None and "has refused it" in member.address_problem.value.why
     assert world.trace == [
         f"  14 s  served: {NEW}, {ADDRESS}",
         f"  14 s  claimed: {NEW}",
@@ -246,9 +249,9 @@ async def test_while_the_controller_is_away_the_old_one_is_served_on_and_little_
         await trio.sleep(600)
         assert member.captured.value == (NEW, ADDRESS)
         asked = world.cluster.trace.count(f"get externalworkloads/status {MEMBER}")
-        assert 600 / ASKS.most <= asked <= 600 / ASKS.most + 8
+        assert 600 / POLLS.most <= asked <= 600 / POLLS.most + 8
         world.controller_works.set(True)
-        await trio.sleep(ASKS.most + DRAIN + 5)
+        await trio.sleep(POLLS.most + DRAIN + 5)
         assert member.captured.value == (NEW,)
 
 
@@ -261,7 +264,7 @@ async def test_an_agent_that_was_killed_goes_on_where_it_stood(make_world: Calla
     async with world.moving() as member:
         assert member.captured.value == (NEW, ADDRESS)
         world.controller_works.set(True)
-        await trio.sleep(ASKS.most + DRAIN)
+        await trio.sleep(POLLS.most + DRAIN)
         assert member.captured.value == (NEW,)
 
 
@@ -269,15 +272,15 @@ async def test_an_address_of_the_other_family_is_walked_to(make_world: Callable[
     world = make_world()
     async with world.moving() as member:
         world.move(SIX)
-        await member.walks.wait_for(bool)
+        await member.needs_walk_back.wait_for(bool)
         assert member.captured.value == (ADDRESS,)
     serving = {"spec": {"serving": False}}
     world.cluster.change(MEMBERS, NAMESPACE, MEMBER, serving)
     async with world.moving() as member:
-        await trio.sleep(LOOK_EVERY)
+        await trio.sleep(POLL_INTERVAL)
         assert member.captured.value == (SIX,)
         assert world.trace[-1].endswith(f"served: {SIX}")
-        assert not member.walks.value
+        assert not member.needs_walk_back.value
 
 
 async def test_what_others_wrote_into_the_member_is_put_right(make_world: Callable[[], World]) -> None:
@@ -308,7 +311,7 @@ def play(how: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-4000:]
     told: dict[str, Any] = json.loads(done.stdout)
     for way, seen in told["loads"].items():
-        tell(f"{how}, {way}: {seen['new']} new, {seen['kept']} on kept connections, failed {seen['failures']}")
+        tell(f"{how}, {way}: {seen['new']} new, {seen['problem']} on problem connections, failed {seen['failures']}")
     tell(f"{how}: pods reach it after {told['reached']:.1f} s, over after {told['over']:.1f} s")
     return told
 

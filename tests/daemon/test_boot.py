@@ -40,7 +40,7 @@ class Boot:
         self.rules_seen: list[str | None] = []
         self.member = SimpleNamespace(
             standing=Latest(Standing.MEMBER),
-            walks=Latest(False),
+            needs_walk_back=Latest(False),
             settings=Latest(None),
             mark_leaving=lambda: self.trace.append("  noted on disk: told to leave"),
         )
@@ -138,7 +138,7 @@ async def test_where_a_door_does_not_open_the_ones_before_it_hand_over(boot: Boo
 
 ENDS: dict[str, tuple[Callable[[Boot], None], Ending]] = {
     "an eviction is left for good": (lambda boot: boot.member.standing.set(Standing.EVICTED), Ending.LEAVE),
-    "an address of another family starts again": (lambda boot: boot.member.walks.set(True), Ending.STOP),
+    "an address of another family starts again": (lambda boot: boot.member.needs_walk_back.set(True), Ending.STOP),
 }
 
 

@@ -26,7 +26,7 @@ def test_what_is_unknown_stays_out() -> None:
     }
 
 
-class Membership:
+class MemberClient:
     """As far as telling needs it: a patch shows in the view a moment later."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Membership:
         self.patches: list[dict[str, Any]] = []
         self.beside: dict[str, Any] = {}
 
-    def patch_beside(self, fields: dict[str, Any]) -> None:
+    def patch_later(self, fields: dict[str, Any]) -> None:
         self.beside |= fields
 
     async def patch_spec(self, fields: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Membership:
 
 @pytest.mark.parametrize("changes", [1, 3])
 async def test_each_change_is_told_once(changes: int, autojump_clock: trio.testing.MockClock) -> None:
-    membership, identity = Membership(), SimpleNamespace(svid=Latest[Any](None))
+    membership, identity = MemberClient(), SimpleNamespace(svid=Latest[Any](None))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tell_loaded, membership, identity)
         await trio.sleep(10)
@@ -68,7 +68,7 @@ async def test_each_change_is_told_once(changes: int, autojump_clock: trio.testi
 
 
 async def test_it_travels_with_what_else_is_said(autojump_clock: trio.testing.MockClock) -> None:
-    membership, identity = Membership(), SimpleNamespace(svid=Latest[Any](None))
+    membership, identity = MemberClient(), SimpleNamespace(svid=Latest[Any](None))
     membership.view.set(MemberView("m"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tell_loaded, membership, identity)

@@ -18,7 +18,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.listing.ready import ProbeResult
 from exclave.listing.serving import ListingView
-from exclave.member.address_choice import Kept
+from exclave.member.address_choice import AddressProblem
 from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.state import Situation, Standing, State, state_of
 from exclave.proxy.states import State as ProxyState
@@ -37,7 +37,9 @@ def whole() -> Parts:
     parts = Parts(EndingSwitch(), RECORD)
     parts.cluster = publishing(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
     parts.cluster.server, parts.cluster.counts = "https://10.0.0.1:6443", Counter({("get", "200"): 2, ("get", ""): 1})
-    parts.membership = publishing(standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None, kept=None)
+    parts.membership = publishing(
+        standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None, address_problem=None
+    )
     parts.membership.settings_digest, parts.membership.heartbeat_age = "abc", lambda: 1.23456
     parts.identity = publishing(
         svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32),
@@ -291,7 +293,7 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         ),
     ),
     "an address that stays though the machine has another": (
-        set_value("membership", "kept", Kept("it is in use", "have that one evicted")),
+        set_value("membership", "address_problem", AddressProblem("it is in use", "have that one evicted")),
         Problem("address-kept", "it is in use", "have that one evicted"),
     ),
     "settings": (

@@ -35,7 +35,7 @@ from exclave.member.record import (
     MembershipRecord,
     forget_membership,
     load_join,
-    note_eviction,
+    store_eviction,
     store_join,
     store_membership,
 )
@@ -195,7 +195,9 @@ def make_whole(parts: Parts) -> Any:
     """Have the parts that tell of a state; the listing."""
     parts.cluster = publishing(waiting=None, reachable=True, credential=SimpleNamespace(expires=0.0))
     parts.cluster.server, parts.cluster.counts = "", {}  # type: ignore[misc, assignment]
-    parts.membership = publishing(standing=Standing.MEMBER, settings=None, view=None, problem=None, kept=None)
+    parts.membership = publishing(
+        standing=Standing.MEMBER, settings=None, view=None, problem=None, address_problem=None
+    )
     parts.membership.settings_digest, parts.membership.heartbeat_age = None, lambda: None  # type: ignore[method-assign]
     parts.listing = publishing(state=ListingView(serving=True, ready=True))
     return parts.listing
@@ -460,7 +462,7 @@ async def test_a_wait_is_logged_when_it_lasts_and_when_it_is_over(
 
 
 async def test_a_machine_that_was_evicted_says_so_until_it_joins_again(world: World) -> None:
-    note_eviction(world.state, RECORD, world.now)
+    store_eviction(world.state, RECORD, world.now)
     assert [problem["code"] for problem in world.agent.look()["problems"]] == ["evicted"]
     async with world.living():
         assert world.agent.look()["problems"] == []

@@ -31,7 +31,7 @@ from exclave.member.record import (
     forget_membership,
     load_membership,
     make_folder,
-    note_eviction,
+    store_eviction,
     store_join,
     store_membership,
 )
@@ -228,7 +228,7 @@ def test_forgetting_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
     make_folder(state, 0o700)
     store_membership(state, RECORD)
     store_join(state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
-    note_eviction(state, RECORD, 0.0)
+    store_eviction(state, RECORD, 0.0)
     for name in ("credential.json", "server-addresses.json", "settings.json", "svid.json", "next.key"):
         (state / name).touch()
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A certificate's life with its cluster, in virtual time: a real Membership over a store, and real signatures."""
+"""A certificate's life with its cluster, in virtual time: a real MemberClient over a store, and real signatures."""
 
 import logging
 import subprocess

@@ -21,7 +21,7 @@ from exclave.errors import ExclaveError, Fault, TokenError
 from exclave.identity.storage import load_svid
 from exclave.join import refusals
 from exclave.join.join import join
-from exclave.member.record import load_join, load_membership, load_settings, note_eviction
+from exclave.member.record import load_join, load_membership, load_settings, store_eviction
 from exclave_sandbox.pki import make_anchor, make_issuer
 from support.admitting import Controller, open_admitting
 from support.member import ADDRESS, NAMESPACE, RECORD
@@ -111,7 +111,7 @@ async def test_a_join_stores_where_the_api_server_s_name_leads(tmp_path: Path) -
 
 def note_eviction_of_an_earlier_life(state: Path) -> None:
     state.mkdir(mode=0o700)
-    note_eviction(state, RECORD, 1.0)
+    store_eviction(state, RECORD, 1.0)
 
 
 async def test_files_are_for_root_only_and_hold_no_join_token(tmp_path: Path) -> None:

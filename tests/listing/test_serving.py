@@ -24,8 +24,8 @@ from exclave.listing.probes import run_probes
 from exclave.listing.ready import decide
 from exclave.listing.rules import REPAIRING, REPLACING
 from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE, Listing, open_listing
-from exclave.member.address_choice import Kept
-from exclave.member.client import Membership, open_member
+from exclave.member.address_choice import AddressProblem
+from exclave.member.client import MemberClient, open_member
 from exclave.redirect.kernel.observe import NOTHING, Observed
 from support.breaking import falling_over_once
 from support.cluster import StoreCluster
@@ -82,7 +82,7 @@ class World:
                 self._line("rules may go")
             nursery.cancel_scope.cancel()
 
-    def _open(self, membership: Membership) -> Any:
+    def _open(self, membership: MemberClient) -> Any:
         self.data_path = DataPathObserver(membership, self.identity, self.proxy, virtual_now)
         parts = (membership, self.identity, self.proxy, self.redirect, self.data_path, self.confirming)
         return open_listing(ListingConfig(10.0), *parts, self.endings, virtual_now)
@@ -357,14 +357,14 @@ async def test_a_probe_that_fails_costs_readiness_alone_and_is_told_once(world: 
 
 async def test_another_address_of_this_machine_is_probed_there(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = world()
-    monkeypatch.setattr("exclave.member.addresses.find_here", lambda asked: frozenset(asked) & made.here)
+    monkeypatch.setattr("exclave.member.addresses.on_this_machine", lambda asked: frozenset(asked) & made.here)
     made.here = {ADDRESS}
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
         assert set(made.asked) == {ADDRESS}
         made.here = {"127.0.0.1"}
-        made.membership.carry(("127.0.0.1",))
+        made.membership.set_served_addresses(("127.0.0.1",))
         await trio.sleep(2)
         made.asked.clear()
         await trio.sleep(5)
@@ -377,7 +377,7 @@ async def test_an_address_that_stays_is_told_to_pods(world: Any) -> None:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
         made.told()
-        made.membership.kept.set(Kept("10.77.0.20 stays", "have it evicted"))
+        made.membership.address_problem.set(AddressProblem("10.77.0.20 stays", "have it evicted"))
         await trio.sleep(1)
         assert made.told() == [f"{READY}; but 10.77.0.20 stays"]
 

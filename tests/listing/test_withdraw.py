@@ -22,7 +22,7 @@ LISTED = MemberView("m", serving=True, workload_uid="uid-1", workload_ports=(808
 
 
 class Cluster:
-    """A Membership as far as leaving needs it, and a controller that withdraws ports a second after it hears."""
+    """A MemberClient as far as leaving needs it, and a controller that withdraws ports a second after it hears."""
 
     def __init__(self, view: MemberView | None, *, hears: bool = True, refuses: bool = False) -> None:
         self.view: Latest[MemberView | None] = Latest(view)

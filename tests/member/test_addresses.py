@@ -11,7 +11,7 @@ import trio.testing
 from exclave.cluster.endpoint import ServerAddress
 from exclave.kit.tasks.latest import Latest
 from exclave.member import addresses
-from exclave.member.addresses import Found, choose_address, find_address, find_local, wait_moved
+from exclave.member.addresses import Found, choose_address, find_address, first_local, wait_for_move
 
 FOUR, SIX = Found("10.0.0.5", "route to 10.0.0.1"), Found("fd00::5", "route to fd00::1")
 
@@ -59,7 +59,7 @@ LOCAL = {
 
 @pytest.mark.parametrize(("known", "local"), LOCAL.values(), ids=LOCAL)
 def test_the_address_that_is_this_machine_s_own(known: tuple[str, ...], local: str) -> None:
-    assert find_local(known) == local
+    assert first_local(known) == local
 
 
 SERVERS: Latest[tuple[ServerAddress, ...]] = Latest((ServerAddress("10.0.0.1", 443),))
@@ -100,7 +100,7 @@ async def test_an_address_has_moved_when_the_new_one_was_seen_twice(
         return next(seen)
 
     monkeypatch.setattr(addresses, "find_address", look)
-    assert await wait_moved(SERVERS, None, FOUR.address) == other
+    assert await wait_for_move(SERVERS, None, FOUR.address) == other
     assert trio.current_time() == 56
 
 
@@ -113,5 +113,5 @@ async def test_the_first_address_ever_counts_at_once(
         return next(seen)
 
     monkeypatch.setattr(addresses, "find_address", look)
-    assert await wait_moved(SERVERS, None, "") == FOUR
+    assert await wait_for_move(SERVERS, None, "") == FOUR
     assert trio.current_time() == 3

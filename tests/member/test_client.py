@@ -18,7 +18,7 @@ from exclave.errors import ApiRefusal
 from exclave.member import addresses
 from exclave.member import client as presence
 from exclave.member.addresses import Found
-from exclave.member.client import Membership, open_member
+from exclave.member.client import MemberClient, open_member
 from exclave.member.record import load_eviction, load_membership, load_settings, store_membership, store_settings
 from exclave.member.state import Standing
 from support.cluster import StoreCluster
@@ -47,7 +47,7 @@ class World:
         store_membership(self.state, RECORD)
 
     @asynccontextmanager
-    async def member(self) -> AsyncIterator[Membership]:
+    async def member(self) -> AsyncIterator[MemberClient]:
         async with open_member(RECORD, self.config, self.cluster, self.endings, virtual_now) as membership:  # type: ignore[arg-type]
             yield membership
 
@@ -112,7 +112,8 @@ async def test_settings_that_cannot_be_read_leave_the_last_good_ones(
         world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": "f" * 64}}, "status")
         problem = await member.problem.wait_for(lambda problem: problem is not None)
         assert problem == (
-            "new settings cannot be used, the last good ones are kept: settings version 9: this agent reads version 1"
+            "new settings cannot be used, the last good ones stay in use: "
+            "settings version 9: this agent reads version 1"
         )
         assert member.settings.value == SETTINGS and load_settings(world.state) is not None
         publish(world.cluster, make_settings(capture="none"))
@@ -145,7 +146,7 @@ async def test_what_can_wait_travels_with_the_next_patch_and_only_once(
 ) -> None:
     world = World(tmp_path)
     async with world.member() as member:
-        member.patch_beside({"loaded": {"agent": "1"}})
+        member.patch_later({"loaded": {"agent": "1"}})
         assert world.cluster.trace.count(f"patch members {MEMBER}") == 0
         await member.patch_spec({"serving": True})
         await member.patch_spec({})
@@ -210,7 +211,7 @@ async def test_connections_are_dropped_when_an_address_goes_that_was_left_before
     """They may still be from there, since nothing opens them anew when routes change."""
     world, other = World(tmp_path), "10.77.0.21"
     here = {ADDRESS, other}
-    monkeypatch.setattr(presence, "find_here", lambda asked: frozenset(asked) & here)
+    monkeypatch.setattr(presence, "on_this_machine", lambda asked: frozenset(asked) & here)
 
     def find(*_: Any) -> Found:
         return Found(ADDRESS if ADDRESS in here and not is_left else other, "route")
@@ -234,9 +235,9 @@ async def test_an_address_is_claimed_on_disk_with_the_one_before_it(
 ) -> None:
     world = World(tmp_path)
     async with world.member() as member:
-        member.claim("10.77.0.21", ADDRESS)
+        member.set_address("10.77.0.21", ADDRESS)
         assert load_membership(world.state) == replace(RECORD, address="10.77.0.21", former=ADDRESS)
-        member.carry(("10.77.0.21", ADDRESS))
+        member.set_served_addresses(("10.77.0.21", ADDRESS))
         assert member.captured.value == ("10.77.0.21", ADDRESS)
 
 

@@ -19,7 +19,7 @@ from exclave.member.record import (
     load_membership,
     load_settings,
     make_folder,
-    note_eviction,
+    store_eviction,
     store_join,
     store_membership,
     store_settings,
@@ -101,7 +101,7 @@ def test_settings_read_back_with_their_digest_and_damaged_ones_are_none(tmp_path
 
 
 def test_an_eviction_is_noted_until_the_next_membership(tmp_path: Path) -> None:
-    note_eviction(tmp_path, RECORD, 100.0)
+    store_eviction(tmp_path, RECORD, 100.0)
     assert load_eviction(tmp_path) == EvictionNote("shop", "web", "web-k7q2x-1", 100.0)
     (tmp_path / "evicted.json").write_text("{}")
     assert load_eviction(tmp_path) is None

@@ -52,7 +52,7 @@ from exclave.ending import EndingSwitch
 from exclave.identity.rotator import Identity, open_identity
 from exclave.join.join import join
 from exclave.listing.serving import Listing, open_listing
-from exclave.member.client import Membership, open_member
+from exclave.member.client import MemberClient, open_member
 from exclave.member.record import MembershipRecord
 from exclave.proxy.published import InstanceView
 from exclave.proxy.states import State
@@ -163,7 +163,7 @@ class Scene:
     nursery: trio.Nursery
     admin: Cluster
     through: Cluster
-    member: Membership
+    member: MemberClient
     identity: Identity
     listing: Listing
     seen: set[str] = field(default_factory=set)
@@ -479,7 +479,7 @@ def annotated(name: str) -> dict[str, object]:
     return {"metadata": {"annotations": {"row": name}}}
 
 
-def has_seen(member: Membership, name: str) -> bool:
+def has_seen(member: MemberClient, name: str) -> bool:
     view = member.view.value
     return view is not None and view.loaded.get("proxy") == name
 

@@ -42,7 +42,7 @@ from exclave.cluster.credential import parse_credential, render_credential
 from exclave.cluster.member_cluster import open_member_cluster
 from exclave.cluster.watch_events import Upserted
 from exclave.config import Config, MemberConfig, Paths
-from exclave.daemon.address_move import Mover
+from exclave.daemon.address_move import AddressMover
 from exclave.ending import EndingSwitch
 from exclave.errors import ExclaveError, Fault
 from exclave.identity.rotator import Identity, open_identity
@@ -51,8 +51,8 @@ from exclave.join import join as steps
 from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.member.client import Membership, open_member
-from exclave.member.record import MembershipRecord, load_membership, take_over
+from exclave.member.client import MemberClient, open_member
+from exclave.member.record import MembershipRecord, adopt_join, load_membership
 from exclave.member.state import Standing
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
@@ -146,7 +146,7 @@ class Agent:
 
     config: Config
     record: MembershipRecord
-    member: Membership
+    member: MemberClient
     identity: Identity
 
 
@@ -223,7 +223,7 @@ def test_a_machine_that_has_another_address_is_registered_with_it(town: Town, tm
         redirect: Any = SimpleNamespace(wanted=Latest(None), observed=Latest(None))  # nothing is served, nobody waits
         with trio.fail_after(100):
             async with agent(town, moved) as one, open_bare_nursery() as nursery:
-                nursery.start_soon(Mover(one.member, proxy, redirect, 0.0).keep)
+                nursery.start_soon(AddressMover(one.member, proxy, redirect, 0.0).run)
                 place = (NAMESPACE, record.member)
                 await seen(
                     cluster,
@@ -291,7 +291,7 @@ def test_a_credential_that_lapsed_while_a_machine_was_off_and_a_token_for_it(
         beside = replace(config, paths=replace(config.paths, state=spare))
         again = await steps.join(typed.out, beside, town.now, lambda _: None)
         before = load_svid(config.paths.state)
-        take_over(spare, config.paths.state)
+        adopt_join(spare, config.paths.state)
         after = load_svid(config.paths.state)
         assert (again.member, again.address) == (record.member, record.address)
         assert before is not None and after is not None and before[0] != after[0]

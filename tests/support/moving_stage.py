@@ -38,7 +38,7 @@ AROUND = 2.0
 LONGEST = 100.0
 
 
-class Mover:
+class AddressMover:
     """The stage, and what is seen meanwhile."""
 
     def __init__(self, stage: Stage) -> None:
@@ -139,7 +139,7 @@ async def renew(loads: dict[str, Load]) -> None:
 
 async def main(how: str) -> None:
     async with open_stage("24h") as stage:
-        mover = Mover(stage)
+        mover = AddressMover(stage)
         try:
             with trio.fail_after(LONGEST):
                 print(json.dumps(await play(mover, how)), flush=True)
@@ -148,7 +148,7 @@ async def main(how: str) -> None:
             raise
 
 
-async def play(mover: Mover, how: str) -> dict[str, Any]:
+async def play(mover: AddressMover, how: str) -> dict[str, Any]:
     stage = mover.stage
     await mover.join()
     async with trio.open_nursery() as nursery:

@@ -28,7 +28,7 @@ from exclave.join.join import join
 from exclave.kit.formats.duration import format_duration
 from exclave.kit.host.atomic import remove_folder
 from exclave.kit.host.locks import hold_lock
-from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, load_membership, make_folder, take_over
+from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
 from exclave.redirect.kernel.nft import keep_armed
 
 UNIT = "exclave.service"
@@ -115,7 +115,7 @@ def _join_beside(
             _say(f"remains where it was: {what}")
     if confirm is not None:
         store_unconfirmed(config.paths.state, Unconfirmed(confirm))
-    take_over(spare, config.paths.state)
+    adopt_join(spare, config.paths.state)
     return record
 
 

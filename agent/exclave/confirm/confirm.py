@@ -17,7 +17,7 @@ from exclave.confirm.stage import Confirmation, Stage, begin, resume
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class Confirming:
     """How far it has come. Made by `open_confirm`."""
 
-    def __init__(self, state: Path, membership: Membership, found: Confirmation) -> None:
+    def __init__(self, state: Path, membership: MemberClient, found: Confirmation) -> None:
         self.view: Latest[Confirmation] = Latest(found)
         self._state = state
         self._membership = membership
@@ -87,7 +87,7 @@ class Confirming:
 
 
 @asynccontextmanager
-async def open_confirm(state: Path, membership: Membership, left: float | None) -> AsyncIterator[Confirming]:
+async def open_confirm(state: Path, membership: MemberClient, left: float | None) -> AsyncIterator[Confirming]:
     """Let rules that are to be confirmed end in time, while open. `left`: seconds that those in the kernel have."""
     record = load_unconfirmed(state)
     found = Confirmation() if record is None else resume(record.seconds, record.begun, left, trio.current_time())

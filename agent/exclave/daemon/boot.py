@@ -14,7 +14,7 @@ from functools import partial
 from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config
 from exclave.confirm.confirm import open_confirm
-from exclave.daemon.address_move import Mover
+from exclave.daemon.address_move import AddressMover
 from exclave.daemon.loaded import tell_loaded
 from exclave.daemon.parts import Parts
 from exclave.daemon.wanted_rules import open_steering
@@ -30,7 +30,7 @@ from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import dns_address
 from exclave.link.link import open_link
 from exclave.listing.serving import open_listing
-from exclave.member.client import Membership, open_member
+from exclave.member.client import MemberClient, open_member
 from exclave.member.state import Standing
 from exclave.proxy.instance import Proxy, open_proxy
 from exclave.proxy.process.binary import find_user
@@ -87,7 +87,9 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
             nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, data_path))
             nursery.start_soon(supervise, "eviction", partial(_end_when_evicted, parts, member))
-            nursery.start_soon(supervise, "new address", Mover(member, proxy, redirect, config.listing.drain).keep)
+            nursery.start_soon(
+                supervise, "new address", AddressMover(member, proxy, redirect, config.listing.drain).run
+            )
             nursery.start_soon(supervise, "walk", partial(_end_when_walking, parts, member))
             notify("READY=1")
             parts.ending = await endings.wait()
@@ -96,7 +98,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             member.mark_leaving()
 
 
-def _anchors(member: Membership) -> tuple[bytes, ...]:
+def _anchors(member: MemberClient) -> tuple[bytes, ...]:
     settings = member.settings.value
     return read_blocks(settings.anchors) if settings is not None else ()
 
@@ -113,12 +115,12 @@ async def _judge_rules(redirect: Redirect, data_path: DataPathObserver) -> None:
         data_path.rules.set(problem is None)
 
 
-async def _end_when_evicted(parts: Parts, member: Membership) -> None:
+async def _end_when_evicted(parts: Parts, member: MemberClient) -> None:
     await member.standing.wait_for(lambda standing: standing is Standing.EVICTED)
     parts.endings.ask_nowait(Ending.LEAVE)
 
 
-async def _end_when_walking(parts: Parts, member: Membership) -> None:
-    await member.walks.wait_for(bool)
+async def _end_when_walking(parts: Parts, member: MemberClient) -> None:
+    await member.needs_walk_back.wait_for(bool)
     log.info("this machine's address is one of another family: walking back, then starting again")
     parts.endings.ask_nowait(Ending.STOP)

@@ -13,7 +13,7 @@ from exclave import __version__
 from exclave.api.member import MemberView
 from exclave.identity.rotator import Identity
 from exclave.kit.tasks.any_change import open_any_change
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 
 COMPANY = 5.0
 """Seconds to wait for something else to say: a boot soon says that it serves."""
@@ -31,7 +31,7 @@ def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy:
     return {key: value for key, value in fields.items() if value}
 
 
-async def tell_loaded(membership: Membership, identity: Identity) -> None:
+async def tell_loaded(membership: MemberClient, identity: Identity) -> None:
     """Keep `spec.loaded` true for ever. Raises ApiRefusal.
 
     The anchors are those of the settings at the call, as the proxy's are: new ones mean a new proxy, and a new call.
@@ -48,8 +48,8 @@ async def tell_loaded(membership: Membership, identity: Identity) -> None:
                 await _tell(membership, view, wanted)
 
 
-async def _tell(membership: Membership, known: MemberView, wanted: dict[str, str]) -> None:
-    membership.patch_beside({"loaded": wanted})
+async def _tell(membership: MemberClient, known: MemberView, wanted: dict[str, str]) -> None:
+    membership.patch_later({"loaded": wanted})
     with trio.move_on_after(COMPANY):
         await membership.view.wait_for(lambda view: view is not None and dict(view.loaded) == wanted)
         return

@@ -22,7 +22,7 @@ from exclave.kit.formats.rfc3339 import rfc3339
 from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import INSTANCES
 from exclave.listing.serving import Listing
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
 from exclave.member.state import Situation, Standing
 from exclave.proxy.instance import Proxy
@@ -39,7 +39,7 @@ class Parts:
     record: MembershipRecord
     ending: Ending | None = None  # once asked for
     cluster: MemberCluster | None = None
-    membership: Membership | None = None
+    membership: MemberClient | None = None
     identity: Identity | None = None
     workload_api: WorkloadApi | None = None
     names: DnsStub | None = None
@@ -234,7 +234,7 @@ def _problems(parts: Parts) -> Iterator[Problem]:
             "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
             "the member that has it evicted, if that is not what it should be",
         )
-    if membership is not None and (kept := membership.kept.value) is not None:
+    if membership is not None and (kept := membership.address_problem.value) is not None:
         yield Problem("address-kept", kept.why, kept.hint)
     if membership is not None and (text := membership.problem.value) is not None:
         yield Problem("settings-unusable", text, "compare the versions of exclave here and in the cluster")

@@ -26,7 +26,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import Instance
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.proxy.instance import Proxy
 from exclave.redirect.exclusions import find_ssh_ports, look_around
 from exclave.redirect.rules.policy import RedirectPolicy, Server, Surroundings, make_policy
@@ -52,7 +52,7 @@ class Steering:
     def __init__(
         self,
         config: RedirectConfig,
-        membership: Membership,
+        membership: MemberClient,
         proxy: Proxy,
         data_path: DataPathObserver,
         confirming: Confirming,
@@ -161,7 +161,7 @@ class Steering:
 @asynccontextmanager
 async def open_steering(
     config: RedirectConfig,
-    membership: Membership,
+    membership: MemberClient,
     proxy: Proxy,
     data_path: DataPathObserver,
     confirming: Confirming,

@@ -28,7 +28,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
 from exclave.link.layout import ADMIN_PORT, instance_address
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.proxy.instance import Proxy
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ METRICS_TIMEOUT = 2.0
 class DataPathObserver:
     """The judgement. `rules` is told by whoever keeps them: whether the kernel takes them. Made by `open_failing`."""
 
-    def __init__(self, membership: Membership, identity: Identity, proxy: Proxy, now: Now) -> None:
+    def __init__(self, membership: MemberClient, identity: Identity, proxy: Proxy, now: Now) -> None:
         self.assessment: Latest[Assessment] = Latest(Assessment())
         self.lookups: Latest[bool | None] = Latest(None)
         self.rules: Latest[bool] = Latest(True)
@@ -128,7 +128,7 @@ class DataPathObserver:
 
 @asynccontextmanager
 async def open_data_path(
-    membership: Membership, identity: Identity, proxy: Proxy, now: Now
+    membership: MemberClient, identity: Identity, proxy: Proxy, now: Now
 ) -> AsyncIterator[DataPathObserver]:
     """Judge the data path while open."""
     data_path = DataPathObserver(membership, identity, proxy, now)

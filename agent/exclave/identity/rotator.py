@@ -41,7 +41,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.milestones import Renewing, tell
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Identity:
     `foreign` tells of certificates that were signed as this member for keys of others, None if there are none.
     """
 
-    def __init__(self, state: Path, membership: Membership, now: Now, draw: Callable[[], float]) -> None:
+    def __init__(self, state: Path, membership: MemberClient, now: Now, draw: Callable[[], float]) -> None:
         self.svid: Latest[Svid | None] = Latest(None)
         self.renew_at: Latest[float | None] = Latest(None)
         self.problem: Latest[str | None] = Latest(None)
@@ -201,7 +201,7 @@ class Identity:
 @asynccontextmanager
 async def open_identity(
     state: Path,
-    membership: Membership,
+    membership: MemberClient,
     endings: EndingSwitch,
     now: Now,
     draw: Callable[[], float] = random.random,

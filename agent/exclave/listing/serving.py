@@ -29,7 +29,7 @@ from exclave.listing.probes import run_probes
 from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, decide, judge
 from exclave.listing.rules import Gaps, Sight, judge_rules
 from exclave.listing.withdraw import walk_back
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.milestones import Starting, tell
 from exclave.proxy.instance import Proxy
 from exclave.redirect.reconciler import Redirect
@@ -67,7 +67,7 @@ class Listing:
 
     def __init__(
         self,
-        membership: Membership,
+        membership: MemberClient,
         identity: Identity,
         proxy: Proxy,
         redirect: Redirect,
@@ -112,7 +112,7 @@ class Listing:
         sources = (
             self._membership.view,
             self._membership.settings,
-            self._membership.kept,
+            self._membership.address_problem,
             self._identity.svid,
             self._proxy.ready,
             self._proxy.instances,
@@ -136,7 +136,7 @@ class Listing:
         view, settings = self._membership.view.value, self._membership.settings.value
         svid, instance = self._identity.svid.value, self._proxy.ready.value
         rules, confirmation = self._have_rules(), self._confirming.view.value
-        kept = self._membership.kept.value
+        kept = self._membership.address_problem.value
         certificate = svid is not None and self._now() < svid.not_after
         self._was_whole = self._was_whole or (certificate and instance is not None and rules)
         return Facts(
@@ -228,7 +228,7 @@ def _is_live(view: MemberView | None) -> bool:
 @asynccontextmanager
 async def open_listing(
     config: ListingConfig,
-    membership: Membership,
+    membership: MemberClient,
     identity: Identity,
     proxy: Proxy,
     redirect: Redirect,

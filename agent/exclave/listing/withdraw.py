@@ -13,7 +13,7 @@ import trio
 from exclave.ending import Ending
 from exclave.errors import ApiRefusal
 from exclave.listing.ready import LEAVING, STOPPED
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.member.state import Standing
 from exclave.milestones import Withdrawing, tell
 
@@ -26,7 +26,7 @@ FIRST_SIGHT = 5.0
 """Seconds of these for seeing the own Member at all."""
 
 
-async def walk_back(membership: Membership, ending: Ending, drain: float) -> None:
+async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> None:
     """Withdraw this machine from the mesh, unless it hands over. `drain` is seconds.
 
     If no port was listed, nothing is waited for.
@@ -52,14 +52,14 @@ async def walk_back(membership: Membership, ending: Ending, drain: float) -> Non
         tell(Withdrawing.DRAINED)
 
 
-def _is_withdrawn(membership: Membership) -> bool:
+def _is_withdrawn(membership: MemberClient) -> bool:
     view = membership.view.value
     if view is None:  # gone with its ports, or never seen
         return membership.standing.value is Standing.EVICTED
     return not view.workload_ports
 
 
-async def _withdraw(membership: Membership, reason: str) -> bool:
+async def _withdraw(membership: MemberClient, reason: str) -> bool:
     """Say that this machine goes; False if the cluster does not listen to us."""
     view = membership.view.value
     try:

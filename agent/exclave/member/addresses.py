@@ -1,9 +1,7 @@
-"""The one address this machine is reached by: its own end of the route to the API server, or the configured one.
+"""This machine's address: the source of its route to the API server, or the configured one.
 
-Rules: nothing is sent to find it (a connected datagram socket tells the source address); the one that we have stays for
-as long as a route has it, so that a second family or server moves nothing; then IPv4 is preferred, since a member
-registers one family; the choice leaves a trace. A change counts when it was seen twice in a row, so that a route that
-flaps moves nothing; no route at all is no change.
+Nothing is sent to find it: the kernel chooses the source address of a connected datagram socket. A change counts when
+two polls in a row find it, so a flapping route moves nothing. No route is no change.
 """
 
 import logging
@@ -17,19 +15,19 @@ import trio
 from exclave.cluster.endpoint import ServerAddress
 from exclave.kit.host.interfaces import local_addresses
 from exclave.kit.tasks.latest import Latest
-from exclave.member.address_choice import Facts, decide
+from exclave.member.address_choice import AddressFacts, choose_addresses
 from exclave.member.record import MembershipRecord
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 10.0
-"""Seconds between two looks at the route."""
+POLL_INTERVAL = 10.0
+"""Seconds between two polls of the route."""
 
-LOOK_AGAIN = 2.0
-"""The same where the last look has found another address."""
+CONFIRM_INTERVAL = 2.0
+"""The same after a poll that found another address."""
 
-LOOK_FIRST = 1.0
-"""The same while there never was one: nothing can start without."""
+FIRST_INTERVAL = 1.0
+"""The same while no address was ever found: nothing can start without one."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,10 @@ class Found:
 
 
 def choose_address(override: str | None, sources: Sequence[Found], current: str = "") -> Found | None:
-    """The configured address; else the current one, the first IPv4 one, the first IPv6 one of usable sources."""
+    """The configured address; else, of the usable sources, the current one, the first IPv4 one, the first IPv6 one."""
     if override is not None:
         return Found(override, "configured")
+    # The current address stays while a route has it, so a second server or family moves nothing.
     usable = [found for found in sources if _is_usable(found.address)]
     return min(usable, key=lambda found: (found.address != current, ip_address(found.address).version), default=None)
 
@@ -57,7 +56,7 @@ def _is_usable(address: str) -> bool:
 
 
 def find_address(servers: Sequence[ServerAddress], override: str | None, current: str = "") -> Found | None:
-    """This machine's address now, None if there is no route to any server; `current` is the one it has so far."""
+    """This machine's address now; None if there is no route to any server. `current`: the address so far."""
     if override is not None:
         return choose_address(override, ())
     sources = [found for server in servers if (found := _source(server)) is not None]
@@ -74,23 +73,22 @@ def _source(server: ServerAddress) -> Found | None:
         return None  # no route, or no such family on this machine
 
 
-def find_local(addresses: Sequence[str]) -> str:
-    """The first that stands on a link of this machine; the first of all if none does. Behind a NAT, the address that
-    pods know is not this machine's."""
-    here = find_here(addresses)
+def first_local(addresses: Sequence[str]) -> str:
+    """The first that is on a link of this machine. Behind a NAT none is; then the first of all."""
+    here = on_this_machine(addresses)
     return next((address for address in addresses if address in here), addresses[0])
 
 
-def find_here(addresses: Collection[str]) -> frozenset[str]:
-    """Those that stand on links of this machine."""
+def on_this_machine(addresses: Collection[str]) -> frozenset[str]:
+    """Those that are on links of this machine."""
     return local_addresses().intersection(addresses)
 
 
-async def wait_moved(servers: Latest[tuple[ServerAddress, ...]], override: str | None, current: str) -> Found:
-    """Wait until this machine has another address than `current`, seen twice in a row; the first one if it had none."""
+async def wait_for_move(servers: Latest[tuple[ServerAddress, ...]], override: str | None, current: str) -> Found:
+    """Wait until two polls in a row find another address than `current`; one poll is enough if there was none."""
     suspect = ""
     while True:
-        await trio.sleep(LOOK_AGAIN if suspect else LOOK_EVERY if current else LOOK_FIRST)
+        await trio.sleep(CONFIRM_INTERVAL if suspect else POLL_INTERVAL if current else FIRST_INTERVAL)
         found = find_address(servers.value, override, current)
         if found is None or found.address == current:
             suspect = ""
@@ -101,7 +99,7 @@ async def wait_moved(servers: Latest[tuple[ServerAddress, ...]], override: str |
             suspect = found.address
 
 
-def first_carried(record: MembershipRecord, found: str) -> tuple[str, ...]:
-    """The addresses to serve from the start, when nothing is known of the cluster yet."""
+def first_served(record: MembershipRecord, found: str) -> tuple[str, ...]:
+    """The addresses to serve from the start, before the cluster has answered."""
     asked = {record.address, record.former, found} - {""}
-    return decide(Facts(record.address, found, record.former, here=find_here(asked))).carried
+    return choose_addresses(AddressFacts(record.address, found, record.former, here=on_this_machine(asked))).serve

@@ -1,9 +1,6 @@
-"""This machine's place in its mesh: its own Member followed, the settings kept, the heartbeat sent.
+"""This machine's client of its own objects: follows the Member and the settings, sends heartbeats, patches.
 
-Rules: one object is watched, the own Member. Settings are fetched when the Member names others than those on disk, are
-stored before they are used, and the last good ones are kept whatever happens. A heartbeat is one patch of the Lease,
-sent every `heartbeat` seconds and never piled up. Everything here may fail without touching traffic: it is tried again
-for ever. On leaving the Member is deleted, unless the cluster did that; what could not be undone stands in `remains`.
+Nothing here touches traffic. What fails is retried for ever, and the last good settings stay in use.
 """
 
 import logging
@@ -32,15 +29,22 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
-from exclave.member.address_choice import Kept
-from exclave.member.addresses import LOOK_EVERY, find_address, find_here, find_local, first_carried, wait_moved
+from exclave.member.address_choice import AddressProblem
+from exclave.member.addresses import (
+    POLL_INTERVAL,
+    find_address,
+    first_local,
+    first_served,
+    on_this_machine,
+    wait_for_move,
+)
 from exclave.member.facts import forget_boot_identity, read_boot_identity, read_facts
-from exclave.member.membership_tracker import APART, ASK_ORPHAN_EVERY, StandingJudge
+from exclave.member.membership_tracker import APART, ASK_ORPHAN_EVERY, MembershipTracker
 from exclave.member.record import (
     MembershipRecord,
     forget_membership,
     load_settings,
-    note_eviction,
+    store_eviction,
     store_membership,
     store_settings,
 )
@@ -50,20 +54,20 @@ from exclave.milestones import Leaving, tell
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 10.0
-"""Seconds between heartbeats while there are no settings to say so."""
+"""Seconds between heartbeats before there are settings."""
 
-LAST_WORDS = 10.0
-"""Seconds that the requests made while closing may take, all in all."""
+CLOSE_TIMEOUT = 10.0
+"""Seconds for all requests that are sent while closing."""
 
 FETCHES = Backoff(first=1.0, most=60.0)
 
 REFUSED = Backoff(first=1.0, most=APART, jitter=0.75)
-"""Pauses of a refused watch. An API server that has just started knows no accounts and rights for some moments, and
-every machine of the fleet is back at once."""
+"""Pauses of a refused watch. A restarted API server refuses everybody for some moments, and the whole fleet returns at
+once."""
 
 
-class Membership:
-    """The own Member, the settings of its group, and what may be said to the cluster. Made by `open_member`."""
+class MemberClient:
+    """The own Member, the settings of its group, and patches of both. Made by `open_member`."""
 
     def __init__(
         self,
@@ -76,148 +80,147 @@ class Membership:
         now: Now,
     ) -> None:
         self.record = record
-        # This machine's in the mesh, and local ones that connections to them arrive at.
-        self.captured: Latest[tuple[str, ...]] = Latest(())
-        self.found: Latest[str] = Latest(found)  # where this machine is reached now, once that is certain
-        self.kept: Latest[Kept | None] = Latest(None)  # why another address than that is the one in the mesh
-        self.walks: Latest[bool] = Latest(False)  # whether it can be reached there only after walking back
+        self.captured: Latest[tuple[str, ...]] = Latest(())  # addresses that the proxy and the rules serve
+        self.found: Latest[str] = Latest(found)  # this machine's address now; "" while unknown
+        self.address_problem: Latest[AddressProblem | None] = Latest(None)  # why `found` is not claimed
+        self.needs_walk_back: Latest[bool] = Latest(False)  # to serve `found`, restart the data path
         self.view: Latest[MemberView | None] = Latest(None)
         self.settings: Latest[Settings | None] = Latest(None)
         self.settings_digest: str | None = None
         self.standing: Latest[Standing] = Latest(Standing.MEMBER)
-        self.problem: Latest[str | None] = Latest(None)  # the settings that could not be used, for a person
-        self.remains: list[str] = []  # what leaving could not undo
+        self.problem: Latest[str | None] = Latest(None)  # why newer settings are not used
+        self.remains: list[str] = []  # what a leave could not undo
         self._state = state
         self._cluster = cluster
         self._also_captured = also_captured
         self._holder = holder
         self._now = now
-        self._judge = StandingJudge()
-        self._beaten: float | None = None
-        self._beside: dict[str, Any] = {}  # fields that wait for company
-        self._conditions: list[Object] = []  # of the ExternalWorkload, as last written
+        self._tracker = MembershipTracker()
+        self._heartbeat_at: float | None = None
+        self._for_later: dict[str, Any] = {}  # fields of the next patch_spec
+        self._conditions: list[Object] = []  # of the ExternalWorkload, as last patched
         if (stored := load_settings(state)) is not None:
-            self._take_settings(*stored)
+            self._apply_settings(*stored)
 
     @property
     def local_address(self) -> str:
-        """Where a program of this machine is reached from here as from the mesh."""
-        return find_local(self.captured.value)
+        """The address at which a program of this machine accepts connections from the mesh."""
+        return first_local(self.captured.value)
 
     def heartbeat_age(self) -> float | None:
-        """Seconds since a heartbeat was accepted last, by the wall clock; None before the first."""
-        return None if self._beaten is None else max(0.0, self._now() - self._beaten)
+        """Seconds since the last accepted heartbeat, by the wall clock; None before the first."""
+        return None if self._heartbeat_at is None else max(0.0, self._now() - self._heartbeat_at)
 
     async def patch_spec(self, fields: dict[str, Any]) -> None:
-        """Merge into the own Member's spec, however long that takes. Raises ApiRefusal if it cannot be."""
-        whole = {**self._beside, **fields}
+        """Patch the own Member's spec, and retry until the server answers. Raises ApiRefusal."""
+        whole = {**self._for_later, **fields}
         if not whole:
-            return  # somebody took it along
-        await self._say(patch(MEMBERS, self.record.namespace, self.record.member, {"spec": whole}))
-        self._beside = {key: value for key, value in self._beside.items() if whole.get(key) != value}
+            return  # another patch has brought it
+        await self._patch(patch(MEMBERS, self.record.namespace, self.record.member, {"spec": whole}))
+        self._for_later = {key: value for key, value in self._for_later.items() if whole.get(key) != value}
 
-    def patch_beside(self, fields: dict[str, Any]) -> None:
-        """Have fields merged with the next `patch_spec`, whoever calls it: what can wait costs no request."""
-        self._beside.update(fields)
+    def patch_later(self, fields: dict[str, Any]) -> None:
+        """Add fields to the next `patch_spec`, so that what can wait costs no request."""
+        self._for_later.update(fields)
 
     async def set_ready(self, ready: bool, reason: str, message: str) -> None:
         """Write condition Ready of the own ExternalWorkload. Raises ApiRefusal, with status 404 if there is none."""
         conditions = with_condition(self._conditions, Condition(READY, ready, reason, message), self._now())
         body = {"status": {"conditions": conditions}}
-        await self._say(patch(EXTERNAL_WORKLOADS, self.record.namespace, self.record.member, body, "status"))
+        await self._patch(patch(EXTERNAL_WORKLOADS, self.record.namespace, self.record.member, body, "status"))
         self._conditions = conditions
 
     def mark_leaving(self) -> None:
-        """Note on disk that this machine was told to leave, so that a crash on the way does not bring it back."""
+        """Store that this machine leaves, so that an agent after a crash goes on leaving."""
         self.record = replace(self.record, leaving=True)
         store_membership(self._state, self.record)
         tell(Leaving.NOTED)
 
-    def claim(self, address: str, former: str) -> None:
-        """Have `address` be the one that the Member is to say, on disk first, and `former` the one before it."""
+    def set_address(self, address: str, former: str) -> None:
+        """Claim `address`, and remember `former`; on disk first, so that an agent after a crash goes on."""
         record = replace(self.record, address=address, former=former)
         if record != self.record:
             store_membership(self._state, record)
             self.record = record
 
-    def carry(self, addresses: tuple[str, ...]) -> None:
-        """Have proxy and rules serve these."""
+    def set_served_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Have proxy and rules serve these addresses."""
         self.captured.set(tuple(dict.fromkeys((*addresses, *self._also_captured))) if addresses else ())
 
     async def read_listed_addresses(self) -> frozenset[str]:
-        """The addresses that the ExternalWorkload has. Raises ClusterError."""
+        """The addresses in the ExternalWorkload. Raises ClusterError."""
         request = get(EXTERNAL_WORKLOADS, self.record.namespace, self.record.member, "status")
-        with self._judged():
+        with self._tracking_auth():
             found = await self._cluster.send(request)
         return frozenset(str(one.get("ip", "")) for one in (found.get("spec") or {}).get("workloadIPs") or ())
 
-    async def _say(self, request: Request) -> None:
-        with self._judged():
+    async def _patch(self, request: Request) -> None:
+        with self._tracking_auth():
             await self._cluster.send_patiently(request)
 
     @contextmanager
-    def _judged(self) -> Iterator[None]:
-        """Tell the judge how a request with our credential fared. A server that is away says nothing about us."""
+    def _tracking_auth(self) -> Iterator[None]:
+        """Report to the tracker whether our credential was accepted. A server that is away is no answer."""
         try:
             yield
-            self._judge.see_accepted()
+            self._tracker.observe_accepted()
         except ApiRefusal as refusal:
-            self._see_refusal(refusal)
+            self._observe_refusal(refusal)
             raise
         finally:
             self._publish_standing()
 
-    def _see_refusal(self, refusal: ApiRefusal) -> None:
+    def _observe_refusal(self, refusal: ApiRefusal) -> None:
         if refusal.status == 401:
-            self._judge.see_refused(trio.current_time())
+            self._tracker.observe_refused(trio.current_time())
         else:
-            self._judge.see_accepted()
+            self._tracker.observe_accepted()
 
     def _publish_standing(self) -> None:
-        standing = self._judge.standing
+        standing = self._tracker.standing
         if standing is Standing.ORPHANED and self.standing.value is Standing.MEMBER:
-            log.error("the API server does not accept this member's credential: join again; serving goes on until then")
+            log.error("the API server refuses this member's credential: join again; serving goes on until then")
         if standing is Standing.EVICTED and self.standing.value is not Standing.EVICTED:
             log.warning("the Member %s/%s was deleted: evicted", self.record.namespace, self.record.member)
         self.standing.set(standing)
 
-    def _take_settings(self, settings: Settings, its_digest: str) -> None:
+    def _apply_settings(self, settings: Settings, its_digest: str) -> None:
         self.settings_digest = its_digest
         self.settings.set(settings)
 
-    # What runs while the door is open; each is started again if it fails.
+    # Tasks that run while the door is open. Each restarts when it fails.
 
     async def follow(self, draw: Callable[[], float] = random.random) -> None:
-        """Follow the own Member for ever."""
+        """Watch the own Member, for ever."""
         attempts = Attempts()
         while True:
             try:
                 async with self._cluster.watch(MEMBERS, self.record.namespace, self.record.member) as events:
                     async for event in events:
                         attempts.succeeded()
-                        self._see(event)
+                        self._observe(event)
             except ApiRefusal as refusal:
                 log.warning("cannot follow the own Member: %s", refusal)
-                self._see_refusal(refusal)
+                self._observe_refusal(refusal)
                 self._publish_standing()
             is_orphan = self.standing.value is Standing.ORPHANED
             pause = attempts.failed(REFUSED, draw())
             await trio.sleep(ASK_ORPHAN_EVERY if is_orphan else pause)
 
-    def _see(self, event: WatchEvent) -> None:
+    def _observe(self, event: WatchEvent) -> None:
         if isinstance(event, Listed):
-            return  # not of one object
+            return  # only a watch of a whole collection yields it
         if isinstance(event, Removed):
-            self._judge.see_gone()
+            self._tracker.observe_deleted()
             self.view.set(None)
         else:
             view = view_member(event.object)
-            self._judge.see_member(view)
+            self._tracker.observe_member(view)
             self.view.set(view)
         self._publish_standing()
 
-    async def keep_settings(self) -> None:
-        """Fetch the settings whenever the Member names others than ours. Each name is answered once."""
+    async def follow_settings(self) -> None:
+        """Fetch the settings when the Member names a digest that is not ours; once for each digest."""
         answered: str | None = None
         attempts = Attempts()
         while True:
@@ -241,49 +244,49 @@ class Membership:
         return view.settings
 
     async def _fetch_settings(self) -> None:
-        """Raises ClusterError; settings that cannot be used or stored are a problem that is told, and ours stay."""
-        with self._judged():
+        """Fetch, store, publish. Settings that cannot be used are reported, and ours stay. Raises ClusterError."""
+        with self._tracking_auth():
             found = await self._cluster.send(get(CONFIG_MAPS, self.record.namespace, settings_name(self.record.group)))
         text = str((found.get("data") or {}).get(SETTINGS_KEY, ""))
         try:
             settings = parse_settings(text)
             store_settings(self._state, text)
         except (ValueError, ExclaveError) as problem:
-            self.problem.set(f"new settings cannot be used, the last good ones are kept: {problem}")
+            self.problem.set(f"new settings cannot be used, the last good ones stay in use: {problem}")
             log.error("%s", self.problem.value)
             return
         self.problem.set(None)
-        self._take_settings(settings, digest(text))
+        self._apply_settings(settings, digest(text))
         log.info("settings %s", (self.settings_digest or "")[:12])
 
-    async def beat(self) -> None:
-        """Send heartbeats for ever."""
+    async def send_heartbeats(self) -> None:
+        """Send heartbeats, for ever."""
         failing = False
         while True:
             found = self.found.value
             try:
-                await self.beat_once()
+                await self.send_heartbeat()
                 failing = False
             except ClusterError as problem:
                 if self.found.value != found:
-                    continue  # it was on its way from an address that is gone
+                    continue  # it was sent from an address that is gone
                 if not failing:
-                    log.warning("the heartbeat was not sent, and is tried again: %s", problem)
+                    log.warning("the heartbeat failed and is sent again: %s", problem)
                 failing = True
             settings = self.settings.value
             pause = settings.heartbeat if settings else HEARTBEAT
             await trio.sleep(ASK_ORPHAN_EVERY if self.standing.value is Standing.ORPHANED else pause)
 
-    async def beat_once(self) -> None:
+    async def send_heartbeat(self) -> None:
         """Send one heartbeat. Raises ClusterError."""
-        with self._judged():
+        with self._tracking_auth():
             await self._cluster.send(
                 heartbeat_request(self.record.namespace, self.record.member, self._holder, self._now())
             )
-        self._beaten = self._now()
+        self._heartbeat_at = self._now()
 
     async def describe_machine(self, zone: str | None) -> None:
-        """Bring the facts in the Member up to date, once."""
+        """Patch the facts in the Member, once, if they differ."""
         facts = await read_facts(zone)
         view = await self.view.wait_for(lambda view: view is not None)
         assert view is not None
@@ -293,32 +296,34 @@ class Membership:
         await self.patch_spec(changes)
 
     async def follow_address(self, override: str | None) -> NoReturn:
-        """Notice where this machine is reached, for ever."""
+        """Publish this machine's address in `found`, for ever."""
         while True:
-            found = await wait_moved(self._cluster.server_addresses, override, self.found.value or self.record.address)
             last = self.found.value or self.record.address
-            if last not in find_here({last}):
+            found = await wait_for_move(self._cluster.server_addresses, override, last)
+            if last not in on_this_machine({last}):
                 self._cluster.start_afresh()
             self.found.set(found.address)
 
     async def follow_left(self) -> NoReturn:
-        """Notice, for ever, when an address that this machine was reached at goes, however long ago it was left: what
-        is open to the cluster may be from there, and would be silent for half a minute."""
+        """Drop the connections to the cluster when an address of ours goes away, for ever.
+
+        Connections from that address would be silent for half a minute.
+        """
         stood: frozenset[str] = frozenset()
         while True:
-            stands = find_here(stood | {self.found.value})
+            stands = on_this_machine(stood | {self.found.value})
             if stood - stands:
                 self._cluster.start_afresh()
             stood = stands
-            await trio.sleep(LOOK_EVERY)
+            await trio.sleep(POLL_INTERVAL)
 
     async def close(self, ending: Ending, remember: Callable[[], None]) -> None:
-        """Undo what the ending asks for. Writes nothing to a cluster that has evicted us."""
+        """Undo what the ending asks for. An evicted member writes nothing to the cluster."""
         evicted = self.standing.value is Standing.EVICTED
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
             try:
                 if ending is Ending.STOP and not evicted:
-                    await self.beat_once()
+                    await self.send_heartbeat()
                 elif ending is Ending.LEAVE and not evicted:
                     await self._delete_member()
             except ClusterError as problem:
@@ -343,8 +348,8 @@ class Membership:
 @asynccontextmanager
 async def open_member(
     record: MembershipRecord, config: Config, cluster: MemberCluster, endings: EndingSwitch, now: Now
-) -> AsyncIterator[Membership]:
-    """Be this member for as long as the door is open. Starts from disk; raises HostError only."""
+) -> AsyncIterator[MemberClient]:
+    """Be this member while the block runs. Starts from disk. Raises HostError."""
     found = find_address(cluster.server_addresses.value, config.member.address, record.address)
     if found is not None:
         log.info("%s", found)
@@ -353,13 +358,13 @@ async def open_member(
     holder = await read_boot_identity(config.paths.runtime)
     where = found.address if found is not None else ""
     also_captured = config.member.captured_addresses
-    membership = Membership(record, config.paths.state, cluster, also_captured, where, holder, now)
-    membership.carry(first_carried(record, where))
+    membership = MemberClient(record, config.paths.state, cluster, also_captured, where, holder, now)
+    membership.set_served_addresses(first_served(record, where))
     async with open_bare_nursery() as nursery:
         for name, part in (
             ("member", membership.follow),
-            ("settings", membership.keep_settings),
-            ("heartbeat", membership.beat),
+            ("settings", membership.follow_settings),
+            ("heartbeat", membership.send_heartbeats),
             ("facts", partial(membership.describe_machine, config.member.zone)),
             ("address", partial(membership.follow_address, config.member.address)),
             ("addresses left", membership.follow_left),
@@ -369,7 +374,7 @@ async def open_member(
             yield membership
         finally:
             nursery.cancel_scope.cancel()
-            remember = partial(note_eviction, config.paths.state, membership.record, now())
+            remember = partial(store_eviction, config.paths.state, membership.record, now())
             await membership.close(endings.value, remember)
             if endings.value is Ending.LEAVE:
                 forget_boot_identity(config.paths.runtime)

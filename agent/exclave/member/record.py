@@ -152,7 +152,7 @@ def forget_membership(state: Path) -> None:
     tell(Leaving.MEMBERSHIP)
 
 
-def note_eviction(state: Path, record: MembershipRecord, now: float) -> None:
+def store_eviction(state: Path, record: MembershipRecord, now: float) -> None:
     """Remember that this machine was evicted. Raises HostError."""
     _store(state / EVICTION, asdict(EvictionNote(record.namespace, record.group, record.member, now)))
 
@@ -171,7 +171,7 @@ def forget_eviction(state: Path) -> None:
     remove(state / EVICTION)
 
 
-def take_over(spare: Path, state: Path) -> None:
+def adopt_join(spare: Path, state: Path) -> None:
     """Move what a join has written beside into its place, the membership last of all. Raises HostError."""
     names = sorted((path.name for path in spare.iterdir()), key=lambda name: name == MEMBERSHIP)
     for name in names:

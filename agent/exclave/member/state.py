@@ -1,7 +1,6 @@
-"""What a machine is, computed from facts and never stored. Pure.
+"""The state of a machine, computed from facts and never stored. Pure.
 
-The states and their order are those of the contract: a machine that has been told something (to leave, to stop, that it
-was evicted) is in that state whatever else holds; then comes what its data path makes of it.
+An eviction or a requested ending comes first, whatever else holds; then the data path decides.
 """
 
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from exclave.ending import Ending
 
 
 class State(Enum):
-    """One word for what this machine is in its mesh."""
+    """The word that `exclave status` shows."""
 
     UNJOINED = "unjoined"
     JOINING = "joining"
@@ -26,16 +25,16 @@ class State(Enum):
 
 
 class Standing(Enum):
-    """What the cluster thinks of this member, as far as it has said."""
+    """Whether the cluster still accepts this member."""
 
     MEMBER = "member"
-    EVICTED = "evicted"  # the Member is being deleted or gone, and not by us
-    ORPHANED = "orphaned"  # the credential is not accepted, and nobody said why
+    EVICTED = "evicted"  # somebody else deleted the Member
+    ORPHANED = "orphaned"  # the credential is refused, and nobody evicted us
 
 
 @dataclass(frozen=True)
 class Situation:
-    """The facts that a state is computed from. `ending` is None until somebody has asked for one."""
+    """The facts that a state is computed from. `ending`: None until one is requested."""
 
     is_member: bool = False
     is_joining: bool = False

@@ -30,7 +30,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES, Family, Instance
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.milestones import Withdrawing, tell
 from exclave.proxy.differences import differences
 from exclave.proxy.probe import fetch_metrics, open_admin_client
@@ -63,7 +63,7 @@ class Proxy(PublishedProxy):
         launcher: ProxyLauncher,
         config: ProxyConfig,
         runtime: Path,
-        membership: Membership,
+        membership: MemberClient,
         svid: Latest[Svid | None],
         now: Now,
     ) -> None:
@@ -268,7 +268,7 @@ def _resident_memory(pid: int) -> int | None:
 async def open_proxy(
     config: ProxyConfig,
     runtime: Path,
-    membership: Membership,
+    membership: MemberClient,
     identity: Identity,
     socket: Path,
     dns_address: str,

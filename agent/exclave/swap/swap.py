@@ -27,7 +27,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import INBOUND_PORT, OUTBOUND_PORT, Instance, instance_address, trial_address
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.proxy.instance import Proxy
 from exclave.proxy.published import InstanceView
 from exclave.proxy.states import State
@@ -93,7 +93,7 @@ class Swap:
     def __init__(
         self,
         config: ProxyConfig,
-        membership: Membership,
+        membership: MemberClient,
         proxy: Proxy,
         trial: Latest[Instance | None],
         redirect: Redirect,
@@ -344,7 +344,7 @@ class Swap:
 
 @asynccontextmanager
 async def open_swap(
-    config: ProxyConfig, membership: Membership, proxy: Proxy, trial: Latest[Instance | None], redirect: Redirect
+    config: ProxyConfig, membership: MemberClient, proxy: Proxy, trial: Latest[Instance | None], redirect: Redirect
 ) -> AsyncIterator[Swap]:
     """Have traffic moved when there is a reason, while open. What is under way when it closes, the next agent finds."""
     swap = Swap(config, membership, proxy, trial, redirect)

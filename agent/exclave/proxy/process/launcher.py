@@ -11,7 +11,7 @@ from exclave.config import ProxyConfig
 from exclave.errors import Fault, HostError
 from exclave.kit.host.gated import HeldProcess
 from exclave.link.layout import Instance
-from exclave.member.client import Membership
+from exclave.member.client import MemberClient
 from exclave.milestones import Starting, tell
 from exclave.proxy.environment import environment_digest, proxy_environment
 from exclave.proxy.process.binary import ProxyUser, check_binary
@@ -27,7 +27,7 @@ class ProxyLauncher:
     """Makes processes."""
 
     def __init__(
-        self, config: ProxyConfig, user: ProxyUser, runtime: Path, membership: Membership, socket: Path
+        self, config: ProxyConfig, user: ProxyUser, runtime: Path, membership: MemberClient, socket: Path
     ) -> None:
         self.records = Records(runtime)
         self._config = config
