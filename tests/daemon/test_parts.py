@@ -21,7 +21,7 @@ from exclave.listing.serving import ListingView
 from exclave.member.address_choice import AddressProblem
 from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.state import Situation, Standing, State, state_of
-from exclave.proxy.states import State as ProxyState
+from exclave.proxy.states import InstanceState
 from exclave.redirect.kernel.observe import NOTHING, Observed
 from support.member import RECORD, make_settings
 from support.stand_in import publishing
@@ -50,7 +50,7 @@ def whole() -> Parts:
     parts.identity.renewals = Counter(ok=3)
     parts.workload_api = publishing(streams=2)
     parts.names = SimpleNamespace(address="169.254.77.3", answers=Counter(noerror=4))
-    view = SimpleNamespace(state=ProxyState.ACTIVE, pid=77)
+    view = SimpleNamespace(state=InstanceState.ACTIVE, pid=77)
     parts.proxy = publishing(instances={"a": view}, ready="a", problem=None, refusal=None)
     parts.proxy.starts = Counter(a=1)
     parts.data_path = publishing(assessment=Assessment(is_steady=True))
@@ -186,8 +186,8 @@ def test_why_a_member_is_not_ready(view: ListingView, reason: str | None) -> Non
 
 def test_both_instances_are_shown_while_one_takes_over_from_the_other() -> None:
     parts = whole()
-    old = SimpleNamespace(state=ProxyState.DRAINING, pid=76)
-    parts.proxy.instances.set({"a": old, "b": SimpleNamespace(state=ProxyState.ACTIVE, pid=78)})  # type: ignore[union-attr, dict-item]
+    old = SimpleNamespace(state=InstanceState.DRAINING, pid=76)
+    parts.proxy.instances.set({"a": old, "b": SimpleNamespace(state=InstanceState.ACTIVE, pid=78)})  # type: ignore[union-attr, dict-item]
     parts.redirect.observed.set(Observed(True, "b", "d", "f", 3, 4))  # type: ignore[union-attr]
     assert sections_of(parts)["proxy"] == {
         "active": "b",
@@ -314,7 +314,7 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         ),
     ),
     "a proxy that lets nobody ask": (
-        set_value("proxy", "refusal", "proxy a does not let this machine ask"),
+        set_value("proxy", "admin_denial", "proxy a does not let this machine ask"),
         Problem(
             "proxy-refuses",
             "proxy a does not let this machine ask",

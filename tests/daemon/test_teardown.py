@@ -35,7 +35,7 @@ from exclave.member.record import (
     store_join,
     store_membership,
 )
-from exclave.proxy.process.records import Records, find_executable
+from exclave.proxy.process.records import RecordFile, find_executable
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
 from support.member import RECORD
 from support.mesh import mesh
@@ -83,7 +83,7 @@ def running_proxy(
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        Records(runtime).add(instance, process.pid, find_executable(Path(sys.executable)), "digest")
+        RecordFile(runtime).add(instance, process.pid, find_executable(Path(sys.executable)), "digest")
         (runtime / f"proxy-{instance}.log").touch()
         try:
             yield process
@@ -310,11 +310,11 @@ async def test_a_process_that_was_never_ours_is_left_alone(trace: Path, tmp_path
     config = make_config(tmp_path)
     runtime = config.paths.runtime
     with running_proxy(runtime, trace) as process:
-        record = Records(runtime).read()["a"]
-        Records(runtime)._write({"a": replace(record, start_ticks=record.start_ticks - 1)})
+        record = RecordFile(runtime).read()["a"]
+        RecordFile(runtime)._write({"a": replace(record, start_ticks=record.start_ticks - 1)})
         assert await departure.clean_up(config) == ["rules removed", "link removed"]
         assert process.poll() is None
-    assert Records(runtime).read() == {}
+    assert RecordFile(runtime).read() == {}
     assert "proxy ended" not in trace.read_text()
 
 
@@ -326,4 +326,4 @@ async def test_rules_that_cannot_be_removed_keep_the_proxy_that_serves_them(trac
             await departure.clean_up(config)
         assert caught.value.fault is Fault.NO_PRIVILEGE
         assert process.poll() is None
-        assert "a" in Records(config.paths.runtime).read()
+        assert "a" in RecordFile(config.paths.runtime).read()

@@ -31,20 +31,7 @@ from .test_zone import DESTINATION, POLICY, make_settings
 
 HERE = "127.77.0.53"
 SOURCE = Path(__file__).resolve().parents[2] / "agent"
-
-STUB = """
-import sys, trio
-from exclave.dns.server import open_dns
-from exclave.kit.tasks.latest import Latest
-from exclave.api.settings import parse_settings
-
-async def main(address, text):
-    async with open_dns(address, Latest(parse_settings(text))):
-        print("up", flush=True)
-        await trio.sleep_forever()
-
-trio.run(main, *sys.argv[1:])
-"""
+STUB = str(Path(__file__).with_name("programs") / "stub.py")
 
 
 def resolver(*addresses: str) -> dns.resolver.Resolver:
@@ -158,7 +145,7 @@ async def test_without_the_right_to_low_ports_it_says_so() -> None:
         machine = await network.add("vm")
         unprivileged = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"]
         environment = f"PYTHONPATH={SOURCE}"
-        stub = [sys.executable, "-c", STUB, "127.0.0.1", render_settings(make_settings())]
+        stub = [sys.executable, STUB, "127.0.0.1", render_settings(make_settings())]
         done = await machine.run("env", environment, *unprivileged, *stub)
     assert done.errors.splitlines()[-1] == (
         "exclave.errors.HostError: listening on UDP port 53 of 127.0.0.1 is not permitted"
@@ -219,7 +206,7 @@ async def stub_in_a_machine(tmp_path: Path, settings: Settings) -> AsyncIterator
         machine = await network.add("vm", "10.77.0.20/24")
         await machine.add_address("169.254.77.3/32", "lo")
         await machine.share(configuration, Path("/etc/resolv.conf").resolve())
-        arguments = ["env", f"PYTHONPATH={SOURCE}", sys.executable, "-c", STUB, "169.254.77.3"]
+        arguments = ["env", f"PYTHONPATH={SOURCE}", sys.executable, STUB, "169.254.77.3"]
         running = subprocess.Popen(
             machine.command(*arguments, render_settings(settings)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

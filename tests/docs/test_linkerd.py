@@ -5,7 +5,7 @@ from pathlib import Path
 
 from architecture.tree import SOURCE
 from exclave.proxy.environment import PREFIX, proxy_environment
-from exclave.proxy.process.version import REFUSED
+from exclave.proxy.process.binary import REFUSED
 
 from .markdown import read_document
 from .samples import make_settings

@@ -55,7 +55,7 @@ from exclave.listing.serving import Listing, open_listing
 from exclave.member.client import MemberClient, open_member
 from exclave.member.record import MembershipRecord
 from exclave.proxy.published import InstanceView
-from exclave.proxy.states import State
+from exclave.proxy.states import InstanceState
 from exclave.redirect.kernel.observe import Observed
 from exclave_sandbox.pki import Authority, make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE
@@ -114,7 +114,7 @@ class Wall:
 
 WALL = Wall()
 WANTED = SimpleNamespace(inbound=True, outbound=True, instance="a")
-SERVING = {"a": InstanceView(State.ACTIVE, 4711, "digest", is_ready=True)}
+SERVING = {"a": InstanceView(InstanceState.ACTIVE, 4711, "digest", is_ready=True)}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from exclave.proxy.differences import Difference, differences
 ROWS: dict[str, tuple[tuple[object, ...], set[Difference]]] = {
     "the same": ((("e", "p"), ("e", "p")), set()),
     "told other settings": ((("e", "p"), ("f", "p")), {Difference.ENVIRONMENT}),
-    "another binary on disk": ((("e", "p"), ("e", "q")), {Difference.PROGRAM}),
-    "both": ((("e", "p"), ("f", "q")), {Difference.ENVIRONMENT, Difference.PROGRAM}),
+    "another binary on disk": ((("e", "p"), ("e", "q")), {Difference.BINARY}),
+    "both": ((("e", "p"), ("f", "q")), {Difference.ENVIRONMENT, Difference.BINARY}),
     "the record does not say what it runs": ((("e", None), ("e", "q")), set()),
     "there is no binary on disk": ((("e", "p"), ("e", None)), set()),
     "this machine has no address": ((("e", "p"), (None, "p")), set()),

@@ -5,7 +5,11 @@ import signal
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
+from exclave.kit.tasks.backoff import Attempts
+from exclave.proxy.instance import RESTARTS, SETTLED
 from support.member import ADDRESS, VIP
 
 from .lab import GID, UID, Agent, Lab, Told, open_lab
@@ -213,7 +217,7 @@ async def test_another_stands_by_in_the_other_place_and_touches_nothing_that_ser
         assert (told["chosen"], told["ready"], on_record(lab)) == ("a", "a", ["a", "b"])
         await agent.say("standby")
         refused = await agent.until(lambda told: "refused" in told)
-        assert refused["refused"] == "both places of the private link have a proxy already"
+        assert refused["refused"] == "both instances of the proxy run already"
         await agent.say("dismiss b")
         told = await agent.until(lambda told: "b" not in told.get("instances", {"b"}))
         assert (told["ready"], told["starts"]) == ("a", 2)
@@ -309,5 +313,25 @@ async def test_an_agent_with_nothing_to_run_says_what_is_missing_and_ends() -> N
         assert told == {
             "error": "proxy-unusable",
             "message": f"there is no proxy at {absent}",
-            "hint": "install linkerd2-proxy there, or say where it is in config.toml: [proxy] binary",
+            "hint": "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",
         }
+
+
+def test_pauses_between_restarts_double_from_one_second_to_a_minute() -> None:
+    attempts = Attempts(settled=SETTLED)
+    assert [attempts.failed(RESTARTS, 0.0) for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_run_of_more_than_a_minute_starts_the_pauses_again() -> None:
+    attempts = Attempts(settled=SETTLED)
+    for _ in range(7):
+        attempts.failed(RESTARTS, 0.0)
+    assert attempts.failed(RESTARTS, 0.0, ran_for=SETTLED + 0.1) == 1
+    assert attempts.failed(RESTARTS, 0.0) == 2
+
+
+@given(st.lists(st.floats(0, 1e9)))
+def test_a_proxy_is_always_started_again_within_a_minute(runs: list[float]) -> None:
+    attempts = Attempts(settled=SETTLED)
+    for ran_for in runs:
+        assert 1 <= attempts.failed(RESTARTS, 0.0, ran_for=ran_for) <= 60

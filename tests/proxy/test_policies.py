@@ -31,19 +31,6 @@ both = pytest.mark.parametrize(
 LINK, LOOPBACK = "169.254.77.1", "127.0.0.1"
 """Addresses to ask from: the first is what the kernel would choose."""
 
-ASK = f"""
-import http.client as c, sys
-answers = []
-for source in sys.argv[1:]:
-    connection = c.HTTPConnection("{LINK}", 4191, timeout=5, source_address=(source, 0))
-    for path in ("/ready", "/metrics"):
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        answer.read()
-        answers.append(str(answer.status))
-print(*answers)
-"""
-
 #                       before any policy has come, and after: from the loopback address, from the link's
 TABLE = {
     "deny": ((404, 404), (200, 403)),
@@ -54,15 +41,18 @@ TABLE = {
 }
 
 
-async def ask(lab: Lab) -> list[tuple[int, int]]:
-    """What the admin server says, from both addresses: to `/ready`, and to `/metrics`."""
-    words = (await lab.vm.must(sys.executable, "-I", "-c", ASK, LOOPBACK, LINK)).split()
+PROGRAM = Path(__file__).with_name("programs") / "query_admin.py"
+
+
+async def admin_statuses(lab: Lab) -> list[tuple[int, int]]:
+    """The statuses of `/ready` and of `/metrics`, for requests from both addresses."""
+    words = (await lab.vm.must(sys.executable, "-I", str(PROGRAM), LINK, LOOPBACK, LINK)).split()
     return [(int(words[0]), int(words[2])), (int(words[1]), int(words[3]))]
 
 
 async def until_answered(lab: Lab, answers: tuple[int, int]) -> None:
     with trio.fail_after(20):
-        while await ask(lab) != [answers, answers]:  # noqa: ASYNC110  a policy that arrives tells nobody
+        while await admin_statuses(lab) != [answers, answers]:  # noqa: ASYNC110  a policy that arrives tells nobody
             await trio.sleep(0.2)
 
 
@@ -98,7 +88,7 @@ async def test_the_loopback_address_is_let_in_once_a_policy_has_come_and_a_machi
 ) -> None:
     before, after = answers
     async with alone(is_real, policy) as (lab, _):
-        assert await ask(lab) == [before, before]
+        assert await admin_statuses(lab) == [before, before]
         start_controllers(lab, policy, is_real=is_real)
         await until_answered(lab, after)
 

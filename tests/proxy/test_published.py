@@ -7,38 +7,38 @@ import pytest
 from exclave.proxy.differences import Difference
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.published import ADMIN_DENIED, InstanceView, PublishedProxy
-from exclave.proxy.states import Event, State
+from exclave.proxy.states import InstanceEvent, InstanceState
 
-READY = InstanceView(State.STANDBY, 4711, "digest", is_ready=True)
-SILENT = InstanceView(State.STANDBY, 4712, "digest", not_ready_because="proxy runs, and does not answer")
+READY = InstanceView(InstanceState.STANDBY, 4711, "digest", is_ready=True)
+SILENT = InstanceView(InstanceState.STANDBY, 4712, "digest", not_ready_because="proxy runs, but does not answer")
 
 
-def views() -> PublishedProxy:
+def published() -> PublishedProxy:
     return PublishedProxy(ProxyUser("nobody", 65534, 65534))
 
 
 def test_rules_make_the_instance_that_they_point_to_active_and_others_drain() -> None:
-    proxy = views()
-    for instance, state in (("a", State.ACTIVE), ("b", State.STANDBY)):
+    proxy = published()
+    for instance, state in (("a", InstanceState.ACTIVE), ("b", InstanceState.STANDBY)):
         proxy.change(instance, InstanceView(state, 4711, "digest"))  # type: ignore[arg-type]
     proxy.observe_rules("b")
     assert {name: view.state for name, view in proxy.instances.value.items()} == {
-        "a": State.DRAINING,
-        "b": State.ACTIVE,
+        "a": InstanceState.DRAINING,
+        "b": InstanceState.ACTIVE,
     }
     proxy.observe_rules(None)
-    assert {view.state for view in proxy.instances.value.values()} == {State.DRAINING}
+    assert {view.state for view in proxy.instances.value.values()} == {InstanceState.DRAINING}
 
 
 def test_an_instance_that_has_ended_is_not_among_them() -> None:
-    proxy = views()
-    proxy.change("a", InstanceView(State.ACTIVE, 4711, "digest"))
-    assert proxy.step("a", Event.EXITED) == ()
+    proxy = published()
+    proxy.change("a", InstanceView(InstanceState.ACTIVE, 4711, "digest"))
+    assert proxy.apply_event("a", InstanceEvent.EXITED) == ()
     assert proxy.instances.value == {}
 
 
 def test_only_the_chosen_one_makes_the_proxy_ready() -> None:
-    proxy = views()
+    proxy = published()
     proxy.choose("a")
     proxy.change("b", READY)
     assert proxy.ready.value is None
@@ -49,7 +49,7 @@ def test_only_the_chosen_one_makes_the_proxy_ready() -> None:
 
 
 def test_choosing_another_that_is_ready_leaves_no_moment_without_one() -> None:
-    proxy, seen = views(), []
+    proxy, seen = published(), []
     proxy.choose("a")
     for instance in ("a", "b"):
         proxy.change(instance, READY)  # type: ignore[arg-type]
@@ -58,49 +58,49 @@ def test_choosing_another_that_is_ready_leaves_no_moment_without_one() -> None:
     assert seen == ["b"]
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.ENDING])
-def test_one_that_starts_or_ends_has_no_traffic_though_it_answers(state: State) -> None:
-    proxy = views()
+@pytest.mark.parametrize("state", [InstanceState.STARTING, InstanceState.ENDING])
+def test_one_that_starts_or_ends_has_no_traffic_though_it_answers(state: InstanceState) -> None:
+    proxy = published()
     proxy.choose("a")
     proxy.change("a", InstanceView(state, 4711, "digest", is_ready=True))
     assert proxy.ready.value is None
 
 
 def test_what_the_chosen_one_lacks_is_the_problem_until_it_lacks_nothing() -> None:
-    proxy = views()
+    proxy = published()
     proxy.choose("a")
     proxy.change("a", SILENT)
-    assert proxy.problem.value == "proxy runs, and does not answer"
+    assert proxy.problem.value == "proxy runs, but does not answer"
     proxy.change("a", READY)
     assert proxy.problem.value is None
 
 
 def test_of_one_that_was_just_chosen_no_difference_is_known() -> None:
-    proxy = views()
+    proxy = published()
     proxy.choose("a")
-    proxy.outdated.set(frozenset({Difference.PROGRAM}))
+    proxy.outdated.set(frozenset({Difference.BINARY}))
     proxy.choose("a")
-    assert proxy.outdated.value == {Difference.PROGRAM}
+    assert proxy.outdated.value == {Difference.BINARY}
     proxy.choose("b")
     assert proxy.outdated.value == frozenset()
 
 
 def test_a_refusal_is_told_of_the_chosen_one_alone_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    proxy = views()
+    proxy = published()
     proxy.choose("a")
     proxy.change("a", READY)
     caplog.clear()
     proxy.change("b", replace(READY, is_admin_denied=True))
-    assert proxy.refusal.value is None
+    assert proxy.admin_denial.value is None
     for _ in range(3):
         proxy.change("a", replace(READY, is_admin_denied=True))
-    assert (proxy.ready.value, proxy.refusal.value) == ("a", ADMIN_DENIED.format("a"))
+    assert (proxy.ready.value, proxy.admin_denial.value) == ("a", ADMIN_DENIED.format("a"))
     proxy.choose("b")
-    assert proxy.refusal.value == ADMIN_DENIED.format("b")
+    assert proxy.admin_denial.value == ADMIN_DENIED.format("b")
     proxy.change("b", READY)
-    assert proxy.refusal.value is None
+    assert proxy.admin_denial.value is None
     assert [message for message in caplog.messages if "chosen" not in message] == [
         ADMIN_DENIED.format("a"),
-        "proxy: it lets itself be asked again",
+        "proxy: its admin port answers again",
     ]

@@ -14,7 +14,7 @@ from exclave.proxy.probe import leaf_not_after
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.readiness import ReadinessWatcher
-from exclave.proxy.states import Effect, State
+from exclave.proxy.states import InstanceEffect, InstanceState
 from support.mesh import mesh
 from support.own_network import in_own_network
 
@@ -29,13 +29,13 @@ on_the_link = in_own_network("169.254.77.1", virtual=True)
 class Seen:
     """A proxy with one instance, and a watcher of it: what it has published, and what it returned."""
 
-    def __init__(self, served: Admin | None, state: State) -> None:
+    def __init__(self, served: Admin | None, state: InstanceState) -> None:
         self._served = served
         self.proxy = PublishedProxy(ProxyUser("nobody", 65534, 65534))
         self.proxy.choose("a")
         self.proxy.change("a", InstanceView(state, 4711, "digest"))
         self.svid: Latest[Svid | None] = Latest(FIRST)
-        self.effects: tuple[Effect, ...] | None = None
+        self.effects: tuple[InstanceEffect, ...] | None = None
         self._began = 0.0
 
     @property
@@ -44,7 +44,7 @@ class Seen:
         return self._served
 
     @property
-    def state(self) -> State:
+    def state(self) -> InstanceState:
         return self.proxy.instances.value["a"].state
 
     @property
@@ -60,7 +60,7 @@ class Seen:
 
 
 @asynccontextmanager
-async def watched(state: State, *, ready: int = 200, silent: bool = False) -> AsyncIterator[Seen]:
+async def watched(state: InstanceState, *, ready: int = 200, silent: bool = False) -> AsyncIterator[Seen]:
     """An instance under watch; nobody answers for a silent one."""
     async with trio.open_nursery() as nursery:
         seen = Seen(None if silent else await nursery.start(serve, ready), state)
@@ -79,41 +79,41 @@ async def serve(ready: int, *, task_status: "trio.TaskStatus[Admin]") -> None:
 
 @on_the_link
 async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None:
-    async with watched(State.STARTING) as seen:
+    async with watched(InstanceState.STARTING) as seen:
         seen.served.certify(leaf_not_after(SECOND))
         await trio.sleep(20)
-        assert (seen.state, seen.told) == (State.STARTING, (None, None))
+        assert (seen.state, seen.told) == (InstanceState.STARTING, (None, None))
         seen.served.certify(leaf_not_after(FIRST))
         await seen.proxy.ready.wait_for(bool)
-        assert (seen.state, seen.told) == (State.STANDBY, ("a", None))
+        assert (seen.state, seen.told) == (InstanceState.STANDBY, ("a", None))
         assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
 
 
 @on_the_link
 async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
-    async with watched(State.STARTING, ready=503) as seen:
+    async with watched(InstanceState.STARTING, ready=503) as seen:
         await trio.sleep(29)
-        assert (seen.state, seen.effects) == (State.STARTING, None)
+        assert (seen.state, seen.effects) == (InstanceState.STARTING, None)
         await trio.sleep(2)
-        assert (seen.state, seen.effects) == (State.ENDING, (Effect.TERMINATE,))
+        assert (seen.state, seen.effects) == (InstanceState.ENDING, (InstanceEffect.TERMINATE,))
 
 
 @on_the_link
 async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
-    async with watched(State.STANDBY, silent=True) as seen:
+    async with watched(InstanceState.STANDBY, silent=True) as seen:
         await trio.sleep(600)
-        assert (seen.state, seen.effects) == (State.STANDBY, None)
-        assert seen.told == (None, "proxy a runs, and does not answer")
+        assert (seen.state, seen.effects) == (InstanceState.STANDBY, None)
+        assert seen.told == (None, "proxy a runs, but does not answer")
 
 
 @on_the_link
 async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_answer_brings_it_back() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         seen.served.ready = None
         looks = len(seen.served.asked)
         await seen.proxy.ready.wait_for(lambda ready: ready is None)
-        assert seen.told == (None, "proxy a runs, and does not answer")
+        assert seen.told == (None, "proxy a runs, but does not answer")
         assert len(seen.served.asked) - looks >= 3
         seen.served.ready = 200
         await seen.proxy.ready.wait_for(bool)
@@ -122,16 +122,16 @@ async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_ans
 
 @on_the_link
 async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         seen.served.ready = 503
         await seen.proxy.ready.wait_for(lambda ready: ready is None)
-        assert seen.told == (None, "proxy a says that it is not ready")
+        assert seen.told == (None, "proxy a reports that it is not ready")
 
 
 @on_the_link
 async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         seen.svid.set(SECOND)
         await trio.sleep(30)
@@ -144,10 +144,10 @@ async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
 
 @on_the_link
 async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_another() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         await trio.sleep(3610)
-        assert seen.told == (None, "proxy a has no certificate that is valid")
+        assert seen.told == (None, "proxy a has no valid certificate")
         seen.svid.set(SECOND)
         seen.served.certify(leaf_not_after(SECOND))
         await seen.proxy.ready.wait_for(bool)
@@ -155,15 +155,15 @@ async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_anoth
 
 @on_the_link
 async def test_one_without_any_certificate_has_no_traffic() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         seen.served.metrics = ""
         await seen.proxy.problem.wait_for(bool)
-        assert seen.told == (None, "proxy a has no certificate that is valid")
+        assert seen.told == (None, "proxy a has no valid certificate")
 
 
 @on_the_link
 async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_metrics_once_a_minute() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         await trio.sleep(600.5)
         asked = Counter(seen.served.asked)
         assert 295 <= asked["/ready"] <= 302
@@ -172,7 +172,7 @@ async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_met
 
 @on_the_link
 async def test_a_renewal_is_looked_for_at_once() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         await trio.sleep(0.25)  # the first looks are over, and the next is nearly two seconds away
         seen.served.certify(leaf_not_after(SECOND))
@@ -186,37 +186,37 @@ ALL = frozenset({"/ready", "/metrics"})
 
 @on_the_link
 async def test_a_new_one_that_lets_nobody_ask_counts_by_its_certificate_and_only_ours() -> None:
-    async with watched(State.STARTING) as seen:
+    async with watched(InstanceState.STARTING) as seen:
         seen.served.refused = ALL
         seen.served.take(SECOND)
         await trio.sleep(20)
-        assert (seen.state, seen.told) == (State.STARTING, (None, None))
+        assert (seen.state, seen.told) == (InstanceState.STARTING, (None, None))
         seen.served.take(FIRST)
         await seen.proxy.ready.wait_for(bool)
-        assert (seen.state, seen.told) == (State.STANDBY, ("a", None))
+        assert (seen.state, seen.told) == (InstanceState.STANDBY, ("a", None))
         assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
 
 
 @on_the_link
 async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         seen.served.take(FIRST)
         seen.served.refused = ALL
         await trio.sleep(9)
-        assert (seen.told, seen.proxy.refusal.value) == (("a", None), None)  # a policy may be on its way
+        assert (seen.told, seen.proxy.admin_denial.value) == (("a", None), None)  # a policy may be on its way
         await trio.sleep(60)
         assert seen.told == ("a", None)
-        assert seen.proxy.refusal.value == (
+        assert seen.proxy.admin_denial.value == (
             "proxy a does not let this machine ask on its admin port 4191: Linkerd has sent no policy for it yet, or a "
             "Server for that port has no route for /ready and /metrics; its certificate alone says that it is ready"
         )
         seen.served.refused = frozenset()
-        await seen.proxy.refusal.wait_for(lambda refusal: refusal is None)
+        await seen.proxy.admin_denial.wait_for(lambda admin_denial: admin_denial is None)
 
 
 @on_the_link
 async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         seen.served.take(FIRST)
         seen.served.refused = ALL
         await seen.proxy.ready.wait_for(bool)
@@ -228,7 +228,7 @@ async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
 
 @on_the_link
 async def test_one_that_lets_nobody_ask_and_serves_nothing_has_no_traffic() -> None:
-    async with watched(State.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as seen:
         seen.served.refused = ALL
         await seen.proxy.problem.wait_for(bool)
-        assert seen.told == (None, "proxy a lets nobody ask, and shows no certificate")
+        assert seen.told == (None, "proxy a denies requests on its admin port, and serves no certificate")

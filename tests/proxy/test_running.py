@@ -10,7 +10,7 @@ from exclave.proxy.running import describe_end
     [
         (0, "ended with status 0"),
         (-15, "was ended by SIGTERM"),
-        (None, "ended (an earlier agent's child: nobody can know how)"),
+        (None, "ended (an earlier agent started it, so its exit status is unknown)"),
     ],
 )
 def test_an_end_in_words(status: int | None, words: str) -> None:

@@ -93,8 +93,8 @@ async def test_rules_and_link_go_and_the_proxy_that_is_known_of() -> None:
 async def record(lab: Lab, broken: Broken, pid: int) -> None:
     """Put a process of the machine on record, as seen from inside."""
     program = (
-        "import sys; from pathlib import Path; from exclave.proxy.process.records import Records, find_executable; "
-        "Records(Path(sys.argv[1])).add('a', int(sys.argv[2]), find_executable(Path(sys.executable)), 'digest')"
+        "import sys; from pathlib import Path; from exclave.proxy.process.records import RecordFile, find_executable; "
+        "RecordFile(Path(sys.argv[1])).add('a', int(sys.argv[2]), find_executable(Path(sys.executable)), 'digest')"
     )
     await lab.vm.must(sys.executable, "-c", program, str(broken.runtime), str(pid))
 

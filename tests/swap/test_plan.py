@@ -22,14 +22,14 @@ from exclave.swap.plan import (
 
 NOW = 10_000.0
 WHOLE = SwapFacts("a", is_ready=True)
-NEWER = replace(WHOLE, outdated=frozenset({Difference.PROGRAM}))
+NEWER = replace(WHOLE, outdated=frozenset({Difference.BINARY}))
 HUGE = replace(WHOLE, outdated=frozenset({Difference.MEMORY}))
 
 ROWS: dict[str, tuple[SwapFacts, object]] = {
     "nothing differs": (WHOLE, Idle()),
     "no instance yet": (SwapFacts(None, is_ready=False), Idle()),
     "no instance yet, and somebody asks": (SwapFacts(None, is_ready=False, is_asked=True), RejectRequest()),
-    "another binary": (NEWER, BeginSwap(SwapReason.PROGRAM)),
+    "another binary": (NEWER, BeginSwap(SwapReason.BINARY)),
     "new settings": (replace(WHOLE, outdated=frozenset({Difference.ENVIRONMENT})), BeginSwap(SwapReason.ENVIRONMENT)),
     "all at once: settings are told": (
         replace(WHOLE, outdated=frozenset(Difference)),
@@ -49,19 +49,19 @@ ROWS: dict[str, tuple[SwapFacts, object]] = {
         replace(NEWER, aborts=1, aborted_at=NOW - 4.5),
         Idle(NOW - 4.5 + PAUSES.first),
     ),
-    "the first pause is over": (replace(NEWER, aborts=1, aborted_at=NOW - 5.0), BeginSwap(SwapReason.PROGRAM)),
+    "the first pause is over": (replace(NEWER, aborts=1, aborted_at=NOW - 5.0), BeginSwap(SwapReason.BINARY)),
     "the third pause": (replace(NEWER, aborts=3, aborted_at=NOW - 44.0), Idle(NOW + 1.0)),
     "no pause is longer than ten minutes": (
         replace(NEWER, aborts=99, aborted_at=NOW - 600),
-        BeginSwap(SwapReason.PROGRAM),
+        BeginSwap(SwapReason.BINARY),
     ),
     "somebody asks in a pause": (replace(NEWER, aborts=9, aborted_at=NOW, is_asked=True), BeginSwap(SwapReason.ASKED)),
     "too large": (HUGE, BeginSwap(SwapReason.MEMORY)),
     "too large again": (replace(HUGE, memory_at=NOW - 60), Idle(NOW - 60 + MEMORY_PAUSE)),
     "too large again, an hour later": (replace(HUGE, memory_at=NOW - MEMORY_PAUSE), BeginSwap(SwapReason.MEMORY)),
     "too large again, and another binary": (
-        replace(HUGE, memory_at=NOW, outdated=frozenset({Difference.MEMORY, Difference.PROGRAM})),
-        BeginSwap(SwapReason.PROGRAM),
+        replace(HUGE, memory_at=NOW, outdated=frozenset({Difference.MEMORY, Difference.BINARY})),
+        BeginSwap(SwapReason.BINARY),
     ),
 }
 

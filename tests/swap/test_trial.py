@@ -13,24 +13,12 @@ from exclave.errors import HostError
 from exclave.swap import trial
 from exclave.swap.trial import PATIENCE, try_connection
 
-TRY = """
-import os, subprocess, sys, trio
-from exclave.errors import HostError
-from exclave.swap.trial import try_connection
-
-for words in ("link set lo up", "address add 169.254.77.4/32 dev lo"):
-    subprocess.run(["ip", *words.split()], check=True)
-try:
-    trio.run(try_connection, "169.254.77.4", int(sys.argv[1]) or os.getpid(), strict_exception_groups=True)
-    print("proven")
-except HostError as problem:
-    print(problem.message)
-"""
+PROGRAM = Path(__file__).with_name("programs") / "try_connection.py"
 
 
-def told_of(pid: int) -> str:
-    """What a program with the trial address is told of a trial; 0 is its own process."""
-    command = ["unshare", "--net", sys.executable, "-c", TRY, str(pid)]
+def result_of(pid: int) -> str:
+    """The result of a trial by way of process `pid`; 0 is the program's own process."""
+    command = ["unshare", "--net", sys.executable, str(PROGRAM), str(pid)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "agent")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.stderr == ""
@@ -38,11 +26,11 @@ def told_of(pid: int) -> str:
 
 
 def test_one_that_comes_from_the_process_on_trial_succeeds() -> None:
-    assert told_of(0) == "proven"  # nothing stands between: the socket that it comes from is its own
+    assert result_of(0) == "proven"  # nothing stands between: the socket that it comes from is its own
 
 
 def test_one_that_comes_from_somebody_else_proves_nothing() -> None:
-    told = told_of(os.getpid())
+    told = result_of(os.getpid())
     assert told.startswith("a trial connection to 169.254.77.4 arrived from 169.254.77.4:")
     assert told.endswith(", which is no socket of the proxy on trial")
 

@@ -249,7 +249,7 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         )
     if proxy is not None and (text := proxy.problem.value) is not None:
         yield Problem(Fault.PROXY_UNUSABLE.word, text, "see the proxy's own log in the runtime folder")
-    if proxy is not None and (text := proxy.refusal.value) is not None:
+    if proxy is not None and (text := proxy.admin_denial.value) is not None:
         yield Problem(
             "proxy-refuses",
             text,

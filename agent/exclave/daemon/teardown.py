@@ -41,7 +41,7 @@ from exclave.member.record import (
 )
 from exclave.milestones import Leaving, Withdrawing, tell
 from exclave.proxy.process.logfile import remove_output
-from exclave.proxy.process.records import Records
+from exclave.proxy.process.records import RecordFile
 from exclave.redirect.applied import forget_rules
 from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.kernel.nft import hold_table, remove_table
@@ -165,9 +165,9 @@ def _noted(problems: list[HostError]) -> Iterator[None]:
 
 async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
     """End the proxies on record, all at once, and no others; `done` is told of each."""
-    records = Records(runtime)
+    records = RecordFile(runtime)
     async with trio.open_nursery() as nursery:
-        for record, process in records.find_ours().values():
+        for record, process in records.find_running().values():
             nursery.start_soon(_end_proxy, process, drain)
             done.append(f"proxy process {record.pid} ended")
     for instance in records.read():

@@ -116,7 +116,7 @@ class Listing:
             self._identity.svid,
             self._proxy.ready,
             self._proxy.instances,
-            self._proxy.refusal,
+            self._proxy.admin_denial,
             self._redirect.observed,
             self._redirect.wanted,
             self._data_path.assessment,
@@ -155,7 +155,7 @@ class Listing:
             is_live=_is_live(view),
             is_cordoned=view is not None and view.cordoned,
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
-            refusal=self._proxy.refusal.value or "",
+            refusal=self._proxy.admin_denial.value or "",
             kept=kept.why if kept is not None else "",
         )
 

@@ -1,17 +1,17 @@
-"""What makes a proxy that runs another than the one that is wanted. Pure.
+"""How a running proxy differs from the wanted one. Pure.
 
-Rules: what nobody knows is no difference: the record of an older agent says nothing of the program, a process whose
-memory cannot be read uses none. Settings, trust anchors, ports and addresses are one difference, since all of them are
-environment, which a process reads once.
+What is unknown is no difference: the record of an older agent may not name the binary, and the memory of a process that
+has ended cannot be read.
 """
 
 from enum import Enum
 
 
 class Difference(Enum):
-    """Why a process should be replaced; the value is told to people."""
+    """Why a process should be replaced; the value is shown to people."""
 
-    PROGRAM = "another binary"
+    BINARY = "another binary"
+    # Settings, trust anchors, ports and addresses are all environment, which a process reads once.
     ENVIRONMENT = "new settings"
     MEMORY = "its memory"
 
@@ -22,12 +22,12 @@ def differences(
     memory: int | None = None,
     limit: int = 0,
 ) -> frozenset[Difference]:
-    """How what runs differs. Both tuples are digests of environment and program; memory and its limit are bytes."""
+    """The differences. Both tuples are the digests of environment and binary; `memory` and its `limit` are bytes."""
     found = set()
     if wanted[0] is not None and running[0] != wanted[0]:
         found.add(Difference.ENVIRONMENT)
     if None not in (running[1], wanted[1]) and running[1] != wanted[1]:
-        found.add(Difference.PROGRAM)
+        found.add(Difference.BINARY)
     if memory is not None and memory > limit:
         found.add(Difference.MEMORY)
     return frozenset(found)

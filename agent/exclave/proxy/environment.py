@@ -1,11 +1,8 @@
-"""Everything linkerd2-proxy is told, as environment variables: it reads nothing else. Pure.
+"""The environment variables of linkerd2-proxy, which are its whole configuration. Pure.
 
-Rules: the same settings give the same text, so a digest says whether a running proxy still has what is wanted. Names
-and formats are those of linkerd2-proxy's `linkerd/app/src/env.rs`; values that Linkerd's chart sets are the chart's.
-Nothing secret is among them: the environment of a process can be read by its user.
-
-Both names of the Workload API's address are given: proxies know the one or the other, and those that know both look at
-the newer one first and then say nothing of the older.
+The same settings give the same variables, so a digest shows whether a running proxy has the wanted ones. None of them
+is secret: the user of a process can read its environment.
+Source of names and formats: linkerd2-proxy, linkerd/app/src/env.rs. Values that Linkerd's chart sets are the chart's.
 """
 
 import hashlib
@@ -23,8 +20,8 @@ PREFIX = "LINKERD2_PROXY_"
 DESTINATION_PORT, POLICY_PORT = 8086, 8090
 
 FORGET_UNUSED = "1h"
-"""After how long an unused destination or policy is forgotten. The proxy's own 5 s would make each new connection hang
-while Linkerd's controllers are away, since what was forgotten has to be asked for again."""
+"""How long the proxy caches a destination or policy that nothing uses. With its default of 5 s, almost every new
+connection would need Linkerd's controllers, and would hang while they are away."""
 
 
 def proxy_environment(
@@ -40,14 +37,14 @@ def proxy_environment(
 ) -> dict[str, str]:
     """The environment of one instance.
 
-    `addresses` are the member's in the mesh: the only destinations accepted inbound. `families` are those that the
-    private link has addresses of. `drain` is how long the proxy may take to end, in seconds; `log` its log filter.
+    `addresses` are the member's in the mesh: the only inbound destinations that the proxy accepts. `families` are the
+    address families of the private link. `drain` is the proxy's grace period in seconds, `log` its log filter.
     """
     inbound_family: Family = 6 if ip_address(addresses[0]).version == 6 else 4
     inbound = instance_address(instance, inbound_family)
     outbound = [_socket(instance_address(instance, family), OUTBOUND_PORT) for family in families]
     named = {
-        # Request and response headers may hold secrets; only these two directives keep them out of debug logs.
+        # Headers may hold secrets. Only these two directives keep them out of debug logs.
         "LOG": f"{log},hickory=error,[{{headers}}]=off,[{{request}}]=off",
         "LOG_FORMAT": "plain",
         "INBOUND_LISTEN_ADDR": _socket(inbound, INBOUND_PORT),
@@ -64,13 +61,14 @@ def proxy_environment(
 
 
 def environment_digest(environment: Mapping[str, str]) -> str:
-    """16 hex digits that name an environment's content."""
+    """16 hex digits that identify the content of an environment."""
     return hashlib.sha256(json.dumps(dict(environment), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _identity(settings: Settings, socket: Path) -> dict[str, str]:
     address = f"unix://{socket}"
     return {
+        # Older proxies read only the second name. Newer ones read the first, and then ignore the second silently.
         "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS": address,
         "IDENTITY_SPIRE_SOCKET": address,
         "IDENTITY_SERVER_ID": settings.identity.spiffe_id,
@@ -83,7 +81,7 @@ def _control_plane(settings: Settings, member: str) -> dict[str, str]:
     linkerd = settings.linkerd
     suffix = f"{linkerd.namespace}.svc.{linkerd.cluster_domain}."
     name = destination_identity(linkerd.namespace, linkerd.trust_domain)
-    # A nodeName that is no Node would log an error with every lookup, so there is none.
+    # No nodeName: Linkerd would log an error with every lookup if it is not the name of a Node.
     workload = json.dumps({"ns": settings.namespace, "external_workload": member}, separators=(",", ":"))
     networks = ",".join(linkerd.cluster_networks)
     return {
@@ -107,7 +105,7 @@ def _inbound(settings: Settings, addresses: tuple[str, ...]) -> dict[str, str]:
         "INBOUND_IPS": ",".join(addresses),
         "INBOUND_PORTS": ",".join(str(port.port) for port in ports),
         "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": ",".join(opaque),
-        # Holds until the policy controller has answered, so it must not be more open than the mesh's own.
+        # In force until the policy controller has answered, so it must not be more open than the mesh's own.
         "INBOUND_DEFAULT_POLICY": settings.group.inbound_policy or settings.linkerd.inbound_policy,
     }
 

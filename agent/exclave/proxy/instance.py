@@ -1,11 +1,6 @@
-"""The door to the proxy: one instance serves, another may stand by it; both outlive the agent that hands over.
+"""The door to the proxy: `open_proxy` adopts or starts an instance, restarts it when it ends, and ends all at leave.
 
-Rules: what an earlier agent left is adopted before anything is started: every record must match in all, else its
-process is neither used nor ended, and another place is taken. The chosen one of several is the one that the kernel's
-rules point to. The chosen one is started once there are settings and a certificate, and started again with growing
-pauses, for ever, when it ends, in its own last words; if another runs that can serve, that one is chosen at once
-instead. What is not chosen is never started again. On leave and stop all are told to end and given `drain` seconds,
-then killed; on hand over they are left as they are.
+Traffic goes to the chosen instance; a second one may run beside it for a swap. Both go on when the agent hands over.
 """
 
 import logging
@@ -26,6 +21,7 @@ from exclave.identity.rotator import Identity
 from exclave.identity.svid import Svid
 from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.any_change import open_any_change
+from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
@@ -41,21 +37,26 @@ from exclave.proxy.process.launcher import ProxyLauncher
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.slot import choose_slot, find_families
 from exclave.proxy.published import InstanceView, PublishedProxy
-from exclave.proxy.restarts import Restarts
 from exclave.proxy.running import RunningProxy
-from exclave.proxy.states import Event, State, transition
+from exclave.proxy.states import InstanceEvent, InstanceState, transition
 
 log = logging.getLogger(__name__)
 
 COMPARE_INTERVAL = 5.0
-"""Seconds between looks at the binary on disk and at the memory of what runs."""
+"""Seconds between two comparisons of the running instance with the binary on disk and the memory limit."""
 
 EXEC_TIME = 2.0
-"""Seconds for a child that an agent left at its gate to become a proxy, or to go."""
+"""Seconds for a child that an earlier agent has just released to become the proxy, or to end."""
+
+RESTARTS = Backoff(first=1.0, most=60.0, jitter=0.0)
+"""Pauses before the chosen instance is started again. No jitter: each machine restarts only its own proxy."""
+
+SETTLED = 60.0
+"""Seconds of running after which a later end counts as the first one."""
 
 
 class Proxy(PublishedProxy):
-    """The proxy's instances: values to read, and verbs. Made by `open_proxy`."""
+    """The proxy's instances. Made by `open_proxy`."""
 
     def __init__(
         self,
@@ -79,31 +80,29 @@ class Proxy(PublishedProxy):
         self._running: dict[Instance, RunningProxy] = {}
         self._starting = trio.Lock()
 
-    # Verbs of others.
-
     async def start_standby(self) -> Instance:
         """Start another instance beside the chosen one, with the newest settings and binary. Raises HostError."""
         return await self._start()
 
     def dismiss(self, instance: Instance) -> None:
-        """Have an instance end; its own patience and ours bound that."""
+        """End an instance; it has `drain` seconds for that."""
         if instance in self._running:
             self._running[instance].dismiss()
 
     def retire(self, instance: Instance) -> None:
-        """Another serves in an instance's place: it only serves what it has."""
+        """Mark an instance as draining: another serves in its place."""
         if instance in self._running:
-            self.step(instance, Event.RETIRED)
+            self.apply_event(instance, InstanceEvent.RETIRED)
 
     def has_settings(self, settings: Settings) -> bool:
-        """Whether the chosen instance was told what these settings say, and the addresses that are to be served."""
+        """Whether the chosen instance runs with these settings and with the addresses that this machine now serves."""
         chosen = self.chosen.value
         if chosen is None or chosen not in self.instances.value:
             return False
         return self.instances.value[chosen].environment == self._launcher.wanted_digest(settings, chosen)
 
     def families(self, instance: Instance) -> tuple[Family, ...]:
-        """The address families that an instance takes outbound traffic of."""
+        """The address families for which an instance accepts outbound traffic."""
         return find_families(instance)
 
     async def read_metrics(self, instance: Instance) -> str | None:
@@ -114,78 +113,81 @@ class Proxy(PublishedProxy):
             except httpx.HTTPError:
                 return None
 
-    # Coming to hold processes.
+    # Adopt and start.
 
     async def adopt(self, active: Instance | None) -> bool:
-        """Hold what an earlier agent has left, and choose one; False if there is nothing of ours."""
+        """Adopt the instances that an earlier agent has left, and choose one; False if there is none.
+
+        `active` is the instance that the kernel's rules point to: if it runs, it is the one to choose.
+        """
         with trio.move_on_after(EXEC_TIME):
             while self._launcher.records.has_starting_child():  # noqa: ASYNC110  an exec is no event
                 await trio.sleep(0.02)
-        found = self._launcher.records.find_ours()
+        found = self._launcher.records.find_running()
         if not found:
             return False
         self.chosen.set(active if active in found else min(found))
         for instance, (record, process) in found.items():
-            self._hold(instance, process, record, Event.ADOPTED)
+            self._add(instance, process, record, InstanceEvent.ADOPTED)
             log.info("proxy %s: adopted process %d", instance, record.pid)
         return True
 
     async def check(self) -> None:
-        """Find out whether the binary can be run. Raises HostError."""
+        """Check that the binary can be run. Raises HostError."""
         self.version = await self._launcher.check()
 
     async def _start(self) -> Instance:
-        """Launch an instance in a free place. Raises HostError."""
-        async with self._starting:  # else two could take the same place
+        """Launch an instance in a free slot. Raises HostError."""
+        async with self._starting:  # or two launches could choose the same slot
             await self.check()
             settings = self._membership.settings.value
             assert settings is not None  # settings are replaced, never withdrawn
             instance = choose_slot(self._running)
-            process, record = await self._launcher.make(instance, settings)
+            process, record = await self._launcher.launch(instance, settings)
             self.starts[instance] += 1
-            self._hold(instance, process, record, Event.STARTED)
+            self._add(instance, process, record, InstanceEvent.STARTED)
         log.info("proxy %s: started process %d", instance, process.pid)
         return instance
 
-    def _hold(self, instance: Instance, process: HeldProcess, record: InstanceRecord, event: Event) -> None:
+    def _add(self, instance: Instance, process: HeldProcess, record: InstanceRecord, event: InstanceEvent) -> None:
         settings = self._membership.settings.value
         server_name = settings.server_name if settings is not None else ""
-        held = RunningProxy(self, instance, process, self._runtime, server_name, self._config.drain)
-        self._running[instance] = held
+        running = RunningProxy(self, instance, process, self._runtime, server_name, self._config.drain)
+        self._running[instance] = running
         view = InstanceView(
-            transition(State.ABSENT, event).state,
+            transition(InstanceState.ABSENT, event).state,
             process.pid,
             record.environment,
             record.program,
-            is_adopted=event is Event.ADOPTED,
+            is_adopted=event is InstanceEvent.ADOPTED,
         )
         self.change(instance, view)
-        self._nursery.start_soon(self._attend, held)
+        self._nursery.start_soon(self._supervise, running)
 
-    async def _attend(self, held: RunningProxy) -> None:
-        words = await held.supervise(self._svid, self._now)
-        was_chosen = held.instance == self.chosen.value
-        self.exit_messages[held.instance] = words
-        self._release(held)
-        others = [known for known, view in self.instances.value.items() if view.can_serve]
+    async def _supervise(self, running: RunningProxy) -> None:
+        message = await running.supervise(self._svid, self._now)
+        was_chosen = running.instance == self.chosen.value
+        self.exit_messages[running.instance] = message
+        self._release(running)
+        others = [name for name, view in self.instances.value.items() if view.can_serve]
         if was_chosen and not others:
-            self.tell(words)
+            self.report_problem(message)
             return
-        log.log(logging.WARNING if was_chosen else logging.INFO, "%s", words)
+        log.log(logging.WARNING if was_chosen else logging.INFO, "%s", message)
         if was_chosen:
             self.choose(others[0])
 
-    def _release(self, held: RunningProxy) -> None:
-        held.process.close()
-        del self._running[held.instance]
-        self._launcher.records.drop(held.instance)
-        self.step(held.instance, Event.EXITED)
+    def _release(self, running: RunningProxy) -> None:
+        running.process.close()
+        del self._running[running.instance]
+        self._launcher.records.drop(running.instance)
+        self.apply_event(running.instance, InstanceEvent.EXITED)
 
     # While they run.
 
-    async def keep(self) -> NoReturn:
-        """Have the chosen instance run, for ever."""
-        restarts = Restarts()
+    async def run(self) -> NoReturn:
+        """Start the chosen instance, and start it again when it has ended, for ever."""
+        attempts = Attempts(settled=SETTLED)
         while True:
             began = trio.current_time()
             try:
@@ -196,18 +198,17 @@ class Proxy(PublishedProxy):
                     began = trio.current_time()
                 await self.instances.wait_for(lambda views: self.chosen.value not in views)
             except HostError as problem:
-                self.tell(f"{problem.message} ({problem.hint})")
-            restarts, pause = restarts.after(trio.current_time() - began)
-            await trio.sleep(pause)
+                self.report_problem(f"{problem.message} ({problem.hint})")
+            await trio.sleep(attempts.failed(RESTARTS, 0.0, ran_for=trio.current_time() - began))
 
     async def _wait_for(self, what: str, source: Latest[Any]) -> None:
         if source.value is None:
-            self.problem.set(f"no proxy yet: it waits for {what}")
+            self.problem.set(f"no proxy yet: waiting for {what}")
             await source.wait_for(lambda value: value is not None)
             self.problem.set(None)
 
-    async def compare(self) -> NoReturn:
-        """Keep `outdated` true, for ever."""
+    async def watch_differences(self) -> NoReturn:
+        """Publish how the chosen instance differs from the wanted one, for ever."""
         sources = (self._membership.settings, self._membership.captured, self.chosen, self.instances)
         async with open_any_change(*sources) as change:
             while True:
@@ -220,44 +221,44 @@ class Proxy(PublishedProxy):
         if chosen is None or view is None or settings is None:
             self.outdated.set(frozenset())
             return
-        on_disk = await self._binary_watch.poll(view.program)
+        on_disk = await self._binary_watch.poll(view.binary)
         if self.chosen.value != chosen:
-            return  # another was chosen meanwhile, and is looked at next
+            return  # another was chosen meanwhile; the change wakes the next comparison
         found = differences(
-            (view.environment, view.program.digest if view.program else None),
+            (view.environment, view.binary.digest if view.binary else None),
             (self._launcher.wanted_digest(settings, chosen), on_disk.digest if on_disk else None),
             _resident_memory(view.pid),
             self._config.memory_limit,
         )
         self.outdated.set(found)
 
-    # Ending them.
+    # End.
 
-    async def end(self, *, forget: bool) -> None:
-        """End every instance, within the bound; on `forget` leave no file behind."""
+    async def end(self, *, remove_files: bool) -> None:
+        """End every instance, by SIGKILL after `drain` seconds. `remove_files` removes logs and resolv.conf too."""
         async with open_bare_nursery() as nursery:
-            for held in list(self._running.values()):
-                nursery.start_soon(self._end_one, held)
-        if forget:
+            for running in list(self._running.values()):
+                nursery.start_soon(self._end_one, running)
+        if remove_files:
             for instance in INSTANCES:
                 remove_output(self._runtime, instance)
             self._launcher.remove_resolv_conf()
 
-    async def _end_one(self, held: RunningProxy) -> None:
-        await held.end()
-        self._release(held)
+    async def _end_one(self, running: RunningProxy) -> None:
+        await running.end()
+        self._release(running)
         tell(Withdrawing.ENDED)
-        log.info("proxy %s: ended", held.instance)
+        log.info("proxy %s: ended", running.instance)
 
     def leave_running(self) -> None:
-        """Let go of the processes without ending them."""
-        for held in self._running.values():
-            held.process.close()
+        """Close the agent's handles; the processes go on."""
+        for running in self._running.values():
+            running.process.close()
         self._running.clear()
 
 
 def _resident_memory(pid: int) -> int | None:
-    """Bytes of memory that a process holds (RSS); None if it has ended."""
+    """Resident memory (RSS) in bytes; None if the process has ended."""
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
@@ -276,10 +277,10 @@ async def open_proxy(
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Proxy]:
-    """Have a proxy while open.
+    """Run a proxy while open. On hand-over its instances go on; on any other ending they are ended.
 
-    `socket` is the Workload API's, `dns_address` where its names are answered, `active` where the kernel's rules point
-    to. Raises HostError if there is nothing to adopt and the binary or its user cannot be used.
+    `socket` is the Workload API's, `dns_address` that of the DNS stub, `active` the instance that the kernel's rules
+    point to. Raises HostError if there is nothing to adopt and the binary or its user cannot be used.
     """
     launcher = ProxyLauncher(config, find_user(config.user), runtime, membership, socket)
     launcher.write_resolv_conf(dns_address)
@@ -289,8 +290,8 @@ async def open_proxy(
             proxy = Proxy(nursery, launcher, config, runtime, membership, identity.svid, now)
             if not await proxy.adopt(active):
                 await proxy.check()
-            nursery.start_soon(proxy.keep)
-            nursery.start_soon(proxy.compare)
+            nursery.start_soon(proxy.run)
+            nursery.start_soon(proxy.watch_differences)
             try:
                 yield proxy
             finally:
@@ -300,4 +301,4 @@ async def open_proxy(
             proxy.leave_running()
         elif proxy is not None:
             with trio.CancelScope(shield=True):
-                await proxy.end(forget=endings.value is Ending.LEAVE)
+                await proxy.end(remove_files=endings.value is Ending.LEAVE)

@@ -1,7 +1,7 @@
-"""What is known of the instances, published: each one's state, which of them is chosen, and whether that one may serve.
+"""The proxy's published values: the state of each instance, which one is chosen, and whether that one may have traffic.
 
-Rules: at most one instance is chosen: traffic is to go there, and `ready` speaks of it alone. An instance that is not
-chosen never costs anybody readiness, whatever becomes of it. Views change by `step` and `change`, and nowhere else.
+At most one instance is chosen; `ready` and `problem` are about that one alone. An instance that is not chosen cannot
+make this machine unready.
 """
 
 import logging
@@ -14,31 +14,32 @@ from exclave.link.layout import ADMIN_PORT, Instance
 from exclave.proxy.differences import Difference
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.process.instances import BinaryId
-from exclave.proxy.states import Effect, Event, State, transition
+from exclave.proxy.states import InstanceEffect, InstanceEvent, InstanceState, transition
 
 log = logging.getLogger(__name__)
 
-SERVING_STATES = (State.STANDBY, State.ACTIVE, State.DRAINING)
+SERVING_STATES = (InstanceState.STANDBY, InstanceState.ACTIVE, InstanceState.DRAINING)
 """States in which an instance may have traffic."""
 
 ADMIN_DENIED = (
-    f"proxy {{}} does not let this machine ask on its admin port {ADMIN_PORT}: Linkerd has sent no policy for it yet, "
-    "or a Server for that port has no route for /ready and /metrics; its certificate alone says that it is ready"
+    f"proxy {{}} denies this machine's requests on its admin port {ADMIN_PORT}: Linkerd has sent no policy for it yet, "
+    "or a Server for that port has no route for /ready and /metrics; only its certificate shows that it is ready"
 )
 
 
 @dataclass(frozen=True)
 class InstanceView:
-    """How an instance stands. `certificate_expires` is what its metrics said last, epoch seconds.
+    """The published state of one instance.
 
-    `environment` is the digest of what it was told, `program` what it runs, as far as its record says. `trouble` is why
-    it may have no traffic, for a person; `is_refused`: a policy keeps us from asking it, and has done so for a while.
+    `environment` is the digest of its environment, `binary` what it runs, None if its record does not name it.
+    `certificate_expires` is the end of the certificate that it served last (epoch seconds). `not_ready_because` is for
+    a person. `is_admin_denied`: a policy has denied our requests to its admin server for a while.
     """
 
-    state: State
+    state: InstanceState
     pid: int
     environment: str
-    program: BinaryId | None = None
+    binary: BinaryId | None = None
     is_adopted: bool = False
     certificate_expires: float | None = None
     is_ready: bool = False
@@ -54,10 +55,10 @@ class InstanceView:
 class PublishedProxy:
     """The published values.
 
-    `chosen` is where traffic is to go, `ready` the same once that may have any; `outdated` says how what is chosen
-    differs from what is wanted; `problem` why nothing may have traffic, for a person; `refusal` why the chosen one can
-    be seen by its certificate alone, for a person; `version` the binary's own word; `starts` counts launches; `ends`
-    holds the last words of each place's last process.
+    `chosen` is the instance that traffic is to go to, `ready` the same one while it may have traffic. `outdated` is how
+    the chosen one differs from the wanted one. For a person: `problem` is why no instance may have traffic,
+    `admin_denial` why only a certificate shows that the chosen one is ready, `exit_messages` how the last process of
+    each instance ended. `version` is that of the binary, None if it prints none. `starts` counts launches.
     """
 
     def __init__(self, user: ProxyUser) -> None:
@@ -67,42 +68,42 @@ class PublishedProxy:
         self.ready: Latest[Instance | None] = Latest(None)
         self.outdated: Latest[frozenset[Difference]] = Latest(frozenset())
         self.problem: Latest[str | None] = Latest(None)
-        self.refusal: Latest[str | None] = Latest(None)
+        self.admin_denial: Latest[str | None] = Latest(None)
         self.starts: Counter[Instance] = Counter()
         self.exit_messages: dict[Instance, str] = {}
         self.version: str | None = None
 
     def observe_rules(self, instance: Instance | None) -> None:
-        """Take what the kernel's rules point to: that instance is active, others are not."""
-        for known in self.instances.value:
-            self.step(known, Event.RULES_IN if known == instance else Event.RULES_OUT)
+        """Take over which instance the kernel's rules point to: that one is active, the others are not."""
+        for each in self.instances.value:
+            self.apply_event(each, InstanceEvent.RULES_IN if each == instance else InstanceEvent.RULES_OUT)
 
     def choose(self, instance: Instance) -> None:
-        """Traffic is to go to this instance from now on."""
+        """Make this the instance that traffic is to go to."""
         if self.chosen.value != instance:
             log.info("proxy: [chosen=%s was=%s]", instance, self.chosen.value or "none")
-            self.outdated.set(frozenset())  # nothing is known of this one yet
+            self.outdated.set(frozenset())  # this one was not compared yet
         self.chosen.set(instance)
         self._publish()
 
-    def step(self, instance: Instance, event: Event) -> tuple[Effect, ...]:
-        """Publish what an event makes of an instance; what is to be done about it."""
+    def apply_event(self, instance: Instance, event: InstanceEvent) -> tuple[InstanceEffect, ...]:
+        """Publish the state after an event; the effects that the caller has to carry out."""
         view = self.instances.value[instance]
-        step = transition(view.state, event)
-        self.change(instance, replace(view, state=step.state))
-        return step.effects
+        found = transition(view.state, event)
+        self.change(instance, replace(view, state=found.state))
+        return found.effects
 
     def change(self, instance: Instance, view: InstanceView) -> None:
-        """Publish how an instance stands; one that is absent is not among them."""
-        others = {known: seen for known, seen in self.instances.value.items() if known != instance}
-        self.instances.set(others if view.state is State.ABSENT else {**others, instance: view})
+        """Publish an instance's view. An absent instance has none."""
+        others = {name: other for name, other in self.instances.value.items() if name != instance}
+        self.instances.set(others if view.state is InstanceState.ABSENT else {**others, instance: view})
         self._publish()
 
     async def wait_gone(self, instance: Instance) -> None:
         """Wait until an instance has no process."""
         await self.instances.wait_for(lambda views: instance not in views)
 
-    def tell(self, problem: str) -> None:
+    def report_problem(self, problem: str) -> None:
         """Publish why no instance may have traffic."""
         if self.problem.value != problem:
             log.warning("%s", problem)
@@ -116,13 +117,13 @@ class PublishedProxy:
         if is_ready:
             self.problem.set(None)
         elif view is not None and view.not_ready_because is not None:
-            self.tell(view.not_ready_because)
-        self._publish_admin_denied(chosen if view is not None and view.is_admin_denied else None)
+            self.report_problem(view.not_ready_because)
+        self._publish_admin_denial(chosen if view is not None and view.is_admin_denied else None)
 
-    def _publish_admin_denied(self, instance: Instance | None) -> None:
-        refusal = None if instance is None else ADMIN_DENIED.format(instance)
-        if refusal is not None and self.refusal.value is None:
-            log.warning("%s", refusal)
-        elif refusal is None and self.refusal.value is not None:
-            log.info("proxy: it lets itself be asked again")
-        self.refusal.set(refusal)
+    def _publish_admin_denial(self, instance: Instance | None) -> None:
+        denial = None if instance is None else ADMIN_DENIED.format(instance)
+        if denial is not None and self.admin_denial.value is None:
+            log.warning("%s", denial)
+        elif denial is None and self.admin_denial.value is not None:
+            log.info("proxy: its admin port answers again")
+        self.admin_denial.set(denial)

@@ -1,8 +1,4 @@
-"""One process of ours that runs: looked after until it has ended, and ended when that is asked for.
-
-Rules: it is told to end with SIGTERM and given its own patience and `SPARE` seconds more; only then it is killed. To
-let go of it ends nothing. One task at a time waits for its end.
-"""
+"""One running process of an instance: supervised until it has ended, and ended on request."""
 
 import logging
 import signal
@@ -20,20 +16,20 @@ from exclave.milestones import Withdrawing, tell
 from exclave.proxy.process.logfile import bound_output, last_line, output_path
 from exclave.proxy.published import PublishedProxy
 from exclave.proxy.readiness import ReadinessWatcher
-from exclave.proxy.states import Effect, Event
+from exclave.proxy.states import InstanceEffect, InstanceEvent
 
 log = logging.getLogger(__name__)
 
-SPARE = 2.0
-"""Seconds between the end of the proxy's own patience and ours."""
+KILL_DELAY = 2.0
+"""Seconds from the end of the proxy's own grace period to SIGKILL."""
 
 
 class RunningProxy:
-    """The process of one instance. It serves TLS for `server_name`; `drain` is its own patience at its end, seconds."""
+    """The process of one instance. It serves TLS for `server_name`; `drain` is its grace period in seconds."""
 
     def __init__(
         self,
-        views: PublishedProxy,
+        published: PublishedProxy,
         instance: Instance,
         process: HeldProcess,
         runtime: Path,
@@ -42,62 +38,62 @@ class RunningProxy:
     ) -> None:
         self.instance = instance
         self.process = process
-        self._views = views
+        self._published = published
         self._output = output_path(runtime, instance)
         self._server_name = server_name
         self._drain = drain
         self._dismissed = trio.Event()
 
     def dismiss(self) -> None:
-        """Have it ended by whoever attends it."""
+        """Let `supervise` end it."""
         self._dismissed.set()
 
     async def supervise(self, svid: Latest[Svid | None], now: Now) -> str:
-        """Look after it until it has ended, whoever ended it; how, in words."""
+        """Supervise it until it has ended, for whatever reason; how it ended, for a person."""
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._watch, svid, now)
             nursery.start_soon(bound_output, self._output)
             nursery.start_soon(self._end_when_dismissed)
             status = await self.process.wait()
             nursery.cancel_scope.cancel()
-        words = last_line(self._output)
-        return f"proxy {self.instance} {describe_end(status)}{f': {words}' if words else ''}"
+        line = last_line(self._output)
+        return f"proxy {self.instance} {describe_end(status)}{f': {line}' if line else ''}"
 
     async def end(self) -> None:
-        """End it, within the bound; also one that was told before. Nobody else may attend it."""
+        """End it, by SIGKILL if need be. Only one task may wait for a process, so not while `supervise` runs."""
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._end)
             await self.process.wait()
             nursery.cancel_scope.cancel()
 
     async def _watch(self, svid: Latest[Svid | None], now: Now) -> None:
-        await self._do(await ReadinessWatcher(self._views, self.instance, self._server_name, svid, now).watch())
+        watcher = ReadinessWatcher(self._published, self.instance, self._server_name, svid, now)
+        await self._carry_out(await watcher.watch())
 
     async def _end_when_dismissed(self) -> None:
         await self._dismissed.wait()
         await self._end()
 
     async def _end(self) -> None:
-        effects = self._views.step(self.instance, Event.DISMISSED)
-        await self._do(effects or (Effect.TERMINATE,))  # one that was told before does not mind
+        effects = self._published.apply_event(self.instance, InstanceEvent.DISMISSED)
+        await self._carry_out(effects or (InstanceEffect.TERMINATE,))  # a second SIGTERM does no harm
 
-    async def _do(self, effects: tuple[Effect, ...]) -> None:
-        """Carry out effects; returns when the process has been killed, if it has not ended before."""
+    async def _carry_out(self, effects: tuple[InstanceEffect, ...]) -> None:
         for effect in effects:
-            if effect is Effect.KILL:
+            if effect is InstanceEffect.KILL:
                 log.warning("proxy %s: did not end within %g s, so it is killed", self.instance, self._drain)
                 self.process.send(signal.SIGKILL)
-            elif effect is Effect.TERMINATE:
+            elif effect is InstanceEffect.TERMINATE:
                 self.process.send(signal.SIGTERM)
                 tell(Withdrawing.TERMINATED)
-                await trio.sleep(self._drain + SPARE)
-                await self._do(self._views.step(self.instance, Event.BOUND_REACHED))
+                await trio.sleep(self._drain + KILL_DELAY)  # cancelled when the process ends
+                await self._carry_out(self._published.apply_event(self.instance, InstanceEvent.BOUND_REACHED))
 
 
 def describe_end(status: int | None) -> str:
-    """How a process ended: `status` is its exit status, negative for a signal, None if nobody can know."""
+    """How a process ended: `status` is its exit status, negative for a signal, None if it is unknown."""
     if status is None:
-        return "ended (an earlier agent's child: nobody can know how)"
+        return "ended (an earlier agent started it, so its exit status is unknown)"
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return f"ended with status {status}"

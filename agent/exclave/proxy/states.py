@@ -1,21 +1,17 @@
-"""The life of one proxy instance as a table: event in, next state and effects out. Pure.
+"""The life of one proxy instance, as a table: state and event in, next state and effects out. Pure.
 
     absent ──started──► starting ──certified──► standby ◄──rules in──► active ──rules out──► draining ──► absent
        └───adopted──────────────────────────────┘
 
-Rules: an event that says nothing new in a state changes nothing, so every event may be repeated; a process that exits
-is absent, whatever it was. An adopted instance stands by until the rules are seen to point to it, and is never ended
-for being slow: it served before we came. One that no rules point to, and beside which another serves, is retired and
-drains. While it only serves old flows, rules may come back; once told to end it ends, by SIGKILL if it takes longer
-than the bound.
+An event that is not in the table for a state changes nothing, so every event may be repeated.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
 
-class State(Enum):
-    """What an instance is. `word` is what people are shown."""
+class InstanceState(Enum):
+    """The state of an instance; `word` is what people are shown."""
 
     ABSENT = "absent"
     STARTING = "starting"
@@ -26,27 +22,27 @@ class State(Enum):
 
     @property
     def word(self) -> str:
-        """The contract's word: who is ending is still draining."""
-        return State.DRAINING.value if self is State.ENDING else self.value
+        """The state's word in status and metrics, where an instance that ends is still draining."""
+        return InstanceState.DRAINING.value if self is InstanceState.ENDING else self.value
 
 
-class Event(Enum):
-    """What has happened."""
+class InstanceEvent(Enum):
+    """What has happened to an instance."""
 
     STARTED = "started"  # a process was launched
     ADOPTED = "adopted"  # a process of an earlier agent was recognised
-    CERTIFIED = "certified"  # it says ready, and serves our certificate
+    CERTIFIED = "certified"  # it is ready and serves our certificate
     OVERDUE = "overdue"  # it was not certified in time
     RULES_IN = "rules in"  # the kernel's rules point to it
-    RULES_OUT = "rules out"  # they do not, or no longer
-    RETIRED = "retired"  # another serves in its place
-    DISMISSED = "dismissed"  # we want it gone
-    BOUND_REACHED = "bound reached"  # it has taken to end as long as it may
+    RULES_OUT = "rules out"  # they do not point to it (any more)
+    RETIRED = "retired"  # another instance serves in its place
+    DISMISSED = "dismissed"  # the agent ends it
+    BOUND_REACHED = "bound reached"  # it did not end in the time that it has for that
     EXITED = "exited"
 
 
-class Effect(Enum):
-    """What is to be done about it."""
+class InstanceEffect(Enum):
+    """What the caller does next."""
 
     TERMINATE = "send SIGTERM"
     KILL = "send SIGKILL"
@@ -54,38 +50,40 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Transition:
-    """The next state, and what to do."""
+    """The next state and the effects on the way."""
 
-    state: State
-    effects: tuple[Effect, ...] = ()
+    state: InstanceState
+    effects: tuple[InstanceEffect, ...] = ()
 
 
-_ENDED = Transition(State.ENDING, (Effect.TERMINATE,))
-_GONE = Transition(State.ABSENT)
+_TO_ENDING = Transition(InstanceState.ENDING, (InstanceEffect.TERMINATE,))
+_TO_ABSENT = Transition(InstanceState.ABSENT)
 
-TABLE: dict[tuple[State, Event], Transition] = {
-    (State.ABSENT, Event.STARTED): Transition(State.STARTING),
-    (State.ABSENT, Event.ADOPTED): Transition(State.STANDBY),
-    (State.STARTING, Event.CERTIFIED): Transition(State.STANDBY),
-    (State.STARTING, Event.OVERDUE): _ENDED,
-    (State.STARTING, Event.DISMISSED): _ENDED,
-    (State.STARTING, Event.EXITED): _GONE,
-    (State.STANDBY, Event.RULES_IN): Transition(State.ACTIVE),
-    (State.STANDBY, Event.RETIRED): Transition(State.DRAINING),
-    (State.STANDBY, Event.DISMISSED): _ENDED,
-    (State.STANDBY, Event.EXITED): _GONE,
-    (State.ACTIVE, Event.RULES_OUT): Transition(State.DRAINING),
-    (State.ACTIVE, Event.DISMISSED): _ENDED,
-    (State.ACTIVE, Event.EXITED): _GONE,
-    (State.DRAINING, Event.RULES_IN): Transition(State.ACTIVE),
-    (State.DRAINING, Event.DISMISSED): _ENDED,
-    (State.DRAINING, Event.EXITED): _GONE,
-    (State.ENDING, Event.BOUND_REACHED): Transition(State.ENDING, (Effect.KILL,)),
-    (State.ENDING, Event.EXITED): _GONE,
+TRANSITIONS: dict[tuple[InstanceState, InstanceEvent], Transition] = {
+    (InstanceState.ABSENT, InstanceEvent.STARTED): Transition(InstanceState.STARTING),
+    # An adopted instance has served before, so it is not ended for being slow: STANDBY knows no OVERDUE.
+    (InstanceState.ABSENT, InstanceEvent.ADOPTED): Transition(InstanceState.STANDBY),
+    (InstanceState.STARTING, InstanceEvent.CERTIFIED): Transition(InstanceState.STANDBY),
+    (InstanceState.STARTING, InstanceEvent.OVERDUE): _TO_ENDING,
+    (InstanceState.STARTING, InstanceEvent.DISMISSED): _TO_ENDING,
+    (InstanceState.STARTING, InstanceEvent.EXITED): _TO_ABSENT,
+    (InstanceState.STANDBY, InstanceEvent.RULES_IN): Transition(InstanceState.ACTIVE),
+    (InstanceState.STANDBY, InstanceEvent.RETIRED): Transition(InstanceState.DRAINING),
+    (InstanceState.STANDBY, InstanceEvent.DISMISSED): _TO_ENDING,
+    (InstanceState.STANDBY, InstanceEvent.EXITED): _TO_ABSENT,
+    (InstanceState.ACTIVE, InstanceEvent.RULES_OUT): Transition(InstanceState.DRAINING),
+    (InstanceState.ACTIVE, InstanceEvent.DISMISSED): _TO_ENDING,
+    (InstanceState.ACTIVE, InstanceEvent.EXITED): _TO_ABSENT,
+    # A swap that is given up brings the rules back to the instance that drains.
+    (InstanceState.DRAINING, InstanceEvent.RULES_IN): Transition(InstanceState.ACTIVE),
+    (InstanceState.DRAINING, InstanceEvent.DISMISSED): _TO_ENDING,
+    (InstanceState.DRAINING, InstanceEvent.EXITED): _TO_ABSENT,
+    (InstanceState.ENDING, InstanceEvent.BOUND_REACHED): Transition(InstanceState.ENDING, (InstanceEffect.KILL,)),
+    (InstanceState.ENDING, InstanceEvent.EXITED): _TO_ABSENT,
 }
-"""Everything that changes anything."""
+"""Every event that changes a state."""
 
 
-def transition(state: State, event: Event) -> Transition:
-    """What an event makes of a state; the same state without effects if it says nothing new there."""
-    return TABLE.get((state, event), Transition(state))
+def transition(state: InstanceState, event: InstanceEvent) -> Transition:
+    """The transition for an event; to the same state, without effects, if the table has none."""
+    return TRANSITIONS.get((state, event), Transition(state))

@@ -30,7 +30,7 @@ class SwapReason(Enum):
 
     ASKED = "asked for"
     ENVIRONMENT = Difference.ENVIRONMENT.value
-    PROGRAM = Difference.PROGRAM.value
+    BINARY = Difference.BINARY.value
     MEMORY = Difference.MEMORY.value
 
 
@@ -96,7 +96,7 @@ def plan_swap(facts: SwapFacts, now: float) -> Action:
 
 
 def _reason(facts: SwapFacts) -> SwapReason | None:
-    for reason in (SwapReason.ENVIRONMENT, SwapReason.PROGRAM, SwapReason.MEMORY):
+    for reason in (SwapReason.ENVIRONMENT, SwapReason.BINARY, SwapReason.MEMORY):
         if Difference(reason.value) in facts.outdated:
             return reason
     return None

@@ -30,7 +30,7 @@ from exclave.link.layout import INBOUND_PORT, OUTBOUND_PORT, Instance, instance_
 from exclave.member.client import MemberClient
 from exclave.proxy.instance import Proxy
 from exclave.proxy.published import InstanceView
-from exclave.proxy.states import State
+from exclave.proxy.states import InstanceState
 from exclave.redirect.reconciler import Redirect
 from exclave.redirect.rules.policy import FAMILIES, RedirectPolicy
 from exclave.swap.evidence import count_clients, count_policies, count_sockets, wanted_policies
@@ -205,7 +205,7 @@ class Swap:
 
     async def _wait_certified(self, new: Instance) -> None:
         def is_decided(views: Mapping[Instance, InstanceView]) -> bool:
-            return new not in views or views[new].can_serve or views[new].state is State.ENDING
+            return new not in views or views[new].can_serve or views[new].state is InstanceState.ENDING
 
         await self._proxy.instances.wait_for(is_decided)
         self._must_run(new)
@@ -332,7 +332,7 @@ class Swap:
     def _must_run(self, new: Instance) -> InstanceView:
         """How the new instance stands. Raises HostError if it has ended, or is about to."""
         view = self._proxy.instances.value.get(new)
-        if view is None or view.state is State.ENDING:
+        if view is None or view.state is InstanceState.ENDING:
             why = self._proxy.exit_messages.get(new) if view is None else f"proxy {new} was not ready in time"
             raise HostError(Fault.PROXY_UNUSABLE, why or f"proxy {new} has ended", "see its log in the runtime folder")
         return view

@@ -1,4 +1,4 @@
-"""What keeps a proxy from being run, in the words that people are shown; with real users and programs."""
+"""The checks of the proxy's binary, user and version, with real users and programs."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ import pytest
 import trio.testing
 
 from exclave.errors import Fault, HostError
-from exclave.proxy.process.binary import ProxyUser, check_binary, find_user
+from exclave.proxy.process.binary import ProxyUser, check_binary, find_user, read_version, version_problem
 
 from ..lab import GID, UID, USER, open_folder, write_script
 
@@ -28,7 +28,7 @@ def test_a_user_is_found_by_name_or_number(name: str) -> None:
     assert find_user(name) == NOBODY
 
 
-def test_a_user_that_is_not_there_can_be_made() -> None:
+def test_a_missing_user_is_reported_with_the_command_that_adds_it() -> None:
     with pytest.raises(HostError) as caught:
         find_user("exclave-absent")
     assert (caught.value.fault, caught.value.message, caught.value.hint) == (
@@ -39,54 +39,54 @@ def test_a_user_that_is_not_there_can_be_made() -> None:
 
 
 @pytest.mark.parametrize("name", ["root", "0"])
-def test_root_is_no_user_for_a_proxy(name: str) -> None:
+def test_root_is_refused(name: str) -> None:
     assert pwd.getpwuid(0).pw_name == "root"
     with pytest.raises(HostError) as caught:
         find_user(name)
     assert (caught.value.message, caught.value.hint) == (
-        "the proxy cannot run as root: its own traffic is told from others' by its user",
-        "name a user of its own in config.toml: [proxy] user",
+        "the proxy cannot run as root: the rules recognise its own traffic by its user",
+        "name another user in config.toml: [proxy] user",
     )
 
 
-async def refusal(binary: Path) -> tuple[str, str]:
+async def refused(binary: Path) -> tuple[str, str]:
     with pytest.raises(HostError) as caught:
         await check_binary(binary, NOBODY)
     assert caught.value.fault is Fault.PROXY_UNUSABLE
     return caught.value.message, caught.value.hint
 
 
-async def test_a_proxy_says_its_version_and_sees_an_empty_environment(folder: Path) -> None:
+async def test_a_proxy_prints_its_version_in_an_empty_environment(folder: Path) -> None:
     proxy = write_script(
         folder / "proxy",
         f"echo '{GREETING.format('2.331.0')}'",
-        f"id -u >{folder}/seen; env | grep -c LINKERD2_PROXY_ >>{folder}/seen; exit 64",
+        f"id -u >{folder}/output; env | grep -c LINKERD2_PROXY_ >>{folder}/output; exit 64",
     )
-    seen = folder / "seen"
-    seen.touch()
-    os.chown(seen, UID, GID)
+    output = folder / "output"
+    output.touch()
+    os.chown(output, UID, GID)
     assert await check_binary(proxy, NOBODY) == "2.331.0"
-    assert seen.read_text().split() == [str(UID), "1"]  # the one is its log filter
+    assert output.read_text().split() == [str(UID), "1"]  # the one is its log filter
 
 
-async def test_one_that_does_not_say_is_taken_at_its_own_risk(folder: Path) -> None:
+async def test_a_proxy_without_a_version_is_accepted(folder: Path) -> None:
     assert await check_binary(write_script(folder / "proxy", "exit 64"), NOBODY) is None
 
 
 @pytest.mark.parametrize("version", ["2.329.0", "2.330.0"])
 async def test_a_version_that_cannot_work_is_refused(folder: Path, version: str) -> None:
     proxy = write_script(folder / "proxy", f"echo '{GREETING.format(version)}'; exit 64")
-    assert await refusal(proxy) == (
-        f"the proxy at {proxy} is v{version}, which asks the Workload API for a service name that no server knows, "
+    assert await refused(proxy) == (
+        f"the proxy at {proxy} is v{version}, which asks the Workload API for a service name that no server has, "
         "and so never gets a certificate",
         "use v2.331.0 or later, or v2.328.0 or earlier",
     )
 
 
-async def test_a_file_that_is_not_there_is_refused(folder: Path) -> None:
-    assert await refusal(folder / "proxy") == (
+async def test_a_missing_file_is_refused(folder: Path) -> None:
+    assert await refused(folder / "proxy") == (
         f"there is no proxy at {folder}/proxy",
-        "install linkerd2-proxy there, or say where it is in config.toml: [proxy] binary",
+        "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",
     )
 
 
@@ -98,35 +98,70 @@ UNUSABLE = {
         b"#!/usr/bin/absent\n",
         "status 127: setpriv: failed to execute {}: No such file or directory",
     ),
-    "it is another program": (0o755, b"#!/bin/sh\necho proxy\n", "status 0: it said nothing"),
+    "it is another program": (0o755, b"#!/bin/sh\necho proxy\n", "status 0: it printed nothing"),
 }
 
 
 @pytest.mark.parametrize(("mode", "content", "end"), UNUSABLE.values(), ids=UNUSABLE)
-async def test_a_file_that_the_user_cannot_run_as_a_proxy_is_refused(
+async def test_a_file_that_does_not_run_as_a_proxy_is_refused(
     folder: Path, mode: int, content: bytes, end: str
 ) -> None:
     proxy = folder / "proxy"
     proxy.write_bytes(content)
     proxy.chmod(mode)
-    assert await refusal(proxy) == (
+    assert await refused(proxy) == (
         f"{proxy}, run by {USER} without a configuration, ended with {end.format(proxy)}",
         "linkerd2-proxy was expected there, built for this kind of machine; that user must be able to read and "
         "execute it (chmod 0755), and to pass the folders above it",
     )
 
 
-async def test_a_program_that_does_not_end_is_no_proxy(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_program_that_does_not_end_is_refused(folder: Path, autojump_clock: trio.testing.MockClock) -> None:
     proxy = write_script(folder / "proxy", "exec sleep 600")
-    assert await refusal(proxy) == (
+    assert await refused(proxy) == (
         f"{proxy} was run without a configuration and did not end within 10 s",
         "linkerd2-proxy was expected there: see config.toml, [proxy] binary",
     )
 
 
-async def test_a_machine_without_setpriv_is_told_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_setpriv_is_reported_with_its_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exclave.proxy.process.binary.SEARCH_PATH", str(folder))
-    assert await refusal(write_script(folder / "proxy", "exit 64")) == (
+    assert await refused(write_script(folder / "proxy", "exit 64")) == (
         "the program setpriv is not installed",
         "install it: apt install util-linux",
     )
+
+
+SERVICE = "asks the Workload API for a service name that no server has, and so never gets a certificate"
+
+GREETINGS = {
+    "a release": ("[     0.001s]  INFO ThreadId(01) linkerd2_proxy: release 2.331.0 (abc1234) by linkerd", "2.331.0"),
+    "a tag with a v": ("INFO linkerd2_proxy: release v2.329.0 (abc1234) by linkerd on 2026-01-01", "2.329.0"),
+    "a build of one's own": ("INFO linkerd2_proxy: debug 0.0.0-dev.1 (1234567) by me", "0.0.0-dev.1"),
+    "lines around it": (
+        "warning\nINFO linkerd2_proxy: release 2.331.0 (a) by b\nInvalid configuration",
+        "2.331.0",
+    ),
+    "another program": ("Usage: proxy [options]", None),
+    "silence": ("", None),
+}
+
+
+@pytest.mark.parametrize(("greeting", "version"), GREETINGS.values(), ids=GREETINGS)
+def test_the_version_in_a_greeting(greeting: str, version: str | None) -> None:
+    assert read_version(greeting) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("2.328.0", None),
+        ("2.329.0", SERVICE),
+        ("2.330.0", SERVICE),
+        ("2.331.0", None),
+        ("0.0.0-dev.1", None),
+        (None, None),
+    ],
+)
+def test_versions_that_cannot_work_are_refused_with_the_reason(version: str | None, reason: str | None) -> None:
+    assert version_problem(version) == reason

@@ -13,7 +13,7 @@ import pytest
 
 from exclave.errors import Fault, HostError
 from exclave.proxy.process.instances import BinaryId
-from exclave.proxy.process.records import LAUNCHERS, Records, find_executable
+from exclave.proxy.process.records import LAUNCHERS, RecordFile, find_executable
 
 SLEEP = "/usr/bin/sleep"
 
@@ -31,10 +31,10 @@ def executable_of(pid: int) -> str:
 
 
 def test_the_process_on_record_is_found_and_held(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     program = BinaryId("8:1:2:3", "d")
     records.add("b", sleeper.pid, executable_of(sleeper.pid), "digest", program)
-    ((instance, (record, process)),) = records.find_ours().items()
+    ((instance, (record, process)),) = records.find_running().items()
     assert (instance, record.pid, record.environment, record.program) == ("b", sleeper.pid, "digest", program)
     process.send(signal.SIGTERM)
     process.close()
@@ -42,45 +42,45 @@ def test_the_process_on_record_is_found_and_held(tmp_path: Path, sleeper: "subpr
 
 
 def test_nothing_on_record_is_nothing_found(tmp_path: Path) -> None:
-    assert Records(tmp_path).find_ours() == {}
+    assert RecordFile(tmp_path).find_running() == {}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_that_has_ended_is_dropped(tmp_path: Path) -> None:
     started = subprocess.Popen([SLEEP, "600"])
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     records.add("a", started.pid, executable_of(started.pid), "digest")
     started.kill()
     started.wait()
-    assert records.find_ours() == {}
+    assert records.find_running() == {}
     assert list(tmp_path.iterdir()) == []  # no record, no file
 
 
 def test_another_program_with_that_number_is_left_alone(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     records.add("a", sleeper.pid, "/usr/lib/exclave/linkerd2-proxy", "digest")
-    assert records.find_ours() == {}
+    assert records.find_running() == {}
     assert sleeper.poll() is None
 
 
 def test_of_two_the_one_that_runs_is_found_and_the_other_dropped(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]"
 ) -> None:
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     records.add("a", 2**22 - 1, SLEEP, "digest")
     records.add("b", sleeper.pid, executable_of(sleeper.pid), "digest")
-    ((instance, (_, process)),) = records.find_ours().items()
+    ((instance, (_, process)),) = records.find_running().items()
     process.close()
     assert instance == "b"
     assert list(records.read()) == ["b"]
 
 
 def test_two_that_run_are_both_found(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     with subprocess.Popen([SLEEP, "600"]) as other:
         records.add("b", sleeper.pid, executable_of(sleeper.pid), "digest")
         records.add("a", other.pid, executable_of(other.pid), "digest")
-        found = records.find_ours()
+        found = records.find_running()
         assert {instance: record.pid for instance, (record, _) in found.items()} == {"a": other.pid, "b": sleeper.pid}
         for _, process in found.values():
             process.close()
@@ -89,12 +89,12 @@ def test_two_that_run_are_both_found(tmp_path: Path, sleeper: "subprocess.Popen[
 
 def test_a_zombie_has_ended_and_its_record_is_dropped(tmp_path: Path) -> None:
     started = subprocess.Popen([SLEEP, "600"])
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     records.add("a", started.pid, executable_of(started.pid), "digest")
     started.kill()
     os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)  # it stays, for its parent to ask
     assert Path(f"/proc/{started.pid}/stat").read_text().split()[2] == "Z"
-    assert records.find_ours() == {}
+    assert records.find_running() == {}
     assert records.read() == {}
     started.wait()
 
@@ -102,17 +102,17 @@ def test_a_zombie_has_ended_and_its_record_is_dropped(tmp_path: Path) -> None:
 def test_a_process_of_the_same_number_that_was_started_at_another_time_is_left_alone(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]"
 ) -> None:
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     record = records.add("a", sleeper.pid, executable_of(sleeper.pid), "digest")
     records._write({"a": replace(record, start_ticks=record.start_ticks - 1)})
-    assert records.find_ours() == {}
+    assert records.find_running() == {}
     records._write({"a": replace(record, boot_id="another")})
-    assert records.find_ours() == {}
+    assert records.find_running() == {}
     assert sleeper.poll() is None
 
 
 def test_a_child_that_is_not_the_proxy_yet_is_on_its_way(tmp_path: Path) -> None:
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     with subprocess.Popen(["sh", "-c", 'read -r _; exec "$@"', "sh", SLEEP, "600"], stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
         records.add("a", child.pid, SLEEP, "digest")
@@ -123,7 +123,7 @@ def test_a_child_that_is_not_the_proxy_yet_is_on_its_way(tmp_path: Path) -> None
         child.stdin.flush()
         while records.has_starting_child():
             pass
-        ((_, (record, process)),) = records.find_ours().items()
+        ((_, (record, process)),) = records.find_running().items()
         process.close()
         assert record.pid == child.pid
         child.kill()
@@ -132,13 +132,13 @@ def test_a_child_that_is_not_the_proxy_yet_is_on_its_way(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": {"pid": 1}}'])
 def test_a_damaged_file_adopts_nobody_and_says_so(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "instances.json").write_text(text)
-    assert Records(tmp_path).find_ours() == {}
+    assert RecordFile(tmp_path).find_running() == {}
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith(f"proxy: {tmp_path}/instances.json cannot be read, so nothing is adopted: ")
 
 
 def test_dropping_one_keeps_the_other(tmp_path: Path) -> None:
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     for instance in ("a", "b"):
         records.add(instance, os.getpid(), sys.executable, instance)  # type: ignore[arg-type]
     records.drop("a")
@@ -149,7 +149,7 @@ def test_dropping_one_keeps_the_other(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_leaves_the_record_that_was_there(tmp_path: Path) -> None:
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     records.add("a", os.getpid(), sys.executable, "before")
     most = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -18,7 +18,7 @@ from exclave.identity.svid import Svid
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.environment import proxy_environment
 from exclave.proxy.probe import leaf_not_after, open_probe
-from exclave.proxy.process.version import read_version
+from exclave.proxy.process.binary import read_version
 from exclave.workload_api.server import open_workload_api
 from exclave_sandbox.stage.programs import Program, open_program
 from exclave_sandbox.standin.stream import connect

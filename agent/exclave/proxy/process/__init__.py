@@ -1,1 +1,1 @@
-"""One process of the proxy: binary, start, records on disk, log file."""
+"""One process of the proxy: its binary, its start, its record on disk, its log file."""

@@ -1,12 +1,12 @@
-"""Whether there is a proxy that can be run: its file, its user, its version.
+"""Checks that the proxy can be run: its file, its user, its version.
 
-Rules: everything that would keep it from starting is found before anything depends on it, and said once, with what to
-do. The version is the binary's own word: it is run as its user, with an empty environment, in which it greets and ends
-with status 64. Whatever neither greets nor ends so is no proxy: a program for another kind of machine comes to be read
-by a shell, whose words are then told.
+linkerd2-proxy has no `--version`. It logs one line with its version before it reads its configuration, and ends with
+status 64 if there is none. So it is run as its user, with an empty environment, which touches nothing.
+Source: linkerd2-proxy, linkerd2-proxy/src/main.rs: `{profile} {version} ({sha}) by {vendor} on {date}`.
 """
 
 import pwd
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,27 +14,44 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.kit.host.command import run_command
-from exclave.proxy.process.version import REMEDY, read_version, why_refused
 
 GREETING_TIME = 10.0
-"""Seconds that a proxy may take to greet and end."""
+"""Seconds that a proxy may take to log its version and end."""
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
+_GREETING = re.compile(r"linkerd2_proxy: \S+ v?(\d+\.\d+\.\d+[^\s(]*) \(")
 _NO_CONFIGURATION = 64  # EX_USAGE, linkerd2-proxy's exit status
+
+_WRONG_SERVICE = "asks the Workload API for a service name that no server has, and so never gets a certificate"
+REFUSED = {"2.329.0": _WRONG_SERVICE, "2.330.0": _WRONG_SERVICE}
+"""Versions that cannot work here, with the reason."""
+
+REMEDY = "use v2.331.0 or later, or v2.328.0 or earlier"
 
 
 @dataclass(frozen=True)
 class ProxyUser:
-    """Who the proxy runs as."""
+    """The user that the proxy runs as."""
 
     name: str
     uid: int
     gid: int
 
 
+def read_version(greeting: str) -> str | None:
+    """The version, such as `2.331.0`, in what the proxy printed; None if there is none."""
+    found = _GREETING.search(greeting)
+    return found[1] if found else None
+
+
+def version_problem(version: str | None) -> str | None:
+    """Why this version cannot be used; None if it can, or if the version is unknown."""
+    return REFUSED.get(version or "")
+
+
 def find_user(name: str) -> ProxyUser:
-    """The user called `name`, or with that number. Raises HostError if there is none, or if it is root."""
+    """The user with this name or number. Raises HostError if there is none, or if it is root."""
     try:
         found = pwd.getpwuid(int(name)) if name.isascii() and name.isdecimal() else pwd.getpwnam(name)
     except KeyError:
@@ -46,14 +63,14 @@ def find_user(name: str) -> ProxyUser:
     if found.pw_uid == 0:
         raise HostError(
             Fault.PROXY_UNUSABLE,
-            "the proxy cannot run as root: its own traffic is told from others' by its user",
-            "name a user of its own in config.toml: [proxy] user",
+            "the proxy cannot run as root: the rules recognise its own traffic by its user",
+            "name another user in config.toml: [proxy] user",
         )
     return ProxyUser(found.pw_name, found.pw_uid, found.pw_gid)
 
 
 def setpriv_command(user: ProxyUser) -> list[str]:
-    """The words before a command that make it that user's, without groups, capabilities or ways to gain any."""
+    """The start of a command line that runs the rest as this user, without groups, capabilities or ways to gain any."""
     return [
         "setpriv",
         f"--reuid={user.uid}",
@@ -68,12 +85,12 @@ def setpriv_command(user: ProxyUser) -> list[str]:
 
 
 async def check_binary(binary: Path, user: ProxyUser) -> str | None:
-    """The version of the proxy at `binary`, None if it does not say. Raises HostError if it cannot be used."""
+    """The version of the proxy at `binary`, None if it prints none. Raises HostError if it cannot be used."""
     if not binary.is_file():
         raise HostError(
             Fault.PROXY_UNUSABLE,
             f"there is no proxy at {binary}",
-            "install linkerd2-proxy there, or say where it is in config.toml: [proxy] binary",
+            "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",
         )
     try:
         greeted = await run_command(
@@ -93,14 +110,15 @@ async def check_binary(binary: Path, user: ProxyUser) -> str | None:
         ) from None
     version = read_version(greeted.output.decode("utf-8", "replace"))
     if version is None and greeted.status != _NO_CONFIGURATION:
-        words = greeted.errors.splitlines()[-1:] or ["it said nothing"]
+        # A binary for another kind of machine is read by a shell, whose message names the cause.
+        message = next(iter(greeted.errors.splitlines()[-1:]), "it printed nothing")
         raise HostError(
             Fault.PROXY_UNUSABLE,
-            f"{binary}, run by {user.name} without a configuration, ended with status {greeted.status}: {words[0]}",
+            f"{binary}, run by {user.name} without a configuration, ended with status {greeted.status}: {message}",
             "linkerd2-proxy was expected there, built for this kind of machine; that user must be able to read and "
             "execute it (chmod 0755), and to pass the folders above it",
         )
-    reason = why_refused(version)
+    reason = version_problem(version)
     if reason is not None:
         raise HostError(Fault.PROXY_UNUSABLE, f"the proxy at {binary} is v{version}, which {reason}", REMEDY)
     return version

@@ -1,9 +1,4 @@
-"""Which program stands at a path: whether the one that runs is still the one on disk.
-
-Rules: a file is known by device, inode, size and time of change, which costs one look, and by its content's digest,
-which is computed only when the former differ: a package that is installed again has new inodes and the same program. A
-file counts as changed once it has stayed the same other one for `SETTLING` seconds: nobody judges a half-written one.
-"""
+"""Finds out whether the binary on disk is still the one that runs."""
 
 import hashlib
 from pathlib import Path
@@ -13,15 +8,20 @@ import trio
 from exclave.proxy.process.instances import BinaryId
 
 SETTLING = 3.0
+"""Seconds that another binary must stay unchanged before it counts: it may be half-written."""
 
-PIECE = 1024 * 1024
+CHUNK = 1024 * 1024
 
 
-async def identify_binary(path: Path, *known: BinaryId | None) -> BinaryId | None:
-    """The program at `path`; of `known` ones whose file it is, the content is not read. None: there is none."""
+async def identify_binary(path: Path, *former: BinaryId | None) -> BinaryId | None:
+    """The identity of the binary at `path`, None if there is no file.
+
+    Its content is read only if its stamp is not that of one in `former`. A package that is installed again has a new
+    stamp and the same content, so the content decides.
+    """
     try:
         stamp = stamp_of(path)
-        for one in known:
+        for one in former:
             if one is not None and one.stamp == stamp:
                 return one
         return BinaryId(stamp, await trio.to_thread.run_sync(_digest, path))
@@ -30,7 +30,7 @@ async def identify_binary(path: Path, *known: BinaryId | None) -> BinaryId | Non
 
 
 class BinaryWatch:
-    """Looks at one path again and again."""
+    """Polls the binary at one path."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -38,7 +38,7 @@ class BinaryWatch:
         self._since = 0.0
 
     async def poll(self, running: BinaryId | None) -> BinaryId | None:
-        """The program on disk once it is sure that it is another one; else the one that runs."""
+        """The binary on disk if it is another one and has settled, else the one that runs."""
         found, now = await identify_binary(self._path, running, self._newest), trio.current_time()
         if found != self._newest:
             self._newest, self._since = found, now
@@ -46,7 +46,7 @@ class BinaryWatch:
 
 
 def stamp_of(path: Path) -> str:
-    """What tells a file from others without reading it. Raises OSError."""
+    """`device:inode:size:mtime` of a file. Raises OSError."""
     status = path.stat()
     return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
@@ -54,6 +54,6 @@ def stamp_of(path: Path) -> str:
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()[:16]

@@ -1,8 +1,7 @@
-"""`instances.json`: which processes are our proxies, so that the next agent adopts them. Pure.
+"""`instances.json`: the records of the proxy's processes, which the next agent adopts. Pure.
 
-Rules: a record is written before its process may become the proxy, so there is never a proxy without a record. Which
-process is ours is for kit.recognition to say; the digests of environment and program decide nothing of that: they say
-whether what runs is still what is wanted. Records of agents that did not yet note the program say nothing of it.
+kit.host.process_identity decides whether a process is the recorded one. The digests of environment and binary show
+whether it still is the wanted one.
 """
 
 import json
@@ -18,7 +17,7 @@ FILE = "instances.json"
 
 @dataclass(frozen=True)
 class BinaryId:
-    """A program. `stamp` is `device:inode:size:mtime` of its file, `digest` names its content."""
+    """A binary. `stamp` is `device:inode:size:mtime` of its file, `digest` identifies its content."""
 
     stamp: str
     digest: str
@@ -26,10 +25,10 @@ class BinaryId:
 
 @dataclass(frozen=True)
 class InstanceRecord(ProcessRecord):
-    """One process that was launched as an instance."""
+    """One process that was launched as an instance. `environment` is a digest."""
 
     environment: str
-    program: BinaryId | None = None
+    program: BinaryId | None = None  # of the binary; older agents did not write it
 
 
 def render_instances(records: Mapping[Instance, InstanceRecord]) -> str:
@@ -46,7 +45,7 @@ def parse_instances(text: str) -> dict[Instance, InstanceRecord]:
 
 
 def interpreter_of(head: bytes) -> str | None:
-    """The interpreter that runs a script with these first bytes; None for other programs. Source: execve(2)."""
+    """The interpreter of a script with these first bytes, None for any other file. Source: execve(2)."""
     if not head.startswith(b"#!"):
         return None
     words = head[2:].split(b"\n", 1)[0].split()
@@ -61,11 +60,11 @@ def _record(tree: Any) -> InstanceRecord:
             str(tree["boot_id"]),
             str(tree["executable"]),
             str(tree["environment"]),
-            _program(tree.get("program")),
+            _binary_id(tree.get("program")),
         )
     except (KeyError, TypeError) as problem:
         raise ValueError(f"instances: {problem} is missing or wrong") from None
 
 
-def _program(tree: Any) -> BinaryId | None:
+def _binary_id(tree: Any) -> BinaryId | None:
     return None if tree is None else BinaryId(str(tree["stamp"]), str(tree["digest"]))

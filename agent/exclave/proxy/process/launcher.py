@@ -1,7 +1,6 @@
-"""Making a process of an instance: what it is told, whether its binary can be run, its place on record.
+"""Launches processes of the proxy, each with the newest settings and the binary that is on disk now.
 
-Rules: everything is looked up anew for each process: the newest settings, the binary that stands there now. A process
-is on record before it passes its gate.
+A process is on record before it may become the proxy, so there is no proxy that the next agent cannot find.
 """
 
 from pathlib import Path
@@ -18,18 +17,18 @@ from exclave.proxy.process.binary import ProxyUser, check_binary
 from exclave.proxy.process.binary_id import identify_binary
 from exclave.proxy.process.instances import InstanceRecord
 from exclave.proxy.process.logfile import output_path
-from exclave.proxy.process.records import Records, find_executable
+from exclave.proxy.process.records import RecordFile, find_executable
 from exclave.proxy.process.slot import find_families
 from exclave.proxy.process.spawn import Program, launch
 
 
 class ProxyLauncher:
-    """Makes processes."""
+    """Launches processes of the proxy."""
 
     def __init__(
         self, config: ProxyConfig, user: ProxyUser, runtime: Path, membership: MemberClient, socket: Path
     ) -> None:
-        self.records = Records(runtime)
+        self.records = RecordFile(runtime)
         self._config = config
         self._user = user
         self._runtime = runtime
@@ -38,20 +37,20 @@ class ProxyLauncher:
         self._resolv_conf = runtime / "resolv.conf"
 
     def write_resolv_conf(self, dns_address: str) -> None:
-        """Write the resolv.conf that instances see in place of the host's."""
+        """Write the resolv.conf that instances have in place of the host's."""
         self._resolv_conf.write_text(f"nameserver {dns_address}\noptions ndots:0\n")
         self._resolv_conf.chmod(0o644)
 
     def remove_resolv_conf(self) -> None:
-        """Remove it."""
+        """Remove the instances' resolv.conf."""
         self._resolv_conf.unlink(missing_ok=True)
 
     async def check(self) -> str | None:
-        """Find out whether the binary can be run; its version, if it says. Raises HostError."""
+        """Check that the binary can be run; its version, None if it prints none. Raises HostError."""
         return await check_binary(self._config.binary, self._user)
 
-    async def make(self, instance: Instance, settings: Settings) -> tuple[HeldProcess, InstanceRecord]:
-        """Launch a process. Raises HostError."""
+    async def launch(self, instance: Instance, settings: Settings) -> tuple[HeldProcess, InstanceRecord]:
+        """Launch a process and put it on record. Raises HostError."""
         environment = self.environment(settings, instance)
         binary = self._config.binary
         program = Program(binary, self._user, environment, self._resolv_conf, output_path(self._runtime, instance))
@@ -69,13 +68,13 @@ class ProxyLauncher:
         return gated.process, record
 
     def wanted_digest(self, settings: Settings, instance: Instance) -> str | None:
-        """The digest of what an instance is to be told; None while this machine has no address."""
+        """The digest of the environment that an instance should have; None while this machine has no address."""
         if not self._membership.captured.value:
             return None
         return environment_digest(self.environment(settings, instance))
 
     def environment(self, settings: Settings, instance: Instance) -> dict[str, str]:
-        """What an instance is to be told. Raises HostError while this machine has no address."""
+        """The environment for an instance. Raises HostError while this machine has no address."""
         if not self._membership.captured.value:
             raise HostError(
                 Fault.PROXY_UNUSABLE,

@@ -1,7 +1,7 @@
-"""What the proxy prints: to a file of bounded size, which goes on when the agent does not.
+"""The file that the proxy prints to, and its limited size.
 
-Rules: the proxy appends to one file and needs nobody to read it, so it survives the agent; the agent looks at the size
-now and then, keeps the newest part beside it as `.1`, and empties it. Lines written in that moment may be lost.
+The proxy appends to a file and not to a pipe, so it goes on when the agent ends. When the file is too large, the agent
+moves its newest part to `.1` and empties it. Lines that the proxy prints in that moment may be lost.
 """
 
 import os
@@ -12,24 +12,24 @@ import trio
 from exclave.kit.host.atomic import remove
 
 MAX_SIZE = 8 * 1024 * 1024
-"""Bytes after which the file is cut."""
+"""Bytes from which on the file is cut."""
 
 REMAINING_SIZE = 2 * 1024 * 1024
-"""Bytes of it that are kept."""
+"""Bytes that are moved to `.1`."""
 
 CHECK_INTERVAL = 60.0
-"""Seconds between looks at the size."""
+"""Seconds between two checks of the size."""
 
 MAX_LINE = 300
 
 
 def output_path(runtime: Path, instance: str) -> Path:
-    """Where an instance's output goes."""
+    """The file for the output of an instance."""
     return runtime / f"proxy-{instance}.log"
 
 
 async def bound_output(path: Path) -> None:
-    """Cut the file whenever it has grown too large, for ever."""
+    """Cut the file whenever it is too large, for ever."""
     while True:
         cut_output(path)
         await trio.sleep(CHECK_INTERVAL)
@@ -46,11 +46,11 @@ def cut_output(path: Path) -> None:
         path.with_suffix(".log.1").write_bytes(newest)
         os.truncate(path, 0)
     except OSError:
-        return  # a full disk or a vanished file: the proxy's own affair
+        return  # a full disk or a missing file must not end the agent's task
 
 
 def last_line(path: Path) -> str:
-    """The last line that is not empty, cut to what fits a log; "" if there is none."""
+    """The last line that is not empty, at most `MAX_LINE` characters; "" if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))

@@ -1,7 +1,6 @@
-"""`instances.json` on disk, and the kernel's word on the processes in it. Blocking: small files in /run and /proc.
+"""`instances.json` on disk, and the processes that it names. Blocking: small files in /run and /proc.
 
-A record is whole on disk before its process passes its gate (see kit/host/gated). A record that matches no running
-process is dropped, and no process is touched.
+A record is on disk before its process passes its gate (see kit/host/gated). A record without its process is removed.
 """
 
 import logging
@@ -24,17 +23,17 @@ from exclave.proxy.process.instances import (
 log = logging.getLogger(__name__)
 
 LAUNCHERS = frozenset({"unshare", "setpriv", "mount", "sh", "bash", "busybox", "dash"})
-"""What a child is before it is the proxy, by name: see `launch`."""
+"""The programs that a child runs before it becomes the proxy; see `spawn`."""
 
 
-class Records:
+class RecordFile:
     """The file in one runtime folder."""
 
     def __init__(self, runtime: Path) -> None:
         self._path = runtime / FILE
 
     def read(self) -> dict[Instance, InstanceRecord]:
-        """What is on record; nothing if the file is absent or damaged."""
+        """The records; none if the file is absent or damaged."""
         try:
             return parse_instances(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -44,20 +43,20 @@ class Records:
             return {}
 
     def add(
-        self, instance: Instance, pid: int, executable: str, environment: str, program: BinaryId | None = None
+        self, instance: Instance, pid: int, executable: str, environment: str, binary: BinaryId | None = None
     ) -> InstanceRecord:
-        """Put a child that has not passed its gate on record. Raises HostError if the disk refuses."""
+        """Record a child that still waits at its gate. Raises HostError if the file cannot be written."""
         recorded = make_record(pid, executable)
-        record = InstanceRecord(pid, recorded.start_ticks, recorded.boot_id, executable, environment, program)
+        record = InstanceRecord(pid, recorded.start_ticks, recorded.boot_id, executable, environment, binary)
         self._write({**self.read(), instance: record})
         return record
 
     def drop(self, instance: Instance) -> None:
-        """Take an instance off the record."""
-        self._write({known: record for known, record in self.read().items() if known != instance})
+        """Remove the record of an instance."""
+        self._write({name: record for name, record in self.read().items() if name != instance})
 
-    def find_ours(self) -> dict[Instance, tuple[InstanceRecord, HeldProcess]]:
-        """Every instance on record whose process runs, with that process; the others are dropped."""
+    def find_running(self) -> dict[Instance, tuple[InstanceRecord, HeldProcess]]:
+        """The recorded instances whose process runs, with that process. Records without their process are removed."""
         found: dict[Instance, tuple[InstanceRecord, HeldProcess]] = {}
         for instance, record in self.read().items():
             process = adopt_process(record)
@@ -69,9 +68,9 @@ class Records:
         return found
 
     def has_starting_child(self) -> bool:
-        """Whether a process on record has passed its gate, and is not the proxy yet.
+        """Whether a recorded process was released and has not become the proxy yet.
 
-        An agent may be killed right then; a few milliseconds later that process is a proxy like any other.
+        The agent may have been killed in that moment. A few milliseconds later the process is a proxy like any other.
         """
         boot_id = read_boot_id()
         for record in self.read().values():
@@ -90,7 +89,7 @@ class Records:
 
 
 def find_executable(binary: Path) -> str:
-    """What the kernel will call the program once it runs: the file itself, or a script's interpreter."""
+    """The kernel's name of the running executable: the file itself, or the interpreter of a script."""
     with binary.open("rb") as file:
         interpreter = interpreter_of(file.read(256))
     return str(Path(interpreter or binary).resolve())

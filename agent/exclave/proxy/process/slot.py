@@ -1,7 +1,6 @@
-"""Which of the two places on the private link a new instance takes. Blocking: binding a socket never waits.
+"""Chooses one of the two slots on the private link for a new instance. Blocking: binding a socket never waits.
 
-Rules: a place is free if its three ports can be bound; a process that is not ours and sits there is left alone, and the
-other place is taken.
+A slot is free if its three ports can be bound. A slot whose ports another program uses is left to that program.
 """
 
 import errno
@@ -14,15 +13,15 @@ from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, INSTANCES, OUTBOUND_PO
 FAMILIES: tuple[Family, Family] = (4, 6)
 
 
-def choose_slot(held: Collection[Instance] = ()) -> Instance:
-    """The first free place, not among those `held` by processes of ours.
+def choose_slot(used: Collection[Instance] = ()) -> Instance:
+    """The first free slot that is not among the `used` ones, which our own processes have.
 
-    Raises HostError if both are taken, or if the link's addresses are not there.
+    Raises HostError if no slot is free, or if the link does not have its addresses.
     """
-    wanted = [instance for instance in INSTANCES if instance not in held]
+    wanted = [instance for instance in INSTANCES if instance not in used]
     if not wanted:
         hint = "one of them is about to end: exclave status"
-        raise HostError(Fault.OCCUPIED, "both places of the private link have a proxy already", hint)
+        raise HostError(Fault.OCCUPIED, "both instances of the proxy run already", hint)
     for instance in wanted:
         if all(_is_free(instance_address(instance), port) for port in (INBOUND_PORT, OUTBOUND_PORT, ADMIN_PORT)):
             return instance
@@ -64,5 +63,6 @@ def _is_there(address: str) -> bool:
 def _bind(kind: int, address: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, kind | socket.SOCK_CLOEXEC) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are no listener
+        # A closed connection that lingers must not count as a listener.
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         trial.bind((address, port))
