@@ -148,6 +148,12 @@ def badly_configured(host: Host) -> int:
     return host.run("status")
 
 
+def listening_without_a_port(host: Host) -> int:
+    (host.folder / "ca.crt").write_text(CA)
+    access = ["--server", "https://10.0.0.1", "--ca-file", str(host.folder / "ca.crt")]
+    return cli.main(["controller", *access, "--listen", "here"])
+
+
 Case = Callable[[Host], int]
 
 CASES: dict[str, Case] = {
@@ -155,6 +161,7 @@ CASES: dict[str, Case] = {
     "[2 usage] controller outside of a cluster, not told where one is": lambda host: cli.main(
         ["controller", "--ca-file", "/nowhere"]
     ),
+    "[2 usage] controller that listens without a port": listening_without_a_port,
     "[2 usage] explain without a port": lambda host: host.run("explain", "10.42.0.9"),
     "[2 usage] explain for a user that does not exist": lambda host: host.run(
         "explain", "10.42.0.9:80", "--user", "nobody-here"

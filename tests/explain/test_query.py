@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.explain.query import Question, join_host, parse_question
+from exclave.explain.query import Question, parse_question
+from exclave.kit.formats.host_port import join_host_port
 
 READ = {
     "10.42.0.9:80": Question("outbound", "10.42.0.9", 80),
@@ -49,8 +50,8 @@ def test_what_is_refused(words: str, message: str) -> None:
 
 @given(some.ip_addresses(), some.integers(1, 65535))
 def test_what_is_written_is_read(address: object, port: int) -> None:
-    question = parse_question([join_host(str(address), port)])
-    assert (question.host, question.port, str(question)) == (str(address), port, join_host(str(address), port))
+    question = parse_question([join_host_port(str(address), port)])
+    assert (question.host, question.port, str(question)) == (str(address), port, join_host_port(str(address), port))
 
 
 @given(some.text(max_size=30))

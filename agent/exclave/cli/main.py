@@ -21,6 +21,7 @@ from exclave.cli.config_text import help_text
 from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
 from exclave.errors import ExclaveError, Fault, HostError, bug_lines, bug_object, error_lines, error_object, find_error
 from exclave.kit.formats.duration import parse_duration
+from exclave.kit.formats.host_port import join_host_port, split_host_port
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -289,8 +290,10 @@ def _controller(options: argparse.Namespace) -> int:
         ) from None
     where, _, secret = options.issuer.rpartition("/")
     place = Place(options.namespace, options.linkerd_namespace, where or None, secret)
-    host, _, port = (options.listen or "").rpartition(":")
-    listen = (host.strip("[]"), int(port)) if port.isdecimal() else None
+    try:
+        listen = split_host_port(options.listen, lowest=0) if options.listen else None
+    except ValueError as problem:
+        raise ExclaveError(Fault.USAGE, f"--listen: {problem}", "for instance: --listen '[::]:9990'") from None
     me = f"{socket.gethostname()}_{secrets.token_hex(4)}"
     trio.run(run_controller, access, options.token_file, place, me, listen, time.time, strict_exception_groups=True)
     return 0
@@ -301,7 +304,7 @@ def _server_of_pod() -> str:
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
         raise ValueError("KUBERNETES_SERVICE_HOST is not set")
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return f"https://{join_host_port(host, port)}"
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -34,10 +34,11 @@ from exclave.explain.kernel_state import (
     read_route,
     read_standing,
 )
-from exclave.explain.query import Question, join_host, parse_question
+from exclave.explain.query import Question, parse_question
 from exclave.explain.sentences import Answer, answer, compare
 from exclave.explain.trace import connect, listen_for_events, open_attempt, open_tracing, take_events
 from exclave.explain.verdict import HOOKS, Connection, Outcome, Verdict, judge
+from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import dns_address
 
 STUB_PATIENCE = 1.0
@@ -121,7 +122,7 @@ async def _explain(
     told = answer(question.direction, connection, table, texts, verdict)
     trace = await _trace(standing, connection, verdict) if with_trace else None
     if verdict.target is not None and not await is_listening(*verdict.target):
-        notes.append(f"nobody listens at {join_host(*verdict.target)} now, so it would be refused")
+        notes.append(f"nobody listens at {join_host_port(*verdict.target)} now, so it would be refused")
     if verdict.outcome is Outcome.PASSES and (others := await read_others(connection.hook)):
         notes.append(f"tables of others are asked after ours and may send it elsewhere: {', '.join(others)}")
     return Explanation(told, (*told.notes, *notes), trace)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from exclave.kit.formats.host_port import join_host_port, split_host_port
+
 DIRECTIONS = ("outbound", "inbound")
 
 _NAME = re.compile(
@@ -26,12 +28,7 @@ class Question:
     is_name: bool = False
 
     def __str__(self) -> str:
-        return join_host(self.host, self.port)
-
-
-def join_host(host: str, port: int) -> str:
-    """`10.42.0.9:80`, `[fd00::1]:80`, `:80`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return join_host_port(self.host, self.port)
 
 
 def parse_question(words: Sequence[str]) -> Question:
@@ -39,24 +36,18 @@ def parse_question(words: Sequence[str]) -> Question:
     direction, *rest = words if words and words[0] in DIRECTIONS else ("outbound", *words)
     if len(rest) != 1:
         raise ValueError(f"one destination was expected, such as 10.42.0.9:80, found {' '.join(rest) or 'none'}")
-    host, separator, port = rest[0].rpartition(":")
-    if not separator or not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
-        raise ValueError(f"a port from 1 to 65535 was expected after the last colon, found {rest[0]!r}")
-    if not host and direction == "outbound":
-        raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"an IPv6 address in brackets was expected, such as [fd00::1]:80, found {rest[0]!r}")
+    host, port = split_host_port(rest[0])
     if not host:
-        return Question(direction, "", int(port))
+        if direction == "outbound":
+            raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}")
+        return Question(direction, "", port)
     try:
         if "%" in host:
             raise ValueError
-        return Question(direction, str(ip_address(host)), int(port))
+        return Question(direction, str(ip_address(host)), port)
     except ValueError:
         if _NAME.fullmatch(host) is None or ":" in host or host.replace(".", "").isdecimal():
             raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}") from None
     if direction == "inbound":
         raise ValueError(f"an address of this machine was expected, found {host}")
-    return Question(direction, host, int(port), is_name=True)
+    return Question(direction, host, port, is_name=True)

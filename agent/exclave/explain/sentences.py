@@ -7,10 +7,10 @@ what the rules take instead. The same facts stand in the JSON object under fixed
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exclave.explain.query import join_host
 from exclave.explain.table import Chain, Table
 from exclave.explain.trace_events import TRACE_TABLE, TraceEvent
 from exclave.explain.verdict import Connection, Outcome, Step, Verdict, element_text, is_translating
+from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import INSTANCES, TABLE, instance_address
 from exclave.redirect.rules.confirm_timer import ARMED, time_of
 from exclave.redirect.rules.trial import TRIAL
@@ -36,7 +36,7 @@ def answer(
     direction: str, connection: Connection, table: Table | None, texts: Mapping[int, str], verdict: Verdict
 ) -> Answer:
     """Put a verdict into words."""
-    subject = join_host(str(connection.destination), connection.port)
+    subject = join_host_port(str(connection.destination), connection.port)
     if direction == "inbound":
         subject = f"{subject} from outside"
     step = decisive(connection, verdict)
@@ -57,7 +57,7 @@ def answer(
         text,
         step.because if step is not None else None,
         instance,
-        join_host(*verdict.target) if verdict.target else None,
+        join_host_port(*verdict.target) if verdict.target else None,
         (*_notes(direction, connection, verdict), *_unconfirmed(table, step, verdict)),
     )
 
@@ -129,7 +129,7 @@ MOST_TOLD = 12
 
 def _notes(direction: str, connection: Connection, verdict: Verdict) -> tuple[str, ...]:
     if verdict.outcome is Outcome.PROXY and direction == "inbound" and connection.kind == "local":
-        to = join_host(str(connection.destination), connection.port)
+        to = join_host_port(str(connection.destination), connection.port)
         return (f"the proxy then calls {to} as a program here does; a port that Docker publishes is reached, too",)
     options = {"the interface": "--interface", "the caller's address": "--from"}
     named = [options[fact] for fact in verdict.lacking if fact in options]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from exclave.api.identity import destination_identity
 from exclave.api.settings import Settings
+from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
 
 PREFIX = "LINKERD2_PROXY_"
@@ -42,15 +43,15 @@ def proxy_environment(
     """
     inbound_family: Family = 6 if ip_address(addresses[0]).version == 6 else 4
     inbound = instance_address(instance, inbound_family)
-    outbound = [_socket(instance_address(instance, family), OUTBOUND_PORT) for family in families]
+    outbound = [join_host_port(instance_address(instance, family), OUTBOUND_PORT) for family in families]
     named = {
         # Headers may hold secrets. Only these two directives keep them out of debug logs.
         "LOG": f"{log},hickory=error,[{{headers}}]=off,[{{request}}]=off",
         "LOG_FORMAT": "plain",
-        "INBOUND_LISTEN_ADDR": _socket(inbound, INBOUND_PORT),
+        "INBOUND_LISTEN_ADDR": join_host_port(inbound, INBOUND_PORT),
         "OUTBOUND_LISTEN_ADDR": outbound[0],
         "OUTBOUND_LISTEN_ADDRS": ",".join(outbound),
-        "ADMIN_LISTEN_ADDR": _socket(instance_address(instance), ADMIN_PORT),
+        "ADMIN_LISTEN_ADDR": join_host_port(instance_address(instance), ADMIN_PORT),
         "SHUTDOWN_GRACE_PERIOD": f"{round(drain * 1000)}ms",
         **_identity(settings, socket),
         **_control_plane(settings, member),
@@ -122,7 +123,3 @@ def _timeouts() -> dict[str, str]:
         "CONTROL_STREAM_IDLE_TIMEOUT": "5m",
         "CONTROL_STREAM_LIFETIME": "1h",
     }
-
-
-def _socket(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -28,6 +28,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.host.atomic import remove, write_atomic
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
@@ -116,10 +117,11 @@ async def open_apiserver(
     async with open_bare_nursery() as nursery:
         serve = partial(serve_https, context=context, respond=_respond_with(api, store), now=now)
         nursery.start_soon(_serve_while_wanted, listeners, address, port, serve, listens, wanted)
-        host = f"[{address}]" if ":" in address else address
         write_atomic(directory / "ca.pem", anchor.pem.encode(), 0o644)
         write_atomic(directory / "admin.token", admin_token.encode(), 0o600)
-        yield ApiServer(f"https://{host}:{port}", anchor.pem, admin_token, store, api.counts, listens, wanted)
+        yield ApiServer(
+            f"https://{join_host_port(address, port)}", anchor.pem, admin_token, store, api.counts, listens, wanted
+        )
         nursery.cancel_scope.cancel()
 
 
@@ -220,12 +222,9 @@ async def _main(address: str, port: int, directory: Path, more: Sequence[str]) -
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to end; the exit code."""
     options = _parser().parse_args(arguments)
-    address, _, port = options.listen.rpartition(":")
-    address = address.strip("[]")
+    address, port = split_host_port(options.listen, lowest=0)
     try:
-        trio.run(
-            _main, address, int(port), options.directory, options.address_in_certificate, strict_exception_groups=True
-        )
+        trio.run(_main, address, port, options.directory, options.address_in_certificate, strict_exception_groups=True)
     except OSError as problem:
         print(f"cannot listen on {options.listen}: {problem}", file=sys.stderr)
         return 1

@@ -41,6 +41,7 @@ from exclave.cluster.watch_events import (
     Refused,
 )
 from exclave.errors import ApiRefusal
+from exclave.kit.formats.host_port import split_host_port
 from exclave.kit.tasks.nursery import members, open_bare_nursery
 from exclave_sandbox.linkerd.destination_table import FOLLOWED, NoEndpoints, Table
 
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--trust-domain", default="cluster.local", help="of the mesh (default: cluster.local)")
     options = parser.parse_args(arguments)
-    places = [(address.strip("[]"), int(port)) for address, _, port in (one.rpartition(":") for one in options.listen)]
+    places = [split_host_port(place, lowest=0) for place in options.listen]
     tls = ssl.create_default_context(cadata=options.ca_file.read_text())
     source = Source(options.server, tls, options.token_file.read_text().strip())
     logging.basicConfig(level=logging.INFO)

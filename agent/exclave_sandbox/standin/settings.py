@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from exclave.kit.formats.duration import parse_duration
+from exclave.kit.formats.host_port import split_host_port
 
 PREFIX = "LINKERD2_PROXY_"
 IDENTITY_DIR = "EXCLAVE_STANDIN_IDENTITY_DIR"
@@ -127,10 +128,10 @@ class _Reader:
 
 
 def _address(text: str) -> Address:
-    host, _, port = text.rpartition(":")
+    host, port = split_host_port(text, lowest=0)
     if not host:
         raise ValueError(f"{text!r}: HOST:PORT was expected")
-    return host.strip("[]"), int(port)
+    return host, port
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from exclave.kit.formats.host_port import join_host_port
+
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 """Our own address, by the server's family."""
 
@@ -21,8 +23,8 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 async def open_plain_client(address: str, port: int, timeout: float) -> AsyncIterator[httpx.AsyncClient]:
     """A client for one server, at an IP of this machine, that heeds no proxy settings; `timeout` is seconds."""
     nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    host, family = (f"[{address}]", 6) if ":" in address else (address, 4)
+    family = 6 if ":" in address else 4
     transport = httpx.AsyncHTTPTransport(local_address=LOOPBACK[family], verify=nobody, trust_env=False)
-    url = f"http://{host}:{port}"
+    url = f"http://{join_host_port(address, port)}"
     async with httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport, trust_env=False) as client:
         yield client

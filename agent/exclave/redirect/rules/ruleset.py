@@ -20,6 +20,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
+from exclave.kit.formats.host_port import join_host_port
 from exclave.kit.formats.ranges import Span, render_span
 from exclave.link.layout import INBOUND_PORT, NETWORK4, NETWORK6, OUTBOUND_PORT, TABLE, Family, instance_address
 from exclave.redirect.rules.confirm_timer import DECLARATION, gated
@@ -149,7 +150,7 @@ def _inbound(policy: RedirectPolicy) -> list[str]:
         own = _of_family(policy.addresses, family)
         if own:
             word = _WORD[family]
-            target = _target(instance_address(policy.instance, family), INBOUND_PORT)
+            target = join_host_port(instance_address(policy.instance, family), INBOUND_PORT)
             match = f"{word} daddr {{ {', '.join(own)} }} tcp dport @captured_ports"
             rules.append(f"{match} counter dnat {word} to {target} comment \"the group's ports and the proxy's own\"")
     return _nat_chain("inbound", "prerouting", PRIORITY, rules)
@@ -224,7 +225,7 @@ def _by_destination(policy: RedirectPolicy) -> list[str]:
 
 def _captured(policy: RedirectPolicy, family: Family) -> list[str]:
     word = _WORD[family]
-    target = _target(instance_address(policy.instance, family), OUTBOUND_PORT)
+    target = join_host_port(instance_address(policy.instance, family), OUTBOUND_PORT)
     if policy.networks is None:
         version = "ipv4" if family == 4 else "ipv6"
         match = f"meta nfproto {version} meta l4proto tcp"
@@ -249,10 +250,6 @@ def _of_family(addresses: Sequence[str], family: Family) -> list[str]:
 
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in sorted(set(names)))
-
-
-def _target(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _indent(lines: Iterable[str]) -> list[str]:
