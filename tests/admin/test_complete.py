@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exclave.admin import complete as completing
+from exclave.admin import complete as complete_module
 from exclave.admin.complete import FILES, NO_FILES, complete
 from exclave.admin.main import build_parser
 from support.admin import KUBECTL
@@ -49,7 +49,7 @@ def test_kubectl_gets_a_word_a_line_and_the_directive(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["kubectl_complete-exclave", "token", ""])
-    assert completing.main() == 0
+    assert complete_module.main() == 0
     assert capsys.readouterr().out == "create\nlist\nrevoke\n:4\n"
 
 
@@ -64,11 +64,11 @@ def test_kubectl_asks_and_hands_the_answer_to_the_shell(typed: list[str], answer
     need(KUBECTL.is_file(), f"kubectl has not been built: {KUBECTL}")
     for name in ("kubectl-exclave", "kubectl_complete-exclave"):
         program = tmp_path / name
-        module = "main" if name == "kubectl-exclave" else "completing"
+        module = "main" if name == "kubectl-exclave" else "complete"
         run_main = f"from exclave.admin.{module} import main; raise SystemExit(main())"
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{run_main}" "$@"\n')
         program.chmod(0o755)
-    agent = str(Path(completing.__file__).parents[2])
+    agent = str(Path(complete_module.__file__).parents[2])
     environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": agent}
     done = subprocess.run([KUBECTL, "__complete", *typed], capture_output=True, text=True, env=environment)
     assert done.stdout == answer, done.stderr

@@ -65,7 +65,7 @@ def test_a_kind_that_is_not_there_is_no_absent_object(kubectl: Kubectl, namespac
     for ask in (lambda: kubectl.get(unknown, namespace, "a"), lambda: kubectl.list(unknown, namespace)):
         with pytest.raises(ApiRefusal) as refused:
             ask()
-        assert "since it has no such kind" in refused.value.message
+        assert "it has no such kind" in refused.value.message
 
 
 def test_a_token_is_minted_for_the_life_asked_for(kubectl: Kubectl, namespace: str) -> None:
@@ -107,7 +107,7 @@ def test_a_kubeconfig_without_a_ca_names_none(server: Server, tmp_path: Path) ->
 def test_no_kubectl(tmp_path: Path) -> None:
     with pytest.raises(ExclaveError) as refused:
         Kubectl(binary=str(tmp_path / "kubectl")).list(MEMBERS)
-    assert refused.value.message == f"{tmp_path / 'kubectl'} was expected on the PATH, and is not there"
+    assert refused.value.message == f"the program {tmp_path / 'kubectl'} was not found on the PATH"
 
 
 def test_a_program_that_answers_something_else(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_program_that_answers_something_else(tmp_path: Path) -> None:
     program.chmod(0o755)
     with pytest.raises(ExclaveError) as refused:
         Kubectl(binary=str(program)).list(MEMBERS, "shop")
-    assert refused.value.message == "the API server was to list members in namespace shop, and did not answer in JSON"
+    assert refused.value.message == "the API server did not answer in JSON when asked to list members in namespace shop"
 
 
 def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
@@ -144,4 +144,6 @@ def test_nobody_is_reached(server: Server, tmp_path: Path) -> None:
     with pytest.raises(ExclaveError) as refused:
         admin.kubectl.list(MEMBERS, "shop")
     assert refused.value.fault is Fault.UNREACHABLE
-    assert refused.value.message.startswith("kubectl was to list members in namespace shop, and reached no API server:")
+    assert refused.value.message.startswith(
+        "kubectl was asked to list members in namespace shop and did not reach the API server:"
+    )

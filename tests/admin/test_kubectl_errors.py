@@ -40,9 +40,9 @@ FROM_SERVER = [
         "Error from server (Forbidden): workloadgroups \"web\" is forbidden: ValidatingAdmissionPolicy 'p' with "
         "binding 'p' denied request: not on Fridays",
         (403, "Forbidden", Fault.NOT_PERMITTED),
-        "an admission rule of the cluster refused to create workloadgroups web in namespace shop: workloadgroups "
+        "an admission policy of the cluster refused to create workloadgroups web in namespace shop: workloadgroups "
         "\"web\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'p' denied request: not on Fridays",
-        "do as it asks, or ask whoever made it",
+        "follow the message, or ask the policy's author",
         id="an admission policy refuses",
     ),
     pytest.param(
@@ -57,8 +57,7 @@ FROM_SERVER = [
         KubectlAction("list", MEMBERS),
         "Error from server (NotFound): the server could not find the requested resource",
         (404, "NotFound", Fault.NOT_PERMITTED),
-        "the cluster could not list members, since it has no such kind: the server could not find the requested "
-        "resource",
+        "the cluster cannot list members: it has no such kind: the server could not find the requested resource",
         "install exclave in this cluster: kubectl exclave install; or name another context: --context",
         id="exclave is not installed",
     ),
@@ -66,7 +65,7 @@ FROM_SERVER = [
         KubectlAction("get", EXTERNAL_WORKLOADS, "shop", "a"),
         "Error from server (NotFound): the server could not find the requested resource",
         (404, "NotFound", Fault.NOT_PERMITTED),
-        "the cluster could not get externalworkloads a in namespace shop, since it has no such kind: the server could "
+        "the cluster cannot get externalworkloads a in namespace shop: it has no such kind: the server could "
         "not find the requested resource",
         "install Linkerd in this cluster first; or name another context: --context",
         id="Linkerd is not installed",
@@ -76,7 +75,7 @@ FROM_SERVER = [
         'Error from server (AlreadyExists): workloadgroups "web" already exists',
         (409, "AlreadyExists", Fault.NOT_PERMITTED),
         'the API server did not create workloadgroups web in namespace shop: workloadgroups "web" already exists',
-        "somebody else changed it: look at it, then try again",
+        "it exists already or was changed meanwhile: look at it, then try again",
         id="it is there already",
     ),
     pytest.param(
@@ -85,7 +84,7 @@ FROM_SERVER = [
         (422, "Invalid", Fault.NOT_PERMITTED),
         'the API server refused to create workloadgroups web in namespace shop: The WorkloadGroup "x.b" is invalid: '
         "* spec.networks: Invalid value: 0 * <nil>: Invalid value: a name",
-        "mend what the message names",
+        "correct what the message names",
         id="it is invalid",
     ),
     pytest.param(
@@ -101,7 +100,7 @@ FROM_SERVER = [
         "Error from server (ServiceUnavailable): apiserver not ready",
         (503, "ServiceUnavailable", Fault.UNREACHABLE),
         "the API server could not list pods in namespace shop now: apiserver not ready",
-        "it is busy, starting or stopping: try again",
+        "it is busy, starting or stopping: try again later",
         id="it is starting",
     ),
     pytest.param(
@@ -109,7 +108,7 @@ FROM_SERVER = [
         "Error from server: etcdserver: leader changed",
         (500, "", Fault.UNREACHABLE),
         "the API server could not list pods in namespace shop now: etcdserver: leader changed",
-        "it is busy, starting or stopping: try again",
+        "it is busy, starting or stopping: try again later",
         id="it gives no reason",
     ),
     pytest.param(
@@ -117,7 +116,7 @@ FROM_SERVER = [
         'Warning: old\nE1124 01:57:03.1 19298 memcache.go:265] "Unhandled"\nError from server (Timeout): slow',
         (504, "Timeout", Fault.UNREACHABLE),
         "the API server could not list pods in namespace shop now: slow",
-        "it is busy, starting or stopping: try again",
+        "it is busy, starting or stopping: try again later",
         id="kubectl warns of something else before",
     ),
 ]
@@ -139,31 +138,31 @@ def test_the_api_server_said_no(
         pytest.param(
             "The connection to the server 127.0.0.1:1 was refused - did you specify the right host or port?",
             Fault.UNREACHABLE,
-            "kubectl was to list pods in namespace shop, and reached no API server: The connection to the server "
-            "127.0.0.1:1 was refused - did you specify the right host or port?",
+            "kubectl was asked to list pods in namespace shop and did not reach the API server: The connection to the "
+            "server 127.0.0.1:1 was refused - did you specify the right host or port?",
             "check the context (kubectl config current-context) and the network, or name a context: --context",
             id="nobody listens",
         ),
         pytest.param(
             "Unable to connect to the server: dial tcp: lookup nope.invalid: no such host",
             Fault.UNREACHABLE,
-            "kubectl was to list pods in namespace shop, and reached no API server: Unable to connect to the server: "
-            "dial tcp: lookup nope.invalid: no such host",
+            "kubectl was asked to list pods in namespace shop and did not reach the API server: Unable to connect to "
+            "the server: dial tcp: lookup nope.invalid: no such host",
             "check the context (kubectl config current-context) and the network, or name a context: --context",
             id="the name is not known",
         ),
         pytest.param(
             'error: context "nope" does not exist',
             Fault.USAGE,
-            'kubectl knows no such cluster: context "nope" does not exist',
-            "name one of `kubectl config get-contexts` by --context, or a file by --kubeconfig",
+            'kubectl does not find this cluster in the kubeconfig: context "nope" does not exist',
+            "name a context of `kubectl config get-contexts` with --context, or a file with --kubeconfig",
             id="there is no such context",
         ),
         pytest.param(
             "",
             Fault.UNREACHABLE,
-            "kubectl could not list pods in namespace shop: it said nothing",
-            "see whether kubectl works by itself: kubectl get namespaces",
+            "kubectl could not list pods in namespace shop: it printed no reason",
+            "check whether kubectl works: kubectl get namespaces",
             id="kubectl says nothing",
         ),
     ],
@@ -175,17 +174,15 @@ def test_nobody_answered(stderr: str, fault: Fault, message: str, hint: str) -> 
 
 def test_kubectl_is_not_there() -> None:
     error = kubectl_missing_error("kubectl")
-    assert (error.fault, error.message) == (Fault.USAGE, "kubectl was expected on the PATH, and is not there")
-    assert error.hint.startswith("install kubectl (https://kubernetes.io/docs/tasks/tools/)")
+    assert (error.fault, error.message) == (Fault.USAGE, "the program kubectl was not found on the PATH")
+    assert error.hint.startswith("install kubectl: https://kubernetes.io/docs/tasks/tools/")
 
 
 def test_kubectl_does_not_end() -> None:
     error = kubectl_timeout_error(READ, 300.0)
     assert error.fault is Fault.UNREACHABLE
-    assert error.message == "kubectl was to list pods in namespace shop, and had not ended after 300s"
-    assert (
-        error.hint == "see whether kubectl works by itself, and whether it asks you to log in: kubectl get namespaces"
-    )
+    assert error.message == "kubectl was asked to list pods in namespace shop and did not end within 300s"
+    assert error.hint == "check whether kubectl works, and whether it asks you to log in: kubectl get namespaces"
 
 
 def test_a_subresource_is_named_as_rbac_names_it() -> None:

@@ -59,7 +59,9 @@ def test_a_failure_is_two_lines_and_the_code_of_its_fault(nobody: Admin) -> None
     typed = nobody.type("member", "list", "-n", "shop")
     assert (typed.code, typed.out) == (23, "")
     first, second = typed.err.splitlines()
-    assert first.startswith("exclave: kubectl was to list members in namespace shop, and reached no API server: ")
+    assert first.startswith(
+        "exclave: kubectl was asked to list members in namespace shop and did not reach the API server: "
+    )
     assert second.startswith("  to do: check the context")
 
 
@@ -74,8 +76,8 @@ def test_a_context_that_is_not_there(admin: Admin) -> None:
     assert typed == (
         2,
         "",
-        'exclave: kubectl knows no such cluster: context "nope" does not exist\n'
-        "  to do: name one of `kubectl config get-contexts` by --context, or a file by --kubeconfig\n",
+        'exclave: kubectl does not find this cluster in the kubeconfig: context "nope" does not exist\n'
+        "  to do: name a context of `kubectl config get-contexts` with --context, or a file with --kubeconfig\n",
     )
 
 
@@ -84,8 +86,8 @@ def test_without_kubectl(admin: Admin) -> None:
     assert typed == (
         2,
         "",
-        "exclave: kubectl was expected on the PATH, and is not there\n"
-        "  to do: install kubectl (https://kubernetes.io/docs/tasks/tools/), and see that it reaches the cluster\n",
+        "exclave: the program kubectl was not found on the PATH\n"
+        "  to do: install kubectl: https://kubernetes.io/docs/tasks/tools/\n",
     )
 
 

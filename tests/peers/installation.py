@@ -85,7 +85,7 @@ class Cluster:
     def controller(self) -> Iterator["subprocess.Popen[bytes]"]:
         """The real controller, and the Pod that stands for it; yields when it leads."""
         kubectl = self.admin.kubectl
-        (self.folder / "controller.token").write_text(kubectl.mint("exclave", CONTROLLER, 3600))
+        (self.folder / "controller.token").write_text(kubectl.create_token("exclave", CONTROLLER, 3600))
         (self.folder / "controller.ca").write_text(self.server.ca)
         deployment = self.client.get(path_of(DEPLOYMENTS, "exclave", CONTROLLER)).json()
         (container,) = deployment["spec"]["template"]["spec"]["containers"]

@@ -64,12 +64,12 @@ async def until_accepted(cluster: MeshCluster, name: str) -> None:
 async def test_from_nothing_to_a_member_and_back(server: Server, typist: Admin, tmp_path: Path) -> None:
     async with guarded(server, tmp_path) as cluster:
         made = await typed(typist, "group", "create", "api", "-n", NAMESPACE, *GROUP)
-        assert (made.code, made.err) == (0, f"let a machine join: kubectl exclave token create api -n {NAMESPACE}\n")
+        assert (made.code, made.err) == (0, f"to let a machine join: kubectl exclave token create api -n {NAMESPACE}\n")
         await until_accepted(cluster, "api")
         created = await typed(typist, "token", "create", "api", "-n", NAMESPACE)
         assert (created.code, created.out.count("\n")) == (0, 1)
         assert [line for line in created.err.splitlines() if line.startswith("warning")] == [
-            f"warning: {server.url} is an address of this machine only: name one that machines reach, by --server"
+            f"warning: {server.url} is an address of this machine only: name one that machines reach with --server"
         ]
 
         config = Config(Paths(tmp_path / "state", tmp_path / "run"), MemberConfig("10.78.0.1"))
@@ -89,7 +89,7 @@ async def test_from_nothing_to_a_member_and_back(server: Server, typist: Admin, 
         evicted = await typed(typist, "member", "evict", record.member, "-n", NAMESPACE)
         assert evicted.out == f"member {record.member} evicted\n"
         assert re.fullmatch(
-            r"new requests with its credential fail within about ten seconds; its certificate: until \S+Z "
+            r"within about ten seconds the API server refuses its credential; its certificate: until \S+Z "
             r"\(\d+h left\); the controller withdraws its ports\n",
             evicted.err,
         )
@@ -121,12 +121,12 @@ async def look_at(typist: Admin, name: str) -> None:
     }
     described = await typed(typist, "member", "describe", name, "-n", NAMESPACE)
     assert described.code == 0, described.err
-    assert "\nWorkload:    nothing told of Ready, ports listed: none\n" in described.out
+    assert "\nWorkload:    Ready is not reported yet, ports listed: none\n" in described.out
     assert re.search(r"\n  Admitted +True +Admitted +a member of group api\n", described.out)
     group = await typed(typist, "group", "describe", "api", "-n", NAMESPACE)
     assert re.search(rf"\n  [a-z0-9]{{5}} +api +1 +1 +in \d+m +\S+ +-\nMembers:\n  NAME .*\n  {name} ", group.out)
     needless = await typed(typist, "token", "create", "-n", NAMESPACE, "--for", name, *SERVER)
-    assert (needless.code, needless.err.splitlines()[-2]) == (2, f"exclave: {name} is alive and needs no token")
+    assert (needless.code, needless.err.splitlines()[-2]) == (2, f"exclave: {name} is live and needs no token")
 
 
 def test_a_group_made_again_finds_everything_as_it_should_be(typist: Admin, namespace: str) -> None:
@@ -204,7 +204,7 @@ def test_whoever_may_not_is_told_which_right_is_missing(
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"}
     subject = {"kind": "ServiceAccount", "name": "reader", "namespace": namespace}
     kubectl.create(ROLE_BINDINGS, namespace, {"metadata": {"name": "reader"}, "roleRef": role, "subjects": [subject]})
-    reader = admin_of(server, tmp_path / "reader", kubectl.mint(namespace, "reader", 600))
+    reader = admin_of(server, tmp_path / "reader", kubectl.create_token(namespace, "reader", 600))
     typed = reader.type("token", "create", "web", "-n", namespace, *SERVER)
     assert (typed.code, typed.out) == (24, "")
     first, second = typed.err.splitlines()[-2:]

@@ -47,7 +47,7 @@ from support.admin import admin_of
 from .installation import NETWORK, Cluster, cluster_of, until
 from .kubernetes import AVAILABLE, Kubernetes
 
-LINKERDS = "the issuer leads to Linkerd's trust anchors"
+LINKERDS = "the issuer chains to Linkerd's trust anchors"
 CAP = "--service-account-max-token-expiration=24h"
 
 
@@ -188,10 +188,10 @@ def test_whoever_may_not_install_is_told_every_right_that_is_missing(cluster: Cl
         subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
         body = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
         kubectl.create(CLUSTER_ROLE_BINDINGS, None, body)
-        somebody = admin_of(cluster.server, cluster.folder / name, kubectl.mint("default", name, 600))
+        somebody = admin_of(cluster.server, cluster.folder / name, kubectl.create_token("default", name, 600))
         typed = somebody.type("install", *files)
         assert (typed.code, typed.out) == (2, "")
-        assert "× you may install it\n" in typed.err
+        assert "× you may install exclave\n" in typed.err
         if name == "reader":
             assert "    you may not create customresourcedefinitions, patch customresourcedefinitions, " in typed.err
             assert ", create secrets in exclave, patch secrets in exclave, " in typed.err
@@ -210,7 +210,7 @@ def test_four_commands_from_nothing_to_a_member_and_back(cluster: Cluster) -> No
     admin, made = cluster.admin, cluster.furnish()
     typed = admin.type("install", *cluster.issuer_files(made.issuer))
     assert typed.code == 0, typed.err
-    assert "machines' credentials live 30d here, and are renewed at half of that\n" in typed.err
+    assert "machines' credentials are valid for 30d in this cluster, and are renewed at half of that\n" in typed.err
     assert made.issuer.key_pem not in typed.out + typed.err
     with cluster.controller() as process:
         make_group(cluster)
@@ -219,14 +219,14 @@ def test_four_commands_from_nothing_to_a_member_and_back(cluster: Cluster) -> No
         found = cluster.rows()
         until_row = next(told for told in found if told.startswith("the issuer's certificate is valid until "))
         for told in (
-            "the admission policies stand as installed",
+            "the admission policies are as installed",
             "the controller's rights are as installed",
-            "the rights of every group are as it was made with",
+            "every group's rights are as created",
             LINKERDS,
             until_row,
-            "no right that is not meant for them reaches machines",
-            "no namespace of somebody else's ends in -vms",
-            "namespaces of machines' accounts hold nothing else",
+            "machines have no other rights",
+            "no foreign namespace ends in -vms",
+            "namespaces of machines' accounts contain nothing else",
         ):
             assert found[told] == ("success", ""), told
         told = admin.type("uninstall")
@@ -282,7 +282,7 @@ def test_an_upgrade_keeps_what_was_chosen_and_takes_back_what_it_gave_before(clu
         assert "--issuer=linkerd/linkerd-identity-issuer" in told["args"]
         upgraded = admin.type("upgrade")
         assert upgraded.code == 0, upgraded.err
-        assert "the controller's image stays registry.example/exclave:mine; another one: --image" in upgraded.err
+        assert "the controller's image stays registry.example/exclave:mine; to change it: --image" in upgraded.err
         assert container()["image"] == "registry.example/exclave:mine"
         assert "--issuer=linkerd/linkerd-identity-issuer" in container()["args"]
         assert cluster.client.get(place).json()["spec"]["replicas"] == 3
@@ -327,9 +327,7 @@ def restart(kubernetes: Kubernetes) -> None:
 def test_a_cap_on_the_life_of_tokens_is_measured_and_told(own_kubernetes: Kubernetes, tmp_path: Path) -> None:
     with capped(own_kubernetes), cluster_of(own_kubernetes, tmp_path) as cluster:
         admin, made = cluster.admin, cluster.furnish()
-        told = (
-            "this API server lets a token live 24h at most: machines renew their credential at half of that, and one "
-        )
+        told = "this API server limits the lifetime of tokens to 24h: machines renew their credential at half of that, "
         typed = admin.type("install", *cluster.issuer_files(made.issuer))
         assert typed.code == 0, typed.err
         assert told in typed.err
@@ -348,7 +346,7 @@ def test_a_cap_on_the_life_of_tokens_is_measured_and_told(own_kubernetes: Kubern
 
 def test_rights_that_were_edited_are_found_and_put_right(standing: Cluster) -> None:
     admin, kubectl = standing.admin, standing.admin.kubectl
-    groups_rights = "the rights of every group are as it was made with"
+    groups_rights = "every group's rights are as created"
     assert admin.type("group", "create", "web", "-n", "shop", *NETWORK).code == 0
     assert standing.rows()[groups_rights] == ("success", "")
     kubectl.delete(ROLE_BINDINGS, "shop", "exclave-publisher.web")
@@ -372,7 +370,7 @@ def test_rights_that_were_edited_are_found_and_put_right(standing: Cluster) -> N
     assert found["the controller's rights are as installed"] == (
         "error", "ClusterRole exclave-controller has been changed",
     )  # fmt: skip
-    assert found["no namespace of somebody else's ends in -vms"] == ("warning", "shop-vms")
+    assert found["no foreign namespace ends in -vms"] == ("warning", "shop-vms")
     short = admin.type("check", "-o", "short").out
     assert "× the controller's rights are as installed\n" in short
     assert "√" not in short
@@ -381,10 +379,10 @@ def test_rights_that_were_edited_are_found_and_put_right(standing: Cluster) -> N
     assert "role.rbac.authorization.k8s.io/exclave-machines in shop changed: rules\n" in upgraded.out
     found = standing.rows()
     assert (found[groups_rights], found["the controller's rights are as installed"]) == (("success", ""),) * 2
-    assert found["no right that is not meant for them reaches machines"] == (
+    assert found["machines have no other rights"] == (
         "warning", "RoleBinding handy in shop: edit",
     )  # fmt: skip
-    assert found["namespaces of machines' accounts hold nothing else"] == (
+    assert found["namespaces of machines' accounts contain nothing else"] == (
         "warning", "ServiceAccount robot in shop-vms",
     )  # fmt: skip
     kubectl.delete(ROLE_BINDINGS, "shop", "handy")
@@ -396,7 +394,7 @@ def test_a_group_does_not_move_in_with_somebody_else(standing: Cluster) -> None:
     for name in ("tools", "tools-vms"):
         kubectl.create(NAMESPACES, None, {"metadata": {"name": name}})
     kubectl.create(SERVICE_ACCOUNTS, "tools-vms", {"metadata": {"name": "operator"}})
-    assert standing.rows()["no namespace of somebody else's ends in -vms"] == ("warning", "tools-vms")
+    assert standing.rows()["no foreign namespace ends in -vms"] == ("warning", "tools-vms")
     typed = standing.admin.type("group", "create", "web", "-n", "tools", *NETWORK)
     assert (typed.code, typed.out) == (2, "")
     assert "namespace tools-vms, which is somebody else's: it holds ServiceAccount operator in tools-vms" in typed.err

@@ -284,7 +284,7 @@ def test_a_credential_that_lapsed_while_a_machine_was_off_and_a_token_for_it(
     access = ("--server", server.url)
     typed = admin_of(server, tmp_path).type("token", "create", "-n", NAMESPACE, "--for", record.member, *access)
     assert typed.code == 0, typed.err
-    assert f"the old member {record.member} is deleted, and its credential with it" in typed.err
+    assert f"the former member {record.member} and its credential are deleted" in typed.err
 
     async def join_again(cluster: MeshCluster) -> None:
         spare = config.paths.state / "again"

@@ -133,7 +133,7 @@ def reader(cluster: Cluster) -> Admin:
     ):
         answer = cluster.client.post(path_of(resource, namespace), json={"metadata": {"name": "watchman"}, **body})
         assert answer.status_code in (201, 409), answer.text
-    return admin_of(cluster.server, cluster.folder / "watchman", kubectl.mint("default", "watchman", 3600))
+    return admin_of(cluster.server, cluster.folder / "watchman", kubectl.create_token("default", "watchman", 3600))
 
 
 async def test_anchors_are_rotated_and_the_gate_holds_every_step(
@@ -153,25 +153,23 @@ async def test_anchors_are_rotated_and_the_gate_holds_every_step(
                     monkeypatch.setattr(facts, "MACHINE_ID", machine.id)  # two machines on one host
                     await machine.become()
                     nursery.start_soon(machine.on)
-                assert (await until_open(admin)).endswith("nothing is under way\n")
+                assert (await until_open(admin)).endswith("no rotation is in progress\n")
                 loaded_by_all(cluster, old.anchor.pem, old.issuer)
 
             # 1. Both anchors, while the controller is away: nobody can have heard of it.
             cluster.publish(both)
             told = await ask(admin)
             assert told.code == 3
-            assert "no   every group has been told of the anchors and the issuer: not shop/web\n" in told.err
-            assert told.err.endswith("wait for the controller; see that it runs: kubectl exclave check\n")
+            assert "no   every group's settings have the anchors and the issuer: not shop/web\n" in told.err
+            assert told.err.endswith("wait for the controller; check that it runs: kubectl exclave check\n")
             assert (await ask(watchman)).code == 3
             machines[1].off()
             with cluster.controller():
                 told = await until_late(admin, machines[1].name)
-                assert "wait: an issuer under a new anchor would not be believed by those" in told
+                assert "wait: these members would not trust an issuer under a new anchor" in told
                 nursery.start_soon(machines[1].on)
                 told = await until_open(admin)
-                assert told.endswith(
-                    f"an issuer under anchor {fingerprint(anchor.certificate)[:12]} may be put in place\n"
-                )
+                assert told.endswith(f"you can install an issuer under anchor {fingerprint(anchor.certificate)[:12]}\n")
                 loaded_by_all(cluster, both, old.issuer)
 
                 # 2. The new issuer.
@@ -184,21 +182,21 @@ async def test_anchors_are_rotated_and_the_gate_holds_every_step(
                     f"no   every member's certificate comes from the issuer in use: not {names}\n" in told_at_once.err
                 )
                 told = await until_late(admin, machines[1].name)
-                assert "wait: no anchor may go before every certificate comes from the issuer in use" in told
+                assert "wait: do not remove an anchor before every certificate comes from the issuer in use" in told
                 assert (await ask(watchman)).code == 3
                 nursery.start_soon(machines[1].on)
                 told = await until_open(admin)
                 gone = fingerprint(old.anchor.certificate)[:12]
-                assert told.endswith(f"anchor {gone} may go, as far as machines are concerned\n")
+                assert told.endswith(f"as far as machines are concerned, you can remove anchor {gone}\n")
                 loaded_by_all(cluster, both, issuer)
-                assert "its Secret may not be read by you" in await until_open(watchman)
+                assert "you may not read the issuer's Secret" in await until_open(watchman)
 
             # 3. The new anchor alone; the controller is away once more.
             cluster.publish(anchor.pem)
             assert (await ask(admin)).code == 3
             assert (await ask(watchman)).code == 3
             with cluster.controller():
-                assert (await until_open(admin)).endswith("nothing is under way\n")
+                assert (await until_open(admin)).endswith("no rotation is in progress\n")
                 loaded_by_all(cluster, anchor.pem, issuer)
             nursery.cancel_scope.cancel()
     finally:

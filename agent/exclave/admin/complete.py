@@ -1,8 +1,7 @@
-"""`kubectl_complete-exclave`: what kubectl runs when somebody presses the tab key after `kubectl exclave`.
+"""`kubectl_complete-exclave`: kubectl runs it when the user presses the tab key after `kubectl exclave`.
 
-Rules: the words typed so far are the arguments, the last one may be half a word; an answer is one word a line, and last
-a line with a colon and a number that says whether files may follow, too. The cluster is not asked: a key that waits for
-a network is worse than none.
+The arguments are the words typed so far; the last one may be incomplete. The answer is one word a line, then a colon
+and a number: whether file names fit, too. The cluster is not queried: the tab key must not wait for a network.
 Source: SetupPluginCompletion in k8s.io/kubectl/pkg/cmd/plugin/plugin_completion.go; ShellCompDirective of cobra.
 """
 
@@ -15,7 +14,7 @@ FILES, NO_FILES = 0, 4
 
 
 def complete(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[list[str], int]:
-    """What may stand in the place of the last word, and which directive."""
+    """The words that can replace the last one, and the directive."""
     *before, half = words or [""]
     asked: argparse.Action | None = None
     for word in before:

@@ -1,10 +1,9 @@
-"""The admin's own kubectl, as the one door to the cluster: whoever may use the cluster may use exclave.
+"""The admin's own kubectl: the only way from the admin's commands to the cluster.
 
-Rules: kubectl finds the cluster and says who the admin is; nothing of either is read or kept here, except the cluster's
-address and CA, which join tokens carry. Reads and writes go by raw paths, so that nothing has to be discovered first;
-only merge patches, server-side apply and a delete that waits use kubectl's own verbs. Bodies and secrets go through
-standard input and come back through standard output: no argument list, no error and no log ever holds one.
-What kubectl says when it fails is told by `failure`. Raises ExclaveError, and nothing else.
+kubectl finds the cluster and authenticates the admin; of the kubeconfig only the cluster's address and CA, for join
+tokens, and the namespace are read. Requests use raw paths, which need no discovery; merge patches, server-side apply
+and a delete that waits need kubectl's own verbs. Bodies and secrets go through standard input and output, never into
+an argument list, an error or a log. Raises only ExclaveError.
 """
 
 import base64
@@ -28,23 +27,23 @@ PAGE = 500
 """Objects in one answer; kubectl's own number."""
 
 LONGEST_REQUEST = 60
-"""Seconds that the API server has for one request."""
+"""Seconds for one request to the API server."""
 
 LONGEST_RUN = 300.0
-"""Seconds for a whole run of kubectl: it may have to ask its user to log in."""
+"""Seconds for one run of kubectl. It may ask its user to log in."""
 
 _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
 
 
 class ClusterAddress(NamedTuple):
-    """Where kubectl finds the API server, and the CA (PEM) by which it knows it; "" if the kubeconfig names none."""
+    """The API server's URL and its CA (PEM); each is "" if the kubeconfig has none."""
 
     server: str
     ca: str
 
 
 class Kubectl:
-    """The cluster as kubectl reaches it; None stands for kubectl's own choice. `user` and `groups` are impersonated."""
+    """The cluster as kubectl reaches it. None means kubectl's default. `user` and `groups` are impersonated."""
 
     def __init__(
         self,
@@ -59,12 +58,12 @@ class Kubectl:
         self._command += [f"--kubeconfig={kubeconfig}"] if kubeconfig is not None else []
         self._command += [f"--as={user}"] if user else []
         self._command += [f"--as-group={group}" for group in groups]
-        self._known: Object | None = None
+        self._kubeconfig: Object | None = None
 
-    # What is read.
+    # Reading.
 
     def get(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
-        """One object; None if there is none of that name."""
+        """One object, None if it does not exist."""
         action = KubectlAction("get", resource, namespace, name)
         try:
             return self._ask(action, ["get", "--raw", path_of(resource, namespace, name)])
@@ -74,7 +73,7 @@ class Kubectl:
             raise
 
     def list(self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = "") -> Objects:
-        """All objects of a kind, in one namespace or (None) in all, that match label and field selectors."""
+        """The objects of a kind that match the selectors, in one namespace or (None) in all."""
         wanted = {"labelSelector": selector, "fieldSelector": fields}
         query = {key: text for key, text in wanted.items() if text}
         try:
@@ -82,7 +81,7 @@ class Kubectl:
         except ApiRefusal as refusal:
             if refusal.status != 410:
                 raise
-        return self._pages(resource, namespace, query)  # the list had become too old between two pages
+        return self._pages(resource, namespace, query)  # 410 Gone: the list expired between two pages
 
     def _pages(self, resource: Resource, namespace: str | None, query: dict[str, str]) -> Objects:
         found: Objects = []
@@ -107,7 +106,7 @@ class Kubectl:
     def can_i(
         self, verb: str, resource: Resource, namespace: str | None = None, name: str = "", subresource: str = ""
     ) -> bool:
-        """Whether the admin has a right."""
+        """Whether the admin has this right."""
         asked = {
             "verb": verb,
             "group": resource.group,
@@ -120,18 +119,15 @@ class Kubectl:
         answer = self._post(KubectlAction("create", _REVIEWS), path_of(_REVIEWS, None), body)
         return (answer.get("status") or {}).get("allowed") is True
 
-    # What is written.
+    # Writing.
 
     def create(self, resource: Resource, namespace: str | None, body: Object) -> Object:
-        """Make an object. Raises ApiRefusal with reason AlreadyExists if there is one of its name."""
+        """Create an object. Raises ApiRefusal with reason AlreadyExists if it exists."""
         name = str((body.get("metadata") or {}).get("name", ""))
         return self._post(KubectlAction("create", resource, namespace, name), path_of(resource, namespace), body)
 
     def apply(self, objects: Sequence[Object], *, force: bool = False, dry_run: bool = False) -> None:
-        """Bring objects to what these say (server-side apply); `force` takes fields from other owners.
-
-        `dry_run`: the API server says whether it would, and keeps nothing.
-        """
+        """Server-side apply. `force` overrides fields of other owners. `dry_run`: check everything, store nothing."""
         arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-"]
         arguments += ["--force-conflicts"] if force else []
         arguments += ["--dry-run=server"] if dry_run else []
@@ -144,7 +140,7 @@ class Kubectl:
         return self._ask(KubectlAction("patch", resource, namespace, name), [*arguments, "--output=json"], body)
 
     def delete(self, resource: Resource, namespace: str | None, name: str, wait: bool = False) -> bool:
-        """Delete an object; False if it was gone already. `wait`: until its finalizers are off, too, a minute long."""
+        """Delete an object; False if it did not exist. `wait`: up to a minute, until its finalizers are gone."""
         action = KubectlAction("delete", resource, namespace, name)
         try:
             if wait:
@@ -159,22 +155,22 @@ class Kubectl:
         return True
 
     def create_token(self, namespace: str, account: str, seconds: int) -> str:
-        """A token of a ServiceAccount for the API server; it may have been granted less life than asked for."""
+        """Create a ServiceAccount's token for the API server, which may shorten the lifetime (seconds)."""
         request = create_token(namespace, account, seconds)
         action = KubectlAction("create", SERVICE_ACCOUNTS, namespace, account, "token")
         token = (self._post(action, request.path, request.body or {}).get("status") or {}).get("token")
         if not is_token(token):
             raise ClusterError(
                 Fault.UNREACHABLE,
-                f"the API server was to {action}, and answered without a token",
-                "see whether whatever stands before the API server changes its answers",
+                f"the API server answered without a token when asked to {action}",
+                "check whether a proxy in front of the API server changes its answers",
             )
         return str(token)
 
-    # Where it is.
+    # The kubeconfig.
 
     def cluster(self) -> ClusterAddress:
-        """The API server's address and CA, from the kubeconfig."""
+        """The API server's address and CA."""
         cluster = _first(self._config(), "clusters", "cluster")
         try:
             ca = base64.b64decode(cluster.get("certificate-authority-data") or "", validate=True).decode()
@@ -183,32 +179,32 @@ class Kubectl:
         return ClusterAddress(str(cluster.get("server") or ""), ca)
 
     def namespace(self) -> str:
-        """The namespace that the context names; `default`, as kubectl has it, if it names none."""
+        """The context's namespace, or `default` as in kubectl."""
         return str(_first(self._config(), "contexts", "context").get("namespace") or "default")
 
     def _config(self) -> Object:
-        if self._known is None:
-            # --flatten puts files into it, found as kubectl finds them.
+        if self._kubeconfig is None:
+            # --flatten includes the content of the files that it names.
             arguments = ["config", "view", "--minify", "--flatten", "--raw", "--output=json"]
-            self._known = self._ask(KubectlAction("read the kubeconfig"), arguments)
-        return self._known
+            self._kubeconfig = self._ask(KubectlAction("read the kubeconfig"), arguments)
+        return self._kubeconfig
 
-    # kubectl itself.
+    # Running kubectl.
 
     def _post(self, action: KubectlAction, path: str, body: Object) -> Object:
         return self._ask(action, ["create", "--raw", path, "--filename=-"], body)
 
     def _ask(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> Object:
-        told = self._run(action, arguments, body)
+        output = self._run(action, arguments, body)
         try:
-            answer = json.loads(told)
+            answer = json.loads(output)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
             raise ClusterError(
                 Fault.UNREACHABLE,
-                f"the API server was to {action}, and did not answer in JSON",
-                "see whether whatever stands before the API server changes its answers",
+                f"the API server did not answer in JSON when asked to {action}",
+                "check whether a proxy in front of the API server changes its answers",
             )
         return answer
 
@@ -234,12 +230,12 @@ class Kubectl:
 
 
 def _is_absent(refusal: ApiRefusal) -> bool:
-    """True if the object is not there; a kind that is not there is another matter."""
+    """Whether the object is missing, not its kind."""
     return refusal.reason == "NotFound" and "no such kind" not in refusal.message
 
 
 def _type(resource: Resource) -> str:
-    """A kind as kubectl's verbs take it."""
+    """A kind as an argument of kubectl's verbs."""
     return f"{resource.plural}.{resource.version}.{resource.group}" if resource.group else resource.plural
 
 
@@ -248,7 +244,7 @@ def _in(namespace: str | None) -> list[str]:
 
 
 def _first(config: Object, key: str, inner: str) -> dict[str, Any]:
-    """The one entry that --minify leaves."""
+    """The only entry that --minify leaves."""
     entries = config.get(key) or [{}]
     found = entries[0].get(inner) if isinstance(entries[0], dict) else None
     return found if isinstance(found, dict) else {}

@@ -1,9 +1,9 @@
-"""What kubectl says when it fails, told as exclave's own errors. Pure.
+"""kubectl's failures as exclave's own errors. Pure.
 
-Rules: kubectl prints `Error from server (Reason): text`, or `The Kind "name" is invalid: text`, or a line of its own
-when nobody answered or the kubeconfig does not fit. The first two become an `ApiRefusal` with the API's reason and
-status, so that a caller can tell "there already" from "not permitted"; the words say what was asked for and what right
-is missing. Source: StandardErrorMessage and checkErr in k8s.io/kubectl/pkg/cmd/util/helpers.go.
+kubectl prints `Error from server (Reason): text`, or `The Kind "name" is invalid: text`, or a line of its own if the
+server did not answer or the kubeconfig does not fit. The first two become an `ApiRefusal` with the API's reason and
+status; its message names the request, its hint the missing right.
+Source: StandardErrorMessage and checkErr in k8s.io/kubectl/pkg/cmd/util/helpers.go.
 """
 
 import re
@@ -50,7 +50,7 @@ _KUBECONFIG = ("does not exist", "no such file or directory", "current-context m
 
 @dataclass(frozen=True)
 class KubectlAction:
-    """What kubectl was asked to do: verb as RBAC names it, kind, and where."""
+    """What kubectl was asked to do: the verb and the resource as in RBAC."""
 
     verb: str
     resource: Resource | None = None
@@ -65,68 +65,74 @@ class KubectlAction:
 
     @property
     def what(self) -> str:
-        """The resource as RBAC names it."""
+        """The resource as in RBAC, with its subresource."""
         assert self.resource is not None
         return self.resource.plural + ("/" + self.subresource if self.subresource else "")
 
     @property
     def where(self) -> str:
-        """Its place, as the end of a sentence."""
+        """Its namespace, as the end of a sentence."""
         return f" in namespace {self.namespace}" if self.namespace else ""
 
 
-def kubectl_error(action: KubectlAction, told: str) -> ExclaveError:
-    """The error for what kubectl printed on its standard error."""
-    told = _NOISE.sub("", told).strip()
-    if found := _FROM_SERVER.search(told):
+def kubectl_error(action: KubectlAction, stderr: str) -> ExclaveError:
+    """The error for kubectl's standard error."""
+    stderr = _NOISE.sub("", stderr).strip()
+    if found := _FROM_SERVER.search(stderr):
         reason, text = found["reason"] or "", " ".join(found["text"].split())
-    elif found := _INVALID.search(told):
+    elif found := _INVALID.search(stderr):
         reason, text = "Invalid", " ".join(found["text"].split())
-    elif _UNAUTHORIZED in told:
-        reason, text = "Unauthorized", told.partition("(")[2].rstrip(")")
+    elif _UNAUTHORIZED in stderr:
+        reason, text = "Unauthorized", stderr.partition("(")[2].rstrip(")")
     else:
-        return _nobody_answered(action, " ".join(told.split()).removeprefix("error: ")[:LONGEST_MESSAGE])
+        return _local_error(action, " ".join(stderr.split()).removeprefix("error: ")[:LONGEST_MESSAGE])
     status = STATUSES.get(reason, 500)
-    message, hint = _words(action, reason, text, status)
+    message, hint = _explain(action, reason, text, status)
     fault = Fault.UNREACHABLE if status in WORTH_ANOTHER_TRY else Fault.NOT_PERMITTED
     return ApiRefusal(status, reason, f"{message}: {text[:LONGEST_MESSAGE]}", hint, fault=fault)
 
 
 def kubectl_missing_error(binary: str) -> ExclaveError:
-    """The error where there is no such program."""
+    """The error if the program does not exist."""
     return ExclaveError(
         Fault.USAGE,
-        f"{binary} was expected on the PATH, and is not there",
-        "install kubectl (https://kubernetes.io/docs/tasks/tools/), and see that it reaches the cluster",
+        f"the program {binary} was not found on the PATH",
+        "install kubectl: https://kubernetes.io/docs/tasks/tools/",
     )
 
 
 def kubectl_timeout_error(action: KubectlAction, seconds: float) -> ExclaveError:
-    """The error when kubectl did not end by itself."""
+    """The error if kubectl did not end in time."""
     return ClusterError(
         Fault.UNREACHABLE,
-        f"kubectl was to {action}, and had not ended after {seconds:.0f}s",
-        "see whether kubectl works by itself, and whether it asks you to log in: kubectl get namespaces",
+        f"kubectl was asked to {action} and did not end within {seconds:.0f}s",
+        "check whether kubectl works, and whether it asks you to log in: kubectl get namespaces",
     )
 
 
-def _words(action: KubectlAction, reason: str, text: str, status: int) -> tuple[str, str]:
-    """What was met, and what to do."""
+def _explain(action: KubectlAction, reason: str, text: str, status: int) -> tuple[str, str]:
+    """Message and hint."""
     if status in WORTH_ANOTHER_TRY:
-        return f"the API server could not {action} now", "it is busy, starting or stopping: try again"
+        return f"the API server could not {action} now", "it is busy, starting or stopping: try again later"
     if reason == "Unauthorized":
         return f"the API server does not know who wants to {action}", "log in again, or name a context: --context"
     if reason == "Forbidden" and ("denied request" in text or "denied the request" in text):
-        return f"an admission rule of the cluster refused to {action}", "do as it asks, or ask whoever made it"
+        return (
+            f"an admission policy of the cluster refused to {action}",
+            "follow the message, or ask the policy's author",
+        )
     if reason == "Forbidden":
         return f"you may not {action}", _missing_right(action)
     if reason == "NotFound" and _NO_SUCH_TYPE in text:
-        return f"the cluster could not {action}, since it has no such kind", _missing_kind(action)
+        return f"the cluster cannot {action}: it has no such kind", _missing_kind(action)
     if reason == "NotFound":
         return f"there is nothing to {action}", "check its name and namespace"
     if reason in ("AlreadyExists", "Conflict"):
-        return f"the API server did not {action}", "somebody else changed it: look at it, then try again"
-    return f"the API server refused to {action}", "mend what the message names"
+        return (
+            f"the API server did not {action}",
+            "it exists already or was changed meanwhile: look at it, then try again",
+        )
+    return f"the API server refused to {action}", "correct what the message names"
 
 
 def _missing_right(action: KubectlAction) -> str:
@@ -148,21 +154,21 @@ def _missing_kind(action: KubectlAction) -> str:
     return "Kubernetes 1.30 or newer is needed; or name another context: --context"
 
 
-def _nobody_answered(action: KubectlAction, text: str) -> ExclaveError:
+def _local_error(action: KubectlAction, text: str) -> ExclaveError:
     if any(sign in text for sign in _UNREACHED):
         return ClusterError(
             Fault.UNREACHABLE,
-            f"kubectl was to {action}, and reached no API server: {text}",
+            f"kubectl was asked to {action} and did not reach the API server: {text}",
             "check the context (kubectl config current-context) and the network, or name a context: --context",
         )
     if any(sign in text for sign in _KUBECONFIG):
         return ExclaveError(
             Fault.USAGE,
-            f"kubectl knows no such cluster: {text}",
-            "name one of `kubectl config get-contexts` by --context, or a file by --kubeconfig",
+            f"kubectl does not find this cluster in the kubeconfig: {text}",
+            "name a context of `kubectl config get-contexts` with --context, or a file with --kubeconfig",
         )
     return ClusterError(
         Fault.UNREACHABLE,
-        f"kubectl could not {action}: {text or 'it said nothing'}",
-        "see whether kubectl works by itself: kubectl get namespaces",
+        f"kubectl could not {action}: {text or 'it printed no reason'}",
+        "check whether kubectl works: kubectl get namespaces",
     )

@@ -1,8 +1,7 @@
-"""`kubectl exclave`, which is also `linkerd exclave` and `exclave admin`: what an admin types, and how it ends.
+"""`kubectl exclave`, also called as `linkerd exclave` and `exclave admin`: parses the command line, reports failures.
 
-Rules: the program that was called gives its name to the help; exit codes, words and the two lines of a failure are
-those of the `exclave` command. Each subject adds its own commands (`add_commands`). Nothing runs as root, nothing is
-kept on disk: the cluster is the only place where anything stands, and kubectl the only way to it.
+The help uses the name that the program was called by. Exit codes and the form of a failure are those of `exclave`.
+Nothing needs root or is stored on disk: all state is in the cluster, and kubectl is the only way there.
 """
 
 import argparse
@@ -14,18 +13,18 @@ from pathlib import Path
 
 from exclave import __version__
 from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common, parse_groups
-from exclave.admin.check import verbs as checking
-from exclave.admin.group import verbs as groups
-from exclave.admin.install import uninstall as uninstalling
-from exclave.admin.install import verbs as installing
+from exclave.admin.check import verbs as check
+from exclave.admin.group import verbs as group
+from exclave.admin.install import uninstall
+from exclave.admin.install import verbs as install
 from exclave.admin.kubectl import Kubectl
-from exclave.admin.member import verbs as members
+from exclave.admin.member import verbs as member
 from exclave.admin.rotation import verbs as rotation
 from exclave.admin.session import Session
-from exclave.admin.token import verbs as tokens
+from exclave.admin.token import verbs as token
 from exclave.errors import ExclaveError, Fault, bug_lines, bug_object, error_lines, error_object, find_error
 
-SUBJECTS = (installing, checking, groups, tokens, members, rotation, uninstalling)
+SUBJECTS = (install, check, group, token, member, rotation, uninstall)
 
 EXAMPLES = f"""\
 from nothing to a machine in the mesh:
@@ -35,8 +34,8 @@ from nothing to a machine in the mesh:
   sudo exclave join                    on the machine; paste the line
   {PROGRAM} member list -n shop
 
-exit status: 0 done; 2 the command line, or what it asks for, cannot be; 23 the cluster was not reached;
-24 the cluster refused; 1 a bug of exclave's
+exit status: 0 done; 1 a bug in exclave; 2 wrong command line or request; 3 check or rotation status found
+something; 23 the cluster was not reached; 24 the cluster refused
 """
 
 NAMES = {"kubectl-exclave": PROGRAM, "linkerd-exclave": "linkerd exclave"}
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(Session(kubectl, options.namespace), options)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has gone; Python would complain once more at its own end
+    except BrokenPipeError:  # the reader of our output has gone; without this Python prints a second error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as problem:
@@ -61,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser(program: str) -> argparse.ArgumentParser:
-    """The whole command line, for a program of this name."""
+    """The parser of all commands, for a program of this name."""
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Groups, join tokens and members of exclave: virtual machines in a Linkerd mesh.",
+        description="Manage exclave: virtual machines in a Linkerd mesh.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -85,8 +84,8 @@ def _program() -> str:
 def _add_completion(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "completion",
-        help="print a script that completes these commands in a shell",
-        description="Print a script that completes the commands of kubectl-exclave in a shell.",
+        help="print a completion script for a shell",
+        description="Print a completion script for kubectl-exclave.",
         epilog="examples:\n  source <(kubectl-exclave completion bash)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,10 +1,9 @@
-"""What an installation consists of, in the order in which it is made. Pure.
+"""The objects of an installation, in the order in which they are created. Pure.
 
-Rules: definitions first, then the admission policies, then any right: at no moment may an account do what the policies
-forbid. The issuer is an intermediate of its own under the mesh's anchor, so that it can be taken back alone: from
-cert-manager, or from a key that the admin gives once; Linkerd's own issuer only if the admin says so, since whoever has
-the controller's account could then sign for every workload of the mesh. The controllers run as nobody, with nothing
-writable, two of them, on different nodes if there are two.
+Definitions first, then the admission policies, then rights: no account ever has a right without the policy that limits
+it. The issuer is an intermediate of its own under the mesh's trust anchor, so that it can be revoked alone: made by
+cert-manager, or from a key of the admin's. Linkerd's own issuer is used only on request: whoever holds the controller's
+account could then sign for every workload of the mesh.
 """
 
 import base64
@@ -36,7 +35,7 @@ from exclave.api.requests import (
 
 REPOSITORY = "ghcr.io/exclave/controller"
 IMAGE = f"{REPOSITORY}:{__version__}"
-"""The controller's, of this version: another one is what makes the Deployment roll out."""
+"""The controller's image of this version. A new version rolls the Deployment out, because the image changes."""
 
 EXTENSION_LABEL = "linkerd.io/extension"
 EXTENSION = "exclave"
@@ -63,7 +62,7 @@ IssuerKind = Literal["cert-manager", "key", "linkerd"]
 
 @dataclass(frozen=True)
 class KeyPair:
-    """An intermediate's certificate chain and key, PEM."""
+    """An intermediate's certificate chain and key (PEM)."""
 
     chain: str
     private_key: str = field(repr=False)
@@ -71,7 +70,7 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Installation:
-    """What an admin chooses. `issued_by` is cert-manager's issuer, `Kind/name`, of Linkerd's trust anchor."""
+    """The admin's choices. `issued_by`: the cert-manager issuer, `Kind/name`, that signs with the trust anchor."""
 
     namespace: str = "exclave"
     linkerd: str = "linkerd"
@@ -83,12 +82,12 @@ class Installation:
 
     @property
     def issuer_secret(self) -> str:
-        """The one Secret that the controller reads."""
+        """The only Secret that the controller reads."""
         return LINKERDS_ISSUER if self.issuer == "linkerd" else ISSUER
 
     @property
     def issuer_namespace(self) -> str:
-        """Where this Secret is."""
+        """The namespace of this Secret."""
         return self.linkerd if self.issuer == "linkerd" else self.namespace
 
     @property
@@ -98,27 +97,27 @@ class Installation:
 
 
 def read_installation(deployment: Object) -> Installation:
-    """What an admin chose, from the controller's Deployment; which kind of own issuer it was does not stand there."""
+    """The admin's choices, from the controller's Deployment. It does not show which kind of own issuer there is."""
     spec = deployment["spec"]
     container = spec["template"]["spec"]["containers"][0]
-    told = dict(str(one).lstrip("-").partition("=")[::2] for one in container.get("args") or ())
+    arguments = dict(str(one).lstrip("-").partition("=")[::2] for one in container.get("args") or ())
     namespace = str(deployment["metadata"]["namespace"])
     return Installation(
         namespace=namespace,
-        linkerd=told.get("linkerd-namespace") or "linkerd",
+        linkerd=arguments.get("linkerd-namespace") or "linkerd",
         image=str(container.get("image") or IMAGE),
         replicas=int(spec.get("replicas") or 2),
-        issuer="linkerd" if told.get("issuer", "").endswith(f"/{LINKERDS_ISSUER}") else "key",
+        issuer="linkerd" if arguments.get("issuer", "").endswith(f"/{LINKERDS_ISSUER}") else "key",
     )
 
 
 def is_ours(image: str) -> bool:
-    """Whether an image is the one that every version of exclave names, and not an admin's own."""
+    """Whether an image is exclave's released one, not the admin's own."""
     return image.partition("@")[0].rpartition(":")[0] == REPOSITORY or image == REPOSITORY
 
 
 def first_objects() -> list[Object]:
-    """What must be known to the API server before the rest can be made."""
+    """The CustomResourceDefinitions: the API server must serve them before the rest can be created."""
     return custom_resource_definitions()
 
 
@@ -176,7 +175,7 @@ def _deployment(choice: Installation) -> Object:
             "selector": {"matchLabels": labels},
             "strategy": {"rollingUpdate": {"maxUnavailable": 1}},
             "template": {
-                # Not meshed: it must work while the mesh does not, and talks to the API server alone.
+                # Not meshed: it must work while the mesh does not, and it connects to the API server only.
                 "metadata": {"labels": labels, "annotations": {"linkerd.io/inject": "disabled"}},
                 "spec": {
                     "serviceAccountName": CONTROLLER,
@@ -201,13 +200,13 @@ def _deployment(choice: Installation) -> Object:
 
 
 def _container(choice: Installation) -> Object:
-    told = [f"--namespace={choice.namespace}", f"--linkerd-namespace={choice.linkerd}"]
+    arguments = [f"--namespace={choice.namespace}", f"--linkerd-namespace={choice.linkerd}"]
     if choice.issuer == "linkerd":
-        told.append(f"--issuer={choice.linkerd}/{LINKERDS_ISSUER}")
+        arguments.append(f"--issuer={choice.linkerd}/{LINKERDS_ISSUER}")
     return {
         "name": "controller",
         "image": choice.image,
-        "args": [*told, f"--listen=:{METRICS_PORT}"],
+        "args": [*arguments, f"--listen=:{METRICS_PORT}"],
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}, "initialDelaySeconds": 10},
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}},

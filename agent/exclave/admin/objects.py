@@ -1,10 +1,9 @@
-"""The objects that an admin makes: a group with its rights, a join token's account, the controller's own rights. Pure.
+"""The objects that an admin creates: a group with its rights, a join token's account, the controller's rights. Pure.
 
-Rules: machines' accounts live in `<ns>-vms`, apart from every account that linkerd-identity would certify, and get
-their rights as a group of accounts from a few static Roles, made once: nobody ever writes a Role for one machine.
-The controller holds no RBAC verbs. Over the whole cluster it reads, and undoes: a namespace that is being deleted loses
-its Roles first, and what holds it must be let go all the same. What it makes, it may make where Roles say so, in a
-group's two namespaces. One pure function makes each object, for the command line and the demo alike.
+Machines' accounts are in `<ns>-vms`, apart from all accounts that linkerd-identity certifies. Their rights come from a
+few static Roles for the whole namespace: there is no Role for a single machine. The controller cannot grant rights. It
+reads and deletes in the whole cluster, because a namespace that is being deleted loses its Roles before its finalizers
+are removed; it creates only where Roles allow it, in a group's two namespaces.
 """
 
 from collections.abc import Sequence
@@ -45,14 +44,14 @@ ISSUER_ROLE = "exclave-issuer"
 MOST_USES = 999
 SHORTEST_TTL = 600.0
 LONGEST_TTL = 86400.0
-"""Seconds: Kubernetes gives no token less than ten minutes, and a join token lives a day at most."""
+"""Seconds. Kubernetes' shortest token lifetime is ten minutes; a join token is valid for a day at most."""
 
 Rule = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """An object and where it goes."""
+    """An object with its kind and namespace (None: cluster-scoped)."""
 
     resource: Resource
     namespace: str | None
@@ -65,7 +64,7 @@ class Manifest:
 
 
 def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_namespace: str) -> list[Manifest]:
-    """Everything that a group needs, in the order in which it is made; what stands already is left alone."""
+    """A group and everything that it needs, in the order of creation."""
     accounts = accounts_namespace(namespace)
     machines = _all_accounts_of(accounts)
     controller = _account(CONTROLLER, controller_namespace)
@@ -91,19 +90,19 @@ def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_na
 
 
 def group_roles(name: str) -> tuple[str, str]:
-    """The Roles that are one group's own: who reads its settings, and who writes them."""
+    """The names of the two Roles of one group: reading its settings, and writing them."""
     return f"exclave-settings.{name}", f"exclave-publisher.{name}"
 
 
 def join_account(namespace: str, group: str, token_id: str, uses: int, expires: float) -> Manifest:
-    """The account of one join token. Raises ValueError if a token cannot have so many uses."""
+    """The account of a join token. `expires` in epoch seconds. Raises ValueError for a wrong number of uses."""
     if not 1 <= uses <= MOST_USES:
         raise ValueError(f"uses: a number from 1 to {MOST_USES} was expected, found {uses}")
     return _expiring(namespace, f"{group}.join.{token_id}-{uses}", expires)
 
 
 def rejoin_account(namespace: str, member: str, expires: float) -> Manifest:
-    """The account of a token for one named member, whose machine joins again. Raises ValueError for another name."""
+    """The account of a token with which one member's machine joins again. Raises ValueError for a wrong name."""
     name = parse_member_name(member)
     return _expiring(namespace, f"{name.group}.rejoin.{name.token_id}-{name.slot}", expires)
 
@@ -116,9 +115,9 @@ def _expiring(namespace: str, account: str, expires: float) -> Manifest:
 def controller_objects(
     namespace: str, linkerd_namespace: str, issuer_secret: str, issuer_namespace: str | None = None
 ) -> list[Manifest]:
-    """The controller's account and its rights over the whole cluster, Linkerd's settings and one Secret.
+    """The controller's account and its rights: in the whole cluster, on Linkerd's settings, on the issuer's Secret.
 
-    The Secret is in the controller's own namespace unless `issuer_namespace` says otherwise.
+    `issuer_namespace` defaults to the controller's namespace.
     """
     issuer_role = _role(
         issuer_namespace or namespace, ISSUER_ROLE, [_rule("", "secrets", "get", "watch", names=[issuer_secret])]
@@ -178,13 +177,13 @@ def _controller_account_rules() -> list[Rule]:
 
 
 def _controller_create_rules() -> list[Rule]:
-    """What the controller makes beside a group: no rule of RBAC can name what is not there yet, a policy does."""
+    """RBAC cannot limit the names of objects to be created; the admission policies do."""
     return [
         _rule("", "configmaps", "create"),
         _rule("coordination.k8s.io", "leases", "create"),
         _rule("workload.linkerd.io", "externalworkloads", "create"),
         _rule("events.k8s.io", "events", "create"),
-        _rule("", "services", "list"),  # it warns of headless ones
+        _rule("", "services", "list"),  # to warn about headless ones
     ]
 
 
@@ -250,6 +249,6 @@ def _placed(resource: Resource, namespace: str | None, metadata: Object, **more:
 
 
 def guard_manifests(controller_namespace: str) -> list[Manifest]:
-    """The same, with where each goes."""
+    """The admission policies as manifests."""
     kinds = {one.kind: one for one in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)}
     return [Manifest(kinds[body["kind"]], None, body) for body in guard_objects(controller_namespace)]

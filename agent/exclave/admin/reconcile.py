@@ -1,7 +1,7 @@
-"""What is still to be done so that an object stands as wanted. Pure.
+"""Which change an existing object needs to match its manifest. Pure.
 
-Rules: what is not there is made; of what is there, only what is wanted is changed, and what nobody spoke of is kept; a
-list is replaced whole. What cannot be changed (whom a binding's role is) is said and not attempted.
+A missing object is created. Of an existing one only the manifest's fields are changed; lists are replaced whole. A
+binding's roleRef cannot be changed, so a different one blocks the change.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from exclave.api.requests import Object
 
 @dataclass(frozen=True)
 class Change:
-    """One step: make the object, change it by this merge patch, keep it as it is, or say that it is in the way."""
+    """Create the object, patch it (JSON merge patch), do nothing, or report that the existing one blocks it."""
 
     verb: Literal["create", "patch", "none", "blocked"]
     manifest: Manifest
@@ -25,12 +25,12 @@ class Change:
         where = f" in {self.manifest.namespace}" if self.manifest.namespace else ""
         if self.verb == "patch":
             return f"{name}{where} changed: {', '.join(paths(self.patch))}"
-        told = {"create": "created", "none": "unchanged", "blocked": "has another roleRef, which cannot be changed"}
-        return f"{name}{where} {told[self.verb]}"
+        words = {"create": "created", "none": "unchanged", "blocked": "has another roleRef, which cannot be changed"}
+        return f"{name}{where} {words[self.verb]}"
 
 
 def plan_change(manifest: Manifest, found: Object | None) -> Change:
-    """The step for an object, of which `found` is what stands."""
+    """The change for a manifest; `found` is the existing object."""
     if found is None:
         return Change("create", manifest)
     patch = difference(_wanted(manifest.body), found)
@@ -40,7 +40,7 @@ def plan_change(manifest: Manifest, found: Object | None) -> Change:
 
 
 def difference(wanted: Object, found: Object) -> Object:
-    """The merge patch that brings `found` to what is wanted; empty if it is that already."""
+    """The merge patch from `found` to `wanted`; empty if nothing differs."""
     patch: Object = {}
     for key, value in wanted.items():
         there = found.get(key)
@@ -53,7 +53,7 @@ def difference(wanted: Object, found: Object) -> Object:
 
 
 def paths(tree: Object, before: str = "") -> list[str]:
-    """The keys that a patch changes, with dots, two levels deep."""
+    """The keys that a patch changes, dotted, at most two levels deep."""
     found = []
     for key, value in tree.items():
         path = f"{before}{key}"
@@ -62,7 +62,7 @@ def paths(tree: Object, before: str = "") -> list[str]:
 
 
 def _wanted(body: Object) -> Object:
-    """What of an object can be wanted: not what it is, and where."""
+    """The fields that we manage: all but apiVersion, kind, name and namespace."""
     metadata = {key: value for key, value in body["metadata"].items() if key in ("labels", "annotations")}
     rest: dict[str, Any] = {key: value for key, value in body.items() if key not in ("apiVersion", "kind", "metadata")}
     return {**rest, **({"metadata": metadata} if metadata else {})}

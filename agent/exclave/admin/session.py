@@ -1,7 +1,7 @@
-"""What an admin's command works with: kubectl, the namespace, the clock, and where words go.
+"""The context of one admin command: kubectl, the namespace, the clock and the output.
 
-Rules: results go to standard output, and nothing else does, so that a command can stand in a pipe; notes and warnings
-go to standard error. A wait says for what, before it begins.
+Only results go to standard output, so that a command works in a pipe; notes and warnings go to standard error. A wait
+is announced before it begins.
 """
 
 import sys
@@ -14,13 +14,13 @@ from exclave.admin.tables import Listing, render
 from exclave.errors import ExclaveError, Fault
 
 WAIT = 60.0
-"""Seconds that a command waits for the controller to finish something."""
+"""Seconds to wait for the controller."""
 
 POLL_INTERVAL = 1.0
 
 
 class Session:
-    """One command's place of work."""
+    """The context of one command."""
 
     def __init__(self, kubectl: Kubectl, namespace: str | None = None) -> None:
         self.kubectl = kubectl
@@ -28,7 +28,7 @@ class Session:
 
     @property
     def namespace(self) -> str:
-        """The namespace told, or the context's."""
+        """The namespace of `-n`, or the context's."""
         if self._namespace is None:
             self._namespace = self.kubectl.namespace()
         return self._namespace
@@ -38,7 +38,7 @@ class Session:
         return time.time()
 
     def show(self, listing: Listing, form: str | None, nothing: str) -> None:
-        """Print what was found; `nothing` is said of an empty table."""
+        """Print a listing; of an empty table the note `nothing`."""
         text = render(listing, form)
         if text:
             print(text)
@@ -46,39 +46,39 @@ class Session:
             self.note(nothing)
 
     def note(self, *lines: str) -> None:
-        """Say something beside the result."""
+        """Print notes to standard error."""
         print(*lines, sep="\n", file=sys.stderr)
 
     def warn(self, warnings: Sequence[str]) -> None:
-        """Say what may go wrong."""
+        """Print warnings to standard error."""
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
 
-    def apply(self, step: Change) -> Change:
-        """Do what is still to be done for one object. Raises ExclaveError where another is in its way."""
-        manifest = step.manifest
+    def apply(self, change: Change) -> Change:
+        """Apply a change. Raises ExclaveError if the existing object blocks it."""
+        manifest = change.manifest
         name = manifest.name
-        if step.verb == "blocked":
+        if change.verb == "blocked":
             raise ExclaveError(
                 Fault.USAGE,
-                str(step),
-                f"look at it, and delete it if nobody needs it: kubectl delete {manifest.resource.plural} {name} "
+                str(change),
+                f"check whether it is still needed; if not: kubectl delete {manifest.resource.plural} {name} "
                 f"-n {manifest.namespace}",
             )
-        if step.verb == "create":
+        if change.verb == "create":
             self.kubectl.create(manifest.resource, manifest.namespace, manifest.body)
-        elif step.verb == "patch":
-            self.kubectl.patch(manifest.resource, manifest.namespace, name, step.patch)
-        return step
+        elif change.verb == "patch":
+            self.kubectl.patch(manifest.resource, manifest.namespace, name, change.patch)
+        return change
 
-    def wait_until(self, is_so: Callable[[], bool], what: str, seconds: float = WAIT) -> bool:
-        """Look again and again until it is so; False if it is not so in time."""
+    def wait_until(self, is_done: Callable[[], bool], what: str, seconds: float = WAIT) -> bool:
+        """Poll until `is_done`; False if it takes too long. `what` completes the sentence "waiting for …"."""
         deadline = time.monotonic() + seconds
-        if is_so():
+        if is_done():
             return True
         self.note(f"waiting for {what}, {seconds:.0f}s at most")
         while time.monotonic() < deadline:
             time.sleep(POLL_INTERVAL)
-            if is_so():
+            if is_done():
                 return True
         return False

@@ -1,8 +1,11 @@
 """Objects as text: tables as kubectl prints them, and `-o json|yaml|name|wide`. Pure.
 
-Rules: columns are aligned with three spaces between them; an empty cell is `<none>`; ages are told as kubectl tells
-them. One object asked for by name is printed as itself, several as a List. YAML is for people to keep in files: keys
-stay in their order.
+Columns are aligned with three spaces between them, as kubectl does it; an empty cell is `<none>`. With `-o json|yaml`
+one object that was named is printed as itself, several as a List.
+
+Why not kubectl's own tables, made from the columns of our CRDs: `group list`, `token list` and `rotation status` join
+several objects. `member list` needs only Members, but its GROUP is a part of the name, its NOTE is a decision, and its
+`--group` has no selector.
 """
 
 import json
@@ -19,9 +22,9 @@ GAP = "   "
 
 @dataclass(frozen=True)
 class Listing:
-    """What a command found: the objects for programs; titles and a row for each for people.
+    """The objects that a command found, and a table of them.
 
-    `wide` is how many of the last columns are shown with `-o wide` only; `single`: asked for by name.
+    `wide`: number of last columns that only `-o wide` shows. `single`: one object that was named.
     """
 
     resource: Resource
@@ -33,7 +36,7 @@ class Listing:
 
 
 def render(listing: Listing, form: str | None) -> str:
-    """The text of a listing, without a newline at its end; "" for an empty table."""
+    """A listing as text, without a final newline; "" for an empty table."""
     if form == "json":
         return json.dumps(_whole(listing), indent=4)
     if form == "yaml":
@@ -45,7 +48,7 @@ def render(listing: Listing, form: str | None) -> str:
 
 
 def yaml_text(tree: object) -> str:
-    """YAML of a JSON tree. Raises ExclaveError where PyYAML is not installed: it belongs to the admin's tools alone."""
+    """A JSON tree as YAML. Raises ExclaveError without PyYAML, which only the admin's extra installs."""
     try:
         import yaml
     except ImportError:
@@ -59,12 +62,12 @@ def yaml_text(tree: object) -> str:
 
 
 def manifests(objects: Sequence[Object]) -> str:
-    """Several objects as one file that `kubectl apply -f` takes."""
+    """Several objects as one file for `kubectl apply -f`."""
     return "\n---\n".join(yaml_text(one) for one in objects)
 
 
 def object_name(resource: Resource, found: Object) -> str:
-    """An object as `-o name` prints it, such as `member.exclave.dev/web-k7q2x-1`."""
+    """An object as in `kubectl -o name`, such as `member.exclave.dev/web-k7q2x-1`."""
     kind = resource.kind.lower() + (f".{resource.group}" if resource.group else "")
     return f"{kind}/{found['metadata']['name']}"
 
@@ -79,15 +82,15 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def describe_text(lines: Sequence[tuple[str, str]]) -> str:
-    """Labels and their texts, as `kubectl describe` prints them; a text of several lines stands below its label."""
+    """Labels and texts as in `kubectl describe`; a text of several lines is below its label."""
     width = max((len(label) for label, text in lines if "\n" not in text), default=0) + 1
-    told = []
+    output = []
     for label, text in lines:
         if "\n" in text:
-            told += [f"{label}:", *(f"  {line}" for line in text.split("\n"))]
+            output += [f"{label}:", *(f"  {line}" for line in text.split("\n"))]
         else:
-            told.append(f"{label + ':':<{width}} {text or '<none>'}")
-    return "\n".join(told)
+            output.append(f"{label + ':':<{width}} {text or '<none>'}")
+    return "\n".join(output)
 
 
 def age(created: object, now: float) -> str:

@@ -60,7 +60,7 @@ def _fail(problem: BaseException, *, in_json: bool) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="exclave", description="A virtual machine becomes a member of a Linkerd mesh."
+        prog="exclave", description="Make this virtual machine a member of a Linkerd mesh."
     )
     parser.add_argument("--version", action="version", version=f"exclave {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -71,39 +71,45 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     as_written = argparse.RawDescriptionHelpFormatter
-    run = add("run", _run, "be the agent, until told to end", epilog=help_text(), formatter_class=as_written)
-    join = add("join", _join, "become a member; returns when pods may send traffic here")
-    join.add_argument("token", nargs="?", metavar="TOKEN", help="the join token; other users see it: use --token-file")
-    join.add_argument("--token-file", metavar="FILE", help="read the token from a file; - is standard input")
+    run = add("run", _run, "run the agent in the foreground", epilog=help_text(), formatter_class=as_written)
+    join = add("join", _join, "join a group; returns when pods may send traffic here")
     join.add_argument(
-        "--again", action="store_true", help="join anew though this machine is a member, and then leave that"
+        "token", nargs="?", metavar="TOKEN", help="the join token; other users can see it here: use --token-file"
+    )
+    join.add_argument("--token-file", metavar="FILE", help="file with the token; - is standard input")
+    join.add_argument(
+        "--again", action="store_true", help="join although this machine is a member, then leave the former membership"
     )
     for command in (run, join):
         command.add_argument(
             "--confirm",
             type=parse_duration,
             metavar="TIME",
-            help="have the rules go back after a time such as 60s, unless exclave confirm is run: for a machine that "
-            "you reach over the network only. If the agent dies meanwhile, the kernel ends them 15s later",
+            help="remove the rules after this time, such as 60s, unless you run exclave confirm: for a machine that "
+            "you reach only over the network. If the agent dies meanwhile, the kernel disables them 15s later",
         )
-    join.add_argument("--no-wait", action="store_true", help="return once the credential is stored")
-    leave = add("leave", _leave, "walk back, deregister, leave no trace")
-    confirm = add("confirm", _confirm, "have rules for good that were made with --confirm")
+    join.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
+    leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
+    confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
     status = add(
-        "status", _status, "say what this machine is: exit status 0 ready, 3 not ready, 4 unjoined, 5 no agent"
+        "status",
+        _status,
+        "show the state of this machine; exit status: 0 ready, 3 not ready, 4 not a member, 5 no agent",
     )
-    explain = add("explain", _explain, "say what would happen to a new connection, and by which rule")
+    explain = add("explain", _explain, "show what would happen to a new connection, and by which rule")
     _add_explain_options(explain)
-    cleanup = add("cleanup", _cleanup, "remove rules, proxies and link from cold; the membership stays")
-    proxy = add("proxy", _proxy, "move traffic to another proxy: exclave proxy swap")
-    proxy.add_argument("verb", choices=["swap"], help="start the other instance, prove it, move traffic to it")
+    cleanup = add("cleanup", _cleanup, "remove rules, proxies and link while no agent runs; the membership stays")
+    proxy = add("proxy", _proxy, "move traffic to a new proxy: exclave proxy swap")
+    proxy.add_argument("verb", choices=["swap"], help="start another proxy, test it, move traffic to it")
     proxy.add_argument(
-        "--force", action="store_true", help="also without Linkerd's policy controller; end at once what drains"
+        "--force",
+        action="store_true",
+        help="also without Linkerd's policy controller; end at once a proxy that still drains",
     )
-    controller = add("controller", _controller, "be the cluster's side: admit, register, sign, reap, publish")
+    controller = add("controller", _controller, "run the controller, in the cluster")
     _add_controller_options(controller)
-    add("demo", _demo, "show all of it on one machine, in network namespaces")
-    add("admin", _admin, "groups, join tokens and members, through your own kubectl")
+    add("demo", _demo, "play the demo on this machine, in network namespaces")
+    add("admin", _admin, "manage groups, join tokens and members through kubectl")
     for command in (run, join, confirm, leave, status, explain, cleanup, proxy):
         command.add_argument(
             "--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
@@ -118,24 +124,40 @@ def _add_explain_options(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="+",
         metavar="[outbound|inbound] ADDRESS:PORT",
-        help="what a program here calls, also NAME:PORT; or what is called from outside, also :PORT for all own ones",
+        help="outbound: where a program here connects to, also NAME:PORT; inbound: where others connect to, "
+        "also :PORT for all addresses of this machine",
     )
-    parser.add_argument("--user", metavar="NAME", help="the program's user, or its number; yours, if absent")
-    parser.add_argument("--group", metavar="NAME", help="the program's group, or its number; the user's, if absent")
+    parser.add_argument(
+        "--user", metavar="NAME", help="outbound: the program's user, by name or number; default: yours"
+    )
+    parser.add_argument(
+        "--group", metavar="NAME", help="outbound: the program's group, by name or number; default: the user's"
+    )
     parser.add_argument("--from", dest="source", metavar="ADDRESS", help="inbound: the caller's address")
-    parser.add_argument("--interface", metavar="NAME", help="inbound: the interface that it comes by")
-    parser.add_argument("--trace", action="store_true", help="outbound: try one connection, and check with the kernel")
+    parser.add_argument("--interface", metavar="NAME", help="inbound: the interface that it arrives on")
+    parser.add_argument(
+        "--trace", action="store_true", help="outbound: open one connection and compare with what the kernel does"
+    )
 
 
 def _add_controller_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--namespace", default="exclave", metavar="NAME", help="where the issuer's Secret is")
-    parser.add_argument("--linkerd-namespace", default="linkerd", metavar="NAME", help="where Linkerd is")
-    parser.add_argument("--issuer", default="exclave-issuer", metavar="[NAMESPACE/]SECRET", help="what signs")
-    parser.add_argument("--listen", metavar="[ADDRESS]:PORT", help="answer /healthz, /readyz and /metrics there")
-    parser.add_argument("--server", metavar="URL", help="the API server; as a pod is told, if absent")
+    parser.add_argument("--namespace", default="exclave", metavar="NAME", help="exclave's namespace; default: exclave")
+    parser.add_argument(
+        "--linkerd-namespace", default="linkerd", metavar="NAME", help="Linkerd's namespace; default: linkerd"
+    )
+    parser.add_argument(
+        "--issuer",
+        default="exclave-issuer",
+        metavar="[NAMESPACE/]SECRET",
+        help="the issuer's Secret; default: exclave-issuer",
+    )
+    parser.add_argument("--listen", metavar="[ADDRESS]:PORT", help="address of /healthz, /readyz and /metrics")
+    parser.add_argument("--server", metavar="URL", help="the API server's URL; default: from the pod's environment")
     account = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-    parser.add_argument("--ca-file", type=Path, default=account / "ca.crt", metavar="FILE")
-    parser.add_argument("--token-file", type=Path, default=account / "token", metavar="FILE")
+    parser.add_argument("--ca-file", type=Path, default=account / "ca.crt", metavar="FILE", help="PEM file with its CA")
+    parser.add_argument(
+        "--token-file", type=Path, default=account / "token", metavar="FILE", help="file with the account's token"
+    )
 
 
 # The commands.

@@ -10,10 +10,10 @@ from exclave.admin.check.rights import (
     describe_change,
     excess_rights_rows,
     foreign_objects,
+    index_objects,
     namespace_suffix_rows,
     pending_changes,
     rights_rows,
-    standing,
 )
 from exclave.admin.check.rows import Row
 from exclave.admin.manifests import Installation
@@ -21,11 +21,11 @@ from exclave.admin.objects import group_objects
 from exclave.api.requests import Object
 
 SHOP = group_objects("shop", "web", {"networks": ["10.0.0.0/8"]}, "exclave")[:-1]
-STANDS = standing([one.body for one in SHOP])
+STANDS = index_objects([one.body for one in SHOP])
 
 
 def bad(rows: list[Row]) -> list[tuple[str, str]]:
-    return [(one.result, one.met) for one in rows if one.result != "success"]
+    return [(one.result, one.problem) for one in rows if one.result != "success"]
 
 
 def changed(kind: str, namespace: str, name: str, **fields: Any) -> dict[tuple[str, str, str], Object]:
@@ -82,12 +82,12 @@ def test_what_two_groups_share_is_told_once() -> None:
 
 def test_the_controllers_own_rights_are_told_apart_from_groups() -> None:
     rights = Installation().rights
-    stands = standing([copy.deepcopy(one.body) for one in rights])
+    stands = index_objects([copy.deepcopy(one.body) for one in rights])
     assert pending_changes(rights, stands) == []
     stands["ClusterRole", "", "exclave-controller"]["rules"].append(RULE)
     rows = rights_rows(pending_changes(rights, stands), [])
     assert bad(rows) == [("error", "ClusterRole exclave-controller has been changed")]
-    assert rows[0].told == "the controller's rights are as installed"
+    assert rows[0].title == "the controller's rights are as installed"
 
 
 def binding(name: str, role: str, *subjects: dict[str, str], namespace: str | None = None) -> Object:

@@ -14,7 +14,7 @@ from exclave.admin.check.rows import (
     linkerd_report,
     member_rows,
     prerequisite_rows,
-    tell,
+    report_text,
 )
 from exclave.kit.formats.rfc3339 import rfc3339
 from exclave.kit.formats.x509 import not_after
@@ -26,11 +26,11 @@ SOUND = {"linkerd": True, "external_workloads": True, "namespace": "linkerd"}
 
 
 def bad(rows: list[Row]) -> list[tuple[str, str]]:
-    return [(one.result, one.met) for one in rows if one.result != "success"]
+    return [(one.result, one.problem) for one in rows if one.result != "success"]
 
 
 @pytest.mark.parametrize(
-    ("version", "met"),
+    ("version", "problem"),
     [
         ("v1.30.0", []),
         ("v1.37.2+k3s1", []),
@@ -39,8 +39,8 @@ def bad(rows: list[Row]) -> list[tuple[str, str]]:
         ("", [("error", "the API server is of an unknown version")]),
     ],
 )
-def test_a_cluster_that_is_too_old_is_refused(version: str, met: list[tuple[str, str]]) -> None:
-    assert bad(prerequisite_rows(version, **SOUND)) == met  # type: ignore[arg-type]
+def test_a_cluster_that_is_too_old_is_refused(version: str, problem: list[tuple[str, str]]) -> None:
+    assert bad(prerequisite_rows(version, **SOUND)) == problem  # type: ignore[arg-type]
 
 
 def test_a_cluster_without_linkerd_or_with_an_old_one_is_refused() -> None:
@@ -61,7 +61,10 @@ def deployment(ready: int) -> dict[str, object]:
 def test_controllers_run_and_one_leads() -> None:
     assert bad(controller_rows(deployment(2), lease(), NOW)) == []
     assert bad(controller_rows(deployment(1), lease(), NOW)) == [("warning", "1 of 2 are ready")]
-    assert bad(controller_rows(None, None, NOW)) == [("error", "0 of 0 are ready"), ("error", "nobody has led yet")]
+    assert bad(controller_rows(None, None, NOW)) == [
+        ("error", "0 of 0 are ready"),
+        ("error", "there has been no leader yet"),
+    ]
     assert bad(controller_rows(deployment(2), lease(renewed="2027-01-15T07:50:00.000000Z"), NOW)) == [
         ("error", "the last renewal is 600 s old")
     ]
@@ -100,7 +103,7 @@ def test_an_issuer_is_there_is_believed_and_lasts() -> None:
     for layout in ("tls", "linkerd"):
         rows = issuer_rows("exclave/exclave-issuer", issuer_secret(made, layout), roots(made.anchor.pem), now)
         assert bad(rows) == []
-        assert rows[1].told == f"the issuer's certificate is valid until {rfc3339(not_after(made.issuer.certificate))}"
+        assert rows[1].title == f"the issuer's certificate is valid until {rfc3339(not_after(made.issuer.certificate))}"
     assert bad(issuer_rows("exclave/exclave-issuer", None, roots(made.anchor.pem), now)) == [
         ("error", "there is no Secret exclave/exclave-issuer")
     ]
@@ -114,8 +117,8 @@ def test_an_issuer_is_there_is_believed_and_lasts() -> None:
 
 def test_in_short_what_holds_is_left_out() -> None:
     rows = [Row("one"), *guard_rows("it is missing")]
-    assert tell(rows, short=True) == (
-        "linkerd-exclave\n---------------\n× the admission policies stand as installed\n    it is missing\n"
+    assert report_text(rows, short=True) == (
+        "linkerd-exclave\n---------------\n× the admission policies are as installed\n    it is missing\n"
         "    to do: kubectl exclave upgrade\n\n2 checks, 1 errors, 0 warnings"
     )
 
@@ -130,7 +133,7 @@ def test_linkerd_gets_its_own_form_and_a_person_gets_text() -> None:
                 "checks": [
                     {"description": "one", "result": "success"},
                     {
-                        "description": "the admission policies stand as installed",
+                        "description": "the admission policies are as installed",
                         "hint": "kubectl exclave upgrade",
                         "error": "it is missing",
                         "result": "error",
@@ -139,7 +142,7 @@ def test_linkerd_gets_its_own_form_and_a_person_gets_text() -> None:
             }
         ],
     }
-    assert tell(rows) == (
-        "linkerd-exclave\n---------------\n√ one\n× the admission policies stand as installed\n    it is missing\n"
+    assert report_text(rows) == (
+        "linkerd-exclave\n---------------\n√ one\n× the admission policies are as installed\n    it is missing\n"
         "    to do: kubectl exclave upgrade\n\n2 checks, 1 errors, 0 warnings"
     )

@@ -45,7 +45,7 @@ def test_a_group_that_cannot_be_used_says_why() -> None:
     assert broken_lines(GROUP, "networks: none") == [
         ("Name", "web"),
         ("Namespace", "shop"),
-        ("Spec", "cannot be used: networks: none"),
+        ("Spec", "invalid: networks: none"),
         ("Conditions", ""),
     ]
 
@@ -63,7 +63,7 @@ def test_a_description_says_everything() -> None:
         "Networks": "10.0.0.0/8, fd00::/8",
         "Ports": "http:8080, 5432/opaque",
         "Labels": "app=web, exclave.dev/group=web",
-        "Certificates": "live 24h",
+        "Certificates": "valid for 24h",
         "Capture": "cluster",
         "Inbound policy": "the mesh's",
         "Probes": "",

@@ -15,7 +15,7 @@ from support.stored import member
 SPEC = ("--network", "10.0.0.0/8", "--port", "name=http,port=8080", "--label", "app=web")
 WANTED = {"networks": ["10.0.0.0/8"], "ports": [{"name": "http", "port": 8080}], "labels": {"app": "web"}}
 NO_GUARD = (
-    "warning: exclave's admission policies are not installed, and without them the controller admits nobody: "
+    "warning: exclave's admission policies are not installed; without them the controller admits no machine: "
     "kubectl exclave install\n"
 )
 
@@ -29,7 +29,7 @@ def group(server: Server, namespace: str) -> None:
 def test_a_group_is_made_with_everything_it_needs(admin: Admin, namespace: str) -> None:
     typed = admin.type("group", "create", "web", "-n", namespace, *SPEC)
     assert typed.code == 0
-    assert typed.err == NO_GUARD + f"let a machine join: kubectl exclave token create web -n {namespace}\n"
+    assert typed.err == NO_GUARD + f"to let a machine join: kubectl exclave token create web -n {namespace}\n"
     lines = typed.out.splitlines()
     assert lines[:3] == [
         f"namespace/{namespace} created",
@@ -79,7 +79,7 @@ def test_a_binding_of_another_role_is_in_the_way(admin: Admin, namespace: str) -
     assert typed.err.removeprefix(NO_GUARD) == (
         f"exclave: rolebinding.rbac.authorization.k8s.io/exclave-machines in {namespace} has another roleRef, which "
         "cannot be changed\n"
-        "  to do: look at it, and delete it if nobody needs it: kubectl delete rolebindings exclave-machines "
+        "  to do: check whether it is still needed; if not: kubectl delete rolebindings exclave-machines "
         f"-n {namespace}\n"
     )
 
@@ -152,7 +152,7 @@ def test_a_group_is_described(admin: Admin, namespace: str) -> None:
     assert nobody == (
         2,
         "",
-        f"exclave: there is no group db in namespace {namespace}\n  to do: see: kubectl exclave group list -A\n",
+        f"exclave: there is no group db in namespace {namespace}\n  to do: list them: kubectl exclave group list -A\n",
     )
 
 
@@ -162,7 +162,7 @@ def test_a_group_that_cannot_be_used_is_described_with_the_reason(admin: Admin, 
     typed = admin.type("group", "describe", "web", "-n", namespace)
     assert (typed.code, typed.out) == (
         0,
-        f"Name:       web\nNamespace:  {namespace}\nSpec:       cannot be used: networks: 'home' does not appear to be "
+        f"Name:       web\nNamespace:  {namespace}\nSpec:       invalid: networks: 'home' does not appear to be "
         "an IPv4 or IPv6 network\nConditions: <none>\n",
     )
 
@@ -175,7 +175,7 @@ def test_a_group_in_use_is_not_deleted_by_accident(admin: Admin, namespace: str)
         2,
         "",
         "exclave: group web has 1 member: web-k7q2x-1\n"
-        "  to do: let them leave (exclave leave, on each), or end their membership with it: --evict-members\n",
+        "  to do: let them leave (exclave leave, on each machine), or evict them: --evict-members\n",
     )
     assert admin.kubectl.get(WORKLOAD_GROUPS, namespace, "web") is not None
 
@@ -197,7 +197,7 @@ def test_a_group_goes_with_its_members_tokens_and_rights(admin: Admin, namespace
         f"role exclave-publisher.web in {namespace} deleted\n",
     )
     assert typed.err.endswith(
-        f"left as they are: namespaces {namespace} and {namespace}-vms, the Roles in them that other groups use, and "
+        f"not deleted: namespaces {namespace} and {namespace}-vms, the Roles in them that other groups use, and "
         "ServiceAccount web\n"
     )
     accounts = admin.kubectl.list(SERVICE_ACCOUNTS, f"{namespace}-vms")

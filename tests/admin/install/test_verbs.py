@@ -31,22 +31,22 @@ def test_a_dry_run_never_prints_the_issuers_key(tmp_path: Path) -> None:
     for secret in (encoded, made.issuer.key_pem.splitlines()[1]):
         assert secret not in typed.out + typed.err
     assert typed.err == (
-        "left out is Secret exclave-issuer, which holds the issuer's key; once the namespace is there: kubectl create "
-        "secret tls exclave-issuer -n exclave --cert FILE --key FILE\n"
+        "not printed: Secret exclave-issuer, which holds the issuer's key; create it when the namespace exists: "
+        "kubectl create secret tls exclave-issuer -n exclave --cert FILE --key FILE\n"
     )
 
 
 CHOICES = {
-    "no issuer": ([], "exclave: an issuer for machines' certificates was expected\n"),
+    "no issuer": ([], "exclave: no issuer for the machines' certificates was named\n"),
     "two issuers": (
-        ["--use-linkerd-issuer", "--issuer-from", "Issuer/x"], "exclave: one issuer was expected, found several\n",
+        ["--use-linkerd-issuer", "--issuer-from", "Issuer/x"], "exclave: several issuers were named\n",
     ),
     "an issuer of another shape": (
         ["--issuer-from", "anchor"],
         "exclave: --issuer-from: Issuer/NAME or ClusterIssuer/NAME was expected, found 'anchor'\n",
     ),
     "a certificate without its key": (
-        ["--issuer-certificate", "/dev/null"], "exclave: --issuer-key was expected, too\n",
+        ["--issuer-certificate", "/dev/null"], "exclave: --issuer-key is missing\n",
     ),
     "a file that is not there": (
         ["--issuer-certificate", "/nowhere", "--issuer-key", "/nowhere"],

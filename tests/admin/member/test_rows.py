@@ -69,7 +69,7 @@ def test_with_all_namespaces_the_namespace_comes_first() -> None:
 
 def test_a_member_that_says_nothing_yet_has_a_row_too() -> None:
     row = member_row({"metadata": {"name": "odd"}}, NOW)
-    assert row == ["odd", "", "", "Unknown", "False", "", "", "", "<unknown>", "not yet judged"]
+    assert row == ["odd", "", "", "Unknown", "False", "", "", "", "<unknown>", "not admitted yet"]
 
 
 REFUSED = {"type": "Admitted", "status": "False", "reason": "AddressInUse", "message": "m"}
@@ -80,7 +80,7 @@ CLONED = {"type": "Cloned", "status": "True", "reason": "TwoBoots", "message": "
     ("found", "told"),
     [
         pytest.param(member(ADMITTED), [], id="all is well"),
-        pytest.param(member(), ["not yet judged"], id="the controller has said nothing"),
+        pytest.param(member(), ["not admitted yet"], id="the controller has said nothing"),
         pytest.param(member(REFUSED), ["refused: AddressInUse"], id="it was refused"),
         pytest.param(member(ADMITTED, CLONED), ["cloned"], id="two machines are this member"),
         pytest.param(member(ADMITTED, deletionTimestamp=ONE_HOUR), ["leaving"], id="it is being deleted"),
@@ -137,7 +137,7 @@ def test_what_linkerd_is_told() -> None:
     assert workload_words({"spec": {"ports": [{"port": 80}, {"port": 81}]}, "status": {"conditions": [ready]}}) == (
         "Ready=True (Ready), ports listed: 80, 81"
     )
-    assert workload_words({}) == "nothing told of Ready, ports listed: none"
+    assert workload_words({}) == "Ready is not reported yet, ports listed: none"
 
 
 def test_events_come_in_the_order_of_their_time() -> None:

@@ -52,7 +52,7 @@ def test_a_member_that_is_not_there(admin: Admin, namespace: str, verb: str) -> 
         2,
         "",
         f"exclave: there is no member web-zzzzz-1 in namespace {namespace}\n"
-        "  to do: see: kubectl exclave member list -A\n",
+        "  to do: list them: kubectl exclave member list -A\n",
     )
 
 
@@ -60,7 +60,7 @@ def test_evicting_takes_the_account_first_and_then_the_member(admin: Admin, name
     typed = admin.type("member", "evict", "web-k7q2x-1", "web-k7q2x-2", "-n", namespace)
     assert (typed.code, typed.out) == (0, "member web-k7q2x-1 evicted\nmember web-k7q2x-2 evicted\n")
     assert typed.err.splitlines()[0] == (
-        "new requests with its credential fail within about ten seconds; its certificate: none yet; the controller "
+        "within about ten seconds the API server refuses its credential; its certificate: none yet; the controller "
         "withdraws its ports"
     )
     left = [one["metadata"]["name"] for one in admin.kubectl.list(SERVICE_ACCOUNTS, f"{namespace}-vms")]

@@ -53,7 +53,7 @@ OPEN: list[tuple[str, ...]] = [(), (), (), ()]
 
 def test_with_nothing_under_way_every_gate_is_open() -> None:
     assert late(BEFORE, BEFORE, member(1, BEFORE)) == OPEN
-    assert last_word(BEFORE, BEFORE, member(1, BEFORE)) == "nothing is under way"
+    assert last_word(BEFORE, BEFORE, member(1, BEFORE)) == "no rotation is in progress"
 
 
 def test_a_step_just_taken_closes_a_gate_before_the_controller_knows_of_it() -> None:
@@ -61,7 +61,7 @@ def test_a_step_just_taken_closes_a_gate_before_the_controller_knows_of_it() -> 
         found = late(now, before, member(1, before))
         assert found[1] == ("shop/web",)
         assert ("web-k7q2x-1",) in found[2:]
-        assert last_word(now, before, member(1, before)).startswith("wait for the controller; see that it runs")
+        assert last_word(now, before, member(1, before)).startswith("wait for the controller; check that it runs")
 
 
 def test_a_new_bundle_must_be_loaded_by_all_before_the_issuer_changes() -> None:
@@ -70,19 +70,19 @@ def test_a_new_bundle_must_be_loaded_by_all_before_the_issuer_changes() -> None:
     lines = advice(BOTH, gates(BOTH, told(BOTH), members), members)
     assert lines[0].startswith("published: 2 trust anchors, bundle ")
     assert "no   every member has loaded the published anchors: not web-k7q2x-2, web-k7q2x-3" in lines
-    assert lines[-1] == "wait: an issuer under a new anchor would not be believed by those"
+    assert lines[-1] == "wait: these members would not trust an issuer under a new anchor"
     newest = fingerprint(NEW.certificate)[:12]
-    assert last_word(BOTH, BOTH, member(1, BOTH)) == f"an issuer under anchor {newest} may be put in place"
+    assert last_word(BOTH, BOTH, member(1, BOTH)) == f"you can install an issuer under anchor {newest}"
 
 
 def test_a_new_issuer_must_have_signed_for_all_before_an_anchor_goes() -> None:
     members = [member(1, ROTATED), member(2, BOTH)]
     assert late(ROTATED, ROTATED, *members) == [(), (), (), ("web-k7q2x-2",)]
     assert last_word(ROTATED, ROTATED, *members) == (
-        "wait: no anchor may go before every certificate comes from the issuer in use"
+        "wait: do not remove an anchor before every certificate comes from the issuer in use"
     )
     assert last_word(ROTATED, ROTATED, member(1, ROTATED)) == (
-        f"anchor {fingerprint(OLD.certificate)[:12]} may go, as far as machines are concerned"
+        f"as far as machines are concerned, you can remove anchor {fingerprint(OLD.certificate)[:12]}"
     )
 
 
@@ -92,7 +92,7 @@ def test_steps_in_the_wrong_order_open_nothing() -> None:
         (f"that of Secret {SECRET}",), ("shop/web",), (), ("web-k7q2x-1",),
     ]  # fmt: skip
     assert last_word(early, BEFORE, member(1, BEFORE)) == (
-        "wait: nobody would believe its certificates; publish its anchor, or put another issuer in place"
+        "wait: its certificates would not be trusted; publish its anchor, or install another issuer"
     )
     empty = trust_from_secret(OLD.pem, SECRET, "")
     assert late(empty, BEFORE)[0] == (f"Secret {SECRET} holds no certificate that can be read",)
@@ -100,10 +100,10 @@ def test_steps_in_the_wrong_order_open_nothing() -> None:
 
 def test_without_the_secret_all_groups_must_have_been_told_and_a_controller_must_lead() -> None:
     same, stale = told(ROTATED), [*told(ROTATED), GroupTrust("lab/db", BOTH.anchors, BOTH.issuer)]
-    known = trust_from_settings(ROTATED.anchors, same, leads=True)
+    known = trust_from_settings(ROTATED.anchors, same, has_leader=True)
     assert (known.issuer, known.fault, known.is_issuer_read) == (ROTATED.issuer, "", False)
-    for groups, leads in ((same, False), (stale, True), (told(AFTER), True), ([], True)):
-        unknown = trust_from_settings(ROTATED.anchors, groups, leads=leads)
+    for groups, has_leader in ((same, False), (stale, True), (told(AFTER), True), ([], True)):
+        unknown = trust_from_settings(ROTATED.anchors, groups, has_leader=has_leader)
         assert unknown.issuer == ""
         found = gates(unknown, groups, [member(1, ROTATED)])
         assert not found[0].is_open
@@ -114,7 +114,7 @@ def test_those_who_leave_hold_nobody_up_and_the_dead_do_and_are_named() -> None:
     assert late(AFTER, AFTER, member(1, BEFORE, deletionTimestamp="now")) == OPEN
     members = [member(1, AFTER), member(2, BEFORE, DEAD)]
     lines = advice(AFTER, gates(AFTER, told(AFTER), members), members)
-    assert "counted though not live: web-k7q2x-2; evict those that do not come back" in lines
+    assert "counted although not live: web-k7q2x-2; evict those that do not come back" in lines
 
 
 def test_a_row_says_what_is_current_and_names_what_is_not() -> None:

@@ -67,7 +67,7 @@ def test_a_token_that_is_not_there() -> None:
     with pytest.raises(ExclaveError) as refused:
         choose_token(ACCOUNTS, "zzzzz", "shop")
     assert refused.value.message == "there is no join token zzzzz in namespace shop"
-    assert refused.value.hint == "it may have expired; see: kubectl exclave token list -n shop"
+    assert refused.value.hint == "it may have expired; list them: kubectl exclave token list -n shop"
 
 
 def test_an_id_that_two_groups_have() -> None:
@@ -75,7 +75,7 @@ def test_an_id_that_two_groups_have() -> None:
     with pytest.raises(ExclaveError) as refused:
         choose_token(tokens, "k7q2x", "shop")
     assert refused.value.message == "two join tokens have the id k7q2x: web.join.k7q2x-5, db.join.k7q2x-1"
-    assert refused.value.hint == "name one of them whole"
+    assert refused.value.hint == "use one of these names"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("1h", 3600), ("24h", 86400), ("1d", 86400)])
@@ -114,7 +114,7 @@ def test_the_group_is_told_or_is_the_members() -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ((None, None, 1), "a group was expected"),
+        ((None, None, 1), "no group was named"),
         (("db", "web-k7q2x-1", 1), "web-k7q2x-1 is a member of group web, not of db"),
         ((None, "web-k7q2x-1", 2), "--for: a token for one member has one use"),
         ((None, "web", 1), "--for: 'web' is not a member's name such as web-k7q2x-1"),
@@ -128,7 +128,7 @@ def test_what_does_not_fit_together(arguments: tuple[str | None, str | None, int
 
 def test_a_living_member_gets_no_token() -> None:
     error = refuse_living("web-k7q2x-1", "shop")
-    assert error.message == "web-k7q2x-1 is alive and needs no token"
+    assert error.message == "web-k7q2x-1 is live and needs no token"
     assert error.hint == (
         "if its machine was replaced, evict it first: kubectl exclave member evict web-k7q2x-1 -n shop"
     )
@@ -139,8 +139,8 @@ def test_a_living_member_gets_no_token() -> None:
     [
         (["http://10.0.0.1"], mesh().anchor.pem, "http://10.0.0.1 is no https URL of an API server"),
         ([""], mesh().anchor.pem, "the kubeconfig is no https URL of an API server"),
-        (["https://10.0.0.1"], "", "the API server's CA is not known: the kubeconfig names none that can be read"),
-        (["https://10.0.0.1"], "PEM", "the API server's CA is not known: the kubeconfig names none that can be read"),
+        (["https://10.0.0.1"], "", "the API server's CA is not known: there is no readable one in the kubeconfig"),
+        (["https://10.0.0.1"], "PEM", "the API server's CA is not known: there is no readable one in the kubeconfig"),
     ],
 )
 def test_an_api_server_that_no_machine_could_use(servers: list[str], ca: str, why: str) -> None:
@@ -163,32 +163,32 @@ def test_an_api_server_that_no_machine_could_use(servers: list[str], ca: str, wh
 )
 def test_addresses_that_mean_something_else_on_every_machine(server: str, where: str) -> None:
     assert server_warnings([server, "https://10.0.0.1:6443", "https://api.example.com"]) == [
-        f"{server} is an address of {where}: name one that machines reach, by --server"
+        f"{server} is an address of {where}: name one that machines reach with --server"
     ]
 
 
 def test_less_life_than_asked_for_is_said() -> None:
     assert life_warning(3600.0, 3590.0) is None
     assert life_warning(86400.0, 3600.0) == (
-        "this API server granted 60m where 24h were asked for: it caps the life of tokens"
+        "this API server limits the lifetime of tokens: it granted 60m instead of 24h"
     )
 
 
 @pytest.mark.parametrize(
     ("member", "uses", "first"),
     [
-        (None, 1, "by the line above one machine joins: group web, namespace shop"),
-        (None, 20, "by the line above up to 20 machines join: group web, namespace shop"),
+        (None, 1, "with the line above one machine joins: group web, namespace shop"),
+        (None, 20, "with the line above up to 20 machines join: group web, namespace shop"),
         (
             "web-k7q2x-1",
             1,
-            "by the line above this machine becomes member web-k7q2x-1 again: group web, namespace shop",
+            "with the line above this machine becomes member web-k7q2x-1 again: group web, namespace shop",
         ),
     ],
 )
 def test_what_is_said_beside_a_new_token(member: str | None, uses: int, first: str) -> None:
     assert token_notes("web", "shop", member, uses, NOW + 3599.6, NOW) == [
         first,
-        "until 1970-01-01T02:59:59Z (in 60m); whoever has the line may use it",
+        "until 1970-01-01T02:59:59Z (in 60m); everybody who has the line can use it",
         "on the machine: sudo exclave join, then paste the line",
     ]

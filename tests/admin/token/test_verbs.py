@@ -18,7 +18,7 @@ from support.admin import KUBECTL, Admin, put
 from support.stored import member
 
 SERVER = ("--server", "https://10.9.9.9:6443")
-UNJUDGED = "warning: the controller has not said yet whether group web can be one: see that it runs\n"
+UNJUDGED = "warning: the controller has not accepted group web yet: check that it runs: kubectl exclave check\n"
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +44,10 @@ def test_a_token_is_one_line_and_nothing_else(admin: Admin, namespace: str, serv
     assert end - begin == 1800
     assert typed.out.strip() not in typed.err
     lines = typed.err.removeprefix(UNJUDGED).splitlines()
-    assert lines[0] == f"by the line above up to 3 machines join: group web, namespace {namespace}"
-    assert re.fullmatch(r"until \S+Z \(in 30m\); whoever has the line may use it", lines[1])
+    assert lines[0] == f"with the line above up to 3 machines join: group web, namespace {namespace}"
+    assert re.fullmatch(r"until \S+Z \(in 30m\); everybody who has the line can use it", lines[1])
     assert lines[2] == "on the machine: sudo exclave join, then paste the line"
-    assert lines[3] == f"take it back: kubectl exclave token revoke {token.account[9:14]} -n {namespace}"
+    assert lines[3] == f"to revoke it: kubectl exclave token revoke {token.account[9:14]} -n {namespace}"
 
 
 def test_programs_get_the_line_with_all_that_is_known_of_it(admin: Admin, namespace: str) -> None:
@@ -70,7 +70,7 @@ def test_yaml_is_the_same_and_a_name_alone_shows_no_line(admin: Admin, namespace
     named = admin.type(*asked, "-o", "name")
     assert re.fullmatch(r"serviceaccount/web\.join\.[a-z0-9]{5}-1\n", named.out)
     assert "exclave1_" not in named.err
-    assert "its line is not shown with -o name, and nobody has it; -o json shows both\n" in named.err
+    assert "-o name does not print the line, and it cannot be printed later; -o json prints both\n" in named.err
 
 
 def test_a_cap_that_was_measured_is_told(admin: Admin, namespace: str) -> None:
@@ -79,7 +79,7 @@ def test_a_cap_that_was_measured_is_told(admin: Admin, namespace: str) -> None:
     assert "lets a token live" not in admin.type(*asked).err
     annotations = {"exclave.dev/credential-life": "86400"}
     admin.kubectl.create(NAMESPACES, None, {"metadata": {"name": home, "annotations": annotations}})
-    assert admin.type(*asked).err.splitlines()[-2].startswith("this API server lets a token live 24h at most: ")
+    assert admin.type(*asked).err.splitlines()[-2].startswith("this API server limits the lifetime of tokens to 24h: ")
     admin.kubectl.patch(
         NAMESPACES, None, home, {"metadata": {"annotations": {"exclave.dev/credential-life": "2592000"}}}
     )
@@ -90,7 +90,7 @@ def test_an_address_that_no_machine_reaches_is_warned_of(admin: Admin, namespace
     typed = admin.type("token", "create", "web", "-n", namespace)
     assert decode_token(typed.out).servers == (server.url,)
     assert typed.err.startswith(
-        f"warning: {server.url} is an address of this machine only: name one that machines reach, by --server\n"
+        f"warning: {server.url} is an address of this machine only: name one that machines reach with --server\n"
     )
 
 
@@ -99,14 +99,15 @@ def test_an_address_that_no_machine_reaches_is_warned_of(admin: Admin, namespace
     [
         (
             ("db",),
-            "exclave: there is no group db in namespace {0}\n  to do: see: kubectl exclave group list -A; or make it: "
+            "exclave: there is no group db in namespace {0}\n"
+            "  to do: list the groups: kubectl exclave group list -A; or create it: "
             "kubectl exclave group create db -n {0}\n",
         ),
         (("web", "--ttl", "5m"), "exclave: --ttl: 10m to 24h was expected, found 5m\n"),
         (("web", "--uses", "0"), "exclave: --uses: a number from 1 to 999 was expected, found 0\n"),
         (("web", "--server", "http://a"), "exclave: http://a is no https URL of an API server\n"),
         (("web", "--ca-file", "/nowhere"), "exclave: --ca-file /nowhere: No such file or directory\n"),
-        (("web", "--ca-file", "/etc/hostname"), "exclave: the API server's CA is not known: the kubeconfig names none"),
+        (("web", "--ca-file", "/etc/hostname"), "exclave: the API server's CA is not known: there is no readable one"),
     ],
 )
 def test_what_is_refused_makes_no_account(admin: Admin, namespace: str, arguments: Any, told: str) -> None:
@@ -142,7 +143,7 @@ def test_a_server_that_grants_less_says_so_and_the_account_ends_with_it(
         search=f"{program.parent}:/usr/bin:/bin",
     )  # fmt: skip
     assert typed.code == 0
-    assert "warning: this API server granted 60m where 24h were asked for: it caps the life of tokens\n" in typed.err
+    assert "warning: this API server limits the lifetime of tokens: it granted 60m instead of 24h\n" in typed.err
     token = decode_token(typed.out)
     assert token.expires == read_token_times(token.token)[1]
     (account,) = (
@@ -173,7 +174,7 @@ def test_revoking_deletes_the_account_and_says_who_stays(admin: Admin, namespace
     assert typed == (
         0,
         f"token {token_id} of group web revoked\n",
-        "it is refused within about ten seconds; machines that joined with it stay members: kubectl exclave member "
+        "within about ten seconds it is refused; machines that joined with it stay members: kubectl exclave member "
         f"list -n {namespace} --group web\n",
     )
     assert accounts(admin, namespace) == []
@@ -199,9 +200,9 @@ def test_a_member_joins_again_by_a_token_for_it_alone(admin: Admin, namespace: s
     typed = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
     assert typed.code == 0, typed.err
     told = typed.err.removeprefix(UNJUDGED).splitlines()
-    assert told[0] == "the old member web-k7q2x-2 is deleted, and its credential with it"
-    assert told[1].startswith("by the line above this machine becomes member web-k7q2x-2 again: group web")
-    assert told[4] == f"take it back: kubectl exclave token revoke k7q2x-2 -n {namespace}"
+    assert told[0] == "the former member web-k7q2x-2 and its credential are deleted"
+    assert told[1].startswith("with the line above this machine becomes member web-k7q2x-2 again: group web")
+    assert told[4] == f"to revoke it: kubectl exclave token revoke k7q2x-2 -n {namespace}"
     assert accounts(admin, namespace) == ["web.rejoin.k7q2x-2"]
     assert admin.kubectl.get(MEMBERS, namespace, "web-k7q2x-2") is None
     again = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
@@ -217,7 +218,7 @@ def test_a_living_member_needs_no_token(admin: Admin, namespace: str) -> None:
     typed = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
     assert (typed.code, typed.err.removeprefix(UNJUDGED)) == (
         2,
-        "exclave: web-k7q2x-2 is alive and needs no token\n  to do: if its machine was replaced, evict it first: "
+        "exclave: web-k7q2x-2 is live and needs no token\n  to do: if its machine was replaced, evict it first: "
         f"kubectl exclave member evict web-k7q2x-2 -n {namespace}\n",
     )
     assert accounts(admin, namespace) == ["web.vm.k7q2x-2"]

@@ -1,8 +1,8 @@
-"""Whether a cluster can hold exclave, and whether what it holds is sound: facts in, rows out. Pure.
+"""The rows of `check`: facts in, rows out. Pure.
 
-Rules: a row says what should be so; if it is not, it is an error (nothing works before it is mended) or a warning (it
-works, and surprises), with what was met and what to do. The rows' form is that of `linkerd check`, which runs
-extensions and prints theirs among its own. Source: linkerd2, pkg/healthcheck/healthcheck_output.go.
+A row states what must be true. If it is not, the row is an error (it does not work) or a warning (it works, but may
+surprise), with the problem and a hint. The form is that of `linkerd check`, which also runs its extensions' checks.
+Source: linkerd2, pkg/healthcheck/healthcheck_output.go.
 """
 
 import re
@@ -11,48 +11,47 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exclave.admin.tables import human_duration
-from exclave.api.definitions.admission import guard_objects
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.member import read_conditions, view_member
 from exclave.api.requests import Object
 from exclave.kit.formats.rfc3339 import epoch, rfc3339
 
 OLDEST = (1, 30)
-"""Kubernetes has had admission policies, as they are used here, since this release."""
+"""The first Kubernetes release with stable admission policies."""
 
 EXTERNAL_WORKLOADS_CRD = "externalworkloads.workload.linkerd.io"
 
 LEADER_TIMEOUT = 60.0
-"""Seconds without a renewal after which no controller leads."""
+"""Seconds without a renewal of the Lease after which no controller is the leader."""
 
 SHORTEST_ISSUER = 14 * 86400.0
-"""Seconds before its end at which an issuer that nobody renews is worth a word."""
+"""Seconds before the issuer's end from which it is a warning."""
 
 Result = Literal["success", "warning", "error"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One check and how it came out; `met` and `hint` are empty where it holds."""
+    """One check; `problem` and `hint` are empty on success."""
 
-    told: str
+    title: str
     result: Result = "success"
-    met: str = ""
+    problem: str = ""
     hint: str = ""
 
 
-def row(told: str, fault: str | None, hint: str, result: Result = "error") -> Row:
-    """A check that holds if there is no fault."""
-    return Row(told) if fault is None else Row(told, result, fault, hint)
+def row(title: str, fault: str | None, hint: str, result: Result = "error") -> Row:
+    """A check that succeeds if there is no fault."""
+    return Row(title) if fault is None else Row(title, result, fault, hint)
 
 
 def linkerd_report(rows: Sequence[Row]) -> Object:
-    """The rows as `linkerd check` takes them from an extension."""
+    """The rows in the JSON form of `linkerd check`'s extensions."""
     checks = [
         {
-            "description": one.told,
+            "description": one.title,
             **({"hint": one.hint} if one.hint else {}),
-            **({"error": one.met} if one.met else {}),
+            **({"error": one.problem} if one.problem else {}),
             "result": one.result,
         }
         for one in rows
@@ -61,73 +60,66 @@ def linkerd_report(rows: Sequence[Row]) -> Object:
     return {"success": is_sound, "categories": [{"categoryName": "linkerd-exclave", "checks": checks}]}
 
 
-def tell(rows: Sequence[Row], *, short: bool = False) -> str:
-    """The rows for a person, as `linkerd check` prints its own; `short`: those that do not hold."""
+def report_text(rows: Sequence[Row], *, short: bool = False) -> str:
+    """The rows as `linkerd check` prints them; `short`: only those that failed."""
     marks = {"success": "√", "warning": "‼", "error": "×"}
     lines = ["linkerd-exclave", "---------------"]
     for one in rows:
         if short and one.result == "success":
             continue
-        lines.append(f"{marks[one.result]} {one.told}")
-        lines += [f"    {text}" for text in (one.met, one.hint and f"to do: {one.hint}") if text]
+        lines.append(f"{marks[one.result]} {one.title}")
+        lines += [f"    {text}" for text in (one.problem, one.hint and f"to do: {one.hint}") if text]
     counts = {result: sum(one.result == result for one in rows) for result in ("error", "warning")}
     lines.append(f"\n{len(rows)} checks, {counts['error']} errors, {counts['warning']} warnings")
     return "\n".join(lines)
 
 
 def prerequisite_rows(version: str, *, linkerd: bool, external_workloads: bool, namespace: str) -> list[Row]:
-    """What must hold before anything is installed."""
+    """The checks before an installation."""
     found = re.match(r"v?(\d+)\.(\d+)", version)
     is_new = found is not None and (int(found[1]), int(found[2])) >= OLDEST
     return [
         row(
             "Kubernetes is 1.30 or newer",
             None if is_new else f"the API server is {version or 'of an unknown version'}",
-            "upgrade the cluster: admission policies, which hold machines to their names, are stable since 1.30",
+            "upgrade the cluster: exclave needs admission policies, which are stable since 1.30",
         ),
         row(
             "Linkerd is installed",
             None if linkerd else f"there is no ConfigMap linkerd-config in namespace {namespace}",
-            "install Linkerd first, or name its namespace: --linkerd-namespace",
+            "install Linkerd first, or name its namespace with --linkerd-namespace",
         ),
         row(
-            "Linkerd knows external workloads",
-            None
-            if external_workloads
-            else "there is no CustomResourceDefinition externalworkloads.workload.linkerd.io",
+            "Linkerd supports external workloads",
+            None if external_workloads else f"there is no CustomResourceDefinition {EXTERNAL_WORKLOADS_CRD}",
             "upgrade Linkerd's CRDs to 2.15 or newer: linkerd install --crds | kubectl apply -f -",
         ),
     ]
 
 
 def guard_rows(fault: str | None) -> list[Row]:
-    """The admission policies; `fault` is the controller's own judgement of them."""
-    return [row("the admission policies stand as installed", fault, "kubectl exclave upgrade")]
-
-
-def wanted_guard(namespace: str) -> list[Object]:
-    """The admission policies of this version."""
-    return guard_objects(namespace)
+    """The admission policies; `fault` comes from `admission_drift`, as in the controller."""
+    return [row("the admission policies are as installed", fault, "kubectl exclave upgrade")]
 
 
 def controller_rows(deployment: Object | None, lease: Object | None, now: float) -> list[Row]:
-    """Whether a controller runs, and leads."""
+    """Do the controllers run, and does one lead?"""
     status = (deployment or {}).get("status") or {}
     ready, wanted = int(status.get("readyReplicas") or 0), ((deployment or {}).get("spec") or {}).get("replicas", 0)
     fault = None if ready and ready >= wanted else f"{ready} of {wanted} are ready"
     spec = (lease or {}).get("spec") or {}
     renewed = epoch(str(spec.get("renewTime") or ""))
     leads = renewed is not None and now - renewed < LEADER_TIMEOUT and bool(spec.get("holderIdentity"))
-    silent = "nobody has led yet" if renewed is None else f"the last renewal is {now - renewed:.0f} s old"
+    silent = "there has been no leader yet" if renewed is None else f"the last renewal is {now - renewed:.0f} s old"
     return [
-        row("the controllers run", fault, "kubectl -n exclave describe pods", "error" if not ready else "warning"),
+        row("all controllers run", fault, "kubectl -n exclave describe pods", "error" if not ready else "warning"),
         row("one of them leads", None if leads else silent, "kubectl -n exclave logs -l app.kubernetes.io/name"
             "=exclave-controller"),
     ]  # fmt: skip
 
 
 def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
-    """Whether groups are accepted, and whether a Service would harm Linkerd's own controller."""
+    """Are groups accepted, and does a Service endanger Linkerd's controller?"""
     refused = [
         f"{group['metadata']['namespace']}/{group['metadata']['name']}: {one.message}"
         for group in groups
@@ -140,7 +132,7 @@ def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
         row(
             "no headless Service selects a group",
             ", ".join(services) or None,
-            "give it a cluster IP: a request for one workload's name through a headless Service ends Linkerd's "
+            "give it a cluster IP: a request for one workload's name in a headless Service crashes Linkerd's "
             "destination controller",
             "warning",
         ),
@@ -148,35 +140,35 @@ def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
 
 
 def member_rows(members: Iterable[Object]) -> list[Row]:
-    """Whether members are heard of, and each from one machine."""
+    """Do members send heartbeats, and is each one machine?"""
     views = [(one["metadata"].get("namespace", ""), view_member(one)) for one in members]
     silent = [
         f"{where}/{view.name}" for where, view in views if view.live is not None and view.live.reason == "NotLive"
     ]
     cloned = [f"{where}/{view.name}" for where, view in views if view.cloned is not None and view.cloned.status]
     return [
-        row("every member is heard of", few(silent), "see the machine: exclave status", "warning"),
+        row("every member sends heartbeats", few(silent), "on the machine: exclave status", "warning"),
         row("every member is one machine", few(cloned), "kubectl exclave member describe NAME", "warning"),
     ]
 
 
 def issuer_rows(name: str, secret: Object | None, roots: Object | None, now: float) -> list[Row]:
-    """Whether there is an issuer, whether the mesh believes it, and until when. `name` is its Secret's."""
-    told = "the issuer leads to Linkerd's trust anchors"
-    anew = "put one there: kubectl exclave upgrade --issuer-from, or --issuer-certificate and --issuer-key"
+    """Is there an issuer, does the mesh trust it, and until when? `name` is its Secret's."""
+    title = "the issuer chains to Linkerd's trust anchors"
+    hint = "set one: kubectl exclave upgrade --issuer-from, or --issuer-certificate and --issuer-key"
     if secret is None:
-        return [row(told, f"there is no Secret {name}", anew)]
+        return [row(title, f"there is no Secret {name}", hint)]
     try:
         issuer = read_issuer(secret, read_anchors(roots or {}), now)
     except ValueError as problem:
-        return [row(told, f"Secret {name}: {problem}", anew)]
+        return [row(title, f"Secret {name}: {problem}", hint)]
     left = issuer.not_after - now
     soon = f"it ends in {human_duration(left)}" if left < SHORTEST_ISSUER else None
     until = f"the issuer's certificate is valid until {rfc3339(issuer.not_after)}"
-    return [Row(told), row(until, soon, f"see to it that it is renewed; if nobody does it, {anew}", "warning")]
+    return [Row(title), row(until, soon, f"check why it is not renewed; if nothing renews it, {hint}", "warning")]
 
 
 def few(names: list[str]) -> str | None:
-    """The first five names, and how many there are beside them; None if there are none."""
+    """The first five names and the number of the others; None if there are none."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(sorted(names)[:5]) + more if names else None

@@ -1,7 +1,7 @@
-"""`check`: whether the cluster holds exclave soundly; run by `linkerd check`, too, which prints the rows among its own.
+"""`check`: checks the installation. `linkerd check` runs it, too, and prints its rows with its own.
 
-Rules: every row is told, also where an earlier one fails; what the admin may not read is a row that says so. Ends with
-0 if there is no error, else with 3. Options that `linkerd check` hands on are taken, needed or not.
+All checks run, also after a failure; what the admin may not read is a failed row. Exit code 0 without errors, else 3.
+The options that `linkerd check` passes to extensions are accepted and ignored.
 """
 
 import argparse
@@ -9,19 +9,27 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-from exclave.admin.arguments import Subparsers, add_common, add_output, add_verb
+from exclave.admin.arguments import (
+    Subparsers,
+    add_common,
+    add_controller_namespace,
+    add_linkerd_namespace,
+    add_output,
+    add_verb,
+)
 from exclave.admin.check.rights import (
-    Standing,
+    ObjectIndex,
     accounts_namespace_rows,
     excess_rights_rows,
     foreign_objects,
+    index_objects,
     is_accounts_namespace,
     namespace_suffix_rows,
     pending_changes,
     rights_rows,
-    standing,
 )
 from exclave.admin.check.rows import (
+    EXTERNAL_WORKLOADS_CRD,
     Row,
     controller_rows,
     group_rows,
@@ -30,14 +38,14 @@ from exclave.admin.check.rows import (
     linkerd_report,
     member_rows,
     prerequisite_rows,
-    tell,
-    wanted_guard,
+    report_text,
 )
 from exclave.admin.group.checks import group_label, selecting
 from exclave.admin.kubectl import Kubectl, Objects
 from exclave.admin.manifests import Installation, read_installation
 from exclave.admin.objects import Manifest, group_objects
 from exclave.admin.session import Session
+from exclave.api.definitions.admission import guard_objects
 from exclave.api.definitions.admission_drift import guard_fault
 from exclave.api.names import CONTROLLER, ELECTION, GUARD_NAMES
 from exclave.api.requests import (
@@ -68,13 +76,11 @@ TRUST_ROOTS = "linkerd-identity-trust-roots"
 
 
 def add_commands(subparsers: Subparsers) -> None:
-    """Add `check` to the command line, and what Linkerd's own asks of an extension."""
-    check = add_verb(
-        subparsers, "check", _check, "say whether exclave stands soundly in this cluster", "kubectl exclave check"
-    )
-    check.add_argument("-L", "--linkerd-namespace", metavar="NAME", help="where Linkerd is; as installed, if absent")
-    check.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where exclave is")
-    check.add_argument("--pre", action="store_true", help="only what must hold before exclave is installed")
+    """Add `check`, and the command by which `linkerd check` finds extensions."""
+    check = add_verb(subparsers, "check", _check, "check the installation in this cluster", "kubectl exclave check")
+    add_linkerd_namespace(check)
+    add_controller_namespace(check)
+    check.add_argument("--pre", action="store_true", help="only the checks before an installation")
     for option in LINKERD_OPTIONS:
         check.add_argument(option, nargs="?", help=argparse.SUPPRESS)
     add_output(check, "table", "json", "short")
@@ -84,7 +90,7 @@ def add_commands(subparsers: Subparsers) -> None:
 
 
 def _extension_metadata(_session: Session, _options: argparse.Namespace) -> int:
-    """What `linkerd check` asks every program called linkerd-…: that it wants to be run."""
+    """`linkerd check` calls this of every program named linkerd-… to learn whether to run its checks."""
     print(json.dumps({"name": "linkerd-exclave", "checks": "always"}))
     return 0
 
@@ -94,12 +100,12 @@ def _check(session: Session, options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps(linkerd_report(rows), indent=2))
     else:
-        print(tell(rows, short=options.output == "short"))
+        print(report_text(rows, short=options.output == "short"))
     return NOT_SOUND if any(one.result == "error" for one in rows) else 0
 
 
 class ClusterSnapshot:
-    """What stands in the cluster, read once, when it is first asked for. Raises ClusterError at that time."""
+    """Objects of the cluster; each attribute is read once, at its first use. Raises ClusterError then."""
 
     def __init__(self, kubectl: Kubectl, namespace: str, linkerd: str | None) -> None:
         self._kubectl = kubectl
@@ -108,12 +114,12 @@ class ClusterSnapshot:
 
     @cached_property
     def deployment(self) -> Object | None:
-        """The controller's."""
+        """The controller's Deployment."""
         return self._kubectl.get(DEPLOYMENTS, self._namespace, CONTROLLER)
 
     @cached_property
     def installation(self) -> Installation:
-        """What was chosen when it was installed."""
+        """The choices of the installation; the defaults if there is none."""
         if self.deployment is None:
             return Installation(self._namespace, self._linkerd or "linkerd")
         return read_installation(self.deployment)
@@ -130,7 +136,7 @@ class ClusterSnapshot:
 
     @property
     def has_definitions(self) -> bool:
-        """Whether the API server knows groups at all."""
+        """Whether the API server serves our kinds."""
         try:
             return self.groups is not None
         except ApiRefusal as refusal:
@@ -145,17 +151,17 @@ class ClusterSnapshot:
 
     @cached_property
     def bindings(self) -> Objects:
-        """Those of the cluster and of namespaces."""
+        """ClusterRoleBindings and RoleBindings."""
         return [*self._kubectl.list(CLUSTER_ROLE_BINDINGS), *self._kubectl.list(ROLE_BINDINGS)]
 
     @cached_property
     def roles(self) -> Objects:
-        """Those of namespaces."""
+        """Roles."""
         return self._kubectl.list(ROLES)
 
     @property
     def wanted_by_groups(self) -> list[Manifest]:
-        """What all groups need beside themselves."""
+        """The manifests of all groups, without the groups themselves."""
         return [
             one
             for group in self.groups
@@ -167,62 +173,64 @@ class ClusterSnapshot:
 
     @property
     def accounts_namespaces(self) -> list[str]:
-        """Namespaces of machines' accounts."""
+        """The namespaces of machines' accounts."""
         return [one["metadata"]["name"] for one in self.namespaces if is_accounts_namespace(one)]
 
-    def standing(self) -> Standing:
-        """All of which rights are made."""
+    def rights(self) -> ObjectIndex:
+        """All objects that rights consist of."""
         kubectl, wanted = self._kubectl, self.wanted_by_groups
         accounts = {(one.namespace, one.name) for one in wanted if one.resource is SERVICE_ACCOUNTS}
         accounts.add((self._namespace, CONTROLLER))
         named = [kubectl.get(SERVICE_ACCOUNTS, *place) for place in sorted(accounts, key=str)]
         named.append(kubectl.get(CLUSTER_ROLES, None, CONTROLLER))
-        return standing([*self.namespaces, *self.roles, *self.bindings, *(one for one in named if one is not None)])
+        return index_objects(
+            [*self.namespaces, *self.roles, *self.bindings, *(one for one in named if one is not None)]
+        )
 
 
 def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
     kubectl, where = session.kubectl, options.controller_namespace
     found = ClusterSnapshot(kubectl, where, options.linkerd_namespace)
-    yield from _told(
-        "the cluster can hold exclave",
+    yield from _checked(
+        "the cluster can run exclave",
         lambda: check_prerequisites(
             session, options.linkerd_namespace or ("linkerd" if options.pre else found.linkerd)
         ),
     )
     if options.pre:
         return
-    for told, look in (
-        ("the admission policies stand as installed", lambda: guard_rows(_guard_fault(session, where))),
-        ("rights are as installed", lambda: _standing(found)),
+    for title, check in (
+        ("the admission policies are as installed", lambda: guard_rows(_guard_fault(session, where))),
+        ("rights are as installed", lambda: _rights(found)),
         (
-            "the controllers run",
+            "all controllers run",
             lambda: controller_rows(found.deployment, kubectl.get(LEASES, where, ELECTION), session.now()),
         ),
-        ("the issuer leads to Linkerd's trust anchors", lambda: _issuer(session, found)),
+        ("the issuer chains to Linkerd's trust anchors", lambda: _issuer(session, found)),
         ("every group is accepted", lambda: _groups(session, found)),
-        ("every member is heard of", lambda: member_rows(kubectl.list(MEMBERS))),
+        ("every member sends heartbeats", lambda: member_rows(kubectl.list(MEMBERS))),
         (
-            "no right that is not meant for them reaches machines",
+            "machines have no other rights",
             lambda: excess_rights_rows(found.bindings, found.accounts_namespaces, found.wanted_by_groups),
         ),
-        ("namespaces of machines' accounts hold nothing else", lambda: accounts_namespace_rows(_odd(kubectl, found))),
+        (
+            "namespaces of machines' accounts contain nothing else",
+            lambda: accounts_namespace_rows(_foreign(kubectl, found)),
+        ),
     ):
-        yield from _told(told, look)
+        yield from _checked(title, check)
 
 
 def check_prerequisites(session: Session, linkerd: str) -> list[Row]:
-    """What must hold before anything is installed. Raises ClusterError."""
+    """The checks before an installation. Raises ClusterError."""
     kubectl = session.kubectl
-    crd = "externalworkloads.workload.linkerd.io"
     rows = prerequisite_rows(
         kubectl.server_version(),
         linkerd=kubectl.get(CONFIG_MAPS, linkerd, "linkerd-config") is not None,
-        external_workloads=kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, crd) is not None,
+        external_workloads=kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, EXTERNAL_WORKLOADS_CRD) is not None,
         namespace=linkerd,
     )
-    foreign = _told(
-        "no namespace of somebody else's ends in -vms", lambda: namespace_suffix_rows(kubectl.list(NAMESPACES))
-    )
+    foreign = _checked("no foreign namespace ends in -vms", lambda: namespace_suffix_rows(kubectl.list(NAMESPACES)))
     return [*rows, *foreign]
 
 
@@ -233,13 +241,13 @@ def _guard_fault(session: Session, where: str) -> str | None:
         for name in GUARD_NAMES
         if (one := session.kubectl.get(kind, None, name)) is not None
     ]
-    return guard_fault(found, wanted_guard(where))
+    return guard_fault(found, guard_objects(where))
 
 
-def _standing(found: ClusterSnapshot) -> list[Row]:
-    stands = found.standing()
+def _rights(found: ClusterSnapshot) -> list[Row]:
+    existing = found.rights()
     return rights_rows(
-        pending_changes(found.installation.rights, stands), pending_changes(found.wanted_by_groups, stands)
+        pending_changes(found.installation.rights, existing), pending_changes(found.wanted_by_groups, existing)
     )
 
 
@@ -265,7 +273,7 @@ def _selects(service: Object, group: Object) -> bool:
     return bool(selecting([service], {**labels, **group_label(group["metadata"]["name"])}))
 
 
-def _odd(kubectl: Kubectl, found: ClusterSnapshot) -> list[str]:
+def _foreign(kubectl: Kubectl, found: ClusterSnapshot) -> list[str]:
     return [
         one
         for home in found.accounts_namespaces
@@ -273,9 +281,9 @@ def _odd(kubectl: Kubectl, found: ClusterSnapshot) -> list[str]:
     ]
 
 
-def _told(told: str, look: Callable[[], list[Row]]) -> list[Row]:
-    """Rows, or the one that says why they cannot be told."""
+def _checked(title: str, check: Callable[[], list[Row]]) -> list[Row]:
+    """The rows of a check, or one row with the reason why it cannot run."""
     try:
-        return look()
+        return check()
     except ClusterError as problem:
-        return [Row(told, "error", problem.message, problem.hint)]
+        return [Row(title, "error", problem.message, problem.hint)]

@@ -1,4 +1,4 @@
-"""Groups as an admin sees them: rows of a table, and every line of a description. Pure."""
+"""Groups as rows of a table and as lines of a description. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ GROUP_TITLES = ("NAME", "ACCOUNT", "PORTS", "NETWORKS", "LIVE", "ACCEPTED", "AGE
 
 
 def group_row(group: Object, members: Sequence[Object], now: float, all_namespaces: bool = False) -> list[str]:
-    """A row of `group list`: LIVE is how many of its members live."""
+    """A row of `group list`. LIVE is the number of live members of all."""
     metadata, spec = group["metadata"], group.get("spec") or {}
     ports = ",".join(_port_words(port) for port in spec.get("ports") or ())
     row = [
@@ -34,7 +34,7 @@ def group_row(group: Object, members: Sequence[Object], now: float, all_namespac
 
 
 def accepted_words(group: Object) -> str:
-    """What the controller says of it, in one word."""
+    """The controller's verdict in one word."""
     conditions = read_conditions((group.get("status") or {}).get("conditions"))
     accepted = next((one for one in conditions if one.type == "Accepted"), None)
     if accepted is None:
@@ -65,7 +65,7 @@ def group_lines(
         ("Networks", ", ".join(spec.networks)),
         ("Ports", ", ".join(_port_words(vars(port)) for port in spec.ports)),
         ("Labels", ", ".join(labels)),
-        ("Certificates", f"live {format_duration(spec.certificate_lifetime)}"),
+        ("Certificates", f"valid for {format_duration(spec.certificate_lifetime)}"),
         ("Capture", spec.capture),
         ("Inbound policy", spec.inbound_policy or "the mesh's"),
         ("Probes", ", ".join(f"{probe.kind} {probe.port}" for probe in spec.probes)),
@@ -82,17 +82,17 @@ def group_lines(
 
 
 def broken_lines(group: Object, why: str) -> list[tuple[str, str]]:
-    """The same of a group whose spec cannot be used."""
+    """The description of a group with an invalid spec."""
     metadata = group["metadata"]
     return [
         ("Name", metadata["name"]),
         ("Namespace", str(metadata.get("namespace", ""))),
-        ("Spec", f"cannot be used: {why}"),
+        ("Spec", f"invalid: {why}"),
         ("Conditions", condition_table((group.get("status") or {}).get("conditions"))),
     ]
 
 
 def _port_words(port: Any) -> str:
     name, number = port.get("name"), port["port"]
-    told = str(number) if name in (None, "", str(number)) else f"{name}:{number}"
-    return f"{told}/opaque" if port.get("opaque") else told
+    words = str(number) if name in (None, "", str(number)) else f"{name}:{number}"
+    return f"{words}/opaque" if port.get("opaque") else words

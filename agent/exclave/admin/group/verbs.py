@@ -1,13 +1,20 @@
-"""`group create|list|describe|delete`: which machines may join, and as whom.
+"""`group create|list|describe|delete`: which machines may join, and with which identity.
 
-Rules: making a group again brings it to what was told and leaves the rest as it stands, and says which was which;
-`--dry-run` prints what would be made and asks nothing of the cluster. A group in use is not deleted by accident.
-Namespaces are never deleted: others may live in them.
+Creating an existing group changes only what the options name, and prints what was changed. `--dry-run` prints the
+objects and does not need the cluster. A group with members is deleted only on request. Namespaces are never deleted,
+because others may use them.
 """
 
 import argparse
 
-from exclave.admin.arguments import Subparsers, add_all_namespaces, add_output, add_subject, add_verb
+from exclave.admin.arguments import (
+    Subparsers,
+    add_all_namespaces,
+    add_controller_namespace,
+    add_output,
+    add_subject,
+    add_verb,
+)
 from exclave.admin.check.rights import foreign_objects
 from exclave.admin.group.checks import (
     INBOUND_POLICIES,
@@ -47,7 +54,7 @@ from exclave.errors import ApiRefusal, ExclaveError, Fault
 
 def add_commands(subparsers: Subparsers) -> None:
     """Add `group` to the command line."""
-    verbs = add_subject(subparsers, "group", "groups: which machines may join, and as whom")
+    verbs = add_subject(subparsers, "group", "groups: which machines may join, and with which identity")
     _add_create(verbs)
     listed = add_verb(verbs, "list", _list, "list groups", "kubectl exclave group list -A")
     add_all_namespaces(listed)
@@ -56,7 +63,7 @@ def add_commands(subparsers: Subparsers) -> None:
         verbs,
         "describe",
         _describe,
-        "say what a group is, who is in it, and which Services send it traffic",
+        "show a group with its members, join tokens and Services",
         "kubectl exclave group describe web -n shop",
     )
     describe.add_argument("name", metavar="NAME")
@@ -69,7 +76,7 @@ def add_commands(subparsers: Subparsers) -> None:
         "kubectl exclave group delete web -n shop --evict-members",
     )
     delete.add_argument("name", metavar="NAME")
-    delete.add_argument("--evict-members", action="store_true", help="end its members' membership first")
+    delete.add_argument("--evict-members", action="store_true", help="evict its members first")
 
 
 def _add_create(verbs: Subparsers) -> None:
@@ -77,60 +84,52 @@ def _add_create(verbs: Subparsers) -> None:
         verbs,
         "create",
         _create,
-        "make a group with the rights that its machines need, or bring one to what is told",
+        "create a group with the rights that its machines need, or change it",
         "# machines of 10.1.0.0/16 that serve HTTP on port 8080\n"
         "kubectl exclave group create web -n shop --network 10.1.0.0/16 --port name=http,port=8080 --label app=web",
-        "# a database, whose protocol the proxy must not look into, with certificates of one hour\n"
+        "# a database whose protocol the proxy must not parse, with certificates of one hour\n"
         "kubectl exclave group create db -n shop --network 10.2.0.0/24 --port name=pg,port=5432,opaque "
         "--certificate-lifetime 1h",
-        "# pods send traffic while port 8080 answers; a machine that is silent for a week is forgotten\n"
+        "# pods send traffic while port 8080 answers; a machine that is silent for a week is deleted\n"
         "kubectl exclave group create web -n shop --network 10.1.0.0/16 --port 8080 --probe port=8080,every=2s "
         "--forget-after 168h",
-        "# as files for whoever applies them\n"
+        "# as a file, for kubectl apply or GitOps\n"
         "kubectl exclave group create web -n shop --network 10.1.0.0/16 --dry-run >web.yaml",
     )
     create.add_argument("name", metavar="NAME")
-    create.add_argument(
-        "--network", action="append", default=[], metavar="CIDR", help="where its machines' addresses lie; repeatable"
-    )
-    create.add_argument(
-        "--port",
-        action="append",
-        default=[],
-        metavar="PORT",
-        help="8080, or name=http,port=8080[,opaque]; repeatable",
-    )
-    create.add_argument(
-        "--label", action="append", default=[], metavar="KEY=VALUE", help="by which Services select it; repeatable"
-    )
-    create.add_argument("--service-account", metavar="NAME", help="its mesh identity; the group's name, if absent")
-    create.add_argument("--certificate-lifetime", metavar="TIME", help="24h, if absent")
-    create.add_argument("--capture", choices=("cluster", "all", "none"), help="which outbound traffic the proxy takes")
-    create.add_argument(
-        "--inbound-policy", choices=INBOUND_POLICIES, metavar="POLICY", help=", ".join(INBOUND_POLICIES)
-    )
-    create.add_argument(
-        "--probe",
-        action="append",
-        default=[],
-        metavar="PROBE",
-        help="8080, or port=8080[,every=5s][,timeout=2s][,failures=3]: a TCP port of the machine that must answer "
-        "before it gets traffic; repeatable",
-    )
-    create.add_argument(
-        "--failure",
-        metavar="POLICY",
-        help="after=30s,outbound=open,inbound=closed, or some of it: what becomes of traffic when the proxy is down",
-    )
-    create.add_argument("--forget-after", metavar="TIME", help="how long a silent member is kept; 720h, if absent")
-    create.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where the controller is")
-    create.add_argument("--dry-run", action="store_true", help="print the objects as YAML, and make nothing")
+    for option, metavar, summary in (
+        ("--network", "CIDR", "a network of its machines' addresses"),
+        ("--port", "PORT", "a port that its machines serve: 8080, or name=http,port=8080[,opaque]"),
+        ("--label", "KEY=VALUE", "a label by which Services select its machines"),
+        (
+            "--probe",
+            "PROBE",
+            "a TCP port that must answer before a machine gets traffic: 8080, or "
+            "port=8080[,every=5s][,timeout=2s][,failures=3]",
+        ),
+    ):
+        create.add_argument(option, action="append", default=[], metavar=metavar, help=f"{summary}; repeatable")
+    policies = ", ".join(INBOUND_POLICIES)
+    lost = "after=30s,outbound=open,inbound=closed, or a part of it"
+    for option, metavar, summary in (
+        ("--service-account", "NAME", "the ServiceAccount that is its mesh identity; default: the group's name"),
+        ("--certificate-lifetime", "TIME", "lifetime of its machines' certificates; default: 24h"),
+        ("--failure", "POLICY", f"what happens to traffic when the proxy is down: {lost}"),
+        ("--forget-after", "TIME", "delete a member after so much time without a heartbeat; default: 720h"),
+    ):
+        create.add_argument(option, metavar=metavar, help=summary)
+    outbound = "outbound traffic that goes through the proxy; default: cluster"
+    create.add_argument("--capture", choices=("cluster", "all", "none"), help=outbound)
+    inbound = f"who may connect by default: {policies}"
+    create.add_argument("--inbound-policy", choices=INBOUND_POLICIES, metavar="POLICY", help=inbound)
+    add_controller_namespace(create)
+    create.add_argument("--dry-run", action="store_true", help="print the objects as YAML and change nothing")
 
 
 def _create(session: Session, options: argparse.Namespace) -> int:
     name, namespace = options.name, session.namespace
     refuse_place(namespace, name, options.controller_namespace)
-    told = told_spec(
+    options_spec = told_spec(
         networks=options.network,
         ports=options.port,
         labels=options.label,
@@ -143,13 +142,15 @@ def _create(session: Session, options: argparse.Namespace) -> int:
         forget_after=options.forget_after,
     )
     if options.dry_run:
-        checked_spec(name, told)
-        print(manifests([one.body for one in group_objects(namespace, name, told, options.controller_namespace)]))
+        checked_spec(name, options_spec)
+        print(
+            manifests([one.body for one in group_objects(namespace, name, options_spec, options.controller_namespace)])
+        )
         return 0
     odd = _check_accounts_namespace(session, namespace)
     found = session.kubectl.get(WORKLOAD_GROUPS, namespace, name)
-    spec = changed_spec(told, (found or {}).get("spec") or {})
-    session.warn([f"{one} is no machine's, and has a machine's rights: move it elsewhere" for one in odd])
+    spec = changed_spec(options_spec, (found or {}).get("spec") or {})
+    session.warn([f"{one} is no machine's but has a machine's rights: move it to another namespace" for one in odd])
     session.warn(_warnings(session, name, spec))
     steps = [
         session.apply(_step(session, one)) for one in group_objects(namespace, name, spec, options.controller_namespace)
@@ -157,12 +158,12 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     for step in steps:
         if step.verb != "none" or step.manifest.resource is WORKLOAD_GROUPS:
             print(step)
-    session.note(f"let a machine join: kubectl exclave token create {name} -n {namespace}")
+    session.note(f"to let a machine join: kubectl exclave token create {name} -n {namespace}")
     return 0
 
 
 def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
-    """What lives where machines' accounts go and is none of theirs. Raises ExclaveError if it is somebody else's."""
+    """The foreign objects among the machines' accounts. Raises ExclaveError if the namespace is somebody else's."""
     kubectl, home = session.kubectl, accounts_namespace(namespace)
     found = kubectl.get(NAMESPACES, None, home)
     odd = foreign_objects(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home)) if found else []
@@ -171,24 +172,24 @@ def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
 
 
 def _step(session: Session, manifest: Manifest) -> Change:
-    """What is still to be done for one object."""
+    """The change that one object needs."""
     return plan_change(manifest, session.kubectl.get(manifest.resource, manifest.namespace, manifest.name))
 
 
 def _warnings(session: Session, name: str, spec: Object) -> list[str]:
-    """Check the spec, and look around for what may surprise. Raises ExclaveError."""
+    """Check the spec; returns what may surprise the admin. Raises ExclaveError for an invalid spec."""
     kubectl, namespace = session.kubectl, session.namespace
-    known = {key: value for key, value in (spec.get("labels") or {}).items() if value is not None}
-    checked = checked_spec(name, {**spec, "labels": known})
+    labels = {key: value for key, value in (spec.get("labels") or {}).items() if value is not None}
+    checked = checked_spec(name, {**spec, "labels": labels})
     around = [kubectl.list(kind, namespace) for kind in (WORKLOAD_GROUPS, SERVICES, PODS)]
     warnings = group_warnings(name, checked, *around)
     try:
         guarded = all(kubectl.get(VALIDATING_ADMISSION_POLICY_BINDINGS, None, one) for one in GUARD_NAMES)
     except ApiRefusal:
-        return [*warnings, "whether exclave's admission policies stand cannot be seen with your rights"]
+        return [*warnings, "your rights do not allow to check whether exclave's admission policies are installed"]
     if not guarded:
         warnings.append(
-            "exclave's admission policies are not installed, and without them the controller admits nobody: "
+            "exclave's admission policies are not installed; without them the controller admits no machine: "
             "kubectl exclave install"
         )
     return warnings
@@ -220,7 +221,7 @@ def _describe(session: Session, options: argparse.Namespace) -> int:
         return 0
     try:
         spec = checked_spec(name, group.get("spec") or {})
-    except ExclaveError as problem:  # whoever looks at it may be about to mend it
+    except ExclaveError as problem:  # an invalid group must be shown, too, so that it can be corrected
         print(describe_text(broken_lines(group, problem.message)))
         return 0
     members = in_group(kubectl.list(MEMBERS, namespace), name)
@@ -238,24 +239,22 @@ def _delete(session: Session, options: argparse.Namespace) -> int:
         raise ExclaveError(
             Fault.USAGE,
             f"group {name} has {count}: {', '.join(members[:10])}{', …' if len(members) > 10 else ''}",
-            "let them leave (exclave leave, on each), or end their membership with it: --evict-members",
+            "let them leave (exclave leave, on each machine), or evict them: --evict-members",
         )
     accounts = accounts_namespace(namespace)
-    for token in _tokens(session, name):  # first, so that nobody joins while the rest goes
+    for token in _tokens(session, name):  # first, so that no machine joins meanwhile
         _remove(session, SERVICE_ACCOUNTS, accounts, token.name)
     for member in members:
         evict(session, member)
     if members and not session.wait_until(lambda: not _left(session, name), "its members to be gone"):
-        session.warn(
-            [f"still leaving: {', '.join(_left(session, name))}; the group goes when the controller has let go of them"]
-        )
+        session.warn([f"still leaving: {', '.join(_left(session, name))}; the group goes when they are gone"])
     _remove(session, WORKLOAD_GROUPS, namespace, name)
     for role in group_roles(name):
         for resource in (ROLE_BINDINGS, ROLES):
             _remove(session, resource, namespace, role)
     account = (group.get("spec") or {}).get("serviceAccount") or name
     session.note(
-        f"left as they are: namespaces {namespace} and {accounts}, the Roles in them that other groups use, and "
+        f"not deleted: namespaces {namespace} and {accounts}, the Roles in them that other groups use, and "
         f"ServiceAccount {account}"
     )
     return 0
@@ -281,6 +280,6 @@ def _get_existing(session: Session, name: str) -> Object:
         raise ExclaveError(
             Fault.USAGE,
             f"there is no group {name} in namespace {session.namespace}",
-            "see: kubectl exclave group list -A",
+            "list them: kubectl exclave group list -A",
         )
     return found

@@ -1,14 +1,14 @@
-"""`uninstall`: exclave taken out of a cluster, in the reverse order, with nothing left that acts or holds.
+"""`uninstall`: removes exclave from a cluster, in the reverse order of the installation.
 
-Rules: it says whom it would strand, and does so only when told. The controllers end first, and lose their rights, since
-they put back what holds Members and groups; then everything is let go, ports before what has them. Machines lose their
-rights before the policies go that limit these. Namespaces of groups, and the accounts in them, are others' to delete.
+Refuses while there are members, unless told to strand them. The controllers end first and lose their rights, because
+they would add finalizers again. Ports are withdrawn before ExternalWorkloads are deleted. Machines lose their rights
+before the policies that limit these are deleted. Namespaces of groups, and the accounts in them, stay.
 """
 
 import argparse
 import time
 
-from exclave.admin.arguments import Subparsers, add_verb
+from exclave.admin.arguments import Subparsers, add_controller_namespace, add_linkerd_namespace, add_verb
 from exclave.admin.check.verbs import ClusterSnapshot
 from exclave.admin.kubectl import Objects
 from exclave.admin.manifests import ISSUER, KINDS, Installation, first_objects, later_objects
@@ -36,13 +36,15 @@ from exclave.errors import ApiRefusal, ExclaveError, Fault
 
 
 def add_commands(subparsers: Subparsers) -> None:
-    """Add it to the command line."""
+    """Add `uninstall` to the command line."""
     uninstall = add_verb(
-        subparsers, "uninstall", _uninstall, "remove exclave; says whom that would strand", "kubectl exclave uninstall"
+        subparsers, "uninstall", _uninstall, "remove exclave from this cluster", "kubectl exclave uninstall"
     )
-    uninstall.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="exclave, if absent")
-    uninstall.add_argument("-L", "--linkerd-namespace", metavar="NAME", help="Linkerd's; as installed, if absent")
-    uninstall.add_argument("--strand-members", action="store_true", help="though there are members")
+    add_controller_namespace(uninstall)
+    add_linkerd_namespace(uninstall)
+    uninstall.add_argument(
+        "--strand-members", action="store_true", help="also if there are members, which then lose the mesh"
+    )
 
 
 def _uninstall(session: Session, options: argparse.Namespace) -> int:
@@ -59,7 +61,7 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
     _revoke_machine_rights(session, found)
     _release_all(session, WORKLOAD_GROUPS, GROUP_FINALIZER)
     _delete_installation(session, choice)
-    session.note("what is left: the namespaces of groups and of their machines' accounts, with the accounts in them")
+    session.note("not deleted: the namespaces of groups and of their machines' accounts, with the accounts in them")
     return 0
 
 
@@ -70,49 +72,49 @@ def _stranded_error(members: Objects) -> ExclaveError:
     return ExclaveError(
         Fault.USAGE,
         f"{count} would be stranded: {names}{more}; pods would no longer reach them, and their certificates would end",
-        "have them leave (exclave leave) or evict them (kubectl exclave member evict) while the controller runs; "
-        "or, to strand them: --strand-members",
+        "let them leave (exclave leave) or evict them (kubectl exclave member evict) while the controller runs; "
+        "or strand them: --strand-members",
     )
 
 
 def _end_controllers(session: Session, choice: Installation) -> None:
-    """End them, and wait until they have ended; then take their rights, whoever still has their account."""
+    """Delete the controllers, wait for their end, and revoke the rights of their account."""
     _delete(session, DEPLOYMENTS, choice.namespace, CONTROLLER)
 
     def are_gone() -> bool:
         return not session.kubectl.list(PODS, choice.namespace, selector=f"app.kubernetes.io/name={CONTROLLER}")
 
     if not session.wait_until(are_gone, "the controllers to end"):
-        session.warn(["a controller has not ended; without its rights it can do nothing more"])
+        session.warn(["a controller has not ended; it has no rights any more"])
     _delete(session, CLUSTER_ROLE_BINDINGS, None, CONTROLLER)
 
 
 def _release_workloads(session: Session) -> None:
-    """Empty ports, have clients hear of it, then delete: Linkerd's older controllers crash at a port that vanishes."""
-    workloads = [one for one in _all(session, EXTERNAL_WORKLOADS) if _holds(one, PORTS_FINALIZER)]
+    """Withdraw the ports, wait, then delete: older Linkerd controllers crash when a listed port disappears."""
+    workloads = [one for one in _all(session, EXTERNAL_WORKLOADS) if _has_finalizer(one, PORTS_FINALIZER)]
     listed = [one for one in workloads if (one.get("spec") or {}).get("ports")]
     for one in listed:
-        session.kubectl.patch(EXTERNAL_WORKLOADS, *_place(one), {"spec": {"ports": []}})
+        session.kubectl.patch(EXTERNAL_WORKLOADS, *_key(one), {"spec": {"ports": []}})
     if listed:
-        session.note(f"the ports of {len(listed)} machines are withdrawn; clients get {DRAIN:.0f}s to hear of it")
+        session.note(f"the ports of {len(listed)} machines are withdrawn; waiting {DRAIN:.0f}s until all clients know")
         time.sleep(DRAIN)
     for one in workloads:
         _release(session, EXTERNAL_WORKLOADS, one, PORTS_FINALIZER)
-        _delete(session, EXTERNAL_WORKLOADS, *_place(one))
+        _delete(session, EXTERNAL_WORKLOADS, *_key(one))
 
 
 def _release_all(session: Session, resource: Resource, finalizer: str) -> None:
-    """Delete all of a kind of ours, with nothing that would hold them: nobody is left to let go."""
+    """Delete all objects of a kind. We remove our finalizer, because no controller is left to do it."""
     for one in _all(session, resource):
         _release(session, resource, one, finalizer)
-        _delete(session, resource, *_place(one))
+        _delete(session, resource, *_key(one))
         if resource is WORKLOAD_GROUPS:
-            where, name = _place(one)
+            where, name = _key(one)
             _delete(session, CONFIG_MAPS, where, settings_name(name))
 
 
 def _revoke_machine_rights(session: Session, found: ClusterSnapshot) -> None:
-    """Bindings before Roles, all of them before the policies."""
+    """Delete bindings before Roles, and all of them before the policies."""
     if not found.has_definitions:
         return
     wanted = {
@@ -130,7 +132,7 @@ def _revoke_machine_rights(session: Session, found: ClusterSnapshot) -> None:
 def _delete_installation(session: Session, choice: Installation) -> None:
     for one in reversed(later_objects(choice)):
         if one["kind"] == SECRETS.kind and one["metadata"]["name"] == ISSUER:
-            continue  # goes with its namespace
+            continue  # deleted with its namespace
         _delete(session, KINDS[one["kind"]], one["metadata"].get("namespace"), one["metadata"]["name"])
     names = [one["metadata"]["name"] for one in first_objects()]
     for name in names:
@@ -142,11 +144,11 @@ def _delete_installation(session: Session, choice: Installation) -> None:
         return [*found, *([f"namespace {choice.namespace}"] if stays else [])]
 
     if not session.wait_until(lambda: not left(), "the definitions and the namespace to be gone"):
-        session.warn([f"still going: {', '.join(left())}; what holds them is in their status: kubectl get … -o yaml"])
+        session.warn([f"not gone yet: {', '.join(left())}; their status shows the reason: kubectl get … -o yaml"])
 
 
 def _all(session: Session, resource: Resource) -> Objects:
-    """Everything of a kind; nothing where the kind is not there."""
+    """All objects of a kind; none if the API server does not serve the kind."""
     try:
         return session.kubectl.list(resource)
     except ApiRefusal as refusal:
@@ -155,20 +157,20 @@ def _all(session: Session, resource: Resource) -> Objects:
         raise
 
 
-def _place(one: Object) -> tuple[str, str]:
+def _key(one: Object) -> tuple[str, str]:
     return one["metadata"]["namespace"], one["metadata"]["name"]
 
 
-def _holds(one: Object, finalizer: str) -> bool:
+def _has_finalizer(one: Object, finalizer: str) -> bool:
     return finalizer in (one["metadata"].get("finalizers") or ())
 
 
 def _release(session: Session, resource: Resource, one: Object, finalizer: str) -> None:
-    """Take our finalizer off; others' stay."""
-    if _holds(one, finalizer):
+    """Remove our finalizer; others' stay."""
+    if _has_finalizer(one, finalizer):
         left = [other for other in one["metadata"]["finalizers"] if other != finalizer]
         try:
-            session.kubectl.patch(resource, *_place(one), {"metadata": {"finalizers": left}})
+            session.kubectl.patch(resource, *_key(one), {"metadata": {"finalizers": left}})
         except ApiRefusal as refusal:
             if refusal.status != 404:
                 raise

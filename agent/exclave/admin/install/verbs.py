@@ -1,16 +1,15 @@
-"""`install` and `upgrade`: exclave itself in a cluster.
+"""`install` and `upgrade` of exclave in a cluster.
 
-Rules: everything is told by plain manifests, which `--dry-run` prints; nothing is made before all that must hold does.
-Definitions first, then the admission policies, then rights. The issuer's key is read from a file and goes through
-standard input alone; it is never printed. An upgrade keeps what was chosen, unless it is told otherwise, brings every
-group's rights to this version, too, and takes away those that the choice before gave.
+An installation is plain manifests, which `--dry-run` prints. Nothing is created before all checks succeed. The issuer's
+key is read from a file, goes to kubectl through standard input, and is never printed. An upgrade keeps the admin's
+earlier choices, updates the rights of every group, and deletes rights that the new choice does not need.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from exclave.admin.arguments import Subparsers, add_verb
+from exclave.admin.arguments import Subparsers, add_controller_namespace, add_linkerd_namespace, add_verb
 from exclave.admin.check.rights import pending_changes
 from exclave.admin.check.verbs import ClusterSnapshot
 from exclave.admin.install.preflight import require_prerequisites
@@ -35,45 +34,49 @@ from exclave.errors import ExclaveError, Fault
 
 
 def add_commands(subparsers: Subparsers) -> None:
-    """Add both to the command line."""
+    """Add `install` and `upgrade` to the command line."""
     install = add_verb(
         subparsers,
         "install",
         _install,
-        "install exclave: definitions, admission policies, rights, issuer, controllers",
-        "# an issuer from cert-manager, signed by the issuer that holds Linkerd's trust anchor\n"
+        "install exclave in this cluster",
+        "# cert-manager makes the issuer, signed by Linkerd's trust anchor\n"
         "kubectl exclave install --issuer-from ClusterIssuer/linkerd-trust-anchor",
-        "# an intermediate that was made by hand, given once\n"
+        "# your own intermediate certificate\n"
         "kubectl exclave install --issuer-certificate issuer.crt --issuer-key issuer.key",
         "kubectl exclave install --use-linkerd-issuer --dry-run | less",
     )
-    _add_choices(install, "; linkerd, if absent", "; this version's, if absent")
+    _add_choices(install, "linkerd", "this version's")
     upgrade = add_verb(
         subparsers,
         "upgrade",
         _upgrade,
-        "bring exclave to this version; issuer, groups and members stay",
+        "upgrade exclave to this version; issuer, groups and members stay",
         "kubectl exclave upgrade",
-        "# another issuer: whoever has the controller's account loses the one before\n"
+        "# another issuer; the controller loses its access to the former one\n"
         "kubectl exclave upgrade --issuer-certificate issuer.crt --issuer-key issuer.key",
     )
-    _add_choices(upgrade, "; as installed, if absent", "; this version's or your own, as installed, if absent")
+    _add_choices(upgrade, "as installed", "this version's, or as installed if it is your own")
 
 
 def _add_choices(parser: argparse.ArgumentParser, linkerd: str, image: str) -> None:
-    issuer = parser.add_argument_group("the issuer of machines' certificates: one of")
-    issuer.add_argument("--issuer-from", metavar="KIND/NAME", help="an issuer of cert-manager, of Linkerd's anchor")
-    issuer.add_argument("--issuer-certificate", type=Path, metavar="FILE", help="an intermediate's chain as PEM")
-    issuer.add_argument("--issuer-key", type=Path, metavar="FILE", help="its key as PEM")
+    issuer = parser.add_argument_group("issuer of the machines' certificates, one of")
+    issuer.add_argument(
+        "--issuer-from", metavar="KIND/NAME", help="a cert-manager issuer that signs with Linkerd's trust anchor"
+    )
+    issuer.add_argument(
+        "--issuer-certificate", type=Path, metavar="FILE", help="PEM file with an intermediate and its chain"
+    )
+    issuer.add_argument("--issuer-key", type=Path, metavar="FILE", help="PEM file with its key")
     issuer.add_argument(
         "--use-linkerd-issuer",
         action="store_true",
-        help="Linkerd's own: whoever has the controller's account may then sign for any workload of the mesh",
+        help="Linkerd's own issuer; whoever has the controller's account can then sign for every workload of the mesh",
     )
-    parser.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="exclave, if absent")
-    parser.add_argument("-L", "--linkerd-namespace", metavar="NAME", help=f"Linkerd's{linkerd}")
-    parser.add_argument("--image", metavar="IMAGE", help=f"the controller's{image}")
-    parser.add_argument("--dry-run", action="store_true", help="print the objects as YAML, and make nothing")
+    add_controller_namespace(parser)
+    add_linkerd_namespace(parser, linkerd)
+    parser.add_argument("--image", metavar="IMAGE", help=f"the controller's image; default: {image}")
+    parser.add_argument("--dry-run", action="store_true", help="print the objects as YAML and change nothing")
 
 
 def _install(session: Session, options: argparse.Namespace) -> int:
@@ -84,15 +87,17 @@ def _install(session: Session, options: argparse.Namespace) -> int:
     if choice.issuer == "key" and choice.key_pair is None:
         raise ExclaveError(
             Fault.USAGE,
-            "an issuer for machines' certificates was expected",
-            "give one: --issuer-from KIND/NAME, or --issuer-certificate and --issuer-key, or --use-linkerd-issuer",
+            "no issuer for the machines' certificates was named",
+            "name one: --issuer-from KIND/NAME, or --issuer-certificate and --issuer-key, or --use-linkerd-issuer",
         )
     if options.dry_run:
         _print(session, choice, [])
         return 0
     require_prerequisites(session, choice)
     _apply_installation(session, choice)
-    session.note("see that it stands: kubectl exclave check", "then: kubectl exclave group create NAME -n NAMESPACE …")
+    session.note(
+        "check it: kubectl exclave check", "then create a group: kubectl exclave group create NAME -n NAMESPACE …"
+    )
     return 0
 
 
@@ -102,46 +107,46 @@ def _upgrade(session: Session, options: argparse.Namespace) -> int:
         raise ExclaveError(
             Fault.USAGE,
             f"exclave is not installed in namespace {options.controller_namespace}",
-            "kubectl exclave install; or name where it is: --controller-namespace",
+            "install it: kubectl exclave install; or name its namespace: --controller-namespace",
         )
     before = found.installation
-    kept = replace(
+    base = replace(
         before,
         linkerd=options.linkerd_namespace or before.linkerd,
         image=options.image or (IMAGE if is_ours(before.image) else before.image),
     )
-    choice = _choice(options, kept)
+    choice = _choice(options, base)
     groups = found.wanted_by_groups if found.has_definitions else []
     if options.dry_run:
         _print(session, choice, groups)
         return 0
     require_prerequisites(session, choice)
     if choice.image == before.image and not is_ours(before.image):
-        session.note(f"the controller's image stays {before.image}; another one: --image")
+        session.note(f"the controller's image stays {before.image}; to change it: --image")
     _apply_installation(session, choice)
-    for step in pending_changes(groups, found.standing()):
-        session.apply(step)
-        print(step)
+    for change in pending_changes(groups, found.rights()):
+        session.apply(change)
+        print(change)
     for one in reversed(_stale(before, choice)):
         if session.kubectl.delete(one.resource, one.namespace, one.name):
             print(f"{one.resource.kind} {one.body['metadata']['name']} in {one.namespace} deleted")
-    session.note("see that it stands: kubectl exclave check")
+    session.note("check it: kubectl exclave check")
     return 0
 
 
 def _stale(before: Installation, choice: Installation) -> list[Manifest]:
-    """Rights that the choice before gave, and this one does not: such as to read another issuer's key."""
-    kept = {(one.resource, one.namespace, one.name) for one in choice.rights}
-    return [one for one in before.rights if (one.resource, one.namespace, one.name) not in kept]
+    """Rights of the former choice that this one does not need, such as to read the former issuer's key."""
+    needed = {(one.resource, one.namespace, one.name) for one in choice.rights}
+    return [one for one in before.rights if (one.resource, one.namespace, one.name) not in needed]
 
 
 def _print(session: Session, choice: Installation, groups: list[Manifest]) -> None:
-    """The objects for whoever applies them: all but the Secret that holds the issuer's key."""
+    """Print all objects but the Secret with the issuer's key."""
     objects = [*first_objects(), *later_objects(choice), *(one.body for one in groups)]
     print(manifests([one for one in objects if one["kind"] != SECRETS.kind]))
     if choice.key_pair is not None:
         session.note(
-            f"left out is Secret {ISSUER}, which holds the issuer's key; once the namespace is there: "
+            f"not printed: Secret {ISSUER}, which holds the issuer's key; create it when the namespace exists: "
             f"kubectl create secret tls {ISSUER} -n {choice.namespace} --cert FILE --key FILE"
         )
 
@@ -161,7 +166,7 @@ def _apply_installation(session: Session, choice: Installation) -> None:
 
 
 def _batches(later: list[Object]) -> list[list[Object]]:
-    """Policies before rights, the namespace before what lies in it."""
+    """Policies before rights, the namespace before its objects."""
     policies = [one for one in later if one["kind"].startswith("ValidatingAdmission")]
     namespaces = [one for one in later if one["kind"] == "Namespace"]
     return [policies, namespaces, [one for one in later if one not in policies and one not in namespaces]]
@@ -174,21 +179,23 @@ def _is_served(session: Session, name: str) -> bool:
 
 
 def _measure_credential_life(session: Session, choice: Installation) -> None:
-    """Measure how long a token may live here, since some clouds cap it; and note it where `token create` looks."""
+    """Measure the longest lifetime of a token, which some clouds limit, and store it for `token create`."""
     token = session.kubectl.create_token(choice.namespace, CONTROLLER, int(LONGEST_CREDENTIAL))
     issued, ends = read_token_times(token)
     life = round(ends - issued)
     body = {"metadata": {"annotations": {CREDENTIAL_LIFE: str(life)}}}
     session.kubectl.patch(NAMESPACES, None, choice.namespace, body)
-    whole = f"machines' credentials live {human_duration(life)} here, and are renewed at half of that"
-    session.note(credential_note(life) or whole)
+    note = (
+        f"machines' credentials are valid for {human_duration(life)} in this cluster, and are renewed at half of that"
+    )
+    session.note(credential_note(life) or note)
 
 
 def _choice(options: argparse.Namespace, base: Installation) -> Installation:
-    """The installation that was chosen; where the command line names no issuer, that of `base`."""
-    given = [bool(options.issuer_from), bool(options.issuer_certificate or options.issuer_key)]
-    if sum((*given, options.use_linkerd_issuer)) > 1:
-        raise ExclaveError(Fault.USAGE, "one issuer was expected, found several", "choose one of the three")
+    """The chosen installation; without an issuer on the command line, that of `base`."""
+    own = [bool(options.issuer_from), bool(options.issuer_certificate or options.issuer_key)]
+    if sum((*own, options.use_linkerd_issuer)) > 1:
+        raise ExclaveError(Fault.USAGE, "several issuers were named", "name one of the three")
     if options.use_linkerd_issuer:
         return replace(base, issuer="linkerd")
     if options.issuer_from:
@@ -197,7 +204,7 @@ def _choice(options: argparse.Namespace, base: Installation) -> Installation:
             raise ExclaveError(
                 Fault.USAGE,
                 f"--issuer-from: Issuer/NAME or ClusterIssuer/NAME was expected, found {options.issuer_from!r}",
-                "see: kubectl get clusterissuers,issuers -A",
+                "list them: kubectl get clusterissuers,issuers -A",
             )
         return replace(base, issuer="cert-manager", issued_by=options.issuer_from)
     key_pair = _key_pair(options)
@@ -210,10 +217,10 @@ def _key_pair(options: argparse.Namespace) -> KeyPair | None:
     texts = []
     for option, path in (("--issuer-certificate", options.issuer_certificate), ("--issuer-key", options.issuer_key)):
         if path is None:
-            raise ExclaveError(Fault.USAGE, f"{option} was expected, too", "a certificate and its key belong together")
+            raise ExclaveError(Fault.USAGE, f"{option} is missing", "name the certificate and its key")
         try:
             texts.append(path.read_text())
         except (OSError, UnicodeDecodeError) as problem:
             why = getattr(problem, "strerror", None) or "it is not text"
-            raise ExclaveError(Fault.USAGE, f"{option} {path}: {why}", "name a file of PEM") from None
+            raise ExclaveError(Fault.USAGE, f"{option} {path}: {why}", "name a PEM file") from None
     return KeyPair(*texts)

@@ -1,7 +1,6 @@
-"""Members as an admin sees them: rows of a table, and every line of a description. Pure.
+"""Members as rows of a table and as lines of a description. Pure.
 
-Rules: a Member says most of it itself; a note is made only of what an admin must know and the columns do not say. A
-Member whose name has another shape than machines give is shown all the same.
+NOTE has only what an admin must know and no other column shows. A Member with an unusual name is shown, too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +28,7 @@ CONDITION_TITLES = ("TYPE", "STATUS", "REASON", "MESSAGE")
 
 
 def group_of(member: Object) -> str:
-    """The group that a Member's name says; "" if its name has another shape."""
+    """The group in a Member's name; "" if the name has another form."""
     try:
         return parse_member_name(member["metadata"]["name"]).group
     except ValueError:
@@ -42,18 +41,18 @@ def in_group(members: Iterable[Object], group: str) -> list[Object]:
 
 
 def is_live(member: Object) -> bool:
-    """Whether heartbeats arrive."""
+    """Whether its heartbeats arrive."""
     live = view_member(member).live
     return live is not None and live.status
 
 
 def member_titles(all_namespaces: bool) -> list[str]:
-    """The titles of a table."""
+    """The titles of `member list`."""
     return ["NAMESPACE", *TITLES] if all_namespaces else list(TITLES)
 
 
 def member_row(member: Object, now: float, all_namespaces: bool = False) -> list[str]:
-    """A row of that table."""
+    """A row of `member list`."""
     view, metadata = view_member(member), member["metadata"]
     row = [
         view.name,
@@ -71,7 +70,7 @@ def member_row(member: Object, now: float, all_namespaces: bool = False) -> list
 
 
 def notes(member: Object) -> list[str]:
-    """What an admin must know of it."""
+    """What an admin must know, as text for NOTE."""
     view = view_member(member)
     found = []
     if view.deleting:
@@ -81,14 +80,14 @@ def notes(member: Object) -> list[str]:
     if view.admitted is not None and not view.admitted.status:
         found.append(f"refused: {view.admitted.reason}")
     elif view.admitted is None and not view.deleting:
-        found.append("not yet judged")
+        found.append("not admitted yet")
     if view.cloned is not None and view.cloned.status:
         found.append("cloned")
     return found
 
 
 def is_cordoned(member: Object) -> bool:
-    """Whether the admin has taken it out of service."""
+    """Whether an admin has cordoned it."""
     return (member["metadata"].get("annotations") or {}).get(CORDONED) == "true"
 
 
@@ -136,14 +135,14 @@ def certificate_words(view: MemberView, now: float) -> str:
 
 
 def workload_words(workload: Object | None) -> str:
-    """What Linkerd is told of it."""
+    """What Linkerd reads about it."""
     if workload is None:
         return "no ExternalWorkload"
     ports = [str(port.get("port")) for port in (workload.get("spec") or {}).get("ports") or ()]
     conditions = read_conditions((workload.get("status") or {}).get("conditions"))
     ready = next((one for one in conditions if one.type == READY), None)
-    told = "nothing told of Ready" if ready is None else f"Ready={_status(ready)} ({ready.reason})"
-    return f"{told}, ports listed: {', '.join(ports) or 'none'}"
+    words = "Ready is not reported yet" if ready is None else f"Ready={_status(ready)} ({ready.reason})"
+    return f"{words}, ports listed: {', '.join(ports) or 'none'}"
 
 
 def condition_table(found: object) -> str:
@@ -153,7 +152,7 @@ def condition_table(found: object) -> str:
 
 
 def event_table(events: Sequence[Object], now: float) -> str:
-    """Events, the newest last; "" if there are none."""
+    """Events as a table, the newest last; "" if there are none."""
     rows = sorted(
         (str(_event_time(one)), str(one.get("type", "")), str(one.get("reason", "")), str(one.get("note", "")))
         for one in events
@@ -173,5 +172,5 @@ def _status(condition: Condition | None) -> str:
 
 
 def _short(text: str) -> str:
-    """A hash by its first digits; anything else as it is."""
+    """The first digits of a hash; other text unchanged."""
     return text[:12] if len(text) == 64 else text

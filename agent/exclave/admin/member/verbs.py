@@ -1,8 +1,8 @@
 """`member list|describe|evict|cordon|uncordon`: the machines that have joined.
 
-Rules: evicting deletes the machine's account first, with the admin's own rights, so that its credential dies whether
-the controller is there or not; then the Member, whose finalizer lets the controller walk it back. Cordoning is an
-annotation, which machines cannot write.
+Evicting first deletes the machine's account, with the admin's own rights, so that its credential becomes invalid also
+without a controller; then the Member, whose finalizer lets the controller withdraw its ports. Cordoning sets an
+annotation that machines cannot write.
 """
 
 import argparse
@@ -28,14 +28,14 @@ def add_commands(subparsers: Subparsers) -> None:
         "kubectl exclave member list -n shop --group web",
         "kubectl exclave member list -A -o name",
     )
-    listed.add_argument("--group", metavar="GROUP", help="of this group only")
+    listed.add_argument("--group", metavar="GROUP", help="only this group's members")
     add_all_namespaces(listed)
     add_output(listed)
     describe = add_verb(
         verbs,
         "describe",
         _describe,
-        "say everything that is known of a member",
+        "show a member with its workload, conditions and events",
         "kubectl exclave member describe web-k7q2x-1 -n shop",
     )
     describe.add_argument("name", metavar="NAME")
@@ -44,15 +44,15 @@ def add_commands(subparsers: Subparsers) -> None:
         verbs,
         "evict",
         _evict,
-        "end memberships at once: account first, then the member",
+        "end memberships at once",
         "kubectl exclave member evict web-k7q2x-1 web-k7q2x-2 -n shop",
     )
     evict.add_argument("names", nargs="+", metavar="NAME")
-    for verb, run, told in (
-        ("cordon", _cordon, "let pods send a member no new traffic, until uncordon"),
-        ("uncordon", _uncordon, "let pods send a member traffic again"),
+    for verb, run, summary in (
+        ("cordon", _cordon, "stop new traffic from pods to members, until uncordon"),
+        ("uncordon", _uncordon, "let pods send traffic to members again"),
     ):
-        parser = add_verb(verbs, verb, run, told, f"kubectl exclave member {verb} web-k7q2x-1 -n shop")
+        parser = add_verb(verbs, verb, run, summary, f"kubectl exclave member {verb} web-k7q2x-1 -n shop")
         parser.add_argument("names", nargs="+", metavar="NAME")
 
 
@@ -87,12 +87,12 @@ def _evict(session: Session, options: argparse.Namespace) -> int:
 
 
 def evict(session: Session, name: str) -> None:
-    """End one membership, and say what that means. Raises ExclaveError."""
+    """End one membership and print the consequences. Raises ExclaveError."""
     kubectl = session.kubectl
     try:
         account = parse_member_name(name).account
     except ValueError as problem:
-        raise ExclaveError(Fault.USAGE, str(problem), "see: kubectl exclave member list -A") from None
+        raise ExclaveError(Fault.USAGE, str(problem), "list them: kubectl exclave member list -A") from None
     member = kubectl.get(MEMBERS, session.namespace, name)
     had_account = kubectl.delete(SERVICE_ACCOUNTS, accounts_namespace(session.namespace), account)
     if member is None and not had_account:
@@ -101,7 +101,7 @@ def evict(session: Session, name: str) -> None:
     print(f"member {name} evicted")
     ends = certificate_words(view_member(member), session.now()) if member is not None else "none yet"
     session.note(
-        f"new requests with its credential fail within about ten seconds; its certificate: {ends}; the controller "
+        f"within about ten seconds the API server refuses its credential; its certificate: {ends}; the controller "
         "withdraws its ports"
     )
 
@@ -114,7 +114,7 @@ def _uncordon(session: Session, options: argparse.Namespace) -> int:
     return _annotate(session, options.names, None, "uncordoned")
 
 
-def _annotate(session: Session, names: list[str], value: str | None, told: str) -> int:
+def _annotate(session: Session, names: list[str], value: str | None, done: str) -> int:
     for name in names:
         try:
             session.kubectl.patch(MEMBERS, session.namespace, name, {"metadata": {"annotations": {CORDONED: value}}})
@@ -122,7 +122,7 @@ def _annotate(session: Session, names: list[str], value: str | None, told: str) 
             if refusal.reason == "NotFound":
                 raise _no_member(name, session.namespace) from None
             raise
-        print(f"member {name} {told}")
+        print(f"member {name} {done}")
     return 0
 
 
@@ -135,12 +135,12 @@ def _get_existing(session: Session, name: str) -> Object:
 
 def _no_member(name: str, namespace: str) -> ExclaveError:
     return ExclaveError(
-        Fault.USAGE, f"there is no member {name} in namespace {namespace}", "see: kubectl exclave member list -A"
+        Fault.USAGE, f"there is no member {name} in namespace {namespace}", "list them: kubectl exclave member list -A"
     )
 
 
 def _events(session: Session, name: str) -> list[Object]:
-    """The events that concern a member or its ExternalWorkload; none if they may not be read."""
+    """The events of a member and its ExternalWorkload; none if the admin may not read events."""
     try:
         found = session.kubectl.list(EVENTS, session.namespace, fields=f"regarding.name={name}")
     except ApiRefusal:

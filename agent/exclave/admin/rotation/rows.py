@@ -1,9 +1,9 @@
-"""Where the members stand in a rotation of trust anchors, and whether the next step may be taken. Pure.
+"""The members' progress in a rotation of trust anchors, and whether the next step is safe. Pure.
 
-Linkerd's own procedure: (1) publish the old and the new anchor together; (2) sign with an issuer under the new one;
-(3) publish the new anchor alone. Members are the gate: after (1) every one must have loaded the bundle, after (2) every
-certificate must come from the new issuer, after (3) the bundle again. What a member has loaded stands in its own Member
-(`spec.loaded`). Of several anchors the one that began last is the new one.
+Linkerd's procedure: (1) publish the old and the new anchor together; (2) sign with an issuer under the new one;
+(3) publish the new anchor alone. Before the next step, after (1) and (3) every member must have loaded the bundle, and
+after (2) every certificate must come from the new issuer. Members report it in `spec.loaded`. Of several anchors the
+new one is that with the latest start date.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ ROTATION_TITLES = ("NAME", "GROUP", "LIVE", "ANCHORS", "ISSUER", "CERTIFICATE-UN
 
 @dataclass(frozen=True)
 class GroupTrust:
-    """What one group's members are told to load: the bundle's PEM text, and the issuing certificate's sha256."""
+    """What a group's settings publish: the bundle (PEM), and the issuing certificate's sha256."""
 
     group: str
     anchors: str
@@ -32,7 +32,7 @@ class GroupTrust:
 
 @dataclass(frozen=True)
 class Anchor:
-    """One published anchor. `is_led_to`: by the issuer in use; None if that cannot be known."""
+    """A published anchor. `is_issuer_root`: the issuer in use chains to it; None if unknown."""
 
     sha256: str
     began: float
@@ -42,8 +42,9 @@ class Anchor:
 
 @dataclass(frozen=True)
 class MeshTrust:
-    """What is true now: the bundle as Linkerd publishes it (PEM), and the sha256 of the issuing certificate, "" if it
-    is not known; `fault` says why, or what is wrong with it. `is_seen`: the issuer's own Secret has been read.
+    """The current trust: the bundle that Linkerd publishes (PEM), and the sha256 of the issuing certificate.
+
+    `issuer` is "" if it is unknown. `fault`: why it is unknown or not trusted. `is_issuer_read`: from its Secret.
     """
 
     anchors: str
@@ -54,25 +55,25 @@ class MeshTrust:
 
     @property
     def anchors_sha256(self) -> str:
-        """As members name it."""
+        """As members report it."""
         return hashlib.sha256(self.anchors.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One thing that must hold before the next step, and those that keep it from holding."""
+    """A condition of the next step, and the groups or members that do not meet it."""
 
-    told: str
+    title: str
     late: tuple[str, ...]
 
     @property
     def is_open(self) -> bool:
-        """Whether it holds."""
+        """Whether all meet it."""
         return not self.late
 
 
 def trust_from_secret(anchors: str, name: str, chain: str) -> MeshTrust:
-    """From the trust roots and the issuer's certificates, both PEM; `name` is its Secret's."""
+    """The trust by Linkerd's anchors and the issuer's chain (PEM). `name`: the issuer's Secret."""
     try:
         certificates = read_certificates(chain)
     except ValueError:
@@ -82,20 +83,22 @@ def trust_from_secret(anchors: str, name: str, chain: str) -> MeshTrust:
     return MeshTrust(anchors, fingerprint(certificates[0]), bundle, fault)
 
 
-def trust_from_settings(anchors: str, told: Sequence[GroupTrust], *, leads: bool) -> MeshTrust:
-    """From the trust roots and what groups have been told, where the issuer's Secret may not be read."""
-    bundle, issuers = _bundle(anchors, None), {one.issuer for one in told}
-    if not leads:
+def trust_from_settings(anchors: str, published: Sequence[GroupTrust], *, has_leader: bool) -> MeshTrust:
+    """The trust by Linkerd's anchors and the groups' settings, if the issuer's Secret may not be read."""
+    bundle, issuers = _bundle(anchors, None), {one.issuer for one in published}
+    if not has_leader:
         return MeshTrust(
-            anchors, "", bundle, "its Secret may not be read, and no controller leads who would tell", False
+            anchors, "", bundle, "you may not read its Secret, and no controller leads that would publish it", False
         )
-    if any(one.anchors != anchors for one in told) or len(issuers) != 1:
-        return MeshTrust(anchors, "", bundle, "its Secret may not be read, and groups have not been told yet", False)
+    if any(one.anchors != anchors for one in published) or len(issuers) != 1:
+        return MeshTrust(
+            anchors, "", bundle, "you may not read its Secret, and the groups' settings are not up to date yet", False
+        )
     return MeshTrust(anchors, issuers.pop(), bundle, is_issuer_read=False)
 
 
 def _bundle(anchors: str, last: x509.Certificate | None) -> tuple[Anchor, ...]:
-    """The anchors, the newest last. `last` is the issuer's, or the topmost of its chain."""
+    """The anchors, the newest last. `last`: the topmost certificate of the issuer's chain."""
     found = [
         Anchor(
             fingerprint(one),
@@ -108,15 +111,15 @@ def _bundle(anchors: str, last: x509.Certificate | None) -> tuple[Anchor, ...]:
     return tuple(sorted(found, key=lambda anchor: (anchor.began, anchor.ends)))
 
 
-def gates(mesh: MeshTrust, told: Iterable[GroupTrust], members: Iterable[Object]) -> list[Gate]:
-    """All of them, in the order in which they open."""
+def gates(mesh: MeshTrust, published: Iterable[GroupTrust], members: Iterable[Object]) -> list[Gate]:
+    """All gates, in the order in which they open."""
     views = [view_member(one) for one in members]
     admitted = [view for view in views if view.admitted is not None and view.admitted.status and not view.deleting]
     return [
-        Gate("the issuer in use leads to a published anchor", (mesh.fault,) if mesh.fault else ()),
+        Gate("the issuer in use chains to a published anchor", (mesh.fault,) if mesh.fault else ()),
         Gate(
-            "every group has been told of the anchors and the issuer",
-            tuple(one.group for one in told if (one.anchors, one.issuer) != (mesh.anchors, mesh.issuer)),
+            "every group's settings have the anchors and the issuer",
+            tuple(one.group for one in published if (one.anchors, one.issuer) != (mesh.anchors, mesh.issuer)),
         ),
         Gate(
             "every member has loaded the published anchors",
@@ -130,7 +133,7 @@ def gates(mesh: MeshTrust, told: Iterable[GroupTrust], members: Iterable[Object]
 
 
 def rotation_row(mesh: MeshTrust, member: Object) -> tuple[str, ...]:
-    """One member's row."""
+    """A member's row."""
     view = view_member(member)
     return (
         view.name,
@@ -143,48 +146,48 @@ def rotation_row(mesh: MeshTrust, member: Object) -> tuple[str, ...]:
 
 
 def advice(mesh: MeshTrust, found: Sequence[Gate], members: Iterable[Object]) -> list[str]:
-    """What may be done now, for a person in the middle of it."""
+    """The state and the next safe step, as lines for the admin."""
     count = len(mesh.bundle)
     lines = [
         f"published: {count} trust anchor{'s' if count != 1 else ''}, bundle {mesh.anchors_sha256[:12]}; "
         f"issuer {mesh.issuer[:12] or 'unknown'}"
     ]
     for anchor in mesh.bundle:
-        leads = {True: "; the issuer in use leads to it", False: "", None: ""}[anchor.is_issuer_root]
+        leads = {True: "; the issuer in use chains to it", False: "", None: ""}[anchor.is_issuer_root]
         lines.append(f"     anchor {anchor.sha256[:12]}, {rfc3339(anchor.began)} to {rfc3339(anchor.ends)}{leads}")
     for gate in found:
         names = ", ".join(gate.late[:5]) + (f" and {len(gate.late) - 5} more" if len(gate.late) > 5 else "")
-        lines.append(f"{'yes' if gate.is_open else 'no '}  {gate.told}{f': not {names}' if names else ''}")
+        lines.append(f"{'yes' if gate.is_open else 'no '}  {gate.title}{f': not {names}' if names else ''}")
     if not mesh.is_issuer_read:
-        lines.append("a new issuer counts when the controller has told of it: its Secret may not be read by you")
+        lines.append("you may not read the issuer's Secret: a new issuer counts when the controller has published it")
     dead = sorted({name for gate in found[2:] for name in gate.late} & set(_dead(members)))
     if dead:
-        lines.append(f"counted though not live: {', '.join(dead[:5])}; evict those that do not come back")
+        lines.append(f"counted although not live: {', '.join(dead[:5])}; evict those that do not come back")
     return [*lines, _next(mesh, found)]
 
 
 def _next(mesh: MeshTrust, found: Sequence[Gate]) -> str:
-    issuer, told, anchors, certificates = found
+    issuer, settings, anchors, certificates = found
     if not issuer.is_open and mesh.issuer:
-        return "wait: nobody would believe its certificates; publish its anchor, or put another issuer in place"
-    if not issuer.is_open or not told.is_open:
-        return "wait for the controller; see that it runs: kubectl exclave check"
+        return "wait: its certificates would not be trusted; publish its anchor, or install another issuer"
+    if not issuer.is_open or not settings.is_open:
+        return "wait for the controller; check that it runs: kubectl exclave check"
     if not anchors.is_open:
-        return "wait: an issuer under a new anchor would not be believed by those"
+        return "wait: these members would not trust an issuer under a new anchor"
     if not certificates.is_open:
-        return "wait: no anchor may go before every certificate comes from the issuer in use"
+        return "wait: do not remove an anchor before every certificate comes from the issuer in use"
     if len(mesh.bundle) == 1:
-        return "nothing is under way"
+        return "no rotation is in progress"
     *older, newest = mesh.bundle
     if newest.is_issuer_root is None:
         return (
-            f"an issuer under anchor {newest.sha256[:12]} may be put in place; or, if the one in use leads to it, the "
-            "other anchors may go"
+            f"you can install an issuer under anchor {newest.sha256[:12]}; or, if the one in use chains to it, remove "
+            "the other anchors"
         )
     if not newest.is_issuer_root:
-        return f"an issuer under anchor {newest.sha256[:12]} may be put in place"
+        return f"you can install an issuer under anchor {newest.sha256[:12]}"
     may_go = ", ".join(anchor.sha256[:12] for anchor in older if not anchor.is_issuer_root)
-    return f"anchor {may_go} may go, as far as machines are concerned"
+    return f"as far as machines are concerned, you can remove anchor {may_go}"
 
 
 def _dead(members: Iterable[Object]) -> list[str]:

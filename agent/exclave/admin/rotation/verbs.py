@@ -1,16 +1,22 @@
-"""`rotation status`: which members have loaded which anchors and chain to which issuer; the gate of every step.
+"""`rotation status`: which anchors and issuer each member has loaded, and whether the next step is safe.
 
-Rules: what is true now is read where an admin puts it, from Linkerd's trust roots and the issuer's Secret, so that a
-step just taken closes the gate at once, whether a controller runs or not. Whoever may not read that Secret learns of a
-new issuer from the settings of all groups, and only while a controller leads. Ends with 0 if every gate is open, else
-with 3, so that a script can wait for it.
+The current anchors and issuer are read from Linkerd's ConfigMap and the issuer's Secret, so that a change closes the
+gate at once, also without a controller. An admin who may not read the Secret gets the issuer from the groups' settings,
+while a controller leads. Exit code 0 if every gate is open, else 3, so that a script can wait.
 """
 
 import argparse
 import base64
 import binascii
 
-from exclave.admin.arguments import Subparsers, add_output, add_subject, add_verb
+from exclave.admin.arguments import (
+    Subparsers,
+    add_controller_namespace,
+    add_linkerd_namespace,
+    add_output,
+    add_subject,
+    add_verb,
+)
 from exclave.admin.check.verbs import TRUST_ROOTS, ClusterSnapshot
 from exclave.admin.rotation.rows import (
     ROTATION_TITLES,
@@ -34,40 +40,39 @@ from exclave.kit.formats.rfc3339 import epoch
 GATES_CLOSED = 3
 
 LEADER_TIMEOUT = 20.0
-"""Seconds: a controller that leads renews its Lease every two."""
+"""Seconds. A leader renews its Lease every two seconds."""
 
 
 def add_commands(subparsers: Subparsers) -> None:
     """Add `rotation` to the command line."""
-    verbs = add_subject(subparsers, "rotation", "rotating trust anchors and issuers, by Linkerd's own procedure")
+    verbs = add_subject(subparsers, "rotation", "rotation of trust anchors and issuers, by Linkerd's own procedure")
     status = add_verb(
         verbs,
         "status",
         _status,
-        "say which members have loaded what, and whether the next step may be taken",
+        "show what each member has loaded, and whether the next step is safe",
         "kubectl exclave rotation status",
-        "# after each step: wait until the next one may be taken\n"
-        "until kubectl exclave rotation status; do sleep 10; done",
+        "# after each step: wait until the next one is safe\nuntil kubectl exclave rotation status; do sleep 10; done",
     )
-    status.add_argument("-L", "--linkerd-namespace", metavar="NAME", help="where Linkerd is; as installed, if absent")
-    status.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where the controller is")
+    add_linkerd_namespace(status)
+    add_controller_namespace(status)
     add_output(status)
 
 
 def _status(session: Session, options: argparse.Namespace) -> int:
     found = ClusterSnapshot(session.kubectl, options.controller_namespace, options.linkerd_namespace)
-    told = _told(session, found)
-    mesh = _mesh(session, found, told)
+    published = _published_trust(session, found)
+    mesh = _current_trust(session, found, published)
     members = session.kubectl.list(MEMBERS)
     rows = [rotation_row(mesh, one) for one in members]
     session.show(Listing(MEMBERS, members, ROTATION_TITLES, rows), options.output, "there are no members")
-    looked_at = gates(mesh, told, members)
-    session.note(*advice(mesh, looked_at, members))
-    return 0 if all(gate.is_open for gate in looked_at) else GATES_CLOSED
+    found_gates = gates(mesh, published, members)
+    session.note(*advice(mesh, found_gates, members))
+    return 0 if all(gate.is_open for gate in found_gates) else GATES_CLOSED
 
 
-def _mesh(session: Session, found: ClusterSnapshot, told: list[GroupTrust]) -> MeshTrust:
-    """What is true now. Raises ClusterError if Linkerd's anchors cannot be read."""
+def _current_trust(session: Session, found: ClusterSnapshot, published: list[GroupTrust]) -> MeshTrust:
+    """Raises ClusterError if Linkerd's anchors cannot be read."""
     anchors = _anchors(session, found)
     place = (found.installation.issuer_namespace, found.installation.issuer_secret)
     try:
@@ -75,7 +80,7 @@ def _mesh(session: Session, found: ClusterSnapshot, told: list[GroupTrust]) -> M
     except ApiRefusal as refusal:
         if refusal.status != 403:
             raise
-        return trust_from_settings(anchors, told, leads=_leads(session, found))
+        return trust_from_settings(anchors, published, has_leader=_has_leader(session, found))
     return trust_from_secret(anchors, f"{place[0]}/{place[1]}", _chain(secret))
 
 
@@ -92,7 +97,7 @@ def _anchors(session: Session, found: ClusterSnapshot) -> str:
 
 
 def _chain(secret: Object | None) -> str:
-    """The certificates of an issuer's Secret as PEM, and not its key; "" if there are none."""
+    """The certificates of an issuer's Secret (PEM), without its key; "" if there are none."""
     content = (secret or {}).get("data") or {}
     for certificate, _ in LAYOUTS:
         try:
@@ -102,17 +107,17 @@ def _chain(secret: Object | None) -> str:
     return ""
 
 
-def _leads(session: Session, found: ClusterSnapshot) -> bool:
-    """Whether a controller leads, so that what groups have been told is not of long ago."""
+def _has_leader(session: Session, found: ClusterSnapshot) -> bool:
+    """Whether a controller leads: without one the groups' settings may be out of date."""
     lease = session.kubectl.get(LEASES, found.installation.namespace, ELECTION) or {}
     spec = lease.get("spec") or {}
     renewed = epoch(str(spec.get("renewTime") or ""))
     return bool(spec.get("holderIdentity")) and renewed is not None and abs(session.now() - renewed) < LEADER_TIMEOUT
 
 
-def _told(session: Session, found: ClusterSnapshot) -> list[GroupTrust]:
-    """What the controller has told each group; nothing of a group that it has told nothing."""
-    told = []
+def _published_trust(session: Session, found: ClusterSnapshot) -> list[GroupTrust]:
+    """The trust in each group's settings. A group without settings is left out."""
+    published = []
     for group in found.groups:
         where, name = group["metadata"]["namespace"], group["metadata"]["name"]
         settings_map = session.kubectl.get(CONFIG_MAPS, where, settings_name(name))
@@ -123,7 +128,7 @@ def _told(session: Session, found: ClusterSnapshot) -> list[GroupTrust]:
         except ValueError as problem:
             raise ClusterError(
                 Fault.UNREACHABLE, f"the settings of group {where}/{name} cannot be read: {problem}",
-                "use a kubectl exclave as new as the controller",
+                "use the controller's version of kubectl exclave",
             ) from None  # fmt: skip
-        told.append(GroupTrust(f"{where}/{name}", settings.anchors, settings.issuer))
-    return told
+        published.append(GroupTrust(f"{where}/{name}", settings.anchors, settings.issuer))
+    return published

@@ -1,9 +1,8 @@
-"""Join tokens as an admin asks for them, and the accounts behind them. Pure.
+"""Join tokens and their accounts. Pure.
 
-Rules: a token is one account in `<ns>-vms`: `<group>.join.<id>-<uses>`, or `<group>.rejoin.<id>-<number>` for one named
-member; all that is known of a token is read from the account's name and its expiry. A token's id as commands take it is
-`<id>`, or `<id>-<number>` of one for a named member. Kubernetes gives no token less than ten minutes and may give less
-than was asked for: what was granted is what counts.
+A token is an account in `<ns>-vms`: `<group>.join.<id>-<uses>`, or `<group>.rejoin.<id>-<number>` for one named member.
+Its name and its expiry annotation are all that the cluster stores about it. Commands name a token by `<id>`, or by
+`<id>-<number>` if it is for a named member.
 """
 
 import re
@@ -28,10 +27,10 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH = 5
 
 LONGEST_CREDENTIAL = 30 * 86400.0
-"""Seconds that a machine's credential lives, where the API server grants it."""
+"""Seconds of lifetime that we request for a machine's credential."""
 
 SLACK = 60.0
-"""Seconds that a server may grant less before it counts as less: its clock is not ours."""
+"""Seconds of difference that we ignore, because the server's clock is not ours."""
 
 TITLES = ("ID", "GROUP", "USES", "USED", "EXPIRES", "AGE", "FOR")
 
@@ -43,7 +42,7 @@ _LOCAL_NAMES = ("localhost", "kubernetes", "kubernetes.default", "host.docker.in
 
 @dataclass(frozen=True)
 class TokenAccount:
-    """The account of a token: `number` is how many uses it has, or which member of this id it is for."""
+    """A token's account. `number`: its uses, or for `rejoin` the number of the member that it is for."""
 
     group: str
     kind: Literal["join", "rejoin"]
@@ -58,27 +57,27 @@ class TokenAccount:
 
     @property
     def id(self) -> str:
-        """How commands name the token."""
+        """The token's id in commands."""
         return self.token_id if self.kind == "join" else f"{self.token_id}-{self.number}"
 
     @property
     def uses(self) -> int:
-        """How many machines may join with it."""
+        """The number of machines that may join with it."""
         return self.number if self.kind == "join" else 1
 
     @property
     def member(self) -> str:
-        """The one member that it is for; "" if it is for new ones."""
+        """The member that it is for; "" if it is for new ones."""
         return f"{self.group}-{self.token_id}-{self.number}" if self.kind == "rejoin" else ""
 
     @property
     def expires(self) -> str:
-        """RFC 3339; "" if the account does not say."""
+        """RFC 3339; "" if the account has no expiry."""
         return str((self.found["metadata"].get("annotations") or {}).get(EXPIRES, ""))
 
 
 def token_accounts(accounts: Iterable[Object]) -> list[TokenAccount]:
-    """Those of the accounts that are join tokens'."""
+    """The accounts that are join tokens."""
     found = ((one, _ACCOUNT.fullmatch(one["metadata"]["name"])) for one in accounts)
     return [
         TokenAccount(
@@ -90,7 +89,7 @@ def token_accounts(accounts: Iterable[Object]) -> list[TokenAccount]:
 
 
 def count_used(account: TokenAccount, members: Iterable[str]) -> int:
-    """How many Members of these names were made with it."""
+    """The number of these Members that joined with it."""
     if account.kind == "rejoin":
         return sum(name == account.member for name in members)
     return sum(_is_of(name, account) for name in members)
@@ -108,7 +107,7 @@ def token_row(account: TokenAccount, members: Sequence[str], now: float) -> list
 
 
 def choose_token(accounts: Sequence[TokenAccount], named: str, namespace: str) -> TokenAccount:
-    """The token of this id, or of this account's name. Raises ExclaveError if there is none, or more than one."""
+    """The token with this id or account name. Raises ExclaveError if there is none, or more than one."""
     found = [one for one in accounts if named in (one.id, one.name)]
     if len(found) == 1:
         return found[0]
@@ -116,16 +115,16 @@ def choose_token(accounts: Sequence[TokenAccount], named: str, namespace: str) -
         raise ExclaveError(
             Fault.USAGE,
             f"there is no join token {named} in namespace {namespace}",
-            f"it may have expired; see: kubectl exclave token list -n {namespace}",
+            f"it may have expired; list them: kubectl exclave token list -n {namespace}",
         )
     names = ", ".join(one.name for one in found)
-    raise ExclaveError(Fault.USAGE, f"two join tokens have the id {named}: {names}", "name one of them whole")
+    raise ExclaveError(Fault.USAGE, f"two join tokens have the id {named}: {names}", "use one of these names")
 
 
 def read_ttl(text: str) -> float:
-    """Seconds that a token shall live. Raises ExclaveError."""
+    """A token's lifetime in seconds. Raises ExclaveError."""
     bounds = f"{format_duration(SHORTEST_TTL)} to {format_duration(LONGEST_TTL)}"
-    hint = "ask for a time such as 30m, 1h or 24h"
+    hint = "use a time such as 30m, 1h or 24h"
     try:
         seconds = parse_duration(text)
     except ValueError as problem:
@@ -136,102 +135,102 @@ def read_ttl(text: str) -> float:
 
 
 def check_uses(uses: int) -> None:
-    """Raise ExclaveError if a token cannot have so many uses."""
+    """Raise ExclaveError for a wrong number of uses."""
     if not 1 <= uses <= MOST_USES:
         raise ExclaveError(
             Fault.USAGE,
             f"--uses: a number from 1 to {MOST_USES} was expected, found {uses}",
-            "make several tokens for more machines",
+            "create several tokens for more machines",
         )
 
 
 def choose_group(group: str | None, member: str | None, uses: int) -> str:
-    """The group of a token for GROUP, or for one member. Raises ExclaveError if they do not fit together."""
+    """The group of a token for GROUP or for one member. Raises ExclaveError if the options contradict each other."""
     if member is None:
         if group is None:
-            raise ExclaveError(Fault.USAGE, "a group was expected", "kubectl exclave token create GROUP")
+            raise ExclaveError(Fault.USAGE, "no group was named", "name one: kubectl exclave token create GROUP")
         return group
     try:
         name = parse_member_name(member)
     except ValueError as problem:
-        raise ExclaveError(Fault.USAGE, f"--for: {problem}", "see: kubectl exclave member list") from None
+        raise ExclaveError(Fault.USAGE, f"--for: {problem}", "list them: kubectl exclave member list") from None
     if group not in (None, name.group):
         raise ExclaveError(
-            Fault.USAGE, f"{member} is a member of group {name.group}, not of {group}", "leave the group out"
+            Fault.USAGE, f"{member} is a member of group {name.group}, not of {group}", "name only the member"
         )
     if uses != 1:
-        raise ExclaveError(Fault.USAGE, "--for: a token for one member has one use", "leave --uses out")
+        raise ExclaveError(Fault.USAGE, "--for: a token for one member has one use", "omit --uses")
     return name.group
 
 
 def refuse_living(member: str, namespace: str) -> ExclaveError:
-    """What is said to someone who wants a token for a member that lives."""
+    """The error for a token for a live member."""
     return ExclaveError(
         Fault.USAGE,
-        f"{member} is alive and needs no token",
+        f"{member} is live and needs no token",
         f"if its machine was replaced, evict it first: kubectl exclave member evict {member} -n {namespace}",
     )
 
 
 def check_access(servers: Sequence[str], ca: str) -> None:
-    """Raise ExclaveError if no machine could use these addresses with this CA."""
+    """Raise ExclaveError if these are no https URLs, or this is no CA certificate."""
     for server in servers:
         parts = urlsplit(server)
         if parts.scheme != "https" or not parts.hostname:
             raise ExclaveError(
                 Fault.USAGE,
                 f"{server or 'the kubeconfig'} is no https URL of an API server",
-                "name one that machines reach: --server https://10.0.0.1:6443",
+                "name a URL that machines reach: --server https://10.0.0.1:6443",
             )
     try:
         x509.load_pem_x509_certificate(ca.encode())
     except ValueError:
         raise ExclaveError(
             Fault.USAGE,
-            "the API server's CA is not known: the kubeconfig names none that can be read",
-            "name a file with it, as PEM: --ca-file FILE",
+            "the API server's CA is not known: there is no readable one in the kubeconfig",
+            "name a PEM file with it: --ca-file FILE",
         ) from None
 
 
 def server_warnings(servers: Sequence[str]) -> list[str]:
-    """Which of these addresses a machine elsewhere is not likely to reach."""
+    """Warnings for URLs that a machine elsewhere can hardly reach."""
     return [
-        f"{server} is an address of {where}: name one that machines reach, by --server"
+        f"{server} is an address of {where}: name one that machines reach with --server"
         for server in servers
         if (where := _local_place(urlsplit(server).hostname or "")) is not None
     ]
 
 
 def life_warning(asked: float, granted: float) -> str | None:
-    """What is said if the API server granted less life than asked; both in seconds."""
+    """A warning if the API server granted less lifetime than requested (seconds)."""
     if granted >= asked - SLACK:
         return None
     return (
-        f"this API server granted {human_duration(ceil(granted))} where {human_duration(asked)} were asked for: "
-        "it caps the life of tokens"
+        f"this API server limits the lifetime of tokens: it granted {human_duration(ceil(granted))} "
+        f"instead of {human_duration(asked)}"
     )
 
 
 def credential_note(life: float) -> str | None:
-    """What is said of a server that grants a machine's credential less life (seconds) than we ask for; None if not."""
+    """A note if the API server grants machines' credentials less lifetime (seconds) than we request."""
     if life >= LONGEST_CREDENTIAL - SLACK:
         return None
     return (
-        f"this API server lets a token live {human_duration(life)} at most: machines renew their credential at half of "
-        "that, and one that is off for longer needs a token of its own to come back (kubectl exclave token create "
+        f"this API server limits the lifetime of tokens to {human_duration(life)}: machines renew their credential at "
+        "half of that, and a machine that is off for longer needs a new join token (kubectl exclave token create "
         "--for MEMBER)"
     )
 
 
 def token_notes(group: str, namespace: str, member: str | None, uses: int, expires: float, now: float) -> list[str]:
-    """What is said beside a new token: what it is for, until when, what to type on the machine."""
+    """Notes about a new token: what it is for, its expiry, what to type on the machine."""
     if member is not None:
         whom = f"this machine becomes member {member} again"
     else:
         whom = "one machine joins" if uses == 1 else f"up to {uses} machines join"
     return [
-        f"by the line above {whom}: group {group}, namespace {namespace}",
-        f"until {rfc3339(expires)} (in {human_duration(ceil(expires - now))}); whoever has the line may use it",
+        f"with the line above {whom}: group {group}, namespace {namespace}",
+        f"until {rfc3339(expires)} (in {human_duration(ceil(expires - now))}); everybody who has the line can use it",
         "on the machine: sudo exclave join, then paste the line",
     ]
 
@@ -245,7 +244,7 @@ def _is_of(name: str, account: TokenAccount) -> bool:
 
 
 def _local_place(host: str) -> str | None:
-    """Where an address leads that means something else on every machine."""
+    """What an address belongs to, if it means something else on another machine."""
     if host in _LOCAL_NAMES or host.endswith(".localhost"):
         return "this machine or cluster only"
     if host.endswith((".svc", ".svc.cluster.local")):

@@ -1,8 +1,8 @@
-"""`token create|list|revoke`: the one line by which a machine joins.
+"""`token create|list|revoke`: the line with which a machine joins.
 
-Rules: the account is made first and the Kubernetes token minted for it, so that whatever is minted can be revoked; if
-minting fails the account is removed again. The line goes to standard output and nothing else does; it is in no error
-and no argument list. Revoking is deleting the account: it works without exclave's controller.
+The account is created before its Kubernetes token, so that every token can be revoked; without a token the account is
+deleted again. Only the line goes to standard output; it is never in an error or an argument list. Revoking deletes the
+account, which works without exclave's controller.
 """
 
 import argparse
@@ -10,7 +10,14 @@ import json
 import secrets
 from pathlib import Path
 
-from exclave.admin.arguments import Subparsers, add_all_namespaces, add_output, add_subject, add_verb
+from exclave.admin.arguments import (
+    Subparsers,
+    add_all_namespaces,
+    add_controller_namespace,
+    add_output,
+    add_subject,
+    add_verb,
+)
 from exclave.admin.manifests import CREDENTIAL_LIFE
 from exclave.admin.member.rows import is_live
 from exclave.admin.objects import Manifest, join_account, rejoin_account
@@ -44,41 +51,48 @@ from exclave.kit.formats.rfc3339 import rfc3339
 
 def add_commands(subparsers: Subparsers) -> None:
     """Add `token` to the command line."""
-    verbs = add_subject(subparsers, "token", "join tokens: the one line by which a machine joins a group")
+    verbs = add_subject(subparsers, "token", "join tokens: the line with which machines join a group")
     create = add_verb(
         verbs,
         "create",
         _create,
-        "make a join token; its line is all that standard output gets",
+        "create a join token and print its line to standard output",
         "# one machine within the hour\nkubectl exclave token create web -n shop",
         "# an autoscaling group: twenty machines within a day\n"
         "kubectl exclave token create web -n shop --uses 20 --ttl 24h >token",
-        "# the machine of web-k7q2x-1 was reinstalled, or was off for too long\n"
+        "# the machine of member web-k7q2x-1 was reinstalled, or was off for too long\n"
         "kubectl exclave token create -n shop --for web-k7q2x-1",
-        "# machines reach the API server by another address than this kubectl does\n"
+        "# machines reach the API server at another address than this kubectl\n"
         "kubectl exclave token create web -n shop --server https://10.0.0.1:6443 --ca-file ca.pem",
     )
     create.add_argument("group", nargs="?", metavar="GROUP")
-    create.add_argument("--ttl", default="1h", metavar="TIME", help="10m to 24h; 1h if absent")
-    create.add_argument("--uses", type=int, default=1, metavar="NUMBER", help="machines that may join, 1 to 999")
-    create.add_argument("--for", dest="member", metavar="MEMBER", help="a member that is to join again by its old name")
+    create.add_argument("--ttl", default="1h", metavar="TIME", help="lifetime, 10m to 24h; default: 1h")
     create.add_argument(
-        "--server", action="append", metavar="URL", help="the API server as machines reach it; may be repeated"
+        "--uses", type=int, default=1, metavar="NUMBER", help="number of machines that may join, 1 to 999; default: 1"
     )
-    create.add_argument("--ca-file", type=Path, metavar="FILE", help="its CA as PEM; the kubeconfig's, if absent")
-    create.add_argument("--controller-namespace", default="exclave", metavar="NAME", help="where the controller is")
+    create.add_argument(
+        "--for", dest="member", metavar="MEMBER", help="a member whose machine joins again, under the same name"
+    )
+    create.add_argument(
+        "--server",
+        action="append",
+        metavar="URL",
+        help="URL at which machines reach the API server; repeatable; default: the kubeconfig's",
+    )
+    create.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM file with its CA; default: the kubeconfig's")
+    add_controller_namespace(create)
     add_output(create, "json", "yaml", "name")
-    listed = add_verb(verbs, "list", _list, "list the join tokens that are still good", "kubectl exclave token list -A")
+    listed = add_verb(verbs, "list", _list, "list join tokens", "kubectl exclave token list -A")
     add_all_namespaces(listed)
     add_output(listed)
     revoke = add_verb(
         verbs,
         "revoke",
         _revoke,
-        "revoke a join token; whoever joined with it stays a member",
+        "revoke a join token; machines that joined with it stay members",
         "kubectl exclave token revoke k7q2x -n shop",
     )
-    revoke.add_argument("id", metavar="ID", help="as token list shows it")
+    revoke.add_argument("id", metavar="ID", help="the token's ID in token list")
 
 
 def _create(session: Session, options: argparse.Namespace) -> int:
@@ -98,28 +112,28 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     expires = _settle_expiry(session, manifest, jwt, now, ttl)
     line = encode_token(JoinToken(servers, ca, session.namespace, group, jwt, expires))
     name = manifest.name
-    told: Object = {"token": line, "id": _id_of(manifest.body), "account": name, "group": group}
-    told |= {"namespace": session.namespace, "uses": options.uses, "expires": rfc3339(expires)}
+    result: Object = {"token": line, "id": _id_of(manifest.body), "account": name, "group": group}
+    result |= {"namespace": session.namespace, "uses": options.uses, "expires": rfc3339(expires)}
     if options.output == "name":
         print(object_name(SERVICE_ACCOUNTS, manifest.body))
-        session.note("its line is not shown with -o name, and nobody has it; -o json shows both")
+        session.note("-o name does not print the line, and it cannot be printed later; -o json prints both")
     else:
-        print(_in_form(told, options.output))
+        print(_in_form(result, options.output))
         session.note(*token_notes(group, session.namespace, options.member, options.uses, expires, now))
     for note in _cap_notes(session, options.controller_namespace):
         session.note(note)
-    session.note(f"take it back: kubectl exclave token revoke {_id_of(manifest.body)} -n {session.namespace}")
+    session.note(f"to revoke it: kubectl exclave token revoke {_id_of(manifest.body)} -n {session.namespace}")
     return 0
 
 
-def _in_form(told: Object, form: str | None) -> str:
+def _in_form(result: Object, form: str | None) -> str:
     if form == "json":
-        return json.dumps(told, indent=4)
-    return yaml_text(told) if form == "yaml" else str(told["token"])
+        return json.dumps(result, indent=4)
+    return yaml_text(result) if form == "yaml" else str(result["token"])
 
 
 def _cap_notes(session: Session, controllers: str) -> list[str]:
-    """What `install` has measured of the life of credentials, if it is short, and may be read."""
+    """A note if `install` has measured a short lifetime of credentials. None if the admin may not read it."""
     try:
         found = session.kubectl.get(NAMESPACES, None, controllers)
     except ApiRefusal:
@@ -130,7 +144,7 @@ def _cap_notes(session: Session, controllers: str) -> list[str]:
 
 
 def _access(session: Session, options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
-    """The API server's addresses and CA as the machine shall use them."""
+    """The API server's URLs and CA for the machine."""
     address = session.kubectl.cluster()
     servers = tuple(options.server or [address.server])
     ca = address.ca
@@ -139,7 +153,7 @@ def _access(session: Session, options: argparse.Namespace) -> tuple[tuple[str, .
             ca = options.ca_file.read_text()
         except (OSError, UnicodeDecodeError) as problem:
             why = getattr(problem, "strerror", None) or "it is not text"
-            raise ExclaveError(Fault.USAGE, f"--ca-file {options.ca_file}: {why}", "name a file of PEM") from None
+            raise ExclaveError(Fault.USAGE, f"--ca-file {options.ca_file}: {why}", "name a PEM file") from None
     check_access(servers, ca)
     session.warn(server_warnings(servers))
     return servers, ca
@@ -157,13 +171,13 @@ def _check_group(session: Session, name: str) -> None:
     conditions = read_conditions((found.get("status") or {}).get("conditions"))
     accepted = next((one for one in conditions if one.type == "Accepted"), None)
     if accepted is None:
-        session.warn([f"the controller has not said yet whether group {name} can be one: see that it runs"])
+        session.warn([f"the controller has not accepted group {name} yet: check that it runs: kubectl exclave check"])
     elif not accepted.status:
-        session.warn([f"the controller does not accept group {name}, and admits nobody to it: {accepted.message}"])
+        session.warn([f"the controller does not accept group {name} and admits no machine to it: {accepted.message}"])
 
 
 def _delete_former_member(session: Session, member: str) -> None:
-    """Remove what is left of a member whose machine joins again. Raises ExclaveError if it lives."""
+    """Delete the member whose machine joins again, and its account. Raises ExclaveError if it is live."""
     kubectl, namespace = session.kubectl, session.namespace
     accounts, name = accounts_namespace(namespace), parse_member_name(member)
     found = kubectl.get(MEMBERS, namespace, member)
@@ -172,12 +186,12 @@ def _delete_former_member(session: Session, member: str) -> None:
     kubectl.delete(SERVICE_ACCOUNTS, accounts, name.account)
     if found is not None:
         kubectl.delete(MEMBERS, namespace, member)
-        session.note(f"the old member {member} is deleted, and its credential with it")
+        session.note(f"the former member {member} and its credential are deleted")
         if not session.wait_until(lambda: kubectl.get(MEMBERS, namespace, member) is None, f"{member} to be gone"):
             raise ClusterError(
                 Fault.UNREACHABLE,
-                f"the old member {member} was deleted, and the controller has not let go of it",
-                "see that the controller runs (kubectl get pods -n exclave), then type this again",
+                f"the former member {member} was deleted, but the controller has not removed its finalizer",
+                "check that the controller runs (kubectl get pods -n exclave), then run the same command again",
             )
     earlier = rejoin_account(namespace, member, 0.0).body["metadata"]["name"]
     if kubectl.delete(SERVICE_ACCOUNTS, accounts, earlier):
@@ -192,8 +206,9 @@ def _account_and_token(session: Session, manifest: Manifest, seconds: int) -> st
         if refusal.status == 404:  # the namespace is missing
             raise ExclaveError(
                 Fault.USAGE,
-                f"namespace {namespace}, which holds the machines' accounts, is not there",
-                f"make what the group lacks: kubectl exclave group create {name.split('.')[0]} -n {session.namespace}",
+                f"namespace {namespace} of the machines' accounts does not exist",
+                "create the missing objects of the group: "
+                f"kubectl exclave group create {name.split('.')[0]} -n {session.namespace}",
             ) from None
         raise
     try:
@@ -204,11 +219,11 @@ def _account_and_token(session: Session, manifest: Manifest, seconds: int) -> st
 
 
 def _settle_expiry(session: Session, manifest: Manifest, jwt: str, now: float, ttl: float) -> float:
-    """When the token ends: as was asked, or earlier if the API server granted less; then the account says so, too."""
+    """The token's expiry (epoch seconds). If the API server granted less than `ttl`, the account is updated."""
     try:
         until = read_token_times(jwt)[1]
     except ValueError:
-        return now + ttl  # a token of another form; the account ends it
+        return now + ttl  # not a JWT: the account's expiry ends it
     warning = life_warning(ttl, until - now)
     if warning is None:
         return min(now + ttl, until)
@@ -221,8 +236,8 @@ def _settle_expiry(session: Session, manifest: Manifest, jwt: str, now: float, t
 def _list(session: Session, options: argparse.Namespace) -> int:
     kubectl = session.kubectl
     if options.all_namespaces:
-        labelled = kubectl.list(NAMESPACES, None, selector=ACCOUNTS_LABEL)
-        places = sorted(one["metadata"]["labels"][ACCOUNTS_LABEL] for one in labelled)
+        namespaces = kubectl.list(NAMESPACES, None, selector=ACCOUNTS_LABEL)
+        places = sorted(one["metadata"]["labels"][ACCOUNTS_LABEL] for one in namespaces)
     else:
         places = [session.namespace]
     objects: list[Object] = []
@@ -247,7 +262,7 @@ def _revoke(session: Session, options: argparse.Namespace) -> int:
     session.kubectl.delete(SERVICE_ACCOUNTS, accounts, token.name)
     print(f"token {token.id} of group {token.group} revoked")
     session.note(
-        "it is refused within about ten seconds; machines that joined with it stay members: "
+        "within about ten seconds it is refused; machines that joined with it stay members: "
         f"kubectl exclave member list -n {session.namespace} --group {token.group}"
     )
     return 0
