@@ -145,8 +145,8 @@ def does_not_forward(lab: Lab) -> None:
     """A proxy that sends what goes out somewhere else."""
     text = lab.binary.read_text().replace(
         "from exclave_sandbox.standin.main import main",
-        "from exclave_sandbox import standin_forward\n"
-        "standin_forward.original_destination = lambda stream: ('169.254.77.4', 9)\n"
+        "from exclave_sandbox.standin import forward\n"
+        "forward.original_destination = lambda stream: ('169.254.77.4', 9)\n"
         "from exclave_sandbox.standin.main import main",
     )
     newer = lab.scratch / "proxy-lost"
