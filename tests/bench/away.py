@@ -14,15 +14,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import trio
-from cryptography import x509
 from tests.bench.figures import note
 
-from exclave.api.identity import destination_identity
 from exclave.api.settings import FailurePolicy, Port
 from exclave.config import ProxyConfig, RedirectConfig
 from exclave.confirm.confirm import open_confirm
@@ -40,9 +39,9 @@ from exclave.redirect.reconciler import Redirect, open_redirect
 from exclave.redirect.table_door import open_table
 from exclave.swap.swap import Swap, open_swap
 from exclave.workload_api.server import open_workload_api
-from exclave_sandbox.pki import make_leaf
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
 from exclave_sandbox.stage.stage import share_stand_in
+from support.linkerd_controllers import controllers_command, write_certificate
 from support.member import ADDRESS, RECORD, SERVERS, make_settings
 from support.mesh import mesh
 from support.swapping import show_rules
@@ -53,6 +52,7 @@ AFTER = 3.0
 PATIENCE = 1.5
 """Seconds after which a connection hangs, for the table."""
 
+POLICY = "all-unauthenticated"
 CONTROLLERS, KNOWN, OUTSIDE = "10.42.0.2", "10.42.0.50", "10.77.0.30"
 NEW = [f"10.42.0.{number}" for number in range(100, 130)]
 APPLICATION = (ADDRESS, 8080)
@@ -118,9 +118,8 @@ class World:
 
     async def start_controllers(self) -> None:
         """Have both controllers there."""
-        program = [sys.executable, str(Path(__file__).parents[1] / "support" / "watched_controllers.py"), CONTROLLERS]
-        certificate = [str(self.network.scratch / "chain.pem"), str(self.network.scratch / "key.pem")]
-        self._controllers = await started(self.beside.command(*program, *(certificate if self.is_real else [])))
+        certificate = write_certificate(mesh().issuer, self.network.scratch) if self.is_real else ()
+        self._controllers = await started(self.beside.command(*controllers_command(CONTROLLERS, POLICY, *certificate)))
 
     async def end_controllers(self) -> None:
         """Have them away, without a word."""
@@ -151,7 +150,7 @@ async def call(machine: Machine | None, source: str, target: tuple[str, int]) ->
 
 async def started(command: list[str]) -> trio.Process:
     """A program that says when it is up."""
-    program = await trio.lowlevel.open_process(command, stdout=-1)
+    program = await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE)
     assert program.stdout is not None
     assert await program.stdout.receive_some(), command
     return program
@@ -287,7 +286,6 @@ async def measure(binary: str | None) -> None:
         if binary is not None:
             proxy = Path(shutil.copy(binary, network.scratch / "linkerd2-proxy"))
             proxy.chmod(0o755)
-        write_certificate(network.scratch)
         echo = await started(beside.command(sys.executable, "-I", "-S", "-c", ECHO, "80"))
         application = await started([sys.executable, "-I", "-S", "-c", ECHO, str(APPLICATION[1])])
         world = World(network, beside, proxy, binary is not None)
@@ -295,13 +293,6 @@ async def measure(binary: str | None) -> None:
         for program in (echo, application):
             await end(program)
     show("the real linkerd2-proxy" if binary else "the stand-in proxy", world.cells, took)
-
-
-def write_certificate(folder: Path) -> None:
-    """What the controllers show to proxies."""
-    leaf = make_leaf(mesh().issuer, [x509.DNSName(destination_identity("linkerd", "cluster.local"))])
-    (folder / "chain.pem").write_text(mesh().chain(leaf))
-    (folder / "key.pem").write_text(leaf.key_pem)
 
 
 def show(who: str, cells: dict[tuple[str, str], str], took: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ from exclave.join import refusals
 from exclave.join.join import join
 from exclave.member.record import load_join, load_membership, load_settings, store_eviction
 from exclave_sandbox.pki import make_anchor, make_issuer
-from support.admitting import Controller, open_admitting
+from support.fake_controller import Controller, open_fake_controller
 from support.member import ADDRESS, NAMESPACE, RECORD
 from support.names import NameServers
 
@@ -67,7 +67,7 @@ class Requests:
 async def test_a_token_makes_a_machine_a_member(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     state = config.paths.state
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         note_eviction_of_an_earlier_life(state)
         lines = await join_here(token, config)
@@ -100,7 +100,7 @@ async def test_a_token_makes_a_machine_a_member(tmp_path: Path) -> None:
 async def test_a_join_stores_where_the_api_server_s_name_leads(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     NameServers(localhost=("127.0.0.1",), silent_test=None)
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         named = token.servers[0].replace("127.0.0.1", "localhost")
         await join_here(replace(token, servers=(named, *token.servers, "https://silent.test")), config)
@@ -116,7 +116,7 @@ def note_eviction_of_an_earlier_life(state: Path) -> None:
 
 async def test_files_are_for_root_only_and_hold_no_join_token(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         await join_here(token, config)
     assert config.paths.state.stat().st_mode & 0o777 == 0o700
@@ -126,7 +126,7 @@ async def test_files_are_for_root_only_and_hold_no_join_token(tmp_path: Path) ->
 
 
 async def test_joining_takes_few_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         requests = Requests(monkeypatch, controller)
         await join_here(token, make_config(tmp_path))
@@ -138,7 +138,7 @@ async def test_joining_takes_few_requests(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_names_that_others_took_are_passed_over(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token(uses=3)
         for number in range(1, 4):
             config = make_config(tmp_path / str(number))
@@ -211,7 +211,7 @@ def _is_killed(problem: BaseException) -> bool:
 async def test_a_machine_killed_at_any_point_joins_with_the_same_token_and_one_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         killer = Killer(monkeypatch, Requests(monkeypatch, controller))
         point = 0
         while True:
@@ -242,7 +242,7 @@ async def test_a_machine_whose_credential_died_before_it_was_used_starts_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(tmp_path)
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         requests = Requests(monkeypatch, controller)
 
@@ -260,7 +260,7 @@ async def test_a_machine_whose_credential_died_before_it_was_used_starts_over(
 
 
 async def test_a_member_that_was_deleted_while_we_waited_is_made_again(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         controller.admits = False
         async with trio.open_nursery() as nursery:
@@ -272,7 +272,7 @@ async def test_a_member_that_was_deleted_while_we_waited_is_made_again(tmp_path:
 
 
 async def test_an_outage_while_waiting_is_waited_out(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         controller.admits = False
         async with trio.open_nursery() as nursery:
@@ -346,7 +346,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], Told]] = {
 @pytest.mark.parametrize(("told", "expected"), REFUSALS.values(), ids=REFUSALS)
 async def test_a_refusal_is_told_with_its_reason_twice(told: tuple[str, str], expected: Told, tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         controller.refuses = told
         token = await controller.join_token()
         for _ in range(2):  # the Member stands for a while; the same token must not look used up
@@ -361,7 +361,7 @@ async def test_a_refusal_is_told_with_its_reason_twice(told: tuple[str, str], ex
 
 
 async def test_a_reason_unknown_here_is_waited_out(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         controller.refuses = ("IssuerMissing", "the issuer is not there yet")
         token = await controller.join_token()
         async with trio.open_nursery() as nursery:
@@ -378,7 +378,7 @@ async def fail_to_join(token: JoinToken, config: Config, now: Callable[[], float
 
 async def test_nobody_admits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "PATIENCE", 0.5)
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         controller.admits = False
         assert await fail_to_join(await controller.join_token(), make_config(tmp_path)) == (
             Fault.NOT_ADMITTED,
@@ -388,7 +388,7 @@ async def test_nobody_admits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_an_expired_token_is_not_even_shown_to_the_server(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = replace(await controller.join_token(), expires=1_700_000_000.0)
         assert await fail_to_join(token, make_config(tmp_path)) == (
             Fault.TOKEN_EXPIRED,
@@ -399,7 +399,7 @@ async def test_an_expired_token_is_not_even_shown_to_the_server(tmp_path: Path) 
 
 
 async def test_a_revoked_token(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         await controller.revoke(token.account)
         assert await fail_to_join(token, make_config(tmp_path)) == (
@@ -410,7 +410,7 @@ async def test_a_revoked_token(tmp_path: Path) -> None:
 
 
 async def test_a_token_without_rights(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         await controller.cluster.send(delete(CLUSTER_ROLE_BINDINGS, None, "machines"))
         fault, message, hint = await fail_to_join(token, make_config(tmp_path))
@@ -423,7 +423,7 @@ async def test_a_token_without_rights(tmp_path: Path) -> None:
 
 
 async def test_a_foreign_ca(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = replace(await controller.join_token(), ca=make_anchor("another").pem)
         assert await fail_to_join(token, make_config(tmp_path)) == (
             Fault.CA_MISMATCH,
@@ -433,7 +433,7 @@ async def test_a_foreign_ca(tmp_path: Path) -> None:
 
 
 async def test_nobody_there(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         await controller.api.server.close()
         assert await fail_to_join(token, make_config(tmp_path)) == (
@@ -445,7 +445,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("offset", "word"), [(400.0, "behind"), (-400.0, "ahead of")])
 async def test_clocks_that_differ(offset: float, word: str, tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         fault, message, hint = await fail_to_join(token, make_config(tmp_path), lambda: time.time() + offset)
         assert fault is Fault.CLOCK_SKEW
@@ -458,7 +458,7 @@ async def test_clocks_that_differ(offset: float, word: str, tmp_path: Path) -> N
 
 async def test_a_member_is_told_how_to_join_anew(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         await join_here(token, config)
         assert await fail_to_join(token, config) == (
@@ -469,7 +469,7 @@ async def test_a_member_is_told_how_to_join_anew(tmp_path: Path) -> None:
 
 
 async def test_no_address(tmp_path: Path) -> None:
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         config = replace(make_config(tmp_path), member=MemberConfig())
         assert await fail_to_join(token, config) == (
@@ -496,7 +496,7 @@ SPOILED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("spoil", "message"), SPOILED.values(), ids=SPOILED)
 async def test_what_does_not_serve_is_refused(spoil: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         if "issuer" in spoil:
             controller.issuer = make_issuer(make_anchor("another"))
         else:
@@ -511,7 +511,7 @@ async def test_what_does_not_serve_is_refused(spoil: dict[str, Any], message: st
 
 async def test_a_full_disk_is_told_and_the_same_token_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(tmp_path)
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
 
         def refuse(path: Path, target: Path) -> Path:

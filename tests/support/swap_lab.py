@@ -24,31 +24,14 @@ from exclave.link.layout import ADMIN_PORT, instance_address
 from exclave_sandbox.stage.namespaces import Machine, open_network
 from exclave_sandbox.stage.programs import module, open_program
 from exclave_sandbox.stage.stage import share_stand_in
+from support.agent import Keys
+from support.linkerd_controllers import controllers_command, write_certificate
 
 HERE = Path(__file__).parent
 VM, PEER, POD, CONTROL_PLANE = "10.77.0.20", "10.77.0.30", "10.42.0.9", "10.42.0.2"
 PORT = 8080
 INBOUND, OUTBOUND = f"http://{VM}:{PORT}/", f"http://{POD}:{PORT}/"
 PATIENCE = 30.0
-
-CONTROLLERS = """
-import http.server, socketserver, sys, threading
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200 if self.path.startswith("/policy") else 404)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-    def log_message(self, *_):
-        pass
-
-for port in (8086, 8090):
-    server = http.server.ThreadingHTTPServer((sys.argv[1], port), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-print("up", flush=True)
-sys.stdin.read()
-"""
 
 Told = dict[str, Any]
 
@@ -201,9 +184,16 @@ class Lab:
             yield {"inbound": inbound, "outbound": outbound}
 
     def start_controllers(self) -> None:
-        """Have a control plane."""
-        command = self.peer.command(sys.executable, "-I", "-c", CONTROLLERS, CONTROL_PLANE)
-        self.controllers = subprocess.Popen(command, stdin=PIPE, stdout=PIPE)
+        """Start a control plane for the stand-in proxy."""
+        self._run_controllers(controllers_command(CONTROL_PLANE))
+
+    def start_real_controllers(self, policy: str = "all-unauthenticated") -> None:
+        """Start a control plane for the real proxy, whose mesh is that of the agents."""
+        certificate = write_certificate(Keys(self.runtime).issuer, self.scratch)
+        self._run_controllers(controllers_command(CONTROL_PLANE, policy, *certificate))
+
+    def _run_controllers(self, command: list[str]) -> None:
+        self.controllers = subprocess.Popen(self.peer.command(*command), stdin=PIPE, stdout=PIPE)
         assert self.controllers.stdout is not None
         assert self.controllers.stdout.readline() == b"up\n"
 
@@ -212,14 +202,6 @@ class Lab:
         shutil.copy(named, self.binary)
         self.binary.chmod(0o755)
         self.end_controllers()
-
-    def start_real_controllers(self, policy: str = "all-unauthenticated") -> None:
-        """Have a control plane for the real proxy. An agent must have made the mesh's keys."""
-        keys = str(self.scratch / "anchor.pem")
-        command = [sys.executable, str(HERE / "controllers.py"), CONTROL_PLANE, keys, policy]
-        self.controllers = subprocess.Popen(self.peer.command(*command), stdin=PIPE, stdout=PIPE)
-        assert self.controllers.stdout is not None
-        assert self.controllers.stdout.readline() == b"up\n"
 
     def end_controllers(self) -> None:
         """The control plane goes away."""

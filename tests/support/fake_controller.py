@@ -3,7 +3,7 @@
 It does in one write what the real one does: account, Lease and ExternalWorkload first, then condition, certificate,
 sealed credential and settings together. The real controller's own tests are elsewhere.
 
-    async with open_admitting(tmp_path) as controller:
+    async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
 """
 
@@ -198,7 +198,7 @@ class Controller:
 
 
 @asynccontextmanager
-async def open_admitting(directory: Path) -> AsyncIterator[Controller]:
+async def open_fake_controller(directory: Path) -> AsyncIterator[Controller]:
     """An API server and a controller over it."""
     async with running_apiserver(directory) as api:
         async with open_cluster(api.access, lambda: api.admin_token) as cluster:
