@@ -25,6 +25,7 @@ BLOCKING = {
     "exclave.kit.host.interfaces": "asks the kernel for its interfaces, which answers at once",
     "exclave.kit.host.procfs": "small files in /proc, which the kernel answers at once",
     "exclave.kit.host.locks": "flock without waiting",
+    "exclave.kit.tasks.shield": "a scope of trio, whose limit starts at once; it waits for nothing itself",
     "exclave.member.record": "small files written whole, read at boot",
     "exclave.proxy.process.slot": "binds sockets to learn whether they are free, which never waits",
     "exclave.proxy.process.records": "small files written whole, and looks into /proc",

@@ -17,6 +17,7 @@ from exclave.api.requests import MEMBERS, Request, create, get, list_all
 from exclave.cluster.endpoint import Access
 from exclave.cluster.http import AT_ONCE, Exchange, open_exchange
 from exclave.errors import ApiRefusal, ClusterError, Fault
+from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.pki import make_anchor, make_issuer, make_leaf
 from support.https import Asked, Reply, Served, open_https
 from support.ports import free_port
@@ -70,9 +71,7 @@ async def test_the_query_is_written_into_the_url() -> None:
     assert served.asked[0].target == "/apis/exclave.dev/v1alpha1/members?labelSelector=a+in+%28b%2Cc%29&limit=5"
 
 
-async def test_proxies_and_certificates_of_the_environment_are_ignored(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_proxy_and_roots_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
@@ -588,7 +587,7 @@ async def test_a_request_in_a_shielded_clean_up_is_answered_though_all_is_cancel
         with trio.CancelScope() as outer:
             async with exchange_with(served) as exchange:
                 outer.cancel()
-                with trio.CancelScope(shield=True):
+                with shielded(60.0):
                     assert await exchange.answer(ASK)
     assert len(served.asked) == 1
 

@@ -26,6 +26,7 @@ from crash.rows import ROWS, Row, Scene  # noqa: E402
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, list_all  # noqa: E402
 from exclave.control.client import NoAgent, send_command  # noqa: E402
 from exclave.kit.host.command import Finished  # noqa: E402
+from exclave.kit.tasks.shield import shielded  # noqa: E402
 from exclave.link.layout import LINK  # noqa: E402
 from exclave.milestones import Renewing, line_of  # noqa: E402
 from exclave_sandbox.demo.joining import find, issue_token, ready_of  # noqa: E402
@@ -88,7 +89,7 @@ async def open_sampler(machine: Machine, host: str, port: int) -> AsyncIterator[
     try:
         yield Sampler(started)
     finally:
-        with trio.CancelScope(shield=True):
+        with shielded(60.0):
             assert started.stdin is not None
             await started.stdin.aclose()
             await started.wait()

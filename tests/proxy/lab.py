@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import trio
 
+from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.stage.namespaces import Machine, open_network
 from exclave_sandbox.stage.stage import share_stand_in
 
@@ -111,7 +112,7 @@ class Lab:
         try:
             yield agent
         finally:
-            with trio.CancelScope(shield=True):
+            with shielded(60.0):
                 if started.poll() is None:
                     await agent.kill()
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,9 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trio
+import trio.testing
 
+from exclave.ending import Ending, EndingSwitch
+from exclave.kit.host.gated import HeldProcess, make_record
 from exclave.kit.host.procfs import view_process
-from exclave.redirect.keepalive import _launch, remove_keepalive
+from exclave.redirect.keepalive import END_TIME, _launch, open_keepalive, remove_keepalive
+from exclave.redirect.keepalive_table import FILE, render_record
 
 from .agent_process import AgentProcess, start_agent
 from .lab import CLUSTER4, CLUSTER6, VM4, VM6, CallResult, Flows, Lab, as_proxies, open_lab
@@ -120,6 +127,32 @@ async def test_an_agent_killed_before_the_record_was_written_leaves_no_process()
     os.close(answers)
 
 
+async def test_a_process_that_no_signal_ends_keeps_no_agent_from_ending(
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endings = EndingSwitch()
+    sleep = Path(shutil.which("sleep") or "").resolve()
+    process = subprocess.Popen([sleep, "1000"])
+    try:
+        (tmp_path / FILE).write_text(render_record(make_record(process.pid, str(sleep))))
+        monkeypatch.setattr(HeldProcess, "send", lambda *_: None)
+        async with open_keepalive(tmp_path, endings):
+            began = trio.current_time()
+            endings.ask_nowait(Ending.STOP)
+        assert trio.current_time() == began + END_TIME
+    finally:
+        process.kill()
+        process.wait()
+    assert caplog.messages == [
+        "redirect: the keepalive process has not ended 10 s after SIGKILL; exclave cleanup tries again"
+    ]
+    assert (tmp_path / FILE).exists(), "cleanup finds the process by its record"
+
+
+@pytest.mark.root
 async def test_the_keepalive_table_is_spared_by_others_and_goes_with_its_process(tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, agent):
         assert TABLE in await lab.nft("list", "tables")

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from exclave.kit.tasks.shield import shielded
 from exclave.redirect.keepalive import remove_keepalive
 from support.needs import need
 from support.unpacked import unpacked
@@ -174,7 +175,7 @@ async def running(lab: Lab, *command: str) -> AsyncIterator[None]:
         with trio.fail_after(60):
             yield
     finally:
-        with trio.CancelScope(shield=True):
+        with shielded(60.0):
             await lab.vm.run("kill", pid)
             await trio.to_thread.run_sync(started.wait)
 

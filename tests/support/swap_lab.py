@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import trio
 
+from exclave.kit.tasks.shield import shielded
 from exclave.link.layout import ADMIN_PORT, instance_address
 from exclave_sandbox.stage.namespaces import Machine, open_network
 from exclave_sandbox.stage.programs import module, open_program
@@ -170,7 +171,7 @@ class Lab:
         try:
             yield agent
         finally:
-            with trio.CancelScope(shield=True):
+            with shielded(60.0):
                 if started.poll() is None:
                     await agent.kill()
 

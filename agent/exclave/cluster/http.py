@@ -37,6 +37,7 @@ from exclave.cluster.waiting import Waits
 from exclave.errors import ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 
@@ -148,7 +149,8 @@ class Exchange:
             await _close(client.http)
 
     async def _carry_out(self, request: Request, fence: Fence | None, call: _Call) -> None:
-        with trio.CancelScope(shield=True) as scope:
+        # Each server has its own limit, and so has closing its client; this one is never reached.
+        with shielded((len(self._access.servers) + 1) * (WHOLE + CLOSING)) as scope:
             self._scopes.add(scope)
             try:
                 call.answer = await self._ask_each(request, fence)
@@ -333,7 +335,7 @@ async def _look_at(fence: Fence, event: str, _info: object) -> None:
 
 
 async def _close(client: httpx.AsyncClient) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING):
+    with shielded(CLOSING):
         await client.aclose()
 
 

@@ -18,9 +18,13 @@ import trio
 from exclave.errors import Fault, HostError
 from exclave.explain.trace_events import TRACE_TABLE, TraceEvent, parse_events
 from exclave.kit.host.netlink import NETFILTER
+from exclave.kit.tasks.shield import shielded
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
 """Source: Linux, include/linux/socket.h and include/uapi/linux/netlink.h, netfilter/nfnetlink.h."""
+
+END_TIME = 5.0
+"""Seconds for nft to end after it was killed."""
 
 PATIENCE = 10.0
 """Seconds for nft to make the rule that traces."""
@@ -116,7 +120,7 @@ async def open_tracing(source_port: int) -> AsyncIterator[None]:
             )
         yield
     finally:
-        with trio.CancelScope(shield=True):
+        with shielded(END_TIME):
             process.kill()
             await process.wait()
             for stream in (process.stdin, process.stdout):

@@ -15,6 +15,7 @@ import trio
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.kit.host.command import Finished, run_command
+from exclave.kit.tasks.shield import shielded
 from exclave.link.layout import LINK
 from exclave.link.plan import (
     KINDS,
@@ -30,6 +31,9 @@ from exclave.milestones import Starting, Withdrawing, tell
 
 log = logging.getLogger(__name__)
 
+REMOVAL_TIME = 100.0
+"""Seconds for three runs of ip, which have 30 s each, and for their ends."""
+
 
 @asynccontextmanager
 async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
@@ -43,7 +47,7 @@ async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
         yield device
     finally:
         if endings.value is not Ending.HAND_OVER:
-            with trio.CancelScope(shield=True):
+            with shielded(REMOVAL_TIME):
                 await remove_link()
 
 

@@ -23,11 +23,13 @@ from exclave.identity.rotator import Identity
 from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, decide, judge
 from exclave.listing.rules import Gaps, Sight, judge_rules
+from exclave.listing.withdraw import PATIENCE as WITHDRAWAL
 from exclave.listing.withdraw import walk_back
 from exclave.member.client import MemberClient
 from exclave.milestones import Starting, tell
@@ -47,6 +49,9 @@ SOON = 0.25
 
 ADOPTION = 30.0
 """Seconds for a proxy that an earlier agent left to answer."""
+
+SPARE = 5.0
+"""Seconds that walking back may take beside what it waits for."""
 
 
 @dataclass(frozen=True)
@@ -246,5 +251,5 @@ async def open_listing(
             yield listing
         finally:
             nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):  # leaving.PATIENCE and the drain bound it
+            with shielded(WITHDRAWAL + config.drain + SPARE):
                 await walk_back(membership, endings.value, config.drain)

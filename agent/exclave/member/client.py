@@ -27,6 +27,7 @@ from exclave.errors import ApiRefusal, ClusterError, ExclaveError
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 from exclave.member.address_choice import AddressProblem
@@ -320,7 +321,7 @@ class MemberClient:
     async def close(self, ending: Ending, remember: Callable[[], None]) -> None:
         """Undo what the ending asks for. An evicted member writes nothing to the cluster."""
         evicted = self.standing.value is Standing.EVICTED
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
+        with shielded(CLOSE_TIMEOUT):
             try:
                 if ending is Ending.STOP and not evicted:
                     await self.send_heartbeat()

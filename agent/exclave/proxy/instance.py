@@ -24,6 +24,7 @@ from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES, Family, Instance
 from exclave.member.client import MemberClient
@@ -37,7 +38,7 @@ from exclave.proxy.process.launcher import ProxyLauncher
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.slot import choose_slot, find_families
 from exclave.proxy.published import InstanceView, PublishedProxy
-from exclave.proxy.running import RunningProxy
+from exclave.proxy.running import KILL_DELAY, RunningProxy
 from exclave.proxy.states import InstanceEvent, InstanceState, transition
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ RESTARTS = Backoff(first=1.0, most=60.0, jitter=0.0)
 
 SETTLED = 60.0
 """Seconds of running after which a later end counts as the first one."""
+
+KILL_TIME = 10.0
+"""Seconds for a process to end after SIGKILL."""
 
 
 class Proxy(PublishedProxy):
@@ -300,5 +304,11 @@ async def open_proxy(
         if proxy is not None and endings.value is Ending.HAND_OVER:
             proxy.leave_running()
         elif proxy is not None:
-            with trio.CancelScope(shield=True):
+            with shielded(config.drain + KILL_DELAY + KILL_TIME) as scope:
                 await proxy.end(remove_files=endings.value is Ending.LEAVE)
+            if scope.cancelled_caught:
+                log.error(
+                    "a proxy has not ended %g s after SIGKILL; its record stays, and exclave cleanup tries again",
+                    KILL_TIME,
+                )
+                proxy.leave_running()

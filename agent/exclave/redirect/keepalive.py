@@ -29,6 +29,7 @@ from exclave.kit.host.gated import (
 )
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Starting, Withdrawing, tell
 from exclave.redirect.keepalive_table import (
@@ -47,6 +48,9 @@ SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 ANSWER_TIME = 10.0
 """Seconds that nft may take to make the table."""
+
+END_TIME = 10.0
+"""Seconds for the process to end after SIGKILL."""
 
 SETTLED = 60.0
 """Seconds after which a process that ends is replaced with the first pause again."""
@@ -150,8 +154,14 @@ async def open_keepalive(runtime: Path, endings: EndingSwitch) -> AsyncIterator[
         if endings.value is Ending.HAND_OVER:
             keepalive.release()
         else:
-            with trio.CancelScope(shield=True):
+            with shielded(END_TIME) as scope:
                 await keepalive.end()
+            if scope.cancelled_caught:
+                log.error(
+                    "redirect: the keepalive process has not ended %g s after SIGKILL; exclave cleanup tries again",
+                    END_TIME,
+                )
+                keepalive.release()
 
 
 async def remove_keepalive(runtime: Path) -> int | None:

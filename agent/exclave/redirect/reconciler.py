@@ -25,6 +25,7 @@ from exclave.errors import HostError
 from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import TABLE
 from exclave.milestones import Starting, tell
@@ -46,6 +47,9 @@ LOOK_EVERY = 5.0
 
 LOOK_SELDOM = 60.0
 """Seconds between looks where changes are heard of: an agent that has nothing to do starts no programs."""
+
+HOLD_TIME = 70.0
+"""Seconds for two runs of nft, which have 30 s each, and for their ends."""
 
 
 @dataclass
@@ -181,6 +185,6 @@ async def open_redirect(
             finally:
                 nursery.cancel_scope.cancel()
                 if endings.value is not Ending.HAND_OVER:
-                    with trio.CancelScope(shield=True):  # run_command's time bounds it
+                    with shielded(HOLD_TIME):
                         await hold_table()
                         made.forget()

@@ -7,10 +7,12 @@ table. A hand-over leaves it in place.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import trio
-
 from exclave.ending import Ending, EndingSwitch
+from exclave.kit.tasks.shield import shielded
 from exclave.redirect.kernel.nft import remove_table
+
+REMOVAL_TIME = 40.0
+"""Seconds for one run of nft, which has 30 s, and for its end."""
 
 
 @asynccontextmanager
@@ -20,5 +22,5 @@ async def open_table(endings: EndingSwitch) -> AsyncIterator[None]:
         yield
     finally:
         if endings.value is not Ending.HAND_OVER:
-            with trio.CancelScope(shield=True):
+            with shielded(REMOVAL_TIME):
                 await remove_table()

@@ -22,6 +22,7 @@ from exclave.identity.svid import Svid
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Renewing, tell
 from exclave.workload_api.connection import WorkloadConnection
@@ -150,7 +151,7 @@ def _is_lost(problem: BaseException) -> bool:
 
 async def _close_connection(stream: trio.SocketStream, connection: WorkloadConnection) -> None:
     connection.close()
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIME):
+    with shielded(CLOSE_TIME):
         try:
             await stream.send_all(connection.data_to_send())
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):

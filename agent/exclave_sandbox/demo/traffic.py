@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, list_all, patch
+from exclave.kit.tasks.shield import shielded
 from exclave.link.layout import ADMIN_PORT, instance_address
 from exclave_sandbox.demo.joining import BY_ADDRESS, expect
 from exclave_sandbox.expect import UnexpectedError, eventually
@@ -45,6 +46,9 @@ DEAD = 1.0
 
 AROUND = 1.0
 """Seconds of traffic before and after a swap."""
+
+RESTART_TIME = 120.0
+"""Seconds for an API server to start again; a real one takes a while."""
 
 LONG_LIFE = "24h"
 
@@ -200,7 +204,7 @@ class UnderTraffic:
                 expect("state while it was away", await self._state(), "ready")
                 expect("reachable while it was away", await self._reachable(), False)
             finally:
-                with trio.CancelScope(shield=True):
+                with shielded(RESTART_TIME):
                     await stage.api.open()
             stage.start_controller()
             await eventually("the API server again", self._reachable, bool)

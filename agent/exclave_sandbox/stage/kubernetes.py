@@ -27,6 +27,7 @@ from exclave.api.definitions.crds import custom_resource_definitions
 from exclave.api.requests import CUSTOM_RESOURCE_DEFINITIONS, Object, path_of
 from exclave.errors import ExclaveError, Fault
 from exclave.kit.host.atomic import write_atomic
+from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.expect import UnexpectedError
 from exclave_sandbox.linkerd.external_workload import external_workload_definition
 from exclave_sandbox.pki import make_anchor, make_leaf
@@ -47,6 +48,8 @@ START_TIME = 120.0
 """Seconds that an API server may take until it is ready, on a busy machine."""
 END_TIME = 10.0
 """Seconds that a program has to end after SIGTERM."""
+CLOSE_TIME = 3 * END_TIME + 10.0
+"""Seconds for all three of its programs to end."""
 _POLL_PAUSE = 0.1
 
 
@@ -221,5 +224,5 @@ async def open_kubernetes(binaries: Binaries, layout: Layout) -> AsyncIterator[K
     try:
         yield await trio.to_thread.run_sync(stack.enter_context, running_kubernetes(binaries, layout))
     finally:
-        with trio.CancelScope(shield=True):
+        with shielded(CLOSE_TIME):
             await trio.to_thread.run_sync(stack.close)

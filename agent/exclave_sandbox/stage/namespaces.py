@@ -19,6 +19,10 @@ import psutil
 import trio
 
 from exclave.kit.host.command import Finished, run_command
+from exclave.kit.tasks.shield import shielded
+
+RELEASE_TIME = 30.0
+"""Seconds for all machines to end."""
 
 UPLINK = "eth0"
 """The machine's link to the bridge."""
@@ -131,7 +135,7 @@ async def open_network() -> AsyncIterator[Network]:
             await switch.must("ip", "link", "set", "bridge", "up")
             yield Network(switch, Path(scratch), _holders=holders)
         finally:
-            with trio.CancelScope(shield=True):
+            with shielded(RELEASE_TIME):
                 await trio.to_thread.run_sync(_release, holders)
 
 

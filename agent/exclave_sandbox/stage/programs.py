@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import trio
 
+from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.expect import UnexpectedError
 
 GOODBYE = 15.0
@@ -102,7 +103,7 @@ async def open_program(
     try:
         yield program
     finally:
-        with trio.CancelScope(shield=True):
+        with shielded(2 * GOODBYE):
             await program.end()
 
 
@@ -136,7 +137,7 @@ async def open_traffic(arguments: Sequence[str]) -> AsyncIterator[Traffic]:
         yield Traffic(started)
     finally:
         if started.returncode is None:
-            with trio.CancelScope(shield=True):
+            with shielded(2 * GOODBYE):
                 assert started.stdin is not None
                 await started.stdin.aclose()
                 with trio.move_on_after(GOODBYE):

@@ -28,13 +28,14 @@ from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.errors import ApiRefusal
 from exclave.kit.host.atomic import write_atomic
+from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.apiserver.main import ApiServer, open_apiserver
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.control_plane import Binaries, Layout
 from exclave_sandbox.stage.kubernetes import Kubernetes, open_kubernetes
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
-from exclave_sandbox.stage.programs import Program, module, open_program, start
+from exclave_sandbox.stage.programs import GOODBYE, Program, module, open_program, start
 from exclave_sandbox.stage.vm import Guest, open_guest
 
 CLUSTER = "10.77.0.1"
@@ -234,5 +235,5 @@ def _start_controller(scratch: Path) -> Program:
 
 
 async def _end_controller(stage: Stage) -> None:
-    with trio.CancelScope(shield=True):
+    with shielded(2 * GOODBYE):
         await stage.controller.end()

@@ -17,11 +17,12 @@ import trio
 
 from exclave.control.client import NoAgent, query_agent
 from exclave.kit.host.command import Finished, run_command
+from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.expect import UnexpectedError, eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.compare import SUBJECTS
 from exclave_sandbox.stage.namespaces import Machine, Network
-from exclave_sandbox.stage.programs import Program, module, open_program, start
+from exclave_sandbox.stage.programs import GOODBYE, Program, module, open_program, start
 
 _CONFIG = """\
 [paths]
@@ -133,5 +134,5 @@ async def open_guest(network: Network, machine: Machine, proxy: Path) -> AsyncIt
             yield guest
         finally:
             if guest.agent is not None:
-                with trio.CancelScope(shield=True):
+                with shielded(GOODBYE):
                     await guest.kill_agent()  # its machine goes with it, so there is nothing to walk back from

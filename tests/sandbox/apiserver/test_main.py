@@ -13,6 +13,7 @@ import httpx
 import pytest
 import trio
 
+from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.apiserver.main import EPILOG, main
 from support.apiserver import RunningApiServer, running_apiserver
 from support.stored import config_map
@@ -123,7 +124,7 @@ async def program(directory: Path) -> AsyncIterator[Program]:
         yield Program(process)
     finally:
         process.kill()
-        with trio.CancelScope(shield=True):
+        with shielded(60.0):
             await process.wait()
 
 

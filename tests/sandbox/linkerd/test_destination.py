@@ -14,6 +14,7 @@ import trio
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, create, delete, patch
 from exclave.cluster.watch_events import Listed, Upserted
+from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.linkerd.destination import Lookups
 from exclave_sandbox.linkerd.destination_table import FOLLOWED, Table
 from exclave_sandbox.stage import mesh
@@ -49,7 +50,7 @@ async def following(folder: Path) -> AsyncIterator[tuple[MeshCluster, httpx.Asyn
         finally:
             if started.poll() is None:
                 started.kill()
-                with trio.CancelScope(shield=True):
+                with shielded(60.0):
                     await started.wait()
 
 

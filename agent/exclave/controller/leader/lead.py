@@ -21,6 +21,7 @@ from exclave.controller.leader.election import RETRY, Seen, may_take, released, 
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 
@@ -190,5 +191,5 @@ async def open_candidate(
             yield candidate
         finally:
             nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + RETRY):
+            with shielded(RETRY):
                 await candidate.give_back()
