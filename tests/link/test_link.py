@@ -161,7 +161,7 @@ async def test_without_dummy_links_a_bridge_serves() -> None:
 
 @pytest.mark.parametrize("which", ["all", "default"])
 async def test_a_host_that_has_switched_ipv6_off_goes_without(which: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "exclave.redirect")
+    caplog.set_level("INFO", "exclave.link")
     async with open_host() as host:
         await host.set_ipv6(which, "1")
         async with open_link(asked(Ending.STOP)):
