@@ -16,7 +16,7 @@ import trio
 from tests.bench.figures import heading, row
 
 from exclave.redirect.keepalive import remove_keepalive
-from exclave.redirect.rules.drain_ruleset import render_holding, render_kept
+from exclave.redirect.rules.drain_ruleset import render_drain, render_ruleset
 from exclave_sandbox.stage.namespaces import Machine
 from redirect.agent_process import TOP, start_agent
 from redirect.lab import CLUSTER4, CLUSTER6, VM4, Flows, Lab, as_proxies, open_lab
@@ -30,14 +30,14 @@ POLICY = replace(PLAIN, networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 
 
 WATCH = """
 import contextlib, json, os, socket, sys, threading, time
-from exclave.redirect.kernel.nft_events import Reader
+from exclave.redirect.kernel.nft_events import TransactionReader
 kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 kernel.bind((0, 0))
 kernel.setsockopt(270, 1, 7)
 with contextlib.suppress(OSError):  # else messages wait for us on a busy machine, and the gap looks shorter
     os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 print("up", flush=True)
-gone, reader = None, Reader()
+gone, reader = None, TransactionReader()
 while True:
     datagram, now = kernel.recv(1 << 16), time.monotonic()
     for news in reader.receive(datagram):
@@ -212,7 +212,7 @@ async def load(machine: Machine, rules: str) -> None:
 
 
 async def by_transaction(lab: Lab) -> int:
-    await load(lab.vm, render_kept(POLICY))
+    await load(lab.vm, render_ruleset(POLICY))
     return 1
 
 
@@ -263,7 +263,7 @@ async def measure() -> None:
     row("new connections meanwhile that passed by the proxy", ours.bypassed, "", bare.bypassed)
     row("new connections that it got", ours.captured, "", bare.captured)
     heading("Rules withdrawn while the proxy drains (peer: the table is deleted at once)")
-    held = await withdrawn(lambda lab: load(lab.vm, render_holding()))
+    held = await withdrawn(lambda lab: load(lab.vm, render_drain()))
     deleted = await withdrawn(lambda lab: lab.nft("delete", "table", "inet", "exclave"))
     row(f"connections reset, of {3 * EACH}", held, "", deleted)
     heading("Rules put in (peer: what Linkerd's init program runs, by iptables, for both families)")

@@ -14,7 +14,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import TABLE
 from exclave.redirect.kernel.nft import remove_table
 from exclave.redirect.reconciler import open_redirect
-from exclave.redirect.rules.drain_ruleset import render_kept
+from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy, Server
 
 TIMES = 9
@@ -84,7 +84,7 @@ def measure(exclusions: int) -> None:
     trio.run(remove_table)
     removing = processes_started() - before
     removed = median_of(TIMES, lambda: trio.run(remove_table))
-    rules = render_kept(wanted).encode()
+    rules = render_ruleset(wanted).encode()
     alone = median_of(TIMES, lambda: subprocess.run(["nft", "-f", "-"], input=rules, check=True))
     row(f"{exclusions} exclusions: applied and read back", 1000 * applied, "ms", 1000 * theirs)
     row(f"{exclusions} exclusions: of that, the one transaction", 1000 * alone, "ms")

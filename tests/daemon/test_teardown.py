@@ -178,7 +178,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is undone on the machine, where virtual time would outrun real programs."""
     done: list[str] = []
 
-    async def hold_table() -> None:
+    async def drain_table() -> None:
         done.append("held")
 
     async def remove_table() -> None:
@@ -187,7 +187,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def remove_link() -> None:
         done.append("link")
 
-    monkeypatch.setattr(departure, "hold_table", hold_table)
+    monkeypatch.setattr(departure, "drain_table", drain_table)
     monkeypatch.setattr(departure, "remove_table", remove_table)
     monkeypatch.setattr(departure, "remove_link", remove_link)
     return done

@@ -20,7 +20,7 @@ from exclave.daemon.wanted_rules import LOOK_AROUND_EVERY, LOOK_EVERY, Steering,
 from exclave.data_path.observer import DataPathObserver
 from exclave.errors import ConfigError, Fault
 from exclave.kit.tasks.latest import Latest
-from exclave.redirect import exclusions as surroundings
+from exclave.redirect import exclusions as exclusions_module
 from exclave.redirect.rules.policy import RedirectPolicy, Server, make_policy
 from support.breaking import falling_over_once
 from support.member import ADDRESS, RECORD, SERVERS, make_settings
@@ -88,8 +88,8 @@ class Servers:
 def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     found = Servers()
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
-    monkeypatch.setattr(surroundings, "find_ssh_session", lambda: ((), ()))
-    for module in (surroundings, steering_module):
+    monkeypatch.setattr(exclusions_module, "find_ssh_session", lambda: ((), ()))
+    for module in (exclusions_module, steering_module):
         monkeypatch.setattr(module, "find_ssh_ports", lambda: found.ports)
     return found
 

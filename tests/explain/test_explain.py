@@ -12,9 +12,9 @@ import pytest
 
 from exclave.errors import ExclaveError, Fault
 from exclave.explain import explain as explain_module
-from exclave.explain.explain import Asker, ask
-from exclave.explain.query import Question
-from redirect.lab import CLUSTER4, PEER4, VM4, Lab, open_lab, standing
+from exclave.explain.explain import Caller, ask
+from exclave.explain.query import Query
+from redirect.lab import CLUSTER4, PEER4, VM4, Lab, open_lab, open_rules
 from redirect.policies import PLAIN
 from support.answering import answering, said
 from support.own_network import in_own_network
@@ -40,7 +40,7 @@ async def test_it_tells_the_truth_though_the_agent_is_dead() -> None:
             "10.42.0.9:80 passes by the proxy: there are no rules of exclave's in this kernel.",
             DEAD,
         ]
-        async with standing(lab, POLICY):
+        async with open_rules(lab, POLICY):
             assert await typed(lab, f"{CLUSTER4}:80") == [
                 "10.42.0.9:80 goes to the proxy, instance a: the cluster's networks.",
                 RULE.format(0, 0),
@@ -77,7 +77,7 @@ async def test_a_proxy_that_is_gone_and_the_tables_of_others_are_told() -> None:
 
 
 async def test_the_kernel_is_asked_with_one_real_connection_and_nothing_stays() -> None:
-    async with open_lab() as lab, standing(lab, POLICY):
+    async with open_lab() as lab, open_rules(lab, POLICY):
         before = await lab.nft("list", "tables")
         captured = await typed(lab, f"{CLUSTER4}:80", "--trace")
         assert captured[1] == RULE.format(0, 0)  # as it stood before our own connection
@@ -91,7 +91,7 @@ async def test_the_kernel_is_asked_with_one_real_connection_and_nothing_stays() 
 
 
 async def test_a_program_reads_the_same() -> None:
-    async with open_lab() as lab, standing(lab, POLICY):
+    async with open_lab() as lab, open_rules(lab, POLICY):
         told = json.loads("\n".join(await typed(lab, f"{CLUSTER4}:22", "--trace", "--json")))
         (one,) = told["connections"]
         assert {key: one[key] for key in ("to", "outcome", "sentence", "instance", "target", "rule", "set")} == {
@@ -123,13 +123,13 @@ async def test_an_agent_that_runs_adds_what_it_knows(redirect: dict[str, Any], n
         runtime.mkdir()
         config = lab.network.scratch / "config.toml"
         config.write_text(f'[paths]\nruntime = "{runtime}"\n[proxy]\nbinary = 7\n')  # also where another key is wrong
-        async with standing(lab, POLICY):
+        async with open_rules(lab, POLICY):
             with answering(runtime, said({"redirect": redirect})):
                 assert (await typed(lab, f"{CLUSTER4}:22", config=str(config)))[3:] == notes
 
 
 async def test_a_name_is_what_this_machine_resolves_it_to() -> None:
-    async with open_lab() as lab, standing(lab, POLICY):
+    async with open_lab() as lab, open_rules(lab, POLICY):
         told = await typed(lab, "localhost:80")
         assert "  note:   localhost is 127.0.0.1, as this machine resolves it" in "\n".join(told).replace("::1, ", "")
 
@@ -161,12 +161,12 @@ async def test_where_no_stub_answers_there_is_no_address() -> None:
 
 def test_what_is_typed_becomes_a_question() -> None:
     assert ask(["10.42.0.9:80"], "nobody", None, None, None, True) == (
-        Question("outbound", "10.42.0.9", 80),
-        Asker("nobody"),
+        Query("outbound", "10.42.0.9", 80),
+        Caller("nobody"),
     )
     assert ask(["inbound", ":80"], None, None, "FD00:0::1", "eth0", False) == (
-        Question("inbound", "", 80),
-        Asker(source="fd00::1", interface="eth0"),
+        Query("inbound", "", 80),
+        Caller(source="fd00::1", interface="eth0"),
     )
 
 
@@ -199,24 +199,24 @@ def test_nonsense_is_told(typed: tuple[Any, ...], message: str) -> None:
 
 
 ACCOUNTS = {
-    "whoever asks": (Asker(), (0, 0)),
-    "a user by name": (Asker("root"), (0, 0)),
-    "a user by number": (Asker("4242"), (4242, 0)),
-    "a user with a group of its own": (Asker("nobody"), (65534, 65534)),
-    "another group": (Asker("nobody", "root"), (65534, 0)),
-    "another group by number": (Asker("nobody", "7"), (65534, 7)),
+    "whoever asks": (Caller(), (0, 0)),
+    "a user by name": (Caller("root"), (0, 0)),
+    "a user by number": (Caller("4242"), (4242, 0)),
+    "a user with a group of its own": (Caller("nobody"), (65534, 65534)),
+    "another group": (Caller("nobody", "root"), (65534, 0)),
+    "another group by number": (Caller("nobody", "7"), (65534, 7)),
 }
 
 
-@pytest.mark.parametrize(("asker", "numbers"), ACCOUNTS.values(), ids=ACCOUNTS)
-def test_whose_connection_it_is(asker: Asker, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("caller", "numbers"), ACCOUNTS.values(), ids=ACCOUNTS)
+def test_whose_connection_it_is(caller: Caller, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("os.getegid", lambda: 0)
-    assert explain_module._account(asker) == numbers
+    assert explain_module._account(caller) == numbers
 
 
-@pytest.mark.parametrize("asker", [Asker("nobody-here"), Asker(group="nobody-here")], ids=["user", "group"])
-def test_a_user_or_group_that_does_not_exist_is_told(asker: Asker) -> None:
+@pytest.mark.parametrize("caller", [Caller("nobody-here"), Caller(group="nobody-here")], ids=["user", "group"])
+def test_a_user_or_group_that_does_not_exist_is_told(caller: Caller) -> None:
     with pytest.raises(ExclaveError) as caught:
-        explain_module._account(asker)
+        explain_module._account(caller)
     assert caught.value.message == "there is no user or group nobody-here on this machine"

@@ -6,24 +6,31 @@ import pytest
 import trio
 
 from exclave.errors import Fault, HostError
-from exclave.explain.kernel_state import Route, is_listening, read_addresses, read_others, read_route, read_standing
+from exclave.explain.kernel_state import (
+    Route,
+    is_listening,
+    read_addresses,
+    read_kernel_table,
+    read_other_nat_chains,
+    read_route,
+)
 
-from ..redirect.lab import CLUSTER4, CLUSTER6, VM4, VM6, doors_inside, open_lab, standing
+from ..redirect.lab import CLUSTER4, CLUSTER6, VM4, VM6, doors_inside, open_lab, open_rules
 from ..redirect.policies import PLAIN
 
 
 async def test_the_table_is_read_with_its_texts_and_its_absence_is_no_failure() -> None:
     async with open_lab() as lab:
-        assert await read_standing() is None
-        async with standing(lab, PLAIN):
-            found = await read_standing()
+        assert await read_kernel_table() is None
+        async with open_rules(lab, PLAIN):
+            found = await read_kernel_table()
             assert found is not None
             assert 'meta skuid 990 accept comment "the proxy\'s own connections"' in found.texts.values()
             assert {rule.handle for chain in found.table.chains for rule in chain.rules} == set(found.texts)
 
 
 async def test_a_table_that_is_made_anew_meanwhile_is_read_again() -> None:
-    async with open_lab() as lab, standing(lab, PLAIN):
+    async with open_lab() as lab, open_rules(lab, PLAIN):
 
         async def remake() -> None:
             while True:
@@ -33,7 +40,7 @@ async def test_a_table_that_is_made_anew_meanwhile_is_read_again() -> None:
             nursery.start_soon(remake)
             for _ in range(5):
                 try:
-                    found = await read_standing()
+                    found = await read_kernel_table()
                 except HostError as problem:
                     assert problem.message == "the table changes at every look"
                     continue
@@ -54,8 +61,8 @@ async def test_routes_addresses_and_chains_of_others_are_read() -> None:
         assert await read_route(VM4) == Route("local", "lo", VM4)
         assert await read_route("192.0.2.1") == "Network is unreachable"
         assert await read_addresses() == (VM4, VM6)
-        assert await read_others("output") == ("ip theirs early", "ip theirs late")
-        assert await read_others("prerouting") == ()
+        assert await read_other_nat_chains("output") == ("ip theirs early", "ip theirs late")
+        assert await read_other_nat_chains("prerouting") == ()
 
 
 async def test_listeners_are_told_from_nobody() -> None:
@@ -72,7 +79,7 @@ async def test_without_the_capability_it_says_so() -> None:
         with doors_inside(
             lab.vm, lab.network.scratch, prefix="setpriv --bounding-set=-net_admin --inh-caps=-net_admin"
         ):
-            for ask in (read_standing(), read_others("output")):
+            for ask in (read_kernel_table(), read_other_nat_chains("output")):
                 with pytest.raises(HostError) as refused:
                     await ask
                 assert (refused.value.fault, refused.value.message) == (
@@ -103,5 +110,5 @@ async def test_an_nft_that_does_not_serve_is_told(
         (tmp_path / "nft").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nft").chmod(0o755)
     with pytest.raises(HostError) as refused:
-        await read_standing()
+        await read_kernel_table()
     assert (refused.value.fault, refused.value.message) == (Fault.NFT_UNUSABLE, message)

@@ -4,25 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.explain.query import Question, parse_question
+from exclave.explain.query import Query, parse_query
 from exclave.kit.formats.host_port import join_host_port
 
 READ = {
-    "10.42.0.9:80": Question("outbound", "10.42.0.9", 80),
-    "outbound 10.42.0.9:80": Question("outbound", "10.42.0.9", 80),
-    "[FD00:0::1]:443": Question("outbound", "fd00::1", 443),
-    "web.shop.svc.cluster.local:80": Question("outbound", "web.shop.svc.cluster.local", 80, is_name=True),
-    "web_1.shop.:80": Question("outbound", "web_1.shop.", 80, is_name=True),
-    "localhost:65535": Question("outbound", "localhost", 65535, is_name=True),
-    "inbound :8080": Question("inbound", "", 8080),
-    "inbound 10.77.0.20:8080": Question("inbound", "10.77.0.20", 8080),
-    "inbound [fd00:77::20]:8080": Question("inbound", "fd00:77::20", 8080),
+    "10.42.0.9:80": Query("outbound", "10.42.0.9", 80),
+    "outbound 10.42.0.9:80": Query("outbound", "10.42.0.9", 80),
+    "[FD00:0::1]:443": Query("outbound", "fd00::1", 443),
+    "web.shop.svc.cluster.local:80": Query("outbound", "web.shop.svc.cluster.local", 80, is_name=True),
+    "web_1.shop.:80": Query("outbound", "web_1.shop.", 80, is_name=True),
+    "localhost:65535": Query("outbound", "localhost", 65535, is_name=True),
+    "inbound :8080": Query("inbound", "", 8080),
+    "inbound 10.77.0.20:8080": Query("inbound", "10.77.0.20", 8080),
+    "inbound [fd00:77::20]:8080": Query("inbound", "fd00:77::20", 8080),
 }
 
 
 @pytest.mark.parametrize("words", READ)
 def test_what_is_read(words: str) -> None:
-    assert parse_question(words.split()) == READ[words]
+    assert parse_query(words.split()) == READ[words]
 
 
 REFUSED = {
@@ -44,20 +44,20 @@ REFUSED = {
 @pytest.mark.parametrize(("words", "message"), REFUSED.items(), ids=REFUSED)
 def test_what_is_refused(words: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        parse_question(words.split())
+        parse_query(words.split())
     assert str(caught.value) == message
 
 
 @given(some.ip_addresses(), some.integers(1, 65535))
 def test_what_is_written_is_read(address: object, port: int) -> None:
-    question = parse_question([join_host_port(str(address), port)])
-    assert (question.host, question.port, str(question)) == (str(address), port, join_host_port(str(address), port))
+    query = parse_query([join_host_port(str(address), port)])
+    assert (query.host, query.port, str(query)) == (str(address), port, join_host_port(str(address), port))
 
 
 @given(some.text(max_size=30))
 def test_no_text_breaks_it(text: str) -> None:
     try:
-        question = parse_question([text])
+        query = parse_query([text])
     except ValueError:
         return
-    assert 1 <= question.port <= 65535
+    assert 1 <= query.port <= 65535

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from exclave.explain.sentences import Answer, answer, compare
-from exclave.explain.table import Table, read_table, read_texts
+from exclave.explain.sentences import Answer, compare_with_trace, describe
+from exclave.explain.table import Table, parse_rule_texts, parse_table
 from exclave.explain.trace_events import TraceEvent
-from exclave.explain.verdict import HOOKS, Connection, Outcome, Verdict, judge
-from exclave.redirect.rules.drain_ruleset import KEPT
+from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, evaluate
+from exclave.redirect.rules.drain_ruleset import KEEPALIVE_CHAIN
 
 FILES = Path(__file__).parents[1] / "redirect" / "rules" / "golden"
 
 ARM = "nft add element inet exclave armed '{ tcp timeout 41s }'"
-KEEP = f"printf '%s' 'table inet exclave {{ {KEPT} }}' | nft -f -"
+KEEP = f"printf '%s' 'table inet exclave {{ {KEEPALIVE_CHAIN} }}' | nft -f -"
 ADDED = "add rule inet exclave outbound meta mark 7 accept"
 
 
@@ -29,9 +29,9 @@ def kernel(name: str, more: str = "") -> tuple[Table, dict[int, str]]:
     script = f"nft -f {FILES}/{name}.nft; {more or ':'}; nft -j list table inet exclave; nft -a list table inet exclave"
     done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=True)
     listing, _, texts = done.stdout.partition("\n")
-    table = read_table(listing)
+    table = parse_table(listing)
     assert table is not None
-    told = read_texts(texts)
+    told = parse_rule_texts(texts)
     return replace(table, is_dormant=told.is_dormant), dict(told.rules)
 
 
@@ -42,7 +42,7 @@ def said(name: str, direction: str, to: str, port: int, more: str = "", **facts:
     else:
         facts = {"kind": "local", "leaves_by": "lo", **facts}
     connection = Connection(HOOKS[direction], ip_address(to), port, **facts)
-    return answer(direction, connection, table, texts, judge(table, connection))
+    return describe(direction, connection, table, texts, evaluate(table, connection))
 
 
 OUT, IN = "outbound", "inbound"
@@ -178,9 +178,9 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("question", "facts", "sentence"), CASES.values(), ids=CASES)
-def test_a_sentence(question: tuple[Any, ...], facts: dict[str, Any], sentence: str) -> None:
-    assert said(*question, **facts).sentence == sentence
+@pytest.mark.parametrize(("query", "facts", "sentence"), CASES.values(), ids=CASES)
+def test_a_sentence(query: tuple[Any, ...], facts: dict[str, Any], sentence: str) -> None:
+    assert said(*query, **facts).sentence == sentence
 
 
 def test_the_rule_s_own_text_its_set_and_its_target_come_along() -> None:
@@ -192,8 +192,8 @@ def test_the_rule_s_own_text_its_set_and_its_target_come_along() -> None:
     assert captured.holds == ("@captured_networks4", "10.42.0.0/16")
     assert (captured.instance, captured.target) == ("a", "169.254.77.1:4140")
     assert said("instance-b", OUT, "10.42.0.9", 80).instance == "b"
-    strange = said("plain", OUT, "10.9.0.1", 80, f"nft {ADDED}")
-    assert (strange.rule, strange.holds) == ("meta mark 0x00000007 accept", None)
+    unknown_rule = said("plain", OUT, "10.9.0.1", 80, f"nft {ADDED}")
+    assert (unknown_rule.rule, unknown_rule.holds) == ("meta mark 0x00000007 accept", None)
 
 
 def test_what_would_have_to_be_said_is_asked_for_and_a_published_port_is_spoken_of() -> None:
@@ -215,7 +215,7 @@ def test_how_long_rules_capture_that_are_to_be_confirmed_is_told_of_what_they_ca
 
 def test_without_rules_nothing_is_captured() -> None:
     connection = Connection("output", ip_address("10.42.0.9"), 80)
-    told = answer(OUT, connection, None, {}, Verdict(Outcome.PASSES))
+    told = describe(OUT, connection, None, {}, TableVerdict(Outcome.PASSES))
     assert told.sentence == "10.42.0.9:80 passes by the proxy: there are no rules of exclave's in this kernel."
 
 
@@ -230,13 +230,13 @@ def event(chain: str, handle: int | None, verdict: str = "accept", table: str = 
 
 def test_the_kernel_agrees_if_each_chain_came_to_the_same_by_the_same_rule() -> None:
     table, _ = kernel("plain")
-    verdict = judge(table, CALL)
+    verdict = evaluate(table, CALL)
     (step,) = verdict.steps
     assert step.rule is not None
     handle = step.rule.handle
     right = [event("output", 1, table="exclave-trace"), event("outbound", 3, "continue"), event("outbound", handle)]
     others = [event("OUTPUT", 9, table="nat"), event("foreign", None)]
-    assert compare(verdict, CALL, table, [*right, *others]) == (
+    assert compare_with_trace(verdict, CALL, table, [*right, *others]) == (
         True,
         [
             f"exclave outbound: accept by rule {handle}",
@@ -245,11 +245,11 @@ def test_the_kernel_agrees_if_each_chain_came_to_the_same_by_the_same_rule() -> 
         ],
     )
     for wrong in ([], [event("outbound", None)], [event("outbound", handle - 1)], [event("outbound", handle, "drop")]):
-        assert not compare(verdict, CALL, table, wrong)[0]
+        assert not compare_with_trace(verdict, CALL, table, wrong)[0]
 
 
 def test_a_family_that_is_not_tracked_passes_chains_over_and_ends_the_same() -> None:
     table, _ = kernel("plain")  # IPv4 alone is translated there
     call = replace(CALL, destination=ip_address("fd00::9"))
-    assert compare(judge(table, call), call, table, [])[0]
-    assert not compare(judge(table, CALL), CALL, table, [])[0]
+    assert compare_with_trace(evaluate(table, call), call, table, [])[0]
+    assert not compare_with_trace(evaluate(table, CALL), CALL, table, [])[0]

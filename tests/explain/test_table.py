@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exclave.explain.table import Texts, read_table, read_texts
+from exclave.explain.table import RuleTexts, parse_rule_texts, parse_table
 
 from ..redirect.policies import GOLDEN
 
@@ -20,7 +20,7 @@ def test_what_was_loaded_is_read_whole(name: str) -> None:
     script = f"nft -f {file} && nft -j list table inet exclave && nft -a list table inet exclave"
     done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=True)
     listing, _, texts_listing = done.stdout.partition("\n")
-    table, told = read_table(listing), read_texts(texts_listing)
+    table, told = parse_table(listing), parse_rule_texts(texts_listing)
     assert table is not None
     assert (table.handle, told.is_dormant) == (told.handle, False)
     texts = told.rules
@@ -44,23 +44,23 @@ def listing(*items: dict[str, object]) -> str:
 
 
 def test_no_table_of_ours_is_none() -> None:
-    assert read_table(listing()) is None
-    assert read_table(listing({"table": {"family": "inet", "name": "other", "handle": 1}})) is None
+    assert parse_table(listing()) is None
+    assert parse_table(listing({"table": {"family": "inet", "name": "other", "handle": 1}})) is None
 
 
 def test_a_table_that_sleeps_is_seen_in_the_text() -> None:
-    told = read_texts("table inet exclave { # handle 3\n\tflags dormant\n\n\tchain c { # handle 1\n\t}\n}\n")
-    assert told == Texts(3, {}, is_dormant=True)
+    told = parse_rule_texts("table inet exclave { # handle 3\n\tflags dormant\n\n\tchain c { # handle 1\n\t}\n}\n")
+    assert told == RuleTexts(3, {}, is_dormant=True)
 
 
 @pytest.mark.parametrize("text", ["", "table inet exclave {", "[]", "7", '{"tables": []}', '{"nftables": [7]}'])
 def test_what_is_not_nft_s_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:
-        read_table(text)
+        parse_table(text)
     assert str(caught.value) == "nft -j list table: its JSON was expected"
 
 
 def test_what_is_no_listing_with_handles_is_refused() -> None:
     with pytest.raises(ValueError) as caught:
-        read_texts("table inet exclave {\n}\n")
+        parse_rule_texts("table inet exclave {\n}\n")
     assert str(caught.value) == "nft -a list table: a listing with handles was expected"

@@ -9,14 +9,14 @@ import pytest
 import trio
 
 from exclave.errors import Fault, HostError
-from exclave.explain.trace import connect, open_attempt, open_tracing
+from exclave.explain.trace import open_attempt, open_tracing, send_first_packet
 
-from ..redirect.lab import open_lab, standing
+from ..redirect.lab import open_lab, open_rules
 from ..redirect.policies import PLAIN
 
 TRACE = """
 import os, sys, trio
-from exclave.explain.trace import connect, listen_for_events, open_attempt, open_tracing, take_events
+from exclave.explain.trace import send_first_packet, listen_for_events, open_attempt, open_tracing, read_events
 
 async def main():
     with open_attempt(4, 4242, 4343) as attempt:
@@ -25,8 +25,8 @@ async def main():
             if sys.argv[1:] == ["wait"]:
                 await trio.sleep_forever()
             with listen_for_events() as channel:
-                connect(attempt, "10.42.0.9", 80)
-                for event in take_events(channel):
+                send_first_packet(attempt, "10.42.0.9", 80)
+                for event in read_events(channel):
                     if event.verdict != "continue":
                         print(event.table, event.chain, event.verdict, flush=True)
 
@@ -35,7 +35,7 @@ trio.run(main)
 
 
 async def test_the_kernel_tells_what_it_does_to_our_packet_and_nothing_is_left_behind() -> None:
-    async with open_lab() as lab, standing(lab, PLAIN):
+    async with open_lab() as lab, open_rules(lab, PLAIN):
         told = (await lab.vm.must(sys.executable, "-c", TRACE)).decode().splitlines()
         assert told[0].startswith("tracing")
         assert [line for line in told if line.startswith("exclave ")] == [
@@ -69,7 +69,7 @@ def test_a_socket_is_made_as_of_a_user_and_group_and_we_stay_who_we_are() -> Non
 
 def test_what_the_kernel_says_at_once_is_told() -> None:
     with open_attempt(4) as attempt:
-        assert connect(attempt, "255.255.255.255", 80) in (
+        assert send_first_packet(attempt, "255.255.255.255", 80) in (
             "Network is unreachable",
             "Permission denied",
             "Invalid argument",

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from exclave.explain.kernel_state import Route, parse_route
-from exclave.explain.sentences import compare
-from exclave.explain.table import Chain, Rule, Table, read_table
-from exclave.explain.trace import connect, listen_for_events, open_attempt, take_events
+from exclave.explain.sentences import compare_with_trace
+from exclave.explain.table import Chain, Rule, Table, parse_table
+from exclave.explain.trace import listen_for_events, open_attempt, read_events, send_first_packet
 from exclave.explain.trace_events import TraceEvent
-from exclave.explain.verdict import Connection, Outcome, Step, Verdict, element_text, judge
+from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, element_text, evaluate
 from exclave.redirect.rules.confirm_timer import render_arming
-from exclave.redirect.rules.drain_ruleset import render_kept
+from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy, Server
 from support.own_network import in_own_network
 
@@ -55,7 +55,7 @@ TARGET = ("169.254.77.1", 4140)
 
 def outcome(*rules: Rule, connection: Connection = CALL, **sets: tuple[Any, ...]) -> tuple[Outcome, int | None]:
     """The outcome, and the rule that ended the chain."""
-    verdict = judge(Table(1, (chain(*rules),), sets), connection)
+    verdict = evaluate(Table(1, (chain(*rules),), sets), connection)
     last = verdict.steps[-1] if verdict.steps else None
     return verdict.outcome, last.rule.handle if last is not None and last.rule is not None else None
 
@@ -124,9 +124,9 @@ NOT_UNDERSTOOD: dict[str, Any] = {
 
 @pytest.mark.parametrize("statement", NOT_UNDERSTOOD.values(), ids=NOT_UNDERSTOOD)
 def test_what_is_not_understood_is_said_and_not_guessed(statement: Any) -> None:
-    strange = rule(7, statement, ACCEPT)
-    verdict = judge(Table(1, (chain(rule(6, match(meta("skuid"), 0), DROP), strange),)), CALL)
-    assert (verdict.outcome, verdict.strange) == (Outcome.UNKNOWN, replace(strange, chain="c"))
+    unknown_rule = rule(7, statement, ACCEPT)
+    verdict = evaluate(Table(1, (chain(rule(6, match(meta("skuid"), 0), DROP), unknown_rule),)), CALL)
+    assert (verdict.outcome, verdict.unknown_rule) == (Outcome.UNKNOWN, replace(unknown_rule, chain="c"))
 
 
 def test_what_comes_before_something_strange_counts() -> None:
@@ -135,13 +135,15 @@ def test_what_comes_before_something_strange_counts() -> None:
 
 def test_accepting_ends_a_chain_and_not_the_hook_while_dropping_ends_all() -> None:
     first, second = chain(rule(1, ACCEPT), rule(2, DROP)), chain(rule(3, DROP), name="d", priority=1)
-    verdict = judge(Table(1, (second, first)), CALL)
+    verdict = evaluate(Table(1, (second, first)), CALL)
     assert verdict.outcome is Outcome.DROPPED
     assert [(step.chain, step.rule.handle if step.rule else None) for step in verdict.steps] == [("c", 1), ("d", 3)]
 
 
 def test_a_policy_counts_where_no_rule_does() -> None:
-    assert judge(Table(1, (chain(policy="drop"),)), CALL) == Verdict(Outcome.DROPPED, (Step("c", None, "drop"),))
+    assert evaluate(Table(1, (chain(policy="drop"),)), CALL) == TableVerdict(
+        Outcome.DROPPED, (RuleHit("c", None, "drop"),)
+    )
 
 
 def test_the_first_that_translates_settles_it_and_only_filters_are_asked_after_it() -> None:
@@ -152,22 +154,22 @@ def test_the_first_that_translates_settles_it_and_only_filters_are_asked_after_i
             rule(4, match(payload("ip", "daddr"), TARGET[0]), {"log": {}}, ACCEPT), name="e", kind="filter", priority=2
         ),
     )
-    verdict = judge(Table(1, chains), CALL)
+    verdict = evaluate(Table(1, chains), CALL)
     assert (verdict.outcome, verdict.target) == (Outcome.PROXY, TARGET)
     assert [step.chain for step in verdict.steps] == ["c", "e"]
-    blocked = judge(Table(1, (chains[0], chain(rule(5, DROP), name="f", kind="filter", priority=3))), CALL)
+    blocked = evaluate(Table(1, (chains[0], chain(rule(5, DROP), name="f", kind="filter", priority=3))), CALL)
     assert blocked.outcome is Outcome.DROPPED
 
 
 def test_what_a_set_holds_is_kept_as_the_reason() -> None:
     condition = match(payload("tcp", "dport"), "@ports")
-    verdict = judge(Table(1, (chain(rule(1, condition, ACCEPT)),), {"ports": (22, {"range": [8000, 8100]})}), CALL)
+    verdict = evaluate(Table(1, (chain(rule(1, condition, ACCEPT)),), {"ports": (22, {"range": [8000, 8100]})}), CALL)
     assert verdict.steps[-1].because == ("@ports", "8000-8100")
     assert element_text({"prefix": {"addr": "10.0.0.0", "len": 8}}) == "10.0.0.0/8"
 
 
 def test_a_table_that_sleeps_does_nothing() -> None:
-    assert judge(Table(1, (chain(rule(1, DROP)),), is_dormant=True), CALL) == Verdict(Outcome.PASSES)
+    assert evaluate(Table(1, (chain(rule(1, DROP)),), is_dormant=True), CALL) == TableVerdict(Outcome.PASSES)
 
 
 ANYBODY = replace(CALL, uid=None, interface=None)
@@ -180,8 +182,8 @@ def test_what_is_not_known_does_not_matter_where_both_ways_end_alike() -> None:
 
 def test_what_is_not_known_and_matters_is_named() -> None:
     rules = (rule(1, match(meta("skuid"), 0), ACCEPT), rule(2, match(meta("oifname"), "lo"), ACCEPT), rule(3, DNAT))
-    verdict = judge(Table(1, (chain(*rules),)), ANYBODY)
-    assert (verdict.outcome, verdict.lacking) == (Outcome.UNKNOWN, ("the user", "the interface"))
+    verdict = evaluate(Table(1, (chain(*rules),)), ANYBODY)
+    assert (verdict.outcome, verdict.missing_facts) == (Outcome.UNKNOWN, ("the user", "the interface"))
 
 
 # The kernel's word.
@@ -255,10 +257,10 @@ def draw_policy(draw: random.Random) -> RedirectPolicy:
 def put_in_place(policy: RedirectPolicy) -> Table:
     """Two processes: one that loads the rules, one that lists them."""
     left = policy.armed_until
-    rules = TRACING + render_kept(policy) + (render_arming(left) if left is not None else "")
+    rules = TRACING + render_ruleset(policy) + (render_arming(left) if left is not None else "")
     subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
     listed = subprocess.run(["nft", "-j", "list", "table", "inet", "exclave"], capture_output=True, check=True)
-    table = read_table(listed.stdout.decode())
+    table = parse_table(listed.stdout.decode())
     assert table is not None
     return table
 
@@ -304,7 +306,7 @@ class World:
         source = ip_address(route.source) if route.source else None
         connection = Connection("output", ip_address(to), port, source, uid, gid, route.interface)
         with open_attempt(connection.destination.version, uid, gid) as attempt:
-            return None if connect(attempt, to, port) else connection
+            return None if send_first_packet(attempt, to, port) else connection
 
     def draw_inbound(self, draw: random.Random, number: int) -> Connection:
         source, link = ip_address(draw.choice(SOURCES)), draw.choice(LINKS)
@@ -319,10 +321,10 @@ class World:
 
         What comes by a link may be looked at by another core, and is done with at the hook's end or when dropped.
         """
-        events = take_events(self.channel)
+        events = read_events(self.channel)
         while hook == "prerouting" and not any(event.chain == "end" or event.verdict == "drop" for event in events):
             assert select.select([self.channel], [], [], 10.0)[0], "no packet came through"
-            events += take_events(self.channel)
+            events += read_events(self.channel)
         return [event for event in events if event.packet == events[0].packet]
 
 
@@ -335,23 +337,23 @@ async def test_for_any_rules_and_any_connection_the_kernel_does_what_we_say() ->
         for number in range(POLICIES):
             policy = draw_policy(draw)
             table = put_in_place(policy)
-            take_events(world.channel)
+            read_events(world.channel)
             for each in range(CONNECTIONS):
                 is_outbound = draw.random() < 0.5
                 packet = number * CONNECTIONS + each
                 connection = world.draw_outbound(draw) if is_outbound else world.draw_inbound(draw, packet)
                 if connection is None:
                     continue  # the kernel sent nothing
-                verdict = judge(table, connection)
-                agrees, did = compare(verdict, connection, table, world.events(connection.hook))
+                verdict = evaluate(table, connection)
+                agrees, did = compare_with_trace(verdict, connection, table, world.events(connection.hook))
                 assert agrees, f"seed {seed}: {connection} by {policy}: {verdict.steps}, but the kernel: {did}"
                 outcomes[connection.hook, verdict.outcome] += 1
-                lacking = replace(connection, **dict.fromkeys(draw.sample(FACTS, 2)))
-                judged = judge(table, lacking)
+                partial = replace(connection, **dict.fromkeys(draw.sample(FACTS, 2)))
+                judged = evaluate(table, partial)
                 assert judged.outcome is Outcome.UNKNOWN or (judged.outcome, judged.target) == (
                     verdict.outcome,
                     verdict.target,
-                ), f"seed {seed}: {lacking} by {policy}"
+                ), f"seed {seed}: {partial} by {policy}"
     finally:
         world.close()
     assert sum(outcomes.values()) > POLICIES * CONNECTIONS * 0.7, f"seed {seed}: {outcomes}"

@@ -21,7 +21,7 @@ import trio
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.host.command import run_command
 from exclave.link.link import open_link
-from exclave.redirect.rules.drain_ruleset import render_kept
+from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.redirect.table_door import open_table
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
@@ -118,7 +118,7 @@ class Lab:
 
     async def load(self, policy: RedirectPolicy) -> None:
         """Put the rules of a policy into the machine's kernel."""
-        loaded = await self.vm.run("nft", "-f", "-", stdin=render_kept(policy).encode())
+        loaded = await self.vm.run("nft", "-f", "-", stdin=render_ruleset(policy).encode())
         assert loaded.errors == ""
 
     async def add(self, name: str) -> Machine:
@@ -207,7 +207,7 @@ async def open_lab() -> AsyncIterator[Lab]:
 
 
 @asynccontextmanager
-async def standing(lab: Lab, policy: RedirectPolicy) -> AsyncIterator[None]:
+async def open_rules(lab: Lab, policy: RedirectPolicy) -> AsyncIterator[None]:
     """The private link, a program in place of the policy's instance, and the rules."""
     endings = EndingSwitch()
     endings.ask_nowait(Ending.STOP)
@@ -244,14 +244,14 @@ def doors_inside(machine: Machine, scratch: Path, *, prefix: str = "") -> Iterat
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{folder}:{ORDINARY}"
     try:
-        with mock.patch("exclave.redirect.reconciler.forget_unanswered", partial(forget_inside, machine)):
+        with mock.patch("exclave.redirect.reconciler.forget_half_open", partial(forget_inside, machine)):
             yield
     finally:
         os.environ["PATH"] = before
 
 
 async def forget_inside(machine: Machine, addresses: Collection[str]) -> None:
-    """Run `forget_unanswered` in a process inside the machine."""
+    """Run `forget_half_open` in a process inside the machine."""
     await machine.must(sys.executable, str(PROGRAMS / "forget_half_open.py"), *addresses)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from exclave_sandbox.stage.namespaces import Machine
 
-from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, standing
+from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, open_rules
 from .policies import PLAIN, PROXY
 
 POLICY = replace(PLAIN, addresses=(VM4,), networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
@@ -90,7 +90,7 @@ async def open_town() -> AsyncIterator[Town]:
 @pytest.mark.parametrize("first", ["Docker's rules", "exclave's rules"])
 async def test_a_published_port_goes_on_working_and_one_of_the_group_goes_through_the_proxy(first: str) -> None:
     """Whoever's rules came first: among equals the kernel asks the last that came, and equals we are not."""
-    async with open_town() as town, standing(town.lab, POLICY):
+    async with open_town() as town, open_rules(town.lab, POLICY):
         if first == "Docker's rules":
             await town.lab.nft("delete", "table", "inet", "exclave")
         await town.start_docker()
@@ -105,7 +105,7 @@ async def test_a_published_port_goes_on_working_and_one_of_the_group_goes_throug
 
 
 async def test_containers_are_left_alone_by_default() -> None:
-    async with open_town() as town, standing(town.lab, POLICY):
+    async with open_town() as town, open_rules(town.lab, POLICY):
         await town.start_docker()
         lab = town.lab
         for address in (CLUSTER4, PEER4):
@@ -116,7 +116,7 @@ async def test_containers_are_left_alone_by_default() -> None:
 
 async def test_containers_behind_a_captured_bridge_call_the_cluster_as_programs_here_do() -> None:
     """With what Docker, strict reverse path filters and bridged packets that pass the rules may add to that."""
-    async with open_town() as town, standing(town.lab, CAPTURING):
+    async with open_town() as town, open_rules(town.lab, CAPTURING):
         await town.start_docker()
         lab = town.lab
         lab.listen(lab.vm, "application", f"{VM4}/9100", "172.17.0.1/9100")
@@ -142,7 +142,7 @@ async def test_containers_behind_a_captured_bridge_call_the_cluster_as_programs_
 
 async def test_everything_is_captured_where_that_is_wanted_but_what_containers_say_to_each_other() -> None:
     everything = replace(CAPTURING, networks=None)
-    async with open_town() as town, standing(town.lab, everything):
+    async with open_town() as town, open_rules(town.lab, everything):
         await town.start_docker()
         lab = town.lab
         await lab.vm.must("sh", "-c", "echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -161,7 +161,7 @@ async def test_everything_is_captured_where_that_is_wanted_but_what_containers_s
 async def test_an_interface_that_is_excluded_keeps_calls_to_containers_bare() -> None:
     """Linkerd's default for the cluster's networks holds every private one, and so Docker's."""
     networks = ("10.0.0.0/8", "172.16.0.0/12")
-    async with open_town() as town, standing(town.lab, replace(POLICY, networks=networks)):
+    async with open_town() as town, open_rules(town.lab, replace(POLICY, networks=networks)):
         lab = town.lab
         assert (await lab.call(lab.vm, CONTAINER, 80)).who == "proxy a"
         await lab.load(replace(POLICY, networks=networks, exempt_outbound_interfaces=("docker0",)))

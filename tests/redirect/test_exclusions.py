@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from exclave.config import RedirectConfig
-from exclave.redirect import exclusions as surroundings
-from exclave.redirect.exclusions import find_accounts, find_ssh_ports, look_around
-from exclave.redirect.rules.policy import Surroundings
+from exclave.redirect import exclusions as exclusions_module
+from exclave.redirect.exclusions import find_accounts, find_exclusions, find_ssh_ports
+from exclave.redirect.rules.policy import HostExclusions
 
 LISTEN = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
 SERVE = """
@@ -31,7 +31,7 @@ ASK = "from exclave.redirect.exclusions import find_ssh_session; print(find_ssh_
 @pytest.fixture(autouse=True)
 def _no_ssh_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
-    monkeypatch.setattr(surroundings, "CONFIGURATION", tmp_path / "ssh")
+    monkeypatch.setattr(exclusions_module, "CONFIGURATION", tmp_path / "ssh")
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def test_every_user_and_group_that_does_not_exist_is_told() -> None:
 
 
 async def test_a_look_finds_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "find_ssh_ports", lambda: (2222,))
-    monkeypatch.setattr(surroundings, "find_ssh_session", lambda: (("10.42.0.77",), (2022,)))
-    found = await look_around(RedirectConfig(exclude_users=("4242",), exclude_groups=("4343",)))
-    assert found == Surroundings((4242,), (4343,), (2022, 2222), ("10.42.0.77",))
+    monkeypatch.setattr(exclusions_module, "find_ssh_ports", lambda: (2222,))
+    monkeypatch.setattr(exclusions_module, "find_ssh_session", lambda: (("10.42.0.77",), (2022,)))
+    found = await find_exclusions(RedirectConfig(exclude_users=("4242",), exclude_groups=("4343",)))
+    assert found == HostExclusions((4242,), (4343,), (2022, 2222), ("10.42.0.77",))

@@ -84,7 +84,7 @@ async def test_with_the_keepalive_table_no_flush_resets_a_connection(own: str, t
             assert await alive(flows) == 3 * EACH
 
 
-async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_later_one_out(tmp_path: Path) -> None:
+async def test_a_half_open_connection_from_before_the_rules_bypasses_them_no_longer(tmp_path: Path) -> None:
     """The kernel remembers connections while the keepalive table exists; it translates them at their first packet."""
     async with open_lab() as lab:
         await lab.nft("add", "table", "inet", "memory")
@@ -95,14 +95,14 @@ async def test_what_began_and_was_not_answered_while_no_rules_stood_keeps_no_lat
         agent = await start_agent(lab.vm, tmp_path, POLICY)
         try:
             as_proxies(lab, "a")
-            await agent.wait_log("redirect: connections that began while no rules stood, and may begin again: 1")
+            await agent.wait_log("redirect: half-open connections deleted, since they began without rules: 1")
             assert await lab.call(lab.vm, NOBODY, 80, source_port=40001) == CallResult("proxy a", (NOBODY, 80))
         finally:
             agent.kill()
             await remove_keepalive(tmp_path)
 
 
-async def test_without_it_a_flush_resets_connections_and_the_agent_says_so_before(tmp_path: Path) -> None:
+async def test_without_it_a_flush_resets_connections_and_the_agent_warns_of_that(tmp_path: Path) -> None:
     """A keepalive process without a record is ended, since no later agent could find it; the rest works."""
     absent = tmp_path / "absent"
     async with open_machine(absent) as (lab, agent):

@@ -1,7 +1,7 @@
 """Never captured, whatever is configured: every row with real connections, under rules that take all that they can.
 
-The rules are made of settings, configuration and surroundings as an agent makes them. A control row beside each kind
-shows that the rules do capture, so that no row passes for want of them.
+The rules are made from settings, configuration and host exclusions, as in an agent. Control rows show that these rules
+do capture, so that no row passes because rules are missing.
 """
 
 from collections.abc import Callable, Coroutine
@@ -9,10 +9,10 @@ from typing import Any
 
 from exclave.api.settings import Port
 from exclave.config import RedirectConfig
-from exclave.redirect.rules.policy import Server, Surroundings, make_policy
+from exclave.redirect.rules.policy import HostExclusions, Server, make_policy
 from support.member import make_settings
 
-from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, read_program, standing
+from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, open_rules, read_program
 from .policies import PROXY
 
 SSHD, SESSION = 2222, 2022
@@ -25,7 +25,7 @@ GREEDY = make_policy(
     addresses=(VM4,),
     proxy_uid=PROXY,
     servers=(Server(CLUSTER4, 6443), Server(CLUSTER6, 6443)),
-    surroundings=Surroundings(ssh_ports=(SSHD, SESSION), ssh_peers=(OPERATOR,)),
+    exclusions=HostExclusions(ssh_ports=(SSHD, SESSION), ssh_peers=(OPERATOR,)),
 )
 
 METADATA = (
@@ -76,7 +76,7 @@ async def test_what_is_never_captured() -> None:
                 "ip", "address", "add", f"{address}/{length}", "dev", "eth0", *["nodad"][: length == "128"]
             )
             await lab.vm.must("ip", "route", "replace", f"{address}/{length}", "dev", "eth0")
-        async with standing(lab, GREEDY):
+        async with open_rules(lab, GREEDY):
             ours = [f"{address}/{port}" for address in (VM4, "127.0.0.1", "::1") for port in (22, SSHD, SESSION, 8080)]
             lab.listen(lab.vm, "application", *ours)
             lab.listen(lab.vm, "stub", "169.254.77.3/53", "fd77:ec1a:7e::3/53")
@@ -88,9 +88,9 @@ async def test_what_is_never_captured() -> None:
 
 
 async def test_no_datagram_is_captured_and_so_neither_dhcp_nor_dns() -> None:
-    """Renewing a lease, being told of one, asking everybody at first; names; and a port that the group has for TCP."""
+    """DHCP (renewal, answer, broadcast), DNS, and a port that the group has for TCP."""
     everybody = "10.77.0.255"
-    async with open_lab() as lab, standing(lab, GREEDY):
+    async with open_lab() as lab, open_rules(lab, GREEDY):
         lab.start(
             lab.peer,
             read_program("answer_datagrams"),
@@ -128,6 +128,6 @@ async def test_connections_that_are_older_than_the_rules_go_on_in_both_direction
             lab.talk(lab.vm, CLUSTER6, 80),
             lab.talk(lab.peer, VM4, 2022),
         ]
-        async with standing(lab, GREEDY):
+        async with open_rules(lab, GREEDY):
             assert all(connection.is_alive() for connection in older)
             assert (await lab.call(lab.peer, VM4, 8080)).who == (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"

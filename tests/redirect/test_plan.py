@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from exclave.redirect.kernel.observe import NOTHING, Observed
-from exclave.redirect.plan import FIGHT, PAUSE, WITHIN, Action, decide, is_wider, pause_after
+from exclave.redirect.plan import FIGHT, PAUSE, WITHIN, Action, is_wider, pause_after, plan_table
 from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.redirect.rules.ruleset import ruleset_digest
 
@@ -13,7 +13,7 @@ from .policies import PLAIN
 
 OURS = Observed(installed=True, instance="a", digest=ruleset_digest(PLAIN), fingerprint="as we made it")
 MADE = OURS.fingerprint
-HOLDING = Observed(installed=True, is_holding=True, fingerprint="holding")
+HOLDING = Observed(installed=True, is_draining=True, fingerprint="holding")
 
 UNCONFIRMED, OVER = replace(PLAIN, armed_until=60.0), replace(PLAIN, armed_until=0.0)
 TIMED = replace(OURS, digest=ruleset_digest(UNCONFIRMED))
@@ -43,7 +43,7 @@ CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
 
 @pytest.mark.parametrize(("wanted", "observed", "reference", "action"), CASES.values(), ids=CASES)
 def test_decision(wanted: RedirectPolicy | None, observed: Observed, reference: str | None, action: Action) -> None:
-    assert decide(wanted, observed, reference) is action
+    assert plan_table(wanted, observed, reference) is action
 
 
 def test_whoever_undoes_every_repair_is_answered_slowly() -> None:

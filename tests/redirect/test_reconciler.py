@@ -1,4 +1,4 @@
-"""The redirect with the kernel that is to do it: who gets which connection, and what others can do to the rules."""
+"""The redirect in the real kernel: who gets which connection, and what happens when others change the rules."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.link.link import open_link
 from exclave.redirect.kernel.nft import remove_table
-from exclave.redirect.plan import decide
+from exclave.redirect.plan import plan_table
 from exclave.redirect.reconciler import Redirect, open_redirect
 from exclave.redirect.rules.policy import RedirectPolicy, Server
 from exclave.redirect.rules.ruleset import ruleset_digest
@@ -85,7 +85,7 @@ async def test_calls_of_programs_reach_the_proxy_with_their_destination_unless_e
                 "an excluded user": lab.call(lab.vm, CLUSTER4, 80, uid=4242),
             }.items():
                 assert await call == CallResult("peer"), why
-            await redirect.settle()
+            await redirect.reconcile()
             assert (redirect.observed.value.inbound, redirect.observed.value.outbound) == (0, 3)
 
 
@@ -132,11 +132,11 @@ async def test_a_neighbour_cannot_reach_the_private_link() -> None:
                 for address, port in places:
                     assert (await lab.call(lab.peer, address, port, timeout=0.3)).who == "TimeoutError"
                     assert (await lab.call(lab.vm, address, port)).who == "link"
-                await redirect.settle()
+                await redirect.reconcile()
                 assert redirect.observed.value.dropped >= len(places)
 
 
-async def test_a_swap_takes_new_connections_and_leaves_the_old_ones() -> None:
+async def test_a_swap_moves_new_connections_only() -> None:
     async with open_lab() as lab, redirected(lab, POLICY, "a", "b") as (wanted, redirect):
         inbound, outbound = lab.talk(lab.peer, VM4, 8080), lab.talk(lab.vm, CLUSTER4, 80)
         assert (inbound.who, outbound.who) == ("proxy a", "proxy a")
@@ -173,22 +173,22 @@ FOREIGN = {
 }
 
 
-async def test_what_others_do_to_the_rules_is_noticed_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_change_by_others_is_repaired(caplog: pytest.LogCaptureFixture) -> None:
     async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):
-        await redirect.settle()
+        await redirect.reconcile()
         assert redirect.repairs == 0
         for repairs, (what, command) in enumerate(FOREIGN.items(), 1):
             caplog.clear()
             await lab.nft(*command.split(" "))
-            await redirect.settle()  # unless its keeper, which looks once after the opening, was faster
+            await redirect.reconcile()  # unless its task, which reads the table once after the opening, was faster
             assert redirect.repairs == repairs, what
             assert redirect.in_place
             assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080)), what
-            told = [line for line in caplog.messages if line.startswith("redirect: others changed")]
-            assert len(told) == 1, caplog.messages
+            lines = [line for line in caplog.messages if line.startswith("redirect: others changed")]
+            assert len(lines) == 1, caplog.messages
 
 
-async def test_what_began_by_narrower_rules_and_nobody_answers_begins_anew() -> None:
+async def test_a_half_open_connection_from_narrower_rules_is_captured_after_a_widening() -> None:
     nobody = "10.42.0.77"
     async with open_lab() as lab, redirected(lab, replace(POLICY, outbound=False)) as (wanted, _):
         await lab.vm.must("ip", "neighbour", "add", nobody, "lladdr", "02:00:00:00:00:99", "dev", "eth0")
@@ -200,8 +200,8 @@ async def test_what_began_by_narrower_rules_and_nobody_answers_begins_anew() -> 
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(widen)
-            seen = await lab.call(lab.vm, nobody, 80, timeout=20.0, source_port=40001)
-        assert seen == CallResult("proxy a", (nobody, 80))
+            result = await lab.call(lab.vm, nobody, 80, timeout=20.0, source_port=40001)
+        assert result == CallResult("proxy a", (nobody, 80))
 
 
 async def test_the_rules_of_others_stay_as_they_are() -> None:
@@ -214,11 +214,11 @@ async def test_the_rules_of_others_stay_as_they_are() -> None:
         async with redirected(lab, POLICY) as (wanted, redirect):
             assert await lab.nft("list", "table", "ip", "theirs") in before
             await lab.nft("add table inet exclave-like")
-            await redirect.settle()
+            await redirect.reconcile()
             assert redirect.repairs == 0
             await lab.nft("delete table inet exclave-like")
             wanted.set(None)
-            await redirect.observed.wait_for(lambda observed: observed.is_holding)
+            await redirect.observed.wait_for(lambda observed: observed.is_draining)
             assert await lab.nft("list", "table", "ip", "theirs") in before
         assert await lab.nft("list", "ruleset") == before
 
@@ -269,9 +269,9 @@ EARLIER: dict[str, tuple[RedirectPolicy, dict[str, str], bool]] = {
 }
 
 
-@pytest.mark.parametrize(("earlier", "noted", "kept"), EARLIER.values(), ids=EARLIER)
-async def test_rules_that_an_earlier_agent_made_are_kept_if_they_are_the_wanted_ones(
-    earlier: RedirectPolicy, noted: dict[str, str], kept: bool
+@pytest.mark.parametrize(("earlier", "noted", "stays"), EARLIER.values(), ids=EARLIER)
+async def test_rules_that_an_earlier_agent_made_stay_if_they_are_the_wanted_ones(
+    earlier: RedirectPolicy, noted: dict[str, str], stays: bool
 ) -> None:
     async with open_lab() as lab:
         async with open_redirect(Wanted(earlier), lab.network.scratch, EndingSwitch()):
@@ -282,9 +282,9 @@ async def test_rules_that_an_earlier_agent_made_are_kept_if_they_are_the_wanted_
         async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()) as redirect:
             assert redirect.in_place
             assert redirect.repairs == 0
-            assert (handles(await lab.nft("-a", "list", "table", "inet", "exclave")) == before) == kept
-            await lab.nft("flush", "chain", "inet", "exclave", "outbound")  # what was kept is watched over, too
-            await redirect.settle()
+            assert (handles(await lab.nft("-a", "list", "table", "inet", "exclave")) == before) == stays
+            await lab.nft("flush", "chain", "inet", "exclave", "outbound")  # adopted rules are repaired as well
+            await redirect.reconcile()
             assert redirect.repairs == 1
 
 
@@ -294,28 +294,36 @@ async def test_rules_that_fail_leave_the_ones_that_stand_and_are_tried_again(cap
             wanted.set(replace(POLICY, instance="b"))
             problem = await redirect.problem.wait_for(lambda problem: problem is not None)
         assert problem is not None
-        assert problem.message == "nft refused the rules: no word"
+        assert problem.message == "nft refused the rules: no message"
         assert not redirect.in_place
         assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy a"
         with doors_inside(lab.vm, lab.network.scratch):
-            await redirect.settle()
+            await redirect.reconcile()
         assert redirect.in_place
         assert redirect.problem.value is None
         assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy b"
         assert [message for message in caplog.messages if "refused" in message] == [
-            "redirect: nft refused the rules: no word "
+            "redirect: nft refused the rules: no message "
             "(the kernel needs nf_tables with NAT (modules nft_chain_nat, nf_conntrack))"
         ]
 
 
-@pytest.mark.parametrize("is_heard", [True, False], ids=["changes are heard of, and this one was missed", "none are"])
-async def test_a_look_now_and_then_finds_what_was_not_heard_of(is_heard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "is_reported", [True, False], ids=["changes are reported, and this one was missed", "no changes are reported"]
+)
+async def test_a_reading_at_intervals_finds_changes_that_were_not_reported(
+    is_reported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
-        "exclave.redirect.reconciler.LOOK_SELDOM" if is_heard else "exclave.redirect.reconciler.LOOK_EVERY", 0.05
+        "exclave.redirect.reconciler.CHECK_INTERVAL" if is_reported else "exclave.redirect.reconciler.POLL_INTERVAL",
+        0.05,
     )
-    if not is_heard:
+    if not is_reported:
         monkeypatch.setattr("exclave.redirect.kernel.monitor._GROUP", 4000)
-    async with open_lab() as lab, redirected(lab, POLICY) as (_, redirect):  # which hears of this network, not of vm's
+    async with (
+        open_lab() as lab,
+        redirected(lab, POLICY) as (_, redirect),
+    ):  # its monitor is in this network, not in vm's
         await lab.nft("flush", "ruleset")
         with trio.fail_after(20):
             while redirect.repairs == 0 or not redirect.in_place:
@@ -323,8 +331,8 @@ async def test_a_look_now_and_then_finds_what_was_not_heard_of(is_heard: bool, m
         assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080))
 
 
-def test_what_others_do_is_heard_of_and_repaired_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With how often nft was run for it, and that it comes to rest: what we do ourselves is heard of as well."""
+def test_a_reported_change_is_repaired_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It also counts the runs of nft: our own changes are reported as well, and cause one more reading only."""
 
     @in_own_network()
     async def repaired() -> None:
@@ -340,7 +348,7 @@ def test_what_others_do_is_heard_of_and_repaired_at_once(tmp_path: Path, caplog:
                         while redirect.repairs < repairs or not redirect.in_place:
                             await redirect.observed.wait_change()
                     await at_rest()
-                    assert count() - before <= 1 + 4  # theirs; look, load, look, and a look at what that changed
+                    assert count() - before <= 1 + 4  # theirs; then read, load, read, and a reading for our own change
                     assert redirect.repairs == repairs
                     (message,) = caplog.messages
                     assert message.startswith("redirect: others changed or removed our table (nft, process ")
@@ -348,7 +356,7 @@ def test_what_others_do_is_heard_of_and_repaired_at_once(tmp_path: Path, caplog:
     repaired()
 
 
-def test_whoever_undoes_every_repair_is_not_answered_without_end(
+def test_a_program_that_undoes_every_repair_slows_repairs_down(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exclave.redirect.reconciler.FIGHT", 3)
@@ -365,7 +373,7 @@ def test_whoever_undoes_every_repair_is_not_answered_without_end(
                     await at_rest()
                 assert redirect.repairs == 3
         fights = [message for message in caplog.messages if "undo" in message]
-        assert fights == ["redirect: others undo what is repaired at once; it is repaired once in 3600 s"]
+        assert fights == ["redirect: others undo each repair at once; from now on one repair in 3600 s"]
 
     fought()
 
@@ -400,7 +408,7 @@ async def test_a_fault_of_ours_ends_the_agent_by_handing_over_and_the_rules_stay
         with pytest.raises(RuntimeError, match="it fell over"):
             async with open_redirect(wanted, lab.network.scratch, EndingSwitch()):
                 stays = lab.talk(lab.vm, CLUSTER4, 80)
-                falling_over_once(monkeypatch, "exclave.redirect.reconciler.decide", decide)
+                falling_over_once(monkeypatch, "exclave.redirect.reconciler.plan_table", plan_table)
                 wanted.set(replace(POLICY, instance="b"))
                 await trio.sleep_forever()
         assert stays.is_alive()

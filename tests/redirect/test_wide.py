@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .lab import CLUSTER4, CLUSTER6, PEER6, VM4, VM6, CallResult, open_lab, standing
+from .lab import CLUSTER4, CLUSTER6, PEER6, VM4, VM6, CallResult, open_lab, open_rules
 from .policies import PLAIN
 
 POLICY = replace(PLAIN, addresses=(VM4,), networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
@@ -58,7 +58,7 @@ async def test_who_is_called_from_outside() -> None:
     async with open_lab() as lab:
         for address in ("10.77.0.100/24", "10.77.0.101/24"):
             await lab.vm.add_address(address)
-        async with standing(lab, POLICY):
+        async with open_rules(lab, POLICY):
             places = {f"{address}/{port}" for _, calls in INBOUND.values() for address, port in calls}
             lab.listen(lab.vm, "application", *places)
             for what, (change, calls) in INBOUND.items():
@@ -97,7 +97,7 @@ OUTBOUND: dict[str, tuple[dict[str, Any], dict[tuple[str, int, int], bool]]] = {
 async def test_who_is_called_by_programs_here() -> None:
     async with open_lab() as lab:
         await lab.peer.add_address("10.42.9.9/16")
-        async with standing(lab, POLICY):
+        async with open_rules(lab, POLICY):
             places = {f"{address}/{port}" for _, calls in OUTBOUND.values() for address, port, _ in calls}
             lab.listen(lab.peer, "peer", *places)
             for what, (change, calls) in OUTBOUND.items():
@@ -116,7 +116,7 @@ async def test_an_interface_is_told_from_another_on_the_way_in_and_out() -> None
     async with open_lab() as lab:
         await lab.wire(lab.vm, "eth1", "10.42.200.1/24", lab.peer, "eth1", "10.42.200.2/24")
         await lab.peer.must("ip", "route", "add", f"{VM4}/32", "via", "10.42.200.1", "src", "10.42.200.2")
-        async with standing(lab, policy):
+        async with open_rules(lab, policy):
             lab.listen(lab.vm, "application", f"{VM4}/8080")
             lab.listen(lab.peer, "peer", "10.42.200.2/80")
             assert await lab.call(lab.vm, "10.42.200.2", 80) == PEER
@@ -130,7 +130,7 @@ async def test_behind_a_nat_what_arrives_for_the_inner_address_is_captured() -> 
     outside = "203.0.113.7"
     chain = "add table ip nat; add chain ip nat o { type nat hook output priority -100; }"
     nat = f"{chain}; add rule ip nat o ip daddr {outside} dnat to {VM4}"
-    async with open_lab() as lab, standing(lab, replace(POLICY, addresses=(outside, VM4))):
+    async with open_lab() as lab, open_rules(lab, replace(POLICY, addresses=(outside, VM4))):
         await lab.peer.must("ip", "route", "add", "203.0.113.0/24", "via", VM4)
         await lab.peer.must("nft", nat)
         assert await lab.call(lab.peer, outside, 8080) == taken(VM4, 8080)  # so the proxy has to know both
@@ -143,7 +143,7 @@ async def test_a_call_to_oneself_is_as_it_was_before_exclave(networks: tuple[str
     """It goes over lo, whichever own address is called; and the proxy that is told to call this machine reaches it."""
     async with open_lab() as lab:
         await lab.vm.add_address("10.77.0.100/24")
-        async with standing(lab, replace(POLICY, addresses=(VM4, "10.77.0.100"), networks=networks)):
+        async with open_rules(lab, replace(POLICY, addresses=(VM4, "10.77.0.100"), networks=networks)):
             lab.listen(lab.vm, "application", f"{VM4}/8080", "10.77.0.100/8080", "127.0.0.1/8080")
             for address in (VM4, "10.77.0.100", "127.0.0.1"):
                 for uid in (0, 4242, POLICY.proxy_uid):
@@ -153,5 +153,5 @@ async def test_a_call_to_oneself_is_as_it_was_before_exclave(networks: tuple[str
 async def test_a_vip_that_is_elsewhere_now_is_a_destination_as_any_other() -> None:
     async with open_lab() as lab:
         await lab.peer.add_address("10.42.0.100/16")
-        async with standing(lab, replace(POLICY, addresses=(VM4, "10.42.0.100"))):
+        async with open_rules(lab, replace(POLICY, addresses=(VM4, "10.42.0.100"))):
             assert await lab.call(lab.vm, "10.42.0.100", 8080) == taken("10.42.0.100", 8080)

@@ -29,7 +29,7 @@ from exclave.kit.formats.duration import format_duration
 from exclave.kit.host.atomic import remove_folder
 from exclave.kit.host.locks import hold_lock
 from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
-from exclave.redirect.kernel.nft import keep_armed
+from exclave.redirect.kernel.nft import confirm_from_cold
 
 UNIT = "exclave.service"
 
@@ -232,7 +232,7 @@ def confirm_rules(config: Config, *, in_json: bool) -> int:
     except NoAgent:
         confirmed = forget_unconfirmed(config.paths.state)
         if confirmed:
-            _run(keep_armed)
+            _run(confirm_from_cold)
     _say("confirmed: the rules stay" if confirmed else "there was nothing to confirm")
     if in_json:
         print(json.dumps({"confirmed": confirmed}))

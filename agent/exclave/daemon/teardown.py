@@ -42,9 +42,9 @@ from exclave.member.record import (
 from exclave.milestones import Leaving, Withdrawing, tell
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import RecordFile
-from exclave.redirect.applied import forget_rules
+from exclave.redirect.applied import remove_applied
 from exclave.redirect.keepalive import remove_keepalive
-from exclave.redirect.kernel.nft import hold_table, remove_table
+from exclave.redirect.kernel.nft import drain_table, remove_table
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +127,13 @@ async def clean_up(config: Config) -> list[str]:
     runtime = config.paths.runtime
     done: list[str] = []
     problems: list[HostError] = []
-    await hold_table()  # first: what the proxies still serve is served to its end
+    await drain_table()  # first: what the proxies still serve is served to its end
     with _noted(problems):
         await _end_proxies(runtime, config.proxy.drain, done)
     await remove_table()
     done.append("rules removed")
     with _noted(problems):
-        forget_rules(runtime)
+        remove_applied(runtime)
     with _noted(problems):
         if (pid := await remove_keepalive(runtime)) is not None:
             done.append(f"keepalive process {pid} ended")

@@ -28,8 +28,8 @@ from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import Instance
 from exclave.member.client import MemberClient
 from exclave.proxy.instance import Proxy
-from exclave.redirect.exclusions import find_ssh_ports, look_around
-from exclave.redirect.rules.policy import RedirectPolicy, Server, Surroundings, make_policy
+from exclave.redirect.exclusions import find_exclusions, find_ssh_ports
+from exclave.redirect.rules.policy import HostExclusions, RedirectPolicy, Server, make_policy
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +72,11 @@ class Steering:
         self._settings: Settings | None = None
         self._addresses: tuple[str, ...] = ()
         self._instance: Instance | None = None
-        self._surroundings = Surroundings()
+        self._exclusions = HostExclusions()
 
-    async def look_around(self) -> None:
+    async def find_exclusions(self) -> None:
         """Find what this host never wants captured. Raises ValueError naming users and groups that do not exist."""
-        self._surroundings = await look_around(self._config)
+        self._exclusions = await find_exclusions(self._config)
 
     async def keep_looking_around(self) -> None:
         """Notice SSH servers that come or move, for ever. What was found stays found: ports that come and go with
@@ -84,10 +84,10 @@ class Steering:
         while True:
             await trio.sleep(LOOK_AROUND_EVERY)
             found = await trio.to_thread.run_sync(find_ssh_ports)
-            known = self._surroundings.ssh_ports
+            known = self._exclusions.ssh_ports
             if not set(found) <= set(known):
-                self._surroundings = replace(self._surroundings, ssh_ports=tuple(sorted({*known, *found})))
-                log.info("redirect: [ssh_ports=%s]", ",".join(map(str, self._surroundings.ssh_ports)))
+                self._exclusions = replace(self._exclusions, ssh_ports=tuple(sorted({*known, *found})))
+                log.info("redirect: [ssh_ports=%s]", ",".join(map(str, self._exclusions.ssh_ports)))
 
     async def keep(self) -> None:
         """Keep the wanted rules true, for ever."""
@@ -123,7 +123,7 @@ class Steering:
                 addresses=self._addresses,
                 proxy_uid=self._proxy.uid,
                 servers=self._find_servers(),
-                surroundings=self._surroundings,
+                exclusions=self._exclusions,
                 outbound_open=assessment.outbound_open,
                 inbound_open=assessment.inbound_open,
             )
@@ -174,12 +174,12 @@ async def open_steering(
     """
     steering = Steering(config, membership, proxy, data_path, confirming, servers, active)
     try:
-        await steering.look_around()
+        await steering.find_exclusions()
     except ValueError as problem:
         raise ConfigError(str(problem), "name users and groups of this machine, or their numbers") from None
     steering.settle()
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "steering", steering.keep)
-        nursery.start_soon(supervise, "surroundings", steering.keep_looking_around)
+        nursery.start_soon(supervise, "host exclusions", steering.keep_looking_around)
         yield steering
         nursery.cancel_scope.cancel()

@@ -26,18 +26,18 @@ import trio
 from exclave.control.client import NoAgent, query_agent
 from exclave.errors import ExclaveError, Fault, HostError
 from exclave.explain.kernel_state import (
+    KernelTable,
     Route,
-    Standing,
     is_listening,
     read_addresses,
-    read_others,
+    read_kernel_table,
+    read_other_nat_chains,
     read_route,
-    read_standing,
 )
-from exclave.explain.query import Question, parse_question
-from exclave.explain.sentences import Answer, answer, compare
-from exclave.explain.trace import connect, listen_for_events, open_attempt, open_tracing, take_events
-from exclave.explain.verdict import HOOKS, Connection, Outcome, Verdict, judge
+from exclave.explain.query import Query, parse_query
+from exclave.explain.sentences import Answer, compare_with_trace, describe
+from exclave.explain.trace import listen_for_events, open_attempt, open_tracing, read_events, send_first_packet
+from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, evaluate
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import dns_address
 
@@ -46,7 +46,7 @@ STUB_PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
-class Asker:
+class Caller:
     """Who would call: a user and group of this machine, or a caller outside by address and interface."""
 
     user: str | None = None
@@ -80,69 +80,65 @@ def ask(
     source: str | None,
     interface: str | None,
     with_trace: bool,
-) -> tuple[Question, Asker]:
+) -> tuple[Query, Caller]:
     """Read what was typed. Raises ExclaveError for what makes no sense."""
     try:
-        question = parse_question(words)
+        query = parse_query(words)
         if source is not None:
             source = str(ip_address(source))
-        if question.direction == "outbound" and (source or interface):
+        if query.direction == "outbound" and (source or interface):
             raise ValueError("--from and --interface are about connections from outside: exclave explain inbound …")
-        if question.direction == "inbound" and (user or group or with_trace):
+        if query.direction == "inbound" and (user or group or with_trace):
             raise ValueError("--user, --group and --trace are about connections of programs here")
     except ValueError as problem:
         raise ExclaveError(
             Fault.USAGE, str(problem), "for instance: exclave explain 10.42.0.9:80; exclave explain inbound :8080"
         ) from None
-    return question, Asker(user, group, source, interface)
+    return query, Caller(user, group, source, interface)
 
 
-async def explain(question: Question, asker: Asker, runtime: Path, *, with_trace: bool) -> list[Explanation]:
+async def explain(query: Query, caller: Caller, runtime: Path, *, with_trace: bool) -> list[Explanation]:
     """Answer, once for each address. Raises HostError, and ExclaveError for a name or user that is not known."""
-    uid, gid = _account(asker)
-    addresses, found_by = await _addresses(question)
+    uid, gid = _account(caller)
+    addresses, found_by = await _addresses(query)
     found = []
     for address in addresses:
-        found.append(await _explain(question, address, asker, uid, gid, with_trace=with_trace))
-    around = (*found_by, *await _around(runtime))
+        found.append(await _explain(query, address, caller, uid, gid, with_trace=with_trace))
+    around = (*found_by, *await _read_agent_notes(runtime))
     merged: dict[Any, Explanation] = {}
     for each in found:  # own addresses that fare alike are told once
-        key = each.answer.sentence if question.host else (each.answer.outcome, each.answer.rule, each.notes)
+        key = each.answer.sentence if query.host else (each.answer.outcome, each.answer.rule, each.notes)
         merged.setdefault(key, Explanation(each.answer, (*each.notes, *around), each.trace))
     return list(merged.values())
 
 
-async def _explain(
-    question: Question, address: str, asker: Asker, uid: int, gid: int, *, with_trace: bool
-) -> Explanation:
-    standing = await read_standing()
-    connection, notes = await _connection(question, address, asker, uid, gid)
-    verdict = judge(standing.table, connection) if standing else Verdict(Outcome.PASSES)
-    table, texts = (standing.table, standing.texts) if standing else (None, {})
-    told = answer(question.direction, connection, table, texts, verdict)
-    trace = await _trace(standing, connection, verdict) if with_trace else None
+async def _explain(query: Query, address: str, caller: Caller, uid: int, gid: int, *, with_trace: bool) -> Explanation:
+    kernel_table = await read_kernel_table()
+    connection, notes = await _connection(query, address, caller, uid, gid)
+    verdict = evaluate(kernel_table.table, connection) if kernel_table else TableVerdict(Outcome.PASSES)
+    table, texts = (kernel_table.table, kernel_table.texts) if kernel_table else (None, {})
+    told = describe(query.direction, connection, table, texts, verdict)
+    trace = await _trace(kernel_table, connection, verdict) if with_trace else None
     if verdict.target is not None and not await is_listening(*verdict.target):
         notes.append(f"nobody listens at {join_host_port(*verdict.target)} now, so it would be refused")
-    if verdict.outcome is Outcome.PASSES and (others := await read_others(connection.hook)):
+    if verdict.outcome is Outcome.PASSES and (others := await read_other_nat_chains(connection.hook)):
         notes.append(f"tables of others are asked after ours and may send it elsewhere: {', '.join(others)}")
     return Explanation(told, (*told.notes, *notes), trace)
 
 
-async def _connection(
-    question: Question, address: str, asker: Asker, uid: int, gid: int
-) -> tuple[Connection, list[str]]:
+async def _connection(query: Query, address: str, caller: Caller, uid: int, gid: int) -> tuple[Connection, list[str]]:
     """The first packet at the hook where rules are asked, with all that routes say of it."""
-    destination, hook = ip_address(address), HOOKS[question.direction]
-    if question.direction == "outbound":
+    destination, hook = ip_address(address), HOOKS[query.direction]
+    if query.direction == "outbound":
         route = await read_route(address, "uid", str(uid))
         notes = [] if isinstance(route, Route) else [f"it would not leave this machine: {route}"]
         interface, source = (route.interface, route.source) if isinstance(route, Route) else (None, None)
         origin = ip_address(source) if source else None
-        return Connection(hook, destination, question.port, origin, uid, gid, interface), notes
+        return Connection(hook, destination, query.port, origin, uid, gid, interface), notes
     route = await read_route(address)
-    origin = ip_address(asker.source) if asker.source else None
+    origin = ip_address(caller.source) if caller.source else None
     if isinstance(route, str):
-        return Connection(hook, destination, question.port, origin, interface=asker.interface), [
+        return Connection(hook, destination, query.port, origin, interface=caller.interface), [
             f"this machine has no route there: {route}"
         ]
     notes = [] if route.kind == "local" else [f"{address} is no address of this machine; it could only go through it"]
@@ -150,9 +146,9 @@ async def _connection(
         Connection(
             hook,
             destination,
-            question.port,
+            query.port,
             origin,
-            interface=asker.interface,
+            interface=caller.interface,
             leaves_by=route.interface,
             kind=route.kind,
         ),
@@ -217,41 +213,41 @@ def explained_object(explanations: list[Explanation]) -> dict[str, Any]:
 # The kernel's own word.
 
 
-async def _trace(standing: Standing | None, connection: Connection, verdict: Verdict) -> Trace:
+async def _trace(kernel_table: KernelTable | None, connection: Connection, verdict: TableVerdict) -> Trace:
     """Call there, for real, and stop at the first packet."""
-    if standing is None:
+    if kernel_table is None:
         return Trace(True, (), "there is no rule to check against")
     try:
         with open_attempt(connection.destination.version, connection.uid, connection.gid) as attempt:
             async with open_tracing(attempt.getsockname()[1]):
                 with listen_for_events() as channel:
-                    problem = connect(attempt, str(connection.destination), connection.port)
-                    events = take_events(channel)
+                    problem = send_first_packet(attempt, str(connection.destination), connection.port)
+                    events = read_events(channel)
     except OSError as error:
         return Trace(False, (), f"no connection could be tried: {error.strerror}")
     if problem and not events:
         return Trace(False, (), f"no packet left: {problem}")
-    agrees, steps = compare(verdict, connection, standing.table, events)
+    agrees, steps = compare_with_trace(verdict, connection, kernel_table.table, events)
     return Trace(agrees, tuple(steps))
 
 
 # What is asked about.
 
 
-def _account(asker: Asker) -> tuple[int, int]:
+def _account(caller: Caller) -> tuple[int, int]:
     """Numbers of the user and group; those of whoever asks, if none are named. Raises ExclaveError."""
     uid, gid = os.geteuid(), os.getegid()
     try:
-        if asker.user is not None:
-            if asker.user.isascii() and asker.user.isdecimal():
-                uid = int(asker.user)
+        if caller.user is not None:
+            if caller.user.isascii() and caller.user.isdecimal():
+                uid = int(caller.user)
                 gid = next((entry.pw_gid for entry in pwd.getpwall() if entry.pw_uid == uid), gid)
             else:
-                entry = pwd.getpwnam(asker.user)
+                entry = pwd.getpwnam(caller.user)
                 uid, gid = entry.pw_uid, entry.pw_gid
-        if asker.group is not None:
-            is_number = asker.group.isascii() and asker.group.isdecimal()
-            gid = int(asker.group) if is_number else grp.getgrnam(asker.group).gr_gid
+        if caller.group is not None:
+            is_number = caller.group.isascii() and caller.group.isdecimal()
+            gid = int(caller.group) if is_number else grp.getgrnam(caller.group).gr_gid
     except KeyError as problem:
         name = str(problem.args[0]).rpartition(": ")[2].strip("'")
         raise ExclaveError(
@@ -260,25 +256,23 @@ def _account(asker: Asker) -> tuple[int, int]:
     return uid, gid
 
 
-async def _addresses(question: Question) -> tuple[tuple[str, ...], tuple[str, ...]]:
+async def _addresses(query: Query) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The addresses that are asked about, and a note on how they were found. Raises ExclaveError, HostError."""
-    if not question.host:
+    if not query.host:
         return await read_addresses(), ()
-    if not question.is_name:
-        return (question.host,), ()
+    if not query.is_name:
+        return (query.host,), ()
     try:
-        told = await trio.socket.getaddrinfo(question.host, question.port, type=socket.SOCK_STREAM)
+        told = await trio.socket.getaddrinfo(query.host, query.port, type=socket.SOCK_STREAM)
         found = tuple(dict.fromkeys(str(each[4][0]).partition("%")[0] for each in told))
-        return found, (f"{question.host} is {', '.join(found)}, as this machine resolves it",)
+        return found, (f"{query.host} is {', '.join(found)}, as this machine resolves it",)
     except OSError as problem:
-        found = await trio.to_thread.run_sync(_ask_stub, question.host)
+        found = await trio.to_thread.run_sync(_ask_stub, query.host)
         if found:
-            by = (
-                f"{question.host} is {', '.join(found)}, as exclave tells its proxies; this machine does not resolve it"
-            )
+            by = f"{query.host} is {', '.join(found)}, as exclave tells its proxies; this machine does not resolve it"
             return found, (by,)
         raise ExclaveError(
-            Fault.USAGE, f"{question.host} is not resolved: {problem.strerror}", "ask about its address instead"
+            Fault.USAGE, f"{query.host} is not resolved: {problem.strerror}", "ask about its address instead"
         ) from None
 
 
@@ -294,7 +288,7 @@ def _ask_stub(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-async def _around(runtime: Path) -> tuple[str, ...]:
+async def _read_agent_notes(runtime: Path) -> tuple[str, ...]:
     """What an agent says, or that there is none."""
     try:
         status = await trio.to_thread.run_sync(partial(query_agent, runtime, "status", 5.0))

@@ -12,7 +12,7 @@ import psutil
 import trio
 
 from exclave.errors import Fault, HostError
-from exclave.explain.table import Table, read_table, read_texts
+from exclave.explain.table import Table, parse_rule_texts, parse_table
 from exclave.kit.host.command import Finished, run_command
 from exclave.link.layout import LINK, TABLE
 
@@ -21,7 +21,7 @@ TRIES = 5
 
 
 @dataclass(frozen=True)
-class Standing:
+class KernelTable:
     """The table, and the text of each of its rules by handle."""
 
     table: Table
@@ -37,7 +37,7 @@ class Route:
     source: str | None
 
 
-async def read_standing() -> Standing | None:
+async def read_kernel_table() -> KernelTable | None:
     """Our table as it stands; None if there is none."""
     for _ in range(TRIES):
         listed = await _run("nft", "-j", "list", "table", "inet", TABLE)
@@ -49,20 +49,20 @@ async def read_standing() -> Standing | None:
                 continue
             raise _unreadable(listed if listed.status != 0 else told)
         try:
-            table = read_table(listed.output.decode())
-            texts = read_texts(told.output.decode())
+            table = parse_table(listed.output.decode())
+            texts = parse_rule_texts(told.output.decode())
         except ValueError as problem:
             raise HostError(
                 Fault.NFT_UNUSABLE, str(problem), "exclave needs nftables 0.9.3 or newer, with JSON"
             ) from None
         if table is not None and table.handle == texts.handle:
-            return Standing(replace(table, is_dormant=texts.is_dormant), texts.rules)
+            return KernelTable(replace(table, is_dormant=texts.is_dormant), texts.rules)
     raise HostError(
         Fault.NFT_UNUSABLE, "the table changes at every look", "see who changes it: nft monitor; then ask again"
     )
 
 
-async def read_others(hook: str) -> tuple[str, ...]:
+async def read_other_nat_chains(hook: str) -> tuple[str, ...]:
     """Chains of others that may translate connections at a hook, in the order that the kernel asks them."""
     listed = await _run("nft", "-j", "list", "chains")
     if listed.status != 0:

@@ -19,7 +19,7 @@ _NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """A connection to ask about; `host` is an address as the kernel writes it, a name, or "" for each own address."""
 
     direction: str
@@ -31,7 +31,7 @@ class Question:
         return join_host_port(self.host, self.port)
 
 
-def parse_question(words: Sequence[str]) -> Question:
+def parse_query(words: Sequence[str]) -> Query:
     """Read the words. Raises ValueError saying what was expected."""
     direction, *rest = words if words and words[0] in DIRECTIONS else ("outbound", *words)
     if len(rest) != 1:
@@ -40,14 +40,14 @@ def parse_question(words: Sequence[str]) -> Question:
     if not host:
         if direction == "outbound":
             raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}")
-        return Question(direction, "", port)
+        return Query(direction, "", port)
     try:
         if "%" in host:
             raise ValueError
-        return Question(direction, str(ip_address(host)), port)
+        return Query(direction, str(ip_address(host)), port)
     except ValueError:
         if _NAME.fullmatch(host) is None or ":" in host or host.replace(".", "").isdecimal():
             raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}") from None
     if direction == "inbound":
         raise ValueError(f"an address of this machine was expected, found {host}")
-    return Question(direction, host, port, is_name=True)
+    return Query(direction, host, port, is_name=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from exclave.explain.table import Chain, Table
 from exclave.explain.trace_events import TRACE_TABLE, TraceEvent
-from exclave.explain.verdict import Connection, Outcome, Step, Verdict, element_text, is_translating
+from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, element_text, is_translating
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import INSTANCES, TABLE, instance_address
-from exclave.redirect.rules.confirm_timer import ARMED, time_of
+from exclave.redirect.rules.confirm_timer import ARMED, element_time
 from exclave.redirect.rules.trial import TRIAL
 
 _OWN_CHAINS = {"outbound": "outbound", "inbound": "inbound"}
@@ -32,15 +32,15 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
-def answer(
-    direction: str, connection: Connection, table: Table | None, texts: Mapping[int, str], verdict: Verdict
+def describe(
+    direction: str, connection: Connection, table: Table | None, texts: Mapping[int, str], verdict: TableVerdict
 ) -> Answer:
     """Put a verdict into words."""
     subject = join_host_port(str(connection.destination), connection.port)
     if direction == "inbound":
         subject = f"{subject} from outside"
-    step = decisive(connection, verdict)
-    rule = step.rule if step is not None else verdict.strange
+    step = find_decisive_hit(connection, verdict)
+    rule = step.rule if step is not None else verdict.unknown_rule
     text = texts.get(rule.handle) if rule is not None else None
     instance = _instance(verdict)
     said = {
@@ -62,7 +62,7 @@ def answer(
     )
 
 
-def decisive(connection: Connection, verdict: Verdict) -> Step | None:
+def find_decisive_hit(connection: Connection, verdict: TableVerdict) -> RuleHit | None:
     """The step to tell: what captured or dropped; else the rule that let it pass; None if no rule did.
 
     Two chains are asked about what comes from outside. For what is meant for this machine the first one's word counts,
@@ -80,18 +80,18 @@ def decisive(connection: Connection, verdict: Verdict) -> Step | None:
     return next((step for step in reversed(told) if step.rule is not None), None)
 
 
-def _instance(verdict: Verdict) -> str | None:
+def _instance(verdict: TableVerdict) -> str | None:
     if verdict.target is None:
         return None
     known = {instance_address(one, family): one for one in INSTANCES for family in (4, 6)}
     return known.get(verdict.target[0])
 
 
-def _reason(direction: str, table: Table | None, step: Step | None, verdict: Verdict) -> str:
-    if verdict.strange is not None:
+def _reason(direction: str, table: Table | None, step: RuleHit | None, verdict: TableVerdict) -> str:
+    if verdict.unknown_rule is not None:
         return "exclave does not know what the rule below does; others have put it there"
     if verdict.outcome is Outcome.UNKNOWN:
-        return f"that depends on {' and '.join(verdict.lacking)}"
+        return f"that depends on {' and '.join(verdict.missing_facts)}"
     if table is None:
         return "there are no rules of exclave's in this kernel"
     if table.is_dormant:
@@ -110,42 +110,42 @@ def _reason_of_none(direction: str, table: Table) -> str:
             f"the rules capture nothing {direction} now, because the group wants it so, or the proxy has been away "
             "for longer than the group allows"
         )
-    return f"no rule takes it{_taken(chain, table)}"
+    return f"no rule takes it{_captured_elements(chain, table)}"
 
 
-def _taken(chain: Chain, table: Table) -> str:
+def _captured_elements(chain: Chain, table: Table) -> str:
     """What a chain takes, where that is few enough to say."""
     names = [f"captured_{'ports' if chain.name == 'inbound' else 'networks'}{family}" for family in ("", "4", "6")]
     held = [element for name in names for element in table.sets.get(name, ())]
-    if not held or len(held) > MOST_TOLD:
+    if not held or len(held) > MOST_LISTED:
         return ""
     what = "ports" if chain.name == "inbound" else "networks"
     return f"; taken are the {what} {', '.join(map(element_text, held))}"
 
 
-MOST_TOLD = 12
+MOST_LISTED = 12
 """Elements of a set that a sentence may list."""
 
 
-def _notes(direction: str, connection: Connection, verdict: Verdict) -> tuple[str, ...]:
+def _notes(direction: str, connection: Connection, verdict: TableVerdict) -> tuple[str, ...]:
     if verdict.outcome is Outcome.PROXY and direction == "inbound" and connection.kind == "local":
         to = join_host_port(str(connection.destination), connection.port)
         return (f"the proxy then calls {to} as a program here does; a port that Docker publishes is reached, too",)
     options = {"the interface": "--interface", "the caller's address": "--from"}
-    named = [options[fact] for fact in verdict.lacking if fact in options]
+    named = [options[fact] for fact in verdict.missing_facts if fact in options]
     return (f"say which: {', '.join(named)}",) if named else ()
 
 
-def _unconfirmed(table: Table | None, step: Step | None, verdict: Verdict) -> tuple[str, ...]:
+def _unconfirmed(table: Table | None, step: RuleHit | None, verdict: TableVerdict) -> tuple[str, ...]:
     """That what is captured is captured for a while only, unless somebody confirms the rules."""
     if table is None or step is None or step.chain == TRIAL or verdict.outcome is not Outcome.PROXY:
         return ()
-    left = time_of(table.sets[ARMED]) if ARMED in table.sets else None
+    left = element_time(table.sets[ARMED]) if ARMED in table.sets else None
     return (f"until confirmed, {left:.0f} s left; exclave confirm has the rules stay",) if left else ()
 
 
-def compare(
-    verdict: Verdict, connection: Connection, table: Table, events: Sequence[TraceEvent]
+def compare_with_trace(
+    verdict: TableVerdict, connection: Connection, table: Table, events: Sequence[TraceEvent]
 ) -> tuple[bool, list[str]]:
     """Whether the kernel did to a packet what the verdict says; and all that it did, also by the tables of others.
 

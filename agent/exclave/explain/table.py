@@ -45,7 +45,7 @@ class Table:
     is_dormant: bool = False
 
 
-def read_table(listing: str) -> Table | None:
+def parse_table(listing: str) -> Table | None:
     """Read `nft -j list table inet exclave`; None if there is no such table in it. Raises ValueError.
 
     Whether the table sleeps is not there: nft 1.0.6 prints another word for it.
@@ -76,7 +76,7 @@ _HANDLE = re.compile(r"^(?P<text>.*\S)\s+# handle (?P<handle>\d+)$")
 
 
 @dataclass(frozen=True)
-class Texts:
+class RuleTexts:
     """The table in nft's own words: its handle, the text of each rule by handle, and whether it sleeps."""
 
     handle: int
@@ -84,7 +84,7 @@ class Texts:
     is_dormant: bool = False
 
 
-def read_texts(listing: str) -> Texts:
+def parse_rule_texts(listing: str) -> RuleTexts:
     """Read `nft -a list table inet exclave`. Raises ValueError.
 
     Chains and sets have numbers of their own, which end lines that open a block.
@@ -100,4 +100,4 @@ def read_texts(listing: str) -> Texts:
             rules[int(found["handle"])] = found["text"]
     if not handle:
         raise ValueError("nft -a list table: a listing with handles was expected")
-    return Texts(handle, rules, is_dormant)
+    return RuleTexts(handle, rules, is_dormant)

@@ -1,9 +1,9 @@
-"""One real packet on its way through the kernel's rules: a connection attempt of ours, traced, and nothing else.
+"""Traces one real connection attempt through the kernel's rules, and nothing else.
 
-Rules: what is traced is told by the source port that our socket holds, not by a mark: a mark may choose another route.
-The rule that traces stands in a table of its own with `flags owner`: it goes with the one `nft` process that made it,
-which goes with us, so it is gone whatever happens to us. The kernel's word comes by netlink, to a socket that listens
-before the packet leaves: a packet of our own has passed all rules when `connect` returns, so nothing is waited for.
+The traced packet is identified by the source port that our socket holds, not by a mark, which may change its route.
+The rule that traces is in an owned table of one `nft` process, which ends with us: so it is gone whatever happens.
+Events come by netlink, to a socket that listens before the packet leaves. A packet of our own has passed all rules when
+`send_first_packet` returns, so nothing needs to be waited for.
 """
 
 import errno
@@ -55,7 +55,7 @@ def _as(uid: int | None, gid: int | None) -> Iterator[None]:
         os.setegid(own[0])
 
 
-def connect(attempt: socket.socket, address: str, port: int) -> str:
+def send_first_packet(attempt: socket.socket, address: str, port: int) -> str:
     """Send the first packet; what the kernel said at once, "" if it is under way."""
     result = attempt.connect_ex((address, port))
     return "" if result in (0, errno.EINPROGRESS) else os.strerror(result)
@@ -78,7 +78,7 @@ def listen_for_events() -> socket.socket:
     return channel
 
 
-def take_events(channel: socket.socket) -> list[TraceEvent]:
+def read_events(channel: socket.socket) -> list[TraceEvent]:
     """What has come so far."""
     events: list[TraceEvent] = []
     while True:

@@ -1,7 +1,7 @@
 """What the rules do to a new connection: the kernel's way through our table, walked with values. Pure.
 
 Rules: nothing is guessed. A rule that asks for something that is not known leaves two ways open; both are walked, and
-if they end differently, what is lacking is the answer. A rule that we do not understand ends the walk: others have put
+if they end differently, what is missing is the answer. A rule that we do not understand ends the walk: others have put
 it there. Accepting ends one chain and not the hook; the first rule that translates the destination settles it, since
 NAT decides once for a connection. Source: nft(8), "VERDICT STATEMENTS", "NAT STATEMENTS".
 """
@@ -50,7 +50,7 @@ class Connection:
 
 
 @dataclass(frozen=True)
-class Step:
+class RuleHit:
     """What one chain came to: by a rule, or by its policy if `rule` is None; `because` is a set and what it holds."""
 
     chain: str
@@ -60,63 +60,68 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What happens. `target` is where a captured connection goes; `lacking` what would have to be known."""
+class TableVerdict:
+    """What happens. `target` is where a captured connection goes; `missing_facts` what would have to be known."""
 
     outcome: Outcome
-    steps: tuple[Step, ...] = ()
+    steps: tuple[RuleHit, ...] = ()
     target: tuple[str, int] | None = None
-    lacking: tuple[str, ...] = ()
-    strange: Rule | None = None
+    missing_facts: tuple[str, ...] = ()
+    unknown_rule: Rule | None = None
 
 
-class _Strange(Exception):
+class _UnknownRule(Exception):
     """A rule that says what we do not understand."""
 
 
 @dataclass(frozen=True)
 class _Match:
-    """Whether a rule's conditions hold; None: that depends on `lacking`."""
+    """Whether a rule's conditions hold; None: that depends on `missing_facts`."""
 
     holds: bool | None
-    lacking: tuple[str, ...] = ()
+    missing_facts: tuple[str, ...] = ()
     because: tuple[str, str] | None = None
 
 
-def judge(table: Table, connection: Connection) -> Verdict:
+def evaluate(table: Table, connection: Connection) -> TableVerdict:
     """What the table does to a connection."""
     if table.is_dormant:
-        return Verdict(Outcome.PASSES)
+        return TableVerdict(Outcome.PASSES)
     chains = sorted((chain for chain in table.chains if chain.hook == connection.hook), key=lambda one: one.priority)
     return _walk(table, connection, chains, 0, 0, ())
 
 
 def _walk(
-    table: Table, connection: Connection, chains: Sequence[Chain], at: int, rule_at: int, steps: tuple[Step, ...]
-) -> Verdict:
+    table: Table, connection: Connection, chains: Sequence[Chain], at: int, rule_at: int, steps: tuple[RuleHit, ...]
+) -> TableVerdict:
     """Go on from a rule of a chain, to the end of the hook."""
     if at == len(chains):
-        return Verdict(Outcome.PASSES, steps)
+        return TableVerdict(Outcome.PASSES, steps)
     chain = chains[at]
     for number in range(rule_at, len(chain.rules)):
         rule = chain.rules[number]
         try:
             match = _match(table, connection, rule)
             verdict, target = _does(rule)
-        except _Strange:
-            return Verdict(Outcome.UNKNOWN, steps, strange=rule)
+        except _UnknownRule:
+            return TableVerdict(Outcome.UNKNOWN, steps, unknown_rule=rule)
         if match.holds is False or not verdict:
             continue
-        step = Step(chain.name, rule, verdict, match.because)
+        step = RuleHit(chain.name, rule, verdict, match.because)
         taken = _end(table, connection, chains, at, (*steps, step), target)
         if match.holds:
             return taken
         passed_by = _walk(table, connection, chains, at, number + 1, steps)
         if (taken.outcome, taken.target) == (passed_by.outcome, passed_by.target) != (Outcome.UNKNOWN, None):
             return passed_by
-        lacking = tuple(dict.fromkeys((*match.lacking, *taken.lacking, *passed_by.lacking)))
-        return Verdict(Outcome.UNKNOWN, (*steps, step), lacking=lacking, strange=taken.strange or passed_by.strange)
-    return _end(table, connection, chains, at, (*steps, Step(chain.name, None, chain.policy)), None)
+        missing_facts = tuple(dict.fromkeys((*match.missing_facts, *taken.missing_facts, *passed_by.missing_facts)))
+        return TableVerdict(
+            Outcome.UNKNOWN,
+            (*steps, step),
+            missing_facts=missing_facts,
+            unknown_rule=taken.unknown_rule or passed_by.unknown_rule,
+        )
+    return _end(table, connection, chains, at, (*steps, RuleHit(chain.name, None, chain.policy)), None)
 
 
 def _end(
@@ -124,12 +129,12 @@ def _end(
     connection: Connection,
     chains: Sequence[Chain],
     at: int,
-    steps: tuple[Step, ...],
+    steps: tuple[RuleHit, ...],
     target: tuple[str, int] | None,
-) -> Verdict:
+) -> TableVerdict:
     """What follows the verdict of a chain."""
     if steps[-1].verdict == "drop":
-        return Verdict(Outcome.DROPPED, steps)
+        return TableVerdict(Outcome.DROPPED, steps)
     if target is None:
         return _walk(table, connection, chains, at + 1, 0, steps)
     # Translated: no later chain with NAT is asked, while one that filters would be.
@@ -139,7 +144,7 @@ def _end(
 
 
 def _does(rule: Rule) -> tuple[str, tuple[str, int] | None]:
-    """A rule's verdict, "" if it has none, and where it sends a connection. Raises _Strange."""
+    """A rule's verdict, "" if it has none, and where it sends a connection. Raises _UnknownRule."""
     for statement in rule.statements:
         (kind, told), *_ = statement.items()
         if kind in ("match", "counter", "log"):
@@ -148,7 +153,7 @@ def _does(rule: Rule) -> tuple[str, tuple[str, int] | None]:
             return kind, None
         if kind == "dnat" and isinstance(told.get("addr"), str) and isinstance(told.get("port"), int):
             return "accept", (told["addr"], told["port"])
-        raise _Strange
+        raise _UnknownRule
     return "", None
 
 
@@ -163,8 +168,8 @@ def is_translating(table: Table, version: int) -> bool:
 
 
 def _match(table: Table, connection: Connection, rule: Rule) -> _Match:
-    """Whether all of a rule's conditions hold. Raises _Strange."""
-    lacking: list[str] = []
+    """Whether all of a rule's conditions hold. Raises _UnknownRule."""
+    missing_facts: list[str] = []
     because: tuple[str, str] | None = None
     for statement in rule.statements:
         if "match" not in statement:
@@ -174,14 +179,14 @@ def _match(table: Table, connection: Connection, rule: Rule) -> _Match:
         if value is _OTHER_FAMILY:
             return _Match(False)
         if value is None:
-            lacking.append(name)
+            missing_facts.append(name)
             continue
         element = _find(value, condition["right"], table)
         if (element is not None) != (condition["op"] in ("==", "in")):
             return _Match(False)
         if element is not None and _set_name(condition["right"]):
             because = (_set_name(condition["right"]), element_text(element))
-    return _Match(None, tuple(lacking), because) if lacking else _Match(True, because=because)
+    return _Match(None, tuple(missing_facts), because) if missing_facts else _Match(True, because=because)
 
 
 _OTHER_FAMILY = object()
@@ -190,7 +195,7 @@ _FLAGS = ["fin", "syn", "rst", "ack"]
 
 
 def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any]:
-    """What a condition asks about: its name for a person, and its value; None: not known. Raises _Strange."""
+    """What a condition asks about: its name for a person, and its value; None: not known. Raises _UnknownRule."""
     is_4 = connection.destination.version == 4
     if "meta" in left:
         known: dict[str, tuple[str, Any]] = {
@@ -203,13 +208,13 @@ def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any
             known["oifname"] = ("the interface", connection.interface)
         else:
             known["iifname"] = ("the interface", connection.interface)
-        return _known(known, left["meta"]["key"])
+        return _find_fact(known, left["meta"]["key"])
     if "payload" in left:
         protocol, place = left["payload"].get("protocol"), left["payload"].get("field")
         if protocol in ("ip", "ip6") and (protocol == "ip") != is_4:
             return "", _OTHER_FAMILY
         word = "ip" if is_4 else "ip6"
-        return _known(
+        return _find_fact(
             {
                 f"{word} daddr": ("", connection.destination),
                 f"{word} saddr": ("the caller's address", connection.source),
@@ -221,18 +226,18 @@ def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any
         return "", "new"  # the first packet of a connection, and one that the kernel can follow
     if "fib" in left and left["fib"].get("flags") in (["daddr"], "daddr"):
         kinds = {"type": ("the route", connection.kind), "oifname": ("the route", connection.leaves_by)}
-        return _known(kinds, left["fib"].get("result"))
+        return _find_fact(kinds, left["fib"].get("result"))
     if "&" in left:
         what, mask = left["&"]
         wanted = mask["|"] if isinstance(mask, dict) and "|" in mask else mask
         if what == {"payload": {"protocol": "tcp", "field": "flags"}} and sorted(wanted) == sorted(_FLAGS):
             return "", "syn"  # of those flags a first packet has this one
-    raise _Strange
+    raise _UnknownRule
 
 
-def _known(known: Mapping[str, tuple[str, Any]], key: Any) -> tuple[str, Any]:
+def _find_fact(known: Mapping[str, tuple[str, Any]], key: Any) -> tuple[str, Any]:
     if key not in known:
-        raise _Strange
+        raise _UnknownRule
     return known[key]
 
 
@@ -241,11 +246,11 @@ def _set_name(right: Any) -> str:
 
 
 def _find(value: Any, right: Any, table: Table) -> Any | None:
-    """The element that holds a value; None if there is none. Raises _Strange."""
+    """The element that holds a value; None if there is none. Raises _UnknownRule."""
     name = _set_name(right)
     if name:
         if name[1:] not in table.sets:
-            raise _Strange
+            raise _UnknownRule
         elements: Sequence[Any] = table.sets[name[1:]]
     elif isinstance(right, dict) and "set" in right:
         elements = right["set"] if isinstance(right["set"], list) else [right["set"]]
@@ -269,10 +274,10 @@ def _holds(element: Any, value: Any) -> bool:
         if isinstance(value, IPv4Address | IPv6Address):
             return ip_address(element) == value
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise _Strange from None
+        raise _UnknownRule from None
     if isinstance(element, (str, int)) and isinstance(element, type(value)):
         return bool(element == value)
-    raise _Strange
+    raise _UnknownRule
 
 
 def element_text(element: Any) -> str:

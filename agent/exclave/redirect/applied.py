@@ -1,8 +1,8 @@
-"""`rules.json`: what our table was right after it was made, so that the next agent compares it and makes none.
+"""`rules.json`: how the kernel listed our table right after it was made. The next agent compares it, and makes none.
 
-Blocking: one small file in the runtime folder, written whole. What it holds is the fingerprint of the table as the
-kernel listed it, the digest of the transaction that made it, and the boot. One of another boot, of other rules or that
-is damaged says nothing: the table is then made again, which no connection notices.
+Blocking: one small file in the runtime folder, written whole. It holds the fingerprint of the listed table, the digest
+of the transaction that made it, and the boot. A record of another boot or of other rules, or a damaged one, is ignored:
+the table is then made again, which no connection notices.
 """
 
 import hashlib
@@ -22,44 +22,44 @@ FILE = "rules.json"
 
 
 @dataclass(frozen=True)
-class _Made:
+class _Applied:
     rules: str
     fingerprint: str
     boot_id: str
 
 
-class Made:
+class AppliedRecord:
     """The file in one runtime folder."""
 
     def __init__(self, runtime: Path) -> None:
         self._path = runtime / FILE
 
-    def fingerprint_of(self, rules: str) -> str | None:
-        """What the table that this transaction makes was listed as when it was made; None if nobody knows."""
+    def find_fingerprint(self, rules: str) -> str | None:
+        """The fingerprint recorded for the table that this transaction makes; None if there is none."""
         try:
             tree = json.loads(self._path.read_text(encoding="utf-8"))
-            made = _Made(str(tree["rules"]), str(tree["fingerprint"]), str(tree["boot_id"]))
+            found = _Applied(str(tree["rules"]), str(tree["fingerprint"]), str(tree["boot_id"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return made.fingerprint if made == self._expected(rules, made.fingerprint) else None
+        return found.fingerprint if found == _record(rules, found.fingerprint) else None
 
-    def note(self, rules: str, observed: Observed) -> None:
-        """Note how the table is listed that this transaction has made. A disk that refuses costs a later agent work."""
+    def store(self, rules: str, observed: Observed) -> None:
+        """Record how the table that this transaction made is listed. A disk that refuses is logged only."""
         try:
-            text = json.dumps(asdict(self._expected(rules, observed.fingerprint)), indent=2)
+            text = json.dumps(asdict(_record(rules, observed.fingerprint)), indent=2)
             write_atomic(self._path, f"{text}\n".encode())
         except HostError as problem:
-            log.warning("redirect: the next agent will make its rules anew: %s", problem)
+            log.warning("redirect: the next agent will make its rules again: %s", problem)
 
-    def forget(self) -> None:
-        """The table is no longer what it was made as."""
+    def remove(self) -> None:
+        """Remove the file. Raises HostError."""
         remove(self._path)
 
-    @staticmethod
-    def _expected(rules: str, fingerprint: str) -> _Made:
-        return _Made(hashlib.sha256(rules.encode()).hexdigest(), fingerprint, read_boot_id())
+
+def _record(rules: str, fingerprint: str) -> _Applied:
+    return _Applied(hashlib.sha256(rules.encode()).hexdigest(), fingerprint, read_boot_id())
 
 
-def forget_rules(runtime: Path) -> None:
-    """Remove the file, from cold. Raises HostError."""
-    Made(runtime).forget()
+def remove_applied(runtime: Path) -> None:
+    """Remove the file without an agent. Raises HostError."""
+    AppliedRecord(runtime).remove()

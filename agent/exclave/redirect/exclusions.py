@@ -1,9 +1,9 @@
-"""What this host never wants captured: the configuration's users and groups as numbers, and every way in by SSH.
+"""What this host excludes from capture: users and groups of the configuration, as numbers, and every way in by SSH.
 
-Rules: whoever works on this machine over SSH is not to be locked out by what they start there. Ports count where an SSH
-server listens or serves somebody, in this network namespace: one in a container says nothing of the host's ports. A
-server that systemd starts for each caller listens nowhere itself, so the ports of its configuration count, too. Found
-anew now and then, since servers come and move; nothing is ever taken back while the agent runs.
+Whoever works on this machine over SSH must not be locked out. So each port counts where an SSH server listens or serves
+a session in this network namespace; a server in a container does not. A server that systemd starts for each caller has
+no listening socket, so the ports of its configuration count as well.
+Ports are searched again at intervals, since servers start and move. A port that was found stays until the agent ends.
 """
 
 import grp
@@ -19,10 +19,10 @@ import psutil
 import trio
 
 from exclave.config import RedirectConfig
-from exclave.redirect.rules.policy import Surroundings
+from exclave.redirect.rules.policy import HostExclusions
 
 SERVERS = frozenset({"sshd", "sshd-session", "dropbear"})
-"""Names of processes that serve SSH; OpenSSH 9.8 split sessions off."""
+"""Names of processes that serve SSH. OpenSSH 9.8 moved sessions into `sshd-session`."""
 
 CONFIGURATION = Path("/etc/ssh")
 
@@ -31,12 +31,12 @@ _PORT = re.compile(
 )
 
 
-async def look_around(config: RedirectConfig) -> Surroundings:
-    """Look once. Raises ValueError listing users and groups that do not exist."""
+async def find_exclusions(config: RedirectConfig) -> HostExclusions:
+    """Search once. Raises ValueError listing users and groups that do not exist."""
     uids, gids = find_accounts(config)
     ports = await trio.to_thread.run_sync(find_ssh_ports)
     peer, port = await trio.to_thread.run_sync(find_ssh_session)
-    return Surroundings(uids, gids, tuple(sorted({*ports, *port})), peer)
+    return HostExclusions(uids, gids, tuple(sorted({*ports, *port})), peer)
 
 
 def find_accounts(config: RedirectConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -62,7 +62,7 @@ def _numbers(
 
 
 def find_ssh_ports() -> tuple[int, ...]:
-    """Ports where SSH servers listen, or serve somebody now, or would by their configuration."""
+    """Ports where SSH servers listen, serve a session now, or are configured to listen."""
     ports = set(_configured_ports())
     for process in psutil.process_iter(["name"]):
         if process.info["name"] not in SERVERS or not _is_here(process.pid):
@@ -76,21 +76,21 @@ def find_ssh_ports() -> tuple[int, ...]:
 
 
 def _is_session(process: psutil.Process) -> bool:
-    """Whether it was started by a server that listens. Such a one holds whatever ports its user forwards."""
+    """Whether a listening server started it. Its listening sockets are ports that its user forwards."""
     parent = process.parent()
     return parent is not None and parent.name() in SERVERS
 
 
 def _server_ports(sockets: Sequence[Any]) -> set[int]:
-    """The ports of a server's sockets, in the order that it has opened them: where it listens; or else, if it was
-    started for one caller, where that one called, for what it opened later is forwarded."""
+    """Where a server listens. `sockets` are in the order in which it opened them."""
     listening = {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+    # A server started for one caller has that connection first; the sockets after it are forwarded ports.
     called = [each.laddr.port for each in sockets[:1] if each.status == psutil.CONN_ESTABLISHED]
     return set(called) or listening
 
 
 def _configured_ports() -> Iterator[int]:
-    """Every `Port` of OpenSSH's server; a file that cannot be read says nothing. Source: sshd_config(5)."""
+    """Every `Port` of OpenSSH's server; files that cannot be read are skipped. Source: sshd_config(5)."""
     for path in (CONFIGURATION / "sshd_config", *sorted((CONFIGURATION / "sshd_config.d").glob("*.conf"))):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -108,26 +108,26 @@ def _is_here(pid: int) -> bool:
 
 
 def _connections(process: psutil.Process) -> Sequence[Any]:
-    """A process's TCP sockets; psutil 6 gave the method another name."""
-    look = process.net_connections if hasattr(process, "net_connections") else process.connections
-    found: Sequence[Any] = look(kind="tcp")
+    """The TCP sockets of a process. psutil 6 renamed the method."""
+    list_sockets = process.net_connections if hasattr(process, "net_connections") else process.connections
+    found: Sequence[Any] = list_sockets(kind="tcp")
     return found
 
 
 def find_ssh_session() -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The peer and the server's port of the SSH session that this process was started in; nothing outside of one.
+    """Peer and server port of the SSH session that this process was started in; both empty without a session.
 
-    sudo does not hand the variable on, so the nearest parent that has it counts. Source: ssh(1), SSH_CONNECTION.
+    sudo removes the variable, so the nearest parent that has it counts. Source: ssh(1), SSH_CONNECTION.
     """
     own = psutil.Process()
     for process in (own, *own.parents()):
         try:
-            told = process.environ().get("SSH_CONNECTION", "").split()
+            fields = process.environ().get("SSH_CONNECTION", "").split()
         except (psutil.Error, OSError):
             continue
-        if len(told) == 4 and told[3].isdecimal():
+        if len(fields) == 4 and fields[3].isdecimal():
             try:
-                return (str(ip_address(told[0].partition("%")[0])),), (int(told[3]),)
+                return (str(ip_address(fields[0].partition("%")[0])),), (int(fields[3]),)
             except ValueError:
                 continue
     return (), ()

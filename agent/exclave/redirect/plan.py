@@ -1,7 +1,7 @@
-"""What to do about the table, given what is wanted and what is there. Pure.
+"""What to do about the table, from what is wanted and what is there. Pure.
 
-A table that we have made is trusted as long as its fingerprint stays what it was right after; so is one that an earlier
-agent has made with the same rules, if it noted that. Any other is replaced, which no connection notices.
+A table of ours is trusted while its fingerprint is the one that it had right after it was made, also if an earlier
+agent made and recorded it with the same rules. Any other table is replaced, which no connection notices.
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,10 @@ from exclave.redirect.rules.ruleset import ruleset_digest
 
 FIGHT = 10
 WITHIN = 10.0
-"""So many repairs in so many seconds are no accidents: some program undoes them as soon as it sees them."""
+"""So many repairs in so many seconds are no accidents: some program undoes each repair."""
 
 PAUSE = 1.0
+"""Seconds between repairs then."""
 
 
 class Action(Enum):
@@ -27,13 +28,11 @@ class Action(Enum):
     REPAIR = "repair"  # others have changed what we made
 
 
-def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
-    """`reference` is the fingerprint of the table that was made; None: nobody knows of any.
-
-    Where nothing is wanted, whatever table there is comes to hold, and none is made for that.
-    """
+def plan_table(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
+    """`reference` is the fingerprint of the table as we applied it; None: not known."""
     if wanted is None:
-        return Action.APPLY if observed.installed and not observed.is_holding else Action.NOTHING
+        # The drain ruleset replaces an existing table; none is made for that.
+        return Action.APPLY if observed.installed and not observed.is_draining else Action.NOTHING
     if reference is None:
         return Action.APPLY
     if observed.fingerprint != reference:
@@ -44,10 +43,10 @@ def decide(wanted: RedirectPolicy | None, observed: Observed, reference: str | N
 
 
 def is_wider(before: RedirectPolicy | None, wanted: RedirectPolicy) -> bool:
-    """Whether connections may have begun by other rules than the wanted ones; None: nobody knows by which."""
+    """Whether connections may have begun outside the wanted rules. `before`: the rules until now, None: not known."""
     return before is None or replace(before, instance=wanted.instance, trial=wanted.trial) != wanted
 
 
 def pause_after(repairs: Iterable[float], now: float) -> float:
-    """Seconds to wait before the next repair, given when the last ones were; 0.0: none."""
+    """Seconds to wait before the next repair, from the times of the last ones; 0.0: none."""
     return PAUSE if sum(now - at < WITHIN for at in repairs) >= FIGHT else 0.0

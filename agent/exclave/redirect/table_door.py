@@ -1,7 +1,7 @@
-"""The nftables table's end.
+"""Removes the nftables table at the end.
 
-The drain ruleset holds connections while the proxy ends. This door closes after the proxy has, and then removes the
-table. A hand-over leaves it in place.
+The drain ruleset keeps connections alive while the proxy ends. This door closes after the proxy has ended, and then
+removes the table. A hand-over leaves the table in place.
 """
 
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ REMOVAL_TIME = 40.0
 
 @asynccontextmanager
 async def open_table(endings: EndingSwitch) -> AsyncIterator[None]:
-    """Remove the table when the block ends by a leave or a stop. Raises HostError then, if nft cannot."""
+    """Remove the table when the block ends by a leave or a stop. Raises HostError if nft fails."""
     try:
         yield
     finally:

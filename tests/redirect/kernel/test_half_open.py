@@ -1,4 +1,4 @@
-"""With the kernel's own memory: a connection that began without rules, and nobody answered, is not bound to that."""
+"""Half-open connections in the real kernel: those from before the rules are deleted, and the next SYN is captured."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.redirect.kernel.half_open import forget_unanswered
+from exclave.redirect.kernel.half_open import forget_half_open
 from support.needs import need
 from support.own_network import in_own_network
 
@@ -27,7 +27,7 @@ table inet remembering {
     }
 }
 """
-"""What keeps the kernel's memory at work while there are no rules of ours; the keepalive table has the same."""
+"""It makes the kernel track connections without rules of ours, as the keepalive table does."""
 
 RULES = """
 table inet rules {
@@ -55,7 +55,7 @@ def nft(*arguments: str, rules: str = "") -> None:
 
 
 def make_links() -> None:
-    """A neighbourhood in which nobody answers."""
+    """Links and neighbours that never answer."""
     commands = (
         "link set lo up",
         "link add v0 type veth peer name v1",
@@ -85,26 +85,25 @@ def calling(source: str, port: int, destination: str) -> Iterator[socket.socket]
 
 
 @contextmanager
-def hearing() -> Iterator[list[str]]:
-    """What is logged."""
-    heard: list[str] = []
+def captured_log() -> Iterator[list[str]]:
+    lines: list[str] = []
 
-    class Hearing(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.append(record.getMessage())
+            lines.append(record.getMessage())
 
-    log, handler = logging.getLogger("exclave.redirect.kernel.half_open"), Hearing()
+    log, handler = logging.getLogger("exclave.redirect.kernel.half_open"), Collector()
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        yield heard
+        yield lines
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
 
 
 def remembered(*which: str, family: str = "ipv4") -> list[str]:
-    """Source ports of the kernel's TCP connections."""
+    """Source ports of the TCP connections that the kernel tracks."""
     command = ["conntrack", "-L", "-p", "tcp", "-f", family, *which]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     return [
@@ -114,7 +113,7 @@ def remembered(*which: str, family: str = "ipv4") -> list[str]:
 
 
 @in_own_network()
-async def test_a_connection_of_the_same_ports_passes_by_until_it_is_forgotten_and_is_captured_then() -> None:
+async def test_a_connection_with_the_same_ports_bypasses_the_rules_until_the_half_open_one_is_deleted() -> None:
     make_links()
     with calling(OWN4, 40001, NOBODY4):
         pass
@@ -122,16 +121,16 @@ async def test_a_connection_of_the_same_ports_passes_by_until_it_is_forgotten_an
     with socket.create_server(("127.0.0.1", 4140)) as proxy, calling(OWN4, 40001, NOBODY4):
         assert (remembered(), remembered("--dst-nat")) == (["40001"], [])
         proxy.settimeout(10.0)
-        await forget_unanswered([])
+        await forget_half_open([])
         captured, _ = proxy.accept()  # its first packet, sent again
         captured.close()
         assert remembered("--dst-nat") == ["40001"]
 
 
 @in_own_network()
-async def test_what_was_answered_or_is_translated_or_somebody_else_s_stays() -> None:
+async def test_answered_translated_and_foreign_connections_stay() -> None:
     make_links()
-    with ExitStack() as stack, hearing() as heard:
+    with ExitStack() as stack, captured_log() as lines:
         call = [(OWN4, 40002, NOBODY4), (OWN6, 40003, NOBODY6), (FORMER4, 40004, NOBODY4), (ELSEWHERE, 40005, NOBODY4)]
         for source, port, destination in call:
             stack.enter_context(calling(source, port, destination))
@@ -143,20 +142,20 @@ async def test_what_was_answered_or_is_translated_or_somebody_else_s_stays() -> 
         nft("-f", "-", rules=DEAF)
         stack.enter_context(calling(OWN4, 40006, NOBODY4))  # translated
         assert remembered(family="ipv6") == ["40003"]
-        await forget_unanswered([FORMER4])  # as an address in the mesh that is no link's
+        await forget_half_open([FORMER4])  # as an address in the mesh that is no link's
         assert set(remembered()) == {"40005", "40006", str(answered.getsockname()[1])}
         assert remembered(family="ipv6") == []
-        assert heard == ["redirect: connections that began while no rules stood, and may begin again: 3"]
+        assert lines == ["redirect: half-open connections deleted, since they began without rules: 3"]
 
 
 @in_own_network()
-async def test_what_is_answered_meanwhile_stays() -> None:
+async def test_a_connection_answered_meanwhile_stays() -> None:
     make_links()
     nft("-f", "-", rules=DEAF.replace("4140", "8080"))
     with calling(OWN4, 40007, NOBODY4), calling(OWN4, 40008, OWN4) as slow, socket.create_server((OWN4, 8080)):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(forget_unanswered, [])
-            await trio.testing.wait_all_tasks_blocked()  # it has seen both, and waits
+            nursery.start_soon(forget_half_open, [])
+            await trio.testing.wait_all_tasks_blocked()  # it has listed both, and waits
             assert set(remembered()) == {"40007", "40008"}
             nft("delete", "table", "inet", "rules")
             assert select.select([], [slow], [], 10.0)[1], "its first packet was not sent again"
@@ -164,19 +163,19 @@ async def test_what_is_answered_meanwhile_stays() -> None:
 
 
 @in_own_network()
-async def test_where_there_is_nothing_to_forget_nothing_is_said() -> None:
-    with hearing() as heard:
-        await forget_unanswered([])
-        assert heard == []
+async def test_nothing_to_delete_logs_nothing() -> None:
+    with captured_log() as lines:
+        await forget_half_open([])
+        assert lines == []
 
 
-async def test_a_kernel_that_says_no_is_logged_with_what_that_means(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_by_the_kernel_is_logged_with_its_consequence(caplog: pytest.LogCaptureFixture) -> None:
     need(os.geteuid() == 0, "becoming somebody else needs root")
     os.seteuid(65534)
     try:
-        await forget_unanswered([])
+        await forget_half_open([])
     finally:
         os.seteuid(0)
     (line,) = caplog.messages
-    assert line.startswith("redirect: what began while no rules stood may pass by the mesh for two minutes: ")
+    assert line.startswith("redirect: connections begun without rules may bypass the mesh for two minutes: ")
     assert "not permitted" in line

@@ -1,4 +1,4 @@
-"""nft at work for us, and every way in which it may not serve."""
+"""Runs of nft, and every way in which nft may be unusable."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ import trio.testing
 from exclave.ending import EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.kit.tasks.latest import Latest
-from exclave.redirect.kernel.nft import hold_table, load_rules, look, remove_table
+from exclave.redirect.kernel.nft import drain_table, load_rules, observe_table, remove_table
 from exclave.redirect.kernel.observe import NOTHING
 from exclave.redirect.reconciler import open_redirect
-from exclave.redirect.rules.drain_ruleset import render_kept
+from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy
 
 from ..lab import doors_inside, open_lab
@@ -24,27 +24,27 @@ async def open_and_close() -> None:
         pass
 
 
-async def test_a_table_is_looked_at_held_and_removed_as_often_as_one_likes() -> None:
+async def test_the_table_is_read_drained_and_removed_as_often_as_one_likes() -> None:
     async with open_lab() as lab:
-        assert await look() == NOTHING
-        await hold_table()
-        assert await lab.nft("list", "tables") == ""  # nothing there is nothing to hold
-        await load_rules(render_kept(PLAIN))
-        assert (await look()).instance == "a"
+        assert await observe_table() == NOTHING
+        await drain_table()
+        assert await lab.nft("list", "tables") == ""  # without a table there is nothing to drain
+        await load_rules(render_ruleset(PLAIN))
+        assert (await observe_table()).instance == "a"
         for _ in range(2):
-            await hold_table()
-            assert (await look()).is_holding
+            await drain_table()
+            assert (await observe_table()).is_draining
         for _ in range(2):
             await remove_table()
-            assert await look() == NOTHING
+            assert await observe_table() == NOTHING
         assert await lab.nft("list", "tables") == ""
 
 
-async def test_without_the_capability_it_says_so() -> None:
+async def test_a_missing_capability_is_reported() -> None:
     async with open_lab() as lab:
         unprivileged = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin"
         with doors_inside(lab.vm, lab.network.scratch, prefix=unprivileged):
-            for attempt in (open_and_close, hold_table, remove_table):
+            for attempt in (open_and_close, drain_table, remove_table):
                 with pytest.raises(HostError) as refused:
                     await attempt()
                 assert refused.value.fault is Fault.NO_PRIVILEGE
@@ -73,7 +73,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("script", "message", "hint"), UNUSABLE.values(), ids=UNUSABLE)
-async def test_an_nft_that_does_not_serve_is_told_at_the_start(
+async def test_an_unusable_nft_is_reported_at_the_start(
     script: str | None, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -85,7 +85,7 @@ async def test_an_nft_that_does_not_serve_is_told_at_the_start(
     assert (refused.value.fault, refused.value.message, refused.value.hint) == (Fault.NFT_UNUSABLE, message, hint)
 
 
-async def test_an_nft_that_hangs_is_given_up(
+async def test_an_nft_that_hangs_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""The kernel's messages about nftables: what they name, and that nothing in them is taken on trust."""
+"""The kernel's messages about nftables, and bytes that are no such messages."""
 
 import struct
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.redirect.kernel.nft_events import News, Reader
+from exclave.redirect.kernel.nft_events import Transaction, TransactionReader
 
 NFTABLES, CONNTRACK = 10, 1
 NEW_TABLE, DELETED_TABLE, NEW_RULE, DELETED_ELEMENT, GENERATION = 0, 2, 6, 14, 15
@@ -28,17 +28,17 @@ def about(table: str, kind: int = NEW_RULE) -> bytes:
 BY_NFT = message(GENERATION, attribute(1, b"\0\0\0\7"), attribute(2, (4711).to_bytes(4, "big")), attribute(3, b"nft\0"))
 
 
-def by_nft(*tables: str, gone: str = "") -> News:
-    return News(frozenset(tables), frozenset({gone} - {""}), "nft, process 4711")
+def by_nft(*tables: str, removed: str = "") -> Transaction:
+    return Transaction(frozenset(tables), frozenset({removed} - {""}), "nft, process 4711")
 
 
 CASES = {
     "nothing": (b"", []),
     "a change that has not come to its end": (about("exclave"), []),
     "a rule": (about("exclave") + BY_NFT, [by_nft("exclave")]),
-    "a table that goes": (
+    "a table that is removed": (
         about("exclave") + about("exclave", DELETED_TABLE) + BY_NFT,
-        [by_nft("exclave", gone="exclave")],
+        [by_nft("exclave", removed="exclave")],
     ),
     "a table that is replaced": (
         about("exclave", DELETED_TABLE) + about("exclave", NEW_TABLE) + BY_NFT,
@@ -47,11 +47,11 @@ CASES = {
     "an element, with a name that needs filling up": (about("a", DELETED_ELEMENT) + BY_NFT, [by_nft("a")]),
     "several tables at once": (
         about("exclave") + about("filter", DELETED_TABLE) + about("exclave") + BY_NFT,
-        [by_nft("exclave", "filter", gone="filter")],
+        [by_nft("exclave", "filter", removed="filter")],
     ),
     "several transactions at once": (
         about("exclave", DELETED_TABLE) + BY_NFT + about("exclave", NEW_TABLE) + BY_NFT,
-        [by_nft("exclave", gone="exclave"), by_nft("exclave")],
+        [by_nft("exclave", removed="exclave"), by_nft("exclave")],
     ),
     "a transaction about no table": (BY_NFT, [by_nft()]),
     "another subsystem's": (message(NEW_RULE, attribute(1, b"exclave\0"), subsystem=CONNTRACK) + BY_NFT, [by_nft()]),
@@ -64,28 +64,30 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("datagram", "news"), CASES.values(), ids=CASES)
-def test_what_is_told(datagram: bytes, news: list[News]) -> None:
-    assert Reader().receive(datagram) == news
+@pytest.mark.parametrize(("datagram", "transactions"), CASES.values(), ids=CASES)
+def test_transactions_are_read(datagram: bytes, transactions: list[Transaction]) -> None:
+    assert TransactionReader().receive(datagram) == transactions
 
 
-def test_a_table_that_is_replaced_is_not_gone_in_the_middle_of_it() -> None:
-    reader = Reader()
+def test_a_table_that_is_being_replaced_does_not_count_as_removed() -> None:
+    reader = TransactionReader()
     assert reader.receive(about("exclave", NEW_TABLE) + about("exclave", DELETED_TABLE)) == []
     assert reader.receive(about("exclave", NEW_TABLE)) == []
     assert reader.receive(BY_NFT) == [by_nft("exclave")]
 
 
-def test_after_messages_were_missed_it_begins_anew() -> None:
-    reader = Reader()
+def test_after_missed_messages_the_transaction_under_way_is_dropped() -> None:
+    reader = TransactionReader()
     reader.receive(about("exclave", DELETED_TABLE))
     reader.forget()
     assert reader.receive(BY_NFT) == [by_nft()]
 
 
 @given(st.binary(max_size=200), st.binary(max_size=40))
-def test_whatever_comes_is_read_to_its_end(noise: bytes, content: bytes) -> None:
-    Reader().receive(noise)
-    Reader().receive(message(NEW_RULE, noise))
-    (news, *_) = Reader().receive(about("exclave") + message(NEW_RULE, attribute(7, content)) + BY_NFT + noise)
-    assert news == by_nft("exclave")
+def test_any_bytes_are_skipped(noise: bytes, content: bytes) -> None:
+    TransactionReader().receive(noise)
+    TransactionReader().receive(message(NEW_RULE, noise))
+    (transactions, *_) = TransactionReader().receive(
+        about("exclave") + message(NEW_RULE, attribute(7, content)) + BY_NFT + noise
+    )
+    assert transactions == by_nft("exclave")

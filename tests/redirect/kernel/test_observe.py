@@ -1,4 +1,4 @@
-"""What the kernel's listing says: from a small one, and from what the host's own nft prints."""
+"""Listings of the table: small ones, and those that the host's own nft prints."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exclave.redirect.kernel.observe import NOTHING, Observed, observe
+from exclave.redirect.kernel.observe import NOTHING, Observed, parse_listing
 from exclave.redirect.rules.ruleset import ruleset_digest
 
 from ..policies import GOLDEN
@@ -40,9 +40,9 @@ OURS = (
 
 
 def test_instance_digest_and_counts_are_read() -> None:
-    seen = observe(listing(*OURS))
-    assert (seen.installed, seen.instance, seen.digest) == (True, "b", "0123456789abcdef")
-    assert (seen.inbound, seen.outbound, seen.dropped) == (3, 4, 3)
+    observed = parse_listing(listing(*OURS))
+    assert (observed.installed, observed.instance, observed.digest) == (True, "b", "0123456789abcdef")
+    assert (observed.inbound, observed.outbound, observed.dropped) == (3, 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_instance_digest_and_counts_are_read() -> None:
     ids=["empty", "blank", "no table", "another's table"],
 )
 def test_no_table_of_ours(text: str) -> None:
-    assert observe(text) == NOTHING == Observed()
+    assert parse_listing(text) == NOTHING == Observed()
 
 
 @pytest.mark.parametrize(
@@ -60,51 +60,51 @@ def test_no_table_of_ours(text: str) -> None:
     ids=["no comment", "no instance", "no digest", "too much", "one word"],
 )
 def test_a_table_whose_mark_others_have_spoilt_is_of_no_instance(comment: str | None) -> None:
-    seen = observe(listing(TABLE, rule("foreign", counter(1), comment=comment)))
-    assert seen.installed
-    assert seen.instance is None
+    observed = parse_listing(listing(TABLE, rule("foreign", counter(1), comment=comment)))
+    assert observed.installed
+    assert observed.instance is None
 
 
 def test_the_mark_counts_in_its_own_chain_only() -> None:
-    assert observe(listing(TABLE, rule("outbound", counter(1), comment="a 0123"))).digest == ""
+    assert parse_listing(listing(TABLE, rule("outbound", counter(1), comment="a 0123"))).digest == ""
 
 
 @pytest.mark.parametrize("text", ["table inet exclave {", "[]", "7", '{"tables": []}'])
-def test_what_is_not_nft_s_json_is_refused(text: str) -> None:
+def test_text_that_is_not_nft_s_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:
-        observe(text)
+        parse_listing(text)
     assert str(caught.value) == "nft -j list table: its JSON was expected"
 
 
 def test_a_listing_cut_off_is_of_a_table_that_is_no_longer_ours() -> None:
     """What nft 1.0.6 printed, with status 0, once somebody had made our table dormant."""
     cut = '{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"name": "exclave", "handle": 10, "flags": \n'
-    seen = observe(cut)
-    assert seen.installed
-    assert (seen.instance, seen.digest) == (None, "")
-    assert seen.fingerprint != observe(listing(*OURS)).fingerprint
+    observed = parse_listing(cut)
+    assert observed.installed
+    assert (observed.instance, observed.digest) == (None, "")
+    assert observed.fingerprint != parse_listing(listing(*OURS)).fingerprint
 
 
-def test_the_fingerprint_is_of_everything_but_what_moves_by_itself() -> None:
+def test_the_fingerprint_covers_everything_that_does_not_change_by_itself() -> None:
     def moved(item: Any) -> Any:
         if isinstance(item, dict):
             return {key: 99 if key in ("handle", "packets", "bytes") else moved(value) for key, value in item.items()}
         return [moved(each) for each in item] if isinstance(item, list) else item
 
-    seen = observe(listing(*OURS)).fingerprint
-    assert observe(listing(*moved(list(OURS)))).fingerprint == seen
-    assert observe(listing(*OURS, {"table": {"name": "other"}})).fingerprint == seen
+    reference = parse_listing(listing(*OURS)).fingerprint
+    assert parse_listing(listing(*moved(list(OURS)))).fingerprint == reference
+    assert parse_listing(listing(*OURS, {"table": {"name": "other"}})).fingerprint == reference
     others = [OURS[:-1], (*OURS, rule("outbound", {"accept": None})), (*OURS[:1], *OURS[2:], OURS[1])]
-    assert seen not in {observe(listing(*other)).fingerprint for other in others}
+    assert reference not in {parse_listing(listing(*other)).fingerprint for other in others}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_what_nft_prints_of_each_ruleset_says_what_it_was_made_as(name: str) -> None:
+def test_the_listing_of_each_ruleset_has_its_instance_and_digest(name: str) -> None:
     """Loaded twice, so that all handles differ between the two listings."""
     once = f"nft -f {FILES}/{name}.nft && nft -j list table inet exclave"
     done = subprocess.run(["unshare", "--net", "sh", "-c", f"{once} && {once}"], capture_output=True, text=True)
     assert done.stderr == ""
-    first, second = (observe(line) for line in done.stdout.splitlines())
+    first, second = (parse_listing(line) for line in done.stdout.splitlines())
     policy = GOLDEN[name][1]
     assert first == second
     assert (first.installed, first.instance, first.digest) == (True, policy.instance, ruleset_digest(policy))

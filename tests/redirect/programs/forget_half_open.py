@@ -4,6 +4,6 @@ import sys
 
 import trio
 
-from exclave.redirect.kernel.half_open import forget_unanswered
+from exclave.redirect.kernel.half_open import forget_half_open
 
-trio.run(forget_unanswered, sys.argv[1:])
+trio.run(forget_half_open, sys.argv[1:])

@@ -15,11 +15,11 @@ import trio
 from exclave.ending import EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.link.link import open_link
-from exclave.redirect.kernel.nft import find_armed, keep_armed
-from exclave.redirect.kernel.observe import observe
+from exclave.redirect.kernel.nft import confirm_from_cold, find_armed
+from exclave.redirect.kernel.observe import parse_listing
 from exclave.redirect.reconciler import open_redirect
-from exclave.redirect.rules.confirm_timer import gated, render_arming, time_left
-from exclave.redirect.rules.drain_ruleset import render_kept
+from exclave.redirect.rules.confirm_timer import render_arming, time_left, with_timer
+from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.redirect.rules.ruleset import render, ruleset_digest
 
@@ -35,14 +35,14 @@ TIME = 1.0
 
 def test_only_chains_that_capture_ask() -> None:
     chain = ["chain x {", "    type filter hook prerouting priority -300; policy accept;", "}"]
-    assert gated(chain) == chain
-    assert gated(["set x {", "}"]) == ["set x {", "}"]
+    assert with_timer(chain) == chain
+    assert with_timer(["set x {", "}"]) == ["set x {", "}"]
     text = render(replace(PLAIN, armed_until=1.0, capture_interfaces=("docker0",)))
     assert text.count("type nat hook") == text.count("@armed") == 3
 
 
 def test_a_trial_and_what_keeps_connections_go_on_when_the_time_is_over() -> None:
-    text = render_kept(replace(PLAIN, armed_until=1.0, trial="b"))
+    text = render_ruleset(replace(PLAIN, armed_until=1.0, trial="b"))
     for chain in ("trial", "kept"):
         rules = text.split(f"chain {chain} {{", 1)[1].split("}", 1)[0]
         assert "type nat hook" in rules and "@armed" not in rules
@@ -91,8 +91,8 @@ def test_time_that_passes_is_no_change_that_others_have_made() -> None:
         return json.dumps({"nftables": [{"table": {"name": "exclave"}}, made]})
 
     running, over = listed({"elem": {"val": "tcp", "timeout": 60, "expires": 41}}), listed()
-    assert observe(running).fingerprint == observe(over).fingerprint
-    assert (observe(running).armed_left, observe(over).armed_left) == (41.0, 0.0)
+    assert parse_listing(running).fingerprint == parse_listing(over).fingerprint
+    assert (parse_listing(running).armed_left, parse_listing(over).armed_left) == (41.0, 0.0)
 
 
 # With the kernel.
@@ -173,7 +173,7 @@ async def test_rules_can_be_confirmed_from_cold_while_their_time_runs(tmp_path: 
     async with open_lab() as lab, open_link(EndingSwitch()):
         async with agent(lab, tmp_path):
             pass
-        await keep_armed()
+        await confirm_from_cold()
         assert "tcp }" in await lab.nft("list", "set", "inet", "exclave", "armed")
         assert await find_armed() is None
 
@@ -183,7 +183,7 @@ async def test_rules_whose_time_is_over_are_not_brought_back_from_cold() -> None
         wanted = Latest[RedirectPolicy | None](replace(POLICY, armed_until=0.0))
         async with open_redirect(wanted, lab.network.scratch, EndingSwitch()) as redirect:
             assert redirect.in_place
-        await keep_armed()
+        await confirm_from_cold()
         assert "elements" not in await lab.nft("list", "set", "inet", "exclave", "armed")
 
 

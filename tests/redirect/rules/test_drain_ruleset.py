@@ -10,9 +10,9 @@ import pytest
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.link.link import open_link
-from exclave.redirect.kernel.observe import observe
+from exclave.redirect.kernel.observe import parse_listing
 from exclave.redirect.reconciler import open_redirect
-from exclave.redirect.rules.drain_ruleset import render_holding, render_kept
+from exclave.redirect.rules.drain_ruleset import render_drain, render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.redirect.table_door import open_table
 
@@ -33,23 +33,23 @@ EACH = 5
 
 
 def test_the_holding_ruleset_is_the_one_that_was_reviewed() -> None:
-    assert (FILES / "holding.nft").read_text() == f"# {WHY}\n{render_holding()}"
+    assert (FILES / "holding.nft").read_text() == f"# {WHY}\n{render_drain()}"
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_every_ruleset_of_ours_has_the_chain_that_keeps(name: str) -> None:
     policy = GOLDEN[name][1]
-    assert render_kept(policy).endswith(render_holding()[render_holding().index("    chain kept") :])
+    assert render_ruleset(policy).endswith(render_drain()[render_drain().index("    chain kept") :])
 
 
 async def test_what_nft_prints_of_it_says_that_it_holds() -> None:
     async with open_lab() as lab:
-        await load(lab, render_holding())
-        seen = observe(await lab.nft("-j", "list", "table", "inet", "exclave"))
-        assert (seen.installed, seen.is_holding, seen.instance, seen.digest) == (True, True, None, "")
-        await load(lab, render_kept(POLICY))
-        seen = observe(await lab.nft("-j", "list", "table", "inet", "exclave"))
-        assert (seen.is_holding, seen.instance) == (False, "a")
+        await load(lab, render_drain())
+        seen = parse_listing(await lab.nft("-j", "list", "table", "inet", "exclave"))
+        assert (seen.installed, seen.is_draining, seen.instance, seen.digest) == (True, True, None, "")
+        await load(lab, render_ruleset(POLICY))
+        seen = parse_listing(await lab.nft("-j", "list", "table", "inet", "exclave"))
+        assert (seen.is_draining, seen.instance) == (False, "a")
 
 
 async def test_it_hands_nothing_new_to_the_proxy_and_keeps_strangers_out() -> None:
@@ -58,9 +58,9 @@ async def test_it_hands_nothing_new_to_the_proxy_and_keeps_strangers_out() -> No
         lab.listen(lab.vm, "application", f"{VM4}/8080")
         lab.listen(lab.peer, "peer", f"{CLUSTER6}/80")
         await lab.peer.must("ip", "route", "add", "169.254.77.0/29", "via", VM4)
-        await load(lab, render_kept(POLICY))
+        await load(lab, render_ruleset(POLICY))
         assert (await lab.call(lab.peer, VM4, 8080)).who == "proxy a"
-        await load(lab, render_holding())
+        await load(lab, render_drain())
         assert await lab.call(lab.peer, VM4, 8080) == CallResult("application")
         assert await lab.call(lab.vm, CLUSTER6, 80) == CallResult("peer")
         assert (await lab.call(lab.peer, "169.254.77.1", 4140, timeout=0.3)).who == "TimeoutError"
@@ -95,13 +95,13 @@ async def talking(lab: Lab, own: str) -> AsyncIterator[tuple[Flows, ...]]:
 WAYS: dict[str, tuple[Callable[[Lab, RedirectPolicy], Awaitable[object]], int]] = {
     "deleted at once": (lambda lab, _: lab.nft("delete", "table", "inet", "exclave"), 0),
     "emptied": (lambda lab, _: lab.nft("flush", "table", "inet", "exclave"), 0),
-    "held": (lambda lab, _: load(lab, render_holding()), 3 * EACH),
-    "held, then deleted": (lambda lab, _: load(lab, f"{render_holding()}delete table inet exclave\n"), 0),
+    "held": (lambda lab, _: load(lab, render_drain()), 3 * EACH),
+    "held, then deleted": (lambda lab, _: load(lab, f"{render_drain()}delete table inet exclave\n"), 0),
     "both directions opened": (
-        lambda lab, policy: load(lab, render_kept(replace(policy, inbound=False, outbound=False))),
+        lambda lab, policy: load(lab, render_ruleset(replace(policy, inbound=False, outbound=False))),
         3 * EACH,
     ),
-    "outbound opened": (lambda lab, policy: load(lab, render_kept(replace(policy, outbound=False))), 3 * EACH),
+    "outbound opened": (lambda lab, policy: load(lab, render_ruleset(replace(policy, outbound=False))), 3 * EACH),
 }
 """How rules may go, and how many of the connections they translated live on."""
 
@@ -113,7 +113,7 @@ async def test_how_many_connections_live_on(
 ) -> None:
     async with open_lab() as lab, open_link(stopping()):
         as_proxies(lab, "a")
-        await load(lab, render_kept(MEMBERS[own]))
+        await load(lab, render_ruleset(MEMBERS[own]))
         async with talking(lab, own) as flows:
             await way(lab, MEMBERS[own])
             assert await alive(flows) == ["proxy a"] * living

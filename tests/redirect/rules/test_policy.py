@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from exclave.api.settings import Port, Settings
 from exclave.config import RedirectConfig
 from exclave.kit.formats.ranges import Span
-from exclave.redirect.rules.policy import NEVER_CAPTURED, RedirectPolicy, Server, Surroundings, collapsed, make_policy
+from exclave.redirect.rules.policy import NEVER_CAPTURED, HostExclusions, RedirectPolicy, Server, collapsed, make_policy
 from exclave.redirect.rules.ruleset import render
 from support.member import make_settings
 
@@ -64,7 +64,7 @@ def test_what_the_host_excludes_comes_with_what_was_found_on_it() -> None:
         exclude_groups=("ops",),
         capture_interfaces=("docker0",),
     )
-    policy = made(config=config, surroundings=Surroundings((34,), (4,), (2222,), ("10.42.0.77",)))
+    policy = made(config=config, exclusions=HostExclusions((34,), (4,), (2222,), ("10.42.0.77",)))
     assert policy == replace(
         made(),
         exempt_inbound_ports=(9100,),
@@ -115,7 +115,7 @@ def test_ssh_s_own_port_is_one_of_ssh_s(ports: tuple[int, ...]) -> None:
 
 def test_an_ssh_server_where_the_mesh_calls_is_told_and_not_captured() -> None:
     with pytest.raises(ValueError) as caught:
-        made(surroundings=Surroundings(ssh_ports=(4143,)))
+        made(exclusions=HostExclusions(ssh_ports=(4143,)))
     assert str(caught.value) == "port 4143: an SSH server listens there, where the mesh's proxies call"
 
 

@@ -1,5 +1,6 @@
-"""The kernel's memory of connections, as far as it must be corrected: netlink messages, read and written. Pure.
+"""Netlink messages of connection tracking: list half-open TCP connections, delete one. Pure.
 
+Half-open: nobody has answered the connection, and nothing has translated it.
 Sources: linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h.
 """
 
@@ -23,33 +24,33 @@ _IP, _PROTOCOL = 1, 2  # CTA_TUPLE_…
 _SOURCES, _DESTINATIONS = (1, 3), (2, 4)  # CTA_IP_…, of either family
 _NUMBER = 1  # CTA_PROTO_NUM
 _TCP = 6
-_SEEN_REPLY, _TRANSLATED = 0x2, 0x30  # IPS_…; either end
+_HAS_REPLY, _TRANSLATED = 0x2, 0x30  # IPS_…; either end
 
-LIST_UNANSWERED = write_message(
+LIST_HALF_OPEN = write_message(
     _GET,
     REQUEST | DUMP,
     write_attribute(_STATUS, struct.pack("!I", 0)),
-    write_attribute(_STATUS_MASK, struct.pack("!I", _SEEN_REPLY)),
+    write_attribute(_STATUS_MASK, struct.pack("!I", _HAS_REPLY)),
 )
-"""Asks for the connections that nobody has answered; kernels before 5.17 tell of all."""
+"""Asks for connections without a reply; kernels before 5.17 list all connections."""
 
 
 @dataclass(frozen=True)
-class Unanswered:
-    """A TCP connection that nobody has answered and nothing has translated; `identity`: what names it to the kernel."""
+class HalfOpen:
+    """A half-open TCP connection. `identity` are the attributes that name it to the kernel."""
 
     source: str
     destination: str
     family: int
     identity: bytes
 
-    def forget(self) -> bytes:
-        """The message by which the kernel forgets it: its next packet is a first packet."""
+    def delete_message(self) -> bytes:
+        """The message that deletes it: to the kernel, its next packet is then a first packet."""
         return write_message(_DELETE, REQUEST | ACKNOWLEDGE, self.identity, family=self.family)
 
 
-def read_unanswered(kind: int, body: bytes) -> Unanswered | None:
-    """The connection that a message tells of, if it is such a one. Raises ValueError if the message is cut off."""
+def parse_half_open(kind: int, body: bytes) -> HalfOpen | None:
+    """The half-open connection in a message; None for any other. Raises ValueError if the message is cut off."""
     if kind != _NEW:
         return None
     found = read_body(body)
@@ -57,11 +58,11 @@ def read_unanswered(kind: int, body: bytes) -> Unanswered | None:
     parts = dict(read_attributes(found.get(_TUPLE, b"")))
     protocol = dict(read_attributes(parts.get(_PROTOCOL, b""))).get(_NUMBER)
     ends = dict(read_attributes(parts.get(_IP, b"")))
-    if status & (_SEEN_REPLY | _TRANSLATED) or protocol != bytes([_TCP]):
+    if status & (_HAS_REPLY | _TRANSLATED) or protocol != bytes([_TCP]):
         return None
     source, destination = _address(ends, _SOURCES), _address(ends, _DESTINATIONS)
     named = [write_attribute(key, found[key], nested=key == _TUPLE) for key in (_TUPLE, _ZONE, _ID) if key in found]
-    return Unanswered(source, destination, body[0], b"".join(named))
+    return HalfOpen(source, destination, body[0], b"".join(named))
 
 
 def _address(ends: dict[int, bytes], kinds: tuple[int, int]) -> str:

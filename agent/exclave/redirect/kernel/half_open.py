@@ -1,13 +1,9 @@
-"""Connections that began while our rules were away: as far as nobody has answered them, they may begin again.
+"""Deletes half-open connections that began while our rules were absent, so that their next SYN is captured.
 
-Why: the kernel translates a connection at its first packet or never, and keeps what it has seen of one that nobody
-answers for two minutes. Its packets that are sent again pass by the mesh for as long, and so does any new connection
-that comes to have the same ports. Forgotten, both meet the rules.
-
-Rules: only what nobody has answered and nothing has translated, with an address of this machine at one end; what is
-only forwarded, and whatever got through, stays as it is. An answer may be on its way, and forgetting would cut off the
-connection that it belongs to: so only what is as silent some time later. What goes wrong is logged, and never in the
-way of the rules.
+The kernel translates a connection at its first packet or never, and remembers an unanswered one for two minutes. For
+that time its repeated SYN bypasses the mesh, and so does a new connection with the same ports.
+Only connections without a reply and without translation are deleted, with an address of this machine at one end. A
+reply may be on its way, so a connection must still be unanswered some time later. Failures are logged only.
 """
 
 import errno
@@ -21,30 +17,30 @@ import trio
 
 from exclave.kit.host.interfaces import local_addresses
 from exclave.kit.host.netlink import DONE, ERROR, NETFILTER, read_messages
-from exclave.redirect.kernel.conntrack import LIST_UNANSWERED, Unanswered, read_unanswered
+from exclave.redirect.kernel.conntrack import LIST_HALF_OPEN, HalfOpen, parse_half_open
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 10.0
-"""Seconds for all of it: a router may remember millions."""
+TIMEOUT = 10.0
+"""Seconds for the whole work: a router may remember millions of connections."""
 
-SILENT = 0.5
-"""Seconds without an answer; less than a second, after which a first packet is sent again."""
+WAIT_FOR_REPLY = 0.5
+"""Seconds until a connection counts as unanswered. Less than a second, after which a first SYN is repeated."""
 
-_MOST = 1 << 16  # bytes of one datagram
+_DATAGRAM = 1 << 16  # bytes of one datagram
 
 
-async def forget_unanswered(addresses: Collection[str]) -> None:
-    """Have the kernel forget such connections from or to an address of this machine, or one of `addresses`."""
+async def forget_half_open(addresses: Collection[str]) -> None:
+    """Delete half-open connections from or to an address of this machine, or one of `addresses`."""
     try:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIMEOUT):
             count = await _forget(addresses)
     except (OSError, ValueError, trio.TooSlowError) as problem:
         why = str(problem) or "the kernel does not answer"
-        log.warning("redirect: what began while no rules stood may pass by the mesh for two minutes: %s", why)
+        log.warning("redirect: connections begun without rules may bypass the mesh for two minutes: %s", why)
         return
     if count:
-        log.info("redirect: connections that began while no rules stood, and may begin again: %d", count)
+        log.info("redirect: half-open connections deleted, since they began without rules: %d", count)
 
 
 async def _forget(addresses: Collection[str]) -> int:
@@ -53,29 +49,29 @@ async def _forget(addresses: Collection[str]) -> int:
         own = local_addresses().union(addresses)
         waiting = {each for each in await _list(kernel) if each.source in own or each.destination in own}
         if waiting:
-            await trio.sleep(SILENT)
+            await trio.sleep(WAIT_FOR_REPLY)
             waiting &= await _list(kernel)
         for each in waiting:
-            await kernel.send(each.forget())
+            await kernel.send(each.delete_message())
             async for _ in _answers(kernel):
                 pass
         return len(waiting)
 
 
-async def _list(kernel: trio.socket.SocketType) -> set[Unanswered]:
-    await kernel.send(LIST_UNANSWERED)
-    return {each async for kind, body in _answers(kernel) if (each := read_unanswered(kind, body)) is not None}
+async def _list(kernel: trio.socket.SocketType) -> set[HalfOpen]:
+    await kernel.send(LIST_HALF_OPEN)
+    return {each async for kind, body in _answers(kernel) if (each := parse_half_open(kind, body)) is not None}
 
 
 async def _answers(kernel: trio.socket.SocketType) -> AsyncIterator[tuple[int, bytes]]:
-    """What the kernel says to a request, to its end. Raises OSError if it says no."""
+    """The kernel's messages in reply to a request. Raises OSError if the kernel refuses."""
     while True:
-        for kind, body in read_messages(await kernel.recv(_MOST)):
+        for kind, body in read_messages(await kernel.recv(_DATAGRAM)):
             if kind == DONE:
                 return
             if kind == ERROR:
                 number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-                if number not in (0, errno.ENOENT):  # it may have ended by itself
+                if number not in (0, errno.ENOENT):  # it may have ended meanwhile
                     raise OSError(number, os.strerror(number))
                 return
             yield kind, body

@@ -1,12 +1,10 @@
-"""Hearing of changes to our table as they happen: what `nft monitor` does, without a process for it.
+"""Counts changes to our table as they happen, from the kernel's netlink messages.
 
-Why not the program: it would be one more process for life, would have to be ended at every ending and be missed at
-none, prints what it may have to cut short, and parses every rule of everybody. The kernel's own messages say in their
-first attribute which table they are about, and the socket goes with the agent, however that ends.
-
-Rules: a change of ours is told as well as one of others, so whoever is told looks, and does nothing if all is well.
-Where messages may have been missed (the socket's buffer ran over, or it had to be opened anew) that counts as a
-change. Where the kernel does not let us listen, that is logged, and tried again once a minute.
+Not `nft monitor`: that is another process to supervise and end; its output may be cut short; it parses everybody's
+rules. The kernel's messages name their table in the first attribute, and the socket closes with the agent.
+Our own changes are counted as well, so a reader of the count must read the table. When messages may have been missed
+(the buffer was full, or the socket is a new one), that counts as a change.
+Where the kernel refuses the subscription, that is logged, and tried again once a minute.
 """
 
 import errno
@@ -21,25 +19,25 @@ from exclave.kit.host.netlink import NETFILTER
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
-from exclave.redirect.kernel.nft_events import News, Reader
+from exclave.redirect.kernel.nft_events import Transaction, TransactionReader
 
 log = logging.getLogger(__name__)
 
-TRY_EVERY = 60.0
-"""Seconds between two attempts to listen."""
+RETRY_INTERVAL = 60.0
+"""Seconds between two attempts to subscribe."""
 
-ROOM = 1 << 20
-"""Bytes that the kernel may keep for us: some ten thousand changes, made at once by others."""
+BUFFER = 1 << 20
+"""Bytes that the kernel may queue for us: some ten thousand changes that others make at once."""
 
 _SO_RCVBUFFORCE = 33
 _GROUP = 7  # NFNLGRP_NFTABLES
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_MOST = 1 << 16  # bytes of one datagram
-_AT_ONCE = 256  # datagrams, so that a storm of changes stops nobody else here
+_DATAGRAM = 1 << 16  # bytes of one datagram
+_BATCH = 256  # datagrams, so that a storm of changes does not block other tasks
 
 
 class Monitor:
-    """Counts changes of one table; `is_listening` tells whether it hears any."""
+    """Counts changes of one table. `is_listening`: whether the kernel reports them."""
 
     def __init__(self, table: str) -> None:
         self.changes = Latest(0)
@@ -47,106 +45,105 @@ class Monitor:
         self._author = ""
         self._table = table
         self._socket: socket.socket | None = None
-        self._is_gone = False
-        self._reader = Reader()
+        self._is_removed = False
+        self._reader = TransactionReader()
 
     def listen(self) -> None:
-        """Begin to hear."""
+        """Subscribe."""
         opened = None
         try:
             opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
-            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, ROOM)
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
             opened.bind((0, 0))
             opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
         except OSError as problem:
             if opened is not None:
                 opened.close()
-            log.warning("redirect: changes by others are looked for, since the kernel tells of none: %s", problem)
+            log.warning("redirect: changes by others are polled for, since the kernel reports none: %s", problem)
             return
         opened.setblocking(False)
         self._socket = opened
         self.is_listening.set(True)
 
-    async def keep(self) -> None:
-        """Hear, for ever."""
+    async def run(self) -> None:
+        """Receive messages; subscribe again when that ends."""
         while True:
             if self._socket is None:
-                await trio.sleep(TRY_EVERY)
+                await trio.sleep(RETRY_INTERVAL)
                 self.listen()
             else:
-                await self._hear(self._socket)
-            self._tell()  # there may have been changes that nobody has told of
+                await self._receive(self._socket)
+            self._count_change()  # messages may have been missed
 
-    async def _hear(self, kernel: socket.socket) -> None:
-        """Hear until messages were missed."""
+    async def _receive(self, kernel: socket.socket) -> None:
+        """Receive until messages were missed."""
         try:
             while True:
                 await trio.lowlevel.wait_readable(kernel)
-                for datagram in _waiting(kernel):
-                    for news in self._reader.receive(datagram):
-                        self._heed(news)
+                for datagram in _receive_waiting(kernel):
+                    for transaction in self._reader.receive(datagram):
+                        self._apply(transaction)
         except OSError as problem:
             if problem.errno == errno.ENOBUFS:
-                _empty(kernel)
+                _discard(kernel)
                 self._reader.forget()
                 return
-            log.warning("redirect: the kernel no longer tells of changes: %s", problem)
+            log.warning("redirect: the kernel no longer reports changes: %s", problem)
             self.close()
 
-    def _heed(self, news: News) -> None:
-        if self._table in news.changed:
-            self._is_gone = self._table in news.gone
-            self._author = news.author
-            self._tell()
+    def _apply(self, transaction: Transaction) -> None:
+        if self._table in transaction.changed:
+            self._is_removed = self._table in transaction.removed
+            self._author = transaction.author
+            self._count_change()
 
-    def _tell(self) -> None:
+    def _count_change(self) -> None:
         self.changes.set(self.changes.value + 1)
 
-    def take_author(self) -> str:
-        """Who made the last change since this was asked; "" if that is not known."""
+    def pop_author(self) -> str:
+        """The author of the last change since the last call; "" if it is not known."""
         author, self._author = self._author, ""
         return author
 
-    def take_gone(self) -> bool:
-        """Whether the table was removed since this was asked, and is not there: no need to look."""
-        gone, self._is_gone = self._is_gone, False
-        return gone
+    def pop_removed(self) -> bool:
+        """Whether the last change since the last call removed the table: then it need not be read."""
+        is_removed, self._is_removed = self._is_removed, False
+        return is_removed
 
     def close(self) -> None:
-        """Hear no more."""
+        """Unsubscribe."""
         self.is_listening.set(False)
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
-def _waiting(kernel: socket.socket) -> Iterator[bytes]:
-    """What has come."""
-    for _ in range(_AT_ONCE):
+def _receive_waiting(kernel: socket.socket) -> Iterator[bytes]:
+    for _ in range(_BATCH):
         try:
-            yield kernel.recv(_MOST)
+            yield kernel.recv(_DATAGRAM)
         except BlockingIOError:
             return
 
 
-def _empty(kernel: socket.socket) -> None:
-    """Throw away what has come: once messages were missed, the kernel adds none, silently, until all were read."""
+def _discard(kernel: socket.socket) -> None:
+    """Discard queued messages: after an overflow the kernel queues no more until all are read."""
     while True:
         try:
-            kernel.recv(_MOST)
+            kernel.recv(_DATAGRAM)
         except OSError as problem:
-            if problem.errno != errno.ENOBUFS:  # and so it is EAGAIN, or what the next reader will meet
+            if problem.errno != errno.ENOBUFS:  # EAGAIN; any other error meets the next reader, too
                 return
 
 
 @asynccontextmanager
 async def open_monitor(table: str) -> AsyncIterator[Monitor]:
-    """Hear of changes of a table while open; nothing between opening and closing is missed without being told."""
+    """Count changes of a table while open; missed messages count as a change."""
     monitor = Monitor(table)
     monitor.listen()
     try:
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(supervise, "rules' monitor", monitor.keep)
+            nursery.start_soon(supervise, "rules' monitor", monitor.run)
             yield monitor
             nursery.cancel_scope.cancel()
     finally:

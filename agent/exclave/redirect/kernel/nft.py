@@ -1,6 +1,6 @@
-"""What the program `nft` does for us: load rules in one transaction, list our table, remove it.
+"""Runs `nft`: load rules in one transaction, list our table, remove it.
 
-Rules: one process each; a failure is told by who must act, HostError, and leaves what stood.
+Each function runs one process. A failure is a HostError and leaves the rules as they were.
 """
 
 import trio
@@ -9,60 +9,60 @@ from exclave.errors import Fault, HostError
 from exclave.kit.host.command import Finished, run_command
 from exclave.link.layout import TABLE, Instance
 from exclave.milestones import Withdrawing, tell
-from exclave.redirect.kernel.observe import NOTHING, Observed, observe
-from exclave.redirect.rules.confirm_timer import render_keeping
-from exclave.redirect.rules.drain_ruleset import render_holding
+from exclave.redirect.kernel.observe import NOTHING, Observed, parse_listing
+from exclave.redirect.rules.confirm_timer import render_confirmed
+from exclave.redirect.rules.drain_ruleset import render_drain
 from exclave.redirect.rules.ruleset import render_removal
 
 
 async def load_rules(rules: str) -> None:
-    """Carry out a transaction. Raises HostError."""
+    """Load a transaction. Raises HostError."""
     loaded = await _nft("-f", "-", stdin=rules.encode())
     if loaded.status != 0:
         raise _translated(loaded)
 
 
-async def hold_table() -> None:
-    """Capture nothing new from now on, and keep what lives, if there is a table of ours. Raises HostError."""
-    if (await look()).installed:
-        await load_rules(render_holding())
+async def drain_table() -> None:
+    """Replace our table, if there is one, by the drain ruleset: open connections go on. Raises HostError."""
+    if (await observe_table()).installed:
+        await load_rules(render_drain())
     tell(Withdrawing.HOLDING)
 
 
 async def remove_table() -> None:
-    """Remove our table, from cold, as often as one likes. Raises HostError.
+    """Remove our table, without an agent, as often as one likes. Raises HostError.
 
-    What it has translated is reset: end the proxies before.
+    Connections that it translated are reset, so end the proxies before.
     """
     await load_rules(render_removal())
     tell(Withdrawing.TABLE)
 
 
 async def find_active() -> Instance | None:
-    """The instance that the kernel's rules point to, before anything of ours runs. Raises HostError."""
-    return (await look()).instance
+    """The instance that the kernel's rules point to, before any proxy is started. Raises HostError."""
+    return (await observe_table()).instance
 
 
 async def find_armed() -> float | None:
-    """Seconds for which rules that are not confirmed still capture; None if there are none. Raises HostError."""
-    return (await look()).armed_left
+    """Seconds for which unconfirmed rules still capture; None if the rules are confirmed. Raises HostError."""
+    return (await observe_table()).armed_left
 
 
-async def keep_armed() -> None:
-    """Confirm the rules that stand, from cold, if they capture still. Raises HostError."""
+async def confirm_from_cold() -> None:
+    """Confirm the rules without an agent, if they still capture. Raises HostError."""
     if await find_armed():
-        await load_rules(render_keeping())
+        await load_rules(render_confirmed())
 
 
-async def look() -> Observed:
-    """Our table as it stands. Raises HostError."""
+async def observe_table() -> Observed:
+    """Our table as it is now. Raises HostError."""
     listed = await _nft("-j", "list", "table", "inet", TABLE)
     if listed.status != 0:
         if "No such file or directory" in listed.errors:
             return NOTHING
         raise _translated(listed)
     try:
-        return observe(listed.output.decode())
+        return parse_listing(listed.output.decode())
     except ValueError as problem:
         raise HostError(Fault.NFT_UNUSABLE, str(problem), "exclave needs nftables 0.9.3 or newer, with JSON") from None
 
@@ -85,7 +85,7 @@ async def _nft(*arguments: str, stdin: bytes = b"") -> Finished:
 
 
 def _translated(done: Finished) -> HostError:
-    first = (done.errors.splitlines() or ["no word"])[0]
+    first = (done.errors.splitlines() or ["no message"])[0]
     if "not permitted" in done.errors:
         return HostError(
             Fault.NO_PRIVILEGE,

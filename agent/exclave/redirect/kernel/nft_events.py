@@ -1,8 +1,8 @@
-"""What the kernel tells whoever listens when tables change: netlink messages, read. Pure.
+"""Parses the netlink messages that the kernel sends when nftables change. Pure.
 
-Each message is about one object, and names the object's table in attribute 1; the last of a transaction tells who
-made it. A transaction may come in several datagrams, and be read in the middle of: what replaces a table would then
-look as if it removed it, so a transaction counts once its last message has come.
+Each message is about one object, and names the object's table in attribute 1. The last message of a transaction names
+its author. A transaction may come in several datagrams: in the middle of one, a table that is being replaced looks
+removed. So a transaction is reported only when its last message has come.
 Source: linux/netfilter/nf_tables.h.
 """
 
@@ -21,39 +21,39 @@ _AUTHOR_PID, _AUTHOR_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 
 
 @dataclass(frozen=True)
-class News:
-    """What a transaction did: the tables that it changed, those of them that are gone now, and who made it."""
+class Transaction:
+    """One transaction: the tables that it changed, those of them that it removed, and its author."""
 
     changed: frozenset[str] = frozenset()
-    gone: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
     author: str = ""
 
 
-class Reader:
-    """Datagrams in, whole transactions out. What cannot be read is passed over: who must not miss any looks, too."""
+class TransactionReader:
+    """Datagrams in, whole transactions out. Undecodable messages are skipped; the caller also polls."""
 
     def __init__(self) -> None:
-        self._is_gone: dict[str, bool] = {}
+        self._is_removed: dict[str, bool] = {}
 
-    def receive(self, datagram: bytes) -> list[News]:
-        """The transactions that have come to their end with this datagram."""
+    def receive(self, datagram: bytes) -> list[Transaction]:
+        """The transactions that end in this datagram."""
         ended = []
         for kind, attributes in _messages(datagram):
             if kind == NEW_GENERATION:
-                ended.append(self._take(attributes))
+                ended.append(self._end_transaction(attributes))
             elif _TABLE in attributes:
-                self._is_gone[_text(attributes[_TABLE])] = kind == DELETED_TABLE  # comes after all that was in it
+                self._is_removed[_text(attributes[_TABLE])] = kind == DELETED_TABLE  # it comes after the objects in it
         return ended
 
     def forget(self) -> None:
-        """Begin anew, after messages were missed."""
-        self._is_gone = {}
+        """Drop the transaction under way, after messages were missed."""
+        self._is_removed = {}
 
-    def _take(self, attributes: dict[int, bytes]) -> News:
+    def _end_transaction(self, attributes: dict[int, bytes]) -> Transaction:
         name, pid = _text(attributes.get(_AUTHOR_NAME, b"")), int.from_bytes(attributes.get(_AUTHOR_PID, b""), "big")
-        is_gone, self._is_gone = self._is_gone, {}
-        gone = frozenset(table for table, gone in is_gone.items() if gone)
-        return News(frozenset(is_gone), gone, f"{name}, process {pid}")
+        changed, self._is_removed = self._is_removed, {}
+        removed = frozenset(table for table, is_removed in changed.items() if is_removed)
+        return Transaction(frozenset(changed), removed, f"{name}, process {pid}")
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:

@@ -1,9 +1,9 @@
-"""What the kernel says of our table: `nft -j list table inet exclave`, read. Pure.
+"""Parses `nft -j list table inet exclave`: which rules are in the kernel, and whether others changed them. Pure.
 
-Rules: which instance is active is read here, never remembered. The digest tells which rules a table was made as, the
-fingerprint (of everything listed but handles and counters) whether anybody has changed it since.
-Until 1.1.0 nft reads freed memory where a table has a flag (its table_flags_json), and its JSON may be cut off there.
-Our table has none, so a listing that is cut off is one of a table that others have changed.
+The active instance is read here and never remembered. The digest names the rules that the table was made with; the
+fingerprint covers everything listed except handles and counters, and so shows any later change.
+Before 1.1.0, nft reads freed memory where a table has a flag (its table_flags_json), and its JSON may be cut off there.
+Our table has no flag, so a cut-off listing means that others changed the table.
 Source of the format: libnftables-json(5).
 """
 
@@ -19,10 +19,10 @@ from exclave.redirect.rules.drain_ruleset import HOLDING
 
 @dataclass(frozen=True)
 class Observed:
-    """Our table as it stands. `inbound` and `outbound` count the connections that it has handed to the proxy.
+    """Our table. `inbound` and `outbound` count the connections that it has redirected to the proxy.
 
-    `is_holding`: it captures nothing new, and keeps what lives. `armed_left`: for how many seconds it still captures,
-    if it is not confirmed; 0: it captures nothing any more.
+    `is_draining`: it captures nothing new, and keeps open connections alive. `armed_left`: seconds for which
+    unconfirmed rules still capture (0: no longer); None if they are confirmed.
     """
 
     installed: bool = False
@@ -32,18 +32,18 @@ class Observed:
     inbound: int = 0
     outbound: int = 0
     dropped: int = 0
-    is_holding: bool = False
+    is_draining: bool = False
     armed_left: float | None = None
 
 
 NOTHING = Observed()
 
 _BEGINNING = '{"nftables": [{"metainfo": '
-_MOVING = ("handle", "packets", "bytes", "index")
+_VARIABLE = ("handle", "packets", "bytes", "index")
 
 
-def observe(listing: str) -> Observed:
-    """Read a listing; an empty one means that there is no table. Raises ValueError if it is not nft's JSON."""
+def parse_listing(listing: str) -> Observed:
+    """Parse a listing; an empty one means that there is no table. Raises ValueError if it is not nft's JSON."""
     if not listing.strip():
         return NOTHING
     try:
@@ -62,11 +62,11 @@ def observe(listing: str) -> Observed:
         installed=True,
         instance=next((instance for instance in INSTANCES if instance == mark[0]), None),
         digest=mark[1],
-        fingerprint=hashlib.sha256(json.dumps(_steady(ours), sort_keys=True).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(json.dumps(_without_counters(ours), sort_keys=True).encode()).hexdigest(),
         inbound=_count(rules, "inbound"),
         outbound=_count(rules, "outbound"),
         dropped=_count(rules, "foreign"),
-        is_holding=[HOLDING] in marks,
+        is_draining=[HOLDING] in marks,
         armed_left=time_left(ours),
     )
 
@@ -76,13 +76,13 @@ def _table_of(item: dict[str, Any]) -> str:
     return str(content.get("table") or content.get("name") or "")
 
 
-def _steady(tree: Any) -> Any:
-    """A listing without what moves by itself."""
+def _without_counters(tree: Any) -> Any:
+    """A listing without what changes by itself."""
     if isinstance(tree, dict) and is_armed_set(tree):
-        return {"set": {key: value for key, value in tree["set"].items() if key not in (*_MOVING, "elem")}}
+        return {"set": {key: value for key, value in tree["set"].items() if key not in (*_VARIABLE, "elem")}}
     if isinstance(tree, dict):
-        return {key: _steady(value) for key, value in tree.items() if key not in _MOVING}
-    return [_steady(item) for item in tree] if isinstance(tree, list) else tree
+        return {key: _without_counters(value) for key, value in tree.items() if key not in _VARIABLE}
+    return [_without_counters(item) for item in tree] if isinstance(tree, list) else tree
 
 
 def _count(rules: list[dict[str, Any]], chain: str) -> int:

@@ -20,7 +20,7 @@ _GATE = f'    meta l4proto != @{ARMED} accept comment "{_WHY}"'
 _HOOK = "    type nat hook "
 
 
-def gated(chain: Sequence[str]) -> list[str]:
+def with_timer(chain: Sequence[str]) -> list[str]:
     """A chain that captures only while the rules are armed; other blocks as they are."""
     if len(chain) > 1 and chain[1].startswith(_HOOK):
         return [*chain[:2], _GATE, *chain[2:]]
@@ -34,7 +34,7 @@ def render_arming(left: float) -> str:
     return f"add element inet {TABLE} {ARMED} {{ tcp timeout {max(1, int(left * 1000))}ms }}\n"
 
 
-def render_keeping() -> str:
+def render_confirmed() -> str:
     """The transaction that makes rules which are armed stay so."""
     return f"flush set inet {TABLE} {ARMED}\nadd element inet {TABLE} {ARMED} {{ tcp }}\n"
 
@@ -48,11 +48,11 @@ def time_left(items: Iterable[Mapping[str, Any]]) -> float | None:
     """Seconds for which a listed table captures; 0: no longer; None: it has no such set, or was told to stay so."""
     for item in items:
         if is_armed_set(item):
-            return time_of(item["set"].get("elem", []))
+            return element_time(item["set"].get("elem", []))
     return None
 
 
-def time_of(elements: Sequence[Any]) -> float | None:
+def element_time(elements: Sequence[Any]) -> float | None:
     """The same, of what the set holds.
 
     nft gives whole seconds, rounded down; an element with less than one is there all the same.

@@ -19,7 +19,7 @@ from exclave.redirect.rules.ruleset import render, render_removal
 HOLDING = "holding"
 """The mark of the holding ruleset, where others have instance and digest."""
 
-KEPT = """\
+KEEPALIVE_CHAIN = """\
     chain kept {
         type nat hook prerouting priority -90; policy accept;
         ct state invalid accept
@@ -27,12 +27,12 @@ KEPT = """\
 """
 
 
-def render_kept(policy: RedirectPolicy) -> str:
+def render_ruleset(policy: RedirectPolicy) -> str:
     """The transaction that puts a policy in place, in a table that keeps what was translated."""
-    return f"{render(policy)}table inet {TABLE} {{\n{KEPT}}}\n"
+    return f"{render(policy)}table inet {TABLE} {{\n{KEEPALIVE_CHAIN}}}\n"
 
 
-def render_holding() -> str:
+def render_drain() -> str:
     """The transaction that replaces whatever table of ours there is by the holding ruleset."""
     return f"""\
 {render_removal()}table inet {TABLE} {{
@@ -42,5 +42,5 @@ def render_holding() -> str:
         iifname != "lo" ip6 daddr {NETWORK6} counter drop
     }}
 
-{KEPT}}}
+{KEEPALIVE_CHAIN}}}
 """

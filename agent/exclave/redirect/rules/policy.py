@@ -53,7 +53,7 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class HostExclusions:
     """What this host never wants captured, as it was found: numbers of excluded users and groups, ports of SSH servers
     beside 22, and the other end of the SSH session that whoever started us works in."""
 
@@ -161,7 +161,7 @@ def _collapsed(networks: tuple[str, ...], family: Family) -> tuple[str, ...]:
     return tuple(map(str, collapse_addresses(IPv6Network(one) for one in networks if ":" in one)))
 
 
-_NOWHERE = Surroundings()
+_NO_EXCLUSIONS = HostExclusions()
 
 
 def make_policy(
@@ -172,7 +172,7 @@ def make_policy(
     addresses: tuple[str, ...],
     proxy_uid: int,
     servers: tuple[Server, ...],
-    surroundings: Surroundings = _NOWHERE,
+    exclusions: HostExclusions = _NO_EXCLUSIONS,
     families: tuple[Family, ...] = FAMILIES,
     outbound_open: bool = False,
     inbound_open: bool = False,
@@ -199,18 +199,18 @@ def make_policy(
         exempt_inbound_ports=config.exclude_inbound_ports,
         exempt_outbound_ports=config.exclude_outbound_ports,
         exempt_networks=config.exclude_outbound_networks,
-        exempt_uids=surroundings.uids,
+        exempt_uids=exclusions.uids,
         servers=servers,
         families=families,
         outbound=not outbound_open,
         inbound=not inbound_open,
-        exempt_gids=surroundings.gids,
+        exempt_gids=exclusions.gids,
         exempt_sources=config.exclude_inbound_networks,
         exempt_inbound_interfaces=config.exclude_inbound_interfaces,
         exempt_outbound_interfaces=config.exclude_outbound_interfaces,
         capture_interfaces=config.capture_interfaces,
-        ssh_ports=surroundings.ssh_ports,
-        ssh_peers=surroundings.ssh_peers,
+        ssh_ports=exclusions.ssh_ports,
+        ssh_peers=exclusions.ssh_peers,
     )
 
 

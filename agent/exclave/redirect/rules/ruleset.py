@@ -23,7 +23,7 @@ from functools import lru_cache
 from exclave.kit.formats.host_port import join_host_port
 from exclave.kit.formats.ranges import Span, render_span
 from exclave.link.layout import INBOUND_PORT, NETWORK4, NETWORK6, OUTBOUND_PORT, TABLE, Family, instance_address
-from exclave.redirect.rules.confirm_timer import DECLARATION, gated
+from exclave.redirect.rules.confirm_timer import DECLARATION, with_timer
 from exclave.redirect.rules.policy import FAMILIES, NEVER_CAPTURED, RedirectPolicy, collapsed
 from exclave.redirect.rules.trial import trial_chain
 
@@ -70,7 +70,7 @@ def _table(policy: RedirectPolicy, digest: str) -> list[str]:
         if policy.capture_interfaces:
             blocks.append(_forwarded(policy))
     if policy.armed_until is not None:
-        blocks = [blocks[0], list(DECLARATION), *map(gated, blocks[1:])]
+        blocks = [blocks[0], list(DECLARATION), *map(with_timer, blocks[1:])]
     if policy.trial is not None:  # whether it works is worth knowing before anybody confirms
         blocks.append(trial_chain(policy.trial, policy.families))
     lines = [f"table inet {TABLE} {{"]
