@@ -40,6 +40,17 @@ def test_a_file_that_is_too_large_is_emptied_and_its_newest_part_kept(tmp_path: 
     assert kept.endswith(b"\nnewest\n")
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o600])
+def test_the_older_part_is_for_the_same_readers_as_the_file(tmp_path: Path, mode: int) -> None:
+    path, older = output_path(tmp_path, "a"), tmp_path / "proxy-a.log.1"
+    for _ in range(2):
+        path.write_bytes(b"x" * (MAX_SIZE + 1))
+        path.chmod(mode)
+        cut_output(path)
+        assert (older.stat().st_mode & 0o777, older.stat().st_size) == (mode, REMAINING_SIZE)
+        older.chmod(0o644)  # as earlier versions left it
+
+
 def test_a_file_that_is_not_there_is_no_problem(tmp_path: Path) -> None:
     cut_output(output_path(tmp_path, "a"))
     remove_output(tmp_path, "a")

@@ -5,6 +5,7 @@ moves its newest part to `.1` and empties it. Lines that the proxy prints in tha
 """
 
 import os
+import stat
 from pathlib import Path
 
 import trio
@@ -38,12 +39,16 @@ async def bound_output(path: Path) -> None:
 def cut_output(path: Path) -> None:
     """Cut the file if it is too large; it may be absent."""
     try:
-        if path.stat().st_size <= MAX_SIZE:
+        status = path.stat()
+        if status.st_size <= MAX_SIZE:
             return
         with path.open("rb") as file:
             file.seek(-REMAINING_SIZE, os.SEEK_END)
             newest = file.read(REMAINING_SIZE)
-        path.with_suffix(".log.1").write_bytes(newest)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(path.with_suffix(".log.1"), flags, 0o600), "wb") as older:
+            os.fchmod(older.fileno(), stat.S_IMODE(status.st_mode))  # before it has content that others could read
+            older.write(newest)
         os.truncate(path, 0)
     except OSError:
         return  # a full disk or a missing file must not end the agent's task
