@@ -1,5 +1,6 @@
 """Settings as text and back, a group's spec with its defaults, and every mistake with its place."""
 
+import copy
 import json
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exclave.api.fields import FieldError
 from exclave.api.settings import (
     ControlPlane,
     FailurePolicy,
@@ -173,6 +175,120 @@ def test_every_part_is_needed(key: str) -> None:
     del tree[key]
     with pytest.raises(ValueError, match=f"^{key}: "):
         parse_settings(json.dumps(tree))
+
+
+WHOLE = json.loads(render_settings(make_settings(labels={"app": "web"}, inbound_policy="deny")))
+
+
+def places(tree: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every field of settings, as the keys that lead to it."""
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [*([before] if before else []), *(place for key, one in inner for place in places(one, (*before, key)))]
+
+
+def written(place: tuple[Any, ...], value: Any) -> str:
+    """Settings with another value at a place."""
+    tree = copy.deepcopy(WHOLE)
+    inner = tree
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return json.dumps(tree)
+
+
+FIELDS = [place for place in places(WHOLE) if place != ("version",)]
+MAY_BE_NULL = {
+    ("group", *place)
+    for place in (
+        ("serviceAccount",), ("labels",), ("ports",), ("ports", 0, "name"), ("ports", 0, "opaque"),
+        ("certificateLifetime",), ("capture",), ("inboundPolicy",), ("probes",), ("probes", 0, "kind"),
+        ("probes", 0, "every"), ("probes", 0, "timeout"), ("probes", 0, "failures"), ("failure",), ("failure", "after"),
+        ("failure", "outbound"), ("failure", "inbound"), ("forgetAfter",),
+    )
+}  # fmt: skip
+"""Fields of a group's spec that have a default: null means what their absence does, as in Kubernetes."""
+
+
+def kind_of(value: Any) -> str:
+    return "number" if type(value) in (int, float) else type(value).__name__
+
+
+@pytest.mark.parametrize("place", FIELDS, ids=lambda place: ".".join(map(str, place)))
+def test_null_or_another_type_is_refused_by_the_name_of_the_field(place: tuple[Any, ...]) -> None:
+    found = WHOLE
+    for key in place:
+        found = found[key]
+    others = (None, True, 7, 7.5, "x", [], ["x"], {}, {"x": 7})
+    for value in (one for one in others if kind_of(one) != kind_of(found)):
+        if value is None and place in MAY_BE_NULL:
+            assert parse_settings(written(place, value))
+            continue
+        with pytest.raises(FieldError) as caught:
+            parse_settings(written(place, value))
+        named = [key for key in place if isinstance(key, str)]
+        if place[:2] == ("group", "labels"):
+            named = ["group", "labels"]
+        said = str(caught.value).partition(": ")[0]
+        assert said in (".".join(named), f"{named[0]}.{named[-1]}"), (value, str(caught.value))
+
+
+OUT_OF_RANGE: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    "heartbeat": (("heartbeat",), (0, -5, 0.5, 1e300, 10**400, float("nan"), float("inf"), -float("inf"))),
+    "namespace": (("namespace",), ("", "\ud800")),
+    "linkerd.trustDomain": (("linkerd", "trustDomain"), ("",)),
+    "linkerd.proxyVersion": (("linkerd", "proxyVersion"), ("\udfff",)),
+    "linkerd.clusterNetworks": (("linkerd", "clusterNetworks"), (["x"], ["10.0.0.0/33"], [""], [7], [None])),
+    "controlPlane.dns": (("controlPlane", "dns"), (["kube-dns"], ["10.0.0.0/8"], [""], [7], [None])),
+    "group.networks": (("group", "networks"), (["10.0.0.1/8"], [""], [7])),
+    "group.port": (("group", "ports", 0, "port"), (0, -1, 65536, 10**400)),
+    "group.certificateLifetime": (
+        ("group", "certificateLifetime"),
+        ("0s", "9.9s", "9999999h", "9" * 400 + "h"),
+    ),
+    "group.forgetAfter": (("group", "forgetAfter"), ("0s", "")),
+    "group.every": (("group", "probes", 0, "every"), ("0s", "1ms")),
+    "group.timeout": (("group", "probes", 0, "timeout"), ("0s",)),
+    "group.failures": (("group", "probes", 0, "failures"), (0, -1, 10**400)),
+    "group.after": (("group", "failure", "after"), ("99999999h", "soon")),
+    "group.capture": (("group", "capture"), ("", "most")),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "values"), [(name, *row) for name, row in OUT_OF_RANGE.items()], ids=OUT_OF_RANGE
+)
+def test_a_value_out_of_its_range_is_refused_by_the_name_of_the_field(
+    name: str, place: tuple[Any, ...], values: tuple[Any, ...]
+) -> None:
+    for value in values:
+        with pytest.raises(FieldError) as caught:
+            parse_settings(written(place, value))
+        assert str(caught.value).startswith(f"{name}: "), value
+
+
+@given(st.sampled_from(FIELDS), st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+))  # fmt: skip
+def test_whatever_stands_in_a_field_is_read_or_refused_in_our_own_words(place: tuple[Any, ...], value: Any) -> None:
+    try:
+        found = parse_settings(written(place, value))
+    except FieldError as problem:
+        assert len(str(problem)) < 400
+    else:
+        assert parse_settings(render_settings(found)) == found
+
+
+def test_what_is_too_deep_is_refused() -> None:
+    with pytest.raises(FieldError, match="settings are not JSON: "):
+        parse_settings("[" * 100_000)
+
+
+@given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
+def test_no_text_raises_anything_else(text: str) -> None:
+    with pytest.raises(FieldError):
+        parse_settings(text)
 
 
 keys = st.sampled_from(("networks", "ports", "port", "probes", "failure", "kind", "labels", "every", "capture"))

@@ -102,19 +102,37 @@ async def test_settings_are_fetched_stored_and_published_when_the_member_names_o
         assert world.cluster.trace.count("get configmaps exclave-mesh.web") == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        pytest.param('{"version": 9}', "settings version 9: this agent reads version 1", id="another version"),
+        pytest.param(
+            render_settings(SETTINGS).replace('"heartbeat":10.0', '"heartbeat":null'),
+            "heartbeat: a number from 1 to 315360000 was expected, found None",
+            id="no heartbeat",
+        ),
+        pytest.param(
+            render_settings(SETTINGS).replace('"heartbeat":10.0', '"heartbeat":0'),
+            "heartbeat: a number from 1 to 315360000 was expected, found 0",
+            id="heartbeats without a pause",
+        ),
+        pytest.param(
+            render_settings(SETTINGS).replace('"dns":[]', '"dns":null'),
+            "controlPlane.dns: list was expected, found NoneType",
+            id="no list of addresses",
+        ),
+    ],
+)
 async def test_settings_that_cannot_be_read_leave_the_last_good_ones(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, text: str, why: str
 ) -> None:
     world = World(tmp_path)
     store_settings(world.state, render_settings(SETTINGS))
     async with world.member() as member:
-        world.cluster.change(CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": '{"version": 9}'}})
+        world.cluster.change(CONFIG_MAPS, NAMESPACE, "exclave-mesh.web", {"data": {"settings.json": text}})
         world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"status": {"settings": "f" * 64}}, "status")
         problem = await member.problem.wait_for(lambda problem: problem is not None)
-        assert problem == (
-            "new settings cannot be used, the last good ones stay in use: "
-            "settings version 9: this agent reads version 1"
-        )
+        assert problem == f"new settings cannot be used, the last good ones stay in use: {why}"
         assert member.settings.value == SETTINGS and load_settings(world.state) is not None
         publish(world.cluster, make_settings(capture="none"))
         await member.problem.wait_for(lambda problem: problem is None)

@@ -1,7 +1,7 @@
 """The mesh's settings as the controller publishes them and the VM stores them: `settings.json`.
 
 Rules: one JSON text, made here and read here; unknown keys are ignored, so that an older agent reads a newer
-controller's; a missing or wrong key raises ValueError naming it, and the reader keeps its last good settings.
+controller's; a missing or wrong field raises FieldError naming it, and the reader keeps its last good settings.
 `digest` is what Member `status.settings` and `spec.loaded.settings` hold.
 """
 
@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any, Literal
 
+from exclave.api import fields
+from exclave.api.fields import LONGEST, FieldError
 from exclave.api.identity import MeshIdentity
-from exclave.kit.formats.duration import format_duration, parse_duration
+from exclave.kit.formats.duration import format_duration
 from exclave.kit.formats.labels import is_label_key, is_label_value
 
 Capture = Literal["cluster", "all", "none"]
@@ -130,32 +132,33 @@ def digest(text: str) -> str:
 
 
 def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
-    """Read a WorkloadGroup's `spec`, applying defaults. Raises ValueError naming the field that is wrong."""
-    failure = _optional(spec, "failure", dict)
+    """Read a WorkloadGroup's `spec`, applying defaults. Raises FieldError naming the field that is wrong."""
+    if not isinstance(spec, dict):
+        raise FieldError(f"spec: a mapping was expected, found {fields.shown(spec)}")
+    failure = fields.optional(spec, "failure", dict)
     default = FailurePolicy()
     group = GroupSpec(
-        service_account=_optional(spec, "serviceAccount", str) or name,
-        networks=tuple(_network(network) for network in _need(spec, "networks", list)),
-        labels=_optional(spec, "labels", dict),
-        ports=tuple(_port(port) for port in _optional(spec, "ports", list)),
-        certificate_lifetime=_seconds(spec, "certificateLifetime", "24h"),
-        capture=_choice(spec, "capture", "cluster", "all", "none"),
-        inbound_policy=_optional(spec, "inboundPolicy", str) or None,
-        probes=tuple(_probe(probe) for probe in _optional(spec, "probes", list)),
+        service_account=fields.optional(spec, "serviceAccount", str) or name,
+        networks=tuple(_network(network) for network in fields.need(spec, "networks", list)),
+        labels=fields.optional(spec, "labels", dict),
+        ports=tuple(_port(port) for port in fields.optional(spec, "ports", list)),
+        certificate_lifetime=fields.seconds(spec, "certificateLifetime", "24h", least=10.0),
+        capture=fields.one_of(spec, "capture", "cluster", "all", "none"),
+        inbound_policy=fields.optional(spec, "inboundPolicy", str) or None,
+        probes=tuple(_probe(probe) for probe in fields.optional(spec, "probes", list)),
         failure=FailurePolicy(
-            _seconds(failure, "after", format_duration(default.after)),
-            _choice(failure, "outbound", "open", "closed"),
-            _choice(failure, "inbound", "closed", "open"),
+            fields.seconds(failure, "after", format_duration(default.after)),
+            fields.one_of(failure, "outbound", "open", "closed"),
+            fields.one_of(failure, "inbound", "closed", "open"),
         ),
-        forget_after=_seconds(spec, "forgetAfter", "720h"),
+        forget_after=fields.seconds(spec, "forgetAfter", "720h", least=1.0),
     )
-    if group.certificate_lifetime < 10:
-        raise ValueError(f"certificateLifetime: at least 10s, found {spec.get('certificateLifetime')}")
     for key, value in group.labels.items():
         if not isinstance(value, str) or not is_label_key(key) or not is_label_value(value):
-            raise ValueError(f"labels: a label as Kubernetes takes it was expected, found {key!r}: {value!r}")
+            label = f"{fields.shown(key)}: {fields.shown(value)}"
+            raise FieldError(f"labels: a label as Kubernetes takes it was expected, found {label}")
     if "." in group.service_account:
-        raise ValueError(f"serviceAccount: a name without dots, found {group.service_account!r}")
+        raise FieldError(f"serviceAccount: a name without dots, found {fields.shown(group.service_account)}")
     return group
 
 
@@ -221,93 +224,72 @@ def render_settings(settings: Settings) -> str:
 
 
 def parse_settings(text: str) -> Settings:
-    """Read what `render_settings` wrote. Raises ValueError naming the key that is missing or wrong."""
+    """Read what `render_settings` wrote. Raises FieldError naming the field that is missing or wrong."""
     try:
         tree = json.loads(text)
-    except ValueError as problem:
-        raise ValueError(f"settings are not JSON: {problem}") from None
+    except (ValueError, RecursionError) as problem:
+        raise FieldError(f"settings are not JSON: {problem}") from None
     if not isinstance(tree, dict):
-        raise ValueError("settings: a JSON object was expected")
-    if tree.get("version") != VERSION:
-        raise ValueError(f"settings version {tree.get('version')!r}: this agent reads version {VERSION}")
-    linkerd = _need(tree, "linkerd", dict)
-    control_plane = _need(tree, "controlPlane", dict)
-    name = _need(tree, "name", str)
+        raise FieldError("settings: a JSON object was expected")
+    version = tree.get("version")
+    if type(version) is not int or version != VERSION:
+        raise FieldError(f"settings version {fields.shown(version)}: this agent reads version {VERSION}")
+    linkerd = fields.need(tree, "linkerd", dict)
+    control_plane = fields.need(tree, "controlPlane", dict)
+    name = fields.text(tree, "name")
+    group = fields.need(tree, "group", dict)
+    try:
+        spec = parse_group(name, group)
+    except FieldError as problem:
+        raise FieldError(f"group.{problem}") from None
     return Settings(
-        namespace=_need(tree, "namespace", str),
+        namespace=fields.text(tree, "namespace"),
         group_name=name,
         linkerd=LinkerdSettings(
-            namespace=_need(linkerd, "namespace", str),
-            trust_domain=_need(linkerd, "trustDomain", str),
-            cluster_domain=_need(linkerd, "clusterDomain", str),
-            cluster_networks=tuple(_need(linkerd, "clusterNetworks", list)),
-            proxy_version=_need(linkerd, "proxyVersion", str),
-            inbound_policy=_need(linkerd, "inboundPolicy", str),
-            opaque_ports=_need(linkerd, "opaquePorts", str),
+            namespace=fields.text(linkerd, "namespace", "linkerd."),
+            trust_domain=fields.text(linkerd, "trustDomain", "linkerd."),
+            cluster_domain=fields.text(linkerd, "clusterDomain", "linkerd."),
+            cluster_networks=fields.networks(linkerd, "clusterNetworks", "linkerd."),
+            proxy_version=fields.need(linkerd, "proxyVersion", str, "linkerd."),
+            inbound_policy=fields.text(linkerd, "inboundPolicy", "linkerd."),
+            opaque_ports=fields.need(linkerd, "opaquePorts", str, "linkerd."),
         ),
-        anchors=_need(tree, "anchors", str),
-        issuer=_need(tree, "issuer", str),
+        anchors=fields.text(tree, "anchors"),
+        issuer=fields.text(tree, "issuer"),
         control_plane=ControlPlane(
-            tuple(control_plane.get("destination", ())),
-            tuple(control_plane.get("policy", ())),
-            tuple(control_plane.get("dns", ())),
+            fields.addresses(control_plane, "destination", "controlPlane."),
+            fields.addresses(control_plane, "policy", "controlPlane."),
+            fields.addresses(control_plane, "dns", "controlPlane."),
         ),
-        heartbeat=float(tree.get("heartbeat", 10.0)),
-        group=parse_group(name, _need(tree, "group", dict)),
+        heartbeat=fields.number(tree, "heartbeat", 10.0, least=1.0, most=LONGEST),
+        group=spec,
     )
 
 
 def _network(network: Any) -> str:
     if not isinstance(network, str):
-        raise ValueError(f"networks: a network such as 10.0.0.0/8 was expected, found {network!r}")
+        raise FieldError(f"networks: a network such as 10.0.0.0/8 was expected, found {fields.shown(network)}")
     try:
         return str(ip_network(network))
     except ValueError as problem:
-        raise ValueError(f"networks: {problem}") from None
+        raise FieldError(f"networks: {problem}") from None
 
 
 def _port(port: Any) -> Port:
     if not isinstance(port, dict):
-        raise ValueError(f"ports: a mapping was expected, found {port!r}")
-    number = _need(port, "port", int)
-    if not 1 <= number <= 65535:
-        raise ValueError(f"port: 1 to 65535, found {number}")
-    return Port(_optional(port, "name", str) or str(number), number, port.get("opaque") is True)
+        raise FieldError(f"ports: a mapping was expected, found {fields.shown(port)}")
+    number = fields.whole(port, "port", 1, 65535)
+    return Port(fields.optional(port, "name", str) or str(number), number, fields.optional(port, "opaque", bool))
 
 
 def _probe(probe: Any) -> Probe:
     if not isinstance(probe, dict):
-        raise ValueError(f"probes: a mapping was expected, found {probe!r}")
+        raise FieldError(f"probes: a mapping was expected, found {fields.shown(probe)}")
     default = Probe(port=0)
     return Probe(
-        port=_need(probe, "port", int),
-        kind=_choice(probe, "kind", "tcp"),
-        every=_seconds(probe, "every", format_duration(default.every)),
-        timeout=_seconds(probe, "timeout", format_duration(default.timeout)),
-        failures=_optional(probe, "failures", int) or default.failures,
+        port=fields.whole(probe, "port", 1, 65535),
+        kind=fields.one_of(probe, "kind", "tcp"),
+        every=fields.seconds(probe, "every", format_duration(default.every), least=0.1),
+        timeout=fields.seconds(probe, "timeout", format_duration(default.timeout), least=0.01),
+        failures=default.failures if probe.get("failures") is None else fields.whole(probe, "failures", 1, 1000),
     )
-
-
-def _need(tree: Mapping[str, Any], key: str, kind: type) -> Any:
-    value = tree.get(key)
-    if type(value) is not kind:  # JSON's own types, and true is no number
-        raise ValueError(f"{key}: {kind.__name__} was expected, found {type(value).__name__}")
-    return value
-
-
-def _optional(tree: Mapping[str, Any], key: str, kind: type) -> Any:
-    return kind() if tree.get(key) is None else _need(tree, key, kind)
-
-
-def _choice(tree: Mapping[str, Any], key: str, default: str, *others: str) -> Any:
-    value = tree.get(key) or default
-    if value not in (default, *others):
-        raise ValueError(f"{key}: {' or '.join((default, *others))} was expected, found {value!r}")
-    return value
-
-
-def _seconds(tree: Mapping[str, Any], key: str, default: str) -> float:
-    try:
-        return parse_duration(tree.get(key) or default)
-    except (TypeError, ValueError) as problem:
-        raise ValueError(f"{key}: {problem}") from None

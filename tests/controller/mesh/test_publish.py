@@ -60,6 +60,11 @@ def config(values: Any) -> dict[str, Any]:
             id="IPv6 networks are left out where Linkerd does",
         ),
         pytest.param(
+            {"proxy": VALUES["proxy"] | {"opaquePorts": 3306, "image": {"version": 2.15}}, "clusterNetworks": "::/0,"},
+            {"opaque_ports": "3306", "proxy_version": "2.15", "cluster_networks": ("::/0",)},
+            id="what YAML takes for a number is a text",
+        ),
+        pytest.param(
             {"proxy": {"image": {"version": ""}}},
             {"proxy_version": "edge-26.8.1", "inbound_policy": "all-unauthenticated", "opaque_ports": ""},
             id="the proxy is of Linkerd's version unless told, with the chart's defaults",
@@ -92,6 +97,16 @@ def test_linkerd_config(changes: dict[str, Any], wanted: dict[str, Any]) -> None
             config(VALUES | {"clusterNetworks": ["10.0.0.0/8"]}),
             "ConfigMap linkerd-config: values.clusterNetworks was expected",
             id="networks of another shape",
+        ),
+        pytest.param(
+            config(VALUES | {"clusterNetworks": "10.0.0.0/8,all"}),
+            "ConfigMap linkerd-config: values.clusterNetworks: networks such as 10.0.0.0/8 were expected, found 'all'",
+            id="networks of which one is none",
+        ),
+        pytest.param(
+            config(VALUES | {"identityTrustDomain": 7}),
+            "ConfigMap linkerd-config: values.identityTrustDomain was expected",
+            id="a trust domain that is a number",
         ),
     ],
 )

@@ -1,6 +1,5 @@
 """Which groups are accepted, and what is written to say so."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,8 +37,8 @@ SCENARIOS: dict[str, tuple[Object, list[Object], Condition]] = {
     ),
     "one that is of another shape itself": (
         {**group(), "spec": ["x"]}, [],
-        Condition("Accepted", False, "Invalid", "its spec cannot be used, the last good one is kept: it has another "
-                  "shape than expected: AttributeError: 'list' object has no attribute 'get' (exclave/api/"),
+        Condition("Accepted", False, "Invalid", "its spec cannot be used, the last good one is kept: "
+                  "spec: a mapping was expected, found list"),
     ),
     "the older of two with one account": (OLDER, [group(), OLDER], ACCEPTED),
     "one that is being deleted": (
@@ -52,8 +51,7 @@ SCENARIOS: dict[str, tuple[Object, list[Object], Condition]] = {
 
 @pytest.mark.parametrize(("found", "others", "condition"), SCENARIOS.values(), ids=SCENARIOS)
 def test_a_group_is_accepted_or_told_why_not(found: Object, others: list[Object], condition: Condition) -> None:
-    judged = judge_group(found, others, members=2, refused_namespace=False)
-    assert replace(judged, message=judged.message[: len(condition.message)]) == condition
+    assert judge_group(found, others, members=2, refused_namespace=False) == condition
 
 
 def test_a_group_where_machines_have_no_business_is_told_so() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from exclave.api import fields
 from exclave.api.malformed import read_each
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, Object
@@ -18,6 +19,7 @@ from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest
 from exclave.controller.policy.register import owner_of
 from exclave.controller.policy.snapshot import Group, Mesh
 
+CONFIG = "ConfigMap linkerd-config"
 SERVICE_OF_SLICE = "kubernetes.io/service-name"
 DESTINATION = "linkerd-dst-headless"
 POLICY = "linkerd-policy"
@@ -29,21 +31,23 @@ def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
     try:
         values = yaml.safe_load((config_map.get("data") or {})["values"])
     except (KeyError, yaml.YAMLError):
-        raise ValueError("ConfigMap linkerd-config: key `values` with YAML was expected") from None
+        raise ValueError(f"{CONFIG}: key `values` with YAML was expected") from None
     if not isinstance(values, dict):
-        raise ValueError("ConfigMap linkerd-config: key `values` with YAML was expected")
+        raise ValueError(f"{CONFIG}: key `values` with YAML was expected")
     proxy = values.get("proxy") or {}
-    networks = [network.strip() for network in _text(values, "clusterNetworks").split(",")]
+    image = proxy.get("image") or {}
+    networks = [network for part in _text(values, "clusterNetworks").split(",") if (network := part.strip())]
     if values.get("disableIPv6"):
         networks = [network for network in networks if ":" not in network]
     return LinkerdSettings(
         namespace=namespace,
-        trust_domain=values.get("identityTrustDomain") or _text(values, "clusterDomain"),
+        trust_domain=_text(values, "identityTrustDomain" if values.get("identityTrustDomain") else "clusterDomain"),
         cluster_domain=_text(values, "clusterDomain"),
-        cluster_networks=tuple(networks),
-        proxy_version=(proxy.get("image") or {}).get("version") or values.get("linkerdVersion") or "",
-        inbound_policy=proxy.get("defaultInboundPolicy") or "all-unauthenticated",
-        opaque_ports=proxy.get("opaquePorts") or "",
+        # What YAML takes for a number, such as one port or a version, is a text to Linkerd and to members.
+        proxy_version=str(image.get("version") or values.get("linkerdVersion") or ""),
+        inbound_policy=str(proxy.get("defaultInboundPolicy") or "all-unauthenticated"),
+        opaque_ports=str(proxy.get("opaquePorts") or ""),
+        cluster_networks=fields.networks({"clusterNetworks": networks}, "clusterNetworks", f"{CONFIG}: values."),
     )
 
 
@@ -154,5 +158,5 @@ def _addresses(slices: Iterable[_Slice], service: str, *, only_ready: bool) -> t
 def _text(values: Mapping[str, Any], key: str) -> str:
     value = values.get(key)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"ConfigMap linkerd-config: values.{key} was expected")
+        raise ValueError(f"{CONFIG}: values.{key} was expected")
     return value

@@ -1,0 +1,125 @@
+"""Fields of JSON objects, read strictly: a mistake is a FieldError that names the field. Pure.
+
+JSON's own types count: true is no number, and null is no text. `where` is what stands before the field's name in an
+error, such as `linkerd.`. No value, however large or deep, makes the error itself fail.
+"""
+
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from exclave.kit.formats.duration import format_duration, parse_duration
+
+LONGEST = 10 * 365 * 86400.0
+"""Seconds: no duration of ours means more, and sums with it stay dates."""
+
+
+MOST_SHOWN = 100
+"""Characters of a value in an error."""
+
+
+class FieldError(ValueError):
+    """A field that is missing, of a wrong type or out of its range; the text names it."""
+
+
+def need(tree: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
+    """A field that must be there, of this type."""
+    value = tree.get(key)
+    if type(value) is not kind:
+        raise FieldError(f"{where}{key}: {kind.__name__} was expected, found {type(value).__name__}")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise FieldError(f"{where}{key}: a text was expected, found {shown(value)}")
+    return value
+
+
+def optional(tree: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
+    """A field of this type; an empty one if it is absent or null."""
+    return kind() if tree.get(key) is None else need(tree, key, kind, where)
+
+
+def text(tree: Mapping[str, Any], key: str, where: str = "") -> str:
+    """A text that is not empty."""
+    found: str = need(tree, key, str, where)
+    if not found:
+        raise FieldError(f"{where}{key}: a text was expected, found none")
+    return found
+
+
+def one_of(tree: Mapping[str, Any], key: str, default: str, *others: str) -> Any:
+    """One of these words; the first if the field is absent or null."""
+    value = default if tree.get(key) is None else tree[key]
+    if value not in (default, *others):
+        raise FieldError(f"{key}: {' or '.join((default, *others))} was expected, found {shown(value)}")
+    return value
+
+
+def seconds(tree: Mapping[str, Any], key: str, default: str, least: float = 0.0) -> float:
+    """A duration such as `10s`, in seconds; `default` if the field is absent or null."""
+    written = default if tree.get(key) is None else need(tree, key, str)
+    try:
+        found = parse_duration(written)
+    except ValueError as problem:
+        raise FieldError(f"{key}: {problem}") from None
+    if found < least:
+        raise FieldError(f"{key}: at least {format_duration(least)}, found {written}")
+    if found > LONGEST:
+        raise FieldError(f"{key}: at most {format_duration(LONGEST)}, found {written}")
+    return found
+
+
+def whole(tree: Mapping[str, Any], key: str, least: int, most: int) -> int:
+    """A whole number in this range."""
+    found: int = need(tree, key, int)
+    if not least <= found <= most:
+        raise FieldError(f"{key}: {least} to {most}, found {found}")
+    return found
+
+
+def number(tree: Mapping[str, Any], key: str, default: float, least: float, most: float) -> float:
+    """A number in this range; `default` if the field is absent, but not if it is null."""
+    found = tree.get(key, default)
+    if type(found) not in (int, float) or not least <= found <= most:  # JSON's NaN lies in no range
+        raise FieldError(f"{key}: a number from {least:g} to {most:.0f} was expected, found {shown(found)}")
+    return float(found)
+
+
+def addresses(tree: Mapping[str, Any], key: str, where: str = "") -> tuple[str, ...]:
+    """A list of IP addresses; an empty one if the field is absent, but not if it is null."""
+    found = need(tree, key, list, where) if key in tree else []
+    for one in found:
+        if not _is_read_by(ip_address, one):
+            raise FieldError(f"{where}{key}: IP addresses were expected, found {shown(one)}")
+    return tuple(found)
+
+
+def networks(tree: Mapping[str, Any], key: str, where: str = "") -> tuple[str, ...]:
+    """A list of networks, of which each may have bits set beyond its prefix, as Linkerd takes them."""
+    found = need(tree, key, list, where)
+    for one in found:
+        if not _is_read_by(lambda one: ip_network(one, strict=False), one):
+            raise FieldError(f"{where}{key}: networks such as 10.0.0.0/8 were expected, found {shown(one)}")
+    return tuple(found)
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: a list or mapping by its type, a long text by its beginning."""
+    if isinstance(value, (list, dict)):
+        return type(value).__name__
+    whole = repr(value)
+    return whole if len(whole) <= MOST_SHOWN else f"{whole[:MOST_SHOWN]}…"
+
+
+def _is_read_by(read: Any, found: Any) -> bool:
+    """Whether it is a text that is read without a mistake; the readers of addresses would take numbers, too."""
+    try:
+        return isinstance(found, str) and read(found) is not None
+    except ValueError:
+        return False
+
+
+def _is_unicode(found: str) -> bool:
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
