@@ -199,11 +199,11 @@ def test_both_instances_are_shown_while_one_takes_over_from_the_other() -> None:
 
 def test_a_swap_that_was_given_up_is_a_problem() -> None:
     parts = whole()
-    parts.swap.problem.set("a swap of the proxy (new settings) was given up: proxy b ended")  # type: ignore[union-attr]
+    parts.swap.problem.set("a swap of the proxy (new settings) was aborted: proxy b ended")  # type: ignore[union-attr]
     (problem,) = problems_of(parts, None, None)
     assert (problem.code, problem.message) == (
         "swap-given-up",
-        "a swap of the proxy (new settings) was given up: proxy b ended",
+        "a swap of the proxy (new settings) was aborted: proxy b ended",
     )
 
 

@@ -364,7 +364,7 @@ class Swapping:
     """Swaps as far as a client hears of them."""
 
     def __init__(self, error: HostError | None = None) -> None:
-        self.step: Latest[SwapPhase | None] = Latest(None)
+        self.phase: Latest[SwapPhase | None] = Latest(None)
         self.clients: Latest[int | None] = Latest(None)
         self.asked: list[bool] = []
         self._error = error
@@ -372,7 +372,7 @@ class Swapping:
     async def request(self, *, forced: bool) -> SwapOutcome:
         self.asked.append(forced)
         await trio.sleep(1)
-        self.step.set(SwapPhase.TRYING)
+        self.phase.set(SwapPhase.TRYING)
         await trio.sleep(1)
         return SwapOutcome("a", "b", SwapReason.ASKED, 1.23456, self._error)
 

@@ -40,30 +40,30 @@ ROWS: dict[str, Row] = {
     "whole": ([(0, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "the proxy is away": (
         GONE, DEFAULT, (False, False, False, False), "meshed",
-        "no proxy is ready; allowed for 30s; what is new is held"),
+        "no proxy is ready; tolerated for 30s; new connections are held"),
     "it is away for too long: outbound opens, inbound stays closed": (
         FAILED, DEFAULT, (True, False, True, False), "outbound-open",
-        "no proxy is ready; outbound traffic passes by the proxy, inbound is held"),
+        "no proxy is ready; outbound traffic bypasses the proxy, inbound is held"),
     "the group keeps both closed": (
         FAILED, SHUT, (False, False, True, False), "down",
         "no proxy is ready; outbound traffic is held, inbound is held"),
     "the group opens both": (
         FAILED, AJAR, (True, True, True, False), "outbound-open",
-        "no proxy is ready; outbound traffic passes by the proxy, inbound passes by it"),
+        "no proxy is ready; outbound traffic bypasses the proxy, inbound bypasses it"),
     "it comes back: as if nothing had been": (
         [*FAILED, (131, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "the certificate has ended for too long": (
         [(0, WHOLE), (100, ENDED), (130, ENDED)], DEFAULT, (True, False, True, False), "outbound-open",
-        "there is no certificate that is valid; outbound traffic passes by the proxy, inbound is held"),
+        "there is no valid certificate; outbound traffic bypasses the proxy, inbound is held"),
     "a certificate that has ended explains a proxy that is not ready": (
         [(0, WHOLE), (100, DataPathFacts(False, False, True, True))], DEFAULT, (False, False, False, False), "meshed",
-        "there is no certificate that is valid; allowed for 30s; what is new is held"),
+        "there is no valid certificate; tolerated for 30s; new connections are held"),
     "the kernel has not taken the rules for too long": (
         [(0, WHOLE), (100, NO_RULES), (130, NO_RULES)], DEFAULT, (True, False, True, False), "outbound-open",
-        "the kernel does not take the rules; outbound traffic passes by the proxy, inbound is held"),
+        "the kernel does not take the rules; outbound traffic bypasses the proxy, inbound is held"),
     "one loss follows another": (
         [*GONE, (120, ENDED), (130, ENDED)], DEFAULT, (True, False, True, False), "outbound-open",
-        "there is no certificate that is valid; outbound traffic passes by the proxy, inbound is held"),
+        "there is no valid certificate; outbound traffic bypasses the proxy, inbound is held"),
     "it came and went: it is there, and does not count yet": (
         FLAPPING, DEFAULT, (False, False, False, False), "meshed",
         "the data path comes and goes; lost 2 times, so it counts again after 5s without a loss"),
@@ -71,34 +71,34 @@ ROWS: dict[str, Row] = {
         [*FLAPPING, (112, NO_PROXY), (141, NO_PROXY), (142, WHOLE)], DEFAULT, (True, False, True, False),
         "outbound-open",
         "the data path comes and goes; lost 3 times, so it counts again after 10s without a loss; "
-        "outbound traffic passes by the proxy, inbound is held"),
+        "outbound traffic bypasses the proxy, inbound is held"),
     "Linkerd is away: nothing changes yet": (
         AWAY, DEFAULT, (False, False, False, True), "meshed",
-        "Linkerd's controllers do not answer the proxy; allowed for 30s; "
-        "destinations that the proxy knows go on, connections to others wait"),
+        "Linkerd's controllers do not answer the proxy; tolerated for 30s; "
+        "connections to destinations that the proxy knows go on, others wait"),
     "Linkerd is away for too long: outbound opens, and pods may still come": (
         OPENED, DEFAULT, (True, False, False, True), "outbound-open",
-        "Linkerd's controllers do not answer the proxy; outbound traffic passes by the proxy"),
+        "Linkerd's controllers do not answer the proxy; outbound traffic bypasses the proxy"),
     "a group that keeps outbound closed goes on with whom it knows": (
         OPENED, SHUT, (False, False, False, True), "meshed",
         "Linkerd's controllers do not answer the proxy; "
-        "destinations that the proxy knows go on, connections to others wait"),
+        "connections to destinations that the proxy knows go on, others wait"),
     "a group that opens inbound does not do so for Linkerd: policies are there": (
         OPENED, AJAR, (True, False, False, True), "outbound-open",
-        "Linkerd's controllers do not answer the proxy; outbound traffic passes by the proxy"),
+        "Linkerd's controllers do not answer the proxy; outbound traffic bypasses the proxy"),
     "Linkerd is back": ([*OPENED, (131, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "Linkerd comes and goes, and was away for too long: outbound stays open until it has held": (
         [*AWAY, (105, WHOLE), (106, ALONE), (140, ALONE), (141, WHOLE)], DEFAULT, (True, False, False, True),
         "outbound-open",
         "Linkerd's controllers do not answer the proxy; lost 2 times, so it counts again after 5s without a loss; "
-        "outbound traffic passes by the proxy"),
+        "outbound traffic bypasses the proxy"),
     "Linkerd is away from the start: a proxy that knows nobody has nobody to go on with": (
         [(0, ALONE)], DEFAULT, (True, False, False, True), "outbound-open",
-        "Linkerd's controllers do not answer the proxy; outbound traffic passes by the proxy"),
+        "Linkerd's controllers do not answer the proxy; outbound traffic bypasses the proxy"),
     "both are away: the worse one is told": (
         [*OPENED, (131, DataPathFacts(True, False, True, False))], DEFAULT, (True, False, False, False),
         "outbound-open",
-        "no proxy is ready; allowed for 30s; outbound traffic passes by the proxy"),
+        "no proxy is ready; tolerated for 30s; outbound traffic bypasses the proxy"),
 }  # fmt: skip
 
 

@@ -154,13 +154,13 @@ def world(tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: p
 
 
 READY = "Ready=True certificate, proxy and rules stand, and the probes pass"
-NO_PROXY = "Ready=False no proxy is ready; allowed for 30s; what is new is held"
+NO_PROXY = "Ready=False no proxy is ready; tolerated for 30s; new connections are held"
 LOST = {
-    "certificate": "Ready=False there is no certificate that is valid; allowed for 30s; what is new is held",
+    "certificate": "Ready=False there is no valid certificate; tolerated for 30s; new connections are held",
     "proxy": NO_PROXY,
     "rules": "Ready=False missing: rules",
 }
-FAILED = "Ready=False no proxy is ready; outbound traffic passes by the proxy, inbound is held"
+FAILED = "Ready=False no proxy is ready; outbound traffic bypasses the proxy, inbound is held"
 
 
 async def test_a_whole_data_path_is_served_then_listed_then_ready_and_all_back_in_reverse(world: Any) -> None:

@@ -52,7 +52,7 @@ async def show(proxy: Proxy, redirect: Redirect, swap: Swap) -> None:
     """One line a change."""
     of_proxy = (proxy.instances, proxy.chosen, proxy.ready, proxy.outdated)
     of_rules = (redirect.observed, redirect.wanted)
-    async with open_any_change(*of_proxy, *of_rules, swap.step, swap.problem, swap.clients) as change:
+    async with open_any_change(*of_proxy, *of_rules, swap.phase, swap.problem, swap.clients) as change:
         async for _ in change.wakes():
             views = proxy.instances.value.items()
             say(
@@ -67,7 +67,7 @@ async def show(proxy: Proxy, redirect: Redirect, swap: Swap) -> None:
                 in_place=redirect.in_place,
                 trial=redirect.wanted.value.trial if redirect.wanted.value else None,
                 ports=redirect.wanted.value.inbound_ports if redirect.wanted.value else None,
-                step=swap.step.value.name if swap.step.value else None,
+                step=swap.phase.value.name if swap.phase.value else None,
                 clients=swap.clients.value,
                 problem=swap.problem.value,
                 results=dict(swap.results),
@@ -81,7 +81,7 @@ async def show_rules(redirect: Redirect, proxy: Proxy) -> None:
 
 
 async def die(swap: Swap, step: str) -> None:
-    await swap.step.wait_for(lambda now: now is not None and now.name == step)
+    await swap.phase.wait_for(lambda now: now is not None and now.name == step)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

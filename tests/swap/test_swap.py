@@ -190,7 +190,7 @@ async def test_a_swap_is_given_up_and_the_old_one_goes_on(
             told = await agent.until_alone()
             assert told["instances"] == first["instances"]
             assert (told["rules"], told["trial"], told["results"]) == ("a", None, {"aborted": 1})
-            assert told["problem"] == f"a swap of the proxy (asked for) was given up: {agent_error(agent.told)}"
+            assert told["problem"] == f"a swap of the proxy (asked for) was aborted: {agent_error(agent.told)}"
             assert await lab.proxies() == [first["instances"]["a"]["pid"]]
         check(loads, 1)
 

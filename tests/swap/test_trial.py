@@ -11,7 +11,7 @@ import trio.testing
 
 from exclave.errors import HostError
 from exclave.swap import trial
-from exclave.swap.trial import PATIENCE, try_connection
+from exclave.swap.trial import TRIAL_TIMEOUT, try_connection
 
 PROGRAM = Path(__file__).with_name("programs") / "try_connection.py"
 
@@ -32,7 +32,7 @@ def test_one_that_comes_from_the_process_on_trial_succeeds() -> None:
 def test_one_that_comes_from_somebody_else_proves_nothing() -> None:
     told = result_of(os.getpid())
     assert told.startswith("a trial connection to 169.254.77.4 arrived from 169.254.77.4:")
-    assert told.endswith(", which is no socket of the proxy on trial")
+    assert told.endswith(", which is not a socket of the new proxy")
 
 
 async def test_where_the_address_is_missing_it_breaks_and_says_so() -> None:
@@ -49,5 +49,5 @@ async def test_what_does_not_arrive_is_given_up(
     monkeypatch.setattr(trial, "_try", silent)
     with pytest.raises(HostError) as caught:
         await try_connection("169.254.77.4", os.getpid())
-    assert trio.current_time() == pytest.approx(PATIENCE)
+    assert trio.current_time() == pytest.approx(TRIAL_TIMEOUT)
     assert caught.value.message == "a trial connection to 169.254.77.4 did not arrive within 10 s"

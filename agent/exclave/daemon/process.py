@@ -190,10 +190,10 @@ class Agent:
     async def _tell_steps(self, swap: Swap, reply: SendReply) -> None:
         """Each step to a client that waits, and a word now and then so that it knows that we live."""
         while True:
-            step = swap.step.value
-            await reply({"step": step.value if step is not None else None, "clients": swap.clients.value})
+            phase = swap.phase.value
+            await reply({"step": phase.value if phase is not None else None, "clients": swap.clients.value})
             with trio.move_on_after(SAY_EVERY):
-                await swap.step.wait_change()
+                await swap.phase.wait_change()
 
     def look(self) -> dict[str, Any]:
         """The status as it is now."""

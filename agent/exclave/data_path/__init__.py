@@ -1,1 +1,1 @@
-"""Whether the data path works, with flap damping: one assessment for rules, listing and status."""
+"""The data path's assessment, with flap damping, for rules, listing and status."""

@@ -1,13 +1,7 @@
-"""What the data path has come to, and so what each direction does: one judgement for rules, listing and status. Pure.
+"""Assesses the data path: what each direction of traffic does, and whether pods may come. Pure.
 
-Rules: a proxy that is ready, a certificate that is valid and rules that the kernel takes make the data path. While one
-is missing, traffic is held, and pods are told not to come; once that has lasted for the group's `failure.after`, the
-data path has failed: each direction does what the group says, and ports are withdrawn. Outbound opens by default;
-inbound stays closed, since a pod would speak TLS to a bare application and policies would be bypassed.
-While Linkerd's controllers are away the proxy serves whom it knows, in both directions, so pods may go on coming; but
-connections to whom it does not know wait for them without end. That too may last for `failure.after`, and then outbound
-does what the group says. Where they are away from the start, the proxy knows nobody, and nothing is waited for.
-Coming and going is damped: see `course`.
+The data path is whole while the certificate is valid, a proxy is ready and the kernel has accepted the rules. Losses of
+it, and of Linkerd's controllers, are damped by `flap_damping`.
 """
 
 from dataclasses import dataclass, replace
@@ -20,15 +14,15 @@ from exclave.kit.formats.duration import format_duration
 
 
 class DataPathFault(Enum):
-    """Why the data path is not whole: a fixed word, what it is for a person, and what to do."""
+    """Why the data path is not whole: its word in status, its text for a person, and what to do."""
 
     CERTIFICATE_ENDED = (
         "certificate-ended",
-        "there is no certificate that is valid",
+        "there is no valid certificate",
         "see whether exclave's controller runs, and its log",
     )
     PROXY_AWAY = ("proxy-away", "no proxy is ready", "see the proxy's own log in the runtime folder")
-    RULES_REFUSED = ("rules-refused", "the kernel does not take the rules", "see the problem that nft tells")
+    RULES_REFUSED = ("rules-refused", "the kernel does not take the rules", "see the problem that nft reports")
     CONTROL_PLANE_AWAY = (
         "control-plane-away",
         "Linkerd's controllers do not answer the proxy",
@@ -38,12 +32,12 @@ class DataPathFault(Enum):
 
     @property
     def word(self) -> str:
-        """The fixed word."""
+        """The word in status, which never changes."""
         return self.value[0]
 
     @property
     def text(self) -> str:
-        """What is the matter."""
+        """The text for a person."""
         return self.value[1]
 
     @property
@@ -54,7 +48,7 @@ class DataPathFault(Enum):
 
 @dataclass(frozen=True)
 class DataPathFacts:
-    """What holds now. `lookups`: Linkerd's controllers answer; None while nobody knows."""
+    """What an assessment is made from. `lookups`: whether Linkerd's controllers answer, None while this is unknown."""
 
     certificate: bool
     proxy: bool
@@ -63,7 +57,7 @@ class DataPathFacts:
 
     @property
     def missing(self) -> DataPathFault | None:
-        """What the data path lacks; the first that explains the others."""
+        """The first fault, which may be the cause of the others; None if the data path is whole."""
         if not self.certificate:
             return DataPathFault.CERTIFICATE_ENDED
         if not self.proxy:
@@ -73,10 +67,10 @@ class DataPathFacts:
 
 @dataclass(frozen=True)
 class Assessment:
-    """`outbound_open`, `inbound_open`: such traffic passes by the proxy. `is_failing`: nobody may be sent here.
+    """The result.
 
-    `is_steady`: the data path is whole, and has been for long enough. `reason` and `message` say why anything is not as
-    it should be, `data_path` what the Member says.
+    `outbound_open` and `inbound_open`: this traffic bypasses the proxy. `is_failing`: the data path has failed, so
+    ports are withdrawn. `is_steady`: it is whole, and has been for long enough. `reason` and `message` name the fault.
     """
 
     outbound_open: bool = False
@@ -88,14 +82,14 @@ class Assessment:
 
     @property
     def data_path(self) -> DataPath:
-        """In the Member's words, of a data path that was whole once."""
+        """The Member's `dataPath`, once the data path has been whole."""
         if self.outbound_open:
             return "outbound-open"
         return "down" if self.is_failing else "meshed"
 
     @property
     def trace(self) -> str:
-        """One line for the log."""
+        """The assessment as one line for the log."""
         outbound, inbound = ("open" if way else "closed" for way in (self.outbound_open, self.inbound_open))
         why = self.reason.word if self.reason else "none"
         return f"[outbound={outbound} inbound={inbound} failing={self.is_failing} why={why}] {self.message}".rstrip()
@@ -103,16 +97,20 @@ class Assessment:
 
 @dataclass(frozen=True)
 class DataPathHistory:
-    """How the data path and the lookups have fared."""
+    """The damped states of the data path and of the lookups.
+
+    `is_adopted`: an earlier agent has left the proxy.
+    """
 
     path: FlapDamper = NEVER_PRESENT
     lookups: FlapDamper = NEVER_PRESENT
     is_adopted: bool = False
 
     def observe(self, facts: DataPathFacts, now: float, after: float) -> "DataPathHistory":
-        """What has become of them by now."""
+        """The states after these facts; a loss fails after `after` seconds."""
         lookups = self.lookups
         if facts.lookups is False and lookups == NEVER_PRESENT:
+            # A new proxy knows no destination, so nothing is gained by waiting. An adopted one may know some.
             lookups = lost_at(now) if self.is_adopted else failed_at(now)
         elif facts.lookups is not None:
             lookups = lookups.observe(facts.lookups, now, after)
@@ -120,17 +118,23 @@ class DataPathHistory:
 
 
 def adopted_history(now: float) -> DataPathHistory:
-    """Those of a machine whose proxy an earlier agent has left: it may serve, and has not been seen yet."""
+    """The states at the start of an agent that has adopted a proxy: it may serve, which is not known yet."""
     return DataPathHistory(lost_at(now), is_adopted=True)
 
 
 def assess(history: DataPathHistory, facts: DataPathFacts, policy: FailurePolicy) -> Assessment:
-    """What follows from the facts and from how they came about."""
+    """The assessment.
+
+    A short loss keeps traffic closed: it is held, not dropped. After the group's `failure.after` seconds the data path
+    has failed, and each direction does what the group's policy states.
+    """
     path, lookups = history.path, history.lookups
     opens = policy.outbound == "open"
     has_failed = path.has_failed
     assessment = Assessment(
+        # Without Linkerd's controllers, connections to destinations that the proxy does not know would wait for ever.
         outbound_open=opens and (has_failed or lookups.has_failed),
+        # Not for the lookups: a proxy serves inbound traffic without them, and open ports would bypass its policies.
         inbound_open=policy.inbound == "open" and has_failed,
         is_failing=has_failed,
         is_steady=path.is_steady,
@@ -158,13 +162,13 @@ def _message(history: DataPathHistory, reason: DataPathFault, assessment: Assess
             f"lost {damper.losses} times, so it counts again after {format_duration(damper.hold)} without a loss"
         )
     elif not damper.has_failed:
-        words.append(f"allowed for {format_duration(policy.after)}")
+        words.append(f"tolerated for {format_duration(policy.after)}")
     if is_lookups and not assessment.outbound_open:
-        words.append("destinations that the proxy knows go on, connections to others wait")
+        words.append("connections to destinations that the proxy knows go on, others wait")
     elif assessment.outbound_open or assessment.is_failing:
-        outbound = "passes by the proxy" if assessment.outbound_open else "is held"
-        inbound = "passes by it" if assessment.inbound_open else "is held"
+        outbound = "bypasses the proxy" if assessment.outbound_open else "is held"
+        inbound = "bypasses it" if assessment.inbound_open else "is held"
         words.append(f"outbound traffic {outbound}" + (f", inbound {inbound}" if assessment.is_failing else ""))
     elif reason is not DataPathFault.UNSTEADY:
-        words.append("what is new is held")
+        words.append("new connections are held")
     return "; ".join(words)

@@ -1,14 +1,7 @@
-"""Whether Linkerd's controllers answer the proxy, as its own metrics tell. Pure.
+"""Whether Linkerd's controllers answer the proxy, by its metrics or by the kernel's sockets. Pure.
 
-The proxy keeps one connection to each controller, of its own accord, so one that is lost is seen within a second, also
-while nobody asks anything; and it counts what it asks and what is answered, which tells a controller that accepts
-connections and says nothing. Names of metrics: linkerd2-proxy, linkerd/app/core/src/control.rs and metrics.rs.
-
-Rules: both controllers are needed for a new destination, so the worse one counts. A loss is believed at the second look
-in a row, and a controller that is silent once it has left questions unanswered for `SILENCE` seconds: the proxy itself
-asks again after three. Proxies that tell nothing of this are none we know anything about: None.
-Where a policy lets nobody see the metrics, the kernel says which connections stand: the controllers' addresses are
-known, and the proxies have a user of their own. A controller that is silent is not seen so.
+A new destination needs both controllers, so the worse one counts. Names of metrics: linkerd2-proxy,
+linkerd/app/core/src/control.rs and metrics.rs.
 """
 
 from collections.abc import Collection, Iterable
@@ -19,18 +12,18 @@ from exclave.proxy.environment import DESTINATION_PORT, POLICY_PORT
 from exclave.proxy.metrics import read_samples
 
 MISSED_POLLS = 2
-"""Looks in a row that must find a controller away."""
+"""Samples in a row without a connection after which a controller is away."""
 
 SILENCE = 10.0
-"""Seconds."""
+"""Seconds without an answer after which a connected controller is away. The proxy repeats a request after three."""
 
 CONTROLLERS = {"destination": "linkerd-dst-headless", "policy": "linkerd-policy"}
-"""The client's name in the proxy's metrics, and how the address begins that it asks."""
+"""The client's name in the proxy's metrics, and the first label of its controller's address."""
 
 
 @dataclass(frozen=True)
 class ControllerSample:
-    """One controller in a metrics page: connections that stand, questions asked and answered since the proxy began."""
+    """One controller: its connections now, and the requests and answers since the proxy began."""
 
     connected: int
     asked: int
@@ -38,7 +31,10 @@ class ControllerSample:
 
 
 def sample_controllers(page: str) -> dict[str, ControllerSample]:
-    """What a metrics page says of each controller; a controller that it does not mention is left out."""
+    """The sample of each controller in a metrics page. A controller that the page does not mention is left out.
+
+    The proxy always has a connection to each controller, so a lost one shows at once, without any request.
+    """
     found = {}
     for name, service in CONTROLLERS.items():
         endpoints = [
@@ -57,13 +53,17 @@ def sample_controllers(page: str) -> dict[str, ControllerSample]:
 def sample_connections(
     sockets: Iterable[Socket], uid: int, destination: Collection[str], policy: Collection[str]
 ) -> dict[str, ControllerSample]:
-    """What the kernel's sockets say of each controller, whose addresses are given; `uid` is the proxies'."""
-    places = {"destination": (destination, DESTINATION_PORT), "policy": (policy, POLICY_PORT)}
-    standing = [socket.remote for socket in sockets if socket.uid == uid and socket.state == ESTABLISHED]
+    """The sample of each controller by the kernel's sockets, for when a policy denies the metrics.
+
+    `uid` is the proxies' user. The addresses are those of each controller; one without addresses is left out. Requests
+    do not show here, so a controller that accepts connections and never answers counts as available.
+    """
+    endpoints = {"destination": (destination, DESTINATION_PORT), "policy": (policy, POLICY_PORT)}
+    connected = [socket.remote for socket in sockets if socket.uid == uid and socket.state == ESTABLISHED]
     return {
-        name: ControllerSample(sum(port == at and address in known for address, port in standing), 0, 0)
-        for name, (known, at) in places.items()
-        if known
+        name: ControllerSample(sum(port == at and address in addresses for address, port in connected), 0, 0)
+        for name, (addresses, at) in endpoints.items()
+        if addresses
     }
 
 
@@ -74,9 +74,10 @@ def _count(page: str, metric: str, service: str) -> int:
 
 @dataclass(frozen=True)
 class ControllerHealth:
-    """What is known of one controller. `quiet_since`: since when nothing that was asked has been answered.
+    """The health of one controller, by its samples.
 
-    `was_there`: it was connected at some look, so that one look without a connection means little.
+    `misses` counts samples in a row without a connection; `was_connected`: some sample had one. `quiet_since` is the
+    time of the first request after the last answer, None if all are answered.
     """
 
     last: ControllerSample | None = None
@@ -86,7 +87,7 @@ class ControllerHealth:
     was_connected: bool = False
 
     def observe(self, sample: ControllerSample, now: float) -> "ControllerHealth":
-        """Take a reading; one with smaller counts is that of another process."""
+        """The health after one more sample. Smaller counts are those of another process."""
         last = self.last
         misses = 0 if sample.connected else self.misses + 1
         was_connected = self.was_connected or bool(sample.connected)
@@ -95,12 +96,12 @@ class ControllerHealth:
         if sample.asked > last.asked:
             began = now if self.quiet_since is None else self.quiet_since
             return ControllerHealth(sample, misses, now, began, was_connected)
-        # A question that somebody has taken back is not waited for: nobody asks it again.
+        # A request that was cancelled is not repeated, and gets no answer: after a while it does not count.
         quiet_since = self.quiet_since if now - self.asked_at < SILENCE else None
         return ControllerHealth(sample, misses, self.asked_at, quiet_since, was_connected)
 
     def is_available(self, now: float) -> bool | None:
-        """Whether it counts as there; None until there is a connection, or there has been time for one."""
+        """Whether it is available; None until it was connected, or had time for that."""
         is_silent = self.quiet_since is not None and now - self.quiet_since >= SILENCE
         if self.misses >= MISSED_POLLS or is_silent:
             return False
@@ -109,20 +110,20 @@ class ControllerHealth:
 
 @dataclass(frozen=True)
 class ControlPlaneHealth:
-    """What is known of both."""
+    """The health of both controllers."""
 
     destination: ControllerHealth = ControllerHealth()
     policy: ControllerHealth = ControllerHealth()
 
     def observe(self, samples: dict[str, ControllerSample], now: float) -> "ControlPlaneHealth":
-        """Take what a page said."""
+        """The health after one more sample of each."""
         return ControlPlaneHealth(
             self.destination.observe(samples["destination"], now) if "destination" in samples else self.destination,
             self.policy.observe(samples["policy"], now) if "policy" in samples else self.policy,
         )
 
     def is_available(self, now: float) -> bool | None:
-        """Whether both count as there; None while that is not known."""
+        """Whether both are available; None while this is unknown."""
         found = [one.is_available(now) for one in (self.destination, self.policy) if one.last is not None]
         if not found or False in found:
             return False if found else None
@@ -130,5 +131,5 @@ class ControlPlaneHealth:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is in doubt: both were connected at the last look, and owe no answer."""
+        """Whether both were connected at the last sample, and have answered every request."""
         return all(one.misses == 0 and one.quiet_since is None for one in (self.destination, self.policy))

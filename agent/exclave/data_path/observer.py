@@ -1,11 +1,6 @@
-"""The door: the data path is judged, once, for whoever acts on it or tells of it.
+"""The door: `open_data_path` publishes the assessment of the data path.
 
-Rules: it is judged at every change, and every `TICK` seconds while anything is not as it should be. Whether Linkerd's
-controllers answer is read in the metrics of the proxy that has traffic, every `LOOK_EVERY` seconds, and every second
-while they do not; in the kernel's connections where a policy lets nobody see the metrics. We do not call the
-controllers ourselves: that would be thousands of calls a second from a large fleet, and would say whether we reach
-them, not whether the proxy does. A change is logged once. Nothing here touches traffic: `steering` does, and keeps the
-last judgement if this part has fallen over and comes back.
+It only observes: daemon/wanted_rules changes the rules. If this part ends by an error, the last assessment stays.
 """
 
 import logging
@@ -34,17 +29,21 @@ from exclave.proxy.instance import Proxy
 log = logging.getLogger(__name__)
 
 TICK = 1.0
-"""Seconds between two judgements while something is lost."""
+"""Seconds between two assessments while there is a fault."""
 
 POLL_INTERVAL = 5.0
-"""Seconds between two looks at the proxy's metrics."""
+"""Seconds between two reads of the proxy's metrics while all is well, and `TICK` while it is not."""
 
 METRICS_TIMEOUT = 2.0
 """Seconds for one metrics page."""
 
 
 class DataPathObserver:
-    """The judgement. `rules` is told by whoever keeps them: whether the kernel takes them. Made by `open_failing`."""
+    """Publishes `assessment`. Made by `open_data_path`.
+
+    `lookups` is whether Linkerd's controllers answer the proxy, None while this is unknown. `rules` is set by the
+    daemon: whether the kernel has accepted the rules.
+    """
 
     def __init__(self, membership: MemberClient, identity: Identity, proxy: Proxy, now: Now) -> None:
         self.assessment: Latest[Assessment] = Latest(Assessment())
@@ -58,7 +57,7 @@ class DataPathObserver:
         self._history = adopted_history(trio.current_time()) if is_adopted else DataPathHistory()
 
     async def run_assessment(self) -> None:
-        """Keep the judgement true, for ever."""
+        """Assess at every change, and every `TICK` seconds while there is a fault, for ever."""
         membership, identity, proxy = self._membership, self._identity, self._proxy
         sources = (membership.settings, identity.svid, proxy.ready, self.lookups, self.rules)
         async with open_any_change(*sources) as change:
@@ -67,7 +66,7 @@ class DataPathObserver:
                 await change.wait(self._pause())
 
     def assess_now(self) -> Assessment:
-        """The judgement as of this moment, for whoever has woken up before us."""
+        """Assess now. For readers that the same change has woken before `run_assessment`."""
         svid, settings = self._identity.svid.value, self._membership.settings.value
         policy = settings.group.failure if settings else FailurePolicy()
         facts = DataPathFacts(
@@ -90,14 +89,18 @@ class DataPathObserver:
         return min(LONGEST_NAP, max(0.0, svid.not_after - self._now())) if svid is not None else LONGEST_NAP
 
     async def watch_control_plane(self) -> None:
-        """Keep looking whether Linkerd's controllers answer the proxy, for ever."""
+        """Observe whether Linkerd's controllers answer the proxy, for ever.
+
+        The agent does not call them itself: a large fleet would make thousands of calls a second, and the answer would
+        not show whether the proxy reaches them.
+        """
         while True:
             instance = await self._proxy.ready.wait_for(lambda instance: instance is not None)
             assert instance is not None
             await self._poll_instance(instance_address(instance), instance)
 
     async def _poll_instance(self, address: str, instance: str) -> None:
-        """Look at one instance for as long as it is the one that has traffic."""
+        """Poll one instance while it is the one that has traffic."""
         health = ControlPlaneHealth()
         async with open_plain_client(address, ADMIN_PORT, METRICS_TIMEOUT) as client:
             while self._proxy.ready.value == instance:
@@ -105,7 +108,7 @@ class DataPathObserver:
                 try:
                     response = await client.get("/metrics")
                 except httpx.HTTPError:
-                    pass  # whether the proxy answers is its own watcher's affair
+                    pass  # the ReadinessWatcher reports a proxy that does not answer
                 else:
                     is_shown = response.status_code == 200
                     samples = sample_controllers(response.text) if is_shown else await self._sample_connections()
@@ -130,11 +133,11 @@ class DataPathObserver:
 async def open_data_path(
     membership: MemberClient, identity: Identity, proxy: Proxy, now: Now
 ) -> AsyncIterator[DataPathObserver]:
-    """Judge the data path while open."""
+    """Assess the data path while open."""
     data_path = DataPathObserver(membership, identity, proxy, now)
     data_path.assess_now()
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(supervise, "judgement", data_path.run_assessment)
+        nursery.start_soon(supervise, "data path", data_path.run_assessment)
         nursery.start_soon(supervise, "control plane", data_path.watch_control_plane)
         yield data_path
         nursery.cancel_scope.cancel()

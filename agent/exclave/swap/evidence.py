@@ -1,16 +1,4 @@
-"""What proves that an instance may have traffic, and what proves that it has none left. Pure: texts in, numbers out.
-
-Policies have arrived: linkerd2-proxy asks the policy controller once for each inbound port that it was told of, and for
-its admin port, each on a stream that stays open. `control_response_latency_ms_count` goes up with the first message of
-such a stream, `control_response_total` with its end; one that ended with an error (NotFound counts as no failure there)
-brought no policy, and is asked for anew.
-Source: linkerd/http/metrics/src/requests/service.rs (`record_latency`), linkerd/app/inbound/src/policy/store.rs,
-linkerd/app/admin/src/stack.rs.
-
-Quiet: its metrics count no open connection of a client (`tcp_open_connections`, `peer="src"`; its own admin server's
-are among them and are left out), and the kernel has none on the ports that traffic comes in by, accepted or not.
-Source: linkerd/transport-metrics/src/lib.rs.
-"""
+"""Counts what shows that an instance is ready for traffic, and that it has none left. Pure: texts in, numbers out."""
 
 from exclave.kit.host.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, read_sockets
 from exclave.link.layout import ADMIN_PORT
@@ -19,7 +7,13 @@ from exclave.proxy.metrics import read_samples
 
 
 def count_policies(page: str) -> int:
-    """How many streams from the policy controller have brought something, as a metrics page tells."""
+    """How many policies have arrived, by the metrics page.
+
+    linkerd2-proxy requests the policy of each inbound port, and of its admin port, on a stream that stays open. The
+    first message of a stream counts in `control_response_latency_ms_count`, its end in `control_response_total`.
+    Source: linkerd2-proxy, linkerd/http/metrics/src/requests/service.rs (`record_latency`) and
+    linkerd/app/inbound/src/policy/store.rs.
+    """
     arrived = 0.0
     for sample in read_samples(page, "control_response_latency_ms_count", "control_response_total"):
         labels = sample.labels
@@ -28,17 +22,22 @@ def count_policies(page: str) -> int:
         if sample.name == "control_response_latency_ms_count":
             arrived += sample.value
         elif labels.get("classification") == "failure" or labels.get("grpc_status", "0") not in ("", "0"):
+            # A stream that ended with an error brought no policy, and is requested again. NotFound is such an error,
+            # though its classification is `success`.
             arrived -= sample.value
     return round(arrived)
 
 
 def wanted_policies(ports: tuple[int, ...]) -> int:
-    """How many streams an instance with these inbound ports opens when it starts."""
+    """How many policies an instance with these inbound ports requests when it starts."""
     return len({*ports, ADMIN_PORT})
 
 
 def count_clients(page: str) -> int:
-    """Open connections of clients, as a metrics page tells."""
+    """Open connections of clients, by the metrics page; those of the admin server are left out.
+
+    Source: linkerd2-proxy, linkerd/transport-metrics/src/lib.rs.
+    """
     return round(
         sum(
             sample.value
@@ -50,14 +49,18 @@ def count_clients(page: str) -> int:
 
 
 def count_sockets(table: str, addresses: frozenset[str], ports: frozenset[int]) -> int:
-    """Connections to these local addresses and ports in which bytes may still move, in a /proc/net/tcp or tcp6.
+    """Connections to these local addresses and ports that may still transfer bytes, in a /proc/net/tcp or tcp6.
 
-    What nobody holds any more (orphans, TIME_WAIT) is not counted.
+    Connections that no process has open any more (orphans, TIME_WAIT) do not count.
     """
     found = 0
     for socket in read_sockets(table):
         address, port = socket.local
-        is_held = socket.state in FIN_WAIT and socket.inode != 0
-        if (socket.state in (ESTABLISHED, SYN_RECV, CLOSE_WAIT) or is_held) and port in ports and address in addresses:
+        is_closing = socket.state in FIN_WAIT and socket.inode != 0
+        if (
+            (socket.state in (ESTABLISHED, SYN_RECV, CLOSE_WAIT) or is_closing)
+            and port in ports
+            and address in addresses
+        ):
             found += 1
     return found

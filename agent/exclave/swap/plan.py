@@ -1,11 +1,4 @@
-"""When traffic is moved to another instance, and what becomes of the one it leaves. Pure: facts in, one action out.
-
-Rules, in this order. While the chosen instance is not ready nothing is moved: it is started anew anyway, and what else
-runs may be needed. An instance that is not chosen drains: it is what a swap has left, or what an agent left that was
-killed in the middle of one, used or not; its place has to be free before the next. A person's wish is a reason at once.
-Otherwise something must differ (settings, binary, memory), and the pause after the last abort must be over. Memory
-alone is a reason once in `MEMORY_PAUSE`: a proxy that needs more than its limit would be swapped for ever.
-"""
+"""Decides when a swap begins, and which instance drains. Pure: facts in, one action out."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -16,17 +9,17 @@ from exclave.link.layout import Instance
 from exclave.proxy.differences import Difference
 
 PAUSES = Backoff(first=5.0, most=600.0, factor=3.0, jitter=0.0)
-"""Pauses after aborted swaps. No jitter: a machine swaps its own proxies, and nobody shares the moment."""
+"""Pauses after aborted swaps. No jitter: each machine swaps only its own proxy."""
 
 MEMORY_PAUSE = 3600.0
-"""Seconds between two swaps for memory alone."""
+"""Seconds between two swaps for memory alone: a proxy that always needs more than its limit must not swap for ever."""
 
 QUIET_POLLS = 2
-"""Looks in a row without an open connection after which an instance counts as quiet."""
+"""Polls in a row without an open connection after which an instance is quiet."""
 
 
 class SwapReason(Enum):
-    """Why a swap is made; the value is told to people."""
+    """Why a swap is made; the value is shown to people."""
 
     ASKED = "asked for"
     ENVIRONMENT = Difference.ENVIRONMENT.value
@@ -36,9 +29,10 @@ class SwapReason(Enum):
 
 @dataclass(frozen=True)
 class SwapFacts:
-    """What holds now. `others` are instances that run and are not chosen; `aborts` is how many swaps in a row failed.
+    """What a plan is made from. `others` are instances that run and are not chosen.
 
-    Times are seconds of one clock; `aborted_at` and `memory_at` (the last swap for memory) are None if there was none.
+    `aborts` counts aborted swaps in a row. `aborted_at` is the time of the last one and `memory_at` that of the last
+    swap for memory, both in seconds of one clock; None if there was none.
     """
 
     chosen: Instance | None
@@ -53,38 +47,40 @@ class SwapFacts:
 
 @dataclass(frozen=True)
 class Idle:
-    """Nothing to do before something changes, or before `until`."""
+    """Wait for a change of the facts, or until `until`."""
 
     until: float = inf
 
 
 @dataclass(frozen=True)
 class DrainOther:
-    """Wait until an instance is quiet, then end it."""
+    """Wait until this instance is quiet, then end it."""
 
     instance: Instance
 
 
 @dataclass(frozen=True)
 class BeginSwap:
-    """Make a swap."""
+    """Begin a swap."""
 
     reason: SwapReason
 
 
 @dataclass(frozen=True)
 class RejectRequest:
-    """Tell whoever asked that there is nothing to move."""
+    """Answer a person's request: there is no traffic to move."""
 
 
 Action = Idle | DrainOther | BeginSwap | RejectRequest
 
 
 def plan_swap(facts: SwapFacts, now: float) -> Action:
-    """What to do now."""
+    """The action for now."""
     if facts.chosen is None or not facts.is_ready:
+        # The chosen instance is started again anyway, and until then another one may be needed.
         return RejectRequest() if facts.is_asked else Idle()
     if facts.others:
+        # A swap has left it, or an agent that was killed during one. A new swap needs its slot.
         return DrainOther(facts.others[0])
     if facts.is_asked:
         return BeginSwap(SwapReason.ASKED)

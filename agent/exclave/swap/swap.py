@@ -1,12 +1,8 @@
-"""The door: traffic is moved to another instance when there is a reason, and what it leaves is ended when it is quiet.
+"""The door: `open_swap` moves traffic to another proxy instance, and ends the instance that it leaves.
 
-Rules: the steps of `Step`, in that order. The old instance serves until the rules point to the new one, in one
-transaction, and goes on serving what it has. Whatever fails before that ends the new one, leaves the old one as it was,
-is told, and is tried again after a pause that grows; if the old one ends meanwhile, the new one is gone on with. Killed
-at any step, the next agent finds the chosen instance where the kernel's rules point, and drains the other. While
-Linkerd's policy controller is away only somebody who says so (`forced`) has a swap: the new proxy would have no
-policies, and new connections would hang. Where a policy lets nobody see the metrics, of the old instance neither, the
-trial connection proves alone: the new proxy asks the same controller before it carries it.
+A swap goes through the phases of `SwapPhase`, in that order. Until one transaction has pointed the rules to the new
+instance, any failure ends the new one, and the old one goes on as it was. An agent that is killed at any moment leaves
+nothing to repair: the next one finds which instance the rules point to, and drains the other.
 """
 
 import logging
@@ -46,14 +42,14 @@ RULES_TIME = 10.0
 """Seconds for the kernel to have the wanted rules."""
 
 DRAIN_INTERVAL = 1.0
-"""Seconds between two looks at an instance that drains."""
+"""Seconds between two counts of the connections of an instance that drains."""
 
 POLICY_INTERVAL = 0.1
-"""Seconds between two looks at one whose policies are on their way."""
+"""Seconds between two reads of the metrics of an instance whose policies have not arrived."""
 
 
 class SwapPhase(Enum):
-    """Where a swap stands; the value is told to people."""
+    """The phases of a swap, in their order; the value is shown to people."""
 
     STARTING = "starting the other instance"
     CERTIFYING = "waiting until it serves our certificate"
@@ -66,7 +62,7 @@ class SwapPhase(Enum):
 
 @dataclass(frozen=True)
 class SwapOutcome:
-    """How a swap went: from where to where, why, in how many seconds, and what went wrong, if anything did."""
+    """The result of a swap from `old` to `new`: why it was made, its seconds, and its error, None if it succeeded."""
 
     old: Instance | None
     new: Instance | None
@@ -77,7 +73,7 @@ class SwapOutcome:
 
 @dataclass(eq=False)
 class _SwapRequest:
-    """Somebody's wish for a swap. `outcome` is set once it has been made, or not."""
+    """A person's request for a swap. `outcome` is set when the swap has succeeded or failed."""
 
     forced: bool
     outcome: Latest[SwapOutcome | None]
@@ -86,8 +82,8 @@ class _SwapRequest:
 class Swap:
     """Moves traffic. Made by `open_swap`.
 
-    `step` is where a swap stands, None between swaps; `problem` why the last one was given up, until one succeeds;
-    `results` counts them; `clients` is how many connections keep the old instance from being quiet.
+    `phase` is that of the running swap, None between swaps. `problem` is why the last swap was aborted, None once one
+    succeeds. `results` counts swaps by result. `clients` counts the connections that the old instance still has.
     """
 
     def __init__(
@@ -98,7 +94,7 @@ class Swap:
         trial: Latest[Instance | None],
         redirect: Redirect,
     ) -> None:
-        self.step: Latest[SwapPhase | None] = Latest(None)
+        self.phase: Latest[SwapPhase | None] = Latest(None)
         self.problem: Latest[str | None] = Latest(None)
         self.results: Counter[str] = Counter()
         self.clients: Latest[int | None] = Latest(None)
@@ -113,9 +109,9 @@ class Swap:
         self._memory_at: float | None = None
 
     async def request(self, *, forced: bool) -> SwapOutcome:
-        """Have a swap made, and wait for how it went; who asks while one is asked for gets the same.
+        """Request a swap and wait for its outcome. Requests at the same time share one swap.
 
-        `forced`: an instance that drains is told to end at once, and a policy controller that is away holds up nothing.
+        `forced`: an instance that drains is ended at once, and the swap does not need Linkerd's policy controller.
         """
         request = self._request.value
         if request is None or (forced and not request.forced):
@@ -126,9 +122,9 @@ class Swap:
         return outcome
 
     async def run(self) -> NoReturn:
-        """Do what there is to do, for ever."""
+        """Carry out the planned actions, for ever."""
         proxy = self._proxy
-        self._trial.set(None)  # of one that has failed in a way that nobody foresaw
+        self._trial.set(None)  # a swap that ended by an unexpected exception may have left one
         sources = (proxy.chosen, proxy.ready, proxy.instances, proxy.outdated, self._request)
         async with open_any_change(*sources) as change:
             while True:
@@ -163,7 +159,7 @@ class Swap:
             self._request.set(None)
             request.outcome.set(outcome)
 
-    # Moving.
+    # Move traffic.
 
     async def _swap(self, reason: SwapReason) -> None:
         old, began = self._proxy.chosen.value, trio.current_time()
@@ -186,11 +182,11 @@ class Swap:
             self.results["completed"] += 1
             self.problem.set(None)
             log.info("swap: [from=%s to=%s reason=%s took=%.2fs]", old, new, reason.value, outcome.took)
-        self.step.set(None)
+        self.phase.set(None)
         self._answer(outcome)
 
     async def _prove(self, old: Instance, new: Instance) -> None:
-        """Have the new instance proven; once the old one has ended there is nothing to compare with. Raises it."""
+        """Prove that `new` can take the traffic. Raises ExclaveError if it cannot, unless `old` has ended meanwhile."""
         self._enter(SwapPhase.CERTIFYING)
         await self._wait_certified(new)
         try:
@@ -201,7 +197,7 @@ class Swap:
         except ExclaveError as problem:
             if old in self._proxy.instances.value or new not in self._proxy.instances.value:
                 raise
-            log.warning("swap: %s; but proxy %s has ended, so %s is gone on with", problem.message, old, new)
+            log.warning("swap: %s; but proxy %s has ended, so %s takes over", problem.message, old, new)
 
     async def _wait_certified(self, new: Instance) -> None:
         def is_decided(views: Mapping[Instance, InstanceView]) -> bool:
@@ -211,10 +207,12 @@ class Swap:
         self._must_run(new)
 
     async def _have_policies(self, old: Instance, new: Instance) -> bool:
-        """Wait for the policies; False if they have not come and somebody said that this does not matter."""
+        """Wait for the policies of `new`; False if they have not arrived and the swap is forced."""
         view = self._proxy.instances.value.get(old)
         if view is not None and view.is_admin_denied:
-            log.info("swap: no proxy here shows whether its policies have arrived: the trial alone is to prove it")
+            # A policy denies the metrics. The trial is proof enough: the new proxy requests the policy for its
+            # destination before it forwards the connection.
+            log.info("swap: the metrics are denied, so only the trial connection proves the new proxy")
             return True
         settings = self._membership.settings.value
         wanted = wanted_policies(tuple(port.port for port in settings.group.ports) if settings else ())
@@ -226,13 +224,14 @@ class Swap:
                     return True
                 await trio.sleep(POLICY_INTERVAL)
         if self._is_forced:
-            log.warning("swap: the policies of proxy %s have not arrived, and it is forced: no trial is made", new)
+            log.warning("swap: the policies of proxy %s have not arrived, but it is forced: no trial is made", new)
             return False
+        # Without policies, new connections through the new proxy would hang.
         raise ClusterError(
             Fault.UNREACHABLE,
             f"the policies of the new proxy have not arrived within {POLICY_TIME:.0f} s: "
             "Linkerd's policy controller does not answer",
-            "see whether linkerd-destination runs, and the new proxy's log; exclave proxy swap --force goes on without",
+            "see whether linkerd-destination runs, and the new proxy's log; to swap anyway: exclave proxy swap --force",
         )
 
     async def _try(self, new: Instance) -> None:
@@ -248,14 +247,14 @@ class Swap:
             raise
 
     async def _point_to(self, new: Instance) -> None:
-        """Replace the rules: in one transaction they lose the trial and point to the new instance."""
+        """Replace the rules in one transaction: without the trial, and pointing to the new instance."""
         self._must_run(new)
         self._trial.set(None)
         self._proxy.choose(new)
         await self._wait_rules(lambda policy: policy.instance == new and policy.trial is None)
 
     async def _wait_rules(self, accept: Callable[[RedirectPolicy], bool]) -> None:
-        """Wait until the kernel has acceptable rules. Raises HostError: it refuses, or it takes too long."""
+        """Wait until the kernel has acceptable rules. Raises HostError if it refuses them or takes too long."""
         redirect = self._redirect
         with trio.move_on_after(RULES_TIME):
             async with open_any_change(redirect.wanted, redirect.observed, redirect.problem) as change:
@@ -268,17 +267,17 @@ class Swap:
         raise HostError(
             Fault.NFT_UNUSABLE,
             f"the kernel did not have the new rules within {RULES_TIME:.0f} s",
-            "see whether others change the tables at the same time: nft monitor",
+            "see whether another program changes the tables at the same time: nft monitor",
         )
 
     async def _abort(self, outcome: SwapOutcome) -> None:
-        """The old one stays, if it is there; what was started goes, unless rules still point to it: then it drains."""
+        """Go back to `old` if it still runs, and end `new` unless the rules still point to it: then it drains later."""
         old, new, error = outcome.old, outcome.new, outcome.error
         assert old is not None and error is not None
         self._aborts += 1
         self._aborted_at = trio.current_time()
         self.results["aborted"] += 1
-        self.problem.set(f"a swap of the proxy ({outcome.reason.value}) was given up: {error.message}")
+        self.problem.set(f"a swap of the proxy ({outcome.reason.value}) was aborted: {error.message}")
         log.error("swap: [aborted from=%s reason=%s] %s", old, outcome.reason.value, error.message)
         self._trial.set(None)
         if new is None or old not in self._proxy.instances.value:
@@ -290,10 +289,10 @@ class Swap:
             self._proxy.dismiss(new)
             await self._proxy.wait_gone(new)
 
-    # Draining.
+    # Drain.
 
     async def _drain(self, old: Instance) -> None:
-        """Wait until an instance is quiet or the bound is reached, then have it end; it may become chosen again."""
+        """End an instance once it is quiet or the bound is reached. It may be chosen again before that."""
         self._enter(SwapPhase.DRAINING)
         self._proxy.retire(old)
         quiet, deadline = 0, trio.current_time() + self._bound
@@ -311,10 +310,10 @@ class Swap:
             log.info("swap: [step=end instance=%s why=%s]", old, "quiet" if quiet >= QUIET_POLLS else "bound")
             self._proxy.dismiss(old)
             await self._proxy.wait_gone(old)
-        self.step.set(None)
+        self.phase.set(None)
 
     async def _count_clients(self, old: Instance) -> int:
-        """Connections that keep an instance from being quiet, by its own word and the kernel's."""
+        """Open connections of an instance: by its metrics or by the kernel, whichever is more."""
         addresses = frozenset(instance_address(old, family) for family in FAMILIES)
         ports = frozenset({INBOUND_PORT, OUTBOUND_PORT})
         sockets = 0
@@ -323,30 +322,30 @@ class Swap:
         metrics = await self._proxy.read_metrics(old)
         return max(sockets, count_clients(metrics) if metrics is not None else 0)
 
-    # Small things.
-
     @property
     def _is_forced(self) -> bool:
         return self._request.value is not None and self._request.value.forced
 
     def _must_run(self, new: Instance) -> InstanceView:
-        """How the new instance stands. Raises HostError if it has ended, or is about to."""
+        """The view of the new instance. Raises HostError if it has ended or is being ended."""
         view = self._proxy.instances.value.get(new)
         if view is None or view.state is InstanceState.ENDING:
-            why = self._proxy.exit_messages.get(new) if view is None else f"proxy {new} was not ready in time"
-            raise HostError(Fault.PROXY_UNUSABLE, why or f"proxy {new} has ended", "see its log in the runtime folder")
+            reason = self._proxy.exit_messages.get(new) if view is None else f"proxy {new} was not ready in time"
+            raise HostError(
+                Fault.PROXY_UNUSABLE, reason or f"proxy {new} has ended", "see its log in the runtime folder"
+            )
         return view
 
-    def _enter(self, step: SwapPhase) -> None:
-        log.info("swap: [step=%s]", step.name.lower())
-        self.step.set(step)
+    def _enter(self, phase: SwapPhase) -> None:
+        log.info("swap: [step=%s]", phase.name.lower())
+        self.phase.set(phase)
 
 
 @asynccontextmanager
 async def open_swap(
     config: ProxyConfig, membership: MemberClient, proxy: Proxy, trial: Latest[Instance | None], redirect: Redirect
 ) -> AsyncIterator[Swap]:
-    """Have traffic moved when there is a reason, while open. What is under way when it closes, the next agent finds."""
+    """Move traffic whenever there is a reason, while open. The next agent completes what is under way at the close."""
     swap = Swap(config, membership, proxy, trial, redirect)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "swap", swap.run)

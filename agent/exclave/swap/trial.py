@@ -1,8 +1,7 @@
-"""A trial connection: proof that an instance takes what the rules hand it and reaches where that was going.
+"""The trial connection: proof that a new instance accepts redirected connections and reaches their destination.
 
-Rules: we listen on the trial address and connect to it; the rules of a trial send that connection to the instance on
-trial, which must find the original destination and dial it. What arrives must come from a socket of that very process,
-and a token, drawn anew, must make the way there and back. Everything within `PATIENCE` seconds.
+The agent listens on the trial address and connects to it. The rules of a trial redirect that connection to the new
+instance, which must find the original destination and connect to it.
 """
 
 import secrets
@@ -15,19 +14,19 @@ import trio
 from exclave.errors import Fault, HostError
 from exclave.kit.tasks.nursery import open_bare_nursery
 
-PATIENCE = 10.0
-"""Seconds for one trial; the proxy looks the destination up first, as it would for anybody."""
+TRIAL_TIMEOUT = 10.0
+"""Seconds for one trial. The proxy looks up the destination first, as for any connection."""
 
 HINT = "see the new proxy's log in the runtime folder; the old one goes on"
 
 
 async def try_connection(address: str, pid: int) -> None:
-    """Connect to ourselves by way of process `pid`. Raises HostError with what went wrong."""
+    """Connect to ourselves by way of process `pid`. Raises HostError with the reason if that fails."""
     try:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TRIAL_TIMEOUT):
             await _try(address, pid)
     except trio.TooSlowError:
-        raise _failure(address, f"did not arrive within {PATIENCE:.0f} s") from None
+        raise _failure(address, f"did not arrive within {TRIAL_TIMEOUT:.0f} s") from None
     except (OSError, trio.BrokenResourceError) as problem:
         raise _failure(address, f"broke: {problem}") from None
 
@@ -40,20 +39,20 @@ async def _try(address: str, pid: int) -> None:
         async with await trio.open_tcp_stream(address, listener.socket.getsockname()[1]) as stream:
             await stream.send_all(token)
             if await _read(stream, len(token)) != token:
-                raise _failure(address, "was closed, or brought back something else")
+                raise _failure(address, "was closed, or returned other bytes than were sent")
         nursery.cancel_scope.cancel()
 
 
 async def _answer(listener: trio.SocketListener, address: str, pid: int, token: bytes) -> None:
-    """Take one connection, see whose it is, send back what it brings."""
+    """Accept one connection of process `pid` and echo the token."""
     async with await listener.accept() as stream:
         peer = stream.socket.getpeername()[:2]
-        if not await trio.to_thread.run_sync(_holds, pid, peer):
-            raise _failure(address, f"arrived from {peer[0]}:{peer[1]}, which is no socket of the proxy on trial")
+        if not await trio.to_thread.run_sync(_has_socket, pid, peer):
+            raise _failure(address, f"arrived from {peer[0]}:{peer[1]}, which is not a socket of the new proxy")
         if await _read(stream, len(token)) != token:
-            raise _failure(address, "did not bring what was sent")
+            raise _failure(address, "did not bring the bytes that were sent")
         await stream.send_all(token)
-        await trio.sleep_forever()  # whoever connected closes
+        await trio.sleep_forever()  # the other side closes, and cancels this
 
 
 async def _read(stream: trio.SocketStream, size: int) -> bytes:
@@ -63,15 +62,15 @@ async def _read(stream: trio.SocketStream, size: int) -> bytes:
     return received
 
 
-def _holds(pid: int, place: tuple[str, int]) -> bool:
-    """Whether a process has a connection from this address and port."""
+def _has_socket(pid: int, address: tuple[str, int]) -> bool:
+    """Whether a process has a socket with this local address and port."""
     try:
         process = psutil.Process(pid)
-        look = process.net_connections if hasattr(process, "net_connections") else process.connections  # psutil < 6
-        found: Sequence[Any] = look(kind="tcp")
+        read = process.net_connections if hasattr(process, "net_connections") else process.connections  # psutil < 6
+        found: Sequence[Any] = read(kind="tcp")
     except psutil.Error:
         return False
-    return any(tuple(one.laddr) == place for one in found)
+    return any(tuple(one.laddr) == address for one in found)
 
 
 def _failure(address: str, what: str) -> HostError:
