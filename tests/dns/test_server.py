@@ -91,7 +91,7 @@ async def test_new_settings_are_answered_by_at_once_and_useless_ones_never(caplo
             await trio.testing.wait_all_tasks_blocked()
             assert await resolve(DESTINATION, "A") == expected
     assert [record.message for record in caplog.records] == [
-        "dns: the settings' control plane cannot be used, the one before is kept: "
+        "dns: the settings' control plane cannot be used, the last good one stays in use: "
         "'nowhere' does not appear to be an IPv4 or IPv6 address"
     ]
 

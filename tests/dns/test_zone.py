@@ -118,7 +118,7 @@ WRONG = {
     ),
     "a domain that is none": (
         make_settings(domain="a..b"),
-        "linkerd-dst-headless.linkerd.svc.a..b. is no DNS name: A DNS label is empty.",
+        "linkerd-dst-headless.linkerd.svc.a..b. is not a DNS name: A DNS label is empty.",
     ),
 }
 

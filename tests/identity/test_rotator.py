@@ -162,7 +162,7 @@ async def test_one_on_disk_that_no_longer_serves_is_told_and_replaced(
     world.jumped += 2 * DAY
     async with world.identity() as identity:
         assert identity.svid.value is None
-        assert "the certificate on disk does not serve: the certificate expired" in caplog.text
+        assert "the certificate on disk is not usable: the certificate expired" in caplog.text
         await serial(identity, 2)
 
 
@@ -234,7 +234,7 @@ async def test_a_certificate_that_the_proxy_would_refuse_leaves_the_last_good_on
             "were expected in this order, found other.shop.serviceaccount.identity.linkerd.cluster.local, "
             "spiffe://cluster.local/ns/shop/sa/other"
         )
-        assert f"certificate not renewed, the last good one serves on: {problem}" in caplog.text
+        assert f"certificate not renewed, the last good one stays in use: {problem}" in caplog.text
         assert identity.svid.value is not None and identity.svid.value.serial == 1
         now = load_svid(world.state)
         assert good is not None and now is not None and now[0] == good[0]

@@ -20,7 +20,7 @@ from exclave.identity.storage import (
     load_next_key,
     load_svid,
     own_keys,
-    remember_key,
+    record_key,
     remove_identity,
     store_next_key,
     store_svid,
@@ -73,12 +73,12 @@ def test_forgetting_what_is_not_there_is_no_error(tmp_path: Path) -> None:
 
 def test_a_machine_remembers_which_keys_it_has_had_of_late(tmp_path: Path) -> None:
     assert own_keys(tmp_path) == set()
-    remember_key(tmp_path, KEY)
+    record_key(tmp_path, KEY)
     assert own_keys(tmp_path) == set(), "nothing stands beside which it could be remembered"
     store_next_key(tmp_path, KEY, "csr")
     assert own_keys(tmp_path) == {named(KEY)}
     store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
-    remember_key(tmp_path, OTHER_KEY)
+    record_key(tmp_path, OTHER_KEY)
     store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
     store_svid(tmp_path, "chain", KEY, 0.0, 1.0)
     assert own_keys(tmp_path) == {named(KEY), named(OTHER_KEY)}
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_is_as_none(tmp_path: Path, content: str) -> 
         (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     assert load_svid(tmp_path) is None
     assert load_next_key(tmp_path) is None
-    remember_key(tmp_path, KEY)
+    record_key(tmp_path, KEY)
     assert own_keys(tmp_path) <= {named(KEY)}
 
 

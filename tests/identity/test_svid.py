@@ -97,10 +97,10 @@ def names(*sans: x509.GeneralName) -> list[x509.Certificate]:
 
 BROKEN_LEAVES = {
     "an empty subject": ([make_leaf(subject=""), ISSUER], "the subject is empty, which the proxy's parser refuses"),
-    "somebody else's key": ([make_leaf(key=OTHER_KEY), ISSUER], "the certificate is for another key than ours"),
+    "somebody else's key": ([make_leaf(key=OTHER_KEY), ISSUER], "the certificate is not for our key"),
     "a key of another kind": (
         [make_leaf(key=ed25519.Ed25519PrivateKey.generate()), ISSUER],
-        "the certificate is for another key than ours",
+        "the certificate is not for our key",
     ),
     "the URI first": (
         names(URI, DNS),
@@ -118,7 +118,7 @@ BROKEN_LEAVES = {
         names(DNS, x509.DNSName(URI.value)),
         f"the names {WANTED} were expected in this order, found {WANTED}",
     ),
-    "a CA's certificate": ([make_leaf(authority=True), ISSUER], "the certificate is a CA's; a leaf was expected"),
+    "a CA's certificate": ([make_leaf(authority=True), ISSUER], "the certificate is that of a CA; a leaf was expected"),
     "a key that may not sign": (
         [make_leaf(bits=usage(key_agreement=True)), ISSUER],
         "key usage digitalSignature is missing",
@@ -151,10 +151,10 @@ BROKEN_PATHS = {
         [LEAF, certify("issuer", ISSUER_KEY, "root", OTHER_KEY, ca())],
         "the chain does not lead to a trust anchor of the mesh that is valid",
     ),
-    "an issuer without constraints": ([LEAF, make_issuer(extensions=())], "an issuer in the chain is no CA"),
+    "an issuer without constraints": ([LEAF, make_issuer(extensions=())], "an issuer in the chain is not a CA"),
     "an issuer that is a leaf": (
         [LEAF, make_issuer(extensions=[x509.BasicConstraints(ca=False, path_length=None)])],
-        "an issuer in the chain is no CA",
+        "an issuer in the chain is not a CA",
     ),
     "an issuer that may not sign": (
         [LEAF, make_issuer(extensions=ca(signs=False))],

@@ -223,7 +223,7 @@ def test_a_call_that_the_client_gives_up_is_no_longer_served() -> None:
             "only /SpiffeWorkloadAPI/FetchX509SVID is served here, not /SpiffeWorkloadAPI/FetchX509Bundles",
             id="another method",
         ),
-        pytest.param(CALL, b"\x01\0\0\0\0", "3", "compressed messages are not understood", id="a compressed message"),
+        pytest.param(CALL, b"\x01\0\0\0\0", "3", "compressed messages are not supported", id="a compressed message"),
     ],
 )
 def test_a_call_that_is_refused_ends_and_the_connection_lives(

@@ -86,7 +86,7 @@ def test_a_message_cut_off_anywhere_is_refused(found: X509Svid) -> None:
         pytest.param(b"\x0a", "protobuf: a number is cut off or too long", id="a tag and nothing more"),
         pytest.param(b"\xff" * 11, "protobuf: a number is cut off or too long", id="a number without end"),
         pytest.param(b"\x0a\x05abc", "protobuf: the message is cut off", id="a length beyond the end"),
-        pytest.param(b"\x0b", "protobuf: wire type 3 is not known", id="a group, which proto3 has not"),
+        pytest.param(b"\x0b", "protobuf: wire type 3 is unknown", id="a group, which proto3 has not"),
         pytest.param(b"\x09\0\0\0", "protobuf: the message is cut off", id="eight bytes of which three came"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_frame_is_a_flag_a_length_and_the_message() -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        pytest.param(b"\x01\0\0\0\0", "compressed messages are not understood", id="compressed"),
+        pytest.param(b"\x01\0\0\0\0", "compressed messages are not supported", id="compressed"),
         pytest.param(
             b"\0\xff\xff\xff\xff",
             "a message of at most 65536 bytes was expected, found 4294967295",

@@ -1,11 +1,6 @@
-"""Queries in, replies out, as bytes: what DNS asks of a server whatever its zones hold. Pure.
+"""Turns DNS queries into replies, as bytes, whatever the zone holds. Pure.
 
-Rules: whatever the bytes are, `respond` returns a reply or None and raises nothing.
-* Dropped: fewer than the twelve bytes of a header, and replies (answering those would make two servers talk for ever).
-* FORMERR: what cannot be read, not exactly one question. NOTIMP: other operations than QUERY. BADVERS: EDNS above 0.
-* Over UDP a reply has at most 512 bytes, or what EDNS announces, up to 1,232 (no fragments on any path: DNS flag day
-  2020); what is longer is sent without records and marked as truncated, and the asker comes back over TCP.
-Sources: RFC 1035 section 4, RFC 6891 (EDNS), RFC 7766 (TCP).
+`respond` raises nothing, whatever the bytes are. Sources: RFC 1035 section 4, RFC 6891 (EDNS), RFC 7766 (TCP).
 """
 
 import struct
@@ -19,8 +14,9 @@ import dns.rdataclass
 
 from exclave.dns.zone import HeadlessService, ZoneAnswer, answer_from_zone
 
-MIN_PAYLOAD = 512
-OUR_PAYLOAD = 1232
+MIN_PAYLOAD, OUR_PAYLOAD = 512, 1232
+"""Bytes of a reply over UDP: without EDNS, and at most with it (no fragments on any path: DNS flag day 2020)."""
+
 MAX_MESSAGE = 65535
 
 _HEADER = struct.Struct("!HHHHHH")
@@ -30,19 +26,19 @@ _COPIED_FLAGS = _OPERATION | dns.flags.RD
 
 
 class DnsReply(NamedTuple):
-    """What to send, and its response code by name, such as NOERROR."""
+    """The bytes to send, and the name of their response code, such as NOERROR."""
 
     code: str
     wire: bytes
 
 
 def respond(services: tuple[HeadlessService, ...] | None, query: bytes, *, over_udp: bool) -> DnsReply | None:
-    """The reply to one message; None: drop it. `services` None: nothing is known yet."""
+    """The reply to one message, None if it gets no reply. `services` is None before the first settings."""
     if len(query) < _HEADER.size:
         return None
     flags = _HEADER.unpack_from(query)[1]
     if flags & _REPLY:
-        return None
+        return None  # two servers that answer each other's replies would never stop
     if flags & _OPERATION:  # QUERY is 0
         return _bare(query, dns.rcode.NOTIMP)
     try:
@@ -65,22 +61,22 @@ def _answer(services: tuple[HeadlessService, ...] | None, asked: dns.message.Mes
 
 
 def _encoded(asked: dns.message.Message, found: ZoneAnswer, *, over_udp: bool) -> bytes:
-    most = MAX_MESSAGE
+    size = MAX_MESSAGE
     if over_udp:
-        announced = asked.payload if asked.edns >= 0 else MIN_PAYLOAD
-        most = max(MIN_PAYLOAD, min(announced, OUR_PAYLOAD))
-    # Additional records are a courtesy: they go before the answer does.
+        accepted = asked.payload if asked.edns >= 0 else MIN_PAYLOAD
+        size = max(MIN_PAYLOAD, min(accepted, OUR_PAYLOAD))
+    # Additional records are optional: a reply that is too long is tried without them.
     for sections in ((found.answer, found.authority, found.additional), (found.answer, found.authority, ())):
         reply = _reply(asked, found)
         for section, records in zip((reply.answer, reply.authority, reply.additional), sections, strict=True):
             section.extend(records)
         try:
-            return reply.to_wire(max_size=most)
+            return reply.to_wire(max_size=size)
         except dns.exception.TooBig:
             continue
-    reply = _reply(asked, found)
+    reply = _reply(asked, found)  # no records, marked as truncated: the resolver asks again over TCP
     reply.flags |= dns.flags.TC
-    return reply.to_wire(max_size=most)
+    return reply.to_wire(max_size=size)
 
 
 def _reply(asked: dns.message.Message, found: ZoneAnswer) -> dns.message.Message:
@@ -92,7 +88,7 @@ def _reply(asked: dns.message.Message, found: ZoneAnswer) -> dns.message.Message
 
 
 def _bare(query: bytes, rcode: dns.rcode.Rcode) -> DnsReply:
-    """A reply of a header only, for what was not read any further."""
+    """A reply that is only a header, for a query that was not read any further."""
     number, flags = _HEADER.unpack_from(query)[:2]
     return DnsReply(
         dns.rcode.to_text(rcode), _HEADER.pack(number, _REPLY | (flags & _COPIED_FLAGS) | rcode, 0, 0, 0, 0)

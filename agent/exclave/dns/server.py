@@ -1,10 +1,7 @@
-"""The door of the stub: UDP and TCP, port 53, on one address.
+"""The door: `open_dns` answers on UDP and TCP port 53 of one address.
 
-Rules: the sockets are bound before the door yields, so a taken port is told at once; after that nothing here ends the
-agent: each transport starts again by itself, on a socket that is bound anew. Settings that cannot be turned into names
-are logged, and the last good ones answer on. A query costs one computation and no memory that stays; TCP connections
-are few and short-lived.
-The stub closes with its door on every ending: the next agent binds anew, and a proxy asks again.
+A port that is in use is an error at once. After that nothing here ends the agent: a transport that fails opens a new
+socket, and settings that cannot be used leave the last good names in place.
 """
 
 import errno
@@ -33,31 +30,31 @@ log = logging.getLogger(__name__)
 PORT = 53
 
 MAX_CONNECTIONS = 32
-"""TCP connections at a time: askers are two proxies on this machine; what is more is closed at once."""
+"""Concurrent TCP connections; further ones are closed at once. The only clients are two proxies on this machine."""
 
 IDLE_TIME = 10.0
-"""Seconds a TCP connection may take for its next query (RFC 7766 section 6.2.3: a few)."""
+"""Seconds that a TCP connection may take for its next query (RFC 7766 section 6.2.3: a few)."""
 
 
 @dataclass
 class DnsStub:
-    """A running stub. `answers` counts replies by response code."""
+    """A running stub server. `answers` counts replies by response code."""
 
     address: str
     answers: Counter[str] = field(default_factory=Counter)
     _services: tuple[HeadlessService, ...] | None = None
 
     def load(self, settings: Settings | None) -> None:
-        """Answer by these settings from now on; None keeps what is known."""
+        """Answer by these settings from now on; None changes nothing."""
         if settings is None:
             return
         try:
             self._services = control_plane_services(settings)
         except ValueError as problem:
-            log.warning("dns: the settings' control plane cannot be used, the one before is kept: %s", problem)
+            log.warning("dns: the settings' control plane cannot be used, the last good one stays in use: %s", problem)
 
     def answer(self, query: bytes, *, over_udp: bool) -> bytes | None:
-        """The reply to one message; None: there is none."""
+        """The reply to one message, None if it gets no reply."""
         reply = respond(self._services, query, over_udp=over_udp)
         if reply is None:
             return None
@@ -70,19 +67,19 @@ class DnsStub:
             self.load(newest)
 
     async def serve_udp(self, sock: trio.socket.SocketType) -> None:
-        """Answer datagrams for ever."""
+        """Answer datagrams, for ever."""
         while True:
-            query, asker = await sock.recvfrom(MAX_MESSAGE)
+            query, client = await sock.recvfrom(MAX_MESSAGE)
             reply = self.answer(query, over_udp=True)
             if reply is None:
                 continue
             try:
-                await sock.sendto(reply, asker)
+                await sock.sendto(reply, client)
             except OSError as problem:
-                log.debug("dns: no reply to %s: %s", asker, problem)
+                log.debug("dns: no reply to %s: %s", client, problem)
 
     async def serve_tcp(self, listener: trio.SocketListener) -> None:
-        """Accept connections for ever."""
+        """Accept connections, for ever."""
         async with open_bare_nursery() as connections:
             while True:
                 stream = await listener.accept()
@@ -97,9 +94,9 @@ class DnsStub:
                 await self.converse(stream)
 
     async def converse(self, stream: trio.abc.Stream) -> None:
-        """Answer the queries of one connection, each behind its length, until the asker has no more.
+        """Answer the queries of one connection, each after its length, until the client sends no more.
 
-        Raises trio.TooSlowError after `IDLE` seconds without a whole query, trio.BrokenResourceError.
+        Raises trio.TooSlowError after `IDLE_TIME` seconds without a complete query, trio.BrokenResourceError.
         """
         unread = bytearray()
         while True:
@@ -116,14 +113,14 @@ class DnsStub:
 async def open_dns(address: str, settings: Latest[Settings | None]) -> AsyncIterator[DnsStub]:
     """Answer on port 53 of `address`, a local one, by the newest settings while open.
 
-    Raises HostError: the port or address is taken or absent, or port 53 not permitted.
+    Raises HostError if the port is in use, the address is missing, or port 53 is not permitted.
     """
     stub = DnsStub(address)
     stub.load(settings.value)
 
-    async def bound(kind: socket.SocketKind) -> trio.socket.SocketType:
+    async def rebind(kind: socket.SocketKind) -> trio.socket.SocketType:
         await trio.lowlevel.checkpoint()
-        return _bound(address, kind)
+        return _bind(address, kind)
 
     async def accept(sock: trio.socket.SocketType) -> None:
         await stub.serve_tcp(trio.SocketListener(sock))
@@ -131,7 +128,7 @@ async def open_dns(address: str, settings: Latest[Settings | None]) -> AsyncIter
     with ExitStack() as stack:
         parts = []
         for kind, serve in ((socket.SOCK_DGRAM, stub.serve_udp), (socket.SOCK_STREAM, accept)):
-            part = ReopenedSocket(_bound(address, kind), partial(bound, kind), serve)
+            part = ReopenedSocket(_bind(address, kind), partial(rebind, kind), serve)
             stack.callback(part.close)
             parts.append(part)
         async with open_bare_nursery() as nursery:
@@ -143,7 +140,7 @@ async def open_dns(address: str, settings: Latest[Settings | None]) -> AsyncIter
             nursery.cancel_scope.cancel()
 
 
-def _bound(address: str, kind: socket.SocketKind) -> trio.socket.SocketType:
+def _bind(address: str, kind: socket.SocketKind) -> trio.socket.SocketType:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     plain = socket.socket(family, kind)
     try:
@@ -154,11 +151,11 @@ def _bound(address: str, kind: socket.SocketKind) -> trio.socket.SocketType:
             plain.listen()
     except OSError as problem:
         plain.close()
-        raise _translated(address, kind, problem) from problem
+        raise _bind_error(address, kind, problem) from problem
     return trio.socket.from_stdlib_socket(plain)
 
 
-def _translated(address: str, kind: socket.SocketKind, problem: OSError) -> HostError:
+def _bind_error(address: str, kind: socket.SocketKind, problem: OSError) -> HostError:
     transport = "UDP" if kind is socket.SOCK_DGRAM else "TCP"
     if problem.errno in (errno.EACCES, errno.EPERM):
         return HostError(
@@ -174,12 +171,12 @@ def _translated(address: str, kind: socket.SocketKind, problem: OSError) -> Host
 
 
 async def _read_exactly(stream: trio.abc.Stream, unread: bytearray, count: int) -> bytes:
-    """The next `count` bytes, or none if the stream ends before."""
+    """The next `count` bytes; none if the stream ends before."""
     while len(unread) < count:
         more = await stream.receive_some()
         if not more:
             return b""
         unread += more
-    taken = bytes(unread[:count])
+    content = bytes(unread[:count])
     del unread[:count]
-    return taken
+    return content

@@ -1,19 +1,9 @@
-"""What the stub knows: the two headless services of Linkerd's control plane, as the cluster's own DNS shows them. Pure.
+"""The zone: the two headless services of Linkerd's control plane, as the cluster's own DNS has them. Pure.
 
-Rules: the stub is authoritative for each service's name and everything below it, and for nothing else.
-* A record is there: NOERROR. The name is there without such a record: NODATA (NOERROR, no answer), so that a resolver
-  that asks for AAAA goes on with A. A service without pods is NODATA, too: RFC 8020 lets NXDOMAIN stand for everything
-  below a name, and its pods come back.
-* A name below a service that is no pod of it: NXDOMAIN.
-* Any other name: REFUSED. We do not know whether it exists, and NXDOMAIN would be a lie that resolvers keep; after
-  REFUSED they ask their next server.
-* No settings yet: SERVFAIL, which is asked again soon and kept by nobody.
-
-linkerd2-proxy asks for SRV of the service's own name (no `_port._tcp` before it), reads the pod's address from the
-first label of the target (`10-1-2-3`, or IPv6 with dashes for colons) without looking the target up, and falls back to
-A and AAAA: project linkerd/linkerd2-proxy, linkerd/dns/src/lib.rs, `resolve_addrs` and `srv_to_socket_addr`. The
-target's shape is CoreDNS': project coredns/coredns, plugin/kubernetes/kubernetes.go, `endpointHostname`; TTL 5 is its
-default there. IPv6 is written in full, since a label such as `fd00--` could not end in a dash.
+linkerd2-proxy queries SRV of a service's own name (without `_port._tcp`) and reads the pod's address from the first
+label of the target (`10-1-2-3`, or IPv6 with dashes for colons). If there is no SRV record it queries A and AAAA.
+Source: linkerd2-proxy, linkerd/dns/src/lib.rs, `resolve_addrs` and `srv_to_socket_addr`. The target's form and the TTL
+are those of CoreDNS: coredns/coredns, plugin/kubernetes/kubernetes.go, `endpointHostname`.
 """
 
 from dataclasses import dataclass
@@ -29,7 +19,7 @@ import dns.rrset
 from exclave.api.settings import Settings
 
 TTL = 5
-"""Seconds that an answer, also a negative one, may be kept: CoreDNS' own default, and linkerd2-proxy's least."""
+"""Seconds that an answer, also a negative one, may be cached: CoreDNS' default, and linkerd2-proxy's minimum."""
 
 DESTINATION_PORT = 8086
 POLICY_PORT = 8090
@@ -50,7 +40,7 @@ class HeadlessService:
 
 @dataclass(frozen=True)
 class ZoneAnswer:
-    """What to answer: response code, and the records of each section. `ours`: we are the authority for the name."""
+    """Response code, and the records of each section. `ours`: the stub is authoritative for the name."""
 
     rcode: dns.rcode.Rcode
     answer: tuple[dns.rrset.RRset, ...] = ()
@@ -60,7 +50,7 @@ class ZoneAnswer:
 
 
 def control_plane_services(settings: Settings) -> tuple[HeadlessService, ...]:
-    """The services that a proxy with these settings looks up. Raises ValueError naming a name or address that is none.
+    """The services that a proxy with these settings looks up. Raises ValueError if a name or address is malformed.
 
     Names and ports: project linkerd/linkerd2, charts/linkerd-control-plane/templates/destination.yaml.
     """
@@ -74,17 +64,19 @@ def control_plane_services(settings: Settings) -> tuple[HeadlessService, ...]:
 def answer_from_zone(
     services: tuple[HeadlessService, ...] | None, name: dns.name.Name, kind: dns.rdatatype.RdataType
 ) -> ZoneAnswer:
-    """Answer one question of class IN. `services` None: nothing is known yet."""
+    """Answer one question of class IN. `services` is None before the first settings."""
     if services is None:
-        return ZoneAnswer(dns.rcode.SERVFAIL)
+        return ZoneAnswer(dns.rcode.SERVFAIL)  # resolvers repeat the query soon, and cache nothing
     service = next((service for service in services if name.is_subdomain(service.name)), None)
     if service is None or kind in _TRANSFERS:
+        # Not NXDOMAIN: the name may exist, and resolvers would cache that it does not. Now they ask their next server.
         return ZoneAnswer(dns.rcode.REFUSED)
     records = _records(service, name)
     if records is None:
         return ZoneAnswer(dns.rcode.NXDOMAIN, authority=(_authority(service),), ours=True)
     answer = tuple(record for record in records if kind in (record.rdtype, dns.rdatatype.ANY))
     if not answer:
+        # Not NXDOMAIN, also without pods: RFC 8020 extends it to all names below, and pods come back.
         return ZoneAnswer(dns.rcode.NOERROR, authority=(_authority(service),), ours=True)
     additional = _pods(service) if kind == dns.rdatatype.SRV else ()
     return ZoneAnswer(dns.rcode.NOERROR, answer, additional=additional, ours=True)
@@ -95,7 +87,7 @@ def _service(label: str, namespace: str, domain: str, port: int, addresses: tupl
     try:
         name = dns.name.from_text(text)
     except dns.exception.DNSException as problem:
-        raise ValueError(f"{text} is no DNS name: {problem}") from None
+        raise ValueError(f"{text} is not a DNS name: {problem}") from None
     for address in addresses:
         if "%" in address:
             raise ValueError(f"{address}: an address without a zone was expected")
@@ -103,7 +95,7 @@ def _service(label: str, namespace: str, domain: str, port: int, addresses: tupl
 
 
 def _records(service: HeadlessService, name: dns.name.Name) -> tuple[dns.rrset.RRset, ...] | None:
-    """Everything at a name in a service; None if there is no such name. Owners keep the question's upper case."""
+    """All records of a name in a service, None if there is no such name. Their owner is spelled as in the question."""
     if name == service.name:
         return _targets(service, name) + _addresses(name, service.pods)
     pod = next((pod for pod in service.pods if name == _pod_name(service, pod)), None)
@@ -121,17 +113,18 @@ def _addresses(name: dns.name.Name, pods: tuple[Address, ...]) -> tuple[dns.rrse
 
 
 def _pods(service: HeadlessService) -> tuple[dns.rrset.RRset, ...]:
-    """The addresses of SRV targets, which save resolvers that do look them up a question each."""
+    """The addresses of SRV targets, for resolvers that would query them next."""
     return tuple(record for pod in service.pods for record in _addresses(_pod_name(service, pod), (pod,)))
 
 
 def _pod_name(service: HeadlessService, pod: Address) -> dns.name.Name:
+    # IPv6 in full, since a label such as `fd00--` must not end in a dash.
     label = pod.exploded.replace(".", "-").replace(":", "-")
     return dns.name.Name((label.encode(), *service.name.labels))
 
 
 def _authority(service: HeadlessService) -> dns.rrset.RRset:
-    """The SOA that tells for how long a negative answer may be kept (RFC 2308)."""
+    """The SOA record, which limits how long a negative answer may be cached (RFC 2308)."""
     soa = f"{service.name} hostmaster.{service.name} 1 {TTL} {TTL} {TTL} {TTL}"
     (record,) = _rrset(service.name, dns.rdatatype.SOA, [soa])
     return record

@@ -1,10 +1,6 @@
-"""The door: the latest good certificate, from disk at once, from the controller when it is due.
+"""The door: `open_identity` publishes the last good certificate, from disk at once, and renews it when it is due.
 
-Rules: what is on disk serves first, so a control plane that is away stops nobody. A new certificate is checked, then
-stored, then published; one that fails a check or cannot be stored is logged, and the last good one goes on serving. A
-CSR and its key are on disk before anybody sees them, and one that is under way is asked for again after a restart.
-Deadlines are wall-clock times, so a machine that was suspended notices within a nap, and an expired certificate is
-renewed like any other. Deleted on leave only.
+A new certificate is checked, stored, then published. One that fails is logged, and the last good one stays in use.
 """
 
 import logging
@@ -29,7 +25,7 @@ from exclave.identity.storage import (
     load_next_key,
     load_svid,
     own_keys,
-    remember_key,
+    record_key,
     remove_identity,
     store_next_key,
     store_svid,
@@ -47,13 +43,14 @@ from exclave.milestones import Renewing, tell
 log = logging.getLogger(__name__)
 
 SIGNING_TIMEOUT = 60.0
-"""Seconds to wait for the controller to sign before the attempt counts as failed, and is told."""
+"""Seconds for the controller to sign a request; after that the attempt has failed."""
 
 
 class Identity:
-    """The latest good certificate. `renewals` counts by result (ok, failed); `problem` says why the last one failed.
+    """The last good certificate. Made by `open_identity`.
 
-    `foreign` tells of certificates that were signed as this member for keys of others, None if there are none.
+    `renewals` counts by result (ok, failed). For a person: `problem` is why the last renewal failed, `foreign` which
+    certificates were signed as this member for foreign keys; both None if all is well.
     """
 
     def __init__(self, state: Path, membership: MemberClient, now: Now, draw: Callable[[], float]) -> None:
@@ -71,23 +68,23 @@ class Identity:
         self._draw = draw
 
     def load(self) -> None:
-        """Take what is on disk, if it passes every check today."""
+        """Publish the certificate on disk, if it passes every check now."""
         found, settings = load_svid(self._state), self._membership.settings.value
         if found is None or settings is None:
             return
         chain, key, received, when = found
-        under_way = load_next_key(self._state)
-        if under_way is not None and under_way[0].private_numbers() == key.private_numbers():
-            forget_next_key(self._state)  # a crash came between the certificate and this
+        pending = load_next_key(self._state)
+        if pending is not None and pending[0].private_numbers() == key.private_numbers():
+            forget_next_key(self._state)  # the agent was killed after it stored the certificate and before this
         try:
             svid = check_svid(chain, key, settings.anchors, settings.identity, self._now())
         except SvidError as problem:
-            log.warning("the certificate on disk does not serve: %s", problem)
+            log.warning("the certificate on disk is not usable: %s", problem)
             return
         self._publish(StoredSvid(svid, received, when))
 
     async def run(self) -> None:
-        """Renew for ever. Failures are retried with growing pauses while the last good certificate serves."""
+        """Renew whenever it is due, for ever. Failures are retried with growing pauses."""
         attempts = Attempts()
         while True:
             settings = await self._membership.settings.wait_for(lambda settings: settings is not None)
@@ -100,7 +97,7 @@ class Identity:
                 reason = str(problem) or self._why_nothing_was_signed()
                 self.renewals["failed"] += 1
                 self.problem.set(reason)
-                log.warning("certificate not renewed, the last good one serves on: %s", reason)
+                log.warning("certificate not renewed, the last good one stays in use: %s", reason)
                 await trio.sleep(attempts.failed(self._pauses(), self._draw()))
                 continue
             attempts.succeeded()
@@ -108,15 +105,15 @@ class Identity:
             self.problem.set(None)
 
     async def watch_foreign_keys(self) -> None:
-        """Tell of every certificate that others have signed as this member, for ever."""
+        """Report certificates that were signed as this member for foreign keys, for ever."""
         async with open_any_change(self._membership.view, self.svid) as change:
             async for _ in change.wakes():
                 if (view := self._membership.view.value) is None:
                     continue
-                told = describe_foreign(foreign_keys(view.issued, self._own_keys))
-                if told is not None and told != self.foreign.value:
-                    log.error("%s", told)
-                self.foreign.set(told)
+                message = describe_foreign(foreign_keys(view.issued, self._own_keys))
+                if message is not None and message != self.foreign.value:
+                    log.error("%s", message)
+                self.foreign.set(message)
 
     def _pauses(self) -> Backoff:
         stored = self._stored
@@ -124,13 +121,16 @@ class Identity:
 
     def _why_nothing_was_signed(self) -> str:
         view = self._membership.view.value
-        told = view.certified if view is not None else None
-        if told is not None and not told.status:
-            return told.message
+        condition = view.certified if view is not None else None
+        if condition is not None and not condition.status:
+            return condition.message
         return f"the controller has signed nothing for {SIGNING_TIMEOUT:.0f} s"
 
     async def _wait_due(self) -> None:
-        """Return when the certificate is due; at once if there is none."""
+        """Return when the certificate is due; at once if there is none.
+
+        The due time is wall-clock time. So a machine that was suspended renews at most `LONGEST_NAP` late.
+        """
         async with open_any_change(self._membership.settings, self.renew_at) as change:
             while True:
                 self._advance_renewal(self._membership.settings.value)
@@ -140,7 +140,7 @@ class Identity:
                 await change.wait(min(deadline - self._now(), LONGEST_NAP))
 
     def _advance_renewal(self, settings: Settings | None) -> None:
-        """Bring the renewal forward if the mesh's issuer or our names have changed; one draw for each issuer."""
+        """Renew earlier if the mesh's issuer or our names have changed. One draw for each issuer."""
         stored = self._stored
         if stored is None or settings is None:
             return
@@ -152,8 +152,8 @@ class Identity:
             self.renew_at.set(renew_after_issuer_change(stored, self._now(), self._draw()))
 
     async def _renew(self) -> None:
-        """Ask for a certificate and take it. Raises SvidError, ExclaveError."""
-        key, csr = self._csr_under_way()
+        """Request a certificate and accept it. Raises SvidError, ExclaveError."""
+        key, csr = self._pending_csr()
         wanted = csr_sha256(csr)
         view = self._membership.view.value
         if view is None or view.csr != csr:
@@ -166,10 +166,11 @@ class Identity:
         assert view is not None and view.certificate is not None and settings is not None
         self._accept(view.certificate.chain, key, settings)
 
-    def _csr_under_way(self) -> tuple[ec.EllipticCurvePrivateKey, str]:
-        under_way, served = load_next_key(self._state), load_svid(self._state)
-        if under_way is not None and (served is None or served[1].private_numbers() != under_way[0].private_numbers()):
-            return under_way  # else a crash came before it was forgotten, and it would bring the old certificate again
+    def _pending_csr(self) -> tuple[ec.EllipticCurvePrivateKey, str]:
+        pending, served = load_next_key(self._state), load_svid(self._state)
+        # A pending key that is also the served one is left from a crash, and would bring the served certificate again.
+        if pending is not None and (served is None or served[1].private_numbers() != pending[0].private_numbers()):
+            return pending
         key = generate_key()
         self._own_keys.add(key_sha256(key.public_key()))
         csr = make_csr(key, self._membership.record.member)
@@ -178,13 +179,13 @@ class Identity:
         return key, csr
 
     def _accept(self, chain: str, key: ec.EllipticCurvePrivateKey, settings: Settings) -> None:
-        """Check, store, publish: in this order. A chain that fails its check makes the next attempt use a new key."""
+        """Check, store, publish. After a failed check, the next attempt uses a new key."""
         received = self._now()
         try:
             svid = check_svid(chain, key, settings.anchors, settings.identity, received)
         except SvidError:
             forget_next_key(self._state)
-            remember_key(self._state, key)
+            record_key(self._state, key)
             raise
         tell(Renewing.ANSWERED)
         when = renew_at(received, svid.not_after, self._draw())
@@ -206,7 +207,7 @@ async def open_identity(
     now: Now,
     draw: Callable[[], float] = random.random,
 ) -> AsyncIterator[Identity]:
-    """Keep a certificate for this member while open. `draw` gives numbers in [0, 1)."""
+    """Have a certificate for this member while open; on leave it is removed. `draw` returns numbers in [0, 1)."""
     identity = Identity(state, membership, now, draw)
     identity.load()
     async with open_bare_nursery() as nursery:

@@ -1,8 +1,8 @@
-"""Key and certificate on disk. Blocking: small files, written whole.
+"""Key and certificate on disk. Blocking: small files, written whole, readable by root only.
 
-`svid.json` holds key and chain together, so that they always belong to each other, with the times that were decided
-when it came, and names the last few keys that this machine has had. `next.key` is the key of the CSR under way: the
-controller signs a CSR once, so a restart must find its key again. Both are readable by root only.
+`svid.json` has the key and the chain, so that they always fit each other, with the times that were set when the chain
+arrived and the names of this machine's last keys. `next.key` has the key of the pending CSR: the controller signs a CSR
+once, so a restart must find its key again.
 """
 
 import json
@@ -19,21 +19,21 @@ SVID = "svid.json"
 NEXT_KEY = "next.key"
 
 RECORDED_KEYS = 8
-"""Own keys that are remembered by name: more than the certificates that a Member's status tells of."""
+"""Own keys that are recorded by their name: more than a Member's status lists certificates."""
 
 
 def generate_key() -> ec.EllipticCurvePrivateKey:
-    """A fresh P-256 key, the one kind that the whole mesh accepts."""
+    """A new P-256 key, the only kind that the whole mesh accepts."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def store_next_key(state: Path, key: ec.EllipticCurvePrivateKey, csr: str) -> None:
-    """Keep the key of a CSR before anybody sees the CSR. Raises HostError if the disk refuses."""
+    """Store the key of a CSR, before the CSR is sent. Raises HostError if it cannot be written."""
     write_atomic(state / NEXT_KEY, json.dumps({"key": _key_text(key), "csr": csr}).encode())
 
 
 def load_next_key(state: Path) -> tuple[ec.EllipticCurvePrivateKey, str] | None:
-    """Key and CSR that are under way; None if there are none that can be read."""
+    """Key and CSR that are pending; None if there are none, or if the file cannot be read."""
     try:
         tree = json.loads((state / NEXT_KEY).read_bytes())
         return _read_key(tree["key"]), str(tree["csr"])
@@ -42,12 +42,12 @@ def load_next_key(state: Path) -> tuple[ec.EllipticCurvePrivateKey, str] | None:
 
 
 def forget_next_key(state: Path) -> None:
-    """Drop the CSR under way, so that the next one has a fresh key."""
+    """Remove the pending CSR, so that the next one has a new key."""
     remove(state / NEXT_KEY)
 
 
 def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, received: float, renew_at: float) -> None:
-    """Replace the certificate. Raises HostError if the disk refuses; the old one stays."""
+    """Replace the certificate. Raises HostError if it cannot be written; the old one stays."""
     tree = {"key": _key_text(key), "chain": chain_pem, "received": received, "renewAt": renew_at}
     tree["keys"] = _append_key(_recorded_keys(state), key)
     write_atomic(state / SVID, json.dumps(tree).encode())
@@ -56,7 +56,7 @@ def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, rec
 
 
 def load_svid(state: Path) -> tuple[str, ec.EllipticCurvePrivateKey, float, float] | None:
-    """Chain (PEM), key, and the times received and renewAt; None if there is none that can be read."""
+    """Chain (PEM), key, and the times received and renewAt; None if the file is missing or cannot be read."""
     try:
         tree = json.loads((state / SVID).read_bytes())
         return str(tree["chain"]), _read_key(tree["key"]), float(tree["received"]), float(tree["renewAt"])
@@ -65,19 +65,19 @@ def load_svid(state: Path) -> tuple[str, ec.EllipticCurvePrivateKey, float, floa
 
 
 def own_keys(state: Path) -> set[str]:
-    """sha256 (hex) of the keys that this machine has had of late, as far as it knows."""
-    found, under_way = load_svid(state), load_next_key(state)
-    keys = [*([found[1]] if found else []), *([under_way[0]] if under_way else [])]
+    """sha256 (hex) of this machine's last keys, as far as they are on disk."""
+    found, pending = load_svid(state), load_next_key(state)
+    keys = [*([found[1]] if found else []), *([pending[0]] if pending else [])]
     return {*_recorded_keys(state), *(key_sha256(key.public_key()) for key in keys)}
 
 
-def remember_key(state: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    """Remember a key whose certificate is not taken. Raises HostError if the disk refuses."""
+def record_key(state: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Record a key whose certificate was not accepted. Raises HostError if it cannot be written."""
     try:
         tree = json.loads((state / SVID).read_bytes())
         tree["keys"] = _append_key(_recorded_keys(state), key)
     except (OSError, ValueError, TypeError):
-        return  # there is nothing beside which it could be remembered
+        return  # there is no file to record it in
     write_atomic(state / SVID, json.dumps(tree).encode())
 
 
@@ -95,7 +95,7 @@ def _append_key(named: list[str], key: ec.EllipticCurvePrivateKey) -> list[str]:
 
 
 def remove_identity(state: Path) -> None:
-    """Forget key and certificate."""
+    """Remove key and certificate."""
     remove(state / SVID)
     tell(Leaving.CERTIFICATE)
     remove(state / NEXT_KEY)
@@ -111,7 +111,7 @@ def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
 def _read_key(text: object) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(str(text).encode(), password=None)
-    except Exception as problem:  # the library raises various types for damaged input
+    except Exception as problem:  # cryptography raises various types for damaged input
         raise ValueError(f"a key in PEM was expected: {type(problem).__name__}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("a P-256 key was expected")

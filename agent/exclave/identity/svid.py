@@ -1,11 +1,6 @@
-"""A certificate as the proxy will judge it, judged before the proxy does. Pure.
+"""Checks a certificate as linkerd2-proxy and its peers would, before the proxy gets it. Pure.
 
-`check_svid` makes every check that linkerd2-proxy and its peers make, so that a certificate that would be refused
-there is refused here, with a reason, while the last good one still serves:
-the chain leads to an anchor, every link valid now, every issuer a CA that may sign and whose path length suffices;
-SANs are exactly the DNS name, then the SPIFFE URI; the key is the certificate's; the leaf may serve both sides of TLS
-and is no CA; its subject is not empty (the proxy's parser refuses an empty SEQUENCE); and the DER re-encodes to the
-same bytes, since the proxy encodes it again.
+So a certificate that they would refuse is refused here, with a reason, while the last good one stays in use.
 """
 
 from collections.abc import Sequence
@@ -36,9 +31,9 @@ class SvidError(ValueError):
 
 @dataclass(frozen=True)
 class Svid:
-    """A certificate that passed. `chain` is DER, leaf first, without the anchor; `key` PKCS#8 DER; times epoch seconds.
+    """A checked certificate. `chain` is DER, leaf first, without the anchor; `key` PKCS#8 DER; times epoch seconds.
 
-    `issuer_sha256` names the certificate that signed the leaf: sha256 of its DER, in hex.
+    `issuer_sha256` is the sha256 (hex) of the DER of the certificate that signed the leaf.
     """
 
     spiffe_id: str
@@ -54,22 +49,23 @@ class Svid:
 def check_svid(
     chain_pem: str, key: ec.EllipticCurvePrivateKey, anchors_pem: str, identity: MeshIdentity, now: float
 ) -> Svid:
-    """Judge a chain (PEM, leaf first) and its key by the mesh's anchors. Raises SvidError with the reason."""
+    """Check a chain (PEM, leaf first) and its key against the mesh's anchors. Raises SvidError with the reason."""
     try:
-        return _judge(chain_pem, key, anchors_pem, identity, now)
+        return _check(chain_pem, key, anchors_pem, identity, now)
     except SvidError:
         raise
     except ValueError as problem:
         raise SvidError(str(problem)) from None
-    except Exception as problem:  # the library reads lazily, and raises various types for what it cannot read
+    except Exception as problem:  # cryptography reads lazily, and raises various types
         raise SvidError(f"a certificate of the chain cannot be read: {type(problem).__name__}") from None
 
 
-def _judge(
+def _check(
     chain_pem: str, key: ec.EllipticCurvePrivateKey, anchors_pem: str, identity: MeshIdentity, now: float
 ) -> Svid:
     chain, anchors = read_certificates(chain_pem), read_certificates(anchors_pem)
     received = read_blocks(chain_pem)
+    # The proxy encodes the chain again, so it must get the same bytes.
     if received != tuple(der_of(certificate) for certificate in chain):
         raise SvidError("a certificate of the chain does not encode to the same bytes again")
     leaf, *intermediates = chain
@@ -93,7 +89,7 @@ def _check_leaf(leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey, identit
     if not list(leaf.subject):
         raise SvidError("the subject is empty, which the proxy's parser refuses")
     if not is_key_of(key, leaf):
-        raise SvidError("the certificate is for another key than ours")
+        raise SvidError("the certificate is not for our key")
     expected = [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
     found = _names(leaf)
     if found != expected:
@@ -101,7 +97,7 @@ def _check_leaf(leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey, identit
         wanted = f"{identity.dns_name}, {identity.spiffe_id}"
         raise SvidError(f"the names {wanted} were expected in this order, found {shown}")
     if is_authority(leaf):
-        raise SvidError("the certificate is a CA's; a leaf was expected")
+        raise SvidError("the certificate is that of a CA; a leaf was expected")
     _check_usage(leaf)
 
 
@@ -111,7 +107,7 @@ def _check_usage(leaf: x509.Certificate) -> None:
         if not usage.digital_signature:
             raise SvidError("key usage digitalSignature is missing")
     except x509.ExtensionNotFound:
-        pass  # absent means unrestricted
+        pass  # without it every usage is allowed
     try:
         purposes = set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     except x509.ExtensionNotFound:
@@ -127,7 +123,7 @@ def _check_usage(leaf: x509.Certificate) -> None:
 def _check_path(
     leaf: x509.Certificate, intermediates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: float
 ) -> x509.Certificate:
-    """Follow the chain to an anchor and return the certificate that signed the leaf."""
+    """Follow the chain to an anchor; the certificate that signed the leaf."""
     current, first_issuer = leaf, None
     _check_time(leaf, "the certificate", now)
     for depth, issuer in enumerate(intermediates):
@@ -148,15 +144,15 @@ def _check_issuer(issuer: x509.Certificate, depth: int, now: float) -> None:
     try:
         constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
-        raise SvidError("an issuer in the chain is no CA") from None
+        raise SvidError("an issuer in the chain is not a CA") from None
     if not constraints.ca:
-        raise SvidError("an issuer in the chain is no CA")
+        raise SvidError("an issuer in the chain is not a CA")
     if constraints.path_length is not None and constraints.path_length < depth:
         raise SvidError("an issuer in the chain may not have another below it (path length)")
     try:
         usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
-        return  # absent means unrestricted
+        return  # without it every usage is allowed
     if not usage.key_cert_sign:
         raise SvidError("an issuer in the chain may not sign certificates (key usage)")
 

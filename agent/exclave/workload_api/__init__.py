@@ -1,1 +1,1 @@
-"""The socket from which the proxy reads its certificate: the part of the SPIFFE Workload API that it calls."""
+"""The socket where the proxy gets its certificate: the part of the SPIFFE Workload API that the proxy calls."""

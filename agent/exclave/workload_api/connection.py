@@ -1,9 +1,7 @@
 """One client's connection, without its socket: bytes in, bytes out. Pure.
 
-Rules: `receive` takes what arrived, `publish` the newest response, `take` gives what is to be sent. Every stream gets
-the newest response once, as one message; one that was overtaken before its first byte went out is never sent. Flow
-control is the client's: what does not fit its windows waits, whole messages of other streams are not held up by it.
-What a client does wrong ends its own connection, never more (`is_over`). Source: RFC 9113; h2 does the framing.
+Every call gets the newest response, as one message. What a client does wrong ends its own connection only.
+Source: RFC 9113 (HTTP/2); h2 does the framing.
 """
 
 from dataclasses import dataclass, field
@@ -27,15 +25,15 @@ from exclave.workload_api.wire import (
 )
 
 MAX_STREAMS = 16
-"""Calls at once on one connection; a proxy makes one."""
+"""Concurrent calls on one connection; a proxy makes one."""
 
 MAX_UNFRAMED = 65536
-"""Bytes without a whole frame in them: no honest client sends that many, and h2 would keep up to 16 MiB."""
+"""Bytes without a complete frame. No correct client sends that many, and h2 would buffer up to 16 MiB."""
 
 
 @dataclass
 class _Call:
-    """One FetchX509SVID stream: what is still to be sent of the message under way, and which one went last."""
+    """One FetchX509SVID stream: `rest` of the current message is not sent yet, `sent` is the number of its response."""
 
     reader: MessageReader = field(default_factory=MessageReader)
     asked: bool = False
@@ -45,7 +43,10 @@ class _Call:
 
 
 class WorkloadConnection:
-    """The server's side of one connection. `denied` refuses every call with its reason."""
+    """The server's side of one connection. With `denied`, every call ends with that status.
+
+    `is_over`: nothing more is received or sent.
+    """
 
     def __init__(self, denied: RpcStatus | None = None) -> None:
         config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
@@ -71,7 +72,7 @@ class WorkloadConnection:
         return sum(call.asked for call in self._calls.values())
 
     def receive(self, content: bytes) -> None:
-        """Take bytes from the client; none at all means that it has gone."""
+        """Process bytes from the client; empty ones mean that it has closed the connection."""
         if not content:
             self.is_over = True
             return
@@ -81,20 +82,20 @@ class WorkloadConnection:
             for event in events:
                 self._handle(event)
         except (h2.exceptions.ProtocolError, UnicodeDecodeError, ValueError):
-            # h2 has queued a GOAWAY where it can; nothing that this client says is believed from here on.
+            # h2 has queued a GOAWAY if it could. Further bytes of this client are ignored.
             self.is_over = True
         if self._unframed > MAX_UNFRAMED:
             self.is_over = True
         self._push()
 
     def publish(self, response: bytes) -> None:
-        """Give every call this response (an encoded X509SVIDResponse), now and for calls to come."""
+        """Send this response (an encoded X509SVIDResponse) on every call, now and on later calls."""
         self._response = response
         self._number += 1
         self._push()
 
     def close(self) -> None:
-        """Say that no more will come: every call ends as unavailable, and the client connects again."""
+        """End every call as unavailable, so that the client connects again."""
         for stream in list(self._calls):
             self._end(stream, RpcStatus(StatusCode.UNAVAILABLE, "the agent is stopping"))
         if not self.is_over:
@@ -122,11 +123,11 @@ class WorkloadConnection:
     def _begin(self, event: h2.events.RequestReceived) -> None:
         stream = event.stream_id or 0
         headers = {str(name): str(value) for name, value in event.headers or ()}
-        refusal = self._denied or check_call(headers)
-        if refusal is None:
+        status = self._denied or check_call(headers)
+        if status is None:
             self._calls[stream] = _Call()
         else:
-            self._h2.send_headers(stream, trailers_only(refusal), end_stream=True)
+            self._h2.send_headers(stream, trailers_only(status), end_stream=True)
 
     def _read(self, event: h2.events.DataReceived) -> None:
         stream = event.stream_id or 0
@@ -141,7 +142,7 @@ class WorkloadConnection:
             self._end(stream, RpcStatus(StatusCode.INVALID_ARGUMENT, str(problem)))
 
     def _push(self) -> None:
-        """Send each call what is new, as far as its windows go."""
+        """Send each call the newest response, as far as its flow control windows allow."""
         for stream, call in list(self._calls.items()):
             if self.is_over:
                 return
@@ -150,7 +151,7 @@ class WorkloadConnection:
 
     def _push_call(self, stream: int, call: _Call) -> None:
         while call.rest or call.sent < self._number:
-            if not call.rest:
+            if not call.rest:  # so a response that a newer one has replaced before its first byte is never sent
                 call.rest, call.sent = frame_message(self._response), self._number
             try:
                 if not call.begun:
@@ -161,19 +162,19 @@ class WorkloadConnection:
                     return
                 self._h2.send_data(stream, call.rest[:room])
             except h2.exceptions.ProtocolError:
-                self._calls.pop(stream, None)  # the client has ended it meanwhile
+                self._calls.pop(stream, None)  # the client has ended the stream meanwhile
                 return
             call.rest = call.rest[room:]
 
-    def _end(self, stream: int, refusal: RpcStatus) -> None:
+    def _end(self, stream: int, status: RpcStatus) -> None:
         call = self._calls.pop(stream, None)
         if call is None:
             return
         try:
-            end = trailers(refusal) if call.begun else trailers_only(refusal)
+            end = trailers(status) if call.begun else trailers_only(status)
             if call.rest and call.begun:
-                self._h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)  # a message cannot be ended half-way
+                self._h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)  # trailers cannot follow half a message
             else:
                 self._h2.send_headers(stream, end, end_stream=True)
         except h2.exceptions.ProtocolError:
-            return  # the client has ended it meanwhile
+            return  # the client has ended the stream meanwhile

@@ -1,9 +1,9 @@
-"""The two protobuf messages of the SPIFFE Workload API that the proxy reads, encoded and decoded. Pure.
+"""Encodes and decodes the two protobuf messages of the SPIFFE Workload API that the proxy reads. Pure.
 
 Source: spiffe/spiffe, standards/workloadapi.proto:
 `X509SVIDResponse { repeated X509SVID svids = 1; repeated bytes crl = 2; map<string, bytes> federated_bundles = 3; }`,
 `X509SVID { string spiffe_id = 1; bytes x509_svid = 2; bytes x509_svid_key = 3; bytes bundle = 4; string hint = 5; }`.
-Every field that is used is length-delimited; fields that are not known are skipped, as protobuf asks.
+All these fields are length-delimited. Other fields are skipped, as protobuf requires.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and content of every length-delimited field; others are skipped."""
+    """Number and content of every length-delimited field. Raises ValueError."""
     at = 0
     while at < len(message):
         tag, at = _decode_number(message, at)
@@ -61,7 +61,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         elif kind in _FIXED:
             length = _FIXED[kind]
         else:
-            raise ValueError(f"protobuf: wire type {kind} is not known")
+            raise ValueError(f"protobuf: wire type {kind} is unknown")
         if at + length > len(message):
             raise ValueError("protobuf: the message is cut off")
         if kind == _LENGTH_DELIMITED:

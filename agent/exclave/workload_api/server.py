@@ -1,9 +1,7 @@
-"""The door: the unix socket where the proxy gets its certificate, and each new one as it comes.
+"""The door: `open_workload_api` serves the proxy's certificate on a unix socket, and each new one when it arrives.
 
-Rules: the socket's file is open to every user, since the proxy has its own; who may have the key is decided by the
-kernel's word on who connected. One task a client: a slow or mad one holds up nobody else. A stale file is replaced;
-one that somebody serves is another agent's, and an error. Nothing here ends the agent: a client that cannot be served
-is dropped, and a socket that fails is made anew; the streams that stand outlive it.
+Nothing here ends the agent: a client that cannot be served is dropped, and a socket that fails is opened again while
+the existing streams go on.
 """
 
 import logging
@@ -32,14 +30,14 @@ from exclave.workload_api.peer import check_peer, peer_of
 log = logging.getLogger(__name__)
 
 CLOSE_TIME = 2.0
-"""Seconds that a client has to hear that we stop."""
+"""Seconds to send a client the end of its call."""
 
 _CHUNK = 65536
 
 
 @dataclass(frozen=True)
 class WorkloadApi:
-    """Where the socket is, and how many streams are served."""
+    """The socket's path, and the number of streams that are served."""
 
     path: Path
     streams: Latest[int]
@@ -52,9 +50,9 @@ async def open_workload_api(
     bundle: Callable[[], tuple[bytes, ...]],
     allowed_uids: frozenset[int],
 ) -> AsyncIterator[WorkloadApi]:
-    """Serve the latest certificate to these users while open. `bundle` gives the mesh's anchors (DER).
+    """Serve the newest certificate to these users while open. `bundle` returns the mesh's anchors (DER).
 
-    Raises HostError if the socket cannot be made, or another agent serves it.
+    Raises HostError if the socket cannot be opened, or if another agent serves it.
     """
     api = WorkloadApi(path, Latest(0))
     listening = await _listen(path)
@@ -96,10 +94,10 @@ async def _serve(
     bundle: Callable[[], tuple[bytes, ...]],
     streams: Latest[int],
 ) -> None:
-    """One client, to its end."""
-    ready = Latest(0)  # counts whatever may have given us something to send
+    """Serve one client until its connection ends."""
+    ready = Latest(0)  # counts what may have produced bytes to send
     counted = 0
-    is_new = False  # a certificate that this client has not been sent
+    is_new = False  # the newest certificate was not sent to this client
 
     async def read() -> None:
         while not connection.is_over:
@@ -122,10 +120,10 @@ async def _serve(
             nursery.start_soon(read)
             nursery.start_soon(follow)
             async for _ in ready.changes():
-                is_telling = is_new and connection.streams > 0
-                is_new = is_new and not is_telling
+                is_sending = is_new and connection.streams > 0
+                is_new = is_new and not is_sending
                 await stream.send_all(connection.data_to_send())
-                if is_telling:
+                if is_sending:
                     tell(Renewing.TOLD)
                 streams.set(streams.value + connection.streams - counted)
                 counted = connection.streams
@@ -133,7 +131,7 @@ async def _serve(
                     break
             nursery.cancel_scope.cancel()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        return  # it has gone without a word
+        return  # the client has closed the connection
     except BaseException as problem:
         if not _is_lost(problem):
             raise

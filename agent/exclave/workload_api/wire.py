@@ -1,7 +1,8 @@
-"""gRPC as it lies in HTTP/2: message frames, statuses, the headers of a call. Pure.
+"""gRPC over HTTP/2: message frames, statuses, headers of a call. Pure.
 
-Source: grpc/grpc, doc/PROTOCOL-HTTP2.md and doc/statuscodes.md. A message is one byte (0: not compressed), its length
-as four bytes, big endian, and the message; a status is trailers, or headers alone if nothing was sent before.
+Source: grpc/grpc, doc/PROTOCOL-HTTP2.md and doc/statuscodes.md. A message frame is one byte (0: not compressed), the
+length as four bytes, big endian, and the message. A status is in the trailers, or in the headers if there are no
+messages.
 """
 
 from collections.abc import Mapping
@@ -10,14 +11,14 @@ from enum import IntEnum
 from urllib.parse import quote
 
 MAX_REQUEST = 64 * 1024
-"""Bytes of a request message; the one request we serve is empty."""
+"""Bytes of a request message. The only request that is served is empty."""
 
 SECURITY_HEADER = "workload.spiffe.io"
 FETCH_X509_SVID = "/SpiffeWorkloadAPI/FetchX509SVID"
 
 
 class StatusCode(IntEnum):
-    """The gRPC status codes that we answer with."""
+    """The gRPC status codes that are used here."""
 
     INVALID_ARGUMENT = 3
     PERMISSION_DENIED = 7
@@ -28,14 +29,14 @@ class StatusCode(IntEnum):
 
 @dataclass(frozen=True)
 class RpcStatus:
-    """A call that is not served: status and a text for whoever debugs the client."""
+    """The status of a call that is not served; `message` is for a person who debugs the client."""
 
-    status: StatusCode
+    code: StatusCode
     message: str
 
 
 def check_call(headers: Mapping[str, str]) -> RpcStatus | None:
-    """Whether a call is one that is served; None means yes."""
+    """The status to refuse a call with; None if it is served."""
     if headers.get(":method") != "POST" or not headers.get("content-type", "").startswith("application/grpc"):
         return RpcStatus(
             StatusCode.INVALID_ARGUMENT, "a gRPC call was expected: POST with content-type application/grpc"
@@ -49,24 +50,24 @@ def check_call(headers: Mapping[str, str]) -> RpcStatus | None:
 
 
 def frame_message(message: bytes) -> bytes:
-    """A message as it goes into DATA frames."""
+    """A message frame, for DATA frames."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 class MessageReader:
-    """Takes DATA apart into messages; raises ValueError for what we refuse."""
+    """Reads messages from the content of DATA frames."""
 
     def __init__(self) -> None:
         self._waiting = b""
 
     def receive(self, content: bytes) -> list[bytes]:
-        """Messages that this content completes."""
+        """The messages that this content completes. Raises ValueError if one is compressed or too long."""
         self._waiting += content
         messages = []
         while len(self._waiting) >= 5:
             compressed, length = self._waiting[0], int.from_bytes(self._waiting[1:5], "big")
             if compressed:
-                raise ValueError("compressed messages are not understood")
+                raise ValueError("compressed messages are not supported")
             if length > MAX_REQUEST:
                 raise ValueError(f"a message of at most {MAX_REQUEST} bytes was expected, found {length}")
             if len(self._waiting) < 5 + length:
@@ -77,15 +78,15 @@ class MessageReader:
 
 
 def response_headers() -> list[tuple[str, str]]:
-    """The head of an answer that will carry messages."""
+    """The headers of a response."""
     return [(":status", "200"), ("content-type", "application/grpc")]
 
 
-def trailers(refusal: RpcStatus) -> list[tuple[str, str]]:
-    """The end of a call that has begun."""
-    return [("grpc-status", str(int(refusal.status))), ("grpc-message", quote(refusal.message, safe=" :/.,-"))]
+def trailers(status: RpcStatus) -> list[tuple[str, str]]:
+    """The trailers of a call after its response headers were sent."""
+    return [("grpc-status", str(int(status.code))), ("grpc-message", quote(status.message, safe=" :/.,-"))]
 
 
-def trailers_only(refusal: RpcStatus) -> list[tuple[str, str]]:
-    """The whole of a call that is refused at once."""
-    return [*response_headers(), *trailers(refusal)]
+def trailers_only(status: RpcStatus) -> list[tuple[str, str]]:
+    """The headers of a call that ends before any message."""
+    return [*response_headers(), *trailers(status)]
