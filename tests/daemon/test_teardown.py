@@ -204,7 +204,7 @@ async def test_a_cluster_that_is_away_keeps_nothing_of_the_machine_s_own_waiting
     credential = Credential("t", time.time(), time.time() + 3600)
     (config.paths.state / "credential.json").write_text(render_credential(credential))
     assert await departure.depart(record, config, time.time) == ["Member shop/web-k7q2x-1"]
-    assert "the ports were not withdrawn within 30 s: going on without the cluster's word" in caplog.messages
+    assert "the ports were not withdrawn within 30 s: going on without the cluster" in caplog.messages
     assert undone == ["held", "rules", "link"]
     assert list(config.paths.state.iterdir()) == []
 

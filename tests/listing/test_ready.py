@@ -1,4 +1,4 @@
-"""What is told, decided from facts."""
+"""What is reported, decided from facts."""
 
 from dataclasses import replace
 
@@ -9,21 +9,21 @@ from hypothesis import strategies as some
 from exclave.data_path.assessment import Assessment, DataPathFault
 from exclave.listing.ready import (
     Effect,
-    Facts,
     ProbeResult,
+    Readiness,
+    ReadinessFacts,
+    Reported,
     SetReady,
     SetServing,
-    Told,
-    Verdict,
-    decide,
-    judge,
+    plan_writes,
+    readiness,
     wants_serving,
 )
 
 PASSING = ProbeResult(8080, "tcp", True, "")
 FAILING = ProbeResult(8080, "tcp", False, "connection refused")
 
-STARTING = Facts(
+STARTING = ReadinessFacts(
     certificate=True,
     proxy=False,
     rules=False,
@@ -42,29 +42,29 @@ LISTED = replace(SERVING, listed=frozenset({8080}))
 
 LOST = Assessment(reason=DataPathFault.PROXY_AWAY, message="no proxy is ready")
 FAILED = replace(LOST, is_failing=True, outbound_open=True)
-AWAY = Assessment(is_steady=True, reason=DataPathFault.CONTROL_PLANE_AWAY, message="Linkerd is away")
+AWAY = Assessment(is_steady=True, reason=DataPathFault.CONTROL_PLANE_AWAY, message="Linkerd is missing_seconds")
 OPENED = replace(AWAY, outbound_open=True)
 HELD = Assessment(reason=DataPathFault.UNSTEADY, message="the data path comes and goes")
 GONE = replace(LISTED, proxy=False, assessment=LOST)
 
-READY = Verdict(True, "Ready", "certificate, proxy and rules stand, and the probes pass")
-UNLISTED = Verdict(False, "NotServing", "the ports are not listed yet")
+READY = Readiness(True, "Ready", "certificate, proxy and rules stand, and the probes pass")
+UNLISTED = Readiness(False, "NotServing", "the ports are not listed yet")
 
 
-def told(verdict: Verdict, is_live: bool = True, workload: str = "uid-1") -> Told:
-    return Told(verdict, workload, is_live)
+def reported(readiness: Readiness, is_live: bool = True, workload: str = "uid-1") -> Reported:
+    return Reported(readiness, workload, is_live)
 
 
 def not_ready(reason: str, message: str, note: str = "") -> SetReady:
-    return SetReady(Verdict(False, reason, message, note))
+    return SetReady(Readiness(False, reason, message, note))
 
 
-Case = tuple[Facts, Told | None, tuple[Effect, ...]]
+Case = tuple[ReadinessFacts, Reported | None, tuple[Effect, ...]]
 
 CASES: dict[str, Case] = {
-    "nothing is told before the own Member was seen": (replace(LISTED, serving=None), None, ()),
+    "nothing is reported before the own Member was read": (replace(LISTED, serving=None), None, ()),
     "at the start, not ready": (STARTING, None, (not_ready("NotServing", "missing: proxy, rules"),)),
-    "a leftover of an earlier run is taken back, readiness first": (
+    "a leftover of an earlier run is withdrawn, readiness first": (
         replace(STARTING, serving=True, data_path="meshed", listed=frozenset({8080})),
         None,
         (not_ready("NotServing", "missing: proxy, rules"), SetServing(False, "down")),
@@ -76,74 +76,84 @@ CASES: dict[str, Case] = {
     ),
     "a whole data path serves": (
         WHOLE,
-        told(Verdict(False, "NotServing", "missing: proxy, rules")),
+        reported(Readiness(False, "NotServing", "missing: proxy, rules")),
         (SetServing(True, "meshed"),),
     ),
-    "served and not listed yet: wait": (SERVING, told(UNLISTED), ()),
-    "listed and probed: ready": (LISTED, told(UNLISTED), (SetReady(READY),)),
-    "ready and told: nothing": (LISTED, told(READY), ()),
+    "served and not listed yet: wait": (SERVING, reported(UNLISTED), ()),
+    "listed and probed: ready": (LISTED, reported(UNLISTED), (SetReady(READY),)),
+    "ready and reported: nothing": (LISTED, reported(READY), ()),
     "a group without ports or probes is ready once it serves": (
         replace(SERVING, ports=frozenset(), probes=()),
-        told(UNLISTED),
+        reported(UNLISTED),
         (SetReady(READY),),
     ),
-    "a proxy that lets nobody ask is told of, and costs nothing": (
+    "a proxy that refuses questions is reported, and costs nothing": (
         replace(LISTED, refusal="nobody may ask"),
-        told(READY),
+        reported(READY),
         (SetReady(replace(READY, message=f"{READY.message}; but nobody may ask", note="nobody may ask")),),
     ),
     "one that lets itself be asked again": (
         LISTED,
-        told(replace(READY, message=f"{READY.message}; but nobody may ask", note="nobody may ask")),
+        reported(replace(READY, message=f"{READY.message}; but nobody may ask", note="nobody may ask")),
         (SetReady(READY),),
     ),
     "what is worse explains more": (
         replace(LISTED, refusal="nobody may ask", assessment=AWAY),
-        told(READY),
-        (SetReady(replace(READY, message=f"{READY.message}; but Linkerd is away", note="control-plane-away meshed")),),
+        reported(READY),
+        (
+            SetReady(
+                replace(
+                    READY, message=f"{READY.message}; but Linkerd is missing_seconds", note="control-plane-away meshed"
+                )
+            ),
+        ),
     ),
     "without an ExternalWorkload there is nobody to tell": (replace(LISTED, workload=None), None, ()),
-    "another ExternalWorkload is told again": (replace(LISTED, workload="uid-2"), told(READY), (SetReady(READY),)),
-    "a member that came back to life tells again": (LISTED, told(READY, is_live=False), (SetReady(READY),)),
-    "a member that is not live keeps its word": (replace(LISTED, is_live=False), told(READY), ()),
+    "another ExternalWorkload gets the condition again": (
+        replace(LISTED, workload="uid-2"),
+        reported(READY),
+        (SetReady(READY),),
+    ),
+    "a member that came back to life reports again": (LISTED, reported(READY, is_live=False), (SetReady(READY),)),
+    "a member that is not live reports nothing new": (replace(LISTED, is_live=False), reported(READY), ()),
     "an admin's cordon costs readiness, and the controller withdraws the ports": (
         replace(LISTED, is_cordoned=True),
-        told(READY),
+        reported(READY),
         (not_ready("Cordoned", "an admin has put this member out of service for a while"),),
     ),
     "a cordon that is taken back": (
         LISTED,
-        told(Verdict(False, "Cordoned", "an admin has put this member out of service for a while")),
+        reported(Readiness(False, "Cordoned", "an admin has put this member out of service for a while")),
         (SetReady(READY),),
     ),
     "rules that were not confirmed cost everything, readiness first": (
         replace(LISTED, unconfirmed="nobody confirmed"),
-        told(READY),
+        reported(READY),
         (not_ready("NotServing", "nobody confirmed"), SetServing(False, "outbound-open", "nobody confirmed")),
     ),
     "a failed probe costs readiness alone": (
         replace(LISTED, probes=(FAILING,)),
-        told(READY),
+        reported(READY),
         (not_ready("ProbeFailed", "tcp 8080: connection refused"),),
     ),
-    "a probe that fails otherwise is not told again": (
+    "a probe that fails otherwise is not reported again": (
         replace(LISTED, probes=(replace(FAILING, message="no answer within 1 s"),)),
-        told(Verdict(False, "ProbeFailed", "tcp 8080: connection refused")),
+        reported(Readiness(False, "ProbeFailed", "tcp 8080: connection refused")),
         (),
     ),
     "a proxy lost for a moment costs readiness alone": (
         GONE,
-        told(READY),
+        reported(READY),
         (not_ready("NotServing", "no proxy is ready", "proxy-away meshed"),),
     ),
     "rules that are not there cost readiness alone": (
         replace(LISTED, rules=False),
-        told(READY),
+        reported(READY),
         (not_ready("NotServing", "missing: rules"),),
     ),
     "a proxy lost for longer costs the ports, and outbound opens": (
         replace(GONE, assessment=FAILED),
-        told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
+        reported(Readiness(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
         (
             not_ready("NotServing", "no proxy is ready", "proxy-away outbound-open"),
             SetServing(False, "outbound-open", "no proxy is ready"),
@@ -151,38 +161,44 @@ CASES: dict[str, Case] = {
     ),
     "a group that keeps outbound closed says so": (
         replace(GONE, assessment=replace(FAILED, outbound_open=False)),
-        told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away down")),
+        reported(Readiness(False, "NotServing", "no proxy is ready", "proxy-away down")),
         (SetServing(False, "down", "no proxy is ready"),),
     ),
     "what has failed gets nothing back before it has held": (
         replace(WHOLE, data_path="outbound-open", assessment=replace(FAILED, reason=DataPathFault.UNSTEADY)),
-        told(Verdict(False, "NotServing", "no proxy is ready", "data-path-unsteady outbound-open")),
+        reported(Readiness(False, "NotServing", "no proxy is ready", "data-path-unsteady outbound-open")),
         (),
     ),
     "a proxy that comes and goes keeps its ports and gets no readiness before it has held": (
         replace(LISTED, assessment=HELD),
-        told(Verdict(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
+        reported(Readiness(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
         (not_ready("NotServing", "the data path comes and goes", "data-path-unsteady meshed"),),
     ),
-    "Linkerd away costs nothing, and is told": (
+    "Linkerd away costs nothing, and is reported": (
         replace(LISTED, assessment=AWAY),
-        told(READY),
-        (SetReady(Verdict(True, "Ready", f"{READY.message}; but Linkerd is away", "control-plane-away meshed")),),
-    ),
-    "an address that is not the machine's newest costs nothing, and is told": (
-        replace(LISTED, kept="10.77.0.20 stays"),
-        told(READY),
-        (SetReady(Verdict(True, "Ready", f"{READY.message}; but 10.77.0.20 stays", "address-kept")),),
-    ),
-    "both at once": (
-        replace(LISTED, kept="10.77.0.20 stays", assessment=AWAY),
-        told(Verdict(True, "Ready", READY.message, "address-kept")),
+        reported(READY),
         (
             SetReady(
-                Verdict(
+                Readiness(
+                    True, "Ready", f"{READY.message}; but Linkerd is missing_seconds", "control-plane-away meshed"
+                )
+            ),
+        ),
+    ),
+    "an address that is not the machine's newest costs nothing, and is reported": (
+        replace(LISTED, address_note="10.77.0.20 stays"),
+        reported(READY),
+        (SetReady(Readiness(True, "Ready", f"{READY.message}; but 10.77.0.20 stays", "address-kept")),),
+    ),
+    "both at once": (
+        replace(LISTED, address_note="10.77.0.20 stays", assessment=AWAY),
+        reported(Readiness(True, "Ready", READY.message, "address-kept")),
+        (
+            SetReady(
+                Readiness(
                     True,
                     "Ready",
-                    f"{READY.message}; but Linkerd is away; but 10.77.0.20 stays",
+                    f"{READY.message}; but Linkerd is missing_seconds; but 10.77.0.20 stays",
                     "control-plane-away meshed address-kept",
                 )
             ),
@@ -190,34 +206,39 @@ CASES: dict[str, Case] = {
     ),
     "Linkerd away for longer opens outbound, and pods still may come": (
         replace(LISTED, assessment=OPENED),
-        told(Verdict(True, "Ready", READY.message, "control-plane-away meshed")),
+        reported(Readiness(True, "Ready", READY.message, "control-plane-away meshed")),
         (
-            SetServing(True, "outbound-open", "Linkerd is away"),
+            SetServing(True, "outbound-open", "Linkerd is missing_seconds"),
             SetReady(
-                Verdict(True, "Ready", f"{READY.message}; but Linkerd is away", "control-plane-away outbound-open")
+                Readiness(
+                    True,
+                    "Ready",
+                    f"{READY.message}; but Linkerd is missing_seconds",
+                    "control-plane-away outbound-open",
+                )
             ),
         ),
     ),
     "after failing, a whole data path serves again": (
         replace(WHOLE, data_path="outbound-open"),
-        told(Verdict(False, "NotServing", "missing: proxy")),
+        reported(Readiness(False, "NotServing", "missing: proxy")),
         (SetServing(True, "meshed"),),
     ),
     "a data path that was said wrong is put right": (
         replace(LISTED, data_path="down"),
-        told(READY),
+        reported(READY),
         (SetServing(True, "meshed"),),
     ),
 }
 
 
 @pytest.mark.parametrize(("facts", "before", "expected"), CASES.values(), ids=CASES)
-def test_decision(facts: Facts, before: Told | None, expected: tuple[Effect, ...]) -> None:
-    assert decide(facts, before) == expected
+def test_decision(facts: ReadinessFacts, before: Reported | None, expected: tuple[Effect, ...]) -> None:
+    assert plan_writes(facts, before) == expected
 
 
 FACTS = some.builds(
-    Facts,
+    ReadinessFacts,
     certificate=some.booleans(),
     proxy=some.booleans(),
     rules=some.booleans(),
@@ -233,38 +254,42 @@ FACTS = some.builds(
     is_live=some.booleans(),
     unconfirmed=some.sampled_from(["", "nobody confirmed"]),
 )
-TOLD = some.none() | some.builds(Told, some.sampled_from([READY, UNLISTED]), some.just("uid-1"), some.booleans())
+TOLD = some.none() | some.builds(Reported, some.sampled_from([READY, UNLISTED]), some.just("uid-1"), some.booleans())
 
 
 @given(FACTS, TOLD)
-def test_ready_needs_a_whole_data_path_listed_ports_and_passing_probes(facts: Facts, before: Told | None) -> None:
-    for effect in decide(facts, before):
-        if isinstance(effect, SetReady) and effect.verdict.ready:
+def test_ready_needs_a_whole_data_path_listed_ports_and_passing_probes(
+    facts: ReadinessFacts, before: Reported | None
+) -> None:
+    for effect in plan_writes(facts, before):
+        if isinstance(effect, SetReady) and effect.readiness.ready:
             assert facts.is_whole and facts.serving and facts.ports <= facts.listed
             assert all(probe.passing for probe in facts.probes)
 
 
 @given(FACTS, TOLD)
-def test_ports_are_never_offered_on_a_broken_data_path(facts: Facts, before: Told | None) -> None:
-    for effect in decide(facts, before):
+def test_ports_are_never_offered_on_a_broken_data_path(facts: ReadinessFacts, before: Reported | None) -> None:
+    for effect in plan_writes(facts, before):
         if isinstance(effect, SetServing) and effect.serving and not facts.serving:
             assert facts.is_whole
 
 
 @given(FACTS, TOLD)
-def test_readiness_is_taken_back_before_the_ports_and_given_after_them(facts: Facts, before: Told | None) -> None:
-    effects = decide(facts, before)
+def test_readiness_is_taken_back_before_the_ports_and_given_after_them(
+    facts: ReadinessFacts, before: Reported | None
+) -> None:
+    effects = plan_writes(facts, before)
     kinds = [type(effect) for effect in effects]
     if kinds == [SetReady, SetServing]:
-        assert isinstance(effects[0], SetReady) and not effects[0].verdict.ready
+        assert isinstance(effects[0], SetReady) and not effects[0].readiness.ready
     elif kinds == [SetServing, SetReady]:
-        assert isinstance(effects[1], SetReady) and effects[1].verdict.ready
+        assert isinstance(effects[1], SetReady) and effects[1].readiness.ready
 
 
 @given(FACTS)
-def test_what_was_told_is_not_told_again(facts: Facts) -> None:
+def test_what_was_told_is_not_told_again(facts: ReadinessFacts) -> None:
     if facts.serving is None or facts.workload is None:
         return
     after = replace(facts, serving=wants_serving(facts))
-    before = Told(judge(after), facts.workload, facts.is_live)
-    assert not [effect for effect in decide(after, before) if isinstance(effect, SetReady)]
+    before = Reported(readiness(after), facts.workload, facts.is_live)
+    assert not [effect for effect in plan_writes(after, before) if isinstance(effect, SetReady)]

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.listing.rules import REPAIRING, REPLACING, WITHIN, Gaps, Sight, judge_rules
+from exclave.listing.rules import REPAIRING, REPLACING, WITHIN, RuleGaps, RulesFacts, can_rely_on_rules
 
-STAND = Sight(in_place=True, serving=True, gone=False, wanted=True, refused=False)
+STAND = RulesFacts(in_place=True, serving=True, gone=False, wanted=True, refused=False)
 REPLACED = replace(STAND, in_place=False)
 FLUSHED = replace(STAND, in_place=False, serving=False, gone=True)
 WRONG = replace(STAND, in_place=False, serving=False)
 
-Seen = list[tuple[float, Sight]]
+Seen = list[tuple[float, RulesFacts]]
 
 CASES: dict[str, tuple[Seen, bool]] = {
     "rules that stand": ([(0, STAND)], True),
@@ -45,21 +45,21 @@ CASES: dict[str, tuple[Seen, bool]] = {
 
 @pytest.mark.parametrize(("seen", "expected"), CASES.values(), ids=CASES)
 def test_whether_pods_may_count_on_them(seen: Seen, expected: bool) -> None:
-    gaps = Gaps()
-    for now, sight in seen:
-        gaps = gaps.see(sight.in_place, now)
-    assert judge_rules(sight, gaps, now) is expected
+    gaps = RuleGaps()
+    for now, facts in seen:
+        gaps = gaps.observe(facts.in_place, now)
+    assert can_rely_on_rules(facts, gaps, now) is expected
 
 
 @given(some.lists(some.tuples(some.floats(0, 5), some.booleans()), max_size=50))
 def test_what_is_remembered_of_gaps_is_what_the_last_seconds_held(steps: list[tuple[float, bool]]) -> None:
-    now, gaps, looks = 0.0, Gaps(), []
+    now, gaps, looks = 0.0, RuleGaps(), []
     for pause, in_place in steps:
         now += pause
-        gaps = gaps.see(in_place, now)
+        gaps = gaps.observe(in_place, now)
         looks.append((now, in_place))
     # A moment belongs to the gap if the last look before it found no rules, and some look before that found some.
-    away, first = 0.0, next((index for index, (_, there) in enumerate(looks) if there), len(looks))
+    missing_seconds, first = 0.0, next((index for index, (_, there) in enumerate(looks) if there), len(looks))
     for (at, there), (until, _) in zip(looks[first:], [*looks[first + 1 :], (now, True)], strict=False):
-        away += 0.0 if there else max(0.0, until - max(at, now - WITHIN))
-    assert gaps.away(now) == pytest.approx(away)
+        missing_seconds += 0.0 if there else max(0.0, until - max(at, now - WITHIN))
+    assert gaps.missing_seconds(now) == pytest.approx(missing_seconds)

@@ -1,4 +1,4 @@
-"""What the cluster is told as certificate, proxy, rules and application come and go, in virtual time.
+"""What is reported to the cluster as certificate, proxy, rules and application come and go, in virtual time.
 
 The membership is the real one over the sandbox's store; a controller lists ports a second after it hears.
 """
@@ -21,9 +21,9 @@ from exclave.confirm.stage import Confirmation, Stage
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import Ending, EndingSwitch
 from exclave.listing.probes import run_probes
-from exclave.listing.ready import decide
+from exclave.listing.ready import plan_writes
 from exclave.listing.rules import REPAIRING, REPLACING
-from exclave.listing.serving import ADOPTION, LOOK_EVERY, PATIENCE, Listing, open_listing
+from exclave.listing.serving import ADOPTION, PATIENCE, POLL_INTERVAL, Listing, open_listing
 from exclave.member.address_choice import AddressProblem
 from exclave.member.client import MemberClient, open_member
 from exclave.redirect.kernel.observe import NOTHING, Observed
@@ -111,8 +111,8 @@ class World:
                 if resource is MEMBERS:
                     newest = f"serving={spec['serving']} dataPath={spec.get('dataPath', 'unsaid')}"
                 else:
-                    told = [f"Ready={one['status']} {one['message']}" for one in status.get("conditions", [])]
-                    newest = "".join(told)
+                    reported = [f"Ready={one['status']} {one['message']}" for one in status.get("conditions", [])]
+                    newest = "".join(reported)
                 if said is not None and newest != said:
                     self._line(newest)
                 said = newest
@@ -137,7 +137,7 @@ class World:
         self.redirect.in_place = True
         self.redirect.observed.set(POINTING)
 
-    def told(self) -> list[str]:
+    def reported(self) -> list[str]:
         """What was noted since the last call, without times."""
         lines, self.trace = [line[9:] for line in self.trace], []
         return lines
@@ -188,8 +188,8 @@ async def test_an_agent_that_hands_over_says_nothing(world: Any) -> None:
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
-        made.told()
-    assert made.told() == ["rules may go"]
+        made.reported()
+    assert made.reported() == ["rules may go"]
 
 
 @pytest.mark.parametrize("part", ["certificate", "proxy", "rules"])
@@ -197,14 +197,14 @@ async def test_a_short_loss_costs_readiness_alone(world: Any, part: str) -> None
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
-        made.told()
+        made.reported()
         made.lose(part)
         await trio.sleep(AFTER - 1)
-        assert made.told() == [READY, LOST[part]]
+        assert made.reported() == [READY, LOST[part]]
         assert not listing.state.value.is_failing
         made.regain()
         await trio.sleep(1)
-        assert made.told() == [READY]
+        assert made.reported() == [READY]
 
 
 async def test_a_loss_that_lasts_costs_the_ports_and_says_what_traffic_does_now(world: Any) -> None:
@@ -213,13 +213,13 @@ async def test_a_loss_that_lasts_costs_the_ports_and_says_what_traffic_does_now(
         await listing.state.wait_for(lambda view: view.ready)
         made.lose("proxy")
         await trio.sleep(1)
-        made.told()
-        await trio.sleep(AFTER + LOOK_EVERY + 1)
-        assert made.told() == [FAILED, "serving=False dataPath=outbound-open", "the controller lists []"]
+        made.reported()
+        await trio.sleep(AFTER + POLL_INTERVAL + 1)
+        assert made.reported() == [FAILED, "serving=False dataPath=outbound-open", "the controller lists []"]
         assert listing.state.value.is_failing
         made.regain()
         await trio.sleep(5)
-        assert made.told() == ["serving=True dataPath=meshed", "the controller lists [8080]", READY]
+        assert made.reported() == ["serving=True dataPath=meshed", "the controller lists [8080]", READY]
 
 
 async def test_a_certificate_ends_by_the_clock_alone(world: Any) -> None:
@@ -227,9 +227,9 @@ async def test_a_certificate_ends_by_the_clock_alone(world: Any) -> None:
     made.identity.svid.set(SimpleNamespace(not_after=virtual_now() + 20))
     async with made.listed():
         await trio.sleep(19)
-        assert made.told()[-1] == READY
-        await trio.sleep(1 + LOOK_EVERY)
-        assert made.told() == [LOST["certificate"]]
+        assert made.reported()[-1] == READY
+        await trio.sleep(1 + POLL_INTERVAL)
+        assert made.reported() == [LOST["certificate"]]
 
 
 BYPASSES: dict[str, Any] = {
@@ -245,7 +245,7 @@ async def test_rules_that_pass_by_the_proxy_are_none(world: Any, bypass: Any) ->
     bypass(made.redirect)
     async with made.listed():
         await trio.sleep(1)
-        assert made.told() == ["Ready=False missing: rules"]
+        assert made.reported() == ["Ready=False missing: rules"]
 
 
 async def test_outbound_traffic_that_passes_by_the_proxy_costs_nobody_readiness(world: Any) -> None:
@@ -261,8 +261,8 @@ async def test_a_swap_costs_nobody_readiness(world: Any) -> None:
     made.proxy.instances.set({**SERVING, "b": SERVING["a"]})
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
-        await trio.sleep(LOOK_EVERY)
-        made.told()
+        await trio.sleep(POLL_INTERVAL)
+        made.reported()
         for wanted, ready, stands in (("a", "a", "a"), ("b", "b", "b")):
             made.redirect.in_place = False
             made.proxy.ready.set(ready)
@@ -272,8 +272,8 @@ async def test_a_swap_costs_nobody_readiness(world: Any) -> None:
             made.redirect.observed.set(Observed(True, stands, digest=wanted))
             await trio.sleep(1)
         made.proxy.instances.set({"b": SERVING["a"]})
-        await trio.sleep(2 * LOOK_EVERY)
-        assert made.told() == []
+        await trio.sleep(2 * POLL_INTERVAL)
+        assert made.reported() == []
 
 
 async def test_rules_that_do_not_become_what_is_wanted_count_for_a_few_seconds_only(world: Any) -> None:
@@ -281,11 +281,11 @@ async def test_rules_that_do_not_become_what_is_wanted_count_for_a_few_seconds_o
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
-        made.told()
+        made.reported()
         made.redirect.in_place = False
         made.redirect.wanted.set(SimpleNamespace(**{**vars(WANTED), "trial": object()}))
-        await trio.sleep(REPLACING + LOOK_EVERY + 1)
-        assert made.told() == ["Ready=False missing: rules"]
+        await trio.sleep(REPLACING + POLL_INTERVAL + 1)
+        assert made.reported() == ["Ready=False missing: rules"]
 
 
 async def test_a_flush_that_is_repaired_costs_no_write(world: Any) -> None:
@@ -293,7 +293,7 @@ async def test_a_flush_that_is_repaired_costs_no_write(world: Any) -> None:
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
-        made.told()
+        made.reported()
         writes = [one for one in made.cluster.trace if one.startswith("patch") and "leases" not in one]
         for _ in range(5):
             made.lose("rules")
@@ -301,7 +301,7 @@ async def test_a_flush_that_is_repaired_costs_no_write(world: Any) -> None:
             assert listing.state.value.ready
             made.regain()
             await trio.sleep(2)
-        assert made.told() == []
+        assert made.reported() == []
         assert [one for one in made.cluster.trace if one.startswith("patch") and "leases" not in one] == writes
 
 
@@ -310,12 +310,12 @@ async def test_a_flush_that_is_not_repaired_is_told_a_second_later(world: Any) -
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
-        made.told()
+        made.reported()
         made.lose("rules")
         await trio.sleep(REPAIRING)
-        assert made.told() == []
+        assert made.reported() == []
         await trio.sleep(0.5)
-        assert made.told() == [LOST["rules"]]
+        assert made.reported() == [LOST["rules"]]
 
 
 async def test_rules_that_nobody_confirmed_are_taken_back_from_pods_first_and_given_once_they_are(world: Any) -> None:
@@ -324,17 +324,17 @@ async def test_rules_that_nobody_confirmed_are_taken_back_from_pods_first_and_gi
         await listing.state.wait_for(lambda view: view.ready)
         made.confirming.view.set(Confirmation(Stage.RUNNING, 60.0, 75.0))
         await trio.sleep(1)
-        made.told()
+        made.reported()
         made.confirming.view.set(Confirmation(Stage.WITHDRAWING, 60.0, 75.0))
         await trio.sleep(2)
-        assert made.told() == [
+        assert made.reported() == [
             "Ready=False the rules were not confirmed within 60s, so nothing is captured",
             "serving=False dataPath=outbound-open",
             "the controller lists []",
         ]
         made.confirming.view.set(Confirmation())
         await trio.sleep(2)
-        assert made.told() == ["serving=True dataPath=meshed", "the controller lists [8080]", READY]
+        assert made.reported() == ["serving=True dataPath=meshed", "the controller lists [8080]", READY]
 
 
 # Probes.
@@ -345,14 +345,14 @@ async def test_a_probe_that_fails_costs_readiness_alone_and_is_told_once(world: 
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
-        made.told()
+        made.reported()
         made.refuses[8080] = "connection refused"
         await trio.sleep(10)
-        assert made.told() == ["Ready=False tcp 8080: connection refused"]
+        assert made.reported() == ["Ready=False tcp 8080: connection refused"]
         assert [probe.passing for probe in listing.state.value.probes] == [False]
         made.refuses.clear()
         await trio.sleep(2)
-        assert made.told() == [READY]
+        assert made.reported() == [READY]
 
 
 async def test_another_address_of_this_machine_is_probed_there(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,10 +376,10 @@ async def test_an_address_that_stays_is_told_to_pods(world: Any) -> None:
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
-        made.told()
+        made.reported()
         made.membership.address_problem.set(AddressProblem("10.77.0.20 stays", "have it evicted"))
         await trio.sleep(1)
-        assert made.told() == [f"{READY}; but 10.77.0.20 stays"]
+        assert made.reported() == [f"{READY}; but 10.77.0.20 stays"]
 
 
 async def test_new_settings_bring_new_probes(world: Any) -> None:
@@ -403,7 +403,7 @@ async def test_what_an_earlier_run_left_is_taken_back_before_anything_stands(wor
     made.lose("proxy")
     async with made.listed(serving=True, dataPath="meshed"):
         await trio.sleep(2)
-        assert made.told()[:2] == ["Ready=False missing: proxy, rules", "serving=False dataPath=down"]
+        assert made.reported()[:2] == ["Ready=False missing: proxy, rules", "serving=False dataPath=down"]
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["and answers", "and never answers"])
@@ -412,12 +412,12 @@ async def test_a_proxy_that_was_adopted_is_waited_for(world: Any, answers: bool)
     made.lose("proxy")
     made.proxy.instances.set({"a": SimpleNamespace(is_adopted=True, can_serve=False)})
     async with made.listed(serving=True, dataPath="meshed"):
-        await trio.sleep(ADOPTION - LOOK_EVERY)
-        assert made.told() == ["the controller lists [8080]"]
+        await trio.sleep(ADOPTION - POLL_INTERVAL)
+        assert made.reported() == ["the controller lists [8080]"]
         if answers:
             made.regain()
-        await trio.sleep(2 * LOOK_EVERY + 2)
-        assert made.told()[0] == (READY if answers else FAILED)
+        await trio.sleep(2 * POLL_INTERVAL + 2)
+        assert made.reported()[0] == (READY if answers else FAILED)
 
 
 async def test_another_external_workload_is_told_again(world: Any) -> None:
@@ -437,15 +437,15 @@ async def test_what_could_not_be_told_during_an_outage_is_decided_anew_after_it(
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
-        made.told()
-        made.cluster.away.set(True)
+        made.reported()
+        made.cluster.missing_seconds.set(True)
         made.lose("proxy")
         await trio.sleep(2 * PATIENCE)
         made.regain()
         await trio.sleep(2 * PATIENCE)
-        made.cluster.away.set(False)
+        made.cluster.missing_seconds.set(False)
         await trio.sleep(2 * PATIENCE)
-        assert made.told() == []  # by then there is nothing new to tell
+        assert made.reported() == []  # by then there is nothing new to report
 
 
 async def test_a_refusal_is_logged_and_not_argued_with(world: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -455,16 +455,16 @@ async def test_a_refusal_is_logged_and_not_argued_with(world: Any, caplog: pytes
         await trio.sleep(1)
         made.cluster.refused.set(403)
         made.lose("proxy")
-        await trio.sleep(3 * LOOK_EVERY)
-        refusals = [message for message in caplog.messages if message.startswith("the cluster was not told: ")]
+        await trio.sleep(3 * POLL_INTERVAL)
+        refusals = [message for message in caplog.messages if message.startswith("the cluster refused the report: ")]
         assert 1 <= len(refusals) <= 4
         made.cluster.refused.set(None)
-        await trio.sleep(2 * LOOK_EVERY)
-        assert made.told()[-1] == NO_PROXY
+        await trio.sleep(2 * POLL_INTERVAL)
+        assert made.reported()[-1] == NO_PROXY
 
 
 FAULTS = {
-    "what is told": ("exclave.listing.serving.decide", decide),
+    "what is reported": ("exclave.listing.serving.plan_writes", plan_writes),
     "the probes": ("exclave.listing.serving.run_probes", run_probes),
 }
 

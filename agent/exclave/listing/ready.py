@@ -1,10 +1,7 @@
-"""Whether pods may send traffic here, and what the cluster is to be told of it. Pure: facts in, effects out.
+"""Whether pods may send traffic here, and what to write about it. Pure: facts in, writes out.
 
-Rules: ports are listed only while certificate, proxy and rules all stand, so `serving` is said after them and taken
-back before them; Ready is said last and taken back first. A short loss costs Ready alone; one that the judgement calls
-a failure costs `serving` too, and what comes and goes gets neither back before it has held. A condition is written when
-it changes, and again when the ExternalWorkload is another one or the member has come back to life, never for a probe
-alone.
+`serving` makes the controller list the ports; condition Ready makes pods choose this machine. Ready is written last
+and withdrawn first.
 """
 
 from dataclasses import dataclass
@@ -14,12 +11,12 @@ from exclave.data_path.assessment import Assessment
 
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
 CORDONED = "Cordoned"
-"""Reasons of condition Ready that a machine gives."""
+"""Reasons of condition Ready that a machine writes."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How a check stands: `message` is what went wrong last, "" while it passes."""
+    """The state of a probe. `message`: the last failure, "" while it passes."""
 
     port: int
     kind: str
@@ -28,8 +25,8 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What condition Ready is to say. Another `note` is worth telling though the condition stays what it was."""
+class Readiness:
+    """Condition Ready as it has to be. A new `note` is written even if the condition stays."""
 
     ready: bool
     reason: str
@@ -38,8 +35,8 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What holds now. `was_whole`: the data path has been whole at some time of this run."""
+class ReadinessFacts:
+    """The facts of now. `was_whole`: the data path has been whole during this run."""
 
     certificate: bool
     proxy: bool
@@ -48,16 +45,16 @@ class Facts:
     was_whole: bool
     ports: frozenset[int]  # of the group
     probes: tuple[ProbeResult, ...]
-    is_adopting: bool = False  # a proxy of an earlier agent runs, and has not been looked at yet
-    serving: bool | None = None  # what the own Member says; None while it has not been seen
+    is_adopting: bool = False  # a proxy of an earlier agent runs and has not answered yet
+    serving: bool | None = None  # as in the own Member; None before the first read
     data_path: str = ""
     listed: frozenset[int] = frozenset()
     workload: str | None = None  # uid of the ExternalWorkload
     is_live: bool = False
     is_cordoned: bool = False
-    unconfirmed: str = ""  # that the rules were not confirmed, so that nobody may come
-    refusal: str = ""  # that a policy keeps us from asking the proxy, which costs nobody anything
-    kept: str = ""  # why pods are told of another address than this machine's newest
+    unconfirmed: str = ""  # why the rules went away without a confirmation
+    refusal: str = ""  # a policy forbids the questions to the proxy; traffic is not affected
+    address_note: str = ""  # why pods use another address than the newest one
 
     @property
     def is_whole(self) -> bool:
@@ -66,22 +63,22 @@ class Facts:
 
     @property
     def is_steady(self) -> bool:
-        """They stand, and are judged to last."""
+        """They stand, and flap damping has ended."""
         return self.is_whole and self.assessment.is_steady
 
     @property
     def missing(self) -> str:
-        """What is not as it should be, for a person."""
+        """What is wrong, for a person."""
         parts = {"certificate": self.certificate, "proxy": self.proxy, "rules": self.rules}
         absent = ", ".join(name for name, there in parts.items() if not there)
         return self.assessment.message or f"missing: {absent}"
 
 
 @dataclass(frozen=True)
-class Told:
-    """The condition as last written: to which ExternalWorkload, and whether the member was live then."""
+class Reported:
+    """The condition as last written. `workload`: uid of the ExternalWorkload; `is_live`: the member was live."""
 
-    verdict: Verdict
+    readiness: Readiness
     workload: str
     is_live: bool
 
@@ -90,12 +87,12 @@ class Told:
 class SetReady:
     """Write condition Ready."""
 
-    verdict: Verdict
+    readiness: Readiness
 
 
 @dataclass(frozen=True)
 class SetServing:
-    """Write `serving` and `dataPath` into the own Member; `why` it is not meshed, for a person."""
+    """Write `serving` and `dataPath` into the own Member. `why`: why it is not meshed, for a person."""
 
     serving: bool
     data_path: DataPath
@@ -105,30 +102,30 @@ class SetServing:
 Effect = SetReady | SetServing
 
 
-def judge(facts: Facts) -> Verdict:
-    """What condition Ready is to say."""
+def readiness(facts: ReadinessFacts) -> Readiness:
+    """Condition Ready as it has to be."""
     assessment = facts.assessment
     if facts.unconfirmed:
-        return Verdict(False, NOT_SERVING, facts.unconfirmed)
+        return Readiness(False, NOT_SERVING, facts.unconfirmed)
     note = f"{assessment.reason.word} {assessment.data_path}" if assessment.reason else facts.refusal
     if not facts.is_steady:
-        return Verdict(False, NOT_SERVING, facts.missing, note)
+        return Readiness(False, NOT_SERVING, facts.missing, note)
     if facts.is_cordoned:
-        return Verdict(False, CORDONED, "an admin has put this member out of service for a while")
+        return Readiness(False, CORDONED, "an admin has put this member out of service for a while")
     unlisted = sorted(facts.ports - facts.listed)
     if not facts.serving or unlisted:
-        return Verdict(False, NOT_SERVING, "the ports are not listed yet")
+        return Readiness(False, NOT_SERVING, "the ports are not listed yet")
     failed = [f"{probe.kind} {probe.port}: {probe.message}" for probe in facts.probes if not probe.passing]
     if failed:
-        return Verdict(False, PROBE_FAILED, "; ".join(failed))
+        return Readiness(False, PROBE_FAILED, "; ".join(failed))
     stands = "certificate, proxy and rules stand, and the probes pass"
-    but = [text for text in ((assessment.message if note else "") or facts.refusal, facts.kept) if text]
-    note = " ".join(word for word in (note, "address-kept" if facts.kept else "") if word)
-    return Verdict(True, READY, "; but ".join((stands, *but)), note)
+    but = [text for text in ((assessment.message if note else "") or facts.refusal, facts.address_note) if text]
+    note = " ".join(word for word in (note, "address-kept" if facts.address_note else "") if word)
+    return Readiness(True, READY, "; but ".join((stands, *but)), note)
 
 
-def wants_serving(facts: Facts) -> bool:
-    """Whether ports may be listed: the data path is whole, or was until a moment ago."""
+def wants_serving(facts: ReadinessFacts) -> bool:
+    """Whether ports may be listed: certificate, proxy and rules stand, or are lost for a short time only."""
     if facts.unconfirmed:
         return False
     if facts.is_steady:
@@ -136,8 +133,8 @@ def wants_serving(facts: Facts) -> bool:
     return bool(facts.serving) and (facts.was_whole or facts.is_adopting) and not facts.assessment.is_failing
 
 
-def wanted_data_path(facts: Facts) -> DataPath:
-    """What `dataPath` is to say; a short loss changes nothing."""
+def wanted_data_path(facts: ReadinessFacts) -> DataPath:
+    """`dataPath` as it has to be. A short loss changes nothing."""
     if facts.unconfirmed:
         return "outbound-open"
     if wants_serving(facts) or facts.assessment.is_failing:
@@ -145,22 +142,23 @@ def wanted_data_path(facts: Facts) -> DataPath:
     return "down"
 
 
-def decide(facts: Facts, told: Told | None) -> tuple[Effect, ...]:
-    """What to write now, in this order. Nothing while the own Member has not been seen."""
+def plan_writes(facts: ReadinessFacts, reported: Reported | None) -> tuple[Effect, ...]:
+    """What to write now, in this order. Nothing before the own Member was read."""
     if facts.serving is None or (facts.is_adopting and not facts.is_whole):
         return ()
-    verdict = judge(facts)
-    ready = (SetReady(verdict),) if facts.workload is not None and _must_tell(verdict, facts, told) else ()
+    wanted = readiness(facts)
+    ready = (SetReady(wanted),) if facts.workload is not None and _must_report(wanted, facts, reported) else ()
     serving, data_path = wants_serving(facts), wanted_data_path(facts)
     differs = (serving, data_path) != (facts.serving, facts.data_path)
     why = "" if data_path == "meshed" else facts.unconfirmed or facts.assessment.message
     spec = (SetServing(serving, data_path, why),) if differs else ()
-    return (*spec, *ready) if verdict.ready else (*ready, *spec)
+    return (*spec, *ready) if wanted.ready else (*ready, *spec)
 
 
-def _must_tell(verdict: Verdict, facts: Facts, told: Told | None) -> bool:
-    if told is None or told.workload != facts.workload or (facts.is_live and not told.is_live):
+def _must_report(wanted: Readiness, facts: ReadinessFacts, reported: Reported | None) -> bool:
+    # A new ExternalWorkload has no condition, and the controller overwrites that of a member that is not live.
+    if reported is None or reported.workload != facts.workload or (facts.is_live and not reported.is_live):
         return True
-    before = told.verdict
-    is_noteworthy = verdict.note != before.note and (verdict.ready or bool(verdict.note))
-    return is_noteworthy or (verdict.ready, verdict.reason) != (before.ready, before.reason)
+    before = reported.readiness
+    is_noteworthy = wanted.note != before.note and (wanted.ready or bool(wanted.note))
+    return is_noteworthy or (wanted.ready, wanted.reason) != (before.ready, before.reason)

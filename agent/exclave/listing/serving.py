@@ -1,9 +1,7 @@
-"""The door: pods are told that they may come, and told first when they may no longer.
+"""The door that lists this machine: pods may send traffic here while it is open and the data path works.
 
-Rules: what to tell is decided by `ready.decide` from facts that are read at each change, and at least every
-`LOOK_EVERY` seconds; a write that the cluster does not take in `PATIENCE` seconds is given up and decided anew, so
-that nothing outdated is ever told. A failure here touches no traffic. When the door closes, the first half of walking
-back happens: `leaving.walk_back`.
+`ready.plan_writes` decides what to write. Nothing here touches traffic. When the door closes, `withdraw.walk_back`
+runs first.
 """
 
 import logging
@@ -27,9 +25,9 @@ from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 from exclave.listing.probes import run_probes
-from exclave.listing.ready import Effect, Facts, ProbeResult, SetReady, Told, decide, judge
-from exclave.listing.rules import Gaps, Sight, judge_rules
-from exclave.listing.withdraw import PATIENCE as WITHDRAWAL
+from exclave.listing.ready import Effect, ProbeResult, ReadinessFacts, Reported, SetReady, plan_writes, readiness
+from exclave.listing.rules import RuleGaps, RulesFacts, can_rely_on_rules
+from exclave.listing.withdraw import WITHDRAW_TIMEOUT
 from exclave.listing.withdraw import walk_back
 from exclave.member.client import MemberClient
 from exclave.milestones import Starting, tell
@@ -38,17 +36,17 @@ from exclave.redirect.reconciler import Redirect
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 5.0
-"""Seconds between two looks at the facts when nothing says that they have changed."""
+POLL_INTERVAL = 5.0
+"""Seconds between two evaluations of the facts when no change is published."""
 
-PATIENCE = 10.0
-"""Seconds for one write."""
+WRITE_TIMEOUT = 10.0
+"""Seconds for one write. After that it is decided anew, so that nothing outdated is ever written."""
 
-SOON = 0.25
-"""The same while rules are not as wanted and that costs nothing yet."""
+GAP_POLL_INTERVAL = 0.25
+"""The same while the rules have a gap that is still tolerated."""
 
 ADOPTION = 30.0
-"""Seconds for a proxy that an earlier agent left to answer."""
+"""Seconds for an adopted proxy to answer."""
 
 SPARE = 5.0
 """Seconds that walking back may take beside what it waits for."""
@@ -56,7 +54,7 @@ SPARE = 5.0
 
 @dataclass(frozen=True)
 class ListingView:
-    """How this machine stands with pods; `reason` and `message` are those of condition Ready."""
+    """What pods find of this machine. `reason` and `message` are those of condition Ready."""
 
     serving: bool = False
     ports: tuple[int, ...] = ()
@@ -68,7 +66,7 @@ class ListingView:
 
 
 class Listing:
-    """What pods are told of this machine. Made by `open_listing`."""
+    """Reports to the cluster whether pods may send traffic here. Made by `open_listing`."""
 
     def __init__(
         self,
@@ -89,13 +87,13 @@ class Listing:
         self._confirming = confirming
         self._now = now
         self._probes: Latest[tuple[ProbeResult, ...]] = Latest(())
-        self._told: Told | None = None
+        self._reported: Reported | None = None
         self._was_whole = False
         self._opened = trio.current_time()
-        self._gaps = Gaps()
+        self._gaps = RuleGaps()
 
-    async def keep_probes(self) -> None:
-        """Run the group's probes for ever, as the newest settings name them."""
+    async def run_probes_for_settings(self) -> None:
+        """Run the probes of the newest settings, for ever."""
         membership = self._membership
         while True:
             settings = await membership.settings.wait_for(lambda settings: settings is not None)
@@ -112,8 +110,8 @@ class Listing:
                         break
                 nursery.cancel_scope.cancel()
 
-    async def keep_told(self) -> None:
-        """Tell the cluster what holds, for ever."""
+    async def report_for_ever(self) -> None:
+        """Write each change of readiness to the cluster, for ever."""
         sources = (
             self._membership.view,
             self._membership.settings,
@@ -130,21 +128,21 @@ class Listing:
         )
         async with open_any_change(*sources) as change:
             while True:
-                facts = self._look()
-                self.state.set(self._shown(facts))
-                for effect in decide(facts, self._told):
-                    await self._carry_out(effect, facts)
+                facts = self._facts()
+                self.state.set(self._view(facts))
+                for effect in plan_writes(facts, self._reported):
+                    await self._write(effect, facts)
                 is_forgiven = facts.rules and not self._redirect.in_place
-                await change.wait(SOON if is_forgiven else LOOK_EVERY)
+                await change.wait(GAP_POLL_INTERVAL if is_forgiven else POLL_INTERVAL)
 
-    def _look(self) -> Facts:
+    def _facts(self) -> ReadinessFacts:
         view, settings = self._membership.view.value, self._membership.settings.value
         svid, instance = self._identity.svid.value, self._proxy.ready.value
-        rules, confirmation = self._have_rules(), self._confirming.view.value
-        kept = self._membership.address_problem.value
+        rules, confirmation = self._has_rules(), self._confirming.view.value
+        address_note = self._membership.address_problem.value
         certificate = svid is not None and self._now() < svid.not_after
         self._was_whole = self._was_whole or (certificate and instance is not None and rules)
-        return Facts(
+        return ReadinessFacts(
             certificate=certificate,
             proxy=instance is not None,
             rules=rules,
@@ -161,45 +159,45 @@ class Listing:
             is_cordoned=view is not None and view.cordoned,
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
             refusal=self._proxy.admin_denial.value or "",
-            kept=kept.why if kept is not None else "",
+            address_note=address_note.why if address_note is not None else "",
         )
 
-    def _have_rules(self) -> bool:
-        """Whether the kernel's rules hand over what pods send, to a proxy that can serve; small gaps do not count."""
+    def _has_rules(self) -> bool:
+        """Whether the kernel hands the traffic of pods to a proxy that can serve. Short gaps do not count."""
         redirect, now = self._redirect, trio.current_time()
         wanted, stands = redirect.wanted.value, redirect.observed.value
         pointed = self._proxy.instances.value.get(stands.instance) if stands.instance is not None else None
-        sight = Sight(
+        facts = RulesFacts(
             in_place=redirect.in_place,
             serving=pointed is not None and pointed.can_serve,
             gone=not stands.installed,
             wanted=wanted is not None and wanted.inbound,
             refused=redirect.problem.value is not None,
         )
-        self._gaps = self._gaps.see(sight.in_place, now)
-        return judge_rules(sight, self._gaps, now)
+        self._gaps = self._gaps.observe(facts.in_place, now)
+        return can_rely_on_rules(facts, self._gaps, now)
 
     def _is_adopting(self) -> bool:
-        """Whether a proxy of an earlier agent may still prove whole: nothing is withdrawn until that is known."""
+        """Whether an adopted proxy has not answered yet: nothing is withdrawn until then."""
         if self._was_whole or trio.current_time() - self._opened > ADOPTION:
             return False
         return any(view.is_adopted for view in self._proxy.instances.value.values())
 
-    def _shown(self, facts: Facts) -> ListingView:
-        verdict = judge(facts)
+    def _view(self, facts: ReadinessFacts) -> ListingView:
+        condition = readiness(facts)
         listed = tuple(sorted(facts.listed))
         return ListingView(
             bool(facts.serving),
             listed,
-            verdict.ready,
-            verdict.reason,
-            verdict.message,
+            condition.ready,
+            condition.reason,
+            condition.message,
             facts.probes,
             facts.assessment.is_failing,
         )
 
-    async def _carry_out(self, effect: Effect, facts: Facts) -> None:
-        with trio.move_on_after(PATIENCE):
+    async def _write(self, effect: Effect, facts: ReadinessFacts) -> None:
+        with trio.move_on_after(WRITE_TIMEOUT):
             try:
                 if isinstance(effect, SetReady):
                     await self._set_ready(effect, facts)
@@ -210,20 +208,22 @@ class Listing:
                         tell(Starting.SERVING)
                     log.info("listing: [serving=%s data-path=%s]", effect.serving, effect.data_path)
                     await self._membership.view.wait_for(
-                        lambda view: view is None or view.serving == effect.serving  # our own write, come back
+                        lambda view: (
+                            view is None or view.serving == effect.serving
+                        )  # our own write has arrived in the watch
                     )
             except ApiRefusal as refusal:
-                log.warning("the cluster was not told: %s", refusal)
-                await trio.sleep(LOOK_EVERY)
+                log.warning("the cluster refused the report: %s", refusal)
+                await trio.sleep(POLL_INTERVAL)
 
-    async def _set_ready(self, effect: SetReady, facts: Facts) -> None:
-        verdict = effect.verdict
-        await self._membership.set_ready(verdict.ready, verdict.reason, verdict.message)
-        if verdict.ready:
+    async def _set_ready(self, effect: SetReady, facts: ReadinessFacts) -> None:
+        condition = effect.readiness
+        await self._membership.set_ready(condition.ready, condition.reason, condition.message)
+        if condition.ready:
             tell(Starting.READY)
-        log.info("listing: [ready=%s reason=%s message=%s]", verdict.ready, verdict.reason, verdict.message)
+        log.info("listing: [ready=%s reason=%s message=%s]", condition.ready, condition.reason, condition.message)
         assert facts.workload is not None
-        self._told = Told(verdict, facts.workload, facts.is_live)
+        self._reported = Reported(condition, facts.workload, facts.is_live)
 
 
 def _is_live(view: MemberView | None) -> bool:
@@ -242,14 +242,14 @@ async def open_listing(
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Listing]:
-    """Have this machine listed while open and while its data path stands; withdraw it on the way out."""
+    """List this machine while the block runs and its data path works; withdraw it at the end."""
     listing = Listing(membership, identity, proxy, redirect, data_path, confirming, now)
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(supervise, "probes", listing.keep_probes)
-        nursery.start_soon(supervise, "listing", listing.keep_told)
+        nursery.start_soon(supervise, "probes", listing.run_probes_for_settings)
+        nursery.start_soon(supervise, "listing", listing.report_for_ever)
         try:
             yield listing
         finally:
             nursery.cancel_scope.cancel()
-            with shielded(WITHDRAWAL + config.drain + SPARE):
+            with shielded(WITHDRAW_TIMEOUT + config.drain + SPARE):
                 await walk_back(membership, endings.value, config.drain)

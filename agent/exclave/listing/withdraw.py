@@ -1,9 +1,6 @@
-"""The first half of walking back: pods hear first, everything else goes afterwards.
+"""The first half of walking back: the machine is withdrawn from the cluster before rules and proxies go.
 
-Rules: Ready=False, then `serving`=false, then wait until the ports are gone from the ExternalWorkload, all within
-`PATIENCE` seconds; whatever the cluster does, the walk goes on after that and says so. Then `drain` seconds, so that
-every pod has heard. A member that was evicted writes nothing, and waits all the same: the controller withdraws its
-ports. Rules and proxies go after this has returned.
+Order: Ready=False, `serving`=false, wait until the ports are withdrawn, then wait `drain` seconds for the pods.
 """
 
 import logging
@@ -19,33 +16,31 @@ from exclave.milestones import Withdrawing, tell
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 30.0
-"""Seconds for the cluster to hear and to withdraw the ports."""
+WITHDRAW_TIMEOUT = 30.0
+"""Seconds for the cluster to withdraw the ports. After that the walk goes on, whatever the cluster does."""
 
-FIRST_SIGHT = 5.0
-"""Seconds of these for seeing the own Member at all."""
+FIRST_VIEW = 5.0
+"""Seconds of these for the first read of the own Member."""
 
 
 async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> None:
-    """Withdraw this machine from the mesh, unless it hands over. `drain` is seconds.
-
-    If no port was listed, nothing is waited for.
-    """
+    """Withdraw this machine from the mesh, unless it hands over. `drain`: seconds; none if no port was listed."""
     if ending is Ending.HAND_OVER:
         return
     was_listed = True
-    with trio.move_on_after(PATIENCE) as patience:
+    with trio.move_on_after(WITHDRAW_TIMEOUT) as limit:
         if membership.view.value is None:
-            with trio.move_on_after(FIRST_SIGHT):
+            with trio.move_on_after(FIRST_VIEW):
                 await membership.view.wait_for(lambda view: view is not None)
         evicted, view = membership.standing.value is Standing.EVICTED, membership.view.value
         was_listed = not evicted if view is None else view.serving or bool(view.workload_ports)
-        heard = evicted or await _withdraw(membership, LEAVING if ending is Ending.LEAVE else STOPPED)
-        if was_listed and heard:
+        # The controller withdraws an evicted member; it writes nothing itself and waits all the same.
+        accepted = evicted or await _withdraw(membership, LEAVING if ending is Ending.LEAVE else STOPPED)
+        if was_listed and accepted:
             await membership.view.wait_for(lambda _: _is_withdrawn(membership))
             tell(Withdrawing.UNLISTED)
-    if patience.cancelled_caught:
-        log.warning("the ports were not withdrawn within %g s: going on without the cluster's word", PATIENCE)
+    if limit.cancelled_caught:
+        log.warning("the ports were not withdrawn within %g s: going on without the cluster", WITHDRAW_TIMEOUT)
     if was_listed:
         log.info("draining for %g s", drain)
         await trio.sleep(drain)
@@ -60,7 +55,7 @@ def _is_withdrawn(membership: MemberClient) -> bool:
 
 
 async def _withdraw(membership: MemberClient, reason: str) -> bool:
-    """Say that this machine goes; False if the cluster does not listen to us."""
+    """Write that this machine goes; False if the cluster refuses that."""
     view = membership.view.value
     try:
         if view is None or view.workload_uid is not None:
@@ -70,6 +65,6 @@ async def _withdraw(membership: MemberClient, reason: str) -> bool:
             await membership.patch_spec({"serving": False, "dataPath": "down"})
             tell(Withdrawing.NOT_SERVING)
     except ApiRefusal as refusal:
-        log.warning("going on without the cluster's word: %s", refusal)
+        log.warning("going on without the cluster: %s", refusal)
         return False
     return True
