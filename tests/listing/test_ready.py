@@ -42,7 +42,7 @@ LISTED = replace(SERVING, listed=frozenset({8080}))
 
 LOST = Assessment(reason=DataPathFault.PROXY_AWAY, message="no proxy is ready")
 FAILED = replace(LOST, is_failing=True, outbound_open=True)
-AWAY = Assessment(is_steady=True, reason=DataPathFault.CONTROL_PLANE_AWAY, message="Linkerd is missing_seconds")
+AWAY = Assessment(is_steady=True, reason=DataPathFault.CONTROL_PLANE_AWAY, message="Linkerd is away")
 OPENED = replace(AWAY, outbound_open=True)
 HELD = Assessment(reason=DataPathFault.UNSTEADY, message="the data path comes and goes")
 GONE = replace(LISTED, proxy=False, assessment=LOST)
@@ -100,13 +100,7 @@ CASES: dict[str, Case] = {
     "what is worse explains more": (
         replace(LISTED, refusal="nobody may ask", assessment=AWAY),
         reported(READY),
-        (
-            SetReady(
-                replace(
-                    READY, message=f"{READY.message}; but Linkerd is missing_seconds", note="control-plane-away meshed"
-                )
-            ),
-        ),
+        (SetReady(replace(READY, message=f"{READY.message}; but Linkerd is away", note="control-plane-away meshed")),),
     ),
     "without an ExternalWorkload there is nobody to tell": (replace(LISTED, workload=None), None, ()),
     "another ExternalWorkload gets the condition again": (
@@ -177,13 +171,7 @@ CASES: dict[str, Case] = {
     "Linkerd away costs nothing, and is reported": (
         replace(LISTED, assessment=AWAY),
         reported(READY),
-        (
-            SetReady(
-                Readiness(
-                    True, "Ready", f"{READY.message}; but Linkerd is missing_seconds", "control-plane-away meshed"
-                )
-            ),
-        ),
+        (SetReady(Readiness(True, "Ready", f"{READY.message}; but Linkerd is away", "control-plane-away meshed")),),
     ),
     "an address that is not the machine's newest costs nothing, and is reported": (
         replace(LISTED, address_note="10.77.0.20 stays"),
@@ -198,7 +186,7 @@ CASES: dict[str, Case] = {
                 Readiness(
                     True,
                     "Ready",
-                    f"{READY.message}; but Linkerd is missing_seconds; but 10.77.0.20 stays",
+                    f"{READY.message}; but Linkerd is away; but 10.77.0.20 stays",
                     "control-plane-away meshed address-kept",
                 )
             ),
@@ -208,12 +196,12 @@ CASES: dict[str, Case] = {
         replace(LISTED, assessment=OPENED),
         reported(Readiness(True, "Ready", READY.message, "control-plane-away meshed")),
         (
-            SetServing(True, "outbound-open", "Linkerd is missing_seconds"),
+            SetServing(True, "outbound-open", "Linkerd is away"),
             SetReady(
                 Readiness(
                     True,
                     "Ready",
-                    f"{READY.message}; but Linkerd is missing_seconds",
+                    f"{READY.message}; but Linkerd is away",
                     "control-plane-away outbound-open",
                 )
             ),

@@ -23,7 +23,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import plan_writes
 from exclave.listing.rules import REPAIRING, REPLACING
-from exclave.listing.serving import ADOPTION, PATIENCE, POLL_INTERVAL, Listing, open_listing
+from exclave.listing.serving import ADOPTION, POLL_INTERVAL, WRITE_TIMEOUT, Listing, open_listing
 from exclave.member.address_choice import AddressProblem
 from exclave.member.client import MemberClient, open_member
 from exclave.redirect.kernel.observe import NOTHING, Observed
@@ -438,13 +438,13 @@ async def test_what_could_not_be_told_during_an_outage_is_decided_anew_after_it(
         await listing.state.wait_for(lambda view: view.ready)
         await trio.sleep(1)
         made.reported()
-        made.cluster.missing_seconds.set(True)
+        made.cluster.away.set(True)
         made.lose("proxy")
-        await trio.sleep(2 * PATIENCE)
+        await trio.sleep(2 * WRITE_TIMEOUT)
         made.regain()
-        await trio.sleep(2 * PATIENCE)
-        made.cluster.missing_seconds.set(False)
-        await trio.sleep(2 * PATIENCE)
+        await trio.sleep(2 * WRITE_TIMEOUT)
+        made.cluster.away.set(False)
+        await trio.sleep(2 * WRITE_TIMEOUT)
         assert made.reported() == []  # by then there is nothing new to report
 
 

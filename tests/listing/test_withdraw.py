@@ -84,7 +84,7 @@ async def test_a_cluster_that_is_away_holds_nobody_up(autojump_clock: trio.testi
     cluster = Cluster(LISTED, hears=False)
     async with walking(cluster, Ending.STOP):
         pass
-    check("missing_seconds.txt", cluster.trace)
+    check("away.txt", cluster.trace)
 
 
 async def test_an_evicted_member_writes_nothing_and_waits_for_the_controller(
