@@ -27,8 +27,7 @@ from exclave.kit.tasks.wall_clock import Now
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import Effect, ProbeResult, ReadinessFacts, Reported, SetReady, plan_writes, readiness
 from exclave.listing.rules import RuleGaps, RulesFacts, can_rely_on_rules
-from exclave.listing.withdraw import WITHDRAW_TIMEOUT
-from exclave.listing.withdraw import walk_back
+from exclave.listing.withdraw import WITHDRAW_TIMEOUT, walk_back
 from exclave.member.client import MemberClient
 from exclave.milestones import Starting, tell
 from exclave.proxy.instance import Proxy
