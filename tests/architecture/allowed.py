@@ -65,6 +65,7 @@ ROOTS = {
     "exclave.controller.run",
     "exclave.controller.replica",
     "exclave_sandbox.demo.main",
+    "exclave_sandbox.linkerd.destination",
     "exclave_sandbox.stage.stage",
 }
 """Composition roots: they alone open doors, and may import any folder."""

@@ -28,7 +28,6 @@ import trio  # noqa: E402
 from cryptography import x509  # noqa: E402
 
 from exclave.api.identity import destination_identity  # noqa: E402
-from exclave.cluster.watch_events import Listed  # noqa: E402
 from exclave_sandbox.linkerd.destination import Lookups  # noqa: E402
 from exclave_sandbox.linkerd.destination_table import FOLLOWED, Table  # noqa: E402
 from exclave_sandbox.pki import Authority, make_leaf  # noqa: E402
@@ -122,7 +121,7 @@ def empty_table() -> Table:
     """A cluster without any object, read whole."""
     table = Table("cluster.local")
     for resource in FOLLOWED:
-        table.receive(resource, Listed(()))
+        table.replace(resource, ())
     return table
 
 

@@ -5,21 +5,18 @@ target port; an ExternalWorkload's own address is meshed on every port that it l
 address and port make it nobody's, and traffic goes there as it is; a pod is meshed if the injector has labelled it.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from exclave.api.identity import MeshIdentity
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object, Resource
-from exclave.cluster.watch_events import Listed, Removed, WatchEvent
 
 CONTROL_PLANE_LABEL = "linkerd.io/control-plane-ns"
 OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 DEFAULT_OPAQUE_PORTS = "25,587,3306,4444,5432,6379,9300,11211"
 
 FOLLOWED = (SERVICES, EXTERNAL_WORKLOADS, PODS)
-Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -44,40 +41,31 @@ class NoEndpoints(Exception):
 
 
 class Table:
-    """The objects that decide, by namespace and name."""
+    """The newest lists of the objects that decide."""
 
     def __init__(self, trust_domain: str) -> None:
         self._trust_domain = trust_domain
-        self._objects: dict[Resource, dict[Key, Object]] = {}
-        self._watched: set[Resource] = set()
+        self._objects: dict[Resource, tuple[Object, ...]] = {}
+        self._fresh: set[Resource] = set()
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything has been listed once."""
+        """Whether every kind has been listed once."""
         return set(self._objects) == set(FOLLOWED)
 
     @property
     def is_followed(self) -> bool:
-        """Whether every kind is being watched now."""
-        return self._watched == set(FOLLOWED)
+        """Whether the API server answered the newest list of every kind."""
+        return self._fresh == set(FOLLOWED)
 
-    @contextmanager
-    def followed(self, resource: Resource) -> Iterator[None]:
-        """A kind is being watched while the block runs."""
-        self._watched.add(resource)
-        try:
-            yield
-        finally:
-            self._watched.discard(resource)
+    def replace(self, resource: Resource, objects: Iterable[Object]) -> None:
+        """Store the newest list of a kind."""
+        self._objects[resource] = tuple(objects)
+        self._fresh.add(resource)
 
-    def receive(self, resource: Resource, event: WatchEvent) -> None:
-        """Take what a watch brought."""
-        if isinstance(event, Listed):
-            self._objects[resource] = {_key(found): found for found in event.objects}
-        elif isinstance(event, Removed):
-            self._objects[resource].pop(_key(event.object), None)
-        else:
-            self._objects[resource][_key(event.object)] = event.object
+    def mark_stale(self, resource: Resource) -> None:
+        """The API server did not answer the newest list of a kind."""
+        self._fresh.discard(resource)
 
     def find(self, address: str, port: int) -> tuple[Endpoint, ...]:
         """The endpoints behind an address and port, none if it is none of the mesh's. Raises NoEndpoints."""
@@ -95,8 +83,8 @@ class Table:
         pods = [pod for pod in self._all(PODS) if pod.get("status", {}).get("podIP") == address]
         return tuple(self._pod_endpoint(pod, port) for pod in pods if self._identity(pod) is not None)
 
-    def _all(self, resource: Resource) -> list[Object]:
-        return list(self._objects.get(resource, {}).values())
+    def _all(self, resource: Resource) -> tuple[Object, ...]:
+        return self._objects.get(resource, ())
 
     def _behind(self, service: Object, port: int) -> tuple[Endpoint, ...]:
         selector = service["spec"].get("selector") or {}
@@ -176,8 +164,3 @@ def _is_opaque(found: Object, port: int) -> bool:
         if int(first) <= port <= int(last or first):
             return True
     return False
-
-
-def _key(found: Object) -> Key:
-    metadata = found.get("metadata", {})
-    return metadata.get("namespace", ""), metadata.get("name", "")

@@ -1,8 +1,8 @@
 """Steady traffic for the demo and the benchmarks: `python -m exclave_sandbox.stage.traffic URL`.
 
-Rules: every request is counted, and a request that did not get its 200 is a failure with its reason; half of the
-workers open a new connection for each request, half keep one. It ends when its standard input ends, after the
-requests under way, and prints one JSON line; each line it reads before is answered with the figures so far.
+Rules: every request is counted; one without an answer of status 200 is a failure, counted with its reason. Half of the
+workers open a connection for each request, half reuse one. When standard input ends, the requests under way are
+finished and one JSON line is printed. Each line of standard input is answered with the figures so far.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import h11
 import trio
+
+from exclave_sandbox.http1 import HttpClient
 
 PATIENCE = 10.0
 """Seconds after which a request has failed."""
@@ -31,7 +33,7 @@ class Figures:
     clients: Counter[str] = field(default_factory=Counter)
 
     def line(self) -> str:
-        """One JSON line; `clients` counts the identities that the server saw, `broken` kept connections that ended."""
+        """One JSON line. `clients` counts identities that the server saw, `broken` reused connections that broke."""
         return json.dumps(
             {
                 "requests": self.requests,
@@ -53,54 +55,20 @@ class Target:
     path: str
 
 
-class Channel:
-    """One HTTP/1.1 connection. `stays`: neither end has said that it is over after this answer."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stays = True
-        self._stream = stream
-        self._http = h11.Connection(h11.CLIENT)
-
-    async def get(self, target: Target, last: bool) -> tuple[int, bytes]:
-        """Send one GET and return status and body; `last` asks the server to close."""
-        headers = [("Host", f"{target.host}:{target.port}"), ("Connection", "close" if last else "keep-alive")]
-        request = self._http.send(h11.Request(method="GET", target=target.path, headers=headers))
-        await self._stream.send_all((request or b"") + (self._http.send(h11.EndOfMessage()) or b""))
-        status, body = 0, b""
-        while True:
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                self._http.receive_data(await self._stream.receive_some(65536))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            else:
-                raise ConnectionError("closed before the answer was whole")
-        self.stays = (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE)
-        if self.stays:
-            self._http.start_next_cycle()
-        return status, body
-
-
-async def _work(target: Target, figures: Figures, pause: float, *, keep: bool, ended: trio.Event) -> None:
-    """Ask again and again until `ended`."""
-    stream: trio.SocketStream | None = None
-    channel: Channel | None = None
+async def _work(target: Target, figures: Figures, pause: float, *, reuses: bool, ended: trio.Event) -> None:
+    """Send requests until `ended`, with `pause` seconds between them; `reuses`: over one connection."""
+    client: HttpClient | None = None
     has_answered = False
     while not ended.is_set():
         figures.requests += 1
         try:
             with trio.fail_after(PATIENCE):
-                if channel is None:
+                if client is None:
                     figures.connections += 1
-                    stream = await trio.open_tcp_stream(target.host, target.port)
-                    channel = Channel(stream)
-                status, body = await channel.get(target, last=not keep)
-            has_answered = keep and channel.stays
-            figures.broken += keep and not channel.stays
+                    client = HttpClient(await trio.open_tcp_stream(target.host, target.port))
+                status, body = await client.get(f"{target.host}:{target.port}", target.path, is_last=not reuses)
+            has_answered = reuses and client.is_open
+            figures.broken += reuses and not client.is_open
             if status == 200:
                 figures.clients[str(json.loads(body).get("client_id"))] += 1
             else:
@@ -108,18 +76,18 @@ async def _work(target: Target, figures: Figures, pause: float, *, keep: bool, e
         except (OSError, trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError, ValueError) as problem:
             figures.failures[_reason(problem)] += 1
             figures.broken += has_answered
-            channel, has_answered = None, False
-        if stream is not None and (channel is None or not channel.stays):
-            await trio.aclose_forcefully(stream)
-            stream = channel = None
+            has_answered = False
+        if client is not None and not client.is_open:
+            await trio.aclose_forcefully(client.stream)
+            client = None
         with trio.move_on_after(pause):
             await ended.wait()
-    if stream is not None:
-        await trio.aclose_forcefully(stream)
+    if client is not None:
+        await trio.aclose_forcefully(client.stream)
 
 
 def _reason(problem: BaseException) -> str:
-    """What went wrong, down to the kernel's own word: of a connection that fails, trio tells only that it does."""
+    """The problem with the kernel's error behind it: trio itself reports only that a connection failed."""
     cause = problem.__cause__
     causes = getattr(cause, "exceptions", (cause,) if cause is not None else ())
     return ": ".join([f"{type(problem).__name__}: {problem}", *map(str, causes)])
@@ -141,8 +109,8 @@ async def generate(target: Target, workers: int, rate: float) -> Figures:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_answer, figures, ended)
         for number in range(workers):
-            keeps = number % 2 == 0
-            nursery.start_soon(partial(_work, target, figures, 1.0 / rate, keep=keeps, ended=ended))
+            reuses = number % 2 == 0
+            nursery.start_soon(partial(_work, target, figures, 1.0 / rate, reuses=reuses, ended=ended))
     return figures
 
 
@@ -150,7 +118,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Steady HTTP traffic, counted; ends when standard input ends.")
     parser.add_argument("url", help="such as http://10.77.0.20:8080/")
-    parser.add_argument("--workers", type=int, default=4, help="half of them keep their connection (default: 4)")
+    parser.add_argument("--workers", type=int, default=4, help="half of them reuse their connection (default: 4)")
     parser.add_argument("--rate", type=float, default=10.0, help="requests a second of each worker (default: 10)")
     arguments = parser.parse_args()
     parts = urlsplit(arguments.url)

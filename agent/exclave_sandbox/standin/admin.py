@@ -6,21 +6,20 @@ demo and the tests read.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import h11
 import trio
 
+from exclave_sandbox.http1 import Answer, serve_requests
 from exclave_sandbox.standin.policy import refusal_of_admin
 from exclave_sandbox.standin.settings import StandinSettings
 from exclave_sandbox.standin.stream import BROKEN, PeekedStream
 from exclave_sandbox.standin.tls import Tls
 
 Labels = tuple[tuple[str, str], ...]
-IDLE = 120.0
-"""Seconds after which a silent connection is closed."""
 
 
 class Counts:
@@ -87,44 +86,21 @@ class Admin:
         return "\n".join([*lines, *self._counts.render(), ""])
 
     async def _talk(self, stream: trio.SocketStream) -> None:
-        http, peer = h11.Connection(h11.SERVER), stream.socket.getpeername()[0]
+        peer = stream.socket.getpeername()[0]
         async with stream:
             try:
-                talk, client_id, _ = await self._tls.accept_for(PeekedStream(stream), self._settings.server_name)
-                with trio.move_on_after(IDLE) as idle:
-                    while await self._answer_one(http, talk, partial(self._refusal, peer, client_id)):
-                        idle.deadline = trio.current_time() + IDLE
-            except (*BROKEN, EOFError, ValueError, h11.RemoteProtocolError):
+                accepted, client_id, _ = await self._tls.accept_for(PeekedStream(stream), self._settings.server_name)
+            except (*BROKEN, EOFError, ValueError):
                 return
+            await serve_requests(accepted, partial(self._respond, peer, client_id))
 
-    def _refusal(self, peer: str, client_id: str | None) -> int | None:
+    def _respond(self, peer: str, client_id: str | None, request: h11.Request) -> Answer:
         settings = self._settings
-        has_arrived = settings.admin[1] in self.arrived
-        networks = settings.cluster_networks
-        return refusal_of_admin(settings.policy, networks, peer, client_id, has_arrived=has_arrived)
-
-    async def _answer_one(self, http: h11.Connection, stream: PeekedStream, refusal: Callable[[], int | None]) -> bool:
-        while True:
-            event = http.next_event()
-            if event is h11.NEED_DATA:
-                http.receive_data(await stream.receive_some(65536))
-            elif isinstance(event, h11.Request):
-                request = event
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            elif isinstance(event, h11.ConnectionClosed):
-                return False
-        refused = refusal()
+        refused = refusal_of_admin(
+            settings.policy, settings.cluster_networks, peer, client_id, has_arrived=settings.admin[1] in self.arrived
+        )
         status, text = self.answer(request.method, request.target) if refused is None else (refused, "")
-        headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))]
-        events = [h11.Response(status_code=status, headers=headers), h11.EndOfMessage()]
-        if request.method != b"HEAD":
-            events.insert(1, h11.Data(data=text.encode()))
-        await stream.send_all(b"".join(http.send(event) or b"" for event in events))
-        if http.our_state is h11.MUST_CLOSE:
-            return False
-        http.start_next_cycle()
-        return True
+        return status, "text/plain", text.encode()
 
 
 def _escaped(text: str) -> str:

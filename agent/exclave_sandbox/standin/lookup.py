@@ -14,12 +14,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import dns.asyncresolver
 import dns.exception
-import dns.message
-import dns.rdatatype
+import dns.name
+import dns.resolver
 import h11
 import trio
 
+from exclave_sandbox.http1 import HttpClient
 from exclave_sandbox.standin.settings import Address
 from exclave_sandbox.standin.stream import BROKEN, connect
 
@@ -29,6 +31,8 @@ FRESH = 0.5
 """Seconds that an answer is used without asking again."""
 
 RETRY = 0.25
+ANSWER_TIME = 1.0
+"""Seconds in which the name servers have to answer."""
 PATIENCE = 3.0
 """Seconds for one answer; also how long a Service without endpoints is given to get one (linkerd2-proxy's failfast)."""
 
@@ -125,26 +129,10 @@ def read_endpoint(tree: dict[str, Any]) -> Endpoint:
     return Endpoint(tree["address"], int(tree["port"]), tree["identity"], tree["serverName"], bool(tree["opaque"]))
 
 
-async def get(server: Address, target: str) -> tuple[int, bytes]:
+async def get(server: Address, path: str) -> tuple[int, bytes]:
     """Status and body of one GET. Raises what a broken stream raises, h11.ProtocolError, trio.TooSlowError."""
-    http = h11.Connection(h11.CLIENT)
-    headers = [("Host", server[0]), ("Connection", "close")]
     async with await connect(server) as stream:
-        request = http.send(h11.Request(method="GET", target=target, headers=headers)) or b""
-        await stream.send_all(request + (http.send(h11.EndOfMessage()) or b""))
-        status, body = 0, b""
-        while True:
-            event = http.next_event()
-            if event is h11.NEED_DATA:
-                http.receive_data(await stream.receive_some(65536))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                return status, body
-            elif isinstance(event, h11.ConnectionClosed):
-                raise trio.BrokenResourceError("closed before the answer was whole")
+        return await HttpClient(stream).get(server[0], path, is_last=True)
 
 
 class Resolver:
@@ -153,50 +141,30 @@ class Resolver:
     def __init__(self, server: Address, resolv_conf: str) -> None:
         self.server = f"{server[0]}:{server[1]}"
         self._server = server
+        self._dns = dns.asyncresolver.Resolver(configure=False)
         words = [line.split() for line in resolv_conf.splitlines()]
-        self._nameservers = [line[1] for line in words if line[:1] == ["nameserver"] and len(line) > 1]
+        self._dns.nameservers = [line[1] for line in words if line[:1] == ["nameserver"] and len(line) > 1]
+        self._dns.lifetime = ANSWER_TIME
 
     async def find(self) -> Address:
-        """Host and port. Raises OSError if no name server knows it, or a DNSException."""
+        """Host and port. Raises OSError if no name server has an address of the name, or a DNSException."""
         host, port = self._server
         try:
             return str(ip_address(host)), port
         except ValueError:
             pass
-        for nameserver in self._nameservers:
-            found = await self._ask_server(nameserver, host, port)
-            if found is not None:
-                return found
+        targets = [(record.target, record.port) for record in await self._query(host, "SRV")]
+        for name, number in (*targets, (host, port)):
+            for kind in ("A", "AAAA"):
+                for record in await self._query(name, kind):
+                    return record.address, number
         raise OSError(f"{host} has no address")
 
-    async def _ask_server(self, nameserver: str, host: str, port: int) -> Address | None:
-        for record in await _query(nameserver, host, dns.rdatatype.SRV):
-            for address in await _addresses(nameserver, record.target.to_text()):
-                return address, record.port
-        for address in await _addresses(nameserver, host):
-            return address, port
-        return None
-
-
-async def _addresses(nameserver: str, name: str) -> list[str]:
-    for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
-        found = await _query(nameserver, name, kind)
-        if found:
-            return [record.address for record in found]
-    return []
-
-
-async def _query(nameserver: str, name: str, kind: dns.rdatatype.RdataType) -> list[Any]:
-    """The records of one kind. Raises OSError if nobody is there, trio.TooSlowError if nobody answers."""
-    question = dns.message.make_query(name, kind)
-    family = trio.socket.AF_INET6 if ":" in nameserver else trio.socket.AF_INET
-    with trio.fail_after(1.0), trio.socket.socket(family, trio.socket.SOCK_DGRAM) as channel:
-        await channel.connect((nameserver, 53))
-        await channel.send(question.to_wire())
-        while True:
-            answer = dns.message.from_wire(await channel.recv(4096))
-            if question.is_response(answer):
-                return [record for records in answer.answer if records.rdtype == kind for record in records]
+    async def _query(self, name: str | dns.name.Name, kind: str) -> list[Any]:
+        try:
+            return list(await self._dns.resolve(name, kind))
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer, dns.resolver.NoNameservers):
+            return []
 
 
 def read_resolv_conf() -> str:

@@ -13,7 +13,6 @@ import pytest
 import trio
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, create, delete, patch
-from exclave.cluster.watch_events import Listed, Upserted
 from exclave.kit.tasks.shield import shielded
 from exclave_sandbox.linkerd.destination import Lookups
 from exclave_sandbox.linkerd.destination_table import FOLLOWED, Table
@@ -119,9 +118,9 @@ async def test_a_token_that_may_not_list_ends_it_with_the_reason(tmp_path: Path)
 
 def make_table(*pods: object) -> Table:
     table = Table("cluster.local")
-    table.receive(SERVICES, Listed((service("orders", WEB),)))
-    table.receive(EXTERNAL_WORKLOADS, Listed(()))
-    table.receive(PODS, Listed(pods))  # type: ignore[arg-type]
+    table.replace(SERVICES, (service("orders", WEB),))
+    table.replace(EXTERNAL_WORKLOADS, ())
+    table.replace(PODS, pods)  # type: ignore[arg-type]
     return table
 
 
@@ -140,9 +139,9 @@ def test_before_everything_was_seen_nothing_is_said() -> None:
     assert lookups.answer("/follows")[0] == 503
     for resource in FOLLOWED:
         assert lookups.answer(asked(WEB, 80))[0] == 500
-        table.receive(resource, Listed(()))
+        table.replace(resource, ())
     assert lookups.answer(asked(WEB, 80))[0] == 404
-    table.receive(SERVICES, Upserted(service("orders", WEB)))
+    table.replace(SERVICES, (service("orders", WEB),))
     assert lookups.answer(asked(WEB, 80))[0] == 503
 
 

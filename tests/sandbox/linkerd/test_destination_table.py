@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object
-from exclave.cluster.watch_events import Listed, Removed, Upserted
-from exclave_sandbox.linkerd.destination_table import FOLLOWED, Endpoint, NoEndpoints, Table
+from exclave_sandbox.linkerd.destination_table import Endpoint, NoEndpoints, Table
 
 VM, POD, WEB, ORDERS = "10.77.0.20", "10.42.0.10", "10.96.0.80", "10.96.0.90"
 SPIFFE = "spiffe://cluster.local/ns/shop/sa/web"
@@ -53,9 +52,9 @@ def pod(ready: str | None = "True", phase: str = "Running", *, meshed: bool = Tr
 
 def table(*workloads: Object, pods: tuple[Object, ...] = ()) -> Table:
     made = Table("cluster.local")
-    made.receive(SERVICES, Listed((service("web", WEB), service("orders", ORDERS))))
-    made.receive(EXTERNAL_WORKLOADS, Listed(workloads))
-    made.receive(PODS, Listed(pods))
+    made.replace(SERVICES, (service("web", WEB), service("orders", ORDERS)))
+    made.replace(EXTERNAL_WORKLOADS, workloads)
+    made.replace(PODS, pods)
     return made
 
 
@@ -145,26 +144,33 @@ def test_opaque_ports_are_those_of_the_annotation_or_linkerds(annotation: str | 
     assert endpoint.opaque is opaque
 
 
-def test_it_is_complete_once_everything_was_listed_and_followed_while_everything_is_watched() -> None:
+def test_it_is_complete_once_every_kind_was_listed_and_followed_while_every_list_is_fresh() -> None:
     found = Table("cluster.local")
     assert not found.is_complete and not found.is_followed
-    for resource in FOLLOWED:
-        found.receive(resource, Listed(()))
-    assert found.is_complete
-    with found.followed(SERVICES), found.followed(PODS):
-        assert not found.is_followed
-        with found.followed(EXTERNAL_WORKLOADS):
-            assert found.is_followed
-    assert not found.is_followed
+    found.replace(SERVICES, ())
+    found.replace(PODS, ())
+    assert not found.is_complete and not found.is_followed
+    found.replace(EXTERNAL_WORKLOADS, ())
+    assert found.is_complete and found.is_followed
+    found.mark_stale(EXTERNAL_WORKLOADS)
+    found.mark_stale(EXTERNAL_WORKLOADS)  # twice is no harm
+    assert found.is_complete and not found.is_followed
+    found.replace(EXTERNAL_WORKLOADS, ())
+    assert found.is_followed
 
 
-def test_changes_are_taken_as_they_come() -> None:
+def test_a_new_list_replaces_the_old_one() -> None:
     found = table(workload(ready="False"))
-    found.receive(EXTERNAL_WORKLOADS, Upserted(workload()))
+    found.replace(EXTERNAL_WORKLOADS, (workload(),))
     assert found.find(WEB, 80) == (MACHINE,)
-    found.receive(EXTERNAL_WORKLOADS, Removed(workload()))
+    found.replace(EXTERNAL_WORKLOADS, ())
     assert found.find(VM, 8080) == ()
-    found.receive(EXTERNAL_WORKLOADS, Removed(workload()))  # twice is no harm
+
+
+def test_a_stale_list_is_still_answered_from() -> None:
+    found = table(workload())
+    found.mark_stale(EXTERNAL_WORKLOADS)
+    assert found.find(WEB, 80) == (MACHINE,)
 
 
 def test_an_answer_in_json() -> None:

@@ -21,8 +21,8 @@ async def _figures(port: int) -> traffic.Figures:
     target = traffic.Target("127.0.0.1", port, "/")
     async with trio.open_nursery() as nursery:
         for number in range(4):
-            keeps = number % 2 == 0
-            nursery.start_soon(partial(traffic._work, target, figures, 0.001, keep=keeps, ended=ended))
+            reuses = number % 2 == 0
+            nursery.start_soon(partial(traffic._work, target, figures, 0.001, reuses=reuses, ended=ended))
         while figures.requests < 20:
             await trio.lowlevel.checkpoint()
         ended.set()
@@ -62,7 +62,7 @@ async def test_a_status_other_than_200_is_a_failure_with_its_text() -> None:
         nursery.cancel_scope.cancel()
     assert figures.failures == {"status 502: gone": figures.requests}
     assert figures.connections == figures.requests
-    assert 0 < figures.broken < figures.requests  # of those that were to be kept, each
+    assert 0 < figures.broken < figures.requests  # each of those that were to be reused
 
 
 def test_the_line_is_json_with_every_count() -> None:
