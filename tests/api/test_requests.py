@@ -8,13 +8,13 @@ from exclave.api.requests import (
     MEMBERS,
     NAMESPACES,
     Request,
-    Verdict,
+    ResponseClass,
+    classify,
     create,
     create_token,
     delete,
     get,
     is_transient,
-    judge,
     list_all,
     patch,
     path_of,
@@ -85,17 +85,17 @@ def test_a_cluster_scoped_kind_has_no_namespace_in_its_path() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_a_success_is_done(status: int) -> None:
-    assert judge(status) is Verdict.DONE
+    assert classify(status) is ResponseClass.SUCCESS
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_what_passes_by_itself_is_worth_another_try(status: int) -> None:
-    assert judge(status) is Verdict.AGAIN
+    assert classify(status) is ResponseClass.RETRY
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 501, 505])
 def test_what_will_be_refused_again_is_the_callers(status: int) -> None:
-    assert judge(status) is Verdict.REFUSED
+    assert classify(status) is ResponseClass.REFUSED
 
 
 def test_unreachable_is_transient_and_a_refusal_by_its_status() -> None:

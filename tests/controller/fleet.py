@@ -14,9 +14,16 @@ from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
 from exclave.api.settings import render_group
 from exclave.cluster.watch_events import Upserted
-from exclave.controller.cluster_state import Caches, Key
-from exclave.controller.policy.reap import DeleteAccount, DeleteLease, EmptyPorts, MarkNotReady, ReleaseMember, Wait
-from exclave.controller.policy.snapshot import MemberWorld, Signed, workload_ports
+from exclave.controller.cluster_state import ClusterState, Key
+from exclave.controller.policy.reap import (
+    DeleteAccount,
+    DeleteLease,
+    EmptyPorts,
+    MarkNotReady,
+    RecheckAfter,
+    ReleaseMember,
+)
+from exclave.controller.policy.snapshot import MemberSnapshot, Signed, workload_ports
 from exclave.controller.policy.transitions import (
     AddFinalizer,
     DeleteMember,
@@ -25,14 +32,14 @@ from exclave.controller.policy.transitions import (
     PutWorkload,
     Seal,
     Sign,
-    Step,
+    Transition,
     WriteStatus,
-    next_step,
+    next_transition,
 )
 from exclave.kit.formats.rfc3339 import rfc3339, rfc3339_micro
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
-from .worlds import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW
+from .snapshots import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW
 
 SIGNED = Signed(csr_sha256(CSR), "chain", NOW + 86400, 0x7A, "key")
 
@@ -42,15 +49,15 @@ class Fleet:
 
     def __init__(self, **networks: tuple[str, ...]) -> None:
         self.now = NOW
-        self.caches = Caches("exclave", "linkerd")
-        self.caches.mesh = MESH
+        self.state = ClusterState("exclave", "linkerd")
+        self.state.mesh = MESH
         self.silent: set[Key] = set()
         self.gone: list[str] = []
         self._made = 0
         for namespace, name in ((NAMESPACE, "web"), (NAMESPACE, "api"), ("bank", "pay")):
             spec = replace(GROUP.spec, service_account=name, networks=networks.get(name, GROUP.spec.networks))
             metadata = {"namespace": namespace, "name": name, "uid": name}
-            self.caches.groups.take(Upserted({"metadata": metadata, "spec": render_group(spec)}))
+            self.state.groups.apply(Upserted({"metadata": metadata, "spec": render_group(spec)}))
 
     # What machines and admins do.
 
@@ -76,19 +83,19 @@ class Fleet:
     def says(self, name: str, **spec: Any) -> None:
         """A machine changes its Member."""
         key = self._key(name)
-        self.take(key, merge_patch(self.caches.members.objects[key], {"spec": spec}))
+        self.take(key, merge_patch(self.state.members.objects[key], {"spec": spec}))
 
     def beat(self, seconds: float = 1.0) -> None:
         """Time passes, and whoever was admitted and is not silent sends a heartbeat."""
         self.now += seconds
         waking = []
-        for key in list(self.caches.members.objects):
-            if key not in self.silent and key in self.caches.leases.objects:
+        for key in list(self.state.members.objects):
+            if key not in self.silent and key in self.state.leases.objects:
                 self._renew(key)
-                if self.caches.see_lease(key, self.now):
+                if self.state.observe_lease(key, self.now):
                     waking.append(key)
-        self.caches.wake(waking)
-        self.look({*waking, *self.caches.refresh_live(self.now)})
+        self.state.mark_live(waking)
+        self.look({*waking, *self.state.refresh_live(self.now)})
 
     def fall_silent(self, name: str) -> None:
         """A machine sends no heartbeat for long enough."""
@@ -105,51 +112,51 @@ class Fleet:
     def evict(self, name: str) -> None:
         """An admin deletes a Member."""
         key = self._key(name)
-        self.take(key, merge_patch(self.caches.members.objects[key], {"metadata": {"deletionTimestamp": "now"}}))
+        self.take(key, merge_patch(self.state.members.objects[key], {"metadata": {"deletionTimestamp": "now"}}))
         self.beat(11.0)
 
     # What stands then.
 
     def condition(self, name: str, kind: str) -> str:
         """The reason of a Member's condition, "" if it has none."""
-        status = self.caches.members.objects[self._key(name)].get("status") or {}
+        status = self.state.members.objects[self._key(name)].get("status") or {}
         return next((one["reason"] for one in status.get("conditions", ()) if one["type"] == kind), "")
 
     def listed(self, address: str) -> list[str]:
         """Whose ports pods are told of at an address. Two would break every lookup of it."""
         return [
             key[1]
-            for key, one in sorted(self.caches.workloads.objects.items())
+            for key, one in sorted(self.state.workloads.objects.items())
             if workload_ports(one) and {"ip": address} in one["spec"]["workloadIPs"]
         ]
 
     def members(self) -> list[str]:
         """Who there is."""
-        return sorted(name for _, name in self.caches.members.objects)
+        return sorted(name for _, name in self.state.members.objects)
 
     # The controller.
 
     def restart_controller(self) -> None:
         """Another one starts, and knows what stands in the cluster."""
-        old, self.caches = self.caches, Caches("exclave", "linkerd")
-        self.caches.mesh = MESH
+        old, self.state = self.state, ClusterState("exclave", "linkerd")
+        self.state.mesh = MESH
         for kind in ("groups", "members", "workloads", "leases"):
-            getattr(self.caches, kind).objects = dict(getattr(old, kind).objects)
-        for key in self.caches.leases.objects:
-            self.caches.see_lease(key, self.now)
-        self.caches.refresh_live(self.now)
-        self.caches.see_members(self.caches.members.objects)
-        self.look(self.caches.members.objects)
+            getattr(self.state, kind).objects = dict(getattr(old, kind).objects)
+        for key in self.state.leases.objects:
+            self.state.observe_lease(key, self.now)
+        self.state.refresh_live(self.now)
+        self.state.refresh_members(self.state.members.objects)
+        self.look(self.state.members.objects)
 
     def take(self, key: Key, member: Object) -> None:
         """A watch tells of a Member."""
-        self.caches.members.take(Upserted(member))
+        self.state.members.apply(Upserted(member))
         self.look((key,))
 
     def look(self, keys: Iterable[Key]) -> None:
         """Look at these, and at whoever is concerned by what changes."""
         keys = list(keys)
-        waiting = [*keys, *sorted(self.caches.see_members(keys))]
+        waiting = [*keys, *sorted(self.state.refresh_members(keys))]
         looks = 0
         while waiting:
             looks += 1
@@ -158,39 +165,41 @@ class Fleet:
 
     def _look_at(self, key: Key) -> list[Key]:
         concerned: list[Key] = []
-        world = self.caches.world(key, self.now)
-        while world is not None:
-            step = next_step(world)
-            concerned += self.caches.give(key, step.request if isinstance(step, PutWorkload) else None)
-            if step is None or isinstance(step, Wait):
+        snapshot = self.state.snapshot(key, self.now)
+        while snapshot is not None:
+            transition = next_transition(snapshot)
+            concerned += self.state.reserve_address(
+                key, transition.request if isinstance(transition, PutWorkload) else None
+            )
+            if transition is None or isinstance(transition, RecheckAfter):
                 break
-            changed, others = self.caches.keep(key, world, self._carried(step, world))
+            changed, others = self.state.apply_result(key, snapshot, self._carried(transition, snapshot))
             concerned += others
-            for one in self.caches.workloads.objects.values():
+            for one in self.state.workloads.objects.values():
                 for place in one["spec"]["workloadIPs"]:
                     assert len(self.listed(place["ip"])) <= 1, "no two are ever listed at one address"
-            world = changed
+            snapshot = changed
         return concerned
 
-    def _carried(self, step: Step, world: MemberWorld) -> MemberWorld | None:
-        if isinstance(step, (DeleteMember, ReleaseMember)):
-            self.gone.append(world.view.name)
-            for known in (self.caches.workloads, self.caches.leases):
-                known.objects.pop((world.namespace, world.view.name), None)
+    def _carried(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
+        if isinstance(transition, (DeleteMember, ReleaseMember)):
+            self.gone.append(snapshot.view.name)
+            for known in (self.state.workloads, self.state.leases):
+                known.objects.pop((snapshot.namespace, snapshot.view.name), None)
             return None
-        if isinstance(step, MakeLease):
-            key = (world.namespace, world.view.name)
-            self.caches.leases.take(Upserted({"metadata": {"namespace": key[0], "name": key[1]}, "spec": {}}))
-            self.caches.see_lease(key, self.now)
-            return world.seen(has_lease=True)
-        if isinstance(step, (PutWorkload, EmptyPorts)):
-            body = (step.request.body or {}) if isinstance(step, PutWorkload) else {"spec": {"ports": []}}
-            place = {"metadata": {"uid": "uid", "namespace": world.namespace, "name": world.view.name}}
-            return world.seen(workload=merge_patch(merge_patch(world.workload or {}, body), place))
-        if isinstance(step, WriteStatus):
-            return world.seen(member=merge_patch(world.member, step.patch), signed=None, sealed=None)
-        if isinstance(step, AddFinalizer):
-            return world.seen(member=merge_patch(world.member, {"metadata": {"finalizers": [FINALIZER]}}))
+        if isinstance(transition, MakeLease):
+            key = (snapshot.namespace, snapshot.view.name)
+            self.state.leases.apply(Upserted({"metadata": {"namespace": key[0], "name": key[1]}, "spec": {}}))
+            self.state.observe_lease(key, self.now)
+            return snapshot.replaced(has_lease=True)
+        if isinstance(transition, (PutWorkload, EmptyPorts)):
+            body = (transition.request.body or {}) if isinstance(transition, PutWorkload) else {"spec": {"ports": []}}
+            place = {"metadata": {"uid": "uid", "namespace": snapshot.namespace, "name": snapshot.view.name}}
+            return snapshot.replaced(workload=merge_patch(merge_patch(snapshot.workload or {}, body), place))
+        if isinstance(transition, WriteStatus):
+            return snapshot.replaced(member=merge_patch(snapshot.member, transition.patch), signed=None, sealed=None)
+        if isinstance(transition, AddFinalizer):
+            return snapshot.replaced(member=merge_patch(snapshot.member, {"metadata": {"finalizers": [FINALIZER]}}))
         changes: dict[type, dict[str, Any]] = {
             MakeAccount: {"has_account": True},
             DeleteAccount: {"account_deleted": True},
@@ -198,12 +207,12 @@ class Fleet:
             Sign: {"signed": SIGNED},
             Seal: {"sealed": "eyJ"},
         }
-        assert type(step) in changes or not isinstance(step, MarkNotReady), step
-        return world.seen(**changes.get(type(step), {"workload": None}))
+        assert type(transition) in changes or not isinstance(transition, MarkNotReady), transition
+        return snapshot.replaced(**changes.get(type(transition), {"workload": None}))
 
     def _renew(self, key: Key) -> None:
         metadata = {"namespace": key[0], "name": key[1]}
-        self.caches.leases.take(Upserted({"metadata": metadata, "spec": {"renewTime": rfc3339_micro(self.now)}}))
+        self.state.leases.apply(Upserted({"metadata": metadata, "spec": {"renewTime": rfc3339_micro(self.now)}}))
 
     def _key(self, name: str) -> Key:
         return ("bank" if name.startswith("pay-") else NAMESPACE, name)

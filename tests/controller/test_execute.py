@@ -25,18 +25,18 @@ from exclave.api.requests import (
 )
 from exclave.api.settings import parse_group
 from exclave.cluster.client import open_cluster
-from exclave.controller.execute import Carrier
+from exclave.controller.execute import Executor
 from exclave.controller.policy.reap import (
     DeleteAccount,
     DeleteLease,
     DeleteWorkload,
     EmptyPorts,
     MarkNotReady,
+    RecheckAfter,
     ReleaseMember,
     ReleaseWorkload,
-    Wait,
 )
-from exclave.controller.policy.snapshot import Group, MemberWorld
+from exclave.controller.policy.snapshot import Group, MemberSnapshot
 from exclave.controller.policy.transitions import (
     AddFinalizer,
     DeleteMember,
@@ -45,15 +45,15 @@ from exclave.controller.policy.transitions import (
     PutWorkload,
     Seal,
     Sign,
-    Step,
+    Transition,
     WriteStatus,
-    next_step,
+    next_transition,
 )
 from exclave.errors import ApiRefusal
 from exclave.identity.svid import check_svid
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from .worlds import KEY, MESH, NAME, NAMESPACE, make_member
+from .snapshots import KEY, MESH, NAME, NAMESPACE, make_member
 
 ACCOUNT = "web.vm.k7q2x-1"
 IDENTITY = MeshIdentity("web", NAMESPACE, "linkerd", "cluster.local")
@@ -62,32 +62,32 @@ IDENTITY = MeshIdentity("web", NAMESPACE, "linkerd", "cluster.local")
 class Scene:
     """A Member in a cluster without a controller, and a carrier that an administrator's hand moves."""
 
-    def __init__(self, cluster: MeshCluster, world: MemberWorld, issuer: Issuer) -> None:
+    def __init__(self, cluster: MeshCluster, snapshot: MemberSnapshot, issuer: Issuer) -> None:
         self.cluster = cluster
-        self.world = world
+        self.snapshot = snapshot
         self.issuer: Issuer | None = issuer
-        self.carrier = Carrier(cluster.admin, lambda: self.issuer, time.time)
+        self.carrier = Executor(cluster.admin, lambda: self.issuer, time.time)
 
-    async def carry(self, *steps: Step) -> MemberWorld | None:
+    async def execute(self, *transitions: Transition) -> MemberSnapshot | None:
         """Carry out steps, one after the other."""
-        found: MemberWorld | None = self.world
-        for step in steps:
+        found: MemberSnapshot | None = self.snapshot
+        for transition in transitions:
             assert found is not None
-            found = await self.carrier.carry(step, found)
+            found = await self.carrier.execute(transition, found)
         return found
 
     async def play(self) -> list[str]:
         """Do what is next until nothing is, or the Member is gone; time passes in waits alone."""
         names: list[str] = []
-        while (step := next_step(self.world)) is not None:
-            names.append(type(step).__name__)
-            if isinstance(step, Wait):
-                self.world = self.world.seen(now=self.world.now + step.seconds)
+        while (transition := next_transition(self.snapshot)) is not None:
+            names.append(type(transition).__name__)
+            if isinstance(transition, RecheckAfter):
+                self.snapshot = self.snapshot.replaced(now=self.snapshot.now + transition.seconds)
                 continue
-            found = await self.carrier.carry(step, self.world)
+            found = await self.carrier.execute(transition, self.snapshot)
             if found is None:
                 break
-            self.world = found
+            self.snapshot = found
             assert len(names) < 30, names
         return names
 
@@ -112,7 +112,7 @@ async def scene(folder: Path, **spec: Any) -> AsyncIterator[Scene]:
         group = Group(NAMESPACE, "web", found["metadata"]["uid"], parse_group("web", found["spec"]))
         secret = await admin.send(get(SECRETS, "exclave", "exclave-issuer"))
         issuer = read_issuer(secret, cluster.mesh.anchor.pem, time.time())
-        yield Scene(cluster, MemberWorld(member=member, now=time.time(), group=group, mesh=MESH), issuer)
+        yield Scene(cluster, MemberSnapshot(member=member, now=time.time(), group=group, mesh=MESH), issuer)
 
 
 async def test_a_life_from_the_first_step_to_the_last(tmp_path: Path) -> None:
@@ -134,41 +134,41 @@ async def test_a_life_from_the_first_step_to_the_last(tmp_path: Path) -> None:
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))
         member = await one.cluster.find(MEMBERS, NAME)
         assert member is not None and member["metadata"]["deletionTimestamp"]
-        one.world = one.world.seen(member=member)
+        one.snapshot = one.snapshot.replaced(member=member)
         assert await one.play() == [
-            "DeleteAccount", "Wait", "DeleteWorkload", "ReleaseWorkload", "DeleteLease", "ReleaseMember",
+            "DeleteAccount", "RecheckAfter", "DeleteWorkload", "ReleaseWorkload", "DeleteLease", "ReleaseMember",
         ]  # fmt: skip
         assert await one.standing() == []
 
 
 async def test_what_stands_already_or_is_gone_already_counts_as_done(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        for step in (AddFinalizer(), MakeAccount(), MakeLease()):
-            first = await one.carry(step)
-            again = await one.carry(step)
+        for transition in (AddFinalizer(), MakeAccount(), MakeLease()):
+            first = await one.execute(transition)
+            again = await one.execute(transition)
             assert first is not None and again is not None
             assert (first.has_account, first.has_lease) == (again.has_account, again.has_lease)
         assert await one.standing() == ["Member", "Lease", "ServiceAccount"]
-        for step in (DeleteAccount(), DeleteLease()):
-            assert await one.carry(step, step)
+        for transition in (DeleteAccount(), DeleteLease()):
+            assert await one.execute(transition, transition)
         gone = (MarkNotReady("NotLive", ""), EmptyPorts(), ReleaseWorkload())
-        for step in gone:
-            world = await one.carry(step)
-            assert world is not None and world.workload is None
-        assert await one.carry(DeleteWorkload())
+        for transition in gone:
+            snapshot = await one.execute(transition)
+            assert snapshot is not None and snapshot.workload is None
+        assert await one.execute(DeleteWorkload())
         assert await one.standing() == ["Member"]
-        assert await one.carry(ReleaseMember()) is None
-        assert await one.carry(DeleteMember("why")) is None
-        assert await one.carry(ReleaseMember()) is None
+        assert await one.execute(ReleaseMember()) is None
+        assert await one.execute(DeleteMember("why")) is None
+        assert await one.execute(ReleaseMember()) is None
         assert await one.standing() == []
 
 
 async def test_a_member_that_is_deleted_is_undone_next_and_leaves_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.play()
-        found = await one.carry(DeleteMember("it is silent"))
+        found = await one.execute(DeleteMember("it is silent"))
         assert found is not None and found.view.deleting and found.workload is not None
-        one.world = found
+        one.snapshot = found
         assert (await one.play())[-1] == "ReleaseMember"
         assert await one.standing() == []
 
@@ -184,9 +184,9 @@ async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: 
             await admin.send(delete(resource, NAMESPACE, NAME))
             before[resource.kind] = await admin.send(get(resource, NAMESPACE, NAME))
             await admin.send(patch(resource, NAMESPACE, NAME, {"metadata": {"finalizers": [ours]}}))
-        one.world = one.world.seen(member=before["Member"], workload=before["ExternalWorkload"])
-        await one.carry(ReleaseWorkload())
-        await one.carry(ReleaseMember())
+        one.snapshot = one.snapshot.replaced(member=before["Member"], workload=before["ExternalWorkload"])
+        await one.execute(ReleaseWorkload())
+        await one.execute(ReleaseMember())
         for resource in (EXTERNAL_WORKLOADS, MEMBERS):
             assert await one.cluster.find(resource, NAME) is None
 
@@ -194,38 +194,38 @@ async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: 
 async def test_steps_for_a_member_that_is_gone_say_so(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))
-        for step in (AddFinalizer(), Sign(), WriteStatus({"status": {"settings": "d"}})):
-            assert await one.carry(step) is None
+        for transition in (AddFinalizer(), Sign(), WriteStatus({"status": {"settings": "d"}})):
+            assert await one.execute(transition) is None
 
 
 async def test_a_member_that_was_evicted_meanwhile_gets_no_certificate(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        await one.carry(AddFinalizer())
+        await one.execute(AddFinalizer())
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))
-        assert not one.world.view.deleting, "our cache lies behind"
-        world = await one.carry(Sign())
-        assert world is not None
-        assert world.signed is None and world.view.deleting
+        assert not one.snapshot.view.deleting, "our cache lies behind"
+        snapshot = await one.execute(Sign())
+        assert snapshot is not None
+        assert snapshot.signed is None and snapshot.view.deleting
 
 
 async def test_a_csr_that_was_signed_meanwhile_is_not_signed_twice(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        before = one.world
+        before = one.snapshot
         await one.play()
-        one.world = before
-        world = await one.carry(Sign())
-        assert world is not None
-        assert world.signed is None and world.view.certificate is not None
+        one.snapshot = before
+        snapshot = await one.execute(Sign())
+        assert snapshot is not None
+        assert snapshot.signed is None and snapshot.view.certificate is not None
 
 
 async def test_names_and_life_are_those_of_the_group_as_it_is_now(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         spec = {"spec": {"serviceAccount": "shopfront", "certificateLifetime": "600s"}}
         await one.cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", spec))
-        world = await one.carry(Sign())
-        assert world is not None and world.signed is not None
+        snapshot = await one.execute(Sign())
+        assert snapshot is not None and snapshot.signed is not None
         identity = MeshIdentity("shopfront", NAMESPACE, "linkerd", "cluster.local")
-        svid = check_svid(world.signed.chain, KEY, one.cluster.mesh.anchor.pem, identity, time.time())
+        svid = check_svid(snapshot.signed.chain, KEY, one.cluster.mesh.anchor.pem, identity, time.time())
         assert svid.not_after - svid.not_before in (609, 610, 611)
 
 
@@ -233,27 +233,27 @@ async def test_without_an_issuer_nothing_is_signed(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         one.issuer = None
         with pytest.raises(ValueError) as refused:
-            await one.carry(Sign())
+            await one.execute(Sign())
         assert str(refused.value) == "there is no issuer that may sign"
 
 
 async def test_a_sealed_credential_opens_with_the_delivery_key_alone_and_is_written_nowhere(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        world = await one.carry(MakeAccount(), Seal())
-        assert world is not None and world.sealed is not None
-        assert unseal(world.sealed, KEY).count(".") == 2, "a JWT"
+        snapshot = await one.execute(MakeAccount(), Seal())
+        assert snapshot is not None and snapshot.sealed is not None
+        assert unseal(snapshot.sealed, KEY).count(".") == 2, "a JWT"
         member = await one.cluster.find(MEMBERS, NAME)
         assert member is not None and "credential" not in (member.get("status") or {})
 
 
 async def test_an_account_that_somebody_deleted_before_it_was_sealed_is_made_again(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        await one.carry(MakeAccount())
+        await one.execute(MakeAccount())
         await one.cluster.admin.send(delete(SERVICE_ACCOUNTS, "shop-vms", ACCOUNT))
-        world = await one.carry(Seal())
-        assert world is not None and world.sealed is None and not world.has_account
-        world = await one.carry(MakeAccount(), Seal())
-        assert world is not None and world.sealed is not None
+        snapshot = await one.execute(Seal())
+        assert snapshot is not None and snapshot.sealed is None and not snapshot.has_account
+        snapshot = await one.execute(MakeAccount(), Seal())
+        assert snapshot is not None and snapshot.sealed is not None
 
 
 async def test_only_what_is_ours_is_let_go(tmp_path: Path) -> None:
@@ -261,8 +261,8 @@ async def test_only_what_is_ours_is_let_go(tmp_path: Path) -> None:
         await one.play()
         theirs = {"metadata": {"finalizers": ["exclave.dev/ports", "example.org/theirs"]}}
         place = (EXTERNAL_WORKLOADS, NAMESPACE, NAME)
-        one.world = one.world.seen(workload=await one.cluster.admin.send(patch(*place, theirs)))
-        await one.carry(DeleteWorkload(), ReleaseWorkload())
+        one.snapshot = one.snapshot.replaced(workload=await one.cluster.admin.send(patch(*place, theirs)))
+        await one.execute(DeleteWorkload(), ReleaseWorkload())
         found = await one.cluster.find(EXTERNAL_WORKLOADS, NAME)
         assert found is not None and found["metadata"]["finalizers"] == ["example.org/theirs"]
 
@@ -276,8 +276,8 @@ async def test_ready_false_is_written_beside_what_others_wrote(tmp_path: Path) -
         ]
         place = (EXTERNAL_WORKLOADS, NAMESPACE, NAME)
         body = {"status": {"conditions": conditions}}
-        one.world = one.world.seen(workload=await one.cluster.admin.send(patch(*place, body, "status")))
-        await one.carry(MarkNotReady("NotLive", "no heartbeat for three intervals"))
+        one.snapshot = one.snapshot.replaced(workload=await one.cluster.admin.send(patch(*place, body, "status")))
+        await one.execute(MarkNotReady("NotLive", "no heartbeat for three intervals"))
         found = await one.cluster.find(EXTERNAL_WORKLOADS, NAME)
         assert found is not None
         told = {one["type"]: (one["status"], one["reason"]) for one in found["status"]["conditions"]}
@@ -287,7 +287,7 @@ async def test_ready_false_is_written_beside_what_others_wrote(tmp_path: Path) -
 async def test_what_the_server_refuses_comes_out_for_another_try(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.play()
-        wanted = create(EXTERNAL_WORKLOADS, NAMESPACE, {**(one.world.workload or {}), "metadata": {"name": NAME}})
+        wanted = create(EXTERNAL_WORKLOADS, NAMESPACE, {**(one.snapshot.workload or {}), "metadata": {"name": NAME}})
         with pytest.raises(ApiRefusal) as refused:
-            await one.carry(PutWorkload(wanted))
+            await one.execute(PutWorkload(wanted))
         assert refused.value.status == 409

@@ -3,7 +3,7 @@
 import pytest
 
 from exclave.api.requests import Object, Request
-from exclave.controller.lease_recheck import MOST_ASKED, ask_after
+from exclave.controller.lease_recheck import MOST_ASKED, recheck_leases
 from exclave.errors import ApiRefusal, ClusterError, Fault
 
 A, B, C = ("shop", "web-a-1"), ("shop", "web-b-1"), ("shop", "web-c-1")
@@ -30,7 +30,7 @@ def refusal(status: int) -> ApiRefusal:
 
 
 async def names(server: Server, *silent: tuple[str, str]) -> tuple[list[str], set[tuple[str, str]]]:
-    found, unread = await ask_after(server, silent)
+    found, unread = await recheck_leases(server, silent)
     return [lease["metadata"]["name"] for lease in found], unread
 
 
@@ -51,5 +51,5 @@ async def test_a_server_with_other_worries_is_not_pressed_and_nothing_is_conclud
 
 async def test_so_many_are_read_at_once_and_of_the_rest_nothing_is_concluded() -> None:
     everybody = [("shop", f"web-a-{number:03}") for number in range(MOST_ASKED + 2)]
-    found, unread = await ask_after(Server(), everybody)
+    found, unread = await recheck_leases(Server(), everybody)
     assert (len(found), unread) == (MOST_ASKED, set(everybody[-2:]))

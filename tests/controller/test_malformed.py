@@ -30,7 +30,7 @@ from exclave.cluster.client import open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.cluster.watch_events import Listed, Upserted
 from exclave.config import Config, MemberConfig, Paths
-from exclave.controller.cluster_state import Caches, Key
+from exclave.controller.cluster_state import ClusterState, Key
 from exclave.controller.policy.register import wanted_workload
 from exclave.controller.run import Place, open_controller
 from exclave.join.join import join
@@ -40,7 +40,7 @@ from support.https import Asked, Reply
 from support.interposer import Interposer, honest, is_watch, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from .worlds import GROUP, LIVE, MESH, NOW, make_member, make_world, with_status
+from .snapshots import GROUP, LIVE, MESH, NOW, make_member, make_snapshot, with_status
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -76,7 +76,7 @@ def named(found: Object, name: str) -> Object:
 
 
 MEMBER = with_status(make_member(serving=True), LIVE)
-WORKLOAD = named(wanted_workload(make_world(MEMBER, live=True), GROUP, MESH), MEMBER["metadata"]["name"])
+WORKLOAD = named(wanted_workload(make_snapshot(MEMBER, live=True), GROUP, MESH), MEMBER["metadata"]["name"])
 LEASE = named({"metadata": {}, "spec": {"renewTime": "2027-01-15T08:00:00.000000Z", "holderIdentity": "a.b"}}, "x")
 GOOD, BAD = "web-k7q2x-1", "web-bbbbb-1"
 
@@ -86,28 +86,28 @@ GOOD, BAD = "web-k7q2x-1", "web-bbbbb-1"
 def test_whatever_is_wrong_with_one_member_the_other_stays_live_known_and_in_its_place(
     member: Object, workload: Object, lease: Object, names: list[str]
 ) -> None:
-    caches = Caches("exclave", "linkerd")
-    caches.mesh = MESH
+    state = ClusterState("exclave", "linkerd")
+    state.mesh = MESH
     made = {
         GOOD: (named(MEMBER, GOOD), named(WORKLOAD, GOOD), named(LEASE, GOOD)),
         BAD: (named(member, BAD), named(workload, BAD), named(lease, BAD)),
     }
-    for place, cache in enumerate((caches.members, caches.workloads, caches.leases)):
-        cache.take(Listed(tuple(made[name][place] for name in names)))
+    for place, cache in enumerate((state.members, state.workloads, state.leases)):
+        cache.apply(Listed(tuple(made[name][place] for name in names)))
     keys: list[Key] = [(NAMESPACE, name) for name in names]
     for key in keys:
-        with caches.malformed.isolate("Lease"):
-            caches.see_lease(key, NOW)
-    caches.wake(keys)
-    caches.refresh_live(NOW)
-    caches.refresh_heartbeat()
-    caches.see_members(keys)
-    world = caches.world((NAMESPACE, GOOD), NOW)
-    assert world is not None and world.live and world.beaten and world.has_lease
-    world = caches.world((NAMESPACE, "web-ccccc-1"), NOW)
-    assert world is None
+        with state.malformed.isolate("Lease"):
+            state.observe_lease(key, NOW)
+    state.mark_live(keys)
+    state.refresh_live(NOW)
+    state.refresh_heartbeat()
+    state.refresh_members(keys)
+    snapshot = state.snapshot((NAMESPACE, GOOD), NOW)
+    assert snapshot is not None and snapshot.live and snapshot.has_heartbeat and snapshot.has_lease
+    snapshot = state.snapshot((NAMESPACE, "web-ccccc-1"), NOW)
+    assert snapshot is None
     late = named(MEMBER, "web-ccccc-1")
-    concerned = caches.see_members(caches.members.take(Upserted(late)))
+    concerned = state.refresh_members(state.members.apply(Upserted(late)))
     assert (NAMESPACE, GOOD) in concerned, "they have one machine and one address"
 
 

@@ -10,12 +10,12 @@ from exclave.admin.objects import join_account, rejoin_account
 from exclave.api.names import CONTROLLER, EXPIRES
 from exclave.api.requests import MEMBERS, ROLES, SERVICE_ACCOUNTS, Object, Request, create, delete, list_all
 from exclave.cluster.client import open_cluster
-from exclave.controller.sweep import clear, tidy
+from exclave.controller.sweep import clear, sweep
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from .worlds import make_member
+from .snapshots import make_member
 
 
 async def accounts(cluster: MeshCluster) -> set[str]:
@@ -82,7 +82,7 @@ async def test_an_account_that_is_malformed_or_cannot_be_deleted_keeps_no_other(
         {"metadata": {"namespace": "shop-vms", "name": "web.join.eeeee-1", "annotations": {EXPIRES: 7}}},
     ]
     server = OddAccounts([*malformed, *good, *lonely], "web.join.aaaaa-1")
-    await tidy(server, "shop", set(), lambda: now, MalformedLog(lambda: now))
+    await sweep(server, "shop", set(), lambda: now, MalformedLog(lambda: now))
     assert server.deleted == ["web.join.bbbbb-1", "web.join.ccccc-1", "web.vm.x-1", "web.vm.y-1"]
     assert "account shop-vms/web.join.aaaaa-1 is left: a webhook says no" in caplog.messages
     for name in ("ddddd", "eeeee"):
@@ -103,8 +103,8 @@ async def test_expired_tokens_and_accounts_without_a_member_go_and_nothing_else(
         for name in ("web.vm.k7q2x-1", "web.vm.ddddd-1", "web.vm.eeeee-1", "web.else"):
             await cluster.admin.send(create(SERVICE_ACCOUNTS, "shop-vms", {"metadata": {"name": name}}))
         await cluster.admin.send(create(MEMBERS, "shop", make_member(finalizer=False)))
-        await tidy(cluster.admin, "shop", {"web-ddddd-1"}, lambda: now, MalformedLog(lambda: now))
+        await sweep(cluster.admin, "shop", {"web-ddddd-1"}, lambda: now, MalformedLog(lambda: now))
         young = {"web.join.ccccc-1", "web.vm.k7q2x-1", "web.vm.ddddd-1", "web.vm.eeeee-1", "web.else"}
         assert await accounts(cluster) == young, "an account that was made just now may belong to a Member to come"
-        await tidy(cluster.admin, "shop", {"web-ddddd-1"}, lambda: now + 61, MalformedLog(lambda: now))
+        await sweep(cluster.admin, "shop", {"web-ddddd-1"}, lambda: now + 61, MalformedLog(lambda: now))
         assert await accounts(cluster) == young - {"web.vm.eeeee-1"}, "web-k7q2x-1 is there, though we had not seen it"

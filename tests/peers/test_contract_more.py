@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from exclave.api.definitions.admission import guard_objects
+from exclave.api.definitions.admission import admission_objects
 
 from .test_contract import MERGE, config_map, core, group, lease, leases, made, member, members, told, until, watching
 
@@ -213,7 +213,7 @@ class TestPolicies:
 
     @pytest.mark.parametrize("index", [0, 1], ids=["a policy", "a binding"])
     def test_it_is_kept_and_watched_by_name(self, admin: httpx.Client, index: int) -> None:
-        body = guard_objects("contract")[index]
+        body = admission_objects("contract")[index]
         name = f"contract-{index}"
         body = {**body, "metadata": {"name": name}, "spec": {**body["spec"]}}
         if index:

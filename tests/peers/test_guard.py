@@ -29,7 +29,7 @@ from exclave.admin.objects import (
     join_account,
     rejoin_account,
 )
-from exclave.api.definitions.admission import GROUP_LABEL, GUARD
+from exclave.api.definitions.admission import GROUP_LABEL, MACHINES_POLICY
 from exclave.api.delivery import delivery_key_text, seal, unseal
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import create, create_token
@@ -138,7 +138,7 @@ def wait_guarded(town: Town) -> None:
     """The API server learns of a policy, and of rights, a moment after they are made."""
     for _ in range(600):
         answer = town.as_["misshapen"].post(members(SHOP), json=member(f"web-{TOKEN}-9"), params={"dryRun": "All"})
-        if GUARD in answer.text:
+        if MACHINES_POLICY in answer.text:
             return
     raise AssertionError(f"the policy does not hold: {answer.text}")
 

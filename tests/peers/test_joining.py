@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.api.definitions.admission import guard_objects
+from exclave.api.definitions.admission import admission_objects
 from exclave.api.join_token import encode_token
 from exclave.api.lease import heartbeat_request
 from exclave.api.requests import (
@@ -50,7 +50,7 @@ async def guarded(server: Server, folder: Path) -> AsyncIterator[MeshCluster]:
     """Linkerd's objects, the guard, a group and the controller, on this server."""
     api = RunningApiServer(Access((server.url,), server.ca), server.admin_token, folder, None)  # type: ignore[arg-type]
     async with open_cluster(api.access, lambda: api.admin_token) as admin:
-        for body in guard_objects("exclave"):
+        for body in admission_objects("exclave"):
             try:
                 resource = BINDINGS if body["kind"].endswith("Binding") else POLICIES
                 await admin.send(create(resource, None, body))

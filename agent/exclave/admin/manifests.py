@@ -13,7 +13,7 @@ from typing import Literal
 
 from exclave import __version__
 from exclave.admin.objects import Manifest, controller_objects
-from exclave.api.definitions.admission import guard_objects
+from exclave.api.definitions.admission import admission_objects
 from exclave.api.definitions.crds import custom_resource_definitions
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import (
@@ -123,7 +123,13 @@ def first_objects() -> list[Object]:
 
 def later_objects(choice: Installation) -> list[Object]:
     """Everything else: policies, rights, issuer, controllers."""
-    return [*guard_objects(choice.namespace), *_rights(choice), *_issuer(choice), _deployment(choice), _service(choice)]
+    return [
+        *admission_objects(choice.namespace),
+        *_rights(choice),
+        *_issuer(choice),
+        _deployment(choice),
+        _service(choice),
+    ]
 
 
 def _rights(choice: Installation) -> Iterator[Object]:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exclave.api.definitions.admission import guard_objects
+from exclave.api.definitions.admission import admission_objects
 from exclave.api.names import (
     ACCOUNTS_LABEL,
+    ADMISSION_POLICY_NAMES,
     CONTROLLER,
     ELECTION,
     EXPIRES,
     GROUPS_LABEL,
-    GUARD_NAMES,
     accounts_namespace,
     parse_member_name,
     settings_name,
@@ -201,14 +201,14 @@ def _controller_rules() -> list[Rule]:
             "validatingadmissionpolicies",
             "get",
             "watch",
-            names=GUARD_NAMES,
+            names=ADMISSION_POLICY_NAMES,
         ),
         _rule(
             "admissionregistration.k8s.io",
             "validatingadmissionpolicybindings",
             "get",
             "watch",
-            names=GUARD_NAMES,
+            names=ADMISSION_POLICY_NAMES,
         ),
     ]
 
@@ -251,4 +251,4 @@ def _placed(resource: Resource, namespace: str | None, metadata: Object, **more:
 def guard_manifests(controller_namespace: str) -> list[Manifest]:
     """The admission policies as manifests."""
     kinds = {one.kind: one for one in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)}
-    return [Manifest(kinds[body["kind"]], None, body) for body in guard_objects(controller_namespace)]
+    return [Manifest(kinds[body["kind"]], None, body) for body in admission_objects(controller_namespace)]

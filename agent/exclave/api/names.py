@@ -8,7 +8,7 @@ CONTROLLER = "exclave-controller"
 ELECTION = "exclave-controller"
 """The Lease that elects one of the controller's replicas."""
 
-GUARD_NAMES = ("exclave-guard", "exclave-controller")
+ADMISSION_POLICY_NAMES = ("exclave-guard", "exclave-controller")
 """The admission policies and their bindings. The controller admits nobody while one is missing."""
 
 ACCOUNTS_LABEL = "exclave.dev/machines"

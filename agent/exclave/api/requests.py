@@ -1,6 +1,6 @@
 """Requests to the Kubernetes API as values, and what their answers mean. Pure.
 
-Rules: a maker per verb, so that a reader of a call sees verb, resource and name; `judge` alone decides whether an
+Rules: a maker per verb, so that a reader of a call sees verb, resource and name; `classify` alone decides whether an
 answer is worth another try; `refusal` alone words what the server refused; bodies are plain JSON trees.
 """
 
@@ -148,11 +148,11 @@ def _what(resource: Resource, name: str, subresource: str | None) -> str:
     return f"{resource.plural}{'/' + subresource if subresource else ''} {name}"
 
 
-class Verdict(Enum):
+class ResponseClass(Enum):
     """What an HTTP status means for the one who asked."""
 
-    DONE = "done"
-    AGAIN = "again"  # the same request may succeed later
+    SUCCESS = "done"
+    RETRY = "again"  # the same request may succeed later
     REFUSED = "refused"  # the same request will be refused again
 
 
@@ -160,17 +160,17 @@ WORTH_ANOTHER_TRY = frozenset({408, 429, 500, 502, 503, 504})
 """Timeouts, overload, a server that starts or stops, an admission webhook that is away."""
 
 
-def judge(status: int) -> Verdict:
+def classify(status: int) -> ResponseClass:
     """Say what to do after an answer with this status."""
     if 200 <= status < 300:
-        return Verdict.DONE
-    return Verdict.AGAIN if status in WORTH_ANOTHER_TRY else Verdict.REFUSED
+        return ResponseClass.SUCCESS
+    return ResponseClass.RETRY if status in WORTH_ANOTHER_TRY else ResponseClass.REFUSED
 
 
 def is_transient(problem: ClusterError) -> bool:
     """True if sending the request again may help: nobody was reached, or the answer was "not now"."""
     if isinstance(problem, ApiRefusal):
-        return judge(problem.status) is Verdict.AGAIN
+        return classify(problem.status) is ResponseClass.RETRY
     return problem.fault is Fault.UNREACHABLE
 
 
@@ -185,7 +185,7 @@ def refusal(
     answer = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
     reason = str(answer.get("reason") or "")
     told = str(answer.get("message") or "")[:LONGEST_MESSAGE]
-    again = judge(status) is Verdict.AGAIN
+    again = classify(status) is ResponseClass.RETRY
     message, hint = _words(request, status, reason, server, who, again)
     return ApiRefusal(
         status,

@@ -21,8 +21,8 @@ from exclave.controller.mesh.publish import Published, last_good, read_control_p
 from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust
 from exclave.controller.policy.claims import Claims, neighbour_of
 from exclave.controller.policy.heartbeats import SHORTEST, Holders, holder_of, interval_for
-from exclave.controller.policy.reap import Sight, live_members, see
-from exclave.controller.policy.snapshot import Group, MemberWorld, Mesh, workload_ports
+from exclave.controller.policy.reap import LeaseObservation, live_members, see
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, workload_ports
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import describe
 
@@ -62,7 +62,7 @@ class Cache:
         self.synced = False
         self._removed: dict[Key, int] = {}  # versions, the last removal last
 
-    def take(self, event: WatchEvent) -> list[Key]:
+    def apply(self, event: WatchEvent) -> list[Key]:
         """Take an event; the keys that it concerns."""
         self.synced = True
         if isinstance(event, Listed):
@@ -85,7 +85,7 @@ class Cache:
                 self.objects[key] = event.object
         return keys
 
-    def keep(self, key: Key, found: Object) -> Object | None:
+    def merge_response(self, key: Key, found: Object) -> Object | None:
         """Take what a request has answered; what is known then, since a watch may have told of something newer."""
         known, version = self.objects.get(key), _version(found)
         if known is not None and _version(known) > version:
@@ -95,7 +95,7 @@ class Cache:
         self.objects[key] = found
         return found
 
-    def only(self) -> Object | None:
+    def single(self) -> Object | None:
         """The object of a watch that follows one."""
         return next(iter(self.objects.values()), None)
 
@@ -107,7 +107,7 @@ def _version(found: Object) -> int:
 
 
 @dataclass
-class Caches:
+class ClusterState:
     """Everything that is watched, by what it is."""
 
     namespace: str
@@ -123,8 +123,8 @@ class Caches:
     linkerd_slices: Cache = field(default_factory=Cache)
     dns_slices: Cache = field(default_factory=Cache)
     guard: dict[str, Cache] = field(default_factory=dict)
-    guard_fault: str | None = None
-    guard_concerned: Object | None = None
+    admission_fault: str | None = None
+    faulty_policy: Object | None = None
     heartbeat: float = SHORTEST
     mesh: Mesh | None = None
     trust: Trust | None = None
@@ -132,11 +132,11 @@ class Caches:
     watching_since: float = 0.0
     _readings: dict[Key, Group] = field(default_factory=dict)
     _read: dict[Key, Object] = field(default_factory=dict)
-    _sights: dict[Key, Sight] = field(default_factory=dict)
+    _observations: dict[Key, LeaseObservation] = field(default_factory=dict)
     _live: set[Key] = field(default_factory=set)
     _holders: dict[Key, Holders] = field(default_factory=dict)
     _claims: Claims = field(default_factory=Claims)
-    _given: dict[Key, Object] = field(default_factory=dict)
+    _reserved: dict[Key, Object] = field(default_factory=dict)
     _patience: float = SHORTEST
     refusals: dict[Key, str] = field(default_factory=dict)
     _emptied: dict[Key, tuple[str, float]] = field(default_factory=dict)  # uid of the ExternalWorkload, and since when
@@ -166,12 +166,12 @@ class Caches:
     def refresh_mesh(self, now: float) -> bool:
         """Read Linkerd's objects and the issuer again; True if what members must know has changed."""
         before, fault = self.mesh, self.mesh_fault
-        config, linkerd = self.config.only(), before.linkerd if before else None
+        config, linkerd = self.config.single(), before.linkerd if before else None
         if config is not None:
             linkerd = self._try(CONFIG, lambda: read_linkerd(config, self.linkerd_namespace)) or linkerd
-        self.trust, faults = choose_trust(self.secret.only(), self.anchors.only(), self.trust, now)
+        self.trust, faults = choose_trust(self.secret.single(), self.anchors.single(), self.trust, now)
         for what in (ANCHORS, ISSUER):
-            self._say(what, faults.get(what))
+            self._set_fault(what, faults.get(what))
         if linkerd is not None and self.trust is not None:
             issuer = self.trust.issuer
             found = read_control_plane(
@@ -183,14 +183,14 @@ class Caches:
             self.mesh = Mesh(linkerd, self.trust.anchors, issuer.sha256, control_plane, issuer.not_after)
         return (self.mesh, self.mesh_fault) != (before, fault)
 
-    def refresh_guard(self, wanted: Iterable[Object]) -> bool:
+    def refresh_admission(self, wanted: Iterable[Object]) -> bool:
         """Look at the admission policies again; True if what is wrong with them has changed."""
-        before, wanted = self.guard_fault, list(wanted)
-        found = [one for cache in self.guard.values() if (one := cache.only()) is not None]
+        before, wanted = self.admission_fault, list(wanted)
+        found = [one for cache in self.guard.values() if (one := cache.single()) is not None]
         fault = first_fault(found, wanted)
-        self.guard_fault = fault[1] if fault is not None else None
-        self.guard_concerned = fault[0] if fault is not None else wanted[0]
-        return self.guard_fault != before
+        self.admission_fault = fault[1] if fault is not None else None
+        self.faulty_policy = fault[0] if fault is not None else wanted[0]
+        return self.admission_fault != before
 
     def refresh_heartbeat(self) -> bool:
         """Choose the interval for a fleet of this size; True if it has changed.
@@ -227,7 +227,7 @@ class Caches:
             self._readings[key] = Group(namespace, name, uid_of(found), spec)
         return self._readings.get(key)
 
-    def see_lease(self, key: Key, now: float) -> bool:
+    def observe_lease(self, key: Key, now: float) -> bool:
         """Look at a Lease; True if its member is to be looked at: it was not live before, or two machines are heard."""
         lease = self.leases.objects.get(key)
         if lease is None:
@@ -236,29 +236,29 @@ class Caches:
         was_live = self._is_live(key)
         renewed = (lease.get("spec") or {}).get("renewTime")
         holders = self._holders.get(key, Holders())
-        self._sights[key] = see(self._sights.get(key), renewed, now)
+        self._observations[key] = see(self._observations.get(key), renewed, now)
         seen = self._holders[key] = holders.see(holder_of(lease), now)
         return not was_live or seen.returned != holders.returned
 
     def _forget_lease(self, key: Key) -> None:
-        self._sights.pop(key, None)
+        self._observations.pop(key, None)
         self._holders.pop(key, None)
 
-    def wake(self, keys: Iterable[Key]) -> None:
+    def mark_live(self, keys: Iterable[Key]) -> None:
         """Take members whose heartbeats have just been seen for live, without a look at all the others."""
         for key in keys:
-            sight = self._sights.get(key)
-            if sight is not None and sight.renewed is not None and self._speaks(key, sight):
+            observation = self._observations.get(key)
+            if observation is not None and observation.renewed is not None and self._is_evidence(key, observation):
                 self._live.add(key)
 
-    def _speaks(self, key: Key, sight: Sight) -> bool:
+    def _is_evidence(self, key: Key, observation: LeaseObservation) -> bool:
         """Whether a sight says something of now: a Lease that has only been met does so if its member was live.
 
         Else every member that died long ago would live again, ports and all, whenever a controller starts. Leases of
         others, such as those of the cluster's nodes, say nothing of the fleet.
         """
         member = self.members.objects.get(key)
-        if member is None or sight.changed:
+        if member is None or observation.changed:
             return member is not None
         status = member.get("status")  # not read whole: all are asked at each tick
         conditions = read_conditions(status.get("conditions")) if isinstance(status, dict) else ()
@@ -266,54 +266,60 @@ class Caches:
 
     def overdue(self, now: float) -> set[Key]:
         """Who would no longer be live, by what the watch of Leases has told."""
-        return self._live - self._heard(now)
+        return self._live - self._live_now(now)
 
     def refresh_live(self, now: float, unread: Collection[Key] = ()) -> set[Key]:
         """Who became live, or no longer is. Of `unread` no more than the watch's silence is known: they stay live."""
         before = set(self._live)
-        self._live = self._heard(now) | before.intersection(unread)
+        self._live = self._live_now(now) | before.intersection(unread)
         return before ^ self._live
 
-    def _heard(self, now: float) -> set[Key]:
-        sights = {key: sight for key, sight in self._sights.items() if self._speaks(key, sight)}
-        return live_members(sights, self._live, interval=self._patience, watching_since=self.watching_since, now=now)
+    def _live_now(self, now: float) -> set[Key]:
+        observations = {
+            key: observation for key, observation in self._observations.items() if self._is_evidence(key, observation)
+        }
+        return live_members(
+            observations, self._live, interval=self._patience, watching_since=self.watching_since, now=now
+        )
 
-    def see_members(self, keys: Iterable[Key]) -> set[Key]:
+    def refresh_members(self, keys: Iterable[Key]) -> set[Key]:
         """Look at Members of which anything has changed; which others that concerns."""
         concerned: set[Key] = set()
         for key in list(keys):
             with self.malformed.isolate(f"Member {'/'.join(key)}"):
-                concerned |= self._see_member(key)
+                concerned |= self._refresh_member(key)
         return concerned
 
-    def _see_member(self, key: Key) -> set[Key]:
+    def _refresh_member(self, key: Key) -> set[Key]:
         member = self.members.objects.get(key)
         if member is None:
             self._forget_member(key)
             return self._claims.refresh(key, None)
-        workload, given = self.workloads.objects.get(key), self._given.get(key)
+        workload, reserved = self.workloads.objects.get(key), self._reserved.get(key)
         live = self._is_live(key)
-        return self._claims.refresh(key, neighbour_of(member, workload, self._group_of(key), live=live, given=given))
+        return self._claims.refresh(
+            key, neighbour_of(member, workload, self._group_of(key), live=live, reserved=reserved)
+        )
 
-    def give(self, key: Key, request: Request | None) -> set[Key]:
+    def reserve_address(self, key: Key, request: Request | None) -> set[Key]:
         """Note what a Member's ExternalWorkload is being given, None if nothing; which others that concerns.
 
         Whoever is looked at while the request is under way must not be given the same address.
         """
         if request is None or request.body is None:
-            self._given.pop(key, None)
+            self._reserved.pop(key, None)
         else:
-            self._given[key] = request.body
-        return self._see_member(key)
+            self._reserved[key] = request.body
+        return self._refresh_member(key)
 
     def _forget_member(self, key: Key) -> None:
-        for memory in (self._given, self._has_account, self._account_deleted, self._emptied):
+        for memory in (self._reserved, self._has_account, self._account_deleted, self._emptied):
             memory.pop(key, None)
 
     def _is_live(self, key: Key) -> bool:
         """Whether a Member is live. One whose Lease was never renewed is not: an earlier Member of its name was."""
-        sight = self._sights.get(key)
-        return key in self._live and sight is not None and sight.renewed is not None
+        observation = self._observations.get(key)
+        return key in self._live and observation is not None and observation.renewed is not None
 
     def _group_of(self, key: Key) -> Group | None:
         """The group that a Member's name names."""
@@ -322,50 +328,52 @@ class Caches:
         except ValueError:
             return None
 
-    def world(self, key: Key, now: float) -> MemberWorld | None:
+    def snapshot(self, key: Key, now: float) -> MemberSnapshot | None:
         """All that is known of a Member; None if there is none."""
         member = self.members.objects.get(key)
         if member is None:
             return None
         group = self._group_of(key)
-        sight, uid = self._sights.get(key), uid_of(member)
+        observation, uid = self._observations.get(key), uid_of(member)
         published = self.published.get((group.namespace, group.name)) if group else None
-        return MemberWorld(
+        return MemberSnapshot(
             member=member,
             now=now,
             group=group,
             mesh=self.mesh,
             settings_digest=published.digest if published else None,
             settings_ports=published.ports if published else frozenset(),
-            guard_fault=self.guard_fault,
+            admission_fault=self.admission_fault,
             mesh_fault=self.mesh_fault,
             group_refusal=self.refusals.get((group.namespace, group.name)) if group else None,
-            neighbours=self._claims.like(key),
+            neighbours=self._claims.sharing_with(key),
             workload=self.workloads.objects.get(key),
             has_account=self._has_account.get(key) == uid,
             has_lease=key in self.leases.objects,
-            beaten=sight is not None and sight.renewed is not None,
+            has_heartbeat=observation is not None and observation.renewed is not None,
             live=self._is_live(key),
             clones=self._holders.get(key, Holders()).clones(now),
             emptied_at=self._emptied_at(key, now),
             account_deleted=self._account_deleted.get(key) == uid,
         )
 
-    def keep(self, key: Key, before: MemberWorld, after: MemberWorld | None) -> tuple[MemberWorld | None, set[Key]]:
+    def apply_result(
+        self, key: Key, before: MemberSnapshot, after: MemberSnapshot | None
+    ) -> tuple[MemberSnapshot | None, set[Key]]:
         """Keep what carrying out a step has changed until the watches tell the same.
 
         The world to go on with, None if the Member is gone, and which others that concerns. What the watches told
         meanwhile, while the answer was on its way, is not undone by it: nobody would tell of it again.
         """
-        self._given.pop(key, None)
+        self._reserved.pop(key, None)
         uid = uid_of(before.member)
         if after is None:
             if uid_of(self.members.objects.get(key)) == uid:
                 del self.members.objects[key]
-            return None, self._see_member(key)
-        member = self.members.keep(key, after.member)
+            return None, self._refresh_member(key)
+        member = self.members.merge_response(key, after.member)
         if after.workload is not None:
-            self.workloads.keep(key, after.workload)
+            self.workloads.merge_response(key, after.workload)
         elif before.workload is not None and uid_of(self.workloads.objects.get(key)) == uid_of(before.workload):
             self.workloads.objects.pop(key, None)
         workload = self.workloads.objects.get(key)
@@ -373,10 +381,10 @@ class Caches:
             self.leases.objects.pop(key, None)
             self._forget_lease(key)
         if member is None:
-            return None, self._see_member(key)
+            return None, self._refresh_member(key)
         if uid_of(member) != uid:
             # Another Member of this name: what was found out about the first one does not hold for it.
-            return None, {key, *self._see_member(key)}
+            return None, {key, *self._refresh_member(key)}
         for is_so, memory in (
             (after.has_account, self._has_account),
             (after.account_deleted, self._account_deleted),
@@ -385,7 +393,7 @@ class Caches:
                 memory[key] = uid
             else:
                 memory.pop(key, None)
-        return after.seen(member=member, workload=workload), self._see_member(key)
+        return after.replaced(member=member, workload=workload), self._refresh_member(key)
 
     def members_of(self, namespace: str, group: str) -> list[Key]:
         """The Members of a group."""
@@ -406,12 +414,12 @@ class Caches:
         try:
             value = read()
         except MALFORMED as problem:
-            self._say(what, fault_text(problem))
+            self._set_fault(what, fault_text(problem))
             return None
-        self._say(what, None)
+        self._set_fault(what, None)
         return value
 
-    def _say(self, what: str, fault: str | None) -> None:
+    def _set_fault(self, what: str, fault: str | None) -> None:
         """Note what is wrong with a source, None if nothing is; it is told when that changes."""
         if fault is None:
             self.faults.pop(what, None)

@@ -42,7 +42,7 @@ from exclave.controller.policy.reap import (
     ReleaseMember,
 )
 from exclave.controller.policy.sign import sign
-from exclave.controller.policy.snapshot import MemberWorld, workload_ports
+from exclave.controller.policy.snapshot import MemberSnapshot, workload_ports
 from exclave.controller.policy.transitions import (
     AddFinalizer,
     DeleteMember,
@@ -51,7 +51,7 @@ from exclave.controller.policy.transitions import (
     PutWorkload,
     Seal,
     Sign,
-    Step,
+    Transition,
     WriteStatus,
 )
 from exclave.errors import ApiRefusal
@@ -63,7 +63,7 @@ CREDENTIAL_LIFE = 30 * 86400
 """Seconds asked for; the API server may grant less."""
 
 
-class Carrier:
+class Executor:
     """Carries out steps. `issuer` gives the issuer of the moment, None if there is none that may sign."""
 
     def __init__(self, cluster: Sender, issuer: Callable[[], Issuer | None], now: Now) -> None:
@@ -71,42 +71,42 @@ class Carrier:
         self._issuer = issuer
         self._now = now
 
-    async def carry(self, step: Step, world: MemberWorld) -> MemberWorld | None:
+    async def execute(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         """Do one step; None if the Member is gone. Raises ExclaveError, ValueError."""
-        if isinstance(step, Sign):
-            return await self._sign(world)
-        if isinstance(step, Seal):
-            return await self._seal(world)
-        if isinstance(step, (AddFinalizer, MakeAccount, MakeLease, PutWorkload, WriteStatus)):
-            return await self._make(step, world)
-        return await self._undo(step, world)
+        if isinstance(transition, Sign):
+            return await self._sign(snapshot)
+        if isinstance(transition, Seal):
+            return await self._seal(snapshot)
+        if isinstance(transition, (AddFinalizer, MakeAccount, MakeLease, PutWorkload, WriteStatus)):
+            return await self._make(transition, snapshot)
+        return await self._remove(transition, snapshot)
 
     async def _make(
-        self, step: AddFinalizer | MakeAccount | MakeLease | PutWorkload | WriteStatus, world: MemberWorld
-    ) -> MemberWorld | None:
-        namespace, name = world.namespace, world.view.name
-        if isinstance(step, AddFinalizer):
-            body = _metadata(finalizers=[*world.view.finalizers, FINALIZER])
-            return await self._member(patch(MEMBERS, namespace, name, body), world)
-        if isinstance(step, WriteStatus):
-            body = step.patch
-            if world.signed is not None:  # two controllers must not both sign one CSR: the second meets a conflict
-                body = {**body, **_metadata(resourceVersion=world.view.resource_version)}
-            written = await self._member(patch(MEMBERS, namespace, name, body, "status"), world)
-            return written.seen(signed=None, sealed=None) if written else None
-        if isinstance(step, PutWorkload):
-            workload = await self._cluster.send(step.request)
-            return world.seen(workload=workload, emptied_at=None if workload_ports(workload) else self._now())
-        if isinstance(step, MakeAccount):
-            account = {"metadata": {"name": _account(world)}}
+        self, transition: AddFinalizer | MakeAccount | MakeLease | PutWorkload | WriteStatus, snapshot: MemberSnapshot
+    ) -> MemberSnapshot | None:
+        namespace, name = snapshot.namespace, snapshot.view.name
+        if isinstance(transition, AddFinalizer):
+            body = _metadata(finalizers=[*snapshot.view.finalizers, FINALIZER])
+            return await self._member(patch(MEMBERS, namespace, name, body), snapshot)
+        if isinstance(transition, WriteStatus):
+            body = transition.patch
+            if snapshot.signed is not None:  # two controllers must not both sign one CSR: the second meets a conflict
+                body = {**body, **_metadata(resourceVersion=snapshot.view.resource_version)}
+            written = await self._member(patch(MEMBERS, namespace, name, body, "status"), snapshot)
+            return written.replaced(signed=None, sealed=None) if written else None
+        if isinstance(transition, PutWorkload):
+            workload = await self._cluster.send(transition.request)
+            return snapshot.replaced(workload=workload, emptied_at=None if workload_ports(workload) else self._now())
+        if isinstance(transition, MakeAccount):
+            account = {"metadata": {"name": _account(snapshot)}}
             await self._unless(409, create(SERVICE_ACCOUNTS, accounts_namespace(namespace), account))
-            return world.seen(has_account=True)
+            return snapshot.replaced(has_account=True)
         lease = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": name}, "spec": {}}
         await self._unless(409, create(LEASES, namespace, lease))
-        return world.seen(has_lease=True)
+        return snapshot.replaced(has_lease=True)
 
-    async def _sign(self, world: MemberWorld) -> MemberWorld | None:
-        live = await self._member(get(MEMBERS, world.namespace, world.view.name), world)
+    async def _sign(self, snapshot: MemberSnapshot) -> MemberSnapshot | None:
+        live = await self._member(get(MEMBERS, snapshot.namespace, snapshot.view.name), snapshot)
         if live is None or live.view.deleting or live.group is None or live.mesh is None:
             return live
         view, known = live.view, live.view.certificate
@@ -127,51 +127,51 @@ class Carrier:
             serial=x509.random_serial_number(),
         )
         log.info("signed %x for %s/%s", signed.serial, live.namespace, view.name)
-        return live.seen(signed=signed)
+        return live.replaced(signed=signed)
 
-    async def _seal(self, world: MemberWorld) -> MemberWorld:
-        request = create_token(accounts_namespace(world.namespace), _account(world), CREDENTIAL_LIFE)
+    async def _seal(self, snapshot: MemberSnapshot) -> MemberSnapshot:
+        request = create_token(accounts_namespace(snapshot.namespace), _account(snapshot), CREDENTIAL_LIFE)
         granted = await self._unless(404, request)
         if granted is None:
-            return world.seen(has_account=False)  # somebody deleted it: the next step makes it again
-        return world.seen(sealed=seal(str(granted["status"]["token"]), world.view.delivery_key))
+            return snapshot.replaced(has_account=False)  # somebody deleted it: the next step makes it again
+        return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
 
-    async def _undo(self, step: Step, world: MemberWorld) -> MemberWorld | None:
-        namespace, name = world.namespace, world.view.name
-        if isinstance(step, DeleteMember):
-            log.info("%s/%s is deleted: %s", namespace, name, step.why)
+    async def _remove(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
+        namespace, name = snapshot.namespace, snapshot.view.name
+        if isinstance(transition, DeleteMember):
+            log.info("%s/%s is deleted: %s", namespace, name, transition.why)
             gone = await self._unless(404, delete(MEMBERS, namespace, name))
             # Our own finalizer holds it, and what was made for it is undone next.
-            return world.seen(member=gone) if gone is not None and gone.get("kind") == MEMBERS.kind else None
-        if isinstance(step, DeleteAccount):
-            await self._unless(404, delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), _account(world)))
-            return world.seen(account_deleted=True)
-        if isinstance(step, DeleteLease):
+            return snapshot.replaced(member=gone) if gone is not None and gone.get("kind") == MEMBERS.kind else None
+        if isinstance(transition, DeleteAccount):
+            await self._unless(404, delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), _account(snapshot)))
+            return snapshot.replaced(account_deleted=True)
+        if isinstance(transition, DeleteLease):
             await self._unless(404, delete(LEASES, namespace, name))
-            return world.seen(has_lease=False)
-        if isinstance(step, ReleaseMember):
+            return snapshot.replaced(has_lease=False)
+        if isinstance(transition, ReleaseMember):
             await self._release((MEMBERS, namespace, name), FINALIZER)
             return None
-        return await self._undo_workload(step, world)
+        return await self._remove_workload(transition, snapshot)
 
-    async def _undo_workload(self, step: Step, world: MemberWorld) -> MemberWorld:
-        place = (EXTERNAL_WORKLOADS, world.namespace, world.view.name)
-        workload = world.workload or {}
-        if isinstance(step, MarkNotReady):
+    async def _remove_workload(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot:
+        place = (EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name)
+        workload = snapshot.workload or {}
+        if isinstance(transition, MarkNotReady):
             found = (workload.get("status") or {}).get("conditions") or []
-            condition = Condition(READY, False, step.reason, step.message)
+            condition = Condition(READY, False, transition.reason, transition.message)
             body = {"status": {"conditions": with_condition(found, condition, self._now())}}
             changed = await self._unless(404, patch(*place, body, "status"))
-            return world.seen(workload=changed)
-        if isinstance(step, EmptyPorts):
+            return snapshot.replaced(workload=changed)
+        if isinstance(transition, EmptyPorts):
             changed = await self._unless(404, patch(*place, {"spec": {"ports": []}}))
-            return world.seen(workload=changed, emptied_at=self._now())
-        if isinstance(step, DeleteWorkload):
+            return snapshot.replaced(workload=changed, emptied_at=self._now())
+        if isinstance(transition, DeleteWorkload):
             await self._unless(404, delete(*place))
             gone = {**workload, "metadata": {**workload.get("metadata", {}), "deletionTimestamp": "now"}}
-            return world.seen(workload=gone)
+            return snapshot.replaced(workload=gone)
         await self._release(place, PORTS_FINALIZER)
-        return world.seen(workload=None)
+        return snapshot.replaced(workload=None)
 
     async def _release(self, place: tuple[Resource, str, str], finalizer: str) -> None:
         """Take our finalizer off what is being deleted.
@@ -183,10 +183,10 @@ class Carrier:
             left = [one for one in found["metadata"].get("finalizers") or () if one != finalizer]
             await self._unless(404, patch(*place, _metadata(finalizers=left)))
 
-    async def _member(self, request: Request, world: MemberWorld) -> MemberWorld | None:
+    async def _member(self, request: Request, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         """Send what answers with the Member; None if it is gone."""
         member = await self._unless(404, request)
-        return None if member is None else world.seen(member=member)
+        return None if member is None else snapshot.replaced(member=member)
 
     async def _unless(self, status: int, request: Request) -> Object | None:
         """Send; None if the answer is this status, which means that nothing was left to do."""
@@ -202,5 +202,5 @@ def _metadata(**fields: object) -> Object:
     return {"metadata": fields}
 
 
-def _account(world: MemberWorld) -> str:
-    return parse_member_name(world.view.name).account
+def _account(snapshot: MemberSnapshot) -> str:
+    return parse_member_name(snapshot.view.name).account

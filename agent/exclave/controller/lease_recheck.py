@@ -15,7 +15,7 @@ MOST_ASKED = 200
 """Leases read at once, when so many members seem to have fallen silent."""
 
 
-async def ask_after(cluster: Sender, silent: Iterable[Key]) -> tuple[list[Object], set[Key]]:
+async def recheck_leases(cluster: Sender, silent: Iterable[Key]) -> tuple[list[Object], set[Key]]:
     """The Leases of those who are silent, and of whom none could be read."""
     unread, found = set(silent), list[Object]()
     for key in sorted(unread)[:MOST_ASKED]:

@@ -95,10 +95,10 @@ class WorkQueue(Generic[K]):
 
     async def _remind(self) -> None:
         while True:
-            wake = self._wake
+            mark_live = self._wake
             self._nearest = min(self._due.values(), default=float("inf"))
             with trio.move_on_at(self._nearest):
-                await wake.wait()
+                await mark_live.wait()
             now = trio.current_time()
             for key in [key for key, due in self._due.items() if due <= now]:
                 self.add_nowait(key)
@@ -111,5 +111,5 @@ class WorkQueue(Generic[K]):
             self._wake_up()
 
     def _wake_up(self) -> None:
-        wake, self._wake = self._wake, trio.Event()
-        wake.set()
+        mark_live, self._wake = self._wake, trio.Event()
+        mark_live.set()

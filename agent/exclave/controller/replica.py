@@ -16,11 +16,11 @@ import trio
 from exclave.api.names import ELECTION
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
-from exclave.controller.cluster_state import Caches
+from exclave.controller.cluster_state import ClusterState
 from exclave.controller.leader.lead import Candidate, open_candidate
 from exclave.controller.run import Controller, Place, open_controller
 from exclave.controller.telemetry.health import open_health
-from exclave.controller.telemetry.metrics import Figure, MemberStates, controller_figures
+from exclave.controller.telemetry.metrics import MemberStates, Metric, controller_metrics
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
@@ -58,7 +58,7 @@ async def _stand(
         candidate = await enter(open_candidate(cluster, place.namespace, ELECTION, me, now))
         replica = Replica(cluster, candidate)
         if listen is not None:
-            await enter(open_health(*listen, replica.figures))
+            await enter(open_health(*listen, replica.metrics))
         while True:
             log.info("controller %s: waits to lead", me)
             await candidate.leads.wait_for(bool)
@@ -74,20 +74,20 @@ class Replica:
         self._controller: Controller | None = None
         self._states = MemberStates()
 
-    def figures(self) -> list[Figure]:
+    def metrics(self) -> list[Metric]:
         """What it tells of itself."""
         controller = self._controller
-        caches = controller.caches if controller is not None else Caches("", "")
-        return controller_figures(
+        state = controller.state if controller is not None else ClusterState("", "")
+        return controller_metrics(
             leads=controller is not None,
-            members=self._states.count(caches.members.objects),
-            groups=len(caches.groups.objects),
-            refused_groups=len(caches.refusals),
-            steps=controller.counts if controller is not None else Counter(),
+            members=self._states.count(state.members.objects),
+            groups=len(state.groups.objects),
+            refused_groups=len(state.refusals),
+            transitions=controller.counts if controller is not None else Counter(),
             requests=self._cluster.counts,
-            issuer_ends=caches.issuer.not_after if caches.issuer is not None else None,
-            guard_stands=caches.guard_fault is None,
-            heartbeat=caches.heartbeat,
+            issuer_ends=state.issuer.not_after if state.issuer is not None else None,
+            policies_installed=state.admission_fault is None,
+            heartbeat=state.heartbeat,
         )
 
     async def lead(self, place: Place, now: Now) -> None:

@@ -16,7 +16,7 @@ from exclave.api.names import accounts_namespace
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, Object, delete, get, is_transient, list_all
 from exclave.controller.cluster_state import Key
 from exclave.controller.leader.lead import Sender
-from exclave.controller.policy.expiry import accounts_of, expired_accounts, lonely_accounts
+from exclave.controller.policy.expiry import accounts_of, expired_accounts, orphan_accounts
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.tasks.wall_clock import Now
@@ -29,7 +29,7 @@ EVERY = 30.0
 """Seconds between two rounds."""
 
 
-async def keep_tidy(
+async def run_sweeps(
     cluster: Sender,
     namespaces: Callable[[], Iterable[str]],
     members: Callable[[], Iterable[Key]],
@@ -41,13 +41,13 @@ async def keep_tidy(
         for namespace in namespaces():
             try:
                 known = {name for where, name in members() if where == namespace}
-                await tidy(cluster, namespace, known, now, malformed)
+                await sweep(cluster, namespace, known, now, malformed)
             except ClusterError as problem:
                 log.warning("accounts in %s: %s", accounts_namespace(namespace), problem)
         await trio.sleep(EVERY)
 
 
-async def tidy(cluster: Sender, namespace: str, members: set[str], now: Now, malformed: MalformedLog) -> None:
+async def sweep(cluster: Sender, namespace: str, members: set[str], now: Now, malformed: MalformedLog) -> None:
     """One round in one namespace. Raises ClusterError."""
     where = accounts_namespace(namespace)
     listed = await cluster.send(list_all(SERVICE_ACCOUNTS, where))
@@ -55,7 +55,7 @@ async def tidy(cluster: Sender, namespace: str, members: set[str], now: Now, mal
     for name in _each(accounts, lambda one: expired_accounts([one], now()), malformed):
         log.info("join account %s/%s has expired", where, name)
         await _delete_or_warn(cluster, where, name)
-    for name, member in _each(accounts, lambda one: lonely_accounts([one], members, now()), malformed):
+    for name, member in _each(accounts, lambda one: orphan_accounts([one], members, now()), malformed):
         if not await _is_there(cluster, namespace, member):
             log.warning("account %s/%s has no Member and is deleted", where, name)
             await _delete_or_warn(cluster, where, name)

@@ -5,11 +5,17 @@ from typing import Any
 
 import pytest
 
-from exclave.api.definitions.admission import GROUP_LABEL, GUARD, LIMITS, PORTS_FINALIZER, guard_objects
+from exclave.api.definitions.admission import (
+    CONTROLLER_POLICY,
+    GROUP_LABEL,
+    MACHINES_POLICY,
+    PORTS_FINALIZER,
+    admission_objects,
+)
 from exclave.api.requests import Object
 from exclave.controller.policy import register
 
-OBJECTS = guard_objects("exclave")
+OBJECTS = admission_objects("exclave")
 POLICIES = {found["metadata"]["name"]: found for found in OBJECTS if found["kind"] == "ValidatingAdmissionPolicy"}
 
 
@@ -20,20 +26,20 @@ def spec(name: str) -> dict[str, Any]:
 
 def test_each_policy_is_bound_and_denies() -> None:
     bindings = [found for found in OBJECTS if found["kind"] == "ValidatingAdmissionPolicyBinding"]
-    assert {found["spec"]["policyName"] for found in bindings} == set(POLICIES) == {GUARD, LIMITS}
+    assert {found["spec"]["policyName"] for found in bindings} == set(POLICIES) == {MACHINES_POLICY, CONTROLLER_POLICY}
     assert all(
         found["spec"] == {"policyName": found["metadata"]["name"], "validationActions": ["Deny"]} for found in bindings
     )
 
 
-@pytest.mark.parametrize("name", [GUARD, LIMITS])
+@pytest.mark.parametrize("name", [MACHINES_POLICY, CONTROLLER_POLICY])
 def test_a_policy_fails_closed_and_has_no_parameters_that_could_be_missing(name: str) -> None:
     assert spec(name)["failurePolicy"] == "Fail"
     assert "paramKind" not in spec(name)
 
 
 def test_the_guard_is_for_every_account_of_machines_namespaces_whatever_its_shape() -> None:
-    (condition,) = spec(GUARD)["matchConditions"]
+    (condition,) = spec(MACHINES_POLICY)["matchConditions"]
     assert condition["expression"] == (
         "request.userInfo.username.startsWith('system:serviceaccount:') && "
         "request.userInfo.username.split(':')[2].endsWith('-vms')"
@@ -43,14 +49,14 @@ def test_the_guard_is_for_every_account_of_machines_namespaces_whatever_its_shap
 def test_the_limits_are_for_the_controller_of_this_installation() -> None:
     (condition,) = [
         found["spec"]["matchConditions"][0]
-        for found in guard_objects("elsewhere")
-        if found["metadata"]["name"] == LIMITS and "matchConditions" in found["spec"]
+        for found in admission_objects("elsewhere")
+        if found["metadata"]["name"] == CONTROLLER_POLICY and "matchConditions" in found["spec"]
     ]
     assert condition["expression"].endswith("'system:serviceaccount:elsewhere:exclave-controller'")
 
 
 def test_everything_that_a_machine_may_write_is_watched_in_every_version() -> None:
-    rules = spec(GUARD)["matchConstraints"]["resourceRules"]
+    rules = spec(MACHINES_POLICY)["matchConstraints"]["resourceRules"]
     watched = {f"{rule['apiGroups'][0]}/{resource}" for rule in rules for resource in rule["resources"]}
     assert watched >= {
         "exclave.dev/members",
@@ -61,7 +67,7 @@ def test_everything_that_a_machine_may_write_is_watched_in_every_version() -> No
     assert all(rule["apiVersions"] == ["*"] and rule["operations"] == ["CREATE", "UPDATE", "DELETE"] for rule in rules)
 
 
-@pytest.mark.parametrize("name", [GUARD, LIMITS])
+@pytest.mark.parametrize("name", [MACHINES_POLICY, CONTROLLER_POLICY])
 def test_expressions_name_no_variable_that_is_not_there(name: str) -> None:
     known = [variable["name"] for variable in spec(name).get("variables", [])]
     for number, variable in enumerate(spec(name).get("variables", [])):
@@ -70,14 +76,14 @@ def test_expressions_name_no_variable_that_is_not_there(name: str) -> None:
         assert set(re.findall(r"variables\.(\w+)", validation["expression"])) <= set(known)
 
 
-@pytest.mark.parametrize("name", [GUARD, LIMITS])
+@pytest.mark.parametrize("name", [MACHINES_POLICY, CONTROLLER_POLICY])
 def test_a_subresource_is_read_only_where_there_is_one(name: str) -> None:
     for variable in spec(name)["variables"]:
         if "request.subResource" in variable["expression"]:
             assert variable["expression"].startswith("has(request.subResource) && ")
 
 
-@pytest.mark.parametrize("name", [GUARD, LIMITS])
+@pytest.mark.parametrize("name", [MACHINES_POLICY, CONTROLLER_POLICY])
 def test_messages_are_sentences_for_people(name: str) -> None:
     for validation in spec(name)["validations"]:
         assert len(validation["message"].split()) >= 5
@@ -89,7 +95,7 @@ def test_what_marks_an_external_workload_is_what_the_controller_writes() -> None
 
 
 def test_everything_that_the_controller_makes_or_removes_is_limited() -> None:
-    rules = spec(LIMITS)["matchConstraints"]["resourceRules"]
+    rules = spec(CONTROLLER_POLICY)["matchConstraints"]["resourceRules"]
     assert {resource for rule in rules for resource in rule["resources"]} == {
         "members", "workloadgroups", "externalworkloads", "externalworkloads/status", "leases", "serviceaccounts",
         "serviceaccounts/token", "configmaps",

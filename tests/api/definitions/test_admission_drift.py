@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from exclave.api.definitions.admission import guard_objects
-from exclave.api.definitions.admission_drift import first_fault, guard_fault
+from exclave.api.definitions.admission import admission_objects
+from exclave.api.definitions.admission_drift import admission_fault, first_fault
 from exclave.api.requests import Object
 
-WANTED = guard_objects("exclave")
+WANTED = admission_objects("exclave")
 POLICY, BINDING = "ValidatingAdmissionPolicy exclave-guard", "ValidatingAdmissionPolicyBinding exclave-guard"
 AGAIN = "an admin installs it again: kubectl exclave upgrade"
 OTHERWISE = f"is not as this version of exclave installs it; {AGAIN}"
@@ -69,7 +69,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Object]], Any], str | None]] = {
 def test_what_is_wrong_with_them_is_named(change: Callable[[dict[str, Object]], Any], fault: str | None) -> None:
     found = installed()
     change(found)
-    assert guard_fault(found.values(), WANTED) == fault
+    assert admission_fault(found.values(), WANTED) == fault
     concerned = first_fault(found.values(), WANTED)
     assert (concerned is None) if fault is None else (concerned is not None and fault == concerned[1])
     assert concerned is None or fault is None or fault.startswith(f"{concerned[0]['kind']} exclave-guard ")

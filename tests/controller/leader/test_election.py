@@ -2,7 +2,16 @@
 
 import pytest
 
-from exclave.controller.leader.election import DEADLINE, DURATION, Seen, may_take, released, see, taken, time_left
+from exclave.controller.leader.election import (
+    DEADLINE,
+    DURATION,
+    LeaseVersion,
+    acquired_lease,
+    may_acquire,
+    released_lease,
+    see,
+    time_left,
+)
 
 WALL = 1_800_000_000.0
 HELD = {
@@ -22,18 +31,18 @@ HELD = {
 )
 def test_a_lease_is_taken_when_it_may_be(holder: str, silent: float, may: bool) -> None:
     lease = {**HELD, "spec": {"holderIdentity": holder}}
-    assert may_take(lease, Seen("7", 100.0), "me", 100.0 + silent) is may
+    assert may_acquire(lease, LeaseVersion("7", 100.0), "me", 100.0 + silent) is may
 
 
 def test_silence_is_counted_from_the_last_change_by_our_own_clock() -> None:
     first = see(None, HELD, 10.0)
-    assert see(first, HELD, 20.0) == Seen("7", 10.0)
+    assert see(first, HELD, 20.0) == LeaseVersion("7", 10.0)
     renewed = {**HELD, "metadata": {**HELD["metadata"], "resourceVersion": "8"}}
-    assert see(first, renewed, 20.0) == Seen("8", 20.0)
+    assert see(first, renewed, 20.0) == LeaseVersion("8", 20.0)
 
 
 def test_taking_it_is_conditional_on_what_was_read_and_counted() -> None:
-    body = taken(HELD, "exclave", "exclave-controller", "me", WALL)
+    body = acquired_lease(HELD, "exclave", "exclave-controller", "me", WALL)
     assert body["metadata"]["resourceVersion"] == "7"
     assert body["spec"] == {
         "holderIdentity": "me",
@@ -42,20 +51,20 @@ def test_taking_it_is_conditional_on_what_was_read_and_counted() -> None:
         "renewTime": "2027-01-15T08:00:00.000000Z",
         "leaseTransitions": 3,
     }
-    again = taken({**HELD, "spec": body["spec"]}, "exclave", "exclave-controller", "me", WALL + 2)
+    again = acquired_lease({**HELD, "spec": body["spec"]}, "exclave", "exclave-controller", "me", WALL + 2)
     assert again["spec"]["acquireTime"] == "2027-01-15T08:00:00.000000Z"
     assert again["spec"]["renewTime"] == "2027-01-15T08:00:02.000000Z"
     assert again["spec"]["leaseTransitions"] == 3
 
 
 def test_the_first_one_makes_it() -> None:
-    body = taken(None, "exclave", "exclave-controller", "me", WALL)
+    body = acquired_lease(None, "exclave", "exclave-controller", "me", WALL)
     assert "resourceVersion" not in body["metadata"]
     assert body["spec"]["leaseTransitions"] == 0
 
 
 def test_one_that_ends_leaves_it_to_anybody() -> None:
-    assert released(HELD, "exclave", "exclave-controller", WALL)["spec"]["holderIdentity"] == ""
+    assert released_lease(HELD, "exclave", "exclave-controller", WALL)["spec"]["holderIdentity"] == ""
 
 
 def test_a_leader_stops_writing_well_before_it_may_be_followed() -> None:

@@ -21,7 +21,7 @@ from exclave.controller.mesh.publish import (
 from exclave.controller.policy.register import owner_of
 from support.mesh import mesh
 
-from ..worlds import GROUP, MESH
+from ..snapshots import GROUP, MESH
 
 VALUES: dict[str, Any] = {
     "clusterDomain": "cluster.local",

@@ -6,7 +6,7 @@ import pytest
 
 from exclave.api.member import Condition, make_condition
 from exclave.api.requests import Object
-from exclave.controller.policy.accept import GroupWork, group_work, is_refused_namespace, judge_group
+from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches, is_refused_namespace
 
 NOW = 1_800_000_000.0
 ACCEPTED = Condition("Accepted", True, "Accepted", "it takes members")
@@ -51,11 +51,11 @@ SCENARIOS: dict[str, tuple[Object, list[Object], Condition]] = {
 
 @pytest.mark.parametrize(("found", "others", "condition"), SCENARIOS.values(), ids=SCENARIOS)
 def test_a_group_is_accepted_or_told_why_not(found: Object, others: list[Object], condition: Condition) -> None:
-    assert judge_group(found, others, members=2, refused_namespace=False) == condition
+    assert accepted_condition(found, others, members=2, refused_namespace=False) == condition
 
 
 def test_a_group_where_machines_have_no_business_is_told_so() -> None:
-    assert judge_group(group(), [], members=0, refused_namespace=True) == Condition(
+    assert accepted_condition(group(), [], members=0, refused_namespace=True) == Condition(
         "Accepted", False, "NamespaceRefused", "machines have no business in namespace shop: give them their own"
     )
 
@@ -72,20 +72,20 @@ def test_control_planes_and_accounts_are_left_alone(namespace: str, refused: boo
 
 
 def test_a_group_is_held_and_told_once() -> None:
-    work = group_work(group(), ACCEPTED, members=0, now=NOW)
+    work = group_patches(group(), ACCEPTED, members=0, now=NOW)
     assert work.metadata == {"metadata": HELD}
     assert work.status == {"status": {"conditions": [make_condition(ACCEPTED, NOW)]}}
     told = {**group(metadata=HELD), **work.status}
-    assert group_work(told, ACCEPTED, members=0, now=NOW + 5) == GroupWork(None, None)
+    assert group_patches(told, ACCEPTED, members=0, now=NOW + 5) == GroupPatches(None, None)
 
 
 @pytest.mark.parametrize(
-    ("members", "released"),
+    ("members", "is_released"),
     [pytest.param(1, False, id="one with members stays"), pytest.param(0, True, id="one without goes")],
 )
-def test_a_deleted_group_is_let_go_when_its_last_member_has_gone(members: int, released: bool) -> None:
+def test_a_deleted_group_is_let_go_when_its_last_member_has_gone(members: int, is_released: bool) -> None:
     found = group(metadata={"deletionTimestamp": "now", "finalizers": ["a.b/c", "exclave.dev/group"]})
-    condition = judge_group(found, [], members=members, refused_namespace=False)
-    work = group_work(found, condition, members=members, now=NOW)
-    assert work.metadata == ({"metadata": {"finalizers": ["a.b/c"]}} if released else None)
-    assert work.releases is released
+    condition = accepted_condition(found, [], members=members, refused_namespace=False)
+    work = group_patches(found, condition, members=members, now=NOW)
+    assert work.metadata == ({"metadata": {"finalizers": ["a.b/c"]}} if is_released else None)
+    assert work.releases is is_released

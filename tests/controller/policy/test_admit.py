@@ -6,25 +6,25 @@ from typing import Any
 import pytest
 
 from exclave.api.member import Condition
-from exclave.controller.policy.admit import Judgement, is_listed_elsewhere, judge, judge_address
+from exclave.controller.policy.admit import AdmitResult, address_refusal, admit, is_listed_elsewhere
 from exclave.controller.policy.snapshot import Neighbour
 
-from ..worlds import ADDRESS, ADMITTED, GROUP, MESH, NOW, make_member, make_world, settled_world, with_status
+from ..snapshots import ADDRESS, ADMITTED, GROUP, MESH, NOW, make_member, make_snapshot, settled_snapshot, with_status
 
-YES = Judgement(True, "Admitted", "a member of group web")
+YES = AdmitResult(True, "Admitted", "a member of group web")
 TWIN = Neighbour("shop", "web-aaaaa-1", "0123456789abcdef", live=True)
 HOLDER = Neighbour("pay", "api-bbbbb-2", "another", ADDRESS, frozenset({ADDRESS}), live=True)
 
 
-def no(reason: str, message: str) -> Judgement:
-    return Judgement(False, reason, message)
+def no(reason: str, message: str) -> AdmitResult:
+    return AdmitResult(False, reason, message)
 
 
 def several(*networks: str) -> dict[str, Any]:
     return {"group": replace(GROUP, spec=replace(GROUP.spec, networks=networks))}
 
 
-SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], Judgement]] = {
+SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], AdmitResult]] = {
     "a machine with an address of the group's network is admitted": ({}, {}, YES),
     "one of several networks is enough": ({}, several("192.0.2.0/24", "10.0.0.0/8"), YES),
     "an IPv6 address lies in an IPv6 network": ({"addresses": ["fd00::7"]}, several("10.0.0.0/8", "fd00::/64"), YES),
@@ -104,7 +104,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], Judgement]] = {
         {"addresses": ["FD00:0::7"]},
         {
             **several("fd00::/64"),
-            "neighbours": (replace(HOLDER, address="fd00::7", stands=frozenset({"fd00::7"})),),
+            "neighbours": (replace(HOLDER, address="fd00::7", listed_addresses=frozenset({"fd00::7"})),),
         },
         no(
             "AddressInUse",
@@ -117,7 +117,11 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], Judgement]] = {
         several("fe80::/10"),
         no("AddressRefused", "'fe80::1%eth0' is not an address, or one of fe80::/10 no network"),
     ),
-    "that another one says so as well is nothing": ({}, {"neighbours": (replace(HOLDER, stands=frozenset()),)}, YES),
+    "that another one says so as well is nothing": (
+        {},
+        {"neighbours": (replace(HOLDER, listed_addresses=frozenset()),)},
+        YES,
+    ),
     "nor that it once was given it, and says another now": ({}, {"neighbours": (replace(HOLDER, address=""),)}, YES),
     "one that is silent holds nothing": ({}, {"neighbours": (replace(HOLDER, live=False),)}, YES),
     "nor does one that is being deleted": ({}, {"neighbours": (replace(HOLDER, leaving=True),)}, YES),
@@ -132,8 +136,8 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], Judgement]] = {
 
 
 @pytest.mark.parametrize(("spec", "changes", "wanted"), SCENARIOS.values(), ids=SCENARIOS)
-def test_judgement(spec: dict[str, Any], changes: dict[str, Any], wanted: Judgement) -> None:
-    assert judge(make_world(make_member(**spec), **changes)) == wanted
+def test_judgement(spec: dict[str, Any], changes: dict[str, Any], wanted: AdmitResult) -> None:
+    assert admit(make_snapshot(make_member(**spec), **changes)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -145,21 +149,21 @@ def test_judgement(spec: dict[str, Any], changes: dict[str, Any], wanted: Judgem
     ],
 )
 def test_who_was_admitted_stays_so_though(changes: dict[str, Any]) -> None:
-    assert judge(make_world(with_status(make_member(), ADMITTED), **changes)) == YES
+    assert admit(make_snapshot(with_status(make_member(), ADMITTED), **changes)) == YES
 
 
 def test_who_was_refused_is_judged_again() -> None:
     refused = Condition("Admitted", False, "AddressInUse", "taken")
-    assert judge(make_world(with_status(make_member(), refused))) == YES
+    assert admit(make_snapshot(with_status(make_member(), refused))) == YES
 
 
 ORDER = {
-    "whoever is listed keeps it": ({"lists": True}, {}),
+    "whoever is listed keeps it": ({"has_ports": True}, {}),
     "then whoever was not told that it has lost it": ({}, {"displaced": True}),
     "then the older one": ({"created": "2026-01-01T00:00:00Z"}, {"created": "2027-01-01T00:00:00Z"}),
     "then the name decides": ({"namespace": "a"}, {"namespace": "b"}),
     "one that is listed is older than any": (
-        {"lists": True, "created": "2027-01-01T00:00:00Z", "displaced": True},
+        {"has_ports": True, "created": "2027-01-01T00:00:00Z", "displaced": True},
         {"created": "2026-01-01T00:00:00Z"},
     ),
 }
@@ -167,22 +171,22 @@ ORDER = {
 
 @pytest.mark.parametrize(("first", "second"), ORDER.values(), ids=ORDER)
 def test_of_two_that_stand_at_one_address(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert replace(HOLDER, **first).place_at(ADDRESS) < replace(HOLDER, **second).place_at(ADDRESS)
+    assert replace(HOLDER, **first).rank_at(ADDRESS) < replace(HOLDER, **second).rank_at(ADDRESS)
 
 
 def test_one_that_stands_there_already_is_refused_only_for_whoever_is_before_it() -> None:
-    world = settled_world(serving=True)
-    later = replace(HOLDER, lists=True, displaced=True)
-    assert judge_address(world.seen(neighbours=(later,)), GROUP) is None
-    assert not is_listed_elsewhere(world.seen(neighbours=(later,)), GROUP)
-    earlier = replace(HOLDER, lists=True, created="2020-01-01T00:00:00Z")
-    assert judge_address(world.seen(neighbours=(earlier,)), GROUP) is not None
-    assert is_listed_elsewhere(world.seen(neighbours=(earlier,)), GROUP)
+    snapshot = settled_snapshot(serving=True)
+    later = replace(HOLDER, has_ports=True, displaced=True)
+    assert address_refusal(snapshot.replaced(neighbours=(later,)), GROUP) is None
+    assert not is_listed_elsewhere(snapshot.replaced(neighbours=(later,)), GROUP)
+    earlier = replace(HOLDER, has_ports=True, created="2020-01-01T00:00:00Z")
+    assert address_refusal(snapshot.replaced(neighbours=(earlier,)), GROUP) is not None
+    assert is_listed_elsewhere(snapshot.replaced(neighbours=(earlier,)), GROUP)
 
 
 @pytest.mark.parametrize("change", [{"live": False}, {"leaving": True}, {"address": "10.77.0.9"}], ids=str)
 def test_ports_wait_until_nobody_elses_are_listed_at_the_address_though_it_is_free(change: dict[str, Any]) -> None:
-    other = replace(HOLDER, lists=True, **change)
-    world = settled_world(neighbours=(other,))
-    assert judge_address(world, GROUP) is None and is_listed_elsewhere(world, GROUP)
-    assert not is_listed_elsewhere(world.seen(neighbours=(replace(other, lists=False),)), GROUP)
+    other = replace(HOLDER, has_ports=True, **change)
+    snapshot = settled_snapshot(neighbours=(other,))
+    assert address_refusal(snapshot, GROUP) is None and is_listed_elsewhere(snapshot, GROUP)
+    assert not is_listed_elsewhere(snapshot.replaced(neighbours=(replace(other, has_ports=False),)), GROUP)

@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from exclave.controller.policy.claims import Claims, lies_within, neighbour_of, plain_address, standing
+from exclave.controller.policy.claims import Claims, lies_within, neighbour_of, plain_address, workload_addresses
 from exclave.controller.policy.snapshot import Neighbour
 
 from ..fleet import Fleet
-from ..worlds import GROUP, NOW, make_member, settled_world
+from ..snapshots import GROUP, NOW, make_member, settled_snapshot
 
 A, B, C = ("shop", "web-k7q2x-1"), ("shop", "web-k7q2x-2"), ("shop", "web-k7q2x-3")
 VICTIM, THIEF = "web-vvvvv-1", "web-ttttt-1"
 HERS, HIS = "10.77.0.20", "10.77.0.66"
 
 
-def one(key: tuple[str, str], machine: str, address: str, *stands: str) -> Neighbour:
-    return Neighbour(*key, machine, address, frozenset(stands))
+def one(key: tuple[str, str], machine: str, address: str, *listed_addresses: str) -> Neighbour:
+    return Neighbour(*key, machine, address, frozenset(listed_addresses))
 
 
 # The index.
@@ -29,9 +29,9 @@ def test_members_are_found_by_their_machine_and_by_each_address_that_they_say_or
     assert claims.refresh(A, first) == set()
     assert claims.refresh(B, second) == {A}
     assert claims.refresh(C, third) == {A}
-    assert claims.like(A) == (second, third)
-    assert claims.like(B) == claims.like(C) == (first,)
-    assert claims.like(("shop", "nobody")) == ()
+    assert claims.sharing_with(A) == (second, third)
+    assert claims.sharing_with(B) == claims.sharing_with(C) == (first,)
+    assert claims.sharing_with(("shop", "nobody")) == ()
 
 
 def test_whoever_shares_what_was_or_is_claimed_is_concerned_by_a_change_and_nobody_by_none() -> None:
@@ -43,37 +43,37 @@ def test_whoever_shares_what_was_or_is_claimed_is_concerned_by_a_change_and_nobo
     assert claims.refresh(C, one(C, "m3", "a2")) == {A, B}
     assert claims.refresh(C, None) == {B}
     assert claims.refresh(C, None) == set()
-    assert claims.like(B) == ()
+    assert claims.sharing_with(B) == ()
 
 
 def test_a_member_as_others_see_it() -> None:
-    world = settled_world(serving=True)
-    found = neighbour_of(world.member, world.workload, GROUP, live=False)
+    snapshot = settled_snapshot(serving=True)
+    found = neighbour_of(snapshot.member, snapshot.workload, GROUP, live=False)
     assert found == Neighbour(
         *A,
         "0123456789abcdef",
         HERS,
         frozenset({HERS}),
-        lists=True,
+        has_ports=True,
         live=True,  # its status says so
         created="2027-01-15T07:00:00Z",
         admitted_at=NOW - 60,
     )
-    assert found.holds(HERS) and found.is_listed_at(HERS) and not found.holds(HIS)
+    assert found.owns(HERS) and found.has_ports_at(HERS) and not found.owns(HIS)
 
 
 @pytest.mark.parametrize("said", [[], ["192.0.2.7"], ["nonsense"], [HERS, HIS]], ids=str)
 def test_an_address_that_its_group_does_not_give_is_not_a_members_own(said: list[str]) -> None:
-    world = settled_world(serving=True)
-    found = neighbour_of(make_member(addresses=said), world.workload, GROUP, live=True)
-    assert found.address == "" and not found.holds(HERS)
-    assert found.is_listed_at(HERS), "until its ports are withdrawn"
-    assert neighbour_of(make_member(), world.workload, None, live=True).address == "", "nor is one without a group"
+    snapshot = settled_snapshot(serving=True)
+    found = neighbour_of(make_member(addresses=said), snapshot.workload, GROUP, live=True)
+    assert found.address == "" and not found.owns(HERS)
+    assert found.has_ports_at(HERS), "until its ports are withdrawn"
+    assert neighbour_of(make_member(), snapshot.workload, None, live=True).address == "", "nor is one without a group"
 
 
 def test_what_is_being_given_stands_already() -> None:
-    found = neighbour_of(make_member(), None, GROUP, live=True, given={"spec": {"workloadIPs": [{"ip": HERS}]}})
-    assert found.holds(HERS) and not found.lists
+    found = neighbour_of(make_member(), None, GROUP, live=True, reserved={"spec": {"workloadIPs": [{"ip": HERS}]}})
+    assert found.owns(HERS) and not found.has_ports
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_an_address_is_written_in_one_way(text: str, plain: str | None) -> None:
             plain_address(text)
     else:
         assert plain_address(text) == plain
-    assert list(standing({"spec": {"workloadIPs": [{"ip": text}]}})) == ([plain] if plain else [])
+    assert list(workload_addresses({"spec": {"workloadIPs": [{"ip": text}]}})) == ([plain] if plain else [])
 
 
 def test_a_network_that_is_none_is_an_error() -> None:
@@ -165,7 +165,7 @@ AT_MOST: dict[str, tuple[Callable[[Fleet], None], list[str], str, str]] = {
         after(claims_hers, Fleet.restart_controller, Fleet.beat), [VICTIM], "Registered", "AddressInUse",
     ),
     "an ExternalWorkload of the thief's that somebody else deletes is not made again where it may not stand": (
-        after(serves(False), claims_hers, lambda fleet: fleet.caches.workloads.objects.pop(("shop", THIEF)),
+        after(serves(False), claims_hers, lambda fleet: fleet.state.workloads.objects.pop(("shop", THIEF)),
               lambda fleet: fleet.look([("shop", THIEF)]), serves(True)),
         [VICTIM], "Registered", "AddressInUse",
     ),

@@ -3,7 +3,7 @@
 import pytest
 
 from exclave.api.names import EXPIRES
-from exclave.controller.policy.expiry import GRACE, accounts_of, expired_accounts, lonely_accounts
+from exclave.controller.policy.expiry import GRACE, accounts_of, expired_accounts, orphan_accounts
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 
@@ -47,5 +47,5 @@ def test_all_accounts_of_a_group_are_known_by_its_name() -> None:
 def test_a_machines_account_goes_with_its_member(name: str, age: float, is_lonely: bool) -> None:
     created = "2027-01-15T08:00:00Z"
     account = {"metadata": {"name": name, "creationTimestamp": created}}
-    found = lonely_accounts([account], {"web-k7q2x-1"}, 1_800_000_000.0 + age)
+    found = orphan_accounts([account], {"web-k7q2x-1"}, 1_800_000_000.0 + age)
     assert found == ([(name, "web-k7q2x-2")] if is_lonely else [])

@@ -13,21 +13,21 @@ from exclave.controller.policy.reap import (
     DeleteLease,
     DeleteWorkload,
     EmptyPorts,
+    LeaseObservation,
     MarkNotReady,
+    RecheckAfter,
     ReleaseMember,
     ReleaseWorkload,
-    Sight,
-    Undoing,
-    Wait,
+    Removal,
     is_ready,
     live_members,
-    next_undoing,
+    next_removal,
     retire_workload,
     see,
 )
-from exclave.controller.policy.snapshot import MemberWorld
+from exclave.controller.policy.snapshot import MemberSnapshot
 
-from ..worlds import NOW, make_member, make_world
+from ..snapshots import NOW, make_member, make_snapshot
 
 INTERVAL = 10.0
 KEYS = [("shop", f"web-k7q2x-{number}") for number in range(1, 7)]
@@ -35,9 +35,11 @@ KEYS = [("shop", f"web-k7q2x-{number}") for number in range(1, 7)]
 
 def live(ages: dict[int, float | None], before: set[int], watching_for: float = 3600.0) -> set[int]:
     """Numbers of live members, from how long ago each Lease was seen to change; None: it was never renewed."""
-    sights = {KEYS[number]: Sight(None if age is None else "t", NOW - (age or 0.0)) for number, age in ages.items()}
+    observations = {
+        KEYS[number]: LeaseObservation(None if age is None else "t", NOW - (age or 0.0)) for number, age in ages.items()
+    }
     were = [KEYS[number] for number in before]
-    found = live_members(sights, were, interval=INTERVAL, watching_since=NOW - watching_for, now=NOW)
+    found = live_members(observations, were, interval=INTERVAL, watching_since=NOW - watching_for, now=NOW)
     return {KEYS.index(key) for key in found}
 
 
@@ -93,9 +95,9 @@ def test_nobody_is_live_without_a_reason(ages: dict[int, float | None], before: 
 
 def test_a_lease_is_seen_by_our_clock_and_only_if_it_changed() -> None:
     first = see(None, "their clock says 1970", NOW)
-    assert first == Sight("their clock says 1970", NOW)
+    assert first == LeaseObservation("their clock says 1970", NOW)
     assert see(first, "their clock says 1970", NOW + 9) is first
-    assert see(first, "later", NOW + 9) == Sight("later", NOW + 9, changed=True)
+    assert see(first, "later", NOW + 9) == LeaseObservation("later", NOW + 9, changed=True)
 
 
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
@@ -117,7 +119,7 @@ def test_ready_is_what_the_condition_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "emptied_for", "step"),
+    ("found", "emptied_for", "transition"),
     [
         pytest.param(
             workload(),
@@ -126,50 +128,50 @@ def test_ready_is_what_the_condition_says() -> None:
             id="first it gets no traffic",
         ),
         pytest.param(workload(ready=False), None, EmptyPorts(), id="then its ports are emptied"),
-        pytest.param(workload(0, False), 0.0, Wait(DRAIN), id="then clients have time to hear of it"),
-        pytest.param(workload(0, False), 4.0, Wait(DRAIN - 4), id="all the time"),
-        pytest.param(workload(0, False), None, Wait(DRAIN), id="also if nobody knows since when"),
+        pytest.param(workload(0, False), 0.0, RecheckAfter(DRAIN), id="then clients have time to hear of it"),
+        pytest.param(workload(0, False), 4.0, RecheckAfter(DRAIN - 4), id="all the time"),
+        pytest.param(workload(0, False), None, RecheckAfter(DRAIN), id="also if nobody knows since when"),
         pytest.param(workload(0, False), DRAIN, DeleteWorkload(), id="then it is deleted"),
         pytest.param(workload(0, False, True), DRAIN, ReleaseWorkload(), id="and let go"),
-        pytest.param(workload(0, False, True, False), DRAIN, Wait(1.0), id="unless another holds it"),
+        pytest.param(workload(0, False, True, False), DRAIN, RecheckAfter(1.0), id="unless another holds it"),
         pytest.param(workload(1, True, True), None, EmptyPorts(), id="one that others delete is emptied first"),
     ],
 )
-def test_retiring(found: Object, emptied_for: float | None, step: Undoing) -> None:
+def test_retiring(found: Object, emptied_for: float | None, transition: Removal) -> None:
     emptied_at = None if emptied_for is None else NOW - emptied_for
-    assert retire_workload(make_world(workload=found, emptied_at=emptied_at)) == step
+    assert retire_workload(make_snapshot(workload=found, emptied_at=emptied_at)) == transition
 
 
-def carried(step: Undoing, world: MemberWorld) -> MemberWorld:
+def carried(transition: Removal, snapshot: MemberSnapshot) -> MemberSnapshot:
     """The world after a step."""
-    found: Any = world.workload
-    if isinstance(step, DeleteAccount):
-        return world.seen(account_deleted=True)
-    if isinstance(step, MarkNotReady):
-        return world.seen(workload={**found, "status": {}})
-    if isinstance(step, EmptyPorts):
-        return world.seen(workload={**found, "spec": {"ports": []}}, emptied_at=world.now)
-    if isinstance(step, Wait):
-        return world.seen(now=world.now + step.seconds)
-    if isinstance(step, DeleteWorkload):
-        return world.seen(workload={**found, "metadata": {**found["metadata"], "deletionTimestamp": "now"}})
-    if isinstance(step, ReleaseWorkload):
-        return world.seen(workload=None)
-    return world.seen(has_lease=False)
+    found: Any = snapshot.workload
+    if isinstance(transition, DeleteAccount):
+        return snapshot.replaced(account_deleted=True)
+    if isinstance(transition, MarkNotReady):
+        return snapshot.replaced(workload={**found, "status": {}})
+    if isinstance(transition, EmptyPorts):
+        return snapshot.replaced(workload={**found, "spec": {"ports": []}}, emptied_at=snapshot.now)
+    if isinstance(transition, RecheckAfter):
+        return snapshot.replaced(now=snapshot.now + transition.seconds)
+    if isinstance(transition, DeleteWorkload):
+        return snapshot.replaced(workload={**found, "metadata": {**found["metadata"], "deletionTimestamp": "now"}})
+    if isinstance(transition, ReleaseWorkload):
+        return snapshot.replaced(workload=None)
+    return snapshot.replaced(has_lease=False)
 
 
 def test_a_whole_undoing_walks_backwards_and_never_deletes_what_still_has_ports() -> None:
-    world = make_world(make_member(deleting=True), workload=workload(), has_lease=True, has_account=True)
-    steps: list[Undoing] = []
-    while not steps or steps[-1] != ReleaseMember():
-        steps.append(next_undoing(world))
-        world = carried(steps[-1], world)
-        assert len(steps) < 20
-    assert steps == [
+    snapshot = make_snapshot(make_member(deleting=True), workload=workload(), has_lease=True, has_account=True)
+    transitions: list[Removal] = []
+    while not transitions or transitions[-1] != ReleaseMember():
+        transitions.append(next_removal(snapshot))
+        snapshot = carried(transitions[-1], snapshot)
+        assert len(transitions) < 20
+    assert transitions == [
         DeleteAccount(),
         MarkNotReady("Evicted", "the Member is being deleted"),
         EmptyPorts(),
-        Wait(10.0),
+        RecheckAfter(10.0),
         DeleteWorkload(),
         ReleaseWorkload(),
         DeleteLease(),
@@ -178,5 +180,5 @@ def test_a_whole_undoing_walks_backwards_and_never_deletes_what_still_has_ports(
 
 
 def test_of_a_member_that_never_got_far_only_the_member_is_left_to_release() -> None:
-    world = make_world(make_member(deleting=True), account_deleted=True)
-    assert next_undoing(world) == ReleaseMember()
+    snapshot = make_snapshot(make_member(deleting=True), account_deleted=True)
+    assert next_removal(snapshot) == ReleaseMember()

@@ -9,18 +9,18 @@ import pytest
 from exclave.api.requests import Object
 from exclave.api.settings import Port
 from exclave.controller.policy.register import may_list, register, wanted_workload
-from exclave.controller.policy.snapshot import MemberWorld, Neighbour
+from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
-from ..worlds import GROUP, MESH, NAME, make_member, make_world, settled_world
+from ..snapshots import GROUP, MESH, NAME, make_member, make_snapshot, settled_snapshot
 
 
-def wanted(world: MemberWorld, group: Any = GROUP) -> Object:
-    return wanted_workload(world, group, MESH)
+def wanted(snapshot: MemberSnapshot, group: Any = GROUP) -> Object:
+    return wanted_workload(snapshot, group, MESH)
 
 
 def test_the_whole_of_it() -> None:
-    assert wanted(make_world(make_member(serving=True), live=True)) == {
+    assert wanted(make_snapshot(make_member(serving=True), live=True)) == {
         "apiVersion": "workload.linkerd.io/v1beta1",
         "kind": "ExternalWorkload",
         "metadata": {
@@ -56,36 +56,38 @@ def test_the_whole_of_it() -> None:
 
 
 def test_a_cordoned_member_keeps_its_ports_until_it_has_said_that_it_is_not_ready() -> None:
-    world = settled_world(serving=True)
-    ready = {**world.workload, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}  # type: ignore[dict-item]
-    cordoned = {**world.member, "status": {**world.member["status"], "cordoned": True}}
-    assert may_list(world.seen(member=cordoned, workload=ready), GROUP)
-    assert not may_list(world.seen(member=cordoned), GROUP)
+    snapshot = settled_snapshot(serving=True)
+    ready = {**snapshot.workload, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}  # type: ignore[dict-item]
+    cordoned = {**snapshot.member, "status": {**snapshot.member["status"], "cordoned": True}}
+    assert may_list(snapshot.replaced(member=cordoned, workload=ready), GROUP)
+    assert not may_list(snapshot.replaced(member=cordoned), GROUP)
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "no address"])
 def test_an_address_that_is_refused_costs_the_ports_and_takes_nobody_elses_place(address: str) -> None:
-    world = settled_world(serving=True)
-    moved = world.seen(member=merge_patch(world.member, {"spec": {"addresses": [address]}}))
+    snapshot = settled_snapshot(serving=True)
+    moved = snapshot.replaced(member=merge_patch(snapshot.member, {"spec": {"addresses": [address]}}))
     wanted = wanted_workload(moved, GROUP, MESH)
     assert wanted["spec"]["ports"] == []
     assert wanted["spec"]["workloadIPs"] == [{"ip": "10.77.0.20"}]
 
 
 def test_none_is_made_for_an_address_that_is_refused() -> None:
-    assert register(make_world(make_member(addresses=["192.0.2.7"])), GROUP, MESH) is None
+    assert register(make_snapshot(make_member(addresses=["192.0.2.7"])), GROUP, MESH) is None
 
 
 def test_an_address_is_written_in_the_one_way() -> None:
     group = replace(GROUP, spec=replace(GROUP.spec, networks=("fd00::/64",)))
-    assert wanted(make_world(make_member(addresses=["FD00:0::7"])), group)["spec"]["workloadIPs"] == [{"ip": "fd00::7"}]
+    assert wanted(make_snapshot(make_member(addresses=["FD00:0::7"])), group)["spec"]["workloadIPs"] == [
+        {"ip": "fd00::7"}
+    ]
 
 
 def test_ports_are_not_listed_while_anothers_are_at_the_address() -> None:
-    leaving = Neighbour("shop", "web-a", "m", "10.77.0.20", frozenset({"10.77.0.20"}), lists=True, leaving=True)
-    world = make_world(make_member(serving=True), live=True, neighbours=(leaving,))
-    assert not may_list(world, GROUP)
-    assert may_list(world.seen(neighbours=(replace(leaving, lists=False),)), GROUP)
+    leaving = Neighbour("shop", "web-a", "m", "10.77.0.20", frozenset({"10.77.0.20"}), has_ports=True, leaving=True)
+    snapshot = make_snapshot(make_member(serving=True), live=True, neighbours=(leaving,))
+    assert not may_list(snapshot, GROUP)
+    assert may_list(snapshot.replaced(neighbours=(replace(leaving, has_ports=False),)), GROUP)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +102,9 @@ def test_ports_are_not_listed_while_anothers_are_at_the_address() -> None:
 def test_ports_are_listed_only_while_there_is_a_proxy_behind(
     serving: bool, live: bool, deleting: bool, listed: bool
 ) -> None:
-    world = make_world(make_member(deleting=deleting, serving=serving), live=live)
-    assert may_list(world, GROUP) is listed
-    assert bool(wanted(world)["spec"]["ports"]) is listed
+    snapshot = make_snapshot(make_member(deleting=deleting, serving=serving), live=live)
+    assert may_list(snapshot, GROUP) is listed
+    assert bool(wanted(snapshot)["spec"]["ports"]) is listed
 
 
 NEW, OLD = "d" * 64, "0" * 64
@@ -126,19 +128,19 @@ def test_a_port_is_listed_once_the_member_has_loaded_it(
     group = replace(GROUP, spec=replace(GROUP.spec, ports=(Port("http", 8080), Port("more", 9090))))
     member = make_member(serving=True)
     member["spec"]["loaded"] = {"settings": loaded} if loaded else {}
-    world = make_world(member, live=True).seen(
+    snapshot = make_snapshot(member, live=True).replaced(
         workload={"metadata": {}, "spec": {"ports": [{"port": port} for port in listed]}},
         settings_digest=published,
         settings_ports=frozenset({8080} if published == OLD else {8080, 9090}),
     )
-    found = wanted_workload(world, group, MESH)["spec"]["ports"]
+    found = wanted_workload(snapshot, group, MESH)["spec"]["ports"]
     assert [port["port"] for port in found] == ports
 
 
 def test_opaque_ports_policy_and_zone_are_written_where_linkerd_reads_them() -> None:
     spec = replace(GROUP.spec, ports=(Port("db", 5432, True), Port("http", 8080), Port("q", 25, True)))
     group = replace(GROUP, spec=replace(spec, inbound_policy="deny"))
-    metadata = wanted(make_world(make_member(facts={"zone": "eu-1a"})), group)["metadata"]
+    metadata = wanted(make_snapshot(make_member(facts={"zone": "eu-1a"})), group)["metadata"]
     assert metadata["annotations"] == {
         "config.linkerd.io/opaque-ports": "5432,25",
         "config.linkerd.io/default-inbound-policy": "deny",
@@ -149,46 +151,46 @@ def test_opaque_ports_policy_and_zone_are_written_where_linkerd_reads_them() -> 
 
 @pytest.mark.parametrize("zone", ["eu west", "x" * 64, "-", "é"])
 def test_a_zone_that_no_label_can_hold_is_left_out(zone: str) -> None:
-    labels = wanted(make_world(make_member(facts={"zone": zone})))["metadata"]["labels"]
+    labels = wanted(make_snapshot(make_member(facts={"zone": zone})))["metadata"]["labels"]
     assert labels == {"app": "web", "exclave.dev/group": "web"}
 
 
 def test_a_label_that_the_group_or_the_machine_has_no_more_goes_and_somebody_elses_stays() -> None:
     spec = replace(GROUP.spec, labels={"app": "web", "tier": "front"})
-    wider = make_world(make_member(facts={"zone": "eu-1a"}), group=replace(GROUP, spec=spec))
+    wider = make_snapshot(make_member(facts={"zone": "eu-1a"}), group=replace(GROUP, spec=spec))
     found = wanted(wider, replace(GROUP, spec=spec))
     found["metadata"]["labels"]["team"] = "theirs"
-    request = register(make_world(workload=found), GROUP, MESH)
+    request = register(make_snapshot(workload=found), GROUP, MESH)
     assert request is not None and request.body is not None
     assert request.body["metadata"]["labels"] == {"tier": None, "topology.kubernetes.io/zone": None}
     after = merge_patch(found, request.body)
     assert after["metadata"]["labels"] == {"app": "web", "exclave.dev/group": "web", "team": "theirs"}
-    assert register(make_world(workload=after), GROUP, MESH) is None
+    assert register(make_snapshot(workload=after), GROUP, MESH) is None
 
 
 def test_one_of_an_older_version_keeps_its_labels_and_names_them_from_now_on() -> None:
-    found = wanted(make_world())
+    found = wanted(make_snapshot())
     del found["metadata"]["annotations"]["exclave.dev/labels"]
     found["metadata"]["labels"]["tier"] = "front"
-    request = register(make_world(workload=found), GROUP, MESH)
+    request = register(make_snapshot(workload=found), GROUP, MESH)
     assert request is not None
     assert request.body == {"metadata": {"annotations": {"exclave.dev/labels": "app,exclave.dev/group"}}}
 
 
 def test_it_is_made_if_there_is_none() -> None:
-    request = register(make_world(), GROUP, MESH)
+    request = register(make_snapshot(), GROUP, MESH)
     assert request is not None
-    assert (request.verb, request.body) == ("create", wanted(make_world()))
+    assert (request.verb, request.body) == ("create", wanted(make_snapshot()))
 
 
 def test_nothing_is_sent_if_it_is_as_it_shall_be() -> None:
-    found = wanted(make_world())
-    assert register(make_world(workload=found), GROUP, MESH) is None
+    found = wanted(make_snapshot())
+    assert register(make_snapshot(workload=found), GROUP, MESH) is None
     del found["spec"]["ports"]  # as an API server keeps an empty list
     found["metadata"]["labels"]["theirs"] = "kept"
     found["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied"] = "kept"
     found["status"] = {"conditions": [{"type": "Ready", "status": "True"}]}
-    assert register(make_world(workload=found), GROUP, MESH) is None
+    assert register(make_snapshot(workload=found), GROUP, MESH) is None
 
 
 DAMAGE: dict[str, tuple[Object, Object]] = {
@@ -225,11 +227,11 @@ DAMAGE: dict[str, tuple[Object, Object]] = {
 
 @pytest.mark.parametrize(("damage", "patch"), DAMAGE.values(), ids=DAMAGE)
 def test_what_others_changed_is_put_right_by_no_more_than_it_takes(damage: Object, patch: Object) -> None:
-    found = merge_patch(copy.deepcopy(wanted(make_world())), damage)
-    request = register(make_world(workload=found), GROUP, MESH)
+    found = merge_patch(copy.deepcopy(wanted(make_snapshot())), damage)
+    request = register(make_snapshot(workload=found), GROUP, MESH)
     assert request is not None
     assert (request.verb, request.what, request.body) == ("patch", f"externalworkloads {NAME}", patch)
     mended = merge_patch(found, request.body)
-    assert register(make_world(workload=mended), GROUP, MESH) is None
+    assert register(make_snapshot(workload=mended), GROUP, MESH) is None
     if "labels" in (damage.get("metadata") or {}):
         assert mended["metadata"]["labels"]["theirs"] == "kept"

@@ -4,7 +4,7 @@ import pytest
 
 from exclave.controller.policy.snapshot import workload_ports
 
-from ..worlds import ADDRESS, GROUP, MESH, NAME, make_member, make_world
+from ..snapshots import ADDRESS, GROUP, MESH, NAME, make_member, make_snapshot
 
 
 def test_members_of_a_group_are_called_after_its_account_and_linkerds_domain() -> None:
@@ -14,23 +14,23 @@ def test_members_of_a_group_are_called_after_its_account_and_linkerds_domain() -
 
 
 def test_a_world_shows_its_member() -> None:
-    world = make_world()
-    assert (world.view.name, world.view.addresses, world.namespace) == (NAME, (ADDRESS,), "shop")
+    snapshot = make_snapshot()
+    assert (snapshot.view.name, snapshot.view.addresses, snapshot.namespace) == (NAME, (ADDRESS,), "shop")
 
 
 @pytest.mark.parametrize("status", [None, "text", []])
 def test_a_status_that_is_none_is_empty(status: object) -> None:
-    assert make_world({**make_member(), "status": status}).status == {}
+    assert make_snapshot({**make_member(), "status": status}).status == {}
 
 
 def test_what_has_changed_is_another_world() -> None:
-    world = make_world()
-    assert world.seen(has_lease=True).has_lease
-    assert not world.has_lease
+    snapshot = make_snapshot()
+    assert snapshot.replaced(has_lease=True).has_lease
+    assert not snapshot.has_lease
 
 
 def test_a_sealed_credential_does_not_show() -> None:
-    assert "sealed credential" not in repr(make_world(sealed="sealed credential"))
+    assert "sealed credential" not in repr(make_snapshot(sealed="sealed credential"))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.member import Condition, make_condition
 from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
-from exclave.controller.policy.reap import DeleteAccount, EmptyPorts, MarkNotReady, Wait
+from exclave.controller.policy.reap import DeleteAccount, EmptyPorts, MarkNotReady, RecheckAfter
 from exclave.controller.policy.register import register, wanted_workload
-from exclave.controller.policy.snapshot import MemberWorld, Neighbour, Signed
+from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour, Signed
 from exclave.controller.policy.transitions import (
     AddFinalizer,
     DeleteMember,
@@ -24,14 +24,14 @@ from exclave.controller.policy.transitions import (
     PutWorkload,
     Seal,
     Sign,
-    Step,
+    Transition,
     WriteStatus,
-    next_step,
+    next_transition,
 )
 from exclave.identity.storage import generate_key
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
-from ..worlds import (
+from ..snapshots import (
     ADMITTED,
     CSR,
     GROUP,
@@ -41,8 +41,8 @@ from ..worlds import (
     NOW,
     REGISTERED,
     make_member,
-    make_world,
-    settled_world,
+    make_snapshot,
+    settled_snapshot,
     with_status,
 )
 
@@ -53,39 +53,39 @@ NOT_READY = Condition("Admitted", False, "NotReady", "there is no issuer")
 SIGNED = Signed(csr_sha256(CSR), "chain", NOW + 3600.5, 0x7A, "key")
 
 
-def not_live() -> MemberWorld:
-    world = settled_world(live=False)
-    assert world.workload is not None
-    return world.seen(workload={**world.workload, "status": READY})
+def not_live() -> MemberSnapshot:
+    snapshot = settled_snapshot(live=False)
+    assert snapshot.workload is not None
+    return snapshot.replaced(workload={**snapshot.workload, "status": READY})
 
 
-def new_csr() -> MemberWorld:
-    world = settled_world()
-    return world.seen(member=merge_patch(world.member, {"spec": {"csr": make_csr(generate_key(), "x")}}))
+def new_csr() -> MemberSnapshot:
+    snapshot = settled_snapshot()
+    return snapshot.replaced(member=merge_patch(snapshot.member, {"spec": {"csr": make_csr(generate_key(), "x")}}))
 
 
-def deleted_by_others(ports: int) -> MemberWorld:
-    world = settled_world(serving=bool(ports))
-    assert world.workload is not None
-    gone = {**world.workload, "metadata": {**world.workload["metadata"], "deletionTimestamp": "now"}}
-    return world.seen(workload=gone, emptied_at=NOW)
+def deleted_by_others(ports: int) -> MemberSnapshot:
+    snapshot = settled_snapshot(serving=bool(ports))
+    assert snapshot.workload is not None
+    gone = {**snapshot.workload, "metadata": {**snapshot.workload["metadata"], "deletionTimestamp": "now"}}
+    return snapshot.replaced(workload=gone, emptied_at=NOW)
 
 
-SCENARIOS: dict[str, tuple[MemberWorld, Step]] = {
-    "before anything is made for it, a Member is held": (make_world(make_member(finalizer=False)), AddFinalizer()),
-    "also one that will be refused": (make_world(make_member(finalizer=False, **OUTSIDE)), AddFinalizer()),
-    "one that is admitted gets an account": (make_world(), MakeAccount()),
-    "then a Lease": (make_world(has_account=True), MakeLease()),
+SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
+    "before anything is made for it, a Member is held": (make_snapshot(make_member(finalizer=False)), AddFinalizer()),
+    "also one that will be refused": (make_snapshot(make_member(finalizer=False, **OUTSIDE)), AddFinalizer()),
+    "one that is admitted gets an account": (make_snapshot(), MakeAccount()),
+    "then a Lease": (make_snapshot(has_account=True), MakeLease()),
     "one that has a heartbeat has an account, though we did not see it made": (
-        settled_world(has_account=False),
+        settled_snapshot(has_account=False),
         None,
     ),
-    "a member for whom everything is done is left alone": (settled_world(), None),
-    "also one that is listed": (settled_world(serving=True), None),
-    "an admitted one whose group is gone is left alone": (settled_world(group=None, settings_digest=None), None),
-    "so it is while Linkerd's settings cannot be read": (settled_world(mesh=None), None),
+    "a member for whom everything is done is left alone": (settled_snapshot(), None),
+    "also one that is listed": (settled_snapshot(serving=True), None),
+    "an admitted one whose group is gone is left alone": (settled_snapshot(group=None, settings_digest=None), None),
+    "so it is while Linkerd's settings cannot be read": (settled_snapshot(mesh=None), None),
     "one that asks to join is told why it waits": (
-        make_world(mesh=None, mesh_fault="there is no issuer"),
+        make_snapshot(mesh=None, mesh_fault="there is no issuer"),
         WriteStatus({"status": {"conditions": [make_condition(NOT_READY, NOW)]}}),
     ),
     "a new CSR is signed": (new_csr(), Sign()),
@@ -94,36 +94,42 @@ SCENARIOS: dict[str, tuple[MemberWorld, Step]] = {
         MarkNotReady("NotLive", "no heartbeat for three intervals"),
     ),
     "one that others delete is emptied first": (deleted_by_others(1), EmptyPorts()),
-    "and then waited for": (deleted_by_others(0), Wait(10.0)),
+    "and then waited for": (deleted_by_others(0), RecheckAfter(10.0)),
     "one that never sent a heartbeat is deleted after ten minutes": (
-        make_world(make_member(601.0)),
+        make_snapshot(make_member(601.0)),
         DeleteMember("it never sent a heartbeat"),
     ),
-    "but not before": (make_world(make_member(599.0)), MakeAccount()),
-    "one that is being deleted is undone": (make_world(make_member(deleting=True)), DeleteAccount()),
-    "one that others still hold is not our business": (make_world(make_member(deleting=True, finalizer=False)), None),
-    "a refused one waits for its removal": (make_world(with_status(make_member(5.0, **OUTSIDE), REFUSED)), Wait(596.0)),
+    "but not before": (make_snapshot(make_member(599.0)), MakeAccount()),
+    "one that is being deleted is undone": (make_snapshot(make_member(deleting=True)), DeleteAccount()),
+    "one that others still hold is not our business": (
+        make_snapshot(make_member(deleting=True, finalizer=False)),
+        None,
+    ),
+    "a refused one waits for its removal": (
+        make_snapshot(with_status(make_member(5.0, **OUTSIDE), REFUSED)),
+        RecheckAfter(596.0),
+    ),
     "a refused one is deleted after ten minutes, with the reason": (
-        make_world(with_status(make_member(601.0, **OUTSIDE), REFUSED)),
+        make_snapshot(with_status(make_member(601.0, **OUTSIDE), REFUSED)),
         DeleteMember(REFUSED.message),
     ),
     "new settings are named": (
-        settled_world(settings_digest="e" * 64),
+        settled_snapshot(settings_digest="e" * 64),
         WriteStatus({"status": {"settings": "e" * 64}}),
     ),
-    "a digest that we do not know takes nothing away": (settled_world(settings_digest=None), None),
+    "a digest that we do not know takes nothing away": (settled_snapshot(settings_digest=None), None),
 }
 
 
-@pytest.mark.parametrize(("world", "step"), SCENARIOS.values(), ids=SCENARIOS)
-def test_step(world: MemberWorld, step: Step) -> None:
-    assert next_step(world) == step
+@pytest.mark.parametrize(("snapshot", "transition"), SCENARIOS.values(), ids=SCENARIOS)
+def test_step(snapshot: MemberSnapshot, transition: Transition) -> None:
+    assert next_transition(snapshot) == transition
 
 
 def test_a_refusal_is_written_once_with_its_words() -> None:
-    step = next_step(make_world(make_member(**OUTSIDE)))
-    assert isinstance(step, WriteStatus)
-    (condition,) = step.patch["status"]["conditions"]
+    transition = next_transition(make_snapshot(make_member(**OUTSIDE)))
+    assert isinstance(transition, WriteStatus)
+    (condition,) = transition.patch["status"]["conditions"]
     assert condition == {
         "type": "Admitted",
         "status": "False",
@@ -134,34 +140,38 @@ def test_a_refusal_is_written_once_with_its_words() -> None:
 
 
 def test_ports_are_withdrawn_when_the_member_stops_serving() -> None:
-    world = settled_world(serving=True)
-    step = next_step(world.seen(member=merge_patch(world.member, {"spec": {"serving": False}})))
-    assert isinstance(step, PutWorkload)
-    assert step.request.body == {"spec": {"ports": []}}
+    snapshot = settled_snapshot(serving=True)
+    transition = next_transition(snapshot.replaced(member=merge_patch(snapshot.member, {"spec": {"serving": False}})))
+    assert isinstance(transition, PutWorkload)
+    assert transition.request.body == {"spec": {"ports": []}}
 
 
 def test_the_status_tells_of_ports_only_once_they_are_listed() -> None:
-    world = settled_world()
-    listed = wanted_workload(settled_world(serving=True), GROUP, MESH)
+    snapshot = settled_snapshot()
+    listed = wanted_workload(settled_snapshot(serving=True), GROUP, MESH)
     listed["metadata"]["uid"] = "workload-uid"
-    step = next_step(world.seen(member=merge_patch(world.member, {"spec": {"serving": True}}), workload=listed))
-    assert step == WriteStatus({"status": {"externalWorkload": {"uid": "workload-uid", "ports": [8080]}}})
+    transition = next_transition(
+        snapshot.replaced(member=merge_patch(snapshot.member, {"spec": {"serving": True}}), workload=listed)
+    )
+    assert transition == WriteStatus({"status": {"externalWorkload": {"uid": "workload-uid", "ports": [8080]}}})
 
 
 def test_the_credential_goes_at_the_first_heartbeat() -> None:
-    world = settled_world()
-    step = next_step(world.seen(member=merge_patch(world.member, {"status": {"credential": "eyJ"}})))
-    assert step == WriteStatus({"status": {"credential": None}})
+    snapshot = settled_snapshot()
+    transition = next_transition(
+        snapshot.replaced(member=merge_patch(snapshot.member, {"status": {"credential": "eyJ"}}))
+    )
+    assert transition == WriteStatus({"status": {"credential": None}})
 
 
 def test_a_member_that_lost_its_heartbeat_is_told_so_and_others_conditions_are_kept() -> None:
-    world = settled_world(live=False)
+    snapshot = settled_snapshot(live=False)
     theirs = {"type": "Theirs", "status": "True", "reason": "X", "message": "", "lastTransitionTime": "then"}
-    found = world.member["status"]["conditions"]
-    member = merge_patch(world.member, {"status": {"conditions": [theirs, *found]}})
-    step = next_step(world.seen(member=member))
-    assert isinstance(step, WriteStatus)
-    conditions = {one["type"]: one for one in step.patch["status"]["conditions"]}
+    found = snapshot.member["status"]["conditions"]
+    member = merge_patch(snapshot.member, {"status": {"conditions": [theirs, *found]}})
+    transition = next_transition(snapshot.replaced(member=member))
+    assert isinstance(transition, WriteStatus)
+    conditions = {one["type"]: one for one in transition.patch["status"]["conditions"]}
     assert conditions["Theirs"] == theirs
     assert conditions["Live"]["reason"] == "NotLive"
     assert conditions["Live"]["message"] == "its Lease has not been renewed for three intervals"
@@ -170,13 +180,13 @@ def test_a_member_that_lost_its_heartbeat_is_told_so_and_others_conditions_are_k
 
 
 def test_five_certificates_are_remembered_the_newest_last() -> None:
-    world = settled_world()
+    snapshot = settled_snapshot()
     old = [{"serial": str(number), "keySha256": "k", "time": "t"} for number in range(5)]
     csr = make_csr(KEY, "y")
-    member = merge_patch(world.member, {"spec": {"csr": csr}, "status": {"issued": old}})
-    step = next_step(world.seen(member=member, signed=replace(SIGNED, csr_sha256=csr_sha256(csr))))
-    assert isinstance(step, WriteStatus)
-    status = step.patch["status"]
+    member = merge_patch(snapshot.member, {"spec": {"csr": csr}, "status": {"issued": old}})
+    transition = next_transition(snapshot.replaced(member=member, signed=replace(SIGNED, csr_sha256=csr_sha256(csr))))
+    assert isinstance(transition, WriteStatus)
+    status = transition.patch["status"]
     assert status["issued"] == [*old[1:], {"serial": "7a", "keySha256": "key", "time": "2027-01-15T08:00:00Z"}]
     assert status["certificate"] == {
         "csrSha256": csr_sha256(csr),
@@ -186,80 +196,82 @@ def test_five_certificates_are_remembered_the_newest_last() -> None:
 
 
 def test_a_request_that_another_controller_has_signed_meanwhile_is_left_to_it() -> None:
-    assert next_step(settled_world(signed=SIGNED)) is None
+    assert next_transition(settled_snapshot(signed=SIGNED)) is None
 
 
-def carried(step: Step, world: MemberWorld) -> MemberWorld:
+def carried(transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot:
     """The world after a step, as the carrier and the API server would leave it."""
-    if isinstance(step, AddFinalizer):
-        return world.seen(member=merge_patch(world.member, {"metadata": {"finalizers": [FINALIZER]}}))
-    if isinstance(step, MakeAccount):
-        return world.seen(has_account=True)
-    if isinstance(step, MakeLease):
-        return world.seen(has_lease=True)
-    if isinstance(step, PutWorkload):
-        body: Object = step.request.body or {}
-        made = merge_patch(world.workload or {}, body)
-        return world.seen(workload=merge_patch(made, {"metadata": {"uid": "workload-uid"}}))
-    if isinstance(step, Sign):
-        return world.seen(signed=replace(SIGNED, csr_sha256=csr_sha256(world.view.csr)))
-    if isinstance(step, Seal):
-        return world.seen(sealed="eyJ")
-    assert isinstance(step, WriteStatus), step
-    return world.seen(member=merge_patch(world.member, step.patch), signed=None, sealed=None)
+    if isinstance(transition, AddFinalizer):
+        return snapshot.replaced(member=merge_patch(snapshot.member, {"metadata": {"finalizers": [FINALIZER]}}))
+    if isinstance(transition, MakeAccount):
+        return snapshot.replaced(has_account=True)
+    if isinstance(transition, MakeLease):
+        return snapshot.replaced(has_lease=True)
+    if isinstance(transition, PutWorkload):
+        body: Object = transition.request.body or {}
+        made = merge_patch(snapshot.workload or {}, body)
+        return snapshot.replaced(workload=merge_patch(made, {"metadata": {"uid": "workload-uid"}}))
+    if isinstance(transition, Sign):
+        return snapshot.replaced(signed=replace(SIGNED, csr_sha256=csr_sha256(snapshot.view.csr)))
+    if isinstance(transition, Seal):
+        return snapshot.replaced(sealed="eyJ")
+    assert isinstance(transition, WriteStatus), transition
+    return snapshot.replaced(member=merge_patch(snapshot.member, transition.patch), signed=None, sealed=None)
 
 
-def play(world: MemberWorld) -> tuple[list[str], MemberWorld]:
+def play(snapshot: MemberSnapshot) -> tuple[list[str], MemberSnapshot]:
     """Steps until there is none, and what is left."""
-    steps: list[str] = []
-    while (step := next_step(world)) is not None:
-        steps.append(type(step).__name__)
-        if isinstance(step, Wait):
+    transitions: list[str] = []
+    while (transition := next_transition(snapshot)) is not None:
+        transitions.append(type(transition).__name__)
+        if isinstance(transition, RecheckAfter):
             break
-        world = carried(step, world)
-        assert len(steps) < 20, steps
-    return steps, world
+        snapshot = carried(transition, snapshot)
+        assert len(transitions) < 20, transitions
+    return transitions, snapshot
 
 
 def test_a_life_from_joining_to_being_listed() -> None:
-    steps, world = play(make_world(make_member(finalizer=False), settings_digest="d" * 64))
+    transitions, snapshot = play(make_snapshot(make_member(finalizer=False), settings_digest="d" * 64))
     made = ["AddFinalizer", "MakeAccount", "MakeLease", "PutWorkload", "Sign", "Seal", "WriteStatus"]
-    assert steps == made, "one write tells the machine everything"
-    status = world.member["status"]
+    assert transitions == made, "one write tells the machine everything"
+    status = snapshot.member["status"]
     assert [one["reason"] for one in status["conditions"]] == ["Admitted", "Registered", "NoHeartbeat"]
     assert status["credential"] == "eyJ" and status["externalWorkload"] == {"uid": "workload-uid", "ports": []}
 
-    steps, world = play(world.seen(beaten=True, live=True))
-    assert steps == ["WriteStatus"]
-    assert "credential" not in world.member["status"] and world.view.live is not None and world.view.live.status
+    transitions, snapshot = play(snapshot.replaced(has_heartbeat=True, live=True))
+    assert transitions == ["WriteStatus"]
+    assert (
+        "credential" not in snapshot.member["status"] and snapshot.view.live is not None and snapshot.view.live.status
+    )
 
-    steps, world = play(world.seen(member=merge_patch(world.member, {"spec": {"serving": True}})))
-    assert steps == ["PutWorkload", "WriteStatus"]
-    assert world.member["status"]["externalWorkload"]["ports"] == [8080]
+    transitions, snapshot = play(snapshot.replaced(member=merge_patch(snapshot.member, {"spec": {"serving": True}})))
+    assert transitions == ["PutWorkload", "WriteStatus"]
+    assert snapshot.member["status"]["externalWorkload"]["ports"] == [8080]
 
 
 def test_a_controller_that_crashed_between_any_two_steps_goes_on_to_the_same_end() -> None:
-    whole = make_world(make_member(finalizer=False), settings_digest="d" * 64)
+    whole = make_snapshot(make_member(finalizer=False), settings_digest="d" * 64)
     _, wanted = play(whole)
-    world = whole
+    snapshot = whole
     for _ in range(7):
-        step = next_step(world)
-        world = carried(step, world)
-        _, found = play(world.seen(signed=None, sealed=None))  # what was not written is lost
+        transition = next_transition(snapshot)
+        snapshot = carried(transition, snapshot)
+        _, found = play(snapshot.replaced(signed=None, sealed=None))  # what was not written is lost
         assert found.member["status"]["certificate"] == wanted.member["status"]["certificate"]
         assert found.member["status"]["credential"] == wanted.member["status"]["credential"]
         assert register(found, GROUP, MESH) is None
 
 
 def test_one_that_was_admitted_is_served_on_though_it_would_be_refused_today() -> None:
-    world = settled_world()
-    stranger = merge_patch(world.member, {"status": {"conditions": []}, "spec": OUTSIDE})
-    assert next_step(world.seen(member=stranger)) == DeleteMember(REFUSED.message)
-    kept = merge_patch(world.member, {"spec": OUTSIDE})
-    assert world.view.admitted == ADMITTED
-    step = next_step(world.seen(member=kept))
-    assert isinstance(step, WriteStatus), "it stays a member, and its ports are withdrawn"
-    (registered,) = [one for one in step.patch["status"]["conditions"] if one["type"] == "Registered"]
+    snapshot = settled_snapshot()
+    stranger = merge_patch(snapshot.member, {"status": {"conditions": []}, "spec": OUTSIDE})
+    assert next_transition(snapshot.replaced(member=stranger)) == DeleteMember(REFUSED.message)
+    kept = merge_patch(snapshot.member, {"spec": OUTSIDE})
+    assert snapshot.view.admitted == ADMITTED
+    transition = next_transition(snapshot.replaced(member=kept))
+    assert isinstance(transition, WriteStatus), "it stays a member, and its ports are withdrawn"
+    (registered,) = [one for one in transition.patch["status"]["conditions"] if one["type"] == "Registered"]
     assert (registered["status"], registered["reason"]) == ("False", "AddressRefused")
     assert registered["message"] == ("no port is listed: 192.0.2.7 lies in none of the group's networks: 10.77.0.0/24")
 
@@ -270,11 +282,11 @@ NOT_LIVE_SINCE = with_status(
 
 
 def test_one_that_is_not_heard_of_for_longer_than_its_group_waits_is_forgotten() -> None:
-    world = settled_world(live=False).seen(member=NOT_LIVE_SINCE)
-    assert next_step(world.seen(now=NOW - 60 + GROUP.spec.forget_after + 1)) == DeleteMember(
+    snapshot = settled_snapshot(live=False).replaced(member=NOT_LIVE_SINCE)
+    assert next_transition(snapshot.replaced(now=NOW - 60 + GROUP.spec.forget_after + 1)) == DeleteMember(
         "no heartbeat since 2027-01-15T07:59:00Z, for longer than its group waits"
     )
-    assert not isinstance(next_step(world.seen(now=NOW - 60 + GROUP.spec.forget_after - 1)), DeleteMember)
+    assert not isinstance(next_transition(snapshot.replaced(now=NOW - 60 + GROUP.spec.forget_after - 1)), DeleteMember)
 
 
 HEIR = Neighbour(
@@ -283,10 +295,10 @@ HEIR = Neighbour(
 
 
 def test_one_that_is_not_heard_of_goes_at_once_when_a_newcomer_of_its_group_has_its_address() -> None:
-    world = settled_world(live=False).seen(member=NOT_LIVE_SINCE)
+    snapshot = settled_snapshot(live=False).replaced(member=NOT_LIVE_SINCE)
     gone = DeleteMember("the living member shop/web-zzzzz-1 has its address 10.77.0.20")
-    assert next_step(world.seen(neighbours=(HEIR,))) == gone
-    assert next_step(settled_world(neighbours=(HEIR,))) != gone, "one that lives keeps its place"
+    assert next_transition(snapshot.replaced(neighbours=(HEIR,))) == gone
+    assert next_transition(settled_snapshot(neighbours=(HEIR,))) != gone, "one that lives keeps its place"
 
 
 @pytest.mark.parametrize(
@@ -296,27 +308,27 @@ def test_one_that_is_not_heard_of_goes_at_once_when_a_newcomer_of_its_group_has_
         pytest.param({"admitted_at": None}, id="one that is not admitted"),
         pytest.param({"name": "api-zzzzz-1"}, id="one of another group"),
         pytest.param({"namespace": "bank"}, id="one of another namespace"),
-        pytest.param({"stands": frozenset()}, id="one that only says so"),
+        pytest.param({"listed_addresses": frozenset()}, id="one that only says so"),
         pytest.param({"live": False}, id="one that is silent itself"),
         pytest.param({"leaving": True}, id="one that is being deleted"),
     ],
 )
 def test_a_silent_member_is_removed_by_nobody_else(change: dict[str, Any]) -> None:
-    world = settled_world(live=False).seen(member=NOT_LIVE_SINCE, neighbours=(replace(HEIR, **change),))
-    assert not isinstance(next_step(world), DeleteMember)
+    snapshot = settled_snapshot(live=False).replaced(member=NOT_LIVE_SINCE, neighbours=(replace(HEIR, **change),))
+    assert not isinstance(next_transition(snapshot), DeleteMember)
 
 
 def test_without_the_admission_policies_nothing_is_given_or_signed() -> None:
     fault = "ValidatingAdmissionPolicy exclave-guard is missing"
-    fresh = make_world(guard_fault=fault)
-    step = next_step(fresh)
-    assert isinstance(step, WriteStatus)
-    (condition,) = step.patch["status"]["conditions"]
+    fresh = make_snapshot(admission_fault=fault)
+    transition = next_transition(fresh)
+    assert isinstance(transition, WriteStatus)
+    (condition,) = transition.patch["status"]["conditions"]
     assert (condition["reason"], condition["message"]) == ("GuardMissing", fault)
-    settled = settled_world(guard_fault=fault)
-    renewing = settled.seen(member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y")}}))
-    assert not isinstance(next_step(renewing), Sign)
-    assert isinstance(next_step(renewing.seen(guard_fault=None)), Sign)
+    settled = settled_snapshot(admission_fault=fault)
+    renewing = settled.replaced(member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y")}}))
+    assert not isinstance(next_transition(renewing), Sign)
+    assert isinstance(next_transition(renewing.replaced(admission_fault=None)), Sign)
 
 
 WEAK = "no certificate is signed: csr: a P-256 key was expected, found another kind"
@@ -330,44 +342,44 @@ def weak_csr() -> str:
 
 
 def test_a_request_that_cannot_be_signed_is_told_and_holds_up_nothing_else() -> None:
-    settled = settled_world(serving=True)
-    asked = settled.seen(member=merge_patch(settled.member, {"spec": {"csr": weak_csr(), "serving": False}}))
-    steps, after = play(asked)
-    assert steps == ["PutWorkload", "WriteStatus"], "its ports go all the same"
+    settled = settled_snapshot(serving=True)
+    asked = settled.replaced(member=merge_patch(settled.member, {"spec": {"csr": weak_csr(), "serving": False}}))
+    transitions, after = play(asked)
+    assert transitions == ["PutWorkload", "WriteStatus"], "its ports go all the same"
     assert after.view.certified == Condition("Certified", False, "RequestRefused", WEAK)
     assert after.member["status"]["externalWorkload"]["ports"] == []
-    steps, again = play(after.seen(member=merge_patch(after.member, {"spec": {"csr": make_csr(KEY, "y")}})))
-    assert steps == ["Sign", "WriteStatus"]
+    transitions, again = play(after.replaced(member=merge_patch(after.member, {"spec": {"csr": make_csr(KEY, "y")}})))
+    assert transitions == ["Sign", "WriteStatus"]
     assert again.view.certified == Condition("Certified", True, "Certified", "its certificates are signed")
 
 
 def test_a_renewal_that_waits_for_its_issuer_is_told_why() -> None:
     expired = replace(MESH, issuer_ends=NOW)
-    assert next_step(settled_world(mesh=expired)) is None, "nothing is asked for"
-    settled = settled_world(mesh=expired)
-    asked = settled.seen(member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y")}}))
-    steps, after = play(asked)
-    assert steps == ["WriteStatus"]
+    assert next_transition(settled_snapshot(mesh=expired)) is None, "nothing is asked for"
+    settled = settled_snapshot(mesh=expired)
+    asked = settled.replaced(member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y")}}))
+    transitions, after = play(asked)
+    assert transitions == ["WriteStatus"]
     assert after.view.certified is not None
     assert (after.view.certified.status, after.view.certified.reason) == (False, "IssuerExpired")
-    steps, _ = play(after.seen(mesh=MESH))
-    assert steps == ["Sign", "WriteStatus"]
+    transitions, _ = play(after.replaced(mesh=MESH))
+    assert transitions == ["Sign", "WriteStatus"]
 
 
 def test_what_a_member_must_know_is_written_before_its_renewal_is_signed() -> None:
-    settled = settled_world(serving=True)
-    asked = settled.seen(
+    settled = settled_snapshot(serving=True)
+    asked = settled.replaced(
         member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y"), "serving": False}}), live=False
     )
-    steps, _ = play(asked)
-    assert steps == ["PutWorkload", "WriteStatus", "Sign", "WriteStatus", "Wait"]
+    transitions, _ = play(asked)
+    assert transitions == ["PutWorkload", "WriteStatus", "Sign", "WriteStatus", "RecheckAfter"]
 
 
 def test_two_machines_as_one_member_are_told_and_forgotten_again() -> None:
-    world = settled_world(clones=("host.b", "host.a"))
-    step = next_step(world)
-    assert isinstance(step, WriteStatus)
-    told = [one for one in step.patch["status"]["conditions"] if one["type"] == "Cloned"]
+    snapshot = settled_snapshot(clones=("host.b", "host.a"))
+    transition = next_transition(snapshot)
+    assert isinstance(transition, WriteStatus)
+    told = [one for one in transition.patch["status"]["conditions"] if one["type"] == "Cloned"]
     assert [(one["status"], one["message"]) for one in told] == [
         (
             "True",
@@ -375,18 +387,18 @@ def test_two_machines_as_one_member_are_told_and_forgotten_again() -> None:
             "after rm /etc/machine-id && systemd-machine-id-setup",
         )
     ]
-    steps, after = play(world)
-    assert steps == ["WriteStatus", "Wait"], "it is looked at again when one may have fallen silent"
+    transitions, after = play(snapshot)
+    assert transitions == ["WriteStatus", "RecheckAfter"], "it is looked at again when one may have fallen silent"
     assert after.view.cloned is not None and after.view.cloned.status
-    _, later = play(after.seen(clones=None))
+    _, later = play(after.replaced(clones=None))
     assert later.view.cloned is not None and not later.view.cloned.status
 
 
 def test_a_cordon_is_told_to_the_machine_and_taken_back() -> None:
-    world = settled_world()
-    annotated = merge_patch(world.member, {"metadata": {"annotations": {"exclave.dev/cordoned": "true"}}})
-    steps, after = play(world.seen(member=annotated))
-    assert steps == ["WriteStatus"] and after.view.cordoned
+    snapshot = settled_snapshot()
+    annotated = merge_patch(snapshot.member, {"metadata": {"annotations": {"exclave.dev/cordoned": "true"}}})
+    transitions, after = play(snapshot.replaced(member=annotated))
+    assert transitions == ["WriteStatus"] and after.view.cordoned
     free = merge_patch(after.member, {"metadata": {"annotations": None}})
-    _, after = play(after.seen(member=free))
+    _, after = play(after.replaced(member=free))
     assert not after.view.cordoned

@@ -7,16 +7,16 @@ import trio
 import trio.testing
 
 from exclave.api.requests import Object, Request
-from exclave.controller.telemetry.event_writer import MOST, News
-from exclave.controller.telemetry.events import Happening, Subject
+from exclave.controller.telemetry.event_writer import MOST, EventWriter
+from exclave.controller.telemetry.events import EventDraft, Subject
 from exclave.errors import ClusterError, Fault
 
-from ..worlds import NOW
+from ..snapshots import NOW
 
 MEMBER = Subject("exclave.dev/v1alpha1", "Member", "shop", "web-k7q2x-1", "u")
 SECRET = Subject("v1", "Secret", "exclave", "exclave-issuer")
 POLICY = Subject("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "", "exclave-guard")
-GOOD, BAD = Happening("Admitted", "it is in", is_bad=False), Happening("NotLive", "it is silent", is_bad=True)
+GOOD, BAD = EventDraft("Admitted", "it is in", is_bad=False), EventDraft("NotLive", "it is silent", is_bad=True)
 
 
 class Cluster:
@@ -24,32 +24,32 @@ class Cluster:
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses = refuses
-        self.taken: list[tuple[str, Object]] = []
+        self.acquired_lease: list[tuple[str, Object]] = []
 
     async def send(self, request: Request) -> Object:
         await trio.lowlevel.checkpoint()
         if self.refuses:
             raise ClusterError(Fault.NOT_PERMITTED, "may not create events", "ask")
         assert request.body is not None
-        self.taken.append((request.path, request.body))
+        self.acquired_lease.append((request.path, request.body))
         return request.body
 
 
 async def told(cluster: Cluster, tell: Any) -> None:
-    news = News(cluster, "exclave", lambda: NOW)
-    tell(news)
+    events = EventWriter(cluster, "exclave", lambda: NOW)
+    tell(events)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(news.run)
+        nursery.start_soon(events.run)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
 
 async def test_events_are_written_where_their_objects_are_in_order() -> None:
     cluster = Cluster()
-    await told(cluster, lambda news: news.tell_nowait(MEMBER, [GOOD, BAD]))
-    assert {path for path, _ in cluster.taken} == {"/apis/events.k8s.io/v1/namespaces/shop/events"}
-    assert [event["reason"] for _, event in cluster.taken] == ["Admitted", "NotLive"]
-    names = [event["metadata"]["name"] for _, event in cluster.taken]
+    await told(cluster, lambda events: events.put_nowait(MEMBER, [GOOD, BAD]))
+    assert {path for path, _ in cluster.acquired_lease} == {"/apis/events.k8s.io/v1/namespaces/shop/events"}
+    assert [event["reason"] for _, event in cluster.acquired_lease] == ["Admitted", "NotLive"]
+    names = [event["metadata"]["name"] for _, event in cluster.acquired_lease]
     assert len(set(names)) == 2 and all(name.startswith("web-k7q2x-1.") for name in names)
 
 
@@ -64,8 +64,8 @@ async def test_events_are_written_where_their_objects_are_in_order() -> None:
 )
 async def test_what_is_elsewhere_is_told_of_the_controller(subject: Subject, about: Any, related: Any) -> None:
     cluster = Cluster()
-    await told(cluster, lambda news: news.tell_elsewhere_nowait(subject, BAD))
-    ((path, event),) = cluster.taken
+    await told(cluster, lambda events: events.put_elsewhere_nowait(subject, BAD))
+    ((path, event),) = cluster.acquired_lease
     assert path == "/apis/events.k8s.io/v1/namespaces/exclave/events"
     assert (event["regarding"]["kind"], event["regarding"]["name"]) == about
     beside = event.get("related")
@@ -74,10 +74,10 @@ async def test_what_is_elsewhere_is_told_of_the_controller(subject: Subject, abo
 
 async def test_an_event_that_is_refused_or_one_too_many_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    await told(Cluster(refuses=True), lambda news: news.tell_nowait(MEMBER, [GOOD]))
+    await told(Cluster(refuses=True), lambda events: events.put_nowait(MEMBER, [GOOD]))
     assert caplog.messages == ["Member shop/web-k7q2x-1: Admitted: it is in (no Event: may not create events)"]
     caplog.clear()
-    News(Cluster(), "exclave", lambda: NOW).tell_nowait(POLICY, [BAD] * (MOST + 1))
+    EventWriter(Cluster(), "exclave", lambda: NOW).put_nowait(POLICY, [BAD] * (MOST + 1))
     assert caplog.messages == [
         "ValidatingAdmissionPolicy exclave-guard: NotLive: it is silent (no Event: too many wait)"
     ]

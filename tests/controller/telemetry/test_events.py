@@ -7,56 +7,56 @@ import pytest
 from exclave.api.member import Condition, MemberView
 from exclave.api.requests import MEMBERS
 from exclave.controller.telemetry.events import (
-    Happening,
+    EventDraft,
+    admission_event,
     event_object,
-    group_happenings,
-    guard_happening,
-    happenings,
-    source_happenings,
+    group_events,
+    member_events,
+    source_events,
     subject_of,
 )
 
-from ..worlds import ADMITTED, LIVE, NOW, make_member
+from ..snapshots import ADMITTED, LIVE, NOW, make_member
 
 VIEW = MemberView("web-k7q2x-1", data_path="meshed", admitted=ADMITTED, live=LIVE)
 NOT_LIVE = Condition("Live", False, "NotLive", "its Lease has not been renewed for three intervals")
 TWO = Condition("Cloned", True, "TwoMachines", "two machines take turns")
 
-CHANGES: dict[str, tuple[MemberView | None, MemberView, list[Happening]]] = {
+CHANGES: dict[str, tuple[MemberView | None, MemberView, list[EventDraft]]] = {
     "one that is met for the first time": (None, VIEW, []),
     "it is admitted": (
         replace(VIEW, admitted=None, live=None),
         replace(VIEW, live=Condition("Live", False, "NoHeartbeat", "never")),
-        [Happening("Admitted", "Admitted: a member of group web", False)],
+        [EventDraft("Admitted", "Admitted: a member of group web", False)],
     ),
     "nothing has changed": (VIEW, VIEW, []),
     "a message alone": (VIEW, replace(VIEW, live=replace(LIVE, message="other words")), []),
     "it is not heard of": (VIEW, replace(VIEW, live=NOT_LIVE), [
-        Happening("NotLive", "Live: its Lease has not been renewed for three intervals", True)]),
+        EventDraft("NotLive", "Live: its Lease has not been renewed for three intervals", True)]),
     "it is heard of again": (replace(VIEW, live=NOT_LIVE), VIEW, [
-        Happening("HeartbeatsArrive", "Live: its Lease is being renewed", False)]),
+        EventDraft("HeartbeatsArrive", "Live: its Lease is being renewed", False)]),
     "it is two": (VIEW, replace(VIEW, cloned=TWO), [
-        Happening("TwoMachines", "Cloned: two machines take turns", True)]),
+        EventDraft("TwoMachines", "Cloned: two machines take turns", True)]),
     "its data path opens": (VIEW, replace(VIEW, data_path="outbound-open"), [
-        Happening("DataPath", "the data path is outbound-open, was meshed", True)]),
+        EventDraft("DataPath", "the data path is outbound-open, was meshed", True)]),
     "its data path opens, and it says why": (
         VIEW,
         replace(VIEW, data_path="outbound-open", data_path_reason="no proxy is ready"),
-        [Happening("DataPath", "the data path is outbound-open, was meshed: no proxy is ready", True)],
+        [EventDraft("DataPath", "the data path is outbound-open, was meshed: no proxy is ready", True)],
     ),
     "its data path closes again": (replace(VIEW, data_path="outbound-open"), VIEW, [
-        Happening("DataPath", "the data path is meshed, was outbound-open", False)]),
+        EventDraft("DataPath", "the data path is meshed, was outbound-open", False)]),
     "it is cordoned": (VIEW, replace(VIEW, cordoned=True), [
-        Happening("Cordoned", "an admin has cordoned it", False)]),
+        EventDraft("Cordoned", "an admin has cordoned it", False)]),
     "another Member has its name": (replace(VIEW, uid="1"), MemberView(VIEW.name, uid="2", data_path="down"), []),
     "it leaves": (VIEW, replace(VIEW, deleting=True), [
-        Happening("Leaving", "its Member is being deleted", False)]),
+        EventDraft("Leaving", "its Member is being deleted", False)]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("before", "after", "told"), CHANGES.values(), ids=CHANGES)
-def test_a_change_is_told_once(before: MemberView | None, after: MemberView, told: list[Happening]) -> None:
-    assert happenings(before, after) == told
+def test_a_change_is_told_once(before: MemberView | None, after: MemberView, told: list[EventDraft]) -> None:
+    assert member_events(before, after) == told
 
 
 ACCEPTED = Condition("Accepted", True, "Accepted", "it takes members")
@@ -66,38 +66,38 @@ DELETING = Condition("Accepted", False, "Deleting", "2 left")
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (None, ACCEPTED, [Happening("Accepted", "Accepted: it takes members", False)]),
+        (None, ACCEPTED, [EventDraft("Accepted", "Accepted: it takes members", False)]),
         (ACCEPTED, ACCEPTED, []),
         (DELETING, replace(DELETING, message="1 left"), []),
-        (ACCEPTED, DELETING, [Happening("Deleting", "Accepted: 2 left", False)]),
-        (ACCEPTED, Condition("Accepted", False, "Invalid", "x"), [Happening("Invalid", "Accepted: x", True)]),
+        (ACCEPTED, DELETING, [EventDraft("Deleting", "Accepted: 2 left", False)]),
+        (ACCEPTED, Condition("Accepted", False, "Invalid", "x"), [EventDraft("Invalid", "Accepted: x", True)]),
     ],
     ids=["at first", "no change", "fewer members left", "it is deleted", "it is refused"],
 )
-def test_what_is_told_of_a_group(before: Condition | None, after: Condition, told: list[Happening]) -> None:
-    assert group_happenings(before, after) == told
+def test_what_is_told_of_a_group(before: Condition | None, after: Condition, told: list[EventDraft]) -> None:
+    assert group_events(before, after) == told
 
 
 def test_what_is_told_of_sources() -> None:
-    refused = Happening("Refused", "it cannot be used, the last good one is kept: no PEM", is_bad=True)
-    assert source_happenings({}, {"issuer": "no PEM"}) == [("issuer", refused)]
-    assert source_happenings({"issuer": "no PEM"}, {"issuer": "no PEM"}) == []
-    assert source_happenings({"issuer": "other"}, {"issuer": "no PEM"}) == [("issuer", refused)]
-    assert source_happenings({"issuer": "no PEM", "config": "x"}, {"config": "x"}) == [
-        ("issuer", Happening("Accepted", "it can be used again", is_bad=False))
+    refused = EventDraft("Refused", "it cannot be used, the last good one is kept: no PEM", is_bad=True)
+    assert source_events({}, {"issuer": "no PEM"}) == [("issuer", refused)]
+    assert source_events({"issuer": "no PEM"}, {"issuer": "no PEM"}) == []
+    assert source_events({"issuer": "other"}, {"issuer": "no PEM"}) == [("issuer", refused)]
+    assert source_events({"issuer": "no PEM", "config": "x"}, {"config": "x"}) == [
+        ("issuer", EventDraft("Accepted", "it can be used again", is_bad=False))
     ]
 
 
 def test_what_is_told_of_the_guard() -> None:
-    assert guard_happening("it is missing") == Happening(
+    assert admission_event("it is missing") == EventDraft(
         "GuardMissing", "nobody is admitted and no certificate is signed: it is missing", is_bad=True
     )
-    assert not guard_happening(None).is_bad
+    assert not admission_event(None).is_bad
 
 
 def test_an_event_names_the_member_and_says_little() -> None:
     subject = subject_of(MEMBERS, make_member())
-    event = event_object(subject, None, Happening("NotLive", "x" * 5000, True), "exclave-1", "0a", NOW)
+    event = event_object(subject, None, EventDraft("NotLive", "x" * 5000, True), "exclave-1", "0a", NOW)
     assert "related" not in event
     assert event["metadata"] == {"name": "web-k7q2x-1.0a", "namespace": "shop"}
     assert (event["type"], event["reason"], len(event["note"])) == ("Warning", "NotLive", 1024)

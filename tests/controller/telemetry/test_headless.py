@@ -9,14 +9,14 @@ import trio
 
 from exclave.api.requests import EVENTS, SERVICES, WORKLOAD_GROUPS, create, delete, get, list_all
 from exclave.controller.policy.snapshot import Group
-from exclave.controller.telemetry.event_writer import News
+from exclave.controller.telemetry.event_writer import EventWriter
 from exclave.controller.telemetry.events import Subject
 from exclave.controller.telemetry.headless import HeadlessWarner, headless_selecting
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ClusterError, Fault
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from ..worlds import GROUP, NOW
+from ..snapshots import GROUP, NOW
 
 LABELS = {"app": "web", "exclave.dev/group": "web"}
 
@@ -66,8 +66,8 @@ class Warned:
         self.told: list[tuple[str, str]] = []
         self.warner = HeadlessWarner(cluster.admin, lambda: groups, self, MalformedLog(lambda: NOW))  # type: ignore[arg-type]
 
-    def tell_nowait(self, subject: Subject, happenings: Any) -> None:
-        self.told += [(f"{subject.namespace}/{subject.name}", one.note) for one in happenings]
+    def put_nowait(self, subject: Subject, member_events: Any) -> None:
+        self.told += [(f"{subject.namespace}/{subject.name}", one.note) for one in member_events]
 
 
 async def test_each_is_warned_of_once_until_it_is_mended(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ async def test_without_the_right_to_list_services_that_is_said_once(caplog: pyte
             raise ClusterError(Fault.NOT_PERMITTED, "may not list services", "")
 
     caplog.set_level("INFO")
-    news = News(Refusing(), "exclave", lambda: NOW)
+    events = EventWriter(Refusing(), "exclave", lambda: NOW)
     groups = [GROUP]
-    warner = HeadlessWarner(Refusing(), lambda: groups, news, MalformedLog(lambda: NOW))
+    warner = HeadlessWarner(Refusing(), lambda: groups, events, MalformedLog(lambda: NOW))
     for _ in range(3):
         await warner.look()
     line = "nobody can be warned of headless Services in shop: may not list services"

@@ -5,11 +5,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exclave.controller.telemetry import health
 from exclave.controller.telemetry.health import open_health
-from exclave.controller.telemetry.metrics import Figure
+from exclave.controller.telemetry.metrics import Metric
 
 FIGURES = [
-    Figure("exclave_members", "gauge", "Members", ("group", "state"), {("web", "serving"): 2.0}),
-    Figure("exclave_api_requests", "counter", "Requests", ("verb", "code"), {("get", "200"): 5.0}),
+    Metric("exclave_members", "gauge", "Members", ("group", "state"), {("web", "serving"): 2.0}),
+    Metric("exclave_api_requests", "counter", "Requests", ("verb", "code"), {("get", "200"): 5.0}),
 ]
 
 

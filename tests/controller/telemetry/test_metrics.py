@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from exclave.api.member import Condition, view_member
-from exclave.controller.telemetry.metrics import MemberStates, controller_figures, state_of_member
+from exclave.controller.telemetry.metrics import MemberStates, controller_metrics, state_of_member
 
-from ..worlds import ADMITTED, LIVE, make_member, with_status
+from ..snapshots import ADMITTED, LIVE, make_member, with_status
 
 NOT_LIVE = Condition("Live", False, "NotLive", "")
 REFUSED = Condition("Admitted", False, "AddressRefused", "")
@@ -46,18 +46,18 @@ def test_a_member_that_has_not_changed_is_not_read_again(monkeypatch: pytest.Mon
 
 
 def told(leads: bool) -> dict[str, dict[tuple[str, ...], float]]:
-    figures = controller_figures(
+    metrics = controller_metrics(
         leads=leads,
         members=Counter({("web", "starting"): 1, ("web", "new"): 1}),
         groups=3,
         refused_groups=1,
-        steps=Counter({"Sign": 7}),
+        transitions=Counter({"Sign": 7}),
         requests=Counter({("patch", "200"): 5}),
         issuer_ends=1.8e9,
-        guard_stands=True,
+        policies_installed=True,
         heartbeat=20.0,
     )
-    return {figure.name: dict(figure.samples) for figure in figures}
+    return {metric.name: dict(metric.samples) for metric in metrics}
 
 
 def test_a_leader_tells_all_of_it() -> None:

@@ -45,9 +45,9 @@ from exclave.admin.kubectl import Kubectl, Objects
 from exclave.admin.manifests import Installation, read_installation
 from exclave.admin.objects import Manifest, group_objects
 from exclave.admin.session import Session
-from exclave.api.definitions.admission import guard_objects
-from exclave.api.definitions.admission_drift import guard_fault
-from exclave.api.names import CONTROLLER, ELECTION, GUARD_NAMES
+from exclave.api.definitions.admission import admission_objects
+from exclave.api.definitions.admission_drift import admission_fault
+from exclave.api.names import ADMISSION_POLICY_NAMES, CONTROLLER, ELECTION
 from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
@@ -238,10 +238,10 @@ def _guard_fault(session: Session, where: str) -> str | None:
     found = [
         one
         for kind in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)
-        for name in GUARD_NAMES
+        for name in ADMISSION_POLICY_NAMES
         if (one := session.kubectl.get(kind, None, name)) is not None
     ]
-    return guard_fault(found, guard_objects(where))
+    return admission_fault(found, admission_objects(where))
 
 
 def _rights(found: ClusterSnapshot) -> list[Row]:

@@ -35,7 +35,7 @@ from exclave.admin.reconcile import Change, plan_change
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, describe_text, manifests
 from exclave.admin.token.checks import TokenAccount, token_accounts
-from exclave.api.names import GUARD_NAMES, accounts_namespace
+from exclave.api.names import ADMISSION_POLICY_NAMES, accounts_namespace
 from exclave.api.requests import (
     MEMBERS,
     NAMESPACES,
@@ -184,7 +184,7 @@ def _warnings(session: Session, name: str, spec: Object) -> list[str]:
     around = [kubectl.list(kind, namespace) for kind in (WORKLOAD_GROUPS, SERVICES, PODS)]
     warnings = group_warnings(name, checked, *around)
     try:
-        guarded = all(kubectl.get(VALIDATING_ADMISSION_POLICY_BINDINGS, None, one) for one in GUARD_NAMES)
+        guarded = all(kubectl.get(VALIDATING_ADMISSION_POLICY_BINDINGS, None, one) for one in ADMISSION_POLICY_NAMES)
     except ApiRefusal:
         return [*warnings, "your rights do not allow to check whether exclave's admission policies are installed"]
     if not guarded:

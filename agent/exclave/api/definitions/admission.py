@@ -13,10 +13,10 @@ CEL: `has` before a field that may be absent, or the policy errs and denies all;
 no clock in it, and of namespaces it sees the object's alone, not the caller's.
 """
 
-from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION, GROUPS_LABEL, GUARD_NAMES
+from exclave.api.names import ACCOUNTS_LABEL, ADMISSION_POLICY_NAMES, CONTROLLER, ELECTION, GROUPS_LABEL
 from exclave.api.requests import Object
 
-GUARD, LIMITS = GUARD_NAMES
+MACHINES_POLICY, CONTROLLER_POLICY = ADMISSION_POLICY_NAMES
 
 API_AUDIENCE = "https://kubernetes.default.svc"
 LONGEST_CREDENTIAL = 30 * 86400
@@ -181,7 +181,7 @@ def _is_of_a_group(workload: str) -> str:
     )
 
 
-def guard_objects(controller_namespace: str) -> list[Object]:
+def admission_objects(controller_namespace: str) -> list[Object]:
     """Both policies with their bindings, in the order in which they are installed: before any right is given."""
     machines = (
         "request.userInfo.username.startsWith('system:serviceaccount:') && "
@@ -202,8 +202,8 @@ def guard_objects(controller_namespace: str) -> list[Object]:
     ]
     validations = tuple((f"variables.isStranger || ({text})", message) for text, message in _VALIDATIONS)
     return [
-        *_policy(GUARD, machines, guarded, _VARIABLES, validations),
-        *_policy(LIMITS, controller, limited, _LIMIT_VARIABLES, _limits(controller_namespace)),
+        *_policy(MACHINES_POLICY, machines, guarded, _VARIABLES, validations),
+        *_policy(CONTROLLER_POLICY, controller, limited, _LIMIT_VARIABLES, _limits(controller_namespace)),
     ]
 
 

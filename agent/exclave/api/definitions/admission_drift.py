@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
 REMEDY = "an admin installs it again: kubectl exclave upgrade"
 
 
-def guard_fault(found: Iterable[Object], wanted: Iterable[Object]) -> str | None:
+def admission_fault(found: Iterable[Object], wanted: Iterable[Object]) -> str | None:
     """What is wrong with the admission policies, for a person; None if nothing."""
     fault = first_fault(found, wanted)
     return fault[1] if fault is not None else None

@@ -23,26 +23,26 @@ RETRY = 2.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class LeaseVersion:
     """A Lease as it was seen to change last: its resourceVersion, and when."""
 
     version: str
     at: float
 
 
-def see(seen: Seen | None, lease: Object, now: float) -> Seen:
+def see(seen: LeaseVersion | None, lease: Object, now: float) -> LeaseVersion:
     """Look at the Lease again."""
     version = str(lease["metadata"].get("resourceVersion", ""))
-    return seen if seen is not None and seen.version == version else Seen(version, now)
+    return seen if seen is not None and seen.version == version else LeaseVersion(version, now)
 
 
-def may_take(lease: Object, seen: Seen, me: str, now: float) -> bool:
+def may_acquire(lease: Object, seen: LeaseVersion, me: str, now: float) -> bool:
     """Whether to write: it is ours, nobody's, or its holder has been silent for long enough."""
     holder = (lease.get("spec") or {}).get("holderIdentity") or ""
     return holder in ("", me) or now - seen.at >= DURATION
 
 
-def taken(lease: Object | None, namespace: str, name: str, me: str, wall: float) -> Object:
+def acquired_lease(lease: Object | None, namespace: str, name: str, me: str, wall: float) -> Object:
     """The Lease as it is written by `me`: conditional on what was read, or new. `wall` is epoch seconds."""
     if lease is None:
         metadata: dict[str, Any] = {"name": name, "namespace": namespace}
@@ -59,9 +59,11 @@ def taken(lease: Object | None, namespace: str, name: str, me: str, wall: float)
     return _lease(metadata, me, wall, acquired, transitions)
 
 
-def released(lease: Object, namespace: str, name: str, wall: float) -> Object:
+def released_lease(lease: Object, namespace: str, name: str, wall: float) -> Object:
     """The Lease as a leader leaves it when it ends in order: the next need not wait."""
-    return taken({**lease, "spec": {**(lease.get("spec") or {}), "holderIdentity": ""}}, namespace, name, "", wall)
+    return acquired_lease(
+        {**lease, "spec": {**(lease.get("spec") or {}), "holderIdentity": ""}}, namespace, name, "", wall
+    )
 
 
 def time_left(renewed_at: float | None, now: float) -> float:

@@ -1,9 +1,8 @@
-"""Leading: being the one controller that works, for as long as the Lease holds, and writing nothing after that.
+"""Leader election: one replica leads for as long as it certainly holds the Lease, and writes nothing after that.
 
-Rules: a leader writes through `Fenced`: the clock is looked at for every request that changes something, last of all
-when its bytes are about to be sent, since it may have waited for its turn or a connection; no answer is waited for any
-longer than the Lease certainly holds. A process that was stopped, or a machine that slept, finds the time gone by and
-stops without a word to the cluster. On an end in order the Lease is given back. Reading is always free.
+A leader writes through `FencedCluster`, which checks the time left before each write. So a process that was stopped,
+or a machine that slept, writes nothing when it resumes. A leader that ends in order releases the Lease. Any replica
+may read.
 """
 
 import logging
@@ -17,7 +16,15 @@ import trio
 from exclave.api.requests import LEASES, Object, Request, Resource, create, get, replace
 from exclave.cluster.client import Cluster
 from exclave.cluster.watch_events import WatchEvent
-from exclave.controller.leader.election import RETRY, Seen, may_take, released, see, taken, time_left
+from exclave.controller.leader.election import (
+    RETRY,
+    LeaseVersion,
+    acquired_lease,
+    may_acquire,
+    released_lease,
+    see,
+    time_left,
+)
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
@@ -43,7 +50,7 @@ class Sender(Protocol):
         ...
 
 
-class Fenced:
+class FencedCluster:
     """The cluster for a leader. Its writes raise ClusterError once it does not lead."""
 
     def __init__(self, cluster: Cluster, time_left: Callable[[], float]) -> None:
@@ -90,14 +97,14 @@ class Candidate:
         self._me = me
         self._now = now
         self._clock = clock
-        self._seen: Seen | None = None
+        self._seen: LeaseVersion | None = None
         self._renewed_at: float | None = None
         self._lease: Object | None = None
 
     @property
-    def fenced(self) -> Fenced:
+    def fenced(self) -> FencedCluster:
         """The cluster, for as long as we lead."""
-        return Fenced(self._cluster, self.time_left)
+        return FencedCluster(self._cluster, self.time_left)
 
     def time_left(self) -> float:
         """Seconds for which the Lease certainly holds."""
@@ -117,7 +124,7 @@ class Candidate:
             self.leads.set(self.may_write_now())
             await trio.sleep(RETRY)
 
-    async def watch_the_clock(self) -> None:
+    async def watch_deadline(self) -> None:
         """Notice the end of our time while a renewal hangs."""
         while True:
             await self.leads.wait_for(bool)
@@ -130,10 +137,10 @@ class Candidate:
         began = self._clock()
         if lease is not None:
             self._seen = see(self._seen, lease, began)
-            if not may_take(lease, self._seen, self._me, began):
+            if not may_acquire(lease, self._seen, self._me, began):
                 self._renewed_at = None
                 return
-        body = taken(lease, *self._place, self._me, self._now())
+        body = acquired_lease(lease, *self._place, self._me, self._now())
         try:
             self._lease = await self._cluster.send(
                 create(LEASES, self._place[0], body) if lease is None else replace(LEASES, *self._place, body)
@@ -175,7 +182,7 @@ class Candidate:
             self._renewed_at = None
 
     async def _release(self, lease: Object) -> None:
-        await self._cluster.send(replace(LEASES, *self._place, released(lease, *self._place, self._now())))
+        await self._cluster.send(replace(LEASES, *self._place, released_lease(lease, *self._place, self._now())))
 
 
 @asynccontextmanager
@@ -186,7 +193,7 @@ async def open_candidate(
     candidate = Candidate(cluster, namespace, name, me, now, clock)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "election", candidate.campaign)
-        nursery.start_soon(supervise, "clock of the election", candidate.watch_the_clock)
+        nursery.start_soon(supervise, "clock of the election", candidate.watch_deadline)
         try:
             yield candidate
         finally:

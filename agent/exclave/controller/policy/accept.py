@@ -21,7 +21,7 @@ REFUSED_NAMESPACES = frozenset({"default", "kube-system", "kube-public", "kube-n
 
 
 @dataclass(frozen=True)
-class GroupWork:
+class GroupPatches:
     """Merge patches that a group lacks, None where nothing is to be done: of its metadata, and of its status.
 
     `releases`: with them it is gone.
@@ -37,7 +37,7 @@ def is_refused_namespace(namespace: str, controller: str, linkerd: str) -> bool:
     return namespace in REFUSED_NAMESPACES or namespace in (controller, linkerd) or namespace.endswith("-vms")
 
 
-def judge_group(group: Object, others: Iterable[Object], *, members: int, refused_namespace: bool) -> Condition:
+def accepted_condition(group: Object, others: Iterable[Object], *, members: int, refused_namespace: bool) -> Condition:
     """Condition Accepted of a group. `others` are the groups of its namespace; `members` how many it has."""
     metadata = group["metadata"]
     if metadata.get("deletionTimestamp"):
@@ -60,7 +60,7 @@ def judge_group(group: Object, others: Iterable[Object], *, members: int, refuse
     return Condition(ACCEPTED, True, "Accepted", "it takes members")
 
 
-def group_work(group: Object, condition: Condition, *, members: int, now: float) -> GroupWork:
+def group_patches(group: Object, condition: Condition, *, members: int, now: float) -> GroupPatches:
     """What is to be written so that the group says this condition and is held while it has members."""
     finalizers = list(group["metadata"].get("finalizers") or [])
     deleting = bool(group["metadata"].get("deletionTimestamp"))
@@ -70,12 +70,12 @@ def group_work(group: Object, condition: Condition, *, members: int, now: float)
         metadata = {"metadata": {"finalizers": [*finalizers, GROUP_FINALIZER]}}
     elif deleting and held and not members:
         left = [one for one in finalizers if one != GROUP_FINALIZER]
-        return GroupWork({"metadata": {"finalizers": left}}, None, releases=True)
+        return GroupPatches({"metadata": {"finalizers": left}}, None, releases=True)
     found: Any = (group.get("status") or {}).get("conditions")
     if condition in read_conditions(found):
-        return GroupWork(metadata, None)
+        return GroupPatches(metadata, None)
     listed = with_condition(found if isinstance(found, list) else [], condition, now)
-    return GroupWork(metadata, {"status": {"conditions": listed}})
+    return GroupPatches(metadata, {"status": {"conditions": listed}})
 
 
 def _no(reason: str, message: str) -> Condition:

@@ -11,7 +11,7 @@ from exclave.api.delivery import read_delivery_key
 from exclave.api.member import MemberView
 from exclave.api.names import group_of_member
 from exclave.controller.policy.claims import lies_within, neighbour_of, plain_address
-from exclave.controller.policy.snapshot import Group, MemberWorld, Neighbour
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, Neighbour
 
 ABANDONED_AFTER = 600.0
 """Seconds after which a Member that was refused, or never sent a heartbeat, is deleted: its name is free again."""
@@ -21,7 +21,7 @@ ISSUER_EXPIRED = "the issuer's certificate, or one above it, has expired: nobody
 
 
 @dataclass(frozen=True)
-class Judgement:
+class AdmitResult:
     """`reason` is Admitted, or why not."""
 
     admitted: bool
@@ -29,58 +29,64 @@ class Judgement:
     message: str
 
 
-def judge(world: MemberWorld) -> Judgement:
+def admit(snapshot: MemberSnapshot) -> AdmitResult:
     """Judge a Member that is not being deleted."""
-    view, group = world.view, world.group
+    view, group = snapshot.view, snapshot.group
     if view.admitted is not None and view.admitted.status:
-        return Judgement(True, view.admitted.reason, view.admitted.message)
-    if world.guard_fault is not None:
-        return Judgement(False, "GuardMissing", world.guard_fault)
+        return AdmitResult(True, view.admitted.reason, view.admitted.message)
+    if snapshot.admission_fault is not None:
+        return AdmitResult(False, "GuardMissing", snapshot.admission_fault)
     if group is None:
         name = group_of_member(view.name)
-        return Judgement(False, "GroupNotFound", f"there is no WorkloadGroup {name} in namespace {world.namespace}")
-    if world.group_refusal is not None:
-        return Judgement(False, "GroupNotAccepted", f"group {group.name} takes no new members: {world.group_refusal}")
-    refusal = _judge_keys(view) or _judge_machine(world) or judge_address(world, group) or _judge_mesh(world)
-    return refusal or Judgement(True, "Admitted", f"a member of group {group.name}")
+        return AdmitResult(
+            False, "GroupNotFound", f"there is no WorkloadGroup {name} in namespace {snapshot.namespace}"
+        )
+    if snapshot.group_refusal is not None:
+        return AdmitResult(
+            False, "GroupNotAccepted", f"group {group.name} takes no new members: {snapshot.group_refusal}"
+        )
+    refusal = (
+        _keys_refusal(view) or _machine_refusal(snapshot) or address_refusal(snapshot, group) or _mesh_refusal(snapshot)
+    )
+    return refusal or AdmitResult(True, "Admitted", f"a member of group {group.name}")
 
 
-def _judge_mesh(world: MemberWorld) -> Judgement | None:
+def _mesh_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
     """Whoever nobody can certify waits: this reason is no refusal to a machine, which goes on asking for a while."""
-    if world.mesh is None:
-        return Judgement(False, "NotReady", world.mesh_fault or "the controller can certify nobody yet")
-    if world.mesh.issuer_ends <= world.now:
-        return Judgement(False, "NotReady", ISSUER_EXPIRED)
+    if snapshot.mesh is None:
+        return AdmitResult(False, "NotReady", snapshot.mesh_fault or "the controller can certify nobody yet")
+    if snapshot.mesh.issuer_ends <= snapshot.now:
+        return AdmitResult(False, "NotReady", ISSUER_EXPIRED)
     return None
 
 
-def _judge_keys(view: MemberView) -> Judgement | None:
+def _keys_refusal(view: MemberView) -> AdmitResult | None:
     """A CSR or delivery key that could not be used later is refused now, while somebody watches."""
     try:
         read_csr(view.csr)
         read_delivery_key(view.delivery_key)
     except ValueError as problem:
-        return Judgement(False, "RequestRefused", str(problem))
+        return AdmitResult(False, "RequestRefused", str(problem))
     return None
 
 
-def judge_address(world: MemberWorld, group: Group) -> Judgement | None:
+def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | None:
     """Why a Member may not have the address that it says it has; None if it may. Asked for as long as it lives."""
-    view = world.view
+    view = snapshot.view
     if len(view.addresses) != 1:
-        return Judgement(False, "AddressRefused", f"one address was expected, found {len(view.addresses)}")
+        return AdmitResult(False, "AddressRefused", f"one address was expected, found {len(view.addresses)}")
     said, networks = view.addresses[0], ", ".join(group.spec.networks)
     try:
         address = plain_address(said)
         is_ours = lies_within(address, group.spec.networks)
     except ValueError:
-        return Judgement(False, "AddressRefused", f"{said!r} is not an address, or one of {networks} no network")
+        return AdmitResult(False, "AddressRefused", f"{said!r} is not an address, or one of {networks} no network")
     if not is_ours:
-        return Judgement(False, "AddressRefused", f"{address} lies in none of the group's networks: {networks}")
-    mine = _mine(world, group)
-    for other in world.neighbours:
-        if other.holds(address) and not (mine.holds(address) and mine.place_at(address) < other.place_at(address)):
-            return Judgement(
+        return AdmitResult(False, "AddressRefused", f"{address} lies in none of the group's networks: {networks}")
+    mine = _mine(snapshot, group)
+    for other in snapshot.neighbours:
+        if other.owns(address) and not (mine.owns(address) and mine.rank_at(address) < other.rank_at(address)):
+            return AdmitResult(
                 False,
                 "AddressInUse",
                 f"{address} is the address of the living member {other.name}. If that is gone: {_evict(other)}",
@@ -88,27 +94,27 @@ def judge_address(world: MemberWorld, group: Group) -> Judgement | None:
     return None
 
 
-def is_listed_elsewhere(world: MemberWorld, group: Group) -> bool:
+def is_listed_elsewhere(snapshot: MemberSnapshot, group: Group) -> bool:
     """Whether pods are still told of another Member's ports at this one's address: two would break each lookup of it.
 
     That passes: whoever may not have the address loses its ports at the next look.
     """
-    mine = _mine(world, group)
+    mine = _mine(snapshot, group)
     return any(
-        other.is_listed_at(mine.address) and other.place_at(mine.address) < mine.place_at(mine.address)
-        for other in world.neighbours
+        other.has_ports_at(mine.address) and other.rank_at(mine.address) < mine.rank_at(mine.address)
+        for other in snapshot.neighbours
     )
 
 
-def _mine(world: MemberWorld, group: Group) -> Neighbour:
-    return neighbour_of(world.member, world.workload, group, live=world.live)
+def _mine(snapshot: MemberSnapshot, group: Group) -> Neighbour:
+    return neighbour_of(snapshot.member, snapshot.workload, group, live=snapshot.live)
 
 
-def _judge_machine(world: MemberWorld) -> Judgement | None:
-    view = world.view
-    for other in world.neighbours:
-        if other.lives and other.machine_hash == view.machine_hash:
-            return Judgement(
+def _machine_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
+    view = snapshot.view
+    for other in snapshot.neighbours:
+        if other.is_alive and other.machine_hash == view.machine_hash:
+            return AdmitResult(
                 False,
                 "MachineKnown",
                 f"{view.name} and the living member {other.name} are the same machine: a clone, or one that was "

@@ -4,7 +4,7 @@ What claims an address: nothing that a machine says alone. A Member holds one wh
 own group's networks hold it, and its ExternalWorkload, which the controller writes, has it. Whoever says the same later
 is refused, and changes nothing for the holder. One that is not live holds nothing once its ports are withdrawn: its
 address goes to whoever passes the networks of its own group, of whatever group that is, since an address is one machine
-to the whole cluster. What it loses then is the address; when a Member may be deleted for it is said in `steps`.
+to the whole cluster. What it loses then is the address; when a Member may be deleted for it is said in `transitions`.
 An index over all Members, brought up to date with each change: reading a fleet of ten thousand for each look would
 cost more than all the rest. Each change tells who else is to be looked at because of it.
 """
@@ -42,7 +42,7 @@ class Claims:
                 self._by_claim.setdefault(claim, set()).add(key)
         return concerned - {key}
 
-    def like(self, key: Key) -> tuple[Neighbour, ...]:
+    def sharing_with(self, key: Key) -> tuple[Neighbour, ...]:
         """The other Members that share a machine or an address with this one."""
         return tuple(self._known[other] for other in sorted(self._sharing(self._known.get(key)) - {key}))
 
@@ -62,9 +62,9 @@ class Claims:
 
 
 def neighbour_of(
-    member: Object, workload: Object | None, group: Group | None, *, live: bool, given: Object | None = None
+    member: Object, workload: Object | None, group: Group | None, *, live: bool, reserved: Object | None = None
 ) -> Neighbour:
-    """A Member as others see it. `given` is an ExternalWorkload's patch that is under way."""
+    """A Member as others see it. `reserved` is an ExternalWorkload's patch that is under way."""
     view, metadata = view_member(member), member["metadata"]
     conditions = (member.get("status") or {}).get("conditions") or ()
     admitted = next((one for one in conditions if one.get("type") == ADMITTED and one.get("status") == "True"), None)
@@ -73,8 +73,8 @@ def neighbour_of(
         name=view.name,
         machine_hash=view.machine_hash,
         address=_own(view.addresses, group),
-        stands=frozenset((*standing(workload), *standing(given))),
-        lists=bool(workload_ports(workload) or workload_ports(given)),
+        listed_addresses=frozenset((*workload_addresses(workload), *workload_addresses(reserved))),
+        has_ports=bool(workload_ports(workload) or workload_ports(reserved)),
         live=live or (view.live is not None and view.live.status),
         leaving=view.deleting,
         displaced=view.registered is not None and not view.registered.status,
@@ -100,7 +100,7 @@ def lies_within(address: str, networks: tuple[str, ...]) -> bool:
     return any(found in network for network in _networks(networks))
 
 
-def standing(workload: Object | None) -> Iterator[str]:
+def workload_addresses(workload: Object | None) -> Iterator[str]:
     """The addresses that an ExternalWorkload has, written the one way; what is no address is left out."""
     for one in ((workload or {}).get("spec") or {}).get("workloadIPs") or ():
         try:
@@ -126,5 +126,5 @@ def _own(addresses: tuple[str, ...], group: Group | None) -> str:
 
 
 def _claims(neighbour: Neighbour) -> set[str]:
-    addresses = {f"address {one}" for one in (neighbour.address, *neighbour.stands) if one}
+    addresses = {f"address {one}" for one in (neighbour.address, *neighbour.listed_addresses) if one}
     return {f"machine {neighbour.machine_hash}", *addresses}

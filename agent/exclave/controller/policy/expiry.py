@@ -22,7 +22,7 @@ def expired_accounts(accounts: Iterable[Object], now: float) -> list[str]:
     ]
 
 
-def lonely_accounts(accounts: Iterable[Object], members: set[str], now: float) -> list[tuple[str, str]]:
+def orphan_accounts(accounts: Iterable[Object], members: set[str], now: float) -> list[tuple[str, str]]:
     """Machines' accounts that belong to none of these Members, each with the Member that it would belong to."""
     found = []
     for account in accounts:

@@ -11,10 +11,11 @@ ports crashes older destination controllers, so its own finalizer holds it until
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from exclave.api.names import DRAIN, PORTS_FINALIZER
 from exclave.controller.policy.register import is_ready
-from exclave.controller.policy.snapshot import MemberWorld, workload_ports
+from exclave.controller.policy.snapshot import MemberSnapshot, workload_ports
 
 MISSED = 3
 """Heartbeat intervals."""
@@ -24,26 +25,26 @@ LEAST_STORM = 3
 
 
 @dataclass(frozen=True)
-class Sight:
+class LeaseObservation:
     """A Lease as the controller saw it change last: its renewTime, and when that was by the controller's clock.
 
     `changed` is False for one that has only been met: that says nothing of now.
     """
 
     renewed: str | None
-    seen_at: float
+    observed_at: float
     changed: bool = False
 
 
-def see(sight: Sight | None, renewed: str | None, now: float) -> Sight:
+def see(observation: LeaseObservation | None, renewed: str | None, now: float) -> LeaseObservation:
     """Look at a Lease again."""
-    if sight is not None and sight.renewed == renewed:
-        return sight
-    return Sight(renewed, now, changed=sight is not None)
+    if observation is not None and observation.renewed == renewed:
+        return observation
+    return LeaseObservation(renewed, now, changed=observation is not None)
 
 
 def live_members(
-    sights: Mapping[tuple[str, str], Sight],
+    observations: Mapping[tuple[str, str], LeaseObservation],
     were_live: Iterable[tuple[str, str]],
     *,
     interval: float,
@@ -53,10 +54,10 @@ def live_members(
     """Who is live now. `were_live` is the last answer; `watching_since` when the watch of Leases last came back."""
     fresh = {
         key
-        for key, sight in sights.items()
-        if sight.renewed is not None and now - max(sight.seen_at, watching_since) <= MISSED * interval
+        for key, observation in observations.items()
+        if observation.renewed is not None and now - max(observation.observed_at, watching_since) <= MISSED * interval
     }
-    before = {key for key in were_live if key in sights}
+    before = {key for key in were_live if key in observations}
     gone = before - fresh
     if len(gone) >= LEAST_STORM and 2 * len(gone) > len(before):
         return fresh | gone
@@ -67,11 +68,14 @@ def live_members(
 class DeleteAccount:
     """Delete the member's ServiceAccount: its tokens die."""
 
+    label: ClassVar = "DeleteAccount"
+
 
 @dataclass(frozen=True)
 class MarkNotReady:
     """Write Ready=False to the ExternalWorkload: the one condition that the controller may write, and only so."""
 
+    label: ClassVar = "MarkNotReady"
     reason: str
     message: str
 
@@ -80,9 +84,11 @@ class MarkNotReady:
 class EmptyPorts:
     """Empty the ExternalWorkload's ports."""
 
+    label: ClassVar = "EmptyPorts"
+
 
 @dataclass(frozen=True)
-class Wait:
+class RecheckAfter:
     """Look again after these seconds."""
 
     seconds: float
@@ -92,52 +98,67 @@ class Wait:
 class DeleteWorkload:
     """Delete the ExternalWorkload."""
 
+    label: ClassVar = "DeleteWorkload"
+
 
 @dataclass(frozen=True)
 class ReleaseWorkload:
     """Take our finalizer off the ExternalWorkload."""
+
+    label: ClassVar = "ReleaseWorkload"
 
 
 @dataclass(frozen=True)
 class DeleteLease:
     """Delete the member's Lease."""
 
+    label: ClassVar = "DeleteLease"
+
 
 @dataclass(frozen=True)
 class ReleaseMember:
     """Take our finalizer off the Member: it is gone."""
 
+    label: ClassVar = "ReleaseMember"
 
-Undoing = (
-    DeleteAccount | MarkNotReady | EmptyPorts | Wait | DeleteWorkload | ReleaseWorkload | DeleteLease | ReleaseMember
+
+Removal = (
+    DeleteAccount
+    | MarkNotReady
+    | EmptyPorts
+    | RecheckAfter
+    | DeleteWorkload
+    | ReleaseWorkload
+    | DeleteLease
+    | ReleaseMember
 )
 
 
-def next_undoing(world: MemberWorld) -> Undoing:
+def next_removal(snapshot: MemberSnapshot) -> Removal:
     """The next step of undoing a Member that is being deleted."""
-    if not world.account_deleted:
+    if not snapshot.account_deleted:
         return DeleteAccount()
-    if world.workload is not None:
-        return retire_workload(world)
-    if world.has_lease:
+    if snapshot.workload is not None:
+        return retire_workload(snapshot)
+    if snapshot.has_lease:
         return DeleteLease()
     return ReleaseMember()
 
 
-def retire_workload(world: MemberWorld) -> Undoing:
+def retire_workload(snapshot: MemberSnapshot) -> Removal:
     """The next step towards no ExternalWorkload."""
-    workload = world.workload
+    workload = snapshot.workload
     assert workload is not None
     deleting = bool(workload["metadata"].get("deletionTimestamp"))
     if not deleting and is_ready(workload):
         return MarkNotReady("Evicted", "the Member is being deleted")
     if workload_ports(workload):
         return EmptyPorts()
-    since = world.now - (world.emptied_at if world.emptied_at is not None else world.now)
+    since = snapshot.now - (snapshot.emptied_at if snapshot.emptied_at is not None else snapshot.now)
     if since < DRAIN:
-        return Wait(DRAIN - since)
+        return RecheckAfter(DRAIN - since)
     if not deleting:
         return DeleteWorkload()
     if PORTS_FINALIZER in (workload["metadata"].get("finalizers") or []):
         return ReleaseWorkload()
-    return Wait(1.0)
+    return RecheckAfter(1.0)

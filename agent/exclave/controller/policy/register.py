@@ -14,9 +14,9 @@ from exclave.api.member import READY, read_conditions
 from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Request, create, patch
 from exclave.api.settings import Port
-from exclave.controller.policy.admit import is_listed_elsewhere, judge_address
+from exclave.controller.policy.admit import address_refusal, is_listed_elsewhere
 from exclave.controller.policy.claims import plain_address
-from exclave.controller.policy.snapshot import Group, MemberWorld, Mesh, workload_ports
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, workload_ports
 from exclave.kit.formats.labels import is_label_value
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -27,14 +27,14 @@ OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
 
-def may_list(world: MemberWorld, group: Group) -> bool:
+def may_list(snapshot: MemberSnapshot, group: Group) -> bool:
     """Whether pods may be told of ports. A cordoned member's are withdrawn once it has said that it is not ready."""
-    view = world.view
-    if view.deleting or not view.serving or not world.live or judge_address(world, group) is not None:
+    view = snapshot.view
+    if view.deleting or not view.serving or not snapshot.live or address_refusal(snapshot, group) is not None:
         return False
-    if is_listed_elsewhere(world, group):
+    if is_listed_elsewhere(snapshot, group):
         return False
-    return not view.cordoned or is_ready(world.workload)
+    return not view.cordoned or is_ready(snapshot.workload)
 
 
 def is_ready(workload: Object | None) -> bool:
@@ -43,11 +43,11 @@ def is_ready(workload: Object | None) -> bool:
     return any(one.type == READY and one.status for one in read_conditions(conditions))
 
 
-def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
+def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Object:
     """The ExternalWorkload as it shall be."""
-    view = world.view
+    view = snapshot.view
     opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
-    ports = _served(world, group) if may_list(world, group) else ()
+    ports = _served(snapshot, group) if may_list(snapshot, group) else ()
     labels = {**group.spec.labels, GROUP_LABEL: group.name}
     zone = view.facts.get("zone", "")
     if zone and is_label_value(zone):  # else no write would pass, not even one that withdraws the ports
@@ -57,7 +57,7 @@ def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
         "kind": EXTERNAL_WORKLOADS.kind,
         "metadata": {
             "name": view.name,
-            "namespace": world.namespace,
+            "namespace": snapshot.namespace,
             "labels": labels,
             "annotations": {
                 OPAQUE_PORTS: opaque,
@@ -72,42 +72,42 @@ def wanted_workload(world: MemberWorld, group: Group, mesh: Mesh) -> Object:
                 "identity": mesh.identity_of(group).spiffe_id,
                 "serverName": server_name(group.name, group.namespace, mesh.linkerd.cluster_domain),
             },
-            "workloadIPs": _addresses(world, group),
+            "workloadIPs": _addresses(snapshot, group),
             "ports": [{"name": port.name, "port": port.port, "protocol": "TCP"} for port in ports],
         },
     }
 
 
-def _served(world: MemberWorld, group: Group) -> tuple[Port, ...]:
+def _served(snapshot: MemberSnapshot, group: Group) -> tuple[Port, ...]:
     """The group's ports, but for new ones that the member has not loaded yet.
 
     Where none is listed, all come: one that cannot read newer settings, and says that it serves, is not left out.
     """
-    loaded, known = world.view.loaded.get("settings"), set(workload_ports(world.workload))
-    if not loaded or not known or world.settings_digest is None:
+    loaded, known = snapshot.view.loaded.get("settings"), set(workload_ports(snapshot.workload))
+    if not loaded or not known or snapshot.settings_digest is None:
         return group.spec.ports
-    if loaded == world.settings_digest:
-        known |= world.settings_ports
+    if loaded == snapshot.settings_digest:
+        known |= snapshot.settings_ports
     return tuple(port for port in group.spec.ports if port.port in known)
 
 
-def _addresses(world: MemberWorld, group: Group) -> list[Object]:
+def _addresses(snapshot: MemberSnapshot, group: Group) -> list[Object]:
     """The address that it says it has; where that is refused, what stands, so that nobody else's is taken over."""
-    if judge_address(world, group) is not None:
-        return list((world.workload or {}).get("spec", {}).get("workloadIPs") or [])
-    return [{"ip": plain_address(world.view.addresses[0])}]
+    if address_refusal(snapshot, group) is not None:
+        return list((snapshot.workload or {}).get("spec", {}).get("workloadIPs") or [])
+    return [{"ip": plain_address(snapshot.view.addresses[0])}]
 
 
-def register(world: MemberWorld, group: Group, mesh: Mesh) -> Request | None:
+def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | None:
     """The request that brings the ExternalWorkload a step nearer; None if it is as it shall be.
 
     None is made for an address that is refused: it would stand there.
     """
-    wanted, found = wanted_workload(world, group, mesh), world.workload
+    wanted, found = wanted_workload(snapshot, group, mesh), snapshot.workload
     if found is None:
-        return create(EXTERNAL_WORKLOADS, world.namespace, wanted) if wanted["spec"]["workloadIPs"] else None
+        return create(EXTERNAL_WORKLOADS, snapshot.namespace, wanted) if wanted["spec"]["workloadIPs"] else None
     changes = _changes(wanted, found)
-    return patch(EXTERNAL_WORKLOADS, world.namespace, world.view.name, changes) if changes else None
+    return patch(EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name, changes) if changes else None
 
 
 def _changes(wanted: Object, found: Object) -> Object:

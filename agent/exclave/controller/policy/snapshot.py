@@ -1,7 +1,7 @@
-"""What the controller knows when it decides about one Member or one group: values only. Pure.
+"""The values that the controller's decisions are made on. Pure.
 
-`MemberWorld` is what one look shows, with what was made since (`signed`, `sealed`), so that the next step follows from
-it alone, after a crash as in the first run.
+`MemberSnapshot` holds everything about one Member, also what was made for it and is not yet in the cluster (`signed`,
+`sealed`). The next transition follows from it alone, so a crash between two transitions costs nothing.
 """
 
 import math
@@ -58,20 +58,24 @@ class Signed:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A Member as far as it matters to another one of the same machine or address.
+    """What matters of a Member to another Member of the same machine or address.
 
-    `address` is the one that it says it has, "" if its group's networks do not hold it. `stands` are those that its
-    ExternalWorkload has, or is being given at this moment; `lists`: pods are told of ports there. `live` until its own
-    status says that it is not; `leaving` while it is being deleted; `displaced` once it was told that it has lost its
-    address. `created` is the API server's word, `admitted_at` the controller's (epoch seconds).
+    `address`: the address that it states, "" if that is outside its group's networks.
+    `listed_addresses`: the addresses in its ExternalWorkload, also those in a request that is under way.
+    `has_ports`: its ExternalWorkload lists ports.
+    `live`: True until its own status says otherwise.
+    `leaving`: it is being deleted.
+    `displaced`: its condition Registered is False, since it lost its address.
+    `created`: its creationTimestamp, written by the API server.
+    `admitted_at`: since when its condition Admitted is True (epoch seconds), written by the controller.
     """
 
     namespace: str
     name: str
     machine_hash: str
     address: str = ""
-    stands: frozenset[str] = frozenset()
-    lists: bool = False
+    listed_addresses: frozenset[str] = frozenset()
+    has_ports: bool = False
     live: bool = False
     leaving: bool = False
     displaced: bool = False
@@ -79,33 +83,37 @@ class Neighbour:
     admitted_at: float | None = None
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """It is heard, and means to stay."""
         return self.live and not self.leaving
 
-    def holds(self, address: str) -> bool:
+    def owns(self, address: str) -> bool:
         """Whether the address is its own: it lives, says that it has it, and was given it."""
-        return self.lives and self.address == address and address in self.stands
+        return self.is_alive and self.address == address and address in self.listed_addresses
 
-    def is_listed_at(self, address: str) -> bool:
+    def has_ports_at(self, address: str) -> bool:
         """Whether pods are told of ports of it at this address, whatever it says itself."""
-        return self.lists and address in self.stands
+        return self.has_ports and address in self.listed_addresses
 
-    def place_at(self, address: str) -> tuple[bool, bool, bool, str, str, str]:
+    def rank_at(self, address: str) -> tuple[bool, bool, bool, str, str, str]:
         """Orders those who stand at one address: the least keeps it. Nothing in it is a machine's to write."""
-        listed, held = self.is_listed_at(address), self.holds(address)
+        listed, held = self.has_ports_at(address), self.owns(address)
         return (not listed, not held, self.displaced, self.created, self.namespace, self.name)
 
 
 @dataclass(frozen=True)
-class MemberWorld:
-    """One Member and all that belongs to it. `now` is epoch seconds by the controller's clock.
+class MemberSnapshot:
+    """One Member and all that belongs to it.
 
-    `guard_fault` is what is wrong with the admission policies, `mesh_fault` why there is no `mesh`, `group_refusal` why
-    the group takes no new members. `settings_ports` are those that the published settings have, whose digest there is.
-    `neighbours` are the other Members of this machine or address; `clones` the two boots that take turns as this one.
-    `beaten`: a heartbeat has come, ever; `live`: they come now. `emptied_at`: since when its ExternalWorkload has no
-    ports, as far as this controller knows.
+    `now`: epoch seconds by the controller's clock.
+    `settings_digest`, `settings_ports`: of its group's published settings.
+    `admission_fault`: what is wrong with the admission policies.
+    `mesh_fault`: why there is no `mesh`.
+    `group_refusal`: why the group takes no new members.
+    `neighbours`: the other Members with the same machine or address.
+    `has_heartbeat`: its Lease was renewed at least once. `live`: it is being renewed.
+    `clones`: the two boots that renew its Lease in turns, if two machines use one credential.
+    `emptied_at`: when this controller first found its ExternalWorkload without ports.
     """
 
     member: Object
@@ -114,14 +122,14 @@ class MemberWorld:
     mesh: Mesh | None = None
     settings_digest: str | None = None
     settings_ports: frozenset[int] = frozenset()
-    guard_fault: str | None = None
+    admission_fault: str | None = None
     mesh_fault: str | None = None
     group_refusal: str | None = None
     neighbours: tuple[Neighbour, ...] = ()
     workload: Object | None = None
     has_account: bool = False
     has_lease: bool = False
-    beaten: bool = False
+    has_heartbeat: bool = False
     live: bool = False
     clones: tuple[str, str] | None = None
     emptied_at: float | None = None
@@ -151,7 +159,7 @@ class MemberWorld:
         status = self.member.get("status")
         return status if isinstance(status, dict) else {}
 
-    def seen(self, **changes: Any) -> "MemberWorld":
+    def replaced(self, **changes: Any) -> "MemberSnapshot":
         """The same with what has changed."""
         return replace(self, **changes)
 

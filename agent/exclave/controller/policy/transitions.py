@@ -6,18 +6,18 @@ Every step may be repeated: the next look starts from what is there. A refused M
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from exclave.api.csr import csr_sha256, read_csr
 from exclave.api.member import ADMITTED, CERTIFIED, CLONED, LIVE, REGISTERED, Condition, read_conditions, with_condition
 from exclave.api.names import FINALIZER, group_of_member
 from exclave.api.requests import Object, Request
-from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, Judgement, judge, judge_address
+from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, AdmitResult, address_refusal, admit
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.heartbeats import FORGET_CLONE
-from exclave.controller.policy.reap import MarkNotReady, Undoing, Wait, next_undoing, retire_workload
+from exclave.controller.policy.reap import MarkNotReady, RecheckAfter, Removal, next_removal, retire_workload
 from exclave.controller.policy.register import is_ready, register
-from exclave.controller.policy.snapshot import Group, MemberWorld, workload_ports
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, workload_ports
 from exclave.kit.formats.rfc3339 import epoch, rfc3339
 
 NOT_LIVE = "NotLive"
@@ -31,21 +31,28 @@ KEPT_ISSUED = 5
 class AddFinalizer:
     """Put our finalizer on the Member, before anything is made for it."""
 
+    label: ClassVar = "AddFinalizer"
+
 
 @dataclass(frozen=True)
 class MakeAccount:
     """Make the member's ServiceAccount."""
+
+    label: ClassVar = "MakeAccount"
 
 
 @dataclass(frozen=True)
 class MakeLease:
     """Make the member's Lease, empty."""
 
+    label: ClassVar = "MakeLease"
+
 
 @dataclass(frozen=True)
 class PutWorkload:
     """Make or mend the ExternalWorkload."""
 
+    label: ClassVar = "PutWorkload"
     request: Request
 
 
@@ -53,16 +60,21 @@ class PutWorkload:
 class Sign:
     """Sign the Member's CSR, after a live read of Member and group."""
 
+    label: ClassVar = "Sign"
+
 
 @dataclass(frozen=True)
 class Seal:
     """Mint a token of the member's account and seal it to its delivery key."""
+
+    label: ClassVar = "Seal"
 
 
 @dataclass(frozen=True)
 class WriteStatus:
     """Merge this into the Member's status."""
 
+    label: ClassVar = "WriteStatus"
     patch: Object
 
 
@@ -70,147 +82,155 @@ class WriteStatus:
 class DeleteMember:
     """Delete a Member that was refused or abandoned; its name is free again."""
 
+    label: ClassVar = "DeleteMember"
     why: str
 
 
-Step = AddFinalizer | MakeAccount | MakeLease | PutWorkload | Sign | Seal | WriteStatus | DeleteMember | Undoing | None
+Transition = (
+    AddFinalizer | MakeAccount | MakeLease | PutWorkload | Sign | Seal | WriteStatus | DeleteMember | Removal | None
+)
 
 
-def next_step(world: MemberWorld) -> Step:
+def next_transition(snapshot: MemberSnapshot) -> Transition:
     """What to do next for this Member; None if nothing is to be done before something changes."""
-    view = world.view
+    view = snapshot.view
     if view.deleting:
-        return next_undoing(world) if FINALIZER in view.finalizers else None
+        return next_removal(snapshot) if FINALIZER in view.finalizers else None
     if FINALIZER not in view.finalizers:
         return AddFinalizer()
-    judgement = judge(world)
-    if not judgement.admitted:
-        return _refuse(world, judgement)
-    if world.group is None or world.mesh is None:
+    result = admit(snapshot)
+    if not result.admitted:
+        return _refuse(snapshot, result)
+    if snapshot.group is None or snapshot.mesh is None:
         return None  # admitted before, and nothing can be decided now: what runs is left alone
-    if not world.beaten and _age(world) > ABANDONED_AFTER:
+    if not snapshot.has_heartbeat and _age(snapshot) > ABANDONED_AFTER:
         return DeleteMember("it never sent a heartbeat")
-    if (why := _end_of(world, world.group)) is not None:
+    if (why := _end_of(snapshot, snapshot.group)) is not None:
         return DeleteMember(why)
-    if not world.has_account and not world.beaten and world.guard_fault is None:
+    if not snapshot.has_account and not snapshot.has_heartbeat and snapshot.admission_fault is None:
         return MakeAccount()
-    if not world.has_lease:
+    if not snapshot.has_lease:
         return MakeLease()
-    return _serve(world, judgement)
+    return _serve(snapshot, result)
 
 
-def _end_of(world: MemberWorld, group: Group) -> str | None:
+def _end_of(snapshot: MemberSnapshot, group: Group) -> str | None:
     """Why a member that was one has come to its end by itself; None if it has not.
 
     A machine of its group that was admitted after it fell silent, and holds its address, has taken its place: only a
     join token makes such a one. Whoever was a member before, or is another group's, takes the address at most, since a
     stolen machine might: a restart is enough for silence.
     """
-    gone_since = not_live_since(world)
+    gone_since = not_live_since(snapshot)
     if gone_since is None:
         return None
-    if world.now - gone_since > group.spec.forget_after:
+    if snapshot.now - gone_since > group.spec.forget_after:
         return f"no heartbeat since {rfc3339(gone_since)}, for longer than its group waits"
-    mine = neighbour_of(world.member, world.workload, group, live=False).address
-    for other in world.neighbours:
-        is_ours = other.namespace == world.namespace and group_of_member(other.name) == group.name
-        if is_ours and other.holds(mine) and other.admitted_at is not None and other.admitted_at >= gone_since:
+    mine = neighbour_of(snapshot.member, snapshot.workload, group, live=False).address
+    for other in snapshot.neighbours:
+        is_ours = other.namespace == snapshot.namespace and group_of_member(other.name) == group.name
+        if is_ours and other.owns(mine) and other.admitted_at is not None and other.admitted_at >= gone_since:
             return f"the living member {other.namespace}/{other.name} has its address {mine}"
     return None
 
 
-def not_live_since(world: MemberWorld) -> float | None:
+def not_live_since(snapshot: MemberSnapshot) -> float | None:
     """When it was last found not to be live, as its own status says (epoch seconds); None while it is, or never was."""
-    if world.live or not world.beaten:
+    if snapshot.live or not snapshot.has_heartbeat:
         return None
-    for one in world.status.get("conditions") or ():
+    for one in snapshot.status.get("conditions") or ():
         if one.get("type") == LIVE and one.get("status") == "False" and one.get("reason") == NOT_LIVE:
             return epoch(str(one.get("lastTransitionTime") or ""))
     return None
 
 
-def _serve(world: MemberWorld, judgement: Judgement) -> Step:
+def _serve(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
     """The next step for a member that is admitted."""
-    view = world.view
-    assert world.group is not None
-    assert world.mesh is not None
-    if world.workload is not None and world.workload["metadata"].get("deletionTimestamp"):
-        return retire_workload(world)  # deleted by somebody else: let go of it, then make it again
-    if world.workload is not None and world.beaten and not world.live and is_ready(world.workload):
+    view = snapshot.view
+    assert snapshot.group is not None
+    assert snapshot.mesh is not None
+    if snapshot.workload is not None and snapshot.workload["metadata"].get("deletionTimestamp"):
+        return retire_workload(snapshot)  # deleted by somebody else: let go of it, then make it again
+    if snapshot.workload is not None and snapshot.has_heartbeat and not snapshot.live and is_ready(snapshot.workload):
         return MarkNotReady(NOT_LIVE, "no heartbeat for three intervals")
-    request = register(world, world.group, world.mesh)
+    request = register(snapshot, snapshot.group, snapshot.mesh)
     if request is not None:
         return PutWorkload(request)
-    if world.beaten and world.signed is None and (patch := status_patch(world, judgement)):
+    if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
         return WriteStatus(patch)  # whatever becomes of a renewal; a machine that joins is told everything at once
-    if world.signed is None and _awaits_certificate(world) and _signing_fault(world) is None:
+    if snapshot.signed is None and _awaits_certificate(snapshot) and _signing_fault(snapshot) is None:
         return Sign()
-    if world.guard_fault is None and not world.beaten and view.credential is None and world.sealed is None:
+    if (
+        snapshot.admission_fault is None
+        and not snapshot.has_heartbeat
+        and view.credential is None
+        and snapshot.sealed is None
+    ):
         return Seal()
-    patch = status_patch(world, judgement)
+    patch = status_patch(snapshot, result)
     if patch:
         return WriteStatus(patch)
-    return _next_look(world, world.group)
+    return _next_look(snapshot, snapshot.group)
 
 
-def _next_look(world: MemberWorld, group: Group) -> Wait | None:
+def _next_look(snapshot: MemberSnapshot, group: Group) -> RecheckAfter | None:
     """When time alone will have changed something; None if it will not."""
-    waits = [] if world.clones is None else [FORGET_CLONE + 1.0]
-    if (gone_since := not_live_since(world)) is not None:
-        waits.append(gone_since + group.spec.forget_after - world.now + 1.0)
-    return Wait(min(waits)) if waits else None
+    waits = [] if snapshot.clones is None else [FORGET_CLONE + 1.0]
+    if (gone_since := not_live_since(snapshot)) is not None:
+        waits.append(gone_since + group.spec.forget_after - snapshot.now + 1.0)
+    return RecheckAfter(min(waits)) if waits else None
 
 
-def _refuse(world: MemberWorld, judgement: Judgement) -> Step:
-    age = _age(world)
+def _refuse(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
+    age = _age(snapshot)
     if age > ABANDONED_AFTER:
-        return DeleteMember(judgement.message)
-    condition = Condition(ADMITTED, False, judgement.reason, judgement.message)
-    if world.view.admitted != condition:
-        return WriteStatus({"status": {"conditions": _conditions(world, [condition])}})
-    return Wait(ABANDONED_AFTER - age + 1.0)
+        return DeleteMember(result.message)
+    condition = Condition(ADMITTED, False, result.reason, result.message)
+    if snapshot.view.admitted != condition:
+        return WriteStatus({"status": {"conditions": _conditions(snapshot, [condition])}})
+    return RecheckAfter(ABANDONED_AFTER - age + 1.0)
 
 
-def status_patch(world: MemberWorld, judgement: Judgement) -> Object:
+def status_patch(snapshot: MemberSnapshot, result: AdmitResult) -> Object:
     """What the Member's status lacks, as a merge patch; empty if nothing."""
-    view = world.view
+    view = snapshot.view
     wanted: dict[str, Any] = {}
     conditions = [
-        Condition(ADMITTED, True, judgement.reason, judgement.message),
-        _registered(world),
-        _live(world),
+        Condition(ADMITTED, True, result.reason, result.message),
+        _registered(snapshot),
+        _live(snapshot),
     ]
-    conditions += [one for one in (_cloned(world), _certified(world)) if one is not None]
+    conditions += [one for one in (_cloned(snapshot), _certified(snapshot)) if one is not None]
     known = (view.admitted, view.registered, view.live, view.cloned, view.certified)
     if any(condition not in known for condition in conditions):
-        wanted["conditions"] = _conditions(world, conditions)
-    if world.signed is not None and _awaits_certificate(world):  # else another controller was faster
-        wanted |= _certificate(world)
-    if world.sealed is not None:
-        wanted["credential"] = world.sealed
-    elif world.beaten and view.credential is not None:
+        wanted["conditions"] = _conditions(snapshot, conditions)
+    if snapshot.signed is not None and _awaits_certificate(snapshot):  # else another controller was faster
+        wanted |= _certificate(snapshot)
+    if snapshot.sealed is not None:
+        wanted["credential"] = snapshot.sealed
+    elif snapshot.has_heartbeat and view.credential is not None:
         wanted["credential"] = None
-    workload = {"uid": _uid(world.workload), "ports": list(workload_ports(world.workload))}
+    workload = {"uid": _uid(snapshot.workload), "ports": list(workload_ports(snapshot.workload))}
     if workload != {"uid": view.workload_uid or "", "ports": list(view.workload_ports)}:
         wanted["externalWorkload"] = workload
-    if world.cordoned != view.cordoned:
-        wanted["cordoned"] = world.cordoned
-    if world.settings_digest and world.settings_digest != view.settings:
-        wanted["settings"] = world.settings_digest
+    if snapshot.cordoned != view.cordoned:
+        wanted["cordoned"] = snapshot.cordoned
+    if snapshot.settings_digest and snapshot.settings_digest != view.settings:
+        wanted["settings"] = snapshot.settings_digest
     return {"status": wanted} if wanted else {}
 
 
-def _registered(world: MemberWorld) -> Condition:
-    fault = judge_address(world, world.group) if world.group is not None else None
+def _registered(snapshot: MemberSnapshot) -> Condition:
+    fault = address_refusal(snapshot, snapshot.group) if snapshot.group is not None else None
     if fault is not None:
         return Condition(REGISTERED, False, fault.reason, f"no port is listed: {fault.message}")
-    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {world.view.name} stands")
+    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {snapshot.view.name} stands")
 
 
-def _cloned(world: MemberWorld) -> Condition | None:
+def _cloned(snapshot: MemberSnapshot) -> Condition | None:
     """Two machines as one member are told to both, and to the admin."""
-    if world.clones is not None:
-        boots = " and ".join(boot.partition(".")[2] or boot for boot in world.clones)
+    if snapshot.clones is not None:
+        boots = " and ".join(boot.partition(".")[2] or boot for boot in snapshot.clones)
         return Condition(
             CLONED,
             True,
@@ -218,53 +238,53 @@ def _cloned(world: MemberWorld) -> Condition | None:
             f"two machines take turns as this member, boots {boots}: evict it, and join each with a token of its own "
             "after rm /etc/machine-id && systemd-machine-id-setup",
         )
-    if world.view.cloned is not None:
+    if snapshot.view.cloned is not None:
         return Condition(CLONED, False, "OneMachine", "one machine is heard")
     return None
 
 
-def _awaits_certificate(world: MemberWorld) -> bool:
-    view = world.view
+def _awaits_certificate(snapshot: MemberSnapshot) -> bool:
+    view = snapshot.view
     return bool(view.csr) and csr_sha256(view.csr) != (view.certificate.csr_sha256 if view.certificate else "")
 
 
-def _signing_fault(world: MemberWorld) -> tuple[str, str] | None:
+def _signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
     """Why its CSR is not signed, as reason and message; None if it may be."""
-    if world.guard_fault is not None:
-        return "GuardMissing", world.guard_fault
-    if world.mesh is not None and world.mesh.issuer_ends <= world.now:
+    if snapshot.admission_fault is not None:
+        return "GuardMissing", snapshot.admission_fault
+    if snapshot.mesh is not None and snapshot.mesh.issuer_ends <= snapshot.now:
         return "IssuerExpired", ISSUER_EXPIRED
     try:
-        read_csr(world.view.csr)
+        read_csr(snapshot.view.csr)
     except ValueError as problem:
         return "RequestRefused", str(problem)
     return None
 
 
-def _certified(world: MemberWorld) -> Condition | None:
+def _certified(snapshot: MemberSnapshot) -> Condition | None:
     """A certificate that is asked for in vain is told, and that it is no longer so."""
-    fault = _signing_fault(world) if _awaits_certificate(world) and world.signed is None else None
+    fault = _signing_fault(snapshot) if _awaits_certificate(snapshot) and snapshot.signed is None else None
     if fault is not None:
         reason, message = fault
         return Condition(CERTIFIED, False, reason, f"no certificate is signed: {message}")
-    if world.view.certified is not None and (world.signed is not None or not _awaits_certificate(world)):
+    if snapshot.view.certified is not None and (snapshot.signed is not None or not _awaits_certificate(snapshot)):
         return Condition(CERTIFIED, True, "Certified", "its certificates are signed")
     return None
 
 
-def _live(world: MemberWorld) -> Condition:
-    if world.live:
+def _live(snapshot: MemberSnapshot) -> Condition:
+    if snapshot.live:
         return Condition(LIVE, True, "HeartbeatsArrive", "its Lease is being renewed")
-    if world.beaten:
+    if snapshot.has_heartbeat:
         return Condition(LIVE, False, NOT_LIVE, "its Lease has not been renewed for three intervals")
     return Condition(LIVE, False, "NoHeartbeat", "its Lease has never been renewed")
 
 
-def _certificate(world: MemberWorld) -> dict[str, Any]:
-    signed = world.signed
+def _certificate(snapshot: MemberSnapshot) -> dict[str, Any]:
+    signed = snapshot.signed
     assert signed is not None
-    issued = world.status.get("issued")
-    record = {"serial": f"{signed.serial:x}", "keySha256": signed.key_sha256, "time": rfc3339(world.now)}
+    issued = snapshot.status.get("issued")
+    record = {"serial": f"{signed.serial:x}", "keySha256": signed.key_sha256, "time": rfc3339(snapshot.now)}
     return {
         "certificate": {
             "csrSha256": signed.csr_sha256,
@@ -275,20 +295,20 @@ def _certificate(world: MemberWorld) -> dict[str, Any]:
     }
 
 
-def _conditions(world: MemberWorld, conditions: list[Condition]) -> list[Object]:
-    found: Any = world.status.get("conditions")
+def _conditions(snapshot: MemberSnapshot, conditions: list[Condition]) -> list[Object]:
+    found: Any = snapshot.status.get("conditions")
     listed = list(found) if isinstance(found, list) else []
     known = read_conditions(listed)
     for condition in conditions:
         if condition not in known:
-            listed = with_condition(listed, condition, world.now)
+            listed = with_condition(listed, condition, snapshot.now)
     return listed
 
 
-def _age(world: MemberWorld) -> float:
+def _age(snapshot: MemberSnapshot) -> float:
     """Seconds since the Member was created."""
-    created = epoch(str(world.member["metadata"].get("creationTimestamp") or ""))
-    return 0.0 if created is None else world.now - created
+    created = epoch(str(snapshot.member["metadata"].get("creationTimestamp") or ""))
+    return 0.0 if created is None else snapshot.now - created
 
 
 def _uid(workload: Mapping[str, Any] | None) -> str:

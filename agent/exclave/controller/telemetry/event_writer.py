@@ -13,7 +13,7 @@ import trio
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import DEPLOYMENTS, EVENTS, create
 from exclave.controller.leader.lead import Sender
-from exclave.controller.telemetry.events import Happening, Subject, event_object
+from exclave.controller.telemetry.events import EventDraft, Subject, event_object
 from exclave.errors import ClusterError
 from exclave.kit.tasks.wall_clock import Now
 
@@ -23,44 +23,44 @@ MOST = 4000
 """Events that wait: a thousand machines that join at once bring some three each."""
 
 
-class News:
+class EventWriter:
     """What is to be told, by the controller in this namespace."""
 
     def __init__(self, cluster: Sender, namespace: str, now: Now) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._now = now
-        self._put, self._take = trio.open_memory_channel[tuple[Subject, Subject | None, Happening, float]](MOST)
+        self._put, self._take = trio.open_memory_channel[tuple[Subject, Subject | None, EventDraft, float]](MOST)
 
-    def tell_nowait(self, subject: Subject, happenings: Iterable[Happening]) -> None:
+    def put_nowait(self, subject: Subject, member_events: Iterable[EventDraft]) -> None:
         """Have these told of an object."""
-        for happening in happenings:
-            self._add_nowait(subject, None, happening)
+        for draft in member_events:
+            self._add_nowait(subject, None, draft)
 
-    def tell_elsewhere_nowait(self, subject: Subject, happening: Happening) -> None:
+    def put_elsewhere_nowait(self, subject: Subject, draft: EventDraft) -> None:
         """The same of an object that may be in a namespace in which the controller writes no Events."""
         if subject.namespace == self._namespace:
-            self._add_nowait(subject, None, happening)
+            self._add_nowait(subject, None, draft)
         else:
             controller = Subject(DEPLOYMENTS.api_version, DEPLOYMENTS.kind, self._namespace, CONTROLLER)
-            self._add_nowait(controller, subject, happening)
+            self._add_nowait(controller, subject, draft)
 
-    def _add_nowait(self, subject: Subject, related: Subject | None, happening: Happening) -> None:
+    def _add_nowait(self, subject: Subject, related: Subject | None, draft: EventDraft) -> None:
         try:
-            self._put.send_nowait((subject, related, happening, self._now()))
+            self._put.send_nowait((subject, related, draft, self._now()))
         except trio.WouldBlock:
-            _log(related or subject, happening, "too many wait")
+            _log(related or subject, draft, "too many wait")
 
     async def run(self) -> None:
         """Tell for ever."""
-        async for subject, related, happening, when in self._take:
-            event = event_object(subject, related, happening, self._namespace, secrets.token_hex(8), when)
+        async for subject, related, draft, when in self._take:
+            event = event_object(subject, related, draft, self._namespace, secrets.token_hex(8), when)
             try:
                 await self._cluster.send(create(EVENTS, subject.namespace, event))
             except ClusterError as problem:
-                _log(related or subject, happening, str(problem))
+                _log(related or subject, draft, str(problem))
 
 
-def _log(subject: Subject, happening: Happening, why: str) -> None:
+def _log(subject: Subject, draft: EventDraft, why: str) -> None:
     place = "/".join(part for part in (subject.namespace, subject.name) if part)
-    log.info("%s %s: %s: %s (no Event: %s)", subject.kind, place, happening.reason, happening.note, why)
+    log.info("%s %s: %s: %s (no Event: %s)", subject.kind, place, draft.reason, draft.note, why)

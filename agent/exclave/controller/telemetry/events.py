@@ -14,7 +14,7 @@ from exclave.kit.formats.rfc3339 import rfc3339_micro
 
 REPORTER = "exclave.dev/controller"
 LONGEST_NOTE = 1024
-OF_COURSE = frozenset({"Registered", "NoHeartbeat"})
+NOT_REPORTED = frozenset({"Registered", "NoHeartbeat"})
 """What every admission brings with it, and nobody needs to be told."""
 
 BAD_DATA_PATHS = frozenset({"outbound-open", "down"})
@@ -39,7 +39,7 @@ def subject_of(resource: Resource, found: Object) -> Subject:
 
 
 @dataclass(frozen=True)
-class Happening:
+class EventDraft:
     """Something to tell: a word for machines, a sentence for people."""
 
     reason: str
@@ -47,7 +47,7 @@ class Happening:
     is_bad: bool
 
 
-def happenings(before: MemberView | None, after: MemberView) -> list[Happening]:
+def member_events(before: MemberView | None, after: MemberView) -> list[EventDraft]:
     """What has changed between two views of a Member; nothing is told of one that is met for the first time.
 
     Another Member of the same name is met for the first time, too.
@@ -62,54 +62,54 @@ def happenings(before: MemberView | None, after: MemberView) -> list[Happening]:
         (before.cloned, after.cloned),
         (before.certified, after.certified),
     ):
-        if new is None or (old is None and new.reason in OF_COURSE):
+        if new is None or (old is None and new.reason in NOT_REPORTED):
             continue
         if old is None or (old.status, old.reason) != (new.status, new.reason):
-            found.append(Happening(new.reason, f"{new.type}: {new.message}", _is_bad(new)))
+            found.append(EventDraft(new.reason, f"{new.type}: {new.message}", _is_bad(new)))
     if before.data_path and before.data_path != after.data_path:
         is_bad = after.data_path in BAD_DATA_PATHS
         why = f": {after.data_path_reason}" if is_bad and after.data_path_reason else ""
-        found.append(Happening("DataPath", f"the data path is {after.data_path}, was {before.data_path}{why}", is_bad))
+        found.append(EventDraft("DataPath", f"the data path is {after.data_path}, was {before.data_path}{why}", is_bad))
     if before.cordoned != after.cordoned:
         word = "Cordoned" if after.cordoned else "Uncordoned"
-        found.append(Happening(word, f"an admin has {word.lower()} it", is_bad=False))
+        found.append(EventDraft(word, f"an admin has {word.lower()} it", is_bad=False))
     if not before.deleting and after.deleting:
-        found.append(Happening("Leaving", "its Member is being deleted", is_bad=False))
+        found.append(EventDraft("Leaving", "its Member is being deleted", is_bad=False))
     return found
 
 
-def group_happenings(before: Condition | None, after: Condition) -> list[Happening]:
+def group_events(before: Condition | None, after: Condition) -> list[EventDraft]:
     """What is told of a group whose condition Accepted was `before`."""
     if before is not None and (before.status, before.reason) == (after.status, after.reason):
         return []
     is_bad = not after.status and after.reason != "Deleting"
-    return [Happening(after.reason, f"{after.type}: {after.message}", is_bad)]
+    return [EventDraft(after.reason, f"{after.type}: {after.message}", is_bad)]
 
 
-def source_happenings(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, Happening]]:
+def source_events(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, EventDraft]]:
     """What is told of sources, by their names, whose faults were `before`."""
     refused = [
-        (what, Happening("Refused", f"it cannot be used, the last good one is kept: {fault}", is_bad=True))
+        (what, EventDraft("Refused", f"it cannot be used, the last good one is kept: {fault}", is_bad=True))
         for what, fault in sorted(after.items())
         if before.get(what) != fault
     ]
     mended = [
-        (what, Happening("Accepted", "it can be used again", is_bad=False)) for what in sorted(before.keys() - after)
+        (what, EventDraft("Accepted", "it can be used again", is_bad=False)) for what in sorted(before.keys() - after)
     ]
     return refused + mended
 
 
-def guard_happening(fault: str | None) -> Happening:
+def admission_event(fault: str | None) -> EventDraft:
     """What is told of the admission policies when `fault` has become what is wrong with them."""
     if fault is None:
-        return Happening(
+        return EventDraft(
             "GuardStands", "the admission policies stand: members are admitted, and certified again", False
         )
-    return Happening("GuardMissing", f"nobody is admitted and no certificate is signed: {fault}", is_bad=True)
+    return EventDraft("GuardMissing", f"nobody is admitted and no certificate is signed: {fault}", is_bad=True)
 
 
 def event_object(
-    subject: Subject, related: Subject | None, happening: Happening, instance: str, suffix: str, now: float
+    subject: Subject, related: Subject | None, draft: EventDraft, instance: str, suffix: str, now: float
 ) -> Object:
     """An Event about an object. `suffix` makes its name its own. Source: k8s.io/api/events/v1/types.go."""
     beside = {} if related is None else {"related": _reference(related)}
@@ -121,9 +121,9 @@ def event_object(
         "reportingController": REPORTER,
         "reportingInstance": instance,
         "action": "Reconcile",
-        "reason": happening.reason,
-        "type": "Warning" if happening.is_bad else "Normal",
-        "note": happening.note[:LONGEST_NOTE],
+        "reason": draft.reason,
+        "type": "Warning" if draft.is_bad else "Normal",
+        "note": draft.note[:LONGEST_NOTE],
         "regarding": _reference(subject),
         **beside,
     }

@@ -15,8 +15,8 @@ from exclave.api.names import GROUP_LABEL
 from exclave.api.requests import SERVICES, WORKLOAD_GROUPS, Object, list_all
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.snapshot import Group
-from exclave.controller.telemetry.event_writer import News
-from exclave.controller.telemetry.events import Happening, Subject
+from exclave.controller.telemetry.event_writer import EventWriter
+from exclave.controller.telemetry.events import EventDraft, Subject
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ClusterError
 
@@ -43,9 +43,9 @@ def headless_selecting(
     return sorted(name for name in read_each(services, name_if_selecting, report) if name)
 
 
-def warning(service: str, group: str) -> Happening:
+def warning(service: str, group: str) -> EventDraft:
     """What is told of one."""
-    return Happening(
+    return EventDraft(
         "HeadlessService",
         f"Service {service} is headless and selects group {group}: one request through the mesh to a member's own name "
         "in it ends Linkerd's destination controller; give the Service a cluster IP, or a selector of pods only",
@@ -57,11 +57,11 @@ class HeadlessWarner:
     """Remembers what was warned of, until it is mended. `groups` gives those that can be read."""
 
     def __init__(
-        self, cluster: Sender, groups: Callable[[], Iterable[Group]], news: News, malformed: MalformedLog
+        self, cluster: Sender, groups: Callable[[], Iterable[Group]], events: EventWriter, malformed: MalformedLog
     ) -> None:
         self._cluster = cluster
         self._groups = groups
-        self._news = news
+        self._events = events
         self._malformed = malformed
         self._warned: set[tuple[str, str, str, str]] = set()  # namespace, Service, group, the group's uid
         self._told: dict[str, str] = {}  # why Services of a namespace could not be listed
@@ -86,7 +86,7 @@ class HeadlessWarner:
                     found |= {(namespace, service, group.name, group.uid) for service in headless}
         for namespace, service, name, uid in sorted(found - self._warned):
             subject = Subject(WORKLOAD_GROUPS.api_version, WORKLOAD_GROUPS.kind, namespace, name, uid)
-            self._news.tell_nowait(subject, [warning(service, name)])
+            self._events.put_nowait(subject, [warning(service, name)])
             log.warning("%s/%s: %s", namespace, name, warning(service, name).note)
         self._warned = found
 

@@ -15,9 +15,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import trio
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from exclave.controller.telemetry.metrics import Figure
+from exclave.controller.telemetry.metrics import Metric
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 
@@ -36,16 +36,16 @@ class _Snapshot:
     """The last figures, and when they were taken; a collector for prometheus_client."""
 
     def __init__(self) -> None:
-        self.figures: tuple[Figure, ...] = ()
+        self.metrics: tuple[Metric, ...] = ()
         self.taken_at = time.monotonic()
 
-    def collect(self) -> Iterator[Metric]:
-        for figure in self.figures:
-            family = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
-            metric = family(figure.name, figure.told, labels=figure.labels)
-            for values, value in figure.samples.items():
-                metric.add_metric(values, value)
-            yield metric
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        for metric in self.metrics:
+            family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            exposed = family(metric.name, metric.help, labels=metric.labels)
+            for values, value in metric.samples.items():
+                exposed.add_metric(values, value)
+            yield exposed
 
     @property
     def is_fresh(self) -> bool:
@@ -62,7 +62,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 @asynccontextmanager
-async def open_health(host: str, port: int, look: Callable[[], Iterable[Figure]]) -> AsyncIterator[int]:
+async def open_health(host: str, port: int, look: Callable[[], Iterable[Metric]]) -> AsyncIterator[int]:
     """Answer while open; yields the port. `look` gives the figures of the moment. Raises OSError."""
     snapshot = _Snapshot()
     registry = CollectorRegistry(auto_describe=False)
@@ -73,10 +73,10 @@ async def open_health(host: str, port: int, look: Callable[[], Iterable[Figure]]
 
         async def keep_looking() -> None:
             while True:
-                snapshot.figures, snapshot.taken_at = tuple(look()), time.monotonic()
+                snapshot.metrics, snapshot.taken_at = tuple(look()), time.monotonic()
                 await trio.sleep(EVERY)
 
-        snapshot.figures = tuple(look())
+        snapshot.metrics = tuple(look())
         async with open_bare_nursery() as nursery:
             nursery.start_soon(supervise, "metrics", keep_looking)
             yield server.server_port

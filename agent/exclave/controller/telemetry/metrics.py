@@ -17,12 +17,12 @@ from exclave.api.requests import Object
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One metric: its samples by the values of its labels."""
 
     name: str
     kind: Literal["gauge", "counter"]
-    told: str
+    help: str
     labels: tuple[str, ...] = ()
     samples: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
@@ -58,22 +58,22 @@ class MemberStates:
         return Counter(state for _, state in self._known.values())
 
 
-def controller_figures(
+def controller_metrics(
     *,
     leads: bool,
     members: Counter[tuple[str, str]],
     groups: int,
     refused_groups: int,
-    steps: Counter[str],
+    transitions: Counter[str],
     requests: Counter[tuple[str, str]],
     issuer_ends: float | None,
-    guard_stands: bool,
+    policies_installed: bool,
     heartbeat: float,
-) -> list[Figure]:
+) -> list[Metric]:
     """Everything that is told; what only a leader knows is left out elsewhere. `members` are by group and state."""
     found = [
-        Figure("exclave_controller_leads", "gauge", "1 where this replica leads", (), {(): float(leads)}),
-        Figure(
+        Metric("exclave_controller_leads", "gauge", "1 where this replica leads", (), {(): float(leads)}),
+        Metric(
             "exclave_api_requests",
             "counter",
             "Requests to the API server; code is empty where nobody answered",
@@ -85,16 +85,16 @@ def controller_figures(
         return found
     return [
         *found,
-        Figure("exclave_members", "gauge", "Members by group and state", ("group", "state"),
+        Metric("exclave_members", "gauge", "Members by group and state", ("group", "state"),
                {key: float(count) for key, count in members.items()}),
-        Figure("exclave_groups", "gauge", "Groups, and whether they are accepted", ("accepted",),
+        Metric("exclave_groups", "gauge", "Groups, and whether they are accepted", ("accepted",),
                {("true",): float(groups - refused_groups), ("false",): float(refused_groups)}),
-        Figure("exclave_controller_steps", "counter", "Steps carried out", ("step",),
-               {(step,): float(count) for step, count in steps.items()}),
-        Figure("exclave_issuer_not_after_seconds", "gauge", "When the issuer's chain ends, epoch seconds", (),
+        Metric("exclave_controller_steps", "counter", "Steps carried out", ("step",),
+               {(transition,): float(count) for transition, count in transitions.items()}),
+        Metric("exclave_issuer_not_after_seconds", "gauge", "When the issuer's chain ends, epoch seconds", (),
                {} if issuer_ends is None else {(): issuer_ends}),
-        Figure("exclave_guard_stands", "gauge", "1 while the admission policies stand as installed", (),
-               {(): float(guard_stands)}),
-        Figure("exclave_heartbeat_interval_seconds", "gauge", "Seconds between a member's heartbeats", (),
+        Metric("exclave_guard_stands", "gauge", "1 while the admission policies stand as installed", (),
+               {(): float(policies_installed)}),
+        Metric("exclave_heartbeat_interval_seconds", "gauge", "Seconds between a member's heartbeats", (),
                {(): heartbeat}),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, GroupSpec, LinkerdSettings, Port
 from exclave.controller.policy.register import wanted_workload
-from exclave.controller.policy.snapshot import Group, MemberWorld, Mesh
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh
 from exclave.kit.formats.rfc3339 import rfc3339
 
 NOW = 1_800_000_000.0
@@ -63,9 +63,9 @@ def with_status(member: Object, *conditions: Condition, **status: Any) -> Object
     return {**member, "status": {"conditions": made, **status}}
 
 
-def make_world(member: Object | None = None, **changes: Any) -> MemberWorld:
+def make_snapshot(member: Object | None = None, **changes: Any) -> MemberSnapshot:
     """All that is known of it; nothing is made yet, unless `changes` say so."""
-    return MemberWorld(**{"member": member or make_member(), "now": NOW, "group": GROUP, "mesh": MESH, **changes})
+    return MemberSnapshot(**{"member": member or make_member(), "now": NOW, "group": GROUP, "mesh": MESH, **changes})
 
 
 ADMITTED = Condition("Admitted", True, "Admitted", "a member of group web")
@@ -73,10 +73,10 @@ REGISTERED = Condition("Registered", True, "Registered", f"ExternalWorkload {NAM
 LIVE = Condition("Live", True, "HeartbeatsArrive", "its Lease is being renewed")
 
 
-def settled_world(serving: bool = False, **changes: Any) -> MemberWorld:
+def settled_snapshot(serving: bool = False, **changes: Any) -> MemberSnapshot:
     """A live member for whom everything is done."""
     member = make_member(3600.0, serving=serving)
-    workload = wanted_workload(make_world(member, live=True), GROUP, MESH)
+    workload = wanted_workload(make_snapshot(member, live=True), GROUP, MESH)
     workload["metadata"]["uid"] = "workload-uid"
     ports = [port["port"] for port in workload["spec"]["ports"]]
     status = {
@@ -84,13 +84,13 @@ def settled_world(serving: bool = False, **changes: Any) -> MemberWorld:
         "externalWorkload": {"uid": "workload-uid", "ports": ports},
         "settings": "d" * 64,
     }
-    return make_world(
+    return make_snapshot(
         with_status(member, ADMITTED, REGISTERED, LIVE, **status),
         **{
             "workload": workload,
             "has_account": True,
             "has_lease": True,
-            "beaten": True,
+            "has_heartbeat": True,
             "live": True,
             "settings_digest": "d" * 64,
             **changes,
