@@ -19,7 +19,7 @@ from redirect.policies import PLAIN
 from support.answering import answering, said
 from support.own_network import in_own_network
 
-DEAD = "  note:   no agent runs on this machine; what stands in the kernel counts"
+DEAD = "  note:   no agent runs on this machine; the rules in the kernel count"
 POLICY = PLAIN
 RULE = (
     "  rule:   ip daddr @captured_networks4 meta l4proto tcp counter packets {} bytes {} dnat ip to 169.254.77.1:4140 "
@@ -37,7 +37,7 @@ async def typed(lab: Lab, *words: str, config: str = "/nowhere") -> list[str]:
 async def test_it_tells_the_truth_though_the_agent_is_dead() -> None:
     async with open_lab() as lab:
         assert await typed(lab, f"{CLUSTER4}:80") == [
-            "10.42.0.9:80 passes by the proxy: there are no rules of exclave's in this kernel.",
+            "10.42.0.9:80 bypasses the proxy: this kernel has no rules of exclave.",
             DEAD,
         ]
         async with open_rules(lab, POLICY):
@@ -52,11 +52,11 @@ async def test_it_tells_the_truth_though_the_agent_is_dead() -> None:
                 "  rule:   ip daddr 10.77.0.20 tcp dport @captured_ports counter packets 0 bytes 0 "
                 "dnat ip to 169.254.77.1:4143 comment \"the group's ports and the proxy's own\"",
                 "  set:    @captured_ports holds 8080",
-                "  note:   the proxy then calls 10.77.0.20:8080 as a program here does; a port that Docker publishes "
-                "is reached, too",
+                "  note:   the proxy then connects to 10.77.0.20:8080 like a local program; this also reaches ports "
+                "that Docker publishes",
                 DEAD,
-                "[fd00:77::20]:8080 from outside passes by the proxy: no rule takes it; "
-                "taken are the ports 4143, 8080.",
+                "[fd00:77::20]:8080 from outside bypasses the proxy: no rule captures it; "
+                "captured are the ports 4143, 8080.",
                 DEAD,
             ]
             assert (await typed(lab, f"{CLUSTER4}:80", "--user", "990"))[0].endswith("the proxy's own connections.")
@@ -68,10 +68,10 @@ async def test_a_proxy_that_is_gone_and_the_tables_of_others_are_told() -> None:
     async with open_lab() as lab:
         await lab.load(POLICY)
         await lab.nft("add table ip theirs; add chain ip theirs c { type nat hook output priority -100; }")
-        assert "  note:   nobody listens at 169.254.77.1:4140 now, so it would be refused" in await typed(
+        assert "  note:   nothing listens at 169.254.77.1:4140 now, so it would be refused" in await typed(
             lab, f"{CLUSTER4}:80"
         )
-        assert "  note:   tables of others are asked after ours and may send it elsewhere: ip theirs c" in await typed(
+        assert "  note:   tables of others come after ours and may redirect it: ip theirs c" in await typed(
             lab, f"{PEER4}:80"
         )
 
@@ -97,7 +97,7 @@ async def test_a_program_reads_the_same() -> None:
         assert {key: one[key] for key in ("to", "outcome", "sentence", "instance", "target", "rule", "set")} == {
             "to": "10.42.0.9:22",
             "outcome": "passes",
-            "sentence": "10.42.0.9:22 passes by the proxy: SSH is never captured.",
+            "sentence": "10.42.0.9:22 bypasses the proxy: SSH is never captured.",
             "instance": None,
             "target": None,
             "rule": 'tcp dport @ssh_ports accept comment "SSH is never captured"',
@@ -112,7 +112,7 @@ async def test_a_program_reads_the_same() -> None:
         ({"installed": True, "matches": True}, []),
         (
             {"installed": True, "matches": False},
-            ["  note:   the agent wants other rules than stand now and is about to change them"],
+            ["  note:   the agent wants other rules than these and is about to change them"],
         ),
     ],
     ids=["as wanted", "not as wanted"],

@@ -42,7 +42,7 @@ async def test_a_table_that_is_made_anew_meanwhile_is_read_again() -> None:
                 try:
                     found = await read_kernel_table()
                 except HostError as problem:
-                    assert problem.message == "the table changes at every look"
+                    assert problem.message == "the table changes at every reading"
                     continue
                 assert found is not None
                 dnats = [text for text in found.texts.values() if "dnat" in text]

@@ -58,52 +58,52 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         ("capture-all", OUT, "2001:db8::1", 80), {},
         "[2001:db8::1]:80 goes to the proxy, instance a: the group captures everything.",
     ),
-    "SSH": (("plain", OUT, "10.42.0.9", 22), {}, "10.42.0.9:22 passes by the proxy: SSH is never captured."),
-    "the API server": (("plain", OUT, "10.77.0.1", 6443), {}, "10.77.0.1:6443 passes by the proxy: the API server."),
+    "SSH": (("plain", OUT, "10.42.0.9", 22), {}, "10.42.0.9:22 bypasses the proxy: SSH is never captured."),
+    "the API server": (("plain", OUT, "10.77.0.1", 6443), {}, "10.77.0.1:6443 bypasses the proxy: the API server."),
     "metadata": (
         ("capture-all", OUT, "169.254.169.254", 80), {},
-        "169.254.169.254:80 passes by the proxy: loopback, link-local, metadata and multicast are never captured.",
+        "169.254.169.254:80 bypasses the proxy: loopback, link-local, metadata and multicast are never captured.",
     ),
     "oneself": (
         ("plain", OUT, "10.77.0.20", 8080), {"interface": "lo"},
-        "10.77.0.20:8080 passes by the proxy: loopback, and this machine's own addresses.",
+        "10.77.0.20:8080 bypasses the proxy: loopback, and this machine's own addresses.",
     ),
     "the proxy's user": (
         ("plain", OUT, "10.42.0.9", 80), {"uid": 990},
-        "10.42.0.9:80 passes by the proxy: the proxy's own connections.",
+        "10.42.0.9:80 bypasses the proxy: the proxy's own connections.",
     ),
     "an excluded range": (
         ("excluded-ports", OUT, "10.42.0.9", 8050), {},
-        "10.42.0.9:8050 passes by the proxy: exclude_outbound_ports in config.toml.",
+        "10.42.0.9:8050 bypasses the proxy: exclude_outbound_ports in config.toml.",
     ),
     "an excluded group": (
         ("excluded-users", OUT, "10.42.0.9", 80), {"uid": 7, "gid": 4},
-        "10.42.0.9:80 passes by the proxy: exclude_groups in config.toml.",
+        "10.42.0.9:80 bypasses the proxy: exclude_groups in config.toml.",
     ),
     "whoever is at the other end of the session": (
         ("ssh-session", OUT, "10.42.0.77", 50000), {},
-        "10.42.0.77:50000 passes by the proxy: the other end of the SSH session that the agent was started in.",
+        "10.42.0.77:50000 bypasses the proxy: the other end of the SSH session that the agent was started in.",
     ),
     "no network of the cluster": (
         ("plain", OUT, "8.8.8.8", 443), {},
-        "8.8.8.8:443 passes by the proxy: no rule takes it; taken are the networks 10.42.0.0/16.",
+        "8.8.8.8:443 bypasses the proxy: no rule captures it; captured are the networks 10.42.0.0/16.",
     ),
     "a direction that is open": (
         ("outbound-open", OUT, "10.42.0.9", 80), {},
-        "10.42.0.9:80 passes by the proxy: the rules capture nothing outbound now, because the group wants it so, or "
-        "the proxy has been away for longer than the group allows.",
+        "10.42.0.9:80 bypasses the proxy: the rules capture nothing outbound now: the group is configured so, or the "
+        "proxy has failed for longer than the group allows.",
     ),
     "a rule of others that is not understood": (
         ("plain", OUT, "10.9.0.1", 80, f"nft {ADDED}"), {},
-        "10.9.0.1:80 cannot be told: exclave does not know what the rule below does; others have put it there.",
+        "10.9.0.1:80 is not certain: exclave does not understand the rule below, which others have added.",
     ),
     "a rule of others that is understood": (
         ("plain", OUT, "10.42.0.9", 80, "nft insert rule inet exclave outbound tcp dport 80 accept"), {},
-        "10.42.0.9:80 passes by the proxy: by the rule below.",
+        "10.42.0.9:80 bypasses the proxy: by the rule below.",
     ),
     "rules that sleep": (
         ("plain", OUT, "10.42.0.9", 80, "nft 'add table inet exclave { flags dormant; }'"), {},
-        "10.42.0.9:80 passes by the proxy: others have put exclave's rules to sleep (flag dormant).",
+        "10.42.0.9:80 bypasses the proxy: others have disabled exclave's rules (flag dormant).",
     ),
     "a port of the group": (
         ("several-ports", IN, "10.77.0.20", 8082), {},
@@ -111,28 +111,28 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     ),
     "no port of the group": (
         ("several-ports", IN, "10.77.0.20", 9100), {},
-        "10.77.0.20:9100 from outside passes by the proxy: no rule takes it; taken are the ports 4143, 5432, "
+        "10.77.0.20:9100 from outside bypasses the proxy: no rule captures it; captured are the ports 4143, 5432, "
         "8080-8082, 9443.",
     ),
     "SSH from outside": (
         ("ssh-elsewhere", IN, "10.77.0.20", 2222), {},
-        "10.77.0.20:2222 from outside passes by the proxy: SSH is never captured.",
+        "10.77.0.20:2222 from outside bypasses the proxy: SSH is never captured.",
     ),
     "a caller that is not known, and matters": (
         ("excluded-networks", IN, "10.77.0.20", 8080), {},
-        "10.77.0.20:8080 from outside cannot be told: that depends on the caller's address.",
+        "10.77.0.20:8080 from outside is not certain: that depends on the caller's address.",
     ),
     "a caller that is excluded": (
         ("excluded-networks", IN, "10.77.0.20", 8080), {"source": PEER},
-        "10.77.0.20:8080 from outside passes by the proxy: exclude_inbound_networks in config.toml.",
+        "10.77.0.20:8080 from outside bypasses the proxy: exclude_inbound_networks in config.toml.",
     ),
     "an interface that is excluded": (
         ("excluded-interfaces", IN, "10.77.0.20", 8080), {"interface": "wg0"},
-        "10.77.0.20:8080 from outside passes by the proxy: exclude_inbound_interfaces in config.toml.",
+        "10.77.0.20:8080 from outside bypasses the proxy: exclude_inbound_interfaces in config.toml.",
     ),
     "the private link from outside": (
         ("plain", IN, "169.254.77.1", 4140), {"interface": "eth0"},
-        "169.254.77.1:4140 from outside is dropped: the addresses of the private link are this machine's alone.",
+        "169.254.77.1:4140 from outside is dropped: the private link is for this machine only.",
     ),
     "a container that is captured": (
         ("containers", IN, "10.42.0.9", 80), {"interface": "docker0", **AWAY},
@@ -140,15 +140,15 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     ),
     "what is only passed on": (
         ("containers", IN, "10.42.0.9", 80), {"interface": "eth1", **AWAY},
-        "10.42.0.9:80 from outside passes by the proxy: it comes by no interface of capture_interfaces in config.toml.",
+        "10.42.0.9:80 from outside bypasses the proxy: it comes by no interface of capture_interfaces in config.toml.",
     ),
     "rules that nobody confirmed": (
         ("unconfirmed", OUT, "10.42.0.9", 80), {},
-        "10.42.0.9:80 passes by the proxy: rolled back: nobody confirmed the rules in time, so nothing is captured.",
+        "10.42.0.9:80 bypasses the proxy: rolled back: nobody confirmed the rules in time, so nothing is captured.",
     ),
     "rules that nobody confirmed, from outside": (
         ("unconfirmed", IN, "10.77.0.20", 8080), {},
-        "10.77.0.20:8080 from outside passes by the proxy: rolled back: nobody confirmed the rules in time, so nothing "
+        "10.77.0.20:8080 from outside bypasses the proxy: rolled back: nobody confirmed the rules in time, so nothing "
         "is captured.",
     ),
     "rules that are to be confirmed": (
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     ),
     "whoever else calls the trial address": (
         ("trial", OUT, "169.254.77.4", 5000), {"uid": 1000, "interface": "lo"},
-        "169.254.77.4:5000 passes by the proxy: loopback, and this machine's own addresses.",
+        "169.254.77.4:5000 bypasses the proxy: loopback, and this machine's own addresses.",
     ),
     "a port of the group, with what keeps connections": (
         ("plain", IN, "10.77.0.20", 8080, KEEP), {},
@@ -169,11 +169,11 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     ),
     "no port of the group, with what keeps connections": (
         ("plain", IN, "10.77.0.20", 9100, KEEP), {},
-        "10.77.0.20:9100 from outside passes by the proxy: no rule takes it; taken are the ports 4143, 8080.",
+        "10.77.0.20:9100 from outside bypasses the proxy: no rule captures it; captured are the ports 4143, 8080.",
     ),
     "this machine, called by a container": (
         ("containers", IN, "10.77.0.20", 9100), {"interface": "docker0"},
-        "10.77.0.20:9100 from outside passes by the proxy: no rule takes it; taken are the ports 4143, 8080.",
+        "10.77.0.20:9100 from outside bypasses the proxy: no rule captures it; captured are the ports 4143, 8080.",
     ),
 }  # fmt: skip
 
@@ -189,26 +189,26 @@ def test_the_rule_s_own_text_its_set_and_its_target_come_along() -> None:
         "ip daddr @captured_networks4 meta l4proto tcp counter packets 0 bytes 0 dnat ip to 169.254.77.1:4140 "
         'comment "the cluster\'s networks"'
     )
-    assert captured.holds == ("@captured_networks4", "10.42.0.0/16")
+    assert captured.set_element == ("@captured_networks4", "10.42.0.0/16")
     assert (captured.instance, captured.target) == ("a", "169.254.77.1:4140")
     assert said("instance-b", OUT, "10.42.0.9", 80).instance == "b"
     unknown_rule = said("plain", OUT, "10.9.0.1", 80, f"nft {ADDED}")
-    assert (unknown_rule.rule, unknown_rule.holds) == ("meta mark 0x00000007 accept", None)
+    assert (unknown_rule.rule, unknown_rule.set_element) == ("meta mark 0x00000007 accept", None)
 
 
 def test_what_would_have_to_be_said_is_asked_for_and_a_published_port_is_spoken_of() -> None:
-    assert said("excluded-networks", IN, "10.77.0.20", 8080).notes == ("say which: --from",)
-    assert said("excluded-interfaces", IN, "10.77.0.20", 8080).notes == ("say which: --interface",)
+    assert said("excluded-networks", IN, "10.77.0.20", 8080).notes == ("state it: --from",)
+    assert said("excluded-interfaces", IN, "10.77.0.20", 8080).notes == ("state it: --interface",)
     (note,) = said("plain", IN, "10.77.0.20", 8080).notes
     assert note == (
-        "the proxy then calls 10.77.0.20:8080 as a program here does; a port that Docker publishes is reached, too"
+        "the proxy then connects to 10.77.0.20:8080 like a local program; this also reaches ports that Docker publishes"
     )
 
 
 def test_how_long_rules_capture_that_are_to_be_confirmed_is_told_of_what_they_capture() -> None:
     for direction, to, port in ((OUT, "10.42.0.9", 80), (IN, "10.77.0.20", 8080)):
         note = said("unconfirmed", direction, to, port, ARM).notes[-1]
-        assert re.fullmatch(r"until confirmed, (41|40) s left; exclave confirm has the rules stay", note)
+        assert re.fullmatch(r"the rules are not confirmed and end in (41|40) s; exclave confirm keeps them", note)
     assert said("unconfirmed", OUT, "8.8.8.8", 80, ARM).notes == ()
     assert said("unconfirmed", OUT, "10.42.0.9", 80, "nft add element inet exclave armed '{ tcp }'").notes == ()
 
@@ -216,7 +216,7 @@ def test_how_long_rules_capture_that_are_to_be_confirmed_is_told_of_what_they_ca
 def test_without_rules_nothing_is_captured() -> None:
     connection = Connection("output", ip_address("10.42.0.9"), 80)
     told = describe(OUT, connection, None, {}, TableVerdict(Outcome.PASSES))
-    assert told.sentence == "10.42.0.9:80 passes by the proxy: there are no rules of exclave's in this kernel."
+    assert told.sentence == "10.42.0.9:80 bypasses the proxy: this kernel has no rules of exclave."
 
 
 # Beside the kernel's word.

@@ -36,6 +36,6 @@ def test_instances_stub_and_trial_have_an_address_each_inside_of_what_strangers_
     assert all(ip_address(address) in network for address in addresses)
 
 
-def test_names_and_ports_that_others_know() -> None:
+def test_names_and_ports_of_the_contract() -> None:
     assert (LINK, TABLE) == ("exclave0", "exclave")
     assert (OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT) == (4140, 4143, 4191)  # linkerd2-proxy's own

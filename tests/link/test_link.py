@@ -1,4 +1,4 @@
-"""The private link on a machine of its own: made, adopted, left, removed, and never taken from somebody else."""
+"""The private link in a machine of its own: made, adopted, left, removed; links of others are not touched."""
 
 import json
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ FOREIGN = "02:00:00:00:00:01"
 
 
 class Host:
-    """A machine, and what its kernel says of its links."""
+    """A machine, and its links."""
 
     def __init__(self, machine: Machine, scratch: Path) -> None:
         self.machine = machine
@@ -34,8 +34,8 @@ class Host:
     async def ip(self, words: str) -> None:
         await self.machine.must("ip", *words.split())
 
-    async def look(self) -> dict[str, tuple[str, set[str]]]:
-        """Hardware address and addresses of each link, but for those that the kernel gives it in its own time."""
+    async def list_links(self) -> dict[str, tuple[str, set[str]]]:
+        """Hardware address and addresses of each link, without the link-local ones that the kernel adds later."""
         links = json.loads(await self.machine.must("ip", "-json", "address", "show"))
         return {
             link["ifname"]: (
@@ -51,14 +51,14 @@ class Host:
         }
 
     async def show(self) -> dict[str, Any]:
-        """All that the kernel says of our link."""
+        """Everything that the kernel lists of our link."""
         shown: list[dict[str, Any]] = json.loads(
             await self.machine.must("ip", "-json", "-details", "link", "show", "exclave0")
         )
         return shown[0]
 
     def refuse(self, words: str) -> None:
-        """Have `ip` refuse whatever begins with these words, as a kernel without that would."""
+        """Make `ip` refuse commands that begin with these words, as a kernel without that feature."""
         real = self._ip.read_text()
         refusing = f'case "$*" in "{words}"*) echo "Error: Unknown device type." >&2; exit 2;; esac'
         self._ip.write_text(real.replace("#!/bin/sh\n", f"#!/bin/sh\n{refusing}\n"))
@@ -85,17 +85,17 @@ def asked(ending: Ending) -> EndingSwitch:
 @pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
 async def test_the_link_has_every_address_and_goes_unless_the_agent_hands_over(ending: Ending) -> None:
     async with open_host() as host:
-        before = await host.look()
+        before = await host.list_links()
         async with open_link(asked(ending)) as name:
             assert name == "exclave0"
-            assert (await host.look())["exclave0"] == (MARK, EVERY)
+            assert (await host.list_links())["exclave0"] == (MARK, EVERY)
             routes = await host.machine.must("ip", "route", "show")
             assert b"exclave0" not in routes
-        after = await host.look()
+        after = await host.list_links()
         assert ("exclave0" in after) == (ending is Ending.HAND_OVER)
         for _ in range(2):
             await remove_link()
-        assert await host.look() == before
+        assert await host.list_links() == before
 
 
 async def test_a_link_left_by_an_earlier_agent_is_adopted_and_completed() -> None:
@@ -106,49 +106,49 @@ async def test_a_link_left_by_an_earlier_agent_is_adopted_and_completed() -> Non
         await host.ip("address delete 169.254.77.3/32 dev exclave0")
         await host.ip("link set exclave0 down")
         async with open_link(asked(Ending.STOP)):
-            assert (await host.look())["exclave0"] == (MARK, EVERY)
+            assert (await host.list_links())["exclave0"] == (MARK, EVERY)
             shown = await host.show()
             assert "UP" in shown["flags"]
-            assert shown["ifindex"] == index  # the same link, not another of its name: who listens there goes on
-        assert "exclave0" not in await host.look()
+            assert shown["ifindex"] == index  # the same link, so open sockets on it go on
+        assert "exclave0" not in await host.list_links()
 
 
 async def test_a_link_of_our_name_that_others_made_is_refused_and_never_removed() -> None:
     async with open_host() as host:
         await host.ip(f"link add exclave0 address {FOREIGN} type bridge")
-        before = await host.look()
+        before = await host.list_links()
         with pytest.raises(HostError) as caught:
             async with open_link(asked(Ending.LEAVE)):
                 pass
         assert caught.value.fault is Fault.OCCUPIED
         assert caught.value.message == "a link exclave0 exists that exclave did not make"
         await remove_link()
-        assert await host.look() == before
+        assert await host.list_links() == before
 
 
 async def test_an_address_of_ours_on_another_link_is_refused_and_never_removed() -> None:
     async with open_host() as host:
         await host.ip("address add 169.254.77.2/32 dev eth0")
-        before = await host.look()
+        before = await host.list_links()
         with pytest.raises(HostError) as caught:
             async with open_link(asked(Ending.LEAVE)):
                 pass
         assert caught.value.fault is Fault.OCCUPIED
         assert caught.value.message == "the address 169.254.77.2, which exclave needs, is on eth0"
         await remove_link()
-        assert await host.look() == before
+        assert await host.list_links() == before
 
 
-async def test_where_no_link_can_be_made_the_addresses_stand_on_lo() -> None:
+async def test_where_no_link_can_be_made_the_addresses_are_on_lo() -> None:
     async with open_host() as host:
-        before = await host.look()
+        before = await host.list_links()
         host.refuse("link add")
         async with open_link(asked(Ending.STOP)) as name:
             assert name == "lo"
-            links = await host.look()
+            links = await host.list_links()
             assert "exclave0" not in links
             assert links["lo"][1] == before["lo"][1] | EVERY
-        assert await host.look() == before
+        assert await host.list_links() == before
 
 
 async def test_without_dummy_links_a_bridge_serves() -> None:
@@ -156,7 +156,7 @@ async def test_without_dummy_links_a_bridge_serves() -> None:
         host.refuse(f"link add exclave0 address {MARK} type dummy")
         async with open_link(asked(Ending.STOP)):
             assert (await host.show())["linkinfo"]["info_kind"] == "bridge"
-            assert (await host.look())["exclave0"] == (MARK, EVERY)
+            assert (await host.list_links())["exclave0"] == (MARK, EVERY)
 
 
 @pytest.mark.parametrize("which", ["all", "default"])
@@ -165,16 +165,16 @@ async def test_a_host_that_has_switched_ipv6_off_goes_without(which: str, caplog
     async with open_host() as host:
         await host.set_ipv6(which, "1")
         async with open_link(asked(Ending.STOP)):
-            assert (await host.look())["exclave0"] == (MARK, IPV4)
+            assert (await host.list_links())["exclave0"] == (MARK, IPV4)
         assert len(caplog.messages) == 1
-        assert caplog.messages[0].startswith("redirect: exclave0 takes no IPv6 addresses and goes without: ")
+        assert caplog.messages[0].startswith("redirect: exclave0 does not accept IPv6 addresses and has none: ")
 
 
-async def test_without_the_capability_it_says_so_and_leaves_nothing() -> None:
+async def test_a_missing_capability_is_reported_and_nothing_is_left() -> None:
     async with open_network() as network:
         machine = await network.add("vm")
         host = Host(machine, network.scratch)
-        before = await host.look()
+        before = await host.list_links()
         unprivileged = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin"
         with doors_inside(machine, network.scratch, prefix=unprivileged):
             with pytest.raises(HostError) as caught:
@@ -183,10 +183,10 @@ async def test_without_the_capability_it_says_so_and_leaves_nothing() -> None:
         assert caught.value.fault is Fault.NO_PRIVILEGE
         assert caught.value.message == "making the link exclave0 is not permitted"
         assert caught.value.hint == "run as root, with the capability NET_ADMIN"
-        assert await host.look() == before
+        assert await host.list_links() == before
 
 
-async def test_what_ip_refuses_for_another_reason_is_told_in_its_words() -> None:
+async def test_another_refusal_by_ip_is_reported_in_its_words() -> None:
     async with open_host() as host:
         host.refuse("-batch")
         with pytest.raises(HostError) as caught:
@@ -197,7 +197,7 @@ async def test_what_ip_refuses_for_another_reason_is_told_in_its_words() -> None
         assert caught.value.hint == "exclave cleanup, then try again"
 
 
-async def test_an_ip_that_is_missing_or_hangs_is_told(
+async def test_a_missing_or_hanging_ip_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

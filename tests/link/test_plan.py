@@ -1,4 +1,4 @@
-"""What is missing of the private link, and what stands in its way: lines for `ip`, never run here."""
+"""What is missing of the private link, and what prevents it: lines for `ip`, which are not run here."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def test_each_address_is_single_so_that_no_route_appears() -> None:
     assert EVERY[4:] == ("fd77:ec1a:7e::1/128", "fd77:ec1a:7e::2/128", "fd77:ec1a:7e::3/128", "fd77:ec1a:7e::4/128")
 
 
-def test_our_link_is_known_by_its_hardware_address_which_is_locally_administered() -> None:
+def test_our_link_has_a_locally_administered_hardware_address() -> None:
     assert is_ours(link("exclave0", mark=MARK))
     assert not is_ours(link("exclave0"))
     assert not is_ours({"ifname": "exclave0"})
@@ -73,6 +73,6 @@ def test_what_is_missing_is_added_and_nothing_else() -> None:
     assert missing_addresses([link("lo", *EVERY)], "lo", EVERY) == []
 
 
-def test_what_is_taken_off_lo_is_ours_alone() -> None:
+def test_only_our_addresses_are_removed_from_lo() -> None:
     links = [link("lo", "127.0.0.1/8", "169.254.77.4/32", "169.254.77.1/24"), link("exclave0", *EVERY, mark=MARK)]
     assert superfluous_addresses(links, EVERY) == ["address delete 169.254.77.4/32 dev lo"]

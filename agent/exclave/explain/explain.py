@@ -1,8 +1,7 @@
-"""`exclave explain`: what would happen to a new connection, by which rule. Nothing is changed, and no agent is needed.
+"""`exclave explain`: what would happen to a new connection, and by which rule. It changes nothing and needs no agent.
 
-Rules: the kernel's own table is read, so the answer is true also where the agent is dead or others have changed the
-rules. What the agent would know beside that is a note. With `--trace` one connection attempt of ours goes the way, and
-the kernel's verdicts stand beside ours.
+It reads the kernel's table, so the answer is also right if the agent is dead or others have changed the rules. What an
+agent adds is a note. `--trace` makes one real connection attempt, and compares the kernel's verdicts with ours.
 """
 
 import grp
@@ -41,13 +40,13 @@ from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, ev
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import dns_address
 
-STUB_PATIENCE = 1.0
-"""Seconds for the agent's own names to be answered."""
+STUB_TIMEOUT = 1.0
+"""Seconds for an answer of the DNS stub."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who would call: a user and group of this machine, or a caller outside by address and interface."""
+    """Who would connect: a user and group of this machine, or a caller outside by address and interface."""
 
     user: str | None = None
     group: str | None = None
@@ -57,7 +56,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Trace:
-    """What the kernel did to a connection of ours."""
+    """What the kernel did to our connection attempt."""
 
     agrees: bool
     steps: tuple[str, ...]
@@ -66,7 +65,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One answer, with the trace if there was one, and notes on what stands around it."""
+    """One answer, notes, and the trace if there was one."""
 
     answer: Answer
     notes: tuple[str, ...]
@@ -81,7 +80,7 @@ def ask(
     interface: str | None,
     with_trace: bool,
 ) -> tuple[Query, Caller]:
-    """Read what was typed. Raises ExclaveError for what makes no sense."""
+    """Parse the command's arguments. Raises ExclaveError if they make no sense."""
     try:
         query = parse_query(words)
         if source is not None:
@@ -98,7 +97,7 @@ def ask(
 
 
 async def explain(query: Query, caller: Caller, runtime: Path, *, with_trace: bool) -> list[Explanation]:
-    """Answer, once for each address. Raises HostError, and ExclaveError for a name or user that is not known."""
+    """One answer for each address. Raises HostError, and ExclaveError for an unknown name or user."""
     uid, gid = _account(caller)
     addresses, found_by = await _addresses(query)
     found = []
@@ -106,7 +105,7 @@ async def explain(query: Query, caller: Caller, runtime: Path, *, with_trace: bo
         found.append(await _explain(query, address, caller, uid, gid, with_trace=with_trace))
     around = (*found_by, *await _read_agent_notes(runtime))
     merged: dict[Any, Explanation] = {}
-    for each in found:  # own addresses that fare alike are told once
+    for each in found:  # own addresses with the same result are one answer
         key = each.answer.sentence if query.host else (each.answer.outcome, each.answer.rule, each.notes)
         merged.setdefault(key, Explanation(each.answer, (*each.notes, *around), each.trace))
     return list(merged.values())
@@ -117,17 +116,17 @@ async def _explain(query: Query, address: str, caller: Caller, uid: int, gid: in
     connection, notes = await _connection(query, address, caller, uid, gid)
     verdict = evaluate(kernel_table.table, connection) if kernel_table else TableVerdict(Outcome.PASSES)
     table, texts = (kernel_table.table, kernel_table.texts) if kernel_table else (None, {})
-    told = describe(query.direction, connection, table, texts, verdict)
+    answer = describe(query.direction, connection, table, texts, verdict)
     trace = await _trace(kernel_table, connection, verdict) if with_trace else None
     if verdict.target is not None and not await is_listening(*verdict.target):
-        notes.append(f"nobody listens at {join_host_port(*verdict.target)} now, so it would be refused")
+        notes.append(f"nothing listens at {join_host_port(*verdict.target)} now, so it would be refused")
     if verdict.outcome is Outcome.PASSES and (others := await read_other_nat_chains(connection.hook)):
-        notes.append(f"tables of others are asked after ours and may send it elsewhere: {', '.join(others)}")
-    return Explanation(told, (*told.notes, *notes), trace)
+        notes.append(f"tables of others come after ours and may redirect it: {', '.join(others)}")
+    return Explanation(answer, (*answer.notes, *notes), trace)
 
 
 async def _connection(query: Query, address: str, caller: Caller, uid: int, gid: int) -> tuple[Connection, list[str]]:
-    """The first packet at the hook where rules are asked, with all that routes say of it."""
+    """The first packet at its hook, with what the routes add."""
     destination, hook = ip_address(address), HOOKS[query.direction]
     if query.direction == "outbound":
         route = await read_route(address, "uid", str(uid))
@@ -156,19 +155,19 @@ async def _connection(query: Query, address: str, caller: Caller, uid: int, gid:
     )
 
 
-# What is shown.
+# Output.
 
 
 def explained_lines(explanations: list[Explanation]) -> list[str]:
-    """For a person."""
+    """The lines that the command prints."""
     lines = []
     for each in explanations:
-        told = each.answer
-        lines.append(told.sentence)
-        if told.rule is not None:
-            lines.append(f"  rule:   {told.rule}")
-        if told.holds is not None:
-            lines.append(f"  set:    {told.holds[0]} holds {told.holds[1]}")
+        answer = each.answer
+        lines.append(answer.sentence)
+        if answer.rule is not None:
+            lines.append(f"  rule:   {answer.rule}")
+        if answer.set_element is not None:
+            lines.append(f"  set:    {answer.set_element[0]} holds {answer.set_element[1]}")
         if each.trace is not None:
             lines.append(f"  kernel: {_traced(each.trace)}")
             lines += [f"          {step}" for step in each.trace.steps]
@@ -185,7 +184,7 @@ def _traced(trace: Trace) -> str:
 
 
 def explained_object(explanations: list[Explanation]) -> dict[str, Any]:
-    """For a program."""
+    """The object that the command prints with `--json`."""
     return {
         "connections": [
             {
@@ -195,7 +194,7 @@ def explained_object(explanations: list[Explanation]) -> dict[str, Any]:
                 "instance": each.answer.instance,
                 "target": each.answer.target,
                 "rule": each.answer.rule,
-                "set": dict([each.answer.holds]) if each.answer.holds else None,
+                "set": dict([each.answer.set_element]) if each.answer.set_element else None,
                 "notes": list(each.notes),
                 "trace": None
                 if each.trace is None
@@ -210,13 +209,13 @@ def explained_object(explanations: list[Explanation]) -> dict[str, Any]:
     }
 
 
-# The kernel's own word.
+# The trace.
 
 
 async def _trace(kernel_table: KernelTable | None, connection: Connection, verdict: TableVerdict) -> Trace:
-    """Call there, for real, and stop at the first packet."""
+    """Make a real connection attempt, and read what the kernel did to its first packet."""
     if kernel_table is None:
-        return Trace(True, (), "there is no rule to check against")
+        return Trace(True, (), "there are no rules to compare with")
     try:
         with open_attempt(connection.destination.version, connection.uid, connection.gid) as attempt:
             async with open_tracing(attempt.getsockname()[1]):
@@ -231,11 +230,11 @@ async def _trace(kernel_table: KernelTable | None, connection: Connection, verdi
     return Trace(agrees, tuple(steps))
 
 
-# What is asked about.
+# Users and addresses.
 
 
 def _account(caller: Caller) -> tuple[int, int]:
-    """Numbers of the user and group; those of whoever asks, if none are named. Raises ExclaveError."""
+    """Numbers of the user and group; our own if none are named. Raises ExclaveError."""
     uid, gid = os.geteuid(), os.getegid()
     try:
         if caller.user is not None:
@@ -257,44 +256,45 @@ def _account(caller: Caller) -> tuple[int, int]:
 
 
 async def _addresses(query: Query) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The addresses that are asked about, and a note on how they were found. Raises ExclaveError, HostError."""
+    """The addresses of the query, and a note how they were found. Raises ExclaveError, HostError."""
     if not query.host:
         return await read_addresses(), ()
     if not query.is_name:
         return (query.host,), ()
     try:
-        told = await trio.socket.getaddrinfo(query.host, query.port, type=socket.SOCK_STREAM)
-        found = tuple(dict.fromkeys(str(each[4][0]).partition("%")[0] for each in told))
+        answers = await trio.socket.getaddrinfo(query.host, query.port, type=socket.SOCK_STREAM)
+        found = tuple(dict.fromkeys(str(each[4][0]).partition("%")[0] for each in answers))
         return found, (f"{query.host} is {', '.join(found)}, as this machine resolves it",)
     except OSError as problem:
         found = await trio.to_thread.run_sync(_ask_stub, query.host)
         if found:
-            by = f"{query.host} is {', '.join(found)}, as exclave tells its proxies; this machine does not resolve it"
-            return found, (by,)
+            listed = ", ".join(found)
+            note = f"{query.host} is {listed}, as exclave resolves it for its proxies; this machine does not resolve it"
+            return found, (note,)
         raise ExclaveError(
             Fault.USAGE, f"{query.host} is not resolved: {problem.strerror}", "ask about its address instead"
         ) from None
 
 
 def _ask_stub(name: str) -> tuple[str, ...]:
-    """What the agent's own names say; nothing if no agent answers."""
+    """The addresses that the agent's DNS stub answers with; none if no agent runs."""
     found: list[str] = []
     for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
         try:
-            told = dns.query.udp(dns.message.make_query(name, kind), dns_address(), timeout=STUB_PATIENCE)
+            response = dns.query.udp(dns.message.make_query(name, kind), dns_address(), timeout=STUB_TIMEOUT)
         except (OSError, dns.exception.DNSException):
             continue
-        found += [str(record) for each in told.answer if each.rdtype == kind for record in each]
+        found += [str(record) for each in response.answer if each.rdtype == kind for record in each]
     return tuple(found)
 
 
 async def _read_agent_notes(runtime: Path) -> tuple[str, ...]:
-    """What an agent says, or that there is none."""
+    """A note on the agent, if it has something to add or does not run."""
     try:
         status = await trio.to_thread.run_sync(partial(query_agent, runtime, "status", 5.0))
     except (NoAgent, HostError):
-        return ("no agent runs on this machine; what stands in the kernel counts",)
+        return ("no agent runs on this machine; the rules in the kernel count",)
     redirect = status.get("redirect") or {}
     if redirect.get("installed") and not redirect.get("matches"):
-        return ("the agent wants other rules than stand now and is about to change them",)
+        return ("the agent wants other rules than these and is about to change them",)
     return ()

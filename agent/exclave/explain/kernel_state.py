@@ -1,6 +1,6 @@
-"""What the kernel says of rules, routes, addresses and listeners, for `exclave explain`: asked once, changed never.
+"""Reads rules, routes, addresses and listeners from the kernel for `exclave explain`. It changes nothing.
 
-Raises HostError where nft or ip cannot be run, or may not.
+Functions raise HostError if nft or ip cannot be run, or lacks the permission.
 """
 
 import json
@@ -13,11 +13,11 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.explain.table import Table, parse_rule_texts, parse_table
-from exclave.kit.host.command import Finished, run_command
+from exclave.kit.host.command import Finished, run_tool
 from exclave.link.layout import LINK, TABLE
 
 TRIES = 5
-"""Looks at a table that is made anew between two of them."""
+"""Attempts to read a table that is replaced between its two listings."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class KernelTable:
 
 @dataclass(frozen=True)
 class Route:
-    """How this machine would reach an address: what kind that is, the interface, and its own address for it."""
+    """How this machine reaches an address: its kind, the interface, and our own source address."""
 
     kind: str
     interface: str
@@ -38,19 +38,19 @@ class Route:
 
 
 async def read_kernel_table() -> KernelTable | None:
-    """Our table as it stands; None if there is none."""
+    """Our table; None if there is none."""
     for _ in range(TRIES):
-        listed = await _run("nft", "-j", "list", "table", "inet", TABLE)
+        listed = await run_tool("nft", "-j", "list", "table", "inet", TABLE)
         if listed.status != 0 and "No such file or directory" in listed.errors:
             return None
-        told = await _run("nft", "-a", "list", "table", "inet", TABLE)
-        if listed.status != 0 or told.status != 0:
-            if "No such file or directory" in told.errors:
+        texts_listing = await run_tool("nft", "-a", "list", "table", "inet", TABLE)
+        if listed.status != 0 or texts_listing.status != 0:
+            if "No such file or directory" in texts_listing.errors:
                 continue
-            raise _unreadable(listed if listed.status != 0 else told)
+            raise _unreadable(listed if listed.status != 0 else texts_listing)
         try:
             table = parse_table(listed.output.decode())
-            texts = parse_rule_texts(told.output.decode())
+            texts = parse_rule_texts(texts_listing.output.decode())
         except ValueError as problem:
             raise HostError(
                 Fault.NFT_UNUSABLE, str(problem), "exclave needs nftables 0.9.3 or newer, with JSON"
@@ -58,13 +58,13 @@ async def read_kernel_table() -> KernelTable | None:
         if table is not None and table.handle == texts.handle:
             return KernelTable(replace(table, is_dormant=texts.is_dormant), texts.rules)
     raise HostError(
-        Fault.NFT_UNUSABLE, "the table changes at every look", "see who changes it: nft monitor; then ask again"
+        Fault.NFT_UNUSABLE, "the table changes at every reading", "see who changes it: nft monitor; then try again"
     )
 
 
 async def read_other_nat_chains(hook: str) -> tuple[str, ...]:
-    """Chains of others that may translate connections at a hook, in the order that the kernel asks them."""
-    listed = await _run("nft", "-j", "list", "chains")
+    """Other NAT chains at a hook, in the kernel's order."""
+    listed = await run_tool("nft", "-j", "list", "chains")
     if listed.status != 0:
         raise _unreadable(listed)
     chains = [item["chain"] for item in json.loads(listed.output)["nftables"] if "chain" in item]
@@ -77,23 +77,23 @@ async def read_other_nat_chains(hook: str) -> tuple[str, ...]:
 
 
 async def read_route(address: str, *arguments: str) -> Route | str:
-    """The route to an address, `uid 1000` may follow as for `ip route get`; or the kernel's word why there is none."""
-    told = await _run("ip", "-json", "route", "get", address, *arguments)
-    if told.status != 0:
-        return told.errors.splitlines()[0].removeprefix("RTNETLINK answers: ") if told.errors else "no route"
-    return parse_route(told.output)
+    """The route to an address, or the kernel's reason why there is none. `arguments` are those of `ip route get`."""
+    listed = await run_tool("ip", "-json", "route", "get", address, *arguments)
+    if listed.status != 0:
+        return listed.errors.splitlines()[0].removeprefix("RTNETLINK answers: ") if listed.errors else "no route"
+    return parse_route(listed.output)
 
 
 def parse_route(listing: bytes) -> Route:
-    """Read what `ip -json route get` prints."""
+    """Parse what `ip -json route get` prints."""
     (found, *_) = json.loads(listing)
     return Route(found.get("type", "unicast"), found["dev"], found.get("prefsrc"))
 
 
 async def read_addresses() -> tuple[str, ...]:
-    """This machine's addresses that others may know."""
-    told = await _run("ip", "-json", "address", "show")
-    links: list[dict[str, Any]] = json.loads(told.output) if told.status == 0 else []
+    """This machine's global addresses, without those of the private link."""
+    listed = await run_tool("ip", "-json", "address", "show")
+    links: list[dict[str, Any]] = json.loads(listed.output) if listed.status == 0 else []
     return tuple(
         info["local"]
         for link in links
@@ -103,10 +103,10 @@ async def read_addresses() -> tuple[str, ...]:
 
 
 async def is_listening(address: str, port: int) -> bool:
-    """Whether some program takes connections there."""
+    """Whether a program listens there."""
     found = await trio.to_thread.run_sync(psutil.net_connections, "tcp")
-    places = {tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN}
-    return any((its, port) in places for its in (address, "0.0.0.0", "::"))  # noqa: S104
+    listeners = {tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN}
+    return any((host, port) in listeners for host in (address, "0.0.0.0", "::"))  # noqa: S104
 
 
 def _unreadable(done: Finished) -> HostError:
@@ -114,21 +114,5 @@ def _unreadable(done: Finished) -> HostError:
         return HostError(
             Fault.NO_PRIVILEGE, "reading nftables is not permitted", "run as root, with the capability NET_ADMIN"
         )
-    first = (done.errors.splitlines() or ["no word"])[0]
+    first = (done.errors.splitlines() or ["no message"])[0]
     return HostError(Fault.NFT_UNUSABLE, f"nft lists no rules: {first}", "see whether it works: nft list ruleset")
-
-
-async def _run(*arguments: str) -> Finished:
-    try:
-        return await run_command(arguments)
-    except OSError as problem:
-        package = {"nft": "nftables", "ip": "iproute2"}[arguments[0]]
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            f"the program {arguments[0]} cannot be run: {problem.strerror}",
-            f"install it: apt install {package}",
-        ) from None
-    except trio.TooSlowError:
-        raise HostError(
-            Fault.NFT_UNUSABLE, f"the program {arguments[0]} did not end within 30 s", "see what holds it: nft monitor"
-        ) from None

@@ -1,7 +1,7 @@
-"""What `exclave explain` is asked: words as they are typed, read. Pure.
+"""Parses the arguments of `exclave explain`. Pure.
 
-[outbound] ADDRESS:PORT     a program here calls there; so does [ADDRESS]:PORT, and NAME:PORT
-inbound [ADDRESS]:PORT      somebody calls this machine, or through it; without an address, each of its own
+[outbound] ADDRESS:PORT     a local program connects there; also [ADDRESS]:PORT and NAME:PORT
+inbound [ADDRESS]:PORT      a connection from outside to this machine or through it; by default, to each own address
 """
 
 import re
@@ -20,7 +20,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Query:
-    """A connection to ask about; `host` is an address as the kernel writes it, a name, or "" for each own address."""
+    """A connection to explain. `host` is an address as the kernel writes it, a name, or "" for each own address."""
 
     direction: str
     host: str
@@ -32,7 +32,7 @@ class Query:
 
 
 def parse_query(words: Sequence[str]) -> Query:
-    """Read the words. Raises ValueError saying what was expected."""
+    """Parse the arguments. Raises ValueError saying what was expected."""
     direction, *rest = words if words and words[0] in DIRECTIONS else ("outbound", *words)
     if len(rest) != 1:
         raise ValueError(f"one destination was expected, such as 10.42.0.9:80, found {' '.join(rest) or 'none'}")

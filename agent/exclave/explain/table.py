@@ -1,7 +1,7 @@
-"""Our table as the kernel has it, read whole: chains, rules and sets as values. Pure.
+"""Parses our table as nft lists it: chains, rules and sets as values. Pure.
 
-Rules: nothing is left out and nothing is understood here; what a rule means is `verdict`'s. The text of each rule is
-nft's own, found by its handle. Source of the format: libnftables-json(5).
+Nothing is interpreted here; `verdict` does that. The text of each rule is nft's own, found by its handle.
+Source of the format: libnftables-json(5).
 """
 
 import json
@@ -15,7 +15,7 @@ from exclave.link.layout import TABLE
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: its statements as nft's JSON has them."""
+    """One rule, with its statements as in nft's JSON."""
 
     chain: str
     handle: int
@@ -37,7 +37,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Table:
-    """The table. `handle` is another one whenever it was made anew; `is_dormant`: the kernel does not look at it."""
+    """The table. `handle` changes whenever the table is made again; `is_dormant`: the kernel ignores it."""
 
     handle: int
     chains: tuple[Chain, ...] = ()
@@ -46,9 +46,9 @@ class Table:
 
 
 def parse_table(listing: str) -> Table | None:
-    """Read `nft -j list table inet exclave`; None if there is no such table in it. Raises ValueError.
+    """Parse `nft -j list table inet exclave`; None if the table is not in it. Raises ValueError.
 
-    Whether the table sleeps is not there: nft 1.0.6 prints another word for it.
+    The flag dormant is not read here, since nft 1.0.6 prints it wrongly in JSON.
     """
     try:
         items = json.loads(listing)["nftables"]
@@ -77,7 +77,7 @@ _HANDLE = re.compile(r"^(?P<text>.*\S)\s+# handle (?P<handle>\d+)$")
 
 @dataclass(frozen=True)
 class RuleTexts:
-    """The table in nft's own words: its handle, the text of each rule by handle, and whether it sleeps."""
+    """The table as nft's text: its handle, the text of each rule by handle, and whether it is dormant."""
 
     handle: int
     rules: Mapping[int, str]
@@ -85,9 +85,9 @@ class RuleTexts:
 
 
 def parse_rule_texts(listing: str) -> RuleTexts:
-    """Read `nft -a list table inet exclave`. Raises ValueError.
+    """Parse `nft -a list table inet exclave`. Raises ValueError.
 
-    Chains and sets have numbers of their own, which end lines that open a block.
+    Chains and sets have handles as well, in lines that open a block.
     """
     handle, is_dormant = 0, False
     rules: dict[int, str] = {}

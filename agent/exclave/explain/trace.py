@@ -17,6 +17,7 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.explain.trace_events import TRACE_TABLE, TraceEvent, parse_events
+from exclave.kit.host.command import missing_tool
 from exclave.kit.host.netlink import NETFILTER
 from exclave.kit.tasks.shield import shielded
 
@@ -26,13 +27,13 @@ _SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
 END_TIME = 5.0
 """Seconds for nft to end after it was killed."""
 
-PATIENCE = 10.0
+RULE_TIME = 10.0
 """Seconds for nft to make the rule that traces."""
 
 
 @contextmanager
 def open_attempt(version: int, uid: int | None = None, gid: int | None = None) -> Iterator[socket.socket]:
-    """A socket that holds a source port, as of a user and group. It is the socket's maker whom rules ask about."""
+    """A socket with a source port, made as this user and group: rules match the user that made the socket."""
     family = socket.AF_INET6 if version == 6 else socket.AF_INET
     with _as(uid, gid):
         attempt = socket.socket(family, socket.SOCK_STREAM)
@@ -44,7 +45,7 @@ def open_attempt(version: int, uid: int | None = None, gid: int | None = None) -
 
 @contextmanager
 def _as(uid: int | None, gid: int | None) -> Iterator[None]:
-    """Be another user and group for a moment."""
+    """Run the block as another user and group."""
     own = os.getegid(), os.geteuid()
     try:
         os.setegid(own[0] if gid is None else gid)
@@ -56,7 +57,7 @@ def _as(uid: int | None, gid: int | None) -> Iterator[None]:
 
 
 def send_first_packet(attempt: socket.socket, address: str, port: int) -> str:
-    """Send the first packet; what the kernel said at once, "" if it is under way."""
+    """Send the first packet; the kernel's immediate error, "" if there is none."""
     result = attempt.connect_ex((address, port))
     return "" if result in (0, errno.EINPROGRESS) else os.strerror(result)
 
@@ -72,14 +73,14 @@ def listen_for_events() -> socket.socket:
     except OSError as problem:
         raise HostError(
             Fault.NO_PRIVILEGE if problem.errno == errno.EPERM else Fault.NFT_UNUSABLE,
-            f"the kernel's traces cannot be listened to: {problem.strerror}",
+            f"the kernel's trace events cannot be read: {problem.strerror}",
             "run as root, with the capability NET_ADMIN",
         ) from None
     return channel
 
 
 def read_events(channel: socket.socket) -> list[TraceEvent]:
-    """What has come so far."""
+    """The events that have come so far."""
     events: list[TraceEvent] = []
     while True:
         try:
@@ -90,7 +91,7 @@ def read_events(channel: socket.socket) -> list[TraceEvent]:
 
 @asynccontextmanager
 async def open_tracing(source_port: int) -> AsyncIterator[None]:
-    """Have first packets from a source port of this machine traced while open. Raises HostError."""
+    """Trace first packets from a source port of this machine while open. Raises HostError."""
     rules = (
         f"add table inet {TRACE_TABLE} {{ flags owner; }}\n"
         f"add chain inet {TRACE_TABLE} output {{ type filter hook output priority -400; policy accept; }}\n"
@@ -103,8 +104,8 @@ async def open_tracing(source_port: int) -> AsyncIterator[None]:
         assert process.stdin is not None
         assert process.stdout is not None
         listed = b""
-        with trio.move_on_after(PATIENCE) as patience:
-            with suppress(trio.BrokenResourceError):  # it has ended; why, it has said
+        with trio.move_on_after(RULE_TIME) as patience:
+            with suppress(trio.BrokenResourceError):  # it has ended, and has printed why
                 await process.stdin.send_all(rules.encode())
             while b"nftrace set 1" not in listed.partition(b"\t}")[0] or not listed.endswith(b"}\n"):
                 more = await process.stdout.receive_some(4096)
@@ -112,10 +113,12 @@ async def open_tracing(source_port: int) -> AsyncIterator[None]:
                 if not more or b"Error" in listed:
                     break
         if patience.cancelled_caught or b"Error" in listed or not listed.endswith(b"}\n"):
-            said = next((line for line in listed.decode("utf-8", "replace").splitlines() if "Error" in line), "no word")
+            error = next(
+                (line for line in listed.decode("utf-8", "replace").splitlines() if "Error" in line), "no message"
+            )
             raise HostError(
                 Fault.NFT_UNUSABLE,
-                f"nft made no rule that traces: {said}",
+                f"nft made no rule that traces: {error}",
                 "--trace needs Linux 5.12 and nftables 0.9.9",
             )
         yield
@@ -134,8 +137,4 @@ async def _start_nft() -> trio.Process:
             ["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
     except OSError as problem:
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            f"the program nft cannot be run: {problem.strerror}",
-            "install it: apt install nftables",
-        ) from None
+        raise missing_tool("nft", problem) from None

@@ -1,4 +1,4 @@
-"""What the kernel says of a traced packet, out of netlink messages. Pure.
+"""Parses the kernel's trace events from netlink messages. Pure.
 
 Source: Linux, include/uapi/linux/netfilter/nf_tables.h (`nft_trace_attributes`).
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from exclave.kit.host.netlink import read_attributes, read_body, read_messages
 
 TRACE_TABLE = "exclave-trace"
-"""The table of the rule that has a packet traced."""
+"""The table with the rule that traces."""
 
 _TRACE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _POLICY = 1, 2, 3, 4, 5, 6, 16
@@ -18,7 +18,7 @@ _VERDICTS = {0: "drop", 1: "accept", -1: "continue", -5: "return"}
 
 @dataclass(frozen=True)
 class TraceEvent:
-    """What one chain's rule, or its policy (`handle` None), did to a packet; `packet` is the same for all of one."""
+    """What a rule of a chain, or its policy (`handle` None), did to a packet; `packet` identifies the packet."""
 
     packet: int
     table: str
@@ -28,7 +28,7 @@ class TraceEvent:
 
 
 def parse_events(message: bytes) -> list[TraceEvent]:
-    """The verdicts in a datagram from netlink; other messages say nothing. Raises ValueError if one is cut off."""
+    """The verdicts in a datagram; other messages are skipped. Raises ValueError if one is cut off."""
     found = [_event(body) for kind, body in read_messages(message) if kind == _TRACE]
     return [event for event in found if event is not None]
 

@@ -1,9 +1,9 @@
-"""What the rules do to a new connection: the kernel's way through our table, walked with values. Pure.
+"""Evaluates our table for a new connection, as the kernel does. Pure.
 
-Rules: nothing is guessed. A rule that asks for something that is not known leaves two ways open; both are walked, and
-if they end differently, what is missing is the answer. A rule that we do not understand ends the walk: others have put
-it there. Accepting ends one chain and not the hook; the first rule that translates the destination settles it, since
-NAT decides once for a connection. Source: nft(8), "VERDICT STATEMENTS", "NAT STATEMENTS".
+Nothing is guessed. If a rule needs a fact that is not known, both ways are evaluated; if they differ, the verdict names
+the missing facts. A rule that we do not understand, which others have added, ends the evaluation.
+Accept ends a chain, not the hook. The first rule that translates the destination decides, since NAT decides once for a
+connection. Source: nft(8), "VERDICT STATEMENTS", "NAT STATEMENTS".
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ Address = IPv4Address | IPv6Address
 
 
 HOOKS = {"outbound": "output", "inbound": "prerouting"}
-"""Where the kernel asks first about connections of programs here, and about those that come from outside."""
+"""The first hook of connections of local programs, and of those from outside."""
 
 
 class Outcome(Enum):
-    """Where a connection ends up, as far as our table goes."""
+    """What our table does to a connection."""
 
     PROXY = "proxy"
     PASSES = "passes"
@@ -32,10 +32,10 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection's first packet at one hook: `output` for programs here, `prerouting` for what comes from outside.
+    """The first packet of a connection at one hook: `output` for local programs, `prerouting` from outside.
 
-    `interface` is the one that it leaves or comes by; `leaves_by` and `kind` (unicast, local, broadcast, multicast) are
-    what this machine's routes say of the destination. None: not known.
+    `interface` is the one that it leaves or arrives by. `leaves_by` and `kind` (unicast, local, broadcast, multicast)
+    are the route to the destination. None: not known.
     """
 
     hook: str
@@ -51,7 +51,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class RuleHit:
-    """What one chain came to: by a rule, or by its policy if `rule` is None; `because` is a set and what it holds."""
+    """The result of one chain, by a rule or by its policy (`rule` None). `because`: a set and its matching element."""
 
     chain: str
     rule: Rule | None
@@ -61,7 +61,7 @@ class RuleHit:
 
 @dataclass(frozen=True)
 class TableVerdict:
-    """What happens. `target` is where a captured connection goes; `missing_facts` what would have to be known."""
+    """The result. `target` is where a captured connection goes; `missing_facts` are those that decide it."""
 
     outcome: Outcome
     steps: tuple[RuleHit, ...] = ()
@@ -71,12 +71,12 @@ class TableVerdict:
 
 
 class _UnknownRule(Exception):
-    """A rule that says what we do not understand."""
+    """A rule that we do not understand."""
 
 
 @dataclass(frozen=True)
 class _Match:
-    """Whether a rule's conditions hold; None: that depends on `missing_facts`."""
+    """Whether the conditions of a rule hold; None: it depends on `missing_facts`."""
 
     holds: bool | None
     missing_facts: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class _Match:
 
 
 def evaluate(table: Table, connection: Connection) -> TableVerdict:
-    """What the table does to a connection."""
+    """Evaluate the table for a connection."""
     if table.is_dormant:
         return TableVerdict(Outcome.PASSES)
     chains = sorted((chain for chain in table.chains if chain.hook == connection.hook), key=lambda one: one.priority)
@@ -94,7 +94,7 @@ def evaluate(table: Table, connection: Connection) -> TableVerdict:
 def _walk(
     table: Table, connection: Connection, chains: Sequence[Chain], at: int, rule_at: int, steps: tuple[RuleHit, ...]
 ) -> TableVerdict:
-    """Go on from a rule of a chain, to the end of the hook."""
+    """Evaluate from a rule of a chain to the end of the hook."""
     if at == len(chains):
         return TableVerdict(Outcome.PASSES, steps)
     chain = chains[at]
@@ -108,18 +108,18 @@ def _walk(
         if match.holds is False or not verdict:
             continue
         step = RuleHit(chain.name, rule, verdict, match.because)
-        taken = _end(table, connection, chains, at, (*steps, step), target)
+        matched = _end(table, connection, chains, at, (*steps, step), target)
         if match.holds:
-            return taken
-        passed_by = _walk(table, connection, chains, at, number + 1, steps)
-        if (taken.outcome, taken.target) == (passed_by.outcome, passed_by.target) != (Outcome.UNKNOWN, None):
-            return passed_by
-        missing_facts = tuple(dict.fromkeys((*match.missing_facts, *taken.missing_facts, *passed_by.missing_facts)))
+            return matched
+        skipped = _walk(table, connection, chains, at, number + 1, steps)
+        if (matched.outcome, matched.target) == (skipped.outcome, skipped.target) != (Outcome.UNKNOWN, None):
+            return skipped
+        missing_facts = tuple(dict.fromkeys((*match.missing_facts, *matched.missing_facts, *skipped.missing_facts)))
         return TableVerdict(
             Outcome.UNKNOWN,
             (*steps, step),
             missing_facts=missing_facts,
-            unknown_rule=taken.unknown_rule or passed_by.unknown_rule,
+            unknown_rule=matched.unknown_rule or skipped.unknown_rule,
         )
     return _end(table, connection, chains, at, (*steps, RuleHit(chain.name, None, chain.policy)), None)
 
@@ -132,27 +132,27 @@ def _end(
     steps: tuple[RuleHit, ...],
     target: tuple[str, int] | None,
 ) -> TableVerdict:
-    """What follows the verdict of a chain."""
+    """Go on after the verdict of a chain."""
     if steps[-1].verdict == "drop":
         return TableVerdict(Outcome.DROPPED, steps)
     if target is None:
         return _walk(table, connection, chains, at + 1, 0, steps)
-    # Translated: no later chain with NAT is asked, while one that filters would be.
+    # Translated: later NAT chains are skipped, filter chains are not.
     later = [chain for chain in chains[at + 1 :] if chain.kind != "nat"]
     rest = _walk(table, replace(connection, destination=ip_address(target[0]), port=target[1]), later, 0, 0, steps)
     return replace(rest, outcome=Outcome.PROXY, target=target) if rest.outcome is Outcome.PASSES else rest
 
 
 def _does(rule: Rule) -> tuple[str, tuple[str, int] | None]:
-    """A rule's verdict, "" if it has none, and where it sends a connection. Raises _UnknownRule."""
+    """The verdict of a rule, "" if it has none, and its dnat target. Raises _UnknownRule."""
     for statement in rule.statements:
-        (kind, told), *_ = statement.items()
+        (kind, value), *_ = statement.items()
         if kind in ("match", "counter", "log"):
             continue
         if kind in ("accept", "drop"):
             return kind, None
-        if kind == "dnat" and isinstance(told.get("addr"), str) and isinstance(told.get("port"), int):
-            return "accept", (told["addr"], told["port"])
+        if kind == "dnat" and isinstance(value.get("addr"), str) and isinstance(value.get("port"), int):
+            return "accept", (value["addr"], value["port"])
         raise _UnknownRule
     return "", None
 
@@ -195,20 +195,20 @@ _FLAGS = ["fin", "syn", "rst", "ack"]
 
 
 def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any]:
-    """What a condition asks about: its name for a person, and its value; None: not known. Raises _UnknownRule."""
+    """The fact that a condition needs: its name, and its value; None: not known. Raises _UnknownRule."""
     is_4 = connection.destination.version == 4
     if "meta" in left:
-        known: dict[str, tuple[str, Any]] = {
+        facts: dict[str, tuple[str, Any]] = {
             "l4proto": ("", "tcp"),
             "nfproto": ("", "ipv4" if is_4 else "ipv6"),
             "skuid": ("the user", connection.uid),
             "skgid": ("the group", connection.gid),
         }
         if connection.hook == "output":
-            known["oifname"] = ("the interface", connection.interface)
+            facts["oifname"] = ("the interface", connection.interface)
         else:
-            known["iifname"] = ("the interface", connection.interface)
-        return _find_fact(known, left["meta"]["key"])
+            facts["iifname"] = ("the interface", connection.interface)
+        return _find_fact(facts, left["meta"]["key"])
     if "payload" in left:
         protocol, place = left["payload"].get("protocol"), left["payload"].get("field")
         if protocol in ("ip", "ip6") and (protocol == "ip") != is_4:
@@ -223,7 +223,7 @@ def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any
             f"{protocol} {place}",
         )
     if left == {"ct": {"key": "state"}}:
-        return "", "new"  # the first packet of a connection, and one that the kernel can follow
+        return "", "new"  # a first packet that the kernel can track
     if "fib" in left and left["fib"].get("flags") in (["daddr"], "daddr"):
         kinds = {"type": ("the route", connection.kind), "oifname": ("the route", connection.leaves_by)}
         return _find_fact(kinds, left["fib"].get("result"))
@@ -231,14 +231,14 @@ def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any
         what, mask = left["&"]
         wanted = mask["|"] if isinstance(mask, dict) and "|" in mask else mask
         if what == {"payload": {"protocol": "tcp", "field": "flags"}} and sorted(wanted) == sorted(_FLAGS):
-            return "", "syn"  # of those flags a first packet has this one
+            return "", "syn"  # of those flags, a first packet has only this one
     raise _UnknownRule
 
 
-def _find_fact(known: Mapping[str, tuple[str, Any]], key: Any) -> tuple[str, Any]:
-    if key not in known:
+def _find_fact(facts: Mapping[str, tuple[str, Any]], key: Any) -> tuple[str, Any]:
+    if key not in facts:
         raise _UnknownRule
-    return known[key]
+    return facts[key]
 
 
 def _set_name(right: Any) -> str:
@@ -246,7 +246,7 @@ def _set_name(right: Any) -> str:
 
 
 def _find(value: Any, right: Any, table: Table) -> Any | None:
-    """The element that holds a value; None if there is none. Raises _UnknownRule."""
+    """The element that contains a value; None if there is none. Raises _UnknownRule."""
     name = _set_name(right)
     if name:
         if name[1:] not in table.sets:

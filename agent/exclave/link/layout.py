@@ -1,7 +1,7 @@
-"""Where things stand on the private link `exclave0`: one address each for instances a and b, DNS stub, trial listener.
+"""Addresses on the private link `exclave0`: one each for instances a and b, the DNS stub and the trial listener.
 
-The foreign-packet drop covers both networks whole. Every proxy instance listens on the same port numbers, since
-linkerd2-proxy tells opaque traffic by its own inbound port number; instances differ by address.
+The rules drop packets from outside to both networks. All instances listen on the same port numbers, since
+linkerd2-proxy recognises opaque traffic by its own inbound port; they differ by address.
 """
 
 from ipaddress import IPv4Network, IPv6Network
@@ -36,7 +36,7 @@ def dns_address(family: Family = 4) -> str:
 
 
 def trial_address(family: Family = 4) -> str:
-    """The address of the listener that a swap proves a new instance with."""
+    """The address of the listener that a swap tries a new instance with."""
     return _address("trial", family)
 
 

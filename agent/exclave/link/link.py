@@ -1,8 +1,8 @@
-"""The private link `exclave0`: where proxies and DNS stub listen. Made before them, removed after them.
+"""The private link `exclave0`, where proxies and DNS stub listen. It is made before them and removed after them.
 
-Rules: made at most once, adopted if it is there; a dummy link, else a bridge without ports, else addresses on lo.
-IPv6 addresses are added where the link takes them: a host may have switched IPv6 off, wholly or for new links.
-Removed on leave and stop, left on hand over. `remove_link` works from cold, as often as one likes.
+An existing link of ours is adopted. A new one is a dummy link, else a bridge without ports, else addresses on lo.
+IPv6 addresses are added if the link accepts them: a host may have disabled IPv6, for all links or for new ones.
+It is removed on leave and stop, and stays on hand-over. `remove_link` needs no agent, as often as one likes.
 """
 
 import json
@@ -10,11 +10,9 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import trio
-
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
-from exclave.kit.host.command import Finished, run_command
+from exclave.kit.host.command import Finished, run_tool
 from exclave.kit.tasks.shield import shielded
 from exclave.link.layout import LINK
 from exclave.link.plan import (
@@ -37,7 +35,7 @@ REMOVAL_TIME = 100.0
 
 @asynccontextmanager
 async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
-    """Have the link with all addresses; yield its name (`exclave0`, or `lo` where no link can be made).
+    """Have the link with all addresses while open; yield its name (`exclave0`, or `lo` if no link can be made).
 
     Raises HostError: no privilege, or name or addresses taken.
     """
@@ -52,10 +50,10 @@ async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
 
 
 async def remove_link() -> None:
-    """Remove link and addresses of ours, wherever they stand. Raises HostError if that is not permitted."""
+    """Remove our link, and our addresses on lo. Raises HostError if that is not permitted."""
     links = await _links()
     if any(link["ifname"] == LINK and is_ours(link) for link in links):
-        _must(await _ip("link", "delete", LINK))
+        _must(await run_tool("ip", "link", "delete", LINK))
     left = superfluous_addresses(links, link_addresses(with_ipv6=True))
     if left:
         _must(await _batch(left))
@@ -74,17 +72,17 @@ async def _attach() -> str:
     _must(await _batch(missing))
     added = await _batch([line for line in missing_addresses(links, device, every) if line not in missing])
     if added.status != 0:
-        log.info("redirect: %s takes no IPv6 addresses and goes without: %s", device, added.errors)
+        log.info("redirect: %s does not accept IPv6 addresses and has none: %s", device, added.errors)
     return device
 
 
 async def _make() -> str:
-    """Make the link, of the first kind that this kernel has."""
+    """Make the link, of the first kind that this kernel has; the device for the addresses."""
     for kind in KINDS:
-        made = await _ip("link", "add", LINK, "address", MARK, "type", kind)
+        made = await run_tool("ip", "link", "add", LINK, "address", MARK, "type", kind)
         if made.status == 0:
-            # Where there is no IPv6 this fails, and there is no need of it.
-            await _ip("link", "set", LINK, "addrgenmode", "none")
+            # It fails without IPv6, where it is not needed.
+            await run_tool("ip", "link", "set", LINK, "addrgenmode", "none")
             return LINK
         if "not permitted" in made.errors:
             _must(made)
@@ -92,31 +90,14 @@ async def _make() -> str:
 
 
 async def _links() -> Links:
-    listed = await _ip("-json", "address", "show")
+    listed = await run_tool("ip", "-json", "address", "show")
     _must(listed)
     links: Links = json.loads(listed.output)
     return links
 
 
 async def _batch(lines: list[str]) -> Finished:
-    return await _ip("-batch", "-", stdin="\n".join([*lines, ""]).encode())
-
-
-async def _ip(*arguments: str, stdin: bytes = b"") -> Finished:
-    try:
-        return await run_command(["ip", *arguments], stdin=stdin)
-    except OSError as problem:
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            f"the program ip cannot be run: {problem.strerror}",
-            "install it: apt install iproute2",
-        ) from None
-    except trio.TooSlowError:
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            "the program ip did not end within 30 s",
-            "see what holds the kernel's links: ip monitor",
-        ) from None
+    return await run_tool("ip", "-batch", "-", stdin="\n".join([*lines, ""]).encode())
 
 
 def _must(done: Finished) -> None:

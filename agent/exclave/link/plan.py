@@ -1,7 +1,7 @@
-"""What is missing of the private link `exclave0`, and how to make it: decisions only. Pure.
+"""What is missing of the private link `exclave0`, as lines for `ip`. Pure.
 
-The link is ours if it bears our hardware address. One of that name with another, or its addresses elsewhere, belong to
-somebody else, and nothing is touched. Addresses are single (/32, /128), so that no route appears.
+The link is ours if it has our hardware address. A link of that name with another address, or our IP addresses on other
+links, belong to somebody else and are not changed. Addresses are single (/32, /128), so that no route appears.
 """
 
 from typing import Any
@@ -10,17 +10,17 @@ from exclave.errors import Fault, HostError
 from exclave.link.layout import INSTANCES, LINK, Family, dns_address, instance_address, trial_address
 
 MARK = "0a:ec:1a:7e:00:01"
-"""A locally administered hardware address, by which we know our link: iproute2 6.1 lists no alias with addresses."""
+"""A locally administered hardware address, which identifies our link: iproute2 6.1 lists no alias with addresses."""
 
 KINDS = ("dummy", "bridge")
-"""Kinds of link to try, in this order; where neither is had, the addresses stand on lo."""
+"""Kinds of link to try, in this order; without both, the addresses are on lo."""
 
 Links = list[dict[str, Any]]
 """What `ip -json address show` prints."""
 
 
 def link_addresses(*, with_ipv6: bool) -> tuple[str, ...]:
-    """Every address of ours with its prefix length."""
+    """All our addresses with their prefix length."""
     families: tuple[Family, ...] = (4, 6) if with_ipv6 else (4,)
     return tuple(
         f"{address}/{32 if family == 4 else 128}"
@@ -34,7 +34,7 @@ def link_addresses(*, with_ipv6: bool) -> tuple[str, ...]:
 
 
 def is_ours(link: dict[str, Any]) -> bool:
-    """Whether a link of our name was made by us."""
+    """Whether we made a link of our name."""
     return bool(link.get("address") == MARK)
 
 
@@ -59,7 +59,7 @@ def check_free(links: Links, addresses: tuple[str, ...]) -> None:
 
 
 def missing_addresses(links: Links, device: str, addresses: tuple[str, ...]) -> list[str]:
-    """Lines for `ip -batch` that add what `device` lacks; IPv6 without duplicate detection: nobody is there."""
+    """Lines for `ip -batch` that add what `device` lacks. IPv6 without duplicate detection: nobody else is there."""
     present = {address for link in links if link["ifname"] == device for address in _addresses_of(link)}
     return [
         f"address add {address} dev {device}" + (" nodad" if ":" in address else "")
@@ -69,7 +69,7 @@ def missing_addresses(links: Links, device: str, addresses: tuple[str, ...]) -> 
 
 
 def superfluous_addresses(links: Links, addresses: tuple[str, ...]) -> list[str]:
-    """Lines for `ip -batch` that take our addresses off lo."""
+    """Lines for `ip -batch` that remove our addresses from lo."""
     present = {address for link in links if link["ifname"] == "lo" for address in _addresses_of(link)}
     return [f"address delete {address} dev lo" for address in addresses if address in present]
 

@@ -1,11 +1,14 @@
 """Programs run to their end."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from exclave.kit.host.command import Finished, run_command
+from exclave.errors import Fault, HostError
+from exclave.kit.host.command import Finished, run_command, run_tool
 
 
 async def test_output_errors_and_status_come_back() -> None:
@@ -40,3 +43,32 @@ async def test_a_program_that_does_not_read_its_input_does_no_harm() -> None:
 async def test_a_program_that_outlives_its_time_is_killed() -> None:
     with pytest.raises(trio.TooSlowError):
         await run_command(["sleep", "1000"], timeout=0.05)
+
+
+async def test_a_tool_that_is_missing_or_hangs_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError) as missing:
+        await run_tool("nft", "list", "tables")
+    assert (missing.value.fault, missing.value.message, missing.value.hint) == (
+        Fault.NFT_UNUSABLE,
+        "the program nft cannot be run: No such file or directory",
+        "install it: apt install nftables",
+    )
+    (tmp_path / "nft").write_text("#!/bin/sh\nexec /usr/bin/sleep 600\n")
+    (tmp_path / "nft").chmod(0o755)
+    with pytest.raises(HostError) as hanging:
+        await run_tool("nft", "list", "tables")
+    assert (hanging.value.message, hanging.value.hint) == (
+        "the program nft did not end within 30 s",
+        "see what holds the kernel's tables: nft monitor",
+    )
+
+
+async def test_a_tool_that_fails_returns_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "ip").write_text("#!/bin/sh\necho refused >&2; exit 2\n")
+    (tmp_path / "ip").chmod(0o755)
+    done = await run_tool("ip", "link")
+    assert (done.status, done.errors) == (2, "refused")

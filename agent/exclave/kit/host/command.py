@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
+from exclave.errors import Fault, HostError
 from exclave.kit.tasks.nursery import open_bare_nursery
 
 
@@ -45,3 +46,31 @@ async def run_command(
             )
     assert isinstance(done, subprocess.CompletedProcess)
     return Finished(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace").strip())
+
+
+_TOOLS = {
+    "nft": ("nftables", "see what holds the kernel's tables: nft monitor"),
+    "ip": ("iproute2", "see what holds the kernel's links: ip monitor"),
+}
+"""Debian's package of each program that configures the kernel, and what to do when it hangs."""
+
+
+async def run_tool(program: str, *arguments: str, stdin: bytes = b"") -> Finished:
+    """Run nft or ip to its end, within 30 s. Raises HostError if it is missing or hangs; its failure is the status."""
+    try:
+        return await run_command([program, *arguments], stdin=stdin)
+    except OSError as problem:
+        raise missing_tool(program, problem) from None
+    except trio.TooSlowError:
+        raise HostError(
+            Fault.NFT_UNUSABLE, f"the program {program} did not end within 30 s", _TOOLS[program][1]
+        ) from None
+
+
+def missing_tool(program: str, problem: OSError) -> HostError:
+    """The failure of starting nft or ip."""
+    return HostError(
+        Fault.NFT_UNUSABLE,
+        f"the program {program} cannot be run: {problem.strerror}",
+        f"install it: apt install {_TOOLS[program][0]}",
+    )

@@ -3,10 +3,8 @@
 Each function runs one process. A failure is a HostError and leaves the rules as they were.
 """
 
-import trio
-
 from exclave.errors import Fault, HostError
-from exclave.kit.host.command import Finished, run_command
+from exclave.kit.host.command import Finished, run_tool
 from exclave.link.layout import TABLE, Instance
 from exclave.milestones import Withdrawing, tell
 from exclave.redirect.kernel.observe import NOTHING, Observed, parse_listing
@@ -17,7 +15,7 @@ from exclave.redirect.rules.ruleset import render_removal
 
 async def load_rules(rules: str) -> None:
     """Load a transaction. Raises HostError."""
-    loaded = await _nft("-f", "-", stdin=rules.encode())
+    loaded = await run_tool("nft", "-f", "-", stdin=rules.encode())
     if loaded.status != 0:
         raise _translated(loaded)
 
@@ -56,7 +54,7 @@ async def confirm_from_cold() -> None:
 
 async def observe_table() -> Observed:
     """Our table as it is now. Raises HostError."""
-    listed = await _nft("-j", "list", "table", "inet", TABLE)
+    listed = await run_tool("nft", "-j", "list", "table", "inet", TABLE)
     if listed.status != 0:
         if "No such file or directory" in listed.errors:
             return NOTHING
@@ -65,23 +63,6 @@ async def observe_table() -> Observed:
         return parse_listing(listed.output.decode())
     except ValueError as problem:
         raise HostError(Fault.NFT_UNUSABLE, str(problem), "exclave needs nftables 0.9.3 or newer, with JSON") from None
-
-
-async def _nft(*arguments: str, stdin: bytes = b"") -> Finished:
-    try:
-        return await run_command(["nft", *arguments], stdin=stdin)
-    except OSError as problem:
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            f"the program nft cannot be run: {problem.strerror}",
-            "install it: apt install nftables",
-        ) from None
-    except trio.TooSlowError:
-        raise HostError(
-            Fault.NFT_UNUSABLE,
-            "the program nft did not end within 30 s",
-            "see what holds the kernel's tables: nft monitor",
-        ) from None
 
 
 def _translated(done: Finished) -> HostError:

@@ -14,7 +14,7 @@ from typing import Any
 
 from exclave.link.layout import INSTANCES, TABLE, Instance
 from exclave.redirect.rules.confirm_timer import is_armed_set, time_left
-from exclave.redirect.rules.drain_ruleset import HOLDING
+from exclave.redirect.rules.drain_ruleset import DRAIN_MARK
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def parse_listing(listing: str) -> Observed:
         inbound=_count(rules, "inbound"),
         outbound=_count(rules, "outbound"),
         dropped=_count(rules, "foreign"),
-        is_draining=[HOLDING] in marks,
+        is_draining=[DRAIN_MARK] in marks,
         armed_left=time_left(ours),
     )
 

@@ -1,9 +1,9 @@
-"""Rules that stop by themselves: a set with one element, which the kernel forgets in time. Pure.
+"""The confirm timer: unconfirmed rules stop capturing by themselves, by a set element with a timeout. Pure.
 
-Rules: each chain that captures begins by asking the set, so one element decides for all of them; it has a timeout, and
-nobody need be alive for it to end. What is being carried by then goes on: NAT has decided at its first packet, and
-the chains stand, as `holding` asks. The element is added in the transaction that makes the table, so rules are never
-there without their end; what is left of the time when a table is made anew is never more than what was left before.
+Each capturing chain first checks the set, so one element decides for all chains. The kernel removes the element in
+time, also if no agent is alive. Open connections go on: NAT decided at their first packet, and the chains remain.
+The element is added in the transaction that makes the table, so unconfirmed rules never exist without their timer. A
+table that is made again gets the time that was left, never more.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,21 +21,21 @@ _HOOK = "    type nat hook "
 
 
 def with_timer(chain: Sequence[str]) -> list[str]:
-    """A chain that captures only while the rules are armed; other blocks as they are."""
+    """A capturing chain with the check of the timer in front; other blocks unchanged."""
     if len(chain) > 1 and chain[1].startswith(_HOOK):
         return [*chain[:2], _GATE, *chain[2:]]
     return list(chain)
 
 
 def render_arming(left: float) -> str:
-    """What arms the table for `left` more seconds, for the end of the transaction that makes it; nothing if 0."""
+    """What starts the timer with `left` seconds, for the end of the table's transaction; "" if no time is left."""
     if left <= 0:
         return ""
     return f"add element inet {TABLE} {ARMED} {{ tcp timeout {max(1, int(left * 1000))}ms }}\n"
 
 
 def render_confirmed() -> str:
-    """The transaction that makes rules which are armed stay so."""
+    """The transaction that confirms the rules: an element without a timeout."""
     return f"flush set inet {TABLE} {ARMED}\nadd element inet {TABLE} {ARMED} {{ tcp }}\n"
 
 
@@ -45,7 +45,7 @@ def is_armed_set(item: Mapping[str, Any]) -> bool:
 
 
 def time_left(items: Iterable[Mapping[str, Any]]) -> float | None:
-    """Seconds for which a listed table captures; 0: no longer; None: it has no such set, or was told to stay so."""
+    """Seconds for which a listed table captures; 0: no longer; None: it has no timer, or is confirmed."""
     for item in items:
         if is_armed_set(item):
             return element_time(item["set"].get("elem", []))
@@ -53,10 +53,7 @@ def time_left(items: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def element_time(elements: Sequence[Any]) -> float | None:
-    """The same, of what the set holds.
-
-    nft gives whole seconds, rounded down; an element with less than one is there all the same.
-    """
+    """The same, from the elements of the set. nft rounds seconds down, so 0 in a listing is less than one second."""
     if not elements:
         return 0.0
     timed = elements[0].get("elem") if isinstance(elements[0], dict) else None

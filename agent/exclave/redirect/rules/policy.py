@@ -1,10 +1,9 @@
-"""What to hand to the proxy, as a value: every number and name that a ruleset will hold, checked. Pure.
+"""What is redirected to the proxy, as a value: every number and name in a ruleset, checked. Pure.
 
-Rules: `make_policy` is the only way in from settings and configuration; RedirectPolicy checks itself, so that nothing
-unchecked is ever written into a ruleset. Never captured, whatever anybody configures: whatever is not TCP, and so DHCP
-and DNS; connections that exist already; SSH in both directions; the API server; loopback, link-local and metadata
-addresses, multicast, the private link itself, and the proxy's own traffic. What the host excludes is never captured
-either, also if the group lists it, but for port 4143: a member whose opaque traffic is lost is none.
+`make_policy` makes it from settings and configuration. RedirectPolicy checks itself, so nothing unchecked reaches a
+ruleset. Never captured, whatever is configured: traffic that is not TCP, such as DHCP and DNS; existing connections;
+SSH in both directions; the API server; loopback, link-local, metadata and multicast addresses; the private link; the
+proxy's own traffic. Host exclusions override the group's ports, except 4143, without which opaque mesh traffic fails.
 """
 
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ METADATA = (
     "fd00:ec2::/32",  # Amazon: metadata, DNS, time, pod identity
     "fd20:ce::254/128",  # Google
 )
-"""Clouds' own services outside of link-local, some inside of what Linkerd takes for the cluster's networks by default
-(100.64.0.0/10, fd00::/8). Source: the clouds' documentation; cloud-init has those of Amazon, Oracle and Alibaba."""
+"""Cloud services outside of link-local, some inside of Linkerd's default cluster networks (100.64.0.0/10, fd00::/8).
+Source: the clouds' documentation; cloud-init has those of Amazon, Oracle and Alibaba."""
 
 NEVER_CAPTURED = (
     "127.0.0.0/8",
@@ -39,14 +38,14 @@ NEVER_CAPTURED = (
     str(NETWORK6),
     *METADATA,
 )
-"""Networks that no choice captures."""
+"""Networks that are never captured."""
 
 FAMILIES: tuple[Family, Family] = (4, 6)
 
 
 @dataclass(frozen=True)
 class Server:
-    """An API server as traffic sees it."""
+    """Address and port of an API server."""
 
     address: str
     port: int
@@ -54,8 +53,8 @@ class Server:
 
 @dataclass(frozen=True)
 class HostExclusions:
-    """What this host never wants captured, as it was found: numbers of excluded users and groups, ports of SSH servers
-    beside 22, and the other end of the SSH session that whoever started us works in."""
+    """What this host excludes: numbers of users and groups, ports of SSH servers beside 22, and the peer of the SSH
+    session that the agent was started in."""
 
     uids: tuple[int, ...] = ()
     gids: tuple[int, ...] = ()
@@ -67,12 +66,11 @@ class HostExclusions:
 class RedirectPolicy:
     """One ruleset's content.
 
-    `addresses` are the VM's own in the mesh; `networks` what is captured outbound (CIDR), None for everything;
-    `exempt_sources` the networks of callers that are left alone; `capture_interfaces` those behind which containers
-    are captured as local programs are; `families` those that the proxy listens on for outbound traffic; `outbound` or
-    `inbound` False lets that traffic pass by the proxy; `trial` is an instance that only trial connections go to; rules
-    that are not confirmed capture until `armed_until` (trio's clock; 0: no longer), others without end. Raises
-    ValueError naming the value that is wrong.
+    `addresses` are the VM's own in the mesh. `networks` are captured outbound (CIDR), None for everything.
+    `exempt_sources` are networks of callers that bypass the proxy. Containers behind `capture_interfaces` are captured
+    as local programs are. `families` are those that the proxy listens on for outbound traffic. `outbound` or `inbound`
+    False lets that traffic bypass the proxy. `trial` is an instance that gets trial connections only. Unconfirmed rules
+    capture until `armed_until` (trio's clock; 0: no longer); None: confirmed. Raises ValueError naming the wrong value.
     """
 
     instance: Instance
@@ -133,15 +131,15 @@ class RedirectPolicy:
             _check_address(address)
 
     def captured_ports(self) -> tuple[Span, ...]:
-        """Inbound ports that go to the proxy, unless SSH's or excluded: the group's, and in any case the proxy's."""
+        """Inbound ports that go to the proxy unless SSH's or excluded: the group's, and always the proxy's own."""
         return merge((INBOUND_PORT, *self.inbound_ports))
 
     def ssh_server_ports(self) -> tuple[Span, ...]:
-        """Ports that nobody is locked out of."""
+        """Ports of SSH servers, which are never captured."""
         return merge((SSH_PORT, *self.ssh_ports))
 
     def passed_inbound_ports(self) -> tuple[Span, ...]:
-        """Inbound ports that this host excludes beside SSH's; the proxy's own is none that anybody can exclude."""
+        """Inbound ports that this host excludes beside SSH's; the proxy's own port cannot be excluded."""
         return without(self.exempt_inbound_ports, INBOUND_PORT, SSH_PORT, *self.ssh_ports)
 
     def passed_outbound_ports(self) -> tuple[Span, ...]:
@@ -150,7 +148,7 @@ class RedirectPolicy:
 
 
 def collapsed(networks: tuple[str, ...], family: Family) -> tuple[str, ...]:
-    """The networks of a family, in as few as there can be, none inside of another."""
+    """The networks of a family, merged: none lies inside another."""
     return _collapsed(networks, family)
 
 
@@ -179,16 +177,15 @@ def make_policy(
 ) -> RedirectPolicy:
     """The policy for these settings on this machine. Raises ValueError naming the value that is wrong.
 
-    `addresses` are those in the mesh and the local ones that stand for them, `servers` the API server's, `families`
-    those that the proxy listens on for outbound traffic; `outbound_open` and `inbound_open` let such traffic pass by a
-    proxy that is dead.
+    `addresses` are those in the mesh and the local ones behind a NAT, `servers` the API servers, `families` those that
+    the proxy listens on for outbound traffic. `outbound_open` and `inbound_open` let traffic bypass a dead proxy.
     """
     capture = settings.group.capture
     networks: tuple[str, ...] | None = ()
     if capture == "all":
         networks = None
     elif capture == "cluster":
-        # Linkerd reads 10.1.2.3/8 as 10.0.0.0/8, too.
+        # Linkerd also reads 10.1.2.3/8 as 10.0.0.0/8.
         networks = tuple(str(ip_network(network, strict=False)) for network in settings.linkerd.cluster_networks)
     return RedirectPolicy(
         instance=instance,
@@ -214,32 +211,32 @@ def make_policy(
     )
 
 
-def _check_address(given: str) -> IPv4Address | IPv6Address:
-    address = ip_address(given)
-    # A zone such as fe80::1%eth0 may hold any character, and so rules of its own.
-    if "%" in given or str(address) != given:
-        raise ValueError(f"address: {str(address).partition('%')[0]} was expected, found {given!r}")
+def _check_address(text: str) -> IPv4Address | IPv6Address:
+    address = ip_address(text)
+    # A zone such as fe80::1%eth0 may hold any character, so it could inject rules.
+    if "%" in text or str(address) != text:
+        raise ValueError(f"address: {str(address).partition('%')[0]} was expected, found {text!r}")
     return address
 
 
-def _check_own(given: str) -> None:
-    address = _check_address(given)
+def _check_own(text: str) -> None:
+    address = _check_address(text)
     if address.is_unspecified or address.is_loopback or address.is_link_local or address.is_multicast:
-        raise ValueError(f"address: one that others reach this machine at was expected, found {given!r}")
+        raise ValueError(f"address: one that others reach this machine at was expected, found {text!r}")
 
 
-@lru_cache(maxsize=64)  # the same thousand are asked about every few seconds
+@lru_cache(maxsize=64)  # the same networks, a thousand perhaps, are checked every few seconds
 def _check_networks(networks: tuple[str, ...]) -> None:
-    for given in networks:
-        network = ip_network(given)
-        if "%" in given or str(network) != given:
-            raise ValueError(f"network: {str(network).partition('%')[0]} was expected, found {given!r}")
+    for text in networks:
+        network = ip_network(text)
+        if "%" in text or str(network) != text:
+            raise ValueError(f"network: {str(network).partition('%')[0]} was expected, found {text!r}")
 
 
 @lru_cache(maxsize=64)
 def _check_spans(spans: tuple[int | Span, ...]) -> None:
-    for given in spans:
-        first, last = as_span(given)
+    for text in spans:
+        first, last = as_span(text)
         for port in (first, last):
             _check_number(port, 65535, "port")
         if first > last:

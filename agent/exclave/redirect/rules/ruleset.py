@@ -1,19 +1,10 @@
-"""The rules as text for `nft -f`: the table `inet exclave`, whole. Pure.
+"""Renders the table `inet exclave` as text for `nft -f`. Pure.
 
-Rules: one transaction makes, replaces or removes everything, so no half-applied state is ever seen; existing
-connections keep the instance they have, since NAT decides at a connection's first packet and conntrack remembers.
-Whatever a host may have thousands of stands in a set with intervals, so a connection costs the same with one or ten
-thousand of them. Syntax is what nft 1.0.6 reads: `;` or a newline before every `}`, numbers for priorities, since
-`dstnat` is no name in an output hook.
-
-The first rule's comment is `<instance> <digest>`. The digest is of the text of all rules, so that a new version of
-exclave that writes other rules for the same policy is told apart, too. The comment of every other rule says why it is
-there, and is what `exclave explain` tells: the kernel's table answers for itself.
-
-The chains: `foreign` drops, before NAT, what comes from outside for the private link. `inbound` hands connections to
-this machine's mesh addresses to the instance's port 4143; `outbound` those of local programs to port 4140, `forwarded`
-those of containers. Each begins with what is never captured, and ends with what is. `trial` hands, for a moment, the
-agent's own connections to the trial address to another instance.
+One transaction makes, replaces or removes everything, so the kernel never has half of a ruleset. Open connections stay
+with their instance, since NAT decides at the first packet. Ports and networks are in interval sets, so a connection
+costs the same with one or ten thousand of them.
+The chain `foreign` drops, before NAT, packets from outside to the private link. `inbound` redirects connections to the
+mesh addresses to port 4143, `outbound` those of local programs to port 4140, `forwarded` those of containers.
 """
 
 import hashlib
@@ -28,8 +19,8 @@ from exclave.redirect.rules.policy import FAMILIES, NEVER_CAPTURED, RedirectPoli
 from exclave.redirect.rules.trial import trial_chain
 
 PRIORITY = -110
-"""Before everybody's -100. A port that Docker publishes and the group serves must come to the proxy first, which then
-calls it like any program here; the other way round a pod would speak TLS to the container. Containers come next."""
+"""Before the usual -100. A port that Docker publishes and the group serves must reach the proxy first, which then calls
+it like any local program; else a pod would speak TLS to the container. The chain for containers comes next."""
 
 _WORD = {4: "ip", 6: "ip6"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
@@ -38,18 +29,18 @@ NEVER_PORTS, NEVER_NETWORKS = "ssh_ports", "never_captured"
 
 
 def render(policy: RedirectPolicy) -> str:
-    """The transaction that puts this policy in place of whatever table of ours there is."""
+    """The transaction that replaces our table by the rules of this policy."""
     return "\n".join([*_removal(), *_table(policy, ruleset_digest(policy)), ""])
 
 
-@lru_cache(maxsize=16)  # it is asked for at every look
+@lru_cache(maxsize=16)  # it is compared at every reading of the table
 def ruleset_digest(policy: RedirectPolicy) -> str:
-    """16 hex digits that name the rules of this policy."""
+    """16 hex digits that name the rules of this policy, by their text: another exclave may write other rules."""
     return hashlib.sha256("\n".join(_table(policy, "")).encode()).hexdigest()[:16]
 
 
 def render_removal() -> str:
-    """The transaction that removes our table, there or not."""
+    """The transaction that removes our table, which may be absent."""
     return "\n".join([*_removal(), ""])
 
 
@@ -71,7 +62,7 @@ def _table(policy: RedirectPolicy, digest: str) -> list[str]:
             blocks.append(_forwarded(policy))
     if policy.armed_until is not None:
         blocks = [blocks[0], list(DECLARATION), *map(with_timer, blocks[1:])]
-    if policy.trial is not None:  # whether it works is worth knowing before anybody confirms
+    if policy.trial is not None:  # without the timer: a trial may come before the confirmation
         blocks.append(trial_chain(policy.trial, policy.families))
     lines = [f"table inet {TABLE} {{"]
     for block in blocks:
@@ -105,13 +96,14 @@ def _ports(name: str, spans: Sequence[Span]) -> list[str]:
 
 
 def _networks(name: str, networks: tuple[str, ...], family: Family) -> Iterator[list[str]]:
-    """A set of a family's networks; none where there are none, since a set without elements says nothing."""
+    """A set of a family's networks; none without networks, since nft refuses an empty element list."""
     found = collapsed(networks, family)
     if found:
         yield _set(name, _TYPE[family], found)
 
 
 def _set(name: str, kind: str, elements: Iterable[str]) -> list[str]:
+    # nft 1.0.6 needs `;` or a newline before every `}`.
     return [
         f"set {name} {{",
         f"    type {kind}",
@@ -125,7 +117,8 @@ def _set(name: str, kind: str, elements: Iterable[str]) -> list[str]:
 
 
 def _foreign(policy: RedirectPolicy, digest: str) -> list[str]:
-    # The first rule carries the digest, since nft 1.0.6 does not list a table's comment as JSON.
+    # The first rule has instance and digest as its comment: nft 1.0.6 does not list a table's comment as JSON.
+    # The comments of the other rules give their reason, which `exclave explain` prints.
     return [
         "chain foreign {",
         "    type filter hook prerouting priority -300; policy accept;",
@@ -192,14 +185,14 @@ def _forwarded(policy: RedirectPolicy) -> list[str]:
 def _first_rules() -> list[str]:
     return [
         _pass("meta l4proto != tcp", "only TCP is captured"),
-        # A connection older than the rules is new to conntrack, too, when its next packet comes, and would be torn.
+        # conntrack has no entry of a connection that is older than the rules; capturing its next packet would break it.
         _pass("tcp flags & (fin | syn | rst | ack) != syn", "only new connections are captured"),
         _pass(f"tcp dport @{NEVER_PORTS}", "SSH is never captured"),
     ]
 
 
 def _by_destination(policy: RedirectPolicy) -> list[str]:
-    """What passes for where it goes, and then what is captured."""
+    """Exceptions by destination, then what is captured."""
     rules = []
     for server in policy.servers:
         word = "ip6" if ":" in server.address else "ip"
@@ -237,6 +230,7 @@ def _captured(policy: RedirectPolicy, family: Family) -> list[str]:
 
 
 def _nat_chain(name: str, hook: str, priority: int, rules: Iterable[str]) -> list[str]:
+    # The priority is a number: nft 1.0.6 does not accept the name dstnat in an output hook.
     return [f"chain {name} {{", f"    type nat hook {hook} priority {priority}; policy accept;", *_indent(rules), "}"]
 
 

@@ -1,7 +1,7 @@
-"""A trial's rules: connections of the agent itself to the trial address go out through an instance that has no traffic.
+"""The trial chain: the agent's connections to the trial address go through an instance that has no traffic yet. Pure.
 
-Pure. Rules: a chain of its own, before the one that captures, so that nothing else is different while a trial is made;
-root's connections alone, since the proxy's own must arrive; the trial address is nobody's but this machine's.
+It is a chain before the capturing one, so that a trial changes nothing else. It matches root's connections only, since
+the proxy's own must reach the listener. The trial address is on the private link, so only this machine has it.
 """
 
 from exclave.kit.formats.host_port import join_host_port
@@ -11,7 +11,7 @@ TRIAL = "trial"
 """The chain's name."""
 
 PRIORITY = -111
-"""Just before the chain of what is captured outbound."""
+"""Just before the outbound chain."""
 
 
 def trial_chain(instance: Instance, families: tuple[Family, ...]) -> list[str]:
