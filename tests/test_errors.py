@@ -56,24 +56,24 @@ def test_codes_and_words_are_unique() -> None:
         (40, "config-invalid"),
     ],
 )
-def test_a_word_keeps_its_code(code: int, word: str) -> None:
+def test_a_word_never_changes_its_code(code: int, word: str) -> None:
     assert {fault.word: fault.code for fault in Fault}[word] == code
 
 
 @pytest.mark.parametrize(
     ("kind", "tens"), [(TokenError, 1), (ClusterError, 2), (HostError, 3)], ids=["token", "cluster", "host"]
 )
-def test_a_class_carries_the_faults_of_its_tens_only(kind: type[ExclaveError], tens: int) -> None:
+def test_a_class_accepts_only_the_faults_of_its_tens(kind: type[ExclaveError], tens: int) -> None:
     for fault in Fault:
         if fault.code // 10 == tens and fault.code >= 10:
             assert kind(fault, "message", "hint").fault is fault
         else:
             with pytest.raises(ValueError) as caught:
                 kind(fault, "message", "hint")
-            assert str(caught.value) == f"{kind.__name__} cannot carry {fault.word}"
+            assert str(caught.value) == f"{kind.__name__} cannot have fault {fault.word}"
 
 
-def test_an_error_says_what_was_met_and_what_to_do() -> None:
+def test_an_error_has_a_message_and_a_hint() -> None:
     problem = HostError(Fault.DISK, "the disk is full", "free some space")
     assert (str(problem), problem.message, problem.hint) == ("the disk is full", "the disk is full", "free some space")
 
@@ -82,14 +82,14 @@ def test_a_wrong_configuration_has_one_code() -> None:
     assert ConfigError("wrong", "mend").fault is Fault.CONFIG_INVALID
 
 
-def test_a_refusal_carries_what_the_server_said() -> None:
+def test_a_refusal_has_the_servers_status_and_reason() -> None:
     problem = ApiRefusal(429, "TooManyRequests", "busy", "wait", fault=Fault.UNREACHABLE, retry_after=3.0)
     assert (problem.status, problem.reason, problem.retry_after) == (429, "TooManyRequests", 3.0)
     assert problem.fault is Fault.UNREACHABLE
     assert ApiRefusal(403, "Forbidden", "no", "ask").fault is Fault.NOT_PERMITTED
 
 
-def test_what_kept_us_from_a_server_is_unknown_unless_said() -> None:
+def test_the_cause_of_an_unreachable_server_is_empty_by_default() -> None:
     assert ClusterError(Fault.UNREACHABLE, "", "").cause_kind == ""
 
 

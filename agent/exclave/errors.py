@@ -1,9 +1,8 @@
-"""What can go wrong, named by who must act.
+"""All failures that a person can meet, grouped by who must act.
 
-Rules: every failure a person meets has a number and a fixed word (`Fault`); the number's tens say who must act:
-1x the admin who made the token, 2x the cluster, 3x the host, 4x the configuration, 1 a bug of ours.
-A message says what was expected, what was met and where; a hint says what to do. Neither holds a secret.
-Foreign errors are translated once, where the foreign library is called. Only `cli` turns these into exit codes.
+Each has an exit code and a fixed word (`Fault`). The code's tens show who must act: 1x the admin who made the token, 2x
+the cluster, 3x this machine, 4x the configuration; 1 is a bug. A message gives what was expected, what was found and
+where; a hint what to do; neither holds a secret. Errors of a library are translated where the library is called.
 """
 
 import traceback
@@ -57,13 +56,13 @@ class Fault(Enum):
 
 
 class ExclaveError(Exception):
-    """A failure with its `fault`, a `message` for a person and a `hint` that says what to do."""
+    """A failure with its `fault`, a `message` for a person and a `hint` what to do."""
 
     tens: int | None = None
 
     def __init__(self, fault: Fault, message: str, hint: str) -> None:
         if self.tens is not None and fault.code // 10 != self.tens:
-            raise ValueError(f"{type(self).__name__} cannot carry {fault.word}")
+            raise ValueError(f"{type(self).__name__} cannot have fault {fault.word}")
         super().__init__(message)
         self.fault = fault
         self.message = message
@@ -77,9 +76,9 @@ class TokenError(ExclaveError):
 
 
 class ClusterError(ExclaveError):
-    """Somebody must act in the cluster, or the cluster must come back.
+    """Somebody must act in the cluster, or the cluster must become reachable.
 
-    If nobody was reached, `cause_kind` says what kept us: refused, timeout, name, tls-ca, tls-other or other.
+    If it was not reached, `cause_kind` is the reason: refused, timeout, name, tls-ca, tls-other or other.
     """
 
     tens = 2
@@ -87,7 +86,7 @@ class ClusterError(ExclaveError):
 
 
 class ApiRefusal(ClusterError):
-    """The API server answered, and the answer was no.
+    """The API server refused a request.
 
     `status` is the HTTP status, `reason` the Status object's reason ("" if the body had none),
     `retry_after` the server's Retry-After in seconds, if it sent one.
@@ -116,7 +115,7 @@ class HostError(ExclaveError):
 
 
 class ConfigError(ExclaveError):
-    """config.toml must be mended; the message lists every mistake."""
+    """config.toml must be corrected; the message lists every mistake."""
 
     tens = 4
 
@@ -125,28 +124,28 @@ class ConfigError(ExclaveError):
 
 
 def error_object(code: int, word: str, message: str, hint: str) -> dict[str, Any]:
-    """What a command that failed prints with `--json`."""
+    """A failure as `--json` prints it."""
     return {"error": {"code": code, "word": word, "message": message, "hint": hint}}
 
 
-BUG = "something happened that should not; this is a bug of exclave's"
+BUG = "an unexpected error: this is a bug in exclave"
 
 
-BUG_HINT = "report it, with the lines above; they hold no secret"
+BUG_HINT = "report it with the lines above; they contain no secret"
 
 
 def error_lines(error: ExclaveError) -> str:
-    """A failure for a terminal: what was met, then what to do."""
+    """A failure as two lines for a terminal: message and hint."""
     return f"exclave: {error.message}\n  to do: {error.hint}"
 
 
 def bug_lines(problem: BaseException) -> str:
-    """Where something happened that should not: types and places, never an exception's own words."""
+    """An unexpected exception for a terminal: its types and places, never its text, which may hold a secret."""
     return "\n".join([*_places(problem), f"exclave: {BUG}", f"  to do: {BUG_HINT}"])
 
 
 def bug_object() -> dict[str, Any]:
-    """The same for programs; the places go to the log."""
+    """An unexpected exception as `--json` prints it."""
     return error_object(Fault.BUG.code, Fault.BUG.word, BUG, BUG_HINT)
 
 
@@ -183,7 +182,7 @@ def _places(problem: BaseException) -> Iterator[str]:
 
 
 def find_error(problem: BaseException) -> ExclaveError | None:
-    """The failure that a person can act on, in an exception or anywhere in a group of them."""
+    """The ExclaveError in an exception or in a group of exceptions; None if there is none."""
     if isinstance(problem, ExclaveError):
         return problem
     found = (find_error(inner) for inner in getattr(problem, "exceptions", ()))

@@ -46,9 +46,9 @@ def test_what_is_no_command_ends_with_2(typed: list[str]) -> None:
 def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["tree", "grow", "--help"])
-    told = capsys.readouterr().out
-    assert "Let a tree grow." in told
-    assert told.endswith("examples:\n  tool tree grow\n  # slowly\n  tool tree grow\n")
+    help_text = capsys.readouterr().out
+    assert "Let a tree grow." in help_text
+    assert help_text.endswith("examples:\n  tool tree grow\n  # slowly\n  tool tree grow\n")
 
 
 @pytest.mark.parametrize(

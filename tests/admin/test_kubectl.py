@@ -42,7 +42,7 @@ def test_a_delete_may_wait(kubectl: Kubectl, namespace: str) -> None:
     assert not kubectl.delete(CONFIG_MAPS, namespace, "a", wait=True)
 
 
-def test_what_is_there_already_is_told_apart(kubectl: Kubectl, namespace: str) -> None:
+def test_an_existing_object_has_a_reason_of_its_own(kubectl: Kubectl, namespace: str) -> None:
     kubectl.create(CONFIG_MAPS, namespace, config_map("a"))
     with pytest.raises(ApiRefusal) as refused:
         kubectl.create(CONFIG_MAPS, namespace, config_map("a"))
@@ -120,9 +120,9 @@ def test_a_program_that_answers_something_else(tmp_path: Path) -> None:
 
 
 def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
-    program, seen = tmp_path / "kubectl", tmp_path / "seen"
+    program, record = tmp_path / "kubectl", tmp_path / "record"
     answer = json.dumps({"status": {"token": "granted"}})
-    program.write_text(f"#!/bin/sh\necho \"$@\" >>{seen}\ncat >/dev/null\necho '{answer}'\n")
+    program.write_text(f"#!/bin/sh\necho \"$@\" >>{record}\ncat >/dev/null\necho '{answer}'\n")
     program.chmod(0o755)
     kubectl = Kubectl("home", "/etc/kubeconfig", str(program))
     secret = base64.b64encode(b"secret").decode()
@@ -131,7 +131,7 @@ def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
     kubectl.patch(CONFIG_MAPS, "shop", "a", {"data": {"a": secret}})
     kubectl.apply([{"data": {"a": secret}}], force=True)
     common = "--request-timeout=60s --context=home --kubeconfig=/etc/kubeconfig"
-    assert seen.read_text().splitlines() == [
+    assert record.read_text().splitlines() == [
         f"{common} create --raw /api/v1/namespaces/shop-vms/serviceaccounts/web.join.k7q2x-1/token --filename=-",
         f"{common} create --raw /api/v1/namespaces/shop/configmaps --filename=-",
         f"{common} patch configmaps a --namespace=shop --type=merge --patch-file=/dev/stdin --output=json",

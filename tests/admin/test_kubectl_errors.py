@@ -123,7 +123,7 @@ FROM_SERVER = [
 
 
 @pytest.mark.parametrize(("action", "stderr", "kind", "message", "hint"), FROM_SERVER)
-def test_the_api_server_said_no(
+def test_a_refusal_of_the_api_server(
     action: KubectlAction, stderr: str, kind: tuple[int, str, Fault], message: str, hint: str
 ) -> None:
     error = kubectl_error(action, stderr)
@@ -167,18 +167,18 @@ def test_the_api_server_said_no(
         ),
     ],
 )
-def test_nobody_answered(stderr: str, fault: Fault, message: str, hint: str) -> None:
+def test_kubectls_own_errors(stderr: str, fault: Fault, message: str, hint: str) -> None:
     error = kubectl_error(READ, stderr)
     assert (error.fault, error.message, error.hint) == (fault, message, hint)
 
 
-def test_kubectl_is_not_there() -> None:
+def test_a_missing_kubectl() -> None:
     error = kubectl_missing_error("kubectl")
     assert (error.fault, error.message) == (Fault.USAGE, "the program kubectl was not found on the PATH")
     assert error.hint.startswith("install kubectl: https://kubernetes.io/docs/tasks/tools/")
 
 
-def test_kubectl_does_not_end() -> None:
+def test_a_kubectl_that_does_not_end() -> None:
     error = kubectl_timeout_error(READ, 300.0)
     assert error.fault is Fault.UNREACHABLE
     assert error.message == "kubectl was asked to list pods in namespace shop and did not end within 300s"

@@ -98,7 +98,7 @@ def test_what_nobody_foresaw_is_a_bug_and_quotes_nothing(admin: Admin, monkeypat
     monkeypatch.setattr("exclave.admin.kubectl.Kubectl.list", fail)
     typed = admin.type("member", "list", "-n", "shop")
     assert typed.code == 1
-    assert "this is a bug of exclave's" in typed.err
+    assert "this is a bug in exclave" in typed.err
     assert "a secret" not in typed.err
 
 

@@ -17,9 +17,9 @@ from exclave.admin.manifests import (
 )
 from exclave.api.requests import Object
 
-GIVEN = Installation(key_pair=KeyPair("chain", "the key itself"))
+ADMINS_KEY = Installation(key_pair=KeyPair("chain", "the key itself"))
 CHOICES = {
-    "a key given once": GIVEN,
+    "a key given once": ADMINS_KEY,
     "cert-manager": Installation(issuer="cert-manager", issued_by="ClusterIssuer/anchor"),
     "Linkerd's own": Installation(issuer="linkerd"),
 }
@@ -38,16 +38,16 @@ def test_policies_come_before_any_right_and_rights_before_whoever_has_them(choic
 
 
 def test_linkerd_finds_the_extension_by_its_label() -> None:
-    assert named(GIVEN)["Namespace", "exclave"]["metadata"]["labels"] == {"linkerd.io/extension": "exclave"}
+    assert named(ADMINS_KEY)["Namespace", "exclave"]["metadata"]["labels"] == {"linkerd.io/extension": "exclave"}
 
 
-def test_a_key_that_is_given_is_the_secret_that_the_controller_reads() -> None:
-    secret = named(GIVEN)["Secret", "exclave-issuer"]
+def test_the_admins_key_becomes_the_secret_that_the_controller_reads() -> None:
+    secret = named(ADMINS_KEY)["Secret", "exclave-issuer"]
     assert (secret["type"], secret["data"]) == (
         "kubernetes.io/tls",
         {"tls.crt": "Y2hhaW4=", "tls.key": "dGhlIGtleSBpdHNlbGY="},
     )
-    assert "the key itself" not in repr(GIVEN)
+    assert "the key itself" not in repr(ADMINS_KEY)
 
 
 def test_cert_manager_makes_an_intermediate_under_the_issuer_that_is_named() -> None:
@@ -70,7 +70,7 @@ def test_linkerds_own_issuer_is_read_where_it_is_and_nothing_else_there() -> Non
         }
     ]
     assert "--issuer=linkerd/linkerd-identity-issuer" in container(found)["args"]
-    assert not [one for one in container(named(GIVEN))["args"] if one.startswith("--issuer")]
+    assert not [one for one in container(named(ADMINS_KEY))["args"] if one.startswith("--issuer")]
 
 
 def container(found: dict[tuple[str, str], Object]) -> Any:
@@ -79,10 +79,10 @@ def container(found: dict[tuple[str, str], Object]) -> Any:
 
 
 def test_the_controllers_are_two_run_as_nobody_and_can_write_nothing() -> None:
-    deployment = named(GIVEN)["Deployment", "exclave-controller"]["spec"]
+    deployment = named(ADMINS_KEY)["Deployment", "exclave-controller"]["spec"]
     assert deployment["replicas"] == 2
     assert deployment["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
-    assert container(named(GIVEN))["securityContext"] == {
+    assert container(named(ADMINS_KEY))["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
@@ -103,7 +103,7 @@ def test_what_was_chosen_is_read_back_from_the_deployment(choice: Installation) 
     assert read_installation(named(choice)["Deployment", "exclave-controller"]) == choice
 
 
-def test_an_image_names_its_version_and_is_told_from_an_admins_own() -> None:
+def test_the_image_has_the_version_and_differs_from_an_admins_own() -> None:
     assert IMAGE.partition(":")[2] == __version__
     ours = ("ghcr.io/exclave/controller:0.0.1", "ghcr.io/exclave/controller", IMAGE)
     assert all(is_ours(image) for image in (*ours, f"{IMAGE}@sha256:{'0' * 64}"))

@@ -108,7 +108,7 @@ def test_namespaces_come_before_what_lies_in_them_and_roles_before_their_binding
                 assert (one.namespace, one.body["roleRef"]["name"]) in roles
 
 
-def test_every_object_says_what_and_where_it_is() -> None:
+def test_every_object_has_its_kind_and_namespace() -> None:
     for one in ALL:
         assert (one.body["apiVersion"], one.body["kind"]) == (one.resource.api_version, one.resource.kind)
         assert one.body["metadata"].get("namespace") == one.namespace
@@ -141,7 +141,7 @@ def test_the_account_whose_identity_members_have_is_made(spec: dict[str, Any], a
     assert group.body["spec"] == spec and group is manifest[-1]
 
 
-def test_a_join_account_carries_its_uses_in_its_name_and_its_end_in_an_annotation() -> None:
+def test_a_join_account_has_its_uses_in_the_name_and_its_expiry_in_an_annotation() -> None:
     manifest = join_account("shop", "web", "k7q2x", 3, 1_800_000_000.9)
     assert manifest.namespace == "shop-vms"
     assert manifest.body == {
@@ -155,7 +155,7 @@ def test_a_join_account_carries_its_uses_in_its_name_and_its_end_in_an_annotatio
     }
 
 
-def test_a_token_for_one_member_carries_its_slot() -> None:
+def test_a_token_for_one_member_has_its_slot_in_the_name() -> None:
     manifest = rejoin_account("shop", "web-k7q2x-12", 1_800_000_000.9)
     assert manifest.namespace == "shop-vms"
     assert manifest.body["metadata"] == {

@@ -21,19 +21,19 @@ def group(**spec: Any) -> dict[str, Any]:
 WANTED = Manifest(WORKLOAD_GROUPS, "shop", group(networks=["10.0.0.0/8"], labels={"app": "web"}))
 
 
-def test_what_is_not_there_is_made() -> None:
+def test_a_missing_object_is_created() -> None:
     step = plan_change(WANTED, None)
     assert (step.verb, str(step)) == ("create", "workloadgroup.exclave.dev/web in shop created")
 
 
-def test_what_stands_as_wanted_is_kept_with_all_that_others_added() -> None:
+def test_a_matching_object_is_unchanged_with_all_fields_of_others() -> None:
     found = group(networks=["10.0.0.0/8"], labels={"app": "web", "tier": "1"}, forgetAfter="1h")
     found["metadata"] |= {"uid": "1", "labels": {"team": "a"}}
     step = plan_change(WANTED, found)
     assert (step.verb, str(step)) == ("none", "workloadgroup.exclave.dev/web in shop unchanged")
 
 
-def test_only_what_differs_is_changed_and_said() -> None:
+def test_only_fields_that_differ_are_patched_and_listed() -> None:
     step = plan_change(WANTED, group(networks=["10.1.0.0/16"], labels={"app": "web"}, capture="all"))
     assert step.patch == {"spec": {"networks": ["10.0.0.0/8"]}}
     assert (step.verb, str(step)) == ("patch", "workloadgroup.exclave.dev/web in shop changed: spec.networks")
@@ -49,7 +49,7 @@ def test_a_label_of_a_namespace_is_added_and_its_spec_left_alone() -> None:
     assert str(step) == "namespace/a changed: metadata.labels"
 
 
-def test_another_role_of_a_binding_is_said_and_not_attempted() -> None:
+def test_another_role_of_a_binding_blocks_the_change() -> None:
     body = {"metadata": {"name": "b"}, "roleRef": {"name": "ours"}, "subjects": []}
     step = plan_change(Manifest(ROLE_BINDINGS, "shop", body), {**body, "roleRef": {"name": "theirs"}})
     assert step.verb == "blocked"

@@ -19,7 +19,7 @@ def session() -> Session:
     return Session(Kubectl(), "shop")
 
 
-def test_results_go_to_standard_output_and_words_beside_it(session: Session, capsys: Captured) -> None:
+def test_results_go_to_standard_output_and_notes_to_standard_error(session: Session, capsys: Captured) -> None:
     session.show(Listing(MEMBERS, [{"metadata": {"name": "a"}}], ["NAME"], [["a"]]), None, "none")
     session.note("a note", "and another")
     session.warn(["beware"])
@@ -27,19 +27,19 @@ def test_results_go_to_standard_output_and_words_beside_it(session: Session, cap
 
 
 @pytest.mark.parametrize(("form", "out", "err"), [(None, "", "none\n"), ("wide", "", "none\n"), ("name", "", "")])
-def test_nothing_found_is_said_to_people_only(
+def test_an_empty_table_is_reported_to_people_only(
     session: Session, capsys: Captured, form: str | None, out: str, err: str
 ) -> None:
     session.show(Listing(MEMBERS, [], ["NAME"]), form, "none")
     assert capsys.readouterr() == (out, err)
 
 
-def test_what_is_so_needs_no_wait(session: Session, capsys: Captured) -> None:
+def test_a_true_condition_needs_no_wait(session: Session, capsys: Captured) -> None:
     assert session.wait_until(lambda: True, "the tide")
     assert capsys.readouterr().err == ""
 
 
-def test_a_wait_says_for_what_and_ends_with_what_it_waits_for(
+def test_a_wait_is_announced_and_ends_when_its_condition_is_true(
     session: Session, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "POLL_INTERVAL", 0.0)
@@ -48,12 +48,12 @@ def test_a_wait_says_for_what_and_ends_with_what_it_waits_for(
     assert capsys.readouterr().err == "waiting for the tide, 60s at most\n"
 
 
-def test_a_wait_ends_in_vain_when_its_time_is_over(session: Session, capsys: Captured) -> None:
+def test_a_wait_fails_after_its_time(session: Session, capsys: Captured) -> None:
     assert not session.wait_until(lambda: False, "the tide", seconds=0.0)
     assert capsys.readouterr().err == "waiting for the tide, 0s at most\n"
 
 
-def test_another_binding_in_the_way_is_said_before_anything_is_done(session: Session) -> None:
+def test_a_binding_with_another_role_is_an_error(session: Session) -> None:
     (role_binding, *_) = [one for one in group_objects("shop", "web", {}, "exclave") if one.resource is ROLE_BINDINGS]
     other = {**role_binding.body, "roleRef": {"kind": "Role", "name": "other"}}
     with pytest.raises(ExclaveError) as refused:
@@ -62,5 +62,5 @@ def test_another_binding_in_the_way_is_said_before_anything_is_done(session: Ses
     assert refused.value.hint.endswith("kubectl delete rolebindings exclave-machines -n shop")
 
 
-def test_the_namespace_told_is_the_one() -> None:
+def test_the_namespace_option_wins() -> None:
     assert Session(Kubectl(binary="/nowhere"), "shop").namespace == "shop"

@@ -26,7 +26,7 @@ LISTING = Listing(
 )
 
 
-def test_columns_are_aligned_and_an_empty_cell_says_so() -> None:
+def test_columns_are_aligned_and_an_empty_cell_is_marked() -> None:
     assert table(("NAME", "AGE"), [("web", "5m"), ("db-backup", "")]) == (
         "NAME        AGE\nweb         5m\ndb-backup   <none>"
     )
@@ -63,7 +63,7 @@ def test_an_empty_table_is_no_text_and_an_empty_list_is_a_list() -> None:
     assert json.loads(render(nothing, "json"))["items"] == []
 
 
-def test_every_form_is_known() -> None:
+def test_every_output_format_is_supported() -> None:
     assert OUTPUT_FORMATS == ("json", "yaml", "name", "wide")
 
 
@@ -71,7 +71,7 @@ def test_manifests_are_documents_of_one_file() -> None:
     assert list(yaml.safe_load_all(manifests(OBJECTS))) == OBJECTS
 
 
-def test_without_a_library_for_yaml_the_admin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yaml_without_its_library_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(ExclaveError) as refused:
         render(LISTING, "yaml")
@@ -86,7 +86,7 @@ def test_a_label_stands_before_its_text_and_above_a_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [
         (-2, "<invalid>"), (-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (600, "10m"),
         (10799, "179m"), (3 * 3600, "3h"), (3 * 3600 + 60, "3h1m"), (8 * 3600, "8h"), (47 * 3600, "47h"),
@@ -94,8 +94,8 @@ def test_a_label_stands_before_its_text_and_above_a_table() -> None:
         (731 * 86400, "2y1d"), (8 * 365 * 86400, "8y"),
     ],
 )  # fmt: skip
-def test_durations_are_told_as_kubectl_tells_them(seconds: float, told: str) -> None:
-    assert human_duration(seconds) == told
+def test_durations_are_formatted_as_in_kubectl(seconds: float, text: str) -> None:
+    assert human_duration(seconds) == text
 
 
 def test_an_age_counts_from_a_time_of_kubernetes() -> None:

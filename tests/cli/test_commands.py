@@ -35,8 +35,8 @@ from exclave.member.record import (
 )
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
-from support.answering import answering, said
-from support.failures import kept_failures, told_failure
+from support.answering import answering, json_lines
+from support.failures import golden_failures, shown_failure
 from support.member import RECORD
 from support.mesh_cluster import MeshCluster
 from support.stored import member
@@ -70,7 +70,7 @@ class Vm:
 
 
 @pytest.fixture(autouse=True)
-def _kept_apart_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(commands, "UNIT", "exclave-of-a-test.service")
 
@@ -102,7 +102,9 @@ def removed(resource: Any, namespace: str, name: str) -> Callable[[MeshCluster],
 # join.
 
 
-def test_a_join_tells_its_steps_and_what_is_left_to_do(town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_join_reports_its_steps_and_what_is_left_to_do(
+    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert vm.join(town.do(MeshCluster.join_token)) == 0
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -210,26 +212,26 @@ def test_a_refusal_has_its_code_its_words_and_what_to_do(
     title: str, town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = REFUSALS[title](town, vm)
-    assert told_here(capsys, town) == kept_failures()[title]
+    assert failure_without_details(capsys, town) == golden_failures()[title]
     assert title.startswith(f"[{code} ")
     assert load_membership(vm.state) is None
 
 
-def test_a_controller_that_is_away_is_told_after_a_minute(
+def test_a_missing_controller_is_an_error_after_a_minute(
     tmp_path: Path, vm: Vm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "PATIENCE", 0.5)  # made short, which the text says as 0 s
     with open_town(tmp_path, controlled=False) as town:
         assert vm.join(town.do(MeshCluster.join_token)) == 26
-        told = told_here(capsys, town).replace("within 0 s", "within 60 s")
-    assert told == kept_failures()["[26 not-admitted] join while the controller is away"]
+        failure = failure_without_details(capsys, town).replace("within 0 s", "within 60 s")
+    assert failure == golden_failures()["[26 not-admitted] join while the controller is away"]
 
 
-def told_here(capsys: pytest.CaptureFixture[str], town: Town) -> str:
+def failure_without_details(capsys: pytest.CaptureFixture[str], town: Town) -> str:
     """The failure, without what is another port, time or clock in every run."""
-    told = told_failure(capsys.readouterr().err, SERVER=town.cluster.api.server.url)
-    told = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", told)
-    return re.sub(r"is (599|600|601) s behind", "is 600 s behind", told)
+    failure = shown_failure(capsys.readouterr().err, SERVER=town.cluster.api.server.url)
+    failure = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", failure)
+    return re.sub(r"is (599|600|601) s behind", "is 600 s behind", failure)
 
 
 # join, and the agent that is told.
@@ -246,7 +248,7 @@ def joined(vm: Vm, *arguments: str) -> int:
         return vm.run("join", "token", *arguments)
 
 
-def told_by(vm: Vm, answer: bytes, *arguments: str) -> int:
+def notify(vm: Vm, answer: bytes, *arguments: str) -> int:
     with answering(vm.runtime, answer) as asked:
         code = joined(vm, *arguments)
     assert asked == ["joined"]
@@ -259,10 +261,10 @@ UNJOINED = {"state": "unjoined", "waiting": ["somebody to run exclave join"]}  #
 EVICTED = {"state": "evicted", "waiting": []}
 
 
-def test_it_returns_when_the_agent_is_ready_and_tells_each_state_and_wait_once(
+def test_it_returns_when_the_agent_is_ready_and_reports_each_state_and_wait_once(
     vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told_by(vm, said(UNJOINED, STARTING, WAITING, WAITING, PENDING, READY)) == 0
+    assert notify(vm, json_lines(UNJOINED, STARTING, WAITING, WAITING, PENDING, READY)) == 0
     assert capsys.readouterr().err.splitlines()[1:] == [
         "agent: starting",
         "waiting for the proxy (it does not start)",
@@ -279,12 +281,12 @@ def test_it_returns_when_the_agent_is_ready_and_tells_each_state_and_wait_once(
 def test_what_is_not_ready_in_the_end_is_3(
     last: dict[str, Any], state: str, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told_by(vm, said(STARTING, last), "--json") == 3
+    assert notify(vm, json_lines(STARTING, last), "--json") == 3
     assert json.loads(capsys.readouterr().out)["state"] == state
 
 
-def test_no_wait_returns_once_the_agent_knows(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told_by(vm, said(UNJOINED), "--no-wait") == 0
+def test_no_wait_returns_when_the_agent_is_notified(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+    assert notify(vm, json_lines(UNJOINED), "--no-wait") == 0
     assert "agent" not in capsys.readouterr().err
 
 
@@ -292,11 +294,11 @@ def test_no_wait_returns_once_the_agent_knows(vm: Vm, capsys: pytest.CaptureFixt
 
 
 def test_a_join_may_ask_for_rules_that_are_to_be_confirmed(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told_by(vm, said(READY), "--confirm", "60s") == 0
+    assert notify(vm, json_lines(READY), "--confirm", "60s") == 0
     assert load_unconfirmed(vm.state) == Unconfirmed(60.0)
     assert capsys.readouterr().err.splitlines()[1:3] == [
-        "the rules go back by themselves 60s after they were made, unless confirmed:",
-        "log in anew, to see that it works; then: exclave confirm",
+        "the rules are removed 60s after they are installed, unless you confirm them:",
+        "check with a new login that this machine is reachable, then: exclave confirm",
     ]
 
 
@@ -307,16 +309,14 @@ def test_a_join_that_fails_leaves_nothing_to_confirm(town: Town, vm: Vm) -> None
 
 
 @pytest.mark.parametrize(
-    ("confirmed", "told"), [(True, "confirmed: the rules stay"), (False, "there was nothing to confirm")]
+    ("confirmed", "failure"), [(True, "confirmed: the rules are permanent"), (False, "there was nothing to confirm")]
 )
-def test_an_agent_that_runs_is_told_of_it(
-    vm: Vm, confirmed: bool, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with answering(vm.runtime, said({"confirmed": confirmed})) as asked:
+def test_a_running_agent_confirms(vm: Vm, confirmed: bool, failure: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(vm.runtime, json_lines({"confirmed": confirmed})) as asked:
         assert vm.run("confirm", "--json") == 0
     assert asked == ["confirm"]
     shown = capsys.readouterr()
-    assert (shown.err.strip(), json.loads(shown.out)) == (told, {"confirmed": confirmed})
+    assert (shown.err.strip(), json.loads(shown.out)) == (failure, {"confirmed": confirmed})
 
 
 def test_without_an_agent_the_note_is_removed_and_rules_that_still_capture_stay(
@@ -336,11 +336,14 @@ def test_without_an_agent_the_note_is_removed_and_rules_that_still_capture_stay(
         "flush set inet exclave armed",
         "add element inet exclave armed { tcp }",
     ]
-    assert capsys.readouterr().err.splitlines() == ["there was nothing to confirm", "confirmed: the rules stay"]
+    assert capsys.readouterr().err.splitlines() == [
+        "there was nothing to confirm",
+        "confirmed: the rules are permanent",
+    ]
 
 
 @contextmanager
-def systemd(folder: Path, *, knows: bool) -> Iterator[Path]:
+def systemd(folder: Path, *, has_unit: bool) -> Iterator[Path]:
     """A systemctl whose unit is an agent that says `ready` to one client, and a folder as systemd leaves it."""
     agent = (
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); s.settimeout(20)\n"
@@ -350,7 +353,7 @@ def systemd(folder: Path, *, knows: bool) -> Iterator[Path]:
     (folder / "agent.py").write_text(agent)
     start = f"exec {shlex.quote(sys.executable)} {folder}/agent.py {folder}/vm-run/control.sock > /dev/null 2>&1"
     (folder / "bin/systemctl").write_text(
-        f'#!/bin/sh\necho "$@" >> {folder}/trace\ncase $1 in cat) exit {0 if knows else 1};; start) {start};; esac\n'
+        f'#!/bin/sh\necho "$@" >> {folder}/trace\ncase $1 in cat) exit {0 if has_unit else 1};; start) {start};; esac\n'
     )
     (folder / "bin/systemctl").chmod(0o755)
     with pytest.MonkeyPatch.context() as patched:
@@ -359,7 +362,7 @@ def systemd(folder: Path, *, knows: bool) -> Iterator[Path]:
 
 
 def test_a_unit_is_started_where_there_is_one(folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
-    with systemd(folder, knows=True) as trace:
+    with systemd(folder, has_unit=True) as trace:
         assert joined(vm) == 0
     assert trace.read_text().splitlines() == [
         "cat exclave-of-a-test.service",
@@ -368,10 +371,10 @@ def test_a_unit_is_started_where_there_is_one(folder: Path, vm: Vm, capsys: pyte
     assert capsys.readouterr().err.splitlines()[1:] == ["starting exclave-of-a-test.service", "agent: ready"]
 
 
-def test_a_system_without_the_unit_is_told_to_run_the_agent(
+def test_without_the_unit_it_names_the_command_to_run_the_agent(
     folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with systemd(folder, knows=False):
+    with systemd(folder, has_unit=False):
         assert joined(vm) == 0
     assert capsys.readouterr().err.splitlines()[1:] == ["no agent runs on this machine; start it: exclave run"]
 
@@ -381,15 +384,17 @@ def test_a_system_without_the_unit_is_told_to_run_the_agent(
 
 def test_the_agent_leaves_if_one_runs(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     vm.be_member()
-    with answering(vm.runtime, said({"state": "leaving"}, {"state": "unjoined", "remains": []})) as asked:
+    with answering(vm.runtime, json_lines({"state": "leaving"}, {"state": "unjoined", "remains": []})) as asked:
         assert vm.run("leave") == 0
     assert asked == ["leave"]
-    assert capsys.readouterr().err == f"the agent walks back\nleft {FIRST}\n"
+    assert capsys.readouterr().err == f"the agent is leaving\nleft {FIRST}\n"
 
 
-def test_what_remains_in_the_cluster_is_told_with_who_removes_it(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_remains_in_the_cluster_is_reported_with_the_command_to_delete_it(
+    vm: Vm, capsys: pytest.CaptureFixture[str]
+) -> None:
     vm.be_member()
-    with answering(vm.runtime, said({"state": "unjoined", "remains": [f"Member {FIRST}"]})):
+    with answering(vm.runtime, json_lines({"state": "unjoined", "remains": [f"Member {FIRST}"]})):
         assert vm.run("leave", "--json") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"left": True, "remains": [f"Member {FIRST}"]}
@@ -406,11 +411,11 @@ def test_a_cluster_that_was_rebuilt_is_joined_anew_and_what_was_is_left_after_th
     with open_town(tmp_path / "rebuilt") as rebuilt:
         capsys.readouterr()
         assert vm.join(rebuilt.do(partial(MeshCluster.join_token, token_id="aaaaa")), "--again") == 0
-        told = capsys.readouterr().err
+        failure = capsys.readouterr().err
         record = load_membership(vm.state)
         assert record is not None
         assert (record.member, record.servers) == ("web-aaaaa-1", (rebuilt.cluster.api.server.url,))
-        assert told.index("joined as shop/web-aaaaa-1") < told.index(f"leaving what was {FIRST}")
+        assert failure.index("joined as shop/web-aaaaa-1") < failure.index(f"leaving the former membership {FIRST}")
         assert sorted(path.name for path in vm.state.iterdir()) == [
             "credential.json",
             "membership.json",
@@ -454,11 +459,11 @@ def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
 ) -> None:
     assert vm.join(town.do(MeshCluster.join_token)) == 0
     capsys.readouterr()
-    with answering(vm.runtime, said({"state": "leaving"})):  # one that falls over on the way
+    with answering(vm.runtime, json_lines({"state": "leaving"})):  # one that falls over on the way
         assert vm.run("leave") == 0
     assert capsys.readouterr().err.splitlines() == [
-        "the agent walks back",
-        "no agent runs; walking back without one",
+        "the agent is leaving",
+        "no agent runs; leaving without one",
         f"left {FIRST}",
     ]
     assert list(vm.state.iterdir()) == []
@@ -468,12 +473,12 @@ def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
     assert vm.run("leave", "--json") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"left": False, "remains": []}
-    assert shown.err == "this machine is no member\n"
+    assert shown.err == "this machine is not a member\n"
 
 
 def test_leaving_a_machine_that_was_never_joined_makes_nothing(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     assert vm.run("leave") == 0
-    assert capsys.readouterr().err == "this machine is no member\n"
+    assert capsys.readouterr().err == "this machine is not a member\n"
     assert not vm.state.exists()
     assert not vm.runtime.exists()
 
@@ -491,13 +496,13 @@ def test_rules_that_an_agent_left_when_it_fell_over_are_no_success(
     assert [vm.run("leave"), vm.run("leave")] == [30, 30]
     (folder / "bin/nft").write_text(nft)
     assert vm.run("leave") == 0
-    assert capsys.readouterr().err.splitlines()[-1] == "this machine is no member"
+    assert capsys.readouterr().err.splitlines()[-1] == "this machine is not a member"
 
 
-def test_what_the_agent_could_not_remove_is_told_in_its_words(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_agent_could_not_remove_is_its_own_error(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     vm.be_member()
     error = error_object(33, "disk", "cannot write FILE: Read-only file system", "mount it writable")
-    with answering(vm.runtime, said(error)):
+    with answering(vm.runtime, json_lines(error)):
         assert vm.run("leave") == 33
     assert capsys.readouterr().err == "exclave: cannot write FILE: Read-only file system\n  to do: mount it writable\n"
 
@@ -512,7 +517,7 @@ def test_leaving_forgets_what_a_join_has_left(vm: Vm) -> None:
 # cleanup.
 
 
-def test_cleanup_tells_what_it_did_and_keeps_the_membership(
+def test_cleanup_reports_what_it_did_and_the_membership_stays(
     folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vm.be_member()
@@ -522,7 +527,7 @@ def test_cleanup_tells_what_it_did_and_keeps_the_membership(
         assert json.loads(shown.out) == {"done": ["rules removed", "link removed"]}
         assert shown.err == (
             "rules removed\nlink removed\n"
-            "this machine is still a member, and pods may still be sent here: exclave run, or exclave leave\n"
+            "this machine is still a member, and pods may still send traffic here: exclave run, or exclave leave\n"
         )
     assert load_membership(vm.state) == RECORD
     assert (folder / "trace").read_text().splitlines() == [

@@ -24,8 +24,8 @@ from exclave.errors import ClusterError, Fault, error_object
 from exclave.kit.host.locks import hold_lock
 from exclave.member.record import AGAIN, make_folder, store_membership
 from exclave.member.state import State
-from support.answering import answering, said
-from support.failures import kept_failures, told_failure
+from support.answering import answering, json_lines
+from support.failures import golden_failures, shown_failure
 from support.member import RECORD
 from support.mesh import mesh
 
@@ -211,7 +211,7 @@ def test_a_failure_has_its_code_its_words_and_what_to_do(
     code = CASES[title](host)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert told_failure(shown.err, FOLDER=host.folder) == kept_failures()[title]
+    assert shown_failure(shown.err, FOLDER=host.folder) == golden_failures()[title]
     assert title.startswith(f"[{code} ")
 
 
@@ -226,20 +226,20 @@ def test_what_changes_the_machine_is_for_root_alone(
     monkeypatch.setattr("sys.argv", ["exclave", command, "exclave1_secret"])
     assert host.run(command, *(["10.42.0.9:80"] if command == "explain" else [])) == 30
     title = f"[30 no-privilege] {command} as somebody else than root"
-    assert told_failure(capsys.readouterr().err) == kept_failures()[title]
+    assert shown_failure(capsys.readouterr().err) == golden_failures()[title]
     assert not host.state.exists()
 
 
-def test_every_failure_is_kept_with_its_code_and_word() -> None:
+def test_every_fault_is_in_the_golden_file() -> None:
     faults = {f"[{fault.code} {fault.word}]" for fault in Fault}
-    assert {title.partition("]")[0] + "]" for title in kept_failures()} == faults
+    assert {title.partition("]")[0] + "]" for title in golden_failures()} == faults
 
 
-def test_every_kept_failure_is_one_that_a_test_brings_about() -> None:
+def test_every_golden_failure_has_a_test() -> None:
     here, beside = Path(__file__), Path(__file__).with_name("test_commands.py")
-    known = here.read_text() + beside.read_text()
+    tests = here.read_text() + beside.read_text()
     privileged = {f"[30 no-privilege] {command} as somebody else than root" for command in CHANGING}
-    assert {title for title in kept_failures() if title not in known} == privileged
+    assert {title for title in golden_failures() if title not in tests} == privileged
 
 
 def test_with_json_a_failure_is_one_object_and_nothing_else(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,7 +262,7 @@ def test_a_wrong_command_line_is_2(arguments: list[str], capsys: pytest.CaptureF
     assert "usage: exclave" in capsys.readouterr().err
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert (ended.value.code, capsys.readouterr().out) == (0, f"exclave {__version__}\n")
@@ -290,13 +290,13 @@ def test_a_bug_is_1_and_shows_no_exception_s_own_words(
     monkeypatch.setattr("exclave.control.client.query_agent", failing(ValueError("the token is exclave1_x")))
     assert host.run("status", "--json") == 1
     shown = capsys.readouterr()
-    assert told_failure(shown.err) == kept_failures()["[1 bug] something that nobody foresaw"]
+    assert shown_failure(shown.err) == golden_failures()["[1 bug] something that nobody foresaw"]
     assert shown.err.startswith("builtins.ValueError\n  ")
     assert json.loads(shown.out)["error"]["word"] == "bug"
     assert "exclave1_x" not in shown.err + shown.out
 
 
-def test_a_failure_inside_of_a_group_is_told_as_itself(
+def test_a_failure_inside_of_a_group_is_reported_as_itself(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = ClusterError(Fault.NOT_PERMITTED, "you may not", "ask")
@@ -332,7 +332,7 @@ def test_whoever_stops_reading_gets_no_complaint() -> None:
 
 
 def status(state: State, *, ready: bool = False) -> bytes:
-    return said(build_status("1", state, 1_800_000_000.0, {"listing": {"ready": ready}}, {}, {}, 0))
+    return json_lines(build_status("1", state, 1_800_000_000.0, {"listing": {"ready": ready}}, {}, {}, 0))
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def status(state: State, *, ready: bool = False) -> bytes:
     ],
     ids=["ready", "not ready", "unjoined"],
 )
-def test_status_tells_scripts_by_its_code(
+def test_status_has_an_exit_code_for_scripts(
     answer: bytes, code: int, first: str, host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with answering(host.runtime, answer, answer) as asked:
@@ -374,14 +374,14 @@ def test_status_is_for_everybody(host: Host, monkeypatch: pytest.MonkeyPatch) ->
 
 STEPS = ({"step": "replacing the rules", "clients": None}, {"step": "replacing the rules", "clients": None})
 SWAPPED = {"swapped": {"from": "a", "to": "b", "seconds": 1.25}}
-GIVEN_UP = error_object(23, "unreachable", "the policies have not arrived", "see whether linkerd-destination runs")
+FAILED = error_object(23, "unreachable", "the policies have not arrived", "see whether linkerd-destination runs")
 
 
 @pytest.mark.parametrize(("option", "command"), [((), "swap"), (("--force",), "swap-forced")])
-def test_a_swap_is_asked_for_and_its_steps_are_told(
+def test_a_swap_is_requested_and_its_progress_reported(
     option: tuple[str, ...], command: str, host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with answering(host.runtime, said(*STEPS, SWAPPED), said(*STEPS, SWAPPED)) as asked:
+    with answering(host.runtime, json_lines(*STEPS, SWAPPED), json_lines(*STEPS, SWAPPED)) as asked:
         assert host.run("proxy", "swap", *option) == 0
         assert capsys.readouterr() == (
             "",
@@ -392,24 +392,22 @@ def test_a_swap_is_asked_for_and_its_steps_are_told(
     assert asked == [command, command]
 
 
-def test_a_swap_that_was_given_up_ends_with_the_code_of_whoever_must_act(
-    host: Host, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with answering(host.runtime, said(*STEPS, GIVEN_UP), said(GIVEN_UP)):
+def test_a_failed_swap_ends_with_the_code_of_its_fault(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(host.runtime, json_lines(*STEPS, FAILED), json_lines(FAILED)):
         assert host.run("proxy", "swap") == 23
         assert capsys.readouterr().err.splitlines()[1:] == [
             "exclave: the policies have not arrived",
             "  to do: see whether linkerd-destination runs",
         ]
         assert host.run("proxy", "swap", "--json") == 23
-        assert json.loads(capsys.readouterr().out) == GIVEN_UP
+        assert json.loads(capsys.readouterr().out) == FAILED
 
 
-def test_an_agent_too_old_to_know_of_swaps_is_said(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(host.runtime, said({"error": {"message": "no such command"}})):
+def test_an_agent_too_old_for_swaps_is_an_error(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(host.runtime, json_lines({"error": {"message": "no such command"}})):
         assert host.run("proxy", "swap") == 35
     assert capsys.readouterr().err.startswith(
-        "exclave: the agent that runs is an older one, which cannot move traffic\n"
+        "exclave: the running agent is an older version, which cannot move traffic\n"
     )
 
 
@@ -417,7 +415,7 @@ def test_a_swap_without_an_agent_or_with_one_that_ends_meanwhile_is_5(
     host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert host.run("proxy", "swap") == 5
-    with answering(host.runtime, said(*STEPS)):
+    with answering(host.runtime, json_lines(*STEPS)):
         assert host.run("proxy", "swap", "--json") == 5
     assert json.loads(capsys.readouterr().out)["error"]["word"] == "no-agent"
 
@@ -434,24 +432,25 @@ BROKEN: dict[str, Callable[[Host], None]] = {
 
 
 @pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
-def test_a_broken_configuration_keeps_no_rules_in_place(
+def test_a_broken_configuration_does_not_stop_a_clean_up(
     spoil: Callable[[Host], None], host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cleaned: list[Any] = []
     monkeypatch.setattr(
-        "exclave.cli.commands.clean_up_from_cold", lambda config, *, in_json: cleaned.append(config.paths.runtime) or 0
+        "exclave.cli.commands.clean_up_without_agent",
+        lambda config, *, in_json: cleaned.append(config.paths.runtime) or 0,
     )
     spoil(host)
     assert host.run("cleanup") == 0
     assert cleaned == [host.runtime if spoil is BROKEN["a value is wrong"] else Paths().runtime]
 
 
-def test_the_demo_knows_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_parses_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exclave_sandbox.demo.main.main", lambda rest: 7 if rest == ["--json", "--fast"] else 0)
     assert cli.main(["demo", "--json", "--fast"]) == 7
 
 
-def test_a_pod_is_told_where_its_api_server_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_server_of_a_pod_is_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     assert cli._server_of_pod() == "https://10.96.0.1:443"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")

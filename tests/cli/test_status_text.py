@@ -68,7 +68,7 @@ def test_a_ready_member_line_by_line() -> None:
     ]
 
 
-def test_what_is_wrong_is_told_with_what_to_do() -> None:
+def test_a_problem_is_followed_by_its_hint() -> None:
     made = status(
         State.FAILING,
         member=WHOLE["member"],
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_told_with_what_to_do() -> None:
     made["problems"] = [{"code": "proxy-unusable", "message": "it does not start", "hint": "see its log", "since": ""}]
     assert status_lines(made)[2:] == [
         ("cluster", "https://10.0.0.1:6443 (not reachable), credential until 2027-02-14T08:00:00Z"),
-        ("rules", "another than wanted; connections captured: 0 in, 0 out"),
+        ("rules", "not as wanted; connections captured: 0 in, 0 out"),
         ("listing", "not ready (missing: proxy), ports listed: none"),
         ("probe", "tcp 8080: connection refused"),
         ("waiting", "for the proxy since 2027-01-15T08:00:00Z"),
@@ -92,9 +92,9 @@ def test_what_is_wrong_is_told_with_what_to_do() -> None:
     ]
 
 
-def test_a_member_that_has_said_nothing_yet() -> None:
+def test_a_member_without_a_report_yet() -> None:
     lines = dict(status_lines(status(State.STARTING, member=WHOLE["member"], redirect={"installed": False})))
-    assert lines["listing"] == "not ready (nothing told yet), ports listed: none"
+    assert lines["listing"] == "not ready (not reported yet), ports listed: none"
     assert lines["rules"] == "none; connections captured: 0 in, 0 out"
 
 
@@ -133,9 +133,9 @@ def test_a_bug_shows_types_and_places_and_no_exception_s_own_words() -> None:
         f"{__name__}.Group",
         "builtins.ValueError",
         "builtins.KeyError",
-        "exclave: something happened that should not; this is a bug of exclave's",
+        "exclave: an unexpected error: this is a bug in exclave",
     ]
-    assert lines[-1] == "  to do: report it, with the lines above; they hold no secret"
+    assert lines[-1] == "  to do: report it with the lines above; they contain no secret"
     assert sum(line.startswith(f"  {__file__}:") and " in test_a_bug" in line for line in lines) == 2
     assert bug_object()["error"]["code"] == 1
     assert bug_object()["error"]["word"] == "bug"

@@ -22,13 +22,13 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("  from-stdin\n"))
 
 
-def test_an_argument_is_taken_and_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_as_an_argument_is_used_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     assert read_token("argument", None, {}) == "argument"
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
-        "warning: a token on the command line is seen by every user of this machine and kept in the shell's history; "
-        "use --token-file\n"
+        "warning: every user of this machine can see a token on the command line, and the shell stores it in its "
+        "history; use --token-file\n"
     )
 
 
@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         read_token(None, str(path), {})
     assert caught.value.fault is Fault.USAGE
     assert caught.value.message == f"cannot read the token file {path}: {why}"
-    assert caught.value.hint == "name a file that holds the one line"
+    assert caught.value.hint == "name a file that contains the token"
 
 
 class Terminal:

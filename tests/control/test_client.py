@@ -52,22 +52,22 @@ def test_one_answer_is_the_first(tmp_path: Path) -> None:
         assert query_agent(tmp_path, "status") == {"state": "starting"}
 
 
-@pytest.mark.parametrize("said", [b"", b'{"sta', b"[1]\n"], ids=["nothing", "half a line", "no object"])
-def test_an_agent_that_ends_while_it_is_asked_is_none(tmp_path: Path, said: bytes) -> None:
-    with agent(tmp_path, saying(said)), pytest.raises(NoAgent):
+@pytest.mark.parametrize("sent", [b"", b'{"sta', b"[1]\n"], ids=["nothing", "half a line", "no object"])
+def test_an_agent_that_ends_meanwhile_is_no_agent(tmp_path: Path, sent: bytes) -> None:
+    with agent(tmp_path, saying(sent)), pytest.raises(NoAgent):
         query_agent(tmp_path, "status")
 
 
-def test_an_agent_that_says_nothing_in_time_is_none(tmp_path: Path) -> None:
-    given_up = threading.Event()
+def test_an_agent_that_does_not_answer_in_time_is_no_agent(tmp_path: Path) -> None:
+    timed_out = threading.Event()
 
-    def keep_silent(_: socket.socket) -> None:
-        given_up.wait()
+    def stay_silent(_: socket.socket) -> None:
+        timed_out.wait()
 
-    with agent(tmp_path, keep_silent):
+    with agent(tmp_path, stay_silent):
         with pytest.raises(NoAgent):
             query_agent(tmp_path, "status", timeout=0.001)
-        given_up.set()
+        timed_out.set()
 
 
 def test_no_socket_means_no_agent(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_socket_that_a_crash_has_left_means_no_agent(tmp_path: Path) -> None:
         query_agent(tmp_path, "status")
 
 
-def test_whoever_may_not_ask_is_told_who_may() -> None:
+def test_without_permission_it_is_an_error() -> None:
     need(os.geteuid() == 0, "only root can become somebody else")
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         runtime, path = Path(folder), Path(folder) / "control.sock"
@@ -98,7 +98,7 @@ def test_whoever_may_not_ask_is_told_who_may() -> None:
         finally:
             os.seteuid(0)
     assert caught.value.fault is Fault.NO_PRIVILEGE
-    assert caught.value.message == f"asking the agent at {path} is not permitted"
+    assert caught.value.message == f"the agent's socket {path} is for root only"
     assert caught.value.hint == "run this command as root"
 
 

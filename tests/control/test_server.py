@@ -23,7 +23,7 @@ class Agent:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.told = trio.Event()
+        self.is_ready = trio.Event()
 
     async def answer(self, command: str, reply: SendReply) -> None:
         if command not in ("status", "watch", "fall", "flood"):
@@ -35,7 +35,7 @@ class Agent:
             await reply({"state": "x" * 100_000})
         await reply({"state": "starting"})
         if command == "watch":
-            await self.told.wait()
+            await self.is_ready.wait()
             await reply({"state": "ready"})
 
 
@@ -53,14 +53,14 @@ async def ask(runtime: Path, line: bytes) -> list[dict[str, Any]]:
     return [json.loads(each) for each in answer.splitlines()]
 
 
-async def test_a_command_is_answered_line_by_line_until_all_is_said(tmp_path: Path) -> None:
+async def test_a_command_is_answered_line_by_line_until_it_is_done(tmp_path: Path) -> None:
     agent = Agent()
-    agent.told.set()
+    agent.is_ready.set()
     async with open_control(tmp_path, agent.answer):
         assert await ask(tmp_path, b'{"command": "watch"}\n') == [{"state": "starting"}, {"state": "ready"}]
 
 
-async def test_a_client_that_waits_keeps_nobody_waiting(tmp_path: Path) -> None:
+async def test_a_waiting_client_blocks_no_other(tmp_path: Path) -> None:
     agent = Agent()
     async with open_control(tmp_path, agent.answer):
         async with connected(tmp_path) as first, connected(tmp_path) as second, connected(tmp_path) as silent:
@@ -68,7 +68,7 @@ async def test_a_client_that_waits_keeps_nobody_waiting(tmp_path: Path) -> None:
                 await stream.send_all(b'{"command": "watch"}\n')
                 assert await stream.receive_some() == b'{"state": "starting"}\n'
             assert await ask(tmp_path, b'{"command": "status"}\n') == [{"state": "starting"}]
-            agent.told.set()
+            agent.is_ready.set()
             for stream in (first, second):
                 assert await stream.receive_some() == b'{"state": "ready"}\n'
             await silent.aclose()
@@ -87,7 +87,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("line", NONSENSE.values(), ids=NONSENSE)
-async def test_nonsense_is_told_so(tmp_path: Path, line: bytes) -> None:
+async def test_a_line_that_is_no_command_is_an_error(tmp_path: Path, line: bytes) -> None:
     async with open_control(tmp_path, Agent().answer):
         assert await ask(tmp_path, line) == UNKNOWN
 
@@ -106,7 +106,7 @@ async def test_an_answer_that_falls_over_ends_neither_agent_nor_socket(
     async with open_control(tmp_path, Agent().answer):
         assert await ask(tmp_path, b'{"command": "fall"}\n') == []
         assert await ask(tmp_path, b'{"command": "status"}\n') == [{"state": "starting"}]
-    assert caplog.messages == ["control: a command was not answered"]
+    assert caplog.messages == ["control: a command failed"]
 
 
 @pytest.mark.parametrize("line", [b"", b'{"command": "sta', b'{"command": "watch"}\n'], ids=["silent", "half", "asked"])
@@ -116,11 +116,11 @@ async def test_a_client_that_goes_away_is_forgotten(tmp_path: Path, line: bytes)
         async with connected(tmp_path) as stream:
             await stream.send_all(line)
             await trio.testing.wait_all_tasks_blocked()
-        agent.told.set()
+        agent.is_ready.set()
         assert await ask(tmp_path, b'{"command": "status"}\n') == [{"state": "starting"}]
 
 
-async def test_a_client_that_says_or_takes_nothing_is_dropped(
+async def test_a_client_that_sends_or_reads_nothing_is_dropped(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with open_control(tmp_path, Agent().answer):
@@ -140,7 +140,7 @@ async def test_only_the_owner_may_connect_and_the_socket_goes_with_the_agent(tmp
     assert not path.exists()
 
 
-async def test_clients_that_wait_do_not_keep_it_open(tmp_path: Path) -> None:
+async def test_waiting_clients_do_not_block_closing(tmp_path: Path) -> None:
     with trio.fail_after(20):
         async with connected_while_closing(tmp_path) as stream:
             assert await stream.receive_some() == b""

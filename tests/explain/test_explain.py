@@ -16,7 +16,7 @@ from exclave.explain.explain import Caller, ask
 from exclave.explain.query import Query
 from redirect.lab import CLUSTER4, PEER4, VM4, Lab, open_lab, open_rules
 from redirect.policies import PLAIN
-from support.answering import answering, said
+from support.answering import answering, json_lines
 from support.own_network import in_own_network
 
 DEAD = "  note:   no agent runs on this machine; the rules in the kernel count"
@@ -124,7 +124,7 @@ async def test_an_agent_that_runs_adds_what_it_knows(redirect: dict[str, Any], n
         config = lab.network.scratch / "config.toml"
         config.write_text(f'[paths]\nruntime = "{runtime}"\n[proxy]\nbinary = 7\n')  # also where another key is wrong
         async with open_rules(lab, POLICY):
-            with answering(runtime, said({"redirect": redirect})):
+            with answering(runtime, json_lines({"redirect": redirect})):
                 assert (await typed(lab, f"{CLUSTER4}:22", config=str(config)))[3:] == notes
 
 

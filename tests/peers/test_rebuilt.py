@@ -71,7 +71,9 @@ def test_one_command_joins_a_machine_to_the_rebuilt_cluster_and_the_mesh_believe
             assert "exclave join --again" in capsys.readouterr().err
             assert join(token, "--again") == 0
             told = capsys.readouterr().err
-            assert told.index("joined as shop/web-rb002-1") < told.index("leaving what was shop/web-rb001-1")
+            assert told.index("joined as shop/web-rb002-1") < told.index(
+                "leaving the former membership shop/web-rb001-1"
+            )
             record, after = load_membership(tmp_path / "state"), load_svid(tmp_path / "state")
             assert record is not None and before is not None and after is not None
             assert (record.member, record.servers, record.ca) == ("web-rb002-1", (other.url,), other.ca)

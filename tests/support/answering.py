@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 
-def said(*objects: dict[str, Any]) -> bytes:
+def json_lines(*objects: dict[str, Any]) -> bytes:
     """Objects as the agent says them."""
     return b"".join(json.dumps(object_).encode() + b"\n" for object_ in objects)
 

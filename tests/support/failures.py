@@ -10,13 +10,13 @@ from pathlib import Path
 FILE = Path(__file__).resolve().parents[1] / "golden" / "failures.txt"
 
 
-def kept_failures() -> dict[str, str]:
+def golden_failures() -> dict[str, str]:
     """Each paragraph's text by its first line; the file's own opening is left out."""
     paragraphs = FILE.read_text().strip().split("\n\n")[1:]
     return {first: text for first, _, text in (paragraph.partition("\n") for paragraph in paragraphs)}
 
 
-def told_failure(shown: str, **places: object) -> str:
+def shown_failure(shown: str, **places: object) -> str:
     """The failure at the end of what a command has shown, with `places` that differ from run to run by their names."""
     before, mark, failure = shown.rpartition("exclave: ")
     assert mark and (not before or before.endswith("\n")), shown

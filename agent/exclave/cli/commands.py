@@ -1,7 +1,7 @@
-"""Commands that change what this machine is: join, leave, clean up; with the agent that runs, or without one.
+"""The commands join, leave, confirm, cleanup and proxy swap.
 
-Rules: joining and leaving are the agent's affair where one runs, and done from cold where none does; both may be
-repeated. Progress goes to standard error line by line; with `--json` one object goes to standard output at the end.
+Where an agent runs, it does the work, and the command only asks for it; else the command does the work itself. Every
+command may be repeated. Progress goes to standard error, with `--json` one object to standard output at the end.
 """
 
 import json
@@ -33,59 +33,58 @@ from exclave.redirect.kernel.nft import confirm_from_cold
 
 UNIT = "exclave.service"
 
-UNIT_START = 30.0
-"""Seconds for the agent of a unit to answer."""
+UNIT_START_TIMEOUT = 30.0
+"""Seconds for a unit's agent to answer after its start."""
 
-ANSWER = 30.0
-"""Seconds between two words of the agent; it says something every few."""
+ANSWER_TIMEOUT = 30.0
+"""Seconds between two answers. An agent that works sends one every few seconds."""
 
-LEAVING = 180.0
-"""Seconds for an agent to walk all the way back: withdrawal, drain, proxy, deregistration."""
+LEAVE_TIMEOUT = 180.0
+"""Seconds for an agent to leave: withdraw the ports, drain, end the proxy, delete the Member."""
 
 
-def join_and_tell(
+def join_machine(
     token: str, config: Config, *, wait: bool, in_json: bool, again: bool = False, confirm: float | None = None
 ) -> int:
-    """Join, tell the agent, and wait until it is ready if `wait`; the exit code.
+    """Join and notify the agent; with `wait`, wait until it is ready. Returns the exit code.
 
-    `again`: also if this machine is a member already, which it stays until the new membership stands. With `confirm`
-    the rules go back by themselves after so many seconds, unless somebody confirms them.
+    `again`: also if this machine is a member, which it stays until the new join has succeeded. `confirm`: the rules are
+    removed after so many seconds, unless `exclave confirm` is run.
     """
     make_folder(config.paths.state, 0o700)
     make_folder(config.paths.runtime, 0o755)
     with hold_join_lock(config.paths.runtime):
         former = load_membership(config.paths.state)
         spare = config.paths.state / AGAIN
-        if load_membership(spare) is not None or (former is not None and (again or _names(token, former))):
+        if load_membership(spare) is not None or (former is not None and (again or _is_token_of(token, former))):
             record = _join_beside(token, config, spare, former, confirm)
         else:
             record = _join_here(token, config, confirm)
     if confirm is not None:
-        _say(f"the rules go back by themselves {format_duration(confirm)} after they were made, unless confirmed:")
-        _say("log in anew, to see that it works; then: exclave confirm")
-    told = {"joined": {"namespace": record.namespace, "group": record.group, "member": record.member}}
-    state = _tell_agent(config.paths.runtime, wait=wait)
+        _report(f"the rules are removed {format_duration(confirm)} after they are installed, unless you confirm them:")
+        _report("check with a new login that this machine is reachable, then: exclave confirm")
+    result = {"joined": {"namespace": record.namespace, "group": record.group, "member": record.member}}
+    state = _notify_agent(config.paths.runtime, wait=wait)
     if state is None and _start_unit():
-        state = _tell_agent_when_up(config.paths.runtime, wait=wait)
+        state = _notify_agent_when_up(config.paths.runtime, wait=wait)
     if state is None:
-        _say("no agent runs on this machine; start it: exclave run")
+        _report("no agent runs on this machine; start it: exclave run")
     if in_json:
-        print(json.dumps({**told, "state": state}))
+        print(json.dumps({**result, "state": state}))
     return 0 if state in (None, "ready") or not wait else 3
 
 
-def _names(token: str, record: MembershipRecord) -> bool:
-    """Whether a token is for this very member, whose machine joins again."""
+def _is_token_of(token: str, record: MembershipRecord) -> bool:
+    """Whether a token is for this member, whose machine joins again."""
     found = decode_token(token)
     return found.is_for_one and (found.namespace, *found.member_names) == (record.namespace, record.member)
 
 
 def _join_here(token: str, config: Config, confirm: float | None) -> MembershipRecord:
-    """Join. That rules are to be confirmed is noted before there is a membership: an agent may see that at once."""
-    if confirm is not None:
+    if confirm is not None:  # before the membership exists, because an agent may start to use it at once
         store_unconfirmed(config.paths.state, Unconfirmed(confirm))
     try:
-        joined: MembershipRecord = _run(partial(join, token, config, time.time, _say))
+        joined: MembershipRecord = _run(partial(join, token, config, time.time, _report))
     except BaseException:
         if confirm is not None and load_membership(config.paths.state) is None:
             forget_unconfirmed(config.paths.state)
@@ -96,41 +95,41 @@ def _join_here(token: str, config: Config, confirm: float | None) -> MembershipR
 def _join_beside(
     token: str, config: Config, spare: Path, former: MembershipRecord | None, confirm: float | None
 ) -> MembershipRecord:
-    """Join in a folder of its own, and only then leave what was: a token that does not serve changes nothing.
+    """Join into the folder `spare`, then leave the former membership and move the files over.
 
-    One that came to its end before, and was not taken over, is taken over now.
+    A bad token so changes nothing. A join that finished earlier, but was not moved, is moved now.
     """
     record = load_membership(spare)
     if record is None:
         beside = replace(config, paths=replace(config.paths, state=spare))
-        record = _run(partial(join, token, beside, time.time, _say))
+        record = _run(partial(join, token, beside, time.time, _report))
         assert record is not None
     if former is not None:
-        _say(f"leaving what was {former.namespace}/{former.member}")
+        _report(f"leaving the former membership {former.namespace}/{former.member}")
         remains = _ask_to_leave(config.paths.runtime)
         if remains is None:
-            remains = _leave_from_cold(config)
+            remains = _leave_without_agent(config)
         same = (record.namespace, record.member) == (former.namespace, former.member)
         for what in () if same else remains:
-            _say(f"remains where it was: {what}")
+            _report(f"remains in the former cluster: {what}")
     if confirm is not None:
         store_unconfirmed(config.paths.state, Unconfirmed(confirm))
     adopt_join(spare, config.paths.state)
     return record
 
 
-def _tell_agent(runtime: Path, *, wait: bool) -> str | None:
-    """Tell the agent; the last state it told, None if there is no agent."""
+def _notify_agent(runtime: Path, *, wait: bool) -> str | None:
+    """Notify the agent of the join; returns the last state that it reported, None if no agent runs."""
     state: str | None = None
     waiting, started = None, False
     try:
-        for line in send_command(runtime, "joined", ANSWER):
+        for line in send_command(runtime, "joined", ANSWER_TIMEOUT):
             before, state = state, str(line.get("state"))
-            started = started or state not in ("unjoined", "joining")  # it has not looked at the disk yet
+            started = started or state not in ("unjoined", "joining")  # before that it has not read the new files yet
             if wait and started and state != before:
-                _say(f"agent: {state}")
+                _report(f"agent: {state}")
             if wait and started and line.get("waiting") != waiting and (waiting := line.get("waiting")):
-                _say(f"waiting for {waiting[0]}")
+                _report(f"waiting for {waiting[0]}")
             if not wait or state == "ready" or (started and state in ("unjoined", "evicted")):
                 return state
     except NoAgent:
@@ -138,14 +137,14 @@ def _tell_agent(runtime: Path, *, wait: bool) -> str | None:
     return state
 
 
-def _tell_agent_when_up(runtime: Path, *, wait: bool) -> str | None:
-    deadline = time.monotonic() + UNIT_START
+def _notify_agent_when_up(runtime: Path, *, wait: bool) -> str | None:
+    deadline = time.monotonic() + UNIT_START_TIMEOUT
     while time.monotonic() < deadline:
-        state = _tell_agent(runtime, wait=wait)
+        state = _notify_agent(runtime, wait=wait)
         if state is not None:
             return state
         time.sleep(0.2)
-    _say(f"the agent of {UNIT} does not answer; see: journalctl -u {UNIT}")
+    _report(f"the agent of {UNIT} does not answer; its log: journalctl -u {UNIT}")
     return None
 
 
@@ -153,28 +152,28 @@ def _start_unit() -> bool:
     """Start the agent's unit, if this system has systemd and the unit."""
     if not Path("/run/systemd/system").is_dir():
         return False
-    known = subprocess.run(["systemctl", "cat", UNIT], capture_output=True, check=False).returncode == 0
-    if not known:
+    is_installed = subprocess.run(["systemctl", "cat", UNIT], capture_output=True, check=False).returncode == 0
+    if not is_installed:
         return False
-    _say(f"starting {UNIT}")
+    _report(f"starting {UNIT}")
     return subprocess.run(["systemctl", "start", "--no-block", UNIT], check=False).returncode == 0
 
 
-def leave_or_depart(config: Config, *, in_json: bool) -> int:
-    """Leave, by the agent or from cold; the exit code."""
+def leave_machine(config: Config, *, in_json: bool) -> int:
+    """Leave, with or without an agent. Returns the exit code."""
     record, remains, unremoved = None, list[str](), None
-    if config.paths.state.exists() or config.paths.runtime.exists():  # else nothing of exclave's was ever here
+    if config.paths.state.exists() or config.paths.runtime.exists():  # else exclave was never here
         make_folder(config.paths.runtime, 0o755)
         with hold_join_lock(config.paths.runtime):
             record, remains, unremoved = _leave(config)
     if record is None and not remains:
-        _say("this machine is no member")
+        _report("this machine is not a member")
     elif record is not None:
-        _say(f"left {record.namespace}/{record.member}")
+        _report(f"left {record.namespace}/{record.member}")
     for what in remains:
         kind, _, name = what.partition(" ")
         namespace, _, name = name.partition("/")
-        _say(
+        _report(
             f"remains in the cluster: {what}; an admin removes it: kubectl -n {namespace} delete {kind.lower()} {name}"
         )
     if unremoved is not None:
@@ -185,66 +184,68 @@ def leave_or_depart(config: Config, *, in_json: bool) -> int:
 
 
 def _leave(config: Config) -> tuple[MembershipRecord | None, list[str], HostError | None]:
-    """What this machine was, what remains in the cluster, and which files could not be removed."""
+    """The former membership, what remains in the cluster, and the error of files that could not be removed."""
     record, unremoved = load_membership(config.paths.state), None
     try:
-        remove_folder(config.paths.state / AGAIN)  # of a join that did not come to its end; it may hold a credential
+        remove_folder(config.paths.state / AGAIN)  # of a join that did not finish; it may hold a credential
     except HostError as problem:
-        unremoved = problem  # leaving matters more: this is raised after it
+        unremoved = problem  # raised after leaving, which matters more
     remains = _ask_to_leave(config.paths.runtime)
-    return record, _leave_from_cold(config) if remains is None else remains, unremoved
+    return record, _leave_without_agent(config) if remains is None else remains, unremoved
 
 
 def _ask_to_leave(runtime: Path) -> list[str] | None:
-    """Have the agent leave; what remains, None if no agent has done it. Raises ExclaveError in the agent's words."""
+    """Let the agent leave. Returns what remains, None if no agent did it. Raises the agent's ExclaveError."""
     try:
-        for line in send_command(runtime, "leave", LEAVING):
+        for line in send_command(runtime, "leave", LEAVE_TIMEOUT):
             if (error := line.get("error")) is not None:
                 fault = next((one for one in Fault if one.code == error.get("code")), Fault.DISK)
                 raise ExclaveError(fault, str(error.get("message")), str(error.get("hint")))
             if "remains" in line:
                 return [str(what) for what in line["remains"]]
-            _say("the agent walks back")
+            _report("the agent is leaving")
     except NoAgent:
         pass
     return None
 
 
-def _leave_from_cold(config: Config) -> list[str]:
+def _leave_without_agent(config: Config) -> list[str]:
     if not config.paths.state.exists():
         return []
     make_folder(config.paths.runtime, 0o755)
-    hint = "it does not answer: stop it, for instance with systemctl stop exclave, then leave again"
+    hint = "it does not answer: stop it, for example with systemctl stop exclave, then leave again"
     with hold_lock(config.paths.runtime / "agent.lock", "an agent", hint):
         record = load_membership(config.paths.state)
         if record is None:
             forget_everything(config.paths)
-            _run(partial(clean_up, config))  # an agent may have fallen over after it forgot, with rules still there
+            _run(
+                partial(clean_up, config)
+            )  # an agent may have crashed after it deleted its files, with rules still installed
             return []
-        _say("no agent runs; walking back without one")
+        _report("no agent runs; leaving without one")
         return list(_run(partial(depart, record, config, time.time)))
 
 
 def confirm_rules(config: Config, *, in_json: bool) -> int:
-    """Have the rules for good, by the agent or from cold; the exit code."""
+    """Make unconfirmed rules permanent, with or without an agent. Returns the exit code."""
     try:
         confirmed = bool(query_agent(config.paths.runtime, "confirm").get("confirmed"))
     except NoAgent:
         confirmed = forget_unconfirmed(config.paths.state)
         if confirmed:
             _run(confirm_from_cold)
-    _say("confirmed: the rules stay" if confirmed else "there was nothing to confirm")
+    _report("confirmed: the rules are permanent" if confirmed else "there was nothing to confirm")
     if in_json:
         print(json.dumps({"confirmed": confirmed}))
     return 0
 
 
-def clean_up_from_cold(config: Config, *, in_json: bool) -> int:
-    """Remove rules, proxies and link; the exit code. Refuses while an agent would only make them again.
+def clean_up_without_agent(config: Config, *, in_json: bool) -> int:
+    """Remove rules, proxies and link. Returns the exit code. Refuses while an agent runs, which would restore them.
 
-    Needs neither a membership nor a folder: where no lock can be taken, no agent could have taken one.
+    Works without a membership and on a full or read-only disk: where we cannot lock, no agent can either.
     """
-    hint = "stop it first, or leave: exclave leave"
+    hint = "stop it first, or leave with exclave leave"
     with ExitStack() as stack:
         try:
             make_folder(config.paths.runtime, 0o755)
@@ -252,46 +253,46 @@ def clean_up_from_cold(config: Config, *, in_json: bool) -> int:
         except HostError as problem:
             if problem.fault is not Fault.DISK:
                 raise
-            _say(f"{problem.message}; cleaning up without it")
+            _report(f"{problem.message}; cleaning up without the lock")
         else:
-            (config.paths.runtime / CONTROL).unlink(missing_ok=True)  # of an agent that was killed
+            (config.paths.runtime / CONTROL).unlink(missing_ok=True)  # left by an agent that was killed
         done = _run(partial(clean_up, config))
     for line in done:
-        _say(line)
+        _report(line)
     if (config.paths.state / MEMBERSHIP).exists():
-        _say("this machine is still a member, and pods may still be sent here: exclave run, or exclave leave")
+        _report("this machine is still a member, and pods may still send traffic here: exclave run, or exclave leave")
     if in_json:
         print(json.dumps({"done": done}))
     return 0
 
 
-def swap_and_tell(runtime: Path, *, forced: bool, in_json: bool) -> int:
-    """Have the agent move traffic to another proxy instance, and say how that went; the exit code.
+def swap_proxy(runtime: Path, *, forced: bool, in_json: bool) -> int:
+    """Let the agent move traffic to another proxy, and report the progress. Returns the exit code.
 
-    Raises NoAgent, and HostError if the agent that runs is too old to know of swaps.
+    Raises NoAgent, and HostError if the running agent is too old for swaps.
     """
     last: dict[str, Any] = {}
-    told = None
-    for line in send_command(runtime, "swap-forced" if forced else "swap", ANSWER):
+    reported = None
+    for line in send_command(runtime, "swap-forced" if forced else "swap", ANSWER_TIMEOUT):
         last = line
-        if (step := line.get("step")) is not None and step != told:
-            told = step
-            _say(f"{step}{f' ({count} connections)' if (count := line.get('clients')) else ''}")
+        if (step := line.get("step")) is not None and step != reported:
+            reported = step
+            _report(f"{step}{f' ({count} connections)' if (count := line.get('clients')) else ''}")
     if not last.keys() & {"swapped", "error"}:
         raise NoAgent
     if "code" not in last.get("error", {"code": 0}):
         raise HostError(
             Fault.ANOTHER_AGENT,
-            "the agent that runs is an older one, which cannot move traffic",
-            "let the new one take over, which touches no traffic: systemctl reload exclave",
+            "the running agent is an older version, which cannot move traffic",
+            "let the new version take over, which does not affect traffic: systemctl reload exclave",
         )
     if in_json:
         print(json.dumps(last))
     elif "swapped" in last:
         done = last["swapped"]
-        _say(f"traffic moved from proxy {done['from']} to proxy {done['to']} in {done['seconds']:.1f} s")
+        _report(f"traffic moved from proxy {done['from']} to proxy {done['to']} in {done['seconds']:.1f} s")
     else:
-        _say(f"exclave: {last['error']['message']}\n  to do: {last['error']['hint']}")
+        _report(f"exclave: {last['error']['message']}\n  to do: {last['error']['hint']}")
     return int(last["error"]["code"]) if "error" in last else 0
 
 
@@ -299,5 +300,5 @@ def _run(work: Callable[[], Any]) -> Any:
     return trio.run(work, strict_exception_groups=True)
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -1,9 +1,8 @@
-"""`exclave`: what is typed, what is done, and how it ends. Composition root of the commands.
+"""`exclave`: parses the command line, runs one command, reports its failure. Composition root of the commands.
 
-Rules: exit codes and fixed words are those of `errors.Fault`; 0 is done, 2 a wrong command line, 130 interrupted. A
-failure is told in two lines, what was met and what to do; with `--json` as one object on standard output. What nobody
-foresaw is a bug of ours and says so, without an exception's own words. Imports are done where they are needed: a
-command takes no longer to start than it must.
+Exit codes and fixed words are those of `errors.Fault`; 0 is success, 2 a wrong command line, 130 an interrupt. A
+failure is two lines, message and hint; with `--json` one object on standard output. An unexpected exception is reported
+as a bug, without its text, which may hold a secret. Functions import what they need, so that commands start fast.
 """
 
 import argparse
@@ -25,17 +24,17 @@ from exclave.kit.formats.host_port import join_host_port, split_host_port
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    # These parse their own options, so that one place knows them.
-    own = {"demo": _demo, "admin": _admin}.get(given[0]) if given else None
-    options = argparse.Namespace(run=own, rest=given[1:]) if own is not None else _parser().parse_args(given)
+    """Run one command. Returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # These two have parsers of their own.
+    own = {"demo": _demo, "admin": _admin}.get(words[0]) if words else None
+    options = argparse.Namespace(run=own, rest=words[1:]) if own is not None else _parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
         return command(options)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has gone; Python would complain once more at its own end
+    except BrokenPipeError:  # the reader of our output has gone; without this Python prints a second error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except BaseException as problem:
@@ -65,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"exclave {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], int], told: str, **more: Any) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=told, description=told[0].upper() + told[1:] + ".", **more)
+    def add(name: str, run: Callable[[argparse.Namespace], int], summary: str, **more: Any) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", **more)
         command.set_defaults(run=run)
         return command
 
@@ -164,23 +163,23 @@ def _add_controller_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    _need_root("running the agent")
+    _require_root("running the agent")
 
     config = load_config(options.config)
     _log_to_stderr()
     is_handed_over = _run_agent(config, options.confirm)
     if is_handed_over:
-        os.execv(sys.executable, _without_confirm(sys.orig_argv))  # noqa: S606  the program as it is on disk now
+        os.execv(sys.executable, _drop_confirm_option(sys.orig_argv))  # noqa: S606  the program as it is on disk now
     return 0
 
 
-def _without_confirm(words: Sequence[str]) -> list[str]:
-    """A command line without --confirm: a time that has begun goes on, and what was confirmed stays so."""
-    kept: list[str] = []
+def _drop_confirm_option(words: Sequence[str]) -> list[str]:
+    """A command line without --confirm: after a hand-over the timer goes on, or the rules are confirmed already."""
+    others: list[str] = []
     for number, word in enumerate(words):
         if word != "--confirm" and not word.startswith("--confirm=") and words[number - 1 : number] != ["--confirm"]:
-            kept.append(word)
-    return kept
+            others.append(word)
+    return others
 
 
 def _run_agent(config: Config, confirm: float | None) -> bool:
@@ -196,13 +195,13 @@ def _run_agent(config: Config, confirm: float | None) -> bool:
 
 
 def _join(options: argparse.Namespace) -> int:
-    _need_root("joining")
-    from exclave.cli.commands import join_and_tell
+    _require_root("joining")
+    from exclave.cli.commands import join_machine
     from exclave.cli.token_source import read_token
 
     config = load_config(options.config)
     token = read_token(options.token, options.token_file, os.environ)
-    return join_and_tell(
+    return join_machine(
         token,
         config,
         wait=not options.no_wait,
@@ -213,17 +212,17 @@ def _join(options: argparse.Namespace) -> int:
 
 
 def _confirm(options: argparse.Namespace) -> int:
-    _need_root("confirming")
+    _require_root("confirming")
     from exclave.cli.commands import confirm_rules
 
     return confirm_rules(load_config(options.config), in_json=options.json)
 
 
 def _leave(options: argparse.Namespace) -> int:
-    _need_root("leaving")
-    from exclave.cli.commands import leave_or_depart
+    _require_root("leaving")
+    from exclave.cli.commands import leave_machine
 
-    return leave_or_depart(load_config(options.config), in_json=options.json)
+    return leave_machine(load_config(options.config), in_json=options.json)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -235,7 +234,7 @@ def _status(options: argparse.Namespace) -> int:
     try:
         status = query_agent(runtime, "status")
     except NoAgent:
-        return _no_agent(in_json=options.json)
+        return _report_no_agent(in_json=options.json)
     if options.json:
         print(json.dumps(status, indent=2))
     else:
@@ -244,7 +243,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    _need_root("explaining")
+    _require_root("explaining")
     import trio
 
     from exclave.explain.explain import ask, explain, explained_lines, explained_object
@@ -261,35 +260,35 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _no_agent(*, in_json: bool) -> int:
+def _report_no_agent(*, in_json: bool) -> int:
     from exclave.cli.status_text import NO_AGENT
 
-    told = ("no agent runs on this machine", "start it: systemctl start exclave; or exclave run")
+    text = ("no agent runs on this machine", "start it: systemctl start exclave; or exclave run")
     if in_json:
-        print(json.dumps(error_object(NO_AGENT, "no-agent", *told)))
+        print(json.dumps(error_object(NO_AGENT, "no-agent", *text)))
     else:
-        print(f"exclave: {told[0]}\n  to do: {told[1]}", file=sys.stderr)
+        print(f"exclave: {text[0]}\n  to do: {text[1]}", file=sys.stderr)
     return NO_AGENT
 
 
 def _proxy(options: argparse.Namespace) -> int:
-    _need_root("moving traffic")
-    from exclave.cli.commands import swap_and_tell
+    _require_root("moving traffic")
+    from exclave.cli.commands import swap_proxy
     from exclave.control.client import NoAgent
 
     runtime = load_config(options.config).paths.runtime
     try:
-        return swap_and_tell(runtime, forced=options.force, in_json=options.json)
+        return swap_proxy(runtime, forced=options.force, in_json=options.json)
     except NoAgent:
-        return _no_agent(in_json=options.json)
+        return _report_no_agent(in_json=options.json)
 
 
 def _cleanup(options: argparse.Namespace) -> int:
-    _need_root("cleaning up")
-    from exclave.cli.commands import clean_up_from_cold
+    _require_root("cleaning up")
+    from exclave.cli.commands import clean_up_without_agent
 
-    # A broken configuration must not keep rules in place; what it says of folders may be right all the same.
-    return clean_up_from_cold(salvage_config(options.config), in_json=options.json)
+    # An invalid configuration must not stop a clean-up; its folders may still be valid.
+    return clean_up_without_agent(salvage_config(options.config), in_json=options.json)
 
 
 def _controller(options: argparse.Namespace) -> int:
@@ -308,7 +307,7 @@ def _controller(options: argparse.Namespace) -> int:
         access = Access((options.server or _server_of_pod(),), options.ca_file.read_text())
     except (OSError, ValueError) as problem:
         raise ExclaveError(
-            Fault.USAGE, f"the API server is not known: {problem}", "name it: --server, --ca-file and --token-file"
+            Fault.USAGE, f"the API server is not known: {problem}", "name it with --server, --ca-file and --token-file"
         ) from None
     where, _, secret = options.issuer.rpartition("/")
     place = Place(options.namespace, options.linkerd_namespace, where or None, secret)
@@ -322,7 +321,7 @@ def _controller(options: argparse.Namespace) -> int:
 
 
 def _server_of_pod() -> str:
-    """Where a pod finds its API server. Source: kubernetes.io, "Directly accessing the REST API"."""
+    """The API server's URL inside a pod. Source: kubernetes.io, "Directly accessing the REST API"."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
         raise ValueError("KUBERNETES_SERVICE_HOST is not set")
@@ -331,9 +330,9 @@ def _server_of_pod() -> str:
 
 def _demo(options: argparse.Namespace) -> int:
     try:
-        demo = importlib.import_module("exclave_sandbox.demo.main")  # not part of any package
+        demo = importlib.import_module("exclave_sandbox.demo.main")  # not part of the package
     except ModuleNotFoundError:
-        print("exclave: the demo is part of a checkout\n  to do: run ./agent/demo in one", file=sys.stderr)
+        print("exclave: the demo is not installed\n  to do: run ./agent/demo in a checkout of exclave", file=sys.stderr)
         return Fault.USAGE.code
     code: int = demo.main(options.rest)
     return code
@@ -345,15 +344,15 @@ def _admin(options: argparse.Namespace) -> int:
     return admin(options.rest)
 
 
-def _need_root(what: str) -> None:
+def _require_root(action: str) -> None:
     if os.geteuid() != 0:
-        raise HostError(Fault.NO_PRIVILEGE, f"{what} needs root", f"run it as root: sudo {' '.join(sys.argv[:2])}")
+        raise HostError(Fault.NO_PRIVILEGE, f"{action} needs root", f"run it as root: sudo {' '.join(sys.argv[:2])}")
 
 
 def _log_to_stderr() -> None:
     import logging
 
-    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "  # the journal has its own
+    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "  # the journal adds its own
     logging.basicConfig(format=f"{stamp}%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

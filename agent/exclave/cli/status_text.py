@@ -1,7 +1,6 @@
-"""What a command says of a status or of a failure: lines for a terminal, objects for programs, exit codes. Pure.
+"""A status as lines for a person and as an exit code. Pure.
 
-Rules: a script asks for the status often, so nothing is imported here that takes time; states are told by their words.
-What is unknown is left out of the lines. An unexpected exception's own text is never shown, since it may hold a secret.
+Scripts query the status often, so this imports nothing that takes time. Unknown values are left out.
 """
 
 from collections.abc import Mapping
@@ -9,18 +8,18 @@ from typing import Any
 
 
 def exit_code(status: Mapping[str, Any]) -> int:
-    """What `exclave status` returns: 0 ready, 3 a member and not ready, 4 unjoined."""
+    """The exit code of `exclave status`: 0 ready, 3 a member but not ready, 4 not a member."""
     if status["state"] in ("unjoined", "joining"):
         return 4
     return 0 if status["listing"]["ready"] and status["state"] in ("ready", "orphaned") else 3
 
 
 NO_AGENT = 5
-"""What `exclave status` returns when nobody answers."""
+"""The exit code of `exclave status` if no agent answers."""
 
 
 def status_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Label and text of each line for a terminal; what is unknown is left out."""
+    """Label and text of each line."""
     member, cluster, listing = status["member"], status["cluster"], status["listing"]
     lines = [("state", f"{status['state']} since {status['since']}")]
     if member["name"]:
@@ -34,8 +33,8 @@ def status_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines += _traffic_lines(status)
     if member["name"]:
         ports = ", ".join(map(str, listing["ports"])) or "none"
-        told = "ready" if listing["ready"] else f"not ready ({listing['reason'] or 'nothing told yet'})"
-        lines.append(("listing", f"{told}, ports listed: {ports}"))
+        ready = "ready" if listing["ready"] else f"not ready ({listing['reason'] or 'not reported yet'})"
+        lines.append(("listing", f"{ready}, ports listed: {ports}"))
         lines += [("probe", _probe_line(probe)) for probe in listing["probes"]]
     lines += [("waiting", f"for {wait['for']} since {wait['since']}") for wait in status["waiting"]]
     for problem in status["problems"]:
@@ -51,10 +50,10 @@ def _traffic_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
             lines.append((f"proxy {name}", f"{instance['state']}, process {instance['pid']}{active}"))
     redirect = status["redirect"]
     if redirect["installed"] is not None:
-        stands = "in place" if redirect["matches"] else ("another than wanted" if redirect["installed"] else "none")
+        state = "in place" if redirect["matches"] else ("not as wanted" if redirect["installed"] else "none")
         captured = redirect["captured"]
         counted = f"connections captured: {captured['inbound']} in, {captured['outbound']} out"
-        lines.append(("rules", f"{stands}; {counted}"))
+        lines.append(("rules", f"{state}; {counted}"))
     return lines
 
 

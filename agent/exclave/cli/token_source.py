@@ -1,7 +1,7 @@
-"""Where a join token is read from: an argument, a file, a credential of systemd, standard input, the terminal.
+"""Reads a join token: from an argument, a file, a systemd credential, standard input or the terminal, in this order.
 
-Blocking. Rules: the first that is given is taken, in this order; what is read never shows anywhere. A terminal is read
-with canonical mode off, because the kernel cuts lines at 4,095 bytes in it and a token is longer; nothing is echoed.
+Blocking. The token is never printed. A terminal is read without echo and with canonical mode off, in which the kernel
+cuts lines at 4,095 bytes: a token may be longer.
 """
 
 import os
@@ -16,7 +16,7 @@ CREDENTIAL = "exclave.join-token"
 """Name of the file in $CREDENTIALS_DIRECTORY (systemd.exec(5), LoadCredential)."""
 
 WARNING = (
-    "warning: a token on the command line is seen by every user of this machine and kept in the shell's history; "
+    "warning: every user of this machine can see a token on the command line, and the shell stores it in its history; "
     "use --token-file"
 )
 
@@ -46,7 +46,7 @@ def _read_file(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "it is not text"
         raise ExclaveError(
-            Fault.USAGE, f"cannot read the token file {path}: {reason}", "name a file that holds the one line"
+            Fault.USAGE, f"cannot read the token file {path}: {reason}", "name a file that contains the token"
         ) from None
 
 
@@ -56,7 +56,7 @@ def _read_terminal(descriptor: int) -> str:
     raw[3] &= ~(termios.ICANON | termios.ECHO)
     termios.tcsetattr(descriptor, termios.TCSADRAIN, raw)
     try:
-        # Not before: whoever answers at once would be echoed, and cut off.
+        # Only now: an answer that came earlier would be echoed, and cut.
         print("join token: ", end="", file=sys.stderr, flush=True)
         return _read_line(descriptor).decode("utf-8", "replace").strip()
     finally:

@@ -1,7 +1,7 @@
-"""A command's side of `control.sock`: ask the agent that runs, and read what it says.
+"""The commands' side of `control.sock`: sends a command to the agent and reads its answers.
 
-Blocking, and with no more than the standard library: `exclave status` is asked by scripts, often, and has no use for an
-event loop. Raises NoAgent when nobody listens, HostError when somebody does and we may not ask.
+Blocking, with the standard library only: scripts run `exclave status` often, and it needs no event loop. Raises NoAgent
+if no agent answers, HostError if we have no permission.
 """
 
 import json
@@ -16,11 +16,11 @@ SOCKET_NAME = "control.sock"
 
 
 class NoAgent(Exception):
-    """Nobody answers on the control socket: no agent runs, or it ended while we asked."""
+    """No agent answers on the control socket: none runs, or it ended meanwhile."""
 
 
 def send_command(runtime: Path, command: str, timeout: float | None = 10.0) -> Iterator[dict[str, Any]]:
-    """Send a command and yield what comes back, line by line. `timeout` is seconds between lines, None for ever."""
+    """Send a command and yield the answers. `timeout`: seconds between two answers, None for ever."""
     path = runtime / SOCKET_NAME
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
@@ -29,7 +29,7 @@ def send_command(runtime: Path, command: str, timeout: float | None = 10.0) -> I
             channel.sendall(json.dumps({"command": command}).encode() + b"\n")
         except PermissionError:
             raise HostError(
-                Fault.NO_PRIVILEGE, f"asking the agent at {path} is not permitted", "run this command as root"
+                Fault.NO_PRIVILEGE, f"the agent's socket {path} is for root only", "run this command as root"
             ) from None
         except OSError:
             raise NoAgent from None
@@ -48,7 +48,7 @@ def _objects(lines: Any) -> Iterator[dict[str, Any]]:
 
 
 def query_agent(runtime: Path, command: str, timeout: float = 10.0) -> dict[str, Any]:
-    """The first line of the answer. Raises NoAgent, HostError."""
+    """The first answer to a command. Raises NoAgent, HostError."""
     for found in send_command(runtime, command, timeout):
         return found
     raise NoAgent

@@ -1,8 +1,8 @@
-"""`control.sock`: how commands talk to the agent that runs. One JSON object a line, both ways, root only.
+"""The agent's side of `control.sock`: one JSON object per line in both directions, for root only.
 
-A client sends one line, `{"command": NAME}`, and reads lines until the connection ends; the answers are the agent's.
-Rules: a client that asks nonsense is told so and dropped; one that goes away is forgotten; none of them can hold up
-the agent; a socket that fails is made anew. The socket is made with mode 0600, so the kernel decides who may connect.
+A client sends one line, `{"command": NAME}`, and reads lines until the connection ends. No client can block the agent:
+a wrong command gets an error, a slow client is dropped. A socket that fails is opened again. Its mode is 0600, so the
+kernel decides who may connect.
 """
 
 import json
@@ -29,18 +29,18 @@ MAX_REQUEST = 4096
 """Bytes of a request."""
 
 CLIENT_TIMEOUT = 10.0
-"""Seconds for a client to say what it wants, and to take each line."""
+"""Seconds for a client to send its command, and to read each line."""
 
 SendReply = Callable[[dict[str, Any]], Awaitable[None]]
-"""Sends one object to the client. Raises trio.BrokenResourceError if it has gone."""
+"""Sends one object to the client. Raises trio.BrokenResourceError if the client has gone."""
 
 CommandHandler = Callable[[str, SendReply], Awaitable[None]]
-"""Answers a command by name; returns when all is said. Raises LookupError if it knows no such command."""
+"""Answers a command and returns when it is done. Raises LookupError for an unknown command."""
 
 
 @asynccontextmanager
 async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[None]:
-    """Serve commands while open. Raises HostError if the socket cannot be made."""
+    """Serve commands while open. Raises HostError if the socket cannot be opened."""
     path = runtime / SOCKET_NAME
     listening = trio.socket.from_stdlib_socket(_bind_socket(path))
 
@@ -64,11 +64,11 @@ async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[N
 
 
 def _bind_socket(path: Path) -> socket.socket:
-    """A listening socket that only root may connect to, from its first moment."""
+    """A listening socket that only root may ever connect to."""
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
     try:
-        path.unlink(missing_ok=True)  # the lock is ours, so whoever bound it has gone
+        path.unlink(missing_ok=True)  # we hold the agent's lock, so the process that bound it has gone
         channel.bind(str(path))
         channel.listen(16)
     except OSError as problem:
@@ -94,13 +94,13 @@ async def _serve(answer: CommandHandler, stream: trio.SocketStream) -> None:
             except LookupError:
                 await reply({"error": {"message": "no such command"}})
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-        log.debug("control: a client went away")
+        log.debug("control: a client has gone")
     except Exception:
-        log.exception("control: a command was not answered")  # a question must not end the agent
+        log.exception("control: a command failed")  # a command must not end the agent
 
 
 async def _read_command(stream: trio.SocketStream) -> str:
-    """The command's name; "" for nonsense."""
+    """The command's name; "" if the line is no command."""
     line = b""
     with trio.fail_after(CLIENT_TIMEOUT):
         while b"\n" not in line and len(line) <= MAX_REQUEST:
@@ -109,7 +109,6 @@ async def _read_command(stream: trio.SocketStream) -> str:
                 break
             line += more
     try:
-        asked = json.loads(line)
-        return str(asked["command"])
+        return str(json.loads(line)["command"])
     except (ValueError, KeyError, TypeError):
         return ""

@@ -75,12 +75,12 @@ def test_what_was_edited_is_named(found: dict[tuple[str, str, str], Object], wor
     assert bad(rights_rows([], steps)) == [("error", words[0])]
 
 
-def test_what_two_groups_share_is_told_once() -> None:
+def test_a_fault_of_a_shared_object_is_listed_once() -> None:
     steps = pending_changes([*SHOP, *SHOP], changed("Role", "shop-vms", "exclave-machines", rules=[]))
     assert bad(rights_rows([], steps)) == [("error", "Role exclave-machines in shop-vms has been changed")]
 
 
-def test_the_controllers_own_rights_are_told_apart_from_groups() -> None:
+def test_the_controllers_rights_have_a_row_of_their_own() -> None:
     rights = Installation().rights
     stands = index_objects([copy.deepcopy(one.body) for one in rights])
     assert pending_changes(rights, stands) == []

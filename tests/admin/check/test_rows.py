@@ -70,7 +70,7 @@ def test_controllers_run_and_one_leads() -> None:
     ]
 
 
-def test_groups_members_and_services_that_need_a_look_are_named() -> None:
+def test_groups_members_and_services_with_problems_are_named() -> None:
     refused = {"type": "Accepted", "status": "False", "reason": "Invalid", "message": "no networks"}
     group = {"metadata": {"namespace": "shop", "name": "web"}, "status": {"conditions": [refused]}}
     assert bad(group_rows([group], ["shop/web-headless"])) == [
@@ -115,7 +115,7 @@ def test_an_issuer_is_there_is_believed_and_lasts() -> None:
     assert warned == ("warning", "it ends in 3d")
 
 
-def test_in_short_what_holds_is_left_out() -> None:
+def test_the_short_report_has_only_failures() -> None:
     rows = [Row("one"), *guard_rows("it is missing")]
     assert report_text(rows, short=True) == (
         "linkerd-exclave\n---------------\n× the admission policies are as installed\n    it is missing\n"

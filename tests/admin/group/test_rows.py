@@ -22,7 +22,7 @@ def accepted(status: str, reason: str) -> dict[str, object]:
     return {**GROUP, "status": {"conditions": [{"type": "Accepted", "status": status, "reason": reason}]}}
 
 
-def test_a_row_says_how_many_live() -> None:
+def test_a_row_counts_live_members() -> None:
     row = dict(zip(GROUP_TITLES, group_row(GROUP, MEMBERS, NOW), strict=True))
     assert row == {
         "NAME": "web",
@@ -41,7 +41,7 @@ def test_why_a_group_is_not_accepted_is_its_reason() -> None:
     assert accepted_words(accepted("False", "AccountShared")) == "AccountShared"
 
 
-def test_a_group_that_cannot_be_used_says_why() -> None:
+def test_an_invalid_group_is_described_with_the_reason() -> None:
     assert broken_lines(GROUP, "networks: none") == [
         ("Name", "web"),
         ("Namespace", "shop"),
@@ -50,7 +50,7 @@ def test_a_group_that_cannot_be_used_says_why() -> None:
     ]
 
 
-def test_a_description_says_everything() -> None:
+def test_a_description_is_complete() -> None:
     account = {"metadata": {"name": "web.join.k7q2x-5", "annotations": {"exclave.dev/expires": "1970-01-01T03:00:00Z"}}}
     service = {"metadata": {"name": "front"}}
     lines = dict(group_lines(GROUP, parse_group("web", SPEC), MEMBERS, token_accounts([account]), [service], NOW))

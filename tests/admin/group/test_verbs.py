@@ -46,7 +46,7 @@ def test_a_group_is_made_with_everything_it_needs(admin: Admin, namespace: str) 
 
 
 @pytest.mark.usefixtures("group")
-def test_again_it_is_left_alone_or_brought_to_what_is_told(admin: Admin, namespace: str) -> None:
+def test_creating_again_changes_only_what_differs(admin: Admin, namespace: str) -> None:
     again = admin.type("group", "create", "web", "-n", namespace, *SPEC)
     assert (again.code, again.out) == (0, f"workloadgroup.exclave.dev/web in {namespace} unchanged\n")
     admin.kubectl.patch(ROLES, namespace, "exclave-machines", {"rules": []})
@@ -143,9 +143,9 @@ def test_a_group_is_described(admin: Admin, namespace: str) -> None:
     put_member(admin, namespace, "web-k7q2x-1")
     selector = {"selector": {"app": "web"}, "ports": [{"port": 8080}]}
     admin.kubectl.create(SERVICES, namespace, {"metadata": {"name": "front"}, "spec": selector})
-    told = admin.type("group", "describe", "web", "-n", namespace).out
-    assert "\nServices:        front\n" in told
-    assert "\nMembers:\n  NAME          GROUP" in told
+    described = admin.type("group", "describe", "web", "-n", namespace).out
+    assert "\nServices:        front\n" in described
+    assert "\nMembers:\n  NAME          GROUP" in described
     whole = admin.type("group", "describe", "web", "-n", namespace, "-o", "json")
     assert json.loads(whole.out) == admin.kubectl.get(WORKLOAD_GROUPS, namespace, "web")
     nobody = admin.type("group", "describe", "db", "-n", namespace)

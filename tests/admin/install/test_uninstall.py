@@ -7,7 +7,9 @@ from support.admin import Admin, put
 from support.stored import member
 
 
-def test_whoever_would_be_stranded_is_named_and_nothing_is_done(admin: Admin, namespace: str, server: Server) -> None:
+def test_members_that_would_be_stranded_are_named_and_nothing_is_deleted(
+    admin: Admin, namespace: str, server: Server
+) -> None:
     body = {"metadata": {"name": namespace}}
     members = [Manifest(MEMBERS, namespace, member(f"web-k7q2x-{number}")) for number in range(1, 8)]
     put(server, [Manifest(NAMESPACES, None, body), *members])

@@ -55,11 +55,9 @@ CHOICES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("options", "told"), CHOICES.values(), ids=CHOICES)
-def test_a_choice_that_cannot_be_is_told_before_anything_is_asked(
-    options: list[str], told: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("options", "message"), CHOICES.values(), ids=CHOICES)
+def test_an_invalid_choice_is_refused_without_the_cluster(options: list[str], message: str, tmp_path: Path) -> None:
     typed = Admin(tmp_path / "no-kubeconfig").type("install", *options)
     assert (typed.code, typed.out) == (2, "")
-    assert typed.err.startswith(told)
+    assert typed.err.startswith(message)
     assert "to do: " in typed.err

@@ -46,7 +46,7 @@ def member(*conditions: dict[str, str], name: str = "web-k7q2x-1", **metadata: A
     }
 
 
-def test_a_row_says_what_the_member_says() -> None:
+def test_a_row_shows_the_members_status() -> None:
     row = dict(zip(TITLES, member_row(member(ADMITTED, LIVE), NOW), strict=True))
     assert row == {
         "NAME": "web-k7q2x-1",
@@ -67,7 +67,7 @@ def test_with_all_namespaces_the_namespace_comes_first() -> None:
     assert member_row(member(), NOW, True)[0] == "shop"
 
 
-def test_a_member_that_says_nothing_yet_has_a_row_too() -> None:
+def test_a_member_without_a_status_has_a_row() -> None:
     row = member_row({"metadata": {"name": "odd"}}, NOW)
     assert row == ["odd", "", "", "Unknown", "False", "", "", "", "<unknown>", "not admitted yet"]
 
@@ -77,7 +77,7 @@ CLONED = {"type": "Cloned", "status": "True", "reason": "TwoBoots", "message": "
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "texts"),
     [
         pytest.param(member(ADMITTED), [], id="all is well"),
         pytest.param(member(), ["not admitted yet"], id="the controller has said nothing"),
@@ -90,9 +90,9 @@ CLONED = {"type": "Cloned", "status": "True", "reason": "TwoBoots", "message": "
         ),
     ],
 )
-def test_a_note_says_what_the_columns_do_not(found: dict[str, Any], told: list[str]) -> None:
-    assert notes(found) == told
-    assert is_cordoned(found) is ("cordoned" in told)
+def test_a_note_has_what_no_column_shows(found: dict[str, Any], texts: list[str]) -> None:
+    assert notes(found) == texts
+    assert is_cordoned(found) is ("cordoned" in texts)
 
 
 def test_a_group_is_read_from_the_name() -> None:
@@ -101,11 +101,11 @@ def test_a_group_is_read_from_the_name() -> None:
     assert in_group(members, "web") == members[:1]
 
 
-def test_live_is_what_the_controller_says() -> None:
+def test_live_is_the_controllers_condition() -> None:
     assert [is_live(member(LIVE)), is_live(member())] == [True, False]
 
 
-def test_a_description_says_everything() -> None:
+def test_a_description_is_complete() -> None:
     lines = dict(member_lines(member(ADMITTED, LIVE), None, [], NOW))
     assert lines == {
         "Name": "web-k7q2x-1",
@@ -132,7 +132,7 @@ def test_a_certificate_has_expired_or_was_never_signed() -> None:
     assert certificate_words(view_member({"metadata": {}}), NOW) == "none yet"
 
 
-def test_what_linkerd_is_told() -> None:
+def test_the_workload_as_linkerd_reads_it() -> None:
     ready = {"type": "Ready", "status": "True", "reason": "Ready"}
     assert workload_words({"spec": {"ports": [{"port": 80}, {"port": 81}]}, "status": {"conditions": [ready]}}) == (
         "Ready=True (Ready), ports listed: 80, 81"

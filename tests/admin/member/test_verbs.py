@@ -38,9 +38,9 @@ def test_members_are_listed(admin: Admin, namespace: str) -> None:
 
 
 def test_a_member_is_described(admin: Admin, namespace: str) -> None:
-    told = admin.type("member", "describe", "web-k7q2x-1", "-n", namespace)
-    assert told.code == 0
-    assert told.out.startswith(f"Name:        web-k7q2x-1\nNamespace:   {namespace}\nGroup:       web\n")
+    described = admin.type("member", "describe", "web-k7q2x-1", "-n", namespace)
+    assert described.code == 0
+    assert described.out.startswith(f"Name:        web-k7q2x-1\nNamespace:   {namespace}\nGroup:       web\n")
     whole = admin.type("member", "describe", "web-k7q2x-1", "-n", namespace, "-o", "json")
     assert json.loads(whole.out) == admin.kubectl.get(MEMBERS, namespace, "web-k7q2x-1")
 
@@ -56,7 +56,7 @@ def test_a_member_that_is_not_there(admin: Admin, namespace: str, verb: str) -> 
     )
 
 
-def test_evicting_takes_the_account_first_and_then_the_member(admin: Admin, namespace: str) -> None:
+def test_evicting_deletes_the_account_first_and_then_the_member(admin: Admin, namespace: str) -> None:
     typed = admin.type("member", "evict", "web-k7q2x-1", "web-k7q2x-2", "-n", namespace)
     assert (typed.code, typed.out) == (0, "member web-k7q2x-1 evicted\nmember web-k7q2x-2 evicted\n")
     assert typed.err.splitlines()[0] == (

@@ -28,35 +28,35 @@ DEAD = {"type": "Live", "status": "False", "reason": "NotLive", "message": ""}
 
 
 def member(number: int, loaded: MeshTrust | None, *conditions: dict[str, str], **metadata: str) -> Object:
-    told = {"anchors": loaded.anchors_sha256, "issuer": loaded.issuer} if loaded else {}
+    values = {"anchors": loaded.anchors_sha256, "issuer": loaded.issuer} if loaded else {}
     return {
         "metadata": {"name": f"web-k7q2x-{number}", "namespace": "shop", **metadata},
-        "spec": {"loaded": told},
+        "spec": {"loaded": values},
         "status": {"conditions": [ADMITTED, *conditions]},
     }
 
 
-def told(mesh: MeshTrust) -> list[GroupTrust]:
+def published(mesh: MeshTrust) -> list[GroupTrust]:
     return [GroupTrust("shop/web", mesh.anchors, mesh.issuer)]
 
 
 def late(mesh: MeshTrust, groups: MeshTrust, *members: Object) -> list[tuple[str, ...]]:
-    return [gate.late for gate in gates(mesh, told(groups), members)]
+    return [gate.late for gate in gates(mesh, published(groups), members)]
 
 
 def last_word(mesh: MeshTrust, groups: MeshTrust, *members: Object) -> str:
-    return advice(mesh, gates(mesh, told(groups), members), members)[-1]
+    return advice(mesh, gates(mesh, published(groups), members), members)[-1]
 
 
 OPEN: list[tuple[str, ...]] = [(), (), (), ()]
 
 
-def test_with_nothing_under_way_every_gate_is_open() -> None:
+def test_without_a_rotation_every_gate_is_open() -> None:
     assert late(BEFORE, BEFORE, member(1, BEFORE)) == OPEN
     assert last_word(BEFORE, BEFORE, member(1, BEFORE)) == "no rotation is in progress"
 
 
-def test_a_step_just_taken_closes_a_gate_before_the_controller_knows_of_it() -> None:
+def test_a_new_step_closes_a_gate_before_the_controller_reacts() -> None:
     for now, before in ((BOTH, BEFORE), (ROTATED, BOTH), (AFTER, ROTATED)):
         found = late(now, before, member(1, before))
         assert found[1] == ("shop/web",)
@@ -67,7 +67,7 @@ def test_a_step_just_taken_closes_a_gate_before_the_controller_knows_of_it() -> 
 def test_a_new_bundle_must_be_loaded_by_all_before_the_issuer_changes() -> None:
     members = [member(1, BOTH), member(2, BEFORE), member(3, None)]
     assert late(BOTH, BOTH, *members) == [(), (), ("web-k7q2x-2", "web-k7q2x-3"), ("web-k7q2x-3",)]
-    lines = advice(BOTH, gates(BOTH, told(BOTH), members), members)
+    lines = advice(BOTH, gates(BOTH, published(BOTH), members), members)
     assert lines[0].startswith("published: 2 trust anchors, bundle ")
     assert "no   every member has loaded the published anchors: not web-k7q2x-2, web-k7q2x-3" in lines
     assert lines[-1] == "wait: these members would not trust an issuer under a new anchor"
@@ -98,11 +98,11 @@ def test_steps_in_the_wrong_order_open_nothing() -> None:
     assert late(empty, BEFORE)[0] == (f"Secret {SECRET} holds no certificate that can be read",)
 
 
-def test_without_the_secret_all_groups_must_have_been_told_and_a_controller_must_lead() -> None:
-    same, stale = told(ROTATED), [*told(ROTATED), GroupTrust("lab/db", BOTH.anchors, BOTH.issuer)]
-    known = trust_from_settings(ROTATED.anchors, same, has_leader=True)
-    assert (known.issuer, known.fault, known.is_issuer_read) == (ROTATED.issuer, "", False)
-    for groups, has_leader in ((same, False), (stale, True), (told(AFTER), True), ([], True)):
+def test_without_the_secret_all_settings_must_agree_and_a_controller_must_lead() -> None:
+    same, stale = published(ROTATED), [*published(ROTATED), GroupTrust("lab/db", BOTH.anchors, BOTH.issuer)]
+    trust = trust_from_settings(ROTATED.anchors, same, has_leader=True)
+    assert (trust.issuer, trust.fault, trust.is_issuer_read) == (ROTATED.issuer, "", False)
+    for groups, has_leader in ((same, False), (stale, True), (published(AFTER), True), ([], True)):
         unknown = trust_from_settings(ROTATED.anchors, groups, has_leader=has_leader)
         assert unknown.issuer == ""
         found = gates(unknown, groups, [member(1, ROTATED)])
@@ -110,14 +110,14 @@ def test_without_the_secret_all_groups_must_have_been_told_and_a_controller_must
         assert found[3].late == ("web-k7q2x-1",)
 
 
-def test_those_who_leave_hold_nobody_up_and_the_dead_do_and_are_named() -> None:
+def test_leaving_members_do_not_count_and_dead_ones_do_and_are_named() -> None:
     assert late(AFTER, AFTER, member(1, BEFORE, deletionTimestamp="now")) == OPEN
     members = [member(1, AFTER), member(2, BEFORE, DEAD)]
-    lines = advice(AFTER, gates(AFTER, told(AFTER), members), members)
+    lines = advice(AFTER, gates(AFTER, published(AFTER), members), members)
     assert "counted although not live: web-k7q2x-2; evict those that do not come back" in lines
 
 
-def test_a_row_says_what_is_current_and_names_what_is_not() -> None:
+def test_a_row_shows_current_or_the_hash_that_is_loaded() -> None:
     assert rotation_row(AFTER, member(1, AFTER))[3:5] == ("current", "current")
     assert rotation_row(AFTER, member(1, BEFORE))[3:5] == (BEFORE.anchors_sha256[:12], BEFORE.issuer[:12])
     assert rotation_row(AFTER, member(1, None))[3:5] == ("unknown", "unknown")

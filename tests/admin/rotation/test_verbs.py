@@ -3,7 +3,7 @@
 from support.admin import Admin
 
 
-def test_a_cluster_without_linkerds_anchors_says_so_and_what_to_name(admin: Admin) -> None:
+def test_missing_anchors_are_an_error_with_the_option_to_use(admin: Admin) -> None:
     typed = admin.type("rotation", "status", "-L", "nowhere")
     assert (typed.code, typed.out) == (23, "")
     assert typed.err == (

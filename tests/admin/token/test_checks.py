@@ -35,7 +35,7 @@ ACCOUNTS = token_accounts(
 )
 
 
-def test_tokens_are_known_by_the_names_of_their_accounts() -> None:
+def test_tokens_are_recognised_by_their_accounts_names() -> None:
     assert [(one.name, one.id, one.group, one.uses, one.member) for one in ACCOUNTS] == [
         ("web.join.k7q2x-5", "k7q2x", "web", 5, ""),
         ("web.rejoin.k7q2x-2", "k7q2x-2", "web", 1, "web-k7q2x-2"),
@@ -49,12 +49,12 @@ def test_used_are_the_members_of_its_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expires", "told"),
+    ("expires", "left"),
     [("1970-01-01T03:00:00Z", "in 60m"), ("1970-01-01T02:00:00Z", "expired"), ("soon", "soon"), ("", "")],
 )
-def test_a_row(expires: str, told: str) -> None:
+def test_a_row(expires: str, left: str) -> None:
     (token,) = token_accounts([account("web.rejoin.k7q2x-2", expires)])
-    assert token_row(token, ["web-k7q2x-2"], NOW) == ["k7q2x-2", "web", "1", "1", told, "60m", "web-k7q2x-2"]
+    assert token_row(token, ["web-k7q2x-2"], NOW) == ["k7q2x-2", "web", "1", "1", left, "60m", "web-k7q2x-2"]
 
 
 def test_a_token_is_named_by_its_id_or_whole() -> None:
@@ -104,7 +104,7 @@ def test_uses_that_no_token_has(uses: int) -> None:
     assert refused.value.message == f"--uses: a number from 1 to 999 was expected, found {uses}"
 
 
-def test_the_group_is_told_or_is_the_members() -> None:
+def test_the_group_is_named_or_is_the_members() -> None:
     check_uses(999)
     assert choose_group("web", None, 5) == "web"
     assert choose_group(None, "web-api-k7q2x-1", 1) == "web-api"
@@ -167,7 +167,7 @@ def test_addresses_that_mean_something_else_on_every_machine(server: str, where:
     ]
 
 
-def test_less_life_than_asked_for_is_said() -> None:
+def test_a_shorter_lifetime_is_a_warning() -> None:
     assert life_warning(3600.0, 3590.0) is None
     assert life_warning(86400.0, 3600.0) == (
         "this API server limits the lifetime of tokens: it granted 60m instead of 24h"
@@ -186,7 +186,7 @@ def test_less_life_than_asked_for_is_said() -> None:
         ),
     ],
 )
-def test_what_is_said_beside_a_new_token(member: str | None, uses: int, first: str) -> None:
+def test_notes_about_a_new_token(member: str | None, uses: int, first: str) -> None:
     assert token_notes("web", "shop", member, uses, NOW + 3599.6, NOW) == [
         first,
         "until 1970-01-01T02:59:59Z (in 60m); everybody who has the line can use it",

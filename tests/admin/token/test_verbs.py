@@ -18,7 +18,7 @@ from support.admin import KUBECTL, Admin, put
 from support.stored import member
 
 SERVER = ("--server", "https://10.9.9.9:6443")
-UNJUDGED = "warning: the controller has not accepted group web yet: check that it runs: kubectl exclave check\n"
+NOT_ACCEPTED_YET = "warning: the controller has not accepted group web yet: check that it runs: kubectl exclave check\n"
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +43,18 @@ def test_a_token_is_one_line_and_nothing_else(admin: Admin, namespace: str, serv
     begin, end = read_token_times(token.token)
     assert end - begin == 1800
     assert typed.out.strip() not in typed.err
-    lines = typed.err.removeprefix(UNJUDGED).splitlines()
+    lines = typed.err.removeprefix(NOT_ACCEPTED_YET).splitlines()
     assert lines[0] == f"with the line above up to 3 machines join: group web, namespace {namespace}"
     assert re.fullmatch(r"until \S+Z \(in 30m\); everybody who has the line can use it", lines[1])
     assert lines[2] == "on the machine: sudo exclave join, then paste the line"
     assert lines[3] == f"to revoke it: kubectl exclave token revoke {token.account[9:14]} -n {namespace}"
 
 
-def test_programs_get_the_line_with_all_that_is_known_of_it(admin: Admin, namespace: str) -> None:
-    told = json.loads(admin.type("token", "create", "web", "-n", namespace, *SERVER, "-o", "json").out)
-    token = decode_token(told.pop("token"))
-    assert told.pop("expires").endswith("Z")
-    assert told == {
+def test_json_has_the_line_and_all_facts_about_it(admin: Admin, namespace: str) -> None:
+    result = json.loads(admin.type("token", "create", "web", "-n", namespace, *SERVER, "-o", "json").out)
+    token = decode_token(result.pop("token"))
+    assert result.pop("expires").endswith("Z")
+    assert result == {
         "id": token.account[9:14],
         "account": token.account,
         "group": "web",
@@ -65,15 +65,15 @@ def test_programs_get_the_line_with_all_that_is_known_of_it(admin: Admin, namesp
 
 def test_yaml_is_the_same_and_a_name_alone_shows_no_line(admin: Admin, namespace: str) -> None:
     asked = ("token", "create", "web", "-n", namespace, *SERVER)
-    told = yaml.safe_load(admin.type(*asked, "-o", "yaml").out)
-    assert decode_token(told["token"]).account == told["account"]
+    result = yaml.safe_load(admin.type(*asked, "-o", "yaml").out)
+    assert decode_token(result["token"]).account == result["account"]
     named = admin.type(*asked, "-o", "name")
     assert re.fullmatch(r"serviceaccount/web\.join\.[a-z0-9]{5}-1\n", named.out)
     assert "exclave1_" not in named.err
     assert "-o name does not print the line, and it cannot be printed later; -o json prints both\n" in named.err
 
 
-def test_a_cap_that_was_measured_is_told(admin: Admin, namespace: str) -> None:
+def test_a_measured_limit_of_lifetimes_is_noted(admin: Admin, namespace: str) -> None:
     home = f"{namespace}-controller"
     asked = ("token", "create", "web", "-n", namespace, *SERVER, "--controller-namespace", home)
     assert "lets a token live" not in admin.type(*asked).err
@@ -95,7 +95,7 @@ def test_an_address_that_no_machine_reaches_is_warned_of(admin: Admin, namespace
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ("db",),
@@ -110,10 +110,10 @@ def test_an_address_that_no_machine_reaches_is_warned_of(admin: Admin, namespace
         (("web", "--ca-file", "/etc/hostname"), "exclave: the API server's CA is not known: there is no readable one"),
     ],
 )
-def test_what_is_refused_makes_no_account(admin: Admin, namespace: str, arguments: Any, told: str) -> None:
+def test_what_is_refused_makes_no_account(admin: Admin, namespace: str, arguments: Any, message: str) -> None:
     typed = admin.type("token", "create", *arguments, "-n", namespace)
     assert (typed.code, typed.out) == (2, "")
-    assert told.format(namespace) in typed.err
+    assert message.format(namespace) in typed.err
     assert accounts(admin, namespace) == []
 
 
@@ -129,9 +129,7 @@ def test_if_minting_fails_the_account_is_removed(admin: Admin, namespace: str, t
     assert accounts(admin, namespace) == []
 
 
-def test_a_server_that_grants_less_says_so_and_the_account_ends_with_it(
-    admin: Admin, namespace: str, tmp_path: Path
-) -> None:
+def test_a_shorter_lifetime_is_a_warning_and_the_accounts_expiry(admin: Admin, namespace: str, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "kubectl"
     program.parent.mkdir()
     program.write_text(
@@ -167,7 +165,7 @@ def test_tokens_are_listed_with_their_uses(admin: Admin, namespace: str) -> None
     assert any(text.split()[:2] == [namespace, token.account[9:14]] for text in all_namespaces.out.splitlines())
 
 
-def test_revoking_deletes_the_account_and_says_who_stays(admin: Admin, namespace: str) -> None:
+def test_revoking_deletes_the_account_and_notes_that_members_stay(admin: Admin, namespace: str) -> None:
     token = decode_token(admin.type("token", "create", "web", "-n", namespace, *SERVER).out)
     token_id = token.account[9:14]
     typed = admin.type("token", "revoke", token_id, "-n", namespace)
@@ -199,14 +197,14 @@ def test_a_member_joins_again_by_a_token_for_it_alone(admin: Admin, namespace: s
     old_member(admin, namespace, "web-k7q2x-2")
     typed = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
     assert typed.code == 0, typed.err
-    told = typed.err.removeprefix(UNJUDGED).splitlines()
-    assert told[0] == "the former member web-k7q2x-2 and its credential are deleted"
-    assert told[1].startswith("with the line above this machine becomes member web-k7q2x-2 again: group web")
-    assert told[4] == f"to revoke it: kubectl exclave token revoke k7q2x-2 -n {namespace}"
+    notes = typed.err.removeprefix(NOT_ACCEPTED_YET).splitlines()
+    assert notes[0] == "the former member web-k7q2x-2 and its credential are deleted"
+    assert notes[1].startswith("with the line above this machine becomes member web-k7q2x-2 again: group web")
+    assert notes[4] == f"to revoke it: kubectl exclave token revoke k7q2x-2 -n {namespace}"
     assert accounts(admin, namespace) == ["web.rejoin.k7q2x-2"]
     assert admin.kubectl.get(MEMBERS, namespace, "web-k7q2x-2") is None
     again = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
-    assert again.err.removeprefix(UNJUDGED).startswith("an earlier token for web-k7q2x-2 is revoked\n")
+    assert again.err.removeprefix(NOT_ACCEPTED_YET).startswith("an earlier token for web-k7q2x-2 is revoked\n")
     assert admin.type("token", "revoke", "k7q2x-2", "-n", namespace).code == 0
     assert accounts(admin, namespace) == []
 
@@ -216,7 +214,7 @@ def test_a_living_member_needs_no_token(admin: Admin, namespace: str) -> None:
     live = {"status": {"conditions": [{"type": "Live", "status": "True"}]}}
     write_status(admin, namespace, "web-k7q2x-2", live)
     typed = admin.type("token", "create", "-n", namespace, "--for", "web-k7q2x-2", *SERVER)
-    assert (typed.code, typed.err.removeprefix(UNJUDGED)) == (
+    assert (typed.code, typed.err.removeprefix(NOT_ACCEPTED_YET)) == (
         2,
         "exclave: web-k7q2x-2 is live and needs no token\n  to do: if its machine was replaced, evict it first: "
         f"kubectl exclave member evict web-k7q2x-2 -n {namespace}\n",
