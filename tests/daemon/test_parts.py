@@ -51,7 +51,7 @@ def whole() -> Parts:
     parts.workload_api = publishing(streams=2)
     parts.names = SimpleNamespace(address="169.254.77.3", answers=Counter(noerror=4))
     view = SimpleNamespace(state=InstanceState.ACTIVE, pid=77)
-    parts.proxy = publishing(instances={"a": view}, ready="a", problem=None, refusal=None)
+    parts.proxy = publishing(instances={"a": view}, ready="a", problem=None, admin_denial=None)
     parts.proxy.starts = Counter(a=1)
     parts.data_path = publishing(assessment=Assessment(is_steady=True))
     parts.confirming = publishing(view=Confirmation())

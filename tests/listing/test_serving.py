@@ -54,7 +54,7 @@ class World:
         self.asked: list[str] = []  # the addresses that were probed
         self.endings = EndingSwitch()
         self.identity = publishing(svid=SimpleNamespace(not_after=virtual_now() + 86400))
-        self.proxy = publishing(ready="a", instances=SERVING, refusal=None)
+        self.proxy = publishing(ready="a", instances=SERVING, admin_denial=None)
         self.redirect = publishing(observed=POINTING, wanted=WANTED, problem=None)
         self.redirect.in_place = True
         self.confirming: Any = publishing(view=Confirmation())

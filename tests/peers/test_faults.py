@@ -339,7 +339,7 @@ async def open_scene(
         )
         member = await enter(open_member(record, machine.config, own, endings, WALL.now))
         identity = await enter(open_identity(state, member, endings, WALL.now))
-        proxy = publishing(ready="a", instances=SERVING, refusal=None)
+        proxy = publishing(ready="a", instances=SERVING, admin_denial=None)
         redirect = publishing(observed=Observed(installed=True, instance="a"), wanted=WANTED, problem=None)
         redirect.in_place = True
         data_path, confirming = DataPathObserver(member, identity, proxy, WALL.now), publishing(view=Confirmation())
