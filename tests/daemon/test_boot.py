@@ -18,6 +18,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.kit.tasks.latest import Latest
 from exclave.member.state import Standing
+from exclave.proxy.process.binary import ProxyUser
 from exclave.redirect.kernel.observe import NOTHING, Observed
 from support.member import RECORD, SERVERS, make_settings
 from support.mesh import mesh
@@ -64,6 +65,7 @@ class Boot:
             monkeypatch.setattr(daemon, f"open_{name}", self._door(name, yields.get(name, SimpleNamespace())))
         monkeypatch.setattr(daemon, "tell_loaded", self._tell_loaded)
         monkeypatch.setattr(daemon, "find_active", self._find_active)
+        monkeypatch.setattr(daemon, "find_proxy_user", self._find_proxy_user)
         monkeypatch.setattr(daemon, "find_armed", self._find_armed)
         monkeypatch.setattr(daemon, "notify", lambda word: self.trace.append(f"  told systemd: {word}"))
 
@@ -80,6 +82,9 @@ class Boot:
                 self.trace.append(f"close {name} ({self.parts.endings.value.value})")
 
         return door
+
+    async def _find_proxy_user(self, name: str) -> ProxyUser:
+        return ProxyUser(name, 65534, 65534)
 
     async def _find_active(self) -> str:
         return "b"

@@ -100,7 +100,7 @@ OPEN, CLOSED = "open", "closed"
 # What is wanted.
 
 
-async def test_rules_hold_what_settings_configuration_and_host_say(autojump_clock: trio.testing.MockClock) -> None:
+async def test_rules_hold_what_settings_configuration_and_host_say() -> None:
     config = RedirectConfig(
         exclude_inbound_ports=((9100, 9199),), exclude_outbound_networks=("10.42.9.0/24",), exclude_users=("nobody",)
     )

@@ -9,6 +9,7 @@ from typing import Any
 import dns.message
 import dns.rrset
 import pytest
+import trio.testing
 
 from exclave.errors import ExclaveError, Fault
 from exclave.explain import explain as explain_module
@@ -17,6 +18,7 @@ from exclave.explain.query import Query
 from redirect.lab import CLUSTER4, PEER4, VM4, Lab, open_lab, open_rules
 from redirect.policies import PLAIN
 from support.answering import answering, json_lines
+from support.name_service import silent_name_service
 from support.own_network import in_own_network
 
 DEAD = "  note:   no agent runs on this machine; the rules in the kernel count"
@@ -209,14 +211,26 @@ ACCOUNTS = {
 
 
 @pytest.mark.parametrize(("caller", "numbers"), ACCOUNTS.values(), ids=ACCOUNTS)
-def test_whose_connection_it_is(caller: Caller, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whose_connection_it_is(
+    caller: Caller, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("os.getegid", lambda: 0)
-    assert explain_module._account(caller) == numbers
+    assert await explain_module._account(caller) == numbers
 
 
 @pytest.mark.parametrize("caller", [Caller("nobody-here"), Caller(group="nobody-here")], ids=["user", "group"])
-def test_a_user_or_group_that_does_not_exist_is_told(caller: Caller) -> None:
+async def test_a_user_or_group_that_does_not_exist_is_told(caller: Caller) -> None:
     with pytest.raises(ExclaveError) as caught:
-        explain_module._account(caller)
+        await explain_module._account(caller)
     assert caught.value.message == "there is no user or group nobody-here on this machine"
+
+
+@pytest.mark.parametrize("caller", [Caller("backup"), Caller(group="backup")], ids=["user", "group"])
+async def test_a_name_service_that_does_not_answer_is_named(
+    caller: Caller, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_name_service(monkeypatch), pytest.raises(ExclaveError) as caught:
+        await explain_module._account(caller)
+    assert caught.value.message == "the name service did not answer within 10 s who backup is"
+    assert caught.value.hint == "see why: getent passwd backup; getent group backup"

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio.testing
 
 from exclave.config import RedirectConfig
 from exclave.redirect import exclusions as exclusions_module
 from exclave.redirect.exclusions import find_accounts, find_exclusions, find_ssh_ports
 from exclave.redirect.rules.policy import HostExclusions
+from support.name_service import silent_name_service
 
 LISTEN = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
 SERVE = """
@@ -124,17 +126,45 @@ def test_the_session_that_a_program_was_started_in_is_found(told: str, found: ob
     assert done.stdout.strip() == str(found)
 
 
-def test_numbers_of_users_and_groups_are_found_by_name() -> None:
+async def test_numbers_of_users_and_groups_are_found_by_name() -> None:
     config = RedirectConfig(exclude_users=("root", "4242"), exclude_groups=("root", "4343"))
-    assert find_accounts(config) == ((0, 4242), (0, 4343))
+    assert await find_accounts(config) == ((0, 4242), (0, 4343))
 
 
-def test_every_user_and_group_that_does_not_exist_is_told() -> None:
+async def test_every_user_and_group_that_does_not_exist_is_told() -> None:
     with pytest.raises(ValueError) as caught:
-        find_accounts(RedirectConfig(exclude_users=("nobody-here", "root"), exclude_groups=("none-here",)))
+        await find_accounts(RedirectConfig(exclude_users=("nobody-here", "root"), exclude_groups=("none-here",)))
     assert str(caught.value) == (
         "redirect.exclude_users: there is no user nobody-here; redirect.exclude_groups: there is no group none-here"
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (
+            RedirectConfig(exclude_users=("4242", "backup")),
+            "redirect.exclude_users: the name service did not answer within 10 s which user backup is",
+        ),
+        (
+            RedirectConfig(exclude_users=("4242",), exclude_groups=("ops",)),
+            "redirect.exclude_groups: the name service did not answer within 10 s which group ops is",
+        ),
+    ],
+    ids=["a user", "a group"],
+)
+async def test_a_name_service_that_does_not_answer_is_named(
+    config: RedirectConfig, text: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_name_service(monkeypatch), pytest.raises(ValueError) as caught:
+        await find_accounts(config)
+    assert str(caught.value) == text
+
+
+async def test_numbers_need_no_name_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    with silent_name_service(monkeypatch):
+        config = RedirectConfig(exclude_users=("4242",), exclude_groups=("4343",))
+        assert await find_accounts(config) == ((4242,), (4343,))
 
 
 async def test_a_look_finds_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from exclave.kit.tasks.latest import Latest  # noqa: E402
 from exclave.link.layout import Instance, dns_address, instance_address  # noqa: E402
 from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402
 from exclave.proxy.probe import leaf_not_after  # noqa: E402
-from exclave.proxy.process.binary import find_user  # noqa: E402
+from exclave.proxy.process.binary import find_proxy_user  # noqa: E402
 from exclave.workload_api.server import open_workload_api  # noqa: E402
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf  # noqa: E402
 from support.member import ADDRESS, RECORD, VIP, make_settings  # noqa: E402
@@ -132,7 +132,7 @@ async def run(runtime: Path, config: ProxyConfig, active: Instance | None, polic
     keys.settings = replace(keys.settings, group=replace(keys.settings.group, inbound_policy=policy))
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
     membership = SimpleNamespace(settings=settings, record=RECORD, captured=Latest((ADDRESS, VIP)))
-    uids = frozenset({find_user(config.user).uid})
+    uids = frozenset({(await find_proxy_user(config.user)).uid})
     async with open_workload_api(runtime / "workload.sock", svid, lambda: (), uids) as api:
         async with open_proxy(
             config,

@@ -38,7 +38,7 @@ from exclave.kit.tasks.latest import Latest  # noqa: E402
 from exclave.link.layout import dns_address  # noqa: E402
 from exclave.link.link import open_link  # noqa: E402
 from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402
-from exclave.proxy.process.binary import find_user  # noqa: E402
+from exclave.proxy.process.binary import find_proxy_user  # noqa: E402
 from exclave.redirect.kernel.nft import find_active  # noqa: E402
 from exclave.redirect.reconciler import Redirect, open_redirect  # noqa: E402
 from exclave.redirect.table_door import open_table  # noqa: E402
@@ -129,7 +129,7 @@ async def run(told: dict[str, Any]) -> None:
     svid, settings = Latest[Svid | None](keys.sign()), Latest[Settings | None](keys.settings)
     membership: Any = SimpleNamespace(settings=settings, record=RECORD, captured=Latest((ADDRESS,)))
     identity: Any = SimpleNamespace(svid=svid)
-    uids = frozenset({find_user(config.user).uid})
+    uids = frozenset({(await find_proxy_user(config.user)).uid})
     async with (
         open_workload_api(runtime / "workload.sock", svid, lambda: (), uids) as api,
         open_link(endings),

@@ -33,7 +33,7 @@ from exclave.listing.serving import open_listing
 from exclave.member.client import MemberClient, open_member
 from exclave.member.state import Standing
 from exclave.proxy.instance import Proxy, open_proxy
-from exclave.proxy.process.binary import find_user
+from exclave.proxy.process.binary import find_proxy_user
 from exclave.redirect.keepalive import open_keepalive
 from exclave.redirect.kernel.nft import find_active, find_armed
 from exclave.redirect.reconciler import Redirect, open_redirect
@@ -54,12 +54,13 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         )
         parts.membership = member = await enter(open_member(record, config, cluster, endings, now))
         parts.identity = identity = await enter(open_identity(paths.state, member, endings, now))
+        user = await find_proxy_user(config.proxy.user)
         parts.workload_api = workload_api = await enter(
             open_workload_api(
                 paths.runtime / "workload.sock",
                 identity.svid,
                 partial(_anchors, member),
-                frozenset({find_user(config.proxy.user).uid}),
+                frozenset({user.uid}),
             )
         )
         await enter(open_link(endings))

@@ -4,16 +4,14 @@ It reads the kernel's table, so the answer is also right if the agent is dead or
 agent adds is a note. `--trace` makes one real connection attempt, and compares the kernel's verdicts with ours.
 """
 
-import grp
 import os
-import pwd
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dns.exception
 import dns.message
@@ -38,10 +36,13 @@ from exclave.explain.sentences import Answer, compare_with_trace, describe
 from exclave.explain.trace import listen_for_events, open_attempt, open_tracing, read_events, send_first_packet
 from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, evaluate
 from exclave.kit.formats.host_port import join_host_port
+from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
 from exclave.link.layout import dns_address
 
 STUB_TIMEOUT = 1.0
 """Seconds for an answer of the DNS stub."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def ask(
 
 async def explain(query: Query, caller: Caller, runtime: Path, *, with_trace: bool) -> list[Explanation]:
     """One answer for each address. Raises HostError, and ExclaveError for an unknown name or user."""
-    uid, gid = _account(caller)
+    uid, gid = await _account(caller)
     addresses, found_by = await _addresses(query)
     found = []
     for address in addresses:
@@ -233,26 +234,40 @@ async def _trace(kernel_table: KernelTable | None, connection: Connection, verdi
 # Users and addresses.
 
 
-def _account(caller: Caller) -> tuple[int, int]:
+async def _account(caller: Caller) -> tuple[int, int]:
     """Numbers of the user and group; our own if none are named. Raises ExclaveError."""
     uid, gid = os.geteuid(), os.getegid()
-    try:
-        if caller.user is not None:
-            if caller.user.isascii() and caller.user.isdecimal():
-                uid = int(caller.user)
-                gid = next((entry.pw_gid for entry in pwd.getpwall() if entry.pw_uid == uid), gid)
-            else:
-                entry = pwd.getpwnam(caller.user)
-                uid, gid = entry.pw_uid, entry.pw_gid
-        if caller.group is not None:
-            is_number = caller.group.isascii() and caller.group.isdecimal()
-            gid = int(caller.group) if is_number else grp.getgrnam(caller.group).gr_gid
-    except KeyError as problem:
-        name = str(problem.args[0]).rpartition(": ")[2].strip("'")
-        raise ExclaveError(
-            Fault.USAGE, f"there is no user or group {name} on this machine", "name one of this machine, or its number"
-        ) from None
+    if caller.user is not None:
+        user = await _look_up(find_user, caller.user)
+        if user is not None:
+            uid, gid = user.uid, user.gid
+        elif is_number(caller.user):
+            uid = int(caller.user)
+        else:
+            raise _no_account(caller.user)
+    if caller.group is not None:
+        group = int(caller.group) if is_number(caller.group) else await _look_up(find_group, caller.group)
+        if group is None:
+            raise _no_account(caller.group)
+        gid = group
     return uid, gid
+
+
+async def _look_up(find: Callable[[str], Awaitable[T]], name: str) -> T:
+    try:
+        return await find(name)
+    except trio.TooSlowError:
+        raise ExclaveError(
+            Fault.USAGE,
+            f"the name service did not answer within {LOOKUP_TIME:.0f} s who {name} is",
+            f"see why: getent passwd {name}; getent group {name}",
+        ) from None
+
+
+def _no_account(name: str) -> ExclaveError:
+    return ExclaveError(
+        Fault.USAGE, f"there is no user or group {name} on this machine", "name one of this machine, or its number"
+    )
 
 
 async def _addresses(query: Query) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -31,7 +31,7 @@ from exclave.member.client import MemberClient
 from exclave.milestones import Withdrawing, tell
 from exclave.proxy.differences import differences
 from exclave.proxy.probe import fetch_metrics, open_admin_client
-from exclave.proxy.process.binary import find_user
+from exclave.proxy.process.binary import ProxyUser, find_proxy_user
 from exclave.proxy.process.binary_id import BinaryWatch
 from exclave.proxy.process.instances import InstanceRecord
 from exclave.proxy.process.launcher import ProxyLauncher
@@ -66,13 +66,14 @@ class Proxy(PublishedProxy):
         self,
         nursery: trio.Nursery,
         launcher: ProxyLauncher,
+        user: ProxyUser,
         config: ProxyConfig,
         runtime: Path,
         membership: MemberClient,
         svid: Latest[Svid | None],
         now: Now,
     ) -> None:
-        super().__init__(find_user(config.user))
+        super().__init__(user)
         self._nursery = nursery
         self._launcher = launcher
         self._config = config
@@ -286,12 +287,13 @@ async def open_proxy(
     `socket` is the Workload API's, `dns_address` that of the DNS stub, `active` the instance that the kernel's rules
     point to. Raises HostError if there is nothing to adopt and the binary or its user cannot be used.
     """
-    launcher = ProxyLauncher(config, find_user(config.user), runtime, membership, socket)
+    user = await find_proxy_user(config.user)
+    launcher = ProxyLauncher(config, user, runtime, membership, socket)
     launcher.write_resolv_conf(dns_address)
     proxy: Proxy | None = None
     try:
         async with open_bare_nursery() as nursery:
-            proxy = Proxy(nursery, launcher, config, runtime, membership, identity.svid, now)
+            proxy = Proxy(nursery, launcher, user, config, runtime, membership, identity.svid, now)
             if not await proxy.adopt(active):
                 await proxy.check()
             nursery.start_soon(proxy.run)

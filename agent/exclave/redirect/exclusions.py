@@ -6,11 +6,9 @@ no listening socket, so the ports of its configuration count as well.
 Ports are searched again at intervals, since servers start and move. A port that was found stays until the agent ends.
 """
 
-import grp
 import os
-import pwd
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import psutil
 import trio
 
 from exclave.config import RedirectConfig
+from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
 from exclave.redirect.rules.policy import HostExclusions
 
 SERVERS = frozenset({"sshd", "sshd-session", "dropbear"})
@@ -33,31 +32,42 @@ _PORT = re.compile(
 
 async def find_exclusions(config: RedirectConfig) -> HostExclusions:
     """Search once. Raises ValueError listing users and groups that do not exist."""
-    uids, gids = find_accounts(config)
+    uids, gids = await find_accounts(config)
     ports = await trio.to_thread.run_sync(find_ssh_ports)
     peer, port = await trio.to_thread.run_sync(find_ssh_session)
     return HostExclusions(uids, gids, tuple(sorted({*ports, *port})), peer)
 
 
-def find_accounts(config: RedirectConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+async def find_accounts(config: RedirectConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Numbers of the excluded users and groups. Raises ValueError listing those that do not exist."""
     missing: list[str] = []
-    uids = _numbers(config.exclude_users, lambda name: pwd.getpwnam(name).pw_uid, "exclude_users", "user", missing)
-    gids = _numbers(config.exclude_groups, lambda name: grp.getgrnam(name).gr_gid, "exclude_groups", "group", missing)
+    uids = await _numbers(config.exclude_users, _find_uid, "exclude_users", "user", missing)
+    gids = await _numbers(config.exclude_groups, find_group, "exclude_groups", "group", missing)
     if missing:
         raise ValueError("; ".join(missing))
     return uids, gids
 
 
-def _numbers(
-    names: Sequence[str], number_of: Callable[[str], int], key: str, what: str, missing: list[str]
+async def _find_uid(name: str) -> int | None:
+    user = await find_user(name)
+    return None if user is None else user.uid
+
+
+async def _numbers(
+    names: Sequence[str], find: Callable[[str], Awaitable[int | None]], key: str, what: str, missing: list[str]
 ) -> tuple[int, ...]:
     numbers = []
     for name in names:
         try:
-            numbers.append(int(name) if name.isascii() and name.isdecimal() else number_of(name))
-        except KeyError:
+            number = int(name) if is_number(name) else await find(name)
+        except trio.TooSlowError:
+            raise ValueError(
+                f"redirect.{key}: the name service did not answer within {LOOKUP_TIME:.0f} s which {what} {name} is"
+            ) from None
+        if number is None:
             missing.append(f"redirect.{key}: there is no {what} {name}")
+        else:
+            numbers.append(number)
     return tuple(numbers)
 
 

@@ -1,7 +1,6 @@
 """The checks of the proxy's binary, user and version, with real users and programs."""
 
 import os
-import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import pytest
 import trio.testing
 
 from exclave.errors import Fault, HostError
-from exclave.proxy.process.binary import ProxyUser, check_binary, find_user, read_version, version_problem
+from exclave.proxy.process.binary import ProxyUser, check_binary, find_proxy_user, read_version, version_problem
+from support.name_service import silent_name_service
 
 from ..lab import GID, UID, USER, open_folder, write_script
 
@@ -24,13 +24,13 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", [USER, str(UID)])
-def test_a_user_is_found_by_name_or_number(name: str) -> None:
-    assert find_user(name) == NOBODY
+async def test_a_user_is_found_by_name_or_number(name: str) -> None:
+    assert await find_proxy_user(name) == NOBODY
 
 
-def test_a_missing_user_is_reported_with_the_command_that_adds_it() -> None:
+async def test_a_missing_user_is_reported_with_the_command_that_adds_it() -> None:
     with pytest.raises(HostError) as caught:
-        find_user("exclave-absent")
+        await find_proxy_user("exclave-absent")
     assert (caught.value.fault, caught.value.message, caught.value.hint) == (
         Fault.PROXY_UNUSABLE,
         "there is no user exclave-absent for the proxy to run as",
@@ -39,13 +39,24 @@ def test_a_missing_user_is_reported_with_the_command_that_adds_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["root", "0"])
-def test_root_is_refused(name: str) -> None:
-    assert pwd.getpwuid(0).pw_name == "root"
+async def test_root_is_refused(name: str) -> None:
     with pytest.raises(HostError) as caught:
-        find_user(name)
+        await find_proxy_user(name)
     assert (caught.value.message, caught.value.hint) == (
         "the proxy cannot run as root: the rules recognise its own traffic by its user",
         "name another user in config.toml: [proxy] user",
+    )
+
+
+async def test_a_name_service_that_does_not_answer_is_named(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_name_service(monkeypatch), pytest.raises(HostError) as caught:
+        await find_proxy_user("exclave-proxy")
+    assert (caught.value.fault, caught.value.message, caught.value.hint) == (
+        Fault.PROXY_UNUSABLE,
+        "the name service did not answer within 10 s who exclave-proxy is, the proxy's user",
+        "see why: getent passwd exclave-proxy; or name a user of this machine's own: [proxy] user",
     )
 
 

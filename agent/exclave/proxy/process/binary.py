@@ -5,7 +5,6 @@ status 64 if there is none. So it is run as its user, with an empty environment,
 Source: linkerd2-proxy, linkerd2-proxy/src/main.rs: `{profile} {version} ({sha}) by {vendor} on {date}`.
 """
 
-import pwd
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import trio
 
 from exclave.errors import Fault, HostError
+from exclave.kit.host.accounts import LOOKUP_TIME, find_user
 from exclave.kit.host.command import run_command
 
 GREETING_TIME = 10.0
@@ -50,23 +50,29 @@ def version_problem(version: str | None) -> str | None:
     return REFUSED.get(version or "")
 
 
-def find_user(name: str) -> ProxyUser:
+async def find_proxy_user(name: str) -> ProxyUser:
     """The user with this name or number. Raises HostError if there is none, or if it is root."""
     try:
-        found = pwd.getpwuid(int(name)) if name.isascii() and name.isdecimal() else pwd.getpwnam(name)
-    except KeyError:
+        found = await find_user(name)
+    except trio.TooSlowError:
+        raise HostError(
+            Fault.PROXY_UNUSABLE,
+            f"the name service did not answer within {LOOKUP_TIME:.0f} s who {name} is, the proxy's user",
+            f"see why: getent passwd {name}; or name a user of this machine's own: [proxy] user",
+        ) from None
+    if found is None:
         raise HostError(
             Fault.PROXY_UNUSABLE,
             f"there is no user {name} for the proxy to run as",
             f"useradd --system --no-create-home --shell /usr/sbin/nologin {name}; or name another: [proxy] user",
-        ) from None
-    if found.pw_uid == 0:
+        )
+    if found.uid == 0:
         raise HostError(
             Fault.PROXY_UNUSABLE,
             "the proxy cannot run as root: the rules recognise its own traffic by its user",
             "name another user in config.toml: [proxy] user",
         )
-    return ProxyUser(found.pw_name, found.pw_uid, found.pw_gid)
+    return ProxyUser(found.name, found.uid, found.gid)
 
 
 def setpriv_command(user: ProxyUser) -> list[str]:

@@ -1,0 +1,59 @@
+"""The users and groups of this machine.
+
+The name service may ask a server, over LDAP for instance, and take minutes while that is away. So it is asked in a
+thread, and for a limited time. A thread that takes longer is abandoned, since nothing can end it.
+"""
+
+import grp
+import inspect
+import pwd
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import trio
+
+LOOKUP_TIME = 10.0
+"""Seconds for one answer of the name service."""
+
+T = TypeVar("T")
+
+# trio renamed the option in version 0.23; Debian 12 has 0.22.
+_RENAMED = "abandon_on_cancel" in inspect.signature(trio.to_thread.run_sync).parameters
+_ABANDON: dict[str, Any] = {"abandon_on_cancel" if _RENAMED else "cancellable": True}
+
+
+@dataclass(frozen=True)
+class User:
+    """A user, with the number of its primary group."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+async def find_user(name: str) -> User | None:
+    """The user with this name or number; None if there is none. Raises trio.TooSlowError after `LOOKUP_TIME`."""
+    query = partial(pwd.getpwuid, int(name)) if is_number(name) else partial(pwd.getpwnam, name)
+    found = await _look_up(query)
+    return None if found is None else User(found.pw_name, found.pw_uid, found.pw_gid)
+
+
+async def find_group(name: str) -> int | None:
+    """The number of the group with this name; None if there is none. Raises trio.TooSlowError after `LOOKUP_TIME`."""
+    found = await _look_up(partial(grp.getgrnam, name))
+    return None if found is None else found.gr_gid
+
+
+def is_number(name: str) -> bool:
+    """Whether the configuration or a person gave the number of a user or group, and not its name."""
+    return name.isascii() and name.isdecimal()
+
+
+async def _look_up(query: Callable[[], T]) -> T | None:
+    with trio.fail_after(LOOKUP_TIME):
+        try:
+            return await trio.to_thread.run_sync(query, **_ABANDON)
+        except KeyError:
+            return None
