@@ -21,6 +21,7 @@ BLOCKING = {
     "exclave.control.client": "a few words with the agent over a unix socket; importing trio would double their time",
     "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.host.atomic": "writes small files with fsync; a thread would let a crash fall between two steps",
+    "exclave.kit.host.exit_code": "the end of a command, outside of trio: prints its failure",
     "exclave.kit.host.sd_notify": "one datagram to a local socket, which never waits",
     "exclave.kit.host.interfaces": "asks the kernel for its interfaces, which answers at once",
     "exclave.kit.host.procfs": "small files in /proc, which the kernel answers at once",

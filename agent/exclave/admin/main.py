@@ -5,10 +5,9 @@ Nothing needs root or is stored on disk: all state is in the cluster, and kubect
 """
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from exclave import __version__
@@ -22,7 +21,8 @@ from exclave.admin.member import verbs as member
 from exclave.admin.rotation import verbs as rotation
 from exclave.admin.session import Session
 from exclave.admin.token import verbs as token
-from exclave.errors import ExclaveError, Fault, bug_lines, bug_object, error_lines, error_object, find_error
+from exclave.errors import ExclaveError, Fault
+from exclave.kit.host.exit_code import run_command
 
 SUBJECTS = (install, check, group, token, member, rotation, uninstall)
 
@@ -44,19 +44,14 @@ NAMES = {"kubectl-exclave": PROGRAM, "linkerd-exclave": "linkerd exclave"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. `arguments` are those after the program's name."""
     options = build_parser(_program()).parse_args(arguments)
+    return run_command(partial(_run, options), in_json=getattr(options, "output", None) == "json")
+
+
+def _run(options: argparse.Namespace) -> int:
+    groups = parse_groups(options.as_group)
+    kubectl = Kubectl(options.context, options.kubeconfig, user=options.as_user, groups=groups)
     run: Verb = options.run
-    try:
-        kubectl = Kubectl(
-            options.context, options.kubeconfig, user=options.as_user, groups=parse_groups(options.as_group)
-        )
-        return run(Session(kubectl, options.namespace), options)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone; without this Python prints a second error at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as problem:
-        return _fail(problem, in_json=getattr(options, "output", None) == "json")
+    return run(Session(kubectl, options.namespace), options)
 
 
 def build_parser(program: str) -> argparse.ArgumentParser:
@@ -104,17 +99,3 @@ def _complete(_session: Session, options: argparse.Namespace) -> int:
     program = called if called in NAMES else "kubectl-exclave"
     print(shtab.complete(build_parser(program), shell=options.shell))
     return 0
-
-
-def _fail(problem: BaseException, *, in_json: bool) -> int:
-    error = find_error(problem)
-    if error is None:
-        print(bug_lines(problem), file=sys.stderr)
-        if in_json:
-            print(json.dumps(bug_object()))
-        return Fault.BUG.code
-    if in_json:
-        print(json.dumps(error_object(error.fault.code, error.fault.word, error.message, error.hint)))
-    else:
-        print(error_lines(error), file=sys.stderr)
-    return error.fault.code

@@ -93,6 +93,12 @@ def describe_text(lines: Sequence[tuple[str, str]]) -> str:
     return "\n".join(output)
 
 
+def few(names: Sequence[str]) -> str | None:
+    """The first five names in their order, and the number of the others; None if there are none."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(sorted(names)[:5]) + more if names else None
+
+
 def age(created: object, now: float) -> str:
     """How long ago an RFC 3339 time was; <unknown> if it is none."""
     then = epoch(str(created))

@@ -1,8 +1,7 @@
-"""`exclave`: parses the command line, runs one command, reports its failure. Composition root of the commands.
+"""`exclave`: parses the command line and runs one command. Composition root of the commands.
 
-Exit codes and fixed words are those of `errors.Fault`; 0 is success, 2 a wrong command line, 130 an interrupt. A
-failure is two lines, message and hint; with `--json` one object on standard output. An unexpected exception is reported
-as a bug, without its text, which may hold a secret. Functions import what they need, so that commands start fast.
+Exit codes and fixed words are those of `errors.Fault`; 0 is success, 2 a wrong command line. Functions import what they
+need, so that commands start fast.
 """
 
 import argparse
@@ -18,9 +17,10 @@ from typing import Any
 from exclave import __version__
 from exclave.cli.config_text import help_text
 from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
-from exclave.errors import ExclaveError, Fault, HostError, bug_lines, bug_object, error_lines, error_object, find_error
+from exclave.errors import ExclaveError, Fault, HostError, error_object
 from exclave.kit.formats.duration import parse_duration
 from exclave.kit.formats.host_port import join_host_port, split_host_port
+from exclave.kit.host.exit_code import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,31 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = {"demo": _demo, "admin": _admin}.get(words[0]) if words else None
     options = argparse.Namespace(run=own, rest=words[1:]) if own is not None else _parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = options.run
-    try:
-        return command(options)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone; without this Python prints a second error at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except BaseException as problem:
-        if isinstance(problem, (SystemExit, GeneratorExit)):
-            raise
-        return _fail(problem, in_json=getattr(options, "json", False))
-
-
-def _fail(problem: BaseException, *, in_json: bool) -> int:
-    error = find_error(problem)
-    if error is None:
-        print(bug_lines(problem), file=sys.stderr)
-        if in_json:
-            print(json.dumps(bug_object()))
-        return Fault.BUG.code
-    if in_json:
-        print(json.dumps(error_object(error.fault.code, error.fault.word, error.message, error.hint)))
-    else:
-        print(error_lines(error), file=sys.stderr)
-    return error.fault.code
+    return run_command(partial(command, options), in_json=getattr(options, "json", False))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,9 +8,10 @@ namespace, so a binding to one of these reaches them.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from exclave.admin.check.rows import Row, few, row
+from exclave.admin.check.rows import Row, row
 from exclave.admin.objects import Manifest
 from exclave.admin.reconcile import Change, plan_change
+from exclave.admin.tables import few
 from exclave.api.names import ACCOUNTS_LABEL
 from exclave.api.requests import Object
 
@@ -136,7 +137,7 @@ def accounts_namespace_rows(found: Sequence[str]) -> list[Row]:
     return [
         row(
             "namespaces of machines' accounts contain nothing else",
-            few(list(found)),
+            few(found),
             "move it to another namespace: every account here has a machine's rights and limits",
             "warning",
         )

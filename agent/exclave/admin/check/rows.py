@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from exclave.admin.tables import human_duration
+from exclave.admin.tables import few, human_duration
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.member import read_conditions, view_member
 from exclave.api.requests import Object
@@ -166,9 +166,3 @@ def issuer_rows(name: str, secret: Object | None, roots: Object | None, now: flo
     soon = f"it ends in {human_duration(left)}" if left < SHORTEST_ISSUER else None
     until = f"the issuer's certificate is valid until {rfc3339(issuer.not_after)}"
     return [Row(title), row(until, soon, f"check why it is not renewed; if nothing renews it, {hint}", "warning")]
-
-
-def few(names: list[str]) -> str | None:
-    """The first five names and the number of the others; None if there are none."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(sorted(names)[:5]) + more if names else None

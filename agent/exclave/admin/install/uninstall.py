@@ -14,6 +14,7 @@ from exclave.admin.kubectl import Objects
 from exclave.admin.manifests import ISSUER, KINDS, Installation, first_objects, later_objects
 from exclave.admin.objects import group_roles
 from exclave.admin.session import Session
+from exclave.admin.tables import few
 from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, PORTS_FINALIZER, settings_name
 from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
@@ -66,12 +67,11 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
 
 
 def _stranded_error(members: Objects) -> ExclaveError:
-    names = ", ".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in members[:5])
-    more = f" and {len(members) - 5} more" if len(members) > 5 else ""
+    names = few([f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in members])
     count = "1 member" if len(members) == 1 else f"{len(members)} members"
     return ExclaveError(
         Fault.USAGE,
-        f"{count} would be stranded: {names}{more}; pods would no longer reach them, and their certificates would end",
+        f"{count} would be stranded: {names}; pods would no longer reach them, and their certificates would end",
         "let them leave (exclave leave) or evict them (kubectl exclave member evict) while the controller runs; "
         "or strand them: --strand-members",
     )

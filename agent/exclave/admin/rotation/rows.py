@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
+from exclave.admin.tables import few
 from exclave.api.member import MemberView, view_member
 from exclave.api.names import group_of_member
 from exclave.api.requests import Object
@@ -156,13 +157,13 @@ def advice(mesh: MeshTrust, found: Sequence[Gate], members: Iterable[Object]) ->
         leads = {True: "; the issuer in use chains to it", False: "", None: ""}[anchor.is_issuer_root]
         lines.append(f"     anchor {anchor.sha256[:12]}, {rfc3339(anchor.began)} to {rfc3339(anchor.ends)}{leads}")
     for gate in found:
-        names = ", ".join(gate.late[:5]) + (f" and {len(gate.late) - 5} more" if len(gate.late) > 5 else "")
+        names = few(gate.late)
         lines.append(f"{'yes' if gate.is_open else 'no '}  {gate.title}{f': not {names}' if names else ''}")
     if not mesh.is_issuer_read:
         lines.append("you may not read the issuer's Secret: a new issuer counts when the controller has published it")
     dead = sorted({name for gate in found[2:] for name in gate.late} & set(_dead(members)))
     if dead:
-        lines.append(f"counted although not live: {', '.join(dead[:5])}; evict those that do not come back")
+        lines.append(f"counted although not live: {few(dead)}; evict those that do not come back")
     return [*lines, _next(mesh, found)]
 
 

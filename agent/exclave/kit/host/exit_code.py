@@ -1,0 +1,41 @@
+"""The end of a command: its exit code, and the report of its failure.
+
+A failure is two lines on standard error, message and hint, or with `in_json` one object on standard output. An
+unexpected exception is reported as a bug, without its text, which may hold a secret.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from exclave.errors import Fault, bug_lines, bug_object, error_lines, error_object, find_error
+
+
+def run_command(command: Callable[[], int], *, in_json: bool) -> int:
+    """Run a command. Returns its exit code, that of its failure, 130 after an interrupt, 141 without a reader."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone; without this Python prints a second error at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as problem:  # a group of exceptions may be no Exception
+        return _report(problem, in_json=in_json)
+
+
+def _report(problem: BaseException, *, in_json: bool) -> int:
+    error = find_error(problem)
+    if error is None:
+        print(bug_lines(problem), file=sys.stderr)
+        if in_json:
+            print(json.dumps(bug_object()))
+        return Fault.BUG.code
+    if in_json:
+        print(json.dumps(error_object(error.fault.code, error.fault.word, error.message, error.hint)))
+    else:
+        print(error_lines(error), file=sys.stderr)
+    return error.fault.code
