@@ -18,6 +18,7 @@ BLOCKING = {
     "exclave.cli.main": "the commands' entry: prints, exits, and starts trio where a command needs it",
     "exclave.cli.commands": "a command from outside of trio: asks the agent, starts its unit, runs trio for the rest",
     "exclave.confirm.record": "one small file written whole, read at boot",
+    "exclave.controller.telemetry.notify": "hands Events to their writer, which never waits",
     "exclave.control.client": "a few words with the agent over a unix socket; importing trio would double their time",
     "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.host.atomic": "writes small files with fsync; a thread would let a crash fall between two steps",

@@ -25,7 +25,7 @@ from exclave.cluster.endpoint import Access
 from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config, MemberConfig, Paths
 from exclave.controller.policy.heartbeats import interval_for
-from exclave.controller.run import Place, open_controller
+from exclave.controller.run import Locations, open_controller
 from exclave.ending import EndingSwitch
 from exclave.identity.rotator import Identity, open_identity
 from exclave.join import join as steps
@@ -64,7 +64,7 @@ async def measure(server: Server, folder: Path, clock: Clock) -> tuple[Counter[s
         cluster = await enter(furnished(api, controlled=False, lifetime="1h"))
         token = await cluster.token_of("exclave", CONTROLLER)
         controller = await enter(open_cluster(api.access, lambda: token))
-        await enter(open_controller(controller, Place(), clock.now))
+        await enter(open_controller(controller, Locations(), clock.now))
         line = encode_token(await cluster.join_token(uses=MEMBERS))
         members: list[Cluster] = []
         identities: list[Identity] = []

@@ -14,7 +14,7 @@ from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
 from exclave.api.settings import render_group
 from exclave.cluster.watch_events import Upserted
-from exclave.controller.cluster_state import ClusterState, Key
+from exclave.controller.cluster_state import ClusterState
 from exclave.controller.policy.reap import (
     DeleteAccount,
     DeleteLease,
@@ -23,7 +23,7 @@ from exclave.controller.policy.reap import (
     RecheckAfter,
     ReleaseMember,
 )
-from exclave.controller.policy.snapshot import MemberSnapshot, Signed, workload_ports
+from exclave.controller.policy.snapshot import Key, MemberSnapshot, Signed, workload_ports
 from exclave.controller.policy.transitions import (
     AddFinalizer,
     DeleteMember,
@@ -92,10 +92,10 @@ class Fleet:
         for key in list(self.state.members.objects):
             if key not in self.silent and key in self.state.leases.objects:
                 self._renew(key)
-                if self.state.observe_lease(key, self.now):
+                if self.state.liveness.observe(key, self.now):
                     waking.append(key)
-        self.state.mark_live(waking)
-        self.look({*waking, *self.state.refresh_live(self.now)})
+        self.state.liveness.mark_live(waking)
+        self.look({*waking, *self.state.liveness.refresh(self.now)})
 
     def fall_silent(self, name: str) -> None:
         """A machine sends no heartbeat for long enough."""
@@ -143,8 +143,8 @@ class Fleet:
         for kind in ("groups", "members", "workloads", "leases"):
             getattr(self.state, kind).objects = dict(getattr(old, kind).objects)
         for key in self.state.leases.objects:
-            self.state.observe_lease(key, self.now)
-        self.state.refresh_live(self.now)
+            self.state.liveness.observe(key, self.now)
+        self.state.liveness.refresh(self.now)
         self.state.refresh_members(self.state.members.objects)
         self.look(self.state.members.objects)
 
@@ -190,7 +190,7 @@ class Fleet:
         if isinstance(transition, MakeLease):
             key = (snapshot.namespace, snapshot.view.name)
             self.state.leases.apply(Upserted({"metadata": {"namespace": key[0], "name": key[1]}, "spec": {}}))
-            self.state.observe_lease(key, self.now)
+            self.state.liveness.observe(key, self.now)
             return snapshot.replaced(has_lease=True)
         if isinstance(transition, (PutWorkload, EmptyPorts)):
             body = (transition.request.body or {}) if isinstance(transition, PutWorkload) else {"spec": {"ports": []}}

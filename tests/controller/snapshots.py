@@ -96,3 +96,12 @@ def settled_snapshot(serving: bool = False, **changes: Any) -> MemberSnapshot:
             **changes,
         },
     )
+
+
+def make_lease(renewed: str | None = "2027-01-15T08:00:00.000000Z", **spec: str) -> Object:
+    times = {"renewTime": renewed} if renewed else {}
+    return {"metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {**times, **spec}}
+
+
+def with_metadata(found: Object, **changes: Any) -> Object:
+    return {**found, "metadata": {**found["metadata"], **changes}}

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,13 @@ from exclave.api.requests import (
 )
 from exclave.api.settings import ControlPlane
 from exclave.cluster.watch_events import Listed, Removed, Upserted
-from exclave.controller.cluster_state import REMEMBERED, Cache, ClusterState, key_of
+from exclave.controller.cache import Cache
+from exclave.controller.cluster_state import ClusterState
 from exclave.controller.mesh.publish import Published
 from support.mesh import mesh
 from support.mesh_cluster import open_mesh_cluster
 
-from .snapshots import LIVE, NAME, NAMESPACE, make_member, with_status
+from .snapshots import NAME, NAMESPACE, make_lease, make_member, with_metadata
 
 KEY = (NAMESPACE, NAME)
 WEB = (NAMESPACE, "web")
@@ -38,7 +38,7 @@ NOW = time.time() + 3600  # the keys of the mesh are made later than this line r
 
 
 @asynccontextmanager
-async def seen(folder: Path) -> AsyncIterator[ClusterState]:
+async def open_state(folder: Path) -> AsyncIterator[ClusterState]:
     """Everything that a cluster with Linkerd and group `web` shows, before any member."""
     async with open_mesh_cluster(folder, controlled=False) as cluster:
         state, admin = ClusterState("exclave", "linkerd"), cluster.admin
@@ -58,30 +58,8 @@ async def seen(folder: Path) -> AsyncIterator[ClusterState]:
     yield state
 
 
-def lease(renewed: str | None = "2027-01-15T08:00:00.000000Z", **spec: str) -> Object:
-    times = {"renewTime": renewed} if renewed else {}
-    return {"metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {**times, **spec}}
-
-
-def placed(found: Object, **changes: Any) -> Object:
-    return {**found, "metadata": {**found["metadata"], **changes}}
-
-
-def test_a_watch_tells_which_keys_it_concerns() -> None:
-    cache = Cache()
-    one, two = ({"metadata": {"name": name, "namespace": "shop"}} for name in ("one", "two"))
-    assert not cache.synced
-    assert cache.apply(Listed((one,))) == [("shop", "one")] and cache.synced
-    assert cache.apply(Upserted(two)) == [("shop", "two")]
-    assert cache.apply(Listed((two,))) == [("shop", "two"), ("shop", "one")], "what is gone concerns somebody as well"
-    assert cache.apply(Removed(two)) == [("shop", "two")]
-    assert cache.apply(Removed(two)) == [("shop", "two")]
-    assert cache.objects == {} and cache.single() is None
-    assert key_of({"metadata": {"name": "cluster-wide"}}) == ("", "cluster-wide")
-
-
 async def test_the_mesh_is_read_from_what_linkerd_publishes_and_told_only_when_it_changes(tmp_path: Path) -> None:
-    async with seen(tmp_path) as state:
+    async with open_state(tmp_path) as state:
         assert state.refresh_mesh(NOW)
         found = state.mesh
         assert found is not None and state.issuer is not None
@@ -97,7 +75,7 @@ async def test_the_mesh_is_read_from_what_linkerd_publishes_and_told_only_when_i
 
 
 async def test_an_issuer_that_becomes_valid_is_taken_without_any_change(tmp_path: Path) -> None:
-    async with seen(tmp_path) as state:
+    async with open_state(tmp_path) as state:
         assert state.refresh_mesh(NOW - 7 * 86400)
         assert state.issuer is None
         assert state.mesh_fault == (
@@ -118,7 +96,7 @@ ABSENT = {
 async def test_there_is_no_mesh_before_all_of_it_was_seen_and_why_is_told(
     tmp_path: Path, absent: str, told: str
 ) -> None:
-    async with seen(tmp_path) as state:
+    async with open_state(tmp_path) as state:
         state.members.apply(Upserted(make_member()))
         found = getattr(state, absent).single()
         getattr(state, absent).apply(Listed(()))
@@ -157,7 +135,7 @@ async def test_a_source_that_cannot_be_read_is_told_once_and_the_last_good_stays
     tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str
 ) -> None:
     damage, text = DAMAGE[source]
-    async with seen(tmp_path) as state:
+    async with open_state(tmp_path) as state:
         state.refresh_mesh(NOW)
         assert state.issuer is not None
         good, sha256, cache = state.mesh, state.issuer.sha256, getattr(state, source)
@@ -176,7 +154,7 @@ async def test_a_source_that_cannot_be_read_is_told_once_and_the_last_good_stays
 async def test_a_group_that_cannot_be_read_keeps_its_last_good_reading(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with seen(tmp_path) as state:
+    async with open_state(tmp_path) as state:
         good = state.group(WEB)
         assert good is not None and good.spec.networks == ("10.77.0.0/24",)
         found = state.groups.objects[WEB]
@@ -192,7 +170,7 @@ async def test_a_group_that_cannot_be_read_keeps_its_last_good_reading(
 
 
 async def test_a_world_is_all_that_was_seen_of_a_member(tmp_path: Path) -> None:
-    async with seen(tmp_path) as state:
+    async with open_state(tmp_path) as state:
         state.refresh_mesh(NOW)
         assert state.snapshot(KEY, NOW) is None
         state.members.apply(Upserted(make_member()))
@@ -200,8 +178,8 @@ async def test_a_world_is_all_that_was_seen_of_a_member(tmp_path: Path) -> None:
         assert snapshot is not None
         assert snapshot.group == state.group(WEB) and snapshot.mesh == state.mesh
         assert not (snapshot.has_lease or snapshot.has_heartbeat or snapshot.live or snapshot.has_account)
-        state.leases.apply(Upserted(lease(None)))
-        state.observe_lease(KEY, NOW)
+        state.leases.apply(Upserted(make_lease(None)))
+        state.liveness.observe(KEY, NOW)
         state.published[WEB] = Published("d" * 64, frozenset({8080}))
         snapshot = state.snapshot(KEY, NOW)
         assert snapshot is not None and snapshot.has_lease and not snapshot.has_heartbeat
@@ -209,134 +187,46 @@ async def test_a_world_is_all_that_was_seen_of_a_member(tmp_path: Path) -> None:
 
 
 async def test_a_member_whose_name_is_none_of_ours_has_no_group(tmp_path: Path) -> None:
-    async with seen(tmp_path) as state:
-        state.members.apply(Upserted(placed(make_member(), name="web")))
+    async with open_state(tmp_path) as state:
+        state.members.apply(Upserted(with_metadata(make_member(), name="web")))
         snapshot = state.snapshot((NAMESPACE, "web"), NOW)
         assert snapshot is not None and snapshot.group is None
-
-
-async def test_heartbeats_make_live_and_silence_ends_it() -> None:
-    state = ClusterState("exclave", "linkerd")
-    state.members.apply(Upserted(make_member()))
-    state.leases.apply(Upserted(lease(None)))
-    state.observe_lease(KEY, NOW - 1)
-    state.leases.apply(Upserted(lease()))
-    assert state.observe_lease(KEY, NOW), "it was not live before"
-    assert state.refresh_live(NOW) == {KEY}
-    snapshot = state.snapshot(KEY, NOW)
-    assert snapshot is not None and snapshot.live and snapshot.has_heartbeat
-    assert not state.observe_lease(KEY, NOW + 20), "one that is live need not be looked at again"
-    assert state.refresh_live(NOW + 30) == state.overdue(NOW + 30) == set()
-    assert state.overdue(NOW + 31) == {KEY}
-    assert state.refresh_live(NOW + 31, {KEY}) == set(), "its Lease could not be read"
-    assert state.refresh_live(NOW + 31, {("shop", "another")}) == {KEY}
-    assert state.overdue(NOW + 31) == set(), "it is asked after once"
-    state.leases.apply(Upserted(lease("2027-01-15T08:00:31.000000Z")))
-    assert state.observe_lease(KEY, NOW + 31) and state.refresh_live(NOW + 31) == {KEY}
-    state.leases.apply(Removed(lease()))
-    assert state.observe_lease(KEY, NOW + 32) and state.refresh_live(NOW + 32) == {KEY}
-
-
-async def test_a_heartbeat_makes_its_member_live_at_once_and_one_from_long_ago_does_not() -> None:
-    state = ClusterState("exclave", "linkerd")
-    state.members.apply(Upserted(make_member()))
-    state.leases.apply(Upserted(lease()))
-    state.observe_lease(KEY, NOW)
-    state.mark_live([KEY])
-    snapshot = state.snapshot(KEY, NOW)
-    assert snapshot is not None and not snapshot.live and snapshot.has_heartbeat
-    state.leases.apply(Upserted(lease("2027-01-15T08:00:31.000000Z")))
-    state.observe_lease(KEY, NOW + 1)
-    state.mark_live([KEY])
-    snapshot = state.snapshot(KEY, NOW + 1)
-    assert snapshot is not None and snapshot.live
-
-
-async def test_leases_of_others_are_none_of_the_fleets() -> None:
-    state = ClusterState("exclave", "linkerd")
-    node = ("kube-node-lease", "node-1")
-    metadata = {"namespace": node[0], "name": node[1]}
-    for renewed in ("2027-01-15T08:00:00.000000Z", "2027-01-15T08:00:10.000000Z"):
-        state.leases.apply(Upserted({"metadata": metadata, "spec": {"renewTime": renewed}}))
-        state.observe_lease(node, NOW)
-    state.mark_live([node])
-    assert state.refresh_live(NOW) == set()
-    assert state.overdue(NOW + 100) == set()
-    for number in range(1000):
-        state.members.apply(Upserted(placed(make_member(), name=f"web-k7q2x-{number}")))
-    assert state.refresh_heartbeat()
-    state.members.apply(Listed(()))
-    assert state.refresh_heartbeat() and state.heartbeat == 10.0
-
-
-async def test_it_does_not_matter_whether_leases_or_members_are_told_first() -> None:
-    state = ClusterState("exclave", "linkerd")
-    state.leases.apply(Upserted(lease()))
-    state.observe_lease(KEY, NOW)
-    state.members.apply(Upserted(with_status(make_member(), LIVE)))
-    assert state.refresh_live(NOW) == {KEY}
-
-
-@pytest.mark.parametrize("was_live", [True, False])
-async def test_a_controller_that_starts_takes_a_member_for_what_it_was_until_it_hears_of_it(was_live: bool) -> None:
-    state = ClusterState("exclave", "linkerd")
-    state.members.apply(Upserted(with_status(make_member(), replace(LIVE, status=was_live))))
-    state.leases.apply(Upserted(lease()))
-    state.observe_lease(KEY, NOW)
-    assert state.refresh_live(NOW) == ({KEY} if was_live else set())
-    state.leases.apply(Upserted(lease("2027-01-15T08:00:31.000000Z")))
-    state.observe_lease(KEY, NOW + 10)
-    state.refresh_live(NOW + 10)
-    snapshot = state.snapshot(KEY, NOW + 10)
-    assert snapshot is not None and snapshot.live and snapshot.has_heartbeat
-
-
-async def test_two_machines_that_take_turns_with_one_lease_are_noticed() -> None:
-    state = ClusterState("exclave", "linkerd")
-    state.members.apply(Upserted(make_member()))
-    for second, boot in enumerate(("a", "b", "a")):
-        state.leases.apply(Upserted(lease(f"2027-01-15T08:00:0{second}.000000Z", holderIdentity=f"host.{boot}")))
-        asked = state.observe_lease(KEY, NOW + second)
-        state.refresh_live(NOW + second)
-    assert asked, "its member must be looked at, though it is live"
-    snapshot = state.snapshot(KEY, NOW + 3)
-    assert snapshot is not None and snapshot.clones == ("host.a", "host.b")
 
 
 async def test_the_interval_grows_with_the_fleet_and_nobody_is_given_up_before_it_knows() -> None:
     state = ClusterState("exclave", "linkerd")
     state.published[WEB] = Published("new")
     for number in range(1000):
-        state.members.apply(Upserted(placed(make_member(), name=f"web-k7q2x-{number}")))
+        state.members.apply(Upserted(with_metadata(make_member(), name=f"web-k7q2x-{number}")))
     assert state.refresh_heartbeat() and state.heartbeat == 20.0
     state.members.apply(Listed((make_member(),)))
-    state.leases.apply(Upserted(lease(None)))
-    state.observe_lease(KEY, NOW)
-    state.leases.apply(Upserted(lease()))
-    state.observe_lease(KEY, NOW)
-    state.refresh_live(NOW)
+    state.leases.apply(Upserted(make_lease(None)))
+    state.liveness.observe(KEY, NOW)
+    state.leases.apply(Upserted(make_lease()))
+    state.liveness.observe(KEY, NOW)
+    state.liveness.refresh(NOW)
     assert state.refresh_heartbeat() and state.heartbeat == 10.0
-    assert state.refresh_live(NOW + 55) == set(), "it may still beat every 20 s"
+    assert state.liveness.refresh(NOW + 55) == set(), "it may still beat every 20 s"
     state.members.apply(Upserted(make_member(loaded={"settings": "new"})))
     state.refresh_heartbeat()
-    assert state.refresh_live(NOW + 55) == {KEY}
+    assert state.liveness.refresh(NOW + 55) == {KEY}
 
 
 async def test_what_is_wrong_with_the_admission_policies_is_noticed_when_it_changes() -> None:
     state, wanted = ClusterState("exclave", "linkerd"), admission_objects("exclave")
     assert state.refresh_admission(wanted) and state.admission_fault is not None
     for one in wanted:
-        cache = state.guard[f"{one['kind']} {one['metadata']['name']}"] = Cache()
+        cache = state.admission[f"{one['kind']} {one['metadata']['name']}"] = Cache()
         cache.apply(Upserted(one))
     assert state.refresh_admission(wanted) and state.admission_fault is None
     assert not state.refresh_admission(wanted)
 
 
 async def test_neighbours_are_told_of_each_other_whenever_what_they_claim_changes(tmp_path: Path) -> None:
-    async with seen(tmp_path) as state:
+    async with open_state(tmp_path) as state:
         other = (NAMESPACE, "web-zzzzz-1")
         for key in (KEY, other):
-            member = placed(make_member(), name=key[1])
+            member = with_metadata(make_member(), name=key[1])
             assert state.refresh_members(state.members.apply(Upserted(member))) == ({KEY} if key == other else set())
         snapshot = state.snapshot(KEY, NOW)
         assert snapshot is not None
@@ -347,11 +237,11 @@ async def test_neighbours_are_told_of_each_other_whenever_what_they_claim_change
             False,
             frozenset(),
         )
-        state.leases.apply(Upserted({**lease(None), "metadata": {"name": other[1], "namespace": NAMESPACE}}))
-        state.observe_lease(other, NOW)
-        state.leases.apply(Upserted({**lease(), "metadata": {"name": other[1], "namespace": NAMESPACE}}))
-        state.observe_lease(other, NOW)
-        state.mark_live([other])
+        state.leases.apply(Upserted({**make_lease(None), "metadata": {"name": other[1], "namespace": NAMESPACE}}))
+        state.liveness.observe(other, NOW)
+        state.leases.apply(Upserted({**make_lease(), "metadata": {"name": other[1], "namespace": NAMESPACE}}))
+        state.liveness.observe(other, NOW)
+        state.liveness.mark_live([other])
         assert state.refresh_members([other]) == {KEY}, "it lives"
         request = create(EXTERNAL_WORKLOADS, NAMESPACE, {"spec": {"workloadIPs": [{"ip": "10.77.0.20"}]}})
         assert state.reserve_address(other, request) == {KEY}
@@ -407,7 +297,7 @@ def test_what_a_step_changed_is_known_before_the_watches_tell() -> None:
 
 def renamed(uid: str, **spec: Any) -> Object:
     """Another Member of the same name."""
-    return placed(make_member(**spec), uid=uid)
+    return with_metadata(make_member(**spec), uid=uid)
 
 
 @pytest.mark.parametrize("is_removal_told", [True, False])
@@ -463,7 +353,7 @@ def test_what_a_step_made_for_a_member_is_not_given_to_another_of_its_name() -> 
     state.members.apply(Upserted(renamed("first")))
     snapshot = state.snapshot(KEY, NOW)
     assert snapshot is not None
-    newer = placed(renamed("second"), resourceVersion="20")
+    newer = with_metadata(renamed("second"), resourceVersion="20")
     state.members.apply(Upserted(newer))
     sealed = snapshot.replaced(sealed="eyJ", has_account=True)
     assert state.apply_result(KEY, snapshot, sealed) == (None, {KEY}), "the second one is looked at anew"
@@ -474,8 +364,8 @@ def test_what_a_step_made_for_a_member_is_not_given_to_another_of_its_name() -> 
 def test_a_lease_that_was_deleted_is_unknown_before_its_watch_tells() -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(renamed("first")))
-    state.leases.apply(Upserted(lease()))
-    state.observe_lease(KEY, NOW)
+    state.leases.apply(Upserted(make_lease()))
+    state.liveness.observe(KEY, NOW)
     snapshot = state.snapshot(KEY, NOW)
     assert snapshot is not None and snapshot.has_lease and snapshot.has_heartbeat
     state.apply_result(KEY, snapshot, snapshot.replaced(has_lease=False))
@@ -483,26 +373,6 @@ def test_a_lease_that_was_deleted_is_unknown_before_its_watch_tells() -> None:
     state.members.apply(Upserted(renamed("second")))
     second = state.snapshot(KEY, NOW)
     assert second is not None and not second.has_lease and not second.has_heartbeat
-
-
-def test_another_member_of_the_same_name_is_not_live_before_its_own_heartbeat() -> None:
-    state = ClusterState("exclave", "linkerd")
-    state.members.apply(Upserted(with_status(renamed("first"), LIVE)))
-    state.leases.apply(Upserted(lease()))
-    state.observe_lease(KEY, NOW)
-    assert state.refresh_live(NOW) == {KEY}
-    state.leases.apply(Removed(lease()))
-    state.observe_lease(KEY, NOW + 1)
-    state.members.apply(Listed((renamed("second"),)))
-    state.leases.apply(Upserted(lease(None)))
-    assert state.observe_lease(KEY, NOW + 1)
-    second = state.snapshot(KEY, NOW + 1)
-    assert second is not None and second.has_lease and not second.has_heartbeat and not second.live
-    state.leases.apply(Upserted(lease("2027-01-15T08:00:02.000000Z")))
-    assert state.observe_lease(KEY, NOW + 2), "its first heartbeat is not taken for one of many"
-    state.mark_live([KEY])
-    second = state.snapshot(KEY, NOW + 2)
-    assert second is not None and second.has_heartbeat and second.live
 
 
 def test_the_time_without_ports_of_another_external_workload_is_counted_anew() -> None:
@@ -516,10 +386,10 @@ def test_the_time_without_ports_of_another_external_workload_is_counted_anew() -
 
 
 async def test_another_group_of_the_same_name_has_no_older_reading(tmp_path: Path) -> None:
-    async with seen(tmp_path) as state:
+    async with open_state(tmp_path) as state:
         assert state.group(WEB) is not None
         found = state.groups.objects[WEB]
-        state.groups.apply(Listed(({**placed(found, uid="another"), "spec": {}},)))
+        state.groups.apply(Listed(({**with_metadata(found, uid="another"), "spec": {}},)))
         assert state.group(WEB) is None
         assert f"WorkloadGroup {WEB[0]}/{WEB[1]}" in state.faults
         state.groups.apply(Listed(()))
@@ -528,51 +398,38 @@ async def test_another_group_of_the_same_name_has_no_older_reading(tmp_path: Pat
 
 def test_an_answer_that_is_late_undoes_nothing_that_a_watch_has_told() -> None:
     state = ClusterState("exclave", "linkerd")
-    state.members.apply(Upserted(placed(make_member(), resourceVersion="9")))
+    state.members.apply(Upserted(with_metadata(make_member(), resourceVersion="9")))
     workload = {"metadata": {"name": NAME, "namespace": NAMESPACE, "resourceVersion": "8"}, "spec": {}}
     state.workloads.apply(Upserted(workload))
     snapshot = state.snapshot(KEY, NOW)
     assert snapshot is not None
-    newer = placed(make_member(serving=True), resourceVersion="101")
+    newer = with_metadata(make_member(serving=True), resourceVersion="101")
     state.members.apply(Upserted(newer))
-    answered = snapshot.replaced(member=placed(make_member(), resourceVersion="99"), workload={**workload}, signed=None)
+    answered = snapshot.replaced(
+        member=with_metadata(make_member(), resourceVersion="99"), workload={**workload}, signed=None
+    )
     kept, _ = state.apply_result(KEY, snapshot, answered)
     assert kept is not None and kept.view.serving and state.members.objects[KEY] == newer
 
-    state.workloads.apply(Removed(placed(workload, resourceVersion="120")))
-    kept, _ = state.apply_result(KEY, snapshot, snapshot.replaced(workload=placed(workload, resourceVersion="110")))
+    state.workloads.apply(Removed(with_metadata(workload, resourceVersion="120")))
+    kept, _ = state.apply_result(
+        KEY, snapshot, snapshot.replaced(workload=with_metadata(workload, resourceVersion="110"))
+    )
     assert kept is not None and kept.workload is None and not state.workloads.objects
-    made = placed(workload, resourceVersion="130")
+    made = with_metadata(workload, resourceVersion="130")
     kept, _ = state.apply_result(KEY, snapshot, snapshot.replaced(workload=made))
     assert kept is not None and kept.workload == made, "another one of the same name"
 
-    state.members.apply(Removed(placed(newer, resourceVersion="140")))
-    kept, _ = state.apply_result(KEY, snapshot, snapshot.replaced(member=placed(make_member(), resourceVersion="139")))
+    state.members.apply(Removed(with_metadata(newer, resourceVersion="140")))
+    kept, _ = state.apply_result(
+        KEY, snapshot, snapshot.replaced(member=with_metadata(make_member(), resourceVersion="139"))
+    )
     assert kept is None and not state.members.objects
-
-
-def test_a_cache_does_not_remember_removals_for_ever() -> None:
-    cache = Cache()
-    for number in range(REMEMBERED + 1):
-        cache.apply(Removed(placed(make_member(), name=f"m{number}", resourceVersion=str(number + 10))))
-    old = placed(make_member(), name="m0", resourceVersion="5")
-    assert cache.merge_response((NAMESPACE, "m0"), old) == old
-    assert cache.merge_response((NAMESPACE, "m1"), placed(make_member(), name="m1", resourceVersion="5")) is None
-
-
-def test_an_object_without_a_name_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    cache, good = Cache(), {"metadata": {"name": "good", "namespace": "shop"}}
-    nameless: list[Any] = [{"kind": "Member"}, {"kind": "Member", "metadata": None}, {"metadata": {}}, 7]
-    assert cache.apply(Listed((nameless[0], good, *nameless[1:]))) == [("shop", "good")]
-    for event in (Upserted(nameless[0]), Removed(nameless[0])):
-        assert cache.apply(event) == []
-    assert cache.objects == {("shop", "good"): good}
-    assert caplog.messages[0].startswith("an object without metadata cannot be used, and is left out: KeyError")
 
 
 def test_members_of_a_group_are_found_by_their_names() -> None:
     state = ClusterState("exclave", "linkerd")
     for name, namespace in ((NAME, "shop"), ("web-blue-k7q2x-1", "shop"), (NAME, "pay")):
-        state.members.apply(Upserted(placed(make_member(), name=name, namespace=namespace)))
+        state.members.apply(Upserted(with_metadata(make_member(), name=name, namespace=namespace)))
     assert state.members_of("shop", "web") == [("shop", NAME)]
     assert state.members_of("shop", "web-blue") == [("shop", "web-blue-k7q2x-1")]

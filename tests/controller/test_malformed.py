@@ -30,9 +30,10 @@ from exclave.cluster.client import open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.cluster.watch_events import Listed, Upserted
 from exclave.config import Config, MemberConfig, Paths
-from exclave.controller.cluster_state import ClusterState, Key
+from exclave.controller.cluster_state import ClusterState
 from exclave.controller.policy.register import wanted_workload
-from exclave.controller.run import Place, open_controller
+from exclave.controller.policy.snapshot import Key
+from exclave.controller.run import Locations, open_controller
 from exclave.join.join import join
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM, group_spec
@@ -97,9 +98,9 @@ def test_whatever_is_wrong_with_one_member_the_other_stays_live_known_and_in_its
     keys: list[Key] = [(NAMESPACE, name) for name in names]
     for key in keys:
         with state.malformed.isolate("Lease"):
-            state.observe_lease(key, NOW)
-    state.mark_live(keys)
-    state.refresh_live(NOW)
+            state.liveness.observe(key, NOW)
+    state.liveness.mark_live(keys)
+    state.liveness.refresh(NOW)
     state.refresh_heartbeat()
     state.refresh_members(keys)
     snapshot = state.snapshot((NAMESPACE, GOOD), NOW)
@@ -143,7 +144,7 @@ async def controlled_through(cluster: MeshCluster) -> AsyncIterator[None]:
     async with open_interposer(access.servers[0], access.ca, anchor) as between:
         between.treat = damaging
         async with open_cluster(Access((between.url,), anchor.pem), lambda: token) as own:
-            async with open_controller(own, Place(), time.time):
+            async with open_controller(own, Locations(), time.time):
                 yield
 
 

@@ -41,7 +41,7 @@ from exclave.cluster.endpoint import Access
 from exclave.cluster.member_cluster import open_member_cluster
 from exclave.cluster.watch_events import Listed, Upserted
 from exclave.config import Config, MemberConfig, Paths
-from exclave.controller.run import Place, open_controller
+from exclave.controller.run import Locations, open_controller
 from exclave.ending import EndingSwitch
 from exclave.errors import ClusterError, Fault
 from exclave.identity.rotator import open_identity
@@ -274,7 +274,7 @@ def test_a_silent_member_makes_room_for_whoever_joins_with_its_address_and_leave
     async def play() -> None:
         async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
             token = await cluster.token_of("exclave", CONTROLLER)
-            async with open_cluster(cluster.api.access, lambda: token) as own, open_controller(own, Place(), now):
+            async with open_cluster(cluster.api.access, lambda: token) as own, open_controller(own, Locations(), now):
                 await other_machine(cluster, "web-aaaaa-1", VM, "1" * 16)
                 token_of_b = encode_token(await cluster.join_token(token_id="zzzzz"))
                 with pytest.raises(ClusterError) as refused:
@@ -537,7 +537,7 @@ async def controlled_through(cluster: MeshCluster, now: Callable[[], float], tre
     async with open_interposer(access.servers[0], access.ca, anchor) as between:
         between.treat = treat
         async with open_cluster(Access((between.url,), anchor.pem), lambda: token) as own:
-            async with open_controller(own, Place(), now):
+            async with open_controller(own, Locations(), now):
                 yield between
 
 

@@ -10,7 +10,7 @@ from exclave.admin.objects import join_account, rejoin_account
 from exclave.api.names import CONTROLLER, EXPIRES
 from exclave.api.requests import MEMBERS, ROLES, SERVICE_ACCOUNTS, Object, Request, create, delete, list_all
 from exclave.cluster.client import open_cluster
-from exclave.controller.sweep import clear, sweep
+from exclave.controller.sweep import delete_group_accounts, sweep
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
@@ -33,7 +33,7 @@ async def test_with_a_group_its_accounts_go_and_nobody_elses(tmp_path: Path) -> 
                 join_account("shop", "api", "ccccc", 1, now + 3600),
             ]
         )
-        await clear(cluster.admin, "shop", "web")
+        await delete_group_accounts(cluster.admin, "shop", "web")
         assert await accounts(cluster) == {"api.join.ccccc-1"}
 
 
@@ -45,7 +45,7 @@ async def test_a_group_whose_roles_went_first_is_let_go_all_the_same(
         await cluster.admin.send(delete(ROLES, "shop-vms", CONTROLLER))
         token = await cluster.token_of("exclave", CONTROLLER)
         async with open_cluster(cluster.api.access, lambda: token) as own:
-            await clear(own, "shop", "web")
+            await delete_group_accounts(own, "shop", "web")
         assert caplog.messages[-1].startswith("accounts of group shop/web are left: ")
         assert await accounts(cluster) == {"web.join.aaaaa-1"}
 

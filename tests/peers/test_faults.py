@@ -46,7 +46,7 @@ from exclave.cluster.member_cluster import open_member_cluster
 from exclave.cluster.watch_events import Listed, Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.stage import Confirmation
-from exclave.controller.run import Place, open_controller
+from exclave.controller.run import Locations, open_controller
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import EndingSwitch
 from exclave.identity.rotator import Identity, open_identity
@@ -332,7 +332,7 @@ async def open_scene(
         through = await enter(open_cluster(access, lambda: kubernetes.admin_token))
         if controlled:
             controller = await enter(open_cluster(access, lambda: token))
-            await enter(open_controller(controller, Place(), WALL.now))
+            await enter(open_controller(controller, Locations(), WALL.now))
         record, state, endings = machine.record, machine.config.paths.state, EndingSwitch()
         own = await enter(
             open_member_cluster(access, state, record.accounts_namespace, record.account, endings, WALL.now)

@@ -23,7 +23,7 @@ from exclave.api.join_token import JoinToken
 from exclave.api.names import CONTROLLER, accounts_namespace
 from exclave.api.requests import Object, Resource, create, create_token, get
 from exclave.cluster.client import Cluster, open_cluster
-from exclave.controller.run import Place, open_controller
+from exclave.controller.run import Locations, open_controller
 from exclave.errors import ApiRefusal
 from exclave.kit.tasks.wall_clock import Now
 from exclave_sandbox.stage.mesh import GROUP, NAMESPACE, MeshKeys, group_spec, mesh_requests
@@ -72,7 +72,7 @@ class MeshCluster:
     async def controlled(self, now: Now = time.time) -> AsyncIterator[None]:
         """With the controller under its own account."""
         token = await self.token_of("exclave", CONTROLLER)
-        async with open_cluster(self.api.access, lambda: token) as own, open_controller(own, Place(), now):
+        async with open_cluster(self.api.access, lambda: token) as own, open_controller(own, Locations(), now):
             yield
 
     async def find(self, resource: Resource, name: str, namespace: str = NAMESPACE) -> Object | None:

@@ -276,7 +276,7 @@ def _controller(options: argparse.Namespace) -> int:
 
     from exclave.cluster.endpoint import Access
     from exclave.controller.replica import run_controller
-    from exclave.controller.run import Place
+    from exclave.controller.run import Locations
 
     _log_to_stderr()
     try:
@@ -286,7 +286,7 @@ def _controller(options: argparse.Namespace) -> int:
             Fault.USAGE, f"the API server is not known: {problem}", "name it with --server, --ca-file and --token-file"
         ) from None
     where, _, secret = options.issuer.rpartition("/")
-    place = Place(options.namespace, options.linkerd_namespace, where or None, secret)
+    place = Locations(options.namespace, options.linkerd_namespace, where or None, secret)
     try:
         listen = split_host_port(options.listen, lowest=0) if options.listen else None
     except ValueError as problem:

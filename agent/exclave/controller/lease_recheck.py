@@ -7,8 +7,8 @@ not said. Of whom the server does not tell, nothing is concluded. A server that 
 from collections.abc import Iterable
 
 from exclave.api.requests import LEASES, Object, get
-from exclave.controller.cluster_state import Key
 from exclave.controller.leader.lead import Sender
+from exclave.controller.policy.snapshot import Key
 from exclave.errors import ApiRefusal, ClusterError
 
 MOST_ASKED = 200

@@ -18,7 +18,7 @@ from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.leader.lead import Candidate, open_candidate
-from exclave.controller.run import Controller, Place, open_controller
+from exclave.controller.run import Controller, Locations, open_controller
 from exclave.controller.telemetry.health import open_health
 from exclave.controller.telemetry.metrics import MemberStates, Metric, controller_metrics
 from exclave.kit.tasks.nursery import open_bare_nursery
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 async def run_controller(
-    access: Access, token_file: Path, place: Place, me: str, listen: tuple[str, int] | None, now: Now
+    access: Access, token_file: Path, locations: Locations, me: str, listen: tuple[str, int] | None, now: Now
 ) -> None:
     """Stand for election for ever, and control while elected. `me` is this replica's own name.
 
@@ -38,7 +38,7 @@ async def run_controller(
     """
     async with open_bare_nursery() as nursery:
         await nursery.start(_end_on_signal, nursery.cancel_scope)
-        await _stand(access, token_file, place, me, listen, now)
+        await _stand(access, token_file, locations, me, listen, now)
 
 
 async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStatus[None]") -> None:
@@ -50,19 +50,19 @@ async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStat
 
 
 async def _stand(
-    access: Access, token_file: Path, place: Place, me: str, listen: tuple[str, int] | None, now: Now
+    access: Access, token_file: Path, locations: Locations, me: str, listen: tuple[str, int] | None, now: Now
 ) -> None:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         cluster = await enter(open_cluster(access, lambda: token_file.read_text().strip(), now))
-        candidate = await enter(open_candidate(cluster, place.namespace, ELECTION, me, now))
+        candidate = await enter(open_candidate(cluster, locations.namespace, ELECTION, me, now))
         replica = Replica(cluster, candidate)
         if listen is not None:
             await enter(open_health(*listen, replica.metrics))
         while True:
             log.info("controller %s: waits to lead", me)
             await candidate.leads.wait_for(bool)
-            await replica.lead(place, now)
+            await replica.lead(locations, now)
 
 
 class Replica:
@@ -82,7 +82,7 @@ class Replica:
             leads=controller is not None,
             members=self._states.count(state.members.objects),
             groups=len(state.groups.objects),
-            refused_groups=len(state.refusals),
+            refused_groups=len(state.group_refusals),
             transitions=controller.counts if controller is not None else Counter(),
             requests=self._cluster.counts,
             issuer_ends=state.issuer.not_after if state.issuer is not None else None,
@@ -90,10 +90,10 @@ class Replica:
             heartbeat=state.heartbeat,
         )
 
-    async def lead(self, place: Place, now: Now) -> None:
+    async def lead(self, locations: Locations, now: Now) -> None:
         """Control until another one leads."""
         try:
-            await _lead(self._candidate, place, now, self._take)
+            await _lead(self._candidate, locations, now, self._take)
         finally:
             self._controller = None
 
@@ -101,11 +101,11 @@ class Replica:
         self._controller = controller
 
 
-async def _lead(candidate: Candidate, place: Place, now: Now, take: Callable[[Controller], None]) -> None:
+async def _lead(candidate: Candidate, locations: Locations, now: Now, take: Callable[[Controller], None]) -> None:
     async with open_bare_nursery() as nursery:
 
         async def control() -> None:
-            async with open_controller(candidate.fenced, place, now) as controller:
+            async with open_controller(candidate.fenced, locations, now) as controller:
                 take(controller)
                 log.info("controller: ready")
                 await trio.sleep_forever()

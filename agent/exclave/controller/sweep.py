@@ -14,9 +14,9 @@ import trio
 from exclave.api.malformed import object_title, read_each
 from exclave.api.names import accounts_namespace
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, Object, delete, get, is_transient, list_all
-from exclave.controller.cluster_state import Key
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.expiry import accounts_of, expired_accounts, orphan_accounts
+from exclave.controller.policy.snapshot import Key
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.tasks.wall_clock import Now
@@ -71,7 +71,7 @@ def _each(accounts: Iterable[Object], select: Callable[[Object], list[T]], malfo
     return [each for some in found for each in some]
 
 
-async def clear(cluster: Sender, namespace: str, group: str) -> None:
+async def delete_group_accounts(cluster: Sender, namespace: str, group: str) -> None:
     """Remove the accounts of a group that is about to be gone, as far as that is permitted. Raises ClusterError."""
     where = accounts_namespace(namespace)
     try:

@@ -33,7 +33,7 @@ def test_the_limit_holds_and_the_choice_is_final(members: int, doublings: int) -
 def seen(*holders: str) -> Holders:
     found = Holders()
     for second, holder in enumerate(holders):
-        found = found.see(holder, float(second))
+        found = found.observe(holder, float(second))
     return found
 
 

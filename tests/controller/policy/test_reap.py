@@ -22,8 +22,8 @@ from exclave.controller.policy.reap import (
     is_ready,
     live_members,
     next_removal,
+    observe,
     retire_workload,
-    see,
 )
 from exclave.controller.policy.snapshot import MemberSnapshot
 
@@ -94,10 +94,10 @@ def test_nobody_is_live_without_a_reason(ages: dict[int, float | None], before: 
 
 
 def test_a_lease_is_seen_by_our_clock_and_only_if_it_changed() -> None:
-    first = see(None, "their clock says 1970", NOW)
+    first = observe(None, "their clock says 1970", NOW)
     assert first == LeaseObservation("their clock says 1970", NOW)
-    assert see(first, "their clock says 1970", NOW + 9) is first
-    assert see(first, "later", NOW + 9) == LeaseObservation("later", NOW + 9, changed=True)
+    assert observe(first, "their clock says 1970", NOW + 9) is first
+    assert observe(first, "later", NOW + 9) == LeaseObservation("later", NOW + 9, changed=True)
 
 
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}

@@ -20,24 +20,24 @@ GOOD, BAD = EventDraft("Admitted", "it is in", is_bad=False), EventDraft("NotLiv
 
 
 class Cluster:
-    """Takes Events, or refuses them."""
+    """Stores Events, or refuses them."""
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses = refuses
-        self.acquired_lease: list[tuple[str, Object]] = []
+        self.sent: list[tuple[str, Object]] = []
 
     async def send(self, request: Request) -> Object:
         await trio.lowlevel.checkpoint()
         if self.refuses:
             raise ClusterError(Fault.NOT_PERMITTED, "may not create events", "ask")
         assert request.body is not None
-        self.acquired_lease.append((request.path, request.body))
+        self.sent.append((request.path, request.body))
         return request.body
 
 
-async def told(cluster: Cluster, tell: Any) -> None:
+async def write(cluster: Cluster, put: Any) -> None:
     events = EventWriter(cluster, "exclave", lambda: NOW)
-    tell(events)
+    put(events)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(events.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -46,10 +46,10 @@ async def told(cluster: Cluster, tell: Any) -> None:
 
 async def test_events_are_written_where_their_objects_are_in_order() -> None:
     cluster = Cluster()
-    await told(cluster, lambda events: events.put_nowait(MEMBER, [GOOD, BAD]))
-    assert {path for path, _ in cluster.acquired_lease} == {"/apis/events.k8s.io/v1/namespaces/shop/events"}
-    assert [event["reason"] for _, event in cluster.acquired_lease] == ["Admitted", "NotLive"]
-    names = [event["metadata"]["name"] for _, event in cluster.acquired_lease]
+    await write(cluster, lambda events: events.put_nowait(MEMBER, [GOOD, BAD]))
+    assert {path for path, _ in cluster.sent} == {"/apis/events.k8s.io/v1/namespaces/shop/events"}
+    assert [event["reason"] for _, event in cluster.sent] == ["Admitted", "NotLive"]
+    names = [event["metadata"]["name"] for _, event in cluster.sent]
     assert len(set(names)) == 2 and all(name.startswith("web-k7q2x-1.") for name in names)
 
 
@@ -64,8 +64,8 @@ async def test_events_are_written_where_their_objects_are_in_order() -> None:
 )
 async def test_what_is_elsewhere_is_told_of_the_controller(subject: Subject, about: Any, related: Any) -> None:
     cluster = Cluster()
-    await told(cluster, lambda events: events.put_elsewhere_nowait(subject, BAD))
-    ((path, event),) = cluster.acquired_lease
+    await write(cluster, lambda events: events.put_elsewhere_nowait(subject, BAD))
+    ((path, event),) = cluster.sent
     assert path == "/apis/events.k8s.io/v1/namespaces/exclave/events"
     assert (event["regarding"]["kind"], event["regarding"]["name"]) == about
     beside = event.get("related")
@@ -74,7 +74,7 @@ async def test_what_is_elsewhere_is_told_of_the_controller(subject: Subject, abo
 
 async def test_an_event_that_is_refused_or_one_too_many_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    await told(Cluster(refuses=True), lambda events: events.put_nowait(MEMBER, [GOOD]))
+    await write(Cluster(refuses=True), lambda events: events.put_nowait(MEMBER, [GOOD]))
     assert caplog.messages == ["Member shop/web-k7q2x-1: Admitted: it is in (no Event: may not create events)"]
     caplog.clear()
     EventWriter(Cluster(), "exclave", lambda: NOW).put_nowait(POLICY, [BAD] * (MOST + 1))

@@ -41,7 +41,7 @@ class Holders:
     returned_at: float | None = None
     returned: tuple[str, str] | None = None
 
-    def see(self, holder: str, now: float) -> "Holders":
+    def observe(self, holder: str, now: float) -> "Holders":
         """Look at a Lease again."""
         if holder == self.last or not holder:
             return self

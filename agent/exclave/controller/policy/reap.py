@@ -36,7 +36,7 @@ class LeaseObservation:
     changed: bool = False
 
 
-def see(observation: LeaseObservation | None, renewed: str | None, now: float) -> LeaseObservation:
+def observe(observation: LeaseObservation | None, renewed: str | None, now: float) -> LeaseObservation:
     """Look at a Lease again."""
     if observation is not None and observation.renewed == renewed:
         return observation

@@ -15,6 +15,9 @@ from exclave.api.names import CORDONED
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, GroupSpec, LinkerdSettings
 
+Key = tuple[str, str]
+"""Namespace and name of an object."""
+
 
 @dataclass(frozen=True)
 class Group:
