@@ -21,7 +21,7 @@ def make_settings(
 ) -> Settings:
     linkerd = LinkerdSettings(namespace, "cluster.local", domain, ("10.0.0.0/8",), "edge", "all-authenticated", "25")
     group = GroupSpec("web", ("10.77.0.0/24",))
-    return Settings("shop", "web", linkerd, "", "", ControlPlane(destination, policy), 10.0, group)
+    return Settings("shop", "web", linkerd, "anchors", "issuer", ControlPlane(destination, policy), 10.0, group)
 
 
 SERVICES = control_plane_services(make_settings(("10.42.0.5", "fd00:42::5"), ()))
