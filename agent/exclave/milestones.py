@@ -1,8 +1,7 @@
-"""The steps that a crash may come between, by subject; each is told in one line of the log once it has been done.
+"""The points that a crash may come between, by subject. Each is logged in one line right after it is reached.
 
-Rules: whoever does a step tells it right after, and before anything else; so what a line of the log says has happened,
-and the line after the last one is what a crash has cut off. A step may be told again when it is done again. The steps
-of a swap stand beside the swap itself.
+So the last line of the log shows where a crash has come. The crash tests kill an agent after each of them. A swap's
+phases are listed beside the swap.
 """
 
 import logging
@@ -25,77 +24,77 @@ class Joining(Enum):
 
 
 class Starting(Enum):
-    """An agent's boot, until pods may send traffic."""
+    """The start of an agent, until pods may send traffic."""
 
     LINK = "the link is made"
     KEEPALIVE_WAITS = "the keepalive process waits at its gate"
     KEEPALIVE_RELEASED = "the keepalive process's gate is open"
     KEEPALIVE = "the keepalive process holds its table"
-    NAMES = "names are answered"
-    PROXY_WAITS = "the proxy waits at its gate, on no record"
+    NAMES = "the DNS stub answers"
+    PROXY_WAITS = "the proxy waits at its gate, without a record"
     PROXY_RECORDED = "the proxy is on record"
     PROXY_RELEASED = "the proxy's gate is open"
     PROXY_READY = "the proxy is ready, with our certificate"
     RULES = "the rules are in the kernel"
-    SERVING = "serving=true was said"
-    READY = "Ready=True was said"
+    SERVING = "serving=true was written"
+    READY = "Ready=True was written"
 
 
 class Renewing(Enum):
-    """A certificate, the first like any other."""
+    """A certificate: the first one and each renewal."""
 
     KEY = "the new key is on disk"
     ASKED = "the CSR was sent"
-    ANSWERED = "the certificate has come, and is good"
+    ANSWERED = "the certificate has come, and passed its checks"
     STORED = "key and certificate are in their place"
-    TOLD = "a proxy was sent them"
+    SENT = "a proxy has received them"
     PROVEN = "the proxy serves the certificate"
 
 
 class Moving(Enum):
-    """Another address of this machine, once a proxy serves it."""
+    """A move to another address, once a proxy serves it."""
 
     NOTED = "the new address and the former one are on disk"
-    SAID = "the Member says the new address"
-    LEFT = "the former address is forgotten"
+    PATCHED = "the Member has the new address"
+    LEFT = "the former address is dropped"
 
 
 class Withdrawing(Enum):
-    """Walking back, with an agent or from cold; a clean-up begins in the middle."""
+    """Walking back, with an agent or without one. `exclave cleanup` begins in the middle."""
 
-    NOT_READY = "Ready=False was said"
-    NOT_SERVING = "serving=false was said"
+    NOT_READY = "Ready=False was written"
+    NOT_SERVING = "serving=false was written"
     UNLISTED = "the ports are withdrawn"
-    DRAINED = "pods have had time to hear"
+    DRAINED = "pods have had time to learn of it"
     HOLDING = "the rules capture nothing new"
-    TERMINATED = "the proxy was told to end"
-    ENDED = "the proxy has ended, and is off the record"
+    TERMINATED = "the proxy was sent SIGTERM"
+    ENDED = "the proxy has ended, and its record is removed"
     KEEPALIVE_ENDED = "the keepalive process has ended"
     TABLE = "the rules are gone"
     LINK = "the link is gone"
 
 
 class Leaving(Enum):
-    """What leaving is more than stopping."""
+    """What a leave does and a stop does not."""
 
-    NOTED = "that this machine leaves is on disk"
+    NOTED = "the decision to leave is on disk"
     CERTIFICATE = "the certificate is removed"
     KEY = "the key under way is removed"
-    DELETED = "the Member's deletion was asked for"
+    DELETED = "the deletion of the Member was requested"
     SETTINGS = "the settings are removed"
     MEMBERSHIP = "the membership is removed"
     BOOT = "the boot's nonce is removed"
     CREDENTIAL = "the credential is removed"
 
 
-Step = Joining | Starting | Renewing | Moving | Withdrawing | Leaving
+Milestone = Joining | Starting | Renewing | Moving | Withdrawing | Leaving
 
 
-def tell(step: Step) -> None:
-    """Log that a step has been done."""
-    log.info("%s", line_of(step))
+def log_milestone(milestone: Milestone) -> None:
+    """Log that a milestone is reached."""
+    log.info("%s", milestone_line(milestone))
 
 
-def line_of(step: Step) -> str:
-    """The line of a step."""
-    return f"{type(step).__name__.lower()}: [step={step.name.lower()}] {step.value}"
+def milestone_line(milestone: Milestone) -> str:
+    """Its line in the log."""
+    return f"{type(milestone).__name__.lower()}: [step={milestone.name.lower()}] {milestone.value}"

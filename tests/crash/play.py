@@ -28,7 +28,7 @@ from exclave.control.client import NoAgent, send_command  # noqa: E402
 from exclave.kit.host.command import Finished  # noqa: E402
 from exclave.kit.tasks.shield import shielded  # noqa: E402
 from exclave.link.layout import LINK  # noqa: E402
-from exclave.milestones import Renewing, line_of  # noqa: E402
+from exclave.milestones import Renewing, milestone_line  # noqa: E402
 from exclave_sandbox.demo.joining import find, issue_token, ready_of  # noqa: E402
 from exclave_sandbox.stage import mesh  # noqa: E402
 from exclave_sandbox.stage.compare import differences  # noqa: E402
@@ -195,7 +195,7 @@ class Player:
         size = log.stat().st_size
         self._start()
         await self._start_again(row)
-        proven = line_of(Renewing.PROVEN)
+        proven = milestone_line(Renewing.PROVEN)
 
         async def look() -> str:
             is_due = '"renewAt": 0' in (self._vm.folder / "var/lib/exclave/svid.json").read_text()
@@ -317,7 +317,7 @@ class Player:
                 await self._vm.kill_agent()
             if row.scene is Scene.RENEW:
                 self._make_due()
-            self._armed.write_text(f"{row.victim} {line_of(row.step)}")
+            self._armed.write_text(f"{row.victim} {milestone_line(row.step)}")
             self.state = row.scene.after
             began = time.monotonic()
             await play[row.scene](row)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from exclave.milestones import Joining, Leaving, Moving, Renewing, Starting, Step, Withdrawing
+from exclave.milestones import Joining, Leaving, Milestone, Moving, Renewing, Starting, Withdrawing
 
 
 class Scene(Enum):
@@ -32,7 +32,7 @@ class Row:
     """`victim`: agent (or the command that does it), proxy, or exec (the proxy, just after it has become one)."""
 
     scene: Scene
-    step: Step
+    milestone: Milestone
     victim: str = "agent"
 
     @property
@@ -40,7 +40,7 @@ class Row:
         who = {"agent": "the agent", "proxy": "the proxy", "exec": "the proxy once it runs"}[self.victim]
         if self.victim == "agent" and self.scene in (Scene.JOIN, Scene.CLEAN_UP, Scene.LEAVE_COLD):
             who = "the command"
-        return f"{self.scene.value[0]}: {self.step.value}: {who}"
+        return f"{self.scene.value[0]}: {self.milestone.value}: {who}"
 
 
 _W = Withdrawing
@@ -49,17 +49,17 @@ _MACHINE = (_W.HOLDING, _W.TERMINATED, _W.ENDED, _W.TABLE, _W.KEEPALIVE_ENDED, _
 _HAS_PROXY = tuple(Starting)[tuple(Starting).index(Starting.PROXY_WAITS) :]
 
 ROWS = (
-    *(Row(Scene.JOIN, step) for step in Joining),
-    *(Row(Scene.START, step) for step in Starting),
-    *(Row(Scene.START, step, "proxy") for step in _HAS_PROXY),
+    *(Row(Scene.JOIN, milestone) for milestone in Joining),
+    *(Row(Scene.START, milestone) for milestone in Starting),
+    *(Row(Scene.START, milestone, "proxy") for milestone in _HAS_PROXY),
     Row(Scene.START, Starting.PROXY_RELEASED, "exec"),
-    *(Row(Scene.RENEW, step) for step in Renewing),
-    *(Row(Scene.RENEW, step, "proxy") for step in Renewing),
-    *(Row(Scene.MOVE, step) for step in Moving),
-    *(Row(Scene.STOP, step) for step in _W),
-    *(Row(Scene.STOP, step, "proxy") for step in _PROXY_RUNS),
-    *(Row(Scene.CLEAN_UP, step) for step in _MACHINE),
-    *(Row(Scene.LEAVE, step) for step in (*Leaving, *_W)),
-    *(Row(Scene.LEAVE, step, "proxy") for step in (Leaving.NOTED, *_PROXY_RUNS)),
-    *(Row(Scene.LEAVE_COLD, step) for step in Leaving),
+    *(Row(Scene.RENEW, milestone) for milestone in Renewing),
+    *(Row(Scene.RENEW, milestone, "proxy") for milestone in Renewing),
+    *(Row(Scene.MOVE, milestone) for milestone in Moving),
+    *(Row(Scene.STOP, milestone) for milestone in _W),
+    *(Row(Scene.STOP, milestone, "proxy") for milestone in _PROXY_RUNS),
+    *(Row(Scene.CLEAN_UP, milestone) for milestone in _MACHINE),
+    *(Row(Scene.LEAVE, milestone) for milestone in (*Leaving, *_W)),
+    *(Row(Scene.LEAVE, milestone, "proxy") for milestone in (Leaving.NOTED, *_PROXY_RUNS)),
+    *(Row(Scene.LEAVE_COLD, milestone) for milestone in Leaving),
 )

@@ -63,7 +63,7 @@ class Boot:
         }
         for name in ORDER:
             monkeypatch.setattr(daemon, f"open_{name}", self._door(name, yields.get(name, SimpleNamespace())))
-        monkeypatch.setattr(daemon, "tell_loaded", self._tell_loaded)
+        monkeypatch.setattr(daemon, "report_loaded", self._report_loaded)
         monkeypatch.setattr(daemon, "find_active", self._find_active)
         monkeypatch.setattr(daemon, "find_proxy_user", self._find_proxy_user)
         monkeypatch.setattr(daemon, "find_armed", self._find_armed)
@@ -89,7 +89,7 @@ class Boot:
     async def _find_active(self) -> str:
         return "b"
 
-    async def _tell_loaded(self, *_: object) -> None:
+    async def _report_loaded(self, *_: object) -> None:
         await trio.sleep_forever()
 
     async def _find_armed(self) -> float:

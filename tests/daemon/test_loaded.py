@@ -10,7 +10,7 @@ import trio.testing
 
 from exclave import __version__
 from exclave.api.member import MemberView
-from exclave.daemon.loaded import COMPANY, choose_loaded, tell_loaded
+from exclave.daemon.loaded import COMPANY, choose_loaded, report_loaded
 from exclave.kit.tasks.latest import Latest
 from support.member import CA, make_settings
 
@@ -51,7 +51,7 @@ class MemberClient:
 async def test_each_change_is_told_once(changes: int, autojump_clock: trio.testing.MockClock) -> None:
     membership, identity = MemberClient(), SimpleNamespace(svid=Latest[Any](None))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell_loaded, membership, identity)
+        nursery.start_soon(report_loaded, membership, identity)
         await trio.sleep(10)
         assert membership.patches == []  # not before the Member was seen
         membership.view.set(MemberView("m"))
@@ -71,7 +71,7 @@ async def test_it_travels_with_what_else_is_said(autojump_clock: trio.testing.Mo
     membership, identity = MemberClient(), SimpleNamespace(svid=Latest[Any](None))
     membership.view.set(MemberView("m"))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell_loaded, membership, identity)
+        nursery.start_soon(report_loaded, membership, identity)
         await trio.sleep(COMPANY / 2)
         await membership.patch_spec({"serving": True})
         await trio.sleep(10 * COMPANY)

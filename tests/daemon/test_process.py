@@ -23,7 +23,7 @@ from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfir
 from exclave.control.client import query_agent
 from exclave.daemon import process as life
 from exclave.daemon.parts import Parts
-from exclave.daemon.process import IDLE_LOOK, LOOK_SELDOM, SAY_EVERY, Agent
+from exclave.daemon.process import IDLE_POLL_INTERVAL, POLL_INTERVAL, REPORT_INTERVAL, Agent
 from exclave.daemon.status import QUIET
 from exclave.ending import Ending
 from exclave.errors import Fault, HostError, error_object
@@ -164,7 +164,7 @@ async def test_a_join_that_tells_it_is_heard_at_once(world: World) -> None:
 async def test_a_join_that_could_not_tell_it_is_found(world: World, autojump_clock: trio.testing.MockClock) -> None:
     async with world.living(None):
         store_membership(world.state, RECORD)
-        await trio.sleep(IDLE_LOOK + 1)
+        await trio.sleep(IDLE_POLL_INTERVAL + 1)
         assert world.trace[-1] == "boot web-k7q2x-1"
 
 
@@ -177,11 +177,11 @@ class Watched(World):
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(folder, monkeypatch)
         self.looks: list[float] = []
-        look = self.agent.look
+        read_status = self.agent.read_status
 
         def noted() -> dict[str, Any]:
             self.looks.append(trio.current_time())
-            return look()
+            return read_status()
 
         monkeypatch.setattr(self.agent, "look", noted)
 
@@ -208,11 +208,11 @@ async def test_a_whole_boot_is_looked_at_when_it_tells_and_hardly_else(
 ) -> None:
     async with watched.living() as nursery:
         listing = make_whole(watched.boots[0])
-        nursery.start_soon(watched.agent.keep_looking)
+        nursery.start_soon(watched.agent.observe_state)
         await trio.sleep(1.0)
         assert watched.agent.state.value is State.READY
         watched.looks.clear()
-        await trio.sleep(10 * LOOK_SELDOM)
+        await trio.sleep(10 * POLL_INTERVAL)
         assert len(watched.looks) == 10
         for is_ready, state in ((False, State.PENDING), (True, State.READY)):
             listing.state.set(ListingView(serving=True, ready=is_ready))
@@ -229,8 +229,8 @@ async def test_without_a_membership_it_hardly_looks_until_a_join_tells_it(
     watched: Watched, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with watched.living(None) as nursery:
-        nursery.start_soon(watched.agent.keep_looking)
-        await trio.sleep(10 * LOOK_SELDOM + 1)
+        nursery.start_soon(watched.agent.observe_state)
+        await trio.sleep(10 * POLL_INTERVAL + 1)
         assert len(watched.looks) == 11
         store_membership(watched.state, RECORD)
         nursery.start_soon(watched.ask, "joined")
@@ -347,12 +347,12 @@ async def test_a_join_hears_each_state_until_the_member_is_ready(
         told.extend(await world.ask("joined"))
 
     async with world.living() as nursery:
-        world.agent.look()
+        world.agent.read_status()
         nursery.start_soon(listen)
-        await trio.sleep(SAY_EVERY + 1)
+        await trio.sleep(REPORT_INTERVAL + 1)
         world.boots[0].listing = publishing(state=ListingView(serving=True, ready=True))
-        world.agent.look()
-        await trio.sleep(SAY_EVERY + 1)
+        world.agent.read_status()
+        await trio.sleep(REPORT_INTERVAL + 1)
     assert told == [
         {"state": "starting", "waiting": []},
         {"state": "starting", "waiting": []},  # so that whoever waits knows that we are there
@@ -451,10 +451,10 @@ async def test_a_wait_is_logged_when_it_lasts_and_when_it_is_over(
     caplog.set_level("INFO", "exclave.daemon.process")
     for seconds in (0.0, QUIET - 1, QUIET, QUIET + 60):
         world.now = 1_800_000_000.0 + seconds
-        status = world.agent.look()
+        status = world.agent.read_status()
     assert status["waiting"] == [{"for": "somebody to run exclave join", "since": "2027-01-15T08:00:00Z"}]
     async with world.living():
-        world.agent.look()
+        world.agent.read_status()
     assert [message for message in caplog.messages if "waiting" in message] == [
         "waiting for somebody to run exclave join (for 15 s so far)",
         "no longer waiting for somebody to run exclave join",
@@ -463,9 +463,9 @@ async def test_a_wait_is_logged_when_it_lasts_and_when_it_is_over(
 
 async def test_a_machine_that_was_evicted_says_so_until_it_joins_again(world: World) -> None:
     store_eviction(world.state, RECORD, world.now)
-    assert [problem["code"] for problem in world.agent.look()["problems"]] == ["evicted"]
+    assert [problem["code"] for problem in world.agent.read_status()["problems"]] == ["evicted"]
     async with world.living():
-        assert world.agent.look()["problems"] == []
+        assert world.agent.read_status()["problems"] == []
 
 
 # A process.
@@ -478,20 +478,20 @@ class Process:
         self.state, self.runtime = folder / "state", folder / "run"
         self.config = folder / "config.toml"
         self.config.write_text(f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n')
-        self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._told.bind(str(folder / "notify"))
-        self._told.settimeout(60)
+        self._logged_waits = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._logged_waits.bind(str(folder / "notify"))
+        self._logged_waits.settimeout(60)
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, *options: str) -> "subprocess.Popen[bytes]":
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
-        environment = os.environ | {"PYTHONPATH": path, "NOTIFY_SOCKET": self._told.getsockname()}
+        environment = os.environ | {"PYTHONPATH": path, "NOTIFY_SOCKET": self._logged_waits.getsockname()}
         command = [sys.executable, "-m", "exclave", "run", *options, "--config", self.config]
         self._running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
         return self._running[-1]
 
     def hears(self, word: str) -> bool:
-        return self._told.recv(100).decode() == word
+        return self._logged_waits.recv(100).decode() == word
 
     def status(self) -> int:
         return main(["status", "--config", str(self.config)])
@@ -502,7 +502,7 @@ class Process:
             process.wait()
             assert process.stderr is not None
             process.stderr.close()
-        self._told.close()
+        self._logged_waits.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.daemon.status import EMPTY, QUIET, Problem, Sightings, build_status, problem_of
+from exclave.daemon.status import EMPTY, QUIET, Problem, FirstSeen, build_status, problem_of
 from exclave.errors import Fault, HostError
 from exclave.member.state import State
 
@@ -70,17 +70,17 @@ def test_a_problem_is_told_at_once_and_the_oldest_first() -> None:
 
 
 def test_a_thing_keeps_the_time_of_its_first_sight_until_it_goes() -> None:
-    sightings = Sightings()
-    assert sightings.see(["a"], 1.0) == {"a": 1.0}
-    assert sightings.see(["b", "a"], 2.0) == {"b": 2.0, "a": 1.0}
-    assert sightings.see(["b"], 3.0) == {"b": 2.0}
-    assert sightings.see(["a"], 4.0) == {"a": 4.0}
+    sightings = FirstSeen()
+    assert sightings.observe(["a"], 1.0) == {"a": 1.0}
+    assert sightings.observe(["b", "a"], 2.0) == {"b": 2.0, "a": 1.0}
+    assert sightings.observe(["b"], 3.0) == {"b": 2.0}
+    assert sightings.observe(["a"], 4.0) == {"a": 4.0}
 
 
 def test_what_was_seen_is_not_the_reader_s_to_change() -> None:
-    sightings = Sightings()
-    sightings.see(["a"], 1.0).clear()
-    assert sightings.see(["a"], 2.0) == {"a": 1.0}
+    sightings = FirstSeen()
+    sightings.observe(["a"], 1.0).clear()
+    assert sightings.observe(["a"], 2.0) == {"a": 1.0}
 
 
 def test_an_error_is_a_problem_by_its_fixed_word() -> None:

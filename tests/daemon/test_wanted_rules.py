@@ -16,7 +16,7 @@ from exclave.cluster.endpoint import ServerAddress
 from exclave.cluster.server_addresses import open_server_addresses, store_answers
 from exclave.config import RedirectConfig
 from exclave.daemon import wanted_rules as steering_module
-from exclave.daemon.wanted_rules import LOOK_AROUND_EVERY, LOOK_EVERY, Steering, open_steering
+from exclave.daemon.wanted_rules import POLL_INTERVAL, SCAN_INTERVAL, Steering, open_steering
 from exclave.data_path.observer import DataPathObserver
 from exclave.errors import ConfigError, Fault
 from exclave.kit.tasks.latest import Latest
@@ -175,9 +175,9 @@ async def test_outbound_opens_after_a_while_and_closes_again(lose: Any, autojump
     async with machine.steered() as steering:
         whole = await policy_of(steering)
         lose(machine)
-        await trio.sleep(AFTER - LOOK_EVERY)
+        await trio.sleep(AFTER - POLL_INTERVAL)
         assert steering.policy.value == whole
-        await trio.sleep(2 * LOOK_EVERY)
+        await trio.sleep(2 * POLL_INTERVAL)
         assert steering.policy.value == replace(whole, outbound=False)
         machine.now = 0.0
         machine.ready.set("a")
@@ -262,7 +262,7 @@ async def test_settings_that_make_no_rules_leave_the_ones_that_stand_and_are_tol
         before = await policy_of(steering)
         machine.settings.set(make_settings(ports=(Port("http", 70000),)))
         problem = await steering.problem.wait_for(lambda problem: problem is not None)
-        await trio.sleep(10 * LOOK_EVERY)
+        await trio.sleep(10 * POLL_INTERVAL)
         assert steering.policy.value == before
         assert problem == ("the rules stay as they are: port: a number from 1 to 65535 was expected, found 70000")
         assert caplog.messages == [problem]
@@ -302,7 +302,7 @@ async def test_an_ssh_server_that_moves_is_noticed_and_its_old_port_is_kept(
         for ports, expected in (((2022,), (2022, 2222)), ((), (2022, 2222))):
             servers.ports = ports
             await steering.policy.wait_for(lambda policy, expected=expected: policy.ssh_ports == expected)  # type: ignore[misc, union-attr]
-            await trio.sleep(2 * LOOK_AROUND_EVERY)
+            await trio.sleep(2 * SCAN_INTERVAL)
         assert steering.policy.value == replace(before, ssh_ports=(2022, 2222))
         assert caplog.messages == ["redirect: [ssh_ports=2022,2222]"]
 

@@ -18,7 +18,7 @@ import trio
 from exclave.api.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, SECRETS, SERVICE_ACCOUNTS, path_of
 from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config, MemberConfig, Paths
-from exclave.daemon.loaded import choose_loaded, tell_loaded
+from exclave.daemon.loaded import choose_loaded, report_loaded
 from exclave.ending import EndingSwitch
 from exclave.identity.rotator import open_identity
 from exclave.join.join import join
@@ -56,7 +56,7 @@ async def live(config: Config, record: MembershipRecord) -> None:
             assert loaded is not None
             anchors = loaded.anchors
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(tell_loaded, member, identity)
+                nursery.start_soon(report_loaded, member, identity)
                 await member.settings.wait_for(lambda now, anchors=anchors: now is not None and now.anchors != anchors)  # type: ignore[misc]
                 nursery.cancel_scope.cancel()
 

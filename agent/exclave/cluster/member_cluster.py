@@ -28,7 +28,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now, sleep_until_wall
-from exclave.milestones import Leaving, tell
+from exclave.milestones import Leaving, log_milestone
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ async def open_member_cluster(
         if endings.value is Ending.LEAVE and not _is_replaced(path, credential.value):
             forget_answers(state)
             remove(path)
-            tell(Leaving.CREDENTIAL)
+            log_milestone(Leaving.CREDENTIAL)
 
 
 def _is_replaced(path: Path, ours: Credential) -> bool:

@@ -15,7 +15,7 @@ from exclave.kit.tasks.backoff import Backoff
 from exclave.member.address_choice import AddressChoice, AddressFacts, choose_addresses, slow_move_problem
 from exclave.member.addresses import on_this_machine
 from exclave.member.client import MemberClient
-from exclave.milestones import Moving, tell
+from exclave.milestones import Moving, log_milestone
 from exclave.proxy.instance import Proxy
 from exclave.redirect.reconciler import Redirect
 
@@ -116,7 +116,7 @@ class AddressMover:
         log.info("address: [claimed=%s was=%s]", choice.claim, facts.claimed or "none")
         self._membership.set_address(choice.claim, former)
         self._left_at, self._polls, self._poll_at = None, 0, 0.0
-        tell(Moving.NOTED)
+        log_milestone(Moving.NOTED)
 
     def _revert(self, facts: AddressFacts) -> None:
         log.error("address: [refused=%s back=%s]", facts.claimed, facts.former)
@@ -133,7 +133,7 @@ class AddressMover:
         with trio.move_on_after(PATCH_TIMEOUT):
             await membership.patch_spec({})
             await membership.view.wait_for(lambda view: view is None or view.addresses == wanted)
-            tell(Moving.SAID)
+            log_milestone(Moving.PATCHED)
         return False
 
     async def _drop_former(self) -> None:
@@ -144,7 +144,7 @@ class AddressMover:
             log.info("address: [left=%s]", former)
             membership.set_address(membership.record.address, "")
             self._left_at = None
-            tell(Moving.LEFT)
+            log_milestone(Moving.LEFT)
         elif self._left_at is None and now >= self._poll_at:
             self._poll_at = now + POLLS.pause(self._polls, 0.0)
             self._polls += 1

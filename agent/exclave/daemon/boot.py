@@ -15,7 +15,7 @@ from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config
 from exclave.confirm.confirm import open_confirm
 from exclave.daemon.address_move import AddressMover
-from exclave.daemon.loaded import tell_loaded
+from exclave.daemon.loaded import report_loaded
 from exclave.daemon.parts import Parts
 from exclave.daemon.wanted_rules import open_steering
 from exclave.data_path.observer import DataPathObserver, open_data_path
@@ -84,7 +84,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             open_listing(config.listing, member, identity, proxy, redirect, data_path, confirming, endings, now)
         )  # last in, first out: listed only while served
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(supervise, "loaded", partial(tell_loaded, member, identity))
+            nursery.start_soon(supervise, "loaded", partial(report_loaded, member, identity))
             nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
             nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, data_path))
             nursery.start_soon(supervise, "eviction", partial(_end_when_evicted, parts, member))

@@ -31,7 +31,7 @@ def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy:
     return {key: value for key, value in fields.items() if value}
 
 
-async def tell_loaded(membership: MemberClient, identity: Identity) -> None:
+async def report_loaded(membership: MemberClient, identity: Identity) -> None:
     """Keep `spec.loaded` true for ever. Raises ApiRefusal.
 
     The anchors are those of the settings at the call, as the proxy's are: new ones mean a new proxy, and a new call.
@@ -45,13 +45,13 @@ async def tell_loaded(membership: MemberClient, identity: Identity) -> None:
             issuer = svid.issuer_sha256 if svid else ""
             wanted = choose_loaded(anchors, issuer, membership.settings_digest or "", proxy)
             if view is not None and dict(view.loaded) != wanted:
-                await _tell(membership, view, wanted)
+                await _patch_loaded(membership, view, wanted)
 
 
-async def _tell(membership: MemberClient, known: MemberView, wanted: dict[str, str]) -> None:
+async def _patch_loaded(membership: MemberClient, seen_before: MemberView, wanted: dict[str, str]) -> None:
     membership.patch_later({"loaded": wanted})
     with trio.move_on_after(COMPANY):
         await membership.view.wait_for(lambda view: view is not None and dict(view.loaded) == wanted)
         return
     await membership.patch_spec({})
-    await membership.view.wait_for(lambda view: view is not known)
+    await membership.view.wait_for(lambda view: view is not seen_before)

@@ -21,7 +21,7 @@ from exclave.confirm.record import Unconfirmed, forget_unconfirmed, store_unconf
 from exclave.control.server import SendReply, open_control
 from exclave.daemon.boot import serve
 from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
-from exclave.daemon.status import QUIET, Sightings, build_status
+from exclave.daemon.status import QUIET, FirstSeen, build_status
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError, error_object
@@ -38,16 +38,16 @@ from exclave.swap.swap import Swap
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.25
+FAST_POLL_INTERVAL = 0.25
 """Seconds between two looks at the state of a boot that opens or ends: a person waits for `ready`."""
 
-LOOK_SELDOM = 5.0
+POLL_INTERVAL = 5.0
 """The same where changes are told, and where nothing runs: for waits, and for a join that could not tell us."""
 
-SAY_EVERY = 2.0
+REPORT_INTERVAL = 2.0
 """Seconds between two words to a client that waits."""
 
-IDLE_LOOK = 5.0
+IDLE_POLL_INTERVAL = 5.0
 """Seconds between two looks for a membership, should a join have had no chance to tell us."""
 
 
@@ -64,8 +64,8 @@ class Agent:
         self._is_leaving = False  # asked for while a boot was closing for another reason
         self._left: Latest[list[str] | None] = Latest(None)  # what the last leave could not undo
         self._since = now()
-        self._waits, self._problems = Sightings(), Sightings()
-        self._told: set[str] = set()
+        self._waits, self._problems = FirstSeen(), FirstSeen()
+        self._logged_waits: set[str] = set()
 
     # Living.
 
@@ -88,7 +88,7 @@ class Agent:
             self._joined = trio.Event()
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._cancel_when_ending, nursery.cancel_scope)
-            with trio.move_on_after(IDLE_LOOK):
+            with trio.move_on_after(IDLE_POLL_INTERVAL):
                 await self._joined.wait()
             nursery.cancel_scope.cancel()
 
@@ -137,7 +137,7 @@ class Agent:
     async def _answer_status(self, reply: SendReply) -> None:
         if self._parts is not None and self._parts.redirect is not None and self._parts.ending is None:
             await self._parts.redirect.refresh()  # counts move without anybody telling
-        await reply(self.look())
+        await reply(self.read_status())
 
     async def _answer_leave(self, reply: SendReply) -> None:
         if self._parts is None and load_membership(self._config.paths.state) is None:
@@ -163,7 +163,7 @@ class Agent:
             await reply({"state": state.value, "waiting": waits_of(self._parts, None)})
             if state is State.READY:
                 return
-            with trio.move_on_after(SAY_EVERY):
+            with trio.move_on_after(REPORT_INTERVAL):
                 await self.state.wait_for(lambda newest, known=state: newest is not known)  # type: ignore[misc]
 
     async def _answer_confirm(self, reply: SendReply) -> None:
@@ -179,7 +179,7 @@ class Agent:
             await reply(error_object(fault.code, fault.word, text, hint))
             return
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(self._tell_steps, swap, reply)
+            nursery.start_soon(self._report_phases, swap, reply)
             outcome = await swap.request(forced=forced)
             nursery.cancel_scope.cancel()
         if (error := outcome.error) is not None:
@@ -187,15 +187,15 @@ class Agent:
         else:
             await reply({"swapped": {"from": outcome.old, "to": outcome.new, "seconds": round(outcome.took, 3)}})
 
-    async def _tell_steps(self, swap: Swap, reply: SendReply) -> None:
+    async def _report_phases(self, swap: Swap, reply: SendReply) -> None:
         """Each step to a client that waits, and a word now and then so that it knows that we live."""
         while True:
             phase = swap.phase.value
             await reply({"step": phase.value if phase is not None else None, "clients": swap.clients.value})
-            with trio.move_on_after(SAY_EVERY):
+            with trio.move_on_after(REPORT_INTERVAL):
                 await swap.phase.wait_change()
 
-    def look(self) -> dict[str, Any]:
+    def read_status(self) -> dict[str, Any]:
         """The status as it is now."""
         state_folder, now = self._config.paths.state, self._now()
         join = load_join(state_folder) if self._parts is None else None
@@ -205,39 +205,39 @@ class Agent:
             log.info("state: %s, was %s", state.value, self.state.value.value)
             self._since = now
             self.state.set(state)
-        waits = self._waits.see(waits_of(self._parts, join), now)
-        problems = self._problems.see(problems_of(self._parts, join, evicted), now)
+        waits = self._waits.observe(waits_of(self._parts, join), now)
+        problems = self._problems.observe(problems_of(self._parts, join, evicted), now)
         self._log_waits({what: now - since for what, since in waits.items()})
         return build_status(__version__, state, self._since, sections_of(self._parts), waits, problems, now)
 
     def _log_waits(self, waits: dict[str, float]) -> None:
-        for what in self._told - waits.keys():
+        for what in self._logged_waits - waits.keys():
             log.info("no longer waiting for %s", what)
-        self._told &= waits.keys()
+        self._logged_waits &= waits.keys()
         for what, lasted in waits.items():
-            if lasted >= QUIET and what not in self._told:
+            if lasted >= QUIET and what not in self._logged_waits:
                 log.warning("waiting for %s (for %.0f s so far)", what, lasted)
-                self._told.add(what)
+                self._logged_waits.add(what)
 
-    async def keep_looking(self) -> None:
+    async def observe_state(self) -> None:
         """Notice states and waits, for ever."""
         while True:
-            self.look()
+            self.read_status()
             parts = self._parts
             if parts is not None and (sources := sources_of(parts)) is not None:
-                await self._look_when_told(parts, sources)
+                await self._observe_changes(parts, sources)
             elif parts is not None or self._joined.is_set():
-                await trio.sleep(LOOK_EVERY)
+                await trio.sleep(FAST_POLL_INTERVAL)
             else:
-                with trio.move_on_after(LOOK_SELDOM):
+                with trio.move_on_after(POLL_INTERVAL):
                     await self._joined.wait()
 
-    async def _look_when_told(self, parts: Parts, sources: tuple[Latest[Any], ...]) -> None:
+    async def _observe_changes(self, parts: Parts, sources: tuple[Latest[Any], ...]) -> None:
         """Look at each change for as long as this boot is whole, and now and then."""
         async with open_any_change(*sources) as change:
             while self._parts is parts and not parts.endings.asked.value:
-                self.look()
-                await change.wait(LOOK_SELDOM)
+                self.read_status()
+                await change.wait(POLL_INTERVAL)
 
     async def heed_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
         """Take signals for what they mean, for ever."""
@@ -258,7 +258,7 @@ async def _open_agent(config: Config, now: Now) -> AsyncIterator[Agent]:
         agent = Agent(config, now)
         async with open_bare_nursery() as nursery, open_control(config.paths.runtime, agent.answer):
             await nursery.start(agent.heed_signals)
-            nursery.start_soon(supervise, "status", agent.keep_looking)
+            nursery.start_soon(supervise, "status", agent.observe_state)
             yield agent
             nursery.cancel_scope.cancel()
 

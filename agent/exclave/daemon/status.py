@@ -45,14 +45,14 @@ def problem_of(error: ExclaveError) -> Problem:
     return Problem(error.fault.word, error.message, error.hint)
 
 
-class Sightings:
-    """Since when each thing has been seen without a break."""
+class FirstSeen:
+    """Since when each thing is observed without a break."""
 
     def __init__(self) -> None:
         self._since: dict[Any, float] = {}
 
-    def see(self, things: Iterable[Any], now: float) -> dict[Any, float]:
-        """Take what is seen now; since when each of it has been. Times are epoch seconds."""
+    def observe(self, things: Iterable[Any], now: float) -> dict[Any, float]:
+        """Record an observation; the start of each thing in it. Times are epoch seconds."""
         self._since = {thing: self._since.get(thing, now) for thing in things}
         return dict(self._since)
 

@@ -39,7 +39,7 @@ from exclave.member.record import (
     load_join,
     load_membership,
 )
-from exclave.milestones import Leaving, Withdrawing, tell
+from exclave.milestones import Leaving, Withdrawing, log_milestone
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import RecordFile
 from exclave.redirect.applied import remove_applied
@@ -81,7 +81,7 @@ def forget_everything(paths: Paths) -> None:
     remove_identity(state)
     forget_answers(state)
     remove(state / CREDENTIAL)
-    tell(Leaving.CREDENTIAL)
+    log_milestone(Leaving.CREDENTIAL)
     forget_join(state)
     forget_eviction(state)
     forget_unconfirmed(state)
@@ -173,13 +173,13 @@ async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
     for instance in records.read():
         remove_output(runtime, instance)
         records.drop(instance)
-        tell(Withdrawing.ENDED)
+        log_milestone(Withdrawing.ENDED)
 
 
 async def _end_proxy(process: HeldProcess, drain: float) -> None:
     try:
         process.send(signal.SIGTERM)
-        tell(Withdrawing.TERMINATED)
+        log_milestone(Withdrawing.TERMINATED)
         with trio.move_on_after(drain) as patience:
             await process.wait_end()
         if patience.cancelled_caught:

@@ -33,13 +33,13 @@ from exclave.redirect.rules.policy import HostExclusions, RedirectPolicy, Server
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 10.0
+POLL_INTERVAL = 10.0
 """Seconds between two looks at what nobody tells: the host's SSH servers."""
 
-LOOK_FIRST = 2.0
+FIRST_POLL_INTERVAL = 2.0
 """The same while no rules could be made."""
 
-LOOK_AROUND_EVERY = 60.0
+SCAN_INTERVAL = 60.0
 """Seconds between two looks for SSH servers, each some milliseconds of one core."""
 
 
@@ -78,18 +78,18 @@ class Steering:
         """Find what this host never wants captured. Raises ValueError naming users and groups that do not exist."""
         self._exclusions = await find_exclusions(self._config)
 
-    async def keep_looking_around(self) -> None:
+    async def scan_for_ever(self) -> None:
         """Notice SSH servers that come or move, for ever. What was found stays found: ports that come and go with
         sessions are no reason for new rules."""
         while True:
-            await trio.sleep(LOOK_AROUND_EVERY)
+            await trio.sleep(SCAN_INTERVAL)
             found = await trio.to_thread.run_sync(find_ssh_ports)
             known = self._exclusions.ssh_ports
             if not set(found) <= set(known):
                 self._exclusions = replace(self._exclusions, ssh_ports=tuple(sorted({*known, *found})))
                 log.info("redirect: [ssh_ports=%s]", ",".join(map(str, self._exclusions.ssh_ports)))
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Keep the wanted rules true, for ever."""
         proxy, membership = self._proxy, self._membership
         sources = (
@@ -106,11 +106,11 @@ class Steering:
         async with open_any_change(*sources) as change:
             while True:
                 self.settle()
-                await change.wait(LOOK_EVERY if self.policy.value is not None else LOOK_FIRST)
+                await change.wait(POLL_INTERVAL if self.policy.value is not None else FIRST_POLL_INTERVAL)
 
     def settle(self) -> None:
         """Decide what is wanted now. Nothing is waited for: what is read belongs together."""
-        settings = self._take_settings()  # with the addresses that belong to them
+        settings = self._settings_of_proxy()  # with the addresses that belong to them
         self._instance = self._proxy.ready.value or self._instance or self._adopted()
         if settings is None or self._instance is None or not self._addresses:
             return
@@ -128,12 +128,12 @@ class Steering:
                 inbound_open=assessment.inbound_open,
             )
         except ValueError as problem:
-            self._tell(f"the rules stay as they are: {problem}")
+            self._report_problem(f"the rules stay as they are: {problem}")
             return
-        self._tell(None)
+        self._report_problem(None)
         self.policy.set(replace(policy, armed_until=self._confirming.arm(), trial=self.trial.value))
 
-    def _take_settings(self) -> Settings | None:
+    def _settings_of_proxy(self) -> Settings | None:
         """What the chosen proxy was told, with ports that are newer than that."""
         newest, known = self._membership.settings.value, self._settings
         if newest is None or known is None or not self._addresses or self._proxy.has_settings(newest):
@@ -152,7 +152,7 @@ class Steering:
         view = self._proxy.instances.value.get(self._active) if self._active is not None else None
         return self._active if view is not None and view.is_adopted else None
 
-    def _tell(self, problem: str | None) -> None:
+    def _report_problem(self, problem: str | None) -> None:
         if problem is not None and problem != self.problem.value:
             log.error("%s", problem)
         self.problem.set(problem)
@@ -179,7 +179,7 @@ async def open_steering(
         raise ConfigError(str(problem), "name users and groups of this machine, or their numbers") from None
     steering.settle()
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(supervise, "steering", steering.keep)
-        nursery.start_soon(supervise, "host exclusions", steering.keep_looking_around)
+        nursery.start_soon(supervise, "steering", steering.run)
+        nursery.start_soon(supervise, "host exclusions", steering.scan_for_ever)
         yield steering
         nursery.cancel_scope.cancel()

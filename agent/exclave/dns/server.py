@@ -23,7 +23,7 @@ from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
-from exclave.milestones import Starting, tell
+from exclave.milestones import Starting, log_milestone
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ async def open_dns(address: str, settings: Latest[Settings | None]) -> AsyncIter
             nursery.start_soon(supervise, "dns settings", partial(stub.follow, settings))
             for part, name in zip(parts, ("dns over UDP", "dns over TCP"), strict=True):
                 nursery.start_soon(supervise, name, part.serve)
-            tell(Starting.NAMES)
+            log_milestone(Starting.NAMES)
             yield stub
             nursery.cancel_scope.cancel()
 

@@ -38,7 +38,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
 from exclave.member.client import MemberClient
-from exclave.milestones import Renewing, tell
+from exclave.milestones import Renewing, log_milestone
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class Identity:
         view = self._membership.view.value
         if view is None or view.csr != csr:
             await self._membership.patch_spec({"csr": csr})
-        tell(Renewing.ASKED)
+        log_milestone(Renewing.ASKED)
         view = await self._membership.view.wait_for(
             lambda view: view is not None and view.certificate is not None and view.certificate.csr_sha256 == wanted
         )
@@ -175,7 +175,7 @@ class Identity:
         self._own_keys.add(key_sha256(key.public_key()))
         csr = make_csr(key, self._membership.record.member)
         store_next_key(self._state, key, csr)
-        tell(Renewing.KEY)
+        log_milestone(Renewing.KEY)
         return key, csr
 
     def _accept(self, chain: str, key: ec.EllipticCurvePrivateKey, settings: Settings) -> None:
@@ -187,7 +187,7 @@ class Identity:
             forget_next_key(self._state)
             record_key(self._state, key)
             raise
-        tell(Renewing.ANSWERED)
+        log_milestone(Renewing.ANSWERED)
         when = renew_at(received, svid.not_after, self._draw())
         store_svid(self._state, chain, key, received, when)
         self._publish(StoredSvid(svid, received, when))

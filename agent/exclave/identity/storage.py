@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.api.csr import key_sha256
 from exclave.kit.host.atomic import remove, write_atomic
-from exclave.milestones import Leaving, Renewing, tell
+from exclave.milestones import Leaving, Renewing, log_milestone
 
 SVID = "svid.json"
 NEXT_KEY = "next.key"
@@ -51,7 +51,7 @@ def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, rec
     tree = {"key": _key_text(key), "chain": chain_pem, "received": received, "renewAt": renew_at}
     tree["keys"] = _append_key(_recorded_keys(state), key)
     write_atomic(state / SVID, json.dumps(tree).encode())
-    tell(Renewing.STORED)
+    log_milestone(Renewing.STORED)
     forget_next_key(state)
 
 
@@ -97,9 +97,9 @@ def _append_key(named: list[str], key: ec.EllipticCurvePrivateKey) -> list[str]:
 def remove_identity(state: Path) -> None:
     """Remove key and certificate."""
     remove(state / SVID)
-    tell(Leaving.CERTIFICATE)
+    log_milestone(Leaving.CERTIFICATE)
     remove(state / NEXT_KEY)
-    tell(Leaving.KEY)
+    log_milestone(Leaving.KEY)
 
 
 def _key_text(key: ec.EllipticCurvePrivateKey) -> str:

@@ -64,7 +64,7 @@ from exclave.member.record import (
     store_membership,
     store_settings,
 )
-from exclave.milestones import Joining, tell
+from exclave.milestones import Joining, log_milestone
 
 FIRST_POLL, LONGEST_POLL = 0.1, 2.0
 """Seconds between looks at the own Member: doubling from the first to the longest."""
@@ -105,7 +105,7 @@ def _begin(state: Path, token: JoinToken, sha256: str) -> JoinRecord:
     record = JoinRecord(nonce, first, sha256, _key_text(generate_key()))
     _make_next_key(state, record.member)
     store_join(state, record)
-    tell(Joining.KEYS)
+    log_milestone(Joining.KEYS)
     return record
 
 
@@ -160,12 +160,12 @@ class _Joining:
                 if self._now() >= self._token.expires:
                     raise refusals.expired(self._token)
                 view = await self._be_admitted()
-                tell(Joining.ADMITTED)
+                log_milestone(Joining.ADMITTED)
                 self._bearer.set(self._take_credential(view).token)
             settings = await self._fetch_settings()
             self._take_certificate(view, settings)
             await self._beat()
-            tell(Joining.HEARTBEAT)
+            log_milestone(Joining.HEARTBEAT)
             return await self._finish()
         raise refusals.not_admitted(*self._place, self._seen)
 
@@ -220,7 +220,7 @@ class _Joining:
                         return await self._create()
                     continue
             self._check_clocks()
-            tell(Joining.CREATED)
+            log_milestone(Joining.CREATED)
             self._report(f"Member {self._token.namespace}/{name} stands, waiting for the controller to admit it")
             return None
         self._remember(replace(self._record, member=names[0]))  # one of them may be free by then
@@ -294,7 +294,7 @@ class _Joining:
             raise refusals.unusable("the credential", str(problem)) from None
         credential = Credential(token, self._now(), self._now() + max(0.0, ends - issued))
         write_atomic(self._state / CREDENTIAL, render_credential(credential).encode())
-        tell(Joining.CREDENTIAL)
+        log_milestone(Joining.CREDENTIAL)
         self._report(f"admitted as {view.name}; the credential is stored")
         return credential
 
@@ -332,7 +332,7 @@ class _Joining:
         except ValueError as problem:
             raise refusals.unusable("settings", str(problem)) from None
         store_settings(self._state, text)
-        tell(Joining.SETTINGS)
+        log_milestone(Joining.SETTINGS)
         return settings
 
     def _take_certificate(self, view: MemberView, settings: Settings) -> None:
@@ -346,7 +346,7 @@ class _Joining:
             raise refusals.unusable("the certificate", str(problem)) from None
         when = renew_at(received, svid.not_after, random.random())  # noqa: S311  spreads a fleet, guards nothing
         store_svid(self._state, certificate.chain, key, received, when)
-        tell(Joining.CERTIFICATE)
+        log_milestone(Joining.CERTIFICATE)
         self._report(f"certificate for {svid.spiffe_id}")
 
     async def _beat(self) -> None:
@@ -363,7 +363,7 @@ class _Joining:
             token.servers, token.ca, token.namespace, token.group, self._record.member, self._address
         )
         store_membership(self._state, membership)
-        tell(Joining.MEMBER)
+        log_milestone(Joining.MEMBER)
         forget_eviction(self._state)
         forget_join(self._state)
         self._report(f"joined as {token.namespace}/{self._record.member}")

@@ -25,7 +25,7 @@ from exclave.link.plan import (
     missing_addresses,
     superfluous_addresses,
 )
-from exclave.milestones import Starting, Withdrawing, tell
+from exclave.milestones import Starting, Withdrawing, log_milestone
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
     Raises HostError: no privilege, or name or addresses taken.
     """
     device = await _attach()
-    tell(Starting.LINK)
+    log_milestone(Starting.LINK)
     try:
         yield device
     finally:
@@ -57,7 +57,7 @@ async def remove_link() -> None:
     left = superfluous_addresses(links, link_addresses(with_ipv6=True))
     if left:
         _must(await _batch(left))
-    tell(Withdrawing.LINK)
+    log_milestone(Withdrawing.LINK)
 
 
 async def _attach() -> str:

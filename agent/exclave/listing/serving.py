@@ -29,7 +29,7 @@ from exclave.listing.ready import Effect, ProbeResult, ReadinessFacts, Reported,
 from exclave.listing.rules import RuleGaps, RulesFacts, can_rely_on_rules
 from exclave.listing.withdraw import WITHDRAW_TIMEOUT, walk_back
 from exclave.member.client import MemberClient
-from exclave.milestones import Starting, tell
+from exclave.milestones import Starting, log_milestone
 from exclave.proxy.instance import Proxy
 from exclave.redirect.reconciler import Redirect
 
@@ -204,7 +204,7 @@ class Listing:
                     fields = {"serving": effect.serving, "dataPath": effect.data_path, "dataPathReason": effect.why}
                     await self._membership.patch_spec(fields)
                     if effect.serving:
-                        tell(Starting.SERVING)
+                        log_milestone(Starting.SERVING)
                     log.info("listing: [serving=%s data-path=%s]", effect.serving, effect.data_path)
                     await self._membership.view.wait_for(
                         lambda view: (
@@ -219,7 +219,7 @@ class Listing:
         condition = effect.readiness
         await self._membership.set_ready(condition.ready, condition.reason, condition.message)
         if condition.ready:
-            tell(Starting.READY)
+            log_milestone(Starting.READY)
         log.info("listing: [ready=%s reason=%s message=%s]", condition.ready, condition.reason, condition.message)
         assert facts.workload is not None
         self._reported = Reported(condition, facts.workload, facts.is_live)

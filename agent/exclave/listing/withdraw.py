@@ -12,7 +12,7 @@ from exclave.errors import ApiRefusal
 from exclave.listing.ready import LEAVING, STOPPED
 from exclave.member.client import MemberClient
 from exclave.member.state import Standing
-from exclave.milestones import Withdrawing, tell
+from exclave.milestones import Withdrawing, log_milestone
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> N
         accepted = evicted or await _withdraw(membership, LEAVING if ending is Ending.LEAVE else STOPPED)
         if was_listed and accepted:
             await membership.view.wait_for(lambda _: _is_withdrawn(membership))
-            tell(Withdrawing.UNLISTED)
+            log_milestone(Withdrawing.UNLISTED)
     if limit.cancelled_caught:
         log.warning("the ports were not withdrawn within %g s: going on without the cluster", WITHDRAW_TIMEOUT)
     if was_listed:
         log.info("draining for %g s", drain)
         await trio.sleep(drain)
-        tell(Withdrawing.DRAINED)
+        log_milestone(Withdrawing.DRAINED)
 
 
 def _is_withdrawn(membership: MemberClient) -> bool:
@@ -60,10 +60,10 @@ async def _withdraw(membership: MemberClient, reason: str) -> bool:
     try:
         if view is None or view.workload_uid is not None:
             await membership.set_ready(False, reason, "this machine is going")
-            tell(Withdrawing.NOT_READY)
+            log_milestone(Withdrawing.NOT_READY)
         if view is None or view.serving:
             await membership.patch_spec({"serving": False, "dataPath": "down"})
-            tell(Withdrawing.NOT_SERVING)
+            log_milestone(Withdrawing.NOT_SERVING)
     except ApiRefusal as refusal:
         log.warning("going on without the cluster: %s", refusal)
         return False

@@ -50,7 +50,7 @@ from exclave.member.record import (
     store_settings,
 )
 from exclave.member.state import Standing
-from exclave.milestones import Leaving, tell
+from exclave.milestones import Leaving, log_milestone
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class MemberClient:
         """Store that this machine leaves, so that an agent after a crash goes on leaving."""
         self.record = replace(self.record, leaving=True)
         store_membership(self._state, self.record)
-        tell(Leaving.NOTED)
+        log_milestone(Leaving.NOTED)
 
     def set_address(self, address: str, former: str) -> None:
         """Claim `address`, and remember `former`; on disk first, so that an agent after a crash goes on."""
@@ -343,7 +343,7 @@ class MemberClient:
             if refusal.status != 404:
                 raise
         self.remains.remove(remaining)
-        tell(Leaving.DELETED)
+        log_milestone(Leaving.DELETED)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ import trio
 from exclave import __version__
 from exclave.errors import Fault, HostError
 from exclave.kit.host.atomic import remove, write_atomic
-from exclave.milestones import Leaving, tell
+from exclave.milestones import Leaving, log_milestone
 
 MACHINE_ID = Path("/etc/machine-id")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -93,4 +93,4 @@ async def read_boot_identity(runtime: Path) -> str:
 def forget_boot_identity(runtime: Path) -> None:
     """Forget the nonce: the next membership has one of its own."""
     remove(runtime / BOOT)
-    tell(Leaving.BOOT)
+    log_milestone(Leaving.BOOT)

@@ -16,7 +16,7 @@ from exclave.api.settings import Settings, digest, parse_settings
 from exclave.cluster.endpoint import Access
 from exclave.errors import Fault, HostError
 from exclave.kit.host.atomic import move, remove, write_atomic
-from exclave.milestones import Leaving, tell
+from exclave.milestones import Leaving, log_milestone
 
 AGAIN = "again"
 """Folder in the state folder, of a machine that joins anew while it is a member."""
@@ -147,9 +147,9 @@ def load_settings(state: Path) -> tuple[Settings, str] | None:
 def forget_membership(state: Path) -> None:
     """Remove the settings, then membership.json. Raises HostError."""
     remove(state / SETTINGS)
-    tell(Leaving.SETTINGS)
+    log_milestone(Leaving.SETTINGS)
     remove(state / MEMBERSHIP)
-    tell(Leaving.MEMBERSHIP)
+    log_milestone(Leaving.MEMBERSHIP)
 
 
 def store_eviction(state: Path, record: MembershipRecord, now: float) -> None:

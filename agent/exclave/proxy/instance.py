@@ -28,7 +28,7 @@ from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES, Family, Instance
 from exclave.member.client import MemberClient
-from exclave.milestones import Withdrawing, tell
+from exclave.milestones import Withdrawing, log_milestone
 from exclave.proxy.differences import differences
 from exclave.proxy.probe import fetch_metrics, open_admin_client
 from exclave.proxy.process.binary import ProxyUser, find_proxy_user
@@ -252,7 +252,7 @@ class Proxy(PublishedProxy):
     async def _end_one(self, running: RunningProxy) -> None:
         await running.end()
         self._release(running)
-        tell(Withdrawing.ENDED)
+        log_milestone(Withdrawing.ENDED)
         log.info("proxy %s: ended", running.instance)
 
     def leave_running(self) -> None:

@@ -14,7 +14,7 @@ from exclave.identity.svid import Svid
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import ADMIN_PORT, Instance, instance_address
-from exclave.milestones import Renewing, Starting, tell
+from exclave.milestones import Renewing, Starting, log_milestone
 from exclave.proxy.probe import ProbeResult, ProxyProbe, is_serving, open_probe
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.states import InstanceEffect, InstanceEvent, InstanceState
@@ -73,7 +73,7 @@ class ReadinessWatcher:
             self._publish_result(result)
             if result is not None and is_serving(result, self._svid.value):
                 self._published.apply_event(self._instance, InstanceEvent.CERTIFIED)
-                tell(Starting.PROXY_READY)
+                log_milestone(Starting.PROXY_READY)
                 return
             await trio.sleep(NOT_READY_INTERVAL)
 
@@ -89,7 +89,7 @@ class ReadinessWatcher:
                 measured_at = trio.current_time()
                 if is_serving(result, newest) and newest is not proven:
                     proven = newest
-                    tell(Renewing.PROVEN)
+                    log_milestone(Renewing.PROVEN)
             if silent == 0 or silent >= SILENT_PROBES:
                 self._publish_ready(result)
             is_suspect = silent > 0 or proven is not newest

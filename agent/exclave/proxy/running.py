@@ -12,7 +12,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import Instance
-from exclave.milestones import Withdrawing, tell
+from exclave.milestones import Withdrawing, log_milestone
 from exclave.proxy.process.logfile import bound_output, last_line, output_path
 from exclave.proxy.published import PublishedProxy
 from exclave.proxy.readiness import ReadinessWatcher
@@ -85,7 +85,7 @@ class RunningProxy:
                 self.process.send(signal.SIGKILL)
             elif effect is InstanceEffect.TERMINATE:
                 self.process.send(signal.SIGTERM)
-                tell(Withdrawing.TERMINATED)
+                log_milestone(Withdrawing.TERMINATED)
                 await trio.sleep(self._drain + KILL_DELAY)  # cancelled when the process ends
                 await self._carry_out(self._published.apply_event(self.instance, InstanceEvent.BOUND_REACHED))
 

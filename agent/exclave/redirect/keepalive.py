@@ -31,7 +31,7 @@ from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
-from exclave.milestones import Starting, Withdrawing, tell
+from exclave.milestones import Starting, Withdrawing, log_milestone
 from exclave.redirect.keepalive_table import (
     COMMANDS,
     FILE,
@@ -85,7 +85,7 @@ class _Keepalive:
         except (HostError, OSError) as problem:
             started = str(problem)
         if isinstance(started, HeldProcess):
-            tell(Starting.KEEPALIVE)
+            log_milestone(Starting.KEEPALIVE)
             log.info("redirect: process %d keeps connections alive while others flush all rules", started.pid)
             return
         self._is_unsupported = True
@@ -101,11 +101,11 @@ class _Keepalive:
             return "the program nft is not installed"
         executable = str(Path(nft).resolve())
         gated, answers = _launch(nft)
-        tell(Starting.KEEPALIVE_WAITS)
+        log_milestone(Starting.KEEPALIVE_WAITS)
         async with trio.lowlevel.FdStream(answers) as stream:
             await gated.release(lambda pid: self._store_record(pid, executable))
             self._process = gated.process  # before anything is awaited: a cancelled start must not lose it
-            tell(Starting.KEEPALIVE_RELEASED)
+            log_milestone(Starting.KEEPALIVE_RELEASED)
             answer = await _read_answer(stream)
         return gated.process if is_owned(answer) else find_error(answer) or "nft did not confirm the table"
 
@@ -130,7 +130,7 @@ class _Keepalive:
             await _kill(self._process)
             self._process = None
         remove(self._path)
-        tell(Withdrawing.KEEPALIVE_ENDED)
+        log_milestone(Withdrawing.KEEPALIVE_ENDED)
 
     def release(self) -> None:
         """Release the process without ending it."""
@@ -170,7 +170,7 @@ async def remove_keepalive(runtime: Path) -> int | None:
     if process is not None:
         await _kill(process)
     remove(runtime / FILE)
-    tell(Withdrawing.KEEPALIVE_ENDED)
+    log_milestone(Withdrawing.KEEPALIVE_ENDED)
     return process.pid if process is not None else None
 
 

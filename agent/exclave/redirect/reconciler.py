@@ -24,7 +24,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import TABLE
-from exclave.milestones import Starting, tell
+from exclave.milestones import Starting, log_milestone
 from exclave.redirect.applied import AppliedRecord
 from exclave.redirect.kernel.half_open import forget_half_open
 from exclave.redirect.kernel.monitor import Monitor, open_monitor
@@ -96,7 +96,7 @@ class Redirect:
                 self._widenings.set(self._widenings.value + 1)
             if action is not Action.NOTHING:
                 self._applied.store(rules, observed)
-                tell(Starting.RULES)
+                log_milestone(Starting.RULES)
         self.observed.set(observed)
         self.problem.set(None)
 

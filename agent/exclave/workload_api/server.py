@@ -22,7 +22,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.shield import shielded
 from exclave.kit.tasks.supervise import supervise
-from exclave.milestones import Renewing, tell
+from exclave.milestones import Renewing, log_milestone
 from exclave.workload_api.connection import WorkloadConnection
 from exclave.workload_api.messages import X509Svid, encode_response
 from exclave.workload_api.peer import check_peer, peer_of
@@ -124,7 +124,7 @@ async def _serve(
                 is_new = is_new and not is_sending
                 await stream.send_all(connection.data_to_send())
                 if is_sending:
-                    tell(Renewing.TOLD)
+                    log_milestone(Renewing.SENT)
                 streams.set(streams.value + connection.streams - counted)
                 counted = connection.streams
                 if connection.is_over:

@@ -11,7 +11,7 @@ from exclave.errors import Fault, HostError
 from exclave.kit.host.gated import HeldProcess
 from exclave.link.layout import Instance
 from exclave.member.client import MemberClient
-from exclave.milestones import Starting, tell
+from exclave.milestones import Starting, log_milestone
 from exclave.proxy.environment import environment_digest, proxy_environment
 from exclave.proxy.process.binary import ProxyUser, check_binary
 from exclave.proxy.process.binary_id import identify_binary
@@ -56,15 +56,15 @@ class ProxyLauncher:
         program = Program(binary, self._user, environment, self._resolv_conf, output_path(self._runtime, instance))
         executable, identity = find_executable(binary), await identify_binary(binary)
         gated = launch(program)
-        tell(Starting.PROXY_WAITS)
+        log_milestone(Starting.PROXY_WAITS)
 
         def store(pid: int) -> InstanceRecord:
             record = self.records.add(instance, pid, executable, environment_digest(environment), identity)
-            tell(Starting.PROXY_RECORDED)
+            log_milestone(Starting.PROXY_RECORDED)
             return record
 
         record = await gated.release(store)
-        tell(Starting.PROXY_RELEASED)
+        log_milestone(Starting.PROXY_RELEASED)
         return gated.process, record
 
     def wanted_digest(self, settings: Settings, instance: Instance) -> str | None:

@@ -6,7 +6,7 @@ Each function runs one process. A failure is a HostError and leaves the rules as
 from exclave.errors import Fault, HostError
 from exclave.kit.host.command import Finished, run_tool
 from exclave.link.layout import TABLE, Instance
-from exclave.milestones import Withdrawing, tell
+from exclave.milestones import Withdrawing, log_milestone
 from exclave.redirect.kernel.observe import NOTHING, Observed, parse_listing
 from exclave.redirect.rules.confirm_timer import render_confirmed
 from exclave.redirect.rules.drain_ruleset import render_drain
@@ -24,7 +24,7 @@ async def drain_table() -> None:
     """Replace our table, if there is one, by the drain ruleset: open connections go on. Raises HostError."""
     if (await observe_table()).installed:
         await load_rules(render_drain())
-    tell(Withdrawing.HOLDING)
+    log_milestone(Withdrawing.HOLDING)
 
 
 async def remove_table() -> None:
@@ -33,7 +33,7 @@ async def remove_table() -> None:
     Connections that it translated are reset, so end the proxies before.
     """
     await load_rules(render_removal())
-    tell(Withdrawing.TABLE)
+    log_milestone(Withdrawing.TABLE)
 
 
 async def find_active() -> Instance | None:
