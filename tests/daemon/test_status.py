@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.daemon.status import EMPTY, QUIET, Problem, FirstSeen, build_status, problem_of
+from exclave.daemon.status import EMPTY, QUIET, FirstSeen, Problem, build_status, problem_of
 from exclave.errors import Fault, HostError
 from exclave.member.state import State
 
