@@ -99,7 +99,7 @@ UNSUPERVISED = {
     "exclave.dns.server: _serve_connection": "inside of the transport, which is supervised",
     "exclave.confirm.confirm: confirmed": "a wait inside of a part that is supervised",
     "exclave.daemon.process: _cancel_when_ending": "a wait",
-    "exclave.daemon.process: _tell_steps": "inside of one client's answer",
+    "exclave.daemon.process: _report_phases": "inside of one client's answer",
     "exclave.listing.probes: run": "inside of the probes, which are supervised",
     "exclave.listing.serving: run_probes": "inside of the probes, which are supervised",
     "exclave.proxy.running: _end": "inside of the proxy's keeper",
