@@ -22,7 +22,7 @@ import psutil
 import trio
 from tests.bench.figures import note
 
-from exclave.api.settings import FailurePolicy, Port
+from exclave.api.group import FailurePolicy, Port
 from exclave.config import ProxyConfig, RedirectConfig
 from exclave.confirm.confirm import open_confirm
 from exclave.daemon.wanted_rules import open_steering

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from exclave.api.csr import csr_sha256
+from exclave.api.group import render_group
 from exclave.api.member import member_object
 from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
-from exclave.api.settings import render_group
 from exclave.cluster.watch_events import Upserted
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.policy.reap import (

@@ -6,10 +6,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.delivery import delivery_key_text
+from exclave.api.group import GroupSpec, Port
 from exclave.api.member import Condition, make_condition, member_object
 from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
-from exclave.api.settings import ControlPlane, GroupSpec, LinkerdSettings, Port
+from exclave.api.settings import ControlPlane, LinkerdSettings
 from exclave.controller.policy.register import wanted_workload
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh
 from exclave.kit.formats.rfc3339 import rfc3339

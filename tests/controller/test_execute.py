@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from exclave.api.delivery import unseal
+from exclave.api.group import parse_group
 from exclave.api.identity import MeshIdentity
 from exclave.api.issuer import Issuer, read_issuer
 from exclave.api.requests import (
@@ -23,7 +24,6 @@ from exclave.api.requests import (
     get,
     patch,
 )
-from exclave.api.settings import parse_group
 from exclave.cluster.client import open_cluster
 from exclave.controller.execute import Executor
 from exclave.controller.policy.reap import (

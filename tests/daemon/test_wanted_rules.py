@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.api.settings import FailurePolicy, Port
+from exclave.api.group import FailurePolicy, Port
 from exclave.cluster.endpoint import ServerAddress
 from exclave.cluster.server_addresses import open_server_addresses, store_answers
 from exclave.config import RedirectConfig

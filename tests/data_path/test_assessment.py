@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.api.settings import FailurePolicy
+from exclave.api.group import FailurePolicy
 from exclave.data_path.assessment import (
     Assessment,
     DataPathFacts,

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.api.settings import FailurePolicy
+from exclave.api.group import FailurePolicy
 from exclave.data_path.assessment import Assessment, DataPathFault, assess
 from exclave.data_path.control_plane import sample_controllers
 from exclave.data_path.observer import TICK, DataPathObserver, open_data_path

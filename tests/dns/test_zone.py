@@ -5,7 +5,8 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
-from exclave.api.settings import ControlPlane, GroupSpec, LinkerdSettings, Settings
+from exclave.api.group import GroupSpec
+from exclave.api.settings import ControlPlane, LinkerdSettings, Settings
 from exclave.dns.zone import HeadlessService, answer_from_zone, control_plane_services
 
 DESTINATION = "linkerd-dst-headless.linkerd.svc.cluster.local."

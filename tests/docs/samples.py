@@ -1,6 +1,7 @@
 """Values that the tests of the documents need."""
 
-from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, parse_group
+from exclave.api.group import parse_group
+from exclave.api.settings import ControlPlane, LinkerdSettings, Settings
 
 
 def make_settings() -> Settings:

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.api.settings import Probe
+from exclave.api.group import Probe
 from exclave.kit.tasks.latest import Latest
 from exclave.listing import probes
 from exclave.listing.probes import ProbeCount, run_probes, try_tcp

@@ -13,8 +13,8 @@ import pytest
 import trio
 import trio.testing
 
+from exclave.api.group import FailurePolicy, Probe
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
-from exclave.api.settings import FailurePolicy, Probe
 from exclave.cluster.watch_events import Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
 from exclave.confirm.stage import Confirmation, Stage

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from exclave.api.settings import Port
+from exclave.api.group import Port
 from exclave.link.layout import Family, Instance
 from exclave.proxy.environment import environment_digest, proxy_environment
 from exclave_sandbox.standin.settings import read_environment

@@ -7,7 +7,7 @@ do capture, so that no row passes because rules are missing.
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from exclave.api.settings import Port
+from exclave.api.group import Port
 from exclave.config import RedirectConfig
 from exclave.redirect.rules.policy import HostExclusions, Server, make_policy
 from support.member import make_settings

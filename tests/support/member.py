@@ -4,19 +4,10 @@ import platform
 from dataclasses import replace
 from typing import Any
 
+from exclave.api.group import FailurePolicy, GroupSpec, Port, Probe
 from exclave.api.member import member_object
 from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS
-from exclave.api.settings import (
-    ControlPlane,
-    FailurePolicy,
-    GroupSpec,
-    LinkerdSettings,
-    Port,
-    Probe,
-    Settings,
-    digest,
-    render_settings,
-)
+from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest, render_settings
 from exclave.cluster.endpoint import ServerAddress
 from exclave.kit.tasks.latest import Latest
 from exclave.member.facts import OS_RELEASE, choose_facts, parse_os_release

@@ -25,7 +25,8 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 
 import trio  # noqa: E402
 
-from exclave.api.settings import Port, Settings  # noqa: E402
+from exclave.api.group import Port  # noqa: E402
+from exclave.api.settings import Settings  # noqa: E402
 from exclave.config import ProxyConfig, RedirectConfig  # noqa: E402
 from exclave.confirm.confirm import open_confirm  # noqa: E402
 from exclave.daemon.wanted_rules import open_steering  # noqa: E402

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from exclave.api.definitions.admission_drift import first_fault
+from exclave.api.group import parse_group
 from exclave.api.issuer import Issuer
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import view_member
 from exclave.api.names import group_of_member, parse_member_name
 from exclave.api.requests import Object, Request
-from exclave.api.settings import parse_group
 from exclave.controller.cache import Cache, key_of, uid_of
 from exclave.controller.liveness import Liveness
 from exclave.controller.mesh.publish import Published, last_good, read_control_plane, read_linkerd

@@ -13,6 +13,7 @@ from cryptography import x509
 
 from exclave.api.csr import csr_sha256
 from exclave.api.delivery import seal
+from exclave.api.group import parse_group
 from exclave.api.issuer import Issuer
 from exclave.api.member import READY, Condition, with_condition
 from exclave.api.names import FINALIZER, PORTS_FINALIZER, accounts_namespace, parse_member_name
@@ -31,7 +32,6 @@ from exclave.api.requests import (
     get,
     patch,
 )
-from exclave.api.settings import parse_group
 from exclave.controller.leader.lead import Sender
 from exclave.controller.policy.reap import (
     DeleteAccount,

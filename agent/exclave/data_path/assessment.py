@@ -7,8 +7,8 @@ it, and of Linkerd's controllers, are damped by `flap_damping`.
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from exclave.api.group import FailurePolicy
 from exclave.api.member import DataPath
-from exclave.api.settings import FailurePolicy
 from exclave.data_path.flap_damping import NEVER_PRESENT, FlapDamper, failed_at, lost_at
 from exclave.kit.formats.duration import format_duration
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 import trio
 
-from exclave.api.settings import FailurePolicy
+from exclave.api.group import FailurePolicy
 from exclave.data_path.assessment import Assessment, DataPathFacts, DataPathHistory, adopted_history, assess
 from exclave.data_path.control_plane import ControllerSample, ControlPlaneHealth, sample_connections, sample_controllers
 from exclave.identity.rotator import Identity

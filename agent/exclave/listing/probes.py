@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import trio
 
-from exclave.api.settings import Probe
+from exclave.api.group import Probe
 from exclave.kit.tasks.latest import Latest
 from exclave.listing.ready import ProbeResult
 

@@ -16,7 +16,7 @@ from exclave.admin.group.checks import (
     selecting,
     told_spec,
 )
-from exclave.api.settings import GroupSpec, Port
+from exclave.api.group import GroupSpec, Port
 from exclave.errors import ExclaveError, Fault
 
 SPEC = GroupSpec("web", ("10.0.0.0/8",), {"app": "web"}, (Port("http", 8080),))

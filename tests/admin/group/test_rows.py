@@ -2,7 +2,7 @@
 
 from exclave.admin.group.rows import GROUP_TITLES, accepted_words, broken_lines, group_lines, group_row
 from exclave.admin.token.checks import token_accounts
-from exclave.api.settings import parse_group
+from exclave.api.group import parse_group
 
 NOW = 7200.0
 SPEC = {

@@ -6,8 +6,23 @@ from typing import Any
 import pytest
 import yaml
 
+from exclave.admin.main import build_parser
+from exclave.admin.manifests import Installation, later_objects
 from exclave.admin.objects import group_objects
-from exclave.api.requests import MEMBERS, NAMESPACES, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS, SERVICES, WORKLOAD_GROUPS
+from exclave.admin.session import Session
+from exclave.api.requests import (
+    DEPLOYMENTS,
+    MEMBERS,
+    NAMESPACES,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    WORKLOAD_GROUPS,
+    Object,
+    Resource,
+)
+from exclave.errors import ExclaveError
 from peers.conftest import Server
 from support.admin import Admin, put
 from support.stored import member
@@ -114,6 +129,26 @@ def put_member(admin: Admin, namespace: str, name: str, **metadata: Any) -> None
     body = member(name)
     body["metadata"] |= {"namespace": namespace, **metadata}
     admin.kubectl.create(MEMBERS, namespace, body)
+
+
+class Installed:
+    """A cluster that has the controller's Deployment, and answers nothing else."""
+
+    def __init__(self, deployment: Object) -> None:
+        self._deployment = deployment
+
+    def get(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
+        assert (resource, namespace, name) == (DEPLOYMENTS, "exclave", "exclave-controller")
+        return self._deployment
+
+
+def test_linkerds_namespace_holds_no_group_whatever_it_is_called() -> None:
+    choice = Installation(linkerd="mesh", issuer="linkerd")
+    (deployment,) = [one for one in later_objects(choice) if one["kind"] == DEPLOYMENTS.kind]
+    options = build_parser("kubectl exclave").parse_args(["group", "create", "web", *SPEC])
+    with pytest.raises(ExclaveError) as refused:
+        options.run(Session(Installed(deployment), "mesh"), options)  # type: ignore[arg-type]
+    assert refused.value.message.startswith("namespace mesh is no place for machines: it belongs to the cluster itself")
 
 
 def test_groups_are_listed_with_their_members(admin: Admin, namespace: str, server: Server) -> None:

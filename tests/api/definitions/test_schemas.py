@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from exclave.api.definitions.schemas import LONGEST_CSR, MEMBER, WORKLOAD_GROUP
+from exclave.api.group import parse_group, render_group
 from exclave.api.member import member_object
-from exclave.api.settings import parse_group, render_group
 from exclave_sandbox.apiserver.kinds.schema import check_schema, unknown_fields
 from exclave_sandbox.stage.mesh import group_spec
 

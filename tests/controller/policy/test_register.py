@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from exclave.api.group import Port
 from exclave.api.requests import Object
-from exclave.api.settings import Port
 from exclave.controller.policy.register import may_list, register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch

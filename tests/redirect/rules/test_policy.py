@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from exclave.api.settings import Port, Settings
+from exclave.api.group import Port
+from exclave.api.settings import Settings
 from exclave.config import RedirectConfig
 from exclave.kit.formats.ranges import Span
 from exclave.redirect.rules.policy import NEVER_CAPTURED, HostExclusions, RedirectPolicy, Server, collapsed, make_policy

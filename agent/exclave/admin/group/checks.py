@@ -1,56 +1,44 @@
 """What an admin may say of a group, and what may go wrong with it. Pure.
 
-Rules: what cannot work is refused, with all mistakes at once; what works and surprises is warned of, since the admin
-may mean it. Namespaces of the control plane hold no groups: whoever may make accounts there rules the cluster, and a
-group in `default` or in a namespace of machines' accounts would mix what is kept apart.
+Rules: what the controller would not accept is refused, with all mistakes at once; what works and surprises is warned
+of, since the admin may mean it. What can be a group is decided in api/group.py, for the controller, too.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from exclave.api.definitions.schemas import LABEL, MOST_GROUP_NAME
+from exclave.api.fields import FieldError
+from exclave.api.group import (
+    GroupSpec,
+    Port,
+    account_of,
+    is_our_label,
+    name_fault,
+    namespace_fault,
+    parse_group,
+    port_faults,
+    spec_faults,
+)
 from exclave.api.names import ACCOUNTS_LABEL, GROUP_LABEL
 from exclave.api.requests import Object
-from exclave.api.settings import GroupSpec, parse_group
 from exclave.errors import ExclaveError, Fault
 from exclave.kit.formats.duration import format_duration, parse_duration
+from exclave.kit.formats.labels import is_dns_label, is_label_key, is_label_value
 
-INBOUND_POLICIES = (
-    "all-unauthenticated",
-    "all-authenticated",
-    "cluster-unauthenticated",
-    "cluster-authenticated",
-    "deny",
-    "audit",
-)
-"""Source: Linkerd's annotation config.linkerd.io/default-inbound-policy."""
+EXAMPLES = "see the examples: kubectl exclave group create --help"
 
-PROXY_PORTS = (4140, 4143, 4190, 4191)
-"""The proxy's own."""
-
-_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _MIRRORED = ("mirror.linkerd.io/exported", "mirror.linkerd.io/mirrored-service")
 
 
-def refuse_place(namespace: str, name: str, controller_namespace: str = "exclave") -> None:
+def refuse_place(
+    namespace: str, name: str, controller_namespace: str = "exclave", linkerd_namespace: str = "linkerd"
+) -> None:
     """Raise ExclaveError if no group may have this name or stand in this namespace."""
-    why = None
-    if namespace.startswith(("kube-", "linkerd")) or namespace in ("default", "exclave", controller_namespace):
-        why = "is no place for machines: it belongs to the cluster itself, or to nobody in particular"
-    elif namespace.endswith("-vms"):
-        why = "ends in -vms, as the namespaces of machines' accounts do"
-    elif not re.fullmatch(LABEL["pattern"], namespace) or len(namespace) > 59:
-        why = "is not a namespace's name of at most 59 characters (that of its accounts is four longer)"
-    if why is not None:
+    if (why := namespace_fault(namespace, controller_namespace, linkerd_namespace)) is not None:
         raise _refused(f"namespace {namespace} {why}", "name the namespace of the application: -n NAMESPACE")
-    if not re.fullmatch(LABEL["pattern"], name) or len(name) > MOST_GROUP_NAME:
-        raise _refused(
-            f"{name!r} is no name for a group: one DNS label of at most {MOST_GROUP_NAME} characters was expected",
-            "use small letters, digits and dashes, such as web",
-        )
+    if (why := name_fault(name)) is not None:
+        raise _refused(f"{name!r} {why}", "use small letters, digits and dashes, such as web")
 
 
 def refuse_home(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
@@ -107,14 +95,14 @@ def told_spec(
     told = {"serviceAccount": service_account, "capture": capture, "inboundPolicy": inbound_policy}
     spec |= {key: text for key, text in told.items() if text is not None}
     if not mistakes and ports:
-        mistakes += _port_mistakes(spec["ports"])
+        mistakes += port_faults([Port(port["name"], port["port"]) for port in spec["ports"]])
     if mistakes:
-        raise _refused("; ".join(mistakes), "see the examples: kubectl exclave group create --help")
+        raise _refused("; ".join(mistakes), EXAMPLES)
     return spec
 
 
-def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
-    """The whole spec as the controller will read it. Raises ExclaveError if it would not."""
+def parsed_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
+    """The whole spec as the controller reads it. Raises ExclaveError if it cannot be used."""
     if not spec.get("networks"):
         raise _refused(
             f"group {name} needs networks: a machine is admitted only with an address inside one of them",
@@ -122,8 +110,16 @@ def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
         )
     try:
         return parse_group(name, spec)
-    except ValueError as problem:
-        raise _refused(str(problem), "see the examples: kubectl exclave group create --help") from None
+    except FieldError as problem:
+        raise _refused(str(problem), EXAMPLES) from None
+
+
+def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
+    """The same. Raises ExclaveError also if the controller would not accept a group with it."""
+    checked = parsed_spec(name, spec)
+    if faults := spec_faults(checked):
+        raise _refused("; ".join(faults), EXAMPLES)
+    return checked
 
 
 def changed_spec(told: Object, found: Mapping[str, Any]) -> Object:
@@ -143,7 +139,7 @@ def read_port(text: str) -> Object:
         key, _, value = part.partition("=")
         if key == "opaque" and value in ("", "true"):
             port["opaque"] = True
-        elif key == "name" and re.fullmatch(LABEL["pattern"], value) and len(value) <= LABEL["maxLength"]:
+        elif key == "name" and is_dns_label(value):
             port["name"] = value
         elif key == "port":
             port["port"] = _port_number(value)
@@ -187,9 +183,9 @@ def read_failure(text: str) -> Object:
 def read_label(text: str) -> tuple[str, str]:
     """`key=value`. Raises ValueError."""
     key, sign, value = text.partition("=")
-    if not sign or not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+    if not sign or not is_label_key(key) or not is_label_value(value):
         raise ValueError(f"--label {text}: KEY=VALUE was expected, as Kubernetes writes labels")
-    if key.partition("/")[0].endswith("exclave.dev"):
+    if is_our_label(key):
         raise ValueError(f"--label {text}: labels of exclave.dev are the controller's to write")
     return key, value
 
@@ -253,7 +249,7 @@ def _neighbour_warnings(name: str, spec: GroupSpec, others: Sequence[Object], fo
     for other in others:
         title = other["metadata"]["name"]
         theirs = other.get("spec") or {}
-        if (theirs.get("serviceAccount") or title) == spec.service_account:
+        if account_of(other) == spec.service_account:
             yield (
                 f"groups {name} and {title} share ServiceAccount {spec.service_account}: policies cannot tell their "
                 "members apart, and either may be taken for the other"
@@ -285,18 +281,6 @@ def _selects(service: Object, labels: Mapping[str, str]) -> bool:
     selector = (service.get("spec") or {}).get("selector") or {}
     is_named = (service.get("spec") or {}).get("type") == "ExternalName"
     return bool(selector) and not is_named and selector.items() <= labels.items()
-
-
-def _port_mistakes(ports: Sequence[Object]) -> Iterable[str]:
-    for key in ("name", "port"):
-        values = [port[key] for port in ports]
-        for value in sorted({value for value in values if values.count(value) > 1}, key=str):
-            yield f"two ports have the {'name' if key == 'name' else 'number'} {value}"
-    for port in ports:
-        if port["port"] in PROXY_PORTS:
-            yield f"port {port['port']} is the proxy's own"
-        if port["name"] == "linkerd-proxy":
-            yield "a port named linkerd-proxy tells Linkerd where the proxy is, and is no port of a group"
 
 
 def _pairs(option: str, text: str) -> Iterable[tuple[str, str]]:

@@ -8,10 +8,10 @@ from exclave.admin.member.rows import condition_table, is_live, member_row
 from exclave.admin.tables import age, table
 from exclave.admin.token.checks import TITLES as TOKEN_TITLES
 from exclave.admin.token.checks import TokenAccount, token_row
+from exclave.api.group import GroupSpec
 from exclave.api.member import read_conditions
 from exclave.api.names import GROUP_LABEL
 from exclave.api.requests import Object
-from exclave.api.settings import GroupSpec
 from exclave.kit.formats.duration import format_duration
 
 GROUP_TITLES = ("NAME", "ACCOUNT", "PORTS", "NETWORKS", "LIVE", "ACCEPTED", "AGE")

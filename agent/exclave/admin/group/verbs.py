@@ -16,12 +16,13 @@ from exclave.admin.arguments import (
     add_verb,
 )
 from exclave.admin.check.rights import foreign_objects
+from exclave.admin.check.verbs import ClusterSnapshot
 from exclave.admin.group.checks import (
-    INBOUND_POLICIES,
     changed_spec,
     checked_spec,
     group_warnings,
     labels_of,
+    parsed_spec,
     refuse_home,
     refuse_place,
     selecting,
@@ -35,6 +36,7 @@ from exclave.admin.reconcile import Change, plan_change
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, describe_text, manifests
 from exclave.admin.token.checks import TokenAccount, token_accounts
+from exclave.api.group import INBOUND_POLICIES
 from exclave.api.names import ADMISSION_POLICY_NAMES, accounts_namespace
 from exclave.api.requests import (
     MEMBERS,
@@ -147,6 +149,7 @@ def _create(session: Session, options: argparse.Namespace) -> int:
             manifests([one.body for one in group_objects(namespace, name, options_spec, options.controller_namespace)])
         )
         return 0
+    refuse_place(namespace, name, options.controller_namespace, _linkerd_namespace(session, options))
     odd = _check_accounts_namespace(session, namespace)
     found = session.kubectl.get(WORKLOAD_GROUPS, namespace, name)
     spec = changed_spec(options_spec, (found or {}).get("spec") or {})
@@ -160,6 +163,14 @@ def _create(session: Session, options: argparse.Namespace) -> int:
             print(step)
     session.note(f"to let a machine join: kubectl exclave token create {name} -n {namespace}")
     return 0
+
+
+def _linkerd_namespace(session: Session, options: argparse.Namespace) -> str:
+    """Linkerd's namespace as chosen at the installation; the usual one if there is none, or it may not be read."""
+    try:
+        return ClusterSnapshot(session.kubectl, options.controller_namespace, None).linkerd
+    except ApiRefusal:
+        return "linkerd"
 
 
 def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
@@ -220,7 +231,7 @@ def _describe(session: Session, options: argparse.Namespace) -> int:
         session.show(Listing(WORKLOAD_GROUPS, [group], single=True), options.output, "")
         return 0
     try:
-        spec = checked_spec(name, group.get("spec") or {})
+        spec = parsed_spec(name, group.get("spec") or {})
     except ExclaveError as problem:  # an invalid group must be shown, too, so that it can be corrected
         print(describe_text(broken_lines(group, problem.message)))
         return 0

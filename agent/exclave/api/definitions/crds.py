@@ -7,7 +7,8 @@ what a schema cannot say is a rule in CEL beside it, with the words that a perso
 
 from typing import Any
 
-from exclave.api.definitions.schemas import MEMBER, MOST_GROUP_NAME, WORKLOAD_GROUP
+from exclave.api.definitions.schemas import MEMBER, WORKLOAD_GROUP
+from exclave.api.group import MOST_GROUP_NAME
 from exclave.api.requests import CUSTOM_RESOURCE_DEFINITIONS, MEMBERS, WORKLOAD_GROUPS, Object, Resource
 from exclave.kit.formats.openapi import STRING, Schema
 

@@ -4,6 +4,7 @@ They are what the API server holds every writer to: the definitions in `crds` ca
 checks with the same ones. Limits are there so that one machine cannot fill etcd.
 """
 
+from exclave.kit.formats.labels import DNS_LABEL, MOST_LABEL
 from exclave.kit.formats.openapi import (
     BOOLEAN,
     INTEGER,
@@ -18,9 +19,6 @@ from exclave.kit.formats.openapi import (
     one_of,
 )
 
-MOST_GROUP_NAME = 40
-"""Characters of a group's name: what is left of a DNS label after a token's id and a slot."""
-
 LONGEST_CSR = 4096
 LONGEST_FACT = 256
 LONGEST_FACT_NAME = 64
@@ -30,7 +28,7 @@ DURATION: Schema = {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h)
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 SHORT: Schema = {"type": "string", "maxLength": LONGEST_FACT}
-LABEL: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}
+LABEL: Schema = {"type": "string", "pattern": f"^{DNS_LABEL}$", "maxLength": MOST_LABEL}
 
 CONDITION = object_of(
     ("type", "status"),

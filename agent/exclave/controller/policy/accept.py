@@ -9,15 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from exclave.api.group import account_of, name_fault, namespace_fault, parse_group, spec_faults
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import Condition, read_conditions, with_condition
 from exclave.api.names import GROUP_FINALIZER
 from exclave.api.requests import Object
-from exclave.api.settings import parse_group
 
 ACCEPTED = "Accepted"
-
-REFUSED_NAMESPACES = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class GroupPatches:
 
 
 def is_refused_namespace(namespace: str, controller: str, linkerd: str) -> bool:
-    """Whether machines have no business in this namespace: the control planes', and the one everybody starts with."""
-    return namespace in REFUSED_NAMESPACES or namespace in (controller, linkerd) or namespace.endswith("-vms")
+    """Whether machines have no business in this namespace. `controller` and `linkerd` are the control planes'."""
+    return namespace_fault(namespace, controller, linkerd) is not None
 
 
 def accepted_condition(group: Object, others: Iterable[Object], *, members: int, refused_namespace: bool) -> Condition:
@@ -46,12 +44,17 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
         return _no(
             "NamespaceRefused", f"machines have no business in namespace {metadata['namespace']}: give them their own"
         )
+    if (why := name_fault(metadata["name"])) is not None:
+        return _no("Invalid", f"{metadata['name']!r} {why}")
     try:
-        account = parse_group(metadata["name"], group.get("spec") or {}).service_account
+        spec = parse_group(metadata["name"], group.get("spec") or {})
     except MALFORMED as problem:
         return _no("Invalid", f"its spec cannot be used, the last good one is kept: {fault_text(problem)}")
+    if faults := spec_faults(spec):
+        return _no("Invalid", f"it takes no new members: {'; '.join(faults)}")
+    account = spec.service_account
     for other in others:
-        if other["metadata"]["name"] != metadata["name"] and _account(other) == account and _age(other) < _age(group):
+        if other["metadata"]["name"] != metadata["name"] and account_of(other) == account and _age(other) < _age(group):
             return _no(
                 "AccountShared",
                 f"group {other['metadata']['name']} has ServiceAccount {account} already, and two groups with one "
@@ -80,12 +83,6 @@ def group_patches(group: Object, condition: Condition, *, members: int, now: flo
 
 def _no(reason: str, message: str) -> Condition:
     return Condition(ACCEPTED, False, reason, message)
-
-
-def _account(group: Object) -> str:
-    spec = group.get("spec")
-    account = spec.get("serviceAccount") if isinstance(spec, dict) else None  # another group's may be malformed
-    return str(account or group["metadata"]["name"])
 
 
 def _age(group: Object) -> tuple[str, str]:

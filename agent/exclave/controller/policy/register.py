@@ -9,11 +9,11 @@ Annotations are always written, since a namespace's do not reach an ExternalWork
 
 from typing import Any
 
+from exclave.api.group import Port
 from exclave.api.identity import server_name
 from exclave.api.member import READY, read_conditions
 from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Request, create, patch
-from exclave.api.settings import Port
 from exclave.controller.policy.admit import address_refusal, is_listed_elsewhere
 from exclave.controller.policy.claims import plain_address
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, workload_ports

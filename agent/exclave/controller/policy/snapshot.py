@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from exclave.api.group import GroupSpec
 from exclave.api.identity import MeshIdentity
 from exclave.api.member import MemberView, view_member
 from exclave.api.names import CORDONED
 from exclave.api.requests import Object
-from exclave.api.settings import ControlPlane, GroupSpec, LinkerdSettings
+from exclave.api.settings import ControlPlane, LinkerdSettings
 
 Key = tuple[str, str]
 """Namespace and name of an object."""

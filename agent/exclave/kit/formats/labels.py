@@ -1,10 +1,15 @@
-"""What Kubernetes takes for a label. Pure.
+"""What Kubernetes takes for a label, and for a name of one DNS label. Pure.
 
-Source: IsQualifiedName and IsValidLabelValue in k8s.io/apimachinery/pkg/util/validation/validation.go.
+Source: IsQualifiedName, IsValidLabelValue and IsDNS1123Label in k8s.io/apimachinery/pkg/util/validation/validation.go.
 """
 
 import re
 
+DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+MOST_LABEL = 63
+"""Characters of a DNS label, and of a label's value."""
+
+_DNS_LABEL = re.compile(DNS_LABEL)
 _PART = re.compile("([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]")
 _PREFIX = re.compile("(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
@@ -18,3 +23,8 @@ def is_label_key(text: str) -> bool:
     """Whether it may be a label's key: a name like a value that is not empty, after a DNS name and a slash or not."""
     prefix, slash, name = text.rpartition("/")
     return _PART.fullmatch(name) is not None and (not slash or _PREFIX.fullmatch(prefix) is not None)
+
+
+def is_dns_label(text: str) -> bool:
+    """Whether it is one DNS label: at most 63 small letters, digits and dashes, no dash at either end."""
+    return len(text) <= MOST_LABEL and _DNS_LABEL.fullmatch(text) is not None

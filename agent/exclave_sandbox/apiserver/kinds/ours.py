@@ -7,7 +7,8 @@ a cluster.
 
 from collections.abc import Iterator
 
-from exclave.api.definitions.schemas import LONGEST_FACT_NAME, MEMBER, MOST_GROUP_NAME, WORKLOAD_GROUP
+from exclave.api.definitions.schemas import LONGEST_FACT_NAME, MEMBER, WORKLOAD_GROUP
+from exclave.api.group import MOST_GROUP_NAME
 from exclave_sandbox.apiserver.refusal import Cause, Object
 from exclave_sandbox.linkerd.external_workload import V1BETA1
 

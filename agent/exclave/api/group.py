@@ -1,0 +1,246 @@
+"""A WorkloadGroup: its place, its name and its spec. Pure.
+
+What can be a group is decided here alone: `kubectl exclave group create` refuses what the controller would not accept.
+`parse_group` raises for what cannot be used at all; `namespace_fault`, `name_fault` and `spec_faults` say why a group
+takes no machines, in words that follow its name.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Any, Literal
+
+from exclave.api import fields
+from exclave.api.fields import FieldError
+from exclave.api.names import accounts_namespace
+from exclave.api.requests import Object
+from exclave.kit.formats.duration import format_duration
+from exclave.kit.formats.labels import MOST_LABEL, is_dns_label, is_label_key, is_label_value
+
+Capture = Literal["cluster", "all", "none"]
+
+INBOUND_POLICIES = (
+    "all-unauthenticated",
+    "all-authenticated",
+    "cluster-unauthenticated",
+    "cluster-authenticated",
+    "deny",
+    "audit",
+)
+"""Source: Linkerd's annotation config.linkerd.io/default-inbound-policy."""
+
+PROXY_PORTS = (4140, 4143, 4190, 4191)
+"""The proxy's own."""
+
+PROXY_PORT_NAME = "linkerd-proxy"
+"""By a port of this name Linkerd finds the proxy."""
+
+MOST_GROUP_NAME = 40
+"""Characters of a group's name: what is left of a DNS label after a token's id and a slot."""
+
+CONTROL_PLANES = ("kube-", "linkerd")
+"""What the names of the cluster's and Linkerd's own namespaces begin with."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One port that the group serves; `opaque` means that the proxy does not look for HTTP in it."""
+
+    name: str
+    port: int
+    opaque: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A check on the VM that must pass before pods may send traffic. [1] knows `tcp`: the port accepts.
+
+    Times are seconds; `failures` in a row make it fail, one success makes it pass.
+    """
+
+    port: int
+    kind: Literal["tcp"] = "tcp"
+    every: float = 5.0
+    timeout: float = 2.0
+    failures: int = 3
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What happens when the proxy has been dead for `after` seconds: each direction `open` or `closed`."""
+
+    after: float = 30.0
+    outbound: Literal["open", "closed"] = "open"
+    inbound: Literal["open", "closed"] = "closed"
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A WorkloadGroup's spec with all defaults applied; durations in seconds."""
+
+    service_account: str
+    networks: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[Port, ...] = ()
+    certificate_lifetime: float = 86400.0
+    capture: Capture = "cluster"
+    inbound_policy: str | None = None
+    probes: tuple[Probe, ...] = ()
+    failure: FailurePolicy = FailurePolicy()
+    forget_after: float = 720 * 3600.0
+
+
+def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
+    """Read a WorkloadGroup's `spec`, applying defaults. Raises FieldError naming the field that is wrong."""
+    if not isinstance(spec, dict):
+        raise FieldError(f"spec: a mapping was expected, found {fields.shown(spec)}")
+    failure = fields.optional(spec, "failure", dict)
+    default = FailurePolicy()
+    group = GroupSpec(
+        service_account=name if spec.get("serviceAccount") is None else fields.text(spec, "serviceAccount"),
+        networks=tuple(_network(network) for network in fields.need(spec, "networks", list)),
+        labels=fields.optional(spec, "labels", dict),
+        ports=tuple(_port(port) for port in fields.optional(spec, "ports", list)),
+        certificate_lifetime=fields.seconds(spec, "certificateLifetime", "24h", least=10.0),
+        capture=fields.one_of(spec, "capture", "cluster", "all", "none"),
+        inbound_policy=fields.optional(spec, "inboundPolicy", str) or None,
+        probes=tuple(_probe(probe) for probe in fields.optional(spec, "probes", list)),
+        failure=FailurePolicy(
+            fields.seconds(failure, "after", format_duration(default.after)),
+            fields.one_of(failure, "outbound", "open", "closed"),
+            fields.one_of(failure, "inbound", "closed", "open"),
+        ),
+        forget_after=fields.seconds(spec, "forgetAfter", "720h", least=1.0),
+    )
+    for key, value in group.labels.items():
+        if not isinstance(value, str) or not is_label_key(key) or not is_label_value(value):
+            label = f"{fields.shown(key)}: {fields.shown(value)}"
+            raise FieldError(f"labels: a label as Kubernetes takes it was expected, found {label}")
+    if "." in group.service_account:
+        raise FieldError(f"serviceAccount: a name without dots, found {fields.shown(group.service_account)}")
+    return group
+
+
+def render_group(group: GroupSpec) -> dict[str, Any]:
+    """A group's spec in the form `parse_group` reads, with every default written out."""
+    return {
+        "serviceAccount": group.service_account,
+        "labels": dict(group.labels),
+        "networks": list(group.networks),
+        "ports": [{"name": port.name, "port": port.port, "opaque": port.opaque} for port in group.ports],
+        "certificateLifetime": format_duration(group.certificate_lifetime),
+        "capture": group.capture,
+        "inboundPolicy": group.inbound_policy,
+        "probes": [
+            {
+                "kind": probe.kind,
+                "port": probe.port,
+                "every": format_duration(probe.every),
+                "timeout": format_duration(probe.timeout),
+                "failures": probe.failures,
+            }
+            for probe in group.probes
+        ],
+        "failure": {
+            "after": format_duration(group.failure.after),
+            "outbound": group.failure.outbound,
+            "inbound": group.failure.inbound,
+        },
+        "forgetAfter": format_duration(group.forget_after),
+    }
+
+
+def namespace_fault(namespace: str, controller: str, linkerd: str) -> str | None:
+    """Why no group may stand in a namespace; None if one may.
+
+    `controller` and `linkerd` are the namespaces of exclave's and of Linkerd's control plane. Whoever may make accounts
+    in one of these rules the cluster; a group in `default` or among machines' accounts would mix what is kept apart.
+    """
+    if namespace.startswith(CONTROL_PLANES) or namespace in ("default", "exclave", controller, linkerd):
+        return "is no place for machines: it belongs to the cluster itself, or to nobody in particular"
+    if namespace.endswith(accounts_namespace("")):
+        return "ends in -vms, as the namespaces of machines' accounts do"
+    if not is_dns_label(accounts_namespace(namespace)) or not is_dns_label(namespace):
+        most = MOST_LABEL - len(accounts_namespace(""))
+        return f"is not a namespace's name of at most {most} characters (that of its accounts is four longer)"
+    return None
+
+
+def name_fault(name: str) -> str | None:
+    """Why no group may have a name; None if one may."""
+    if is_dns_label(name) and len(name) <= MOST_GROUP_NAME:
+        return None
+    return f"is no name for a group: one DNS label of at most {MOST_GROUP_NAME} characters was expected"
+
+
+def spec_faults(spec: GroupSpec) -> list[str]:
+    """Why a group with this spec, though it can be read, takes no machines; empty if it does."""
+    return [
+        *([] if spec.networks else ["networks: at least one was expected"]),
+        *([] if is_dns_label(spec.service_account) else ["serviceAccount: one DNS label was expected"]),
+        *port_faults(spec.ports),
+        *(f"labels: {key} is the controller's to write" for key in spec.labels if is_our_label(key)),
+        *_policy_faults(spec.inbound_policy),
+    ]
+
+
+def port_faults(ports: Sequence[Port]) -> Iterator[str]:
+    """What is wrong with ports that can be read."""
+    for title, values in (("name", [port.name for port in ports]), ("number", [str(port.port) for port in ports])):
+        for value in sorted({value for value in values if values.count(value) > 1}):
+            yield f"two ports have the {title} {value}"
+    for port in ports:
+        if port.port in PROXY_PORTS:
+            yield f"port {port.port} is the proxy's own"
+        if port.name == PROXY_PORT_NAME:
+            yield f"a port named {PROXY_PORT_NAME} tells Linkerd where the proxy is, and is no port of a group"
+        if not is_dns_label(port.name):
+            yield f"port {port.port}: a name of one DNS label was expected"
+
+
+def is_our_label(key: str) -> bool:
+    """Whether a label is one that only the controller writes."""
+    return re.fullmatch("(.*[.])?exclave[.]dev", key.partition("/")[0]) is not None
+
+
+def account_of(group: Object) -> str:
+    """The ServiceAccount of a WorkloadGroup as it stands in its spec, which may be of any shape."""
+    spec = group.get("spec")
+    account = spec.get("serviceAccount") if isinstance(spec, dict) else None
+    return str(account or group["metadata"]["name"])
+
+
+def _policy_faults(policy: str | None) -> Iterator[str]:
+    if policy is not None and policy not in INBOUND_POLICIES:
+        yield f"inboundPolicy: one of {', '.join(INBOUND_POLICIES)} was expected"
+
+
+def _network(network: Any) -> str:
+    if not isinstance(network, str):
+        raise FieldError(f"networks: a network such as 10.0.0.0/8 was expected, found {fields.shown(network)}")
+    try:
+        return str(ip_network(network))
+    except ValueError as problem:
+        raise FieldError(f"networks: {problem}") from None
+
+
+def _port(port: Any) -> Port:
+    if not isinstance(port, dict):
+        raise FieldError(f"ports: a mapping was expected, found {fields.shown(port)}")
+    number = fields.whole(port, "port", 1, 65535)
+    name = str(number) if port.get("name") is None else fields.text(port, "name")
+    return Port(name, number, fields.optional(port, "opaque", bool))
+
+
+def _probe(probe: Any) -> Probe:
+    if not isinstance(probe, dict):
+        raise FieldError(f"probes: a mapping was expected, found {fields.shown(probe)}")
+    default = Probe(port=0)
+    return Probe(
+        port=fields.whole(probe, "port", 1, 65535),
+        kind=fields.one_of(probe, "kind", "tcp"),
+        every=fields.seconds(probe, "every", format_duration(default.every), least=0.1),
+        timeout=fields.seconds(probe, "timeout", format_duration(default.timeout), least=0.01),
+        failures=default.failures if probe.get("failures") is None else fields.whole(probe, "failures", 1, 1000),
+    )
