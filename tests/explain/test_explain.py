@@ -36,7 +36,7 @@ async def typed(lab: Lab, *words: str, config: str = "/nowhere") -> list[str]:
     return done.output.decode().splitlines()
 
 
-async def test_it_tells_the_truth_though_the_agent_is_dead() -> None:
+async def test_the_answer_is_right_without_an_agent() -> None:
     async with open_lab() as lab:
         assert await typed(lab, f"{CLUSTER4}:80") == [
             "10.42.0.9:80 bypasses the proxy: this kernel has no rules of exclave.",
@@ -66,7 +66,7 @@ async def test_it_tells_the_truth_though_the_agent_is_dead() -> None:
             assert unreachable in await typed(lab, "8.8.8.8:80")
 
 
-async def test_a_proxy_that_is_gone_and_the_tables_of_others_are_told() -> None:
+async def test_a_missing_proxy_and_the_tables_of_others_are_notes() -> None:
     async with open_lab() as lab:
         await lab.load(POLICY)
         await lab.nft("add table ip theirs; add chain ip theirs c { type nat hook output priority -100; }")
@@ -94,8 +94,8 @@ async def test_the_kernel_is_asked_with_one_real_connection_and_nothing_stays() 
 
 async def test_a_program_reads_the_same() -> None:
     async with open_lab() as lab, open_rules(lab, POLICY):
-        told = json.loads("\n".join(await typed(lab, f"{CLUSTER4}:22", "--trace", "--json")))
-        (one,) = told["connections"]
+        printed = json.loads("\n".join(await typed(lab, f"{CLUSTER4}:22", "--trace", "--json")))
+        (one,) = printed["connections"]
         assert {key: one[key] for key in ("to", "outcome", "sentence", "instance", "target", "rule", "set")} == {
             "to": "10.42.0.9:22",
             "outcome": "passes",
@@ -119,7 +119,7 @@ async def test_a_program_reads_the_same() -> None:
     ],
     ids=["as wanted", "not as wanted"],
 )
-async def test_an_agent_that_runs_adds_what_it_knows(redirect: dict[str, Any], notes: list[str]) -> None:
+async def test_a_running_agent_adds_its_note(redirect: dict[str, Any], notes: list[str]) -> None:
     async with open_lab() as lab:
         runtime = lab.network.scratch / "run"
         runtime.mkdir()
@@ -132,12 +132,12 @@ async def test_an_agent_that_runs_adds_what_it_knows(redirect: dict[str, Any], n
 
 async def test_a_name_is_what_this_machine_resolves_it_to() -> None:
     async with open_lab() as lab, open_rules(lab, POLICY):
-        told = await typed(lab, "localhost:80")
-        assert "  note:   localhost is 127.0.0.1, as this machine resolves it" in "\n".join(told).replace("::1, ", "")
+        lines = await typed(lab, "localhost:80")
+        assert "  note:   localhost is 127.0.0.1, as this machine resolves it" in "\n".join(lines).replace("::1, ", "")
 
 
 @in_own_network("169.254.77.3/32")
-async def test_a_name_that_only_the_stub_knows_is_asked_there() -> None:
+async def test_a_name_that_only_the_stub_resolves_is_queried_there() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stub:
         stub.bind(("169.254.77.3", 53))
 
@@ -145,10 +145,10 @@ async def test_a_name_that_only_the_stub_knows_is_asked_there() -> None:
             for _ in range(2):
                 query, caller = stub.recvfrom(512)
                 asked = dns.message.from_wire(query)
-                told = dns.message.make_response(asked)
+                response = dns.message.make_response(asked)
                 if asked.question[0].rdtype == 1:
-                    told.answer.append(dns.rrset.from_text(asked.question[0].name, 5, "IN", "A", "10.42.0.2"))
-                stub.sendto(told.to_wire(), caller)
+                    response.answer.append(dns.rrset.from_text(asked.question[0].name, 5, "IN", "A", "10.42.0.2"))
+                stub.sendto(response.to_wire(), caller)
 
         server = threading.Thread(target=serve)
         server.start()
@@ -193,7 +193,7 @@ NONSENSE: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 @pytest.mark.parametrize(("typed", "message"), NONSENSE.values(), ids=NONSENSE)
-def test_nonsense_is_told(typed: tuple[Any, ...], message: str) -> None:
+def test_nonsense_is_refused(typed: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ExclaveError) as caught:
         ask(*typed)
     assert (caught.value.fault, caught.value.message) == (Fault.USAGE, message)
@@ -220,7 +220,7 @@ async def test_whose_connection_it_is(
 
 
 @pytest.mark.parametrize("caller", [Caller("nobody-here"), Caller(group="nobody-here")], ids=["user", "group"])
-async def test_a_user_or_group_that_does_not_exist_is_told(caller: Caller) -> None:
+async def test_a_user_or_group_that_does_not_exist_is_refused(caller: Caller) -> None:
     with pytest.raises(ExclaveError) as caught:
         await explain_module._account(caller)
     assert caught.value.message == "there is no user or group nobody-here on this machine"

@@ -65,7 +65,7 @@ async def test_routes_addresses_and_chains_of_others_are_read() -> None:
         assert await read_other_nat_chains("prerouting") == ()
 
 
-async def test_listeners_are_told_from_nobody() -> None:
+async def test_a_listener_is_found_at_its_own_address_only() -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         port = listener.socket.getsockname()[1]
@@ -74,7 +74,7 @@ async def test_listeners_are_told_from_nobody() -> None:
     assert not await is_listening("127.0.0.1", port)
 
 
-async def test_without_the_capability_it_says_so() -> None:
+async def test_a_missing_capability_is_reported() -> None:
     async with open_lab() as lab:
         with doors_inside(
             lab.vm, lab.network.scratch, prefix="setpriv --bounding-set=-net_admin --inh-caps=-net_admin"
@@ -102,7 +102,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("script", "message"), UNUSABLE.values(), ids=UNUSABLE)
-async def test_an_nft_that_does_not_serve_is_told(
+async def test_an_unusable_nft_is_reported(
     script: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -19,7 +19,7 @@ from exclave.redirect.rules.drain_ruleset import KEEPALIVE_CHAIN
 FILES = Path(__file__).parents[1] / "redirect" / "rules" / "golden"
 
 ARM = "nft add element inet exclave armed '{ tcp timeout 41s }'"
-KEEP = f"printf '%s' 'table inet exclave {{ {KEEPALIVE_CHAIN} }}' | nft -f -"
+ADD_KEEPALIVE_CHAIN = f"printf '%s' 'table inet exclave {{ {KEEPALIVE_CHAIN} }}' | nft -f -"
 ADDED = "add rule inet exclave outbound meta mark 7 accept"
 
 
@@ -31,11 +31,11 @@ def kernel(name: str, more: str = "") -> tuple[Table, dict[int, str]]:
     listing, _, texts = done.stdout.partition("\n")
     table = parse_table(listing)
     assert table is not None
-    told = parse_rule_texts(texts)
-    return replace(table, is_dormant=told.is_dormant), dict(told.rules)
+    rule_texts = parse_rule_texts(texts)
+    return replace(table, is_dormant=rule_texts.is_dormant), dict(rule_texts.rules)
 
 
-def said(name: str, direction: str, to: str, port: int, more: str = "", **facts: Any) -> Answer:
+def answer_for(name: str, direction: str, to: str, port: int, more: str = "", **facts: Any) -> Answer:
     table, texts = kernel(name, more)
     if direction == "outbound":
         facts = {"uid": 0, "gid": 0, "interface": "eth0", **facts}
@@ -164,11 +164,11 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         "169.254.77.4:5000 bypasses the proxy: loopback, and this machine's own addresses.",
     ),
     "a port of the group, with what keeps connections": (
-        ("plain", IN, "10.77.0.20", 8080, KEEP), {},
+        ("plain", IN, "10.77.0.20", 8080, ADD_KEEPALIVE_CHAIN), {},
         "10.77.0.20:8080 from outside goes to the proxy, instance a: the group's ports and the proxy's own.",
     ),
     "no port of the group, with what keeps connections": (
-        ("plain", IN, "10.77.0.20", 9100, KEEP), {},
+        ("plain", IN, "10.77.0.20", 9100, ADD_KEEPALIVE_CHAIN), {},
         "10.77.0.20:9100 from outside bypasses the proxy: no rule captures it; captured are the ports 4143, 8080.",
     ),
     "this machine, called by a container": (
@@ -180,43 +180,43 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("query", "facts", "sentence"), CASES.values(), ids=CASES)
 def test_a_sentence(query: tuple[Any, ...], facts: dict[str, Any], sentence: str) -> None:
-    assert said(*query, **facts).sentence == sentence
+    assert answer_for(*query, **facts).sentence == sentence
 
 
 def test_the_rule_s_own_text_its_set_and_its_target_come_along() -> None:
-    captured = said("plain", OUT, "10.42.0.9", 80)
+    captured = answer_for("plain", OUT, "10.42.0.9", 80)
     assert captured.rule == (
         "ip daddr @captured_networks4 meta l4proto tcp counter packets 0 bytes 0 dnat ip to 169.254.77.1:4140 "
         'comment "the cluster\'s networks"'
     )
     assert captured.set_element == ("@captured_networks4", "10.42.0.0/16")
     assert (captured.instance, captured.target) == ("a", "169.254.77.1:4140")
-    assert said("instance-b", OUT, "10.42.0.9", 80).instance == "b"
-    unknown_rule = said("plain", OUT, "10.9.0.1", 80, f"nft {ADDED}")
+    assert answer_for("instance-b", OUT, "10.42.0.9", 80).instance == "b"
+    unknown_rule = answer_for("plain", OUT, "10.9.0.1", 80, f"nft {ADDED}")
     assert (unknown_rule.rule, unknown_rule.set_element) == ("meta mark 0x00000007 accept", None)
 
 
-def test_what_would_have_to_be_said_is_asked_for_and_a_published_port_is_spoken_of() -> None:
-    assert said("excluded-networks", IN, "10.77.0.20", 8080).notes == ("state it: --from",)
-    assert said("excluded-interfaces", IN, "10.77.0.20", 8080).notes == ("state it: --interface",)
-    (note,) = said("plain", IN, "10.77.0.20", 8080).notes
+def test_missing_facts_and_published_ports_are_notes() -> None:
+    assert answer_for("excluded-networks", IN, "10.77.0.20", 8080).notes == ("state it: --from",)
+    assert answer_for("excluded-interfaces", IN, "10.77.0.20", 8080).notes == ("state it: --interface",)
+    (note,) = answer_for("plain", IN, "10.77.0.20", 8080).notes
     assert note == (
         "the proxy then connects to 10.77.0.20:8080 like a local program; this also reaches ports that Docker publishes"
     )
 
 
-def test_how_long_rules_capture_that_are_to_be_confirmed_is_told_of_what_they_capture() -> None:
+def test_a_note_shows_how_long_unconfirmed_rules_capture() -> None:
     for direction, to, port in ((OUT, "10.42.0.9", 80), (IN, "10.77.0.20", 8080)):
-        note = said("unconfirmed", direction, to, port, ARM).notes[-1]
+        note = answer_for("unconfirmed", direction, to, port, ARM).notes[-1]
         assert re.fullmatch(r"the rules are not confirmed and end in (41|40) s; exclave confirm keeps them", note)
-    assert said("unconfirmed", OUT, "8.8.8.8", 80, ARM).notes == ()
-    assert said("unconfirmed", OUT, "10.42.0.9", 80, "nft add element inet exclave armed '{ tcp }'").notes == ()
+    assert answer_for("unconfirmed", OUT, "8.8.8.8", 80, ARM).notes == ()
+    assert answer_for("unconfirmed", OUT, "10.42.0.9", 80, "nft add element inet exclave armed '{ tcp }'").notes == ()
 
 
 def test_without_rules_nothing_is_captured() -> None:
     connection = Connection("output", ip_address("10.42.0.9"), 80)
-    told = describe(OUT, connection, None, {}, TableVerdict(Outcome.PASSES))
-    assert told.sentence == "10.42.0.9:80 bypasses the proxy: this kernel has no rules of exclave."
+    answer = describe(OUT, connection, None, {}, TableVerdict(Outcome.PASSES))
+    assert answer.sentence == "10.42.0.9:80 bypasses the proxy: this kernel has no rules of exclave."
 
 
 # Beside the kernel's word.

@@ -20,10 +20,10 @@ def test_what_was_loaded_is_read_whole(name: str) -> None:
     script = f"nft -f {file} && nft -j list table inet exclave && nft -a list table inet exclave"
     done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=True)
     listing, _, texts_listing = done.stdout.partition("\n")
-    table, told = parse_table(listing), parse_rule_texts(texts_listing)
+    table, rule_texts = parse_table(listing), parse_rule_texts(texts_listing)
     assert table is not None
-    assert (table.handle, told.is_dormant) == (told.handle, False)
-    texts = told.rules
+    assert (table.handle, rule_texts.is_dormant) == (rule_texts.handle, False)
+    texts = rule_texts.rules
     rules = [rule for chain in table.chains for rule in chain.rules]
     source = file.read_text()
     assert {rule.handle for rule in rules} == set(texts)
@@ -48,9 +48,11 @@ def test_no_table_of_ours_is_none() -> None:
     assert parse_table(listing({"table": {"family": "inet", "name": "other", "handle": 1}})) is None
 
 
-def test_a_table_that_sleeps_is_seen_in_the_text() -> None:
-    told = parse_rule_texts("table inet exclave { # handle 3\n\tflags dormant\n\n\tchain c { # handle 1\n\t}\n}\n")
-    assert told == RuleTexts(3, {}, is_dormant=True)
+def test_a_dormant_table_is_found_in_the_text() -> None:
+    rule_texts = parse_rule_texts(
+        "table inet exclave { # handle 3\n\tflags dormant\n\n\tchain c { # handle 1\n\t}\n}\n"
+    )
+    assert texts == RuleTexts(3, {}, is_dormant=True)
 
 
 @pytest.mark.parametrize("text", ["", "table inet exclave {", "[]", "7", '{"tables": []}', '{"nftables": [7]}'])

@@ -34,11 +34,11 @@ trio.run(main)
 """
 
 
-async def test_the_kernel_tells_what_it_does_to_our_packet_and_nothing_is_left_behind() -> None:
+async def test_the_kernel_reports_each_chain_and_nothing_is_left_behind() -> None:
     async with open_lab() as lab, open_rules(lab, PLAIN):
-        told = (await lab.vm.must(sys.executable, "-c", TRACE)).decode().splitlines()
-        assert told[0].startswith("tracing")
-        assert [line for line in told if line.startswith("exclave ")] == [
+        lines = (await lab.vm.must(sys.executable, "-c", TRACE)).decode().splitlines()
+        assert lines[0].startswith("tracing")
+        assert [line for line in lines if line.startswith("exclave ")] == [
             "exclave outbound accept",
             "exclave foreign accept",
         ]
@@ -50,10 +50,10 @@ async def test_a_tracer_that_is_killed_leaves_no_rule_behind() -> None:
         command = lab.vm.command(sys.executable, "-c", TRACE, "wait")
         with subprocess.Popen(command, stdout=subprocess.PIPE) as tracer:
             assert tracer.stdout is not None
-            told = tracer.stdout.readline().split()
-            assert told[0] == b"tracing"
+            lines = tracer.stdout.readline().split()
+            assert lines[0] == b"tracing"
             assert "exclave-trace" in await lab.nft("list", "tables")
-            await lab.vm.must("kill", "-KILL", told[1].decode())  # and not nft, whose end is its own affair
+            await lab.vm.must("kill", "-KILL", lines[1].decode())  # and not nft, whose end is its own affair
         with trio.fail_after(20):
             while await lab.nft("list", "tables"):  # noqa: ASYNC110  the kernel tells nobody
                 await trio.sleep(0.01)
@@ -67,7 +67,7 @@ def test_a_socket_is_made_as_of_a_user_and_group_and_we_stay_who_we_are() -> Non
     assert (os.geteuid(), os.getegid()) == before
 
 
-def test_what_the_kernel_says_at_once_is_told() -> None:
+def test_an_immediate_error_of_the_kernel_is_returned() -> None:
     with open_attempt(4) as attempt:
         assert send_first_packet(attempt, "255.255.255.255", 80) in (
             "Network is unreachable",
@@ -76,7 +76,7 @@ def test_what_the_kernel_says_at_once_is_told() -> None:
         )
 
 
-async def test_an_nft_that_cannot_trace_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_nft_that_cannot_trace_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError) as refused:
         async with open_tracing(40000):

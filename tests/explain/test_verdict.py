@@ -123,13 +123,13 @@ NOT_UNDERSTOOD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("statement", NOT_UNDERSTOOD.values(), ids=NOT_UNDERSTOOD)
-def test_what_is_not_understood_is_said_and_not_guessed(statement: Any) -> None:
+def test_an_unknown_rule_is_reported_and_not_guessed(statement: Any) -> None:
     unknown_rule = rule(7, statement, ACCEPT)
     verdict = evaluate(Table(1, (chain(rule(6, match(meta("skuid"), 0), DROP), unknown_rule),)), CALL)
     assert (verdict.outcome, verdict.unknown_rule) == (Outcome.UNKNOWN, replace(unknown_rule, chain="c"))
 
 
-def test_what_comes_before_something_strange_counts() -> None:
+def test_a_rule_before_an_unknown_one_counts() -> None:
     assert outcome(rule(6, DROP), rule(7, {"xt": None})) == (Outcome.DROPPED, 6)
 
 
@@ -161,7 +161,7 @@ def test_the_first_that_translates_settles_it_and_only_filters_are_asked_after_i
     assert blocked.outcome is Outcome.DROPPED
 
 
-def test_what_a_set_holds_is_kept_as_the_reason() -> None:
+def test_the_matching_element_of_a_set_is_the_reason() -> None:
     condition = match(payload("tcp", "dport"), "@ports")
     verdict = evaluate(Table(1, (chain(rule(1, condition, ACCEPT)),), {"ports": (22, {"range": [8000, 8100]})}), CALL)
     assert verdict.steps[-1].because == ("@ports", "8000-8100")
@@ -175,12 +175,12 @@ def test_a_table_that_sleeps_does_nothing() -> None:
 ANYBODY = replace(CALL, uid=None, interface=None)
 
 
-def test_what_is_not_known_does_not_matter_where_both_ways_end_alike() -> None:
+def test_a_missing_fact_that_does_not_matter_is_ignored() -> None:
     assert outcome(rule(1, match(meta("skuid"), 0), ACCEPT), connection=ANYBODY) == (Outcome.PASSES, None)
     assert outcome(rule(1, match(meta("skuid"), 0), DNAT), rule(2, DNAT), connection=ANYBODY) == (Outcome.PROXY, 2)
 
 
-def test_what_is_not_known_and_matters_is_named() -> None:
+def test_a_missing_fact_that_matters_is_named() -> None:
     rules = (rule(1, match(meta("skuid"), 0), ACCEPT), rule(2, match(meta("oifname"), "lo"), ACCEPT), rule(3, DNAT))
     verdict = evaluate(Table(1, (chain(*rules),)), ANYBODY)
     assert (verdict.outcome, verdict.missing_facts) == (Outcome.UNKNOWN, ("the user", "the interface"))
@@ -292,8 +292,8 @@ class World:
         subprocess.run(["ip", "-batch", "-"], input="\n".join(commands).encode(), check=True)
 
         for address in (*FOUR, *SIX):
-            told = subprocess.run(["ip", "-json", "route", "get", address], capture_output=True, check=True)
-            self.routes[address] = parse_route(told.stdout)
+            listed = subprocess.run(["ip", "-json", "route", "get", address], capture_output=True, check=True)
+            self.routes[address] = parse_route(listed.stdout)
 
     def close(self) -> None:
         self.channel.close()
@@ -329,7 +329,7 @@ class World:
 
 
 @in_own_network()
-async def test_for_any_rules_and_any_connection_the_kernel_does_what_we_say() -> None:
+async def test_the_kernel_agrees_for_random_rules_and_connections() -> None:
     """Every step: each chain, the rule that decided there, and its verdict; and less knowledge never means another."""
     seed = random.randrange(10**6)
     draw, world, outcomes = random.Random(seed), World(), Counter[tuple[str, Outcome]]()

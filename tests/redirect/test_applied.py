@@ -12,7 +12,7 @@ RULES = "table inet exclave { }"
 LISTED = Observed(installed=True, fingerprint="as it was made")
 
 
-def test_what_was_noted_is_known_for_the_same_rules_alone(tmp_path: Path) -> None:
+def test_a_fingerprint_is_found_for_the_same_rules_only(tmp_path: Path) -> None:
     made = AppliedRecord(tmp_path)
     assert made.find_fingerprint(RULES) is None
     made.store(RULES, LISTED)
@@ -30,12 +30,12 @@ OTHERWISE = {
 
 
 @pytest.mark.parametrize("text", OTHERWISE.values(), ids=OTHERWISE)
-def test_a_damaged_record_says_nothing(text: str, tmp_path: Path) -> None:
+def test_a_damaged_record_is_ignored(text: str, tmp_path: Path) -> None:
     (tmp_path / "rules.json").write_text(text)
     assert AppliedRecord(tmp_path).find_fingerprint(RULES) is None
 
 
-def test_a_record_of_an_earlier_boot_says_nothing(tmp_path: Path) -> None:
+def test_a_record_of_an_earlier_boot_is_ignored(tmp_path: Path) -> None:
     AppliedRecord(tmp_path).store(RULES, LISTED)
     path = tmp_path / "rules.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "another"}))

@@ -60,14 +60,14 @@ async def clean_up(lab: Lab, broken: Broken) -> tuple[int, list[str], str]:
     return done.status, json.loads(done.output).get("done", []), done.errors
 
 
-async def test_rules_and_link_go_and_the_proxy_that_is_known_of() -> None:
+async def test_rules_link_and_the_recorded_proxy_are_removed() -> None:
     """From the same start for each row, and twice, since everybody tries again."""
     async with open_lab() as lab:
         before = (
             await lab.nft("list", "ruleset"),
             await lab.vm.must("ip", "-brief", "address", "show", "scope", "global"),
         )
-        for number, (what, (break_it, is_known)) in enumerate(ROWS.items()):
+        for number, (what, (break_it, is_on_record)) in enumerate(ROWS.items()):
             folder = lab.network.scratch / f"row{number}"
             folder.mkdir()
             broken = Broken(folder)
@@ -80,14 +80,14 @@ async def test_rules_and_link_go_and_the_proxy_that_is_known_of() -> None:
             break_it(broken)
             for attempt in range(2):
                 status, done, errors = await clean_up(lab, broken)
-                ended = [f"proxy process {pid} ended"] if is_known and attempt == 0 else []
+                ended = [f"proxy process {pid} ended"] if is_on_record and attempt == 0 else []
                 assert (status, done) == (0, [*ended, "rules removed", "link removed"]), f"{what}: {errors}"
             after = (
                 await lab.nft("list", "ruleset"),
                 await lab.vm.must("ip", "-brief", "address", "show", "scope", "global"),
             )
             assert after == before, what
-            assert (process.poll() is None) != is_known, what
+            assert (process.poll() is None) != is_on_record, what
 
 
 async def record(lab: Lab, broken: Broken, pid: int) -> None:
@@ -99,7 +99,7 @@ async def record(lab: Lab, broken: Broken, pid: int) -> None:
     await lab.vm.must(sys.executable, "-c", program, str(broken.runtime), str(pid))
 
 
-async def test_a_disk_that_nothing_can_be_written_to_keeps_no_rules_in_place() -> None:
+async def test_rules_are_removed_although_the_disk_is_read_only() -> None:
     async with open_lab() as lab:
         broken = Broken(lab.network.scratch)
         await lab.load(PLAIN)
@@ -110,7 +110,7 @@ async def test_a_disk_that_nothing_can_be_written_to_keeps_no_rules_in_place() -
         assert await lab.nft("list", "tables") == ""
 
 
-async def test_where_an_agent_runs_it_says_so_and_touches_nothing() -> None:
+async def test_a_running_agent_is_reported_and_nothing_is_changed() -> None:
     hold = "import sys; from pathlib import Path; from exclave.kit.host.locks import hold_lock\n"
     hold += "with hold_lock(Path(sys.argv[1]), 'x', 'y'): print('up', flush=True); sys.stdin.read()"
     async with open_lab() as lab:

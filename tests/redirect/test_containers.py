@@ -1,4 +1,4 @@
-"""Containers bridged on the host: left alone unless told otherwise, and a published port that goes on working.
+"""Containers bridged on the host: not captured by default, and published ports still work.
 
 A namespace of its own behind a bridge docker0 is the container; Docker's rules are those that Docker 20.10 writes, put
 into the kernel by the real iptables-nft. Source of the rules: moby/moby, libnetwork/drivers/bridge/setup_ip_tables.go.
@@ -140,7 +140,7 @@ async def test_containers_behind_a_captured_bridge_call_the_cluster_as_programs_
         )  # a port of the group
 
 
-async def test_everything_is_captured_where_that_is_wanted_but_what_containers_say_to_each_other() -> None:
+async def test_capture_all_leaves_connections_between_containers_alone() -> None:
     everything = replace(CAPTURING, networks=None)
     async with open_town() as town, open_rules(town.lab, everything):
         await town.start_docker()
@@ -158,7 +158,7 @@ async def test_everything_is_captured_where_that_is_wanted_but_what_containers_s
         assert (await lab.call(town.container, NEIGHBOUR, 80)).who == "proxy a"  # so that rule is what keeps it
 
 
-async def test_an_interface_that_is_excluded_keeps_calls_to_containers_bare() -> None:
+async def test_an_excluded_interface_leaves_connections_to_containers_alone() -> None:
     """Linkerd's default for the cluster's networks holds every private one, and so Docker's."""
     networks = ("10.0.0.0/8", "172.16.0.0/12")
     async with open_town() as town, open_rules(town.lab, replace(POLICY, networks=networks)):

@@ -26,7 +26,7 @@ session, _ = listener.accept()
 os.dup2(session.fileno(), 0)
 listener.close(), session.close()
 """
-TELL = "print(caller.getpeername()[1], flush=True); caller.recv(1)"
+PRINT_PORT = "print(caller.getpeername()[1], flush=True); caller.recv(1)"
 ASK = "from exclave.redirect.exclusions import find_ssh_session; print(find_ssh_session())"
 
 
@@ -38,7 +38,7 @@ def _no_ssh_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 @contextmanager
 def running(name: str, program: str, folder: Path, *before: str) -> Iterator[int]:
-    """A program under the name of another; the port that it says it has."""
+    """A program under the name of another; the port that it prints."""
     link = folder / name
     link.symlink_to(os.path.realpath(sys.executable))
     command = [*before, str(link), "-I", "-S", "-c", program + "\nsys.stdin.read()"]
@@ -59,7 +59,7 @@ def test_ports_where_an_ssh_server_listens_are_found(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["sshd", "sshd-session"])
 def test_the_port_of_a_session_counts_where_systemd_listens_for_the_server(name: str, tmp_path: Path) -> None:
-    with running(name, SERVE + TELL, tmp_path) as port:
+    with running(name, SERVE + PRINT_PORT, tmp_path) as port:
         assert port in find_ssh_ports()
 
 
@@ -87,7 +87,7 @@ def test_another_program_s_port_is_none_of_ssh_s(tmp_path: Path) -> None:
         assert port not in find_ssh_ports()
 
 
-def test_an_ssh_server_in_a_container_says_nothing_of_this_host_s_ports(tmp_path: Path) -> None:
+def test_an_ssh_server_in_a_container_does_not_count(tmp_path: Path) -> None:
     inside = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
     with running("sshd", LISTEN, tmp_path, *inside) as port:
         assert port not in find_ssh_ports()
@@ -115,13 +115,13 @@ SESSIONS = {
 }
 
 
-@pytest.mark.parametrize(("told", "found"), SESSIONS.values(), ids=SESSIONS)
+@pytest.mark.parametrize(("variable", "found"), SESSIONS.values(), ids=SESSIONS)
 @pytest.mark.parametrize("by", ["itself", "its parent's parent"])
-def test_the_session_that_a_program_was_started_in_is_found(told: str, found: object, by: str) -> None:
+def test_the_session_that_a_program_was_started_in_is_found(variable: str, found: object, by: str) -> None:
     """Also behind sudo, which does not hand it on."""
     ask = [sys.executable, "-c", ASK]
     command = ask if by == "itself" else ["sh", "-c", 'env -u SSH_CONNECTION "$@"; :', "sh", *ask]
-    environment = {**os.environ, "SSH_CONNECTION": told}
+    environment = {**os.environ, "SSH_CONNECTION": variable}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(found)
 
@@ -131,7 +131,7 @@ async def test_numbers_of_users_and_groups_are_found_by_name() -> None:
     assert await find_accounts(config) == ((0, 4242), (0, 4343))
 
 
-async def test_every_user_and_group_that_does_not_exist_is_told() -> None:
+async def test_every_user_and_group_that_does_not_exist_is_listed() -> None:
     with pytest.raises(ValueError) as caught:
         await find_accounts(RedirectConfig(exclude_users=("nobody-here", "root"), exclude_groups=("none-here",)))
     assert str(caught.value) == (
@@ -167,7 +167,7 @@ async def test_numbers_need_no_name_service(monkeypatch: pytest.MonkeyPatch) -> 
         assert await find_accounts(config) == ((4242,), (4343,))
 
 
-async def test_a_look_finds_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_search_finds_every_exclusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusions_module, "find_ssh_ports", lambda: (2222,))
     monkeypatch.setattr(exclusions_module, "find_ssh_session", lambda: (("10.42.0.77",), (2022,)))
     found = await find_exclusions(RedirectConfig(exclude_users=("4242",), exclude_groups=("4343",)))

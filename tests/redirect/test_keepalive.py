@@ -127,7 +127,7 @@ async def test_an_agent_killed_before_the_record_was_written_leaves_no_process()
     os.close(answers)
 
 
-async def test_a_process_that_no_signal_ends_keeps_no_agent_from_ending(
+async def test_an_agent_ends_although_the_process_ignores_signals(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,

@@ -123,7 +123,7 @@ async def firewalld(lab: Lab) -> None:
             f"--log-file={made}/log",
         ]
         async with running(lab, "dbus-daemon", f"--config-file={made}/bus.conf", "--nofork"):
-            await until(trio.Path(made, "bus").exists)
+            await wait_until(trio.Path(made, "bus").exists)
             daemon = [*inside, "/usr/bin/python3", f"{files}/usr/sbin/firewalld", "--nofork", "--nopid", *places]
             ask = [*inside, "/usr/bin/python3", f"{files}/usr/bin/firewall-cmd"]
             async with running(lab, *daemon):
@@ -131,7 +131,7 @@ async def firewalld(lab: Lab) -> None:
                 async def runs() -> bool:
                     return (await lab.vm.run(*ask, "--state")).status == 0
 
-                await until(runs)
+                await wait_until(runs)
                 assert (await lab.vm.must(*ask, "--reload")).strip() == b"success"
                 assert "table inet firewalld" in await lab.nft("list", "tables")
 
@@ -149,7 +149,7 @@ async def dockerd(lab: Lab) -> None:
             async def has_rules() -> bool:
                 return b"chain DOCKER" in (await lab.vm.run("nft", "list", "table", "ip", "nat")).output
 
-            await until(has_rules)
+            await wait_until(has_rules)
         await lab.vm.run("ip", "link", "delete", "docker0")
 
 
@@ -157,15 +157,15 @@ def machine_triplet() -> str:
     return f"{platform.machine()}-linux-gnu"
 
 
-async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    """Look until it is so: these programs tell nobody."""
-    while not await look():  # noqa: ASYNC110
+async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Poll: these programs report nothing."""
+    while not await condition():  # noqa: ASYNC110
         await trio.sleep(0.05)
 
 
 @asynccontextmanager
 async def running(lab: Lab, *command: str) -> AsyncIterator[None]:
-    """A daemon inside of the machine, told to end at the end."""
+    """Run a daemon inside the machine while the block runs."""
     pidfile = ["sh", "-c", 'echo $$ && exec "$@" >/dev/null 2>&1', "sh"]
     started = subprocess.Popen(lab.vm.command(*pidfile, *command), stdout=subprocess.PIPE)
     assert started.stdout is not None
@@ -187,7 +187,7 @@ OTHERS: dict[str, tuple[Act, bool]] = {
     "Docker by iptables-nft": (docker("nft"), False),
     "Docker by iptables-legacy": (docker("legacy"), False),
 }
-"""What they do, and whether that takes our rules."""
+"""What they do, and whether that removes our rules."""
 
 
 @asynccontextmanager
@@ -206,9 +206,9 @@ async def alive(flows: tuple[Flows, ...]) -> int:
     return sum([len(await each.alive()) for each in flows])
 
 
-@pytest.mark.parametrize(("act", "takes"), OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(("act", "flushes"), OTHERS.values(), ids=OTHERS)
 async def test_whatever_others_do_no_connection_is_reset_and_our_rules_stand(
-    act: Act, takes: bool, tmp_path: Path
+    act: Act, flushes: bool, tmp_path: Path
 ) -> None:
     async with open_machine(tmp_path) as (lab, agent):
         flows = (
@@ -217,12 +217,12 @@ async def test_whatever_others_do_no_connection_is_reset_and_our_rules_stand(
         )
         for _ in range(2):
             await act(lab)
-            if takes:
+            if flushes:
                 await agent.wait_log("redirect: [action=repair")
             assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080))
             assert await lab.call(lab.vm, CLUSTER6, 80) == CallResult("proxy a", (CLUSTER6, 80))
             assert await alive(flows) == 3 * EACH
-        if takes:
+        if flushes:
             assert "policy accept" in await lab.nft("list", "table", "inet", "filter")  # theirs is as they made it
         else:
             assert not [line for line in agent.logs if "others changed" in line]

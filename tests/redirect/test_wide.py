@@ -16,8 +16,8 @@ POLICY = replace(PLAIN, addresses=(VM4,), networks=("10.42.0.0/16", "fd00:42::/3
 APPLICATION, PEER = CallResult("application"), CallResult("peer")
 
 
-def taken(address: str, port: int) -> CallResult:
-    """The proxy's answer: it was told where the caller wanted to go."""
+def by_proxy(address: str, port: int) -> CallResult:
+    """The proxy's answer, with the original destination."""
     return CallResult("proxy a", (address, port))
 
 
@@ -64,7 +64,7 @@ async def test_who_is_called_from_outside() -> None:
             for what, (change, calls) in INBOUND.items():
                 await lab.load(replace(POLICY, **change))
                 for (address, port), is_captured in calls.items():
-                    expected = taken(address, port) if is_captured else APPLICATION
+                    expected = by_proxy(address, port) if is_captured else APPLICATION
                     assert await lab.call(lab.peer, address, port) == expected, f"{what}: {address}:{port}"
 
 
@@ -103,13 +103,13 @@ async def test_who_is_called_by_programs_here() -> None:
             for what, (change, calls) in OUTBOUND.items():
                 await lab.load(replace(POLICY, **change))
                 for (address, port, uid), is_captured in calls.items():
-                    expected = taken(address, port) if is_captured else PEER
+                    expected = by_proxy(address, port) if is_captured else PEER
                     assert await lab.call(lab.vm, address, port, uid=uid) == expected, (
                         f"{what}: {address}:{port} by {uid}"
                     )
 
 
-async def test_an_interface_is_told_from_another_on_the_way_in_and_out() -> None:
+async def test_exclusions_by_interface_work_in_both_directions() -> None:
     policy = replace(
         POLICY, addresses=(VM4,), exempt_inbound_interfaces=("eth1",), exempt_outbound_interfaces=("eth1",)
     )
@@ -120,10 +120,10 @@ async def test_an_interface_is_told_from_another_on_the_way_in_and_out() -> None
             lab.listen(lab.vm, "application", f"{VM4}/8080")
             lab.listen(lab.peer, "peer", "10.42.200.2/80")
             assert await lab.call(lab.vm, "10.42.200.2", 80) == PEER
-            assert await lab.call(lab.vm, CLUSTER4, 80) == taken(CLUSTER4, 80)
+            assert await lab.call(lab.vm, CLUSTER4, 80) == by_proxy(CLUSTER4, 80)
             assert await lab.call(lab.peer, VM4, 8080) == APPLICATION
             await lab.peer.must("ip", "route", "delete", f"{VM4}/32")
-            assert await lab.call(lab.peer, VM4, 8080) == taken(VM4, 8080)
+            assert await lab.call(lab.peer, VM4, 8080) == by_proxy(VM4, 8080)
 
 
 async def test_behind_a_nat_what_arrives_for_the_inner_address_is_captured() -> None:
@@ -133,14 +133,14 @@ async def test_behind_a_nat_what_arrives_for_the_inner_address_is_captured() -> 
     async with open_lab() as lab, open_rules(lab, replace(POLICY, addresses=(outside, VM4))):
         await lab.peer.must("ip", "route", "add", "203.0.113.0/24", "via", VM4)
         await lab.peer.must("nft", nat)
-        assert await lab.call(lab.peer, outside, 8080) == taken(VM4, 8080)  # so the proxy has to know both
+        assert await lab.call(lab.peer, outside, 8080) == by_proxy(VM4, 8080)  # so the proxy has to know both
         await lab.load(replace(POLICY, addresses=(outside,)))
         assert (await lab.call(lab.peer, outside, 8080)).who == "ConnectionRefusedError"  # what forgetting it means
 
 
 @pytest.mark.parametrize("networks", [("10.0.0.0/8",), None], ids=["inside of the cluster's networks", "all"])
 async def test_a_call_to_oneself_is_as_it_was_before_exclave(networks: tuple[str, ...] | None) -> None:
-    """It goes over lo, whichever own address is called; and the proxy that is told to call this machine reaches it."""
+    """It goes over lo, whichever own address is called; and the proxy reaches this machine, too."""
     async with open_lab() as lab:
         await lab.vm.add_address("10.77.0.100/24")
         async with open_rules(lab, replace(POLICY, addresses=(VM4, "10.77.0.100"), networks=networks)):
@@ -154,4 +154,4 @@ async def test_a_vip_that_is_elsewhere_now_is_a_destination_as_any_other() -> No
     async with open_lab() as lab:
         await lab.peer.add_address("10.42.0.100/16")
         async with open_rules(lab, replace(POLICY, addresses=(VM4, "10.42.0.100"))):
-            assert await lab.call(lab.vm, "10.42.0.100", 8080) == taken("10.42.0.100", 8080)
+            assert await lab.call(lab.vm, "10.42.0.100", 8080) == by_proxy("10.42.0.100", 8080)

@@ -41,7 +41,7 @@ def test_only_chains_that_capture_ask() -> None:
     assert text.count("type nat hook") == text.count("@armed") == 3
 
 
-def test_a_trial_and_what_keeps_connections_go_on_when_the_time_is_over() -> None:
+def test_the_trial_and_keepalive_chains_ignore_the_timer() -> None:
     text = render_ruleset(replace(PLAIN, armed_until=1.0, trial="b"))
     for chain in ("trial", "kept"):
         rules = text.split(f"chain {chain} {{", 1)[1].split("}", 1)[0]
@@ -80,7 +80,7 @@ ARMED_SET = {"set": {"name": "armed", "table": "exclave"}}
     ],
     ids=["running", "running, less than a second", "over", "kept"],
 )
-def test_what_a_listing_says(elements: list[object], left: float | None) -> None:
+def test_the_time_left_is_read_from_a_listing(elements: list[object], left: float | None) -> None:
     assert time_left([{"set": {**ARMED_SET["set"], "elem": elements}}]) == left
     assert time_left([{"set": {"name": "other"}}]) is None
 
@@ -157,7 +157,7 @@ async def test_an_agent_that_is_killed_before_anybody_confirms_leaves_rules_that
             assert inside.is_alive() and outside.is_alive()
 
 
-async def test_the_next_agent_takes_over_what_is_left_of_the_time(tmp_path: Path) -> None:
+async def test_the_next_agent_inherits_the_time_that_is_left(tmp_path: Path) -> None:
     store(tmp_path, seconds=30.0, begun=False)
     async with open_lab() as lab, open_link(EndingSwitch()):
         for _ in range(2):
@@ -196,10 +196,10 @@ async def test_a_living_agent_ends_the_time_before_the_kernel_does_or_for_good()
             assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
             stays = lab.talk(lab.vm, CLUSTER4, 80)
             wanted.set(replace(POLICY, armed_until=0.0))
-            await redirect.observed.wait_for(lambda seen: seen.armed_left == 0)
+            await redirect.observed.wait_for(lambda observed: observed.armed_left == 0)
             assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "peer"
             wanted.set(POLICY)
-            await redirect.observed.wait_for(lambda seen: seen.armed_left is None)
+            await redirect.observed.wait_for(lambda observed: observed.armed_left is None)
             assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
             assert stays.is_alive()
             assert redirect.repairs == 0

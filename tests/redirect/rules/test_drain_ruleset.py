@@ -37,22 +37,22 @@ def test_the_holding_ruleset_is_the_one_that_was_reviewed() -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_every_ruleset_of_ours_has_the_chain_that_keeps(name: str) -> None:
+def test_every_ruleset_has_the_keepalive_chain(name: str) -> None:
     policy = GOLDEN[name][1]
     assert render_ruleset(policy).endswith(render_drain()[render_drain().index("    chain kept") :])
 
 
-async def test_what_nft_prints_of_it_says_that_it_holds() -> None:
+async def test_its_listing_shows_that_it_drains() -> None:
     async with open_lab() as lab:
         await load(lab, render_drain())
-        seen = parse_listing(await lab.nft("-j", "list", "table", "inet", "exclave"))
-        assert (seen.installed, seen.is_draining, seen.instance, seen.digest) == (True, True, None, "")
+        observed = parse_listing(await lab.nft("-j", "list", "table", "inet", "exclave"))
+        assert (observed.installed, observed.is_draining, observed.instance, observed.digest) == (True, True, None, "")
         await load(lab, render_ruleset(POLICY))
-        seen = parse_listing(await lab.nft("-j", "list", "table", "inet", "exclave"))
-        assert (seen.is_draining, seen.instance) == (False, "a")
+        observed = parse_listing(await lab.nft("-j", "list", "table", "inet", "exclave"))
+        assert (observed.is_draining, observed.instance) == (False, "a")
 
 
-async def test_it_hands_nothing_new_to_the_proxy_and_keeps_strangers_out() -> None:
+async def test_the_drain_ruleset_captures_nothing_new_and_protects_the_link() -> None:
     async with open_lab() as lab, open_link(stopping()):
         as_proxies(lab, "a")
         lab.listen(lab.vm, "application", f"{VM4}/8080")

@@ -114,7 +114,7 @@ def test_ssh_s_own_port_is_one_of_ssh_s(ports: tuple[int, ...]) -> None:
     assert numbers(replace(PLAIN, ssh_ports=ports).ssh_server_ports()) == {22, *ports}
 
 
-def test_an_ssh_server_where_the_mesh_calls_is_told_and_not_captured() -> None:
+def test_an_ssh_server_on_the_proxy_s_port_is_refused() -> None:
     with pytest.raises(ValueError) as caught:
         made(exclusions=HostExclusions(ssh_ports=(4143,)))
     assert str(caught.value) == "port 4143: an SSH server listens there, where the mesh's proxies call"
@@ -147,10 +147,10 @@ def test_what_no_choice_captures(address: str) -> None:
     networks=some.lists(some.ip_addresses(v=4).map(lambda ip: str(ip_network((ip, ip.packed[0] % 33), strict=False))))
 )
 def test_networks_inside_of_others_are_left_out_and_nothing_is_lost(networks: list[str]) -> None:
-    kept = [ip_network(network) for network in collapsed(tuple(networks), 4)]
-    assert all(not one.overlaps(other) for one, other in combinations(kept, 2))
-    assert all(any(ip_network(network).subnet_of(one) for one in kept) for network in networks)  # type: ignore[arg-type]
-    assert sum(one.num_addresses for one in kept) == sum(
+    merged = [ip_network(network) for network in collapsed(tuple(networks), 4)]
+    assert all(not one.overlaps(other) for one, other in combinations(merged, 2))
+    assert all(any(ip_network(network).subnet_of(one) for one in merged) for network in networks)  # type: ignore[arg-type]
+    assert sum(one.num_addresses for one in merged) == sum(
         one.num_addresses
         for one in collapse_addresses(map(ip_network, networks))  # type: ignore[type-var, arg-type]
     )

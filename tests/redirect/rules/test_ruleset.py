@@ -17,8 +17,8 @@ from ..policies import GOLDEN, PLAIN
 FILES = Path(__file__).with_name("golden")
 
 
-@pytest.mark.parametrize(("name", "why", "policy"), [(name, *kept) for name, kept in GOLDEN.items()], ids=GOLDEN)
-def test_a_policy_gives_the_ruleset_that_was_reviewed(name: str, why: str, policy: RedirectPolicy) -> None:
+@pytest.mark.parametrize(("name", "why", "policy"), [(name, *row) for name, row in GOLDEN.items()], ids=GOLDEN)
+def test_a_policy_renders_the_reviewed_ruleset(name: str, why: str, policy: RedirectPolicy) -> None:
     assert (FILES / f"{name}.nft").read_text() == f"# {why}\n{render(policy)}"
 
 
@@ -27,13 +27,13 @@ def test_every_golden_file_is_of_a_policy() -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_nft_takes_it_again_and_again(name: str) -> None:
+def test_nft_loads_it_repeatedly(name: str) -> None:
     load = ["unshare", "--net", "sh", "-c", 'nft -f "$0" && nft -f "$0" && nft list tables', FILES / f"{name}.nft"]
     done = subprocess.run(load, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "table inet exclave\n", "")
 
 
-def test_the_digest_tells_rules_apart_and_stands_in_them() -> None:
+def test_the_digest_differs_between_rules_and_is_in_them() -> None:
     digests = [ruleset_digest(policy) for name, (_, policy) in GOLDEN.items() if name != "outbound-open"]
     assert len(set(digests)) == len(digests)
     assert ruleset_digest(GOLDEN["outbound-open"][1]) == ruleset_digest(GOLDEN["inbound-only"][1])
