@@ -49,9 +49,7 @@ def test_no_table_of_ours_is_none() -> None:
 
 
 def test_a_dormant_table_is_found_in_the_text() -> None:
-    rule_texts = parse_rule_texts(
-        "table inet exclave { # handle 3\n\tflags dormant\n\n\tchain c { # handle 1\n\t}\n}\n"
-    )
+    texts = parse_rule_texts("table inet exclave { # handle 3\n\tflags dormant\n\n\tchain c { # handle 1\n\t}\n}\n")
     assert texts == RuleTexts(3, {}, is_dormant=True)
 
 

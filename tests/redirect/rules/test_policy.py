@@ -246,6 +246,15 @@ def test_a_wrong_value_never_becomes_a_rule(change: dict[str, Any], message: str
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("ports", [(True,), ((True, 5),)], ids=["a port", "a range"])
+def test_a_truth_is_refused_although_the_equal_number_was_accepted_before(ports: tuple[Any, ...]) -> None:
+    replace(PLAIN, exempt_outbound_ports=(1, (1, 5)))
+    replace(PLAIN, exempt_outbound_ports=(1,))
+    replace(PLAIN, exempt_outbound_ports=((1, 5),))
+    with pytest.raises(ValueError, match="port: a number from 1 to 65535 was expected, found True"):
+        replace(PLAIN, exempt_outbound_ports=ports)
+
+
 @given(text=some.text(max_size=40))
 def test_no_text_that_anybody_writes_reaches_the_rules_unread(text: str) -> None:
     for field in ("addresses", "networks", "exempt_networks", "exempt_sources", "ssh_peers"):

@@ -9,6 +9,7 @@ proxy's own traffic. Host exclusions override the group's ports, except 4143, wi
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
+from itertools import chain
 
 from exclave.api.settings import Settings
 from exclave.config import RedirectConfig, is_interface
@@ -233,10 +234,16 @@ def _check_networks(networks: tuple[str, ...]) -> None:
             raise ValueError(f"network: {str(network).partition('%')[0]} was expected, found {text!r}")
 
 
-@lru_cache(maxsize=64)
 def _check_spans(spans: tuple[int | Span, ...]) -> None:
-    for text in spans:
-        first, last = as_span(text)
+    for bound in chain.from_iterable(map(as_span, spans)):
+        if isinstance(bound, bool):
+            _check_number(bound, 65535, "port")  # not in the cache: True equals 1, and would get the answer for port 1
+    _check_span_values(spans)
+
+
+@lru_cache(maxsize=64)
+def _check_span_values(spans: tuple[int | Span, ...]) -> None:
+    for first, last in map(as_span, spans):
         for port in (first, last):
             _check_number(port, 65535, "port")
         if first > last:
