@@ -183,7 +183,7 @@ class Watched(World):
             self.looks.append(trio.current_time())
             return read_status()
 
-        monkeypatch.setattr(self.agent, "look", noted)
+        monkeypatch.setattr(self.agent, "read_status", noted)
 
 
 @pytest.fixture
