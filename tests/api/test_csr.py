@@ -32,7 +32,7 @@ def with_another_signature() -> str:
     return forged.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def test_it_carries_the_name_and_the_key_and_nothing_else() -> None:
+def test_it_has_the_name_and_the_key_and_nothing_else() -> None:
     request = x509.load_pem_x509_csr(PEM.encode())
     assert request.subject == name("web-k7q2x-1")
     assert list(request.extensions) == []
@@ -65,9 +65,7 @@ def test_it_is_referred_to_by_the_digest_of_its_text() -> None:
             "csr: a P-256 key was expected, found another kind",
             id="an RSA key",
         ),
-        pytest.param(
-            with_another_signature(), "csr: it is not signed by the key that it carries", id="a key that is not theirs"
-        ),
+        pytest.param(with_another_signature(), "csr: it is not signed by its own key", id="a key that is not theirs"),
         pytest.param("", "csr: a PEM request was expected: ValueError", id="nothing"),
         pytest.param(
             PEM + " " * MOST_BYTES,

@@ -49,7 +49,7 @@ def test_what_is_absent_has_its_default_and_null_as_well_where_that_means_the_sa
     assert fields.addresses({}, "a") == ()
 
 
-def test_what_is_there_is_taken_as_it_is() -> None:
+def test_a_field_that_is_there_is_returned_as_it_is() -> None:
     assert fields.addresses({"a": ["10.0.0.1", "fd00::1"]}, "a") == ("10.0.0.1", "fd00::1")
     assert fields.networks({"a": ["10.0.0.1/8"]}, "a") == ("10.0.0.1/8",)
     assert fields.number({"a": 2}, "a", 7.0, 1.0, 9.0) == 2.0

@@ -74,7 +74,7 @@ def test_it_ends_when_the_first_of_its_chain_does() -> None:
     assert read_issuer(secret([UNDER_MIDDLE, middle]), pem_of(ANCHOR), NOW).not_after == NOW + 60
 
 
-def test_an_rsa_issuer_is_taken() -> None:
+def test_an_rsa_issuer_is_accepted() -> None:
     key = rsa.generate_private_key(65537, 2048)
     issuer = certify("issuer", key, "root", ANCHOR_KEY, ca())
     assert read_issuer(secret([issuer], key), pem_of(ANCHOR), NOW).certificate == issuer
@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("found", "text"), REFUSED.values(), ids=REFUSED)
-def test_an_issuer_that_may_not_sign_is_refused_and_nothing_secret_is_said(found: dict[str, object], text: str) -> None:
+def test_an_issuer_that_may_not_sign_is_refused_without_quoting_secrets(found: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError) as refused:
         read_issuer(found, pem_of(ANCHOR), NOW)
     assert str(refused.value) == text

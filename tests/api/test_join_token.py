@@ -154,7 +154,7 @@ def test_a_malformed_token_is_refused(line: str, message: str) -> None:
     assert (refused.value.fault, refused.value.message, refused.value.hint) == (Fault.TOKEN_MALFORMED, message, HINT)
 
 
-def test_another_version_is_told_apart() -> None:
+def test_another_version_has_its_own_error() -> None:
     with pytest.raises(TokenError) as refused:
         decode_token("exclave2_abc")
     assert refused.value.fault is Fault.TOKEN_VERSION

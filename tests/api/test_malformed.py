@@ -64,6 +64,6 @@ def test_an_object_is_named(found: Any, kind: str, title: str) -> None:
     assert object_title(found, kind) == title
 
 
-def test_what_is_wrong_is_told_in_our_own_words_or_by_type_and_place() -> None:
+def test_a_fault_has_our_own_text_or_type_and_location() -> None:
     assert fault_text(ValueError("ports: a list was expected")) == "ports: a list was expected"
     assert fault_text(KeyError("uid")) == "it has another shape than expected: KeyError"

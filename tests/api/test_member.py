@@ -84,7 +84,7 @@ def test_a_view_never_fails(found: dict[str, Any]) -> None:
     view_member(found)
 
 
-def test_a_condition_keeps_its_time_while_its_status_stays() -> None:
+def test_the_time_of_a_condition_changes_only_with_its_status() -> None:
     old = [{"type": "Other", "status": "True"}, make_condition(Condition("Ready", False, "Leaving", "going"), 100)]
     same = with_condition(old, Condition("Ready", False, "Stopped", "stopped"), 200)
     assert same == [

@@ -10,7 +10,7 @@ LABEL = some.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
 
 
 @given(LABEL, some.from_regex(r"[a-z0-9]{5}", fullmatch=True), some.integers(1, 999))
-def test_a_name_that_was_built_is_taken_apart_again(group: str, token_id: str, slot: int) -> None:
+def test_a_name_that_was_built_is_parsed_again(group: str, token_id: str, slot: int) -> None:
     name = MemberName(group, token_id, slot)
     assert parse_member_name(str(name)) == name
 

@@ -126,8 +126,8 @@ def test_null_or_another_type_is_refused_by_the_name_of_the_field(place: tuple[A
         named = [key for key in place if isinstance(key, str)]
         if place[:2] == ("group", "labels"):
             named = ["group", "labels"]
-        said = str(caught.value).partition(": ")[0]
-        assert said in (".".join(named), f"{named[0]}.{named[-1]}"), (value, str(caught.value))
+        stated = str(caught.value).partition(": ")[0]
+        assert stated in (".".join(named), f"{named[0]}.{named[-1]}"), (value, str(caught.value))
 
 
 OUT_OF_RANGE: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {

@@ -75,17 +75,17 @@ class Fleet:
             facts={},
         )
         member["metadata"] |= {"uid": name, "creationTimestamp": rfc3339(self.now)}
-        self.take(key, member)
+        self.store_member(key, member)
         if self.condition(name, "Admitted") == "Admitted":
-            self.beat()
-            self.says(name, serving=True)
+            self.send_heartbeats()
+            self.states(name, serving=True)
 
-    def says(self, name: str, **spec: Any) -> None:
+    def states(self, name: str, **spec: Any) -> None:
         """A machine changes its Member."""
         key = self._key(name)
-        self.take(key, merge_patch(self.state.members.objects[key], {"spec": spec}))
+        self.store_member(key, merge_patch(self.state.members.objects[key], {"spec": spec}))
 
-    def beat(self, seconds: float = 1.0) -> None:
+    def send_heartbeats(self, seconds: float = 1.0) -> None:
         """Time passes, and whoever was admitted and is not silent sends a heartbeat."""
         self.now += seconds
         waking = []
@@ -95,25 +95,25 @@ class Fleet:
                 if self.state.liveness.observe(key, self.now):
                     waking.append(key)
         self.state.liveness.mark_live(waking)
-        self.look({*waking, *self.state.liveness.refresh(self.now)})
+        self.reconcile({*waking, *self.state.liveness.refresh(self.now)})
 
     def fall_silent(self, name: str) -> None:
         """A machine sends no heartbeat for long enough."""
         self.silent.add(self._key(name))
         for _ in range(7):
-            self.beat(5.0)
+            self.send_heartbeats(5.0)
 
     def return_(self, name: str) -> None:
         """It sends them again."""
         self.silent.discard(self._key(name))
-        self.beat()
-        self.beat()
+        self.send_heartbeats()
+        self.send_heartbeats()
 
     def evict(self, name: str) -> None:
         """An admin deletes a Member."""
         key = self._key(name)
-        self.take(key, merge_patch(self.state.members.objects[key], {"metadata": {"deletionTimestamp": "now"}}))
-        self.beat(11.0)
+        self.store_member(key, merge_patch(self.state.members.objects[key], {"metadata": {"deletionTimestamp": "now"}}))
+        self.send_heartbeats(11.0)
 
     # What stands then.
 
@@ -146,24 +146,24 @@ class Fleet:
             self.state.liveness.observe(key, self.now)
         self.state.liveness.refresh(self.now)
         self.state.refresh_members(self.state.members.objects)
-        self.look(self.state.members.objects)
+        self.reconcile(self.state.members.objects)
 
-    def take(self, key: Key, member: Object) -> None:
+    def store_member(self, key: Key, member: Object) -> None:
         """A watch tells of a Member."""
         self.state.members.apply(Upserted(member))
-        self.look((key,))
+        self.reconcile((key,))
 
-    def look(self, keys: Iterable[Key]) -> None:
+    def reconcile(self, keys: Iterable[Key]) -> None:
         """Look at these, and at whoever is concerned by what changes."""
         keys = list(keys)
         waiting = [*keys, *sorted(self.state.refresh_members(keys))]
-        looks = 0
+        reconciled = 0
         while waiting:
-            looks += 1
-            assert looks < 1000, "two rules contradict each other"
-            waiting += self._look_at(waiting.pop(0))
+            reconciled += 1
+            assert reconciled < 1000, "two rules contradict each other"
+            waiting += self._reconcile(waiting.pop(0))
 
-    def _look_at(self, key: Key) -> list[Key]:
+    def _reconcile(self, key: Key) -> list[Key]:
         concerned: list[Key] = []
         snapshot = self.state.snapshot(key, self.now)
         while snapshot is not None:
@@ -173,7 +173,7 @@ class Fleet:
             )
             if transition is None or isinstance(transition, RecheckAfter):
                 break
-            changed, others = self.state.apply_result(key, snapshot, self._carried(transition, snapshot))
+            changed, others = self.state.apply_result(key, snapshot, self._executed(transition, snapshot))
             concerned += others
             for one in self.state.workloads.objects.values():
                 for place in one["spec"]["workloadIPs"]:
@@ -181,11 +181,11 @@ class Fleet:
             snapshot = changed
         return concerned
 
-    def _carried(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
+    def _executed(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         if isinstance(transition, (DeleteMember, ReleaseMember)):
             self.gone.append(snapshot.view.name)
-            for known in (self.state.workloads, self.state.leases):
-                known.objects.pop((snapshot.namespace, snapshot.view.name), None)
+            for existing in (self.state.workloads, self.state.leases):
+                existing.objects.pop((snapshot.namespace, snapshot.view.name), None)
             return None
         if isinstance(transition, MakeLease):
             key = (snapshot.namespace, snapshot.view.name)

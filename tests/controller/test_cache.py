@@ -10,7 +10,7 @@ from exclave.controller.cache import REMEMBERED, Cache, key_of
 from .snapshots import NAMESPACE, make_member, with_metadata
 
 
-def test_a_watch_tells_which_keys_it_concerns() -> None:
+def test_an_event_of_a_watch_has_the_keys_that_it_is_about() -> None:
     cache = Cache()
     one, two = ({"metadata": {"name": name, "namespace": "shop"}} for name in ("one", "two"))
     assert not cache.synced

@@ -58,7 +58,7 @@ async def open_state(folder: Path) -> AsyncIterator[ClusterState]:
     yield state
 
 
-async def test_the_mesh_is_read_from_what_linkerd_publishes_and_told_only_when_it_changes(tmp_path: Path) -> None:
+async def test_the_mesh_is_read_from_linkerds_objects_and_reports_changes_only(tmp_path: Path) -> None:
     async with open_state(tmp_path) as state:
         assert state.refresh_mesh(NOW)
         found = state.mesh
@@ -74,7 +74,7 @@ async def test_the_mesh_is_read_from_what_linkerd_publishes_and_told_only_when_i
         assert not state.refresh_mesh(NOW), "the last good addresses are kept"
 
 
-async def test_an_issuer_that_becomes_valid_is_taken_without_any_change(tmp_path: Path) -> None:
+async def test_an_issuer_that_becomes_valid_is_used_without_any_change(tmp_path: Path) -> None:
     async with open_state(tmp_path) as state:
         assert state.refresh_mesh(NOW - 7 * 86400)
         assert state.issuer is None
@@ -92,9 +92,9 @@ ABSENT = {
 }
 
 
-@pytest.mark.parametrize(("absent", "told"), ABSENT.items())
-async def test_there_is_no_mesh_before_all_of_it_was_seen_and_why_is_told(
-    tmp_path: Path, absent: str, told: str
+@pytest.mark.parametrize(("absent", "reported"), ABSENT.items())
+async def test_there_is_no_mesh_before_all_sources_were_read_and_the_reason_is_stated(
+    tmp_path: Path, absent: str, reported: str
 ) -> None:
     async with open_state(tmp_path) as state:
         state.members.apply(Upserted(make_member()))
@@ -103,10 +103,10 @@ async def test_there_is_no_mesh_before_all_of_it_was_seen_and_why_is_told(
         state.refresh_mesh(NOW)
         snapshot = state.snapshot(KEY, NOW)
         assert snapshot is not None and snapshot.mesh is None
-        assert snapshot.mesh_fault == f"the controller can certify nobody yet: {told}"
+        assert snapshot.mesh_fault == f"the controller can certify nobody yet: {reported}"
         getattr(state, absent).apply(Upserted({**found, "data": {}}))
         assert state.refresh_mesh(NOW), "whoever waits must be told"
-        assert told not in (state.mesh_fault or "")
+        assert reported not in (state.mesh_fault or "")
         getattr(state, absent).apply(Upserted(found))
         assert state.refresh_mesh(NOW) and state.mesh_fault is None
 
@@ -131,7 +131,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("source", DAMAGE)
-async def test_a_source_that_cannot_be_read_is_told_once_and_the_last_good_stays(
+async def test_a_source_that_cannot_be_read_is_logged_once_and_its_last_good_reading_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str
 ) -> None:
     damage, text = DAMAGE[source]
@@ -151,7 +151,7 @@ async def test_a_source_that_cannot_be_read_is_told_once_and_the_last_good_stays
         assert state.mesh == good and state.issuer.sha256 == sha256
 
 
-async def test_a_group_that_cannot_be_read_keeps_its_last_good_reading(
+async def test_of_a_group_that_cannot_be_read_the_last_good_reading_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_state(tmp_path) as state:
@@ -169,7 +169,7 @@ async def test_a_group_that_cannot_be_read_keeps_its_last_good_reading(
         assert state.group(WEB) is None, "a group of the same name has no older reading"
 
 
-async def test_a_world_is_all_that_was_seen_of_a_member(tmp_path: Path) -> None:
+async def test_a_snapshot_of_a_member_has_all_that_was_observed(tmp_path: Path) -> None:
     async with open_state(tmp_path) as state:
         state.refresh_mesh(NOW)
         assert state.snapshot(KEY, NOW) is None
@@ -193,7 +193,7 @@ async def test_a_member_whose_name_is_none_of_ours_has_no_group(tmp_path: Path) 
         assert snapshot is not None and snapshot.group is None
 
 
-async def test_the_interval_grows_with_the_fleet_and_nobody_is_given_up_before_it_knows() -> None:
+async def test_the_interval_grows_with_the_fleet_and_a_member_has_the_longer_one_until_it_has_loaded() -> None:
     state = ClusterState("exclave", "linkerd")
     state.published[WEB] = Published("new")
     for number in range(1000):
@@ -222,7 +222,7 @@ async def test_what_is_wrong_with_the_admission_policies_is_noticed_when_it_chan
     assert not state.refresh_admission(wanted)
 
 
-async def test_neighbours_are_told_of_each_other_whenever_what_they_claim_changes(tmp_path: Path) -> None:
+async def test_a_change_of_claims_concerns_the_neighbours(tmp_path: Path) -> None:
     async with open_state(tmp_path) as state:
         other = (NAMESPACE, "web-zzzzz-1")
         for key in (KEY, other):
@@ -276,7 +276,7 @@ def test_the_time_without_ports_is_counted_from_when_they_were_first_gone() -> N
     assert emptied_at([], NOW + 11) == NOW + 11
 
 
-def test_what_a_step_changed_is_known_before_the_watches_tell() -> None:
+def test_the_result_of_a_transition_counts_before_the_watches_report_it() -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(make_member()))
     snapshot = state.snapshot(KEY, NOW)
@@ -300,21 +300,21 @@ def renamed(uid: str, **spec: Any) -> Object:
     return with_metadata(make_member(**spec), uid=uid)
 
 
-@pytest.mark.parametrize("is_removal_told", [True, False])
-def test_another_member_of_the_same_name_starts_without_what_was_made_for_the_first(is_removal_told: bool) -> None:
+@pytest.mark.parametrize("is_removal_reported", [True, False])
+def test_another_member_of_the_same_name_starts_without_what_was_made_for_the_first(is_removal_reported: bool) -> None:
     state = ClusterState("exclave", "linkerd")
     state.refresh_members(state.members.apply(Upserted(renamed("first"))))
     snapshot = state.snapshot(KEY, NOW)
     assert snapshot is not None
     state.apply_result(KEY, snapshot, snapshot.replaced(has_account=True, account_deleted=True))
-    if is_removal_told:  # and the answer to the last patch was lost, so that no step ended the Member
+    if is_removal_reported:  # and the answer to the last patch was lost, so that no step ended the Member
         state.refresh_members(state.members.apply(Removed(renamed("first"))))
     state.refresh_members(state.members.apply(Listed((renamed("second"),))))
     second = state.snapshot(KEY, NOW)
     assert second is not None and not second.has_account and not second.account_deleted
 
 
-def test_what_was_made_for_a_member_is_forgotten_when_its_removal_is_told() -> None:
+def test_what_was_created_for_a_member_is_forgotten_when_it_is_removed() -> None:
     """Also where the same object would come back, which shows that memory does not grow with those that left."""
     state = ClusterState("exclave", "linkerd")
     for _ in range(2):
@@ -337,7 +337,7 @@ def test_an_account_that_was_found_deleted_is_no_longer_remembered() -> None:
     assert again is not None and not again.has_account
 
 
-def test_the_end_of_a_member_does_not_remove_another_of_its_name_that_a_watch_has_told_meanwhile() -> None:
+def test_the_end_of_a_member_does_not_remove_another_of_its_name_that_a_watch_has_reported() -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(renamed("first")))
     snapshot = state.snapshot(KEY, NOW)
@@ -348,7 +348,7 @@ def test_the_end_of_a_member_does_not_remove_another_of_its_name_that_a_watch_ha
     assert state.members.objects[KEY] == renamed("second")
 
 
-def test_what_a_step_made_for_a_member_is_not_given_to_another_of_its_name() -> None:
+def test_the_result_of_a_transition_does_not_count_for_another_member_of_the_name() -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(renamed("first")))
     snapshot = state.snapshot(KEY, NOW)
@@ -361,7 +361,7 @@ def test_what_a_step_made_for_a_member_is_not_given_to_another_of_its_name() -> 
     assert second is not None and second.member == newer and not second.has_account
 
 
-def test_a_lease_that_was_deleted_is_unknown_before_its_watch_tells() -> None:
+def test_a_deleted_lease_is_dropped_before_its_watch_reports_it() -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(renamed("first")))
     state.leases.apply(Upserted(make_lease()))
@@ -396,7 +396,7 @@ async def test_another_group_of_the_same_name_has_no_older_reading(tmp_path: Pat
         assert state.group(WEB) is None and not state.faults
 
 
-def test_an_answer_that_is_late_undoes_nothing_that_a_watch_has_told() -> None:
+def test_a_late_response_replaces_nothing_newer_from_a_watch() -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(with_metadata(make_member(), resourceVersion="9")))
     workload = {"metadata": {"name": NAME, "namespace": NAMESPACE, "resourceVersion": "8"}, "spec": {}}
@@ -408,23 +408,23 @@ def test_an_answer_that_is_late_undoes_nothing_that_a_watch_has_told() -> None:
     answered = snapshot.replaced(
         member=with_metadata(make_member(), resourceVersion="99"), workload={**workload}, signed=None
     )
-    kept, _ = state.apply_result(KEY, snapshot, answered)
-    assert kept is not None and kept.view.serving and state.members.objects[KEY] == newer
+    last_good, _ = state.apply_result(KEY, snapshot, answered)
+    assert last_good is not None and last_good.view.serving and state.members.objects[KEY] == newer
 
     state.workloads.apply(Removed(with_metadata(workload, resourceVersion="120")))
-    kept, _ = state.apply_result(
+    last_good, _ = state.apply_result(
         KEY, snapshot, snapshot.replaced(workload=with_metadata(workload, resourceVersion="110"))
     )
-    assert kept is not None and kept.workload is None and not state.workloads.objects
+    assert last_good is not None and last_good.workload is None and not state.workloads.objects
     made = with_metadata(workload, resourceVersion="130")
-    kept, _ = state.apply_result(KEY, snapshot, snapshot.replaced(workload=made))
-    assert kept is not None and kept.workload == made, "another one of the same name"
+    last_good, _ = state.apply_result(KEY, snapshot, snapshot.replaced(workload=made))
+    assert last_good is not None and last_good.workload == made, "another one of the same name"
 
     state.members.apply(Removed(with_metadata(newer, resourceVersion="140")))
-    kept, _ = state.apply_result(
+    last_good, _ = state.apply_result(
         KEY, snapshot, snapshot.replaced(member=with_metadata(make_member(), resourceVersion="139"))
     )
-    assert kept is None and not state.members.objects
+    assert last_good is None and not state.members.objects
 
 
 def test_members_of_a_group_are_found_by_their_names() -> None:

@@ -66,14 +66,14 @@ class Scene:
         self.cluster = cluster
         self.snapshot = snapshot
         self.issuer: Issuer | None = issuer
-        self.carrier = Executor(cluster.admin, lambda: self.issuer, time.time)
+        self.executor = Executor(cluster.admin, lambda: self.issuer, time.time)
 
     async def execute(self, *transitions: Transition) -> MemberSnapshot | None:
         """Carry out steps, one after the other."""
         found: MemberSnapshot | None = self.snapshot
         for transition in transitions:
             assert found is not None
-            found = await self.carrier.execute(transition, found)
+            found = await self.executor.execute(transition, found)
         return found
 
     async def play(self) -> list[str]:
@@ -84,7 +84,7 @@ class Scene:
             if isinstance(transition, RecheckAfter):
                 self.snapshot = self.snapshot.replaced(now=self.snapshot.now + transition.seconds)
                 continue
-            found = await self.carrier.execute(transition, self.snapshot)
+            found = await self.executor.execute(transition, self.snapshot)
             if found is None:
                 break
             self.snapshot = found
@@ -163,7 +163,7 @@ async def test_what_stands_already_or_is_gone_already_counts_as_done(tmp_path: P
         assert await one.standing() == []
 
 
-async def test_a_member_that_is_deleted_is_undone_next_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_member_that_is_deleted_is_removed_next_and_leaves_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.play()
         found = await one.execute(DeleteMember("it is silent"))
@@ -191,7 +191,7 @@ async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: 
             assert await one.cluster.find(resource, NAME) is None
 
 
-async def test_steps_for_a_member_that_is_gone_say_so(tmp_path: Path) -> None:
+async def test_transitions_of_a_member_that_is_gone_return_none(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))
         for transition in (AddFinalizer(), Sign(), WriteStatus({"status": {"settings": "d"}})):
@@ -280,8 +280,8 @@ async def test_ready_false_is_written_beside_what_others_wrote(tmp_path: Path) -
         await one.execute(MarkNotReady("NotLive", "no heartbeat for three intervals"))
         found = await one.cluster.find(EXTERNAL_WORKLOADS, NAME)
         assert found is not None
-        told = {one["type"]: (one["status"], one["reason"]) for one in found["status"]["conditions"]}
-        assert told == {"Ready": ("False", "NotLive"), "Theirs": ("True", "X")}
+        reported = {one["type"]: (one["status"], one["reason"]) for one in found["status"]["conditions"]}
+        assert reported == {"Ready": ("False", "NotLive"), "Theirs": ("True", "X")}
 
 
 async def test_what_the_server_refuses_comes_out_for_another_try(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def test_leases_of_others_are_none_of_the_fleets() -> None:
     assert state.refresh_heartbeat() and state.heartbeat == 10.0
 
 
-async def test_it_does_not_matter_whether_leases_or_members_are_told_first() -> None:
+async def test_leases_and_members_may_arrive_in_any_order() -> None:
     state = ClusterState("exclave", "linkerd")
     state.leases.apply(Upserted(make_lease()))
     state.liveness.observe(KEY, NOW)
@@ -75,7 +75,7 @@ async def test_it_does_not_matter_whether_leases_or_members_are_told_first() -> 
 
 
 @pytest.mark.parametrize("was_live", [True, False])
-async def test_a_controller_that_starts_takes_a_member_for_what_it_was_until_it_hears_of_it(was_live: bool) -> None:
+async def test_after_a_start_a_member_is_live_by_its_status_until_its_lease_changes(was_live: bool) -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(with_status(make_member(), replace(LIVE, status=was_live))))
     state.leases.apply(Upserted(make_lease()))
@@ -88,7 +88,7 @@ async def test_a_controller_that_starts_takes_a_member_for_what_it_was_until_it_
     assert snapshot is not None and snapshot.live and snapshot.has_heartbeat
 
 
-async def test_two_machines_that_take_turns_with_one_lease_are_noticed() -> None:
+async def test_two_machines_that_renew_one_lease_in_turns_are_noticed() -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(make_member()))
     for second, boot in enumerate(("a", "b", "a")):

@@ -84,7 +84,7 @@ GOOD, BAD = "web-k7q2x-1", "web-bbbbb-1"
 
 @settings(max_examples=300, deadline=None)
 @given(damaged(MEMBER), damaged(WORKLOAD), damaged(LEASE), st.permutations([GOOD, BAD]))
-def test_whatever_is_wrong_with_one_member_the_other_stays_live_known_and_in_its_place(
+def test_a_fault_of_one_member_leaves_the_other_live_admitted_and_at_its_address(
     member: Object, workload: Object, lease: Object, names: list[str]
 ) -> None:
     state = ClusterState("exclave", "linkerd")

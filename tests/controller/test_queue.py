@@ -12,47 +12,47 @@ import trio.testing
 from exclave.controller.queue import FAILURES, WorkQueue
 from exclave.errors import ClusterError, Fault
 
-Look = Callable[[str], Awaitable[float | None]]
+Reconcile = Callable[[str], Awaitable[float | None]]
 
 
 @asynccontextmanager
-async def running(look: Look, workers: int = 2) -> AsyncIterator[WorkQueue[str]]:
-    queue: WorkQueue[str] = WorkQueue(look, lambda: 0.0)
+async def running(reconcile: Reconcile, workers: int = 2) -> AsyncIterator[WorkQueue[str]]:
+    queue: WorkQueue[str] = WorkQueue(reconcile, lambda: 0.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(queue.run, workers)
         yield queue
         nursery.cancel_scope.cancel()
 
 
-async def test_a_key_is_looked_at_once_however_often_it_was_added(autojump_clock: trio.testing.MockClock) -> None:
-    looks: list[str] = []
+async def test_a_key_is_reconciled_once_however_often_it_was_added(autojump_clock: trio.testing.MockClock) -> None:
+    reconciled: list[str] = []
 
-    async def look(key: str) -> None:
-        looks.append(key)
+    async def reconcile(key: str) -> None:
+        reconciled.append(key)
 
-    async with running(look) as queue:
+    async with running(reconcile) as queue:
         for key in ("a", "b", "a", "a", "b"):
             queue.add_nowait(key)
         await trio.sleep(10)
-        assert looks == ["a", "b"]
+        assert reconciled == ["a", "b"]
         queue.add_nowait("a")
         await trio.sleep(10)
-        assert looks == ["a", "b", "a"]
+        assert reconciled == ["a", "b", "a"]
 
 
-async def test_one_added_while_it_is_looked_at_is_looked_at_once_more_and_never_twice_at_a_time(
+async def test_a_key_added_while_it_is_reconciled_is_reconciled_once_more_and_never_twice_at_a_time(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     begun, busy = 0, 0
 
-    async def look(_: str) -> None:
+    async def reconcile(_: str) -> None:
         nonlocal begun, busy
         begun, busy = begun + 1, busy + 1
         assert busy == 1
         await trio.sleep(10)
         busy -= 1
 
-    async with running(look, workers=4) as queue:
+    async with running(reconcile, workers=4) as queue:
         queue.add_nowait("a")
         await trio.sleep(1)
         for _ in range(3):
@@ -61,14 +61,16 @@ async def test_one_added_while_it_is_looked_at_is_looked_at_once_more_and_never_
     assert begun == 2
 
 
-async def test_a_look_may_ask_to_be_repeated(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_key_is_reconciled_again_after_the_returned_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     times: list[float] = []
 
-    async def look(_: str) -> float | None:
+    async def reconcile(_: str) -> float | None:
         times.append(trio.current_time())
         return 7.0 if len(times) < 3 else None
 
-    async with running(look) as queue:
+    async with running(reconcile) as queue:
         began = trio.current_time()
         queue.add_nowait("a")
         await trio.sleep(100)
@@ -78,11 +80,11 @@ async def test_a_look_may_ask_to_be_repeated(autojump_clock: trio.testing.MockCl
 async def test_what_is_added_meanwhile_replaces_the_repetition(autojump_clock: trio.testing.MockClock) -> None:
     times: list[float] = []
 
-    async def look(_: str) -> float | None:
+    async def reconcile(_: str) -> float | None:
         times.append(trio.current_time())
         return 50.0 if len(times) == 1 else None
 
-    async with running(look) as queue:
+    async with running(reconcile) as queue:
         began = trio.current_time()
         queue.add_nowait("a")
         await trio.sleep(5)
@@ -98,17 +100,17 @@ async def test_what_is_added_meanwhile_replaces_the_repetition(autojump_clock: t
         pytest.param(ValueError("nobody answers"), id="an object that cannot be used"),
     ],
 )
-async def test_a_failure_is_told_and_tried_again_after_growing_pauses_and_delays_nobody(
+async def test_a_failure_is_logged_and_tried_again_after_growing_pauses_and_delays_no_other_key(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
     times: dict[str, list[float]] = {"bad": [], "good": []}
 
-    async def look(key: str) -> None:
+    async def reconcile(key: str) -> None:
         times[key].append(trio.current_time())
         if key == "bad" and len(times[key]) <= 3:
             raise failure
 
-    async with running(look, workers=1) as queue:
+    async with running(reconcile, workers=1) as queue:
         began = trio.current_time()
         queue.add_nowait("bad")
         queue.add_nowait("good")
@@ -130,41 +132,41 @@ async def test_a_failure_is_told_and_tried_again_after_growing_pauses_and_delays
     [KeyError("uid"), TypeError(), AttributeError(), RecursionError(), AssertionError(), ValueError()],
     ids=lambda failure: type(failure).__name__,
 )
-async def test_whatever_is_wrong_with_one_key_the_others_are_looked_at(
+async def test_a_fault_of_one_key_does_not_stop_the_others(
     autojump_clock: trio.testing.MockClock, failure: Exception
 ) -> None:
-    looks: list[str] = []
+    reconciled: list[str] = []
 
-    async def look(key: str) -> None:
-        looks.append(key)
+    async def reconcile(key: str) -> None:
+        reconciled.append(key)
         if key == "bad":
             raise failure
 
-    async with running(look, workers=1) as queue:
+    async with running(reconcile, workers=1) as queue:
         for key in ("bad", "good"):
             queue.add_nowait(key)
         await trio.sleep(1.0)
         queue.add_nowait("late")
         await trio.sleep(100)
-    assert looks.count("good") == looks.count("late") == 1
-    assert looks.count("bad") > 3
+    assert reconciled.count("good") == reconciled.count("late") == 1
+    assert reconciled.count("bad") > 3
 
 
 async def test_a_key_that_is_added_at_every_moment_and_fails_does_not_fill_the_log(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    looks = 0
+    reconciled = 0
 
-    async def look(_: str) -> None:
-        nonlocal looks
-        looks += 1
+    async def reconcile(_: str) -> None:
+        nonlocal reconciled
+        reconciled += 1
         raise TypeError
 
-    async with running(look) as queue:
+    async with running(reconcile) as queue:
         for _ in range(6000):
             queue.add_nowait("bad")
             await trio.sleep(0.1)
-    assert looks >= 6000
+    assert reconciled >= 6000
     assert len(caplog.messages) < 25, "the pause between two lines grows to a minute, as that between two tries"
 
 
@@ -172,37 +174,37 @@ def test_pauses_end_at_a_minute() -> None:
     assert FAILURES.pause(100, 0.0) == 60.0
 
 
-async def test_workers_look_at_several_keys_at_once(autojump_clock: trio.testing.MockClock) -> None:
+async def test_workers_reconcile_several_keys_at_once(autojump_clock: trio.testing.MockClock) -> None:
     most, busy = 0, 0
 
-    async def look(_: str) -> None:
+    async def reconcile(_: str) -> None:
         nonlocal most, busy
         busy += 1
         most = max(most, busy)
         await trio.sleep(1)
         busy -= 1
 
-    async with running(look, workers=3) as queue:
+    async with running(reconcile, workers=3) as queue:
         for key in "abcdefg":
             queue.add_nowait(key)
         await trio.sleep(10)
     assert most == 3
 
 
-async def test_looks_that_ask_nobody_leave_others_their_turn(autojump_clock: trio.testing.MockClock) -> None:
+async def test_other_tasks_run_between_keys_that_need_no_io(autojump_clock: trio.testing.MockClock) -> None:
     """A leader renews its Lease in between, however many members a controller that starts has to look at."""
-    looks, turns = 0, []
+    reconciled, turns = 0, []
 
-    async def look(key: str) -> None:
-        nonlocal looks
-        looks += 1
+    async def reconcile(key: str) -> None:
+        nonlocal reconciled
+        reconciled += 1
 
     async def renew() -> None:
-        while looks < 1000:
-            turns.append(looks)
+        while reconciled < 1000:
+            turns.append(reconciled)
             await trio.lowlevel.checkpoint()
 
-    async with running(look) as queue, trio.open_nursery() as nursery:
+    async with running(reconcile) as queue, trio.open_nursery() as nursery:
         for number in range(1000):
             queue.add_nowait(f"{number}")
         nursery.start_soon(renew)
@@ -212,20 +214,20 @@ async def test_looks_that_ask_nobody_leave_others_their_turn(autojump_clock: tri
 async def test_the_nearest_repetition_comes_first_in_whatever_order_they_were_asked_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    looks: list[tuple[str, float]] = []
+    reconciled: list[tuple[str, float]] = []
     pauses = {"late": 50.0, "soon": 5.0, "between": 20.0}
     began = trio.current_time()
 
-    async def look(key: str) -> float | None:
-        looks.append((key, trio.current_time() - began))
+    async def reconcile(key: str) -> float | None:
+        reconciled.append((key, trio.current_time() - began))
         return pauses.pop(key, None)
 
-    async with running(look, workers=1) as queue:
+    async with running(reconcile, workers=1) as queue:
         for key in ("late", "soon", "between"):
             queue.add_nowait(key)
         queue.add_later_nowait("other", 30.0)
         queue.add_later_nowait("sooner", 2.0)
         await trio.sleep(100)
-    assert [(key, round(when)) for key, when in looks[3:]] == [
+    assert [(key, round(when)) for key, when in reconciled[3:]] == [
         ("sooner", 2), ("soon", 5), ("between", 20), ("other", 30), ("late", 50),
     ]  # fmt: skip

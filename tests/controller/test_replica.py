@@ -34,7 +34,7 @@ async def wait_accepted(cluster: MeshCluster, networks: list[str], is_accepted: 
             await trio.sleep(0.1)
 
 
-async def test_a_leader_that_is_told_to_end_gives_its_lease_back(tmp_path: Path) -> None:
+async def test_a_leader_that_gets_a_signal_releases_its_lease(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
         (tmp_path / "token").write_text(await cluster.token_of("exclave", CONTROLLER))
         port = free_port()

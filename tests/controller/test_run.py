@@ -232,7 +232,7 @@ async def other_machine(cluster: MeshCluster, name: str, address: str, machine_h
     await wait(cluster, EXTERNAL_WORKLOADS, name, lambda found: found["spec"].get("ports"))
 
 
-async def test_a_member_that_says_that_it_has_anothers_address_loses_its_own_ports_alone(tmp_path: Path) -> None:
+async def test_a_member_that_states_anothers_address_loses_only_its_own_ports(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
         await other_machine(cluster, "web-ttttt-1", "10.77.0.66", "1" * 16)
         await other_machine(cluster, "web-vvvvv-1", VM, "2" * 16)
@@ -241,8 +241,8 @@ async def test_a_member_that_says_that_it_has_anothers_address_loses_its_own_por
         await cluster.admin.send(patch(MEMBERS, NAMESPACE, "web-ttttt-1", {"spec": {"addresses": [VM]}}))
         thief = await wait(cluster, EXTERNAL_WORKLOADS, "web-ttttt-1", lambda found: not found["spec"].get("ports"))
         assert thief["spec"]["workloadIPs"] == [{"ip": "10.77.0.66"}]
-        told = await wait(cluster, MEMBERS, "web-ttttt-1", lambda found: registered(found) == "AddressInUse")
-        message = next(one["message"] for one in told["status"]["conditions"] if one["type"] == "Registered")
+        reported = await wait(cluster, MEMBERS, "web-ttttt-1", lambda found: registered(found) == "AddressInUse")
+        message = next(one["message"] for one in reported["status"]["conditions"] if one["type"] == "Registered")
         assert message == (
             f"no port is listed: {VM} is the address of the living member web-vvvvv-1. If that is gone: "
             "kubectl exclave member evict web-vvvvv-1 -n shop"
@@ -291,7 +291,7 @@ def test_a_silent_member_makes_room_for_whoever_joins_with_its_address_and_leave
     trio.run(play, clock=trio.testing.MockClock(rate=speed), strict_exception_groups=True)
 
 
-async def test_two_agents_on_one_copied_folder_are_told_of_each_other_and_of_each_others_certificates(
+async def test_two_agents_on_one_copied_folder_report_each_other_and_each_others_certificates(
     tmp_path: Path,
 ) -> None:
     async with open_mesh_cluster(tmp_path) as cluster, AsyncExitStack() as stack:
@@ -322,7 +322,7 @@ async def test_two_agents_on_one_copied_folder_are_told_of_each_other_and_of_eac
             assert identities[1].foreign.value is None
             identities[0].renew_at.set(0.0)
             assert await identities[1].foreign.wait_for(lambda text: text is not None)
-        await wait_told(cluster, "TwoMachines")
+        await wait_event(cluster, "TwoMachines")
 
 
 async def test_a_clone_of_a_living_machine_is_refused_with_both_names(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ async def test_nobody_is_admitted_while_an_admission_policy_is_missing_and_every
         assert record.member == "web-k7q2x-1"
 
 
-async def test_whoever_joins_while_there_is_no_issuer_waits_and_is_told_why(tmp_path: Path) -> None:
+async def test_a_machine_that_joins_without_an_issuer_waits_and_gets_the_reason(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
         secret = await cluster.find(SECRETS, "exclave-issuer", "exclave")
         assert secret is not None
@@ -368,13 +368,13 @@ async def test_whoever_joins_while_there_is_no_issuer_waits_and_is_told_why(tmp_
         async with cluster.controlled(), trio.open_nursery() as nursery:
             nursery.start_soon(joined, cluster, tmp_path / "vm")
             member = await wait(cluster, MEMBERS, "web-k7q2x-1", lambda found: found and found.get("status"))
-            (told,) = member["status"]["conditions"]
-            assert (told["type"], told["status"], told["reason"]) == ("Admitted", "False", "NotReady")
-            assert told["message"] == "the controller can certify nobody yet: the issuer's Secret is missing"
+            (reported,) = member["status"]["conditions"]
+            assert (reported["type"], reported["status"], reported["reason"]) == ("Admitted", "False", "NotReady")
+            assert reported["message"] == "the controller can certify nobody yet: the issuer's Secret is missing"
             await cluster.admin.send(create(SECRETS, "exclave", {**secret, "metadata": {"name": "exclave-issuer"}}))
 
 
-async def test_a_label_taken_off_a_group_goes_from_its_members(tmp_path: Path) -> None:
+async def test_a_label_removed_from_a_group_is_removed_from_its_members(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
         record = await joined(cluster, tmp_path / "vm")
         for labels, wanted in (({"tier": "front"}, {"app", "tier"}), ({"app": None}, {"tier"})):
@@ -387,22 +387,22 @@ async def test_a_label_taken_off_a_group_goes_from_its_members(tmp_path: Path) -
             )
 
 
-async def test_a_request_with_a_weak_key_is_told_and_holds_up_nothing_else(tmp_path: Path) -> None:
+async def test_a_csr_with_a_weak_key_is_reported_and_delays_nothing_else(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
         record = await joined(cluster, tmp_path / "vm")
         body = {"spec": {"csr": "a weak one", "serving": True}}
         await cluster.admin.send(patch(MEMBERS, NAMESPACE, record.member, body))
         await wait(cluster, MEMBERS, record.member, lambda found: found["status"]["externalWorkload"].get("ports"))
-        member = await wait(cluster, MEMBERS, record.member, lambda found: told_of(found, "Certified"))
-        assert told_of(member, "Certified") == "no certificate is signed: csr: a PEM request was expected: ValueError"
-        await wait_told(cluster, "RequestRefused")
+        member = await wait(cluster, MEMBERS, record.member, lambda found: events_of(found, "Certified"))
+        assert events_of(member, "Certified") == "no certificate is signed: csr: a PEM request was expected: ValueError"
+        await wait_event(cluster, "RequestRefused")
 
 
-def told_of(member: Object, kind: str) -> str:
+def events_of(member: Object, kind: str) -> str:
     return next((one["message"] for one in member["status"]["conditions"] if one["type"] == kind), "")
 
 
-async def test_a_group_is_accepted_held_while_it_has_members_and_takes_its_settings_along(tmp_path: Path) -> None:
+async def test_a_group_is_accepted_held_while_it_has_members_and_deleted_with_its_settings(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
         record = await joined(cluster, tmp_path / "vm")
         group = await wait(cluster, WORKLOAD_GROUPS, "web", lambda found: accepted(found) == "Accepted")
@@ -421,8 +421,8 @@ async def test_a_group_is_accepted_held_while_it_has_members_and_takes_its_setti
         assert await cluster.find(CONFIG_MAPS, "exclave-mesh.web") is None
         left = (await cluster.admin.send(list_all(SERVICE_ACCOUNTS, "shop-vms")))["items"]
         assert not [one for one in left if one["metadata"]["name"].startswith("web.")], "its tokens go with it"
-        await wait_told(cluster, "Accepted", "WorkloadGroup")
-        await wait_told(cluster, "Deleting", "WorkloadGroup")
+        await wait_event(cluster, "Accepted", "WorkloadGroup")
+        await wait_event(cluster, "Deleting", "WorkloadGroup")
 
 
 def accepted(group: Object | None) -> str | None:
@@ -430,7 +430,7 @@ def accepted(group: Object | None) -> str | None:
     return next((one["reason"] for one in conditions if one["type"] == "Accepted"), None)
 
 
-async def test_a_member_that_takes_an_address_outside_of_its_networks_loses_its_ports_and_the_admin_is_told(
+async def test_a_member_with_an_address_outside_its_networks_loses_its_ports_and_an_event_reports_it(
     tmp_path: Path,
 ) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
@@ -442,7 +442,7 @@ async def test_a_member_that_takes_an_address_outside_of_its_networks_loses_its_
         found = await wait(cluster, EXTERNAL_WORKLOADS, record.member, lambda found: not found["spec"].get("ports"))
         assert found["spec"]["workloadIPs"] == [{"ip": VM}]
         await wait(cluster, MEMBERS, record.member, lambda found: registered(found) == "AddressRefused")
-        await wait_told(cluster, "AddressRefused")
+        await wait_event(cluster, "AddressRefused")
 
 
 def registered(member: Object | None) -> str | None:
@@ -450,7 +450,7 @@ def registered(member: Object | None) -> str | None:
     return next((one["reason"] for one in conditions if one["type"] == "Registered"), None)
 
 
-async def wait_told(cluster: MeshCluster, reason: str, kind: str = "Member", namespace: str = NAMESPACE) -> Object:
+async def wait_event(cluster: MeshCluster, reason: str, kind: str = "Member", namespace: str = NAMESPACE) -> Object:
     """Wait for an Event."""
     with trio.fail_after(10):
         async with cluster.admin.watch(EVENTS, namespace) as events:
@@ -461,7 +461,7 @@ async def wait_told(cluster: MeshCluster, reason: str, kind: str = "Member", nam
     raise AssertionError
 
 
-async def test_what_is_wrong_with_the_issuer_linkerd_or_the_admission_policies_is_told_and_that_it_is_mended(
+async def test_faults_of_issuer_linkerd_and_admission_policies_are_events_and_so_are_their_ends(
     tmp_path: Path,
 ) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
@@ -476,18 +476,18 @@ async def test_what_is_wrong_with_the_issuer_linkerd_or_the_admission_policies_i
             assert found is not None
             for reason, data in (("Refused", damage), ("Accepted", found["data"])):
                 await cluster.admin.send(patch(resource, namespace, name, {"data": data}))
-                event = await wait_told(cluster, reason, kind, "exclave")
+                event = await wait_event(cluster, reason, kind, "exclave")
                 assert event["type"] == ("Warning" if reason == "Refused" else "Normal")
                 assert (event.get("related") or {}).get("name") == related
                 await cluster.admin.send(delete(EVENTS, "exclave", event["metadata"]["name"]))
         await cluster.admin.send(delete(VALIDATING_ADMISSION_POLICY_BINDINGS, None, "exclave-guard"))
-        event = await wait_told(cluster, "GuardMissing", "Deployment", "exclave")
+        event = await wait_event(cluster, "GuardMissing", "Deployment", "exclave")
         assert event["note"].startswith(
             "nobody is admitted and no certificate is signed: ValidatingAdmissionPolicyBinding exclave-guard is missing"
         )
         assert event["related"]["kind"] == "ValidatingAdmissionPolicyBinding"
         await cluster.put(guard_manifests("exclave"))
-        await wait_told(cluster, "GuardStands", "Deployment", "exclave")
+        await wait_event(cluster, "GuardStands", "Deployment", "exclave")
 
 
 @pytest.mark.parametrize("reads", ["answered", "refused for now"])

@@ -71,7 +71,7 @@ class OddAccounts:
         raise ApiRefusal(404, "NotFound", "there is none", "")
 
 
-async def test_an_account_that_is_malformed_or_cannot_be_deleted_keeps_no_other(
+async def test_a_malformed_account_or_one_that_cannot_be_deleted_does_not_prevent_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     then, now = "2026-01-01T00:00:00Z", time.time()

@@ -1,6 +1,6 @@
-"""Certificate signing requests: made by the VM, read by the controller. Pure.
+"""Certificate signing requests: the machine creates them, the controller reads them. Pure.
 
-A CSR carries a name and a fresh public key, nothing else: what the certificate says is the controller's to decide.
+A CSR has a name and a new public key, nothing else: the controller decides on the content of the certificate.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 MOST_BYTES = 4096
-"""A CSR that a Member carries is no longer than this."""
+"""Bytes of a CSR in a Member at most."""
 
 MOST_COMMON_NAME = 64
 """Characters, by RFC 5280's ub-common-name."""
@@ -20,7 +20,7 @@ MOST_COMMON_NAME = 64
 
 @dataclass(frozen=True)
 class CsrView:
-    """A CSR that was read and whose signature holds. `key_sha256` is of the SubjectPublicKeyInfo, in hex."""
+    """A CSR whose signature is valid. `key_sha256` is of the SubjectPublicKeyInfo, in hex."""
 
     public_key: ec.EllipticCurvePublicKey
     key_sha256: str
@@ -40,13 +40,13 @@ def read_csr(pem: str) -> CsrView:
     try:
         request = x509.load_pem_x509_csr(pem.encode())
         key = request.public_key()
-        holds = request.is_signature_valid
+        is_valid = request.is_signature_valid
     except Exception as problem:  # the library raises various types for damaged input
         raise ValueError(f"csr: a PEM request was expected: {type(problem).__name__}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("csr: a P-256 key was expected, found another kind")
-    if not holds:
-        raise ValueError("csr: it is not signed by the key that it carries")
+    if not is_valid:
+        raise ValueError("csr: it is not signed by its own key")
     return CsrView(key, key_sha256(key))
 
 

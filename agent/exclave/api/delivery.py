@@ -1,7 +1,7 @@
-"""Handing a credential to one machine through an object that others may read.
+"""Delivers a credential to one machine through an object that others may read. Pure.
 
-The controller seals the credential to the public half of a delivery key that the machine made; only the machine can
-open it, so a thief of the join token gets nobody else's credential. Format: compact JWE (RFC 7516), ECDH-ES and
+The controller encrypts the credential to the public half of the machine's delivery key. Only that machine can decrypt
+it, so a stolen join token yields nobody else's credential. Format: compact JWE (RFC 7516), ECDH-ES and
 A256GCM over P-256 (RFC 7518, section 4.6); the library makes the ephemeral key.
 """
 
@@ -14,7 +14,7 @@ HEADER = {"alg": "ECDH-ES", "enc": "A256GCM"}
 
 
 def delivery_key_text(key: ec.EllipticCurvePrivateKey) -> str:
-    """The public half as a Member carries it: SubjectPublicKeyInfo, PEM."""
+    """The public half as it stands in a Member: SubjectPublicKeyInfo, PEM."""
     return (
         key.public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -23,7 +23,7 @@ def delivery_key_text(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def read_delivery_key(delivery_key: str) -> ec.EllipticCurvePublicKey:
-    """Read what `delivery_key_text` wrote. Raises ValueError if it is no P-256 key."""
+    """The inverse of `delivery_key_text`. Raises ValueError if it is not a P-256 key."""
     try:
         public = serialization.load_pem_public_key(delivery_key.encode())
     except Exception as problem:
@@ -34,7 +34,7 @@ def read_delivery_key(delivery_key: str) -> ec.EllipticCurvePublicKey:
 
 
 def seal(credential: str, delivery_key: str) -> str:
-    """Encrypt a credential to a delivery key (PEM). Raises ValueError if that is no P-256 key."""
+    """Encrypt a credential to a delivery key (PEM). Raises ValueError if it is not a P-256 key."""
     public = read_delivery_key(delivery_key)
     sealed = jwe.JWE(credential.encode(), json_encode(HEADER))
     sealed.add_recipient(jwk.JWK.from_pyca(public))
@@ -42,7 +42,7 @@ def seal(credential: str, delivery_key: str) -> str:
 
 
 def unseal(sealed: str, key: ec.EllipticCurvePrivateKey) -> str:
-    """Decrypt what `seal` made for this key. Raises ValueError, without a word of the content."""
+    """Decrypt what `seal` returned for this key. Raises ValueError, which quotes nothing of the content."""
     opened = jwe.JWE(algs=[HEADER["alg"], HEADER["enc"]])
     try:
         opened.deserialize(sealed, key=jwk.JWK.from_pyca(key))

@@ -1,7 +1,7 @@
-"""The names a member goes by: in certificates, in ExternalWorkloads, in Linkerd's policies.
+"""The names of a member in certificates, in ExternalWorkloads and in Linkerd's policies. Pure.
 
-The certificate carries two SANs in this order: the DNS form, which the proxy takes as a client's name and which
-policies on ServiceAccounts match; then the SPIFFE URI, which peers check a server by.
+A certificate has two SANs in this order: the DNS name, which is a client's name for the proxy and for policies on
+ServiceAccounts; then the SPIFFE URI, by which peers check a server.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
-"""The issuer's certificate and key, read from its Secret in either of its layouts, and judged. Pure.
+"""Reads the issuer's certificate and key from its Secret, and verifies that the mesh trusts it. Pure.
 
 Layouts: `crt.pem` and `key.pem` (Linkerd's own), `tls.crt` and `tls.key` (kubernetes.io/tls, as cert-manager writes).
-An issuer that does not lead to the mesh's anchors, or whose key is another's, is refused: the last good one is kept.
 """
 
 import base64
@@ -32,7 +31,7 @@ SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @dataclass(frozen=True)
 class Issuer:
-    """What signs: its chain (own certificate first, no anchor) and its key."""
+    """The issuer's chain (its own certificate first, without the anchor) and its key."""
 
     chain: tuple[x509.Certificate, ...]
     private_key: SigningKey = field(repr=False)
@@ -49,12 +48,12 @@ class Issuer:
 
     @property
     def not_after(self) -> float:
-        """The first end in the chain, epoch seconds: no leaf lives longer."""
+        """The first end in the chain, epoch seconds: no certificate is valid longer."""
         return min(not_after(certificate) for certificate in self.chain)
 
 
 def read_issuer(secret: Object, anchors_pem: str, now: float) -> Issuer:
-    """Read and judge an issuer Secret. Raises ValueError with the reason, which quotes nothing secret."""
+    """Read and verify an issuer Secret. Raises ValueError with the reason, which quotes nothing secret."""
     content = secret.get("data") or {}
     layout = next((layout for layout in LAYOUTS if all(key in content for key in layout)), None)
     if layout is None:
@@ -67,7 +66,7 @@ def read_issuer(secret: Object, anchors_pem: str, now: float) -> Issuer:
         raise ValueError(f"the issuer Secret's {layout[0]} or {layout[1]} is not PEM") from None
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise ValueError("the issuer's key is neither an elliptic curve's nor RSA")
-    _judge(chain, key, anchors_pem, now)
+    _verify(chain, key, anchors_pem, now)
     anchors = {der_of(anchor) for anchor in read_certificates(anchors_pem)}
     return Issuer(tuple(one for one in chain if der_of(one) not in anchors) or chain, key)
 
@@ -78,7 +77,7 @@ def leads_to(chain: tuple[x509.Certificate, ...], anchors_pem: str) -> bool:
     return any(is_issued_by(chain[-1], anchor) or der_of(anchor) == der_of(chain[-1]) for anchor in anchors)
 
 
-def _judge(chain: tuple[x509.Certificate, ...], key: SigningKey, anchors_pem: str, now: float) -> None:
+def _verify(chain: tuple[x509.Certificate, ...], key: SigningKey, anchors_pem: str, now: float) -> None:
     if not is_key_of(key, chain[0]):
         raise ValueError("the issuer's key does not belong to its certificate")
     for certificate in chain:

@@ -35,7 +35,7 @@ _AGAIN = "ask the admin for a new one: kubectl exclave token create GROUP"
 
 @dataclass(frozen=True)
 class JoinToken:
-    """What a join token says. `expires` is epoch seconds."""
+    """The content of a join token. `expires` is epoch seconds."""
 
     servers: tuple[str, ...]
     ca: str
@@ -58,7 +58,7 @@ class JoinToken:
 
     @property
     def is_for_one(self) -> bool:
-        """Whether it is for one named member, whose machine joins again."""
+        """Whether it is for one named member whose machine joins again."""
         return self.account.split(".")[1] == "rejoin"
 
     @property
@@ -72,14 +72,12 @@ class JoinToken:
 
 
 FEW = 10
-"""Names that are tried from the first on; of more, each machine tries them in an order of its own."""
+"""Up to so many names are tried in order; of more, each machine tries them in an order of its own."""
 
 
 def order_of_trial(names: tuple[str, ...], nonce: str) -> tuple[str, ...]:
-    """The order in which a machine tries a token's names: the same after a crash.
-
-    A fleet whose machines all began with the first would send requests by the square of its size.
-    """
+    """The order in which a machine tries a token's names. It is the same after a crash."""
+    # If all machines of a fleet began with the first name, their requests would grow with the square of their number.
     if len(names) <= FEW:
         return names
     return tuple(sorted(names, key=lambda name: hashlib.sha256(f"{nonce} {name}".encode()).digest()))

@@ -1,4 +1,4 @@
-"""The claims of a JSON Web Token, unverified: the API server checks tokens, we only read when they end. Pure.
+"""Reads the claims of a JSON Web Token without verifying it, which the API server does. Pure.
 
 Source: RFC 7519 and RFC 7515, section 3.1 (compact serialization).
 """

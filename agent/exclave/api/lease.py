@@ -1,4 +1,4 @@
-"""The Lease by which a machine shows that it is alive. Pure."""
+"""The Lease that a machine renews as its heartbeat. Pure."""
 
 from exclave.api.requests import LEASES, Request, patch
 from exclave.kit.formats.rfc3339 import rfc3339_micro

@@ -1,7 +1,7 @@
-"""Objects of another shape than their schema promises. Pure.
+"""Objects of another shape than their schema has. Pure.
 
-The API server checks every write, but not what an older definition let pass, and definitions are upgraded. Whatever is
-wrong with one object must not keep the others from being read.
+The API server checks every write, but a stored object may be older than the definition. A fault in one object must not
+prevent that the others are read.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,9 +1,7 @@
-"""A Member as a JSON tree: made, read and changed here, by the machine and by the controller alike. Pure.
+"""A Member as a JSON tree: how the machine and the controller create, read and change it. Pure.
 
-Rules: a reader of a Member reads a `MemberView`; a key that is missing or of the wrong shape is read as absent, since
-the API server checks shapes and a view must never fail on an older or newer writer's object. Names are built and taken
-apart here alone: Member, ExternalWorkload and Lease are `<group>-<t>-<n>`, the member's account is
-`<group>.vm.<t>-<n>` in namespace `<ns>-vms`. Times are RFC 3339 in UTC.
+A key that is missing or of another shape is read as absent, since a reader must not fail on the object of an older or
+newer writer. Times are RFC 3339 in UTC.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +16,10 @@ DataPath = Literal["meshed", "outbound-open", "down"]
 
 ADMITTED, REGISTERED, LIVE = "Admitted", "Registered", "Live"
 CLONED = "Cloned"
-"""A condition that is there only where two machines have been heard as one member."""
+"""Condition of a Member that two machines have used. Others do not have it."""
 
 CERTIFIED = "Certified"
-"""A condition that is there only where a certificate was asked for in vain."""
+"""Condition of a Member whose CSR was not signed once. Others do not have it."""
 
 READY = "Ready"
 
@@ -38,7 +36,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the controller signed: for which CSR (sha256, hex, of its PEM), the chain as PEM, its end (RFC 3339)."""
+    """A certificate: the sha256 (hex) of its CSR's PEM, its chain as PEM, its end (RFC 3339)."""
 
     csr_sha256: str
     chain: str
@@ -56,7 +54,7 @@ class Issued:
 
 @dataclass(frozen=True)
 class MemberView:
-    """What a Member says; `credential` is sealed to the delivery key, and still nothing for a log."""
+    """A Member's fields. `credential` is sealed to the delivery key."""
 
     name: str
     uid: str = ""
@@ -153,7 +151,7 @@ def view_member(found: Object) -> MemberView:
 
 
 def read_conditions(found: object) -> list[Condition]:
-    """The conditions of a status; what is no condition is left out."""
+    """The conditions of a status; items of another shape are left out."""
     return [
         Condition(_text(one, "type"), one.get("status") == "True", _text(one, "reason"), _text(one, "message"))
         for one in (found if isinstance(found, list) else [])
@@ -162,7 +160,7 @@ def read_conditions(found: object) -> list[Condition]:
 
 
 def make_condition(condition: Condition, now: float) -> Object:
-    """A condition that came about at `now` (epoch seconds), as the API server keeps it."""
+    """A condition as the API server stores it, with `now` (epoch seconds) as the time of its transition."""
     return {
         "type": condition.type,
         "status": "True" if condition.status else "False",
@@ -173,7 +171,7 @@ def make_condition(condition: Condition, now: float) -> Object:
 
 
 def with_condition(conditions: Iterable[Object], condition: Condition, now: float) -> list[Object]:
-    """The conditions with this one in its place; its time changes only if its status does. Others are kept as found."""
+    """The conditions with this one replaced or added. Its time changes only if its status does."""
     made = make_condition(condition, now)
     others = []
     for one in conditions:

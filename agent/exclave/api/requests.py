@@ -1,7 +1,7 @@
-"""Requests to the Kubernetes API as values, and what their answers mean. Pure.
+"""Requests to the Kubernetes API as values, and what responses mean. Pure.
 
-Rules: a maker per verb, so that a reader of a call sees verb, resource and name; `classify` alone decides whether an
-answer is worth another try; `refusal` alone words what the server refused; bodies are plain JSON trees.
+There is a function per verb. `classify` alone decides whether a request is worth another try, and `refusal` alone words
+an error response. Bodies are plain JSON trees.
 """
 
 from collections.abc import Mapping
@@ -149,7 +149,7 @@ def _what(resource: Resource, name: str, subresource: str | None) -> str:
 
 
 class ResponseClass(Enum):
-    """What an HTTP status means for the one who asked."""
+    """What an HTTP status means for the client."""
 
     SUCCESS = "done"
     RETRY = "again"  # the same request may succeed later
@@ -161,14 +161,14 @@ WORTH_ANOTHER_TRY = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def classify(status: int) -> ResponseClass:
-    """Say what to do after an answer with this status."""
+    """What a response with this status means."""
     if 200 <= status < 300:
         return ResponseClass.SUCCESS
     return ResponseClass.RETRY if status in WORTH_ANOTHER_TRY else ResponseClass.REFUSED
 
 
 def is_transient(problem: ClusterError) -> bool:
-    """True if sending the request again may help: nobody was reached, or the answer was "not now"."""
+    """Whether the same request may succeed later: no server was reached, or the response was "not now"."""
     if isinstance(problem, ApiRefusal):
         return classify(problem.status) is ResponseClass.RETRY
     return problem.fault is Fault.UNREACHABLE
@@ -177,20 +177,20 @@ def is_transient(problem: ClusterError) -> bool:
 def refusal(
     request: Request, status: int, body: object, *, server: str, who: str, retry_after: str | None = None
 ) -> ApiRefusal:
-    """Word an answer that is not a success.
+    """The error for a response that is not a success.
 
     `body` is the parsed body, a Status object if the API server wrote it; `who` names the caller; `retry_after` is the
     header's text. Source: Status in k8s.io/apimachinery/pkg/apis/meta/v1/types.go.
     """
     answer = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
     reason = str(answer.get("reason") or "")
-    told = str(answer.get("message") or "")[:LONGEST_MESSAGE]
+    server_text = str(answer.get("message") or "")[:LONGEST_MESSAGE]
     again = classify(status) is ResponseClass.RETRY
     message, hint = _words(request, status, reason, server, who, again)
     return ApiRefusal(
         status,
         reason,
-        f"{message}: {told}" if told else message,
+        f"{message}: {server_text}" if server_text else message,
         hint,
         fault=Fault.UNREACHABLE if again else Fault.NOT_PERMITTED,
         retry_after=_seconds(retry_after) or _seconds(_details(answer).get("retryAfterSeconds")),
@@ -198,32 +198,32 @@ def refusal(
 
 
 LONGEST_MESSAGE = 1000
-"""Characters of a server's own words that we pass on: a Status may quote a whole object."""
+"""Characters of a server's message that are passed on: a Status may quote a whole object."""
 
 LONGEST_RETRY_AFTER = 300.0
-"""Seconds; a server that wants us to wait longer is asked again after this."""
+"""Seconds; after a longer Retry-After, too, the request is sent again after this time."""
 
 
 def _words(request: Request, status: int, reason: str, server: str, who: str, again: bool) -> tuple[str, str]:
-    asked = f"{request.verb} {request.what}"
+    action = f"{request.verb} {request.what}"
     named = f"{status} {reason}".rstrip()
     if again:
-        return f"{server} could not {asked} now ({named})", "the API server is busy, starting or stopping: try again"
+        return f"{server} could not {action} now ({named})", "the API server is busy, starting or stopping: try again"
     if status == 401:
         return (
-            f"{server} does not accept the token of {who}, which asked to {asked} ({named})",
+            f"{server} does not accept the token of {who}, which asked to {action} ({named})",
             "the token has expired or its account was deleted: join again with a new token",
         )
     if status == 403:
         return (
-            f"{server} does not permit {who} to {asked} ({named})",
+            f"{server} does not permit {who} to {action} ({named})",
             "check the group's Roles and RoleBindings, and the admission policy, if the message names it",
         )
     if status == 404:
         return f"{server} has no {request.what} to {request.verb} ({named})", "check its name and namespace"
     if status == 409:
-        return f"{server} did not {asked} ({named})", "read the object again, then decide again"
-    return f"{server} refused to {asked} ({named})", "compare the versions of exclave here and in the cluster"
+        return f"{server} did not {action} ({named})", "read the object again, then decide again"
+    return f"{server} refused to {action} ({named})", "compare the versions of exclave here and in the cluster"
 
 
 def _details(answer: Object) -> Object:
@@ -232,6 +232,6 @@ def _details(answer: Object) -> Object:
 
 
 def _seconds(value: object) -> float | None:
-    """Retry-After in seconds; its other form, a date, is not used by API servers and means nothing here."""
+    """Retry-After in seconds. Its other form, a date, is not used by API servers and is ignored."""
     text = str(value)
     return min(float(text), LONGEST_RETRY_AFTER) if text.isascii() and text.isdecimal() else None

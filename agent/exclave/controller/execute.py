@@ -1,8 +1,6 @@
-"""Carrying out the controller's steps: each a request or two, nothing decided here.
+"""Executes transitions: each is a request or two, and nothing is decided here.
 
-Rules: what is there already, or gone already, counts as done, so that every step may be repeated. A certificate is
-signed only after Member and group were read live: a cache may lie behind an eviction. Returns the world with what the
-step changed.
+An object that exists already, or is gone already, counts as done, so every transition may be repeated.
 """
 
 import logging
@@ -60,11 +58,11 @@ from exclave.kit.tasks.wall_clock import Now
 log = logging.getLogger(__name__)
 
 CREDENTIAL_LIFE = 30 * 86400
-"""Seconds asked for; the API server may grant less."""
+"""Seconds; the API server may grant less."""
 
 
 class Executor:
-    """Carries out steps. `issuer` gives the issuer of the moment, None if there is none that may sign."""
+    """Executes transitions. `issuer` returns the current issuer, None if there is none."""
 
     def __init__(self, cluster: Sender, issuer: Callable[[], Issuer | None], now: Now) -> None:
         self._cluster = cluster
@@ -72,7 +70,10 @@ class Executor:
         self._now = now
 
     async def execute(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
-        """Do one step; None if the Member is gone. Raises ExclaveError, ValueError."""
+        """Execute one transition. Returns the changed snapshot, None if the Member is gone.
+
+        Raises ExclaveError, ValueError.
+        """
         if isinstance(transition, Sign):
             return await self._sign(snapshot)
         if isinstance(transition, Seal):
@@ -106,12 +107,13 @@ class Executor:
         return snapshot.replaced(has_lease=True)
 
     async def _sign(self, snapshot: MemberSnapshot) -> MemberSnapshot | None:
+        # The cache may be late, and the Member evicted meanwhile: read Member and group before anything is signed.
         live = await self._member(get(MEMBERS, snapshot.namespace, snapshot.view.name), snapshot)
         if live is None or live.view.deleting or live.group is None or live.mesh is None:
             return live
-        view, known = live.view, live.view.certificate
-        if known is not None and known.csr_sha256 == csr_sha256(view.csr):
-            return live  # our cache lay behind: signed already
+        view, issued = live.view, live.view.certificate
+        if issued is not None and issued.csr_sha256 == csr_sha256(view.csr):
+            return live  # signed already
         group = await self._cluster.send(get(WORKLOAD_GROUPS, live.namespace, live.group.name))
         issuer = self._issuer()
         if issuer is None:
@@ -133,7 +135,7 @@ class Executor:
         request = create_token(accounts_namespace(snapshot.namespace), _account(snapshot), CREDENTIAL_LIFE)
         granted = await self._unless(404, request)
         if granted is None:
-            return snapshot.replaced(has_account=False)  # somebody deleted it: the next step makes it again
+            return snapshot.replaced(has_account=False)  # somebody deleted it: the next transition creates it again
         return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
 
     async def _remove(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
@@ -141,7 +143,7 @@ class Executor:
         if isinstance(transition, DeleteMember):
             log.info("%s/%s is deleted: %s", namespace, name, transition.why)
             gone = await self._unless(404, delete(MEMBERS, namespace, name))
-            # Our own finalizer holds it, and what was made for it is undone next.
+            # Our finalizer holds it until everything that was created for it is removed.
             return snapshot.replaced(member=gone) if gone is not None and gone.get("kind") == MEMBERS.kind else None
         if isinstance(transition, DeleteAccount):
             await self._unless(404, delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), _account(snapshot)))
@@ -174,22 +176,20 @@ class Executor:
         return snapshot.replaced(workload=None)
 
     async def _release(self, place: tuple[Resource, str, str], finalizer: str) -> None:
-        """Take our finalizer off what is being deleted.
-
-        Others' are read live: Kubernetes takes its own off meanwhile (`orphan`), and none can be put back.
-        """
+        """Take our finalizer off an object that is being deleted."""
+        # Kubernetes takes its own finalizer `orphan` off meanwhile, and none can be put back: read the current ones.
         found = await self._unless(404, get(*place))
         if found is not None:
             left = [one for one in found["metadata"].get("finalizers") or () if one != finalizer]
             await self._unless(404, patch(*place, _metadata(finalizers=left)))
 
     async def _member(self, request: Request, snapshot: MemberSnapshot) -> MemberSnapshot | None:
-        """Send what answers with the Member; None if it is gone."""
+        """Send a request that returns the Member; None if the Member is gone."""
         member = await self._unless(404, request)
         return None if member is None else snapshot.replaced(member=member)
 
     async def _unless(self, status: int, request: Request) -> Object | None:
-        """Send; None if the answer is this status, which means that nothing was left to do."""
+        """Send a request; None if the response has this status, which means that nothing was left to do."""
         try:
             return await self._cluster.send(request)
         except ApiRefusal as refusal:

@@ -1,7 +1,7 @@
-"""Asking after members that seem to have fallen silent, by reading their Leases.
+"""Reads the Leases of members that seem to be silent once more, since a watch can stall for minutes without an error.
 
-Rules: a watch can stall without a word, for minutes, and tell of nobody's heartbeat, so nobody dies of what a watch has
-not said. Of whom the server does not tell, nothing is concluded. A server that has other worries is not pressed.
+A member whose Lease cannot be read stays live. The first failure ends the round, so a server in trouble gets no more
+requests.
 """
 
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from exclave.controller.policy.snapshot import Key
 from exclave.errors import ApiRefusal, ClusterError
 
 MOST_ASKED = 200
-"""Leases read at once, when so many members seem to have fallen silent."""
+"""Leases that are read in one round at most."""
 
 
 async def recheck_leases(cluster: Sender, silent: Iterable[Key]) -> tuple[list[Object], set[Key]]:
-    """The Leases of those who are silent, and of whom none could be read."""
+    """Read the Leases of silent members. Returns those that exist, and the members whose Lease could not be read."""
     unread, found = set(silent), list[Object]()
     for key in sorted(unread)[:MOST_ASKED]:
         try:
             found.append(await cluster.send(get(LEASES, *key)))
         except ClusterError as problem:
             if not isinstance(problem, ApiRefusal) or problem.status != 404:
-                break  # the next look asks again
+                break  # the next round reads the rest
         unread.discard(key)
     return found, unread

@@ -1,8 +1,6 @@
-"""Keys that want a look: each at most once at a time, failures again after a growing pause.
+"""A queue of keys that workers reconcile: each key once at a time, failures again after a growing pause.
 
-Rules: a key that is added while it is being looked at is looked at again afterwards, once; one key's failure delays
-nobody else's look. Between two looks others have their turn, also where a look asks nobody: ten thousand of these in a
-row take longer than a leader may be silent. A look returns the seconds after which it wants to be repeated, or None.
+A key that is added while it is reconciled is reconciled once more afterwards. One key's failure delays no other key.
 """
 
 import logging
@@ -24,22 +22,25 @@ FAILURES = Backoff(first=0.2, most=60.0)
 
 
 class WorkQueue(Generic[K]):
-    """Looks at keys with several workers. `draw` gives numbers in [0, 1)."""
+    """Reconciles keys with several workers. `draw` returns numbers in [0, 1).
 
-    def __init__(self, look: Callable[[K], Awaitable[float | None]], draw: Callable[[], float]) -> None:
-        self._look = look
+    `reconcile` returns the seconds after which to reconcile the key again, None if no time is set for that.
+    """
+
+    def __init__(self, reconcile: Callable[[K], Awaitable[float | None]], draw: Callable[[], float]) -> None:
+        self._reconcile = reconcile
         self._draw = draw
         self._ready: deque[K] = deque()
         self._waiting: set[K] = set()  # in `_ready`
         self._busy: set[K] = set()
         self._again: set[K] = set()  # added while busy
         self._failures: dict[K, tuple[int, float]] = {}  # how many, and trio time from which the next one is logged
-        self._due: dict[K, float] = {}  # trio time of the next look
+        self._due: dict[K, float] = {}  # trio time of the next turn
         self._nearest = float("inf")  # of `_due`, or earlier
         self._wake = trio.Event()
 
     def add_nowait(self, key: K) -> None:
-        """Have a key looked at soon."""
+        """Reconcile a key soon."""
         self._due.pop(key, None)
         if key in self._busy:
             self._again.add(key)
@@ -49,17 +50,17 @@ class WorkQueue(Generic[K]):
             self._wake_up()
 
     def add_later_nowait(self, key: K, pause: float) -> None:
-        """Have a key looked at after `pause` seconds, unless it is sooner for another reason."""
+        """Reconcile a key after `pause` seconds, unless it is due earlier anyway."""
         due = trio.current_time() + pause
         if key not in self._waiting and due < self._due.get(key, float("inf")):
-            self._remember(key, due)
+            self._set_due(key, due)
 
     async def run(self, workers: int) -> None:
-        """Look at keys for ever."""
+        """Reconcile keys for ever."""
         async with trio.open_nursery() as nursery:
             for _ in range(workers):
                 nursery.start_soon(self._work)
-            nursery.start_soon(self._remind)
+            nursery.start_soon(self._add_due)
 
     async def _work(self) -> None:
         while True:
@@ -74,18 +75,19 @@ class WorkQueue(Generic[K]):
                 self._again.discard(key)
                 self.add_nowait(key)
             elif pause is not None:
-                self._remember(key, trio.current_time() + pause)
+                self._set_due(key, trio.current_time() + pause)
+            # 10,000 keys without any I/O would delay the renewal of the leader's Lease past its deadline.
             await trio.lowlevel.checkpoint()
 
     async def _try(self, key: K) -> float | None:
         try:
-            pause = await self._look(key)
-        except Exception as problem:  # whatever is wrong with one object must not end the looks at the others
+            pause = await self._reconcile(key)
+        except Exception as problem:  # a fault of one object must not stop the others
             now = trio.current_time()
             attempt, logged_from = self._failures.get(key, (0, now))
             pause = FAILURES.pause(attempt, self._draw())
             if now >= logged_from:
-                # An object may change, and be looked at, at every moment.
+                # An object may change, and be reconciled, at every moment.
                 log.warning("%s: tried again: %s", key, describe(problem))
                 logged_from = now + pause
             self._failures[key] = attempt + 1, logged_from
@@ -93,7 +95,7 @@ class WorkQueue(Generic[K]):
         self._failures.pop(key, None)
         return pause
 
-    async def _remind(self) -> None:
+    async def _add_due(self) -> None:
         while True:
             mark_live = self._wake
             self._nearest = min(self._due.values(), default=float("inf"))
@@ -104,7 +106,7 @@ class WorkQueue(Generic[K]):
                 self.add_nowait(key)
             await trio.lowlevel.checkpoint()
 
-    def _remember(self, key: K, due: float) -> None:
+    def _set_due(self, key: K, due: float) -> None:
         self._due[key] = due
         if due < self._nearest:
             self._nearest = due

@@ -1,14 +1,14 @@
-"""One process of the controller: it stands by, or it leads and controls. Composition root.
+"""One process of the controller: it stands by, or it leads and runs a Controller. Composition root.
 
-Rules: whoever loses the lead closes the whole controller, its queue with it, and starts from an empty one when it leads
-again. Health and metrics are answered in both cases.
+A replica that stops leading closes its Controller with all its state, and starts an empty one when it leads again.
+Health and metrics are served in both cases.
 """
 
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 async def run_controller(
     access: Access, token_file: Path, locations: Locations, me: str, listen: tuple[str, int] | None, now: Now
 ) -> None:
-    """Stand for election for ever, and control while elected. `me` is this replica's own name.
+    """Take part in the election for ever, and control while elected. `me` is this replica's own name.
 
-    The token stands in a file and is read anew for each request, since it rotates. `listen` is where health and
-    metrics are answered, if anywhere. SIGTERM and SIGINT end it in order: the Lease is given back.
+    `token_file` is read for each request, since Kubernetes rotates the token. `listen`: address and port of health and
+    metrics, None for neither. SIGTERM and SIGINT end it in order, and the Lease is released.
     """
     async with open_bare_nursery() as nursery:
         await nursery.start(_end_on_signal, nursery.cancel_scope)
-        await _stand(access, token_file, locations, me, listen, now)
+        await _run_replica(access, token_file, locations, me, listen, now)
 
 
 async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStatus[None]") -> None:
@@ -49,7 +49,7 @@ async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStat
             scope.cancel()
 
 
-async def _stand(
+async def _run_replica(
     access: Access, token_file: Path, locations: Locations, me: str, listen: tuple[str, int] | None, now: Now
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -75,7 +75,7 @@ class Replica:
         self._states = MemberStates()
 
     def metrics(self) -> list[Metric]:
-        """What it tells of itself."""
+        """The metrics of this replica."""
         controller = self._controller
         state = controller.state if controller is not None else ClusterState("", "")
         return controller_metrics(
@@ -93,24 +93,15 @@ class Replica:
     async def lead(self, locations: Locations, now: Now) -> None:
         """Control until another one leads."""
         try:
-            await _lead(self._candidate, locations, now, self._take)
+            async with open_bare_nursery() as nursery:
+                nursery.start_soon(supervise, "controller", partial(self._control, locations, now))
+                await self._candidate.leads.wait_for(lambda leads: not leads)
+                log.warning("controller: another one leads now")
+                nursery.cancel_scope.cancel()
         finally:
             self._controller = None
 
-    def _take(self, controller: Controller) -> None:
-        self._controller = controller
-
-
-async def _lead(candidate: Candidate, locations: Locations, now: Now, take: Callable[[Controller], None]) -> None:
-    async with open_bare_nursery() as nursery:
-
-        async def control() -> None:
-            async with open_controller(candidate.fenced, locations, now) as controller:
-                take(controller)
-                log.info("controller: ready")
-                await trio.sleep_forever()
-
-        nursery.start_soon(supervise, "controller", control)
-        await candidate.leads.wait_for(lambda leads: not leads)
-        log.warning("controller: another one leads now")
-        nursery.cancel_scope.cancel()
+    async def _control(self, locations: Locations, now: Now) -> None:
+        async with open_controller(self._candidate.fenced, locations, now) as self._controller:
+            log.info("controller: ready")
+            await trio.sleep_forever()

@@ -162,7 +162,7 @@ class Controller:
             nursery.start_soon(supervise, "accounts", sweeps)
             warner = HeadlessWarner(self._cluster, self._readable_groups, self._events, self._malformed)
             nursery.start_soon(supervise, "headless Services", warner.run)
-            nursery.start_soon(supervise, "Events", self._events.run)
+            nursery.start_soon(supervise, "events", self._events.run)
 
     def _watches(self) -> list[Watch]:
         state, linkerd = self.state, self._locations.linkerd

@@ -1,8 +1,7 @@
-"""What stays behind is removed: join accounts whose time has come, and machines' accounts without a Member. With a
-group all of its accounts go, since nobody looks into a namespace whose last group has gone.
+"""Deletes accounts that would stay behind: expired join accounts, and machines' accounts without a Member.
 
-Rules: nothing here trusts a cache for a deletion: that there is no Member is asked of the API server. An account
-younger than `GRACE` may belong to a Member that is being made. A failure is told, and the next round tries again.
+Before a deletion the API server is asked whether there is a Member, since a cache may be late. A failure is logged,
+and the next round tries again.
 """
 
 import logging
@@ -36,12 +35,12 @@ async def run_sweeps(
     now: Now,
     malformed: MalformedLog,
 ) -> None:
-    """Go round for ever: `namespaces` are those with groups, `members` the Members as far as they are known."""
+    """Sweep for ever. `namespaces`: those with groups. `members`: the keys of all Members that are known."""
     while True:
         for namespace in namespaces():
             try:
-                known = {name for where, name in members() if where == namespace}
-                await sweep(cluster, namespace, known, now, malformed)
+                names = {name for where, name in members() if where == namespace}
+                await sweep(cluster, namespace, names, now, malformed)
             except ClusterError as problem:
                 log.warning("accounts in %s: %s", accounts_namespace(namespace), problem)
         await trio.sleep(EVERY)
@@ -56,13 +55,13 @@ async def sweep(cluster: Sender, namespace: str, members: set[str], now: Now, ma
         log.info("join account %s/%s has expired", where, name)
         await _delete_or_warn(cluster, where, name)
     for name, member in _each(accounts, lambda one: orphan_accounts([one], members, now()), malformed):
-        if not await _is_there(cluster, namespace, member):
+        if not await _exists(cluster, namespace, member):
             log.warning("account %s/%s has no Member and is deleted", where, name)
             await _delete_or_warn(cluster, where, name)
 
 
 def _each(accounts: Iterable[Object], select: Callable[[Object], list[T]], malformed: MalformedLog) -> list[T]:
-    """What `select` finds in each of the accounts."""
+    """What `select` returns for the accounts; one that it fails for is reported and left out."""
 
     def report(one: Object, problem: Exception) -> None:
         malformed.report(object_title(one, SERVICE_ACCOUNTS.kind), problem)
@@ -72,7 +71,8 @@ def _each(accounts: Iterable[Object], select: Callable[[Object], list[T]], malfo
 
 
 async def delete_group_accounts(cluster: Sender, namespace: str, group: str) -> None:
-    """Remove the accounts of a group that is about to be gone, as far as that is permitted. Raises ClusterError."""
+    """Delete the accounts of a group that is about to be released, as far as permitted. Raises ClusterError."""
+    # The sweeps visit namespaces with groups only, so the accounts of a namespace's last group would stay.
     where = accounts_namespace(namespace)
     try:
         listed = await cluster.send(list_all(SERVICE_ACCOUNTS, where))
@@ -82,10 +82,10 @@ async def delete_group_accounts(cluster: Sender, namespace: str, group: str) -> 
     except ApiRefusal as refusal:
         if refusal.status not in (403, 404):
             raise
-        log.warning("accounts of group %s/%s are left: %s", namespace, group, refusal)  # its Roles went first
+        log.warning("accounts of group %s/%s are left: %s", namespace, group, refusal)  # its Roles were deleted first
 
 
-async def _is_there(cluster: Sender, namespace: str, member: str) -> bool:
+async def _exists(cluster: Sender, namespace: str, member: str) -> bool:
     try:
         await cluster.send(get(MEMBERS, namespace, member))
     except ApiRefusal as refusal:
@@ -96,7 +96,7 @@ async def _is_there(cluster: Sender, namespace: str, member: str) -> bool:
 
 
 async def _delete_or_warn(cluster: Sender, namespace: str, name: str) -> None:
-    """Delete an account. That the server refuses this one is logged, and keeps no other from being deleted."""
+    """Delete an account. A refusal is logged, so that the others are deleted all the same."""
     try:
         await _delete(cluster, namespace, name)
     except ApiRefusal as refusal:

@@ -69,11 +69,11 @@ def test_everything_that_a_machine_may_write_is_watched_in_every_version() -> No
 
 @pytest.mark.parametrize("name", [MACHINES_POLICY, CONTROLLER_POLICY])
 def test_expressions_name_no_variable_that_is_not_there(name: str) -> None:
-    known = [variable["name"] for variable in spec(name).get("variables", [])]
+    existing = [variable["name"] for variable in spec(name).get("variables", [])]
     for number, variable in enumerate(spec(name).get("variables", [])):
-        assert set(re.findall(r"variables\.(\w+)", variable["expression"])) <= set(known[:number])
+        assert set(re.findall(r"variables\.(\w+)", variable["expression"])) <= set(existing[:number])
     for validation in spec(name)["validations"]:
-        assert set(re.findall(r"variables\.(\w+)", validation["expression"])) <= set(known)
+        assert set(re.findall(r"variables\.(\w+)", validation["expression"])) <= set(existing)
 
 
 @pytest.mark.parametrize("name", [MACHINES_POLICY, CONTROLLER_POLICY])

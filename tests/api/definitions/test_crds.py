@@ -55,13 +55,13 @@ def test_every_schema_is_structural_and_nothing_is_dropped_in_silence(kind: str)
 
 @pytest.mark.parametrize("kind", CRDS)
 def test_columns_show_fields_that_are_there(kind: str) -> None:
-    known = {place for place, _ in parts(version(kind)["schema"]["openAPIV3Schema"])}
+    existing = {place for place, _ in parts(version(kind)["schema"]["openAPIV3Schema"])}
     for column in version(kind)["additionalPrinterColumns"]:
         path = column["jsonPath"].split("[")[0]
-        assert path in known or path == ".metadata.creationTimestamp", column
+        assert path in existing or path == ".metadata.creationTimestamp", column
 
 
-def test_what_a_machine_said_when_it_joined_stays_said() -> None:
+def test_what_a_machine_stated_when_it_joined_cannot_be_changed() -> None:
     spec = version("Member")["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     fixed = {name for name, schema in spec.items() if "oldSelf" in str(schema)}
     assert fixed == {"nonce", "machineHash", "deliveryKey"}

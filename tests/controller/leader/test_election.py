@@ -8,8 +8,8 @@ from exclave.controller.leader.election import (
     LeaseVersion,
     acquired_lease,
     may_acquire,
+    observe,
     released_lease,
-    see,
     time_left,
 )
 
@@ -29,16 +29,16 @@ HELD = {
         pytest.param("other", DURATION, True, id="another's who is silent"),
     ],
 )
-def test_a_lease_is_taken_when_it_may_be(holder: str, silent: float, may: bool) -> None:
+def test_when_a_lease_may_be_acquired(holder: str, silent: float, may: bool) -> None:
     lease = {**HELD, "spec": {"holderIdentity": holder}}
     assert may_acquire(lease, LeaseVersion("7", 100.0), "me", 100.0 + silent) is may
 
 
 def test_silence_is_counted_from_the_last_change_by_our_own_clock() -> None:
-    first = see(None, HELD, 10.0)
-    assert see(first, HELD, 20.0) == LeaseVersion("7", 10.0)
+    first = observe(None, HELD, 10.0)
+    assert observe(first, HELD, 20.0) == LeaseVersion("7", 10.0)
     renewed = {**HELD, "metadata": {**HELD["metadata"], "resourceVersion": "8"}}
-    assert see(first, renewed, 20.0) == LeaseVersion("8", 20.0)
+    assert observe(first, renewed, 20.0) == LeaseVersion("8", 20.0)
 
 
 def test_taking_it_is_conditional_on_what_was_read_and_counted() -> None:

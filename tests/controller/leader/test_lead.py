@@ -84,7 +84,7 @@ async def test_a_lease_of_another_shape_is_tried_again_until_it_can_be_read(
     assert "election: failed and starts again in " in caplog.messages[0]
 
 
-async def test_a_leader_that_ends_in_order_keeps_nobody_waiting(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_leader_that_ends_in_order_releases_its_lease(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running_cluster(tmp_path) as cluster:
         async with candidate(cluster, "first") as first:
             await wait_leads(first)
@@ -97,26 +97,24 @@ class LosesAnswers:
     """A cluster that carries out what it is asked to, and whose answer to the next change never comes."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.carried_out = trio.Event()
+        self.written = trio.Event()
         self._cluster = cluster
 
     async def send(self, request: Request) -> Object:
         answer = await self._cluster.send(request)
-        if request.verb != "get" and not self.carried_out.is_set():
-            self.carried_out.set()
+        if request.verb != "get" and not self.written.is_set():
+            self.written.set()
             await trio.sleep_forever()
         return answer
 
 
-async def test_a_leader_that_ends_while_it_renews_keeps_nobody_waiting_either(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def test_a_leader_that_ends_while_it_renews_releases_its_lease(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running_cluster(tmp_path) as cluster:
         async with candidate(cluster, "first") as first:
             await wait_leads(first)
             slow = LosesAnswers(cluster)
             first._cluster = slow  # type: ignore[assignment]
-            await slow.carried_out.wait()
+            await slow.written.wait()
         assert await holder(cluster) == ""
         async with candidate(cluster, "second") as second:
             assert await wait_leads(second) < 1
@@ -133,7 +131,7 @@ async def test_a_lease_that_somebody_else_holds_by_now_is_left_to_them(
             found["spec"]["holderIdentity"] = "second"
             await cluster.send(replace(LEASES, *PLACE, found))
         assert await holder(cluster) == "second"
-    assert any("the Lease was not given back" in line for line in caplog.messages)
+    assert any("the Lease was not released" in line for line in caplog.messages)
 
 
 async def test_a_leader_that_slept_writes_nothing_and_steps_down(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -144,7 +142,7 @@ async def test_a_leader_that_slept_writes_nothing_and_steps_down(tmp_path: Path,
         clock.slept = 20.0
         with pytest.raises(ClusterError) as refused:
             await first.fenced.send(create(CONFIG_MAPS, "default", {**BODY, "metadata": {"name": "late"}}))
-        assert refused.value.message == "this controller leads no longer, and does not create configmaps late"
+        assert refused.value.message == "this controller leads no longer, so it does not create configmaps late"
         assert await first.fenced.send(list_all(CONFIG_MAPS, "default")), "reading is free"
 
 
@@ -171,7 +169,7 @@ async def test_a_write_that_waits_for_its_turn_is_not_sent_by_one_that_leads_no_
         assert (await cluster.send(list_all(CONFIG_MAPS, "default")))["items"] == []
 
 
-async def test_the_lease_of_one_that_went_silent_is_taken_after_its_time(
+async def test_the_lease_of_a_silent_leader_is_acquired_after_its_duration(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with running_cluster(tmp_path) as cluster:

@@ -215,7 +215,7 @@ def test_members_read_what_is_published_and_name_it_by_its_digest() -> None:
     assert settings_of(GROUP, replace(MESH, issuer="cd" * 32), 10.0)[1] != name
 
 
-def test_the_object_that_carries_them() -> None:
+def test_the_config_map_of_a_group() -> None:
     assert settings_object(GROUP, json.dumps({})) == {
         "apiVersion": "v1",
         "kind": "ConfigMap",

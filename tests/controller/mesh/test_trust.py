@@ -27,7 +27,7 @@ def text(*anchors: x509.Certificate) -> str:
     return "".join(map(pem_of, anchors))
 
 
-def kept() -> Trust:
+def last_good() -> Trust:
     found, faults = choose_trust(secret([OLD_ISSUER]), bundle(OLD), None, NOW)
     assert found is not None and not faults
     return found
@@ -77,10 +77,10 @@ def test_what_is_gone_on_with(
     published: str,
     faults: dict[str, str],
 ) -> None:
-    trust, told = choose_trust(found, anchors, kept(), NOW)
+    trust, reported = choose_trust(found, anchors, last_good(), NOW)
     assert trust is not None
     assert (trust.issuer.certificate, trust.anchors) == (issuer, published)
-    assert {what: text[: len(faults.get(what, ""))] for what, text in told.items()} == faults
+    assert {what: text[: len(faults.get(what, ""))] for what, text in reported.items()} == faults
 
 
 FIRST: dict[str, tuple[dict[str, object] | None, dict[str, object] | None, dict[str, str]]] = {
@@ -93,17 +93,17 @@ FIRST: dict[str, tuple[dict[str, object] | None, dict[str, object] | None, dict[
 
 
 @pytest.mark.parametrize(("found", "anchors", "faults"), FIRST.values(), ids=FIRST)
-def test_there_is_none_before_a_good_pair_was_seen(
+def test_there_is_none_before_a_good_pair_was_read(
     found: dict[str, object] | None, anchors: dict[str, object] | None, faults: dict[str, str]
 ) -> None:
     assert choose_trust(found, anchors, None, NOW) == (None, faults)
 
 
-def test_an_issuer_that_has_expired_still_tells_which_anchors_are_good() -> None:
+def test_new_anchors_must_fit_an_issuer_that_has_expired_too() -> None:
     late = NOW + 7200
-    trust, faults = choose_trust(secret([OLD_ISSUER]), bundle(OLD, NEW), kept(), late)
+    trust, faults = choose_trust(secret([OLD_ISSUER]), bundle(OLD, NEW), last_good(), late)
     assert trust is not None and trust.anchors == text(OLD, NEW)
     assert faults == {"issuer": "the issuer's certificate, or one above it, is not valid now"}
-    trust, faults = choose_trust(secret([OLD_ISSUER]), bundle(NEW), kept(), late)
+    trust, faults = choose_trust(secret([OLD_ISSUER]), bundle(NEW), last_good(), late)
     assert trust is not None and (trust.issuer.certificate, trust.anchors) == (OLD_ISSUER, text(OLD))
     assert set(faults) == {"anchors", "issuer"}

@@ -50,11 +50,11 @@ SCENARIOS: dict[str, tuple[Object, list[Object], Condition]] = {
 
 
 @pytest.mark.parametrize(("found", "others", "condition"), SCENARIOS.values(), ids=SCENARIOS)
-def test_a_group_is_accepted_or_told_why_not(found: Object, others: list[Object], condition: Condition) -> None:
+def test_a_group_is_accepted_or_has_a_reason(found: Object, others: list[Object], condition: Condition) -> None:
     assert accepted_condition(found, others, members=2, refused_namespace=False) == condition
 
 
-def test_a_group_where_machines_have_no_business_is_told_so() -> None:
+def test_a_group_in_a_refused_namespace_is_not_accepted() -> None:
     assert accepted_condition(group(), [], members=0, refused_namespace=True) == Condition(
         "Accepted", False, "NamespaceRefused", "machines have no business in namespace shop: give them their own"
     )
@@ -71,12 +71,12 @@ def test_control_planes_and_accounts_are_left_alone(namespace: str, refused: boo
     assert is_refused_namespace(namespace, "exclave", "linkerd") is refused
 
 
-def test_a_group_is_held_and_told_once() -> None:
+def test_a_group_gets_finalizer_and_condition_once() -> None:
     work = group_patches(group(), ACCEPTED, members=0, now=NOW)
     assert work.metadata == {"metadata": HELD}
     assert work.status == {"status": {"conditions": [make_condition(ACCEPTED, NOW)]}}
-    told = {**group(metadata=HELD), **work.status}
-    assert group_patches(told, ACCEPTED, members=0, now=NOW + 5) == GroupPatches(None, None)
+    reported = {**group(metadata=HELD), **work.status}
+    assert group_patches(reported, ACCEPTED, members=0, now=NOW + 5) == GroupPatches(None, None)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def one(key: tuple[str, str], machine: str, address: str, *listed_addresses: str
 # The index.
 
 
-def test_members_are_found_by_their_machine_and_by_each_address_that_they_say_or_stand_at() -> None:
+def test_members_are_found_by_machine_and_by_each_stated_or_listed_address() -> None:
     claims = Claims()
     first, second, third = one(A, "m1", "a1", "a1"), one(B, "m2", "a1", "a2"), one(C, "m1", "")
     assert claims.refresh(A, first) == set()
@@ -46,7 +46,7 @@ def test_whoever_shares_what_was_or_is_claimed_is_concerned_by_a_change_and_nobo
     assert claims.sharing_with(B) == ()
 
 
-def test_a_member_as_others_see_it() -> None:
+def test_the_neighbour_that_a_member_is_to_others() -> None:
     snapshot = settled_snapshot(serving=True)
     found = neighbour_of(snapshot.member, snapshot.workload, GROUP, live=False)
     assert found == Neighbour(
@@ -62,16 +62,16 @@ def test_a_member_as_others_see_it() -> None:
     assert found.owns(HERS) and found.has_ports_at(HERS) and not found.owns(HIS)
 
 
-@pytest.mark.parametrize("said", [[], ["192.0.2.7"], ["nonsense"], [HERS, HIS]], ids=str)
-def test_an_address_that_its_group_does_not_give_is_not_a_members_own(said: list[str]) -> None:
+@pytest.mark.parametrize("stated", [[], ["192.0.2.7"], ["nonsense"], [HERS, HIS]], ids=str)
+def test_an_address_outside_its_groups_networks_is_not_a_members_own(stated: list[str]) -> None:
     snapshot = settled_snapshot(serving=True)
-    found = neighbour_of(make_member(addresses=said), snapshot.workload, GROUP, live=True)
+    found = neighbour_of(make_member(addresses=stated), snapshot.workload, GROUP, live=True)
     assert found.address == "" and not found.owns(HERS)
     assert found.has_ports_at(HERS), "until its ports are withdrawn"
     assert neighbour_of(make_member(), snapshot.workload, None, live=True).address == "", "nor is one without a group"
 
 
-def test_what_is_being_given_stands_already() -> None:
+def test_an_address_in_a_request_under_way_is_listed() -> None:
     found = neighbour_of(make_member(), None, GROUP, live=True, reserved={"spec": {"workloadIPs": [{"ip": HERS}]}})
     assert found.owns(HERS) and not found.has_ports
 
@@ -110,14 +110,14 @@ def stolen(victim: str = VICTIM, thief: str = THIEF, **networks: tuple[str, ...]
     """The thief's machine is the older member, the victim's is listed."""
     fleet = Fleet(**networks)
     fleet.join(thief, HIS)
-    fleet.beat(60)
+    fleet.send_heartbeats(60)
     fleet.join(victim, HERS)
     assert fleet.listed(HERS) == [victim] and fleet.listed(HIS) == [thief]
     return fleet
 
 
 def claims_hers(fleet: Fleet) -> None:
-    fleet.says(THIEF, addresses=[HERS])
+    fleet.states(THIEF, addresses=[HERS])
 
 
 def after(*events: Callable[[Fleet], Any]) -> Callable[[Fleet], None]:
@@ -137,11 +137,11 @@ def return_(fleet: Fleet) -> None:
 
 
 def serves(value: bool) -> Callable[[Fleet], None]:
-    return lambda fleet: fleet.says(VICTIM, serving=value)
+    return lambda fleet: fleet.states(VICTIM, serving=value)
 
 
 def thief_serves(value: bool) -> Callable[[Fleet], None]:
-    return lambda fleet: fleet.says(THIEF, serving=value)
+    return lambda fleet: fleet.states(THIEF, serving=value)
 
 
 AT_MOST: dict[str, tuple[Callable[[Fleet], None], list[str], str, str]] = {
@@ -149,10 +149,10 @@ AT_MOST: dict[str, tuple[Callable[[Fleet], None], list[str], str, str]] = {
         claims_hers, [VICTIM], "Registered", "AddressInUse",
     ),
     "however the thief writes it": (
-        lambda fleet: fleet.says(THIEF, addresses=["010.77.0.20"]), [VICTIM], "Registered", "AddressRefused",
+        lambda fleet: fleet.states(THIEF, addresses=["010.77.0.20"]), [VICTIM], "Registered", "AddressRefused",
     ),
     "two addresses are none": (
-        lambda fleet: fleet.says(THIEF, addresses=[HIS, HERS]), [VICTIM], "Registered", "AddressRefused",
+        lambda fleet: fleet.states(THIEF, addresses=[HIS, HERS]), [VICTIM], "Registered", "AddressRefused",
     ),
     "one that does not serve for a while keeps it as well": (
         after(serves(False), claims_hers, serves(True)), [VICTIM], "Registered", "AddressInUse",
@@ -162,11 +162,11 @@ AT_MOST: dict[str, tuple[Callable[[Fleet], None], list[str], str, str]] = {
         [VICTIM], "Registered", "AddressInUse",
     ),
     "a controller that starts anew decides the same": (
-        after(claims_hers, Fleet.restart_controller, Fleet.beat), [VICTIM], "Registered", "AddressInUse",
+        after(claims_hers, Fleet.restart_controller, Fleet.send_heartbeats), [VICTIM], "Registered", "AddressInUse",
     ),
     "an ExternalWorkload of the thief's that somebody else deletes is not made again where it may not stand": (
         after(serves(False), claims_hers, lambda fleet: fleet.state.workloads.objects.pop(("shop", THIEF)),
-              lambda fleet: fleet.look([("shop", THIEF)]), serves(True)),
+              lambda fleet: fleet.reconcile([("shop", THIEF)]), serves(True)),
         [VICTIM], "Registered", "AddressInUse",
     ),
     "one that is silent loses the address, and stays a member": (
@@ -183,7 +183,7 @@ AT_MOST: dict[str, tuple[Callable[[Fleet], None], list[str], str, str]] = {
         [THIEF], "Registered", "Registered",
     ),
     "the thief that goes back to its own gives it back": (
-        after(silence, claims_hers, return_, lambda fleet: fleet.says(THIEF, addresses=[HIS])),
+        after(silence, claims_hers, return_, lambda fleet: fleet.states(THIEF, addresses=[HIS])),
         [VICTIM], "Registered", "Registered",
     ),
     "and so does one that falls silent": (
@@ -208,14 +208,14 @@ OTHER_GROUPS = {"api": "api-ttttt-1", "pay": "pay-ttttt-1"}
 
 
 @pytest.mark.parametrize("thief", OTHER_GROUPS.values(), ids=OTHER_GROUPS)
-def test_a_stolen_machine_of_a_group_without_the_victims_network_takes_not_even_a_silent_members_address(
+def test_a_stolen_machine_of_a_group_without_the_victims_network_gets_not_even_a_silent_members_address(
     thief: str,
 ) -> None:
     fleet = Fleet(api=("192.0.2.0/24",), pay=("192.0.2.0/24",))
     fleet.join(thief, "192.0.2.7")
     fleet.join(VICTIM, HERS)
     fleet.fall_silent(VICTIM)
-    fleet.says(thief, addresses=[HERS])
+    fleet.states(thief, addresses=[HERS])
     assert fleet.condition(thief, "Registered") == "AddressRefused" and fleet.listed("192.0.2.7") == []
     fleet.return_(VICTIM)
     assert fleet.listed(HERS) == [VICTIM] and fleet.condition(VICTIM, "Registered") == "Registered"
@@ -224,7 +224,7 @@ def test_a_stolen_machine_of_a_group_without_the_victims_network_takes_not_even_
 @pytest.mark.parametrize("thief", OTHER_GROUPS.values(), ids=OTHER_GROUPS)
 def test_where_two_groups_share_a_network_the_address_of_a_silent_member_is_all_that_changes_hands(thief: str) -> None:
     fleet = stolen(thief=thief)
-    fleet.says(thief, addresses=[HERS])
+    fleet.states(thief, addresses=[HERS])
     assert fleet.listed(HERS) == [VICTIM] and fleet.condition(thief, "Registered") == "AddressInUse"
     fleet.fall_silent(VICTIM)
     assert fleet.listed(HERS) == [thief]
@@ -241,21 +241,21 @@ def test_a_stolen_join_token_replaces_silent_members_of_its_own_group_alone(newc
     assert fleet.condition(newcomer, "Admitted") == "AddressInUse" and fleet.listed(HERS) == [VICTIM]
     fleet.fall_silent(VICTIM)
     assert fleet.condition(newcomer, "Admitted") == "Admitted", "a refused one is judged again when that can help"
-    fleet.beat()
-    fleet.says(newcomer, serving=True)
+    fleet.send_heartbeats()
+    fleet.states(newcomer, serving=True)
     assert fleet.listed(HERS) == [newcomer]
     assert (fleet.gone == [VICTIM]) is goes
 
 
-def test_of_two_that_join_with_one_address_at_once_one_gets_it_and_the_other_is_told() -> None:
+def test_of_two_that_join_with_one_address_at_once_one_gets_it_and_the_other_is_refused() -> None:
     fleet = Fleet()
     fleet.silent = {("shop", THIEF), ("shop", VICTIM)}
     fleet.join(VICTIM, HERS)
-    fleet.beat(1)
+    fleet.send_heartbeats(1)
     fleet.join(THIEF, HERS)
     assert fleet.condition(VICTIM, "Admitted") == fleet.condition(THIEF, "Admitted") == "Admitted"
     fleet.silent = set()
-    fleet.beat()
+    fleet.send_heartbeats()
     assert fleet.listed(HERS) == [VICTIM], "the older one, whoever is heard first"
     assert fleet.condition(THIEF, "Registered") == "AddressInUse"
     fleet.restart_controller()
@@ -265,10 +265,10 @@ def test_of_two_that_join_with_one_address_at_once_one_gets_it_and_the_other_is_
 def test_one_that_has_lost_its_address_does_not_get_it_back_by_being_older() -> None:
     fleet = Fleet()
     fleet.join(VICTIM, HERS)
-    fleet.beat(60)
+    fleet.send_heartbeats(60)
     fleet.join(THIEF, HIS)
     fleet.fall_silent(VICTIM)
-    fleet.says(THIEF, addresses=[HERS])
+    fleet.states(THIEF, addresses=[HERS])
     fleet.return_(VICTIM)
     for event in (thief_serves(False), Fleet.restart_controller, thief_serves(True)):
         event(fleet)
@@ -277,8 +277,8 @@ def test_one_that_has_lost_its_address_does_not_get_it_back_by_being_older() -> 
 
 def test_two_that_swap_their_addresses_do_not_wait_for_each_other() -> None:
     fleet = stolen()
-    fleet.says(THIEF, addresses=[HERS])
-    fleet.says(VICTIM, addresses=[HIS])
+    fleet.states(THIEF, addresses=[HERS])
+    fleet.states(VICTIM, addresses=[HIS])
     assert fleet.listed(HERS) == [THIEF] and fleet.listed(HIS) == [VICTIM]
 
 
@@ -291,7 +291,7 @@ def test_machines_behind_one_translation_with_equal_private_addresses_are_one_ad
     assert fleet.condition("pay-bbbbb-1", "Admitted") == "AddressInUse"
 
 
-def test_a_machine_that_was_refused_as_known_is_admitted_when_the_other_is_evicted() -> None:
+def test_a_machine_that_was_refused_as_a_clone_is_admitted_when_the_other_is_evicted() -> None:
     fleet = Fleet()
     fleet.join("web-aaaaa-1", "10.77.0.5", machine="same")
     fleet.join("web-bbbbb-1", "10.77.0.6", machine="same")

@@ -26,7 +26,7 @@ def test_due(name: str, annotations: dict[str, str] | None, due: bool) -> None:
     assert expired_accounts([account], NOW) == ([name] if due else [])
 
 
-def test_all_accounts_of_a_group_are_known_by_its_name() -> None:
+def test_the_accounts_of_a_group_are_found_by_its_name() -> None:
     names = ["web.vm.k7q2x-1", "web.join.k7q2x-2", "web.rejoin.k7q2x-1"]
     others = ["web-blue.vm.k7q2x-1", "api.join.k7q2x-1", "web", "web.vm", "web.vm.a.b", "default"]
     accounts = [{"metadata": {"name": name}} for name in (*names, *others)]

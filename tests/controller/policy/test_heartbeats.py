@@ -30,7 +30,7 @@ def test_the_limit_holds_and_the_choice_is_final(members: int, doublings: int) -
     assert interval_for(members, interval) == interval
 
 
-def seen(*holders: str) -> Holders:
+def observed(*holders: str) -> Holders:
     found = Holders()
     for second, holder in enumerate(holders):
         found = found.observe(holder, float(second))
@@ -49,18 +49,18 @@ def seen(*holders: str) -> Holders:
     ],
 )
 def test_a_boot_that_comes_back_means_two_machines(holders: list[str], clones: tuple[str, str] | None) -> None:
-    assert seen(*holders).clones(10.0) == clones
+    assert observed(*holders).clones(10.0) == clones
 
 
-def test_two_that_take_turns_are_told_of_in_one_order_whoever_is_heard_last() -> None:
+def test_two_boots_in_turns_are_reported_in_one_order() -> None:
     heard = ["a", "b", "a"]
     for holder in ("b", "a", "b"):
         heard.append(holder)
-        assert seen(*heard).returned == ("a", "b")
+        assert observed(*heard).returned == ("a", "b")
 
 
 def test_a_clone_that_has_fallen_silent_is_forgotten() -> None:
-    found = seen("a", "b", "a")
+    found = observed("a", "b", "a")
     assert found.clones(2.0 + FORGET_CLONE) == ("a", "b")
     assert found.clones(2.0 + FORGET_CLONE + 1) is None
 

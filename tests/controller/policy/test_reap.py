@@ -93,7 +93,7 @@ def test_nobody_is_live_without_a_reason(ages: dict[int, float | None], before: 
     assert found in (fresh, fresh | lost), "all who went stale together are withdrawn, or none"
 
 
-def test_a_lease_is_seen_by_our_clock_and_only_if_it_changed() -> None:
+def test_a_lease_is_dated_by_our_clock_and_only_if_it_changed() -> None:
     first = observe(None, "their clock says 1970", NOW)
     assert first == LeaseObservation("their clock says 1970", NOW)
     assert observe(first, "their clock says 1970", NOW + 9) is first
@@ -112,7 +112,7 @@ def workload(ports: int = 1, ready: bool = True, deleting: bool = False, finaliz
     return {**found, "status": READY} if ready else found
 
 
-def test_ready_is_what_the_condition_says() -> None:
+def test_ready_is_read_from_the_condition() -> None:
     assert is_ready(workload())
     assert not is_ready(workload(ready=False))
     assert not is_ready({"status": {"conditions": [{"type": "Ready", "status": "False"}]}})
@@ -142,7 +142,7 @@ def test_retiring(found: Object, emptied_for: float | None, transition: Removal)
     assert retire_workload(make_snapshot(workload=found, emptied_at=emptied_at)) == transition
 
 
-def carried(transition: Removal, snapshot: MemberSnapshot) -> MemberSnapshot:
+def executed(transition: Removal, snapshot: MemberSnapshot) -> MemberSnapshot:
     """The world after a step."""
     found: Any = snapshot.workload
     if isinstance(transition, DeleteAccount):
@@ -165,7 +165,7 @@ def test_a_whole_undoing_walks_backwards_and_never_deletes_what_still_has_ports(
     transitions: list[Removal] = []
     while not transitions or transitions[-1] != ReleaseMember():
         transitions.append(next_removal(snapshot))
-        snapshot = carried(transitions[-1], snapshot)
+        snapshot = executed(transitions[-1], snapshot)
         assert len(transitions) < 20
     assert transitions == [
         DeleteAccount(),

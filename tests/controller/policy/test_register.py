@@ -55,7 +55,7 @@ def test_the_whole_of_it() -> None:
     }
 
 
-def test_a_cordoned_member_keeps_its_ports_until_it_has_said_that_it_is_not_ready() -> None:
+def test_a_cordoned_member_has_its_ports_until_it_reports_that_it_is_not_ready() -> None:
     snapshot = settled_snapshot(serving=True)
     ready = {**snapshot.workload, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}  # type: ignore[dict-item]
     cordoned = {**snapshot.member, "status": {**snapshot.member["status"], "cordoned": True}}
@@ -64,7 +64,7 @@ def test_a_cordoned_member_keeps_its_ports_until_it_has_said_that_it_is_not_read
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "no address"])
-def test_an_address_that_is_refused_costs_the_ports_and_takes_nobody_elses_place(address: str) -> None:
+def test_a_refused_address_costs_the_ports_and_is_not_written(address: str) -> None:
     snapshot = settled_snapshot(serving=True)
     moved = snapshot.replaced(member=merge_patch(snapshot.member, {"spec": {"addresses": [address]}}))
     wanted = wanted_workload(moved, GROUP, MESH)
@@ -168,7 +168,7 @@ def test_a_label_that_the_group_or_the_machine_has_no_more_goes_and_somebody_els
     assert register(make_snapshot(workload=after), GROUP, MESH) is None
 
 
-def test_one_of_an_older_version_keeps_its_labels_and_names_them_from_now_on() -> None:
+def test_one_of_an_older_version_has_its_labels_still_and_lists_them_from_now_on() -> None:
     found = wanted(make_snapshot())
     del found["metadata"]["annotations"]["exclave.dev/labels"]
     found["metadata"]["labels"]["tier"] = "front"
@@ -187,8 +187,8 @@ def test_nothing_is_sent_if_it_is_as_it_shall_be() -> None:
     found = wanted(make_snapshot())
     assert register(make_snapshot(workload=found), GROUP, MESH) is None
     del found["spec"]["ports"]  # as an API server keeps an empty list
-    found["metadata"]["labels"]["theirs"] = "kept"
-    found["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied"] = "kept"
+    found["metadata"]["labels"]["theirs"] = "last_good"
+    found["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied"] = "last_good"
     found["status"] = {"conditions": [{"type": "Ready", "status": "True"}]}
     assert register(make_snapshot(workload=found), GROUP, MESH) is None
 
@@ -211,7 +211,7 @@ DAMAGE: dict[str, tuple[Object, Object]] = {
         },
     ),
     "a label changed": (
-        {"metadata": {"labels": {"app": "x", "theirs": "kept"}}},
+        {"metadata": {"labels": {"app": "x", "theirs": "last_good"}}},
         {"metadata": {"labels": {"app": "web"}}},
     ),
     "an annotation removed": (
@@ -226,7 +226,7 @@ DAMAGE: dict[str, tuple[Object, Object]] = {
 
 
 @pytest.mark.parametrize(("damage", "patch"), DAMAGE.values(), ids=DAMAGE)
-def test_what_others_changed_is_put_right_by_no_more_than_it_takes(damage: Object, patch: Object) -> None:
+def test_the_patch_corrects_only_what_others_changed(damage: Object, patch: Object) -> None:
     found = merge_patch(copy.deepcopy(wanted(make_snapshot())), damage)
     request = register(make_snapshot(workload=found), GROUP, MESH)
     assert request is not None
@@ -234,4 +234,4 @@ def test_what_others_changed_is_put_right_by_no_more_than_it_takes(damage: Objec
     mended = merge_patch(found, request.body)
     assert register(make_snapshot(workload=mended), GROUP, MESH) is None
     if "labels" in (damage.get("metadata") or {}):
-        assert mended["metadata"]["labels"]["theirs"] == "kept"
+        assert mended["metadata"]["labels"]["theirs"] == "last_good"

@@ -67,7 +67,7 @@ def test_it_is_back_dated_a_little_but_not_before_its_issuer() -> None:
 
 
 @given(st.floats(10, 7 * 86400))
-def test_it_lives_as_long_as_the_group_says_but_no_longer_than_its_issuer(lifetime: float) -> None:
+def test_it_is_valid_as_long_as_the_group_wants_but_no_longer_than_its_issuer(lifetime: float) -> None:
     found = signed(lifetime=lifetime)
     assert found.not_after == not_after(leaf_of(found)) == int(min(NOW + lifetime, NOW + 86400))
 

@@ -146,7 +146,7 @@ def test_ports_are_withdrawn_when_the_member_stops_serving() -> None:
     assert transition.request.body == {"spec": {"ports": []}}
 
 
-def test_the_status_tells_of_ports_only_once_they_are_listed() -> None:
+def test_the_status_lists_ports_only_once_the_external_workload_does() -> None:
     snapshot = settled_snapshot()
     listed = wanted_workload(settled_snapshot(serving=True), GROUP, MESH)
     listed["metadata"]["uid"] = "workload-uid"
@@ -164,7 +164,7 @@ def test_the_credential_goes_at_the_first_heartbeat() -> None:
     assert transition == WriteStatus({"status": {"credential": None}})
 
 
-def test_a_member_that_lost_its_heartbeat_is_told_so_and_others_conditions_are_kept() -> None:
+def test_a_silent_member_gets_live_false_and_other_conditions_stay() -> None:
     snapshot = settled_snapshot(live=False)
     theirs = {"type": "Theirs", "status": "True", "reason": "X", "message": "", "lastTransitionTime": "then"}
     found = snapshot.member["status"]["conditions"]
@@ -199,7 +199,7 @@ def test_a_request_that_another_controller_has_signed_meanwhile_is_left_to_it() 
     assert next_transition(settled_snapshot(signed=SIGNED)) is None
 
 
-def carried(transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot:
+def executed(transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot:
     """The world after a step, as the carrier and the API server would leave it."""
     if isinstance(transition, AddFinalizer):
         return snapshot.replaced(member=merge_patch(snapshot.member, {"metadata": {"finalizers": [FINALIZER]}}))
@@ -226,7 +226,7 @@ def play(snapshot: MemberSnapshot) -> tuple[list[str], MemberSnapshot]:
         transitions.append(type(transition).__name__)
         if isinstance(transition, RecheckAfter):
             break
-        snapshot = carried(transition, snapshot)
+        snapshot = executed(transition, snapshot)
         assert len(transitions) < 20, transitions
     return transitions, snapshot
 
@@ -256,7 +256,7 @@ def test_a_controller_that_crashed_between_any_two_steps_goes_on_to_the_same_end
     snapshot = whole
     for _ in range(7):
         transition = next_transition(snapshot)
-        snapshot = carried(transition, snapshot)
+        snapshot = executed(transition, snapshot)
         _, found = play(snapshot.replaced(signed=None, sealed=None))  # what was not written is lost
         assert found.member["status"]["certificate"] == wanted.member["status"]["certificate"]
         assert found.member["status"]["credential"] == wanted.member["status"]["credential"]
@@ -267,9 +267,9 @@ def test_one_that_was_admitted_is_served_on_though_it_would_be_refused_today() -
     snapshot = settled_snapshot()
     stranger = merge_patch(snapshot.member, {"status": {"conditions": []}, "spec": OUTSIDE})
     assert next_transition(snapshot.replaced(member=stranger)) == DeleteMember(REFUSED.message)
-    kept = merge_patch(snapshot.member, {"spec": OUTSIDE})
+    last_good = merge_patch(snapshot.member, {"spec": OUTSIDE})
     assert snapshot.view.admitted == ADMITTED
-    transition = next_transition(snapshot.replaced(member=kept))
+    transition = next_transition(snapshot.replaced(member=last_good))
     assert isinstance(transition, WriteStatus), "it stays a member, and its ports are withdrawn"
     (registered,) = [one for one in transition.patch["status"]["conditions"] if one["type"] == "Registered"]
     assert (registered["status"], registered["reason"]) == ("False", "AddressRefused")
@@ -318,7 +318,7 @@ def test_a_silent_member_is_removed_by_nobody_else(change: dict[str, Any]) -> No
     assert not isinstance(next_transition(snapshot), DeleteMember)
 
 
-def test_without_the_admission_policies_nothing_is_given_or_signed() -> None:
+def test_without_the_admission_policies_nothing_is_delivered_or_signed() -> None:
     fault = "ValidatingAdmissionPolicy exclave-guard is missing"
     fresh = make_snapshot(admission_fault=fault)
     transition = next_transition(fresh)
@@ -341,7 +341,7 @@ def weak_csr() -> str:
     return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def test_a_request_that_cannot_be_signed_is_told_and_holds_up_nothing_else() -> None:
+def test_a_csr_that_cannot_be_signed_is_reported_and_delays_nothing_else() -> None:
     settled = settled_snapshot(serving=True)
     asked = settled.replaced(member=merge_patch(settled.member, {"spec": {"csr": weak_csr(), "serving": False}}))
     transitions, after = play(asked)
@@ -353,7 +353,7 @@ def test_a_request_that_cannot_be_signed_is_told_and_holds_up_nothing_else() -> 
     assert again.view.certified == Condition("Certified", True, "Certified", "its certificates are signed")
 
 
-def test_a_renewal_that_waits_for_its_issuer_is_told_why() -> None:
+def test_a_renewal_that_waits_for_its_issuer_has_the_reason_in_a_condition() -> None:
     expired = replace(MESH, issuer_ends=NOW)
     assert next_transition(settled_snapshot(mesh=expired)) is None, "nothing is asked for"
     settled = settled_snapshot(mesh=expired)
@@ -366,7 +366,7 @@ def test_a_renewal_that_waits_for_its_issuer_is_told_why() -> None:
     assert transitions == ["Sign", "WriteStatus"]
 
 
-def test_what_a_member_must_know_is_written_before_its_renewal_is_signed() -> None:
+def test_the_status_is_written_before_a_renewal_is_signed() -> None:
     settled = settled_snapshot(serving=True)
     asked = settled.replaced(
         member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y"), "serving": False}}), live=False
@@ -375,12 +375,12 @@ def test_what_a_member_must_know_is_written_before_its_renewal_is_signed() -> No
     assert transitions == ["PutWorkload", "WriteStatus", "Sign", "WriteStatus", "RecheckAfter"]
 
 
-def test_two_machines_as_one_member_are_told_and_forgotten_again() -> None:
+def test_two_machines_as_one_member_are_a_condition_for_a_while() -> None:
     snapshot = settled_snapshot(clones=("host.b", "host.a"))
     transition = next_transition(snapshot)
     assert isinstance(transition, WriteStatus)
-    told = [one for one in transition.patch["status"]["conditions"] if one["type"] == "Cloned"]
-    assert [(one["status"], one["message"]) for one in told] == [
+    reported = [one for one in transition.patch["status"]["conditions"] if one["type"] == "Cloned"]
+    assert [(one["status"], one["message"]) for one in reported] == [
         (
             "True",
             "two machines take turns as this member, boots b and a: evict it, and join each with a token of its own "
@@ -394,7 +394,7 @@ def test_two_machines_as_one_member_are_told_and_forgotten_again() -> None:
     assert later.view.cloned is not None and not later.view.cloned.status
 
 
-def test_a_cordon_is_told_to_the_machine_and_taken_back() -> None:
+def test_a_cordon_is_written_to_the_status_and_removed_again() -> None:
     snapshot = settled_snapshot()
     annotated = merge_patch(snapshot.member, {"metadata": {"annotations": {"exclave.dev/cordoned": "true"}}})
     transitions, after = play(snapshot.replaced(member=annotated))

@@ -62,7 +62,7 @@ async def test_events_are_written_where_their_objects_are_in_order() -> None:
     ],
     ids=["in its own namespace", "an object of the whole cluster", "in another's namespace"],
 )
-async def test_what_is_elsewhere_is_told_of_the_controller(subject: Subject, about: Any, related: Any) -> None:
+async def test_an_event_of_an_object_elsewhere_is_the_controllers(subject: Subject, about: Any, related: Any) -> None:
     cluster = Cluster()
     await write(cluster, lambda events: events.put_elsewhere_nowait(subject, BAD))
     ((path, event),) = cluster.sent

@@ -54,9 +54,9 @@ CHANGES: dict[str, tuple[MemberView | None, MemberView, list[EventDraft]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "after", "told"), CHANGES.values(), ids=CHANGES)
-def test_a_change_is_told_once(before: MemberView | None, after: MemberView, told: list[EventDraft]) -> None:
-    assert member_events(before, after) == told
+@pytest.mark.parametrize(("before", "after", "reported"), CHANGES.values(), ids=CHANGES)
+def test_a_change_is_reported_once(before: MemberView | None, after: MemberView, reported: list[EventDraft]) -> None:
+    assert member_events(before, after) == reported
 
 
 ACCEPTED = Condition("Accepted", True, "Accepted", "it takes members")
@@ -64,7 +64,7 @@ DELETING = Condition("Accepted", False, "Deleting", "2 left")
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "reported"),
     [
         (None, ACCEPTED, [EventDraft("Accepted", "Accepted: it takes members", False)]),
         (ACCEPTED, ACCEPTED, []),
@@ -74,11 +74,11 @@ DELETING = Condition("Accepted", False, "Deleting", "2 left")
     ],
     ids=["at first", "no change", "fewer members left", "it is deleted", "it is refused"],
 )
-def test_what_is_told_of_a_group(before: Condition | None, after: Condition, told: list[EventDraft]) -> None:
-    assert group_events(before, after) == told
+def test_the_events_of_a_group(before: Condition | None, after: Condition, reported: list[EventDraft]) -> None:
+    assert group_events(before, after) == reported
 
 
-def test_what_is_told_of_sources() -> None:
+def test_the_events_of_sources() -> None:
     refused = EventDraft("Refused", "it cannot be used, the last good one is kept: no PEM", is_bad=True)
     assert source_events({}, {"issuer": "no PEM"}) == [("issuer", refused)]
     assert source_events({"issuer": "no PEM"}, {"issuer": "no PEM"}) == []
@@ -88,14 +88,14 @@ def test_what_is_told_of_sources() -> None:
     ]
 
 
-def test_what_is_told_of_the_guard() -> None:
+def test_the_events_of_the_admission_policies() -> None:
     assert admission_event("it is missing") == EventDraft(
         "GuardMissing", "nobody is admitted and no certificate is signed: it is missing", is_bad=True
     )
     assert not admission_event(None).is_bad
 
 
-def test_an_event_names_the_member_and_says_little() -> None:
+def test_an_event_names_the_member_and_is_short() -> None:
     subject = subject_of(MEMBERS, make_member())
     event = event_object(subject, None, EventDraft("NotLive", "x" * 5000, True), "exclave-1", "0a", NOW)
     assert "related" not in event

@@ -63,29 +63,29 @@ class Warned:
     """A warner over a cluster, and what it had told."""
 
     def __init__(self, cluster: MeshCluster, groups: list[Group]) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
         self.warner = HeadlessWarner(cluster.admin, lambda: groups, self, MalformedLog(lambda: NOW))  # type: ignore[arg-type]
 
     def put_nowait(self, subject: Subject, member_events: Any) -> None:
-        self.told += [(f"{subject.namespace}/{subject.name}", one.note) for one in member_events]
+        self.reported += [(f"{subject.namespace}/{subject.name}", one.note) for one in member_events]
 
 
 async def test_each_is_warned_of_once_until_it_is_mended(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
         one = Warned(cluster, [GROUP])
-        await one.warner.look()
-        assert one.told == []
+        await one.warner.check()
+        assert one.reported == []
         for _ in range(2):
             await cluster.admin.send(create(SERVICES, "shop", service(app="web")))
-            await one.warner.look()
-            await one.warner.look()
+            await one.warner.check()
+            await one.warner.check()
             await cluster.admin.send(delete(SERVICES, "shop", "front"))
-            await one.warner.look()
+            await one.warner.check()
         text = (
             "Service front is headless and selects group web: one request through the mesh to a member's own name in "
             "it ends Linkerd's destination controller; give the Service a cluster IP, or a selector of pods only"
         )
-        assert one.told == [("shop/web", text), ("shop/web", text)]
+        assert one.reported == [("shop/web", text), ("shop/web", text)]
 
 
 async def test_a_group_that_is_made_again_is_warned_of_again(tmp_path: Path) -> None:
@@ -93,13 +93,13 @@ async def test_a_group_that_is_made_again_is_warned_of_again(tmp_path: Path) -> 
         await cluster.admin.send(create(SERVICES, "shop", service(app="web")))
         groups = [GROUP]
         one = Warned(cluster, groups)
-        await one.warner.look()
+        await one.warner.check()
         groups[:] = [replace(GROUP, uid="another")]
-        await one.warner.look()
-        assert [where for where, _ in one.told] == ["shop/web", "shop/web"]
+        await one.warner.check()
+        assert [where for where, _ in one.reported] == ["shop/web", "shop/web"]
 
 
-async def test_without_the_right_to_list_services_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_missing_right_to_list_services_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     class Refusing:
         async def send(self, request: Any) -> Any:
             await trio.lowlevel.checkpoint()
@@ -110,13 +110,13 @@ async def test_without_the_right_to_list_services_that_is_said_once(caplog: pyte
     groups = [GROUP]
     warner = HeadlessWarner(Refusing(), lambda: groups, events, MalformedLog(lambda: NOW))
     for _ in range(3):
-        await warner.look()
+        await warner.check()
     line = "nobody can be warned of headless Services in shop: may not list services"
     assert caplog.messages == [line]
     groups.clear()
-    await warner.look()
+    await warner.check()
     groups.append(GROUP)
-    await warner.look()
+    await warner.check()
     assert caplog.messages == [line, line], "the namespace had no group for a while"
 
 
@@ -127,12 +127,12 @@ async def test_the_controller_warns_with_its_own_rights_on_the_group(tmp_path: P
             with trio.fail_after(20):
                 while True:
                     events = (await cluster.admin.send(list_all(EVENTS, "shop")))["items"]
-                    told = [one["regarding"] for one in events if one["reason"] == "HeadlessService"]
-                    if told:
+                    reported = [one["regarding"] for one in events if one["reason"] == "HeadlessService"]
+                    if reported:
                         break
                     await trio.sleep(0.05)
         group = await cluster.admin.send(get(WORKLOAD_GROUPS, "shop", "web"))
-        assert told == [
+        assert reported == [
             {
                 "apiVersion": "exclave.dev/v1alpha1",
                 "kind": "WorkloadGroup",

@@ -18,7 +18,7 @@ async def ask(port: int, path: str) -> httpx.Response:
         return await client.get(f"http://127.0.0.1:{port}{path}")
 
 
-async def test_it_is_healthy_ready_and_tells_its_figures() -> None:
+async def test_it_is_healthy_and_ready_and_serves_metrics() -> None:
     async with open_health("127.0.0.1", 0, lambda: FIGURES) as port:
         for path in ("/healthz", "/readyz"):
             assert (await ask(port, path)).status_code == 200

@@ -45,7 +45,7 @@ def test_a_member_that_has_not_changed_is_not_read_again(monkeypatch: pytest.Mon
     assert states.count(members) == before
 
 
-def told(leads: bool) -> dict[str, dict[tuple[str, ...], float]]:
+def reported(leads: bool) -> dict[str, dict[tuple[str, ...], float]]:
     metrics = controller_metrics(
         leads=leads,
         members=Counter({("web", "starting"): 1, ("web", "new"): 1}),
@@ -60,8 +60,8 @@ def told(leads: bool) -> dict[str, dict[tuple[str, ...], float]]:
     return {metric.name: dict(metric.samples) for metric in metrics}
 
 
-def test_a_leader_tells_all_of_it() -> None:
-    assert told(leads=True) == {
+def test_a_leader_has_all_metrics() -> None:
+    assert reported(leads=True) == {
         "exclave_controller_leads": {(): 1.0},
         "exclave_api_requests": {("patch", "200"): 5.0},
         "exclave_members": {("web", "starting"): 1.0, ("web", "new"): 1.0},
@@ -73,5 +73,8 @@ def test_a_leader_tells_all_of_it() -> None:
     }
 
 
-def test_one_that_stands_by_tells_what_it_knows() -> None:
-    assert told(leads=False) == {"exclave_controller_leads": {(): 0.0}, "exclave_api_requests": {("patch", "200"): 5.0}}
+def test_a_replica_that_stands_by_has_two_metrics() -> None:
+    assert reported(leads=False) == {
+        "exclave_controller_leads": {(): 0.0},
+        "exclave_api_requests": {("patch", "200"): 5.0},
+    }

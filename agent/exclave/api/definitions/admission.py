@@ -1,16 +1,10 @@
-"""The admission policies: what RBAC cannot say of names, sizes and metadata. Pure.
+"""The admission policies: what RBAC cannot express about names, sizes and metadata. Pure.
 
-Rules: policies have no parameters and fail closed. The first is for every account in a namespace that ends in `-vms`.
-It compares names: a join token makes the Members of its own names (one for a machine that joins again: the one of its
-name), a machine touches what bears its own, in the namespace that its accounts' namespace belongs to. An account of
-another shape is refused everything there; where the namespaces do not say that they are ours, it belongs to somebody
-whose namespace merely ends so, and only our own kinds are kept from it. Metadata that others rely on stays as it was,
-which also means that it stays. The second is for the controller: it makes, changes and removes what bears machines'
-names, mints machines' tokens alone, and changes nothing of what an admin or a machine has specified.
-Messages are read by people, through the agent: each says what was expected and who may help.
-
-CEL: `has` before a field that may be absent, or the policy errs and denies all; `.?` compares presence, too; there is
-no clock in it, and of namespaces it sees the object's alone, not the caller's.
+Policies have no parameters and fail closed. The first is for every account in a namespace that ends in `-vms`: a join
+token creates Members of its own names, and a machine writes objects of its own name. The second is for the controller,
+which writes objects with machines' names only. Messages are for people, and the agent shows them.
+CEL: without `has` an absent field is an error, which denies everything; `.?` compares presence, too; CEL has no clock,
+and reads the labels of the object's namespace, not of the caller's.
 """
 
 from exclave.api.names import ACCOUNTS_LABEL, ADMISSION_POLICY_NAMES, CONTROLLER, ELECTION, GROUPS_LABEL
@@ -36,9 +30,10 @@ _VARIABLES = {
     "isAgain": "variables.wellFormed && variables.account.split('.')[1] == 'rejoin'",
     "isMachine": "variables.wellFormed && variables.account.split('.')[1] == 'vm'",
     "marks": "namespaceObject.metadata.?labels.orValue({})",
-    # A namespace says by its label whose accounts are machines: its own, or those of one beside it.
+    # A namespace's label names the namespace whose accounts are machines: itself, or the one beside it.
     "isHome": f"(request.namespace == variables.home && '{ACCOUNTS_LABEL}' in variables.marks) || "
     f"('{GROUPS_LABEL}' in variables.marks && variables.marks['{GROUPS_LABEL}'] == variables.home)",
+    # Where the labels do not name us, an account belongs to somebody whose namespace only ends like ours.
     "isStranger": "!variables.wellFormed && !variables.isHome && request.resource.group != 'exclave.dev'",
     "group": "variables.account.split('.')[0]",
     "tail": "variables.wellFormed ? variables.account.split('.')[2] : 'none-0'",
@@ -117,7 +112,7 @@ _VALIDATIONS = (
 
 
 GROUP_LABEL, PORTS_FINALIZER = "exclave.dev/group", "exclave.dev/ports"
-"""What an ExternalWorkload has that was made for a group, beside the group as its owner: any of the three."""
+"""An ExternalWorkload is a group's if it has this label, this finalizer, or a group as its owner."""
 
 _LIMIT_VARIABLES = {
     "kind": "request.resource.resource",
@@ -129,7 +124,7 @@ _LIMIT_VARIABLES = {
 
 
 def _limits(namespace: str) -> tuple[tuple[str, str], ...]:
-    """What the controller, whose own namespace this is, is held to."""
+    """The validations for the controller, which runs in this namespace."""
     account = f"variables.name.matches('^{_NAME}[.]vm[.]{_TAIL}$')"
     expired = f"variables.name.matches('^{_NAME}[.](join|rejoin|vm)[.]{_TAIL}$')"
     was_ours, is_ours = _is_of_a_group("oldObject"), _is_of_a_group("object")
@@ -149,7 +144,7 @@ def _limits(namespace: str) -> tuple[tuple[str, str], ...]:
             f"(request.operation == 'CREATE' ? {account} : {expired}))",
             "the controller makes accounts of machines only, and removes only theirs and those of join tokens",
         ),
-        # Leases of elections and of nodes say how long they last; a machine's never does.
+        # Leases of elections and of nodes have a duration; a machine's has none.
         (
             f"variables.kind != 'leases' || (request.namespace == '{namespace}' ? variables.name == '{ELECTION}' : "
             "variables.isMachines && (request.operation != 'DELETE' || !has(oldObject.spec.leaseDurationSeconds)))",
@@ -182,28 +177,28 @@ def _is_of_a_group(workload: str) -> str:
 
 
 def admission_objects(controller_namespace: str) -> list[Object]:
-    """Both policies with their bindings, in the order in which they are installed: before any right is given."""
+    """Both policies with their bindings, in the order in which they are installed, before all Roles."""
     machines = (
         "request.userInfo.username.startsWith('system:serviceaccount:') && "
         "request.userInfo.username.split(':')[2].endsWith('-vms')"
     )
     controller = f"request.userInfo.username == 'system:serviceaccount:{controller_namespace}:{CONTROLLER}'"
-    guarded = [
-        _watched("exclave.dev", "members", "members/status", "workloadgroups", "workloadgroups/status"),
-        _watched("workload.linkerd.io", "externalworkloads", "externalworkloads/status"),
-        _watched("coordination.k8s.io", "leases"),
-        _watched("", "serviceaccounts/token"),
+    machine_rules = [
+        _rule("exclave.dev", "members", "members/status", "workloadgroups", "workloadgroups/status"),
+        _rule("workload.linkerd.io", "externalworkloads", "externalworkloads/status"),
+        _rule("coordination.k8s.io", "leases"),
+        _rule("", "serviceaccounts/token"),
     ]
-    limited = [
-        _watched("exclave.dev", "members", "workloadgroups"),
-        _watched("workload.linkerd.io", "externalworkloads", "externalworkloads/status"),
-        _watched("coordination.k8s.io", "leases"),
-        _watched("", "serviceaccounts", "serviceaccounts/token", "configmaps"),
+    controller_rules = [
+        _rule("exclave.dev", "members", "workloadgroups"),
+        _rule("workload.linkerd.io", "externalworkloads", "externalworkloads/status"),
+        _rule("coordination.k8s.io", "leases"),
+        _rule("", "serviceaccounts", "serviceaccounts/token", "configmaps"),
     ]
     validations = tuple((f"variables.isStranger || ({text})", message) for text, message in _VALIDATIONS)
     return [
-        *_policy(MACHINES_POLICY, machines, guarded, _VARIABLES, validations),
-        *_policy(CONTROLLER_POLICY, controller, limited, _LIMIT_VARIABLES, _limits(controller_namespace)),
+        *_policy(MACHINES_POLICY, machines, machine_rules, _VARIABLES, validations),
+        *_policy(CONTROLLER_POLICY, controller, controller_rules, _LIMIT_VARIABLES, _limits(controller_namespace)),
     ]
 
 
@@ -239,7 +234,7 @@ def _named(name: str, expression: str) -> Object:
     return {"name": name, "expression": expression}
 
 
-def _watched(group: str, *resources: str) -> Object:
+def _rule(group: str, *resources: str) -> Object:
     return {
         "apiGroups": [group],
         "apiVersions": ["*"],

@@ -1,8 +1,7 @@
-"""Whether the admission policies stand as installed: without them nobody is admitted and nothing is signed. Pure.
+"""Whether the admission policies are as this version installs them. Otherwise nothing is admitted or signed. Pure.
 
-Rules: a policy and its binding are compared with what this version installs, field by field; an API server's own
-defaults may be added, nothing else: a selector or a condition more may let a machine through. One that is being deleted
-is gone. What is wrong is named, for the machine that waits and for the admin.
+Policies and bindings are compared field by field. An API server's own defaults may be added, nothing else: one more
+selector or condition may let a machine through.
 """
 
 from collections.abc import Iterable
@@ -29,10 +28,10 @@ def admission_fault(found: Iterable[Object], wanted: Iterable[Object]) -> str | 
 
 def first_fault(found: Iterable[Object], wanted: Iterable[Object]) -> tuple[Object, str] | None:
     """The first of the objects that is not as it is wanted, and what is wrong with it; None if there is none."""
-    stand = {_name(one): one for one in found}
+    by_name = {_name(one): one for one in found}
     for one in wanted:
         name = _name(one)
-        there = stand.get(name)
+        there = by_name.get(name)
         if there is None or there["metadata"].get("deletionTimestamp"):
             return one, f"{name} is missing; {REMEDY}"
         if not _is_same(one["spec"], there.get("spec")):

@@ -1,8 +1,7 @@
 """The definitions of exclave's two kinds, as an admin installs them. Pure.
 
-Rules: one version, stored and served; a status subresource each, so that who writes the spec cannot write the status;
-what a schema cannot say is a rule in CEL beside it, with the words that a person is shown. Columns are what
-`kubectl get` prints.
+Each has one version and a status subresource, so that an account may have the right to write spec or status alone. What
+a schema cannot express is a CEL rule with its message. Columns are what `kubectl get` prints.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Schemas of exclave's own two kinds. Pure.
 
-They are what the API server holds every writer to: the definitions in `crds` carry them, and the sandbox's API server
-checks with the same ones. Limits are there so that one machine cannot fill etcd.
+The definitions in `crds` contain them, and the sandbox's API server checks with them. The limits prevent that one
+machine fills etcd.
 """
 
 from exclave.kit.formats.labels import DNS_LABEL, MOST_LABEL

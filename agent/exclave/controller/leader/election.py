@@ -1,9 +1,9 @@
-"""One controller of several works at a time: who, decided from a Lease as it is read. Pure.
+"""Which of several replicas leads, decided from a Lease, as Kubernetes' own components do. Pure.
 
-Rules, those of Kubernetes' own components: a Lease is somebody else's until it has not changed for `DURATION`, by the
-reader's own clock, so clocks need not agree. It is taken and renewed by a conditional write, so of two only one
-succeeds. A leader that has not renewed for `DEADLINE` stops at once, well before anybody may follow it: what it was
-about to write is not written. Times are seconds of a clock that goes on while a machine sleeps.
+A Lease belongs to its holder until it has not changed for `DURATION` by the reader's clock, so clocks need not agree.
+It is acquired and renewed by conditional writes, so only one replica succeeds. A leader that has not renewed for
+`DEADLINE` stops writing, before another one may lead. Times are seconds of a clock that runs while a machine sleeps.
+Source: client-go tools/leaderelection.
 """
 
 from dataclasses import dataclass
@@ -13,37 +13,37 @@ from exclave.api.requests import LEASES, Object
 from exclave.kit.formats.rfc3339 import rfc3339_micro
 
 DURATION = 15.0
-"""Seconds without a renewal after which a Lease may be taken."""
+"""Seconds without a renewal after which another replica may acquire a Lease."""
 
 DEADLINE = 10.0
-"""Seconds after the last renewal began, after which a leader no longer writes."""
+"""Seconds after the start of its last renewal, after which a leader no longer writes."""
 
 RETRY = 2.0
-"""Seconds between two looks."""
+"""Seconds between two attempts to acquire or renew."""
 
 
 @dataclass(frozen=True)
 class LeaseVersion:
-    """A Lease as it was seen to change last: its resourceVersion, and when."""
+    """A Lease's resourceVersion, and when it was observed first."""
 
     version: str
     at: float
 
 
-def see(seen: LeaseVersion | None, lease: Object, now: float) -> LeaseVersion:
-    """Look at the Lease again."""
+def observe(last: LeaseVersion | None, lease: Object, now: float) -> LeaseVersion:
+    """The version of a Lease after it was read again."""
     version = str(lease["metadata"].get("resourceVersion", ""))
-    return seen if seen is not None and seen.version == version else LeaseVersion(version, now)
+    return last if last is not None and last.version == version else LeaseVersion(version, now)
 
 
-def may_acquire(lease: Object, seen: LeaseVersion, me: str, now: float) -> bool:
-    """Whether to write: it is ours, nobody's, or its holder has been silent for long enough."""
+def may_acquire(lease: Object, last: LeaseVersion, me: str, now: float) -> bool:
+    """Whether to write the Lease: it is ours, it is nobody's, or its holder was silent for `DURATION`."""
     holder = (lease.get("spec") or {}).get("holderIdentity") or ""
-    return holder in ("", me) or now - seen.at >= DURATION
+    return holder in ("", me) or now - last.at >= DURATION
 
 
 def acquired_lease(lease: Object | None, namespace: str, name: str, me: str, wall: float) -> Object:
-    """The Lease as it is written by `me`: conditional on what was read, or new. `wall` is epoch seconds."""
+    """The Lease as `me` writes it: a new one, or conditional on the one that was read. `wall` is epoch seconds."""
     if lease is None:
         metadata: dict[str, Any] = {"name": name, "namespace": namespace}
         return _lease(metadata, me, wall, wall_acquired=rfc3339_micro(wall), transitions=0)
@@ -60,7 +60,7 @@ def acquired_lease(lease: Object | None, namespace: str, name: str, me: str, wal
 
 
 def released_lease(lease: Object, namespace: str, name: str, wall: float) -> Object:
-    """The Lease as a leader leaves it when it ends in order: the next need not wait."""
+    """The Lease without a holder, so that the next leader need not wait."""
     return acquired_lease(
         {**lease, "spec": {**(lease.get("spec") or {}), "holderIdentity": ""}}, namespace, name, "", wall
     )
@@ -69,7 +69,7 @@ def released_lease(lease: Object, namespace: str, name: str, wall: float) -> Obj
 def time_left(renewed_at: float | None, now: float) -> float:
     """Seconds for which a leader whose last successful renewal began at `renewed_at` may still write; 0 if it may not.
 
-    What it has sent by then may still be carried out for `DURATION - DEADLINE` seconds before anybody else leads.
+    Requests that it sent before have `DURATION - DEADLINE` seconds to end before another replica leads.
     """
     return 0.0 if renewed_at is None else max(0.0, renewed_at + DEADLINE - now)
 

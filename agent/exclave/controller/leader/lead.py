@@ -21,8 +21,8 @@ from exclave.controller.leader.election import (
     LeaseVersion,
     acquired_lease,
     may_acquire,
+    observe,
     released_lease,
-    see,
     time_left,
 )
 from exclave.errors import ApiRefusal, ClusterError, Fault
@@ -43,15 +43,15 @@ def boot_time() -> float:
 
 
 class Sender(Protocol):
-    """Whoever sends requests: a cluster, or a leader's view of it."""
+    """A cluster, or a leader's view of it."""
 
     async def send(self, request: Request) -> Object:
-        """Send one. Raises ClusterError."""
+        """Send a request. Raises ClusterError."""
         ...
 
 
 class FencedCluster:
-    """The cluster for a leader. Its writes raise ClusterError once it does not lead."""
+    """The cluster for a leader. Its writes raise ClusterError once the replica no longer leads."""
 
     def __init__(self, cluster: Cluster, time_left: Callable[[], float]) -> None:
         self._cluster = cluster
@@ -67,16 +67,17 @@ class FencedCluster:
         if request.verb in READS:
             return await self._cluster.send(request)
 
-        def holds() -> float:
+        # Called again when the bytes are about to be sent, since the request may have waited for a connection.
+        def seconds_left() -> float:
             if (left := self._time_left()) > 0:
                 return left
             raise ClusterError(
                 Fault.NOT_PERMITTED,
-                f"this controller leads no longer, and does not {request.verb} {request.what}",
-                "another one does; nothing is to be done",
+                f"this controller leads no longer, so it does not {request.verb} {request.what}",
+                "another replica leads; there is nothing to do",
             )
 
-        return await self._cluster.send(request, holds)
+        return await self._cluster.send(request, seconds_left)
 
     def watch(
         self, resource: Resource, namespace: str | None, name: str | None = None
@@ -86,7 +87,7 @@ class FencedCluster:
 
 
 class Candidate:
-    """One controller that would lead: who it is, and since when its Lease certainly holds."""
+    """One replica in the election. `leads`: whether it leads."""
 
     def __init__(
         self, cluster: Cluster, namespace: str, name: str, me: str, now: Now, clock: Callable[[], float]
@@ -97,7 +98,7 @@ class Candidate:
         self._me = me
         self._now = now
         self._clock = clock
-        self._seen: LeaseVersion | None = None
+        self._last: LeaseVersion | None = None
         self._renewed_at: float | None = None
         self._lease: Object | None = None
 
@@ -115,7 +116,7 @@ class Candidate:
         return self.time_left() > 0
 
     async def campaign(self) -> None:
-        """Try to lead, and to go on leading, for ever."""
+        """Acquire the Lease and renew it, for ever."""
         while True:
             try:
                 await self._try()
@@ -125,7 +126,7 @@ class Candidate:
             await trio.sleep(RETRY)
 
     async def watch_deadline(self) -> None:
-        """Notice the end of our time while a renewal hangs."""
+        """Stop leading when the time is over, also while a renewal hangs."""
         while True:
             await self.leads.wait_for(bool)
             while self.may_write_now():  # noqa: ASYNC110  no event tells that time has passed
@@ -136,8 +137,8 @@ class Candidate:
         lease = await self._read()
         began = self._clock()
         if lease is not None:
-            self._seen = see(self._seen, lease, began)
-            if not may_acquire(lease, self._seen, self._me, began):
+            self._last = observe(self._last, lease, began)
+            if not may_acquire(lease, self._last, self._me, began):
                 self._renewed_at = None
                 return
         body = acquired_lease(lease, *self._place, self._me, self._now())
@@ -160,28 +161,25 @@ class Candidate:
                 return None
             raise
 
-    async def give_back(self) -> None:
-        """Let the next one lead at once.
-
-        A renewal that was under way when we were told to end may have been carried out though nobody saw its answer:
-        the Lease that we know is not the newest then, and is read once more.
-        """
+    async def release(self) -> None:
+        """Release the Lease, so that another replica leads at once."""
         if not self.may_write_now() or self._lease is None:
             return
         try:
             try:
-                await self._release(self._lease)
+                await self._write_released(self._lease)
             except ApiRefusal as refusal:
+                # A renewal that was cancelled may have been stored: then ours is not the newest version.
                 newest = await self._read() if refusal.status == 409 else None
                 if newest is None or (newest.get("spec") or {}).get("holderIdentity") != self._me:
                     raise
-                await self._release(newest)
+                await self._write_released(newest)
         except ClusterError as problem:
-            log.info("the Lease was not given back: %s", problem)
+            log.info("the Lease was not released: %s", problem)
         finally:
             self._renewed_at = None
 
-    async def _release(self, lease: Object) -> None:
+    async def _write_released(self, lease: Object) -> None:
         await self._cluster.send(replace(LEASES, *self._place, released_lease(lease, *self._place, self._now())))
 
 
@@ -189,7 +187,7 @@ class Candidate:
 async def open_candidate(
     cluster: Cluster, namespace: str, name: str, me: str, now: Now, clock: Callable[[], float] = boot_time
 ) -> AsyncIterator[Candidate]:
-    """Stand for election while open; `leads` tells whether we lead."""
+    """Take part in the election while open."""
     candidate = Candidate(cluster, namespace, name, me, now, clock)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "election", candidate.campaign)
@@ -199,4 +197,4 @@ async def open_candidate(
         finally:
             nursery.cancel_scope.cancel()
             with shielded(RETRY):
-                await candidate.give_back()
+                await candidate.release()

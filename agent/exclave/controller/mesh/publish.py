@@ -68,21 +68,15 @@ def read_control_plane(
 
 
 def last_good(found: ControlPlane, before: ControlPlane | None) -> ControlPlane:
-    """The addresses that were found; those known before where none is.
-
-    Pods that are all unready for a moment are no reason to take the names from every machine: where there is nobody
-    else, an address that may answer again is better than none.
-    """
+    """The addresses that were found; where there is none, the earlier ones, which may answer again."""
     if before is None:
         return found
     return ControlPlane(found.destination or before.destination, found.policy or before.policy, found.dns or before.dns)
 
 
 def is_worth_publishing(plane: ControlPlane) -> bool:
-    """Whether proxies would find Linkerd: settings that say less than those that stand are not written over them.
-
-    A cluster's DNS may be called otherwise than Kubernetes calls it, and is not needed.
-    """
+    """Whether proxies can find Linkerd with it: without destination and policy addresses, do not publish settings."""
+    # The addresses of DNS may be missing: a cluster's DNS need not have the name that we search for.
     return bool(plane.destination and plane.policy)
 
 
@@ -111,7 +105,7 @@ def settings_of(group: Group, mesh: Mesh, heartbeat: float) -> tuple[str, str]:
 
 
 def settings_object(group: Group, text: str) -> Object:
-    """The ConfigMap that carries a group's settings."""
+    """The ConfigMap with a group's settings."""
     return {
         "apiVersion": CONFIG_MAPS.api_version,
         "kind": CONFIG_MAPS.kind,

@@ -1,9 +1,8 @@
-"""The mesh's anchors and the issuer, judged as the pair that they are. Pure.
+"""Chooses issuer and trust anchors as a pair that fits: every certificate must lead to the published anchors. Pure.
 
-Rules: what is published and signed with always belongs together: each certificate that members hold, and the next that
-they get, must lead to the anchors that they are told. New anchors that the issuer in use does not lead to are refused,
-and so is a new issuer that does not lead to the anchors; either comes in when the other has followed, in whatever order
-an admin changes the two. The last good pair is kept, and what is wrong is said of the object that it is wrong with.
+New anchors that the issuer in use does not lead to are refused, and so is a new issuer that does not lead to the
+anchors. Each is accepted once the other one fits, so an admin may change them in any order. Until then the last good
+pair stays in use, and the fault is reported for the object that does not fit.
 """
 
 from collections.abc import Mapping
@@ -23,29 +22,29 @@ LEAVES_OUT = (
 
 @dataclass(frozen=True)
 class Trust:
-    """What signs, and the anchors (PEM) that it leads to."""
+    """The issuer, and the anchors (PEM) that it leads to."""
 
     issuer: Issuer
     anchors: str
 
 
 def choose_trust(
-    secret: Object | None, anchors: Object | None, kept: Trust | None, now: float
+    secret: Object | None, anchors: Object | None, last_good: Trust | None, now: float
 ) -> tuple[Trust | None, Mapping[str, str]]:
-    """The pair to go on with, None if there never was one; and what is wrong, by source. None is what was not seen."""
+    """The pair to use, None if there never was one, and the faults by source. An object that is missing is None."""
     faults: dict[str, str] = {}
-    pem = _anchors(anchors, faults) or (kept.anchors if kept else None)
+    pem = _anchors(anchors, faults) or (last_good.anchors if last_good else None)
     if pem is None:
         return None, faults
     issuer = _issuer(secret, pem, now, faults)
     if issuer is not None:
         return Trust(issuer, pem), faults
-    if kept is None or leads_to(kept.issuer.chain, pem):
-        return kept and Trust(kept.issuer, pem), faults
+    if last_good is None or leads_to(last_good.issuer.chain, pem):
+        return last_good and Trust(last_good.issuer, pem), faults
     faults[ANCHORS] = LEAVES_OUT
     faults.pop(ISSUER, None)
-    issuer = _issuer(secret, kept.anchors, now, faults)
-    return (Trust(issuer, kept.anchors) if issuer is not None else kept), faults
+    issuer = _issuer(secret, last_good.anchors, now, faults)
+    return (Trust(issuer, last_good.anchors) if issuer is not None else last_good), faults
 
 
 def _anchors(found: Object | None, faults: dict[str, str]) -> str | None:

@@ -1,1 +1,1 @@
-"""The controller's decisions. Pure: a snapshot of the cluster in, actions out."""
+"""The controller's decisions. Pure: a snapshot of the cluster in, transitions out."""

@@ -1,7 +1,7 @@
-"""Whether a machine may be a member, and if not, why: for the machine and for the admin. Pure.
+"""Whether a machine may be a member, and if not, why. Pure.
 
-A Member that was admitted stays so; only deletion ends it. Reasons are fixed words, which the joining machine turns
-into its own error; messages are for a person and name the remedy.
+A Member that was admitted stays admitted until it is deleted. Reasons are fixed words, which `join/refusals.py` turns
+into errors; messages are for people and name the remedy.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from exclave.controller.policy.claims import lies_within, neighbour_of, plain_ad
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Neighbour
 
 ABANDONED_AFTER = 600.0
-"""Seconds after which a Member that was refused, or never sent a heartbeat, is deleted: its name is free again."""
-
+"""Seconds after which a Member that was refused, or never sent a heartbeat, is deleted, which frees its name."""
 
 ISSUER_EXPIRED = "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed"
 
@@ -30,7 +29,7 @@ class AdmitResult:
 
 
 def admit(snapshot: MemberSnapshot) -> AdmitResult:
-    """Judge a Member that is not being deleted."""
+    """Admit or refuse a Member that is not being deleted."""
     view, group = snapshot.view, snapshot.group
     if view.admitted is not None and view.admitted.status:
         return AdmitResult(True, view.admitted.reason, view.admitted.message)
@@ -52,7 +51,7 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
 
 
 def _mesh_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
-    """Whoever nobody can certify waits: this reason is no refusal to a machine, which goes on asking for a while."""
+    # A machine that joins treats NotReady as "wait", all other reasons as refusals.
     if snapshot.mesh is None:
         return AdmitResult(False, "NotReady", snapshot.mesh_fault or "the controller can certify nobody yet")
     if snapshot.mesh.issuer_ends <= snapshot.now:
@@ -61,7 +60,7 @@ def _mesh_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
 
 
 def _keys_refusal(view: MemberView) -> AdmitResult | None:
-    """A CSR or delivery key that could not be used later is refused now, while somebody watches."""
+    # Both are used later only, but now somebody watches the join.
     try:
         read_csr(view.csr)
         read_delivery_key(view.delivery_key)
@@ -71,16 +70,16 @@ def _keys_refusal(view: MemberView) -> AdmitResult | None:
 
 
 def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | None:
-    """Why a Member may not have the address that it says it has; None if it may. Asked for as long as it lives."""
+    """Why a Member may not have the address that it states; None if it may. It may lose it as long as it lives."""
     view = snapshot.view
     if len(view.addresses) != 1:
         return AdmitResult(False, "AddressRefused", f"one address was expected, found {len(view.addresses)}")
-    said, networks = view.addresses[0], ", ".join(group.spec.networks)
+    stated, networks = view.addresses[0], ", ".join(group.spec.networks)
     try:
-        address = plain_address(said)
+        address = plain_address(stated)
         is_ours = lies_within(address, group.spec.networks)
     except ValueError:
-        return AdmitResult(False, "AddressRefused", f"{said!r} is not an address, or one of {networks} no network")
+        return AdmitResult(False, "AddressRefused", f"{stated!r} is not an address, or one of {networks} no network")
     if not is_ours:
         return AdmitResult(False, "AddressRefused", f"{address} lies in none of the group's networks: {networks}")
     mine = _mine(snapshot, group)
@@ -95,10 +94,8 @@ def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | Non
 
 
 def is_listed_elsewhere(snapshot: MemberSnapshot, group: Group) -> bool:
-    """Whether pods are still told of another Member's ports at this one's address: two would break each lookup of it.
-
-    That passes: whoever may not have the address loses its ports at the next look.
-    """
+    """Whether another Member still lists ports at this one's address. It loses them when it is reconciled next."""
+    # Two at one address would make Linkerd fail each lookup of it.
     mine = _mine(snapshot, group)
     return any(
         other.has_ports_at(mine.address) and other.rank_at(mine.address) < mine.rank_at(mine.address)

@@ -1,12 +1,9 @@
-"""Who has to do with a machine or an address: found without a look at every other Member. Pure.
+"""Which Members share a machine or an address: an index, since reading 10,000 Members each time costs too much. Pure.
 
-What claims an address: nothing that a machine says alone. A Member holds one while it lives, says that it has it, its
-own group's networks hold it, and its ExternalWorkload, which the controller writes, has it. Whoever says the same later
-is refused, and changes nothing for the holder. One that is not live holds nothing once its ports are withdrawn: its
-address goes to whoever passes the networks of its own group, of whatever group that is, since an address is one machine
-to the whole cluster. What it loses then is the address; when a Member may be deleted for it is said in `transitions`.
-An index over all Members, brought up to date with each change: reading a fleet of ten thousand for each look would
-cost more than all the rest. Each change tells who else is to be looked at because of it.
+A Member owns an address if it is live and not leaving, states the address, has it inside its group's networks, and has
+it in its ExternalWorkload, which only the controller writes. A Member that claims it later is refused. A silent Member
+loses its address once its ports are withdrawn, also to a Member of another group: in the cluster an address is one
+machine. `transitions` decides when a Member is deleted for that.
 """
 
 from collections.abc import Iterator
@@ -22,27 +19,27 @@ from exclave.kit.formats.rfc3339 import epoch
 
 @dataclass
 class Claims:
-    """All Members by what they have to do with: `machine <hash>` or `address <address>`."""
+    """All Members by their claims, which are `machine <hash>` and `address <address>`."""
 
-    _known: dict[Key, Neighbour] = field(default_factory=dict)
+    _neighbours: dict[Key, Neighbour] = field(default_factory=dict)
     _by_claim: dict[str, set[Key]] = field(default_factory=dict)
 
     def refresh(self, key: Key, found: Neighbour | None) -> set[Key]:
-        """Take what is known of a Member now, None if it is gone; who else is concerned by what has changed."""
-        before = self._known.get(key)
+        """Replace a Member, None if it is gone. Returns the other Members that the change concerns."""
+        before = self._neighbours.get(key)
         if before == found:
             return set()
         concerned = self._sharing(before) | self._sharing(found)
         self._forget(key)
         if found is not None:
-            self._known[key] = found
+            self._neighbours[key] = found
             for claim in _claims(found):
                 self._by_claim.setdefault(claim, set()).add(key)
         return concerned - {key}
 
     def sharing_with(self, key: Key) -> tuple[Neighbour, ...]:
-        """The other Members that share a machine or an address with this one."""
-        return tuple(self._known[other] for other in sorted(self._sharing(self._known.get(key)) - {key}))
+        """The other Members with the same machine or address."""
+        return tuple(self._neighbours[other] for other in sorted(self._sharing(self._neighbours.get(key)) - {key}))
 
     def _sharing(self, found: Neighbour | None) -> set[Key]:
         if found is None:
@@ -50,10 +47,10 @@ class Claims:
         return {key for claim in _claims(found) for key in self._by_claim.get(claim, ())}
 
     def _forget(self, key: Key) -> None:
-        known = self._known.pop(key, None)
-        if known is None:
+        removed = self._neighbours.pop(key, None)
+        if removed is None:
             return
-        for claim in _claims(known):
+        for claim in _claims(removed):
             self._by_claim[claim].discard(key)
             if not self._by_claim[claim]:
                 del self._by_claim[claim]
@@ -62,7 +59,7 @@ class Claims:
 def neighbour_of(
     member: Object, workload: Object | None, group: Group | None, *, live: bool, reserved: Object | None = None
 ) -> Neighbour:
-    """A Member as others see it. `reserved` is an ExternalWorkload's patch that is under way."""
+    """What matters of a Member to others. `reserved`: a patch of its ExternalWorkload that is under way."""
     view, metadata = view_member(member), member["metadata"]
     conditions = (member.get("status") or {}).get("conditions") or ()
     admitted = next((one for one in conditions if one.get("type") == ADMITTED and one.get("status") == "True"), None)
@@ -82,24 +79,22 @@ def neighbour_of(
 
 
 def plain_address(text: str) -> str:
-    """An address in the one way of writing it. Raises ValueError, also for one with a zone.
-
-    An IPv4 address can be written as IPv6, and Linkerd, as everything in Go, takes both for one.
-    """
+    """An address in its canonical form. Raises ValueError, also for an address with a zone."""
     if "%" in text:
         raise ValueError("an address with a zone means something on its own machine only")
     found = ip_address(text)
+    # To Linkerd, as to everything in Go, an IPv4 address and the same written as IPv6 are one address.
     return str((found.ipv4_mapped if isinstance(found, IPv6Address) else None) or found)
 
 
 def lies_within(address: str, networks: tuple[str, ...]) -> bool:
-    """Whether one of the networks holds the address. Raises ValueError if any of them is none."""
+    """Whether the address is inside one of the networks. Raises ValueError if one of them cannot be read."""
     found = ip_address(address)
     return any(found in network for network in _networks(networks))
 
 
 def workload_addresses(workload: Object | None) -> Iterator[str]:
-    """The addresses that an ExternalWorkload has, written the one way; what is no address is left out."""
+    """The addresses in an ExternalWorkload, in canonical form; texts that are no address are left out."""
     for one in ((workload or {}).get("spec") or {}).get("workloadIPs") or ():
         try:
             yield plain_address(str(one.get("ip", "")))
@@ -113,7 +108,7 @@ def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 def _own(addresses: tuple[str, ...], group: Group | None) -> str:
-    """The address that a Member says it has, if it says one and its group's networks hold it."""
+    """The one address that a Member states, "" if it is outside its group's networks."""
     if len(addresses) != 1 or group is None:
         return ""
     try:

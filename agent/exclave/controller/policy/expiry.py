@@ -1,7 +1,4 @@
-"""Which accounts of machines are due to go: join tokens' that have expired, members' without a Member. Pure.
-
-The Kubernetes token inside has an expiry of its own; the account is what would otherwise stay behind.
-"""
+"""Which accounts are to be deleted: those of join tokens that expired, and those of machines without a Member. Pure."""
 
 from collections.abc import Iterable
 
@@ -10,11 +7,11 @@ from exclave.api.requests import Object
 from exclave.kit.formats.rfc3339 import epoch
 
 GRACE = 60.0
-"""Seconds in which an account may be older than what is known of its Member."""
+"""Seconds for which a new account may have no Member that we know of: it may just be joining."""
 
 
 def expired_accounts(accounts: Iterable[Object], now: float) -> list[str]:
-    """Names of join accounts whose time has come; those without a time that can be read are left alone."""
+    """Names of join accounts that have expired. One without a readable time is left alone."""
     return [
         account["metadata"]["name"]
         for account in accounts
@@ -23,7 +20,7 @@ def expired_accounts(accounts: Iterable[Object], now: float) -> list[str]:
 
 
 def orphan_accounts(accounts: Iterable[Object], members: set[str], now: float) -> list[tuple[str, str]]:
-    """Machines' accounts that belong to none of these Members, each with the Member that it would belong to."""
+    """Machines' accounts that belong to none of these Members, each with the name of its missing Member."""
     found = []
     for account in accounts:
         name = account["metadata"]["name"]
@@ -35,7 +32,7 @@ def orphan_accounts(accounts: Iterable[Object], members: set[str], now: float) -
 
 
 def accounts_of(accounts: Iterable[Object], group: str) -> list[str]:
-    """Names of all accounts of machines and of tokens that are a group's."""
+    """Names of all accounts of a group: of machines and of join tokens."""
     names = [str(account["metadata"]["name"]) for account in accounts]
     return [name for name in names if name.count(".") == 2 and name.split(".")[0] == group]
 

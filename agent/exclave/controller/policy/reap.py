@@ -1,12 +1,8 @@
-"""The dead and the leaving: who is not live, and in which order a Member is undone. Pure.
+"""Which members are live, and in which order a Member is removed. Pure.
 
-Live: its Lease was seen to change within three intervals, by the controller's own clock, counting only the time in
-which its watch worked; whoever seems not to be is asked after once more, by reading the Lease, since a watch can stall
-without a word. If more than half of the fleet, and at least three, go stale together, the fault is likelier to
-be ours or the network's, and nobody is withdrawn.
-Undoing walks backwards: account deleted (new requests fail from then on), Ready=False, ports emptied, a pause so that
-clients have heard, ExternalWorkload deleted, Lease deleted, finalizers off. Deleting an ExternalWorkload that still has
-ports crashes older destination controllers, so its own finalizer holds it until they are gone.
+A member is live if its Lease changed within three intervals, by the controller's own clock.
+A Member is removed in this order: account (new requests fail from then on), Ready=False, ports, a pause until clients
+have noticed, ExternalWorkload, Lease, finalizer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,14 +17,14 @@ MISSED = 3
 """Heartbeat intervals."""
 
 LEAST_STORM = 3
-"""Members that must go stale together before it counts as one event."""
+"""Members that must fall silent together before it counts as one event."""
 
 
 @dataclass(frozen=True)
 class LeaseObservation:
-    """A Lease as the controller saw it change last: its renewTime, and when that was by the controller's clock.
+    """The renewTime of a Lease, and when the controller first observed it (epoch seconds, the controller's clock).
 
-    `changed` is False for one that has only been met: that says nothing of now.
+    `changed` is False for the first observation of a Lease: it may have been renewed long ago.
     """
 
     renewed: str | None
@@ -37,7 +33,7 @@ class LeaseObservation:
 
 
 def observe(observation: LeaseObservation | None, renewed: str | None, now: float) -> LeaseObservation:
-    """Look at a Lease again."""
+    """The observation of a Lease after it was read again."""
     if observation is not None and observation.renewed == renewed:
         return observation
     return LeaseObservation(renewed, now, changed=observation is not None)
@@ -51,7 +47,10 @@ def live_members(
     watching_since: float,
     now: float,
 ) -> set[tuple[str, str]]:
-    """Who is live now. `were_live` is the last answer; `watching_since` when the watch of Leases last came back."""
+    """The members that are live now. `were_live`: the last answer.
+
+    `watching_since`: since when the watch of Leases works; only the time after it counts as silence.
+    """
     fresh = {
         key
         for key, observation in observations.items()
@@ -59,6 +58,7 @@ def live_members(
     }
     before = {key for key in were_live if key in observations}
     gone = before - fresh
+    # If so many fall silent at once, the fault is more likely in the network or in us, so nobody is withdrawn.
     if len(gone) >= LEAST_STORM and 2 * len(gone) > len(before):
         return fresh | gone
     return fresh
@@ -66,14 +66,14 @@ def live_members(
 
 @dataclass(frozen=True)
 class DeleteAccount:
-    """Delete the member's ServiceAccount: its tokens die."""
+    """Delete the member's ServiceAccount, which ends its tokens."""
 
     label: ClassVar = "DeleteAccount"
 
 
 @dataclass(frozen=True)
 class MarkNotReady:
-    """Write Ready=False to the ExternalWorkload: the one condition that the controller may write, and only so."""
+    """Write Ready=False to the ExternalWorkload. Ready=True is only the machine's to write."""
 
     label: ClassVar = "MarkNotReady"
     reason: str
@@ -89,7 +89,7 @@ class EmptyPorts:
 
 @dataclass(frozen=True)
 class RecheckAfter:
-    """Look again after these seconds."""
+    """Reconcile again after these seconds."""
 
     seconds: float
 
@@ -117,7 +117,7 @@ class DeleteLease:
 
 @dataclass(frozen=True)
 class ReleaseMember:
-    """Take our finalizer off the Member: it is gone."""
+    """Take our finalizer off the Member, which is gone then."""
 
     label: ClassVar = "ReleaseMember"
 
@@ -135,7 +135,7 @@ Removal = (
 
 
 def next_removal(snapshot: MemberSnapshot) -> Removal:
-    """The next step of undoing a Member that is being deleted."""
+    """The next transition of a Member that is being deleted."""
     if not snapshot.account_deleted:
         return DeleteAccount()
     if snapshot.workload is not None:
@@ -146,14 +146,14 @@ def next_removal(snapshot: MemberSnapshot) -> Removal:
 
 
 def retire_workload(snapshot: MemberSnapshot) -> Removal:
-    """The next step towards no ExternalWorkload."""
+    """The next transition towards the deletion of the ExternalWorkload."""
     workload = snapshot.workload
     assert workload is not None
     deleting = bool(workload["metadata"].get("deletionTimestamp"))
     if not deleting and is_ready(workload):
         return MarkNotReady("Evicted", "the Member is being deleted")
     if workload_ports(workload):
-        return EmptyPorts()
+        return EmptyPorts()  # deleting one with ports crashes older destination controllers, see docs/linkerd.md
     since = snapshot.now - (snapshot.emptied_at if snapshot.emptied_at is not None else snapshot.now)
     if since < DRAIN:
         return RecheckAfter(DRAIN - since)

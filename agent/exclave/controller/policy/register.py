@@ -1,10 +1,7 @@
-"""The ExternalWorkload that a member shall have, and how to get there. Pure.
+"""The ExternalWorkload that a member is to have, and the request that leads there. Pure.
 
-Ports are listed only while the member serves, is live and is not being deleted: clients that know an address speak TLS
-to any listed port, ready or not, so none may be listed without a proxy behind it; and so a port that is new to the
-group comes once the member has loaded the settings that have it. What others changed is put right; what others delete
-is emptied first, then let go, then made again. `status` is the machine's, and is not touched here.
-Annotations are always written, since a namespace's do not reach an ExternalWorkload.
+Ports are listed only while a proxy stands behind them: pods speak TLS to every listed port, ready or not.
+`status` is the machine's to write, and is not touched here.
 """
 
 from typing import Any
@@ -28,7 +25,7 @@ INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
 
 def may_list(snapshot: MemberSnapshot, group: Group) -> bool:
-    """Whether pods may be told of ports. A cordoned member's are withdrawn once it has said that it is not ready."""
+    """Whether ports are listed. A cordoned member's are withdrawn after it has reported that it is not ready."""
     view = snapshot.view
     if view.deleting or not view.serving or not snapshot.live or address_refusal(snapshot, group) is not None:
         return False
@@ -44,13 +41,13 @@ def is_ready(workload: Object | None) -> bool:
 
 
 def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Object:
-    """The ExternalWorkload as it shall be."""
+    """The ExternalWorkload as it is to be."""
     view = snapshot.view
     opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
     ports = _served(snapshot, group) if may_list(snapshot, group) else ()
     labels = {**group.spec.labels, GROUP_LABEL: group.name}
     zone = view.facts.get("zone", "")
-    if zone and is_label_value(zone):  # else no write would pass, not even one that withdraws the ports
+    if zone and is_label_value(zone):  # otherwise no write would pass, not even one that withdraws the ports
         labels[ZONE_LABEL] = zone
     return {
         "apiVersion": EXTERNAL_WORKLOADS.api_version,
@@ -59,7 +56,7 @@ def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Objec
             "name": view.name,
             "namespace": snapshot.namespace,
             "labels": labels,
-            "annotations": {
+            "annotations": {  # a namespace's annotations do not reach an ExternalWorkload
                 OPAQUE_PORTS: opaque,
                 INBOUND_POLICY: group.spec.inbound_policy or mesh.linkerd.inbound_policy,
                 OUR_LABELS: ",".join(sorted(labels)),
@@ -79,29 +76,27 @@ def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Objec
 
 
 def _served(snapshot: MemberSnapshot, group: Group) -> tuple[Port, ...]:
-    """The group's ports, but for new ones that the member has not loaded yet.
-
-    Where none is listed, all come: one that cannot read newer settings, and says that it serves, is not left out.
-    """
-    loaded, known = snapshot.view.loaded.get("settings"), set(workload_ports(snapshot.workload))
-    if not loaded or not known or snapshot.settings_digest is None:
+    """The group's ports, without new ones that the member's proxy does not serve yet."""
+    # If none is listed, all are: a member that serves but cannot read newer settings must not be left out.
+    loaded, listed = snapshot.view.loaded.get("settings"), set(workload_ports(snapshot.workload))
+    if not loaded or not listed or snapshot.settings_digest is None:
         return group.spec.ports
     if loaded == snapshot.settings_digest:
-        known |= snapshot.settings_ports
-    return tuple(port for port in group.spec.ports if port.port in known)
+        listed |= snapshot.settings_ports
+    return tuple(port for port in group.spec.ports if port.port in listed)
 
 
 def _addresses(snapshot: MemberSnapshot, group: Group) -> list[Object]:
-    """The address that it says it has; where that is refused, what stands, so that nobody else's is taken over."""
+    """The address that it states; if that is refused, those in its ExternalWorkload, so that it takes nobody else's."""
     if address_refusal(snapshot, group) is not None:
         return list((snapshot.workload or {}).get("spec", {}).get("workloadIPs") or [])
     return [{"ip": plain_address(snapshot.view.addresses[0])}]
 
 
 def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | None:
-    """The request that brings the ExternalWorkload a step nearer; None if it is as it shall be.
+    """The request that creates or corrects the ExternalWorkload; None if there is nothing to correct.
 
-    None is made for an address that is refused: it would stand there.
+    With a refused address none is created.
     """
     wanted, found = wanted_workload(snapshot, group, mesh), snapshot.workload
     if found is None:
@@ -111,7 +106,7 @@ def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | No
 
 
 def _changes(wanted: Object, found: Object) -> Object:
-    """A merge patch that turns `found` into `wanted`, as far as we own it; empty if it is that already."""
+    """A merge patch that turns `found` into `wanted`, as far as we own it; empty if nothing differs."""
     spec = {key: value for key, value in wanted["spec"].items() if not _same(value, found.get("spec", {}).get(key))}
     metadata: dict[str, Any] = {}
     for key in ("labels", "annotations"):
@@ -134,7 +129,7 @@ def _same(wanted: Any, found: Any) -> bool:
 
 
 def owner_of(group: Group) -> Object:
-    """The reference by which what belongs to a group goes with it."""
+    """The owner reference by which an object is deleted with its group."""
     return {
         "apiVersion": WORKLOAD_GROUPS.api_version,
         "kind": WORKLOAD_GROUPS.kind,

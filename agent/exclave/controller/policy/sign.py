@@ -1,8 +1,7 @@
-"""The certificate that a member gets: what it says is decided here, whatever its CSR asks for. Pure.
+"""The certificate of a member: its content is decided here, whatever the CSR asks for. Pure.
 
-SANs: the DNS form of the group's identity, then the SPIFFE URI, in this order (the proxy takes the first as a client's
-name). Subject: CN is the member's name, cut to 64 characters, never empty. Life: the group's, but not beyond the first
-end in the issuer's chain. Back-dated a little, since clocks differ. Serial and time are passed in.
+Subject: CN is the member's name, cut to 64 characters. Life: the group's, but not beyond the first end in the issuer's
+chain.
 """
 
 from datetime import datetime, timezone
@@ -18,7 +17,7 @@ from exclave.controller.policy.snapshot import Signed
 from exclave.kit.formats.x509 import not_before, pem_of
 
 BACKDATED = 10.0
-"""Seconds."""
+"""Seconds before now from which a certificate is valid, since clocks differ."""
 
 
 def sign(
@@ -54,6 +53,7 @@ def sign(
 
 
 def _names(identity: MeshIdentity) -> x509.SubjectAlternativeName:
+    # The proxy takes the first SAN as a client's name, so the DNS name comes before the SPIFFE URI.
     return x509.SubjectAlternativeName(
         [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
     )

@@ -32,9 +32,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Mesh:
-    """What Linkerd's own objects say, the last good of each. `anchors` is PEM, `issuer` a fingerprint (sha256).
+    """The mesh by Linkerd's own objects, the last good reading of each. `anchors`: PEM. `issuer`: sha256.
 
-    `issuer_ends` is when the first certificate of the issuer's chain does (epoch seconds).
+    `issuer_ends`: when the first certificate of the issuer's chain ends (epoch seconds).
     """
 
     linkerd: LinkerdSettings
@@ -44,14 +44,14 @@ class Mesh:
     issuer_ends: float = math.inf
 
     def identity_of(self, group: Group) -> MeshIdentity:
-        """What members of a group are called."""
+        """The identity of a group's members."""
         linkerd = self.linkerd
         return MeshIdentity(group.spec.service_account, group.namespace, linkerd.namespace, linkerd.trust_domain)
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A certificate just made: for which CSR, chain (PEM), end (epoch seconds); serial and key for the record."""
+    """A certificate that is not in the Member's status yet. `chain` is PEM, `not_after` epoch seconds."""
 
     csr_sha256: str
     chain: str
@@ -88,19 +88,19 @@ class Neighbour:
 
     @property
     def is_alive(self) -> bool:
-        """It is heard, and means to stay."""
+        """It is live and not leaving."""
         return self.live and not self.leaving
 
     def owns(self, address: str) -> bool:
-        """Whether the address is its own: it lives, says that it has it, and was given it."""
+        """Whether it owns the address: it is alive, states it, and has it in its ExternalWorkload."""
         return self.is_alive and self.address == address and address in self.listed_addresses
 
     def has_ports_at(self, address: str) -> bool:
-        """Whether pods are told of ports of it at this address, whatever it says itself."""
+        """Whether its ExternalWorkload lists ports at this address, whatever the machine states."""
         return self.has_ports and address in self.listed_addresses
 
     def rank_at(self, address: str) -> tuple[bool, bool, bool, str, str, str]:
-        """Orders those who stand at one address: the least keeps it. Nothing in it is a machine's to write."""
+        """Sort key of the Members with one address; the smallest has it. Uses only what the controller writes."""
         listed, held = self.has_ports_at(address), self.owns(address)
         return (not listed, not held, self.displaced, self.created, self.namespace, self.name)
 
@@ -143,12 +143,12 @@ class MemberSnapshot:
 
     @property
     def view(self) -> MemberView:
-        """The Member, read."""
+        """The Member as it is read."""
         return view_member(self.member)
 
     @property
     def cordoned(self) -> bool:
-        """An admin has put it out of service for a while."""
+        """Whether an admin has put it out of service for a while."""
         annotations = self.member["metadata"].get("annotations") or {}
         return bool(annotations.get(CORDONED) == "true")
 
@@ -159,12 +159,12 @@ class MemberSnapshot:
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """Its status as it stands."""
+        """Its status, empty if it has none."""
         status = self.member.get("status")
         return status if isinstance(status, dict) else {}
 
     def replaced(self, **changes: Any) -> "MemberSnapshot":
-        """The same with what has changed."""
+        """A snapshot with these changes."""
         return replace(self, **changes)
 
 

@@ -1,7 +1,7 @@
-"""The next step for a Member, from what is known of it: the controller's whole policy in one order. Pure.
+"""The next transition of a Member: the controller's whole policy, in one order. Pure.
 
-finalizer → judged → account and Lease → ExternalWorkload → certificate → sealed credential → one write of the status.
-Every step may be repeated: the next look starts from what is there. A refused Member waits for its removal.
+finalizer → admission → account and Lease → ExternalWorkload → certificate → sealed credential → status, in one write.
+Every transition may be repeated, since the next one follows from what is in the cluster.
 """
 
 from collections.abc import Mapping
@@ -24,33 +24,33 @@ NOT_LIVE = "NotLive"
 """Reason of condition Live: heartbeats came, and come no more."""
 
 KEPT_ISSUED = 5
-"""Certificates that a Member's status remembers."""
+"""Certificates that are listed in a Member's status."""
 
 
 @dataclass(frozen=True)
 class AddFinalizer:
-    """Put our finalizer on the Member, before anything is made for it."""
+    """Put our finalizer on the Member, before anything is created for it."""
 
     label: ClassVar = "AddFinalizer"
 
 
 @dataclass(frozen=True)
 class MakeAccount:
-    """Make the member's ServiceAccount."""
+    """Create the member's ServiceAccount."""
 
     label: ClassVar = "MakeAccount"
 
 
 @dataclass(frozen=True)
 class MakeLease:
-    """Make the member's Lease, empty."""
+    """Create the member's Lease, empty."""
 
     label: ClassVar = "MakeLease"
 
 
 @dataclass(frozen=True)
 class PutWorkload:
-    """Make or mend the ExternalWorkload."""
+    """Create or patch the ExternalWorkload."""
 
     label: ClassVar = "PutWorkload"
     request: Request
@@ -58,14 +58,14 @@ class PutWorkload:
 
 @dataclass(frozen=True)
 class Sign:
-    """Sign the Member's CSR, after a live read of Member and group."""
+    """Sign the Member's CSR, after Member and group were read once more."""
 
     label: ClassVar = "Sign"
 
 
 @dataclass(frozen=True)
 class Seal:
-    """Mint a token of the member's account and seal it to its delivery key."""
+    """Request a token of the member's account and seal it to its delivery key."""
 
     label: ClassVar = "Seal"
 
@@ -92,7 +92,7 @@ Transition = (
 
 
 def next_transition(snapshot: MemberSnapshot) -> Transition:
-    """What to do next for this Member; None if nothing is to be done before something changes."""
+    """The next transition of this Member; None if there is nothing to do until something changes."""
     view = snapshot.view
     if view.deleting:
         return next_removal(snapshot) if FINALIZER in view.finalizers else None
@@ -102,7 +102,7 @@ def next_transition(snapshot: MemberSnapshot) -> Transition:
     if not result.admitted:
         return _refuse(snapshot, result)
     if snapshot.group is None or snapshot.mesh is None:
-        return None  # admitted before, and nothing can be decided now: what runs is left alone
+        return None  # admitted before: nothing can be decided now, so what runs stays as it is
     if not snapshot.has_heartbeat and _age(snapshot) > ABANDONED_AFTER:
         return DeleteMember("it never sent a heartbeat")
     if (why := _end_of(snapshot, snapshot.group)) is not None:
@@ -115,17 +115,15 @@ def next_transition(snapshot: MemberSnapshot) -> Transition:
 
 
 def _end_of(snapshot: MemberSnapshot, group: Group) -> str | None:
-    """Why a member that was one has come to its end by itself; None if it has not.
-
-    A machine of its group that was admitted after it fell silent, and holds its address, has taken its place: only a
-    join token makes such a one. Whoever was a member before, or is another group's, takes the address at most, since a
-    stolen machine might: a restart is enough for silence.
-    """
+    """Why a silent member is deleted, None if it is not."""
     gone_since = not_live_since(snapshot)
     if gone_since is None:
         return None
     if snapshot.now - gone_since > group.spec.forget_after:
         return f"no heartbeat since {rfc3339(gone_since)}, for longer than its group waits"
+    # Another member of the same group that was admitted after the silence began, and owns its address now, replaces
+    # it: that needs a join token, so an admin wanted it. An older member, or one of another group, may take over the
+    # address but never causes a deletion. Otherwise a stolen machine could evict a peer that only reboots.
     mine = neighbour_of(snapshot.member, snapshot.workload, group, live=False).address
     for other in snapshot.neighbours:
         is_ours = other.namespace == snapshot.namespace and group_of_member(other.name) == group.name
@@ -135,7 +133,7 @@ def _end_of(snapshot: MemberSnapshot, group: Group) -> str | None:
 
 
 def not_live_since(snapshot: MemberSnapshot) -> float | None:
-    """When it was last found not to be live, as its own status says (epoch seconds); None while it is, or never was."""
+    """Since when it is silent by its own status (epoch seconds); None if it is live or never was."""
     if snapshot.live or not snapshot.has_heartbeat:
         return None
     for one in snapshot.status.get("conditions") or ():
@@ -145,19 +143,18 @@ def not_live_since(snapshot: MemberSnapshot) -> float | None:
 
 
 def _serve(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
-    """The next step for a member that is admitted."""
     view = snapshot.view
     assert snapshot.group is not None
     assert snapshot.mesh is not None
     if snapshot.workload is not None and snapshot.workload["metadata"].get("deletionTimestamp"):
-        return retire_workload(snapshot)  # deleted by somebody else: let go of it, then make it again
+        return retire_workload(snapshot)  # deleted by somebody else: release it, then create it again
     if snapshot.workload is not None and snapshot.has_heartbeat and not snapshot.live and is_ready(snapshot.workload):
         return MarkNotReady(NOT_LIVE, "no heartbeat for three intervals")
     request = register(snapshot, snapshot.group, snapshot.mesh)
     if request is not None:
         return PutWorkload(request)
     if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
-        return WriteStatus(patch)  # whatever becomes of a renewal; a machine that joins is told everything at once
+        return WriteStatus(patch)  # before a renewal, which may fail; a machine that joins gets everything in one write
     if snapshot.signed is None and _awaits_certificate(snapshot) and _signing_fault(snapshot) is None:
         return Sign()
     if (
@@ -170,11 +167,10 @@ def _serve(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
     patch = status_patch(snapshot, result)
     if patch:
         return WriteStatus(patch)
-    return _next_look(snapshot, snapshot.group)
+    return _next_recheck(snapshot, snapshot.group)
 
 
-def _next_look(snapshot: MemberSnapshot, group: Group) -> RecheckAfter | None:
-    """When time alone will have changed something; None if it will not."""
+def _next_recheck(snapshot: MemberSnapshot, group: Group) -> RecheckAfter | None:
     waits = [] if snapshot.clones is None else [FORGET_CLONE + 1.0]
     if (gone_since := not_live_since(snapshot)) is not None:
         waits.append(gone_since + group.spec.forget_after - snapshot.now + 1.0)
@@ -192,7 +188,7 @@ def _refuse(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
 
 
 def status_patch(snapshot: MemberSnapshot, result: AdmitResult) -> Object:
-    """What the Member's status lacks, as a merge patch; empty if nothing."""
+    """What the Member's status lacks, as a merge patch; empty if it lacks nothing."""
     view = snapshot.view
     wanted: dict[str, Any] = {}
     conditions = [
@@ -201,10 +197,10 @@ def status_patch(snapshot: MemberSnapshot, result: AdmitResult) -> Object:
         _live(snapshot),
     ]
     conditions += [one for one in (_cloned(snapshot), _certified(snapshot)) if one is not None]
-    known = (view.admitted, view.registered, view.live, view.cloned, view.certified)
-    if any(condition not in known for condition in conditions):
+    current = (view.admitted, view.registered, view.live, view.cloned, view.certified)
+    if any(condition not in current for condition in conditions):
         wanted["conditions"] = _conditions(snapshot, conditions)
-    if snapshot.signed is not None and _awaits_certificate(snapshot):  # else another controller was faster
+    if snapshot.signed is not None and _awaits_certificate(snapshot):  # otherwise another controller was faster
         wanted |= _certificate(snapshot)
     if snapshot.sealed is not None:
         wanted["credential"] = snapshot.sealed
@@ -228,7 +224,6 @@ def _registered(snapshot: MemberSnapshot) -> Condition:
 
 
 def _cloned(snapshot: MemberSnapshot) -> Condition | None:
-    """Two machines as one member are told to both, and to the admin."""
     if snapshot.clones is not None:
         boots = " and ".join(boot.partition(".")[2] or boot for boot in snapshot.clones)
         return Condition(
@@ -249,7 +244,7 @@ def _awaits_certificate(snapshot: MemberSnapshot) -> bool:
 
 
 def _signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
-    """Why its CSR is not signed, as reason and message; None if it may be."""
+    """Reason and message if its CSR must not be signed, else None."""
     if snapshot.admission_fault is not None:
         return "GuardMissing", snapshot.admission_fault
     if snapshot.mesh is not None and snapshot.mesh.issuer_ends <= snapshot.now:
@@ -262,7 +257,6 @@ def _signing_fault(snapshot: MemberSnapshot) -> tuple[str, str] | None:
 
 
 def _certified(snapshot: MemberSnapshot) -> Condition | None:
-    """A certificate that is asked for in vain is told, and that it is no longer so."""
     fault = _signing_fault(snapshot) if _awaits_certificate(snapshot) and snapshot.signed is None else None
     if fault is not None:
         reason, message = fault
@@ -298,9 +292,9 @@ def _certificate(snapshot: MemberSnapshot) -> dict[str, Any]:
 def _conditions(snapshot: MemberSnapshot, conditions: list[Condition]) -> list[Object]:
     found: Any = snapshot.status.get("conditions")
     listed = list(found) if isinstance(found, list) else []
-    known = read_conditions(listed)
+    current = read_conditions(listed)
     for condition in conditions:
-        if condition not in known:
+        if condition not in current:
             listed = with_condition(listed, condition, snapshot.now)
     return listed
 

@@ -1,8 +1,4 @@
-"""Telling: Events are written one after the other, and what cannot be written is told in the log.
-
-Rules: news wait for nobody, and nobody waits for them; of what is told while `MOST` wait already, only the log hears.
-An API server that takes no Events costs nothing else.
-"""
+"""Writes Events one after the other. Nothing waits for them, and an Event that cannot be written is logged instead."""
 
 import logging
 import secrets
@@ -20,25 +16,25 @@ from exclave.kit.tasks.wall_clock import Now
 log = logging.getLogger(__name__)
 
 MOST = 4000
-"""Events that wait: a thousand machines that join at once bring some three each."""
+"""Events that may wait: 1,000 machines that join at once cause about three each. More are logged only."""
 
 
 class EventWriter:
-    """What is to be told, by the controller in this namespace."""
+    """The Events that wait to be written, by the controller in this namespace."""
 
     def __init__(self, cluster: Sender, namespace: str, now: Now) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._now = now
-        self._put, self._take = trio.open_memory_channel[tuple[Subject, Subject | None, EventDraft, float]](MOST)
+        self._send, self._receive = trio.open_memory_channel[tuple[Subject, Subject | None, EventDraft, float]](MOST)
 
-    def put_nowait(self, subject: Subject, member_events: Iterable[EventDraft]) -> None:
-        """Have these told of an object."""
-        for draft in member_events:
+    def put_nowait(self, subject: Subject, drafts: Iterable[EventDraft]) -> None:
+        """Write Events about an object."""
+        for draft in drafts:
             self._add_nowait(subject, None, draft)
 
     def put_elsewhere_nowait(self, subject: Subject, draft: EventDraft) -> None:
-        """The same of an object that may be in a namespace in which the controller writes no Events."""
+        """Write an Event about an object in a namespace where the controller may write no Events."""
         if subject.namespace == self._namespace:
             self._add_nowait(subject, None, draft)
         else:
@@ -47,13 +43,13 @@ class EventWriter:
 
     def _add_nowait(self, subject: Subject, related: Subject | None, draft: EventDraft) -> None:
         try:
-            self._put.send_nowait((subject, related, draft, self._now()))
+            self._send.send_nowait((subject, related, draft, self._now()))
         except trio.WouldBlock:
             _log(related or subject, draft, "too many wait")
 
     async def run(self) -> None:
-        """Tell for ever."""
-        async for subject, related, draft, when in self._take:
+        """Write Events for ever."""
+        async for subject, related, draft, when in self._receive:
             event = event_object(subject, related, draft, self._namespace, secrets.token_hex(8), when)
             try:
                 await self._cluster.send(create(EVENTS, subject.namespace, event))

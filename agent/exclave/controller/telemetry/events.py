@@ -1,8 +1,8 @@
-"""What is told as Kubernetes Events: for `kubectl describe` and whoever collects them. Pure.
+"""Which changes are reported as Kubernetes Events. Pure.
 
-Rules: one Event for a change of a condition's status or reason, and of the data path; never for a time alone. Only the
-controller writes them, since machines may not, and only where groups are and in its own namespace: what is to be told
-of an object elsewhere is told of the controller's Deployment, and the object is named beside it. Bad news are Warnings.
+There is one Event for a change of a condition's status or reason, of the data path, and of a cordon. Machines may not
+write Events, and the controller may only in its own namespace and those with groups. So an Event about an object in
+another namespace is about the controller's Deployment, and names the object as `related`.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from exclave.kit.formats.rfc3339 import rfc3339_micro
 REPORTER = "exclave.dev/controller"
 LONGEST_NOTE = 1024
 NOT_REPORTED = frozenset({"Registered", "NoHeartbeat"})
-"""What every admission brings with it, and nobody needs to be told."""
+"""Reasons that are not reported when a condition appears first: every admission brings them."""
 
 BAD_DATA_PATHS = frozenset({"outbound-open", "down"})
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An object that an Event is about; "" for a namespace or uid that it has not, or that is not known."""
+    """An object that an Event is about; "" for a namespace or uid that it does not have, or that is unknown."""
 
     api_version: str
     kind: str
@@ -40,7 +40,7 @@ def subject_of(resource: Resource, found: Object) -> Subject:
 
 @dataclass(frozen=True)
 class EventDraft:
-    """Something to tell: a word for machines, a sentence for people."""
+    """An Event before it is written: a word for machines, a sentence for people."""
 
     reason: str
     note: str
@@ -48,10 +48,7 @@ class EventDraft:
 
 
 def member_events(before: MemberView | None, after: MemberView) -> list[EventDraft]:
-    """What has changed between two views of a Member; nothing is told of one that is met for the first time.
-
-    Another Member of the same name is met for the first time, too.
-    """
+    """The Events for a change of a Member. A Member that is new, also one under an old name, has none."""
     if before is None or before.uid != after.uid:
         return []
     found = []
@@ -79,7 +76,7 @@ def member_events(before: MemberView | None, after: MemberView) -> list[EventDra
 
 
 def group_events(before: Condition | None, after: Condition) -> list[EventDraft]:
-    """What is told of a group whose condition Accepted was `before`."""
+    """The Events for a change of a group's condition Accepted."""
     if before is not None and (before.status, before.reason) == (after.status, after.reason):
         return []
     is_bad = not after.status and after.reason != "Deleting"
@@ -87,7 +84,7 @@ def group_events(before: Condition | None, after: Condition) -> list[EventDraft]
 
 
 def source_events(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, EventDraft]]:
-    """What is told of sources, by their names, whose faults were `before`."""
+    """The Events for changes of faults, each with the name of its source."""
     refused = [
         (what, EventDraft("Refused", f"it cannot be used, the last good one is kept: {fault}", is_bad=True))
         for what, fault in sorted(after.items())
@@ -100,7 +97,7 @@ def source_events(before: Mapping[str, str], after: Mapping[str, str]) -> list[t
 
 
 def admission_event(fault: str | None) -> EventDraft:
-    """What is told of the admission policies when `fault` has become what is wrong with them."""
+    """The Event for a change of the admission policies' fault, None if they are as installed."""
     if fault is None:
         return EventDraft(
             "GuardStands", "the admission policies stand: members are admitted, and certified again", False
@@ -111,7 +108,7 @@ def admission_event(fault: str | None) -> EventDraft:
 def event_object(
     subject: Subject, related: Subject | None, draft: EventDraft, instance: str, suffix: str, now: float
 ) -> Object:
-    """An Event about an object. `suffix` makes its name its own. Source: k8s.io/api/events/v1/types.go."""
+    """An Event about an object. `suffix` makes its name unique. Source: k8s.io/api/events/v1/types.go."""
     beside = {} if related is None else {"related": _reference(related)}
     return {
         "apiVersion": EVENTS.api_version,

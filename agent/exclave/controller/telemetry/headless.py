@@ -1,8 +1,7 @@
-"""Headless Services that select a group: one request through the mesh ends Linkerd's destination controller.
+"""Warns of headless Services that select a group: one request through them ends Linkerd's destination controller.
 
-Rules: Services are listed now and then, not watched, since only a warning comes of it; each is warned of once by one
-controller, as an Event on the group. Where the right to list them is missing, that is logged once. Source: a nil pod in
-getEndpointByHostname of Linkerd's destination controller, for a name of a workload in a headless Service.
+Services are listed now and then, not watched, since only a warning follows. Each warning is one Event on the group.
+Source: a nil Pod in getEndpointByHostname of Linkerd's destination controller, for a workload in a headless Service.
 """
 
 import logging
@@ -44,7 +43,7 @@ def headless_selecting(
 
 
 def warning(service: str, group: str) -> EventDraft:
-    """What is told of one."""
+    """The Event about a Service that selects a group."""
     return EventDraft(
         "HeadlessService",
         f"Service {service} is headless and selects group {group}: one request through the mesh to a member's own name "
@@ -54,7 +53,7 @@ def warning(service: str, group: str) -> EventDraft:
 
 
 class HeadlessWarner:
-    """Remembers what was warned of, until it is mended. `groups` gives those that can be read."""
+    """Warns once of each Service, and again after it was corrected. `groups` returns those that can be read."""
 
     def __init__(
         self, cluster: Sender, groups: Callable[[], Iterable[Group]], events: EventWriter, malformed: MalformedLog
@@ -64,19 +63,21 @@ class HeadlessWarner:
         self._events = events
         self._malformed = malformed
         self._warned: set[tuple[str, str, str, str]] = set()  # namespace, Service, group, the group's uid
-        self._told: dict[str, str] = {}  # why Services of a namespace could not be listed
+        self._list_faults: dict[str, str] = {}  # why Services of a namespace could not be listed
 
     async def run(self) -> None:
-        """Go round for ever."""
+        """Check for ever."""
         while True:
-            await self.look()
+            await self.check()
             await trio.sleep(EVERY)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """One round."""
         groups = list(self._groups())
         namespaces = sorted({group.namespace for group in groups})
-        self._told = {namespace: told for namespace, told in self._told.items() if namespace in namespaces}
+        self._list_faults = {
+            namespace: fault for namespace, fault in self._list_faults.items() if namespace in namespaces
+        }
         found: set[tuple[str, str, str, str]] = set()
         for namespace in namespaces:
             for group in groups if (services := await self._services(namespace)) else ():
@@ -97,9 +98,9 @@ class HeadlessWarner:
         try:
             listed = await self._cluster.send(list_all(SERVICES, namespace))
         except ClusterError as problem:
-            if self._told.get(namespace) != problem.message:
+            if self._list_faults.get(namespace) != problem.message:
                 log.info("nobody can be warned of headless Services in %s: %s", namespace, problem.message)
-                self._told[namespace] = problem.message
+                self._list_faults[namespace] = problem.message
             return []
-        self._told.pop(namespace, None)
+        self._list_faults.pop(namespace, None)
         return list(listed.get("items") or [])

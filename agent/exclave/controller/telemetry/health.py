@@ -1,7 +1,7 @@
-"""What the controller answers over HTTP: /healthz, /readyz and /metrics, for a kubelet and for Prometheus.
+"""Serves /healthz, /readyz and /metrics over HTTP, for a kubelet and for Prometheus.
 
-Rules: a thread of its own answers from the last snapshot, so that a busy event loop delays nobody; and an event loop
-that no longer turns is found by exactly that: the snapshot grows old, and /healthz says 503. Standing by is ready, too.
+A thread of its own answers from the last snapshot of the metrics, so a busy event loop delays no answer. If the event
+loop has stopped, the snapshot grows old, and /healthz is 503. A replica that stands by is ready, too.
 """
 
 import logging
@@ -37,7 +37,7 @@ class _Snapshot:
 
     def __init__(self) -> None:
         self.metrics: tuple[Metric, ...] = ()
-        self.taken_at = time.monotonic()
+        self.read_at = time.monotonic()
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         for metric in self.metrics:
@@ -49,7 +49,7 @@ class _Snapshot:
 
     @property
     def is_fresh(self) -> bool:
-        return time.monotonic() - self.taken_at < STUCK
+        return time.monotonic() - self.read_at < STUCK
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -57,13 +57,13 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # a probe every second is no news
+    def log_message(self, format: str, *args: Any) -> None:  # a probe comes every second
         log.debug(format, *args)
 
 
 @asynccontextmanager
-async def open_health(host: str, port: int, look: Callable[[], Iterable[Metric]]) -> AsyncIterator[int]:
-    """Answer while open; yields the port. `look` gives the figures of the moment. Raises OSError."""
+async def open_health(host: str, port: int, read: Callable[[], Iterable[Metric]]) -> AsyncIterator[int]:
+    """Serve while open; yields the port. `look` gives the figures of the moment. Raises OSError."""
     snapshot = _Snapshot()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(snapshot)
@@ -71,14 +71,14 @@ async def open_health(host: str, port: int, look: Callable[[], Iterable[Metric]]
         thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
         thread.start()
 
-        async def keep_looking() -> None:
+        async def read_for_ever() -> None:
             while True:
-                snapshot.metrics, snapshot.taken_at = tuple(look()), time.monotonic()
+                snapshot.metrics, snapshot.read_at = tuple(read()), time.monotonic()
                 await trio.sleep(EVERY)
 
-        snapshot.metrics = tuple(look())
+        snapshot.metrics = tuple(read())
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(supervise, "metrics", keep_looking)
+            nursery.start_soon(supervise, "metrics", read_for_ever)
             yield server.server_port
             nursery.cancel_scope.cancel()
         server.shutdown()

@@ -15,7 +15,7 @@ EVERY = 60.0
 
 
 class MalformedLog:
-    """Keeps the failures of one object from all others. `now` is epoch seconds."""
+    """Logs objects that cannot be read. `now` returns epoch seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -31,7 +31,7 @@ class MalformedLog:
     def report(self, name: str, problem: BaseException) -> None:
         """Log that the object of this name cannot be used."""
         now = self._now()
-        self._logged = {known: at for known, at in self._logged.items() if 0 <= now - at < EVERY}
+        self._logged = {other: at for other, at in self._logged.items() if 0 <= now - at < EVERY}
         if name not in self._logged:
             self._logged[name] = now
             log.error("%s cannot be used, and is left as it is: %s", name, describe(problem))

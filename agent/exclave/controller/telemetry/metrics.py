@@ -1,10 +1,4 @@
-"""The controller's figures: what an operator watches, from what it has seen and done. Pure.
-
-Names and meanings: `exclave_controller_leads` 1 where this replica leads; `exclave_members{group,state}` by what their
-conditions say; `exclave_controller_steps_total{step}` what was carried out; `exclave_api_requests_total{verb,code}`;
-`exclave_issuer_not_after_seconds` when the first certificate of the issuer's chain ends; `exclave_guard_stands`;
-`exclave_heartbeat_interval_seconds`; `exclave_groups{accepted}`.
-"""
+"""The controller's metrics, each with its help text in `controller_metrics`. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,7 +22,7 @@ class Metric:
 
 
 def state_of_member(view: MemberView) -> str:
-    """One word for how a member stands, as its own conditions say."""
+    """The state of a member in one word, by its conditions."""
     if view.deleting:
         return "leaving"
     if view.admitted is None or not view.admitted.status:
@@ -44,18 +38,18 @@ class MemberStates:
     """How many members are in which state: figures are taken each second, and a Member is read when it has changed."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], tuple[Object, tuple[str, str]]] = {}
+        self._states: dict[tuple[str, str], tuple[Object, tuple[str, str]]] = {}
 
     def count(self, members: Mapping[tuple[str, str], Object]) -> Counter[tuple[str, str]]:
         """Members by group and state. Objects are replaced, never modified."""
-        known, self._known = self._known, {}
+        before, self._states = self._states, {}
         for key, member in members.items():
-            found = known.get(key)
+            found = before.get(key)
             if found is None or found[0] is not member:
                 view = view_member(member)
                 found = member, (group_of_member(view.name), state_of_member(view))
-            self._known[key] = found
-        return Counter(state for _, state in self._known.values())
+            self._states[key] = found
+        return Counter(state for _, state in self._states.values())
 
 
 def controller_metrics(
@@ -70,7 +64,7 @@ def controller_metrics(
     policies_installed: bool,
     heartbeat: float,
 ) -> list[Metric]:
-    """Everything that is told; what only a leader knows is left out elsewhere. `members` are by group and state."""
+    """All metrics of a leader; a replica that stands by has two. `members` are by group and state."""
     found = [
         Metric("exclave_controller_leads", "gauge", "1 where this replica leads", (), {(): float(leads)}),
         Metric(
