@@ -35,7 +35,7 @@ def test_a_group_written_out_is_read_back(group: GroupSpec) -> None:
     assert parse_group("any", render_group(group)) == group
 
 
-def test_a_group_says_little_and_the_rest_is_default() -> None:
+def test_what_a_group_leaves_out_is_default() -> None:
     assert parse_group(
         "web", {"networks": ["10.77.0.0/24"], "ports": [{"port": 8080}], "probes": [{"port": 8080}]}
     ) == (
