@@ -1,7 +1,7 @@
-"""Fields of JSON objects, read strictly: a mistake is a FieldError that names the field. Pure.
+"""Reads fields of JSON objects strictly: a mistake is a FieldError that names the field. Pure.
 
-JSON's own types count: true is no number, and null is no text. `where` is what stands before the field's name in an
-error, such as `linkerd.`. No value, however large or deep, makes the error itself fail.
+Types are JSON's: true is not a number, and null is not a text. In an error `where` stands before the field's name, such
+as `linkerd.`.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,7 @@ from typing import Any
 from exclave.kit.formats.duration import format_duration, parse_duration
 
 LONGEST = 10 * 365 * 86400.0
-"""Seconds: no duration of ours means more, and sums with it stay dates."""
-
+"""Seconds of a duration at most. A time in so many seconds is still a valid date."""
 
 MOST_SHOWN = 100
 """Characters of a value in an error."""
@@ -23,7 +22,7 @@ class FieldError(ValueError):
 
 
 def need(tree: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
-    """A field that must be there, of this type."""
+    """A field that is required, of this type."""
     value = tree.get(key)
     if type(value) is not kind:
         raise FieldError(f"{where}{key}: {kind.__name__} was expected, found {type(value).__name__}")
@@ -93,7 +92,7 @@ def addresses(tree: Mapping[str, Any], key: str, where: str = "") -> tuple[str, 
 
 
 def networks(tree: Mapping[str, Any], key: str, where: str = "") -> tuple[str, ...]:
-    """A list of networks, of which each may have bits set beyond its prefix, as Linkerd takes them."""
+    """A list of networks. Host bits may be set, as in Linkerd."""
     found = need(tree, key, list, where)
     for one in found:
         if not _is_read_by(lambda one: ip_network(one, strict=False), one):
@@ -102,7 +101,7 @@ def networks(tree: Mapping[str, Any], key: str, where: str = "") -> tuple[str, .
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: a list or mapping by its type, a long text by its beginning."""
+    """A value as it appears in an error: a list or mapping as its type, a long text cut."""
     if isinstance(value, (list, dict)):
         return type(value).__name__
     whole = repr(value)
@@ -110,7 +109,7 @@ def shown(value: object) -> str:
 
 
 def _is_read_by(read: Any, found: Any) -> bool:
-    """Whether it is a text that is read without a mistake; the readers of addresses would take numbers, too."""
+    # `ip_address` and `ip_network` accept numbers, too.
     try:
         return isinstance(found, str) and read(found) is not None
     except ValueError:

@@ -1,8 +1,8 @@
-"""A WorkloadGroup: its place, its name and its spec. Pure.
+"""A WorkloadGroup: its namespace, its name and its spec. Pure.
 
-What can be a group is decided here alone: `kubectl exclave group create` refuses what the controller would not accept.
-`parse_group` raises for what cannot be used at all; `namespace_fault`, `name_fault` and `spec_faults` say why a group
-takes no machines, in words that follow its name.
+The rules are here alone, so `kubectl exclave group create` refuses exactly what the controller does not accept.
+`parse_group` raises if a spec cannot be used at all. `namespace_fault`, `name_fault` and `spec_faults` return why a
+group is not accepted, as a text that follows its name.
 """
 
 import re
@@ -31,16 +31,16 @@ INBOUND_POLICIES = (
 """Source: Linkerd's annotation config.linkerd.io/default-inbound-policy."""
 
 PROXY_PORTS = (4140, 4143, 4190, 4191)
-"""The proxy's own."""
+"""The proxy's own ports."""
 
 PROXY_PORT_NAME = "linkerd-proxy"
-"""By a port of this name Linkerd finds the proxy."""
+"""Name of the port at which Linkerd finds the proxy."""
 
 MOST_GROUP_NAME = 40
-"""Characters of a group's name: what is left of a DNS label after a token's id and a slot."""
+"""Characters of a group's name: a DNS label, less the token's id and the slot that follow in a member's name."""
 
 CONTROL_PLANES = ("kube-", "linkerd")
-"""What the names of the cluster's and Linkerd's own namespaces begin with."""
+"""Prefixes of the cluster's and Linkerd's own namespaces."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Probe:
-    """A check on the VM that must pass before pods may send traffic. [1] knows `tcp`: the port accepts.
+    """A check on the machine that must pass before pods send traffic. The only kind is `tcp`: the port accepts.
 
-    Times are seconds; `failures` in a row make it fail, one success makes it pass.
+    Times are seconds. So many `failures` in a row make it fail; one success makes it pass.
     """
 
     port: int
@@ -152,11 +152,11 @@ def render_group(group: GroupSpec) -> dict[str, Any]:
 
 
 def namespace_fault(namespace: str, controller: str, linkerd: str) -> str | None:
-    """Why no group may stand in a namespace; None if one may.
+    """Why no group may be in a namespace; None if one may.
 
-    `controller` and `linkerd` are the namespaces of exclave's and of Linkerd's control plane. Whoever may make accounts
-    in one of these rules the cluster; a group in `default` or among machines' accounts would mix what is kept apart.
+    `controller` and `linkerd` are the namespaces of exclave's and of Linkerd's control plane.
     """
+    # A right to create accounts in a control plane's namespace is a right to everything.
     if namespace.startswith(CONTROL_PLANES) or namespace in ("default", "exclave", controller, linkerd):
         return "is no place for machines: it belongs to the cluster itself, or to nobody in particular"
     if namespace.endswith(accounts_namespace("")):
@@ -168,14 +168,14 @@ def namespace_fault(namespace: str, controller: str, linkerd: str) -> str | None
 
 
 def name_fault(name: str) -> str | None:
-    """Why no group may have a name; None if one may."""
+    """Why no group may have this name; None if one may."""
     if is_dns_label(name) and len(name) <= MOST_GROUP_NAME:
         return None
     return f"is no name for a group: one DNS label of at most {MOST_GROUP_NAME} characters was expected"
 
 
 def spec_faults(spec: GroupSpec) -> list[str]:
-    """Why a group with this spec, though it can be read, takes no machines; empty if it does."""
+    """Why a group with this spec is not accepted; empty if it is."""
     return [
         *([] if spec.networks else ["networks: at least one was expected"]),
         *([] if is_dns_label(spec.service_account) else ["serviceAccount: one DNS label was expected"]),
@@ -186,7 +186,7 @@ def spec_faults(spec: GroupSpec) -> list[str]:
 
 
 def port_faults(ports: Sequence[Port]) -> Iterator[str]:
-    """What is wrong with ports that can be read."""
+    """The faults of ports that could be parsed."""
     for title, values in (("name", [port.name for port in ports]), ("number", [str(port.port) for port in ports])):
         for value in sorted({value for value in values if values.count(value) > 1}):
             yield f"two ports have the {title} {value}"
@@ -200,12 +200,12 @@ def port_faults(ports: Sequence[Port]) -> Iterator[str]:
 
 
 def is_our_label(key: str) -> bool:
-    """Whether a label is one that only the controller writes."""
+    """Whether only the controller may write this label."""
     return re.fullmatch("(.*[.])?exclave[.]dev", key.partition("/")[0]) is not None
 
 
 def account_of(group: Object) -> str:
-    """The ServiceAccount of a WorkloadGroup as it stands in its spec, which may be of any shape."""
+    """The ServiceAccount of a WorkloadGroup, whose spec may have any shape."""
     spec = group.get("spec")
     account = spec.get("serviceAccount") if isinstance(spec, dict) else None
     return str(account or group["metadata"]["name"])

@@ -17,6 +17,7 @@ from typing import Literal
 import trio
 
 from exclave.api.definitions.admission import admission_objects
+from exclave.api.group import namespace_fault
 from exclave.api.names import group_of_member, settings_name
 from exclave.api.requests import (
     CONFIG_MAPS,
@@ -41,7 +42,7 @@ from exclave.controller.leader.lead import FencedCluster
 from exclave.controller.lease_recheck import recheck_leases
 from exclave.controller.mesh.publish import Published, is_worth_publishing, settings_object, settings_of
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
-from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches, is_refused_namespace
+from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches
 from exclave.controller.policy.reap import RecheckAfter
 from exclave.controller.policy.snapshot import Group, Key
 from exclave.controller.policy.transitions import PutWorkload, next_transition
@@ -334,7 +335,7 @@ class Controller:
             return None
         members = state.members_of(*key)
         others = [one for where, one in state.groups.objects.items() if where[0] == key[0]]
-        refused = is_refused_namespace(key[0], self._locations.namespace, self._locations.linkerd)
+        refused = namespace_fault(key[0], self._locations.namespace, self._locations.linkerd) is not None
         condition = accepted_condition(found, others, members=len(members), refused_namespace=refused)
         refusal = None if condition.status else f"{condition.reason}: {condition.message}"
         if state.group_refusals.get(key) != refusal:

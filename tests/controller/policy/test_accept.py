@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from exclave.api.group import namespace_fault
 from exclave.api.member import Condition, make_condition
 from exclave.api.requests import Object
-from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches, is_refused_namespace
+from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches
 
 NOW = 1_800_000_000.0
 ACCEPTED = Condition("Accepted", True, "Accepted", "it takes members")
@@ -68,7 +69,7 @@ def test_a_group_in_a_refused_namespace_is_not_accepted() -> None:
     ],
 )  # fmt: skip
 def test_control_planes_and_accounts_are_left_alone(namespace: str, refused: bool) -> None:
-    assert is_refused_namespace(namespace, "exclave", "linkerd") is refused
+    assert (namespace_fault(namespace, "exclave", "linkerd") is not None) is refused
 
 
 def test_a_group_gets_finalizer_and_condition_once() -> None:

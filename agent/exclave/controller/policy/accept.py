@@ -1,15 +1,14 @@
-"""Whether a WorkloadGroup can be one: its spec, its namespace, its account; and what is written to say so. Pure.
+"""Whether a WorkloadGroup is accepted, and the patches that state it. Pure.
 
-Rules: a group that is not accepted takes no new members; those it has keep what runs. Of two groups with one account,
-the older keeps it: members of both would be one identity, and a group is the boundary of trust. The finalizer holds a
-group for as long as it has members, so that deleting one in use strands nobody.
+A group that is not accepted gets no new members; its members continue to run. A finalizer holds a group while it has
+members.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from exclave.api.group import account_of, name_fault, namespace_fault, parse_group, spec_faults
+from exclave.api.group import account_of, name_fault, parse_group, spec_faults
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import Condition, read_conditions, with_condition
 from exclave.api.names import GROUP_FINALIZER
@@ -20,23 +19,18 @@ ACCEPTED = "Accepted"
 
 @dataclass(frozen=True)
 class GroupPatches:
-    """Merge patches that a group lacks, None where nothing is to be done: of its metadata, and of its status.
-
-    `releases`: with them it is gone.
-    """
+    """Merge patches of a group's metadata and status; None where nothing changes. `releases`: they end the group."""
 
     metadata: Object | None
     status: Object | None
     releases: bool = False
 
 
-def is_refused_namespace(namespace: str, controller: str, linkerd: str) -> bool:
-    """Whether machines have no business in this namespace. `controller` and `linkerd` are the control planes'."""
-    return namespace_fault(namespace, controller, linkerd) is not None
-
-
 def accepted_condition(group: Object, others: Iterable[Object], *, members: int, refused_namespace: bool) -> Condition:
-    """Condition Accepted of a group. `others` are the groups of its namespace; `members` how many it has."""
+    """Condition Accepted of a group. `others`: the groups of its namespace. `members`: how many it has.
+
+    `refused_namespace`: whether no group may be in its namespace.
+    """
     metadata = group["metadata"]
     if metadata.get("deletionTimestamp"):
         return _no("Deleting", f"it goes when its members have gone: {members} left; kubectl exclave member list")
@@ -52,6 +46,7 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
         return _no("Invalid", f"its spec cannot be used, the last good one is kept: {fault_text(problem)}")
     if faults := spec_faults(spec):
         return _no("Invalid", f"it takes no new members: {'; '.join(faults)}")
+    # Members of two groups with one account would have one identity, and a group is the boundary of trust.
     account = spec.service_account
     for other in others:
         if other["metadata"]["name"] != metadata["name"] and account_of(other) == account and _age(other) < _age(group):
@@ -64,7 +59,7 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
 
 
 def group_patches(group: Object, condition: Condition, *, members: int, now: float) -> GroupPatches:
-    """What is to be written so that the group says this condition and is held while it has members."""
+    """The patches that give a group this condition, and the finalizer while it has members."""
     finalizers = list(group["metadata"].get("finalizers") or [])
     deleting = bool(group["metadata"].get("deletionTimestamp"))
     held = GROUP_FINALIZER in finalizers
@@ -86,6 +81,6 @@ def _no(reason: str, message: str) -> Condition:
 
 
 def _age(group: Object) -> tuple[str, str]:
-    """Orders groups from the oldest on; names decide between those of one second."""
+    """Sort key, the oldest group first; names decide between groups of one second."""
     metadata = group["metadata"]
     return str(metadata.get("creationTimestamp", "")), str(metadata["name"])
