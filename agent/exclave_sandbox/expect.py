@@ -1,4 +1,4 @@
-"""Waiting until something becomes true, with a message when it does not."""
+"""Comparing what is found with what is expected, and waiting until it is so."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -7,20 +7,26 @@ import trio
 
 
 class UnexpectedError(Exception):
-    """A step met something else than it expected; the text says both."""
+    """Something else was found than expected; the text has both."""
+
+
+def expect(what: str, found: object, wanted: object) -> None:
+    """Raise UnexpectedError unless they are equal."""
+    if found != wanted:
+        raise UnexpectedError(f"{what}: {wanted} was expected, found {found}")
 
 
 async def eventually(
-    what: str, look: Callable[[], Awaitable[object]], accept: Callable[[object], bool], every: float = 0.05
+    what: str, read: Callable[[], Awaitable[object]], accept: Callable[[object], bool], every: float = 0.05
 ) -> object:
-    """Look until what is seen is acceptable; at the end of the step's time, tell what was seen last."""
-    seen: object = None
+    """Read until the value is acceptable, and return it. When cancelled, write the last value to standard error."""
+    value: object = None
     try:
         while True:
-            seen = await look()
-            if accept(seen):
-                return seen
+            value = await read()
+            if accept(value):
+                return value
             await trio.sleep(every)
     except trio.Cancelled:
-        sys.stderr.write(f"waited for {what}; seen last: {str(seen)[:2000]}\n")
+        sys.stderr.write(f"waited for {what}; last value: {str(value)[:2000]}\n")
         raise

@@ -34,6 +34,7 @@ BLOCKING = {
     "exclave.proxy.process.spawn": "starts a process, which never waits; kit.host.gated waits for its end",
     "exclave.redirect.applied": "one small file written whole",
     "exclave_sandbox.pki": "makes the demo's and the tests' certificates",
+    "exclave_sandbox.stage.flush": "a program of its own, which reads from the kernel until it has an answer",
     "exclave.cli.terminal": "prints for a person; the agent never imports it",
     "exclave.cli.token_source": "reads the join token from where it was given, before trio runs",
     "exclave.workload_api.peer": "one socket option, which the kernel answers at once",
@@ -85,6 +86,7 @@ WITHOUT_TEST_FILE = {
     "exclave_sandbox.demo.joining": "played whole by test_scenario",
     "exclave_sandbox.demo.leaving": "played whole by test_scenario",
     "exclave_sandbox.demo.traffic": "played whole by test_scenario",
+    "exclave_sandbox.stage.flush": "run by the demo, under traffic",
     "exclave_sandbox.stage.stage": "stands in test_scenario, and in every benchmark",
     "exclave_sandbox.stage.vm": "stands in test_scenario, and in every benchmark",
 }

@@ -10,8 +10,8 @@ import httpx
 import trio
 from tests.bench.figures import heading, note, row
 
-from exclave_sandbox.demo.joining import BY_ADDRESS, Joining
-from exclave_sandbox.stage.stage import Stage, open_stage
+from exclave_sandbox.demo.joining import BY_ADDRESS, JoinScenes
+from exclave_sandbox.stage.stage import DemoStage, open_stage
 
 UNTIL_MESHED = """
 import json, sys, time, urllib.request
@@ -31,7 +31,7 @@ RUNS = 3
 async def measure() -> tuple[float, float, Counter[tuple[str, str]], float]:
     """Seconds to the first meshed request, seconds until `exclave join` returned, requests by step, the peer's time."""
     async with open_stage("24h") as stage:
-        joining = Joining(stage)
+        joining = JoinScenes(stage)
         await joining.outside()
         await joining.make_token()
         stage.vm.start_agent()
@@ -60,7 +60,7 @@ def _who(user: str) -> str:
     return "join account" if ".join." in user else "own account"
 
 
-async def bare_requests(stage: Stage, count: int) -> float:
+async def bare_requests(stage: DemoStage, count: int) -> float:
     """Seconds for as many requests in a row by a bare client, connection and all."""
     began = time.perf_counter()
     tls = ssl.create_default_context(cadata=stage.access.ca)

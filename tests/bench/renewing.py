@@ -11,9 +11,9 @@ from tests.bench.figures import heading, note, row
 from exclave.api.csr import make_csr
 from exclave.identity.storage import generate_key
 from exclave.identity.svid import check_svid
-from exclave_sandbox.demo.joining import Joining
-from exclave_sandbox.demo.traffic import UnderTraffic
-from exclave_sandbox.stage.stage import Stage, open_stage
+from exclave_sandbox.demo.joining import JoinScenes
+from exclave_sandbox.demo.traffic import TrafficScenes
+from exclave_sandbox.stage.stage import DemoStage, open_stage
 from support.mesh import IDENTITY
 from support.mesh import mesh as made_mesh
 
@@ -23,7 +23,7 @@ SECONDS = 40.0
 class Meter:
     """What an agent has used so far."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: DemoStage) -> None:
         assert stage.vm.agent is not None
         self.stage = stage
         self.agent = psutil.Process(stage.vm.agent.pid)
@@ -50,7 +50,7 @@ class Meter:
 async def measure() -> None:
     """Print the figures: a while with certificates of ten seconds, against a while with those of a day."""
     async with open_stage("10s") as stage:
-        joining = Joining(stage)
+        joining = JoinScenes(stage)
         await joining.outside()
         await joining.make_token()
         stage.vm.start_agent()
@@ -58,7 +58,7 @@ async def measure() -> None:
         await joining.join()
         meter = Meter(stage)
         used, asked, renewals = await meter.over(SECONDS)
-        await UnderTraffic(stage).longer_life()
+        await TrafficScenes(stage).longer_life()
         idle, asked_idle, _ = await meter.over(SECONDS)
         row("processor for one renewal", 1000 * (used - idle) / renewals, "ms", 1000 * bare_work())
         note("peer: key, CSR and checks alone; the difference is asking, storing and telling")

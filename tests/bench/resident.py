@@ -11,8 +11,8 @@ import psutil
 import trio
 from tests.bench.figures import heading, median_of, note, row
 
-from exclave_sandbox.demo.joining import Joining
-from exclave_sandbox.stage.stage import Stage, open_stage
+from exclave_sandbox.demo.joining import JoinScenes
+from exclave_sandbox.stage.stage import DemoStage, open_stage
 
 LIBRARIES = "import cryptography.x509, dns.message, h2.connection, httpx, jwcrypto.jwe, netifaces, psutil, ssl, trio"
 CONNECTED = f"""
@@ -43,7 +43,7 @@ def seconds_of(code: str) -> float:
 async def stand() -> None:
     """Print what an agent costs, before it is a member and while it is ready."""
     async with open_stage("24h") as stage:
-        joining = Joining(stage)
+        joining = JoinScenes(stage)
         await joining.outside()
         await joining.make_token()
         peer = subprocess.Popen(
@@ -99,7 +99,7 @@ def count_calls(pid: int) -> int:
     return int(total[3])
 
 
-async def count_children(stage: Stage) -> int:
+async def count_children(stage: DemoStage) -> int:
     """The number of the youngest process in the machine; each look starts one itself."""
     return int(await stage.vm.machine.must("cat", "/proc/sys/kernel/ns_last_pid"))
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import trio
 from tests.bench.figures import heading, note, row
 
-from exclave_sandbox.demo.joining import Joining
+from exclave_sandbox.demo.joining import JoinScenes
 from exclave_sandbox.demo.traffic import open_load
 from exclave_sandbox.expect import eventually
-from exclave_sandbox.stage.stage import Stage, open_stage
+from exclave_sandbox.stage.stage import DemoStage, open_stage
 
 TIMES = 5
 
@@ -33,20 +33,20 @@ class Losses:
     away: float = 0.0
 
 
-async def killed(stage: Stage) -> None:
+async def killed(stage: DemoStage) -> None:
     """By the kernel's hand, and started again."""
     await stage.vm.kill_agent()
     stage.vm.start_agent()
 
 
-async def reloaded(stage: Stage) -> None:
+async def reloaded(stage: DemoStage) -> None:
     """Another program in the same process, as `systemctl reload` asks for."""
     assert stage.vm.agent is not None
     stage.vm.agent.send(signal.SIGHUP)
     await eventually("the agent to go", stage.vm.status, lambda status: not status)
 
 
-async def stopped(stage: Stage) -> None:
+async def stopped(stage: DemoStage) -> None:
     """In order, and started again."""
     assert stage.vm.agent is not None
     stage.vm.agent.send(signal.SIGTERM)
@@ -54,7 +54,7 @@ async def stopped(stage: Stage) -> None:
     stage.vm.start_agent()
 
 
-async def measure(stage: Stage, restart: Callable[[Stage], Awaitable[None]]) -> Losses:
+async def measure(stage: DemoStage, restart: Callable[[DemoStage], Awaitable[None]]) -> Losses:
     """Restart it some times under load."""
     losses = Losses()
 
@@ -80,7 +80,7 @@ async def measure(stage: Stage, restart: Callable[[Stage], Awaitable[None]]) -> 
 async def measure_all() -> tuple[Losses, Losses, Losses]:
     """A machine in the mesh, restarted in each way."""
     async with open_stage("24h") as stage:
-        joining = Joining(stage)
+        joining = JoinScenes(stage)
         await joining.make_token()
         stage.vm.start_agent()
         await stage.vm.wait_idle()

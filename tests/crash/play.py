@@ -33,8 +33,8 @@ from exclave_sandbox.demo.joining import find, issue_token, ready_of  # noqa: E4
 from exclave_sandbox.stage import mesh  # noqa: E402
 from exclave_sandbox.stage.compare import differences  # noqa: E402
 from exclave_sandbox.stage.namespaces import Machine  # noqa: E402
-from exclave_sandbox.stage.programs import Program, start  # noqa: E402
-from exclave_sandbox.stage.stage import Stage, open_stage  # noqa: E402
+from exclave_sandbox.stage.programs import StageProgram, start  # noqa: E402
+from exclave_sandbox.stage.stage import DemoStage, open_stage  # noqa: E402
 
 HERE = Path(__file__).parent
 PAUSE, PATIENCE = "0.1", "3"
@@ -98,7 +98,7 @@ async def open_sampler(machine: Machine, host: str, port: int) -> AsyncIterator[
 class Player:
     """Plays rows. `state` is how the machine stands: outside, ready or stopped."""
 
-    def __init__(self, stage: Stage, samplers: dict[str, Sampler]) -> None:
+    def __init__(self, stage: DemoStage, samplers: dict[str, Sampler]) -> None:
         self._stage = stage
         self._vm = stage.vm
         self._samplers = samplers
@@ -114,7 +114,7 @@ class Player:
         self._vm.config.write_text(self._vm.config.read_text().replace('"2s"', '"1s"'))
         self._start()
         await self._vm.wait_idle()
-        self._before = await self._vm.look()
+        self._before = await self._vm.snapshot()
 
     # Small deeds.
 
@@ -142,15 +142,15 @@ class Player:
         agent = self._agent
         with trio.fail_after(WELL):
             status = await agent.wait()
-        assert not self._armed.exists(), f"it ended with status {status}, and not at its step:\n{agent.last_words()}"
+        assert not self._armed.exists(), f"it ended with status {status}, and not at its step:\n{agent.log_tail()}"
 
     async def _ended(self) -> None:
         with trio.fail_after(WELL):
             status = await self._agent.wait()
-        assert status == 0, f"status {status}:\n{self._agent.last_words(30)}"
+        assert status == 0, f"status {status}:\n{self._agent.log_tail(30)}"
 
     @property
-    def _agent(self) -> Program:
+    def _agent(self) -> StageProgram:
         assert self._vm.agent is not None
         return self._vm.agent
 
@@ -268,7 +268,7 @@ class Player:
         await self._killed("leave")
         await self._must("leave")
         self._repaired = "the same command again"
-        found = differences(self._before, await self._vm.look())
+        found = differences(self._before, await self._vm.snapshot())
         gone = ("files: -run/exclave/control.sock ", "files: -run/exclave/agent.lock ")  # an idle agent has them
         left = [line for line in found if not line.startswith(gone)]
         assert not left, left
@@ -379,9 +379,9 @@ class Player:
         """What is left of a machine that has left."""
         if not await self._vm.status():
             if self._agent.started.poll() is not None:
-                return f"the agent has ended: {self._agent.last_words(30)}"
+                return f"the agent has ended: {self._agent.log_tail(30)}"
             return "no answer from the agent"
-        found = differences(self._before, await self._vm.look())
+        found = differences(self._before, await self._vm.snapshot())
         found += [f"Member {name}" for name in await self._members()]
         return f"{found} {counted}" if (counted := self._count()) != (0, 0) or found else ""
 

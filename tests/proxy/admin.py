@@ -10,7 +10,7 @@ import trio
 
 from exclave.identity.svid import Svid
 from exclave_sandbox.standin.stream import BROKEN, PeekedStream
-from exclave_sandbox.standin.tls import KeyPair, Tls
+from exclave_sandbox.standin.tls import ProxyCertificate, Tls
 from support.mesh import mesh
 
 EXPIRY = "identity_cert_expiration_timestamp_seconds"
@@ -39,7 +39,7 @@ class Admin:
 
     def take(self, svid: Svid) -> None:
         """Serve a certificate, to whoever shakes hands."""
-        self.tls.take(KeyPair(svid.chain, svid.key))
+        self.tls.take(ProxyCertificate(svid.chain, svid.key))
 
     async def serve(self, accepted: trio.SocketStream) -> None:
         """Talk on one connection."""

@@ -23,7 +23,7 @@ from exclave.cluster.watch_events import Removed, Upserted, WatchEvent
 from exclave.errors import ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave_sandbox.apiserver.api import Api
-from exclave_sandbox.apiserver.history import Change, Scope
+from exclave_sandbox.apiserver.history import ObjectChange, Scope
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.message import HttpRequest, Reply
 from exclave_sandbox.apiserver.store import Store
@@ -92,17 +92,17 @@ class StoreCluster:
         deliver, events = trio.open_memory_channel[WatchEvent](math.inf)
         kind = self._kind(resource)
 
-        def follow(change: Change) -> None:
+        def follow(change: ObjectChange) -> None:
             deliver.send_nowait(Upserted(change.after) if change.after else Removed(change.before or {}))
 
         found = self.store.find(kind, namespace, name)
         deliver.send_nowait(Upserted(found) if found else Removed({"metadata": {"name": name}}))
         scope = Scope(kind.key, namespace, name)
-        self.store.feed.follow(scope, follow)
+        self.store.history.follow(scope, follow)
         try:
             yield events
         finally:
-            self.store.feed.unfollow(scope, follow)
+            self.store.history.unfollow(scope, follow)
 
     def put(self, resource: Resource, namespace: str, body: dict[str, Any]) -> Object:
         """Create an object as an administrator, making its namespace if there is none."""

@@ -28,8 +28,8 @@ import trio  # noqa: E402
 from cryptography import x509  # noqa: E402
 
 from exclave.api.identity import destination_identity  # noqa: E402
-from exclave_sandbox.linkerd.destination import Lookups  # noqa: E402
-from exclave_sandbox.linkerd.destination_table import FOLLOWED, Table  # noqa: E402
+from exclave_sandbox.linkerd.destination import LookupServer  # noqa: E402
+from exclave_sandbox.linkerd.destination_table import FOLLOWED, DestinationTable  # noqa: E402
 from exclave_sandbox.pki import Authority, make_leaf  # noqa: E402
 
 PORTS = 8086, 8090
@@ -117,9 +117,9 @@ async def talk(tls: ssl.SSLContext, policy: bytes, accepted: trio.SocketStream) 
         await trio.aclose_forcefully(stream)
 
 
-def empty_table() -> Table:
+def empty_table() -> DestinationTable:
     """A cluster without any object, read whole."""
-    table = Table("cluster.local")
+    table = DestinationTable("cluster.local")
     for resource in FOLLOWED:
         table.replace(resource, ())
     return table
@@ -127,7 +127,7 @@ def empty_table() -> Table:
 
 async def serve(address: str, policy: str, *certificate: str) -> None:
     """Be both controllers until standard input ends."""
-    handler: Callable[[trio.SocketStream], Awaitable[None]] = Lookups(empty_table()).talk
+    handler: Callable[[trio.SocketStream], Awaitable[None]] = LookupServer(empty_table()).talk
     if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.minimum_version = ssl.TLSVersion.TLSv1_3

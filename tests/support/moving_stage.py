@@ -25,7 +25,7 @@ from exclave_sandbox.demo.joining import issue_token, ready_of  # noqa: E402
 from exclave_sandbox.demo.traffic import BY_GROUP  # noqa: E402
 from exclave_sandbox.expect import UnexpectedError, eventually  # noqa: E402
 from exclave_sandbox.stage import mesh  # noqa: E402
-from exclave_sandbox.stage.stage import Stage, open_stage  # noqa: E402
+from exclave_sandbox.stage.stage import DemoStage, open_stage  # noqa: E402
 from exclave_sandbox.stage.vm import fetch  # noqa: E402
 from support.swap_lab import Load, open_load  # noqa: E402
 
@@ -41,7 +41,7 @@ LONGEST = 100.0
 class AddressMover:
     """The stage, and what is seen meanwhile."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: DemoStage) -> None:
         self.stage, self.vm = stage, stage.vm
         self.ready: list[str] = []
         self.unserved: set[str] = set()

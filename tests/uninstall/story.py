@@ -15,12 +15,12 @@ from typing import Any
 import trio
 
 from exclave.kit.host.command import Finished
-from exclave_sandbox.demo.joining import BY_ADDRESS, Joining
+from exclave_sandbox.demo.joining import BY_ADDRESS, JoinScenes
 from exclave_sandbox.demo.traffic import BY_POD_SERVICE
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage.compare import differences
-from exclave_sandbox.stage.programs import Program, module, start
-from exclave_sandbox.stage.stage import Stage, open_stage
+from exclave_sandbox.stage.programs import StageProgram, module, start
+from exclave_sandbox.stage.stage import DemoStage, open_stage
 from exclave_sandbox.stage.vm import fetch
 from uninstall.furnishing import LAYERS, furnish
 
@@ -63,9 +63,9 @@ CHANGES = {
 class Visitor:
     """exclave on that machine, where everything is at its ordinary place."""
 
-    stage: Stage
-    joining: Joining
-    agent: Program | None = None
+    stage: DemoStage
+    joining: JoinScenes
+    agent: StageProgram | None = None
 
     async def exclave(self, *arguments: str, stdin: bytes = b"") -> Finished:
         done = await self.stage.vm.machine.run(*module("exclave", *arguments), stdin=stdin, timeout=120.0)
@@ -141,7 +141,7 @@ class Visitor:
 
 async def main() -> None:
     async with open_stage("24h") as stage:
-        joining = Joining(stage)
+        joining = JoinScenes(stage)
         await joining.outside()
         await joining.make_token()
         await furnish(stage.vm.machine, stage.scratch)

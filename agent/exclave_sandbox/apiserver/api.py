@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from exclave_sandbox.apiserver.access import ANONYMOUS, AUTHENTICATED, MASTERS, AccessRules, User
-from exclave_sandbox.apiserver.history import Change, Scope
+from exclave_sandbox.apiserver.history import ObjectChange, Scope
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.discovery import discover
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
@@ -85,9 +85,9 @@ class Api:
         self._access = AccessRules()
         self.counts: Counter[tuple[str, str, str]] = Counter()
         for kind in _RBAC_KINDS:
-            store.feed.follow(Scope(kind.key), partial(self._note_access, kind.resource.kind))
+            store.history.follow(Scope(kind.key), partial(self._note_access, kind.resource.kind))
 
-    def _note_access(self, kind: str, change: Change) -> None:
+    def _note_access(self, kind: str, change: ObjectChange) -> None:
         self._access.note(kind, change.namespace, change.name, change.after)
 
     def respond(self, request: HttpRequest) -> Reply | Watch:

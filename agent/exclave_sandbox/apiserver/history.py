@@ -23,13 +23,13 @@ class Scope(NamedTuple):
     namespace: str | None = None
     name: str | None = None
 
-    def covers(self, change: "Change") -> bool:
+    def covers(self, change: "ObjectChange") -> bool:
         """Whether a change of this kind lies in the scope."""
         return self.namespace in (None, change.namespace) and self.name in (None, change.name)
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class ObjectChange:
     """One object before and after, at `revision`; None where it did not exist. Objects in it are never modified."""
 
     revision: int
@@ -63,23 +63,23 @@ def event_line(type_: str, object_: Object) -> bytes:
     return json.dumps({"type": type_, "object": object_}, separators=(",", ":")).encode() + b"\n"
 
 
-Follower = Callable[[Change], None]
+Follower = Callable[[ObjectChange], None]
 
 
-class Feed:
+class History:
     """The history of all kinds, and who listens. What happened up to the revision `begins` is not known."""
 
     def __init__(self, window: int, begins: int = 0) -> None:
         self._window = window
-        self._history: defaultdict[str, deque[Change]] = defaultdict(deque)
+        self._changes: defaultdict[str, deque[ObjectChange]] = defaultdict(deque)
         self._forgotten: defaultdict[str, int] = defaultdict(lambda: begins)
         self._followers: defaultdict[Scope, dict[Follower, None]] = defaultdict(dict)
         self.revision = begins
 
-    def publish(self, change: Change) -> None:
+    def publish(self, change: ObjectChange) -> None:
         """Append a change, whose revision is the next one, and tell its followers."""
         self.revision = change.revision
-        history = self._history[change.kind]
+        history = self._changes[change.kind]
         history.append(change)
         if len(history) > self._window:
             self._forgotten[change.kind] = history.popleft().revision
@@ -88,7 +88,7 @@ class Feed:
                 for follower in tuple(self._followers.get(Scope(change.kind, namespace, name), ())):
                     follower(change)
 
-    def since(self, scope: Scope, revision: int) -> list[Change]:
+    def since(self, scope: Scope, revision: int) -> list[ObjectChange]:
         """What changed in a scope after a revision. Raises Refusal: expired, or from the future."""
         if revision > self.revision:
             raise too_large_version(revision, self.revision)
@@ -96,7 +96,7 @@ class Feed:
         if revision < forgotten:
             raise expired(revision, forgotten)
         found = []
-        for change in reversed(self._history[scope.kind]):
+        for change in reversed(self._changes[scope.kind]):
             if change.revision <= revision:
                 break
             if scope.covers(change):

@@ -147,7 +147,7 @@ async def _serve_while_wanted(
 def _respond_with(api: Api, store: Store) -> Respond:
     def respond(request: HttpRequest) -> Reply | StreamedReply:
         found = api.respond(request)
-        return StreamedReply(partial(stream_watch, store.feed, found)) if isinstance(found, Watch) else found
+        return StreamedReply(partial(stream_watch, store.history, found)) if isinstance(found, Watch) else found
 
     return respond
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from exclave_sandbox.apiserver.history import Change, Feed, Scope
+from exclave_sandbox.apiserver.history import History, ObjectChange, Scope
 from exclave_sandbox.apiserver.kinds.kinds import NAMESPACES, Kind, changed_object, check_body, new_object
 from exclave_sandbox.apiserver.refusal import (
     Cause,
@@ -31,7 +31,7 @@ WINDOW = 1000
 """Changes of each kind that a watch may be behind."""
 
 
-class Place(NamedTuple):
+class ObjectKey(NamedTuple):
     """Where an object is: its kind, namespace ("" for kinds without) and name."""
 
     kind: Kind
@@ -59,15 +59,15 @@ class Store:
         self._new_suffix = new_suffix
         self._objects: defaultdict[tuple[str, str], dict[str, Object]] = defaultdict(dict)
         self._namespaces_of: defaultdict[str, set[str]] = defaultdict(set)
-        self._held: defaultdict[str, dict[Place, None]] = defaultdict(dict)
-        self._dependents: defaultdict[str, dict[Place, None]] = defaultdict(dict)
+        self._held: defaultdict[str, dict[ObjectKey, None]] = defaultdict(dict)
+        self._dependents: defaultdict[str, dict[ObjectKey, None]] = defaultdict(dict)
         self._uids: set[str] = set()
-        self.feed = Feed(window, begins)
+        self.history = History(window, begins)
 
     @property
     def revision(self) -> int:
         """The revision of the newest change."""
-        return self.feed.revision
+        return self.history.revision
 
     def find(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """An object, or None."""
@@ -96,7 +96,7 @@ class Store:
         found = {
             (one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in self.select(kind, namespace)
         }
-        for change in reversed(self.feed.since(Scope(kind.key, namespace), revision)):
+        for change in reversed(self.history.since(Scope(kind.key, namespace), revision)):
             place = (change.namespace, change.name)
             if change.before is None:
                 found.pop(place, None)
@@ -135,7 +135,7 @@ class Store:
         found["metadata"]["creationTimestamp"] = self._timestamp()
         if kind.schema is not None:
             found["metadata"]["generation"] = 1
-        return self._put(Place(kind, namespace, name), None, found)
+        return self._put(ObjectKey(kind, namespace, name), None, found)
 
     def replace(self, kind: Kind, namespace: str, name: str, body: Any, subresource: str | None = None) -> Object:
         """Put an object in place of the one that is there. Raises Refusal: 400, 404, 409, 422."""
@@ -150,7 +150,7 @@ class Store:
         if not metadata.get("resourceVersion") and not kind.unconditional:
             cause = Cause("metadata.resourceVersion", "Invalid value: 0x0: must be specified for an update")
             raise invalid(kind.kind_key, name, [cause])
-        return self._change(Place(kind, namespace, name), old, body, subresource)
+        return self._change(ObjectKey(kind, namespace, name), old, body, subresource)
 
     def patch(
         self, kind: Kind, namespace: str, name: str, merge: Callable[[Object], Any], subresource: str | None = None
@@ -173,9 +173,9 @@ class Store:
         if new.get("metadata", {}).get("name", name) != name:
             cause = Cause("metadata.name", f'Invalid value: "{new["metadata"]["name"]}": field is immutable')
             raise invalid(kind.kind_key, name, [cause])
-        return self._change(Place(kind, namespace, name), old, new, subresource)
+        return self._change(ObjectKey(kind, namespace, name), old, new, subresource)
 
-    def _change(self, place: Place, old: Object, new: Object, subresource: str | None) -> Object:
+    def _change(self, place: ObjectKey, old: Object, new: Object, subresource: str | None) -> Object:
         self._check_same(place, old, new.get("metadata", {}))
         found = changed_object(place.kind, old, new, subresource)
         if found == old:
@@ -193,7 +193,7 @@ class Store:
         What it owned goes after it, or with `orphan` stays and has one owner less.
         """
         old = self.get(kind, namespace, name)
-        place = Place(kind, namespace, name)
+        place = ObjectKey(kind, namespace, name)
         self._check_same(place, old, preconditions or {})
         if old["metadata"].get("deletionTimestamp"):
             return old, False
@@ -209,7 +209,7 @@ class Store:
             return self._put(place, old, marked), False
         return self._remove(place, old), True
 
-    def _empty(self, place: Place, old: Object, marked: Object) -> tuple[Object, bool]:
+    def _empty(self, place: ObjectKey, old: Object, marked: Object) -> tuple[Object, bool]:
         marked = self._put(place, old, marked)
         for held in tuple(self._held[place.name]):
             if self.find(*held) is not None:
@@ -218,7 +218,7 @@ class Store:
             self._remove(place, marked)
         return marked, self.find(*place) is None
 
-    def _may_go(self, place: Place) -> bool:
+    def _may_go(self, place: ObjectKey) -> bool:
         return place.kind is not NAMESPACES or not self._held[place.name]
 
     def _check_place(self, kind: Kind, namespace: str, metadata: Object) -> None:
@@ -235,7 +235,7 @@ class Store:
             why = f"unable to create new content in namespace {namespace} because it is being terminated"
             raise forbidden(kind.key, name, why)
 
-    def _check_same(self, place: Place, old: Object, wanted: Object) -> None:
+    def _check_same(self, place: ObjectKey, old: Object, wanted: Object) -> None:
         """Raise Refusal (409) if the caller had another object, or another version of it, in mind."""
         uid, version = wanted.get("uid"), wanted.get("resourceVersion")
         if uid and uid != old["metadata"]["uid"]:
@@ -256,7 +256,7 @@ class Store:
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._clock(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _put(self, place: Place, old: Object | None, new: Object) -> Object:
+    def _put(self, place: ObjectKey, old: Object | None, new: Object) -> Object:
         revision = self.revision + 1
         new = {**new, "metadata": {**new["metadata"], "resourceVersion": str(revision)}}
         kind, namespace, name = place
@@ -265,10 +265,10 @@ class Store:
         self._held[namespace][place] = None
         self._uids.add(new["metadata"]["uid"])
         self._index_owners(place, old, new)
-        self.feed.publish(Change(revision, kind.key, namespace, name, old, new))
+        self.history.publish(ObjectChange(revision, kind.key, namespace, name, old, new))
         return new
 
-    def _remove(self, place: Place, last: Object) -> Object:
+    def _remove(self, place: ObjectKey, last: Object) -> Object:
         kind, namespace, name = place
         objects = self._objects[(kind.key, namespace)]
         stored = objects.pop(name)
@@ -279,7 +279,7 @@ class Store:
         self._index_owners(place, stored, None)
         uid = last["metadata"]["uid"]
         self._uids.discard(uid)
-        self.feed.publish(Change(self.revision + 1, kind.key, namespace, name, last, None))
+        self.history.publish(ObjectChange(self.revision + 1, kind.key, namespace, name, last, None))
         self._collect(uid)
         self._let_namespace_go(namespace)
         return last
@@ -289,9 +289,9 @@ class Store:
         if home is None or not home["metadata"].get("deletionTimestamp") or home["metadata"].get("finalizers"):
             return
         if not self._held[namespace]:
-            self._remove(Place(NAMESPACES, "", namespace), home)
+            self._remove(ObjectKey(NAMESPACES, "", namespace), home)
 
-    def _index_owners(self, place: Place, old: Object | None, new: Object | None) -> None:
+    def _index_owners(self, place: ObjectKey, old: Object | None, new: Object | None) -> None:
         before, after = (
             {owner["uid"] for owner in (one or {"metadata": {}})["metadata"].get("ownerReferences", ())}
             for one in (old, new)

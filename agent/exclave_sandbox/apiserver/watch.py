@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import trio
 
 from exclave_sandbox.apiserver.api import Watch
-from exclave_sandbox.apiserver.history import Change, Feed, event_line
+from exclave_sandbox.apiserver.history import History, ObjectChange, event_line
 from exclave_sandbox.apiserver.message import Send
 from exclave_sandbox.apiserver.refusal import Object, Refusal
 
@@ -21,38 +21,38 @@ LAST_BOOKMARK = 2.0
 """Seconds before a watch's end at which it gets one more bookmark, so that the next watch begins there."""
 
 
-async def stream_watch(feed: Feed, watch: Watch, send: Send) -> None:
+async def stream_watch(history: History, watch: Watch, send: Send) -> None:
     """Send the watch's events until its time is over."""
     ends = trio.current_time() + watch.seconds
-    sender, receiver = trio.open_memory_channel[Change](MOST_BEHIND)
+    sender, receiver = trio.open_memory_channel[ObjectChange](MOST_BEHIND)
 
-    def deliver(change: Change) -> None:
+    def deliver(change: ObjectChange) -> None:
         try:
             sender.send_nowait(change)
         except trio.WouldBlock:
-            feed.unfollow(watch.scope, deliver)
+            history.unfollow(watch.scope, deliver)
             sender.close()
 
     try:
-        backlog = feed.since(watch.scope, watch.revision)
+        backlog = history.since(watch.scope, watch.revision)
     except Refusal as refused:
         await send(event_line("ERROR", refused.status))
         return
-    feed.follow(watch.scope, deliver)
+    history.follow(watch.scope, deliver)
     try:
         first = [event_line("ADDED", found) for found in watch.initial]
         await _send_lines(send, [*first, *_lines(backlog, watch)])
-        await _send_changes(feed, watch, receiver, send, ends)
+        await _send_changes(history, watch, receiver, send, ends)
     finally:
-        feed.unfollow(watch.scope, deliver)
+        history.unfollow(watch.scope, deliver)
 
 
 async def _send_changes(
-    feed: Feed, watch: Watch, receiver: "trio.MemoryReceiveChannel[Change]", send: Send, ends: float
+    history: History, watch: Watch, receiver: "trio.MemoryReceiveChannel[ObjectChange]", send: Send, ends: float
 ) -> None:
     bookmark_at = _next_bookmark(trio.current_time(), ends)
     while trio.current_time() < ends:
-        changes: list[Change] = []
+        changes: list[ObjectChange] = []
         with trio.move_on_at(min(ends, bookmark_at)):
             try:
                 changes = [await receiver.receive()]
@@ -62,8 +62,8 @@ async def _send_changes(
         lines = list(_lines(changes, watch))
         if bookmark_at <= trio.current_time() < ends:
             bookmark_at = _next_bookmark(trio.current_time(), ends)
-            if watch.bookmarks and feed.revision > watch.revision:
-                lines.append(event_line("BOOKMARK", _bookmark(watch, feed.revision)))
+            if watch.bookmarks and history.revision > watch.revision:
+                lines.append(event_line("BOOKMARK", _bookmark(watch, history.revision)))
         await _send_lines(send, lines)
 
 
@@ -72,7 +72,7 @@ def _next_bookmark(now: float, ends: float) -> float:
     return min(now + BOOKMARK_PAUSE, last) if now < last else now + BOOKMARK_PAUSE
 
 
-def _waiting(receiver: "trio.MemoryReceiveChannel[Change]") -> Iterator[Change]:
+def _waiting(receiver: "trio.MemoryReceiveChannel[ObjectChange]") -> Iterator[ObjectChange]:
     while True:
         try:
             yield receiver.receive_nowait()
@@ -85,7 +85,7 @@ async def _send_lines(send: Send, lines: list[bytes]) -> None:
         await send(b"".join(lines))
 
 
-def _lines(changes: list[Change], watch: Watch) -> Iterator[bytes]:
+def _lines(changes: list[ObjectChange], watch: Watch) -> Iterator[bytes]:
     """The events of changes; an object that comes to match the selector is added, one that ceases to is deleted."""
     for change in changes:
         if not watch.selector.requirements:

@@ -1,7 +1,7 @@
-"""The demo's first scenes: a machine outside of the mesh, a group and a token, and the join, seen from all sides.
+"""The demo's first scenes: a VM outside of the mesh, a join token, and the join as the cluster and the kernel show it.
 
-Rules of all scenes: a step looks at what others can see (the API server, the kernel, the pod), not at what the agent
-says of itself, wherever there is something to look at; it returns figures that it measured, or raises UnexpectedError.
+Rules of all scenes: a step checks the API server, the kernel and the pod, and asks the agent only for what those do not
+show. It returns the figures that it measured, or raises UnexpectedError.
 """
 
 import json
@@ -35,24 +35,25 @@ from exclave.api.requests import (
 from exclave.cluster.client import Cluster
 from exclave.errors import ApiRefusal
 from exclave.link.layout import TABLE
-from exclave_sandbox.expect import UnexpectedError, eventually
+from exclave_sandbox.expect import UnexpectedError, eventually, expect
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import Machine
 from exclave_sandbox.stage.programs import module, open_program
-from exclave_sandbox.stage.stage import CLUSTER, Stage
+from exclave_sandbox.stage.stage import CLUSTER, DemoStage
 from exclave_sandbox.stage.vm import fetch
 
 TOKEN_LIFE = 3600
 """Seconds."""
 
 SSH = 22
+PLAINTEXT = "the pod's request arrives in plaintext and without an identity"
 
 BY_ADDRESS = f"http://{mesh.VM}:{mesh.GROUP_PORT}/"
-"""The machine's application, without any Service."""
+"""The VM's application, without any Service."""
 
 
-async def issue_token(stage: Stage, uses: int) -> str:
-    """Make a join token of the group for so many machines; the line to paste."""
+async def issue_token(stage: DemoStage, uses: int) -> str:
+    """A join token of the group for so many machines: the line to paste."""
     expires, access = time.time() + TOKEN_LIFE, stage.access
     account = join_account(mesh.NAMESPACE, mesh.GROUP, "k7q2x", uses, expires)
     await stage.admin.send(create(account.resource, account.namespace, account.body))
@@ -63,29 +64,30 @@ async def issue_token(stage: Stage, uses: int) -> str:
 
 
 @dataclass
-class Joining:
-    """The machine's way into the mesh. `member` is the Member's name, known once it has joined."""
+class JoinScenes:
+    """The VM joins. `member` is the Member's name, "" before it has joined."""
 
-    stage: Stage
+    stage: DemoStage
     member: str = ""
     _token: str = field(default="", repr=False)
     _began: float = 0.0
 
     async def outside(self) -> str:
-        """Before: the pod reaches the machine, as nobody."""
+        """Before: the pod reaches the VM, without an identity."""
         pod = self.stage.pod
-        await eventually("application and pod", lambda: _ask(pod, mesh.GROUP_PORT), bool)
+        await eventually("application and pod", lambda: _request(pod, mesh.GROUP_PORT), bool)
         answer = await fetch(pod, BY_ADDRESS)
         expect("client_id", answer["client_id"], None)
-        return "the pod's request arrives in plaintext, from nobody"
+        return PLAINTEXT
 
     async def make_token(self) -> str:
-        """What an admin does once per rollout."""
+        """An admin does this once per rollout."""
         self._token = await issue_token(self.stage, 2)
-        return f"group {mesh.NAMESPACE}/{mesh.GROUP}; {len(self._token)} characters, for 2 machines, for an hour"
+        size = len(self._token)
+        return f"group {mesh.NAMESPACE}/{mesh.GROUP}; one line of {size} characters, for 2 VMs within an hour"
 
-    async def guarded(self) -> str:
-        """What somebody who has stolen the token is told: here by the admission policy, there by RBAC."""
+    async def token_thief(self) -> str:
+        """A thief of the token is refused: first by the admission policy, then by RBAC."""
         stolen, key = decode_token(self._token), ec.generate_private_key(ec.SECP256R1())
         name = f"{mesh.GROUP}-k7q2x-3"  # the token is for two
         member = member_object(
@@ -107,24 +109,24 @@ class Joining:
             )
 
     async def join(self) -> str:
-        """The one line, typed on the machine."""
+        """The one line, pasted on the VM."""
         self._began = trio.current_time()
         done = await self.stage.vm.command("join", "--token-file", "-", "--json", stdin=self._token.encode())
         if done.status != 0:
-            told = done.output.decode().strip()
-            raise UnexpectedError(f"exit status {done.status}\n{done.errors}\n{told}\n{self.stage.vm.agent_words()}")
+            printed = f"{done.errors}\n{done.output.decode().strip()}"
+            raise UnexpectedError(f"exit status {done.status}\n{printed}\n{self.stage.vm.agent_log_tail()}")
         self.member = json.loads(done.output)["joined"]["member"]
         took = trio.current_time() - self._began
-        return f"exclave join --token-file - : {mesh.NAMESPACE}/{self.member}, ready after {took:.1f} s"
+        return f"exclave join --token-file -: member {mesh.NAMESPACE}/{self.member}, ready after {took:.1f} s"
 
     async def admitted(self) -> str:
-        """The controller's word on the Member."""
+        """The conditions that the controller wrote into the Member."""
         status = (await find(self.stage, "Member", self.member))["status"]
         true = [one["type"] for one in status["conditions"] if one["status"] == "True"]
         expect("conditions that are True", sorted(true), ["Admitted", "Live", "Registered"])
         if "credential" in status:
             raise UnexpectedError("the sealed credential is still in the Member")
-        return f"{', '.join(true)}; the sealed credential is taken and gone"
+        return f"{', '.join(true)}; the sealed credential was read and is removed"
 
     async def certified(self) -> str:
         """The certificate's names, in the order that the proxy needs."""
@@ -147,21 +149,21 @@ class Joining:
         nameserver = next(line.split()[1] for line in own.splitlines() if line.startswith("nameserver"))
         rights = next(line.split()[1] for line in lines.splitlines() if line.startswith("CapEff"))
         expect("its capabilities", int(rights, 16), 0)
-        return f"instance a, as {user}, without capabilities, names from {nameserver}"
+        return f"instance a, as user {user}, without capabilities, with name server {nameserver}"
 
     async def redirected(self) -> str:
-        """One table in the kernel; SSH stays as it was."""
+        """One table in the kernel; SSH is not redirected."""
         machine = self.stage.vm.machine
         rules = (await machine.must("nft", "list", "table", "inet", TABLE)).decode()
         command = machine.command(*module("exclave_sandbox.stage.echo", "ssh", str(SSH)))
         async with open_program(command, self.stage.scratch / "ssh.log"):
-            await eventually(f"port {SSH}", lambda: _ask(None, SSH), bool)
-            expect(f"who came to port {SSH}", (await _ask(None, SSH))["peer"], _OUTSIDE)
-        expect(f"who came to port {mesh.GROUP_PORT}", (await _ask(None, mesh.GROUP_PORT))["peer"], mesh.VM)
+            await eventually(f"port {SSH}", lambda: _request(None, SSH), bool)
+            expect(f"client at port {SSH}", (await _request(None, SSH))["peer"], _OUTSIDE)
+        expect(f"client at port {mesh.GROUP_PORT}", (await _request(None, mesh.GROUP_PORT))["peer"], mesh.VM)
         return f"table inet {TABLE}, {len(rules.splitlines())} lines; port {SSH} is not captured"
 
     async def listed(self) -> str:
-        """What Linkerd's destination controller reads."""
+        """The object that Linkerd's destination controller reads."""
         workload = await find(self.stage, "ExternalWorkload", self.member)
         expect("ports", [port["port"] for port in workload["spec"]["ports"]], [mesh.GROUP_PORT])
         expect("workloadIPs", workload["spec"]["workloadIPs"], [{"ip": mesh.VM}])
@@ -171,18 +173,18 @@ class Joining:
         )
 
     async def status(self) -> str:
-        """What the operator types."""
+        """The operator's view."""
         done = await self.stage.vm.command("status")
         expect("exit status", done.status, 0)
         return done.output.decode().rstrip()
 
 
 _OUTSIDE = CLUSTER
-"""This process's own address in the machine's network: who is not captured is seen as it is."""
+"""This process's own address in the VM's network. An application sees it only if no proxy is between."""
 
 
-async def _ask(machine: Machine | None, port: int) -> dict[str, Any]:
-    """What an application on the machine answers, to a machine or to us, who are outside; empty if it does not."""
+async def _request(machine: Machine | None, port: int) -> dict[str, Any]:
+    """The answer of an application on the VM to a machine, or to this process (None); empty without one."""
     try:
         return await fetch(machine, f"http://{mesh.VM}:{port}/")
     except UnexpectedError:
@@ -190,7 +192,7 @@ async def _ask(machine: Machine | None, port: int) -> dict[str, Any]:
 
 
 async def _refusal(thief: Cluster, request: Request) -> str:
-    """What the API server says. Raises UnexpectedError if it does not refuse."""
+    """The API server's message. Raises UnexpectedError if it does not refuse."""
     try:
         await thief.send(request)
     except ApiRefusal as refusal:
@@ -198,13 +200,7 @@ async def _refusal(thief: Cluster, request: Request) -> str:
     raise UnexpectedError(f"{request.verb} {request.what}: a refusal was expected")
 
 
-def expect(what: str, found: object, wanted: object) -> None:
-    """Raise UnexpectedError unless they are equal."""
-    if found != wanted:
-        raise UnexpectedError(f"{what}: {wanted} was expected, found {found}")
-
-
-async def find(stage: Stage, kind: str, name: str) -> Object:
+async def find(stage: DemoStage, kind: str, name: str) -> Object:
     """A Member or an ExternalWorkload as the API server has it; empty if there is none."""
     resource = {"Member": MEMBERS, "ExternalWorkload": EXTERNAL_WORKLOADS}[kind]
     try:

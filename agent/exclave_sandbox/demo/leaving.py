@@ -1,10 +1,11 @@
-"""The demo's last scenes: leaving in order, without a trace, and with nobody there to hear it.
+"""The demo's last scenes: leaving in order, without a trace, and while the controller is down.
 
-The order is checked as causes, not as times: when a thing is seen to have happened, everything that has to come before
-it must be so already, and what has to come after it must not.
+The order is checked by state, not by time: when one step is observed, the steps before it must be done already and
+those after it must not.
 """
 
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -13,20 +14,20 @@ from exclave.api.names import accounts_namespace
 from exclave.api.requests import EXTERNAL_WORKLOADS, LEASES, MEMBERS, SERVICE_ACCOUNTS, list_all
 from exclave.cluster.watch_events import Upserted
 from exclave.link.layout import LINK, TABLE
-from exclave_sandbox.demo.joining import BY_ADDRESS, Joining, expect, find, ready_of
-from exclave_sandbox.expect import UnexpectedError, eventually
+from exclave_sandbox.demo.joining import BY_ADDRESS, PLAINTEXT, JoinScenes, find, ready_of
+from exclave_sandbox.expect import UnexpectedError, eventually, expect
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.compare import differences
-from exclave_sandbox.stage.stage import Stage
+from exclave_sandbox.stage.stage import DemoStage
 from exclave_sandbox.stage.vm import fetch
 
 
 @dataclass
-class Leaving:
-    """The machine's way out. `before` is how the machine looked before it joined."""
+class LeaveScenes:
+    """The VM leaves. `before` is its snapshot from before it joined."""
 
-    stage: Stage
-    joining: Joining
+    stage: DemoStage
+    joining: JoinScenes
     before: dict[str, str]
 
     async def in_order(self) -> str:
@@ -39,14 +40,14 @@ class Leaving:
             nursery.start_soon(self._watch_proxy, pid, trace)
             done = await stage.vm.command("leave")
             expect("exit status", done.status, 0)
-            expect("the Member's deletion was asked for", await self._is_going(member), True)
+            expect("the Member is being deleted", await self._is_deleted(member), True)
         left = [await self._has("ip", "link", "show", LINK), await self._has("nft", "list", "table", "inet", TABLE)]
         trace.append("RULES OR LINK STILL THERE" if any(left) else "rules and link gone")
         expect("trace", trace, list(LEAVING))
         return " → ".join(trace)
 
     async def _watch_workload(self, member: str, trace: list[str], *, task_status: "trio.TaskStatus[None]") -> None:
-        """Until the ports are gone: what pods are told, and that the machine still serves while they are told."""
+        """Until the ports are withdrawn: check that the VM still serves while pods may still send traffic."""
         has_begun = False
         async with self.stage.admin.watch(EXTERNAL_WORKLOADS, mesh.NAMESPACE, member) as events:
             async for event in events:
@@ -64,7 +65,10 @@ class Leaving:
                     return
 
     async def _watch_proxy(self, pid: int, trace: list[str]) -> None:
-        """Until the proxy has ended: no rule may hand it anything by then; those that hold what it served still may."""
+        """Until the proxy has ended: no rule may redirect new connections to it by then.
+
+        Rules that hold the connections it served may still stand.
+        """
         await self.stage.vm.machine.run(sys.executable, "-I", "-c", _WAIT, str(pid), timeout=60.0)
         is_redirected = await self._has("nft", "list", "chain", "inet", TABLE, "inbound")
         trace.extend(
@@ -74,41 +78,36 @@ class Leaving:
     async def _has(self, *command: str) -> bool:
         return (await self.stage.vm.machine.run(*command)).status == 0
 
-    async def _is_going(self, member: str) -> bool:
+    async def _is_deleted(self, member: str) -> bool:
         found = await find(self.stage, "Member", member)
         return not found or "deletionTimestamp" in found["metadata"]
 
     async def no_trace(self) -> str:
-        """The machine as it was."""
-        found = differences(self.before, await self.stage.vm.look())
-        if found:
-            raise UnexpectedError("\n".join(found))
-        return f"{', '.join(sorted(self.before))}: as before"
+        """The VM as it was before it joined."""
+        return await compare(self.before, self.stage.vm.snapshot)
 
     async def outside_again(self) -> str:
-        """After: the pod reaches the application, as nobody."""
+        """After: the pod reaches the application, without an identity."""
         answer = await fetch(self.stage.pod, BY_ADDRESS)
         expect("client_id", answer["client_id"], None)
-        return "the pod's request arrives in plaintext, from nobody"
+        return PLAINTEXT
 
-    async def unheard(self) -> str:
-        """Join again, and leave while the controller is away."""
+    async def without_controller(self) -> str:
+        """Join again, and leave while the controller is down."""
         stage = self.stage
         await self.joining.join()
         await stage.controller.end()
         began = trio.current_time()
         done = await stage.vm.command("leave", timeout=90.0)
         expect("exit status", done.status, 0)
-        found = differences(self.before, await stage.vm.look())
-        if found:
-            raise UnexpectedError("\n".join(found))
-        return f"{self.joining.member}: after {trio.current_time() - began:.1f} s no trace on the machine, either"
+        await compare(self.before, stage.vm.snapshot)
+        return f"{self.joining.member}: no trace on the VM after {trio.current_time() - began:.1f} s"
 
     async def nothing_remains(self) -> str:
-        """The controller comes back and tidies up."""
+        """The controller comes back and removes what is left."""
         self.stage.start_controller()
         await eventually("an empty cluster", self._remains, lambda remains: not remains)
-        return "no Member, ExternalWorkload, Lease or account of a machine in the cluster"
+        return "no Member, ExternalWorkload, Lease or account of a VM is left in the cluster"
 
     async def _remains(self) -> list[str]:
         found = []
@@ -121,7 +120,15 @@ class Leaving:
         return found
 
 
+async def compare(before: dict[str, str], snapshot: Callable[[], Awaitable[dict[str, str]]]) -> str:
+    """The subjects that are as before. Raises UnexpectedError with each difference."""
+    found = differences(before, await snapshot())
+    if found:
+        raise UnexpectedError("\n".join(found))
+    return f"unchanged: {', '.join(sorted(before))}"
+
+
 _WAIT = "import os, select, sys; select.select([os.pidfd_open(int(sys.argv[1]))], [], [])"
 
 LEAVING = ("Ready=False", "ports withdrawn", "nothing new captured", "proxy ended", "rules and link gone")
-"""The one order."""
+"""The only right order."""

@@ -27,13 +27,13 @@ from exclave.errors import ClusterError
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.tasks.nursery import members, open_bare_nursery
 from exclave_sandbox.http1 import Answer, json_answer, serve_requests
-from exclave_sandbox.linkerd.destination_table import FOLLOWED, NoEndpoints, Table
+from exclave_sandbox.linkerd.destination_table import FOLLOWED, DestinationTable, NoEndpoints
 
 POLL_PAUSE = 0.2
 """Seconds between two lists of one kind. A watch would be faster, and ten times as much code."""
 
 
-async def poll(cluster: Cluster, resource: Resource, table: Table) -> NoReturn:
+async def poll(cluster: Cluster, resource: Resource, table: DestinationTable) -> NoReturn:
     """Keep one kind's objects in the table up to date. Raises ClusterError if asking again cannot help."""
     while True:
         try:
@@ -46,10 +46,10 @@ async def poll(cluster: Cluster, resource: Resource, table: Table) -> NoReturn:
         await trio.sleep(POLL_PAUSE)
 
 
-class Lookups:
+class LookupServer:
     """Answers lookups from a table."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: DestinationTable) -> None:
         self._table = table
         self._turn = itertools.count()
 
@@ -83,14 +83,14 @@ class Lookups:
 
 async def serve(places: Sequence[tuple[str, int]], access: Access, token: str, trust_domain: str) -> None:
     """Read the cluster and answer, for ever. Raises ClusterError."""
-    table = Table(trust_domain)
+    table = DestinationTable(trust_domain)
     async with open_cluster(access, lambda: token) as cluster, open_bare_nursery() as nursery:
         for resource in FOLLOWED:
             nursery.start_soon(poll, cluster, resource, table)
         listeners = [one for host, port in places for one in await trio.open_tcp_listeners(port, host=host)]
         for listener in listeners:
             print(f"listening on {join_host_port(*listener.socket.getsockname()[:2])}", flush=True)
-        await trio.serve_listeners(Lookups(table).talk, listeners)
+        await trio.serve_listeners(LookupServer(table).talk, listeners)
 
 
 def _parser() -> argparse.ArgumentParser:

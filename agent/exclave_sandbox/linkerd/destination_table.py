@@ -20,7 +20,7 @@ FOLLOWED = (SERVICES, EXTERNAL_WORKLOADS, PODS)
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class MeshEndpoint:
     """Where connections go; `identity` and `server_name` are None for what is not in the mesh."""
 
     address: str
@@ -40,7 +40,7 @@ class NoEndpoints(Exception):
     """A Service that has none."""
 
 
-class Table:
+class DestinationTable:
     """The newest lists of the objects that decide."""
 
     def __init__(self, trust_domain: str) -> None:
@@ -67,7 +67,7 @@ class Table:
         """The API server did not answer the newest list of a kind."""
         self._fresh.discard(resource)
 
-    def find(self, address: str, port: int) -> tuple[Endpoint, ...]:
+    def find(self, address: str, port: int) -> tuple[MeshEndpoint, ...]:
         """The endpoints behind an address and port, none if it is none of the mesh's. Raises NoEndpoints."""
         for service in self._all(SERVICES):
             if service["spec"].get("clusterIP") == address:
@@ -86,7 +86,7 @@ class Table:
     def _all(self, resource: Resource) -> tuple[Object, ...]:
         return self._objects.get(resource, ())
 
-    def _behind(self, service: Object, port: int) -> tuple[Endpoint, ...]:
+    def _behind(self, service: Object, port: int) -> tuple[MeshEndpoint, ...]:
         selector = service["spec"].get("selector") or {}
         listed = [each for each in service["spec"].get("ports", ()) if each["port"] == port]
         if not selector or not listed:
@@ -108,9 +108,9 @@ class Table:
             raise NoEndpoints(f"{namespace}/{service['metadata']['name']}")
         return tuple(ready)
 
-    def _pod_endpoint(self, pod: Object, port: int) -> Endpoint:
+    def _pod_endpoint(self, pod: Object, port: int) -> MeshEndpoint:
         identity = self._identity(pod)
-        return Endpoint(pod["status"]["podIP"], port, identity, identity, _is_opaque(pod, port))
+        return MeshEndpoint(pod["status"]["podIP"], port, identity, identity, _is_opaque(pod, port))
 
     def _identity(self, pod: Object) -> str | None:
         """A meshed pod's identity, which is its server name, too."""
@@ -122,7 +122,7 @@ class Table:
         return MeshIdentity(account, metadata["namespace"], control_plane, self._trust_domain).dns_name
 
 
-def _workload_endpoints(workload: Object, target: int | str | None = None) -> Iterator[Endpoint]:
+def _workload_endpoints(workload: Object, target: int | str | None = None) -> Iterator[MeshEndpoint]:
     """The listed ports of an ExternalWorkload on each of its addresses; all, or those that `target` names."""
     spec = workload.get("spec", {})
     tls = spec.get("meshTLS", {})
@@ -130,7 +130,7 @@ def _workload_endpoints(workload: Object, target: int | str | None = None) -> It
         for port in spec.get("ports") or ():
             if target is None or target in (port["port"], port.get("name")):
                 opaque = _is_opaque(workload, port["port"])
-                yield Endpoint(ip["ip"], port["port"], tls.get("identity"), tls.get("serverName"), opaque)
+                yield MeshEndpoint(ip["ip"], port["port"], tls.get("identity"), tls.get("serverName"), opaque)
 
 
 def _is_selected(found: Object, namespace: str, selector: Mapping[str, str]) -> bool:

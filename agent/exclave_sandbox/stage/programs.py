@@ -25,7 +25,7 @@ def module(name: str, *arguments: str) -> list[str]:
 
 
 @dataclass
-class Program:
+class StageProgram:
     """A program that was started. `inside` are the words that put it into its machine, if any."""
 
     started: subprocess.Popen[bytes]
@@ -39,7 +39,7 @@ class Program:
             return self.started.pid
         children = psutil.Process(self.started.pid).children()
         if not children:
-            raise UnexpectedError(f"it has ended:\n{self.last_words()}")
+            raise UnexpectedError(f"it has ended:\n{self.log_tail()}")
         return children[0].pid
 
     def send(self, number: signal.Signals) -> None:
@@ -65,7 +65,7 @@ class Program:
         self.send(signal.SIGKILL)
         return await self.wait()
 
-    def last_words(self, lines: int = 8) -> str:
+    def log_tail(self, lines: int = 8) -> str:
         """The end of its output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
@@ -76,7 +76,7 @@ def start(
     *,
     environment: Mapping[str, str] | None = None,
     in_machine: bool = True,
-) -> Program:
+) -> StageProgram:
     """Start a program; its output is appended to `log`."""
     with log.open("ab") as output:
         started = subprocess.Popen(
@@ -87,7 +87,7 @@ def start(
             env=dict(os.environ) | dict(environment or {}),
             start_new_session=True,
         )
-    return Program(started, log, in_machine)
+    return StageProgram(started, log, in_machine)
 
 
 @asynccontextmanager
@@ -97,7 +97,7 @@ async def open_program(
     *,
     environment: Mapping[str, str] | None = None,
     in_machine: bool = True,
-) -> AsyncIterator[Program]:
+) -> AsyncIterator[StageProgram]:
     """Run a program while open."""
     program = start(arguments, log, environment=environment, in_machine=in_machine)
     try:

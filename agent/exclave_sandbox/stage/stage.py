@@ -35,8 +35,8 @@ from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.control_plane import Binaries, Layout
 from exclave_sandbox.stage.kubernetes import Kubernetes, open_kubernetes
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
-from exclave_sandbox.stage.programs import GOODBYE, Program, module, open_program, start
-from exclave_sandbox.stage.vm import Guest, open_guest
+from exclave_sandbox.stage.programs import GOODBYE, StageProgram, module, open_program, start
+from exclave_sandbox.stage.vm import VirtualMachine, open_virtual_machine
 
 CLUSTER = "10.77.0.1"
 API_PORT = 6443
@@ -64,7 +64,7 @@ table ip linkerd {{
 
 
 @dataclass
-class Stage:
+class DemoStage:
     """Everything that stands. `admin` may do everything."""
 
     network: Network
@@ -72,8 +72,8 @@ class Stage:
     access: Access
     admin: Cluster
     pod: Machine
-    vm: Guest
-    controller: Program
+    vm: VirtualMachine
+    controller: StageProgram
 
     @property
     def scratch(self) -> Path:
@@ -90,7 +90,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None) -> AsyncIterator[Stage]:
+async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None) -> AsyncIterator[DemoStage]:
     """Build it all, in a network namespace that must be ours already; `binaries` are those of a real Kubernetes.
 
     Raises MachineError, HostError, UnexpectedError.
@@ -110,8 +110,8 @@ async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None
         await _open_pod(pod, network.scratch, stack)
         for cluster_network in mesh.CLUSTER_NETWORKS:
             await machine.add_route(cluster_network)
-        guest = await enter(open_guest(network, machine, proxy))
-        stage = Stage(network, api, access, admin, pod, guest, _start_controller(network.scratch))
+        guest = await enter(open_virtual_machine(network, machine, proxy))
+        stage = DemoStage(network, api, access, admin, pod, guest, _start_controller(network.scratch))
         stack.push_async_callback(_end_controller, stage)
         yield stage
 
@@ -229,11 +229,11 @@ def _access(scratch: Path, token_file: str) -> list[str]:
     return ["--server", server, "--ca-file", str(scratch / "ca.pem"), "--token-file", str(scratch / token_file)]
 
 
-def _start_controller(scratch: Path) -> Program:
+def _start_controller(scratch: Path) -> StageProgram:
     command = module("exclave", "controller", *_access(scratch, "controller.token"))
     return start(command, scratch / "controller.log", in_machine=False)
 
 
-async def _end_controller(stage: Stage) -> None:
+async def _end_controller(stage: DemoStage) -> None:
     with shielded(2 * GOODBYE):
         await stage.controller.end()

@@ -47,7 +47,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Target:
+class TrafficTarget:
     """Where requests go."""
 
     host: str
@@ -55,7 +55,7 @@ class Target:
     path: str
 
 
-async def _work(target: Target, figures: Figures, pause: float, *, reuses: bool, ended: trio.Event) -> None:
+async def _work(target: TrafficTarget, figures: Figures, pause: float, *, reuses: bool, ended: trio.Event) -> None:
     """Send requests until `ended`, with `pause` seconds between them; `reuses`: over one connection."""
     client: HttpClient | None = None
     has_answered = False
@@ -103,7 +103,7 @@ async def _answer(figures: Figures, ended: trio.Event) -> None:
     ended.set()
 
 
-async def generate(target: Target, workers: int, rate: float) -> Figures:
+async def generate(target: TrafficTarget, workers: int, rate: float) -> Figures:
     """Ask `target` with `workers` workers, `rate` requests a second each at most, until standard input ends."""
     figures, ended = Figures(), trio.Event()
     async with trio.open_nursery() as nursery:
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10.0, help="requests a second of each worker (default: 10)")
     arguments = parser.parse_args()
     parts = urlsplit(arguments.url)
-    target = Target(parts.hostname or "", parts.port or 80, parts.path or "/")
+    target = TrafficTarget(parts.hostname or "", parts.port or 80, parts.path or "/")
     sys.stdout.write(trio.run(generate, target, arguments.workers, arguments.rate).line() + "\n")
 
 

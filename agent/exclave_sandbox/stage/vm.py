@@ -22,7 +22,7 @@ from exclave_sandbox.expect import UnexpectedError, eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.compare import SUBJECTS
 from exclave_sandbox.stage.namespaces import Machine, Network
-from exclave_sandbox.stage.programs import GOODBYE, Program, module, open_program, start
+from exclave_sandbox.stage.programs import GOODBYE, StageProgram, module, open_program, start
 
 _CONFIG = """\
 [paths]
@@ -40,12 +40,12 @@ drain = "2s"
 
 
 @dataclass
-class Guest:
+class VirtualMachine:
     """The virtual machine. `folder` stands for the parts of a file system that the agent touches."""
 
     machine: Machine
     folder: Path
-    agent: Program | None = None
+    agent: StageProgram | None = None
 
     @property
     def config(self) -> Path:
@@ -57,7 +57,7 @@ class Guest:
         """Its /run/exclave."""
         return self.folder / "run/exclave"
 
-    def start_agent(self) -> Program:
+    def start_agent(self) -> StageProgram:
         """Start the agent."""
         command = self.machine.command(*module("exclave", "run", "--config", str(self.config)))
         self.agent = start(command, self.folder.parent / "agent.log")
@@ -91,11 +91,11 @@ class Guest:
         found: dict[str, Any] = proxy["instances"][proxy["active"]]
         return found
 
-    def agent_words(self) -> str:
+    def agent_log_tail(self) -> str:
         """The end of the agent's log."""
-        return self.agent.last_words() if self.agent is not None else ""
+        return self.agent.log_tail() if self.agent is not None else ""
 
-    async def look(self) -> dict[str, str]:
+    async def snapshot(self) -> dict[str, str]:
         """A snapshot: rules, links, addresses, routes, files."""
         found = {subject: (await self.machine.must(*command)).decode() for subject, command in SUBJECTS.items()}
         listing = ["find", str(self.folder), "-printf", "%P %M %u:%g %s\\n"]
@@ -121,12 +121,12 @@ async def fetch(machine: Machine | None, url: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_guest(network: Network, machine: Machine, proxy: Path) -> AsyncIterator[Guest]:
+async def open_virtual_machine(network: Network, machine: Machine, proxy: Path) -> AsyncIterator[VirtualMachine]:
     """Set up the machine, with its application and `proxy` as the proxy's binary."""
     folder = network.scratch / "vm"
     for name in ("etc/exclave", "var/lib", "run"):
         (folder / name).mkdir(parents=True)
-    guest = Guest(machine, folder)
+    guest = VirtualMachine(machine, folder)
     guest.config.write_text(_CONFIG.format(folder=folder, proxy=proxy))
     echo = machine.command(*module("exclave_sandbox.stage.echo", mesh.GROUP, str(mesh.GROUP_PORT)))
     async with open_program(echo, network.scratch / "vm-app.log"):

@@ -17,17 +17,17 @@ import trio
 
 from exclave.link.layout import INBOUND_PORT
 from exclave_sandbox.standin.admin import Counts, Labels
-from exclave_sandbox.standin.http import HttpRelay, Route, Unroutable
-from exclave_sandbox.standin.lookup import Endpoint, Lookups, NoEndpoint
+from exclave_sandbox.standin.http import HttpRelay, RequestRoute, Unroutable
+from exclave_sandbox.standin.lookup import Endpoint, LookupCache, NoEndpoint
 from exclave_sandbox.standin.policy import is_permitted
 from exclave_sandbox.standin.settings import Address, StandinSettings
 from exclave_sandbox.standin.stream import (
     BROKEN,
     Drain,
     PeekedStream,
-    carry,
     connect,
     original_destination,
+    relay,
     speaks_http1,
 )
 from exclave_sandbox.standin.tls import Tls, WrongServer
@@ -39,14 +39,14 @@ NO_TLS: Labels = (("tls", "no_identity"), ("no_tls_reason", "no_tls_from_remote"
 NOT_MESHED: Labels = (("tls", "no_identity"), ("no_tls_reason", "not_provided_by_service_discovery"))
 
 
-class Refused(Exception):
+class NotForwarded(Exception):
     """A connection that goes no further, and why."""
 
 
 class Forwarder:
     """Carries connections. One per proxy."""
 
-    def __init__(self, settings: StandinSettings, tls: Tls, lookups: Lookups, counts: Counts, drain: Drain) -> None:
+    def __init__(self, settings: StandinSettings, tls: Tls, lookups: LookupCache, counts: Counts, drain: Drain) -> None:
         self._settings = settings
         self._tls = tls
         self._lookups = lookups
@@ -75,7 +75,7 @@ class Forwarder:
         with self._drain.connection(), self._counts.open("tcp_open_connections", labels):
             try:
                 await forward(stream, destination)
-            except Refused as refusal:
+            except NotForwarded as refusal:
                 log.info("connection to %s:%d refused: %s", *destination, refusal)
             except (*BROKEN, EOFError, ValueError, WrongServer, NoEndpoint) as problem:
                 log.info("connection to %s:%d ended: %s", *destination, str(problem) or type(problem).__name__)
@@ -87,51 +87,51 @@ class Forwarder:
     async def _inbound(self, accepted: trio.SocketStream, destination: Address) -> None:
         host, port = destination
         if self._settings.inbound_ips and host not in self._settings.inbound_ips:
-            raise Refused(f"{host} is none of this machine's addresses")
+            raise NotForwarded(f"{host} is none of this machine's addresses")
         # TLS for another name is the application's own, and passes.
         stream, client_id, has_header = await self._tls.accept_for(PeekedStream(accepted), self._settings.server_name)
         is_opaque = self._settings.is_opaque(port)
         if port == INBOUND_PORT:
             if client_id is None or not has_header:
-                raise Refused("only other proxies may come to the proxy's own port")
+                raise NotForwarded("only other proxies may come to the proxy's own port")
             port, is_opaque = await _read_header(stream), True
             if port == INBOUND_PORT:
-                raise Refused("the proxy's own port is no application's")
+                raise NotForwarded("the proxy's own port is no application's")
         labels: Labels = (("tls", "true"), ("client_id", client_id)) if client_id else NO_TLS
         labels = (("direction", "inbound"), ("target_addr", f"{host}:{port}"), *labels)
         self._counts.add("tcp_open_total", (*labels[:1], ("peer", "src"), *labels[1:]))
         peer = accepted.socket.getpeername()[0]
         permitted = is_permitted(self._settings.policy, self._settings.cluster_networks, peer, client_id)
-        route = Route("application", partial(connect, (host, port)), sets_client_id=True, client_id=client_id)
+        route = RequestRoute("application", partial(connect, (host, port)), sets_client_id=True, client_id=client_id)
         if not is_opaque and await speaks_http1(stream):
             choose = partial(_permit, route, permitted, client_id)
             await HttpRelay(stream, choose, partial(self._count, labels), self._drain).run()
         elif permitted:
             async with await connect((host, port)) as application:
-                await carry(stream, application)
+                await relay(stream, application)
         else:
-            raise Refused(f"unauthorized connection from {client_id or peer}")
+            raise NotForwarded(f"unauthorized connection from {client_id or peer}")
 
     # Outbound.
 
     async def _outbound(self, accepted: trio.SocketStream, destination: Address) -> None:
         stream = PeekedStream(accepted)
         if destination in self._settings.outbound:
-            raise Refused("it was not redirected here")
+            raise NotForwarded("it was not redirected here")
         endpoint = await self._find(destination)
         if endpoint is None or endpoint.is_opaque or not await speaks_http1(stream):
             self._counts.add("tcp_open_total", (("direction", "outbound"), ("peer", "dst"), *_labels(endpoint)))
             async with await self._reach(endpoint, destination) as peer:
-                await carry(stream, peer)
+                await relay(stream, peer)
             return
 
-        async def choose() -> Route:
+        async def choose() -> RequestRoute:
             nonlocal endpoint
             try:
                 endpoint = await self._find(destination)
             except NoEndpoint as problem:
                 raise Unroutable(503, str(problem)) from None
-            return Route(endpoint, partial(self._reach, endpoint, destination))
+            return RequestRoute(endpoint, partial(self._reach, endpoint, destination))
 
         def count(status: int) -> None:
             self._count((("direction", "outbound"), *_labels(endpoint)), status)
@@ -172,7 +172,7 @@ class Forwarder:
         self._counts.add("response_total", (*labels, ("status_code", str(status))))
 
 
-async def _permit(route: Route, permitted: bool, client_id: str | None) -> Route:
+async def _permit(route: RequestRoute, permitted: bool, client_id: str | None) -> RequestRoute:
     if not permitted:
         raise Unroutable(403, f"unauthorized request from {client_id or 'an unauthenticated client'}")
     return route

@@ -28,7 +28,7 @@ class Unroutable(Exception):
 
 
 @dataclass(frozen=True)
-class Route:
+class RequestRoute:
     """Where a request goes. Routes with equal keys may share a connection; `client_id` is told to the application."""
 
     key: object
@@ -37,7 +37,7 @@ class Route:
     client_id: str | None = None
 
 
-Choose = Callable[[], Awaitable[Route]]
+Choose = Callable[[], Awaitable[RequestRoute]]
 """Finds the route of the next request. Raises Unroutable."""
 
 Count = Callable[[int], None]
@@ -48,7 +48,7 @@ Count = Callable[[int], None]
 class _Upstream:
     """A connection to an endpoint."""
 
-    route: Route
+    route: RequestRoute
     stream: trio.abc.Stream
     http: h11.Connection = field(default_factory=lambda: h11.Connection(h11.CLIENT))
     is_used: bool = False
@@ -97,7 +97,7 @@ class HttpRelay:
             return False
         return not self._drain.is_draining
 
-    async def _exchange(self, request: h11.Request, route: Route) -> None:
+    async def _exchange(self, request: h11.Request, route: RequestRoute) -> None:
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
         if not has_body:
             await self._next_request()  # its end, which may have to be sent twice
@@ -165,7 +165,7 @@ class HttpRelay:
         else:
             await self._drop_upstream()
 
-    async def _reach(self, route: Route) -> _Upstream:
+    async def _reach(self, route: RequestRoute) -> _Upstream:
         if self._upstream is not None and self._upstream.route == route:
             return self._upstream
         await self._drop_upstream()
@@ -188,7 +188,7 @@ class HttpRelay:
         await _send(self._http, self._client, h11.EndOfMessage())
 
 
-def _edited(headers: h11._headers.Headers, route: Route) -> Headers:
+def _edited(headers: h11._headers.Headers, route: RequestRoute) -> Headers:
     """Headers as they are passed on: nobody but the proxy says who the client is."""
     dropped = _HOP_BY_HOP | ({b"l5d-client-id"} if route.sets_client_id else set())
     kept = [(name, value) for name, value in headers.raw_items() if name.lower() not in dropped]

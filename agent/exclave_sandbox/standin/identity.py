@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 
 from exclave.kit.formats.x509 import der_of, read_certificates
 from exclave.kit.tasks.backoff import Backoff
-from exclave_sandbox.standin.tls import KeyPair, Tls
+from exclave_sandbox.standin.tls import ProxyCertificate, Tls
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,14 @@ _EMPTY_MESSAGE = b"\x00\x00\x00\x00\x00"
 _BREAKS = (OSError, EOFError, ValueError, trio.BrokenResourceError, h2.exceptions.ProtocolError)
 
 
-async def keep_from_workload_api(path: str, spiffe_id: str, tls: Tls, taken: trio.Event) -> NoReturn:
+async def follow_workload_api(path: str, spiffe_id: str, tls: Tls, certified: trio.Event) -> NoReturn:
     """Take each certificate for `spiffe_id` that the Workload API at the unix socket `path` brings, for ever."""
     attempt = 0
     while True:
         try:
             async for pairs in fetch_svids(path):
-                tls.take(pairs[spiffe_id])
-                taken.set()
+                tls.load(pairs[spiffe_id])
+                certified.set()
                 attempt = 0
         except KeyError:
             log.warning("no matching SVID found for %s", spiffe_id)
@@ -59,7 +59,7 @@ async def keep_from_workload_api(path: str, spiffe_id: str, tls: Tls, taken: tri
         attempt += 1
 
 
-async def keep_from_folder(folder: Path, tls: Tls, taken: trio.Event) -> NoReturn:
+async def follow_folder(folder: Path, tls: Tls, certified: trio.Event) -> NoReturn:
     """Take key.pem and chain.pem of a folder, and again whenever either changes, for ever."""
     known = (b"", b"")
     while True:
@@ -67,14 +67,14 @@ async def keep_from_folder(folder: Path, tls: Tls, taken: trio.Event) -> NoRetur
             found = (folder / "chain.pem").read_bytes(), (folder / "key.pem").read_bytes()
             if found != known:
                 known = found
-                tls.take(_read_pair(*found))
-                taken.set()
+                tls.load(_read_pair(*found))
+                certified.set()
         except (OSError, ValueError) as problem:  # half written: a later look finds the rest
             log.warning("%s: %s", folder, problem)
         await trio.sleep(REREAD)
 
 
-async def fetch_svids(path: str) -> AsyncIterator[dict[str, KeyPair]]:
+async def fetch_svids(path: str) -> AsyncIterator[dict[str, ProxyCertificate]]:
     """Each message of one stream: certificates by SPIFFE ID. Raises OSError or EOFError when the stream ends."""
     async with await trio.open_unix_socket(path) as stream:
         http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
@@ -122,13 +122,13 @@ def split_messages(received: bytes) -> Iterator[bytes]:
     yield received
 
 
-def read_svids(message: bytes) -> dict[str, KeyPair]:
+def read_svids(message: bytes) -> dict[str, ProxyCertificate]:
     """The certificates of an X509SVIDResponse by SPIFFE ID. Raises ValueError."""
     found = {}
     for number, svid in _fields(message):
         if number == 1:
             fields = dict(_fields(svid))
-            found[fields.get(1, b"").decode()] = KeyPair(tuple(split_certificates(fields[2])), fields[3])
+            found[fields.get(1, b"").decode()] = ProxyCertificate(tuple(split_certificates(fields[2])), fields[3])
     return found
 
 
@@ -169,9 +169,9 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     raise ValueError("a message is cut off")
 
 
-def _read_pair(chain: bytes, key: bytes) -> KeyPair:
+def _read_pair(chain: bytes, key: bytes) -> ProxyCertificate:
     secret = serialization.load_pem_private_key(key, password=None)
     der = secret.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return KeyPair(tuple(der_of(certificate) for certificate in read_certificates(chain.decode())), der)
+    return ProxyCertificate(tuple(der_of(certificate) for certificate in read_certificates(chain.decode())), der)

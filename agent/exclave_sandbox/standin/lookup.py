@@ -57,16 +57,16 @@ class Endpoint:
 
 
 @dataclass
-class _Known:
+class _CachedEndpoint:
     endpoint: Endpoint | None
     fetched: float
     used: float
 
 
-class Lookups:
+class LookupCache:
     """Asks, and remembers. `remember` is seconds that an unused answer survives.
 
-    `is_away`: the controller is known to be away, so that what is known is used without asking.
+    `is_away`: the controller is cached to be away, so that what is cached is used without asking.
     """
 
     def __init__(self, find_server: "Resolver", remember: float, clock: Callable[[], float]) -> None:
@@ -74,38 +74,38 @@ class Lookups:
         self._remember = remember
         self._clock = clock
         self.is_away = False
-        self._known: dict[Address, _Known] = {}
+        self._cache: dict[Address, _CachedEndpoint] = {}
 
     async def find(self, destination: Address) -> Endpoint | None:
         """The endpoint for a destination, None if it is none of the mesh's business. Raises NoEndpoint."""
-        known = self._recall(destination)
-        if known is not None and (self.is_away or self._clock() - known.fetched < FRESH):
-            return known.endpoint
+        cached = self._recall(destination)
+        if cached is not None and (self.is_away or self._clock() - cached.fetched < FRESH):
+            return cached.endpoint
         deadline = self._clock() + PATIENCE
         while True:
             try:
                 endpoint = await self._ask(destination)
                 now = self._clock()
-                self._known[destination] = _Known(endpoint, now, now)
+                self._cache[destination] = _CachedEndpoint(endpoint, now, now)
                 return endpoint
             except NoEndpoint:
-                self._known.pop(destination, None)
+                self._cache.pop(destination, None)
                 if self._clock() >= deadline:
                     raise
             except Away as problem:
-                if known is not None:
-                    known.fetched = self._clock()  # asked again after FRESH, not by every connection
-                    return known.endpoint
+                if cached is not None:
+                    cached.fetched = self._clock()  # asked again after FRESH, not by every connection
+                    return cached.endpoint
                 log.debug("destination controller: %s", problem)
             await trio.sleep(RETRY)
 
-    def _recall(self, destination: Address) -> _Known | None:
+    def _recall(self, destination: Address) -> _CachedEndpoint | None:
         now = self._clock()
-        known = self._known.get(destination)
-        if known is None or now - known.used > self._remember:
+        cached = self._cache.get(destination)
+        if cached is None or now - cached.used > self._remember:
             return None
-        known.used = now
-        return known
+        cached.used = now
+        return cached
 
     async def _ask(self, destination: Address) -> Endpoint | None:
         address, port = destination

@@ -20,8 +20,8 @@ import trio
 from exclave_sandbox.standin.admin import Admin, Counts
 from exclave_sandbox.standin.control import watch_controller
 from exclave_sandbox.standin.forward import Forwarder
-from exclave_sandbox.standin.identity import keep_from_folder, keep_from_workload_api
-from exclave_sandbox.standin.lookup import Lookups, Resolver, read_resolv_conf
+from exclave_sandbox.standin.identity import follow_folder, follow_workload_api
+from exclave_sandbox.standin.lookup import LookupCache, Resolver, read_resolv_conf
 from exclave_sandbox.standin.policies import ask_for_policies
 from exclave_sandbox.standin.settings import StandinSettings, read_environment
 from exclave_sandbox.standin.stream import Drain
@@ -35,9 +35,9 @@ log = logging.getLogger("standin")
 
 async def run(settings: StandinSettings) -> None:
     """Be the proxy until SIGTERM or SIGINT has been drained."""
-    tls, counts, drain, taken = Tls(settings.anchors), Counts(), Drain(), trio.Event()
+    tls, counts, drain, certified = Tls(settings.anchors), Counts(), Drain(), trio.Event()
     resolver = Resolver(settings.destination, read_resolv_conf())
-    lookups = Lookups(resolver, settings.remember, trio.current_time)
+    lookups = LookupCache(resolver, settings.remember, trio.current_time)
     forwarder = Forwarder(settings, tls, lookups, counts, drain)
     admin = Admin(settings, tls, counts)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -46,13 +46,13 @@ async def run(settings: StandinSettings) -> None:
             nursery.start_soon(watch_controller, resolver, lookups, counts)
             nursery.start_soon(admin.serve, await trio.open_tcp_listeners(settings.admin[1], host=settings.admin[0]))
             policies = Resolver(settings.policy_server, read_resolv_conf())
-            nursery.start_soon(ask_for_policies, settings, policies, counts, taken, admin.arrived)
+            nursery.start_soon(ask_for_policies, settings, policies, counts, certified, admin.arrived)
             if settings.workload_api is not None:
-                nursery.start_soon(keep_from_workload_api, settings.workload_api, settings.server_id, tls, taken)
+                nursery.start_soon(follow_workload_api, settings.workload_api, settings.server_id, tls, certified)
             elif settings.identity_dir is not None:
-                nursery.start_soon(keep_from_folder, settings.identity_dir, tls, taken)
+                nursery.start_soon(follow_folder, settings.identity_dir, tls, certified)
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(_accept, settings, forwarder, admin, taken, nursery)
+                accepting.start_soon(_accept, settings, forwarder, admin, certified, nursery)
                 await drain.begun.wait()
                 accepting.cancel_scope.cancel()
             admin.is_ready = False
@@ -62,10 +62,10 @@ async def run(settings: StandinSettings) -> None:
 
 
 async def _accept(
-    settings: StandinSettings, forwarder: Forwarder, admin: Admin, taken: trio.Event, connections: trio.Nursery
+    settings: StandinSettings, forwarder: Forwarder, admin: Admin, certified: trio.Event, connections: trio.Nursery
 ) -> None:
     """Accept connections once there is a certificate. They run in a nursery that outlives the listeners."""
-    await taken.wait()
+    await certified.wait()
     async with trio.open_nursery() as nursery:
         for (host, port), accept in (
             (settings.inbound, forwarder.accept_inbound),

@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 async def ask_for_policies(
-    settings: StandinSettings, resolver: Resolver, counts: Counts, taken: trio.Event, arrived: set[int]
+    settings: StandinSettings, resolver: Resolver, counts: Counts, certified: trio.Event, arrived: set[int]
 ) -> NoReturn:
-    """Ask for every port's policy, all at once, once there is a certificate to ask with (`taken`)."""
-    await taken.wait()
+    """Ask for every port's policy, all at once, once there is a certificate to ask with (`certified`)."""
+    await certified.wait()
     async with trio.open_nursery() as nursery:
         for port in sorted({*settings.inbound_ports, settings.admin[1]}):
             nursery.start_soon(_ask, settings, resolver, port, counts, arrived)

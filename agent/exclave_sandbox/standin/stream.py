@@ -51,8 +51,8 @@ class PeekedStream(trio.abc.Stream):
         """Bytes, first of all those looked at."""
         if self._first:
             size = len(self._first) if max_bytes is None else max_bytes
-            taken, self._first = self._first[:size], self._first[size:]
-            return taken
+            certified, self._first = self._first[:size], self._first[size:]
+            return certified
         return b"" if self._ended else bytes(await self._stream.receive_some(max_bytes))
 
     async def receive_exactly(self, size: int) -> bytes:
@@ -107,7 +107,7 @@ class Drain:
         self.begun.set()
         for scope in self._idle:
             scope.cancel()
-        self._look()
+        self._check_empty()
 
     @property
     def is_draining(self) -> bool:
@@ -122,7 +122,7 @@ class Drain:
             yield
         finally:
             self._open -= 1
-            self._look()
+            self._check_empty()
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[trio.CancelScope]:
@@ -136,7 +136,7 @@ class Drain:
             finally:
                 self._idle.discard(scope)
 
-    def _look(self) -> None:
+    def _check_empty(self) -> None:
         if self.is_draining and self._open == 0:
             self.empty.set()
 
@@ -149,14 +149,14 @@ async def send_eof(stream: trio.abc.Stream) -> bool:
     return await stream.send_eof() if isinstance(stream, PeekedStream) else False
 
 
-async def carry(left: trio.abc.Stream, right: trio.abc.Stream) -> None:
+async def relay(left: trio.abc.Stream, right: trio.abc.Stream) -> None:
     """Carry bytes both ways until both have ended, or either breaks."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_carry_one_way, left, right, nursery.cancel_scope)
-        nursery.start_soon(_carry_one_way, right, left, nursery.cancel_scope)
+        nursery.start_soon(_relay_one_way, left, right, nursery.cancel_scope)
+        nursery.start_soon(_relay_one_way, right, left, nursery.cancel_scope)
 
 
-async def _carry_one_way(source: trio.abc.Stream, sink: trio.abc.Stream, both: trio.CancelScope) -> None:
+async def _relay_one_way(source: trio.abc.Stream, sink: trio.abc.Stream, both: trio.CancelScope) -> None:
     try:
         while received := await source.receive_some(PIECE):
             await sink.send_all(received)

@@ -23,7 +23,7 @@ HANDSHAKE = 5.0
 
 
 @dataclass(frozen=True)
-class KeyPair:
+class ProxyCertificate:
     """What to show: certificates as DER, leaf first, and the key as PKCS#8 DER."""
 
     chain: tuple[bytes, ...]
@@ -43,7 +43,7 @@ class WrongServer(Exception):
 
 
 class Tls:
-    """The newest certificate, ready for use. `refreshes` counts how often one was taken."""
+    """The newest certificate, ready for use. `refreshes` counts how often one was certified."""
 
     def __init__(self, anchors: str) -> None:
         self._anchors = anchors
@@ -52,7 +52,7 @@ class Tls:
         self.expires: float | None = None
         self.refreshes = 0
 
-    def take(self, pair: KeyPair) -> None:
+    def load(self, pair: ProxyCertificate) -> None:
         """Use this certificate from now on. Raises ValueError or ssl.SSLError; the old one stays then."""
         server = self._context(ssl.PROTOCOL_TLS_SERVER, pair)
         server.verify_mode = ssl.CERT_OPTIONAL
@@ -105,7 +105,7 @@ class Tls:
             raise WrongServer(f"{identity} was expected")
         return secured
 
-    def _context(self, protocol: int, pair: KeyPair) -> ssl.SSLContext:
+    def _context(self, protocol: int, pair: ProxyCertificate) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)
         context.check_hostname = False  # identities are URIs, too: `connect` checks them
         context.verify_mode = ssl.CERT_REQUIRED
@@ -140,7 +140,7 @@ def _names(certificate: bytes | None) -> list[x509.GeneralName]:
         return []
 
 
-def _as_pem(pair: KeyPair) -> bytes:
+def _as_pem(pair: ProxyCertificate) -> bytes:
     key = serialization.load_der_private_key(pair.key, password=None)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     leaf_first = [x509.load_der_x509_certificate(der) for der in pair.chain]

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from exclave_sandbox.apiserver.history import Change, Feed, Scope
+from exclave_sandbox.apiserver.history import History, ObjectChange, Scope
 from exclave_sandbox.apiserver.refusal import Refusal
 
 
-def change(revision: int, namespace: str = "g", name: str = "a", kind: str = "configmaps") -> Change:
-    return Change(revision, kind, namespace, name, None, {"metadata": {"resourceVersion": str(revision)}})
+def change(revision: int, namespace: str = "g", name: str = "a", kind: str = "configmaps") -> ObjectChange:
+    return ObjectChange(revision, kind, namespace, name, None, {"metadata": {"resourceVersion": str(revision)}})
 
 
-def filled(window: int, *changes: Change) -> Feed:
-    feed = Feed(window)
+def filled(window: int, *changes: ObjectChange) -> History:
+    feed = History(window)
     for one in changes:
         feed.publish(one)
     return feed
@@ -35,7 +35,7 @@ def test_what_followed_a_revision(scope: Scope, since: int, expected: list[int])
     feed = filled(10, change(1), change(2, "h"), change(3, name="b"), change(4, kind="secrets"))
     assert [one.revision for one in feed.since(scope, since)] == expected
     heard: list[int] = []
-    fresh = Feed(10)
+    fresh = History(10)
     fresh.follow(scope, lambda one: heard.append(one.revision))
     for one in (change(1), change(2, "h"), change(3, name="b"), change(4, kind="secrets")):
         fresh.publish(one)
@@ -60,7 +60,7 @@ def test_a_revision_from_the_future_is_told_to_try_again() -> None:
 
 
 def test_who_stops_following_hears_no_more() -> None:
-    feed, heard = Feed(2), []
+    feed, heard = History(2), []
     feed.follow(Scope("configmaps"), heard.append)
     feed.publish(change(1))
     feed.unfollow(Scope("configmaps"), heard.append)
@@ -70,9 +70,9 @@ def test_who_stops_following_hears_no_more() -> None:
 
 
 def test_a_follower_may_leave_while_it_is_told() -> None:
-    feed, heard = Feed(2), []
+    feed, heard = History(2), []
 
-    def leave(one: Change) -> None:
+    def leave(one: ObjectChange) -> None:
         heard.append(one.revision)
         feed.unfollow(Scope("configmaps"), leave)
 
@@ -85,7 +85,7 @@ def test_a_follower_may_leave_while_it_is_told() -> None:
 
 def test_a_removal_shows_the_object_as_it_was_at_the_revision_of_its_removal() -> None:
     last = {"metadata": {"name": "a", "resourceVersion": "3"}, "data": {}}
-    removed = Change(7, "configmaps", "g", "a", last, None)
+    removed = ObjectChange(7, "configmaps", "g", "a", last, None)
     assert json.loads(removed.line) == {
         "type": "DELETED",
         "object": {"metadata": {"name": "a", "resourceVersion": "7"}, "data": {}},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave_sandbox.apiserver.history import Change, Scope
+from exclave_sandbox.apiserver.history import ObjectChange, Scope
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 from exclave_sandbox.apiserver.refusal import Refusal
@@ -315,7 +315,7 @@ def test_whoever_follows_the_changes_knows_what_is_stored(steps: list[tuple[str,
     mirror: dict[str, dict[str, Any]] = {}
     revisions: list[int] = []
 
-    def follow(change: Change) -> None:
+    def follow(change: ObjectChange) -> None:
         revisions.append(change.revision)
         assert mirror.get(change.name) == change.before or change.after is None
         if change.after is None:
@@ -323,7 +323,7 @@ def test_whoever_follows_the_changes_knows_what_is_stored(steps: list[tuple[str,
         else:
             mirror[change.name] = change.after
 
-    store.feed.follow(Scope(CONFIG_MAPS.key), follow)
+    store.history.follow(Scope(CONFIG_MAPS.key), follow)
     for step, name, value in steps:
         try:
             if step == "create":

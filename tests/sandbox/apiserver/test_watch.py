@@ -53,7 +53,7 @@ async def watched(store: Store, watch: Watch, act: Callable[[], Any] | None = No
     """Run a watch to its end; `act` is called one second after its beginning."""
     client = Client()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream_watch, store.feed, watch, client.send)
+        nursery.start_soon(stream_watch, store.history, watch, client.send)
         if act is not None:
             await trio.sleep(1)
             act()
@@ -147,7 +147,7 @@ async def test_who_falls_too_far_behind_is_let_go(autojump_clock: trio.testing.M
         await client.send(piece)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream_watch, store.feed, planned(store, seconds=1e6), send_slowly)
+        nursery.start_soon(stream_watch, store.history, planned(store, seconds=1e6), send_slowly)
         await trio.testing.wait_all_tasks_blocked()
         for number in range(MOST_BEHIND + 10):
             write(store, "a", labels={"n": str(number)})
@@ -162,5 +162,5 @@ async def test_a_client_that_leaves_is_forgotten(autojump_clock: trio.testing.Mo
     store = make_store()
     watch = planned(store)
     with trio.move_on_after(1):
-        await stream_watch(store.feed, watch, Client().send)
-    assert watch.scope not in store.feed._followers
+        await stream_watch(store.history, watch, Client().send)
+    assert watch.scope not in store.history._followers

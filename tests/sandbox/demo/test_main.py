@@ -1,4 +1,4 @@
-"""The demo as its user starts it: whole, broken off, and without the rights for it."""
+"""The demo as its user starts it: to its end, interrupted, and without root."""
 
 import contextlib
 import json
@@ -23,17 +23,17 @@ NEARLY_FOREVER = 360
 @pytest.fixture
 def host() -> dict[str, str]:
     need(os.geteuid() == 0, "making network namespaces needs root")
-    return look()
+    return snapshot()
 
 
-def look() -> dict[str, str]:
+def snapshot() -> dict[str, str]:
     commands = {**SUBJECTS, "files": FILES}
     return {name: subprocess.run(command, capture_output=True, text=True).stdout for name, command in commands.items()}
 
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """The demo's folder for temporary files, which tells it from others on this host."""
+    """The demo's folder for temporary files, which identifies it among the demos on this host."""
     with tempfile.TemporaryDirectory(prefix="d-") as name:  # short: a socket's path has 107 characters
         folder = Path(name)
         folder.chmod(0o755)  # the proxy is another user, and its program is in there
@@ -50,28 +50,28 @@ def of_demo(scratch: Path) -> set[int]:
     return found
 
 
-def test_the_whole_story_passes_and_the_host_is_as_it_was(host: dict[str, str], scratch: Path) -> None:
+def test_every_step_passes_and_the_host_is_as_before(host: dict[str, str], scratch: Path) -> None:
     apart = {**os.environ, "TMPDIR": str(scratch)}
-    told = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=NEARLY_FOREVER, env=apart)
-    story = json.loads(told.stdout)
-    failed = {step["title"]: step["detail"] for step in story["steps"] if not step["passed"]}
-    assert not failed, told.stderr
-    assert (told.returncode, story["failed"]) == (0, 0)
-    seen = {step["title"]: step["detail"] for step in story["steps"]}
+    done = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=NEARLY_FOREVER, env=apart)
+    report = json.loads(done.stdout)
+    failed = {step["title"]: step["detail"] for step in report["steps"] if not step["passed"]}
+    assert not failed, done.stderr
+    assert (done.returncode, report["failed"]) == (0, 0)
+    details = {step["title"]: step["detail"] for step in report["steps"]}
     for title in (
         "certificates of 10 s are renewed for 30 s",
-        "API server and controller go away",
-        "the agent is killed with -9",
+        "API server and controller are down",
+        "the agent is killed by SIGKILL",
     ):
-        assert seen[title].endswith("0 failed")
-    assert seen["others flush all rules"].endswith(" 0 kept connections broke")
+        assert details[title].endswith("0 failed")
+    assert details["another program flushes all rules"].endswith(" 0 reused connections broke")
     order = "Ready=False → ports withdrawn → nothing new captured → proxy ended → rules and link gone"
-    assert seen["left in order"] == order
-    assert not differences(host, look())
+    assert details["left in order"] == order
+    assert not differences(host, snapshot())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_demo_that_is_broken_off_leaves_nothing(host: dict[str, str], scratch: Path, number: signal.Signals) -> None:
+def test_an_interrupted_demo_leaves_nothing(host: dict[str, str], scratch: Path, number: signal.Signals) -> None:
     apart = {**os.environ, "TMPDIR": str(scratch)}
     demo = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=apart)
     assert demo.stdout is not None
@@ -84,10 +84,10 @@ def test_a_demo_that_is_broken_off_leaves_nothing(host: dict[str, str], scratch:
     assert last.endswith(" passed, 0 failed")
     assert not of_demo(scratch)
     assert not list(scratch.iterdir())
-    assert not differences(host, look())
+    assert not differences(host, snapshot())
 
 
-def test_without_root_it_says_so_at_once() -> None:
+def test_without_root_it_ends_at_once_with_the_reason() -> None:
     need(os.geteuid() == 0, "becoming somebody else needs root")
     refused = subprocess.run([sys.executable, "-c", _AS_NOBODY], capture_output=True, text=True, timeout=30)
     assert refused.stderr == (
@@ -105,7 +105,7 @@ sys.exit(main(["demo"]))
 """
 
 
-def test_its_help_says_what_is_a_stand_in() -> None:
-    told = subprocess.run([*DEMO, "--help"], capture_output=True, text=True, timeout=30).stdout
-    assert "admission policies are not enforced" in told
-    assert "linkerd2-proxy's environment" in told
+def test_its_help_names_the_stand_ins() -> None:
+    text = subprocess.run([*DEMO, "--help"], capture_output=True, text=True, timeout=30).stdout
+    assert "admission policies are not enforced" in text
+    assert "linkerd2-proxy's environment" in text

@@ -14,8 +14,8 @@ import trio
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, create, delete, patch
 from exclave.kit.tasks.shield import shielded
-from exclave_sandbox.linkerd.destination import Lookups
-from exclave_sandbox.linkerd.destination_table import FOLLOWED, Table
+from exclave_sandbox.linkerd.destination import LookupServer
+from exclave_sandbox.linkerd.destination_table import FOLLOWED, DestinationTable
 from exclave_sandbox.stage import mesh
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
@@ -116,8 +116,8 @@ async def test_a_token_that_may_not_list_ends_it_with_the_reason(tmp_path: Path)
     assert "403" in line and "list" in line
 
 
-def make_table(*pods: object) -> Table:
-    table = Table("cluster.local")
+def make_table(*pods: object) -> DestinationTable:
+    table = DestinationTable("cluster.local")
     table.replace(SERVICES, (service("orders", WEB),))
     table.replace(EXTERNAL_WORKLOADS, ())
     table.replace(PODS, pods)  # type: ignore[arg-type]
@@ -127,14 +127,14 @@ def make_table(*pods: object) -> Table:
 def test_endpoints_of_a_service_take_turns() -> None:
     other = pod()
     other["metadata"]["name"], other["status"]["podIP"] = "orders-2", "10.42.0.11"
-    lookups = Lookups(make_table(pod(), other))
+    lookups = LookupServer(make_table(pod(), other))
     addresses = [lookups.answer(asked(WEB, 80))[1]["address"] for _ in range(4)]  # type: ignore[index]
     assert addresses == ["10.42.0.10", "10.42.0.11"] * 2
 
 
 def test_before_everything_was_seen_nothing_is_said() -> None:
-    table = Table("cluster.local")
-    lookups = Lookups(table)
+    table = DestinationTable("cluster.local")
+    lookups = LookupServer(table)
     assert lookups.answer(asked(WEB, 80))[0] == 500
     assert lookups.answer("/follows")[0] == 503
     for resource in FOLLOWED:
@@ -147,7 +147,7 @@ def test_before_everything_was_seen_nothing_is_said() -> None:
 
 @pytest.mark.parametrize("target", ["/", "/endpoint", "/endpoint?address=10.0.0.1", "/endpoint?address=x&port=http"])
 def test_another_question_is_answered_with_the_right_one(target: str) -> None:
-    assert Lookups(make_table()).answer(target) == (
+    assert LookupServer(make_table()).answer(target) == (
         400,
         {"message": "GET /endpoint?address=IP&port=PORT was expected"},
     )

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object
-from exclave_sandbox.linkerd.destination_table import Endpoint, NoEndpoints, Table
+from exclave_sandbox.linkerd.destination_table import DestinationTable, MeshEndpoint, NoEndpoints
 
 VM, POD, WEB, ORDERS = "10.77.0.20", "10.42.0.10", "10.96.0.80", "10.96.0.90"
 SPIFFE = "spiffe://cluster.local/ns/shop/sa/web"
 SERVER_NAME = "web.shop.svc.cluster.local"
 POD_NAME = "orders.shop.serviceaccount.identity.linkerd.cluster.local"
 
-MACHINE = Endpoint(VM, 8080, SPIFFE, SERVER_NAME, opaque=False)
-MESHED_POD = Endpoint(POD, 8080, POD_NAME, POD_NAME, opaque=False)
+MACHINE = MeshEndpoint(VM, 8080, SPIFFE, SERVER_NAME, opaque=False)
+MESHED_POD = MeshEndpoint(POD, 8080, POD_NAME, POD_NAME, opaque=False)
 
 
 def service(name: str, address: str, **spec: Any) -> Object:
@@ -50,8 +50,8 @@ def pod(ready: str | None = "True", phase: str = "Running", *, meshed: bool = Tr
     }
 
 
-def table(*workloads: Object, pods: tuple[Object, ...] = ()) -> Table:
-    made = Table("cluster.local")
+def table(*workloads: Object, pods: tuple[Object, ...] = ()) -> DestinationTable:
+    made = DestinationTable("cluster.local")
     made.replace(SERVICES, (service("web", WEB), service("orders", ORDERS)))
     made.replace(EXTERNAL_WORKLOADS, workloads)
     made.replace(PODS, pods)
@@ -116,7 +116,7 @@ def test_a_pod_serves_if(found: Object, serves: bool) -> None:
 
 def test_a_pod_outside_of_the_mesh_is_spoken_to_as_it_is() -> None:
     found = table(pods=(pod(meshed=False),))
-    assert found.find(ORDERS, 80) == (Endpoint(POD, 8080, None, None, opaque=False),)
+    assert found.find(ORDERS, 80) == (MeshEndpoint(POD, 8080, None, None, opaque=False),)
     assert found.find(POD, 8080) == ()
 
 
@@ -145,7 +145,7 @@ def test_opaque_ports_are_those_of_the_annotation_or_linkerds(annotation: str | 
 
 
 def test_it_is_complete_once_every_kind_was_listed_and_followed_while_every_list_is_fresh() -> None:
-    found = Table("cluster.local")
+    found = DestinationTable("cluster.local")
     assert not found.is_complete and not found.is_followed
     found.replace(SERVICES, ())
     found.replace(PODS, ())

@@ -24,7 +24,7 @@ async def test_a_programs_output_is_kept_and_its_end_known(tmp_path: Path) -> No
     program = start(script('echo "$WORD"; echo two >&2; exit 3'), log, environment={"WORD": "one"}, in_machine=False)
     assert await program.wait() == 3
     assert log.read_text() == "before\none\ntwo\n"
-    assert program.last_words(2) == "one\ntwo"
+    assert program.log_tail(2) == "one\ntwo"
 
 
 async def test_a_program_ends_with_its_block_and_reads_nothing(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ async def test_a_program_ends_with_its_block_and_reads_nothing(tmp_path: Path) -
 async def test_one_that_does_not_listen_is_killed(tmp_path: Path, autojump_clock: object) -> None:
     text = 'trap "" TERM; echo deaf; while :; do sleep 600; done'
     program = start(script(text), tmp_path / "log", in_machine=False)
-    while "deaf" not in program.last_words():
+    while "deaf" not in program.log_tail():
         assert program.started.poll() is None
     family = psutil.Process(program.pid)
     children = family.children()

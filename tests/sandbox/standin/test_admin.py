@@ -15,7 +15,7 @@ from exclave.proxy.metrics import read_expiry
 from exclave.proxy.probe import leaf_not_after, read_leaf
 from exclave_sandbox.standin.admin import Admin, Counts
 from exclave_sandbox.standin.settings import read_environment
-from exclave_sandbox.standin.tls import KeyPair, Tls
+from exclave_sandbox.standin.tls import ProxyCertificate, Tls
 from support.member import ADDRESS, make_settings
 from support.mesh import mesh
 
@@ -87,7 +87,7 @@ async def test_tls_for_its_name_is_ended_whatever_the_policy_and_other_names_are
     async with served(admin) as port:
         assert await read_leaf("127.0.0.1", port, SETTINGS.server_name, 5.0) is None  # nothing to show yet
         svid = mesh().svid(time.time())
-        tls.take(KeyPair(svid.chain, svid.key))
+        tls.load(ProxyCertificate(svid.chain, svid.key))
         assert await read_leaf("127.0.0.1", port, SETTINGS.server_name, 5.0) == svid.chain[0]
         assert await read_leaf("127.0.0.1", port, "db.shop.svc.cluster.local", 5.0) is None
 
@@ -97,7 +97,7 @@ def test_metrics_show_the_certificate_and_how_often_there_was_one() -> None:
     assert read_expiry(admin.metrics()) is None
     assert 'control_identity_cert_refreshes_total{result="ok"} 0\n' in admin.metrics()
     svid = mesh().svid(time.time())
-    tls.take(KeyPair(svid.chain, svid.key))
+    tls.load(ProxyCertificate(svid.chain, svid.key))
     assert read_expiry(admin.metrics()) == leaf_not_after(svid)
     assert 'control_identity_cert_refreshes_total{result="ok"} 1\n' in admin.metrics()
 

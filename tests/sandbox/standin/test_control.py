@@ -8,7 +8,7 @@ import trio
 from exclave.data_path.control_plane import ControllerSample, sample_controllers
 from exclave_sandbox.standin.admin import Counts
 from exclave_sandbox.standin.control import reaches, watch_controller
-from exclave_sandbox.standin.lookup import Lookups, Resolver
+from exclave_sandbox.standin.lookup import LookupCache, Resolver
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ async def test_a_controller_that_comes_and_goes_is_seen_without_a_question(count
             listeners: Any = await trio.open_tcp_listeners(0, host="127.0.0.1")
             place = listeners[0].socket.getsockname()
             serving.start_soon(trio.serve_listeners, talk, listeners)
-            lookups = Lookups(Resolver(place, ""), 3600.0, trio.current_time)
+            lookups = LookupCache(Resolver(place, ""), 3600.0, trio.current_time)
             nursery.start_soon(watch_controller, Resolver(place, ""), lookups, counts)
             await shown(counts, 1)
             assert not lookups.is_away

@@ -9,7 +9,7 @@ import h11
 import pytest
 import trio
 
-from exclave_sandbox.standin.http import HttpRelay, Route, Unroutable
+from exclave_sandbox.standin.http import HttpRelay, RequestRoute, Unroutable
 from exclave_sandbox.standin.stream import Drain, connect
 
 
@@ -88,10 +88,10 @@ class Relayed:
 
 
 @asynccontextmanager
-async def relayed(choose: Callable[[], Route]) -> AsyncIterator[Relayed]:
+async def relayed(choose: Callable[[], RequestRoute]) -> AsyncIterator[Relayed]:
     """A relay that asks `choose` for each request."""
 
-    async def choose_soon() -> Route:
+    async def choose_soon() -> RequestRoute:
         return choose()
 
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -121,8 +121,8 @@ async def application(lasts: int = 1000) -> AsyncIterator[Application]:
         nursery.cancel_scope.cancel()
 
 
-def to(app: Application, key: object = "app", client_id: str | None = None, *, inbound: bool = False) -> Route:
-    return Route(key, partial(connect, ("127.0.0.1", app.port)), sets_client_id=inbound, client_id=client_id)
+def to(app: Application, key: object = "app", client_id: str | None = None, *, inbound: bool = False) -> RequestRoute:
+    return RequestRoute(key, partial(connect, ("127.0.0.1", app.port)), sets_client_id=inbound, client_id=client_id)
 
 
 async def test_a_request_and_its_answer_pass_and_hop_by_hop_headers_do_not() -> None:
@@ -174,7 +174,7 @@ async def test_a_client_that_waits_to_send_its_body_is_told_to() -> None:
 
 
 async def test_a_request_that_goes_nowhere_is_answered_with_the_reason() -> None:
-    def refuse() -> Route:
+    def refuse() -> RequestRoute:
         raise Unroutable(403, "unauthorized request from orders")
 
     async with relayed(refuse) as seen:
@@ -202,7 +202,7 @@ async def test_draining_ends_an_idle_connection() -> None:
 async def test_draining_answers_what_is_under_way_and_says_that_it_was_the_last() -> None:
     async with application() as app:
 
-        def begin_and_go() -> Route:
+        def begin_and_go() -> RequestRoute:
             seen.drain.begin()
             return to(app)
 

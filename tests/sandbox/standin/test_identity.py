@@ -18,13 +18,13 @@ from exclave.workload_api.server import open_workload_api
 from exclave.workload_api.wire import frame_message
 from exclave_sandbox.standin.identity import (
     fetch_svids,
-    keep_from_folder,
-    keep_from_workload_api,
+    follow_folder,
+    follow_workload_api,
     read_svids,
     split_certificates,
     split_messages,
 )
-from exclave_sandbox.standin.tls import KeyPair, Tls
+from exclave_sandbox.standin.tls import ProxyCertificate, Tls
 from support.mesh import mesh
 
 ME = frozenset({os.getuid()})
@@ -32,19 +32,19 @@ FIRST, SECOND = (mesh().svid(time.time()) for _ in range(2))
 ID = FIRST.spiffe_id
 
 
-def pair_of(svid: Svid) -> KeyPair:
-    return KeyPair(svid.chain, svid.key)
+def pair_of(svid: Svid) -> ProxyCertificate:
+    return ProxyCertificate(svid.chain, svid.key)
 
 
 class Watched(Tls):
-    """A proxy's TLS; `count` follows how often it was given something that it can use."""
+    """A proxy's TLS; `count` is how many certificates it has loaded."""
 
     def __init__(self) -> None:
         super().__init__(mesh().anchor.pem)
         self.count = Latest(0)
 
-    def take(self, pair: KeyPair) -> None:
-        super().take(pair)
+    def load(self, pair: ProxyCertificate) -> None:
+        super().load(pair)
         self.count.set(self.refreshes)
 
 
@@ -60,7 +60,7 @@ async def test_the_workload_api_brings_a_certificate_at_once_and_each_new_one(tm
 async def test_a_workload_api_that_went_away_is_found_again_and_the_certificate_serves_on(tmp_path: Path) -> None:
     tls, path = Watched(), tmp_path / "w.sock"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_from_workload_api, str(path), ID, tls, trio.Event())
+        nursery.start_soon(follow_workload_api, str(path), ID, tls, trio.Event())
         async with open_workload_api(path, Latest[Svid | None](FIRST), lambda: (), ME):
             await tls.count.wait_for(lambda count: count == 1)
         assert tls.expires is not None
@@ -73,7 +73,7 @@ async def test_a_certificate_for_somebody_else_is_not_taken(tmp_path: Path, capl
     tls, other = Watched(), "spiffe://cluster.local/ns/shop/sa/db"
     async with open_workload_api(tmp_path / "w.sock", Latest[Svid | None](FIRST), lambda: (), ME) as api:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_from_workload_api, str(api.path), other, tls, trio.Event())
+            nursery.start_soon(follow_workload_api, str(api.path), other, tls, trio.Event())
             for streams in (1, 0, 1):  # it hangs up, and comes again
                 await api.streams.wait_for(lambda open_now, streams=streams: open_now == streams)
             nursery.cancel_scope.cancel()
@@ -100,7 +100,7 @@ async def test_a_folder_is_read_at_once_and_again_when_it_changes(
     tls = Watched()
     put()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_from_folder, tmp_path, tls, trio.Event())
+        nursery.start_soon(follow_folder, tmp_path, tls, trio.Event())
         await tls.count.wait_for(bool)
         await trio.sleep(10)
         assert tls.refreshes == 1
@@ -117,7 +117,7 @@ async def test_a_folder_that_is_half_written_is_read_again_later(
     (tmp_path / "key.pem").write_text("")
     tls = Watched()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_from_folder, tmp_path, tls, trio.Event())
+        nursery.start_soon(follow_folder, tmp_path, tls, trio.Event())
         await trio.sleep(5)
         assert tls.refreshes == 0
         (tmp_path / "key.pem").write_text(other.key_pem)  # another's

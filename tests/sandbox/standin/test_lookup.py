@@ -10,7 +10,7 @@ import trio
 
 from exclave.dns.server import open_dns
 from exclave.kit.tasks.latest import Latest
-from exclave_sandbox.standin.lookup import Endpoint, Lookups, NoEndpoint, Resolver, read_endpoint, read_resolv_conf
+from exclave_sandbox.standin.lookup import Endpoint, LookupCache, NoEndpoint, Resolver, read_endpoint, read_resolv_conf
 from support.member import make_settings
 from support.own_network import in_own_network
 
@@ -43,8 +43,8 @@ class Controller:
             status = f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(self.body)}\r\n\r\n"
             await stream.send_all(status.encode() + self.body)
 
-    def lookups(self, remember: float = 3600.0) -> Lookups:
-        return Lookups(Resolver(("127.0.0.1", self.port), ""), remember, trio.current_time)
+    def lookups(self, remember: float = 3600.0) -> LookupCache:
+        return LookupCache(Resolver(("127.0.0.1", self.port), ""), remember, trio.current_time)
 
 
 @asynccontextmanager

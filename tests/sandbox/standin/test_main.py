@@ -20,7 +20,7 @@ from exclave.proxy.environment import proxy_environment
 from exclave.proxy.probe import leaf_not_after, open_probe
 from exclave.proxy.process.binary import read_version
 from exclave.workload_api.server import open_workload_api
-from exclave_sandbox.stage.programs import Program, open_program
+from exclave_sandbox.stage.programs import StageProgram, open_program
 from exclave_sandbox.standin.stream import connect
 from support.member import ADDRESS, make_settings
 from support.mesh import mesh
@@ -58,7 +58,7 @@ def told(socket: Path, drain: float) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(folder: Path, drain: float = 5.0) -> AsyncIterator[tuple[Program, Latest[Svid | None]]]:
+async def running(folder: Path, drain: float = 5.0) -> AsyncIterator[tuple[StageProgram, Latest[Svid | None]]]:
     """The stand-in with our environment, and the Workload API that certifies it."""
     svid = Latest[Svid | None](None)
     async with open_workload_api(folder / "w.sock", svid, lambda: (), frozenset({os.getuid()})) as api:
@@ -101,7 +101,7 @@ async def echo(stream: trio.SocketStream) -> None:
 
 
 @asynccontextmanager
-async def talking(drain: float) -> AsyncIterator[tuple[Program, trio.SocketStream]]:
+async def talking(drain: float) -> AsyncIterator[tuple[StageProgram, trio.SocketStream]]:
     """The stand-in, and a connection through it on which words come back."""
     subprocess.run(["nft", RULES], check=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -35,14 +35,14 @@ class Controller:
 @asynccontextmanager
 async def asking() -> AsyncIterator[tuple[Controller, Counts, trio.Event, set[int]]]:
     """A stand-in that asks once it is certified, and whom it asks."""
-    controller, counts, taken, policies = Controller(), Counts(), trio.Event(), set[int]()
+    controller, counts, certified, policies = Controller(), Counts(), trio.Event(), set[int]()
     settings = read_environment(ENVIRONMENT)
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, controller.talk, listeners)
         resolver = Resolver(listeners[0].socket.getsockname()[:2], "")
-        nursery.start_soon(ask_for_policies, settings, resolver, counts, taken, policies)
-        yield controller, counts, taken, policies
+        nursery.start_soon(ask_for_policies, settings, resolver, counts, certified, policies)
+        yield controller, counts, certified, policies
         nursery.cancel_scope.cancel()
 
 
@@ -60,19 +60,19 @@ async def until_arrived(counts: Counts, wanted: int) -> None:
 
 
 async def test_it_asks_for_every_port_once_it_is_certified_and_counts_the_answers() -> None:
-    async with asking() as (controller, counts, taken, policies):
+    async with asking() as (controller, counts, certified, policies):
         await trio.testing.wait_all_tasks_blocked()
         assert controller.asked == []
-        taken.set()
+        certified.set()
         await until_arrived(counts, 2)
         assert policies == {4191, 8080}
         assert sorted(controller.asked) == ["/policy?port=4191", "/policy?port=8080"]
 
 
 async def test_an_answer_that_is_none_is_asked_for_again() -> None:
-    async with asking() as (controller, counts, taken, policies):
+    async with asking() as (controller, counts, certified, policies):
         controller.status = 500
-        taken.set()
+        certified.set()
         with trio.fail_after(10):
             while len(controller.asked) < 3:
                 await trio.lowlevel.checkpoint()

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from exclave_sandbox.stage.namespaces import open_network
-from exclave_sandbox.standin.stream import DETECTION, Drain, PeekedStream, carry, connect, send_eof, speaks_http1
+from exclave_sandbox.standin.stream import DETECTION, Drain, PeekedStream, connect, relay, send_eof, speaks_http1
 
 
 def pair() -> tuple[trio.StapledStream, trio.StapledStream]:
@@ -85,7 +85,7 @@ async def test_bytes_are_carried_both_ways_and_who_has_said_all_may_still_listen
     client, left = await sockets()
     right, server = await sockets()
     async with client, left, right, server, trio.open_nursery() as nursery:
-        nursery.start_soon(carry, left, right)
+        nursery.start_soon(relay, left, right)
         await client.send_all(b"question")
         await client.send_eof()
         assert await read_all(server) == b"question"
@@ -99,7 +99,7 @@ async def test_a_side_that_breaks_ends_both() -> None:
     right, server = await sockets()
     async with client, left, right, server:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(carry, left, right)
+            nursery.start_soon(relay, left, right)
             linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
             server.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, linger)
             await server.aclose()  # a reset
@@ -110,7 +110,7 @@ async def test_a_side_that_cannot_say_that_it_has_said_all_gives_the_other_a_whi
     right, _server = pair()
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(carry, PeekedStream(left), PeekedStream(right))
+        nursery.start_soon(relay, PeekedStream(left), PeekedStream(right))
         await client.aclose()
     assert trio.current_time() - began == 30.0
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from exclave.kit.formats.x509 import der_of, not_after
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
 from exclave_sandbox.standin.stream import PeekedStream
-from exclave_sandbox.standin.tls import KeyPair, Tls, WrongServer, first_name, is_named
+from exclave_sandbox.standin.tls import ProxyCertificate, Tls, WrongServer, first_name, is_named
 from support.mesh import mesh
 
 DNS = "web.shop.serviceaccount.identity.linkerd.cluster.local"
@@ -23,25 +23,25 @@ POD = "orders.shop.serviceaccount.identity.linkerd.cluster.local"
 SERVER_NAME = "web.shop.svc.cluster.local"
 
 
-def pair_of(leaf: Authority, issuer: Authority) -> KeyPair:
+def pair_of(leaf: Authority, issuer: Authority) -> ProxyCertificate:
     key = leaf.key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return KeyPair((der_of(leaf.certificate), der_of(issuer.certificate)), key)
+    return ProxyCertificate((der_of(leaf.certificate), der_of(issuer.certificate)), key)
 
 
-def end(pair: KeyPair) -> Tls:
+def end(pair: ProxyCertificate) -> Tls:
     tls = Tls(mesh().anchor.pem)
-    tls.take(pair)
+    tls.load(pair)
     return tls
 
 
-def machine() -> KeyPair:
+def machine() -> ProxyCertificate:
     """A virtual machine's certificate: a DNS name first, then a URI."""
     return pair_of(mesh().leaf(), mesh().issuer)
 
 
-def pod() -> KeyPair:
+def pod() -> ProxyCertificate:
     """A pod's certificate, as linkerd-identity signs it: a DNS name alone."""
     return pair_of(make_leaf(mesh().issuer, [x509.DNSName(POD)]), mesh().issuer)
 
@@ -112,7 +112,7 @@ async def test_a_client_of_another_mesh_is_turned_away() -> None:
     anchor = make_anchor()
     issuer = make_issuer(anchor)
     stranger = Tls(mesh().anchor.pem)  # it trusts us; we do not trust it
-    stranger.take(pair_of(make_leaf(issuer, [x509.DNSName(POD)]), issuer))
+    stranger.load(pair_of(make_leaf(issuer, [x509.DNSName(POD)]), issuer))
     near, far = trio.testing.memory_stream_pair()
     with pytest.raises(trio.BrokenResourceError) as caught:
         async with shaking_hands(far):
@@ -149,7 +149,7 @@ async def test_a_new_certificate_is_shown_from_now_on() -> None:
     tls = end(pair_of(mesh().leaf(), mesh().issuer))
     assert tls.refreshes == 1
     newer = pod()
-    tls.take(newer)
+    tls.load(newer)
     assert (tls.refreshes, tls.expires) == (2, not_after(x509.load_der_x509_certificate(newer.chain[0])))
     assert (await meet(tls, end(pod()), POD)).words == (b"ping", b"pong")
 
@@ -157,9 +157,9 @@ async def test_a_new_certificate_is_shown_from_now_on() -> None:
 async def test_a_certificate_that_cannot_be_used_leaves_the_old_one() -> None:
     tls = end(machine())
     expires = tls.expires
-    for wrong in (KeyPair((b"no certificate",), b"no key"), KeyPair(machine().chain, pod().key)):
+    for wrong in (ProxyCertificate((b"no certificate",), b"no key"), ProxyCertificate(machine().chain, pod().key)):
         with pytest.raises((ValueError, ssl.SSLError)):
-            tls.take(wrong)
+            tls.load(wrong)
     assert (tls.refreshes, tls.expires) == (1, expires)
     assert (await meet(tls, end(pod()), URI)).words == (b"ping", b"pong")
 

@@ -13,15 +13,15 @@ from exclave.api import requests as api
 from exclave.kit.formats.openapi import ANY_OBJECT, Schema
 from exclave_sandbox.apiserver.kinds import kubernetes as builtin
 from exclave_sandbox.apiserver.kinds import ours as custom
-from exclave_sandbox.apiserver.kinds.schema import check_schema, unknown_fields, with_defaults
-from exclave_sandbox.apiserver.metadata import (
+from exclave_sandbox.apiserver.kinds.metadata import (
     SHAPE,
     NameRule,
     check_metadata,
     check_metadata_change,
     fresh_metadata,
-    kept_metadata,
+    updated_metadata,
 )
+from exclave_sandbox.apiserver.kinds.schema import check_schema, unknown_fields, with_defaults
 from exclave_sandbox.apiserver.refusal import Cause, Object, bad_request, invalid
 
 
@@ -183,7 +183,7 @@ def changed_object(kind: Kind, old: Object, new: Object, subresource: str | None
         if new.get("status"):
             found["status"] = new["status"]
     else:
-        found = {**_typed(kind, new), "metadata": kept_metadata(old["metadata"], new.get("metadata", {}))}
+        found = {**_typed(kind, new), "metadata": updated_metadata(old["metadata"], new.get("metadata", {}))}
         if kind.has_status:
             found.pop("status", None)
             if "status" in old:

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from exclave_sandbox.apiserver.metadata import (
+from exclave_sandbox.apiserver.kinds.metadata import (
     NameRule,
     check_metadata,
     check_metadata_change,
     check_name,
     fresh_metadata,
     is_label,
-    kept_metadata,
+    updated_metadata,
 )
 
 OWNER = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}
@@ -84,5 +84,5 @@ def test_a_caller_decides_labels_and_not_what_the_server_writes() -> None:
         "managedFields": [],
         "labels": {"z": "1"},
     }
-    assert kept_metadata(old, new) == {**old, "labels": {"z": "1"}}
+    assert updated_metadata(old, new) == {**old, "labels": {"z": "1"}}
     assert fresh_metadata({**new, "annotations": {}}) == {"name": "a", "labels": {"z": "1"}}

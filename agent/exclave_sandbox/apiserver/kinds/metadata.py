@@ -105,7 +105,7 @@ def check_metadata_change(old: Object, new: Object) -> Iterator[Cause]:
         yield Cause("metadata.finalizers", message, "FieldValueForbidden")
 
 
-def kept_metadata(old: Object, new: Object) -> Object:
+def updated_metadata(old: Object, new: Object) -> Object:
     """A caller's metadata with what only the server writes as it was."""
     found = {key: value for key, value in new.items() if key not in (*SERVER_OWNED, *DROPPED) and value is not None}
     found |= {key: old[key] for key in (*SERVER_OWNED, "resourceVersion", "name", "namespace") if key in old}
