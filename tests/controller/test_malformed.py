@@ -1,6 +1,5 @@
 """One object of another shape costs itself alone: everybody else is still served, and the log names it."""
 
-import copy
 import json
 import logging
 import time
@@ -37,39 +36,12 @@ from exclave.controller.run import Locations, open_controller
 from exclave.join.join import join
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM, group_spec
+from support.damaged import damaged
 from support.https import Asked, Reply
 from support.interposer import Interposer, honest, is_watch, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
 from .snapshots import GROUP, LIVE, MESH, NOW, make_member, make_snapshot, with_status
-
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def paths(tree: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a tree."""
-    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [*([before] if before else []), *(path for key, value in inner for path in paths(value, (*before, key)))]
-
-
-@st.composite
-def damaged(draw: st.DrawFn, found: Object) -> Object:
-    """The object with anything in the place of one part of its spec, its status or its endpoints, or without it."""
-    damaged = copy.deepcopy(found)
-    places = [path for path in paths(damaged) if path[0] in ("spec", "status", "endpoints")]
-    *path, last = draw(st.sampled_from(places))
-    inner: Any = damaged
-    for key in path:
-        inner = inner[key]
-    if isinstance(inner, dict) and draw(st.booleans()):
-        del inner[last]
-    else:
-        inner[last] = draw(ANYTHING)
-    return damaged
 
 
 def named(found: Object, name: str) -> Object:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from exclave.api import fields
 from exclave.api.fields import FieldError
+from exclave.api.malformed import mapping_in
 from exclave.api.names import accounts_namespace
 from exclave.api.requests import Object
 from exclave.kit.formats.duration import format_duration
@@ -206,9 +207,7 @@ def is_our_label(key: str) -> bool:
 
 def account_of(group: Object) -> str:
     """The ServiceAccount of a WorkloadGroup, whose spec may have any shape."""
-    spec = group.get("spec")
-    account = spec.get("serviceAccount") if isinstance(spec, dict) else None
-    return str(account or group["metadata"]["name"])
+    return str(mapping_in(group, "spec").get("serviceAccount") or group["metadata"]["name"])
 
 
 def _policy_faults(policy: str | None) -> Iterator[str]:

@@ -5,7 +5,7 @@ prevent that the others are read.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from exclave.api.requests import Object
 from exclave.errors import describe
@@ -27,6 +27,18 @@ def read_each(
         except MALFORMED as problem:
             report(one, problem)
     return found
+
+
+def mapping_in(found: object, key: str) -> dict[str, Any]:
+    """The mapping at a key of an object; an empty one if anything else is there. Never raises."""
+    value = found.get(key) if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def mappings_in(found: object, key: str) -> list[dict[str, Any]]:
+    """The mappings in the list at a key of an object; none if there is no list. Never raises."""
+    value = found.get(key) if isinstance(found, dict) else None
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def fault_text(problem: Exception) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from exclave.api.malformed import mapping_in
 from exclave.api.requests import MEMBERS, Object
 from exclave.kit.formats.rfc3339 import rfc3339
 
@@ -116,9 +117,9 @@ def member_object(
 
 def view_member(found: Object) -> MemberView:
     """Read a Member."""
-    metadata, spec, status = _tree(found, "metadata"), _tree(found, "spec"), _tree(found, "status")
+    metadata, spec, status = mapping_in(found, "metadata"), mapping_in(found, "spec"), mapping_in(found, "status")
     conditions = {condition.type: condition for condition in read_conditions(status.get("conditions"))}
-    workload = _tree(status, "externalWorkload")
+    workload = mapping_in(status, "externalWorkload")
     return MemberView(
         name=_text(metadata, "name"),
         uid=_text(metadata, "uid"),
@@ -131,14 +132,14 @@ def view_member(found: Object) -> MemberView:
         data_path=_text(spec, "dataPath"),
         data_path_reason=_text(spec, "dataPathReason"),
         addresses=_texts(spec.get("addresses")),
-        facts=_words(_tree(spec, "facts")),
-        loaded=_words(_tree(spec, "loaded")),
+        facts=_words(mapping_in(spec, "facts")),
+        loaded=_words(mapping_in(spec, "loaded")),
         deleting=bool(metadata.get("deletionTimestamp")),
         finalizers=_texts(metadata.get("finalizers")),
         admitted=conditions.get(ADMITTED),
         registered=conditions.get(REGISTERED),
         live=conditions.get(LIVE),
-        certificate=_certificate(_tree(status, "certificate")),
+        certificate=_certificate(mapping_in(status, "certificate")),
         issued=_issued(status.get("issued")),
         credential=_text(status, "credential") or None,
         workload_uid=_text(workload, "uid") or None,
@@ -148,6 +149,11 @@ def view_member(found: Object) -> MemberView:
         cloned=conditions.get(CLONED),
         certified=conditions.get(CERTIFIED),
     )
+
+
+def conditions_of(found: Object | None) -> list[Condition]:
+    """The conditions in the status of an object, which may be of any shape."""
+    return read_conditions(mapping_in(found, "status").get("conditions"))
 
 
 def read_conditions(found: object) -> list[Condition]:
@@ -197,11 +203,6 @@ def _ports(found: object) -> tuple[int, ...]:
     listed = found if isinstance(found, list) else []
     ports = [one.get("port") if isinstance(one, dict) else one for one in listed]
     return tuple(port for port in ports if isinstance(port, int) and not isinstance(port, bool))
-
-
-def _tree(found: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = found.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def _text(found: Mapping[str, Any], key: str) -> str:

@@ -122,7 +122,7 @@ def test_a_description_is_complete() -> None:
         "Certificate": "until 1970-01-02T00:00:00Z (22h left)",
         "Last issued": "1970-01-01T01:00:00Z  serial 1f, key cdcdcdcdcdcd",
         "Workload": "no ExternalWorkload",
-        "Conditions": condition_table([ADMITTED, LIVE]),
+        "Conditions": condition_table({"status": {"conditions": [ADMITTED, LIVE]}}),
         "Events": "",
     }
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from exclave.admin.tables import few, human_duration
 from exclave.api.issuer import read_anchors, read_issuer
-from exclave.api.member import read_conditions, view_member
+from exclave.api.member import conditions_of, view_member
 from exclave.api.requests import Object
 from exclave.kit.formats.rfc3339 import epoch, rfc3339
 
@@ -123,7 +123,7 @@ def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
     refused = [
         f"{group['metadata']['namespace']}/{group['metadata']['name']}: {one.message}"
         for group in groups
-        for one in read_conditions((group.get("status") or {}).get("conditions"))
+        for one in conditions_of(group)
         if one.type == "Accepted" and not one.status
     ]
     services = sorted(headless)

@@ -47,6 +47,7 @@ from exclave.admin.objects import Manifest, group_objects
 from exclave.admin.session import Session
 from exclave.api.definitions.admission import admission_objects
 from exclave.api.definitions.admission_drift import admission_fault
+from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.names import ADMISSION_POLICY_NAMES, CONTROLLER, ELECTION
 from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
@@ -166,7 +167,7 @@ class ClusterSnapshot:
             one
             for group in self.groups
             for one in group_objects(
-                group["metadata"]["namespace"], group["metadata"]["name"], group.get("spec") or {}, self._namespace
+                group["metadata"]["namespace"], group["metadata"]["name"], mapping_in(group, "spec"), self._namespace
             )
             if one.resource is not WORKLOAD_GROUPS
         ]
@@ -262,14 +263,14 @@ def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
         f"{namespace}/{service['metadata']['name']}"
         for namespace in sorted({group["metadata"]["namespace"] for group in found.groups})
         for service in session.kubectl.list(SERVICES, namespace)
-        if service["spec"].get("clusterIP") == "None"
+        if mapping_in(service, "spec").get("clusterIP") == "None"
         and any(_selects(service, group) for group in found.groups if group["metadata"]["namespace"] == namespace)
     ]
     return group_rows(found.groups, headless)
 
 
 def _selects(service: Object, group: Object) -> bool:
-    labels = (group.get("spec") or {}).get("labels") or {}
+    labels = mapping_in(mapping_in(group, "spec"), "labels")
     return bool(selecting([service], {**labels, **group_label(group["metadata"]["name"])}))
 
 
@@ -287,3 +288,5 @@ def _checked(title: str, check: Callable[[], list[Row]]) -> list[Row]:
         return check()
     except ClusterError as problem:
         return [Row(title, "error", problem.message, problem.hint)]
+    except MALFORMED as problem:
+        return [Row(title, "error", f"an object cannot be read: {fault_text(problem)}", "report it: it is a bug")]

@@ -20,6 +20,7 @@ from exclave.api.group import (
     port_faults,
     spec_faults,
 )
+from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.names import ACCOUNTS_LABEL, GROUP_LABEL
 from exclave.api.requests import Object
 from exclave.errors import ExclaveError, Fault
@@ -221,15 +222,16 @@ def group_warnings(
 
 def _service_warnings(service: Object, name: str, spec: GroupSpec, pods: Sequence[Object]) -> Iterable[str]:
     title = f"Service {service['metadata']['name']}"
-    known = {key for port in spec.ports for key in (port.port, port.name)}
-    for port in service["spec"].get("ports") or ():
-        target = port.get("targetPort") or port["port"]
+    known = [key for port in spec.ports for key in (port.port, port.name)]
+    spec_of_service = mapping_in(service, "spec")
+    for port in mappings_in(spec_of_service, "ports"):
+        target = port.get("targetPort") or port.get("port")
         if target not in known:
             yield (
                 f"{title} sends to port {target}, which group {name} does not serve: its members get nothing from it; "
                 f"add --port {target}"
             )
-    if service["spec"].get("clusterIP") == "None":
+    if spec_of_service.get("clusterIP") == "None":
         yield (
             f"{title} is headless and selects group {name}: one request through the mesh to a member's own name in it "
             "crashes Linkerd's destination controller; give the Service a cluster IP, or a selector of pods only"
@@ -248,13 +250,12 @@ def _service_warnings(service: Object, name: str, spec: GroupSpec, pods: Sequenc
 def _neighbour_warnings(name: str, spec: GroupSpec, others: Sequence[Object], found: list[Object]) -> Iterable[str]:
     for other in others:
         title = other["metadata"]["name"]
-        theirs = other.get("spec") or {}
         if account_of(other) == spec.service_account:
             yield (
                 f"groups {name} and {title} share ServiceAccount {spec.service_account}: policies cannot tell their "
                 "members apart, and either may be taken for the other"
             )
-        labels = theirs.get("labels") or {}
+        labels = mapping_in(mapping_in(other, "spec"), "labels")
         both = [one["metadata"]["name"] for one in found if _selects(one, {**labels, GROUP_LABEL: title})]
         if both:
             yield f"Service {', '.join(both)} selects groups {name} and {title}: they share its traffic"
@@ -265,7 +266,7 @@ def _neighbour_warnings(name: str, spec: GroupSpec, others: Sequence[Object], fo
 
 
 def _account_warnings(account: str, pods: Sequence[Object]) -> Iterable[str]:
-    count = sum((pod.get("spec") or {}).get("serviceAccountName", "default") == account for pod in pods)
+    count = sum(mapping_in(pod, "spec").get("serviceAccountName", "default") == account for pod in pods)
     if count:
         yield (
             f"ServiceAccount {account} is used by {_pods(count)}: the group's machines get the same identity, and "
@@ -278,8 +279,8 @@ def _pods(count: int) -> str:
 
 
 def _selects(service: Object, labels: Mapping[str, str]) -> bool:
-    selector = (service.get("spec") or {}).get("selector") or {}
-    is_named = (service.get("spec") or {}).get("type") == "ExternalName"
+    spec = mapping_in(service, "spec")
+    selector, is_named = mapping_in(spec, "selector"), spec.get("type") == "ExternalName"
     return bool(selector) and not is_named and selector.items() <= labels.items()
 
 

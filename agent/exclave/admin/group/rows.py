@@ -8,8 +8,9 @@ from exclave.admin.member.rows import condition_table, is_live, member_row
 from exclave.admin.tables import age, table
 from exclave.admin.token.checks import TITLES as TOKEN_TITLES
 from exclave.admin.token.checks import TokenAccount, token_row
-from exclave.api.group import GroupSpec
-from exclave.api.member import read_conditions
+from exclave.api.group import GroupSpec, account_of
+from exclave.api.malformed import mapping_in, mappings_in
+from exclave.api.member import conditions_of
 from exclave.api.names import GROUP_LABEL
 from exclave.api.requests import Object
 from exclave.kit.formats.duration import format_duration
@@ -19,13 +20,13 @@ GROUP_TITLES = ("NAME", "ACCOUNT", "PORTS", "NETWORKS", "LIVE", "ACCEPTED", "AGE
 
 def group_row(group: Object, members: Sequence[Object], now: float, all_namespaces: bool = False) -> list[str]:
     """A row of `group list`. LIVE is the number of live members of all."""
-    metadata, spec = group["metadata"], group.get("spec") or {}
-    ports = ",".join(_port_words(port) for port in spec.get("ports") or ())
+    metadata, spec = group["metadata"], mapping_in(group, "spec")
+    networks = spec.get("networks")
     row = [
         metadata["name"],
-        spec.get("serviceAccount") or metadata["name"],
-        ports,
-        ",".join(spec.get("networks") or ()),
+        account_of(group),
+        ",".join(_port_words(port) for port in mappings_in(spec, "ports")),
+        ",".join(map(str, networks if isinstance(networks, list) else ())),
         f"{sum(map(is_live, members))}/{len(members)}",
         accepted_words(group),
         age(metadata.get("creationTimestamp"), now),
@@ -35,8 +36,7 @@ def group_row(group: Object, members: Sequence[Object], now: float, all_namespac
 
 def accepted_words(group: Object) -> str:
     """The controller's verdict in one word."""
-    conditions = read_conditions((group.get("status") or {}).get("conditions"))
-    accepted = next((one for one in conditions if one.type == "Accepted"), None)
+    accepted = next((one for one in conditions_of(group) if one.type == "Accepted"), None)
     if accepted is None:
         return "Unknown"
     return "True" if accepted.status else accepted.reason
@@ -74,7 +74,7 @@ def group_lines(
             f"after {format_duration(failure.after)}: outbound {failure.outbound}, inbound {failure.inbound}",
         ),
         ("Forgotten", f"{format_duration(spec.forget_after)} after the last heartbeat"),
-        ("Conditions", condition_table((group.get("status") or {}).get("conditions"))),
+        ("Conditions", condition_table(group)),
         ("Services", ", ".join(service["metadata"]["name"] for service in services)),
         ("Tokens", table(TOKEN_TITLES, token_rows) if token_rows else ""),
         ("Members", table(MEMBER_TITLES, member_rows) if member_rows else ""),
@@ -88,11 +88,11 @@ def broken_lines(group: Object, why: str) -> list[tuple[str, str]]:
         ("Name", metadata["name"]),
         ("Namespace", str(metadata.get("namespace", ""))),
         ("Spec", f"invalid: {why}"),
-        ("Conditions", condition_table((group.get("status") or {}).get("conditions"))),
+        ("Conditions", condition_table(group)),
     ]
 
 
 def _port_words(port: Any) -> str:
-    name, number = port.get("name"), port["port"]
+    name, number = port.get("name"), port.get("port")
     words = str(number) if name in (None, "", str(number)) else f"{name}:{number}"
     return f"{words}/opaque" if port.get("opaque") else words

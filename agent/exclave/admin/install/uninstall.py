@@ -15,6 +15,7 @@ from exclave.admin.manifests import ISSUER, KINDS, Installation, first_objects, 
 from exclave.admin.objects import group_roles
 from exclave.admin.session import Session
 from exclave.admin.tables import few
+from exclave.api.malformed import mapping_in, object_title
 from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, PORTS_FINALIZER, settings_name
 from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
@@ -92,9 +93,9 @@ def _end_controllers(session: Session, choice: Installation) -> None:
 def _release_workloads(session: Session) -> None:
     """Withdraw the ports, wait, then delete: older Linkerd controllers crash when a listed port disappears."""
     workloads = [one for one in _all(session, EXTERNAL_WORKLOADS) if _has_finalizer(one, PORTS_FINALIZER)]
-    listed = [one for one in workloads if (one.get("spec") or {}).get("ports")]
+    listed = [one for one in workloads if mapping_in(one, "spec").get("ports")]
     for one in listed:
-        session.kubectl.patch(EXTERNAL_WORKLOADS, *_key(one), {"spec": {"ports": []}})
+        _patch(session, EXTERNAL_WORKLOADS, one, {"spec": {"ports": []}})
     if listed:
         session.note(f"the ports of {len(listed)} machines are withdrawn; waiting {DRAIN:.0f}s until all clients know")
         time.sleep(DRAIN)
@@ -169,11 +170,18 @@ def _release(session: Session, resource: Resource, one: Object, finalizer: str) 
     """Remove our finalizer; others' stay."""
     if _has_finalizer(one, finalizer):
         left = [other for other in one["metadata"]["finalizers"] if other != finalizer]
-        try:
-            session.kubectl.patch(resource, *_key(one), {"metadata": {"finalizers": left}})
-        except ApiRefusal as refusal:
-            if refusal.status != 404:
-                raise
+        _patch(session, resource, one, {"metadata": {"finalizers": left}})
+
+
+def _patch(session: Session, resource: Resource, one: Object, body: Object) -> None:
+    """Patch an object that may be gone; one that the API server finds invalid is reported, and keeps no other."""
+    try:
+        session.kubectl.patch(resource, *_key(one), body)
+    except ApiRefusal as refusal:
+        if refusal.status == 422:
+            session.warn([f"{object_title(one)} is left as it is: {refusal.message}"])
+        elif refusal.status != 404:
+            raise
 
 
 def _delete(session: Session, resource: Resource, namespace: str | None, name: str) -> None:

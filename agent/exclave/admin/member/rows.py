@@ -6,7 +6,8 @@ NOTE has only what an admin must know and no other column shows. A Member with a
 from collections.abc import Iterable, Sequence
 
 from exclave.admin.tables import age, human_duration, table
-from exclave.api.member import READY, Condition, MemberView, read_conditions, view_member
+from exclave.api.malformed import mapping_in, mappings_in
+from exclave.api.member import READY, Condition, MemberView, conditions_of, view_member
 from exclave.api.names import CORDONED, parse_member_name
 from exclave.api.requests import Object
 from exclave.kit.formats.rfc3339 import epoch
@@ -95,13 +96,11 @@ def member_lines(
     member: Object, workload: Object | None, events: Sequence[Object], now: float
 ) -> list[tuple[str, str]]:
     """Labels and texts of a description."""
-    view, metadata, spec = view_member(member), member["metadata"], member.get("spec") or {}
-    status = member.get("status") or {}
-    facts = [f"{key}={value}" for key, value in sorted((spec.get("facts") or {}).items())]
+    view, metadata = view_member(member), member["metadata"]
+    facts = [f"{key}={value}" for key, value in sorted(view.facts.items())]
     loaded = [f"{key}={_short(value)}" for key, value in sorted(view.loaded.items())]
     issued = [
-        f"{one.get('time', '?')}  serial {one.get('serial', '?')}, key {_short(str(one.get('keySha256', '?')))}"
-        for one in status.get("issued") or ()
+        f"{one.time or '?'}  serial {one.serial or '?'}, key {_short(one.key_sha256 or '?')}" for one in view.issued
     ]
     return [
         ("Name", view.name),
@@ -118,7 +117,7 @@ def member_lines(
         ("Certificate", certificate_words(view, now)),
         ("Last issued", "\n".join(issued)),
         ("Workload", workload_words(workload)),
-        ("Conditions", condition_table((member.get("status") or {}).get("conditions"))),
+        ("Conditions", condition_table(member)),
         ("Events", event_table(events, now)),
     ]
 
@@ -138,16 +137,15 @@ def workload_words(workload: Object | None) -> str:
     """What Linkerd reads about it."""
     if workload is None:
         return "no ExternalWorkload"
-    ports = [str(port.get("port")) for port in (workload.get("spec") or {}).get("ports") or ()]
-    conditions = read_conditions((workload.get("status") or {}).get("conditions"))
-    ready = next((one for one in conditions if one.type == READY), None)
+    ports = [str(port.get("port")) for port in mappings_in(mapping_in(workload, "spec"), "ports")]
+    ready = next((one for one in conditions_of(workload) if one.type == READY), None)
     words = "Ready is not reported yet" if ready is None else f"Ready={_status(ready)} ({ready.reason})"
     return f"{words}, ports listed: {', '.join(ports) or 'none'}"
 
 
-def condition_table(found: object) -> str:
-    """Conditions as a table; "" if there are none."""
-    rows = [[one.type, _status(one), one.reason, one.message] for one in read_conditions(found)]
+def condition_table(found: Object) -> str:
+    """The conditions of an object as a table; "" if there are none."""
+    rows = [[one.type, _status(one), one.reason, one.message] for one in conditions_of(found)]
     return table(CONDITION_TITLES, rows) if rows else ""
 
 

@@ -30,6 +30,7 @@ from exclave.admin.rotation.rows import (
 )
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing
+from exclave.api.fields import FieldError
 from exclave.api.issuer import LAYOUTS, read_anchors
 from exclave.api.names import ELECTION, SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, LEASES, MEMBERS, SECRETS, Object
@@ -125,10 +126,14 @@ def _published_trust(session: Session, found: ClusterSnapshot) -> list[GroupTrus
             continue
         try:
             settings = parse_settings(str((settings_map.get("data") or {}).get(SETTINGS_KEY, "")))
-        except ValueError as problem:
-            raise ClusterError(
-                Fault.UNREACHABLE, f"the settings of group {where}/{name} cannot be read: {problem}",
-                "use the controller's version of kubectl exclave",
-            ) from None  # fmt: skip
-        published.append(GroupTrust(f"{where}/{name}", settings.anchors, settings.issuer))
+        except FieldError as problem:
+            session.warn(
+                [
+                    f"the settings of group {where}/{name} cannot be read: {problem}; "
+                    "use the controller's version of kubectl exclave"
+                ]
+            )
+            published.append(GroupTrust(f"{where}/{name}", "", ""))  # its gate stays closed
+        else:
+            published.append(GroupTrust(f"{where}/{name}", settings.anchors, settings.issuer))
     return published

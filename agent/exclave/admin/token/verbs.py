@@ -41,7 +41,7 @@ from exclave.admin.token.checks import (
     token_row,
 )
 from exclave.api.join_token import JoinToken, encode_token
-from exclave.api.member import read_conditions
+from exclave.api.member import conditions_of
 from exclave.api.names import ACCOUNTS_LABEL, EXPIRES, accounts_namespace, parse_member_name
 from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, Object
 from exclave.cluster.credential import read_token_times
@@ -168,8 +168,7 @@ def _check_group(session: Session, name: str) -> None:
             "list the groups: kubectl exclave group list -A; or create it: "
             f"kubectl exclave group create {name} -n {session.namespace}",
         )
-    conditions = read_conditions((found.get("status") or {}).get("conditions"))
-    accepted = next((one for one in conditions if one.type == "Accepted"), None)
+    accepted = next((one for one in conditions_of(found) if one.type == "Accepted"), None)
     if accepted is None:
         session.warn([f"the controller has not accepted group {name} yet: check that it runs: kubectl exclave check"])
     elif not accepted.status:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from exclave.api.member import Condition, MemberView, read_conditions, view_member
+from exclave.api.member import Condition, MemberView, conditions_of, view_member
 from exclave.api.requests import MEMBERS, WORKLOAD_GROUPS, Object
 from exclave.controller.policy.snapshot import Key
 from exclave.controller.telemetry.event_writer import EventWriter
@@ -46,7 +46,7 @@ class Notifier:
 
     def report_group(self, key: Key, group: Object, condition: Condition) -> None:
         """Report a group whose condition Accepted changed. At first, `condition` is compared with its status."""
-        conditions = read_conditions((group.get("status") or {}).get("conditions"))
+        conditions = conditions_of(group)
         stored = next((one for one in conditions if one.type == condition.type), None)
         drafts = group_events(self._groups.get(key, stored), condition)
         self._groups[key] = condition
