@@ -1,5 +1,6 @@
 """How an end is told, and one that does not come. What else a process lives through, `test_instance` plays."""
 
+import math
 import shutil
 import subprocess
 import time
@@ -43,12 +44,14 @@ async def test_a_proxy_that_no_signal_ends_keeps_no_agent_from_ending(
     config, endings = ProxyConfig(sleep, "nobody", drain=7.0), EndingSwitch()
     membership: Any = SimpleNamespace(settings=Latest(None), record=RECORD, captured=Latest(()))
     identity: Any = SimpleNamespace(svid=Latest(None))
+    autojump_clock.autojump_threshold, autojump_clock.rate = math.inf, 1.0  # a user is looked up in a thread
     process = subprocess.Popen([sleep, "1000"])
     try:
         RecordFile(tmp_path).add("a", process.pid, str(sleep), "digest")
         monkeypatch.setattr(HeldProcess, "send", lambda *_: None)
         given = (membership, identity, tmp_path / "workload.sock", "169.254.77.3", "a", endings, time.time)
         async with open_proxy(config, tmp_path, *given):  # type: ignore[arg-type]
+            autojump_clock.autojump_threshold, autojump_clock.rate = 0.0, 0.0
             began = trio.current_time()
             endings.ask_nowait(Ending.LEAVE)
         assert trio.current_time() == pytest.approx(began + 7.0 + KILL_DELAY + KILL_TIME)
