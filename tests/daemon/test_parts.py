@@ -314,10 +314,10 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         ),
     ),
     "a proxy that lets nobody ask": (
-        set_value("proxy", "admin_denial", "proxy a does not let this machine ask"),
+        set_value("proxy", "admin_denial", "proxy a denies this machine's requests"),
         Problem(
             "proxy-refuses",
-            "proxy a does not let this machine ask",
+            "proxy a denies this machine's requests",
             "see whether Linkerd's policy controller runs, and which Servers select this group: kubectl get "
             "servers.policy.linkerd.io -n shop",
         ),

@@ -207,8 +207,8 @@ async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
         await trio.sleep(60)
         assert seen.told == ("a", None)
         assert seen.proxy.admin_denial.value == (
-            "proxy a does not let this machine ask on its admin port 4191: Linkerd has sent no policy for it yet, or a "
-            "Server for that port has no route for /ready and /metrics; its certificate alone says that it is ready"
+            "proxy a denies this machine's requests on its admin port 4191: Linkerd has sent no policy for it yet, or "
+            "a Server for that port has no route for /ready and /metrics; only its certificate shows that it is ready"
         )
         seen.served.refused = frozenset()
         await seen.proxy.admin_denial.wait_for(lambda admin_denial: admin_denial is None)

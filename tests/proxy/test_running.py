@@ -17,6 +17,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.instance import KILL_TIME, open_proxy
+from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.process.records import RecordFile
 from exclave.proxy.running import KILL_DELAY, describe_end
 from support.member import RECORD
@@ -34,6 +35,10 @@ def test_an_end_in_words(status: int | None, words: str) -> None:
     assert describe_end(status) == words
 
 
+async def find_nobody(name: str) -> ProxyUser:
+    return ProxyUser(name, 65534, 65534)
+
+
 async def test_a_proxy_that_no_signal_ends_keeps_no_agent_from_ending(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
@@ -49,6 +54,8 @@ async def test_a_proxy_that_no_signal_ends_keeps_no_agent_from_ending(
     try:
         RecordFile(tmp_path).add("a", process.pid, str(sleep), "digest")
         monkeypatch.setattr(HeldProcess, "send", lambda *_: None)
+        # The real lookup runs in a thread, and virtual time would pass its limit at once.
+        monkeypatch.setattr("exclave.proxy.instance.find_proxy_user", find_nobody)
         given = (membership, identity, tmp_path / "workload.sock", "169.254.77.3", "a", endings, time.time)
         async with open_proxy(config, tmp_path, *given):  # type: ignore[arg-type]
             autojump_clock.autojump_threshold, autojump_clock.rate = 0.0, 0.0

@@ -218,7 +218,7 @@ async def test_somebody_who_insists_has_a_swap_without_linkerds_policy_controlle
         await agent.say("swap-forced")
         told = await agent.outcome()
         assert (told["outcome"]["to"], told["error"]) == ("b", None)
-        assert "have not arrived, and it is forced: no trial is made" in agent.log.read_text()
+        assert "have not arrived, but it is forced: no trial is made" in agent.log.read_text()
 
 
 # Processes that die in the middle.

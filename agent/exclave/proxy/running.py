@@ -68,7 +68,7 @@ class RunningProxy:
 
     async def _watch(self, svid: Latest[Svid | None], now: Now) -> None:
         watcher = ReadinessWatcher(self._published, self.instance, self._server_name, svid, now)
-        await self._carry_out(await watcher.watch())
+        await self._apply(await watcher.watch())
 
     async def _end_when_dismissed(self) -> None:
         await self._dismissed.wait()
@@ -76,9 +76,9 @@ class RunningProxy:
 
     async def _end(self) -> None:
         effects = self._published.apply_event(self.instance, InstanceEvent.DISMISSED)
-        await self._carry_out(effects or (InstanceEffect.TERMINATE,))  # a second SIGTERM does no harm
+        await self._apply(effects or (InstanceEffect.TERMINATE,))  # a second SIGTERM does no harm
 
-    async def _carry_out(self, effects: tuple[InstanceEffect, ...]) -> None:
+    async def _apply(self, effects: tuple[InstanceEffect, ...]) -> None:
         for effect in effects:
             if effect is InstanceEffect.KILL:
                 log.warning("proxy %s: did not end within %g s, so it is killed", self.instance, self._drain)
@@ -87,7 +87,7 @@ class RunningProxy:
                 self.process.send(signal.SIGTERM)
                 log_milestone(Withdrawing.TERMINATED)
                 await trio.sleep(self._drain + KILL_DELAY)  # cancelled when the process ends
-                await self._carry_out(self._published.apply_event(self.instance, InstanceEvent.BOUND_REACHED))
+                await self._apply(self._published.apply_event(self.instance, InstanceEvent.BOUND_REACHED))
 
 
 def describe_end(status: int | None) -> str:
