@@ -1,6 +1,6 @@
-"""A mesh's certificates for the demo and the tests: trust anchor, issuer, leaves as linkerd-identity signs them.
+"""A mesh's certificates for the demo and the tests: trust anchor, issuer, and leaves as linkerd-identity signs them.
 
-Blocking, and makes keys: the one place that does so beside the VM's own key and the admin's installer.
+Beside the VM's own key and the admin's installer, only this module makes keys.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ BACKDATE = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate that signs others, with its key."""
+    """A certificate with its key."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey = field(repr=False)

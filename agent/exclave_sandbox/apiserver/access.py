@@ -1,8 +1,7 @@
-"""Who may do what: Kubernetes' role-based access control as an index that is kept up to date. Pure.
+"""Kubernetes' role-based access control (RBAC), as an index of roles and bindings. Pure.
 
-Rules: nothing is allowed but by a binding; `system:masters` may do all. A decision looks at the bindings of the
-caller's own name and groups only, however many others exist. resourceNames never allow a create, whose name the
-authorizer does not see, nor a list or watch, except one whose field selector names the object.
+Rules: only a binding allows something; `system:masters` may do everything. A decision reads the bindings of the
+caller's own name and groups, and no others.
 Source: k8s.io/kubernetes plugin/pkg/auth/authorizer/rbac and pkg/registry/rbac/validation.
 """
 
@@ -29,14 +28,14 @@ ANONYMOUS = User("system:anonymous", (UNAUTHENTICATED,))
 
 
 def account_user(namespace: str, name: str) -> User:
-    """The user that a ServiceAccount is."""
+    """The user of a ServiceAccount's token."""
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
     return User(f"system:serviceaccount:{namespace}:{name}", groups)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a caller wants: `resource` with its subresource ("members/status"); "" where namespace or name is absent."""
+    """A request to decide on: `resource` with its subresource ("members/status"); "" without namespace or name."""
 
     verb: str
     group: str
@@ -45,7 +44,7 @@ class Attempt:
     name: str = ""
 
     def refused(self, user: User) -> str:
-        """Why not, in the words of kube-apiserver."""
+        """The reason of a refusal, in kube-apiserver's words."""
         where = f'in the namespace "{self.namespace}"' if self.namespace else "at the cluster scope"
         what = f'resource "{self.resource}" in API group "{self.group}"'
         return f'User "{user.name}" cannot {self.verb} {what} {where}'
@@ -62,15 +61,15 @@ class _Binding:
 
 
 class AccessRules:
-    """Roles and bindings as they are now; `note` keeps them so."""
+    """All roles and bindings. `update` is called with each change."""
 
     def __init__(self) -> None:
         self._rules: dict[_Key, tuple[Object, ...]] = {}
         self._bindings: dict[_Key, _Binding] = {}
         self._of_subject: defaultdict[str, dict[_Key, None]] = defaultdict(dict)
 
-    def note(self, kind: str, namespace: str, name: str, object_: Object | None) -> None:
-        """Take in a Role, ClusterRole or binding of either kind; None when it is gone."""
+    def update(self, kind: str, namespace: str, name: str, object_: Object | None) -> None:
+        """Store a Role, ClusterRole or a binding of either; None removes it."""
         key = (namespace, name)
         if kind in ("Role", "ClusterRole"):
             if object_ is None:
@@ -78,8 +77,8 @@ class AccessRules:
             else:
                 self._rules[key] = tuple(object_.get("rules") or ())
             return
-        gone = self._bindings.pop(key, None)
-        for subject in gone.subjects if gone else ():
+        former = self._bindings.pop(key, None)
+        for subject in former.subjects if former else ():
             self._of_subject[subject].pop(key, None)
         if object_ is None:
             return
@@ -94,7 +93,7 @@ class AccessRules:
             self._of_subject[subject][key] = None
 
     def allows(self, user: User, attempt: Attempt) -> bool:
-        """Whether any binding of this user, or of its groups, allows it."""
+        """Whether a binding of this user or of one of its groups allows it."""
         if MASTERS in user.groups:
             return True
         return any(_permits(rule, attempt) for rule in self._rules_for(user, attempt.namespace))
@@ -114,6 +113,8 @@ def _subject(subject: Object, namespace: str) -> str:
 
 
 def _permits(rule: Object, attempt: Attempt) -> bool:
+    # resourceNames never allow a create, whose name the authorizer is not given, and a list or watch only where its
+    # field selector names the object.
     names = rule.get("resourceNames")
     return (
         _matches(rule.get("verbs"), attempt.verb)

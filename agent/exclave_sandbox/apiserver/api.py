@@ -1,8 +1,8 @@
-"""From a request to an answer: who asks, whether they may, and what it does to the store. Pure, given time and draws.
+"""From a request to an answer: authentication, authorization, and the operation on the store. Pure, given the clock.
 
-Order, as in kube-apiserver: the caller is identified (401), the path understood (404, 405), the caller authorized
-(403), then the body is read (400, 413, 415) and the store asked (404, 409, 410, 422). A watch is returned as a plan;
-its errors come as ERROR events in a stream that began with 200, as they do from the real server's watch cache.
+Order, as in kube-apiserver: identify the caller (401), parse the path (404, 405), authorize (403), read the body
+(400, 413, 415), read or write the store (404, 409, 410, 422). A watch is returned as a plan. Its errors are ERROR
+events in a stream that began with 200, as those of the real server's watch cache.
 """
 
 import hmac
@@ -40,11 +40,11 @@ from exclave_sandbox.apiserver.tokens import Account, TokenKey, parse_token_requ
 
 ADMIN = User("kubernetes-admin", (MASTERS, AUTHENTICATED))
 MOST_BODY = 3 * 1024 * 1024
-"""Bytes of a request's body that kube-apiserver takes."""
+"""Bytes of a request's body that kube-apiserver accepts."""
 WATCH_SECONDS = 1800
-"""How long a watch lasts that names no timeout: the least that kube-apiserver gives."""
+"""Duration of a watch without timeoutSeconds: the shortest that kube-apiserver chooses."""
 DELETED_LEEWAY = 60.0
-"""Seconds that an account held by finalizers still speaks for after its deletion (pkg/serviceaccount/claims.go)."""
+"""Seconds that tokens of an account with finalizers outlive its deletion (pkg/serviceaccount/claims.go)."""
 _PATCH_TYPE = "application/merge-patch+json"
 _PROPAGATION = ("Foreground", "Background", "Orphan")
 _RBAC_KINDS = (kinds.ROLES, kinds.CLUSTER_ROLES, kinds.ROLE_BINDINGS, kinds.CLUSTER_ROLE_BINDINGS)
@@ -52,7 +52,7 @@ _RBAC_KINDS = (kinds.ROLES, kinds.CLUSTER_ROLES, kinds.ROLE_BINDINGS, kinds.CLUS
 
 @dataclass(frozen=True)
 class Watch:
-    """A watch to be served: `initial` objects first, then what followed `revision`, for `seconds`."""
+    """A watch to be served: `initial` objects first, then the changes after `revision`, for `seconds`."""
 
     kind: kinds.Kind
     scope: Scope
@@ -64,9 +64,9 @@ class Watch:
 
 
 class Api:
-    """Answers requests. `now` is epoch seconds, `admin_token` the one token that is no ServiceAccount's.
+    """Answers requests. `now` is epoch seconds, `admin_token` the administrator's, which is no ServiceAccount's.
 
-    `counts` counts what was asked by user, verb and resource, such as "members/status".
+    `counts` counts requests by user, verb and resource, such as "members/status".
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Api:
         self._access = AccessRules()
         self.counts: Counter[tuple[str, str, str]] = Counter()
         for kind in _RBAC_KINDS:
-            store.history.follow(Scope(kind.key), partial(self._note_access, kind.resource.kind))
+            store.history.follow(Scope(kind.key), partial(self._update_access, kind.resource.kind))
 
-    def _note_access(self, kind: str, change: ObjectChange) -> None:
-        self._access.note(kind, change.namespace, change.name, change.after)
+    def _update_access(self, kind: str, change: ObjectChange) -> None:
+        self._access.update(kind, change.namespace, change.name, change.after)
 
     def respond(self, request: HttpRequest) -> Reply | Watch:
         """The answer to a request; never raises Refusal."""
@@ -232,9 +232,9 @@ def _body(request: HttpRequest, wanted: str = "application/json") -> Any:
 
 
 def _deletion(request: HttpRequest) -> tuple[Object, bool]:
-    """What a deletion's options ask the object to be, and whether what it owns is to be left behind. Raises Refusal.
+    """A deletion's preconditions, and whether the objects that it owns are orphaned. Raises Refusal.
 
-    A body is heard, and without one the query, as in k8s.io/apiserver pkg/endpoints/handlers/delete.go.
+    The options are in the body, or without a body in the query: k8s.io/apiserver pkg/endpoints/handlers/delete.go.
     """
     options = _body(request) if request.body else dict(request.query)
     options = options if isinstance(options, dict) else {}

@@ -1,9 +1,8 @@
-"""What changed, in order: the history that watches are served from. Pure: bytes and clocks are elsewhere.
+"""The changes of all objects, in order: the source of watches. Pure.
 
-Rules: every change has its own revision; the last `window` changes of each kind are kept, and whoever asks for what
-followed an older revision is told that it has expired (410). Followers are called in the order of the changes, while
-the write that made them is still under way, and must not wait. A follower names its scope (kind, perhaps namespace,
-perhaps name), so that a change costs as much as it has listeners, however many others there are.
+Rules: every change has its own revision. The last `window` changes of each kind are stored; an older revision has
+expired (410). Followers are called in the order of the changes, during the write, and must not wait. They are indexed
+by scope, so the cost of a change depends only on the number of its own followers.
 """
 
 import json
@@ -17,7 +16,7 @@ from exclave_sandbox.apiserver.refusal import Object, expired, too_large_version
 
 
 class Scope(NamedTuple):
-    """What a follower hears of: all of a kind ("members.exclave.dev"), those of a namespace, or those of a name."""
+    """The objects of a follower: all of a kind ("members.exclave.dev"), those in a namespace, or those of a name."""
 
     kind: str
     namespace: str | None = None
@@ -41,20 +40,20 @@ class ObjectChange:
 
     @property
     def type(self) -> str:
-        """The word of a watch event for it."""
+        """The type of its watch event."""
         if self.before is None:
             return "ADDED"
         return "DELETED" if self.after is None else "MODIFIED"
 
     @cached_property
     def tombstone(self) -> Object:
-        """The object as it last was, bearing the revision of its removal: what a DELETED event shows."""
+        """The object in a DELETED event: its last state, with the revision of its removal."""
         last = self.before or {}
         return {**last, "metadata": {**last.get("metadata", {}), "resourceVersion": str(self.revision)}}
 
     @cached_property
     def line(self) -> bytes:
-        """Its watch event as JSON, encoded once for all who watch."""
+        """Its watch event as JSON, encoded once for all watches."""
         return event_line(self.type, self.tombstone if self.after is None else self.after)
 
 
@@ -67,7 +66,7 @@ Follower = Callable[[ObjectChange], None]
 
 
 class History:
-    """The history of all kinds, and who listens. What happened up to the revision `begins` is not known."""
+    """The changes of all kinds, and their followers. Changes up to the revision `begins` are not stored."""
 
     def __init__(self, window: int, begins: int = 0) -> None:
         self._window = window
@@ -77,7 +76,7 @@ class History:
         self.revision = begins
 
     def publish(self, change: ObjectChange) -> None:
-        """Append a change, whose revision is the next one, and tell its followers."""
+        """Append a change, whose revision must be the next one, and call its followers."""
         self.revision = change.revision
         history = self._changes[change.kind]
         history.append(change)
@@ -89,7 +88,7 @@ class History:
                     follower(change)
 
     def since(self, scope: Scope, revision: int) -> list[ObjectChange]:
-        """What changed in a scope after a revision. Raises Refusal: expired, or from the future."""
+        """The changes of a scope after a revision. Raises Refusal if it has expired or lies in the future."""
         if revision > self.revision:
             raise too_large_version(revision, self.revision)
         forgotten = self._forgotten[scope.kind]
@@ -108,7 +107,7 @@ class History:
         self._followers[scope][follower] = None
 
     def unfollow(self, scope: Scope, follower: Follower) -> None:
-        """Stop calling it; nothing happens if it is not called any more."""
+        """Stop calling it. Doing so twice is no error."""
         followers = self._followers[scope]
         followers.pop(follower, None)
         if not followers:

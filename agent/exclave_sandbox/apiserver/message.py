@@ -1,4 +1,4 @@
-"""What the API server is asked and what it answers, as values between HTTP and the API. Pure."""
+"""Requests and answers as values between HTTP and the API. Pure."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer. A text is sent as plain text, an object as JSON."""
+    """A whole answer. A string is sent as plain text, an object as JSON."""
 
     status: int
     body: Object | str
@@ -31,12 +31,12 @@ Send = Callable[[bytes], Awaitable[None]]
 
 @dataclass(frozen=True)
 class StreamedReply:
-    """An answer of JSON lines that goes on: `write` is called with what sends a piece, and returns at the end."""
+    """An answer of JSON lines over time: `write` gets a function that sends a piece, and returns at the end."""
 
     write: Callable[[Send], Awaitable[None]]
 
 
 def refusal_reply(refused: Refusal) -> Reply:
-    """The answer that tells of a refusal."""
+    """A refusal as an answer, with Retry-After where the refusal has one."""
     pause = (refused.details or {}).get("retryAfterSeconds")
     return Reply(refused.code, refused.status, (("Retry-After", str(pause)),) if pause else ())

@@ -1,7 +1,7 @@
-"""Lists in pages, as `limit` and `continue` ask for them. Pure.
+"""Lists in pages: `limit` and `continue`. Pure.
 
-Rules: every page of a list shows the moment of its first one, however much is changed in between; the token says which
-moment that is and after which object to go on. How many are left is told only where nothing was selected by labels.
+Rules: all pages of a list show the state at its first page; the token holds that revision and the last object of the
+page before. `remainingItemCount` is set only without a label selector.
 Source: k8s.io/apiserver pkg/storage/continue.go and pkg/storage/etcd3/store.go.
 """
 
@@ -14,19 +14,19 @@ from exclave_sandbox.apiserver.refusal import Object, bad_request
 
 _VERSION = "meta.k8s.io/v1"
 _END = "\0"
-"""Follows the last name seen, so that the token means whatever comes after it."""
+"""Appended to the last name: the token then means everything after that name."""
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a list goes on: the revision that it shows, and the key of the last object told."""
+    """Where a list continues: its revision, and the key of the last object that was returned."""
 
     revision: int
     last: str
 
 
 def key_of(found: Object) -> str:
-    """What lists are ordered by."""
+    """The sort key of lists."""
     metadata = found["metadata"]
     return f"{metadata.get('namespace', '')}/{metadata['name']}"
 
@@ -43,7 +43,7 @@ def read_cursor(token: str) -> Cursor:
 
 
 def page_of(found: Sequence[Object], limit: int, after: str, revision: int, *, counted: bool) -> Object:
-    """What a list answers beside its kind: `items` and `metadata`, of at most `limit` objects (0: all of them)."""
+    """`items` and `metadata` of one page, with at most `limit` objects (0: all of them)."""
     left = [one for one in found if key_of(one) > after] if after else list(found)
     metadata: Object = {"resourceVersion": str(revision)}
     if 0 < limit < len(left):

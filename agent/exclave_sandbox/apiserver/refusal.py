@@ -1,9 +1,8 @@
-"""What the API server answers when the answer is no: Status bodies with the words kube-apiserver uses. Pure.
+"""Refusals of the API server: Status objects with kube-apiserver's reasons and texts. Pure.
 
-Rules: whoever decides raises `Refusal`; the composition turns it into an HTTP answer or, once a watch has begun, into
-an ERROR event. Texts and reasons are those of k8s.io/apimachinery pkg/api/errors/errors.go and of the strategies that
-raise them, so that a client's messages are tried against what it will really meet.
-A resource is named as in those texts: "members.exclave.dev", a kind as "Member.exclave.dev".
+Rules: code that refuses raises `Refusal`, which becomes an HTTP answer or, in a watch, an ERROR event. Reasons and
+texts are those of k8s.io/apimachinery pkg/api/errors/errors.go and its callers, because exclave's messages quote them.
+Resources are named as there: "members.exclave.dev", kinds "Member.exclave.dev".
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cause:
-    """One mistake in an object: the field's path, what is wrong there, and Kubernetes' word for such mistakes."""
+    """One mistake in an object: the field's path, the mistake, and Kubernetes' reason word for it."""
 
     field: str
     message: str
@@ -52,12 +51,12 @@ def _details(resource: str, name: str) -> Object:
 
 
 def unauthorized() -> Refusal:
-    """The token is none of ours, expired, for another audience, or its account is gone; the server never says which."""
+    """The token is invalid, expired, for another audience, or its account is deleted; the answer never states which."""
     return Refusal(401, "Unauthorized", "Unauthorized")
 
 
 def forbidden(resource: str, name: str, why: str) -> Refusal:
-    """Who is known, and may not."""
+    """An identified caller without the right."""
     named = f'{resource} "{name}"' if name else resource
     return Refusal(403, "Forbidden", f"{named} is forbidden: {why}", _details(resource, name))
 
@@ -83,14 +82,14 @@ def already_exists(resource: str, name: str) -> Refusal:
 
 
 def conflict(resource: str, name: str, why: str = "") -> Refusal:
-    """The object is not the one the caller had in mind."""
+    """The object has changed, or is another one of that name."""
     why = why or "the object has been modified; please apply your changes to the latest version and try again"
     message = f'Operation cannot be fulfilled on {resource} "{name}": {why}'
     return Refusal(409, "Conflict", message, _details(resource, name))
 
 
 def invalid(kind: str, name: str, causes: Sequence[Cause]) -> Refusal:
-    """The object breaks its kind's rules; every mistake is listed."""
+    """The object breaks rules of its kind; every mistake is listed."""
     texts = [str(cause) for cause in causes]
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     singular, _, group = kind.partition(".")
@@ -106,7 +105,7 @@ def bad_request(message: str) -> Refusal:
 
 
 def unsupported_media(accepted: Sequence[str]) -> Refusal:
-    """The body's content type is not one that is understood here."""
+    """The body's content type is not supported."""
     listed = ", ".join(accepted)
     message = f"the body of the request was in an unknown format - accepted media types include: {listed}"
     return Refusal(415, "UnsupportedMediaType", message)
@@ -118,12 +117,12 @@ def too_large(limit: int) -> Refusal:
 
 
 def expired(asked: int, oldest: int) -> Refusal:
-    """The history no longer reaches back to the version asked for. Kubernetes' reason for this 410 is "Expired"."""
+    """The requested version is older than the stored history. Kubernetes' reason for this 410 is "Expired"."""
     return Refusal(410, "Expired", f"too old resource version: {asked} ({oldest})")
 
 
 def too_large_version(asked: int, current: int) -> Refusal:
-    """The version asked for lies in the future: the caller knows another, newer server."""
+    """The requested version lies in the future: the caller got it from another server."""
     message = f"Too large resource version: {asked}, current: {current}"
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     return Refusal(504, "Timeout", message, {"causes": [cause], "retryAfterSeconds": 1})

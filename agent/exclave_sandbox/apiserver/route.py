@@ -1,8 +1,4 @@
-"""Which object or collection a path means, and which verb a method is. Pure.
-
-Source: k8s.io/apiserver pkg/endpoints/request/requestinfo.go. A name given by `fieldSelector=metadata.name=…` counts
-for list, watch and deletecollection, so that resourceNames hold for them.
-"""
+"""From paths and methods to objects and verbs. Pure. Source: k8s.io/apiserver pkg/endpoints/request/requestinfo.go."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +16,7 @@ _OF_STATUS = {"GET": "get", "PUT": "update", "PATCH": "patch"}
 
 @dataclass(frozen=True)
 class Target:
-    """What a path names: `namespace` None means all of them, `name` "" the collection."""
+    """The object or collection of a path: `namespace` None means all namespaces, `name` "" the collection."""
 
     kind: Kind
     namespace: str | None
@@ -29,12 +25,12 @@ class Target:
 
     @property
     def home(self) -> str:
-        """The namespace of an object, "" for kinds without."""
+        """The namespace of an object, "" for cluster-wide kinds."""
         return self.namespace or ""
 
 
 def parse_path(path: str) -> Target:
-    """Read an API path. Raises Refusal (404) if nothing is served there."""
+    """Parse an API path. Raises Refusal (404) if nothing is served there."""
     parts = [unquote(part) for part in path.strip("/").split("/")]
     if parts[0] == "api" and len(parts) > 2:
         group, version, rest = "", parts[1], parts[2:]
@@ -57,7 +53,7 @@ def parse_path(path: str) -> Target:
 
 
 def verb_of(method: str, target: Target, query: Mapping[str, str]) -> str:
-    """The verb that RBAC rules name. Raises Refusal (405)."""
+    """The verb of a method, as RBAC names it. Raises Refusal (405)."""
     if target.subresource == "token":
         verbs = {"POST": "create"}
     elif target.subresource is not None:
@@ -71,7 +67,7 @@ def verb_of(method: str, target: Target, query: Mapping[str, str]) -> str:
 
 
 def attempt_of(verb: str, target: Target, selector: Selector) -> Attempt:
-    """What the authorizer is asked."""
+    """The request to authorize. The name in `fieldSelector=metadata.name=…` counts, so that resourceNames hold."""
     resource = target.kind.resource
     named = f"{resource.plural}/{target.subresource}" if target.subresource else resource.plural
     name = target.name or (selector.name or "" if verb != "create" else "")

@@ -1,6 +1,6 @@
 """Label and field selectors of list, watch and deletecollection. Pure.
 
-Grammar: k8s.io/apimachinery pkg/labels/selector.go; of fields only `metadata.name` and `metadata.namespace` are known.
+Grammar: k8s.io/apimachinery pkg/labels/selector.go; of fields only `metadata.name` and `metadata.namespace`.
 """
 
 import re
@@ -18,14 +18,14 @@ _PRESENT = re.compile(r"^(?P<absent>!?)\s*(?P<key>[^\s=!()]+)$")
 
 @dataclass(frozen=True)
 class Selector:
-    """Which objects a request means; `name` and `namespace` come from its field selector."""
+    """The objects that a request selects; `name` and `namespace` come from its field selector."""
 
     requirements: tuple[Callable[[Labels], bool], ...] = ()
     name: str | None = None
     namespace: str | None = None
 
     def accepts(self, object_: Object) -> bool:
-        """Whether the object's labels meet every requirement (name and namespace are looked up, not filtered)."""
+        """Whether the object's labels meet every requirement. Name and namespace are not checked here."""
         if not self.requirements:
             return True
         labels = object_["metadata"].get("labels") or {}
@@ -36,7 +36,7 @@ EVERYTHING = Selector()
 
 
 def parse_selector(labels: str, fields: str) -> Selector:
-    """Read `labelSelector` and `fieldSelector`. Raises Refusal (400) for what is not understood."""
+    """Parse `labelSelector` and `fieldSelector`. Raises Refusal (400)."""
     requirements = tuple(_requirement(part) for part in _parts(_ENDS_WITH_COMMA, labels))
     named: dict[str, str] = {}
     for part in _parts(re.compile(","), fields):

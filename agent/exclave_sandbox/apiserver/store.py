@@ -1,10 +1,9 @@
-"""The objects, and every change to them: what etcd and the API machinery do, in memory. Pure but for what is passed in.
+"""All objects and their changes, in memory: the part of etcd, the API machinery and the garbage collector. Pure.
 
-Rules: one revision for each change, over all kinds; a write that changes nothing makes none. Objects are replaced,
-never modified, so whoever holds one may keep it. A deletion with finalizers only marks; the write that takes off the
-last one removes. A namespace that is deleted refuses new objects, deletes what it holds and goes with the last of it.
-When the last owner of an object is removed, the object is deleted too; an owner that never existed is not noticed.
-Every lookup costs the same however much is stored; a list costs what it returns.
+Rules: each change has a revision, over all kinds; a write without a change has none. Objects are replaced and never
+modified. With finalizers a deletion only marks the object; the write that removes the last finalizer removes it. A
+namespace that is being deleted refuses new objects, deletes its own and is removed with the last of them. An object is
+deleted with its last owner. Lookups take constant time, lists as long as their result.
 """
 
 from collections import defaultdict
@@ -28,11 +27,11 @@ from exclave_sandbox.apiserver.refusal import (
 from exclave_sandbox.apiserver.selectors import EVERYTHING, Selector
 
 WINDOW = 1000
-"""Changes of each kind that a watch may be behind."""
+"""Changes of each kind that are stored for watches."""
 
 
 class ObjectKey(NamedTuple):
-    """Where an object is: its kind, namespace ("" for kinds without) and name."""
+    """The key of an object: its kind, namespace ("" for cluster-wide kinds) and name."""
 
     kind: Kind
     namespace: str
@@ -42,8 +41,8 @@ class ObjectKey(NamedTuple):
 class Store:
     """The objects of one cluster.
 
-    `now` is epoch seconds; `new_uid` and `new_suffix` draw uids and generated names; `begins` is the revision before
-    the first change: watches from an older one have expired.
+    `now` is epoch seconds; `new_uid` and `new_suffix` draw uids and the ends of generated names; `begins` is the
+    revision before the first change: older ones have expired.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Store:
         return found
 
     def select_at(self, kind: Kind, namespace: str | None, selector: Selector, revision: int) -> list[Object]:
-        """The same as they were at a revision. Raises Refusal (410) if the history does not reach back to it."""
+        """The same at an earlier revision. Raises Refusal (410) if that has expired."""
         if revision == self.revision:
             return self.select(kind, namespace, selector)
         found = {
@@ -119,7 +118,7 @@ class Store:
         return (objects[name] for name in names if selector.accepts(objects[name]))
 
     def create(self, kind: Kind, namespace: str, body: Any) -> Object:
-        """Make an object. Raises Refusal: 400, 403 (namespace is going), 404 (no such namespace), 409, 422."""
+        """Create an object. Raises Refusal: 400, 403 (namespace is being deleted), 404 (no namespace), 409, 422."""
         body = check_body(kind, body)
         metadata = {**body.get("metadata", {})}
         self._check_place(kind, namespace, metadata)
@@ -138,7 +137,7 @@ class Store:
         return self._put(ObjectKey(kind, namespace, name), None, found)
 
     def replace(self, kind: Kind, namespace: str, name: str, body: Any, subresource: str | None = None) -> Object:
-        """Put an object in place of the one that is there. Raises Refusal: 400, 404, 409, 422."""
+        """Replace an object. Raises Refusal: 400, 404, 409, 422."""
         body = check_body(kind, body)
         metadata = body.get("metadata", {})
         self._check_place(kind, namespace, metadata)
@@ -155,13 +154,13 @@ class Store:
     def patch(
         self, kind: Kind, namespace: str, name: str, merge: Callable[[Object], Any], subresource: str | None = None
     ) -> Object:
-        """Change an object into what `merge` makes of it. Raises Refusal: 400, 404, 409, 422."""
+        """Replace an object by `merge` of it. Raises Refusal: 400, 404, 409, 422."""
         try:
             return self._patch(kind, namespace, name, merge, subresource)
         except Refusal as refusal:
             if refusal.code != 400 or kind.schema is not None:
                 raise
-            # As kube-apiserver says it of its own kinds, the patch is at fault and not the request.
+            # kube-apiserver answers so for its own kinds: the patch is invalid, not the request.
             raise invalid("", "", [Cause("patch", f"Invalid value: {refusal}")]) from None
 
     def _patch(
@@ -188,9 +187,9 @@ class Store:
     def delete(
         self, kind: Kind, namespace: str, name: str, preconditions: Object | None = None, *, orphan: bool = False
     ) -> tuple[Object, bool]:
-        """Delete an object, or mark it if finalizers hold it. Returns it, and whether it is gone. Raises Refusal.
+        """Delete an object, or mark it if it has finalizers. Returns it, and whether it is removed. Raises Refusal.
 
-        What it owned goes after it, or with `orphan` stays and has one owner less.
+        The objects that it owns are deleted after it; with `orphan` they lose this owner instead.
         """
         old = self.get(kind, namespace, name)
         place = ObjectKey(kind, namespace, name)
@@ -236,7 +235,7 @@ class Store:
             raise forbidden(kind.key, name, why)
 
     def _check_same(self, place: ObjectKey, old: Object, wanted: Object) -> None:
-        """Raise Refusal (409) if the caller had another object, or another version of it, in mind."""
+        """Raise Refusal (409) if the caller names another uid or another version."""
         uid, version = wanted.get("uid"), wanted.get("resourceVersion")
         if uid and uid != old["metadata"]["uid"]:
             why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}"
@@ -302,7 +301,7 @@ class Store:
             self._dependents[uid][place] = None
 
     def _disown(self, owner: str) -> None:
-        """Take an owner off everything that names it."""
+        """Remove an owner from all objects that name it."""
         for place in tuple(self._dependents.get(owner, ())):
             found = self.get(*place)
             metadata = {key: value for key, value in found["metadata"].items() if key != "ownerReferences"}

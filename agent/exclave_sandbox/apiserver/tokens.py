@@ -25,13 +25,13 @@ LEAST_SECONDS = 600
 MOST_SECONDS = 2**32
 DEFAULT_SECONDS = 3600
 _ALGORITHM = "ES256"
-REMEMBERED = 4096
-"""Tokens whose signature need not be checked again."""
+CACHED = 4096
+"""Verified tokens that are cached."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The ServiceAccount that a token speaks for."""
+    """The ServiceAccount of a token."""
 
     namespace: str
     name: str
@@ -39,20 +39,20 @@ class Account:
 
     @property
     def user(self) -> User:
-        """The caller that its tokens make."""
+        """The user of its tokens."""
         return account_user(self.namespace, self.name)
 
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """What a TokenRequest asks for: audiences, and seconds of life."""
+    """A TokenRequest: audiences, and lifetime in seconds."""
 
     audiences: tuple[str, ...]
     seconds: int
 
 
 def parse_token_request(body: Any) -> TokenRequest:
-    """Read a TokenRequest's body. Raises Refusal: 400, or 422 for a life that is too short or too long."""
+    """Parse a TokenRequest's body. Raises Refusal: 400, or 422 for a lifetime that is too short or too long."""
     spec = body.get("spec", {}) if isinstance(body, dict) else None
     if not isinstance(spec, dict):
         raise bad_request("the body is no TokenRequest: a JSON object with spec was expected")
@@ -76,7 +76,7 @@ class TokenKey:
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = jwk.JWK.from_pyca(key)
-        self._claims = lru_cache(REMEMBERED)(self._verified_claims)
+        self._claims = lru_cache(CACHED)(self._verified_claims)
 
     def mint(self, account: Account, request: TokenRequest, now: float, token_id: str) -> str:
         """A token of `account`, from `now` (epoch seconds) on; `token_id` is its `jti`."""

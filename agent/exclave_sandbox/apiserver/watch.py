@@ -1,8 +1,8 @@
-"""Serves one watch: backlog, changes as they come, bookmarks, and the end after its time.
+"""Serves one watch: stored changes, new changes, bookmarks, and the end after its time.
 
-Rules: nothing is lost between backlog and changes, since both are taken in one step; whoever falls further behind than
-`MOST_BEHIND` changes is let go and must begin again; only waiting is cut short, never a piece half sent.
-A bookmark tells of a newer version than was asked for, or does not come.
+Rules: no change is lost, since the stored changes are read in the same step that registers the follower. A client that
+is more than `MOST_BEHIND` changes behind is disconnected. A timeout interrupts waiting, never a send. A bookmark is
+sent only with a newer version than the watch began with.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ MOST_BEHIND = 1000
 BOOKMARK_PAUSE = 60.0
 """Seconds between bookmarks, as kube-apiserver's watch cache sends them."""
 LAST_BOOKMARK = 2.0
-"""Seconds before a watch's end at which it gets one more bookmark, so that the next watch begins there."""
+"""Seconds before the end at which one more bookmark is sent, so that the next watch begins there."""
 
 
 async def stream_watch(history: History, watch: Watch, send: Send) -> None:
@@ -86,7 +86,7 @@ async def _send_lines(send: Send, lines: list[bytes]) -> None:
 
 
 def _lines(changes: list[ObjectChange], watch: Watch) -> Iterator[bytes]:
-    """The events of changes; an object that comes to match the selector is added, one that ceases to is deleted."""
+    """The events of changes: an object that begins to match the selector is ADDED, one that stops is DELETED."""
     for change in changes:
         if not watch.selector.requirements:
             yield change.line

@@ -1,8 +1,8 @@
-"""What Linkerd's destination controller would answer, from the cluster's objects. Pure.
+"""The answers of Linkerd's destination controller, from the cluster's objects. Pure.
 
-Rules, as read in Linkerd's controller: a Service's address stands for those endpoints that are ready and list the
-target port; an ExternalWorkload's own address is meshed on every port that it lists, ready or not; two that claim one
-address and port make it nobody's, and traffic goes there as it is; a pod is meshed if the injector has labelled it.
+Rules, from Linkerd's source: a Service's address leads to the endpoints that are ready and list the target port. An
+ExternalWorkload's address is meshed on every port that it lists, ready or not. If two claim one address and port, it is
+not meshed. A pod is meshed if the injector has labelled it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ FOLLOWED = (SERVICES, EXTERNAL_WORKLOADS, PODS)
 
 @dataclass(frozen=True)
 class MeshEndpoint:
-    """Where connections go; `identity` and `server_name` are None for what is not in the mesh."""
+    """The target of connections; `identity` and `server_name` are None outside of the mesh."""
 
     address: str
     port: int
@@ -37,7 +37,7 @@ class MeshEndpoint:
 
 
 class NoEndpoints(Exception):
-    """A Service that has none."""
+    """A Service without a ready endpoint."""
 
 
 class DestinationTable:
@@ -68,7 +68,7 @@ class DestinationTable:
         self._fresh.discard(resource)
 
     def find(self, address: str, port: int) -> tuple[MeshEndpoint, ...]:
-        """The endpoints behind an address and port, none if it is none of the mesh's. Raises NoEndpoints."""
+        """The endpoints behind an address and port, none outside of the mesh. Raises NoEndpoints."""
         for service in self._all(SERVICES):
             if service["spec"].get("clusterIP") == address:
                 return self._behind(service, port)

@@ -1,8 +1,8 @@
-"""Linkerd's ExternalWorkload as an API server is told of it: both versions that its chart serves. Pure.
+"""The definition of Linkerd's ExternalWorkload, in both versions of chart linkerd-crds. Pure.
 
-Rules: the fields, limits and patterns are those of chart linkerd-crds. v1alpha1 names `meshTls` otherwise, takes one
-address, and has no status subresource: whoever may write an object through it writes its status, too. Nothing is
-converted between the versions, so each prunes the other's word for TLS.
+Fields, limits and patterns are the chart's. v1alpha1 has the name `meshTls`, one address, and no status subresource: a
+writer of the object also writes its status. Nothing is converted between the versions, so each drops the other's TLS
+field.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""What a machine looks like from outside, before and after: so that "left no trace" is a comparison, not a claim.
+"""Snapshots of a machine's network and files, and their differences. Pure.
 
-Rules: a snapshot is text by subject; counters, handles and lifetimes are left out, since they move by themselves;
-everything else must be equal. Files count by path, mode, owner and content.
+A snapshot is text by subject. Counters, handles and lifetimes change by themselves and are left out; everything else
+must be equal.
 """
 
 import difflib
@@ -23,9 +23,9 @@ FILES = (
     "find", "/etc", "/var/lib", "/run", "/usr/lib/exclave", "-xdev", "-name", "*exclave*",
     "-printf", "%p %M %u:%g %s\\n",
 )  # fmt: skip
-"""Names of ours on a whole host."""
+"""Files of exclave on a whole host, with mode, owner and size."""
 
-_MOVING = [
+_CHANGING = [
     re.compile(r"(valid_lft|preferred_lft) \S+"),
     re.compile(r"expires \d+sec"),
     re.compile(r"# handle \d+"),
@@ -34,14 +34,14 @@ _MOVING = [
 
 
 def steady(text: str) -> str:
-    """`text` without what moves by itself."""
-    for pattern in _MOVING:
+    """`text` without the parts that change by themselves."""
+    for pattern in _CHANGING:
         text = pattern.sub("", text)
     return text
 
 
 def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Lines that came (+) or went (-), each with its subject; empty if nothing changed."""
+    """Added (+) and removed (-) lines, each with its subject."""
     lines = []
     for subject in sorted(set(before) | set(after)):
         diff = difflib.unified_diff(

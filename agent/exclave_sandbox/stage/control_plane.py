@@ -1,9 +1,8 @@
 """The programs of a Kubernetes control plane, as command lines and files for one machine. Pure.
 
-Rules: etcd, kube-apiserver and kube-controller-manager, and nothing that runs pods. Everything written goes into one
-folder; etcd listens on loopback only. Admission is as it comes, authorization is RBAC, accounts' tokens are as
-Kubernetes makes them, and one token may do everything. The binaries lie in a cache outside of the checkout: `etcd`, and
-one folder a version with the others.
+Rules: etcd, kube-apiserver and kube-controller-manager; nothing runs pods. All files are in one folder, and etcd
+listens on loopback only. Admission plugins are the defaults, authorization is RBAC, and one token may do everything.
+The binaries are in a cache outside of the checkout: `etcd`, and the others in a folder per version.
 """
 
 import base64
@@ -18,12 +17,12 @@ RELEASES = {"1.37": "v1.37.2", "1.30": "v1.30.14"}
 NEWEST = "1.37"
 AUDIENCE = "https://kubernetes.default.svc"
 CONTROLLERS = ("namespace", "serviceaccount", "garbage-collector", "clusterrole-aggregation")
-"""What is run of kube-controller-manager."""
+"""The controllers of kube-controller-manager that run."""
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """Where the programs are."""
+    """The paths of the programs."""
 
     etcd: Path
     apiserver: Path
@@ -36,7 +35,7 @@ class Binaries:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one control plane listens, and its folder."""
+    """The folder, address and ports of one control plane."""
 
     folder: Path
     address: str
@@ -46,24 +45,24 @@ class Layout:
 
     @property
     def url(self) -> str:
-        """The API server's."""
+        """The API server's URL."""
         return f"https://{self.address}:{self.port}"
 
 
 def cache_folder(environment: Mapping[str, str], home: Path) -> Path:
-    """Where binaries are kept: `$EXCLAVE_PEERS`, or ~/.cache/exclave/peers."""
+    """The folder of the binaries: `$EXCLAVE_PEERS`, or ~/.cache/exclave/peers."""
     named = environment.get("EXCLAVE_PEERS")
     return Path(named) if named else home / ".cache" / "exclave" / "peers"
 
 
 def binaries_in(cache: Path, release: str) -> Binaries:
-    """Where the programs of a release are expected."""
+    """The paths of a release's programs, built or not."""
     folder = cache / RELEASES[release]
     return Binaries(cache / "etcd", folder / "kube-apiserver", folder / "kube-controller-manager")
 
 
 def etcd_command(binaries: Binaries, layout: Layout) -> list[str]:
-    """One member, without waiting for the disk: nothing here is kept."""
+    """One member, which does not wait for the disk: its data is dropped at the end."""
     here, there = f"http://127.0.0.1:{layout.etcd_port}", f"http://127.0.0.1:{layout.peer_port}"
     return [
         str(binaries.etcd), f"--data-dir={layout.folder}/etcd", "--unsafe-no-fsync",
@@ -73,7 +72,7 @@ def etcd_command(binaries: Binaries, layout: Layout) -> list[str]:
 
 
 def apiserver_command(binaries: Binaries, layout: Layout) -> list[str]:
-    """With the files that `kubernetes.write_keys` writes."""
+    """With the files of `kubernetes.write_keys`."""
     folder = layout.folder
     return [
         str(binaries.apiserver),
@@ -91,7 +90,7 @@ def apiserver_command(binaries: Binaries, layout: Layout) -> list[str]:
 
 
 def controllers_command(binaries: Binaries, folder: Path) -> list[str]:
-    """What collects garbage, empties namespaces and makes their default accounts."""
+    """Garbage collection, deletion of namespaces, and their default accounts."""
     return [
         str(binaries.controller_manager),
         f"--kubeconfig={folder}/kubeconfig",
@@ -103,7 +102,7 @@ def controllers_command(binaries: Binaries, folder: Path) -> list[str]:
 
 
 def kubeconfig(url: str, ca: str, token: str) -> dict[str, Any]:
-    """As kubectl reads it; JSON is YAML."""
+    """A kubeconfig as a tree; kubectl reads it as JSON, too."""
     encoded = base64.b64encode(ca.encode()).decode()
     return {
         "apiVersion": "v1",

@@ -1,8 +1,8 @@
-"""What a cluster with Linkerd holds, as objects for the demo's API server. Pure.
+"""The objects of a cluster with Linkerd, for the demo's API server. Pure.
 
 Names, keys and shapes are those of Linkerd's chart: ConfigMaps `linkerd-config` and `linkerd-identity-trust-roots`,
-headless Services with EndpointSlices, a meshed pod with the injector's label. Addresses: pods and Services lie in
-the cluster's networks, the virtual machine does not.
+headless Services with EndpointSlices, a meshed pod with the injector's label. Pods and Services have addresses in the
+cluster's networks, the VM has not.
 """
 
 import base64
@@ -43,7 +43,7 @@ POD_SERVICE = "10.96.0.90"
 
 @dataclass(frozen=True)
 class MeshKeys:
-    """PEM texts: the trust anchor, and the issuer that exclave signs with."""
+    """PEM texts: the trust anchor, and exclave's issuer."""
 
     anchor: str
     issuer: str
@@ -54,7 +54,7 @@ class MeshKeys:
 
 
 def mesh_requests(keys: MeshKeys) -> list[Request]:
-    """Everything that Linkerd, and an application with one meshed pod, have put into the cluster."""
+    """Linkerd's namespaces, configuration and Services, and exclave's issuer."""
     return [
         *(create(NAMESPACES, None, {"metadata": {"name": name}}) for name in (LINKERD, "kube-system", "exclave")),
         _config(),
@@ -79,11 +79,11 @@ def mesh_requests(keys: MeshKeys) -> list[Request]:
 
 
 def application_requests() -> list[Request]:
-    """A meshed pod in the group's namespace, and Services for it and for the group's machines."""
+    """A meshed pod in the group's namespace, and Services for it and for the group."""
     return [
         create(SERVICE_ACCOUNTS, NAMESPACE, {"metadata": {"name": POD_NAME}}),
         create(PODS, NAMESPACE, _pod()),
-        # The API server takes a status by its subresource alone.
+        # The API server accepts a status only by its subresource.
         patch(PODS, NAMESPACE, POD_NAME, {"status": _POD_STATUS}, subresource="status"),
         _service(POD_NAME, POD_SERVICE, POD_PORT),
         _service(GROUP, GROUP_SERVICE, GROUP_PORT),
@@ -102,7 +102,7 @@ def group_spec(certificate_lifetime: str) -> dict[str, Any]:
 
 
 def _config() -> Request:
-    # JSON is YAML: the controller reads it as it reads the chart's text.
+    # JSON is YAML: the controller parses it as the chart's text.
     values = {
         "clusterDomain": CLUSTER_DOMAIN,
         "identityTrustDomain": TRUST_DOMAIN,

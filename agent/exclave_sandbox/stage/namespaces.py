@@ -1,8 +1,8 @@
-"""Machines made of namespaces: network, mounts, host name and processes of their own, joined by a bridge.
+"""Machines made of namespaces: each has its own network, mounts, host name and processes; a bridge connects them.
 
-Rules: nothing of the host's is touched; no names below /run/netns, since each machine is held by one process that
-reads a pipe from us: when we end, however we end, the pipe ends, the holder ends, and with it (being process 1 of its
-machine) every process, link and rule in it. A machine sees the host's files, but its mounts are its own.
+Rules: nothing of the host is changed. A machine is held by its process 1, which reads a pipe from this process. When
+this process ends in any way, the pipe ends, process 1 ends, and with it every process, link and rule of the machine. A
+machine has the host's files, and mounts of its own.
 """
 
 import os
@@ -40,7 +40,7 @@ _HOLDER = (*_NAMESPACES, sys.executable, "-I", "-S", "-c", _PROCESS_1)
 
 
 class MachineError(Exception):
-    """A command that sets up a machine failed; the text is the command's own."""
+    """A command on a machine failed; the text is the command's error output."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Machine:
         return await run_command(self.command(*arguments), stdin=stdin, timeout=timeout)
 
     async def must(self, *arguments: str) -> bytes:
-        """Run a program that has to succeed, and return its output. Raises MachineError."""
+        """Run a program that must succeed, and return its output. Raises MachineError."""
         return await _must(self.command(*arguments))
 
     async def add_address(self, address: str, link: str = UPLINK) -> None:
@@ -71,13 +71,13 @@ class Machine:
         await self.must("ip", "route", "add", network, "dev", link)
 
     async def share(self, source: Path, target: Path) -> None:
-        """Show a folder of the host at another path, inside only: so that every user of the machine may reach it."""
+        """Mount a folder of the host at another path of this machine, where every user may reach it."""
         await self.must("mount", "--bind", str(source), str(target))
 
 
 @dataclass
 class Network:
-    """Machines on one bridge, which stands in a machine of its own."""
+    """Machines on one bridge, which is in a machine of its own."""
 
     switch: Machine
     scratch: Path
@@ -94,7 +94,7 @@ class Network:
         return machine
 
     async def join(self, *addresses: str) -> None:
-        """Make the calling process's network namespace a machine, too. Raises MachineError if it may be the host's."""
+        """Connect the calling process's network namespace. Raises MachineError if it may be the host's."""
         links = [name for _, name in socket.if_nameindex() if name != "lo"]
         if links:
             raise MachineError(f"this network namespace has links of its own ({', '.join(links)}) and stays untouched")
@@ -153,7 +153,7 @@ def _hold(name: str) -> tuple[Machine, subprocess.Popen[bytes]]:
 
 
 def _release(holders: "list[subprocess.Popen[bytes]]") -> None:
-    """End machines, all at once: end of file to each process 1, which takes everything in its machine along."""
+    """End all machines at once, by the end of file for each process 1."""
     for holder in holders:
         assert holder.stdin is not None
         holder.stdin.close()

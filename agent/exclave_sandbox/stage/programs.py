@@ -1,4 +1,4 @@
-"""Programs of the demo: started in machines, their output in files, ended with the block that opened them."""
+"""Programs of the demo: started in machines, with their output in files, and ended with their block."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def module(name: str, *arguments: str) -> list[str]:
 
 @dataclass
 class StageProgram:
-    """A program that was started. `inside` are the words that put it into its machine, if any."""
+    """A started program. `in_machine`: it runs below nsenter."""
 
     started: subprocess.Popen[bytes]
     log: Path
@@ -34,7 +34,7 @@ class StageProgram:
 
     @property
     def pid(self) -> int:
-        """Its process as the host sees it: below nsenter, if it is in a machine."""
+        """Its process id on the host; below nsenter, if it is in a machine."""
         if not self.in_machine:
             return self.started.pid
         children = psutil.Process(self.started.pid).children()
@@ -58,7 +58,7 @@ class StageProgram:
         return self.started.wait()
 
     async def end(self) -> int:
-        """Ask it to end, insist after a while; its exit status."""
+        """Send SIGTERM, and SIGKILL after GOODBYE seconds; its exit status."""
         self.send(signal.SIGTERM)
         with trio.move_on_after(GOODBYE):
             return await self.wait()
@@ -118,7 +118,7 @@ class Traffic:
         self._answers = started.stdout
 
     async def end(self) -> bytes:
-        """End it after the requests under way; its figures, one JSON line."""
+        """End it after its requests under way; its figures, one JSON line."""
         await self._commands.aclose()
         answer = b""
         async for piece in self._answers:
@@ -129,7 +129,7 @@ class Traffic:
 
 @asynccontextmanager
 async def open_traffic(arguments: Sequence[str]) -> AsyncIterator[Traffic]:
-    """Have steady traffic while open."""
+    """Run a traffic generator while open."""
     started = await trio.lowlevel.open_process(
         list(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )

@@ -1,9 +1,8 @@
-"""The demo's stage: a cluster with Linkerd, a meshed pod, and a virtual machine, each a machine of namespaces.
+"""The demo's stage: a cluster with Linkerd, a meshed pod, and a VM, each a machine of namespaces.
 
-The process that opens the stage is the cluster's machine: it runs in a network namespace of its own, serves the API
-itself or runs a real Kubernetes for it, and runs the real controller and the stand-in destination controller as
-programs. The pod has a stand-in proxy with the rules that Linkerd's init container would make. The virtual machine has
-an application and nothing else.
+The process that opens the stage is the cluster's machine, in a network namespace of its own. It serves the API or runs
+a real Kubernetes, and runs the real controller and the stand-in destination controller as programs. The pod has a
+stand-in proxy and the rules of Linkerd's init container, the VM an application and nothing else.
 """
 
 import shutil
@@ -60,12 +59,12 @@ table ip linkerd {{
     }}
 }}
 """
-"""What Linkerd's init container does, in nftables."""
+"""The rules of Linkerd's init container, in nftables."""
 
 
 @dataclass
 class DemoStage:
-    """Everything that stands. `admin` may do everything."""
+    """The machines and their programs. `admin` may do everything in the cluster."""
 
     network: Network
     api: ApiServer | Kubernetes
@@ -85,13 +84,13 @@ class DemoStage:
         self.controller = _start_controller(self.scratch)
 
     def open_client(self, token: str) -> AbstractAsyncContextManager[Cluster]:
-        """Speak to the API server as whoever has this token."""
+        """A client of the API server with this token."""
         return open_cluster(self.access, lambda: token)
 
 
 @asynccontextmanager
 async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None) -> AsyncIterator[DemoStage]:
-    """Build it all, in a network namespace that must be ours already; `binaries` are those of a real Kubernetes.
+    """Build all of it, in a network namespace without links; `binaries`: run this real Kubernetes.
 
     Raises MachineError, HostError, UnexpectedError.
     """
@@ -137,13 +136,13 @@ async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> 
         *(create(one.resource, one.namespace, one.body) for one in placed),
         *mesh.application_requests(),
     ):
-        await _have(admin, request)
+        await _create(admin, request)
     granted = await admin.send(create_token("exclave", CONTROLLER, 86400))
     write_atomic(scratch / "controller.token", granted["status"]["token"].encode())
     _make_pod_identity(scratch / "pod", anchor.pem, issuer.pem, make_leaf(issuer, _pod_names()))
 
 
-async def _have(admin: Cluster, request: Request) -> None:
+async def _create(admin: Cluster, request: Request) -> None:
     try:
         await admin.send(request)
     except ApiRefusal as refusal:
@@ -206,7 +205,7 @@ def _pod_environment(folder: Path) -> dict[str, str]:
 
 
 async def share_stand_in(scratch: Path, *machines: Machine) -> Path:
-    """Make the stand-in proxy runnable by any user of the machines, wherever this checkout lies; its path."""
+    """Make the stand-in proxy executable for any user of the machines, wherever this checkout is; its path."""
     folders = sorted({Path(package.__file__ or "").resolve().parents[1] for package in _PACKAGES})
     shared = [scratch / f"packages-{number}" for number in range(len(folders))]
     for target in shared:

@@ -1,7 +1,6 @@
-"""The demo's virtual machine: an application, an agent with a configuration of its own, and what can be asked of both.
+"""The demo's VM: an application, an agent with its own configuration, and reads of their state.
 
-Everything that the agent would keep below /etc, /var/lib and /run stands in one folder, so that two looks at the
-machine can be compared whole.
+The agent's files below /etc, /var/lib and /run are in one folder, so that two snapshots can be compared.
 """
 
 import json
@@ -41,7 +40,7 @@ drain = "2s"
 
 @dataclass
 class VirtualMachine:
-    """The virtual machine. `folder` stands for the parts of a file system that the agent touches."""
+    """The VM. `folder` has the agent's parts of a file system."""
 
     machine: Machine
     folder: Path
@@ -64,7 +63,7 @@ class VirtualMachine:
         return self.agent
 
     async def kill_agent(self) -> None:
-        """End the agent as a crash would."""
+        """End the agent by SIGKILL, as a crash would."""
         assert self.agent is not None
         self.agent.send(signal.SIGKILL)
         await self.agent.wait()
@@ -75,7 +74,7 @@ class VirtualMachine:
         return await self.machine.run(*command, stdin=stdin, timeout=timeout)
 
     async def status(self) -> dict[str, Any]:
-        """What the agent says of itself; empty while none answers."""
+        """The agent's status; empty while no agent answers."""
         try:
             return await trio.to_thread.run_sync(query_agent, self.runtime, "status")
         except NoAgent:
@@ -105,7 +104,7 @@ class VirtualMachine:
 
 
 async def read_url(machine: Machine | None, url: str) -> bytes:
-    """Read a URL from a machine, or from this one, with a plain program that knows nothing of meshes."""
+    """The body at a URL, read on a machine or on this one (None) by a plain HTTP client."""
     ask = "import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1], timeout=5).read())"
     command = [sys.executable, "-I", "-c", ask, url]
     done = await run_command(command if machine is None else machine.command(*command))
@@ -115,7 +114,7 @@ async def read_url(machine: Machine | None, url: str) -> bytes:
 
 
 async def fetch(machine: Machine | None, url: str) -> dict[str, Any]:
-    """What the application at a URL answers to a machine."""
+    """The JSON that the application at a URL answers to a machine."""
     answer: dict[str, Any] = json.loads(await read_url(machine, url))
     return answer
 

@@ -1,8 +1,8 @@
 """The admin server of the stand-in proxy: `/ready`, `/live`, `/metrics`, as linkerd2-proxy answers them.
 
-Rules: ready means that there is a certificate and that the listeners listen. TLS for the proxy's own name is ended, and
-then the policy decides, request by request. Names and labels of metrics are linkerd2-proxy's; there are as many as the
-demo and the tests read.
+Rules: ready means that there is a certificate and that the listeners listen. TLS for the proxy's own name is
+terminated; then the policy decides on each request. Names and labels of metrics are linkerd2-proxy's; only those exist
+that the demo and the tests read.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ class Counts:
 
     @contextmanager
     def open(self, name: str, labels: Labels) -> Iterator[None]:
-        """Count something for as long as it is open."""
+        """Add one while open."""
         self._counters[name, labels] += 1
         try:
             yield
@@ -38,11 +38,11 @@ class Counts:
             self._counters[name, labels] -= 1
 
     def add(self, name: str, labels: Labels) -> None:
-        """Count one."""
+        """Add one."""
         self._counters[name, labels] += 1
 
     def set(self, name: str, labels: Labels, value: int) -> None:
-        """Say what a gauge stands at."""
+        """Set a gauge."""
         self._counters[name, labels] = value
 
     def render(self) -> list[str]:
@@ -55,7 +55,7 @@ class Counts:
 
 
 class Admin:
-    """What the admin server tells, and whom. `arrived`: ports whose policies have come."""
+    """The admin server. `arrived`: the ports whose policies have arrived."""
 
     def __init__(self, settings: StandinSettings, tls: Tls, counts: Counts) -> None:
         self._settings = settings

@@ -1,11 +1,10 @@
-"""Connections through the stand-in proxy: what the kernel redirected here, on its way.
+"""Connections through the stand-in proxy: from the kernel's redirect to their destination.
 
-Rules inbound: only for this machine's own addresses; TLS for our name is ended here, other TLS passes as bytes; a
-connection to the proxy's own port carries opaque traffic and says in its header for which port. The policy decides,
-then the original destination is dialled: an application that listens on 127.0.0.1 only is not reached.
-Rules outbound: a destination in the mesh's networks is looked up; a peer of the mesh is spoken to in TLS and must be
-who the lookup says; opaque traffic goes to its proxy's port with a header; everything else passes as it is.
-HTTP is routed request by request, other protocols by connection.
+Inbound: only for this machine's own addresses. TLS for the proxy's name is terminated, other TLS passes as bytes. A
+connection to the proxy's own port is opaque traffic, with its port in a header. The policy decides, then the original
+destination is dialled, so an application on 127.0.0.1 alone is not reached.
+Outbound: a destination in the mesh's networks is looked up. A meshed peer is reached by TLS and must have the looked-up
+identity; opaque traffic goes to its proxy's port; all else passes as it is. HTTP is routed request by request.
 """
 
 import logging
@@ -40,11 +39,11 @@ NOT_MESHED: Labels = (("tls", "no_identity"), ("no_tls_reason", "not_provided_by
 
 
 class NotForwarded(Exception):
-    """A connection that goes no further, and why."""
+    """A connection that is not forwarded, and the reason."""
 
 
 class Forwarder:
-    """Carries connections. One per proxy."""
+    """Forwards connections. One per proxy."""
 
     def __init__(self, settings: StandinSettings, tls: Tls, lookups: LookupCache, counts: Counts, drain: Drain) -> None:
         self._settings = settings
@@ -54,20 +53,20 @@ class Forwarder:
         self._drain = drain
 
     async def accept_inbound(self, stream: trio.SocketStream) -> None:
-        """Carry a connection that came from outside."""
-        await self._guard(stream, self._inbound, "inbound")
+        """Forward a connection from outside."""
+        await self._forward(stream, self._inbound, "inbound")
 
     async def accept_outbound(self, stream: trio.SocketStream) -> None:
-        """Carry a connection of a local program."""
-        await self._guard(stream, self._outbound, "outbound")
+        """Forward a connection of a local program."""
+        await self._forward(stream, self._outbound, "outbound")
 
-    async def _guard(
+    async def _forward(
         self,
         stream: trio.SocketStream,
         forward: Callable[[trio.SocketStream, Address], Awaitable[None]],
         direction: str,
     ) -> None:
-        """Whatever goes wrong with a connection ends that connection only."""
+        """A failure ends its own connection only."""
         own = stream.socket.getsockname()[:2]
         destination = original_destination(stream) or (own[0], own[1])
         target = ("target_addr", f"{destination[0]}:{destination[1]}")
@@ -88,7 +87,7 @@ class Forwarder:
         host, port = destination
         if self._settings.inbound_ips and host not in self._settings.inbound_ips:
             raise NotForwarded(f"{host} is none of this machine's addresses")
-        # TLS for another name is the application's own, and passes.
+        # TLS for another name belongs to the application, and passes.
         stream, client_id, has_header = await self._tls.accept_for(PeekedStream(accepted), self._settings.server_name)
         is_opaque = self._settings.is_opaque(port)
         if port == INBOUND_PORT:
@@ -147,7 +146,7 @@ class Forwarder:
         return await self._lookups.find(destination)
 
     async def _reach(self, endpoint: Endpoint | None, destination: Address) -> trio.abc.Stream:
-        """A stream to an endpoint, or to the destination itself if it is nobody's of the mesh."""
+        """A stream to an endpoint, or to the destination itself if that is not in the mesh (None)."""
         if endpoint is None:
             return await connect(destination)
         if endpoint.identity is None or endpoint.server_name is None:

@@ -1,9 +1,8 @@
 """HTTP/1.1 through the stand-in proxy, request by request.
 
-Rules: each request is routed anew, so that an endpoint that was withdrawn gets no more requests however long its
-clients keep their connections; a connection to an endpoint is used again while requests go there. One that turns out to
-be closed when it is used again costs nobody a request: if nothing was answered and there was no body, it is sent once
-more. When the proxy drains, idle connections end and answers say `Connection: close`. Upgrades are not passed on.
+Rules: each request is routed anew, so a withdrawn endpoint gets no more requests, however long its clients' connections
+last. A connection to an endpoint is reused. If a reused one turns out to be closed, a request without a body is sent
+once more. While the proxy drains, idle connections end and answers have `Connection: close`. Upgrades are dropped.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,7 +19,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Unroutable(Exception):
-    """A request that goes nowhere: the status that the client gets, and why."""
+    """A request without a route: the status for the client, and the reason."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -29,7 +28,7 @@ class Unroutable(Exception):
 
 @dataclass(frozen=True)
 class RequestRoute:
-    """Where a request goes. Routes with equal keys may share a connection; `client_id` is told to the application."""
+    """The route of a request. Equal routes may share a connection; `client_id` is passed to the application."""
 
     key: object
     connect: Callable[[], Awaitable[trio.abc.Stream]] = field(compare=False)
@@ -41,7 +40,7 @@ Choose = Callable[[], Awaitable[RequestRoute]]
 """Finds the route of the next request. Raises Unroutable."""
 
 Count = Callable[[int], None]
-"""Told the status of each answer."""
+"""Called with the status of each answer."""
 
 
 @dataclass
@@ -141,7 +140,7 @@ class HttpRelay:
             try:
                 await _send(upstream.http, upstream.stream, event)
             except BROKEN:
-                return  # whoever waits for the answer tells
+                return  # the read of the answer fails, too, and reports it
             if isinstance(event, h11.EndOfMessage):
                 return
 
@@ -189,12 +188,12 @@ class HttpRelay:
 
 
 def _edited(headers: h11._headers.Headers, route: RequestRoute) -> Headers:
-    """Headers as they are passed on: nobody but the proxy says who the client is."""
+    """Headers as they are passed on. Only the proxy may set the client's identity."""
     dropped = _HOP_BY_HOP | ({b"l5d-client-id"} if route.sets_client_id else set())
-    kept = [(name, value) for name, value in headers.raw_items() if name.lower() not in dropped]
+    passed = [(name, value) for name, value in headers.raw_items() if name.lower() not in dropped]
     if route.sets_client_id and route.client_id is not None:
-        kept.append((b"l5d-client-id", route.client_id.encode()))
-    return kept
+        passed.append((b"l5d-client-id", route.client_id.encode()))
+    return passed
 
 
 async def _next(http: h11.Connection, stream: trio.abc.Stream) -> h11.Event:

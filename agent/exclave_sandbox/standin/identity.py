@@ -1,8 +1,8 @@
-"""Where the stand-in proxy gets its certificate: the Workload API, or a folder for pods.
+"""The source of the stand-in proxy's certificate: the Workload API, or a folder for pods.
 
-Rules: the Workload API's stream brings a certificate at once and one at each rotation; a stream that ends or breaks is
-opened again after 0.1 to 1 s, as linkerd2-proxy does, and the certificate that it brought serves on. Written from the
-wire up, and with no code of the server's, so that two readings of the protocol have to agree.
+Rules: the Workload API's stream has a certificate at once and one at each rotation. A stream that ends is opened again
+after 0.1 to 1 s, as linkerd2-proxy does, and its last certificate stays in use. No code is shared with the server, so
+that two implementations of the protocol have to agree.
 Sources: SPIFFE Workload API (FetchX509SVID), gRPC over HTTP/2 (length-prefixed messages, status in trailers).
 """
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 RECONNECT = Backoff(first=0.1, most=1.0, jitter=0.0)
 REREAD = 1.0
-"""Seconds between looks into the folder."""
+"""Seconds between two reads of the folder."""
 
 _HEADERS = [
     (":method", "POST"),
@@ -43,7 +43,7 @@ _BREAKS = (OSError, EOFError, ValueError, trio.BrokenResourceError, h2.exception
 
 
 async def follow_workload_api(path: str, spiffe_id: str, tls: Tls, certified: trio.Event) -> NoReturn:
-    """Take each certificate for `spiffe_id` that the Workload API at the unix socket `path` brings, for ever."""
+    """Load each certificate for `spiffe_id` that the Workload API at the unix socket `path` sends, for ever."""
     attempt = 0
     while True:
         try:
@@ -60,16 +60,16 @@ async def follow_workload_api(path: str, spiffe_id: str, tls: Tls, certified: tr
 
 
 async def follow_folder(folder: Path, tls: Tls, certified: trio.Event) -> NoReturn:
-    """Take key.pem and chain.pem of a folder, and again whenever either changes, for ever."""
-    known = (b"", b"")
+    """Load key.pem and chain.pem of a folder, and again whenever either changes, for ever."""
+    loaded = (b"", b"")
     while True:
         try:
             found = (folder / "chain.pem").read_bytes(), (folder / "key.pem").read_bytes()
-            if found != known:
-                known = found
+            if found != loaded:
+                loaded = found
                 tls.load(_read_pair(*found))
                 certified.set()
-        except (OSError, ValueError) as problem:  # half written: a later look finds the rest
+        except (OSError, ValueError) as problem:  # half written: the next read finds the rest
             log.warning("%s: %s", folder, problem)
         await trio.sleep(REREAD)
 
@@ -112,7 +112,7 @@ def _text(value: str | bytes) -> str:
 
 
 def split_messages(received: bytes) -> Iterator[bytes]:
-    """The whole messages in what a gRPC stream brought, and last what belongs to the next one."""
+    """The whole messages in received bytes of a gRPC stream, and last the begun one."""
     while len(received) >= 5:
         size: int = struct.unpack_from(">I", received, 1)[0]
         if len(received) < 5 + size:
@@ -133,7 +133,7 @@ def read_svids(message: bytes) -> dict[str, ProxyCertificate]:
 
 
 def split_certificates(concatenated: bytes) -> Iterator[bytes]:
-    """The certificates of a DER concatenation: each says its own length (X.690, 8.1.3)."""
+    """The certificates of a DER concatenation: each begins with its length (X.690, 8.1.3)."""
     while concatenated:
         if concatenated[0] != 0x30 or len(concatenated) < 4 or concatenated[1] != 0x82:
             raise ValueError("a certificate in DER was expected")

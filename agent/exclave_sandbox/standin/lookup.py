@@ -1,9 +1,8 @@
-"""Whom a destination belongs to: lookups at the stand-in destination controller, and names for it.
+"""Lookups of destinations at the stand-in destination controller, and of that controller's address.
 
-Rules: an answer is used for half a second, then asked for again; while the controller is away, what was in use within
-the last idle timeout goes on as it is, and anything else waits for it, for ever: linkerd2-proxy does the same with its
-streams. Names are looked up as linkerd2-proxy does: SRV first, then A and AAAA, at the server of /etc/resolv.conf,
-which is read once.
+Rules: an answer is used for half a second, then asked for again. While the controller is away, an answer that was used
+within the idle timeout stays in use, and any other destination waits for the controller, for ever: linkerd2-proxy does
+the same. Names: SRV first, then A and AAAA, at the name servers of /etc/resolv.conf, which is read once.
 """
 
 import json
@@ -47,7 +46,7 @@ class Away(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where connections go; `identity` is who must answer there, None if it is not in the mesh."""
+    """The target of connections; `identity` is the one that must answer, None outside of the mesh."""
 
     address: str
     port: int
@@ -64,9 +63,9 @@ class _CachedEndpoint:
 
 
 class LookupCache:
-    """Asks, and remembers. `remember` is seconds that an unused answer survives.
+    """Asks the controller, and caches its answers. `remember` is the seconds that an unused answer is cached.
 
-    `is_away`: the controller is cached to be away, so that what is cached is used without asking.
+    `is_away`: the controller is away, so cached answers are used without asking.
     """
 
     def __init__(self, find_server: "Resolver", remember: float, clock: Callable[[], float]) -> None:
@@ -77,7 +76,7 @@ class LookupCache:
         self._cache: dict[Address, _CachedEndpoint] = {}
 
     async def find(self, destination: Address) -> Endpoint | None:
-        """The endpoint for a destination, None if it is none of the mesh's business. Raises NoEndpoint."""
+        """The endpoint for a destination, None if that is not in the mesh. Raises NoEndpoint."""
         cached = self._recall(destination)
         if cached is not None and (self.is_away or self._clock() - cached.fetched < FRESH):
             return cached.endpoint
@@ -94,7 +93,7 @@ class LookupCache:
                     raise
             except Away as problem:
                 if cached is not None:
-                    cached.fetched = self._clock()  # asked again after FRESH, not by every connection
+                    cached.fetched = self._clock()  # ask again after FRESH, not for every connection
                     return cached.endpoint
                 log.debug("destination controller: %s", problem)
             await trio.sleep(RETRY)
@@ -125,7 +124,7 @@ class LookupCache:
 
 
 def read_endpoint(tree: dict[str, Any]) -> Endpoint:
-    """An endpoint as the destination controller writes it. Raises KeyError."""
+    """An endpoint of the destination controller's JSON. Raises KeyError."""
     return Endpoint(tree["address"], int(tree["port"]), tree["identity"], tree["serverName"], bool(tree["opaque"]))
 
 

@@ -1,11 +1,10 @@
 """A stand-in for linkerd2-proxy, for the demo and the tests: `python -m exclave_sandbox.standin.main`.
 
-It takes linkerd2-proxy's environment, gets its certificate from the Workload API, finds original destinations as the
-real one does, speaks mutual TLS under the same names, and drains on SIGTERM. It is not the real one: HTTP/1.1 and bytes
-only, the destination controller is a look-up over HTTP, the policy controller one whose answer is not used, nothing is
-balanced or retried.
-Rules: it greets first, so that an empty environment shows its version and nothing else happens, status 64; it serves
-once it has a certificate; told to end, it stops accepting and waits for what is under way, up to its grace period.
+Like the real one: its environment, its certificate from the Workload API, original destinations, mutual TLS under the
+same names, draining on SIGTERM. Unlike it: HTTP/1.1 and bytes only, no balancing, no retries; the controllers are
+look-ups over HTTP, and the policy's content is not used.
+Rules: it prints its version first, and with an empty environment ends then, with status 64. It serves once it has a
+certificate. At SIGTERM it stops accepting, and waits for open connections up to its grace period.
 """
 
 import logging
@@ -18,11 +17,10 @@ from functools import partial
 import trio
 
 from exclave_sandbox.standin.admin import Admin, Counts
-from exclave_sandbox.standin.control import watch_controller
+from exclave_sandbox.standin.controllers import ask_for_policies, watch_controller
 from exclave_sandbox.standin.forward import Forwarder
 from exclave_sandbox.standin.identity import follow_folder, follow_workload_api
 from exclave_sandbox.standin.lookup import LookupCache, Resolver, read_resolv_conf
-from exclave_sandbox.standin.policies import ask_for_policies
 from exclave_sandbox.standin.settings import StandinSettings, read_environment
 from exclave_sandbox.standin.stream import Drain
 from exclave_sandbox.standin.tls import Tls
@@ -64,7 +62,7 @@ async def run(settings: StandinSettings) -> None:
 async def _accept(
     settings: StandinSettings, forwarder: Forwarder, admin: Admin, certified: trio.Event, connections: trio.Nursery
 ) -> None:
-    """Accept connections once there is a certificate. They run in a nursery that outlives the listeners."""
+    """Accept connections once certified. They run in a nursery that outlives the listeners."""
     await certified.wait()
     async with trio.open_nursery() as nursery:
         for (host, port), accept in (
@@ -85,7 +83,7 @@ async def _drain_on_signal(signals: AsyncIterator[int], drain: Drain) -> None:
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
-    """Greet, read the environment, be the proxy; the exit code."""
+    """Print the version, read the environment, be the proxy; the exit code."""
     sys.stdout.write(GREETING + "\n")
     sys.stdout.flush()
     try:

@@ -1,8 +1,8 @@
-"""Who may reach the application, and the admin server: linkerd2-proxy's default inbound policies. Pure.
+"""linkerd2-proxy's default inbound policies, for the application and for the admin server. Pure.
 
-Rules: the default holds until a policy controller has answered, and the stand-in's answers with that same default. What
-an answer brings besides: this machine's loopback addresses may always come. `deny` knows no routes before that, so that
-the admin server answers 404 to everybody, and is an ordinary policy that lets nobody in afterwards: 403.
+Rules: the default policy holds before and after the policy controller's answer, which here is the same default. After
+the answer this machine's loopback addresses are always allowed. `deny` has no routes before the answer, so the admin
+server answers 404 to every client; afterwards it denies with 403.
 Sources: linkerd2-proxy: linkerd/app/inbound/src/policy.rs, policy/defaults.rs, linkerd/proxy/server-policy/src/lib.rs.
 """
 
@@ -16,7 +16,7 @@ LOOPBACK = ("127.0.0.1", "::1")
 
 
 def is_permitted(policy: str, networks: Sequence[Network], peer: str, client_id: str | None) -> bool:
-    """Whether a connection from `peer` (an IP) may go on; `client_id` is who TLS says it is, None for plaintext."""
+    """Whether a connection from `peer` (an IP) is allowed; `client_id` is its identity by TLS, None for plaintext."""
     if policy == "deny":
         return False
     if policy.startswith("cluster-") and not any(ip_address(peer) in network for network in networks):
@@ -27,7 +27,7 @@ def is_permitted(policy: str, networks: Sequence[Network], peer: str, client_id:
 def refusal_of_admin(
     policy: str, networks: Sequence[Network], peer: str, client_id: str | None, *, has_arrived: bool
 ) -> int | None:
-    """The status that the admin server refuses a request with; None if it answers."""
+    """The status of the admin server's refusal; None if the request is allowed."""
     if has_arrived and peer in LOOPBACK:
         return None
     if policy == "deny" and not has_arrived:

@@ -1,8 +1,7 @@
-"""What the stand-in proxy is told: linkerd2-proxy's environment, as far as the stand-in understands it. Pure.
+"""The stand-in proxy's settings: those of linkerd2-proxy's environment variables that it uses. Pure.
 
-Rules: names and formats are linkerd2-proxy's (`linkerd/app/src/env.rs`); what it would refuse to start with is refused
-here too. One variable is the stand-in's own: EXCLAVE_STANDIN_IDENTITY_DIR names a folder with key.pem and chain.pem,
-for pods, whose identity would come from linkerd-identity.
+Rules: names, formats and refusals are linkerd2-proxy's (`linkerd/app/src/env.rs`). One variable is the stand-in's own:
+EXCLAVE_STANDIN_IDENTITY_DIR names a folder with key.pem and chain.pem, for pods, in place of linkerd-identity.
 """
 
 from collections.abc import Mapping
@@ -54,12 +53,12 @@ class StandinSettings:
     grace: float
 
     def is_opaque(self, port: int) -> bool:
-        """Whether nobody looks for HTTP in connections to this port."""
+        """Whether protocol detection is off for this port."""
         return any(first <= port <= last for first, last in self.opaque_ports)
 
 
 def read_environment(environment: Mapping[str, str]) -> StandinSettings:
-    """Read the variables. Raises ValueError naming the one that is missing or wrong."""
+    """Parse the variables. Raises ValueError naming the one that is missing or wrong."""
     reader = _Reader(environment)
     local_name = environment.get(f"{PREFIX}IDENTITY_LOCAL_NAME")
     folder = environment.get(IDENTITY_DIR)

@@ -1,7 +1,7 @@
-"""Streams of the stand-in proxy: looking at first bytes without losing them, and carrying bytes both ways.
+"""Streams of the stand-in proxy: peeking at first bytes, relaying bytes both ways, and draining.
 
-Rules: who has said all may still listen: the end of one direction is passed on where the other side can be told (TLS
-cannot, in trio), and the other direction goes on for a while. A connection that draining finds idle ends at once.
+Rules: the end of one direction is passed on where the stream can do so (TLS cannot, in trio), and the other direction
+goes on for a while. An idle connection ends as soon as draining begins.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from exclave_sandbox.standin.wire import is_http1, may_be_http1, read_original
 PIECE = 65536
 
 DETECTION = 10.0
-"""Seconds to wait for first bytes before a connection counts as one whose server speaks first, as linkerd2-proxy."""
+"""Seconds to wait for the client's first bytes; then the server speaks first. As linkerd2-proxy."""
 
 AFTERMATH = 30.0
-"""Seconds that one direction goes on after the other has ended and could not say so."""
+"""Seconds that one direction goes on after an end of the other that could not be passed on."""
 
 CONNECT = 3.0
 """Seconds to connect."""
@@ -27,11 +27,11 @@ CONNECT = 3.0
 SO_ORIGINAL_DST = 80
 
 BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
-"""What a connection may end with, on either side."""
+"""Errors of a connection, on either side."""
 
 
 class PeekedStream(trio.abc.Stream):
-    """A stream whose first bytes have been looked at, and are read again."""
+    """A stream whose peeked bytes are read again."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -39,7 +39,7 @@ class PeekedStream(trio.abc.Stream):
         self._ended = False
 
     async def peek(self, least: int) -> bytes:
-        """Wait for at least this many bytes, or the end, or DETECTION seconds; what there is, unread."""
+        """Wait for at least this many bytes, the end, or DETECTION seconds; the bytes so far, which stay unread."""
         with trio.move_on_after(DETECTION):
             while len(self._first) < least and not self._ended:
                 received = await self._stream.receive_some(PIECE)
@@ -48,11 +48,11 @@ class PeekedStream(trio.abc.Stream):
         return self._first
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Bytes, first of all those looked at."""
+        """Bytes, beginning with the peeked ones."""
         if self._first:
             size = len(self._first) if max_bytes is None else max_bytes
-            certified, self._first = self._first[:size], self._first[size:]
-            return certified
+            peeked, self._first = self._first[:size], self._first[size:]
+            return peeked
         return b"" if self._ended else bytes(await self._stream.receive_some(max_bytes))
 
     async def receive_exactly(self, size: int) -> bytes:
@@ -74,7 +74,7 @@ class PeekedStream(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> bool:
-        """Say that nothing follows; False if this stream cannot."""
+        """End the sending side; False if this stream cannot."""
         return await send_eof(self._stream)
 
     async def aclose(self) -> None:
@@ -83,18 +83,18 @@ class PeekedStream(trio.abc.Stream):
 
 
 async def speaks_http1(stream: PeekedStream) -> bool:
-    """Look at first bytes until they tell whether this is HTTP/1."""
+    """Whether this is HTTP/1, by peeking at as many bytes as that needs."""
     start = b""
     while may_be_http1(start):
         longer = await stream.peek(len(start) + 1)
         if longer == start:
-            break  # its end, or its client waits for the server to speak
+            break  # its end, or its client waits for the server
         start = longer
     return is_http1(start)
 
 
 class Drain:
-    """Counts what is open, and tells it when the end has come."""
+    """Counts open connections, and ends idle ones when draining begins."""
 
     def __init__(self) -> None:
         self.begun = trio.Event()
@@ -103,7 +103,7 @@ class Drain:
         self._idle: set[trio.CancelScope] = set()
 
     def begin(self) -> None:
-        """From now on: idle connections end, and those at work end after it."""
+        """End idle connections now, and busy ones after their work."""
         self.begun.set()
         for scope in self._idle:
             scope.cancel()
@@ -111,12 +111,12 @@ class Drain:
 
     @property
     def is_draining(self) -> bool:
-        """Whether the end has come."""
+        """Whether draining has begun."""
         return self.begun.is_set()
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
-        """Count a connection."""
+        """Count a connection while open."""
         self._open += 1
         try:
             yield
@@ -126,7 +126,7 @@ class Drain:
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[trio.CancelScope]:
-        """A wait that draining ends."""
+        """A wait that draining cancels."""
         with trio.CancelScope() as scope:
             if self.is_draining:
                 scope.cancel()
@@ -142,7 +142,7 @@ class Drain:
 
 
 async def send_eof(stream: trio.abc.Stream) -> bool:
-    """Say that nothing follows; False if this kind of stream cannot."""
+    """End the sending side; False if this kind of stream cannot."""
     if isinstance(stream, trio.SocketStream):
         await stream.send_eof()
         return True
@@ -150,7 +150,7 @@ async def send_eof(stream: trio.abc.Stream) -> bool:
 
 
 async def relay(left: trio.abc.Stream, right: trio.abc.Stream) -> None:
-    """Carry bytes both ways until both have ended, or either breaks."""
+    """Relay bytes both ways until both have ended, or either breaks."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_relay_one_way, left, right, nursery.cancel_scope)
         nursery.start_soon(_relay_one_way, right, left, nursery.cancel_scope)
@@ -173,7 +173,7 @@ async def connect(address: Address) -> trio.SocketStream:
 
 
 def original_destination(stream: trio.SocketStream) -> Address | None:
-    """Where a connection was going before the kernel redirected it; None if it was not redirected."""
+    """The destination before the kernel's redirect; None if there was none."""
     is_ipv6 = stream.socket.family == socket.AF_INET6
     level, size = (socket.IPPROTO_IPV6, 28) if is_ipv6 else (socket.IPPROTO_IP, 16)
     try:

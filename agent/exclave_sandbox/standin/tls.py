@@ -1,9 +1,8 @@
-"""Mutual TLS of the stand-in proxy: both sides show a certificate of the mesh, both are checked.
+"""Mutual TLS of the stand-in proxy: both sides present a certificate of the mesh, and verify the other's.
 
-Rules: a server is who its lookup said it would be: a URI or a DNS name, which must be among its SANs; the name asked
-for (SNI) is another matter. A client is its **first** SAN. New connections use the newest certificate, old ones stay as
-they are. A client without a certificate may shake hands, and is nobody. TLS 1.3 only, as linkerd2-proxy. Python reads
-keys from files alone, so they pass through files in memory.
+Rules: a server must have the identity of its lookup, a URI or a DNS name, among its SANs; SNI does not matter for that.
+A client's identity is its **first** SAN; one without a certificate is accepted, without an identity. New connections
+use the newest certificate. TLS 1.3 only, as linkerd2-proxy.
 """
 
 import os
@@ -24,7 +23,7 @@ HANDSHAKE = 5.0
 
 @dataclass(frozen=True)
 class ProxyCertificate:
-    """What to show: certificates as DER, leaf first, and the key as PKCS#8 DER."""
+    """Certificates as DER, leaf first, and the key as PKCS#8 DER."""
 
     chain: tuple[bytes, ...]
     key: bytes = field(repr=False)
@@ -39,11 +38,11 @@ LONGEST_HELLO = 16384
 
 
 class WrongServer(Exception):
-    """A server that is not who it should be."""
+    """A server with another identity than expected."""
 
 
 class Tls:
-    """The newest certificate, ready for use. `refreshes` counts how often one was certified."""
+    """The newest certificate, ready for use. `refreshes` counts how many were loaded."""
 
     def __init__(self, anchors: str) -> None:
         self._anchors = anchors
@@ -53,7 +52,7 @@ class Tls:
         self.refreshes = 0
 
     def load(self, pair: ProxyCertificate) -> None:
-        """Use this certificate from now on. Raises ValueError or ssl.SSLError; the old one stays then."""
+        """Use this certificate from now on. Raises ValueError or ssl.SSLError; then the old one stays in use."""
         server = self._context(ssl.PROTOCOL_TLS_SERVER, pair)
         server.verify_mode = ssl.CERT_OPTIONAL
         server.num_tickets = 0
@@ -64,7 +63,7 @@ class Tls:
         self.refreshes += 1
 
     async def accept(self, stream: trio.abc.Stream) -> tuple[PeekedStream, str | None, bool]:
-        """Be the server: the stream, who the client is, and whether a transport header follows."""
+        """Be the server: the stream, the client's identity, and whether a transport header follows."""
         assert self._server is not None
         secured = trio.SSLStream(stream, self._server, server_side=True, https_compatible=True)
         with trio.fail_after(HANDSHAKE):
@@ -73,7 +72,7 @@ class Tls:
         return PeekedStream(secured), client_id, secured.selected_alpn_protocol() == TRANSPORT_PROTOCOL
 
     async def accept_for(self, stream: PeekedStream, name: str) -> tuple[PeekedStream, str | None, bool]:
-        """End TLS that is for `name`, if it is TLS: the rest passes as bytes of a client that nobody knows."""
+        """Terminate TLS for `name`. Anything else passes as bytes, without a client identity."""
         if (await stream.peek(1))[:1] != bytes([TLS_HANDSHAKE]):
             return stream, None, False
         size = 5
@@ -95,7 +94,7 @@ class Tls:
     async def connect(
         self, stream: trio.abc.Stream, server_name: str, identity: str, *, transport_header: bool
     ) -> trio.abc.Stream:
-        """Be the client of a server that must be `identity`. Raises WrongServer, or what a broken stream raises."""
+        """Be the client of a server that must have `identity`. Raises WrongServer, or what a broken stream raises."""
         context = self._client[transport_header]
         secured = trio.SSLStream(stream, context, server_hostname=server_name, https_compatible=True)
         with trio.fail_after(HANDSHAKE):
@@ -111,6 +110,7 @@ class Tls:
         context.verify_mode = ssl.CERT_REQUIRED
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cadata=self._anchors)
+        # Python reads keys from files only: this one is in memory.
         with os.fdopen(os.memfd_create("identity"), "wb") as file:
             file.write(_as_pem(pair))
             file.flush()
@@ -119,13 +119,13 @@ class Tls:
 
 
 def first_name(certificate: bytes | None) -> str | None:
-    """The first SAN of a certificate (DER): what linkerd2-proxy takes as a client's name."""
+    """The first SAN of a certificate (DER): linkerd2-proxy's name of a client."""
     names = _names(certificate)
     return str(names[0].value) if names else None
 
 
 def is_named(certificate: bytes | None, identity: str) -> bool:
-    """Whether a certificate (DER) bears this identity: a URI SAN if it has a scheme, else a DNS SAN."""
+    """Whether a certificate (DER) has this identity: a URI SAN if it has a scheme, else a DNS SAN."""
     kind = x509.UniformResourceIdentifier if "://" in identity else x509.DNSName
     return any(isinstance(name, kind) and name.value == identity for name in _names(certificate))
 

@@ -1,4 +1,4 @@
-"""The bytes that linkerd2-proxies exchange, and those they look at to see what a connection is. Pure.
+"""The bytes that linkerd2-proxies exchange, and those by which they detect a protocol. Pure.
 
 Sources: linkerd2-proxy/linkerd/transport-header (preface, length, a protobuf message with the target's port) for opaque
 traffic between proxies; RFC 8446 section 4.1.2 and RFC 6066 section 3 for the server name in a ClientHello;
@@ -10,11 +10,11 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 TRANSPORT_PROTOCOL = "transport.l5d.io/v1"
-"""ALPN by which a proxy says that a transport header follows."""
+"""ALPN of a connection that begins with a transport header."""
 
 _PREFACE = TRANSPORT_PROTOCOL.encode() + b"\r\n\r\n"
 HEADER_START = len(_PREFACE) + 4
-"""Bytes of a header that say how long the rest is."""
+"""Bytes of a header that hold the length of the rest."""
 LONGEST_HEADER = 1024
 
 TLS_HANDSHAKE = 0x16
@@ -23,7 +23,7 @@ _SERVER_NAME = 0
 _METHOD = re.compile(rb"[A-Z]{3,20} \S* ?")
 _MAYBE_METHOD = re.compile(rb"[A-Z]{0,20}|[A-Z]{3,20} .*", re.DOTALL)
 ENOUGH = 16
-"""First bytes by which HTTP/1 is told from anything else."""
+"""First bytes that are enough to detect HTTP/1."""
 HTTP2_PREFACE = b"PRI * HTTP/2.0"
 
 
@@ -65,7 +65,7 @@ def is_http1(start: bytes) -> bool:
 
 
 def may_be_http1(start: bytes) -> bool:
-    """Whether more bytes could make an HTTP/1 request line of these, and would tell more."""
+    """Whether these may be the beginning of an HTTP/1 request line, so that more bytes are needed."""
     return len(start) < ENOUGH and _MAYBE_METHOD.fullmatch(start) is not None
 
 

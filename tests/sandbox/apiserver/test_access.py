@@ -18,16 +18,16 @@ def rule(verbs: str, resources: str, group: str = "exclave.dev", names: str = ""
 
 def bind(rules: AccessRules, name: str, subject: dict[str, str]) -> None:
     """Give the Role `machines` of namespace `g` to a subject."""
-    rules.note("RoleBinding", "g", name, {"roleRef": {"kind": "Role", "name": "machines"}, "subjects": [subject]})
+    rules.update("RoleBinding", "g", name, {"roleRef": {"kind": "Role", "name": "machines"}, "subjects": [subject]})
 
 
 def make_rules() -> AccessRules:
     rules = AccessRules()
     own = [rule("get patch create", "members"), rule("list watch", "members", names="m")]
-    rules.note("Role", "g", "machines", {"rules": [*own, rule("patch", "*/status")]})
-    rules.note("Role", "g-vms", "token", {"rules": [rule("create", "serviceaccounts/token", "")]})
-    rules.note("ClusterRole", "", "reader", {"rules": [rule("get list", "*", "*")]})
-    rules.note("ClusterRole", "", "all", {"rules": [rule("*", "*", "*")]})
+    rules.update("Role", "g", "machines", {"rules": [*own, rule("patch", "*/status")]})
+    rules.update("Role", "g-vms", "token", {"rules": [rule("create", "serviceaccounts/token", "")]})
+    rules.update("ClusterRole", "", "reader", {"rules": [rule("get list", "*", "*")]})
+    rules.update("ClusterRole", "", "all", {"rules": [rule("*", "*", "*")]})
     group = {"kind": "Group", "name": "system:serviceaccounts:g-vms"}
     account = {"kind": "ServiceAccount", "name": "web.vm.abcde-1", "namespace": "h-vms"}
     for kind, namespace, role_kind, role, subject in (
@@ -38,7 +38,7 @@ def make_rules() -> AccessRules:
         ("ClusterRoleBinding", "", "ClusterRole", "reader", {"kind": "User", "name": "alice"}),
     ):
         binding = {"roleRef": {"kind": role_kind, "name": role}, "subjects": [subject]}
-        rules.note(kind, namespace, f"{role}-{subject['kind']}", binding)
+        rules.update(kind, namespace, f"{role}-{subject['kind']}", binding)
     return rules
 
 
@@ -75,25 +75,25 @@ def test_decisions(user: User, attempt: Attempt, allowed: bool) -> None:
 
 def test_resource_names_never_allow_a_creation() -> None:
     rules = AccessRules()
-    rules.note("Role", "g", "r", {"rules": [rule("create", "members", names="n")]})
+    rules.update("Role", "g", "r", {"rules": [rule("create", "members", names="n")]})
     binding = {"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "alice"}]}
-    rules.note("RoleBinding", "g", "b", binding)
+    rules.update("RoleBinding", "g", "b", binding)
     assert not rules.allows(ALICE, Attempt("create", "exclave.dev", "members", "g"))
 
 
 def test_changes_of_roles_and_bindings_hold_at_once() -> None:
     rules, attempt = make_rules(), Attempt("get", "exclave.dev", "members", "g", "x")
-    rules.note("Role", "g", "machines", {"rules": []})
+    rules.update("Role", "g", "machines", {"rules": []})
     assert not rules.allows(MACHINE, attempt)
-    rules.note("Role", "g", "machines", {"rules": [rule("get", "members")]})
+    rules.update("Role", "g", "machines", {"rules": [rule("get", "members")]})
     assert rules.allows(MACHINE, attempt)
     bind(rules, "machines-Group", {"kind": "User", "name": "alice"})
     assert not rules.allows(MACHINE, attempt)
     assert rules.allows(ALICE, attempt)
     bind(rules, "machines-Group", {"kind": "Group", "name": "system:serviceaccounts:g-vms"})
     assert rules.allows(MACHINE, attempt)
-    rules.note("RoleBinding", "g", "machines-Group", None)
-    rules.note("Role", "g", "machines", None)
+    rules.update("RoleBinding", "g", "machines-Group", None)
+    rules.update("Role", "g", "machines", None)
     assert not rules.allows(MACHINE, attempt)
 
 

@@ -20,7 +20,7 @@ LEAST = {
 
 
 def changed(**values: str) -> dict[str, str]:
-    """The least environment with other values; empty ones are certified away."""
+    """The least environment with other values; empty ones are left out."""
     environment = LEAST | {PREFIX + name: value for name, value in values.items()}
     return {name: value for name, value in environment.items() if value}
 

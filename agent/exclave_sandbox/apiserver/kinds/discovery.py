@@ -1,4 +1,4 @@
-"""What is served, as clients ask for it: /api, /apis, /version and the health paths. Pure."""
+"""Discovery: /api, /apis, /version and the health paths. Pure."""
 
 from exclave_sandbox.apiserver.kinds.kinds import KINDS, Kind
 from exclave_sandbox.apiserver.message import Reply
@@ -19,7 +19,7 @@ _SHORT_NAMES = {
 
 
 def discover(path: str, *, anonymous: bool) -> Reply | None:
-    """The answer to a path that names no resource, or None. Raises Refusal (403) if only known callers may read it."""
+    """The answer to a path without a resource, else None. Raises Refusal (403) if it needs an authenticated caller."""
     path = path.rstrip("/")
     if path in HEALTH_PATHS:
         return Reply(200, "ok")

@@ -1,7 +1,7 @@
-"""What kube-apiserver asks of its own kinds, as far as this project writes them. Pure.
+"""kube-apiserver's rules for its own kinds, as far as this project writes those. Pure.
 
-Source: k8s.io/kubernetes pkg/apis/*/validation. A `prepare_…` returns the object as it will be stored, a `check_…`
-yields mistakes; Refusal (400) is raised for what the real server cannot even decode.
+A `prepare_…` returns the object to store, a `check_…` yields mistakes, or raises Refusal (400) for an object that the
+real server cannot decode. Source: k8s.io/kubernetes pkg/apis/*/validation.
 """
 
 import base64
@@ -44,7 +44,7 @@ EVENT = object_of(
     related=_NAMED,
 )
 WITH_SPEC = object_of(spec=ANY_OBJECT, status=ANY_OBJECT)
-"""Shapes: what is of another type than these say, the real server cannot decode."""
+"""Types of fields: the real server cannot decode an object with another type."""
 
 _EVENT_FIELDS = ("eventTime", "reportingController", "reportingInstance", "action", "reason", "type")
 
@@ -55,7 +55,7 @@ def required(path: str) -> Cause:
 
 
 def prepare_secret(secret: Object) -> Object:
-    """`stringData` is folded into `data`; the type is Opaque unless told."""
+    """`stringData` is merged into `data`; the default type is Opaque."""
     plain = secret.get("stringData") or {}
     encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in plain.items()}
     found = {key: value for key, value in secret.items() if key != "stringData"}
@@ -77,7 +77,7 @@ def check_secret(secret: Object) -> Iterator[Cause]:
 
 
 def check_secret_change(old: Object, new: Object) -> Iterator[Cause]:
-    """A Secret keeps its type, and everything once it is immutable."""
+    """The type of a Secret is immutable, and so is its content after `immutable: true`."""
     if old.get("type") != new.get("type"):
         yield Cause("type", f'Invalid value: "{new.get("type")}": field is immutable')
     yield from check_content_change(old, new)
@@ -93,7 +93,7 @@ def check_config_map(config_map: Object) -> Iterator[Cause]:
 
 
 def check_content_change(old: Object, new: Object) -> Iterator[Cause]:
-    """`immutable: true` cannot be taken back, nor the content changed."""
+    """`immutable: true` is final, and makes the content final."""
     if not old.get("immutable"):
         return
     if not new.get("immutable"):
@@ -132,7 +132,7 @@ def check_role(role: Object) -> Iterator[Cause]:
 
 
 def prepare_binding(binding: Object) -> Object:
-    """Users and groups are of the RBAC API group unless told."""
+    """The default API group of users and groups is RBAC's."""
     subjects = []
     for subject in binding.get("subjects") or ():
         own = "" if subject.get("kind") == "ServiceAccount" else "rbac.authorization.k8s.io"
@@ -142,7 +142,7 @@ def prepare_binding(binding: Object) -> Object:
 
 
 def check_binding(binding: Object) -> Iterator[Cause]:
-    """It names a role, and whom it is given to."""
+    """It names a role and its subjects."""
     role = binding.get("roleRef") or {}
     if role.get("kind") not in ("Role", "ClusterRole"):
         wanted = '"ClusterRole", "Role"'
@@ -161,7 +161,7 @@ def check_binding(binding: Object) -> Iterator[Cause]:
 
 
 def check_cluster_binding(binding: Object) -> Iterator[Cause]:
-    """A binding for the whole cluster gives a ClusterRole."""
+    """A ClusterRoleBinding can name only a ClusterRole."""
     yield from check_binding(binding)
     if (binding.get("roleRef") or {}).get("kind") == "Role":
         message = 'Unsupported value: "Role": supported values: "ClusterRole"'
@@ -169,7 +169,7 @@ def check_cluster_binding(binding: Object) -> Iterator[Cause]:
 
 
 def check_binding_change(old: Object, new: Object) -> Iterator[Cause]:
-    """A binding keeps its role."""
+    """The role of a binding is immutable."""
     if _role(old) != _role(new):
         yield Cause("roleRef", "Invalid value: cannot change roleRef")
 
@@ -179,13 +179,13 @@ def _role(binding: Object) -> tuple[Any, Any]:
 
 
 def check_endpoint_slice(slice_: Object) -> Iterator[Cause]:
-    """The family of addresses is told."""
+    """The address family is required."""
     if slice_.get("addressType") not in ("IPv4", "IPv6", "FQDN"):
         yield required("addressType")
 
 
 def check_event(event: Object) -> Iterator[Cause]:
-    """What events.k8s.io/v1 asks for; the note is short, and the object in the event's own namespace."""
+    """The required fields, the length of the note, and the namespace of the object."""
     yield from (required(key) for key in _EVENT_FIELDS if not event.get(key))
     if event.get("eventTime") is not None and not _MICRO_TIME.match(str(event["eventTime"])):
         raise bad_request('Event in version "v1" cannot be handled as a Event: eventTime has no microseconds')

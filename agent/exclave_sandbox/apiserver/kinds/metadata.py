@@ -1,4 +1,4 @@
-"""The rules of `metadata`: names, labels, owners, and what only the server writes. Pure.
+"""The rules of `metadata`: names, labels, owners, and the fields that only the server writes. Pure.
 
 Source: k8s.io/apimachinery pkg/api/validation/objectmeta.go and pkg/util/validation/validation.go.
 """
@@ -38,12 +38,12 @@ SHAPE = object_of(
     finalizers=list_of(STRING),
     ownerReferences=list_of(object_of(apiVersion=STRING, kind=STRING, name=STRING, uid=STRING, controller=BOOLEAN)),
 )
-"""What metadata must be before anything can be asked of it."""
+"""The types of its fields, which are checked first."""
 
 SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
-"""What a caller may send and does not decide."""
+"""Fields that a caller may send, and that the server overrides."""
 DROPPED = ("selfLink", "managedFields")
-"""What is not kept at all."""
+"""Fields that are not stored."""
 
 
 def is_label(name: str) -> bool:
@@ -92,7 +92,7 @@ def _check_owners(owners: list[Object]) -> Iterator[Cause]:
 
 
 def check_metadata_change(old: Object, new: Object) -> Iterator[Cause]:
-    """Mistakes in a change: an object that is being deleted takes no new finalizers."""
+    """Mistakes in a change: an object that is being deleted accepts no new finalizers."""
     if not old.get("deletionTimestamp"):
         return
     added = sorted(set(new.get("finalizers") or ()) - set(old.get("finalizers") or ()))
@@ -106,14 +106,14 @@ def check_metadata_change(old: Object, new: Object) -> Iterator[Cause]:
 
 
 def updated_metadata(old: Object, new: Object) -> Object:
-    """A caller's metadata with what only the server writes as it was."""
+    """A caller's metadata, with the server's fields as they were."""
     found = {key: value for key, value in new.items() if key not in (*SERVER_OWNED, *DROPPED) and value is not None}
     found |= {key: old[key] for key in (*SERVER_OWNED, "resourceVersion", "name", "namespace") if key in old}
     return _without_empty(found)
 
 
 def fresh_metadata(new: Object) -> Object:
-    """A caller's metadata without what only the server writes."""
+    """A caller's metadata without the server's fields."""
     unwanted = (*SERVER_OWNED, *DROPPED, "resourceVersion")
     return _without_empty({key: value for key, value in new.items() if key not in unwanted and value is not None})
 

@@ -1,8 +1,7 @@
-"""What the sandbox's API server holds custom resources to: exclave's own two, and Linkerd's ExternalWorkload. Pure.
+"""The rules of custom resources: exclave's own two, and Linkerd's ExternalWorkload. Pure.
 
-Ours are the installed definitions' schemas, with their rules in CEL as functions here; Linkerd's is that of
-`external_workload`. A field that a schema does not name is refused, so that a misspelt one is met in a test and not in
-a cluster.
+Ours have the schemas of the installed definitions, and functions here in place of their CEL rules. A field that a
+schema does not name is refused, so that a misspelt one fails in a test.
 """
 
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ IMMUTABLE_OF_MEMBER = ("nonce", "machineHash", "deliveryKey")
 
 
 def check_group(group: Object) -> Iterator[Cause]:
-    """A group's name is one label and short, because members' and machine accounts' names are built from it."""
+    """A group's name is one short DNS label, because names of members and accounts are built from it."""
     name = group["metadata"]["name"]
     if "." in name or len(name) > MOST_GROUP_NAME:
         wanted = f"a group's name is one DNS label of at most {MOST_GROUP_NAME} characters"
@@ -28,14 +27,14 @@ def check_group(group: Object) -> Iterator[Cause]:
 
 
 def check_member(member: Object) -> Iterator[Cause]:
-    """A schema limits the values of a map, and its keys need a rule."""
+    """A schema limits only the values of a map; the keys need this rule."""
     if any(len(name) > LONGEST_FACT_NAME for name in member["spec"].get("facts") or {}):
         message = f'Invalid value: "object": a key has at most {LONGEST_FACT_NAME} characters'
         yield Cause("spec.facts", message)
 
 
 def check_member_change(old: Object, new: Object) -> Iterator[Cause]:
-    """What a machine said of itself when it joined stays said."""
+    """The values that a machine joined with are immutable."""
     for name in IMMUTABLE_OF_MEMBER:
         if old["spec"].get(name) != new["spec"].get(name):
             yield Cause(f"spec.{name}", "Invalid value: field is immutable")

@@ -1,10 +1,10 @@
 """Checks an object against a schema: the part of OpenAPI v3 that our custom resources use. Pure.
 
-Rules: a schema is a plain mapping with `type`, `properties`, `required`, `items`, `enum`, `pattern` and the usual
-limits; strings and lists are measured as Kubernetes measures them. A mapping with `properties` knows no others: a field
-that it does not name is a mistake, as with fieldValidation=Strict, where kube-apiserver would by default drop it in
-silence. A mapping with `additionalProperties` has any keys, one without either takes anything. null counts as absent,
-as it does in a merge patch.
+Rules: a field that `properties` does not name is a mistake, as with fieldValidation=Strict; kube-apiserver by default
+drops it without an error. `additionalProperties` allows any key; without either, anything is allowed. null counts as
+absent, as in a merge patch.
+Not jsonschema: its messages, order and limits are not kube-apiserver's, which tests compare; it takes null as a value,
+and neither fills in defaults nor lists unknown fields. Translating its errors would be as long as this module.
 """
 
 import json
@@ -25,7 +25,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 
 
 def check_schema(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
-    """Every mistake in `value`, whose place is `path` ("spec", or "" for a whole object)."""
+    """Every mistake in `value`, at `path` ("spec", or "" for a whole object)."""
     kind = schema["type"]
     if not _TYPES[kind](value):
         yield Cause(path, f"Invalid value: {json.dumps(value)}: must be of type {kind}", "FieldValueTypeInvalid")
@@ -38,7 +38,7 @@ def check_schema(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
 
 
 def unknown_fields(value: Any, schema: Schema, path: str) -> Iterator[str]:
-    """The places of fields that the schema does not name."""
+    """The paths of fields that the schema does not name."""
     if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from unknown_fields(item, schema["items"], f"{path}[{index}]")
@@ -57,7 +57,7 @@ def unknown_fields(value: Any, schema: Schema, path: str) -> Iterator[str]:
 
 
 def with_defaults(value: Any, schema: Schema) -> Any:
-    """The value with what the schema says of absent fields; nothing is changed in place."""
+    """A copy of the value, with the schema's defaults for absent fields."""
     if isinstance(value, list) and "items" in schema:
         return [with_defaults(item, schema["items"]) for item in value]
     if not isinstance(value, dict) or "properties" not in schema:
@@ -81,9 +81,9 @@ def _check_object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[
         yield Cause(path, f"Too many: {len(value)}: must have at most {most} items", "FieldValueTooMany")
     properties, free = schema.get("properties", {}), schema.get("additionalProperties")
     for name, inner in value.items():
-        known = properties.get(name, free)
-        if known is not None and inner is not None:
-            yield from check_schema(inner, known, _below(path, name))
+        expected = properties.get(name, free)
+        if expected is not None and inner is not None:
+            yield from check_schema(inner, expected, _below(path, name))
 
 
 def _check_array(value: list[Any], schema: Schema, path: str) -> Iterator[Cause]:

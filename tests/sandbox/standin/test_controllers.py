@@ -1,16 +1,19 @@
-"""What the stand-in asks the policy controller, and what it counts of the answers, with a real socket in between."""
+"""The stand-in's connections to Linkerd's controllers, over real sockets, and the metrics that show them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
+from exclave.data_path.control_plane import ControllerSample, sample_controllers
 from exclave.proxy.environment import proxy_environment
 from exclave_sandbox.standin.admin import Counts
-from exclave_sandbox.standin.lookup import Resolver
-from exclave_sandbox.standin.policies import ask_for_policies
+from exclave_sandbox.standin.controllers import ask_for_policies, reaches, watch_controller
+from exclave_sandbox.standin.lookup import LookupCache, Resolver
 from exclave_sandbox.standin.settings import read_environment
 from support.member import ADDRESS, make_settings
 
@@ -20,7 +23,7 @@ ENVIRONMENT = proxy_environment(
 
 
 class Controller:
-    """Answers with a status; the targets that it was asked for."""
+    """Answers with a status; `asked` are the request targets."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -34,7 +37,7 @@ class Controller:
 
 @asynccontextmanager
 async def asking() -> AsyncIterator[tuple[Controller, Counts, trio.Event, set[int]]]:
-    """A stand-in that asks once it is certified, and whom it asks."""
+    """The controller, and a stand-in that asks it once it is certified."""
     controller, counts, certified, policies = Controller(), Counts(), trio.Event(), set[int]()
     settings = read_environment(ENVIRONMENT)
     async with trio.open_nursery() as nursery:
@@ -69,7 +72,7 @@ async def test_it_asks_for_every_port_once_it_is_certified_and_counts_the_answer
         assert sorted(controller.asked) == ["/policy?port=4191", "/policy?port=8080"]
 
 
-async def test_an_answer_that_is_none_is_asked_for_again() -> None:
+async def test_a_question_without_a_good_answer_is_repeated() -> None:
     async with asking() as (controller, counts, certified, policies):
         controller.status = 500
         certified.set()
@@ -79,3 +82,38 @@ async def test_an_answer_that_is_none_is_asked_for_again() -> None:
         assert (arrived(counts), policies) == (0, set())
         controller.status = 200
         await until_arrived(counts, 2)
+
+
+@pytest.fixture
+def counts() -> Counts:
+    return Counts()
+
+
+async def wait_shown(counts: Counts, connected: int) -> None:
+    """Wait until the metrics show so many connections."""
+    with trio.fail_after(10):
+        while sample_controllers("\n".join(counts.render())) != {"destination": ControllerSample(connected, 0, 0)}:  # noqa: ASYNC110  a page sends no event
+            await trio.sleep(0.01)
+
+
+async def test_a_controller_that_comes_and_goes_is_noticed_without_a_lookup(counts: Counts) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as serving:
+            listeners: Any = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            place = listeners[0].socket.getsockname()
+            serving.start_soon(trio.serve_listeners, talk, listeners)
+            lookups = LookupCache(Resolver(place, ""), 3600.0, trio.current_time)
+            nursery.start_soon(watch_controller, Resolver(place, ""), lookups, counts)
+            await wait_shown(counts, 1)
+            assert not lookups.is_away
+            serving.cancel_scope.cancel()
+        await wait_shown(counts, 0)
+        assert lookups.is_away
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_name_without_an_address_is_a_controller_that_is_away() -> None:
+    assert not await reaches(Resolver(("linkerd-dst-headless.linkerd.svc.cluster.local.", 8086), ""))
