@@ -93,7 +93,7 @@ def test_an_issuer_signs_leaves_only(chain: tuple[Authority, Authority, Authorit
     assert not leaf.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
-def test_a_key_is_given_as_pkcs8_and_not_shown(chain: tuple[Authority, Authority, Authority]) -> None:
+def test_a_key_is_written_as_pkcs8_and_not_shown(chain: tuple[Authority, Authority, Authority]) -> None:
     leaf = chain[2]
     read = serialization.load_pem_private_key(leaf.key_pem.encode(), None)
     assert read.private_numbers() == leaf.key.private_numbers()  # type: ignore[union-attr]

@@ -109,12 +109,12 @@ def test_a_refusal_names_who_what_and_where() -> None:
 
 
 class CountingRules(dict[Any, Any]):
-    """Rules that count how often they are looked at."""
+    """Rules that count how often they are read."""
 
-    looked = 0
+    reads = 0
 
     def get(self, key: Any, default: Any = None) -> Any:
-        self.looked += 1
+        self.reads += 1
         return super().get(key, default)
 
 
@@ -125,4 +125,4 @@ def test_other_peoples_bindings_cost_a_decision_nothing() -> None:
     counting = CountingRules(rules._rules)
     rules._rules = counting
     assert not rules.allows(MACHINE, Attempt("delete", "exclave.dev", "members", "g", "x"))
-    assert counting.looked <= 2
+    assert counting.reads <= 2

@@ -66,7 +66,7 @@ def admin() -> Caller:
     return Caller(store, api, clock=clock)
 
 
-def told(reply: Reply) -> tuple[int, str, str]:
+def status_of(reply: Reply) -> tuple[int, str, str]:
     assert isinstance(reply.body, dict)
     assert reply.body["kind"] == "Status"
     return reply.status, reply.body["reason"], reply.body["message"]
@@ -75,12 +75,12 @@ def told(reply: Reply) -> tuple[int, str, str]:
 @pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic YTpi", "Bearer", "Bearer ü"])
 def test_who_is_unknown_is_unauthorized(admin: Caller, authorization: str) -> None:
     caller = Caller(admin.store, admin.api, authorization)
-    assert told(caller.ask("GET", CORE)) == (401, "Unauthorized", "Unauthorized")
+    assert status_of(caller.ask("GET", CORE)) == (401, "Unauthorized", "Unauthorized")
 
 
-def test_who_says_nothing_is_anonymous_and_may_nothing(admin: Caller) -> None:
+def test_a_caller_without_a_token_is_anonymous_and_has_no_rights(admin: Caller) -> None:
     caller = Caller(admin.store, admin.api, "")
-    assert told(caller.ask("GET", f"{CORE}/g/secrets/s")) == (
+    assert status_of(caller.ask("GET", f"{CORE}/g/secrets/s")) == (
         403,
         "Forbidden",
         'secrets "s" is forbidden: User "system:anonymous" cannot get resource "secrets" in API group "" in the '
@@ -89,10 +89,10 @@ def test_who_says_nothing_is_anonymous_and_may_nothing(admin: Caller) -> None:
     assert caller.ask("GET", "/readyz").status == 200
 
 
-def test_an_account_may_what_it_was_given_and_no_more(admin: Caller) -> None:
+def test_an_account_has_the_rights_of_its_bindings_and_no_more(admin: Caller) -> None:
     machine = admin.as_account("web.vm.abcde-1")
     admin.ask("POST", MEMBERS, member())
-    refused = told(machine.ask("PATCH", f"{MEMBERS}/web-abcde-1", {}, "application/merge-patch+json"))
+    refused = status_of(machine.ask("PATCH", f"{MEMBERS}/web-abcde-1", {}, "application/merge-patch+json"))
     assert refused == (
         403,
         "Forbidden",
@@ -145,7 +145,7 @@ def test_an_account_that_finalizers_hold_speaks_for_a_minute_more(admin: Caller)
     assert machine.ask("GET", CORE).status == 401
 
 
-def test_a_token_request_says_until_when(admin: Caller) -> None:
+def test_a_token_request_is_answered_with_its_expiry(admin: Caller) -> None:
     admin.ask("POST", f"{CORE}/g/serviceaccounts", {"metadata": {"name": "a"}})
     made = admin.ask("POST", f"{CORE}/g/serviceaccounts/a/token", {"spec": {"expirationSeconds": 600}})
     assert made.body["kind"] == "TokenRequest"
@@ -178,7 +178,7 @@ def test_requests_that_are_refused(
     query: dict[str, str],
     expected: tuple[int, str],
 ) -> None:
-    assert told(admin.ask(method, path, body, content_type, **query))[:2] == expected
+    assert status_of(admin.ask(method, path, body, content_type, **query))[:2] == expected
 
 
 def test_a_body_that_is_no_json_is_refused(admin: Caller) -> None:
@@ -197,7 +197,7 @@ JSON_TREES = st.recursive(
 
 @given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(FIELDS), JSON_TREES), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_no_body_is_too_strange_to_be_answered(kind: Kind, body: dict[str, Any], has_type: bool) -> None:
+def test_every_body_is_answered(kind: Kind, body: dict[str, Any], has_type: bool) -> None:
     store = make_store()
     api = Api(store, TokenKey(ec.generate_private_key(ec.SECP256R1())), "admin", lambda: START, lambda: "id")
     caller, resource = Caller(store, api), kind.resource
@@ -239,10 +239,10 @@ def test_pages_show_the_moment_of_the_first_until_history_ends() -> None:
     assert second["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
     assert names(admin.ask("GET", f"{CORE}/g/configmaps", **more, fieldSelector="metadata.name=c").body) == ["c"]
     refused = admin.ask("GET", f"{CORE}/g/configmaps", **more, resourceVersion="4")
-    assert told(refused)[2] == "specifying resource version is not allowed when using continue"
+    assert status_of(refused)[2] == "specifying resource version is not allowed when using continue"
     for name in "xy":
         admin.ask("POST", f"{CORE}/g/configmaps", config_map(name))
-    assert told(admin.ask("GET", f"{CORE}/g/configmaps", **more)) == (
+    assert status_of(admin.ask("GET", f"{CORE}/g/configmaps", **more)) == (
         410, "Expired", "too old resource version: 4 (5)",
     )  # fmt: skip
 
@@ -251,12 +251,12 @@ def names(listed: dict[str, Any]) -> list[str]:
     return [one["metadata"]["name"] for one in listed["items"]]
 
 
-def test_a_deletion_may_be_told_to_leave_behind_what_was_owned(admin: Caller) -> None:
+def test_a_deletion_can_orphan_owned_objects(admin: Caller) -> None:
     owner = admin.ask("POST", f"{CORE}/g/configmaps", config_map("owner")).body["metadata"]["uid"]
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner}
     admin.ask("POST", f"{CORE}/g/configmaps", config_map("owned", ownerReferences=[reference]))
     refused = admin.ask("DELETE", f"{CORE}/g/configmaps/owner", {"propagationPolicy": "Sideways"})
-    assert told(refused) == (
+    assert status_of(refused) == (
         422,
         "Invalid",
         'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "Sideways": supported values: '
@@ -274,7 +274,7 @@ def test_a_deletion_answers_with_success_or_with_the_object_that_is_going(admin:
     going = admin.ask("DELETE", f"{CORE}/g/configmaps/held", {"preconditions": {}}).body
     assert "deletionTimestamp" in going["metadata"]
     uid = {"preconditions": {"uid": "other"}}
-    assert told(admin.ask("DELETE", f"{CORE}/g/configmaps/held", uid))[:2] == (409, "Conflict")
+    assert status_of(admin.ask("DELETE", f"{CORE}/g/configmaps/held", uid))[:2] == (409, "Conflict")
 
 
 def test_a_collection_is_deleted_by_selector(admin: Caller) -> None:

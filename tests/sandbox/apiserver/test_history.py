@@ -1,4 +1,4 @@
-"""The history of changes: what a watch from an older revision gets, and what it gets told."""
+"""The history of changes: the changes after a revision, and revisions that have expired."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_a_revision_that_the_window_no_longer_holds_has_expired() -> None:
     assert [one.revision for one in feed.since(Scope("secrets"), 0)] == [6]
 
 
-def test_a_revision_from_the_future_is_told_to_try_again() -> None:
+def test_a_revision_from_the_future_is_answered_with_a_retry() -> None:
     with pytest.raises(Refusal) as refused:
         filled(2, change(1)).since(Scope("configmaps"), 9)
     assert (refused.value.code, refused.value.reason) == (504, "Timeout")
@@ -69,7 +69,7 @@ def test_who_stops_following_hears_no_more() -> None:
     assert [one.revision for one in heard] == [1]
 
 
-def test_a_follower_may_leave_while_it_is_told() -> None:
+def test_a_follower_can_unfollow_while_it_is_called() -> None:
     feed, heard = History(2), []
 
     def leave(one: ObjectChange) -> None:

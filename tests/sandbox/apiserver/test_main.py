@@ -27,7 +27,7 @@ def client_of(cluster: RunningApiServer) -> httpx.AsyncClient:
     )
 
 
-async def test_it_serves_by_its_own_ca_and_says_so_in_two_files(tmp_path: Path) -> None:
+async def test_it_serves_by_its_own_ca_and_writes_two_files(tmp_path: Path) -> None:
     async with running_apiserver(tmp_path) as cluster, client_of(cluster) as client:
         assert (tmp_path / "ca.pem").read_text() == cluster.access.ca
         assert (tmp_path / "admin.token").read_text() == cluster.admin_token
@@ -40,7 +40,7 @@ async def test_it_serves_by_its_own_ca_and_says_so_in_two_files(tmp_path: Path) 
                 await stranger.get(cluster.access.servers[0])
 
 
-async def test_an_outage_ends_every_connection_and_keeps_every_object(tmp_path: Path) -> None:
+async def test_an_outage_ends_every_connection_and_no_object_is_lost(tmp_path: Path) -> None:
     async with running_apiserver(tmp_path) as cluster, client_of(cluster) as client:
         made = (await client.post("/api/v1/namespaces/default/configmaps", json=config_map())).json()
         with pytest.raises(httpx.RemoteProtocolError):
@@ -55,7 +55,7 @@ async def test_an_outage_ends_every_connection_and_keeps_every_object(tmp_path: 
         assert (await client.get("/api/v1/namespaces/default/configmaps/c")).json() == made
 
 
-async def test_times_are_those_of_the_clock_it_is_given(tmp_path: Path) -> None:
+async def test_times_are_those_of_its_clock(tmp_path: Path) -> None:
     async with running_apiserver(tmp_path, now=lambda: 1_700_000_000.0) as cluster, client_of(cluster) as client:
         answer = await client.post("/api/v1/namespaces/default/configmaps", json=config_map())
         assert answer.headers["date"] == "Tue, 14 Nov 2023 22:13:20 GMT"
@@ -160,14 +160,14 @@ async def test_files_of_an_earlier_run_are_gone_before_it_listens(tmp_path: Path
         assert (tmp_path / "admin.token").read_text() != "old"
 
 
-def test_a_port_that_is_taken_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         assert main(["--listen", f"127.0.0.1:{port}", "--directory", str(tmp_path)]) == 1
     assert f"cannot listen on 127.0.0.1:{port}: " in capsys.readouterr().err
 
 
-def test_help_says_what_it_does_not_enforce(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_lists_what_is_not_enforced(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert EPILOG.strip() in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Messages: what they show of themselves, and how a refusal is told."""
+"""Messages: their repr, and a refusal as an answer."""
 
 from exclave_sandbox.apiserver.message import HttpRequest, refusal_reply
 from exclave_sandbox.apiserver.refusal import not_found, too_large_version
@@ -10,7 +10,7 @@ def test_a_request_shows_neither_its_token_nor_its_body() -> None:
     assert "secret" not in shown
 
 
-def test_a_refusal_that_names_a_pause_says_it_in_a_header() -> None:
+def test_a_refusal_with_a_pause_has_it_in_a_header() -> None:
     assert refusal_reply(too_large_version(9, 1)).headers == (("Retry-After", "1"),)
     assert refusal_reply(not_found("pods", "p")).headers == ()
     assert refusal_reply(not_found("pods", "p")).status == 404

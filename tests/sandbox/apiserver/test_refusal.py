@@ -28,7 +28,7 @@ def test_one_mistake_stands_alone_and_several_in_a_list() -> None:
     ]
 
 
-def test_an_unknown_caller_is_told_nothing() -> None:
+def test_an_unknown_caller_gets_no_reason() -> None:
     assert refusal.unauthorized().status["message"] == "Unauthorized"
     assert "details" not in refusal.unauthorized().status
 

@@ -164,7 +164,7 @@ def test_a_name_cannot_be_changed() -> None:
         patched(store, CONFIG_MAPS, "c", {"metadata": {"name": "d"}})
 
 
-def test_a_deletion_removes_and_says_so() -> None:
+def test_a_deletion_removes_and_returns_the_object() -> None:
     store = make_store()
     made = store.create(CONFIG_MAPS, "g", config_map())
     assert store.delete(CONFIG_MAPS, "g", "c") == (made, True)
@@ -172,7 +172,7 @@ def test_a_deletion_removes_and_says_so() -> None:
         store.get(CONFIG_MAPS, "g", "c")
 
 
-def test_finalizers_hold_an_object_until_the_last_is_taken_off() -> None:
+def test_finalizers_hold_an_object_until_the_last_is_removed() -> None:
     store = make_store()
     body = member()
     body["metadata"]["finalizers"] = ["exclave.dev/member", "exclave.dev/other"]
@@ -204,7 +204,7 @@ def test_preconditions_protect_the_wrong_object_from_deletion(field: str) -> Non
     assert store.delete(CONFIG_MAPS, "g", "c", {field: made["metadata"][field]})[1]
 
 
-def test_a_namespace_goes_with_the_last_of_its_objects_and_takes_no_new_ones() -> None:
+def test_a_namespace_is_removed_with_its_last_object_and_accepts_no_new_ones() -> None:
     store = make_store()
     store.create(CONFIG_MAPS, "g", config_map())
     body = member()
@@ -252,7 +252,7 @@ def test_what_an_object_owned_goes_after_it_unless_another_owner_is_left() -> No
     assert store.find(kinds.EXTERNAL_WORKLOADS, "g", "of-both") is None
 
 
-def test_a_deletion_that_orphans_takes_one_owner_off_and_leaves_what_was_owned() -> None:
+def test_a_deletion_that_orphans_removes_one_owner_and_no_object() -> None:
     store = make_store()
     owners = [store.create(kinds.WORKLOAD_GROUPS, "g", group(name)) for name in ("web", "db")]
     references = [
@@ -310,7 +310,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_whoever_follows_the_changes_knows_what_is_stored(steps: list[tuple[str, str, int]]) -> None:
+def test_a_follower_of_all_changes_has_the_stored_objects(steps: list[tuple[str, str, int]]) -> None:
     store = make_store()
     mirror: dict[str, dict[str, Any]] = {}
     revisions: list[int] = []

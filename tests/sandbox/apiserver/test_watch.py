@@ -94,14 +94,14 @@ async def test_other_names_and_namespaces_are_not_heard(autojump_clock: trio.tes
     assert [event[2] for event in await watched(store, watch, act)] == ["a"]
 
 
-async def test_an_expired_revision_is_told_in_the_stream(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_expired_revision_is_an_error_in_the_stream(autojump_clock: trio.testing.MockClock) -> None:
     store = make_store(window=1)
     write(store, "a")
     write(store, "b")
     assert await watched(store, planned(store, revision=1)) == [(0, "ERROR", "too old resource version: 1 (2)", "")]
 
 
-async def test_a_revision_from_the_future_is_told_in_the_stream(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_revision_from_the_future_is_an_error_in_the_stream(autojump_clock: trio.testing.MockClock) -> None:
     store = make_store()
     expected = "Too large resource version: 9, current: 1"
     assert await watched(store, planned(store, revision=9)) == [(0, "ERROR", expected, "")]

@@ -81,19 +81,19 @@ async def put_workload(cluster: MeshCluster, *, ready: bool) -> None:
 async def test_it_follows_machines_as_they_come_become_ready_and_go(tmp_path: Path) -> None:
     service_of_web = asked(mesh.GROUP_SERVICE, mesh.GROUP_PORT)
     async with following(tmp_path) as (cluster, client):
-        told = await until(client, service_of_web, 503)
-        assert told == {"message": "no endpoint of shop/web is ready"}
+        answer = await until(client, service_of_web, 503)
+        assert answer == {"message": "no endpoint of shop/web is ready"}
         await put_workload(cluster, ready=False)
         await until(client, asked(VM, 8080), 200)
         assert (await client.get(service_of_web)).status_code == 503
         await cluster.admin.send(patch(EXTERNAL_WORKLOADS, mesh.NAMESPACE, "web-1", READY, "status"))
-        told = await until(client, service_of_web, 200)
-        assert (told["address"], told["identity"]) == (VM, "spiffe://cluster.local/ns/shop/sa/web")
+        answer = await until(client, service_of_web, 200)
+        assert (answer["address"], answer["identity"]) == (VM, "spiffe://cluster.local/ns/shop/sa/web")
         await cluster.admin.send(delete(EXTERNAL_WORKLOADS, mesh.NAMESPACE, "web-1"))
         await until(client, asked(VM, 8080), 404)
 
 
-async def test_while_the_api_server_is_away_it_answers_from_what_it_knows_and_then_goes_on(tmp_path: Path) -> None:
+async def test_while_the_api_server_is_away_it_answers_from_its_last_lists(tmp_path: Path) -> None:
     async with following(tmp_path) as (cluster, client):
         await put_workload(cluster, ready=True)
         await until(client, asked(VM, 8080), 200)
@@ -124,7 +124,7 @@ def make_table(*pods: object) -> DestinationTable:
     return table
 
 
-def test_endpoints_of_a_service_take_turns() -> None:
+def test_endpoints_of_a_service_alternate() -> None:
     other = pod()
     other["metadata"]["name"], other["status"]["podIP"] = "orders-2", "10.42.0.11"
     lookups = LookupServer(make_table(pod(), other))
@@ -132,7 +132,7 @@ def test_endpoints_of_a_service_take_turns() -> None:
     assert addresses == ["10.42.0.10", "10.42.0.11"] * 2
 
 
-def test_before_everything_was_seen_nothing_is_said() -> None:
+def test_before_the_first_lists_of_all_kinds_nothing_is_answered() -> None:
     table = DestinationTable("cluster.local")
     lookups = LookupServer(table)
     assert lookups.answer(asked(WEB, 80))[0] == 500

@@ -1,4 +1,4 @@
-"""What the control plane's programs are told."""
+"""The command lines of the control plane's programs."""
 
 import base64
 from pathlib import Path
@@ -19,7 +19,7 @@ BINARIES = binaries_in(Path("/cache"), "1.30")
 LAYOUT = Layout(Path("/here"), "10.77.0.1", 6443, 2379, 2380)
 
 
-def test_binaries_are_kept_by_version_where_the_user_says() -> None:
+def test_binaries_are_in_a_folder_per_version_below_the_users_cache() -> None:
     assert cache_folder({}, Path("/home/u")) == Path("/home/u/.cache/exclave/peers")
     assert cache_folder({"EXCLAVE_PEERS": "/c"}, Path("/home/u")) == Path("/c")
     assert BINARIES.etcd == Path("/cache/etcd")
@@ -34,7 +34,7 @@ def test_etcd_is_reached_from_this_machine_only() -> None:
     assert all("=http://127.0.0.1:23" in word for word in listening)
 
 
-def test_the_api_server_asks_rbac_and_listens_where_it_is_told() -> None:
+def test_the_api_server_uses_rbac_and_listens_at_its_address() -> None:
     command = apiserver_command(BINARIES, LAYOUT)
     assert LAYOUT.url == "https://10.77.0.1:6443"
     for word in ("--bind-address=10.77.0.1", "--secure-port=6443", "--authorization-mode=RBAC"):

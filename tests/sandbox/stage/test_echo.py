@@ -20,7 +20,7 @@ async def _exchange(*requests: bytes) -> bytes:
     return received
 
 
-async def test_it_says_who_it_is_who_connected_and_what_the_proxy_says_of_the_client() -> None:
+async def test_it_answers_with_its_name_the_peer_and_the_clients_identity() -> None:
     answer = await _exchange(
         b"GET / HTTP/1.1\r\nHost: x\r\nl5d-client-id: web.shop.serviceaccount\r\nConnection: close\r\n\r\n"
     )
@@ -28,7 +28,7 @@ async def test_it_says_who_it_is_who_connected_and_what_the_proxy_says_of_the_cl
     assert body == {"server": "db", "peer": "127.0.0.1", "client_id": "web.shop.serviceaccount"}
 
 
-async def test_it_keeps_a_connection_and_forgets_the_identity_of_the_request_before() -> None:
+async def test_a_connection_is_reused_without_the_identity_of_the_last_request() -> None:
     answer = await _exchange(
         b"GET / HTTP/1.1\r\nHost: x\r\nl5d-client-id: web\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",

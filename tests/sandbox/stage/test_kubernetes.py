@@ -17,7 +17,7 @@ from support.needs import need
 from support.ports import free_port
 
 
-def test_without_binaries_it_says_where_they_were_looked_for_and_how_to_make_them(
+def test_without_binaries_the_error_names_their_folder_and_how_to_build_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXCLAVE_PEERS", str(tmp_path))

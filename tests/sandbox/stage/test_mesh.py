@@ -18,7 +18,7 @@ from support.mesh import mesh as keys
 MESH_KEYS = mesh.MeshKeys(keys().anchor.pem, keys().issuer.pem, keys().issuer.key_pem)
 
 
-async def test_the_api_server_takes_all_of_it_and_it_reads_as_linkerds(tmp_path: Path) -> None:
+async def test_the_api_server_accepts_all_objects_and_they_parse_as_linkerds(tmp_path: Path) -> None:
     async with running_apiserver(tmp_path) as api, open_cluster(api.access, lambda: api.admin_token) as cluster:
         namespace = create(NAMESPACES, None, {"metadata": {"name": mesh.NAMESPACE}})
         for request in [*mesh.mesh_requests(MESH_KEYS), namespace, *mesh.application_requests()]:

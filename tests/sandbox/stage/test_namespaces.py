@@ -103,7 +103,7 @@ async def test_an_orphan_that_ends_is_reaped() -> None:
 
 
 async def test_a_namespace_that_is_in_use_is_not_joined() -> None:
-    taken = "import trio; from exclave_sandbox.stage.namespaces import open_network\n" + textwrap.dedent(
+    program = "import trio; from exclave_sandbox.stage.namespaces import open_network\n" + textwrap.dedent(
         """
         async def main():
             async with open_network() as network:
@@ -112,13 +112,13 @@ async def test_a_namespace_that_is_in_use_is_not_joined() -> None:
         """
     )
     with_a_link = 'ip link add other type bridge; exec "$0" -c "$1"'
-    arguments = ["unshare", "--net", "sh", "-c", with_a_link, sys.executable, taken]
+    arguments = ["unshare", "--net", "sh", "-c", with_a_link, sys.executable, program]
     done = await trio.run_process(arguments, capture_stderr=True, check=False)
     assert done.returncode == 1
     assert b"this network namespace has links of its own (other) and stays untouched" in done.stderr
 
 
-async def test_a_command_that_fails_is_told_with_its_words() -> None:
+async def test_a_command_that_fails_raises_its_error_output() -> None:
     async with open_network() as network:
         machine = await network.add("vm")
         with pytest.raises(MachineError, match="ip address add nonsense dev eth0: Error: any valid prefix"):

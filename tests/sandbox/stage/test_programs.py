@@ -18,7 +18,7 @@ def script(text: str) -> list[str]:
     return ["sh", "-c", text]
 
 
-async def test_a_programs_output_is_kept_and_its_end_known(tmp_path: Path) -> None:
+async def test_a_programs_output_and_exit_status_can_be_read(tmp_path: Path) -> None:
     log = tmp_path / "program.log"
     log.write_text("before\n")
     program = start(script('echo "$WORD"; echo two >&2; exit 3'), log, environment={"WORD": "one"}, in_machine=False)
@@ -71,7 +71,7 @@ async def test_in_a_machine_its_pid_is_that_of_the_program_itself(tmp_path: Path
         assert not psutil.pid_exists(pid)
 
 
-async def test_one_that_has_ended_in_its_machine_is_told_with_its_last_words(tmp_path: Path) -> None:
+async def test_one_that_has_ended_in_its_machine_raises_the_end_of_its_log(tmp_path: Path) -> None:
     async with open_network() as network:
         machine = await network.add("vm")
         program = start(machine.command(*script("echo cannot; exit 1")), tmp_path / "log")
@@ -83,7 +83,7 @@ async def test_one_that_has_ended_in_its_machine_is_told_with_its_last_words(tmp
 COUNT = "import json, sys\nwords = sys.stdin.read()\nprint('x')\nprint(json.dumps({'heard': words}))"
 
 
-async def test_traffic_ends_when_it_is_told_and_its_last_line_is_the_figures() -> None:
+async def test_traffic_can_be_ended_and_its_last_line_is_the_figures() -> None:
     async with open_traffic([sys.executable, "-c", COUNT]) as traffic:
         assert await traffic.end() == b'{"heard": ""}'
 

@@ -40,7 +40,7 @@ def make_admin(policy: str = "all-unauthenticated") -> tuple[Admin, Tls, Counts]
     return Admin(replace(SETTINGS, policy=policy), tls, counts), tls, counts
 
 
-async def test_it_is_ready_once_it_says_so_and_answers_on_one_connection() -> None:
+async def test_readiness_is_its_flag_and_answers_share_one_connection() -> None:
     admin, _, _ = make_admin()
     async with served(admin) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         before = await client.get("/ready")

@@ -48,7 +48,7 @@ here = in_own_network(*(f"{address}/32" for address in (VM, "10.77.0.21", CLIENT
 
 @dataclass
 class Heard:
-    """What applications were told."""
+    """The bytes that applications have received."""
 
     words: list[bytes] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ class Heard:
                 await stream.send_all(head + body if b"HTTP/1.1" in first else body)
 
 
-class Known:
+class FixedLookups:
     """Lookups whose answers are given."""
 
     def __init__(self) -> None:
@@ -78,23 +78,23 @@ class Town:
     """The proxy under test, and everybody around it."""
 
     heard: Heard
-    known: Known
+    lookups: FixedLookups
     counts: Counts
     pod: Tls
 
     async def call(
-        self, source: str, destination: Address, say: bytes = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
+        self, source: str, destination: Address, request: bytes = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
     ) -> bytes:
         """Say something from an address; all that comes back."""
         stream = await trio.open_tcp_stream(*destination, local_address=source)
         async with stream:
-            return await converse(stream, say)
+            return await converse(stream, request)
 
-    async def call_meshed(self, port: int, say: bytes, *, identity: str = URI, header: int | None = None) -> bytes:
+    async def call_meshed(self, port: int, request: bytes, *, identity: str = URI, header: int | None = None) -> bytes:
         """The same as a pod's proxy does it."""
         plain = await trio.open_tcp_stream(VM, port, local_address=CLIENT)
         secured = await self.pod.connect(plain, SERVER_NAME, identity, transport_header=header is not None)
-        return await converse(secured, (encode_header(header) if header else b"") + say)
+        return await converse(secured, (encode_header(header) if header else b"") + request)
 
 
 async def read_header(stream: PeekedStream) -> int:
@@ -102,8 +102,8 @@ async def read_header(stream: PeekedStream) -> int:
     return decode_header(await stream.receive_exactly(header_length(start)))
 
 
-async def converse(stream: trio.abc.Stream, say: bytes) -> bytes:
-    await stream.send_all(say)
+async def converse(stream: trio.abc.Stream, request: bytes) -> bytes:
+    await stream.send_all(request)
     answer = b""
     try:
         while piece := bytes(await stream.receive_some(65536)):
@@ -117,15 +117,17 @@ async def converse(stream: trio.abc.Stream, say: bytes) -> bytes:
 
 def settings(**changes: object) -> StandinSettings:
     group, socket = make_settings(mesh().anchor.pem), Path("/w")
-    told = proxy_environment(group, "web-1", (VM,), "a", socket, "info", drain=1.0, families=(4,))
-    return replace(read_environment(told), **changes)  # type: ignore[arg-type]
+    environment = proxy_environment(group, "web-1", (VM,), "a", socket, "info", drain=1.0, families=(4,))
+    return replace(read_environment(environment), **changes)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
 async def open_town(**changes: object) -> AsyncIterator[Town]:
     subprocess.run(["nft", RULES], check=True)
-    town = Town(Heard(), Known(), Counts(), end(pair_of(make_leaf(mesh().issuer, [x509.DNSName(POD)]), mesh().issuer)))
-    forwarder = Forwarder(settings(**changes), end(machine()), town.known, town.counts, Drain())  # type: ignore[arg-type]
+    town = Town(
+        Heard(), FixedLookups(), Counts(), end(pair_of(make_leaf(mesh().issuer, [x509.DNSName(POD)]), mesh().issuer))
+    )
+    forwarder = Forwarder(settings(**changes), end(machine()), town.lookups, town.counts, Drain())  # type: ignore[arg-type]
 
     async def be_pods_proxy(stream: trio.SocketStream) -> None:
         secured, client_id, has_header = await town.pod.accept(PeekedStream(stream))
@@ -183,7 +185,7 @@ async def test_a_policy_refuses_requests_with_a_status_and_other_connections_wit
 
 
 @here
-async def test_opaque_traffic_comes_to_the_proxys_own_port_and_says_for_which() -> None:
+async def test_opaque_traffic_arrives_at_the_proxys_port_with_its_own_in_a_header() -> None:
     async with open_town() as town:
         assert await town.call_meshed(4143, b"EHLO pod", header=OPAQUE) == b"application"
         assert town.heard.words == [b"EHLO pod"]
@@ -216,9 +218,9 @@ async def test_the_applications_own_tls_passes_as_it_is() -> None:
 
 
 @here
-async def test_a_peer_of_the_mesh_is_spoken_to_in_tls_and_sees_the_machines_first_name() -> None:
+async def test_a_meshed_peer_is_reached_by_tls_and_gets_the_machines_first_name() -> None:
     async with open_town() as town:
-        town.known.endpoints[PEER, 80] = Endpoint(PEER, MESHED, POD, POD, False)
+        town.lookups.endpoints[PEER, 80] = Endpoint(PEER, MESHED, POD, POD, False)
         assert (await town.call(VM, (PEER, 80))).endswith(b"application")
         assert town.heard.words[0] == f"{DNS} 0".encode()
         assert (
@@ -230,7 +232,7 @@ async def test_a_peer_of_the_mesh_is_spoken_to_in_tls_and_sees_the_machines_firs
 @here
 async def test_opaque_traffic_goes_to_the_peers_proxy_with_a_header() -> None:
     async with open_town() as town:
-        town.known.endpoints[PEER, 5432] = Endpoint(PEER, 5432, POD, POD, True)
+        town.lookups.endpoints[PEER, 5432] = Endpoint(PEER, 5432, POD, POD, True)
         assert await town.call(VM, (PEER, 5432), b"\x00 startup") == b"application"
         assert town.heard.words == [f"{DNS} 5432".encode(), b"\x00 startup"]
 
@@ -238,7 +240,7 @@ async def test_opaque_traffic_goes_to_the_peers_proxy_with_a_header() -> None:
 @here
 async def test_a_peer_that_is_somebody_else_gets_no_request() -> None:
     async with open_town() as town:
-        town.known.endpoints[PEER, 80] = Endpoint(PEER, MESHED, "spiffe://cluster.local/ns/shop/sa/db", POD, False)
+        town.lookups.endpoints[PEER, 80] = Endpoint(PEER, MESHED, "spiffe://cluster.local/ns/shop/sa/db", POD, False)
         refused = await town.call(VM, (PEER, 80))
         assert refused.startswith(b"HTTP/1.1 502 ")
         assert b"spiffe://cluster.local/ns/shop/sa/db was expected" in refused

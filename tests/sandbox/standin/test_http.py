@@ -98,16 +98,16 @@ async def relayed(choose: Callable[[], RequestRoute]) -> AsyncIterator[Relayed]:
     async with listener:
         client = await connect(("127.0.0.1", listener.socket.getsockname()[1]))
         accepted = await listener.accept()
-    seen = Relayed(client, Drain(), [], trio.Event())
+    relay = Relayed(client, Drain(), [], trio.Event())
 
     async def run() -> None:
-        await HttpRelay(accepted, choose_soon, seen.counted.append, seen.drain).run()
+        await HttpRelay(accepted, choose_soon, relay.counted.append, relay.drain).run()
         await accepted.aclose()
-        seen.ended.set()
+        relay.ended.set()
 
     async with client, trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        yield seen
+        yield relay
         nursery.cancel_scope.cancel()
 
 
@@ -126,12 +126,12 @@ def to(app: Application, key: object = "app", client_id: str | None = None, *, i
 
 
 async def test_a_request_and_its_answer_pass_and_hop_by_hop_headers_do_not() -> None:
-    async with application() as app, relayed(lambda: to(app)) as seen:
-        status, headers, answer = await seen.ask("/a?b", b"body", X_Kept="yes", Keep_Alive="timeout=5")
-        assert (status, answer, seen.counted) == (200, b"heard body", [200])
+    async with application() as app, relayed(lambda: to(app)) as relay:
+        status, headers, answer = await relay.ask("/a?b", b"body", X_Passed="yes", Keep_Alive="timeout=5")
+        assert (status, answer, relay.counted) == (200, b"heard body", [200])
         target, heard, body = app.heard[0]
     assert (target, body) == (b"/a?b", b"body")
-    assert heard[b"x-kept"] == b"yes"
+    assert heard[b"x-passed"] == b"yes"
     assert heard[b"host"] == b"web"
     assert b"keep-alive" not in heard and b"connection" not in headers
 
@@ -139,81 +139,81 @@ async def test_a_request_and_its_answer_pass_and_hop_by_hop_headers_do_not() -> 
 async def test_requests_of_one_route_share_a_connection_and_another_route_has_its_own() -> None:
     async with application() as first, application() as second:
         routes = [to(first, 1), to(first, 1), to(second, 2), to(first, 1)]
-        async with relayed(lambda: routes.pop(0)) as seen:
+        async with relayed(lambda: routes.pop(0)) as relay:
             for _ in range(4):
-                assert (await seen.ask())[0] == 200
+                assert (await relay.ask())[0] == 200
     assert (first.connections, second.connections) == (2, 1)
     assert (len(first.heard), len(second.heard)) == (3, 1)
 
 
 @pytest.mark.parametrize("client_id", ["orders.shop.serviceaccount.identity.linkerd.cluster.local", None])
-async def test_only_the_proxy_says_who_the_client_is(client_id: str | None) -> None:
-    async with application() as app, relayed(lambda: to(app, client_id=client_id, inbound=True)) as seen:
-        await seen.ask(l5d_client_id="forged")
+async def test_only_the_proxy_sets_the_clients_identity(client_id: str | None) -> None:
+    async with application() as app, relayed(lambda: to(app, client_id=client_id, inbound=True)) as relay:
+        await relay.ask(l5d_client_id="forged")
     assert app.heard[0][1].get(b"l5d-client-id") == (client_id.encode() if client_id else None)
 
 
 async def test_a_connection_that_was_closed_meanwhile_costs_nobody_a_request() -> None:
-    async with application(lasts=1) as app, relayed(lambda: to(app)) as seen:
-        assert [(await seen.ask())[0] for _ in range(3)] == [200, 200, 200]
+    async with application(lasts=1) as app, relayed(lambda: to(app)) as relay:
+        assert [(await relay.ask())[0] for _ in range(3)] == [200, 200, 200]
     assert app.connections == 3
 
 
 async def test_a_request_with_a_body_is_never_sent_twice() -> None:
-    async with application(lasts=1) as app, relayed(lambda: to(app)) as seen:
-        assert (await seen.ask())[0] == 200
-        status, headers, _ = await seen.ask(body=b"pay once")
+    async with application(lasts=1) as app, relayed(lambda: to(app)) as relay:
+        assert (await relay.ask())[0] == 200
+        status, headers, _ = await relay.ask(body=b"pay once")
     assert (status, headers[b"connection"]) == (502, b"close")
     assert headers[b"l5d-proxy-error"].startswith(b"the connection broke")
     assert [body for _, _, body in app.heard] == [b""]
 
 
-async def test_a_client_that_waits_to_send_its_body_is_told_to() -> None:
-    async with application() as app, relayed(lambda: to(app)) as seen:
-        assert (await seen.ask(body=b"much", Expect="100-continue"))[2] == b"heard much"
+async def test_a_client_that_expects_100_continue_gets_it() -> None:
+    async with application() as app, relayed(lambda: to(app)) as relay:
+        assert (await relay.ask(body=b"much", Expect="100-continue"))[2] == b"heard much"
 
 
 async def test_a_request_that_goes_nowhere_is_answered_with_the_reason() -> None:
     def refuse() -> RequestRoute:
         raise Unroutable(403, "unauthorized request from orders")
 
-    async with relayed(refuse) as seen:
-        status, headers, answer = await seen.ask()
-        await seen.ended.wait()
+    async with relayed(refuse) as relay:
+        status, headers, answer = await relay.ask()
+        await relay.ended.wait()
     assert (status, headers[b"l5d-proxy-error"], answer) == (403, b"unauthorized request from orders", b"")
-    assert seen.counted == [403]
+    assert relay.counted == [403]
 
 
 async def test_an_application_that_is_not_there_is_a_bad_gateway() -> None:
     async with application() as app:
         gone = to(app)
-    async with relayed(lambda: gone) as seen:
-        assert (await seen.ask())[0] == 502
+    async with relayed(lambda: gone) as relay:
+        assert (await relay.ask())[0] == 502
 
 
 async def test_draining_ends_an_idle_connection() -> None:
-    async with application() as app, relayed(lambda: to(app)) as seen:
-        assert (await seen.ask())[0] == 200
-        seen.drain.begin()
-        await seen.ended.wait()
-        assert await seen.client.receive_some() == b""
+    async with application() as app, relayed(lambda: to(app)) as relay:
+        assert (await relay.ask())[0] == 200
+        relay.drain.begin()
+        await relay.ended.wait()
+        assert await relay.client.receive_some() == b""
 
 
-async def test_draining_answers_what_is_under_way_and_says_that_it_was_the_last() -> None:
+async def test_draining_answers_the_request_under_way_with_connection_close() -> None:
     async with application() as app:
 
         def begin_and_go() -> RequestRoute:
-            seen.drain.begin()
+            relay.drain.begin()
             return to(app)
 
-        async with relayed(begin_and_go) as seen:
-            status, headers, _ = await seen.ask()
-            await seen.ended.wait()
+        async with relayed(begin_and_go) as relay:
+            status, headers, _ = await relay.ask()
+            await relay.ended.wait()
     assert (status, headers[b"connection"]) == (200, b"close")
 
 
 async def test_what_is_no_http_is_answered_as_such() -> None:
-    async with application() as app, relayed(lambda: to(app)) as seen:
-        await seen.client.send_all(b"GET / HTTP/1.1\r\nno colon\r\n\r\n")
-        assert (await seen.client.receive_some()).startswith(b"HTTP/1.1 400 ")
-        await seen.ended.wait()
+    async with application() as app, relayed(lambda: to(app)) as relay:
+        await relay.client.send_all(b"GET / HTTP/1.1\r\nno colon\r\n\r\n")
+        assert (await relay.client.receive_some()).startswith(b"HTTP/1.1 400 ")
+        await relay.ended.wait()

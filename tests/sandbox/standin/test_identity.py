@@ -69,7 +69,7 @@ async def test_a_workload_api_that_went_away_is_found_again_and_the_certificate_
         nursery.cancel_scope.cancel()
 
 
-async def test_a_certificate_for_somebody_else_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_certificate_of_another_identity_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tls, other = Watched(), "spiffe://cluster.local/ns/shop/sa/db"
     async with open_workload_api(tmp_path / "w.sock", Latest[Svid | None](FIRST), lambda: (), ME) as api:
         async with trio.open_nursery() as nursery:

@@ -24,7 +24,7 @@ ANSWER = (
 
 @dataclass
 class Controller:
-    """A destination controller that answers as it is told; `asked` are the request targets. It may be `away`."""
+    """A destination controller that answers `status` and `body`, unless `away`; `asked` are the request targets."""
 
     status: int = 200
     body: bytes = ANSWER
@@ -68,7 +68,7 @@ async def test_an_answer_is_used_for_a_moment_and_then_asked_for_again(autojump_
         assert len(found.asked) == 2
 
 
-async def test_a_service_without_an_endpoint_is_given_time_to_get_one(autojump_clock: object) -> None:
+async def test_a_service_without_an_endpoint_has_time_to_get_one(autojump_clock: object) -> None:
     async with controller() as found, trio.open_nursery() as nursery:
         found.status = 503
 
@@ -80,7 +80,7 @@ async def test_a_service_without_an_endpoint_is_given_time_to_get_one(autojump_c
         assert await found.lookups().find(WEB) == ENDPOINT
 
 
-async def test_a_service_that_stays_without_one_is_told_after_a_while(autojump_clock: object) -> None:
+async def test_a_service_that_stays_without_one_is_an_error_after_a_while(autojump_clock: object) -> None:
     async with controller() as found:
         found.status = 503
         began = trio.current_time()
@@ -141,7 +141,7 @@ async def test_a_name_is_found_by_its_srv_record_at_the_agents_own_server() -> N
 
 
 @in_own_network("169.254.77.3/32")
-async def test_a_name_that_nobody_knows_has_no_address() -> None:
+async def test_an_unknown_name_has_no_address() -> None:
     async with open_dns("169.254.77.3", Latest(make_settings())):
         with pytest.raises(OSError, match="elsewhere has no address"):
             await Resolver(("elsewhere", 1), "nameserver 169.254.77.3\n").find()

@@ -52,7 +52,7 @@ def test_it_greets_first_and_ends_without_a_configuration_as_linkerd2_proxy_does
     assert done.stderr == "Invalid configuration: LINKERD2_PROXY_IDENTITY_SERVER_ID must be set\n"
 
 
-def told(socket: Path, drain: float) -> dict[str, str]:
+def environment_of(socket: Path, drain: float) -> dict[str, str]:
     settings = make_settings(mesh().anchor.pem)
     return proxy_environment(settings, "web-1", (ADDRESS,), "a", socket, "info", drain=drain, families=(4,))
 
@@ -62,7 +62,7 @@ async def running(folder: Path, drain: float = 5.0) -> AsyncIterator[tuple[Stage
     """The stand-in with our environment, and the Workload API that certifies it."""
     svid = Latest[Svid | None](None)
     async with open_workload_api(folder / "w.sock", svid, lambda: (), frozenset({os.getuid()})) as api:
-        environment = {"PYTHONPATH": str(TOP / "agent"), **told(api.path, drain)}
+        environment = {"PYTHONPATH": str(TOP / "agent"), **environment_of(api.path, drain)}
         log = folder / "proxy.log"
         async with open_program(COMMAND, log, environment=environment, in_machine=False) as started:
             yield started, svid
@@ -77,7 +77,7 @@ async def until_ready(expires: float) -> None:
 
 
 @here
-async def test_it_serves_once_it_is_certified_and_takes_every_new_certificate() -> None:
+async def test_it_serves_once_certified_and_loads_every_new_certificate() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with running(Path(folder)) as (_, svid):
             async with open_probe(PLACE, 4191, NAME) as probe:
@@ -111,24 +111,24 @@ async def talking(drain: float) -> AsyncIterator[tuple[StageProgram, trio.Socket
             svid.set(newest)
             await until_ready(leaf_not_after(newest))
             async with await trio.open_tcp_stream(ADDRESS, PORT, local_address=CLIENT) as stream:
-                assert await say(stream, b"\x00 before") == b"\x00 before"
+                assert await exchange(stream, b"\x00 before") == b"\x00 before"
                 yield started, stream
             nursery.cancel_scope.cancel()
 
 
-async def say(stream: trio.SocketStream, words: bytes) -> bytes:
+async def exchange(stream: trio.SocketStream, words: bytes) -> bytes:
     await stream.send_all(words)
     return bytes(await stream.receive_some())
 
 
 @here
-async def test_told_to_end_it_accepts_nobody_new_and_waits_for_what_is_under_way() -> None:
+async def test_at_sigterm_it_accepts_no_new_connection_and_waits_for_open_ones() -> None:
     async with talking(drain=60.0) as (started, stream):
         started.send(signal.SIGTERM)
         with pytest.raises(OSError, match="all attempts to connect"):
             while True:  # until its listener is closed
                 await (await connect((PLACE, 4143))).aclose()
-        assert await say(stream, b"after") == b"after"
+        assert await exchange(stream, b"after") == b"after"
         assert started.started.poll() is None
         await stream.aclose()
         assert await started.wait() == 0

@@ -63,7 +63,7 @@ def test_whom_the_admin_server_refuses(policy: str, expected: tuple[int | None, 
     assert tuple(met) == expected
 
 
-def test_the_admin_server_knows_one_loopback_address_of_each_family_and_whoever_is_authenticated() -> None:
+def test_the_admin_server_allows_one_loopback_address_of_each_family_and_authenticated_clients() -> None:
     assert refusal_of_admin("deny", NETWORKS, "::1", None, has_arrived=True) is None
     assert refusal_of_admin("deny", NETWORKS, "127.0.0.2", None, has_arrived=True) == 403
     assert refusal_of_admin("all-authenticated", NETWORKS, OUTSIDE, POD, has_arrived=False) is None

@@ -25,7 +25,7 @@ def changed(**values: str) -> dict[str, str]:
     return {name: value for name, value in environment.items() if value}
 
 
-def test_what_is_not_said_is_linkerd2_proxys_default() -> None:
+def test_a_missing_variable_has_linkerd2_proxys_default() -> None:
     read = read_environment(LEAST)
     assert (read.inbound, read.outbound, read.admin) == (
         ("0.0.0.0", 4143),
@@ -37,7 +37,7 @@ def test_what_is_not_said_is_linkerd2_proxys_default() -> None:
     assert read.destination == ("linkerd-dst-headless.linkerd.svc.cluster.local.", 8086)
 
 
-def test_what_is_said_is_taken() -> None:
+def test_every_variable_is_parsed() -> None:
     read = read_environment(
         changed(
             INBOUND_LISTEN_ADDR="[fd77:ec1a:7e::1]:4143",

@@ -15,7 +15,7 @@ def pair() -> tuple[trio.StapledStream, trio.StapledStream]:
     return trio.testing.memory_stream_pair()
 
 
-async def test_bytes_that_were_looked_at_are_read_again() -> None:
+async def test_peeked_bytes_are_read_again() -> None:
     near, far = pair()
     await far.send_all(b"GET / HTTP/1.1\r\n")
     stream = PeekedStream(near)
@@ -50,26 +50,26 @@ async def test_a_stream_that_ends_shows_what_there_was_and_then_its_end() -> Non
     ("pieces", "is_http"),
     [
         ([b"G", b"ET / HT", b"TP/1.1\r\n"], True),
-        ([b"\x00raw"], False),  # told at once: nothing more is waited for
+        ([b"\x00raw"], False),  # at once, without a wait for more
         ([b"EHLO", b" me"], True),  # as linkerd2-proxy takes it: such ports are to be marked opaque
         ([b"PRI * HTT", b"P/2.0\r\n\r\n"], False),
         ([b"get /"], False),
     ],
 )
-async def test_first_bytes_tell_http_however_they_are_cut(pieces: list[bytes], is_http: bool) -> None:
+async def test_http_is_detected_however_its_first_bytes_are_cut(pieces: list[bytes], is_http: bool) -> None:
     near, far = pair()
-    stream, told = PeekedStream(near), []
+    stream, found = PeekedStream(near), []
 
-    async def look() -> None:
-        told.append(await speaks_http1(stream))
+    async def detect() -> None:
+        found.append(await speaks_http1(stream))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
+        nursery.start_soon(detect)
         for piece in pieces:
             await far.send_all(piece)
             await trio.testing.wait_all_tasks_blocked()
         await far.send_eof()
-    assert told == [is_http]
+    assert found == [is_http]
     assert (await stream.receive_some())[:1] == pieces[0][:1]
 
 
@@ -81,7 +81,7 @@ async def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
         return near, await listener.accept()
 
 
-async def test_bytes_are_carried_both_ways_and_who_has_said_all_may_still_listen() -> None:
+async def test_bytes_are_relayed_both_ways_and_a_half_closed_side_still_receives() -> None:
     client, left = await sockets()
     right, server = await sockets()
     async with client, left, right, server, trio.open_nursery() as nursery:
@@ -105,7 +105,7 @@ async def test_a_side_that_breaks_ends_both() -> None:
             await server.aclose()  # a reset
 
 
-async def test_a_side_that_cannot_say_that_it_has_said_all_gives_the_other_a_while(autojump_clock: object) -> None:
+async def test_an_end_that_cannot_be_passed_on_leaves_the_other_direction_a_while(autojump_clock: object) -> None:
     client, left = pair()
     right, _server = pair()
     began = trio.current_time()
@@ -156,7 +156,7 @@ async def test_draining_nothing_is_done_at_once() -> None:
     assert drain.empty.is_set()
 
 
-async def test_connecting_gives_up_in_time(autojump_clock: object) -> None:
+async def test_connecting_has_a_time_limit(autojump_clock: object) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1)
     async with listener:
         place = listener.socket.getsockname()
@@ -189,7 +189,7 @@ table ip6 t { chain o { type nat hook output priority -100; ip6 daddr 2001:db8::
 CALL = "import socket, sys; socket.create_connection((sys.argv[1], 80), timeout=5)"
 
 
-async def test_the_kernel_says_where_a_redirected_connection_was_going_in_both_families() -> None:
+async def test_the_kernel_reports_the_original_destination_in_both_families() -> None:
     async with open_network() as network:
         machine = await network.add("vm", "192.0.2.2/24", "2001:db8::2/64")
         await machine.must("nft", RULES)
@@ -197,12 +197,12 @@ async def test_the_kernel_says_where_a_redirected_connection_was_going_in_both_f
             machine.command(sys.executable, "-c", ACCEPT), stdout=-1, start_new_session=True
         )
         assert acceptor.stdout is not None
-        told = b""
+        text = b""
         for address in ("", "192.0.2.1", "2001:db8::1"):
             if address:
                 await machine.must(sys.executable, "-c", CALL, address)
-            told += await acceptor.stdout.receive_some()
-        assert [json.loads(line) for line in told.splitlines()[1:]] == [["192.0.2.1", 80], ["2001:db8::1", 80]]
+            text += await acceptor.stdout.receive_some()
+        assert [json.loads(line) for line in text.splitlines()[1:]] == [["192.0.2.1", 80], ["2001:db8::1", 80]]
         await acceptor.wait()
 
 

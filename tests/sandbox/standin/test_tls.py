@@ -75,7 +75,7 @@ async def meet(server: Tls, client: Tls, identity: str, *, transport_header: boo
     return met
 
 
-async def test_a_pod_and_a_machine_know_each_other() -> None:
+async def test_a_pod_and_a_machine_verify_each_other() -> None:
     to_machine = await meet(end(machine()), end(pod()), URI)
     assert (to_machine.client_id, to_machine.words) == (POD, (b"ping", b"pong"))
     to_pod = await meet(end(pod()), end(machine()), POD)
@@ -88,7 +88,7 @@ async def test_a_machine_answers_to_either_of_its_names(identity: str) -> None:
 
 
 @pytest.mark.parametrize("transport_header", [False, True])
-async def test_both_sides_know_whether_a_transport_header_follows(transport_header: bool) -> None:
+async def test_both_sides_agree_whether_a_transport_header_follows(transport_header: bool) -> None:
     met = await meet(end(machine()), end(pod()), URI, transport_header=transport_header)
     assert met.has_header is transport_header
 
@@ -139,7 +139,7 @@ async def test_a_client_without_a_certificate_is_nobody() -> None:
     assert met == [None]
 
 
-async def test_a_client_that_says_nothing_is_not_waited_for_for_ever(autojump_clock: object) -> None:
+async def test_a_silent_client_is_not_waited_for_for_ever(autojump_clock: object) -> None:
     _near, far = trio.testing.memory_stream_pair()
     with pytest.raises(trio.TooSlowError):
         await end(machine()).accept(PeekedStream(far))

@@ -22,14 +22,14 @@ from exclave_sandbox.standin.wire import (
 
 
 @given(st.integers(1, 65535))
-def test_a_header_carries_its_port(port: int) -> None:
+def test_a_header_has_its_port(port: int) -> None:
     header = encode_header(port)
     assert header.startswith(b"transport.l5d.io/v1\r\n\r\n")
     assert header_length(header[:HEADER_START]) == len(header) - HEADER_START
     assert decode_header(header[HEADER_START:]) == port
 
 
-def test_a_header_may_say_more_than_we_read() -> None:
+def test_unknown_fields_of_a_header_are_skipped() -> None:
     session, name = b"\x1a\x02\x08\x01", b"\x12\x03web"  # fields 3 and 2, as linkerd2-proxy writes them
     assert decode_header(name + session + b"\x08\xb8\x2a") == 5432
 
@@ -71,7 +71,7 @@ def test_what_is_no_header_is_refused_and_so_is_one_without_end() -> None:
         (b"", False),
     ],
 )
-def test_first_bytes_that_look_like_http(start: bytes, is_http: bool) -> None:
+def test_first_bytes_of_http(start: bytes, is_http: bool) -> None:
     assert is_http1(start) is is_http
 
 
@@ -99,7 +99,7 @@ def test_the_name_in_a_client_hello(name: str | None) -> None:
     assert read_server_name(client_hello(name)) == name
 
 
-def test_a_client_hello_that_is_not_all_there_says_so_at_every_cut() -> None:
+def test_a_client_hello_that_is_cut_off_anywhere_is_reported() -> None:
     hello = client_hello("web.shop.svc.cluster.local")
     for size in range(len(hello)):
         with pytest.raises(EOFError):

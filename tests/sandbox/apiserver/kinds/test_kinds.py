@@ -94,13 +94,13 @@ def test_a_body_of_something_else_is_refused(body: Any, message: str) -> None:
     assert (refused.value.code, refused.value.message) == (400, message)
 
 
-def test_unknown_fields_are_refused_in_custom_kinds_and_kept_in_kubernetes_own() -> None:
+def test_unknown_fields_are_refused_in_custom_kinds_and_stored_in_kubernetes_own() -> None:
     with pytest.raises(Refusal, match='strict decoding error: unknown field "extra"'):
         new_object(kinds.MEMBERS, {**member(), "extra": 1})
     assert new_object(kinds.PODS, {"metadata": {"name": "p"}, "spec": {"anything": 1}})["spec"] == {"anything": 1}
 
 
-def test_a_status_write_may_take_the_status_away() -> None:
+def test_a_status_write_can_remove_the_status() -> None:
     old = {**member(), "status": {"settings": "x"}}
     old["metadata"] |= {"generation": 1, "resourceVersion": "3", "uid": "u"}
     assert "status" not in changed_object(kinds.MEMBERS, old, {**old, "status": {}}, "status")

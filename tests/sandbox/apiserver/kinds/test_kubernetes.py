@@ -94,7 +94,7 @@ def test_an_object_is_refused(kind: kinds.Kind, body: dict[str, Any], message: s
     assert refused.value.message == message
 
 
-def test_a_binding_for_the_whole_cluster_gives_a_cluster_role() -> None:
+def test_a_cluster_role_binding_names_a_cluster_role() -> None:
     with pytest.raises(Refusal) as refused:
         make_store().create(kinds.CLUSTER_ROLE_BINDINGS, "", named(roleRef=ROLE_REF))
     assert refused.value.message == (
@@ -142,7 +142,7 @@ def test_a_change_is_refused(kind: kinds.Kind, body: dict[str, Any], patch: dict
     assert refused.value.message == message
 
 
-def test_what_is_right_is_taken() -> None:
+def test_a_valid_object_is_accepted() -> None:
     store = make_store()
     store.create(kinds.LEASES, "g", named(spec={"holderIdentity": "a", "renewTime": MICRO}))
     store.create(kinds.LEASES, "g", {"metadata": {"name": "empty"}})

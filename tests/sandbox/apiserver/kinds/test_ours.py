@@ -44,7 +44,7 @@ def test_a_misspelt_field_is_refused_and_not_dropped() -> None:
 
 
 @pytest.mark.parametrize("field", ["nonce", "machineHash", "deliveryKey"])
-def test_what_a_machine_said_of_itself_when_it_joined_stays_said(field: str) -> None:
+def test_the_values_that_a_machine_joined_with_are_immutable(field: str) -> None:
     store = make_store()
     store.create(kinds.MEMBERS, "g", member())
     with pytest.raises(Refusal) as found:
@@ -84,7 +84,7 @@ def test_a_group_is_refused(name: str, spec: dict[str, Any], message: str) -> No
     assert refused(kinds.WORKLOAD_GROUPS, group(name, **spec)) == expected
 
 
-def test_a_group_may_say_everything_that_the_contract_names() -> None:
+def test_a_group_may_have_every_field_of_the_contract() -> None:
     whole = group(
         serviceAccount="web",
         labels={"app": "web"},
