@@ -43,18 +43,14 @@ def key_pem_of(key: ec.EllipticCurvePrivateKey) -> str:
 
 def make_anchor(name: str = "root.linkerd.cluster.local", lifetime: timedelta = timedelta(days=3650)) -> Authority:
     """A self-signed trust anchor."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    return Authority(_signed(_authority(name, key, lifetime, path_length=1), _name(name), key, key.public_key()), key)
+    return _make(name, None, lifetime, _authority(path_length=1))
 
 
 def make_issuer(
     anchor: Authority, name: str = "identity.linkerd.cluster.local", lifetime: timedelta = timedelta(days=365)
 ) -> Authority:
     """An intermediate under `anchor` that signs leaves only."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = _authority(name, key, lifetime, path_length=0)
-    issuer = anchor.certificate.subject
-    return Authority(_signed(builder, issuer, anchor.key, anchor.key.public_key()), key)
+    return _make(name, anchor, lifetime, _authority(path_length=0))
 
 
 def make_leaf(
@@ -63,69 +59,54 @@ def make_leaf(
     lifetime: timedelta = timedelta(days=1),
     common_name: str = "leaf",
 ) -> Authority:
-    """A leaf for server and client use with these SANs, in this order, and a fresh P-256 key."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    """A leaf for server and client use with these SANs, in this order, and a new P-256 key."""
+    usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_usage(signs_certificates=False), True),
+        (usages, False),
+        (x509.SubjectAlternativeName(names), False),
+    ]
+    return _make(common_name, issuer, lifetime, extensions)
+
+
+def _make(
+    name: str, issuer: Authority | None, lifetime: timedelta, extensions: list[tuple[x509.ExtensionType, bool]]
+) -> Authority:
+    """A certificate with a new key, self-signed without an issuer; each extension has its criticality."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(timezone.utc)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    signer = issuer.key if issuer else key
     builder = (
-        _builder(common_name, key, lifetime)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-    )
-    return Authority(_signed(builder, issuer.certificate.subject, issuer.key, issuer.key.public_key()), key)
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _builder(name: str, key: ec.EllipticCurvePrivateKey, lifetime: timedelta) -> x509.CertificateBuilder:
-    now = datetime.now(timezone.utc)
-    return (
         x509.CertificateBuilder()
-        .subject_name(_name(name))
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATE)
         .not_valid_after(now + lifetime)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
+    identifiers: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
+    ]
+    for extension, critical in (*identifiers, *extensions):
+        builder = builder.add_extension(extension, critical=critical)
+    return Authority(builder.sign(signer, hashes.SHA256()), key)
 
 
-def _authority(
-    name: str, key: ec.EllipticCurvePrivateKey, lifetime: timedelta, path_length: int
-) -> x509.CertificateBuilder:
-    return (
-        _builder(name, key, lifetime)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-    )
+def _authority(path_length: int) -> list[tuple[x509.ExtensionType, bool]]:
+    return [
+        (x509.BasicConstraints(ca=True, path_length=path_length), True),
+        (_usage(signs_certificates=True), True),
+    ]
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    unused = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
         crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _signed(
-    builder: x509.CertificateBuilder,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    public_key: ec.EllipticCurvePublicKey,
-) -> x509.Certificate:
-    return (
-        builder.issuer_name(issuer)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public_key), critical=False)
-        .sign(key, hashes.SHA256())
+        **dict.fromkeys((*unused, "decipher_only"), False),
     )

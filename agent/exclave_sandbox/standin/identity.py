@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from exclave.kit.formats.x509 import der_of, read_certificates
 from exclave.kit.tasks.backoff import Backoff
 from exclave_sandbox.standin.tls import ProxyCertificate, Tls
+from exclave_sandbox.standin.wire import read_varint
 
 log = logging.getLogger(__name__)
 
@@ -148,25 +149,14 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Number and content of each length-delimited field; this message has no others."""
     position = 0
     while position < len(message):
-        tag, position = _varint(message, position)
+        tag, position = read_varint(message, position)
         if tag & 7 != 2:
             raise ValueError("an X509SVIDResponse was expected")
-        size, position = _varint(message, position)
+        size, position = read_varint(message, position)
         if position + size > len(message):
             raise ValueError("a message is cut off")
         yield tag >> 3, message[position : position + size]
         position += size
-
-
-def _varint(message: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < len(message):
-        value |= (message[position] & 0x7F) << shift
-        shift += 7
-        position += 1
-        if message[position - 1] < 0x80:
-            return value, position
-    raise ValueError("a message is cut off")
 
 
 def _read_pair(chain: bytes, key: bytes) -> ProxyCertificate:

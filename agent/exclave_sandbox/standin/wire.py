@@ -47,8 +47,8 @@ def decode_header(message: bytes) -> int:
     """The port in a header's message. Raises ValueError."""
     position = 0
     while position < len(message):
-        tag, position = _read_varint(message, position)
-        value, position = _read_varint(message, position)
+        tag, position = read_varint(message, position)
+        value, position = read_varint(message, position)
         if tag & 7 == 0:
             if tag >> 3 == 1:
                 return value
@@ -113,7 +113,8 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+def read_varint(message: bytes, position: int) -> tuple[int, int]:
+    """A protobuf varint at a position, and the position after it. Raises ValueError if it is cut off."""
     value = shift = 0
     while position < len(message):
         byte = message[position]

@@ -7,24 +7,22 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+from exclave.kit.formats.labels import DNS_LABEL, is_label_key, is_label_value
 from exclave.kit.formats.openapi import ANY_OBJECT, BOOLEAN, STRING, list_of, object_of
 from exclave_sandbox.apiserver.refusal import Cause, Object
 
 NameRule = Literal["subdomain", "label", "path"]
 
-_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_SUBDOMAIN = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
 _LABEL_TEXT = (
     "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with "
-    f"an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '{_LABEL}')"
+    f"an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '{DNS_LABEL}')"
 )
 _SUBDOMAIN_TEXT = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
     f"end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
 )
-_RULES = {"label": (_LABEL, _LABEL_TEXT, 63), "subdomain": (_SUBDOMAIN, _SUBDOMAIN_TEXT, 253)}
-_QUALIFIED = re.compile(rf"({_SUBDOMAIN}/)?([A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?)")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_RULES = {"label": (DNS_LABEL, _LABEL_TEXT, 63), "subdomain": (_SUBDOMAIN, _SUBDOMAIN_TEXT, 253)}
 _OWNER_FIELDS = ("apiVersion", "kind", "name", "uid")
 
 SHAPE = object_of(
@@ -46,11 +44,6 @@ DROPPED = ("selfLink", "managedFields")
 """Fields that are not stored."""
 
 
-def is_label(name: str) -> bool:
-    """Whether a name is a DNS label."""
-    return len(name) <= 63 and re.fullmatch(_LABEL, name) is not None
-
-
 def check_name(name: str, rule: NameRule) -> Iterator[Cause]:
     """Mistakes in an object's name."""
     if rule == "path":
@@ -68,15 +61,15 @@ def check_metadata(metadata: Object, rule: NameRule) -> Iterator[Cause]:
     """Mistakes in one object's metadata."""
     yield from check_name(metadata["name"], rule)
     for key, value in (metadata.get("labels") or {}).items():
-        if not _QUALIFIED.fullmatch(key):
+        if not is_label_key(key):
             yield Cause("metadata.labels", f'Invalid value: "{key}": not a qualified name')
-        if not isinstance(value, str) or not _LABEL_VALUE.fullmatch(value):
+        if not isinstance(value, str) or not is_label_value(value):
             yield Cause("metadata.labels", f'Invalid value: "{value}": not a valid label value')
     for key, value in (metadata.get("annotations") or {}).items():
-        if not _QUALIFIED.fullmatch(key.lower()) or not isinstance(value, str):
+        if not is_label_key(key.lower()) or not isinstance(value, str):
             yield Cause("metadata.annotations", f'Invalid value: "{key}": not a qualified name with a string')
     for finalizer in metadata.get("finalizers") or ():
-        if "/" not in finalizer or not _QUALIFIED.fullmatch(finalizer):
+        if "/" not in finalizer or not is_label_key(finalizer):
             yield Cause("metadata.finalizers", f'Invalid value: "{finalizer}": not a fully qualified name')
     yield from _check_owners(metadata.get("ownerReferences") or [])
 
