@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.admin.group.checks import checked_spec, refuse_place
+from exclave.admin.group.checks import check_namespace, checked_spec
 from exclave.api.definitions.schemas import WORKLOAD_GROUP
 from exclave.api.group import (
     INBOUND_POLICIES,
@@ -144,10 +144,10 @@ PLACES: dict[str, str | None] = {
 def test_the_admins_commands_and_the_controller_refuse_the_same_namespaces(namespace: str, why: str | None) -> None:
     assert namespace_fault(namespace, "machines", "mesh") == why
     if why is None:
-        refuse_place(namespace, "web", "machines", "mesh")
+        check_namespace(namespace, "web", "machines", "mesh")
         return
     with pytest.raises(ExclaveError) as refused:
-        refuse_place(namespace, "web", "machines", "mesh")
+        check_namespace(namespace, "web", "machines", "mesh")
     assert refused.value.message == f"namespace {namespace} {why}"
 
 

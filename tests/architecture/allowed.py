@@ -95,7 +95,7 @@ WITHOUT_TEST_FILE = {
 UNSUPERVISED = {
     "exclave.cluster.client: run": "inside of a watch: its failure is for whoever reads that, and is supervised",
     "exclave.cluster.http: _discard": "closes connections, within a time; what goes wrong there harms nobody",
-    "exclave.cluster.http: _carry_out": "hands every failure to the caller of the request",
+    "exclave.cluster.http: _run_to_end": "hands every failure to the caller of the request",
     "exclave.cluster.server_addresses: resolve_one": "inside of a join, which a person waits for",
     "exclave.daemon.teardown: _end_proxy": "inside of a teardown, which reports what it could not end",
     "exclave.dns.server: _serve_connection": "inside of the transport, which is supervised",

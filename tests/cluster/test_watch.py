@@ -23,13 +23,13 @@ from exclave.cluster.watch import (
     WatchMachine,
 )
 from exclave.cluster.watch_events import (
+    Abort,
     Action,
     Answered,
     Arrived,
     Deliver,
     Ended,
     Fetch,
-    GiveUp,
     Lost,
     Open,
     Opened,
@@ -401,7 +401,7 @@ def test_after_a_bookmark_long_silence_means_that_the_server_is_gone() -> None:
 
 def test_the_refusal_that_ended_it_is_handed_on() -> None:
     refusal = ApiRefusal(403, "Forbidden", "no", "ask")
-    assert Run(ALL).hear(Refused(refusal)).action == GiveUp(refusal)
+    assert Run(ALL).hear(Refused(refusal)).action == Abort(refusal)
 
 
 def test_pauses_grow_and_end_when_a_stream_has_brought_something() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.daemon.status import EMPTY, QUIET, FirstSeen, Problem, build_status, problem_of
+from exclave.daemon.status import EMPTY, QUIET, FirstObserved, Problem, build_status, problem_of
 from exclave.errors import Fault, HostError
 from exclave.member.state import State
 
@@ -70,7 +70,7 @@ def test_a_problem_is_told_at_once_and_the_oldest_first() -> None:
 
 
 def test_a_thing_keeps_the_time_of_its_first_sight_until_it_goes() -> None:
-    sightings = FirstSeen()
+    sightings = FirstObserved()
     assert sightings.observe(["a"], 1.0) == {"a": 1.0}
     assert sightings.observe(["b", "a"], 2.0) == {"b": 2.0, "a": 1.0}
     assert sightings.observe(["b"], 3.0) == {"b": 2.0}
@@ -78,7 +78,7 @@ def test_a_thing_keeps_the_time_of_its_first_sight_until_it_goes() -> None:
 
 
 def test_what_was_seen_is_not_the_reader_s_to_change() -> None:
-    sightings = FirstSeen()
+    sightings = FirstObserved()
     sightings.observe(["a"], 1.0).clear()
     assert sightings.observe(["a"], 2.0) == {"a": 1.0}
 

@@ -56,9 +56,9 @@ def test_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "condition",
     [None, Condition("Admitted", True, "Admitted", ""), Condition("Admitted", False, "Odd", "")],
     ids=["nothing said", "admitted", "a reason unknown here"],
 )
-def test_what_is_no_refusal(told: Condition | None) -> None:
-    assert read_refusal(MemberView("m", admitted=told), TOKEN) is None
+def test_what_is_no_refusal(condition: Condition | None) -> None:
+    assert read_refusal(MemberView("m", admitted=condition), TOKEN) is None

@@ -21,12 +21,12 @@ from exclave.cluster.http import Exchange, Fence, open_exchange
 from exclave.cluster.waiting import Wait
 from exclave.cluster.watch import WatchMachine
 from exclave.cluster.watch_events import (
+    Abort,
     Answered,
     Arrived,
     Deliver,
     Ended,
     Fetch,
-    GiveUp,
     Lost,
     Open,
     Opened,
@@ -141,11 +141,11 @@ class _Follower:
         """Follow until cancelled. Raises ApiRefusal."""
         try:
             while True:
-                await self._take_step(what)
+                await self._do_step(what)
         finally:
             self._stop_waiting()
 
-    async def _take_step(self, what: str) -> None:
+    async def _do_step(self, what: str) -> None:
         action = self._machine.next_action(trio.current_time(), self._draw())
         if isinstance(action, Deliver):
             await self._deliver.send(action.event)
@@ -160,7 +160,7 @@ class _Follower:
             self._exchange.waits.explain(self._wait, action.why)
             await trio.sleep_until(action.until)
         else:
-            assert isinstance(action, GiveUp)
+            assert isinstance(action, Abort)
             raise action.refusal
 
     async def _fetch(self, request: Request) -> Report:

@@ -115,13 +115,13 @@ def _bad_certificate(problem: ssl.SSLCertVerificationError, server: str, host: s
 
 def _chain(problem: BaseException) -> Iterator[BaseException]:
     """The problem, then what lies below it: causes, contexts (also suppressed ones), members of groups."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     todo = [problem]
     while todo:
         link = todo.pop(0)
-        if id(link) in seen:
+        if id(link) in visited:
             continue
-        seen.add(id(link))
+        visited.add(id(link))
         yield link
         below = (link.__cause__, link.__context__, *getattr(link, "exceptions", ()))
         todo += [deeper for deeper in below if deeper is not None]

@@ -104,7 +104,7 @@ class Exchange:
         """Send a request to each server in turn until one answers. Raises ApiRefusal, or ClusterError if none did."""
         await self._room.acquire()
         call = _Call()
-        self._nursery.start_soon(self._carry_out, request, fence, call)
+        self._nursery.start_soon(self._run_to_end, request, fence, call)
         await call.done.wait()
         if call.answer is not None:
             return call.answer
@@ -118,7 +118,7 @@ class Exchange:
         client, socket = make_client(self._tls), None
         try:
             server, response = await self._open_each(client, request)
-            if (socket := _keep_alive(response)) is not None:
+            if (socket := _enable_keepalive(response)) is not None:
                 self._streams.add(socket)
             async with aclosing(_bytes_of(response, server)) as received:
                 yield received
@@ -148,7 +148,7 @@ class Exchange:
         if client.users == 0:
             await _close(client.http)
 
-    async def _carry_out(self, request: Request, fence: Fence | None, call: _Call) -> None:
+    async def _run_to_end(self, request: Request, fence: Fence | None, call: _Call) -> None:
         # Each server has its own limit, and so has closing its client; this one is never reached.
         with shielded((len(self._access.servers) + 1) * (WHOLE + CLOSING)) as scope:
             self._scopes.add(scope)
@@ -243,7 +243,7 @@ class Exchange:
         else:
             timeout = httpx.Timeout(WHOLE, connect=CONNECT)
         url = server.rstrip("/") + request.path + query
-        watched = {} if fence is None else {"trace": partial(_look_at, fence)}
+        watched = {} if fence is None else {"trace": partial(_check_fence, fence)}
         return client.build_request(
             request.method, url, headers=headers, content=content, timeout=timeout, extensions=watched
         )
@@ -328,7 +328,7 @@ def make_client(tls: ssl.SSLContext) -> httpx.AsyncClient:
     return httpx.AsyncClient(verify=tls, trust_env=False, limits=limits, headers=headers)
 
 
-async def _look_at(fence: Fence, event: str, _info: object) -> None:
+async def _check_fence(fence: Fence, event: str, _info: object) -> None:
     """Called by httpcore at each of its steps; a connection may have to be made first, and that takes time."""
     if event.endswith((".send_request_headers.started", ".send_request_body.started")):
         fence()
@@ -359,7 +359,7 @@ async def _bytes_of(response: httpx.Response, server: str) -> AsyncGenerator[byt
     raise unreachable([failure])
 
 
-def _keep_alive(response: httpx.Response) -> Any:
+def _enable_keepalive(response: httpx.Response) -> Any:
     """Let the kernel find out within a minute that the other side of a silent stream is gone; the stream's socket."""
     stream = response.extensions.get("network_stream")
     socket = stream.get_extra_info("socket") if stream is not None else None

@@ -82,7 +82,7 @@ async def open_member_cluster(
         ):
             cluster = MemberCluster(exchange, draw, credential, server_addresses)
             async with open_bare_nursery() as nursery:
-                renew = partial(_keep_young, cluster, path, namespace, account, now, draw)
+                renew = partial(_renew_credential, cluster, path, namespace, account, now, draw)
                 nursery.start_soon(supervise, "credential", renew)
                 yield cluster
                 nursery.cancel_scope.cancel()
@@ -112,7 +112,9 @@ def load_credential(path: Path) -> Credential:
         raise HostError(Fault.DISK, f"{path} is damaged: {problem}", hint) from None
 
 
-async def _keep_young(cluster: MemberCluster, path: Path, namespace: str, account: str, now: Now, draw: Draw) -> None:
+async def _renew_credential(
+    cluster: MemberCluster, path: Path, namespace: str, account: str, now: Now, draw: Draw
+) -> None:
     attempts = Attempts()
     while True:
         await sleep_until_wall(cluster.credential.value.renew_at, now)

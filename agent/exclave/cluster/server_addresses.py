@@ -118,8 +118,8 @@ class _AddressBook:
         self._times: dict[str, dict[str, float]] = {}
         for server in servers:
             address = address_in_url(server)
-            known = self._stored.get(server, frozenset()) if address is None else {address}
-            self._times[server] = dict.fromkeys(known, now)
+            addresses_now = self._stored.get(server, frozenset()) if address is None else {address}
+            self._times[server] = dict.fromkeys(addresses_now, now)
         self._problems: dict[str, str] = {}
         self.latest = Latest(list_addresses(servers, self._times))
 
@@ -146,9 +146,9 @@ class _AddressBook:
         times = {**self._times[server], **dict.fromkeys(answer, now)}
         self._times[server] = {address: time for address, time in times.items() if now - time <= RETAINED}
         self.latest.set(list_addresses(self._servers, self._times))
-        known = frozenset(self._times[server])
-        if known != self._stored.get(server):
-            self._stored[server] = known
+        addresses_now = frozenset(self._times[server])
+        if addresses_now != self._stored.get(server):
+            self._stored[server] = addresses_now
             try:
                 store_answers(self._state, self._stored)
             except HostError as problem:  # this boot has the addresses; a full disk must not end the lookups
@@ -161,12 +161,12 @@ class _AddressBook:
                 log.info("the API server's name %s is resolved again", host)
         elif problem != last:
             self._problems[server] = problem
-            known = ", ".join(sorted(self._times[server]))
+            addresses_now = ", ".join(sorted(self._times[server]))
             log.warning(
                 "the API server's name %s is not resolved: %s; %s",
                 host,
                 problem,
-                f"its last addresses are used: {known}" if known else "no address of it is known",
+                f"its last addresses are used: {addresses_now}" if addresses_now else "no address of it is known",
             )
 
 

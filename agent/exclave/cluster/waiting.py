@@ -20,13 +20,13 @@ QUIET = 15.0
 
 
 class Wait:
-    """One wait: for `what`, since `since` (monotonic seconds), because of `reason`; `told` once it was logged."""
+    """One wait: for `what`, since `since` (monotonic seconds), because of `reason`; `is_logged` once it was logged."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.since = trio.current_time()
         self.reason = "no answer yet"
-        self.told = False
+        self.is_logged = False
 
     @property
     def text(self) -> str:
@@ -61,7 +61,7 @@ class Waits:
     def end(self, wait: Wait) -> None:
         """Close a wait."""
         self._pending.remove(wait)
-        if wait.told:
+        if wait.is_logged:
             log.info("no longer waiting after %.0f s: %s", trio.current_time() - wait.since, wait.what)
         self._changed.set()
 
@@ -77,10 +77,10 @@ class Waits:
             now = trio.current_time()
             long = [wait for wait in self._pending if now - wait.since >= QUIET]
             for wait in long:
-                if not wait.told:
-                    wait.told = True
+                if not wait.is_logged:
+                    wait.is_logged = True
                     log.warning("waiting for %.0f s %s", now - wait.since, wait.text)
             self.latest.set(long[0].text if long else None)
-            due = min((wait.since + QUIET for wait in self._pending if not wait.told), default=math.inf)
+            due = min((wait.since + QUIET for wait in self._pending if not wait.is_logged), default=math.inf)
             with trio.move_on_at(due):
                 await self._changed.wait()

@@ -19,13 +19,13 @@ from enum import Enum
 
 from exclave.api.requests import Object, Request, Resource, get, is_transient, list_all, path_of
 from exclave.cluster.watch_events import (
+    Abort,
     Action,
     Answered,
     Arrived,
     Deliver,
     Ended,
     Fetch,
-    GiveUp,
     Listed,
     Lost,
     Open,
@@ -73,7 +73,7 @@ class _Step(Enum):
     FETCH = "fetch"
     OPEN = "open"
     READ = "read"
-    GIVE_UP = "give up"
+    ABORT = "give up"
 
 
 class WatchMachine:
@@ -88,7 +88,7 @@ class WatchMachine:
         self._version = ""  # of the last thing seen; where the next stream starts
         self._pages: list[Object] = []
         self._next_page = ""
-        self._known: Object | None = None  # the one object, as last delivered
+        self._last_object: Object | None = None  # the one object, as last delivered
         self._absent = False  # the one object was reported gone
         self._refusal: ApiRefusal | None = None
         self._attempt = 0  # failures since something last went well
@@ -120,9 +120,9 @@ class WatchMachine:
             return self._pause
         if self._step is _Step.READ:
             return Read(self._deadline())
-        if self._step is _Step.GIVE_UP:
+        if self._step is _Step.ABORT:
             assert self._refusal is not None
-            return GiveUp(self._refusal)
+            return Abort(self._refusal)
         if self._step is _Step.OPEN:
             self._lifetime = SHORTEST + int(draw * (LONGEST - SHORTEST))
             return Open(self._stream_request())
@@ -177,7 +177,7 @@ class WatchMachine:
             self._try_again("the API server's answer has no resourceVersion")
             return
         if self._name is not None:
-            self._see(answer)
+            self._observe(answer)
         else:
             items = answer.get("items")
             self._pages += items if isinstance(items, list) else []
@@ -189,19 +189,19 @@ class WatchMachine:
         self._version = version
         self._step = _Step.OPEN
 
-    def _see(self, found: Object) -> None:
+    def _observe(self, found: Object) -> None:
         """Deliver the one object, unless exactly this was delivered before."""
-        if self._known is None or _identity(self._known) != _identity(found):
+        if self._last_object is None or _identity(self._last_object) != _identity(found):
             self._events.append(Upserted(found))
-        self._known = found
+        self._last_object = found
         self._absent = False
 
     def _miss(self, last: Object | None) -> None:
         """Deliver once that the one object is gone."""
         if not self._absent:
             stub: Object = {"metadata": {"name": self._name, "namespace": self._namespace}}
-            self._events.append(Removed(last or self._known or stub))
-        self._known = None
+            self._events.append(Removed(last or self._last_object or stub))
+        self._last_object = None
         self._absent = True
 
     # What came of a stream.
@@ -246,7 +246,7 @@ class WatchMachine:
             if kind == "DELETED":
                 self._miss(found)
             else:
-                self._see(found)
+                self._observe(found)
 
     def _receive_error(self, status: Object) -> None:
         """An ERROR event: a Status where an object was expected."""
@@ -289,7 +289,7 @@ class WatchMachine:
             self._try_again(refusal.message)
         else:
             self._refusal = refusal
-            self._step = _Step.GIVE_UP
+            self._step = _Step.ABORT
 
     def _try_again(self, why: str, least: float = 0.0) -> None:
         """Do the same step again, after a pause."""

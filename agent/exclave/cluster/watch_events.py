@@ -71,13 +71,13 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class GiveUp:
+class Abort:
     """End with this refusal."""
 
     refusal: ApiRefusal
 
 
-Action = Fetch | Open | Read | Deliver | Pause | GiveUp
+Action = Fetch | Open | Read | Deliver | Pause | Abort
 
 
 @dataclass(frozen=True)

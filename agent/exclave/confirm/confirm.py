@@ -46,7 +46,7 @@ class Confirming:
             self._become(Confirmation())
         return was_asked
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Let the time run, for as long as there is anything to confirm."""
         while (found := self.view.value).stage is not Stage.CONFIRMED:
             if found.stage is Stage.RUNNING:
@@ -95,6 +95,6 @@ async def open_confirm(state: Path, membership: MemberClient, left: float | None
     if found.is_withdrawn:
         log.warning("confirm: [stage=%s] %s", found.stage.value, found.text)
     async with open_bare_nursery() as nursery:
-        nursery.start_soon(supervise, "confirm", confirming.keep)
+        nursery.start_soon(supervise, "confirm", confirming.run)
         yield confirming
         nursery.cancel_scope.cancel()

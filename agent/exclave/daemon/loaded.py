@@ -48,10 +48,10 @@ async def report_loaded(membership: MemberClient, identity: Identity) -> None:
                 await _patch_loaded(membership, view, wanted)
 
 
-async def _patch_loaded(membership: MemberClient, seen_before: MemberView, wanted: dict[str, str]) -> None:
+async def _patch_loaded(membership: MemberClient, previous: MemberView, wanted: dict[str, str]) -> None:
     membership.patch_later({"loaded": wanted})
     with trio.move_on_after(COMPANY):
         await membership.view.wait_for(lambda view: view is not None and dict(view.loaded) == wanted)
         return
     await membership.patch_spec({})
-    await membership.view.wait_for(lambda view: view is not seen_before)
+    await membership.view.wait_for(lambda view: view is not previous)

@@ -234,8 +234,8 @@ def _problems(parts: Parts) -> Iterator[Problem]:
             "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
             "the member that has it evicted, if that is not what it should be",
         )
-    if membership is not None and (kept := membership.address_problem.value) is not None:
-        yield Problem("address-kept", kept.why, kept.hint)
+    if membership is not None and (problem := membership.address_problem.value) is not None:
+        yield Problem("address-kept", problem.why, problem.hint)
     if membership is not None and (text := membership.problem.value) is not None:
         yield Problem("settings-unusable", text, "compare the versions of exclave here and in the cluster")
     if identity is not None and (text := identity.problem.value) is not None:

@@ -21,7 +21,7 @@ from exclave.confirm.record import Unconfirmed, forget_unconfirmed, store_unconf
 from exclave.control.server import SendReply, open_control
 from exclave.daemon.boot import serve
 from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
-from exclave.daemon.status import QUIET, FirstSeen, build_status
+from exclave.daemon.status import QUIET, FirstObserved, build_status
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError, error_object
@@ -64,7 +64,7 @@ class Agent:
         self._is_leaving = False  # asked for while a boot was closing for another reason
         self._left: Latest[list[str] | None] = Latest(None)  # what the last leave could not undo
         self._since = now()
-        self._waits, self._problems = FirstSeen(), FirstSeen()
+        self._waits, self._problems = FirstObserved(), FirstObserved()
         self._logged_waits: set[str] = set()
 
     # Living.
@@ -164,7 +164,7 @@ class Agent:
             if state is State.READY:
                 return
             with trio.move_on_after(REPORT_INTERVAL):
-                await self.state.wait_for(lambda newest, known=state: newest is not known)  # type: ignore[misc]
+                await self.state.wait_for(lambda newest, last_state=state: newest is not last_state)  # type: ignore[misc]
 
     async def _answer_confirm(self, reply: SendReply) -> None:
         confirming = self._parts.confirming if self._parts is not None else None

@@ -45,7 +45,7 @@ def problem_of(error: ExclaveError) -> Problem:
     return Problem(error.fault.word, error.message, error.hint)
 
 
-class FirstSeen:
+class FirstObserved:
     """Since when each thing is observed without a break."""
 
     def __init__(self) -> None:
@@ -67,12 +67,12 @@ def build_status(
     now: float,
 ) -> dict[str, Any]:
     """The whole object. `waits` and `problems` say since when; sections that are missing are empty."""
-    known = {name: {**empty, **sections.get(name, {})} for name, empty in EMPTY.items()}
+    filled = {name: {**empty, **sections.get(name, {})} for name, empty in EMPTY.items()}
     return {
         "version": version,
         "state": state.value,
         "since": rfc3339(since),
-        **known,
+        **filled,
         "waiting": [
             {"for": what, "since": rfc3339(start)}
             for what, start in sorted(waits.items(), key=lambda wait: wait[1])

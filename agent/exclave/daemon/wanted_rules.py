@@ -84,9 +84,9 @@ class Steering:
         while True:
             await trio.sleep(SCAN_INTERVAL)
             found = await trio.to_thread.run_sync(find_ssh_ports)
-            known = self._exclusions.ssh_ports
-            if not set(found) <= set(known):
-                self._exclusions = replace(self._exclusions, ssh_ports=tuple(sorted({*known, *found})))
+            current = self._exclusions.ssh_ports
+            if not set(found) <= set(current):
+                self._exclusions = replace(self._exclusions, ssh_ports=tuple(sorted({*current, *found})))
                 log.info("redirect: [ssh_ports=%s]", ",".join(map(str, self._exclusions.ssh_ports)))
 
     async def run(self) -> None:
@@ -135,13 +135,13 @@ class Steering:
 
     def _settings_of_proxy(self) -> Settings | None:
         """What the chosen proxy was told, with ports that are newer than that."""
-        newest, known = self._membership.settings.value, self._settings
-        if newest is None or known is None or not self._addresses or self._proxy.has_settings(newest):
-            self._settings, self._addresses = newest or known, self._membership.captured.value
+        newest, current = self._membership.settings.value, self._settings
+        if newest is None or current is None or not self._addresses or self._proxy.has_settings(newest):
+            self._settings, self._addresses = newest or current, self._membership.captured.value
             return self._settings
-        numbers = {port.port for port in known.group.ports}
+        numbers = {port.port for port in current.group.ports}
         added = tuple(port for port in newest.group.ports if port.port not in numbers)
-        return replace(known, group=replace(known.group, ports=known.group.ports + added))
+        return replace(current, group=replace(current.group, ports=current.group.ports + added))
 
     def _find_servers(self) -> tuple[Server, ...]:
         found = {Server(server.address, server.port) for server in self._servers.value}

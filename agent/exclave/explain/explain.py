@@ -238,7 +238,7 @@ async def _account(caller: Caller) -> tuple[int, int]:
     """Numbers of the user and group; our own if none are named. Raises ExclaveError."""
     uid, gid = os.geteuid(), os.getegid()
     if caller.user is not None:
-        user = await _look_up(find_user, caller.user)
+        user = await _resolve(find_user, caller.user)
         if user is not None:
             uid, gid = user.uid, user.gid
         elif is_number(caller.user):
@@ -246,14 +246,14 @@ async def _account(caller: Caller) -> tuple[int, int]:
         else:
             raise _no_account(caller.user)
     if caller.group is not None:
-        group = int(caller.group) if is_number(caller.group) else await _look_up(find_group, caller.group)
+        group = int(caller.group) if is_number(caller.group) else await _resolve(find_group, caller.group)
         if group is None:
             raise _no_account(caller.group)
         gid = group
     return uid, gid
 
 
-async def _look_up(find: Callable[[str], Awaitable[T]], name: str) -> T:
+async def _resolve(find: Callable[[str], Awaitable[T]], name: str) -> T:
     try:
         return await find(name)
     except trio.TooSlowError:

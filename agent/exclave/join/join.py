@@ -147,7 +147,7 @@ class _Joining:
         self._now = now
         self._report = report
         self._address = ""
-        self._seen = ""  # the last that was heard of the Member, for a person
+        self._last_report = ""  # the last that was heard of the Member, for a person
 
     async def run(self) -> MembershipRecord:
         """All steps that are left. Raises TokenError, ClusterError, HostError."""
@@ -161,13 +161,13 @@ class _Joining:
                     raise refusals.expired(self._token)
                 view = await self._be_admitted()
                 log_milestone(Joining.ADMITTED)
-                self._bearer.set(self._take_credential(view).token)
+                self._bearer.set(self._accept_credential(view).token)
             settings = await self._fetch_settings()
-            self._take_certificate(view, settings)
-            await self._beat()
+            self._accept_certificate(view, settings)
+            await self._first_heartbeat()
             log_milestone(Joining.HEARTBEAT)
             return await self._finish()
-        raise refusals.not_admitted(*self._place, self._seen)
+        raise refusals.not_admitted(*self._place, self._last_report)
 
     @property
     def _place(self) -> tuple[str, str]:
@@ -184,7 +184,7 @@ class _Joining:
             except ClusterError as problem:
                 if not is_transient(problem) or (first and not isinstance(problem, ApiRefusal)):
                     raise self._translated(problem) from None
-                self._seen = problem.message
+                self._last_report = problem.message
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_POLL)
 
@@ -229,7 +229,7 @@ class _Joining:
     async def _wait_gone(self) -> None:
         """Wait for the Member that had this machine's name; its ports are withdrawn first. Raises TokenError."""
         self._report(f"waiting for what was Member {'/'.join(self._place)} to be gone")
-        self._seen = "the Member that had this name is still being deleted"
+        self._last_report = "the Member that had this name is still being deleted"
         try:
             while view_member(await self._ask(get(MEMBERS, *self._place))).deleting:  # noqa: ASYNC110  another machine's API
                 await trio.sleep(LONGEST_POLL)
@@ -280,13 +280,13 @@ class _Joining:
             if refusal_of_ours is not None:
                 self._remember(replace(self._record, refusal=refusal_of_ours.fault.word))
                 raise refusal_of_ours
-            self._seen = view.admitted.message if view.admitted else "it has said nothing yet"
+            self._last_report = view.admitted.message if view.admitted else "it has said nothing yet"
             if view.admitted is not None and view.admitted.status and view.credential and view.certificate:
                 return view
 
     # What comes of it.
 
-    def _take_credential(self, view: MemberView) -> Credential:
+    def _accept_credential(self, view: MemberView) -> Credential:
         try:
             token = unseal(view.credential or "", self._delivery_key)
             issued, ends = read_token_times(token)
@@ -324,7 +324,7 @@ class _Joining:
             except ApiRefusal as refusal:
                 if refusal.status != 404:
                     raise
-                self._seen = refusal.message  # not published yet
+                self._last_report = refusal.message  # not published yet
                 await trio.sleep(LONGEST_POLL)
         text = str((found.get("data") or {}).get(SETTINGS_KEY, ""))
         try:
@@ -335,7 +335,7 @@ class _Joining:
         log_milestone(Joining.SETTINGS)
         return settings
 
-    def _take_certificate(self, view: MemberView, settings: Settings) -> None:
+    def _accept_certificate(self, view: MemberView, settings: Settings) -> None:
         under_way, certificate = load_next_key(self._state), view.certificate
         if under_way is None or certificate is None or certificate.csr_sha256 != csr_sha256(under_way[1]):
             return  # stored already; or its key was lost, and the agent asks for another
@@ -349,7 +349,7 @@ class _Joining:
         log_milestone(Joining.CERTIFICATE)
         self._report(f"certificate for {svid.spiffe_id}")
 
-    async def _beat(self) -> None:
+    async def _first_heartbeat(self) -> None:
         await self._ask(self._heartbeat(await read_boot_identity(self._config.paths.runtime)))
 
     def _heartbeat(self, holder: str) -> Request:

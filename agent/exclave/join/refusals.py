@@ -75,12 +75,12 @@ def no_address(servers: tuple[str, ...]) -> ClusterError:
     )
 
 
-def not_admitted(namespace: str, member: str, seen: str) -> ClusterError:
-    """Nothing came within `PATIENCE`; `seen` is the last that was heard, "" if nothing was."""
+def not_admitted(namespace: str, member: str, last_report: str) -> ClusterError:
+    """Nothing came within `PATIENCE`; `last_report` is the last that was heard, "" if nothing was."""
     return ClusterError(
         Fault.NOT_ADMITTED,
         f"the controller did not admit Member {namespace}/{member} within {PATIENCE:.0f} s"
-        + (f": {seen}" if seen else ""),
+        + (f": {last_report}" if last_report else ""),
         "check that it runs: kubectl -n exclave get pods; then run the same command with the same token again",
     )
 
@@ -115,57 +115,59 @@ def read_refusal(view: MemberView, token: JoinToken) -> ExclaveError | None:
     return _REASONS[admitted.reason](view, admitted, token)
 
 
-def _group_gone(_view: MemberView, told: Condition, token: JoinToken) -> ExclaveError:
+def _group_gone(_view: MemberView, condition: Condition, token: JoinToken) -> ExclaveError:
     return TokenError(
-        Fault.GROUP_GONE, f"group {_group(token)} is gone: {told.message}", "ask the admin for a token of another group"
+        Fault.GROUP_GONE,
+        f"group {_group(token)} is gone: {condition.message}",
+        "ask the admin for a token of another group",
     )
 
 
-def _machine_known(_view: MemberView, told: Condition, _token: JoinToken) -> ExclaveError:
+def _duplicate_machine(_view: MemberView, condition: Condition, _token: JoinToken) -> ExclaveError:
     return ClusterError(
         Fault.DUPLICATE_MACHINE,
-        f"a member with this machine's id lives already: {told.message}",
+        f"a member with this machine's id lives already: {condition.message}",
         "if this machine was reinstalled, evict that member; if it is a clone, give it an id of its own: "
         "rm /etc/machine-id && systemd-machine-id-setup",
     )
 
 
-def _address_refused(view: MemberView, told: Condition, _token: JoinToken) -> ExclaveError:
+def _address_refused(view: MemberView, condition: Condition, _token: JoinToken) -> ExclaveError:
     return ClusterError(
         Fault.ADDRESS_REFUSED,
-        f"address {', '.join(view.addresses)} was refused: {told.message}",
+        f"address {', '.join(view.addresses)} was refused: {condition.message}",
         "name another one: member.address in /etc/exclave/config.toml; or change the group's networks",
     )
 
 
-def _guard_missing(_view: MemberView, told: Condition, _token: JoinToken) -> ExclaveError:
+def _guard_missing(_view: MemberView, condition: Condition, _token: JoinToken) -> ExclaveError:
     return ClusterError(
         Fault.NOT_ADMITTED,
-        f"the cluster admits nobody while its admission policy is missing: {told.message}",
+        f"the cluster admits nobody while its admission policy is missing: {condition.message}",
         "ask the admin to install exclave's admission policy again",
     )
 
 
-def _request_refused(view: MemberView, told: Condition, token: JoinToken) -> ExclaveError:
+def _request_refused(view: MemberView, condition: Condition, token: JoinToken) -> ExclaveError:
     return ClusterError(
         Fault.NOT_ADMITTED,
         f"the controller cannot use what this machine asked with, as Member {token.namespace}/{view.name}: "
-        f"{told.message}",
+        f"{condition.message}",
         "compare the versions of exclave here and in the cluster: exclave --version",
     )
 
 
-def _group_not_accepted(_view: MemberView, told: Condition, token: JoinToken) -> ExclaveError:
+def _group_not_accepted(_view: MemberView, condition: Condition, token: JoinToken) -> ExclaveError:
     return ClusterError(
         Fault.NOT_ADMITTED,
-        f"group {_group(token)} does not take this machine: {told.message}",
+        f"group {_group(token)} does not take this machine: {condition.message}",
         f"ask the admin to look at it: kubectl exclave group describe {token.group} -n {token.namespace}",
     )
 
 
 _REASONS: dict[str, Callable[[MemberView, Condition, JoinToken], ExclaveError]] = {
     "GroupNotFound": _group_gone,
-    "MachineKnown": _machine_known,
+    "MachineKnown": _duplicate_machine,
     "AddressRefused": _address_refused,
     "AddressInUse": _address_refused,
     "GuardMissing": _guard_missing,

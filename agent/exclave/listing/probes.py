@@ -21,10 +21,10 @@ NOT_YET = "not tried yet"
 class ProbeCount:
     """Counts a probe's failures. `receive` takes what went wrong, or None, and says how the probe stands."""
 
-    def __init__(self, probe: Probe, known: Sequence[ProbeResult] = ()) -> None:
+    def __init__(self, probe: Probe, results_so_far: Sequence[ProbeResult] = ()) -> None:
         self._probe = probe
         self._failures = 0
-        same = (result for result in known if (result.port, result.kind) == (probe.port, probe.kind))
+        same = (result for result in results_so_far if (result.port, result.kind) == (probe.port, probe.kind))
         self.result = next(same, ProbeResult(probe.port, probe.kind, False, NOT_YET))
 
     def receive(self, problem: str | None) -> ProbeResult:

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from exclave.admin.group.checks import (
-    changed_spec,
+    check_accounts_namespace,
+    check_namespace,
     checked_spec,
     group_warnings,
     labels_of,
+    merge_spec,
     read_label,
     read_port,
-    refuse_home,
-    refuse_place,
     selecting,
-    told_spec,
+    spec_from_options,
 )
 from exclave.api.group import GroupSpec, Port
 from exclave.errors import ExclaveError, Fault
@@ -35,7 +35,7 @@ NO_PLACE = "is no place for machines: it belongs to the cluster itself, or to no
 )
 def test_namespaces_that_hold_no_groups(namespace: str, why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
-        refuse_place(namespace, "web")
+        check_namespace(namespace, "web")
     assert refused.value.fault is Fault.USAGE
     assert refused.value.message == f"namespace {namespace} {why}"
     assert refused.value.hint == "name the namespace of the application: -n NAMESPACE"
@@ -44,7 +44,7 @@ def test_namespaces_that_hold_no_groups(namespace: str, why: str) -> None:
 @pytest.mark.parametrize("name", ["Web", "web.a", "-web", "w" * 41, "", "../web"])
 def test_names_that_no_group_has(name: str) -> None:
     with pytest.raises(ExclaveError) as refused:
-        refuse_place("shop", name)
+        check_namespace("shop", name)
     assert refused.value.message == (
         f"{name!r} is no name for a group: one DNS label of at most 40 characters was expected"
     )
@@ -52,13 +52,13 @@ def test_names_that_no_group_has(name: str) -> None:
 
 def test_the_controllers_own_namespace_holds_no_group_wherever_it_is() -> None:
     with pytest.raises(ExclaveError) as refused:
-        refuse_place("machines", "web", "machines")
+        check_namespace("machines", "web", "machines")
     assert refused.value.message == f"namespace machines {NO_PLACE}"
 
 
 def test_a_place_that_is_none_of_these_is_good() -> None:
-    refuse_place("shop", "web")
-    refuse_place("s" * 59, "w" * 40)
+    check_namespace("shop", "web")
+    check_namespace("s" * 59, "w" * 40)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_our_own_labels_are_the_controllers() -> None:
 
 
 def test_a_spec_holds_only_what_was_told() -> None:
-    assert told_spec() == {}
-    assert told_spec(
+    assert spec_from_options() == {}
+    assert spec_from_options(
         networks=["10.0.0.0/8"], ports=["8080"], labels=["app=web", "tier="], service_account="a", lifetime="90m",
         capture="all", inbound_policy="deny",
     ) == {
@@ -120,11 +120,11 @@ def test_a_spec_holds_only_what_was_told() -> None:
 
 
 def test_days_become_what_the_schema_takes() -> None:
-    assert told_spec(lifetime="1d") == {"certificateLifetime": "24h"}
+    assert spec_from_options(lifetime="1d") == {"certificateLifetime": "24h"}
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("options", "why"),
     [
         pytest.param(
             {"ports": ["0"], "labels": ["x"], "lifetime": "soon"},
@@ -142,9 +142,9 @@ def test_days_become_what_the_schema_takes() -> None:
         ),
     ],
 )
-def test_what_cannot_be_told(told: dict[str, Any], why: str) -> None:
+def test_what_cannot_be_told(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
-        told_spec(**told)
+        spec_from_options(**options)
     assert (refused.value.fault, refused.value.message) == (Fault.USAGE, why)
 
 
@@ -165,7 +165,7 @@ def test_a_spec_that_the_controller_could_not_read(spec: dict[str, Any], why: st
 
 def test_what_is_told_again_changes_that_and_nothing_else() -> None:
     found = {"networks": ["10.0.0.0/8"], "labels": {"app": "web", "old": "1"}, "forgetAfter": "1h"}
-    assert changed_spec({"labels": {"app": "api"}}, found) == {
+    assert merge_spec({"labels": {"app": "api"}}, found) == {
         "networks": ["10.0.0.0/8"],
         "labels": {"app": "api", "old": None},
         "forgetAfter": "1h",
@@ -272,9 +272,9 @@ WARNINGS = [
 ]
 
 
-@pytest.mark.parametrize(("groups", "services", "pods", "told"), WARNINGS)
-def test_what_may_surprise(groups: list[Any], services: list[Any], pods: list[Any], told: list[str]) -> None:
-    assert group_warnings("web", SPEC, groups, services, pods) == told
+@pytest.mark.parametrize(("groups", "services", "pods", "options"), WARNINGS)
+def test_what_may_surprise(groups: list[Any], services: list[Any], pods: list[Any], options: list[str]) -> None:
+    assert group_warnings("web", SPEC, groups, services, pods) == options
 
 
 def test_services_select_by_the_groups_labels_and_its_name() -> None:
@@ -283,7 +283,7 @@ def test_services_select_by_the_groups_labels_and_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "spec"),
+    ("options", "spec"),
     [
         ({"probes": ["8080"]}, {"probes": [{"kind": "tcp", "port": 8080}]}),
         (
@@ -300,13 +300,13 @@ def test_services_select_by_the_groups_labels_and_its_name() -> None:
         ({"forget_after": "168h"}, {"forgetAfter": "168h"}),
     ],
 )
-def test_probes_and_what_becomes_of_failing_machines_may_be_told(told: dict[str, Any], spec: dict[str, Any]) -> None:
-    assert told_spec(**told) == spec
+def test_probes_and_what_becomes_of_failing_machines_may_be_told(options: dict[str, Any], spec: dict[str, Any]) -> None:
+    assert spec_from_options(**options) == spec
     checked_spec("web", {"networks": ["10.0.0.0/8"], **spec})
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("options", "why"),
     [
         ({"probes": ["every=2s"]}, "--probe every=2s: port=NUMBER was expected"),
         ({"probes": ["port=0"]}, "--probe: a number from 1 to 65535 was expected, found '0'"),
@@ -320,9 +320,9 @@ def test_probes_and_what_becomes_of_failing_machines_may_be_told(told: dict[str,
         ({"forget_after": "never"}, "--forget-after: 'never' is not a duration such as 10s, 5m or 24h"),
     ],
 )  # fmt: skip
-def test_probes_and_policies_that_cannot_be(told: dict[str, Any], why: str) -> None:
+def test_probes_and_policies_that_cannot_be(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
-        told_spec(**told)
+        spec_from_options(**options)
     assert refused.value.message == why
 
 
@@ -331,9 +331,9 @@ def home(**labels: str) -> dict[str, Any]:
 
 
 def test_the_place_of_machines_accounts_may_be_empty_or_ours() -> None:
-    refuse_home(None, "shop", [])
-    refuse_home(home(), "shop", [])
-    refuse_home(home(machines="shop"), "shop", ["ServiceAccount robot in shop-vms"])
+    check_accounts_namespace(None, "shop", [])
+    check_accounts_namespace(home(), "shop", [])
+    check_accounts_namespace(home(machines="shop"), "shop", ["ServiceAccount robot in shop-vms"])
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_the_place_of_machines_accounts_may_not_be_somebody_elses(
     found: dict[str, Any], odd: list[str], why: str
 ) -> None:
     with pytest.raises(ExclaveError) as refused:
-        refuse_home(found, "shop", odd)
+        check_accounts_namespace(found, "shop", odd)
     assert refused.value.message.startswith(
         f"the accounts of machines go to namespace shop-vms, which is somebody else's: {why}; every account in it"
     )

@@ -32,7 +32,7 @@ EXAMPLES = "see the examples: kubectl exclave group create --help"
 _MIRRORED = ("mirror.linkerd.io/exported", "mirror.linkerd.io/mirrored-service")
 
 
-def refuse_place(
+def check_namespace(
     namespace: str, name: str, controller_namespace: str = "exclave", linkerd_namespace: str = "linkerd"
 ) -> None:
     """Raise ExclaveError if no group may have this name or stand in this namespace."""
@@ -42,7 +42,7 @@ def refuse_place(
         raise _refused(f"{name!r} {why}", "use small letters, digits and dashes, such as web")
 
 
-def refuse_home(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
+def check_accounts_namespace(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
     """Raise ExclaveError if what stands in the place of the namespace of machines' accounts is somebody else's.
 
     `odd` is what lives there and is no machine's account. Every account in it gets a machine's rights.
@@ -61,7 +61,7 @@ def refuse_home(found: Object | None, namespace: str, odd: Sequence[str]) -> Non
     )
 
 
-def told_spec(
+def spec_from_options(
     *,
     networks: Sequence[str] = (),
     ports: Sequence[str] = (),
@@ -93,8 +93,8 @@ def told_spec(
     ):
         if text is not None:
             spec[key] = _attempt(mistakes, partial(_read_duration, option), text)
-    told = {"serviceAccount": service_account, "capture": capture, "inboundPolicy": inbound_policy}
-    spec |= {key: text for key, text in told.items() if text is not None}
+    options = {"serviceAccount": service_account, "capture": capture, "inboundPolicy": inbound_policy}
+    spec |= {key: text for key, text in options.items() if text is not None}
     if not mistakes and ports:
         mistakes += port_faults([Port(port["name"], port["port"]) for port in spec["ports"]])
     if mistakes:
@@ -123,11 +123,11 @@ def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
     return checked
 
 
-def changed_spec(told: Object, found: Mapping[str, Any]) -> Object:
+def merge_spec(options: Object, found: Mapping[str, Any]) -> Object:
     """A group's spec with what was told in it; labels that are no longer told are None, which removes them."""
-    spec = {**found, **told}
-    if "labels" in told:
-        spec["labels"] = {**dict.fromkeys(found.get("labels") or {}), **told["labels"]}
+    spec = {**found, **options}
+    if "labels" in options:
+        spec["labels"] = {**dict.fromkeys(found.get("labels") or {}), **options["labels"]}
     return spec
 
 
@@ -222,11 +222,11 @@ def group_warnings(
 
 def _service_warnings(service: Object, name: str, spec: GroupSpec, pods: Sequence[Object]) -> Iterable[str]:
     title = f"Service {service['metadata']['name']}"
-    known = [key for port in spec.ports for key in (port.port, port.name)]
+    names = [key for port in spec.ports for key in (port.port, port.name)]
     spec_of_service = mapping_in(service, "spec")
     for port in mappings_in(spec_of_service, "ports"):
         target = port.get("targetPort") or port.get("port")
-        if target not in known:
+        if target not in names:
             yield (
                 f"{title} sends to port {target}, which group {name} does not serve: its members get nothing from it; "
                 f"add --port {target}"

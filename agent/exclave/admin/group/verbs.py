@@ -18,15 +18,15 @@ from exclave.admin.arguments import (
 from exclave.admin.check.rights import foreign_objects
 from exclave.admin.check.verbs import ClusterSnapshot
 from exclave.admin.group.checks import (
-    changed_spec,
+    check_accounts_namespace,
+    check_namespace,
     checked_spec,
     group_warnings,
     labels_of,
+    merge_spec,
     parsed_spec,
-    refuse_home,
-    refuse_place,
     selecting,
-    told_spec,
+    spec_from_options,
 )
 from exclave.admin.group.rows import GROUP_TITLES, broken_lines, group_lines, group_row
 from exclave.admin.member.rows import in_group
@@ -130,8 +130,8 @@ def _add_create(verbs: Subparsers) -> None:
 
 def _create(session: Session, options: argparse.Namespace) -> int:
     name, namespace = options.name, session.namespace
-    refuse_place(namespace, name, options.controller_namespace)
-    options_spec = told_spec(
+    check_namespace(namespace, name, options.controller_namespace)
+    options_spec = spec_from_options(
         networks=options.network,
         ports=options.port,
         labels=options.label,
@@ -149,10 +149,10 @@ def _create(session: Session, options: argparse.Namespace) -> int:
             manifests([one.body for one in group_objects(namespace, name, options_spec, options.controller_namespace)])
         )
         return 0
-    refuse_place(namespace, name, options.controller_namespace, _linkerd_namespace(session, options))
+    check_namespace(namespace, name, options.controller_namespace, _linkerd_namespace(session, options))
     odd = _check_accounts_namespace(session, namespace)
     found = session.kubectl.get(WORKLOAD_GROUPS, namespace, name)
-    spec = changed_spec(options_spec, (found or {}).get("spec") or {})
+    spec = merge_spec(options_spec, (found or {}).get("spec") or {})
     session.warn([f"{one} is no machine's but has a machine's rights: move it to another namespace" for one in odd])
     session.warn(_warnings(session, name, spec))
     steps = [
@@ -178,7 +178,7 @@ def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
     kubectl, home = session.kubectl, accounts_namespace(namespace)
     found = kubectl.get(NAMESPACES, None, home)
     odd = foreign_objects(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home)) if found else []
-    refuse_home(found, namespace, odd)
+    check_accounts_namespace(found, namespace, odd)
     return odd
 
 

@@ -23,7 +23,7 @@ from exclave.kit.formats.rfc3339 import epoch, rfc3339
 NOT_LIVE = "NotLive"
 """Reason of condition Live: heartbeats came, and come no more."""
 
-KEPT_ISSUED = 5
+MOST_ISSUED = 5
 """Certificates that are listed in a Member's status."""
 
 
@@ -285,7 +285,7 @@ def _certificate(snapshot: MemberSnapshot) -> dict[str, Any]:
             "chain": signed.chain,
             "notAfter": rfc3339(signed.not_after),
         },
-        "issued": [*(issued if isinstance(issued, list) else []), record][-KEPT_ISSUED:],
+        "issued": [*(issued if isinstance(issued, list) else []), record][-MOST_ISSUED:],
     }
 
 

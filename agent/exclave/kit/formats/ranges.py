@@ -23,15 +23,15 @@ def parse_span(text: str) -> Span:
     return first, last
 
 
-def as_span(given: "int | Span") -> Span:
+def as_span(numbers: "int | Span") -> Span:
     """A number as the range that it is."""
-    return given if isinstance(given, tuple) else (given, given)
+    return numbers if isinstance(numbers, tuple) else (numbers, numbers)
 
 
-def merge(given: "Iterable[int | Span]") -> tuple[Span, ...]:
+def merge(numbers: "Iterable[int | Span]") -> tuple[Span, ...]:
     """The same numbers, sorted, in as few spans as there can be."""
     merged: list[Span] = []
-    for first, last in sorted(map(as_span, given)):
+    for first, last in sorted(map(as_span, numbers)):
         if merged and first <= merged[-1][1] + 1:
             merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
         else:
@@ -39,9 +39,9 @@ def merge(given: "Iterable[int | Span]") -> tuple[Span, ...]:
     return tuple(merged)
 
 
-def without(given: "Iterable[int | Span]", *holes: int) -> tuple[Span, ...]:
+def without(numbers: "Iterable[int | Span]", *holes: int) -> tuple[Span, ...]:
     """The same numbers, merged, less some."""
-    left = list(merge(given))
+    left = list(merge(numbers))
     for hole in holes:
         for place, (first, last) in enumerate(left):
             if first <= hole <= last:

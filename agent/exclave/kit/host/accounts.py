@@ -36,13 +36,13 @@ class User:
 async def find_user(name: str) -> User | None:
     """The user with this name or number; None if there is none. Raises trio.TooSlowError after `LOOKUP_TIME`."""
     query = partial(pwd.getpwuid, int(name)) if is_number(name) else partial(pwd.getpwnam, name)
-    found = await _look_up(query)
+    found = await _resolve(query)
     return None if found is None else User(found.pw_name, found.pw_uid, found.pw_gid)
 
 
 async def find_group(name: str) -> int | None:
     """The number of the group with this name; None if there is none. Raises trio.TooSlowError after `LOOKUP_TIME`."""
-    found = await _look_up(partial(grp.getgrnam, name))
+    found = await _resolve(partial(grp.getgrnam, name))
     return None if found is None else found.gr_gid
 
 
@@ -51,7 +51,7 @@ def is_number(name: str) -> bool:
     return name.isascii() and name.isdecimal()
 
 
-async def _look_up(query: Callable[[], T]) -> T | None:
+async def _resolve(query: Callable[[], T]) -> T | None:
     with trio.fail_after(LOOKUP_TIME):
         try:
             return await trio.to_thread.run_sync(query, **_ABANDON)

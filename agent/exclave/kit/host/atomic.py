@@ -53,20 +53,20 @@ def remove_folder(folder: Path) -> None:
     """Remove a folder that may be absent, with the files in it. Raises HostError naming every file that stays."""
     if not os.path.lexists(folder):
         return
-    kept: list[str] = []
+    failures: list[str] = []
     try:
         for path in sorted(folder.iterdir()):
             try:
                 path.unlink()
             except OSError as problem:
-                kept.append(f"{path} ({problem.strerror})")
-        if not kept:
+                failures.append(f"{path} ({problem.strerror})")
+        if not failures:
             folder.rmdir()
             _sync_folder(folder.parent)
     except OSError as problem:
-        kept.append(f"{folder} ({problem.strerror})")
-    if kept:
-        raise HostError(Fault.DISK, f"cannot remove {', '.join(kept)}", f"remove it yourself: rm -r {folder}")
+        failures.append(f"{folder} ({problem.strerror})")
+    if failures:
+        raise HostError(Fault.DISK, f"cannot remove {', '.join(failures)}", f"remove it yourself: rm -r {folder}")
 
 
 def _temporaries(path: Path) -> Iterator[Path]:

@@ -25,10 +25,10 @@ def choose_slot(used: Collection[Instance] = ()) -> Instance:
     for instance in wanted:
         if all(_is_free(instance_address(instance), port) for port in (INBOUND_PORT, OUTBOUND_PORT, ADMIN_PORT)):
             return instance
-    taken = " and ".join(instance_address(instance) for instance in wanted)
+    occupied = " and ".join(instance_address(instance) for instance in wanted)
     raise HostError(
         Fault.OCCUPIED,
-        f"the proxy's ports on {taken} are taken by processes that are not ours",
+        f"the proxy's ports on {occupied} are taken by processes that are not ours",
         f"see whose they are, and end them: ss -ltnp 'sport = :{ADMIN_PORT}'",
     )
 
