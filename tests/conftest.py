@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import trio.testing
+from hypothesis import HealthCheck, settings
 
 from support.broken_off import Run, broken_off_in_time
 from support.markers import markers_of
 from support.needs import need
 from support.shares import Sharing, longest_first
 from support.told import FIGURES, tell
+
+# A machine that does much else is slow: no property test fails by the clock.
+settings.register_profile("exclave", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("exclave")
 
 # In the background of a shell SIGINT is ignored, and would be in every program that a test starts, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
