@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -35,11 +36,21 @@ def key_text(key: PrivateKey) -> str:
     ).decode()
 
 
+P256 = bytes.fromhex("2a8648ce3d030107")
+"""Object identifier of the curve, encoded (RFC 5480)."""
+
+
 def secret(
     chain: Sequence[x509.Certificate], key: PrivateKey = ISSUER_KEY, layout: tuple[str, str] = ("crt.pem", "key.pem")
-) -> dict[str, object]:
+) -> dict[str, Any]:
     texts = ("".join(map(pem_of, chain)), key_text(key))
     return {"data": {name: base64.b64encode(text.encode()).decode() for name, text in zip(layout, texts, strict=True)}}
+
+
+def of_unknown_curve(key: PrivateKey) -> bytes:
+    """The key as PEM, with a curve's number that nobody has given away."""
+    der = base64.b64decode("".join(key_text(key).split("-----")[2].split())).replace(P256, P256[:-1] + b"\x77")
+    return b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n"
 
 
 @pytest.mark.parametrize("layout", [("crt.pem", "key.pem"), ("tls.crt", "tls.key")], ids=["Linkerd", "cert-manager"])
@@ -96,6 +107,10 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "a key that signs nothing here": (
         secret([ISSUER], ED25519),
         "the issuer's key is neither an elliptic curve's nor RSA",
+    ),
+    "a key of a curve that no library has": (
+        {"data": {**secret([ISSUER])["data"], "key.pem": base64.b64encode(of_unknown_curve(ISSUER_KEY)).decode()}},
+        "the issuer Secret's crt.pem or key.pem is not PEM",
     ),
     "another's key": (secret([ISSUER], OTHER_KEY), "the issuer's key does not belong to its certificate"),
     "an expired issuer": (

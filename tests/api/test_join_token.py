@@ -126,6 +126,11 @@ def test_any_text_is_read_or_refused_with_a_hint(text: str) -> None:
             pack(tree(servers=[])), "the join token lacks something that every join token holds", id="no server"
         ),
         pytest.param(
+            pack(tree(servers=7)),
+            "the join token lacks something that every join token holds",
+            id="a number of servers",
+        ),
+        pytest.param(
             pack(tree(servers=["http://10.0.0.1"])),
             "the join token names a server that is not reached by https",
             id="a server in plaintext",

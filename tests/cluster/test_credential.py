@@ -122,6 +122,7 @@ def test_times_and_subject_of_a_token() -> None:
         ("a.!!!.c", "a JSON Web Token with JSON claims was expected"),
         ("a.W10.c", "a JSON Web Token with an object of claims was expected"),
         (make_token(iat=1), "exp: seconds since the epoch were expected"),
+        (make_token(iat=1, exp=10**400), "exp: seconds since the epoch were expected"),
     ],
 )
 def test_what_is_no_kubernetes_token_has_no_times(token: str, message: str) -> None:

@@ -21,7 +21,11 @@ def test_it_is_forgotten_once(tmp_path: Path) -> None:
     assert load_unconfirmed(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"seconds": 60}', b'{"seconds": "x", "begun": 1}', b"\xff"])
+NO_END, WORDS = b'{"seconds": 60}', b'{"seconds": "x", "begun": 1}'
+DEEP, LONG = b"[" * 100_000, b'{"seconds": 1' + b"0" * 400 + b', "begun": true}'
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", NO_END, WORDS, b"\xff", DEEP, LONG])
 def test_damage_confirms_nothing(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "unconfirmed.json").write_bytes(text)
     assert load_unconfirmed(tmp_path) == Unconfirmed(0.0, begun=True)

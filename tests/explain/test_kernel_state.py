@@ -9,6 +9,7 @@ from exclave.errors import Fault, HostError
 from exclave.explain.kernel_state import (
     Route,
     is_listening,
+    parse_route,
     read_addresses,
     read_kernel_table,
     read_other_nat_chains,
@@ -112,3 +113,9 @@ async def test_an_unusable_nft_is_reported(
     with pytest.raises(HostError) as refused:
         await read_kernel_table()
     assert (refused.value.fault, refused.value.message) == (Fault.NFT_UNUSABLE, message)
+
+
+@pytest.mark.parametrize("listing", [b"", b"[]", b"7", b"[null]", b"[{}]", b"[" * 100_000])
+def test_a_route_that_is_none_is_refused(listing: bytes) -> None:
+    with pytest.raises(ValueError, match="ip -json route get: its JSON was expected"):
+        parse_route(listing)

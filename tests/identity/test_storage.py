@@ -25,6 +25,7 @@ from exclave.identity.storage import (
     store_next_key,
     store_svid,
 )
+from exclave_sandbox.pki import key_pem_of
 from support.certificates import KEY, OTHER_KEY
 
 
@@ -117,6 +118,11 @@ def rsa_key() -> str:
         pytest.param("{}", id="nothing in it"),
         pytest.param('{"key": 1, "chain": "c", "received": "never", "renewAt": 1}', id="wrong types"),
         pytest.param('{"key": "' + rsa_key().replace("\n", "\\n") + '", "chain": "c", "csr": "c"}', id="another kind"),
+        pytest.param(
+            json.dumps({"key": key_pem_of(KEY), "chain": "c", "received": 10**400, "renewAt": 1}),
+            id="a time without end",
+        ),
+        pytest.param("[" * 100_000, id="nested without end"),
         pytest.param("\udcff", id="not UTF-8"),
     ],
 )

@@ -64,8 +64,12 @@ def test_a_membership_knows_its_account() -> None:
             '{"servers": ["http://x"], "ca": "", "namespace": "n", "group": "g", "member": "g-abcde-1"}',
             "'http://x' is not a URL such as https://10.0.0.1:6443",
         ),
+        (
+            '{"servers": [7], "ca": "", "namespace": "n", "group": "g", "member": "g-abcde-1"}',
+            "servers, ca, namespace, group and member were expected as texts",
+        ),
     ],
-    ids=["cut off", "no object", "empty", "a server without https"],
+    ids=["cut off", "no object", "empty", "a server without https", "a server that is a number"],
 )
 def test_a_damaged_membership_says_what_to_do(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "membership.json").write_text(text)

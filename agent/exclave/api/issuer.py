@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -62,7 +63,7 @@ def read_issuer(secret: Object, anchors_pem: str, now: float) -> Issuer:
         certificate, key_pem = (base64.b64decode(content[key], validate=True) for key in layout)
         chain = read_certificates(certificate.decode())
         key = serialization.load_pem_private_key(key_pem, password=None)
-    except (binascii.Error, ValueError, TypeError):
+    except (binascii.Error, UnsupportedAlgorithm, ValueError, TypeError):
         raise ValueError(f"the issuer Secret's {layout[0]} or {layout[1]} is not PEM") from None
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise ValueError("the issuer's key is neither an elliptic curve's nor RSA")

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from exclave.api.jwt import read_claims_untrusted
 from exclave.errors import Fault, TokenError
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.formats.rfc3339 import epoch, rfc3339
 
 PREFIX = "exclave1_"
@@ -128,11 +129,13 @@ def _unpack(body: str, length: int) -> bytes:
 
 def _parse(content: bytes) -> JoinToken:
     try:
-        tree = json.loads(content)
+        tree = parse_json(content)
         servers, ca = tree["servers"], tree["ca"]
+        if not isinstance(servers, list):
+            raise TypeError
         texts = [tree[key] for key in ("namespace", "group", "token", "expires")]
         expires = epoch(texts[3])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise _malformed("the join token lacks something that every join token holds") from None
     if expires is None or not all(isinstance(text, str) and text for text in [ca, *texts, *servers]) or not servers:
         raise _malformed("the join token lacks something that every join token holds")

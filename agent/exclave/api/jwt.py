@@ -4,8 +4,9 @@ Source: RFC 7519 and RFC 7515, section 3.1 (compact serialization).
 """
 
 import base64
-import json
 from typing import Any
+
+from exclave.kit.formats.json_text import parse_json
 
 
 def read_claims_untrusted(token: str) -> dict[str, Any]:
@@ -14,8 +15,8 @@ def read_claims_untrusted(token: str) -> dict[str, Any]:
     if len(parts) != 3:
         raise ValueError("a JSON Web Token of three parts was expected")
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, RecursionError):
+        claims = parse_json(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:
         raise ValueError("a JSON Web Token with JSON claims was expected") from None
     if not isinstance(claims, dict):
         raise ValueError("a JSON Web Token with an object of claims was expected")

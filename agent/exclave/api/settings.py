@@ -13,6 +13,7 @@ from exclave.api import fields
 from exclave.api.fields import LONGEST, FieldError
 from exclave.api.group import GroupSpec, parse_group, render_group
 from exclave.api.identity import MeshIdentity
+from exclave.kit.formats.json_text import parse_json
 
 VERSION = 1
 
@@ -113,8 +114,8 @@ def render_settings(settings: Settings) -> str:
 def parse_settings(text: str) -> Settings:
     """Read what `render_settings` wrote. Raises FieldError naming the field that is missing or wrong."""
     try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as problem:
+        tree = parse_json(text)
+    except ValueError as problem:
         raise FieldError(f"settings are not JSON: {problem}") from None
     if not isinstance(tree, dict):
         raise FieldError("settings: a JSON object was expected")

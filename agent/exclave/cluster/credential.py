@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from exclave.api.jwt import read_claims_untrusted
 from exclave.api.requests import Object
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.formats.rfc3339 import epoch
 
 
@@ -38,7 +39,7 @@ def render_credential(credential: Credential) -> str:
 def parse_credential(text: str) -> Credential:
     """Read the text of credential.json. Raises ValueError, without quoting any of it."""
     try:
-        tree = json.loads(text)
+        tree = parse_json(text)
     except ValueError:
         raise ValueError("a credential in JSON was expected") from None
     if not isinstance(tree, dict):
@@ -89,4 +90,7 @@ def _epoch(tree: dict[str, Any], name: str) -> float:
     value = tree.get(name)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"{name}: seconds since the epoch were expected")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: seconds since the epoch were expected") from None

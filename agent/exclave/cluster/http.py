@@ -35,6 +35,7 @@ from exclave.cluster.endpoint import Access, host_and_port, in_turn
 from exclave.cluster.failure import CONNECT, WHOLE, Failure, explain, no_answer, not_kubernetes, unreachable
 from exclave.cluster.waiting import Waits
 from exclave.errors import ClusterError, Fault
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.shield import shielded
@@ -251,7 +252,7 @@ class Exchange:
     def _judged(self, server: str, request: Request, response: httpx.Response, token: str) -> Object | Failure:
         """The object in a complete answer. Raises ApiRefusal if it was no."""
         try:
-            body = json.loads(response.content)
+            body = parse_json(response.content)
         except ValueError:
             body = None
         if classify(response.status_code) is ResponseClass.SUCCESS and not isinstance(body, dict):

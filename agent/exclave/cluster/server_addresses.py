@@ -20,6 +20,7 @@ import trio
 
 from exclave.cluster.endpoint import ServerAddress, address_in_url, host_and_port
 from exclave.errors import HostError
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.atomic import remove, write_atomic
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
@@ -96,7 +97,7 @@ def store_answers(state: Path, answers: Answers) -> None:
 def load_answers(state: Path, servers: Sequence[str]) -> dict[str, frozenset[str]]:
     """What was stored about these servers; nothing if the file is missing or cannot be used."""
     try:
-        tree = json.loads((state / FILE).read_text(encoding="utf-8"))
+        tree = parse_json((state / FILE).read_text(encoding="utf-8"))
         return {server: frozenset(str(ip_address(one)) for one in tree[server]) for server in servers if server in tree}
     except (OSError, ValueError, TypeError):
         return {}

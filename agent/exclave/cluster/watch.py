@@ -13,7 +13,6 @@ Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-d
 events of k8s.io/apiserver/pkg/endpoints/handlers/watch.go.
 """
 
-import json
 from collections import deque
 from enum import Enum
 
@@ -38,6 +37,7 @@ from exclave.cluster.watch_events import (
     WatchEvent,
 )
 from exclave.errors import ApiRefusal
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.tasks.backoff import Backoff
 
 __all__ = ["Listed", "Removed", "Upserted", "WatchEvent", "WatchMachine"]
@@ -224,7 +224,7 @@ class WatchMachine:
 
     def _receive_line(self, line: bytes, now: float) -> None:
         try:
-            event = json.loads(line)
+            event = parse_json(line)
             kind, found = event["type"], event["object"]
             version = _version_of(found)
         except (ValueError, TypeError, KeyError, AttributeError):

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.atomic import remove, write_atomic
 
 FILE = "unconfirmed.json"
@@ -35,9 +36,9 @@ def load_unconfirmed(state: Path) -> Unconfirmed | None:
     except (OSError, UnicodeDecodeError):
         return Unconfirmed(0.0, begun=True)
     try:
-        tree = json.loads(text)
+        tree = parse_json(text)
         return Unconfirmed(float(tree["seconds"]), bool(tree["begun"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, OverflowError, TypeError):
         return Unconfirmed(0.0, begun=True)
 
 

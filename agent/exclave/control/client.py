@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exclave.errors import Fault, HostError
+from exclave.kit.formats.json_text import parse_json
 
 SOCKET_NAME = "control.sock"
 
@@ -40,7 +41,7 @@ def send_command(runtime: Path, command: str, timeout: float | None = 10.0) -> I
 def _objects(lines: Any) -> Iterator[dict[str, Any]]:
     try:
         for line in lines:
-            found = json.loads(line)
+            found = parse_json(line)
             if isinstance(found, dict):
                 yield found
     except (OSError, ValueError):

@@ -19,6 +19,7 @@ import trio
 
 from exclave.control.client import SOCKET_NAME
 from exclave.errors import Fault, HostError
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -109,6 +110,6 @@ async def _read_command(stream: trio.SocketStream) -> str:
                 break
             line += more
     try:
-        return str(json.loads(line)["command"])
+        return str(parse_json(line)["command"])
     except (ValueError, KeyError, TypeError):
         return ""

@@ -3,7 +3,6 @@
 Functions raise HostError if nft or ip cannot be run, or lacks the permission.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.explain.table import Table, parse_rule_texts, parse_table
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.command import Finished, run_tool
 from exclave.link.layout import LINK, TABLE
 
@@ -67,7 +67,7 @@ async def read_other_nat_chains(hook: str) -> tuple[str, ...]:
     listed = await run_tool("nft", "-j", "list", "chains")
     if listed.status != 0:
         raise _unreadable(listed)
-    chains = [item["chain"] for item in json.loads(listed.output)["nftables"] if "chain" in item]
+    chains = [item["chain"] for item in parse_json(listed.output)["nftables"] if "chain" in item]
     found = [
         (chain["prio"], f"{chain['family']} {chain['table']} {chain['name']}")
         for chain in chains
@@ -81,19 +81,25 @@ async def read_route(address: str, *arguments: str) -> Route | str:
     listed = await run_tool("ip", "-json", "route", "get", address, *arguments)
     if listed.status != 0:
         return listed.errors.splitlines()[0].removeprefix("RTNETLINK answers: ") if listed.errors else "no route"
-    return parse_route(listed.output)
+    try:
+        return parse_route(listed.output)
+    except ValueError as problem:
+        return str(problem)
 
 
 def parse_route(listing: bytes) -> Route:
-    """Parse what `ip -json route get` prints."""
-    (found, *_) = json.loads(listing)
-    return Route(found.get("type", "unicast"), found["dev"], found.get("prefsrc"))
+    """Parse what `ip -json route get` prints. Raises ValueError."""
+    try:
+        (found, *_) = parse_json(listing)
+        return Route(found.get("type", "unicast"), found["dev"], found.get("prefsrc"))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError("ip -json route get: its JSON was expected") from None
 
 
 async def read_addresses() -> tuple[str, ...]:
     """This machine's global addresses, without those of the private link."""
     listed = await run_tool("ip", "-json", "address", "show")
-    links: list[dict[str, Any]] = json.loads(listed.output) if listed.status == 0 else []
+    links: list[dict[str, Any]] = parse_json(listed.output) if listed.status == 0 else []
     return tuple(
         info["local"]
         for link in links

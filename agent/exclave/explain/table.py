@@ -4,12 +4,12 @@ Nothing is interpreted here; `verdict` does that. The text of each rule is nft's
 Source of the format: libnftables-json(5).
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from exclave.kit.formats.json_text import parse_json
 from exclave.link.layout import TABLE
 
 
@@ -51,7 +51,7 @@ def parse_table(listing: str) -> Table | None:
     The flag dormant is not read here, since nft 1.0.6 prints it wrongly in JSON.
     """
     try:
-        items = json.loads(listing)["nftables"]
+        items = parse_json(listing)["nftables"]
         tables = [item["table"] for item in items if item.get("table", {}).get("name") == TABLE]
         if not tables:
             return None

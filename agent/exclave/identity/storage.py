@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.api.csr import key_sha256
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.atomic import remove, write_atomic
 from exclave.milestones import Leaving, Renewing, log_milestone
 
@@ -35,7 +36,7 @@ def store_next_key(state: Path, key: ec.EllipticCurvePrivateKey, csr: str) -> No
 def load_next_key(state: Path) -> tuple[ec.EllipticCurvePrivateKey, str] | None:
     """Key and CSR that are pending; None if there are none, or if the file cannot be read."""
     try:
-        tree = json.loads((state / NEXT_KEY).read_bytes())
+        tree = parse_json((state / NEXT_KEY).read_bytes())
         return _read_key(tree["key"]), str(tree["csr"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -58,9 +59,9 @@ def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, rec
 def load_svid(state: Path) -> tuple[str, ec.EllipticCurvePrivateKey, float, float] | None:
     """Chain (PEM), key, and the times received and renewAt; None if the file is missing or cannot be read."""
     try:
-        tree = json.loads((state / SVID).read_bytes())
+        tree = parse_json((state / SVID).read_bytes())
         return str(tree["chain"]), _read_key(tree["key"]), float(tree["received"]), float(tree["renewAt"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, OverflowError, TypeError):
         return None
 
 
@@ -74,7 +75,7 @@ def own_keys(state: Path) -> set[str]:
 def record_key(state: Path, key: ec.EllipticCurvePrivateKey) -> None:
     """Record a key whose certificate was not accepted. Raises HostError if it cannot be written."""
     try:
-        tree = json.loads((state / SVID).read_bytes())
+        tree = parse_json((state / SVID).read_bytes())
         tree["keys"] = _append_key(_recorded_keys(state), key)
     except (OSError, ValueError, TypeError):
         return  # there is no file to record it in
@@ -83,7 +84,7 @@ def record_key(state: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 def _recorded_keys(state: Path) -> list[str]:
     try:
-        named = json.loads((state / SVID).read_bytes())["keys"]
+        named = parse_json((state / SVID).read_bytes())["keys"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [one for one in named if isinstance(one, str)] if isinstance(named, list) else []

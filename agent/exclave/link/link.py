@@ -5,13 +5,13 @@ IPv6 addresses are added if the link accepts them: a host may have disabled IPv6
 It is removed on leave and stop, and stays on hand-over. `remove_link` needs no agent, as often as one likes.
 """
 
-import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.command import Finished, run_tool
 from exclave.kit.tasks.shield import shielded
 from exclave.link.layout import LINK
@@ -92,7 +92,7 @@ async def _make() -> str:
 async def _links() -> Links:
     listed = await run_tool("ip", "-json", "address", "show")
     _must(listed)
-    links: Links = json.loads(listed.output)
+    links: Links = parse_json(listed.output)
     return links
 
 

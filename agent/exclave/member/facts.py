@@ -18,6 +18,7 @@ import trio
 
 from exclave import __version__
 from exclave.errors import Fault, HostError
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.atomic import remove, write_atomic
 from exclave.milestones import Leaving, log_milestone
 
@@ -80,7 +81,7 @@ async def read_boot_identity(runtime: Path) -> str:
     boot_id = (await trio.Path(BOOT_ID).read_text(encoding="ascii")).strip()
     path = runtime / BOOT
     try:
-        found = json.loads(await trio.Path(path).read_text(encoding="utf-8"))
+        found = parse_json(await trio.Path(path).read_text(encoding="utf-8"))
         if found["boot"] == boot_id:
             return f"{boot_id}.{found['nonce']}"
     except (OSError, ValueError, KeyError, TypeError):

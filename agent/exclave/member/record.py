@@ -15,6 +15,7 @@ from exclave.api.names import accounts_namespace, parse_member_name
 from exclave.api.settings import Settings, digest, parse_settings
 from exclave.cluster.endpoint import Access
 from exclave.errors import Fault, HostError
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.atomic import move, remove, write_atomic
 from exclave.milestones import Leaving, log_milestone
 
@@ -103,6 +104,9 @@ def load_membership(state: Path) -> MembershipRecord | None:
     if tree is None:
         return None
     try:
+        texts = [*tree["servers"], *(tree[key] for key in ("ca", "namespace", "group", "member"))]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("servers, ca, namespace, group and member were expected as texts")
         record = MembershipRecord(**(tree | {"servers": tuple(tree["servers"])}))
         if not record.access or not record.account:
             raise ValueError("it names nobody")
@@ -185,7 +189,7 @@ def _store(path: Path, tree: dict[str, Any]) -> None:
 
 def _load(path: Path) -> dict[str, Any] | None:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as problem:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from exclave.errors import HostError
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.atomic import remove, write_atomic
 from exclave.kit.host.procfs import read_boot_id
 from exclave.redirect.kernel.observe import Observed
@@ -37,7 +38,7 @@ class AppliedRecord:
     def find_fingerprint(self, rules: str) -> str | None:
         """The fingerprint recorded for the table that this transaction makes; None if there is none."""
         try:
-            tree = json.loads(self._path.read_text(encoding="utf-8"))
+            tree = parse_json(self._path.read_text(encoding="utf-8"))
             found = _Applied(str(tree["rules"]), str(tree["fingerprint"]), str(tree["boot_id"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -11,6 +11,7 @@ Source: nft(8), table flags; linux/netfilter/nf_tables.h.
 import json
 from dataclasses import asdict
 
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.process_identity import ProcessRecord
 
 KEEPALIVE_TABLE = "exclave-guard"  # family inet
@@ -49,8 +50,8 @@ def render_record(record: ProcessRecord) -> str:
 
 def parse_record(text: str) -> ProcessRecord:
     """Read the file. Raises ValueError if it is damaged; keys of a newer agent are ignored."""
-    tree = json.loads(text)
+    tree = parse_json(text)
     try:
         return ProcessRecord(int(tree["pid"]), int(tree["start_ticks"]), str(tree["boot_id"]), str(tree["executable"]))
-    except (KeyError, TypeError) as problem:
+    except (KeyError, OverflowError, TypeError) as problem:
         raise ValueError(f"keepalive: {problem} is missing or wrong") from None

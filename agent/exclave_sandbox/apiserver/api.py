@@ -6,7 +6,6 @@ events in a stream that began with 200, as those of the real server's watch cach
 """
 
 import hmac
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
+from exclave.kit.formats.json_text import parse_json
 from exclave_sandbox.apiserver.access import ANONYMOUS, AUTHENTICATED, MASTERS, AccessRules, User
 from exclave_sandbox.apiserver.history import ObjectChange, Scope
 from exclave_sandbox.apiserver.kinds import kinds
@@ -226,7 +226,7 @@ def _body(request: HttpRequest, wanted: str = "application/json") -> Any:
     if content_type != wanted:
         raise unsupported_media([wanted])
     try:
-        return json.loads(request.body)
+        return parse_json(request.body)
     except ValueError as problem:
         raise bad_request(f"the body is not JSON: {problem}") from None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from exclave_sandbox.apiserver.refusal import Object, bad_request
 
 Labels = Mapping[str, str]
-_ENDS_WITH_COMMA = re.compile(r",(?![^(]*\))")
+_VALUES = re.compile(r"\([^()]*\)")
 _SET = re.compile(r"^(?P<key>\S+)\s+(?P<word>in|notin)\s*\((?P<values>[^()]*)\)$")
 _EQUAL = re.compile(r"^(?P<key>[^\s=!]+)\s*(?P<sign>==|=|!=)\s*(?P<value>[^\s=!]*)$")
 _PRESENT = re.compile(r"^(?P<absent>!?)\s*(?P<key>[^\s=!()]+)$")
@@ -37,9 +37,9 @@ EVERYTHING = Selector()
 
 def parse_selector(labels: str, fields: str) -> Selector:
     """Parse `labelSelector` and `fieldSelector`. Raises Refusal (400)."""
-    requirements = tuple(_requirement(part) for part in _parts(_ENDS_WITH_COMMA, labels))
+    requirements = tuple(_requirement(part) for part in _parts(labels))
     named: dict[str, str] = {}
-    for part in _parts(re.compile(","), fields):
+    for part in _parts(fields):
         found = _EQUAL.match(part)
         if found is None or found["sign"] == "!=":
             raise bad_request(f'invalid field selector "{part}": only <field>=<value> is understood')
@@ -49,8 +49,10 @@ def parse_selector(labels: str, fields: str) -> Selector:
     return Selector(requirements, named.get("metadata.name"), named.get("metadata.namespace"))
 
 
-def _parts(separator: re.Pattern[str], text: str) -> list[str]:
-    return [part.strip() for part in separator.split(text)] if text.strip() else []
+def _parts(text: str) -> list[str]:
+    """The requirements, which commas separate. A comma in parentheses separates values of one requirement."""
+    marked = _VALUES.sub(lambda values: values[0].replace(",", "\0"), text)
+    return [part.replace("\0", ",").strip() for part in marked.split(",")] if text.strip() else []
 
 
 def _requirement(part: str) -> Callable[[Labels], bool]:

@@ -5,7 +5,6 @@ within the idle timeout stays in use, and any other destination waits for the co
 the same. Names: SRV first, then A and AAAA, at the name servers of /etc/resolv.conf, which is read once.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import dns.resolver
 import h11
 import trio
 
+from exclave.kit.formats.json_text import parse_json
 from exclave_sandbox.http1 import HttpClient
 from exclave_sandbox.standin.settings import Address
 from exclave_sandbox.standin.stream import BROKEN, connect
@@ -120,12 +120,18 @@ class LookupCache:
             raise NoEndpoint(f"no endpoint for {address}:{port}")
         if status != 200:
             raise Away(f"status {status}")
-        return read_endpoint(json.loads(body))
+        try:
+            return read_endpoint(parse_json(body))
+        except ValueError as problem:
+            raise Away(str(problem)) from None
 
 
 def read_endpoint(tree: dict[str, Any]) -> Endpoint:
-    """An endpoint of the destination controller's JSON. Raises KeyError."""
-    return Endpoint(tree["address"], int(tree["port"]), tree["identity"], tree["serverName"], bool(tree["opaque"]))
+    """An endpoint of the destination controller's JSON. Raises ValueError."""
+    try:
+        return Endpoint(tree["address"], int(tree["port"]), tree["identity"], tree["serverName"], bool(tree["opaque"]))
+    except (KeyError, OverflowError, TypeError, ValueError):
+        raise ValueError("an endpoint of the destination controller was expected") from None
 
 
 async def get(server: Address, path: str) -> tuple[int, bytes]:

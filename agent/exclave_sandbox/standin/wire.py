@@ -75,7 +75,7 @@ def read_server_name(hello: bytes) -> str | None:
         raise EOFError
     try:
         return _server_name(hello[5:])
-    except (IndexError, UnicodeDecodeError):
+    except (IndexError, UnicodeDecodeError, struct.error):
         return None
 
 

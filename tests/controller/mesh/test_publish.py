@@ -45,6 +45,10 @@ WHOLE = LinkerdSettings(
 )
 
 
+YAML_BOMB = "".join(f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 10))
+YAML_BOMB = f"a0: &a0 [x, x]\n{YAML_BOMB}proxy: {{opaquePorts: *a9}}\n"
+
+
 def config(values: Any) -> dict[str, Any]:
     return {"data": {"values": yaml.safe_dump(values)}}
 
@@ -102,6 +106,16 @@ def test_linkerd_config(changes: dict[str, Any], wanted: dict[str, Any]) -> None
             config(VALUES | {"clusterNetworks": "10.0.0.0/8,all"}),
             "ConfigMap linkerd-config: values.clusterNetworks: networks such as 10.0.0.0/8 were expected, found 'all'",
             id="networks of which one is none",
+        ),
+        pytest.param(
+            {"data": {"values": yaml.safe_dump(VALUES | {"proxy": None}) + YAML_BOMB}},
+            "ConfigMap linkerd-config: opaquePorts: a text was expected, found list",
+            id="a few lines of YAML that stand for a list of billions",
+        ),
+        pytest.param(
+            config(VALUES | {"proxy": "deny"}),
+            "ConfigMap linkerd-config: values.proxy: dict was expected, found str",
+            id="a proxy of another shape",
         ),
         pytest.param(
             config(VALUES | {"identityTrustDomain": 7}),

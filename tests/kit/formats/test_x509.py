@@ -4,6 +4,7 @@ import base64
 import time
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from exclave.kit.formats.x509 import (
@@ -110,3 +111,17 @@ def test_who_may_sign_and_whose_key_it_is() -> None:
     assert not is_authority(make_leaf())
     assert is_key_of(ISSUER_KEY, ISSUER)
     assert not is_key_of(OTHER_KEY, ISSUER)
+
+
+def test_a_curve_that_the_library_lacks_is_nobodys() -> None:
+    p256 = bytes.fromhex("2a8648ce3d030107")  # the curve's object identifier (RFC 5480)
+    odd = x509.load_der_x509_certificate(der_of(ANCHOR).replace(p256, p256[:-1] + b"\x77"))
+    assert not is_issued_by(ISSUER, odd)
+    assert not is_key_of(ANCHOR_KEY, odd)
+
+
+def test_a_certificate_with_an_extension_twice_signs_nothing() -> None:
+    usage, constraints = bytes.fromhex("0603551d0f"), bytes.fromhex("0603551d13")  # object identifiers (RFC 5280)
+    der = der_of(ANCHOR)
+    assert usage in der and constraints in der
+    assert not is_authority(x509.load_der_x509_certificate(der.replace(usage, constraints)))

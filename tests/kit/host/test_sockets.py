@@ -22,3 +22,9 @@ def test_both_ends_of_a_socket_and_whose_it_is(text: str, place: tuple[str, int]
 
 def test_an_empty_table_has_none() -> None:
     assert [*read_sockets(""), *read_sockets(HEAD)] == []
+
+
+@pytest.mark.parametrize("line", ["", "0:", "   0: 0100007F:0016 00000000:0000 0A", f"   0: x 1E004D0A:1F9A 01 {REST}"])
+def test_a_line_that_is_no_socket_is_refused(line: str) -> None:
+    with pytest.raises(ValueError):
+        list(read_sockets(f"{HEAD}{line}\n"))

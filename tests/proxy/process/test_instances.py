@@ -34,7 +34,9 @@ DAMAGED = {
     "a list": "[]",
     "no pid": '{"a": {"start_ticks": 1, "boot_id": "", "executable": "", "environment": ""}}',
     "a pid in words": '{"a": {"pid": "one", "start_ticks": 1, "boot_id": "", "executable": "", "environment": ""}}',
+    "a pid without end": render_instances({"a": RECORD}).replace("4711", "Infinity"),
     "no record": '{"a": null}',
+    "a program that is a text": render_instances({"a": RECORD}).replace('"program": null', '"program": "p"'),
 }
 
 
@@ -51,6 +53,7 @@ def test_a_damaged_file_is_refused(text: str) -> None:
         (b"", None),
         (b"#!", None),
         (b"#!/bin/sh\necho", "/bin/sh"),
+        (b"#!/opt/\xff/sh\necho", "/opt/\udcff/sh"),  # as Python names a file that is not UTF-8
         (b"#! /usr/bin/python3 -I\nimport sys", "/usr/bin/python3"),
     ],
 )

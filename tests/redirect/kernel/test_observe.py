@@ -76,6 +76,17 @@ def test_text_that_is_not_nft_s_json_is_refused(text: str) -> None:
     assert str(caught.value) == "nft -j list table: its JSON was expected"
 
 
+@pytest.mark.parametrize(
+    "items",
+    [7, [7], [{}], [TABLE, {"rule": None}], [TABLE, rule("inbound", None)], [TABLE, rule("inbound", {"counter": {}})]],
+    ids=["a number", "no objects", "an empty object", "no rule", "no statement", "a counter of nothing"],
+)
+def test_json_of_another_shape_is_refused(items: Any) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_listing(json.dumps({"nftables": items}))
+    assert str(caught.value) == "nft -j list table: another form of its JSON was expected"
+
+
 def test_a_listing_cut_off_is_of_a_table_that_is_no_longer_ours() -> None:
     """What nft 1.0.6 printed, with status 0, once somebody had made our table dormant."""
     cut = '{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"name": "exclave", "handle": 10, "flags": \n'

@@ -1,5 +1,7 @@
 """Label and field selectors."""
 
+import time
+
 import pytest
 
 from exclave_sandbox.apiserver.refusal import Refusal
@@ -45,6 +47,7 @@ def test_fields_name_the_object() -> None:
 @pytest.mark.parametrize(
     ("labels", "fields", "message"),
     [
+        ("a,,b", "", 'unable to parse requirement: ""'),
         ("a b c", "", 'unable to parse requirement: "a b c"'),
         ("", "spec.nodeName=x", "field label not supported: spec.nodeName"),
         ("", "metadata.name!=x", 'invalid field selector "metadata.name!=x": only <field>=<value> is understood'),
@@ -54,3 +57,11 @@ def test_what_is_not_understood_is_refused(labels: str, fields: str, message: st
     with pytest.raises(Refusal) as refused:
         parse_selector(labels, fields)
     assert (refused.value.code, refused.value.message) == (400, message)
+
+
+@pytest.mark.parametrize("piece", [",", "(", "(,", ",)", "a in (,"])
+def test_a_long_selector_is_refused_in_no_time(piece: str) -> None:
+    began = time.thread_time()
+    with pytest.raises(Refusal):
+        parse_selector(piece * 20_000, "")
+    assert time.thread_time() - began < 1.0

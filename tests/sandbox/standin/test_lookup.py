@@ -130,6 +130,13 @@ def test_an_endpoint_outside_of_the_mesh_has_no_identity() -> None:
     assert read_endpoint(tree) == Endpoint("10.0.0.1", 80, None, None, True)
 
 
+@pytest.mark.parametrize("change", [{"port": None}, {"port": "http"}, {"port": float("inf")}])
+def test_what_is_no_endpoint_is_refused(change: dict[str, object]) -> None:
+    tree = {"address": "10.0.0.1", "port": 80, "identity": None, "serverName": None, "opaque": True}
+    with pytest.raises(ValueError, match="an endpoint of the destination controller was expected"):
+        read_endpoint({**tree, **change})
+
+
 NAME = "linkerd-dst-headless.linkerd.svc.cluster.local."
 
 

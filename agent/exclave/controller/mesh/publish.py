@@ -20,6 +20,7 @@ from exclave.controller.policy.register import owner_of
 from exclave.controller.policy.snapshot import Group, Mesh
 
 CONFIG = "ConfigMap linkerd-config"
+WHERE = f"{CONFIG}: values."
 SERVICE_OF_SLICE = "kubernetes.io/service-name"
 DESTINATION = "linkerd-dst-headless"
 POLICY = "linkerd-policy"
@@ -34,8 +35,8 @@ def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
         raise ValueError(f"{CONFIG}: key `values` with YAML was expected") from None
     if not isinstance(values, dict):
         raise ValueError(f"{CONFIG}: key `values` with YAML was expected")
-    proxy = values.get("proxy") or {}
-    image = proxy.get("image") or {}
+    proxy = fields.optional(values, "proxy", dict, WHERE)
+    image = fields.optional(proxy, "image", dict, f"{WHERE}proxy.")
     networks = [network for part in _text(values, "clusterNetworks").split(",") if (network := part.strip())]
     if values.get("disableIPv6"):
         networks = [network for network in networks if ":" not in network]
@@ -43,11 +44,10 @@ def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
         namespace=namespace,
         trust_domain=_text(values, "identityTrustDomain" if values.get("identityTrustDomain") else "clusterDomain"),
         cluster_domain=_text(values, "clusterDomain"),
-        # What YAML takes for a number, such as one port or a version, is a text to Linkerd and to members.
-        proxy_version=str(image.get("version") or values.get("linkerdVersion") or ""),
-        inbound_policy=str(proxy.get("defaultInboundPolicy") or "all-unauthenticated"),
-        opaque_ports=str(proxy.get("opaquePorts") or ""),
-        cluster_networks=fields.networks({"clusterNetworks": networks}, "clusterNetworks", f"{CONFIG}: values."),
+        proxy_version=_scalar(image, "version") or _scalar(values, "linkerdVersion"),
+        inbound_policy=_scalar(proxy, "defaultInboundPolicy") or "all-unauthenticated",
+        opaque_ports=_scalar(proxy, "opaquePorts"),
+        cluster_networks=fields.networks({"clusterNetworks": networks}, "clusterNetworks", WHERE),
     )
 
 
@@ -154,3 +154,14 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{CONFIG}: values.{key} was expected")
     return value
+
+
+def _scalar(values: Mapping[str, Any], key: str) -> str:
+    """A text; "" if there is none. YAML takes some texts for numbers, such as one port or a version.
+
+    A list is refused, not written out: in YAML a few lines can stand for a list of billions.
+    """
+    value = values.get(key) or ""
+    if type(value) not in (str, int, float):
+        raise ValueError(f"{CONFIG}: {key}: a text was expected, found {type(value).__name__}")
+    return str(value)

@@ -8,7 +8,7 @@ import hashlib
 from datetime import datetime, timezone
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import HashAlgorithm
@@ -59,11 +59,11 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     """Whether `issuer`'s name and key are those that signed `certificate`."""
     if certificate.issuer != issuer.subject:
         return False
-    key = issuer.public_key()
     signature, content = certificate.signature, certificate.tbs_certificate_bytes
     if der_of(certificate)[-len(signature) - 1] != 0:
         return False  # the BIT STRING's count of unused bits, which the library overlooks and webpki does not
     try:
+        key = issuer.public_key()
         if isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, content, ec.ECDSA(_hash_of(certificate)))
         elif isinstance(key, rsa.RSAPublicKey):
@@ -72,7 +72,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
             key.verify(signature, content)
         else:
             return False
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
         return False
     return True
 
@@ -81,13 +81,16 @@ def is_authority(certificate: x509.Certificate) -> bool:
     """Whether a certificate says that it may sign others."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return False
 
 
 def is_key_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, certificate: x509.Certificate) -> bool:
     """Whether a certificate was made for this key."""
-    return _spki(key.public_key()) == _spki(certificate.public_key())
+    try:
+        return _spki(key.public_key()) == _spki(certificate.public_key())
+    except UnsupportedAlgorithm:  # a curve that the library does not have
+        return False
 
 
 def _spki(key: object) -> bytes:

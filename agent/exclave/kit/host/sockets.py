@@ -27,9 +27,11 @@ class Socket:
 
 
 def read_sockets(table: str) -> Iterator[Socket]:
-    """The sockets of a table, which may be empty."""
+    """The sockets of a table, which may be empty. Raises ValueError for a line that is no socket."""
     for line in table.splitlines()[1:]:
         fields = line.split()
+        if len(fields) < 10:
+            raise ValueError("a line of ten fields was expected in the kernel's table of sockets")
         yield Socket(_place(fields[1]), _place(fields[2]), int(fields[3], 16), int(fields[7]), int(fields[9]))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.process_identity import ProcessRecord
 from exclave.link.layout import INSTANCES, Instance
 
@@ -38,7 +39,7 @@ def render_instances(records: Mapping[Instance, InstanceRecord]) -> str:
 
 def parse_instances(text: str) -> dict[Instance, InstanceRecord]:
     """Read the file. Raises ValueError if it is damaged; keys of a newer agent are ignored."""
-    tree = json.loads(text)
+    tree = parse_json(text)
     if not isinstance(tree, dict):
         raise ValueError("instances: a JSON object was expected")
     return {instance: _record(tree[instance]) for instance in INSTANCES if instance in tree}
@@ -49,7 +50,7 @@ def interpreter_of(head: bytes) -> str | None:
     if not head.startswith(b"#!"):
         return None
     words = head[2:].split(b"\n", 1)[0].split()
-    return words[0].decode() if words else None
+    return words[0].decode("utf-8", "surrogateescape") if words else None  # a path need not be UTF-8
 
 
 def _record(tree: Any) -> InstanceRecord:
@@ -62,7 +63,7 @@ def _record(tree: Any) -> InstanceRecord:
             str(tree["environment"]),
             _binary_id(tree.get("program")),
         )
-    except (KeyError, TypeError) as problem:
+    except (AttributeError, KeyError, OverflowError, TypeError) as problem:
         raise ValueError(f"instances: {problem} is missing or wrong") from None
 
 

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from exclave.kit.formats.json_text import parse_json
 from exclave.link.layout import INSTANCES, TABLE, Instance
 from exclave.redirect.rules.confirm_timer import is_armed_set, time_left
 from exclave.redirect.rules.drain_ruleset import DRAIN_MARK
@@ -47,11 +48,18 @@ def parse_listing(listing: str) -> Observed:
     if not listing.strip():
         return NOTHING
     try:
-        items = json.loads(listing)["nftables"]
+        items = parse_json(listing)["nftables"]
     except (ValueError, KeyError, TypeError):
         if listing.startswith(_BEGINNING):
             return Observed(installed=True, fingerprint="cut off")
         raise ValueError("nft -j list table: its JSON was expected") from None
+    try:
+        return _observe(items)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise ValueError("nft -j list table: another form of its JSON was expected") from None
+
+
+def _observe(items: list[dict[str, Any]]) -> Observed:
     ours = [item for item in items if _table_of(item) == TABLE]
     if not ours:
         return NOTHING
