@@ -106,7 +106,7 @@ async def test_rules_are_removed_although_the_disk_is_read_only() -> None:
         await lab.vm.must("mount", "-t", "tmpfs", "-o", "ro", "none", str(broken.runtime))
         status, done, errors = await clean_up(lab, broken)
         assert (status, done) == (0, ["rules removed", "link removed"])
-        assert f"cannot make folder {broken.runtime}: Read-only file system; cleaning up without it" in errors
+        assert f"cannot make folder {broken.runtime}: Read-only file system; cleaning up without the lock" in errors
         assert await lab.nft("list", "tables") == ""
 
 
@@ -123,5 +123,5 @@ async def test_a_running_agent_is_reported_and_nothing_is_changed() -> None:
             done = await lab.vm.run(sys.executable, "-m", "exclave", "cleanup", "--config", str(broken.config))
             agent.kill()
         assert done.status == 35
-        assert "to do: stop it first, or leave: exclave leave" in done.errors
+        assert "to do: stop it first, or leave with exclave leave" in done.errors
         assert "table inet exclave" in await lab.nft("list", "tables")
