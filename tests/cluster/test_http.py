@@ -477,8 +477,9 @@ async def test_many_cancelled_requests_and_streams_do_no_harm() -> None:
         assert await exchange.answer(ASK) == {"kind": "Member", "path": ASK.path}
         async with exchange.open_stream(WATCH) as received:
             assert await received.__anext__()
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        assert len(connections_to(served)) <= AT_ONCE
+        with trio.fail_after(10):  # a busy machine closes them late
+            while len(connections_to(served)) > AT_ONCE:
+                await trio.sleep(0.01)
     assert not connections_to(served)
 
 
