@@ -39,7 +39,7 @@ class Admin:
 
     def take(self, svid: Svid) -> None:
         """Serve a certificate, to whoever shakes hands."""
-        self.tls.take(ProxyCertificate(svid.chain, svid.key))
+        self.tls.load(ProxyCertificate(svid.chain, svid.key))
 
     async def serve(self, accepted: trio.SocketStream) -> None:
         """Talk on one connection."""
