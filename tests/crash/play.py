@@ -317,7 +317,7 @@ class Player:
                 await self._vm.kill_agent()
             if row.scene is Scene.RENEW:
                 self._make_due()
-            self._armed.write_text(f"{row.victim} {milestone_line(row.step)}")
+            self._armed.write_text(f"{row.victim} {milestone_line(row.milestone)}")
             self.state = row.scene.after
             began = time.monotonic()
             await play[row.scene](row)

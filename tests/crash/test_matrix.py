@@ -30,7 +30,7 @@ PLAY = Path(__file__).with_name("play.py")
 
 
 def test_every_step_has_a_row_in_every_scene_that_it_is_in() -> None:
-    found = {scene: {row.step for row in ROWS if row.scene is scene and row.victim == "agent"} for scene in Scene}
+    found = {scene: {row.milestone for row in ROWS if row.scene is scene and row.victim == "agent"} for scene in Scene}
     machine = set(list(Withdrawing)[list(Withdrawing).index(Withdrawing.HOLDING) :])
     assert found == {
         Scene.JOIN: set(Joining),
