@@ -89,7 +89,7 @@ def is_key_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, certificate: 
     """Whether a certificate was made for this key."""
     try:
         return _spki(key.public_key()) == _spki(certificate.public_key())
-    except UnsupportedAlgorithm:  # a curve that the library does not have
+    except (UnsupportedAlgorithm, ValueError):  # a curve that the library lacks; version 38 raises ValueError
         return False
 
 
