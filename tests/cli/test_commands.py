@@ -43,6 +43,8 @@ from support.stored import member
 from support.town import Town, open_town
 from support.traced import write_programs
 
+pytestmark = pytest.mark.slow
+
 VMS = f"{NAMESPACE}-vms"
 FIRST = f"{NAMESPACE}/web-k7q2x-1"
 

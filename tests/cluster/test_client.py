@@ -193,6 +193,7 @@ async def test_a_reader_that_times_out_loses_no_event() -> None:
     assert len(served.asked) == 2
 
 
+@pytest.mark.slow
 async def test_two_hundred_cancelled_requests_and_watches_do_no_harm() -> None:
     """Debian 12's httpcore would be dead after a hundred."""
 

@@ -116,6 +116,7 @@ FAILURES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("failure", "reason"), FAILURES.values(), ids=FAILURES)
+@pytest.mark.slow
 async def test_a_lookup_that_fails_changes_no_address_and_is_logged_once(
     failure: Any,
     reason: str,

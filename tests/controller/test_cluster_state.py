@@ -113,9 +113,9 @@ async def test_there_is_no_mesh_before_all_sources_were_read_and_the_reason_is_s
 
 DAMAGE = {
     "config": (
-        {"data": {"values": "proxy: 7\nclusterDomain: x\nclusterNetworks: x"}},
+        {"data": 7},
         "config, the last good reading is kept: it has another shape than expected: "
-        "AttributeError: 'int' object has no attribute 'get' (exclave/controller/mesh/publish.py:LINE)",
+        "TypeError: 'int' object is not subscriptable (exclave/controller/mesh/publish.py:LINE)",
     ),
     "anchors": (
         {"data": {"ca-bundle.crt": "none"}},

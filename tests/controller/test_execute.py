@@ -55,6 +55,8 @@ from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
 from .snapshots import KEY, MESH, NAME, NAMESPACE, make_member
 
+pytestmark = pytest.mark.slow
+
 ACCOUNT = "web.vm.k7q2x-1"
 IDENTITY = MeshIdentity("web", NAMESPACE, "linkerd", "cluster.local")
 

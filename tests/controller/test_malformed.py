@@ -43,6 +43,8 @@ from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
 from .snapshots import GROUP, LIVE, MESH, NOW, make_member, make_snapshot, with_status
 
+pytestmark = pytest.mark.slow
+
 
 def named(found: Object, name: str) -> Object:
     return {**found, "metadata": {**found["metadata"], "name": name, "namespace": NAMESPACE}}

@@ -152,6 +152,7 @@ async def test_a_fault_of_one_key_does_not_stop_the_others(
     assert reconciled.count("bad") > 3
 
 
+@pytest.mark.slow
 async def test_a_key_that_is_added_at_every_moment_and_fails_does_not_fill_the_log(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

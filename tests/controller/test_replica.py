@@ -5,6 +5,7 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -20,6 +21,8 @@ from support.mesh_cluster import MeshCluster, open_mesh_cluster
 from support.ports import free_port
 from support.replicas import leads, replica, wait_leads
 from support.told import tell
+
+pytestmark = pytest.mark.slow
 
 
 async def wait_accepted(cluster: MeshCluster, networks: list[str], is_accepted: str) -> None:

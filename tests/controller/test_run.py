@@ -54,6 +54,8 @@ from support.https import Asked, ConnectionCut, Reply
 from support.interposer import Interposer, Treat, busy, falling_silent, honest, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
+pytestmark = pytest.mark.slow
+
 
 def config(folder: Path, address: str = VM) -> Config:
     return Config(Paths(folder / "state", folder / "run"), MemberConfig(address))

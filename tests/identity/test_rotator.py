@@ -117,6 +117,7 @@ async def test_the_first_certificate_is_stored_before_it_is_told(
         assert identity.problem.value is None
 
 
+@pytest.mark.slow
 async def test_it_is_renewed_with_a_fresh_key_when_it_is_due_and_not_before(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -132,6 +133,7 @@ async def test_it_is_renewed_with_a_fresh_key_when_it_is_due_and_not_before(
         assert identity.renewals == {"ok": 2}
 
 
+@pytest.mark.slow
 async def test_without_a_control_plane_it_starts_from_disk_at_once(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -193,6 +195,7 @@ async def test_a_csr_under_way_is_asked_for_again_after_a_restart_and_signed_onc
     assert world.signed == [under_way[1]]
 
 
+@pytest.mark.slow
 async def test_a_key_that_a_crash_left_behind_is_not_taken_for_a_new_one(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -220,6 +223,7 @@ async def test_a_key_under_way_that_is_served_already_is_forgotten_at_the_start(
         assert load_next_key(world.state) is None
 
 
+@pytest.mark.slow
 async def test_a_certificate_that_the_proxy_would_refuse_leaves_the_last_good_one(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -255,6 +259,7 @@ async def test_while_there_is_none_bad_ones_do_not_make_a_storm_of_signatures(
         assert len(world.signed) == identity.renewals["failed"] < 20
 
 
+@pytest.mark.slow
 async def test_a_new_issuer_brings_renewal_forward_once(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     world = World(tmp_path)
     async with world.identity(draw=lambda: 0.5) as identity:
@@ -300,6 +305,7 @@ async def test_ending(tmp_path: Path, autojump_clock: trio.testing.MockClock, en
     assert [(world.state / name).exists() for name in (SVID, NEXT_KEY)] == [kept, kept]
 
 
+@pytest.mark.slow
 async def test_a_certificate_that_somebody_else_has_signed_is_told_also_by_the_next_agent(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -334,6 +340,7 @@ async def test_a_certificate_that_is_not_signed_is_told_with_the_controllers_own
         assert await identity.problem.wait_for(lambda text: text == told.message)
 
 
+@pytest.mark.slow
 async def test_a_certificate_of_ours_that_does_not_serve_is_no_strangers(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -208,6 +208,7 @@ def _is_killed(problem: BaseException) -> bool:
     return isinstance(problem, Killed) or any(map(_is_killed, getattr(problem, "exceptions", ())))
 
 
+@pytest.mark.slow
 async def test_a_machine_killed_at_any_point_joins_with_the_same_token_and_one_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,7 @@ JSON_TREES = st.recursive(
 
 @given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(FIELDS), JSON_TREES), st.booleans())
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_every_body_is_answered(kind: Kind, body: dict[str, Any], has_type: bool) -> None:
     store = make_store()
     api = Api(store, TokenKey(ec.generate_private_key(ec.SECP256R1())), "admin", lambda: START, lambda: "id")

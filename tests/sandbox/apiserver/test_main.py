@@ -68,6 +68,7 @@ async def test_what_fails_inside_its_block_comes_out_bare(tmp_path: Path) -> Non
             raise LookupError
 
 
+@pytest.mark.slow
 async def test_many_clients_at_once_are_served_and_watches_hear_of_all(tmp_path: Path) -> None:
     async with running_apiserver(tmp_path) as cluster, client_of(cluster) as client:
         names = {f"c-{number}" for number in range(100)}

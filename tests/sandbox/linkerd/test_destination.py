@@ -78,6 +78,7 @@ async def put_workload(cluster: MeshCluster, *, ready: bool) -> None:
         await cluster.admin.send(patch(EXTERNAL_WORKLOADS, mesh.NAMESPACE, "web-1", READY, "status"))
 
 
+@pytest.mark.slow
 async def test_it_follows_machines_as_they_come_become_ready_and_go(tmp_path: Path) -> None:
     service_of_web = asked(mesh.GROUP_SERVICE, mesh.GROUP_PORT)
     async with following(tmp_path) as (cluster, client):
@@ -93,6 +94,7 @@ async def test_it_follows_machines_as_they_come_become_ready_and_go(tmp_path: Pa
         await until(client, asked(VM, 8080), 404)
 
 
+@pytest.mark.slow
 async def test_while_the_api_server_is_away_it_answers_from_its_last_lists(tmp_path: Path) -> None:
     async with following(tmp_path) as (cluster, client):
         await put_workload(cluster, ready=True)
