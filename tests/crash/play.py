@@ -420,10 +420,13 @@ class Player:
         for way, sampler in self._samplers.items():
             await sampler.read()
             since = sorted(tuple(sample) for sample in sampler.samples if sample[1] >= killed_at)
-            failures = [what for _, _, what in since if what not in ("meshed", "plain")]
+            failures = [(what, begun, ended) for begun, ended, what in since if what not in ("meshed", "plain")]
             outcome.connections += len(since)
             outcome.failed += len(failures)
-            outcome.failures += sorted({f"{way}: {what}" for what in failures})
+            outcome.failures += [
+                f"{way}: {what} ({begun - killed_at:+.2f} s to {ended - killed_at:+.2f} s from the kill)"
+                for what, begun, ended in failures
+            ]
             following = [*since[1:], (time.monotonic(), 0.0, "")]
             away.append(
                 sum(
