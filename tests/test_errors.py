@@ -10,17 +10,8 @@ import pytest
 import trio
 
 import exclave
-from exclave.errors import (
-    ApiRefusal,
-    ClusterError,
-    ConfigError,
-    ExclaveError,
-    Fault,
-    HostError,
-    TokenError,
-    describe,
-)
-from exclave.kit.formats.duration import parse_duration
+from exclave.errors import ApiRefusal, ClusterError, ConfigError, ExclaveError, Fault, HostError, TokenError, describe
+from exclave.kit.formats.times import parse_duration
 
 
 def test_codes_and_words_are_unique() -> None:
@@ -109,7 +100,7 @@ DESCRIBED: dict[str, tuple[Callable[[], object], str]] = {
     "a mistake without a text": (in_our_code("assert False"), "AssertionError (exclave/sample.py:1)"),
     "a value that our code refuses": (
         partial(parse_duration, "soon"),
-        "ValueError: 'soon' is not a duration such as 10s, 5m or 24h (exclave/kit/formats/duration.py:LINE)",
+        "ValueError: 'soon' is not a duration such as 10s, 5m or 24h (exclave/kit/formats/times.py:LINE)",
     ),
     "a foreign error, without its text, which may quote a secret": (
         in_our_code("h11.Request(method='GET', target='/', headers=[('Authorization', 'Bearer s3cret\\n')])"),

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from exclave.errors import ConfigError
-from exclave.kit.formats.duration import parse_duration
-from exclave.kit.formats.labels import is_label_value
+from exclave.kit.formats.kubernetes import is_label_value
 from exclave.kit.formats.ranges import Span, parse_span
+from exclave.kit.formats.times import parse_duration
 
 if sys.version_info >= (3, 11):
     import tomllib

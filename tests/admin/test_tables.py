@@ -6,19 +6,10 @@ import sys
 import pytest
 import yaml
 
-from exclave.admin.tables import (
-    OUTPUT_FORMATS,
-    Listing,
-    age,
-    describe_text,
-    human_duration,
-    manifests,
-    render,
-    table,
-)
+from exclave.admin.tables import OUTPUT_FORMATS, Listing, age, describe_text, human_duration, manifests, render, table
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS
 from exclave.errors import ExclaveError
-from exclave.kit.formats.rfc3339 import epoch
+from exclave.kit.formats.times import epoch
 
 OBJECTS = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}} for name in ("web", "db-backup")]
 LISTING = Listing(

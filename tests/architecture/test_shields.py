@@ -1,4 +1,4 @@
-"""A shield has a limit, so that nothing keeps a program from ending: `kit.tasks.shield` makes all of them."""
+"""A shield has a limit, so that nothing keeps a program from ending: `shielded` makes all of them."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from architecture.tree import MODULES, TOP
 
-HELPER = "exclave.kit.tasks.shield"
+HELPER = "exclave.kit.tasks.nursery"
 
 SOURCES = sorted([module.path for name, module in MODULES.items() if name != HELPER] + [*TOP.glob("tests/**/*.py")])
 

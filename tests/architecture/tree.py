@@ -65,7 +65,7 @@ class Module:
 
 
 def _target(module: str, name: str) -> str:
-    """`from exclave.kit.host import atomic` names that module; other imports name the module they come from."""
+    """`from exclave.kit.host import files` names that module; other imports name the module they come from."""
     candidate = f"{module}.{name}"
     path = SOURCE / Path(*candidate.split("."))
     return candidate if path.with_suffix(".py").exists() or (path / "__init__.py").exists() else module

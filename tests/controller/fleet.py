@@ -36,7 +36,7 @@ from exclave.controller.policy.transitions import (
     WriteStatus,
     next_transition,
 )
-from exclave.kit.formats.rfc3339 import rfc3339, rfc3339_micro
+from exclave.kit.formats.times import rfc3339, rfc3339_micro
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
 from .snapshots import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW

@@ -13,7 +13,7 @@ from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
 from exclave.controller.policy.register import wanted_workload
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 
 NOW = 1_800_000_000.0
 NAMESPACE, NAME, ADDRESS = "shop", "web-k7q2x-1", "10.77.0.20"

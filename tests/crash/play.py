@@ -26,7 +26,7 @@ from crash.rows import ROWS, Row, Scene  # noqa: E402
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, list_all  # noqa: E402
 from exclave.control.client import NoAgent, send_command  # noqa: E402
 from exclave.kit.host.command import Finished  # noqa: E402
-from exclave.kit.tasks.shield import shielded  # noqa: E402
+from exclave.kit.tasks.nursery import shielded  # noqa: E402
 from exclave.link.layout import LINK  # noqa: E402
 from exclave.milestones import Renewing, milestone_line  # noqa: E402
 from exclave_sandbox.demo.joining import find, issue_token, ready_of  # noqa: E402

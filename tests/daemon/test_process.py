@@ -27,7 +27,7 @@ from exclave.daemon.process import IDLE_POLL_INTERVAL, POLL_INTERVAL, REPORT_INT
 from exclave.daemon.status import QUIET
 from exclave.ending import Ending
 from exclave.errors import Fault, HostError, error_object
-from exclave.kit.host.locks import hold_lock
+from exclave.kit.host.files import hold_lock
 from exclave.kit.tasks.latest import Latest
 from exclave.listing.serving import ListingView
 from exclave.member.record import (

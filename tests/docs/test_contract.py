@@ -23,7 +23,7 @@ from exclave.daemon.status import EMPTY, build_status
 from exclave.ending import Ending
 from exclave.errors import Fault
 from exclave.join.refusals import read_refusal
-from exclave.kit.formats.openapi import Schema
+from exclave.kit.formats.kubernetes import Schema
 from exclave.kit.host.process_identity import ProcessRecord
 from exclave.link import layout, plan
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord

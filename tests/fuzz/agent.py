@@ -57,21 +57,12 @@ from exclave.explain.kernel_state import parse_route
 from exclave.explain.query import parse_query
 from exclave.explain.table import parse_rule_texts, parse_table
 from exclave.explain.trace_events import parse_events
-from exclave.identity.storage import (
-    NEXT_KEY,
-    SVID,
-    load_next_key,
-    load_svid,
-    own_keys,
-    store_next_key,
-    store_svid,
-)
+from exclave.identity.storage import NEXT_KEY, SVID, load_next_key, load_svid, own_keys, store_next_key, store_svid
 from exclave.identity.svid import SvidError, check_svid
-from exclave.kit.formats.duration import parse_duration
 from exclave.kit.formats.host_port import split_host_port
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.formats.ranges import parse_span
-from exclave.kit.formats.rfc3339 import epoch
+from exclave.kit.formats.times import epoch, parse_duration
 from exclave.kit.formats.x509 import not_before, read_blocks, read_certificates
 from exclave.kit.host.netlink import ERROR, read_attributes, read_body, read_messages, write_attribute, write_message
 from exclave.kit.host.sockets import read_sockets

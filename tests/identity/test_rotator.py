@@ -23,7 +23,7 @@ from exclave.controller.policy.sign import sign
 from exclave.ending import Ending, EndingSwitch
 from exclave.identity.rotator import Identity, open_identity
 from exclave.identity.storage import NEXT_KEY, SVID, generate_key, load_next_key, load_svid, store_next_key, store_svid
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 from exclave.kit.formats.x509 import fingerprint
 from exclave.member.client import open_member
 from exclave.member.record import store_membership, store_settings

@@ -48,8 +48,7 @@ from exclave.errors import ExclaveError, Fault
 from exclave.identity.rotator import Identity, open_identity
 from exclave.identity.storage import load_svid
 from exclave.join import join as steps
-from exclave.kit.tasks.any_change import open_any_change
-from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.member.client import MemberClient, open_member
 from exclave.member.record import MembershipRecord, adopt_join, load_membership

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import trio
 
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.stage.namespaces import Machine, open_network
 from exclave_sandbox.stage.stage import share_stand_in
 

@@ -111,7 +111,7 @@ async def test_rules_are_removed_although_the_disk_is_read_only() -> None:
 
 
 async def test_a_running_agent_is_reported_and_nothing_is_changed() -> None:
-    hold = "import sys; from pathlib import Path; from exclave.kit.host.locks import hold_lock\n"
+    hold = "import sys; from pathlib import Path; from exclave.kit.host.files import hold_lock\n"
     hold += "with hold_lock(Path(sys.argv[1]), 'x', 'y'): print('up', flush=True); sys.stdin.read()"
     async with open_lab() as lab:
         broken = Broken(lab.network.scratch)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave.redirect.keepalive import remove_keepalive
 from support.needs import need
 from support.unpacked import unpacked

@@ -32,8 +32,7 @@ from exclave.config import ProxyConfig  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
 from exclave.errors import HostError  # noqa: E402
 from exclave.identity.svid import Svid, check_svid  # noqa: E402
-from exclave.kit.tasks.any_change import open_any_change  # noqa: E402
-from exclave.kit.tasks.latest import Latest  # noqa: E402
+from exclave.kit.tasks.latest import Latest, open_any_change  # noqa: E402
 from exclave.link.layout import Instance, dns_address, instance_address  # noqa: E402
 from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402
 from exclave.proxy.probe import leaf_not_after  # noqa: E402

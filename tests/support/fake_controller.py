@@ -44,7 +44,7 @@ from exclave.api.settings import Settings, digest, render_settings
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.watch_events import Listed, Upserted
 from exclave.errors import ApiRefusal
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, pem_of
 from support.apiserver import RunningApiServer, running_apiserver

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import trio
 
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import ADMIN_PORT, instance_address
 from exclave_sandbox.stage.namespaces import Machine, open_network
 from exclave_sandbox.stage.programs import module, open_program

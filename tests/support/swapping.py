@@ -34,8 +34,7 @@ from exclave.data_path.observer import open_data_path  # noqa: E402
 from exclave.dns.server import open_dns  # noqa: E402
 from exclave.ending import Ending, EndingSwitch  # noqa: E402
 from exclave.identity.svid import Svid  # noqa: E402
-from exclave.kit.tasks.any_change import open_any_change  # noqa: E402
-from exclave.kit.tasks.latest import Latest  # noqa: E402
+from exclave.kit.tasks.latest import Latest, open_any_change  # noqa: E402
 from exclave.link.layout import dns_address  # noqa: E402
 from exclave.link.link import open_link  # noqa: E402
 from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402

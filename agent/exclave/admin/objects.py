@@ -35,7 +35,7 @@ from exclave.api.requests import (
     Object,
     Resource,
 )
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 
 MACHINES_ROLE = "exclave-machines"
 ISSUER_ROLE = "exclave-issuer"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from exclave.api.requests import Object, Resource
 from exclave.errors import ExclaveError, Fault
-from exclave.kit.formats.rfc3339 import epoch
+from exclave.kit.formats.times import epoch
 
 OUTPUT_FORMATS = ("json", "yaml", "name", "wide")
 GAP = "   "

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from exclave.kit.formats.duration import format_duration, parse_duration
+from exclave.kit.formats.times import format_duration, parse_duration
 
 LONGEST = 10 * 365 * 86400.0
 """Seconds of a duration at most. A time in so many seconds is still a valid date."""

@@ -16,8 +16,8 @@ from exclave.api.fields import FieldError
 from exclave.api.malformed import mapping_in
 from exclave.api.names import accounts_namespace
 from exclave.api.requests import Object
-from exclave.kit.formats.duration import format_duration
-from exclave.kit.formats.labels import MOST_LABEL, is_dns_label, is_label_key, is_label_value
+from exclave.kit.formats.kubernetes import MOST_LABEL, is_dns_label, is_label_key, is_label_value
+from exclave.kit.formats.times import format_duration
 
 Capture = Literal["cluster", "all", "none"]
 

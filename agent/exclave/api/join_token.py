@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from exclave.api.jwt import read_claims_untrusted
 from exclave.errors import Fault, TokenError
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.formats.rfc3339 import epoch, rfc3339
+from exclave.kit.formats.times import epoch, rfc3339
 
 PREFIX = "exclave1_"
 MOST_UNPACKED = 64 * 1024

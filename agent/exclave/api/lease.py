@@ -1,7 +1,7 @@
 """The Lease that a machine renews as its heartbeat. Pure."""
 
 from exclave.api.requests import LEASES, Request, patch
-from exclave.kit.formats.rfc3339 import rfc3339_micro
+from exclave.kit.formats.times import rfc3339_micro
 
 
 def heartbeat_request(namespace: str, member: str, holder: str, now: float) -> Request:

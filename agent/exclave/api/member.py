@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from exclave.api.malformed import mapping_in
 from exclave.api.requests import MEMBERS, Object
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 
 DataPath = Literal["meshed", "outbound-open", "down"]
 

@@ -25,9 +25,8 @@ from exclave.control.client import NoAgent, query_agent, send_command
 from exclave.daemon.teardown import clean_up, depart, forget_everything, hold_join_lock
 from exclave.errors import ExclaveError, Fault, HostError
 from exclave.join.join import join
-from exclave.kit.formats.duration import format_duration
-from exclave.kit.host.atomic import remove_folder
-from exclave.kit.host.locks import hold_lock
+from exclave.kit.formats.times import format_duration
+from exclave.kit.host.files import hold_lock, remove_folder
 from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
 from exclave.redirect.kernel.nft import confirm_from_cold
 

@@ -18,8 +18,8 @@ from exclave import __version__
 from exclave.cli.config_text import help_text
 from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
 from exclave.errors import ExclaveError, Fault, HostError, error_object
-from exclave.kit.formats.duration import parse_duration
 from exclave.kit.formats.host_port import join_host_port, split_host_port
+from exclave.kit.formats.times import parse_duration
 from exclave.kit.host.exit_code import run_command
 
 

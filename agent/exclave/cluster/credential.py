@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from exclave.api.jwt import read_claims_untrusted
 from exclave.api.requests import Object
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.formats.rfc3339 import epoch
+from exclave.kit.formats.times import epoch
 
 
 @dataclass(frozen=True)

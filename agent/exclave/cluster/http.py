@@ -37,8 +37,7 @@ from exclave.cluster.waiting import Waits
 from exclave.errors import ClusterError, Fault
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.tasks.latest import Latest
-from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 

@@ -22,7 +22,7 @@ from exclave.cluster.http import Exchange, open_exchange
 from exclave.cluster.server_addresses import forget_answers, open_server_addresses
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError, Fault, HostError, describe
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery

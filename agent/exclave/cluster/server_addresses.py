@@ -21,7 +21,7 @@ import trio
 from exclave.cluster.endpoint import ServerAddress, address_in_url, host_and_port
 from exclave.errors import HostError
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise

@@ -11,7 +11,7 @@ Confirming helps at any time, also when all is over.
 from dataclasses import dataclass
 from enum import Enum
 
-from exclave.kit.formats.duration import format_duration
+from exclave.kit.formats.times import format_duration
 
 LONGEST_GRACE = 15.0
 """Seconds."""

@@ -10,8 +10,8 @@ from typing import NoReturn
 import trio
 
 from exclave.errors import ClusterError
-from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.backoff import Backoff
+from exclave.kit.tasks.latest import open_any_change
 from exclave.member.address_choice import AddressChoice, AddressFacts, choose_addresses, slow_move_problem
 from exclave.member.addresses import on_this_machine
 from exclave.member.client import MemberClient

@@ -12,7 +12,7 @@ import trio
 from exclave import __version__
 from exclave.api.member import MemberView
 from exclave.identity.rotator import Identity
-from exclave.kit.tasks.any_change import open_any_change
+from exclave.kit.tasks.latest import open_any_change
 from exclave.member.client import MemberClient
 
 COMPANY = 5.0

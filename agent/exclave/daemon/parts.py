@@ -18,7 +18,7 @@ from exclave.dns.server import DnsStub
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault
 from exclave.identity.rotator import Identity
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import INSTANCES
 from exclave.listing.serving import Listing

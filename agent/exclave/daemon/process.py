@@ -25,10 +25,9 @@ from exclave.daemon.status import QUIET, FirstObserved, build_status
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError, error_object
-from exclave.kit.host.locks import hold_lock
+from exclave.kit.host.files import hold_lock
 from exclave.kit.host.sd_notify import notify
-from exclave.kit.tasks.any_change import open_any_change
-from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exclave.errors import ExclaveError
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 from exclave.member.state import State
 
 QUIET = 15.0

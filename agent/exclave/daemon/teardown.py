@@ -22,9 +22,8 @@ from exclave.confirm.record import forget_unconfirmed
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.identity.storage import NEXT_KEY, SVID, remove_identity
-from exclave.kit.host.atomic import remove
+from exclave.kit.host.files import hold_lock, remove
 from exclave.kit.host.gated import HeldProcess
-from exclave.kit.host.locks import hold_lock
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES
 from exclave.link.link import remove_link

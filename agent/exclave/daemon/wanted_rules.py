@@ -21,8 +21,7 @@ from exclave.config import RedirectConfig
 from exclave.confirm.confirm import Confirming
 from exclave.data_path.observer import DataPathObserver
 from exclave.errors import ConfigError
-from exclave.kit.tasks.any_change import open_any_change
-from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import Instance

@@ -10,7 +10,7 @@ from enum import Enum
 from exclave.api.group import FailurePolicy
 from exclave.api.member import DataPath
 from exclave.data_path.flap_damping import NEVER_PRESENT, FlapDamper, failed_at, lost_at
-from exclave.kit.formats.duration import format_duration
+from exclave.kit.formats.times import format_duration
 
 
 class DataPathFault(Enum):

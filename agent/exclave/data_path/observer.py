@@ -17,8 +17,7 @@ from exclave.identity.rotator import Identity
 from exclave.kit.host.plain_http import open_plain_client
 from exclave.kit.host.procfs import read_tcp_tables
 from exclave.kit.host.sockets import read_sockets
-from exclave.kit.tasks.any_change import open_any_change
-from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now

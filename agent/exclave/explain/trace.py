@@ -19,7 +19,7 @@ from exclave.errors import Fault, HostError
 from exclave.explain.trace_events import TRACE_TABLE, TraceEvent, parse_events
 from exclave.kit.host.command import missing_tool
 from exclave.kit.host.netlink import NETFILTER
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
 """Source: Linux, include/linux/socket.h and include/uapi/linux/netlink.h, netfilter/nfnetlink.h."""

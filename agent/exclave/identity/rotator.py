@@ -31,9 +31,8 @@ from exclave.identity.storage import (
     store_svid,
 )
 from exclave.identity.svid import Svid, SvidError, check_svid
-from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.backoff import Attempts, Backoff
-from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now

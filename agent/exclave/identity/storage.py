@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.api.csr import key_sha256
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.files import remove, write_atomic
 from exclave.milestones import Leaving, Renewing, log_milestone
 
 SVID = "svid.json"

@@ -45,7 +45,7 @@ from exclave.identity.renewal import renew_at
 from exclave.identity.storage import generate_key, load_next_key, remove_identity, store_next_key, store_svid
 from exclave.identity.svid import SvidError, check_svid
 from exclave.join import refusals
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import Now
 from exclave.member.addresses import find_address

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from exclave.api.join_token import JoinToken
 from exclave.api.member import Condition, MemberView
 from exclave.errors import ApiRefusal, ClusterError, ExclaveError, Fault, TokenError
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 
 MOST_SKEW = 300.0
 """Seconds that two clocks may differ: more, and tokens and certificates are not yet or no longer valid."""

@@ -13,7 +13,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.command import Finished, run_tool
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import LINK
 from exclave.link.plan import (
     KINDS,

@@ -18,10 +18,8 @@ from exclave.data_path.observer import DataPathObserver
 from exclave.ending import EndingSwitch
 from exclave.errors import ApiRefusal
 from exclave.identity.rotator import Identity
-from exclave.kit.tasks.any_change import open_any_change
-from exclave.kit.tasks.latest import Latest
-from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.latest import Latest, open_any_change
+from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 from exclave.listing.probes import run_probes

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import trio
 
 from exclave.cluster.endpoint import ServerAddress
-from exclave.kit.host.interfaces import local_addresses
+from exclave.kit.host.procfs import local_addresses
 from exclave.kit.tasks.latest import Latest
 from exclave.member.address_choice import AddressFacts, choose_addresses
 from exclave.member.record import MembershipRecord

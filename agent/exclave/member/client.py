@@ -26,8 +26,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal, ClusterError, ExclaveError
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest
-from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 from exclave.member.address_choice import AddressProblem

@@ -19,7 +19,7 @@ import trio
 from exclave import __version__
 from exclave.errors import Fault, HostError
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.files import remove, write_atomic
 from exclave.milestones import Leaving, log_milestone
 
 MACHINE_ID = Path("/etc/machine-id")

@@ -16,7 +16,7 @@ from exclave.api.settings import Settings, digest, parse_settings
 from exclave.cluster.endpoint import Access
 from exclave.errors import Fault, HostError
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.host.atomic import move, remove, write_atomic
+from exclave.kit.host.files import move, remove, write_atomic
 from exclave.milestones import Leaving, log_milestone
 
 AGAIN = "again"

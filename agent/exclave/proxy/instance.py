@@ -20,11 +20,9 @@ from exclave.errors import HostError
 from exclave.identity.rotator import Identity
 from exclave.identity.svid import Svid
 from exclave.kit.host.gated import HeldProcess
-from exclave.kit.tasks.any_change import open_any_change
 from exclave.kit.tasks.backoff import Attempts, Backoff
-from exclave.kit.tasks.latest import Latest
-from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.latest import Latest, open_any_change
+from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES, Family, Instance
 from exclave.member.client import MemberClient

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from exclave.errors import HostError
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.host.procfs import read_boot_id
 from exclave.redirect.kernel.observe import Observed
 

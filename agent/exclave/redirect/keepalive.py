@@ -17,7 +17,7 @@ import trio
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.host.gated import (
     GATE,
     GatedProcess,
@@ -28,8 +28,7 @@ from exclave.kit.host.gated import (
     start_gated,
 )
 from exclave.kit.tasks.backoff import Attempts, Backoff
-from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Starting, Withdrawing, log_milestone
 from exclave.redirect.keepalive_table import (

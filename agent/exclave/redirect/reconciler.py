@@ -18,10 +18,8 @@ import trio
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
-from exclave.kit.tasks.any_change import open_any_change
-from exclave.kit.tasks.latest import Latest
-from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.latest import Latest, open_any_change
+from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import TABLE
 from exclave.milestones import Starting, log_milestone

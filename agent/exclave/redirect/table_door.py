@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from exclave.ending import Ending, EndingSwitch
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave.redirect.kernel.nft import remove_table
 
 REMOVAL_TIME = 40.0

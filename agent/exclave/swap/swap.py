@@ -18,8 +18,7 @@ import trio
 from exclave.config import ProxyConfig
 from exclave.errors import ClusterError, ExclaveError, Fault, HostError
 from exclave.kit.host.procfs import read_tcp_tables
-from exclave.kit.tasks.any_change import open_any_change
-from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import INBOUND_PORT, OUTBOUND_PORT, Instance, instance_address, trial_address

@@ -19,8 +19,7 @@ from exclave.errors import Fault, HostError, describe
 from exclave.identity.svid import Svid
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.latest import Latest
-from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Renewing, log_milestone
 from exclave.workload_api.connection import WorkloadConnection

@@ -15,7 +15,7 @@ from jwcrypto import jwk, jwt
 from jwcrypto.common import JWException
 
 from exclave.api.requests import API_AUDIENCE
-from exclave.kit.formats.openapi import INTEGER, STRING, list_of
+from exclave.kit.formats.kubernetes import INTEGER, STRING, list_of
 from exclave_sandbox.apiserver.access import User, account_user
 from exclave_sandbox.apiserver.kinds.schema import check_schema
 from exclave_sandbox.apiserver.refusal import Cause, Object, bad_request, invalid, unauthorized

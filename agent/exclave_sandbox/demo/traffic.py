@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, list_all, patch
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import ADMIN_PORT, instance_address
 from exclave_sandbox.demo.joining import BY_ADDRESS
 from exclave_sandbox.expect import UnexpectedError, eventually, expect

@@ -7,7 +7,7 @@ field.
 
 from typing import Any
 
-from exclave.kit.formats.openapi import STRING, Schema, list_of, object_of, one_of
+from exclave.kit.formats.kubernetes import STRING, Schema, list_of, object_of, one_of
 
 PLURAL = "externalworkloads"
 GROUP = "workload.linkerd.io"

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives import serialization
 from exclave.api.definitions.crds import custom_resource_definitions
 from exclave.api.requests import CUSTOM_RESOURCE_DEFINITIONS, Object, path_of
 from exclave.errors import ExclaveError, Fault
-from exclave.kit.host.atomic import write_atomic
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.host.files import write_atomic
+from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.expect import UnexpectedError
 from exclave_sandbox.linkerd.external_workload import external_workload_definition
 from exclave_sandbox.pki import make_anchor, make_leaf

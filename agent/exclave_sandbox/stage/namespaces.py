@@ -19,7 +19,7 @@ import psutil
 import trio
 
 from exclave.kit.host.command import Finished, run_command
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 
 RELEASE_TIME = 30.0
 """Seconds for all machines to end."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import trio
 
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.expect import UnexpectedError
 
 GOODBYE = 15.0

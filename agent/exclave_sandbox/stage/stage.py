@@ -26,8 +26,8 @@ from exclave.api.requests import Request, create, create_token
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.errors import ApiRefusal
-from exclave.kit.host.atomic import write_atomic
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.host.files import write_atomic
+from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.apiserver.main import ApiServer, open_apiserver
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
 from exclave_sandbox.stage import mesh

@@ -16,7 +16,7 @@ import trio
 
 from exclave.control.client import NoAgent, query_agent
 from exclave.kit.host.command import Finished, run_command
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.expect import UnexpectedError, eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.compare import SUBJECTS

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
-from exclave.kit.formats.duration import parse_duration
 from exclave.kit.formats.host_port import split_host_port
+from exclave.kit.formats.times import parse_duration
 
 PREFIX = "LINKERD2_PROXY_"
 IDENTITY_DIR = "EXCLAVE_STANDIN_IDENTITY_DIR"

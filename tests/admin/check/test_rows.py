@@ -16,7 +16,7 @@ from exclave.admin.check.rows import (
     prerequisite_rows,
     report_text,
 )
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 from exclave.kit.formats.x509 import not_after
 from exclave_sandbox.pki import make_anchor
 from support.mesh import Mesh, mesh

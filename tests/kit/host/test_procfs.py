@@ -1,12 +1,16 @@
-"""The kernel's word on real processes."""
+"""What the kernel reports."""
 
 import os
 import socket
 import subprocess
 import sys
 
-from exclave.kit.host.procfs import open_pidfd, read_boot_id, read_tcp_tables, view_process
+import netifaces
+import pytest
+
+from exclave.kit.host.procfs import local_addresses, open_pidfd, read_boot_id, read_tcp_tables, view_process
 from exclave.kit.host.sockets import read_sockets
+from support.own_network import in_own_network
 
 
 def test_the_kernels_view_of_this_very_process() -> None:
@@ -37,3 +41,14 @@ def test_a_connection_of_this_very_process_is_among_the_kernels_sockets() -> Non
             found = [each for table in read_tcp_tables() for each in read_sockets(table)]
             ends = (connection.getsockname(), connection.getpeername())
             assert [each.uid for each in found if (each.local, each.remote) == ends] == [os.getuid()]
+
+
+@pytest.mark.root
+@in_own_network("203.0.113.9/32", "2001:db8::9/128")
+async def test_every_address_of_both_families_is_found() -> None:
+    assert local_addresses() == {"127.0.0.1", "::1", "203.0.113.9", "2001:db8::9"}
+
+
+def test_an_interface_that_went_away_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netifaces, "interfaces", lambda: ["lo", "exclave-gone"])
+    assert "127.0.0.1" in local_addresses()

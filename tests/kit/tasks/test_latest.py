@@ -1,11 +1,12 @@
-"""One writer, many readers, the newest value only."""
+"""Published values: `exclave.kit.tasks.latest`."""
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.latest import Latest, open_any_change
 
 
 async def test_a_reader_waits_for_a_value_it_accepts(autojump_clock: trio.testing.MockClock) -> None:
@@ -89,3 +90,45 @@ async def test_waiting_can_be_cancelled(autojump_clock: trio.testing.MockClock) 
     latest = Latest(0)
     with pytest.raises(trio.TooSlowError), trio.fail_after(1):
         await latest.wait_for(bool)
+
+
+async def test_a_change_of_any_source_wakes_the_reader(autojump_clock: trio.testing.MockClock) -> None:
+    a, b = Latest(1), Latest("x")
+    read = []
+    async with open_any_change(a, b) as change:
+
+        async def read_all() -> None:
+            async for _ in change.wakes():
+                read.append((a.value, b.value))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all)
+            await trio.sleep(1)
+            b.set("y")
+            await trio.sleep(1)
+            a.set(2)
+            a.set(3)
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+    assert read == [(1, "x"), (1, "y"), (3, "y")]
+
+
+async def test_a_change_right_after_opening_is_not_missed() -> None:
+    a = Latest(1)
+    async with open_any_change(a) as change:
+        a.set(2)
+        with trio.fail_after(5):
+            await change.wait()
+
+
+async def test_changes_while_the_reader_works_end_one_wait_and_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    a = Latest(1)
+    async with open_any_change(a) as change:
+        for value in (2, 3, 4):
+            a.set(value)
+            await trio.sleep(1)
+        began = trio.current_time()
+        await change.wait(60)
+        assert trio.current_time() == began
+        await change.wait(60)
+        assert trio.current_time() == began + 60

@@ -1,9 +1,10 @@
-"""A nursery whose one failure comes out as itself."""
+"""Nurseries and shields."""
 
 import pytest
 import trio
+import trio.testing
 
-from exclave.kit.tasks.nursery import members, open_bare_nursery
+from exclave.kit.tasks.nursery import members, open_bare_nursery, shielded
 
 
 async def fail(problem: Exception) -> None:
@@ -71,3 +72,29 @@ async def test_its_own_cancellation_ends_it_quietly() -> None:
 
 def test_only_groups_have_members() -> None:
     assert members(KeyError("mine")) == ()
+
+
+async def test_what_is_shielded_ends_though_all_around_it_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    is_done = False
+    with trio.CancelScope() as around:
+        around.cancel()
+        with shielded(5.0) as scope:
+            await trio.sleep(4.0)
+            is_done = True
+        assert not scope.cancelled_caught
+        await trio.sleep(1.0)
+    assert is_done and trio.current_time() == 4.0
+
+
+async def test_what_takes_longer_than_its_limit_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    with trio.CancelScope() as around:
+        around.cancel()
+        with shielded(5.0) as scope:
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+    assert trio.current_time() == 5.0
+
+
+async def test_what_fails_inside_comes_out() -> None:
+    with pytest.raises(KeyError), shielded(5.0):
+        raise KeyError("mine")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import trio
 
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.apiserver.main import EPILOG, main
 from support.apiserver import RunningApiServer, running_apiserver
 from support.stored import config_map

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, create, delete, patch
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.linkerd.destination import LookupServer
 from exclave_sandbox.linkerd.destination_table import FOLLOWED, DestinationTable
 from exclave_sandbox.stage import mesh

@@ -14,7 +14,7 @@ from exclave.admin.tables import few, human_duration
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.member import conditions_of, view_member
 from exclave.api.requests import Object
-from exclave.kit.formats.rfc3339 import epoch, rfc3339
+from exclave.kit.formats.times import epoch, rfc3339
 
 OLDEST = (1, 30)
 """The first Kubernetes release with stable admission policies."""

@@ -24,8 +24,8 @@ from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.names import ACCOUNTS_LABEL, GROUP_LABEL
 from exclave.api.requests import Object
 from exclave.errors import ExclaveError, Fault
-from exclave.kit.formats.duration import format_duration, parse_duration
-from exclave.kit.formats.labels import is_dns_label, is_label_key, is_label_value
+from exclave.kit.formats.kubernetes import is_dns_label, is_label_key, is_label_value
+from exclave.kit.formats.times import format_duration, parse_duration
 
 EXAMPLES = "see the examples: kubectl exclave group create --help"
 

@@ -13,7 +13,7 @@ from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.member import conditions_of
 from exclave.api.names import GROUP_LABEL
 from exclave.api.requests import Object
-from exclave.kit.formats.duration import format_duration
+from exclave.kit.formats.times import format_duration
 
 GROUP_TITLES = ("NAME", "ACCOUNT", "PORTS", "NETWORKS", "LIVE", "ACCEPTED", "AGE")
 

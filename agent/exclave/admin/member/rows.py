@@ -10,7 +10,7 @@ from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.member import READY, Condition, MemberView, conditions_of, view_member
 from exclave.api.names import CORDONED, parse_member_name
 from exclave.api.requests import Object
-from exclave.kit.formats.rfc3339 import epoch
+from exclave.kit.formats.times import epoch
 
 TITLES = (
     "NAME",

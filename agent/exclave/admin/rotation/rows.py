@@ -16,7 +16,7 @@ from exclave.admin.tables import few
 from exclave.api.member import MemberView, view_member
 from exclave.api.names import group_of_member
 from exclave.api.requests import Object
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 from exclave.kit.formats.x509 import der_of, fingerprint, is_issued_by, not_after, not_before, read_certificates
 
 ROTATION_TITLES = ("NAME", "GROUP", "LIVE", "ANCHORS", "ISSUER", "CERTIFICATE-UNTIL")

@@ -36,7 +36,7 @@ from exclave.api.names import ELECTION, SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, LEASES, MEMBERS, SECRETS, Object
 from exclave.api.settings import parse_settings
 from exclave.errors import ApiRefusal, ClusterError, Fault
-from exclave.kit.formats.rfc3339 import epoch
+from exclave.kit.formats.times import epoch
 
 GATES_CLOSED = 3
 

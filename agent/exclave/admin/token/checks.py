@@ -20,8 +20,7 @@ from exclave.admin.tables import age, human_duration
 from exclave.api.names import EXPIRES, parse_member_name
 from exclave.api.requests import Object
 from exclave.errors import ExclaveError, Fault
-from exclave.kit.formats.duration import format_duration, parse_duration
-from exclave.kit.formats.rfc3339 import epoch, rfc3339
+from exclave.kit.formats.times import epoch, format_duration, parse_duration, rfc3339
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH = 5

@@ -46,7 +46,7 @@ from exclave.api.names import ACCOUNTS_LABEL, EXPIRES, accounts_namespace, parse
 from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, Object
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ApiRefusal, ClusterError, ExclaveError, Fault
-from exclave.kit.formats.rfc3339 import rfc3339
+from exclave.kit.formats.times import rfc3339
 
 
 def add_commands(subparsers: Subparsers) -> None:

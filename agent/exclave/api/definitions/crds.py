@@ -9,7 +9,7 @@ from typing import Any
 from exclave.api.definitions.schemas import MEMBER, WORKLOAD_GROUP
 from exclave.api.group import MOST_GROUP_NAME
 from exclave.api.requests import CUSTOM_RESOURCE_DEFINITIONS, MEMBERS, WORKLOAD_GROUPS, Object, Resource
-from exclave.kit.formats.openapi import STRING, Schema
+from exclave.kit.formats.kubernetes import STRING, Schema
 
 Column = tuple[str, str, str]
 """Name, type and JSON path."""

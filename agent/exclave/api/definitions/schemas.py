@@ -4,10 +4,11 @@ The definitions in `crds` contain them, and the sandbox's API server checks with
 machine fills etcd.
 """
 
-from exclave.kit.formats.labels import DNS_LABEL, MOST_LABEL
-from exclave.kit.formats.openapi import (
+from exclave.kit.formats.kubernetes import (
     BOOLEAN,
+    DNS_LABEL,
     INTEGER,
+    MOST_LABEL,
     NOT_EMPTY,
     STRING,
     Schema,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exclave.api.requests import LEASES, Object
-from exclave.kit.formats.rfc3339 import rfc3339_micro
+from exclave.kit.formats.times import rfc3339_micro
 
 DURATION = 15.0
 """Seconds without a renewal after which another replica may acquire a Lease."""

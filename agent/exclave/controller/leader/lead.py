@@ -27,8 +27,7 @@ from exclave.controller.leader.election import (
 )
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
-from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.shield import shielded
+from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from exclave.api.member import ADMITTED, view_member
 from exclave.api.requests import Object
 from exclave.controller.policy.snapshot import Group, Key, Neighbour, workload_ports
-from exclave.kit.formats.rfc3339 import epoch
+from exclave.kit.formats.times import epoch
 
 
 @dataclass

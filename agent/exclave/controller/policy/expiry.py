@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from exclave.api.names import EXPIRES
 from exclave.api.requests import Object
-from exclave.kit.formats.rfc3339 import epoch
+from exclave.kit.formats.times import epoch
 
 GRACE = 60.0
 """Seconds for which a new account may have no Member that we know of: it may just be joining."""

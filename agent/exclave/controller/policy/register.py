@@ -14,7 +14,7 @@ from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Re
 from exclave.controller.policy.admit import address_refusal, is_listed_elsewhere
 from exclave.controller.policy.claims import plain_address
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, workload_ports
-from exclave.kit.formats.labels import is_label_value
+from exclave.kit.formats.kubernetes import is_label_value
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 OUR_LABELS = "exclave.dev/labels"

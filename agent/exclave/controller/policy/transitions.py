@@ -18,7 +18,7 @@ from exclave.controller.policy.heartbeats import FORGET_CLONE
 from exclave.controller.policy.reap import MarkNotReady, RecheckAfter, Removal, next_removal, retire_workload
 from exclave.controller.policy.register import is_ready, register
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, workload_ports
-from exclave.kit.formats.rfc3339 import epoch, rfc3339
+from exclave.kit.formats.times import epoch, rfc3339
 
 NOT_LIVE = "NotLive"
 """Reason of condition Live: heartbeats came, and come no more."""

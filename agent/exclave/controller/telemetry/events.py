@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from exclave.api.member import CLONED, Condition, MemberView
 from exclave.api.requests import EVENTS, Object, Resource
-from exclave.kit.formats.rfc3339 import rfc3339_micro
+from exclave.kit.formats.times import rfc3339_micro
 
 REPORTER = "exclave.dev/controller"
 LONGEST_NOTE = 1024

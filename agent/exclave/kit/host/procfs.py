@@ -1,7 +1,10 @@
-"""The kernel's word on processes. Blocking: small files in /proc, which never wait."""
+"""What the kernel reports of processes, sockets and interfaces. Blocking, but it answers at once."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+import netifaces
 
 from exclave.kit.host.process_identity import ProcessView, start_ticks_of
 
@@ -32,3 +35,14 @@ def open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+
+
+def local_addresses() -> frozenset[str]:
+    """IPv4 and IPv6 addresses of all interfaces, without prefix length and zone."""
+    found: set[str] = set()
+    for name in netifaces.interfaces():
+        with suppress(ValueError):  # the interface went away after it was listed
+            families = netifaces.ifaddresses(name)
+            for family in (netifaces.AF_INET, netifaces.AF_INET6):
+                found |= {entry["addr"].partition("%")[0] for entry in families.get(family, ()) if "addr" in entry}
+    return frozenset(found)

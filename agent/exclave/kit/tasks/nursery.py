@@ -1,8 +1,6 @@
-"""A nursery for doors: what fails inside comes out as itself.
+"""Nurseries that raise a failure as itself, and shields with a time limit.
 
-trio's nurseries wrap every failure in a group, so a plain `except ApiRefusal` around an `async with open_x()` whose
-door keeps a nursery would never match. Rules: one failure comes out bare, with the cancellations it caused left out;
-several come out as the group that they are.
+trio wraps each failure in a group, so `except ApiRefusal` around a door that has a nursery would never match.
 """
 
 from collections.abc import AsyncIterator
@@ -39,3 +37,11 @@ def _is_cancellation(problem: BaseException) -> bool:
 def members(problem: BaseException) -> tuple[BaseException, ...]:
     """What an exception group holds; nothing for other exceptions. Groups have no common class before Python 3.11."""
     return tuple(getattr(problem, "exceptions", ()))
+
+
+def shielded(seconds: float) -> trio.CancelScope:
+    """A scope that no cancellation from outside reaches, and that is cancelled after so many seconds.
+
+    `cancelled_caught` of the scope is True where the time was too short.
+    """
+    return trio.CancelScope(shield=True, deadline=trio.current_time() + seconds)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from exclave.kit.host.atomic import remove
+from exclave.kit.host.files import remove
 
 MAX_SIZE = 8 * 1024 * 1024
 """Bytes from which on the file is cut."""

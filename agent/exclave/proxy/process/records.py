@@ -6,7 +6,7 @@ A record is on disk before its process passes its gate (see kit/host/gated). A r
 import logging
 from pathlib import Path
 
-from exclave.kit.host.atomic import remove, write_atomic
+from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.host.gated import HeldProcess, adopt_process, make_record
 from exclave.kit.host.process_identity import ProcessView, mismatch
 from exclave.kit.host.procfs import read_boot_id, view_process

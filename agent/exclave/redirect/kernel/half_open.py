@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Collection
 
 import trio
 
-from exclave.kit.host.interfaces import local_addresses
 from exclave.kit.host.netlink import DONE, ERROR, NETFILTER, read_messages
+from exclave.kit.host.procfs import local_addresses
 from exclave.redirect.kernel.conntrack import LIST_HALF_OPEN, HalfOpen, parse_half_open
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exclave.api import requests as api
-from exclave.kit.formats.openapi import ANY_OBJECT, Schema
+from exclave.kit.formats.kubernetes import ANY_OBJECT, Schema
 from exclave_sandbox.apiserver.kinds import kubernetes as builtin
 from exclave_sandbox.apiserver.kinds import ours as custom
 from exclave_sandbox.apiserver.kinds.metadata import (

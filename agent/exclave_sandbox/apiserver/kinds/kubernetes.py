@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from exclave.kit.formats.openapi import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
+from exclave.kit.formats.kubernetes import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
 from exclave_sandbox.apiserver.refusal import Cause, Object, bad_request
 
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")

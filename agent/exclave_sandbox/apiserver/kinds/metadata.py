@@ -7,8 +7,16 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from exclave.kit.formats.labels import DNS_LABEL, is_label_key, is_label_value
-from exclave.kit.formats.openapi import ANY_OBJECT, BOOLEAN, STRING, list_of, object_of
+from exclave.kit.formats.kubernetes import (
+    ANY_OBJECT,
+    BOOLEAN,
+    DNS_LABEL,
+    STRING,
+    is_label_key,
+    is_label_value,
+    list_of,
+    object_of,
+)
 from exclave_sandbox.apiserver.refusal import Cause, Object
 
 NameRule = Literal["subdomain", "label", "path"]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from exclave.kit.formats.openapi import Schema
+from exclave.kit.formats.kubernetes import Schema
 from exclave_sandbox.apiserver.refusal import Cause
 
 _TYPES: dict[str, Callable[[Any], bool]] = {

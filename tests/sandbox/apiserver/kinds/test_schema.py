@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from exclave.kit.formats.openapi import INTEGER, list_of, object_of
+from exclave.kit.formats.kubernetes import INTEGER, list_of, object_of
 from exclave_sandbox.apiserver.kinds.schema import check_schema, unknown_fields, with_defaults
 
 SCHEMA = {

@@ -1,11 +1,37 @@
-"""Words for schemas as Kubernetes' custom resources write them: OpenAPI v3, structural. Pure.
+"""Kubernetes' rules for labels, and words for schemas of custom resources (OpenAPI v3, structural). Pure.
 
-Rules: a schema is a plain mapping. An object names all of its properties, or is a map whose values all have one schema;
-a list always says what its items are, since the API server refuses a definition that does not.
+Source of the rules for labels: k8s.io/apimachinery/pkg/util/validation/validation.go.
+A schema is a plain mapping. An object names its properties or is a map; a list has items.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+MOST_LABEL = 63
+"""Characters of a DNS label, and of a label's value."""
+
+_DNS_LABEL = re.compile(DNS_LABEL)
+_PART = re.compile("([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]")
+_PREFIX = re.compile("(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def is_label_value(text: str) -> bool:
+    """Whether it may be a label's value: empty, or at most 63 characters, the first and last a letter or digit."""
+    return not text or _PART.fullmatch(text) is not None
+
+
+def is_label_key(text: str) -> bool:
+    """Whether it may be a label's key: a name like a value that is not empty, after a DNS name and a slash or not."""
+    prefix, slash, name = text.rpartition("/")
+    return _PART.fullmatch(name) is not None and (not slash or _PREFIX.fullmatch(prefix) is not None)
+
+
+def is_dns_label(text: str) -> bool:
+    """Whether it is one DNS label: at most 63 small letters, digits and dashes, no dash at either end."""
+    return len(text) <= MOST_LABEL and _DNS_LABEL.fullmatch(text) is not None
+
 
 Schema = Mapping[str, Any]
 

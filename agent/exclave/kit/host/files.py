@@ -1,14 +1,16 @@
-"""Files written whole or not at all: temporary file, fsync, rename, fsync of the folder.
+"""Files written whole or not at all (temporary file, fsync, rename, fsync of the folder), and lock files.
 
 A full or read-only disk raises HostError and leaves the file that was there.
 """
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from exclave.errors import Fault, HostError
@@ -101,3 +103,37 @@ _REMEDIES = {
 def _translated(problem: OSError, path: Path) -> HostError:
     hint = _REMEDIES.get(problem.errno or 0, "make that folder exist and writable for root")
     return HostError(Fault.DISK, f"cannot write {path}: {problem.strerror}", hint)
+
+
+@contextmanager
+def hold_lock(path: Path, holder: str, hint: str) -> Iterator[None]:
+    """Hold the lock while the block runs. Raises HostError if another process does; `holder` says who that is."""
+    descriptor = _acquire(path)
+    if descriptor is None:
+        raise HostError(Fault.ANOTHER_AGENT, f"{holder} runs already: it holds {path}", hint)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # still locked: nobody else has it
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int | None:
+    """A descriptor of the locked file that stands at `path` now; None if another process holds it."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as problem:
+            raise HostError(
+                Fault.DISK, f"cannot open {path}: {problem.strerror}", "make its folder exist and writable for root"
+            ) from problem
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass  # it went between two looks
+        os.close(descriptor)

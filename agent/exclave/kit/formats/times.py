@@ -1,6 +1,30 @@
-"""Durations with units, as people and Kubernetes write them: `10s`, `1h30m`, `500ms`."""
+"""Times and durations as Kubernetes and people write them. Pure.
+
+Sources: Time and MicroTime in k8s.io/apimachinery pkg/apis/meta/v1 (RFC 3339); durations as in `1h30m`, `500ms`.
+"""
 
 import re
+from datetime import datetime, timezone
+
+
+def epoch(text: str) -> float | None:
+    """A time of Kubernetes as epoch seconds; None if it is none. A time without a zone is UTC."""
+    try:
+        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return time.replace(tzinfo=time.tzinfo or timezone.utc).timestamp()
+    except ValueError:
+        return None
+
+
+def rfc3339(now: float) -> str:
+    """Epoch seconds as Kubernetes' Time: whole seconds, UTC."""
+    return datetime.fromtimestamp(int(now), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rfc3339_micro(now: float) -> str:
+    """Epoch seconds as Kubernetes' MicroTime, which Leases use."""
+    return datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
