@@ -11,11 +11,11 @@ import pytest
 import trio.testing
 from hypothesis import HealthCheck, settings
 
-from support.broken_off import Run, broken_off_in_time
+from support.figures import FIGURES, add_figure
 from support.markers import markers_of
 from support.needs import need
-from support.shares import Sharing, longest_first
-from support.told import FIGURES, tell
+from support.trio_timeout import Run, cancelled_at_timeout
+from support.xdist_scheduler import ShareScheduler, longest_first
 
 # A machine that does much else is slow: no property test fails by the clock.
 settings.register_profile("exclave", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,7 +40,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     taken = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
 
     run = Run()
-    with broken_off_in_time(run):
+    with cancelled_at_timeout(run):
         run.run(partial(test, **taken), pyfuncitem.funcargs.get("autojump_clock"))
     return True
 
@@ -67,9 +67,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = longest_first((item.nodeid, item) for item in items)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Sharing:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ShareScheduler:
     """Share the tests out."""
-    return Sharing(config, log)
+    return ShareScheduler(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -81,7 +81,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: Any, error: object) -> None:
     """Take what one of several processes has measured."""
     for figure in getattr(node, "workeroutput", {}).get("figures", []):
-        tell(figure)
+        add_figure(figure)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

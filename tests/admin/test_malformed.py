@@ -20,7 +20,7 @@ from exclave.api.names import FINALIZER, PORTS_FINALIZER
 from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, MEMBERS, SERVICES, WORKLOAD_GROUPS, Object, Resource
 from exclave.api.settings import render_settings
 from exclave.errors import ApiRefusal
-from support.damaged import damaged
+from support.malformed import damaged
 from support.member import make_settings
 from support.stored import external_workload, group, member
 

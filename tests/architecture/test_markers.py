@@ -9,7 +9,7 @@ import pytest
 
 from support.admin import Admin
 from support.markers import WORDS, mentioned_words
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 COMMAND = ["unshare", "--net", "true"]
 
@@ -47,7 +47,7 @@ def inside_of_a_function() -> None:
     program()
 
 
-@in_own_network()
+@in_network_namespace()
 async def by_a_decorator() -> None:
     pass
 

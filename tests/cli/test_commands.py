@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import trio
 
+from cli.golden_failures import golden_failures, shown_failure
 from exclave.api.join_token import JoinToken, encode_token
 from exclave.api.requests import MEMBERS, ROLE_BINDINGS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, create, delete
 from exclave.cli import commands
@@ -36,12 +37,11 @@ from exclave.member.record import (
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
 from support.answering import answering, json_lines
-from support.failures import golden_failures, shown_failure
+from support.cluster_thread import ClusterThread, open_cluster_thread
 from support.member import RECORD
 from support.mesh_cluster import MeshCluster
+from support.recording_programs import write_recording_programs
 from support.stored import member
-from support.town import Town, open_town
-from support.traced import write_programs
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def _isolated_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as made:  # short names: a socket's path has 107 characters
         programs = Path(made, "bin")
-        write_programs(programs, Path(made, "trace"))
+        write_recording_programs(programs, Path(made, "trace"))
         monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
         yield Path(made)
 
@@ -92,8 +92,8 @@ def vm(folder: Path) -> Vm:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    with open_town(tmp_path) as opened:
+def thread(tmp_path: Path) -> Iterator[ClusterThread]:
+    with open_cluster_thread(tmp_path) as opened:
         yield opened
 
 
@@ -105,9 +105,9 @@ def removed(resource: Any, namespace: str, name: str) -> Callable[[MeshCluster],
 
 
 def test_a_join_reports_its_steps_and_what_is_left_to_do(
-    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+    thread: ClusterThread, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    assert vm.join(thread.run(MeshCluster.join_token)) == 0
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines()[1:] == [
@@ -125,9 +125,9 @@ def test_a_join_reports_its_steps_and_what_is_left_to_do(
 
 
 def test_a_join_from_standard_input_shows_no_token_and_one_object(
-    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    thread: ClusterThread, vm: Vm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = encode_token(town.do(MeshCluster.join_token))
+    token = encode_token(thread.run(MeshCluster.join_token))
     monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))
     assert vm.run("join", "--token-file", "-", "--json") == 0
     shown = capsys.readouterr()
@@ -139,16 +139,16 @@ def test_a_join_from_standard_input_shows_no_token_and_one_object(
     assert "warning" not in shown.err
 
 
-def used_by_another(town: Town, vm: Vm) -> int:
-    token = town.do(MeshCluster.join_token)
-    town.do(lambda cluster: cluster.admin.send(create(MEMBERS, NAMESPACE, member("web-k7q2x-1"))))
+def used_by_another(thread: ClusterThread, vm: Vm) -> int:
+    token = thread.run(MeshCluster.join_token)
+    thread.run(lambda cluster: cluster.admin.send(create(MEMBERS, NAMESPACE, member("web-k7q2x-1"))))
     return vm.join(token)
 
 
-def after(prepare: Callable[[MeshCluster], Any]) -> Callable[[Town, Vm], int]:
-    def case(town: Town, vm: Vm) -> int:
-        token = town.do(MeshCluster.join_token)
-        town.do(prepare)
+def after(prepare: Callable[[MeshCluster], Any]) -> Callable[[ClusterThread, Vm], int]:
+    def case(thread: ClusterThread, vm: Vm) -> int:
+        token = thread.run(MeshCluster.join_token)
+        thread.run(prepare)
         return vm.join(token)
 
     return case
@@ -162,15 +162,15 @@ async def without_group(cluster: MeshCluster) -> None:
             await trio.sleep(0.05)
 
 
-def late_for_its_group(town: Town, vm: Vm) -> int:
+def late_for_its_group(thread: ClusterThread, vm: Vm) -> int:
     """With a token that the group's end did not revoke, which is a matter of luck with one that was made before."""
-    town.do(without_group)
-    return vm.join(town.do(MeshCluster.join_token))
+    thread.run(without_group)
+    return vm.join(thread.run(MeshCluster.join_token))
 
 
-def with_clock(ahead: float) -> Callable[[Town, Vm], int]:
-    def case(town: Town, vm: Vm) -> int:
-        token = town.do(MeshCluster.join_token)
+def with_clock(ahead: float) -> Callable[[ClusterThread, Vm], int]:
+    def case(thread: ClusterThread, vm: Vm) -> int:
+        token = thread.run(MeshCluster.join_token)
         shifted = SimpleNamespace(time=lambda: time.time() + ahead, monotonic=time.monotonic)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(commands, "time", shifted)
@@ -179,25 +179,25 @@ def with_clock(ahead: float) -> Callable[[Town, Vm], int]:
     return case
 
 
-def on_a_clone(town: Town, vm: Vm) -> int:
+def on_a_clone(thread: ClusterThread, vm: Vm) -> int:
     folder = vm.state.parent
-    assert Vm(folder, "twin").join(town.do(MeshCluster.join_token)) == 0
-    return vm.join(town.do(partial(MeshCluster.join_token, token_id="aaaaa")))
+    assert Vm(folder, "twin").join(thread.run(MeshCluster.join_token)) == 0
+    return vm.join(thread.run(partial(MeshCluster.join_token, token_id="aaaaa")))
 
 
-def elsewhere(town: Town, vm: Vm) -> int:
-    return Vm(vm.state.parent, "elsewhere", "192.0.2.7").join(town.do(MeshCluster.join_token))
+def elsewhere(thread: ClusterThread, vm: Vm) -> int:
+    return Vm(vm.state.parent, "elsewhere", "192.0.2.7").join(thread.run(MeshCluster.join_token))
 
 
-REFUSALS: dict[str, Callable[[Town, Vm], int]] = {
+REFUSALS: dict[str, Callable[[ClusterThread, Vm], int]] = {
     "[12 token-expired] join two hours later": with_clock(7200),
     "[13 token-revoked] join with a token whose account was deleted": after(
         removed(SERVICE_ACCOUNTS, VMS, "web.join.k7q2x-1")
     ),
     "[14 token-used-up] join where another machine has the token's one name": used_by_another,
     "[15 group-gone] join a group that was deleted": late_for_its_group,
-    "[16 ca-mismatch] join where the server is signed by another CA": lambda town, vm: vm.join(
-        replace(town.do(MeshCluster.join_token), ca=make_anchor().pem)
+    "[16 ca-mismatch] join where the server is signed by another CA": lambda thread, vm: vm.join(
+        replace(thread.run(MeshCluster.join_token), ca=make_anchor().pem)
     ),
     "[21 machine-known] join from a clone of a living machine": on_a_clone,
     "[22 address-refused] join from outside of the group's networks": elsewhere,
@@ -211,10 +211,10 @@ REFUSALS: dict[str, Callable[[Town, Vm], int]] = {
 
 @pytest.mark.parametrize("title", REFUSALS)
 def test_a_refusal_has_its_code_its_words_and_what_to_do(
-    title: str, town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+    title: str, thread: ClusterThread, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = REFUSALS[title](town, vm)
-    assert failure_without_details(capsys, town) == golden_failures()[title]
+    code = REFUSALS[title](thread, vm)
+    assert failure_without_details(capsys, thread) == golden_failures()[title]
     assert title.startswith(f"[{code} ")
     assert load_membership(vm.state) is None
 
@@ -223,15 +223,15 @@ def test_a_missing_controller_is_an_error_after_a_minute(
     tmp_path: Path, vm: Vm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "PATIENCE", 0.5)  # made short, which the text says as 0 s
-    with open_town(tmp_path, controlled=False) as town:
-        assert vm.join(town.do(MeshCluster.join_token)) == 26
-        failure = failure_without_details(capsys, town).replace("within 0 s", "within 60 s")
+    with open_cluster_thread(tmp_path, controlled=False) as thread:
+        assert vm.join(thread.run(MeshCluster.join_token)) == 26
+        failure = failure_without_details(capsys, thread).replace("within 0 s", "within 60 s")
     assert failure == golden_failures()["[26 not-admitted] join while the controller is away"]
 
 
-def failure_without_details(capsys: pytest.CaptureFixture[str], town: Town) -> str:
+def failure_without_details(capsys: pytest.CaptureFixture[str], thread: ClusterThread) -> str:
     """The failure, without what is another port, time or clock in every run."""
-    failure = shown_failure(capsys.readouterr().err, SERVER=town.cluster.api.server.url)
+    failure = shown_failure(capsys.readouterr().err, SERVER=thread.cluster.api.server.url)
     failure = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", failure)
     return re.sub(r"is (599|600|601) s behind", "is 600 s behind", failure)
 
@@ -304,9 +304,9 @@ def test_a_join_may_ask_for_rules_that_are_to_be_confirmed(vm: Vm, capsys: pytes
     ]
 
 
-def test_a_join_that_fails_leaves_nothing_to_confirm(town: Town, vm: Vm) -> None:
-    assert used_by_another(town, vm) == 14
-    assert vm.run("join", encode_token(town.do(MeshCluster.join_token)), "--confirm", "60s") == 14
+def test_a_join_that_fails_leaves_nothing_to_confirm(thread: ClusterThread, vm: Vm) -> None:
+    assert used_by_another(thread, vm) == 14
+    assert vm.run("join", encode_token(thread.run(MeshCluster.join_token)), "--confirm", "60s") == 14
     assert load_unconfirmed(vm.state) is None
 
 
@@ -406,11 +406,11 @@ def test_what_remains_in_the_cluster_is_reported_with_the_command_to_delete_it(
 
 
 def test_a_cluster_that_was_rebuilt_is_joined_anew_and_what_was_is_left_after_that(
-    town: Town, tmp_path: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
+    thread: ClusterThread, tmp_path: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    assert vm.join(thread.run(MeshCluster.join_token)) == 0
     (tmp_path / "rebuilt").mkdir()
-    with open_town(tmp_path / "rebuilt") as rebuilt:
+    with open_cluster_thread(tmp_path / "rebuilt") as rebuilt:
         capsys.readouterr()
         assert vm.join(rebuilt.do(partial(MeshCluster.join_token, token_id="aaaaa")), "--again") == 0
         failure = capsys.readouterr().err
@@ -424,16 +424,16 @@ def test_a_cluster_that_was_rebuilt_is_joined_anew_and_what_was_is_left_after_th
             "settings.json",
             "svid.json",
         ]
-    former = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
+    former = thread.run(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
     assert former is None or "deletionTimestamp" in former["metadata"]
 
 
 def test_a_token_that_does_not_serve_changes_nothing_for_a_member(
-    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+    thread: ClusterThread, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    assert vm.join(thread.run(MeshCluster.join_token)) == 0
     before = {path.name: path.read_bytes() for path in vm.state.iterdir()}
-    elsewhere = replace(town.do(partial(MeshCluster.join_token, token_id="aaaaa")), ca=make_anchor().pem)
+    elsewhere = replace(thread.run(partial(MeshCluster.join_token, token_id="aaaaa")), ca=make_anchor().pem)
     assert vm.join(elsewhere, "--again") == 16
     assert {path.name: path.read_bytes() for path in vm.state.iterdir() if path.is_file()} == before
     assert vm.run("leave") == 0
@@ -441,25 +441,25 @@ def test_a_token_that_does_not_serve_changes_nothing_for_a_member(
 
 
 def test_a_machine_joins_again_under_its_own_name_with_a_token_for_it(
-    town: Town, vm: Vm, capsys: pytest.CaptureFixture[str]
+    thread: ClusterThread, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vm.join(town.do(MeshCluster.join_token)) == 0
-    uid = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))["metadata"]["uid"]
-    token = town.do(partial(MeshCluster.rejoin_token, member="web-k7q2x-1"))
+    assert vm.join(thread.run(MeshCluster.join_token)) == 0
+    uid = thread.run(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))["metadata"]["uid"]
+    token = thread.run(partial(MeshCluster.rejoin_token, member="web-k7q2x-1"))
     assert vm.join(token) == 14, "its Member stands: nobody has made room"
-    town.do(lambda cluster: cluster.admin.send(delete(MEMBERS, NAMESPACE, "web-k7q2x-1")))
+    thread.run(lambda cluster: cluster.admin.send(delete(MEMBERS, NAMESPACE, "web-k7q2x-1")))
     capsys.readouterr()
     assert vm.join(token) == 0
     assert f"waiting for what was Member {FIRST} to be gone" in capsys.readouterr().err
-    found = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
+    found = thread.run(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
     assert found["metadata"]["uid"] != uid
     assert load_membership(vm.state).member == "web-k7q2x-1"
 
 
 def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
-    town: Town, folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
+    thread: ClusterThread, folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vm.join(town.do(MeshCluster.join_token)) == 0
+    assert vm.join(thread.run(MeshCluster.join_token)) == 0
     capsys.readouterr()
     with answering(vm.runtime, json_lines({"state": "leaving"})):  # one that falls over on the way
         assert vm.run("leave") == 0
@@ -469,7 +469,7 @@ def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
         f"left {FIRST}",
     ]
     assert list(vm.state.iterdir()) == []
-    deleted = town.do(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
+    deleted = thread.run(lambda cluster: cluster.find(MEMBERS, "web-k7q2x-1"))
     assert deleted is None or "deletionTimestamp" in deleted["metadata"]
     assert (folder / "trace").read_text().splitlines()[:2] == ["nft: hold", "nft: remove"]
     assert vm.run("leave", "--json") == 0

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cli.golden_failures import golden_failures, shown_failure
 from exclave import __version__
 from exclave.api.join_token import JoinToken, encode_token
 from exclave.cli import main as cli
@@ -25,7 +26,6 @@ from exclave.kit.host.files import hold_lock
 from exclave.member.record import AGAIN, make_folder, store_membership
 from exclave.member.state import State
 from support.answering import answering, json_lines
-from support.failures import golden_failures, shown_failure
 from support.member import RECORD
 from support.mesh import mesh
 

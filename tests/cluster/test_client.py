@@ -26,7 +26,7 @@ from exclave.cluster.endpoint import Access
 from exclave.cluster.watch_events import Listed, Removed, Upserted
 from exclave.errors import ApiRefusal, ClusterError
 from support.apiserver import RunningApiServer, running_apiserver
-from support.https import Asked, Reply, Served, open_https
+from support.https_server import Asked, Reply, Served, open_https
 
 ASK = get(CONFIG_MAPS, "shop", "a")
 

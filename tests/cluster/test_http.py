@@ -19,7 +19,7 @@ from exclave.cluster.http import AT_ONCE, Exchange, open_exchange
 from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.pki import make_anchor, make_issuer, make_leaf
-from support.https import Asked, Reply, Served, open_https
+from support.https_server import Asked, Reply, Served, open_https
 from support.ports import free_port
 
 ASK = get(MEMBERS, "shop", "web-1")

@@ -20,7 +20,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave_sandbox.apiserver.main import ApiServer
 from support.apiserver import running_apiserver
-from support.https import Asked, Reply, open_https
+from support.https_server import Asked, Reply, open_https
 
 VMS, ACCOUNT = "shop-vms", "web.vm.k7q2x-1"
 SELF = get(SERVICE_ACCOUNTS, VMS, ACCOUNT)

@@ -13,7 +13,7 @@ import trio.testing
 
 from exclave.control.server import CLIENT_TIMEOUT, MAX_REQUEST, SendReply, open_control
 from exclave.errors import Fault, HostError
-from support.breaking import falling_over_once
+from support.faults import failing_once
 
 UNKNOWN = [{"error": {"message": "no such command"}}]
 
@@ -174,7 +174,7 @@ async def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
 
 async def test_a_socket_that_fails_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Agent()
-    falling_over_once(monkeypatch, "trio.serve_listeners", trio.serve_listeners)
+    failing_once(monkeypatch, "trio.serve_listeners", trio.serve_listeners)
     async with open_control(tmp_path, agent.answer):
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(ConnectionRefusedError):

@@ -36,9 +36,9 @@ from exclave.controller.run import Locations, open_controller
 from exclave.join.join import join
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM, group_spec
-from support.damaged import damaged
-from support.https import Asked, Reply
+from support.https_server import Asked, Reply
 from support.interposer import Interposer, honest, is_watch, open_interposer
+from support.malformed import damaged
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
 from .snapshots import GROUP, LIVE, MESH, NOW, make_member, make_snapshot, with_status

@@ -16,11 +16,11 @@ from exclave.api.names import CONTROLLER
 from exclave.api.requests import LEASES, MEMBERS, WORKLOAD_GROUPS, create, get, patch
 from exclave.cluster.endpoint import Access
 from exclave_sandbox.pki import make_anchor
+from support.figures import add_figure
 from support.interposer import Interposer, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 from support.ports import free_port
 from support.replicas import leads, replica, wait_leads
-from support.told import tell
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,9 @@ async def test_a_paused_leader_is_followed_and_finds_that_it_leads_no_longer(tmp
             await new_member(cluster, 6)
             for number in range(2, 7):
                 await wait_signed(cluster, number)
-            tell(f"seconds until a second controller signs what a paused one left: {trio.current_time() - stopped:.1f}")
+            add_figure(
+                f"seconds until a second controller signs what a paused one left: {trio.current_time() - stopped:.1f}"
+            )
             lease = await cluster.admin.send(get(LEASES, "exclave", "exclave-controller"))
             under_way = writes(between)  # what was on its way when it was stopped has arrived
             os.kill(first.pid, signal.SIGCONT)

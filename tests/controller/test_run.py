@@ -50,7 +50,7 @@ from exclave.member.client import open_member
 from exclave.member.record import MembershipRecord
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
-from support.https import Asked, ConnectionCut, Reply
+from support.https_server import Asked, ConnectionCut, Reply
 from support.interposer import Interposer, Treat, busy, falling_silent, honest, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 

@@ -16,7 +16,7 @@ import pytest
 
 from crash.rows import ROWS, Row, Scene
 from exclave.milestones import Joining, Leaving, Moving, Renewing, Starting, Withdrawing
-from support.told import tell
+from support.figures import add_figure
 
 pytestmark = pytest.mark.timeout(960)  # whoever comes first plays them all
 
@@ -70,13 +70,13 @@ def play_all() -> dict[int, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[int, dict[str, Any]]]:
     played = play_all()
-    tell("killed with -9: connections failed, of all; seconds without mesh; what repaired it")
+    add_figure("killed with -9: connections failed, of all; seconds without mesh; what repaired it")
     for number, row in enumerate(ROWS):
         outcome = played.get(number)
         if outcome is not None and not outcome["problem"]:
             away = "  – " if outcome["away"] is None else f"{outcome['away']:4.1f}"
             counts = f"{outcome['failed']:4d} of {outcome['connections']:4d}"
-            tell(f"  {counts}  {away} s  {outcome['repaired']:22}  {row.name}")
+            add_figure(f"  {counts}  {away} s  {outcome['repaired']:22}  {row.name}")
     yield played
 
 

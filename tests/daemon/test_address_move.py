@@ -32,8 +32,8 @@ from exclave.member.addresses import POLL_INTERVAL as ROUTE_INTERVAL
 from exclave.member.client import MemberClient, open_member
 from exclave.member.record import load_membership, store_membership
 from support.cluster import StoreCluster
+from support.figures import add_figure
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, put_member
-from support.told import tell
 
 NEW, SIX, DRAIN = "10.77.0.21", "fd00:77::20", 10.0
 SETTINGS = make_settings(networks=("10.77.0.0/24", "fd00:77::/64"))
@@ -311,8 +311,8 @@ def play(how: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-4000:]
     told: dict[str, Any] = json.loads(done.stdout)
     for way, seen in told["loads"].items():
-        tell(f"{how}, {way}: {seen['new']} new, {seen['kept']} on kept connections, failed {seen['failures']}")
-    tell(f"{how}: pods reach it after {told['reached']:.1f} s, over after {told['over']:.1f} s")
+        add_figure(f"{how}, {way}: {seen['new']} new, {seen['kept']} on kept connections, failed {seen['failures']}")
+    add_figure(f"{how}: pods reach it after {told['reached']:.1f} s, over after {told['over']:.1f} s")
     return told
 
 

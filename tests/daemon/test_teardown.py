@@ -40,7 +40,7 @@ from exclave_sandbox.stage.mesh import NAMESPACE, VM
 from support.member import RECORD
 from support.mesh import mesh
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
-from support.traced import write_programs
+from support.recording_programs import write_recording_programs
 
 GOLDEN = Path(__file__).parent / "golden" / "leaving-from-cold.txt"
 
@@ -68,7 +68,7 @@ def make_config(folder: Path, drain: float = 20.0) -> Config:
 @pytest.fixture
 def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is done, in order; `nft` and `ip` only write there what they were told to do."""
-    write_programs(tmp_path / "bin", tmp_path / "trace")
+    write_recording_programs(tmp_path / "bin", tmp_path / "trace")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     return tmp_path / "trace"
 

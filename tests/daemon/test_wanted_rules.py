@@ -22,9 +22,9 @@ from exclave.errors import ConfigError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave.redirect import exclusions as exclusions_module
 from exclave.redirect.rules.policy import RedirectPolicy, Server, make_policy
-from support.breaking import falling_over_once
+from support.faults import failing_once
 from support.member import ADDRESS, RECORD, SERVERS, make_settings
-from support.names import NameServers
+from support.name_servers import NameServers
 
 AFTER = 30.0
 SETTINGS = make_settings()
@@ -346,7 +346,7 @@ async def test_a_fault_leaves_the_rules_as_they_are_and_is_got_over(
     machine = Machine()
     async with machine.steered() as steering:
         before = await policy_of(steering)
-        calls = falling_over_once(monkeypatch, "exclave.daemon.wanted_rules.make_policy", make_policy)
+        calls = failing_once(monkeypatch, "exclave.daemon.wanted_rules.make_policy", make_policy)
         machine.ready.set("b")
         await steering.policy.wait_for(lambda policy: policy == replace(before, instance="b"))
         assert len(calls) == 2

@@ -16,9 +16,9 @@ from exclave.data_path.observer import TICK, DataPathObserver, open_data_path
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
 from exclave.link.layout import ADMIN_PORT, instance_address
-from support.breaking import falling_over_once
+from support.faults import failing_once
 from support.member import make_settings
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 AFTER = 30.0
 UID = 4_000_000_000
@@ -160,7 +160,7 @@ async def test_rules_that_the_kernel_does_not_take_are_a_loss(autojump_clock: tr
 
 
 def with_admin_server(test: Any) -> Any:
-    @in_own_network(instance_address("a"))
+    @in_network_namespace(instance_address("a"))
     @functools.wraps(test)
     async def run() -> None:
         metrics, machine = Metrics(), Machine(after=0.5)
@@ -225,18 +225,18 @@ async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
 @with_admin_server
 async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, machine: Machine) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        calls = falling_over_once(patched, "exclave.data_path.observer.sample_controllers", sample_controllers)
+        calls = failing_once(patched, "exclave.data_path.observer.sample_controllers", sample_controllers)
         async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
             await data_path.lookups.wait_for(lambda found: found is True)
             assert len(calls) == 2
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_a_judgement_that_falls_over_is_made_again() -> None:
     machine = Machine(after=0.5)
     with pytest.MonkeyPatch.context() as patched:
         async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
-            calls = falling_over_once(patched, "exclave.data_path.observer.assess", assess)
+            calls = failing_once(patched, "exclave.data_path.observer.assess", assess)
             machine.proxy.ready.set(None)
             await judged(data_path, lambda found: found.outbound_open)
             assert len(calls) >= 2

@@ -24,7 +24,7 @@ from exclave.dns.zone import control_plane_services
 from exclave.errors import Fault, HostError
 from exclave.kit.tasks.latest import Latest
 from exclave_sandbox.stage.namespaces import Machine, open_network
-from support.breaking import break_listener, falling_over_once
+from support.faults import break_listener, failing_once
 from support.needs import need
 
 from .test_zone import DESTINATION, POLICY, make_settings
@@ -268,7 +268,7 @@ async def resolved_again(over: object) -> None:
 
 async def test_a_fault_in_an_answer_costs_that_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_dns(HERE, Latest[Settings | None](make_settings())):
-        calls = falling_over_once(monkeypatch, "exclave.dns.server.respond", respond)
+        calls = failing_once(monkeypatch, "exclave.dns.server.respond", respond)
         await resolved_again(dns.query.udp)
         assert len(calls) == 2
 
@@ -283,7 +283,7 @@ async def test_a_socket_that_breaks_is_bound_anew() -> None:
 async def test_settings_that_make_it_fall_over_are_taken_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Latest[Settings | None](None)
     async with open_dns(HERE, settings):
-        falling_over_once(monkeypatch, "exclave.dns.server.control_plane_services", control_plane_services)
+        failing_once(monkeypatch, "exclave.dns.server.control_plane_services", control_plane_services)
         settings.set(make_settings())
         with trio.fail_after(20):
             while not (await exchange(dns.query.udp, dns.message.make_query(DESTINATION, "A"))).answer:

@@ -19,7 +19,7 @@ from redirect.lab import CLUSTER4, PEER4, VM4, Lab, open_lab, open_rules
 from redirect.policies import PLAIN
 from support.answering import answering, json_lines
 from support.name_service import silent_name_service
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 DEAD = "  note:   no agent runs on this machine; the rules in the kernel count"
 POLICY = PLAIN
@@ -136,7 +136,7 @@ async def test_a_name_is_what_this_machine_resolves_it_to() -> None:
         assert "  note:   localhost is 127.0.0.1, as this machine resolves it" in "\n".join(lines).replace("::1, ", "")
 
 
-@in_own_network("169.254.77.3/32")
+@in_network_namespace("169.254.77.3/32")
 async def test_a_name_that_only_the_stub_resolves_is_queried_there() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stub:
         stub.bind(("169.254.77.3", 53))
@@ -156,7 +156,7 @@ async def test_a_name_that_only_the_stub_resolves_is_queried_there() -> None:
         server.join()
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_where_no_stub_answers_there_is_no_address() -> None:
     assert explain_module._ask_stub("linkerd-policy.linkerd.svc.cluster.local") == ()
 

@@ -20,7 +20,7 @@ from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, 
 from exclave.redirect.rules.confirm_timer import render_arming
 from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy, Server
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 from ..redirect.packets import first_packet, open_link_by_name
 
@@ -328,7 +328,7 @@ class World:
         return [event for event in events if event.packet == events[0].packet]
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_the_kernel_agrees_for_random_rules_and_connections() -> None:
     """Every step: each chain, the rule that decided there, and its verdict; and less knowledge never means another."""
     seed = random.randrange(10**6)

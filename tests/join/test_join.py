@@ -25,7 +25,7 @@ from exclave.member.record import load_join, load_membership, load_settings, sto
 from exclave_sandbox.pki import make_anchor, make_issuer
 from support.fake_controller import Controller, open_fake_controller
 from support.member import ADDRESS, NAMESPACE, RECORD
-from support.names import NameServers
+from support.name_servers import NameServers
 
 FIRST = "web-k7q2x-1"
 

@@ -27,8 +27,8 @@ from exclave.listing.serving import ADOPTION, POLL_INTERVAL, WRITE_TIMEOUT, List
 from exclave.member.address_choice import AddressProblem
 from exclave.member.client import MemberClient, open_member
 from exclave.redirect.kernel.observe import NOTHING, Observed
-from support.breaking import falling_over_once
 from support.cluster import StoreCluster
+from support.faults import failing_once
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
 from support.stand_in import publishing
 
@@ -472,7 +472,7 @@ FAULTS = {
 @pytest.mark.parametrize(("name", "real"), FAULTS.values(), ids=FAULTS)
 async def test_what_falls_over_comes_back(world: Any, monkeypatch: pytest.MonkeyPatch, name: str, real: Any) -> None:
     made = world()
-    calls = falling_over_once(monkeypatch, name, real)
+    calls = failing_once(monkeypatch, name, real)
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
         assert len(calls) >= 2

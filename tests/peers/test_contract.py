@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from peers.conftest import Server
-from support.told import tell
+from support.figures import add_figure
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
 AUDIENCE = "https://kubernetes.default.svc"
@@ -386,7 +386,7 @@ class TestAccounts:
             assert told(machine.get(members(namespace))) == (403, "Forbidden")
             made(admin.delete(core(namespace, "serviceaccounts", "a")))
             took = until(lambda: machine.get(members(namespace)).status_code == 401)
-            tell(f"{server.name}: a token died {took:.1f} s after its account")
+            add_figure(f"{server.name}: a token died {took:.1f} s after its account")
             self.account(admin, namespace, "a")
             assert told(machine.get(members(namespace))) == (401, "Unauthorized")
 

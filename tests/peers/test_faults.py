@@ -61,6 +61,7 @@ from exclave_sandbox.pki import Authority, make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.kubernetes import AVAILABLE, Kubernetes, running_kubernetes
 from support.apiserver import RunningApiServer
+from support.figures import add_figure
 from support.interposer import (
     Interposer,
     Treat,
@@ -78,7 +79,6 @@ from support.mesh_cluster import furnished
 from support.ports import free_port
 from support.replicas import leads, replica, wait_leads
 from support.stand_in import publishing
-from support.told import tell
 
 NUMBERS = itertools.count(1)
 PATIENCE = 600.0
@@ -304,7 +304,7 @@ def test_everybody_recovers(kubernetes: Kubernetes, machine: Machine, request: p
     WALL.run_with(clock)
     took = trio.run(play, kubernetes, machine, row, clock=clock, strict_exception_groups=True)
     figures = ", ".join(f"{what} {seconds:.1f}" for what, seconds in sorted(took.items()))
-    tell(f"seconds after: {request.node.callspec.id}: {figures}")
+    add_figure(f"seconds after: {request.node.callspec.id}: {figures}")
 
 
 def told_of(workload: Object) -> str:
@@ -417,7 +417,7 @@ def test_a_paused_controller_is_followed_by_the_other(kubernetes: Kubernetes, ma
     WALL.run_with(clock)
     took = trio.run(follow_the_paused, kubernetes, machine, tmp_path, clock=clock, strict_exception_groups=True)
     figures = ", ".join(f"{what} {seconds:.1f}" for what, seconds in sorted(took.items()))
-    tell(f"seconds after: a controller that leads is paused: {figures}")
+    add_figure(f"seconds after: a controller that leads is paused: {figures}")
 
 
 async def follow_the_paused(kubernetes: Kubernetes, machine: Machine, folder: Path) -> dict[str, float]:

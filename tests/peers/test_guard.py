@@ -36,7 +36,7 @@ from exclave.api.requests import create, create_token
 from peers import flooding
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE
-from support.told import tell
+from support.figures import add_figure
 
 from .attacks import (
     ATTACKS,
@@ -300,7 +300,7 @@ def test_a_token_of_999_uses_makes_999_members_of_a_thousand_at_once(town: Town)
     refused = [answer for answer in answers if answer.status_code != 201]
     assert refused == answers[-1:]
     assert JOINS_ONLY in refused[0].json()["message"]
-    tell(f"{town.server.name}: 1,000 members at once by one token: 999 made in {took:.1f} s, the last refused")
+    add_figure(f"{town.server.name}: 1,000 members at once by one token: 999 made in {took:.1f} s, the last refused")
     assert town.admin.delete(members(MANY)).status_code == 200  # nobody else is to look at so many
 
 
@@ -328,7 +328,7 @@ def test_a_machine_that_floods_the_api_server_delays_others_and_stops_nobody(tow
     assert set(answers) <= {"200", "201", "409", "429"}, (
         "a flood is served, meets itself, or is told to come back later"
     )
-    tell(
+    add_figure(
         f"{town.server.name}: a heartbeat beside a machine that floods ({sum(answers.values())} requests in 3 s: "
         f"{answers}): p50 {1000 * beside[49]:.0f} ms, p99 {1000 * beside[98]:.0f} ms; "
         f"alone {1000 * alone[49]:.0f} and {1000 * alone[98]:.0f} ms"

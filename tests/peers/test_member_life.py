@@ -55,15 +55,15 @@ from exclave.member.record import MembershipRecord, adopt_join, load_membership
 from exclave.member.state import Standing
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
+from peers.fake_machines import IDS, Machine, become, gone, seen
 from peers.kubernetes import AVAILABLE
 from support.admin import admin_of
-from support.machines import IDS, Machine, become, gone, seen
+from support.cluster_thread import ClusterThread
+from support.figures import add_figure
 from support.mesh_cluster import MeshCluster
-from support.told import tell
-from support.town import Town
 
+from .cluster_threads import cluster_thread_on
 from .test_stolen import NOT_P256, ports_of, request, rsa
-from .towns import town_on
 
 pytestmark = pytest.mark.parametrize("server", AVAILABLE[:1], indirect=True)
 
@@ -73,7 +73,7 @@ PORTS = [{"name": "http", "port": 8080}]
 
 
 @pytest.fixture(scope="module")
-def town(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def thread(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterThread]:
     """With a group whose certificates are short, and one that forgets soon."""
     groups: dict[tuple[str, str], dict[str, Any]] = {
         (NAMESPACE, FLEETING): {"networks": ["10.78.0.0/24"], "ports": PORTS, "certificateLifetime": "30s"},
@@ -84,7 +84,7 @@ def town(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
         return f"{next(IDS):016x}"
 
     with mock.patch.object(steps, "read_machine_hash", read_hash):
-        with town_on(server, tmp_path_factory.mktemp("town"), groups) as found:
+        with cluster_thread_on(server, tmp_path_factory.mktemp("thread"), groups) as found:
             yield found
 
 
@@ -93,12 +93,12 @@ def named() -> tuple[str, int]:
     return f"l{slot:04d}", slot
 
 
-async def guest(town: Town, group: str = "web", network: str = "10.77.0") -> Machine:
+async def guest(thread: ClusterThread, group: str = "web", network: str = "10.77.0") -> Machine:
     """A machine that has joined, lives and serves."""
     token_id, slot = named()
-    token = await town.cluster.join_token(token_id=token_id, group=group)
-    machine = await become(town, token, f"{network}.{slot}")
-    town.nursery.start_soon(machine.live)
+    token = await thread.cluster.join_token(token_id=token_id, group=group)
+    machine = await become(thread, token, f"{network}.{slot}")
+    thread.nursery.start_soon(machine.live)
     await machine.serve()
     return machine
 
@@ -114,29 +114,29 @@ class Silent:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def silent(town: Town) -> dict[str, Silent]:
+def silent(thread: ClusterThread) -> dict[str, Silent]:
     """Two that fall silent when the module begins, since death takes its time: of two groups."""
 
     async def fall_silent(_: MeshCluster) -> dict[str, Silent]:
         found = {}
         for group, network in (("web", "10.77.0"), (FORGETFUL, "10.79.0")):
-            machine = await guest(town, group, network)
+            machine = await guest(thread, group, network)
             ready = {"type": READY, "status": "True", "reason": "Ready", "message": ""}
             await machine.send(patch(EXTERNAL_WORKLOADS, *machine.place, {"status": {"conditions": [ready]}}, "status"))
-            found[group] = Silent(machine, [], town.now())
-            town.nursery.start_soon(follow, found[group])
+            found[group] = Silent(machine, [], thread.now())
+            thread.nursery.start_soon(follow, found[group])
             machine.stopped.cancel()
         return found
 
     async def follow(one: Silent) -> None:
-        async with town.cluster.admin.watch(EXTERNAL_WORKLOADS, *one.machine.place) as events:
+        async with thread.cluster.admin.watch(EXTERNAL_WORKLOADS, *one.machine.place) as events:
             async for event in events:
                 if isinstance(event, Upserted):
                     one.seen.append(event.object)
                 else:
-                    one.gone_at = town.now()
+                    one.gone_at = thread.now()
 
-    return town.do(fall_silent)
+    return thread.run(fall_silent)
 
 
 @dataclass
@@ -149,26 +149,28 @@ class Agent:
     identity: Identity
 
 
-async def joined(town: Town, folder: Path, address: str, group: str = "web") -> tuple[Config, MembershipRecord]:
+async def joined(
+    thread: ClusterThread, folder: Path, address: str, group: str = "web"
+) -> tuple[Config, MembershipRecord]:
     """The real join."""
     config = Config(Paths(folder / "state", folder / "run"), MemberConfig(address))
-    token = await town.cluster.join_token(token_id=named()[0], group=group)
-    return config, await steps.join(encode_token(token), config, town.now, lambda _: None)
+    token = await thread.cluster.join_token(token_id=named()[0], group=group)
+    return config, await steps.join(encode_token(token), config, thread.now, lambda _: None)
 
 
 @asynccontextmanager
-async def agent(town: Town, config: Config) -> AsyncIterator[Agent]:
+async def agent(thread: ClusterThread, config: Config) -> AsyncIterator[Agent]:
     """What runs of an agent; it is ended by a crash, which undoes nothing."""
     endings, record = EndingSwitch(), load_membership(config.paths.state)
     assert record is not None
     state = config.paths.state
     async with (
         open_member_cluster(
-            record.access, state, record.accounts_namespace, record.account, endings, town.now
+            record.access, state, record.accounts_namespace, record.account, endings, thread.now
         ) as cluster,
-        open_member(record, config, cluster, endings, town.now) as member,
+        open_member(record, config, cluster, endings, thread.now) as member,
     ):
-        async with open_identity(state, member, endings, town.now) as identity:
+        async with open_identity(state, member, endings, thread.now) as identity:
             yield Agent(config, record, member, identity)
 
 
@@ -176,16 +178,16 @@ NOT_OURS = "certificates were signed as this member for keys that this machine n
 
 
 def test_two_agents_on_one_copied_folder_are_both_told_and_so_is_the_admin(
-    town: Town, server: Server, tmp_path: Path
+    thread: ClusterThread, server: Server, tmp_path: Path
 ) -> None:
     async def clone(cluster: MeshCluster) -> None:
-        config, record = await joined(town, tmp_path / "first", "10.78.0.1", FLEETING)
+        config, record = await joined(thread, tmp_path / "first", "10.78.0.1", FLEETING)
         shutil.copytree(config.paths.state, tmp_path / "second/state")
         other = replace(config, paths=Paths(tmp_path / "second/state", tmp_path / "second/run"))
         other.paths.runtime.mkdir()
-        began = town.now()
+        began = thread.now()
         with trio.fail_after(240):
-            async with agent(town, config) as first, agent(town, other) as second:
+            async with agent(thread, config) as first, agent(thread, other) as second:
                 boots = [json.loads((one.paths.runtime / "boot.json").read_text())["nonce"] for one in (config, other)]
                 told = set()
                 for one in (first, second):
@@ -194,7 +196,9 @@ def test_two_agents_on_one_copied_folder_are_both_told_and_so_is_the_admin(
                     )
                     assert view is not None and view.cloned is not None
                     told.add(view.cloned.message)
-                tell(f"{server.name}: a copied disk was found after {town.now() - began:.0f} s of its second agent")
+                add_figure(
+                    f"{server.name}: a copied disk was found after {thread.now() - began:.0f} s of its second agent"
+                )
                 alarms = first.identity.foreign, second.identity.foreign
                 async with open_any_change(*alarms) as change:
                     while not any(alarm.value for alarm in alarms):
@@ -209,19 +213,19 @@ def test_two_agents_on_one_copied_folder_are_both_told_and_so_is_the_admin(
         notes = [one["note"] for one in events if one["regarding"]["name"] == record.member]
         assert len([note for note in notes if note == f"Cloned: {story}"]) == 1
 
-    town.do(clone)
+    thread.run(clone)
     rows = admin_of(server, tmp_path).rows("member", "list", "-n", NAMESPACE, "--group", FLEETING)
     assert [row["NOTE"] for row in rows] == ["cloned"]
 
 
-def test_a_machine_that_has_another_address_is_registered_with_it(town: Town, tmp_path: Path) -> None:
+def test_a_machine_that_has_another_address_is_registered_with_it(thread: ClusterThread, tmp_path: Path) -> None:
     async def move(cluster: MeshCluster) -> None:
-        config, record = await joined(town, tmp_path, "10.77.0.201")
+        config, record = await joined(thread, tmp_path, "10.77.0.201")
         moved = replace(config, member=MemberConfig("10.77.0.202"))
         proxy: Any = SimpleNamespace(chosen=Latest(""), instances=Latest({}))
         redirect: Any = SimpleNamespace(wanted=Latest(None), observed=Latest(None))  # nothing is served, nobody waits
         with trio.fail_after(100):
-            async with agent(town, moved) as one, open_bare_nursery() as nursery:
+            async with agent(thread, moved) as one, open_bare_nursery() as nursery:
                 nursery.start_soon(AddressMover(one.member, proxy, redirect, 0.0).run)
                 place = (NAMESPACE, record.member)
                 await seen(
@@ -234,12 +238,12 @@ def test_a_machine_that_has_another_address_is_registered_with_it(town: Town, tm
         view = view_member(await cluster.admin.send(get(MEMBERS, *place)))
         assert view.registered is not None and view.registered.status
 
-    town.do(move)
+    thread.run(move)
 
 
-def test_an_external_workload_that_somebody_deletes_is_emptied_first_and_made_again(town: Town) -> None:
+def test_an_external_workload_that_somebody_deletes_is_emptied_first_and_made_again(thread: ClusterThread) -> None:
     async def delete_it(cluster: MeshCluster) -> None:
-        machine = await guest(town)
+        machine = await guest(thread)
         place, trace = (EXTERNAL_WORKLOADS, *machine.place), []
         uid = (await cluster.admin.send(get(*place)))["metadata"]["uid"]
         with trio.fail_after(150):
@@ -257,29 +261,31 @@ def test_an_external_workload_that_somebody_deletes_is_emptied_first_and_made_ag
         assert list(dict.fromkeys(trace)) == ["there [8080]", "going [8080]", "going []", "gone"]
         assert trace[-1] == "there [8080]"
 
-    town.do(delete_it)
+    thread.run(delete_it)
 
 
 def test_a_credential_that_lapsed_while_a_machine_was_off_and_a_token_for_it(
-    town: Town, server: Server, tmp_path: Path
+    thread: ClusterThread, server: Server, tmp_path: Path
 ) -> None:
     """The agent says so and tears nothing down; the admin makes room; the machine joins beside what it has."""
     config = Config(Paths(tmp_path / "vm/state", tmp_path / "vm/run"), MemberConfig("10.77.0.203"))
 
     async def lapse(cluster: MeshCluster) -> MembershipRecord:
-        _, record = await joined(town, tmp_path / "vm", "10.77.0.203")
+        _, record = await joined(thread, tmp_path / "vm", "10.77.0.203")
         path = config.paths.state / "credential.json"
         known = parse_credential(path.read_text())
-        past = replace(known, token=expired(known.token, server), granted=town.now() - 200, expires=town.now() - 100)
+        past = replace(
+            known, token=expired(known.token, server), granted=thread.now() - 200, expires=thread.now() - 100
+        )
         path.write_text(render_credential(past))
         with trio.fail_after(150):
-            async with agent(town, config) as one:
+            async with agent(thread, config) as one:
                 await one.member.standing.wait_for(lambda standing: standing is Standing.ORPHANED)
                 assert one.identity.svid.value is not None, "it serves until its certificate ends"
             await seen(cluster, MEMBERS, (NAMESPACE, record.member), is_dead)
         return record
 
-    record = town.do(lapse)
+    record = thread.run(lapse)
     access = ("--server", server.url)
     typed = admin_of(server, tmp_path).type("token", "create", "-n", NAMESPACE, "--for", record.member, *access)
     assert typed.code == 0, typed.err
@@ -288,17 +294,17 @@ def test_a_credential_that_lapsed_while_a_machine_was_off_and_a_token_for_it(
     async def join_again(cluster: MeshCluster) -> None:
         spare = config.paths.state / "again"
         beside = replace(config, paths=replace(config.paths, state=spare))
-        again = await steps.join(typed.out, beside, town.now, lambda _: None)
+        again = await steps.join(typed.out, beside, thread.now, lambda _: None)
         before = load_svid(config.paths.state)
         adopt_join(spare, config.paths.state)
         after = load_svid(config.paths.state)
         assert (again.member, again.address) == (record.member, record.address)
         assert before is not None and after is not None and before[0] != after[0]
         with trio.fail_after(100):
-            async with agent(town, config):
+            async with agent(thread, config):
                 await seen(cluster, MEMBERS, (NAMESPACE, record.member), is_live)
 
-    town.do(join_again)
+    thread.run(join_again)
 
 
 def expired(token: str, server: Server) -> str:
@@ -313,10 +319,10 @@ def expired(token: str, server: Server) -> str:
 
 
 def test_without_the_admission_policies_nobody_is_admitted_or_certified_until_they_are_back(
-    town: Town, tmp_path: Path
+    thread: ClusterThread, tmp_path: Path
 ) -> None:
     async def go_without(cluster: MeshCluster) -> None:
-        machine, admin = await guest(town), cluster.admin
+        machine, admin = await guest(thread), cluster.admin
         binding = (VALIDATING_ADMISSION_POLICY_BINDINGS, None, "exclave-guard")
         kept = await admin.send(get(*binding))
         config = Config(Paths(tmp_path / "state", tmp_path / "run"), MemberConfig("10.77.0.204"))
@@ -324,7 +330,7 @@ def test_without_the_admission_policies_nobody_is_admitted_or_certified_until_th
         await admin.send(delete(*binding))
         try:
             with pytest.raises(ExclaveError) as refused:
-                await steps.join(token, config, town.now, lambda _: None)
+                await steps.join(token, config, thread.now, lambda _: None)
             assert refused.value.fault is Fault.NOT_ADMITTED
             assert refused.value.message.startswith(
                 "the cluster admits nobody while its admission policy is missing: "
@@ -344,9 +350,9 @@ def test_without_the_admission_policies_nobody_is_admitted_or_certified_until_th
         await machine.certified(csr)
         waiting = json.loads((config.paths.state / "join.json").read_text())["member"]
         await seen(cluster, MEMBERS, (NAMESPACE, waiting), is_admitted)
-        assert (await steps.join(token, config, town.now, lambda _: None)).member == waiting
+        assert (await steps.join(token, config, thread.now, lambda _: None)).member == waiting
 
-    town.do(go_without)
+    thread.run(go_without)
 
 
 def is_admitted(found: Object) -> bool:
@@ -364,9 +370,11 @@ def is_uncertified(found: Object) -> bool:
     return certified is not None and not certified.status
 
 
-def test_a_machine_that_asks_for_a_certificate_for_a_key_of_another_kind_is_told_why_it_gets_none(town: Town) -> None:
+def test_a_machine_that_asks_for_a_certificate_for_a_key_of_another_kind_is_told_why_it_gets_none(
+    thread: ClusterThread,
+) -> None:
     async def ask(cluster: MeshCluster) -> None:
-        machine = await guest(town)
+        machine = await guest(thread)
         before = view_member(await cluster.admin.send(get(MEMBERS, *machine.place))).certificate
         weak = request(rsa.generate_private_key(65537, 1024), machine.name)
         await machine.send(patch(MEMBERS, *machine.place, {"spec": {"csr": weak}}))
@@ -377,28 +385,28 @@ def test_a_machine_that_asks_for_a_certificate_for_a_key_of_another_kind_is_told
         )  # fmt: skip
         await machine.certified(make_csr(ec.generate_private_key(ec.SECP256R1()), machine.name))
 
-    town.do(ask)
+    thread.run(ask)
 
 
 # Those who fell silent when the module began.
 
 
 def test_a_dead_members_address_goes_to_the_machine_that_comes_in_its_place_and_it_is_gone_at_once(
-    town: Town, server: Server, silent: dict[str, Silent]
+    thread: ClusterThread, server: Server, silent: dict[str, Silent]
 ) -> None:
     async def replace_it(cluster: MeshCluster) -> None:
         dead = silent["web"].machine
         await seen(cluster, MEMBERS, dead.place, is_dead)
         assert ports_of(await cluster.find(EXTERNAL_WORKLOADS, dead.name)) == []
-        began = town.now()
-        heir = await become(town, await cluster.join_token(token_id=named()[0]), dead.address)
-        town.nursery.start_soon(heir.live)
+        began = thread.now()
+        heir = await become(thread, await cluster.join_token(token_id=named()[0]), dead.address)
+        thread.nursery.start_soon(heir.live)
         await gone(cluster, MEMBERS, dead.place)
-        tell(f"{server.name}: a dead member was gone {town.now() - began:.0f} s after another had its address")
+        add_figure(f"{server.name}: a dead member was gone {thread.now() - began:.0f} s after another had its address")
         await heir.serve()
         assert await cluster.find(EXTERNAL_WORKLOADS, dead.name) is None
 
-    town.do(replace_it)
+    thread.run(replace_it)
 
 
 def is_dead(found: Object) -> bool:
@@ -407,13 +415,13 @@ def is_dead(found: Object) -> bool:
 
 
 def test_a_member_that_is_silent_for_longer_than_its_group_waits_is_withdrawn_and_forgotten(
-    town: Town, server: Server, silent: dict[str, Silent]
+    thread: ClusterThread, server: Server, silent: dict[str, Silent]
 ) -> None:
     async def wait(cluster: MeshCluster) -> None:
         one = silent[FORGETFUL]
         await gone(cluster, MEMBERS, one.machine.place)
         took = one.gone_at - one.stopped_at
-        tell(
+        add_figure(
             f"{server.name}: a member of a group that forgets after 15 s was gone {took:.0f} s after its last heartbeat"
         )
         for resource in (EXTERNAL_WORKLOADS, LEASES):
@@ -427,7 +435,7 @@ def test_a_member_that_is_silent_for_longer_than_its_group_waits_is_withdrawn_an
             "(('False', 'NotLive'), [])",
         ]
 
-    town.do(wait)
+    thread.run(wait)
 
 
 def ready_of(workload: Object) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from peers.conftest import Server, run_kubernetes
 from peers.kubernetes import AVAILABLE
 from support.mesh_cluster import MeshCluster
 
-from .towns import town_on
+from .cluster_threads import cluster_thread_on
 
 pytestmark = pytest.mark.parametrize("server", AVAILABLE[:1], indirect=True)
 
@@ -55,8 +55,8 @@ def test_one_command_joins_a_machine_to_the_rebuilt_cluster_and_the_mesh_believe
         with mock.patch.dict(os.environ, environment), mock.patch("os.geteuid", lambda: 0):
             return cli.main(["join", line, *more, "--config", str(config)])
 
-    with town_on(server, tmp_path / "first", {}, rate=1.0, tidy=False) as town:
-        token = encode_token(town.do(partial(MeshCluster.join_token, token_id="rb001")))
+    with cluster_thread_on(server, tmp_path / "first", {}, rate=1.0, tidy=False) as thread:
+        token = encode_token(thread.run(partial(MeshCluster.join_token, token_id="rb001")))
         assert join(token) == 0
         before = load_svid(tmp_path / "state")
         former = load_membership(tmp_path / "state")
@@ -64,8 +64,8 @@ def test_one_command_joins_a_machine_to_the_rebuilt_cluster_and_the_mesh_believe
     (tmp_path / "rebuilt").mkdir()
     with run_kubernetes(server.name, tmp_path / "rebuilt") as other:
         assert other.ca != server.ca
-        with town_on(other, tmp_path / "second", {}, rate=1.0, tidy=False) as town:
-            token = encode_token(town.do(partial(MeshCluster.join_token, token_id="rb002")))
+        with cluster_thread_on(other, tmp_path / "second", {}, rate=1.0, tidy=False) as thread:
+            token = encode_token(thread.run(partial(MeshCluster.join_token, token_id="rb002")))
             capsys.readouterr()
             assert join(token) == 20, "it is a member, as far as it knows"
             assert "exclave join --again" in capsys.readouterr().err
@@ -77,7 +77,7 @@ def test_one_command_joins_a_machine_to_the_rebuilt_cluster_and_the_mesh_believe
             record, after = load_membership(tmp_path / "state"), load_svid(tmp_path / "state")
             assert record is not None and before is not None and after is not None
             assert (record.member, record.servers, record.ca) == ("web-rb002-1", (other.url,), other.ca)
-            assert town.do(lambda cluster: cluster.find(MEMBERS, "web-rb002-1")) is not None
+            assert thread.run(lambda cluster: cluster.find(MEMBERS, "web-rb002-1")) is not None
             (leaf, _, above), (former_leaf, _, former_above) = (one[0].partition(END) for one in (after, before))
             assert leaf != former_leaf
             assert above == former_above, "the same issuer, below the same anchors"

@@ -45,14 +45,14 @@ from exclave.join import join as steps
 from exclave.kit.formats.x509 import not_after, not_before
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
+from peers.fake_machines import IDS, Machine, ask_to_join, become, gone, seen
 from peers.kubernetes import AVAILABLE
-from support.machines import IDS, Machine, ask_to_join, become, gone, seen
+from support.cluster_thread import ClusterThread
+from support.figures import add_figure
 from support.mesh_cluster import MeshCluster
-from support.told import tell
-from support.town import Town
 
 from .attacks import NO_METADATA
-from .towns import evict, town_on
+from .cluster_threads import cluster_thread_on, evict
 
 pytestmark = pytest.mark.parametrize("server", AVAILABLE, indirect=True)
 
@@ -63,22 +63,22 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 @pytest.fixture(scope="module")
-def town(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def thread(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterThread]:
     """With a group elsewhere that may have any address, and a join account whose time is over from the first on."""
     spec = {"networks": EVERYWHERE, "ports": [{"name": "http", "port": 8080}]}
-    with town_on(server, tmp_path_factory.mktemp("town"), {(YARD, "wide"): spec}) as found:
+    with cluster_thread_on(server, tmp_path_factory.mktemp("thread"), {(YARD, "wide"): spec}) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def expired(town: Town) -> str:
+def expired(thread: ClusterThread) -> str:
     """A join token whose account says that its time is over, though the token inside is good for an hour."""
 
     async def make(cluster: MeshCluster) -> str:
         await cluster.put([join_account(NAMESPACE, "web", EXPIRED, 1, time.time() - 1)])
         return encode_token(await cluster.join_token(token_id=EXPIRED))
 
-    return town.do(make)
+    return thread.run(make)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,20 +98,20 @@ def named() -> tuple[str, str]:
     return f"s{slot:04d}", f"10.77.0.{100 + slot}"
 
 
-async def guest(town: Town, namespace: str = NAMESPACE, group: str = "web", address: str = "") -> Machine:
+async def guest(thread: ClusterThread, namespace: str = NAMESPACE, group: str = "web", address: str = "") -> Machine:
     """A machine that has joined, lives and serves."""
     token_id, own = named()
-    token = await town.cluster.join_token(token_id=token_id, namespace=namespace, group=group)
-    machine = await become(town, token, address or own)
-    town.nursery.start_soon(machine.live)
+    token = await thread.cluster.join_token(token_id=token_id, namespace=namespace, group=group)
+    machine = await become(thread, token, address or own)
+    thread.nursery.start_soon(machine.live)
     await machine.serve()
     return machine
 
 
-async def join(town: Town, token: str, folder: Path, address: str) -> None:
+async def join(thread: ClusterThread, token: str, folder: Path, address: str) -> None:
     """The real join, on a machine with nothing."""
     config = Config(Paths(folder / "state", folder / "run"), MemberConfig(address))
-    await steps.join(token, config, town.now, lambda _: None)
+    await steps.join(token, config, thread.now, lambda _: None)
 
 
 def ports_of(found: Object | None) -> list[int]:
@@ -121,12 +121,12 @@ def ports_of(found: Object | None) -> list[int]:
 # The address of another.
 
 
-def test_a_token_the_address_of_a_living_member(town: Town, tmp_path: Path) -> None:
+def test_a_token_the_address_of_a_living_member(thread: ClusterThread, tmp_path: Path) -> None:
     async def attack(cluster: MeshCluster) -> None:
-        victim = await guest(town)
+        victim = await guest(thread)
         token = await cluster.join_token(token_id=named()[0])
         with pytest.raises(ExclaveError) as refused:
-            await join(town, encode_token(token), tmp_path, victim.address)
+            await join(thread, encode_token(token), tmp_path, victim.address)
         assert refused.value.fault is Fault.ADDRESS_REFUSED
         assert refused.value.message == (
             f"address {victim.address} was refused: {victim.address} is the address of the living member "
@@ -134,20 +134,20 @@ def test_a_token_the_address_of_a_living_member(town: Town, tmp_path: Path) -> N
         )
         await unharmed(cluster, victim)
 
-    town.do(attack)
+    thread.run(attack)
 
 
-def test_a_token_an_address_outside_of_the_groups_networks(town: Town, tmp_path: Path) -> None:
+def test_a_token_an_address_outside_of_the_groups_networks(thread: ClusterThread, tmp_path: Path) -> None:
     async def attack(cluster: MeshCluster) -> None:
         token = await cluster.join_token(token_id=named()[0])
         with pytest.raises(ExclaveError) as refused:
-            await join(town, encode_token(token), tmp_path, "10.96.0.1")
+            await join(thread, encode_token(token), tmp_path, "10.96.0.1")
         assert refused.value.fault is Fault.ADDRESS_REFUSED
         assert refused.value.message == (
             "address 10.96.0.1 was refused: 10.96.0.1 lies in none of the group's networks: 10.77.0.0/24"
         )
 
-    town.do(attack)
+    thread.run(attack)
 
 
 TAKEN = {
@@ -163,10 +163,10 @@ TAKEN = {
 
 @pytest.mark.parametrize(("namespace", "group", "wanted", "reason"), TAKEN.values(), ids=TAKEN)
 def test_a_machine_that_names_what_it_may_not_have_loses_its_own_ports_only(
-    town: Town, namespace: str, group: str, wanted: str, reason: str
+    thread: ClusterThread, namespace: str, group: str, wanted: str, reason: str
 ) -> None:
     async def attack(cluster: MeshCluster) -> None:
-        victim, thief = await guest(town), await guest(town, namespace, group)
+        victim, thief = await guest(thread), await guest(thread, namespace, group)
         address = wanted.format(victim=victim.address)
         await thief.send(patch(MEMBERS, *thief.place, {"spec": {"addresses": [address]}}))
         await seen(cluster, MEMBERS, thief.place, lambda found: not view_member(found).workload_ports)
@@ -186,7 +186,7 @@ def test_a_machine_that_names_what_it_may_not_have_loses_its_own_ports_only(
         await evict(cluster, *thief.place)
         await evict(cluster, *victim.place)
 
-    town.do(attack)
+    thread.run(attack)
 
 
 async def unharmed(cluster: MeshCluster, victim: Machine) -> None:
@@ -237,19 +237,19 @@ CERTIFICATES: dict[str, Callable[[], str]] = {
 
 
 @pytest.fixture(scope="module")
-def stolen(town: Town) -> Machine:
+def stolen(thread: ClusterThread) -> Machine:
     """A machine whose credential and disk somebody else has."""
-    return town.do(lambda _: guest(town))
+    return thread.run(lambda _: guest(thread))
 
 
 @pytest.mark.parametrize(
     "make", CERTIFICATES.values(), ids=[f"a machine: a certificate of {what}" for what in CERTIFICATES]
 )
 def test_a_certificate_says_what_the_controller_decides_and_no_more(
-    town: Town, stolen: Machine, make: Callable[[], str]
+    thread: ClusterThread, stolen: Machine, make: Callable[[], str]
 ) -> None:
     csr = make()
-    signed = town.do(lambda _: stolen.certified(csr))
+    signed = thread.run(lambda _: stolen.certified(csr))
     leaf = x509.load_pem_x509_certificate(signed.chain.encode())
     assert key_of(leaf) == key_of(x509.load_pem_x509_csr(csr.encode()))
     assert leaf.subject.rfc4514_string() == f"CN={stolen.name}"
@@ -281,23 +281,23 @@ NOT_P256 = "csr: a P-256 key was expected, found another kind"
 
 
 @pytest.mark.parametrize("make", WEAK.values(), ids=[f"a token: a certificate for a key of {what}" for what in WEAK])
-def test_a_joiner_whose_key_is_of_another_kind_is_refused(town: Town, make: Callable[[], Key]) -> None:
+def test_a_joiner_whose_key_is_of_another_kind_is_refused(thread: ClusterThread, make: Callable[[], Key]) -> None:
     async def attack(cluster: MeshCluster) -> MemberView:
         token_id, address = named()
         token = await cluster.join_token(token_id=token_id)
         return await ask_to_join(cluster, token, address, fresh(), request(make(), "web"))
 
-    told = town.do(attack)
+    told = thread.run(attack)
     assert told.admitted is not None
     assert (told.admitted.status, told.admitted.reason, told.admitted.message) == (False, "RequestRefused", NOT_P256)
     assert told.certificate is None
 
 
-def test_a_machine_that_is_evicted_gets_no_certificate_more(town: Town) -> None:
+def test_a_machine_that_is_evicted_gets_no_certificate_more(thread: ClusterThread) -> None:
     """Its token is known for some seconds yet, and its Member stands until its ports are withdrawn."""
 
     async def attack(cluster: MeshCluster) -> None:
-        thief = await guest(town)
+        thief = await guest(thread)
         before = view_member(await cluster.admin.send(get(MEMBERS, *thief.place))).certificate
         assert before is not None
         await evict(cluster, *thief.place)
@@ -312,15 +312,15 @@ def test_a_machine_that_is_evicted_gets_no_certificate_more(town: Town) -> None:
         assert set(heard) == {before.csr_sha256}
         assert csr_sha256(csr) not in heard
 
-    town.do(attack)
+    thread.run(attack)
 
 
 # Outliving an eviction.
 
 
-def test_a_machine_deleting_its_member_and_orphaning_what_it_owns(town: Town) -> None:
+def test_a_machine_deleting_its_member_and_orphaning_what_it_owns(thread: ClusterThread) -> None:
     async def attack(cluster: MeshCluster) -> None:
-        thief = await guest(town)
+        thief = await guest(thread)
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"}
         deleting = Request("DELETE", get(MEMBERS, *thief.place).path, "delete", f"members {thief.name}", body=body)
         marked = await thief.send(deleting)
@@ -334,7 +334,7 @@ def test_a_machine_deleting_its_member_and_orphaning_what_it_owns(town: Town) ->
         await gone(cluster, MEMBERS, thief.place)
         await nothing_is_left(cluster, thief)
 
-    town.do(attack)
+    thread.run(attack)
 
 
 NONE_MORE = "no new finalizers can be added if the object is being deleted"
@@ -348,12 +348,12 @@ async def nothing_is_left(cluster: MeshCluster, of: Machine) -> None:
 
 
 def test_a_machine_that_made_everything_it_could_beforehand_does_not_outlive_its_eviction(
-    town: Town, server: Server
+    thread: ClusterThread, server: Server
 ) -> None:
     """Tokens, a watch, a heartbeat from the future, a CSR; afterwards another machine has its name and account."""
 
     async def attack(cluster: MeshCluster) -> None:
-        thief = await guest(town)
+        thief = await guest(thread)
         account = (f"{NAMESPACE}-vms", f"web.vm.{thief.name.partition('-')[2]}")
         minted = [str((await thief.send(create_token(*account, 30 * 86400)))["status"]["token"]) for _ in range(3)]
         for what, words in (
@@ -369,12 +369,14 @@ def test_a_machine_that_made_everything_it_could_beforehand_does_not_outlive_its
             await evict(cluster, *thief.place)
             await gone(cluster, MEMBERS, thief.place)
             await nothing_is_left(cluster, thief)
-            heir = await become(town, await cluster.rejoin_token(thief.name), thief.address)
+            heir = await become(thread, await cluster.rejoin_token(thief.name), thief.address)
             assert heir.name == thief.name
             assert await cluster.find(SERVICE_ACCOUNTS, account[1], account[0]) is not None
             for token in (thief.credential, *minted):
                 await until_unknown(cluster, token, thief)
-            tell(f"{server.name}: every token of an evicted machine was dead {time.monotonic() - began:.1f} s after")
+            add_figure(
+                f"{server.name}: every token of an evicted machine was dead {time.monotonic() - began:.1f} s after"
+            )
             view = await heir.send(get(MEMBERS, *heir.place))
             assert view_member(view).nonce
         text = "".join(heard)
@@ -386,7 +388,7 @@ def test_a_machine_that_made_everything_it_could_beforehand_does_not_outlive_its
                 with pytest.raises(ValueError, match="was not sealed to this machine's delivery key"):
                     unseal(sealed, thief.key)
 
-    town.do(attack)
+    thread.run(attack)
 
 
 @asynccontextmanager
@@ -428,37 +430,39 @@ async def until_unknown(cluster: MeshCluster, token: str, thief: Machine) -> Non
 # Uses and times.
 
 
-def test_a_token_more_machines_than_it_has_uses(town: Town, expired: str, tmp_path: Path) -> None:
+def test_a_token_more_machines_than_it_has_uses(thread: ClusterThread, expired: str, tmp_path: Path) -> None:
     async def attack(cluster: MeshCluster) -> None:
         token_id, address = named()
         token = encode_token(await cluster.join_token(token_id=token_id))
-        await join(town, token, tmp_path / "first", address)
+        await join(thread, token, tmp_path / "first", address)
         with pytest.raises(ExclaveError) as refused:
-            await join(town, token, tmp_path / "second", named()[1])
+            await join(thread, token, tmp_path / "second", named()[1])
         assert (refused.value.fault, refused.value.fault.code) == (Fault.TOKEN_USED_UP, 14)
         assert refused.value.message == (
             "the join token for group shop/web is used up: its one name is taken by other machines"
         )
 
-    town.do(attack)
+    thread.run(attack)
 
 
-def test_a_token_after_its_time_though_the_machine_says_otherwise(town: Town, expired: str, tmp_path: Path) -> None:
+def test_a_token_after_its_time_though_the_machine_says_otherwise(
+    thread: ClusterThread, expired: str, tmp_path: Path
+) -> None:
     """The controller removes the account, and the token inside, which was good for longer, dies with it."""
 
     async def attack(cluster: MeshCluster) -> None:
         await gone(cluster, SERVICE_ACCOUNTS, (f"{NAMESPACE}-vms", f"web.join.{EXPIRED}-1"))
-        await until_refused(town, expired, tmp_path, named()[1])
+        await until_refused(thread, expired, tmp_path, named()[1])
 
-    town.do(attack)
+    thread.run(attack)
 
 
-async def until_refused(town: Town, token: str, folder: Path, address: str) -> None:
+async def until_refused(thread: ClusterThread, token: str, folder: Path, address: str) -> None:
     """The API server may know it for ten seconds more; whoever uses that finds no Member of his in the end."""
     with trio.fail_after(150):
         for attempt in itertools.count():
             try:
-                await join(town, token, folder / str(attempt), address)
+                await join(thread, token, folder / str(attempt), address)
             except ExclaveError as refused:
                 assert refused.fault is Fault.TOKEN_REVOKED
                 assert refused.message.startswith("the join token for group shop/web was revoked: https://")

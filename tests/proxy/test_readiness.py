@@ -16,14 +16,14 @@ from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.readiness import ReadinessWatcher
 from exclave.proxy.states import InstanceEffect, InstanceState
 from support.mesh import mesh
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 from .admin import SERVER_NAME, Admin, admin
 
 NOW = time.time()
 FIRST, SECOND = (mesh().svid(NOW, lifetime=timedelta(hours=hours)) for hours in (1, 2))
 
-on_the_link = in_own_network("169.254.77.1", virtual=True)
+on_the_link = in_network_namespace("169.254.77.1", virtual=True)
 
 
 class Seen:

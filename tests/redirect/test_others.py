@@ -18,8 +18,8 @@ import trio
 
 from exclave.kit.tasks.nursery import shielded
 from exclave.redirect.keepalive import remove_keepalive
+from redirect.debian_packages import unpacked
 from support.needs import need
-from support.unpacked import unpacked
 
 from .agent_process import AgentProcess, start_agent
 from .lab import CLUSTER4, CLUSTER6, VM4, CallResult, Flows, Lab, as_proxies, open_lab

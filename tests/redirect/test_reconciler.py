@@ -24,8 +24,8 @@ from exclave.redirect.reconciler import Redirect, open_redirect
 from exclave.redirect.rules.policy import RedirectPolicy, Server
 from exclave.redirect.rules.ruleset import ruleset_digest
 from exclave.redirect.table_door import open_table
-from support.breaking import falling_over_once
-from support.own_network import in_own_network
+from support.faults import failing_once
+from support.network_namespace import in_network_namespace
 
 from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, VM6, CallResult, Lab, as_proxies, doors_inside, open_lab
 from .policies import PLAIN, PROXY
@@ -334,7 +334,7 @@ async def test_a_reading_at_intervals_finds_changes_that_were_not_reported(
 def test_a_reported_change_is_repaired_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It also counts the runs of nft: our own changes are reported as well, and cause one more reading only."""
 
-    @in_own_network()
+    @in_network_namespace()
     async def repaired() -> None:
         with counted_nft(tmp_path) as count:
             async with open_redirect(Wanted(POLICY), tmp_path, EndingSwitch()) as redirect:
@@ -363,7 +363,7 @@ def test_a_program_that_undoes_every_repair_slows_repairs_down(
     monkeypatch.setattr("exclave.redirect.plan.FIGHT", 3)
     monkeypatch.setattr("exclave.redirect.plan.PAUSE", 3600.0)
 
-    @in_own_network()
+    @in_network_namespace()
     async def fought() -> None:
         with counted_nft(tmp_path):
             async with open_redirect(Wanted(POLICY), tmp_path, EndingSwitch()) as redirect:
@@ -408,7 +408,7 @@ async def test_a_fault_of_ours_ends_the_agent_by_handing_over_and_the_rules_stay
         with pytest.raises(RuntimeError, match="it fell over"):
             async with open_redirect(wanted, lab.network.scratch, EndingSwitch()):
                 stays = lab.talk(lab.vm, CLUSTER4, 80)
-                falling_over_once(monkeypatch, "exclave.redirect.reconciler.plan_table", plan_table)
+                failing_once(monkeypatch, "exclave.redirect.reconciler.plan_table", plan_table)
                 wanted.set(replace(POLICY, instance="b"))
                 await trio.sleep_forever()
         assert stays.is_alive()

@@ -22,7 +22,7 @@ import trio
 from cryptography import x509
 
 from exclave_sandbox.pki import Authority, make_leaf
-from support.https import Asked, ConnectionCut, Reply, Served, open_https
+from support.https_server import Asked, ConnectionCut, Reply, Served, open_https
 
 Treat = Callable[["Interposer", Asked, Reply], Awaitable[None]]
 

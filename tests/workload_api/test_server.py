@@ -19,7 +19,7 @@ from exclave.kit.formats.x509 import der_of
 from exclave.kit.tasks.latest import Latest
 from exclave.workload_api.messages import decode_response
 from exclave.workload_api.server import open_workload_api
-from support.breaking import falling_over_once
+from support.faults import failing_once
 from support.mesh import mesh
 
 METHOD = "/SpiffeWorkloadAPI/FetchX509SVID"
@@ -220,7 +220,7 @@ async def test_a_socket_that_fails_is_made_anew_and_streams_that_stand_go_on(
     async with open_workload_api(tmp_path / "w.sock", latest, bundle, ME) as api:
         messages = fetch(api.path)
         await trio.to_thread.run_sync(lambda: next(messages))
-        accepts = falling_over_once(monkeypatch, "trio.SocketListener.accept", trio.SocketListener.accept)
+        accepts = failing_once(monkeypatch, "trio.SocketListener.accept", trio.SocketListener.accept)
         async with await trio.open_unix_socket(str(api.path)):
             pass  # the one that is being accepted; the next one is not
         newest = mesh().svid(time.time())

@@ -7,8 +7,8 @@ import pytest
 import trio
 
 from exclave.kit.host.plain_http import open_plain_client
-from support.https import Asked, Reply, open_https
-from support.own_network import in_own_network
+from support.https_server import Asked, Reply, open_https
+from support.network_namespace import in_network_namespace
 
 
 async def _answer(stream: trio.SocketStream) -> None:
@@ -17,7 +17,7 @@ async def _answer(stream: trio.SocketStream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready")
 
 
-@in_own_network("169.254.77.1/32", "fd77:ec1a:7e::1/128")
+@in_network_namespace("169.254.77.1/32", "fd77:ec1a:7e::1/128")
 async def test_its_own_address_is_the_loopback_one_whichever_address_its_server_has() -> None:
     met: list[str] = []
 

@@ -10,7 +10,7 @@ import pytest
 
 from exclave.kit.host.procfs import local_addresses, open_pidfd, read_boot_id, read_tcp_tables, view_process
 from exclave.kit.host.sockets import read_sockets
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 
 def test_the_kernels_view_of_this_very_process() -> None:
@@ -44,7 +44,7 @@ def test_a_connection_of_this_very_process_is_among_the_kernels_sockets() -> Non
 
 
 @pytest.mark.root
-@in_own_network("203.0.113.9/32", "2001:db8::9/128")
+@in_network_namespace("203.0.113.9/32", "2001:db8::9/128")
 async def test_every_address_of_both_families_is_found() -> None:
     assert local_addresses() == {"127.0.0.1", "::1", "203.0.113.9", "2001:db8::9"}
 

@@ -14,7 +14,7 @@ import trio.testing
 
 from exclave.redirect.kernel.half_open import forget_half_open
 from support.needs import need
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 OWN4, FORMER4, ELSEWHERE, OWN6 = "10.96.0.20", "10.96.0.21", "10.96.0.22", "fd00:96::20"
 NOBODY4, NOBODY6 = "10.96.0.90", "fd00:96::90"
@@ -112,7 +112,7 @@ def remembered(*which: str, family: str = "ipv4") -> list[str]:
     ]
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_a_connection_with_the_same_ports_bypasses_the_rules_until_the_half_open_one_is_deleted() -> None:
     make_links()
     with calling(OWN4, 40001, NOBODY4):
@@ -127,7 +127,7 @@ async def test_a_connection_with_the_same_ports_bypasses_the_rules_until_the_hal
         assert remembered("--dst-nat") == ["40001"]
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_answered_translated_and_foreign_connections_stay() -> None:
     make_links()
     with ExitStack() as stack, captured_log() as lines:
@@ -148,7 +148,7 @@ async def test_answered_translated_and_foreign_connections_stay() -> None:
         assert lines == ["redirect: half-open connections deleted, since they began without rules: 3"]
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_a_connection_answered_meanwhile_stays() -> None:
     make_links()
     nft("-f", "-", rules=DEAF.replace("4140", "8080"))
@@ -162,7 +162,7 @@ async def test_a_connection_answered_meanwhile_stays() -> None:
         assert remembered() == ["40008"]
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_nothing_to_delete_logs_nothing() -> None:
     with captured_log() as lines:
         await forget_half_open([])

@@ -9,7 +9,7 @@ import trio.testing
 
 from exclave.redirect.kernel import monitor as monitor_module
 from exclave.redirect.kernel.monitor import RETRY_INTERVAL, Monitor, open_monitor
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 
 def nft(*commands: str) -> None:
@@ -22,7 +22,7 @@ async def wait_for_change(monitor: Monitor, changes: int) -> None:
         await monitor.changes.wait_for(lambda count: count > changes)
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_a_change_of_the_table_is_counted_with_its_author() -> None:
     async with open_monitor("exclave") as monitor:
         assert monitor.is_listening.value
@@ -37,7 +37,7 @@ async def test_a_change_of_the_table_is_counted_with_its_author() -> None:
             assert monitor.pop_author() == ""
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_changes_of_other_tables_are_not_counted() -> None:
     async with open_monitor("exclave") as monitor:
         nft("add table inet exclave-like", "add table ip filter", "add chain ip filter exclave", "flush ruleset")
@@ -49,7 +49,7 @@ async def test_changes_of_other_tables_are_not_counted() -> None:
 def test_what_was_missed_counts_as_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor_module, "BUFFER", 1)  # the kernel grants its minimum
 
-    @in_own_network()
+    @in_network_namespace()
     async def overrun() -> None:
         async with open_monitor("exclave") as monitor:
             many = "\n".join(f"add chain ip filter chain{number}" for number in range(200))
@@ -68,7 +68,7 @@ def test_a_refused_subscription_is_logged_and_tried_again(
     group = monitor_module._GROUP
     monkeypatch.setattr(monitor_module, "_GROUP", 4000)  # which no kernel has
 
-    @in_own_network(virtual=True)
+    @in_network_namespace(virtual=True)
     async def deaf() -> None:
         async with open_monitor("exclave") as monitor:
             assert not monitor.is_listening.value
@@ -84,7 +84,7 @@ def test_a_refused_subscription_is_logged_and_tried_again(
     deaf()
 
 
-@in_own_network()
+@in_network_namespace()
 async def test_nothing_is_left_open() -> None:
     before = os.listdir("/proc/self/fd")
     async with open_monitor("exclave"):

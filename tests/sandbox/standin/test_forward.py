@@ -26,7 +26,7 @@ from exclave_sandbox.standin.tls import Tls
 from exclave_sandbox.standin.wire import HEADER_START, decode_header, encode_header, header_length
 from support.member import make_settings
 from support.mesh import mesh
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 from .test_tls import DNS, POD, SERVER_NAME, URI, end, machine, pair_of
 
@@ -43,7 +43,7 @@ table ip t {{
 }};
 """
 
-here = in_own_network(*(f"{address}/32" for address in (VM, "10.77.0.21", CLIENT, PEER, PROXY)))
+here = in_network_namespace(*(f"{address}/32" for address in (VM, "10.77.0.21", CLIENT, PEER, PROXY)))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from exclave.dns.server import open_dns
 from exclave.kit.tasks.latest import Latest
 from exclave_sandbox.standin.lookup import Endpoint, LookupCache, NoEndpoint, Resolver, read_endpoint, read_resolv_conf
 from support.member import make_settings
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 WEB = ("10.96.0.80", 8080)
 ENDPOINT = Endpoint("10.77.0.20", 8080, "spiffe://cluster.local/ns/shop/sa/web", "web.shop.svc.cluster.local", False)
@@ -140,14 +140,14 @@ def test_what_is_no_endpoint_is_refused(change: dict[str, object]) -> None:
 NAME = "linkerd-dst-headless.linkerd.svc.cluster.local."
 
 
-@in_own_network("169.254.77.3/32")
+@in_network_namespace("169.254.77.3/32")
 async def test_a_name_is_found_by_its_srv_record_at_the_agents_own_server() -> None:
     resolv_conf = "# ours\nsearch example.org\nnameserver 169.254.77.3\noptions ndots:0\n"
     async with open_dns("169.254.77.3", Latest(make_settings())):
         assert await Resolver((NAME, 1), resolv_conf).find() == ("10.42.0.2", 8086)
 
 
-@in_own_network("169.254.77.3/32")
+@in_network_namespace("169.254.77.3/32")
 async def test_an_unknown_name_has_no_address() -> None:
     async with open_dns("169.254.77.3", Latest(make_settings())):
         with pytest.raises(OSError, match="elsewhere has no address"):

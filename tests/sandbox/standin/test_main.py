@@ -24,7 +24,7 @@ from exclave_sandbox.stage.programs import StageProgram, open_program
 from exclave_sandbox.standin.stream import connect
 from support.member import ADDRESS, make_settings
 from support.mesh import mesh
-from support.own_network import in_own_network
+from support.network_namespace import in_network_namespace
 
 TOP = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "exclave_sandbox.standin.main"]
@@ -37,7 +37,7 @@ table ip t {{
 }};
 """
 
-here = in_own_network(f"{PLACE}/32", f"{ADDRESS}/32", f"{CLIENT}/32")
+here = in_network_namespace(f"{PLACE}/32", f"{ADDRESS}/32", f"{CLIENT}/32")
 
 
 def run(**environment: str) -> "subprocess.CompletedProcess[str]":

@@ -1,10 +1,10 @@
-"""Machines by what they leave in a cluster, without a data path: a thief has no more of a machine than this.
+"""Machines without a data path: a key, a credential, and what they write to the cluster.
 
-    machine = await become(town, await cluster.join_token(token_id="aaaaa"), "10.77.0.5")
-    town.nursery.start_soon(machine.live)          # heartbeats, for as long as the town stands
+    machine = await become(thread, await cluster.join_token(token_id="aaaaa"), "10.77.0.5")
+    thread.nursery.start_soon(machine.live)          # heartbeats, until the thread ends
     await machine.send(patch(MEMBERS, *machine.place, {...}))
 
-Each has an id of its own, so that none is taken for a clone of another.
+Each has its own machine id, so that none counts as a clone of another.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from exclave.api.requests import MEMBERS, Object, Request, Resource, create, pat
 from exclave.cluster.client import open_cluster
 from exclave.cluster.watch_events import Upserted
 from exclave.errors import ApiRefusal
+from support.cluster_thread import ClusterThread
 from support.mesh_cluster import MeshCluster
-from support.town import Town
 
 HEARTBEAT = 10.0
 IDS = itertools.count(0xA000)
@@ -35,7 +35,7 @@ IDS = itertools.count(0xA000)
 class Machine:
     """A member: its delivery key, its credential, and the boot that its heartbeats name."""
 
-    town: Town
+    thread: ClusterThread
     namespace: str
     name: str
     address: str
@@ -50,25 +50,25 @@ class Machine:
 
     async def send(self, request: Request) -> Object:
         """Ask with its credential. Raises ClusterError."""
-        async with open_cluster(self.town.cluster.api.access, lambda: self.credential) as own:
+        async with open_cluster(self.thread.cluster.api.access, lambda: self.credential) as own:
             return await own.send(request)
 
     async def beat(self) -> None:
         """One heartbeat."""
-        await self.send(heartbeat_request(*self.place, f"boot.{self.name}", self.town.now()))
+        await self.send(heartbeat_request(*self.place, f"boot.{self.name}", self.thread.now()))
 
     async def live(self) -> None:
         """Send heartbeats until `stopped` is cancelled, or none is taken any more."""
         with self.stopped, contextlib.suppress(ApiRefusal):
-            async with open_cluster(self.town.cluster.api.access, lambda: self.credential) as own:
+            async with open_cluster(self.thread.cluster.api.access, lambda: self.credential) as own:
                 while True:
-                    await own.send_patiently(heartbeat_request(*self.place, f"boot.{self.name}", self.town.now()))
+                    await own.send_patiently(heartbeat_request(*self.place, f"boot.{self.name}", self.thread.now()))
                     await trio.sleep(HEARTBEAT)
 
     async def serve(self) -> None:
         """Say that it serves, and wait until its ports are listed."""
         await self.send(patch(MEMBERS, *self.place, {"spec": {"serving": True}}))
-        await seen(self.town.cluster, MEMBERS, self.place, lambda found: view_member(found).workload_ports == (8080,))
+        await seen(self.thread.cluster, MEMBERS, self.place, lambda found: view_member(found).workload_ports == (8080,))
 
     async def certified(self, csr: str) -> Certificate:
         """Ask for a certificate, and wait until there is one for exactly this CSR."""
@@ -78,7 +78,7 @@ class Machine:
             certificate = view_member(found).certificate
             return certificate is not None and certificate.csr_sha256 == csr_sha256(csr)
 
-        certificate = view_member(await seen(self.town.cluster, MEMBERS, self.place, is_there)).certificate
+        certificate = view_member(await seen(self.thread.cluster, MEMBERS, self.place, is_there)).certificate
         assert certificate is not None
         return certificate
 
@@ -108,13 +108,13 @@ async def ask_to_join(
     return view_member(await seen(cluster, MEMBERS, (token.namespace, name), is_decided))
 
 
-async def become(town: Town, token: JoinToken, address: str) -> Machine:
+async def become(thread: ClusterThread, token: JoinToken, address: str) -> Machine:
     """Join, and send the first heartbeat."""
     key = ec.generate_private_key(ec.SECP256R1())
-    view = await ask_to_join(town.cluster, token, address, key)
+    view = await ask_to_join(thread.cluster, token, address, key)
     assert view.admitted is not None and view.admitted.status, view.admitted
     assert view.credential is not None
-    machine = Machine(town, token.namespace, view.name, address, key, unseal(view.credential, key))
+    machine = Machine(thread, token.namespace, view.name, address, key, unseal(view.credential, key))
     await machine.beat()
     return machine
 

@@ -55,7 +55,7 @@ class Run:
 
 
 @contextmanager
-def broken_off_in_time(run: Run) -> Iterator[None]:
+def cancelled_at_timeout(run: Run) -> Iterator[None]:
     """While open, pytest-timeout's signal breaks the run off, whichever thread it is in. For the main thread."""
     raising = signal.getsignal(signal.SIGALRM)
     if not callable(raising):  # no limit, or another method than signals

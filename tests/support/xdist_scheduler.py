@@ -57,7 +57,7 @@ def longest_first(items: Iterable[tuple[str, Item]]) -> list[Item]:
     return [item for _, item in sorted(items, key=lambda pair: ranks.get(share_of(pair[0]), len(ranks)))]
 
 
-class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+class ShareScheduler(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """xdist's scheduler, with these shares."""
 
     def __init__(self, config: pytest.Config, log: object = None) -> None:

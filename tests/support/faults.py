@@ -25,7 +25,7 @@ def break_listener(place: object) -> None:
     raise AssertionError(f"nobody listens at {place}")
 
 
-def falling_over_once(monkeypatch: pytest.MonkeyPatch, name: str, real: Callable[..., Any]) -> list[object]:
+def failing_once(monkeypatch: pytest.MonkeyPatch, name: str, real: Callable[..., Any]) -> list[object]:
     """Have the function at `name` raise at its next call, then be the real one; what it was called with."""
     calls: list[object] = []
 

@@ -18,7 +18,7 @@ echo "[]"
 """
 
 
-def write_programs(folder: Path, trace: Path) -> None:
+def write_recording_programs(folder: Path, trace: Path) -> None:
     """Put them into a folder, which is made; rules of ours are there, and no links."""
     folder.mkdir()
     for name, script in {"nft": _NFT, "ip": _IP}.items():

@@ -1,6 +1,6 @@
-"""Towns on real API servers: the guard, the real controller, and time that runs a little faster.
+"""A cluster thread on a real API server: the admission policies, the real controller, and a faster clock.
 
-One a module, so that only one controller at a time looks after a server. What joined is removed at the end.
+Each module has one, so that a server has one controller at a time. Members are removed at the end.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -19,23 +19,23 @@ from exclave.errors import ApiRefusal
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from support.apiserver import RunningApiServer
+from support.cluster_thread import ClusterThread, run_cluster_thread
 from support.mesh_cluster import MeshCluster, furnished
-from support.town import Town, town_of
 
 RATE = 5.0
-"""Seconds of a town to one: a member is dead after six, and whoever needs three for an answer is not."""
+"""Its seconds within a real one. A silent member is dead after six real seconds; an answer may take three."""
 
 
 @contextmanager
-def town_on(
+def cluster_thread_on(
     server: Server,
     folder: Path,
     groups: dict[tuple[str, str], dict[str, Any]],
     rate: float = RATE,
     *,
     tidy: bool = True,
-) -> Iterator[Town]:
-    """A town with group `web` in `shop`, and these groups: specs by namespace and name. Without `tidy` members stay."""
+) -> Iterator[ClusterThread]:
+    """It has group `web` in `shop`, and these groups: specs by namespace and name. Without `tidy` members stay."""
 
     @asynccontextmanager
     async def opening(now: Callable[[], float]) -> AsyncIterator[MeshCluster]:
@@ -46,12 +46,12 @@ def town_on(
                 await cluster.put(group_objects(namespace, name, spec, "exclave"))
             yield cluster
 
-    with town_of(opening, rate) as town:
+    with run_cluster_thread(opening, rate) as thread:
         try:
-            yield town
+            yield thread
         finally:
             if tidy:
-                town.do(partial(remove_all, {NAMESPACE, *(namespace for namespace, _ in groups)}))
+                thread.run(partial(remove_all, {NAMESPACE, *(namespace for namespace, _ in groups)}))
 
 
 async def remove_all(namespaces: Collection[str], cluster: MeshCluster) -> None:

@@ -1,6 +1,6 @@
 """Async tests in a network of their own: a thread whose network namespace nobody else has.
 
-@in_own_network("169.254.77.1", "10.77.0.20")
+@in_network_namespace("169.254.77.1", "10.77.0.20")
 async def test_…() -> None: …
 
 Sockets that the test opens are in it, and programs that `subprocess` starts from its own thread; not those that trio
@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 
-from support.broken_off import Run, broken_off_in_time
+from support.trio_timeout import Run, cancelled_at_timeout
 
 _CLONE_NEWNET = 0x4000_0000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -26,7 +26,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 Test = Callable[[], Awaitable[None]]
 
 
-def in_own_network(*addresses: str, virtual: bool = False) -> Callable[[Test], Callable[[], None]]:
+def in_network_namespace(*addresses: str, virtual: bool = False) -> Callable[[Test], Callable[[], None]]:
     """Run the test where `lo` has these addresses, and nothing else is."""
 
     def decorate(test: Test) -> Callable[[], None]:
@@ -55,7 +55,7 @@ def in_own_network(*addresses: str, virtual: bool = False) -> Callable[[Test], C
 
             thread = threading.Thread(target=inside, daemon=True)
             thread.start()
-            with broken_off_in_time(run):
+            with cancelled_at_timeout(run):
                 thread.join()
             if failure:
                 raise failure[0]
