@@ -420,13 +420,15 @@ class Player:
         for way, sampler in self._samplers.items():
             await sampler.read()
             since = sorted(tuple(sample) for sample in sampler.samples if sample[1] >= killed_at)
-            failures = [(what, begun, ended) for begun, ended, what in since if what not in ("meshed", "plain")]
             outcome.connections += len(since)
-            outcome.failed += len(failures)
-            outcome.failures += [
-                f"{way}: {what} ({begun - killed_at:+.2f} s to {ended - killed_at:+.2f} s from the kill)"
-                for what, begun, ended in failures
-            ]
+            failures: dict[str, list[float]] = {}
+            for begun, ended, what in since:
+                if what not in ("meshed", "plain"):
+                    failures.setdefault(what, []).extend((begun - killed_at, ended - killed_at))
+            for what, times in failures.items():
+                outcome.failed += len(times) // 2
+                span = f"{min(times):+.2f} s to {max(times):+.2f} s from the kill"
+                outcome.failures.append(f"{way}: {what}: {len(times) // 2}, {span}")
             following = [*since[1:], (time.monotonic(), 0.0, "")]
             away.append(
                 sum(

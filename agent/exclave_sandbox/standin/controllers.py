@@ -1,6 +1,6 @@
 """The stand-in proxy's connections to Linkerd's controllers, as linkerd2-proxy's metrics show them.
 
-Destination: connected to all the time, needed or not; while it is away, cached answers are used without asking.
+Destination: connected to all the time, needed or not.
 Policy: once certified, asked for each inbound port and the admin port until it answers. Only the arrival of an answer
 is used, not its content: the stand-in controller has no policy beside the default.
 """
@@ -13,7 +13,7 @@ import h11
 import trio
 
 from exclave_sandbox.standin.admin import Counts, Labels
-from exclave_sandbox.standin.lookup import PATIENCE, RETRY, LookupCache, Resolver, get
+from exclave_sandbox.standin.lookup import PATIENCE, RETRY, Resolver, get
 from exclave_sandbox.standin.settings import StandinSettings
 from exclave_sandbox.standin.stream import BROKEN, connect
 
@@ -26,11 +26,10 @@ CONNECT_TIME = 1.0
 GAUGE = "control_destination_balancer_endpoints"
 
 
-async def watch_controller(resolver: Resolver, lookups: LookupCache, counts: Counts) -> NoReturn:
-    """Keep the gauge and `lookups.is_away` up to date."""
+async def watch_controller(resolver: Resolver, counts: Counts) -> NoReturn:
+    """Keep the gauge up to date."""
     while True:
         is_there = await reaches(resolver)
-        lookups.is_away = not is_there
         for state, connected in (("ready", is_there), ("pending", not is_there)):
             counts.set(GAUGE, (("endpoint_state", state), ("addr", resolver.server)), int(connected))
         await trio.sleep(POLL_PAUSE)

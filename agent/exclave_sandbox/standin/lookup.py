@@ -1,8 +1,8 @@
 """Lookups of destinations at the stand-in destination controller, and of that controller's address.
 
-Rules: an answer is used for half a second, then asked for again. While the controller is away, an answer that was used
-within the idle timeout stays in use, and any other destination waits for the controller, for ever: linkerd2-proxy does
-the same. Names: SRV first, then A and AAAA, at the name servers of /etc/resolv.conf, which is read once.
+An answer in use never delays a connection: it is fetched again in the background, where linkerd2-proxy has a stream.
+While the controller is away the answer stays in use, and a destination without one waits, for ever, as there.
+Names: SRV first, then A and AAAA, at the name servers of /etc/resolv.conf, which is read once.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import dns.asyncresolver
 import dns.exception
@@ -26,8 +26,8 @@ from exclave_sandbox.standin.stream import BROKEN, connect
 
 log = logging.getLogger(__name__)
 
-FRESH = 0.5
-"""Seconds that an answer is used without asking again."""
+REFRESH = 0.5
+"""Seconds between two fetches of an answer in use."""
 
 RETRY = 0.25
 ANSWER_TIME = 1.0
@@ -58,53 +58,54 @@ class Endpoint:
 @dataclass
 class _CachedEndpoint:
     endpoint: Endpoint | None
-    fetched: float
     used: float
 
 
 class LookupCache:
-    """Asks the controller, and caches its answers. `remember` is the seconds that an unused answer is cached.
-
-    `is_away`: the controller is away, so cached answers are used without asking.
-    """
+    """Asks the controller, and caches its answers. `remember` is the seconds that an unused answer is cached."""
 
     def __init__(self, find_server: "Resolver", remember: float, clock: Callable[[], float]) -> None:
         self._resolver = find_server
         self._remember = remember
         self._clock = clock
-        self.is_away = False
         self._cache: dict[Address, _CachedEndpoint] = {}
 
     async def find(self, destination: Address) -> Endpoint | None:
         """The endpoint for a destination, None if that is not in the mesh. Raises NoEndpoint."""
-        cached = self._recall(destination)
-        if cached is not None and (self.is_away or self._clock() - cached.fetched < FRESH):
+        now = self._clock()
+        cached = self._cache.get(destination)
+        if cached is not None and now - cached.used <= self._remember:
+            cached.used = now
             return cached.endpoint
-        deadline = self._clock() + PATIENCE
         while True:
             try:
                 endpoint = await self._ask(destination)
-                now = self._clock()
-                self._cache[destination] = _CachedEndpoint(endpoint, now, now)
+                self._cache[destination] = _CachedEndpoint(endpoint, self._clock())
                 return endpoint
             except NoEndpoint:
-                self._cache.pop(destination, None)
-                if self._clock() >= deadline:
+                if self._clock() >= now + PATIENCE:
                     raise
             except Away as problem:
-                if cached is not None:
-                    cached.fetched = self._clock()  # ask again after FRESH, not for every connection
-                    return cached.endpoint
                 log.debug("destination controller: %s", problem)
             await trio.sleep(RETRY)
 
-    def _recall(self, destination: Address) -> _CachedEndpoint | None:
-        now = self._clock()
-        cached = self._cache.get(destination)
-        if cached is None or now - cached.used > self._remember:
-            return None
-        cached.used = now
-        return cached
+    async def refresh(self) -> NoReturn:
+        """Fetch every answer in use again and again, all at once; drop what is no longer used."""
+        while True:
+            await trio.sleep(REFRESH)
+            oldest = self._clock() - self._remember
+            self._cache = {where: cached for where, cached in self._cache.items() if cached.used >= oldest}
+            async with trio.open_nursery() as nursery:
+                for destination, cached in self._cache.items():
+                    nursery.start_soon(self._fetch_again, destination, cached)
+
+    async def _fetch_again(self, destination: Address, cached: _CachedEndpoint) -> None:
+        try:
+            cached.endpoint = await self._ask(destination)
+        except NoEndpoint:
+            self._cache.pop(destination, None)  # the next connection waits for one
+        except Away as problem:
+            log.debug("destination controller: %s", problem)
 
     async def _ask(self, destination: Address) -> Endpoint | None:
         address, port = destination

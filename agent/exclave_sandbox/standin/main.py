@@ -41,7 +41,8 @@ async def run(settings: StandinSettings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_on_signal, signals, drain)
-            nursery.start_soon(watch_controller, resolver, lookups, counts)
+            nursery.start_soon(watch_controller, resolver, counts)
+            nursery.start_soon(lookups.refresh)
             nursery.start_soon(admin.serve, await trio.open_tcp_listeners(settings.admin[1], host=settings.admin[0]))
             policies = Resolver(settings.policy_server, read_resolv_conf())
             nursery.start_soon(ask_for_policies, settings, policies, counts, certified, admin.arrived)

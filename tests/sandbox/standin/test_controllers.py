@@ -13,7 +13,7 @@ from exclave.data_path.control_plane import ControllerSample, sample_controllers
 from exclave.proxy.environment import proxy_environment
 from exclave_sandbox.standin.admin import Counts
 from exclave_sandbox.standin.controllers import ask_for_policies, reaches, watch_controller
-from exclave_sandbox.standin.lookup import LookupCache, Resolver
+from exclave_sandbox.standin.lookup import Resolver
 from exclave_sandbox.standin.settings import read_environment
 from support.member import ADDRESS, make_settings
 
@@ -105,13 +105,10 @@ async def test_a_controller_that_comes_and_goes_is_noticed_without_a_lookup(coun
             listeners: Any = await trio.open_tcp_listeners(0, host="127.0.0.1")
             place = listeners[0].socket.getsockname()
             serving.start_soon(trio.serve_listeners, talk, listeners)
-            lookups = LookupCache(Resolver(place, ""), 3600.0, trio.current_time)
-            nursery.start_soon(watch_controller, Resolver(place, ""), lookups, counts)
+            nursery.start_soon(watch_controller, Resolver(place, ""), counts)
             await wait_shown(counts, 1)
-            assert not lookups.is_away
             serving.cancel_scope.cancel()
         await wait_shown(counts, 0)
-        assert lookups.is_away
         nursery.cancel_scope.cancel()
 
 

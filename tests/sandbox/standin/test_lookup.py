@@ -24,11 +24,12 @@ ANSWER = (
 
 @dataclass
 class Controller:
-    """A destination controller that answers `status` and `body`, unless `away`; `asked` are the request targets."""
+    """Answers `status` and `body`, unless it is `away` or `hangs`. `asked` are the request targets."""
 
     status: int = 200
     body: bytes = ANSWER
     away: bool = False
+    hangs: bool = False
     port: int = 0
     asked: list[str] = field(default_factory=list)
 
@@ -40,6 +41,8 @@ class Controller:
             while b"\r\n\r\n" not in head:
                 head += await stream.receive_some()
             self.asked.append(head.split()[1].decode())
+            if self.hangs:
+                await trio.sleep_forever()
             status = f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(self.body)}\r\n\r\n"
             await stream.send_all(status.encode() + self.body)
 
@@ -57,15 +60,43 @@ async def controller() -> AsyncIterator[Controller]:
         nursery.cancel_scope.cancel()
 
 
-async def test_an_answer_is_used_for_a_moment_and_then_asked_for_again(autojump_clock: object) -> None:
-    async with controller() as found:
+async def test_an_answer_in_use_is_fetched_again_every_half_second(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
         lookups = found.lookups()
+        nursery.start_soon(lookups.refresh)
         assert [await lookups.find(WEB) for _ in range(5)] == [ENDPOINT] * 5
         assert found.asked == ["/endpoint?address=10.96.0.80&port=8080"]
-        await trio.sleep(1)
         found.status = 404
-        assert await lookups.find(WEB) is None
+        await trio.sleep(0.7)
         assert len(found.asked) == 2
+        assert await lookups.find(WEB) is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_in_use_does_not_wait_for_a_controller_that_hangs(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        lookups = found.lookups()
+        nursery.start_soon(lookups.refresh)
+        await lookups.find(WEB)
+        found.hangs = True
+        for _ in range(20):
+            await trio.sleep(0.3)
+            began = trio.current_time()
+            assert await lookups.find(WEB) == ENDPOINT
+            assert trio.current_time() == began
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_service_that_lost_its_endpoint_waits_for_another(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        lookups = found.lookups()
+        nursery.start_soon(lookups.refresh)
+        await lookups.find(WEB)
+        found.status = 503
+        await trio.sleep(0.7)
+        with pytest.raises(NoEndpoint):
+            await lookups.find(WEB)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_service_without_an_endpoint_has_time_to_get_one(autojump_clock: object) -> None:
