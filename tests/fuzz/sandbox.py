@@ -11,12 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from exclave.kit.formats.x509 import der_of
 from exclave.workload_api.messages import X509Svid, encode_response
 from exclave.workload_api.wire import frame_message
-from exclave_sandbox.apiserver.api import Api
-from exclave_sandbox.apiserver.message import HttpRequest, Reply
-from exclave_sandbox.apiserver.pages import page_of, read_cursor
-from exclave_sandbox.apiserver.refusal import Refusal
-from exclave_sandbox.apiserver.route import parse_path
-from exclave_sandbox.apiserver.selectors import parse_selector
+from exclave_sandbox.apiserver.api import Api, parse_path
+from exclave_sandbox.apiserver.lists import page_of, parse_selector, read_cursor
+from exclave_sandbox.apiserver.messages import HttpRequest, Refusal, Reply
 from exclave_sandbox.apiserver.tokens import API_AUDIENCE, Account, TokenKey, TokenRequest, parse_token_request
 from exclave_sandbox.http1 import HttpClient, json_answer, serve_requests
 from exclave_sandbox.standin.identity import read_svids, split_certificates, split_messages

@@ -23,10 +23,9 @@ from exclave.cluster.watch_events import Removed, Upserted, WatchEvent
 from exclave.errors import ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave_sandbox.apiserver.api import Api
-from exclave_sandbox.apiserver.history import ObjectChange, Scope
 from exclave_sandbox.apiserver.kinds import kinds
-from exclave_sandbox.apiserver.message import HttpRequest, Reply
-from exclave_sandbox.apiserver.store import Store
+from exclave_sandbox.apiserver.messages import HttpRequest, Reply
+from exclave_sandbox.apiserver.store import ObjectChange, Scope, Store
 from exclave_sandbox.apiserver.tokens import TokenKey
 
 SERVER = "https://10.0.0.1:6443"

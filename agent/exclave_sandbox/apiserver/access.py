@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from exclave_sandbox.apiserver.refusal import Object
+from exclave_sandbox.apiserver.messages import Object
 
 MASTERS = "system:masters"
 AUTHENTICATED = "system:authenticated"

@@ -2,7 +2,7 @@
 
 Order, as in kube-apiserver: identify the caller (401), parse the path (404, 405), authorize (403), read the body
 (400, 413, 415), read or write the store (404, 409, 410, 422). A watch is returned as a plan. Its errors are ERROR
-events in a stream that began with 200, as those of the real server's watch cache.
+events in a stream that began with 200, as those of the watch cache of the real server.
 """
 
 import hmac
@@ -12,31 +12,99 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 from exclave.kit.formats.json_text import parse_json
-from exclave_sandbox.apiserver.access import ANONYMOUS, AUTHENTICATED, MASTERS, AccessRules, User
-from exclave_sandbox.apiserver.history import ObjectChange, Scope
+from exclave_sandbox.apiserver.access import ANONYMOUS, AUTHENTICATED, MASTERS, AccessRules, Attempt, User
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.discovery import discover
-from exclave_sandbox.apiserver.kinds.kinds import merge_patch
-from exclave_sandbox.apiserver.message import HttpRequest, Reply, refusal_reply
-from exclave_sandbox.apiserver.pages import page_of, read_cursor
-from exclave_sandbox.apiserver.refusal import (
+from exclave_sandbox.apiserver.kinds.kinds import BY_PATH, NAMESPACES, Kind, merge_patch
+from exclave_sandbox.apiserver.lists import Selector, page_of, parse_selector, read_cursor
+from exclave_sandbox.apiserver.messages import (
     Cause,
+    HttpRequest,
     Object,
     Refusal,
+    Reply,
     bad_request,
     forbidden,
     invalid,
+    refusal_reply,
     too_large,
     too_large_version,
     unauthorized,
+    unknown_path,
     unsupported_media,
+    wrong_method,
 )
-from exclave_sandbox.apiserver.route import Target, attempt_of, parse_path, verb_of
-from exclave_sandbox.apiserver.selectors import Selector, parse_selector
-from exclave_sandbox.apiserver.store import Store
+from exclave_sandbox.apiserver.store import ObjectChange, Scope, Store
 from exclave_sandbox.apiserver.tokens import Account, TokenKey, parse_token_request
+
+_OF_COLLECTION = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
+_OF_OBJECT = {"GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_OF_STATUS = {"GET": "get", "PUT": "update", "PATCH": "patch"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The object or collection of a path: `namespace` None means all namespaces, `name` "" the collection."""
+
+    kind: Kind
+    namespace: str | None
+    name: str = ""
+    subresource: str | None = None
+
+    @property
+    def home(self) -> str:
+        """The namespace of an object, "" for cluster-wide kinds."""
+        return self.namespace or ""
+
+
+def parse_path(path: str) -> Target:
+    """Parse an API path. Raises Refusal (404) if nothing is served there."""
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    if parts[0] == "api" and len(parts) > 2:
+        group, version, rest = "", parts[1], parts[2:]
+    elif parts[0] == "apis" and len(parts) > 3:
+        group, version, rest = parts[1], parts[2], parts[3:]
+    else:
+        raise unknown_path()
+    namespace = None
+    if rest[0] == "namespaces" and len(rest) > 2 and (group, version, rest[2]) in BY_PATH:
+        namespace, rest = rest[1], rest[2:]
+    kind = BY_PATH.get((group, version, rest[0]))
+    if kind is None or len(rest) > 3 or "" in rest or (namespace is not None and not kind.resource.namespaced):
+        raise unknown_path()
+    if len(rest) > 1 and kind.resource.namespaced and namespace is None:
+        raise unknown_path()
+    subresource = rest[2] if len(rest) == 3 else None
+    if subresource is not None and subresource not in kind.subresources:
+        raise unknown_path()
+    return Target(kind, namespace, rest[1] if len(rest) > 1 else "", subresource)
+
+
+def verb_of(method: str, target: Target, query: Mapping[str, str]) -> str:
+    """The verb of a method, as RBAC names it. Raises Refusal (405)."""
+    if target.subresource == "token":
+        verbs = {"POST": "create"}
+    elif target.subresource is not None:
+        verbs = _OF_STATUS
+    else:
+        verbs = _OF_OBJECT if target.name else _OF_COLLECTION
+    verb = verbs.get(method)
+    if verb is None:
+        raise wrong_method()
+    return "watch" if verb == "list" and query.get("watch") in ("1", "true") else verb
+
+
+def attempt_of(verb: str, target: Target, selector: Selector) -> Attempt:
+    """The request to authorize. The name in `fieldSelector=metadata.name=…` counts, so that resourceNames hold."""
+    resource = target.kind.resource
+    named = f"{resource.plural}/{target.subresource}" if target.subresource else resource.plural
+    name = target.name or (selector.name or "" if verb != "create" else "")
+    namespace = target.name if target.kind is NAMESPACES else target.home
+    return Attempt(verb, resource.group, named, namespace, name)
+
 
 ADMIN = User("kubernetes-admin", (MASTERS, AUTHENTICATED))
 MOST_BODY = 3 * 1024 * 1024

@@ -25,8 +25,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave_sandbox.apiserver.message import HttpRequest, Reply, StreamedReply, refusal_reply
-from exclave_sandbox.apiserver.refusal import internal_error
+from exclave_sandbox.apiserver.messages import HttpRequest, Reply, StreamedReply, internal_error, refusal_reply
 
 log = logging.getLogger(__name__)
 

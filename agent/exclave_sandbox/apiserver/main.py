@@ -36,7 +36,7 @@ from exclave_sandbox import pki
 from exclave_sandbox.apiserver.api import Api, Watch
 from exclave_sandbox.apiserver.http import Respond, serve_https
 from exclave_sandbox.apiserver.kinds import kinds
-from exclave_sandbox.apiserver.message import HttpRequest, Reply, StreamedReply
+from exclave_sandbox.apiserver.messages import HttpRequest, Reply, StreamedReply
 from exclave_sandbox.apiserver.store import Store
 from exclave_sandbox.apiserver.tokens import TokenKey
 from exclave_sandbox.apiserver.watch import stream_watch

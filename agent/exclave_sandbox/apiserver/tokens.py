@@ -18,7 +18,7 @@ from exclave.api.requests import API_AUDIENCE
 from exclave.kit.formats.kubernetes import INTEGER, STRING, list_of
 from exclave_sandbox.apiserver.access import User, account_user
 from exclave_sandbox.apiserver.kinds.schema import check_schema
-from exclave_sandbox.apiserver.refusal import Cause, Object, bad_request, invalid, unauthorized
+from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, invalid, unauthorized
 
 ISSUER = API_AUDIENCE
 LEAST_SECONDS = 600

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import trio
 
 from exclave_sandbox.apiserver.api import Watch
-from exclave_sandbox.apiserver.history import History, ObjectChange, event_line
-from exclave_sandbox.apiserver.message import Send
-from exclave_sandbox.apiserver.refusal import Object, Refusal
+from exclave_sandbox.apiserver.messages import Object, Refusal, Send
+from exclave_sandbox.apiserver.store import History, ObjectChange, event_line
 
 MOST_BEHIND = 1000
 BOOKMARK_PAUSE = 60.0

@@ -12,7 +12,7 @@ import trio.testing
 from cryptography import x509
 
 from exclave_sandbox.apiserver.http import MOST_BODY_READ, Respond, serve_https
-from exclave_sandbox.apiserver.message import HttpRequest, Reply, Send, StreamedReply
+from exclave_sandbox.apiserver.messages import HttpRequest, Reply, Send, StreamedReply
 from exclave_sandbox.pki import make_anchor, make_leaf
 from support.https_server import server_tls
 

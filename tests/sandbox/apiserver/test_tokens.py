@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwcrypto import jwk, jwt
 
-from exclave_sandbox.apiserver.refusal import Refusal
+from exclave_sandbox.apiserver.messages import Refusal
 from exclave_sandbox.apiserver.tokens import Account, TokenKey, TokenRequest, parse_token_request
 
 AUDIENCE = "https://kubernetes.default.svc"

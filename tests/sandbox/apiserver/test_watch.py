@@ -9,11 +9,10 @@ import trio
 import trio.testing
 
 from exclave_sandbox.apiserver.api import Watch
-from exclave_sandbox.apiserver.history import Scope
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
-from exclave_sandbox.apiserver.selectors import parse_selector
-from exclave_sandbox.apiserver.store import Store
+from exclave_sandbox.apiserver.lists import parse_selector
+from exclave_sandbox.apiserver.store import Scope, Store
 from exclave_sandbox.apiserver.watch import MOST_BEHIND, stream_watch
 from support.stored import config_map, make_store
 

@@ -1,8 +1,7 @@
 """Discovery: /api, /apis, /version and the health paths. Pure."""
 
 from exclave_sandbox.apiserver.kinds.kinds import KINDS, Kind
-from exclave_sandbox.apiserver.message import Reply
-from exclave_sandbox.apiserver.refusal import Object, Refusal
+from exclave_sandbox.apiserver.messages import Object, Refusal, Reply
 
 HEALTH_PATHS = ("/livez", "/readyz", "/healthz")
 VERSION = {"major": "1", "minor": "30", "gitVersion": "v1.30.0+exclave-sandbox", "platform": "linux/amd64"}

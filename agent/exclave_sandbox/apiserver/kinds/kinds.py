@@ -7,12 +7,13 @@ counts changes of a custom object outside metadata and status. A patch is a JSON
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from exclave.api import requests as api
+from exclave.api.definitions.schemas import MEMBER, WORKLOAD_GROUP
 from exclave.kit.formats.kubernetes import ANY_OBJECT, Schema
-from exclave_sandbox.apiserver.kinds import kubernetes as builtin
-from exclave_sandbox.apiserver.kinds import ours as custom
+from exclave_sandbox.apiserver.kinds import rules
 from exclave_sandbox.apiserver.kinds.metadata import (
     SHAPE,
     NameRule,
@@ -22,14 +23,11 @@ from exclave_sandbox.apiserver.kinds.metadata import (
     updated_metadata,
 )
 from exclave_sandbox.apiserver.kinds.schema import check_schema, unknown_fields, with_defaults
-from exclave_sandbox.apiserver.refusal import Cause, Object, bad_request, invalid
+from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, invalid
+from exclave_sandbox.linkerd.external_workload import V1BETA1
 
 
-def _no_mistake(_object: Object) -> Iterable[Cause]:
-    return ()
-
-
-def _no_mistake_in_change(_old: Object, _new: Object) -> Iterable[Cause]:
+def _no_mistake(*_objects: Object) -> Iterable[Cause]:
     return ()
 
 
@@ -53,19 +51,17 @@ class Kind:
     unconditional: bool = True
     prepare: Callable[[Object], Object] = _as_it_is
     check: Callable[[Object], Iterable[Cause]] = _no_mistake
-    check_change: Callable[[Object, Object], Iterable[Cause]] = _no_mistake_in_change
+    check_change: Callable[[Object, Object], Iterable[Cause]] = _no_mistake
 
     @property
     def key(self) -> str:
         """The resource as error texts name it: "members.exclave.dev", "secrets"."""
-        group = self.resource.group
-        return f"{self.resource.plural}.{group}" if group else self.resource.plural
+        return f"{self.resource.plural}.{self.resource.group}".rstrip(".")
 
     @property
     def kind_key(self) -> str:
         """The kind as error texts name it: "Member.exclave.dev"."""
-        group = self.resource.group
-        return f"{self.resource.kind}.{group}" if group else self.resource.kind
+        return f"{self.resource.kind}.{self.resource.group}".rstrip(".")
 
     @property
     def subresources(self) -> tuple[str, ...]:
@@ -75,61 +71,47 @@ class Kind:
 
 
 MEMBERS = Kind(
-    api.MEMBERS,
-    True,
-    schema=custom.MEMBER,
-    unconditional=False,
-    check=custom.check_member,
-    check_change=custom.check_member_change,
-)
-WORKLOAD_GROUPS = Kind(
-    api.WORKLOAD_GROUPS, True, schema=custom.WORKLOAD_GROUP, unconditional=False, check=custom.check_group
-)
-EXTERNAL_WORKLOADS = Kind(api.EXTERNAL_WORKLOADS, True, schema=custom.EXTERNAL_WORKLOAD, unconditional=False)
-LEASES = Kind(api.LEASES, shape=builtin.LEASE, unconditional=False, check=builtin.check_lease)
+    api.MEMBERS, True, schema=MEMBER, unconditional=False,
+    check=rules.check_member, check_change=rules.check_member_change,
+)  # fmt: skip
+WORKLOAD_GROUPS = Kind(api.WORKLOAD_GROUPS, True, schema=WORKLOAD_GROUP, unconditional=False, check=rules.check_group)
+EXTERNAL_WORKLOADS = Kind(api.EXTERNAL_WORKLOADS, True, schema=V1BETA1, unconditional=False)
+LEASES = Kind(api.LEASES, shape=rules.LEASE, unconditional=False, check=rules.check_lease)
 SERVICE_ACCOUNTS = Kind(api.SERVICE_ACCOUNTS, unconditional=False)
 CONFIG_MAPS = Kind(
-    api.CONFIG_MAPS, shape=builtin.CONFIG_MAP, check=builtin.check_config_map, check_change=builtin.check_content_change
+    api.CONFIG_MAPS, shape=rules.CONFIG_MAP, check=rules.check_config_map, check_change=rules.check_content_change
 )
 SECRETS = Kind(
-    api.SECRETS,
-    shape=builtin.SECRET,
-    prepare=builtin.prepare_secret,
-    check=builtin.check_secret,
-    check_change=builtin.check_secret_change,
+    api.SECRETS, shape=rules.SECRET,
+    prepare=rules.prepare_secret, check=rules.check_secret, check_change=rules.check_secret_change,
+)  # fmt: skip
+NAMESPACES = Kind(api.NAMESPACES, name_rule="label", prepare=rules.prepare_namespace)
+EVENTS = Kind(api.EVENTS, shape=rules.EVENT, check=rules.check_event)
+PODS = Kind(api.PODS, True, shape=rules.WITH_SPEC)
+SERVICES = Kind(api.SERVICES, True, name_rule="label", shape=rules.WITH_SPEC)
+ENDPOINT_SLICES = Kind(api.ENDPOINT_SLICES, shape=rules.ENDPOINT_SLICE, check=rules.check_endpoint_slice)
+_RBAC = partial(Kind, name_rule="path")
+ROLES, CLUSTER_ROLES = (
+    _RBAC(resource, shape=rules.ROLE, check=rules.check_role) for resource in (api.ROLES, api.CLUSTER_ROLES)
 )
-NAMESPACES = Kind(api.NAMESPACES, name_rule="label", prepare=builtin.prepare_namespace)
-EVENTS = Kind(api.EVENTS, shape=builtin.EVENT, check=builtin.check_event)
-PODS = Kind(api.PODS, True, shape=builtin.WITH_SPEC)
-SERVICES = Kind(api.SERVICES, True, name_rule="label", shape=builtin.WITH_SPEC)
-ENDPOINT_SLICES = Kind(api.ENDPOINT_SLICES, shape=builtin.ENDPOINT_SLICE, check=builtin.check_endpoint_slice)
-ROLES = Kind(api.ROLES, name_rule="path", shape=builtin.ROLE, check=builtin.check_role)
-CLUSTER_ROLES = Kind(api.CLUSTER_ROLES, name_rule="path", shape=builtin.ROLE, check=builtin.check_role)
-ROLE_BINDINGS = Kind(
-    api.ROLE_BINDINGS,
-    name_rule="path",
-    shape=builtin.BINDING,
-    prepare=builtin.prepare_binding,
-    check=builtin.check_binding,
-    check_change=builtin.check_binding_change,
-)
-CLUSTER_ROLE_BINDINGS = Kind(
-    api.CLUSTER_ROLE_BINDINGS,
-    name_rule="path",
-    shape=builtin.BINDING,
-    prepare=builtin.prepare_binding,
-    check=builtin.check_cluster_binding,
-    check_change=builtin.check_binding_change,
-)
-VALIDATING_ADMISSION_POLICIES = Kind(api.VALIDATING_ADMISSION_POLICIES, name_rule="path", shape=builtin.WITH_SPEC)
-VALIDATING_ADMISSION_POLICY_BINDINGS = Kind(
-    api.VALIDATING_ADMISSION_POLICY_BINDINGS, name_rule="path", shape=builtin.WITH_SPEC
+ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS = (
+    _RBAC(
+        resource, shape=rules.BINDING, check=check,
+        prepare=rules.prepare_binding, check_change=rules.check_binding_change,
+    )
+    for resource, check in (
+        (api.ROLE_BINDINGS, rules.check_binding), (api.CLUSTER_ROLE_BINDINGS, rules.check_cluster_binding),
+    )
+)  # fmt: skip
+_POLICIES, _POLICY_BINDINGS = (
+    Kind(resource, name_rule="path", shape=rules.WITH_SPEC)
+    for resource in (api.VALIDATING_ADMISSION_POLICIES, api.VALIDATING_ADMISSION_POLICY_BINDINGS)
 )
 
 KINDS = (
     MEMBERS, WORKLOAD_GROUPS, EXTERNAL_WORKLOADS, LEASES, SERVICE_ACCOUNTS, CONFIG_MAPS, SECRETS, NAMESPACES, EVENTS,
     PODS, SERVICES, ENDPOINT_SLICES, ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS,
-    VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS,
+    _POLICIES, _POLICY_BINDINGS,
 )  # fmt: skip
 BY_PATH = {(kind.resource.group, kind.resource.version, kind.resource.plural): kind for kind in KINDS}
 """Kinds by group, version and plural, as a path names them."""

@@ -17,7 +17,7 @@ from exclave.kit.formats.kubernetes import (
     list_of,
     object_of,
 )
-from exclave_sandbox.apiserver.refusal import Cause, Object
+from exclave_sandbox.apiserver.messages import Cause, Object
 
 NameRule = Literal["subdomain", "label", "path"]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from exclave.kit.formats.kubernetes import Schema
-from exclave_sandbox.apiserver.refusal import Cause
+from exclave_sandbox.apiserver.messages import Cause
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),

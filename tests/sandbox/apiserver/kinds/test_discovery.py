@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from exclave_sandbox.apiserver.kinds.discovery import discover
-from exclave_sandbox.apiserver.refusal import Refusal
+from exclave_sandbox.apiserver.messages import Refusal
 
 
 def document(path: str) -> Any:

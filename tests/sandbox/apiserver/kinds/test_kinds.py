@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.kinds import KINDS, changed_object, check_body, merge_patch, new_object
-from exclave_sandbox.apiserver.refusal import Refusal
+from exclave_sandbox.apiserver.messages import Refusal
 from support.stored import member
 
 JSON = st.recursive(

@@ -1,13 +1,16 @@
-"""Label and field selectors of list, watch and deletecollection. Pure.
+"""Selectors and pages of lists. Pure.
 
-Grammar: k8s.io/apimachinery pkg/labels/selector.go; of fields only `metadata.name` and `metadata.namespace`.
+All pages of a list show the state at its first page: the `continue` token has that revision and the last object.
+Sources: k8s.io/apimachinery pkg/labels/selector.go; k8s.io/apiserver pkg/storage: continue.go, etcd3/store.go.
 """
 
+import base64
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from exclave_sandbox.apiserver.refusal import Object, bad_request
+from exclave_sandbox.apiserver.messages import Object, bad_request
 
 Labels = Mapping[str, str]
 _VALUES = re.compile(r"\([^()]*\)")
@@ -70,3 +73,47 @@ def _requirement(part: str) -> Callable[[Labels], bool]:
         key, wanted = found["key"], not found["absent"]
         return lambda labels: (key in labels) is wanted
     raise bad_request(f'unable to parse requirement: "{part}"')
+
+
+_VERSION = "meta.k8s.io/v1"
+_END = "\0"
+"""Appended to the last name: the token then means everything after that name."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a list continues: its revision, and the key of the last object that was returned."""
+
+    revision: int
+    last: str
+
+
+def key_of(found: Object) -> str:
+    """The sort key of lists."""
+    metadata = found["metadata"]
+    return f"{metadata.get('namespace', '')}/{metadata['name']}"
+
+
+def read_cursor(token: str) -> Cursor:
+    """Read a `continue` token. Raises Refusal (400) if it is none."""
+    try:
+        found = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        if found["v"] != _VERSION:
+            raise ValueError("another version")
+        return Cursor(int(found["rv"]), str(found["start"]).removesuffix(_END))
+    except (ValueError, KeyError, TypeError) as problem:
+        raise bad_request(f"invalid continue token: continue key is not valid: {problem}") from None
+
+
+def page_of(found: Sequence[Object], limit: int, after: str, revision: int, *, counted: bool) -> Object:
+    """`items` and `metadata` of one page, with at most `limit` objects (0: all of them)."""
+    left = [one for one in found if key_of(one) > after] if after else list(found)
+    metadata: Object = {"resourceVersion": str(revision)}
+    if 0 < limit < len(left):
+        token = {"v": _VERSION, "rv": revision, "start": key_of(left[limit - 1]) + _END}
+        text = json.dumps(token, separators=(",", ":")).encode()
+        metadata["continue"] = base64.urlsafe_b64encode(text).decode().rstrip("=")
+        if counted:
+            metadata["remainingItemCount"] = len(left) - limit
+        left = left[:limit]
+    return {"metadata": metadata, "items": left}

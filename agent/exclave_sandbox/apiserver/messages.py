@@ -1,12 +1,11 @@
-"""Refusals of the API server: Status objects with kube-apiserver's reasons and texts. Pure.
+"""Requests, answers and refusals of the API server, as values between HTTP and the API. Pure.
 
-Rules: code that refuses raises `Refusal`, which becomes an HTTP answer or, in a watch, an ERROR event. Reasons and
-texts are those of k8s.io/apimachinery pkg/api/errors/errors.go and its callers, because exclave's messages quote them.
-Resources are named as there: "members.exclave.dev", kinds "Member.exclave.dev".
+Code that refuses raises `Refusal`. Its reasons and texts are those of k8s.io/apimachinery pkg/api/errors/errors.go and
+its callers, because the messages of exclave quote them. Resources are named as there: "members.exclave.dev".
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 Object = dict[str, Any]
@@ -131,3 +130,39 @@ def too_large_version(asked: int, current: int) -> Refusal:
 def internal_error(what: str) -> Refusal:
     """A bug of ours."""
     return Refusal(500, "InternalError", f"Internal error occurred: {what}")
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """One request: its path still percent-encoded, its query decoded (last value wins), header names in lower case."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # the caller's token is among them
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer. A string is sent as plain text, an object as JSON."""
+
+    status: int
+    body: Object | str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class StreamedReply:
+    """An answer of JSON lines over time: `write` gets a function that sends a piece, and returns at the end."""
+
+    write: Callable[[Send], Awaitable[None]]
+
+
+def refusal_reply(refused: Refusal) -> Reply:
+    """A refusal as an answer, with Retry-After where the refusal has one."""
+    pause = (refused.details or {}).get("retryAfterSeconds")
+    return Reply(refused.code, refused.status, (("Retry-After", str(pause)),) if pause else ())

@@ -1,7 +1,8 @@
-"""kube-apiserver's rules for its own kinds, as far as this project writes those. Pure.
+"""The rules of each kind: those of kube-apiserver for its own, and those of the custom resources. Pure.
 
-A `prepare_…` returns the object to store, a `check_…` yields mistakes, or raises Refusal (400) for an object that the
-real server cannot decode. Source: k8s.io/kubernetes pkg/apis/*/validation.
+A `prepare_…` returns the object to store; a `check_…` yields mistakes, or raises Refusal (400) for an object that the
+real server cannot decode. Source: k8s.io/kubernetes pkg/apis/*/validation. Custom resources have the schemas of the
+installed definitions, and functions here in place of their CEL rules.
 """
 
 import base64
@@ -10,8 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from exclave.api.definitions.schemas import LONGEST_FACT_NAME
+from exclave.api.group import MOST_GROUP_NAME
 from exclave.kit.formats.kubernetes import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
-from exclave_sandbox.apiserver.refusal import Cause, Object, bad_request
+from exclave_sandbox.apiserver.messages import Cause, Object, bad_request
 
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 _SUBJECT_KINDS = {"User", "Group", "ServiceAccount"}
@@ -202,3 +205,28 @@ def prepare_namespace(namespace: Object) -> Object:
     labels = {**(metadata.get("labels") or {}), "kubernetes.io/metadata.name": metadata["name"]}
     phase = "Terminating" if metadata.get("deletionTimestamp") else "Active"
     return {**namespace, "metadata": {**metadata, "labels": labels}, "status": {"phase": phase}}
+
+
+IMMUTABLE_OF_MEMBER = ("nonce", "machineHash", "deliveryKey")
+
+
+def check_group(group: Object) -> Iterator[Cause]:
+    """A group's name is one short DNS label, because names of members and accounts are built from it."""
+    name = group["metadata"]["name"]
+    if "." in name or len(name) > MOST_GROUP_NAME:
+        wanted = f"a group's name is one DNS label of at most {MOST_GROUP_NAME} characters"
+        yield Cause("metadata.name", f'Invalid value: "{name}": {wanted}')
+
+
+def check_member(member: Object) -> Iterator[Cause]:
+    """A schema limits only the values of a map; the keys need this rule."""
+    if any(len(name) > LONGEST_FACT_NAME for name in member["spec"].get("facts") or {}):
+        message = f'Invalid value: "object": a key has at most {LONGEST_FACT_NAME} characters'
+        yield Cause("spec.facts", message)
+
+
+def check_member_change(old: Object, new: Object) -> Iterator[Cause]:
+    """The values that a machine joined with are immutable."""
+    for name in IMMUTABLE_OF_MEMBER:
+        if old["spec"].get(name) != new["spec"].get(name):
+            yield Cause(f"spec.{name}", "Invalid value: field is immutable")
