@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exclave.api.fields import FieldError
 from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest, parse_settings, render_settings
-from support.member import make_settings
+from support.member import CA, make_settings
 
 from .groups import groups, networks, seconds, words
 
@@ -20,7 +20,7 @@ settings = st.builds(
     words,
     words,
     st.builds(LinkerdSettings, words, words, words, st.lists(networks, max_size=2).map(tuple), words, words, words),
-    words,
+    st.sampled_from((CA, CA * 2)),
     words,
     st.builds(ControlPlane, addresses, addresses, addresses),
     seconds,
@@ -133,6 +133,10 @@ def test_null_or_another_type_is_refused_by_the_name_of_the_field(place: tuple[A
 OUT_OF_RANGE: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "heartbeat": (("heartbeat",), (0, -5, 0.5, 1e300, 10**400, float("nan"), float("inf"), -float("inf"))),
     "namespace": (("namespace",), ("", "\ud800")),
+    "anchors": (
+        ("anchors",),
+        ("", "ca.crt", CA.replace("CERTIFICATE", "PUBLIC KEY"), CA.replace("MIIB", "MI!B"), CA.replace("MIIB", "MII")),
+    ),
     "linkerd.trustDomain": (("linkerd", "trustDomain"), ("",)),
     "linkerd.proxyVersion": (("linkerd", "proxyVersion"), ("\udfff",)),
     "linkerd.clusterNetworks": (("linkerd", "clusterNetworks"), (["x"], ["10.0.0.0/33"], [""], [7], [None])),

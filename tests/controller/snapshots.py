@@ -14,6 +14,7 @@ from exclave.api.settings import ControlPlane, LinkerdSettings
 from exclave.controller.policy.register import wanted_workload
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh
 from exclave.kit.formats.times import rfc3339
+from support.member import CA
 
 NOW = 1_800_000_000.0
 NAMESPACE, NAME, ADDRESS = "shop", "web-k7q2x-1", "10.77.0.20"
@@ -31,7 +32,7 @@ MESH = Mesh(
     LinkerdSettings(
         "linkerd", "cluster.local", "cluster.local", ("10.42.0.0/16",), "v2", "all-unauthenticated", "25,3306"
     ),
-    "anchors",
+    CA,
     "ab" * 32,
     ControlPlane(("10.42.0.2",), ("10.42.0.3",), ("10.42.0.4",)),
 )

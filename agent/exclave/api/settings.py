@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from exclave.api import fields
 from exclave.api.fields import LONGEST, FieldError
 from exclave.api.group import GroupSpec, parse_group, render_group
-from exclave.api.identity import MeshIdentity
+from exclave.api.identity import MeshIdentity, server_name
 from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.x509 import read_blocks
 
 VERSION = 1
 
@@ -60,8 +61,6 @@ class Settings:
     @property
     def identity(self) -> MeshIdentity:
         """The identity that members of this group present."""
-        from exclave.api.identity import MeshIdentity  # here, since identity's own modules read settings
-
         return MeshIdentity(
             self.group.service_account, self.namespace, self.linkerd.namespace, self.linkerd.trust_domain
         )
@@ -69,8 +68,6 @@ class Settings:
     @property
     def server_name(self) -> str:
         """The SNI that members of this group terminate."""
-        from exclave.api.identity import server_name  # here, as above
-
         return server_name(self.group_name, self.namespace, self.linkerd.cluster_domain)
 
 
@@ -130,6 +127,11 @@ def parse_settings(text: str) -> Settings:
         spec = parse_group(name, group)
     except FieldError as problem:
         raise FieldError(f"group.{problem}") from None
+    anchors = fields.text(tree, "anchors")
+    try:
+        read_blocks(anchors)
+    except ValueError:
+        raise FieldError("anchors: certificates in PEM were expected") from None
     return Settings(
         namespace=fields.text(tree, "namespace"),
         group_name=name,
@@ -142,7 +144,7 @@ def parse_settings(text: str) -> Settings:
             inbound_policy=fields.text(linkerd, "inboundPolicy", "linkerd."),
             opaque_ports=fields.need(linkerd, "opaquePorts", str, "linkerd."),
         ),
-        anchors=fields.text(tree, "anchors"),
+        anchors=anchors,
         issuer=fields.text(tree, "issuer"),
         control_plane=ControlPlane(
             fields.addresses(control_plane, "destination", "controlPlane."),
