@@ -68,6 +68,13 @@ def test_a_maker_per_verb(request_: Request, method: str, path: str, verb: str, 
     assert (request_.method, request_.path, request_.verb, request_.what) == (method, path, verb, what)
 
 
+def test_a_deletion_of_one_uid_names_it_as_a_precondition() -> None:
+    assert delete(MEMBERS, "shop", MEMBER).body is None
+    assert delete(MEMBERS, "shop", MEMBER, uid="1-2").body == {
+        "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": "1-2"},
+    }  # fmt: skip
+
+
 def test_a_patch_is_a_merge_patch() -> None:
     assert patch(MEMBERS, "shop", MEMBER, {}).content_type == "application/merge-patch+json"
 

@@ -175,6 +175,19 @@ async def test_a_member_that_is_deleted_is_removed_next_and_leaves_nothing(tmp_p
         assert await one.standing() == []
 
 
+async def test_a_machine_that_joined_again_under_the_name_stays_when_the_former_member_is_to_be_deleted(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as one:
+        admin = one.cluster.admin
+        await admin.send(delete(MEMBERS, NAMESPACE, NAME))
+        body = {**make_member(finalizer=False), "metadata": {"name": NAME}}
+        second = await admin.send(create(MEMBERS, NAMESPACE, body))
+        assert second["metadata"]["uid"] != one.snapshot.view.uid
+        assert await one.execute(DeleteMember("it is silent")) is None
+        assert await one.cluster.find(MEMBERS, NAME) == second
+
+
 async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: Path) -> None:
     """An orphaning deletion puts a finalizer there that Kubernetes takes off again: our caches may still show it."""
     async with scene(tmp_path) as one:

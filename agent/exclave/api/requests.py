@@ -125,9 +125,13 @@ def patch(
     return Request("PATCH", path, "patch", what, body=body, content_type=MERGE_PATCH)
 
 
-def delete(resource: Resource, namespace: str | None, name: str) -> Request:
-    """Delete an object; 404 is an answer, not a success."""
-    return Request("DELETE", path_of(resource, namespace, name), "delete", f"{resource.plural} {name}")
+def delete(resource: Resource, namespace: str | None, name: str, *, uid: str = "") -> Request:
+    """Delete an object. With `uid`, the answer is 409 if the object of this name has another one.
+
+    Source: DeleteOptions in k8s.io/apimachinery/pkg/apis/meta/v1/types.go.
+    """
+    options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}} if uid else None
+    return Request("DELETE", path_of(resource, namespace, name), "delete", f"{resource.plural} {name}", body=options)
 
 
 def create_token(namespace: str, account: str, seconds: int) -> Request:

@@ -100,10 +100,10 @@ class Executor:
             return snapshot.replaced(workload=workload, emptied_at=None if workload_ports(workload) else self._now())
         if isinstance(transition, MakeAccount):
             account = {"metadata": {"name": _account(snapshot)}}
-            await self._unless(409, create(SERVICE_ACCOUNTS, accounts_namespace(namespace), account))
+            await self._unless((409,), create(SERVICE_ACCOUNTS, accounts_namespace(namespace), account))
             return snapshot.replaced(has_account=True)
         lease = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": name}, "spec": {}}
-        await self._unless(409, create(LEASES, namespace, lease))
+        await self._unless((409,), create(LEASES, namespace, lease))
         return snapshot.replaced(has_lease=True)
 
     async def _sign(self, snapshot: MemberSnapshot) -> MemberSnapshot | None:
@@ -133,7 +133,7 @@ class Executor:
 
     async def _seal(self, snapshot: MemberSnapshot) -> MemberSnapshot:
         request = create_token(accounts_namespace(snapshot.namespace), _account(snapshot), CREDENTIAL_LIFE)
-        granted = await self._unless(404, request)
+        granted = await self._unless((404,), request)
         if granted is None:
             return snapshot.replaced(has_account=False)  # somebody deleted it: the next transition creates it again
         return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
@@ -142,14 +142,15 @@ class Executor:
         namespace, name = snapshot.namespace, snapshot.view.name
         if isinstance(transition, DeleteMember):
             log.info("%s/%s is deleted: %s", namespace, name, transition.why)
-            gone = await self._unless(404, delete(MEMBERS, namespace, name))
+            # A machine may have joined again under this name: only the Member that the decision is about may go.
+            gone = await self._unless((404, 409), delete(MEMBERS, namespace, name, uid=snapshot.view.uid))
             # Our finalizer holds it until everything that was created for it is removed.
             return snapshot.replaced(member=gone) if gone is not None and gone.get("kind") == MEMBERS.kind else None
         if isinstance(transition, DeleteAccount):
-            await self._unless(404, delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), _account(snapshot)))
+            await self._unless((404,), delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), _account(snapshot)))
             return snapshot.replaced(account_deleted=True)
         if isinstance(transition, DeleteLease):
-            await self._unless(404, delete(LEASES, namespace, name))
+            await self._unless((404,), delete(LEASES, namespace, name))
             return snapshot.replaced(has_lease=False)
         if isinstance(transition, ReleaseMember):
             await self._release((MEMBERS, namespace, name), FINALIZER)
@@ -163,13 +164,13 @@ class Executor:
             found = (workload.get("status") or {}).get("conditions") or []
             condition = Condition(READY, False, transition.reason, transition.message)
             body = {"status": {"conditions": with_condition(found, condition, self._now())}}
-            changed = await self._unless(404, patch(*place, body, "status"))
+            changed = await self._unless((404,), patch(*place, body, "status"))
             return snapshot.replaced(workload=changed)
         if isinstance(transition, EmptyPorts):
-            changed = await self._unless(404, patch(*place, {"spec": {"ports": []}}))
+            changed = await self._unless((404,), patch(*place, {"spec": {"ports": []}}))
             return snapshot.replaced(workload=changed, emptied_at=self._now())
         if isinstance(transition, DeleteWorkload):
-            await self._unless(404, delete(*place))
+            await self._unless((404,), delete(*place))
             gone = {**workload, "metadata": {**workload.get("metadata", {}), "deletionTimestamp": "now"}}
             return snapshot.replaced(workload=gone)
         await self._release(place, PORTS_FINALIZER)
@@ -178,22 +179,22 @@ class Executor:
     async def _release(self, place: tuple[Resource, str, str], finalizer: str) -> None:
         """Take our finalizer off an object that is being deleted."""
         # Kubernetes takes its own finalizer `orphan` off meanwhile, and none can be put back: read the current ones.
-        found = await self._unless(404, get(*place))
+        found = await self._unless((404,), get(*place))
         if found is not None:
             left = [one for one in found["metadata"].get("finalizers") or () if one != finalizer]
-            await self._unless(404, patch(*place, _metadata(finalizers=left)))
+            await self._unless((404,), patch(*place, _metadata(finalizers=left)))
 
     async def _member(self, request: Request, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         """Send a request that returns the Member; None if the Member is gone."""
-        member = await self._unless(404, request)
+        member = await self._unless((404,), request)
         return None if member is None else snapshot.replaced(member=member)
 
-    async def _unless(self, status: int, request: Request) -> Object | None:
-        """Send a request; None if the response has this status, which means that nothing was left to do."""
+    async def _unless(self, statuses: tuple[int, ...], request: Request) -> Object | None:
+        """Send a request; None if the response has one of these statuses, which means that nothing was left to do."""
         try:
             return await self._cluster.send(request)
         except ApiRefusal as refusal:
-            if refusal.status == status:
+            if refusal.status in statuses:
                 return None
             raise
 
