@@ -179,6 +179,23 @@ async def test_a_lost_answer_to_the_last_patch_does_not_stop_a_rejoin_under_the_
             assert again.member == record.member
 
 
+async def test_a_lease_that_a_former_member_left_does_not_stop_a_rejoin_under_the_same_name(tmp_path: Path) -> None:
+    async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
+        async with cluster.controlled():
+            record = await joined(cluster, tmp_path / "vm")
+        await cluster.admin.send(patch(MEMBERS, NAMESPACE, record.member, {"metadata": {"finalizers": []}}))
+        await cluster.admin.send(delete(MEMBERS, NAMESPACE, record.member))
+        left = await cluster.find(LEASES, record.member)
+        assert left is not None and left["spec"]["renewTime"]
+        async with cluster.controlled():
+            token = encode_token(await cluster.rejoin_token(record.member))
+            with trio.fail_after(10):
+                again = await join(token, config(tmp_path / "again"), time.time, lambda _: None)
+            assert again.member == record.member
+            lease = await cluster.find(LEASES, record.member)
+            assert lease is not None and lease["metadata"]["uid"] != left["metadata"]["uid"]
+
+
 async def test_a_group_that_was_deleted_and_made_again_while_its_watch_was_away_gets_its_settings(
     tmp_path: Path,
 ) -> None:

@@ -151,7 +151,7 @@ class Executor:
             return snapshot.replaced(account_deleted=True)
         if isinstance(transition, DeleteLease):
             await self._unless((404,), delete(LEASES, namespace, name))
-            return snapshot.replaced(has_lease=False)
+            return snapshot.replaced(has_lease=False, has_heartbeat=False, live=False, clones=None)
         if isinstance(transition, ReleaseMember):
             await self._release((MEMBERS, namespace, name), FINALIZER)
             return None

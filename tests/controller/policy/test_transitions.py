@@ -13,7 +13,7 @@ from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.member import Condition, make_condition
 from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
-from exclave.controller.policy.reap import DeleteAccount, EmptyPorts, MarkNotReady, RecheckAfter
+from exclave.controller.policy.reap import DeleteAccount, DeleteLease, EmptyPorts, MarkNotReady, RecheckAfter
 from exclave.controller.policy.register import register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour, Signed
 from exclave.controller.policy.transitions import (
@@ -74,6 +74,14 @@ def deleted_by_others(ports: int) -> MemberSnapshot:
 SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
     "before anything is made for it, a Member is held": (make_snapshot(make_member(finalizer=False)), AddFinalizer()),
     "also one that will be refused": (make_snapshot(make_member(finalizer=False, **OUTSIDE)), AddFinalizer()),
+    "a Lease that a former Member of its name left is deleted first": (
+        make_snapshot(make_member(finalizer=False), has_lease=True, has_heartbeat=True, live=True),
+        DeleteLease(),
+    ),
+    "the Lease of an admitted Member stays though somebody removed its finalizer": (
+        settled_snapshot().replaced(member=with_status(make_member(finalizer=False), ADMITTED)),
+        AddFinalizer(),
+    ),
     "one that is admitted gets an account": (make_snapshot(), MakeAccount()),
     "then a Lease": (make_snapshot(has_account=True), MakeLease()),
     "one that has a heartbeat has an account, though we did not see it made": (

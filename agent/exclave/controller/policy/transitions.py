@@ -15,7 +15,7 @@ from exclave.api.requests import Object, Request
 from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, AdmitResult, address_refusal, admit
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.heartbeats import FORGET_CLONE
-from exclave.controller.policy.reap import MarkNotReady, RecheckAfter, Removal, next_removal, retire_workload
+from exclave.controller.policy.reap import DeleteLease, MarkNotReady, RecheckAfter, Removal, next_removal, retire_workload
 from exclave.controller.policy.register import is_ready, register
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
@@ -97,7 +97,9 @@ def next_transition(snapshot: MemberSnapshot) -> Transition:
     if view.deleting:
         return next_removal(snapshot) if FINALIZER in view.finalizers else None
     if FINALIZER not in view.finalizers:
-        return AddFinalizer()
+        # Nothing was made for it yet. So this Lease is of a former Member of its name, whose finalizer somebody
+        # removed by hand, and the renewals in it prove nothing about this one.
+        return DeleteLease() if snapshot.has_lease and view.admitted is None else AddFinalizer()
     result = admit(snapshot)
     if not result.admitted:
         return _refuse(snapshot, result)
