@@ -1,6 +1,9 @@
 """The gates of a rotation, played through by Linkerd's own procedure."""
 
 from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from exclave.admin.rotation.rows import (
     GroupTrust,
@@ -115,6 +118,28 @@ def test_leaving_members_do_not_count_and_dead_ones_do_and_are_named() -> None:
     members = [member(1, AFTER), member(2, BEFORE, DEAD)]
     lines = advice(AFTER, gates(AFTER, published(AFTER), members), members)
     assert "counted although not live: web-k7q2x-2; evict those that do not come back" in lines
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["text", ["list"], {"conditions": "text"}, {"conditions": ["text"]}, {"conditions": [{"status": "True"}]}],
+    ids=str,
+)
+def test_a_member_whose_status_cannot_be_read_counts_and_is_named(status: Any) -> None:
+    found = {**member(1, BEFORE), "status": status}
+    assert late(AFTER, AFTER, found) == [(), (), ("web-k7q2x-1",), ("web-k7q2x-1",)]
+    assert rotation_row(AFTER, found)[2] == "unreadable"
+    lines = advice(AFTER, gates(AFTER, published(AFTER), [found]), [found])
+    assert "counted although the status cannot be read: web-k7q2x-1; evict those that do not matter" in lines
+    assert late(AFTER, AFTER, {**found, "spec": member(1, AFTER)["spec"]}) == OPEN
+    assert late(AFTER, AFTER, {**member(1, BEFORE, deletionTimestamp="now"), "status": status}) == OPEN
+
+
+@pytest.mark.parametrize("status", [None, {}, {"conditions": None}, {"conditions": []}], ids=str)
+def test_a_member_that_is_not_admitted_yet_does_not_count(status: Any) -> None:
+    found = {**member(1, BEFORE), "status": status}
+    assert late(AFTER, AFTER, found) == OPEN
+    assert rotation_row(AFTER, found)[2] == ""
 
 
 def test_a_row_shows_current_or_the_hash_that_is_loaded() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from exclave.admin.tables import few
-from exclave.api.member import MemberView, view_member
+from exclave.api.member import MemberView, read_conditions, view_member
 from exclave.api.names import group_of_member
 from exclave.api.requests import Object
 from exclave.kit.formats.times import rfc3339
@@ -114,8 +114,7 @@ def _bundle(anchors: str, last: x509.Certificate | None) -> tuple[Anchor, ...]:
 
 def gates(mesh: MeshTrust, published: Iterable[GroupTrust], members: Iterable[Object]) -> list[Gate]:
     """All gates, in the order in which they open."""
-    views = [view_member(one) for one in members]
-    admitted = [view for view in views if view.admitted is not None and view.admitted.status and not view.deleting]
+    admitted = [view for one in members if _counts(one, view := view_member(one))]
     return [
         Gate("the issuer in use chains to a published anchor", (mesh.fault,) if mesh.fault else ()),
         Gate(
@@ -139,7 +138,7 @@ def rotation_row(mesh: MeshTrust, member: Object) -> tuple[str, ...]:
     return (
         view.name,
         group_of_member(view.name),
-        "" if view.live is None else str(view.live.status),
+        "unreadable" if _is_status_unreadable(member) else "" if view.live is None else str(view.live.status),
         _against(view, "anchors", mesh.anchors_sha256),
         _against(view, "issuer", mesh.issuer),
         view.certificate.not_after if view.certificate else "",
@@ -161,8 +160,10 @@ def advice(mesh: MeshTrust, found: Sequence[Gate], members: Iterable[Object]) ->
         lines.append(f"{'yes' if gate.is_open else 'no '}  {gate.title}{f': not {names}' if names else ''}")
     if not mesh.is_issuer_read:
         lines.append("you may not read the issuer's Secret: a new issuer counts when the controller has published it")
-    dead = sorted({name for gate in found[2:] for name in gate.late} & set(_dead(members)))
-    if dead:
+    members, late = list(members), {name for gate in found[2:] for name in gate.late}
+    if unreadable := sorted(late & {view_member(one).name for one in members if _is_status_unreadable(one)}):
+        lines.append(f"counted although the status cannot be read: {few(unreadable)}; evict those that do not matter")
+    if dead := sorted(late & set(_dead(members))):
         lines.append(f"counted although not live: {few(dead)}; evict those that do not come back")
     return [*lines, _next(mesh, found)]
 
@@ -189,6 +190,19 @@ def _next(mesh: MeshTrust, found: Sequence[Gate]) -> str:
         return f"you can install an issuer under anchor {newest.sha256[:12]}"
     may_go = ", ".join(anchor.sha256[:12] for anchor in older if not anchor.is_issuer_root)
     return f"as far as machines are concerned, you can remove anchor {may_go}"
+
+
+def _counts(member: Object, view: MemberView) -> bool:
+    """Whether the gates wait for a Member. One whose status cannot be read may be admitted, so they do."""
+    is_admitted = view.admitted is not None and view.admitted.status
+    return not view.deleting and (is_admitted or _is_status_unreadable(member))
+
+
+def _is_status_unreadable(member: Object) -> bool:
+    """Whether the conditions of a Member have another shape than the schema's. A missing status is readable."""
+    status = member.get("status") or {}
+    conditions = (status.get("conditions") or []) if isinstance(status, dict) else None
+    return not isinstance(conditions, list) or len(read_conditions(conditions)) < len(conditions)
 
 
 def _dead(members: Iterable[Object]) -> list[str]:
