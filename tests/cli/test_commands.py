@@ -36,7 +36,7 @@ from exclave.member.record import (
 )
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
-from support.answering import answering, json_lines
+from support.fake_replies import fake_replies, json_lines
 from support.cluster_thread import ClusterThread, open_cluster_thread
 from support.member import RECORD
 from support.mesh_cluster import MeshCluster
@@ -251,7 +251,7 @@ def joined(vm: Vm, *arguments: str) -> int:
 
 
 def notify(vm: Vm, answer: bytes, *arguments: str) -> int:
-    with answering(vm.runtime, answer) as asked:
+    with fake_replies(vm.runtime, answer) as asked:
         code = joined(vm, *arguments)
     assert asked == ["joined"]
     return code
@@ -314,7 +314,7 @@ def test_a_join_that_fails_leaves_nothing_to_confirm(thread: ClusterThread, vm: 
     ("confirmed", "failure"), [(True, "confirmed: the rules are permanent"), (False, "there was nothing to confirm")]
 )
 def test_a_running_agent_confirms(vm: Vm, confirmed: bool, failure: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(vm.runtime, json_lines({"confirmed": confirmed})) as asked:
+    with fake_replies(vm.runtime, json_lines({"confirmed": confirmed})) as asked:
         assert vm.run("confirm", "--json") == 0
     assert asked == ["confirm"]
     shown = capsys.readouterr()
@@ -386,7 +386,7 @@ def test_without_the_unit_it_names_the_command_to_run_the_agent(
 
 def test_the_agent_leaves_if_one_runs(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     vm.be_member()
-    with answering(vm.runtime, json_lines({"state": "leaving"}, {"state": "unjoined", "remains": []})) as asked:
+    with fake_replies(vm.runtime, json_lines({"state": "leaving"}, {"state": "unjoined", "remains": []})) as asked:
         assert vm.run("leave") == 0
     assert asked == ["leave"]
     assert capsys.readouterr().err == f"the agent is leaving\nleft {FIRST}\n"
@@ -396,7 +396,7 @@ def test_what_remains_in_the_cluster_is_reported_with_the_command_to_delete_it(
     vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vm.be_member()
-    with answering(vm.runtime, json_lines({"state": "unjoined", "remains": [f"Member {FIRST}"]})):
+    with fake_replies(vm.runtime, json_lines({"state": "unjoined", "remains": [f"Member {FIRST}"]})):
         assert vm.run("leave", "--json") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"left": True, "remains": [f"Member {FIRST}"]}
@@ -461,7 +461,7 @@ def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
 ) -> None:
     assert vm.join(thread.run(MeshCluster.join_token)) == 0
     capsys.readouterr()
-    with answering(vm.runtime, json_lines({"state": "leaving"})):  # one that falls over on the way
+    with fake_replies(vm.runtime, json_lines({"state": "leaving"})):  # one that falls over on the way
         assert vm.run("leave") == 0
     assert capsys.readouterr().err.splitlines() == [
         "the agent is leaving",
@@ -504,7 +504,7 @@ def test_rules_that_an_agent_left_when_it_fell_over_are_no_success(
 def test_what_the_agent_could_not_remove_is_its_own_error(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     vm.be_member()
     error = error_object(33, "disk", "cannot write FILE: Read-only file system", "mount it writable")
-    with answering(vm.runtime, json_lines(error)):
+    with fake_replies(vm.runtime, json_lines(error)):
         assert vm.run("leave") == 33
     assert capsys.readouterr().err == "exclave: cannot write FILE: Read-only file system\n  to do: mount it writable\n"
 

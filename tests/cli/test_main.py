@@ -25,7 +25,7 @@ from exclave.errors import ClusterError, Fault, error_object
 from exclave.kit.host.files import hold_lock
 from exclave.member.record import AGAIN, make_folder, store_membership
 from exclave.member.state import State
-from support.answering import answering, json_lines
+from support.fake_replies import fake_replies, json_lines
 from support.member import RECORD
 from support.mesh import mesh
 
@@ -347,7 +347,7 @@ def status(state: State, *, ready: bool = False) -> bytes:
 def test_status_has_an_exit_code_for_scripts(
     answer: bytes, code: int, first: str, host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with answering(host.runtime, answer, answer) as asked:
+    with fake_replies(host.runtime, answer, answer) as asked:
         assert host.run("status") == code
         assert capsys.readouterr().out == first
         assert host.run("status", "--json") == code
@@ -381,7 +381,7 @@ FAILED = error_object(23, "unreachable", "the policies have not arrived", "see w
 def test_a_swap_is_requested_and_its_progress_reported(
     option: tuple[str, ...], command: str, host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with answering(host.runtime, json_lines(*STEPS, SWAPPED), json_lines(*STEPS, SWAPPED)) as asked:
+    with fake_replies(host.runtime, json_lines(*STEPS, SWAPPED), json_lines(*STEPS, SWAPPED)) as asked:
         assert host.run("proxy", "swap", *option) == 0
         assert capsys.readouterr() == (
             "",
@@ -393,7 +393,7 @@ def test_a_swap_is_requested_and_its_progress_reported(
 
 
 def test_a_failed_swap_ends_with_the_code_of_its_fault(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(host.runtime, json_lines(*STEPS, FAILED), json_lines(FAILED)):
+    with fake_replies(host.runtime, json_lines(*STEPS, FAILED), json_lines(FAILED)):
         assert host.run("proxy", "swap") == 23
         assert capsys.readouterr().err.splitlines()[1:] == [
             "exclave: the policies have not arrived",
@@ -404,7 +404,7 @@ def test_a_failed_swap_ends_with_the_code_of_its_fault(host: Host, capsys: pytes
 
 
 def test_an_agent_too_old_for_swaps_is_an_error(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(host.runtime, json_lines({"error": {"message": "no such command"}})):
+    with fake_replies(host.runtime, json_lines({"error": {"message": "no such command"}})):
         assert host.run("proxy", "swap") == 35
     assert capsys.readouterr().err.startswith(
         "exclave: the running agent is an older version, which cannot move traffic\n"
@@ -415,7 +415,7 @@ def test_a_swap_without_an_agent_or_with_one_that_ends_meanwhile_is_5(
     host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert host.run("proxy", "swap") == 5
-    with answering(host.runtime, json_lines(*STEPS)):
+    with fake_replies(host.runtime, json_lines(*STEPS)):
         assert host.run("proxy", "swap", "--json") == 5
     assert json.loads(capsys.readouterr().out)["error"]["word"] == "no-agent"
 

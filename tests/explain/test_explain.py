@@ -17,7 +17,7 @@ from exclave.explain.explain import Caller, ask
 from exclave.explain.query import Query
 from redirect.lab import CLUSTER4, PEER4, VM4, Lab, open_lab, open_rules
 from redirect.policies import PLAIN
-from support.answering import answering, json_lines
+from support.fake_replies import fake_replies, json_lines
 from support.name_service import silent_name_service
 from support.network_namespace import in_network_namespace
 
@@ -126,7 +126,7 @@ async def test_a_running_agent_adds_its_note(redirect: dict[str, Any], notes: li
         config = lab.network.scratch / "config.toml"
         config.write_text(f'[paths]\nruntime = "{runtime}"\n[proxy]\nbinary = 7\n')  # also where another key is wrong
         async with open_rules(lab, POLICY):
-            with answering(runtime, json_lines({"redirect": redirect})):
+            with fake_replies(runtime, json_lines({"redirect": redirect})):
                 assert (await typed(lab, f"{CLUSTER4}:22", config=str(config)))[3:] == notes
 
 

@@ -1,4 +1,4 @@
-"""What thieves try: who, with which request, and the words that they get to see. Rows of `test_guard`."""
+"""What thieves try: who, with which request, and the words that they get to see. Rows of `test_admission`."""
 
 from typing import Any
 

@@ -209,7 +209,7 @@ class TestSubresources:
 
 
 class TestPolicies:
-    """Kept by both servers; what they do is asked of real ones, in `test_guard`."""
+    """Kept by both servers; what they do is asked of real ones, in `test_admission`."""
 
     @pytest.mark.parametrize("index", [0, 1], ids=["a policy", "a binding"])
     def test_it_is_kept_and_watched_by_name(self, admin: httpx.Client, index: int) -> None:

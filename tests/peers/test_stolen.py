@@ -1,6 +1,6 @@
 """What thieves try that only the running controller can refuse, and what they get to see. Asked of real API servers.
 
-Like `test_guard`, with the real controller beside the policies: whoever holds a join token, or a machine's disk.
+Like `test_admission`, with the real controller beside the policies: whoever holds a join token, or a machine's disk.
 """
 
 import itertools

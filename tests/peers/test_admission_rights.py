@@ -14,7 +14,7 @@ from peers.kubernetes import AVAILABLE
 
 from .attacks import MINE, OTHER, SHOP, TOKEN, WORKLOADS, Attempt, minting, patching
 from .test_contract import MERGE, config_map, core, group, lease, leases, member, members
-from .test_guard import Town, attempt, town
+from .test_admission import Town, attempt, town
 
 __all__ = ["town"]
 

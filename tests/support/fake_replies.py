@@ -1,8 +1,8 @@
-"""An agent as far as its control socket goes: what it says to each client, one after the other, is given.
+"""An agent that only has its control socket: it sends fixed replies, one to each client.
 
-with answering(runtime, b'{"state": "ready"}\n') as asked:
+with fake_replies(runtime, b'{"state": "ready"}\n') as commands:
     ...
-assert asked == ["status"]
+assert commands == ["status"]
 """
 
 import json
@@ -15,28 +15,28 @@ from typing import Any
 
 
 def json_lines(*objects: dict[str, Any]) -> bytes:
-    """Objects as the agent says them."""
+    """Objects in the form in which the agent sends them."""
     return b"".join(json.dumps(object_).encode() + b"\n" for object_ in objects)
 
 
 @contextmanager
-def answering(runtime: Path, *answers: bytes) -> Iterator[list[str]]:
-    """Answer one client each; the commands they have asked."""
-    asked: list[str] = []
+def fake_replies(runtime: Path, *replies: bytes) -> Iterator[list[str]]:
+    """Send each reply to one client. Yields the commands that the clients sent."""
+    commands: list[str] = []
     runtime.mkdir(parents=True, exist_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(runtime / "control.sock"))
         listener.listen()
 
         def serve() -> None:
-            for answer in answers:
+            for reply in replies:
                 connection, _ = listener.accept()
                 with connection, connection.makefile("rb") as lines:
-                    asked.append(json.loads(lines.readline())["command"])
-                    connection.sendall(answer)
+                    commands.append(json.loads(lines.readline())["command"])
+                    connection.sendall(reply)
 
         server = threading.Thread(target=serve, daemon=True)
         server.start()
-        yield asked
+        yield commands
         server.join()
     (runtime / "control.sock").unlink()
