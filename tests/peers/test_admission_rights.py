@@ -13,8 +13,8 @@ from exclave.api.requests import NAMESPACES, path_of
 from peers.kubernetes import AVAILABLE
 
 from .attacks import MINE, OTHER, SHOP, TOKEN, WORKLOADS, Attempt, minting, patching
-from .test_contract import MERGE, config_map, core, group, lease, leases, member, members
 from .test_admission import Town, attempt, town
+from .test_contract import MERGE, config_map, core, group, lease, leases, member, members
 
 __all__ = ["town"]
 

@@ -15,7 +15,14 @@ from exclave.api.requests import Object, Request
 from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, AdmitResult, address_refusal, admit
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.heartbeats import FORGET_CLONE
-from exclave.controller.policy.reap import DeleteLease, MarkNotReady, RecheckAfter, Removal, next_removal, retire_workload
+from exclave.controller.policy.reap import (
+    DeleteLease,
+    MarkNotReady,
+    RecheckAfter,
+    Removal,
+    next_removal,
+    retire_workload,
+)
 from exclave.controller.policy.register import is_ready, register
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
