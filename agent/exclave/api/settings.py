@@ -14,7 +14,6 @@ from exclave.api.fields import LONGEST, FieldError
 from exclave.api.group import GroupSpec, parse_group, render_group
 from exclave.api.identity import MeshIdentity, server_name
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.formats.x509 import read_blocks
 
 VERSION = 1
 
@@ -110,6 +109,8 @@ def render_settings(settings: Settings) -> str:
 
 def parse_settings(text: str) -> Settings:
     """Read what `render_settings` wrote. Raises FieldError naming the field that is missing or wrong."""
+    from exclave.kit.formats.x509 import read_blocks  # here, since the rules import this module and load no library
+
     try:
         tree = parse_json(text)
     except ValueError as problem:
