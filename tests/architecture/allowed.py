@@ -17,7 +17,6 @@ BLOCKING = {
     "exclave.admin.install.uninstall": "an admin's command: runs of kubectl and what is printed, and one pause",
     "exclave.cli.main": "the commands' entry: prints, exits, and starts trio where a command needs it",
     "exclave.cli.commands": "a command from outside of trio: asks the agent, starts its unit, runs trio for the rest",
-    "exclave.confirm.record": "one small file written whole, read at boot",
     "exclave.controller.telemetry.notify": "hands Events to their writer, which never waits",
     "exclave.control.client": "a few words with the agent over a unix socket; importing trio would double their time",
     "exclave.identity.storage": "small files written whole, and the making of a key",
@@ -34,7 +33,6 @@ BLOCKING = {
     "exclave_sandbox.stage.flush": "a program of its own, which reads from the kernel until it has an answer",
     "exclave.cli.terminal": "prints for a person; the agent never imports it",
     "exclave.cli.token_source": "reads the join token from where it was given, before trio runs",
-    "exclave.workload_api.peer": "one socket option, which the kernel answers at once",
 }
 """Modules without `async def` that touch the world all the same."""
 
@@ -47,7 +45,6 @@ LAYERS = (
 
 VALUES = {
     "exclave.config": "its dataclasses are values; only load_config, which the commands call, reads a file",
-    "exclave.ending": "Ending is a value; only EndingSwitch waits",
 }
 """Modules that touch the world and hold value types of all folders: pure modules may import them."""
 

@@ -13,6 +13,7 @@ from figures import (
     identifiers,
     imports,
     libraries_of,
+    loads,
     words_of,
 )
 
@@ -79,3 +80,7 @@ def test_the_rules_load_no_library() -> None:
     found = libraries_of([rules, cluster])
     assert found[rules] == []
     assert {"trio", "httpx"} <= set(found[cluster])
+
+
+def test_pure_modules_load_neither_trio_nor_httpx() -> None:
+    assert [line for figure in loads() if figure.over for line in figure.lines()] == []

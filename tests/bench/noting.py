@@ -19,7 +19,7 @@ from exclave.api.member import view_member
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 

@@ -23,7 +23,7 @@ from exclave.api.join_token import JoinToken, encode_token
 from exclave.api.requests import MEMBERS, ROLE_BINDINGS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, create, delete
 from exclave.cli import commands
 from exclave.cli import main as cli
-from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfirmed
+from exclave.confirm.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
 from exclave.errors import error_object
 from exclave.join import refusals
 from exclave.member.record import (

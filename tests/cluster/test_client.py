@@ -23,7 +23,7 @@ from exclave.api.requests import (
 )
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
-from exclave.cluster.watch_events import Listed, Removed, Upserted
+from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.errors import ApiRefusal, ClusterError
 from support.apiserver import RunningApiServer, running_apiserver
 from support.https_server import Asked, Reply, Served, open_https

@@ -1,7 +1,9 @@
-"""The watch machine: each scenario is what the API server does, and what comes of it."""
+"""Following objects: the machine gets answers and bytes, and returns actions."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -16,13 +18,6 @@ from exclave.cluster.watch import (
     RECONNECT,
     SHORTEST,
     SILENCE,
-    Listed,
-    Removed,
-    Upserted,
-    WatchEvent,
-    WatchMachine,
-)
-from exclave.cluster.watch_events import (
     Abort,
     Action,
     Answered,
@@ -30,13 +25,18 @@ from exclave.cluster.watch_events import (
     Deliver,
     Ended,
     Fetch,
+    Listed,
     Lost,
     Open,
     Opened,
     Pause,
     Read,
     Refused,
+    Removed,
     Report,
+    Upserted,
+    WatchEvent,
+    WatchMachine,
 )
 from exclave.errors import ApiRefusal
 
@@ -472,3 +472,20 @@ def test_a_stream_means_the_same_however_it_is_cut(data: st.DataObject, count: i
     run = Run(ALL).hear(page(4), Opened(), *[Arrived(piece) for piece in pieces])
     assert run.delivered[1:] == [Upserted(member(10 + number, f"m{number}")) for number in range(count)]
     assert run.hear(Lost("x")).asks == f"watch from {9 + count if count else 4}"
+
+
+WORDS = [*get_args(WatchEvent), *get_args(Action), *get_args(Report)]
+
+
+@pytest.mark.parametrize("word", WORDS, ids=lambda word: word.__name__)
+def test_a_word_never_changes(word: type) -> None:
+    assert dataclasses.is_dataclass(word)
+    assert word.__dataclass_params__.frozen
+
+
+def test_words_are_equal_by_content_and_differ_by_kind() -> None:
+    found = {"metadata": {"name": "a"}}
+    assert Upserted(found) == Upserted(dict(found))
+    assert Upserted(found) != Removed(found)
+    assert Pause(1.0, "x") != Pause(2.0, "x")
+    assert Lost("x") != Lost("y")

@@ -1,4 +1,4 @@
-"""The time runs, pods are told, the rules stop, in virtual time; the kernel's part is tried in redirect."""
+"""Rules that are to be confirmed, in virtual time. tests/redirect runs the kernel's timer."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,10 +10,84 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.confirm.confirm import Confirming, open_confirm
-from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfirmed
-from exclave.confirm.stage import LONGEST_GRACE, Stage
+from exclave.confirm.confirm import (
+    LONGEST_GRACE,
+    Confirmation,
+    Confirming,
+    Stage,
+    Unconfirmed,
+    begin,
+    forget_unconfirmed,
+    load_unconfirmed,
+    open_confirm,
+    resume,
+    store_unconfirmed,
+)
 from exclave.kit.tasks.latest import Latest
+
+
+@pytest.mark.parametrize("record", [Unconfirmed(60.0), Unconfirmed(0.5, begun=True)])
+def test_what_is_read_is_what_was_written(tmp_path: Path, record: Unconfirmed) -> None:
+    store_unconfirmed(tmp_path, record)
+    assert load_unconfirmed(tmp_path) == record
+
+
+def test_it_is_forgotten_once(tmp_path: Path) -> None:
+    assert load_unconfirmed(tmp_path) is None
+    store_unconfirmed(tmp_path, Unconfirmed(60.0))
+    assert forget_unconfirmed(tmp_path)
+    assert not forget_unconfirmed(tmp_path)
+    assert load_unconfirmed(tmp_path) is None
+
+
+NO_END, WORDS = b'{"seconds": 60}', b'{"seconds": "x", "begun": 1}'
+DEEP, LONG = b"[" * 100_000, b'{"seconds": 1' + b"0" * 400 + b', "begun": true}'
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", NO_END, WORDS, b"\xff", DEEP, LONG])
+def test_damage_confirms_nothing(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "unconfirmed.json").write_bytes(text)
+    assert load_unconfirmed(tmp_path) == Unconfirmed(0.0, begun=True)
+
+
+NOT_BEGUN, BEGUN = False, True
+
+
+@pytest.mark.parametrize(
+    ("begun", "left", "expected"),
+    [
+        (NOT_BEGUN, None, Confirmation(Stage.WAITING, 60.0)),
+        (NOT_BEGUN, 3.0, Confirmation(Stage.WAITING, 60.0)),
+        (BEGUN, None, Confirmation(Stage.OVER, 60.0)),
+        (BEGUN, 0.0, Confirmation(Stage.OVER, 60.0)),
+        (BEGUN, 41.0, Confirmation(Stage.RUNNING, 60.0, 141.0)),
+    ],
+    ids=["told and not begun", "told anew", "the rules are gone", "the time is over", "the time runs"],
+)
+def test_what_an_earlier_agent_has_left(begun: bool, left: float | None, expected: Confirmation) -> None:
+    assert resume(60.0, begun, left, now=100.0) == expected
+
+
+@pytest.mark.parametrize(("seconds", "grace"), [(60.0, LONGEST_GRACE), (4.0, 4.0)])
+def test_the_kernel_ends_the_rules_within_the_grace(seconds: float, grace: float) -> None:
+    begun = begin(seconds, 100.0)
+    assert (begun.ends, begun.kernel_end) == (100.0 + seconds, 100.0 + seconds + grace)
+
+
+STAGES = {
+    Stage.CONFIRMED: (None, False, ""),
+    Stage.WAITING: (7.0, False, "the rules are removed 60s after they were loaded, unless somebody confirms them"),
+    Stage.RUNNING: (7.0, False, "the rules are removed 60s after they were loaded, unless somebody confirms them"),
+    Stage.WITHDRAWING: (7.0, True, "the rules were not confirmed within 60s, so nothing is captured"),
+    Stage.OVER: (0.0, True, "the rules were not confirmed within 60s, so nothing is captured"),
+}
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_what_a_stage_means(stage: Stage) -> None:
+    found = Confirmation(stage, 60.0, 7.0)
+    assert (found.armed_until, found.is_withdrawn, found.text) == STAGES[stage]
+
 
 SECONDS = 60.0
 

@@ -13,7 +13,7 @@ from exclave.api.group import render_group
 from exclave.api.member import member_object
 from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.policy.reap import (
     DeleteAccount,

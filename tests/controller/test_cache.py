@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from exclave.cluster.watch_events import Listed, Removed, Upserted
+from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.controller.cache import REMEMBERED, Cache, key_of
 
 from .snapshots import NAMESPACE, make_member, with_metadata

@@ -23,7 +23,7 @@ from exclave.api.requests import (
     list_all,
 )
 from exclave.api.settings import ControlPlane
-from exclave.cluster.watch_events import Listed, Removed, Upserted
+from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.controller.cache import Cache
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.mesh.publish import Published

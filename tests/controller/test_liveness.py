@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.cluster.watch_events import Listed, Removed, Upserted
+from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.controller.cluster_state import ClusterState
 
 from .snapshots import LIVE, NAME, NAMESPACE, NOW, make_lease, make_member, with_metadata, with_status

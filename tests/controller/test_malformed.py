@@ -27,7 +27,7 @@ from exclave.api.requests import (
 )
 from exclave.cluster.client import open_cluster
 from exclave.cluster.endpoint import Access
-from exclave.cluster.watch_events import Listed, Upserted
+from exclave.cluster.watch import Listed, Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.policy.register import wanted_workload

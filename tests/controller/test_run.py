@@ -39,7 +39,7 @@ from exclave.api.requests import (
 from exclave.cluster.client import open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.cluster.member_cluster import open_member_cluster
-from exclave.cluster.watch_events import Listed, Upserted
+from exclave.cluster.watch import Listed, Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.controller.run import Locations, open_controller
 from exclave.ending import EndingSwitch

@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.daemon import address_move as moving
 from exclave.daemon.address_move import POLL_INTERVAL, POLLS, AddressMover

@@ -10,7 +10,7 @@ import pytest
 from exclave.api.member import Condition, MemberView
 from exclave.api.settings import digest
 from exclave.cluster.credential import Credential
-from exclave.confirm.stage import Confirmation, Stage
+from exclave.confirm.confirm import Confirmation, Stage
 from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
 from exclave.daemon.status import EMPTY, Problem
 from exclave.data_path.assessment import Assessment, DataPathFault
@@ -93,12 +93,16 @@ def test_the_parts_tell_the_state() -> None:
     parts = whole()
     assert state_of(situation_of(parts, None)) is State.READY
     assert parts.listing is not None and parts.membership is not None
+    parts.ending = Ending.HAND_OVER
+    assert state_of(situation_of(parts, None)) is State.READY
     parts.listing.state.set(replace(READY, ready=False))
     assert state_of(situation_of(parts, None)) is State.PENDING
     parts.listing.state.set(replace(READY, ready=False, is_failing=True))
     assert state_of(situation_of(parts, None)) is State.FAILING
     parts.ending = Ending.STOP
     assert state_of(situation_of(parts, None)) is State.STOPPING
+    parts.ending = Ending.LEAVE
+    assert state_of(situation_of(parts, None)) is State.LEAVING
     parts.membership.standing.set(Standing.EVICTED)
     assert state_of(situation_of(parts, None)) is State.EVICTED
 
@@ -336,8 +340,8 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         set_value("confirming", "view", Confirmation(Stage.RUNNING, 60.0, 75.0)),
         Problem(
             "confirm-awaited",
-            "the rules go back by themselves 60s after they were made, unless they are confirmed",
-            "log in anew, to see that it works; then: exclave confirm",
+            "the rules are removed 60s after they were loaded, unless somebody confirms them",
+            "check with a new login that this machine is reachable, then run: exclave confirm",
         ),
     ),
     "rules that were not": (
@@ -345,7 +349,7 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         Problem(
             "rolled-back",
             "the rules were not confirmed within 60s, so nothing is captured",
-            "exclave confirm makes them for good",
+            "run exclave confirm to load them again, without a time limit",
         ),
     ),
     "steering": (

@@ -19,7 +19,7 @@ import trio.testing
 
 from exclave.cli.main import main
 from exclave.config import Config, Paths
-from exclave.confirm.record import Unconfirmed, load_unconfirmed, store_unconfirmed
+from exclave.confirm.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
 from exclave.control.client import query_agent
 from exclave.daemon import process as life
 from exclave.daemon.parts import Parts

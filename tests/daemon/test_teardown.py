@@ -18,7 +18,7 @@ from exclave.api.join_token import encode_token
 from exclave.api.requests import MEMBERS, Request, patch
 from exclave.cluster.credential import Credential, render_credential
 from exclave.cluster.http import Exchange
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths, ProxyConfig
 from exclave.daemon import teardown as departure
 from exclave.errors import Fault, HostError

@@ -18,9 +18,8 @@ import trio
 import trio.testing
 
 from exclave.api.settings import Settings, render_settings
-from exclave.dns.message import respond
 from exclave.dns.server import MAX_CONNECTIONS, PORT, DnsStub, open_dns
-from exclave.dns.zone import control_plane_services
+from exclave.dns.zone import control_plane_services, respond
 from exclave.errors import Fault, HostError
 from exclave.kit.tasks.latest import Latest
 from exclave_sandbox.stage.namespaces import Machine, open_network

@@ -1,13 +1,21 @@
-"""Which name gets which answer."""
+"""Which name gets which answer, and which bytes get which reply."""
 
+import struct
+
+import dns.flags
+import dns.message
 import dns.name
+import dns.opcode
 import dns.rcode
 import dns.rdatatype
+import dns.update
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exclave.api.group import GroupSpec
 from exclave.api.settings import ControlPlane, LinkerdSettings, Settings
-from exclave.dns.zone import HeadlessService, answer_from_zone, control_plane_services
+from exclave.dns.zone import DnsReply, HeadlessService, answer_from_zone, control_plane_services, ip_address, respond
 
 DESTINATION = "linkerd-dst-headless.linkerd.svc.cluster.local."
 POLICY = "linkerd-policy.linkerd.svc.cluster.local."
@@ -129,3 +137,129 @@ def test_settings_that_give_no_names_are_refused_by_name(settings: Settings, tex
     with pytest.raises(ValueError) as refused:
         control_plane_services(settings)
     assert str(refused.value) == text
+
+
+NAME = "linkerd-dst-headless.linkerd.svc.cluster.local."
+
+
+def service(pods: int) -> tuple[HeadlessService, ...]:
+    return (
+        HeadlessService(dns.name.from_text(NAME), 8086, tuple(ip_address(f"10.42.0.{n}") for n in range(1, pods + 1))),
+    )
+
+
+def query(name: str = NAME, kind: str = "SRV", **options: object) -> bytes:
+    return dns.message.make_query(name, kind, **options).to_wire()  # type: ignore[arg-type]
+
+
+def read(reply: DnsReply | None) -> dns.message.Message:
+    assert reply is not None
+    return dns.message.from_wire(reply.wire)
+
+
+def test_a_reply_repeats_the_question_and_says_whose_word_it_is() -> None:
+    asked = dns.message.make_query("Linkerd-DST-headless.linkerd.svc.cluster.local.", "A")
+    reply = read(respond(service(1), asked.to_wire(), over_udp=True))
+    assert reply.id == asked.id
+    assert str(reply.question[0].name) == "Linkerd-DST-headless.linkerd.svc.cluster.local."
+    assert str(reply.answer[0].name) == "Linkerd-DST-headless.linkerd.svc.cluster.local."
+    assert dns.flags.to_text(reply.flags) == "QR AA RD"
+
+
+def test_a_refusal_is_nobodys_authoritative_word() -> None:
+    reply = read(respond(service(1), query("example.com."), over_udp=True))
+    assert reply.rcode() == dns.rcode.REFUSED
+    assert not reply.flags & dns.flags.AA
+
+
+CODES = {
+    "of a class other than IN": (query(rdclass="CH"), "REFUSED"),
+    "with EDNS of a version to come": (query(use_edns=0)[:-5] + b"\1" + query(use_edns=0)[-4:], "BADVERS"),
+    "that is an update": (dns.update.UpdateMessage("cluster.local.").to_wire(), "NOTIMP"),
+    "that is a notification": (struct.pack("!HHHHHH", 7, dns.opcode.to_flags(dns.opcode.NOTIFY), 1, 0, 0, 0), "NOTIMP"),
+    "without a question": (struct.pack("!HHHHHH", 7, 0, 0, 0, 0, 0), "FORMERR"),
+    "with two questions": (
+        struct.pack("!HHHHHH", 7, 0, 2, 0, 0, 0) + b"\1a\0\0\1\0\1" + b"\1b\0\0\1\0\1",
+        "FORMERR",
+    ),
+    "that ends too early": (query()[:-3], "FORMERR"),
+    "with something behind it": (query() + b"\0", "FORMERR"),
+    "whose name points to itself": (struct.pack("!HHHHHH", 7, 0, 1, 0, 0, 0) + b"\xc0\x0c\0\1\0\1", "FORMERR"),
+}
+
+
+@pytest.mark.parametrize(("wire", "code"), CODES.values(), ids=CODES)
+def test_a_query_is_answered_with_its_mistake(wire: bytes, code: str) -> None:
+    reply = respond(service(1), wire, over_udp=True)
+    assert reply is not None
+    assert reply.code == code
+    assert dns.rcode.to_text(read(reply).rcode()) == code
+    assert reply.wire[:2] == wire[:2]
+
+
+DROPPED = {
+    "nothing at all": b"",
+    "less than a header": query()[:11],
+    "a reply, which would be answered for ever": read(respond(service(1), query(), over_udp=True)).to_wire(),
+}
+
+
+@pytest.mark.parametrize("wire", DROPPED.values(), ids=DROPPED)
+def test_some_messages_are_dropped(wire: bytes) -> None:
+    assert respond(service(1), wire, over_udp=True) is None
+
+
+SIZES = {
+    "a few pods fit, and so do their addresses": (3, {}, True, (False, 3, 3)),
+    "without EDNS 512 bytes are all there is": (30, {}, True, (True, 0, 0)),
+    "an asker with room gets more": (10, {"use_edns": 0, "payload": 4096}, True, (False, 10, 10)),
+    "but no more than passes every path": (60, {"use_edns": 0, "payload": 65535}, True, (True, 0, 0)),
+    "less than 512 is taken for 512": (3, {"use_edns": 0, "payload": 100}, True, (False, 3, 3)),
+    "over TCP everything fits": (200, {}, False, (False, 200, 200)),
+}
+
+
+@pytest.mark.parametrize(("pods", "options", "over_udp", "expected"), SIZES.values(), ids=SIZES)
+def test_a_reply_is_as_long_as_its_way_allows(
+    pods: int, options: dict[str, object], over_udp: bool, expected: tuple[bool, int, int]
+) -> None:
+    found = respond(service(pods), query(**options), over_udp=over_udp)
+    reply = read(found)
+    assert found is not None
+    assert (
+        bool(reply.flags & dns.flags.TC),
+        sum(len(record) for record in reply.answer),
+        sum(len(record) for record in reply.additional),
+    ) == expected
+    if over_udp:
+        assert len(found.wire) <= max(512, min(1232, int(str(options.get("payload", 512)))))
+
+
+def test_where_not_all_fits_addresses_go_first_and_then_the_answer() -> None:
+    states = []
+    for pods in range(1, 40):
+        reply = read(respond(service(pods), query(), over_udp=True))
+        whole = (bool(reply.flags & dns.flags.TC), sum(map(len, reply.answer)), sum(map(len, reply.additional)))
+        states.append({(False, pods, pods): "all", (False, pods, 0): "answer", (True, 0, 0): "truncated"}[whole])
+    assert list(dict.fromkeys(states)) == ["all", "answer", "truncated"]
+
+
+@given(st.binary(max_size=600))
+def test_no_bytes_make_it_fail(junk: bytes) -> None:
+    respond(service(2), junk, over_udp=True)
+
+
+@given(st.binary(max_size=80), st.integers(0, 60))
+def test_nor_does_a_query_with_bytes_replaced(junk: bytes, at: int) -> None:
+    wire = query(use_edns=0)
+    respond(service(2), wire[:at] + junk + wire[at + len(junk) :], over_udp=True)
+
+
+@given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
+def test_every_type_and_class_has_a_reply(kind: int, of_class: int) -> None:
+    wire = (
+        struct.pack("!HHHHHH", 7, 0, 1, 0, 0, 0)
+        + dns.name.from_text(NAME).to_wire()
+        + struct.pack("!HH", kind, of_class)
+    )  # type: ignore[operator]
+    assert respond(service(2), wire, over_udp=True) is not None

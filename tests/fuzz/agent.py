@@ -41,17 +41,15 @@ from exclave.cluster.credential import (
 )
 from exclave.cluster.server_addresses import FILE as ADDRESSES
 from exclave.cluster.server_addresses import load_answers
-from exclave.cluster.watch import WatchMachine
-from exclave.cluster.watch_events import Answered, Arrived, Deliver, Opened
+from exclave.cluster.watch import Answered, Arrived, Deliver, Opened, WatchMachine
 from exclave.config import parse_config
-from exclave.confirm.record import FILE as CONFIRM
-from exclave.confirm.record import load_unconfirmed
+from exclave.confirm.confirm import FILE as CONFIRM
+from exclave.confirm.confirm import load_unconfirmed
 from exclave.controller.mesh.publish import read_control_plane, read_linkerd
 from exclave.controller.policy.claims import workload_addresses
 from exclave.controller.policy.snapshot import workload_ports
 from exclave.data_path.control_plane import sample_controllers
-from exclave.dns.message import respond
-from exclave.dns.zone import control_plane_services
+from exclave.dns.zone import control_plane_services, respond
 from exclave.errors import ConfigError, HostError, TokenError
 from exclave.explain.kernel_state import parse_route
 from exclave.explain.query import parse_query
@@ -89,8 +87,14 @@ from exclave.redirect.kernel.nft_events import TransactionReader
 from exclave.redirect.kernel.observe import parse_listing
 from exclave.swap.evidence import count_clients, count_policies, count_sockets
 from exclave.workload_api.connection import WorkloadConnection
-from exclave.workload_api.messages import X509Svid, decode_response, encode_response
-from exclave.workload_api.wire import FETCH_X509_SVID, MessageReader, frame_message
+from exclave.workload_api.wire import (
+    FETCH_X509_SVID,
+    MessageReader,
+    X509Svid,
+    decode_response,
+    encode_response,
+    frame_message,
+)
 from exclave_sandbox.pki import make_anchor, make_issuer, make_leaf
 from fuzz.target import Target
 from support.member import RECORD, make_settings

@@ -9,8 +9,7 @@ import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.kit.formats.x509 import der_of
-from exclave.workload_api.messages import X509Svid, encode_response
-from exclave.workload_api.wire import frame_message
+from exclave.workload_api.wire import X509Svid, encode_response, frame_message
 from exclave_sandbox.apiserver.api import Api, parse_path
 from exclave_sandbox.apiserver.lists import page_of, parse_selector, read_cursor
 from exclave_sandbox.apiserver.messages import HttpRequest, Refusal, Reply

@@ -1,4 +1,4 @@
-"""A certificate's life with its cluster, in virtual time: a real MemberClient over a store, and real signatures."""
+"""Certificates of a member in virtual time: a real MemberClient over a store, and real signatures."""
 
 import logging
 import subprocess
@@ -15,13 +15,13 @@ import trio.testing
 from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.identity import MeshIdentity
 from exclave.api.issuer import Issuer
-from exclave.api.member import Condition, make_condition, view_member
+from exclave.api.member import Condition, Issued, make_condition, view_member
 from exclave.api.requests import MEMBERS
 from exclave.api.settings import Settings, render_settings
 from exclave.config import Config, MemberConfig, Paths
 from exclave.controller.policy.sign import sign
 from exclave.ending import Ending, EndingSwitch
-from exclave.identity.rotator import Identity, open_identity
+from exclave.identity.rotator import Identity, describe_foreign, foreign_keys, open_identity
 from exclave.identity.storage import NEXT_KEY, SVID, generate_key, load_next_key, load_svid, store_next_key, store_svid
 from exclave.kit.formats.times import rfc3339
 from exclave.kit.formats.x509 import fingerprint
@@ -31,6 +31,33 @@ from exclave_sandbox.pki import Authority, make_anchor, make_issuer
 from support.cluster import StoreCluster
 from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
 from support.mesh import mesh
+
+
+@pytest.mark.parametrize(
+    ("issued", "own", "foreign"),
+    [
+        pytest.param("", "a", "", id="nothing was signed yet"),
+        pytest.param("abc", "abc", "", id="all of them are ours"),
+        pytest.param("aXb", "ab", "X", id="one between ours is not"),
+        pytest.param("aX", "a", "X", id="the newest one is not"),
+        pytest.param("aXYb", "ab", "XY", id="two are not"),
+        pytest.param("la", "a", "", id="one before the first that we know may have been lost when we joined"),
+        pytest.param("VWXYZ", "a", "VWXYZ", id="so many that none of ours is left"),
+        pytest.param("XY", "", "", id="a machine that knows no key of its own says nothing"),
+    ],
+)
+def test_keys_of_others(issued: str, own: str, foreign: str) -> None:
+    found = foreign_keys([Issued(f"{place}", key, "t") for place, key in enumerate(issued)], set(own))
+    assert "".join(one.key_sha256 for one in found) == foreign
+
+
+def test_they_are_told_with_serial_and_time() -> None:
+    assert describe_foreign(()) is None
+    assert describe_foreign([Issued("7a", "k", "2027-01-15T08:00:00Z"), Issued("7b", "k", "2027-01-15T09:00:00Z")]) == (
+        "certificates were signed as this member for keys that this machine never had: 7a at 2027-01-15T08:00:00Z, "
+        "7b at 2027-01-15T09:00:00Z"
+    )
+
 
 DAY = 86400.0
 

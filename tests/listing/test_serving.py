@@ -15,14 +15,13 @@ import trio.testing
 
 from exclave.api.group import FailurePolicy, Probe
 from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, Resource
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
-from exclave.confirm.stage import Confirmation, Stage
+from exclave.confirm.confirm import Confirmation, Stage
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import Ending, EndingSwitch
 from exclave.listing.probes import run_probes
-from exclave.listing.ready import plan_writes
-from exclave.listing.rules import REPAIRING, REPLACING
+from exclave.listing.ready import REPAIRING, REPLACING, plan_writes
 from exclave.listing.serving import ADOPTION, POLL_INTERVAL, WRITE_TIMEOUT, Listing, open_listing
 from exclave.member.address_choice import AddressProblem
 from exclave.member.client import MemberClient, open_member

@@ -1,9 +1,9 @@
-"""States follow from facts."""
+"""States follow from facts, standing from observations."""
 
 import pytest
 
-from exclave.ending import Ending
-from exclave.member.state import Situation, Standing, State, state_of
+from exclave.api.member import MemberView
+from exclave.member.state import MembershipTracker, Situation, Standing, State, state_of
 
 READY = {"is_member": True, "is_serving": True, "is_ready": True}
 
@@ -15,11 +15,10 @@ CASES = {
     "a member that serves and is not ready is pending": ({"is_member": True, "is_serving": True}, State.PENDING),
     "a member that pods may reach is ready": (READY, State.READY),
     "a proxy that stays dead makes it failing": ({"is_member": True, "is_failing": True}, State.FAILING),
-    "stopping outranks readiness": ({**READY, "ending": Ending.STOP}, State.STOPPING),
-    "leaving outranks failing": ({"is_member": True, "is_failing": True, "ending": Ending.LEAVE}, State.LEAVING),
-    "a hand-over changes nothing": ({**READY, "ending": Ending.HAND_OVER}, State.READY),
+    "stopping outranks readiness": ({**READY, "is_stopping": True}, State.STOPPING),
+    "leaving outranks failing": ({"is_member": True, "is_failing": True, "is_leaving": True}, State.LEAVING),
     "an eviction outranks everything": (
-        {**READY, "standing": Standing.EVICTED, "ending": Ending.LEAVE},
+        {**READY, "standing": Standing.EVICTED, "is_leaving": True},
         State.EVICTED,
     ),
     "an orphan keeps serving and says what it is": ({**READY, "standing": Standing.ORPHANED}, State.ORPHANED),
@@ -33,3 +32,53 @@ CASES = {
 @pytest.mark.parametrize(("facts", "expected"), CASES.values(), ids=CASES)
 def test_state(facts: dict[str, object], expected: State) -> None:
     assert state_of(Situation(**facts)) is expected  # type: ignore[arg-type]
+
+
+ALIVE, DELETING = MemberView("m"), MemberView("m", deleting=True)
+
+
+def test_one_refusal_or_several_within_half_a_minute_mean_nothing() -> None:
+    tracker = MembershipTracker()
+    for now in (0, 10, 29.9):
+        tracker.observe_refused(now)
+        assert tracker.standing is Standing.MEMBER
+
+
+def test_two_refusals_half_a_minute_apart_make_an_orphan() -> None:
+    tracker = MembershipTracker()
+    tracker.observe_refused(0)
+    tracker.observe_refused(30)
+    assert tracker.standing is Standing.ORPHANED
+
+
+def test_a_success_in_between_starts_the_count_anew() -> None:
+    tracker = MembershipTracker()
+    tracker.observe_refused(0)
+    tracker.observe_accepted()
+    tracker.observe_refused(40)
+    assert tracker.standing is Standing.MEMBER
+
+
+def test_a_success_brings_an_orphan_back() -> None:
+    tracker = MembershipTracker()
+    tracker.observe_refused(0)
+    tracker.observe_refused(30)
+    tracker.observe_member(ALIVE)
+    assert tracker.standing is Standing.MEMBER
+
+
+def test_an_eviction_is_final() -> None:
+    tracker = MembershipTracker()
+    tracker.observe_member(DELETING)
+    tracker.observe_accepted()
+    tracker.observe_refused(0)
+    tracker.observe_refused(300)
+    assert tracker.standing is Standing.EVICTED
+
+
+def test_an_orphan_whose_member_is_gone_was_evicted() -> None:
+    tracker = MembershipTracker()
+    tracker.observe_refused(0)
+    tracker.observe_refused(30)
+    tracker.observe_deleted()
+    assert tracker.standing is Standing.EVICTED

@@ -22,7 +22,7 @@ from exclave.api.lease import heartbeat_request
 from exclave.api.member import Certificate, MemberView, member_object, view_member
 from exclave.api.requests import MEMBERS, Object, Request, Resource, create, patch
 from exclave.cluster.client import open_cluster
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.errors import ApiRefusal
 from support.cluster_thread import ClusterThread
 from support.mesh_cluster import MeshCluster

@@ -43,9 +43,9 @@ from exclave.api.requests import (
 from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.cluster.member_cluster import open_member_cluster
-from exclave.cluster.watch_events import Listed, Upserted
+from exclave.cluster.watch import Listed, Upserted
 from exclave.config import Config, ListingConfig, MemberConfig, Paths
-from exclave.confirm.stage import Confirmation
+from exclave.confirm.confirm import Confirmation
 from exclave.controller.run import Locations, open_controller
 from exclave.data_path.observer import DataPathObserver
 from exclave.ending import EndingSwitch

@@ -27,7 +27,7 @@ from exclave.api.requests import (
 from exclave.cluster.client import open_cluster
 from exclave.cluster.credential import parse_credential
 from exclave.cluster.endpoint import Access
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.errors import ApiRefusal, ExclaveError, Fault
 from exclave.identity.storage import load_svid

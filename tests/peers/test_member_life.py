@@ -40,7 +40,7 @@ from exclave.api.requests import (
 )
 from exclave.cluster.credential import parse_credential, render_credential
 from exclave.cluster.member_cluster import open_member_cluster
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.daemon.address_move import AddressMover
 from exclave.ending import EndingSwitch

@@ -38,7 +38,7 @@ from exclave.api.requests import (
     patch,
 )
 from exclave.cluster.client import open_cluster
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.errors import ApiRefusal, ExclaveError, Fault
 from exclave.join import join as steps

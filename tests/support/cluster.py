@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from exclave.api.requests import Object, Request, Resource, is_transient, refusal
 from exclave.cluster.credential import Credential
 from exclave.cluster.endpoint import ServerAddress
-from exclave.cluster.watch_events import Removed, Upserted, WatchEvent
+from exclave.cluster.watch import Removed, Upserted, WatchEvent
 from exclave.errors import ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave_sandbox.apiserver.api import Api

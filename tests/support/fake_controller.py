@@ -42,7 +42,7 @@ from exclave.api.requests import (
 )
 from exclave.api.settings import Settings, digest, render_settings
 from exclave.cluster.client import Cluster, open_cluster
-from exclave.cluster.watch_events import Listed, Upserted
+from exclave.cluster.watch import Listed, Upserted
 from exclave.errors import ApiRefusal
 from exclave.kit.formats.times import rfc3339
 from exclave_sandbox.apiserver.kinds import kinds

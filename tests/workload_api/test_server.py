@@ -1,9 +1,10 @@
-"""The socket with a client that we did not write: grpcio, in a thread."""
+"""The socket with a client that we did not write: grpcio, in a thread. Only the user of the proxy is served."""
 
 import contextlib
 import os
 import random
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,74 @@ from exclave.errors import Fault, HostError
 from exclave.identity.svid import Svid
 from exclave.kit.formats.x509 import der_of
 from exclave.kit.tasks.latest import Latest
-from exclave.workload_api.messages import decode_response
-from exclave.workload_api.server import open_workload_api
+from exclave.workload_api.server import Peer, check_peer, open_workload_api, peer_of
+from exclave.workload_api.wire import RpcStatus, StatusCode, decode_response
 from support.faults import failing_once
 from support.mesh import mesh
+
+PROXY = 64999
+
+
+def test_it_is_the_process_that_connected_not_the_one_that_listens(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        child = os.fork()
+        if child == 0:  # the process that connects, and stays until it was looked at
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "s"))
+                client.recv(1)
+            os._exit(0)
+        connection, _ = listener.accept()
+        with connection:
+            assert peer_of(connection) == Peer(child, os.getuid(), os.getgid())
+        os.waitpid(child, 0)
+
+
+def test_another_user_cannot_lie_about_itself(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert peer_of(ours).uid == os.getuid()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(b"\0exclave-peer-%d" % os.getpid())
+        listener.listen()
+        child = os.fork()
+        if child == 0:
+            os.setgid(PROXY)
+            os.setuid(PROXY)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(b"\0exclave-peer-%d" % os.getppid())
+                client.recv(1)
+            os._exit(0)
+        connection, _ = listener.accept()
+        with connection:
+            assert peer_of(connection) == Peer(child, PROXY, PROXY)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize(
+    ("uid", "allowed", "refusal"),
+    [
+        pytest.param(PROXY, {PROXY}, None, id="the proxy gets the key"),
+        pytest.param(PROXY, {PROXY, 1000}, None, id="one of several users"),
+        pytest.param(
+            0,
+            {PROXY},
+            RpcStatus(StatusCode.PERMISSION_DENIED, "user 0 is not the proxy's, and only the proxy is served"),
+            id="not even root, which could take it elsewhere",
+        ),
+        pytest.param(
+            1000,
+            set(),
+            RpcStatus(StatusCode.PERMISSION_DENIED, "user 1000 is not the proxy's, and only the proxy is served"),
+            id="nobody if nobody is named",
+        ),
+    ],
+)
+def test_judgement(uid: int, allowed: set[int], refusal: RpcStatus | None) -> None:
+    assert check_peer(Peer(77, uid, PROXY), frozenset(allowed)) == refusal
+
 
 METHOD = "/SpiffeWorkloadAPI/FetchX509SVID"
 SECURE = (("workload.spiffe.io", "true"),)

@@ -19,7 +19,7 @@ import trio
 
 from exclave.api.join_token import decode_token
 from exclave.config import Config
-from exclave.confirm.record import Unconfirmed, forget_unconfirmed, store_unconfirmed
+from exclave.confirm.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control.client import SOCKET_NAME as CONTROL
 from exclave.control.client import NoAgent, query_agent, send_command
 from exclave.daemon.teardown import clean_up, depart, forget_everything, hold_join_lock

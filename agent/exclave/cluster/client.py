@@ -19,8 +19,7 @@ from exclave.api.requests import Object, Request, Resource, is_transient
 from exclave.cluster.endpoint import Access
 from exclave.cluster.http import Exchange, Fence, open_exchange
 from exclave.cluster.waiting import Wait
-from exclave.cluster.watch import WatchMachine
-from exclave.cluster.watch_events import (
+from exclave.cluster.watch import (
     Abort,
     Answered,
     Arrived,
@@ -35,6 +34,7 @@ from exclave.cluster.watch_events import (
     Refused,
     Report,
     WatchEvent,
+    WatchMachine,
 )
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.tasks.backoff import Attempts, Backoff

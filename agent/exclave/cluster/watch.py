@@ -1,44 +1,137 @@
-"""Following a collection or one object, as a machine without I/O.
+"""Following a collection or one object, as a machine without I/O, and the values that pass in and out of it. Pure.
 
-Two verbs: `next_action` says what to do, `receive` takes what came of it. The caller brings time (monotonic seconds),
-draws in [0, 1), bytes and answers; whoever reads a failing watch reads it here.
+`next_action` returns what to do, `receive` takes the result. The caller brings times (monotonic seconds), draws in
+[0, 1), bytes and answers.
 
-A collection is listed page by page, then watched from the list's version. One object is read, then watched by name from
-its version: no right to list is needed. A stream that ends, breaks, falls silent or says nonsense is opened again from
-the last version seen; a version that is too old (410, as status or as event) means list or read again. Every failure
-pauses longer than the one before, until a stream has brought something or has lasted. What asking again cannot mend
-(401, 403, ...) ends in GiveUp.
+A collection is listed page by page, then watched from the list's version. One object is read, then watched by name:
+that needs no right to list. A stream that ends, breaks, falls silent or is malformed is opened again from the last
+version. A version that is too old (410) means list or read again. Each failure pauses longer than the one before, until
+a stream has brought something or has lasted. A refusal that a repetition cannot change (401, 403, ...) ends in Abort.
 
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes, and the ERROR
 events of k8s.io/apiserver/pkg/endpoints/handlers/watch.go.
 """
 
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 
 from exclave.api.requests import Object, Request, Resource, get, is_transient, list_all, path_of
-from exclave.cluster.watch_events import (
-    Abort,
-    Action,
-    Answered,
-    Arrived,
-    Deliver,
-    Ended,
-    Fetch,
-    Listed,
-    Lost,
-    Open,
-    Opened,
-    Pause,
-    Read,
-    Removed,
-    Report,
-    Upserted,
-    WatchEvent,
-)
 from exclave.errors import ApiRefusal
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.tasks.backoff import Backoff
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All objects as they are now; what is not among them is gone."""
+
+    objects: tuple[Object, ...]
+
+
+@dataclass(frozen=True)
+class Upserted:
+    """An object is there, new or changed."""
+
+    object: Object
+
+
+@dataclass(frozen=True)
+class Removed:
+    """An object is gone: as it was last seen, or only its name and namespace if it never was."""
+
+    object: Object
+
+
+WatchEvent = Listed | Upserted | Removed
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Ask this; receive Answered, Refused or Lost."""
+
+    request: Request
+
+
+@dataclass(frozen=True)
+class Open:
+    """Open this stream; receive Opened, Refused or Lost."""
+
+    request: Request
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read from the open stream until this time; receive Arrived, Ended, or Lost if the time has come."""
+
+    until: float
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """Hand this event to whoever follows."""
+
+    event: WatchEvent
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Close the stream, if one is open, and come back at this time; `why` is for a person."""
+
+    until: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Abort:
+    """End with this refusal."""
+
+    refusal: ApiRefusal
+
+
+Action = Fetch | Open | Read | Deliver | Pause | Abort
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer to a Fetch."""
+
+    answer: Object
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The stream that Open asked for is open."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Bytes of the open stream, cut anywhere."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The server ended the stream as it should."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The server answered a Fetch or an Open with no."""
+
+    refusal: ApiRefusal
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Nobody was reached, the stream broke, or Read's time came."""
+
+    why: str
+
+
+Report = Answered | Opened | Arrived | Ended | Refused | Lost
+
 
 __all__ = ["Listed", "Removed", "Upserted", "WatchEvent", "WatchMachine"]
 

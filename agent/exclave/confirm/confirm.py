@@ -1,19 +1,25 @@
-"""The door: rules that nobody confirms go back by themselves, in order while an agent lives.
+"""Rules that are removed unless somebody confirms them in time.
 
-Rules: whoever makes the rules calls `arm` first, which begins the time and notes it on disk. When it is over, `view`
-says so, `listing` withdraws this machine, and once its ports are gone, or the grace is over, the rules are told to
-capture nothing. That is how it stays, also for the next agent, until somebody confirms, or begins anew.
+    waiting ── rules loaded ──► running ── time over ──► withdrawing ── ports unlisted ──► over
+       └────────────────────────────┴──────── confirmed ───────┴────────────────────────────┘
+
+The time is never extended. When it is over, the ports are withdrawn first. The rules capture nothing once that is done,
+or after `grace`, when the kernel's own timer ends: so it works without an agent, too. Confirming works in every stage.
 """
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 
 import trio
 
-from exclave.confirm.record import Unconfirmed, forget_unconfirmed, load_unconfirmed, store_unconfirmed
-from exclave.confirm.stage import Confirmation, Stage, begin, resume
+from exclave.kit.formats.json_text import parse_json
+from exclave.kit.formats.times import format_duration
+from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
@@ -21,9 +27,109 @@ from exclave.member.client import MemberClient
 
 log = logging.getLogger(__name__)
 
+FILE = "unconfirmed.json"
+"""Exists while nobody has confirmed. In the state folder, since a reboot confirms nothing."""
+
+LONGEST_GRACE = 15.0
+"""Seconds."""
+
+
+@dataclass(frozen=True)
+class Unconfirmed:
+    """Rules may stay for `seconds` without a confirmation. `begun`: that time has begun, or is over."""
+
+    seconds: float
+    begun: bool = False
+
+
+def store_unconfirmed(state: Path, record: Unconfirmed) -> None:
+    """Write the record. Raises HostError."""
+    write_atomic(state / FILE, (json.dumps(asdict(record)) + "\n").encode())
+
+
+def load_unconfirmed(state: Path) -> Unconfirmed | None:
+    """Read the record; None if there is none. A damaged one counts as rules whose time is over."""
+    try:
+        tree = parse_json((state / FILE).read_text(encoding="utf-8"))
+        return Unconfirmed(float(tree["seconds"]), bool(tree["begun"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, OverflowError, TypeError):
+        return Unconfirmed(0.0, begun=True)
+
+
+def forget_unconfirmed(state: Path) -> bool:
+    """Remove the record, which confirms the rules; whether there was one. Raises HostError."""
+    there = (state / FILE).exists()
+    remove(state / FILE)
+    return there
+
+
+class Stage(Enum):
+    """The word in the log."""
+
+    CONFIRMED = "confirmed"  # or never asked to be
+    WAITING = "waiting"
+    RUNNING = "running"
+    WITHDRAWING = "withdrawing"
+    OVER = "over"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A stage. `seconds`: the time to confirm; `kernel_end`: when the kernel's timer ends (monotonic; 0: it has)."""
+
+    stage: Stage = Stage.CONFIRMED
+    seconds: float = 0.0
+    kernel_end: float = 0.0
+
+    @property
+    def grace(self) -> float:
+        """Seconds between the end of the time and the kernel's."""
+        return min(self.seconds, LONGEST_GRACE)
+
+    @property
+    def ends(self) -> float:
+        """When the time is over."""
+        return self.kernel_end - self.grace
+
+    @property
+    def armed_until(self) -> float | None:
+        """The end of the kernel's timer in the rules. None: no end; 0: they capture nothing."""
+        if self.stage is Stage.CONFIRMED:
+            return None
+        return 0.0 if self.stage is Stage.OVER else self.kernel_end
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether pods must not come here any more."""
+        return self.stage in (Stage.WITHDRAWING, Stage.OVER)
+
+    @property
+    def text(self) -> str:
+        """What holds, for a person; "" if there is nothing to confirm."""
+        length = format_duration(self.seconds)
+        if self.stage is Stage.CONFIRMED:
+            return ""
+        if self.is_withdrawn:
+            return f"the rules were not confirmed within {length}, so nothing is captured"
+        return f"the rules are removed {length} after they were loaded, unless somebody confirms them"
+
+
+def begin(seconds: float, now: float) -> Confirmation:
+    """Rules are loaded now."""
+    return Confirmation(Stage.RUNNING, seconds, now + seconds + min(seconds, LONGEST_GRACE))
+
+
+def resume(seconds: float, begun: bool, left: float | None, now: float) -> Confirmation:
+    """The stage after an earlier agent. `left`: seconds on the kernel's timer, None or 0 if it has ended."""
+    if not begun:
+        return Confirmation(Stage.WAITING, seconds)
+    return Confirmation(Stage.RUNNING, seconds, now + left) if left else Confirmation(Stage.OVER, seconds)
+
 
 class Confirming:
-    """How far it has come. Made by `open_confirm`."""
+    """The stage of this machine, in `view`. Made by `open_confirm`."""
 
     def __init__(self, state: Path, membership: MemberClient, found: Confirmation) -> None:
         self.view: Latest[Confirmation] = Latest(found)
@@ -31,34 +137,38 @@ class Confirming:
         self._membership = membership
 
     def arm(self) -> float | None:
-        """What the rules that are about to be made must hold; see `Confirmation.armed_until`. Raises HostError."""
+        """Start the time, if rules wait for it; returns `Confirmation.armed_until`. Call before loading rules.
+
+        Raises HostError.
+        """
         found = self.view.value
         if found.stage is Stage.WAITING:
+            # On disk first, so that a crash gives the rules no second time.
             store_unconfirmed(self._state, Unconfirmed(found.seconds, begun=True))
-            self._become(begin(found.seconds, trio.current_time()))
+            self._set(begin(found.seconds, trio.current_time()))
         return self.view.value.armed_until
 
     def confirm(self) -> bool:
-        """Somebody has confirmed; whether there was anything to confirm. Raises HostError."""
+        """Confirm; whether there was anything to confirm. Raises HostError."""
         forget_unconfirmed(self._state)
         was_asked = self.view.value.stage is not Stage.CONFIRMED
         if was_asked:
-            self._become(Confirmation())
+            self._set(Confirmation())
         return was_asked
 
     async def run(self) -> None:
-        """Let the time run, for as long as there is anything to confirm."""
+        """Pass through the stages until the rules are confirmed."""
         while (found := self.view.value).stage is not Stage.CONFIRMED:
             if found.stage is Stage.RUNNING:
                 with trio.move_on_at(found.ends):
                     await self._wait_change(found)
                     continue
-                self._become(Confirmation(Stage.WITHDRAWING, found.seconds, found.kernel_end))
+                self._set(Confirmation(Stage.WITHDRAWING, found.seconds, found.kernel_end))
             elif found.stage is Stage.WITHDRAWING:
                 with trio.move_on_at(found.kernel_end):
                     await self._wait_withdrawn(found)
                 if self.view.value is found:
-                    self._become(Confirmation(Stage.OVER, found.seconds))
+                    self._set(Confirmation(Stage.OVER, found.seconds))
             else:
                 await self._wait_change(found)
 
@@ -79,16 +189,15 @@ class Confirming:
             )
             nursery.cancel_scope.cancel()
 
-    def _become(self, found: Confirmation) -> None:
-        log.log(
-            logging.WARNING if found.text else logging.INFO, "confirm: [stage=%s] %s", found.stage.value, found.text
-        )
+    def _set(self, found: Confirmation) -> None:
+        level = logging.WARNING if found.text else logging.INFO
+        log.log(level, "confirm: [stage=%s] %s", found.stage.value, found.text)
         self.view.set(found)
 
 
 @asynccontextmanager
 async def open_confirm(state: Path, membership: MemberClient, left: float | None) -> AsyncIterator[Confirming]:
-    """Let rules that are to be confirmed end in time, while open. `left`: seconds that those in the kernel have."""
+    """Remove unconfirmed rules in time, while open. `left`: seconds on the timer of the rules in the kernel."""
     record = load_unconfirmed(state)
     found = Confirmation() if record is None else resume(record.seconds, record.begun, left, trio.current_time())
     confirming = Confirming(state, membership, found)

@@ -4,7 +4,7 @@ import logging
 
 from exclave.api.malformed import object_title, read_each
 from exclave.api.requests import Object
-from exclave.cluster.watch_events import Listed, Removed, WatchEvent
+from exclave.cluster.watch import Listed, Removed, WatchEvent
 from exclave.controller.policy.snapshot import Key
 from exclave.errors import describe
 

@@ -34,7 +34,7 @@ from exclave.api.requests import (
     patch,
 )
 from exclave.cluster.client import Cluster
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.controller.cache import Cache, uid_of
 from exclave.controller.cluster_state import CONFIG, ClusterState
 from exclave.controller.execute import Executor

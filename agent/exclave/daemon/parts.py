@@ -60,7 +60,8 @@ def situation_of(parts: Parts | None, join: JoinRecord | None) -> Situation:
     return Situation(
         is_member=True,
         standing=parts.membership.standing.value if parts.membership else Standing.MEMBER,
-        ending=parts.ending,
+        is_leaving=parts.ending is Ending.LEAVE,
+        is_stopping=parts.ending is Ending.STOP,
         is_failing=listing.is_failing if listing else False,
         is_serving=listing.serving if listing else False,
         is_ready=listing.ready if listing else False,
@@ -260,9 +261,13 @@ def _problems(parts: Parts) -> Iterator[Problem]:
         yield Problem(reason.word, assessment.message, reason.hint)
     if parts.confirming is not None and (found := parts.confirming.view.value).text:
         if found.is_withdrawn:
-            yield Problem("rolled-back", found.text, "exclave confirm makes them for good")
+            yield Problem("rolled-back", found.text, "run exclave confirm to load them again, without a time limit")
         else:
-            yield Problem("confirm-awaited", found.text, "log in anew, to see that it works; then: exclave confirm")
+            yield Problem(
+                "confirm-awaited",
+                found.text,
+                "check with a new login that this machine is reachable, then run: exclave confirm",
+            )
     if parts.swap is not None and (text := parts.swap.problem.value) is not None:
         yield Problem("swap-given-up", text, "see the agent's log; it is tried again, and exclave proxy swap tries now")
     if parts.steering is not None and (text := parts.steering.problem.value) is not None:

@@ -17,7 +17,7 @@ import trio
 
 from exclave import __version__
 from exclave.config import Config
-from exclave.confirm.record import Unconfirmed, forget_unconfirmed, store_unconfirmed
+from exclave.confirm.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control.server import SendReply, open_control
 from exclave.daemon.boot import serve
 from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
@@ -265,7 +265,7 @@ async def _open_agent(config: Config, now: Now) -> AsyncIterator[Agent]:
 async def run(config: Config, now: Now, confirm: float | None = None) -> Ending:
     """Be an agent until told to end; how. Raises HostError, ConfigError.
 
-    With `confirm` rules go back by themselves after so many seconds, unless somebody confirms them.
+    `confirm`: seconds after which the rules are removed, unless somebody confirms them.
     """
     async with _open_agent(config, now) as agent:
         if confirm is not None:

@@ -18,7 +18,7 @@ from exclave.cluster.member_cluster import open_member_cluster
 from exclave.cluster.server_addresses import FILE as SERVER_ADDRESSES
 from exclave.cluster.server_addresses import forget_answers
 from exclave.config import Config, Paths
-from exclave.confirm.record import forget_unconfirmed
+from exclave.confirm.confirm import forget_unconfirmed
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.identity.storage import NEXT_KEY, SVID, remove_identity

@@ -16,8 +16,7 @@ from functools import partial
 import trio
 
 from exclave.api.settings import Settings
-from exclave.dns.message import MAX_MESSAGE, respond
-from exclave.dns.zone import HeadlessService, control_plane_services
+from exclave.dns.zone import MAX_MESSAGE, HeadlessService, control_plane_services, respond
 from exclave.errors import Fault, HostError
 from exclave.kit.host.rebinding_socket import ReopenedSocket
 from exclave.kit.tasks.latest import Latest

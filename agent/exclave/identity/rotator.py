@@ -6,7 +6,7 @@ A new certificate is checked, stored, then published. One that fails is logged, 
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,10 +14,10 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.api.csr import csr_sha256, key_sha256, make_csr
+from exclave.api.member import Issued
 from exclave.api.settings import Settings
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError
-from exclave.identity.foreign import describe_foreign, foreign_keys
 from exclave.identity.renewal import FIRST_RETRIES, StoredSvid, renew_after_issuer_change, renew_at, retries
 from exclave.identity.storage import (
     forget_next_key,
@@ -38,6 +38,24 @@ from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
 from exclave.member.client import MemberClient
 from exclave.milestones import Renewing, log_milestone
+
+
+def foreign_keys(issued: Sequence[Issued], own: Collection[str]) -> tuple[Issued, ...]:
+    """The foreign ones of `issued`, whose order is oldest first. `own` are sha256 (hex) of this machine's keys."""
+    if not own:
+        return ()
+    # Entries before the first own key do not count: a join may have lost its first key.
+    first = next((index for index, one in enumerate(issued) if one.key_sha256 in own), 0)
+    return tuple(one for one in issued[first:] if one.key_sha256 not in own)
+
+
+def describe_foreign(issued: Sequence[Issued]) -> str | None:
+    """The problem for a person, None if there are none."""
+    if not issued:
+        return None
+    listed = ", ".join(f"{one.serial} at {one.time}" for one in issued)
+    return f"certificates were signed as this member for keys that this machine never had: {listed}"
+
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,18 @@ from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 from exclave.listing.probes import run_probes
-from exclave.listing.ready import Effect, ProbeResult, ReadinessFacts, Reported, SetReady, plan_writes, readiness
-from exclave.listing.rules import RuleGaps, RulesFacts, can_rely_on_rules
+from exclave.listing.ready import (
+    Effect,
+    ProbeResult,
+    ReadinessFacts,
+    Reported,
+    RuleGaps,
+    RulesFacts,
+    SetReady,
+    can_rely_on_rules,
+    plan_writes,
+    readiness,
+)
 from exclave.listing.withdraw import WITHDRAW_TIMEOUT, walk_back
 from exclave.member.client import MemberClient
 from exclave.milestones import Starting, log_milestone

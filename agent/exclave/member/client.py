@@ -20,7 +20,7 @@ from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, MEMBERS, Object, Request, delete, get, patch
 from exclave.api.settings import Settings, digest, parse_settings
 from exclave.cluster.member_cluster import MemberCluster
-from exclave.cluster.watch_events import Listed, Removed, WatchEvent
+from exclave.cluster.watch import Listed, Removed, WatchEvent
 from exclave.config import Config
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal, ClusterError, ExclaveError
@@ -39,7 +39,6 @@ from exclave.member.addresses import (
     wait_for_move,
 )
 from exclave.member.facts import forget_boot_identity, read_boot_identity, read_facts
-from exclave.member.membership_tracker import APART, ASK_ORPHAN_EVERY, MembershipTracker
 from exclave.member.record import (
     MembershipRecord,
     forget_membership,
@@ -48,7 +47,7 @@ from exclave.member.record import (
     store_membership,
     store_settings,
 )
-from exclave.member.state import Standing
+from exclave.member.state import APART, ASK_ORPHAN_EVERY, MembershipTracker, Standing
 from exclave.milestones import Leaving, log_milestone
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The state of a machine, computed from facts and never stored. Pure.
+"""The state of a machine, and its standing in the cluster, computed from facts and observations. Pure.
 
 An eviction or a requested ending comes first, whatever else holds; then the data path decides.
 """
@@ -6,7 +6,7 @@ An eviction or a requested ending comes first, whatever else holds; then the dat
 from dataclasses import dataclass
 from enum import Enum
 
-from exclave.ending import Ending
+from exclave.api.member import MemberView
 
 
 class State(Enum):
@@ -34,12 +34,13 @@ class Standing(Enum):
 
 @dataclass(frozen=True)
 class Situation:
-    """The facts that a state is computed from. `ending`: None until one is requested."""
+    """The facts that a state is computed from."""
 
     is_member: bool = False
     is_joining: bool = False
     standing: Standing = Standing.MEMBER
-    ending: Ending | None = None
+    is_leaving: bool = False
+    is_stopping: bool = False
     is_failing: bool = False
     is_serving: bool = False
     is_ready: bool = False
@@ -51,9 +52,9 @@ def state_of(situation: Situation) -> State:
         return State.JOINING if situation.is_joining else State.UNJOINED
     if situation.standing is Standing.EVICTED:
         return State.EVICTED
-    if situation.ending is Ending.LEAVE:
+    if situation.is_leaving:
         return State.LEAVING
-    if situation.ending is Ending.STOP:
+    if situation.is_stopping:
         return State.STOPPING
     if situation.is_failing:
         return State.FAILING
@@ -62,3 +63,49 @@ def state_of(situation: Situation) -> State:
     if situation.is_ready:
         return State.READY
     return State.PENDING if situation.is_serving else State.STARTING
+
+
+APART = 30.0
+"""Seconds between the two refusals that make an orphan: API servers cache, restart and disagree for a while."""
+
+ASK_ORPHAN_EVERY = 300.0
+"""Seconds between an orphan's requests."""
+
+
+class MembershipTracker:
+    """Follows the standing. Times are monotonic seconds.
+
+    An eviction is final. An orphan keeps its data path, and one accepted request makes it a member again.
+    """
+
+    def __init__(self) -> None:
+        self._standing = Standing.MEMBER
+        self._refused_since: float | None = None
+
+    @property
+    def standing(self) -> Standing:
+        """The newest standing."""
+        return self._standing
+
+    def observe_member(self, view: MemberView) -> None:
+        """The own Member was read, which needs an accepted credential."""
+        self.observe_accepted()
+        if view.deleting:
+            self._standing = Standing.EVICTED
+
+    def observe_deleted(self) -> None:
+        """The own Member was deleted."""
+        self._standing = Standing.EVICTED
+
+    def observe_refused(self, now: float) -> None:
+        """The credential was refused (401): twice in a row, `APART` seconds apart, makes an orphan."""
+        if self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= APART and self._standing is Standing.MEMBER:
+            self._standing = Standing.ORPHANED
+
+    def observe_accepted(self) -> None:
+        """The credential was accepted: any answer but 401."""
+        self._refused_since = None
+        if self._standing is Standing.ORPHANED:
+            self._standing = Standing.MEMBER

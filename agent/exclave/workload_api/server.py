@@ -7,6 +7,7 @@ the existing streams go on.
 import logging
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,8 +24,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Renewing, log_milestone
 from exclave.workload_api.connection import WorkloadConnection
-from exclave.workload_api.messages import X509Svid, encode_response
-from exclave.workload_api.peer import check_peer, peer_of
+from exclave.workload_api.wire import RpcStatus, StatusCode, X509Svid, encode_response
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,28 @@ CLOSE_TIME = 2.0
 """Seconds to send a client the end of its call."""
 
 _CHUNK = 65536
+_UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A process, as it was when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
+    """The process that connected. The kernel says so, and nobody can forge it."""
+    return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+
+
+def check_peer(peer: Peer, allowed_uids: frozenset[int]) -> RpcStatus | None:
+    """Whether a peer may have the key; None means yes."""
+    if peer.uid in allowed_uids:
+        return None
+    return RpcStatus(StatusCode.PERMISSION_DENIED, f"user {peer.uid} is not the proxy's, and only the proxy is served")
 
 
 @dataclass(frozen=True)

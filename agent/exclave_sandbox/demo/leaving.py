@@ -12,7 +12,7 @@ import trio
 
 from exclave.api.names import accounts_namespace
 from exclave.api.requests import EXTERNAL_WORKLOADS, LEASES, MEMBERS, SERVICE_ACCOUNTS, list_all
-from exclave.cluster.watch_events import Upserted
+from exclave.cluster.watch import Upserted
 from exclave.link.layout import LINK, TABLE
 from exclave_sandbox.demo.joining import BY_ADDRESS, PLAINTEXT, JoinScenes, find, ready_of
 from exclave_sandbox.expect import UnexpectedError, eventually, expect

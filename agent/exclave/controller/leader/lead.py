@@ -15,7 +15,7 @@ import trio
 
 from exclave.api.requests import LEASES, Object, Request, Resource, create, get, replace
 from exclave.cluster.client import Cluster
-from exclave.cluster.watch_events import WatchEvent
+from exclave.cluster.watch import WatchEvent
 from exclave.controller.leader.election import (
     RETRY,
     LeaseVersion,
