@@ -35,8 +35,7 @@ from exclave.link.layout import dns_address
 from exclave.link.link import open_link
 from exclave.proxy.instance import open_proxy
 from exclave.redirect.kernel.nft import find_active, find_armed
-from exclave.redirect.reconciler import Redirect, open_redirect
-from exclave.redirect.table_door import open_table
+from exclave.redirect.reconciler import Redirect, open_redirect, open_table
 from exclave.swap.swap import Swap, open_swap
 from exclave.workload_api.server import open_workload_api
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network

@@ -16,7 +16,7 @@ from dataclasses import replace
 from tests.bench.figures import heading, note, processes_started, row
 
 from exclave.redirect.rules.policy import RedirectPolicy
-from exclave.redirect.rules.ruleset import render
+from exclave.redirect.rules.ruleset import render_ruleset
 
 COUNTS = (0, 100, 1000, 10000)
 
@@ -48,7 +48,7 @@ def exclusions(count: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
 def ours(count: int) -> Callable[[], None]:
     """Puts our rules in place."""
     ports, networks = exclusions(count)
-    rules = render(replace(NOTHING, exempt_outbound_ports=ports, exempt_networks=networks)).encode()
+    rules = render_ruleset(replace(NOTHING, exempt_outbound_ports=ports, exempt_networks=networks)).encode()
     return lambda: _run(["nft", "-f", "-"], rules)
 
 

@@ -16,7 +16,7 @@ import trio
 from tests.bench.figures import heading, row
 
 from exclave.redirect.keepalive import remove_keepalive
-from exclave.redirect.rules.drain_ruleset import render_drain, render_ruleset
+from exclave.redirect.rules.ruleset import render_drain, render_ruleset
 from exclave_sandbox.stage.namespaces import Machine
 from redirect.agent_process import TOP, start_agent
 from redirect.lab import CLUSTER4, CLUSTER6, VM4, Flows, Lab, as_proxies, open_lab

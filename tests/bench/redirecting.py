@@ -14,8 +14,8 @@ from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import TABLE
 from exclave.redirect.kernel.nft import remove_table
 from exclave.redirect.reconciler import open_redirect
-from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy, Server
+from exclave.redirect.rules.ruleset import render_ruleset
 
 TIMES = 9
 

@@ -14,7 +14,7 @@ from exclave.explain.sentences import Answer, compare_with_trace, describe
 from exclave.explain.table import Table, parse_rule_texts, parse_table
 from exclave.explain.trace_events import TraceEvent
 from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, evaluate
-from exclave.redirect.rules.drain_ruleset import KEEPALIVE_CHAIN
+from exclave.redirect.rules.ruleset import KEEPALIVE_CHAIN
 
 FILES = Path(__file__).parents[1] / "redirect" / "rules" / "golden"
 

@@ -18,8 +18,8 @@ from exclave.explain.trace import listen_for_events, open_attempt, read_events, 
 from exclave.explain.trace_events import TraceEvent
 from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, element_text, evaluate
 from exclave.redirect.rules.confirm_timer import render_arming
-from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy, Server
+from exclave.redirect.rules.ruleset import render_ruleset
 from support.network_namespace import in_network_namespace
 
 from ..redirect.packets import first_packet, open_link_by_name

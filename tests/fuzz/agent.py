@@ -63,6 +63,7 @@ from exclave.kit.formats.ranges import parse_span
 from exclave.kit.formats.times import epoch, parse_duration
 from exclave.kit.formats.x509 import not_before, read_blocks, read_certificates
 from exclave.kit.host.netlink import ERROR, read_attributes, read_body, read_messages, write_attribute, write_message
+from exclave.kit.host.process_identity import parse_process
 from exclave.kit.host.sockets import read_sockets
 from exclave.member.facts import parse_os_release
 from exclave.member.record import (
@@ -79,12 +80,11 @@ from exclave.member.record import SETTINGS as SETTINGS_FILE
 from exclave.proxy.metrics import read_expiry, read_samples
 from exclave.proxy.process.binary import read_version
 from exclave.proxy.process.instances import interpreter_of, parse_instances
-from exclave.redirect.applied import FILE as RULES
-from exclave.redirect.applied import AppliedRecord
-from exclave.redirect.keepalive_table import parse_record
-from exclave.redirect.kernel.conntrack import parse_half_open
+from exclave.redirect.kernel.half_open import parse_half_open
 from exclave.redirect.kernel.nft_events import TransactionReader
 from exclave.redirect.kernel.observe import parse_listing
+from exclave.redirect.reconciler import FILE as RULES
+from exclave.redirect.reconciler import AppliedRecord
 from exclave.swap.evidence import count_clients, count_policies, count_sockets
 from exclave.workload_api.connection import WorkloadConnection
 from exclave.workload_api.wire import (
@@ -581,7 +581,13 @@ OWN_FILES = (
         (load_answers,),
     ),
     Target("instances.json", of_text(parse_instances), [as_json(INSTANCES)], (ValueError,), (parse_instances,)),
-    Target("keepalive.json", of_text(parse_record), [as_json(PROCESS)], (ValueError,), (parse_record,)),
+    Target(
+        "keepalive.json",
+        of_text(lambda text: parse_process(parse_json(text))),
+        [as_json(PROCESS)],
+        (ValueError,),
+        (parse_process,),
+    ),
     Target(
         RULES,
         of_file(RULES, lambda state: AppliedRecord(state).find_fingerprint("rules")),

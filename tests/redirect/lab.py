@@ -21,9 +21,9 @@ import trio
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.host.command import run_command
 from exclave.link.link import open_link
-from exclave.redirect.rules.drain_ruleset import render_ruleset
+from exclave.redirect.reconciler import open_table
 from exclave.redirect.rules.policy import RedirectPolicy
-from exclave.redirect.table_door import open_table
+from exclave.redirect.rules.ruleset import render_ruleset
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
 
 from .policies import PROXY

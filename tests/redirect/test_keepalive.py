@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -18,8 +18,17 @@ import trio.testing
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.host.gated import HeldProcess, make_record
 from exclave.kit.host.procfs import view_process
-from exclave.redirect.keepalive import END_TIME, _launch, open_keepalive, remove_keepalive
-from exclave.redirect.keepalive_table import FILE, render_record
+from exclave.redirect.keepalive import (
+    COMMANDS,
+    END_TIME,
+    FILE,
+    KEEPALIVE_TABLE,
+    _launch,
+    find_error,
+    is_owned,
+    open_keepalive,
+    remove_keepalive,
+)
 
 from .agent_process import AgentProcess, start_agent
 from .lab import CLUSTER4, CLUSTER6, VM4, VM6, CallResult, Flows, Lab, as_proxies, open_lab
@@ -118,7 +127,6 @@ async def test_without_it_a_flush_resets_connections_and_the_agent_warns_of_that
 
 
 async def test_an_agent_killed_before_the_record_was_written_leaves_no_process() -> None:
-    """What stands at the gate goes when the gate's other end does."""
     gated, answers = _launch("/nowhere/nft")
     os.close(gated._gate)
     assert await gated.process.wait() == 0
@@ -137,7 +145,7 @@ async def test_an_agent_ends_although_the_process_ignores_signals(
     sleep = Path(shutil.which("sleep") or "").resolve()
     process = subprocess.Popen([sleep, "1000"])
     try:
-        (tmp_path / FILE).write_text(render_record(make_record(process.pid, str(sleep))))
+        (tmp_path / FILE).write_text(json.dumps(asdict(make_record(process.pid, str(sleep)))))
         monkeypatch.setattr(HeldProcess, "send", lambda *_: None)
         async with open_keepalive(tmp_path, endings):
             began = trio.current_time()
@@ -153,7 +161,7 @@ async def test_an_agent_ends_although_the_process_ignores_signals(
 
 
 @pytest.mark.root
-async def test_the_keepalive_table_is_spared_by_others_and_goes_with_its_process(tmp_path: Path) -> None:
+async def test_others_cannot_change_the_keepalive_table_and_it_ends_with_its_process(tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, agent):
         assert TABLE in await lab.nft("list", "tables")
         for command in ("flush ruleset", "delete table inet exclave-guard", "flush table inet exclave-guard"):
@@ -167,7 +175,7 @@ async def test_the_keepalive_table_is_spared_by_others_and_goes_with_its_process
 
 
 @pytest.mark.parametrize("ending", ["leave", "stop"])
-async def test_on_the_way_out_it_goes_after_the_proxy_and_leaves_nothing(ending: str, tmp_path: Path) -> None:
+async def test_leave_and_stop_end_it_after_the_proxy_and_leave_nothing(ending: str, tmp_path: Path) -> None:
     async with open_lab() as lab:
         before = await lab.nft("list", "ruleset")
         agent = await start_agent(lab.vm, tmp_path, POLICY)
@@ -204,7 +212,7 @@ async def test_the_next_agent_adopts_it_and_no_connection_notices(how: str, tmp_
         assert await lab.nft("list", "tables") == ""
 
 
-async def test_from_cold_it_is_ended_by_its_record_alone(tmp_path: Path) -> None:
+async def test_without_an_agent_it_is_ended_by_its_record(tmp_path: Path) -> None:
     async with open_machine(tmp_path) as (lab, agent):
         keepalive = keepalive_of(tmp_path)
         agent.kill()
@@ -231,3 +239,47 @@ async def test_a_process_that_is_not_ours_is_neither_used_nor_ended(differs: dic
         assert await remove_keepalive(tmp_path) is None
         assert view_process(keepalive) is not None
         os.kill(keepalive, signal.SIGKILL)
+
+
+LISTING = """\
+table inet exclave-guard { # progname nft
+	flags owner
+
+	chain kept {
+		type nat hook prerouting priority dstnat + 10; policy accept;
+		ct state invalid accept
+	}
+}
+"""
+
+ANSWERS = {
+    "nothing yet": ("", False, None),
+    "the table, as nft 1.0.6 lists it": (LISTING, True, None),
+    "the table, behind a prompt that echoes": (f"nft> {COMMANDS}{LISTING}", True, None),
+    "half of the table": (LISTING[:-3], False, None),
+    "a table without an owner": (LISTING.replace("\tflags owner\n", ""), False, None),
+    "a kernel without owned tables": (
+        "Error: Could not process rule: Operation not supported\nadd table inet exclave-guard { flags owner;\n",
+        False,
+        "Error: Could not process rule: Operation not supported",
+    ),
+    "half of an error": ("Error: Could not pro", False, None),
+    "an nft without -i": (
+        "Error: Interactive CLI not supported in this build\n",
+        False,
+        "Error: Interactive CLI not supported in this build",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "owned", "reason"), ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_of_nft_shows_an_owned_table_or_an_error(answer: str, owned: bool, reason: str | None) -> None:
+    assert is_owned(answer) == owned
+    assert find_error(answer) == reason
+
+
+def test_the_table_is_made_before_it_is_listed() -> None:
+    """A line is one transaction, and nft lists what a line is to make before the kernel has it."""
+    made, listed, rest = COMMANDS.split("\n")
+    assert made.startswith("add table inet ")
+    assert (listed, rest) == (f"list table inet {KEEPALIVE_TABLE}", "")

@@ -20,10 +20,9 @@ from exclave.kit.tasks.latest import Latest
 from exclave.link.link import open_link
 from exclave.redirect.kernel.nft import remove_table
 from exclave.redirect.plan import plan_table
-from exclave.redirect.reconciler import Redirect, open_redirect
+from exclave.redirect.reconciler import AppliedRecord, Redirect, open_redirect, open_table
 from exclave.redirect.rules.policy import RedirectPolicy, Server
 from exclave.redirect.rules.ruleset import ruleset_digest
-from exclave.redirect.table_door import open_table
 from support.faults import failing_once
 from support.network_namespace import in_network_namespace
 
@@ -90,8 +89,8 @@ async def test_calls_of_programs_reach_the_proxy_with_their_destination_unless_e
 
 
 @pytest.mark.parametrize("networks", [("10.0.0.0/8",), None, ()], ids=["cluster", "all", "none"])
-async def test_calls_to_oneself_pass_by_the_proxy(networks: tuple[str, ...] | None) -> None:
-    """Also the proxy's own: it dials the original destination, and would call itself for ever."""
+async def test_connections_to_this_machine_itself_bypass_the_proxy(networks: tuple[str, ...] | None) -> None:
+    """Also the proxy's own: it connects to the original destination, and would call itself for ever."""
     async with open_lab() as lab, redirected(lab, replace(POLICY, networks=networks)):
         lab.listen(lab.vm, "application", f"{VM4}/8080", "127.0.0.1/8080")
         for address in (VM4, "127.0.0.1"):
@@ -99,7 +98,7 @@ async def test_calls_to_oneself_pass_by_the_proxy(networks: tuple[str, ...] | No
             assert await lab.call(lab.vm, address, 8080, uid=PROXY) == CallResult("application")
 
 
-async def test_a_member_of_ipv6_is_reached_by_ipv6() -> None:
+async def test_a_member_with_an_ipv6_address_is_reached_by_ipv6() -> None:
     async with open_lab() as lab, redirected(lab, replace(POLICY, addresses=(VM6,))):
         lab.listen(lab.vm, "application", f"{VM4}/8080")
         assert await lab.call(lab.peer, VM6, 8080) == CallResult("proxy a", (VM6, 8080))
@@ -107,7 +106,7 @@ async def test_a_member_of_ipv6_is_reached_by_ipv6() -> None:
         assert await lab.call(lab.peer, VM4, 8080) == CallResult("application")
 
 
-async def test_everything_is_captured_where_that_is_wanted_but_the_metadata_service() -> None:
+async def test_the_metadata_service_is_not_captured_even_if_everything_is_wanted() -> None:
     async with open_lab() as lab:
         await lab.peer.add_address("169.254.169.254/32")
         await lab.vm.add_route("169.254.169.254/32")
@@ -150,7 +149,7 @@ async def test_a_swap_moves_new_connections_only() -> None:
         assert outbound.is_alive()
 
 
-async def test_where_the_proxy_is_dead_outbound_may_open_while_inbound_stays_closed() -> None:
+async def test_with_a_dead_proxy_outbound_can_be_opened_while_inbound_stays_closed() -> None:
     async with open_lab() as lab, redirected(lab, POLICY, "b") as (wanted, redirect):
         lab.listen(lab.vm, "application", f"{VM4}/8080")
         lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")
@@ -224,7 +223,7 @@ async def test_the_rules_of_others_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
-async def test_what_stands_after_each_ending(ending: Ending) -> None:
+async def test_leave_and_stop_drain_and_a_hand_over_leaves_the_rules(ending: Ending) -> None:
     async with open_lab() as lab:
         endings = EndingSwitch()
         async with open_redirect(Wanted(POLICY), lab.network.scratch, endings):
@@ -232,7 +231,7 @@ async def test_what_stands_after_each_ending(ending: Ending) -> None:
                 endings.ask_nowait(ending)
         chains = re.findall("chain (\\w+)", await lab.nft("list", "table", "inet", "exclave"))
         captures = ["inbound", "outbound"] if ending is Ending.HAND_OVER else []
-        assert chains == ["foreign", *captures, "kept"]  # until the link's door removes it, after the proxy's end
+        assert chains == ["foreign", *captures, "kept"]  # until open_table removes it, after the proxy's end
         assert (lab.network.scratch / "rules.json").exists() == (ending is Ending.HAND_OVER)
         for _ in range(2):
             await remove_table()
@@ -288,7 +287,9 @@ async def test_rules_that_an_earlier_agent_made_stay_if_they_are_the_wanted_ones
             assert redirect.repairs == 1
 
 
-async def test_rules_that_fail_leave_the_ones_that_stand_and_are_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_rules_that_the_kernel_refuses_leave_the_old_ones_and_are_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with open_lab() as lab, redirected(lab, POLICY, "a", "b") as (wanted, redirect):
         with doors_inside(lab.vm, lab.network.scratch, prefix="false"):
             wanted.set(replace(POLICY, instance="b"))
@@ -413,3 +414,63 @@ async def test_a_fault_of_ours_ends_the_agent_by_handing_over_and_the_rules_stay
                 await trio.sleep_forever()
         assert stays.is_alive()
         assert (await lab.call(lab.vm, CLUSTER4, 80)).who == "proxy a"
+
+
+RULES = "table inet exclave { }"
+
+
+def test_a_fingerprint_is_found_for_the_same_rules_only(tmp_path: Path) -> None:
+    made = AppliedRecord(tmp_path)
+    assert made.find_fingerprint(RULES) is None
+    made.store(RULES, "as it was made")
+    assert AppliedRecord(tmp_path).find_fingerprint(RULES) == "as it was made"
+    assert AppliedRecord(tmp_path).find_fingerprint(f"{RULES}\n") is None
+
+
+DAMAGED = {
+    "nothing": "",
+    "half of it": '{"rules": "',
+    "a list": "[]",
+    "null": "null",
+    "no fingerprint": '{"rules": "", "boot_id": ""}',
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_is_ignored(text: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.json").write_text(text)
+    assert AppliedRecord(tmp_path).find_fingerprint(RULES) is None
+
+
+def test_a_record_of_an_earlier_boot_is_ignored(tmp_path: Path) -> None:
+    AppliedRecord(tmp_path).store(RULES, "as it was made")
+    path = tmp_path / "rules.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "another"}))
+    assert AppliedRecord(tmp_path).find_fingerprint(RULES) is None
+
+
+def test_a_record_can_be_removed_repeatedly(tmp_path: Path) -> None:
+    AppliedRecord(tmp_path).store(RULES, "as it was made")
+    for _ in range(2):
+        AppliedRecord(tmp_path).remove()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_costs_a_warning_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    AppliedRecord(tmp_path / "absent").store(RULES, "as it was made")
+    (message,) = caplog.messages
+    assert message.startswith("redirect: the next agent will make its rules again: cannot write ")
+
+
+@pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
+async def test_leave_and_stop_remove_the_table_and_a_hand_over_leaves_it(ending: Ending) -> None:
+    async with open_lab() as lab:
+        endings = EndingSwitch()
+        endings.ask_nowait(ending)
+        before = await lab.nft("list", "ruleset")
+        async with open_table(endings):
+            await lab.load(PLAIN)
+        after = await lab.nft("list", "ruleset")
+        assert ("table inet exclave {" in after) == (ending is Ending.HAND_OVER)
+        await remove_table()
+        assert await lab.nft("list", "ruleset") == before

@@ -40,8 +40,11 @@ from exclave.link.link import open_link  # noqa: E402
 from exclave.proxy.instance import Proxy, open_proxy  # noqa: E402
 from exclave.proxy.process.binary import find_proxy_user  # noqa: E402
 from exclave.redirect.kernel.nft import find_active  # noqa: E402
-from exclave.redirect.reconciler import Redirect, open_redirect  # noqa: E402
-from exclave.redirect.table_door import open_table  # noqa: E402
+from exclave.redirect.reconciler import (  # noqa: E402
+    Redirect,
+    open_redirect,
+    open_table,
+)
 from exclave.swap.swap import Swap, open_swap  # noqa: E402
 from exclave.workload_api.server import open_workload_api  # noqa: E402
 from support.agent import Keys, say  # noqa: E402

@@ -31,7 +31,7 @@ FIRST = (
     "uninstall/test_uninstall.py",
     "proxy/test_instance.py",
     "redirect/test_reconciler.py",
-    "redirect/rules/test_drain_ruleset.py",
+    "redirect/rules/test_ruleset.py",
     "redirect/test_cleaning.py",
     "redirect/test_keepalive.py",
     "redirect/test_others.py",

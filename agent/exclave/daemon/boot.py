@@ -36,8 +36,7 @@ from exclave.proxy.instance import Proxy, open_proxy
 from exclave.proxy.process.binary import find_proxy_user
 from exclave.redirect.keepalive import open_keepalive
 from exclave.redirect.kernel.nft import find_active, find_armed
-from exclave.redirect.reconciler import Redirect, open_redirect
-from exclave.redirect.table_door import open_table
+from exclave.redirect.reconciler import Redirect, open_redirect, open_table
 from exclave.swap.swap import open_swap
 from exclave.workload_api.server import open_workload_api
 

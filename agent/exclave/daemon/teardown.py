@@ -41,9 +41,9 @@ from exclave.member.record import (
 from exclave.milestones import Leaving, Withdrawing, log_milestone
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import RecordFile
-from exclave.redirect.applied import remove_applied
 from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.kernel.nft import drain_table, remove_table
+from exclave.redirect.reconciler import AppliedRecord
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ async def clean_up(config: Config) -> list[str]:
     await remove_table()
     done.append("rules removed")
     with _noted(problems):
-        remove_applied(runtime)
+        AppliedRecord(runtime).remove()
     with _noted(problems):
         if (pid := await remove_keepalive(runtime)) is not None:
             done.append(f"keepalive process {pid} ended")

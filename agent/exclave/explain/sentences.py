@@ -13,7 +13,7 @@ from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, 
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import INSTANCES, TABLE, instance_address
 from exclave.redirect.rules.confirm_timer import ARMED, element_time
-from exclave.redirect.rules.trial import TRIAL
+from exclave.redirect.rules.ruleset import TRIAL
 
 _OWN_CHAINS = {"outbound": "outbound", "inbound": "inbound"}
 

@@ -11,6 +11,7 @@ Instance = Literal["a", "b"]
 Family = Literal[4, 6]
 
 INSTANCES: tuple[Instance, Instance] = ("a", "b")
+FAMILIES: tuple[Family, Family] = (4, 6)
 
 LINK = "exclave0"
 TABLE = "exclave"  # family inet

@@ -1,22 +1,27 @@
-"""The door to the keepalive table `inet exclave-guard`: a small process owns it, and outlives an agent that hands over.
+"""The door to the keepalive table `inet exclave-guard`: it keeps connections alive while others flush all rules.
 
-A process that an earlier agent left is adopted; else one is started. One that ends is replaced, with growing pauses.
-On leave and stop it is ended, and the kernel removes its table. On hand-over it stays.
-Where nft or the kernel does not support owned tables, that is logged, and the agent runs without one.
+The kernel excludes a table with an owner from everybody's `flush ruleset`, and removes it when its owner ends. The
+owner is a small process, `nft -i`, that outlives an agent that hands over. The table has the chain that keeps
+connections alive (see rules/ruleset) and captures nothing. The redirect's own table cannot have an owner, since it must
+outlive any process. Where nft or the kernel does not support owned tables, the agent runs without one.
+Source: nft(8), table flags; linux/netfilter/nf_tables.h.
 """
 
+import json
 import logging
 import os
 import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import trio
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.host.gated import (
     GATE,
@@ -27,21 +32,24 @@ from exclave.kit.host.gated import (
     open_high_pipe,
     start_gated,
 )
+from exclave.kit.host.process_identity import ProcessRecord, parse_process
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Starting, Withdrawing, log_milestone
-from exclave.redirect.keepalive_table import (
-    COMMANDS,
-    FILE,
-    find_error,
-    is_complete,
-    is_owned,
-    parse_record,
-    render_record,
-)
 
 log = logging.getLogger(__name__)
+
+KEEPALIVE_TABLE = "exclave-guard"  # family inet
+
+FILE = "guard.json"
+
+COMMANDS = (
+    f"add table inet {KEEPALIVE_TABLE} {{ flags owner; chain kept {{ "
+    "type nat hook prerouting priority -90; policy accept; ct state invalid accept; }; }\n"
+    f"list table inet {KEEPALIVE_TABLE}\n"
+)
+"""Two lines for `nft -i`: make the table, then list it. In one line, it would be listed before the kernel has it."""
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -62,7 +70,7 @@ _ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C", "HOME": "/dev/null"}  # nft 
 
 
 class _Keepalive:
-    """Supervises the one keepalive process."""
+    """Supervises the one keepalive process. One that ends is replaced, with growing pauses."""
 
     def __init__(self, runtime: Path) -> None:
         self._path = runtime / FILE
@@ -70,7 +78,7 @@ class _Keepalive:
         self._is_unsupported = False
 
     def adopt(self) -> None:
-        """Adopt the process that an earlier agent left, if there is one."""
+        """Adopt the process of an earlier agent, if there is one."""
         self._process = _adopt(self._path)
         if self._process is not None:
             log.info("redirect: adopted the keepalive process %d", self._process.pid)
@@ -102,14 +110,14 @@ class _Keepalive:
         gated, answers = _launch(nft)
         log_milestone(Starting.KEEPALIVE_WAITS)
         async with trio.lowlevel.FdStream(answers) as stream:
-            await gated.release(lambda pid: self._store_record(pid, executable))
+            await gated.release(lambda pid: self._store_record(make_record(pid, executable)))
             self._process = gated.process  # before anything is awaited: a cancelled start must not lose it
             log_milestone(Starting.KEEPALIVE_RELEASED)
             answer = await _read_answer(stream)
         return gated.process if is_owned(answer) else find_error(answer) or "nft did not confirm the table"
 
-    def _store_record(self, pid: int, executable: str) -> None:
-        write_atomic(self._path, render_record(make_record(pid, executable)).encode())
+    def _store_record(self, record: ProcessRecord) -> None:
+        write_atomic(self._path, f"{json.dumps(asdict(record), indent=2)}\n".encode())
 
     async def run(self) -> None:
         """Replace the process whenever it has ended."""
@@ -125,11 +133,8 @@ class _Keepalive:
 
     async def end(self) -> None:
         """End the process. The kernel removes its table."""
-        if self._process is not None:
-            await _kill(self._process)
-            self._process = None
-        remove(self._path)
-        log_milestone(Withdrawing.KEEPALIVE_ENDED)
+        await _end(self._process, self._path)
+        self._process = None
 
     def release(self) -> None:
         """Release the process without ending it."""
@@ -140,7 +145,7 @@ class _Keepalive:
 
 @asynccontextmanager
 async def open_keepalive(runtime: Path, endings: EndingSwitch) -> AsyncIterator[None]:
-    """Have the keepalive table while open, where the host supports it."""
+    """Have the keepalive table while open, where the host supports it. On hand-over its process stays."""
     keepalive = _Keepalive(runtime)
     keepalive.adopt()
     await keepalive.start()
@@ -166,16 +171,13 @@ async def open_keepalive(runtime: Path, endings: EndingSwitch) -> AsyncIterator[
 async def remove_keepalive(runtime: Path) -> int | None:
     """End the recorded process, without an agent, as often as one likes; its pid, None if there was none."""
     process = _adopt(runtime / FILE)
-    if process is not None:
-        await _kill(process)
-    remove(runtime / FILE)
-    log_milestone(Withdrawing.KEEPALIVE_ENDED)
+    await _end(process, runtime / FILE)
     return process.pid if process is not None else None
 
 
 def _adopt(path: Path) -> HeldProcess | None:
     try:
-        record = parse_record(path.read_text(encoding="utf-8"))
+        record = parse_process(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as problem:
@@ -215,18 +217,31 @@ def _launch(nft: str) -> tuple[GatedProcess, int]:
 
 
 async def _read_answer(answers: trio.lowlevel.FdStream) -> str:
-    """What nft prints, until it is complete or ANSWER_TIME is over."""
-    received = b""
+    """What nft prints, until that is a whole listing or an error, or ANSWER_TIME is over."""
+    received, answer = b"", ""
     with trio.move_on_after(ANSWER_TIME):
-        while not is_complete(received.decode("utf-8", "replace")):
-            more = await answers.receive_some()
-            if not more:
-                break
+        while not is_owned(answer) and find_error(answer) is None and (more := await answers.receive_some()):
             received += more
-    return received.decode("utf-8", "replace")
+            answer = received.decode("utf-8", "replace")
+    return answer
 
 
-async def _kill(process: HeldProcess) -> None:
-    process.send(signal.SIGKILL)
-    await process.wait()
-    process.close()
+def is_owned(answer: str) -> bool:
+    """Whether the listing shows the table with an owner."""
+    lines = [line.strip() for line in answer.splitlines()]
+    return answer.endswith("\n}\n") and any(line.startswith("flags owner") for line in lines)
+
+
+def find_error(answer: str) -> str | None:
+    """The first error that nft reports; None if there is none so far."""
+    errors = [line.strip() for line in answer.splitlines(keepends=True) if "Error" in line and line.endswith("\n")]
+    return errors[0] if errors else None
+
+
+async def _end(process: HeldProcess | None, path: Path) -> None:
+    if process is not None:
+        process.send(signal.SIGKILL)
+        await process.wait()
+        process.close()
+    remove(path)
+    log_milestone(Withdrawing.KEEPALIVE_ENDED)

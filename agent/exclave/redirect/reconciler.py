@@ -3,10 +3,12 @@
 Each change is one `nft` process and one transaction. The table is then read back: its fingerprint is the reference that
 every later reading is compared with. A failed change leaves the rules as they were and is tried again; only the first
 one, at the start, is raised.
-Rules are not removed on leave and stop: the drain ruleset replaces them, so that open connections are served to their
-end. table_door removes the table once the proxy has ended. On hand-over the rules stay.
+On leave and stop the drain ruleset replaces the rules, so that open connections are served to their end. `open_table`
+removes the table once the proxy has ended. On hand-over the rules stay.
 """
 
+import hashlib
+import json
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
@@ -18,21 +20,22 @@ import trio
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
+from exclave.kit.formats.json_text import parse_json
+from exclave.kit.host.files import remove, write_atomic
+from exclave.kit.host.procfs import read_boot_id
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import TABLE
 from exclave.milestones import Starting, log_milestone
-from exclave.redirect.applied import AppliedRecord
 from exclave.redirect.kernel.half_open import forget_half_open
 from exclave.redirect.kernel.monitor import Monitor, open_monitor
-from exclave.redirect.kernel.nft import drain_table, load_rules, observe_table
+from exclave.redirect.kernel.nft import drain_table, load_rules, observe_table, remove_table
 from exclave.redirect.kernel.observe import NOTHING, Observed
 from exclave.redirect.plan import FIGHT, Action, is_wider, pause_after, plan_table
 from exclave.redirect.rules.confirm_timer import render_arming
-from exclave.redirect.rules.drain_ruleset import render_drain, render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy
-from exclave.redirect.rules.ruleset import ruleset_digest
+from exclave.redirect.rules.ruleset import render_drain, render_ruleset, ruleset_digest
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,48 @@ POLL_INTERVAL = 5.0
 CHECK_INTERVAL = 60.0
 """Seconds between readings where the kernel reports changes. Rare, since each reading starts a program."""
 
-DRAIN_TIME = 70.0
-"""Seconds for two runs of nft, with 30 s each, and for their ends."""
+DRAIN_TIME, REMOVAL_TIME = 70.0, 40.0
+"""Seconds for two runs of nft and for one, with 30 s each, and for their ends."""
+
+FILE = "rules.json"
+
+
+class AppliedRecord:
+    """`rules.json`: how the kernel listed our table right after it was made, so that the next agent can adopt it.
+
+    It holds the fingerprint of the listed table, the digest of the transaction that made it, and the boot. A record of
+    another boot or of other rules, or a damaged one, is ignored: the table is then made again, which no connection
+    notices.
+    """
+
+    def __init__(self, runtime: Path) -> None:
+        self._path = runtime / FILE
+
+    def find_fingerprint(self, rules: str) -> str | None:
+        """The fingerprint recorded for the table that this transaction makes; None if there is none."""
+        try:
+            tree = parse_json(self._path.read_text(encoding="utf-8"))
+            fingerprint = str(tree["fingerprint"])
+            wanted = _record(rules, fingerprint)
+            return fingerprint if {key: tree[key] for key in wanted} == wanted else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def store(self, rules: str, fingerprint: str) -> None:
+        """Record how the table that this transaction made is listed. A disk that refuses is logged only."""
+        try:
+            write_atomic(self._path, f"{json.dumps(_record(rules, fingerprint), indent=2)}\n".encode())
+        except HostError as problem:
+            log.warning("redirect: the next agent will make its rules again: %s", problem)
+
+    def remove(self) -> None:
+        """Remove the file; it may be absent. Raises HostError."""
+        remove(self._path)
+
+
+def _record(rules: str, fingerprint: str) -> dict[str, str]:
+    digest = hashlib.sha256(rules.encode()).hexdigest()
+    return {"rules": digest, "fingerprint": fingerprint, "boot_id": read_boot_id()}
 
 
 @dataclass
@@ -93,7 +136,7 @@ class Redirect:
             if is_wider(before, wanted):
                 self._widenings.set(self._widenings.value + 1)
             if action is not Action.NOTHING:
-                self._applied.store(rules, observed)
+                self._applied.store(rules, observed.fingerprint)
                 log_milestone(Starting.RULES)
         self.observed.set(observed)
         self.problem.set(None)
@@ -128,7 +171,7 @@ class Redirect:
         async with open_any_change(self.wanted, self._monitor.changes, self._monitor.is_listening) as change:
             pause = 0.0
             while True:
-                await self._try_to_reconcile()
+                await self.refresh()
                 before, pause = pause, pause_after(self._repaired, trio.current_time())
                 if pause and not before:
                     log.warning("redirect: others undo each repair at once; from now on one repair in %g s", pause)
@@ -143,10 +186,7 @@ class Redirect:
                 await forget_half_open(self.wanted.value.addresses)
 
     async def refresh(self) -> None:
-        """Update `observed` from the kernel now; never raises HostError."""
-        await self._try_to_reconcile()
-
-    async def _try_to_reconcile(self) -> None:
+        """Reconcile now; never raises HostError."""
         try:
             await self.reconcile()
         except HostError as problem:
@@ -183,3 +223,17 @@ async def open_redirect(
                     with shielded(DRAIN_TIME):
                         await drain_table()
                         applied.remove()
+
+
+@asynccontextmanager
+async def open_table(endings: EndingSwitch) -> AsyncIterator[None]:
+    """Remove the table when the block ends by a leave or a stop: after the proxy has ended, which drains until then.
+
+    Raises HostError if nft fails.
+    """
+    try:
+        yield
+    finally:
+        if endings.value is not Ending.HAND_OVER:
+            with shielded(REMOVAL_TIME):
+                await remove_table()

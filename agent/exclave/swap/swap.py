@@ -21,13 +21,13 @@ from exclave.kit.host.procfs import read_tcp_tables
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
-from exclave.link.layout import INBOUND_PORT, OUTBOUND_PORT, Instance, instance_address, trial_address
+from exclave.link.layout import FAMILIES, INBOUND_PORT, OUTBOUND_PORT, Instance, instance_address, trial_address
 from exclave.member.client import MemberClient
 from exclave.proxy.instance import Proxy
 from exclave.proxy.published import InstanceView
 from exclave.proxy.states import InstanceState
 from exclave.redirect.reconciler import Redirect
-from exclave.redirect.rules.policy import FAMILIES, RedirectPolicy
+from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.swap.evidence import count_clients, count_policies, count_sockets, wanted_policies
 from exclave.swap.plan import QUIET_POLLS, BeginSwap, DrainOther, RejectRequest, SwapFacts, SwapReason, plan_swap
 from exclave.swap.trial import try_connection

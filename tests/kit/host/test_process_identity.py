@@ -1,10 +1,13 @@
 """Which process is ours: only the one that was recorded, in every respect."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from exclave.kit.host.process_identity import ProcessRecord, ProcessView, mismatch, start_ticks_of
+from exclave.kit.host.process_identity import ProcessRecord, ProcessView, mismatch, parse_process, start_ticks_of
 
 BOOT = "5f9a7d5e-0000-4000-8000-000000000001"
 RECORD = ProcessRecord(4711, 90_210, BOOT, "/usr/lib/exclave/linkerd2-proxy")
@@ -46,3 +49,14 @@ def test_start_ticks_are_found_behind_any_name() -> None:
 def test_another_form_of_stat_is_refused(stat: str) -> None:
     with pytest.raises(ValueError, match="/proc/<pid>/stat has another form than expected"):
         start_ticks_of(stat)
+
+
+@given(st.builds(ProcessRecord, st.integers(1, 2**22), st.integers(0, 2**63), st.text(), st.text()))
+def test_a_record_is_read_as_it_was_written(record: ProcessRecord) -> None:
+    assert parse_process(json.loads(json.dumps(asdict(record)))) == record
+
+
+@pytest.mark.parametrize("tree", [[], None, {"pid": 1}, {"pid": float("inf")}, {"pid": "one"}])
+def test_a_damaged_record_is_refused(tree: object) -> None:
+    with pytest.raises(ValueError):  # int's own words differ by version
+        parse_process(tree)

@@ -12,8 +12,8 @@ from exclave.kit.tasks.latest import Latest
 from exclave.redirect.kernel.nft import drain_table, load_rules, observe_table, remove_table
 from exclave.redirect.kernel.observe import NOTHING
 from exclave.redirect.reconciler import open_redirect
-from exclave.redirect.rules.drain_ruleset import render_ruleset
 from exclave.redirect.rules.policy import RedirectPolicy
+from exclave.redirect.rules.ruleset import render_ruleset
 
 from ..lab import doors_inside, open_lab
 from ..policies import PLAIN

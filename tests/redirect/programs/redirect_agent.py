@@ -14,9 +14,8 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.link.link import open_link
 from exclave.redirect.keepalive import open_keepalive
-from exclave.redirect.reconciler import open_redirect
+from exclave.redirect.reconciler import open_redirect, open_table
 from exclave.redirect.rules.policy import RedirectPolicy, Server  # noqa: F401  the policy's repr names both
-from exclave.redirect.table_door import open_table
 
 
 def report(**event: object) -> None:

@@ -14,7 +14,7 @@ from exclave.api.settings import Settings
 from exclave.config import RedirectConfig
 from exclave.kit.formats.ranges import Span
 from exclave.redirect.rules.policy import NEVER_CAPTURED, HostExclusions, RedirectPolicy, Server, collapsed, make_policy
-from exclave.redirect.rules.ruleset import render
+from exclave.redirect.rules.ruleset import render_ruleset
 from support.member import make_settings
 
 from ..policies import PLAIN, PROXY
@@ -263,10 +263,10 @@ def test_no_text_that_anybody_writes_reaches_the_rules_unread(text: str) -> None
         except ValueError:
             continue
         assert set(text) <= set("0123456789abcdef.:/")
-        assert text in render(policy)
+        assert text in render_ruleset(policy)
     for field in ("exempt_inbound_interfaces", "exempt_outbound_interfaces", "capture_interfaces"):
         try:
             policy = replace(PLAIN, **{field: (text,)})
         except ValueError:
             continue
-        assert f'"{text}"' in render(policy)
+        assert f'"{text}"' in render_ruleset(policy)

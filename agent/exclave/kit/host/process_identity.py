@@ -6,6 +6,7 @@ file, and the kernel then calls the old one deleted: it is ours all the same.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 _DELETED = " (deleted)"
 
@@ -18,6 +19,14 @@ class ProcessRecord:
     start_ticks: int
     boot_id: str
     executable: str
+
+
+def parse_process(tree: Any) -> ProcessRecord:
+    """Read a record from parsed JSON; keys of a newer agent are ignored. Raises ValueError if it is damaged."""
+    try:
+        return ProcessRecord(int(tree["pid"]), int(tree["start_ticks"]), str(tree["boot_id"]), str(tree["executable"]))
+    except (KeyError, OverflowError, TypeError) as problem:
+        raise ValueError(f"process record: {problem} is missing or wrong") from None
 
 
 @dataclass(frozen=True)

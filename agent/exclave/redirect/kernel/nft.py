@@ -9,8 +9,7 @@ from exclave.link.layout import TABLE, Instance
 from exclave.milestones import Withdrawing, log_milestone
 from exclave.redirect.kernel.observe import NOTHING, Observed, parse_listing
 from exclave.redirect.rules.confirm_timer import render_confirmed
-from exclave.redirect.rules.drain_ruleset import render_drain
-from exclave.redirect.rules.ruleset import render_removal
+from exclave.redirect.rules.ruleset import render_drain, render_removal
 
 
 async def load_rules(rules: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from exclave.kit.formats.json_text import parse_json
 from exclave.link.layout import INSTANCES, TABLE, Instance
 from exclave.redirect.rules.confirm_timer import is_armed_set, time_left
-from exclave.redirect.rules.drain_ruleset import DRAIN_MARK
+from exclave.redirect.rules.ruleset import DRAIN_MARK
 
 
 @dataclass(frozen=True)

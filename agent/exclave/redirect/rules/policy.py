@@ -14,7 +14,7 @@ from itertools import chain
 from exclave.api.settings import Settings
 from exclave.config import RedirectConfig, is_interface
 from exclave.kit.formats.ranges import Span, as_span, merge, without
-from exclave.link.layout import INBOUND_PORT, INSTANCES, NETWORK6, Family, Instance
+from exclave.link.layout import FAMILIES, INBOUND_PORT, INSTANCES, NETWORK6, Family, Instance
 
 SSH_PORT = 22
 
@@ -40,8 +40,6 @@ NEVER_CAPTURED = (
     *METADATA,
 )
 """Networks that are never captured."""
-
-FAMILIES: tuple[Family, Family] = (4, 6)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,12 @@ class RedirectPolicy:
         for instance in (self.instance, self.trial or self.instance):
             if instance not in INSTANCES:
                 raise ValueError(f"instance: a or b was expected, found {instance!r}")
-        self._check_addresses()
+        for address in self.addresses:
+            _check_own(address)
+        if len({":" in address for address in self.addresses}) > 1:
+            raise ValueError(f"addresses: those of one family were expected, found {', '.join(self.addresses)}")
+        for address in (*self.ssh_peers, *(server.address for server in self.servers)):
+            _check_address(address)
         for networks in (self.networks or (), self.exempt_networks, self.exempt_sources):
             _check_networks(networks)
         for family in self.families:
@@ -123,14 +126,6 @@ class RedirectPolicy:
         if INBOUND_PORT in self.ssh_ports:
             raise ValueError(f"port {INBOUND_PORT}: an SSH server listens there, where the mesh's proxies call")
 
-    def _check_addresses(self) -> None:
-        for address in self.addresses:
-            _check_own(address)
-        if len({_version(address) for address in self.addresses}) > 1:
-            raise ValueError(f"addresses: those of one family were expected, found {', '.join(self.addresses)}")
-        for address in (*self.ssh_peers, *(server.address for server in self.servers)):
-            _check_address(address)
-
     def captured_ports(self) -> tuple[Span, ...]:
         """Inbound ports that go to the proxy unless SSH's or excluded: the group's, and always the proxy's own."""
         return merge((INBOUND_PORT, *self.inbound_ports))
@@ -148,13 +143,9 @@ class RedirectPolicy:
         return without(self.exempt_outbound_ports, SSH_PORT, *self.ssh_ports)
 
 
+@lru_cache(maxsize=64)
 def collapsed(networks: tuple[str, ...], family: Family) -> tuple[str, ...]:
     """The networks of a family, merged: none lies inside another."""
-    return _collapsed(networks, family)
-
-
-@lru_cache(maxsize=64)
-def _collapsed(networks: tuple[str, ...], family: Family) -> tuple[str, ...]:
     if family == 4:
         return tuple(map(str, collapse_addresses(IPv4Network(one) for one in networks if ":" not in one)))
     return tuple(map(str, collapse_addresses(IPv6Network(one) for one in networks if ":" in one)))
@@ -248,10 +239,6 @@ def _check_span_values(spans: tuple[int | Span, ...]) -> None:
             _check_number(port, 65535, "port")
         if first > last:
             raise ValueError(f"ports: a range that begins with its lower end was expected, found {first}-{last}")
-
-
-def _version(address: str) -> int:
-    return 6 if ":" in address else 4
 
 
 def _check_number(value: int, most: int, what: str) -> None:
