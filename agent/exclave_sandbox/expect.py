@@ -1,7 +1,9 @@
-"""Comparing what is found with what is expected, and waiting until it is so."""
+"""Comparing what is found with what is expected, waiting until it is so, and snapshots of a machine."""
 
+import difflib
+import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -30,3 +32,46 @@ async def eventually(
     except trio.Cancelled:
         sys.stderr.write(f"waited for {what}; last value: {str(value)[:2000]}\n")
         raise
+
+
+SUBJECTS: Mapping[str, tuple[str, ...]] = {
+    "nftables": ("nft", "--stateless", "list", "ruleset"),
+    "links": ("ip", "-details", "link", "show"),
+    "addresses": ("ip", "address", "show"),
+    "routes": ("ip", "route", "show", "table", "all"),
+    "rules": ("ip", "rule", "show"),
+    "routes of IPv6": ("ip", "-6", "route", "show", "table", "all"),
+    "rules of IPv6": ("ip", "-6", "rule", "show"),
+}
+"""The commands whose output makes a snapshot of a network namespace."""
+
+FILES = (
+    "find", "/etc", "/var/lib", "/run", "/usr/lib/exclave", "-xdev", "-name", "*exclave*",
+    "-printf", "%p %M %u:%g %s\\n",
+)  # fmt: skip
+"""Files of exclave on a whole host, with mode, owner and size."""
+
+_CHANGING = [
+    re.compile(r"(valid_lft|preferred_lft) \S+"),
+    re.compile(r"expires \d+sec"),
+    re.compile(r"# handle \d+"),
+    re.compile(r"(hello|tcn|topology_change|gc)_timer +\S+"),
+]
+
+
+def steady(text: str) -> str:
+    """`text` without the parts that change by themselves."""
+    for pattern in _CHANGING:
+        text = pattern.sub("", text)
+    return text
+
+
+def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Added (+) and removed (-) lines, each with its subject."""
+    lines = []
+    for subject in sorted(set(before) | set(after)):
+        diff = difflib.unified_diff(
+            steady(before.get(subject, "")).splitlines(), steady(after.get(subject, "")).splitlines(), lineterm="", n=0
+        )
+        lines += [f"{subject}: {line}" for line in diff if not line.startswith(("---", "+++", "@@"))]
+    return lines

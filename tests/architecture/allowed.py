@@ -76,8 +76,7 @@ PURE_LIBRARIES = {
 
 WITHOUT_TEST_FILE = {
     "exclave.__main__": "one line that calls cli.main, which the command's tests run",
-    "exclave_sandbox.demo.joining": "played whole by test_scenario",
-    "exclave_sandbox.demo.leaving": "played whole by test_scenario",
+    "exclave_sandbox.demo.membership": "played whole by test_scenario",
     "exclave_sandbox.demo.traffic": "played whole by test_scenario",
     "exclave_sandbox.stage.flush": "run by the demo, under traffic",
     "exclave_sandbox.stage.stage": "stands in test_scenario, and in every benchmark",

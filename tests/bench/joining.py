@@ -10,7 +10,7 @@ import httpx
 import trio
 from tests.bench.figures import heading, note, row
 
-from exclave_sandbox.demo.joining import BY_ADDRESS, JoinScenes
+from exclave_sandbox.demo.membership import BY_ADDRESS, JoinScenes
 from exclave_sandbox.stage.stage import DemoStage, open_stage
 
 UNTIL_MESHED = """

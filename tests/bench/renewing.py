@@ -11,7 +11,7 @@ from tests.bench.figures import heading, note, row
 from exclave.api.csr import make_csr
 from exclave.identity.storage import generate_key
 from exclave.identity.svid import check_svid
-from exclave_sandbox.demo.joining import JoinScenes
+from exclave_sandbox.demo.membership import JoinScenes
 from exclave_sandbox.demo.traffic import TrafficScenes
 from exclave_sandbox.stage.stage import DemoStage, open_stage
 from support.mesh import IDENTITY

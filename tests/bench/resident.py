@@ -11,7 +11,7 @@ import psutil
 import trio
 from tests.bench.figures import heading, median_of, note, row
 
-from exclave_sandbox.demo.joining import JoinScenes
+from exclave_sandbox.demo.membership import JoinScenes
 from exclave_sandbox.stage.stage import DemoStage, open_stage
 
 LIBRARIES = "import cryptography.x509, dns.message, h2.connection, httpx, jwcrypto.jwe, netifaces, psutil, ssl, trio"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 from tests.bench.figures import heading, note, row
 
-from exclave_sandbox.demo.joining import JoinScenes
+from exclave_sandbox.demo.membership import JoinScenes
 from exclave_sandbox.demo.traffic import open_load
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage.stage import DemoStage, open_stage

@@ -29,9 +29,9 @@ from exclave.kit.host.command import Finished  # noqa: E402
 from exclave.kit.tasks.nursery import shielded  # noqa: E402
 from exclave.link.layout import LINK  # noqa: E402
 from exclave.milestones import Renewing, milestone_line  # noqa: E402
-from exclave_sandbox.demo.joining import find, issue_token, ready_of  # noqa: E402
+from exclave_sandbox.demo.membership import find, issue_token, ready_of  # noqa: E402
+from exclave_sandbox.expect import differences  # noqa: E402
 from exclave_sandbox.stage import mesh  # noqa: E402
-from exclave_sandbox.stage.compare import differences  # noqa: E402
 from exclave_sandbox.stage.namespaces import Machine  # noqa: E402
 from exclave_sandbox.stage.programs import StageProgram, start  # noqa: E402
 from exclave_sandbox.stage.stage import DemoStage, open_stage  # noqa: E402

@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.kit.formats.x509 import der_of
 from exclave.workload_api.wire import X509Svid, encode_response, frame_message
+from exclave_sandbox.apiserver.access import API_AUDIENCE, Account, TokenKey, TokenRequest, parse_token_request
 from exclave_sandbox.apiserver.api import Api, parse_path
 from exclave_sandbox.apiserver.lists import page_of, parse_selector, read_cursor
 from exclave_sandbox.apiserver.messages import HttpRequest, Refusal, Reply
-from exclave_sandbox.apiserver.tokens import API_AUDIENCE, Account, TokenKey, TokenRequest, parse_token_request
 from exclave_sandbox.http1 import HttpClient, json_answer, serve_requests
+from exclave_sandbox.standin.controllers import read_endpoint
 from exclave_sandbox.standin.identity import read_svids, split_certificates, split_messages
-from exclave_sandbox.standin.lookup import read_endpoint
 from exclave_sandbox.standin.settings import read_environment
 from exclave_sandbox.standin.wire import (
     HEADER_START,

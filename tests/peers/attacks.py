@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from exclave_sandbox.stage.control_plane import AUDIENCE
+from exclave_sandbox.stage.kubernetes import AUDIENCE
 
 from .test_contract import core, group, lease, leases, member, members
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exclave_sandbox.stage.control_plane import RELEASES, Layout, binaries_in, cache_folder
-from exclave_sandbox.stage.kubernetes import Kubernetes, find_binaries
+from exclave_sandbox.stage.kubernetes import RELEASES, Kubernetes, Layout, binaries_in, cache_folder, find_binaries
 from exclave_sandbox.stage.kubernetes import running_kubernetes as run_on
 from support.ports import free_port
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from exclave_sandbox.stage.control_plane import NEWEST
+from exclave_sandbox.stage.kubernetes import NEWEST
 from peers.kubernetes import AVAILABLE, cache
 from support.needs import need
 

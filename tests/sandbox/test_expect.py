@@ -1,9 +1,11 @@
-"""Comparing with what a step expects, and waiting for it."""
+"""Comparing, waiting, and snapshots."""
+
+import subprocess
 
 import pytest
 import trio
 
-from exclave_sandbox.expect import UnexpectedError, eventually, expect
+from exclave_sandbox.expect import FILES, SUBJECTS, UnexpectedError, differences, eventually, expect, steady
 
 
 async def test_eventually_returns_what_was_acceptable(autojump_clock: object) -> None:
@@ -30,3 +32,45 @@ def test_a_difference_is_an_error_with_both_values() -> None:
     expect("ports", [80], [80])
     with pytest.raises(UnexpectedError, match=r"^ports: \[80\] was expected, found \[\]$"):
         expect("ports", [], [80])
+
+
+def test_equal_snapshots_differ_in_nothing() -> None:
+    assert differences({"links": "1: lo\n"}, {"links": "1: lo\n"}) == []
+
+
+def test_what_came_and_what_went_is_named_with_its_subject() -> None:
+    before = {"links": "1: lo\n2: eth0\n", "nftables": ""}
+    after = {"links": "1: lo\n", "nftables": "table inet exclave {\n}\n"}
+    assert differences(before, after) == [
+        "links: -2: eth0",
+        "nftables: +table inet exclave {",
+        "nftables: +}",
+    ]
+
+
+def test_a_subject_that_is_missing_afterwards_differs() -> None:
+    assert differences({"routes": "default"}, {}) == ["routes: -default"]
+
+
+def test_what_moves_by_itself_does_not_count() -> None:
+    assert steady("valid_lft 86390sec preferred_lft 86390sec") == steady("valid_lft 12sec preferred_lft 12sec")
+
+
+def test_a_link_that_was_added_is_found_on_a_real_kernel() -> None:
+    listing = " ".join(SUBJECTS["links"])
+    script = f"{listing}; echo =====; ip link add exclave0 type bridge; {listing}"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=True)
+    before, after = done.stdout.split("=====\n")
+    assert any("exclave0" in line for line in differences({"links": before}, {"links": after}))
+    assert differences({"links": before}, {"links": before}) == []
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_listing_runs(subject: str) -> None:
+    done = subprocess.run(["unshare", "--net", *SUBJECTS[subject]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_are_listed_with_mode_owner_and_size() -> None:
+    done = subprocess.run(FILES, capture_output=True, text=True)
+    assert "No such file" in done.stderr or done.returncode == 0

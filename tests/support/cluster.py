@@ -22,11 +22,11 @@ from exclave.cluster.endpoint import ServerAddress
 from exclave.cluster.watch import Removed, Upserted, WatchEvent
 from exclave.errors import ClusterError, Fault
 from exclave.kit.tasks.latest import Latest
+from exclave_sandbox.apiserver.access import TokenKey
 from exclave_sandbox.apiserver.api import Api
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.messages import HttpRequest, Reply
 from exclave_sandbox.apiserver.store import ObjectChange, Scope, Store
-from exclave_sandbox.apiserver.tokens import TokenKey
 
 SERVER = "https://10.0.0.1:6443"
 SERVER_ADDRESS = ServerAddress("10.0.0.1", 6443)

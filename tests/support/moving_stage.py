@@ -21,7 +21,7 @@ sys.path[:0] = [str(TOP / "agent"), str(TOP / "tests")]
 import trio  # noqa: E402
 
 from exclave.api.requests import EXTERNAL_WORKLOADS, list_all  # noqa: E402
-from exclave_sandbox.demo.joining import issue_token, ready_of  # noqa: E402
+from exclave_sandbox.demo.membership import issue_token, ready_of  # noqa: E402
 from exclave_sandbox.demo.traffic import BY_GROUP  # noqa: E402
 from exclave_sandbox.expect import UnexpectedError, eventually  # noqa: E402
 from exclave_sandbox.stage import mesh  # noqa: E402

@@ -15,10 +15,9 @@ from typing import Any
 import trio
 
 from exclave.kit.host.command import Finished
-from exclave_sandbox.demo.joining import BY_ADDRESS, JoinScenes
+from exclave_sandbox.demo.membership import BY_ADDRESS, JoinScenes
 from exclave_sandbox.demo.traffic import BY_POD_SERVICE
-from exclave_sandbox.expect import eventually
-from exclave_sandbox.stage.compare import differences
+from exclave_sandbox.expect import differences, eventually
 from exclave_sandbox.stage.programs import StageProgram, module, start
 from exclave_sandbox.stage.stage import DemoStage, open_stage
 from exclave_sandbox.stage.vm import fetch

@@ -15,7 +15,17 @@ from typing import Any
 from urllib.parse import unquote
 
 from exclave.kit.formats.json_text import parse_json
-from exclave_sandbox.apiserver.access import ANONYMOUS, AUTHENTICATED, MASTERS, AccessRules, Attempt, User
+from exclave_sandbox.apiserver.access import (
+    ANONYMOUS,
+    AUTHENTICATED,
+    MASTERS,
+    AccessRules,
+    Account,
+    Attempt,
+    TokenKey,
+    User,
+    parse_token_request,
+)
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.discovery import discover
 from exclave_sandbox.apiserver.kinds.kinds import BY_PATH, NAMESPACES, Kind, merge_patch
@@ -38,7 +48,6 @@ from exclave_sandbox.apiserver.messages import (
     wrong_method,
 )
 from exclave_sandbox.apiserver.store import ObjectChange, Scope, Store
-from exclave_sandbox.apiserver.tokens import Account, TokenKey, parse_token_request
 
 _OF_COLLECTION = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
 _OF_OBJECT = {"GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}

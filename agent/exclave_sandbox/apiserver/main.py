@@ -33,12 +33,12 @@ from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave_sandbox import pki
+from exclave_sandbox.apiserver.access import TokenKey
 from exclave_sandbox.apiserver.api import Api, Watch
 from exclave_sandbox.apiserver.http import Respond, serve_https
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.messages import HttpRequest, Reply, StreamedReply
 from exclave_sandbox.apiserver.store import Store
-from exclave_sandbox.apiserver.tokens import TokenKey
 from exclave_sandbox.apiserver.watch import stream_watch
 
 FIRST_REVISION = 1000

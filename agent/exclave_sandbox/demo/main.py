@@ -18,13 +18,11 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.kit.host.command import run_command
-from exclave_sandbox.demo.joining import JoinScenes
-from exclave_sandbox.demo.leaving import LeaveScenes, compare
+from exclave_sandbox.demo.membership import JoinScenes, LeaveScenes, compare
 from exclave_sandbox.demo.report import Reporter, as_json, exit_status, render_total
 from exclave_sandbox.demo.traffic import TrafficScenes
-from exclave_sandbox.stage.compare import FILES, SUBJECTS
-from exclave_sandbox.stage.control_plane import Binaries
-from exclave_sandbox.stage.kubernetes import Kubernetes, find_binaries
+from exclave_sandbox.expect import FILES, SUBJECTS
+from exclave_sandbox.stage.kubernetes import Binaries, Kubernetes, find_binaries
 from exclave_sandbox.stage.programs import module
 from exclave_sandbox.stage.stage import DemoStage, open_stage
 

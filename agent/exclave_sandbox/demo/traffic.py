@@ -17,7 +17,7 @@ import trio
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, list_all, patch
 from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import ADMIN_PORT, instance_address
-from exclave_sandbox.demo.joining import BY_ADDRESS
+from exclave_sandbox.demo.membership import BY_ADDRESS
 from exclave_sandbox.expect import UnexpectedError, eventually, expect
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import Machine

@@ -31,8 +31,7 @@ from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.apiserver.main import ApiServer, open_apiserver
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
 from exclave_sandbox.stage import mesh
-from exclave_sandbox.stage.control_plane import Binaries, Layout
-from exclave_sandbox.stage.kubernetes import Kubernetes, open_kubernetes
+from exclave_sandbox.stage.kubernetes import Binaries, Kubernetes, Layout, open_kubernetes
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
 from exclave_sandbox.stage.programs import GOODBYE, StageProgram, module, open_program, start
 from exclave_sandbox.stage.vm import VirtualMachine, open_virtual_machine

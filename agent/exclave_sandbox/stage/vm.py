@@ -17,9 +17,8 @@ import trio
 from exclave.control.client import NoAgent, query_agent
 from exclave.kit.host.command import Finished, run_command
 from exclave.kit.tasks.nursery import shielded
-from exclave_sandbox.expect import UnexpectedError, eventually
+from exclave_sandbox.expect import SUBJECTS, UnexpectedError, eventually
 from exclave_sandbox.stage import mesh
-from exclave_sandbox.stage.compare import SUBJECTS
 from exclave_sandbox.stage.namespaces import Machine, Network
 from exclave_sandbox.stage.programs import GOODBYE, StageProgram, module, open_program, start
 

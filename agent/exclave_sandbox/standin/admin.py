@@ -14,8 +14,7 @@ import h11
 import trio
 
 from exclave_sandbox.http1 import Answer, serve_requests
-from exclave_sandbox.standin.policy import refusal_of_admin
-from exclave_sandbox.standin.settings import StandinSettings
+from exclave_sandbox.standin.settings import StandinSettings, refusal_of_admin
 from exclave_sandbox.standin.stream import BROKEN, PeekedStream
 from exclave_sandbox.standin.tls import Tls
 

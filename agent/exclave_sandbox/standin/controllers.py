@@ -1,23 +1,185 @@
-"""The stand-in proxy's connections to Linkerd's controllers, as linkerd2-proxy's metrics show them.
+"""The connections of the stand-in proxy to the controllers of Linkerd: look-ups of destinations, and policies.
 
-Destination: connected to all the time, needed or not.
-Policy: once certified, asked for each inbound port and the admin port until it answers. Only the arrival of an answer
-is used, not its content: the stand-in controller has no policy beside the default.
+An answer is used for half a second, then asked for again. While the controller is away, an answer that was used within
+the idle timeout stays in use. Any other destination waits for the controller, for ever, as in linkerd2-proxy.
 """
 
 import logging
-from typing import NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NoReturn
 
+import dns.asyncresolver
 import dns.exception
+import dns.name
+import dns.resolver
 import h11
 import trio
 
+from exclave.kit.formats.json_text import parse_json
+from exclave_sandbox.http1 import HttpClient
 from exclave_sandbox.standin.admin import Counts, Labels
-from exclave_sandbox.standin.lookup import PATIENCE, RETRY, Resolver, get
-from exclave_sandbox.standin.settings import StandinSettings
+from exclave_sandbox.standin.settings import Address, StandinSettings
 from exclave_sandbox.standin.stream import BROKEN, connect
 
 log = logging.getLogger(__name__)
+
+REFRESH = 0.5
+"""Seconds between two fetches of an answer in use."""
+
+RETRY = 0.25
+ANSWER_TIME = 1.0
+"""Seconds in which the name servers have to answer."""
+PATIENCE = 3.0
+"""Seconds for one answer; also how long a Service without endpoints is given to get one (linkerd2-proxy's failfast)."""
+
+
+class NoEndpoint(Exception):
+    """A Service without an endpoint that is ready."""
+
+
+class Away(Exception):
+    """The controller does not answer."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The target of connections; `identity` is the one that must answer, None outside of the mesh."""
+
+    address: str
+    port: int
+    identity: str | None
+    server_name: str | None
+    is_opaque: bool
+
+
+@dataclass
+class _CachedEndpoint:
+    endpoint: Endpoint | None
+    used: float
+
+
+class LookupCache:
+    """Asks the controller, and caches its answers. `remember` is the seconds that an unused answer is cached."""
+
+    def __init__(self, find_server: "Resolver", remember: float, clock: Callable[[], float]) -> None:
+        self._resolver = find_server
+        self._remember = remember
+        self._clock = clock
+        self._cache: dict[Address, _CachedEndpoint] = {}
+
+    async def find(self, destination: Address) -> Endpoint | None:
+        """The endpoint for a destination, None if that is not in the mesh. Raises NoEndpoint."""
+        now = self._clock()
+        cached = self._cache.get(destination)
+        if cached is not None and now - cached.used <= self._remember:
+            cached.used = now
+            return cached.endpoint
+        while True:
+            try:
+                endpoint = await self._ask(destination)
+                self._cache[destination] = _CachedEndpoint(endpoint, self._clock())
+                return endpoint
+            except NoEndpoint:
+                if self._clock() >= now + PATIENCE:
+                    raise
+            except Away as problem:
+                log.debug("destination controller: %s", problem)
+            await trio.sleep(RETRY)
+
+    async def refresh(self) -> NoReturn:
+        """Fetch every answer in use again and again, all at once; drop what is no longer used."""
+        while True:
+            await trio.sleep(REFRESH)
+            oldest = self._clock() - self._remember
+            self._cache = {where: cached for where, cached in self._cache.items() if cached.used >= oldest}
+            async with trio.open_nursery() as nursery:
+                for destination, cached in self._cache.items():
+                    nursery.start_soon(self._fetch_again, destination, cached)
+
+    async def _fetch_again(self, destination: Address, cached: _CachedEndpoint) -> None:
+        try:
+            cached.endpoint = await self._ask(destination)
+        except NoEndpoint:
+            self._cache.pop(destination, None)  # the next connection waits for one
+        except Away as problem:
+            log.debug("destination controller: %s", problem)
+
+    async def _ask(self, destination: Address) -> Endpoint | None:
+        address, port = destination
+        try:
+            with trio.fail_after(PATIENCE):
+                server = await self._resolver.find()
+                status, body = await get(server, f"/endpoint?address={address}&port={port}")
+        except (*BROKEN, h11.ProtocolError, dns.exception.DNSException) as problem:
+            raise Away(str(problem) or type(problem).__name__) from None
+        if status == 404:
+            return None
+        if status == 503:
+            raise NoEndpoint(f"no endpoint for {address}:{port}")
+        if status != 200:
+            raise Away(f"status {status}")
+        try:
+            return read_endpoint(parse_json(body))
+        except ValueError as problem:
+            raise Away(str(problem)) from None
+
+
+def read_endpoint(tree: dict[str, Any]) -> Endpoint:
+    """An endpoint of the destination controller's JSON. Raises ValueError."""
+    try:
+        return Endpoint(tree["address"], int(tree["port"]), tree["identity"], tree["serverName"], bool(tree["opaque"]))
+    except (KeyError, OverflowError, TypeError, ValueError):
+        raise ValueError("an endpoint of the destination controller was expected") from None
+
+
+async def get(server: Address, path: str) -> tuple[int, bytes]:
+    """Status and body of one GET. Raises what a broken stream raises, h11.ProtocolError, trio.TooSlowError."""
+    async with await connect(server) as stream:
+        return await HttpClient(stream).get(server[0], path, is_last=True)
+
+
+class Resolver:
+    """Finds the address of one server: an IP as it is, a name by DNS, each time it is asked."""
+
+    def __init__(self, server: Address, resolv_conf: str) -> None:
+        self.server = f"{server[0]}:{server[1]}"
+        self._server = server
+        self._dns = dns.asyncresolver.Resolver(configure=False)
+        words = [line.split() for line in resolv_conf.splitlines()]
+        self._dns.nameservers = [line[1] for line in words if line[:1] == ["nameserver"] and len(line) > 1]
+        self._dns.lifetime = ANSWER_TIME
+
+    async def find(self) -> Address:
+        """Host and port. Raises OSError if no name server has an address of the name, or a DNSException."""
+        host, port = self._server
+        try:
+            return str(ip_address(host)), port
+        except ValueError:
+            pass
+        targets = [(record.target, record.port) for record in await self._query(host, "SRV")]
+        for name, number in (*targets, (host, port)):
+            for kind in ("A", "AAAA"):
+                for record in await self._query(name, kind):
+                    return record.address, number
+        raise OSError(f"{host} has no address")
+
+    async def _query(self, name: str | dns.name.Name, kind: str) -> list[Any]:
+        try:
+            return list(await self._dns.resolve(name, kind))
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer, dns.resolver.NoNameservers):
+            return []
+
+
+def read_resolv_conf() -> str:
+    """The machine's resolv.conf; "" if there is none."""
+    try:
+        return Path("/etc/resolv.conf").read_text()
+    except OSError:
+        return ""
+
 
 POLL_PAUSE = 0.5
 """Seconds between two connections to the destination controller."""

@@ -16,10 +16,9 @@ import trio
 
 from exclave.link.layout import INBOUND_PORT
 from exclave_sandbox.standin.admin import Counts, Labels
+from exclave_sandbox.standin.controllers import Endpoint, LookupCache, NoEndpoint
 from exclave_sandbox.standin.http import HttpRelay, RequestRoute, Unroutable
-from exclave_sandbox.standin.lookup import Endpoint, LookupCache, NoEndpoint
-from exclave_sandbox.standin.policy import is_permitted
-from exclave_sandbox.standin.settings import Address, StandinSettings
+from exclave_sandbox.standin.settings import Address, StandinSettings, is_permitted
 from exclave_sandbox.standin.stream import (
     BROKEN,
     Drain,

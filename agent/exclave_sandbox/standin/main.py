@@ -17,10 +17,15 @@ from functools import partial
 import trio
 
 from exclave_sandbox.standin.admin import Admin, Counts
-from exclave_sandbox.standin.controllers import ask_for_policies, watch_controller
+from exclave_sandbox.standin.controllers import (
+    LookupCache,
+    Resolver,
+    ask_for_policies,
+    read_resolv_conf,
+    watch_controller,
+)
 from exclave_sandbox.standin.forward import Forwarder
 from exclave_sandbox.standin.identity import follow_folder, follow_workload_api
-from exclave_sandbox.standin.lookup import LookupCache, Resolver, read_resolv_conf
 from exclave_sandbox.standin.settings import StandinSettings, read_environment
 from exclave_sandbox.standin.stream import Drain
 from exclave_sandbox.standin.tls import Tls

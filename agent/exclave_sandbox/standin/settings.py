@@ -1,10 +1,11 @@
-"""The stand-in proxy's settings: those of linkerd2-proxy's environment variables that it uses. Pure.
+"""The settings of the stand-in proxy, and what its inbound policy permits. Pure.
 
-Rules: names, formats and refusals are linkerd2-proxy's (`linkerd/app/src/env.rs`). One variable is the stand-in's own:
-EXCLAVE_STANDIN_IDENTITY_DIR names a folder with key.pem and chain.pem, for pods, in place of linkerd-identity.
+Names, formats and refusals are those of linkerd2-proxy (`linkerd/app/src/env.rs`). The stand-in alone has
+EXCLAVE_STANDIN_IDENTITY_DIR: a folder with key.pem and chain.pem, for pods, in place of linkerd-identity.
+Policies: linkerd2-proxy: linkerd/app/inbound/src/policy.rs, policy/defaults.rs, linkerd/proxy/server-policy/src/lib.rs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -136,3 +137,27 @@ def _address(text: str) -> Address:
 def _range(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
     return int(first), int(last or first)
+
+
+LOOPBACK = ("127.0.0.1", "::1")
+"""These alone, not all of their networks."""
+
+
+def is_permitted(policy: str, networks: Sequence[Network], peer: str, client_id: str | None) -> bool:
+    """Whether a connection from `peer` (an IP) is allowed; `client_id` is its identity by TLS, None for plaintext."""
+    if policy == "deny":
+        return False
+    if policy.startswith("cluster-") and not any(ip_address(peer) in network for network in networks):
+        return False
+    return client_id is not None or not policy.endswith("-authenticated")
+
+
+def refusal_of_admin(
+    policy: str, networks: Sequence[Network], peer: str, client_id: str | None, *, has_arrived: bool
+) -> int | None:
+    """The status of the admin server's refusal; None if the request is allowed."""
+    if has_arrived and peer in LOOPBACK:
+        return None
+    if policy == "deny" and not has_arrived:
+        return 404
+    return None if is_permitted(policy, networks, peer, client_id) else 403

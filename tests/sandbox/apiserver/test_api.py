@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exclave.api.requests import path_of
-from exclave_sandbox.apiserver.access import Attempt
+from exclave_sandbox.apiserver.access import Attempt, TokenKey
 from exclave_sandbox.apiserver.api import MOST_BODY, Api, Target, Watch, attempt_of, parse_path, verb_of
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.kinds import KINDS, Kind
 from exclave_sandbox.apiserver.lists import parse_selector
 from exclave_sandbox.apiserver.messages import HttpRequest, Refusal, Reply
 from exclave_sandbox.apiserver.store import Store
-from exclave_sandbox.apiserver.tokens import TokenKey
 from support.stored import START, config_map, make_store, member
 
 MEMBERS = "/apis/exclave.dev/v1alpha1/namespaces/g/members"

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from exclave_sandbox.stage.compare import FILES, SUBJECTS, differences
+from exclave_sandbox.expect import FILES, SUBJECTS, differences
 from support.needs import need
 
 DEMO = [sys.executable, "-m", "exclave", "demo"]

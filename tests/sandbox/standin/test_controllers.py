@@ -1,7 +1,9 @@
-"""The stand-in's connections to Linkerd's controllers, over real sockets, and the metrics that show them."""
+"""Look-ups of destinations and policies."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +12,220 @@ import trio
 import trio.testing
 
 from exclave.data_path.control_plane import ControllerSample, sample_controllers
+from exclave.dns.server import open_dns
+from exclave.kit.tasks.latest import Latest
 from exclave.proxy.environment import proxy_environment
 from exclave_sandbox.standin.admin import Counts
-from exclave_sandbox.standin.controllers import ask_for_policies, reaches, watch_controller
-from exclave_sandbox.standin.lookup import Resolver
+from exclave_sandbox.standin.controllers import (
+    Endpoint,
+    LookupCache,
+    NoEndpoint,
+    Resolver,
+    ask_for_policies,
+    reaches,
+    read_endpoint,
+    read_resolv_conf,
+    watch_controller,
+)
 from exclave_sandbox.standin.settings import read_environment
 from support.member import ADDRESS, make_settings
+from support.network_namespace import in_network_namespace
+
+WEB = ("10.96.0.80", 8080)
+ENDPOINT = Endpoint("10.77.0.20", 8080, "spiffe://cluster.local/ns/shop/sa/web", "web.shop.svc.cluster.local", False)
+ANSWER = (
+    b'{"address": "10.77.0.20", "port": 8080, "identity": "spiffe://cluster.local/ns/shop/sa/web", '
+    b'"serverName": "web.shop.svc.cluster.local", "opaque": false}'
+)
+
+
+@dataclass
+class Controller:
+    """Answers `status` and `body`, unless it is `away` or `hangs`. `asked` are the request targets."""
+
+    status: int = 200
+    body: bytes = ANSWER
+    away: bool = False
+    hangs: bool = False
+    port: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            if self.away:
+                return
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await stream.receive_some()
+            self.asked.append(head.split()[1].decode())
+            if self.hangs:
+                await trio.sleep_forever()
+            status = f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(self.body)}\r\n\r\n"
+            await stream.send_all(status.encode() + self.body)
+
+    def lookups(self, remember: float = 3600.0) -> LookupCache:
+        return LookupCache(Resolver(("127.0.0.1", self.port), ""), remember, trio.current_time)
+
+
+@asynccontextmanager
+async def controller() -> AsyncIterator[Controller]:
+    found = Controller()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, found.serve, 0, host="127.0.0.1"))
+        found.port = listeners[0].socket.getsockname()[1]
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_in_use_is_fetched_again_every_half_second(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        lookups = found.lookups()
+        nursery.start_soon(lookups.refresh)
+        assert [await lookups.find(WEB) for _ in range(5)] == [ENDPOINT] * 5
+        assert found.asked == ["/endpoint?address=10.96.0.80&port=8080"]
+        found.status = 404
+        await trio.sleep(0.7)
+        assert len(found.asked) == 2
+        assert await lookups.find(WEB) is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_in_use_does_not_wait_for_a_controller_that_hangs(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        lookups = found.lookups()
+        nursery.start_soon(lookups.refresh)
+        await lookups.find(WEB)
+        found.hangs = True
+        for _ in range(20):
+            await trio.sleep(0.3)
+            began = trio.current_time()
+            assert await lookups.find(WEB) == ENDPOINT
+            assert trio.current_time() == began
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_service_that_lost_its_endpoint_waits_for_another(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        lookups = found.lookups()
+        nursery.start_soon(lookups.refresh)
+        await lookups.find(WEB)
+        found.status = 503
+        await trio.sleep(0.7)
+        with pytest.raises(NoEndpoint):
+            await lookups.find(WEB)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_service_without_an_endpoint_has_time_to_get_one(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        found.status = 503
+
+        async def mend() -> None:
+            await trio.sleep(2)
+            found.status = 200
+
+        nursery.start_soon(mend)
+        assert await found.lookups().find(WEB) == ENDPOINT
+
+
+async def test_a_service_that_stays_without_one_is_an_error_after_a_while(autojump_clock: object) -> None:
+    async with controller() as found:
+        found.status = 503
+        began = trio.current_time()
+        with pytest.raises(NoEndpoint, match=r"no endpoint for 10\.96\.0\.80:8080"):
+            await found.lookups().find(WEB)
+        assert 3 <= trio.current_time() - began < 4
+
+
+async def test_what_was_in_use_goes_on_while_the_controller_is_away(autojump_clock: object) -> None:
+    async with controller() as found:
+        lookups = found.lookups(remember=3600)
+        await lookups.find(WEB)
+        found.away = True
+        for _ in range(3):
+            await trio.sleep(3000)  # used within the hour, each time
+            assert await lookups.find(WEB) == ENDPOINT
+
+
+async def test_what_nobody_used_is_forgotten_and_then_waited_for(autojump_clock: object) -> None:
+    async with controller() as found, trio.open_nursery() as nursery:
+        lookups = found.lookups(remember=5)
+        await lookups.find(WEB)
+        found.away = True
+        await trio.sleep(8)
+        with trio.move_on_after(60) as hung:
+            await lookups.find(WEB)
+        assert hung.cancelled_caught
+
+        async def come_back() -> None:
+            await trio.sleep(60)
+            found.away = False
+
+        nursery.start_soon(come_back)
+        assert await lookups.find(WEB) == ENDPOINT
+
+
+async def test_a_controller_that_answers_something_else_is_as_good_as_away(autojump_clock: object) -> None:
+    async with controller() as found:
+        found.status = 500
+        with trio.move_on_after(20) as hung:
+            await found.lookups().find(WEB)
+        assert hung.cancelled_caught and len(found.asked) > 10
+
+
+def test_an_endpoint_outside_of_the_mesh_has_no_identity() -> None:
+    tree = {"address": "10.0.0.1", "port": 80, "identity": None, "serverName": None, "opaque": True}
+    assert read_endpoint(tree) == Endpoint("10.0.0.1", 80, None, None, True)
+
+
+@pytest.mark.parametrize("change", [{"port": None}, {"port": "http"}, {"port": float("inf")}])
+def test_what_is_no_endpoint_is_refused(change: dict[str, object]) -> None:
+    tree = {"address": "10.0.0.1", "port": 80, "identity": None, "serverName": None, "opaque": True}
+    with pytest.raises(ValueError, match="an endpoint of the destination controller was expected"):
+        read_endpoint({**tree, **change})
+
+
+NAME = "linkerd-dst-headless.linkerd.svc.cluster.local."
+
+
+@in_network_namespace("169.254.77.3/32")
+async def test_a_name_is_found_by_its_srv_record_at_the_agents_own_server() -> None:
+    resolv_conf = "# ours\nsearch example.org\nnameserver 169.254.77.3\noptions ndots:0\n"
+    async with open_dns("169.254.77.3", Latest(make_settings())):
+        assert await Resolver((NAME, 1), resolv_conf).find() == ("10.42.0.2", 8086)
+
+
+@in_network_namespace("169.254.77.3/32")
+async def test_an_unknown_name_has_no_address() -> None:
+    async with open_dns("169.254.77.3", Latest(make_settings())):
+        with pytest.raises(OSError, match="elsewhere has no address"):
+            await Resolver(("elsewhere", 1), "nameserver 169.254.77.3\n").find()
+
+
+async def test_an_address_needs_no_name_server_and_a_name_does() -> None:
+    assert await Resolver(("fd00:42::2", 8086), "").find() == ("fd00:42::2", 8086)
+    with pytest.raises(OSError, match="has no address"):
+        await Resolver((NAME, 8086), "").find()
+
+
+def test_the_machines_own_resolv_conf_is_read() -> None:
+    with open("/etc/resolv.conf") as file:
+        assert read_resolv_conf() == file.read()
+
 
 ENVIRONMENT = proxy_environment(
     make_settings(), "web-1", (ADDRESS,), "a", Path("/run/w.sock"), "info", drain=5.0, families=(4,)
 )
 
 
-class Controller:
-    """Answers with a status; `asked` are the request targets."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.asked: list[str] = []
-
-    async def talk(self, stream: trio.SocketStream) -> None:
-        head = await stream.receive_some()
-        self.asked.append(head.split()[1].decode())
-        await stream.send_all(f"HTTP/1.1 {self.status} X\r\nContent-Length: 2\r\n\r\n{{}}".encode())
-
-
 @asynccontextmanager
 async def asking() -> AsyncIterator[tuple[Controller, Counts, trio.Event, set[int]]]:
     """The controller, and a stand-in that asks it once it is certified."""
-    controller, counts, certified, policies = Controller(), Counts(), trio.Event(), set[int]()
+    controller, counts, certified, policies = Controller(body=b"{}"), Counts(), trio.Event(), set[int]()
     settings = read_environment(ENVIRONMENT)
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, controller.talk, listeners)
+        nursery.start_soon(trio.serve_listeners, controller.serve, listeners)
         resolver = Resolver(listeners[0].socket.getsockname()[:2], "")
         nursery.start_soon(ask_for_policies, settings, resolver, counts, certified, policies)
         yield controller, counts, certified, policies

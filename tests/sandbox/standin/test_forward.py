@@ -18,8 +18,8 @@ from cryptography import x509
 from exclave.proxy.environment import proxy_environment
 from exclave_sandbox.pki import make_leaf
 from exclave_sandbox.standin.admin import Counts
+from exclave_sandbox.standin.controllers import Endpoint
 from exclave_sandbox.standin.forward import Forwarder
-from exclave_sandbox.standin.lookup import Endpoint
 from exclave_sandbox.standin.settings import Address, StandinSettings, read_environment
 from exclave_sandbox.standin.stream import Drain, PeekedStream, connect
 from exclave_sandbox.standin.tls import Tls

@@ -14,15 +14,17 @@ from exclave.api import requests as api
 from exclave.api.definitions.schemas import MEMBER, WORKLOAD_GROUP
 from exclave.kit.formats.kubernetes import ANY_OBJECT, Schema
 from exclave_sandbox.apiserver.kinds import rules
-from exclave_sandbox.apiserver.kinds.metadata import (
+from exclave_sandbox.apiserver.kinds.schema import (
     SHAPE,
     NameRule,
     check_metadata,
     check_metadata_change,
+    check_schema,
     fresh_metadata,
+    unknown_fields,
     updated_metadata,
+    with_defaults,
 )
-from exclave_sandbox.apiserver.kinds.schema import check_schema, unknown_fields, with_defaults
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, invalid
 from exclave_sandbox.linkerd.external_workload import V1BETA1
 
