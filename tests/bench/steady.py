@@ -24,7 +24,7 @@ from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.cluster.member_cluster import open_member_cluster
 from exclave.config import Config, MemberConfig, Paths
-from exclave.controller.policy.heartbeats import interval_for
+from exclave.controller.policy.liveness import interval_for
 from exclave.controller.run import Locations, open_controller
 from exclave.ending import EndingSwitch
 from exclave.identity.rotator import Identity, open_identity

@@ -8,40 +8,25 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from exclave.api.csr import csr_sha256
 from exclave.api.group import render_group
 from exclave.api.member import member_object
-from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
 from exclave.cluster.watch import Upserted
 from exclave.controller.cluster_state import ClusterState
-from exclave.controller.policy.reap import (
-    DeleteAccount,
-    DeleteLease,
-    EmptyPorts,
-    MarkNotReady,
-    RecheckAfter,
-    ReleaseMember,
-)
-from exclave.controller.policy.snapshot import Key, MemberSnapshot, Signed, workload_ports
+from exclave.controller.policy.snapshot import Key, MemberSnapshot, workload_ports
 from exclave.controller.policy.transitions import (
-    AddFinalizer,
+    Action,
     DeleteMember,
-    MakeAccount,
-    MakeLease,
+    MarkNotReady,
     PutWorkload,
-    Seal,
-    Sign,
+    RecheckAfter,
     Transition,
-    WriteStatus,
     next_transition,
 )
 from exclave.kit.formats.times import rfc3339, rfc3339_micro
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
-from .snapshots import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW
-
-SIGNED = Signed(csr_sha256(CSR), "chain", NOW + 86400, 0x7A, "key")
+from .snapshots import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW, executed
 
 
 class Fleet:
@@ -182,33 +167,21 @@ class Fleet:
         return concerned
 
     def _executed(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
-        if isinstance(transition, (DeleteMember, ReleaseMember)):
+        key = (snapshot.namespace, snapshot.view.name)
+        assert not isinstance(transition, MarkNotReady), "no ExternalWorkload has a status"
+        if isinstance(transition, DeleteMember) or transition is Action.RELEASE_MEMBER:
             self.gone.append(snapshot.view.name)
             for existing in (self.state.workloads, self.state.leases):
-                existing.objects.pop((snapshot.namespace, snapshot.view.name), None)
+                existing.objects.pop(key, None)
             return None
-        if isinstance(transition, MakeLease):
-            key = (snapshot.namespace, snapshot.view.name)
+        if transition is Action.MAKE_LEASE:
             self.state.leases.apply(Upserted({"metadata": {"namespace": key[0], "name": key[1]}, "spec": {}}))
             self.state.liveness.observe(key, self.now)
-            return snapshot.replaced(has_lease=True)
-        if isinstance(transition, (PutWorkload, EmptyPorts)):
-            body = (transition.request.body or {}) if isinstance(transition, PutWorkload) else {"spec": {"ports": []}}
-            place = {"metadata": {"uid": "uid", "namespace": snapshot.namespace, "name": snapshot.view.name}}
-            return snapshot.replaced(workload=merge_patch(merge_patch(snapshot.workload or {}, body), place))
-        if isinstance(transition, WriteStatus):
-            return snapshot.replaced(member=merge_patch(snapshot.member, transition.patch), signed=None, sealed=None)
-        if isinstance(transition, AddFinalizer):
-            return snapshot.replaced(member=merge_patch(snapshot.member, {"metadata": {"finalizers": [FINALIZER]}}))
-        changes: dict[type, dict[str, Any]] = {
-            MakeAccount: {"has_account": True},
-            DeleteAccount: {"account_deleted": True},
-            DeleteLease: {"has_lease": False},
-            Sign: {"signed": SIGNED},
-            Seal: {"sealed": "eyJ"},
-        }
-        assert type(transition) in changes or not isinstance(transition, MarkNotReady), transition
-        return snapshot.replaced(**changes.get(type(transition), {"workload": None}))
+        after = executed(transition, snapshot)
+        if isinstance(transition, PutWorkload):
+            place = {"metadata": {"namespace": key[0], "name": key[1]}}
+            return after.replaced(workload=merge_patch(after.workload or {}, place))
+        return after
 
     def _renew(self, key: Key) -> None:
         metadata = {"namespace": key[0], "name": key[1]}

@@ -1,5 +1,6 @@
-"""One Member of group `web` as the controller sees it, and what belongs to it: values for the pure modules."""
+"""Values for tests of the pure modules: one Member of group `web`, and what belongs to it."""
 
+from dataclasses import replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,8 +13,17 @@ from exclave.api.names import FINALIZER
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
 from exclave.controller.policy.register import wanted_workload
-from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed
+from exclave.controller.policy.transitions import (
+    Action,
+    MarkNotReady,
+    PutWorkload,
+    RecheckAfter,
+    Transition,
+    WriteStatus,
+)
 from exclave.kit.formats.times import rfc3339
+from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 from support.member import CA
 
 NOW = 1_800_000_000.0
@@ -107,3 +117,36 @@ def make_lease(renewed: str | None = "2027-01-15T08:00:00.000000Z", **spec: str)
 
 def with_metadata(found: Object, **changes: Any) -> Object:
     return {**found, "metadata": {**found["metadata"], **changes}}
+
+
+SIGNED = Signed(csr_sha256(CSR), "chain", NOW + 3600.5, 0x7A, "key")
+
+
+def executed(transition: Transition | None, snapshot: MemberSnapshot) -> MemberSnapshot:
+    """The snapshot after a transition, as executor and API server leave it."""
+    workload = snapshot.workload or {}
+    if isinstance(transition, PutWorkload):
+        made = merge_patch(workload, transition.request.body or {})
+        return snapshot.replaced(workload=merge_patch(made, {"metadata": {"uid": "workload-uid"}}))
+    if isinstance(transition, WriteStatus):
+        return snapshot.replaced(member=merge_patch(snapshot.member, transition.patch), signed=None, sealed=None)
+    if isinstance(transition, MarkNotReady):
+        return snapshot.replaced(workload={**workload, "status": {}})
+    if isinstance(transition, RecheckAfter):
+        return snapshot.replaced(now=snapshot.now + transition.seconds)
+    assert isinstance(transition, Action), transition
+    held = {"metadata": {"finalizers": [FINALIZER]}}
+    changes: dict[Action, dict[str, Any]] = {
+        Action.ADD_FINALIZER: {"member": merge_patch(snapshot.member, held)},
+        Action.MAKE_ACCOUNT: {"has_account": True},
+        Action.MAKE_LEASE: {"has_lease": True},
+        Action.SIGN: {"signed": replace(SIGNED, csr_sha256=csr_sha256(snapshot.view.csr))},
+        Action.SEAL: {"sealed": "eyJ"},
+        Action.DELETE_ACCOUNT: {"account_deleted": True},
+        Action.EMPTY_PORTS: {"workload": merge_patch(workload, {"spec": {"ports": []}}), "emptied_at": snapshot.now},
+        Action.DELETE_WORKLOAD: {"workload": merge_patch(workload, {"metadata": {"deletionTimestamp": "now"}})},
+        Action.RELEASE_WORKLOAD: {"workload": None},
+        Action.DELETE_LEASE: {"has_lease": False, "has_heartbeat": False, "live": False},
+        Action.RELEASE_MEMBER: {},
+    }
+    return snapshot.replaced(**changes[transition])

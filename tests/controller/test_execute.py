@@ -26,25 +26,13 @@ from exclave.api.requests import (
 )
 from exclave.cluster.client import open_cluster
 from exclave.controller.execute import Executor
-from exclave.controller.policy.reap import (
-    DeleteAccount,
-    DeleteLease,
-    DeleteWorkload,
-    EmptyPorts,
-    MarkNotReady,
-    RecheckAfter,
-    ReleaseMember,
-    ReleaseWorkload,
-)
 from exclave.controller.policy.snapshot import Group, MemberSnapshot
 from exclave.controller.policy.transitions import (
-    AddFinalizer,
+    Action,
     DeleteMember,
-    MakeAccount,
-    MakeLease,
+    MarkNotReady,
     PutWorkload,
-    Seal,
-    Sign,
+    RecheckAfter,
     Transition,
     WriteStatus,
     next_transition,
@@ -82,7 +70,7 @@ class Scene:
         """Do what is next until nothing is, or the Member is gone; time passes in waits alone."""
         names: list[str] = []
         while (transition := next_transition(self.snapshot)) is not None:
-            names.append(type(transition).__name__)
+            names.append(transition.label)
             if isinstance(transition, RecheckAfter):
                 self.snapshot = self.snapshot.replaced(now=self.snapshot.now + transition.seconds)
                 continue
@@ -145,23 +133,23 @@ async def test_a_life_from_the_first_step_to_the_last(tmp_path: Path) -> None:
 
 async def test_what_stands_already_or_is_gone_already_counts_as_done(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        for transition in (AddFinalizer(), MakeAccount(), MakeLease()):
+        for transition in (Action.ADD_FINALIZER, Action.MAKE_ACCOUNT, Action.MAKE_LEASE):
             first = await one.execute(transition)
             again = await one.execute(transition)
             assert first is not None and again is not None
             assert (first.has_account, first.has_lease) == (again.has_account, again.has_lease)
         assert await one.standing() == ["Member", "Lease", "ServiceAccount"]
-        for transition in (DeleteAccount(), DeleteLease()):
+        for transition in (Action.DELETE_ACCOUNT, Action.DELETE_LEASE):
             assert await one.execute(transition, transition)
-        gone = (MarkNotReady("NotLive", ""), EmptyPorts(), ReleaseWorkload())
+        gone = (MarkNotReady("NotLive", ""), Action.EMPTY_PORTS, Action.RELEASE_WORKLOAD)
         for transition in gone:
             snapshot = await one.execute(transition)
             assert snapshot is not None and snapshot.workload is None
-        assert await one.execute(DeleteWorkload())
+        assert await one.execute(Action.DELETE_WORKLOAD)
         assert await one.standing() == ["Member"]
-        assert await one.execute(ReleaseMember()) is None
+        assert await one.execute(Action.RELEASE_MEMBER) is None
         assert await one.execute(DeleteMember("why")) is None
-        assert await one.execute(ReleaseMember()) is None
+        assert await one.execute(Action.RELEASE_MEMBER) is None
         assert await one.standing() == []
 
 
@@ -200,8 +188,8 @@ async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: 
             before[resource.kind] = await admin.send(get(resource, NAMESPACE, NAME))
             await admin.send(patch(resource, NAMESPACE, NAME, {"metadata": {"finalizers": [ours]}}))
         one.snapshot = one.snapshot.replaced(member=before["Member"], workload=before["ExternalWorkload"])
-        await one.execute(ReleaseWorkload())
-        await one.execute(ReleaseMember())
+        await one.execute(Action.RELEASE_WORKLOAD)
+        await one.execute(Action.RELEASE_MEMBER)
         for resource in (EXTERNAL_WORKLOADS, MEMBERS):
             assert await one.cluster.find(resource, NAME) is None
 
@@ -209,16 +197,16 @@ async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: 
 async def test_transitions_of_a_member_that_is_gone_return_none(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))
-        for transition in (AddFinalizer(), Sign(), WriteStatus({"status": {"settings": "d"}})):
+        for transition in (Action.ADD_FINALIZER, Action.SIGN, WriteStatus({"status": {"settings": "d"}})):
             assert await one.execute(transition) is None
 
 
 async def test_a_member_that_was_evicted_meanwhile_gets_no_certificate(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        await one.execute(AddFinalizer())
+        await one.execute(Action.ADD_FINALIZER)
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))
         assert not one.snapshot.view.deleting, "our cache lies behind"
-        snapshot = await one.execute(Sign())
+        snapshot = await one.execute(Action.SIGN)
         assert snapshot is not None
         assert snapshot.signed is None and snapshot.view.deleting
 
@@ -228,7 +216,7 @@ async def test_a_csr_that_was_signed_meanwhile_is_not_signed_twice(tmp_path: Pat
         before = one.snapshot
         await one.play()
         one.snapshot = before
-        snapshot = await one.execute(Sign())
+        snapshot = await one.execute(Action.SIGN)
         assert snapshot is not None
         assert snapshot.signed is None and snapshot.view.certificate is not None
 
@@ -237,7 +225,7 @@ async def test_names_and_life_are_those_of_the_group_as_it_is_now(tmp_path: Path
     async with scene(tmp_path) as one:
         spec = {"spec": {"serviceAccount": "shopfront", "certificateLifetime": "600s"}}
         await one.cluster.admin.send(patch(WORKLOAD_GROUPS, NAMESPACE, "web", spec))
-        snapshot = await one.execute(Sign())
+        snapshot = await one.execute(Action.SIGN)
         assert snapshot is not None and snapshot.signed is not None
         identity = MeshIdentity("shopfront", NAMESPACE, "linkerd", "cluster.local")
         svid = check_svid(snapshot.signed.chain, KEY, one.cluster.mesh.anchor.pem, identity, time.time())
@@ -248,13 +236,13 @@ async def test_without_an_issuer_nothing_is_signed(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         one.issuer = None
         with pytest.raises(ValueError) as refused:
-            await one.execute(Sign())
+            await one.execute(Action.SIGN)
         assert str(refused.value) == "there is no issuer that may sign"
 
 
 async def test_a_sealed_credential_opens_with_the_delivery_key_alone_and_is_written_nowhere(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        snapshot = await one.execute(MakeAccount(), Seal())
+        snapshot = await one.execute(Action.MAKE_ACCOUNT, Action.SEAL)
         assert snapshot is not None and snapshot.sealed is not None
         assert unseal(snapshot.sealed, KEY).count(".") == 2, "a JWT"
         member = await one.cluster.find(MEMBERS, NAME)
@@ -263,11 +251,11 @@ async def test_a_sealed_credential_opens_with_the_delivery_key_alone_and_is_writ
 
 async def test_an_account_that_somebody_deleted_before_it_was_sealed_is_made_again(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
-        await one.execute(MakeAccount())
+        await one.execute(Action.MAKE_ACCOUNT)
         await one.cluster.admin.send(delete(SERVICE_ACCOUNTS, "shop-vms", ACCOUNT))
-        snapshot = await one.execute(Seal())
+        snapshot = await one.execute(Action.SEAL)
         assert snapshot is not None and snapshot.sealed is None and not snapshot.has_account
-        snapshot = await one.execute(MakeAccount(), Seal())
+        snapshot = await one.execute(Action.MAKE_ACCOUNT, Action.SEAL)
         assert snapshot is not None and snapshot.sealed is not None
 
 
@@ -277,7 +265,7 @@ async def test_only_what_is_ours_is_let_go(tmp_path: Path) -> None:
         theirs = {"metadata": {"finalizers": ["exclave.dev/ports", "example.org/theirs"]}}
         place = (EXTERNAL_WORKLOADS, NAMESPACE, NAME)
         one.snapshot = one.snapshot.replaced(workload=await one.cluster.admin.send(patch(*place, theirs)))
-        await one.execute(DeleteWorkload(), ReleaseWorkload())
+        await one.execute(Action.DELETE_WORKLOAD, Action.RELEASE_WORKLOAD)
         found = await one.cluster.find(EXTERNAL_WORKLOADS, NAME)
         assert found is not None and found["metadata"]["finalizers"] == ["example.org/theirs"]
 

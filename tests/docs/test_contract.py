@@ -7,7 +7,7 @@ import re
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -18,6 +18,7 @@ from exclave.api.member import Condition, MemberView
 from exclave.api.names import ADMISSION_POLICY_NAMES
 from exclave.api.settings import render_settings
 from exclave.config import Config, parse_config
+from exclave.controller.policy.transitions import Action, Transition
 from exclave.controller.telemetry.metrics import controller_metrics
 from exclave.daemon.status import EMPTY, build_status
 from exclave.ending import Ending
@@ -151,18 +152,8 @@ def test_every_label_annotation_and_finalizer_is_listed() -> None:
 
 
 def _transition_labels() -> set[str]:
-    """The values of `step` in the metric that counts the controller's transitions: each class has its `label`."""
-    return {
-        statement.value.value
-        for module in agent_modules("exclave.controller.policy")
-        for node in module.tree.body
-        if isinstance(node, ast.ClassDef)
-        for statement in node.body
-        if isinstance(statement, ast.AnnAssign)
-        and isinstance(statement.target, ast.Name)
-        and statement.target.id == "label"
-        and isinstance(statement.value, ast.Constant)
-    }
+    """The values of `step` in the metric that counts the controller's transitions, and that of a pause."""
+    return {one.label for one in Action} | {kind.label for kind in get_args(Transition) if kind is not Action}
 
 
 def _words_of_decisions() -> set[str]:

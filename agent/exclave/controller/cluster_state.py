@@ -16,11 +16,10 @@ from exclave.api.member import view_member
 from exclave.api.names import group_of_member, parse_member_name
 from exclave.api.requests import Object, Request
 from exclave.controller.cache import Cache, key_of, uid_of
-from exclave.controller.liveness import Liveness
 from exclave.controller.mesh.publish import Published, last_good, read_control_plane, read_linkerd
 from exclave.controller.mesh.trust import ANCHORS, ISSUER, Trust, choose_trust
 from exclave.controller.policy.claims import Claims, neighbour_of
-from exclave.controller.policy.heartbeats import SHORTEST, interval_for
+from exclave.controller.policy.liveness import SHORTEST, Liveness, interval_for
 from exclave.controller.policy.snapshot import Group, Key, MemberSnapshot, Mesh, workload_ports
 from exclave.controller.telemetry.malformed_log import MalformedLog
 

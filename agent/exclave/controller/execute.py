@@ -31,24 +31,13 @@ from exclave.api.requests import (
     patch,
 )
 from exclave.controller.leader.lead import Sender
-from exclave.controller.policy.reap import (
-    DeleteAccount,
-    DeleteLease,
-    DeleteWorkload,
-    EmptyPorts,
-    MarkNotReady,
-    ReleaseMember,
-)
 from exclave.controller.policy.sign import sign
 from exclave.controller.policy.snapshot import MemberSnapshot, workload_ports
 from exclave.controller.policy.transitions import (
-    AddFinalizer,
+    Action,
     DeleteMember,
-    MakeAccount,
-    MakeLease,
+    MarkNotReady,
     PutWorkload,
-    Seal,
-    Sign,
     Transition,
     WriteStatus,
 )
@@ -74,37 +63,84 @@ class Executor:
 
         Raises ExclaveError, ValueError.
         """
-        if isinstance(transition, Sign):
-            return await self._sign(snapshot)
-        if isinstance(transition, Seal):
-            return await self._seal(snapshot)
-        if isinstance(transition, (AddFinalizer, MakeAccount, MakeLease, PutWorkload, WriteStatus)):
-            return await self._make(transition, snapshot)
-        return await self._remove(transition, snapshot)
-
-    async def _make(
-        self, transition: AddFinalizer | MakeAccount | MakeLease | PutWorkload | WriteStatus, snapshot: MemberSnapshot
-    ) -> MemberSnapshot | None:
-        namespace, name = snapshot.namespace, snapshot.view.name
-        if isinstance(transition, AddFinalizer):
-            body = _metadata(finalizers=[*snapshot.view.finalizers, FINALIZER])
-            return await self._member(patch(MEMBERS, namespace, name, body), snapshot)
+        if isinstance(transition, Action):
+            return await self._act(transition, snapshot)
         if isinstance(transition, WriteStatus):
-            body = transition.patch
-            if snapshot.signed is not None:  # two controllers must not both sign one CSR: the second meets a conflict
-                body = {**body, **_metadata(resourceVersion=snapshot.view.resource_version)}
-            written = await self._member(patch(MEMBERS, namespace, name, body, "status"), snapshot)
-            return written.replaced(signed=None, sealed=None) if written else None
+            return await self._write_status(transition.patch, snapshot)
         if isinstance(transition, PutWorkload):
             workload = await self._cluster.send(transition.request)
             return snapshot.replaced(workload=workload, emptied_at=None if workload_ports(workload) else self._now())
-        if isinstance(transition, MakeAccount):
-            account = {"metadata": {"name": _account(snapshot)}}
-            await self._unless((409,), create(SERVICE_ACCOUNTS, accounts_namespace(namespace), account))
+        if isinstance(transition, MarkNotReady):
+            return await self._mark_not_ready(transition, snapshot)
+        if isinstance(transition, DeleteMember):
+            return await self._delete_member(transition, snapshot)
+        raise TypeError(f"{transition.label} is not executed")
+
+    async def _act(self, action: Action, snapshot: MemberSnapshot) -> MemberSnapshot | None:
+        namespace, name = snapshot.namespace, snapshot.view.name
+        accounts, account = accounts_namespace(namespace), parse_member_name(name).account
+        if action is Action.ADD_FINALIZER:
+            body = _metadata(finalizers=[*snapshot.view.finalizers, FINALIZER])
+            return await self._member(patch(MEMBERS, namespace, name, body), snapshot)
+        if action is Action.MAKE_ACCOUNT:
+            await self._unless((409,), create(SERVICE_ACCOUNTS, accounts, {"metadata": {"name": account}}))
             return snapshot.replaced(has_account=True)
-        lease = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": name}, "spec": {}}
-        await self._unless((409,), create(LEASES, namespace, lease))
-        return snapshot.replaced(has_lease=True)
+        if action is Action.MAKE_LEASE:
+            lease = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": name}, "spec": {}}
+            await self._unless((409,), create(LEASES, namespace, lease))
+            return snapshot.replaced(has_lease=True)
+        if action is Action.SIGN:
+            return await self._sign(snapshot)
+        if action is Action.SEAL:
+            granted = await self._unless((404,), create_token(accounts, account, CREDENTIAL_LIFE))
+            if granted is None:
+                return snapshot.replaced(has_account=False)  # somebody deleted it: the next transition makes it again
+            return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
+        if action is Action.DELETE_ACCOUNT:
+            await self._unless((404,), delete(SERVICE_ACCOUNTS, accounts, account))
+            return snapshot.replaced(account_deleted=True)
+        if action is Action.DELETE_LEASE:
+            await self._unless((404,), delete(LEASES, namespace, name))
+            return snapshot.replaced(has_lease=False, has_heartbeat=False, live=False, clones=None)
+        if action is Action.RELEASE_MEMBER:
+            await self._release((MEMBERS, namespace, name), FINALIZER)
+            return None
+        return await self._retire_workload(action, snapshot)
+
+    async def _retire_workload(self, action: Action, snapshot: MemberSnapshot) -> MemberSnapshot:
+        place = (EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name)
+        if action is Action.EMPTY_PORTS:
+            changed = await self._unless((404,), patch(*place, {"spec": {"ports": []}}))
+            return snapshot.replaced(workload=changed, emptied_at=self._now())
+        if action is Action.DELETE_WORKLOAD:
+            await self._unless((404,), delete(*place))
+            workload = snapshot.workload or {}
+            gone = {**workload, "metadata": {**workload.get("metadata", {}), "deletionTimestamp": "now"}}
+            return snapshot.replaced(workload=gone)
+        await self._release(place, PORTS_FINALIZER)
+        return snapshot.replaced(workload=None)
+
+    async def _write_status(self, body: Object, snapshot: MemberSnapshot) -> MemberSnapshot | None:
+        if snapshot.signed is not None:  # two controllers must not both sign one CSR: the second meets a conflict
+            body = {**body, **_metadata(resourceVersion=snapshot.view.resource_version)}
+        request = patch(MEMBERS, snapshot.namespace, snapshot.view.name, body, "status")
+        written = await self._member(request, snapshot)
+        return written.replaced(signed=None, sealed=None) if written else None
+
+    async def _mark_not_ready(self, transition: MarkNotReady, snapshot: MemberSnapshot) -> MemberSnapshot:
+        found = ((snapshot.workload or {}).get("status") or {}).get("conditions") or []
+        condition = Condition(READY, False, transition.reason, transition.message)
+        body = {"status": {"conditions": with_condition(found, condition, self._now())}}
+        request = patch(EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name, body, "status")
+        return snapshot.replaced(workload=await self._unless((404,), request))
+
+    async def _delete_member(self, transition: DeleteMember, snapshot: MemberSnapshot) -> MemberSnapshot | None:
+        view = snapshot.view
+        log.info("%s/%s is deleted: %s", snapshot.namespace, view.name, transition.why)
+        # A machine may have joined again under this name: only the Member that the decision is about may go.
+        gone = await self._unless((404, 409), delete(MEMBERS, snapshot.namespace, view.name, uid=view.uid))
+        # Our finalizer holds it until everything that was created for it is removed.
+        return snapshot.replaced(member=gone) if gone is not None and gone.get("kind") == MEMBERS.kind else None
 
     async def _sign(self, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         # The cache may be late, and the Member evicted meanwhile: read Member and group before anything is signed.
@@ -131,51 +167,6 @@ class Executor:
         log.info("signed %x for %s/%s", signed.serial, live.namespace, view.name)
         return live.replaced(signed=signed)
 
-    async def _seal(self, snapshot: MemberSnapshot) -> MemberSnapshot:
-        request = create_token(accounts_namespace(snapshot.namespace), _account(snapshot), CREDENTIAL_LIFE)
-        granted = await self._unless((404,), request)
-        if granted is None:
-            return snapshot.replaced(has_account=False)  # somebody deleted it: the next transition creates it again
-        return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
-
-    async def _remove(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
-        namespace, name = snapshot.namespace, snapshot.view.name
-        if isinstance(transition, DeleteMember):
-            log.info("%s/%s is deleted: %s", namespace, name, transition.why)
-            # A machine may have joined again under this name: only the Member that the decision is about may go.
-            gone = await self._unless((404, 409), delete(MEMBERS, namespace, name, uid=snapshot.view.uid))
-            # Our finalizer holds it until everything that was created for it is removed.
-            return snapshot.replaced(member=gone) if gone is not None and gone.get("kind") == MEMBERS.kind else None
-        if isinstance(transition, DeleteAccount):
-            await self._unless((404,), delete(SERVICE_ACCOUNTS, accounts_namespace(namespace), _account(snapshot)))
-            return snapshot.replaced(account_deleted=True)
-        if isinstance(transition, DeleteLease):
-            await self._unless((404,), delete(LEASES, namespace, name))
-            return snapshot.replaced(has_lease=False, has_heartbeat=False, live=False, clones=None)
-        if isinstance(transition, ReleaseMember):
-            await self._release((MEMBERS, namespace, name), FINALIZER)
-            return None
-        return await self._remove_workload(transition, snapshot)
-
-    async def _remove_workload(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot:
-        place = (EXTERNAL_WORKLOADS, snapshot.namespace, snapshot.view.name)
-        workload = snapshot.workload or {}
-        if isinstance(transition, MarkNotReady):
-            found = (workload.get("status") or {}).get("conditions") or []
-            condition = Condition(READY, False, transition.reason, transition.message)
-            body = {"status": {"conditions": with_condition(found, condition, self._now())}}
-            changed = await self._unless((404,), patch(*place, body, "status"))
-            return snapshot.replaced(workload=changed)
-        if isinstance(transition, EmptyPorts):
-            changed = await self._unless((404,), patch(*place, {"spec": {"ports": []}}))
-            return snapshot.replaced(workload=changed, emptied_at=self._now())
-        if isinstance(transition, DeleteWorkload):
-            await self._unless((404,), delete(*place))
-            gone = {**workload, "metadata": {**workload.get("metadata", {}), "deletionTimestamp": "now"}}
-            return snapshot.replaced(workload=gone)
-        await self._release(place, PORTS_FINALIZER)
-        return snapshot.replaced(workload=None)
-
     async def _release(self, place: tuple[Resource, str, str], finalizer: str) -> None:
         """Take our finalizer off an object that is being deleted."""
         # Kubernetes takes its own finalizer `orphan` off meanwhile, and none can be put back: read the current ones.
@@ -201,7 +192,3 @@ class Executor:
 
 def _metadata(**fields: object) -> Object:
     return {"metadata": fields}
-
-
-def _account(snapshot: MemberSnapshot) -> str:
-    return parse_member_name(snapshot.view.name).account

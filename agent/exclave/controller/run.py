@@ -29,8 +29,10 @@ from exclave.api.requests import (
     VALIDATING_ADMISSION_POLICIES,
     VALIDATING_ADMISSION_POLICY_BINDINGS,
     WORKLOAD_GROUPS,
+    Object,
     Resource,
     create,
+    get,
     patch,
 )
 from exclave.cluster.client import Cluster
@@ -38,14 +40,12 @@ from exclave.cluster.watch import Upserted
 from exclave.controller.cache import Cache, uid_of
 from exclave.controller.cluster_state import CONFIG, ClusterState
 from exclave.controller.execute import Executor
-from exclave.controller.leader.lead import FencedCluster
-from exclave.controller.lease_recheck import recheck_leases
+from exclave.controller.leader.lead import FencedCluster, Sender
 from exclave.controller.mesh.publish import Published, is_worth_publishing, settings_object, settings_of
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
 from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches
-from exclave.controller.policy.reap import RecheckAfter
 from exclave.controller.policy.snapshot import Group, Key
-from exclave.controller.policy.transitions import PutWorkload, next_transition
+from exclave.controller.policy.transitions import PutWorkload, RecheckAfter, next_transition
 from exclave.controller.queue import WorkQueue
 from exclave.controller.sweep import delete_group_accounts, run_sweeps
 from exclave.controller.telemetry.event_writer import EventWriter
@@ -53,7 +53,7 @@ from exclave.controller.telemetry.events import Subject
 from exclave.controller.telemetry.headless import HeadlessWarner
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.controller.telemetry.notify import Notifier
-from exclave.errors import ApiRefusal
+from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
@@ -74,6 +74,9 @@ TICK = 5.0
 
 NOTIFIED_PER_SECOND = 50.0
 """Members a second that get new settings, so that a fleet does not fetch them in one moment."""
+
+MOST_RECHECKED = 200
+"""Leases that are read again in one round."""
 
 OWNED_BY_ANOTHER = 2.0
 """Seconds after which settings are written again whose ConfigMap belongs to a deleted group of the same name."""
@@ -390,6 +393,22 @@ class Controller:
         for number, member in enumerate(state.members_of(*key)):
             self._queue.add_later_nowait(WorkItem("Member", member), number / NOTIFIED_PER_SECOND)
         return None
+
+
+async def recheck_leases(cluster: Sender, silent: Iterable[Key]) -> tuple[list[Object], set[Key]]:
+    """Read the Leases of silent members once more, since a watch can stall for minutes without an error.
+
+    Returns those that exist, and the members whose Lease could not be read, who stay live.
+    """
+    unread, found = set(silent), list[Object]()
+    for key in sorted(unread)[:MOST_RECHECKED]:
+        try:
+            found.append(await cluster.send(get(LEASES, *key)))
+        except ClusterError as problem:
+            if not isinstance(problem, ApiRefusal) or problem.status != 404:
+                break  # a server in trouble gets no more requests; the next round reads the rest
+        unread.discard(key)
+    return found, unread
 
 
 @asynccontextmanager

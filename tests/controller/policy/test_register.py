@@ -8,7 +8,7 @@ import pytest
 
 from exclave.api.group import Port
 from exclave.api.requests import Object
-from exclave.controller.policy.register import may_list, register, wanted_workload
+from exclave.controller.policy.register import is_ready, may_list, register, wanted_workload
 from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
@@ -235,3 +235,9 @@ def test_the_patch_corrects_only_what_others_changed(damage: Object, patch: Obje
     assert register(make_snapshot(workload=mended), GROUP, MESH) is None
     if "labels" in (damage.get("metadata") or {}):
         assert mended["metadata"]["labels"]["theirs"] == "last_good"
+
+
+def test_ready_is_read_from_the_condition() -> None:
+    assert is_ready({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    assert not is_ready({"metadata": {}, "spec": {"ports": [{"port": 8080}]}})
+    assert not is_ready({"status": {"conditions": [{"type": "Ready", "status": "False"}]}})

@@ -11,35 +11,35 @@ from cryptography.x509.oid import NameOID
 
 from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.member import Condition, make_condition
-from exclave.api.names import FINALIZER
+from exclave.api.names import DRAIN
 from exclave.api.requests import Object
-from exclave.controller.policy.reap import DeleteAccount, DeleteLease, EmptyPorts, MarkNotReady, RecheckAfter
 from exclave.controller.policy.register import register, wanted_workload
-from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour, Signed
+from exclave.controller.policy.snapshot import MemberSnapshot, Neighbour
 from exclave.controller.policy.transitions import (
-    AddFinalizer,
+    Action,
     DeleteMember,
-    MakeAccount,
-    MakeLease,
+    MarkNotReady,
     PutWorkload,
-    Seal,
-    Sign,
+    RecheckAfter,
     Transition,
     WriteStatus,
+    next_removal,
     next_transition,
+    retire_workload,
 )
 from exclave.identity.storage import generate_key
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 
 from ..snapshots import (
     ADMITTED,
-    CSR,
     GROUP,
     KEY,
     LIVE,
     MESH,
     NOW,
     REGISTERED,
+    SIGNED,
+    executed,
     make_member,
     make_snapshot,
     settled_snapshot,
@@ -50,7 +50,6 @@ REFUSED = Condition("Admitted", False, "AddressRefused", "192.0.2.7 lies in none
 OUTSIDE: dict[str, Any] = {"addresses": ["192.0.2.7"]}
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
 NOT_READY = Condition("Admitted", False, "NotReady", "there is no issuer")
-SIGNED = Signed(csr_sha256(CSR), "chain", NOW + 3600.5, 0x7A, "key")
 
 
 def not_live() -> MemberSnapshot:
@@ -72,18 +71,21 @@ def deleted_by_others(ports: int) -> MemberSnapshot:
 
 
 SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
-    "before anything is made for it, a Member is held": (make_snapshot(make_member(finalizer=False)), AddFinalizer()),
-    "also one that will be refused": (make_snapshot(make_member(finalizer=False, **OUTSIDE)), AddFinalizer()),
+    "before anything is made for it, a Member is held": (
+        make_snapshot(make_member(finalizer=False)),
+        Action.ADD_FINALIZER,
+    ),
+    "also one that will be refused": (make_snapshot(make_member(finalizer=False, **OUTSIDE)), Action.ADD_FINALIZER),
     "a Lease that a former Member of its name left is deleted first": (
         make_snapshot(make_member(finalizer=False), has_lease=True, has_heartbeat=True, live=True),
-        DeleteLease(),
+        Action.DELETE_LEASE,
     ),
     "the Lease of an admitted Member stays though somebody removed its finalizer": (
         settled_snapshot().replaced(member=with_status(make_member(finalizer=False), ADMITTED)),
-        AddFinalizer(),
+        Action.ADD_FINALIZER,
     ),
-    "one that is admitted gets an account": (make_snapshot(), MakeAccount()),
-    "then a Lease": (make_snapshot(has_account=True), MakeLease()),
+    "one that is admitted gets an account": (make_snapshot(), Action.MAKE_ACCOUNT),
+    "then a Lease": (make_snapshot(has_account=True), Action.MAKE_LEASE),
     "one that has a heartbeat has an account, though we did not see it made": (
         settled_snapshot(has_account=False),
         None,
@@ -96,19 +98,19 @@ SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
         make_snapshot(mesh=None, mesh_fault="there is no issuer"),
         WriteStatus({"status": {"conditions": [make_condition(NOT_READY, NOW)]}}),
     ),
-    "a new CSR is signed": (new_csr(), Sign()),
+    "a new CSR is signed": (new_csr(), Action.SIGN),
     "a ready one whose heartbeats stopped gets no traffic": (
         not_live(),
         MarkNotReady("NotLive", "no heartbeat for three intervals"),
     ),
-    "one that others delete is emptied first": (deleted_by_others(1), EmptyPorts()),
+    "one that others delete is emptied first": (deleted_by_others(1), Action.EMPTY_PORTS),
     "and then waited for": (deleted_by_others(0), RecheckAfter(10.0)),
     "one that never sent a heartbeat is deleted after ten minutes": (
         make_snapshot(make_member(601.0)),
         DeleteMember("it never sent a heartbeat"),
     ),
-    "but not before": (make_snapshot(make_member(599.0)), MakeAccount()),
-    "one that is being deleted is undone": (make_snapshot(make_member(deleting=True)), DeleteAccount()),
+    "but not before": (make_snapshot(make_member(599.0)), Action.MAKE_ACCOUNT),
+    "one that is being deleted is undone": (make_snapshot(make_member(deleting=True)), Action.DELETE_ACCOUNT),
     "one that others still hold is not our business": (
         make_snapshot(make_member(deleting=True, finalizer=False)),
         None,
@@ -207,31 +209,11 @@ def test_a_request_that_another_controller_has_signed_meanwhile_is_left_to_it() 
     assert next_transition(settled_snapshot(signed=SIGNED)) is None
 
 
-def executed(transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot:
-    """The world after a step, as the carrier and the API server would leave it."""
-    if isinstance(transition, AddFinalizer):
-        return snapshot.replaced(member=merge_patch(snapshot.member, {"metadata": {"finalizers": [FINALIZER]}}))
-    if isinstance(transition, MakeAccount):
-        return snapshot.replaced(has_account=True)
-    if isinstance(transition, MakeLease):
-        return snapshot.replaced(has_lease=True)
-    if isinstance(transition, PutWorkload):
-        body: Object = transition.request.body or {}
-        made = merge_patch(snapshot.workload or {}, body)
-        return snapshot.replaced(workload=merge_patch(made, {"metadata": {"uid": "workload-uid"}}))
-    if isinstance(transition, Sign):
-        return snapshot.replaced(signed=replace(SIGNED, csr_sha256=csr_sha256(snapshot.view.csr)))
-    if isinstance(transition, Seal):
-        return snapshot.replaced(sealed="eyJ")
-    assert isinstance(transition, WriteStatus), transition
-    return snapshot.replaced(member=merge_patch(snapshot.member, transition.patch), signed=None, sealed=None)
-
-
 def play(snapshot: MemberSnapshot) -> tuple[list[str], MemberSnapshot]:
     """Steps until there is none, and what is left."""
     transitions: list[str] = []
     while (transition := next_transition(snapshot)) is not None:
-        transitions.append(type(transition).__name__)
+        transitions.append(transition.label)
         if isinstance(transition, RecheckAfter):
             break
         snapshot = executed(transition, snapshot)
@@ -335,8 +317,8 @@ def test_without_the_admission_policies_nothing_is_delivered_or_signed() -> None
     assert (condition["reason"], condition["message"]) == ("GuardMissing", fault)
     settled = settled_snapshot(admission_fault=fault)
     renewing = settled.replaced(member=merge_patch(settled.member, {"spec": {"csr": make_csr(KEY, "y")}}))
-    assert not isinstance(next_transition(renewing), Sign)
-    assert isinstance(next_transition(renewing.replaced(admission_fault=None)), Sign)
+    assert next_transition(renewing) is not Action.SIGN
+    assert next_transition(renewing.replaced(admission_fault=None)) is Action.SIGN
 
 
 WEAK = "no certificate is signed: csr: a P-256 key was expected, found another kind"
@@ -410,3 +392,60 @@ def test_a_cordon_is_written_to_the_status_and_removed_again() -> None:
     free = merge_patch(after.member, {"metadata": {"annotations": None}})
     _, after = play(after.replaced(member=free))
     assert not after.view.cordoned
+
+
+def workload(ports: int = 1, ready: bool = True, deleting: bool = False, finalizer: bool = True) -> Object:
+    found: Object = {"metadata": {}, "spec": {"ports": [{"port": 8080}] * ports}}
+    if finalizer:
+        found["metadata"]["finalizers"] = ["exclave.dev/ports"]
+    if deleting:
+        found["metadata"]["deletionTimestamp"] = "now"
+    return {**found, "status": READY} if ready else found
+
+
+@pytest.mark.parametrize(
+    ("found", "emptied_for", "transition"),
+    [
+        pytest.param(
+            workload(),
+            None,
+            MarkNotReady("Evicted", "the Member is being deleted"),
+            id="first it gets no traffic",
+        ),
+        pytest.param(workload(ready=False), None, Action.EMPTY_PORTS, id="then its ports are emptied"),
+        pytest.param(workload(0, False), 0.0, RecheckAfter(DRAIN), id="then clients have time to hear of it"),
+        pytest.param(workload(0, False), 4.0, RecheckAfter(DRAIN - 4), id="all the time"),
+        pytest.param(workload(0, False), None, RecheckAfter(DRAIN), id="also if nobody knows since when"),
+        pytest.param(workload(0, False), DRAIN, Action.DELETE_WORKLOAD, id="then it is deleted"),
+        pytest.param(workload(0, False, True), DRAIN, Action.RELEASE_WORKLOAD, id="and let go"),
+        pytest.param(workload(0, False, True, False), DRAIN, RecheckAfter(1.0), id="unless another holds it"),
+        pytest.param(workload(1, True, True), None, Action.EMPTY_PORTS, id="one that others delete is emptied first"),
+    ],
+)
+def test_retiring(found: Object, emptied_for: float | None, transition: Transition) -> None:
+    emptied_at = None if emptied_for is None else NOW - emptied_for
+    assert retire_workload(make_snapshot(workload=found, emptied_at=emptied_at)) == transition
+
+
+def test_a_whole_undoing_walks_backwards_and_never_deletes_what_still_has_ports() -> None:
+    snapshot = make_snapshot(make_member(deleting=True), workload=workload(), has_lease=True, has_account=True)
+    transitions: list[Transition] = []
+    while not transitions or transitions[-1] != Action.RELEASE_MEMBER:
+        transitions.append(next_removal(snapshot))
+        snapshot = executed(transitions[-1], snapshot)
+        assert len(transitions) < 20
+    assert transitions == [
+        Action.DELETE_ACCOUNT,
+        MarkNotReady("Evicted", "the Member is being deleted"),
+        Action.EMPTY_PORTS,
+        RecheckAfter(10.0),
+        Action.DELETE_WORKLOAD,
+        Action.RELEASE_WORKLOAD,
+        Action.DELETE_LEASE,
+        Action.RELEASE_MEMBER,
+    ]
+
+
+def test_of_a_member_that_never_got_far_only_the_member_is_left_to_release() -> None:
+    snapshot = make_snapshot(make_member(deleting=True), account_deleted=True)
+    assert next_removal(snapshot) == Action.RELEASE_MEMBER

@@ -1,28 +1,23 @@
 """The next transition of a Member: the controller's whole policy, in one order. Pure.
 
-finalizer → admission → account and Lease → ExternalWorkload → certificate → sealed credential → status, in one write.
+Joining: finalizer, admission, account and Lease, ExternalWorkload, certificate, sealed credential, status in one write.
+Removal: account (new requests fail from then on), Ready=False, ports, a pause until clients have noticed,
+ExternalWorkload, Lease, finalizer.
 Every transition may be repeated, since the next one follows from what is in the cluster.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar
 
 from exclave.api.csr import csr_sha256, read_csr
 from exclave.api.member import ADMITTED, CERTIFIED, CLONED, LIVE, REGISTERED, Condition, read_conditions, with_condition
-from exclave.api.names import FINALIZER, group_of_member
+from exclave.api.names import DRAIN, FINALIZER, PORTS_FINALIZER, group_of_member
 from exclave.api.requests import Object, Request
 from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, AdmitResult, address_refusal, admit
 from exclave.controller.policy.claims import neighbour_of
-from exclave.controller.policy.heartbeats import FORGET_CLONE
-from exclave.controller.policy.reap import (
-    DeleteLease,
-    MarkNotReady,
-    RecheckAfter,
-    Removal,
-    next_removal,
-    retire_workload,
-)
+from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.register import is_ready, register
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
@@ -34,25 +29,25 @@ MOST_ISSUED = 5
 """Certificates that are listed in a Member's status."""
 
 
-@dataclass(frozen=True)
-class AddFinalizer:
-    """Put our finalizer on the Member, before anything is created for it."""
+class Action(Enum):
+    """Transitions without parameters. The values are their labels in metrics."""
 
-    label: ClassVar = "AddFinalizer"
+    ADD_FINALIZER = "AddFinalizer"  # to the Member, before anything is made for it
+    MAKE_ACCOUNT = "MakeAccount"
+    MAKE_LEASE = "MakeLease"  # an empty one
+    SIGN = "Sign"  # its CSR, after Member and group were read once more
+    SEAL = "Seal"  # a token of its account, to its delivery key
+    DELETE_ACCOUNT = "DeleteAccount"  # which ends its tokens
+    EMPTY_PORTS = "EmptyPorts"
+    DELETE_WORKLOAD = "DeleteWorkload"
+    RELEASE_WORKLOAD = "ReleaseWorkload"  # take our finalizer off
+    DELETE_LEASE = "DeleteLease"
+    RELEASE_MEMBER = "ReleaseMember"  # take our finalizer off: it is gone then
 
-
-@dataclass(frozen=True)
-class MakeAccount:
-    """Create the member's ServiceAccount."""
-
-    label: ClassVar = "MakeAccount"
-
-
-@dataclass(frozen=True)
-class MakeLease:
-    """Create the member's Lease, empty."""
-
-    label: ClassVar = "MakeLease"
+    @property
+    def label(self) -> str:
+        """The name in metrics."""
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -64,25 +59,20 @@ class PutWorkload:
 
 
 @dataclass(frozen=True)
-class Sign:
-    """Sign the Member's CSR, after Member and group were read once more."""
-
-    label: ClassVar = "Sign"
-
-
-@dataclass(frozen=True)
-class Seal:
-    """Request a token of the member's account and seal it to its delivery key."""
-
-    label: ClassVar = "Seal"
-
-
-@dataclass(frozen=True)
 class WriteStatus:
     """Merge this into the Member's status."""
 
     label: ClassVar = "WriteStatus"
     patch: Object
+
+
+@dataclass(frozen=True)
+class MarkNotReady:
+    """Write Ready=False to the ExternalWorkload. Ready=True is only the machine's to write."""
+
+    label: ClassVar = "MarkNotReady"
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -93,12 +83,18 @@ class DeleteMember:
     why: str
 
 
-Transition = (
-    AddFinalizer | MakeAccount | MakeLease | PutWorkload | Sign | Seal | WriteStatus | DeleteMember | Removal | None
-)
+@dataclass(frozen=True)
+class RecheckAfter:
+    """Reconcile again after these seconds."""
+
+    label: ClassVar = "RecheckAfter"
+    seconds: float
 
 
-def next_transition(snapshot: MemberSnapshot) -> Transition:
+Transition = Action | PutWorkload | WriteStatus | MarkNotReady | DeleteMember | RecheckAfter
+
+
+def next_transition(snapshot: MemberSnapshot) -> Transition | None:
     """The next transition of this Member; None if there is nothing to do until something changes."""
     view = snapshot.view
     if view.deleting:
@@ -106,7 +102,7 @@ def next_transition(snapshot: MemberSnapshot) -> Transition:
     if FINALIZER not in view.finalizers:
         # Nothing was made for it yet. So this Lease is of a former Member of its name, whose finalizer somebody
         # removed by hand, and the renewals in it prove nothing about this one.
-        return DeleteLease() if snapshot.has_lease and view.admitted is None else AddFinalizer()
+        return Action.DELETE_LEASE if snapshot.has_lease and view.admitted is None else Action.ADD_FINALIZER
     result = admit(snapshot)
     if not result.admitted:
         return _refuse(snapshot, result)
@@ -117,10 +113,40 @@ def next_transition(snapshot: MemberSnapshot) -> Transition:
     if (why := _end_of(snapshot, snapshot.group)) is not None:
         return DeleteMember(why)
     if not snapshot.has_account and not snapshot.has_heartbeat and snapshot.admission_fault is None:
-        return MakeAccount()
+        return Action.MAKE_ACCOUNT
     if not snapshot.has_lease:
-        return MakeLease()
+        return Action.MAKE_LEASE
     return _serve(snapshot, result)
+
+
+def next_removal(snapshot: MemberSnapshot) -> Transition:
+    """The next transition of a Member that is being deleted."""
+    if not snapshot.account_deleted:
+        return Action.DELETE_ACCOUNT
+    if snapshot.workload is not None:
+        return retire_workload(snapshot)
+    if snapshot.has_lease:
+        return Action.DELETE_LEASE
+    return Action.RELEASE_MEMBER
+
+
+def retire_workload(snapshot: MemberSnapshot) -> Transition:
+    """The next transition towards the deletion of the ExternalWorkload."""
+    workload = snapshot.workload
+    assert workload is not None
+    deleting = bool(workload["metadata"].get("deletionTimestamp"))
+    if not deleting and is_ready(workload):
+        return MarkNotReady("Evicted", "the Member is being deleted")
+    if workload_ports(workload):
+        return Action.EMPTY_PORTS  # deleting one with ports crashes older destination controllers, see docs/linkerd.md
+    since = snapshot.now - (snapshot.emptied_at if snapshot.emptied_at is not None else snapshot.now)
+    if since < DRAIN:
+        return RecheckAfter(DRAIN - since)
+    if not deleting:
+        return Action.DELETE_WORKLOAD
+    if PORTS_FINALIZER in (workload["metadata"].get("finalizers") or []):
+        return Action.RELEASE_WORKLOAD
+    return RecheckAfter(1.0)
 
 
 def _end_of(snapshot: MemberSnapshot, group: Group) -> str | None:
@@ -151,7 +177,7 @@ def not_live_since(snapshot: MemberSnapshot) -> float | None:
     return None
 
 
-def _serve(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
+def _serve(snapshot: MemberSnapshot, result: AdmitResult) -> Transition | None:
     view = snapshot.view
     assert snapshot.group is not None
     assert snapshot.mesh is not None
@@ -165,14 +191,14 @@ def _serve(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
     if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
         return WriteStatus(patch)  # before a renewal, which may fail; a machine that joins gets everything in one write
     if snapshot.signed is None and _awaits_certificate(snapshot) and _signing_fault(snapshot) is None:
-        return Sign()
+        return Action.SIGN
     if (
         snapshot.admission_fault is None
         and not snapshot.has_heartbeat
         and view.credential is None
         and snapshot.sealed is None
     ):
-        return Seal()
+        return Action.SEAL
     patch = status_patch(snapshot, result)
     if patch:
         return WriteStatus(patch)

@@ -1,15 +1,119 @@
-"""Which members are live, by the renewals of their Leases. Pure.
+"""Which members are live, how often they send heartbeats, and whether two machines send those of one member. Pure.
 
-The rule itself is `live_members` in policy/reap.py. Here is what was observed so far.
+A member is live if its Lease changed within three intervals, by the controller's own clock. The interval doubles when
+the fleet would write more than `MOST_WRITES` Leases a second. A machine draws a new name at each boot. If an earlier
+name comes back, two machines use one credential, as after a disk was copied.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from exclave.api.member import LIVE, read_conditions
 from exclave.controller.cache import Cache
-from exclave.controller.policy.heartbeats import SHORTEST, Holders, holder_of
-from exclave.controller.policy.reap import LeaseObservation, live_members, observe
 from exclave.controller.policy.snapshot import Key
+
+SHORTEST = 10.0
+"""Seconds between a member's heartbeats in a small fleet."""
+
+MOST_WRITES = 50.0
+"""Heartbeats a second, all members together."""
+
+SLACK = 0.8
+"""The interval is halved only below this part of `MOST_WRITES`: each change is published to every member."""
+
+FORGET_CLONE = 600.0
+"""Seconds after which a second machine that fell silent is no longer reported."""
+
+MISSED = 3
+"""Heartbeat intervals."""
+
+LEAST_STORM = 3
+"""Members that must fall silent together before it counts as one event."""
+
+
+def interval_for(members: int, current: float = SHORTEST) -> float:
+    """Seconds between heartbeats for so many members. `current` is the interval that they use now."""
+    interval = max(current, SHORTEST)
+    while members / interval > MOST_WRITES:
+        interval *= 2
+    while interval > SHORTEST and members / (interval / 2) <= SLACK * MOST_WRITES:
+        interval /= 2
+    return interval
+
+
+@dataclass(frozen=True)
+class Holders:
+    """The boots that renewed a Lease: the last one, those before it, and when one came back (epoch seconds)."""
+
+    last: str = ""
+    before: frozenset[str] = frozenset()
+    returned_at: float | None = None
+    returned: tuple[str, str] | None = None
+
+    def observe(self, holder: str, now: float) -> "Holders":
+        """The holders after `holder` renewed the Lease."""
+        if holder == self.last or not holder:
+            return self
+        if holder in self.before:
+            first, second = sorted((self.last, holder))  # in one order, or each heartbeat would change the condition
+            return Holders(holder, self.before | {self.last}, now, (first, second))
+        return Holders(holder, self.before | ({self.last} if self.last else set()), self.returned_at, self.returned)
+
+    def clones(self, now: float) -> tuple[str, str] | None:
+        """The two boots that renew in turns, None if there is one machine only."""
+        if self.returned_at is None or now - self.returned_at > FORGET_CLONE:
+            return None
+        return self.returned
+
+
+def holder_of(lease: Mapping[str, object]) -> str:
+    """The boot that renewed a Lease last, "" if none did."""
+    spec = lease.get("spec")
+    return str(spec.get("holderIdentity") or "") if isinstance(spec, dict) else ""
+
+
+@dataclass(frozen=True)
+class LeaseObservation:
+    """The renewTime of a Lease, and when the controller first observed it (epoch seconds, the controller's clock).
+
+    `changed` is False for the first observation of a Lease: it may have been renewed long ago.
+    """
+
+    renewed: str | None
+    observed_at: float
+    changed: bool = False
+
+
+def observe(observation: LeaseObservation | None, renewed: str | None, now: float) -> LeaseObservation:
+    """The observation of a Lease after it was read again."""
+    if observation is not None and observation.renewed == renewed:
+        return observation
+    return LeaseObservation(renewed, now, changed=observation is not None)
+
+
+def live_members(
+    observations: Mapping[Key, LeaseObservation],
+    were_live: Iterable[Key],
+    *,
+    interval: float,
+    watching_since: float,
+    now: float,
+) -> set[Key]:
+    """The members that are live now. `were_live`: the last answer.
+
+    `watching_since`: since when the watch of Leases works; only the time after it counts as silence.
+    """
+    fresh = {
+        key
+        for key, observation in observations.items()
+        if observation.renewed is not None and now - max(observation.observed_at, watching_since) <= MISSED * interval
+    }
+    before = {key for key in were_live if key in observations}
+    gone = before - fresh
+    # If so many fall silent at once, the fault is more likely in the network or in us, so nobody is withdrawn.
+    if len(gone) >= LEAST_STORM and 2 * len(gone) > len(before):
+        return fresh | gone
+    return fresh
 
 
 class Liveness:
