@@ -70,7 +70,7 @@ class Scene:
         """Do what is next until nothing is, or the Member is gone; time passes in waits alone."""
         names: list[str] = []
         while (transition := next_transition(self.snapshot)) is not None:
-            names.append(transition.label)
+            names.append("RecheckAfter" if isinstance(transition, RecheckAfter) else transition.label)
             if isinstance(transition, RecheckAfter):
                 self.snapshot = self.snapshot.replaced(now=self.snapshot.now + transition.seconds)
                 continue

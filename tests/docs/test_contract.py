@@ -18,7 +18,7 @@ from exclave.api.member import Condition, MemberView
 from exclave.api.names import ADMISSION_POLICY_NAMES
 from exclave.api.settings import render_settings
 from exclave.config import Config, parse_config
-from exclave.controller.policy.transitions import Action, Transition
+from exclave.controller.policy.transitions import Action, RecheckAfter, Transition
 from exclave.controller.telemetry.metrics import controller_metrics
 from exclave.daemon.status import EMPTY, build_status
 from exclave.ending import Ending
@@ -152,8 +152,9 @@ def test_every_label_annotation_and_finalizer_is_listed() -> None:
 
 
 def _transition_labels() -> set[str]:
-    """The values of `step` in the metric that counts the controller's transitions, and that of a pause."""
-    return {one.label for one in Action} | {kind.label for kind in get_args(Transition) if kind is not Action}
+    """The values of `step` in the metric that counts the controller's transitions. A pause is not counted."""
+    others = set(get_args(Transition)) - {Action, RecheckAfter}
+    return {one.label for one in (*Action, *others)}
 
 
 def _words_of_decisions() -> set[str]:
@@ -184,7 +185,7 @@ def test_a_condition_has_the_reasons_that_its_module_gives(
     title: str, column: int, module: str, elsewhere: set[str]
 ) -> None:
     reasons = {text for text in texts(agent_modules(f"exclave.{module}")) if CAMEL.fullmatch(text)}
-    reasons -= {"True", "False"} | _transition_labels()
+    reasons -= {"True", "False", "Evicted"} | _transition_labels()  # Evicted: of the ExternalWorkload's Ready
     assert all_spans(CONTRACT.section(title).rows, column) == reasons | elsewhere
 
 

@@ -74,7 +74,7 @@ class Executor:
             return await self._mark_not_ready(transition, snapshot)
         if isinstance(transition, DeleteMember):
             return await self._delete_member(transition, snapshot)
-        raise TypeError(f"{transition.label} is not executed")
+        raise TypeError(f"{transition} is not executed")
 
     async def _act(self, action: Action, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         namespace, name = snapshot.namespace, snapshot.view.name

@@ -209,11 +209,15 @@ def test_a_request_that_another_controller_has_signed_meanwhile_is_left_to_it() 
     assert next_transition(settled_snapshot(signed=SIGNED)) is None
 
 
+def label(transition: Transition) -> str:
+    return "RecheckAfter" if isinstance(transition, RecheckAfter) else transition.label
+
+
 def play(snapshot: MemberSnapshot) -> tuple[list[str], MemberSnapshot]:
     """Steps until there is none, and what is left."""
     transitions: list[str] = []
     while (transition := next_transition(snapshot)) is not None:
-        transitions.append(transition.label)
+        transitions.append(label(transition))
         if isinstance(transition, RecheckAfter):
             break
         snapshot = executed(transition, snapshot)

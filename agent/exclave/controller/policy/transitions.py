@@ -87,7 +87,6 @@ class DeleteMember:
 class RecheckAfter:
     """Reconcile again after these seconds."""
 
-    label: ClassVar = "RecheckAfter"
     seconds: float
 
 
