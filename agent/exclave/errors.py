@@ -69,6 +69,13 @@ class ExclaveError(Exception):
         self.hint = hint
 
 
+class UsageError(ExclaveError):
+    """Who typed the command must correct it, or what it asks for."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(Fault.USAGE, message, hint)
+
+
 class TokenError(ExclaveError):
     """The admin who made the join token must act."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from exclave.admin.arguments import add_all_namespaces, add_common, add_output, add_subject, add_verb, parse_groups
+from exclave.admin.arguments import add_common, add_list, add_output, add_subject, add_verb, parse_groups
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
     grow = add_verb(
         verbs, "grow", lambda session, options: 0, "let a tree grow", "tool tree grow", "# slowly\ntool tree grow"
     )
-    add_all_namespaces(grow)
     add_output(grow)
+    add_list(verbs, lambda session, options: 0, "trees")
     add_output(add_verb(verbs, "fell", lambda session, options: 0, "fell a tree"), "json")
     return top
 
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         (["-n", "shop", "tree", "grow"], {"namespace": "shop"}),
         (["tree", "grow", "-n", "shop"], {"namespace": "shop"}),
         (["-n", "a", "tree", "grow", "-n", "b", "--context", "c"], {"namespace": "b", "context": "c"}),
-        (["tree", "grow", "-A", "-o", "wide"], {"all_namespaces": True, "output": "wide"}),
+        (["tree", "list", "-A", "-o", "wide"], {"all_namespaces": True, "output": "wide"}),
     ],
 )
 def test_common_options_may_stand_before_or_after(typed: list[str], found: dict[str, Any]) -> None:

@@ -129,7 +129,7 @@ def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
     assert kubectl.create_token("shop-vms", "web.join.k7q2x-1", 600) == "granted"
     kubectl.create(CONFIG_MAPS, "shop", {"data": {"a": secret}})
     kubectl.patch(CONFIG_MAPS, "shop", "a", {"data": {"a": secret}})
-    kubectl.apply([{"data": {"a": secret}}], force=True)
+    kubectl.apply([{"data": {"a": secret}}])
     common = "--request-timeout=60s --context=home --kubeconfig=/etc/kubeconfig"
     assert record.read_text().splitlines() == [
         f"{common} create --raw /api/v1/namespaces/shop-vms/serviceaccounts/web.join.k7q2x-1/token --filename=-",

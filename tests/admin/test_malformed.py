@@ -8,7 +8,7 @@ from hypothesis import given
 from exclave.admin.check.rows import group_rows, member_rows
 from exclave.admin.check.verbs import ClusterSnapshot, _checked, _groups
 from exclave.admin.group.checks import group_warnings
-from exclave.admin.group.rows import broken_lines, group_row
+from exclave.admin.group.verbs import broken_lines, group_row
 from exclave.admin.install.uninstall import _release_all, _release_workloads
 from exclave.admin.member.rows import member_lines, member_row
 from exclave.admin.rotation.rows import MeshTrust, advice, gates, rotation_row
@@ -57,7 +57,7 @@ SERVICE: Object = {
 
 @given(damaged(MEMBER), damaged(WORKLOAD))
 def test_a_member_is_shown_whatever_its_shape(found: Object, workload: Object) -> None:
-    assert member_row(found, NOW, all_namespaces=True)[:2] == ["shop", "web-k7q2x-1"]
+    assert member_row(found, NOW)[:2] == ["shop", "web-k7q2x-1"]
     assert member_lines(found, workload, [], NOW)[0] == ("Name", "web-k7q2x-1")
     assert len(member_rows([found, MEMBER])) == 2
 
@@ -73,7 +73,7 @@ def test_a_rotation_counts_all_members_whatever_the_shape_of_one(found: Object) 
 
 @given(damaged(GROUP), damaged(MEMBER))
 def test_a_group_is_shown_whatever_its_shape(found: Object, one: Object) -> None:
-    row = group_row(found, [one, MEMBER], NOW, all_namespaces=True)
+    row = group_row(found, [one, MEMBER], NOW)
     assert row[:2] == ["shop", "web"] and all(isinstance(cell, str) for cell in row)
     assert broken_lines(found, "why")[0] == ("Name", "web")
 

@@ -1,12 +1,38 @@
-"""What an admin makes, and what those objects let whom do: their rights, gathered from Roles and bindings."""
+"""The objects that an admin creates, the rights that they grant, and the changes that existing objects need."""
 
 from typing import Any
 
 import pytest
 
-from exclave.admin.objects import MOST_USES, Manifest, controller_objects, group_objects, join_account, rejoin_account
+from exclave import __version__
+from exclave.admin.objects import (
+    IMAGE,
+    MOST_USES,
+    Installation,
+    KeyPair,
+    Manifest,
+    controller_objects,
+    difference,
+    first_objects,
+    group_objects,
+    is_ours,
+    join_account,
+    later_objects,
+    paths,
+    plan_change,
+    read_installation,
+    rejoin_account,
+)
 from exclave.api.names import CONTROLLER
-from exclave.api.requests import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES
+from exclave.api.requests import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    NAMESPACES,
+    ROLE_BINDINGS,
+    ROLES,
+    WORKLOAD_GROUPS,
+    Object,
+)
 
 GROUP = group_objects("shop", "web", {"networks": ["10.0.0.0/8"]}, "exclave")
 ALL = [*controller_objects("exclave", "linkerd", "exclave-issuer"), *GROUP]
@@ -170,3 +196,161 @@ def test_a_token_that_cannot_have_so_many_uses_is_not_made(uses: int) -> None:
     with pytest.raises(ValueError) as refused:
         join_account("shop", "web", "k7q2x", uses, 0.0)
     assert str(refused.value) == f"uses: a number from 1 to 999 was expected, found {uses}"
+
+
+ADMINS_KEY = Installation(key_pair=KeyPair("chain", "the key itself"))
+CHOICES = {
+    "a key given once": ADMINS_KEY,
+    "cert-manager": Installation(issuer="cert-manager", issued_by="ClusterIssuer/anchor"),
+    "Linkerd's own": Installation(issuer="linkerd"),
+}
+
+
+def named(choice: Installation) -> dict[tuple[str, str], Object]:
+    return {(one.resource.kind, one.name): one.body for one in later_objects(choice)}
+
+
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+def test_policies_come_before_any_right_and_rights_before_whoever_has_them(choice: Installation) -> None:
+    kinds = [one.resource.kind for one in later_objects(choice)]
+    assert max(i for i, kind in enumerate(kinds) if kind.startswith("Validating")) < kinds.index("Namespace")
+    assert kinds.index("Namespace") < kinds.index("ClusterRole") < kinds.index("Deployment")
+    assert all(one.body["kind"] == one.resource.kind for one in (*first_objects(), *later_objects(choice)))
+
+
+def test_linkerd_finds_the_extension_by_its_label() -> None:
+    assert named(ADMINS_KEY)["Namespace", "exclave"]["metadata"]["labels"] == {"linkerd.io/extension": "exclave"}
+
+
+def test_the_admins_key_becomes_the_secret_that_the_controller_reads() -> None:
+    secret = named(ADMINS_KEY)["Secret", "exclave-issuer"]
+    assert (secret["type"], secret["data"]) == (
+        "kubernetes.io/tls",
+        {"tls.crt": "Y2hhaW4=", "tls.key": "dGhlIGtleSBpdHNlbGY="},
+    )
+    assert "the key itself" not in repr(ADMINS_KEY)
+
+
+def test_cert_manager_makes_an_intermediate_under_the_issuer_that_is_named() -> None:
+    certificate = named(CHOICES["cert-manager"])["Certificate", "exclave-issuer"]
+    assert certificate["spec"]["isCA"] is True
+    assert certificate["spec"]["issuerRef"] == {"kind": "ClusterIssuer", "name": "anchor"}
+    assert ("Secret", "exclave-issuer") not in named(CHOICES["cert-manager"])
+
+
+def test_linkerds_own_issuer_is_read_where_it_is_and_nothing_else_there() -> None:
+    found = named(CHOICES["Linkerd's own"])
+    role = found["Role", "exclave-issuer"]
+    assert role["metadata"]["namespace"] == "linkerd"
+    assert role["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "verbs": ["get", "watch"],
+            "resourceNames": ["linkerd-identity-issuer"],
+        }
+    ]
+    assert "--issuer=linkerd/linkerd-identity-issuer" in container(found)["args"]
+    assert not [one for one in container(named(ADMINS_KEY))["args"] if one.startswith("--issuer")]
+
+
+def container(found: dict[tuple[str, str], Object]) -> Any:
+    (only,) = found["Deployment", "exclave-controller"]["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def test_the_controllers_are_two_run_as_nobody_and_can_write_nothing() -> None:
+    deployment = named(ADMINS_KEY)["Deployment", "exclave-controller"]["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert container(named(ADMINS_KEY))["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+READ_BACK = {
+    "as it comes": Installation(),
+    "Linkerd's own issuer": Installation(issuer="linkerd"),
+    "elsewhere, with an image and a number of one's own": Installation(
+        "machines", "mesh", "registry.example/a:1", replicas=3, issuer="linkerd"
+    ),
+}
+
+
+@pytest.mark.parametrize("choice", READ_BACK.values(), ids=READ_BACK)
+def test_what_was_chosen_is_read_back_from_the_deployment(choice: Installation) -> None:
+    assert read_installation(named(choice)["Deployment", "exclave-controller"]) == choice
+
+
+def test_the_image_has_the_version_and_differs_from_an_admins_own() -> None:
+    assert IMAGE.partition(":")[2] == __version__
+    ours = ("ghcr.io/exclave/controller:0.0.1", "ghcr.io/exclave/controller", IMAGE)
+    assert all(is_ours(image) for image in (*ours, f"{IMAGE}@sha256:{'0' * 64}"))
+    assert not any(is_ours(image) for image in ("registry.example/controller:1", "localhost:5000/controller"))
+
+
+def group(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": WORKLOAD_GROUPS.api_version,
+        "kind": "WorkloadGroup",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": spec,
+    }
+
+
+WANTED = Manifest(WORKLOAD_GROUPS, "shop", group(networks=["10.0.0.0/8"], labels={"app": "web"}))
+
+
+def test_a_missing_object_is_created() -> None:
+    step = plan_change(WANTED, None)
+    assert (step.verb, str(step)) == ("create", "workloadgroup.exclave.dev/web in shop created")
+
+
+def test_a_matching_object_is_unchanged_with_all_fields_of_others() -> None:
+    found = group(networks=["10.0.0.0/8"], labels={"app": "web", "tier": "1"}, forgetAfter="1h")
+    found["metadata"] |= {"uid": "1", "labels": {"team": "a"}}
+    step = plan_change(WANTED, found)
+    assert (step.verb, str(step)) == ("none", "workloadgroup.exclave.dev/web in shop unchanged")
+
+
+def test_only_fields_that_differ_are_patched_and_listed() -> None:
+    step = plan_change(WANTED, group(networks=["10.1.0.0/16"], labels={"app": "web"}, capture="all"))
+    assert step.patch == {"spec": {"networks": ["10.0.0.0/8"]}}
+    assert (step.verb, str(step)) == ("patch", "workloadgroup.exclave.dev/web in shop changed: spec.networks")
+
+
+def test_a_label_of_a_namespace_is_added_and_its_spec_left_alone() -> None:
+    wanted = Manifest(
+        NAMESPACES, None, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "labels": {"x": "1"}}}
+    )
+    found = {"metadata": {"name": "a", "labels": {"y": "2"}}, "spec": {"finalizers": ["kubernetes"]}}
+    step = plan_change(wanted, found)
+    assert step.patch == {"metadata": {"labels": {"x": "1"}}}
+    assert str(step) == "namespace/a changed: metadata.labels"
+
+
+def test_another_role_of_a_binding_blocks_the_change() -> None:
+    body = {"metadata": {"name": "b"}, "roleRef": {"name": "ours"}, "subjects": []}
+    step = plan_change(Manifest(ROLE_BINDINGS, "shop", body), {**body, "roleRef": {"name": "theirs"}})
+    assert step.verb == "blocked"
+    assert str(step) == ("rolebinding.rbac.authorization.k8s.io/b in shop has another roleRef, which cannot be changed")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "patch"),
+    [
+        pytest.param({"a": 1}, {"a": 1, "b": 2}, {}, id="what nobody spoke of is kept"),
+        pytest.param({"a": {"b": None}}, {"a": {"b": 1}}, {"a": {"b": None}}, id="none removes"),
+        pytest.param({"a": {"b": None}}, {"a": {}}, {}, id="none of what is absent is nothing"),
+        pytest.param({"a": [1]}, {"a": [1, 2]}, {"a": [1]}, id="a list is replaced whole"),
+        pytest.param({"a": {"b": 1}}, {}, {"a": {"b": 1}}, id="a tree is added whole"),
+    ],
+)
+def test_difference(wanted: dict[str, Any], found: dict[str, Any], patch: dict[str, Any]) -> None:
+    assert difference(wanted, found) == patch
+
+
+def test_paths_are_two_levels_deep() -> None:
+    assert paths({"spec": {"labels": {"a": "b"}, "ports": []}, "rules": []}) == ["spec.labels", "spec.ports", "rules"]

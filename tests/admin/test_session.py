@@ -1,11 +1,12 @@
 """Where an admin's words go, and how a command waits."""
 
+import argparse
+
 import pytest
 
 from exclave.admin import session as module
 from exclave.admin.kubectl import Kubectl
-from exclave.admin.objects import group_objects
-from exclave.admin.reconcile import plan_change
+from exclave.admin.objects import group_objects, plan_change
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing
 from exclave.api.requests import MEMBERS, ROLE_BINDINGS
@@ -32,6 +33,23 @@ def test_an_empty_table_is_reported_to_people_only(
 ) -> None:
     session.show(Listing(MEMBERS, [], ["NAME"]), form, "none")
     assert capsys.readouterr() == (out, err)
+
+
+@pytest.mark.parametrize(
+    ("all_namespaces", "table", "nothing"),
+    [
+        pytest.param(False, "NAME\na\n", "no members in namespace shop\n", id="one namespace"),
+        pytest.param(True, "NAMESPACE   NAME\nshop        a\n", "no members in any namespace\n", id="all namespaces"),
+    ],
+)
+def test_the_namespace_column_is_shown_with_all_namespaces_only(
+    session: Session, capsys: Captured, all_namespaces: bool, table: str, nothing: str
+) -> None:
+    options = argparse.Namespace(all_namespaces=all_namespaces, output=None)
+    listing = Listing(MEMBERS, [{"metadata": {"name": "a"}}], ["NAMESPACE", "NAME"], [["shop", "a"]])
+    session.show_list(listing, options, "members")
+    session.show_list(Listing(MEMBERS, []), options, "members")
+    assert capsys.readouterr() == (table, nothing)
 
 
 def test_a_true_condition_needs_no_wait(session: Session, capsys: Captured) -> None:

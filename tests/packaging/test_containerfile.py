@@ -76,7 +76,7 @@ def test_everything_that_the_controller_imports_is_there(built: Path) -> None:
 
 
 def test_it_runs_as_the_one_whom_the_deployment_names() -> None:
-    from exclave.admin.manifests import METRICS_PORT, NOBODY
+    from exclave.admin.objects import METRICS_PORT, NOBODY
 
     assert steps("USER") == [f"{NOBODY}:{NOBODY}"]
     assert METRICS_PORT > 1023, "nobody may listen there without a right"

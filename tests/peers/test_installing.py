@@ -17,7 +17,7 @@ import trio
 import yaml
 
 from exclave.admin.kubectl import Kubectl
-from exclave.admin.manifests import IMAGE
+from exclave.admin.objects import IMAGE
 from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,

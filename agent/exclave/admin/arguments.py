@@ -1,16 +1,17 @@
-"""The shape of the admin's command line: subjects, verbs, and the options that every verb takes.
+"""The shape of the admin's command line: subjects, verbs, and the options that several verbs have.
 
-Each subject's module has `add_commands(subparsers)` and makes its parsers with `add_subject` and `add_verb`, so that
-all look alike. A verb's function gets the Session and the parsed options, and returns an exit code. The options of
-every verb may be before the subject or after the verb. Help ends with examples.
+Each subject's module has `add_commands(subparsers)` and makes its parsers with these functions, so that all look alike.
+A verb's function gets the Session and the parsed options, and returns an exit code. Help ends with examples.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from exclave.admin.session import Session
 from exclave.admin.tables import OUTPUT_FORMATS
+from exclave.errors import UsageError
 
 Verb = Callable[[Session, argparse.Namespace], int]
 Subparsers = Any
@@ -23,11 +24,12 @@ PROGRAM = "kubectl exclave"
 def add_common(parser: argparse.ArgumentParser, *, default: str | None = argparse.SUPPRESS) -> None:
     """Add the options of every verb. Below the top parser an absent option must not override the one before it."""
     common = parser.add_argument_group("options of every command")
-    common.add_argument("--context", default=default, metavar="NAME", help="the context to use")
-    common.add_argument("--kubeconfig", default=default, metavar="FILE", help="the kubeconfig file")
-    common.add_argument(
-        "-n", "--namespace", default=default, metavar="NAME", help="the group's namespace; default: the context's"
-    )
+    for flags, metavar, summary in (
+        (("--context",), "NAME", "the context to use"),
+        (("--kubeconfig",), "FILE", "the kubeconfig file"),
+        (("-n", "--namespace"), "NAME", "the group's namespace; default: the context's"),
+    ):
+        common.add_argument(*flags, default=default, metavar=metavar, help=summary)
     common.add_argument("--as", dest="as_user", default=default, metavar="USER", help="the user to impersonate")
     common.add_argument(
         "--as-group", action="append", default=default, metavar="GROUP", help="a group to impersonate; repeatable"
@@ -42,11 +44,12 @@ def add_subject(subparsers: Subparsers, name: str, summary: str) -> Subparsers:
 
 def add_verb(subparsers: Subparsers, name: str, run: Verb, summary: str, *examples: str) -> argparse.ArgumentParser:
     """Add a verb with its help. An example may start with a comment line."""
+    lines = [f"  {line}" for example in examples for line in example.split("\n")]
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=summary,
         description=_sentence(summary),
-        epilog=_examples(examples),
+        epilog="\n".join(["examples:", *lines]) if lines else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_common(parser)
@@ -54,15 +57,25 @@ def add_verb(subparsers: Subparsers, name: str, run: Verb, summary: str, *exampl
     return parser
 
 
+def add_list(verbs: Subparsers, run: Verb, what: str, *examples: str) -> argparse.ArgumentParser:
+    """Add the verb `list`, with `-A` and `-o`."""
+    parser = add_verb(verbs, "list", run, f"list {what}", *examples)
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces")
+    add_output(parser)
+    return parser
+
+
+def add_describe(verbs: Subparsers, run: Verb, summary: str, example: str) -> None:
+    """Add the verb `describe`, of one object, with `-o`."""
+    parser = add_verb(verbs, "describe", run, summary, example)
+    parser.add_argument("name", metavar="NAME")
+    add_output(parser)
+
+
 def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
     """Add `-o`."""
     allowed = forms or OUTPUT_FORMATS
     parser.add_argument("-o", "--output", choices=allowed, metavar="FORM", help=f"output format: {', '.join(allowed)}")
-
-
-def add_all_namespaces(parser: argparse.ArgumentParser) -> None:
-    """Add `-A`."""
-    parser.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces")
 
 
 def add_controller_namespace(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +85,15 @@ def add_controller_namespace(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_linkerd_namespace(parser: argparse.ArgumentParser, default: str = "as installed") -> None:
-    """Add `-L`; `default` is for the help."""
-    parser.add_argument("-L", "--linkerd-namespace", metavar="NAME", help=f"Linkerd's namespace; default: {default}")
+def add_namespaces(parser: argparse.ArgumentParser, linkerd: str = "as installed") -> None:
+    """Add `--controller-namespace` and `-L`; `linkerd` is the default in the help."""
+    add_controller_namespace(parser)
+    parser.add_argument("-L", "--linkerd-namespace", metavar="NAME", help=f"Linkerd's namespace; default: {linkerd}")
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add `--dry-run`."""
+    parser.add_argument("--dry-run", action="store_true", help="print the objects as YAML and change nothing")
 
 
 def parse_groups(options: Sequence[str] | None) -> list[str]:
@@ -82,11 +101,14 @@ def parse_groups(options: Sequence[str] | None) -> list[str]:
     return [group for text in options or () for group in text.removeprefix("[").removesuffix("]").split(",") if group]
 
 
+def load_pem(option: str, path: Path) -> str:
+    """The text of the file that an option names. Raises UsageError."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        why = getattr(problem, "strerror", None) or "it is not text"
+        raise UsageError(f"{option} {path}: {why}", "name a PEM file") from None
+
+
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
-
-
-def _examples(examples: tuple[str, ...]) -> str | None:
-    if not examples:
-        return None
-    return "examples:\n" + "\n".join(f"  {line}" for example in examples for line in example.split("\n"))

@@ -127,10 +127,9 @@ class Kubectl:
         name = str((body.get("metadata") or {}).get("name", ""))
         return self._post(KubectlAction("create", resource, namespace, name), path_of(resource, namespace), body)
 
-    def apply(self, objects: Sequence[Object], *, force: bool = False, dry_run: bool = False) -> None:
-        """Server-side apply. `force` overrides fields of other owners. `dry_run`: check everything, store nothing."""
-        arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-"]
-        arguments += ["--force-conflicts"] if force else []
+    def apply(self, objects: Sequence[Object], *, dry_run: bool = False) -> None:
+        """Server-side apply, which overrides fields of other owners. `dry_run`: check everything, store nothing."""
+        arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-", "--force-conflicts"]
         arguments += ["--dry-run=server"] if dry_run else []
         body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self._run(KubectlAction("apply these objects"), arguments, body)

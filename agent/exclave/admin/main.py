@@ -1,17 +1,16 @@
-"""`kubectl exclave`, also called as `linkerd exclave` and `exclave admin`: parses the command line, reports failures.
+"""`kubectl exclave`, also called as `linkerd exclave` and `exclave admin`: parses the command line, and completes it.
 
 The help uses the name that the program was called by. Exit codes and the form of a failure are those of `exclave`.
-Nothing needs root or is stored on disk: all state is in the cluster, and kubectl is the only way there.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from exclave import __version__
-from exclave.admin.arguments import PROGRAM, Subparsers, Verb, add_common, parse_groups
+from exclave.admin.arguments import PROGRAM, Verb, add_common, parse_groups
 from exclave.admin.check import verbs as check
 from exclave.admin.group import verbs as group
 from exclave.admin.install import uninstall
@@ -21,7 +20,7 @@ from exclave.admin.member import verbs as member
 from exclave.admin.rotation import verbs as rotation
 from exclave.admin.session import Session
 from exclave.admin.token import verbs as token
-from exclave.errors import ExclaveError, Fault
+from exclave.errors import UsageError
 from exclave.kit.host.exit_code import run_command
 
 SUBJECTS = (install, check, group, token, member, rotation, uninstall)
@@ -38,12 +37,16 @@ exit status: 0 done; 1 a bug in exclave; 2 wrong command line or request; 3 chec
 something; 23 the cluster was not reached; 24 the cluster refused
 """
 
+FILES, NO_FILES = 0, 4
+"""Whether file names fit, too: cobra's ShellCompDirectiveDefault and ShellCompDirectiveNoFileComp."""
+
 NAMES = {"kubectl-exclave": PROGRAM, "linkerd-exclave": "linkerd exclave"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. `arguments` are those after the program's name."""
-    options = build_parser(_program()).parse_args(arguments)
+    program = NAMES.get(Path(sys.argv[0]).name, "exclave admin")
+    options = build_parser(program).parse_args(arguments)
     return run_command(partial(_run, options), in_json=getattr(options, "output", None) == "json")
 
 
@@ -67,35 +70,81 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for subject in SUBJECTS:
         subject.add_commands(subparsers)
-    _add_completion(subparsers)
-    return parser
-
-
-def _program() -> str:
-    called = Path(sys.argv[0]).name
-    return NAMES.get(called, "exclave admin")
-
-
-def _add_completion(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser(
+    completion = subparsers.add_parser(
         "completion",
         help="print a completion script for a shell",
         description="Print a completion script for kubectl-exclave.",
         epilog="examples:\n  source <(kubectl-exclave completion bash)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=("bash", "zsh"))
-    parser.set_defaults(run=_complete)
+    completion.add_argument("shell", choices=("bash", "zsh"))
+    completion.set_defaults(run=_print_completion)
+    return parser
 
 
-def _complete(_session: Session, options: argparse.Namespace) -> int:
+def _print_completion(_session: Session, options: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:
-        raise ExclaveError(
-            Fault.USAGE, "completion needs the Python library shtab", "install it: pip install 'exclave[admin]'"
-        ) from None
+        hint = "install it: pip install 'exclave[admin]'"
+        raise UsageError("completion needs the Python library shtab", hint) from None
     called = Path(sys.argv[0]).name
     program = called if called in NAMES else "kubectl-exclave"
     print(shtab.complete(build_parser(program), shell=options.shell))
     return 0
+
+
+def complete(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[list[str], int]:
+    """The words that can replace the last one, and the directive."""
+    *before, half = words or [""]
+    asked: argparse.Action | None = None
+    for word in before:
+        if asked is not None:
+            asked = None  # it is the value of the option before it
+        elif word.startswith("-"):
+            asked = _awaiting(_options(parser).get(word))
+        elif (inner := _commands(parser).get(word)) is not None:
+            parser = inner
+    if asked is not None:
+        return _fitting(asked.choices or (), half), FILES if asked.metavar == "FILE" else NO_FILES
+    if half.startswith("-"):
+        return _fitting(_options(parser), half), NO_FILES
+    return _fitting(_commands(parser), half), NO_FILES
+
+
+def complete_for_kubectl() -> int:
+    """`kubectl_complete-exclave`: kubectl runs it when the user presses the tab key after `kubectl exclave`.
+
+    The arguments are the words typed so far; the last one may be incomplete. The answer is one word a line, then a
+    colon and the directive. The cluster is not queried: the tab key must not wait for a network.
+    Source: SetupPluginCompletion in k8s.io/kubectl/pkg/cmd/plugin/plugin_completion.go.
+    """
+    found, directive = complete(build_parser(PROGRAM), sys.argv[1:])
+    print(*found, f":{directive}", sep="\n")
+    return 0
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:  # argparse has no public way to its own tree; shtab walks it so, too
+        if isinstance(action, argparse._SubParsersAction):
+            return {name: inner for name, inner in action.choices.items() if not name.startswith("_")}
+    return {}
+
+
+def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    return {
+        name: action
+        for action in parser._actions
+        if action.help != argparse.SUPPRESS
+        for name in action.option_strings
+        if name.startswith("--") or name in ("-n", "-o", "-A", "-L")
+    }
+
+
+def _awaiting(action: argparse.Action | None) -> argparse.Action | None:
+    """The option, if a value has to follow it."""
+    return action if action is not None and action.nargs != 0 else None
+
+
+def _fitting(names: Iterable[str], half: str) -> list[str]:
+    return sorted(name for name in names if name.startswith(half))

@@ -1,16 +1,18 @@
-"""The objects that an admin creates: a group with its rights, a join token's account, the controller's rights. Pure.
+"""The objects that an admin creates, each list in the order of creation, and the changes that existing ones need. Pure.
 
 Machines' accounts are in `<ns>-vms`, apart from all accounts that linkerd-identity certifies. Their rights come from a
-few static Roles for the whole namespace: there is no Role for a single machine. The controller cannot grant rights. It
-reads and deletes in the whole cluster, because a namespace that is being deleted loses its Roles before its finalizers
-are removed; it creates only where Roles allow it, in a group's two namespaces.
+few static Roles for the whole namespace: there is no Role for a single machine, and the controller cannot grant rights.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from exclave import __version__
+from exclave.admin.tables import object_name
 from exclave.api.definitions.admission import admission_objects
+from exclave.api.definitions.crds import custom_resource_definitions
 from exclave.api.names import (
     ACCOUNTS_LABEL,
     ADMISSION_POLICY_NAMES,
@@ -23,12 +25,17 @@ from exclave.api.names import (
     settings_name,
 )
 from exclave.api.requests import (
+    CERTIFICATES,
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    DEPLOYMENTS,
     NAMESPACES,
     ROLE_BINDINGS,
     ROLES,
+    SECRETS,
     SERVICE_ACCOUNTS,
+    SERVICES,
     VALIDATING_ADMISSION_POLICIES,
     VALIDATING_ADMISSION_POLICY_BINDINGS,
     WORKLOAD_GROUPS,
@@ -37,15 +44,25 @@ from exclave.api.requests import (
 )
 from exclave.kit.formats.times import rfc3339
 
-MACHINES_ROLE = "exclave-machines"
-ISSUER_ROLE = "exclave-issuer"
+REPOSITORY = "ghcr.io/exclave/controller"
+IMAGE = f"{REPOSITORY}:{__version__}"
+"""The controller's image of this version. A new version rolls the Deployment out, because the image changes."""
 
+MACHINES_ROLE = "exclave-machines"
+ISSUER = "exclave-issuer"
+LINKERDS_ISSUER = "linkerd-identity-issuer"
+CREDENTIAL_LIFE = "exclave.dev/credential-life"
+"""Annotation of the controller's namespace: seconds that a machine's credential lives in this cluster, as measured."""
+
+METRICS_PORT = 9995
+NOBODY = 65532
 
 MOST_USES = 999
 SHORTEST_TTL = 600.0
 LONGEST_TTL = 86400.0
 """Seconds. Kubernetes' shortest token lifetime is ten minutes; a join token is valid for a day at most."""
 
+IssuerKind = Literal["cert-manager", "key", "linkerd"]
 Rule = dict[str, list[str]]
 
 
@@ -62,30 +79,290 @@ class Manifest:
         """Its name."""
         return str(self.body["metadata"]["name"])
 
+    @property
+    def key(self) -> tuple[Resource, str | None, str]:
+        """Kind, namespace and name."""
+        return self.resource, self.namespace, self.name
+
+    def __str__(self) -> str:
+        return f"{self.resource.kind} {self.name}{self.where}"
+
+    @property
+    def where(self) -> str:
+        """Its namespace, as the end of a sentence."""
+        return f" in {self.namespace}" if self.namespace else ""
+
+
+# An installation.
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An intermediate's certificate chain and key (PEM)."""
+
+    chain: str
+    private_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The admin's choices. `issued_by`: the cert-manager issuer, `Kind/name`, that signs with the trust anchor.
+
+    The issuer is an intermediate of its own under the mesh's trust anchor, so that it can be revoked alone. Linkerd's
+    own issuer is used only on request: whoever has the controller's account could then sign for every workload.
+    """
+
+    namespace: str = "exclave"
+    linkerd: str = "linkerd"
+    image: str = IMAGE
+    replicas: int = 2
+    issuer: IssuerKind = "key"
+    issued_by: str = ""
+    key_pair: KeyPair | None = None
+
+    @property
+    def issuer_secret(self) -> str:
+        """The only Secret that the controller reads."""
+        return LINKERDS_ISSUER if self.issuer == "linkerd" else ISSUER
+
+    @property
+    def issuer_namespace(self) -> str:
+        """The namespace of this Secret."""
+        return self.linkerd if self.issuer == "linkerd" else self.namespace
+
+    @property
+    def rights(self) -> list[Manifest]:
+        """The controller's account and rights."""
+        return controller_objects(self.namespace, self.linkerd, self.issuer_secret, self.issuer_namespace)
+
+
+def read_installation(deployment: Object) -> Installation:
+    """The admin's choices, from the controller's Deployment. It does not show which kind of own issuer there is."""
+    spec = deployment["spec"]
+    container = spec["template"]["spec"]["containers"][0]
+    arguments = dict(str(one).lstrip("-").partition("=")[::2] for one in container.get("args") or ())
+    return Installation(
+        namespace=str(deployment["metadata"]["namespace"]),
+        linkerd=arguments.get("linkerd-namespace") or "linkerd",
+        image=str(container.get("image") or IMAGE),
+        replicas=int(spec.get("replicas") or 2),
+        issuer="linkerd" if arguments.get("issuer", "").endswith(f"/{LINKERDS_ISSUER}") else "key",
+    )
+
+
+def is_ours(image: str) -> bool:
+    """Whether an image is exclave's released one, not the admin's own."""
+    return image.partition("@")[0].rpartition(":")[0] == REPOSITORY or image == REPOSITORY
+
+
+def first_objects() -> list[Manifest]:
+    """The CustomResourceDefinitions: the API server must serve them before the rest can be created."""
+    return [Manifest(CUSTOM_RESOURCE_DEFINITIONS, None, body) for body in custom_resource_definitions()]
+
+
+def later_objects(choice: Installation) -> list[Manifest]:
+    """Everything else. Policies are first: no account ever has a right without the policy that limits it."""
+    return [
+        *guard_manifests(choice.namespace),
+        *_labelled(choice.rights),
+        *_issuer(choice),
+        _deployment(choice),
+        _manifest(
+            SERVICES,
+            choice.namespace,
+            CONTROLLER,
+            spec={
+                "selector": {"app.kubernetes.io/name": CONTROLLER},
+                "ports": [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}],
+            },
+        ),
+    ]
+
+
+def guard_manifests(controller_namespace: str) -> list[Manifest]:
+    """The admission policies as manifests."""
+    kinds = {one.kind: one for one in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)}
+    return [Manifest(kinds[body["kind"]], None, body) for body in admission_objects(controller_namespace)]
+
+
+def _labelled(rights: Sequence[Manifest]) -> Iterator[Manifest]:
+    """With the label on the namespace by which `linkerd check` finds extensions."""
+    for one in rights:
+        is_namespace = one.resource is NAMESPACES
+        yield _manifest(*one.key, {"labels": {"linkerd.io/extension": "exclave"}}) if is_namespace else one
+
+
+def _issuer(choice: Installation) -> Iterator[Manifest]:
+    if choice.key_pair is not None:
+        content = {"tls.crt": choice.key_pair.chain, "tls.key": choice.key_pair.private_key}
+        yield _manifest(
+            SECRETS,
+            choice.namespace,
+            ISSUER,
+            type="kubernetes.io/tls",
+            data={key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
+        )
+    if choice.issuer == "cert-manager":
+        kind, _, name = choice.issued_by.partition("/")
+        yield _manifest(
+            CERTIFICATES,
+            choice.namespace,
+            ISSUER,
+            spec={
+                "secretName": ISSUER,
+                "commonName": f"identity.{choice.namespace}.exclave.dev",
+                "isCA": True,
+                "duration": "2160h0m0s",
+                "renewBefore": "720h0m0s",
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+                "usages": ["cert sign", "crl sign", "server auth", "client auth"],
+                "issuerRef": {"kind": kind, "name": name},
+            },
+        )
+
+
+def _deployment(choice: Installation) -> Manifest:
+    labels = {"app.kubernetes.io/name": CONTROLLER}
+    apart = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    pod = {
+        "serviceAccountName": CONTROLLER,
+        "affinity": {
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": apart}]
+            }
+        },
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": NOBODY,
+            "runAsGroup": NOBODY,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(choice)],
+    }
+    # Not meshed: it must work while the mesh does not, and it connects to the API server only.
+    metadata = {"labels": labels, "annotations": {"linkerd.io/inject": "disabled"}}
+    return _manifest(
+        DEPLOYMENTS,
+        choice.namespace,
+        CONTROLLER,
+        {"labels": labels},
+        spec={
+            "replicas": choice.replicas,
+            "selector": {"matchLabels": labels},
+            "strategy": {"rollingUpdate": {"maxUnavailable": 1}},
+            "template": {"metadata": metadata, "spec": pod},
+        },
+    )
+
+
+def _container(choice: Installation) -> Object:
+    arguments = [f"--namespace={choice.namespace}", f"--linkerd-namespace={choice.linkerd}"]
+    if choice.issuer == "linkerd":
+        arguments.append(f"--issuer={choice.linkerd}/{LINKERDS_ISSUER}")
+    return {
+        "name": "controller",
+        "image": choice.image,
+        "args": [*arguments, f"--listen=:{METRICS_PORT}"],
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}, "initialDelaySeconds": 10},
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}},
+        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def controller_objects(
+    namespace: str, linkerd_namespace: str, issuer_secret: str, issuer_namespace: str | None = None
+) -> list[Manifest]:
+    """The controller's account and its rights: in the whole cluster, on Linkerd's settings, on the issuer's Secret.
+
+    `issuer_namespace` defaults to the controller's namespace.
+    """
+    controller = _account(CONTROLLER, namespace)
+    slices = _rule("discovery.k8s.io", "endpointslices", "get", "list", "watch")
+    linkerds_maps = _rule("", "configmaps", "get", "watch", names=("linkerd-config", "linkerd-identity-trust-roots"))
+    own_rules = [
+        _rule("coordination.k8s.io", "leases", "create"),
+        _rule("coordination.k8s.io", "leases", "get", "update", names=[ELECTION]),
+        _rule("events.k8s.io", "events", "create"),
+    ]
+    cluster_role = _role_ref("ClusterRole", CONTROLLER)
+    issuer_rule = _rule("", "secrets", "get", "watch", names=[issuer_secret])
+    return [
+        _manifest(NAMESPACES, None, namespace),
+        _manifest(SERVICE_ACCOUNTS, namespace, CONTROLLER),
+        _manifest(CLUSTER_ROLES, None, CONTROLLER, rules=_controller_rules()),
+        _manifest(CLUSTER_ROLE_BINDINGS, None, CONTROLLER, roleRef=cluster_role, subjects=[controller]),
+        *_bound_role(linkerd_namespace, CONTROLLER, controller, linkerds_maps, slices),
+        *_bound_role("kube-system", CONTROLLER, controller, slices),
+        *_bound_role(namespace, CONTROLLER, controller, *own_rules),
+        *_bound_role(issuer_namespace or namespace, ISSUER, controller, issuer_rule),
+    ]
+
+
+def _controller_rules() -> list[Rule]:
+    """In the whole cluster it reads and deletes only, and creates where Roles allow it, in a group's two namespaces.
+
+    Deleting needs a ClusterRole: a namespace that is being deleted loses its Roles before its finalizers are removed.
+    """
+    policies, registration = ADMISSION_POLICY_NAMES, "admissionregistration.k8s.io"
+    return [
+        _rule("exclave.dev", "workloadgroups", "get", "list", "watch", "patch"),
+        _rule("exclave.dev", "workloadgroups/status", "patch"),
+        _rule("exclave.dev", "members", "get", "list", "watch", "patch", "delete"),
+        _rule("exclave.dev", "members/status", "patch"),
+        _rule("workload.linkerd.io", "externalworkloads", "get", "list", "watch", "patch", "delete"),
+        _rule("workload.linkerd.io", "externalworkloads/status", "patch"),
+        _rule("coordination.k8s.io", "leases", "get", "list", "watch", "delete"),
+        _rule(registration, "validatingadmissionpolicies", "get", "watch", names=policies),
+        _rule(registration, "validatingadmissionpolicybindings", "get", "watch", names=policies),
+    ]
+
+
+# A group, and the accounts of join tokens.
+
 
 def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_namespace: str) -> list[Manifest]:
-    """A group and everything that it needs, in the order of creation."""
+    """A group and everything that it needs."""
     accounts = accounts_namespace(namespace)
-    machines = _all_accounts_of(accounts)
+    machines = {
+        "kind": "Group",
+        "apiGroup": "rbac.authorization.k8s.io",
+        "name": f"system:serviceaccounts:{accounts}",
+    }
     controller = _account(CONTROLLER, controller_namespace)
     settings, publisher = group_roles(name)
+    machine_rules = [
+        _rule("exclave.dev", "members", "create", "get", "watch", "patch", "delete"),
+        _rule("workload.linkerd.io", "externalworkloads/status", "get", "patch"),
+        _rule("coordination.k8s.io", "leases", "get", "patch"),
+    ]
+    # RBAC cannot limit the names of objects to be created; the admission policies do.
+    create_rules = [
+        _rule("", "configmaps", "create"),
+        _rule("coordination.k8s.io", "leases", "create"),
+        _rule("workload.linkerd.io", "externalworkloads", "create"),
+        _rule("events.k8s.io", "events", "create"),
+        _rule("", "services", "list"),  # to warn about headless ones
+    ]
+    mint = _rule("", "serviceaccounts/token", "create")
+    account_rules = [_rule("", "serviceaccounts", "list", "create", "delete"), mint]
+    settings_map = [settings_name(name)]
     return [
-        _placed(NAMESPACES, None, {"name": namespace, "labels": {GROUPS_LABEL: accounts}}),
-        _placed(NAMESPACES, None, {"name": accounts, "labels": {ACCOUNTS_LABEL: namespace}}),
-        _placed(SERVICE_ACCOUNTS, namespace, {"name": spec.get("serviceAccount") or name}),
-        _role(namespace, MACHINES_ROLE, _machine_rules()),
-        _binding(namespace, MACHINES_ROLE, machines),
-        _role(accounts, MACHINES_ROLE, [_rule("", "serviceaccounts/token", "create")]),
-        _binding(accounts, MACHINES_ROLE, machines),
-        _role(namespace, settings, [_rule("", "configmaps", "get", names=[settings_name(name)])]),
-        _binding(namespace, settings, machines),
-        _role(namespace, publisher, [_rule("", "configmaps", "patch", names=[settings_name(name)])]),
-        _binding(namespace, publisher, controller),
-        _role(namespace, CONTROLLER, _controller_create_rules()),
-        _binding(namespace, CONTROLLER, controller),
-        _role(accounts, CONTROLLER, _controller_account_rules()),
-        _binding(accounts, CONTROLLER, controller),
-        _placed(WORKLOAD_GROUPS, namespace, {"name": name}, spec=spec),
+        _manifest(NAMESPACES, None, namespace, {"labels": {GROUPS_LABEL: accounts}}),
+        _manifest(NAMESPACES, None, accounts, {"labels": {ACCOUNTS_LABEL: namespace}}),
+        _manifest(SERVICE_ACCOUNTS, namespace, spec.get("serviceAccount") or name),
+        *_bound_role(namespace, MACHINES_ROLE, machines, *machine_rules),
+        *_bound_role(accounts, MACHINES_ROLE, machines, mint),
+        *_bound_role(namespace, settings, machines, _rule("", "configmaps", "get", names=settings_map)),
+        *_bound_role(namespace, publisher, controller, _rule("", "configmaps", "patch", names=settings_map)),
+        *_bound_role(namespace, CONTROLLER, controller, *create_rules),
+        *_bound_role(accounts, CONTROLLER, controller, *account_rules),
+        _manifest(WORKLOAD_GROUPS, namespace, name, spec=spec),
     ]
 
 
@@ -108,108 +385,31 @@ def rejoin_account(namespace: str, member: str, expires: float) -> Manifest:
 
 
 def _expiring(namespace: str, account: str, expires: float) -> Manifest:
-    metadata = {"name": account, "annotations": {EXPIRES: rfc3339(expires)}}
-    return _placed(SERVICE_ACCOUNTS, accounts_namespace(namespace), metadata)
+    metadata = {"annotations": {EXPIRES: rfc3339(expires)}}
+    return _manifest(SERVICE_ACCOUNTS, accounts_namespace(namespace), account, metadata)
 
 
-def controller_objects(
-    namespace: str, linkerd_namespace: str, issuer_secret: str, issuer_namespace: str | None = None
-) -> list[Manifest]:
-    """The controller's account and its rights: in the whole cluster, on Linkerd's settings, on the issuer's Secret.
+# Parts of objects.
 
-    `issuer_namespace` defaults to the controller's namespace.
-    """
-    issuer_role = _role(
-        issuer_namespace or namespace, ISSUER_ROLE, [_rule("", "secrets", "get", "watch", names=[issuer_secret])]
-    )
-    controller = _account(CONTROLLER, namespace)
-    slices = _rule("discovery.k8s.io", "endpointslices", "get", "list", "watch")
+
+def _manifest(
+    resource: Resource, namespace: str | None, name: str, metadata: Object | None = None, **fields: Any
+) -> Manifest:
+    where = {"namespace": namespace} if namespace is not None else {}
+    body = {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"name": name, **where, **(metadata or {})},
+        **fields,
+    }
+    return Manifest(resource, namespace, body)
+
+
+def _bound_role(namespace: str, name: str, subject: Object, *rules: Rule) -> list[Manifest]:
+    """A Role, and the binding of the same name that gives it to one subject."""
     return [
-        _placed(NAMESPACES, None, {"name": namespace}),
-        _placed(SERVICE_ACCOUNTS, namespace, {"name": CONTROLLER}),
-        _placed(CLUSTER_ROLES, None, {"name": CONTROLLER}, rules=_controller_rules()),
-        _placed(
-            CLUSTER_ROLE_BINDINGS,
-            None,
-            {"name": CONTROLLER},
-            roleRef=_role_ref("ClusterRole", CONTROLLER),
-            subjects=[controller],
-        ),
-        _role(
-            linkerd_namespace,
-            CONTROLLER,
-            [
-                _rule("", "configmaps", "get", "watch", names=["linkerd-config", "linkerd-identity-trust-roots"]),
-                slices,
-            ],
-        ),
-        _binding(linkerd_namespace, CONTROLLER, controller),
-        _role("kube-system", CONTROLLER, [slices]),
-        _binding("kube-system", CONTROLLER, controller),
-        _role(
-            namespace,
-            CONTROLLER,
-            [
-                _rule("coordination.k8s.io", "leases", "create"),
-                _rule("coordination.k8s.io", "leases", "get", "update", names=[ELECTION]),
-                _rule("events.k8s.io", "events", "create"),
-            ],
-        ),
-        _binding(namespace, CONTROLLER, controller),
-        issuer_role,
-        _binding(issuer_namespace or namespace, ISSUER_ROLE, controller),
-    ]
-
-
-def _machine_rules() -> list[Rule]:
-    return [
-        _rule("exclave.dev", "members", "create", "get", "watch", "patch", "delete"),
-        _rule("workload.linkerd.io", "externalworkloads/status", "get", "patch"),
-        _rule("coordination.k8s.io", "leases", "get", "patch"),
-    ]
-
-
-def _controller_account_rules() -> list[Rule]:
-    return [
-        _rule("", "serviceaccounts", "list", "create", "delete"),
-        _rule("", "serviceaccounts/token", "create"),
-    ]
-
-
-def _controller_create_rules() -> list[Rule]:
-    """RBAC cannot limit the names of objects to be created; the admission policies do."""
-    return [
-        _rule("", "configmaps", "create"),
-        _rule("coordination.k8s.io", "leases", "create"),
-        _rule("workload.linkerd.io", "externalworkloads", "create"),
-        _rule("events.k8s.io", "events", "create"),
-        _rule("", "services", "list"),  # to warn about headless ones
-    ]
-
-
-def _controller_rules() -> list[Rule]:
-    return [
-        _rule("exclave.dev", "workloadgroups", "get", "list", "watch", "patch"),
-        _rule("exclave.dev", "workloadgroups/status", "patch"),
-        _rule("exclave.dev", "members", "get", "list", "watch", "patch", "delete"),
-        _rule("exclave.dev", "members/status", "patch"),
-        _rule("workload.linkerd.io", "externalworkloads", "get", "list", "watch", "patch", "delete"),
-        _rule("workload.linkerd.io", "externalworkloads/status", "patch"),
-        _rule("coordination.k8s.io", "leases", "get", "list", "watch", "delete"),
-        _rule(
-            "admissionregistration.k8s.io",
-            "validatingadmissionpolicies",
-            "get",
-            "watch",
-            names=ADMISSION_POLICY_NAMES,
-        ),
-        _rule(
-            "admissionregistration.k8s.io",
-            "validatingadmissionpolicybindings",
-            "get",
-            "watch",
-            names=ADMISSION_POLICY_NAMES,
-        ),
+        _manifest(ROLES, namespace, name, rules=list(rules)),
+        _manifest(ROLE_BINDINGS, namespace, name, roleRef=_role_ref("Role", name), subjects=[subject]),
     ]
 
 
@@ -218,37 +418,66 @@ def _rule(group: str, resource: str, *verbs: str, names: Sequence[str] = ()) -> 
     return {**rule, "resourceNames": list(names)} if names else rule
 
 
-def _role(namespace: str, name: str, rules: list[Rule]) -> Manifest:
-    return _placed(ROLES, namespace, {"name": name}, rules=rules)
-
-
-def _binding(namespace: str, role: str, subject: Object) -> Manifest:
-    return _placed(ROLE_BINDINGS, namespace, {"name": role}, roleRef=_role_ref("Role", role), subjects=[subject])
-
-
 def _role_ref(kind: str, name: str) -> Object:
     return {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
-
-
-def _all_accounts_of(namespace: str) -> Object:
-    return {
-        "kind": "Group",
-        "apiGroup": "rbac.authorization.k8s.io",
-        "name": f"system:serviceaccounts:{namespace}",
-    }
 
 
 def _account(name: str, namespace: str) -> Object:
     return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
 
 
-def _placed(resource: Resource, namespace: str | None, metadata: Object, **more: Any) -> Manifest:
-    where = {"namespace": namespace} if namespace is not None else {}
-    body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {**metadata, **where}, **more}
-    return Manifest(resource, namespace, body)
+# Changes to existing objects.
 
 
-def guard_manifests(controller_namespace: str) -> list[Manifest]:
-    """The admission policies as manifests."""
-    kinds = {one.kind: one for one in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)}
-    return [Manifest(kinds[body["kind"]], None, body) for body in admission_objects(controller_namespace)]
+@dataclass(frozen=True)
+class Change:
+    """Create the object, patch it (JSON merge patch), do nothing, or report that the existing one blocks it."""
+
+    verb: Literal["create", "patch", "none", "blocked"]
+    manifest: Manifest
+    patch: Object = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        name = object_name(self.manifest.resource, self.manifest.body) + self.manifest.where
+        if self.verb == "patch":
+            return f"{name} changed: {', '.join(paths(self.patch))}"
+        words = {"create": "created", "none": "unchanged", "blocked": "has another roleRef, which cannot be changed"}
+        return f"{name} {words[self.verb]}"
+
+
+def plan_change(manifest: Manifest, found: Object | None) -> Change:
+    """The change that an object needs to match its manifest; `found` is the existing one.
+
+    Only the manifest's fields are changed; lists are replaced whole. The API server lets nobody change a roleRef.
+    """
+    if found is None:
+        return Change("create", manifest)
+    wanted = {key: value for key, value in manifest.body.items() if key not in ("apiVersion", "kind", "metadata")}
+    metadata = manifest.body["metadata"]
+    wanted["metadata"] = {key: metadata[key] for key in ("labels", "annotations") if key in metadata}
+    patch = difference(wanted, found)
+    if "roleRef" in patch:
+        return Change("blocked", manifest)
+    return Change("patch", manifest, patch) if patch else Change("none", manifest)
+
+
+def difference(wanted: Object, found: Object) -> Object:
+    """The merge patch from `found` to `wanted`; empty if nothing differs."""
+    patch: Object = {}
+    for key, value in wanted.items():
+        there = found.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            if inner := difference(value, there):
+                patch[key] = inner
+        elif value != there:
+            patch[key] = value
+    return patch
+
+
+def paths(tree: Object, before: str = "") -> list[str]:
+    """The keys that a patch changes, dotted, at most two levels deep."""
+    found = []
+    for key, value in tree.items():
+        path = f"{before}{key}"
+        found += paths(value, f"{path}.") if isinstance(value, dict) and value and not before else [path]
+    return found

@@ -1,17 +1,18 @@
 """The context of one admin command: kubectl, the namespace, the clock and the output.
 
-Only results go to standard output, so that a command works in a pipe; notes and warnings go to standard error. A wait
-is announced before it begins.
+Only results go to standard output, so that a command works in a pipe; notes and warnings go to standard error.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
 
-from exclave.admin.kubectl import Kubectl
-from exclave.admin.reconcile import Change
+from exclave.admin.kubectl import Kubectl, Objects
+from exclave.admin.objects import Change
 from exclave.admin.tables import Listing, render
-from exclave.errors import ExclaveError, Fault
+from exclave.api.requests import Object, Resource
+from exclave.errors import UsageError
 
 WAIT = 60.0
 """Seconds to wait for the controller."""
@@ -37,13 +38,7 @@ class Session:
         """Epoch seconds."""
         return time.time()
 
-    def show(self, listing: Listing, form: str | None, nothing: str) -> None:
-        """Print a listing; of an empty table the note `nothing`."""
-        text = render(listing, form)
-        if text:
-            print(text)
-        elif form in (None, "wide"):
-            self.note(nothing)
+    # Output.
 
     def note(self, *lines: str) -> None:
         """Print notes to standard error."""
@@ -54,21 +49,65 @@ class Session:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
 
+    def show(self, listing: Listing, form: str | None, nothing: str) -> None:
+        """Print a listing; of an empty table the note `nothing`."""
+        text = render(listing, form)
+        if text:
+            print(text)
+        elif form in (None, "wide"):
+            self.note(nothing)
+
+    def show_list(self, listing: Listing, options: argparse.Namespace, what: str) -> None:
+        """Print what a `list` found. Without `-A` the first column, NAMESPACE, is left out."""
+        where = "any namespace" if options.all_namespaces else f"namespace {self.namespace}"
+        shown = listing if options.all_namespaces else listing.without_first_column()
+        self.show(shown, options.output, f"no {what} in {where}")
+
+    def show_object(self, resource: Resource, found: Object, form: str | None) -> bool:
+        """Print an object that was named, if `-o` wants another form than a description."""
+        if form in (None, "wide"):
+            return False
+        self.show(Listing(resource, [found], single=True), form, "")
+        return True
+
+    # Objects.
+
+    def list(self, resource: Resource, options: argparse.Namespace) -> Objects:
+        """The objects of a kind in the namespace, or with `-A` in all."""
+        return self.kubectl.list(resource, None if options.all_namespaces else self.namespace)
+
+    def find(self, resource: Resource, subject: str, name: str) -> Object:
+        """The group or member of this name. Raises UsageError if there is none."""
+        found = self.kubectl.get(resource, self.namespace, name)
+        if found is None:
+            raise self.missing_error(subject, name)
+        return found
+
+    def missing_error(self, subject: str, name: str) -> UsageError:
+        """The error for a name that no object of the subject has."""
+        return UsageError(
+            f"there is no {subject} {name} in namespace {self.namespace}",
+            f"list them: kubectl exclave {subject} list -A",
+        )
+
+    def delete(self, resource: Resource, namespace: str | None, name: str) -> None:
+        """Delete an object, and print its name if it existed."""
+        if self.kubectl.delete(resource, namespace, name):
+            print(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} deleted")
+
     def apply(self, change: Change) -> Change:
-        """Apply a change. Raises ExclaveError if the existing object blocks it."""
+        """Apply a change. Raises UsageError if the existing object blocks it."""
         manifest = change.manifest
-        name = manifest.name
         if change.verb == "blocked":
-            raise ExclaveError(
-                Fault.USAGE,
+            raise UsageError(
                 str(change),
-                f"check whether it is still needed; if not: kubectl delete {manifest.resource.plural} {name} "
+                f"check whether it is still needed; if not: kubectl delete {manifest.resource.plural} {manifest.name} "
                 f"-n {manifest.namespace}",
             )
         if change.verb == "create":
             self.kubectl.create(manifest.resource, manifest.namespace, manifest.body)
         elif change.verb == "patch":
-            self.kubectl.patch(manifest.resource, manifest.namespace, name, change.patch)
+            self.kubectl.patch(*manifest.key, change.patch)
         return change
 
     def wait_until(self, is_done: Callable[[], bool], what: str, seconds: float = WAIT) -> bool:

@@ -1,19 +1,16 @@
 """Objects as text: tables as kubectl prints them, and `-o json|yaml|name|wide`. Pure.
 
-Columns are aligned with three spaces between them, as kubectl does it; an empty cell is `<none>`. With `-o json|yaml`
-one object that was named is printed as itself, several as a List.
-
 Why not kubectl's own tables, made from the columns of our CRDs: `group list`, `token list` and `rotation status` join
 several objects. `member list` needs only Members, but its GROUP is a part of the name, its NOTE is a decision, and its
 `--group` has no selector.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from exclave.api.requests import Object, Resource
-from exclave.errors import ExclaveError, Fault
+from exclave.errors import UsageError
 from exclave.kit.formats.times import epoch
 
 OUTPUT_FORMATS = ("json", "yaml", "name", "wide")
@@ -22,17 +19,17 @@ GAP = "   "
 
 @dataclass(frozen=True)
 class Listing:
-    """The objects that a command found, and a table of them.
-
-    `wide`: number of last columns that only `-o wide` shows. `single`: one object that was named.
-    """
+    """The objects that a command found, and a table of them. `single`: one object that was named."""
 
     resource: Resource
     objects: Sequence[Object]
     titles: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    wide: int = 0
     single: bool = False
+
+    def without_first_column(self) -> "Listing":
+        """The same with a narrower table."""
+        return replace(self, titles=self.titles[1:], rows=[row[1:] for row in self.rows])
 
 
 def render(listing: Listing, form: str | None) -> str:
@@ -43,8 +40,7 @@ def render(listing: Listing, form: str | None) -> str:
         return yaml_text(_whole(listing))
     if form == "name":
         return "\n".join(object_name(listing.resource, found) for found in listing.objects)
-    shown = len(listing.titles) - (0 if form == "wide" else listing.wide)
-    return table(listing.titles[:shown], [row[:shown] for row in listing.rows]) if listing.rows else ""
+    return table(listing.titles, listing.rows)
 
 
 def yaml_text(tree: object) -> str:
@@ -52,16 +48,12 @@ def yaml_text(tree: object) -> str:
     try:
         import yaml
     except ImportError:
-        raise ExclaveError(
-            Fault.USAGE,
-            "YAML needs the Python library PyYAML",
-            "install it: pip install 'exclave[admin]'; or use -o json",
-        ) from None
-
+        hint = "install it: pip install 'exclave[admin]'; or use -o json"
+        raise UsageError("YAML needs the Python library PyYAML", hint) from None
     return str(yaml.safe_dump(tree, sort_keys=False, default_flow_style=False, allow_unicode=True)).rstrip("\n")
 
 
-def manifests(objects: Sequence[Object]) -> str:
+def yaml_file(objects: Iterable[Object]) -> str:
     """Several objects as one file for `kubectl apply -f`."""
     return "\n---\n".join(yaml_text(one) for one in objects)
 
@@ -73,7 +65,9 @@ def object_name(resource: Resource, found: Object) -> str:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns under titles."""
+    """Columns under titles, three spaces apart as in kubectl; "" without rows. An empty cell is `<none>`."""
+    if not rows:
+        return ""
     lines = [list(titles), *([cell or "<none>" for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     return "\n".join(

@@ -151,6 +151,11 @@ def view_member(found: Object) -> MemberView:
     )
 
 
+def condition_of(found: Object | None, kind: str) -> Condition | None:
+    """The condition of this type of an object; None if it has none. Never raises."""
+    return next((one for one in conditions_of(found) if one.type == kind), None)
+
+
 def conditions_of(found: Object | None) -> list[Condition]:
     """The conditions in the status of an object, which may be of any shape."""
     return read_conditions(mapping_in(found, "status").get("conditions"))

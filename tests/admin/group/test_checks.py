@@ -106,8 +106,8 @@ def test_our_own_labels_are_the_controllers() -> None:
 def test_a_spec_holds_only_what_was_told() -> None:
     assert spec_from_options() == {}
     assert spec_from_options(
-        networks=["10.0.0.0/8"], ports=["8080"], labels=["app=web", "tier="], service_account="a", lifetime="90m",
-        capture="all", inbound_policy="deny",
+        network=["10.0.0.0/8"], port=["8080"], label=["app=web", "tier="], service_account="a",
+        certificate_lifetime="90m", capture="all", inbound_policy="deny",
     ) == {
         "networks": ["10.0.0.0/8"],
         "ports": [{"name": "8080", "port": 8080}],
@@ -120,23 +120,23 @@ def test_a_spec_holds_only_what_was_told() -> None:
 
 
 def test_days_become_what_the_schema_takes() -> None:
-    assert spec_from_options(lifetime="1d") == {"certificateLifetime": "24h"}
+    assert spec_from_options(certificate_lifetime="1d") == {"certificateLifetime": "24h"}
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         pytest.param(
-            {"ports": ["0"], "labels": ["x"], "lifetime": "soon"},
+            {"port": ["0"], "label": ["x"], "certificate_lifetime": "soon"},
             "--port: a number from 1 to 65535 was expected, found '0'; --label x: KEY=VALUE was expected, as "
             "Kubernetes writes labels; --certificate-lifetime: 'soon' is not a duration such as 10s, 5m or 24h",
             id="all mistakes at once",
         ),
-        pytest.param({"ports": ["80", "name=b,port=80"]}, "two ports have the number 80", id="one number twice"),
-        pytest.param({"ports": ["name=b,port=80", "name=b,port=81"]}, "two ports have the name b", id="one name twice"),
-        pytest.param({"ports": ["4143"]}, "port 4143 is the proxy's own", id="the proxy's port"),
+        pytest.param({"port": ["80", "name=b,port=80"]}, "two ports have the number 80", id="one number twice"),
+        pytest.param({"port": ["name=b,port=80", "name=b,port=81"]}, "two ports have the name b", id="one name twice"),
+        pytest.param({"port": ["4143"]}, "port 4143 is the proxy's own", id="the proxy's port"),
         pytest.param(
-            {"ports": ["name=linkerd-proxy,port=80"]},
+            {"port": ["name=linkerd-proxy,port=80"]},
             "a port named linkerd-proxy tells Linkerd where the proxy is, and is no port of a group",
             id="the proxy's name",
         ),
@@ -285,9 +285,9 @@ def test_services_select_by_the_groups_labels_and_its_name() -> None:
 @pytest.mark.parametrize(
     ("options", "spec"),
     [
-        ({"probes": ["8080"]}, {"probes": [{"kind": "tcp", "port": 8080}]}),
+        ({"probe": ["8080"]}, {"probes": [{"kind": "tcp", "port": 8080}]}),
         (
-            {"probes": ["port=8080,every=2s,timeout=500ms,failures=2", "9090"]},
+            {"probe": ["port=8080,every=2s,timeout=500ms,failures=2", "9090"]},
             {
                 "probes": [
                     {"kind": "tcp", "port": 8080, "every": "2s", "timeout": "500ms", "failures": 2},
@@ -308,12 +308,12 @@ def test_probes_and_what_becomes_of_failing_machines_may_be_told(options: dict[s
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"probes": ["every=2s"]}, "--probe every=2s: port=NUMBER was expected"),
-        ({"probes": ["port=0"]}, "--probe: a number from 1 to 65535 was expected, found '0'"),
-        ({"probes": ["port=1,every=now"]}, "--probe every: 'now' is not a duration such as 10s, 5m or 24h"),
-        ({"probes": ["port=1,path=/"]}, "--probe port=1,path=/: path=/ is none of port=, every=, timeout=, failures="),
-        ({"probes": ["http"]}, "--probe http: KEY=VALUE was expected, found 'http'"),
-        ({"probes": ["port=1,failures=0"]}, "--probe port=1,failures=0: failures=0 is none of port=, every=, "
+        ({"probe": ["every=2s"]}, "--probe every=2s: port=NUMBER was expected"),
+        ({"probe": ["port=0"]}, "--probe: a number from 1 to 65535 was expected, found '0'"),
+        ({"probe": ["port=1,every=now"]}, "--probe every: 'now' is not a duration such as 10s, 5m or 24h"),
+        ({"probe": ["port=1,path=/"]}, "--probe port=1,path=/: path=/ is none of port=, every=, timeout=, failures="),
+        ({"probe": ["http"]}, "--probe http: KEY=VALUE was expected, found 'http'"),
+        ({"probe": ["port=1,failures=0"]}, "--probe port=1,failures=0: failures=0 is none of port=, every=, "
             "timeout=, failures="),
         ({"failure": "outbound=shut"}, "--failure outbound=shut: outbound=shut is none of after=TIME, "
             "outbound|inbound=open|closed"),

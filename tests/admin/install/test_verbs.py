@@ -1,4 +1,4 @@
-"""What an admin may choose when installing; the installing itself is tried in tests/peers, on real servers."""
+"""The choices of `install` and `upgrade`; tests/peers installs on real servers."""
 
 import base64
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from exclave.admin.install.verbs import can_dry_run
+from exclave.admin.objects import Installation, later_objects
 from support.admin import Admin
 from support.mesh import mesh
 
@@ -61,3 +63,16 @@ def test_an_invalid_choice_is_refused_without_the_cluster(options: list[str], me
     assert (typed.code, typed.out) == (2, "")
     assert typed.err.startswith(message)
     assert "to do: " in typed.err
+
+
+@pytest.mark.parametrize(
+    ("choice", "where"),
+    [
+        (Installation(), {None, "linkerd", "kube-system"}),
+        (Installation("machines", "mesh", issuer="linkerd"), {None, "mesh", "kube-system"}),
+    ],
+)
+def test_rights_are_tried_where_a_place_for_them_is_there_already(choice: Installation, where: set[str | None]) -> None:
+    tried = [one for one in later_objects(choice) if can_dry_run(one, choice)]
+    assert {one.resource.kind for one in tried} == {"ClusterRole", "Role"}
+    assert {one.namespace for one in tried} == where

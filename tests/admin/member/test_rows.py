@@ -11,11 +11,9 @@ from exclave.admin.member.rows import (
     event_table,
     group_of,
     in_group,
-    is_cordoned,
     is_live,
     member_lines,
     member_row,
-    member_titles,
     notes,
     workload_words,
 )
@@ -49,6 +47,7 @@ def member(*conditions: dict[str, str], name: str = "web-k7q2x-1", **metadata: A
 def test_a_row_shows_the_members_status() -> None:
     row = dict(zip(TITLES, member_row(member(ADMITTED, LIVE), NOW), strict=True))
     assert row == {
+        "NAMESPACE": "shop",
         "NAME": "web-k7q2x-1",
         "GROUP": "web",
         "ADDRESS": "10.0.0.5",
@@ -62,14 +61,9 @@ def test_a_row_shows_the_members_status() -> None:
     }
 
 
-def test_with_all_namespaces_the_namespace_comes_first() -> None:
-    assert member_titles(True)[0] == "NAMESPACE"
-    assert member_row(member(), NOW, True)[0] == "shop"
-
-
 def test_a_member_without_a_status_has_a_row() -> None:
     row = member_row({"metadata": {"name": "odd"}}, NOW)
-    assert row == ["odd", "", "", "Unknown", "False", "", "", "", "<unknown>", "not admitted yet"]
+    assert row == ["", "odd", "", "", "Unknown", "False", "", "", "", "<unknown>", "not admitted yet"]
 
 
 REFUSED = {"type": "Admitted", "status": "False", "reason": "AddressInUse", "message": "m"}
@@ -92,7 +86,6 @@ CLONED = {"type": "Cloned", "status": "True", "reason": "TwoBoots", "message": "
 )
 def test_a_note_has_what_no_column_shows(found: dict[str, Any], texts: list[str]) -> None:
     assert notes(found) == texts
-    assert is_cordoned(found) is ("cordoned" in texts)
 
 
 def test_a_group_is_read_from_the_name() -> None:

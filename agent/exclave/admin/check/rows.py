@@ -1,18 +1,19 @@
-"""The rows of `check`: facts in, rows out. Pure.
+"""The rows of `check`: objects in, rows out. Pure.
 
 A row states what must be true. If it is not, the row is an error (it does not work) or a warning (it works, but may
-surprise), with the problem and a hint. The form is that of `linkerd check`, which also runs its extensions' checks.
-Source: linkerd2, pkg/healthcheck/healthcheck_output.go.
+surprise), with the problem and a hint.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from exclave.admin.objects import Change, Manifest, plan_change
 from exclave.admin.tables import few, human_duration
 from exclave.api.issuer import read_anchors, read_issuer
-from exclave.api.member import conditions_of, view_member
+from exclave.api.member import condition_of, view_member
+from exclave.api.names import ACCOUNTS_LABEL
 from exclave.api.requests import Object
 from exclave.kit.formats.times import epoch, rfc3339
 
@@ -26,6 +27,27 @@ LEADER_TIMEOUT = 60.0
 
 SHORTEST_ISSUER = 14 * 86400.0
 """Seconds before the issuer's end from which it is a warning."""
+
+EVERYBODY = frozenset({"system:serviceaccounts", "system:authenticated", "system:unauthenticated"})
+"""Groups that every machine's account is in."""
+
+PUBLIC_ROLES = frozenset(
+    {
+        "system:basic-user",
+        "system:cluster-trust-bundle-discovery",
+        "system:discovery",
+        "system:public-info-viewer",
+        "system:service-account-issuer-discovery",
+    }
+)
+"""ClusterRoles that Kubernetes itself binds to everybody: discovery, the caller's own name, public keys.
+Source: ClusterRoleBindings in k8s.io/kubernetes plugin/pkg/auth/authorizer/rbac/bootstrappolicy/policy.go.
+"""
+
+MACHINE_ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?[.](join|rejoin|vm)[.][a-z0-9]{5}-[1-9][0-9]{0,2}")
+
+ObjectIndex = Mapping[tuple[str, str, str], Object]
+"""Objects by kind, namespace ("" if cluster-scoped) and name."""
 
 Result = Literal["success", "warning", "error"]
 
@@ -61,7 +83,10 @@ def linkerd_report(rows: Sequence[Row]) -> Object:
 
 
 def report_text(rows: Sequence[Row], *, short: bool = False) -> str:
-    """The rows as `linkerd check` prints them; `short`: only those that failed."""
+    """The rows as `linkerd check` prints them; `short`: only those that failed.
+
+    Source: linkerd2, pkg/healthcheck/healthcheck_output.go.
+    """
     marks = {"success": "√", "warning": "‼", "error": "×"}
     lines = ["linkerd-exclave", "---------------"]
     for one in rows:
@@ -121,10 +146,9 @@ def controller_rows(deployment: Object | None, lease: Object | None, now: float)
 def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
     """Are groups accepted, and does a Service endanger Linkerd's controller?"""
     refused = [
-        f"{group['metadata']['namespace']}/{group['metadata']['name']}: {one.message}"
+        f"{group['metadata']['namespace']}/{group['metadata']['name']}: {accepted.message}"
         for group in groups
-        for one in conditions_of(group)
-        if one.type == "Accepted" and not one.status
+        if (accepted := condition_of(group, "Accepted")) is not None and not accepted.status
     ]
     services = sorted(headless)
     return [
@@ -166,3 +190,107 @@ def issuer_rows(name: str, secret: Object | None, roots: Object | None, now: flo
     soon = f"it ends in {human_duration(left)}" if left < SHORTEST_ISSUER else None
     until = f"the issuer's certificate is valid until {rfc3339(issuer.not_after)}"
     return [Row(title), row(until, soon, f"check why it is not renewed; if nothing renews it, {hint}", "warning")]
+
+
+# Rights: those of the installation and of each group, compared with their manifests.
+
+
+def index_objects(objects: Iterable[Object]) -> dict[tuple[str, str, str], Object]:
+    """An index of these objects."""
+    return {(one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in objects}
+
+
+def pending_changes(wanted: Iterable[Manifest], found: ObjectIndex) -> list[Change]:
+    """The changes that existing objects need to match their manifests."""
+    changes = [plan_change(one, found.get((one.resource.kind, one.namespace or "", one.name))) for one in wanted]
+    return [change for change in changes if change.verb != "none"]
+
+
+def describe_change(change: Change) -> str:
+    """The fault of one object."""
+    return f"{change.manifest} {'is missing' if change.verb == 'create' else 'has been changed'}"
+
+
+def rights_rows(controllers: Sequence[Change], groups: Sequence[Change]) -> list[Row]:
+    """Do the controller and every group have the rights of this version? An object that groups share is listed once."""
+    upgrade = "kubectl exclave upgrade"
+    return [
+        row("the controller's rights are as installed", few(list(map(describe_change, controllers))), upgrade),
+        row("every group's rights are as created", few(list(dict.fromkeys(map(describe_change, groups)))), upgrade),
+    ]
+
+
+def excess_rights_rows(
+    bindings: Iterable[Object], accounts_namespaces: Iterable[str], ours: Iterable[Manifest]
+) -> list[Row]:
+    """Do rights of others reach machines? `ours` are the manifests of all groups, which do not count."""
+    own = {(one.namespace, one.name) for one in ours}
+    spaces = frozenset(accounts_namespaces)
+    found = []
+    for one in bindings:
+        where, name, role = one["metadata"].get("namespace"), one["metadata"]["name"], one["roleRef"]
+        if (where, name) in own or (role["kind"] == "ClusterRole" and role["name"] in PUBLIC_ROLES):
+            continue
+        if any(_reaches(subject, spaces) for subject in one.get("subjects") or ()):
+            place_words = f" in {where}" if where else ""
+            found.append(f"{one['kind']} {name}{place_words}: {role['name']}")
+    return [
+        row(
+            "machines have no other rights",
+            few(found),
+            "bind it to the accounts that need it: machines' accounts are in system:serviceaccounts, "
+            "system:authenticated and system:serviceaccounts:<namespace>-vms",
+            "warning",
+        )
+    ]
+
+
+def _reaches(subject: Object, accounts_namespaces: frozenset[str]) -> bool:
+    name = str(subject.get("name"))
+    if subject.get("kind") == "Group":
+        return name in EVERYBODY or name.removeprefix("system:serviceaccounts:") in accounts_namespaces
+    if subject.get("kind") == "ServiceAccount":
+        return subject.get("namespace") in accounts_namespaces
+    return name.startswith("system:serviceaccount:") and name.split(":")[2] in accounts_namespaces
+
+
+def is_accounts_namespace(namespace: Object) -> bool:
+    """Whether a namespace is labelled as one of machines' accounts."""
+    return ACCOUNTS_LABEL in (namespace["metadata"].get("labels") or {})
+
+
+def namespace_suffix_rows(namespaces: Iterable[Object]) -> list[Row]:
+    """Do others use the suffix of our namespaces?"""
+    foreign = [one["metadata"]["name"] for one in namespaces if not is_accounts_namespace(one)]
+    found = [name for name in foreign if name.endswith("-vms")]
+    return [
+        row(
+            "no foreign namespace ends in -vms",
+            few(found),
+            "the suffix is reserved for machines' accounts: the namespace of the name before -vms can have no group, "
+            "and accounts in this one cannot create Members",
+            "warning",
+        )
+    ]
+
+
+def foreign_objects(namespace: str, accounts: Iterable[Object], pods: Iterable[Object]) -> list[str]:
+    """The objects in a namespace of machines' accounts that belong to no machine."""
+    names = [one["metadata"]["name"] for one in accounts]
+    others = [name for name in names if name != "default" and not MACHINE_ACCOUNT.fullmatch(name)]
+    return [
+        *(f"ServiceAccount {name} in {namespace}" for name in others),
+        *(f"Pod {one['metadata']['name']} in {namespace}" for one in pods),
+    ]
+
+
+def accounts_namespace_rows(found: Sequence[str]) -> list[Row]:
+    """Are there other objects in namespaces of machines' accounts?"""
+    return [
+        row(
+            "namespaces of machines' accounts contain nothing else",
+            few(found),
+            "move it to another namespace: every account here has a machine's rights and limits",
+            "warning",
+        )
+    ]

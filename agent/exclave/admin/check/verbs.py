@@ -9,46 +9,35 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-from exclave.admin.arguments import (
-    Subparsers,
-    add_common,
-    add_controller_namespace,
-    add_linkerd_namespace,
-    add_output,
-    add_verb,
-)
-from exclave.admin.check.rights import (
-    ObjectIndex,
-    accounts_namespace_rows,
-    excess_rights_rows,
-    foreign_objects,
-    index_objects,
-    is_accounts_namespace,
-    namespace_suffix_rows,
-    pending_changes,
-    rights_rows,
-)
+from exclave.admin import arguments
 from exclave.admin.check.rows import (
     EXTERNAL_WORKLOADS_CRD,
+    ObjectIndex,
     Row,
+    accounts_namespace_rows,
     controller_rows,
+    excess_rights_rows,
+    foreign_objects,
     group_rows,
     guard_rows,
+    index_objects,
+    is_accounts_namespace,
     issuer_rows,
     linkerd_report,
     member_rows,
+    namespace_suffix_rows,
+    pending_changes,
     prerequisite_rows,
     report_text,
+    rights_rows,
 )
-from exclave.admin.group.checks import group_label, selecting
+from exclave.admin.group.checks import selects_group
 from exclave.admin.kubectl import Kubectl, Objects
-from exclave.admin.manifests import Installation, read_installation
-from exclave.admin.objects import Manifest, group_objects
+from exclave.admin.objects import Installation, Manifest, group_objects, guard_manifests, read_installation
 from exclave.admin.session import Session
-from exclave.api.definitions.admission import admission_objects
 from exclave.api.definitions.admission_drift import admission_fault
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
-from exclave.api.names import ADMISSION_POLICY_NAMES, CONTROLLER, ELECTION
+from exclave.api.names import CONTROLLER, ELECTION
 from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
@@ -64,8 +53,6 @@ from exclave.api.requests import (
     SECRETS,
     SERVICE_ACCOUNTS,
     SERVICES,
-    VALIDATING_ADMISSION_POLICIES,
-    VALIDATING_ADMISSION_POLICY_BINDINGS,
     WORKLOAD_GROUPS,
     Object,
 )
@@ -76,17 +63,17 @@ LINKERD_OPTIONS = ("--api-addr", "--wait", "--proxy", "--verbose")
 TRUST_ROOTS = "linkerd-identity-trust-roots"
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `check`, and the command by which `linkerd check` finds extensions."""
-    check = add_verb(subparsers, "check", _check, "check the installation in this cluster", "kubectl exclave check")
-    add_linkerd_namespace(check)
-    add_controller_namespace(check)
+    summary = "check the installation in this cluster"
+    check = arguments.add_verb(subparsers, "check", _check, summary, "kubectl exclave check")
+    arguments.add_namespaces(check)
     check.add_argument("--pre", action="store_true", help="only the checks before an installation")
     for option in LINKERD_OPTIONS:
         check.add_argument(option, nargs="?", help=argparse.SUPPRESS)
-    add_output(check, "table", "json", "short")
+    arguments.add_output(check, "table", "json", "short")
     metadata = subparsers.add_parser("_extension-metadata")
-    add_common(metadata)
+    arguments.add_common(metadata)
     metadata.set_defaults(run=_extension_metadata)
 
 
@@ -106,7 +93,7 @@ def _check(session: Session, options: argparse.Namespace) -> int:
 
 
 class ClusterSnapshot:
-    """Objects of the cluster; each attribute is read once, at its first use. Raises ClusterError then."""
+    """Objects of the cluster, read at their first use, once each. Raises ClusterError then."""
 
     def __init__(self, kubectl: Kubectl, namespace: str, linkerd: str | None) -> None:
         self._kubectl = kubectl
@@ -155,11 +142,6 @@ class ClusterSnapshot:
         """ClusterRoleBindings and RoleBindings."""
         return [*self._kubectl.list(CLUSTER_ROLE_BINDINGS), *self._kubectl.list(ROLE_BINDINGS)]
 
-    @cached_property
-    def roles(self) -> Objects:
-        """Roles."""
-        return self._kubectl.list(ROLES)
-
     @property
     def wanted_by_groups(self) -> list[Manifest]:
         """The manifests of all groups, without the groups themselves."""
@@ -184,9 +166,8 @@ class ClusterSnapshot:
         accounts.add((self._namespace, CONTROLLER))
         named = [kubectl.get(SERVICE_ACCOUNTS, *place) for place in sorted(accounts, key=str)]
         named.append(kubectl.get(CLUSTER_ROLES, None, CONTROLLER))
-        return index_objects(
-            [*self.namespaces, *self.roles, *self.bindings, *(one for one in named if one is not None)]
-        )
+        existing = [one for one in named if one is not None]
+        return index_objects([*self.namespaces, *kubectl.list(ROLES), *self.bindings, *existing])
 
 
 def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
@@ -200,25 +181,23 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
     )
     if options.pre:
         return
-    for title, check in (
-        ("the admission policies are as installed", lambda: guard_rows(_guard_fault(session, where))),
-        ("rights are as installed", lambda: _rights(found)),
-        (
-            "all controllers run",
-            lambda: controller_rows(found.deployment, kubectl.get(LEASES, where, ELECTION), session.now()),
+    checks: dict[str, Callable[[], list[Row]]] = {
+        "the admission policies are as installed": lambda: _policies(kubectl, where),
+        "rights are as installed": lambda: _rights(found),
+        "all controllers run": lambda: controller_rows(
+            found.deployment, kubectl.get(LEASES, where, ELECTION), session.now()
         ),
-        ("the issuer chains to Linkerd's trust anchors", lambda: _issuer(session, found)),
-        ("every group is accepted", lambda: _groups(session, found)),
-        ("every member sends heartbeats", lambda: member_rows(kubectl.list(MEMBERS))),
-        (
-            "machines have no other rights",
-            lambda: excess_rights_rows(found.bindings, found.accounts_namespaces, found.wanted_by_groups),
+        "the issuer chains to Linkerd's trust anchors": lambda: _issuer(session, found),
+        "every group is accepted": lambda: _groups(session, found),
+        "every member sends heartbeats": lambda: member_rows(kubectl.list(MEMBERS)),
+        "machines have no other rights": lambda: excess_rights_rows(
+            found.bindings, found.accounts_namespaces, found.wanted_by_groups
         ),
-        (
-            "namespaces of machines' accounts contain nothing else",
-            lambda: accounts_namespace_rows(_foreign(kubectl, found)),
+        "namespaces of machines' accounts contain nothing else": lambda: accounts_namespace_rows(
+            _foreign(kubectl, found)
         ),
-    ):
+    }
+    for title, check in checks.items():
         yield from _checked(title, check)
 
 
@@ -235,21 +214,16 @@ def check_prerequisites(session: Session, linkerd: str) -> list[Row]:
     return [*rows, *foreign]
 
 
-def _guard_fault(session: Session, where: str) -> str | None:
-    found = [
-        one
-        for kind in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)
-        for name in ADMISSION_POLICY_NAMES
-        if (one := session.kubectl.get(kind, None, name)) is not None
-    ]
-    return admission_fault(found, admission_objects(where))
+def _policies(kubectl: Kubectl, where: str) -> list[Row]:
+    wanted = guard_manifests(where)
+    found = [one for manifest in wanted if (one := kubectl.get(*manifest.key)) is not None]
+    return guard_rows(admission_fault(found, [manifest.body for manifest in wanted]))
 
 
 def _rights(found: ClusterSnapshot) -> list[Row]:
     existing = found.rights()
-    return rights_rows(
-        pending_changes(found.installation.rights, existing), pending_changes(found.wanted_by_groups, existing)
-    )
+    ours, groups = (pending_changes(wanted, existing) for wanted in (found.installation.rights, found.wanted_by_groups))
+    return rights_rows(ours, groups)
 
 
 def _issuer(session: Session, found: ClusterSnapshot) -> list[Row]:
@@ -264,14 +238,9 @@ def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
         for namespace in sorted({group["metadata"]["namespace"] for group in found.groups})
         for service in session.kubectl.list(SERVICES, namespace)
         if mapping_in(service, "spec").get("clusterIP") == "None"
-        and any(_selects(service, group) for group in found.groups if group["metadata"]["namespace"] == namespace)
+        and any(selects_group(service, group) for group in found.groups if group["metadata"]["namespace"] == namespace)
     ]
     return group_rows(found.groups, headless)
-
-
-def _selects(service: Object, group: Object) -> bool:
-    labels = mapping_in(mapping_in(group, "spec"), "labels")
-    return bool(selecting([service], {**labels, **group_label(group["metadata"]["name"])}))
 
 
 def _foreign(kubectl: Kubectl, found: ClusterSnapshot) -> list[str]:

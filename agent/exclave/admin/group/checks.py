@@ -1,10 +1,10 @@
-"""What an admin may say of a group, and what may go wrong with it. Pure.
+"""The options of `group create`: what is refused, with all mistakes at once, and what gets a warning. Pure.
 
-Rules: what the controller would not accept is refused, with all mistakes at once; what works and surprises is warned
-of, since the admin may mean it. What can be a group is decided in api/group.py, for the controller, too.
+What the controller would not accept is refused; api/group.py decides it for both. What works but may surprise gets a
+warning, because the admin may mean it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from exclave.api.group import (
 from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.names import ACCOUNTS_LABEL, GROUP_LABEL
 from exclave.api.requests import Object
-from exclave.errors import ExclaveError, Fault
+from exclave.errors import UsageError
 from exclave.kit.formats.kubernetes import is_dns_label, is_label_key, is_label_value
 from exclave.kit.formats.times import format_duration, parse_duration
 
@@ -35,17 +35,17 @@ _MIRRORED = ("mirror.linkerd.io/exported", "mirror.linkerd.io/mirrored-service")
 def check_namespace(
     namespace: str, name: str, controller_namespace: str = "exclave", linkerd_namespace: str = "linkerd"
 ) -> None:
-    """Raise ExclaveError if no group may have this name or stand in this namespace."""
+    """Raise UsageError if no group may have this name or be in this namespace."""
     if (why := namespace_fault(namespace, controller_namespace, linkerd_namespace)) is not None:
-        raise _refused(f"namespace {namespace} {why}", "name the namespace of the application: -n NAMESPACE")
+        raise UsageError(f"namespace {namespace} {why}", "name the namespace of the application: -n NAMESPACE")
     if (why := name_fault(name)) is not None:
-        raise _refused(f"{name!r} {why}", "use small letters, digits and dashes, such as web")
+        raise UsageError(f"{name!r} {why}", "use small letters, digits and dashes, such as web")
 
 
 def check_accounts_namespace(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
-    """Raise ExclaveError if what stands in the place of the namespace of machines' accounts is somebody else's.
+    """Raise UsageError if the namespace for machines' accounts, `found`, exists already and is somebody else's.
 
-    `odd` is what lives there and is no machine's account. Every account in it gets a machine's rights.
+    `odd`: the objects in it that belong to no machine. Every account in it gets a machine's rights.
     """
     if found is None:
         return
@@ -54,77 +54,56 @@ def check_accounts_namespace(found: Object | None, namespace: str, odd: Sequence
     if whose == namespace or (whose is None and not odd):
         return
     why = f"is labelled as that of {whose}" if whose is not None else f"holds {', '.join(odd[:5])}"
-    raise _refused(
+    raise UsageError(
         f"the accounts of machines go to namespace {name}, which is somebody else's: it {why}; every account in it "
         "would get a machine's rights, and be held to a machine's names",
         "have the group in another namespace: -n NAMESPACE; or move away what is in this one",
     )
 
 
-def spec_from_options(
-    *,
-    networks: Sequence[str] = (),
-    ports: Sequence[str] = (),
-    labels: Sequence[str] = (),
-    service_account: str | None = None,
-    lifetime: str | None = None,
-    capture: str | None = None,
-    inbound_policy: str | None = None,
-    probes: Sequence[str] = (),
-    failure: str | None = None,
-    forget_after: str | None = None,
-) -> Object:
-    """The part of a group's spec that a command line speaks of. Raises ExclaveError with every mistake in it."""
+def spec_from_options(**options: Any) -> Object:
+    """The part of a group's spec that the options of `group create` name. Raises UsageError with every mistake."""
     mistakes: list[str] = []
     spec: Object = {}
-    if networks:
-        spec["networks"] = list(networks)
-    if ports:
-        spec["ports"] = [_attempt(mistakes, read_port, text) for text in ports]
-    if labels:
-        spec["labels"] = dict(pair for text in labels if (pair := _attempt(mistakes, read_label, text)) is not None)
-    if probes:
-        spec["probes"] = [_attempt(mistakes, read_probe, text) for text in probes]
-    if failure is not None:
-        spec["failure"] = _attempt(mistakes, read_failure, failure)
-    for option, key, text in (
-        ("--certificate-lifetime", "certificateLifetime", lifetime),
-        ("--forget-after", "forgetAfter", forget_after),
-    ):
-        if text is not None:
-            spec[key] = _attempt(mistakes, partial(_read_duration, option), text)
-    options = {"serviceAccount": service_account, "capture": capture, "inboundPolicy": inbound_policy}
-    spec |= {key: text for key, text in options.items() if text is not None}
-    if not mistakes and ports:
+    for option, (key, read) in _OPTIONS.items():
+        value = options.get(option)
+        if isinstance(value, list):
+            if value:
+                spec[key] = [_attempt(mistakes, read, text) for text in value]
+        elif value is not None:
+            spec[key] = _attempt(mistakes, read, value)
+    if not mistakes and "ports" in spec:
         mistakes += port_faults([Port(port["name"], port["port"]) for port in spec["ports"]])
     if mistakes:
-        raise _refused("; ".join(mistakes), EXAMPLES)
+        raise UsageError("; ".join(mistakes), EXAMPLES)
+    if "labels" in spec:
+        spec["labels"] = dict(spec["labels"])
     return spec
 
 
 def parsed_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
-    """The whole spec as the controller reads it. Raises ExclaveError if it cannot be used."""
+    """The whole spec as the controller reads it. Raises UsageError if it cannot be used."""
     if not spec.get("networks"):
-        raise _refused(
+        raise UsageError(
             f"group {name} needs networks: a machine is admitted only with an address inside one of them",
             "name one or several: --network 10.0.0.0/16",
         )
     try:
         return parse_group(name, spec)
     except FieldError as problem:
-        raise _refused(str(problem), EXAMPLES) from None
+        raise UsageError(str(problem), EXAMPLES) from None
 
 
 def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
-    """The same. Raises ExclaveError also if the controller would not accept a group with it."""
+    """The same. Raises UsageError also if the controller would not accept a group with it."""
     checked = parsed_spec(name, spec)
     if faults := spec_faults(checked):
-        raise _refused("; ".join(faults), EXAMPLES)
+        raise UsageError("; ".join(faults), EXAMPLES)
     return checked
 
 
 def merge_spec(options: Object, found: Mapping[str, Any]) -> Object:
-    """A group's spec with what was told in it; labels that are no longer told are None, which removes them."""
+    """A group's spec with the options' part replaced; labels that the options omit are None, which removes them."""
     spec = {**found, **options}
     if "labels" in options:
         spec["labels"] = {**dict.fromkeys(found.get("labels") or {}), **options["labels"]}
@@ -192,13 +171,8 @@ def read_label(text: str) -> tuple[str, str]:
 
 
 def labels_of(name: str, spec: GroupSpec) -> dict[str, str]:
-    """The labels that its ExternalWorkloads carry, as far as the group decides."""
-    return {**spec.labels, **group_label(name)}
-
-
-def group_label(name: str) -> dict[str, str]:
-    """The label that they carry whatever the group says."""
-    return {GROUP_LABEL: name}
+    """The labels of its ExternalWorkloads, as far as the group decides."""
+    return {**spec.labels, GROUP_LABEL: name}
 
 
 def selecting(services: Iterable[Object], labels: Mapping[str, str]) -> list[Object]:
@@ -206,10 +180,16 @@ def selecting(services: Iterable[Object], labels: Mapping[str, str]) -> list[Obj
     return [service for service in services if _selects(service, labels)]
 
 
+def selects_group(service: Object, group: Object) -> bool:
+    """Whether a Service selects the machines of a WorkloadGroup."""
+    labels = mapping_in(mapping_in(group, "spec"), "labels")
+    return _selects(service, {**labels, GROUP_LABEL: group["metadata"]["name"]})
+
+
 def group_warnings(
     name: str, spec: GroupSpec, groups: Sequence[Object], services: Sequence[Object], pods: Sequence[Object]
 ) -> list[str]:
-    """What may surprise: all objects are those of the group's namespace."""
+    """What may surprise. All objects are those of the group's namespace."""
     labels = labels_of(name, spec)
     found = selecting(services, labels)
     others = [group for group in groups if group["metadata"]["name"] != name]
@@ -256,7 +236,7 @@ def _neighbour_warnings(name: str, spec: GroupSpec, others: Sequence[Object], fo
                 "members apart, and either may be taken for the other"
             )
         labels = mapping_in(mapping_in(other, "spec"), "labels")
-        both = [one["metadata"]["name"] for one in found if _selects(one, {**labels, GROUP_LABEL: title})]
+        both = [one["metadata"]["name"] for one in found if selects_group(one, other)]
         if both:
             yield f"Service {', '.join(both)} selects groups {name} and {title}: they share its traffic"
         elif (
@@ -313,5 +293,16 @@ def _attempt(mistakes: list[str], read: Any, text: str) -> Any:
         return None
 
 
-def _refused(message: str, hint: str) -> ExclaveError:
-    return ExclaveError(Fault.USAGE, message, hint)
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "network": ("networks", str),
+    "port": ("ports", read_port),
+    "label": ("labels", read_label),
+    "probe": ("probes", read_probe),
+    "failure": ("failure", read_failure),
+    "certificate_lifetime": ("certificateLifetime", partial(_read_duration, "--certificate-lifetime")),
+    "forget_after": ("forgetAfter", partial(_read_duration, "--forget-after")),
+    "service_account": ("serviceAccount", str),
+    "capture": ("capture", str),
+    "inbound_policy": ("inboundPolicy", str),
+}
+"""The key in a group's spec that each option of `group create` sets, and what reads its text or each of its texts."""

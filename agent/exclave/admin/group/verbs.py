@@ -1,21 +1,14 @@
 """`group create|list|describe|delete`: which machines may join, and with which identity.
 
-Creating an existing group changes only what the options name, and prints what was changed. `--dry-run` prints the
-objects and does not need the cluster. A group with members is deleted only on request. Namespaces are never deleted,
-because others may use them.
+Creating an existing group changes only what the options name. Namespaces are never deleted: others may use them.
 """
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
-from exclave.admin.arguments import (
-    Subparsers,
-    add_all_namespaces,
-    add_controller_namespace,
-    add_output,
-    add_subject,
-    add_verb,
-)
-from exclave.admin.check.rights import foreign_objects
+from exclave.admin import arguments
+from exclave.admin.check.rows import foreign_objects
 from exclave.admin.check.verbs import ClusterSnapshot
 from exclave.admin.group.checks import (
     check_accounts_namespace,
@@ -28,15 +21,17 @@ from exclave.admin.group.checks import (
     selecting,
     spec_from_options,
 )
-from exclave.admin.group.rows import GROUP_TITLES, broken_lines, group_lines, group_row
-from exclave.admin.member.rows import in_group
+from exclave.admin.member.rows import TITLES as MEMBER_TITLES
+from exclave.admin.member.rows import condition_table, in_group, is_live, member_row
 from exclave.admin.member.verbs import evict
-from exclave.admin.objects import Manifest, group_objects, group_roles
-from exclave.admin.reconcile import Change, plan_change
+from exclave.admin.objects import group_objects, group_roles, plan_change
 from exclave.admin.session import Session
-from exclave.admin.tables import Listing, describe_text, manifests
-from exclave.admin.token.checks import TokenAccount, token_accounts
-from exclave.api.group import INBOUND_POLICIES
+from exclave.admin.tables import Listing, age, describe_text, table, yaml_file
+from exclave.admin.token.checks import TITLES as TOKEN_TITLES
+from exclave.admin.token.checks import TokenAccount, token_accounts, token_row
+from exclave.api.group import INBOUND_POLICIES, GroupSpec, account_of
+from exclave.api.malformed import mapping_in, mappings_in
+from exclave.api.member import condition_of
 from exclave.api.names import ADMISSION_POLICY_NAMES, accounts_namespace
 from exclave.api.requests import (
     MEMBERS,
@@ -51,26 +46,20 @@ from exclave.api.requests import (
     Object,
     Resource,
 )
-from exclave.errors import ApiRefusal, ExclaveError, Fault
+from exclave.errors import ApiRefusal, ExclaveError, UsageError
+from exclave.kit.formats.times import format_duration
+
+TITLES = ("NAMESPACE", "NAME", "ACCOUNT", "PORTS", "NETWORKS", "LIVE", "ACCEPTED", "AGE")
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `group` to the command line."""
-    verbs = add_subject(subparsers, "group", "groups: which machines may join, and with which identity")
+    verbs = arguments.add_subject(subparsers, "group", "groups: which machines may join, and with which identity")
     _add_create(verbs)
-    listed = add_verb(verbs, "list", _list, "list groups", "kubectl exclave group list -A")
-    add_all_namespaces(listed)
-    add_output(listed)
-    describe = add_verb(
-        verbs,
-        "describe",
-        _describe,
-        "show a group with its members, join tokens and Services",
-        "kubectl exclave group describe web -n shop",
-    )
-    describe.add_argument("name", metavar="NAME")
-    add_output(describe)
-    delete = add_verb(
+    arguments.add_list(verbs, _list, "groups", "kubectl exclave group list -A")
+    summary = "show a group with its members, join tokens and Services"
+    arguments.add_describe(verbs, _describe, summary, "kubectl exclave group describe web -n shop")
+    delete = arguments.add_verb(
         verbs,
         "delete",
         _delete,
@@ -81,8 +70,8 @@ def add_commands(subparsers: Subparsers) -> None:
     delete.add_argument("--evict-members", action="store_true", help="evict its members first")
 
 
-def _add_create(verbs: Subparsers) -> None:
-    create = add_verb(
+def _add_create(verbs: arguments.Subparsers) -> None:
+    create = arguments.add_verb(
         verbs,
         "create",
         _create,
@@ -124,43 +113,28 @@ def _add_create(verbs: Subparsers) -> None:
     create.add_argument("--capture", choices=("cluster", "all", "none"), help=outbound)
     inbound = f"who may connect by default: {policies}"
     create.add_argument("--inbound-policy", choices=INBOUND_POLICIES, metavar="POLICY", help=inbound)
-    add_controller_namespace(create)
-    create.add_argument("--dry-run", action="store_true", help="print the objects as YAML and change nothing")
+    arguments.add_controller_namespace(create)
+    arguments.add_dry_run(create)
 
 
 def _create(session: Session, options: argparse.Namespace) -> int:
     name, namespace = options.name, session.namespace
     check_namespace(namespace, name, options.controller_namespace)
-    options_spec = spec_from_options(
-        networks=options.network,
-        ports=options.port,
-        labels=options.label,
-        service_account=options.service_account,
-        lifetime=options.certificate_lifetime,
-        capture=options.capture,
-        inbound_policy=options.inbound_policy,
-        probes=options.probe,
-        failure=options.failure,
-        forget_after=options.forget_after,
-    )
+    chosen = spec_from_options(**vars(options))
     if options.dry_run:
-        checked_spec(name, options_spec)
-        print(
-            manifests([one.body for one in group_objects(namespace, name, options_spec, options.controller_namespace)])
-        )
+        checked_spec(name, chosen)
+        print(yaml_file(one.body for one in group_objects(namespace, name, chosen, options.controller_namespace)))
         return 0
     check_namespace(namespace, name, options.controller_namespace, _linkerd_namespace(session, options))
     odd = _check_accounts_namespace(session, namespace)
     found = session.kubectl.get(WORKLOAD_GROUPS, namespace, name)
-    spec = merge_spec(options_spec, (found or {}).get("spec") or {})
+    spec = merge_spec(chosen, (found or {}).get("spec") or {})
     session.warn([f"{one} is no machine's but has a machine's rights: move it to another namespace" for one in odd])
     session.warn(_warnings(session, name, spec))
-    steps = [
-        session.apply(_step(session, one)) for one in group_objects(namespace, name, spec, options.controller_namespace)
-    ]
-    for step in steps:
-        if step.verb != "none" or step.manifest.resource is WORKLOAD_GROUPS:
-            print(step)
+    for manifest in group_objects(namespace, name, spec, options.controller_namespace):
+        change = session.apply(plan_change(manifest, session.kubectl.get(*manifest.key)))
+        if change.verb != "none" or manifest.resource is WORKLOAD_GROUPS:
+            print(change)
     session.note(f"to let a machine join: kubectl exclave token create {name} -n {namespace}")
     return 0
 
@@ -180,11 +154,6 @@ def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
     odd = foreign_objects(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home)) if found else []
     check_accounts_namespace(found, namespace, odd)
     return odd
-
-
-def _step(session: Session, manifest: Manifest) -> Change:
-    """The change that one object needs."""
-    return plan_change(manifest, session.kubectl.get(manifest.resource, manifest.namespace, manifest.name))
 
 
 def _warnings(session: Session, name: str, spec: Object) -> list[str]:
@@ -207,14 +176,10 @@ def _warnings(session: Session, name: str, spec: Object) -> list[str]:
 
 
 def _list(session: Session, options: argparse.Namespace) -> int:
-    all_namespaces = options.all_namespaces
-    namespace = None if all_namespaces else session.namespace
-    groups = session.kubectl.list(WORKLOAD_GROUPS, namespace)
-    members = session.kubectl.list(MEMBERS, namespace) if groups and options.output in (None, "wide") else []
-    rows = [group_row(group, _members_of(group, members), session.now(), all_namespaces) for group in groups]
-    titles = ["NAMESPACE", *GROUP_TITLES] if all_namespaces else list(GROUP_TITLES)
-    where = "any namespace" if all_namespaces else f"namespace {namespace}"
-    session.show(Listing(WORKLOAD_GROUPS, groups, titles, rows), options.output, f"no groups in {where}")
+    groups = session.list(WORKLOAD_GROUPS, options)
+    members = session.list(MEMBERS, options) if groups and options.output in (None, "wide") else []
+    rows = [group_row(group, _members_of(group, members), session.now()) for group in groups]
+    session.show_list(Listing(WORKLOAD_GROUPS, groups, TITLES, rows), options, "groups")
     return 0
 
 
@@ -226,9 +191,8 @@ def _members_of(group: Object, members: list[Object]) -> list[Object]:
 
 def _describe(session: Session, options: argparse.Namespace) -> int:
     name, kubectl, namespace = options.name, session.kubectl, session.namespace
-    group = _get_existing(session, name)
-    if options.output not in (None, "wide"):
-        session.show(Listing(WORKLOAD_GROUPS, [group], single=True), options.output, "")
+    group = session.find(WORKLOAD_GROUPS, "group", name)
+    if session.show_object(WORKLOAD_GROUPS, group, options.output):
         return 0
     try:
         spec = parsed_spec(name, group.get("spec") or {})
@@ -243,12 +207,11 @@ def _describe(session: Session, options: argparse.Namespace) -> int:
 
 def _delete(session: Session, options: argparse.Namespace) -> int:
     name, kubectl, namespace = options.name, session.kubectl, session.namespace
-    group = _get_existing(session, name)
+    group = session.find(WORKLOAD_GROUPS, "group", name)
     members = [one["metadata"]["name"] for one in in_group(kubectl.list(MEMBERS, namespace), name)]
     if members and not options.evict_members:
         count = "1 member" if len(members) == 1 else f"{len(members)} members"
-        raise ExclaveError(
-            Fault.USAGE,
+        raise UsageError(
             f"group {name} has {count}: {', '.join(members[:10])}{', …' if len(members) > 10 else ''}",
             "let them leave (exclave leave, on each machine), or evict them: --evict-members",
         )
@@ -285,12 +248,84 @@ def _tokens(session: Session, group: str) -> list[TokenAccount]:
     return [token for token in token_accounts(found) if token.group == group]
 
 
-def _get_existing(session: Session, name: str) -> Object:
-    found = session.kubectl.get(WORKLOAD_GROUPS, session.namespace, name)
-    if found is None:
-        raise ExclaveError(
-            Fault.USAGE,
-            f"there is no group {name} in namespace {session.namespace}",
-            "list them: kubectl exclave group list -A",
-        )
-    return found
+# Rows and descriptions.
+
+
+def group_row(group: Object, members: Sequence[Object], now: float) -> list[str]:
+    """A row of `group list`. LIVE is the number of live members of all."""
+    metadata, spec = group["metadata"], mapping_in(group, "spec")
+    networks = spec.get("networks")
+    return [
+        str(metadata.get("namespace", "")),
+        metadata["name"],
+        account_of(group),
+        ",".join(_port_words(port) for port in mappings_in(spec, "ports")),
+        ",".join(map(str, networks if isinstance(networks, list) else ())),
+        f"{sum(map(is_live, members))}/{len(members)}",
+        accepted_words(group),
+        age(metadata.get("creationTimestamp"), now),
+    ]
+
+
+def accepted_words(group: Object) -> str:
+    """The controller's verdict in one word."""
+    accepted = condition_of(group, "Accepted")
+    if accepted is None:
+        return "Unknown"
+    return "True" if accepted.status else accepted.reason
+
+
+def group_lines(
+    group: Object,
+    spec: GroupSpec,
+    members: Sequence[Object],
+    tokens: Sequence[TokenAccount],
+    services: Sequence[Object],
+    now: float,
+) -> list[tuple[str, str]]:
+    """Labels and texts of a description."""
+    metadata = group["metadata"]
+    labels = [f"{key}={value}" for key, value in sorted(labels_of(metadata["name"], spec).items())]
+    failure = spec.failure
+    member_names = [member["metadata"]["name"] for member in members]
+    member_rows = [member_row(member, now)[1:] for member in members]
+    token_rows = [token_row(token, member_names, now) for token in tokens]
+    return [
+        ("Name", metadata["name"]),
+        ("Namespace", str(metadata.get("namespace", ""))),
+        ("Age", age(metadata.get("creationTimestamp"), now)),
+        ("Service account", spec.service_account),
+        ("Networks", ", ".join(spec.networks)),
+        ("Ports", ", ".join(_port_words(vars(port)) for port in spec.ports)),
+        ("Labels", ", ".join(labels)),
+        ("Certificates", f"valid for {format_duration(spec.certificate_lifetime)}"),
+        ("Capture", spec.capture),
+        ("Inbound policy", spec.inbound_policy or "the mesh's"),
+        ("Probes", ", ".join(f"{probe.kind} {probe.port}" for probe in spec.probes)),
+        (
+            "On failure",
+            f"after {format_duration(failure.after)}: outbound {failure.outbound}, inbound {failure.inbound}",
+        ),
+        ("Forgotten", f"{format_duration(spec.forget_after)} after the last heartbeat"),
+        ("Conditions", condition_table(group)),
+        ("Services", ", ".join(service["metadata"]["name"] for service in services)),
+        ("Tokens", table(TOKEN_TITLES, token_rows)),
+        ("Members", table(MEMBER_TITLES[1:], member_rows)),
+    ]
+
+
+def broken_lines(group: Object, why: str) -> list[tuple[str, str]]:
+    """The description of a group with an invalid spec."""
+    metadata = group["metadata"]
+    return [
+        ("Name", metadata["name"]),
+        ("Namespace", str(metadata.get("namespace", ""))),
+        ("Spec", f"invalid: {why}"),
+        ("Conditions", condition_table(group)),
+    ]
+
+
+def _port_words(port: Any) -> str:
+    name, number = port.get("name"), port.get("port")
+    words = str(number) if name in (None, "", str(number)) else f"{name}:{number}"
+    return f"{words}/opaque" if port.get("opaque") else words

@@ -1,18 +1,15 @@
 """`uninstall`: removes exclave from a cluster, in the reverse order of the installation.
 
-Refuses while there are members, unless told to strand them. The controllers end first and lose their rights, because
-they would add finalizers again. Ports are withdrawn before ExternalWorkloads are deleted. Machines lose their rights
-before the policies that limit these are deleted. Namespaces of groups, and the accounts in them, stay.
+Namespaces of groups, and the accounts in them, stay.
 """
 
 import argparse
 import time
 
-from exclave.admin.arguments import Subparsers, add_controller_namespace, add_linkerd_namespace, add_verb
+from exclave.admin import arguments
 from exclave.admin.check.verbs import ClusterSnapshot
 from exclave.admin.kubectl import Objects
-from exclave.admin.manifests import ISSUER, KINDS, Installation, first_objects, later_objects
-from exclave.admin.objects import group_roles
+from exclave.admin.objects import ISSUER, Installation, first_objects, later_objects
 from exclave.admin.session import Session
 from exclave.admin.tables import few
 from exclave.api.malformed import mapping_in, object_title
@@ -34,16 +31,14 @@ from exclave.api.requests import (
     Object,
     Resource,
 )
-from exclave.errors import ApiRefusal, ExclaveError, Fault
+from exclave.errors import ApiRefusal, UsageError
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `uninstall` to the command line."""
-    uninstall = add_verb(
-        subparsers, "uninstall", _uninstall, "remove exclave from this cluster", "kubectl exclave uninstall"
-    )
-    add_controller_namespace(uninstall)
-    add_linkerd_namespace(uninstall)
+    summary = "remove exclave from this cluster"
+    uninstall = arguments.add_verb(subparsers, "uninstall", _uninstall, summary, "kubectl exclave uninstall")
+    arguments.add_namespaces(uninstall)
     uninstall.add_argument(
         "--strand-members", action="store_true", help="also if there are members, which then lose the mesh"
     )
@@ -52,14 +47,20 @@ def add_commands(subparsers: Subparsers) -> None:
 def _uninstall(session: Session, options: argparse.Namespace) -> int:
     members = _all(session, MEMBERS)
     if members and not options.strand_members:
-        raise _stranded_error(members)
+        names = few([f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in members])
+        count = "1 member" if len(members) == 1 else f"{len(members)} members"
+        raise UsageError(
+            f"{count} would be stranded: {names}; pods would no longer reach them, and their certificates would end",
+            "let them leave (exclave leave) or evict them (kubectl exclave member evict) while the controller runs; "
+            "or strand them: --strand-members",
+        )
     found = ClusterSnapshot(session.kubectl, options.controller_namespace, options.linkerd_namespace)
     choice = found.installation
     _end_controllers(session, choice)
     _release_workloads(session)
     _release_all(session, MEMBERS, FINALIZER)
     for one in members:
-        _delete(session, LEASES, one["metadata"]["namespace"], one["metadata"]["name"])
+        session.delete(LEASES, *_key(one))
     _revoke_machine_rights(session, found)
     _release_all(session, WORKLOAD_GROUPS, GROUP_FINALIZER)
     _delete_installation(session, choice)
@@ -67,27 +68,16 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def _stranded_error(members: Objects) -> ExclaveError:
-    names = few([f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in members])
-    count = "1 member" if len(members) == 1 else f"{len(members)} members"
-    return ExclaveError(
-        Fault.USAGE,
-        f"{count} would be stranded: {names}; pods would no longer reach them, and their certificates would end",
-        "let them leave (exclave leave) or evict them (kubectl exclave member evict) while the controller runs; "
-        "or strand them: --strand-members",
-    )
-
-
 def _end_controllers(session: Session, choice: Installation) -> None:
-    """Delete the controllers, wait for their end, and revoke the rights of their account."""
-    _delete(session, DEPLOYMENTS, choice.namespace, CONTROLLER)
+    """Delete the controllers, wait for their end, and revoke their rights: they would add finalizers again."""
+    session.delete(DEPLOYMENTS, choice.namespace, CONTROLLER)
 
     def are_gone() -> bool:
         return not session.kubectl.list(PODS, choice.namespace, selector=f"app.kubernetes.io/name={CONTROLLER}")
 
     if not session.wait_until(are_gone, "the controllers to end"):
         session.warn(["a controller has not ended; it has no rights any more"])
-    _delete(session, CLUSTER_ROLE_BINDINGS, None, CONTROLLER)
+    session.delete(CLUSTER_ROLE_BINDINGS, None, CONTROLLER)
 
 
 def _release_workloads(session: Session) -> None:
@@ -101,43 +91,35 @@ def _release_workloads(session: Session) -> None:
         time.sleep(DRAIN)
     for one in workloads:
         _release(session, EXTERNAL_WORKLOADS, one, PORTS_FINALIZER)
-        _delete(session, EXTERNAL_WORKLOADS, *_key(one))
+        session.delete(EXTERNAL_WORKLOADS, *_key(one))
 
 
 def _release_all(session: Session, resource: Resource, finalizer: str) -> None:
     """Delete all objects of a kind. We remove our finalizer, because no controller is left to do it."""
     for one in _all(session, resource):
         _release(session, resource, one, finalizer)
-        _delete(session, resource, *_key(one))
+        session.delete(resource, *_key(one))
         if resource is WORKLOAD_GROUPS:
             where, name = _key(one)
-            _delete(session, CONFIG_MAPS, where, settings_name(name))
+            session.delete(CONFIG_MAPS, where, settings_name(name))
 
 
 def _revoke_machine_rights(session: Session, found: ClusterSnapshot) -> None:
-    """Delete bindings before Roles, and all of them before the policies."""
+    """Delete bindings before Roles, and all of them before the policies that limit these rights."""
     if not found.has_definitions:
         return
-    wanted = {
-        (one.resource, str(one.namespace), one.name)
-        for one in found.wanted_by_groups
-        if one.resource in (ROLES, ROLE_BINDINGS)
-    }
-    for group in found.groups:
-        for name in group_roles(group["metadata"]["name"]):
-            wanted |= {(kind, group["metadata"]["namespace"], name) for kind in (ROLES, ROLE_BINDINGS)}
-    for resource, namespace, name in sorted(wanted, key=lambda one: (one[0] is ROLES, one[1:])):
-        _delete(session, resource, namespace, name)
+    wanted = {one.key for one in found.wanted_by_groups if one.resource in (ROLES, ROLE_BINDINGS)}
+    for key in sorted(wanted, key=lambda one: (one[0] is ROLES, one[1:])):
+        session.delete(*key)
 
 
 def _delete_installation(session: Session, choice: Installation) -> None:
     for one in reversed(later_objects(choice)):
-        if one["kind"] == SECRETS.kind and one["metadata"]["name"] == ISSUER:
-            continue  # deleted with its namespace
-        _delete(session, KINDS[one["kind"]], one["metadata"].get("namespace"), one["metadata"]["name"])
-    names = [one["metadata"]["name"] for one in first_objects()]
+        if (one.resource, one.name) != (SECRETS, ISSUER):  # that one is deleted with its namespace
+            session.delete(*one.key)
+    names = [one.name for one in first_objects()]
     for name in names:
-        _delete(session, CUSTOM_RESOURCE_DEFINITIONS, None, name)
+        session.delete(CUSTOM_RESOURCE_DEFINITIONS, None, name)
 
     def left() -> list[str]:
         found = [name for name in names if session.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name) is not None]
@@ -182,8 +164,3 @@ def _patch(session: Session, resource: Resource, one: Object, body: Object) -> N
             session.warn([f"{object_title(one)} is left as it is: {refusal.message}"])
         elif refusal.status != 404:
             raise
-
-
-def _delete(session: Session, resource: Resource, namespace: str | None, name: str) -> None:
-    if session.kubectl.delete(resource, namespace, name):
-        print(f"{resource.kind} {name}{f' in {namespace}' if namespace else ''} deleted")

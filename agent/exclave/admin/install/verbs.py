@@ -1,41 +1,56 @@
 """`install` and `upgrade` of exclave in a cluster.
 
 An installation is plain manifests, which `--dry-run` prints. Nothing is created before all checks succeed. The issuer's
-key is read from a file, goes to kubectl through standard input, and is never printed. An upgrade keeps the admin's
-earlier choices, updates the rights of every group, and deletes rights that the new choice does not need.
+key goes to kubectl through standard input, and is never printed.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from exclave.admin.arguments import Subparsers, add_controller_namespace, add_linkerd_namespace, add_verb
-from exclave.admin.check.rights import pending_changes
-from exclave.admin.check.verbs import ClusterSnapshot
-from exclave.admin.install.preflight import require_prerequisites
-from exclave.admin.manifests import (
+from exclave.admin import arguments
+from exclave.admin.check.rows import Row, pending_changes, report_text, row
+from exclave.admin.check.verbs import TRUST_ROOTS, ClusterSnapshot, check_prerequisites
+from exclave.admin.objects import (
     CREDENTIAL_LIFE,
     IMAGE,
     ISSUER,
     Installation,
     KeyPair,
+    Manifest,
     first_objects,
     is_ours,
     later_objects,
 )
-from exclave.admin.objects import Manifest
 from exclave.admin.session import Session
-from exclave.admin.tables import human_duration, manifests
+from exclave.admin.tables import human_duration, yaml_file
 from exclave.admin.token.checks import LONGEST_CREDENTIAL, credential_note
+from exclave.api.issuer import read_anchors, read_issuer
+from exclave.api.member import READY, condition_of
 from exclave.api.names import CONTROLLER
-from exclave.api.requests import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, SECRETS, Object
+from exclave.api.requests import (
+    CLUSTER_ROLES,
+    CONFIG_MAPS,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    NAMESPACES,
+    ROLES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    Resource,
+)
 from exclave.cluster.credential import read_token_times
-from exclave.errors import ExclaveError, Fault
+from exclave.errors import ApiRefusal, UsageError
+
+CERT_MANAGERS = {
+    "Issuer": Resource("cert-manager.io", "v1", "issuers", "Issuer"),
+    "ClusterIssuer": Resource("cert-manager.io", "v1", "clusterissuers", "ClusterIssuer", namespaced=False),
+}
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `install` and `upgrade` to the command line."""
-    install = add_verb(
+    install = arguments.add_verb(
         subparsers,
         "install",
         _install,
@@ -47,7 +62,7 @@ def add_commands(subparsers: Subparsers) -> None:
         "kubectl exclave install --use-linkerd-issuer --dry-run | less",
     )
     _add_choices(install, "linkerd", "this version's")
-    upgrade = add_verb(
+    upgrade = arguments.add_verb(
         subparsers,
         "upgrade",
         _upgrade,
@@ -73,27 +88,23 @@ def _add_choices(parser: argparse.ArgumentParser, linkerd: str, image: str) -> N
         action="store_true",
         help="Linkerd's own issuer; whoever has the controller's account can then sign for every workload of the mesh",
     )
-    add_controller_namespace(parser)
-    add_linkerd_namespace(parser, linkerd)
+    arguments.add_namespaces(parser, linkerd)
     parser.add_argument("--image", metavar="IMAGE", help=f"the controller's image; default: {image}")
-    parser.add_argument("--dry-run", action="store_true", help="print the objects as YAML and change nothing")
+    arguments.add_dry_run(parser)
 
 
 def _install(session: Session, options: argparse.Namespace) -> int:
-    choice = _choice(
-        options,
-        Installation(options.controller_namespace, options.linkerd_namespace or "linkerd", options.image or IMAGE),
-    )
+    linkerd, image = options.linkerd_namespace or "linkerd", options.image or IMAGE
+    choice = _choice(options, Installation(options.controller_namespace, linkerd, image))
     if choice.issuer == "key" and choice.key_pair is None:
-        raise ExclaveError(
-            Fault.USAGE,
+        raise UsageError(
             "no issuer for the machines' certificates was named",
             "name one: --issuer-from KIND/NAME, or --issuer-certificate and --issuer-key, or --use-linkerd-issuer",
         )
     if options.dry_run:
         _print(session, choice, [])
         return 0
-    require_prerequisites(session, choice)
+    _require_prerequisites(session, choice)
     _apply_installation(session, choice)
     session.note(
         "check it: kubectl exclave check", "then create a group: kubectl exclave group create NAME -n NAMESPACE …"
@@ -104,8 +115,7 @@ def _install(session: Session, options: argparse.Namespace) -> int:
 def _upgrade(session: Session, options: argparse.Namespace) -> int:
     found = ClusterSnapshot(session.kubectl, options.controller_namespace, None)
     if found.deployment is None:
-        raise ExclaveError(
-            Fault.USAGE,
+        raise UsageError(
             f"exclave is not installed in namespace {options.controller_namespace}",
             "install it: kubectl exclave install; or name its namespace: --controller-namespace",
         )
@@ -120,30 +130,26 @@ def _upgrade(session: Session, options: argparse.Namespace) -> int:
     if options.dry_run:
         _print(session, choice, groups)
         return 0
-    require_prerequisites(session, choice)
+    _require_prerequisites(session, choice)
     if choice.image == before.image and not is_ours(before.image):
         session.note(f"the controller's image stays {before.image}; to change it: --image")
     _apply_installation(session, choice)
     for change in pending_changes(groups, found.rights()):
         session.apply(change)
         print(change)
-    for one in reversed(_stale(before, choice)):
-        if session.kubectl.delete(one.resource, one.namespace, one.name):
-            print(f"{one.resource.kind} {one.body['metadata']['name']} in {one.namespace} deleted")
+    # Rights of the former choice that this one does not need, such as to read the former issuer's key.
+    needed = {one.key for one in choice.rights}
+    for one in reversed(before.rights):
+        if one.key not in needed:
+            session.delete(*one.key)
     session.note("check it: kubectl exclave check")
     return 0
 
 
-def _stale(before: Installation, choice: Installation) -> list[Manifest]:
-    """Rights of the former choice that this one does not need, such as to read the former issuer's key."""
-    needed = {(one.resource, one.namespace, one.name) for one in choice.rights}
-    return [one for one in before.rights if (one.resource, one.namespace, one.name) not in needed]
-
-
 def _print(session: Session, choice: Installation, groups: list[Manifest]) -> None:
     """Print all objects but the Secret with the issuer's key."""
-    objects = [*first_objects(), *later_objects(choice), *(one.body for one in groups)]
-    print(manifests([one for one in objects if one["kind"] != SECRETS.kind]))
+    objects = [*first_objects(), *later_objects(choice), *groups]
+    print(yaml_file(one.body for one in objects if one.resource != SECRETS))
     if choice.key_pair is not None:
         session.note(
             f"not printed: Secret {ISSUER}, which holds the issuer's key; create it when the namespace exists: "
@@ -153,29 +159,26 @@ def _print(session: Session, choice: Installation, groups: list[Manifest]) -> No
 
 def _apply_installation(session: Session, choice: Installation) -> None:
     first, later = first_objects(), later_objects(choice)
-    kubectl = session.kubectl
-    kubectl.apply(first, force=True)
+    _apply(session, first)
     for one in first:
-        name = one["metadata"]["name"]
-        session.wait_until(lambda name=name: _is_served(session, name), f"{name} to be served")  # type: ignore[misc]
-    for batch in _batches(later):
-        kubectl.apply(batch, force=True)
+        session.wait_until(lambda name=one.name: _is_served(session, name), f"{one.name} to be served")  # type: ignore[misc]
+    policies = [one for one in later if one.resource.kind.startswith("ValidatingAdmission")]
+    namespaces = [one for one in later if one.resource is NAMESPACES]
+    # Policies before rights, the namespace before its objects.
+    for batch in (policies, namespaces, [one for one in later if one not in policies and one not in namespaces]):
+        _apply(session, batch)
     for one in (*first, *later):
-        print(f"{one['kind']} {one['metadata']['name']} applied")
+        print(f"{one.resource.kind} {one.name} applied")
     _measure_credential_life(session, choice)
 
 
-def _batches(later: list[Object]) -> list[list[Object]]:
-    """Policies before rights, the namespace before its objects."""
-    policies = [one for one in later if one["kind"].startswith("ValidatingAdmission")]
-    namespaces = [one for one in later if one["kind"] == "Namespace"]
-    return [policies, namespaces, [one for one in later if one not in policies and one not in namespaces]]
+def _apply(session: Session, batch: Sequence[Manifest], *, dry_run: bool = False) -> None:
+    session.kubectl.apply([one.body for one in batch], dry_run=dry_run)
 
 
 def _is_served(session: Session, name: str) -> bool:
-    found = session.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name) or {}
-    conditions = (found.get("status") or {}).get("conditions") or []
-    return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
+    established = condition_of(session.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name), "Established")
+    return established is not None and established.status
 
 
 def _measure_credential_life(session: Session, choice: Installation) -> None:
@@ -185,24 +188,23 @@ def _measure_credential_life(session: Session, choice: Installation) -> None:
     life = round(ends - issued)
     body = {"metadata": {"annotations": {CREDENTIAL_LIFE: str(life)}}}
     session.kubectl.patch(NAMESPACES, None, choice.namespace, body)
-    note = (
+    whole = (
         f"machines' credentials are valid for {human_duration(life)} in this cluster, and are renewed at half of that"
     )
-    session.note(credential_note(life) or note)
+    session.note(credential_note(life) or whole)
 
 
 def _choice(options: argparse.Namespace, base: Installation) -> Installation:
     """The chosen installation; without an issuer on the command line, that of `base`."""
     own = [bool(options.issuer_from), bool(options.issuer_certificate or options.issuer_key)]
     if sum((*own, options.use_linkerd_issuer)) > 1:
-        raise ExclaveError(Fault.USAGE, "several issuers were named", "name one of the three")
+        raise UsageError("several issuers were named", "name one of the three")
     if options.use_linkerd_issuer:
         return replace(base, issuer="linkerd")
     if options.issuer_from:
         kind, _, name = options.issuer_from.partition("/")
         if kind not in ("Issuer", "ClusterIssuer") or not name:
-            raise ExclaveError(
-                Fault.USAGE,
+            raise UsageError(
                 f"--issuer-from: Issuer/NAME or ClusterIssuer/NAME was expected, found {options.issuer_from!r}",
                 "list them: kubectl get clusterissuers,issuers -A",
             )
@@ -217,10 +219,92 @@ def _key_pair(options: argparse.Namespace) -> KeyPair | None:
     texts = []
     for option, path in (("--issuer-certificate", options.issuer_certificate), ("--issuer-key", options.issuer_key)):
         if path is None:
-            raise ExclaveError(Fault.USAGE, f"{option} is missing", "name the certificate and its key")
-        try:
-            texts.append(path.read_text())
-        except (OSError, UnicodeDecodeError) as problem:
-            why = getattr(problem, "strerror", None) or "it is not text"
-            raise ExclaveError(Fault.USAGE, f"{option} {path}: {why}", "name a PEM file") from None
+            raise UsageError(f"{option} is missing", "name the certificate and its key")
+        texts.append(arguments.load_pem(option, path))
     return KeyPair(*texts)
+
+
+# The checks before an installation or upgrade: all run before anything is created.
+
+
+def _require_prerequisites(session: Session, choice: Installation) -> None:
+    """Raise UsageError if a check fails; nothing has been created then."""
+    rows = [
+        *check_prerequisites(session, choice.linkerd),
+        _namespace_row(session, choice),
+        _rights_row(session, choice),
+    ]
+    if choice.issuer == "cert-manager":
+        rows += _cert_manager(session, choice)
+    if choice.key_pair is not None and all(one.result != "error" for one in rows):
+        rows.append(_issuer_row(session, choice))
+    failed = [one for one in rows if one.result == "error"]
+    if failed:
+        raise UsageError(f"exclave cannot be installed here:\n{report_text(rows)}", failed[0].hint)
+    session.warn([f"{one.problem}: {one.hint}" for one in rows if one.result == "warning"])
+
+
+def _namespace_row(session: Session, choice: Installation) -> Row:
+    found = session.kubectl.get(NAMESPACES, None, choice.namespace) or {}
+    is_deleting = bool((found.get("metadata") or {}).get("deletionTimestamp"))
+    problem = f"namespace {choice.namespace} is being deleted" if is_deleting else None
+    return row("no earlier installation is being deleted", problem, "try again when it is gone")
+
+
+def _rights_row(session: Session, choice: Installation) -> Row:
+    """May the admin create each kind of object? A dry run shows whether the API server lets them grant the Roles."""
+    objects = [*first_objects(), *later_objects(choice)]
+    places = dict.fromkeys((one.resource, one.namespace) for one in objects)
+    missing = [
+        f"{verb} {resource.plural}{f' in {namespace}' if namespace else ''}"
+        for resource, namespace in places
+        for verb in ("create", "patch")
+        if not session.kubectl.can_i(verb, resource, namespace)
+    ]
+    if not session.kubectl.can_i("create", SERVICE_ACCOUNTS, choice.namespace, subresource="token"):
+        missing.append(f"create serviceaccounts/token in {choice.namespace}")
+    title, hint = "you may install exclave", "ask a cluster admin to install it"
+    if missing:
+        return Row(title, "error", f"you may not {', '.join(missing)}", hint)
+    try:
+        _apply(session, [one for one in objects if can_dry_run(one, choice)], dry_run=True)
+    except ApiRefusal as refusal:
+        return Row(title, "error", refusal.message, f"only who has a right, or may escalate, can grant it: {hint}")
+    return Row(title)
+
+
+def can_dry_run(one: Manifest, choice: Installation) -> bool:
+    """Whether an object grants rights in a namespace that exists already: a dry run needs the namespace."""
+    return one.resource in (CLUSTER_ROLES, ROLES) and one.namespace != choice.namespace
+
+
+def _cert_manager(session: Session, choice: Installation) -> list[Row]:
+    """Is cert-manager installed, and the issuer that will sign ours?"""
+    title = "cert-manager is installed"
+    if session.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, "certificates.cert-manager.io") is None:
+        problem = "there is no CustomResourceDefinition certificates.cert-manager.io"
+        hint = "install it: https://cert-manager.io/docs/installation; or name an intermediate: --issuer-certificate"
+        return [Row(title, "error", problem, hint)]
+    kind, _, name = choice.issued_by.partition("/")
+    where = choice.namespace if CERT_MANAGERS[kind].namespaced else None
+    found = session.kubectl.get(CERT_MANAGERS[kind], where, name)
+    ready = condition_of(found, READY)
+    hint, fault = f"kubectl describe {kind.lower()} {name}", None
+    if found is None:
+        fault = f"there is no {kind} {name}{f' in namespace {where}' if where else ''}"
+        hint = "list them: kubectl get clusterissuers,issuers -A"
+    elif ready is None or not ready.status:
+        fault = (ready and ready.message) or "cert-manager has not reported that it is ready"
+    return [Row(title), row(f"{kind} {name} is ready", fault, hint)]
+
+
+def _issuer_row(session: Session, choice: Installation) -> Row:
+    fault = None
+    roots = session.kubectl.get(CONFIG_MAPS, choice.linkerd, TRUST_ROOTS)
+    try:
+        (secret,) = [one.body for one in later_objects(choice) if one.resource == SECRETS]
+        read_issuer(secret, read_anchors(roots or {}), session.now())
+    except ValueError as problem:
+        fault = str(problem)
+    hint = "sign the intermediate with the key of Linkerd's trust anchor"
+    return row("the issuer chains to Linkerd's trust anchors", fault, hint)

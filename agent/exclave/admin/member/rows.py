@@ -7,25 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from exclave.admin.tables import age, human_duration, table
 from exclave.api.malformed import mapping_in, mappings_in
-from exclave.api.member import READY, Condition, MemberView, conditions_of, view_member
+from exclave.api.member import READY, Condition, MemberView, condition_of, conditions_of, view_member
 from exclave.api.names import CORDONED, parse_member_name
 from exclave.api.requests import Object
 from exclave.kit.formats.times import epoch
 
 TITLES = (
-    "NAME",
-    "GROUP",
-    "ADDRESS",
-    "LIVE",
-    "SERVING",
-    "DATA-PATH",
-    "CERTIFICATE-UNTIL",
-    "AGENT",
-    "AGE",
-    "NOTE",
-)
-
-CONDITION_TITLES = ("TYPE", "STATUS", "REASON", "MESSAGE")
+    "NAMESPACE", "NAME", "GROUP", "ADDRESS", "LIVE", "SERVING", "DATA-PATH", "CERTIFICATE-UNTIL", "AGENT", "AGE", "NOTE"
+)  # fmt: skip
 
 
 def group_of(member: Object) -> str:
@@ -47,15 +36,11 @@ def is_live(member: Object) -> bool:
     return live is not None and live.status
 
 
-def member_titles(all_namespaces: bool) -> list[str]:
-    """The titles of `member list`."""
-    return ["NAMESPACE", *TITLES] if all_namespaces else list(TITLES)
-
-
-def member_row(member: Object, now: float, all_namespaces: bool = False) -> list[str]:
+def member_row(member: Object, now: float) -> list[str]:
     """A row of `member list`."""
     view, metadata = view_member(member), member["metadata"]
-    row = [
+    return [
+        str(metadata.get("namespace", "")),
         view.name,
         group_of(member),
         ", ".join(view.addresses),
@@ -67,7 +52,6 @@ def member_row(member: Object, now: float, all_namespaces: bool = False) -> list
         age(metadata.get("creationTimestamp"), now),
         ", ".join(notes(member)) or "-",
     ]
-    return [str(metadata.get("namespace", "")), *row] if all_namespaces else row
 
 
 def notes(member: Object) -> list[str]:
@@ -76,7 +60,7 @@ def notes(member: Object) -> list[str]:
     found = []
     if view.deleting:
         found.append("leaving")
-    if is_cordoned(member):
+    if (member["metadata"].get("annotations") or {}).get(CORDONED) == "true":
         found.append("cordoned")
     if view.admitted is not None and not view.admitted.status:
         found.append(f"refused: {view.admitted.reason}")
@@ -85,11 +69,6 @@ def notes(member: Object) -> list[str]:
     if view.cloned is not None and view.cloned.status:
         found.append("cloned")
     return found
-
-
-def is_cordoned(member: Object) -> bool:
-    """Whether an admin has cordoned it."""
-    return (member["metadata"].get("annotations") or {}).get(CORDONED) == "true"
 
 
 def member_lines(
@@ -138,7 +117,7 @@ def workload_words(workload: Object | None) -> str:
     if workload is None:
         return "no ExternalWorkload"
     ports = [str(port.get("port")) for port in mappings_in(mapping_in(workload, "spec"), "ports")]
-    ready = next((one for one in conditions_of(workload) if one.type == READY), None)
+    ready = condition_of(workload, READY)
     words = "Ready is not reported yet" if ready is None else f"Ready={_status(ready)} ({ready.reason})"
     return f"{words}, ports listed: {', '.join(ports) or 'none'}"
 
@@ -146,7 +125,7 @@ def workload_words(workload: Object | None) -> str:
 def condition_table(found: Object) -> str:
     """The conditions of an object as a table; "" if there are none."""
     rows = [[one.type, _status(one), one.reason, one.message] for one in conditions_of(found)]
-    return table(CONDITION_TITLES, rows) if rows else ""
+    return table(("TYPE", "STATUS", "REASON", "MESSAGE"), rows)
 
 
 def event_table(events: Sequence[Object], now: float) -> str:
@@ -155,7 +134,7 @@ def event_table(events: Sequence[Object], now: float) -> str:
         (str(_event_time(one)), str(one.get("type", "")), str(one.get("reason", "")), str(one.get("note", "")))
         for one in events
     )
-    return table(("AGE", "TYPE", "REASON", "NOTE"), [[age(time, now), *rest] for time, *rest in rows]) if rows else ""
+    return table(("AGE", "TYPE", "REASON", "NOTE"), [[age(time, now), *rest] for time, *rest in rows])
 
 
 def _event_time(event: Object) -> object:

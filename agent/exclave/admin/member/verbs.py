@@ -1,83 +1,65 @@
-"""`member list|describe|evict|cordon|uncordon`: the machines that have joined.
-
-Evicting first deletes the machine's account, with the admin's own rights, so that its credential becomes invalid also
-without a controller; then the Member, whose finalizer lets the controller withdraw its ports. Cordoning sets an
-annotation that machines cannot write.
-"""
+"""`member list|describe|evict|cordon|uncordon`: the machines that have joined."""
 
 import argparse
+from functools import partial
 
-from exclave.admin.arguments import Subparsers, add_all_namespaces, add_output, add_subject, add_verb
-from exclave.admin.member.rows import certificate_words, in_group, member_lines, member_row, member_titles
+from exclave.admin import arguments
+from exclave.admin.member.rows import TITLES, certificate_words, in_group, member_lines, member_row
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, describe_text
 from exclave.api.member import view_member
 from exclave.api.names import CORDONED, accounts_namespace, parse_member_name
 from exclave.api.requests import EVENTS, EXTERNAL_WORKLOADS, MEMBERS, SERVICE_ACCOUNTS, Object
-from exclave.errors import ApiRefusal, ExclaveError, Fault
+from exclave.errors import ApiRefusal, UsageError
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `member` to the command line."""
-    verbs = add_subject(subparsers, "member", "members: the machines that have joined")
-    listed = add_verb(
-        verbs,
-        "list",
-        _list,
-        "list members",
-        "kubectl exclave member list -n shop --group web",
-        "kubectl exclave member list -A -o name",
-    )
+    verbs = arguments.add_subject(subparsers, "member", "members: the machines that have joined")
+    examples = ("kubectl exclave member list -n shop --group web", "kubectl exclave member list -A -o name")
+    listed = arguments.add_list(verbs, _list, "members", *examples)
     listed.add_argument("--group", metavar="GROUP", help="only this group's members")
-    add_all_namespaces(listed)
-    add_output(listed)
-    describe = add_verb(
+    arguments.add_describe(
         verbs,
-        "describe",
         _describe,
         "show a member with its workload, conditions and events",
         "kubectl exclave member describe web-k7q2x-1 -n shop",
     )
-    describe.add_argument("name", metavar="NAME")
-    add_output(describe)
-    evict = add_verb(
-        verbs,
-        "evict",
-        _evict,
-        "end memberships at once",
-        "kubectl exclave member evict web-k7q2x-1 web-k7q2x-2 -n shop",
-    )
-    evict.add_argument("names", nargs="+", metavar="NAME")
-    for verb, run, summary in (
-        ("cordon", _cordon, "stop new traffic from pods to members, until uncordon"),
-        ("uncordon", _uncordon, "let pods send traffic to members again"),
+    for verb, run, summary, names in (
+        ("evict", _evict, "end memberships at once", "web-k7q2x-1 web-k7q2x-2"),
+        ("cordon", partial(_annotate, "true"), "stop new traffic from pods to members, until uncordon", "web-k7q2x-1"),
+        ("uncordon", partial(_annotate, None), "let pods send traffic to members again", "web-k7q2x-1"),
     ):
-        parser = add_verb(verbs, verb, run, summary, f"kubectl exclave member {verb} web-k7q2x-1 -n shop")
+        parser = arguments.add_verb(verbs, verb, run, summary, f"kubectl exclave member {verb} {names} -n shop")
         parser.add_argument("names", nargs="+", metavar="NAME")
 
 
 def _list(session: Session, options: argparse.Namespace) -> int:
-    all_namespaces = options.all_namespaces
-    members = session.kubectl.list(MEMBERS, None if all_namespaces else session.namespace)
+    members = session.list(MEMBERS, options)
     if options.group is not None:
         members = in_group(members, options.group)
-    rows = [member_row(member, session.now(), all_namespaces) for member in members]
-    where = "any namespace" if all_namespaces else f"namespace {session.namespace}"
+    rows = [member_row(member, session.now()) for member in members]
     whose = f" of group {options.group}" if options.group else ""
-    session.show(
-        Listing(MEMBERS, members, member_titles(all_namespaces), rows), options.output, f"no members{whose} in {where}"
-    )
+    session.show_list(Listing(MEMBERS, members, TITLES, rows), options, f"members{whose}")
     return 0
 
 
 def _describe(session: Session, options: argparse.Namespace) -> int:
-    member = _get_existing(session, options.name)
-    if options.output not in (None, "wide"):
-        session.show(Listing(MEMBERS, [member], single=True), options.output, "")
-        return 0
-    workload = session.kubectl.get(EXTERNAL_WORKLOADS, session.namespace, options.name)
-    print(describe_text(member_lines(member, workload, _events(session, options.name), session.now())))
+    member = session.find(MEMBERS, "member", options.name)
+    if not session.show_object(MEMBERS, member, options.output):
+        workload = session.kubectl.get(EXTERNAL_WORKLOADS, session.namespace, options.name)
+        print(describe_text(member_lines(member, workload, _events(session, options.name), session.now())))
     return 0
+
+
+def _events(session: Session, name: str) -> list[Object]:
+    """The events of a member and its ExternalWorkload; none if the admin may not read events."""
+    try:
+        found = session.kubectl.list(EVENTS, session.namespace, fields=f"regarding.name={name}")
+    except ApiRefusal:
+        return []
+    kinds = (MEMBERS.kind, EXTERNAL_WORKLOADS.kind)
+    return [event for event in found if (event.get("regarding") or {}).get("kind") in kinds]
 
 
 def _evict(session: Session, options: argparse.Namespace) -> int:
@@ -92,12 +74,13 @@ def evict(session: Session, name: str) -> None:
     try:
         account = parse_member_name(name).account
     except ValueError as problem:
-        raise ExclaveError(Fault.USAGE, str(problem), "list them: kubectl exclave member list -A") from None
+        raise UsageError(str(problem), "list them: kubectl exclave member list -A") from None
     member = kubectl.get(MEMBERS, session.namespace, name)
+    # The account first, with the admin's own rights: so its credential becomes invalid also without a controller.
     had_account = kubectl.delete(SERVICE_ACCOUNTS, accounts_namespace(session.namespace), account)
     if member is None and not had_account:
-        raise _no_member(name, session.namespace)
-    kubectl.delete(MEMBERS, session.namespace, name)
+        raise session.missing_error("member", name)
+    kubectl.delete(MEMBERS, session.namespace, name)  # its finalizer lets the controller withdraw the ports
     print(f"member {name} evicted")
     ends = certificate_words(view_member(member), session.now()) if member is not None else "none yet"
     session.note(
@@ -106,44 +89,14 @@ def evict(session: Session, name: str) -> None:
     )
 
 
-def _cordon(session: Session, options: argparse.Namespace) -> int:
-    return _annotate(session, options.names, "true", "cordoned")
-
-
-def _uncordon(session: Session, options: argparse.Namespace) -> int:
-    return _annotate(session, options.names, None, "uncordoned")
-
-
-def _annotate(session: Session, names: list[str], value: str | None, done: str) -> int:
-    for name in names:
+def _annotate(value: str | None, session: Session, options: argparse.Namespace) -> int:
+    """Set or (None) remove the annotation of cordoned members, which machines cannot write."""
+    for name in options.names:
         try:
             session.kubectl.patch(MEMBERS, session.namespace, name, {"metadata": {"annotations": {CORDONED: value}}})
         except ApiRefusal as refusal:
             if refusal.reason == "NotFound":
-                raise _no_member(name, session.namespace) from None
+                raise session.missing_error("member", name) from None
             raise
-        print(f"member {name} {done}")
+        print(f"member {name} {'uncordoned' if value is None else 'cordoned'}")
     return 0
-
-
-def _get_existing(session: Session, name: str) -> Object:
-    found = session.kubectl.get(MEMBERS, session.namespace, name)
-    if found is None:
-        raise _no_member(name, session.namespace)
-    return found
-
-
-def _no_member(name: str, namespace: str) -> ExclaveError:
-    return ExclaveError(
-        Fault.USAGE, f"there is no member {name} in namespace {namespace}", "list them: kubectl exclave member list -A"
-    )
-
-
-def _events(session: Session, name: str) -> list[Object]:
-    """The events of a member and its ExternalWorkload; none if the admin may not read events."""
-    try:
-        found = session.kubectl.list(EVENTS, session.namespace, fields=f"regarding.name={name}")
-    except ApiRefusal:
-        return []
-    kinds = (MEMBERS.kind, EXTERNAL_WORKLOADS.kind)
-    return [event for event in found if (event.get("regarding") or {}).get("kind") in kinds]

@@ -9,14 +9,7 @@ import argparse
 import base64
 import binascii
 
-from exclave.admin.arguments import (
-    Subparsers,
-    add_controller_namespace,
-    add_linkerd_namespace,
-    add_output,
-    add_subject,
-    add_verb,
-)
+from exclave.admin import arguments
 from exclave.admin.check.verbs import TRUST_ROOTS, ClusterSnapshot
 from exclave.admin.rotation.rows import (
     ROTATION_TITLES,
@@ -44,10 +37,12 @@ LEADER_TIMEOUT = 20.0
 """Seconds. A leader renews its Lease every two seconds."""
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `rotation` to the command line."""
-    verbs = add_subject(subparsers, "rotation", "rotation of trust anchors and issuers, by Linkerd's own procedure")
-    status = add_verb(
+    verbs = arguments.add_subject(
+        subparsers, "rotation", "rotation of trust anchors and issuers, by Linkerd's own procedure"
+    )
+    status = arguments.add_verb(
         verbs,
         "status",
         _status,
@@ -55,9 +50,8 @@ def add_commands(subparsers: Subparsers) -> None:
         "kubectl exclave rotation status",
         "# after each step: wait until the next one is safe\nuntil kubectl exclave rotation status; do sleep 10; done",
     )
-    add_linkerd_namespace(status)
-    add_controller_namespace(status)
-    add_output(status)
+    arguments.add_namespaces(status)
+    arguments.add_output(status)
 
 
 def _status(session: Session, options: argparse.Namespace) -> int:

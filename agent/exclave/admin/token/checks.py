@@ -19,7 +19,7 @@ from exclave.admin.objects import LONGEST_TTL, MOST_USES, SHORTEST_TTL
 from exclave.admin.tables import age, human_duration
 from exclave.api.names import EXPIRES, parse_member_name
 from exclave.api.requests import Object
-from exclave.errors import ExclaveError, Fault
+from exclave.errors import UsageError
 from exclave.kit.formats.times import epoch, format_duration, parse_duration, rfc3339
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -106,86 +106,79 @@ def token_row(account: TokenAccount, members: Sequence[str], now: float) -> list
 
 
 def choose_token(accounts: Sequence[TokenAccount], named: str, namespace: str) -> TokenAccount:
-    """The token with this id or account name. Raises ExclaveError if there is none, or more than one."""
+    """The token with this id or account name. Raises UsageError if there is none, or more than one."""
     found = [one for one in accounts if named in (one.id, one.name)]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ExclaveError(
-            Fault.USAGE,
+        raise UsageError(
             f"there is no join token {named} in namespace {namespace}",
             f"it may have expired; list them: kubectl exclave token list -n {namespace}",
         )
     names = ", ".join(one.name for one in found)
-    raise ExclaveError(Fault.USAGE, f"two join tokens have the id {named}: {names}", "use one of these names")
+    raise UsageError(f"two join tokens have the id {named}: {names}", "use one of these names")
 
 
 def read_ttl(text: str) -> float:
-    """A token's lifetime in seconds. Raises ExclaveError."""
+    """A token's lifetime in seconds. Raises UsageError."""
     bounds = f"{format_duration(SHORTEST_TTL)} to {format_duration(LONGEST_TTL)}"
     hint = "use a time such as 30m, 1h or 24h"
     try:
         seconds = parse_duration(text)
     except ValueError as problem:
-        raise ExclaveError(Fault.USAGE, f"--ttl: {problem}", hint) from None
+        raise UsageError(f"--ttl: {problem}", hint) from None
     if not SHORTEST_TTL <= seconds <= LONGEST_TTL:
-        raise ExclaveError(Fault.USAGE, f"--ttl: {bounds} was expected, found {text}", hint)
+        raise UsageError(f"--ttl: {bounds} was expected, found {text}", hint)
     return seconds
 
 
 def check_uses(uses: int) -> None:
-    """Raise ExclaveError for a wrong number of uses."""
+    """Raise UsageError for a wrong number of uses."""
     if not 1 <= uses <= MOST_USES:
-        raise ExclaveError(
-            Fault.USAGE,
+        raise UsageError(
             f"--uses: a number from 1 to {MOST_USES} was expected, found {uses}",
             "create several tokens for more machines",
         )
 
 
 def choose_group(group: str | None, member: str | None, uses: int) -> str:
-    """The group of a token for GROUP or for one member. Raises ExclaveError if the options contradict each other."""
+    """The group of a token for GROUP or for one member. Raises UsageError if the options contradict each other."""
     if member is None:
         if group is None:
-            raise ExclaveError(Fault.USAGE, "no group was named", "name one: kubectl exclave token create GROUP")
+            raise UsageError("no group was named", "name one: kubectl exclave token create GROUP")
         return group
     try:
         name = parse_member_name(member)
     except ValueError as problem:
-        raise ExclaveError(Fault.USAGE, f"--for: {problem}", "list them: kubectl exclave member list") from None
+        raise UsageError(f"--for: {problem}", "list them: kubectl exclave member list") from None
     if group not in (None, name.group):
-        raise ExclaveError(
-            Fault.USAGE, f"{member} is a member of group {name.group}, not of {group}", "name only the member"
-        )
+        raise UsageError(f"{member} is a member of group {name.group}, not of {group}", "name only the member")
     if uses != 1:
-        raise ExclaveError(Fault.USAGE, "--for: a token for one member has one use", "omit --uses")
+        raise UsageError("--for: a token for one member has one use", "omit --uses")
     return name.group
 
 
-def refuse_living(member: str, namespace: str) -> ExclaveError:
+def refuse_living(member: str, namespace: str) -> UsageError:
     """The error for a token for a live member."""
-    return ExclaveError(
-        Fault.USAGE,
+    return UsageError(
         f"{member} is live and needs no token",
         f"if its machine was replaced, evict it first: kubectl exclave member evict {member} -n {namespace}",
     )
 
 
 def check_access(servers: Sequence[str], ca: str) -> None:
-    """Raise ExclaveError if these are no https URLs, or this is no CA certificate."""
+    """Raise UsageError if these are no https URLs, or this is no CA certificate."""
     for server in servers:
         parts = urlsplit(server)
         if parts.scheme != "https" or not parts.hostname:
-            raise ExclaveError(
-                Fault.USAGE,
+            raise UsageError(
                 f"{server or 'the kubeconfig'} is no https URL of an API server",
                 "name a URL that machines reach: --server https://10.0.0.1:6443",
             )
     try:
         x509.load_pem_x509_certificate(ca.encode())
     except ValueError:
-        raise ExclaveError(
-            Fault.USAGE,
+        raise UsageError(
             "the API server's CA is not known: there is no readable one in the kubeconfig",
             "name a PEM file with it: --ca-file FILE",
         ) from None

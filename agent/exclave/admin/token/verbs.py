@@ -1,8 +1,7 @@
 """`token create|list|revoke`: the line with which a machine joins.
 
-The account is created before its Kubernetes token, so that every token can be revoked; without a token the account is
-deleted again. Only the line goes to standard output; it is never in an error or an argument list. Revoking deletes the
-account, which works without exclave's controller.
+Only the line goes to standard output; it is never in an error or an argument list. Revoking deletes the account, which
+works without exclave's controller.
 """
 
 import argparse
@@ -10,17 +9,9 @@ import json
 import secrets
 from pathlib import Path
 
-from exclave.admin.arguments import (
-    Subparsers,
-    add_all_namespaces,
-    add_controller_namespace,
-    add_output,
-    add_subject,
-    add_verb,
-)
-from exclave.admin.manifests import CREDENTIAL_LIFE
+from exclave.admin import arguments
 from exclave.admin.member.rows import is_live
-from exclave.admin.objects import Manifest, join_account, rejoin_account
+from exclave.admin.objects import CREDENTIAL_LIFE, Manifest, join_account, rejoin_account
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, object_name, yaml_text
 from exclave.admin.token.checks import (
@@ -41,18 +32,18 @@ from exclave.admin.token.checks import (
     token_row,
 )
 from exclave.api.join_token import JoinToken, encode_token
-from exclave.api.member import conditions_of
+from exclave.api.member import condition_of
 from exclave.api.names import ACCOUNTS_LABEL, EXPIRES, accounts_namespace, parse_member_name
 from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, Object
 from exclave.cluster.credential import read_token_times
-from exclave.errors import ApiRefusal, ClusterError, ExclaveError, Fault
+from exclave.errors import ApiRefusal, ClusterError, Fault, UsageError
 from exclave.kit.formats.times import rfc3339
 
 
-def add_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: arguments.Subparsers) -> None:
     """Add `token` to the command line."""
-    verbs = add_subject(subparsers, "token", "join tokens: the line with which machines join a group")
-    create = add_verb(
+    verbs = arguments.add_subject(subparsers, "token", "join tokens: the line with which machines join a group")
+    create = arguments.add_verb(
         verbs,
         "create",
         _create,
@@ -80,18 +71,11 @@ def add_commands(subparsers: Subparsers) -> None:
         help="URL at which machines reach the API server; repeatable; default: the kubeconfig's",
     )
     create.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM file with its CA; default: the kubeconfig's")
-    add_controller_namespace(create)
-    add_output(create, "json", "yaml", "name")
-    listed = add_verb(verbs, "list", _list, "list join tokens", "kubectl exclave token list -A")
-    add_all_namespaces(listed)
-    add_output(listed)
-    revoke = add_verb(
-        verbs,
-        "revoke",
-        _revoke,
-        "revoke a join token; machines that joined with it stay members",
-        "kubectl exclave token revoke k7q2x -n shop",
-    )
+    arguments.add_controller_namespace(create)
+    arguments.add_output(create, "json", "yaml", "name")
+    arguments.add_list(verbs, _list, "join tokens", "kubectl exclave token list -A")
+    summary = "revoke a join token; machines that joined with it stay members"
+    revoke = arguments.add_verb(verbs, "revoke", _revoke, summary, "kubectl exclave token revoke k7q2x -n shop")
     revoke.add_argument("id", metavar="ID", help="the token's ID in token list")
 
 
@@ -111,8 +95,8 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     jwt = _account_and_token(session, manifest, int(ttl))
     expires = _settle_expiry(session, manifest, jwt, now, ttl)
     line = encode_token(JoinToken(servers, ca, session.namespace, group, jwt, expires))
-    name = manifest.name
-    result: Object = {"token": line, "id": _id_of(manifest.body), "account": name, "group": group}
+    (account,) = token_accounts([manifest.body])
+    result: Object = {"token": line, "id": account.id, "account": account.name, "group": group}
     result |= {"namespace": session.namespace, "uses": options.uses, "expires": rfc3339(expires)}
     if options.output == "name":
         print(object_name(SERVICE_ACCOUNTS, manifest.body))
@@ -122,7 +106,7 @@ def _create(session: Session, options: argparse.Namespace) -> int:
         session.note(*token_notes(group, session.namespace, options.member, options.uses, expires, now))
     for note in _cap_notes(session, options.controller_namespace):
         session.note(note)
-    session.note(f"to revoke it: kubectl exclave token revoke {_id_of(manifest.body)} -n {session.namespace}")
+    session.note(f"to revoke it: kubectl exclave token revoke {account.id} -n {session.namespace}")
     return 0
 
 
@@ -149,11 +133,7 @@ def _access(session: Session, options: argparse.Namespace) -> tuple[tuple[str, .
     servers = tuple(options.server or [address.server])
     ca = address.ca
     if options.ca_file is not None:
-        try:
-            ca = options.ca_file.read_text()
-        except (OSError, UnicodeDecodeError) as problem:
-            why = getattr(problem, "strerror", None) or "it is not text"
-            raise ExclaveError(Fault.USAGE, f"--ca-file {options.ca_file}: {why}", "name a PEM file") from None
+        ca = arguments.load_pem("--ca-file", options.ca_file)
     check_access(servers, ca)
     session.warn(server_warnings(servers))
     return servers, ca
@@ -162,13 +142,12 @@ def _access(session: Session, options: argparse.Namespace) -> tuple[tuple[str, .
 def _check_group(session: Session, name: str) -> None:
     found = session.kubectl.get(WORKLOAD_GROUPS, session.namespace, name)
     if found is None:
-        raise ExclaveError(
-            Fault.USAGE,
+        raise UsageError(
             f"there is no group {name} in namespace {session.namespace}",
             "list the groups: kubectl exclave group list -A; or create it: "
             f"kubectl exclave group create {name} -n {session.namespace}",
         )
-    accepted = next((one for one in conditions_of(found) if one.type == "Accepted"), None)
+    accepted = condition_of(found, "Accepted")
     if accepted is None:
         session.warn([f"the controller has not accepted group {name} yet: check that it runs: kubectl exclave check"])
     elif not accepted.status:
@@ -198,13 +177,13 @@ def _delete_former_member(session: Session, member: str) -> None:
 
 
 def _account_and_token(session: Session, manifest: Manifest, seconds: int) -> str:
+    """Create the account before its Kubernetes token, so that every token can be revoked."""
     name, namespace = manifest.name, str(manifest.namespace)
     try:
         session.kubectl.create(manifest.resource, namespace, manifest.body)
     except ApiRefusal as refusal:
         if refusal.status == 404:  # the namespace is missing
-            raise ExclaveError(
-                Fault.USAGE,
+            raise UsageError(
                 f"namespace {namespace} of the machines' accounts does not exist",
                 "create the missing objects of the group: "
                 f"kubectl exclave group create {name.split('.')[0]} -n {session.namespace}",
@@ -245,12 +224,9 @@ def _list(session: Session, options: argparse.Namespace) -> int:
         accounts = token_accounts(kubectl.list(SERVICE_ACCOUNTS, accounts_namespace(place)))
         members = [one["metadata"]["name"] for one in kubectl.list(MEMBERS, place)] if accounts else []
         objects += [one.found for one in accounts]
-        rows += [
-            [*([place] if options.all_namespaces else []), *token_row(one, members, session.now())] for one in accounts
-        ]
-    titles = ["NAMESPACE", *TITLES] if options.all_namespaces else list(TITLES)
-    where = "any namespace" if options.all_namespaces else f"namespace {session.namespace}"
-    session.show(Listing(SERVICE_ACCOUNTS, objects, titles, rows), options.output, f"no join tokens in {where}")
+        rows += [[place, *token_row(one, members, session.now())] for one in accounts]
+    listing = Listing(SERVICE_ACCOUNTS, objects, ["NAMESPACE", *TITLES], rows)
+    session.show_list(listing, options, "join tokens")
     return 0
 
 
@@ -265,7 +241,3 @@ def _revoke(session: Session, options: argparse.Namespace) -> int:
         f"kubectl exclave member list -n {session.namespace} --group {token.group}"
     )
     return 0
-
-
-def _id_of(account: Object) -> str:
-    return token_accounts([account])[0].id
