@@ -21,8 +21,8 @@ from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, MEMBERS, SERVI
 from exclave.api.settings import render_settings
 from exclave.errors import ApiRefusal
 from support.malformed import damaged
-from support.member import make_settings
-from support.stored import external_workload, group, member
+from support.mesh import make_settings
+from support.store import external_workload, group, member
 
 NOW = 1_800_000_000.0
 

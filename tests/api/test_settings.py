@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exclave.api.fields import FieldError
 from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest, parse_settings, render_settings
-from support.member import CA, make_settings
+from support.mesh import CA, make_settings
 
 from .groups import groups, networks, seconds, words
 

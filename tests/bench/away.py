@@ -41,8 +41,7 @@ from exclave.workload_api.server import open_workload_api
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
 from exclave_sandbox.stage.stage import share_stand_in
 from support.linkerd_controllers import controllers_command, write_certificate
-from support.member import ADDRESS, RECORD, SERVERS, make_settings
-from support.mesh import mesh
+from support.mesh import ADDRESS, RECORD, SERVERS, make_settings, mesh
 from support.swapping import show_rules
 
 AFTER = 3.0

@@ -31,8 +31,7 @@ from exclave.identity.rotator import Identity, open_identity
 from exclave.join import join as steps
 from exclave.member.client import open_member
 from peers.conftest import Server, run_kubernetes
-from support.apiserver import RunningApiServer
-from support.mesh_cluster import furnished
+from support.mesh_cluster import RunningApiServer, furnished
 
 RATE = 10.0
 HOUR = 3600.0

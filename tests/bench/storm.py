@@ -56,9 +56,8 @@ from exclave.errors import ExclaveError
 from exclave.join import join as steps
 from exclave.member.record import MembershipRecord
 from peers.conftest import Server, run_kubernetes
-from support.apiserver import RunningApiServer
-from support.mesh_cluster import MeshCluster, furnished
-from support.ports import free_port
+from support.mesh_cluster import MeshCluster, RunningApiServer, furnished
+from support.needs import free_port
 from support.replicas import wait_leads
 
 NAMESPACE, GROUP, NETWORK = "shop", "web", "10.128.0.0/9"

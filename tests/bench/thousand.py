@@ -26,8 +26,7 @@ from exclave.kit.formats.x509 import read_blocks, read_certificates
 from exclave.kit.tasks.latest import Latest
 from exclave.workload_api.server import open_workload_api
 from exclave_sandbox.standin.identity import fetch_svids
-from support.member import RECORD, make_settings
-from support.mesh import mesh
+from support.mesh import RECORD, make_settings, mesh
 
 RATE = 100.0
 LIFETIME = 10.0

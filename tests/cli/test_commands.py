@@ -38,10 +38,10 @@ from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
 from support.cluster_thread import ClusterThread, open_cluster_thread
 from support.fake_replies import fake_replies, json_lines
-from support.member import RECORD
+from support.mesh import RECORD
 from support.mesh_cluster import MeshCluster
 from support.recording_programs import write_recording_programs
-from support.stored import member
+from support.store import member
 
 pytestmark = pytest.mark.slow
 

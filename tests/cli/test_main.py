@@ -26,8 +26,7 @@ from exclave.kit.host.files import hold_lock
 from exclave.member.record import AGAIN, make_folder, store_membership
 from exclave.member.state import State
 from support.fake_replies import fake_replies, json_lines
-from support.member import RECORD
-from support.mesh import mesh
+from support.mesh import RECORD, mesh
 
 CLAIMS = base64.urlsafe_b64encode(b'{"sub": "system:serviceaccount:shop-vms:web.join.k7q2x-1"}').decode().rstrip("=")
 CA = mesh().anchor.pem

@@ -25,8 +25,8 @@ from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.endpoint import Access
 from exclave.cluster.watch import Listed, Removed, Upserted
 from exclave.errors import ApiRefusal, ClusterError
-from support.apiserver import RunningApiServer, running_apiserver
 from support.https_server import Asked, Reply, Served, open_https
+from support.mesh_cluster import RunningApiServer, running_apiserver
 
 ASK = get(CONFIG_MAPS, "shop", "a")
 

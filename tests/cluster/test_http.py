@@ -20,7 +20,7 @@ from exclave.errors import ApiRefusal, ClusterError, Fault
 from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.pki import make_anchor, make_issuer, make_leaf
 from support.https_server import Asked, Reply, Served, open_https
-from support.ports import free_port
+from support.needs import free_port
 
 ASK = get(MEMBERS, "shop", "web-1")
 WATCH = Request("GET", "/watch", "watch", "members", {"watch": "1", "fieldSelector": "metadata.name=web-1"})

@@ -19,8 +19,8 @@ from exclave.cluster.member_cluster import ASKED, SOONEST, MemberCluster, load_c
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave_sandbox.apiserver.main import ApiServer
-from support.apiserver import running_apiserver
 from support.https_server import Asked, Reply, open_https
+from support.mesh_cluster import running_apiserver
 
 VMS, ACCOUNT = "shop-vms", "web.vm.k7q2x-1"
 SELF = get(SERVICE_ACCOUNTS, VMS, ACCOUNT)

@@ -25,7 +25,7 @@ from exclave.cluster.server_addresses import (
     store_answers,
 )
 from exclave.errors import Fault, HostError
-from support.name_servers import NameServers, network_is_down, no_name_server, no_such_name
+from support.faults import NameServers, network_is_down, no_name_server, no_such_name
 
 NAMED, LITERAL = "https://api.test:6443", "https://10.0.0.2"
 FIRST, SECOND = ServerAddress("10.0.0.7", 6443), ServerAddress("10.0.0.8", 6443)

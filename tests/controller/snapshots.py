@@ -24,7 +24,7 @@ from exclave.controller.policy.transitions import (
 )
 from exclave.kit.formats.times import rfc3339
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
-from support.member import CA
+from support.mesh import CA
 
 NOW = 1_800_000_000.0
 NAMESPACE, NAME, ADDRESS = "shop", "web-k7q2x-1", "10.77.0.20"

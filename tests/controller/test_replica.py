@@ -19,7 +19,7 @@ from exclave_sandbox.pki import make_anchor
 from support.figures import add_figure
 from support.interposer import Interposer, open_interposer
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
-from support.ports import free_port
+from support.needs import free_port
 from support.replicas import leads, replica, wait_leads
 
 pytestmark = pytest.mark.slow

@@ -31,15 +31,15 @@ from exclave.member.addresses import CONFIRM_INTERVAL, Found
 from exclave.member.addresses import POLL_INTERVAL as ROUTE_INTERVAL
 from exclave.member.client import MemberClient, open_member
 from exclave.member.record import load_membership, store_membership
-from support.cluster import StoreCluster
 from support.figures import add_figure
-from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, put_member
+from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, put_member
+from support.store import StoreCluster
 
 NEW, SIX, DRAIN = "10.77.0.21", "fd00:77::20", 10.0
 SETTINGS = make_settings(networks=("10.77.0.0/24", "fd00:77::/64"))
 
 
-STAGE = Path(__file__).parents[1] / "support" / "moving_stage.py"
+STAGE = Path(__file__).with_name("address_move.py")
 
 
 def virtual_now() -> float:

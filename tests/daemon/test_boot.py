@@ -20,8 +20,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.member.state import Standing
 from exclave.proxy.process.binary import ProxyUser
 from exclave.redirect.kernel.observe import NOTHING, Observed
-from support.member import RECORD, SERVERS, make_settings
-from support.mesh import mesh
+from support.mesh import RECORD, SERVERS, make_settings, mesh
 
 GOLDEN = Path(__file__).parent / "golden" / "boot.txt"
 

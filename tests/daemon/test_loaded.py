@@ -12,7 +12,7 @@ from exclave import __version__
 from exclave.api.member import MemberView
 from exclave.daemon.loaded import COMPANY, choose_loaded, report_loaded
 from exclave.kit.tasks.latest import Latest
-from support.member import CA, make_settings
+from support.mesh import CA, make_settings
 
 
 def test_what_is_unknown_stays_out() -> None:

@@ -23,8 +23,7 @@ from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.state import Situation, Standing, State, state_of
 from exclave.proxy.states import InstanceState
 from exclave.redirect.kernel.observe import NOTHING, Observed
-from support.member import RECORD, make_settings
-from support.stand_in import publishing
+from support.mesh import RECORD, fake_part, make_settings
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 SETTINGS = make_settings()
@@ -35,32 +34,32 @@ READY = ListingView(True, (8080,), True, "Ready", "all stands", (ProbeResult(808
 def whole() -> Parts:
     """A ready member."""
     parts = Parts(EndingSwitch(), RECORD)
-    parts.cluster = publishing(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
+    parts.cluster = fake_part(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
     parts.cluster.server, parts.cluster.counts = "https://10.0.0.1:6443", Counter({("get", "200"): 2, ("get", ""): 1})
-    parts.membership = publishing(
+    parts.membership = fake_part(
         standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None, address_problem=None
     )
     parts.membership.settings_digest, parts.membership.heartbeat_age = "abc", lambda: 1.23456
-    parts.identity = publishing(
+    parts.identity = fake_part(
         svid=SimpleNamespace(not_after=NOW + 86400, issuer_sha256="ab" * 32),
         renew_at=NOW + 43200,
         problem=None,
         foreign=None,
     )
     parts.identity.renewals = Counter(ok=3)
-    parts.workload_api = publishing(streams=2)
+    parts.workload_api = fake_part(streams=2)
     parts.names = SimpleNamespace(address="169.254.77.3", answers=Counter(noerror=4))
     view = SimpleNamespace(state=InstanceState.ACTIVE, pid=77)
-    parts.proxy = publishing(instances={"a": view}, ready="a", problem=None, admin_denial=None)
+    parts.proxy = fake_part(instances={"a": view}, ready="a", problem=None, admin_denial=None)
     parts.proxy.starts = Counter(a=1)
-    parts.data_path = publishing(assessment=Assessment(is_steady=True))
-    parts.confirming = publishing(view=Confirmation())
-    parts.steering = publishing(problem=None)
-    parts.redirect = publishing(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
+    parts.data_path = fake_part(assessment=Assessment(is_steady=True))
+    parts.confirming = fake_part(view=Confirmation())
+    parts.steering = fake_part(problem=None)
+    parts.redirect = fake_part(observed=Observed(True, "a", "d", "f", 3, 4), problem=None)
     parts.redirect.in_place, parts.redirect.repairs = True, 5
-    parts.swap = publishing(step=None, clients=None, problem=None)
+    parts.swap = fake_part(step=None, clients=None, problem=None)
     parts.swap.results = Counter(completed=2)
-    parts.listing = publishing(state=READY)
+    parts.listing = fake_part(state=READY)
     return parts
 
 
@@ -164,7 +163,7 @@ def test_metrics_bear_the_names_of_the_contract() -> None:
 
 def test_a_part_that_has_nothing_yet_says_so() -> None:
     parts = whole()
-    parts.identity = publishing(svid=None, renew_at=None)
+    parts.identity = fake_part(svid=None, renew_at=None)
     parts.identity.renewals = Counter()
     parts.membership = parts.redirect = None
     sections = sections_of(parts)
@@ -184,7 +183,7 @@ def test_a_part_that_has_nothing_yet_says_so() -> None:
 )
 def test_why_a_member_is_not_ready(view: ListingView, reason: str | None) -> None:
     parts = whole()
-    parts.listing = publishing(state=view)
+    parts.listing = fake_part(state=view)
     assert sections_of(parts)["listing"]["reason"] == reason
 
 

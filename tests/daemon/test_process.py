@@ -43,9 +43,8 @@ from exclave.member.state import Standing, State
 from exclave.redirect.kernel.observe import Observed
 from exclave.swap.plan import SwapReason
 from exclave.swap.swap import SwapOutcome, SwapPhase
-from support.member import RECORD
+from support.mesh import RECORD, fake_part
 from support.needs import need
-from support.stand_in import publishing
 
 # Boots and endings, with a boot that only waits for its end.
 
@@ -193,13 +192,11 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 def make_whole(parts: Parts) -> Any:
     """Have the parts that tell of a state; the listing."""
-    parts.cluster = publishing(waiting=None, reachable=True, credential=SimpleNamespace(expires=0.0))
+    parts.cluster = fake_part(waiting=None, reachable=True, credential=SimpleNamespace(expires=0.0))
     parts.cluster.server, parts.cluster.counts = "", {}  # type: ignore[misc, assignment]
-    parts.membership = publishing(
-        standing=Standing.MEMBER, settings=None, view=None, problem=None, address_problem=None
-    )
+    parts.membership = fake_part(standing=Standing.MEMBER, settings=None, view=None, problem=None, address_problem=None)
     parts.membership.settings_digest, parts.membership.heartbeat_age = None, lambda: None  # type: ignore[method-assign]
-    parts.listing = publishing(state=ListingView(serving=True, ready=True))
+    parts.listing = fake_part(state=ListingView(serving=True, ready=True))
     return parts.listing
 
 
@@ -350,7 +347,7 @@ async def test_a_join_hears_each_state_until_the_member_is_ready(
         world.agent.read_status()
         nursery.start_soon(listen)
         await trio.sleep(REPORT_INTERVAL + 1)
-        world.boots[0].listing = publishing(state=ListingView(serving=True, ready=True))
+        world.boots[0].listing = fake_part(state=ListingView(serving=True, ready=True))
         world.agent.read_status()
         await trio.sleep(REPORT_INTERVAL + 1)
     assert told == [

@@ -37,8 +37,7 @@ from exclave.member.record import (
 )
 from exclave.proxy.process.records import RecordFile, find_executable
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
-from support.member import RECORD
-from support.mesh import mesh
+from support.mesh import RECORD, mesh
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 from support.recording_programs import write_recording_programs
 

@@ -22,9 +22,8 @@ from exclave.errors import ConfigError, Fault
 from exclave.kit.tasks.latest import Latest
 from exclave.redirect import exclusions as exclusions_module
 from exclave.redirect.rules.policy import RedirectPolicy, Server, make_policy
-from support.faults import failing_once
-from support.member import ADDRESS, RECORD, SERVERS, make_settings
-from support.name_servers import NameServers
+from support.faults import NameServers, failing_once
+from support.mesh import ADDRESS, RECORD, SERVERS, make_settings
 
 AFTER = 30.0
 SETTINGS = make_settings()

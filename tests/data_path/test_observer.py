@@ -17,7 +17,7 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
 from exclave.link.layout import ADMIN_PORT, instance_address
 from support.faults import failing_once
-from support.member import make_settings
+from support.mesh import make_settings
 from support.network_namespace import in_network_namespace
 
 AFTER = 30.0

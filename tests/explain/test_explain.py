@@ -18,7 +18,7 @@ from exclave.explain.query import Query
 from redirect.lab import CLUSTER4, PEER4, VM4, Lab, open_lab, open_rules
 from redirect.policies import PLAIN
 from support.fake_replies import fake_replies, json_lines
-from support.name_service import silent_name_service
+from support.faults import silent_name_service
 from support.network_namespace import in_network_namespace
 
 DEAD = "  note:   no agent runs on this machine; the rules in the kernel count"

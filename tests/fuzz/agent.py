@@ -97,8 +97,8 @@ from exclave.workload_api.wire import (
 )
 from exclave_sandbox.pki import make_anchor, make_issuer, make_leaf
 from fuzz.target import Target
-from support.member import RECORD, make_settings
-from support.stored import external_workload, group, member
+from support.mesh import RECORD, make_settings
+from support.store import external_workload, group, member
 
 NOW = 1_800_000_000.0
 

@@ -30,7 +30,7 @@ from exclave_sandbox.standin.wire import (
 )
 from fuzz.agent import LEAF, as_json, of_object, of_text
 from fuzz.target import Target
-from support.stored import START, make_store, member
+from support.store import START, make_store, member
 
 ANSWERED = {200, 201, 400, 404, 405, 409, 413, 415, 422}
 MEMBERS = "/apis/exclave.dev/v1alpha1/namespaces/g/members"

@@ -28,9 +28,8 @@ from exclave.kit.formats.x509 import fingerprint
 from exclave.member.client import open_member
 from exclave.member.record import store_membership, store_settings
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer
-from support.cluster import StoreCluster
-from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
-from support.mesh import mesh
+from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, mesh, publish, put_member
+from support.store import StoreCluster
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from exclave.join.join import join
 from exclave.member.record import load_join, load_membership, load_settings, store_eviction
 from exclave_sandbox.pki import make_anchor, make_issuer
 from support.fake_controller import Controller, open_fake_controller
-from support.member import ADDRESS, NAMESPACE, RECORD
-from support.name_servers import NameServers
+from support.faults import NameServers
+from support.mesh import ADDRESS, NAMESPACE, RECORD
 
 FIRST = "web-k7q2x-1"
 

@@ -26,10 +26,9 @@ from exclave.listing.serving import ADOPTION, POLL_INTERVAL, WRITE_TIMEOUT, List
 from exclave.member.address_choice import AddressProblem
 from exclave.member.client import MemberClient, open_member
 from exclave.redirect.kernel.observe import NOTHING, Observed
-from support.cluster import StoreCluster
 from support.faults import failing_once
-from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
-from support.stand_in import publishing
+from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, fake_part, make_settings, publish, put_member
+from support.store import StoreCluster
 
 AFTER = 30.0
 WANTED = SimpleNamespace(inbound=True, outbound=True, instance="a")
@@ -52,11 +51,11 @@ class World:
         self.tries: dict[int, int] = {}
         self.asked: list[str] = []  # the addresses that were probed
         self.endings = EndingSwitch()
-        self.identity = publishing(svid=SimpleNamespace(not_after=virtual_now() + 86400))
-        self.proxy = publishing(ready="a", instances=SERVING, admin_denial=None)
-        self.redirect = publishing(observed=POINTING, wanted=WANTED, problem=None)
+        self.identity = fake_part(svid=SimpleNamespace(not_after=virtual_now() + 86400))
+        self.proxy = fake_part(ready="a", instances=SERVING, admin_denial=None)
+        self.redirect = fake_part(observed=POINTING, wanted=WANTED, problem=None)
         self.redirect.in_place = True
-        self.confirming: Any = publishing(view=Confirmation())
+        self.confirming: Any = fake_part(view=Confirmation())
         self.config = Config(Paths(folder, folder), MemberConfig(ADDRESS))
 
     async def try_tcp(self, address: str, port: int, timeout: float) -> str | None:

@@ -21,8 +21,8 @@ from exclave.member.addresses import Found
 from exclave.member.client import MemberClient, open_member
 from exclave.member.record import load_eviction, load_membership, load_settings, store_membership, store_settings
 from exclave.member.state import Standing
-from support.cluster import StoreCluster
-from support.member import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
+from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, publish, put_member
+from support.store import StoreCluster
 
 START = 1_800_000_000.0
 SETTINGS = make_settings()

@@ -24,7 +24,7 @@ from exclave.member.record import (
     store_membership,
     store_settings,
 )
-from support.member import RECORD, make_settings
+from support.mesh import RECORD, make_settings
 
 JOIN = JoinRecord("nonce", "web-k7q2x-1", "ab" * 32, "-----BEGIN PRIVATE KEY-----")
 

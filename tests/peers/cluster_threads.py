@@ -18,9 +18,8 @@ from exclave.cluster.endpoint import Access
 from exclave.errors import ApiRefusal
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
-from support.apiserver import RunningApiServer
 from support.cluster_thread import ClusterThread, run_cluster_thread
-from support.mesh_cluster import MeshCluster, furnished
+from support.mesh_cluster import MeshCluster, RunningApiServer, furnished
 
 RATE = 5.0
 """Its seconds within a real one. A silent member is dead after six real seconds; an answer may take three."""

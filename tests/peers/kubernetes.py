@@ -11,7 +11,7 @@ from pathlib import Path
 
 from exclave_sandbox.stage.kubernetes import RELEASES, Kubernetes, Layout, binaries_in, cache_folder, find_binaries
 from exclave_sandbox.stage.kubernetes import running_kubernetes as run_on
-from support.ports import free_port
+from support.needs import free_port
 
 __all__ = ["AVAILABLE", "RELEASES", "Kubernetes", "cache", "is_built", "running_kubernetes"]
 

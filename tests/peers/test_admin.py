@@ -32,7 +32,7 @@ from peers.conftest import Server
 from peers.kubernetes import AVAILABLE, RELEASES
 from support.admin import Admin, Typed, admin_of, put
 from support.mesh_cluster import MeshCluster
-from support.stored import member
+from support.store import member
 
 from .test_joining import guarded, until_dead, wait
 

@@ -60,7 +60,6 @@ from exclave.redirect.kernel.observe import Observed
 from exclave_sandbox.pki import Authority, make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.kubernetes import AVAILABLE, Kubernetes, running_kubernetes
-from support.apiserver import RunningApiServer
 from support.figures import add_figure
 from support.interposer import (
     Interposer,
@@ -75,10 +74,10 @@ from support.interposer import (
     open_interposer,
     slow,
 )
-from support.mesh_cluster import furnished
-from support.ports import free_port
+from support.mesh import fake_part
+from support.mesh_cluster import RunningApiServer, furnished
+from support.needs import free_port
 from support.replicas import leads, replica, wait_leads
-from support.stand_in import publishing
 
 NUMBERS = itertools.count(1)
 PATIENCE = 600.0
@@ -339,10 +338,10 @@ async def open_scene(
         )
         member = await enter(open_member(record, machine.config, own, endings, WALL.now))
         identity = await enter(open_identity(state, member, endings, WALL.now))
-        proxy = publishing(ready="a", instances=SERVING, admin_denial=None)
-        redirect = publishing(observed=Observed(installed=True, instance="a"), wanted=WANTED, problem=None)
+        proxy = fake_part(ready="a", instances=SERVING, admin_denial=None)
+        redirect = fake_part(observed=Observed(installed=True, instance="a"), wanted=WANTED, problem=None)
         redirect.in_place = True
-        data_path, confirming = DataPathObserver(member, identity, proxy, WALL.now), publishing(view=Confirmation())
+        data_path, confirming = DataPathObserver(member, identity, proxy, WALL.now), fake_part(view=Confirmation())
         parts = identity, proxy, redirect, data_path, confirming
         listing = await enter(open_listing(ListingConfig(10.0), member, *parts, endings, WALL.now))
         nursery = await enter(trio.open_nursery())

@@ -35,8 +35,7 @@ from exclave.join.join import join
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 from peers.kubernetes import AVAILABLE
-from support.apiserver import RunningApiServer
-from support.mesh_cluster import MeshCluster, furnished
+from support.mesh_cluster import MeshCluster, RunningApiServer, furnished
 
 pytestmark = pytest.mark.parametrize("server", AVAILABLE, indirect=True)
 

@@ -15,7 +15,7 @@ from exclave.api.group import Port
 from exclave.link.layout import Family, Instance
 from exclave.proxy.environment import environment_digest, proxy_environment
 from exclave_sandbox.standin.settings import read_environment
-from support.member import ADDRESS, make_settings
+from support.mesh import ADDRESS, make_settings
 
 FILES = Path(__file__).with_name("golden")
 SOCKET = Path("/run/exclave/workload.sock")

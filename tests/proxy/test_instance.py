@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exclave.kit.tasks.backoff import Attempts
 from exclave.proxy.instance import RESTARTS, SETTLED
-from support.member import ADDRESS, VIP
+from support.mesh import ADDRESS, VIP
 
 from .lab import GID, UID, Agent, Lab, Told, open_lab
 

@@ -20,7 +20,7 @@ from exclave.proxy.instance import KILL_TIME, open_proxy
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.process.records import RecordFile
 from exclave.proxy.running import KILL_DELAY, describe_end
-from support.member import RECORD
+from support.mesh import RECORD
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from exclave.config import RedirectConfig
 from exclave.redirect import exclusions as exclusions_module
 from exclave.redirect.exclusions import find_accounts, find_exclusions, find_ssh_ports
 from exclave.redirect.rules.policy import HostExclusions
-from support.name_service import silent_name_service
+from support.faults import silent_name_service
 
 LISTEN = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
 SERVE = """

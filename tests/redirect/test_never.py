@@ -10,7 +10,7 @@ from typing import Any
 from exclave.api.group import Port
 from exclave.config import RedirectConfig
 from exclave.redirect.rules.policy import HostExclusions, Server, make_policy
-from support.member import make_settings
+from support.mesh import make_settings
 
 from .lab import CLUSTER4, CLUSTER6, PEER4, VM4, CallResult, Lab, open_lab, open_rules, read_program
 from .policies import PROXY

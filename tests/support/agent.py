@@ -39,7 +39,7 @@ from exclave.proxy.probe import leaf_not_after  # noqa: E402
 from exclave.proxy.process.binary import find_proxy_user  # noqa: E402
 from exclave.workload_api.server import open_workload_api  # noqa: E402
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf  # noqa: E402
-from support.member import ADDRESS, RECORD, VIP, make_settings  # noqa: E402
+from support.mesh import ADDRESS, RECORD, VIP, make_settings  # noqa: E402
 
 
 class Keys:

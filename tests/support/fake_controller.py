@@ -47,8 +47,8 @@ from exclave.errors import ApiRefusal
 from exclave.kit.formats.times import rfc3339
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, pem_of
-from support.apiserver import RunningApiServer, running_apiserver
-from support.member import GROUP, NAMESPACE, make_settings
+from support.mesh import GROUP, NAMESPACE, make_settings
+from support.mesh_cluster import RunningApiServer, running_apiserver
 
 TOKEN_ID = "k7q2x"
 VMS = f"{NAMESPACE}-vms"

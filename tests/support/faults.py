@@ -1,12 +1,19 @@
-"""Faults as the world makes them: a listening socket that is of no use any more, a function that falls over once."""
+"""Faults of the world: a listening socket that fails, a function that fails once, name services without an answer."""
 
+import errno
+import grp
 import os
+import pwd
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 
 def break_listener(place: object) -> None:
@@ -26,7 +33,7 @@ def break_listener(place: object) -> None:
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, name: str, real: Callable[..., Any]) -> list[object]:
-    """Have the function at `name` raise at its next call, then be the real one; what it was called with."""
+    """Replace a function by one that raises at its first call and then calls `real`; returns the arguments so far."""
     calls: list[object] = []
 
     def fall(*given: Any, **named: Any) -> Any:
@@ -37,3 +44,62 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, name: str, real: Callable[...,
 
     monkeypatch.setattr(name, fall)
     return calls
+
+
+@contextmanager
+def silent_name_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every lookup of users and groups blocks its thread until the block ends, as LDAP can do."""
+    answers = threading.Event()
+
+    def block(*_: Any) -> Any:
+        answers.wait()
+        raise KeyError("the server was away")
+
+    for module, name in ((pwd, "getpwnam"), (pwd, "getpwuid"), (grp, "getgrnam")):
+        monkeypatch.setattr(module, name, block)
+    try:
+        yield
+    finally:
+        answers.set()
+
+
+class NameServers(trio.abc.HostnameResolver):
+    """A fake name server for one run of trio. `answers` by name: addresses, an error to raise, or None for silence."""
+
+    def __init__(self, **answers: "tuple[str, ...] | OSError | None") -> None:
+        self.answers = {name.replace("_", "."): answer for name, answer in answers.items()}
+        self.asked: list[str] = []
+        trio.socket.set_custom_hostname_resolver(self)
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> Any:
+        name = str(host, "ascii")
+        self.asked.append(name)
+        await trio.lowlevel.checkpoint()
+        answer = self.answers[name]
+        if answer is None:
+            await trio.sleep_forever()
+        if isinstance(answer, OSError):
+            raise answer
+        return [_target(address, port) for address in answer]
+
+    async def getnameinfo(self, *_: Any) -> Any:
+        raise AssertionError("nobody asks for the name of an address")
+
+
+def _target(address: str, port: int) -> tuple[Any, ...]:
+    bare, _, zone = address.partition("%")
+    if ip_address(bare).version == 4:
+        return socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)
+    return socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 3 if zone else 0)
+
+
+def no_such_name() -> OSError:
+    return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def no_name_server() -> OSError:
+    return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+def network_is_down() -> OSError:
+    return OSError(errno.ENETDOWN, "Network is down")

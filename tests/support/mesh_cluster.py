@@ -1,15 +1,17 @@
-"""A cluster with Linkerd's objects and the real controller under its own account, for tests of the whole.
+"""A cluster with Linkerd's objects on the sandbox's API server, and the real controller under its own account.
 
 async with open_mesh_cluster(tmp_path) as cluster:
     token = await cluster.join_token(uses=2)
+    await cluster.api.server.close()  # an outage: every connection is closed, all objects stay
+    await cluster.api.server.open()
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from exclave.admin.objects import (
     Manifest,
@@ -23,12 +25,31 @@ from exclave.api.join_token import JoinToken
 from exclave.api.names import CONTROLLER, accounts_namespace
 from exclave.api.requests import Object, Resource, create, create_token, get
 from exclave.cluster.client import Cluster, open_cluster
+from exclave.cluster.endpoint import Access
 from exclave.controller.run import Locations, open_controller
 from exclave.errors import ApiRefusal
 from exclave.kit.tasks.wall_clock import Now
+from exclave_sandbox.apiserver.main import ApiServer, open_apiserver
 from exclave_sandbox.stage.mesh import GROUP, NAMESPACE, MeshKeys, group_spec, mesh_requests
-from support.apiserver import RunningApiServer, running_apiserver
 from support.mesh import Mesh, mesh
+
+
+class RunningApiServer(NamedTuple):
+    """Where it is, by which CA; an administrator's token; its folder (ca.pem, admin.token); the server itself."""
+
+    access: Access
+    admin_token: str
+    directory: Path
+    server: ApiServer
+
+
+@asynccontextmanager
+async def running_apiserver(
+    directory: Path, *, now: Callable[[], float] = time.time
+) -> AsyncIterator[RunningApiServer]:
+    """Run one while the block runs. `now` is its wall clock (epoch seconds): token expiry, timestamps, Date."""
+    async with open_apiserver("127.0.0.1", 0, directory, now=now) as server:
+        yield RunningApiServer(Access((server.url,), server.ca), server.admin_token, directory, server)
 
 
 @dataclass

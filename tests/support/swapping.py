@@ -48,7 +48,7 @@ from exclave.redirect.reconciler import (  # noqa: E402
 from exclave.swap.swap import Swap, open_swap  # noqa: E402
 from exclave.workload_api.server import open_workload_api  # noqa: E402
 from support.agent import Keys, say  # noqa: E402
-from support.member import ADDRESS, RECORD, SERVERS  # noqa: E402
+from support.mesh import ADDRESS, RECORD, SERVERS  # noqa: E402
 
 
 async def show(proxy: Proxy, redirect: Redirect, swap: Swap) -> None:

@@ -27,7 +27,7 @@ from exclave.api.requests import (
 from exclave.errors import ExclaveError
 from peers.conftest import Server
 from support.admin import Admin, put
-from support.stored import member
+from support.store import member
 
 SPEC = ("--network", "10.0.0.0/8", "--port", "name=http,port=8080", "--label", "app=web")
 WANTED = {"networks": ["10.0.0.0/8"], "ports": [{"name": "http", "port": 8080}], "labels": {"app": "web"}}

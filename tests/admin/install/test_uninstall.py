@@ -4,7 +4,7 @@ from exclave.admin.objects import Manifest
 from exclave.api.requests import MEMBERS, NAMESPACES
 from peers.conftest import Server
 from support.admin import Admin, put
-from support.stored import member
+from support.store import member
 
 
 def test_members_that_would_be_stranded_are_named_and_nothing_is_deleted(

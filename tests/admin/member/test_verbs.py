@@ -8,7 +8,7 @@ from exclave.admin.objects import Manifest, group_objects
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS
 from peers.conftest import Server
 from support.admin import Admin, put
-from support.stored import member
+from support.store import member
 
 
 @pytest.fixture(autouse=True)

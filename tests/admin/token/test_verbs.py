@@ -15,7 +15,7 @@ from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS
 from exclave.cluster.credential import read_token_times
 from peers.conftest import Server
 from support.admin import KUBECTL, Admin, put
-from support.stored import member
+from support.store import member
 
 SERVER = ("--server", "https://10.9.9.9:6443")
 NOT_ACCEPTED_YET = "warning: the controller has not accepted group web yet: check that it runs: kubectl exclave check\n"

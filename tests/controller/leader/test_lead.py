@@ -13,7 +13,7 @@ from exclave.cluster.client import Cluster, open_cluster
 from exclave.cluster.http import AT_ONCE
 from exclave.controller.leader.lead import Candidate, open_candidate
 from exclave.errors import ClusterError
-from support.apiserver import running_apiserver
+from support.mesh_cluster import running_apiserver
 
 WALL = 1_800_000_000.0
 PLACE = ("default", "exclave-controller")

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from exclave.kit.host.accounts import LOOKUP_TIME, User, find_group, find_user, is_number
-from support.name_service import silent_name_service
+from support.faults import silent_name_service
 
 
 @pytest.mark.parametrize("name", ["root", "0"])

@@ -9,7 +9,7 @@ import trio.testing
 
 from exclave.errors import Fault, HostError
 from exclave.proxy.process.binary import ProxyUser, check_binary, find_proxy_user, read_version, version_problem
-from support.name_service import silent_name_service
+from support.faults import silent_name_service
 
 from ..lab import GID, UID, USER, open_folder, write_script
 

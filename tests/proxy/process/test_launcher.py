@@ -11,7 +11,7 @@ from exclave.errors import HostError
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.process.launcher import ProxyLauncher
-from support.member import ADDRESS, RECORD, make_settings
+from support.mesh import ADDRESS, RECORD, make_settings
 
 
 def launcher(folder: Path, *addresses: str) -> ProxyLauncher:

@@ -15,7 +15,7 @@ from exclave.config import RedirectConfig
 from exclave.kit.formats.ranges import Span
 from exclave.redirect.rules.policy import NEVER_CAPTURED, HostExclusions, RedirectPolicy, Server, collapsed, make_policy
 from exclave.redirect.rules.ruleset import render_ruleset
-from support.member import make_settings
+from support.mesh import make_settings
 
 from ..policies import PLAIN, PROXY
 

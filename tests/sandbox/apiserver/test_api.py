@@ -18,7 +18,7 @@ from exclave_sandbox.apiserver.kinds.kinds import KINDS, Kind
 from exclave_sandbox.apiserver.lists import parse_selector
 from exclave_sandbox.apiserver.messages import HttpRequest, Refusal, Reply
 from exclave_sandbox.apiserver.store import Store
-from support.stored import START, config_map, make_store, member
+from support.store import START, config_map, make_store, member
 
 MEMBERS = "/apis/exclave.dev/v1alpha1/namespaces/g/members"
 

@@ -15,8 +15,8 @@ import trio
 
 from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.apiserver.main import EPILOG, main
-from support.apiserver import RunningApiServer, running_apiserver
-from support.stored import config_map
+from support.mesh_cluster import RunningApiServer, running_apiserver
+from support.store import config_map
 
 
 def client_of(cluster: RunningApiServer) -> httpx.AsyncClient:

@@ -12,7 +12,7 @@ from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 from exclave_sandbox.apiserver.lists import parse_selector
 from exclave_sandbox.apiserver.messages import Refusal
 from exclave_sandbox.apiserver.store import History, ObjectChange, Scope, Store
-from support.stored import config_map, external_workload, group, make_store, member
+from support.store import config_map, external_workload, group, make_store, member
 
 
 def change(revision: int, namespace: str = "g", name: str = "a", kind: str = "configmaps") -> ObjectChange:

@@ -14,7 +14,7 @@ from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 from exclave_sandbox.apiserver.lists import parse_selector
 from exclave_sandbox.apiserver.store import Scope, Store
 from exclave_sandbox.apiserver.watch import MOST_BEHIND, stream_watch
-from support.stored import config_map, make_store
+from support.store import config_map, make_store
 
 KIND = kinds.CONFIG_MAPS
 Event = tuple[float, str, str, str]

@@ -26,8 +26,7 @@ from exclave_sandbox.stage.kubernetes import (
     write_keys,
 )
 from peers.kubernetes import AVAILABLE, cache
-from support.needs import need
-from support.ports import free_port
+from support.needs import free_port, need
 
 BINARIES = binaries_in(Path("/cache"), "1.30")
 LAYOUT = Layout(Path("/here"), "10.77.0.1", 6443, 2379, 2380)

@@ -12,8 +12,8 @@ from exclave.cluster.client import open_cluster
 from exclave.controller.mesh.publish import read_control_plane, read_linkerd
 from exclave.errors import ApiRefusal
 from exclave_sandbox.stage import mesh
-from support.apiserver import running_apiserver
 from support.mesh import mesh as keys
+from support.mesh_cluster import running_apiserver
 
 MESH_KEYS = mesh.MeshKeys(keys().anchor.pem, keys().issuer.pem, keys().issuer.key_pem)
 

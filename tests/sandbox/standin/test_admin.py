@@ -16,8 +16,7 @@ from exclave.proxy.probe import leaf_not_after, read_leaf
 from exclave_sandbox.standin.admin import Admin, Counts
 from exclave_sandbox.standin.settings import read_environment
 from exclave_sandbox.standin.tls import ProxyCertificate, Tls
-from support.member import ADDRESS, make_settings
-from support.mesh import mesh
+from support.mesh import ADDRESS, make_settings, mesh
 
 
 @asynccontextmanager

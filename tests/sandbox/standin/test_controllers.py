@@ -28,7 +28,7 @@ from exclave_sandbox.standin.controllers import (
     watch_controller,
 )
 from exclave_sandbox.standin.settings import read_environment
-from support.member import ADDRESS, make_settings
+from support.mesh import ADDRESS, make_settings
 from support.network_namespace import in_network_namespace
 
 WEB = ("10.96.0.80", 8080)

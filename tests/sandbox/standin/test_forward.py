@@ -24,8 +24,7 @@ from exclave_sandbox.standin.settings import Address, StandinSettings, read_envi
 from exclave_sandbox.standin.stream import Drain, PeekedStream, connect
 from exclave_sandbox.standin.tls import Tls
 from exclave_sandbox.standin.wire import HEADER_START, decode_header, encode_header, header_length
-from support.member import make_settings
-from support.mesh import mesh
+from support.mesh import make_settings, mesh
 from support.network_namespace import in_network_namespace
 
 from .test_tls import DNS, POD, SERVER_NAME, URI, end, machine, pair_of

@@ -22,8 +22,7 @@ from exclave.proxy.process.binary import read_version
 from exclave.workload_api.server import open_workload_api
 from exclave_sandbox.stage.programs import StageProgram, open_program
 from exclave_sandbox.standin.stream import connect
-from support.member import ADDRESS, make_settings
-from support.mesh import mesh
+from support.mesh import ADDRESS, make_settings, mesh
 from support.network_namespace import in_network_namespace
 
 TOP = Path(__file__).parents[3]

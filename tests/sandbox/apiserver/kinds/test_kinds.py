@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.kinds import KINDS, changed_object, check_body, merge_patch, new_object
 from exclave_sandbox.apiserver.messages import Refusal
-from support.stored import member
+from support.store import member
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from("ab"),

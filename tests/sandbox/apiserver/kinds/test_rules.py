@@ -8,7 +8,7 @@ import pytest
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.kinds import merge_patch
 from exclave_sandbox.apiserver.messages import Refusal
-from support.stored import external_workload, group, make_store, member
+from support.store import external_workload, group, make_store, member
 
 ROLE_REF = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"}
 MICRO = "2026-01-02T03:04:05.000006Z"

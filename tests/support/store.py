@@ -1,7 +1,7 @@
-"""A Cluster over the sandbox's API in memory, without sockets, so that virtual time works.
+"""The store of the sandbox in tests: with a clock that stands still, and as a Cluster in memory.
 
-It behaves as the real one does towards its users: requests are judged by the same store and the same words; a watch
-of one object brings its present state and then its changes; `away` is an outage, during which `send` fails and
+`StoreCluster` has no sockets, so that virtual time works. It refuses what the API server refuses, in the same words. A
+watch of one object brings its present state and then its changes. During an outage (`away`) `send` fails and
 `send_patiently` waits; `refused` makes every answer this HTTP status.
 """
 
@@ -26,14 +26,61 @@ from exclave_sandbox.apiserver.access import TokenKey
 from exclave_sandbox.apiserver.api import Api
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.messages import HttpRequest, Reply
-from exclave_sandbox.apiserver.store import ObjectChange, Scope, Store
+from exclave_sandbox.apiserver.store import WINDOW, ObjectChange, Scope, Store
+
+START = 1_700_000_000.0
+"""2023-11-14T22:13:20Z."""
+
+
+def make_store(window: int = WINDOW) -> Store:
+    """An empty store with a namespace `g`; uids are uid-1, uid-2, …; generated names end in 1, 2, …"""
+    uids, suffixes = itertools.count(1), itertools.count(1)
+    store = Store(lambda: START, lambda: f"uid-{next(uids)}", lambda: str(next(suffixes)), window)
+    store.create(kinds.NAMESPACES, "", {"metadata": {"name": "g"}})
+    return store
+
+
+def config_map(name: str = "c", **metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, **metadata}, "data": {"a": "1"}}
+
+
+def member(name: str = "web-abcde-1", **spec: Any) -> dict[str, Any]:
+    """A Member as a machine creates it; `spec` replaces fields of it, None removes them."""
+    whole = {"nonce": "n", "machineHash": "0123456789abcdef", "deliveryKey": "k", "serving": False, **spec}
+    return {
+        "apiVersion": "exclave.dev/v1alpha1",
+        "kind": "Member",
+        "metadata": {"name": name},
+        "spec": {key: value for key, value in whole.items() if value is not None},
+    }
+
+
+def group(name: str = "web", **spec: Any) -> dict[str, Any]:
+    """A WorkloadGroup; `spec` replaces fields of it."""
+    return {
+        "apiVersion": "exclave.dev/v1alpha1",
+        "kind": "WorkloadGroup",
+        "metadata": {"name": name},
+        "spec": {"networks": ["10.0.0.0/8"], **spec},
+    }
+
+
+def external_workload(name: str = "web-abcde-1", **metadata: Any) -> dict[str, Any]:
+    """An ExternalWorkload without ports."""
+    return {
+        "apiVersion": "workload.linkerd.io/v1beta1",
+        "kind": "ExternalWorkload",
+        "metadata": {"name": name, **metadata},
+        "spec": {"meshTLS": {"identity": "spiffe://root/ns/g/sa/web", "serverName": "web.g.svc.cluster.local"}},
+    }
+
 
 SERVER = "https://10.0.0.1:6443"
 SERVER_ADDRESS = ServerAddress("10.0.0.1", 6443)
 
 
 class StoreCluster:
-    """What `open_member_cluster` yields, over a store."""
+    """A fake of what `open_member_cluster` yields, over a store."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         uids = itertools.count(1)

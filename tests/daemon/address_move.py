@@ -1,4 +1,4 @@
-"""A machine whose own address changes under load, as a program: python moving_stage.py beside|instead.
+"""A machine whose own address changes under load, as a program: python address_move.py beside|instead.
 
 The demo's stage: real agent, controller, rules and swap, a stand-in proxy. `beside`: another address comes, routes use
 it, and the old one goes later; `instead`: it comes as the old one goes, as with DHCP. The machine has one more address,
