@@ -15,7 +15,6 @@ BLOCKING = {
     "exclave.admin.install.uninstall": "an admin's command: runs of kubectl and what is printed, and one pause",
     "exclave.cli.main": "the commands' entry: prints, exits, and starts trio where a command needs it",
     "exclave.cli.commands": "a command from outside of trio: asks the agent, starts its unit, runs trio for the rest",
-    "exclave.controller.telemetry.notify": "hands Events to their writer, which never waits",
     "exclave.control.client": "a few words with the agent over a unix socket; importing trio would double their time",
     "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.host.files": "files with fsync, where a thread would let a crash fall between two steps; locks",

@@ -10,12 +10,12 @@ from exclave.admin.objects import join_account, rejoin_account
 from exclave.api.names import CONTROLLER, EXPIRES
 from exclave.api.requests import MEMBERS, ROLES, SERVICE_ACCOUNTS, Object, Request, create, delete, list_all
 from exclave.cluster.client import open_cluster
-from exclave.controller.sweep import delete_group_accounts, sweep
+from exclave.controller.sweep import GRACE, accounts_of, delete_group_accounts, has_expired, missing_member, sweep
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
-from .snapshots import make_member
+from .snapshots import NOW, make_member
 
 
 async def accounts(cluster: MeshCluster) -> set[str]:
@@ -108,3 +108,45 @@ async def test_expired_tokens_and_accounts_without_a_member_go_and_nothing_else(
         assert await accounts(cluster) == young, "an account that was made just now may belong to a Member to come"
         await sweep(cluster.admin, "shop", {"web-ddddd-1"}, lambda: now + 61, MalformedLog(lambda: now))
         assert await accounts(cluster) == young - {"web.vm.eeeee-1"}, "web-k7q2x-1 is there, though we had not seen it"
+
+
+@pytest.mark.parametrize(
+    ("name", "annotations", "due"),
+    [
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "2027-01-15T07:59:59Z"}, True, id="one whose time has passed"),
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "2027-01-15T08:00:00Z"}, True, id="one whose time is now"),
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "2027-01-15T08:00:01Z"}, False, id="not one that has a second left"),
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "2027-01-15T08:59:59+01:00"}, True, id="a time of another zone"),
+        pytest.param("web.vm.k7q2x-3", {EXPIRES: "2020-01-01T00:00:00Z"}, False, id="never a member's own account"),
+        pytest.param("web.join.k7q2x-3", {EXPIRES: "tomorrow"}, False, id="not one whose time cannot be read"),
+        pytest.param("web.join.k7q2x-3", {}, False, id="not one without a time"),
+        pytest.param("web.join.k7q2x-3", None, False, id="not one without annotations"),
+    ],
+)
+def test_an_expired_join_account_is_due(name: str, annotations: dict[str, str] | None, due: bool) -> None:
+    account = {"metadata": {"name": name, "annotations": annotations}}
+    assert has_expired(account, NOW) == due
+
+
+def test_the_accounts_of_a_group_are_found_by_its_name() -> None:
+    names = ["web.vm.k7q2x-1", "web.join.k7q2x-2", "web.rejoin.k7q2x-1"]
+    others = ["web-blue.vm.k7q2x-1", "api.join.k7q2x-1", "web", "web.vm", "web.vm.a.b", "default"]
+    accounts = [{"metadata": {"name": name}} for name in (*names, *others)]
+    assert accounts_of(accounts, "web") == names
+
+
+@pytest.mark.parametrize(
+    ("name", "age", "is_orphan"),
+    [
+        pytest.param("web.vm.k7q2x-1", GRACE + 1, False, id="one whose Member is there"),
+        pytest.param("web.vm.k7q2x-2", GRACE + 1, True, id="one without a Member"),
+        pytest.param("web.vm.k7q2x-2", GRACE, False, id="one whose Member may not be in the cache yet"),
+        pytest.param("web.join.k7q2x-2", GRACE + 1, False, id="the account of a join token"),
+        pytest.param("web.vm", GRACE + 1, False, id="one of another shape"),
+        pytest.param("web.vm.k7q2x-2.x", GRACE + 1, False, id="one with more dots"),
+    ],
+)
+def test_a_machines_account_goes_with_its_member(name: str, age: float, is_orphan: bool) -> None:
+    created = "2027-01-15T08:00:00Z"
+    account = {"metadata": {"name": name, "creationTimestamp": created}}
+    assert missing_member(account, {"web-k7q2x-1"}, NOW + age) == ("web-k7q2x-2" if is_orphan else None)

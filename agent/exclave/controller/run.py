@@ -48,11 +48,10 @@ from exclave.controller.policy.snapshot import Group, Key
 from exclave.controller.policy.transitions import PutWorkload, RecheckAfter, next_transition
 from exclave.controller.queue import WorkQueue
 from exclave.controller.sweep import delete_group_accounts, run_sweeps
-from exclave.controller.telemetry.event_writer import EventWriter
+from exclave.controller.telemetry.event_writer import EventWriter, Notifier
 from exclave.controller.telemetry.events import Subject
 from exclave.controller.telemetry.headless import HeadlessWarner
 from exclave.controller.telemetry.malformed_log import MalformedLog
-from exclave.controller.telemetry.notify import Notifier
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise

@@ -1,31 +1,30 @@
 """Deletes accounts that would stay behind: expired join accounts, and machines' accounts without a Member.
 
-Before a deletion the API server is asked whether there is a Member, since a cache may be late. A failure is logged,
-and the next round tries again.
+A cache may be late, so Members are read before a deletion. A failure is logged, and the next round tries again.
 """
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TypeVar
 
 import trio
 
-from exclave.api.malformed import object_title, read_each
-from exclave.api.names import accounts_namespace
+from exclave.api.malformed import object_title
+from exclave.api.names import EXPIRES, accounts_namespace
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, Object, delete, get, is_transient, list_all
 from exclave.controller.leader.lead import Sender
-from exclave.controller.policy.expiry import accounts_of, expired_accounts, orphan_accounts
 from exclave.controller.policy.snapshot import Key
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal, ClusterError
+from exclave.kit.formats.times import epoch
 from exclave.kit.tasks.wall_clock import Now
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 EVERY = 30.0
 """Seconds between two rounds."""
+
+GRACE = 60.0
+"""Seconds for which a new account may have no Member that we know of: it may just be joining."""
 
 
 async def run_sweeps(
@@ -50,24 +49,41 @@ async def sweep(cluster: Sender, namespace: str, members: set[str], now: Now, ma
     """One round in one namespace. Raises ClusterError."""
     where = accounts_namespace(namespace)
     listed = await cluster.send(list_all(SERVICE_ACCOUNTS, where))
-    accounts: list[Object] = listed.get("items") or []
-    for name in _each(accounts, lambda one: expired_accounts([one], now()), malformed):
-        log.info("join account %s/%s has expired", where, name)
-        await _delete_or_warn(cluster, where, name)
-    for name, member in _each(accounts, lambda one: orphan_accounts([one], members, now()), malformed):
-        if not await _exists(cluster, namespace, member):
+    for account in listed.get("items") or []:
+        name, is_expired, member = "", False, None
+        with malformed.isolate(object_title(account, SERVICE_ACCOUNTS.kind)):
+            name = str(account["metadata"]["name"])
+            is_expired, member = has_expired(account, now()), missing_member(account, members, now())
+        if is_expired:
+            log.info("join account %s/%s has expired", where, name)
+        elif member is not None and not await _exists(cluster, namespace, member):
             log.warning("account %s/%s has no Member and is deleted", where, name)
-            await _delete_or_warn(cluster, where, name)
+        else:
+            continue
+        await _delete_or_warn(cluster, where, name)
 
 
-def _each(accounts: Iterable[Object], select: Callable[[Object], list[T]], malformed: MalformedLog) -> list[T]:
-    """What `select` returns for the accounts; one that it fails for is reported and left out."""
+def has_expired(account: Object, now: float) -> bool:
+    """Whether it is a join account whose time has passed. One without a readable time is left alone."""
+    expires = epoch((account["metadata"].get("annotations") or {}).get(EXPIRES, ""))
+    _, kind, _ = _parts(account)
+    return kind in ("join", "rejoin") and expires is not None and expires <= now
 
-    def report(one: Object, problem: Exception) -> None:
-        malformed.report(object_title(one, SERVICE_ACCOUNTS.kind), problem)
 
-    found = read_each(accounts, select, report)
-    return [each for some in found for each in some]
+def missing_member(account: Object, members: set[str], now: float) -> str | None:
+    """The Member that a machine's account belongs to, if it is none of these; else None."""
+    group, kind, tail = _parts(account)
+    member = f"{group}-{tail}"
+    if kind != "vm" or member in members:
+        return None
+    created = epoch(str(account["metadata"].get("creationTimestamp") or ""))
+    return member if created is not None and now - created > GRACE else None
+
+
+def _parts(account: Object) -> tuple[str, str, str]:
+    """Group, kind and tail in an account's name; texts that are none for a name of another shape."""
+    parts = str(account["metadata"]["name"]).split(".")
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("", "", "")
 
 
 async def delete_group_accounts(cluster: Sender, namespace: str, group: str) -> None:
@@ -83,6 +99,11 @@ async def delete_group_accounts(cluster: Sender, namespace: str, group: str) -> 
         if refusal.status not in (403, 404):
             raise
         log.warning("accounts of group %s/%s are left: %s", namespace, group, refusal)  # its Roles were deleted first
+
+
+def accounts_of(accounts: Iterable[Object], group: str) -> list[str]:
+    """Names of all accounts of a group: of machines and of join tokens."""
+    return [str(account["metadata"]["name"]) for account in accounts if _parts(account)[0] == group]
 
 
 async def _exists(cluster: Sender, namespace: str, member: str) -> bool:

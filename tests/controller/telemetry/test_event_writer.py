@@ -1,17 +1,19 @@
-"""News are told one after the other; where they cannot be, nothing else suffers."""
+"""Events are written one after the other, changes are reported once, and a failure delays nothing else."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from exclave.api.member import Condition
 from exclave.api.requests import Object, Request
-from exclave.controller.telemetry.event_writer import MOST, EventWriter
+from exclave.controller.telemetry.event_writer import MOST, EventWriter, Notifier
 from exclave.controller.telemetry.events import EventDraft, Subject
 from exclave.errors import ClusterError, Fault
 
-from ..snapshots import NOW
+from ..snapshots import ADMITTED, LIVE, NAME, NAMESPACE, NOW, make_member, with_metadata, with_status
 
 MEMBER = Subject("exclave.dev/v1alpha1", "Member", "shop", "web-k7q2x-1", "u")
 SECRET = Subject("v1", "Secret", "exclave", "exclave-issuer")
@@ -81,3 +83,65 @@ async def test_an_event_that_is_refused_or_one_too_many_is_in_the_log(caplog: py
     assert caplog.messages == [
         "ValidatingAdmissionPolicy exclave-guard: NotLive: it is silent (no Event: too many wait)"
     ]
+
+
+KEY = (NAMESPACE, NAME)
+ADMISSION_POLICY = {"apiVersion": "v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "exclave-guard"}}
+GROUP = {"metadata": {"name": "web", "namespace": NAMESPACE, "uid": "group-uid"}}
+REFUSED = Condition("Accepted", False, "Invalid", "its spec cannot be used")
+
+
+class Reporter:
+    """A notifier, and the Events that its calls led to."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+        self.writer = EventWriter(self.cluster, "exclave", lambda: NOW)
+        self.notifier = Notifier(self.writer, {"issuer": SECRET})
+
+    async def events(self) -> list[tuple[str, str]]:
+        """The Events since the last call."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.writer.run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        found, self.cluster.sent = self.cluster.sent, []
+        return [(event["reason"], event["regarding"]["name"]) for _, event in found]
+
+
+async def test_a_source_is_reported_when_its_fault_changes() -> None:
+    reporter = Reporter()
+    for _ in range(2):
+        reporter.notifier.report_sources({"issuer": "no key", "WorkloadGroup shop/web": "no source of the mesh"})
+    assert await reporter.events() == [("Refused", "exclave-issuer")]
+    reporter.notifier.report_sources({})
+    assert await reporter.events() == [("Accepted", "exclave-issuer")]
+
+
+async def test_the_admission_policies_are_reported_beside_the_controller() -> None:
+    reporter = Reporter()
+    reporter.notifier.report_admission(ADMISSION_POLICY, "it is missing")
+    reporter.notifier.report_admission(ADMISSION_POLICY, None)
+    assert await reporter.events() == [("GuardMissing", "exclave-controller"), ("GuardStands", "exclave-controller")]
+
+
+async def test_a_member_is_reported_when_it_changes_and_another_of_its_name_is_new() -> None:
+    reporter = Reporter()
+    for conditions in ((ADMITTED, LIVE), (ADMITTED, LIVE), (ADMITTED, replace(LIVE, status=False, reason="NotLive"))):
+        reporter.notifier.report_member(KEY, with_status(make_member(), *conditions))
+    assert await reporter.events() == [("NotLive", NAME)]
+    reporter.notifier.report_member(KEY, with_metadata(with_status(make_member(), ADMITTED, LIVE), uid="another"))
+    reporter.notifier.forget_member(KEY)
+    reporter.notifier.report_member(KEY, with_status(make_member(), ADMITTED))
+    assert await reporter.events() == []
+
+
+async def test_a_group_is_compared_with_its_status_and_then_with_the_last_report() -> None:
+    reporter = Reporter()
+    stored = {"status": {"conditions": [{"type": "Accepted", "status": "False", "reason": "Invalid"}]}}
+    reporter.notifier.report_group((NAMESPACE, "web"), {**GROUP, **stored}, REFUSED)
+    assert await reporter.events() == [], "another controller has reported it"
+    reporter.notifier.forget_group((NAMESPACE, "web"))
+    for _ in range(2):
+        reporter.notifier.report_group((NAMESPACE, "web"), GROUP, REFUSED)
+    assert await reporter.events() == [("Invalid", "web")]

@@ -22,10 +22,7 @@ class MalformedLog:
         self._logged: dict[str, float] = {}
 
     def isolate(self, name: str) -> "Isolated":
-        """For a block that reads the object of this name, such as `Member shop/web-k7q2x-1`.
-
-        A failure of the block is logged, and goes on after the block.
-        """
+        """For a block that reads the object of this name, such as `Member shop/web-k7q2x-1`: log its failure."""
         return Isolated(self, name)
 
     def report(self, name: str, problem: BaseException) -> None:
@@ -39,7 +36,7 @@ class MalformedLog:
 
 @dataclass(frozen=True)
 class Isolated:
-    """A block whose failure is one object's."""
+    """A block whose failure is one object's. Not a generator: the traceback has to begin in the block."""
 
     malformed: MalformedLog
     name: str
