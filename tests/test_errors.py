@@ -10,7 +10,22 @@ import pytest
 import trio
 
 import exclave
-from exclave.errors import ApiRefusal, ClusterError, ConfigError, ExclaveError, Fault, HostError, TokenError, describe
+from exclave.errors import (
+    ApiRefusal,
+    ClusterError,
+    ConfigError,
+    ExclaveError,
+    Fault,
+    HostError,
+    TokenError,
+    UsageError,
+    bug_lines,
+    bug_object,
+    describe,
+    error_lines,
+    error_object,
+    find_error,
+)
 from exclave.kit.formats.times import parse_duration
 
 
@@ -69,8 +84,9 @@ def test_an_error_has_a_message_and_a_hint() -> None:
     assert (str(problem), problem.message, problem.hint) == ("the disk is full", "the disk is full", "free some space")
 
 
-def test_a_wrong_configuration_has_one_code() -> None:
+def test_a_wrong_configuration_or_command_line_has_one_code() -> None:
     assert ConfigError("wrong", "mend").fault is Fault.CONFIG_INVALID
+    assert UsageError("wrong", "mend").fault is Fault.USAGE
 
 
 def test_a_refusal_has_the_servers_status_and_reason() -> None:
@@ -85,7 +101,7 @@ def test_the_cause_of_an_unreachable_server_is_empty_by_default() -> None:
 
 
 def in_our_code(line: str) -> Callable[[], object]:
-    """Runs a line as if it stood in exclave/sample.py."""
+    """Runs a line as if it were in exclave/sample.py."""
     return partial(exec, compile(line, str(Path(exclave.__file__).with_name("sample.py")), "exec"), {"h11": h11})
 
 
@@ -121,7 +137,7 @@ def test_a_failure_is_described_in_one_line_for_a_log(call: Callable[[], object]
     try:
         call()
     except Exception as problem:
-        assert re.sub(r"(duration|test_errors)\.py:[0-9]+", r"\1.py:LINE", describe(problem)) == line
+        assert re.sub(r"(times|test_errors)\.py:[0-9]+", r"\1.py:LINE", describe(problem)) == line
     else:
         raise AssertionError("it did not fail")
 
@@ -139,3 +155,48 @@ async def test_of_a_group_of_failures_each_is_described() -> None:
         "IndexError: list index out of range (exclave/sample.py:1)",
         "KeyError: 'uid' (exclave/sample.py:1)",
     ]
+
+
+def test_a_failure_is_two_lines_or_one_object() -> None:
+    error = HostError(Fault.DISK, "the disk is full", "free some space")
+    assert error_lines(error) == "exclave: the disk is full\n  to do: free some space"
+    assert error_object(33, "disk", error.message, error.hint) == {
+        "error": {"code": 33, "word": "disk", "message": "the disk is full", "hint": "free some space"}
+    }
+
+
+class Group(Exception):
+    """An exception group, as far as its shape goes, on every Python."""
+
+    def __init__(self, *inner: BaseException) -> None:
+        super().__init__("secret of the group")
+        self.exceptions = inner
+
+
+def test_a_bug_is_printed_with_types_and_places_without_texts() -> None:
+    try:
+        try:
+            raise KeyError("secret of the cause")
+        except KeyError as cause:
+            raise ValueError("secret of the problem") from cause
+    except ValueError as problem:
+        shown = bug_lines(Group(problem))
+    assert "secret of" not in shown
+    lines = shown.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        f"{__name__}.Group",
+        "builtins.ValueError",
+        "builtins.KeyError",
+        "exclave: an unexpected error: this is a bug in exclave",
+    ]
+    assert lines[-1] == "  to do: report it with the lines above; they contain no secret"
+    assert sum(line.startswith(f"  {__file__}:") and " in test_a_bug" in line for line in lines) == 2
+    assert bug_object()["error"]["code"] == 1
+    assert bug_object()["error"]["word"] == "bug"
+
+
+def test_a_failure_is_found_anywhere_in_a_group() -> None:
+    error = TokenError(Fault.TOKEN_EXPIRED, "", "")
+    assert find_error(error) is error
+    assert find_error(Group(ValueError(), Group(error))) is error
+    assert find_error(Group(ValueError(), Group())) is None

@@ -1,14 +1,14 @@
-"""`/etc/exclave/config.toml` as frozen dataclasses.
+"""`/etc/exclave/config.toml` as frozen dataclasses. Every key is optional, and nothing secret belongs here.
 
-Every key is optional. All mistakes are reported at once, each with its place. Unknown keys are mistakes. Durations have
-units. Nothing secret belongs here. The fields below are the one table of all keys: parsing, `exclave run --help`, the
-example file and the man page are made from them.
+The fields below are the one table of all keys: parsing, `exclave run --help`, the example file and the man page are
+made from them. All mistakes are reported at once, each with its place.
 """
 
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -112,128 +112,94 @@ def _size(value: Any) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def _each(parse: Parse) -> Parse:
-    def parse_list(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise ValueError(f"a list was expected, found {value!r}")
-        right, wrong = [], []
-        for item in value:
-            try:
-                right.append(parse(item))
-            except (TypeError, ValueError) as problem:
-                wrong.append(str(problem))
-        if wrong:
-            raise ValueError("\n".join(wrong))
-        return tuple(right)
-
-    return parse_list
+def _parse_list(parse: Parse, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"a list was expected, found {value!r}")
+    right, wrong = [], []
+    for item in value:
+        try:
+            right.append(parse(item))
+        except (TypeError, ValueError) as problem:
+            wrong.append(str(problem))
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return tuple(right)
 
 
 # Tables and their keys.
+# ruff: noqa: RUF009  `_key` makes a field, as `field` does
 
 
-def _key(parse: Parse, toml: str, summary: str) -> dict[str, Any]:
-    """What a field says about its key. `toml` is the default as TOML, or an example if there is no default."""
-    return {"parse": parse, "toml": toml, "summary": summary}
+def _key(parse: Parse, toml: str, summary: str, **more: Any) -> Any:
+    """A field for a key. `toml` is the default as TOML, or an example if `more` has another `default`."""
+    default = more["default"] if more else parse(tomllib.loads(f"value = {toml}")["value"])
+    return field(default=default, metadata={"parse": parse, "toml": toml, "summary": summary})
+
+
+def _list(parse: Parse, toml: str, summary: str) -> Any:
+    """A field for a key that is a list, by default an empty one. `toml` is an example."""
+    return _key(partial(_parse_list, parse), toml, summary, default=())
 
 
 @dataclass(frozen=True)
 class Paths:
     """Folders of the agent."""
 
-    state: Path = field(
-        default=Path("/var/lib/exclave"),
-        metadata=_key(_path, '"/var/lib/exclave"', "folder of the membership and the keys; must survive a reboot"),
-    )
-    runtime: Path = field(
-        default=Path("/run/exclave"),
-        metadata=_key(_path, '"/run/exclave"', "folder of sockets and locks; must be empty after a reboot"),
-    )
+    state: Path = _key(_path, '"/var/lib/exclave"', "folder of the membership and the keys; must survive a reboot")
+    runtime: Path = _key(_path, '"/run/exclave"', "folder of sockets and locks; must be empty after a reboot")
 
 
 @dataclass(frozen=True)
 class MemberConfig:
     """What the cluster learns about this machine."""
 
-    address: str | None = field(
-        default=None,
-        metadata=_key(_address, '"10.0.0.5"', "this machine's address; default: the one that reaches the API server"),
+    address: str | None = _key(
+        _address, '"10.0.0.5"', "this machine's address; default: the one that reaches the API server", default=None
     )
-    captured_addresses: tuple[str, ...] = field(
-        default=(),
-        metadata=_key(
-            _each(_address), '["10.0.0.9"]', "other local addresses that pods connect to: a VIP, or behind NAT"
-        ),
+    captured_addresses: tuple[str, ...] = _list(
+        _address, '["10.0.0.9"]', "other local addresses that pods connect to: a VIP, or behind NAT"
     )
-    zone: str | None = field(
-        default=None, metadata=_key(_zone, '"eu-1a"', "this machine's zone, as the cluster's nodes name it")
-    )
+    zone: str | None = _key(_zone, '"eu-1a"', "this machine's zone, as the cluster's nodes name it", default=None)
 
 
 @dataclass(frozen=True)
 class ProxyConfig:
     """The proxy. Durations are in seconds, sizes in bytes."""
 
-    binary: Path = field(
-        default=Path("/usr/lib/exclave/linkerd2-proxy"),
-        metadata=_key(_path, '"/usr/lib/exclave/linkerd2-proxy"', "the proxy's program"),
-    )
-    user: str = field(
-        default="exclave-proxy", metadata=_key(_text, '"exclave-proxy"', "the user that the proxy runs as")
-    )
-    log: str = field(default="info", metadata=_key(_text, '"info"', "the proxy's log level or filter"))
-    drain: float = field(
-        default=30.0, metadata=_key(_duration, '"30s"', "how long open connections may go on when this machine leaves")
-    )
-    swap_bound: float = field(
-        default=600.0,
-        metadata=_key(_duration, '"10m"', "how long open connections may go on in a proxy that was replaced"),
-    )
-    memory_limit: int = field(
-        default=2**30, metadata=_key(_size, '"1GiB"', "a proxy that uses more memory is replaced")
-    )
+    binary: Path = _key(_path, '"/usr/lib/exclave/linkerd2-proxy"', "the proxy's program")
+    user: str = _key(_text, '"exclave-proxy"', "the user that the proxy runs as")
+    log: str = _key(_text, '"info"', "the proxy's log level or filter")
+    drain: float = _key(_duration, '"30s"', "how long open connections may go on when this machine leaves")
+    swap_bound: float = _key(_duration, '"10m"', "how long open connections may go on in a proxy that was replaced")
+    memory_limit: int = _key(_size, '"1GiB"', "a proxy that uses more memory is replaced")
 
 
 @dataclass(frozen=True)
 class RedirectConfig:
     """Traffic that is never captured, besides SSH and the like; and traffic that is captured in addition."""
 
-    exclude_inbound_ports: tuple[int | Span, ...] = field(
-        default=(),
-        metadata=_key(
-            _each(_ports), '[9100, "8000-8100"]', "connections to these ports of this machine are not captured"
-        ),
+    exclude_inbound_ports: tuple[int | Span, ...] = _list(
+        _ports, '[9100, "8000-8100"]', "connections to these ports of this machine are not captured"
     )
-    exclude_inbound_networks: tuple[str, ...] = field(
-        default=(),
-        metadata=_key(_each(_network), '["10.9.0.0/16"]', "connections from these networks are not captured"),
+    exclude_inbound_networks: tuple[str, ...] = _list(
+        _network, '["10.9.0.0/16"]', "connections from these networks are not captured"
     )
-    exclude_inbound_interfaces: tuple[str, ...] = field(
-        default=(),
-        metadata=_key(_each(_interface), '["eth1"]', "connections that arrive on these interfaces are not captured"),
+    exclude_inbound_interfaces: tuple[str, ...] = _list(
+        _interface, '["eth1"]', "connections that arrive on these interfaces are not captured"
     )
-    exclude_outbound_ports: tuple[int | Span, ...] = field(
-        default=(), metadata=_key(_each(_ports), "[3306]", "connections from here to these ports are not captured")
+    exclude_outbound_ports: tuple[int | Span, ...] = _list(
+        _ports, "[3306]", "connections from here to these ports are not captured"
     )
-    exclude_outbound_networks: tuple[str, ...] = field(
-        default=(),
-        metadata=_key(_each(_network), '["10.8.0.0/16"]', "connections from here to these networks are not captured"),
+    exclude_outbound_networks: tuple[str, ...] = _list(
+        _network, '["10.8.0.0/16"]', "connections from here to these networks are not captured"
     )
-    exclude_outbound_interfaces: tuple[str, ...] = field(
-        default=(),
-        metadata=_key(_each(_interface), '["docker0"]', "connections that leave by these interfaces are not captured"),
+    exclude_outbound_interfaces: tuple[str, ...] = _list(
+        _interface, '["docker0"]', "connections that leave by these interfaces are not captured"
     )
-    exclude_users: tuple[str, ...] = field(
-        default=(), metadata=_key(_each(_account), '["backup", 1000]', "programs of these users are not captured")
-    )
-    exclude_groups: tuple[str, ...] = field(
-        default=(), metadata=_key(_each(_account), '["ops"]', "programs of these groups are not captured")
-    )
-    capture_interfaces: tuple[str, ...] = field(
-        default=(),
-        metadata=_key(
-            _each(_interface), '["docker0"]', "containers on these bridges call the cluster as programs here do"
-        ),
+    exclude_users: tuple[str, ...] = _list(_account, '["backup", 1000]', "programs of these users are not captured")
+    exclude_groups: tuple[str, ...] = _list(_account, '["ops"]', "programs of these groups are not captured")
+    capture_interfaces: tuple[str, ...] = _list(
+        _interface, '["docker0"]', "containers on these bridges call the cluster as programs here do"
     )
 
 
@@ -241,10 +207,7 @@ class RedirectConfig:
 class ListingConfig:
     """How this machine leaves the cluster. Durations are in seconds."""
 
-    drain: float = field(
-        default=10.0,
-        metadata=_key(_duration, '"10s"', "time between withdrawing the ports and removing the rules"),
-    )
+    drain: float = _key(_duration, '"10s"', "time between withdrawing the ports and removing the rules")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ BLOCKING = {
     "exclave.proxy.process.spawn": "starts a process, which never waits; kit.host.gated waits for its end",
     "exclave_sandbox.pki": "makes the demo's and the tests' certificates",
     "exclave_sandbox.stage.flush": "a program of its own, which reads from the kernel until it has an answer",
-    "exclave.cli.terminal": "prints for a person; the agent never imports it",
+    "exclave.cli.status_text": "prints for a person; the agent never imports it",
     "exclave.cli.token_source": "reads the join token from where it was given, before trio runs",
 }
 """Modules without `async def` that touch the world all the same."""

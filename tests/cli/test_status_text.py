@@ -1,12 +1,16 @@
-"""What a person reads of a status or a failure, and what a script gets for it."""
+"""A status as lines for a person, and as an exit code for a script."""
 
+import contextlib
+import os
+import pty
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from exclave.cli.status_text import exit_code, status_lines
+from exclave.cli.status_text import exit_code, print_lines, status_lines
 from exclave.daemon.status import EMPTY, build_status
-from exclave.errors import Fault, HostError, TokenError, bug_lines, bug_object, error_lines, error_object, find_error
 from exclave.member.state import State
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -103,46 +107,50 @@ def test_a_section_may_be_empty(section: str) -> None:
     assert status_lines(status(State.STARTING, **{name: WHOLE.get(name, {}) for name in EMPTY if name != section}))
 
 
-def test_a_failure_is_two_lines_or_one_object() -> None:
-    error = HostError(Fault.DISK, "the disk is full", "free some space")
-    assert error_lines(error) == "exclave: the disk is full\n  to do: free some space"
-    assert error_object(33, "disk", error.message, error.hint) == {
-        "error": {"code": 33, "word": "disk", "message": "the disk is full", "hint": "free some space"}
-    }
+LINES = [("state", "ready since 2027"), ("to do", "[bold]nothing[/bold] at all")]
+BOLD, RESET = "\x1b[1m", "\x1b[0m"
 
 
-class Group(Exception):
-    """An exception group, as far as its shape goes, on every Python."""
-
-    def __init__(self, *inner: BaseException) -> None:
-        super().__init__("secret of the group")
-        self.exceptions = inner
-
-
-def test_a_bug_shows_types_and_places_and_no_exception_s_own_words() -> None:
-    try:
-        try:
-            raise KeyError("secret of the cause")
-        except KeyError as cause:
-            raise ValueError("secret of the problem") from cause
-    except ValueError as problem:
-        shown = bug_lines(Group(problem))
-    assert "secret of" not in shown
-    lines = shown.splitlines()
-    assert [line for line in lines if not line.startswith(" ")] == [
-        f"{__name__}.Group",
-        "builtins.ValueError",
-        "builtins.KeyError",
-        "exclave: an unexpected error: this is a bug in exclave",
-    ]
-    assert lines[-1] == "  to do: report it with the lines above; they contain no secret"
-    assert sum(line.startswith(f"  {__file__}:") and " in test_a_bug" in line for line in lines) == 2
-    assert bug_object()["error"]["code"] == 1
-    assert bug_object()["error"]["word"] == "bug"
+def on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, lines: Sequence[tuple[str, str]], columns: int = 80, **environment: str
+) -> str:
+    """What a terminal of this width shows."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns), **environment}.items():
+        monkeypatch.setenv(name, value)
+    screen, line = pty.openpty()
+    with os.fdopen(line, "w") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        print_lines(lines)
+    shown = b""
+    with os.fdopen(screen, "rb", buffering=0) as master, contextlib.suppress(OSError):  # EIO is a terminal's end
+        while piece := master.read(65536):
+            shown += piece
+    return shown.decode().replace("\r\n", "\n")
 
 
-def test_a_failure_is_found_anywhere_in_a_group() -> None:
-    error = TokenError(Fault.TOKEN_EXPIRED, "", "")
-    assert find_error(error) is error
-    assert find_error(Group(ValueError(), Group(error))) is error
-    assert find_error(Group(ValueError(), Group())) is None
+def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    print_lines(LINES)
+    assert capsys.readouterr().out == "state:       ready since 2027\nto do:       [bold]nothing[/bold] at all\n"
+
+
+def test_a_terminal_gets_coloured_labels_and_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = on_a_terminal(monkeypatch, LINES)
+    assert f"{BOLD}state:       {RESET}" in shown
+    plain = [" ".join(line.split()) for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()]
+    assert plain == ["state: ready since 2027", "to do: [bold]nothing[/bold] at all"]
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb terminal"])
+def test_colours_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    assert on_a_terminal(monkeypatch, LINES[:1], **environment) == "state:       ready since 2027\n"
+
+
+def test_a_long_text_is_wrapped_beside_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [("problem", "the API server at https://api.example.com:6443 is not reachable"), ("state", "")]
+    assert on_a_terminal(monkeypatch, lines, columns=40, NO_COLOR="1") == (
+        "problem:     the API server at\n"
+        "             https://api.example.com:6443\n"
+        "             is not reachable\n"
+        "state:       \n"
+    )

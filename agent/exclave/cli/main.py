@@ -1,7 +1,6 @@
 """`exclave`: parses the command line and runs one command. Composition root of the commands.
 
-Exit codes and fixed words are those of `errors.Fault`; 0 is success, 2 a wrong command line. Functions import what they
-need, so that commands start fast.
+Functions import what they need, so that commands start fast.
 """
 
 import argparse
@@ -16,8 +15,8 @@ from typing import Any
 
 from exclave import __version__
 from exclave.cli.config_text import help_text
-from exclave.config import DEFAULT_PATH, Config, load_config, salvage_config
-from exclave.errors import ExclaveError, Fault, HostError, error_object
+from exclave.config import DEFAULT_PATH, load_config, salvage_config
+from exclave.errors import Fault, HostError, UsageError, error_object
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.formats.times import parse_duration
 from exclave.kit.host.exit_code import run_command
@@ -26,17 +25,15 @@ from exclave.kit.host.exit_code import run_command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # These two have parsers of their own.
-    own = {"demo": _demo, "admin": _admin}.get(words[0]) if words else None
+    own = {"demo": _demo, "admin": _admin}.get(words[0]) if words else None  # these two have parsers of their own
     options = argparse.Namespace(run=own, rest=words[1:]) if own is not None else _parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = options.run
     return run_command(partial(command, options), in_json=getattr(options, "json", False))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="exclave", description="Make this virtual machine a member of a Linkerd mesh."
-    )
+    description = "Make this virtual machine a member of a Linkerd mesh."
+    parser = argparse.ArgumentParser(prog="exclave", description=description)
     parser.add_argument("--version", action="version", version=f"exclave {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -66,29 +63,22 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
     leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
-    status = add(
-        "status",
-        _status,
-        "show the state of this machine; exit status: 0 ready, 3 not ready, 4 not a member, 5 no agent",
-    )
+    exit_status = "exit status: 0 ready, 3 not ready, 4 not a member, 5 no agent"
+    status = add("status", _status, f"show the state of this machine; {exit_status}")
     explain = add("explain", _explain, "show what would happen to a new connection, and by which rule")
     _add_explain_options(explain)
     cleanup = add("cleanup", _cleanup, "remove rules, proxies and link while no agent runs; the membership stays")
     proxy = add("proxy", _proxy, "move traffic to a new proxy: exclave proxy swap")
     proxy.add_argument("verb", choices=["swap"], help="start another proxy, test it, move traffic to it")
-    proxy.add_argument(
-        "--force",
-        action="store_true",
-        help="also without Linkerd's policy controller; end at once a proxy that still drains",
-    )
+    forced = "also without Linkerd's policy controller; end at once a proxy that still drains"
+    proxy.add_argument("--force", action="store_true", help=forced)
     controller = add("controller", _controller, "run the controller, in the cluster")
     _add_controller_options(controller)
     add("demo", _demo, "play the demo on this machine, in network namespaces")
     add("admin", _admin, "manage groups, join tokens and members through kubectl")
+    default = f"default {DEFAULT_PATH}"
     for command in (run, join, confirm, leave, status, explain, cleanup, proxy):
-        command.add_argument(
-            "--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=f"default {DEFAULT_PATH}"
-        )
+        command.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=default)
     for command in (join, confirm, leave, status, explain, cleanup, proxy):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -102,37 +92,30 @@ def _add_explain_options(parser: argparse.ArgumentParser) -> None:
         help="outbound: where a program here connects to, also NAME:PORT; inbound: where others connect to, "
         "also :PORT for all addresses of this machine",
     )
-    parser.add_argument(
-        "--user", metavar="NAME", help="outbound: the program's user, by name or number; default: yours"
-    )
-    parser.add_argument(
-        "--group", metavar="NAME", help="outbound: the program's group, by name or number; default: the user's"
-    )
-    parser.add_argument("--from", dest="source", metavar="ADDRESS", help="inbound: the caller's address")
-    parser.add_argument("--interface", metavar="NAME", help="inbound: the interface that it arrives on")
-    parser.add_argument(
-        "--trace", action="store_true", help="outbound: open one connection and compare with what the kernel does"
-    )
+    for option, name, metavar, summary in (
+        ("--user", "user", "NAME", "outbound: the program's user, by name or number; default: yours"),
+        ("--group", "group", "NAME", "outbound: the program's group, by name or number; default: the user's"),
+        ("--from", "source", "ADDRESS", "inbound: the caller's address"),
+        ("--interface", "interface", "NAME", "inbound: the interface that it arrives on"),
+    ):
+        parser.add_argument(option, dest=name, metavar=metavar, help=summary)
+    trace = "outbound: open one connection and compare with what the kernel does"
+    parser.add_argument("--trace", action="store_true", help=trace)
 
 
 def _add_controller_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--namespace", default="exclave", metavar="NAME", help="exclave's namespace; default: exclave")
-    parser.add_argument(
-        "--linkerd-namespace", default="linkerd", metavar="NAME", help="Linkerd's namespace; default: linkerd"
-    )
-    parser.add_argument(
-        "--issuer",
-        default="exclave-issuer",
-        metavar="[NAMESPACE/]SECRET",
-        help="the issuer's Secret; default: exclave-issuer",
-    )
-    parser.add_argument("--listen", metavar="[ADDRESS]:PORT", help="address of /healthz, /readyz and /metrics")
-    parser.add_argument("--server", metavar="URL", help="the API server's URL; default: from the pod's environment")
+    for option, default, metavar, summary in (
+        ("--namespace", "exclave", "NAME", "exclave's namespace; default: exclave"),
+        ("--linkerd-namespace", "linkerd", "NAME", "Linkerd's namespace; default: linkerd"),
+        ("--issuer", "exclave-issuer", "[NAMESPACE/]SECRET", "the issuer's Secret; default: exclave-issuer"),
+        ("--listen", None, "[ADDRESS]:PORT", "address of /healthz, /readyz and /metrics"),
+        ("--server", None, "URL", "the API server's URL; default: from the pod's environment"),
+    ):
+        parser.add_argument(option, default=default, metavar=metavar, help=summary)
     account = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     parser.add_argument("--ca-file", type=Path, default=account / "ca.crt", metavar="FILE", help="PEM file with its CA")
-    parser.add_argument(
-        "--token-file", type=Path, default=account / "token", metavar="FILE", help="file with the account's token"
-    )
+    summary = "file with the account's token"
+    parser.add_argument("--token-file", type=Path, default=account / "token", metavar="FILE", help=summary)
 
 
 # The commands.
@@ -140,11 +123,17 @@ def _add_controller_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     _require_root("running the agent")
+    import time
+
+    import trio
+
+    from exclave.daemon.process import run
+    from exclave.ending import Ending
 
     config = load_config(options.config)
     _log_to_stderr()
-    is_handed_over = _run_agent(config, options.confirm)
-    if is_handed_over:
+    ending = trio.run(run, config, time.time, options.confirm, strict_exception_groups=True)
+    if ending is Ending.HAND_OVER:
         os.execv(sys.executable, _drop_confirm_option(sys.orig_argv))  # noqa: S606  the program as it is on disk now
     return 0
 
@@ -158,18 +147,6 @@ def _drop_confirm_option(words: Sequence[str]) -> list[str]:
     return others
 
 
-def _run_agent(config: Config, confirm: float | None) -> bool:
-    import time
-
-    import trio
-
-    from exclave.daemon.process import run
-    from exclave.ending import Ending
-
-    ending = trio.run(run, config, time.time, confirm, strict_exception_groups=True)
-    return ending is Ending.HAND_OVER
-
-
 def _join(options: argparse.Namespace) -> int:
     _require_root("joining")
     from exclave.cli.commands import join_machine
@@ -178,12 +155,7 @@ def _join(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     token = read_token(options.token, options.token_file, os.environ)
     return join_machine(
-        token,
-        config,
-        wait=not options.no_wait,
-        in_json=options.json,
-        again=options.again,
-        confirm=options.confirm,
+        token, config, wait=not options.no_wait, in_json=options.json, again=options.again, confirm=options.confirm
     )
 
 
@@ -202,8 +174,7 @@ def _leave(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from exclave.cli.status_text import exit_code, status_lines
-    from exclave.cli.terminal import print_lines
+    from exclave.cli.status_text import exit_code, print_lines, status_lines
     from exclave.control.client import NoAgent, query_agent
 
     runtime = load_config(options.config).paths.runtime
@@ -226,9 +197,8 @@ def _explain(options: argparse.Namespace) -> int:
 
     runtime = salvage_config(options.config).paths.runtime
     question, asker = ask(options.words, options.user, options.group, options.source, options.interface, options.trace)
-    explanations = trio.run(
-        partial(explain, question, asker, runtime, with_trace=options.trace), strict_exception_groups=True
-    )
+    work = partial(explain, question, asker, runtime, with_trace=options.trace)
+    explanations = trio.run(work, strict_exception_groups=True)
     if options.json:
         print(json.dumps(explained_object(explanations), indent=2))
     else:
@@ -282,15 +252,14 @@ def _controller(options: argparse.Namespace) -> int:
     try:
         access = Access((options.server or _server_of_pod(),), options.ca_file.read_text())
     except (OSError, ValueError) as problem:
-        raise ExclaveError(
-            Fault.USAGE, f"the API server is not known: {problem}", "name it with --server, --ca-file and --token-file"
-        ) from None
+        hint = "name it with --server, --ca-file and --token-file"
+        raise UsageError(f"the API server is not known: {problem}", hint) from None
     where, _, secret = options.issuer.rpartition("/")
     place = Locations(options.namespace, options.linkerd_namespace, where or None, secret)
     try:
         listen = split_host_port(options.listen, lowest=0) if options.listen else None
     except ValueError as problem:
-        raise ExclaveError(Fault.USAGE, f"--listen: {problem}", "for instance: --listen '[::]:9990'") from None
+        raise UsageError(f"--listen: {problem}", "for instance: --listen '[::]:9990'") from None
     me = f"{socket.gethostname()}_{secrets.token_hex(4)}"
     trio.run(run_controller, access, options.token_file, place, me, listen, time.time, strict_exception_groups=True)
     return 0

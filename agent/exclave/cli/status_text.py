@@ -1,10 +1,24 @@
-"""A status as lines for a person and as an exit code. Pure.
+"""A status as an exit code and as lines for a person, coloured and wrapped on a terminal.
 
-Scripts query the status often, so this imports nothing that takes time. Unknown values are left out.
+Scripts query the status often, so this imports nothing that takes time: the library rich takes longer to import than
+`exclave status` to run, and would be a package more on every machine.
 """
 
-from collections.abc import Mapping
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+NO_AGENT = 5
+"""The exit code of `exclave status` if no agent answers."""
+
+INDENT = 13
+"""Columns of a label."""
+
+_STYLES = {"state": "1", "problem": "1;31", "to do": "33", "waiting": "33"}
+"""SGR parameters (ECMA-48): 1 bold, 31 red, 33 yellow; every other label is dim (2)."""
 
 
 def exit_code(status: Mapping[str, Any]) -> int:
@@ -14,12 +28,8 @@ def exit_code(status: Mapping[str, Any]) -> int:
     return 0 if status["listing"]["ready"] and status["state"] in ("ready", "orphaned") else 3
 
 
-NO_AGENT = 5
-"""The exit code of `exclave status` if no agent answers."""
-
-
 def status_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Label and text of each line."""
+    """Label and text of each line. Unknown values are left out."""
     member, cluster, listing = status["member"], status["cluster"], status["listing"]
     lines = [("state", f"{status['state']} since {status['since']}")]
     if member["name"]:
@@ -59,3 +69,22 @@ def _traffic_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _probe_line(probe: Mapping[str, Any]) -> str:
     return f"{probe['kind']} {probe['port']}: {'passes' if probe['passing'] else probe['message']}"
+
+
+def print_lines(lines: Sequence[tuple[str, str]]) -> None:
+    """Print each label with its text."""
+    for label, text in lines:
+        print(_for_terminal(label, text) if sys.stdout.isatty() else _head(label) + text)
+
+
+def _head(label: str) -> str:
+    return f"{label + ':':<{INDENT}}"
+
+
+def _for_terminal(label: str, text: str) -> str:
+    width = max(shutil.get_terminal_size().columns - INDENT, 20)
+    wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    head = _head(label)
+    if "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":  # https://no-color.org
+        head = f"\x1b[{_STYLES.get(label, '2')}m{head}\x1b[0m"
+    return head + ("\n" + " " * INDENT).join(wrapped)

@@ -10,7 +10,7 @@ import termios
 from collections.abc import Mapping
 from pathlib import Path
 
-from exclave.errors import ExclaveError, Fault
+from exclave.errors import UsageError
 
 CREDENTIAL = "exclave.join-token"
 """Name of the file in $CREDENTIALS_DIRECTORY (systemd.exec(5), LoadCredential)."""
@@ -30,11 +30,9 @@ def read_token(argument: str | None, file: str | None, environment: Mapping[str,
         return argument
     if file is not None and file != "-":
         return _read_file(Path(file))
-    credential = (
-        Path(environment["CREDENTIALS_DIRECTORY"]) / CREDENTIAL if "CREDENTIALS_DIRECTORY" in environment else None
-    )
-    if file is None and credential is not None and credential.exists():
-        return _read_file(credential)
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    if file is None and folder is not None and (Path(folder) / CREDENTIAL).exists():
+        return _read_file(Path(folder) / CREDENTIAL)
     if sys.stdin.isatty():
         return _read_terminal(sys.stdin.fileno())
     return sys.stdin.read().strip()
@@ -45,9 +43,8 @@ def _read_file(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "it is not text"
-        raise ExclaveError(
-            Fault.USAGE, f"cannot read the token file {path}: {reason}", "name a file that contains the token"
-        ) from None
+        hint = "name a file that contains the token"
+        raise UsageError(f"cannot read the token file {path}: {reason}", hint) from None
 
 
 def _read_terminal(descriptor: int) -> str:
