@@ -24,7 +24,6 @@ BLOCKING = {
     "exclave.member.record": "small files written whole, read at boot",
     "exclave.proxy.process.slot": "binds sockets to learn whether they are free, which never waits",
     "exclave.proxy.process.records": "small files written whole, and looks into /proc",
-    "exclave.proxy.process.spawn": "starts a process, which never waits; kit.host.gated waits for its end",
     "exclave_sandbox.pki": "makes the demo's and the tests' certificates",
     "exclave_sandbox.stage.flush": "a program of its own, which reads from the kernel until it has an answer",
     "exclave.cli.status_text": "prints for a person; the agent never imports it",

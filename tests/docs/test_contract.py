@@ -29,7 +29,7 @@ from exclave.kit.host.process_identity import ProcessRecord
 from exclave.link import layout, plan
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
 from exclave.member.state import State
-from exclave.proxy.process.instances import InstanceRecord
+from exclave.proxy.process.records import InstanceRecord
 from exclave.proxy.states import InstanceState
 
 from .command_line import commands, parser_of

@@ -79,7 +79,7 @@ from exclave.member.record import JOIN as JOIN_FILE
 from exclave.member.record import SETTINGS as SETTINGS_FILE
 from exclave.proxy.metrics import read_expiry, read_samples
 from exclave.proxy.process.binary import read_version
-from exclave.proxy.process.instances import interpreter_of, parse_instances
+from exclave.proxy.process.records import interpreter_of, parse_instances
 from exclave.redirect.kernel.half_open import parse_half_open
 from exclave.redirect.kernel.nft_events import TransactionReader
 from exclave.redirect.kernel.observe import parse_listing

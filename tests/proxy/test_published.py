@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.proxy.differences import Difference
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.published import ADMIN_DENIED, InstanceView, PublishedProxy
-from exclave.proxy.states import InstanceEvent, InstanceState
+from exclave.proxy.states import Difference, InstanceEvent, InstanceState
 
 READY = InstanceView(InstanceState.STANDBY, 4711, "digest", is_ready=True)
 SILENT = InstanceView(InstanceState.STANDBY, 4712, "digest", not_ready_because="proxy runs, but does not answer")

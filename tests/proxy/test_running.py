@@ -1,9 +1,13 @@
-"""How an end is told, and one that does not come. What else a process lives through, `test_instance` plays."""
+"""One running process: its readiness minute by minute, in virtual time with a real admin server; and how it ends."""
 
 import math
 import shutil
 import subprocess
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +18,233 @@ import trio.testing
 
 from exclave.config import ProxyConfig
 from exclave.ending import Ending, EndingSwitch
+from exclave.identity.svid import Svid
 from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.instance import KILL_TIME, open_proxy
+from exclave.proxy.probe import leaf_not_after
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.process.records import RecordFile
-from exclave.proxy.running import KILL_DELAY, describe_end
-from support.mesh import RECORD
+from exclave.proxy.published import InstanceView, PublishedProxy
+from exclave.proxy.running import KILL_DELAY, ReadinessWatcher, describe_end
+from exclave.proxy.states import InstanceEffect, InstanceState
+from support.mesh import RECORD, mesh
+from support.network_namespace import in_network_namespace
+
+from .admin import SERVER_NAME, Admin, admin
+
+NOW = time.time()
+FIRST, SECOND = (mesh().svid(NOW, lifetime=timedelta(hours=hours)) for hours in (1, 2))
+
+on_the_link = in_network_namespace("169.254.77.1", virtual=True)
+
+
+class Seen:
+    """A proxy with one instance, and a watcher of it: what it has published, and what it returned."""
+
+    def __init__(self, served: Admin | None, state: InstanceState) -> None:
+        self._served = served
+        self.proxy = PublishedProxy(ProxyUser("nobody", 65534, 65534))
+        self.proxy.choose("a")
+        self.proxy.change("a", InstanceView(state, 4711, "digest"))
+        self.svid: Latest[Svid | None] = Latest(FIRST)
+        self.effects: tuple[InstanceEffect, ...] | None = None
+        self._began = 0.0
+
+    @property
+    def served(self) -> Admin:
+        assert self._served is not None
+        return self._served
+
+    @property
+    def state(self) -> InstanceState:
+        return self.proxy.instances.value["a"].state
+
+    @property
+    def told(self) -> tuple[str | None, str | None]:
+        return self.proxy.ready.value, self.proxy.problem.value
+
+    def _now(self) -> float:
+        return NOW + trio.current_time() - self._began
+
+    async def watch(self) -> None:
+        self._began = trio.current_time()
+        self.effects = await ReadinessWatcher(self.proxy, "a", SERVER_NAME, self.svid, self._now).watch()
+
+
+@asynccontextmanager
+async def watched(state: InstanceState, *, ready: int = 200, silent: bool = False) -> AsyncIterator[Seen]:
+    """An instance under watch; nobody answers for a silent one."""
+    async with trio.open_nursery() as nursery:
+        seen = Seen(None if silent else await nursery.start(serve, ready), state)
+        nursery.start_soon(seen.watch)
+        yield seen
+        nursery.cancel_scope.cancel()
+
+
+async def serve(ready: int, *, task_status: "trio.TaskStatus[Admin]") -> None:
+    """Be the instance's admin server, at its own place."""
+    async with admin(ready, host="169.254.77.1", port=4191) as served:
+        served.certify(leaf_not_after(FIRST))
+        task_status.started(served)
+        await trio.sleep_forever()
+
+
+@on_the_link
+async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None:
+    async with watched(InstanceState.STARTING) as seen:
+        seen.served.certify(leaf_not_after(SECOND))
+        await trio.sleep(20)
+        assert (seen.state, seen.told) == (InstanceState.STARTING, (None, None))
+        seen.served.certify(leaf_not_after(FIRST))
+        await seen.proxy.ready.wait_for(bool)
+        assert (seen.state, seen.told) == (InstanceState.STANDBY, ("a", None))
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+
+
+@on_the_link
+async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
+    async with watched(InstanceState.STARTING, ready=503) as seen:
+        await trio.sleep(29)
+        assert (seen.state, seen.effects) == (InstanceState.STARTING, None)
+        await trio.sleep(2)
+        assert (seen.state, seen.effects) == (InstanceState.ENDING, (InstanceEffect.TERMINATE,))
+
+
+@on_the_link
+async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
+    async with watched(InstanceState.STANDBY, silent=True) as seen:
+        await trio.sleep(600)
+        assert (seen.state, seen.effects) == (InstanceState.STANDBY, None)
+        assert seen.told == (None, "proxy a runs, but does not answer")
+
+
+@on_the_link
+async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_answer_brings_it_back() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.ready = None
+        looks = len(seen.served.asked)
+        await seen.proxy.ready.wait_for(lambda ready: ready is None)
+        assert seen.told == (None, "proxy a runs, but does not answer")
+        assert len(seen.served.asked) - looks >= 3
+        seen.served.ready = 200
+        await seen.proxy.ready.wait_for(bool)
+        assert seen.told == ("a", None)
+
+
+@on_the_link
+async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.ready = 503
+        await seen.proxy.ready.wait_for(lambda ready: ready is None)
+        assert seen.told == (None, "proxy a reports that it is not ready")
+
+
+@on_the_link
+async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        seen.svid.set(SECOND)
+        await trio.sleep(30)
+        assert seen.told == ("a", None)
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+        seen.served.certify(leaf_not_after(SECOND))
+        await trio.sleep(2)
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(SECOND)
+
+
+@on_the_link
+async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_another() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        await trio.sleep(3610)
+        assert seen.told == (None, "proxy a has no valid certificate")
+        seen.svid.set(SECOND)
+        seen.served.certify(leaf_not_after(SECOND))
+        await seen.proxy.ready.wait_for(bool)
+
+
+@on_the_link
+async def test_one_without_any_certificate_has_no_traffic() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        seen.served.metrics = ""
+        await seen.proxy.problem.wait_for(bool)
+        assert seen.told == (None, "proxy a has no valid certificate")
+
+
+@on_the_link
+async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_metrics_once_a_minute() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        await trio.sleep(600.5)
+        asked = Counter(seen.served.asked)
+        assert 295 <= asked["/ready"] <= 302
+        assert 10 <= asked["/metrics"] <= 11
+
+
+@on_the_link
+async def test_a_renewal_is_looked_for_at_once() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        await seen.proxy.ready.wait_for(bool)
+        await trio.sleep(0.25)  # the first looks are over, and the next is nearly two seconds away
+        seen.served.certify(leaf_not_after(SECOND))
+        seen.svid.set(SECOND)
+        with trio.fail_after(0.25):
+            await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
+
+
+ALL = frozenset({"/ready", "/metrics"})
+
+
+@on_the_link
+async def test_a_new_one_that_lets_nobody_ask_counts_by_its_certificate_and_only_ours() -> None:
+    async with watched(InstanceState.STARTING) as seen:
+        seen.served.refused = ALL
+        seen.served.take(SECOND)
+        await trio.sleep(20)
+        assert (seen.state, seen.told) == (InstanceState.STARTING, (None, None))
+        seen.served.take(FIRST)
+        await seen.proxy.ready.wait_for(bool)
+        assert (seen.state, seen.told) == (InstanceState.STANDBY, ("a", None))
+        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+
+
+@on_the_link
+async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        seen.served.take(FIRST)
+        seen.served.refused = ALL
+        await trio.sleep(9)
+        assert (seen.told, seen.proxy.admin_denial.value) == (("a", None), None)  # a policy may be on its way
+        await trio.sleep(60)
+        assert seen.told == ("a", None)
+        assert seen.proxy.admin_denial.value == (
+            "proxy a denies this machine's requests on its admin port 4191: Linkerd has sent no policy for it yet, or "
+            "a Server for that port has no route for /ready and /metrics; only its certificate shows that it is ready"
+        )
+        seen.served.refused = frozenset()
+        await seen.proxy.admin_denial.wait_for(lambda admin_denial: admin_denial is None)
+
+
+@on_the_link
+async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        seen.served.take(FIRST)
+        seen.served.refused = ALL
+        await seen.proxy.ready.wait_for(bool)
+        seen.served.take(SECOND)
+        seen.svid.set(SECOND)
+        with trio.fail_after(5):
+            await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
+
+
+@on_the_link
+async def test_one_that_lets_nobody_ask_and_serves_nothing_has_no_traffic() -> None:
+    async with watched(InstanceState.STANDBY) as seen:
+        seen.served.refused = ALL
+        await seen.proxy.problem.wait_for(bool)
+        assert seen.told == (None, "proxy a denies requests on its admin port, and serves no certificate")
 
 
 @pytest.mark.parametrize(

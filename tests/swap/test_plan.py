@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.proxy.differences import Difference
+from exclave.proxy.states import Difference
 from exclave.swap.plan import (
     MEMORY_PAUSE,
     PAUSES,

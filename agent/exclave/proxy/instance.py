@@ -27,17 +27,15 @@ from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES, Family, Instance
 from exclave.member.client import MemberClient
 from exclave.milestones import Withdrawing, log_milestone
-from exclave.proxy.differences import differences
 from exclave.proxy.probe import fetch_metrics, open_admin_client
-from exclave.proxy.process.binary import ProxyUser, find_proxy_user
-from exclave.proxy.process.binary_id import BinaryWatch
-from exclave.proxy.process.instances import InstanceRecord
+from exclave.proxy.process.binary import BinaryWatch, ProxyUser, find_proxy_user
 from exclave.proxy.process.launcher import ProxyLauncher
 from exclave.proxy.process.logfile import remove_output
+from exclave.proxy.process.records import InstanceRecord
 from exclave.proxy.process.slot import choose_slot, find_families
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.running import KILL_DELAY, RunningProxy
-from exclave.proxy.states import InstanceEvent, InstanceState, transition
+from exclave.proxy.states import InstanceEvent, InstanceState, differences, transition
 
 log = logging.getLogger(__name__)
 

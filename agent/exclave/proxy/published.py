@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 
 from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import ADMIN_PORT, Instance
-from exclave.proxy.differences import Difference
-from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.process.instances import BinaryId
-from exclave.proxy.states import InstanceEffect, InstanceEvent, InstanceState, transition
+from exclave.proxy.process.binary import BinaryId, ProxyUser
+from exclave.proxy.states import Difference, InstanceEffect, InstanceEvent, InstanceState, transition
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,14 @@
-"""One running process of an instance: supervised until it has ended, and ended on request."""
+"""One running process of an instance: its readiness is published until it has ended; it is ended on request.
+
+A new instance is certified once it serves exactly our certificate. From then on it may have traffic while it answers,
+is ready and holds a valid certificate. An instance is never ended for not answering.
+"""
 
 import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import trio
 
@@ -11,17 +17,34 @@ from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
-from exclave.link.layout import Instance
-from exclave.milestones import Withdrawing, log_milestone
+from exclave.link.layout import ADMIN_PORT, Instance, instance_address
+from exclave.milestones import Renewing, Starting, Withdrawing, log_milestone
+from exclave.proxy.probe import ProbeResult, ProxyProbe, is_serving, open_probe
 from exclave.proxy.process.logfile import bound_output, last_line, output_path
-from exclave.proxy.published import PublishedProxy
-from exclave.proxy.readiness import ReadinessWatcher
-from exclave.proxy.states import InstanceEffect, InstanceEvent
+from exclave.proxy.published import InstanceView, PublishedProxy
+from exclave.proxy.states import InstanceEffect, InstanceEvent, InstanceState
 
 log = logging.getLogger(__name__)
 
 KILL_DELAY = 2.0
 """Seconds from the end of the proxy's own grace period to SIGKILL."""
+
+
+START_TIME = 30.0
+"""Seconds that a new instance may take until it serves our certificate."""
+
+NOT_READY_INTERVAL, SUSPECT_INTERVAL, READY_INTERVAL = 0.1, 0.5, 2.0
+"""Seconds between two probes: of an instance that is not ready; of one that did not answer the last probe or does not
+serve the newest certificate yet; of any other. The end of a process is not probed for, the kernel reports it."""
+
+METRICS_INTERVAL = 60.0
+"""Seconds between two reads of the metrics of an instance that serves the newest certificate."""
+
+DENIED_TIME = 10.0
+"""Seconds of denied requests before this is reported. A policy that is on its way from Linkerd ends them earlier."""
+
+SILENT_PROBES = 3
+"""Probes in a row without an answer after which a running instance is not ready."""
 
 
 class RunningProxy:
@@ -97,3 +120,93 @@ def describe_end(status: int | None) -> str:
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return f"ended with status {status}"
+
+
+class ReadinessWatcher:
+    """Probes one running instance and publishes the results."""
+
+    def __init__(
+        self, published: PublishedProxy, instance: Instance, server_name: str, svid: Latest[Svid | None], now: Now
+    ) -> None:
+        self._published = published
+        self._instance = instance
+        self._server_name = server_name
+        self._svid = svid
+        self._now = now
+        self._denied_since: float | None = None
+
+    @property
+    def view(self) -> InstanceView:
+        """The instance's published view."""
+        return self._published.instances.value[self._instance]
+
+    async def watch(self) -> tuple[InstanceEffect, ...]:
+        """Probe while the instance runs. Returns only if it was not certified in time: the effects to carry out."""
+        async with open_probe(instance_address(self._instance), ADMIN_PORT, self._server_name) as probe:
+            if self.view.state is InstanceState.STARTING:
+                with trio.move_on_after(START_TIME):
+                    await self._wait_certified(probe)
+            if self.view.state is InstanceState.STARTING:
+                log.warning("proxy %s: not ready within %.0f s, so it is ended", self._instance, START_TIME)
+                return self._published.apply_event(self._instance, InstanceEvent.OVERDUE)
+            return await self._poll(probe)
+
+    async def _wait_certified(self, probe: ProxyProbe) -> None:
+        while True:
+            result = await probe.query(with_metrics=True)
+            self._publish_result(result)
+            if result is not None and is_serving(result, self._svid.value):
+                self._published.apply_event(self._instance, InstanceEvent.CERTIFIED)
+                log_milestone(Starting.PROXY_READY)
+                return
+            await trio.sleep(NOT_READY_INTERVAL)
+
+    async def _poll(self, probe: ProxyProbe) -> NoReturn:
+        silent, measured_at, proven = 0, -METRICS_INTERVAL, None
+        while True:
+            newest = self._svid.value
+            is_due = newest is not proven or trio.current_time() - measured_at >= METRICS_INTERVAL
+            result = await probe.query(with_metrics=is_due)
+            self._publish_result(result)
+            silent = 0 if result is not None else silent + 1
+            if result is not None and result.expires is not None:
+                measured_at = trio.current_time()
+                if is_serving(result, newest) and newest is not proven:
+                    proven = newest
+                    log_milestone(Renewing.PROVEN)
+            if silent == 0 or silent >= SILENT_PROBES:
+                self._publish_ready(result)
+            is_suspect = silent > 0 or proven is not newest
+            with trio.move_on_after(self._interval(is_suspect=is_suspect)):
+                await self._svid.wait_for(lambda svid, newest=newest: svid is not newest)  # type: ignore[misc]
+
+    def _interval(self, *, is_suspect: bool) -> float:
+        if not self.view.is_ready:
+            return NOT_READY_INTERVAL
+        return SUSPECT_INTERVAL if is_suspect else READY_INTERVAL
+
+    def _publish_result(self, result: ProbeResult | None) -> None:
+        if result is None:
+            return
+        view, now = self.view, trio.current_time()
+        if not result.is_admin_denied:
+            self._denied_since = None
+        elif self._denied_since is None:
+            self._denied_since = now
+        is_denied = self._denied_since is not None and now - self._denied_since >= DENIED_TIME
+        expires = view.certificate_expires if result.expires is None else result.expires
+        self._published.change(self._instance, replace(view, certificate_expires=expires, is_admin_denied=is_denied))
+
+    def _publish_ready(self, result: ProbeResult | None) -> None:
+        view, name = self.view, f"proxy {self._instance}"
+        expires, reason = view.certificate_expires, None
+        if result is None:
+            reason = f"{name} runs, but does not answer"
+        elif result.is_admin_denied and not result.is_ready:
+            reason = f"{name} denies requests on its admin port, and serves no certificate"
+        elif not result.is_ready:
+            reason = f"{name} reports that it is not ready"
+        elif expires is None or expires <= self._now():
+            # A renewed certificate that it does not serve yet is no reason: the former one is still valid.
+            reason = f"{name} has no valid certificate"
+        self._published.change(self._instance, replace(view, is_ready=reason is None, not_ready_because=reason))

@@ -1,4 +1,4 @@
-"""The life of one proxy instance, as a table: state and event in, next state and effects out. Pure.
+"""The life of one proxy instance, as a table; and why a running one should be replaced. Pure.
 
     absent ──started──► starting ──certified──► standby ◄──rules in──► active ──rules out──► draining ──► absent
        └───adopted──────────────────────────────┘
@@ -87,3 +87,33 @@ TRANSITIONS: dict[tuple[InstanceState, InstanceEvent], Transition] = {
 def transition(state: InstanceState, event: InstanceEvent) -> Transition:
     """The transition for an event; to the same state, without effects, if the table has none."""
     return TRANSITIONS.get((state, event), Transition(state))
+
+
+class Difference(Enum):
+    """Why a process should be replaced; the value is shown to people."""
+
+    BINARY = "another binary"
+    # Settings, trust anchors, ports and addresses are all environment, which a process reads once.
+    ENVIRONMENT = "new settings"
+    MEMORY = "its memory"
+
+
+def differences(
+    running: tuple[str, str | None],
+    wanted: tuple[str | None, str | None],
+    memory: int | None = None,
+    limit: int = 0,
+) -> frozenset[Difference]:
+    """How a running proxy differs from the wanted one. What is unknown is no difference.
+
+    Both tuples are the digests of environment and binary: the record of an older agent may not name the binary.
+    `memory` and its `limit` are bytes; the memory of a process that has ended cannot be read.
+    """
+    found = set()
+    if wanted[0] is not None and running[0] != wanted[0]:
+        found.add(Difference.ENVIRONMENT)
+    if None not in (running[1], wanted[1]) and running[1] != wanted[1]:
+        found.add(Difference.BINARY)
+    if memory is not None and memory > limit:
+        found.add(Difference.MEMORY)
+    return frozenset(found)

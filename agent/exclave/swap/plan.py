@@ -6,7 +6,7 @@ from math import inf
 
 from exclave.kit.tasks.backoff import Backoff
 from exclave.link.layout import Instance
-from exclave.proxy.differences import Difference
+from exclave.proxy.states import Difference
 
 PAUSES = Backoff(first=5.0, most=600.0, factor=3.0, jitter=0.0)
 """Pauses after aborted swaps. No jitter: each machine swaps only its own proxy."""

@@ -1,25 +1,36 @@
 """Launches processes of the proxy, each with the newest settings and the binary that is on disk now.
 
-A process is on record before it may become the proxy, so there is no proxy that the next agent cannot find.
+A process waits at a gate until it is on record (see kit/host/gated), so the next agent can find every proxy. The chain
+is `unshare` (own mounts), a shell that waits at the gate and mounts the private resolv.conf, `setpriv` (own user,
+nothing else), then the proxy. Each replaces the one before, so the pid stays the same.
+util-linux and not a program of ours: both tools are on every Debian and Fedora, and no Python is left in the process.
 """
 
+import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from exclave.api.settings import Settings
 from exclave.config import ProxyConfig
 from exclave.errors import Fault, HostError
-from exclave.kit.host.gated import HeldProcess
+from exclave.kit.host.gated import GATE, GatedProcess, HeldProcess, start_gated
 from exclave.link.layout import Instance
 from exclave.member.client import MemberClient
 from exclave.milestones import Starting, log_milestone
 from exclave.proxy.environment import environment_digest, proxy_environment
-from exclave.proxy.process.binary import ProxyUser, check_binary
-from exclave.proxy.process.binary_id import identify_binary
-from exclave.proxy.process.instances import InstanceRecord
+from exclave.proxy.process.binary import SEARCH_PATH, ProxyUser, check_binary, identify_binary, setpriv_command
 from exclave.proxy.process.logfile import output_path
-from exclave.proxy.process.records import RecordFile, find_executable
+from exclave.proxy.process.records import InstanceRecord, RecordFile, find_executable
 from exclave.proxy.process.slot import find_families
-from exclave.proxy.process.spawn import Program, launch
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+
+# Without -n, mount would leave its folder /run/mount on a host that has none.
+# Mounts of the host come and go in the proxy's namespace too (slave); its own never show in the host's.
+# The private resolv.conf lasts until something replaces the host's file; the proxy has read it long before.
+_OWN_MOUNTS = ("unshare", "--mount", "--propagation", "slave", "--")
+_SHELL = f'{GATE}; exec </dev/null; cd /; mount -n --bind "$0" /etc/resolv.conf && exec "$@"'
 
 
 class ProxyLauncher:
@@ -53,9 +64,8 @@ class ProxyLauncher:
         """Launch a process and put it on record. Raises HostError."""
         environment = self.environment(settings, instance)
         binary = self._config.binary
-        program = Program(binary, self._user, environment, self._resolv_conf, output_path(self._runtime, instance))
         executable, identity = find_executable(binary), await identify_binary(binary)
-        gated = launch(program)
+        gated = start_child(binary, self._user, environment, self._resolv_conf, output_path(self._runtime, instance))
         log_milestone(Starting.PROXY_WAITS)
 
         def store(pid: int) -> InstanceRecord:
@@ -91,3 +101,34 @@ class ProxyLauncher:
             drain=self._config.drain,
             families=find_families(instance),
         )
+
+
+def start_child(
+    binary: Path, user: ProxyUser, environment: Mapping[str, str], resolv_conf: Path, output: Path
+) -> GatedProcess:
+    """Start the child, which waits at its gate and appends to `output`. Raises HostError if the host lacks a part."""
+    if not RESOLV_CONF.exists():
+        raise HostError(
+            Fault.PROXY_UNUSABLE,
+            f"{RESOLV_CONF} is missing, and the proxy's own cannot be mounted over it",
+            f"make it, empty if need be: touch {RESOLV_CONF}",
+        )
+    unshare = shutil.which(_OWN_MOUNTS[0], path=SEARCH_PATH)
+    if unshare is None:
+        raise HostError(
+            Fault.PROXY_UNUSABLE, "the program unshare is not installed", "install it: apt install util-linux"
+        )
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        return start_gated(
+            unshare,
+            [*_OWN_MOUNTS, "sh", "-c", _SHELL, str(resolv_conf), *setpriv_command(user), str(binary)],
+            {**environment, "PATH": SEARCH_PATH},
+            [(os.POSIX_SPAWN_OPEN, 1, str(output), append, 0o640), (os.POSIX_SPAWN_DUP2, 1, 2)],
+        )
+    except OSError as problem:
+        raise HostError(
+            Fault.PROXY_UNUSABLE,
+            f"the proxy's process cannot be made: {problem.strerror}",
+            f"see whether {output.parent} is writable, and whether this machine has room for processes",
+        ) from problem

@@ -1,29 +1,63 @@
-"""`instances.json` on disk, and the processes that it names. Blocking: small files in /run and /proc.
+"""`instances.json`: the records of the proxy's processes, which the next agent adopts. Blocking: small files.
 
 A record is on disk before its process passes its gate (see kit/host/gated). A record without its process is removed.
 """
 
+import json
 import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.host.gated import HeldProcess, adopt_process, make_record
-from exclave.kit.host.process_identity import ProcessView, mismatch
+from exclave.kit.host.process_identity import ProcessRecord, ProcessView, mismatch, parse_process
 from exclave.kit.host.procfs import read_boot_id, view_process
-from exclave.link.layout import Instance
-from exclave.proxy.process.instances import (
-    FILE,
-    BinaryId,
-    InstanceRecord,
-    interpreter_of,
-    parse_instances,
-    render_instances,
-)
+from exclave.link.layout import INSTANCES, Instance
+from exclave.proxy.process.binary import BinaryId
 
 log = logging.getLogger(__name__)
 
+FILE = "instances.json"
+
 LAUNCHERS = frozenset({"unshare", "setpriv", "mount", "sh", "bash", "busybox", "dash"})
-"""The programs that a child runs before it becomes the proxy; see `spawn`."""
+"""The programs that a child runs before it becomes the proxy; see `launcher`."""
+
+
+@dataclass(frozen=True)
+class InstanceRecord(ProcessRecord):
+    """One process that was launched as an instance.
+
+    `environment` is a digest. Older agents did not record `program`, which identifies the binary.
+    """
+
+    environment: str
+    program: BinaryId | None = None
+
+
+def render_instances(records: Mapping[Instance, InstanceRecord]) -> str:
+    """The file's text."""
+    return json.dumps({instance: asdict(record) for instance, record in sorted(records.items())}, indent=2) + "\n"
+
+
+def parse_instances(text: str) -> dict[Instance, InstanceRecord]:
+    """Read the file. Raises ValueError if it is damaged; keys of a newer agent are ignored."""
+    tree = parse_json(text)
+    if not isinstance(tree, dict):
+        raise ValueError("instances: a JSON object was expected")
+    return {instance: _parse_record(tree[instance]) for instance in INSTANCES if instance in tree}
+
+
+def _parse_record(tree: Any) -> InstanceRecord:
+    process = parse_process(tree)
+    try:
+        program = tree.get("program")
+        binary = None if program is None else BinaryId(str(program["stamp"]), str(program["digest"]))
+        return InstanceRecord(**asdict(process), environment=str(tree["environment"]), program=binary)
+    except (KeyError, TypeError) as problem:
+        raise ValueError(f"instances: {problem} is missing or wrong") from None
 
 
 class RecordFile:
@@ -46,8 +80,7 @@ class RecordFile:
         self, instance: Instance, pid: int, executable: str, environment: str, binary: BinaryId | None = None
     ) -> InstanceRecord:
         """Record a child that still waits at its gate. Raises HostError if the file cannot be written."""
-        recorded = make_record(pid, executable)
-        record = InstanceRecord(pid, recorded.start_ticks, recorded.boot_id, executable, environment, binary)
+        record = InstanceRecord(**asdict(make_record(pid, executable)), environment=environment, program=binary)
         self._write({**self.read(), instance: record})
         return record
 
@@ -93,3 +126,11 @@ def find_executable(binary: Path) -> str:
     with binary.open("rb") as file:
         interpreter = interpreter_of(file.read(256))
     return str(Path(interpreter or binary).resolve())
+
+
+def interpreter_of(head: bytes) -> str | None:
+    """The interpreter of a script with these first bytes, None for any other file. Source: execve(2)."""
+    if not head.startswith(b"#!"):
+        return None
+    words = head[2:].split(b"\n", 1)[0].split()
+    return words[0].decode("utf-8", "surrogateescape") if words else None  # a path need not be UTF-8
