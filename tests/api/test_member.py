@@ -9,6 +9,7 @@ from exclave.api.member import (
     Certificate,
     Condition,
     MemberView,
+    heartbeat_request,
     make_condition,
     member_object,
     view_member,
@@ -99,3 +100,10 @@ def test_the_time_of_a_condition_changes_only_with_its_status() -> None:
     ]
     changed = with_condition(old, Condition("Ready", True, "Ready", "ready"), 200)
     assert changed[1]["lastTransitionTime"] == "1970-01-01T00:03:20Z"
+
+
+def test_a_heartbeat_is_a_patch_of_two_fields() -> None:
+    request = heartbeat_request("shop", "web-k7q2x-1", "boot.nonce", 1_700_000_000.5)
+    assert request.method == "PATCH"
+    assert request.path == "/apis/coordination.k8s.io/v1/namespaces/shop/leases/web-k7q2x-1"
+    assert request.body == {"spec": {"holderIdentity": "boot.nonce", "renewTime": "2023-11-14T22:13:20.500000Z"}}

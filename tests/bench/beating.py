@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from exclave.api.lease import heartbeat_request
+from exclave.api.member import heartbeat_request
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, get
 from exclave.cluster.client import Cluster, open_cluster

@@ -35,7 +35,7 @@ from tests.bench.noting import Noted, open_notes
 from exclave.admin.objects import join_account
 from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.join_token import JoinToken, encode_token
-from exclave.api.lease import heartbeat_request
+from exclave.api.member import heartbeat_request
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import (
     CONFIG_MAPS,

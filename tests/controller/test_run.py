@@ -16,8 +16,7 @@ from exclave.admin.objects import guard_manifests
 from exclave.api.csr import make_csr
 from exclave.api.delivery import delivery_key_text
 from exclave.api.join_token import encode_token
-from exclave.api.lease import heartbeat_request
-from exclave.api.member import member_object
+from exclave.api.member import heartbeat_request, member_object
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import (
     CONFIG_MAPS,

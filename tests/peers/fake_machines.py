@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.delivery import delivery_key_text, unseal
 from exclave.api.join_token import JoinToken
-from exclave.api.lease import heartbeat_request
-from exclave.api.member import Certificate, MemberView, member_object, view_member
+from exclave.api.member import Certificate, MemberView, heartbeat_request, member_object, view_member
 from exclave.api.requests import MEMBERS, Object, Request, Resource, create, patch
 from exclave.cluster.client import open_cluster
 from exclave.cluster.watch import Upserted

@@ -11,7 +11,7 @@ import trio
 
 from exclave.api.definitions.admission import admission_objects
 from exclave.api.join_token import encode_token
-from exclave.api.lease import heartbeat_request
+from exclave.api.member import heartbeat_request
 from exclave.api.requests import (
     EXTERNAL_WORKLOADS,
     LEASES,

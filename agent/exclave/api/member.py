@@ -1,7 +1,6 @@
-"""A Member as a JSON tree: how the machine and the controller create, read and change it. Pure.
+"""A Member as a JSON tree, and its heartbeat: how machine and controller create, read and change it. Pure.
 
-A key that is missing or of another shape is read as absent, since a reader must not fail on the object of an older or
-newer writer. Times are RFC 3339 in UTC.
+A key that is missing or of another shape is read as absent, since objects may be of older or newer writers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from exclave.api.malformed import mapping_in
-from exclave.api.requests import MEMBERS, Object
-from exclave.kit.formats.times import rfc3339
+from exclave.api.requests import LEASES, MEMBERS, Object, Request, patch
+from exclave.kit.formats.times import rfc3339, rfc3339_micro
 
 DataPath = Literal["meshed", "outbound-open", "down"]
 
@@ -191,6 +190,11 @@ def with_condition(conditions: Iterable[Object], condition: Condition, now: floa
         elif one.get("status") == made["status"] and one.get("lastTransitionTime"):
             made["lastTransitionTime"] = one["lastTransitionTime"]
     return [*others, made]
+
+
+def heartbeat_request(namespace: str, member: str, holder: str, now: float) -> Request:
+    """A renewal of a member's Lease. Source: LeaseSpec in k8s.io/api/coordination/v1/types.go."""
+    return patch(LEASES, namespace, member, {"spec": {"holderIdentity": holder, "renewTime": rfc3339_micro(now)}})
 
 
 def _certificate(tree: Mapping[str, Any]) -> Certificate | None:

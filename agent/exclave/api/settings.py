@@ -17,6 +17,9 @@ from exclave.kit.formats.json_text import parse_json
 
 VERSION = 1
 
+DESTINATION_PORT, POLICY_PORT = 8086, 8090
+"""Linkerd's destination and policy services. Source: linkerd2 charts/linkerd-control-plane/templates/destination.yaml."""
+
 
 @dataclass(frozen=True)
 class LinkerdSettings:

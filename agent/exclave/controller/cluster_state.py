@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from exclave.api.definitions.admission_drift import first_fault
+from exclave.api.definitions.admission import first_fault
 from exclave.api.group import parse_group
 from exclave.api.issuer import Issuer
 from exclave.api.malformed import MALFORMED, fault_text

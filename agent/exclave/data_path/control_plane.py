@@ -7,8 +7,8 @@ linkerd/app/core/src/control.rs and metrics.rs.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from exclave.api.settings import DESTINATION_PORT, POLICY_PORT
 from exclave.kit.host.sockets import ESTABLISHED, Socket
-from exclave.proxy.environment import DESTINATION_PORT, POLICY_PORT
 from exclave.proxy.metrics import read_samples
 
 MISSED_POLLS = 2

@@ -20,13 +20,10 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-from exclave.api.settings import Settings
+from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings
 
 TTL = 5
 """Seconds that an answer, also a negative one, may be cached: CoreDNS' default, and linkerd2-proxy's minimum."""
-
-DESTINATION_PORT = 8086
-POLICY_PORT = 8090
 
 _TRANSFERS = (dns.rdatatype.AXFR, dns.rdatatype.IXFR)
 

@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from exclave.api.csr import csr_sha256, make_csr
 from exclave.api.delivery import delivery_key_text, unseal
 from exclave.api.join_token import JoinToken, decode_token, order_of_trial
-from exclave.api.lease import heartbeat_request
-from exclave.api.member import MemberView, member_object, view_member
+from exclave.api.member import MemberView, heartbeat_request, member_object, view_member
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, MEMBERS, Object, Request, create, get, is_transient
 from exclave.api.settings import Settings, parse_settings

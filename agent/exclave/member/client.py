@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from exclave.api.lease import heartbeat_request
-from exclave.api.member import READY, Condition, MemberView, view_member, with_condition
+from exclave.api.member import READY, Condition, MemberView, heartbeat_request, view_member, with_condition
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, MEMBERS, Object, Request, delete, get, patch
 from exclave.api.settings import Settings, digest, parse_settings

@@ -12,13 +12,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from exclave.api.identity import destination_identity
-from exclave.api.settings import Settings
+from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
 
 PREFIX = "LINKERD2_PROXY_"
-
-DESTINATION_PORT, POLICY_PORT = 8086, 8090
 
 FORGET_UNUSED = "1h"
 """How long the proxy caches a destination or policy that nothing uses. With its default of 5 s, almost every new

@@ -1,8 +1,8 @@
 """Counts what shows that an instance is ready for traffic, and that it has none left. Pure: texts in, numbers out."""
 
+from exclave.api.settings import POLICY_PORT
 from exclave.kit.host.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, read_sockets
 from exclave.link.layout import ADMIN_PORT
-from exclave.proxy.environment import POLICY_PORT
 from exclave.proxy.metrics import read_samples
 
 

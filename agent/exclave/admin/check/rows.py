@@ -123,7 +123,7 @@ def prerequisite_rows(version: str, *, linkerd: bool, external_workloads: bool, 
 
 
 def guard_rows(fault: str | None) -> list[Row]:
-    """The admission policies; `fault` comes from `admission_drift`, as in the controller."""
+    """The admission policies; `fault` comes from `admission_fault`, as in the controller."""
     return [row("the admission policies are as installed", fault, "kubectl exclave upgrade")]
 
 

@@ -35,7 +35,7 @@ from exclave.admin.group.checks import selects_group
 from exclave.admin.kubectl import Kubectl, Objects
 from exclave.admin.objects import Installation, Manifest, group_objects, guard_manifests, read_installation
 from exclave.admin.session import Session
-from exclave.api.definitions.admission_drift import admission_fault
+from exclave.api.definitions.admission import admission_fault
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.names import CONTROLLER, ELECTION
 from exclave.api.requests import (

@@ -7,6 +7,9 @@ CEL: without `has` an absent field is an error, which denies everything; `.?` co
 and reads the labels of the object's namespace, not of the caller's.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 from exclave.api.names import ACCOUNTS_LABEL, ADMISSION_POLICY_NAMES, CONTROLLER, ELECTION, GROUPS_LABEL
 from exclave.api.requests import Object
 
@@ -241,3 +244,50 @@ def _rule(group: str, *resources: str) -> Object:
         "operations": ["CREATE", "UPDATE", "DELETE"],
         "resources": list(resources),
     }
+
+
+DEFAULTS: dict[str, Any] = {
+    "matchPolicy": "Equivalent",
+    "namespaceSelector": {},
+    "objectSelector": {},
+    "scope": "*",
+}
+"""What API servers add. Source: k8s.io/kubernetes pkg/apis/admissionregistration/v1/defaults.go."""
+
+REMEDY = "an admin installs it again: kubectl exclave upgrade"
+
+
+def admission_fault(found: Iterable[Object], wanted: Iterable[Object]) -> str | None:
+    """What is wrong with the admission policies, for a person; None if nothing."""
+    fault = first_fault(found, wanted)
+    return fault[1] if fault is not None else None
+
+
+def first_fault(found: Iterable[Object], wanted: Iterable[Object]) -> tuple[Object, str] | None:
+    """The first of the objects that is not as it is wanted, and what is wrong with it; None if there is none."""
+    by_name = {_name(one): one for one in found}
+    for one in wanted:
+        name = _name(one)
+        there = by_name.get(name)
+        if there is None or there["metadata"].get("deletionTimestamp"):
+            return one, f"{name} is missing; {REMEDY}"
+        if not _is_same(one["spec"], there.get("spec")):
+            return one, f"{name} is not as this version of exclave installs it; {REMEDY}"
+    return None
+
+
+def _name(one: Object) -> str:
+    return f"{one['kind']} {one['metadata']['name']}"
+
+
+def _is_same(wanted: Any, found: Any) -> bool:
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict) or not wanted.keys() <= found.keys():
+            return False
+        added = found.keys() - wanted.keys()
+        return all(key in DEFAULTS and found[key] == DEFAULTS[key] for key in added) and all(
+            _is_same(value, found[key]) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(wanted) == len(found) and all(map(_is_same, wanted, found))
+    return bool(wanted == found)
