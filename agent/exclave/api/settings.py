@@ -1,8 +1,7 @@
-"""The mesh's settings as the controller publishes them and the VM stores them: `settings.json`.
+"""The mesh's settings: the controller publishes them, the VM stores them as `settings.json`. Pure.
 
-Rules: one JSON text, made here and read here; unknown keys are ignored, so that an older agent reads a newer
-controller's; a missing or wrong field raises FieldError naming it, and the reader keeps its last good settings.
-`digest` is what Member `status.settings` and `spec.loaded.settings` hold.
+Unknown keys are ignored, so that an older agent reads a newer controller's settings. With a field that is missing or
+wrong, the reader keeps its last good settings.
 """
 
 import hashlib
@@ -18,12 +17,12 @@ from exclave.kit.formats.json_text import parse_json
 VERSION = 1
 
 DESTINATION_PORT, POLICY_PORT = 8086, 8090
-"""Linkerd's destination and policy services. Source: linkerd2 charts/linkerd-control-plane/templates/destination.yaml."""
+"""Linkerd's destination and policy controllers. Source: linkerd2 charts/linkerd-control-plane, destination.yaml."""
 
 
 @dataclass(frozen=True)
 class LinkerdSettings:
-    """What Linkerd's own ConfigMaps say of the mesh."""
+    """The mesh by Linkerd's own ConfigMaps."""
 
     namespace: str
     trust_domain: str
@@ -45,10 +44,9 @@ class ControlPlane:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a member needs to know of its mesh and group.
+    """What a member needs to know of its mesh and group.
 
-    `anchors` is PEM, one or several; `issuer` the sha256 (hex) of the issuing certificate's DER;
-    `heartbeat` seconds between Lease renewals.
+    `anchors`: PEM. `issuer`: sha256 (hex) of the issuing certificate. `heartbeat`: seconds between Lease renewals.
     """
 
     namespace: str
@@ -74,12 +72,12 @@ class Settings:
 
 
 def digest(text: str) -> str:
-    """sha256 (hex) of a settings text, the short name of its content."""
+    """sha256 (hex) of a settings text, as Members have it in `status.settings` and `spec.loaded.settings`."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def render_settings(settings: Settings) -> str:
-    """The JSON text of settings: the same settings always give the same text."""
+    """Settings as JSON: the same settings always give the same text."""
     linkerd = settings.linkerd
     return json.dumps(
         {
