@@ -36,23 +36,8 @@ async def run_controller(
     `token_file` is read for each request, since Kubernetes rotates the token. `listen`: address and port of health and
     metrics, None for neither. SIGTERM and SIGINT end it in order, and the Lease is released.
     """
-    async with open_bare_nursery() as nursery:
+    async with open_bare_nursery() as nursery, AsyncExitStack() as stack:
         await nursery.start(_end_on_signal, nursery.cancel_scope)
-        await _run_replica(access, token_file, locations, me, listen, now)
-
-
-async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStatus[None]") -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for number in signals:
-            log.info("%s: the controller ends", signal.Signals(number).name)
-            scope.cancel()
-
-
-async def _run_replica(
-    access: Access, token_file: Path, locations: Locations, me: str, listen: tuple[str, int] | None, now: Now
-) -> None:
-    async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         cluster = await enter(open_cluster(access, lambda: token_file.read_text().strip(), now))
         candidate = await enter(open_candidate(cluster, locations.namespace, ELECTION, me, now))
@@ -63,6 +48,14 @@ async def _run_replica(
             log.info("controller %s: waits to lead", me)
             await candidate.leads.wait_for(bool)
             await replica.lead(locations, now)
+
+
+async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStatus[None]") -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("%s: the controller ends", signal.Signals(number).name)
+            scope.cancel()
 
 
 class Replica:

@@ -7,7 +7,6 @@ Source: client-go tools/leaderelection.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from exclave.api.requests import LEASES, Object
 from exclave.kit.formats.times import rfc3339_micro
@@ -44,26 +43,29 @@ def may_acquire(lease: Object, last: LeaseVersion, me: str, now: float) -> bool:
 
 def acquired_lease(lease: Object | None, namespace: str, name: str, me: str, wall: float) -> Object:
     """The Lease as `me` writes it: a new one, or conditional on the one that was read. `wall` is epoch seconds."""
-    if lease is None:
-        metadata: dict[str, Any] = {"name": name, "namespace": namespace}
-        return _lease(metadata, me, wall, wall_acquired=rfc3339_micro(wall), transitions=0)
-    spec = lease.get("spec") or {}
-    mine = spec.get("holderIdentity") == me
-    acquired = spec.get("acquireTime") if mine else rfc3339_micro(wall)
-    transitions = int(spec.get("leaseTransitions") or 0) + (0 if mine else 1)
-    metadata = {
-        "name": name,
-        "namespace": namespace,
-        "resourceVersion": lease["metadata"].get("resourceVersion", ""),
+    metadata, spec = {"name": name, "namespace": namespace}, (lease or {}).get("spec") or {}
+    is_mine, transitions = spec.get("holderIdentity") == me, int(spec.get("leaseTransitions") or 0)
+    if lease is not None:
+        metadata["resourceVersion"] = lease["metadata"].get("resourceVersion", "")
+        transitions += not is_mine
+    return {
+        "apiVersion": LEASES.api_version,
+        "kind": LEASES.kind,
+        "metadata": metadata,
+        "spec": {
+            "holderIdentity": me,
+            "leaseDurationSeconds": int(DURATION),
+            "acquireTime": spec.get("acquireTime") if is_mine else rfc3339_micro(wall),
+            "renewTime": rfc3339_micro(wall),
+            "leaseTransitions": transitions,
+        },
     }
-    return _lease(metadata, me, wall, acquired, transitions)
 
 
 def released_lease(lease: Object, namespace: str, name: str, wall: float) -> Object:
     """The Lease without a holder, so that the next leader need not wait."""
-    return acquired_lease(
-        {**lease, "spec": {**(lease.get("spec") or {}), "holderIdentity": ""}}, namespace, name, "", wall
-    )
+    nobodys = {**lease, "spec": {**(lease.get("spec") or {}), "holderIdentity": ""}}
+    return acquired_lease(nobodys, namespace, name, "", wall)
 
 
 def time_left(renewed_at: float | None, now: float) -> float:
@@ -72,18 +74,3 @@ def time_left(renewed_at: float | None, now: float) -> float:
     Requests that it sent before have `DURATION - DEADLINE` seconds to end before another replica leads.
     """
     return 0.0 if renewed_at is None else max(0.0, renewed_at + DEADLINE - now)
-
-
-def _lease(metadata: dict[str, Any], holder: str, wall: float, wall_acquired: str | None, transitions: int) -> Object:
-    return {
-        "apiVersion": LEASES.api_version,
-        "kind": LEASES.kind,
-        "metadata": metadata,
-        "spec": {
-            "holderIdentity": holder,
-            "leaseDurationSeconds": int(DURATION),
-            "acquireTime": wall_acquired,
-            "renewTime": rfc3339_micro(wall),
-            "leaseTransitions": transitions,
-        },
-    }

@@ -59,12 +59,7 @@ def read_control_plane(
     An EndpointSlice that cannot be read is reported and left out.
     """
     linkerd, dns = read_each(linkerd_slices, _read_slice, report), read_each(dns_slices, _read_slice, report)
-    return ControlPlane(
-        *(
-            _addresses(slices, service, only_ready=True) or _addresses(slices, service, only_ready=False)
-            for slices, service in ((linkerd, DESTINATION), (linkerd, POLICY), (dns, DNS))
-        )
-    )
+    return ControlPlane(_addresses(linkerd, DESTINATION), _addresses(linkerd, POLICY), _addresses(dns, DNS))
 
 
 def last_good(found: ControlPlane, before: ControlPlane | None) -> ControlPlane:
@@ -118,35 +113,23 @@ def settings_object(group: Group, text: str) -> Object:
     }
 
 
-@dataclass(frozen=True)
-class _Slice:
-    """What one EndpointSlice says: the Service, and each address with whether its pod is ready."""
-
-    service: str
-    addresses: tuple[tuple[str, bool], ...]
-
-
-def _read_slice(found: Object) -> _Slice:
+def _read_slice(found: Object) -> list[tuple[str, str, bool]]:
+    """The Service, an address, and whether its pod is ready, for each address of an EndpointSlice."""
     service = str((found["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) or "")
-    addresses = [
-        (address, (endpoint.get("conditions") or {}).get("ready") is not False)
+    rows = [
+        (service, address, (endpoint.get("conditions") or {}).get("ready") is not False)
         for endpoint in found.get("endpoints") or ()
         for address in endpoint.get("addresses") or ()
     ]
-    if not all(isinstance(address, str) for address, _ in addresses):
+    if not all(isinstance(address, str) for _, address, _ in rows):
         raise ValueError("endpoints.addresses: texts were expected")
-    return _Slice(service, tuple(addresses))
+    return rows
 
 
-def _addresses(slices: Iterable[_Slice], service: str, *, only_ready: bool) -> tuple[str, ...]:
-    found = {
-        address
-        for one in slices
-        if one.service == service
-        for address, is_ready in one.addresses
-        if is_ready or not only_ready
-    }
-    return tuple(sorted(found))
+def _addresses(slices: Iterable[list[tuple[str, str, bool]]], service: str) -> tuple[str, ...]:
+    found = [(address, is_ready) for rows in slices for name, address, is_ready in rows if name == service]
+    ready = {address for address, is_ready in found if is_ready}
+    return tuple(sorted(ready or {address for address, _ in found}))
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

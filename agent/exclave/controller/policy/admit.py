@@ -34,28 +34,28 @@ def admit(snapshot: MemberSnapshot) -> AdmitResult:
     if view.admitted is not None and view.admitted.status:
         return AdmitResult(True, view.admitted.reason, view.admitted.message)
     if snapshot.admission_fault is not None:
-        return AdmitResult(False, "GuardMissing", snapshot.admission_fault)
+        return _no("GuardMissing", snapshot.admission_fault)
     if group is None:
         name = group_of_member(view.name)
-        return AdmitResult(
-            False, "GroupNotFound", f"there is no WorkloadGroup {name} in namespace {snapshot.namespace}"
-        )
+        return _no("GroupNotFound", f"there is no WorkloadGroup {name} in namespace {snapshot.namespace}")
     if snapshot.group_refusal is not None:
-        return AdmitResult(
-            False, "GroupNotAccepted", f"group {group.name} takes no new members: {snapshot.group_refusal}"
-        )
+        return _no("GroupNotAccepted", f"group {group.name} takes no new members: {snapshot.group_refusal}")
     refusal = (
         _keys_refusal(view) or _machine_refusal(snapshot) or address_refusal(snapshot, group) or _mesh_refusal(snapshot)
     )
     return refusal or AdmitResult(True, "Admitted", f"a member of group {group.name}")
 
 
+def _no(reason: str, message: str) -> AdmitResult:
+    return AdmitResult(False, reason, message)
+
+
 def _mesh_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
     # A machine that joins treats NotReady as "wait", all other reasons as refusals.
     if snapshot.mesh is None:
-        return AdmitResult(False, "NotReady", snapshot.mesh_fault or "the controller can certify nobody yet")
+        return _no("NotReady", snapshot.mesh_fault or "the controller can certify nobody yet")
     if snapshot.mesh.issuer_ends <= snapshot.now:
-        return AdmitResult(False, "NotReady", ISSUER_EXPIRED)
+        return _no("NotReady", ISSUER_EXPIRED)
     return None
 
 
@@ -65,7 +65,7 @@ def _keys_refusal(view: MemberView) -> AdmitResult | None:
         read_csr(view.csr)
         read_delivery_key(view.delivery_key)
     except ValueError as problem:
-        return AdmitResult(False, "RequestRefused", str(problem))
+        return _no("RequestRefused", str(problem))
     return None
 
 
@@ -73,23 +73,20 @@ def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | Non
     """Why a Member may not have the address that it states; None if it may. It may lose it as long as it lives."""
     view = snapshot.view
     if len(view.addresses) != 1:
-        return AdmitResult(False, "AddressRefused", f"one address was expected, found {len(view.addresses)}")
+        return _no("AddressRefused", f"one address was expected, found {len(view.addresses)}")
     stated, networks = view.addresses[0], ", ".join(group.spec.networks)
     try:
         address = plain_address(stated)
         is_ours = lies_within(address, group.spec.networks)
     except ValueError:
-        return AdmitResult(False, "AddressRefused", f"{stated!r} is not an address, or one of {networks} no network")
+        return _no("AddressRefused", f"{stated!r} is not an address, or one of {networks} no network")
     if not is_ours:
-        return AdmitResult(False, "AddressRefused", f"{address} lies in none of the group's networks: {networks}")
+        return _no("AddressRefused", f"{address} lies in none of the group's networks: {networks}")
     mine = _mine(snapshot, group)
     for other in snapshot.neighbours:
         if other.owns(address) and not (mine.owns(address) and mine.rank_at(address) < other.rank_at(address)):
-            return AdmitResult(
-                False,
-                "AddressInUse",
-                f"{address} is the address of the living member {other.name}. If that is gone: {_evict(other)}",
-            )
+            found = f"{address} is the address of the living member {other.name}"
+            return _no("AddressInUse", f"{found}. If that is gone: {_evict(other)}")
     return None
 
 
@@ -111,8 +108,7 @@ def _machine_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
     view = snapshot.view
     for other in snapshot.neighbours:
         if other.is_alive and other.machine_hash == view.machine_hash:
-            return AdmitResult(
-                False,
+            return _no(
                 "MachineKnown",
                 f"{view.name} and the living member {other.name} are the same machine: a clone, or one that was "
                 f"reinstalled. If {other.name} is gone: {_evict(other)}",

@@ -6,7 +6,6 @@ ExternalWorkload, Lease, finalizer.
 Every transition may be repeated, since the next one follows from what is in the cluster.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from exclave.controller.policy.admit import ABANDONED_AFTER, ISSUER_EXPIRED, Adm
 from exclave.controller.policy.claims import neighbour_of
 from exclave.controller.policy.liveness import FORGET_CLONE
 from exclave.controller.policy.register import is_ready, register
-from exclave.controller.policy.snapshot import Group, MemberSnapshot, workload_ports
+from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
 
 NOT_LIVE = "NotLive"
@@ -115,7 +114,7 @@ def next_transition(snapshot: MemberSnapshot) -> Transition | None:
         return Action.MAKE_ACCOUNT
     if not snapshot.has_lease:
         return Action.MAKE_LEASE
-    return _serve(snapshot, result)
+    return _serve(snapshot, snapshot.group, snapshot.mesh, result)
 
 
 def next_removal(snapshot: MemberSnapshot) -> Transition:
@@ -176,35 +175,24 @@ def not_live_since(snapshot: MemberSnapshot) -> float | None:
     return None
 
 
-def _serve(snapshot: MemberSnapshot, result: AdmitResult) -> Transition | None:
-    view = snapshot.view
-    assert snapshot.group is not None
-    assert snapshot.mesh is not None
-    if snapshot.workload is not None and snapshot.workload["metadata"].get("deletionTimestamp"):
+def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResult) -> Transition | None:
+    workload = snapshot.workload
+    if workload is not None and workload["metadata"].get("deletionTimestamp"):
         return retire_workload(snapshot)  # deleted by somebody else: release it, then create it again
-    if snapshot.workload is not None and snapshot.has_heartbeat and not snapshot.live and is_ready(snapshot.workload):
+    if snapshot.has_heartbeat and not snapshot.live and is_ready(workload):
         return MarkNotReady(NOT_LIVE, "no heartbeat for three intervals")
-    request = register(snapshot, snapshot.group, snapshot.mesh)
+    request = register(snapshot, group, mesh)
     if request is not None:
         return PutWorkload(request)
     if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
         return WriteStatus(patch)  # before a renewal, which may fail; a machine that joins gets everything in one write
     if snapshot.signed is None and _awaits_certificate(snapshot) and _signing_fault(snapshot) is None:
         return Action.SIGN
-    if (
-        snapshot.admission_fault is None
-        and not snapshot.has_heartbeat
-        and view.credential is None
-        and snapshot.sealed is None
-    ):
+    has_credential = snapshot.has_heartbeat or snapshot.view.credential is not None or snapshot.sealed is not None
+    if not has_credential and snapshot.admission_fault is None:
         return Action.SEAL
-    patch = status_patch(snapshot, result)
-    if patch:
+    if patch := status_patch(snapshot, result):
         return WriteStatus(patch)
-    return _next_recheck(snapshot, snapshot.group)
-
-
-def _next_recheck(snapshot: MemberSnapshot, group: Group) -> RecheckAfter | None:
     waits = [] if snapshot.clones is None else [FORGET_CLONE + 1.0]
     if (gone_since := not_live_since(snapshot)) is not None:
         waits.append(gone_since + group.spec.forget_after - snapshot.now + 1.0)
@@ -225,22 +213,19 @@ def status_patch(snapshot: MemberSnapshot, result: AdmitResult) -> Object:
     """What the Member's status lacks, as a merge patch; empty if it lacks nothing."""
     view = snapshot.view
     wanted: dict[str, Any] = {}
-    conditions = [
-        Condition(ADMITTED, True, result.reason, result.message),
-        _registered(snapshot),
-        _live(snapshot),
-    ]
+    conditions = [Condition(ADMITTED, True, result.reason, result.message), _registered(snapshot), _live(snapshot)]
     conditions += [one for one in (_cloned(snapshot), _certified(snapshot)) if one is not None]
     current = (view.admitted, view.registered, view.live, view.cloned, view.certified)
     if any(condition not in current for condition in conditions):
         wanted["conditions"] = _conditions(snapshot, conditions)
     if snapshot.signed is not None and _awaits_certificate(snapshot):  # otherwise another controller was faster
-        wanted |= _certificate(snapshot)
+        wanted |= _certificate(snapshot, snapshot.signed)
     if snapshot.sealed is not None:
         wanted["credential"] = snapshot.sealed
     elif snapshot.has_heartbeat and view.credential is not None:
         wanted["credential"] = None
-    workload = {"uid": _uid(snapshot.workload), "ports": list(workload_ports(snapshot.workload))}
+    uid = str(((snapshot.workload or {}).get("metadata") or {}).get("uid") or "")
+    workload = {"uid": uid, "ports": list(workload_ports(snapshot.workload))}
     if workload != {"uid": view.workload_uid or "", "ports": list(view.workload_ports)}:
         wanted["externalWorkload"] = workload
     if snapshot.cordoned != view.cordoned:
@@ -308,17 +293,11 @@ def _live(snapshot: MemberSnapshot) -> Condition:
     return Condition(LIVE, False, "NoHeartbeat", "its Lease has never been renewed")
 
 
-def _certificate(snapshot: MemberSnapshot) -> dict[str, Any]:
-    signed = snapshot.signed
-    assert signed is not None
+def _certificate(snapshot: MemberSnapshot, signed: Signed) -> dict[str, Any]:
     issued = snapshot.status.get("issued")
     record = {"serial": f"{signed.serial:x}", "keySha256": signed.key_sha256, "time": rfc3339(snapshot.now)}
     return {
-        "certificate": {
-            "csrSha256": signed.csr_sha256,
-            "chain": signed.chain,
-            "notAfter": rfc3339(signed.not_after),
-        },
+        "certificate": {"csrSha256": signed.csr_sha256, "chain": signed.chain, "notAfter": rfc3339(signed.not_after)},
         "issued": [*(issued if isinstance(issued, list) else []), record][-MOST_ISSUED:],
     }
 
@@ -337,7 +316,3 @@ def _age(snapshot: MemberSnapshot) -> float:
     """Seconds since the Member was created."""
     created = epoch(str(snapshot.member["metadata"].get("creationTimestamp") or ""))
     return 0.0 if created is None else snapshot.now - created
-
-
-def _uid(workload: Mapping[str, Any] | None) -> str:
-    return str(((workload or {}).get("metadata") or {}).get("uid") or "")
