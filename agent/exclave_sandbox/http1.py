@@ -1,7 +1,4 @@
-"""HTTP/1.1 without TLS of its own, one request at a time: a server's side, and a client's.
-
-For short answers of the stand-ins. The API server has hypercorn, and the stand-in proxy relays requests by itself.
-"""
+"""HTTP/1.1 over a stream: a server's and a client's side for short answers, and events for the stand-in proxy."""
 
 import json
 from collections.abc import Callable
@@ -24,6 +21,23 @@ def json_answer(status: int, tree: Any) -> Answer:
     return status, "application/json", json.dumps(tree).encode() + b"\n"
 
 
+async def next_event(http: h11.Connection, stream: trio.abc.Stream) -> h11.Event:
+    """The next event of a connection; ConnectionClosed also where the peer has to wait for an answer first."""
+    while True:
+        event = http.next_event()
+        if isinstance(event, h11.Event):
+            return event
+        if event is h11.PAUSED:
+            return h11.ConnectionClosed()
+        http.receive_data(bytes(await stream.receive_some(_PIECE)))
+
+
+async def send_events(http: h11.Connection, stream: trio.abc.Stream, *events: h11.Event) -> None:
+    """Send these events together."""
+    if written := b"".join(http.send(event) or b"" for event in events):
+        await stream.send_all(written)
+
+
 async def serve_requests(stream: trio.abc.Stream, respond: Callable[[h11.Request], Answer]) -> None:
     """Answer a connection's requests until either side ends it, and close it. Other protocols are hung up on."""
     http = h11.Connection(h11.SERVER)
@@ -35,7 +49,7 @@ async def serve_requests(stream: trio.abc.Stream, respond: Callable[[h11.Request
                 events: list[h11.Event] = [h11.Response(status_code=status, headers=headers), h11.EndOfMessage()]
                 if request.method != b"HEAD":
                     events.insert(1, h11.Data(data=body))
-                await stream.send_all(b"".join(http.send(event) or b"" for event in events))
+                await send_events(http, stream, *events)
                 if http.our_state is h11.MUST_CLOSE:
                     return
                 http.start_next_cycle()
@@ -46,10 +60,8 @@ async def _next_request(http: h11.Connection, stream: trio.abc.Stream) -> h11.Re
     request = None
     with trio.move_on_after(IDLE_TIME):
         while True:
-            event = http.next_event()
-            if event is h11.NEED_DATA:
-                http.receive_data(bytes(await stream.receive_some(_PIECE)))
-            elif isinstance(event, h11.Request):
+            event = await next_event(http, stream)
+            if isinstance(event, h11.Request):
                 request = event
             elif isinstance(event, h11.EndOfMessage):
                 return request
@@ -74,18 +86,13 @@ class HttpClient:
         self.is_open = False
         headers = [("Host", host), ("Connection", "close" if is_last else "keep-alive")]
         request = h11.Request(method="GET", target=path, headers=headers)
-        await self.stream.send_all(b"".join(self._http.send(event) or b"" for event in (request, h11.EndOfMessage())))
+        await send_events(self._http, self.stream, request, h11.EndOfMessage())
         status, body = 0, b""
-        while True:
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                self._http.receive_data(bytes(await self.stream.receive_some(_PIECE)))
-            elif isinstance(event, h11.Response):
+        while not isinstance(event := await next_event(self._http, self.stream), h11.EndOfMessage):
+            if isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):
                 body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                break
             else:
                 raise h11.RemoteProtocolError(f"the rest of an answer was expected, found {type(event).__name__}")
         self.is_open = (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE)

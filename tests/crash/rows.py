@@ -1,4 +1,4 @@
-"""The rows of the crash matrix: who is killed at which step, while what is under way. Every step has one."""
+"""The rows of the crash matrix: which process is killed at which milestone. Every milestone has a row."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,7 +7,7 @@ from exclave.milestones import Joining, Leaving, Milestone, Moving, Renewing, St
 
 
 class Scene(Enum):
-    """What is under way when somebody is killed, and how the machine stands before and after all is well again."""
+    """What is under way at the kill, the state of the machine before, and its state once it has recovered."""
 
     JOIN = "exclave join", "outside", "ready"
     START = "exclave run", "stopped", "ready"
@@ -29,7 +29,7 @@ class Scene(Enum):
 
 @dataclass(frozen=True)
 class Row:
-    """`victim`: agent (or the command that does it), proxy, or exec (the proxy, just after it has become one)."""
+    """`victim`: agent (or the command of the scene), proxy, or exec (the proxy, just after its exec)."""
 
     scene: Scene
     milestone: Milestone

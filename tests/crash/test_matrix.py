@@ -1,8 +1,7 @@
-"""kill -9 of the agent and of the proxy at every step: traffic goes on or opens, the rest is repaired, nothing is left.
+"""kill -9 of the agent and of the proxy at every milestone: traffic goes on, the machine recovers, nothing is left.
 
-The rows are played on stages of namespaces, some at a time (see `play`); whoever asks for the first gets them all. A
-row that was killed at its step, and after which all was well again, has no problem; the rest are figures. Where the
-agent is killed no connection may fail, but for the rows of `may_fail`.
+A fixture runs all rows on a few stages at a time (see `run_rows`). A row has no problem if its process was killed at
+its milestone and the machine recovered. Where the agent is killed no connection may fail, except in `may_fail`.
 """
 
 import json
@@ -18,18 +17,18 @@ from crash.rows import ROWS, Row, Scene
 from exclave.milestones import Joining, Leaving, Moving, Renewing, Starting, Withdrawing
 from support.figures import add_figure
 
-pytestmark = pytest.mark.timeout(960)  # whoever comes first plays them all
+pytestmark = pytest.mark.timeout(960)  # the first test waits for all rows
 
 STAGES = 3
-"""Stages at a time: most of a row is waiting."""
+"""Stages at a time. Most of a row is waiting."""
 
 LONGEST = 900.0
-"""Seconds for all rows, on a machine that has other things to do."""
+"""Seconds for all rows, on a busy machine."""
 
-PLAY = Path(__file__).with_name("play.py")
+PROGRAM = Path(__file__).with_name("run_rows.py")
 
 
-def test_every_step_has_a_row_in_every_scene_that_it_is_in() -> None:
+def test_every_milestone_has_a_row_in_each_of_its_scenes() -> None:
     found = {scene: {row.milestone for row in ROWS if row.scene is scene and row.victim == "agent"} for scene in Scene}
     machine = set(list(Withdrawing)[list(Withdrawing).index(Withdrawing.HOLDING) :])
     assert found == {
@@ -44,9 +43,9 @@ def test_every_step_has_a_row_in_every_scene_that_it_is_in() -> None:
     }
 
 
-def play_all() -> dict[int, dict[str, Any]]:
+def run_all() -> dict[int, dict[str, Any]]:
     """Every row's outcome, by its number."""
-    apart = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "--mount", "--", sys.executable, str(PLAY)]
+    apart = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "--mount", "--", sys.executable, str(PROGRAM)]
     numbers = [[str(number) for number in range(len(ROWS))][first::STAGES] for first in range(STAGES)]
     stages = [
         subprocess.Popen([*apart, *share], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -69,19 +68,19 @@ def play_all() -> dict[int, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[int, dict[str, Any]]]:
-    played = play_all()
+    found = run_all()
     add_figure("killed with -9: connections failed, of all; seconds without mesh; what repaired it")
     for number, row in enumerate(ROWS):
-        outcome = played.get(number)
+        outcome = found.get(number)
         if outcome is not None and not outcome["problem"]:
             away = "  – " if outcome["away"] is None else f"{outcome['away']:4.1f}"
             counts = f"{outcome['failed']:4d} of {outcome['connections']:4d}"
             add_figure(f"  {counts}  {away} s  {outcome['repaired']:22}  {row.name}")
-    yield played
+    yield found
 
 
 @pytest.mark.parametrize("number", range(len(ROWS)), ids=[row.name for row in ROWS])
-def test_all_is_well_again(number: int, outcomes: dict[int, dict[str, Any]]) -> None:
+def test_the_machine_recovers(number: int, outcomes: dict[int, dict[str, Any]]) -> None:
     row, outcome = ROWS[number], outcomes[number]
     assert outcome["problem"] == ""
     if not may_fail(row):
@@ -89,9 +88,9 @@ def test_all_is_well_again(number: int, outcomes: dict[int, dict[str, Any]]) -> 
 
 
 def may_fail(row: Row) -> bool:
-    """Whether connections may fail until all is well again.
+    """Whether connections may fail until the machine has recovered.
 
-    The proxy is away until another is there, or somebody takes it away by hand and pods are not told; or the agent has
-    died before the proxy could look up where the cluster's discovery is, which is the agent's to answer.
+    They may while no proxy runs, after a clean-up by hand (pods do not learn of it), and if the agent died before the
+    proxy could look up the address of the destination controller: the agent answers that lookup.
     """
     return row.victim != "agent" or row.scene is Scene.CLEAN_UP or row == Row(Scene.START, Starting.RULES)

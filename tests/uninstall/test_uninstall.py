@@ -1,4 +1,4 @@
-"""A machine is, byte for byte, what it was before exclave, however that went away."""
+"""After each way to remove exclave the machine is, byte for byte, what it was before."""
 
 import json
 import os
@@ -11,15 +11,15 @@ import pytest
 
 from support.needs import need
 
-from .story import CHANGES
+from .run_ways import CHANGES
 
 TESTS = Path(__file__).resolve().parents[1]
 
 MEMBERSHIP = {f"/mnt/var/lib/exclave/{name}.json" for name in ("membership", "credential", "settings", "svid")}
-"""What a member keeps that has stopped."""
+"""The files of a member that has stopped."""
 
 BOOT = "/mnt/run/exclave/boot.json"
-"""By which the next agent of this boot is known for the same, and not taken for a clone."""
+"""It identifies this boot, so that its next agent does not count as a clone."""
 
 WAYS: dict[str, set[str]] = {
     "leave": set(),
@@ -30,27 +30,29 @@ WAYS: dict[str, set[str]] = {
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, list[str]]:
-    """What differed after each way to go, and after each change made on purpose."""
+def differences() -> dict[str, list[str]]:
+    """The differences after each way to go, and after each change made on purpose."""
     need(os.geteuid() == 0, "making network namespaces needs root")
     need("\toverlay\n" in Path("/proc/filesystems").read_text(), "the kernel has no overlay file system")
     for program in ("iptables-legacy", "iptables-nft"):
         need(shutil.which(program) is not None, f"{program} is not installed")
     path = os.pathsep.join([str(TESTS.parent / "agent"), str(TESTS)])
-    command = ["unshare", "--net", "--mount", "--", sys.executable, "-m", "uninstall.story"]
+    command = ["unshare", "--net", "--mount", "--", sys.executable, "-m", "uninstall.run_ways"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {line["way"]: line["differences"] for line in lines}
 
 
-@pytest.mark.parametrize(("way", "kept"), WAYS.items(), ids=WAYS)
-def test_nothing_is_left_but_what_a_member_keeps(told: dict[str, list[str]], way: str, kept: set[str]) -> None:
-    found = {line: line.split()[1] for line in told[way]}
+@pytest.mark.parametrize(("way", "files"), WAYS.items(), ids=WAYS)
+def test_only_the_files_of_a_stopped_member_are_left(
+    differences: dict[str, list[str]], way: str, files: set[str]
+) -> None:
+    found = {line: line.split()[1] for line in differences[way]}
     assert [line for line in found if not line.startswith("files: +")] == []
-    assert {path.removeprefix("+") for path in found.values()} == kept, told[way]
+    assert {path.removeprefix("+") for path in found.values()} == files, differences[way]
 
 
 @pytest.mark.parametrize("subject", CHANGES)
-def test_a_change_of_each_kind_would_be_found(told: dict[str, list[str]], subject: str) -> None:
-    assert told[f"a change of {subject}"]
+def test_a_snapshot_shows_a_change_of_each_kind(differences: dict[str, list[str]], subject: str) -> None:
+    assert differences[f"a change of {subject}"]

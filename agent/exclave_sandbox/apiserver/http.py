@@ -1,9 +1,7 @@
 """HTTP/1.1 over TLS, by hypercorn's connections on trio: whole answers, and chunked streams that end with their client.
 
-Rules: one task a connection, one request at a time. A client that goes away ends its stream at once. A mistake of a
-client ends its own connection and nothing else. Every answer has a Date, by the clock that was given. No time is
-limited between handshake and end: every client is a test or the demo.
-The listeners are ours, and not those of `hypercorn.trio.serve`: that has no way to close a connection at once.
+A mistake of a client ends its own connection and nothing else. No time is limited between handshake and end: every
+client is a test or the demo. `hypercorn.trio.serve` is not used, since it cannot close a connection at once.
 """
 
 import inspect

@@ -1,8 +1,7 @@
 """A small Kubernetes API server for the demo and the tests: `python -m exclave_sandbox.apiserver.main --help`.
 
-It keeps everything in memory and makes its own CA. Composition only: the store decides what an object may become, the
-API who may ask for it, HTTP how it is said. It listens before it writes DIR/ca.pem and, last of all, DIR/admin.token:
-whoever finds that file may connect. An outage is closing the listener and every connection, with all objects kept.
+Everything is in memory. It listens before it writes DIR/ca.pem and then DIR/admin.token: with that file clients
+may connect. An outage closes the listener and every connection; all objects stay.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """All objects and their changes, in memory: the part of etcd, the API machinery and the garbage collector. Pure.
 
 Each change has a revision, over all kinds; a write without a change has none. Objects are replaced and never modified.
-With finalizers a deletion only marks the object; the write that removes the last finalizer removes it. Lookups take
-constant time, lists as long as their result.
+Lookups take constant time, lists as long as their result.
 """
 
 import json

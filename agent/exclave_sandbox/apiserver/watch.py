@@ -1,8 +1,7 @@
 """Serves one watch: stored changes, new changes, bookmarks, and the end after its time.
 
-Rules: no change is lost, since the stored changes are read in the same step that registers the follower. A client that
-is more than `MOST_BEHIND` changes behind is disconnected. A timeout interrupts waiting, never a send. A bookmark is
-sent only with a newer version than the watch began with.
+No change is lost: the stored changes are read in the same step that registers the follower. A client that is more than
+`MOST_BEHIND` changes behind is disconnected. A timeout interrupts waiting, never a send.
 """
 
 from collections.abc import Iterator

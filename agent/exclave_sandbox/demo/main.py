@@ -1,8 +1,7 @@
 """`exclave demo`: a VM joins a mesh, serves in it and leaves it, all on one host. Composition root of the demo.
 
-Rules: the host's own network is read and never changed. A second process runs the demo, in a network namespace of its
-own, which is the cluster's machine. This one starts it, passes signals on, and returns its exit status. However the
-demo ends (its last step, a signal, the death of this process), its stage is removed first.
+A second process runs the demo, in a network namespace of its own, which is the cluster's machine. This one starts it,
+passes signals on, and returns its exit status. However the demo ends, its stage is removed first.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """The demo's report: each step with its time and outcome, printed when it ends.
 
-Rules: a step passes or fails. One that raises, or takes too long, has failed; the next one is tried all the same. The
-detail of a passed step holds measured figures, that of a failed one the expected and the found value. The last line is
-`N passed, N failed`, and the exit status agrees with it.
+A step that raises, or takes too long, has failed; the next one is tried all the same. The detail of a passed step holds
+measured figures, that of a failed one the expected and the found value.
 """
 
 import sys

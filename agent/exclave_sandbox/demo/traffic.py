@@ -1,8 +1,7 @@
 """The demo's scenes under traffic: identities, renewals, flushed rules, outages and swaps.
 
-Rules: steady traffic is two generators, on the pod and on the VM; half of their workers reuse a connection. A step
-counts every request, and one failure fails the step. Only where another program flushes all rules may new connections
-fail or bypass the mesh, while there are no rules; no reused connection may break.
+Traffic is two generators, on the pod and on the VM. One failed request fails the step. Only where another program
+flushes all rules may new connections fail or bypass the mesh meanwhile; no reused connection may break.
 """
 
 import json

@@ -1,9 +1,7 @@
 """A stand-in for Linkerd's destination and policy controllers: `python -m exclave_sandbox.linkerd.destination --help`.
 
-Rules: it lists Services, ExternalWorkloads and Pods of all namespaces again and again. While the API server is away it
-answers from its last lists; before the first lists of all kinds it answers 500.
 `GET /endpoint?address=IP&port=PORT`: 200 and {"identity", "serverName", "address", "port", "opaque"}; 404 outside of
-the mesh; 503 for a Service without a ready endpoint. The endpoints of a Service take turns.
+the mesh; 503 for a Service without a ready endpoint; 500 before the first lists. Endpoints of a Service take turns.
 `GET /follows`: 200 while the API server answers every list, else 503.
 `GET /policy?port=PORT`: 200 and {}: there are no policies beside the proxies' default.
 """

@@ -1,8 +1,7 @@
-"""The answers of Linkerd's destination controller, from the cluster's objects. Pure.
+"""The answers of Linkerd's destination controller, from the cluster's objects. Pure. The rules are those of its source.
 
-Rules, from Linkerd's source: a Service's address leads to the endpoints that are ready and list the target port. An
-ExternalWorkload's address is meshed on every port that it lists, ready or not. If two claim one address and port, it is
-not meshed. A pod is meshed if the injector has labelled it.
+An ExternalWorkload's address is meshed on every port that it lists, ready or not. If two claim one address and port, it
+is not meshed. A pod is meshed if the injector has labelled it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ FOLLOWED = (SERVICES, EXTERNAL_WORKLOADS, PODS)
 
 @dataclass(frozen=True)
 class MeshEndpoint:
-    """The target of connections; `identity` and `server_name` are None outside of the mesh."""
+    """The target of connections; `identity` is the one that must answer. It and `server_name` may be None."""
 
     address: str
     port: int

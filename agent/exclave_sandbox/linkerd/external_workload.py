@@ -1,8 +1,7 @@
 """The definition of Linkerd's ExternalWorkload, in both versions of chart linkerd-crds. Pure.
 
-Fields, limits and patterns are the chart's. v1alpha1 has the name `meshTls`, one address, and no status subresource: a
-writer of the object also writes its status. Nothing is converted between the versions, so each drops the other's TLS
-field.
+v1alpha1 has the name `meshTls`, one address, and no status subresource. Nothing is converted between the versions, so
+each drops the other's TLS field.
 """
 
 from typing import Any

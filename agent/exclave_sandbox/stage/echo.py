@@ -1,7 +1,7 @@
 """The application of the demo: `python -m exclave_sandbox.stage.echo NAME PORT`.
 
-It answers every HTTP request with its name, the address that connected, and the client's identity as its proxy reports
-it (header l5d-client-id). It contains nothing about meshes: exclave needs no change to a program.
+It answers with its name, the address that connected, and the client's identity as its proxy reports it (header
+l5d-client-id). It contains nothing about meshes.
 """
 
 import argparse

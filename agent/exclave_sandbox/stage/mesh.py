@@ -1,8 +1,6 @@
-"""The objects of a cluster with Linkerd, for the demo's API server. Pure.
+"""The objects of a cluster with Linkerd, for the demo's API server. Pure. Names and shapes are those of the chart.
 
-Names, keys and shapes are those of Linkerd's chart: ConfigMaps `linkerd-config` and `linkerd-identity-trust-roots`,
-headless Services with EndpointSlices, a meshed pod with the injector's label. Pods and Services have addresses in the
-cluster's networks, the VM has not.
+Pods and Services have addresses in the cluster's networks, the VM has not.
 """
 
 import base64

@@ -1,8 +1,7 @@
 """Machines made of namespaces: each has its own network, mounts, host name and processes; a bridge connects them.
 
-Rules: nothing of the host is changed. A machine is held by its process 1, which reads a pipe from this process. When
-this process ends in any way, the pipe ends, process 1 ends, and with it every process, link and rule of the machine. A
-machine has the host's files, and mounts of its own.
+Nothing of the host is changed. Process 1 of a machine reads a pipe from this process. When this process ends in any
+way, the pipe ends, process 1 ends, and with it every process, link and rule of the machine.
 """
 
 import os

@@ -1,8 +1,7 @@
 """The demo's stage: a cluster with Linkerd, a meshed pod, and a VM, each a machine of namespaces.
 
-The process that opens the stage is the cluster's machine, in a network namespace of its own. It serves the API or runs
-a real Kubernetes, and runs the real controller and the stand-in destination controller as programs. The pod has a
-stand-in proxy and the rules of Linkerd's init container, the VM an application and nothing else.
+The process that opens the stage is the cluster's machine, in a network namespace of its own. The pod has a stand-in
+proxy and the rules of Linkerd's init container, the VM an application and nothing else.
 """
 
 import shutil

@@ -1,8 +1,7 @@
 """Steady traffic for the demo and the benchmarks: `python -m exclave_sandbox.stage.traffic URL`.
 
-Rules: every request is counted; one without an answer of status 200 is a failure, counted with its reason. Half of the
-workers open a connection for each request, half reuse one. When standard input ends, the requests under way are
-finished and one JSON line is printed. Each line of standard input is answered with the figures so far.
+Half of the workers open a connection for each request, half reuse one. A request without an answer of status 200 is a
+failure. Each line of standard input is answered with the figures so far; its end ends the traffic, with a last line.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import h11
 import trio
@@ -46,17 +45,9 @@ class Figures:
         )
 
 
-@dataclass(frozen=True)
-class TrafficTarget:
-    """Where requests go."""
-
-    host: str
-    port: int
-    path: str
-
-
-async def _work(target: TrafficTarget, figures: Figures, pause: float, *, reuses: bool, ended: trio.Event) -> None:
+async def _work(url: SplitResult, figures: Figures, pause: float, *, reuses: bool, ended: trio.Event) -> None:
     """Send requests until `ended`, with `pause` seconds between them; `reuses`: over one connection."""
+    host, port = url.hostname or "", url.port or 80
     client: HttpClient | None = None
     has_answered = False
     while not ended.is_set():
@@ -65,8 +56,8 @@ async def _work(target: TrafficTarget, figures: Figures, pause: float, *, reuses
             with trio.fail_after(PATIENCE):
                 if client is None:
                     figures.connections += 1
-                    client = HttpClient(await trio.open_tcp_stream(target.host, target.port))
-                status, body = await client.get(f"{target.host}:{target.port}", target.path, is_last=not reuses)
+                    client = HttpClient(await trio.open_tcp_stream(host, port))
+                status, body = await client.get(f"{host}:{port}", url.path or "/", is_last=not reuses)
             has_answered = reuses and client.is_open
             figures.broken += reuses and not client.is_open
             if status == 200:
@@ -103,14 +94,14 @@ async def _answer(figures: Figures, ended: trio.Event) -> None:
     ended.set()
 
 
-async def generate(target: TrafficTarget, workers: int, rate: float) -> Figures:
-    """Ask `target` with `workers` workers, `rate` requests a second each at most, until standard input ends."""
+async def generate(url: SplitResult, workers: int, rate: float) -> Figures:
+    """Send requests with `workers` workers, `rate` requests a second each at most, until standard input ends."""
     figures, ended = Figures(), trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_answer, figures, ended)
         for number in range(workers):
             reuses = number % 2 == 0
-            nursery.start_soon(partial(_work, target, figures, 1.0 / rate, reuses=reuses, ended=ended))
+            nursery.start_soon(partial(_work, url, figures, 1.0 / rate, reuses=reuses, ended=ended))
     return figures
 
 
@@ -121,9 +112,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4, help="half of them reuse their connection (default: 4)")
     parser.add_argument("--rate", type=float, default=10.0, help="requests a second of each worker (default: 10)")
     arguments = parser.parse_args()
-    parts = urlsplit(arguments.url)
-    target = TrafficTarget(parts.hostname or "", parts.port or 80, parts.path or "/")
-    sys.stdout.write(trio.run(generate, target, arguments.workers, arguments.rate).line() + "\n")
+    figures = trio.run(generate, urlsplit(arguments.url), arguments.workers, arguments.rate)
+    sys.stdout.write(figures.line() + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """The admin server of the stand-in proxy: `/ready`, `/live`, `/metrics`, as linkerd2-proxy answers them.
 
-Rules: ready means that there is a certificate and that the listeners listen. TLS for the proxy's own name is
-terminated; then the policy decides on each request. Names and labels of metrics are linkerd2-proxy's; only those exist
-that the demo and the tests read.
+TLS for the proxy's own name is terminated; then the policy decides on each request. Of linkerd2-proxy's metrics only
+those exist that the demo and the tests read.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
-"""The connections of the stand-in proxy to the controllers of Linkerd: look-ups of destinations, and policies.
+"""The connections of the stand-in proxy to Linkerd's controllers: look-ups of destinations, and policies.
 
-An answer is used for half a second, then asked for again. While the controller is away, an answer that was used within
-the idle timeout stays in use. Any other destination waits for the controller, for ever, as in linkerd2-proxy.
+An answer in use never delays a connection: it is fetched again in the background, where linkerd2-proxy has a stream.
+While the controller is away the answer stays in use, and a destination without one waits, for ever, as there.
 """
 
 import logging
@@ -20,6 +20,7 @@ import trio
 
 from exclave.kit.formats.json_text import parse_json
 from exclave_sandbox.http1 import HttpClient
+from exclave_sandbox.linkerd.destination_table import MeshEndpoint
 from exclave_sandbox.standin.admin import Counts, Labels
 from exclave_sandbox.standin.settings import Address, StandinSettings
 from exclave_sandbox.standin.stream import BROKEN, connect
@@ -44,20 +45,9 @@ class Away(Exception):
     """The controller does not answer."""
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """The target of connections; `identity` is the one that must answer, None outside of the mesh."""
-
-    address: str
-    port: int
-    identity: str | None
-    server_name: str | None
-    is_opaque: bool
-
-
 @dataclass
 class _CachedEndpoint:
-    endpoint: Endpoint | None
+    endpoint: MeshEndpoint | None
     used: float
 
 
@@ -70,7 +60,7 @@ class LookupCache:
         self._clock = clock
         self._cache: dict[Address, _CachedEndpoint] = {}
 
-    async def find(self, destination: Address) -> Endpoint | None:
+    async def find(self, destination: Address) -> MeshEndpoint | None:
         """The endpoint for a destination, None if that is not in the mesh. Raises NoEndpoint."""
         now = self._clock()
         cached = self._cache.get(destination)
@@ -107,7 +97,7 @@ class LookupCache:
         except Away as problem:
             log.debug("destination controller: %s", problem)
 
-    async def _ask(self, destination: Address) -> Endpoint | None:
+    async def _ask(self, destination: Address) -> MeshEndpoint | None:
         address, port = destination
         try:
             with trio.fail_after(PATIENCE):
@@ -127,10 +117,12 @@ class LookupCache:
             raise Away(str(problem)) from None
 
 
-def read_endpoint(tree: dict[str, Any]) -> Endpoint:
+def read_endpoint(tree: dict[str, Any]) -> MeshEndpoint:
     """An endpoint of the destination controller's JSON. Raises ValueError."""
     try:
-        return Endpoint(tree["address"], int(tree["port"]), tree["identity"], tree["serverName"], bool(tree["opaque"]))
+        return MeshEndpoint(
+            tree["address"], int(tree["port"]), tree["identity"], tree["serverName"], bool(tree["opaque"])
+        )
     except (KeyError, OverflowError, TypeError, ValueError):
         raise ValueError("an endpoint of the destination controller was expected") from None
 

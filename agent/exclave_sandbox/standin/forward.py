@@ -1,10 +1,8 @@
 """Connections through the stand-in proxy: from the kernel's redirect to their destination.
 
-Inbound: only for this machine's own addresses. TLS for the proxy's name is terminated, other TLS passes as bytes. A
-connection to the proxy's own port is opaque traffic, with its port in a header. The policy decides, then the original
-destination is dialled, so an application on 127.0.0.1 alone is not reached.
-Outbound: a destination in the mesh's networks is looked up. A meshed peer is reached by TLS and must have the looked-up
-identity; opaque traffic goes to its proxy's port; all else passes as it is. HTTP is routed request by request.
+Inbound: TLS for the proxy's name is terminated, other TLS passes as bytes. A connection to the proxy's own port is
+opaque traffic, with its port in a header. Then the original destination is dialled, not 127.0.0.1.
+Outbound: a destination in the mesh's networks is looked up. A meshed peer must have the looked-up identity.
 """
 
 import logging
@@ -15,8 +13,9 @@ from ipaddress import ip_address
 import trio
 
 from exclave.link.layout import INBOUND_PORT
+from exclave_sandbox.linkerd.destination_table import MeshEndpoint
 from exclave_sandbox.standin.admin import Counts, Labels
-from exclave_sandbox.standin.controllers import Endpoint, LookupCache, NoEndpoint
+from exclave_sandbox.standin.controllers import LookupCache, NoEndpoint
 from exclave_sandbox.standin.http import HttpRelay, RequestRoute, Unroutable
 from exclave_sandbox.standin.settings import Address, StandinSettings, is_permitted
 from exclave_sandbox.standin.stream import (
@@ -117,7 +116,7 @@ class Forwarder:
         if destination in self._settings.outbound:
             raise NotForwarded("it was not redirected here")
         endpoint = await self._find(destination)
-        if endpoint is None or endpoint.is_opaque or not await speaks_http1(stream):
+        if endpoint is None or endpoint.opaque or not await speaks_http1(stream):
             self._counts.add("tcp_open_total", (("direction", "outbound"), ("peer", "dst"), *_labels(endpoint)))
             async with await self._reach(endpoint, destination) as peer:
                 await relay(stream, peer)
@@ -136,7 +135,7 @@ class Forwarder:
 
         await HttpRelay(stream, choose, count, self._drain).run()
 
-    async def _find(self, destination: Address) -> Endpoint | None:
+    async def _find(self, destination: Address) -> MeshEndpoint | None:
         host, _ = destination
         if host in self._settings.inbound_ips:
             return None  # calling oneself
@@ -144,19 +143,19 @@ class Forwarder:
             return None
         return await self._lookups.find(destination)
 
-    async def _reach(self, endpoint: Endpoint | None, destination: Address) -> trio.abc.Stream:
+    async def _reach(self, endpoint: MeshEndpoint | None, destination: Address) -> trio.abc.Stream:
         """A stream to an endpoint, or to the destination itself if that is not in the mesh (None)."""
         if endpoint is None:
             return await connect(destination)
         if endpoint.identity is None or endpoint.server_name is None:
             return await connect((endpoint.address, endpoint.port))
-        port = INBOUND_PORT if endpoint.is_opaque else endpoint.port
+        port = INBOUND_PORT if endpoint.opaque else endpoint.port
         plain = await connect((endpoint.address, port))
         try:
             secured = await self._tls.connect(
-                plain, endpoint.server_name, endpoint.identity, transport_header=endpoint.is_opaque
+                plain, endpoint.server_name, endpoint.identity, transport_header=endpoint.opaque
             )
-            if endpoint.is_opaque:
+            if endpoint.opaque:
                 await secured.send_all(encode_header(endpoint.port))
         except WrongServer as problem:
             raise trio.BrokenResourceError(str(problem)) from None
@@ -181,7 +180,7 @@ async def _read_header(stream: PeekedStream) -> int:
     return decode_header(await stream.receive_exactly(header_length(start)))
 
 
-def _labels(endpoint: Endpoint | None) -> Labels:
+def _labels(endpoint: MeshEndpoint | None) -> Labels:
     if endpoint is None or endpoint.identity is None:
         return NOT_MESHED
     target = ("target_addr", f"{endpoint.address}:{endpoint.port}")

@@ -1,8 +1,7 @@
-"""HTTP/1.1 through the stand-in proxy, request by request.
+"""HTTP/1.1 through the stand-in proxy. Each request is routed anew, so a withdrawn endpoint gets no more requests.
 
-Rules: each request is routed anew, so a withdrawn endpoint gets no more requests, however long its clients' connections
-last. A connection to an endpoint is reused. If a reused one turns out to be closed, a request without a body is sent
-once more. While the proxy drains, idle connections end and answers have `Connection: close`. Upgrades are dropped.
+If a reused connection to an endpoint turns out to be closed, a request without a body is sent once more. While the
+proxy drains, idle connections end and answers have `Connection: close`. Upgrades are dropped.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,7 +11,8 @@ import h11
 import trio
 
 from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave_sandbox.standin.stream import BROKEN, PIECE, Drain
+from exclave_sandbox.http1 import next_event, send_events
+from exclave_sandbox.standin.stream import BROKEN, Drain
 
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"expect"}
 Headers = list[tuple[bytes, bytes]]
@@ -69,7 +69,7 @@ class HttpRelay:
         try:
             while True:
                 with self._drain.idle() as waiting:
-                    request = await self._next_request()
+                    request = await next_event(self._http, self._client)
                 if waiting.cancelled_caught or not isinstance(request, h11.Request):
                     return
                 if not await self._serve(request):
@@ -80,9 +80,6 @@ class HttpRelay:
                 await self._refuse(Unroutable(400, "this is not HTTP"))
         finally:
             await self._drop_upstream()
-
-    async def _next_request(self) -> h11.Event:
-        return await _next(self._http, self._client)
 
     async def _serve(self, request: h11.Request) -> bool:
         """Answer one request; False if the connection cannot go on."""
@@ -99,34 +96,32 @@ class HttpRelay:
     async def _exchange(self, request: h11.Request, route: RequestRoute) -> None:
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
         if not has_body:
-            await self._next_request()  # its end, which may have to be sent twice
+            await next_event(self._http, self._client)  # its end, which may have to be sent twice
         upstream = await self._reach(route)
         is_reused = upstream.is_used
         head = h11.Request(method=request.method, target=request.target, headers=_edited(request.headers, route))
-        try:
-            response = await self._send_request(upstream, head, has_body)
-        except (*BROKEN, h11.RemoteProtocolError) as problem:
-            await self._drop_upstream()
-            if not is_reused or has_body:
-                raise Unroutable(502, f"the connection broke: {problem}") from None
-            upstream = await self._reach(route)
+        while True:
             try:
                 response = await self._send_request(upstream, head, has_body)
-            except (*BROKEN, h11.RemoteProtocolError) as again:
-                raise Unroutable(502, f"the connection broke: {again}") from None
+                break
+            except (*BROKEN, h11.RemoteProtocolError) as problem:
+                await self._drop_upstream()
+                if not is_reused or has_body:
+                    raise Unroutable(502, f"the connection broke: {problem}") from None
+            upstream, is_reused = await self._reach(route), False
         await self._answer(upstream, response)
 
     async def _send_request(self, upstream: _Upstream, head: h11.Request, has_body: bool) -> h11.Response:
         """Send a request and wait for the head of its answer, while the body goes out."""
-        await _send(upstream.http, upstream.stream, head)
+        await send_events(upstream.http, upstream.stream, head)
         async with open_bare_nursery() as nursery:
             if has_body:
                 nursery.start_soon(self._send_body, upstream)
             else:
-                await _send(upstream.http, upstream.stream, h11.EndOfMessage())
-            response = await _next(upstream.http, upstream.stream)
+                await send_events(upstream.http, upstream.stream, h11.EndOfMessage())
+            response = await next_event(upstream.http, upstream.stream)
             while isinstance(response, h11.InformationalResponse):
-                response = await _next(upstream.http, upstream.stream)
+                response = await next_event(upstream.http, upstream.stream)
             nursery.cancel_scope.cancel()
         if not isinstance(response, h11.Response):
             raise trio.BrokenResourceError("closed before an answer")
@@ -134,11 +129,11 @@ class HttpRelay:
 
     async def _send_body(self, upstream: _Upstream) -> None:
         if self._http.they_are_waiting_for_100_continue:
-            await _send(self._http, self._client, h11.InformationalResponse(status_code=100, headers=[]))
+            await send_events(self._http, self._client, h11.InformationalResponse(status_code=100, headers=[]))
         while True:
-            event = await self._next_request()
+            event = await next_event(self._http, self._client)
             try:
-                await _send(upstream.http, upstream.stream, event)
+                await send_events(upstream.http, upstream.stream, event)
             except BROKEN:
                 return  # the read of the answer fails, too, and reports it
             if isinstance(event, h11.EndOfMessage):
@@ -150,12 +145,12 @@ class HttpRelay:
             headers.append((b"connection", b"close"))
         self._count(response.status_code)
         head = h11.Response(status_code=response.status_code, reason=response.reason, headers=headers)
-        await _send(self._http, self._client, head)
+        await send_events(self._http, self._client, head)
         while True:
-            event = await _next(upstream.http, upstream.stream)
+            event = await next_event(upstream.http, upstream.stream)
             if not isinstance(event, (h11.Data, h11.EndOfMessage)):
                 raise trio.BrokenResourceError("cut off")
-            await _send(self._http, self._client, event)
+            await send_events(self._http, self._client, event)
             if isinstance(event, h11.EndOfMessage):
                 break
         if upstream.http.our_state is h11.DONE and upstream.http.their_state is h11.DONE:
@@ -183,8 +178,8 @@ class HttpRelay:
         self._count(problem.status)
         why = str(problem).encode("ascii", "replace")
         headers = [(b"l5d-proxy-error", why), (b"content-length", b"0"), (b"connection", b"close")]
-        await _send(self._http, self._client, h11.Response(status_code=problem.status, headers=headers))
-        await _send(self._http, self._client, h11.EndOfMessage())
+        answer = h11.Response(status_code=problem.status, headers=headers)
+        await send_events(self._http, self._client, answer, h11.EndOfMessage())
 
 
 def _edited(headers: h11._headers.Headers, route: RequestRoute) -> Headers:
@@ -194,19 +189,3 @@ def _edited(headers: h11._headers.Headers, route: RequestRoute) -> Headers:
     if route.sets_client_id and route.client_id is not None:
         passed.append((b"l5d-client-id", route.client_id.encode()))
     return passed
-
-
-async def _next(http: h11.Connection, stream: trio.abc.Stream) -> h11.Event:
-    while True:
-        event = http.next_event()
-        if isinstance(event, h11.Event):
-            return event
-        if event is h11.PAUSED:
-            return h11.ConnectionClosed()
-        http.receive_data(bytes(await stream.receive_some(PIECE)))
-
-
-async def _send(http: h11.Connection, stream: trio.abc.Stream, event: h11.Event) -> None:
-    written = http.send(event)
-    if written:
-        await stream.send_all(written)

@@ -1,9 +1,7 @@
 """The source of the stand-in proxy's certificate: the Workload API, or a folder for pods.
 
-Rules: the Workload API's stream has a certificate at once and one at each rotation. A stream that ends is opened again
-after 0.1 to 1 s, as linkerd2-proxy does, and its last certificate stays in use. No code is shared with the server, so
-that two implementations of the protocol have to agree.
-Sources: SPIFFE Workload API (FetchX509SVID), gRPC over HTTP/2 (length-prefixed messages, status in trailers).
+A stream that ends is opened again after 0.1 to 1 s, as linkerd2-proxy does, and its last certificate stays in use. No
+code is shared with the server, so that two implementations of SPIFFE's FetchX509SVID and of gRPC have to agree.
 """
 
 import logging

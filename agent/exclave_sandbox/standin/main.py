@@ -3,8 +3,6 @@
 Like the real one: its environment, its certificate from the Workload API, original destinations, mutual TLS under the
 same names, draining on SIGTERM. Unlike it: HTTP/1.1 and bytes only, no balancing, no retries; the controllers are
 look-ups over HTTP, and the policy's content is not used.
-Rules: it prints its version first, and with an empty environment ends then, with status 64. It serves once it has a
-certificate. At SIGTERM it stops accepting, and waits for open connections up to its grace period.
 """
 
 import logging

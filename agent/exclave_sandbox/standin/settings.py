@@ -1,8 +1,7 @@
 """The settings of the stand-in proxy, and what its inbound policy permits. Pure.
 
-Names, formats and refusals are those of linkerd2-proxy (`linkerd/app/src/env.rs`). The stand-in alone has
-EXCLAVE_STANDIN_IDENTITY_DIR: a folder with key.pem and chain.pem, for pods, in place of linkerd-identity.
-Policies: linkerd2-proxy: linkerd/app/inbound/src/policy.rs, policy/defaults.rs, linkerd/proxy/server-policy/src/lib.rs.
+Names, formats and refusals are those of linkerd2-proxy (`linkerd/app/src/env.rs`), policies those of its
+linkerd/app/inbound/src/policy.rs, policy/defaults.rs and linkerd/proxy/server-policy/src/lib.rs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from exclave.kit.formats.times import parse_duration
 
 PREFIX = "LINKERD2_PROXY_"
 IDENTITY_DIR = "EXCLAVE_STANDIN_IDENTITY_DIR"
+"""The stand-in's own: a folder with key.pem and chain.pem, for pods, in place of linkerd-identity."""
 
 POLICIES = (
     "deny",

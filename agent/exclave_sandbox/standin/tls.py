@@ -1,8 +1,7 @@
 """Mutual TLS of the stand-in proxy: both sides present a certificate of the mesh, and verify the other's.
 
-Rules: a server must have the identity of its lookup, a URI or a DNS name, among its SANs; SNI does not matter for that.
-A client's identity is its **first** SAN; one without a certificate is accepted, without an identity. New connections
-use the newest certificate. TLS 1.3 only, as linkerd2-proxy.
+A server must have the identity of its lookup, a URI or a DNS name, among its SANs; SNI does not matter for that. A
+client's identity is its **first** SAN. One without a certificate is accepted, without an identity.
 """
 
 import os

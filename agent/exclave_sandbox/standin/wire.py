@@ -1,8 +1,7 @@
 """The bytes that linkerd2-proxies exchange, and those by which they detect a protocol. Pure.
 
-Sources: linkerd2-proxy/linkerd/transport-header (preface, length, a protobuf message with the target's port) for opaque
-traffic between proxies; RFC 8446 section 4.1.2 and RFC 6066 section 3 for the server name in a ClientHello;
-include/uapi/linux/netfilter_ipv4.h for SO_ORIGINAL_DST, which answers with a sockaddr.
+Sources: linkerd2-proxy/linkerd/transport-header for opaque traffic between proxies; RFC 8446 section 4.1.2 and RFC 6066
+section 3 for the server name in a ClientHello; include/uapi/linux/netfilter_ipv4.h for SO_ORIGINAL_DST.
 """
 
 import re

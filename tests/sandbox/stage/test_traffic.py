@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from urllib.parse import urlsplit
 
 import trio
 import trio.lowlevel
@@ -18,7 +19,7 @@ async def _figures(port: int) -> traffic.Figures:
     """Let four workers ask until twenty requests were counted."""
     figures = traffic.Figures()
     ended = trio.Event()
-    target = traffic.TrafficTarget("127.0.0.1", port, "/")
+    target = urlsplit(f"http://127.0.0.1:{port}/")
     async with trio.open_nursery() as nursery:
         for number in range(4):
             reuses = number % 2 == 0

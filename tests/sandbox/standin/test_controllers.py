@@ -15,9 +15,9 @@ from exclave.data_path.control_plane import ControllerSample, sample_controllers
 from exclave.dns.server import open_dns
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.environment import proxy_environment
+from exclave_sandbox.linkerd.destination_table import MeshEndpoint
 from exclave_sandbox.standin.admin import Counts
 from exclave_sandbox.standin.controllers import (
-    Endpoint,
     LookupCache,
     NoEndpoint,
     Resolver,
@@ -32,7 +32,9 @@ from support.mesh import ADDRESS, make_settings
 from support.network_namespace import in_network_namespace
 
 WEB = ("10.96.0.80", 8080)
-ENDPOINT = Endpoint("10.77.0.20", 8080, "spiffe://cluster.local/ns/shop/sa/web", "web.shop.svc.cluster.local", False)
+ENDPOINT = MeshEndpoint(
+    "10.77.0.20", 8080, "spiffe://cluster.local/ns/shop/sa/web", "web.shop.svc.cluster.local", False
+)
 ANSWER = (
     b'{"address": "10.77.0.20", "port": 8080, "identity": "spiffe://cluster.local/ns/shop/sa/web", '
     b'"serverName": "web.shop.svc.cluster.local", "opaque": false}'
@@ -175,7 +177,7 @@ async def test_a_controller_that_answers_something_else_is_as_good_as_away(autoj
 
 def test_an_endpoint_outside_of_the_mesh_has_no_identity() -> None:
     tree = {"address": "10.0.0.1", "port": 80, "identity": None, "serverName": None, "opaque": True}
-    assert read_endpoint(tree) == Endpoint("10.0.0.1", 80, None, None, True)
+    assert read_endpoint(tree) == MeshEndpoint("10.0.0.1", 80, None, None, True)
 
 
 @pytest.mark.parametrize("change", [{"port": None}, {"port": "http"}, {"port": float("inf")}])

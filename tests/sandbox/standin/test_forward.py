@@ -16,9 +16,9 @@ import trio
 from cryptography import x509
 
 from exclave.proxy.environment import proxy_environment
+from exclave_sandbox.linkerd.destination_table import MeshEndpoint
 from exclave_sandbox.pki import make_leaf
 from exclave_sandbox.standin.admin import Counts
-from exclave_sandbox.standin.controllers import Endpoint
 from exclave_sandbox.standin.forward import Forwarder
 from exclave_sandbox.standin.settings import Address, StandinSettings, read_environment
 from exclave_sandbox.standin.stream import Drain, PeekedStream, connect
@@ -66,9 +66,9 @@ class FixedLookups:
     """Lookups whose answers are given."""
 
     def __init__(self) -> None:
-        self.endpoints: dict[Address, Endpoint] = {}
+        self.endpoints: dict[Address, MeshEndpoint] = {}
 
-    async def find(self, destination: Address) -> Endpoint | None:
+    async def find(self, destination: Address) -> MeshEndpoint | None:
         return self.endpoints.get(destination)
 
 
@@ -219,7 +219,7 @@ async def test_the_applications_own_tls_passes_as_it_is() -> None:
 @here
 async def test_a_meshed_peer_is_reached_by_tls_and_gets_the_machines_first_name() -> None:
     async with open_town() as town:
-        town.lookups.endpoints[PEER, 80] = Endpoint(PEER, MESHED, POD, POD, False)
+        town.lookups.endpoints[PEER, 80] = MeshEndpoint(PEER, MESHED, POD, POD, False)
         assert (await town.call(VM, (PEER, 80))).endswith(b"application")
         assert town.heard.words[0] == f"{DNS} 0".encode()
         assert (
@@ -231,7 +231,7 @@ async def test_a_meshed_peer_is_reached_by_tls_and_gets_the_machines_first_name(
 @here
 async def test_opaque_traffic_goes_to_the_peers_proxy_with_a_header() -> None:
     async with open_town() as town:
-        town.lookups.endpoints[PEER, 5432] = Endpoint(PEER, 5432, POD, POD, True)
+        town.lookups.endpoints[PEER, 5432] = MeshEndpoint(PEER, 5432, POD, POD, True)
         assert await town.call(VM, (PEER, 5432), b"\x00 startup") == b"application"
         assert town.heard.words == [f"{DNS} 5432".encode(), b"\x00 startup"]
 
@@ -239,7 +239,9 @@ async def test_opaque_traffic_goes_to_the_peers_proxy_with_a_header() -> None:
 @here
 async def test_a_peer_that_is_somebody_else_gets_no_request() -> None:
     async with open_town() as town:
-        town.lookups.endpoints[PEER, 80] = Endpoint(PEER, MESHED, "spiffe://cluster.local/ns/shop/sa/db", POD, False)
+        town.lookups.endpoints[PEER, 80] = MeshEndpoint(
+            PEER, MESHED, "spiffe://cluster.local/ns/shop/sa/db", POD, False
+        )
         refused = await town.call(VM, (PEER, 80))
         assert refused.startswith(b"HTTP/1.1 502 ")
         assert b"spiffe://cluster.local/ns/shop/sa/db was expected" in refused

@@ -1,6 +1,5 @@
 """The kinds that are served, and how an object of each may come to be and change. Pure.
 
-Rules: the table is the whole truth about a kind; the store knows no kind by name except namespaces and owners.
 With a status subresource the main path never changes `status` and the status path changes nothing else. `generation`
 counts changes of a custom object outside metadata and status. A patch is a JSON merge patch (RFC 7386).
 """

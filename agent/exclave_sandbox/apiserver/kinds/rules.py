@@ -1,8 +1,7 @@
-"""The rules of each kind: those of kube-apiserver for its own, and those of the custom resources. Pure.
+"""The rules of each kind, as far as this project writes it. Pure. Source: k8s.io/kubernetes pkg/apis/*/validation.
 
 A `prepare_…` returns the object to store; a `check_…` yields mistakes, or raises Refusal (400) for an object that the
-real server cannot decode. Source: k8s.io/kubernetes pkg/apis/*/validation. Custom resources have the schemas of the
-installed definitions, and functions here in place of their CEL rules.
+real server cannot decode. Custom resources have functions here in place of the CEL rules of their definitions.
 """
 
 import base64

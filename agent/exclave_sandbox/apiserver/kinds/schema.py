@@ -1,6 +1,5 @@
-"""Checks an object against a schema, and its metadata. Pure.
+"""Checks an object against a schema, and its metadata. Pure. A field that `properties` does not name is a mistake.
 
-A field that `properties` does not name is a mistake, as with fieldValidation=Strict. null counts as absent.
 Not jsonschema: its messages, order and limits are not those of kube-apiserver, which tests compare, and it fills in no
 defaults. Metadata: k8s.io/apimachinery pkg/api/validation/objectmeta.go and pkg/util/validation/validation.go.
 """

@@ -1,8 +1,8 @@
-"""`exclave`, with somebody who kills at a step: python dying.py ARMED exclave's arguments.
+"""Runs `exclave` and kills a process at a milestone: python kill_at_milestone.py ARMED, then exclave's arguments.
 
-ARMED is a file. While it holds a victim and a step's line, the victim is killed with SIGKILL when that line is logged,
-before anything after it is done: `agent` is this very process, `proxy` every proxy of this machine at once, `exec` the
-same once they have become proxies. The file is gone then, and ARMED.at holds the time.
+ARMED is a file with a victim and a milestone's line. When that line is logged, the victim is killed with SIGKILL before
+anything else happens: `agent` is this process, `proxy` every proxy of this machine at once, `exec` the same after their
+exec. Then the file is removed, and ARMED.at has the time.
 """
 
 import logging
@@ -20,7 +20,7 @@ from exclave.cli.main import main  # noqa: E402
 
 
 def proxies() -> list[int]:
-    """Every process of this machine that was told what a proxy is told, before it is one and after."""
+    """Every process of this machine with the environment of a proxy, also before its exec."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -56,15 +56,15 @@ class Killer(logging.Handler):
         self._armed.unlink()
         victims = [os.getpid()] if victim == "agent" else proxies()
         while victim == "exec" and not all(map(is_proxy, victims)):
-            time.sleep(0.001)  # an exec is no event
+            time.sleep(0.001)  # an exec cannot be waited for
         self._armed.with_suffix(".at").write_text(str(time.monotonic()))
         for pid in victims:
-            with suppress(ProcessLookupError):  # one victim may take the next with it
+            with suppress(ProcessLookupError):  # the death of one victim may end the next
                 os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    steps = logging.getLogger("exclave.milestones")
-    steps.setLevel(logging.INFO)
-    steps.addHandler(Killer(Path(sys.argv[1])))
+    milestones = logging.getLogger("exclave.milestones")
+    milestones.setLevel(logging.INFO)
+    milestones.addHandler(Killer(Path(sys.argv[1])))
     sys.exit(main(sys.argv[2:]))

@@ -1,6 +1,6 @@
-"""One machine that joins and goes, in four ways; after each, what differs from before, a JSON line each.
+"""A machine joins and goes, in four ways. After each it prints a JSON line with the differences from before.
 
-unshare --net --mount python story.py
+unshare --net --mount python -m uninstall.run_ways
 """
 
 import json
@@ -21,9 +21,9 @@ from exclave_sandbox.expect import differences, eventually
 from exclave_sandbox.stage.programs import StageProgram, module, start
 from exclave_sandbox.stage.stage import DemoStage, open_stage
 from exclave_sandbox.stage.vm import fetch
-from uninstall.furnishing import LAYERS, furnish
+from uninstall.prepare_machine import LAYERS, prepare_machine
 
-LOOKING = Path(__file__).with_name("looking.py").read_text()
+SNAPSHOT = Path(__file__).with_name("snapshot.py").read_text()
 
 CONFIG = """\
 [proxy]
@@ -55,12 +55,12 @@ CHANGES = {
     "files": "echo >>/etc/resolv.conf",
     "mounts": "mount -n -t tmpfs more /mnt/var",
 }
-"""Something else of each kind, to see that a look would find it."""
+"""A change of each kind, to prove that a snapshot shows it."""
 
 
 @dataclass
-class Visitor:
-    """exclave on that machine, where everything is at its ordinary place."""
+class Installation:
+    """exclave on that machine, with all files in their default folders."""
 
     stage: DemoStage
     joining: JoinScenes
@@ -87,7 +87,7 @@ class Visitor:
         await self.serve()
 
     async def serve(self) -> None:
-        """Have traffic in both directions."""
+        """Wait until the machine is ready, and send a request in each direction."""
         await eventually("ready", self._state, lambda state: state == "ready")
         machine = self.stage.vm.machine
         assert (await fetch(self.stage.pod, BY_ADDRESS))["client_id"]
@@ -101,10 +101,10 @@ class Visitor:
         self.agent.send(number)
         await self.agent.wait()
 
-    async def look(self) -> dict[str, str]:
-        looked = await self.stage.vm.machine.run(sys.executable, "-I", "-S", "-c", LOOKING, LAYERS)
-        assert looked.status == 0, looked.errors
-        found: dict[str, str] = json.loads(looked.output)
+    async def snapshot(self) -> dict[str, str]:
+        done = await self.stage.vm.machine.run(sys.executable, "-I", "-S", "-c", SNAPSHOT, LAYERS)
+        assert done.status == 0, done.errors
+        found: dict[str, str] = json.loads(done.output)
         return found
 
     # The ways to go.
@@ -121,7 +121,7 @@ class Visitor:
         await self.end()
         await self.exclave("cleanup")
 
-    async def die(self) -> None:
+    async def kill(self) -> None:
         await self.run()
         await self.serve()
         proxy = (await self.status())["proxy"]
@@ -130,7 +130,7 @@ class Visitor:
         await self.stage.vm.machine.must("kill", "-9", str(pid))
         await self.exclave("cleanup")
 
-    async def leave_unheard(self) -> None:
+    async def leave_without_api_server(self) -> None:
         await self.run()
         await self.serve()
         await self.stage.api.close()
@@ -143,23 +143,23 @@ async def main() -> None:
         joining = JoinScenes(stage)
         await joining.outside()
         await joining.make_token()
-        await furnish(stage.vm.machine, stage.scratch)
+        await prepare_machine(stage.vm.machine, stage.scratch)
         proxy, folder = stage.scratch / "proxy", f"/proc/{stage.vm.machine.pid}/root/etc/exclave"
         Path(folder, "config.toml").write_text(CONFIG.format(proxy=proxy))
-        visitor = Visitor(stage, joining)
-        before = await visitor.look()
+        installed = Installation(stage, joining)
+        before = await installed.snapshot()
         ways: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
-            ("leave", visitor.leave),
-            ("stop and cleanup", visitor.stop),
-            ("cleanup after kill -9 of agent and proxy", visitor.die),
-            ("leave while the API server is away", visitor.leave_unheard),
+            ("leave", installed.leave),
+            ("stop and cleanup", installed.stop),
+            ("cleanup after kill -9 of agent and proxy", installed.kill),
+            ("leave while the API server is away", installed.leave_without_api_server),
         )
         for name, go in ways:
             await go()
-            print(json.dumps({"way": name, "differences": differences(before, await visitor.look())}), flush=True)
+            print(json.dumps({"way": name, "differences": differences(before, await installed.snapshot())}), flush=True)
         for subject, command in CHANGES.items():
             await stage.vm.machine.must("sh", "-c", command)
-            after = await visitor.look()
+            after = await installed.snapshot()
             found = [line for line in differences(before, after) if line.startswith(f"{subject}: ")]
             print(json.dumps({"way": f"a change of {subject}", "differences": found}), flush=True)
             before = after

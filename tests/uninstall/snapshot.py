@@ -1,7 +1,7 @@
-"""All that a machine shows of itself, as one JSON object: texts by subject. It runs inside, by itself, given LAYERS.
+"""Prints a snapshot of the machine on which it runs, as one JSON object of texts by subject: python snapshot.py LAYERS.
 
-LAYERS is where what was written to the machine's disks is kept: whatever stands there was not there before the machine.
-What moves by itself is left out: counters, the number of tracked connections, neighbours that were learnt.
+LAYERS is the folder of everything that was written to the machine's disks. Left out is what changes by itself:
+counters, the number of tracked connections, learnt neighbours.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ COMMANDS = {
     "ip6tables-legacy": "ip6tables-legacy-save",
     "sockets that listen": "ss -Hlntu",
 }
-MOVING = {"/proc/sys/net/netfilter/nf_conntrack_count"}
+CHANGING = {"/proc/sys/net/netfilter/nf_conntrack_count"}
 
 
 def run(command: str) -> str:
@@ -40,23 +40,23 @@ def tables() -> str:
     listed = json.loads(run("nft --json list tables"))["nftables"]
     names = [(found["table"]["family"], found["table"]["name"]) for found in listed if "table" in found]
     found = [json.loads(run(f"nft --json --stateless list table {family} {name}")) for family, name in names]
-    return "\n".join(json.dumps(still(table), indent=1) for table in found)
+    return "\n".join(json.dumps(without_counts(table), indent=1) for table in found)
 
 
-def still(found: object) -> object:
-    """JSON of nft, without what its counters have counted."""
+def without_counts(found: object) -> object:
+    """JSON of nft without the values of its counters."""
     if isinstance(found, list):
-        return [still(each) for each in found]
+        return [without_counts(each) for each in found]
     if not isinstance(found, dict):
         return found
     counted = ("packets", "bytes") if "packets" in found else ("used",)
-    return {name: still(value) for name, value in found.items() if name not in counted}
+    return {name: without_counts(value) for name, value in found.items() if name not in counted}
 
 
 def settings() -> Iterator[str]:
     for folder, _, names in sorted(os.walk("/proc/sys/net")):
         for path in (os.path.join(folder, name) for name in sorted(names)):
-            if path in MOVING or not os.stat(path).st_mode & stat.S_IRUSR:
+            if path in CHANGING or not os.stat(path).st_mode & stat.S_IRUSR:
                 continue
             try:
                 yield f"{path} {Path(path).read_text().strip()}"

@@ -1,7 +1,7 @@
-"""Plays rows of the crash matrix on one stage: python play.py NUMBER …, in network and mount namespaces of its own.
+"""Runs rows of the crash matrix on one stage: python run_rows.py NUMBER …, in network and mount namespaces of its own.
 
-One JSON line a row; see `Outcome`. Rows share the stage: each ends by looking whether all is well again, so the next
-starts from a known state. What brings the machine from one row's end to the next row's beginning kills nobody.
+It prints one JSON line a row; see `Outcome`. Rows share the stage. Each ends with a check that the machine has
+recovered, so the next one starts from a known state.
 """
 
 import json
@@ -40,19 +40,19 @@ HERE = Path(__file__).parent
 PAUSE, PATIENCE = "0.1", "3"
 """Seconds between new connections each way, and for one."""
 
-WELL = 60.0
-"""Seconds for all to be well again."""
+RECOVERY = 60.0
+"""Seconds for the machine to recover."""
 
 OTHER = "10.77.0.99"
-"""Another address that the machine may have."""
+"""Another address that the group allows to the machine."""
 
-KEPT = {"membership.json", "credential.json", "svid.json", "settings.json"}
-"""The state folder of a member with nothing under way."""
+STATE_FILES = {"membership.json", "credential.json", "svid.json", "settings.json"}
+"""The state folder of a member while no change is under way."""
 
 
 @dataclass
 class Outcome:
-    """What a row has shown; `away` is seconds without mesh, None where the machine was not to be in it afterwards."""
+    """The result of a row. `away` is seconds without mesh, None if the machine is outside of it afterwards."""
 
     row: int
     failed: int = 0
@@ -65,14 +65,14 @@ class Outcome:
 
 
 class Sampler:
-    """New connections from a machine to a place, all the time."""
+    """Opens connections from a machine to a server, all the time; see `sample_connections.py`."""
 
     def __init__(self, started: trio.Process) -> None:
         self._started = started
         self.samples: list[tuple[float, float, str]] = []
 
     async def read(self) -> None:
-        """Take what has ended."""
+        """Read the results of the connections that have ended."""
         stdin, stdout = self._started.stdin, self._started.stdout
         assert stdin is not None and stdout is not None
         await stdin.send_all(b"\n")
@@ -84,7 +84,7 @@ class Sampler:
 
 @asynccontextmanager
 async def open_sampler(machine: Machine, host: str, port: int) -> AsyncIterator[Sampler]:
-    words = [sys.executable, "-I", str(HERE / "sampling.py"), host, str(port), PAUSE, PATIENCE]
+    words = [sys.executable, "-I", str(HERE / "sample_connections.py"), host, str(port), PAUSE, PATIENCE]
     started = await trio.lowlevel.open_process(machine.command(*words), stdin=PIPE, stdout=PIPE)
     try:
         yield Sampler(started)
@@ -95,8 +95,8 @@ async def open_sampler(machine: Machine, host: str, port: int) -> AsyncIterator[
             await started.wait()
 
 
-class Player:
-    """Plays rows. `state` is how the machine stands: outside, ready or stopped."""
+class RowRunner:
+    """Runs rows. `state` is that of the machine: outside, ready or stopped."""
 
     def __init__(self, stage: DemoStage, samplers: dict[str, Sampler]) -> None:
         self._stage = stage
@@ -109,26 +109,26 @@ class Player:
         self.state = "outside"
 
     async def prepare(self) -> None:
-        """A token for more machines than there are rows, and how the machine looks with an agent that is idle."""
+        """Make a token for more machines than there are rows, and a snapshot of the machine with an idle agent."""
         self._token = await issue_token(self._stage, 200)
         self._vm.config.write_text(self._vm.config.read_text().replace('"2s"', '"1s"'))
         self._start()
         await self._vm.wait_idle()
         self._before = await self._vm.snapshot()
 
-    # Small deeds.
+    # Commands and processes.
 
     def _start(self) -> None:
         words = self._words("run")
         self._vm.agent = start(self._vm.machine.command(*words), self._stage.scratch / "agent.log")
 
     def _words(self, *arguments: str) -> list[str]:
-        dying = [sys.executable, str(HERE / "dying.py"), str(self._armed)]
-        return [*dying, *arguments, "--config", str(self._vm.config)]
+        program = [sys.executable, str(HERE / "kill_at_milestone.py"), str(self._armed)]
+        return [*program, *arguments, "--config", str(self._vm.config)]
 
     async def _command(self, *arguments: str) -> Finished:
         stdin = self._token.encode() if arguments[0] == "join" else b""
-        return await self._vm.machine.run(*self._words(*arguments), stdin=stdin, timeout=WELL)
+        return await self._vm.machine.run(*self._words(*arguments), stdin=stdin, timeout=RECOVERY)
 
     async def _must(self, *arguments: str) -> None:
         done = await self._command(*arguments)
@@ -137,15 +137,15 @@ class Player:
     async def _join(self) -> None:
         await self._must("join", "--token-file", "-")
 
-    async def _dead(self) -> None:
-        """Wait until the agent has been killed at its step."""
+    async def _wait_killed(self) -> None:
+        """Wait until the agent has been killed at its milestone."""
         agent = self._agent
-        with trio.fail_after(WELL):
+        with trio.fail_after(RECOVERY):
             status = await agent.wait()
-        assert not self._armed.exists(), f"it ended with status {status}, and not at its step:\n{agent.log_tail()}"
+        assert not self._armed.exists(), f"it ended with status {status}, and not at its milestone:\n{agent.log_tail()}"
 
-    async def _ended(self) -> None:
-        with trio.fail_after(WELL):
+    async def _wait_stopped(self) -> None:
+        with trio.fail_after(RECOVERY):
             status = await self._agent.wait()
         assert status == 0, f"status {status}:\n{self._agent.log_tail(30)}"
 
@@ -157,62 +157,62 @@ class Player:
     def _stop(self) -> None:
         self._agent.send(signal.SIGTERM)
 
-    async def _told_to_leave(self) -> None:
-        """Ask the agent to leave, as `exclave leave` does, and do nothing about its death."""
+    async def _request_leave(self) -> None:
+        """Send the agent the command to leave, and ignore its death."""
 
-        def hear() -> None:
+        def send() -> None:
             with suppress(NoAgent):
-                for _ in send_command(self._vm.runtime, "leave", WELL):
+                for _ in send_command(self._vm.runtime, "leave", RECOVERY):
                     pass
 
-        await trio.to_thread.run_sync(hear)
+        await trio.to_thread.run_sync(send)
 
     def _make_due(self) -> None:
         path = self._vm.folder / "var/lib/exclave/svid.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "renewAt": 0}))
 
-    # Scenes: what is done, with somebody armed, until all is to be well by itself.
+    # Scenes: the actions of a row, up to the point from where the machine recovers by itself.
 
-    async def _play_join(self, row: Row) -> None:
-        await self._killed("join", "--token-file", "-")
+    async def _run_join(self, row: Row) -> None:
+        await self._run_to_its_death("join", "--token-file", "-")
         await self._join()
         self._repaired = "the same command again"
 
-    async def _play_start(self, row: Row) -> None:
+    async def _run_start(self, row: Row) -> None:
         self._start()
         await self._start_again(row)
 
     async def _start_again(self, row: Row) -> None:
         if row.victim == "agent":
-            await self._dead()
+            await self._wait_killed()
             self._start()
             self._repaired = "the next start"
         else:
             self._repaired = "the agent"
 
-    async def _play_renew(self, row: Row) -> None:
+    async def _run_renew(self, row: Row) -> None:
         log = self._stage.scratch / "agent.log"
         size = log.stat().st_size
         self._start()
         await self._start_again(row)
         proven = milestone_line(Renewing.PROVEN)
 
-        async def look() -> str:
+        async def not_renewed() -> str:
             is_due = '"renewAt": 0' in (self._vm.folder / "var/lib/exclave/svid.json").read_text()
             text = log.read_text()[size:]
             return "" if not is_due and not self._armed.exists() and proven in text else "not renewed"
 
-        await eventually(look)
+        await eventually(not_renewed)
 
-    async def _play_move(self, row: Row) -> None:
+    async def _run_move(self, row: Row) -> None:
         await self._vm.machine.add_address(f"{OTHER}/32")
         await self._route_from(OTHER)
-        await self._dead()
+        await self._wait_killed()
         self._start()
         self._repaired = "the next start"
-        await eventually(partial(self._look_moved, OTHER))
+        await eventually(partial(self._not_moved, OTHER))
         await self._route_as_before()
-        await eventually(partial(self._look_moved, mesh.VM))
+        await eventually(partial(self._not_moved, mesh.VM))
         await self._vm.machine.must("ip", "address", "del", f"{OTHER}/32", "dev", "eth0")
 
     async def _route_from(self, address: str) -> None:
@@ -225,11 +225,11 @@ class Player:
         for network in mesh.CLUSTER_NETWORKS:
             await self._vm.machine.must(*route, network, "dev", "eth0")
 
-    async def _look_moved(self, address: str) -> str:
-        """What is wrong with a machine that is to be at an address, and nowhere else."""
-        kept = json.loads((self._vm.folder / "var/lib/exclave/membership.json").read_text())
-        if kept["address"] != address or "former" in kept:
-            return f"membership: {kept['address']} {kept.get('former')}"
+    async def _not_moved(self, address: str) -> str:
+        """What differs from a machine that is at this address and at no other."""
+        stored = json.loads((self._vm.folder / "var/lib/exclave/membership.json").read_text())
+        if stored["address"] != address or "former" in stored:
+            return f"membership: {stored['address']} {stored.get('former')}"
         (member,) = await self._members()
         workload = await find(self._stage, "ExternalWorkload", member)
         listed = [one["ip"] for one in workload["spec"]["workloadIPs"]] if workload else []
@@ -238,34 +238,34 @@ class Player:
             return f"listed: {listed}, proxies and keepalive processes: {self._count()}, rules: {rules}"
         return ""
 
-    async def _play_stop(self, row: Row) -> None:
+    async def _run_stop(self, row: Row) -> None:
         self._stop()
         if row.victim == "agent":
-            await self._dead()
+            await self._wait_killed()
             self._start()
             self._repaired = "the next start"
             self.state = "ready"
         else:
-            await self._ended()
+            await self._wait_stopped()
             self._repaired = "nothing to repair"
 
-    async def _play_clean_up(self, row: Row) -> None:
-        await self._killed("cleanup")
+    async def _run_clean_up(self, row: Row) -> None:
+        await self._run_to_its_death("cleanup")
         await self._must("cleanup")
         self._repaired = "the same command again"
 
-    async def _play_leave(self, row: Row) -> None:
+    async def _run_leave(self, row: Row) -> None:
         if row.victim == "agent":
-            await self._told_to_leave()
-            await self._dead()
+            await self._request_leave()
+            await self._wait_killed()
             self._start()
             self._repaired = "the next start"
         else:
             await self._must("leave")
             self._repaired = "nothing to repair"
 
-    async def _play_leave_cold(self, row: Row) -> None:
-        await self._killed("leave")
+    async def _run_leave_cold(self, row: Row) -> None:
+        await self._run_to_its_death("leave")
         await self._must("leave")
         self._repaired = "the same command again"
         found = differences(self._before, await self._vm.snapshot())
@@ -274,7 +274,7 @@ class Player:
         assert not left, left
         self._start()
 
-    async def _killed(self, *arguments: str) -> None:
+    async def _run_to_its_death(self, *arguments: str) -> None:
         done = await self._command(*arguments)
         assert not self._armed.exists(), f"status {done.status}, and not killed: {done.errors[-2000:]}"
 
@@ -289,16 +289,16 @@ class Player:
         elif state == "stopped":
             await self.bring_to("ready")
             self._stop()
-            await self._ended()
+            await self._wait_stopped()
         elif self.state == "stopped":
             self._start()
         else:
             await self._join()
         self.state = state
-        await self._be_well()
+        await self._wait_recovered()
 
     async def recover(self) -> None:
-        """After a row that went wrong: the machine as it was."""
+        """Restore the machine after a row that failed."""
         self._armed.unlink(missing_ok=True)
         if self._agent.started.poll() is None:
             await self._vm.kill_agent()
@@ -308,9 +308,9 @@ class Player:
         await self._vm.wait_idle()
         self.state = "outside"
 
-    async def play(self, number: int) -> Outcome:
+    async def run(self, number: int) -> Outcome:
         row, outcome = ROWS[number], Outcome(number)
-        play = {scene: getattr(self, f"_play_{scene.name.lower()}") for scene in Scene}
+        run = {scene: getattr(self, f"_run_{scene.name.lower()}") for scene in Scene}
         try:
             await self.bring_to(row.scene.before)
             if row.scene in (Scene.RENEW, Scene.CLEAN_UP, Scene.LEAVE_COLD):
@@ -320,8 +320,8 @@ class Player:
             self._armed.write_text(f"{row.victim} {milestone_line(row.milestone)}")
             self.state = row.scene.after
             began = time.monotonic()
-            await play[row.scene](row)
-            await self._be_well()
+            await run[row.scene](row)
+            await self._wait_recovered()
             outcome.took = time.monotonic() - began
             outcome.repaired = self._repaired
             await self._measure(outcome)
@@ -332,18 +332,18 @@ class Player:
             await self.recover()
         return outcome
 
-    # Whether all is well.
+    # Whether the machine has recovered. An empty text means that nothing differs.
 
-    async def _be_well(self) -> None:
-        look: Callable[[], Awaitable[str]] = {
-            "ready": self._look_ready,
-            "stopped": self._look_stopped,
-            "outside": self._look_outside,
+    async def _wait_recovered(self) -> None:
+        check: Callable[[], Awaitable[str]] = {
+            "ready": self._not_ready,
+            "stopped": self._not_stopped,
+            "outside": self._not_outside,
         }[self.state]
-        await eventually(look)
+        await eventually(check)
 
-    async def _look_ready(self) -> str:
-        """What is wrong with a machine that is to be in the mesh."""
+    async def _not_ready(self) -> str:
+        """What differs from a machine in the mesh."""
         status = await self._vm.status()
         if status.get("state") != "ready" or status["problems"]:
             return f"status: {status.get('state')} {status.get('waiting')} {status.get('problems')}"
@@ -354,8 +354,8 @@ class Player:
         if not workload or len(workload["spec"].get("ports", ())) != 1 or ready_of(workload) != "True":
             return f"its ExternalWorkload: {workload}"
         state = {path.name for path in (self._vm.folder / "var/lib/exclave").iterdir()}
-        if state != KEPT:
-            return f"state folder: {sorted(state ^ KEPT)}"
+        if state != STATE_FILES:
+            return f"state folder: {sorted(state ^ STATE_FILES)}"
         if (counted := self._count()) != (1, 1):
             return f"proxies and keepalive processes: {counted}"
         for way, sampler in self._samplers.items():
@@ -364,8 +364,8 @@ class Player:
                 return f"{way}: {sampler.samples[-3:]}"
         return ""
 
-    async def _look_stopped(self) -> str:
-        """What is left of a machine that was told to stop."""
+    async def _not_stopped(self) -> str:
+        """What is left on a machine whose agent was stopped."""
         rules = (await self._vm.machine.must("nft", "list", "tables")).decode()
         links = (await self._vm.machine.must("ip", "-brief", "link")).decode()
         left = [what for what in (rules, LINK if LINK in links else "") if "exclave" in what]
@@ -375,8 +375,8 @@ class Player:
             else ""
         )
 
-    async def _look_outside(self) -> str:
-        """What is left of a machine that has left."""
+    async def _not_outside(self) -> str:
+        """What is left on a machine that has left."""
         if not await self._vm.status():
             if self._agent.started.poll() is not None:
                 return f"the agent has ended: {self._agent.log_tail(30)}"
@@ -385,8 +385,8 @@ class Player:
         found += [f"Member {name}" for name in await self._members()]
         return f"{found} {counted}" if (counted := self._count()) != (0, 0) or found else ""
 
-    async def look_empty(self) -> str:
-        """What is left in the cluster of machines that have left: the controller takes its time."""
+    async def not_empty(self) -> str:
+        """What is left in the cluster of machines that have left. The controller removes it a little later."""
         found = []
         for resource in (MEMBERS, EXTERNAL_WORKLOADS):
             listed = await self._stage.admin.send(list_all(resource, mesh.NAMESPACE))
@@ -394,14 +394,14 @@ class Player:
         return ", ".join(found)
 
     async def _members(self) -> list[str]:
-        """The Members that nobody has asked to be deleted."""
+        """The Members that are not being deleted."""
         listed = await self._stage.admin.send(list_all(MEMBERS, mesh.NAMESPACE))
         return [
             str(item["metadata"]["name"]) for item in listed["items"] if "deletionTimestamp" not in item["metadata"]
         ]
 
     def _count(self) -> tuple[int, int]:
-        """Proxies of the machine, by what they were told, and keepalive processes, at their gates and after."""
+        """Proxies of the machine, by their environment, and keepalive processes, also before they have their table."""
         inside = os.readlink(f"/proc/{self._vm.machine.pid}/ns/pid")
         proxies = keepalives = 0
         for folder in Path("/proc").glob("[0-9]*"):
@@ -438,16 +438,17 @@ class Player:
                 )
             )
             sampler.samples = sampler.samples[-3:]
-        if self.state == "ready" and ROWS[outcome.row].scene is not Scene.MOVE:  # where nobody is told of the old one
+        # After a move pods do not learn that the old address is gone.
+        if self.state == "ready" and ROWS[outcome.row].scene is not Scene.MOVE:
             outcome.away = max(away)
 
 
-async def eventually(look: Callable[[], Awaitable[str]]) -> None:
-    """Look until nothing is wrong. Raises AssertionError with what was wrong last."""
+async def eventually(check: Callable[[], Awaitable[str]]) -> None:
+    """Check until nothing is wrong. Raises AssertionError with the last text."""
     wrong = ""
-    with trio.move_on_after(WELL):
+    with trio.move_on_after(RECOVERY):
         while True:
-            wrong = await look()
+            wrong = await check()
             if not wrong:
                 return
             await trio.sleep(0.15)
@@ -458,16 +459,16 @@ async def main(numbers: list[int]) -> None:
     async with open_stage("24h") as stage:
         async with open_sampler(stage.pod, mesh.VM, mesh.GROUP_PORT) as inbound:
             async with open_sampler(stage.vm.machine, mesh.POD, mesh.POD_PORT) as outbound:
-                player = Player(stage, {"pod to machine": inbound, "machine to pod": outbound})
-                await player.prepare()
+                runner = RowRunner(stage, {"pod to machine": inbound, "machine to pod": outbound})
+                await runner.prepare()
                 waiting = list(numbers)
-                while waiting:  # what needs no way first
-                    number = next((n for n in waiting if ROWS[n].scene.before == player.state), waiting[0])
+                while waiting:  # first the rows that start from the present state
+                    number = next((n for n in waiting if ROWS[n].scene.before == runner.state), waiting[0])
                     waiting.remove(number)
-                    outcome: dict[str, Any] = asdict(await player.play(number))
+                    outcome: dict[str, Any] = asdict(await runner.run(number))
                     print(json.dumps(outcome), flush=True)
-                await player.bring_to("outside")
-                await eventually(player.look_empty)
+                await runner.bring_to("outside")
+                await eventually(runner.not_empty)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A new connection every so often, and what became of each: python sampling.py HOST PORT PAUSE PATIENCE.
+"""Opens a connection every PAUSE seconds, with one request: python sample_connections.py HOST PORT PAUSE PATIENCE.
 
-It reads lines; each is answered with one JSON line of what has ended since the last: [[begun, ended, outcome], …] by
-the monotonic clock; the outcome is `meshed` if the server has seen an identity, `plain` if not, else why it failed.
+Each line of input is answered with one JSON line of the connections that have ended since: [[begun, ended, outcome], …]
+by the monotonic clock. The outcome is `meshed` if the server saw an identity, `plain` if not, else the failure.
 """
 
 import asyncio
@@ -40,13 +40,13 @@ async def main() -> None:
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
 
-    async def tell() -> None:
+    async def answer_lines() -> None:
         while await lines.readline():
             print(json.dumps(DONE), flush=True)
             DONE.clear()
 
-    telling = asyncio.create_task(tell())
-    while not telling.done():
+    answering = asyncio.create_task(answer_lines())
+    while not answering.done():
         task = asyncio.create_task(sample())
         running.add(task)
         task.add_done_callback(running.discard)
