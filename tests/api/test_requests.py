@@ -8,8 +8,6 @@ from exclave.api.requests import (
     MEMBERS,
     NAMESPACES,
     Request,
-    ResponseClass,
-    classify,
     create,
     create_token,
     delete,
@@ -90,19 +88,14 @@ def test_a_cluster_scoped_kind_has_no_namespace_in_its_path() -> None:
     assert path_of(NAMESPACES, "shop", "a") == "/api/v1/namespaces/a"
 
 
-@pytest.mark.parametrize("status", [200, 201, 202])
-def test_a_success_is_done(status: int) -> None:
-    assert classify(status) is ResponseClass.SUCCESS
-
-
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_what_passes_by_itself_is_worth_another_try(status: int) -> None:
-    assert classify(status) is ResponseClass.RETRY
+def test_a_temporary_refusal_is_worth_another_try(status: int) -> None:
+    assert is_transient(ApiRefusal(status, "", "", ""))
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 501, 505])
-def test_what_will_be_refused_again_is_the_callers(status: int) -> None:
-    assert classify(status) is ResponseClass.REFUSED
+def test_a_lasting_refusal_is_not_worth_another_try(status: int) -> None:
+    assert not is_transient(ApiRefusal(status, "", "", ""))
 
 
 def test_unreachable_is_transient_and_a_refusal_by_its_status() -> None:

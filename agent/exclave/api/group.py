@@ -177,12 +177,13 @@ def name_fault(name: str) -> str | None:
 
 def spec_faults(spec: GroupSpec) -> list[str]:
     """Why a group with this spec is not accepted; empty if it is."""
+    words = ", ".join(INBOUND_POLICIES)
     return [
         *([] if spec.networks else ["networks: at least one was expected"]),
         *([] if is_dns_label(spec.service_account) else ["serviceAccount: one DNS label was expected"]),
         *port_faults(spec.ports),
         *(f"labels: {key} is the controller's to write" for key in spec.labels if is_our_label(key)),
-        *_policy_faults(spec.inbound_policy),
+        *([] if spec.inbound_policy in (None, *INBOUND_POLICIES) else [f"inboundPolicy: one of {words} was expected"]),
     ]
 
 
@@ -208,11 +209,6 @@ def is_our_label(key: str) -> bool:
 def account_of(group: Object) -> str:
     """The ServiceAccount of a WorkloadGroup, whose spec may have any shape."""
     return str(mapping_in(group, "spec").get("serviceAccount") or group["metadata"]["name"])
-
-
-def _policy_faults(policy: str | None) -> Iterator[str]:
-    if policy is not None and policy not in INBOUND_POLICIES:
-        yield f"inboundPolicy: one of {', '.join(INBOUND_POLICIES)} was expected"
 
 
 def _network(network: Any) -> str:

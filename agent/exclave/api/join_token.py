@@ -1,13 +1,9 @@
-"""The join token: one line that lets a machine become a member of one group.
+"""The join token: one line that lets a machine become a member of one group. Nothing raised here quotes it. Pure.
 
-Format: `exclave1_` + base64url without padding (zlib (compact JSON, UTF-8)). Keys: `servers` (https URLs), `ca` (PEM,
-one or more), `namespace`, `group`, `token` (a Kubernetes JWT), `expires` (RFC 3339, for messages only). The `1` is
-the version; unknown keys are ignored. The CA is always inside: a root that a server does not send in its handshake
-cannot be checked by hash. Which Members the token may create is read from the JWT's subject,
-`system:serviceaccount:<ns>-vms:<group>.join.<t>-<uses>`, unverified: the API server is who decides. A token for one
-named member, whose machine joins again, has `.rejoin.<t>-<n>` there.
-
-Nothing raised here quotes the token.
+Format: `exclave1_` and base64url without padding of zlib of compact JSON. The `1` is the version; unknown keys are
+ignored. The CA is always inside, since a root that a server does not send in its handshake cannot be checked by hash.
+The JWT's subject, `system:serviceaccount:<ns>-vms:<group>.join.<id>-<uses>`, names the Members that the token may
+create; that of a token for one named member has `.rejoin.<id>-<number>`. Nothing is verified: the API server does that.
 """
 
 import base64
@@ -36,7 +32,10 @@ _AGAIN = "ask the admin for a new one: kubectl exclave token create GROUP"
 
 @dataclass(frozen=True)
 class JoinToken:
-    """The content of a join token. `expires` is epoch seconds."""
+    """The content of a join token.
+
+    `servers`: https URLs. `ca`: PEM. `token`: a Kubernetes JWT. `expires`: epoch seconds, for messages only.
+    """
 
     servers: tuple[str, ...]
     ca: str
@@ -135,10 +134,10 @@ def _parse(content: bytes) -> JoinToken:
             raise TypeError
         texts = [tree[key] for key in ("namespace", "group", "token", "expires")]
         expires = epoch(texts[3])
+        if expires is None or not all(isinstance(text, str) and text for text in [ca, *texts, *servers]) or not servers:
+            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _malformed("the join token lacks something that every join token holds") from None
-    if expires is None or not all(isinstance(text, str) and text for text in [ca, *texts, *servers]) or not servers:
-        raise _malformed("the join token lacks something that every join token holds")
     if not all(server.startswith("https://") for server in servers):
         raise _malformed("the join token names a server that is not reached by https")
     token = JoinToken(tuple(servers), ca, texts[0], texts[1], texts[2], expires)

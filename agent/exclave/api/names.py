@@ -2,41 +2,26 @@
 
 from dataclasses import dataclass
 
-CONTROLLER = "exclave-controller"
-"""The controller's ServiceAccount, Deployment and Roles."""
-
-ELECTION = "exclave-controller"
-"""The Lease that elects one of the controller's replicas."""
+CONTROLLER = "exclave-controller"  # the controller's ServiceAccount, Deployment and Roles
+ELECTION = "exclave-controller"  # the Lease that elects one of the controller's replicas
+SETTINGS_KEY = "settings.json"  # in the ConfigMap with a group's settings
 
 ADMISSION_POLICY_NAMES = ("exclave-guard", "exclave-controller")
 """The admission policies and their bindings. The controller admits nobody while one is missing."""
 
-ACCOUNTS_LABEL = "exclave.dev/machines"
-"""Label of a namespace that holds machines' accounts. Its value is the group's namespace."""
+# Labels.
+ACCOUNTS_LABEL = "exclave.dev/machines"  # of a namespace with machines' accounts: the group's namespace
+GROUPS_LABEL = "exclave.dev/accounts"  # of a namespace with groups: the namespace of their machines' accounts
+GROUP_LABEL = "exclave.dev/group"  # of an ExternalWorkload that belongs to a member of the group
 
-GROUPS_LABEL = "exclave.dev/accounts"
-"""Label of a namespace that holds groups. Its value is the namespace of their machines' accounts."""
+# Finalizers.
+GROUP_FINALIZER = "exclave.dev/group"  # of a WorkloadGroup: its members go before it
+FINALIZER = "exclave.dev/member"  # of a Member: its account and ExternalWorkload go before it
+PORTS_FINALIZER = "exclave.dev/ports"  # of an ExternalWorkload: its ports are emptied before it goes
 
-GROUP_LABEL = "exclave.dev/group"
-"""Label of an ExternalWorkload that belongs to a member of the group."""
-
-GROUP_FINALIZER = "exclave.dev/group"
-"""Finalizer of a WorkloadGroup: its members go before it."""
-
-FINALIZER = "exclave.dev/member"
-"""Finalizer of a Member: its account and ExternalWorkload go before it."""
-
-PORTS_FINALIZER = "exclave.dev/ports"
-"""Finalizer of an ExternalWorkload: its ports are emptied before it goes."""
-
-CORDONED = "exclave.dev/cordoned"
-"""Annotation of a Member that an admin has put out of service for a while: "true"."""
-
-EXPIRES = "exclave.dev/expires"
-"""Annotation of a join account: when its token ends, RFC 3339."""
-
-SETTINGS_KEY = "settings.json"
-"""Key of a group's settings in their ConfigMap, see `settings_name`."""
+# Annotations.
+CORDONED = "exclave.dev/cordoned"  # of a Member that an admin has put out of service for a while: "true"
+EXPIRES = "exclave.dev/expires"  # of a join account: when its token ends, RFC 3339
 
 DRAIN = 10.0
 """Seconds between the withdrawal of the ports and the deletion of the ExternalWorkload."""

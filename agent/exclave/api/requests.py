@@ -1,12 +1,11 @@
 """Requests to the Kubernetes API as values, and what responses mean. Pure.
 
-There is a function per verb. `classify` alone decides whether a request is worth another try, and `refusal` alone words
-an error response. Bodies are plain JSON trees.
+There is a function per verb. `is_transient` decides whether a request is worth another try, and `refusal` words an
+error response. Bodies are plain JSON trees.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from exclave.errors import ApiRefusal, ClusterError, Fault
@@ -152,29 +151,14 @@ def _what(resource: Resource, name: str, subresource: str | None) -> str:
     return f"{resource.plural}{'/' + subresource if subresource else ''} {name}"
 
 
-class ResponseClass(Enum):
-    """What an HTTP status means for the client."""
-
-    SUCCESS = "done"
-    RETRY = "again"  # the same request may succeed later
-    REFUSED = "refused"  # the same request will be refused again
-
-
 WORTH_ANOTHER_TRY = frozenset({408, 429, 500, 502, 503, 504})
 """Timeouts, overload, a server that starts or stops, an admission webhook that is away."""
-
-
-def classify(status: int) -> ResponseClass:
-    """What a response with this status means."""
-    if 200 <= status < 300:
-        return ResponseClass.SUCCESS
-    return ResponseClass.RETRY if status in WORTH_ANOTHER_TRY else ResponseClass.REFUSED
 
 
 def is_transient(problem: ClusterError) -> bool:
     """Whether the same request may succeed later: no server was reached, or the response was "not now"."""
     if isinstance(problem, ApiRefusal):
-        return classify(problem.status) is ResponseClass.RETRY
+        return problem.status in WORTH_ANOTHER_TRY
     return problem.fault is Fault.UNREACHABLE
 
 
@@ -188,8 +172,10 @@ def refusal(
     """
     answer = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
     reason = str(answer.get("reason") or "")
+    details: Any = answer.get("details")
+    in_body = details.get("retryAfterSeconds") if isinstance(details, dict) else None
     server_text = str(answer.get("message") or "")[:LONGEST_MESSAGE]
-    again = classify(status) is ResponseClass.RETRY
+    again = status in WORTH_ANOTHER_TRY
     message, hint = _words(request, status, reason, server, who, again)
     return ApiRefusal(
         status,
@@ -197,7 +183,7 @@ def refusal(
         f"{message}: {server_text}" if server_text else message,
         hint,
         fault=Fault.UNREACHABLE if again else Fault.NOT_PERMITTED,
-        retry_after=_seconds(retry_after) or _seconds(_details(answer).get("retryAfterSeconds")),
+        retry_after=_seconds(retry_after) or _seconds(in_body),
     )
 
 
@@ -228,11 +214,6 @@ def _words(request: Request, status: int, reason: str, server: str, who: str, ag
     if status == 409:
         return f"{server} did not {action} ({named})", "read the object again, then decide again"
     return f"{server} refused to {action} ({named})", "compare the versions of exclave here and in the cluster"
-
-
-def _details(answer: Object) -> Object:
-    details = answer.get("details")
-    return details if isinstance(details, dict) else {}
 
 
 def _seconds(value: object) -> float | None:

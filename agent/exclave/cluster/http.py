@@ -29,7 +29,7 @@ import httpx
 import trio
 
 from exclave import __version__
-from exclave.api.requests import JSON, Object, Request, ResponseClass, classify, refusal
+from exclave.api.requests import JSON, Object, Request, refusal
 from exclave.cluster.credential import is_token, token_subject
 from exclave.cluster.endpoint import Access, host_and_port, in_turn
 from exclave.cluster.failure import CONNECT, WHOLE, Failure, explain, no_answer, not_kubernetes, unreachable
@@ -199,7 +199,7 @@ class Exchange:
             try:
                 with trio.move_on_after(WHOLE) as whole:
                     response = await client.send(self._built(client, server, request, token), stream=True)
-                    if classify(response.status_code) is ResponseClass.SUCCESS:
+                    if response.is_success:
                         self._heard_from(server, request, response)
                         return server, response
                     await response.aread()
@@ -254,11 +254,11 @@ class Exchange:
             body = parse_json(response.content)
         except ValueError:
             body = None
-        if classify(response.status_code) is ResponseClass.SUCCESS and not isinstance(body, dict):
+        if response.is_success and not isinstance(body, dict):
             content_type = response.headers.get("Content-Type", "")
             return self._failed(request, not_kubernetes(server, response.status_code, content_type))
         self._heard_from(server, request, response)
-        if classify(response.status_code) is ResponseClass.SUCCESS:
+        if response.is_success:
             assert isinstance(body, dict)
             return body
         raise refusal(
