@@ -101,7 +101,7 @@ UNSUPERVISED = {
     "exclave.proxy.instance: watch_differences": "the proxy may end the agent, which hands over",
     "exclave.proxy.instance: run": "the proxy may end the agent, which hands over",
     "exclave.redirect.reconciler: run": "the redirect may end the agent, which hands over",
-    "exclave.swap.trial: _answer": "inside of a trial: its failure is the trial's",
+    "exclave.swap.evidence: _answer": "inside of a trial: its failure is the trial's",
     "exclave.workload_api.server: follow": "inside of one connection, which is dropped if it fails",
     "exclave.workload_api.server: read": "inside of one connection, which is dropped if it fails",
 }

@@ -26,7 +26,8 @@ from exclave.errors import Fault
 from exclave.join.refusals import read_refusal
 from exclave.kit.formats.kubernetes import Schema
 from exclave.kit.host.process_identity import ProcessRecord
-from exclave.link import layout, plan
+from exclave.link import layout
+from exclave.link import link as private_link
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
 from exclave.member.state import State
 from exclave.proxy.process.records import InstanceRecord
@@ -259,7 +260,7 @@ def test_the_fields_of_a_file_are_listed(file: str, record: type) -> None:
 
 def test_every_name_in_the_kernel_is_listed() -> None:
     objects = CONTRACT.section("Kernel objects")
-    names = {layout.LINK, str(layout.NETWORK4), str(layout.NETWORK6), plan.MARK, f"inet {layout.TABLE}"}
+    names = {layout.LINK, str(layout.NETWORK4), str(layout.NETWORK6), private_link.MARK, f"inet {layout.TABLE}"}
     owned = {f"inet {text}" for text in texts(agent_modules("exclave.redirect", "exclave.explain"))
              if re.fullmatch(r"exclave-[a-z]+", text)}  # fmt: skip
     assert owned, "the tables beside ours have other names: find them again"

@@ -12,8 +12,8 @@ import pytest
 
 from exclave.explain.sentences import Answer, compare_with_trace, describe
 from exclave.explain.table import Table, parse_rule_texts, parse_table
-from exclave.explain.trace_events import TraceEvent
 from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, evaluate
+from exclave.redirect.kernel.nft_events import TraceEvent
 from exclave.redirect.rules.ruleset import KEEPALIVE_CHAIN
 
 FILES = Path(__file__).parents[1] / "redirect" / "rules" / "golden"

@@ -54,7 +54,6 @@ from exclave.errors import ConfigError, HostError, TokenError
 from exclave.explain.kernel_state import parse_route
 from exclave.explain.query import parse_query
 from exclave.explain.table import parse_rule_texts, parse_table
-from exclave.explain.trace_events import parse_events
 from exclave.identity.storage import NEXT_KEY, SVID, load_next_key, load_svid, own_keys, store_next_key, store_svid
 from exclave.identity.svid import SvidError, check_svid
 from exclave.kit.formats.host_port import split_host_port
@@ -81,7 +80,7 @@ from exclave.proxy.metrics import read_expiry, read_samples
 from exclave.proxy.process.binary import read_version
 from exclave.proxy.process.records import interpreter_of, parse_instances
 from exclave.redirect.kernel.half_open import parse_half_open
-from exclave.redirect.kernel.nft_events import TransactionReader
+from exclave.redirect.kernel.nft_events import TransactionReader, parse_events
 from exclave.redirect.kernel.observe import parse_listing
 from exclave.redirect.reconciler import FILE as RULES
 from exclave.redirect.reconciler import AppliedRecord

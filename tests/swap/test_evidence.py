@@ -1,8 +1,24 @@
-"""What metrics and the kernel's tables prove. The texts have the shapes of the real linkerd2-proxy and kernel."""
+"""What metrics, the kernel's tables and a trial connection prove. The texts are shaped like the real ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
-from exclave.swap.evidence import count_clients, count_policies, count_sockets, wanted_policies
+from exclave.errors import HostError
+from exclave.swap import evidence
+from exclave.swap.evidence import (
+    TRIAL_TIMEOUT,
+    count_clients,
+    count_policies,
+    count_sockets,
+    try_connection,
+    wanted_policies,
+)
 
 POLICY = 'addr="linkerd-policy.linkerd.svc.cluster.local:8090",tls="true",server_id="linkerd-destination.x"'
 DESTINATION = POLICY.replace("policy.linkerd", "dst-headless.linkerd").replace("8090", "8086")
@@ -102,3 +118,43 @@ def test_a_socket_counts_where_traffic_comes_in(place: str, count: int) -> None:
 
 def test_an_empty_table_counts_nothing() -> None:
     assert count_sockets("", *OURS) == count_sockets(HEAD, *OURS) == 0
+
+
+PROGRAM = Path(__file__).with_name("programs") / "try_connection.py"
+
+
+def result_of(pid: int) -> str:
+    """The result of a trial by way of process `pid`; 0 is the program's own process."""
+    command = ["unshare", "--net", sys.executable, str(PROGRAM), str(pid)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "agent")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_a_trial_connection_of_the_right_process_succeeds() -> None:
+    assert result_of(0) == "proven"  # without rules, the connection's own socket is the one that arrives
+
+
+def test_a_trial_connection_of_another_process_is_refused() -> None:
+    result = result_of(os.getpid())
+    assert result.startswith("a trial connection to 169.254.77.4 arrived from 169.254.77.4:")
+    assert result.endswith(", which is not a socket of the new proxy")
+
+
+async def test_a_missing_trial_address_is_reported() -> None:
+    with pytest.raises(HostError, match=r"a trial connection to 192.0.2.1 broke: "):
+        await try_connection("192.0.2.1", os.getpid())
+
+
+async def test_a_trial_connection_that_does_not_arrive_is_reported_in_time(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(address: str, pid: int) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(evidence, "_try", silent)
+    with pytest.raises(HostError) as caught:
+        await try_connection("169.254.77.4", os.getpid())
+    assert trio.current_time() == pytest.approx(TRIAL_TIMEOUT)
+    assert caught.value.message == "a trial connection to 169.254.77.4 did not arrive within 10 s"

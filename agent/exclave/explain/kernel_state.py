@@ -13,7 +13,7 @@ import trio
 from exclave.errors import Fault, HostError
 from exclave.explain.table import Table, parse_rule_texts, parse_table
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.host.command import Finished, run_tool
+from exclave.kit.host.command import Finished, check_permitted, run_tool
 from exclave.link.layout import LINK, TABLE
 
 TRIES = 5
@@ -116,9 +116,6 @@ async def is_listening(address: str, port: int) -> bool:
 
 
 def _unreadable(done: Finished) -> HostError:
-    if "not permitted" in done.errors:
-        return HostError(
-            Fault.NO_PRIVILEGE, "reading nftables is not permitted", "run as root, with the capability NET_ADMIN"
-        )
+    check_permitted(done, "reading nftables")
     first = (done.errors.splitlines() or ["no message"])[0]
     return HostError(Fault.NFT_UNUSABLE, f"nft lists no rules: {first}", "see whether it works: nft list ruleset")

@@ -7,11 +7,11 @@ rules capture instead.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exclave.explain.table import Chain, Table
-from exclave.explain.trace_events import TRACE_TABLE, TraceEvent
+from exclave.explain.table import TRACE_TABLE, Chain, Table
 from exclave.explain.verdict import Connection, Outcome, RuleHit, TableVerdict, element_text, is_translating
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import INSTANCES, TABLE, instance_address
+from exclave.redirect.kernel.nft_events import TraceEvent
 from exclave.redirect.rules.confirm_timer import ARMED, element_time
 from exclave.redirect.rules.ruleset import TRIAL
 

@@ -12,6 +12,9 @@ from typing import Any
 from exclave.kit.formats.json_text import parse_json
 from exclave.link.layout import TABLE
 
+TRACE_TABLE = "exclave-trace"
+"""The table with the rule that traces."""
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -16,10 +16,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import trio
 
 from exclave.errors import Fault, HostError
-from exclave.explain.trace_events import TRACE_TABLE, TraceEvent, parse_events
+from exclave.explain.table import TRACE_TABLE
 from exclave.kit.host.command import missing_tool
 from exclave.kit.host.netlink import NETFILTER
 from exclave.kit.tasks.nursery import shielded
+from exclave.redirect.keepalive import find_error
+from exclave.redirect.kernel.nft_events import TraceEvent, parse_events
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
 """Source: Linux, include/linux/socket.h and include/uapi/linux/netlink.h, netfilter/nfnetlink.h."""
@@ -113,12 +115,10 @@ async def open_tracing(source_port: int) -> AsyncIterator[None]:
                 if not more or b"Error" in listed:
                     break
         if patience.cancelled_caught or b"Error" in listed or not listed.endswith(b"}\n"):
-            error = next(
-                (line for line in listed.decode("utf-8", "replace").splitlines() if "Error" in line), "no message"
-            )
+            error = find_error(listed.decode("utf-8", "replace"))
             raise HostError(
                 Fault.NFT_UNUSABLE,
-                f"nft made no rule that traces: {error}",
+                f"nft made no rule that traces: {error or 'no message'}",
                 "--trace needs Linux 5.12 and nftables 0.9.9",
             )
         yield

@@ -1,33 +1,33 @@
 """The private link `exclave0`, where proxies and DNS stub listen. It is made before them and removed after them.
 
-An existing link of ours is adopted. A new one is a dummy link, else a bridge without ports, else addresses on lo.
-IPv6 addresses are added if the link accepts them: a host may have disabled IPv6, for all links or for new ones.
-It is removed on leave and stop, and stays on hand-over. `remove_link` needs no agent, as often as one likes.
+The link is ours if it has our hardware address, and is then adopted. A link of that name with another address, or our
+IP addresses on other links, belong to somebody else and are not changed. Addresses are single (/32, /128), so that no
+route appears. IPv6 addresses are added if the link accepts them: a host may have disabled IPv6.
 """
 
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.kit.formats.json_text import parse_json
-from exclave.kit.host.command import Finished, run_tool
+from exclave.kit.host.command import Finished, check_permitted, run_tool
 from exclave.kit.tasks.nursery import shielded
-from exclave.link.layout import LINK
-from exclave.link.plan import (
-    KINDS,
-    MARK,
-    Links,
-    check_free,
-    is_ours,
-    link_addresses,
-    missing_addresses,
-    superfluous_addresses,
-)
+from exclave.link.layout import INSTANCES, LINK, Family, dns_address, instance_address, trial_address
 from exclave.milestones import Starting, Withdrawing, log_milestone
 
 log = logging.getLogger(__name__)
+
+MARK = "0a:ec:1a:7e:00:01"
+"""A locally administered hardware address, which identifies our link: iproute2 6.1 lists no alias with addresses."""
+
+KINDS = ("dummy", "bridge")
+"""Kinds of link to try, in this order; without both, the addresses are on lo."""
+
+Links = list[dict[str, Any]]
+"""What `ip -json address show` prints."""
 
 REMOVAL_TIME = 100.0
 """Seconds for three runs of ip, which have 30 s each, and for their ends."""
@@ -50,7 +50,7 @@ async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
 
 
 async def remove_link() -> None:
-    """Remove our link, and our addresses on lo. Raises HostError if that is not permitted."""
+    """Remove our link, and our addresses on lo; without an agent, as often as one likes. Raises HostError."""
     links = await _links()
     if any(link["ifname"] == LINK and is_ours(link) for link in links):
         _must(await run_tool("ip", "link", "delete", LINK))
@@ -103,10 +103,67 @@ async def _batch(lines: list[str]) -> Finished:
 def _must(done: Finished) -> None:
     if done.status == 0:
         return
-    if "not permitted" in done.errors:
-        raise HostError(
-            Fault.NO_PRIVILEGE,
-            "making the link exclave0 is not permitted",
-            "run as root, with the capability NET_ADMIN",
-        )
+    check_permitted(done, f"making the link {LINK}")
     raise HostError(Fault.OCCUPIED, f"cannot set up the link {LINK}: {done.errors}", "exclave cleanup, then try again")
+
+
+# What is ours, and what is missing.
+
+
+def link_addresses(*, with_ipv6: bool) -> tuple[str, ...]:
+    """All our addresses with their prefix length."""
+    families: tuple[Family, ...] = (4, 6) if with_ipv6 else (4,)
+    return tuple(
+        f"{address}/{32 if family == 4 else 128}"
+        for family in families
+        for address in (
+            *(instance_address(instance, family) for instance in INSTANCES),
+            dns_address(family),
+            trial_address(family),
+        )
+    )
+
+
+def is_ours(link: dict[str, Any]) -> bool:
+    """Whether we made a link of our name."""
+    return bool(link.get("address") == MARK)
+
+
+def check_free(links: Links, addresses: tuple[str, ...]) -> None:
+    """Raise HostError (taken) if somebody else has our link's name or one of our addresses."""
+    for link in links:
+        if link["ifname"] == LINK and not is_ours(link):
+            raise HostError(
+                Fault.OCCUPIED,
+                f"a link {LINK} exists that exclave did not make",
+                f"rename or remove it: ip link delete {LINK}",
+            )
+        if link["ifname"] in (LINK, "lo"):
+            continue
+        for address in _addresses_of(link):
+            if address in addresses:
+                raise HostError(
+                    Fault.OCCUPIED,
+                    f"the address {address.split('/')[0]}, which exclave needs, is on {link['ifname']}",
+                    f"remove it there: ip address delete {address} dev {link['ifname']}",
+                )
+
+
+def missing_addresses(links: Links, device: str, addresses: tuple[str, ...]) -> list[str]:
+    """Lines for `ip -batch` that add what `device` lacks. IPv6 without duplicate detection: nobody else is there."""
+    present = {address for link in links if link["ifname"] == device for address in _addresses_of(link)}
+    return [
+        f"address add {address} dev {device}" + (" nodad" if ":" in address else "")
+        for address in addresses
+        if address not in present
+    ]
+
+
+def superfluous_addresses(links: Links, addresses: tuple[str, ...]) -> list[str]:
+    """Lines for `ip -batch` that remove our addresses from lo."""
+    present = {address for link in links if link["ifname"] == "lo" for address in _addresses_of(link)}
+    return [f"address delete {address} dev lo" for address in addresses if address in present]
+
+
+def _addresses_of(link: dict[str, Any]) -> list[str]:
+    return [f"{info['local']}/{info['prefixlen']}" for info in link.get("addr_info", ()) if "local" in info]

@@ -28,9 +28,8 @@ from exclave.proxy.published import InstanceView
 from exclave.proxy.states import InstanceState
 from exclave.redirect.reconciler import Redirect
 from exclave.redirect.rules.policy import RedirectPolicy
-from exclave.swap.evidence import count_clients, count_policies, count_sockets, wanted_policies
+from exclave.swap.evidence import count_clients, count_policies, count_sockets, try_connection, wanted_policies
 from exclave.swap.plan import QUIET_POLLS, BeginSwap, DrainOther, RejectRequest, SwapFacts, SwapReason, plan_swap
-from exclave.swap.trial import try_connection
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.redirect.kernel.nft_events import Transaction, TransactionReader
+from exclave.redirect.kernel.nft_events import TraceEvent, Transaction, TransactionReader, parse_events
 
 NFTABLES, CONNTRACK = 10, 1
-NEW_TABLE, DELETED_TABLE, NEW_RULE, DELETED_ELEMENT, GENERATION = 0, 2, 6, 14, 15
+NEW_TABLE, DELETED_TABLE, NEW_SET, NEW_RULE, DELETED_ELEMENT, GENERATION, TRACE = 0, 2, 5, 6, 14, 15, 17
 
 
 def attribute(kind: int, content: bytes) -> bytes:
@@ -91,3 +91,53 @@ def test_any_bytes_are_skipped(noise: bytes, content: bytes) -> None:
         about("exclave") + message(NEW_RULE, attribute(7, content)) + BY_NFT + noise
     )
     assert transactions == by_nft("exclave")
+
+
+# The trace of a packet.
+
+
+def event(kind: int, *more: bytes, chain: str = "outbound") -> bytes:
+    return message(
+        TRACE,
+        attribute(1, b"exclave\0"),
+        attribute(2, chain.encode() + b"\0"),
+        attribute(4, struct.pack("!I", kind)),
+        attribute(6, struct.pack("!I", 0xABCD)),
+        *more,
+    )
+
+
+def verdict(code: int) -> bytes:
+    return attribute(5 | 0x8000, attribute(1, struct.pack("!i", code)))  # nested, with the flag for it
+
+
+HANDLE = attribute(3, struct.pack("!Q", 26))
+
+
+def test_a_rule_s_verdict_is_read_with_its_handle() -> None:
+    for code, word in {0: "drop", 1: "accept", -1: "continue", -5: "return", -3: "-3"}.items():
+        assert parse_events(event(3, HANDLE, verdict(code))) == [TraceEvent(0xABCD, "exclave", "outbound", 26, word)]
+
+
+def test_a_policy_is_read_as_the_verdict_of_no_rule() -> None:
+    assert parse_events(event(1, attribute(16, struct.pack("!I", 1)))) == [
+        TraceEvent(0xABCD, "exclave", "outbound", None, "accept")
+    ]
+
+
+def test_several_messages_in_one_datagram_are_read_and_others_are_left_out() -> None:
+    data = event(3, HANDLE, verdict(1)) + message(NEW_SET) + event(2) + event(3, HANDLE, verdict(0), chain="x")
+    assert [each.chain for each in parse_events(data)] == ["outbound", "x"]
+    assert parse_events(b"") == []
+
+
+@given(st.integers(1, 59))
+def test_a_message_that_is_cut_off_is_refused(length: int) -> None:
+    with pytest.raises(ValueError):
+        parse_events(event(3, HANDLE, verdict(1))[:length])
+
+
+def test_an_attribute_that_is_cut_off_is_refused() -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_events(message(TRACE, struct.pack("=HH", 40, 1)))
+    assert str(caught.value) == "a netlink attribute is cut off"

@@ -67,6 +67,12 @@ async def run_tool(program: str, *arguments: str, stdin: bytes = b"") -> Finishe
         ) from None
 
 
+def check_permitted(done: Finished, doing: str) -> None:
+    """Raise HostError if the kernel did not permit `doing`."""
+    if "not permitted" in done.errors:
+        raise HostError(Fault.NO_PRIVILEGE, f"{doing} is not permitted", "run as root, with the capability NET_ADMIN")
+
+
 def missing_tool(program: str, problem: OSError) -> HostError:
     """The failure of starting nft or ip."""
     return HostError(

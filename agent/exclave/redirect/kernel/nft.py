@@ -4,7 +4,7 @@ Each function runs one process. A failure is a HostError and leaves the rules as
 """
 
 from exclave.errors import Fault, HostError
-from exclave.kit.host.command import Finished, run_tool
+from exclave.kit.host.command import Finished, check_permitted, run_tool
 from exclave.link.layout import TABLE, Instance
 from exclave.milestones import Withdrawing, log_milestone
 from exclave.redirect.kernel.observe import NOTHING, Observed, parse_listing
@@ -65,13 +65,8 @@ async def observe_table() -> Observed:
 
 
 def _translated(done: Finished) -> HostError:
+    check_permitted(done, "changing nftables")
     first = (done.errors.splitlines() or ["no message"])[0]
-    if "not permitted" in done.errors:
-        return HostError(
-            Fault.NO_PRIVILEGE,
-            "changing nftables is not permitted",
-            "run as root, with the capability NET_ADMIN",
-        )
     return HostError(
         Fault.NFT_UNUSABLE,
         f"nft refused the rules: {first}",
