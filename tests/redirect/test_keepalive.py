@@ -24,11 +24,11 @@ from exclave.redirect.keepalive import (
     FILE,
     KEEPALIVE_TABLE,
     _launch,
-    find_error,
     is_owned,
     open_keepalive,
     remove_keepalive,
 )
+from exclave.redirect.kernel.observe import find_error
 
 from .agent_process import AgentProcess, start_agent
 from .lab import CLUSTER4, CLUSTER6, VM4, VM6, CallResult, Flows, Lab, as_proxies, open_lab

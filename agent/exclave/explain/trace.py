@@ -20,8 +20,8 @@ from exclave.explain.table import TRACE_TABLE
 from exclave.kit.host.command import missing_tool
 from exclave.kit.host.netlink import NETFILTER
 from exclave.kit.tasks.nursery import shielded
-from exclave.redirect.keepalive import find_error
 from exclave.redirect.kernel.nft_events import TraceEvent, parse_events
+from exclave.redirect.kernel.observe import find_error
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
 """Source: Linux, include/linux/socket.h and include/uapi/linux/netlink.h, netfilter/nfnetlink.h."""

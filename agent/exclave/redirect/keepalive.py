@@ -37,6 +37,7 @@ from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Starting, Withdrawing, log_milestone
+from exclave.redirect.kernel.observe import find_error
 
 log = logging.getLogger(__name__)
 
@@ -230,12 +231,6 @@ def is_owned(answer: str) -> bool:
     """Whether the listing shows the table with an owner."""
     lines = [line.strip() for line in answer.splitlines()]
     return answer.endswith("\n}\n") and any(line.startswith("flags owner") for line in lines)
-
-
-def find_error(answer: str) -> str | None:
-    """The first error that nft reports; None if there is none so far."""
-    errors = [line.strip() for line in answer.splitlines(keepends=True) if "Error" in line and line.endswith("\n")]
-    return errors[0] if errors else None
 
 
 async def _end(process: HeldProcess | None, path: Path) -> None:

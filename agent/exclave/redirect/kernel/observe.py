@@ -102,3 +102,9 @@ def _count(rules: list[dict[str, Any]], chain: str) -> int:
         for statement in rule["expr"]
         if isinstance(statement.get("counter"), dict)
     )
+
+
+def find_error(answer: str) -> str | None:
+    """The first error that nft reports; None if there is none so far."""
+    errors = [line.strip() for line in answer.splitlines(keepends=True) if "Error" in line and line.endswith("\n")]
+    return errors[0] if errors else None
