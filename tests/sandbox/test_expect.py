@@ -8,7 +8,7 @@ import trio
 from exclave_sandbox.expect import FILES, SUBJECTS, UnexpectedError, differences, eventually, expect, steady
 
 
-async def test_eventually_returns_what_was_acceptable(autojump_clock: object) -> None:
+async def test_eventually_returns_the_first_acceptable_value(autojump_clock: object) -> None:
     began = trio.current_time()
 
     async def read() -> object:
@@ -34,11 +34,11 @@ def test_a_difference_is_an_error_with_both_values() -> None:
         expect("ports", [], [80])
 
 
-def test_equal_snapshots_differ_in_nothing() -> None:
+def test_equal_snapshots_have_no_differences() -> None:
     assert differences({"links": "1: lo\n"}, {"links": "1: lo\n"}) == []
 
 
-def test_what_came_and_what_went_is_named_with_its_subject() -> None:
+def test_added_and_removed_lines_have_their_subject() -> None:
     before = {"links": "1: lo\n2: eth0\n", "nftables": ""}
     after = {"links": "1: lo\n", "nftables": "table inet exclave {\n}\n"}
     assert differences(before, after) == [
@@ -52,7 +52,7 @@ def test_a_subject_that_is_missing_afterwards_differs() -> None:
     assert differences({"routes": "default"}, {}) == ["routes: -default"]
 
 
-def test_what_moves_by_itself_does_not_count() -> None:
+def test_counters_and_lifetimes_make_no_difference() -> None:
     assert steady("valid_lft 86390sec preferred_lft 86390sec") == steady("valid_lft 12sec preferred_lft 12sec")
 
 

@@ -45,13 +45,13 @@ async def test_a_head_has_no_body_and_a_body_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"this is no HTTP\r\n\r\n", b"\x16\x03\x01\r\n\r\n"], ids=["text", "TLS"])
-async def test_another_protocol_is_hung_up_on(sent: bytes) -> None:
+async def test_another_protocol_is_disconnected(sent: bytes) -> None:
     async with served() as stream:
         await stream.send_all(sent)
         assert await stream.receive_some() == b""
 
 
-async def test_a_silent_client_is_hung_up_on(autojump_clock: object) -> None:
+async def test_a_silent_client_is_disconnected(autojump_clock: object) -> None:
     async with served() as stream:
         began = trio.current_time()
         assert await stream.receive_some() == b""

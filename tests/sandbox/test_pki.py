@@ -53,7 +53,7 @@ def test_openssl_follows_the_chain_and_finds_the_name(
     assert peer["subjectAltName"] == (("DNS", NAMES[0].value), ("URI", NAMES[1].value))
 
 
-def test_openssl_refuses_what_leads_to_another_anchor(
+def test_openssl_refuses_a_chain_to_another_anchor(
     chain: tuple[Authority, Authority, Authority], tmp_path: Path
 ) -> None:
     _, issuer, leaf = chain
@@ -68,7 +68,7 @@ def test_openssl_refuses_a_leaf_that_signs(chain: tuple[Authority, Authority, Au
         shake_hands(anchor.pem, below.key_pem + below.pem + leaf.pem + issuer.pem, tmp_path)
 
 
-def test_names_stand_in_their_order_and_the_subject_is_not_empty(
+def test_names_are_in_order_and_the_subject_is_not_empty(
     chain: tuple[Authority, Authority, Authority],
 ) -> None:
     leaf = make_leaf(chain[1], NAMES, common_name="web-k7q2x-1").certificate
@@ -93,7 +93,7 @@ def test_an_issuer_signs_leaves_only(chain: tuple[Authority, Authority, Authorit
     assert not leaf.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
-def test_a_key_is_written_as_pkcs8_and_not_shown(chain: tuple[Authority, Authority, Authority]) -> None:
+def test_a_key_is_written_as_pkcs8_and_not_printed(chain: tuple[Authority, Authority, Authority]) -> None:
     leaf = chain[2]
     read = serialization.load_pem_private_key(leaf.key_pem.encode(), None)
     assert read.private_numbers() == leaf.key.private_numbers()  # type: ignore[union-attr]

@@ -112,7 +112,7 @@ def test_changes_of_roles_and_bindings_hold_at_once() -> None:
     assert not rules.allows(MACHINE, attempt)
 
 
-def test_a_refusal_names_who_what_and_where() -> None:
+def test_a_refusal_names_user_resource_and_namespace() -> None:
     attempt = Attempt("patch", "exclave.dev", "members/status", "g", "web-1")
     assert attempt.refused(MACHINE) == (
         'User "system:serviceaccount:g-vms:web.vm.abcde-1" cannot patch resource "members/status" in API group '
@@ -133,7 +133,7 @@ class CountingRules(dict[Any, Any]):
         return super().get(key, default)
 
 
-def test_other_peoples_bindings_cost_a_decision_nothing() -> None:
+def test_a_decision_reads_no_bindings_of_other_users() -> None:
     rules = make_rules()
     for number in range(2000):
         bind(rules, f"b{number}", {"kind": "ServiceAccount", "name": f"other-{number}", "namespace": "g-vms"})
@@ -179,7 +179,7 @@ def test_another_library_reads_and_verifies_it() -> None:
     }
 
 
-def test_it_speaks_for_its_account_and_the_accounts_groups() -> None:
+def test_a_token_has_the_user_and_the_groups_of_its_account() -> None:
     account = TokenKey(PRIVATE).account_of(mint(), NOW)
     assert account == ACCOUNT
     assert account.user.name == "system:serviceaccount:g-vms:web.vm.abcde-1"
@@ -214,12 +214,12 @@ def unsigned() -> str:
         pytest.param("ünicode.ü.ü", NOW, id="no ASCII"),
     ],
 )
-def test_a_token_is_refused_without_saying_why(token: str, now: float) -> None:
+def test_a_token_is_refused_without_a_reason(token: str, now: float) -> None:
     found = refused(token, now)
     assert (found.code, found.reason, found.message) == (401, "Unauthorized", "Unauthorized")
 
 
-def test_a_token_that_was_good_is_refused_when_its_time_is_over() -> None:
+def test_an_expired_token_is_refused() -> None:
     key = TokenKey(PRIVATE)
     token = mint(key=key)
     assert key.account_of(token, NOW + 599) == ACCOUNT
@@ -269,5 +269,5 @@ def test_a_request_is_refused(body: Any, code: int, message: str) -> None:
     assert (found.value.code, found.value.message) == (code, message)
 
 
-def test_a_key_does_not_show_itself() -> None:
+def test_a_key_is_not_printed() -> None:
     assert "PRIVATE" not in repr(TokenKey(PRIVATE))

@@ -108,7 +108,7 @@ def test_verbs(method: str, path: str, query: dict[str, str], verb: str | None) 
         ("get", "/api/v1/namespaces/g", "", Attempt("get", "", "namespaces", "g", "g")),
     ],
 )
-def test_what_the_authorizer_is_asked(verb: str, path: str, fields: str, attempt: Attempt) -> None:
+def test_the_attempt_that_is_authorized(verb: str, path: str, fields: str, attempt: Attempt) -> None:
     assert attempt_of(verb, parse_path(path), parse_selector("", fields)) == attempt
 
 
@@ -166,7 +166,7 @@ def status_of(reply: Reply) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic YTpi", "Bearer", "Bearer ü"])
-def test_who_is_unknown_is_unauthorized(admin: Caller, authorization: str) -> None:
+def test_an_unknown_caller_is_unauthorized(admin: Caller, authorization: str) -> None:
     caller = Caller(admin.store, admin.api, authorization)
     assert status_of(caller.ask("GET", CORE)) == (401, "Unauthorized", "Unauthorized")
 
@@ -227,7 +227,7 @@ def test_a_token_dies_with_its_time(admin: Caller) -> None:
     assert machine.ask("GET", CORE).status == 401
 
 
-def test_an_account_that_finalizers_hold_speaks_for_a_minute_more(admin: Caller) -> None:
+def test_tokens_of_a_deleted_account_with_finalizers_are_valid_for_a_minute(admin: Caller) -> None:
     body = {"metadata": {"name": "a.vm.x-1", "finalizers": ["exclave.dev/x"]}}
     admin.ask("POST", f"{CORE}/g/serviceaccounts", body)
     machine = Caller(admin.store, admin.api, f"Bearer {admin.token('a.vm.x-1')}", admin.clock)
@@ -310,7 +310,7 @@ def _has_version(body: dict[str, Any]) -> bool:
     return isinstance(metadata, dict) and bool(metadata.get("resourceVersion"))
 
 
-def test_a_list_bears_the_version_to_watch_from(admin: Caller) -> None:
+def test_a_list_has_the_version_to_watch_from(admin: Caller) -> None:
     admin.ask("POST", f"{CORE}/g/configmaps", config_map())
     listed = admin.ask("GET", f"{CORE}/g/configmaps").body
     assert (listed["kind"], listed["metadata"]["resourceVersion"], len(listed["items"])) == ("ConfigMapList", "2", 1)
@@ -318,7 +318,7 @@ def test_a_list_bears_the_version_to_watch_from(admin: Caller) -> None:
     assert (exact.body["metadata"]["resourceVersion"], exact.body["items"]) == ("1", [])
 
 
-def test_pages_show_the_moment_of_the_first_until_history_ends() -> None:
+def test_pages_show_the_state_at_the_first_until_it_expires() -> None:
     store = make_store(window=3)
     admin = Caller(store, Api(store, TokenKey(ec.generate_private_key(ec.SECP256R1())), "admin", lambda: START, str))
     for name in "abc":

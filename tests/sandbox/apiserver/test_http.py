@@ -131,7 +131,7 @@ async def test_a_body_beyond_the_limit_is_read_and_dropped() -> None:
         assert MOST_BODY_READ < sizes[0] < 2 * MOST_BODY_READ
 
 
-async def test_a_client_that_waits_for_leave_to_send_its_body_gets_it() -> None:
+async def test_a_client_that_expects_100_continue_may_send_its_body() -> None:
     async with served(echo) as client:
         request = h11.Request(
             method="POST", target="/", headers=[("Host", "x"), ("Content-Length", "2"), ("Expect", "100-continue")]

@@ -57,7 +57,7 @@ def test_fields_name_the_object() -> None:
         ("", "metadata.name!=x", 'invalid field selector "metadata.name!=x": only <field>=<value> is understood'),
     ],
 )
-def test_what_is_not_understood_is_refused(labels: str, fields: str, message: str) -> None:
+def test_a_malformed_selector_is_refused(labels: str, fields: str, message: str) -> None:
     with pytest.raises(Refusal) as refused:
         parse_selector(labels, fields)
     assert (refused.value.code, refused.value.message) == (400, message)
@@ -91,11 +91,11 @@ def test_all_pages_together_are_the_list(names: list[str], limit: int) -> None:
     assert returned == objects
 
 
-def test_what_is_left_is_not_counted_where_labels_select() -> None:
+def test_remaining_items_are_not_counted_with_a_label_selector() -> None:
     assert set(page_of(listed("a", "b"), 1, "", 7, counted=False)["metadata"]) == {"resourceVersion", "continue"}
 
 
-def test_a_token_is_the_one_of_kubernetes() -> None:
+def test_a_token_has_the_format_of_kubernetes() -> None:
     token = base64.urlsafe_b64encode(b'{"v":"meta.k8s.io/v1","rv":226,"start":"g/c-1\\u0000"}').decode()
     assert read_cursor(token) == read_cursor(token.rstrip("=")) == Cursor(226, "g/c-1")
 
@@ -108,7 +108,7 @@ def test_a_token_is_the_one_of_kubernetes() -> None:
         *(json.dumps(one) for one in ({}, [], {"v": "meta.k8s.io/v1"}, {"v": "v0", "rv": 1, "start": "a"})),
     ],
 )
-def test_what_is_no_token_is_refused(token: str) -> None:
+def test_a_malformed_token_is_refused(token: str) -> None:
     with pytest.raises(Refusal, match="continue key is not valid") as refused:
         read_cursor(base64.urlsafe_b64encode(token.encode()).decode() if token[:1] in "{[" else token)
     assert refused.value.code == 400

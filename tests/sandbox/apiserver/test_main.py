@@ -62,14 +62,14 @@ async def test_times_are_those_of_its_clock(tmp_path: Path) -> None:
         assert answer.json()["metadata"]["creationTimestamp"] == "2023-11-14T22:13:20Z"
 
 
-async def test_what_fails_inside_its_block_comes_out_bare(tmp_path: Path) -> None:
+async def test_an_error_in_the_block_is_raised_without_a_group(tmp_path: Path) -> None:
     with pytest.raises(LookupError):
         async with running_apiserver(tmp_path):
             raise LookupError
 
 
 @pytest.mark.slow
-async def test_many_clients_at_once_are_served_and_watches_hear_of_all(tmp_path: Path) -> None:
+async def test_many_clients_at_once_are_served_and_watches_get_every_change(tmp_path: Path) -> None:
     async with running_apiserver(tmp_path) as cluster, client_of(cluster) as client:
         names = {f"c-{number}" for number in range(100)}
         heard: set[str] = set()
@@ -168,7 +168,7 @@ def test_a_port_in_use_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"cannot listen on 127.0.0.1:{port}: " in capsys.readouterr().err
 
 
-def test_the_help_lists_what_is_not_enforced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_lists_the_rules_that_are_not_enforced(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert EPILOG.strip() in capsys.readouterr().out

@@ -12,7 +12,7 @@ from exclave_sandbox.apiserver.messages import (
 )
 
 
-def test_a_status_names_what_was_asked_for() -> None:
+def test_a_status_names_the_object() -> None:
     assert not_found("members.exclave.dev", "web-1").status == {
         "kind": "Status",
         "apiVersion": "v1",
@@ -25,7 +25,7 @@ def test_a_status_names_what_was_asked_for() -> None:
     }
 
 
-def test_one_mistake_stands_alone_and_several_in_a_list() -> None:
+def test_one_mistake_is_a_text_and_several_are_a_list() -> None:
     one, two = Cause("spec.a", "Required value", "FieldValueRequired"), Cause("spec.b", "Invalid value: 1: too small")
     assert invalid("Pod", "p", [one]).message == 'Pod "p" is invalid: spec.a: Required value'
     both = invalid("Pod", "p", [one, two])
@@ -45,7 +45,7 @@ def test_a_refusal_without_a_name_names_the_resource() -> None:
     assert forbidden("pods", "", "no").message == "pods is forbidden: no"
 
 
-def test_a_request_shows_neither_its_token_nor_its_body() -> None:
+def test_token_and_body_of_a_request_are_not_printed() -> None:
     shown = repr(HttpRequest("GET", "/api", {}, {"authorization": "Bearer abc"}, b"secret"))
     assert "abc" not in shown
     assert "secret" not in shown

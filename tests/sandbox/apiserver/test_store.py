@@ -38,7 +38,7 @@ def filled(window: int, *changes: ObjectChange) -> History:
         pytest.param(Scope("secrets"), 0, [4], id="another kind"),
     ],
 )
-def test_what_followed_a_revision(scope: Scope, since: int, expected: list[int]) -> None:
+def test_changes_after_a_revision(scope: Scope, since: int, expected: list[int]) -> None:
     feed = filled(10, change(1), change(2, "h"), change(3, name="b"), change(4, kind="secrets"))
     assert [one.revision for one in feed.since(scope, since)] == expected
     heard: list[int] = []
@@ -49,7 +49,7 @@ def test_what_followed_a_revision(scope: Scope, since: int, expected: list[int])
     assert [revision for revision in heard if revision > since] == expected
 
 
-def test_a_revision_that_the_window_no_longer_holds_has_expired() -> None:
+def test_a_revision_before_the_window_has_expired() -> None:
     feed = filled(2, *(change(revision) for revision in range(1, 6)), change(6, kind="secrets"))
     assert [one.revision for one in feed.since(Scope("configmaps"), 3)] == [4, 5]
     with pytest.raises(Refusal) as refused:
@@ -66,7 +66,7 @@ def test_a_revision_from_the_future_is_answered_with_a_retry() -> None:
     assert refused.value.message == "Too large resource version: 9, current: 1"
 
 
-def test_who_stops_following_hears_no_more() -> None:
+def test_a_former_follower_is_not_called() -> None:
     feed, heard = History(2), []
     feed.follow(Scope("configmaps"), heard.append)
     feed.publish(change(1))
@@ -107,7 +107,7 @@ def patched(store: Store, kind: kinds.Kind, name: str, patch: Any, subresource: 
     return store.patch(kind, "g", name, lambda old: merge_patch(old, patch), subresource)
 
 
-def test_a_new_object_bears_what_the_server_adds_and_not_what_the_caller_claims() -> None:
+def test_the_server_sets_its_own_fields_of_a_new_object() -> None:
     store = make_store()
     body = member()
     body["metadata"] |= {"uid": "mine", "creationTimestamp": "1999-01-01T00:00:00Z", "generation": 9, "labels": {}}
@@ -314,7 +314,7 @@ def test_an_empty_namespace_goes_at_once() -> None:
     assert store.find(NAMESPACES, "", "g") is None
 
 
-def test_what_an_object_owned_goes_after_it_unless_another_owner_is_left() -> None:
+def test_owned_objects_are_deleted_with_their_last_owner() -> None:
     store = make_store()
     owners = [store.create(kinds.WORKLOAD_GROUPS, "g", group(name)) for name in ("web", "db")]
     references = [
@@ -355,7 +355,7 @@ def test_a_deletion_that_orphans_removes_one_owner_and_no_object() -> None:
     assert store.find(CONFIG_MAPS, "g", "of-web") is not None
 
 
-def test_a_selection_of_an_earlier_revision_is_what_one_was_then() -> None:
+def test_a_selection_at_an_earlier_revision_is_that_of_the_time() -> None:
     store = make_store()
     store.create(CONFIG_MAPS, "g", config_map("changed"))
     store.create(CONFIG_MAPS, "g", config_map("removed"))

@@ -80,7 +80,7 @@ async def test_initial_objects_backlog_and_changes_come_in_order_and_then_it_end
     assert trio.current_time() == pytest.approx(10)
 
 
-async def test_other_names_and_namespaces_are_not_heard(autojump_clock: trio.testing.MockClock) -> None:
+async def test_events_of_other_names_and_namespaces_are_not_sent(autojump_clock: trio.testing.MockClock) -> None:
     store = make_store()
     store.create(kinds.NAMESPACES, "", {"metadata": {"name": "h"}})
 
@@ -106,7 +106,7 @@ async def test_a_revision_from_the_future_is_an_error_in_the_stream(autojump_clo
     assert await watched(store, planned(store, revision=9)) == [(0, "ERROR", expected, "")]
 
 
-async def test_no_bookmark_comes_where_nothing_is_newer(autojump_clock: trio.testing.MockClock) -> None:
+async def test_no_bookmark_is_sent_without_a_newer_version(autojump_clock: trio.testing.MockClock) -> None:
     store = make_store()
     assert await watched(store, planned(store, seconds=130.0, bookmarks=True)) == []
 
@@ -138,7 +138,7 @@ async def test_an_object_that_comes_to_match_is_added_and_one_that_ceases_is_del
     assert [event[1:] for event in events] == [("ADDED", "a", "3"), ("MODIFIED", "a", "4"), ("DELETED", "a", "5")]
 
 
-async def test_who_falls_too_far_behind_is_let_go(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_client_too_far_behind_is_disconnected(autojump_clock: trio.testing.MockClock) -> None:
     store, client, go_on = make_store(window=5 * MOST_BEHIND), Client(), trio.Event()
 
     async def send_slowly(piece: bytes) -> None:
@@ -157,7 +157,7 @@ async def test_who_falls_too_far_behind_is_let_go(autojump_clock: trio.testing.M
     assert trio.current_time() - client.start < 1e5, "it ended because it fell behind, not because its time was over"
 
 
-async def test_a_client_that_leaves_is_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_client_that_disconnects_follows_no_more(autojump_clock: trio.testing.MockClock) -> None:
     store = make_store()
     watch = planned(store)
     with trio.move_on_after(1):

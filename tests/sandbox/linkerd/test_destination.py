@@ -148,7 +148,7 @@ def test_before_the_first_lists_of_all_kinds_nothing_is_answered() -> None:
 
 
 @pytest.mark.parametrize("target", ["/", "/endpoint", "/endpoint?address=10.0.0.1", "/endpoint?address=x&port=http"])
-def test_another_question_is_answered_with_the_right_one(target: str) -> None:
+def test_a_wrong_request_is_answered_with_the_right_one(target: str) -> None:
     assert LookupServer(make_table()).answer(target) == (
         400,
         {"message": "GET /endpoint?address=IP&port=PORT was expected"},

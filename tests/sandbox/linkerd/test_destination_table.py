@@ -59,7 +59,7 @@ def table(*workloads: Object, pods: tuple[Object, ...] = ()) -> DestinationTable
 
 
 @pytest.mark.parametrize("port", [80, 8080], ids=["by the port's name", "by its number"])
-def test_a_service_stands_for_the_machines_that_are_ready(port: int) -> None:
+def test_a_service_leads_to_the_machines_that_are_ready(port: int) -> None:
     assert table(workload()).find(WEB, port) == (MACHINE,)
 
 
@@ -74,7 +74,7 @@ NOT_BEHIND_IT = {
 
 
 @pytest.mark.parametrize("found", NOT_BEHIND_IT.values(), ids=NOT_BEHIND_IT)
-def test_a_service_does_not_stand_for_a_machine_if(found: Object) -> None:
+def test_a_service_does_not_lead_to_a_machine_if(found: Object) -> None:
     with pytest.raises(NoEndpoints, match="shop/web"):
         table(found).find(WEB, 80)
 
@@ -85,7 +85,7 @@ def test_a_machines_own_address_is_meshed_ready_or_not_on_every_port_it_lists() 
     assert found.find(VM, 22) == ()
 
 
-def test_two_that_claim_one_address_and_port_make_it_nobodys() -> None:
+def test_an_address_and_port_of_two_workloads_is_not_meshed() -> None:
     assert table(workload("web-1"), workload("web-2")).find(VM, 8080) == ()
     assert table(workload("web-1"), workload("web-2", address="10.77.0.21")).find(VM, 8080) == (MACHINE,)
 
@@ -114,13 +114,13 @@ def test_a_pod_serves_if(found: Object, serves: bool) -> None:
             table(pods=(found,)).find(ORDERS, 80)
 
 
-def test_a_pod_outside_of_the_mesh_is_spoken_to_as_it_is() -> None:
+def test_a_pod_outside_of_the_mesh_has_no_identity() -> None:
     found = table(pods=(pod(meshed=False),))
     assert found.find(ORDERS, 80) == (MeshEndpoint(POD, 8080, None, None, opaque=False),)
     assert found.find(POD, 8080) == ()
 
 
-def test_what_nobody_has_is_none_of_the_meshs() -> None:
+def test_an_unknown_address_is_not_in_the_mesh() -> None:
     assert table().find("192.0.2.1", 80) == ()
     assert table().find(WEB, 9999) == ()
 

@@ -15,7 +15,7 @@ def test_the_version_that_is_asked_for_is_the_stored_one_and_the_other_has_no_st
     assert not versions["v1alpha1"]["storage"]
 
 
-def test_each_version_has_its_own_word_for_tls() -> None:
+def test_each_version_has_its_own_name_of_the_tls_field() -> None:
     found = {
         one["name"]: one["schema"]["openAPIV3Schema"]["properties"]["spec"]["required"]
         for one in external_workload_definition()["spec"]["versions"]

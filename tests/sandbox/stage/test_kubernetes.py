@@ -82,14 +82,14 @@ def test_without_binaries_the_error_names_their_folder_and_how_to_build_them(
     )
 
 
-def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_keys(tmp_path: Path) -> None:
     ca = write_keys(Layout(tmp_path, "10.77.0.1", 6443, 2379, 2380), "the token")
     assert (tmp_path / "ca.pem").read_text() == ca
     assert (tmp_path / "tokens.csv").read_text() == 'the token,admin,admin,"system:masters"\n'
     assert {stat.S_IMODE(os.stat(path).st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
-async def test_what_it_holds_outlasts_an_outage(tmp_path: Path) -> None:
+async def test_objects_outlast_an_outage(tmp_path: Path) -> None:
     need(NEWEST in AVAILABLE, f"Kubernetes {NEWEST} is not in {cache()}")
     layout = Layout(tmp_path, "127.0.0.1", *(free_port() for _ in range(3)))
     async with open_kubernetes(find_binaries(), layout) as kubernetes:

@@ -45,12 +45,12 @@ async def test_the_api_server_accepts_all_objects_and_they_parse_as_linkerds(tmp
         assert pod["status"]["podIP"] == mesh.POD
 
 
-def test_the_demos_group_is_one_that_the_controller_reads() -> None:
+def test_the_controller_parses_the_demos_group() -> None:
     group = parse_group(mesh.GROUP, mesh.group_spec("10s"))
     assert group.networks == (mesh.VM_NETWORK,)
     assert [port.port for port in group.ports] == [probe.port for probe in group.probes] == [mesh.GROUP_PORT]
     assert group.certificate_lifetime == 10
 
 
-def test_keys_are_not_shown() -> None:
+def test_keys_are_not_printed() -> None:
     assert repr(MESH_KEYS) == "MeshKeys(…)"

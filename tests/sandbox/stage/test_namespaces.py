@@ -81,7 +81,7 @@ async def test_nothing_outlives_the_network() -> None:
 
 
 @pytest.mark.root  # the program that MAKER is makes namespaces
-async def test_nothing_outlives_a_maker_that_was_killed() -> None:
+async def test_nothing_outlives_a_process_that_was_killed() -> None:
     maker = subprocess.Popen([sys.executable, "-c", MAKER], stdout=subprocess.PIPE, text=True)
     assert maker.stdout is not None
     holders = [psutil.Process(int(pid)) for pid in maker.stdout.readline().split()]

@@ -33,7 +33,7 @@ async def test_a_program_ends_with_its_block_and_reads_nothing(tmp_path: Path) -
     assert not psutil.pid_exists(program.pid)
 
 
-async def test_one_that_does_not_listen_is_killed(tmp_path: Path, autojump_clock: object) -> None:
+async def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path, autojump_clock: object) -> None:
     text = 'trap "" TERM; echo deaf; while :; do sleep 600; done'
     program = start(script(text), tmp_path / "log", in_machine=False)
     while "deaf" not in program.log_tail():
@@ -45,7 +45,7 @@ async def test_one_that_does_not_listen_is_killed(tmp_path: Path, autojump_clock
         child.kill()  # its sleep, which nobody asked to end
 
 
-async def test_a_signal_to_one_that_has_ended_is_no_error(tmp_path: Path) -> None:
+async def test_a_signal_to_an_ended_program_is_no_error(tmp_path: Path) -> None:
     program = start(script("exit 0"), tmp_path / "log", in_machine=False)
     assert await program.wait() == 0
     program.send(signal.SIGTERM)
@@ -71,7 +71,7 @@ async def test_in_a_machine_its_pid_is_that_of_the_program_itself(tmp_path: Path
         assert not psutil.pid_exists(pid)
 
 
-async def test_one_that_has_ended_in_its_machine_raises_the_end_of_its_log(tmp_path: Path) -> None:
+async def test_the_pid_of_an_ended_program_is_an_error_with_its_log(tmp_path: Path) -> None:
     async with open_network() as network:
         machine = await network.add("vm")
         program = start(machine.command(*script("echo cannot; exit 1")), tmp_path / "log")
@@ -88,7 +88,7 @@ async def test_traffic_can_be_ended_and_its_last_line_is_the_figures() -> None:
         assert await traffic.end() == b'{"heard": ""}'
 
 
-async def test_traffic_that_dies_has_no_figures_and_one_left_alone_is_ended() -> None:
+async def test_killed_traffic_has_no_figures_and_its_block_ends_it() -> None:
     async with open_traffic([sys.executable, "-c", "raise SystemExit(1)"]) as traffic:
         assert await traffic.end() == b"{}"
     async with open_traffic([sys.executable, "-c", COUNT]):

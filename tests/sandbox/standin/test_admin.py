@@ -63,7 +63,7 @@ async def test_nothing_else_is_answered(method: str, path: str, status: int) -> 
     assert answer.status_code == status
 
 
-async def test_what_is_no_http_is_hung_up_on_and_the_next_client_is_served() -> None:
+async def test_another_protocol_is_disconnected_and_the_next_client_is_served() -> None:
     async with served(make_admin()[0]) as port:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.send_all(b"this is no HTTP\r\n\r\n")
@@ -73,7 +73,7 @@ async def test_what_is_no_http_is_hung_up_on_and_the_next_client_is_served() -> 
             assert (await client.get(f"http://127.0.0.1:{port}/live")).status_code == 200
 
 
-async def test_a_policy_lets_nobody_ask_until_it_has_come_and_then_this_machine() -> None:
+async def test_loopback_is_allowed_once_the_policy_has_arrived() -> None:
     admin, _, _ = make_admin("deny")
     async with served(admin) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         assert (await client.get("/live")).status_code == 404
@@ -81,7 +81,7 @@ async def test_a_policy_lets_nobody_ask_until_it_has_come_and_then_this_machine(
         assert (await client.get("/live")).status_code == 200
 
 
-async def test_tls_for_its_name_is_ended_whatever_the_policy_and_other_names_are_hung_up_on() -> None:
+async def test_tls_for_its_name_is_terminated_and_other_names_are_disconnected() -> None:
     admin, tls, _ = make_admin("deny")
     async with served(admin) as port:
         assert await read_leaf("127.0.0.1", port, SETTINGS.server_name, 5.0) is None  # nothing to show yet
@@ -91,7 +91,7 @@ async def test_tls_for_its_name_is_ended_whatever_the_policy_and_other_names_are
         assert await read_leaf("127.0.0.1", port, "db.shop.svc.cluster.local", 5.0) is None
 
 
-def test_metrics_show_the_certificate_and_how_often_there_was_one() -> None:
+def test_metrics_have_the_certificates_expiry_and_a_count() -> None:
     admin, tls, _ = make_admin()
     assert read_expiry(admin.metrics()) is None
     assert 'control_identity_cert_refreshes_total{result="ok"} 0\n' in admin.metrics()

@@ -139,7 +139,7 @@ async def test_a_service_that_stays_without_one_is_an_error_after_a_while(autoju
         assert 3 <= trio.current_time() - began < 4
 
 
-async def test_what_was_in_use_goes_on_while_the_controller_is_away(autojump_clock: object) -> None:
+async def test_an_answer_in_use_is_used_while_the_controller_is_away(autojump_clock: object) -> None:
     async with controller() as found:
         lookups = found.lookups(remember=3600)
         await lookups.find(WEB)
@@ -149,7 +149,7 @@ async def test_what_was_in_use_goes_on_while_the_controller_is_away(autojump_clo
             assert await lookups.find(WEB) == ENDPOINT
 
 
-async def test_what_nobody_used_is_forgotten_and_then_waited_for(autojump_clock: object) -> None:
+async def test_an_unused_answer_is_dropped_and_the_next_lookup_waits(autojump_clock: object) -> None:
     async with controller() as found, trio.open_nursery() as nursery:
         lookups = found.lookups(remember=5)
         await lookups.find(WEB)
@@ -167,7 +167,7 @@ async def test_what_nobody_used_is_forgotten_and_then_waited_for(autojump_clock:
         assert await lookups.find(WEB) == ENDPOINT
 
 
-async def test_a_controller_that_answers_something_else_is_as_good_as_away(autojump_clock: object) -> None:
+async def test_a_controller_with_a_wrong_answer_counts_as_away(autojump_clock: object) -> None:
     async with controller() as found:
         found.status = 500
         with trio.move_on_after(20) as hung:
@@ -181,7 +181,7 @@ def test_an_endpoint_outside_of_the_mesh_has_no_identity() -> None:
 
 
 @pytest.mark.parametrize("change", [{"port": None}, {"port": "http"}, {"port": float("inf")}])
-def test_what_is_no_endpoint_is_refused(change: dict[str, object]) -> None:
+def test_a_malformed_endpoint_is_refused(change: dict[str, object]) -> None:
     tree = {"address": "10.0.0.1", "port": 80, "identity": None, "serverName": None, "opaque": True}
     with pytest.raises(ValueError, match="an endpoint of the destination controller was expected"):
         read_endpoint({**tree, **change})

@@ -191,7 +191,7 @@ async def test_opaque_traffic_arrives_at_the_proxys_port_with_its_own_in_a_heade
 
 
 @here
-async def test_nobody_else_may_come_to_the_proxys_own_port() -> None:
+async def test_only_proxies_may_connect_to_the_proxys_own_port() -> None:
     async with open_town() as town:
         assert await town.call(CLIENT, (VM, 4143)) == b""  # plaintext
         assert await town.call_meshed(4143, b"EHLO pod") == b""  # no header
@@ -207,7 +207,7 @@ async def test_an_address_that_is_not_the_machines_is_refused() -> None:
 
 
 @here
-async def test_the_applications_own_tls_passes_as_it_is() -> None:
+async def test_tls_of_the_application_passes_unchanged() -> None:
     async with open_town() as town:
         plain = await trio.open_tcp_stream(VM, RAW, local_address=CLIENT)
         with pytest.raises((trio.BrokenResourceError, OSError)):
@@ -237,7 +237,7 @@ async def test_opaque_traffic_goes_to_the_peers_proxy_with_a_header() -> None:
 
 
 @here
-async def test_a_peer_that_is_somebody_else_gets_no_request() -> None:
+async def test_a_peer_with_another_identity_gets_no_request() -> None:
     async with open_town() as town:
         town.lookups.endpoints[PEER, 80] = MeshEndpoint(
             PEER, MESHED, "spiffe://cluster.local/ns/shop/sa/db", POD, False
@@ -249,14 +249,14 @@ async def test_a_peer_that_is_somebody_else_gets_no_request() -> None:
 
 
 @here
-async def test_what_is_none_of_the_meshs_passes_as_it_is() -> None:
+async def test_traffic_outside_of_the_mesh_passes_unchanged() -> None:
     async with open_town() as town:
         assert (await town.call(VM, (PEER, PLAIN))).endswith(b"application")
         assert town.heard.words[0].startswith(b"GET / HTTP/1.1\r\n")
 
 
 @here
-async def test_a_connection_that_nobody_redirected_is_not_carried_in_circles() -> None:
+async def test_a_connection_without_a_redirect_is_refused() -> None:
     async with open_town():
         stream = await connect((PROXY, 4140))
         async with stream:

@@ -153,7 +153,7 @@ async def test_only_the_proxy_sets_the_clients_identity(client_id: str | None) -
     assert app.heard[0][1].get(b"l5d-client-id") == (client_id.encode() if client_id else None)
 
 
-async def test_a_connection_that_was_closed_meanwhile_costs_nobody_a_request() -> None:
+async def test_a_request_over_a_closed_connection_is_sent_once_more() -> None:
     async with application(lasts=1) as app, relayed(lambda: to(app)) as relay:
         assert [(await relay.ask())[0] for _ in range(3)] == [200, 200, 200]
     assert app.connections == 3
@@ -173,7 +173,7 @@ async def test_a_client_that_expects_100_continue_gets_it() -> None:
         assert (await relay.ask(body=b"much", Expect="100-continue"))[2] == b"heard much"
 
 
-async def test_a_request_that_goes_nowhere_is_answered_with_the_reason() -> None:
+async def test_a_request_without_a_route_is_answered_with_the_reason() -> None:
     def refuse() -> RequestRoute:
         raise Unroutable(403, "unauthorized request from orders")
 
@@ -212,7 +212,7 @@ async def test_draining_answers_the_request_under_way_with_connection_close() ->
     assert (status, headers[b"connection"]) == (200, b"close")
 
 
-async def test_what_is_no_http_is_answered_as_such() -> None:
+async def test_another_protocol_is_answered_with_400() -> None:
     async with application() as app, relayed(lambda: to(app)) as relay:
         await relay.client.send_all(b"GET / HTTP/1.1\r\nno colon\r\n\r\n")
         assert (await relay.client.receive_some()).startswith(b"HTTP/1.1 400 ")

@@ -56,7 +56,7 @@ async def test_the_workload_api_brings_a_certificate_at_once_and_each_new_one(tm
             assert await anext(messages) == {ID: pair_of(SECOND)}
 
 
-async def test_a_workload_api_that_went_away_is_found_again_and_the_certificate_serves_on(tmp_path: Path) -> None:
+async def test_the_certificate_is_used_until_the_workload_api_is_back(tmp_path: Path) -> None:
     tls, path = Watched(), tmp_path / "w.sock"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_workload_api, str(path), ID, tls, trio.Event())
@@ -80,7 +80,7 @@ async def test_a_certificate_of_another_identity_is_ignored(tmp_path: Path, capl
     assert tls.refreshes == 0
 
 
-async def test_a_caller_that_is_refused_hears_why(tmp_path: Path) -> None:
+async def test_a_refused_caller_gets_the_reason(tmp_path: Path) -> None:
     nobody = frozenset({65534})
     async with open_workload_api(tmp_path / "w.sock", Latest[Svid | None](FIRST), lambda: (), nobody) as api:
         with pytest.raises(EOFError, match="status 7: "):
@@ -154,6 +154,6 @@ def test_a_response_that_is_cut_off_is_refused(size: int) -> None:
 
 
 @pytest.mark.parametrize("found", [b"\x31\x82\x00\x01x", b"\x30\x03abc", b"\x30\x82", FIRST.chain[0][:-1]])
-def test_what_is_no_certificate_is_refused(found: bytes) -> None:
+def test_a_malformed_certificate_is_refused(found: bytes) -> None:
     with pytest.raises(ValueError, match="a certificate in DER was expected"):
         list(split_certificates(found))

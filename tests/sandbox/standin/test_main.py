@@ -44,7 +44,7 @@ def run(**environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(COMMAND, env=environment, capture_output=True, text=True)
 
 
-def test_it_greets_first_and_ends_without_a_configuration_as_linkerd2_proxy_does() -> None:
+def test_it_prints_its_version_and_ends_without_a_configuration_as_linkerd2_proxy() -> None:
     done = run()
     assert done.returncode == 64
     assert read_version(done.stdout) == "0.0.0-standin"
@@ -134,7 +134,7 @@ async def test_at_sigterm_it_accepts_no_new_connection_and_waits_for_open_ones()
 
 
 @here
-async def test_what_does_not_end_is_ended_after_the_grace_period() -> None:
+async def test_open_connections_are_ended_after_the_grace_period() -> None:
     async with talking(drain=0.3) as (started, stream):
         started.send(signal.SIGTERM)
         assert await started.wait() == 0

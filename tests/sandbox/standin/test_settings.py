@@ -70,7 +70,7 @@ def test_the_workload_api_is_found_by_its_newer_and_its_older_name(name: str) ->
     assert read.identity_dir is None
 
 
-def test_a_pods_identity_stands_in_a_folder_and_is_its_server_name() -> None:
+def test_a_pods_identity_is_in_a_folder_and_is_its_server_name() -> None:
     name = "orders.shop.serviceaccount.identity.linkerd.cluster.local"
     environment = changed(IDENTITY_SERVER_ID="", IDENTITY_SERVER_NAME="", IDENTITY_LOCAL_NAME=name)
     read = read_environment(environment | {"EXCLAVE_STANDIN_IDENTITY_DIR": "/var/run/linkerd/identity"})
@@ -139,7 +139,7 @@ def test_every_policy_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(("policy", "expected"), TABLE.items(), ids=TABLE)
-def test_who_may_come_in(policy: str, expected: tuple[bool, ...]) -> None:
+def test_permitted_connections(policy: str, expected: tuple[bool, ...]) -> None:
     met = [is_permitted(policy, NETWORKS, peer, who) for peer in (INSIDE, OUTSIDE) for who in (POD, None)]
     assert tuple(met) == expected
 
@@ -166,7 +166,7 @@ def test_every_policy_is_in_the_table_of_the_admin_server() -> None:
 
 
 @pytest.mark.parametrize(("policy", "expected"), ADMIN.items(), ids=ADMIN)
-def test_whom_the_admin_server_refuses(policy: str, expected: tuple[int | None, ...]) -> None:
+def test_refusals_of_the_admin_server(policy: str, expected: tuple[int | None, ...]) -> None:
     met = [
         refusal_of_admin(policy, NETWORKS, peer, None, has_arrived=has_arrived)
         for has_arrived in (False, True)

@@ -34,7 +34,7 @@ async def test_a_server_that_speaks_first_is_not_waited_for_for_ever(autojump_cl
     assert trio.current_time() - began == DETECTION
 
 
-async def test_a_stream_that_ends_shows_what_there_was_and_then_its_end() -> None:
+async def test_a_stream_that_ends_yields_its_bytes_and_then_its_end() -> None:
     near, far = pair()
     await far.send_all(b"GE")
     await far.aclose()
@@ -150,7 +150,7 @@ async def test_draining_ends_idle_connections_and_waits_for_the_others() -> None
     assert late.cancelled_caught
 
 
-async def test_draining_nothing_is_done_at_once() -> None:
+async def test_draining_without_connections_ends_at_once() -> None:
     drain = Drain()
     drain.begin()
     assert drain.empty.is_set()

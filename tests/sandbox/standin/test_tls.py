@@ -94,7 +94,7 @@ async def test_both_sides_agree_whether_a_transport_header_follows(transport_hea
 
 
 @pytest.mark.parametrize("identity", ["spiffe://cluster.local/ns/shop/sa/db", POD, SERVER_NAME])
-async def test_a_server_that_is_somebody_else_is_left(identity: str) -> None:
+async def test_a_server_with_another_identity_is_disconnected(identity: str) -> None:
     near, far = trio.testing.memory_stream_pair()
     client = end(pod())
 
@@ -108,7 +108,7 @@ async def test_a_server_that_is_somebody_else_is_left(identity: str) -> None:
             await client.connect(near, SERVER_NAME, identity, transport_header=False)
 
 
-async def test_a_client_of_another_mesh_is_turned_away() -> None:
+async def test_a_client_of_another_mesh_is_refused() -> None:
     anchor = make_anchor()
     issuer = make_issuer(anchor)
     stranger = Tls(mesh().anchor.pem)  # it trusts us; we do not trust it
@@ -121,7 +121,7 @@ async def test_a_client_of_another_mesh_is_turned_away() -> None:
     assert "certificate verify failed" in str(caught.value.__cause__)
 
 
-async def test_a_client_without_a_certificate_is_nobody() -> None:
+async def test_a_client_without_a_certificate_has_no_identity() -> None:
     near, far = trio.testing.memory_stream_pair()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -145,7 +145,7 @@ async def test_a_silent_client_is_not_waited_for_for_ever(autojump_clock: object
         await end(machine()).accept(PeekedStream(far))
 
 
-async def test_a_new_certificate_is_shown_from_now_on() -> None:
+async def test_new_connections_use_the_new_certificate() -> None:
     tls = end(pair_of(mesh().leaf(), mesh().issuer))
     assert tls.refreshes == 1
     newer = pod()
@@ -175,7 +175,7 @@ def test_names_in_a_certificate() -> None:
         assert not is_named(found, DNS)
 
 
-def test_a_key_is_not_shown() -> None:
+def test_a_key_is_not_printed() -> None:
     assert "key" not in repr(pod())
 
 

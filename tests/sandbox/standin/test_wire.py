@@ -48,7 +48,7 @@ def test_no_bytes_crash_the_reader_of_headers(message: bytes) -> None:
         assert str(problem) in ("a transport header names no port", "a message is cut off")
 
 
-def test_what_is_no_header_is_refused_and_so_is_one_without_end() -> None:
+def test_a_malformed_or_endless_header_is_refused() -> None:
     start = encode_header(8080)[:HEADER_START]
     with pytest.raises(ValueError, match="a transport header was expected"):
         header_length(b"GET / HTTP/1.1\r\n\r\n" + bytes(HEADER_START - 18))

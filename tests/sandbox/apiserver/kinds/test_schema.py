@@ -158,7 +158,7 @@ def test_new_finalizers_are_refused_only_while_the_object_is_being_deleted() -> 
     ]
 
 
-def test_a_caller_decides_labels_and_not_what_the_server_writes() -> None:
+def test_a_caller_sets_labels_and_no_fields_of_the_server() -> None:
     old = {"name": "a", "namespace": "g", "uid": "u", "generation": 2, "resourceVersion": "7", "labels": {"x": "y"}}
     new = {
         "name": "a",
