@@ -36,12 +36,6 @@ def test_an_object_is_made_read_changed_and_deleted(kubectl: Kubectl, namespace:
     assert not kubectl.delete(CONFIG_MAPS, namespace, "a")
 
 
-def test_a_delete_may_wait(kubectl: Kubectl, namespace: str) -> None:
-    kubectl.create(CONFIG_MAPS, namespace, config_map("a"))
-    assert kubectl.delete(CONFIG_MAPS, namespace, "a", wait=True)
-    assert not kubectl.delete(CONFIG_MAPS, namespace, "a", wait=True)
-
-
 def test_an_existing_object_has_a_reason_of_its_own(kubectl: Kubectl, namespace: str) -> None:
     kubectl.create(CONFIG_MAPS, namespace, config_map("a"))
     with pytest.raises(ApiRefusal) as refused:
@@ -101,7 +95,7 @@ def test_a_ca_in_a_file_beside_the_kubeconfig_is_found(server: Server, tmp_path:
 
 def test_a_kubeconfig_without_a_ca_names_none(server: Server, tmp_path: Path) -> None:
     admin = admin_of(server, tmp_path, **{"certificate-authority-data": "", "insecure-skip-tls-verify": True})
-    assert admin.kubectl.cluster().ca == ""
+    assert admin.kubectl.cluster()[1] == ""
 
 
 def test_no_kubectl(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from exclave.admin.group.checks import group_warnings
 from exclave.admin.group.verbs import broken_lines, group_row
 from exclave.admin.install.uninstall import _release_all, _release_workloads
 from exclave.admin.member.rows import member_lines, member_row
-from exclave.admin.rotation.rows import MeshTrust, advice, gates, rotation_row
-from exclave.admin.rotation.verbs import _published_trust
+from exclave.admin.rotation.verbs import MeshTrust, _published_trust, advice, gates, rotation_row
 from exclave.admin.session import Session
 from exclave.api.group import GroupSpec, Port
 from exclave.api.member import Condition, make_condition

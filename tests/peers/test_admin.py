@@ -240,12 +240,12 @@ def test_long_lists_come_in_pages(typist: Admin, namespace: str, monkeypatch: py
     assert [one["metadata"]["name"] for one in found] == ["a", "b", "c"]
 
 
-def test_a_delete_that_waits_returns_when_the_finalizers_are_off(typist: Admin, namespace: str) -> None:
+def test_a_deleted_object_is_gone_when_its_finalizers_are_removed(typist: Admin, namespace: str) -> None:
     body = {"metadata": {"name": "a", "finalizers": ["example.com/held"]}}
     typist.kubectl.create(CONFIG_MAPS, namespace, body)
     assert typist.kubectl.delete(CONFIG_MAPS, namespace, "a")
     typist.kubectl.patch(CONFIG_MAPS, namespace, "a", {"metadata": {"finalizers": None}})
-    assert not typist.kubectl.delete(CONFIG_MAPS, namespace, "a", wait=True)
+    assert not typist.kubectl.delete(CONFIG_MAPS, namespace, "a")
 
 
 def test_the_version_is_the_servers(server: Server, typist: Admin) -> None:

@@ -1,8 +1,8 @@
 """The admin's own kubectl: the only way from the admin's commands to the cluster.
 
 kubectl finds the cluster and authenticates the admin; of the kubeconfig only the cluster's address and CA, for join
-tokens, and the namespace are read. Requests use raw paths, which need no discovery; merge patches, server-side apply
-and a delete that waits need kubectl's own verbs. Bodies and secrets go through standard input and output, never into
+tokens, and the namespace are read. Requests use raw paths, which need no discovery; merge patches and server-side
+apply need kubectl's own verbs. Bodies and secrets go through standard input and output, never into
 an argument list, an error or a log. Raises only ExclaveError.
 """
 
@@ -11,7 +11,7 @@ import binascii
 import json
 import subprocess
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 from exclave.admin.kubectl_errors import KubectlAction, kubectl_error, kubectl_missing_error, kubectl_timeout_error
@@ -34,13 +34,6 @@ LONGEST_RUN = 300.0
 """Seconds for one run of kubectl. It may ask its user to log in."""
 
 _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
-
-
-class ClusterAddress(NamedTuple):
-    """The API server's URL and its CA (PEM); each is "" if the kubeconfig has none."""
-
-    server: str
-    ca: str
 
 
 class Kubectl:
@@ -91,10 +84,8 @@ class Kubectl:
             asked = "?" + urlencode(query) if query else ""
             answer = self._ask(action, ["get", "--raw", path_of(resource, namespace) + asked])
             # The items of a list of a built-in kind do not name their kind.
-            found += [
-                {"apiVersion": resource.api_version, "kind": resource.kind, **item}
-                for item in answer.get("items") or ()
-            ]
+            kind = {"apiVersion": resource.api_version, "kind": resource.kind}
+            found += [{**kind, **item} for item in answer.get("items") or ()]
             token = (answer.get("metadata") or {}).get("continue")
             if not token:
                 return found
@@ -108,14 +99,8 @@ class Kubectl:
         self, verb: str, resource: Resource, namespace: str | None = None, name: str = "", subresource: str = ""
     ) -> bool:
         """Whether the admin has this right."""
-        asked = {
-            "verb": verb,
-            "group": resource.group,
-            "resource": resource.plural,
-            "subresource": subresource,
-            "namespace": namespace or "",
-            "name": name,
-        }
+        asked = {"verb": verb, "group": resource.group, "resource": resource.plural, "subresource": subresource}
+        asked |= {"namespace": namespace or "", "name": name}
         body = {"apiVersion": _REVIEWS.api_version, "kind": _REVIEWS.kind, "spec": {"resourceAttributes": asked}}
         answer = self._post(KubectlAction("create", _REVIEWS), path_of(_REVIEWS, None), body)
         return (answer.get("status") or {}).get("allowed") is True
@@ -136,18 +121,16 @@ class Kubectl:
 
     def patch(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:
         """Merge into an object (RFC 7386): null removes a key, lists are replaced whole."""
-        arguments = ["patch", _type(resource), name, *_in(namespace), "--type=merge", "--patch-file=/dev/stdin"]
-        return self._ask(KubectlAction("patch", resource, namespace, name), [*arguments, "--output=json"], body)
+        kind = f"{resource.plural}.{resource.version}.{resource.group}" if resource.group else resource.plural
+        where = [] if namespace is None else [f"--namespace={namespace}"]
+        arguments = ["patch", kind, name, *where, "--type=merge", "--patch-file=/dev/stdin", "--output=json"]
+        return self._ask(KubectlAction("patch", resource, namespace, name), arguments, body)
 
-    def delete(self, resource: Resource, namespace: str | None, name: str, wait: bool = False) -> bool:
-        """Delete an object; False if it did not exist. `wait`: up to a minute, until its finalizers are gone."""
+    def delete(self, resource: Resource, namespace: str | None, name: str) -> bool:
+        """Delete an object; False if it did not exist."""
         action = KubectlAction("delete", resource, namespace, name)
         try:
-            if wait:
-                arguments = ["delete", _type(resource), name, *_in(namespace), f"--timeout={LONGEST_REQUEST}s"]
-                self._run(action, arguments)
-            else:
-                self._ask(action, ["delete", "--raw", path_of(resource, namespace, name)])
+            self._ask(action, ["delete", "--raw", path_of(resource, namespace, name)])
         except ApiRefusal as refusal:
             if _is_absent(refusal):
                 return False
@@ -160,23 +143,19 @@ class Kubectl:
         action = KubectlAction("create", SERVICE_ACCOUNTS, namespace, account, "token")
         token = (self._post(action, request.path, request.body or {}).get("status") or {}).get("token")
         if not is_token(token):
-            raise ClusterError(
-                Fault.UNREACHABLE,
-                f"the API server answered without a token when asked to {action}",
-                "check whether a proxy in front of the API server changes its answers",
-            )
+            raise _answer_error(f"answered without a token when asked to {action}")
         return str(token)
 
     # The kubeconfig.
 
-    def cluster(self) -> ClusterAddress:
-        """The API server's address and CA."""
+    def cluster(self) -> tuple[str, str]:
+        """The API server's URL and its CA (PEM); each is "" if the kubeconfig has none."""
         cluster = _first(self._config(), "clusters", "cluster")
         try:
             ca = base64.b64decode(cluster.get("certificate-authority-data") or "", validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
             ca = ""
-        return ClusterAddress(str(cluster.get("server") or ""), ca)
+        return str(cluster.get("server") or ""), ca
 
     def namespace(self) -> str:
         """The context's namespace, or `default` as in kubectl."""
@@ -201,19 +180,14 @@ class Kubectl:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise ClusterError(
-                Fault.UNREACHABLE,
-                f"the API server did not answer in JSON when asked to {action}",
-                "check whether a proxy in front of the API server changes its answers",
-            )
+            raise _answer_error(f"did not answer in JSON when asked to {action}")
         return answer
 
     def _run(self, action: KubectlAction, arguments: Sequence[str], body: Object | None = None) -> str:
-        text = None if body is None else json.dumps(body)
         try:
             done = subprocess.run(
                 [*self._command, *arguments],
-                input=text,
+                input=None if body is None else json.dumps(body),
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
@@ -229,18 +203,14 @@ class Kubectl:
         return done.stdout
 
 
+def _answer_error(problem: str) -> ClusterError:
+    hint = "check whether a proxy in front of the API server changes its answers"
+    return ClusterError(Fault.UNREACHABLE, f"the API server {problem}", hint)
+
+
 def _is_absent(refusal: ApiRefusal) -> bool:
     """Whether the object is missing, not its kind."""
     return refusal.reason == "NotFound" and "no such kind" not in refusal.message
-
-
-def _type(resource: Resource) -> str:
-    """A kind as an argument of kubectl's verbs."""
-    return f"{resource.plural}.{resource.version}.{resource.group}" if resource.group else resource.plural
-
-
-def _in(namespace: str | None) -> list[str]:
-    return [] if namespace is None else [f"--namespace={namespace}"]
 
 
 def _first(config: Object, key: str, inner: str) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """kubectl's failures as exclave's own errors. Pure.
 
 kubectl prints `Error from server (Reason): text`, or `The Kind "name" is invalid: text`, or a line of its own if the
-server did not answer or the kubeconfig does not fit. The first two become an `ApiRefusal` with the API's reason and
-status; its message names the request, its hint the missing right.
+server did not answer or the kubeconfig does not fit. The first two become an `ApiRefusal`.
 Source: StandardErrorMessage and checkErr in k8s.io/kubectl/pkg/cmd/util/helpers.go.
 """
 
@@ -10,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from exclave.api.requests import LONGEST_MESSAGE, WORTH_ANOTHER_TRY, Resource
-from exclave.errors import ApiRefusal, ClusterError, ExclaveError, Fault
+from exclave.errors import ApiRefusal, ClusterError, ExclaveError, Fault, UsageError
 
 STATUSES = {
     "BadRequest": 400,
@@ -94,11 +93,8 @@ def kubectl_error(action: KubectlAction, stderr: str) -> ExclaveError:
 
 def kubectl_missing_error(binary: str) -> ExclaveError:
     """The error if the program does not exist."""
-    return ExclaveError(
-        Fault.USAGE,
-        f"the program {binary} was not found on the PATH",
-        "install kubectl: https://kubernetes.io/docs/tasks/tools/",
-    )
+    hint = "install kubectl: https://kubernetes.io/docs/tasks/tools/"
+    return UsageError(f"the program {binary} was not found on the PATH", hint)
 
 
 def kubectl_timeout_error(action: KubectlAction, seconds: float) -> ExclaveError:
@@ -117,10 +113,8 @@ def _explain(action: KubectlAction, reason: str, text: str, status: int) -> tupl
     if reason == "Unauthorized":
         return f"the API server does not know who wants to {action}", "log in again, or name a context: --context"
     if reason == "Forbidden" and ("denied request" in text or "denied the request" in text):
-        return (
-            f"an admission policy of the cluster refused to {action}",
-            "follow the message, or ask the policy's author",
-        )
+        hint = "follow the message, or ask the policy's author"
+        return f"an admission policy of the cluster refused to {action}", hint
     if reason == "Forbidden":
         return f"you may not {action}", _missing_right(action)
     if reason == "NotFound" and _NO_SUCH_TYPE in text:
@@ -128,21 +122,17 @@ def _explain(action: KubectlAction, reason: str, text: str, status: int) -> tupl
     if reason == "NotFound":
         return f"there is nothing to {action}", "check its name and namespace"
     if reason in ("AlreadyExists", "Conflict"):
-        return (
-            f"the API server did not {action}",
-            "it exists already or was changed meanwhile: look at it, then try again",
-        )
+        hint = "it exists already or was changed meanwhile: look at it, then try again"
+        return f"the API server did not {action}", hint
     return f"the API server refused to {action}", "correct what the message names"
 
 
 def _missing_right(action: KubectlAction) -> str:
-    if action.resource is None:
-        return "ask the cluster's admin for this right, or name another context: --context"
-    group = f" (API group {action.resource.group})" if action.resource.group else ""
-    return (
-        f"ask the cluster's admin for the right to {action.verb} {action.what}{group}{action.where}, "
-        "or name another context: --context"
-    )
+    right = "this right"
+    if action.resource is not None:
+        group = f" (API group {action.resource.group})" if action.resource.group else ""
+        right = f"the right to {action.verb} {action.what}{group}{action.where}"
+    return f"ask the cluster's admin for {right}, or name another context: --context"
 
 
 def _missing_kind(action: KubectlAction) -> str:
@@ -156,19 +146,13 @@ def _missing_kind(action: KubectlAction) -> str:
 
 def _local_error(action: KubectlAction, text: str) -> ExclaveError:
     if any(sign in text for sign in _UNREACHED):
-        return ClusterError(
-            Fault.UNREACHABLE,
-            f"kubectl was asked to {action} and did not reach the API server: {text}",
-            "check the context (kubectl config current-context) and the network, or name a context: --context",
-        )
+        hint = "check the context (kubectl config current-context) and the network, or name a context: --context"
+        problem = f"kubectl was asked to {action} and did not reach the API server: {text}"
+        return ClusterError(Fault.UNREACHABLE, problem, hint)
     if any(sign in text for sign in _KUBECONFIG):
-        return ExclaveError(
-            Fault.USAGE,
+        return UsageError(
             f"kubectl does not find this cluster in the kubeconfig: {text}",
             "name a context of `kubectl config get-contexts` with --context, or a file with --kubeconfig",
         )
-    return ClusterError(
-        Fault.UNREACHABLE,
-        f"kubectl could not {action}: {text or 'it printed no reason'}",
-        "check whether kubectl works: kubectl get namespaces",
-    )
+    problem = f"kubectl could not {action}: {text or 'it printed no reason'}"
+    return ClusterError(Fault.UNREACHABLE, problem, "check whether kubectl works: kubectl get namespaces")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from exclave import __version__
 from exclave.admin.tables import object_name
+from exclave.api import requests as kinds
 from exclave.api.definitions.admission import admission_objects
 from exclave.api.definitions.crds import custom_resource_definitions
 from exclave.api.names import (
@@ -24,24 +25,7 @@ from exclave.api.names import (
     parse_member_name,
     settings_name,
 )
-from exclave.api.requests import (
-    CERTIFICATES,
-    CLUSTER_ROLE_BINDINGS,
-    CLUSTER_ROLES,
-    CUSTOM_RESOURCE_DEFINITIONS,
-    DEPLOYMENTS,
-    NAMESPACES,
-    ROLE_BINDINGS,
-    ROLES,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    SERVICES,
-    VALIDATING_ADMISSION_POLICIES,
-    VALIDATING_ADMISSION_POLICY_BINDINGS,
-    WORKLOAD_GROUPS,
-    Object,
-    Resource,
-)
+from exclave.api.requests import Object, Resource
 from exclave.kit.formats.times import rfc3339
 
 REPOSITORY = "ghcr.io/exclave/controller"
@@ -54,6 +38,7 @@ LINKERDS_ISSUER = "linkerd-identity-issuer"
 CREDENTIAL_LIFE = "exclave.dev/credential-life"
 """Annotation of the controller's namespace: seconds that a machine's credential lives in this cluster, as measured."""
 
+RBAC = "rbac.authorization.k8s.io"
 METRICS_PORT = 9995
 NOBODY = 65532
 
@@ -157,80 +142,58 @@ def is_ours(image: str) -> bool:
 
 def first_objects() -> list[Manifest]:
     """The CustomResourceDefinitions: the API server must serve them before the rest can be created."""
-    return [Manifest(CUSTOM_RESOURCE_DEFINITIONS, None, body) for body in custom_resource_definitions()]
+    return [Manifest(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, body) for body in custom_resource_definitions()]
 
 
 def later_objects(choice: Installation) -> list[Manifest]:
     """Everything else. Policies are first: no account ever has a right without the policy that limits it."""
+    extension = {"labels": {"linkerd.io/extension": "exclave"}}  # by this label `linkerd check` finds extensions
+    rights = [_manifest(*one.key, extension) if one.resource is kinds.NAMESPACES else one for one in choice.rights]
+    port = {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}
+    service = {"selector": {"app.kubernetes.io/name": CONTROLLER}, "ports": [port]}
     return [
         *guard_manifests(choice.namespace),
-        *_labelled(choice.rights),
+        *rights,
         *_issuer(choice),
         _deployment(choice),
-        _manifest(
-            SERVICES,
-            choice.namespace,
-            CONTROLLER,
-            spec={
-                "selector": {"app.kubernetes.io/name": CONTROLLER},
-                "ports": [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}],
-            },
-        ),
+        _manifest(kinds.SERVICES, choice.namespace, CONTROLLER, spec=service),
     ]
 
 
 def guard_manifests(controller_namespace: str) -> list[Manifest]:
     """The admission policies as manifests."""
-    kinds = {one.kind: one for one in (VALIDATING_ADMISSION_POLICIES, VALIDATING_ADMISSION_POLICY_BINDINGS)}
-    return [Manifest(kinds[body["kind"]], None, body) for body in admission_objects(controller_namespace)]
-
-
-def _labelled(rights: Sequence[Manifest]) -> Iterator[Manifest]:
-    """With the label on the namespace by which `linkerd check` finds extensions."""
-    for one in rights:
-        is_namespace = one.resource is NAMESPACES
-        yield _manifest(*one.key, {"labels": {"linkerd.io/extension": "exclave"}}) if is_namespace else one
+    policies, bindings = kinds.VALIDATING_ADMISSION_POLICIES, kinds.VALIDATING_ADMISSION_POLICY_BINDINGS
+    bodies = admission_objects(controller_namespace)
+    return [Manifest(policies if body["kind"] == policies.kind else bindings, None, body) for body in bodies]
 
 
 def _issuer(choice: Installation) -> Iterator[Manifest]:
     if choice.key_pair is not None:
         content = {"tls.crt": choice.key_pair.chain, "tls.key": choice.key_pair.private_key}
-        yield _manifest(
-            SECRETS,
-            choice.namespace,
-            ISSUER,
-            type="kubernetes.io/tls",
-            data={key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
-        )
+        data = {key: base64.b64encode(text.encode()).decode() for key, text in content.items()}
+        yield _manifest(kinds.SECRETS, choice.namespace, ISSUER, type="kubernetes.io/tls", data=data)
     if choice.issuer == "cert-manager":
         kind, _, name = choice.issued_by.partition("/")
-        yield _manifest(
-            CERTIFICATES,
-            choice.namespace,
-            ISSUER,
-            spec={
-                "secretName": ISSUER,
-                "commonName": f"identity.{choice.namespace}.exclave.dev",
-                "isCA": True,
-                "duration": "2160h0m0s",
-                "renewBefore": "720h0m0s",
-                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
-                "usages": ["cert sign", "crl sign", "server auth", "client auth"],
-                "issuerRef": {"kind": kind, "name": name},
-            },
-        )
+        spec = {
+            "secretName": ISSUER,
+            "commonName": f"identity.{choice.namespace}.exclave.dev",
+            "isCA": True,
+            "duration": "2160h0m0s",
+            "renewBefore": "720h0m0s",
+            "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+            "usages": ["cert sign", "crl sign", "server auth", "client auth"],
+            "issuerRef": {"kind": kind, "name": name},
+        }
+        yield _manifest(kinds.CERTIFICATES, choice.namespace, ISSUER, spec=spec)
 
 
 def _deployment(choice: Installation) -> Manifest:
     labels = {"app.kubernetes.io/name": CONTROLLER}
     apart = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    affinity = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": apart}]}
     pod = {
         "serviceAccountName": CONTROLLER,
-        "affinity": {
-            "podAntiAffinity": {
-                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": apart}]
-            }
-        },
+        "affinity": {"podAntiAffinity": affinity},
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": NOBODY,
@@ -241,18 +204,13 @@ def _deployment(choice: Installation) -> Manifest:
     }
     # Not meshed: it must work while the mesh does not, and it connects to the API server only.
     metadata = {"labels": labels, "annotations": {"linkerd.io/inject": "disabled"}}
-    return _manifest(
-        DEPLOYMENTS,
-        choice.namespace,
-        CONTROLLER,
-        {"labels": labels},
-        spec={
-            "replicas": choice.replicas,
-            "selector": {"matchLabels": labels},
-            "strategy": {"rollingUpdate": {"maxUnavailable": 1}},
-            "template": {"metadata": metadata, "spec": pod},
-        },
-    )
+    spec = {
+        "replicas": choice.replicas,
+        "selector": {"matchLabels": labels},
+        "strategy": {"rollingUpdate": {"maxUnavailable": 1}},
+        "template": {"metadata": metadata, "spec": pod},
+    }
+    return _manifest(kinds.DEPLOYMENTS, choice.namespace, CONTROLLER, {"labels": labels}, spec=spec)
 
 
 def _container(choice: Installation) -> Object:
@@ -282,7 +240,7 @@ def controller_objects(
 
     `issuer_namespace` defaults to the controller's namespace.
     """
-    controller = _account(CONTROLLER, namespace)
+    controller = _controller_account(namespace)
     slices = _rule("discovery.k8s.io", "endpointslices", "get", "list", "watch")
     linkerds_maps = _rule("", "configmaps", "get", "watch", names=("linkerd-config", "linkerd-identity-trust-roots"))
     own_rules = [
@@ -293,10 +251,10 @@ def controller_objects(
     cluster_role = _role_ref("ClusterRole", CONTROLLER)
     issuer_rule = _rule("", "secrets", "get", "watch", names=[issuer_secret])
     return [
-        _manifest(NAMESPACES, None, namespace),
-        _manifest(SERVICE_ACCOUNTS, namespace, CONTROLLER),
-        _manifest(CLUSTER_ROLES, None, CONTROLLER, rules=_controller_rules()),
-        _manifest(CLUSTER_ROLE_BINDINGS, None, CONTROLLER, roleRef=cluster_role, subjects=[controller]),
+        _manifest(kinds.NAMESPACES, None, namespace),
+        _manifest(kinds.SERVICE_ACCOUNTS, namespace, CONTROLLER),
+        _manifest(kinds.CLUSTER_ROLES, None, CONTROLLER, rules=_controller_rules()),
+        _manifest(kinds.CLUSTER_ROLE_BINDINGS, None, CONTROLLER, roleRef=cluster_role, subjects=[controller]),
         *_bound_role(linkerd_namespace, CONTROLLER, controller, linkerds_maps, slices),
         *_bound_role("kube-system", CONTROLLER, controller, slices),
         *_bound_role(namespace, CONTROLLER, controller, *own_rules),
@@ -329,12 +287,8 @@ def _controller_rules() -> list[Rule]:
 def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_namespace: str) -> list[Manifest]:
     """A group and everything that it needs."""
     accounts = accounts_namespace(namespace)
-    machines = {
-        "kind": "Group",
-        "apiGroup": "rbac.authorization.k8s.io",
-        "name": f"system:serviceaccounts:{accounts}",
-    }
-    controller = _account(CONTROLLER, controller_namespace)
+    machines = {"kind": "Group", "apiGroup": RBAC, "name": f"system:serviceaccounts:{accounts}"}
+    controller = _controller_account(controller_namespace)
     settings, publisher = group_roles(name)
     machine_rules = [
         _rule("exclave.dev", "members", "create", "get", "watch", "patch", "delete"),
@@ -353,16 +307,16 @@ def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_na
     account_rules = [_rule("", "serviceaccounts", "list", "create", "delete"), mint]
     settings_map = [settings_name(name)]
     return [
-        _manifest(NAMESPACES, None, namespace, {"labels": {GROUPS_LABEL: accounts}}),
-        _manifest(NAMESPACES, None, accounts, {"labels": {ACCOUNTS_LABEL: namespace}}),
-        _manifest(SERVICE_ACCOUNTS, namespace, spec.get("serviceAccount") or name),
+        _manifest(kinds.NAMESPACES, None, namespace, {"labels": {GROUPS_LABEL: accounts}}),
+        _manifest(kinds.NAMESPACES, None, accounts, {"labels": {ACCOUNTS_LABEL: namespace}}),
+        _manifest(kinds.SERVICE_ACCOUNTS, namespace, spec.get("serviceAccount") or name),
         *_bound_role(namespace, MACHINES_ROLE, machines, *machine_rules),
         *_bound_role(accounts, MACHINES_ROLE, machines, mint),
         *_bound_role(namespace, settings, machines, _rule("", "configmaps", "get", names=settings_map)),
         *_bound_role(namespace, publisher, controller, _rule("", "configmaps", "patch", names=settings_map)),
         *_bound_role(namespace, CONTROLLER, controller, *create_rules),
         *_bound_role(accounts, CONTROLLER, controller, *account_rules),
-        _manifest(WORKLOAD_GROUPS, namespace, name, spec=spec),
+        _manifest(kinds.WORKLOAD_GROUPS, namespace, name, spec=spec),
     ]
 
 
@@ -386,7 +340,7 @@ def rejoin_account(namespace: str, member: str, expires: float) -> Manifest:
 
 def _expiring(namespace: str, account: str, expires: float) -> Manifest:
     metadata = {"annotations": {EXPIRES: rfc3339(expires)}}
-    return _manifest(SERVICE_ACCOUNTS, accounts_namespace(namespace), account, metadata)
+    return _manifest(kinds.SERVICE_ACCOUNTS, accounts_namespace(namespace), account, metadata)
 
 
 # Parts of objects.
@@ -408,8 +362,8 @@ def _manifest(
 def _bound_role(namespace: str, name: str, subject: Object, *rules: Rule) -> list[Manifest]:
     """A Role, and the binding of the same name that gives it to one subject."""
     return [
-        _manifest(ROLES, namespace, name, rules=list(rules)),
-        _manifest(ROLE_BINDINGS, namespace, name, roleRef=_role_ref("Role", name), subjects=[subject]),
+        _manifest(kinds.ROLES, namespace, name, rules=list(rules)),
+        _manifest(kinds.ROLE_BINDINGS, namespace, name, roleRef=_role_ref("Role", name), subjects=[subject]),
     ]
 
 
@@ -419,11 +373,11 @@ def _rule(group: str, resource: str, *verbs: str, names: Sequence[str] = ()) -> 
 
 
 def _role_ref(kind: str, name: str) -> Object:
-    return {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+    return {"apiGroup": RBAC, "kind": kind, "name": name}
 
 
-def _account(name: str, namespace: str) -> Object:
-    return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+def _controller_account(namespace: str) -> Object:
+    return {"kind": "ServiceAccount", "name": CONTROLLER, "namespace": namespace}
 
 
 # Changes to existing objects.

@@ -31,14 +31,12 @@ SHORTEST_ISSUER = 14 * 86400.0
 EVERYBODY = frozenset({"system:serviceaccounts", "system:authenticated", "system:unauthenticated"})
 """Groups that every machine's account is in."""
 
-PUBLIC_ROLES = frozenset(
-    {
-        "system:basic-user",
-        "system:cluster-trust-bundle-discovery",
-        "system:discovery",
-        "system:public-info-viewer",
-        "system:service-account-issuer-discovery",
-    }
+PUBLIC_ROLES = (
+    "system:basic-user",
+    "system:cluster-trust-bundle-discovery",
+    "system:discovery",
+    "system:public-info-viewer",
+    "system:service-account-issuer-discovery",
 )
 """ClusterRoles that Kubernetes itself binds to everybody: discovery, the caller's own name, public keys.
 Source: ClusterRoleBindings in k8s.io/kubernetes plugin/pkg/auth/authorizer/rbac/bootstrappolicy/policy.go.
@@ -69,15 +67,10 @@ def row(title: str, fault: str | None, hint: str, result: Result = "error") -> R
 
 def linkerd_report(rows: Sequence[Row]) -> Object:
     """The rows in the JSON form of `linkerd check`'s extensions."""
-    checks = [
-        {
-            "description": one.title,
-            **({"hint": one.hint} if one.hint else {}),
-            **({"error": one.problem} if one.problem else {}),
-            "result": one.result,
-        }
-        for one in rows
-    ]
+    checks = []
+    for one in rows:
+        texts = {"description": one.title, "hint": one.hint, "error": one.problem, "result": one.result}
+        checks.append({key: text for key, text in texts.items() if text})
     is_sound = all(one.result != "error" for one in rows)
     return {"success": is_sound, "categories": [{"categoryName": "linkerd-exclave", "checks": checks}]}
 
@@ -103,22 +96,16 @@ def prerequisite_rows(version: str, *, linkerd: bool, external_workloads: bool, 
     """The checks before an installation."""
     found = re.match(r"v?(\d+)\.(\d+)", version)
     is_new = found is not None and (int(found[1]), int(found[2])) >= OLDEST
+    too_old = None if is_new else f"the API server is {version or 'of an unknown version'}"
+    newer = "upgrade the cluster: exclave needs admission policies, which are stable since 1.30"
+    no_linkerd = None if linkerd else f"there is no ConfigMap linkerd-config in namespace {namespace}"
+    other = "install Linkerd first, or name its namespace with --linkerd-namespace"
+    no_crd = None if external_workloads else f"there is no CustomResourceDefinition {EXTERNAL_WORKLOADS_CRD}"
+    crds = "upgrade Linkerd's CRDs to 2.15 or newer: linkerd install --crds | kubectl apply -f -"
     return [
-        row(
-            "Kubernetes is 1.30 or newer",
-            None if is_new else f"the API server is {version or 'of an unknown version'}",
-            "upgrade the cluster: exclave needs admission policies, which are stable since 1.30",
-        ),
-        row(
-            "Linkerd is installed",
-            None if linkerd else f"there is no ConfigMap linkerd-config in namespace {namespace}",
-            "install Linkerd first, or name its namespace with --linkerd-namespace",
-        ),
-        row(
-            "Linkerd supports external workloads",
-            None if external_workloads else f"there is no CustomResourceDefinition {EXTERNAL_WORKLOADS_CRD}",
-            "upgrade Linkerd's CRDs to 2.15 or newer: linkerd install --crds | kubectl apply -f -",
-        ),
+        row("Kubernetes is 1.30 or newer", too_old, newer),
+        row("Linkerd is installed", no_linkerd, other),
+        row("Linkerd supports external workloads", no_crd, crds),
     ]
 
 
@@ -136,11 +123,11 @@ def controller_rows(deployment: Object | None, lease: Object | None, now: float)
     renewed = epoch(str(spec.get("renewTime") or ""))
     leads = renewed is not None and now - renewed < LEADER_TIMEOUT and bool(spec.get("holderIdentity"))
     silent = "there has been no leader yet" if renewed is None else f"the last renewal is {now - renewed:.0f} s old"
+    logs = "kubectl -n exclave logs -l app.kubernetes.io/name=exclave-controller"
     return [
         row("all controllers run", fault, "kubectl -n exclave describe pods", "error" if not ready else "warning"),
-        row("one of them leads", None if leads else silent, "kubectl -n exclave logs -l app.kubernetes.io/name"
-            "=exclave-controller"),
-    ]  # fmt: skip
+        row("one of them leads", None if leads else silent, logs),
+    ]
 
 
 def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
@@ -150,16 +137,11 @@ def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
         for group in groups
         if (accepted := condition_of(group, "Accepted")) is not None and not accepted.status
     ]
-    services = sorted(headless)
+    services = ", ".join(sorted(headless)) or None
+    crash = "a request for one workload's name in a headless Service crashes Linkerd's destination controller"
     return [
         row("every group is accepted", "; ".join(refused) or None, "kubectl exclave group describe NAME", "warning"),
-        row(
-            "no headless Service selects a group",
-            ", ".join(services) or None,
-            "give it a cluster IP: a request for one workload's name in a headless Service crashes Linkerd's "
-            "destination controller",
-            "warning",
-        ),
+        row("no headless Service selects a group", services, f"give it a cluster IP: {crash}", "warning"),
     ]
 
 
@@ -232,17 +214,10 @@ def excess_rights_rows(
         if (where, name) in own or (role["kind"] == "ClusterRole" and role["name"] in PUBLIC_ROLES):
             continue
         if any(_reaches(subject, spaces) for subject in one.get("subjects") or ()):
-            place_words = f" in {where}" if where else ""
-            found.append(f"{one['kind']} {name}{place_words}: {role['name']}")
-    return [
-        row(
-            "machines have no other rights",
-            few(found),
-            "bind it to the accounts that need it: machines' accounts are in system:serviceaccounts, "
-            "system:authenticated and system:serviceaccounts:<namespace>-vms",
-            "warning",
-        )
-    ]
+            found.append(f"{one['kind']} {name}{f' in {where}' if where else ''}: {role['name']}")
+    groups = "system:serviceaccounts, system:authenticated and system:serviceaccounts:<namespace>-vms"
+    hint = f"bind it to the accounts that need it: machines' accounts are in {groups}"
+    return [row("machines have no other rights", few(found), hint, "warning")]
 
 
 def _reaches(subject: Object, accounts_namespaces: frozenset[str]) -> bool:
@@ -263,15 +238,11 @@ def namespace_suffix_rows(namespaces: Iterable[Object]) -> list[Row]:
     """Do others use the suffix of our namespaces?"""
     foreign = [one["metadata"]["name"] for one in namespaces if not is_accounts_namespace(one)]
     found = [name for name in foreign if name.endswith("-vms")]
-    return [
-        row(
-            "no foreign namespace ends in -vms",
-            few(found),
-            "the suffix is reserved for machines' accounts: the namespace of the name before -vms can have no group, "
-            "and accounts in this one cannot create Members",
-            "warning",
-        )
-    ]
+    hint = (
+        "the suffix is reserved for machines' accounts: the namespace of the name before -vms can have no group, and "
+        "accounts in this one cannot create Members"
+    )
+    return [row("no foreign namespace ends in -vms", few(found), hint, "warning")]
 
 
 def foreign_objects(namespace: str, accounts: Iterable[Object], pods: Iterable[Object]) -> list[str]:
@@ -286,11 +257,5 @@ def foreign_objects(namespace: str, accounts: Iterable[Object], pods: Iterable[O
 
 def accounts_namespace_rows(found: Sequence[str]) -> list[Row]:
     """Are there other objects in namespaces of machines' accounts?"""
-    return [
-        row(
-            "namespaces of machines' accounts contain nothing else",
-            few(found),
-            "move it to another namespace: every account here has a machine's rights and limits",
-            "warning",
-        )
-    ]
+    hint = "move it to another namespace: every account here has a machine's rights and limits"
+    return [row("namespaces of machines' accounts contain nothing else", few(found), hint, "warning")]

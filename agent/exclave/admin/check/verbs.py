@@ -35,27 +35,11 @@ from exclave.admin.group.checks import selects_group
 from exclave.admin.kubectl import Kubectl, Objects
 from exclave.admin.objects import Installation, Manifest, group_objects, guard_manifests, read_installation
 from exclave.admin.session import Session
+from exclave.api import requests as kinds
 from exclave.api.definitions.admission import admission_fault
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.names import CONTROLLER, ELECTION
-from exclave.api.requests import (
-    CLUSTER_ROLE_BINDINGS,
-    CLUSTER_ROLES,
-    CONFIG_MAPS,
-    CUSTOM_RESOURCE_DEFINITIONS,
-    DEPLOYMENTS,
-    LEASES,
-    MEMBERS,
-    NAMESPACES,
-    PODS,
-    ROLE_BINDINGS,
-    ROLES,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    SERVICES,
-    WORKLOAD_GROUPS,
-    Object,
-)
+from exclave.api.requests import Object
 from exclave.errors import ApiRefusal, ClusterError
 
 NOT_SOUND = 3
@@ -103,7 +87,7 @@ class ClusterSnapshot:
     @cached_property
     def deployment(self) -> Object | None:
         """The controller's Deployment."""
-        return self._kubectl.get(DEPLOYMENTS, self._namespace, CONTROLLER)
+        return self._kubectl.get(kinds.DEPLOYMENTS, self._namespace, CONTROLLER)
 
     @cached_property
     def installation(self) -> Installation:
@@ -120,7 +104,7 @@ class ClusterSnapshot:
     @cached_property
     def groups(self) -> Objects:
         """Every group."""
-        return self._kubectl.list(WORKLOAD_GROUPS)
+        return self._kubectl.list(kinds.WORKLOAD_GROUPS)
 
     @property
     def has_definitions(self) -> bool:
@@ -135,12 +119,12 @@ class ClusterSnapshot:
     @cached_property
     def namespaces(self) -> Objects:
         """Every namespace."""
-        return self._kubectl.list(NAMESPACES)
+        return self._kubectl.list(kinds.NAMESPACES)
 
     @cached_property
     def bindings(self) -> Objects:
         """ClusterRoleBindings and RoleBindings."""
-        return [*self._kubectl.list(CLUSTER_ROLE_BINDINGS), *self._kubectl.list(ROLE_BINDINGS)]
+        return [*self._kubectl.list(kinds.CLUSTER_ROLE_BINDINGS), *self._kubectl.list(kinds.ROLE_BINDINGS)]
 
     @property
     def wanted_by_groups(self) -> list[Manifest]:
@@ -151,7 +135,7 @@ class ClusterSnapshot:
             for one in group_objects(
                 group["metadata"]["namespace"], group["metadata"]["name"], mapping_in(group, "spec"), self._namespace
             )
-            if one.resource is not WORKLOAD_GROUPS
+            if one.resource is not kinds.WORKLOAD_GROUPS
         ]
 
     @property
@@ -162,12 +146,12 @@ class ClusterSnapshot:
     def rights(self) -> ObjectIndex:
         """All objects that rights consist of."""
         kubectl, wanted = self._kubectl, self.wanted_by_groups
-        accounts = {(one.namespace, one.name) for one in wanted if one.resource is SERVICE_ACCOUNTS}
+        accounts = {(one.namespace, one.name) for one in wanted if one.resource is kinds.SERVICE_ACCOUNTS}
         accounts.add((self._namespace, CONTROLLER))
-        named = [kubectl.get(SERVICE_ACCOUNTS, *place) for place in sorted(accounts, key=str)]
-        named.append(kubectl.get(CLUSTER_ROLES, None, CONTROLLER))
+        named = [kubectl.get(kinds.SERVICE_ACCOUNTS, *place) for place in sorted(accounts, key=str)]
+        named.append(kubectl.get(kinds.CLUSTER_ROLES, None, CONTROLLER))
         existing = [one for one in named if one is not None]
-        return index_objects([*self.namespaces, *kubectl.list(ROLES), *self.bindings, *existing])
+        return index_objects([*self.namespaces, *kubectl.list(kinds.ROLES), *self.bindings, *existing])
 
 
 def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
@@ -185,16 +169,16 @@ def _rows(session: Session, options: argparse.Namespace) -> Iterator[Row]:
         "the admission policies are as installed": lambda: _policies(kubectl, where),
         "rights are as installed": lambda: _rights(found),
         "all controllers run": lambda: controller_rows(
-            found.deployment, kubectl.get(LEASES, where, ELECTION), session.now()
+            found.deployment, kubectl.get(kinds.LEASES, where, ELECTION), session.now()
         ),
         "the issuer chains to Linkerd's trust anchors": lambda: _issuer(session, found),
         "every group is accepted": lambda: _groups(session, found),
-        "every member sends heartbeats": lambda: member_rows(kubectl.list(MEMBERS)),
+        "every member sends heartbeats": lambda: member_rows(kubectl.list(kinds.MEMBERS)),
         "machines have no other rights": lambda: excess_rights_rows(
             found.bindings, found.accounts_namespaces, found.wanted_by_groups
         ),
         "namespaces of machines' accounts contain nothing else": lambda: accounts_namespace_rows(
-            _foreign(kubectl, found)
+            [one for home in found.accounts_namespaces for one in find_foreign(kubectl, home)]
         ),
     }
     for title, check in checks.items():
@@ -206,12 +190,12 @@ def check_prerequisites(session: Session, linkerd: str) -> list[Row]:
     kubectl = session.kubectl
     rows = prerequisite_rows(
         kubectl.server_version(),
-        linkerd=kubectl.get(CONFIG_MAPS, linkerd, "linkerd-config") is not None,
-        external_workloads=kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, EXTERNAL_WORKLOADS_CRD) is not None,
+        linkerd=kubectl.get(kinds.CONFIG_MAPS, linkerd, "linkerd-config") is not None,
+        external_workloads=kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, EXTERNAL_WORKLOADS_CRD) is not None,
         namespace=linkerd,
     )
-    foreign = _checked("no foreign namespace ends in -vms", lambda: namespace_suffix_rows(kubectl.list(NAMESPACES)))
-    return [*rows, *foreign]
+    title = "no foreign namespace ends in -vms"
+    return [*rows, *_checked(title, lambda: namespace_suffix_rows(kubectl.list(kinds.NAMESPACES)))]
 
 
 def _policies(kubectl: Kubectl, where: str) -> list[Row]:
@@ -228,27 +212,24 @@ def _rights(found: ClusterSnapshot) -> list[Row]:
 
 def _issuer(session: Session, found: ClusterSnapshot) -> list[Row]:
     where, name = found.installation.issuer_namespace, found.installation.issuer_secret
-    roots = session.kubectl.get(CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
-    return issuer_rows(f"{where}/{name}", session.kubectl.get(SECRETS, where, name), roots, session.now())
+    roots = session.kubectl.get(kinds.CONFIG_MAPS, found.linkerd, TRUST_ROOTS)
+    return issuer_rows(f"{where}/{name}", session.kubectl.get(kinds.SECRETS, where, name), roots, session.now())
 
 
 def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
     headless = [
         f"{namespace}/{service['metadata']['name']}"
         for namespace in sorted({group["metadata"]["namespace"] for group in found.groups})
-        for service in session.kubectl.list(SERVICES, namespace)
+        for service in session.kubectl.list(kinds.SERVICES, namespace)
         if mapping_in(service, "spec").get("clusterIP") == "None"
         and any(selects_group(service, group) for group in found.groups if group["metadata"]["namespace"] == namespace)
     ]
     return group_rows(found.groups, headless)
 
 
-def _foreign(kubectl: Kubectl, found: ClusterSnapshot) -> list[str]:
-    return [
-        one
-        for home in found.accounts_namespaces
-        for one in foreign_objects(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home))
-    ]
+def find_foreign(kubectl: Kubectl, home: str) -> list[str]:
+    """The objects in a namespace of machines' accounts that belong to no machine. Raises ClusterError."""
+    return foreign_objects(home, kubectl.list(kinds.SERVICE_ACCOUNTS, home), kubectl.list(kinds.PODS, home))
 
 
 def _checked(title: str, check: Callable[[], list[Row]]) -> list[Row]:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from exclave.admin import arguments
-from exclave.admin.check.rows import foreign_objects
-from exclave.admin.check.verbs import ClusterSnapshot
+from exclave.admin.check.verbs import ClusterSnapshot, find_foreign
 from exclave.admin.group.checks import (
     check_accounts_namespace,
     check_namespace,
@@ -29,23 +28,12 @@ from exclave.admin.session import Session
 from exclave.admin.tables import Listing, age, describe_text, table, yaml_file
 from exclave.admin.token.checks import TITLES as TOKEN_TITLES
 from exclave.admin.token.checks import TokenAccount, token_accounts, token_row
+from exclave.api import requests as kinds
 from exclave.api.group import INBOUND_POLICIES, GroupSpec, account_of
 from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.member import condition_of
 from exclave.api.names import ADMISSION_POLICY_NAMES, accounts_namespace
-from exclave.api.requests import (
-    MEMBERS,
-    NAMESPACES,
-    PODS,
-    ROLE_BINDINGS,
-    ROLES,
-    SERVICE_ACCOUNTS,
-    SERVICES,
-    VALIDATING_ADMISSION_POLICY_BINDINGS,
-    WORKLOAD_GROUPS,
-    Object,
-    Resource,
-)
+from exclave.api.requests import Object, Resource
 from exclave.errors import ApiRefusal, ExclaveError, UsageError
 from exclave.kit.formats.times import format_duration
 
@@ -88,19 +76,14 @@ def _add_create(verbs: arguments.Subparsers) -> None:
         "kubectl exclave group create web -n shop --network 10.1.0.0/16 --dry-run >web.yaml",
     )
     create.add_argument("name", metavar="NAME")
+    probe = "8080, or port=8080[,every=5s][,timeout=2s][,failures=3]"
     for option, metavar, summary in (
         ("--network", "CIDR", "a network of its machines' addresses"),
         ("--port", "PORT", "a port that its machines serve: 8080, or name=http,port=8080[,opaque]"),
         ("--label", "KEY=VALUE", "a label by which Services select its machines"),
-        (
-            "--probe",
-            "PROBE",
-            "a TCP port that must answer before a machine gets traffic: 8080, or "
-            "port=8080[,every=5s][,timeout=2s][,failures=3]",
-        ),
+        ("--probe", "PROBE", f"a TCP port that must answer before a machine gets traffic: {probe}"),
     ):
         create.add_argument(option, action="append", default=[], metavar=metavar, help=f"{summary}; repeatable")
-    policies = ", ".join(INBOUND_POLICIES)
     lost = "after=30s,outbound=open,inbound=closed, or a part of it"
     for option, metavar, summary in (
         ("--service-account", "NAME", "the ServiceAccount that is its mesh identity; default: the group's name"),
@@ -111,7 +94,7 @@ def _add_create(verbs: arguments.Subparsers) -> None:
         create.add_argument(option, metavar=metavar, help=summary)
     outbound = "outbound traffic that goes through the proxy; default: cluster"
     create.add_argument("--capture", choices=("cluster", "all", "none"), help=outbound)
-    inbound = f"who may connect by default: {policies}"
+    inbound = f"who may connect by default: {', '.join(INBOUND_POLICIES)}"
     create.add_argument("--inbound-policy", choices=INBOUND_POLICIES, metavar="POLICY", help=inbound)
     arguments.add_controller_namespace(create)
     arguments.add_dry_run(create)
@@ -127,13 +110,13 @@ def _create(session: Session, options: argparse.Namespace) -> int:
         return 0
     check_namespace(namespace, name, options.controller_namespace, _linkerd_namespace(session, options))
     odd = _check_accounts_namespace(session, namespace)
-    found = session.kubectl.get(WORKLOAD_GROUPS, namespace, name)
+    found = session.kubectl.get(kinds.WORKLOAD_GROUPS, namespace, name)
     spec = merge_spec(chosen, (found or {}).get("spec") or {})
     session.warn([f"{one} is no machine's but has a machine's rights: move it to another namespace" for one in odd])
     session.warn(_warnings(session, name, spec))
     for manifest in group_objects(namespace, name, spec, options.controller_namespace):
         change = session.apply(plan_change(manifest, session.kubectl.get(*manifest.key)))
-        if change.verb != "none" or manifest.resource is WORKLOAD_GROUPS:
+        if change.verb != "none" or manifest.resource is kinds.WORKLOAD_GROUPS:
             print(change)
     session.note(f"to let a machine join: kubectl exclave token create {name} -n {namespace}")
     return 0
@@ -150,8 +133,8 @@ def _linkerd_namespace(session: Session, options: argparse.Namespace) -> str:
 def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
     """The foreign objects among the machines' accounts. Raises ExclaveError if the namespace is somebody else's."""
     kubectl, home = session.kubectl, accounts_namespace(namespace)
-    found = kubectl.get(NAMESPACES, None, home)
-    odd = foreign_objects(home, kubectl.list(SERVICE_ACCOUNTS, home), kubectl.list(PODS, home)) if found else []
+    found = kubectl.get(kinds.NAMESPACES, None, home)
+    odd = find_foreign(kubectl, home) if found else []
     check_accounts_namespace(found, namespace, odd)
     return odd
 
@@ -161,10 +144,11 @@ def _warnings(session: Session, name: str, spec: Object) -> list[str]:
     kubectl, namespace = session.kubectl, session.namespace
     labels = {key: value for key, value in (spec.get("labels") or {}).items() if value is not None}
     checked = checked_spec(name, {**spec, "labels": labels})
-    around = [kubectl.list(kind, namespace) for kind in (WORKLOAD_GROUPS, SERVICES, PODS)]
+    around = [kubectl.list(kind, namespace) for kind in (kinds.WORKLOAD_GROUPS, kinds.SERVICES, kinds.PODS)]
     warnings = group_warnings(name, checked, *around)
+    bindings = kinds.VALIDATING_ADMISSION_POLICY_BINDINGS
     try:
-        guarded = all(kubectl.get(VALIDATING_ADMISSION_POLICY_BINDINGS, None, one) for one in ADMISSION_POLICY_NAMES)
+        guarded = all(kubectl.get(bindings, None, one) for one in ADMISSION_POLICY_NAMES)
     except ApiRefusal:
         return [*warnings, "your rights do not allow to check whether exclave's admission policies are installed"]
     if not guarded:
@@ -176,10 +160,10 @@ def _warnings(session: Session, name: str, spec: Object) -> list[str]:
 
 
 def _list(session: Session, options: argparse.Namespace) -> int:
-    groups = session.list(WORKLOAD_GROUPS, options)
-    members = session.list(MEMBERS, options) if groups and options.output in (None, "wide") else []
+    groups = session.list(kinds.WORKLOAD_GROUPS, options)
+    members = session.list(kinds.MEMBERS, options) if groups and options.output in (None, "wide") else []
     rows = [group_row(group, _members_of(group, members), session.now()) for group in groups]
-    session.show_list(Listing(WORKLOAD_GROUPS, groups, TITLES, rows), options, "groups")
+    session.show_list(Listing(kinds.WORKLOAD_GROUPS, groups, TITLES, rows), options, "groups")
     return 0
 
 
@@ -191,24 +175,24 @@ def _members_of(group: Object, members: list[Object]) -> list[Object]:
 
 def _describe(session: Session, options: argparse.Namespace) -> int:
     name, kubectl, namespace = options.name, session.kubectl, session.namespace
-    group = session.find(WORKLOAD_GROUPS, "group", name)
-    if session.show_object(WORKLOAD_GROUPS, group, options.output):
+    group = session.find(kinds.WORKLOAD_GROUPS, "group", name)
+    if session.show_object(kinds.WORKLOAD_GROUPS, group, options.output):
         return 0
     try:
         spec = parsed_spec(name, group.get("spec") or {})
     except ExclaveError as problem:  # an invalid group must be shown, too, so that it can be corrected
         print(describe_text(broken_lines(group, problem.message)))
         return 0
-    members = in_group(kubectl.list(MEMBERS, namespace), name)
-    services = selecting(kubectl.list(SERVICES, namespace), labels_of(name, spec))
+    members = in_group(kubectl.list(kinds.MEMBERS, namespace), name)
+    services = selecting(kubectl.list(kinds.SERVICES, namespace), labels_of(name, spec))
     print(describe_text(group_lines(group, spec, members, _tokens(session, name), services, session.now())))
     return 0
 
 
 def _delete(session: Session, options: argparse.Namespace) -> int:
     name, kubectl, namespace = options.name, session.kubectl, session.namespace
-    group = session.find(WORKLOAD_GROUPS, "group", name)
-    members = [one["metadata"]["name"] for one in in_group(kubectl.list(MEMBERS, namespace), name)]
+    group = session.find(kinds.WORKLOAD_GROUPS, "group", name)
+    members = [one["metadata"]["name"] for one in in_group(kubectl.list(kinds.MEMBERS, namespace), name)]
     if members and not options.evict_members:
         count = "1 member" if len(members) == 1 else f"{len(members)} members"
         raise UsageError(
@@ -217,14 +201,14 @@ def _delete(session: Session, options: argparse.Namespace) -> int:
         )
     accounts = accounts_namespace(namespace)
     for token in _tokens(session, name):  # first, so that no machine joins meanwhile
-        _remove(session, SERVICE_ACCOUNTS, accounts, token.name)
+        _remove(session, kinds.SERVICE_ACCOUNTS, accounts, token.name)
     for member in members:
         evict(session, member)
     if members and not session.wait_until(lambda: not _left(session, name), "its members to be gone"):
         session.warn([f"still leaving: {', '.join(_left(session, name))}; the group goes when they are gone"])
-    _remove(session, WORKLOAD_GROUPS, namespace, name)
+    _remove(session, kinds.WORKLOAD_GROUPS, namespace, name)
     for role in group_roles(name):
-        for resource in (ROLE_BINDINGS, ROLES):
+        for resource in (kinds.ROLE_BINDINGS, kinds.ROLES):
             _remove(session, resource, namespace, role)
     account = (group.get("spec") or {}).get("serviceAccount") or name
     session.note(
@@ -235,7 +219,7 @@ def _delete(session: Session, options: argparse.Namespace) -> int:
 
 
 def _left(session: Session, group: str) -> list[str]:
-    return [one["metadata"]["name"] for one in in_group(session.kubectl.list(MEMBERS, session.namespace), group)]
+    return [one["metadata"]["name"] for one in in_group(session.kubectl.list(kinds.MEMBERS, session.namespace), group)]
 
 
 def _remove(session: Session, resource: Resource, namespace: str, name: str) -> None:
@@ -244,7 +228,7 @@ def _remove(session: Session, resource: Resource, namespace: str, name: str) -> 
 
 
 def _tokens(session: Session, group: str) -> list[TokenAccount]:
-    found = session.kubectl.list(SERVICE_ACCOUNTS, accounts_namespace(session.namespace))
+    found = session.kubectl.list(kinds.SERVICE_ACCOUNTS, accounts_namespace(session.namespace))
     return [token for token in token_accounts(found) if token.group == group]
 
 
@@ -286,7 +270,7 @@ def group_lines(
     """Labels and texts of a description."""
     metadata = group["metadata"]
     labels = [f"{key}={value}" for key, value in sorted(labels_of(metadata["name"], spec).items())]
-    failure = spec.failure
+    lost = spec.failure
     member_names = [member["metadata"]["name"] for member in members]
     member_rows = [member_row(member, now)[1:] for member in members]
     token_rows = [token_row(token, member_names, now) for token in tokens]
@@ -302,10 +286,7 @@ def group_lines(
         ("Capture", spec.capture),
         ("Inbound policy", spec.inbound_policy or "the mesh's"),
         ("Probes", ", ".join(f"{probe.kind} {probe.port}" for probe in spec.probes)),
-        (
-            "On failure",
-            f"after {format_duration(failure.after)}: outbound {failure.outbound}, inbound {failure.inbound}",
-        ),
+        ("On failure", f"after {format_duration(lost.after)}: outbound {lost.outbound}, inbound {lost.inbound}"),
         ("Forgotten", f"{format_duration(spec.forget_after)} after the last heartbeat"),
         ("Conditions", condition_table(group)),
         ("Services", ", ".join(service["metadata"]["name"] for service in services)),

@@ -12,25 +12,10 @@ from exclave.admin.kubectl import Objects
 from exclave.admin.objects import ISSUER, Installation, first_objects, later_objects
 from exclave.admin.session import Session
 from exclave.admin.tables import few
+from exclave.api import requests as kinds
 from exclave.api.malformed import mapping_in, object_title
 from exclave.api.names import CONTROLLER, DRAIN, FINALIZER, GROUP_FINALIZER, PORTS_FINALIZER, settings_name
-from exclave.api.requests import (
-    CLUSTER_ROLE_BINDINGS,
-    CONFIG_MAPS,
-    CUSTOM_RESOURCE_DEFINITIONS,
-    DEPLOYMENTS,
-    EXTERNAL_WORKLOADS,
-    LEASES,
-    MEMBERS,
-    NAMESPACES,
-    PODS,
-    ROLE_BINDINGS,
-    ROLES,
-    SECRETS,
-    WORKLOAD_GROUPS,
-    Object,
-    Resource,
-)
+from exclave.api.requests import Object, Resource
 from exclave.errors import ApiRefusal, UsageError
 
 
@@ -45,7 +30,7 @@ def add_commands(subparsers: arguments.Subparsers) -> None:
 
 
 def _uninstall(session: Session, options: argparse.Namespace) -> int:
-    members = _all(session, MEMBERS)
+    members = _all(session, kinds.MEMBERS)
     if members and not options.strand_members:
         names = few([f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in members])
         count = "1 member" if len(members) == 1 else f"{len(members)} members"
@@ -58,11 +43,11 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
     choice = found.installation
     _end_controllers(session, choice)
     _release_workloads(session)
-    _release_all(session, MEMBERS, FINALIZER)
+    _release_all(session, kinds.MEMBERS, FINALIZER)
     for one in members:
-        session.delete(LEASES, *_key(one))
+        session.delete(kinds.LEASES, *_key(one))
     _revoke_machine_rights(session, found)
-    _release_all(session, WORKLOAD_GROUPS, GROUP_FINALIZER)
+    _release_all(session, kinds.WORKLOAD_GROUPS, GROUP_FINALIZER)
     _delete_installation(session, choice)
     session.note("not deleted: the namespaces of groups and of their machines' accounts, with the accounts in them")
     return 0
@@ -70,28 +55,28 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
 
 def _end_controllers(session: Session, choice: Installation) -> None:
     """Delete the controllers, wait for their end, and revoke their rights: they would add finalizers again."""
-    session.delete(DEPLOYMENTS, choice.namespace, CONTROLLER)
+    session.delete(kinds.DEPLOYMENTS, choice.namespace, CONTROLLER)
 
     def are_gone() -> bool:
-        return not session.kubectl.list(PODS, choice.namespace, selector=f"app.kubernetes.io/name={CONTROLLER}")
+        return not session.kubectl.list(kinds.PODS, choice.namespace, selector=f"app.kubernetes.io/name={CONTROLLER}")
 
     if not session.wait_until(are_gone, "the controllers to end"):
         session.warn(["a controller has not ended; it has no rights any more"])
-    session.delete(CLUSTER_ROLE_BINDINGS, None, CONTROLLER)
+    session.delete(kinds.CLUSTER_ROLE_BINDINGS, None, CONTROLLER)
 
 
 def _release_workloads(session: Session) -> None:
     """Withdraw the ports, wait, then delete: older Linkerd controllers crash when a listed port disappears."""
-    workloads = [one for one in _all(session, EXTERNAL_WORKLOADS) if _has_finalizer(one, PORTS_FINALIZER)]
+    workloads = [one for one in _all(session, kinds.EXTERNAL_WORKLOADS) if _has_finalizer(one, PORTS_FINALIZER)]
     listed = [one for one in workloads if mapping_in(one, "spec").get("ports")]
     for one in listed:
-        _patch(session, EXTERNAL_WORKLOADS, one, {"spec": {"ports": []}})
+        _patch(session, kinds.EXTERNAL_WORKLOADS, one, {"spec": {"ports": []}})
     if listed:
         session.note(f"the ports of {len(listed)} machines are withdrawn; waiting {DRAIN:.0f}s until all clients know")
         time.sleep(DRAIN)
     for one in workloads:
-        _release(session, EXTERNAL_WORKLOADS, one, PORTS_FINALIZER)
-        session.delete(EXTERNAL_WORKLOADS, *_key(one))
+        _release(session, kinds.EXTERNAL_WORKLOADS, one, PORTS_FINALIZER)
+        session.delete(kinds.EXTERNAL_WORKLOADS, *_key(one))
 
 
 def _release_all(session: Session, resource: Resource, finalizer: str) -> None:
@@ -99,31 +84,31 @@ def _release_all(session: Session, resource: Resource, finalizer: str) -> None:
     for one in _all(session, resource):
         _release(session, resource, one, finalizer)
         session.delete(resource, *_key(one))
-        if resource is WORKLOAD_GROUPS:
+        if resource is kinds.WORKLOAD_GROUPS:
             where, name = _key(one)
-            session.delete(CONFIG_MAPS, where, settings_name(name))
+            session.delete(kinds.CONFIG_MAPS, where, settings_name(name))
 
 
 def _revoke_machine_rights(session: Session, found: ClusterSnapshot) -> None:
     """Delete bindings before Roles, and all of them before the policies that limit these rights."""
     if not found.has_definitions:
         return
-    wanted = {one.key for one in found.wanted_by_groups if one.resource in (ROLES, ROLE_BINDINGS)}
-    for key in sorted(wanted, key=lambda one: (one[0] is ROLES, one[1:])):
+    wanted = {one.key for one in found.wanted_by_groups if one.resource in (kinds.ROLES, kinds.ROLE_BINDINGS)}
+    for key in sorted(wanted, key=lambda one: (one[0] is kinds.ROLES, one[1:])):
         session.delete(*key)
 
 
 def _delete_installation(session: Session, choice: Installation) -> None:
     for one in reversed(later_objects(choice)):
-        if (one.resource, one.name) != (SECRETS, ISSUER):  # that one is deleted with its namespace
+        if (one.resource, one.name) != (kinds.SECRETS, ISSUER):  # that one is deleted with its namespace
             session.delete(*one.key)
-    names = [one.name for one in first_objects()]
-    for name in names:
-        session.delete(CUSTOM_RESOURCE_DEFINITIONS, None, name)
+    definitions = first_objects()
+    for one in definitions:
+        session.delete(*one.key)
 
     def left() -> list[str]:
-        found = [name for name in names if session.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name) is not None]
-        stays = session.kubectl.get(NAMESPACES, None, choice.namespace) is not None
+        found = [one.name for one in definitions if session.kubectl.get(*one.key) is not None]
+        stays = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace) is not None
         return [*found, *([f"namespace {choice.namespace}"] if stays else [])]
 
     if not session.wait_until(lambda: not left(), "the definitions and the namespace to be gone"):

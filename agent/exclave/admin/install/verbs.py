@@ -26,19 +26,11 @@ from exclave.admin.objects import (
 from exclave.admin.session import Session
 from exclave.admin.tables import human_duration, yaml_file
 from exclave.admin.token.checks import LONGEST_CREDENTIAL, credential_note
+from exclave.api import requests as kinds
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.member import READY, condition_of
 from exclave.api.names import CONTROLLER
-from exclave.api.requests import (
-    CLUSTER_ROLES,
-    CONFIG_MAPS,
-    CUSTOM_RESOURCE_DEFINITIONS,
-    NAMESPACES,
-    ROLES,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    Resource,
-)
+from exclave.api.requests import Resource
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ApiRefusal, UsageError
 
@@ -149,7 +141,7 @@ def _upgrade(session: Session, options: argparse.Namespace) -> int:
 def _print(session: Session, choice: Installation, groups: list[Manifest]) -> None:
     """Print all objects but the Secret with the issuer's key."""
     objects = [*first_objects(), *later_objects(choice), *groups]
-    print(yaml_file(one.body for one in objects if one.resource != SECRETS))
+    print(yaml_file(one.body for one in objects if one.resource != kinds.SECRETS))
     if choice.key_pair is not None:
         session.note(
             f"not printed: Secret {ISSUER}, which holds the issuer's key; create it when the namespace exists: "
@@ -163,7 +155,7 @@ def _apply_installation(session: Session, choice: Installation) -> None:
     for one in first:
         session.wait_until(lambda name=one.name: _is_served(session, name), f"{one.name} to be served")  # type: ignore[misc]
     policies = [one for one in later if one.resource.kind.startswith("ValidatingAdmission")]
-    namespaces = [one for one in later if one.resource is NAMESPACES]
+    namespaces = [one for one in later if one.resource is kinds.NAMESPACES]
     # Policies before rights, the namespace before its objects.
     for batch in (policies, namespaces, [one for one in later if one not in policies and one not in namespaces]):
         _apply(session, batch)
@@ -177,7 +169,7 @@ def _apply(session: Session, batch: Sequence[Manifest], *, dry_run: bool = False
 
 
 def _is_served(session: Session, name: str) -> bool:
-    established = condition_of(session.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, name), "Established")
+    established = condition_of(session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, name), "Established")
     return established is not None and established.status
 
 
@@ -187,7 +179,7 @@ def _measure_credential_life(session: Session, choice: Installation) -> None:
     issued, ends = read_token_times(token)
     life = round(ends - issued)
     body = {"metadata": {"annotations": {CREDENTIAL_LIFE: str(life)}}}
-    session.kubectl.patch(NAMESPACES, None, choice.namespace, body)
+    session.kubectl.patch(kinds.NAMESPACES, None, choice.namespace, body)
     whole = (
         f"machines' credentials are valid for {human_duration(life)} in this cluster, and are renewed at half of that"
     )
@@ -203,7 +195,7 @@ def _choice(options: argparse.Namespace, base: Installation) -> Installation:
         return replace(base, issuer="linkerd")
     if options.issuer_from:
         kind, _, name = options.issuer_from.partition("/")
-        if kind not in ("Issuer", "ClusterIssuer") or not name:
+        if kind not in CERT_MANAGERS or not name:
             raise UsageError(
                 f"--issuer-from: Issuer/NAME or ClusterIssuer/NAME was expected, found {options.issuer_from!r}",
                 "list them: kubectl get clusterissuers,issuers -A",
@@ -245,7 +237,7 @@ def _require_prerequisites(session: Session, choice: Installation) -> None:
 
 
 def _namespace_row(session: Session, choice: Installation) -> Row:
-    found = session.kubectl.get(NAMESPACES, None, choice.namespace) or {}
+    found = session.kubectl.get(kinds.NAMESPACES, None, choice.namespace) or {}
     is_deleting = bool((found.get("metadata") or {}).get("deletionTimestamp"))
     problem = f"namespace {choice.namespace} is being deleted" if is_deleting else None
     return row("no earlier installation is being deleted", problem, "try again when it is gone")
@@ -261,7 +253,7 @@ def _rights_row(session: Session, choice: Installation) -> Row:
         for verb in ("create", "patch")
         if not session.kubectl.can_i(verb, resource, namespace)
     ]
-    if not session.kubectl.can_i("create", SERVICE_ACCOUNTS, choice.namespace, subresource="token"):
+    if not session.kubectl.can_i("create", kinds.SERVICE_ACCOUNTS, choice.namespace, subresource="token"):
         missing.append(f"create serviceaccounts/token in {choice.namespace}")
     title, hint = "you may install exclave", "ask a cluster admin to install it"
     if missing:
@@ -275,13 +267,13 @@ def _rights_row(session: Session, choice: Installation) -> Row:
 
 def can_dry_run(one: Manifest, choice: Installation) -> bool:
     """Whether an object grants rights in a namespace that exists already: a dry run needs the namespace."""
-    return one.resource in (CLUSTER_ROLES, ROLES) and one.namespace != choice.namespace
+    return one.resource in (kinds.CLUSTER_ROLES, kinds.ROLES) and one.namespace != choice.namespace
 
 
 def _cert_manager(session: Session, choice: Installation) -> list[Row]:
     """Is cert-manager installed, and the issuer that will sign ours?"""
     title = "cert-manager is installed"
-    if session.kubectl.get(CUSTOM_RESOURCE_DEFINITIONS, None, "certificates.cert-manager.io") is None:
+    if session.kubectl.get(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, "certificates.cert-manager.io") is None:
         problem = "there is no CustomResourceDefinition certificates.cert-manager.io"
         hint = "install it: https://cert-manager.io/docs/installation; or name an intermediate: --issuer-certificate"
         return [Row(title, "error", problem, hint)]
@@ -300,9 +292,9 @@ def _cert_manager(session: Session, choice: Installation) -> list[Row]:
 
 def _issuer_row(session: Session, choice: Installation) -> Row:
     fault = None
-    roots = session.kubectl.get(CONFIG_MAPS, choice.linkerd, TRUST_ROOTS)
+    roots = session.kubectl.get(kinds.CONFIG_MAPS, choice.linkerd, TRUST_ROOTS)
     try:
-        (secret,) = [one.body for one in later_objects(choice) if one.resource == SECRETS]
+        (secret,) = [one.body for one in later_objects(choice) if one.resource == kinds.SECRETS]
         read_issuer(secret, read_anchors(roots or {}), session.now())
     except ValueError as problem:
         fault = str(problem)

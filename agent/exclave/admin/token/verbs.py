@@ -129,9 +129,8 @@ def _cap_notes(session: Session, controllers: str) -> list[str]:
 
 def _access(session: Session, options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
     """The API server's URLs and CA for the machine."""
-    address = session.kubectl.cluster()
-    servers = tuple(options.server or [address.server])
-    ca = address.ca
+    server, ca = session.kubectl.cluster()
+    servers = tuple(options.server or [server])
     if options.ca_file is not None:
         ca = arguments.load_pem("--ca-file", options.ca_file)
     check_access(servers, ca)
