@@ -67,7 +67,7 @@ def test_the_entry_point_starts_with_what_was_installed(built: Path) -> None:
 def test_everything_that_the_controller_imports_is_there(built: Path) -> None:
     """`--help` imports little; a controller that leads imports all of it."""
     python = built / "exclave" / "bin" / "python"
-    names = "exclave.controller.replica, exclave.controller.run, exclave.controller.telemetry.health"
+    names = "exclave.controller.replica, exclave.controller.run, exclave.controller.telemetry.metrics"
     done = subprocess.run(
         [python, "-I", "-c", f"import {names}; print(exclave.__file__)"], cwd=built, capture_output=True, text=True
     )

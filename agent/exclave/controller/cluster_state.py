@@ -151,6 +151,10 @@ class ClusterState:
             self._groups[key] = Group(namespace, name, uid_of(found), spec)
         return self._groups.get(key)
 
+    def readable_groups(self) -> list[Group]:
+        """All WorkloadGroups that can be read."""
+        return [group for key in list(self.groups.objects) if (group := self.group(key)) is not None]
+
     def members_of(self, namespace: str, group: str) -> list[Key]:
         """The Members of a group."""
         return [key for key in self.members.objects if key[0] == namespace and group_of_member(key[1]) == group]

@@ -19,8 +19,7 @@ from exclave.cluster.endpoint import Access
 from exclave.controller.cluster_state import ClusterState
 from exclave.controller.leader.lead import Candidate, open_candidate
 from exclave.controller.run import Controller, Locations, open_controller
-from exclave.controller.telemetry.health import open_health
-from exclave.controller.telemetry.metrics import MemberStates, Metric, controller_metrics
+from exclave.controller.telemetry.metrics import MemberStates, Metric, controller_metrics, open_health
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now

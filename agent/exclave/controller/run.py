@@ -1,8 +1,7 @@
 """The controller's loop: watches feed a queue, and workers reconcile the Members and groups in it.
 
-Nothing is reconciled before every watch has listed its objects. A Member is reconciled by asking `next_transition` and
-executing the answer, again and again, until nothing is left to do. Only the replica that leads runs a Controller; its
-cluster refuses writes once it leads no more. While no controller runs, members that run continue to run.
+Nothing is reconciled before every watch has listed its objects. A Member is reconciled by executing its next transition
+until there is none. Only the replica that leads runs a Controller. Members that run do not need one.
 """
 
 import logging
@@ -159,11 +158,9 @@ class Controller:
             log.info("controller: %d groups, %d members", len(state.groups.objects), len(state.members.objects))
             nursery.start_soon(self._queue.run, WORKERS)
             nursery.start_soon(supervise, "clock", self._tick)
-            sweeps = partial(
-                run_sweeps, self._cluster, self._namespaces, lambda: state.members.objects, self._now, self._malformed
-            )
+            sweeps = partial(run_sweeps, self._cluster, state.groups, state.members, self._now, self._malformed)
             nursery.start_soon(supervise, "accounts", sweeps)
-            warner = HeadlessWarner(self._cluster, self._readable_groups, self._events, self._malformed)
+            warner = HeadlessWarner(self._cluster, state.readable_groups, self._events, self._malformed)
             nursery.start_soon(supervise, "headless Services", warner.run)
             nursery.start_soon(supervise, "events", self._events.run)
 
@@ -187,13 +184,6 @@ class Controller:
             cache = state.admission[f"{kind} {name}"] = Cache()
             watches.append(Watch(cache, resource, self._admission_changed, None, name))
         return watches
-
-    def _namespaces(self) -> list[str]:
-        return sorted({namespace for namespace, _ in self.state.groups.objects})
-
-    def _readable_groups(self) -> list[Group]:
-        found = (self.state.group(key) for key in list(self.state.groups.objects))
-        return [group for group in found if group is not None]
 
     async def _follow(self, watch: Watch, watches: list[Watch]) -> None:
         async with self._cluster.watch(watch.resource, watch.namespace, watch.name) as events:
@@ -341,10 +331,11 @@ class Controller:
         condition = accepted_condition(found, others, members=len(members), refused_namespace=refused)
         refusal = None if condition.status else f"{condition.reason}: {condition.message}"
         if state.group_refusals.get(key) != refusal:
-            state.group_refusals[key] = refusal or ""
+            if refusal is None:
+                del state.group_refusals[key]
+            else:
+                state.group_refusals[key] = refusal
             self._members_changed(members)
-        if not refusal:
-            state.group_refusals.pop(key, None)
         group, pause = state.group(key), None
         if group is not None and not found["metadata"].get("deletionTimestamp"):
             pause = await self._publish(key, group)

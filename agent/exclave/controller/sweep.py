@@ -4,15 +4,15 @@ A cache may be late, so Members are read before a deletion. A failure is logged,
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import trio
 
 from exclave.api.malformed import object_title
 from exclave.api.names import EXPIRES, accounts_namespace
 from exclave.api.requests import MEMBERS, SERVICE_ACCOUNTS, Object, delete, get, is_transient, list_all
+from exclave.controller.cache import Cache
 from exclave.controller.leader.lead import Sender
-from exclave.controller.policy.snapshot import Key
 from exclave.controller.telemetry.malformed_log import MalformedLog
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.formats.times import epoch
@@ -27,18 +27,12 @@ GRACE = 60.0
 """Seconds for which a new account may have no Member that we know of: it may just be joining."""
 
 
-async def run_sweeps(
-    cluster: Sender,
-    namespaces: Callable[[], Iterable[str]],
-    members: Callable[[], Iterable[Key]],
-    now: Now,
-    malformed: MalformedLog,
-) -> None:
-    """Sweep for ever. `namespaces`: those with groups. `members`: the keys of all Members that are known."""
+async def run_sweeps(cluster: Sender, groups: Cache, members: Cache, now: Now, malformed: MalformedLog) -> None:
+    """Sweep the namespaces with groups for ever."""
     while True:
-        for namespace in namespaces():
+        for namespace in sorted({namespace for namespace, _ in groups.objects}):
             try:
-                names = {name for where, name in members() if where == namespace}
+                names = {name for where, name in members.objects if where == namespace}
                 await sweep(cluster, namespace, names, now, malformed)
             except ClusterError as problem:
                 log.warning("accounts in %s: %s", accounts_namespace(namespace), problem)

@@ -17,7 +17,6 @@ from exclave.controller.policy.liveness import (
     holder_of,
     interval_for,
     live_members,
-    observe,
 )
 
 from ..snapshots import LIVE, NAME, NAMESPACE, NOW, make_lease, make_member, with_metadata, with_status
@@ -87,10 +86,10 @@ def test_nobody_is_live_without_a_reason(ages: dict[int, float | None], before: 
 
 
 def test_a_lease_is_dated_by_our_clock_and_only_if_it_changed() -> None:
-    first = observe(None, "their clock says 1970", NOW)
-    assert first == LeaseObservation("their clock says 1970", NOW)
-    assert observe(first, "their clock says 1970", NOW + 9) is first
-    assert observe(first, "later", NOW + 9) == LeaseObservation("later", NOW + 9, changed=True)
+    first = LeaseObservation("their clock says 1970", NOW)
+    assert not first.changed
+    assert first.observe("their clock says 1970", NOW + 9) is first
+    assert first.observe("later", NOW + 9) == LeaseObservation("later", NOW + 9, changed=True)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,20 @@
-"""What the controller tells of itself."""
+"""The controller's metrics: their values, and the server, read by prometheus_client's own parser."""
 
 from collections import Counter
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from exclave.api.member import Condition, view_member
-from exclave.controller.telemetry.metrics import MemberStates, controller_metrics, state_of_member
+from exclave.controller.telemetry import metrics
+from exclave.controller.telemetry.metrics import (
+    MemberStates,
+    Metric,
+    controller_metrics,
+    open_health,
+    state_of_member,
+)
 
 from ..snapshots import ADMITTED, LIVE, make_member, with_status
 
@@ -16,7 +25,7 @@ REFUSED = Condition("Admitted", False, "AddressRefused", "")
 @pytest.mark.parametrize(
     ("member", "state"),
     [
-        pytest.param(make_member(), "new", id="one that nobody has judged"),
+        pytest.param(make_member(), "new", id="one that is neither admitted nor refused"),
         pytest.param(with_status(make_member(), REFUSED), "refused", id="one that was refused"),
         pytest.param(with_status(make_member(), ADMITTED, LIVE), "starting", id="one without a data path"),
         pytest.param(with_status(make_member(serving=True), ADMITTED, LIVE), "serving", id="one that serves"),
@@ -46,7 +55,7 @@ def test_a_member_that_has_not_changed_is_not_read_again(monkeypatch: pytest.Mon
 
 
 def reported(leads: bool) -> dict[str, dict[tuple[str, ...], float]]:
-    metrics = controller_metrics(
+    found = controller_metrics(
         leads=leads,
         members=Counter({("web", "starting"): 1, ("web", "new"): 1}),
         groups=3,
@@ -57,7 +66,7 @@ def reported(leads: bool) -> dict[str, dict[tuple[str, ...], float]]:
         policies_installed=True,
         heartbeat=20.0,
     )
-    return {metric.name: dict(metric.samples) for metric in metrics}
+    return {metric.name: dict(metric.samples) for metric in found}
 
 
 def test_a_leader_has_all_metrics() -> None:
@@ -78,3 +87,38 @@ def test_a_replica_that_stands_by_has_two_metrics() -> None:
         "exclave_controller_leads": {(): 0.0},
         "exclave_api_requests": {("patch", "200"): 5.0},
     }
+
+
+METRICS = [
+    Metric("exclave_members", "gauge", "Members", ("group", "state"), {("web", "serving"): 2.0}),
+    Metric("exclave_api_requests", "counter", "Requests", ("verb", "code"), {("get", "200"): 5.0}),
+]
+
+
+async def ask(port: int, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(f"http://127.0.0.1:{port}{path}")
+
+
+async def test_it_is_healthy_and_ready_and_serves_metrics() -> None:
+    async with open_health("127.0.0.1", 0, lambda: METRICS) as port:
+        for path in ("/healthz", "/readyz"):
+            assert (await ask(port, path)).status_code == 200
+        answer = await ask(port, "/metrics")
+        samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+        assert samples == {
+            ("exclave_members", frozenset({("group", "web"), ("state", "serving")})): 2.0,
+            ("exclave_api_requests_total", frozenset({("verb", "get"), ("code", "200")})): 5.0,
+        }
+        assert (await ask(port, "/")).status_code == 404
+
+
+async def test_an_event_loop_that_has_stopped_is_not_healthy(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(metrics, "STUCK", 0.0)
+    async with open_health("127.0.0.1", 0, lambda: METRICS) as port:
+        answer = await ask(port, "/healthz")
+        assert (answer.status_code, answer.text) == (503, "nothing has moved for 0 s\n")

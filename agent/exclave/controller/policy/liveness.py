@@ -57,7 +57,7 @@ class Holders:
         if holder in self.before:
             first, second = sorted((self.last, holder))  # in one order, or each heartbeat would change the condition
             return Holders(holder, self.before | {self.last}, now, (first, second))
-        return Holders(holder, self.before | ({self.last} if self.last else set()), self.returned_at, self.returned)
+        return Holders(holder, self.before | ({self.last} - {""}), self.returned_at, self.returned)
 
     def clones(self, now: float) -> tuple[str, str] | None:
         """The two boots that renew in turns, None if there is one machine only."""
@@ -83,12 +83,9 @@ class LeaseObservation:
     observed_at: float
     changed: bool = False
 
-
-def observe(observation: LeaseObservation | None, renewed: str | None, now: float) -> LeaseObservation:
-    """The observation of a Lease after it was read again."""
-    if observation is not None and observation.renewed == renewed:
-        return observation
-    return LeaseObservation(renewed, now, changed=observation is not None)
+    def observe(self, renewed: str | None, now: float) -> "LeaseObservation":
+        """The observation after the Lease was read again."""
+        return self if self.renewed == renewed else LeaseObservation(renewed, now, changed=True)
 
 
 def live_members(
@@ -133,10 +130,7 @@ class Liveness:
         self._holders: dict[Key, Holders] = {}
 
     def observe(self, key: Key, now: float) -> bool:
-        """Observe a Lease that may have changed.
-
-        True if its member must be reconciled: it was not live, or two machines renew the Lease in turns.
-        """
+        """Observe a Lease. True if its member must be reconciled: it was not live, or two machines take turns."""
         lease = self._leases.objects.get(key)
         if lease is None:
             self.forget(key)
@@ -144,7 +138,8 @@ class Liveness:
         was_live = self.is_live(key)
         renewed = (lease.get("spec") or {}).get("renewTime")
         holders = self._holders.get(key, Holders())
-        self._observations[key] = observe(self._observations.get(key), renewed, now)
+        last = self._observations.get(key)
+        self._observations[key] = last.observe(renewed, now) if last else LeaseObservation(renewed, now)
         current = self._holders[key] = holders.observe(holder_of(lease), now)
         return not was_live or current.returned != holders.returned
 
@@ -165,12 +160,9 @@ class Liveness:
         return self.live - self._live_now(now)
 
     def refresh(self, now: float, unread: Collection[Key] = ()) -> set[Key]:
-        """Decide anew who is live. Returns the members for which that changed.
-
-        `unread`: members whose Lease could not be read again; they stay live.
-        """
+        """Decide again who is live. Returns the changed members. `unread`: those whose Lease could not be read."""
         before = set(self.live)
-        self.live = self._live_now(now) | before.intersection(unread)
+        self.live = self._live_now(now) | before.intersection(unread)  # these stay live
         return before ^ self.live
 
     def has_heartbeat(self, key: Key) -> bool:

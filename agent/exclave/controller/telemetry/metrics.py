@@ -1,13 +1,39 @@
-"""The controller's metrics, each with its help text in `controller_metrics`. Pure."""
+"""The controller's metrics, and a server of /healthz, /readyz and /metrics for a kubelet and for Prometheus.
 
+A thread of its own answers from the last snapshot of the metrics, so a busy event loop delays no answer. If the event
+loop has stopped, the snapshot grows old, and /healthz is 503. A replica that stands by is ready, too.
+"""
+
+import logging
+import threading
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from socketserver import ThreadingMixIn
+from typing import Any, Literal
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import trio
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from exclave.api.member import MemberView, view_member
 from exclave.api.names import group_of_member
 from exclave.api.requests import Object
+from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.supervise import supervise
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0
+"""Seconds between two snapshots."""
+
+STUCK = 30.0
+"""Seconds after which an event loop that takes no snapshot has stopped."""
+
+CONTENT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True)
@@ -35,7 +61,7 @@ def state_of_member(view: MemberView) -> str:
 
 
 class MemberStates:
-    """How many members are in which state: figures are taken each second, and a Member is read when it has changed."""
+    """Counts members by state. Metrics are read each second, but a Member only when it has changed."""
 
     def __init__(self) -> None:
         self._states: dict[tuple[str, str], tuple[Object, tuple[str, str]]] = {}
@@ -92,3 +118,72 @@ def controller_metrics(
         Metric("exclave_heartbeat_interval_seconds", "gauge", "Seconds between a member's heartbeats", (),
                {(): heartbeat}),
     ]  # fmt: skip
+
+
+class _Snapshot:
+    """The last metrics, and when they were read; a collector for prometheus_client."""
+
+    def __init__(self) -> None:
+        self.metrics: tuple[Metric, ...] = ()
+        self.read_at = time.monotonic()
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        for metric in self.metrics:
+            family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            exposed = family(metric.name, metric.help, labels=metric.labels)
+            for values, value in metric.samples.items():
+                exposed.add_metric(values, value)
+            yield exposed
+
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self.read_at < STUCK
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # a probe comes every second
+        log.debug(format, *args)
+
+
+@asynccontextmanager
+async def open_health(host: str, port: int, read: Callable[[], Iterable[Metric]]) -> AsyncIterator[int]:
+    """Serve while open; yields the port. `read` returns the current metrics. Raises OSError."""
+    snapshot = _Snapshot()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(snapshot)
+    with make_server(host, port, _answer(snapshot, registry), _Server, _Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
+        thread.start()
+
+        async def read_for_ever() -> None:
+            while True:
+                snapshot.metrics, snapshot.read_at = tuple(read()), time.monotonic()
+                await trio.sleep(EVERY)
+
+        snapshot.metrics = tuple(read())
+        async with open_bare_nursery() as nursery:
+            nursery.start_soon(supervise, "metrics", read_for_ever)
+            yield server.server_port
+            nursery.cancel_scope.cancel()
+        server.shutdown()
+        thread.join()
+
+
+def _answer(snapshot: _Snapshot, registry: CollectorRegistry) -> Callable[..., list[bytes]]:
+    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        path = environ.get("PATH_INFO")
+        if path == "/metrics":
+            start("200 OK", [("Content-Type", CONTENT)])
+            return [generate_latest(registry)]
+        if path in ("/healthz", "/readyz"):
+            fresh = snapshot.is_fresh
+            start("200 OK" if fresh else "503 Service Unavailable", [("Content-Type", "text/plain")])
+            return [b"ok\n" if fresh else f"nothing has moved for {STUCK:.0f} s\n".encode()]
+        start("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"there are /healthz, /readyz and /metrics\n"]
+
+    return answer
