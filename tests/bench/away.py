@@ -1,4 +1,4 @@
-"""Linkerd's controllers away, as a table of outcomes: who is reached, and how, at which moment; with the stand-in, and
+"""A table of outcomes while Linkerd's controllers are away: which calls arrive, how and when; with the stand-in, and
 with the real proxy where EXCLAVE_LINKERD2_PROXY names one.
 
 This process is the machine: real link, names, Workload API, proxy, judgement and rules; the rest is beside it.
@@ -57,7 +57,7 @@ APPLICATION = (ADDRESS, 8080)
 NOBODY = 65534
 
 SHARED = Path("/mnt")
-"""Where users of this machine, which has mounts of its own, find what they run."""
+"""A folder that every user of this machine reaches; the machine has mounts of its own."""
 
 COLUMNS = (
     "there",
@@ -99,12 +99,12 @@ except OSError as problem:
     how = type(problem).__name__
 print(json.dumps([how, 1000 * (time.perf_counter() - began)]))
 """
-"""Whoever sees another port than the caller's own is called by a proxy."""
+"""A server that sees another port than the caller's own was called by a proxy."""
 
 
 @dataclass
 class World:
-    """The machine, and what is beside it. `cells` are outcomes by row and column."""
+    """The machine and its neighbours. `cells` are outcomes by row and column."""
 
     network: Network
     beside: Machine
@@ -115,12 +115,12 @@ class World:
     _controllers: trio.Process | None = None
 
     async def start_controllers(self) -> None:
-        """Have both controllers there."""
+        """Start both controllers."""
         certificate = write_certificate(mesh().issuer, self.network.scratch) if self.is_real else ()
         self._controllers = await started(self.beside.command(*controllers_command(CONTROLLERS, POLICY, *certificate)))
 
     async def end_controllers(self) -> None:
-        """Have them away, without a word."""
+        """Stop both without closing connections."""
         assert self._controllers is not None
         await end(self._controllers)
 
@@ -139,7 +139,7 @@ class World:
 
 
 async def call(machine: Machine | None, source: str, target: tuple[str, int]) -> str:
-    """How a call fares, in a word or two."""
+    """The outcome of a call, in a word or two."""
     words = [sys.executable, "-I", "-S", "-c", CALL, source, target[0], str(target[1]), str(PATIENCE)]
     done = await trio.run_process(words if machine is None else machine.command(*words), capture_stdout=True)
     how, milliseconds = json.loads(done.stdout)
@@ -147,7 +147,7 @@ async def call(machine: Machine | None, source: str, target: tuple[str, int]) ->
 
 
 async def started(command: list[str]) -> trio.Process:
-    """A program that says when it is up."""
+    """Start a program and wait until it prints that it is up."""
     program = await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE)
     assert program.stdout is not None
     assert await program.stdout.receive_some(), command
@@ -165,7 +165,7 @@ async def end(program: trio.Process) -> None:
 
 @dataclass(frozen=True)
 class Parts:
-    """What is looked at and told."""
+    """The parts of the agent that the benchmark reads and controls."""
 
     settings: Latest[Any]
     data_path: DataPathObserver
@@ -266,7 +266,7 @@ async def play(world: World) -> dict[str, float]:
 
 
 async def swap(swap: Swap, *, forced: bool) -> float:
-    """Ask for a swap, which is made if it is forced, and else is not; seconds."""
+    """Request a swap, which succeeds only if it is forced; seconds."""
     outcome = await swap.request(forced=forced)
     assert (outcome.error is None) == forced, outcome
     return outcome.took

@@ -1,4 +1,4 @@
-"""What exclusions cost: each new connection, and putting them in place. The peer is one iptables rule each.
+"""The cost of exclusions: of each new connection, and of applying them. The peer is one iptables rule each.
 
 Both are measured in one run, in one network namespace: a program that opens connections one after the other to a port
 that is captured and where the kernel answers, so that every rule that excludes is asked and none takes it.
@@ -40,20 +40,20 @@ NOTHING = RedirectPolicy(
 
 
 def exclusions(count: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """So many ports and networks together: nine ports of which no two follow each other to one network."""
+    """This many ports and networks: for each network nine ports, of which no two are consecutive."""
     networks = tuple(f"10.42.{128 + number // 120}.{number % 120 * 2}/32" for number in range(count // 10))
     return tuple(range(10001, 10001 + 2 * (count - len(networks)), 2)), networks
 
 
 def ours(count: int) -> Callable[[], None]:
-    """Puts our rules in place."""
+    """Applies our rules."""
     ports, networks = exclusions(count)
     rules = render_ruleset(replace(NOTHING, exempt_outbound_ports=ports, exempt_networks=networks)).encode()
     return lambda: _run(["nft", "-f", "-"], rules)
 
 
 def theirs(count: int) -> Callable[[], None]:
-    """Puts the same in place as init programs do: one rule for each exclusion, and the redirect at the end."""
+    """Applies the same as init programs do: one rule for each exclusion, and the redirect at the end."""
     ports, networks = exclusions(count)
     lines = ["*nat", ":REDIRECT_OUT - [0:0]", "-A OUTPUT -p tcp -j REDIRECT_OUT"]
     lines += ["-A REDIRECT_OUT -m owner --uid-owner 990 -j RETURN", "-A REDIRECT_OUT -o lo -j RETURN"]
@@ -65,7 +65,7 @@ def theirs(count: int) -> Callable[[], None]:
 
 
 def one_by_one(count: int) -> float:
-    """Seconds to put the same in place by one iptables process a rule."""
+    """Seconds to apply the same with one iptables process a rule."""
     ports, networks = exclusions(count)
     began = time.perf_counter()
     for match in (*(["-p", "tcp", "--dport", str(port)] for port in ports), *(["-d", network] for network in networks)):
@@ -78,26 +78,26 @@ def _run(command: list[str], text: bytes = b"") -> None:
 
 
 def flush() -> None:
-    """Nobody's rules."""
+    """No rules."""
     _run(["nft", "flush", "ruleset"])
 
 
 class Proxy:
-    """Somebody whom what is captured reaches; the kernel accepts, so no program's speed is measured."""
+    """A listener for captured connections. The kernel accepts them, so no program's speed is measured."""
 
     def __init__(self) -> None:
         self._server = socket.create_server((PROXY, 4140), backlog=4096)
         self._server.setblocking(False)
 
     def forget(self) -> None:
-        """Take away what has come, and what the kernel remembers of it."""
+        """Drop accepted connections and their conntrack entries."""
         with suppress(BlockingIOError):
             while True:
                 self._server.accept()[0].close()
         _run(["conntrack", "-F"])
 
     def rate(self) -> float:
-        """New connections a second, one after the other, each ended by a reset so that nothing lingers."""
+        """New connections a second, one after the other, each ended by a reset, so that none stays in TIME_WAIT."""
         at_once = struct.pack("ii", 1, 0)
         self.forget()
         began = time.perf_counter()
@@ -109,7 +109,7 @@ class Proxy:
 
 
 def applied(put: Callable[[], None]) -> tuple[float, int]:
-    """Milliseconds that it takes, the median of some, and the processes that it starts."""
+    """The median of milliseconds, and the number of started processes."""
     taken = []
     for _ in range(5):
         flush()
@@ -122,7 +122,7 @@ def applied(put: Callable[[], None]) -> tuple[float, int]:
 
 
 def measure(proxy: Proxy, count: int) -> tuple[float, float]:
-    """Print the figures for so many exclusions; both rates."""
+    """Print the figures for this many exclusions; both rates."""
     (our_time, our_processes), (their_time, their_processes) = applied(ours(count)), applied(theirs(count))
     our_rates, their_rates = [], []
     for _ in range(ROUNDS):
@@ -138,7 +138,7 @@ def measure(proxy: Proxy, count: int) -> tuple[float, float]:
 
 
 def prepare() -> None:
-    """A machine with a network behind it, where nobody answers but the proxy."""
+    """A machine with a network behind it, where only the proxy answers."""
     for command in (
         "ip link set lo up",
         "ip link add exclave0 type bridge",

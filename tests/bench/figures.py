@@ -1,4 +1,4 @@
-"""What a benchmark prints: a figure, what it is compared with, and the ratio. Nothing here passes or fails."""
+"""The output of benchmarks: a figure, the figure of a peer, and the ratio. Nothing here passes or fails."""
 
 import os
 import statistics
@@ -26,7 +26,7 @@ def row(what: str, figure: float, unit: str, peer: float | None = None) -> None:
 
 
 def note(text: str) -> None:
-    """A line that says what the peer is, or what a figure means."""
+    """A line that explains the peer or a figure."""
     print(f"  ({text})", flush=True)
 
 
@@ -46,7 +46,7 @@ def median_of(count: int, work: Callable[[], object]) -> float:
 
 
 def processes_started() -> int:
-    """How many processes and threads this pid namespace has had; the difference of two looks is what was started."""
+    """The number of processes and threads that this pid namespace has had. Two calls give the number of new ones."""
     return int(Path("/proc/sys/kernel/ns_last_pid").read_text())
 
 

@@ -1,4 +1,4 @@
-"""What flushes by others, leaving, and rules set one by one do to traffic: connections reset, or passing by."""
+"""Traffic during flushes by others, a leave, and rules set one by one: connections reset, or bypassing the proxy."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from redirect.policies import PLAIN, PROXY
 
 FLUSHES = 8
 EACH = 10
-"""Connections that live, inbound, and as many outbound of each family."""
+"""Open connections: inbound, and the same number outbound of each family."""
 
 POLICY = replace(PLAIN, networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
 
@@ -47,7 +47,7 @@ while True:
             print(json.dumps(now - gone), flush=True)
             gone = None
 """
-"""Tells for how long our table was away, each time, by the kernel's own messages."""
+"""Prints how long our table was away, each time, from the kernel's messages."""
 
 CALLS = """
 import collections, json, selectors, socket, sys, threading
@@ -70,7 +70,7 @@ for thread in threads:
     thread.join()
 print(json.dumps(who), flush=True)
 """
-"""New connections without a pause, until told to stop; then who answered them."""
+"""New connections without a pause, until its input ends; then it prints which server answered them."""
 
 HALVES = """
 import json, socket, sys, threading
@@ -110,12 +110,12 @@ INIT = [
     "-t nat -A PROXY_INIT_OUTPUT -p tcp -d 10.42.0.0/16 -j DNAT --to-destination 169.254.77.1:4140",
     "-t nat -A OUTPUT -j PROXY_INIT_OUTPUT",
 ]
-"""What Linkerd's init program runs for one family, one process each, after as many that look and clean up."""
+"""The commands of Linkerd's init program for one family, one process each, after as many that list and clean up."""
 
 
 @dataclass
 class Outcome:
-    """What became of traffic: seconds without rules, connections reset, new ones that the proxy did not get."""
+    """Seconds without rules, connections that were reset, and new ones that bypassed the proxy."""
 
     away: list[float]
     reset: int
@@ -136,7 +136,7 @@ def watch(lab: Lab) -> "subprocess.Popen[bytes]":
 
 @asynccontextmanager
 async def calling(lab: Lab) -> AsyncIterator[dict[str, int]]:
-    """New connections in both directions meanwhile; afterwards, who answered them."""
+    """New connections in both directions while open; afterwards, which server answered them."""
     answered: dict[str, int] = {}
     callers = [
         lab.start(lab.peer, CALLS, f"{VM4}/8080", expecting="up"),
@@ -196,7 +196,7 @@ async def flushed(runtime: Path, flushes: int) -> Outcome:
 
 
 async def withdrawn(way: Callable[[Lab], Awaitable[object]]) -> int:
-    """How many connections are reset when rules are withdrawn in a way, before the proxy has ended."""
+    """The number of connections that are reset when rules are withdrawn before the proxy has ended."""
     async with open_lab() as lab:
         agent = await start_agent(lab.vm, Path("/nowhere"), POLICY)
         agent.kill()
@@ -228,7 +228,7 @@ async def rule_by_rule(lab: Lab) -> int:
 
 
 async def applied(way: Callable[[Lab], Awaitable[int]]) -> tuple[float, int, int, int]:
-    """Seconds and processes that it takes; triples sampled meanwhile, and those that saw half a set."""
+    """Seconds and processes; the triples sampled meanwhile, and those that saw half of the rules."""
     async with open_lab() as lab:
         agent = await start_agent(lab.vm, Path("/nowhere"), POLICY)
         agent.kill()
@@ -275,7 +275,7 @@ async def measure() -> None:
 
 
 def main() -> None:
-    """Print the figures, as another process than the first of its namespace, which has to reap what is orphaned."""
+    """Print the figures in a child: the first process of a namespace has to reap orphans."""
     if os.getpid() == 1 and (child := os.fork()):
         while (ended := os.wait())[0] != child:
             pass

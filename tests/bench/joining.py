@@ -1,4 +1,4 @@
-"""From `exclave join` to the first request over mutual TLS, and what was asked of the API server on the way."""
+"""From `exclave join` to the first request over mutual TLS, with the requests to the API server on the way."""
 
 import logging
 import ssl
@@ -23,7 +23,7 @@ while True:
         pass
     time.sleep(0.01)
 """
-"""Asks from the pod until the machine knows who asks."""
+"""Sends requests from the pod until the machine sees its identity."""
 
 RUNS = 3
 

@@ -21,7 +21,7 @@ TIMES = 9
 
 
 def policy(exclusions: int) -> RedirectPolicy:
-    """A machine with one port, and so many networks that it excludes."""
+    """A machine with one port and this many excluded networks."""
     excluded = tuple(f"10.42.{number // 250}.{number % 250}/32" for number in range(exclusions))
     return RedirectPolicy(
         instance="a",
@@ -36,7 +36,7 @@ def policy(exclusions: int) -> RedirectPolicy:
 
 
 async def apply(wanted: RedirectPolicy) -> None:
-    """As the agent does: apply, and read back."""
+    """Apply and read back, as the agent does."""
     endings = EndingSwitch()
     with TemporaryDirectory() as runtime:  # always a new one: nothing to compare with, so the rules are made
         async with open_redirect(Latest[RedirectPolicy | None](wanted), Path(runtime), endings) as redirect:
@@ -58,7 +58,7 @@ def one_by_one(listed: str) -> Iterator[list[str]]:
 
 
 def measure(exclusions: int) -> None:
-    """Print the figures for so many exclusions."""
+    """Print the figures for this many exclusions."""
     wanted = policy(exclusions)
     before = processes_started()
     trio.run(apply, wanted)

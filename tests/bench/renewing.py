@@ -1,4 +1,4 @@
-"""What a renewal costs a machine that serves: requests to the API server, processor time; the peer is the bare work."""
+"""The cost of a renewal on a serving machine: requests to the API server, processor time. The peer is the bare work."""
 
 import logging
 import time
@@ -21,14 +21,14 @@ SECONDS = 40.0
 
 
 class Meter:
-    """What an agent has used so far."""
+    """The resources that an agent has used so far."""
 
     def __init__(self, stage: DemoStage) -> None:
         assert stage.vm.agent is not None
         self.stage = stage
         self.agent = psutil.Process(stage.vm.agent.pid)
 
-    async def look(self) -> tuple[float, Counter[tuple[str, str]], int]:
+    async def read(self) -> tuple[float, Counter[tuple[str, str]], int]:
         """Seconds of processor, requests, renewals."""
         asked: Counter[tuple[str, str]] = Counter()
         for (user, verb, resource), count in self.stage.api.counts.items():
@@ -41,9 +41,9 @@ class Meter:
 
     async def over(self, seconds: float) -> tuple[float, Counter[tuple[str, str]], int]:
         """The same, for the next seconds."""
-        used, asked, renewals = await self.look()
+        used, asked, renewals = await self.read()
         await trio.sleep(seconds)
-        used_then, asked_then, renewals_then = await self.look()
+        used_then, asked_then, renewals_then = await self.read()
         return used_then - used, asked_then - asked, renewals_then - renewals
 
 
@@ -68,7 +68,7 @@ async def measure() -> None:
 
 
 def bare_work() -> float:
-    """Seconds of processor for what a renewal cannot do without."""
+    """Seconds of processor for the least work of a renewal."""
     mesh_of_ours, times = made_mesh(), 50
     leaf = mesh_of_ours.leaf()
     chain = mesh_of_ours.chain(leaf)

@@ -1,4 +1,4 @@
-"""What an agent costs while it stands: imports, memory, processor time; `python -m tests.bench.resident NAME`."""
+"""The cost of an idle agent: imports, memory, processor time; `python -m tests.bench.resident NAME`."""
 
 import logging
 import shutil
@@ -28,10 +28,10 @@ trio.run(connected, *sys.argv[1:])
 """The libraries with one connection to an API server, doing nothing: what any agent made of them has at least."""
 
 STANDING = 20.0
-"""Seconds of looking at an agent that stands ready."""
+"""Seconds over which a ready agent is measured."""
 
 TRACED = 15
-"""Seconds of counting its system calls, after that: being counted costs time of its own."""
+"""Seconds of counting its system calls, after that, since tracing costs time, too."""
 
 MB = 1e6
 
@@ -41,7 +41,7 @@ def seconds_of(code: str) -> float:
 
 
 async def stand() -> None:
-    """Print what an agent costs, before it is a member and while it is ready."""
+    """Print the cost of an agent, before it is a member and while it is ready."""
     async with open_stage("24h") as stage:
         joining = JoinScenes(stage)
         await joining.outside()
@@ -85,14 +85,14 @@ async def stand() -> None:
 
 
 def seconds_used(agent: psutil.Process) -> float:
-    """What it and its ended programs have had of a processor; its own threads' time comes in nanoseconds."""
+    """The processor time of the agent and of its ended programs, in seconds."""
     own = sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{agent.pid}/task").glob("*/schedstat"))
     times = agent.cpu_times()
     return own / 1e9 + times.children_user + times.children_system
 
 
 def count_calls(pid: int) -> int:
-    """How many system calls a process and what it starts make in `TRACED` seconds."""
+    """The system calls of a process and its children in `TRACED` seconds."""
     command = ["timeout", "--signal=INT", str(TRACED), "strace", "-c", "-f", "-p", str(pid)]
     table = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()
     total = next(line.split() for line in reversed(table) if line.endswith(" total"))
@@ -100,7 +100,7 @@ def count_calls(pid: int) -> int:
 
 
 async def count_children(stage: DemoStage) -> int:
-    """The number of the youngest process in the machine; each look starts one itself."""
+    """The pid of the newest process in the machine. Each call starts one itself."""
     return int(await stage.vm.machine.must("cat", "/proc/sys/kernel/ns_last_pid"))
 
 

@@ -1,4 +1,4 @@
-"""An agent that is restarted under load: connections that fail, or pass by the mesh, each way.
+"""An agent that is restarted under load: connections that fail or bypass the mesh, each way.
 
 Peer: the machine stopped and started as a whole, proxy and rules with it, in order; what a unit without hand-over does.
 """
@@ -24,7 +24,7 @@ AROUND = 1.0
 
 @dataclass
 class Losses:
-    """Of so many restarts of one kind, both ways together."""
+    """The sums over some restarts of one kind, both ways together."""
 
     connections: int = 0
     failed: int = 0
@@ -34,20 +34,20 @@ class Losses:
 
 
 async def killed(stage: DemoStage) -> None:
-    """By the kernel's hand, and started again."""
+    """SIGKILL, and a new start."""
     await stage.vm.kill_agent()
     stage.vm.start_agent()
 
 
 async def reloaded(stage: DemoStage) -> None:
-    """Another program in the same process, as `systemctl reload` asks for."""
+    """SIGHUP, as by `systemctl reload`: the same process starts its program anew."""
     assert stage.vm.agent is not None
     stage.vm.agent.send(signal.SIGHUP)
     await eventually("the agent to go", stage.vm.status, lambda status: not status)
 
 
 async def stopped(stage: DemoStage) -> None:
-    """In order, and started again."""
+    """SIGTERM, and a new start."""
     assert stage.vm.agent is not None
     stage.vm.agent.send(signal.SIGTERM)
     await stage.vm.agent.wait()
@@ -55,7 +55,7 @@ async def stopped(stage: DemoStage) -> None:
 
 
 async def measure(stage: DemoStage, restart: Callable[[DemoStage], Awaitable[None]]) -> Losses:
-    """Restart it some times under load."""
+    """Restart it several times under load."""
     losses = Losses()
 
     async def state() -> object:

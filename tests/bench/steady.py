@@ -1,4 +1,4 @@
-"""What members ask of the API server while all is well: an hour of some of them, counted request by request.
+"""The requests of members to the API server in an hour without changes, counted one by one.
 
 The real heartbeats, watches and renewals of an agent, without a data path, the real controller, and a real API server.
 The hour runs ten times as fast as a real one, for machines and controller alike; the API server's own does not, so that
@@ -56,7 +56,7 @@ class Clock:
 
 
 async def measure(server: Server, folder: Path, clock: Clock) -> tuple[Counter[str], int, Counter[str], float]:
-    """What the members asked in an hour, renewals among it, what the controller asked, and the hours that went by."""
+    """The requests of members, those for renewals, those of the controller, and the hours that passed."""
     api = RunningApiServer(Access((server.url,), server.ca), server.admin_token, folder, None)  # type: ignore[arg-type]
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -94,7 +94,7 @@ async def measure(server: Server, folder: Path, clock: Clock) -> tuple[Counter[s
 
 
 def machine(number: int) -> object:
-    """What reads this machine's id."""
+    """The function that reads this machine's id."""
 
     async def read_hash() -> str:
         return f"{number:016x}"
@@ -103,7 +103,7 @@ def machine(number: int) -> object:
 
 
 def verbs(cluster: Cluster) -> Counter[str]:
-    """What a cluster was asked, by verb."""
+    """The requests to a cluster, by verb."""
     found: Counter[str] = Counter()
     for (verb, _), count in cluster.counts.items():
         found[verb] += count

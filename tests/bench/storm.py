@@ -28,9 +28,9 @@ import psutil
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
-from tests.bench.beating import Beats
 from tests.bench.figures import heading, note, row
-from tests.bench.noting import Noted, open_notes
+from tests.bench.heartbeats import Heartbeats
+from tests.bench.member_log import MemberLog, open_member_log
 
 from exclave.admin.objects import join_account
 from exclave.api.csr import csr_sha256, make_csr
@@ -65,18 +65,18 @@ AT_ONCE = 64
 MOST_USES = 999
 MOST_REAL = 1000
 LAST = 200
-"""Machines that join beside those which an administrator has put there."""
+"""Machines that join beside the members that an administrator has created."""
 
 LOOKS = 300
 SETTLING = 2.0
-"""Seconds in which what was noted arrives here."""
+"""Seconds until logged steps have arrived here."""
 
 RENEWING = 200
 IDS = itertools.count(1)
 
 
 def address_of(number: int) -> str:
-    """An address that no other machine has."""
+    """A new address."""
     return f"10.{128 + number // 65536}.{number // 256 % 256}.{number % 256}"
 
 
@@ -113,7 +113,7 @@ class Program:
         return time.perf_counter() - began
 
     def end(self) -> None:
-        """End it in order, so that its Lease is free."""
+        """End it by SIGTERM, so that its Lease is free."""
         if self._started is not None:
             self._started.terminate()
             self._started.wait()
@@ -122,7 +122,7 @@ class Program:
 
 @dataclass
 class Storm:
-    """One wave: how many joined beside how many, in how long.
+    """One wave: the number that joined, beside how many members, in how many seconds.
 
     Seconds of each: from its Member to its ExternalWorkload (admission), from there to certificate and credential
     (signing), and of all as the machine sees it (waits); of a renewal from CSR to certificate, when many ask at once.
@@ -141,7 +141,7 @@ class Storm:
     peer: float = 0.0
     look: float = 0.0
     bare_look: float = 0.0
-    beat: float = 0.0
+    heartbeat: float = 0.0
     start: float = 0.0
     rss: float = 0.0
     cpu: float = 0.0
@@ -150,14 +150,16 @@ class Storm:
 class Fleet:
     """The machines, the cluster they join, and the controller's program."""
 
-    def __init__(self, cluster: MeshCluster, server: Server, folder: Path, controller: Program, beats: Beats) -> None:
+    def __init__(
+        self, cluster: MeshCluster, server: Server, folder: Path, controller: Program, heartbeats: Heartbeats
+    ) -> None:
         self.cluster, self.server, self.folder = cluster, server, folder
-        self.controller, self.beats = controller, beats
+        self.controller, self.heartbeats = controller, heartbeats
         self.size = 0
         self.waves = 0
 
     async def grow(self, to: int) -> Storm:
-        """Have machines join until there are so many."""
+        """Let machines join until there are this many."""
         storm = Storm(to, to - self.size if to - self.size <= MOST_REAL else LAST)
         if storm.joining < to - self.size:
             self.controller.end()
@@ -167,7 +169,7 @@ class Fleet:
         storm.peer = await self._bare_creations(storm.joining)
         tokens = await self._tokens(storm.joining)
         process = self.controller.process
-        async with open_notes(self.server, self.folder) as noted:
+        async with open_member_log(self.server, self.folder) as noted:
             before, cpu = self._asked(), sum(process.cpu_times()[:2])
             began = time.perf_counter()
             limit = trio.CapacityLimiter(AT_ONCE)
@@ -184,12 +186,12 @@ class Fleet:
             storm.admission, storm.signing = noted.steps()
             storm.renewals = await self._renewals(noted)
         storm.rss = process.memory_info().rss / 2**20
-        storm.look, storm.bare_look, storm.beat = await self._looks()
+        storm.look, storm.bare_look, storm.heartbeat = await self._looks()
         self.size = to
         return storm
 
     async def _put_there(self, count: int) -> None:
-        """Members as the controller leaves them, copied from one that joined."""
+        """Create complete members, copied from one that joined."""
         name = self._first().member
         found = [await self.cluster.find(resource, name) for resource in (MEMBERS, EXTERNAL_WORKLOADS, LEASES)]
         texts = [json.dumps(bare(one)) for one in found if one is not None]
@@ -212,24 +214,24 @@ class Fleet:
                 await send(patch(MEMBERS, NAMESPACE, new, {"status": status}, "status"))
                 account = {"metadata": {"name": f"{GROUP}.vm.p{number:04x}-1"}}
                 await send(create(SERVICE_ACCOUNTS, f"{NAMESPACE}-vms", account))
-                self.beats.add(new)
+                self.heartbeats.add(new)
 
         async with trio.open_nursery() as nursery:
             for _ in range(count):
                 nursery.start_soon(put, next(IDS))
 
     async def _settled(self) -> None:
-        """Wait until the controller has looked at everybody, and told them what a fleet of this size has to know."""
+        """Wait until the controller has read all members and published the settings of a fleet of this size."""
         before, used = -1, 0.0
         while True:
-            told, busy = self._asked()["patch members/status"], sum(self.controller.process.cpu_times()[:2])
-            if told - before <= 1 and busy - used < SETTLING / 4:
+            written, busy = self._asked()["patch members/status"], sum(self.controller.process.cpu_times()[:2])
+            if written - before <= 1 and busy - used < SETTLING / 4:
                 return
-            before, used = told, busy
+            before, used = written, busy
             await trio.sleep(SETTLING)
 
-    async def _renewals(self, noted: Noted) -> list[float]:
-        """Seconds from a CSR to its certificate, when some members ask in one moment."""
+    async def _renewals(self, noted: MemberLog) -> list[float]:
+        """Seconds from a CSR to its certificate, when several members renew at once."""
         names = sorted(noted.certified)[:RENEWING]
         taken: list[float] = []
 
@@ -253,7 +255,7 @@ class Fleet:
         return record
 
     async def _tokens(self, count: int) -> list[str]:
-        """One line for each machine: tokens of many uses, each told as often as it has uses."""
+        """One token for each machine: tokens of many uses, each repeated once a use."""
         lines: list[str] = []
         while len(lines) < count:
             uses, self.waves = min(MOST_USES, count - len(lines)), self.waves + 1
@@ -269,25 +271,25 @@ class Fleet:
         place = self.folder / f"vm-{number}"
         place.mkdir()
         config = Config(Paths(place / "state", place / "run"), MemberConfig(address_of(number)))
-        told: list[float] = []
+        reported: list[float] = []
 
         def report(text: str) -> None:
             if text.startswith(("Member ", "admitted ")):
-                told.append(time.perf_counter())
+                reported.append(time.perf_counter())
 
         MACHINE.set(number)
         try:
             record = await steps.join(line, config, time.time, report)
-            self.beats.add(record.member)
+            self.heartbeats.add(record.member)
             storm.joined += 1
-            storm.waits.append(told[-1] - told[0])
+            storm.waits.append(reported[-1] - reported[0])
         except ExclaveError as problem:
             storm.failures[problem.fault.word] += 1
         finally:
             limit.release_on_behalf_of(who)
 
     def _asked(self) -> Counter[str]:
-        """What the API server has been asked for by everybody, by verb and resource."""
+        """All requests to the API server, by verb and resource."""
         with self.server.client(self.server.admin_token) as client:
             text = client.get("/metrics").text
         found: Counter[str] = Counter()
@@ -314,7 +316,7 @@ class Fleet:
         return time.perf_counter() - began
 
     async def _looks(self) -> tuple[float, float, float]:
-        """Seconds that a machine's get of its own Member takes, an administrator's of the same, and a heartbeat."""
+        """Seconds of a machine's get of its own Member, of an administrator's get of it, and of a heartbeat."""
         record = self._first()
         place = next(self.folder.glob("vm-*/state/membership.json")).parent
         credential = parse_credential((place / "credential.json").read_text())
@@ -339,7 +341,7 @@ WATCHED = {"members", "leases", "externalworkloads", "serviceaccounts", "configm
 
 
 class _Machine:
-    """Which machine a task is: its id goes where /etc/machine-id would be read."""
+    """The machine id of a task, in place of /etc/machine-id."""
 
     def __init__(self) -> None:
         import contextvars
@@ -367,9 +369,9 @@ async def measure(server: Server, folder: Path, sizes: list[int]) -> list[Storm]
             controller = Program(server.url, folder)
             stack.callback(controller.end)
             await controller.start()
-            beats = Beats(server, folder)
-            stack.callback(beats.end)
-            fleet = Fleet(cluster, server, folder, controller, beats)
+            heartbeats = Heartbeats(server, folder)
+            stack.callback(heartbeats.end)
+            fleet = Fleet(cluster, server, folder, controller, heartbeats)
             return [await fleet.grow(size) for size in sizes]
 
 
@@ -397,7 +399,7 @@ def tell(storms: list[Storm]) -> None:
         row("controller: memory", storm.rss, "MB")
         row("a machine's get of its own Member (peer: an administrator's)", 1000 * storm.look, "ms",
             1000 * storm.bare_look)  # fmt: skip
-        row("a machine's heartbeat", 1000 * storm.beat, "ms")
+        row("a machine's heartbeat", 1000 * storm.heartbeat, "ms")
         for what, asked in sorted(storm.asked.items(), key=lambda item: -item[1]):
             if asked >= storm.joined / 10:
                 row(f"  {what}, a join", asked / max(1, storm.joined), "")
@@ -414,18 +416,18 @@ def tell(storms: list[Storm]) -> None:
         )
         row("controller: memory", last.rss, "MB", first.rss)
         row("a machine's get of its own Member", 1000 * last.look, "ms", 1000 * first.look)
-        row("a machine's heartbeat", 1000 * last.beat, "ms", 1000 * first.beat)
+        row("a machine's heartbeat", 1000 * last.heartbeat, "ms", 1000 * first.heartbeat)
     note("a token's uses are all used: who comes last tries many names, which are the creations beyond one a join")
     note("what is asked of patch leases includes the heartbeats of the whole fleet")
 
 
 def p99(taken: list[float]) -> float:
-    """Of a hundred, the slowest but one."""
+    """The 99th percentile."""
     return quantiles(taken, n=100)[98] if len(taken) > 1 else 0.0
 
 
 def plot(storms: list[Storm], file: Path) -> None:
-    """Draw what grows with the fleet."""
+    """Draw the figures that grow with the fleet."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -448,7 +450,7 @@ def plot(storms: list[Storm], file: Path) -> None:
             "a machine's request: ms, median",
             {
                 "get of its Member": [1000 * storm.look for storm in storms],
-                "heartbeat": [1000 * storm.beat for storm in storms],
+                "heartbeat": [1000 * storm.heartbeat for storm in storms],
                 "an administrator's get": [1000 * storm.bare_look for storm in storms],
             },
         ),

@@ -1,4 +1,4 @@
-"""What a swap costs whoever connects meanwhile: nobody fails, and how much longer it takes; the peer is a quiet second.
+"""The cost of a swap for new connections: failures and extra time. The peer is a second without a swap.
 
 EXCLAVE_LINKERD2_PROXY names a real linkerd2-proxy, which is then measured, too.
 """
@@ -29,14 +29,14 @@ QUIET = 2.0
 WORKERS, LONG, RATE = 6, 3, 60.0
 
 AT_LEAST = 200.0
-"""New connections a second that are surely reached on a small machine."""
+"""New connections a second that a small machine can open."""
 
 Window = tuple[float, float]
 
 
 @dataclass
 class Windows:
-    """When what was done, in seconds of CLOCK_MONOTONIC."""
+    """The times of the steps, in seconds of CLOCK_MONOTONIC."""
 
     swaps: list[Window] = field(default_factory=list)
     moments: list[Window] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Windows:
 
 
 async def swap_on(lab: Lab, agent: Agent) -> tuple[Windows, dict[str, Load]]:
-    """Swap to and fro under load until there were enough of both."""
+    """Swap to and fro under load until there are enough swaps and connections."""
     windows, began = Windows(), time.monotonic()
     async with lab.load(WORKERS, LONG, RATE) as loads:
         while len(windows.swaps) < SWAPS or (time.monotonic() - began) * AT_LEAST < LEAST:
@@ -68,7 +68,7 @@ async def swap_on(lab: Lab, agent: Agent) -> tuple[Windows, dict[str, Load]]:
 
 
 def within(samples: list[list[float]], windows: list[Window]) -> list[float]:
-    """How long each connection took that was under way in a window; milliseconds, sorted."""
+    """Milliseconds of each connection that was under way in a window, sorted."""
     return sorted(
         1000 * took for began, took in samples if any(began <= end and began + took >= start for start, end in windows)
     )

@@ -1,4 +1,4 @@
-"""A thousand renewals in a row: the real identity, its files, the real Workload API, and a client that takes each one.
+"""A thousand renewals in a row: the real identity, its files, the real Workload API, and a client of it.
 
 Time runs fast: trio's clock and the wall clock that the identity is given move together, `RATE` times the real one.
 """
@@ -34,7 +34,7 @@ WARM, ALL = 100, 1000
 
 
 class Controller:
-    """Signs what it is asked, at once: the controller's own code, without a cluster in between."""
+    """Signs each CSR at once, with the controller's code and without a cluster."""
 
     def __init__(self, settings: Settings, now: Any) -> None:
         self.record = RECORD
@@ -46,7 +46,7 @@ class Controller:
         self._issuer = Issuer(tuple(read_certificates(made.issuer.pem)), made.issuer.key)
 
     async def patch_spec(self, spec: dict[str, Any]) -> None:
-        """Take a CSR."""
+        """Accept a CSR."""
         self._serial += 1
         settings, view = self.settings.value, self.view.value
         assert settings is not None and view is not None
@@ -58,7 +58,7 @@ class Controller:
 
 
 async def renew(folder: Path, now: Any) -> None:
-    """Print what the process has after some renewals, and after all."""
+    """Print the memory and files of the process after some renewals, and after all."""
     process = psutil.Process()
     settings = make_settings(mesh().anchor.pem)
     controller = Controller(settings, now)

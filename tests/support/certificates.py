@@ -1,4 +1,4 @@
-"""Certificates that break one rule each: what `check_svid` must refuse, built with the library alone."""
+"""Builds certificates that break one rule each, which `check_svid` must refuse, with the library alone."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -58,7 +58,7 @@ def certify(
 
 
 def ca(path_length: int | None = 0, signs: bool = True) -> tuple[x509.ExtensionType, ...]:
-    """What makes an issuer."""
+    """The extensions of an issuer."""
     return (x509.BasicConstraints(ca=True, path_length=path_length), usage(key_cert_sign=signs, crl_sign=True))
 
 
@@ -83,7 +83,7 @@ def make_leaf(
     key: PrivateKey = KEY,
     valid: tuple[int, int] = (-10, 3600),
 ) -> x509.Certificate:
-    """A leaf as the controller signs it, but for what is given."""
+    """A leaf as the controller signs it, apart from the arguments."""
     extensions: list[x509.ExtensionType] = [x509.BasicConstraints(ca=authority, path_length=None)]
     extensions.append(bits or usage(digital_signature=True))
     if purposes:

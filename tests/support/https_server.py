@@ -1,4 +1,4 @@
-"""An HTTPS server for tests: real TLS, real HTTP/1.1 with keep-alive, and whatever a test wants it to answer."""
+"""An HTTPS server for tests: real TLS, real HTTP/1.1 with keep-alive, and the answers that a test writes."""
 
 import json
 import ssl
@@ -14,6 +14,7 @@ import h11
 import trio
 from cryptography import x509
 
+from exclave_sandbox.http1 import next_event, send_events
 from exclave_sandbox.pki import Authority, make_anchor, make_leaf
 
 
@@ -55,13 +56,11 @@ class Reply:
         raise ConnectionCut
 
     async def _write(self, event: h11.Event) -> None:
-        written = self.connection.send(event)
-        assert written is not None
-        await self.stream.send_all(written)
+        await send_events(self.connection, self.stream, event)
 
 
 class ConnectionCut(Exception):
-    """The test wants the connection dropped here."""
+    """Raised by a handler that drops the connection."""
 
 
 Handler = Callable[[Asked, Reply], Awaitable[None]]
@@ -69,7 +68,7 @@ Handler = Callable[[Asked, Reply], Awaitable[None]]
 
 @dataclass
 class Served:
-    """A running server: its URL, its CA, and what it has seen."""
+    """A running server: its URL, its CA, and the requests so far."""
 
     url: str
     ca: str
@@ -128,9 +127,7 @@ async def _talk(stream: trio.abc.Stream, handler: Handler, served: Served) -> No
         served.asked.append(asked)
         reply = Reply(connection, stream)
         await handler(asked, reply)
-        ending = connection.send(h11.EndOfMessage())
-        assert ending is not None
-        await stream.send_all(ending)
+        await send_events(connection, stream, h11.EndOfMessage())
         if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
             return
         connection.start_next_cycle()
@@ -140,10 +137,8 @@ async def _next_request(connection: h11.Connection, stream: trio.abc.Stream) -> 
     request: h11.Request | None = None
     content = b""
     while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some())
-        elif isinstance(event, h11.Request):
+        event = await next_event(connection, stream)
+        if isinstance(event, h11.Request):
             request = event
         elif isinstance(event, h11.Data):
             content += event.data

@@ -1,12 +1,12 @@
-"""Something between a client and a real API server that does what networks, load balancers and busy servers do.
+"""A proxy between clients and a real API server, with the faults of networks, load balancers and busy servers.
 
     async with open_interposer(server_url, server_ca, anchor) as between:
         between.treat = busy(429)      # what happens to each request from now on
         between.cut_all()              # and to those under way
         between.treat = honest
 
-It ends TLS itself, by a CA of its own, so that its certificate can be wrong; what it asks of the real server it asks in
-the client's words, token included. Watches and other answers are passed on as they come.
+It terminates TLS, with a CA of its own, so that its certificate can be wrong. It passes on requests with their token,
+and answers piece by piece.
 """
 
 import json
@@ -32,7 +32,7 @@ HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "host"
 
 @dataclass
 class Interposer:
-    """One of them. `asked` counts what reached it, whatever came of it."""
+    """The proxy. `asked` counts the requests that reached it, answered or not."""
 
     upstream: httpx.AsyncClient
     anchor: Authority
@@ -57,7 +57,7 @@ class Interposer:
         return len(self.served.asked) if self.served else 0
 
     def cut_all(self) -> None:
-        """Drop every connection that a request is under way on."""
+        """Drop every connection with a request under way."""
         for scope in self._under_way:
             scope.cancel()
 
@@ -72,7 +72,7 @@ class Interposer:
         self._ended.set()
 
     async def close(self) -> None:
-        """Listen no more, and drop every connection. `leaf` is what it shows when it listens again."""
+        """Stop listening, and drop every connection. The next `listen` uses the `leaf` of then."""
         assert self._listening is not None
         self._listening.cancel()
         await self._ended.wait()
@@ -89,7 +89,7 @@ class Interposer:
 
     @asynccontextmanager
     async def ask(self, asked: Asked) -> AsyncIterator[httpx.Response]:
-        """Ask the real server the same."""
+        """Send the same request to the real server."""
         content = None if asked.body is None else json.dumps(asked.body).encode()
         headers = {name: value for name, value in asked.headers.items() if name.lower() not in HOP}
         try:
@@ -116,7 +116,7 @@ async def honest(between: Interposer, asked: Asked, reply: Reply) -> None:
 
 
 def busy(status: int, reason: str) -> Treat:
-    """Refuse everything for now, and say when to come back."""
+    """Refuse everything, with Retry-After."""
 
     async def treat(between: Interposer, asked: Asked, reply: Reply) -> None:
         await reply.send(status, status_object(status, reason, "not now"), Retry_After="1")
@@ -125,7 +125,7 @@ def busy(status: int, reason: str) -> Treat:
 
 
 async def cutting(between: Interposer, asked: Asked, reply: Reply) -> None:
-    """Break each answer off in its middle."""
+    """Cut each answer in its middle."""
     async with between.ask(asked) as answer:
         if is_watch(asked):
             await reply.start(answer.status_code, **headers_of(answer))
@@ -140,7 +140,7 @@ async def cutting(between: Interposer, asked: Asked, reply: Reply) -> None:
 
 
 def slow(seconds: float) -> Treat:
-    """Let each answer wait, and each piece of it."""
+    """Delay each answer, and each piece of it."""
 
     async def treat(between: Interposer, asked: Asked, reply: Reply) -> None:
         await trio.sleep(seconds)
@@ -154,7 +154,7 @@ def slow(seconds: float) -> Treat:
 
 
 async def expiring(between: Interposer, asked: Asked, reply: Reply) -> None:
-    """Tell every watch that its version is too old: by turns as an answer, and as an event."""
+    """Answer every watch that its version is too old: by turns as a status, and as an event."""
     if not is_watch(asked):
         await honest(between, asked, reply)
         return
@@ -168,12 +168,12 @@ async def expiring(between: Interposer, asked: Asked, reply: Reply) -> None:
 
 
 async def no_kubernetes(between: Interposer, asked: Asked, reply: Reply) -> None:
-    """Answer as a portal does that wants its terms accepted."""
+    """Answer as a captive portal."""
     await reply.send(200, b"<html>welcome</html>", Content_Type="text/html")
 
 
 async def falling_silent(between: Interposer, asked: Asked, reply: Reply) -> None:
-    """Answer each watch with the bookmark that servers send every minute, and then with nothing, not even an end."""
+    """Answer each watch with one bookmark, and then with nothing, not even an end."""
     if not is_watch(asked):
         await honest(between, asked, reply)
         return
@@ -185,7 +185,7 @@ async def falling_silent(between: Interposer, asked: Asked, reply: Reply) -> Non
 
 
 def status_object(code: int, reason: str, message: str) -> dict[str, object]:
-    """As Kubernetes words a refusal."""
+    """A Status object of Kubernetes."""
     return {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "code": code,
@@ -193,13 +193,13 @@ def status_object(code: int, reason: str, message: str) -> dict[str, object]:
 
 
 def loopback_leaf(anchor: Authority, **more: object) -> Authority:
-    """A certificate for where it listens."""
+    """A certificate for its address."""
     return make_leaf(anchor, LOOPBACK, **more)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
 async def open_interposer(url: str, ca: str, anchor: Authority) -> AsyncIterator[Interposer]:
-    """Stand before the API server at `url`, and pass everything on until told otherwise."""
+    """Listen before the API server at `url`; at first everything is passed on."""
     tls = ssl.create_default_context(cadata=ca)
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, verify=tls, trust_env=False, timeout=None, limits=limits) as upstream:

@@ -1,11 +1,11 @@
-"""Linkerd's destination and policy controllers, as far as a proxy asks them, as a program.
+"""A program in place of Linkerd's destination and policy controllers.
 
     python linkerd_controllers.py ADDRESS POLICY              look-ups over HTTP, for the stand-in proxy
     python linkerd_controllers.py ADDRESS POLICY CHAIN KEY    gRPC over TLS, for linkerd2-proxy
 
-It listens on 8086 and 8090, prints `up`, and ends with its standard input. No destination is in the mesh, so traffic
-passes as it is. POLICY is the default inbound policy, answered for every port as Linkerd's policy controller does for
-a port that no Server selects, or `unrouted`: as for a port whose Server has routes that match no request.
+It listens on 8086 and 8090, prints `up`, and ends with its standard input. No destination is in the mesh. POLICY is the
+default inbound policy, the answer for every port without a Server, or `unrouted`: the answer for a port whose Server
+has routes that match no request.
 Sources: linkerd2-proxy-api, proto/destination.proto, outbound.proto and inbound.proto.
 """
 
@@ -44,7 +44,7 @@ def controllers_command(address: str, policy: str = "all-unauthenticated", *cert
 
 
 def write_certificate(issuer: Authority, folder: Path) -> tuple[Path, Path]:
-    """Write chain and key of the controllers, which are one pod and have one identity; their paths."""
+    """Write chain and key of the controllers, which have one identity; their paths."""
     leaf = make_leaf(issuer, [x509.DNSName(destination_identity("linkerd", "cluster.local"))], timedelta(hours=1))
     chain, key = folder / "controllers.pem", folder / "controllers.key"
     chain.write_text(leaf.pem + issuer.pem)
@@ -86,7 +86,7 @@ def server(policy: str) -> bytes:
 
 
 def answer(http: h2.connection.H2Connection, event: h2.events.RequestReceived, policy: bytes) -> None:
-    """Answer a call; its stream stays open, as a watch does."""
+    """Answer a call. Its stream stays open, as that of a watch."""
     headers = [(":status", "200"), ("content-type", "application/grpc")]
     path = dict(event.headers or ())[":path"]
     if path.endswith(".OutboundPolicies/Watch"):  # the proxy takes this as a policy without rules
@@ -126,7 +126,7 @@ def empty_table() -> DestinationTable:
 
 
 async def serve(address: str, policy: str, *certificate: str) -> None:
-    """Be both controllers until standard input ends."""
+    """Serve as both controllers until standard input ends."""
     handler: Callable[[trio.SocketStream], Awaitable[None]] = LookupServer(empty_table()).talk
     if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

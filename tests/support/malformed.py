@@ -1,4 +1,4 @@
-"""Objects of another shape than their schema promises, as hypothesis draws them.
+"""Objects that break their schema, as hypothesis draws them.
 
 @given(damaged({"metadata": {...}, "spec": {...}}))
 def test_the_others_are_served(found: Object) -> None: ...
@@ -26,7 +26,7 @@ def paths(tree: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def damaged(draw: st.DrawFn, found: Object) -> Object:
-    """The object with anything in the place of one part of its spec, its status or its endpoints, or without it."""
+    """The object, with one part of its spec, status or endpoints replaced by anything, or removed."""
     damaged = copy.deepcopy(found)
     places = [path for path in paths(damaged) if path[0] in ("spec", "status", "endpoints")]
     *path, last = draw(st.sampled_from(places))

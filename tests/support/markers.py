@@ -1,7 +1,7 @@
-"""The markers `root` and `peers`, found from what a test mentions, so that nobody has to remember them.
+"""Finds the markers `root` and `peers` of a test by the words in its code, so that no author has to set them.
 
-A test mentions the names and words in its own code, in its fixtures, and in the functions, classes and constants of
-tests/ that those mention. One of WORDS among them gives the marker.
+The code of its fixtures counts, too, and that of the functions, classes and constants of tests/ that these mention. One
+of WORDS in it sets the marker.
 """
 
 import functools
@@ -23,14 +23,14 @@ WORDS = {
     },
     "peers": {"AVAILABLE", "KUBECTL"},
 }
-"""By marker: what makes namespaces or asks for root; the real servers and the kubectl that tests/run builds."""
+"""By marker: words of code that makes namespaces or needs root, and of real servers and kubectl."""
 
 FOLDERS = {"peers": "peers"}
 """Folders of tests/ whose tests all get a marker."""
 
 _Mentions = tuple[set[str], list[object]]
 _mentions: dict[int, tuple[object, _Mentions]] = {}
-"""By id of a function, class or constant, which stays here so that nothing else gets its id."""
+"""By id of a function, class or constant. The object is stored, too, so that no other one gets its id."""
 
 
 def markers_of(item: pytest.Function) -> Iterator[str]:

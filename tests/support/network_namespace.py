@@ -1,11 +1,11 @@
-"""Async tests in a network of their own: a thread whose network namespace nobody else has.
+"""Async tests in a network namespace of their own: a thread that has unshared it.
 
 @in_network_namespace("169.254.77.1", "10.77.0.20")
 async def test_…() -> None: …
 
-Sockets that the test opens are in it, and programs that `subprocess` starts from its own thread; not those that trio
-starts, which may come from a thread of an earlier test. Trio's threads that were started in it leave it with the test,
-since later tests are given them. `virtual=True` runs it in virtual time. Needs root.
+Sockets of the test are in it, and programs that `subprocess` starts from its thread. Programs that trio starts are not,
+since they may start in a thread of an earlier test. Trio reuses its threads, so they leave the namespace with the test.
+`virtual=True` runs the test in virtual time. Needs root.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ Test = Callable[[], Awaitable[None]]
 
 
 def in_network_namespace(*addresses: str, virtual: bool = False) -> Callable[[Test], Callable[[], None]]:
-    """Run the test where `lo` has these addresses, and nothing else is."""
+    """Run the test with these addresses on `lo`, and no other link."""
 
     def decorate(test: Test) -> Callable[[], None]:
         def main(run: Run) -> None:
@@ -40,7 +40,7 @@ def in_network_namespace(*addresses: str, virtual: bool = False) -> Callable[[Te
             try:
                 run.run(test, clock)
             finally:
-                _bring_home(home)
+                _move_threads_back(home)
                 os.close(home)
 
         @functools.wraps(test)
@@ -66,15 +66,15 @@ def in_network_namespace(*addresses: str, virtual: bool = False) -> Callable[[Te
     return decorate
 
 
-def _bring_home(home: int) -> None:
-    """Have all of trio's threads that wait to be used again be in this network."""
-    crowd = threading.active_count()  # no fewer than wait
-    all_there = threading.Barrier(crowd + 1)
+def _move_threads_back(home: int) -> None:
+    """Move all idle threads of trio into this network namespace."""
+    count = threading.active_count()  # at least as many as are idle
+    all_there = threading.Barrier(count + 1)
 
-    def go_home() -> None:
+    def move_back() -> None:
         assert _LIBC.setns(home, _CLONE_NEWNET) == 0
         all_there.wait(30)
 
-    for _ in range(crowd):
-        trio.lowlevel.start_thread_soon(go_home, lambda outcome: outcome.unwrap())
+    for _ in range(count):
+        trio.lowlevel.start_thread_soon(move_back, lambda outcome: outcome.unwrap())
     all_there.wait(30)

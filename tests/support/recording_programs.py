@@ -1,4 +1,4 @@
-"""`nft` and `ip` that do nothing, and write to a file what they were told to do."""
+"""Programs `nft` and `ip` that do nothing but append their calls to a file."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ echo "[]"
 
 
 def write_recording_programs(folder: Path, trace: Path) -> None:
-    """Put them into a folder, which is made; rules of ours are there, and no links."""
+    """Write them into a new folder. They report a table of exclave and no links."""
     folder.mkdir()
     for name, script in {"nft": _NFT, "ip": _IP}.items():
         (folder / name).write_text(script.format(trace=trace))

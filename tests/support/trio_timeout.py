@@ -1,8 +1,7 @@
-"""Runs of trio that end with their test: one that hangs is broken off, and says what it waited for.
+"""Runs of trio with a timeout: a test that hangs is cancelled, and fails with the awaits where it hung.
 
-Rules: pytest-timeout raises in whatever runs when its signal comes, which in a run of trio is trio itself: the run
-would be left behind half, and asynchronous tests after it fail. So the signal cancels the run instead, and the test
-fails with the awaits it stood at. What cannot be cancelled within `LAST_WORDS` is left to pytest-timeout after all.
+pytest-timeout would raise inside of trio, and later asynchronous tests would fail, too. So its signal cancels the run.
+A run that does not end within `CLEANUP_TIME` is left to pytest-timeout.
 """
 
 import signal
@@ -15,21 +14,21 @@ from typing import Any
 import pytest
 import trio
 
-LAST_WORDS = 30.0
-"""Seconds of real time that a test which is broken off has to clean up."""
+CLEANUP_TIME = 30.0
+"""Seconds of real time that a cancelled test has to clean up."""
 
 
 class Run:
-    """One run of trio, of the thread that makes it."""
+    """One run of trio, in the thread that makes it. `hung_at`: the awaits where it was cancelled."""
 
     def __init__(self) -> None:
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
         self._task: trio.lowlevel.Task | None = None
-        self.stood_at: str | None = None
+        self.hung_at: str | None = None
 
     def run(self, test: Callable[[], Awaitable[None]], clock: trio.abc.Clock | None) -> None:
-        """Run it; fails if it was broken off."""
+        """Run it. Fails if it was cancelled."""
 
         async def main() -> None:
             self._token, self._task = trio.lowlevel.current_trio_token(), trio.lowlevel.current_task()
@@ -39,32 +38,32 @@ class Run:
         try:
             trio.run(main, clock=clock, strict_exception_groups=True)
         except BaseException as problem:
-            if self.stood_at is None:
+            if self.hung_at is None:
                 raise
-            pytest.fail(f"{self.stood_at}\nand broken off there it raised {problem!r}", pytrace=False)
-        if self.stood_at is not None:
-            pytest.fail(self.stood_at, pytrace=False)
+            pytest.fail(f"{self.hung_at}\nand when it was cancelled it raised {problem!r}", pytrace=False)
+        if self.hung_at is not None:
+            pytest.fail(self.hung_at, pytrace=False)
 
-    def break_off(self) -> bool:
-        """Have it end, from a signal or another thread; False if it has not begun or was broken off before."""
-        if self._token is None or self._task is None or self.stood_at is not None:
+    def cancel(self) -> bool:
+        """Cancel it, from a signal or another thread; False if it has not begun or was cancelled before."""
+        if self._token is None or self._task is None or self.hung_at is not None:
             return False
-        self.stood_at = "Timeout: the test stood at\n" + "".join(_stacks(self._task))
+        self.hung_at = "Timeout: the test hung at\n" + "".join(_stacks(self._task))
         self._token.run_sync_soon(self._scope.cancel)
         return True
 
 
 @contextmanager
 def cancelled_at_timeout(run: Run) -> Iterator[None]:
-    """While open, pytest-timeout's signal breaks the run off, whichever thread it is in. For the main thread."""
+    """While open, pytest-timeout's signal cancels the run, in whichever thread it is. For the main thread."""
     raising = signal.getsignal(signal.SIGALRM)
     if not callable(raising):  # no limit, or another method than signals
         yield
         return
 
     def ring(number: int, frame: FrameType | None) -> None:
-        if run.break_off():
-            signal.setitimer(signal.ITIMER_REAL, LAST_WORDS)
+        if run.cancel():
+            signal.setitimer(signal.ITIMER_REAL, CLEANUP_TIME)
         else:
             raising(number, frame)
 
@@ -77,7 +76,7 @@ def cancelled_at_timeout(run: Run) -> Iterator[None]:
 
 
 def _stacks(task: trio.lowlevel.Task) -> Iterator[str]:
-    """Where a task and those that it has started wait, each with its innermost await last."""
+    """Where a task and its children wait, each with its innermost await last."""
     frames = []
     coroutine: Any = task.coro
     while coroutine is not None:

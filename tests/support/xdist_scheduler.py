@@ -1,9 +1,8 @@
-"""How the tests are shared out among processes (`pytest -n 2`), which one process works through in their order.
+"""Distributes tests among processes (`pytest -n 2`) in shares. A process runs one share after the other.
 
-Rules: a file is a share, since its tests may share what is dear to make; tests against one of the real servers are one
-share, whatever their file, since each process that has some starts a server of its own. The longest shares are begun
-first, so that no process is left with one when all others have ended. A process is given its next share while it works
-on the last two tests of the one before, so shares of one or two long tests are followed by short ones.
+A file is a share, because its tests may have expensive fixtures in common. All tests against one real server are one
+share, because each process starts its own servers. The longest shares begin first. A process gets its next share during
+the last two tests of the one before, so shares of one or two long tests are followed by short ones.
 """
 
 import re
@@ -21,7 +20,7 @@ FIRST = (
     "peers/test_rotation.py",
     "a server of 1.37",
     "a server of 1.30",
-    # Everything else; what mostly waits is begun beside what mostly works.
+    # Everything else. Tests that mostly wait begin beside tests that mostly compute.
     "crash/test_matrix.py",
     "sandbox/demo/test_main.py",
     "controller/test_replica.py",
@@ -37,7 +36,7 @@ FIRST = (
     "redirect/test_others.py",
     "packaging/test_containerfile.py",
 )
-"""What takes longest, the longest first; all others follow in the order of their names."""
+"""The longest shares, the longest first. All others follow in the order of their names."""
 
 _OF_SERVER = re.compile(r"/peers/test_(?!installing|rotation)\w+\.py::.*\[(?:.*-)?(sandbox|1\.\d\d)\]$")
 """A test that has the fixture `server`, by its name and the server's."""
@@ -52,7 +51,7 @@ def share_of(name: str) -> str:
 
 
 def longest_first(items: Iterable[tuple[str, Item]]) -> list[Item]:
-    """Whatever has a test's name, in the order in which it is begun."""
+    """Pairs of a test's name and its item: the items in the order in which they begin."""
     ranks = {share: rank for rank, share in enumerate(FIRST)}
     return [item for _, item in sorted(items, key=lambda pair: ranks.get(share_of(pair[0]), len(ranks)))]
 

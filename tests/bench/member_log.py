@@ -1,9 +1,9 @@
-"""When what became of which member, as a program of its own: `python -m tests.bench.noting URL CA-FILE TOKEN-FILE`.
+"""A program that logs the steps of each join: `python -m tests.bench.member_log URL CA-FILE TOKEN-FILE`.
 
 It watches Members and ExternalWorkloads, and prints one line for each that is new and for each certificate: the time
 (monotonic seconds of this machine, the same for all its programs), the name, and `member`, `workload` or the sha256 of
-the CSR that was signed. `ready` comes first, once all that stood before is known. Whoever has joined in the same
-program as many machines as it can would note what its own work has delayed.
+the CSR that was signed. `ready` comes first, once all earlier objects are read. It is a program of its own, because a
+program that also joins machines would log times that its own work has delayed.
 """
 
 import subprocess
@@ -24,8 +24,8 @@ from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.conftest import Server
 
 
-class Noted:
-    """When things became of members: the first time of each, and which CSR was signed last."""
+class MemberLog:
+    """The first time of each step by member, and the CSR that was signed last."""
 
     def __init__(self) -> None:
         self.made: dict[str, float] = {}
@@ -35,7 +35,7 @@ class Noted:
         self.changed = trio.Event()
 
     def take(self, line: str) -> None:
-        """Take a line of the program."""
+        """Read a line of the program."""
         when, name, what = line.split()
         if what == "member":
             self.made.setdefault(name, float(when))
@@ -48,7 +48,7 @@ class Noted:
             changed.set()
 
     def steps(self) -> tuple[list[float], list[float]]:
-        """Seconds from Member to ExternalWorkload, and from there to the certificate, of those that were seen whole."""
+        """Seconds from Member to ExternalWorkload, and from there to the certificate, of members with all three."""
         whole = [name for name in self.certified if name in self.made and name in self.registered]
         return (
             [self.registered[name] - self.made[name] for name in whole],
@@ -57,12 +57,19 @@ class Noted:
 
 
 @asynccontextmanager
-async def open_notes(server: Server, folder: Path) -> AsyncIterator[Noted]:
-    """Note while open, from when all that stands is known."""
+async def open_member_log(server: Server, folder: Path) -> AsyncIterator[MemberLog]:
+    """Log while open, after all earlier objects are read."""
     (folder / "admin").write_text(server.admin_token)
-    command = [sys.executable, "-m", "tests.bench.noting", server.url, str(folder / "ca.pem"), str(folder / "admin")]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.member_log",
+        server.url,
+        str(folder / "ca.pem"),
+        str(folder / "admin"),
+    ]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
-    noted, ready = Noted(), trio.Event()
+    noted, ready = MemberLog(), trio.Event()
 
     async def read() -> None:
         text = ""
@@ -85,27 +92,27 @@ async def open_notes(server: Server, folder: Path) -> AsyncIterator[Noted]:
 
 
 async def follow(cluster: Cluster, resource: Resource, *, task_status: "trio.TaskStatus[None]") -> None:
-    """Print what becomes of one kind."""
+    """Print the changes of one kind."""
     seen: dict[str, str] = {}
 
-    def note(found: dict[str, object], *, told: bool) -> None:
+    def handle(found: dict[str, object], *, printed: bool) -> None:
         metadata: dict[str, str] = found["metadata"]  # type: ignore[assignment]
         name, now = metadata["name"], time.monotonic()
         certificate = view_member(found).certificate if resource is MEMBERS else None
         signed = certificate.csr_sha256 if certificate else ""
-        if told and name not in seen:
+        if printed and name not in seen:
             print(now, name, "member" if resource is MEMBERS else "workload", flush=True)
-        if told and signed and seen.get(name) != signed:
+        if printed and signed and seen.get(name) != signed:
             print(now, name, signed, flush=True)
         seen[name] = signed
 
     async with cluster.watch(resource, NAMESPACE) as events:
         async for event in events:
             if isinstance(event, Upserted):
-                note(event.object, told=True)
+                handle(event.object, printed=True)
             elif hasattr(event, "objects"):
                 for found in event.objects:
-                    note(found, told=False)
+                    handle(found, printed=False)
                 task_status.started()
 
 

@@ -1,4 +1,4 @@
-"""The heartbeats of a fleet, as a program of its own: `python -m tests.bench.beating URL CA-FILE TOKEN-FILE`.
+"""A program that sends the heartbeats of a fleet: `python -m tests.bench.heartbeats URL CA-FILE TOKEN-FILE`.
 
 Names of members come on standard input, one a line; each member's Lease is renewed as often as the controller has
 published, the first time at once, and all of them by one client.
@@ -22,31 +22,31 @@ from exclave_sandbox.stage.mesh import GROUP, NAMESPACE
 from peers.conftest import Server
 
 LOOK = 10.0
-"""Seconds between two looks at how often heartbeats are wanted."""
+"""Seconds between two reads of the published interval."""
 
 
-class Beats:
+class Heartbeats:
     """The program, started."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         (folder / "admin").write_text(server.admin_token)
-        command = [sys.executable, "-m", "tests.bench.beating", server.url, folder / "ca.pem", folder / "admin"]
+        command = [sys.executable, "-m", "tests.bench.heartbeats", server.url, folder / "ca.pem", folder / "admin"]
         self._started = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
 
     def add(self, member: str) -> None:
-        """Have it send the heartbeats of one more."""
+        """Send the heartbeats of one more member."""
         assert self._started.stdin is not None
         self._started.stdin.write(f"{member}\n")
         self._started.stdin.flush()
 
     def end(self) -> None:
-        """Let it fall silent."""
+        """End all heartbeats."""
         self._started.terminate()
         self._started.wait()
 
 
-async def beat(cluster: Cluster, members: dict[str, float]) -> None:
-    """Send what is due, for ever; `members` holds when each is due again (trio time)."""
+async def send_heartbeats(cluster: Cluster, members: dict[str, float]) -> None:
+    """Send heartbeats when they are due, for ever; `members` has the next time of each (trio time)."""
     interval, looked = 10.0, float("-inf")
     while True:
         now = trio.current_time()
@@ -73,7 +73,7 @@ async def wanted(cluster: Cluster, before: float) -> float:
 
 
 async def main() -> None:
-    """Read names, and beat."""
+    """Read names, and send their heartbeats."""
     url, ca, token = sys.argv[1], Path(sys.argv[2]).read_text(), Path(sys.argv[3]).read_text()
     members: dict[str, float] = {}
 
@@ -86,7 +86,7 @@ async def main() -> None:
 
     async with open_cluster(Access((url,), ca), lambda: token) as cluster, trio.open_nursery() as nursery:
         nursery.start_soon(read)
-        nursery.start_soon(beat, cluster, members)
+        nursery.start_soon(send_heartbeats, cluster, members)
 
 
 if __name__ == "__main__":
