@@ -1,4 +1,4 @@
-"""A CSR made by the VM is one that the controller reads; what is not ours is refused with a reason."""
+"""The controller reads a VM's CSR, and refuses any other with a reason."""
 
 import hashlib
 
@@ -70,7 +70,7 @@ def test_it_is_referred_to_by_the_digest_of_its_text() -> None:
         pytest.param(
             PEM + " " * MOST_BYTES,
             f"csr: at most 4096 bytes were expected, found {len(PEM) + 4096}",
-            id="more than a Member carries",
+            id="more than a Member may have",
         ),
     ],
 )

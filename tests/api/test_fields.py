@@ -1,4 +1,4 @@
-"""Fields of JSON objects: what each reader takes, and how it refuses the rest. Settings try all of them together."""
+"""Fields of JSON objects: what each reader accepts, and how it refuses the rest."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("read", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_and_in_which_words(read: Any, words: str) -> None:
+def test_a_wrong_field_is_refused_with_its_name(read: Any, words: str) -> None:
     with pytest.raises(FieldError) as caught:
         read()
     assert str(caught.value) == words

@@ -1,4 +1,4 @@
-"""What can be a group: its spec with its defaults, every mistake with its place, and one answer for everybody."""
+"""Specs of groups: defaults, mistakes with their field, and one answer of schema, commands and controller."""
 
 import copy
 from typing import Any
@@ -94,7 +94,7 @@ MISTAKEN_GROUPS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("mistake", "words"), MISTAKEN_GROUPS.values(), ids=MISTAKEN_GROUPS)
-def test_a_mistaken_group_is_refused_with_its_place(mistake: dict[str, Any], words: str) -> None:
+def test_a_mistake_in_a_group_is_refused_with_the_name_of_the_field(mistake: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_group("web", LEAST | mistake)
     assert str(caught.value) == words
@@ -137,7 +137,7 @@ PLACES: dict[str, str | None] = {
     "s" * 60: TOO_LONG,
     "": TOO_LONG,
 }
-"""Namespaces and why they hold no group, where exclave's is `machines` and Linkerd's is `mesh`."""
+"""Namespaces, and why no group may be there. exclave's own is `machines`, Linkerd's is `mesh`."""
 
 
 @pytest.mark.parametrize(("namespace", "why"), PLACES.items(), ids=PLACES)
@@ -199,12 +199,12 @@ FAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("spec", "faults"), FAULTS.values(), ids=FAULTS)
-def test_why_a_group_takes_no_machines_though_it_can_be_read(spec: dict[str, Any], faults: list[str]) -> None:
+def test_why_a_group_that_can_be_read_is_not_accepted(spec: dict[str, Any], faults: list[str]) -> None:
     assert spec_faults(parse_group("web", LEAST | spec)) == faults
 
 
 def judged(spec: Any) -> tuple[bool, str]:
-    """Whether the controller accepts a group with this spec, and its words."""
+    """Whether the controller accepts a group with this spec, and its message."""
     metadata = {"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}
     condition = accepted_condition({"metadata": metadata, "spec": spec}, [], members=0, refused_namespace=False)
     return condition.status, condition.message
@@ -214,7 +214,7 @@ def judged(spec: Any) -> tuple[bool, str]:
     ("spec", "faults"), [row for row in FAULTS.values() if row[0] != {"networks": []}],
     ids=[name for name, row in FAULTS.items() if row[0] != {"networks": []}],
 )  # fmt: skip
-def test_the_admins_commands_and_the_controller_refuse_a_spec_in_the_same_words(
+def test_the_admins_commands_and_the_controller_refuse_a_spec_with_the_same_message(
     spec: dict[str, Any], faults: list[str]
 ) -> None:
     words = "; ".join(faults)
@@ -240,7 +240,7 @@ ANYTHING = st.recursive(
 
 @st.composite
 def changed_specs(draw: st.DrawFn) -> dict[str, Any]:
-    """A spec that could be one, with anything in the place of one part of it."""
+    """A possible spec, with one part replaced by anything."""
     ports = st.integers(1, 65535).filter(lambda number: number not in PROXY_PORTS)
     whole = draw(groups)
     spec = render_group(whole) | {
@@ -266,8 +266,8 @@ def _places(tree: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(changed_specs())
-def test_whatever_stands_in_a_spec_everybody_gives_one_answer(spec: dict[str, Any]) -> None:
-    """The API server refuses less than the code, which reads what a schema cannot say."""
+def test_schema_and_code_agree_on_any_spec(spec: dict[str, Any]) -> None:
+    """The API server refuses less than the code, which checks what a schema cannot express."""
     try:
         is_taken = bool(checked_spec("web", spec))
     except ExclaveError:

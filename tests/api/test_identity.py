@@ -1,4 +1,4 @@
-"""The names, word for word as linkerd-identity and the proxy spell them."""
+"""The names, exactly as linkerd-identity and the proxy write them."""
 
 import pytest
 

@@ -48,7 +48,7 @@ def secret(
 
 
 def of_unknown_curve(key: PrivateKey) -> bytes:
-    """The key as PEM, with a curve's number that nobody has given away."""
+    """The key as PEM, with the number of a curve that does not exist."""
     der = base64.b64decode("".join(key_text(key).split("-----")[2].split())).replace(P256, P256[:-1] + b"\x77")
     return b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n"
 

@@ -1,4 +1,4 @@
-"""Objects of another shape: the others are read, and each is named."""
+"""Malformed objects: all others are read, and each is named."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Requests as values, and what their answers mean."""
+"""Requests as values, and what responses mean."""
 
 import pytest
 
@@ -62,7 +62,7 @@ MEMBER = "web-k7q2x-1"
     ],
     ids=lambda value: value.verb if isinstance(value, Request) else "",
 )
-def test_a_maker_per_verb(request_: Request, method: str, path: str, verb: str, what: str) -> None:
+def test_each_verb_has_a_function(request_: Request, method: str, path: str, verb: str, what: str) -> None:
     assert (request_.method, request_.path, request_.verb, request_.what) == (method, path, verb, what)
 
 
@@ -77,7 +77,7 @@ def test_a_patch_is_a_merge_patch() -> None:
     assert patch(MEMBERS, "shop", MEMBER, {}).content_type == "application/merge-patch+json"
 
 
-def test_a_token_is_asked_for_the_api_server_alone() -> None:
+def test_a_token_is_for_the_api_server_alone() -> None:
     request = create_token("shop-vms", "web.vm.k7q2x-1", 600)
     assert request.path == "/api/v1/namespaces/shop-vms/serviceaccounts/web.vm.k7q2x-1/token"
     assert request.body is not None
@@ -151,25 +151,25 @@ def _status(code: int, reason: str, message: str, **details: object) -> dict[str
         ),
     ],
 )
-def test_a_refusal_names_verb_resource_and_who(status: int, reason: str, message: str, hint: str) -> None:
+def test_a_refusal_names_verb_resource_and_caller(status: int, reason: str, message: str, hint: str) -> None:
     problem = refusal(get(MEMBERS, "shop", MEMBER), status, _status(status, reason, "said so"), server=SERVER, who=WHO)
     assert (problem.status, problem.reason, problem.message, problem.hint) == (status, reason, message, hint)
 
 
-def test_a_transient_refusal_waits_for_the_cluster_and_another_for_a_person() -> None:
+def test_a_temporary_refusal_is_the_clusters_and_a_lasting_one_is_the_admins() -> None:
     asked = get(MEMBERS, "shop", MEMBER)
     assert refusal(asked, 503, None, server=SERVER, who=WHO).fault is Fault.UNREACHABLE
     assert refusal(asked, 403, None, server=SERVER, who=WHO).fault is Fault.NOT_PERMITTED
 
 
 @pytest.mark.parametrize("body", [None, [], "text", {"kind": "Pod"}, {"kind": "Status", "details": None}])
-def test_a_refusal_without_a_proper_status_is_still_worded(body: object) -> None:
+def test_a_refusal_without_a_status_object_has_a_message(body: object) -> None:
     problem = refusal(get(MEMBERS, "shop", MEMBER), 404, body, server=SERVER, who=WHO)
     assert problem.message == f"{SERVER} has no members web-k7q2x-1 to get (404)"
     assert problem.reason == ""
 
 
-def test_a_servers_own_words_are_cut_short() -> None:
+def test_a_servers_own_message_is_cut_short() -> None:
     body = _status(422, "Invalid", "x" * 100_000)
     problem = refusal(get(MEMBERS, "shop", MEMBER), 422, body, server=SERVER, who=WHO)
     assert len(problem.message) < 1_200

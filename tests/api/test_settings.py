@@ -1,4 +1,4 @@
-"""Settings as text and back, a group's spec with its defaults, and every mistake with its place."""
+"""Settings as text and back, and every mistake with its field."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ settings = st.builds(
 
 
 @given(settings)
-def test_what_is_published_is_read(published: Settings) -> None:
+def test_published_settings_are_read_back(published: Settings) -> None:
     assert parse_settings(render_settings(published)) == published
 
 
@@ -38,7 +38,7 @@ def test_the_digest_names_the_content(one: Settings, other: Settings) -> None:
     assert (digest(render_settings(one)) == digest(render_settings(other))) == (one == other)
 
 
-def test_what_a_newer_controller_adds_is_passed_over() -> None:
+def test_keys_of_a_newer_controller_are_ignored() -> None:
     tree = json.loads(render_settings(make_settings()))
     tree["later"] = tree["linkerd"]["later"] = tree["group"]["later"] = {"x": 1}
     assert parse_settings(json.dumps(tree)) == make_settings()
@@ -61,7 +61,7 @@ MISTAKEN = {
 
 
 @pytest.mark.parametrize(("text", "words"), MISTAKEN.values(), ids=MISTAKEN)
-def test_mistaken_settings_are_refused_with_their_place(text: str, words: str) -> None:
+def test_a_mistake_in_settings_is_refused_with_the_name_of_the_field(text: str, words: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_settings(text)
     assert str(caught.value).startswith(words)
@@ -173,7 +173,7 @@ def test_a_value_out_of_its_range_is_refused_by_the_name_of_the_field(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
     max_leaves=8,
 ))  # fmt: skip
-def test_whatever_stands_in_a_field_is_read_or_refused_in_our_own_words(place: tuple[Any, ...], value: Any) -> None:
+def test_any_value_of_a_field_is_read_or_refused_with_a_field_error(place: tuple[Any, ...], value: Any) -> None:
     try:
         found = parse_settings(written(place, value))
     except FieldError as problem:
@@ -182,7 +182,7 @@ def test_whatever_stands_in_a_field_is_read_or_refused_in_our_own_words(place: t
         assert parse_settings(render_settings(found)) == found
 
 
-def test_what_is_too_deep_is_refused() -> None:
+def test_settings_that_are_too_deep_are_refused() -> None:
     with pytest.raises(FieldError, match="settings are not JSON: "):
         parse_settings("[" * 100_000)
 

@@ -1,7 +1,7 @@
-"""Several Members under the controller's whole policy, without a cluster: what each look decides is done at once.
+"""Several Members under the controller's whole policy, without a cluster: each transition is executed at once.
 
 fleet = Fleet()
-fleet.join("web-k7q2x-1", "10.77.0.20"); fleet.beat(); assert fleet.listed("10.77.0.20") == ["web-k7q2x-1"]
+fleet.join("web-k7q2x-1", "10.77.0.20"); fleet.send_heartbeats(); assert fleet.listed("10.77.0.20") == ["web-k7q2x-1"]
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from .snapshots import CSR, DELIVERY_KEY, GROUP, MESH, NAMESPACE, NOW, executed
 
 
 class Fleet:
-    """Groups `web` and `api` in namespace shop, and `pay` in namespace bank; networks 10.77.0.0/24 unless told."""
+    """Groups `web` and `api` in namespace shop, and `pay` in namespace bank. Networks: 10.77.0.0/24 by default."""
 
     def __init__(self, **networks: tuple[str, ...]) -> None:
         self.now = NOW
@@ -47,7 +47,7 @@ class Fleet:
     # What machines and admins do.
 
     def join(self, name: str, address: str, *, machine: str | None = None) -> None:
-        """A machine makes its Member, and beats once it is admitted."""
+        """A machine creates its Member, and sends heartbeats if it is admitted."""
         key = self._key(name)
         self._made += 1
         member = member_object(
@@ -71,7 +71,7 @@ class Fleet:
         self.store_member(key, merge_patch(self.state.members.objects[key], {"spec": spec}))
 
     def send_heartbeats(self, seconds: float = 1.0) -> None:
-        """Time passes, and whoever was admitted and is not silent sends a heartbeat."""
+        """Time passes, and every member that was admitted and is not silent sends a heartbeat."""
         self.now += seconds
         waking = []
         for key in list(self.state.members.objects):
@@ -100,7 +100,7 @@ class Fleet:
         self.store_member(key, merge_patch(self.state.members.objects[key], {"metadata": {"deletionTimestamp": "now"}}))
         self.send_heartbeats(11.0)
 
-    # What stands then.
+    # The objects after that.
 
     def condition(self, name: str, kind: str) -> str:
         """The reason of a Member's condition, "" if it has none."""
@@ -108,7 +108,7 @@ class Fleet:
         return next((one["reason"] for one in status.get("conditions", ()) if one["type"] == kind), "")
 
     def listed(self, address: str) -> list[str]:
-        """Whose ports pods are told of at an address. Two would break every lookup of it."""
+        """The members whose ports are listed at an address. Two would break every lookup of it."""
         return [
             key[1]
             for key, one in sorted(self.state.workloads.objects.items())
@@ -116,13 +116,13 @@ class Fleet:
         ]
 
     def members(self) -> list[str]:
-        """Who there is."""
+        """The names of all Members."""
         return sorted(name for _, name in self.state.members.objects)
 
     # The controller.
 
     def restart_controller(self) -> None:
-        """Another one starts, and knows what stands in the cluster."""
+        """Another controller starts with the objects in the cluster."""
         old, self.state = self.state, ClusterState("exclave", "linkerd")
         self.state.mesh = MESH
         for kind in ("groups", "members", "workloads", "leases"):
@@ -134,12 +134,12 @@ class Fleet:
         self.reconcile(self.state.members.objects)
 
     def store_member(self, key: Key, member: Object) -> None:
-        """A watch tells of a Member."""
+        """A watch reports a Member."""
         self.state.members.apply(Upserted(member))
         self.reconcile((key,))
 
     def reconcile(self, keys: Iterable[Key]) -> None:
-        """Look at these, and at whoever is concerned by what changes."""
+        """Reconcile these Members, and those that their changes concern."""
         keys = list(keys)
         waiting = [*keys, *sorted(self.state.refresh_members(keys))]
         reconciled = 0

@@ -76,7 +76,7 @@ def with_status(member: Object, *conditions: Condition, **status: Any) -> Object
 
 
 def make_snapshot(member: Object | None = None, **changes: Any) -> MemberSnapshot:
-    """All that is known of it; nothing is made yet, unless `changes` say so."""
+    """Its snapshot. Nothing is made for it yet, except by `changes`."""
     return MemberSnapshot(**{"member": member or make_member(), "now": NOW, "group": GROUP, "mesh": MESH, **changes})
 
 

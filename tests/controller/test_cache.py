@@ -1,4 +1,4 @@
-"""A cache under events of a watch and under answers that come late."""
+"""A cache with events of a watch and with late responses."""
 
 from typing import Any
 

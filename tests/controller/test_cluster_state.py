@@ -1,4 +1,4 @@
-"""What the controller has seen: real objects of the sandbox's API server, then the same ones damaged."""
+"""The controller's state, from real objects of the sandbox's API server, and from the same ones damaged."""
 
 import re
 import time
@@ -39,7 +39,7 @@ NOW = time.time() + 3600  # the keys of the mesh are made later than this line r
 
 @asynccontextmanager
 async def open_state(folder: Path) -> AsyncIterator[ClusterState]:
-    """Everything that a cluster with Linkerd and group `web` shows, before any member."""
+    """All objects of a cluster with Linkerd and group `web`, before any member."""
     async with open_mesh_cluster(folder, controlled=False) as cluster:
         state, admin = ClusterState("exclave", "linkerd"), cluster.admin
 
@@ -258,7 +258,7 @@ async def test_a_change_of_claims_concerns_the_neighbours(tmp_path: Path) -> Non
         assert snapshot is not None and snapshot.neighbours == ()
 
 
-def test_the_time_without_ports_is_counted_from_when_they_were_first_gone() -> None:
+def test_the_time_without_ports_begins_when_they_are_first_missing() -> None:
     state = ClusterState("exclave", "linkerd")
     state.members.apply(Upserted(make_member()))
 
@@ -301,7 +301,7 @@ def renamed(uid: str, **spec: Any) -> Object:
 
 
 @pytest.mark.parametrize("is_removal_reported", [True, False])
-def test_another_member_of_the_same_name_starts_without_what_was_made_for_the_first(is_removal_reported: bool) -> None:
+def test_another_member_of_the_same_name_has_nothing_of_the_first(is_removal_reported: bool) -> None:
     state = ClusterState("exclave", "linkerd")
     state.refresh_members(state.members.apply(Upserted(renamed("first"))))
     snapshot = state.snapshot(KEY, NOW)
@@ -315,7 +315,7 @@ def test_another_member_of_the_same_name_starts_without_what_was_made_for_the_fi
 
 
 def test_what_was_created_for_a_member_is_forgotten_when_it_is_removed() -> None:
-    """Also where the same object would come back, which shows that memory does not grow with those that left."""
+    """Also if the same object comes back: memory does not grow with deleted Members."""
     state = ClusterState("exclave", "linkerd")
     for _ in range(2):
         state.refresh_members(state.members.apply(Upserted(make_member())))

@@ -1,4 +1,4 @@
-"""Steps carried out against the sandbox's API server: what stands afterwards, and that each may be repeated."""
+"""Transitions on the sandbox's API server: which objects exist afterwards, and that each may be repeated."""
 
 import time
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ IDENTITY = MeshIdentity("web", NAMESPACE, "linkerd", "cluster.local")
 
 
 class Scene:
-    """A Member in a cluster without a controller, and a carrier that an administrator's hand moves."""
+    """A Member in a cluster without a controller, and an executor with an administrator's account."""
 
     def __init__(self, cluster: MeshCluster, snapshot: MemberSnapshot, issuer: Issuer) -> None:
         self.cluster = cluster
@@ -59,7 +59,7 @@ class Scene:
         self.executor = Executor(cluster.admin, lambda: self.issuer, time.time)
 
     async def execute(self, *transitions: Transition) -> MemberSnapshot | None:
-        """Carry out steps, one after the other."""
+        """Execute transitions, one after the other."""
         found: MemberSnapshot | None = self.snapshot
         for transition in transitions:
             assert found is not None
@@ -67,7 +67,7 @@ class Scene:
         return found
 
     async def play(self) -> list[str]:
-        """Do what is next until nothing is, or the Member is gone; time passes in waits alone."""
+        """Execute the next transition until there is none or the Member is gone. Time passes only in pauses."""
         names: list[str] = []
         while (transition := next_transition(self.snapshot)) is not None:
             names.append("RecheckAfter" if isinstance(transition, RecheckAfter) else transition.label)
@@ -82,7 +82,7 @@ class Scene:
         return names
 
     async def standing(self) -> list[str]:
-        """Which of the member's objects stand."""
+        """Which of the member's objects exist."""
         places = [
             (MEMBERS, NAME, NAMESPACE),
             (EXTERNAL_WORKLOADS, NAME, NAMESPACE),
@@ -105,7 +105,7 @@ async def scene(folder: Path, **spec: Any) -> AsyncIterator[Scene]:
         yield Scene(cluster, MemberSnapshot(member=member, now=time.time(), group=group, mesh=MESH), issuer)
 
 
-async def test_a_life_from_the_first_step_to_the_last(tmp_path: Path) -> None:
+async def test_a_member_from_the_first_transition_to_the_last(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         assert await one.play() == [
             "AddFinalizer", "MakeAccount", "MakeLease", "PutWorkload", "Sign", "Seal", "WriteStatus",
@@ -131,7 +131,7 @@ async def test_a_life_from_the_first_step_to_the_last(tmp_path: Path) -> None:
         assert await one.standing() == []
 
 
-async def test_what_stands_already_or_is_gone_already_counts_as_done(tmp_path: Path) -> None:
+async def test_an_existing_or_missing_object_counts_as_done(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         for transition in (Action.ADD_FINALIZER, Action.MAKE_ACCOUNT, Action.MAKE_LEASE):
             first = await one.execute(transition)
@@ -176,8 +176,8 @@ async def test_a_machine_that_joined_again_under_the_name_stays_when_the_former_
         assert await one.cluster.find(MEMBERS, NAME) == second
 
 
-async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: Path) -> None:
-    """An orphaning deletion puts a finalizer there that Kubernetes takes off again: our caches may still show it."""
+async def test_a_finalizer_that_others_removed_meanwhile_is_not_put_back(tmp_path: Path) -> None:
+    """An orphaning deletion adds a finalizer that Kubernetes removes again. Our caches may still have it."""
     async with scene(tmp_path) as one:
         await one.play()
         admin, before = one.cluster.admin, {}
@@ -194,7 +194,7 @@ async def test_what_others_have_let_go_of_meanwhile_is_not_held_again(tmp_path: 
             assert await one.cluster.find(resource, NAME) is None
 
 
-async def test_transitions_of_a_member_that_is_gone_return_none(tmp_path: Path) -> None:
+async def test_transitions_of_a_deleted_member_return_none(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.cluster.admin.send(delete(MEMBERS, NAMESPACE, NAME))
         for transition in (Action.ADD_FINALIZER, Action.SIGN, WriteStatus({"status": {"settings": "d"}})):
@@ -249,7 +249,7 @@ async def test_a_sealed_credential_opens_with_the_delivery_key_alone_and_is_writ
         assert member is not None and "credential" not in (member.get("status") or {})
 
 
-async def test_an_account_that_somebody_deleted_before_it_was_sealed_is_made_again(tmp_path: Path) -> None:
+async def test_an_account_that_was_deleted_before_the_credential_was_sealed_is_created_again(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.execute(Action.MAKE_ACCOUNT)
         await one.cluster.admin.send(delete(SERVICE_ACCOUNTS, "shop-vms", ACCOUNT))
@@ -259,7 +259,7 @@ async def test_an_account_that_somebody_deleted_before_it_was_sealed_is_made_aga
         assert snapshot is not None and snapshot.sealed is not None
 
 
-async def test_only_what_is_ours_is_let_go(tmp_path: Path) -> None:
+async def test_only_our_own_finalizer_is_removed(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.play()
         theirs = {"metadata": {"finalizers": ["exclave.dev/ports", "example.org/theirs"]}}
@@ -270,7 +270,7 @@ async def test_only_what_is_ours_is_let_go(tmp_path: Path) -> None:
         assert found is not None and found["metadata"]["finalizers"] == ["example.org/theirs"]
 
 
-async def test_ready_false_is_written_beside_what_others_wrote(tmp_path: Path) -> None:
+async def test_ready_false_is_written_beside_other_conditions(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.play()
         conditions = [
@@ -287,7 +287,7 @@ async def test_ready_false_is_written_beside_what_others_wrote(tmp_path: Path) -
         assert reported == {"Ready": ("False", "NotLive"), "Theirs": ("True", "X")}
 
 
-async def test_what_the_server_refuses_comes_out_for_another_try(tmp_path: Path) -> None:
+async def test_a_refusal_by_the_server_is_raised(tmp_path: Path) -> None:
     async with scene(tmp_path) as one:
         await one.play()
         wanted = create(EXTERNAL_WORKLOADS, NAMESPACE, {**(one.snapshot.workload or {}), "metadata": {"name": NAME}})

@@ -1,4 +1,4 @@
-"""One object of another shape costs itself alone: everybody else is still served, and the log names it."""
+"""A malformed object affects only itself: all others are reconciled, and the log names it."""
 
 import json
 import logging
@@ -93,11 +93,11 @@ DAMAGE: dict[str, tuple[Resource, Any]] = {
     "workloadgroups": (WORKLOAD_GROUPS, {"spec": "x", "status": ["x"]}),
     "endpointslices": (ENDPOINT_SLICES, {"endpoints": [7]}),
 }
-"""What the objects called `web-bbbbb-1` or `bad` look like to the controller, by the last part of a list's path."""
+"""The objects called `web-bbbbb-1` or `bad` as the controller gets them, by the last part of a list's path."""
 
 
 async def damaging(between: Interposer, asked: Asked, reply: Reply) -> None:
-    """Pass everything on, but for the objects above."""
+    """Pass everything on except the objects above."""
     kind = asked.target.partition("?")[0].rpartition("/")[2]
     if asked.method != "GET" or is_watch(asked) or kind not in DAMAGE:
         await honest(between, asked, reply)
@@ -112,7 +112,7 @@ async def damaging(between: Interposer, asked: Asked, reply: Reply) -> None:
 
 @asynccontextmanager
 async def controlled_through(cluster: MeshCluster) -> AsyncIterator[None]:
-    """The controller, which sees damaged objects."""
+    """The controller, which gets damaged objects."""
     access, anchor = cluster.api.access, make_anchor("somebody between")
     token = await cluster.token_of("exclave", CONTROLLER)
     async with open_interposer(access.servers[0], access.ca, anchor) as between:

@@ -1,4 +1,4 @@
-"""Keys that want a look, in virtual time."""
+"""A queue of keys, in virtual time."""
 
 import itertools
 import re
@@ -193,7 +193,7 @@ async def test_workers_reconcile_several_keys_at_once(autojump_clock: trio.testi
 
 
 async def test_other_tasks_run_between_keys_that_need_no_io(autojump_clock: trio.testing.MockClock) -> None:
-    """A leader renews its Lease in between, however many members a controller that starts has to look at."""
+    """A leader renews its Lease in between, however many members a controller reconciles at its start."""
     reconciled, turns = 0, []
 
     async def reconcile(key: str) -> None:
@@ -212,7 +212,7 @@ async def test_other_tasks_run_between_keys_that_need_no_io(autojump_clock: trio
     assert max(later - earlier for earlier, later in itertools.pairwise(turns)) < 10
 
 
-async def test_the_nearest_repetition_comes_first_in_whatever_order_they_were_asked_for(
+async def test_the_nearest_repetition_comes_first_whatever_their_order(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     reconciled: list[tuple[str, float]] = []

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 async def wait_accepted(cluster: MeshCluster, networks: list[str], is_accepted: str) -> None:
-    """Change the group, so that whoever leads has to say something about it, and wait until it has."""
+    """Change the group, so that the leader writes its status, and wait until it has."""
     await cluster.admin.send(patch(WORKLOAD_GROUPS, "shop", "web", {"spec": {"networks": networks}}))
     with trio.fail_after(30):
         while True:
@@ -50,7 +50,7 @@ async def test_a_leader_that_gets_a_signal_releases_its_lease(tmp_path: Path) ->
 
 
 def writes(between: Interposer) -> list[str]:
-    """What a replica has asked for that changes something, but for the Lease that it stands for election with."""
+    """The writes of a replica, except those of its election's Lease."""
     assert between.served is not None
     return [
         f"{asked.method} {asked.target}"
@@ -60,7 +60,7 @@ def writes(between: Interposer) -> list[str]:
 
 
 async def new_member(cluster: MeshCluster, number: int) -> None:
-    """A machine asks to join, with all that this gives a controller to do."""
+    """A machine asks to join, which causes many writes of the controller."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = f"web-k7q2x-{number}"
     body = member_object(

@@ -95,7 +95,7 @@ async def test_a_machine_that_joins_is_admitted_certified_and_registered_without
         assert [owner["kind"] for owner in workload["metadata"]["ownerReferences"]] == ["WorkloadGroup"]
 
 
-async def test_the_sealed_credential_goes_away_at_the_first_heartbeat(tmp_path: Path) -> None:
+async def test_the_sealed_credential_is_removed_at_the_first_heartbeat(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
         record = await joined(cluster, tmp_path / "vm")
         member = await wait(
@@ -122,7 +122,7 @@ async def test_ports_are_listed_while_the_member_serves(tmp_path: Path) -> None:
             assert [port["port"] for port in workload["spec"].get("ports", [])] == ports
 
 
-async def test_what_others_change_is_put_right_and_what_they_delete_is_made_again(tmp_path: Path) -> None:
+async def test_changes_by_others_are_corrected_and_deleted_objects_are_created_again(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
         record = await joined(cluster, tmp_path / "vm")
         place = (EXTERNAL_WORKLOADS, NAMESPACE, record.member)
@@ -214,7 +214,7 @@ async def test_a_group_that_was_deleted_and_made_again_while_its_watch_was_away_
             assert [one["uid"] for one in found["metadata"]["ownerReferences"]] == [made["metadata"]["uid"]]
 
 
-async def test_settings_that_are_about_to_go_with_an_earlier_group_are_written_again_when_they_have_gone(
+async def test_settings_of_an_earlier_group_are_written_again_after_their_deletion(
     tmp_path: Path,
 ) -> None:
     owner = {"apiVersion": "exclave.dev/v1alpha1", "kind": "WorkloadGroup", "name": "web", "uid": "an-earlier-group"}
@@ -231,7 +231,7 @@ async def test_settings_that_are_about_to_go_with_an_earlier_group_are_written_a
 
 
 async def other_machine(cluster: MeshCluster, name: str, address: str, machine_hash: str) -> None:
-    """Another machine than this one becomes a member and serves, by what it leaves in the cluster."""
+    """Create the objects of another machine that is a member and serves."""
     key = ec.generate_private_key(ec.SECP256R1())
     body = member_object(
         NAMESPACE,
@@ -268,7 +268,7 @@ async def test_a_member_that_states_anothers_address_loses_only_its_own_ports(tm
         assert await cluster.find(EXTERNAL_WORKLOADS, "web-vvvvv-1") == victim, "nothing of it was ever touched"
 
 
-async def test_a_machine_that_was_refused_is_admitted_with_the_same_token_when_what_stood_in_its_way_is_evicted(
+async def test_a_refused_machine_is_admitted_with_the_same_token_after_the_other_member_is_evicted(
     tmp_path: Path,
 ) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
@@ -283,7 +283,7 @@ async def test_a_machine_that_was_refused_is_admitted_with_the_same_token_when_w
         assert (await join(token, again, time.time, lambda _: None)).member == "web-zzzzz-1"
 
 
-def test_a_silent_member_makes_room_for_whoever_joins_with_its_address_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_silent_member_is_deleted_for_a_new_member_with_its_address_and_leaves_nothing(tmp_path: Path) -> None:
     started, speed = time.time(), 10.0
 
     def now() -> float:
@@ -364,7 +364,7 @@ async def test_an_address_outside_of_the_groups_networks_is_refused(tmp_path: Pa
         assert "192.0.2.7 lies in none of the group's networks: 10.77.0.0/24" in refused.value.message
 
 
-async def test_nobody_is_admitted_while_an_admission_policy_is_missing_and_everybody_after_it(tmp_path: Path) -> None:
+async def test_members_are_admitted_only_while_every_admission_policy_is_installed(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path) as cluster:
         await cluster.admin.send(delete(VALIDATING_ADMISSION_POLICY_BINDINGS, None, "exclave-guard"))
         token = encode_token(await cluster.join_token())
@@ -509,8 +509,8 @@ async def test_faults_of_issuer_linkerd_and_admission_policies_are_events_and_so
 
 
 @pytest.mark.parametrize("reads", ["answered", "refused for now"])
-def test_nobody_dies_of_a_watch_that_stalls_without_a_word(tmp_path: Path, reads: str) -> None:
-    """The watches fall silent; heartbeats go on for longer than a dead member has. Reads go through, or not.
+def test_no_member_becomes_silent_because_a_watch_stalls(tmp_path: Path, reads: str) -> None:
+    """The watches stall, and heartbeats continue for longer than a silent member stays live. Reads pass, or not.
 
     Then the machine is silent, too, and of that its member dies, if its Lease can be read.
     """
@@ -549,7 +549,7 @@ def test_nobody_dies_of_a_watch_that_stalls_without_a_word(tmp_path: Path, reads
 
 @asynccontextmanager
 async def controlled_through(cluster: MeshCluster, now: Callable[[], float], treat: Treat) -> AsyncIterator[Interposer]:
-    """The controller, with somebody between it and the API server."""
+    """The controller, with an interposer between it and the API server."""
     access, anchor = cluster.api.access, make_anchor("somebody between")
     token = await cluster.token_of("exclave", CONTROLLER)
     async with open_interposer(access.servers[0], access.ca, anchor) as between:

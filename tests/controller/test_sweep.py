@@ -23,7 +23,7 @@ async def accounts(cluster: MeshCluster) -> set[str]:
     return {one["metadata"]["name"] for one in listed["items"]}
 
 
-async def test_with_a_group_its_accounts_go_and_nobody_elses(tmp_path: Path) -> None:
+async def test_a_group_is_deleted_with_its_own_accounts_only(tmp_path: Path) -> None:
     now = time.time()
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
         await cluster.put(
@@ -37,7 +37,7 @@ async def test_with_a_group_its_accounts_go_and_nobody_elses(tmp_path: Path) -> 
         assert await accounts(cluster) == {"api.join.ccccc-1"}
 
 
-async def test_a_group_whose_roles_went_first_is_let_go_all_the_same(
+async def test_a_group_whose_roles_were_deleted_first_is_released_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
@@ -90,7 +90,7 @@ async def test_a_malformed_account_or_one_that_cannot_be_deleted_does_not_preven
         assert any(line.startswith(title) for line in caplog.messages)
 
 
-async def test_expired_tokens_and_accounts_without_a_member_go_and_nothing_else(tmp_path: Path) -> None:
+async def test_only_expired_tokens_and_accounts_without_a_member_are_deleted(tmp_path: Path) -> None:
     now = time.time()
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
         await cluster.put(
@@ -138,7 +138,7 @@ def test_the_accounts_of_a_group_are_found_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "age", "is_orphan"),
     [
-        pytest.param("web.vm.k7q2x-1", GRACE + 1, False, id="one whose Member is there"),
+        pytest.param("web.vm.k7q2x-1", GRACE + 1, False, id="one with its Member"),
         pytest.param("web.vm.k7q2x-2", GRACE + 1, True, id="one without a Member"),
         pytest.param("web.vm.k7q2x-2", GRACE, False, id="one whose Member may not be in the cache yet"),
         pytest.param("web.join.k7q2x-2", GRACE + 1, False, id="the account of a join token"),
@@ -146,7 +146,7 @@ def test_the_accounts_of_a_group_are_found_by_its_name() -> None:
         pytest.param("web.vm.k7q2x-2.x", GRACE + 1, False, id="one with more dots"),
     ],
 )
-def test_a_machines_account_goes_with_its_member(name: str, age: float, is_orphan: bool) -> None:
+def test_a_machines_account_without_its_member_is_an_orphan(name: str, age: float, is_orphan: bool) -> None:
     created = "2027-01-15T08:00:00Z"
     account = {"metadata": {"name": name, "creationTimestamp": created}}
     assert missing_member(account, {"web-k7q2x-1"}, NOW + age) == ("web-k7q2x-2" if is_orphan else None)

@@ -23,7 +23,7 @@ from exclave.join import refusals
 from exclave.join.join import join
 from exclave.member.record import load_join, load_membership, load_settings, store_eviction
 from exclave_sandbox.pki import make_anchor, make_issuer
-from support.fake_controller import Controller, open_fake_controller
+from support.fake_controller import FakeController, open_fake_controller
 from support.faults import NameServers
 from support.mesh import ADDRESS, NAMESPACE, RECORD
 
@@ -44,7 +44,7 @@ async def join_here(token: JoinToken, config: Config, now: Callable[[], float] =
 class Requests:
     """The requests that joining sends, those of the controller left out; `before` and `after` see each."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, controller: Controller) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, controller: FakeController) -> None:
         self.asked: list[str] = []
         self.before: Callable[[str], None] = lambda _: None
         self.after: Callable[[str], None] = lambda _: None

@@ -1,7 +1,7 @@
-"""A controller as far as joining needs one: it admits Members as they appear, or refuses them, over the sandbox's API.
+"""A controller that only does what a join needs: it admits or refuses Members, on the sandbox's API server.
 
-It does in one write what the real one does: account, Lease and ExternalWorkload first, then condition, certificate,
-sealed credential and settings together. The real controller's own tests are elsewhere.
+As the real one it makes account, Lease and ExternalWorkload first, then writes condition, certificate, sealed
+credential and settings at once.
 
     async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
@@ -81,8 +81,8 @@ def sign(issuer: Authority, csr: str, settings: Settings) -> str:
 
 
 @dataclass
-class Controller:
-    """Admits Members while `admits`, unless `refuses` (reason, message); `spoil` changes a status before it goes."""
+class FakeController:
+    """Admits Members while `admits`, unless `refuses` (reason, message). `spoil` changes a status before it is written."""
 
     api: RunningApiServer
     cluster: Cluster
@@ -95,8 +95,8 @@ class Controller:
         self.issuer = make_issuer(self.anchor)
         self.settings = make_settings(self.anchor.pem)
 
-    async def furnish(self) -> None:
-        """What is there before anybody joins."""
+    async def create_objects(self) -> None:
+        """Create what exists before a join."""
         for name in (NAMESPACE, VMS):
             await self.put(NAMESPACES, None, name)
         await self.put(CLUSTER_ROLE_BINDINGS, None, "machines", **BINDING)
@@ -104,7 +104,7 @@ class Controller:
         await self.put(CONFIG_MAPS, NAMESPACE, f"exclave-mesh.{GROUP}", data=data)
 
     async def put(self, resource: Resource, namespace: str | None, name: str, **body: Any) -> None:
-        """Have an object; nothing happens if it is there."""
+        """Create an object unless it exists."""
         typed = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}}
         try:
             await self.cluster.send(create(resource, namespace, typed | body))
@@ -112,7 +112,7 @@ class Controller:
             assert refusal.status == 409, refusal
 
     async def mint(self, account: str) -> str:
-        """A token of an account of machines."""
+        """A token of a machine's account."""
         answer = await self.cluster.send(create_token(VMS, account, 3600))
         return str(answer["status"]["token"])
 
@@ -124,11 +124,11 @@ class Controller:
         return JoinToken(access.servers, access.ca, NAMESPACE, GROUP, token, time.time() + expires_in)
 
     async def revoke(self, account: str) -> None:
-        """Delete an account of machines; its tokens die with it."""
+        """Delete a machine's account, which ends its tokens."""
         await self.cluster.send(delete(SERVICE_ACCOUNTS, VMS, account))
 
     def find(self, resource: Resource, name: str) -> Object | None:
-        """What the store holds, in the group's namespace."""
+        """An object of the group's namespace, None if there is none."""
         kind = next(kind for kind in kinds.KINDS if kind.resource == resource)
         return self.api.server.store.find(kind, NAMESPACE, name)
 
@@ -148,15 +148,15 @@ class Controller:
         raise AssertionError
 
     async def serve(self) -> None:
-        """Deal with new Members for ever, and take the credential away at the first heartbeat."""
+        """Admit or refuse new Members for ever, and remove a credential at the first heartbeat."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._take_back)
+            nursery.start_soon(self._remove_credentials)
             async with self.cluster.watch(MEMBERS, NAMESPACE) as events:
                 async for event in events:
                     if isinstance(event, Upserted):
-                        await self._see(view_member(event.object))
+                        await self._observe(view_member(event.object))
 
-    async def _see(self, view: MemberView) -> None:
+    async def _observe(self, view: MemberView) -> None:
         if view.admitted is not None:
             return
         if self.refuses is not None:
@@ -184,7 +184,7 @@ class Controller:
         self.spoil(status)
         await self._write(view.name, status)
 
-    async def _take_back(self) -> None:
+    async def _remove_credentials(self) -> None:
         async with self.cluster.watch(LEASES, NAMESPACE) as events:
             async for event in events:
                 if isinstance(event, Upserted) and event.object["spec"].get("renewTime"):
@@ -198,12 +198,12 @@ class Controller:
 
 
 @asynccontextmanager
-async def open_fake_controller(directory: Path) -> AsyncIterator[Controller]:
-    """An API server and a controller over it."""
+async def open_fake_controller(directory: Path) -> AsyncIterator[FakeController]:
+    """An API server and a fake controller."""
     async with running_apiserver(directory) as api:
         async with open_cluster(api.access, lambda: api.admin_token) as cluster:
-            controller = Controller(api, cluster, make_anchor())
-            await controller.furnish()
+            controller = FakeController(api, cluster, make_anchor())
+            await controller.create_objects()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(controller.serve)
                 yield controller

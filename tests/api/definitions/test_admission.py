@@ -1,4 +1,4 @@
-"""The policies as objects; what they refuse is asked of real API servers in tests/peers."""
+"""The policies as objects. tests/peers tries what they refuse on real API servers."""
 
 import copy
 import re
@@ -59,7 +59,7 @@ def test_the_limits_are_for_the_controller_of_this_installation() -> None:
     assert condition["expression"].endswith("'system:serviceaccount:elsewhere:exclave-controller'")
 
 
-def test_everything_that_a_machine_may_write_is_watched_in_every_version() -> None:
+def test_the_policy_covers_all_that_a_machine_may_write_in_every_version() -> None:
     rules = spec(MACHINES_POLICY)["matchConstraints"]["resourceRules"]
     watched = {f"{rule['apiGroups'][0]}/{resource}" for rule in rules for resource in rule["resources"]}
     assert watched >= {
@@ -98,7 +98,7 @@ def test_what_marks_an_external_workload_is_what_the_controller_writes() -> None
     assert (GROUP_LABEL, PORTS_FINALIZER) == (register.GROUP_LABEL, register.PORTS_FINALIZER)
 
 
-def test_everything_that_the_controller_makes_or_removes_is_limited() -> None:
+def test_the_policy_covers_all_that_the_controller_creates_or_deletes() -> None:
     rules = spec(CONTROLLER_POLICY)["matchConstraints"]["resourceRules"]
     assert {resource for rule in rules for resource in rule["resources"]} == {
         "members", "workloadgroups", "externalworkloads", "externalworkloads/status", "leases", "serviceaccounts",
@@ -114,7 +114,7 @@ OTHERWISE = f"is not as this version of exclave installs it; {AGAIN}"
 
 
 def installed() -> dict[str, Object]:
-    """As an API server gives them back."""
+    """As an API server returns them."""
     found = {f"{one['kind']} {one['metadata']['name']}": copy.deepcopy(one) for one in OBJECTS}
     for one in found.values():
         one["metadata"] |= {"uid": "u", "generation": 1}
@@ -132,7 +132,7 @@ def spec_of(name: str) -> Callable[[dict[str, Object]], Any]:
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Object]], Any], str | None]] = {
-    "as an API server gives them back": (lambda found: None, None),
+    "as an API server returns them": (lambda found: None, None),
     "a policy is gone": (lambda found: found.pop(POLICY), f"{POLICY} is missing; {AGAIN}"),
     "its binding is gone": (lambda found: found.pop(BINDING), f"{BINDING} is missing; {AGAIN}"),
     "it is being deleted": (
@@ -144,7 +144,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Object]], Any], str | None]] = {
         lambda found: found[POLICY]["spec"]["matchConditions"].append({"name": "x", "expression": "false"}),
         f"{POLICY} {OTHERWISE}",
     ),
-    "it looks at some namespaces only": (
+    "it covers some namespaces only": (
         lambda found: found[POLICY]["spec"]["matchConstraints"].update(namespaceSelector={"matchLabels": {"a": "b"}}),
         f"{POLICY} {OTHERWISE}",
     ),

@@ -25,8 +25,8 @@ HELD = {
     [
         pytest.param("", 0.0, True, id="nobody's"),
         pytest.param("me", 0.0, True, id="ours"),
-        pytest.param("other", DURATION - 0.1, False, id="another's who was heard lately"),
-        pytest.param("other", DURATION, True, id="another's who is silent"),
+        pytest.param("other", DURATION - 0.1, False, id="another's that was renewed lately"),
+        pytest.param("other", DURATION, True, id="another's that was not renewed"),
     ],
 )
 def test_when_a_lease_may_be_acquired(holder: str, silent: float, may: bool) -> None:

@@ -94,7 +94,7 @@ async def test_a_leader_that_ends_in_order_releases_its_lease(tmp_path: Path, au
 
 
 class LosesAnswers:
-    """A cluster that carries out what it is asked to, and whose answer to the next change never comes."""
+    """A cluster that executes all requests, but never answers the next write."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.written = trio.Event()

@@ -66,12 +66,12 @@ def config(values: Any) -> dict[str, Any]:
         pytest.param(
             {"proxy": VALUES["proxy"] | {"opaquePorts": 3306, "image": {"version": 2.15}}, "clusterNetworks": "::/0,"},
             {"opaque_ports": "3306", "proxy_version": "2.15", "cluster_networks": ("::/0",)},
-            id="what YAML takes for a number is a text",
+            id="a text that YAML reads as a number",
         ),
         pytest.param(
             {"proxy": {"image": {"version": ""}}},
             {"proxy_version": "edge-26.8.1", "inbound_policy": "all-unauthenticated", "opaque_ports": ""},
-            id="the proxy is of Linkerd's version unless told, with the chart's defaults",
+            id="without values of its own the proxy has Linkerd's version and the chart's defaults",
         ),
         pytest.param(
             {"proxy": None, "linkerdVersion": None},
@@ -110,7 +110,7 @@ def test_linkerd_config(changes: dict[str, Any], wanted: dict[str, Any]) -> None
         pytest.param(
             {"data": {"values": yaml.safe_dump(VALUES | {"proxy": None}) + YAML_BOMB}},
             "ConfigMap linkerd-config: opaquePorts: a text was expected, found list",
-            id="a few lines of YAML that stand for a list of billions",
+            id="a few lines of YAML that expand to a list of billions",
         ),
         pytest.param(
             config(VALUES | {"proxy": "deny"}),
@@ -130,7 +130,7 @@ def test_a_config_that_cannot_be_read_names_what_is_missing(found: dict[str, Any
     assert str(refused.value) == text
 
 
-def test_anchors_are_passed_on_as_they_stand() -> None:
+def test_anchors_are_published_unchanged() -> None:
     text = "# ours\n" + mesh().anchor.pem
     assert read_anchors({"data": {"ca-bundle.crt": text}}) == text
 
@@ -170,7 +170,7 @@ def test_a_malformed_endpoint_slice_is_reported_and_the_others_count(change: dic
     assert reported == [bad, bad]
 
 
-def test_the_control_plane_is_who_is_ready_behind_its_services() -> None:
+def test_the_control_plane_has_the_addresses_of_ready_pods() -> None:
     linkerd = [
         part("linkerd-dst-headless", {"addresses": ["10.42.0.9"], "conditions": {"ready": True}}),
         part(
@@ -189,7 +189,7 @@ def test_the_control_plane_is_who_is_ready_behind_its_services() -> None:
     )
 
 
-def test_where_nobody_is_ready_it_is_whoever_may_be_again() -> None:
+def test_without_ready_pods_it_has_the_addresses_of_all_pods() -> None:
     unready = [
         {"addresses": ["10.42.0.2"], "conditions": {"ready": False}},
         {"addresses": ["10.42.0.3"], "conditions": {"ready": False}},
@@ -199,7 +199,7 @@ def test_where_nobody_is_ready_it_is_whoever_may_be_again() -> None:
     assert found == ControlPlane(("10.42.0.2", "10.42.0.3"), ("10.42.0.4",), ())
 
 
-def test_where_nobody_is_left_the_last_good_addresses_stay_each_for_itself() -> None:
+def test_a_service_without_pods_keeps_its_last_good_addresses() -> None:
     before = ControlPlane(("10.42.0.2",), ("10.42.0.3",), ("10.42.0.4",))
     assert last_good(ControlPlane(), before) == before
     assert last_good(ControlPlane(policy=("10.42.0.9",)), before) == replace(before, policy=("10.42.0.9",))

@@ -70,7 +70,7 @@ ROWS: dict[str, Row] = {
 
 
 @pytest.mark.parametrize(("found", "anchors", "issuer", "published", "faults"), ROWS.values(), ids=ROWS)
-def test_what_is_gone_on_with(
+def test_the_pair_that_is_used(
     found: dict[str, object] | None,
     anchors: dict[str, object] | None,
     issuer: x509.Certificate,

@@ -1,4 +1,4 @@
-"""Which groups are accepted, and what is written to say so."""
+"""Which groups are accepted, and what is written to their status."""
 
 from typing import Any
 
@@ -82,9 +82,12 @@ def test_a_group_gets_finalizer_and_condition_once() -> None:
 
 @pytest.mark.parametrize(
     ("members", "is_released"),
-    [pytest.param(1, False, id="one with members stays"), pytest.param(0, True, id="one without goes")],
+    [
+        pytest.param(1, False, id="one with members"),
+        pytest.param(0, True, id="one without members"),
+    ],
 )
-def test_a_deleted_group_is_let_go_when_its_last_member_has_gone(members: int, is_released: bool) -> None:
+def test_a_deleted_group_is_released_after_its_last_member(members: int, is_released: bool) -> None:
     found = group(metadata={"deletionTimestamp": "now", "finalizers": ["a.b/c", "exclave.dev/group"]})
     condition = accepted_condition(found, [], members=members, refused_namespace=False)
     work = group_patches(found, condition, members=members, now=NOW)

@@ -1,4 +1,4 @@
-"""Who may be a member: each reason with its words, which the joining machine and its admin read."""
+"""Who may be a member: each reason with its message, which the joining machine and its admin read."""
 
 from dataclasses import replace
 from typing import Any
@@ -143,16 +143,16 @@ def test_judgement(spec: dict[str, Any], changes: dict[str, Any], wanted: AdmitR
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"group": None}, id="its group is gone"),
+        pytest.param({"group": None}, id="its group was deleted"),
         pytest.param(several("192.0.2.0/24"), id="its address is no longer in the group's networks"),
         pytest.param({"neighbours": (TWIN, HOLDER)}, id="a clone lives"),
     ],
 )
-def test_who_was_admitted_stays_so_though(changes: dict[str, Any]) -> None:
+def test_an_admitted_member_stays_admitted_although(changes: dict[str, Any]) -> None:
     assert admit(make_snapshot(with_status(make_member(), ADMITTED), **changes)) == YES
 
 
-def test_who_was_refused_is_judged_again() -> None:
+def test_a_refused_member_may_be_admitted_later() -> None:
     refused = Condition("Admitted", False, "AddressInUse", "taken")
     assert admit(make_snapshot(with_status(make_member(), refused))) == YES
 
@@ -170,11 +170,11 @@ ORDER = {
 
 
 @pytest.mark.parametrize(("first", "second"), ORDER.values(), ids=ORDER)
-def test_of_two_that_stand_at_one_address(first: dict[str, Any], second: dict[str, Any]) -> None:
+def test_the_earlier_of_two_members_at_one_address_owns_it(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert replace(HOLDER, **first).rank_at(ADDRESS) < replace(HOLDER, **second).rank_at(ADDRESS)
 
 
-def test_one_that_stands_there_already_is_refused_only_for_whoever_is_before_it() -> None:
+def test_a_member_at_an_address_is_refused_only_for_an_earlier_one() -> None:
     snapshot = settled_snapshot(serving=True)
     later = replace(HOLDER, has_ports=True, displaced=True)
     assert address_refusal(snapshot.replaced(neighbours=(later,)), GROUP) is None
@@ -185,7 +185,7 @@ def test_one_that_stands_there_already_is_refused_only_for_whoever_is_before_it(
 
 
 @pytest.mark.parametrize("change", [{"live": False}, {"leaving": True}, {"address": "10.77.0.9"}], ids=str)
-def test_ports_wait_until_nobody_elses_are_listed_at_the_address_though_it_is_free(change: dict[str, Any]) -> None:
+def test_ports_wait_until_no_other_member_lists_ports_at_the_address(change: dict[str, Any]) -> None:
     other = replace(HOLDER, has_ports=True, **change)
     snapshot = settled_snapshot(neighbours=(other,))
     assert address_refusal(snapshot, GROUP) is None and is_listed_elsewhere(snapshot, GROUP)

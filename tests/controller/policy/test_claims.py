@@ -1,4 +1,4 @@
-"""Who holds an address: what a member may claim, and what a stolen machine or token can do with it at most."""
+"""Who owns an address: what a member may claim, and the most that a stolen machine or token can do with it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ def test_members_are_found_by_machine_and_by_each_stated_or_listed_address() -> 
     assert claims.sharing_with(("shop", "nobody")) == ()
 
 
-def test_whoever_shares_what_was_or_is_claimed_is_concerned_by_a_change_and_nobody_by_none() -> None:
+def test_a_change_concerns_members_that_share_an_old_or_new_claim() -> None:
     claims = Claims()
     claims.refresh(A, one(A, "m1", "a1"))
     claims.refresh(B, one(B, "m2", "a2"))
@@ -103,7 +103,7 @@ def test_a_network_that_is_none_is_an_error() -> None:
         lies_within(HERS, ("10.77.0.1/24",))
 
 
-# What a stolen machine can do at most. Each row: what happens, with whose ports listed at the victim's address then.
+# What a stolen machine can do at most. Each row: what happens, and whose ports are listed at the victim's address then.
 
 
 def stolen(victim: str = VICTIM, thief: str = THIEF, **networks: tuple[str, ...]) -> Fleet:
@@ -283,7 +283,7 @@ def test_two_that_swap_their_addresses_do_not_wait_for_each_other() -> None:
 
 
 def test_machines_behind_one_translation_with_equal_private_addresses_are_one_address_to_the_cluster() -> None:
-    """Pods know one route to it, and Linkerd looks ports up by address alone."""
+    """Pods have one route to it, and Linkerd looks ports up by address alone."""
     fleet = Fleet()
     fleet.join("web-aaaaa-1", "10.77.0.5")
     fleet.join("pay-bbbbb-1", "10.77.0.5")

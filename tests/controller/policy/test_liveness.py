@@ -26,7 +26,7 @@ KEYS = [("shop", f"web-k7q2x-{number}") for number in range(1, 7)]
 
 
 def live(ages: dict[int, float | None], before: set[int], watching_for: float = 3600.0) -> set[int]:
-    """Numbers of live members, from how long ago each Lease was seen to change; None: it was never renewed."""
+    """Numbers of live members, from how long ago each Lease changed; None: it was never renewed."""
     observations = {
         KEYS[number]: LeaseObservation(None if age is None else "t", NOW - (age or 0.0)) for number, age in ages.items()
     }
@@ -38,20 +38,20 @@ def live(ages: dict[int, float | None], before: set[int], watching_for: float = 
 @pytest.mark.parametrize(
     ("ages", "before", "watching_for", "wanted"),
     [
-        pytest.param({0: 5.0}, {0}, 3600.0, {0}, id="whose Lease changed is live"),
-        pytest.param({0: 30.0}, {0}, 3600.0, {0}, id="three intervals are waited for"),
-        pytest.param({0: 30.1}, {0}, 3600.0, set(), id="and no longer"),
-        pytest.param({0: 0.0}, set(), 3600.0, {0}, id="who comes back is live at once"),
+        pytest.param({0: 5.0}, {0}, 3600.0, {0}, id="a member whose Lease changed is live"),
+        pytest.param({0: 30.0}, {0}, 3600.0, {0}, id="silence of three intervals is allowed"),
+        pytest.param({0: 30.1}, {0}, 3600.0, set(), id="longer silence is not"),
+        pytest.param({0: 0.0}, set(), 3600.0, {0}, id="a member that renews again is live at once"),
         pytest.param({0: None}, set(), 3600.0, set(), id="an empty Lease is no heartbeat"),
-        pytest.param({0: 500.0}, {0}, 20.0, {0}, id="what could not be seen while the watch was away does not count"),
-        pytest.param({}, {0}, 3600.0, set(), id="without a Lease nobody is live"),
-        pytest.param({0: 99.0, 1: 99.0, 2: 5.0}, {0, 1, 2}, 3600.0, {2}, id="two of three are too few for a storm"),
+        pytest.param({0: 500.0}, {0}, 20.0, {0}, id="time without a working watch is no silence"),
+        pytest.param({}, {0}, 3600.0, set(), id="without a Lease no member is live"),
+        pytest.param({0: 99.0, 1: 99.0, 2: 5.0}, {0, 1, 2}, 3600.0, {2}, id="two of three are too few for one event"),
         pytest.param(
             {0: 99.0, 1: 99.0, 2: 99.0},
             {0, 1, 2},
             3600.0,
             {0, 1, 2},
-            id="three of three are a storm, nobody goes",
+            id="three of three are one event and stay live",
         ),
         pytest.param(
             {0: 99.0, 1: 99.0, 2: 99.0, 3: 1.0, 4: 1.0, 5: 1.0},
@@ -65,10 +65,10 @@ def live(ages: dict[int, float | None], before: set[int], watching_for: float = 
             {0, 1, 2, 3, 4},
             3600.0,
             {0, 1, 2, 3, 4},
-            id="more than half of the fleet is a storm",
+            id="more than half of the fleet is one event",
         ),
         pytest.param(
-            {0: 99.0, 1: 99.0, 2: 99.0, 3: 1.0}, {3}, 3600.0, {3}, id="who was dead before the storm stays so"
+            {0: 99.0, 1: 99.0, 2: 99.0, 3: 1.0}, {3}, 3600.0, {3}, id="a member that was silent before stays silent"
         ),
     ],
 )
@@ -77,7 +77,7 @@ def test_live(ages: dict[int, float | None], before: set[int], watching_for: flo
 
 
 @given(st.dictionaries(st.integers(0, 5), st.one_of(st.none(), st.floats(0, 100))), st.sets(st.integers(0, 5)))
-def test_nobody_is_live_without_a_reason(ages: dict[int, float | None], before: set[int]) -> None:
+def test_members_are_live_by_their_lease_or_all_together(ages: dict[int, float | None], before: set[int]) -> None:
     found = live(ages, before)
     fresh = {number for number, age in ages.items() if age is not None and age <= 30.0}
     lost = (before & set(ages)) - fresh
@@ -128,8 +128,8 @@ def observed(*holders: str) -> Holders:
         pytest.param(["a"], None, id="one machine"),
         pytest.param(["a", "a", "a"], None, id="one machine, again and again"),
         pytest.param(["a", "b", "c"], None, id="one machine that boots again and again"),
-        pytest.param(["a", "b", "a"], ("a", "b"), id="two that take turns"),
-        pytest.param(["a", "b", "a", "b"], ("a", "b"), id="two that go on with it"),
+        pytest.param(["a", "b", "a"], ("a", "b"), id="two machines that take turns"),
+        pytest.param(["a", "b", "a", "b"], ("a", "b"), id="two machines that continue to take turns"),
         pytest.param(["a", "", "a"], None, id="a Lease that was emptied"),
     ],
 )

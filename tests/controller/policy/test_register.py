@@ -1,4 +1,4 @@
-"""The ExternalWorkload as it shall be, and the patch that makes any other into it."""
+"""The wanted ExternalWorkload, and the patch that leads to it."""
 
 import copy
 from dataclasses import replace
@@ -72,7 +72,7 @@ def test_a_refused_address_costs_the_ports_and_is_not_written(address: str) -> N
     assert wanted["spec"]["workloadIPs"] == [{"ip": "10.77.0.20"}]
 
 
-def test_none_is_made_for_an_address_that_is_refused() -> None:
+def test_no_external_workload_is_created_for_a_refused_address() -> None:
     assert register(make_snapshot(make_member(addresses=["192.0.2.7"])), GROUP, MESH) is None
 
 
@@ -95,7 +95,7 @@ def test_ports_are_not_listed_while_anothers_are_at_the_address() -> None:
     [
         pytest.param(True, True, False, True, id="a live member that serves is listed"),
         pytest.param(False, True, False, False, id="one that does not serve is not"),
-        pytest.param(True, False, False, False, id="nor one whose heartbeats stopped"),
+        pytest.param(True, False, False, False, id="not one whose heartbeats stopped"),
         pytest.param(True, True, True, False, id="nor one that is being deleted"),
     ],
 )
@@ -117,9 +117,9 @@ NEW, OLD = "d" * 64, "0" * 64
         pytest.param([8080], NEW, NEW, [8080, 9090], id="and comes then"),
         pytest.param([8080], OLD, OLD, [8080], id="also while its settings are not published"),
         pytest.param([], OLD, NEW, [8080, 9090], id="where none is listed nothing waits"),
-        pytest.param([7070], OLD, NEW, [], id="a port that is no longer the group's goes at once"),
-        pytest.param([], "", NEW, [8080, 9090], id="one that has not said what it has loaded is believed to have it"),
-        pytest.param([8080], OLD, None, [8080, 9090], id="so is one while nobody knows what is published"),
+        pytest.param([7070], OLD, NEW, [], id="a port that left the group is withdrawn at once"),
+        pytest.param([], "", NEW, [8080, 9090], id="a member that does not report its settings gets all ports"),
+        pytest.param([8080], OLD, None, [8080, 9090], id="so does one while the published settings are unknown"),
     ],
 )
 def test_a_port_is_listed_once_the_member_has_loaded_it(
@@ -155,7 +155,7 @@ def test_a_zone_that_no_label_can_hold_is_left_out(zone: str) -> None:
     assert labels == {"app": "web", "exclave.dev/group": "web"}
 
 
-def test_a_label_that_the_group_or_the_machine_has_no_more_goes_and_somebody_elses_stays() -> None:
+def test_removed_labels_of_group_and_machine_are_deleted_and_other_labels_stay() -> None:
     spec = replace(GROUP.spec, labels={"app": "web", "tier": "front"})
     wider = make_snapshot(make_member(facts={"zone": "eu-1a"}), group=replace(GROUP, spec=spec))
     found = wanted(wider, replace(GROUP, spec=spec))
@@ -177,7 +177,7 @@ def test_one_of_an_older_version_has_its_labels_still_and_lists_them_from_now_on
     assert request.body == {"metadata": {"annotations": {"exclave.dev/labels": "app,exclave.dev/group"}}}
 
 
-def test_it_is_made_if_there_is_none() -> None:
+def test_a_missing_external_workload_is_created() -> None:
     request = register(make_snapshot(), GROUP, MESH)
     assert request is not None
     assert (request.verb, request.body) == ("create", wanted(make_snapshot()))

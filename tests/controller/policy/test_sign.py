@@ -1,4 +1,4 @@
-"""What a certificate says, whatever its CSR asks for; and that the machine's own check accepts it."""
+"""The content of a certificate, whatever its CSR asks for. The machine's own check accepts it."""
 
 import pytest
 from cryptography import x509

@@ -1,4 +1,4 @@
-"""What the controller knows, read from objects of any shape."""
+"""Snapshots that are read from objects of any shape."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_a_sealed_credential_does_not_show() -> None:
     [
         pytest.param(None, (), id="none has no ports"),
         pytest.param({"spec": None}, (), id="nor one without a spec"),
-        pytest.param({"spec": {"ports": None}}, (), id="nor one whose list is absent"),
+        pytest.param({"spec": {"ports": None}}, (), id="one without a list"),
         pytest.param({"spec": {"ports": [{"port": 80}, {"name": "db", "port": 5432}]}}, (80, 5432), id="in order"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The controller's policy: which step follows from what is known, and a whole life played through."""
+"""The controller's policy: the next transition of a snapshot, and members from join to removal."""
 
 from dataclasses import replace
 from typing import Any
@@ -71,7 +71,7 @@ def deleted_by_others(ports: int) -> MemberSnapshot:
 
 
 SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
-    "before anything is made for it, a Member is held": (
+    "a Member gets a finalizer first": (
         make_snapshot(make_member(finalizer=False)),
         Action.ADD_FINALIZER,
     ),
@@ -84,34 +84,34 @@ SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
         settled_snapshot().replaced(member=with_status(make_member(finalizer=False), ADMITTED)),
         Action.ADD_FINALIZER,
     ),
-    "one that is admitted gets an account": (make_snapshot(), Action.MAKE_ACCOUNT),
+    "an admitted Member gets an account": (make_snapshot(), Action.MAKE_ACCOUNT),
     "then a Lease": (make_snapshot(has_account=True), Action.MAKE_LEASE),
-    "one that has a heartbeat has an account, though we did not see it made": (
+    "a Member with a heartbeat has an account": (
         settled_snapshot(has_account=False),
         None,
     ),
     "a member for whom everything is done is left alone": (settled_snapshot(), None),
     "also one that is listed": (settled_snapshot(serving=True), None),
     "an admitted one whose group is gone is left alone": (settled_snapshot(group=None, settings_digest=None), None),
-    "so it is while Linkerd's settings cannot be read": (settled_snapshot(mesh=None), None),
-    "one that asks to join is told why it waits": (
+    "also while Linkerd's settings cannot be read": (settled_snapshot(mesh=None), None),
+    "a Member that waits for an issuer has the reason in its status": (
         make_snapshot(mesh=None, mesh_fault="there is no issuer"),
         WriteStatus({"status": {"conditions": [make_condition(NOT_READY, NOW)]}}),
     ),
     "a new CSR is signed": (new_csr(), Action.SIGN),
-    "a ready one whose heartbeats stopped gets no traffic": (
+    "a ready member whose heartbeats stopped becomes not ready": (
         not_live(),
         MarkNotReady("NotLive", "no heartbeat for three intervals"),
     ),
-    "one that others delete is emptied first": (deleted_by_others(1), Action.EMPTY_PORTS),
-    "and then waited for": (deleted_by_others(0), RecheckAfter(10.0)),
+    "the ports of an ExternalWorkload that others delete are emptied first": (deleted_by_others(1), Action.EMPTY_PORTS),
+    "then there is a pause": (deleted_by_others(0), RecheckAfter(10.0)),
     "one that never sent a heartbeat is deleted after ten minutes": (
         make_snapshot(make_member(601.0)),
         DeleteMember("it never sent a heartbeat"),
     ),
     "but not before": (make_snapshot(make_member(599.0)), Action.MAKE_ACCOUNT),
-    "one that is being deleted is undone": (make_snapshot(make_member(deleting=True)), Action.DELETE_ACCOUNT),
-    "one that others still hold is not our business": (
+    "a deleted Member is removed": (make_snapshot(make_member(deleting=True)), Action.DELETE_ACCOUNT),
+    "a deleted Member without our finalizer is left alone": (
         make_snapshot(make_member(deleting=True, finalizer=False)),
         None,
     ),
@@ -123,20 +123,20 @@ SCENARIOS: dict[str, tuple[MemberSnapshot, Transition]] = {
         make_snapshot(with_status(make_member(601.0, **OUTSIDE), REFUSED)),
         DeleteMember(REFUSED.message),
     ),
-    "new settings are named": (
+    "new settings are written to the status": (
         settled_snapshot(settings_digest="e" * 64),
         WriteStatus({"status": {"settings": "e" * 64}}),
     ),
-    "a digest that we do not know takes nothing away": (settled_snapshot(settings_digest=None), None),
+    "an unknown digest removes nothing": (settled_snapshot(settings_digest=None), None),
 }
 
 
 @pytest.mark.parametrize(("snapshot", "transition"), SCENARIOS.values(), ids=SCENARIOS)
-def test_step(snapshot: MemberSnapshot, transition: Transition) -> None:
+def test_the_next_transition(snapshot: MemberSnapshot, transition: Transition) -> None:
     assert next_transition(snapshot) == transition
 
 
-def test_a_refusal_is_written_once_with_its_words() -> None:
+def test_a_refusal_is_written_once_with_its_message() -> None:
     transition = next_transition(make_snapshot(make_member(**OUTSIDE)))
     assert isinstance(transition, WriteStatus)
     (condition,) = transition.patch["status"]["conditions"]
@@ -166,7 +166,7 @@ def test_the_status_lists_ports_only_once_the_external_workload_does() -> None:
     assert transition == WriteStatus({"status": {"externalWorkload": {"uid": "workload-uid", "ports": [8080]}}})
 
 
-def test_the_credential_goes_at_the_first_heartbeat() -> None:
+def test_the_credential_is_removed_at_the_first_heartbeat() -> None:
     snapshot = settled_snapshot()
     transition = next_transition(
         snapshot.replaced(member=merge_patch(snapshot.member, {"status": {"credential": "eyJ"}}))
@@ -214,7 +214,7 @@ def label(transition: Transition) -> str:
 
 
 def play(snapshot: MemberSnapshot) -> tuple[list[str], MemberSnapshot]:
-    """Steps until there is none, and what is left."""
+    """The transitions until there is none, and the snapshot after them."""
     transitions: list[str] = []
     while (transition := next_transition(snapshot)) is not None:
         transitions.append(label(transition))
@@ -225,7 +225,7 @@ def play(snapshot: MemberSnapshot) -> tuple[list[str], MemberSnapshot]:
     return transitions, snapshot
 
 
-def test_a_life_from_joining_to_being_listed() -> None:
+def test_a_member_from_its_join_until_its_ports_are_listed() -> None:
     transitions, snapshot = play(make_snapshot(make_member(finalizer=False), settings_digest="d" * 64))
     made = ["AddFinalizer", "MakeAccount", "MakeLease", "PutWorkload", "Sign", "Seal", "WriteStatus"]
     assert transitions == made, "one write tells the machine everything"
@@ -244,7 +244,7 @@ def test_a_life_from_joining_to_being_listed() -> None:
     assert snapshot.member["status"]["externalWorkload"]["ports"] == [8080]
 
 
-def test_a_controller_that_crashed_between_any_two_steps_goes_on_to_the_same_end() -> None:
+def test_a_crash_between_any_two_transitions_changes_nothing_in_the_end() -> None:
     whole = make_snapshot(make_member(finalizer=False), settings_digest="d" * 64)
     _, wanted = play(whole)
     snapshot = whole
@@ -257,7 +257,7 @@ def test_a_controller_that_crashed_between_any_two_steps_goes_on_to_the_same_end
         assert register(found, GROUP, MESH) is None
 
 
-def test_one_that_was_admitted_is_served_on_though_it_would_be_refused_today() -> None:
+def test_an_admitted_member_that_would_be_refused_today_loses_only_its_ports() -> None:
     snapshot = settled_snapshot()
     stranger = merge_patch(snapshot.member, {"status": {"conditions": []}, "spec": OUTSIDE})
     assert next_transition(snapshot.replaced(member=stranger)) == DeleteMember(REFUSED.message)
@@ -275,7 +275,7 @@ NOT_LIVE_SINCE = with_status(
 )
 
 
-def test_one_that_is_not_heard_of_for_longer_than_its_group_waits_is_forgotten() -> None:
+def test_a_member_that_is_silent_for_longer_than_its_group_waits_is_deleted() -> None:
     snapshot = settled_snapshot(live=False).replaced(member=NOT_LIVE_SINCE)
     assert next_transition(snapshot.replaced(now=NOW - 60 + GROUP.spec.forget_after + 1)) == DeleteMember(
         "no heartbeat since 2027-01-15T07:59:00Z, for longer than its group waits"
@@ -288,7 +288,7 @@ HEIR = Neighbour(
 )
 
 
-def test_one_that_is_not_heard_of_goes_at_once_when_a_newcomer_of_its_group_has_its_address() -> None:
+def test_a_silent_member_is_deleted_at_once_when_a_new_member_of_its_group_has_its_address() -> None:
     snapshot = settled_snapshot(live=False).replaced(member=NOT_LIVE_SINCE)
     gone = DeleteMember("the living member shop/web-zzzzz-1 has its address 10.77.0.20")
     assert next_transition(snapshot.replaced(neighbours=(HEIR,))) == gone
@@ -302,12 +302,12 @@ def test_one_that_is_not_heard_of_goes_at_once_when_a_newcomer_of_its_group_has_
         pytest.param({"admitted_at": None}, id="one that is not admitted"),
         pytest.param({"name": "api-zzzzz-1"}, id="one of another group"),
         pytest.param({"namespace": "bank"}, id="one of another namespace"),
-        pytest.param({"listed_addresses": frozenset()}, id="one that only says so"),
+        pytest.param({"listed_addresses": frozenset()}, id="one without the address in its ExternalWorkload"),
         pytest.param({"live": False}, id="one that is silent itself"),
         pytest.param({"leaving": True}, id="one that is being deleted"),
     ],
 )
-def test_a_silent_member_is_removed_by_nobody_else(change: dict[str, Any]) -> None:
+def test_a_silent_member_is_not_deleted_for(change: dict[str, Any]) -> None:
     snapshot = settled_snapshot(live=False).replaced(member=NOT_LIVE_SINCE, neighbours=(replace(HEIR, **change),))
     assert not isinstance(next_transition(snapshot), DeleteMember)
 
@@ -369,7 +369,7 @@ def test_the_status_is_written_before_a_renewal_is_signed() -> None:
     assert transitions == ["PutWorkload", "WriteStatus", "Sign", "WriteStatus", "RecheckAfter"]
 
 
-def test_two_machines_as_one_member_are_a_condition_for_a_while() -> None:
+def test_two_machines_as_one_member_are_a_condition_until_one_is_silent() -> None:
     snapshot = settled_snapshot(clones=("host.b", "host.a"))
     transition = next_transition(snapshot)
     assert isinstance(transition, WriteStatus)
@@ -414,16 +414,21 @@ def workload(ports: int = 1, ready: bool = True, deleting: bool = False, finaliz
             workload(),
             None,
             MarkNotReady("Evicted", "the Member is being deleted"),
-            id="first it gets no traffic",
+            id="first it becomes not ready",
         ),
         pytest.param(workload(ready=False), None, Action.EMPTY_PORTS, id="then its ports are emptied"),
-        pytest.param(workload(0, False), 0.0, RecheckAfter(DRAIN), id="then clients have time to hear of it"),
-        pytest.param(workload(0, False), 4.0, RecheckAfter(DRAIN - 4), id="all the time"),
-        pytest.param(workload(0, False), None, RecheckAfter(DRAIN), id="also if nobody knows since when"),
+        pytest.param(workload(0, False), 0.0, RecheckAfter(DRAIN), id="then clients have time to notice"),
+        pytest.param(workload(0, False), 4.0, RecheckAfter(DRAIN - 4), id="the whole time"),
+        pytest.param(workload(0, False), None, RecheckAfter(DRAIN), id="also if the time is unknown"),
         pytest.param(workload(0, False), DRAIN, Action.DELETE_WORKLOAD, id="then it is deleted"),
-        pytest.param(workload(0, False, True), DRAIN, Action.RELEASE_WORKLOAD, id="and let go"),
-        pytest.param(workload(0, False, True, False), DRAIN, RecheckAfter(1.0), id="unless another holds it"),
-        pytest.param(workload(1, True, True), None, Action.EMPTY_PORTS, id="one that others delete is emptied first"),
+        pytest.param(workload(0, False, True), DRAIN, Action.RELEASE_WORKLOAD, id="then its finalizer is removed"),
+        pytest.param(workload(0, False, True, False), DRAIN, RecheckAfter(1.0), id="unless it has another finalizer"),
+        pytest.param(
+            workload(1, True, True),
+            None,
+            Action.EMPTY_PORTS,
+            id="one that others delete is emptied first",
+        ),
     ],
 )
 def test_retiring(found: Object, emptied_for: float | None, transition: Transition) -> None:
@@ -431,7 +436,7 @@ def test_retiring(found: Object, emptied_for: float | None, transition: Transiti
     assert retire_workload(make_snapshot(workload=found, emptied_at=emptied_at)) == transition
 
 
-def test_a_whole_undoing_walks_backwards_and_never_deletes_what_still_has_ports() -> None:
+def test_a_removal_empties_the_ports_before_it_deletes_anything_with_ports() -> None:
     snapshot = make_snapshot(make_member(deleting=True), workload=workload(), has_lease=True, has_account=True)
     transitions: list[Transition] = []
     while not transitions or transitions[-1] != Action.RELEASE_MEMBER:
@@ -450,6 +455,6 @@ def test_a_whole_undoing_walks_backwards_and_never_deletes_what_still_has_ports(
     ]
 
 
-def test_of_a_member_that_never_got_far_only_the_member_is_left_to_release() -> None:
+def test_a_member_without_objects_is_released_at_once() -> None:
     snapshot = make_snapshot(make_member(deleting=True), account_deleted=True)
     assert next_removal(snapshot) == Action.RELEASE_MEMBER

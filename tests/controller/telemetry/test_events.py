@@ -1,4 +1,4 @@
-"""What is told about a member, and when nothing is."""
+"""Which changes of a member are Events, and which are not."""
 
 from dataclasses import replace
 

@@ -60,7 +60,7 @@ def test_a_malformed_service_is_reported_and_the_others_are_found(bad: dict[str,
 
 
 class Warned:
-    """A warner over a cluster, and what it had told."""
+    """A warner over a cluster, and its Events."""
 
     def __init__(self, cluster: MeshCluster, groups: list[Group]) -> None:
         self.reported: list[tuple[str, str]] = []
@@ -88,7 +88,7 @@ async def test_each_is_warned_of_once_until_it_is_mended(tmp_path: Path) -> None
         assert one.reported == [("shop/web", text), ("shop/web", text)]
 
 
-async def test_a_group_that_is_made_again_is_warned_of_again(tmp_path: Path) -> None:
+async def test_a_new_group_of_the_same_name_is_warned_of_again(tmp_path: Path) -> None:
     async with open_mesh_cluster(tmp_path, controlled=False) as cluster:
         await cluster.admin.send(create(SERVICES, "shop", service(app="web")))
         groups = [GROUP]
