@@ -82,7 +82,7 @@ def sign(issuer: Authority, csr: str, settings: Settings) -> str:
 
 @dataclass
 class FakeController:
-    """Admits Members while `admits`, unless `refuses` (reason, message). `spoil` changes a status before it is written."""
+    """Admits Members while `admits`, unless `refuses` (reason, message). `spoil` changes a status before a write."""
 
     api: RunningApiServer
     cluster: Cluster
