@@ -12,11 +12,11 @@ def asked(*endings: Ending) -> Ending:
     return switch.value
 
 
-def test_who_ends_without_saying_how_undoes_nothing() -> None:
+def test_an_end_without_a_request_hands_over() -> None:
     assert asked() is Ending.HAND_OVER
 
 
-def test_the_first_to_ask_decides() -> None:
+def test_the_first_request_decides() -> None:
     for first in Ending:
         assert asked(first) is first
     assert asked(Ending.LEAVE, Ending.STOP) is Ending.LEAVE
@@ -29,7 +29,7 @@ def test_leaving_outranks_stopping() -> None:
     assert asked(Ending.STOP, Ending.LEAVE) is Ending.LEAVE
 
 
-async def test_who_waits_is_told() -> None:
+async def test_a_waiter_gets_the_ending() -> None:
     switch = EndingSwitch()
     told = []
 

@@ -1,4 +1,4 @@
-"""An admin of the sandbox's API server, which runs as the program that it is; and a namespace for each test."""
+"""An admin of the sandbox's API server, which runs as a process of its own, and a namespace for each test."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The shape of the command line, with a subject that is there for the test."""
+"""The shape of the command line, with a subject of the test's own."""
 
 import argparse
 from typing import Any
@@ -31,13 +31,13 @@ def parser() -> argparse.ArgumentParser:
         (["tree", "list", "-A", "-o", "wide"], {"all_namespaces": True, "output": "wide"}),
     ],
 )
-def test_common_options_may_stand_before_or_after(typed: list[str], found: dict[str, Any]) -> None:
+def test_common_options_may_be_before_or_after_the_verb(typed: list[str], found: dict[str, Any]) -> None:
     options = vars(parser().parse_args(typed))
     assert {key: options[key] for key in found} == found
 
 
 @pytest.mark.parametrize("typed", [[], ["tree"], ["tree", "fell", "-o", "yaml"], ["bush"]])
-def test_what_is_no_command_ends_with_2(typed: list[str]) -> None:
+def test_an_unknown_command_ends_with_2(typed: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parser().parse_args(typed)
     assert ended.value.code == 2
@@ -60,7 +60,5 @@ def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
         (["--as-group=[a,b]"], ["a", "b"]),
     ],
 )
-def test_groups_of_whom_is_impersonated_come_one_by_one_or_as_linkerds_list(
-    typed: list[str], groups: list[str]
-) -> None:
+def test_impersonated_groups_are_single_options_or_linkerds_list(typed: list[str], groups: list[str]) -> None:
     assert parse_groups(parser().parse_args([*typed, "tree", "grow"]).as_group) == groups

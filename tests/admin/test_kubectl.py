@@ -1,4 +1,4 @@
-"""The real kubectl against the sandbox's API server; what it says is held to in test_failure."""
+"""The real kubectl against the sandbox's API server; test_kubectl_errors has its texts."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from exclave.api.requests import CONFIG_MAPS, MEMBERS, NAMESPACES, SERVICE_ACCOU
 from exclave.cluster.credential import read_token_times
 from exclave.errors import ApiRefusal, ExclaveError, Fault
 from peers.conftest import Server
-from support.admin import KUBECTL, Admin, admin_of
+from support.admin import KUBECTL, Admin, admin_of, write_program
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def config_map(name: str, **labels: str) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": {"a": "1"}}
 
 
-def test_an_object_is_made_read_changed_and_deleted(kubectl: Kubectl, namespace: str) -> None:
+def test_an_object_is_created_read_changed_and_deleted(kubectl: Kubectl, namespace: str) -> None:
     assert kubectl.get(CONFIG_MAPS, namespace, "a") is None
     made = kubectl.create(CONFIG_MAPS, namespace, config_map("a"))
     assert kubectl.get(CONFIG_MAPS, namespace, "a") == made
@@ -54,7 +54,7 @@ def test_a_list_names_the_kind_of_each(kubectl: Kubectl, namespace: str) -> None
     }
 
 
-def test_a_kind_that_is_not_there_is_no_absent_object(kubectl: Kubectl, namespace: str) -> None:
+def test_a_missing_kind_is_an_error_unlike_a_missing_object(kubectl: Kubectl, namespace: str) -> None:
     unknown = Resource("exclave.dev", "v9", "ghosts", "Ghost")
     for ask in (lambda: kubectl.get(unknown, namespace, "a"), lambda: kubectl.list(unknown, namespace)):
         with pytest.raises(ApiRefusal) as refused:
@@ -62,7 +62,7 @@ def test_a_kind_that_is_not_there_is_no_absent_object(kubectl: Kubectl, namespac
         assert "it has no such kind" in refused.value.message
 
 
-def test_a_token_is_minted_for_the_life_asked_for(kubectl: Kubectl, namespace: str) -> None:
+def test_a_token_has_the_requested_lifetime(kubectl: Kubectl, namespace: str) -> None:
     manifest = join_account(namespace, "web", "k7q2x", 1, 0.0)
     kubectl.create(NAMESPACES, None, {"metadata": {"name": f"{namespace}-vms"}})
     kubectl.create(SERVICE_ACCOUNTS, manifest.namespace, manifest.body)
@@ -93,21 +93,20 @@ def test_a_ca_in_a_file_beside_the_kubeconfig_is_found(server: Server, tmp_path:
     assert admin.kubectl.cluster() == (server.url, server.ca)
 
 
-def test_a_kubeconfig_without_a_ca_names_none(server: Server, tmp_path: Path) -> None:
+def test_a_kubeconfig_without_a_ca_has_an_empty_one(server: Server, tmp_path: Path) -> None:
     admin = admin_of(server, tmp_path, **{"certificate-authority-data": "", "insecure-skip-tls-verify": True})
     assert admin.kubectl.cluster()[1] == ""
 
 
-def test_no_kubectl(tmp_path: Path) -> None:
+def test_a_missing_kubectl_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ExclaveError) as refused:
         Kubectl(binary=str(tmp_path / "kubectl")).list(MEMBERS)
     assert refused.value.message == f"the program {tmp_path / 'kubectl'} was not found on the PATH"
 
 
-def test_a_program_that_answers_something_else(tmp_path: Path) -> None:
+def test_an_answer_that_is_not_json_is_an_error(tmp_path: Path) -> None:
     program = tmp_path / "kubectl"
-    program.write_text("#!/bin/sh\necho hello\n")
-    program.chmod(0o755)
+    write_program(program, "echo hello")
     with pytest.raises(ExclaveError) as refused:
         Kubectl(binary=str(program)).list(MEMBERS, "shop")
     assert refused.value.message == "the API server did not answer in JSON when asked to list members in namespace shop"
@@ -116,8 +115,7 @@ def test_a_program_that_answers_something_else(tmp_path: Path) -> None:
 def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
     program, record = tmp_path / "kubectl", tmp_path / "record"
     answer = json.dumps({"status": {"token": "granted"}})
-    program.write_text(f"#!/bin/sh\necho \"$@\" >>{record}\ncat >/dev/null\necho '{answer}'\n")
-    program.chmod(0o755)
+    write_program(program, f"echo \"$@\" >>{record}\ncat >/dev/null\necho '{answer}'")
     kubectl = Kubectl("home", "/etc/kubeconfig", str(program))
     secret = base64.b64encode(b"secret").decode()
     assert kubectl.create_token("shop-vms", "web.join.k7q2x-1", 600) == "granted"
@@ -133,7 +131,7 @@ def test_no_argument_holds_a_body_or_a_token(tmp_path: Path) -> None:
     ]
 
 
-def test_nobody_is_reached(server: Server, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_an_error(server: Server, tmp_path: Path) -> None:
     admin = admin_of(server, tmp_path, server="https://127.0.0.1:1")
     with pytest.raises(ExclaveError) as refused:
         admin.kubectl.list(MEMBERS, "shop")

@@ -14,7 +14,7 @@ from exclave.admin import main
 from exclave.admin.main import FILES, NO_FILES, build_parser, complete, complete_for_kubectl
 from exclave.cli import main as cli
 from peers.conftest import Server
-from support.admin import KUBECTL, Admin, admin_of
+from support.admin import KUBECTL, Admin, admin_of, write_program
 from support.needs import need
 
 
@@ -32,7 +32,7 @@ def nobody(server: Server, tmp_path: Path) -> Admin:
         ("/usr/bin/exclave", "exclave admin"),
     ],
 )
-def test_help_begins_with_what_was_called(admin: Admin, called: str, name: str) -> None:
+def test_help_begins_with_the_name_of_the_program(admin: Admin, called: str, name: str) -> None:
     typed = Admin(admin.kubeconfig, called).type("--help")
     assert typed.code == 0
     assert typed.out.startswith(f"usage: {name} [-h]")
@@ -75,7 +75,7 @@ def test_a_failure_in_json_is_one_object(nobody: Admin) -> None:
     assert json.loads(typed.out)["error"]["word"] == "unreachable"
 
 
-def test_a_context_that_is_not_there(admin: Admin) -> None:
+def test_an_unknown_context_is_an_error(admin: Admin) -> None:
     typed = admin.type("member", "list", "-n", "shop", "--context", "nope")
     assert typed == (
         2,
@@ -85,7 +85,7 @@ def test_a_context_that_is_not_there(admin: Admin) -> None:
     )
 
 
-def test_without_kubectl(admin: Admin) -> None:
+def test_a_missing_kubectl_is_two_lines(admin: Admin) -> None:
     typed = admin.type("member", "list", "-n", "shop", search="/nowhere")
     assert typed == (
         2,
@@ -95,7 +95,9 @@ def test_without_kubectl(admin: Admin) -> None:
     )
 
 
-def test_what_nobody_foresaw_is_a_bug_and_quotes_nothing(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_is_a_bug_and_its_text_is_not_printed(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a secret")
 
@@ -113,7 +115,7 @@ def test_the_namespace_of_the_context_is_used(admin: Admin) -> None:
     assert admin.type("member", "list").err == "no members in namespace shop\n"
 
 
-def test_exclave_admin_is_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exclave_admin_is_another_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["exclave", "admin"])
     with pytest.raises(SystemExit) as ended:
         cli.main(["admin", "group", "--help"])
@@ -140,7 +142,7 @@ def test_bash_completes_a_verb(admin: Admin, tmp_path: Path) -> None:
     assert done.stdout.split() == ["evict"], done.stderr
 
 
-def test_the_parser_is_whole() -> None:
+def test_the_parser_has_every_subject() -> None:
     options = build_parser("x").parse_args(["member", "evict", "a", "b", "-n", "shop"])
     assert (options.names, options.namespace) == (["a", "b"], "shop")
 
@@ -156,12 +158,12 @@ ROWS: dict[str, tuple[list[str], list[str], int]] = {
     ),
     "an option's choices": (["member", "list", "-o", ""], ["json", "name", "wide", "yaml"], NO_FILES),
     "half a choice": (["group", "create", "web", "--capture", "c"], ["cluster"], NO_FILES),
-    "an option that takes a file": (["token", "create", "web", "--ca-file", ""], [], FILES),
+    "an option with a file": (["token", "create", "web", "--ca-file", ""], [], FILES),
     "after an option and its value": (["-n", "shop", "rotation", ""], ["status"], NO_FILES),
     "a value that is named as a command": (["-n", "member", "tok"], ["token"], NO_FILES),
     "an option without a value": (["member", "list", "-A", "--gr"], ["--group"], NO_FILES),
-    "a name, which only the cluster knows": (["member", "evict", "web-"], [], NO_FILES),
-    "what Linkerd alone asks for": (["_"], [], NO_FILES),
+    "a name, which is in the cluster only": (["member", "evict", "web-"], [], NO_FILES),
+    "a command for Linkerd alone": (["_"], [], NO_FILES),
     "an option of no command": (["--nonsense", "memb"], ["member"], NO_FILES),
 }  # fmt: skip
 
@@ -191,14 +193,12 @@ def test_kubectl_gets_a_word_a_line_and_the_directive(
         (["exclave", "member", "unc"], "uncordon\n:4\n"),
     ],
 )
-def test_kubectl_asks_and_hands_the_answer_to_the_shell(typed: list[str], answer: str, tmp_path: Path) -> None:
+def test_kubectl_prints_the_completions_for_the_shell(typed: list[str], answer: str, tmp_path: Path) -> None:
     need(KUBECTL.is_file(), f"kubectl has not been built: {KUBECTL}")
     for name in ("kubectl-exclave", "kubectl_complete-exclave"):
-        program = tmp_path / name
         function = "main" if name == "kubectl-exclave" else "complete_for_kubectl"
         run_main = f"from exclave.admin.main import {function}; raise SystemExit({function}())"
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{run_main}" "$@"\n')
-        program.chmod(0o755)
+        write_program(tmp_path / name, f'exec {shlex.quote(sys.executable)} -c "{run_main}" "$@"')
     agent = str(Path(main.__file__).parents[2])
     environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": agent}
     done = subprocess.run([KUBECTL, "__complete", *typed], capture_output=True, text=True, env=environment)

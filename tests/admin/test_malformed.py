@@ -1,4 +1,4 @@
-"""One object of another shape keeps an admin's commands from no other object."""
+"""An object of another shape affects no other object in an admin's commands."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ def test_a_group_is_shown_whatever_its_shape(found: Object, one: Object) -> None
 
 
 @given(damaged(GROUP), damaged(SERVICE))
-def test_what_surprises_about_a_group_is_told_whatever_the_shape_of_others(other: Object, service: Object) -> None:
+def test_warnings_about_a_group_do_not_depend_on_the_shape_of_others(other: Object, service: Object) -> None:
     spec = GroupSpec("api", ("10.0.0.0/8",), {"app": "web"}, (Port("http", 80),))
     found = group_warnings("api", spec, [other], [service, SERVICE], [{"metadata": {"name": "pod"}, "spec": 7}])
     assert "Service front sends to port 81, which group api does not serve" in "".join(found)
@@ -124,7 +124,7 @@ def test_a_check_ends_whatever_the_shape_of_an_object(found: Object, service: Ob
     assert group_rows([found, GROUP], [])
 
 
-def test_a_check_that_cannot_read_an_object_says_so_and_the_others_go_on() -> None:
+def test_a_check_that_cannot_read_an_object_fails_and_the_others_run() -> None:
     (row,) = _checked("every group is accepted", lambda: [].pop())
     assert (row.title, row.result) == ("every group is accepted", "error")
     assert row.problem.startswith("an object cannot be read: it has another shape than expected: IndexError")

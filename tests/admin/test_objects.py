@@ -64,7 +64,7 @@ def _allowed(rule: dict[str, list[str]]) -> set[str]:
     return {f"{verb} {kind}{name}" for verb in rule["verbs"] for kind in rule["resources"] for name in names}
 
 
-def test_a_machine_may_do_this_and_nothing_more() -> None:
+def test_a_machine_has_exactly_these_rights() -> None:
     found = {where: may for (who, where), may in rights(ALL).items() if who == MACHINE}
     assert found == {
         "shop": {
@@ -105,20 +105,20 @@ def test_the_controller_reads_one_secret_and_no_more_of_linkerd_than_it_publishe
     }
 
 
-def test_over_the_whole_cluster_the_controller_reads_and_undoes_and_makes_nothing() -> None:
+def test_in_the_whole_cluster_the_controller_creates_nothing() -> None:
     found = {where: may for (who, where), may in rights(ALL).items() if who == THE_CONTROLLER}
     assert {verb for verb, _, _ in (one.partition(" ") for one in found[None])} == {
         "get", "list", "watch", "patch", "delete",
     }  # fmt: skip
 
 
-def test_nobody_gets_secrets_roles_or_wildcards_over_the_whole_cluster() -> None:
+def test_no_right_in_the_whole_cluster_is_to_secrets_roles_or_wildcards() -> None:
     for (_, where), may in rights(ALL).items():
         if where is None:
             assert not [one for one in may if any(word in one for word in ("secrets", "role", "*", "serviceaccounts"))]
 
 
-def test_namespaces_come_before_what_lies_in_them_and_roles_before_their_bindings() -> None:
+def test_namespaces_are_created_before_their_objects_and_roles_before_their_bindings() -> None:
     for manifest in (GROUP, controller_objects("exclave", "linkerd", "exclave-issuer")):
         made = {one.body["metadata"]["name"] for one in manifest if one.resource.kind == "Namespace"}
         stand: set[str] = set()
@@ -145,7 +145,7 @@ def find(manifest: list[Manifest], kind: str) -> list[Manifest]:
     return [one for one in manifest if one.resource.kind == kind]
 
 
-def test_machines_accounts_live_apart_from_those_that_linkerd_certifies() -> None:
+def test_machines_accounts_are_not_in_a_namespace_that_linkerd_certifies() -> None:
     names = [one.body["metadata"] for one in find(GROUP, "Namespace")]
     assert names == [
         {"name": "shop", "labels": {"exclave.dev/accounts": "shop-vms"}},
@@ -160,7 +160,7 @@ def test_machines_accounts_live_apart_from_those_that_linkerd_certifies() -> Non
         pytest.param({"networks": [], "serviceAccount": "shopfront"}, "shopfront", id="the one that the group names"),
     ],
 )
-def test_the_account_whose_identity_members_have_is_made(spec: dict[str, Any], account: str) -> None:
+def test_the_account_of_the_mesh_identity_is_created(spec: dict[str, Any], account: str) -> None:
     manifest = group_objects("shop", "web", spec, "exclave")
     assert [one.body["metadata"]["name"] for one in find(manifest, "ServiceAccount")] == [account]
     (group,) = find(manifest, "WorkloadGroup")
@@ -192,7 +192,7 @@ def test_a_token_for_one_member_has_its_slot_in_the_name() -> None:
 
 
 @pytest.mark.parametrize("uses", [0, -1, MOST_USES + 1])
-def test_a_token_that_cannot_have_so_many_uses_is_not_made(uses: int) -> None:
+def test_a_token_with_a_wrong_number_of_uses_is_not_created(uses: int) -> None:
     with pytest.raises(ValueError) as refused:
         join_account("shop", "web", "k7q2x", uses, 0.0)
     assert str(refused.value) == f"uses: a number from 1 to 999 was expected, found {uses}"
@@ -211,7 +211,7 @@ def named(choice: Installation) -> dict[tuple[str, str], Object]:
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
-def test_policies_come_before_any_right_and_rights_before_whoever_has_them(choice: Installation) -> None:
+def test_policies_are_created_before_rights_and_rights_before_the_deployment(choice: Installation) -> None:
     kinds = [one.resource.kind for one in later_objects(choice)]
     assert max(i for i, kind in enumerate(kinds) if kind.startswith("Validating")) < kinds.index("Namespace")
     assert kinds.index("Namespace") < kinds.index("ClusterRole") < kinds.index("Deployment")
@@ -238,7 +238,7 @@ def test_cert_manager_makes_an_intermediate_under_the_issuer_that_is_named() -> 
     assert ("Secret", "exclave-issuer") not in named(CHOICES["cert-manager"])
 
 
-def test_linkerds_own_issuer_is_read_where_it_is_and_nothing_else_there() -> None:
+def test_linkerds_issuer_is_the_only_secret_read_in_its_namespace() -> None:
     found = named(CHOICES["Linkerd's own"])
     role = found["Role", "exclave-issuer"]
     assert role["metadata"]["namespace"] == "linkerd"
@@ -259,7 +259,7 @@ def container(found: dict[tuple[str, str], Object]) -> Any:
     return only
 
 
-def test_the_controllers_are_two_run_as_nobody_and_can_write_nothing() -> None:
+def test_two_controllers_run_as_nobody_with_a_read_only_root() -> None:
     deployment = named(ADMINS_KEY)["Deployment", "exclave-controller"]["spec"]
     assert deployment["replicas"] == 2
     assert deployment["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
@@ -280,7 +280,7 @@ READ_BACK = {
 
 
 @pytest.mark.parametrize("choice", READ_BACK.values(), ids=READ_BACK)
-def test_what_was_chosen_is_read_back_from_the_deployment(choice: Installation) -> None:
+def test_the_choices_are_read_back_from_the_deployment(choice: Installation) -> None:
     assert read_installation(named(choice)["Deployment", "exclave-controller"]) == choice
 
 
@@ -341,14 +341,16 @@ def test_another_role_of_a_binding_blocks_the_change() -> None:
 @pytest.mark.parametrize(
     ("wanted", "found", "patch"),
     [
-        pytest.param({"a": 1}, {"a": 1, "b": 2}, {}, id="what nobody spoke of is kept"),
-        pytest.param({"a": {"b": None}}, {"a": {"b": 1}}, {"a": {"b": None}}, id="none removes"),
-        pytest.param({"a": {"b": None}}, {"a": {}}, {}, id="none of what is absent is nothing"),
+        pytest.param({"a": 1}, {"a": 1, "b": 2}, {}, id="other fields are not changed"),
+        pytest.param({"a": {"b": None}}, {"a": {"b": 1}}, {"a": {"b": None}}, id="None removes a key"),
+        pytest.param({"a": {"b": None}}, {"a": {}}, {}, id="None for an absent key is no change"),
         pytest.param({"a": [1]}, {"a": [1, 2]}, {"a": [1]}, id="a list is replaced whole"),
         pytest.param({"a": {"b": 1}}, {}, {"a": {"b": 1}}, id="a tree is added whole"),
     ],
 )
-def test_difference(wanted: dict[str, Any], found: dict[str, Any], patch: dict[str, Any]) -> None:
+def test_only_wanted_fields_are_in_the_difference(
+    wanted: dict[str, Any], found: dict[str, Any], patch: dict[str, Any]
+) -> None:
     assert difference(wanted, found) == patch
 
 

@@ -1,4 +1,4 @@
-"""Where an admin's words go, and how a command waits."""
+"""Output, waiting and changes of an admin's command."""
 
 import argparse
 

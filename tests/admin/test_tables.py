@@ -49,7 +49,7 @@ def test_programs_get_a_list_of_the_objects(form: str) -> None:
     assert (found["kind"], found["apiVersion"], found["items"]) == ("List", "v1", OBJECTS)
 
 
-def test_one_object_asked_for_by_name_is_printed_as_itself() -> None:
+def test_one_named_object_is_printed_as_itself() -> None:
     one = Listing(SERVICE_ACCOUNTS, OBJECTS[:1], single=True)
     assert json.loads(render(one, "json")) == OBJECTS[0]
     assert render(one, "yaml") == "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: web"
@@ -77,7 +77,7 @@ def test_yaml_without_its_library_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     assert refused.value.hint == "install it: pip install 'exclave[admin]'; or use -o json"
 
 
-def test_a_label_stands_before_its_text_and_above_a_table() -> None:
+def test_a_label_is_before_its_text_and_above_a_table() -> None:
     assert describe_text([("Name", "web"), ("Address", ""), ("Tokens", "ID\nk7q2x")]) == (
         "Name:    web\nAddress: <none>\nTokens:\n  ID\n  k7q2x"
     )

@@ -1,4 +1,4 @@
-"""Failures as people read them, kept word for word in golden/failures.txt: one paragraph each.
+"""Failures as people read them, word for word in golden/failures.txt: one paragraph each.
 
 [code word] what was done
 exclave: what was met

@@ -1,4 +1,4 @@
-"""join, leave and cleanup against a cluster that lives beside them, and against agents that say what they say."""
+"""join, leave and cleanup with a cluster in another thread, and with agents of fixed replies."""
 
 import io
 import json
@@ -104,7 +104,7 @@ def removed(resource: Any, namespace: str, name: str) -> Callable[[MeshCluster],
 # join.
 
 
-def test_a_join_reports_its_steps_and_what_is_left_to_do(
+def test_a_join_reports_its_steps_and_the_next_one(
     thread: ClusterThread, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert vm.join(thread.run(MeshCluster.join_token)) == 0
@@ -210,7 +210,7 @@ REFUSALS: dict[str, Callable[[ClusterThread, Vm], int]] = {
 
 
 @pytest.mark.parametrize("title", REFUSALS)
-def test_a_refusal_has_its_code_its_words_and_what_to_do(
+def test_a_refusal_has_its_code_its_text_and_a_hint(
     title: str, thread: ClusterThread, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = REFUSALS[title](thread, vm)
@@ -280,7 +280,7 @@ def test_it_returns_when_the_agent_is_ready_and_reports_each_state_and_wait_once
     [(EVICTED, "evicted"), (UNJOINED, "unjoined"), (PENDING, "pending")],
     ids=["an eviction", "a leave meanwhile", "an agent that ends"],
 )
-def test_what_is_not_ready_in_the_end_is_3(
+def test_a_join_that_is_not_ready_in_the_end_is_3(
     last: dict[str, Any], state: str, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert notify(vm, json_lines(STARTING, last), "--json") == 3
@@ -295,7 +295,7 @@ def test_no_wait_returns_when_the_agent_is_notified(vm: Vm, capsys: pytest.Captu
 # confirm.
 
 
-def test_a_join_may_ask_for_rules_that_are_to_be_confirmed(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_join_with_confirm_stores_the_time_of_unconfirmed_rules(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     assert notify(vm, json_lines(READY), "--confirm", "60s") == 0
     assert load_unconfirmed(vm.state) == Unconfirmed(60.0)
     assert capsys.readouterr().err.splitlines()[1:3] == [
@@ -346,14 +346,9 @@ def test_without_an_agent_the_note_is_removed_and_rules_that_still_capture_stay(
 
 @contextmanager
 def systemd(folder: Path, *, has_unit: bool) -> Iterator[Path]:
-    """A systemctl whose unit is an agent that says `ready` to one client, and a folder as systemd leaves it."""
-    agent = (
-        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); s.settimeout(20)\n"
-        "if os.fork(): sys.exit()\n"
-        'c, _ = s.accept(); os.unlink(sys.argv[1]); c.recv(4096); c.sendall(b\'{"state": "ready"}\\n\')'
-    )
-    (folder / "agent.py").write_text(agent)
-    start = f"exec {shlex.quote(sys.executable)} {folder}/agent.py {folder}/vm-run/control.sock > /dev/null 2>&1"
+    """A systemctl whose unit is the agent of ready_agent.py, and a folder as systemd makes it."""
+    agent = Path(__file__).with_name("ready_agent.py")
+    start = f"exec {shlex.quote(sys.executable)} {agent} {folder}/vm-run/control.sock > /dev/null 2>&1"
     (folder / "bin/systemctl").write_text(
         f'#!/bin/sh\necho "$@" >> {folder}/trace\ncase $1 in cat) exit {0 if has_unit else 1};; start) {start};; esac\n'
     )
@@ -392,7 +387,7 @@ def test_the_agent_leaves_if_one_runs(vm: Vm, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == f"the agent is leaving\nleft {FIRST}\n"
 
 
-def test_what_remains_in_the_cluster_is_reported_with_the_command_to_delete_it(
+def test_remaining_objects_are_reported_with_the_command_that_deletes_them(
     vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vm.be_member()
@@ -405,7 +400,7 @@ def test_what_remains_in_the_cluster_is_reported_with_the_command_to_delete_it(
     )
 
 
-def test_a_cluster_that_was_rebuilt_is_joined_anew_and_what_was_is_left_after_that(
+def test_a_rebuilt_cluster_is_joined_before_the_former_membership_is_left(
     thread: ClusterThread, tmp_path: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert vm.join(thread.run(MeshCluster.join_token)) == 0
@@ -428,7 +423,7 @@ def test_a_cluster_that_was_rebuilt_is_joined_anew_and_what_was_is_left_after_th
     assert former is None or "deletionTimestamp" in former["metadata"]
 
 
-def test_a_token_that_does_not_serve_changes_nothing_for_a_member(
+def test_a_refused_token_changes_nothing_for_a_member(
     thread: ClusterThread, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert vm.join(thread.run(MeshCluster.join_token)) == 0
@@ -478,14 +473,14 @@ def test_without_an_agent_it_leaves_from_cold_and_twice_is_once(
     assert shown.err == "this machine is not a member\n"
 
 
-def test_leaving_a_machine_that_was_never_joined_makes_nothing(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leaving_without_a_membership_creates_nothing(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     assert vm.run("leave") == 0
     assert capsys.readouterr().err == "this machine is not a member\n"
     assert not vm.state.exists()
     assert not vm.runtime.exists()
 
 
-def test_rules_that_an_agent_left_when_it_fell_over_are_no_success(
+def test_rules_of_a_crashed_agent_are_no_success(
     folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fall_over(*_: object) -> None:
@@ -501,7 +496,7 @@ def test_rules_that_an_agent_left_when_it_fell_over_are_no_success(
     assert capsys.readouterr().err.splitlines()[-1] == "this machine is not a member"
 
 
-def test_what_the_agent_could_not_remove_is_its_own_error(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_removal_of_the_agent_is_its_own_error(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
     vm.be_member()
     error = error_object(33, "disk", "cannot write FILE: Read-only file system", "mount it writable")
     with fake_replies(vm.runtime, json_lines(error)):
@@ -509,7 +504,7 @@ def test_what_the_agent_could_not_remove_is_its_own_error(vm: Vm, capsys: pytest
     assert capsys.readouterr().err == "exclave: cannot write FILE: Read-only file system\n  to do: mount it writable\n"
 
 
-def test_leaving_forgets_what_a_join_has_left(vm: Vm) -> None:
+def test_leaving_removes_files_of_an_unfinished_join(vm: Vm) -> None:
     make_folder(vm.state, 0o700)
     store_join(vm.state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
     assert vm.run("leave") == 0
@@ -519,7 +514,7 @@ def test_leaving_forgets_what_a_join_has_left(vm: Vm) -> None:
 # cleanup.
 
 
-def test_cleanup_reports_what_it_did_and_the_membership_stays(
+def test_cleanup_reports_its_steps_and_the_membership_stays(
     folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vm.be_member()

@@ -30,7 +30,7 @@ def test_a_text_names_every_key_and_shows_the_defaults(text: str) -> None:
             assert (shown == default) == key.has_default, f"{name}.{key.name}"
 
 
-def test_the_example_file_changes_nothing() -> None:
+def test_the_example_file_has_the_defaults() -> None:
     assert parse_config(example_config(), "example") == Config()
 
 

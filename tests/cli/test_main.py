@@ -1,4 +1,4 @@
-"""Commands as they are typed: codes, words, and every text that needs no cluster, word for word."""
+"""Commands: exit codes, fixed words, and every text that needs no cluster."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ from support.mesh import RECORD, mesh
 CLAIMS = base64.urlsafe_b64encode(b'{"sub": "system:serviceaccount:shop-vms:web.join.k7q2x-1"}').decode().rstrip("=")
 CA = mesh().anchor.pem
 TOKEN = JoinToken(("https://127.0.0.1:1",), CA, "shop", "web", f"e.{CLAIMS}.s", 4102444800.0)
-"""For a server where nobody listens."""
+"""For a server that refuses connections."""
 
 
 class Host:
@@ -204,9 +204,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("title", CASES)
-def test_a_failure_has_its_code_its_words_and_what_to_do(
-    title: str, host: Host, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_has_its_code_its_text_and_a_hint(title: str, host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     code = CASES[title](host)
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -218,7 +216,7 @@ CHANGING = ["run", "join", "leave", "explain", "cleanup"]
 
 
 @pytest.mark.parametrize("command", CHANGING)
-def test_what_changes_the_machine_is_for_root_alone(
+def test_commands_that_change_the_machine_need_root(
     command: str, host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -283,7 +281,7 @@ def failing(problem: BaseException) -> Callable[..., int]:
     return fail
 
 
-def test_a_bug_is_1_and_shows_no_exception_s_own_words(
+def test_a_bug_is_1_and_the_exceptions_text_is_not_printed(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exclave.control.client.query_agent", failing(ValueError("the token is exclave1_x")))
@@ -309,16 +307,13 @@ def test_an_interrupt_is_130(host: Host, monkeypatch: pytest.MonkeyPatch) -> Non
     assert host.run("status") == 130
 
 
-def test_whoever_stops_reading_gets_no_complaint() -> None:
-    """As `exclave status | true` would: 141 is how a shell tells a broken pipe."""
+def test_a_reader_that_has_closed_the_pipe_is_no_error() -> None:
+    """As `exclave status | true` would: 141 is a broken pipe's exit code in a shell."""
     reader, writer = os.pipe()
     os.close(reader)
-    program = (
-        "import sys; from exclave.cli import main as cli; cli._status = lambda _: print('x') or sys.stdout.flush(); "
-    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     done = subprocess.run(
-        [sys.executable, "-c", program + "sys.exit(cli.main(['status']))"],
+        [sys.executable, Path(__file__).with_name("print_status.py")],
         stdout=writer,
         stderr=subprocess.PIPE,
         env=environment,
@@ -364,7 +359,7 @@ def test_status_without_an_agent_is_5(host: Host, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["error"]["word"] == "no-agent"
 
 
-def test_status_is_for_everybody(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_needs_no_root(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert host.run("status") == 5
 

@@ -1,4 +1,4 @@
-"""Where a join token comes from: the first that is given, and nothing of it is ever shown."""
+"""The sources of a join token in their order; a token is never printed."""
 
 import io
 import os
@@ -44,7 +44,7 @@ def test_a_dash_is_standard_input(piped: None, tmp_path: Path, environment: bool
     assert read_token(None, "-", {"CREDENTIALS_DIRECTORY": str(tmp_path)} if environment else {}) == "from-stdin"
 
 
-def test_systemd_s_credential_comes_before_standard_input(piped: None, tmp_path: Path) -> None:
+def test_systemds_credential_is_read_before_standard_input(piped: None, tmp_path: Path) -> None:
     environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert read_token(None, None, environment) == "from-stdin"  # the unit has other credentials only
     (tmp_path / "exclave.join-token").write_text("from-systemd\n")
@@ -114,7 +114,7 @@ class Terminal:
     ],
     ids=["longer than a terminal's line", "a slip put right", "nothing to erase, and the end of input"],
 )
-def test_a_terminal_hands_over_a_whole_token_and_shows_none_of_it(
+def test_a_token_is_read_whole_from_a_terminal_and_not_echoed(
     typed: bytes, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = Terminal(typed, monkeypatch)

@@ -1,4 +1,4 @@
-"""An admin who types commands: `kubectl exclave …`, through the real kubectl, against some API server.
+"""An admin who runs commands: `kubectl exclave …`, through the real kubectl, against some API server.
 
     admin = Admin(kubeconfig)
     typed = admin.type("group", "list", "-A")
@@ -36,7 +36,7 @@ class Typed(NamedTuple):
 
 
 class Admin:
-    """Somebody with a kubeconfig, who calls the program by a name."""
+    """An admin with a kubeconfig, who calls the program by a name."""
 
     def __init__(self, kubeconfig: Path, program: str = "kubectl-exclave") -> None:
         need(KUBECTL.is_file(), f"kubectl has not been built: {KUBECTL}")
@@ -67,8 +67,15 @@ class Admin:
         return [dict(zip(titles, line, strict=False)) for line in lines]
 
 
+def write_program(path: Path, script: str) -> None:
+    """Write a shell script in place of a program."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
 def put(server: Server, manifest: list[Manifest]) -> None:
-    """Make objects, without kubectl's time for each; those that stand are left alone."""
+    """Create objects without kubectl, which takes time for each; existing ones stay as they are."""
     with server.client(server.admin_token) as client:
         for one in manifest:
             answer = client.post(path_of(one.resource, one.namespace), json=one.body)
@@ -76,7 +83,7 @@ def put(server: Server, manifest: list[Manifest]) -> None:
 
 
 def admin_of(of: Server, folder: Path, token: str | None = None, **cluster: Any) -> Admin:
-    """An admin of a server: the one who may do everything, or whoever has this token."""
+    """An admin of a server: one who may do everything, or the owner of this token."""
     ca = base64.b64encode(of.ca.encode()).decode()
     config = {
         "apiVersion": "v1",

@@ -110,7 +110,7 @@ def roots(anchor: str) -> dict[str, object]:
     return {"data": {"ca-bundle.crt": anchor}}
 
 
-def test_an_issuer_is_there_is_believed_and_lasts() -> None:
+def test_the_issuer_exists_is_trusted_and_lasts() -> None:
     made, now = mesh(), time.time()
     for layout in ("tls", "linkerd"):
         rows = issuer_rows("exclave/exclave-issuer", issuer_secret(made, layout), roots(made.anchor.pem), now)
@@ -135,7 +135,7 @@ def test_the_short_report_has_only_failures() -> None:
     )
 
 
-def test_linkerd_gets_its_own_form_and_a_person_gets_text() -> None:
+def test_the_report_is_linkerds_json_or_text() -> None:
     rows = [Row("one"), *guard_rows("it is missing")]
     assert linkerd_report(rows) == {
         "success": False,
@@ -170,26 +170,26 @@ def changed(kind: str, namespace: str, name: str, **fields: Any) -> dict[tuple[s
     return found
 
 
-def test_what_a_group_was_made_with_is_as_it_should_be() -> None:
+def test_rights_as_created_are_no_fault() -> None:
     assert pending_changes(SHOP, STANDS) == []
     assert bad(rights_rows([], [])) == []
 
 
 RULE = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
 EDITED: dict[str, tuple[dict[tuple[str, str, str], Object], list[str]]] = {
-    "a Role with a rule more": (
+    "a Role with an additional rule": (
         changed("Role", "shop", "exclave-machines", rules=[*STANDS["Role", "shop", "exclave-machines"]["rules"], RULE]),
         ["Role exclave-machines in shop has been changed"],
     ),
-    "a Role with a rule less": (
+    "a Role without a rule": (
         changed("Role", "shop-vms", "exclave-machines", rules=[]),
         ["Role exclave-machines in shop-vms has been changed"],
     ),
-    "a binding of somebody more": (
+    "a binding with another subject": (
         changed("RoleBinding", "shop-vms", "exclave-controller", subjects=[]),
         ["RoleBinding exclave-controller in shop-vms has been changed"],
     ),
-    "a namespace that no longer says whose accounts it holds": (
+    "a namespace without its label": (
         changed("Namespace", "", "shop-vms", metadata={"name": "shop-vms"}),
         ["Namespace shop-vms has been changed"],
     ),
@@ -205,7 +205,7 @@ EDITED: dict[str, tuple[dict[tuple[str, str, str], Object], list[str]]] = {
 
 
 @pytest.mark.parametrize(("found", "words"), EDITED.values(), ids=EDITED)
-def test_what_was_edited_is_named(found: dict[tuple[str, str, str], Object], words: list[str]) -> None:
+def test_edited_rights_are_named(found: dict[tuple[str, str, str], Object], words: list[str]) -> None:
     steps = pending_changes(SHOP, found)
     assert [describe_change(step) for step in steps] == words
     assert bad(rights_rows([], steps)) == [("error", words[0])]
@@ -242,10 +242,10 @@ def group(name: str) -> dict[str, str]:
 
 ROBOT = {"kind": "ServiceAccount", "name": "web.vm.k7q2x-1", "namespace": "shop-vms"}
 REACHING = {
-    "what every cluster gives to everybody": (
+    "a public role of every cluster for all users": (
         binding("discovery", "system:discovery", group("system:authenticated")), None,
     ),
-    "what every cluster gives to every account": (
+    "a public role of every cluster for all accounts": (
         binding("issuer", "system:service-account-issuer-discovery", group("system:serviceaccounts")), None,
     ),
     "an application's own": (
@@ -280,13 +280,13 @@ def test_a_right_that_reaches_machines_is_named(found: Object, words: str | None
     assert bad(excess_rights_rows([found], ["shop-vms"], SHOP)) == ([] if words is None else [("warning", words)])
 
 
-def test_namespaces_of_others_with_our_ending_are_named() -> None:
+def test_foreign_namespaces_with_our_suffix_are_named() -> None:
     ours = {"metadata": {"name": "shop-vms", "labels": {"exclave.dev/machines": "shop"}}}
     assert bad(namespace_suffix_rows([ours, {"metadata": {"name": "shop"}}])) == []
     assert bad(namespace_suffix_rows([ours, {"metadata": {"name": "tools-vms"}}])) == [("warning", "tools-vms")]
 
 
-def test_what_lives_among_machines_accounts_is_named() -> None:
+def test_foreign_objects_beside_machines_accounts_are_named() -> None:
     names = ("default", "web.vm.k7q2x-1", "web.join.k7q2x-20", "web.rejoin.k7q2x-1")
     accounts = [{"metadata": {"name": name}} for name in names]
     assert foreign_objects("shop-vms", accounts, []) == []

@@ -1,4 +1,4 @@
-"""What Linkerd's own program asks of an extension; the checks themselves are tried in tests/peers, on real servers."""
+"""The interface between `linkerd check` and an extension; tests/peers runs the checks on real servers."""
 
 import json
 from pathlib import Path

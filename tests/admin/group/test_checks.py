@@ -1,4 +1,4 @@
-"""What is refused of a group, and what is warned of: every text word for word."""
+"""Options of a group that are refused or get a warning, with every text."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ NO_PLACE = "is no place for machines: it belongs to the cluster itself, or to no
         ("s" * 60, "is not a namespace's name of at most 59 characters (that of its accounts is four longer)"),
     ],
 )
-def test_namespaces_that_hold_no_groups(namespace: str, why: str) -> None:
+def test_a_wrong_namespace_is_refused(namespace: str, why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         check_namespace(namespace, "web")
     assert refused.value.fault is Fault.USAGE
@@ -42,7 +42,7 @@ def test_namespaces_that_hold_no_groups(namespace: str, why: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Web", "web.a", "-web", "w" * 41, "", "../web"])
-def test_names_that_no_group_has(name: str) -> None:
+def test_a_wrong_name_is_refused(name: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         check_namespace("shop", name)
     assert refused.value.message == (
@@ -50,13 +50,13 @@ def test_names_that_no_group_has(name: str) -> None:
     )
 
 
-def test_the_controllers_own_namespace_holds_no_group_wherever_it_is() -> None:
+def test_no_group_may_be_in_the_controllers_namespace_of_any_name() -> None:
     with pytest.raises(ExclaveError) as refused:
         check_namespace("machines", "web", "machines")
     assert refused.value.message == f"namespace machines {NO_PLACE}"
 
 
-def test_a_place_that_is_none_of_these_is_good() -> None:
+def test_other_namespaces_are_accepted() -> None:
     check_namespace("shop", "web")
     check_namespace("s" * 59, "w" * 40)
 
@@ -70,7 +70,7 @@ def test_a_place_that_is_none_of_these_is_good() -> None:
         ("port=5432,opaque=true", {"name": "5432", "port": 5432, "opaque": True}),
     ],
 )
-def test_ports(text: str, port: dict[str, Any]) -> None:
+def test_a_port_has_a_short_and_a_long_form(text: str, port: dict[str, Any]) -> None:
     assert read_port(text) == port
 
 
@@ -84,26 +84,26 @@ def test_ports(text: str, port: dict[str, Any]) -> None:
         ("name=A,port=1", "--port name=A,port=1: 'name=A' is none of name=NAME, port=NUMBER, opaque"),
     ],
 )
-def test_what_is_no_port(text: str, why: str) -> None:
+def test_a_wrong_port_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError) as refused:
         read_port(text)
     assert str(refused.value) == why
 
 
 @pytest.mark.parametrize("text", ["app", "=web", "app=a b", "-a=b", "a/b/c=d"])
-def test_what_is_no_label(text: str) -> None:
+def test_a_wrong_label_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as refused:
         read_label(text)
     assert str(refused.value) == f"--label {text}: KEY=VALUE was expected, as Kubernetes writes labels"
 
 
-def test_our_own_labels_are_the_controllers() -> None:
+def test_labels_of_exclave_are_refused() -> None:
     with pytest.raises(ValueError) as refused:
         read_label("exclave.dev/group=other")
     assert str(refused.value) == "--label exclave.dev/group=other: labels of exclave.dev are the controller's to write"
 
 
-def test_a_spec_holds_only_what_was_told() -> None:
+def test_a_spec_has_only_the_options_that_were_given() -> None:
     assert spec_from_options() == {}
     assert spec_from_options(
         network=["10.0.0.0/8"], port=["8080"], label=["app=web", "tier="], service_account="a",
@@ -119,7 +119,7 @@ def test_a_spec_holds_only_what_was_told() -> None:
     }  # fmt: skip
 
 
-def test_days_become_what_the_schema_takes() -> None:
+def test_days_are_converted_to_hours() -> None:
     assert spec_from_options(certificate_lifetime="1d") == {"certificateLifetime": "24h"}
 
 
@@ -142,7 +142,7 @@ def test_days_become_what_the_schema_takes() -> None:
         ),
     ],
 )
-def test_what_cannot_be_told(options: dict[str, Any], why: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         spec_from_options(**options)
     assert (refused.value.fault, refused.value.message) == (Fault.USAGE, why)
@@ -157,13 +157,13 @@ def test_what_cannot_be_told(options: dict[str, Any], why: str) -> None:
         ({"networks": ["10.0.0.0/8"], "serviceAccount": "a.b"}, "serviceAccount: a name without dots, found 'a.b'"),
     ],
 )
-def test_a_spec_that_the_controller_could_not_read(spec: dict[str, Any], why: str) -> None:
+def test_a_spec_that_the_controller_cannot_read_is_refused(spec: dict[str, Any], why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         checked_spec("web", spec)
     assert refused.value.message == why
 
 
-def test_what_is_told_again_changes_that_and_nothing_else() -> None:
+def test_only_the_given_options_change_an_existing_spec() -> None:
     found = {"networks": ["10.0.0.0/8"], "labels": {"app": "web", "old": "1"}, "forgetAfter": "1h"}
     assert merge_spec({"labels": {"app": "api"}}, found) == {
         "networks": ["10.0.0.0/8"],
@@ -273,7 +273,9 @@ WARNINGS = [
 
 
 @pytest.mark.parametrize(("groups", "services", "pods", "options"), WARNINGS)
-def test_what_may_surprise(groups: list[Any], services: list[Any], pods: list[Any], options: list[str]) -> None:
+def test_each_surprise_has_a_warning(
+    groups: list[Any], services: list[Any], pods: list[Any], options: list[str]
+) -> None:
     assert group_warnings("web", SPEC, groups, services, pods) == options
 
 
@@ -300,7 +302,7 @@ def test_services_select_by_the_groups_labels_and_its_name() -> None:
         ({"forget_after": "168h"}, {"forgetAfter": "168h"}),
     ],
 )
-def test_probes_and_what_becomes_of_failing_machines_may_be_told(options: dict[str, Any], spec: dict[str, Any]) -> None:
+def test_probes_and_the_failure_policy_are_options(options: dict[str, Any], spec: dict[str, Any]) -> None:
     assert spec_from_options(**options) == spec
     checked_spec("web", {"networks": ["10.0.0.0/8"], **spec})
 
@@ -320,7 +322,7 @@ def test_probes_and_what_becomes_of_failing_machines_may_be_told(options: dict[s
         ({"forget_after": "never"}, "--forget-after: 'never' is not a duration such as 10s, 5m or 24h"),
     ],
 )  # fmt: skip
-def test_probes_and_policies_that_cannot_be(options: dict[str, Any], why: str) -> None:
+def test_wrong_probes_and_policies_are_refused(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         spec_from_options(**options)
     assert refused.value.message == why
@@ -343,9 +345,7 @@ def test_the_place_of_machines_accounts_may_be_empty_or_ours() -> None:
         (home(machines="lab"), [], "it is labelled as that of lab"),
     ],
 )
-def test_the_place_of_machines_accounts_may_not_be_somebody_elses(
-    found: dict[str, Any], odd: list[str], why: str
-) -> None:
+def test_a_foreign_namespace_for_machines_accounts_is_refused(found: dict[str, Any], odd: list[str], why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         check_accounts_namespace(found, "shop", odd)
     assert refused.value.message.startswith(

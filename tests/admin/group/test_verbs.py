@@ -1,4 +1,4 @@
-"""`group …` typed against the sandbox's API server; tests/peers types the same against real ones."""
+"""`group …` against the sandbox's API server; tests/peers runs the same against real ones."""
 
 import json
 from typing import Any
@@ -39,11 +39,11 @@ NO_GUARD = (
 
 @pytest.fixture
 def group(server: Server, namespace: str) -> None:
-    """What the first command of `test_a_group_is_made_with_everything_it_needs` makes."""
+    """What the first command of `test_a_group_is_created_with_everything_it_needs` makes."""
     put(server, group_objects(namespace, "web", WANTED, "exclave"))
 
 
-def test_a_group_is_made_with_everything_it_needs(admin: Admin, namespace: str) -> None:
+def test_a_group_is_created_with_everything_it_needs(admin: Admin, namespace: str) -> None:
     typed = admin.type("group", "create", "web", "-n", namespace, *SPEC)
     assert typed.code == 0
     assert typed.err == NO_GUARD + f"to let a machine join: kubectl exclave token create web -n {namespace}\n"
@@ -63,7 +63,7 @@ def test_a_group_is_made_with_everything_it_needs(admin: Admin, namespace: str) 
 
 
 @pytest.mark.usefixtures("group")
-def test_creating_again_changes_only_what_differs(admin: Admin, namespace: str) -> None:
+def test_creating_again_changes_only_fields_that_differ(admin: Admin, namespace: str) -> None:
     again = admin.type("group", "create", "web", "-n", namespace, *SPEC)
     assert (again.code, again.out) == (0, f"workloadgroup.exclave.dev/web in {namespace} unchanged\n")
     admin.kubectl.patch(ROLES, namespace, "exclave-machines", {"rules": []})
@@ -85,7 +85,7 @@ def test_creating_again_changes_only_what_differs(admin: Admin, namespace: str) 
 
 
 @pytest.mark.usefixtures("group")
-def test_a_binding_of_another_role_is_in_the_way(admin: Admin, namespace: str) -> None:
+def test_a_binding_of_another_role_stops_the_command(admin: Admin, namespace: str) -> None:
     found = admin.kubectl.get(ROLE_BINDINGS, namespace, "exclave-machines")
     assert found is not None
     admin.kubectl.delete(ROLE_BINDINGS, namespace, "exclave-machines")
@@ -101,14 +101,14 @@ def test_a_binding_of_another_role_is_in_the_way(admin: Admin, namespace: str) -
     )
 
 
-def test_a_dry_run_prints_the_objects_and_makes_none(admin: Admin, namespace: str) -> None:
+def test_a_dry_run_prints_the_objects_and_creates_none(admin: Admin, namespace: str) -> None:
     typed = admin.type("group", "create", "web", "-n", namespace, *SPEC, "--dry-run")
     wanted = [manifest.body for manifest in group_objects(namespace, "web", WANTED, "exclave")]
     assert (typed.code, typed.err, list(yaml.safe_load_all(typed.out))) == (0, "", wanted)
     assert admin.kubectl.get(NAMESPACES, None, namespace) is None
 
 
-def test_what_may_surprise_is_warned_of_before_anything_is_made(admin: Admin, namespace: str) -> None:
+def test_a_surprise_is_a_warning_before_objects_are_created(admin: Admin, namespace: str) -> None:
     admin.kubectl.create(NAMESPACES, None, {"metadata": {"name": namespace}})
     spec = {"selector": {"app": "web"}, "clusterIP": "None", "ports": [{"port": 8080}]}
     admin.kubectl.create(SERVICES, namespace, {"metadata": {"name": "front"}, "spec": spec})
@@ -117,7 +117,7 @@ def test_what_may_surprise_is_warned_of_before_anything_is_made(admin: Admin, na
     assert typed.err.startswith("warning: Service front is headless and selects group web: ")
 
 
-def test_a_place_for_no_group_is_refused_before_the_cluster_is_asked(admin: Admin) -> None:
+def test_a_namespace_that_no_group_may_have_is_refused_without_the_cluster(admin: Admin) -> None:
     typed = admin.type("group", "create", "web", *SPEC, "-n", "kube-system", search="/nowhere")
     assert typed == (
         2,
@@ -144,7 +144,7 @@ class Installed:
         return self._deployment
 
 
-def test_linkerds_namespace_holds_no_group_whatever_it_is_called() -> None:
+def test_no_group_may_be_in_linkerds_namespace_of_any_name() -> None:
     choice = Installation(linkerd="mesh", issuer="linkerd")
     (deployment,) = [one.body for one in later_objects(choice) if one.resource is DEPLOYMENTS]
     options = build_parser("kubectl exclave").parse_args(["group", "create", "web", *SPEC])
@@ -205,7 +205,7 @@ def test_a_group_that_cannot_be_used_is_described_with_the_reason(admin: Admin, 
 
 
 @pytest.mark.usefixtures("group")
-def test_a_group_in_use_is_not_deleted_by_accident(admin: Admin, namespace: str) -> None:
+def test_a_group_with_members_is_not_deleted(admin: Admin, namespace: str) -> None:
     put_member(admin, namespace, "web-k7q2x-1")
     typed = admin.type("group", "delete", "web", "-n", namespace)
     assert typed == (
@@ -218,7 +218,7 @@ def test_a_group_in_use_is_not_deleted_by_accident(admin: Admin, namespace: str)
 
 
 @pytest.mark.usefixtures("group")
-def test_a_group_goes_with_its_members_tokens_and_rights(admin: Admin, namespace: str) -> None:
+def test_a_group_is_deleted_with_its_members_tokens_and_rights(admin: Admin, namespace: str) -> None:
     put_member(admin, namespace, "web-k7q2x-1")
     admin.kubectl.create(SERVICE_ACCOUNTS, f"{namespace}-vms", {"metadata": {"name": "web.vm.k7q2x-1"}})
     admin.kubectl.create(SERVICE_ACCOUNTS, f"{namespace}-vms", {"metadata": {"name": "web.join.k7q2x-1"}})

@@ -1,4 +1,4 @@
-"""`uninstall` where members would be stranded; what it takes out is tried on real servers in tests/peers."""
+"""`uninstall` where members would be stranded; tests/peers uninstalls on real servers."""
 
 from exclave.admin.objects import Manifest
 from exclave.api.requests import MEMBERS, NAMESPACES

@@ -12,7 +12,7 @@ from support.admin import Admin
 from support.mesh import mesh
 
 
-def test_a_dry_run_prints_all_objects_policies_before_rights_and_asks_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_prints_all_objects_policies_before_rights_without_the_cluster(tmp_path: Path) -> None:
     nobody = Admin(tmp_path / "no-kubeconfig")
     typed = nobody.type("install", "--use-linkerd-issuer", "--dry-run")
     assert typed.code == 0, typed.err
@@ -72,7 +72,7 @@ def test_an_invalid_choice_is_refused_without_the_cluster(options: list[str], me
         (Installation("machines", "mesh", issuer="linkerd"), {None, "mesh", "kube-system"}),
     ],
 )
-def test_rights_are_tried_where_a_place_for_them_is_there_already(choice: Installation, where: set[str | None]) -> None:
+def test_the_dry_run_has_only_roles_of_existing_namespaces(choice: Installation, where: set[str | None]) -> None:
     tried = [one for one in later_objects(choice) if can_dry_run(one, choice)]
     assert {one.resource.kind for one in tried} == {"ClusterRole", "Role"}
     assert {one.namespace for one in tried} == where

@@ -74,7 +74,7 @@ CLONED = {"type": "Cloned", "status": "True", "reason": "TwoBoots", "message": "
     ("found", "texts"),
     [
         pytest.param(member(ADMITTED), [], id="all is well"),
-        pytest.param(member(), ["not admitted yet"], id="the controller has said nothing"),
+        pytest.param(member(), ["not admitted yet"], id="the controller has not answered yet"),
         pytest.param(member(REFUSED), ["refused: AddressInUse"], id="it was refused"),
         pytest.param(member(ADMITTED, CLONED), ["cloned"], id="two machines are this member"),
         pytest.param(member(ADMITTED, deletionTimestamp=ONE_HOUR), ["leaving"], id="it is being deleted"),
@@ -84,7 +84,7 @@ CLONED = {"type": "Cloned", "status": "True", "reason": "TwoBoots", "message": "
         ),
     ],
 )
-def test_a_note_has_what_no_column_shows(found: dict[str, Any], texts: list[str]) -> None:
+def test_a_note_says_only_what_no_column_has(found: dict[str, Any], texts: list[str]) -> None:
     assert notes(found) == texts
 
 

@@ -1,4 +1,4 @@
-"""`member …` typed against the sandbox's API server; tests/peers types the same against real ones."""
+"""`member …` against the sandbox's API server; tests/peers runs the same against real ones."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_a_member_is_described(admin: Admin, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["describe", "evict", "cordon", "uncordon"])
-def test_a_member_that_is_not_there(admin: Admin, namespace: str, verb: str) -> None:
+def test_a_missing_member_is_an_error(admin: Admin, namespace: str, verb: str) -> None:
     typed = admin.type("member", verb, "web-zzzzz-1", "-n", namespace)
     assert typed == (
         2,
@@ -74,7 +74,7 @@ def test_an_account_whose_member_has_gone_is_evicted_too(admin: Admin, namespace
     assert admin.kubectl.get(SERVICE_ACCOUNTS, f"{namespace}-vms", "web.vm.k7q2x-1") is None
 
 
-def test_what_is_no_members_name_evicts_nobody(admin: Admin, namespace: str) -> None:
+def test_a_wrong_members_name_is_refused(admin: Admin, namespace: str) -> None:
     typed = admin.type("member", "evict", "web", "-n", namespace)
     assert (typed.code, typed.err.splitlines()[0]) == (2, "exclave: 'web' is not a member's name such as web-k7q2x-1")
 

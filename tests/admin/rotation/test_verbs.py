@@ -90,7 +90,7 @@ def test_a_new_issuer_must_have_signed_for_all_before_an_anchor_goes() -> None:
     )
 
 
-def test_steps_in_the_wrong_order_open_nothing() -> None:
+def test_steps_in_the_wrong_order_open_no_gate() -> None:
     early = trust_from_secret(OLD.pem, SECRET, NEW_ISSUER.pem)
     assert late(early, BEFORE, member(1, BEFORE)) == [
         (f"that of Secret {SECRET}",), ("shop/web",), (), ("web-k7q2x-1",),

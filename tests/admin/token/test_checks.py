@@ -1,4 +1,4 @@
-"""Join tokens as an admin asks for them, word for word."""
+"""Options of join tokens, rows and notes, with every text."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def test_used_are_the_members_of_its_id() -> None:
     ("expires", "left"),
     [("1970-01-01T03:00:00Z", "in 60m"), ("1970-01-01T02:00:00Z", "expired"), ("soon", "soon"), ("", "")],
 )
-def test_a_row(expires: str, left: str) -> None:
+def test_a_row_of_token_list(expires: str, left: str) -> None:
     (token,) = token_accounts([account("web.rejoin.k7q2x-2", expires)])
     assert token_row(token, ["web-k7q2x-2"], NOW) == ["k7q2x-2", "web", "1", "1", left, "60m", "web-k7q2x-2"]
 
@@ -63,14 +63,14 @@ def test_a_token_is_named_by_its_id_or_whole() -> None:
     assert choose_token(ACCOUNTS, "db.join.aaaaa-1", "shop").id == "aaaaa"
 
 
-def test_a_token_that_is_not_there() -> None:
+def test_a_missing_token_is_an_error() -> None:
     with pytest.raises(ExclaveError) as refused:
         choose_token(ACCOUNTS, "zzzzz", "shop")
     assert refused.value.message == "there is no join token zzzzz in namespace shop"
     assert refused.value.hint == "it may have expired; list them: kubectl exclave token list -n shop"
 
 
-def test_an_id_that_two_groups_have() -> None:
+def test_an_id_of_two_groups_is_ambiguous() -> None:
     tokens = token_accounts([account("web.join.k7q2x-5"), account("db.join.k7q2x-1")])
     with pytest.raises(ExclaveError) as refused:
         choose_token(tokens, "k7q2x", "shop")
@@ -79,7 +79,7 @@ def test_an_id_that_two_groups_have() -> None:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("1h", 3600), ("24h", 86400), ("1d", 86400)])
-def test_a_life(text: str, seconds: float) -> None:
+def test_a_lifetime_is_read_in_seconds(text: str, seconds: float) -> None:
     assert read_ttl(text) == seconds
 
 
@@ -91,14 +91,14 @@ def test_a_life(text: str, seconds: float) -> None:
         ("long", "--ttl: 'long' is not a duration such as 10s, 5m or 24h"),
     ],
 )
-def test_a_life_that_no_token_has(text: str, why: str) -> None:
+def test_a_wrong_lifetime_is_refused(text: str, why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         read_ttl(text)
     assert (refused.value.fault, refused.value.message) == (Fault.USAGE, why)
 
 
 @pytest.mark.parametrize("uses", [0, -1, 1000])
-def test_uses_that_no_token_has(uses: int) -> None:
+def test_a_wrong_number_of_uses_is_refused(uses: int) -> None:
     with pytest.raises(ExclaveError) as refused:
         check_uses(uses)
     assert refused.value.message == f"--uses: a number from 1 to 999 was expected, found {uses}"
@@ -120,13 +120,13 @@ def test_the_group_is_named_or_is_the_members() -> None:
         ((None, "web", 1), "--for: 'web' is not a member's name such as web-k7q2x-1"),
     ],
 )
-def test_what_does_not_fit_together(arguments: tuple[str | None, str | None, int], why: str) -> None:
+def test_contradicting_options_are_refused(arguments: tuple[str | None, str | None, int], why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         choose_group(*arguments)
     assert refused.value.message == why
 
 
-def test_a_living_member_gets_no_token() -> None:
+def test_a_live_member_gets_no_token() -> None:
     error = refuse_living("web-k7q2x-1", "shop")
     assert error.message == "web-k7q2x-1 is live and needs no token"
     assert error.hint == (
@@ -143,7 +143,7 @@ def test_a_living_member_gets_no_token() -> None:
         (["https://10.0.0.1"], "PEM", "the API server's CA is not known: there is no readable one in the kubeconfig"),
     ],
 )
-def test_an_api_server_that_no_machine_could_use(servers: list[str], ca: str, why: str) -> None:
+def test_an_unusable_api_server_is_refused(servers: list[str], ca: str, why: str) -> None:
     with pytest.raises(ExclaveError) as refused:
         check_access(servers, ca)
     assert refused.value.message == why
@@ -161,7 +161,7 @@ def test_an_api_server_that_no_machine_could_use(servers: list[str], ca: str, wh
         ("https://kubernetes.default.svc", "the cluster's own network"),
     ],
 )
-def test_addresses_that_mean_something_else_on_every_machine(server: str, where: str) -> None:
+def test_a_local_address_of_the_api_server_has_a_warning(server: str, where: str) -> None:
     assert server_warnings([server, "https://10.0.0.1:6443", "https://api.example.com"]) == [
         f"{server} is an address of {where}: name one that machines reach with --server"
     ]

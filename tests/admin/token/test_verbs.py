@@ -1,4 +1,4 @@
-"""`token …` typed against the sandbox's API server; tests/peers types the same against real ones."""
+"""`token …` against the sandbox's API server; tests/peers runs the same against real ones."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from exclave.api.join_token import decode_token
 from exclave.api.requests import MEMBERS, NAMESPACES, SERVICE_ACCOUNTS
 from exclave.cluster.credential import read_token_times
 from peers.conftest import Server
-from support.admin import KUBECTL, Admin, put
+from support.admin import KUBECTL, Admin, put, write_program
 from support.store import member
 
 SERVER = ("--server", "https://10.9.9.9:6443")
@@ -50,7 +50,7 @@ def test_a_token_is_one_line_and_nothing_else(admin: Admin, namespace: str, serv
     assert lines[3] == f"to revoke it: kubectl exclave token revoke {token.account[9:14]} -n {namespace}"
 
 
-def test_json_has_the_line_and_all_facts_about_it(admin: Admin, namespace: str) -> None:
+def test_json_has_the_line_and_all_its_data(admin: Admin, namespace: str) -> None:
     result = json.loads(admin.type("token", "create", "web", "-n", namespace, *SERVER, "-o", "json").out)
     token = decode_token(result.pop("token"))
     assert result.pop("expires").endswith("Z")
@@ -86,7 +86,7 @@ def test_a_measured_limit_of_lifetimes_is_noted(admin: Admin, namespace: str) ->
     assert "lets a token live" not in admin.type(*asked).err
 
 
-def test_an_address_that_no_machine_reaches_is_warned_of(admin: Admin, namespace: str, server: Server) -> None:
+def test_an_address_that_no_machine_reaches_has_a_warning(admin: Admin, namespace: str, server: Server) -> None:
     typed = admin.type("token", "create", "web", "-n", namespace)
     assert decode_token(typed.out).servers == (server.url,)
     assert typed.err.startswith(
@@ -110,19 +110,17 @@ def test_an_address_that_no_machine_reaches_is_warned_of(admin: Admin, namespace
         (("web", "--ca-file", "/etc/hostname"), "exclave: the API server's CA is not known: there is no readable one"),
     ],
 )
-def test_what_is_refused_makes_no_account(admin: Admin, namespace: str, arguments: Any, message: str) -> None:
+def test_a_refused_command_creates_no_account(admin: Admin, namespace: str, arguments: Any, message: str) -> None:
     typed = admin.type("token", "create", *arguments, "-n", namespace)
     assert (typed.code, typed.out) == (2, "")
     assert message.format(namespace) in typed.err
     assert accounts(admin, namespace) == []
 
 
-def test_if_minting_fails_the_account_is_removed(admin: Admin, namespace: str, tmp_path: Path) -> None:
+def test_without_a_token_the_account_is_deleted(admin: Admin, namespace: str, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "kubectl"
-    program.parent.mkdir()
     refusal = "Error from server (Forbidden): serviceaccounts is forbidden"
-    program.write_text(f'#!/bin/sh\ncase "$*" in */token*) echo "{refusal}" >&2; exit 1;; esac\nexec {KUBECTL} "$@"\n')
-    program.chmod(0o755)
+    write_program(program, f'case "$*" in */token*) echo "{refusal}" >&2; exit 1;; esac\nexec {KUBECTL} "$@"')
     typed = admin.type("token", "create", "web", "-n", namespace, *SERVER, search=f"{program.parent}:/usr/bin:/bin")
     assert (typed.code, typed.out) == (24, "")
     assert "exclave: you may not create serviceaccounts/token web.join." in typed.err
@@ -131,11 +129,8 @@ def test_if_minting_fails_the_account_is_removed(admin: Admin, namespace: str, t
 
 def test_a_shorter_lifetime_is_a_warning_and_the_accounts_expiry(admin: Admin, namespace: str, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "kubectl"
-    program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\ncase "$*" in */token*) sed s/86400/3600/ | {KUBECTL} "$@"; exit;; esac\nexec {KUBECTL} "$@"\n'
-    )
-    program.chmod(0o755)
+    shorter = f'sed s/86400/3600/ | {KUBECTL} "$@"'
+    write_program(program, f'case "$*" in */token*) {shorter}; exit;; esac\nexec {KUBECTL} "$@"')
     typed = admin.type(
         "token", "create", "web", "-n", namespace, *SERVER, "--ttl", "24h",
         search=f"{program.parent}:/usr/bin:/bin",
@@ -209,7 +204,7 @@ def test_a_member_joins_again_by_a_token_for_it_alone(admin: Admin, namespace: s
     assert accounts(admin, namespace) == []
 
 
-def test_a_living_member_needs_no_token(admin: Admin, namespace: str) -> None:
+def test_a_token_for_a_live_member_is_refused(admin: Admin, namespace: str) -> None:
     old_member(admin, namespace, "web-k7q2x-2")
     live = {"status": {"conditions": [{"type": "Live", "status": "True"}]}}
     write_status(admin, namespace, "web-k7q2x-2", live)
