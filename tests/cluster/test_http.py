@@ -282,7 +282,7 @@ async def test_when_the_own_address_is_lost_every_connection_is_dropped_and_made
                 nursery.start_soon(ask, number)
             await all_asked.wait()
             began = trio.current_time()
-            exchange.start_afresh()
+            exchange.drop_connections()
             assert (await exchange.answer(ASK))["kind"] == "Member"
         assert sorted(ends) == ["0 after 1 s", "1 after 1 s", "the stream"]
         assert len(connections_to(served)) == 1, "the new one"

@@ -25,9 +25,7 @@ from exclave.daemon.address_move import POLL_INTERVAL, POLLS, AddressMover
 from exclave.ending import EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.member import addresses
-from exclave.member import client as presence
-from exclave.member.address_choice import SLOW
-from exclave.member.addresses import CONFIRM_INTERVAL, Found
+from exclave.member.addresses import CONFIRM_INTERVAL, SLOW, Found
 from exclave.member.addresses import POLL_INTERVAL as ROUTE_INTERVAL
 from exclave.member.client import MemberClient, open_member
 from exclave.member.record import load_membership, store_membership
@@ -66,10 +64,9 @@ class World:
         self.redirect: Any = SimpleNamespace(
             wanted=Latest(SimpleNamespace(addresses=(ADDRESS,), instance="a")), observed=Latest(0), in_place=True
         )
-        for module in (moving, presence):
+        for module in (moving, addresses):
             monkeypatch.setattr(module, "on_this_machine", lambda asked: frozenset(asked) & self.here)
-        for module in (presence, addresses):
-            monkeypatch.setattr(module, "find_address", self._find_address)
+        monkeypatch.setattr(addresses, "find_address", self._find_address)
         store_membership(folder, RECORD)
 
     def _find_address(self, *_: Any) -> Found:

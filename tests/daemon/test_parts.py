@@ -18,7 +18,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.listing.ready import ProbeResult
 from exclave.listing.serving import ListingView
-from exclave.member.address_choice import AddressProblem
+from exclave.member.addresses import AddressProblem
 from exclave.member.record import EvictionNote, JoinRecord
 from exclave.member.state import Situation, Standing, State, state_of
 from exclave.proxy.states import InstanceState
@@ -278,7 +278,7 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         set_value(
             "membership", "view", MemberView(RECORD.member, cloned=Condition("Cloned", True, "TwoMachines", "two"))
         ),
-        Problem("cloned", "two", "find the other machine; both were told, and the admin"),
+        Problem("cloned", "two", "find the other machine; it has this problem in its status, too"),
     ),
     "an address that is not its own": (
         set_value(
@@ -305,7 +305,7 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
     ),
     "certificate": (
         set_value("identity", "problem", "no answer"),
-        Problem("certificate-not-renewed", "no answer", "see whether exclave's controller runs, and its log"),
+        Problem("certificate-not-renewed", "no answer", "check whether exclave's controller runs, and read its log"),
     ),
     "a key of somebody else": (
         set_value("identity", "foreign", "one was signed"),
@@ -321,7 +321,7 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         Problem(
             "proxy-refuses",
             "proxy a denies this machine's requests",
-            "see whether Linkerd's policy controller runs, and which Servers select this group: kubectl get "
+            "check whether Linkerd's policy controller runs, and which Servers select this group: kubectl get "
             "servers.policy.linkerd.io -n shop",
         ),
     ),
@@ -353,7 +353,7 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
     ),
     "steering": (
         set_value("steering", "problem", "port 70000"),
-        Problem("config-invalid", "port 70000", "mend the group's spec or [redirect] in config.toml"),
+        Problem("config-invalid", "port 70000", "correct the group's spec or [redirect] in config.toml"),
     ),
     "redirect": (
         set_value("redirect", "problem", HostError(Fault.NFT_UNUSABLE, "nft refused", "load modules")),

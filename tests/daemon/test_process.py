@@ -23,7 +23,7 @@ from exclave.confirm.confirm import Unconfirmed, load_unconfirmed, store_unconfi
 from exclave.control.client import query_agent
 from exclave.daemon import process as life
 from exclave.daemon.parts import Parts
-from exclave.daemon.process import IDLE_POLL_INTERVAL, POLL_INTERVAL, REPORT_INTERVAL, Agent
+from exclave.daemon.process import POLL_INTERVAL, REPORT_INTERVAL, Agent
 from exclave.daemon.status import QUIET
 from exclave.ending import Ending
 from exclave.errors import Fault, HostError, error_object
@@ -85,7 +85,7 @@ class World:
         if record is not None:
             store_membership(self.state, record)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.agent.live)
+            nursery.start_soon(self.agent.run)
             await trio.testing.wait_all_tasks_blocked()
             yield nursery
             await trio.testing.wait_all_tasks_blocked()
@@ -137,7 +137,7 @@ async def test_a_status_tells_what_the_rules_have_counted_by_now(world: World) -
 async def test_the_process_ends_as_it_is_told_first(world: World, ending: Ending) -> None:
     store_membership(world.state, RECORD)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.agent.live)
+        nursery.start_soon(world.agent.run)
         await trio.testing.wait_all_tasks_blocked()
         world.agent.end(ending)
         world.agent.end(Ending.LEAVE)
@@ -147,7 +147,7 @@ async def test_the_process_ends_as_it_is_told_first(world: World, ending: Ending
 
 async def test_without_a_membership_it_waits_and_ends_when_told(world: World) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.agent.live)
+        nursery.start_soon(world.agent.run)
         await trio.testing.wait_all_tasks_blocked()
         world.agent.end(Ending.STOP)
     assert world.trace == ["READY=1"]
@@ -163,7 +163,7 @@ async def test_a_join_that_tells_it_is_heard_at_once(world: World) -> None:
 async def test_a_join_that_could_not_tell_it_is_found(world: World, autojump_clock: trio.testing.MockClock) -> None:
     async with world.living(None):
         store_membership(world.state, RECORD)
-        await trio.sleep(IDLE_POLL_INTERVAL + 1)
+        await trio.sleep(POLL_INTERVAL + 1)
         assert world.trace[-1] == "boot web-k7q2x-1"
 
 

@@ -85,12 +85,11 @@ from exclave.redirect.kernel.observe import parse_listing
 from exclave.redirect.reconciler import FILE as RULES
 from exclave.redirect.reconciler import AppliedRecord
 from exclave.swap.evidence import count_clients, count_policies, count_sockets
-from exclave.workload_api.connection import WorkloadConnection
-from exclave.workload_api.wire import (
+from exclave.workload_api.connection import (
     FETCH_X509_SVID,
     MessageReader,
+    WorkloadConnection,
     X509Svid,
-    decode_response,
     encode_response,
     frame_message,
 )
@@ -478,7 +477,6 @@ PROXY = (
     Target(
         "messages of gRPC", lambda content: MessageReader().receive(content), [frame_message(b"abc") * 2], (ValueError,)
     ),
-    Target("certificates of the Workload API", decode_response, [SVIDS], (ValueError,), (decode_response,)),
     Target("the proxy's metrics", of_text(read_page), [PAGE], (), (read_samples, read_expiry)),
     Target("the proxy's greeting", of_text(read_version), [GREETING], (), (read_version,)),
     Target("a program's first bytes", interpreter_of, [b"#!/bin/sh\n", b"\x7fELF"]),

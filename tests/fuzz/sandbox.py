@@ -9,7 +9,7 @@ import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.kit.formats.x509 import der_of
-from exclave.workload_api.wire import X509Svid, encode_response, frame_message
+from exclave.workload_api.connection import X509Svid, encode_response, frame_message
 from exclave_sandbox.apiserver.access import API_AUDIENCE, Account, TokenKey, TokenRequest, parse_token_request
 from exclave_sandbox.apiserver.api import Api, parse_path
 from exclave_sandbox.apiserver.lists import page_of, parse_selector, read_cursor

@@ -23,7 +23,7 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.listing.probes import run_probes
 from exclave.listing.ready import REPAIRING, REPLACING, plan_writes
 from exclave.listing.serving import ADOPTION, POLL_INTERVAL, WRITE_TIMEOUT, Listing, open_listing
-from exclave.member.address_choice import AddressProblem
+from exclave.member.addresses import AddressProblem
 from exclave.member.client import MemberClient, open_member
 from exclave.redirect.kernel.observe import NOTHING, Observed
 from support.faults import failing_once
@@ -462,7 +462,7 @@ async def test_a_refusal_is_logged_and_not_argued_with(world: Any, caplog: pytes
 
 
 FAULTS = {
-    "what is reported": ("exclave.listing.serving.plan_writes", plan_writes),
+    "what is reported": ("exclave.listing.ready.plan_writes", plan_writes),
     "the probes": ("exclave.listing.serving.run_probes", run_probes),
 }
 

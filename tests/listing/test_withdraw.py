@@ -13,7 +13,7 @@ from exclave.api.member import MemberView
 from exclave.ending import Ending
 from exclave.errors import ApiRefusal
 from exclave.kit.tasks.latest import Latest
-from exclave.listing.withdraw import walk_back
+from exclave.listing.serving import walk_back
 from exclave.member.state import Standing
 
 GOLDEN = Path(__file__).parent / "golden"

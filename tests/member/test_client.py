@@ -16,7 +16,6 @@ from exclave.config import Config, MemberConfig, Paths
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal
 from exclave.member import addresses
-from exclave.member import client as presence
 from exclave.member.addresses import Found
 from exclave.member.client import MemberClient, open_member
 from exclave.member.record import load_eviction, load_membership, load_settings, store_membership, store_settings
@@ -211,8 +210,7 @@ async def test_connections_from_an_address_that_is_gone_are_dropped(
     def find(*_: Any) -> Found:
         return Found(route[0], "route")
 
-    for module in (presence, addresses):
-        monkeypatch.setattr(module, "find_address", find)
+    monkeypatch.setattr(addresses, "find_address", find)
     async with world.member() as member:
         await trio.sleep(15)
         assert "start afresh" not in world.cluster.trace
@@ -229,14 +227,13 @@ async def test_connections_are_dropped_when_an_address_goes_that_was_left_before
     """They may still be from there, since nothing opens them anew when routes change."""
     world, other = World(tmp_path), "10.77.0.21"
     here = {ADDRESS, other}
-    monkeypatch.setattr(presence, "on_this_machine", lambda asked: frozenset(asked) & here)
+    monkeypatch.setattr(addresses, "on_this_machine", lambda asked: frozenset(asked) & here)
 
     def find(*_: Any) -> Found:
         return Found(ADDRESS if ADDRESS in here and not is_left else other, "route")
 
     is_left = False
-    for module in (presence, addresses):
-        monkeypatch.setattr(module, "find_address", find)
+    monkeypatch.setattr(addresses, "find_address", find)
     async with world.member() as member:
         await trio.sleep(15)
         is_left = True

@@ -98,7 +98,7 @@ class StoreCluster:
         self.server_addresses = Latest((SERVER_ADDRESS,))
         self.skew = 0.0
 
-    def start_afresh(self) -> None:
+    def drop_connections(self) -> None:
         self.trace.append("start afresh")
 
     async def send(self, request: Request) -> Object:

@@ -18,10 +18,11 @@ from exclave.errors import Fault, HostError
 from exclave.identity.svid import Svid
 from exclave.kit.formats.x509 import der_of
 from exclave.kit.tasks.latest import Latest
+from exclave.workload_api.connection import RpcStatus, StatusCode
 from exclave.workload_api.server import Peer, check_peer, open_workload_api, peer_of
-from exclave.workload_api.wire import RpcStatus, StatusCode, decode_response
 from support.faults import failing_once
 from support.mesh import mesh
+from support.workload_messages import decode_response
 
 PROXY = 64999
 

@@ -1,9 +1,8 @@
-"""The cluster, as the rest of exclave sees it: send a request, send it until it is answered, follow objects.
+"""The cluster for the rest of exclave: send a request once, send it until it is answered, follow objects.
 
-Rules: `send` reports whatever went wrong; `send_patiently` and `watch` deal with all that passes by itself (nobody
-reached, overload, a server that restarts) and raise only what will not. Both wait for ever, and never silently:
-`waiting` says for what after 15 s. Cancelling is safe at any moment. A watch that meets a refusal which asking again
-cannot mend ends by raising it out of its `async with` block.
+`send` reports every failure. `send_patiently` and `watch` retry all that passes by itself (no answer, overload, a
+server that restarts) and raise only refusals that a repetition cannot change. Waits over 15 s are in `waiting` and in
+the log. Cancelling is safe at any moment.
 """
 
 import logging
@@ -17,8 +16,7 @@ import trio
 
 from exclave.api.requests import Object, Request, Resource, is_transient
 from exclave.cluster.endpoint import Access
-from exclave.cluster.http import Exchange, Fence, open_exchange
-from exclave.cluster.waiting import Wait
+from exclave.cluster.http import Exchange, Fence, Wait, open_exchange
 from exclave.cluster.watch import (
     Abort,
     Answered,
@@ -31,7 +29,6 @@ from exclave.cluster.watch import (
     Opened,
     Pause,
     Read,
-    Refused,
     Report,
     WatchEvent,
     WatchMachine,
@@ -46,57 +43,47 @@ log = logging.getLogger(__name__)
 
 RETRIES = Backoff(first=0.5, most=30.0)
 
-Draw = Callable[[], float]
-"""Gives a number in [0, 1)."""
+Draw = Callable[[], float]  # returns a number in [0, 1)
 
 
 class Cluster:
-    """One cluster under one identity. Made by `open_cluster`."""
+    """One cluster under one identity. Made by `open_cluster`.
+
+    `reachable`: the last request was answered, with whatever status. `waiting`: what has been waited for longer than
+    15 s, and why. `counts`: requests by verb and HTTP status, "" if there was no answer.
+    """
 
     def __init__(self, exchange: Exchange, draw: Draw) -> None:
+        self.reachable: Latest[bool] = exchange.reachable
+        self.waiting: Latest[str | None] = exchange.waits.latest
+        self.counts: Counter[tuple[str, str]] = exchange.counts
         self._exchange = exchange
         self._draw = draw
 
     @property
     def server(self) -> str:
-        """The URL of the API server that answered last, or is asked first."""
+        """The URL of the API server that answered last, or is tried first."""
         return self._exchange.server
-
-    @property
-    def reachable(self) -> Latest[bool]:
-        """Whether the last request was answered, with whatever status; False before the first."""
-        return self._exchange.reachable
-
-    @property
-    def waiting(self) -> Latest[str | None]:
-        """What has been waited for longer than 15 s, and why; None if nothing."""
-        return self._exchange.waits.latest
-
-    @property
-    def counts(self) -> Counter[tuple[str, str]]:
-        """Requests by verb and HTTP status; status "" where nobody answered."""
-        return self._exchange.counts
 
     @property
     def skew(self) -> float | None:
         """Seconds by which the server's clock (HTTP Date) was ahead of ours at the last answer."""
         return self._exchange.skew
 
-    def start_afresh(self) -> None:
+    def drop_connections(self) -> None:
         """Drop every connection: this machine has lost the address that they are from."""
-        self._exchange.start_afresh()
+        self._exchange.drop_connections()
 
     async def send(self, request: Request, fence: Fence | None = None) -> Object:
-        """One call: each server is tried once, until one answers. Raises ClusterError if none did, ApiRefusal.
+        """Try each server once, until one answers. Raises ClusterError if none did, ApiRefusal, what `fence` raises.
 
-        A request whose answer was lost may have been carried out, by more than one server in turn. What has a `fence`
-        is sent only while that holds, and what it raises is raised.
+        A request whose answer was lost may have been executed, by several servers in turn.
         """
         with self._exchange.waits.over(f"to {request.verb} {request.what}"):
             return await self._exchange.answer(request, fence)
 
     async def send_patiently(self, request: Request) -> Object:
-        """Send until it is answered, however long that takes. Raises ApiRefusal if asking again cannot help."""
+        """Send until it is answered. Raises ApiRefusal if a repetition cannot change it."""
         attempts = Attempts()
         with self._exchange.waits.over(f"to {request.verb} {request.what}") as wait:
             while True:
@@ -105,17 +92,17 @@ class Cluster:
                 except ClusterError as problem:
                     if not is_transient(problem):
                         raise
-                    asked = problem.retry_after if isinstance(problem, ApiRefusal) else None
+                    least = problem.retry_after if isinstance(problem, ApiRefusal) else None
                     self._exchange.waits.explain(wait, problem.message)
-                await trio.sleep(max(attempts.failed(RETRIES, self._draw()), asked or 0.0))
+                await trio.sleep(max(attempts.failed(RETRIES, self._draw()), least or 0.0))
 
     @asynccontextmanager
     async def watch(
         self, resource: Resource, namespace: str | None, name: str | None = None
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
-        """Follow all objects in a namespace (None: in all), or the one called `name`, for as long as the block runs.
+        """Follow all objects in a namespace (None: in all), or the one called `name`, while the block runs.
 
-        Events wait for the reader, none is left out; the first is Listed, or for one object Upserted or Removed.
+        No event is lost; the first is Listed, or for one object Upserted or Removed. Raises ApiRefusal.
         """
         deliver, events = trio.open_memory_channel[WatchEvent](0)
         follower = _Follower(self._exchange, WatchMachine(resource, namespace, name), deliver, self._draw)
@@ -126,7 +113,7 @@ class Cluster:
 
 
 class _Follower:
-    """Carries out what a watch machine wants."""
+    """Executes the actions of a watch machine."""
 
     def __init__(
         self, exchange: Exchange, machine: WatchMachine, deliver: "trio.MemorySendChannel[WatchEvent]", draw: Draw
@@ -167,7 +154,7 @@ class _Follower:
         try:
             return Answered(await self._exchange.answer(request))
         except ApiRefusal as refusal:
-            return Refused(refusal)
+            return refusal
         except ClusterError as problem:
             return Lost(problem.message)
 
@@ -183,7 +170,7 @@ class _Follower:
                         assert isinstance(action, Read)
                         self._report(await _read(received, action.until))
         except ApiRefusal as refusal:
-            self._report(Refused(refusal))
+            self._report(refusal)
         except ClusterError as problem:
             self._report(Lost(problem.message))
 
@@ -211,9 +198,9 @@ async def _read(received: AsyncIterator[bytes], until: float) -> Report:
 async def open_cluster(
     access: Access, token: Callable[[], str], now: Now = time.time, draw: Draw = random.random
 ) -> AsyncIterator[Cluster]:
-    """Talk to a cluster; `token` is asked for the bearer token of each request.
+    """A client of a cluster; `token` returns the bearer token for each request. Sends nothing itself.
 
-    Raises ClusterError if the CA cannot be read. Whether a server answers is seen with the first request.
+    Raises ClusterError if the CA cannot be read.
     """
     async with open_exchange(access, token, now) as exchange:
         yield Cluster(exchange, draw)

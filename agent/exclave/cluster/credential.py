@@ -1,8 +1,7 @@
 """The member's own Kubernetes token, and when to renew it. Pure.
 
-Rules: the token is renewed at half of the life that the server granted, which may be less than was asked for; a token
-is read for its times and its subject only, and never trusted for either: the API server alone checks its signature.
-No text made here, error or repr, holds a token or a part of one.
+It is renewed after half of the life that the server granted. Its claims are read without checking the signature, which
+only the API server can. No error and no repr holds a token or a part of one.
 """
 
 import json
@@ -17,7 +16,7 @@ from exclave.kit.formats.times import epoch
 
 @dataclass(frozen=True)
 class Credential:
-    """A token with the times, in seconds since the epoch, between which we count on it."""
+    """A token, valid from `granted` to `expires` (epoch seconds)."""
 
     token: str = field(repr=False)
     granted: float
@@ -25,7 +24,7 @@ class Credential:
 
     @property
     def renew_at(self) -> float:
-        """When half of the granted life is over. One that ended before it began, by clocks that disagree: at once."""
+        """When half of its life is over; 0 if clocks disagree and it ends before it begins."""
         life = self.expires - self.granted
         return self.granted + life / 2 if life > 0 else 0.0
 
@@ -37,7 +36,7 @@ def render_credential(credential: Credential) -> str:
 
 
 def parse_credential(text: str) -> Credential:
-    """Read the text of credential.json. Raises ValueError, without quoting any of it."""
+    """Read the text of credential.json. Raises ValueError, which quotes none of it."""
     try:
         tree = parse_json(text)
     except ValueError:
@@ -51,10 +50,10 @@ def parse_credential(text: str) -> Credential:
 
 
 def granted_credential(answer: Object, now: float, asked: float) -> Credential:
-    """What a TokenRequest granted: at most the `asked` seconds from `now`, when the answer came (epoch seconds).
+    """What a TokenRequest granted at `now` (epoch seconds). Raises ValueError if there is no token in the answer.
 
-    A server whose clock is ahead of ours cannot grant more than it was asked for, so we do not believe it.
-    Source: TokenRequestStatus in k8s.io/api/authentication/v1/types.go. Raises ValueError if there is no token in it.
+    At most the `asked` seconds count: a later end means that the server's clock is ahead of ours.
+    Source: TokenRequestStatus in k8s.io/api/authentication/v1/types.go.
     """
     status = answer.get("status")
     token = status.get("token") if isinstance(status, dict) else None
@@ -73,7 +72,7 @@ def read_token_times(token: str) -> tuple[float, float]:
 
 
 def token_subject(token: str) -> str:
-    """Whose token it is, for messages, such as `system:serviceaccount:shop-vms:web.vm.k7q2x-1`; unverified."""
+    """The owner, for messages, such as `system:serviceaccount:shop-vms:web.vm.k7q2x-1`; unverified."""
     try:
         subject = read_claims_untrusted(token).get("sub")
     except ValueError:
@@ -82,7 +81,7 @@ def token_subject(token: str) -> str:
 
 
 def is_token(value: object) -> TypeGuard[str]:
-    """True if this can stand in a header: what cannot would be quoted in the error of a library."""
+    """Whether it may be in a header. A library's error would quote one that may not."""
     return isinstance(value, str) and value != "" and value.isascii() and value.isprintable() and " " not in value
 
 

@@ -1,7 +1,6 @@
-"""Where the API server is, and by what it is recognised. Pure.
+"""Where the API server is, and which CA signs its certificate. Pure.
 
-Rules: https only; the CA certificates of the join token are the only ones trusted, never the system's; with several
-servers the one that worked last is asked first.
+Only https, and only the CA certificates of the join token. Of several servers, the last one that worked is tried first.
 """
 
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Access:
-    """How to reach one cluster: its API servers' https URLs, and its CA as PEM, one certificate or more."""
+    """One cluster: its API servers' https URLs, and its CA: one PEM certificate or more."""
 
     servers: tuple[str, ...]
     ca: str
@@ -52,5 +51,5 @@ def address_in_url(server: str) -> str | None:
 
 
 def in_turn(servers: tuple[str, ...], last_good: str) -> tuple[str, ...]:
-    """The order in which to try them: the one that worked last, then the rest as they were given."""
+    """The order of trial: the last one that worked, then the others as they were given."""
     return tuple(sorted(servers, key=lambda server: server != last_good))

@@ -1,10 +1,8 @@
-"""Why nobody was reached, in words for a person. Pure.
+"""Why no server was reached, in words for a person. Pure.
 
-Rules: a failure of httpx often has no text; the reason is somewhere in its chain of causes and contexts, or in a group
-of one failure per address. The chain is walked once, here, and nowhere else. What an exception says is repeated only
-if it cannot hold a secret: the text of a protocol error may quote the header that carries the token.
-
-Foreign types are known by name, so that this module computes and imports nothing that could do more.
+A failure of httpx often has no text of its own: the reason is in its chain of causes, or in a group with one failure
+per address. Texts that may quote a header with the token are not repeated. Foreign types are recognised by their names,
+so this module imports none of them.
 """
 
 import ssl
@@ -14,17 +12,14 @@ from typing import Literal
 
 from exclave.errors import ClusterError, Fault
 
-CONNECT = 5.0
-"""Seconds for TCP and TLS to be set up."""
-
-WHOLE = 30.0
-"""Seconds for one request to one server, all in all."""
+CONNECT = 5.0  # seconds for TCP and TLS to be set up
+WHOLE = 30.0  # seconds for one request to one server, all in all
 
 CauseKind = Literal["refused", "timeout", "name", "tls-ca", "tls-other", "other"]
-"""What kept us from a server, for callers that act on it; `ClusterError.cause_kind` carries it."""
+"""Why a server was not reached, for callers that act on it: `ClusterError.cause_kind`."""
 
-# The most telling first: with several servers, one that answers with a foreign certificate matters more than silence.
-_TELLING: tuple[CauseKind, ...] = ("tls-ca", "tls-other", "refused", "timeout", "name", "other")
+# The most informative first: of several servers, one with a foreign certificate matters more than a silent one.
+_RANKED: tuple[CauseKind, ...] = ("tls-ca", "tls-other", "refused", "timeout", "name", "other")
 
 # Verification errors of OpenSSL (include/openssl/x509_vfy.h) that mean: signed by somebody else.
 _FOREIGN_CA = {2, 7, 18, 19, 20, 21, 24, 30, 31}
@@ -78,15 +73,15 @@ def no_answer(server: str) -> Failure:
 
 
 def not_kubernetes(server: str, status: int, content_type: str) -> Failure:
-    """The failure of an answer that is no Kubernetes object: a login page, a load balancer's apology."""
+    """The failure of an answer that is no Kubernetes object, such as a login page."""
     met = content_type.partition(";")[0] or "no content type"
     text = f"{server} answered {status} with {met}: a Kubernetes object was expected"
     return Failure("other", text, "check that the URL is the API server's and that no proxy is in between")
 
 
 def unreachable(failures: Sequence[Failure]) -> ClusterError:
-    """One error from the failures of all servers; the most telling gives its kind and hint."""
-    first = min(failures, key=lambda failure: _TELLING.index(failure.kind))
+    """One error from the failures of all servers; the most informative one sets kind and hint."""
+    first = min(failures, key=lambda failure: _RANKED.index(failure.kind))
     error = ClusterError(Fault.UNREACHABLE, "; ".join(failure.text for failure in failures), first.hint)
     error.cause_kind = first.kind
     return error
@@ -100,21 +95,19 @@ def _bad_certificate(problem: ssl.SSLCertVerificationError, server: str, host: s
             f"{server}: its certificate is not signed by the CA in the join token",
             "make a new join token; if the cluster's CA did not change, somebody else answers at that address",
         )
+    what, hint = f"does not verify: {problem.verify_message}", "replace the API server's certificate"
     if code == _EXPIRED:
-        text = f"{server}: its certificate has expired, by this machine's clock"
-        return Failure("tls-other", text, "renew the API server's certificate, or set this machine's clock")
-    if code == _NOT_YET_VALID:
-        text = f"{server}: its certificate is not valid yet, by this machine's clock"
-        return Failure("tls-other", text, "set this machine's clock")
-    if code in (_WRONG_HOST, _WRONG_ADDRESS):
-        text = f"{server}: its certificate is not for {host}"
-        return Failure("tls-other", text, "use one of the names or addresses in the API server's certificate")
-    text = f"{server}: its certificate does not verify: {problem.verify_message}"
-    return Failure("tls-other", text, "mend the API server's certificate")
+        what = "has expired, by this machine's clock"
+        hint = "renew the API server's certificate, or set this machine's clock"
+    elif code == _NOT_YET_VALID:
+        what, hint = "is not valid yet, by this machine's clock", "set this machine's clock"
+    elif code in (_WRONG_HOST, _WRONG_ADDRESS):
+        what, hint = f"is not for {host}", "use one of the names or addresses in the API server's certificate"
+    return Failure("tls-other", f"{server}: its certificate {what}", hint)
 
 
 def _chain(problem: BaseException) -> Iterator[BaseException]:
-    """The problem, then what lies below it: causes, contexts (also suppressed ones), members of groups."""
+    """The problem, then its causes, contexts (also suppressed ones) and members of groups."""
     visited: set[int] = set()
     todo = [problem]
     while todo:
@@ -128,7 +121,7 @@ def _chain(problem: BaseException) -> Iterator[BaseException]:
 
 
 def _safe_words(chain: Sequence[BaseException]) -> str:
-    """What the deepest operating system error says, else the words of the first exception that may be repeated."""
+    """The text of the deepest OSError, else that of the first exception, unless it may quote a header."""
     for link in reversed(chain):
         if isinstance(link, OSError) and link.strerror:
             return link.strerror

@@ -1,28 +1,23 @@
-"""Requests and their answers, over httpx. The only module that knows httpx.
+"""Requests and their answers, over httpx. The only module that imports httpx.
 
-Rules: one client for ordinary requests, and no request on it is ever cancelled from outside: each runs in a task of
-this door, shielded, until it is answered or out of time; a caller that is cancelled just leaves. (httpcore 0.16, Debian
-12's, loses a place in its pool with each cancelled request.) A client on which our own deadline had to cut a request is
-retired. How many run at once is counted here, not in httpcore's pool.
-A request may have a fence: it is looked at when the request's turn has come and once more before a byte of it is sent,
-and nothing is waited for longer than it holds.
-When this machine has lost the address that its connections are from, all of them are dropped: they would be silent for
-half a minute, and a member that is silent for so long is not live.
-Each stream has a client of its own, closed shielded. One SSL context of ours, trusting `Access.ca` alone. Everything
-foreign that is raised becomes a ClusterError here.
+One client serves all requests but streams. A request runs in a shielded task of this door until it is answered or out
+of time, also if its caller is cancelled: httpcore 0.16 (Debian 12) loses a place in its pool with each cancelled
+request. A client on which our own deadline cut a request is retired. Concurrency is limited here, not in httpcore.
+Every foreign exception becomes a ClusterError here.
 """
 
 import contextlib
 import json
 import logging
+import math
 import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
 from socket import IPPROTO_TCP, SHUT_RDWR, SO_KEEPALIVE, SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
 import httpx
@@ -33,7 +28,6 @@ from exclave.api.requests import JSON, Object, Request, refusal
 from exclave.cluster.credential import is_token, token_subject
 from exclave.cluster.endpoint import Access, host_and_port, in_turn
 from exclave.cluster.failure import CONNECT, WHOLE, Failure, explain, no_answer, not_kubernetes, unreachable
-from exclave.cluster.waiting import Waits
 from exclave.errors import ClusterError, Fault
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.tasks.latest import Latest
@@ -43,21 +37,91 @@ from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 64
-"""Ordinary requests under way; the next ones wait their turn. Each has a connection while it runs."""
+QUIET = 15.0  # seconds before a wait is reported
+AT_ONCE = 64  # concurrent requests, streams not counted; further ones wait. Each has a connection while it runs.
 
 IDLE = 50.0
-"""Seconds that an unused connection is kept: a heartbeat finds it open, and load balancers (60 s and more) keep it."""
+"""Seconds that an unused connection stays open: longer than a heartbeat, shorter than load balancers' 60 s and more."""
 
-AFRESH = 1.0
-"""Seconds that requests under way have left when connections are likely to be dead."""
+DROPPING = 1.0  # seconds that requests under way have left when connections are dropped
+CLOSING = 2.0  # the same when the door closes; also the limit for closing a client
 
-CLOSING = 2.0
-"""Seconds that requests under way have left when the door closes, and that closing a client may take."""
+
+class Wait:
+    """One wait: for `what`, since `since` (monotonic seconds), because of `reason`; `is_logged` once it was logged."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.since = trio.current_time()
+        self.reason = "no answer yet"
+        self.is_logged = False
+
+    @property
+    def text(self) -> str:
+        """A line for a person."""
+        return f"{self.what}: {self.reason}"
+
+
+class Waits:
+    """All waits of one cluster; `latest` is the line of the oldest that has become long, or None."""
+
+    def __init__(self) -> None:
+        self.latest: Latest[str | None] = Latest(None)
+        self._pending: list[Wait] = []  # oldest first
+        self._changed = trio.Event()
+
+    @contextmanager
+    def over(self, what: str) -> Iterator[Wait]:
+        """Record that the caller waits for `what` while the block runs."""
+        wait = self.begin(what)
+        try:
+            yield wait
+        finally:
+            self.end(wait)
+
+    def begin(self, what: str) -> Wait:
+        """Record a wait, until `end`."""
+        wait = Wait(what)
+        self._pending.append(wait)
+        self._changed.set()
+        return wait
+
+    def end(self, wait: Wait) -> None:
+        """Close a wait."""
+        self._pending.remove(wait)
+        if wait.is_logged:
+            log.info("no longer waiting after %.0f s: %s", trio.current_time() - wait.since, wait.what)
+        self._changed.set()
+
+    def explain(self, wait: Wait, reason: str) -> None:
+        """Set the reason why the wait goes on."""
+        wait.reason = reason
+        self._changed.set()
+
+    async def announce(self) -> None:
+        """Log and publish the waits that have become long, for ever."""
+        while True:
+            self._changed = trio.Event()
+            now = trio.current_time()
+            long = [wait for wait in self._pending if now - wait.since >= QUIET]
+            for wait in long:
+                if not wait.is_logged:
+                    wait.is_logged = True
+                    log.warning("waiting for %.0f s %s", now - wait.since, wait.text)
+            self.latest.set(long[0].text if long else None)
+            due = min((wait.since + QUIET for wait in self._pending if not wait.is_logged), default=math.inf)
+            with trio.move_on_at(due):
+                await self._changed.wait()
+
+
+T = TypeVar("T")
 
 
 Fence = Callable[[], float]
-"""Seconds for which a request may still be sent and answered. Raises ClusterError if there are none."""
+"""Seconds for which a request may still be sent and answered. Raises ClusterError if there are none.
+
+It is called when the request's turn has come, and again before a byte of it is sent.
+"""
 
 
 class _Client:
@@ -79,12 +143,15 @@ class _Call:
 
 
 class Exchange:
-    """Sends requests to the API server that works; knows what came back. Made by `open_exchange`."""
+    """Sends requests to the API server that works. Made by `open_exchange`.
+
+    `skew`: seconds by which the server's clock (HTTP Date) was ahead of ours at the last answer.
+    """
 
     def __init__(
         self, access: Access, token: Callable[[], str], now: Now, tls: ssl.SSLContext, nursery: trio.Nursery
     ) -> None:
-        self.server = access.servers[0]  # the one that worked last
+        self.server = access.servers[0]  # the last one that worked
         self.reachable = Latest(False)
         self.counts: Counter[tuple[str, str]] = Counter()
         self.skew: float | None = None
@@ -97,8 +164,8 @@ class Exchange:
         self._client = _Client(self._tls)
         self._room = trio.Semaphore(AT_ONCE)
         self._scopes: set[trio.CancelScope] = set()
-        self._answers: set[trio.CancelScope] = set()  # of requests that wait for one
-        self._streams: set[Any] = set()  # their sockets
+        self._answers: set[trio.CancelScope] = set()  # of requests that wait for an answer
+        self._streams: set[Any] = set()  # sockets of streams
 
     async def answer(self, request: Request, fence: Fence | None = None) -> Object:
         """Send a request to each server in turn until one answers. Raises ApiRefusal, or ClusterError if none did."""
@@ -114,10 +181,10 @@ class Exchange:
 
     @asynccontextmanager
     async def open_stream(self, request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes that a request brings for as long as it lasts. Raises as `answer` does, and while it is read."""
+        """The bytes of a response that goes on. Opening and reading raise as `answer` does."""
         client, socket = make_client(self._tls), None
         try:
-            server, response = await self._open_each(client, request)
+            server, response = await self._try_each(partial(self._open, client, request))
             if (socket := _enable_keepalive(response)) is not None:
                 self._streams.add(socket)
             async with aclosing(_bytes_of(response, server)) as received:
@@ -126,11 +193,13 @@ class Exchange:
             self._streams.discard(socket)
             await _close(client)
 
-    def start_afresh(self) -> None:
-        """Drop every connection: this machine has lost the address that they are from. What waits for an answer fails
-        in a moment, as where no server answers; streams end; what is asked from now on finds new connections."""
+    def drop_connections(self) -> None:
+        """Drop every connection. Requests that wait for an answer fail soon, streams end, later ones reconnect.
+
+        Connections from an address that this machine has lost would be silent for half a minute.
+        """
         for scope in self._answers:
-            scope.deadline = min(scope.deadline, trio.current_time() + AFRESH)
+            scope.deadline = min(scope.deadline, trio.current_time() + DROPPING)
         for socket in self._streams:
             with contextlib.suppress(OSError):
                 socket.shutdown(SHUT_RDWR)
@@ -140,7 +209,7 @@ class Exchange:
             self._nursery.start_soon(_discard, client.http)
 
     async def finish(self) -> None:
-        """Give the requests under way a little time, and no more; the last one closes the connections."""
+        """Let the requests under way end within `CLOSING` seconds; the last one closes the connections."""
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, trio.current_time() + CLOSING)
         client = self._client
@@ -153,29 +222,29 @@ class Exchange:
         with shielded((len(self._access.servers) + 1) * (WHOLE + CLOSING)) as scope:
             self._scopes.add(scope)
             try:
-                call.answer = await self._ask_each(request, fence)
-            except Exception as problem:  # the caller's to see, if it is still there
+                call.answer = await self._try_each(partial(self._ask, request, fence))
+            except Exception as problem:  # raised in the caller, if it still waits
                 call.problem = problem
             finally:
                 self._scopes.discard(scope)
                 self._room.release()
                 call.done.set()
 
-    async def _ask_each(self, request: Request, fence: Fence | None) -> Object:
+    async def _try_each(self, attempt: Callable[[str], Awaitable[T | Failure]]) -> T:
         failures = []
         for server in in_turn(self._access.servers, self.server):
-            outcome = await self._ask(server, request, fence)
+            outcome = await attempt(server)
             if not isinstance(outcome, Failure):
                 return outcome
             failures.append(outcome)
         self.reachable.set(False)
         raise unreachable(failures)
 
-    async def _ask(self, server: str, request: Request, fence: Fence | None) -> Object | Failure:
+    async def _ask(self, request: Request, fence: Fence | None, server: str) -> Object | Failure:
         holds = WHOLE if fence is None else min(WHOLE, fence())
         token = self._read_token(request)
         client = self._client
-        client.users += 1  # until `finally`: whatever may raise before must stand above
+        client.users += 1  # until `finally`: nothing that may raise can come in between
         try:
             with trio.move_on_after(holds) as whole:
                 self._answers.add(whole)
@@ -192,24 +261,22 @@ class Exchange:
             if client.is_retired and client.users == 0:
                 await _close(client.http)
 
-    async def _open_each(self, client: httpx.AsyncClient, request: Request) -> tuple[str, httpx.Response]:
-        failures = []
-        for server in in_turn(self._access.servers, self.server):
-            token = self._read_token(request)
-            try:
-                with trio.move_on_after(WHOLE) as whole:
-                    response = await client.send(self._built(client, server, request, token), stream=True)
-                    if response.is_success:
-                        self._heard_from(server, request, response)
-                        return server, response
-                    await response.aread()
-                    self._judged(server, request, response, token)
-                assert whole.cancelled_caught
-                failures.append(self._failed(request, no_answer(server)))
-            except (httpx.HTTPError, OSError) as problem:
-                failures.append(self._failed(request, explain(problem, server, host_and_port(server)[0])))
-        self.reachable.set(False)
-        raise unreachable(failures)
+    async def _open(
+        self, client: httpx.AsyncClient, request: Request, server: str
+    ) -> tuple[str, httpx.Response] | Failure:
+        token = self._read_token(request)
+        try:
+            with trio.move_on_after(WHOLE) as whole:
+                response = await client.send(self._built(client, server, request, token), stream=True)
+                if response.is_success:
+                    self._record_answer(server, request, response)
+                    return server, response
+                await response.aread()
+                self._judged(server, request, response, token)
+            assert whole.cancelled_caught
+            return self._failed(request, no_answer(server))
+        except (httpx.HTTPError, OSError) as problem:
+            return self._failed(request, explain(problem, server, host_and_port(server)[0]))
 
     def _read_token(self, request: Request) -> str:
         try:
@@ -249,7 +316,7 @@ class Exchange:
         )
 
     def _judged(self, server: str, request: Request, response: httpx.Response, token: str) -> Object | Failure:
-        """The object in a complete answer. Raises ApiRefusal if it was no."""
+        """The object in a complete answer. Raises ApiRefusal."""
         try:
             body = parse_json(response.content)
         except ValueError:
@@ -257,20 +324,14 @@ class Exchange:
         if response.is_success and not isinstance(body, dict):
             content_type = response.headers.get("Content-Type", "")
             return self._failed(request, not_kubernetes(server, response.status_code, content_type))
-        self._heard_from(server, request, response)
+        self._record_answer(server, request, response)
         if response.is_success:
             assert isinstance(body, dict)
             return body
-        raise refusal(
-            request,
-            response.status_code,
-            body,
-            server=server,
-            who=token_subject(token),
-            retry_after=response.headers.get("Retry-After"),
-        )
+        who, retry_after = token_subject(token), response.headers.get("Retry-After")
+        raise refusal(request, response.status_code, body, server=server, who=who, retry_after=retry_after)
 
-    def _heard_from(self, server: str, request: Request, response: httpx.Response) -> None:
+    def _record_answer(self, server: str, request: Request, response: httpx.Response) -> None:
         self.counts[request.verb, str(response.status_code)] += 1
         if server != self.server:
             log.info("using API server %s; %s failed", server, self.server)
@@ -293,7 +354,7 @@ class Exchange:
 
 @asynccontextmanager
 async def open_exchange(access: Access, token: Callable[[], str], now: Now) -> AsyncIterator[Exchange]:
-    """Keep connections to a cluster, and what is under way on them. Raises ClusterError if `access.ca` is no PEM."""
+    """Hold connections to a cluster while open. Raises ClusterError if `access.ca` is no PEM."""
     tls = make_tls(access.ca)
     async with open_bare_nursery() as nursery:
         exchange = Exchange(access, token, now, tls, nursery)
@@ -306,18 +367,15 @@ async def open_exchange(access: Access, token: Callable[[], str], now: Now) -> A
 
 
 def make_tls(ca: str) -> ssl.SSLContext:
-    """Trust these certificates and no others, roots or not, as kubectl does. Raises ClusterError."""
+    """Trust exactly these certificates, roots or not, as kubectl does. Raises ClusterError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(cadata=ca)
     except (ssl.SSLError, ValueError):
-        raise ClusterError(
-            Fault.UNREACHABLE,
-            "the cluster's CA was expected to be certificates in PEM, and cannot be read as such",
-            "make a new join token",
-        ) from None
+        text = "the cluster's CA was expected to be certificates in PEM, and cannot be read as such"
+        raise ClusterError(Fault.UNREACHABLE, text, "make a new join token") from None
     return context
 
 
@@ -329,7 +387,7 @@ def make_client(tls: ssl.SSLContext) -> httpx.AsyncClient:
 
 
 async def _check_fence(fence: Fence, event: str, _info: object) -> None:
-    """Called by httpcore at each of its steps; a connection may have to be made first, and that takes time."""
+    """Called by httpcore at each of its steps. The fence may have ended while a connection was made."""
     if event.endswith((".send_request_headers.started", ".send_request_body.started")):
         fence()
 
@@ -340,7 +398,6 @@ async def _close(client: httpx.AsyncClient) -> None:
 
 
 async def _discard(client: httpx.AsyncClient) -> None:
-    """Close connections that are likely to be dead, whatever comes of that."""
     try:
         await _close(client)
     except Exception:
@@ -360,7 +417,7 @@ async def _bytes_of(response: httpx.Response, server: str) -> AsyncGenerator[byt
 
 
 def _enable_keepalive(response: httpx.Response) -> Any:
-    """Let the kernel find out within a minute that the other side of a silent stream is gone; the stream's socket."""
+    """Have the kernel find a dead peer of a silent stream within a minute. Returns the socket."""
     stream = response.extensions.get("network_stream")
     socket = stream.get_extra_info("socket") if stream is not None else None
     if socket is not None:

@@ -1,8 +1,7 @@
-"""A member's cluster: open with the member's own credential, which is renewed as long as this door is open.
+"""A member's cluster: open with the member's own credential, which is renewed while this door is open.
 
-Rules: renewed at half of its granted life by the wall clock; a failure keeps the old one and is tried again with
-growing, jittered pauses, for ever, also after a 401: rights and clocks can come back. What was granted is on disk
-before it is used. Only an ending that leaves the mesh deletes it. Tokens are never logged.
+A failed renewal is retried for ever, also after a 401: rights and clocks can come back. A new credential is stored
+before it is used. Only leaving the mesh deletes it. Tokens are never logged.
 """
 
 import logging
@@ -34,17 +33,15 @@ log = logging.getLogger(__name__)
 
 FILE = "credential.json"
 
-ASKED = 30 * 24 * 3600
-"""Seconds of life asked for: the most that the admission policy lets a member have. Servers may grant less."""
+ASKED = 30 * 24 * 3600  # seconds of life requested: the most that the admission policy allows. Servers may grant less.
 
 RETRIES = Backoff(first=10.0, most=600.0)
 
-SOONEST = 60.0
-"""Seconds from one credential to the next at least: clocks that disagree must not make a storm of requests."""
+SOONEST = 60.0  # least seconds from one credential to the next: clocks that disagree must not cause a storm of requests
 
 
 class MemberCluster(Cluster):
-    """A cluster with the credential it is used with, and its servers' addresses. Made by `open_member_cluster`."""
+    """A cluster with the member's credential and its servers' addresses. Made by `open_member_cluster`."""
 
     def __init__(
         self,
@@ -68,10 +65,9 @@ async def open_member_cluster(
     now: Now,
     draw: Draw = random.random,
 ) -> AsyncIterator[MemberCluster]:
-    """Talk to the cluster as a member, and keep its credential young.
+    """A client of the cluster as a member. `account`: its ServiceAccount, in `namespace` (`<ns>-vms`).
 
-    `account` is the member's ServiceAccount and `namespace` the one it lives in, `<ns>-vms`. Raises HostError if there
-    is no usable credential in `state`, ClusterError if the CA cannot be read.
+    Raises HostError if there is no usable credential in `state`, ClusterError if the CA cannot be read.
     """
     path = state / FILE
     credential = Latest(load_credential(path))
@@ -94,7 +90,7 @@ async def open_member_cluster(
 
 
 def _is_replaced(path: Path, ours: Credential) -> bool:
-    """Whether a new join has stored another credential: it may begin as soon as membership.json is gone."""
+    """Whether a new join has stored another credential. It may begin once membership.json is gone."""
     try:
         return parse_credential(path.read_text(encoding="utf-8")).token != ours.token
     except (OSError, ValueError):

@@ -1,10 +1,8 @@
-"""The IP addresses of the API servers: one value that everybody reads and nobody waits for.
+"""The IP addresses of the API servers, as one published value.
 
-Lookups run in the background. The last answers are on disk, so a boot without DNS has them. A lookup that fails changes
-nothing, whether the name server is silent or answers that there is no such name: a machine may be offline, or outside
-of the VPN that knows the name.
-Lookups use getaddrinfo, as the HTTP client does. dnspython's resolver reads neither /etc/hosts nor nsswitch.conf, so
-the two could disagree about where the API server is.
+Lookups run in the background. The last answers are on disk, so a boot without DNS has them. A failed lookup changes
+nothing, also if the answer is that there is no such name: a machine may be offline, or outside of the VPN.
+getaddrinfo looks up, as the HTTP client does: dnspython's resolver reads neither /etc/hosts nor nsswitch.conf.
 """
 
 import json
@@ -30,24 +28,16 @@ log = logging.getLogger(__name__)
 
 FILE = "server-addresses.json"
 
-LOOKUP = 30.0
-"""Seconds a lookup may take. glibc asks up to three name servers twice, for 5 s each (resolv.conf(5))."""
-
-EVERY = 10.0
-"""Seconds between two lookups of a name."""
-
-AFTER_FAILURE = 2.0
-"""The same after a lookup that failed."""
-
-FIRST_ANSWER = 2.0
-"""Seconds that opening waits for names of which no address is known at all."""
+LOOKUP = 30.0  # seconds a lookup may take. glibc asks up to three name servers twice, for 5 s each (resolv.conf(5)).
+EVERY = 10.0  # seconds between two lookups of a name
+AFTER_FAILURE = 2.0  # the same after a lookup that failed
+FIRST_ANSWER = 2.0  # seconds that opening waits for names without a known address
 
 RETAINED = 600.0
-"""Seconds for which an address stays known after the last answer that had it. Programs connect to answers that they got
-earlier, and some name servers give a part of the addresses each time."""
+"""Seconds that an address stays after the last answer with it: programs use earlier answers, and some name servers
+return only a part each time."""
 
-Answers = Mapping[str, Collection[str]]
-"""The addresses of each server, by its URL."""
+Answers = Mapping[str, Collection[str]]  # the addresses of each server, by its URL
 
 
 async def resolve(server: str) -> frozenset[str]:
@@ -130,7 +120,7 @@ class _AddressBook:
         return all(self._times.values())
 
     async def run(self, server: str) -> None:
-        """Keep the addresses of one server up to date, for ever."""
+        """Update the addresses of one server, for ever."""
         while True:
             try:
                 answer = await resolve(server)
@@ -152,7 +142,7 @@ class _AddressBook:
             self._stored[server] = addresses_now
             try:
                 store_answers(self._state, self._stored)
-            except HostError as problem:  # this boot has the addresses; a full disk must not end the lookups
+            except HostError as problem:  # a full disk must not end the lookups
                 log.warning("%s", problem)
 
     def _report(self, server: str, problem: str | None) -> None:
@@ -183,10 +173,9 @@ def _reason(problem: BaseException) -> str:
 async def open_server_addresses(
     servers: Sequence[str], state: Path
 ) -> AsyncIterator[Latest[tuple[ServerAddress, ...]]]:
-    """Publish where the API servers are, while open. Stored addresses and those in URLs are known from the start.
+    """Publish the API servers' addresses while open, from the start those that are stored or in URLs.
 
-    Opening waits for DNS only if no address of a server is known, for `FIRST_ANSWER` seconds at most. Such a server was
-    never resolved here: joining stores the addresses that it has used.
+    Opening waits up to `FIRST_ANSWER` seconds for DNS, only if a server was never resolved here.
     """
     book = _AddressBook(servers, state)
     async with open_bare_nursery() as nursery:

@@ -21,6 +21,30 @@ from exclave.errors import ApiRefusal
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.tasks.backoff import Backoff
 
+PAGE = 500  # objects of one list request
+
+SHORTEST, LONGEST = 240, 480
+"""Seconds that a stream is asked to last; drawn for each, so that a fleet's streams do not end together."""
+
+GRACE = 15.0  # seconds beyond that after which the server is taken for gone
+
+SILENCE = 150.0
+"""Seconds without anything, on a stream that has brought a bookmark: API servers send one about every minute
+(k8s.io/apiserver/pkg/storage/cacher, defaultBookmarkFrequency)."""
+
+SETTLED = 30.0  # seconds after which a stream counts as a success even if nothing happened
+
+RECONNECT = Backoff(first=1.0, most=30.0, jitter=0.75)
+"""Wide jitter: a restarting API server loses all of its watchers in the same moment."""
+
+LONGEST_LINE = 16 * 1024 * 1024  # bytes; an object in etcd has at most a tenth of that
+
+PATIENCE_WITH_VERSIONS = 5
+"""How often a server may report our version as ahead of it. Then the version was lost with its etcd."""
+
+TOO_LARGE = "Too large resource version"
+"""How an API server says that it has not seen a version yet (k8s.io/apiserver/pkg/storage/errors.go)."""
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -38,7 +62,7 @@ class Upserted:
 
 @dataclass(frozen=True)
 class Removed:
-    """An object is gone: as it was last seen, or only its name and namespace if it never was."""
+    """An object is gone: its last version, or only name and namespace if there was none."""
 
     object: Object
 
@@ -48,28 +72,28 @@ WatchEvent = Listed | Upserted | Removed
 
 @dataclass(frozen=True)
 class Fetch:
-    """Ask this; receive Answered, Refused or Lost."""
+    """Send this; receive Answered, ApiRefusal or Lost."""
 
     request: Request
 
 
 @dataclass(frozen=True)
 class Open:
-    """Open this stream; receive Opened, Refused or Lost."""
+    """Open this stream; receive Opened, ApiRefusal or Lost."""
 
     request: Request
 
 
 @dataclass(frozen=True)
 class Read:
-    """Read from the open stream until this time; receive Arrived, Ended, or Lost if the time has come."""
+    """Read from the open stream until this time; receive Arrived, Ended, or Lost at that time."""
 
     until: float
 
 
 @dataclass(frozen=True)
 class Deliver:
-    """Hand this event to whoever follows."""
+    """Send this event to the reader."""
 
     event: WatchEvent
 
@@ -113,53 +137,17 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Ended:
-    """The server ended the stream as it should."""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The server answered a Fetch or an Open with no."""
-
-    refusal: ApiRefusal
+    """The server ended the stream in order."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Nobody was reached, the stream broke, or Read's time came."""
+    """No server was reached, the stream broke, or the time of Read came."""
 
     why: str
 
 
-Report = Answered | Opened | Arrived | Ended | Refused | Lost
-
-
-__all__ = ["Listed", "Removed", "Upserted", "WatchEvent", "WatchMachine"]
-
-
-PAGE = 500
-"""Objects asked for at a time."""
-
-SHORTEST, LONGEST = 240, 480
-"""Seconds that a stream is asked to last; drawn for each, so that a fleet's streams do not end together."""
-
-GRACE = 15.0
-"""Seconds beyond that after which the server is taken for gone."""
-
-SILENCE = 150.0
-"""Seconds without anything, on a stream that has brought a bookmark: API servers send one about every minute
-(k8s.io/apiserver/pkg/storage/cacher, defaultBookmarkFrequency)."""
-
-SETTLED = 30.0
-"""Seconds after which a stream counts as a success even if nothing happened."""
-
-RECONNECT = Backoff(first=1.0, most=30.0, jitter=0.75)
-"""Wide jitter: a restarting API server loses all of its watchers in the same moment."""
-
-LONGEST_LINE = 16 * 1024 * 1024
-"""Bytes; an object in etcd has at most a tenth of that."""
-
-PATIENCE_WITH_VERSIONS = 5
-"""How often a server may say that a version lies ahead of it before we take the version for lost with its etcd."""
+Report = Answered | Opened | Arrived | Ended | ApiRefusal | Lost  # ApiRefusal: the answer to a Fetch or an Open
 
 
 class _Step(Enum):
@@ -197,11 +185,11 @@ class WatchMachine:
 
     @property
     def is_reading(self) -> bool:
-        """True while the stream that was opened is of use."""
+        """Whether the stream that was opened is still in use."""
         return self._step is _Step.READ
 
     def next_action(self, now: float, draw: float) -> Action:
-        """What to do now. Events come first; a pause is drawn once and kept."""
+        """What to do now. Events come first; a pause is drawn once."""
         if self._events:
             return Deliver(self._events.popleft())
         if self._trouble is not None:
@@ -222,7 +210,7 @@ class WatchMachine:
         return Fetch(self._fetch_request())
 
     def receive(self, report: Report, now: float) -> None:
-        """Take what came of the last action."""
+        """Process the result of the last action."""
         if isinstance(report, Arrived):
             self._receive_data(report.data, now)
         elif isinstance(report, Answered):
@@ -235,9 +223,7 @@ class WatchMachine:
             self._leave_stream(now)
             self._try_again(report.why)
         else:
-            self._receive_refusal(report.refusal, now)
-
-    # What to ask.
+            self._receive_refusal(report, now)
 
     def _fetch_request(self) -> Request:
         if self._name is not None:
@@ -262,7 +248,7 @@ class WatchMachine:
         end = self._opened + self._lifetime + GRACE
         return min(end, self._heard + SILENCE) if self._bookmarked else end
 
-    # What came of a Fetch.
+    # Results of a Fetch.
 
     def _receive_answer(self, answer: Object) -> None:
         version = _version_of(answer)
@@ -297,7 +283,7 @@ class WatchMachine:
         self._last_object = None
         self._absent = True
 
-    # What came of a stream.
+    # Results of a stream.
 
     def _receive_opened(self, now: float) -> None:
         self._step = _Step.READ
@@ -360,14 +346,14 @@ class WatchMachine:
             self._try_again("the API server ended the watch early")
 
     def _leave_stream(self, now: float) -> None:
-        """Forget the stream, and the failures before it if it was any good."""
+        """Forget the stream, and the failures before it if it was a success."""
         if self.is_reading:
             if self._brought or now - self._opened >= SETTLED:
                 self._attempt = 0
             self._step = _Step.OPEN
             self._rest = b""
 
-    # What went wrong.
+    # Failures.
 
     def _receive_refusal(self, refusal: ApiRefusal, now: float) -> None:
         self._leave_stream(now)
@@ -399,17 +385,13 @@ class WatchMachine:
             self._attempt = 1
 
     def _fall_behind(self, why: str, least: float) -> None:
-        """The server's store lies behind our version: wait for it, or start over if it was restored to the past."""
+        """The server's store is behind our version: wait for it, or start over if it was restored from a backup."""
         self._ahead += 1
         if self._ahead >= PATIENCE_WITH_VERSIONS:
             self._ahead = 0
             self._start_over(why)
         else:
             self._try_again(why, least)
-
-
-TOO_LARGE = "Too large resource version"
-"""How an API server says that it has not seen a version yet (k8s.io/apiserver/pkg/storage/errors.go)."""
 
 
 def _metadata(found: Object) -> Object:

@@ -27,11 +27,8 @@ from exclave.member.client import MemberClient
 
 log = logging.getLogger(__name__)
 
-FILE = "unconfirmed.json"
-"""Exists while nobody has confirmed. In the state folder, since a reboot confirms nothing."""
-
-LONGEST_GRACE = 15.0
-"""Seconds."""
+FILE = "unconfirmed.json"  # exists while nobody has confirmed. In the state folder, since a reboot confirms nothing.
+LONGEST_GRACE = 15.0  # seconds
 
 
 @dataclass(frozen=True)

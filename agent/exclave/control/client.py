@@ -1,7 +1,7 @@
-"""The commands' side of `control.sock`: sends a command to the agent and reads its answers.
+"""The commands' side of `control.sock`.
 
-Blocking, with the standard library only: scripts run `exclave status` often, and it needs no event loop. Raises NoAgent
-if no agent answers, HostError if we have no permission.
+It needs the standard library only, and no event loop: scripts run `exclave status` often. Raises NoAgent if no agent
+answers, HostError if we have no permission.
 """
 
 import json
@@ -29,9 +29,8 @@ def send_command(runtime: Path, command: str, timeout: float | None = 10.0) -> I
             channel.connect(str(path))
             channel.sendall(json.dumps({"command": command}).encode() + b"\n")
         except PermissionError:
-            raise HostError(
-                Fault.NO_PRIVILEGE, f"the agent's socket {path} is for root only", "run this command as root"
-            ) from None
+            text = f"the agent's socket {path} is for root only"
+            raise HostError(Fault.NO_PRIVILEGE, text, "run this command as root") from None
         except OSError:
             raise NoAgent from None
         with channel.makefile("rb") as lines:

@@ -1,8 +1,7 @@
-"""The agent's side of `control.sock`: one JSON object per line in both directions, for root only.
+"""The agent's side of `control.sock`: one JSON object per line in both directions.
 
-A client sends one line, `{"command": NAME}`, and reads lines until the connection ends. No client can block the agent:
-a wrong command gets an error, a slow client is dropped. A socket that fails is opened again. Its mode is 0600, so the
-kernel decides who may connect.
+A client sends one line, `{"command": NAME}`, and reads lines until the connection ends. A wrong command gets an error,
+a slow client is dropped. The socket's mode is 0600: root only.
 """
 
 import json
@@ -26,11 +25,8 @@ from exclave.kit.tasks.supervise import supervise
 
 log = logging.getLogger(__name__)
 
-MAX_REQUEST = 4096
-"""Bytes of a request."""
-
-CLIENT_TIMEOUT = 10.0
-"""Seconds for a client to send its command, and to read each line."""
+MAX_REQUEST = 4096  # bytes of a request
+CLIENT_TIMEOUT = 10.0  # seconds for a client to send its command, and to read each line
 
 SendReply = Callable[[dict[str, Any]], Awaitable[None]]
 """Sends one object to the client. Raises trio.BrokenResourceError if the client has gone."""
@@ -43,12 +39,6 @@ CommandHandler = Callable[[str, SendReply], Awaitable[None]]
 async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[None]:
     """Serve commands while open. Raises HostError if the socket cannot be opened."""
     path = runtime / SOCKET_NAME
-    listening = trio.socket.from_stdlib_socket(_bind_socket(path))
-
-    async def reopen() -> trio.socket.SocketType:
-        await trio.lowlevel.checkpoint()
-        return trio.socket.from_stdlib_socket(_bind_socket(path))
-
     try:
         async with open_bare_nursery() as nursery:
 
@@ -56,7 +46,7 @@ async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[N
                 listeners = [trio.SocketListener(sock)]
                 await trio.serve_listeners(partial(_serve, answer), listeners, handler_nursery=nursery)
 
-            part = ReopenedSocket(listening, reopen, accept)
+            part = ReopenedSocket(partial(_bind_socket, path), accept)
             nursery.start_soon(supervise, "control", part.serve)
             yield
             nursery.cancel_scope.cancel()
@@ -64,7 +54,7 @@ async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[N
         path.unlink(missing_ok=True)
 
 
-def _bind_socket(path: Path) -> socket.socket:
+def _bind_socket(path: Path) -> trio.socket.SocketType:
     """A listening socket that only root may ever connect to."""
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
@@ -74,12 +64,11 @@ def _bind_socket(path: Path) -> socket.socket:
         channel.listen(16)
     except OSError as problem:
         channel.close()
-        raise HostError(
-            Fault.DISK, f"cannot listen on {path}: {problem.strerror}", "make its folder exist and writable for root"
-        ) from problem
+        text = f"cannot listen on {path}: {problem.strerror}"
+        raise HostError(Fault.DISK, text, "make its folder exist and writable for root") from problem
     finally:
         os.umask(mask)
-    return channel
+    return trio.socket.from_stdlib_socket(channel)
 
 
 async def _serve(answer: CommandHandler, stream: trio.SocketStream) -> None:

@@ -12,8 +12,7 @@ import trio
 from exclave.errors import ClusterError
 from exclave.kit.tasks.backoff import Backoff
 from exclave.kit.tasks.latest import open_any_change
-from exclave.member.address_choice import AddressChoice, AddressFacts, choose_addresses, slow_move_problem
-from exclave.member.addresses import on_this_machine
+from exclave.member.addresses import AddressChoice, AddressFacts, choose_addresses, on_this_machine, slow_move_problem
 from exclave.member.client import MemberClient
 from exclave.milestones import Moving, log_milestone
 from exclave.proxy.instance import Proxy
@@ -21,14 +20,9 @@ from exclave.redirect.reconciler import Redirect
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL = 10.0
-"""Seconds between two polls of the interfaces, which publish no changes."""
-
-MOVING_INTERVAL = 1.0
-"""The same during a move."""
-
-PATCH_TIMEOUT = 10.0
-"""Seconds until the watch must show the address that was patched into the Member."""
+POLL_INTERVAL = 10.0  # seconds between two polls of the interfaces, which publish no changes
+MOVING_INTERVAL = 1.0  # the same during a move
+PATCH_TIMEOUT = 10.0  # seconds until the watch must show the address that was patched into the Member
 
 POLLS = Backoff(first=1.0, most=60.0, jitter=0.0)
 """Pauses between polls of the ExternalWorkload. Without a controller it lists the former address for hours."""

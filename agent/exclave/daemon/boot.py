@@ -1,10 +1,8 @@
 """The boot order, and nothing else.
 
-Rules: a part opens when all that it needs has opened, and closes before any of it: last in, first out. Each undoes on
-its way out what the ending asks for, so this file knows no clean-up. Nothing here waits for the network: what runs
-starts from disk. Only redirect and proxy may end a boot by failing, and they hand over: nothing is undone, and the next
-agent takes over what runs; every other part starts again by itself. What ends a boot from inside: an eviction, and an
-address of this machine that cannot be served beside the one before it.
+A part opens after all that it needs, closes before them, and undoes what the ending asks for. Nothing here waits for
+the network: parts start from disk. Only redirect and proxy may end a boot by failing, and they hand over. Every other
+part starts again by itself. An eviction ends a boot, and so does an address that cannot be served beside the last one.
 """
 
 import logging
@@ -44,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(parts: Parts, config: Config, now: Now) -> None:
-    """Be this member until told otherwise, then go in the reverse order. Raises HostError, ConfigError."""
+    """Run the parts of this member until an ending is asked for, then close them. Raises HostError, ConfigError."""
     record, endings, paths = parts.record, parts.endings, config.paths
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -56,10 +54,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         user = await find_proxy_user(config.proxy.user)
         parts.workload_api = workload_api = await enter(
             open_workload_api(
-                paths.runtime / "workload.sock",
-                identity.svid,
-                partial(_anchors, member),
-                frozenset({user.uid}),
+                paths.runtime / "workload.sock", identity.svid, partial(_anchors, member), frozenset({user.uid})
             )
         )
         await enter(open_link(endings))
@@ -83,14 +78,15 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
             open_listing(config.listing, member, identity, proxy, redirect, data_path, confirming, endings, now)
         )  # last in, first out: listed only while served
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(supervise, "loaded", partial(report_loaded, member, identity))
-            nursery.start_soon(supervise, "rules shown", partial(_show_rules, redirect, proxy))
-            nursery.start_soon(supervise, "rules judged", partial(_judge_rules, redirect, data_path))
-            nursery.start_soon(supervise, "eviction", partial(_end_when_evicted, parts, member))
-            nursery.start_soon(
-                supervise, "new address", AddressMover(member, proxy, redirect, config.listing.drain).run
-            )
-            nursery.start_soon(supervise, "walk", partial(_end_when_walking, parts, member))
+            for name, part in (
+                ("loaded", partial(report_loaded, member, identity)),
+                ("rules shown", partial(_show_rules, redirect, proxy)),
+                ("rules judged", partial(_judge_rules, redirect, data_path)),
+                ("eviction", partial(_end_when_evicted, parts, member)),
+                ("new address", AddressMover(member, proxy, redirect, config.listing.drain).run),
+                ("walk", partial(_end_when_walking, parts, member)),
+            ):
+                nursery.start_soon(supervise, name, part)
             notify("READY=1")
             parts.ending = await endings.wait()
             nursery.cancel_scope.cancel()
@@ -104,13 +100,13 @@ def _anchors(member: MemberClient) -> tuple[bytes, ...]:
 
 
 async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:
-    """The kernel's word on which instance is active."""
+    """Publish to the proxy which instance the kernel's rules point to."""
     async for observed in redirect.observed.changes():
         proxy.observe_rules(observed.instance)
 
 
 async def _judge_rules(redirect: Redirect, data_path: DataPathObserver) -> None:
-    """Rules that the kernel does not take are as good as none."""
+    """Publish to the data path whether the kernel accepts the rules."""
     async for problem in redirect.problem.changes():
         data_path.rules.set(problem is None)
 

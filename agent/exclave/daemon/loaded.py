@@ -1,8 +1,6 @@
-"""What this machine has loaded of the mesh's settings, told in its Member: `spec.loaded`.
+"""What this machine has loaded of the mesh's settings, in its Member: `spec.loaded`, for `rotation status`.
 
-Rules: written when it differs from what the Member says, and only then; it travels with whatever else is said within
-`COMPANY` seconds, and alone if nothing is. A failure is the caller's to supervise. An admin reads there which members
-still hold the old anchors (`rotation status`).
+It is patched when it differs, together with any other patch of the next `COMPANY` seconds, or else alone.
 """
 
 import hashlib
@@ -15,8 +13,7 @@ from exclave.identity.rotator import Identity
 from exclave.kit.tasks.latest import open_any_change
 from exclave.member.client import MemberClient
 
-COMPANY = 5.0
-"""Seconds to wait for something else to say: a boot soon says that it serves."""
+COMPANY = 5.0  # seconds to wait for another patch: after a boot, `serving` follows soon
 
 
 def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy: str) -> dict[str, str]:
@@ -32,9 +29,9 @@ def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy:
 
 
 async def report_loaded(membership: MemberClient, identity: Identity) -> None:
-    """Keep `spec.loaded` true for ever. Raises ApiRefusal.
+    """Keep `spec.loaded` up to date, for ever. Raises ApiRefusal.
 
-    The anchors are those of the settings at the call, as the proxy's are: new ones mean a new proxy, and a new call.
+    The anchors are those of the settings at the call, as the proxy's are: new ones need a new proxy, and a new call.
     """
     settings = membership.settings.value
     anchors = settings.anchors if settings else ""

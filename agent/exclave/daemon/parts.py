@@ -1,11 +1,10 @@
-"""What runs in an agent, and what is to be said of it: sections of the status, waits, problems, the state's facts.
+"""The parts of an agent, and its status from what they have published: sections, waits, problems, the state's facts.
 
-Pure: it reads what the parts have published and touches nothing. Rules: a part that is not open says nothing; a wait's
-text names what is waited for and, where a part knows it, why.
+Nothing here changes anything. A part that is not open adds nothing.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exclave.api.settings import digest
@@ -69,14 +68,14 @@ def situation_of(parts: Parts | None, join: JoinRecord | None) -> Situation:
 
 
 def sources_of(parts: Parts) -> tuple[Latest[Any], ...] | None:
-    """What tells that the state may be another; None while this boot opens or ends, when anything may be."""
+    """The values whose changes may change the state; None while this boot opens or ends: then poll."""
     if parts.listing is None or parts.membership is None or parts.cluster is None or parts.endings.asked.value:
         return None
     return (parts.endings.asked, parts.membership.standing, parts.listing.state, parts.cluster.waiting)
 
 
 def sections_of(parts: Parts | None) -> dict[str, Section]:
-    """What the open parts say."""
+    """The sections of the open parts."""
     if parts is None:
         return {}
     record = parts.record
@@ -168,7 +167,7 @@ def _metrics(parts: Parts) -> Iterator[tuple[str, Any]]:
 
 
 def waits_of(parts: Parts | None, join: JoinRecord | None) -> list[str]:
-    """What is waited for now, the first thing first."""
+    """What this machine waits for now, the first thing first."""
     if parts is None:
         is_joining = situation_of(None, join).is_joining
         return ["exclave join to come to its end" if is_joining else "somebody to run exclave join"]
@@ -200,7 +199,7 @@ def _why(reason: str | None) -> str:
 
 
 def problems_of(parts: Parts | None, join: JoinRecord | None, evicted: EvictionNote | None) -> list[Problem]:
-    """What somebody must mend now."""
+    """The problems that somebody must solve now."""
     if parts is None:
         return list(_problems_unjoined(join, evicted))
     return list(_problems(parts))
@@ -211,66 +210,74 @@ def _problems_unjoined(join: JoinRecord | None, evicted: EvictionNote | None) ->
         yield Problem(join.refusal, f"joining as {join.member} was refused", "run exclave join again to see why")
     if evicted is not None:
         who = f"{evicted.namespace}/{evicted.member}"
-        yield Problem(
-            "evicted",
-            f"member {who} was evicted at {rfc3339(evicted.at)}",
-            "join again with a new token if it should be",
-        )
+        text = f"member {who} was evicted at {rfc3339(evicted.at)}"
+        yield Problem("evicted", text, "join again with a new token if it should be")
 
 
 def _problems(parts: Parts) -> Iterator[Problem]:
-    membership, identity, proxy, redirect = parts.membership, parts.identity, parts.proxy, parts.redirect
-    if membership is not None and membership.standing.value is Standing.ORPHANED:
-        yield Problem(
-            "orphaned",
-            "the API server does not accept this member's credential; it serves until its certificate ends",
-            "join again with a new token: exclave join --again",
-        )
-    if membership is not None and (view := membership.view.value) and view.cloned and view.cloned.status:
-        yield Problem("cloned", view.cloned.message, "find the other machine; both were told, and the admin")
-    if membership is not None and (view := membership.view.value) and view.registered and not view.registered.status:
-        yield Problem(
-            Fault.ADDRESS_REFUSED.word,
-            view.registered.message,
-            "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
-            "the member that has it evicted, if that is not what it should be",
-        )
-    if membership is not None and (problem := membership.address_problem.value) is not None:
-        yield Problem("address-kept", problem.why, problem.hint)
-    if membership is not None and (text := membership.problem.value) is not None:
-        yield Problem("settings-unusable", text, "compare the versions of exclave here and in the cluster")
-    if identity is not None and (text := identity.problem.value) is not None:
-        yield Problem("certificate-not-renewed", text, "see whether exclave's controller runs, and its log")
-    if identity is not None and (text := identity.foreign.value) is not None:
-        yield Problem(
-            "key-not-ours",
-            text,
-            f"somebody else has this member's credential: have it evicted (kubectl exclave member evict "
-            f"{parts.record.member} -n {parts.record.namespace}), then join again",
-        )
-    if proxy is not None and (text := proxy.problem.value) is not None:
-        yield Problem(Fault.PROXY_UNUSABLE.word, text, "see the proxy's own log in the runtime folder")
-    if proxy is not None and (text := proxy.admin_denial.value) is not None:
-        yield Problem(
-            "proxy-refuses",
-            text,
-            "see whether Linkerd's policy controller runs, and which Servers select this group: "
-            f"kubectl get servers.policy.linkerd.io -n {parts.record.namespace}",
-        )
+    if parts.membership is not None:
+        yield from _problems_in_cluster(parts.membership)
+    for source, problem in _reported_by_parts(parts):
+        if (text := source.value) is not None:
+            yield replace(problem, message=text)
     if parts.data_path is not None and (reason := (assessment := parts.data_path.assessment.value).reason) is not None:
         yield Problem(reason.word, assessment.message, reason.hint)
     if parts.confirming is not None and (found := parts.confirming.view.value).text:
         if found.is_withdrawn:
             yield Problem("rolled-back", found.text, "run exclave confirm to load them again, without a time limit")
         else:
-            yield Problem(
-                "confirm-awaited",
-                found.text,
-                "check with a new login that this machine is reachable, then run: exclave confirm",
-            )
-    if parts.swap is not None and (text := parts.swap.problem.value) is not None:
-        yield Problem("swap-given-up", text, "see the agent's log; it is tried again, and exclave proxy swap tries now")
-    if parts.steering is not None and (text := parts.steering.problem.value) is not None:
-        yield Problem(Fault.CONFIG_INVALID.word, text, "mend the group's spec or [redirect] in config.toml")
-    if redirect is not None and (error := redirect.problem.value) is not None:
+            hint = "check with a new login that this machine is reachable, then run: exclave confirm"
+            yield Problem("confirm-awaited", found.text, hint)
+    if parts.redirect is not None and (error := parts.redirect.problem.value) is not None:
         yield problem_of(error)
+
+
+def _problems_in_cluster(membership: MemberClient) -> Iterator[Problem]:
+    view = membership.view.value
+    if membership.standing.value is Standing.ORPHANED:
+        yield Problem(
+            "orphaned",
+            "the API server does not accept this member's credential; it serves until its certificate ends",
+            "join again with a new token: exclave join --again",
+        )
+    if view and view.cloned and view.cloned.status:
+        yield Problem("cloned", view.cloned.message, "find the other machine; it has this problem in its status, too")
+    if view and view.registered and not view.registered.status:
+        yield Problem(
+            Fault.ADDRESS_REFUSED.word,
+            view.registered.message,
+            "name the address by which pods reach this machine: member.address in /etc/exclave/config.toml; or have "
+            "the member that has it evicted, if that is not what it should be",
+        )
+    if (problem := membership.address_problem.value) is not None:
+        yield Problem("address-kept", problem.why, problem.hint)
+
+
+def _reported_by_parts(parts: Parts) -> Iterator[tuple[Latest[str | None], Problem]]:
+    """Where open parts publish the message of a problem, and the problem without it."""
+    namespace = parts.record.namespace
+    if parts.membership is not None:
+        hint = "compare the versions of exclave here and in the cluster"
+        yield parts.membership.problem, Problem("settings-unusable", "", hint)
+    if parts.identity is not None:
+        hint = "check whether exclave's controller runs, and read its log"
+        yield parts.identity.problem, Problem("certificate-not-renewed", "", hint)
+        evict = f"kubectl exclave member evict {parts.record.member} -n {namespace}"
+        hint = f"somebody else has this member's credential: have it evicted ({evict}), then join again"
+        yield parts.identity.foreign, Problem("key-not-ours", "", hint)
+    if parts.proxy is not None:
+        yield (
+            parts.proxy.problem,
+            Problem(Fault.PROXY_UNUSABLE.word, "", "see the proxy's own log in the runtime folder"),
+        )
+        hint = "check whether Linkerd's policy controller runs, and which Servers select this group: "
+        yield (
+            parts.proxy.admin_denial,
+            Problem("proxy-refuses", "", f"{hint}kubectl get servers.policy.linkerd.io -n {namespace}"),
+        )
+    if parts.swap is not None:
+        hint = "read the agent's log; it is tried again, and exclave proxy swap tries now"
+        yield parts.swap.problem, Problem("swap-given-up", "", hint)
+    if parts.steering is not None:
+        hint = "correct the group's spec or [redirect] in config.toml"
+        yield parts.steering.problem, Problem(Fault.CONFIG_INVALID.word, "", hint)

@@ -1,9 +1,8 @@
-"""An agent's life: idle without a membership, one boot after the other with one, until the process is told to end.
+"""The life of an agent: idle without a membership, one boot after the other with one, until the process has to end.
 
-Rules: one agent at a time holds `agent.lock`; the control socket answers in every state. SIGTERM and SIGINT stop,
-SIGHUP hands over so that the caller may start the program anew, and whatever ends without a word hands over too. A
-boot that ends for a reason of its own (an address of another family) is followed by the next. A member that was told
-to leave finishes that, also after a crash, to the last file. Waits and states are logged when they come and go.
+One agent at a time holds `agent.lock`; the control socket answers in every state. SIGTERM and SIGINT stop. SIGHUP hands
+over, and so does a crash. A boot that ends for its own reasons (an address of another family) is followed by the next.
+A member that has to leave does so to the last file, also after a crash.
 """
 
 import logging
@@ -24,7 +23,7 @@ from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, 
 from exclave.daemon.status import QUIET, FirstObserved, build_status
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import Fault, HostError, error_object
+from exclave.errors import ExclaveError, Fault, HostError, error_object
 from exclave.kit.host.files import hold_lock
 from exclave.kit.host.sd_notify import notify
 from exclave.kit.tasks.latest import Latest, open_any_change
@@ -38,20 +37,16 @@ from exclave.swap.swap import Swap
 log = logging.getLogger(__name__)
 
 FAST_POLL_INTERVAL = 0.25
-"""Seconds between two looks at the state of a boot that opens or ends: a person waits for `ready`."""
+"""Seconds between two polls of the state of a boot that opens or ends: a person waits for `ready`."""
 
 POLL_INTERVAL = 5.0
-"""The same where changes are told, and where nothing runs: for waits, and for a join that could not tell us."""
+"""The same while changes are published, or nothing runs: waits turn long, and a join may have failed to notify us."""
 
-REPORT_INTERVAL = 2.0
-"""Seconds between two words to a client that waits."""
-
-IDLE_POLL_INTERVAL = 5.0
-"""Seconds between two looks for a membership, should a join have had no chance to tell us."""
+REPORT_INTERVAL = 2.0  # seconds between two reports to a client that waits
 
 
 class Agent:
-    """What this process is now, and what it is told."""
+    """The state of this process, and the answers to commands."""
 
     def __init__(self, config: Config, now: Now) -> None:
         self.state: Latest[State] = Latest(State.UNJOINED)
@@ -61,15 +56,13 @@ class Agent:
         self._parts: Parts | None = None
         self._joined = trio.Event()
         self._is_leaving = False  # asked for while a boot was closing for another reason
-        self._left: Latest[list[str] | None] = Latest(None)  # what the last leave could not undo
+        self._remains: Latest[list[str] | None] = Latest(None)  # what the last leave could not undo
         self._since = now()
         self._waits, self._problems = FirstObserved(), FirstObserved()
         self._logged_waits: set[str] = set()
 
-    # Living.
-
-    async def live(self) -> None:
-        """Boot whenever there is a membership, until the process is told to end."""
+    async def run(self) -> None:
+        """Boot whenever there is a membership, until the process has to end."""
         forget_remnants(self._config.paths)
         while self.ending.value is None:
             record = load_membership(self._config.paths.state)
@@ -87,7 +80,7 @@ class Agent:
             self._joined = trio.Event()
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._cancel_when_ending, nursery.cancel_scope)
-            with trio.move_on_after(IDLE_POLL_INTERVAL):
+            with trio.move_on_after(POLL_INTERVAL):
                 await self._joined.wait()
             nursery.cancel_scope.cancel()
 
@@ -103,23 +96,21 @@ class Agent:
         finally:
             self._parts = None
         if load_membership(self._config.paths.state) is None:
-            self._left.set(parts.membership.remains if parts.membership else [])
+            self._remains.set(parts.membership.remains if parts.membership else [])
 
     async def _depart(self, record: MembershipRecord) -> None:
         self._parts = Parts(EndingSwitch(), record, Ending.LEAVE)
         try:
-            self._left.set(await depart(record, self._config, self._now))
+            self._remains.set(await depart(record, self._config, self._now))
         finally:
             self._parts = None
 
     def end(self, ending: Ending) -> None:
-        """End the process this way; the first to ask decides."""
+        """End the process this way; the first request decides."""
         if self.ending.value is None:
             self.ending.set(ending)
             if self._parts is not None:
                 self._parts.endings.ask_nowait(ending)
-
-    # Telling.
 
     async def answer(self, command: str, reply: SendReply) -> None:
         """Answer a client of the control socket. Raises LookupError."""
@@ -135,7 +126,7 @@ class Agent:
 
     async def _answer_status(self, reply: SendReply) -> None:
         if self._parts is not None and self._parts.redirect is not None and self._parts.ending is None:
-            await self._parts.redirect.refresh()  # counts move without anybody telling
+            await self._parts.redirect.refresh()  # nothing publishes a change of its counters
         await reply(self.read_status())
 
     async def _answer_leave(self, reply: SendReply) -> None:
@@ -143,17 +134,17 @@ class Agent:
             try:
                 forget_everything(self._config.paths)  # what a join has left
             except HostError as error:
-                await reply(error_object(error.fault.code, error.fault.word, error.message, error.hint))
+                await reply(_error_reply(error))
                 return
-            self._left.set([])
+            self._remains.set([])
         else:  # also while a boot that has forgotten the membership still closes: it has files to remove
-            self._left.set(None)
+            self._remains.set(None)
             self._is_leaving = True
             if self._parts is not None:
                 self._parts.endings.ask_nowait(Ending.LEAVE)
             await reply({"state": State.LEAVING.value})
-        await self._left.wait_for(lambda left: left is not None)
-        await reply({"state": State.UNJOINED.value, "remains": self._left.value or []})
+        remains = await self._remains.wait_for(lambda remains: remains is not None)
+        await reply({"state": State.UNJOINED.value, "remains": remains})
 
     async def _answer_joined(self, reply: SendReply) -> None:
         self._joined.set()
@@ -173,21 +164,20 @@ class Agent:
     async def _answer_swap(self, forced: bool, reply: SendReply) -> None:
         swap = self._parts.swap if self._parts is not None else None
         if swap is None:
-            text, hint = "no proxy runs here: there is no traffic to move", "see what this machine is: exclave status"
-            fault = Fault.PROXY_UNUSABLE
-            await reply(error_object(fault.code, fault.word, text, hint))
+            text, hint = "no proxy runs here: there is no traffic to move", "see its state: exclave status"
+            await reply(_error_reply(HostError(Fault.PROXY_UNUSABLE, text, hint)))
             return
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._report_phases, swap, reply)
             outcome = await swap.request(forced=forced)
             nursery.cancel_scope.cancel()
-        if (error := outcome.error) is not None:
-            await reply(error_object(error.fault.code, error.fault.word, error.message, error.hint))
+        if outcome.error is not None:
+            await reply(_error_reply(outcome.error))
         else:
             await reply({"swapped": {"from": outcome.old, "to": outcome.new, "seconds": round(outcome.took, 3)}})
 
     async def _report_phases(self, swap: Swap, reply: SendReply) -> None:
-        """Each step to a client that waits, and a word now and then so that it knows that we live."""
+        """Report each step, and the same one again now and then: a client then knows that the agent is alive."""
         while True:
             phase = swap.phase.value
             await reply({"step": phase.value if phase is not None else None, "clients": swap.clients.value})
@@ -219,33 +209,34 @@ class Agent:
                 self._logged_waits.add(what)
 
     async def observe_state(self) -> None:
-        """Notice states and waits, for ever."""
+        """Log and publish changes of the state, and long waits, for ever."""
         while True:
             self.read_status()
             parts = self._parts
             if parts is not None and (sources := sources_of(parts)) is not None:
-                await self._observe_changes(parts, sources)
+                async with open_any_change(*sources) as change:
+                    while self._parts is parts and not parts.endings.asked.value:
+                        self.read_status()
+                        await change.wait(POLL_INTERVAL)
             elif parts is not None or self._joined.is_set():
                 await trio.sleep(FAST_POLL_INTERVAL)
             else:
                 with trio.move_on_after(POLL_INTERVAL):
                     await self._joined.wait()
 
-    async def _observe_changes(self, parts: Parts, sources: tuple[Latest[Any], ...]) -> None:
-        """Look at each change for as long as this boot is whole, and now and then."""
-        async with open_any_change(*sources) as change:
-            while self._parts is parts and not parts.endings.asked.value:
-                self.read_status()
-                await change.wait(POLL_INTERVAL)
-
-    async def heed_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
-        """Take signals for what they mean, for ever."""
+    async def receive_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
+        """End the process as its signals ask for, for ever."""
         meanings = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGHUP: Ending.HAND_OVER}
         with trio.open_signal_receiver(*meanings) as signals:
             task_status.started()
             async for number in signals:
-                log.info("%s: %s", signal.Signals(number).name, meanings[signal.Signals(number)].value)
-                self.end(meanings[signal.Signals(number)])
+                received = signal.Signals(number)
+                log.info("%s: %s", received.name, meanings[received].value)
+                self.end(meanings[received])
+
+
+def _error_reply(error: ExclaveError) -> dict[str, Any]:
+    return error_object(error.fault.code, error.fault.word, error.message, error.hint)
 
 
 @asynccontextmanager
@@ -256,14 +247,14 @@ async def _open_agent(config: Config, now: Now) -> AsyncIterator[Agent]:
     with hold_lock(config.paths.runtime / "agent.lock", "another agent", hint):
         agent = Agent(config, now)
         async with open_bare_nursery() as nursery, open_control(config.paths.runtime, agent.answer):
-            await nursery.start(agent.heed_signals)
+            await nursery.start(agent.receive_signals)
             nursery.start_soon(supervise, "status", agent.observe_state)
             yield agent
             nursery.cancel_scope.cancel()
 
 
 async def run(config: Config, now: Now, confirm: float | None = None) -> Ending:
-    """Be an agent until told to end; how. Raises HostError, ConfigError.
+    """Run an agent until it has to end; returns how it ended. Raises HostError, ConfigError.
 
     `confirm`: seconds after which the rules are removed, unless somebody confirms them.
     """
@@ -271,6 +262,6 @@ async def run(config: Config, now: Now, confirm: float | None = None) -> Ending:
         if confirm is not None:
             store_unconfirmed(config.paths.state, Unconfirmed(confirm))
         log.info("exclave %s", __version__)
-        await agent.live()
+        await agent.run()
         notify("STOPPING=1")
         return agent.ending.value or Ending.HAND_OVER

@@ -1,8 +1,7 @@
-"""What this machine is, as one JSON object. Pure; `status_text` makes lines for a terminal of it.
+"""The status of this machine as one JSON object. Pure; `cli/status_text.py` renders it for a terminal.
 
-Rules: every key is always there, whatever runs; what is unknown is null, what is empty is empty. Times are RFC 3339 in
-UTC. A wait counts once it has lasted `QUIET` seconds; a problem at once. Both keep the time they were first seen.
-`metrics` holds the counters under the names that a scrape will give them.
+Every key is always there: unknown is null, empty is empty. Times are RFC 3339 in UTC. A wait is listed after `QUIET`
+seconds, a problem at once, each with the time since when. `metrics` has counters under their Prometheus names.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,8 +12,7 @@ from exclave.errors import ExclaveError
 from exclave.kit.formats.times import rfc3339
 from exclave.member.state import State
 
-QUIET = 15.0
-"""Seconds that a wait may last without being mentioned."""
+QUIET = 15.0  # seconds that a wait may last without being mentioned
 
 Section = dict[str, Any]
 
@@ -33,7 +31,7 @@ EMPTY: dict[str, Section] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that somebody must mend; `code` is a fault's fixed word."""
+    """Something that a person must solve; `code` is a fault's fixed word."""
 
     code: str
     message: str
@@ -46,13 +44,13 @@ def problem_of(error: ExclaveError) -> Problem:
 
 
 class FirstObserved:
-    """Since when each thing is observed without a break."""
+    """The time since when each thing is observed without a break."""
 
     def __init__(self) -> None:
         self._since: dict[Any, float] = {}
 
     def observe(self, things: Iterable[Any], now: float) -> dict[Any, float]:
-        """Record an observation; the start of each thing in it. Times are epoch seconds."""
+        """Record what is observed now; returns the start of each. Times are epoch seconds."""
         self._since = {thing: self._since.get(thing, now) for thing in things}
         return dict(self._since)
 
@@ -66,7 +64,7 @@ def build_status(
     problems: Mapping[Problem, float],
     now: float,
 ) -> dict[str, Any]:
-    """The whole object. `waits` and `problems` say since when; sections that are missing are empty."""
+    """The whole object. `waits` and `problems` have the time since when; sections that are missing are empty."""
     filled = {name: {**empty, **sections.get(name, {})} for name, empty in EMPTY.items()}
     return {
         "version": version,

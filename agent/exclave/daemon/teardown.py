@@ -1,8 +1,7 @@
-"""Leaving and cleaning up without an agent: everything from cold, as often as one likes.
+"""Leaving and cleaning up without an agent, from the files alone. Every step may be repeated.
 
-Rules: the order is the one of every way out: pods hear first, then the rules let go of what is new, then the proxy
-ends, then rules and link go, and last of all the Member and what is on disk. What the cluster does not hear is said to
-whoever asked; nothing of this machine's own is kept waiting for it.
+The order is that of every ending: withdraw the ports, capture nothing new, end the proxies, remove rules and link, then
+the Member and the files. What the cluster does not answer is reported; this machine's own part does not wait for it.
 """
 
 import logging
@@ -27,17 +26,11 @@ from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES
 from exclave.link.link import remove_link
-from exclave.listing.withdraw import walk_back
+from exclave.listing.serving import walk_back
+from exclave.member import record as files
 from exclave.member.client import open_member
 from exclave.member.facts import forget_boot_identity
-from exclave.member.record import (
-    MembershipRecord,
-    forget_eviction,
-    forget_join,
-    forget_membership,
-    load_join,
-    load_membership,
-)
+from exclave.member.record import MembershipRecord
 from exclave.milestones import Leaving, Withdrawing, log_milestone
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import RecordFile
@@ -49,9 +42,9 @@ log = logging.getLogger(__name__)
 
 
 async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str]:
-    """Leave the mesh without the parts of an agent; what could not be undone in the cluster, for a person.
+    """Leave the mesh without the parts of an agent; returns what could not be undone in the cluster, for a person.
 
-    Raises HostError if rules, proxies or link stay; the machine is a member then, told to leave.
+    Raises HostError if rules, proxies or link stay; the machine is then still a member that has to leave.
     """
     endings = EndingSwitch()
     state = config.paths.state
@@ -66,7 +59,7 @@ async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str
                 await clean_up(config)
                 endings.ask_nowait(Ending.LEAVE)  # not before: while rules stand, this machine can leave once more
             remains = member.remains
-    except HostError as problem:  # without a credential nobody listens
+    except HostError as problem:  # without a credential the cluster accepts nothing
         log.warning("%s", problem)
         await clean_up(config)
     forget_everything(config.paths)
@@ -74,23 +67,19 @@ async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str
 
 
 def forget_everything(paths: Paths) -> None:
-    """Remove what makes this machine a member, and what a join has left. Raises HostError."""
-    state = paths.state
-    forget_boot_identity(paths.runtime)
-    remove_identity(state)
-    forget_answers(state)
-    remove(state / CREDENTIAL)
+    """Remove the files of a membership, and those of a join. Raises HostError."""
+    _forget_credentials(paths)
     log_milestone(Leaving.CREDENTIAL)
-    forget_join(state)
-    forget_eviction(state)
-    forget_unconfirmed(state)
-    forget_membership(state)
+    files.forget_join(paths.state)
+    files.forget_eviction(paths.state)
+    forget_unconfirmed(paths.state)
+    files.forget_membership(paths.state)
 
 
 def forget_remnants(paths: Paths) -> None:
-    """Remove what is left of a membership that has gone, should a leave have been cut off there. Raises HostError.
+    """Remove the files that a leave has left when it was cut off at its end. Raises HostError.
 
-    While a join is under way, what is there is its own.
+    During a join the files are the join's.
     """
     if not _has_remnants(paths.state):
         return
@@ -98,30 +87,34 @@ def forget_remnants(paths: Paths) -> None:
         with hold_join_lock(paths.runtime):
             if not _has_remnants(paths.state):
                 return  # the join that they belong to has ended
-            log.info("a leave was cut off at its end: what it has left is removed")
-            forget_boot_identity(paths.runtime)
-            remove_identity(paths.state)
-            forget_answers(paths.state)
-            remove(paths.state / CREDENTIAL)
+            log.info("a leave was cut off at its end: the files that it has left are removed")
+            _forget_credentials(paths)
     except HostError as problem:
         if problem.fault is not Fault.ANOTHER_AGENT:
             raise
 
 
+def _forget_credentials(paths: Paths) -> None:
+    forget_boot_identity(paths.runtime)
+    remove_identity(paths.state)
+    forget_answers(paths.state)
+    remove(paths.state / CREDENTIAL)
+
+
 def _has_remnants(state: Path) -> bool:
-    is_nobodys = load_membership(state) is None and load_join(state) is None
+    is_nobodys = files.load_membership(state) is None and files.load_join(state) is None
     return is_nobodys and any((state / name).exists() for name in (CREDENTIAL, SERVER_ADDRESSES, SVID, NEXT_KEY))
 
 
 def hold_join_lock(runtime: Path) -> AbstractContextManager[None]:
-    """Hold what a join, and all that removes the files of one, holds meanwhile. Raises HostError if another does."""
+    """Hold the lock for writing or removing the files of a join. Raises HostError if another process holds it."""
     return hold_lock(runtime / "join.lock", "another exclave join or leave", "wait until it is done, or end it")
 
 
 async def clean_up(config: Config) -> list[str]:
-    """Take away rules, proxies, keepalive process and link, whatever is there; what was found. Raises HostError.
+    """Remove rules, proxies, keepalive process and link; returns what was removed. Raises HostError.
 
-    Rules that cannot be withdrawn keep the proxies that serve them; a record that cannot be written keeps nothing.
+    If rules cannot be drained, the proxies that serve them stay. A file that cannot be removed stops nothing else.
     """
     runtime = config.paths.runtime
     done: list[str] = []
@@ -138,24 +131,19 @@ async def clean_up(config: Config) -> list[str]:
             done.append(f"keepalive process {pid} ended")
     await remove_link()
     done.append("link removed")
-    with _noted(problems):
-        _forget_leavings(runtime)
+    with _noted(problems):  # the files of an agent that was killed, for its proxies
+        for name in ("resolv.conf", "workload.sock"):
+            remove(runtime / name)
+        for instance in INSTANCES:
+            remove_output(runtime, instance)
     if problems:
         raise problems[0]
     return done
 
 
-def _forget_leavings(runtime: Path) -> None:
-    """Remove what an agent that was killed had in the runtime folder for its proxies. Raises HostError."""
-    for name in ("resolv.conf", "workload.sock"):
-        remove(runtime / name)
-    for instance in INSTANCES:
-        remove_output(runtime, instance)
-
-
 @contextmanager
 def _noted(problems: list[HostError]) -> Iterator[None]:
-    """Go on whatever goes wrong inside, and keep it."""
+    """Catch a HostError and append it, so that the next step runs."""
     try:
         yield
     except HostError as problem:
@@ -163,7 +151,7 @@ def _noted(problems: list[HostError]) -> Iterator[None]:
 
 
 async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
-    """End the proxies on record, all at once, and no others; `done` is told of each."""
+    """End the proxies on record, all at once; add each to `done`."""
     records = RecordFile(runtime)
     async with trio.open_nursery() as nursery:
         for record, process in records.find_running().values():

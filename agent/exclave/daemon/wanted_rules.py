@@ -1,11 +1,9 @@
-"""Which rules are wanted: from the settings, the proxy that is ready, and what the data path is judged to be.
+"""Which rules are wanted: from the settings, the proxy that is ready, and the assessment of the data path.
 
-Rules: no rules before a proxy is ready, unless an earlier agent's point to it already; rules point to one that is, or
-was last. While it is away they stay as they are, so traffic waits or fails and does not go bare; each direction opens
-once the judgement says so. New settings and addresses reach the rules once the chosen proxy was told them, so a swap
-moves traffic and all that in one transaction: a proxy refuses what comes to an address that it was not told of. New
-ports alone are captured at once: pods may come there as soon as they are listed, and any proxy looks up a port that it
-was not told of.
+No rules before a proxy is ready, unless an earlier agent's rules point to one. While the proxy is away the rules stay,
+so traffic waits or fails and does not bypass the mesh, until the assessment opens a direction. New settings and
+addresses reach the rules once the chosen proxy has them: a proxy refuses traffic to an address that it does not know.
+New ports are captured at once: pods may come as soon as they are listed, and a proxy looks up a port it does not know.
 """
 
 import logging
@@ -32,20 +30,15 @@ from exclave.redirect.rules.policy import HostExclusions, RedirectPolicy, Server
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL = 10.0
-"""Seconds between two looks at what nobody tells: the host's SSH servers."""
-
-FIRST_POLL_INTERVAL = 2.0
-"""The same while no rules could be made."""
-
-SCAN_INTERVAL = 60.0
-"""Seconds between two looks for SSH servers, each some milliseconds of one core."""
+POLL_INTERVAL = 10.0  # seconds between two evaluations when no change is published: SSH servers publish none
+FIRST_POLL_INTERVAL = 2.0  # the same while no rules could be made
+SCAN_INTERVAL = 60.0  # seconds between two scans for SSH servers, each some milliseconds of one core
 
 
 class Steering:
-    """The wanted rules. `problem` says why they are not as the settings ask. Made by `open_steering`.
+    """The wanted rules, in `policy`. `problem`: why they differ from the settings. Made by `open_steering`.
 
-    `trial` is the instance that trial connections are to go to; a swap sets it.
+    `trial`: the instance that gets trial connections; a swap sets it.
     """
 
     def __init__(
@@ -74,12 +67,11 @@ class Steering:
         self._exclusions = HostExclusions()
 
     async def find_exclusions(self) -> None:
-        """Find what this host never wants captured. Raises ValueError naming users and groups that do not exist."""
+        """Find what must not be captured on this host. Raises ValueError naming users and groups that do not exist."""
         self._exclusions = await find_exclusions(self._config)
 
     async def scan_for_ever(self) -> None:
-        """Notice SSH servers that come or move, for ever. What was found stays found: ports that come and go with
-        sessions are no reason for new rules."""
+        """Find new SSH servers, for ever. Their ports stay excluded: sessions come and go too often for new rules."""
         while True:
             await trio.sleep(SCAN_INTERVAL)
             found = await trio.to_thread.run_sync(find_ssh_ports)
@@ -89,7 +81,7 @@ class Steering:
                 log.info("redirect: [ssh_ports=%s]", ",".join(map(str, self._exclusions.ssh_ports)))
 
     async def run(self) -> None:
-        """Keep the wanted rules true, for ever."""
+        """Update the wanted rules, for ever."""
         proxy, membership = self._proxy, self._membership
         sources = (
             membership.settings,
@@ -108,7 +100,7 @@ class Steering:
                 await change.wait(POLL_INTERVAL if self.policy.value is not None else FIRST_POLL_INTERVAL)
 
     def settle(self) -> None:
-        """Decide what is wanted now. Nothing is waited for: what is read belongs together."""
+        """Compute the wanted rules. It never waits, so all values that it reads are of one moment."""
         settings = self._settings_of_proxy()  # with the addresses that belong to them
         self._instance = self._proxy.ready.value or self._instance or self._adopted()
         if settings is None or self._instance is None or not self._addresses:
@@ -133,7 +125,7 @@ class Steering:
         self.policy.set(replace(policy, armed_until=self._confirming.arm(), trial=self.trial.value))
 
     def _settings_of_proxy(self) -> Settings | None:
-        """What the chosen proxy was told, with ports that are newer than that."""
+        """The settings of the chosen proxy, with newer ports."""
         newest, current = self._membership.settings.value, self._settings
         if newest is None or current is None or not self._addresses or self._proxy.has_settings(newest):
             self._settings, self._addresses = newest or current, self._membership.captured.value
@@ -147,7 +139,7 @@ class Steering:
         return tuple(sorted(found, key=lambda server: (server.address, server.port)))
 
     def _adopted(self) -> Instance | None:
-        """The instance that an earlier agent left, and that its rules point to."""
+        """The instance of an earlier agent that its rules point to."""
         view = self._proxy.instances.value.get(self._active) if self._active is not None else None
         return self._active if view is not None and view.is_adopted else None
 
@@ -167,9 +159,9 @@ async def open_steering(
     servers: Latest[tuple[ServerAddress, ...]],
     active: Instance | None,
 ) -> AsyncIterator[Steering]:
-    """Say which rules are wanted while open. They are right from the start for an adopted proxy that is `active`.
+    """Publish the wanted rules while open; at once for an adopted proxy that is `active`.
 
-    `servers` are the API servers' addresses, which are never captured; `active` is where the kernel's rules point to.
+    `servers`: addresses that are never captured; `active`: the instance that the kernel's rules point to.
     """
     steering = Steering(config, membership, proxy, data_path, confirming, servers, active)
     try:

@@ -1,7 +1,7 @@
 """The door: `open_dns` answers on UDP and TCP port 53 of one address.
 
-A port that is in use is an error at once. After that nothing here ends the agent: a transport that fails opens a new
-socket, and settings that cannot be used leave the last good names in place.
+After it has opened, nothing here ends the agent: a transport that fails opens a new socket, and settings that cannot
+be used leave the last good names in place.
 """
 
 import errno
@@ -31,8 +31,7 @@ PORT = 53
 MAX_CONNECTIONS = 32
 """Concurrent TCP connections; further ones are closed at once. The only clients are two proxies on this machine."""
 
-IDLE_TIME = 10.0
-"""Seconds that a TCP connection may take for its next query (RFC 7766 section 6.2.3: a few)."""
+IDLE_TIME = 10.0  # seconds that a TCP connection may take for its next query (RFC 7766 section 6.2.3: a few)
 
 
 @dataclass
@@ -117,17 +116,13 @@ async def open_dns(address: str, settings: Latest[Settings | None]) -> AsyncIter
     stub = DnsStub(address)
     stub.load(settings.value)
 
-    async def rebind(kind: socket.SocketKind) -> trio.socket.SocketType:
-        await trio.lowlevel.checkpoint()
-        return _bind(address, kind)
-
     async def accept(sock: trio.socket.SocketType) -> None:
         await stub.serve_tcp(trio.SocketListener(sock))
 
     with ExitStack() as stack:
         parts = []
         for kind, serve in ((socket.SOCK_DGRAM, stub.serve_udp), (socket.SOCK_STREAM, accept)):
-            part = ReopenedSocket(_bind(address, kind), partial(rebind, kind), serve)
+            part = ReopenedSocket(partial(_bind, address, kind), serve)
             stack.callback(part.close)
             parts.append(part)
         async with open_bare_nursery() as nursery:
@@ -150,23 +145,13 @@ def _bind(address: str, kind: socket.SocketKind) -> trio.socket.SocketType:
             plain.listen()
     except OSError as problem:
         plain.close()
-        raise _bind_error(address, kind, problem) from problem
+        where = f"{'UDP' if kind is socket.SOCK_DGRAM else 'TCP'} port {PORT} of {address}"
+        if problem.errno in (errno.EACCES, errno.EPERM):
+            hint = "run as root, with the capability NET_BIND_SERVICE"
+            raise HostError(Fault.NO_PRIVILEGE, f"listening on {where} is not permitted", hint) from problem
+        hint = f"see who does: ss --listening --numeric --processes --udp --tcp 'sport = :{PORT}'"
+        raise HostError(Fault.OCCUPIED, f"cannot listen on {where}: {problem.strerror}", hint) from problem
     return trio.socket.from_stdlib_socket(plain)
-
-
-def _bind_error(address: str, kind: socket.SocketKind, problem: OSError) -> HostError:
-    transport = "UDP" if kind is socket.SOCK_DGRAM else "TCP"
-    if problem.errno in (errno.EACCES, errno.EPERM):
-        return HostError(
-            Fault.NO_PRIVILEGE,
-            f"listening on {transport} port {PORT} of {address} is not permitted",
-            "run as root, with the capability NET_BIND_SERVICE",
-        )
-    return HostError(
-        Fault.OCCUPIED,
-        f"cannot listen on {transport} port {PORT} of {address}: {problem.strerror}",
-        f"see who does: ss --listening --numeric --processes --udp --tcp 'sport = :{PORT}'",
-    )
 
 
 async def _read_exactly(stream: trio.abc.Stream, unread: bytearray, count: int) -> bytes:

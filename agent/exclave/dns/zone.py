@@ -22,12 +22,24 @@ import dns.rrset
 
 from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings
 
-TTL = 5
-"""Seconds that an answer, also a negative one, may be cached: CoreDNS' default, and linkerd2-proxy's minimum."""
+TTL = 5  # seconds that an answer, also a negative one, may be cached: CoreDNS' default, and linkerd2-proxy's minimum
 
 _TRANSFERS = (dns.rdatatype.AXFR, dns.rdatatype.IXFR)
 
 Address = IPv4Address | IPv6Address
+
+MIN_PAYLOAD, OUR_PAYLOAD = 512, 1232
+"""Bytes of a reply over UDP: without EDNS, and at most with it (no fragments on any path: DNS flag day 2020)."""
+
+MAX_MESSAGE = 65535
+
+_HEADER = struct.Struct("!HHHHHH")
+
+_REPLY = dns.flags.QR
+
+_OPERATION = 0x7800
+
+_COPIED_FLAGS = _OPERATION | dns.flags.RD
 
 
 @dataclass(frozen=True)
@@ -133,17 +145,6 @@ def _authority(service: HeadlessService) -> dns.rrset.RRset:
 
 def _rrset(name: dns.name.Name, kind: dns.rdatatype.RdataType, texts: list[str]) -> tuple[dns.rrset.RRset, ...]:
     return (dns.rrset.from_text_list(name, TTL, dns.rdataclass.IN, kind, texts),) if texts else ()
-
-
-MIN_PAYLOAD, OUR_PAYLOAD = 512, 1232
-"""Bytes of a reply over UDP: without EDNS, and at most with it (no fragments on any path: DNS flag day 2020)."""
-
-MAX_MESSAGE = 65535
-
-_HEADER = struct.Struct("!HHHHHH")
-_REPLY = dns.flags.QR
-_OPERATION = 0x7800
-_COPIED_FLAGS = _OPERATION | dns.flags.RD
 
 
 class DnsReply(NamedTuple):

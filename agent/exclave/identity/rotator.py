@@ -18,26 +18,28 @@ from exclave.api.member import Issued
 from exclave.api.settings import Settings
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError
-from exclave.identity.renewal import FIRST_RETRIES, StoredSvid, renew_after_issuer_change, renew_at, retries
-from exclave.identity.storage import (
-    forget_next_key,
-    generate_key,
-    load_next_key,
-    load_svid,
-    own_keys,
-    record_key,
-    remove_identity,
-    store_next_key,
-    store_svid,
+from exclave.identity import storage
+from exclave.identity.svid import (
+    FIRST_RETRIES,
+    StoredSvid,
+    Svid,
+    SvidError,
+    check_svid,
+    renew_after_issuer_change,
+    renew_at,
+    retries,
 )
-from exclave.identity.svid import Svid, SvidError, check_svid
-from exclave.kit.tasks.backoff import Attempts, Backoff
+from exclave.kit.tasks.backoff import Attempts
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
 from exclave.member.client import MemberClient
 from exclave.milestones import Renewing, log_milestone
+
+log = logging.getLogger(__name__)
+
+SIGNING_TIMEOUT = 60.0  # seconds for the controller to sign a request; after that the attempt has failed
 
 
 def foreign_keys(issued: Sequence[Issued], own: Collection[str]) -> tuple[Issued, ...]:
@@ -57,17 +59,11 @@ def describe_foreign(issued: Sequence[Issued]) -> str | None:
     return f"certificates were signed as this member for keys that this machine never had: {listed}"
 
 
-log = logging.getLogger(__name__)
-
-SIGNING_TIMEOUT = 60.0
-"""Seconds for the controller to sign a request; after that the attempt has failed."""
-
-
 class Identity:
     """The last good certificate. Made by `open_identity`.
 
-    `renewals` counts by result (ok, failed). For a person: `problem` is why the last renewal failed, `foreign` which
-    certificates were signed as this member for foreign keys; both None if all is well.
+    `renewals` counts by result (ok, failed). `problem`: why the last renewal failed; `foreign`: certificates that were
+    signed as this member for foreign keys.
     """
 
     def __init__(self, state: Path, membership: MemberClient, now: Now, draw: Callable[[], float]) -> None:
@@ -79,20 +75,20 @@ class Identity:
         self._stored: StoredSvid | None = None
         self._observed_issuer = ""
         self._state = state
-        self._own_keys = own_keys(state)
+        self._own_keys = storage.own_keys(state)
         self._membership = membership
         self._now = now
         self._draw = draw
 
     def load(self) -> None:
         """Publish the certificate on disk, if it passes every check now."""
-        found, settings = load_svid(self._state), self._membership.settings.value
+        found, settings = storage.load_svid(self._state), self._membership.settings.value
         if found is None or settings is None:
             return
         chain, key, received, when = found
-        pending = load_next_key(self._state)
+        pending = storage.load_next_key(self._state)
         if pending is not None and pending[0].private_numbers() == key.private_numbers():
-            forget_next_key(self._state)  # the agent was killed after it stored the certificate and before this
+            storage.forget_next_key(self._state)  # the agent was killed after it stored the certificate and before this
         try:
             svid = check_svid(chain, key, settings.anchors, settings.identity, self._now())
         except SvidError as problem:
@@ -115,7 +111,9 @@ class Identity:
                 self.renewals["failed"] += 1
                 self.problem.set(reason)
                 log.warning("certificate not renewed, the last good one stays in use: %s", reason)
-                await trio.sleep(attempts.failed(self._pauses(), self._draw()))
+                stored = self._stored
+                pauses = retries(stored.svid.not_after, stored.received) if stored else FIRST_RETRIES
+                await trio.sleep(attempts.failed(pauses, self._draw()))
                 continue
             attempts.succeeded()
             self.renewals["ok"] += 1
@@ -132,10 +130,6 @@ class Identity:
                     log.error("%s", message)
                 self.foreign.set(message)
 
-    def _pauses(self) -> Backoff:
-        stored = self._stored
-        return retries(stored.svid.not_after, stored.received) if stored else FIRST_RETRIES
-
     def _why_nothing_was_signed(self) -> str:
         view = self._membership.view.value
         condition = view.certified if view is not None else None
@@ -144,10 +138,7 @@ class Identity:
         return f"the controller has signed nothing for {SIGNING_TIMEOUT:.0f} s"
 
     async def _wait_due(self) -> None:
-        """Return when the certificate is due; at once if there is none.
-
-        The due time is wall-clock time. So a machine that was suspended renews at most `LONGEST_NAP` late.
-        """
+        """Return when the certificate is due, by the wall clock: a suspended machine is `LONGEST_NAP` late at most."""
         async with open_any_change(self._membership.settings, self.renew_at) as change:
             while True:
                 self._advance_renewal(self._membership.settings.value)
@@ -184,14 +175,14 @@ class Identity:
         self._accept(view.certificate.chain, key, settings)
 
     def _pending_csr(self) -> tuple[ec.EllipticCurvePrivateKey, str]:
-        pending, served = load_next_key(self._state), load_svid(self._state)
+        pending, served = storage.load_next_key(self._state), storage.load_svid(self._state)
         # A pending key that is also the served one is left from a crash, and would bring the served certificate again.
         if pending is not None and (served is None or served[1].private_numbers() != pending[0].private_numbers()):
             return pending
-        key = generate_key()
+        key = storage.generate_key()
         self._own_keys.add(key_sha256(key.public_key()))
         csr = make_csr(key, self._membership.record.member)
-        store_next_key(self._state, key, csr)
+        storage.store_next_key(self._state, key, csr)
         log_milestone(Renewing.KEY)
         return key, csr
 
@@ -201,12 +192,12 @@ class Identity:
         try:
             svid = check_svid(chain, key, settings.anchors, settings.identity, received)
         except SvidError:
-            forget_next_key(self._state)
-            record_key(self._state, key)
+            storage.forget_next_key(self._state)
+            storage.record_key(self._state, key)
             raise
         log_milestone(Renewing.ANSWERED)
         when = renew_at(received, svid.not_after, self._draw())
-        store_svid(self._state, chain, key, received, when)
+        storage.store_svid(self._state, chain, key, received, when)
         self._publish(StoredSvid(svid, received, when))
         log.info("certificate %x: %.0f s, renewal in %.0f s", svid.serial, svid.not_after - received, when - received)
 
@@ -218,11 +209,7 @@ class Identity:
 
 @asynccontextmanager
 async def open_identity(
-    state: Path,
-    membership: MemberClient,
-    endings: EndingSwitch,
-    now: Now,
-    draw: Callable[[], float] = random.random,
+    state: Path, membership: MemberClient, endings: EndingSwitch, now: Now, draw: Callable[[], float] = random.random
 ) -> AsyncIterator[Identity]:
     """Have a certificate for this member while open; on leave it is removed. `draw` returns numbers in [0, 1)."""
     identity = Identity(state, membership, now, draw)
@@ -235,4 +222,4 @@ async def open_identity(
         finally:
             nursery.cancel_scope.cancel()
             if endings.value is Ending.LEAVE:
-                remove_identity(state)
+                storage.remove_identity(state)

@@ -1,8 +1,7 @@
-"""Key and certificate on disk. Blocking: small files, written whole, readable by root only.
+"""Key and certificate on disk: small files, written whole, readable by root only.
 
-`svid.json` has the key and the chain, so that they always fit each other, with the times that were set when the chain
-arrived and the names of this machine's last keys. `next.key` has the key of the pending CSR: the controller signs a CSR
-once, so a restart must find its key again.
+`svid.json` has key and chain, so that they always fit, the times that were set when the chain arrived, and sha256 of
+this machine's last keys. `next.key` has the key of the pending CSR: the controller signs a CSR only once.
 """
 
 import json
@@ -19,8 +18,7 @@ from exclave.milestones import Leaving, Renewing, log_milestone
 SVID = "svid.json"
 NEXT_KEY = "next.key"
 
-RECORDED_KEYS = 8
-"""Own keys that are recorded by their name: more than a Member's status lists certificates."""
+RECORDED_KEYS = 8  # own keys that are recorded: more than the certificates in a Member's status
 
 
 def generate_key() -> ec.EllipticCurvePrivateKey:
@@ -30,7 +28,7 @@ def generate_key() -> ec.EllipticCurvePrivateKey:
 
 def store_next_key(state: Path, key: ec.EllipticCurvePrivateKey, csr: str) -> None:
     """Store the key of a CSR, before the CSR is sent. Raises HostError if it cannot be written."""
-    write_atomic(state / NEXT_KEY, json.dumps({"key": _key_text(key), "csr": csr}).encode())
+    write_atomic(state / NEXT_KEY, json.dumps({"key": key_text(key), "csr": csr}).encode())
 
 
 def load_next_key(state: Path) -> tuple[ec.EllipticCurvePrivateKey, str] | None:
@@ -49,7 +47,7 @@ def forget_next_key(state: Path) -> None:
 
 def store_svid(state: Path, chain_pem: str, key: ec.EllipticCurvePrivateKey, received: float, renew_at: float) -> None:
     """Replace the certificate. Raises HostError if it cannot be written; the old one stays."""
-    tree = {"key": _key_text(key), "chain": chain_pem, "received": received, "renewAt": renew_at}
+    tree = {"key": key_text(key), "chain": chain_pem, "received": received, "renewAt": renew_at}
     tree["keys"] = _append_key(_recorded_keys(state), key)
     write_atomic(state / SVID, json.dumps(tree).encode())
     log_milestone(Renewing.STORED)
@@ -73,12 +71,12 @@ def own_keys(state: Path) -> set[str]:
 
 
 def record_key(state: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    """Record a key whose certificate was not accepted. Raises HostError if it cannot be written."""
+    """Record a key whose certificate was not accepted, if there is svid.json. Raises HostError."""
     try:
         tree = parse_json((state / SVID).read_bytes())
         tree["keys"] = _append_key(_recorded_keys(state), key)
     except (OSError, ValueError, TypeError):
-        return  # there is no file to record it in
+        return
     write_atomic(state / SVID, json.dumps(tree).encode())
 
 
@@ -103,7 +101,8 @@ def remove_identity(state: Path) -> None:
     log_milestone(Leaving.KEY)
 
 
-def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
+def key_text(key: ec.EllipticCurvePrivateKey) -> str:
+    """The key as PEM (PKCS#8, not encrypted)."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()

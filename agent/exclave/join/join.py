@@ -1,17 +1,15 @@
 """Becoming a member, in steps that may each be repeated: after a crash, a lost answer, or a refusal.
 
-On disk before anybody hears of it: nonce, delivery key and name (`join.json`), key and CSR (`next.key`). Then the
-first free Member of the token's names is created; a name that is taken is ours if its nonce is. Once admitted:
-credential, settings, certificate, first heartbeat, and last of all `membership.json`, which alone makes this machine a
-member. Whatever is on disk already is not asked for again, so the same token can be used until that file stands.
-At most ten requests, those with the credential included. No error holds a token or a key.
+Nonce, delivery key and name (`join.json`), key and CSR (`next.key`) are stored before the first request. Then the first
+free Member of the token's names is created; a taken name is ours if its nonce is. Once admitted: credential, settings,
+certificate, first heartbeat, and last `membership.json`, which alone makes this machine a member. What is stored is not
+requested again, so the same token works until that file exists. At most ten requests. No error holds a token or a key.
 """
 
 import hashlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,84 +24,65 @@ from exclave.api.member import MemberView, heartbeat_request, member_object, vie
 from exclave.api.names import SETTINGS_KEY, settings_name
 from exclave.api.requests import CONFIG_MAPS, MEMBERS, Object, Request, create, get, is_transient
 from exclave.api.settings import Settings, parse_settings
+from exclave.cluster import server_addresses
 from exclave.cluster.client import Cluster, open_cluster
-from exclave.cluster.credential import Credential, parse_credential, read_token_times, render_credential
+from exclave.cluster.credential import Credential, read_token_times, render_credential
 from exclave.cluster.endpoint import Access
 from exclave.cluster.member_cluster import FILE as CREDENTIAL
-from exclave.cluster.server_addresses import (
-    FIRST_ANSWER,
-    LOOKUP,
-    forget_answers,
-    list_addresses,
-    resolve_all,
-    store_answers,
-)
+from exclave.cluster.member_cluster import load_credential
 from exclave.config import Config
-from exclave.errors import ApiRefusal, ClusterError, ExclaveError
-from exclave.identity.renewal import renew_at
-from exclave.identity.storage import generate_key, load_next_key, remove_identity, store_next_key, store_svid
-from exclave.identity.svid import SvidError, check_svid
+from exclave.errors import ApiRefusal, ClusterError, ExclaveError, HostError
+from exclave.identity.storage import generate_key, key_text, load_next_key, remove_identity, store_next_key, store_svid
+from exclave.identity.svid import SvidError, check_svid, renew_at
 from exclave.join import refusals
 from exclave.kit.host.files import remove, write_atomic
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.wall_clock import Now
+from exclave.member import record as files
 from exclave.member.addresses import find_address
 from exclave.member.facts import read_boot_identity, read_facts, read_machine_hash
-from exclave.member.record import (
-    JoinRecord,
-    MembershipRecord,
-    forget_eviction,
-    forget_join,
-    forget_membership,
-    load_join,
-    load_membership,
-    load_settings,
-    make_folder,
-    store_join,
-    store_membership,
-    store_settings,
-)
+from exclave.member.record import JoinRecord, MembershipRecord
 from exclave.milestones import Joining, log_milestone
 
-FIRST_POLL, LONGEST_POLL = 0.1, 2.0
-"""Seconds between looks at the own Member: doubling from the first to the longest."""
+FIRST_POLL, LONGEST_POLL = 0.1, 2.0  # seconds between polls of the own Member: doubling from the first to the longest
 
 Report = Callable[[str], None]
 
 
 async def join(token_text: str, config: Config, now: Now, report: Report) -> MembershipRecord:
-    """Make this machine a member, or go on with making it one; `report` takes a line for a person at each step.
+    """Make this machine a member, or continue an earlier attempt. `report` gets a line for a person at each step.
 
     Raises TokenError, ClusterError, HostError.
     """
     token, state = decode_token(token_text), config.paths.state
     sha256 = hashlib.sha256(token_text.strip().encode()).hexdigest()
-    make_folder(state, 0o700)
-    make_folder(config.paths.runtime, 0o755)
-    under_way = load_join(state)
-    if (membership := load_membership(state)) is not None:
+    files.make_folder(state, 0o700)
+    files.make_folder(config.paths.runtime, 0o755)
+    under_way = files.load_join(state)
+    if (membership := files.load_membership(state)) is not None:
         if under_way is None or under_way.token_sha256 != sha256:
             raise refusals.already_member(membership.namespace, membership.member)
-        forget_join(state)  # only this was left to do
+        files.forget_join(state)  # the only step that was left
         return membership
     if under_way is None or under_way.token_sha256 != sha256:
         under_way = _begin(state, token, sha256)
-    async with _open_joining(token, under_way, config, now, report) as joining:
-        return await joining.run()
+    bearer = Latest(token.token)  # the join token, then the credential
+    async with open_cluster(Access(token.servers, token.ca), lambda: bearer.value, now) as cluster:
+        return await _Joining(token, under_way, config, cluster, bearer, now, report).run()
 
 
 def _begin(state: Path, token: JoinToken, sha256: str) -> JoinRecord:
-    """Nonce and keys on disk; what an earlier attempt with another token left is removed first."""
-    forget_join(state)
-    forget_membership(state)
-    forget_answers(state)
+    """Store nonce and keys. Files of an earlier attempt with another token are removed first."""
+    files.forget_join(state)
+    files.forget_membership(state)
+    server_addresses.forget_answers(state)
     remove(state / CREDENTIAL)
     remove_identity(state)
     nonce = secrets.token_hex(16)
     first = order_of_trial(token.member_names, nonce)[0]
-    record = JoinRecord(nonce, first, sha256, _key_text(generate_key()))
+    record = JoinRecord(nonce, first, sha256, key_text(generate_key()))
     _make_next_key(state, record.member)
-    store_join(state, record)
+    files.store_join(state, record)
     log_milestone(Joining.KEYS)
     return record
 
@@ -115,17 +94,8 @@ def _make_next_key(state: Path, member: str) -> tuple[ec.EllipticCurvePrivateKey
     return key, csr
 
 
-@asynccontextmanager
-async def _open_joining(
-    token: JoinToken, record: JoinRecord, config: Config, now: Now, report: Report
-) -> AsyncIterator["_Joining"]:
-    bearer = Latest(token.token)  # the join token, then the credential
-    async with open_cluster(Access(token.servers, token.ca), lambda: bearer.value, now) as cluster:
-        yield _Joining(token, record, config, cluster, bearer, now, report)
-
-
 class _Joining:
-    """One attempt. Every method looks first at what is there already."""
+    """One attempt. Every step first checks what is stored already."""
 
     def __init__(
         self,
@@ -146,11 +116,14 @@ class _Joining:
         self._now = now
         self._report = report
         self._address = ""
-        self._last_report = ""  # the last that was heard of the Member, for a person
+        self._last_report = ""  # the last news of the Member, for a person
 
     async def run(self) -> MembershipRecord:
         """All steps that are left. Raises TokenError, ClusterError, HostError."""
-        credential = self._load_credential()
+        try:
+            credential = load_credential(self._state / CREDENTIAL)
+        except HostError:
+            credential = None  # not stored yet, or damaged
         self._address = await self._find_address()
         with trio.move_on_after(refusals.PATIENCE):
             if credential is not None and await self._is_accepted(credential):
@@ -163,7 +136,7 @@ class _Joining:
                 self._bearer.set(self._accept_credential(view).token)
             settings = await self._fetch_settings()
             self._accept_certificate(view, settings)
-            await self._first_heartbeat()
+            await self._ask(await self._heartbeat())
             log_milestone(Joining.HEARTBEAT)
             return await self._finish()
         raise refusals.not_admitted(*self._place, self._last_report)
@@ -172,10 +145,8 @@ class _Joining:
     def _place(self) -> tuple[str, str]:
         return self._token.namespace, self._record.member
 
-    # Asking.
-
     async def _ask(self, request: Request, *, first: bool = False) -> Object:
-        """Send, and send again while that may help. The `first` request fails at once if nobody is reached."""
+        """Send, and retry while that may help. The `first` request fails at once if no server is reached."""
         pause = FIRST_POLL
         while True:
             try:
@@ -191,16 +162,13 @@ class _Joining:
         server, skew = self._cluster.server, self._cluster.skew
         return refusals.translated(problem, self._token, self._now(), server, skew)
 
-    # The Member.
-
     async def _be_admitted(self) -> MemberView:
-        """Have a Member with our nonce, and wait until the controller has admitted it."""
+        """Create a Member with our nonce, and wait until the controller has admitted it."""
         while True:
             await self._create()
-            view = await self._poll()
-            if view is not None:
+            if (view := await self._poll()) is not None:
                 return view
-            # It was deleted meanwhile, as abandoned or refused Members are: its name is free again.
+            # Abandoned and refused Members are deleted. The name is free again.
 
     async def _create(self) -> None:
         names = order_of_trial(self._token.member_names, self._record.nonce)
@@ -218,7 +186,9 @@ class _Joining:
                         await self._wait_gone()
                         return await self._create()
                     continue
-            self._check_clocks()
+            skew = self._cluster.skew
+            if skew is not None and abs(skew) > refusals.MOST_SKEW:
+                raise refusals.clocks_differ(self._cluster.server, skew)
             log_milestone(Joining.CREATED)
             self._report(f"Member {self._token.namespace}/{name} stands, waiting for the controller to admit it")
             return None
@@ -226,7 +196,7 @@ class _Joining:
         raise refusals.used_up(self._token)
 
     async def _wait_gone(self) -> None:
-        """Wait for the Member that had this machine's name; its ports are withdrawn first. Raises TokenError."""
+        """Wait until the former Member of this name is deleted; its ports are withdrawn first. Raises TokenError."""
         self._report(f"waiting for what was Member {'/'.join(self._place)} to be gone")
         self._last_report = "the Member that had this name is still being deleted"
         try:
@@ -238,17 +208,12 @@ class _Joining:
             raise
         raise refusals.used_up(self._token)
 
-    def _check_clocks(self) -> None:
-        skew = self._cluster.skew
-        if skew is not None and abs(skew) > refusals.MOST_SKEW:
-            raise refusals.clocks_differ(self._cluster.server, skew)
-
     async def _is_ours(self) -> bool:
         try:
             return view_member(await self._ask(get(MEMBERS, *self._place))).nonce == self._record.nonce
         except ApiRefusal as refusal:
             if refusal.status == 404:
-                return False  # gone in this moment; the next attempt finds the name free
+                return False  # deleted at this moment; the next attempt finds the name free
             raise
 
     async def _member_object(self) -> Object:
@@ -264,7 +229,7 @@ class _Joining:
         )
 
     async def _poll(self) -> MemberView | None:
-        """Look until there is something for us; None if the Member is gone. Raises the controller's refusal."""
+        """Poll until the Member is admitted; None if it is deleted. Raises the controller's refusal."""
         pause = FIRST_POLL
         while True:
             await trio.sleep(pause)
@@ -275,15 +240,12 @@ class _Joining:
                 if refusal.status == 404:
                     return None
                 raise
-            refusal_of_ours = refusals.read_refusal(view, self._token)
-            if refusal_of_ours is not None:
-                self._remember(replace(self._record, refusal=refusal_of_ours.fault.word))
-                raise refusal_of_ours
+            if (refused := refusals.read_refusal(view, self._token)) is not None:
+                self._remember(replace(self._record, refusal=refused.fault.word))
+                raise refused
             self._last_report = view.admitted.message if view.admitted else "it has said nothing yet"
             if view.admitted is not None and view.admitted.status and view.credential and view.certificate:
                 return view
-
-    # What comes of it.
 
     def _accept_credential(self, view: MemberView) -> Credential:
         try:
@@ -298,10 +260,10 @@ class _Joining:
         return credential
 
     async def _is_accepted(self, credential: Credential) -> bool:
-        """Try a credential that an earlier attempt stored; forget it with its certificate if its account is gone."""
+        """Try the credential of an earlier attempt; remove it, with its certificate, if its account is gone."""
         self._bearer.set(credential.token)
         try:
-            await self._cluster.send(self._heartbeat(await read_boot_identity(self._config.paths.runtime)))
+            await self._cluster.send(await self._heartbeat())
         except ClusterError as problem:
             if not isinstance(problem, ApiRefusal) or problem.status != 401:
                 raise self._translated(problem) from None
@@ -313,7 +275,7 @@ class _Joining:
         return False
 
     async def _fetch_settings(self) -> Settings:
-        stored = load_settings(self._state)
+        stored = files.load_settings(self._state)
         if stored is not None:
             return stored[0]
         while True:
@@ -330,14 +292,14 @@ class _Joining:
             settings = parse_settings(text)
         except ValueError as problem:
             raise refusals.unusable("settings", str(problem)) from None
-        store_settings(self._state, text)
+        files.store_settings(self._state, text)
         log_milestone(Joining.SETTINGS)
         return settings
 
     def _accept_certificate(self, view: MemberView, settings: Settings) -> None:
         under_way, certificate = load_next_key(self._state), view.certificate
         if under_way is None or certificate is None or certificate.csr_sha256 != csr_sha256(under_way[1]):
-            return  # stored already; or its key was lost, and the agent asks for another
+            return  # stored already; or its key was lost, and the agent requests another
         key, received = under_way[0], self._now()
         try:
             svid = check_svid(certificate.chain, key, settings.anchors, settings.identity, received)
@@ -348,30 +310,27 @@ class _Joining:
         log_milestone(Joining.CERTIFICATE)
         self._report(f"certificate for {svid.spiffe_id}")
 
-    async def _first_heartbeat(self) -> None:
-        await self._ask(self._heartbeat(await read_boot_identity(self._config.paths.runtime)))
-
-    def _heartbeat(self, holder: str) -> Request:
-        return heartbeat_request(*self._place, holder, self._now())
+    async def _heartbeat(self) -> Request:
+        return heartbeat_request(*self._place, await read_boot_identity(self._config.paths.runtime), self._now())
 
     async def _finish(self) -> MembershipRecord:
         token = self._token
         # Rules exclude the API server from the first boot on, also if that has no DNS.
-        store_answers(self._state, await resolve_all(token.servers, FIRST_ANSWER))
+        server_addresses.store_answers(
+            self._state, await server_addresses.resolve_all(token.servers, server_addresses.FIRST_ANSWER)
+        )
         membership = MembershipRecord(
             token.servers, token.ca, token.namespace, token.group, self._record.member, self._address
         )
-        store_membership(self._state, membership)
+        files.store_membership(self._state, membership)
         log_milestone(Joining.MEMBER)
-        forget_eviction(self._state)
-        forget_join(self._state)
+        files.forget_eviction(self._state)
+        files.forget_join(self._state)
         self._report(f"joined as {token.namespace}/{self._record.member}")
         return membership
 
-    # The machine's side.
-
     def _remember(self, record: JoinRecord) -> None:
-        store_join(self._state, record)
+        files.store_join(self._state, record)
         self._record = record
 
     @property
@@ -380,23 +339,11 @@ class _Joining:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return key
 
-    def _load_credential(self) -> Credential | None:
-        try:
-            return parse_credential((self._state / CREDENTIAL).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-
     async def _find_address(self) -> str:
         servers, override = self._token.servers, self._config.member.address
-        answers = await resolve_all(servers, LOOKUP) if override is None else {}
-        found = find_address(list_addresses(servers, answers), override)
+        answers = await server_addresses.resolve_all(servers, server_addresses.LOOKUP) if override is None else {}
+        found = find_address(server_addresses.list_addresses(servers, answers), override)
         if found is None:
             raise refusals.no_address(servers)
         self._report(str(found))
         return found.address
-
-
-def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()

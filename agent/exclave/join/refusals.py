@@ -1,21 +1,61 @@
-"""Every way in which joining is refused, worded once. Pure.
+"""Every refusal of a join. Pure.
 
-Rules: the error's class and number say who must act; the message says what was met; nothing here holds a token. A
-reason that this version does not know is no refusal: the controller may be waiting for something itself.
+Class and fault show who must act. No text holds a token. An unknown reason is no refusal: the controller may wait.
 """
 
-from collections.abc import Callable
-
 from exclave.api.join_token import JoinToken
-from exclave.api.member import Condition, MemberView
+from exclave.api.member import MemberView
 from exclave.errors import ApiRefusal, ClusterError, ExclaveError, Fault, TokenError
 from exclave.kit.formats.times import rfc3339
 
 MOST_SKEW = 300.0
 """Seconds that two clocks may differ: more, and tokens and certificates are not yet or no longer valid."""
 
-PATIENCE = 60.0
-"""Seconds for the controller to admit a Member."""
+PATIENCE = 60.0  # seconds for the controller to admit a Member
+
+_ADDRESS_REFUSED = (
+    ClusterError,
+    Fault.ADDRESS_REFUSED,
+    "address {addresses} was refused",
+    "name another one: member.address in /etc/exclave/config.toml; or change the group's networks",
+)
+
+_REASONS: dict[str, tuple[type[ClusterError | TokenError], Fault, str, str]] = {
+    "GroupNotFound": (
+        TokenError,
+        Fault.GROUP_GONE,
+        "group {namespace}/{group} is gone",
+        "ask the admin for a token of another group",
+    ),
+    "MachineKnown": (
+        ClusterError,
+        Fault.DUPLICATE_MACHINE,
+        "a member with this machine's id lives already",
+        "if this machine was reinstalled, evict that member; if it is a clone, give it an id of its own: "
+        "rm /etc/machine-id && systemd-machine-id-setup",
+    ),
+    "AddressRefused": _ADDRESS_REFUSED,
+    "AddressInUse": _ADDRESS_REFUSED,
+    "GuardMissing": (
+        ClusterError,
+        Fault.NOT_ADMITTED,
+        "the cluster admits nobody while its admission policy is missing",
+        "ask the admin to install exclave's admission policy again",
+    ),
+    "GroupNotAccepted": (
+        ClusterError,
+        Fault.NOT_ADMITTED,
+        "group {namespace}/{group} does not accept this machine",
+        "ask the admin to look at it: kubectl exclave group describe {group} -n {namespace}",
+    ),
+    "RequestRefused": (
+        ClusterError,
+        Fault.NOT_ADMITTED,
+        "the controller cannot use what this machine asked with, as Member {namespace}/{name}",
+        "compare the versions of exclave here and in the cluster: exclave --version",
+    ),
+}
+"""By the reason of condition Admitted: class, fault, message (the condition's own follows) and hint."""
 
 
 def expired(token: JoinToken) -> TokenError:
@@ -28,7 +68,7 @@ def expired(token: JoinToken) -> TokenError:
 
 
 def revoked(token: JoinToken, server: str) -> TokenError:
-    """The token is not accepted although its time is not over."""
+    """The server refuses the token although its time is not over."""
     return TokenError(
         Fault.TOKEN_REVOKED,
         f"the join token for group {_group(token)} was revoked: {server} does not accept it",
@@ -67,7 +107,7 @@ def clocks_differ(server: str, skew: float) -> ClusterError:
 
 
 def no_address(servers: tuple[str, ...]) -> ClusterError:
-    """This machine does not know by which address pods may reach it."""
+    """This machine has no address by which pods could reach it."""
     return ClusterError(
         Fault.UNREACHABLE,
         f"this machine has no address of its own on a route to {', '.join(servers)}",
@@ -76,7 +116,7 @@ def no_address(servers: tuple[str, ...]) -> ClusterError:
 
 
 def not_admitted(namespace: str, member: str, last_report: str) -> ClusterError:
-    """Nothing came within `PATIENCE`; `last_report` is the last that was heard, "" if nothing was."""
+    """No admission within `PATIENCE`. `last_report`: the last news of the Member, "" if there was none."""
     return ClusterError(
         Fault.NOT_ADMITTED,
         f"the controller did not admit Member {namespace}/{member} within {PATIENCE:.0f} s"
@@ -86,7 +126,7 @@ def not_admitted(namespace: str, member: str, last_report: str) -> ClusterError:
 
 
 def unusable(what: str, problem: str) -> ClusterError:
-    """The controller gave something that does not serve."""
+    """The controller has sent something that cannot be used."""
     return ClusterError(
         Fault.NOT_ADMITTED,
         f"{what} from the controller cannot be used: {problem}",
@@ -95,7 +135,7 @@ def unusable(what: str, problem: str) -> ClusterError:
 
 
 def translated(problem: ClusterError, token: JoinToken, now: float, server: str, skew: float | None) -> ExclaveError:
-    """What a failed request means for somebody who joins with this token."""
+    """What a failed request means for a join with this token."""
     if not isinstance(problem, ApiRefusal):
         if problem.cause_kind == "tls-ca":
             return TokenError(Fault.CA_MISMATCH, problem.message, problem.hint)
@@ -112,68 +152,10 @@ def read_refusal(view: MemberView, token: JoinToken) -> ExclaveError | None:
     admitted = view.admitted
     if admitted is None or admitted.status or admitted.reason not in _REASONS:
         return None
-    return _REASONS[admitted.reason](view, admitted, token)
-
-
-def _group_gone(_view: MemberView, condition: Condition, token: JoinToken) -> ExclaveError:
-    return TokenError(
-        Fault.GROUP_GONE,
-        f"group {_group(token)} is gone: {condition.message}",
-        "ask the admin for a token of another group",
-    )
-
-
-def _duplicate_machine(_view: MemberView, condition: Condition, _token: JoinToken) -> ExclaveError:
-    return ClusterError(
-        Fault.DUPLICATE_MACHINE,
-        f"a member with this machine's id lives already: {condition.message}",
-        "if this machine was reinstalled, evict that member; if it is a clone, give it an id of its own: "
-        "rm /etc/machine-id && systemd-machine-id-setup",
-    )
-
-
-def _address_refused(view: MemberView, condition: Condition, _token: JoinToken) -> ExclaveError:
-    return ClusterError(
-        Fault.ADDRESS_REFUSED,
-        f"address {', '.join(view.addresses)} was refused: {condition.message}",
-        "name another one: member.address in /etc/exclave/config.toml; or change the group's networks",
-    )
-
-
-def _guard_missing(_view: MemberView, condition: Condition, _token: JoinToken) -> ExclaveError:
-    return ClusterError(
-        Fault.NOT_ADMITTED,
-        f"the cluster admits nobody while its admission policy is missing: {condition.message}",
-        "ask the admin to install exclave's admission policy again",
-    )
-
-
-def _request_refused(view: MemberView, condition: Condition, token: JoinToken) -> ExclaveError:
-    return ClusterError(
-        Fault.NOT_ADMITTED,
-        f"the controller cannot use what this machine asked with, as Member {token.namespace}/{view.name}: "
-        f"{condition.message}",
-        "compare the versions of exclave here and in the cluster: exclave --version",
-    )
-
-
-def _group_not_accepted(_view: MemberView, condition: Condition, token: JoinToken) -> ExclaveError:
-    return ClusterError(
-        Fault.NOT_ADMITTED,
-        f"group {_group(token)} does not take this machine: {condition.message}",
-        f"ask the admin to look at it: kubectl exclave group describe {token.group} -n {token.namespace}",
-    )
-
-
-_REASONS: dict[str, Callable[[MemberView, Condition, JoinToken], ExclaveError]] = {
-    "GroupNotFound": _group_gone,
-    "MachineKnown": _duplicate_machine,
-    "AddressRefused": _address_refused,
-    "AddressInUse": _address_refused,
-    "GuardMissing": _guard_missing,
-    "GroupNotAccepted": _group_not_accepted,
-    "RequestRefused": _request_refused,
-}
+    kind, fault, message, hint = _REASONS[admitted.reason]
+    names = {"namespace": token.namespace, "group": token.group, "name": view.name}
+    names["addresses"] = ", ".join(view.addresses)
+    return kind(fault, f"{message.format(**names)}: {admitted.message}", hint.format(**names))
 
 
 def _group(token: JoinToken) -> str:

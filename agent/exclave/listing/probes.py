@@ -1,9 +1,7 @@
 """Checks of the application, from the machine itself: does its port accept on the member's own address?
 
-Rules: an application that listens on 127.0.0.1 only is not reached by the proxy, so the own address is what is tried;
-nothing is sent. A probe passes after one success and fails after `failures` in a row; before the first success it does
-not pass. What is known of a port stays known while it is tried at another address. Results go to whoever follows them,
-and only when they change.
+The proxy does not reach an application that listens on 127.0.0.1 only, so the own address is tried; nothing is sent. A
+probe passes after one success and fails after `failures` in a row. A result stays while another address is tried.
 """
 
 import os
@@ -19,7 +17,7 @@ NOT_YET = "not tried yet"
 
 
 class ProbeCount:
-    """Counts a probe's failures. `receive` takes what went wrong, or None, and says how the probe stands."""
+    """Counts a probe's failures. `results_so_far`: where its first result comes from."""
 
     def __init__(self, probe: Probe, results_so_far: Sequence[ProbeResult] = ()) -> None:
         self._probe = probe
@@ -28,20 +26,15 @@ class ProbeCount:
         self.result = next(same, ProbeResult(probe.port, probe.kind, False, NOT_YET))
 
     def receive(self, problem: str | None) -> ProbeResult:
-        """Take the outcome of one try."""
-        if problem is None:
-            self._failures = 0
-            self.result = ProbeResult(self._probe.port, self._probe.kind, True, "")
-            return self.result
-        self._failures += 1
-        if not self.result.passing or self._failures >= self._probe.failures:
-            self.result = ProbeResult(self._probe.port, self._probe.kind, False, problem)
+        """Count one try; `problem` is None if it succeeded. Returns the new result."""
+        self._failures = 0 if problem is None else self._failures + 1
+        if problem is None or not self.result.passing or self._failures >= self._probe.failures:
+            self.result = ProbeResult(self._probe.port, self._probe.kind, problem is None, problem or "")
         return self.result
 
 
 async def run_probes(address: str, probes: Sequence[Probe], results: Latest[tuple[ProbeResult, ...]]) -> None:
-    """Try all probes on `address`, each at its own pace, for ever; publish in `results`, from what is there, how they
-    stand."""
+    """Run all probes on `address`, each at its own interval, for ever; publish and continue `results`."""
     counts = [ProbeCount(probe, results.value) for probe in probes]
     results.set(tuple(count.result for count in counts))
 
@@ -57,7 +50,7 @@ async def run_probes(address: str, probes: Sequence[Probe], results: Latest[tupl
 
 
 async def try_tcp(address: str, port: int, timeout: float) -> str | None:
-    """Connect and close; what went wrong, or None. `timeout` is seconds."""
+    """Connect and close; the failure, or None. `timeout` is seconds."""
     family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
     with trio.move_on_after(timeout), trio.socket.socket(family) as probe:
         try:

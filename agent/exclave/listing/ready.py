@@ -9,9 +9,18 @@ from dataclasses import dataclass, replace
 from exclave.api.member import DataPath
 from exclave.data_path.assessment import Assessment
 
+# Reasons of condition Ready that a machine writes.
 READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "NotServing", "Leaving", "Stopped"
 CORDONED = "Cordoned"
-"""Reasons of condition Ready that a machine writes."""
+REPLACING = 5.0  # seconds for a replacement, while the rules in the kernel point to a proxy that can serve
+
+REPAIRING = 1.0
+"""Seconds of the last `WITHIN` for which rules may be missing, all gaps together.
+
+A repair takes some hundredths of a second, and a withdrawal would cost two writes to the cluster each time.
+"""
+
+WITHIN = 10.0  # seconds over which gaps are added up
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,12 @@ class ReadinessFacts:
 
     @property
     def is_whole(self) -> bool:
-        """Certificate, proxy and rules stand."""
+        """Certificate, proxy and rules are there."""
         return self.certificate and self.proxy and self.rules
 
     @property
     def is_steady(self) -> bool:
-        """They stand, and flap damping has ended."""
+        """They are there, and flap damping has ended."""
         return self.is_whole and self.assessment.is_steady
 
     @property
@@ -164,20 +173,6 @@ def _must_report(wanted: Readiness, facts: ReadinessFacts, reported: Reported | 
     return is_noteworthy or (wanted.ready, wanted.reason) != (before.ready, before.reason)
 
 
-REPLACING = 5.0
-"""Seconds for a replacement, while the rules in the kernel point to a proxy that can serve."""
-
-REPAIRING = 1.0
-"""Seconds of the last `WITHIN` for which rules may be missing.
-
-A repair takes some hundredths of a second. To withdraw for that would cost two writes to the cluster, each time. But a
-program that undoes every repair makes many gaps, so their sum counts.
-"""
-
-WITHIN = 10.0
-"""Seconds over which gaps are added up."""
-
-
 @dataclass(frozen=True)
 class RulesFacts:
     """The rules in the kernel.
@@ -195,10 +190,7 @@ class RulesFacts:
 
 @dataclass(frozen=True)
 class RuleGaps:
-    """When rules were not as wanted. `since`: the start of the open gap, None if there is none; `past`: earlier ones.
-
-    Times are seconds of one clock.
-    """
+    """When rules were not as wanted. `since`: start of the open gap, or None; `past`: earlier ones. Monotonic times."""
 
     since: float | None = None
     past: tuple[tuple[float, float], ...] = ()

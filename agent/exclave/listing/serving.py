@@ -1,7 +1,8 @@
 """The door that lists this machine: pods may send traffic here while it is open and the data path works.
 
-`ready.plan_writes` decides what to write. Nothing here touches traffic. When the door closes, `withdraw.walk_back`
-runs first.
+`ready.plan_writes` decides what to write. Nothing here touches traffic. When the door closes, `walk_back` withdraws the
+machine before rules and proxies go: Ready=False, `serving`=false, wait until the ports are withdrawn, then wait `drain`
+seconds for the pods.
 """
 
 import logging
@@ -11,52 +12,34 @@ from dataclasses import dataclass
 
 import trio
 
-from exclave.api.member import MemberView
 from exclave.config import ListingConfig
 from exclave.confirm.confirm import Confirming
 from exclave.data_path.observer import DataPathObserver
-from exclave.ending import EndingSwitch
+from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ApiRefusal
 from exclave.identity.rotator import Identity
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
+from exclave.listing import ready
 from exclave.listing.probes import run_probes
-from exclave.listing.ready import (
-    Effect,
-    ProbeResult,
-    ReadinessFacts,
-    Reported,
-    RuleGaps,
-    RulesFacts,
-    SetReady,
-    can_rely_on_rules,
-    plan_writes,
-    readiness,
-)
-from exclave.listing.withdraw import WITHDRAW_TIMEOUT, walk_back
+from exclave.listing.ready import ProbeResult
 from exclave.member.client import MemberClient
-from exclave.milestones import Starting, log_milestone
+from exclave.member.state import Standing
+from exclave.milestones import Starting, Withdrawing, log_milestone
 from exclave.proxy.instance import Proxy
 from exclave.redirect.reconciler import Redirect
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL = 5.0
-"""Seconds between two evaluations of the facts when no change is published."""
-
-WRITE_TIMEOUT = 10.0
-"""Seconds for one write. After that it is decided anew, so that nothing outdated is ever written."""
-
-GAP_POLL_INTERVAL = 0.25
-"""The same while the rules have a gap that is still tolerated."""
-
-ADOPTION = 30.0
-"""Seconds for an adopted proxy to answer."""
-
-SPARE = 5.0
-"""Seconds that walking back may take beside what it waits for."""
+POLL_INTERVAL = 5.0  # seconds between two evaluations of the facts when no change is published
+WRITE_TIMEOUT = 10.0  # seconds for one write. After that it is decided anew, so that nothing outdated is ever written.
+GAP_POLL_INTERVAL = 0.25  # the same during a gap in the rules that is still tolerated
+ADOPTION = 30.0  # seconds for an adopted proxy to answer
+SPARE = 5.0  # seconds that a withdrawal may take besides its waits
+WITHDRAW_TIMEOUT = 30.0  # seconds for the cluster to withdraw the ports. After that the ending goes on without it.
+FIRST_VIEW = 5.0  # seconds of these for the first read of the own Member
 
 
 @dataclass(frozen=True)
@@ -70,6 +53,13 @@ class ListingView:
     message: str = ""
     probes: tuple[ProbeResult, ...] = ()
     is_failing: bool = False
+
+
+def view_of(facts: ready.ReadinessFacts) -> ListingView:
+    """What pods find by these facts."""
+    now, ports = ready.readiness(facts), tuple(sorted(facts.listed))
+    failing = facts.assessment.is_failing
+    return ListingView(bool(facts.serving), ports, now.ready, now.reason, now.message, facts.probes, failing)
 
 
 class Listing:
@@ -94,10 +84,10 @@ class Listing:
         self._confirming = confirming
         self._now = now
         self._probes: Latest[tuple[ProbeResult, ...]] = Latest(())
-        self._reported: Reported | None = None
+        self._reported: ready.Reported | None = None
         self._was_whole = False
         self._opened = trio.current_time()
-        self._gaps = RuleGaps()
+        self._gaps = ready.RuleGaps()
 
     async def run_probes_for_settings(self) -> None:
         """Run the probes of the newest settings, for ever."""
@@ -118,7 +108,7 @@ class Listing:
                 nursery.cancel_scope.cancel()
 
     async def report_for_ever(self) -> None:
-        """Write each change of readiness to the cluster, for ever."""
+        """Write each change of ready.readiness to the cluster, for ever."""
         sources = (
             self._membership.view,
             self._membership.settings,
@@ -136,20 +126,20 @@ class Listing:
         async with open_any_change(*sources) as change:
             while True:
                 facts = self._facts()
-                self.state.set(self._view(facts))
-                for effect in plan_writes(facts, self._reported):
+                self.state.set(view_of(facts))
+                for effect in ready.plan_writes(facts, self._reported):
                     await self._write(effect, facts)
                 is_forgiven = facts.rules and not self._redirect.in_place
                 await change.wait(GAP_POLL_INTERVAL if is_forgiven else POLL_INTERVAL)
 
-    def _facts(self) -> ReadinessFacts:
+    def _facts(self) -> ready.ReadinessFacts:
         view, settings = self._membership.view.value, self._membership.settings.value
         svid, instance = self._identity.svid.value, self._proxy.ready.value
         rules, confirmation = self._has_rules(), self._confirming.view.value
         address_note = self._membership.address_problem.value
         certificate = svid is not None and self._now() < svid.not_after
         self._was_whole = self._was_whole or (certificate and instance is not None and rules)
-        return ReadinessFacts(
+        return ready.ReadinessFacts(
             certificate=certificate,
             proxy=instance is not None,
             rules=rules,
@@ -162,7 +152,7 @@ class Listing:
             data_path=view.data_path if view else "",
             listed=frozenset(view.workload_ports) if view else frozenset(),
             workload=view.workload_uid if view else None,
-            is_live=_is_live(view),
+            is_live=view is not None and view.live is not None and view.live.status,
             is_cordoned=view is not None and view.cordoned,
             unconfirmed=confirmation.text if confirmation.is_withdrawn else "",
             refusal=self._proxy.admin_denial.value or "",
@@ -170,11 +160,11 @@ class Listing:
         )
 
     def _has_rules(self) -> bool:
-        """Whether the kernel hands the traffic of pods to a proxy that can serve. Short gaps do not count."""
+        """Whether the kernel redirects inbound traffic to a proxy that can serve. Short gaps do not count."""
         redirect, now = self._redirect, trio.current_time()
         wanted, stands = redirect.wanted.value, redirect.observed.value
         pointed = self._proxy.instances.value.get(stands.instance) if stands.instance is not None else None
-        facts = RulesFacts(
+        facts = ready.RulesFacts(
             in_place=redirect.in_place,
             serving=pointed is not None and pointed.can_serve,
             gone=not stands.installed,
@@ -182,7 +172,7 @@ class Listing:
             refused=redirect.problem.value is not None,
         )
         self._gaps = self._gaps.observe(facts.in_place, now)
-        return can_rely_on_rules(facts, self._gaps, now)
+        return ready.can_rely_on_rules(facts, self._gaps, now)
 
     def _is_adopting(self) -> bool:
         """Whether an adopted proxy has not answered yet: nothing is withdrawn until then."""
@@ -190,23 +180,10 @@ class Listing:
             return False
         return any(view.is_adopted for view in self._proxy.instances.value.values())
 
-    def _view(self, facts: ReadinessFacts) -> ListingView:
-        condition = readiness(facts)
-        listed = tuple(sorted(facts.listed))
-        return ListingView(
-            bool(facts.serving),
-            listed,
-            condition.ready,
-            condition.reason,
-            condition.message,
-            facts.probes,
-            facts.assessment.is_failing,
-        )
-
-    async def _write(self, effect: Effect, facts: ReadinessFacts) -> None:
+    async def _write(self, effect: ready.Effect, facts: ready.ReadinessFacts) -> None:
         with trio.move_on_after(WRITE_TIMEOUT):
             try:
-                if isinstance(effect, SetReady):
+                if isinstance(effect, ready.SetReady):
                     await self._set_ready(effect, facts)
                 else:
                     fields = {"serving": effect.serving, "dataPath": effect.data_path, "dataPathReason": effect.why}
@@ -214,27 +191,20 @@ class Listing:
                     if effect.serving:
                         log_milestone(Starting.SERVING)
                     log.info("listing: [serving=%s data-path=%s]", effect.serving, effect.data_path)
-                    await self._membership.view.wait_for(
-                        lambda view: (
-                            view is None or view.serving == effect.serving
-                        )  # our own write has arrived in the watch
-                    )
+                    # Until the watch shows our own write.
+                    await self._membership.view.wait_for(lambda view: view is None or view.serving == effect.serving)
             except ApiRefusal as refusal:
                 log.warning("the cluster refused the report: %s", refusal)
                 await trio.sleep(POLL_INTERVAL)
 
-    async def _set_ready(self, effect: SetReady, facts: ReadinessFacts) -> None:
+    async def _set_ready(self, effect: ready.SetReady, facts: ready.ReadinessFacts) -> None:
         condition = effect.readiness
         await self._membership.set_ready(condition.ready, condition.reason, condition.message)
         if condition.ready:
             log_milestone(Starting.READY)
         log.info("listing: [ready=%s reason=%s message=%s]", condition.ready, condition.reason, condition.message)
         assert facts.workload is not None
-        self._reported = Reported(condition, facts.workload, facts.is_live)
-
-
-def _is_live(view: MemberView | None) -> bool:
-    return view is not None and view.live is not None and view.live.status
+        self._reported = ready.Reported(condition, facts.workload, facts.is_live)
 
 
 @asynccontextmanager
@@ -260,3 +230,46 @@ async def open_listing(
             nursery.cancel_scope.cancel()
             with shielded(WITHDRAW_TIMEOUT + config.drain + SPARE):
                 await walk_back(membership, endings.value, config.drain)
+
+
+async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> None:
+    """Withdraw this machine from the mesh, unless it hands over. `drain`: seconds; none if no port was listed."""
+    if ending is Ending.HAND_OVER:
+        return
+    was_listed = True
+    with trio.move_on_after(WITHDRAW_TIMEOUT) as limit:
+        if membership.view.value is None:
+            with trio.move_on_after(FIRST_VIEW):
+                await membership.view.wait_for(lambda view: view is not None)
+        evicted, view = membership.standing.value is Standing.EVICTED, membership.view.value
+        was_listed = not evicted if view is None else view.serving or bool(view.workload_ports)
+        # The controller withdraws an evicted member; it writes nothing itself and waits all the same.
+        accepted = evicted or await _withdraw(membership, ready.LEAVING if ending is Ending.LEAVE else ready.STOPPED)
+        if was_listed and accepted:
+            # Without a view, the Member is deleted or was never read.
+            await membership.view.wait_for(
+                lambda view: membership.standing.value is Standing.EVICTED if view is None else not view.workload_ports
+            )
+            log_milestone(Withdrawing.UNLISTED)
+    if limit.cancelled_caught:
+        log.warning("the ports were not withdrawn within %g s: going on without the cluster", WITHDRAW_TIMEOUT)
+    if was_listed:
+        log.info("draining for %g s", drain)
+        await trio.sleep(drain)
+        log_milestone(Withdrawing.DRAINED)
+
+
+async def _withdraw(membership: MemberClient, reason: str) -> bool:
+    """Write that this machine stops serving; False if the cluster refuses that."""
+    view = membership.view.value
+    try:
+        if view is None or view.workload_uid is not None:
+            await membership.set_ready(False, reason, "this machine is going")
+            log_milestone(Withdrawing.NOT_READY)
+        if view is None or view.serving:
+            await membership.patch_spec({"serving": False, "dataPath": "down"})
+            log_milestone(Withdrawing.NOT_SERVING)
+    except ApiRefusal as refusal:
+        log.warning("going on without the cluster: %s", refusal)
+        return False
+    return True

@@ -1,33 +1,129 @@
-"""This machine's address: the source of its route to the API server, or the configured one.
+"""This machine's address: which one it has, which ones it serves, and which one it claims in the cluster.
 
-Nothing is sent to find it: the kernel chooses the source address of a connected datagram socket. A change counts when
-two polls in a row find it, so a flapping route moves nothing. No route is no change.
+It is the source of the route to the API server, or the configured one. Nothing is sent to find it: the kernel chooses
+the source of a connected datagram socket. A change counts when two polls in a row find it. No route is no change.
+Every address that pods may use must be served. So a new one is served first, by a swap, then claimed; the former one
+is served as long as it may be listed.
 """
 
 import logging
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import trio
 
 from exclave.cluster.endpoint import ServerAddress
 from exclave.kit.host.procfs import local_addresses
 from exclave.kit.tasks.latest import Latest
-from exclave.member.address_choice import AddressFacts, choose_addresses
 from exclave.member.record import MembershipRecord
+
+SLOW = 15.0  # seconds after which an unfinished move is reported
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL = 10.0
-"""Seconds between two polls of the route."""
+POLL_INTERVAL = 10.0  # seconds between two polls of the route
+CONFIRM_INTERVAL = 2.0  # the same after a poll that found another address
+FIRST_INTERVAL = 1.0  # the same while no address was ever found: nothing can start without one
 
-CONFIRM_INTERVAL = 2.0
-"""The same after a poll that found another address."""
 
-FIRST_INTERVAL = 1.0
-"""The same while no address was ever found: nothing can start without one."""
+@dataclass(frozen=True)
+class AddressFacts:
+    """The facts of now. An empty string means "no address"."""
+
+    claimed: str  # in the Member, or about to be patched into it
+    found: str  # of the route to the API server
+    former: str = ""  # claimed before; pods may still use it
+    refused: str = ""  # by the cluster
+    here: frozenset[str] = frozenset()  # those of them on a link of this machine
+    served: frozenset[str] = frozenset()  # those that the kernel's rules redirect to a proxy that accepts them
+    networks: tuple[str, ...] = ()  # of the group
+    listed: bool | None = None  # the ExternalWorkload has ports; None while unknown
+    is_published: bool = False  # the Member has the claimed address
+    is_registered: bool = True  # the controller has accepted it
+
+
+@dataclass(frozen=True)
+class AddressProblem:
+    """Why the claimed address stays although this machine has another one, and what to do about it."""
+
+    why: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class AddressChoice:
+    """What to do about addresses. An empty string means "none"."""
+
+    serve: tuple[str, ...] = ()
+    claim: str = ""  # now
+    revert: bool = False  # claim the former one again
+    walk_back: bool = False  # take the data path down and start it again
+    moving_to: str = ""  # to claim once it is served
+    problem: AddressProblem | None = None
+
+
+def choose_addresses(facts: AddressFacts) -> AddressChoice:
+    """What to do now."""
+    if facts.former in facts.here and facts.is_published and not facts.is_registered:  # the cluster refused it
+        return AddressChoice((facts.former,), revert=True)
+    if facts.found in ("", facts.claimed):
+        return AddressChoice(_served_with(facts, facts.claimed))
+    if (problem := _problem_of(facts)) is not None:
+        return AddressChoice(_served_with(facts, facts.claimed), problem=problem)
+    # A proxy accepts inbound traffic of one family, so an address of the other cannot be served beside a listed one.
+    if facts.claimed in facts.here and not _is_alike(facts.found, facts.claimed) and facts.listed is not False:
+        return AddressChoice(_served_with(facts, facts.claimed), walk_back=bool(facts.listed))
+    # Without listed ports no pod uses the claimed address, so the new one needs no swap first.
+    is_due = not facts.claimed or facts.listed is False or facts.found in facts.served
+    return AddressChoice(
+        _served_with(facts, facts.found), claim=facts.found if is_due else "", moving_to="" if is_due else facts.found
+    )
+
+
+def slow_move_problem(facts: AddressFacts, seconds: float) -> AddressProblem | None:
+    """The problem of an address that was found `seconds` ago and is not claimed yet; None while that is no problem."""
+    if seconds < SLOW:
+        return None
+    return AddressProblem(
+        f"{facts.found} is this machine's address now; pods still use {facts.claimed}, since no proxy serves the "
+        f"new one yet",
+        "see why no swap is made: exclave status; exclave proxy swap tries now",
+    )
+
+
+def _problem_of(facts: AddressFacts) -> AddressProblem | None:
+    beginning = f"{facts.found} is this machine's address now, and {facts.claimed or 'none'} stays the one in the mesh"
+    override = "or name the address by which pods reach this machine: member.address in /etc/exclave/config.toml"
+    if facts.networks and not _lies_within(facts.found, facts.networks):
+        return AddressProblem(
+            f"{beginning}: it lies in none of the group's networks: {', '.join(facts.networks)}",
+            f"have an admin add its network to the group, {override}",
+        )
+    if facts.found == facts.refused and facts.claimed in facts.here:
+        return AddressProblem(
+            f"{beginning}: the cluster has refused it, since a living member has it",
+            f"have that one evicted if it is gone, then systemctl reload exclave; {override}",
+        )
+    return None
+
+
+def _served_with(facts: AddressFacts, first: str) -> tuple[str, ...]:
+    """`first`, and the addresses of its family on this machine that pods may still use."""
+    others = [one for one in (facts.claimed, facts.former) if one in facts.here and _is_alike(one, first)]
+    return tuple(dict.fromkeys((first, *others))) if first else ()
+
+
+def _is_alike(one: str, other: str) -> bool:
+    return bool(one and other) and ip_address(one).version == ip_address(other).version
+
+
+def _lies_within(address: str, networks: tuple[str, ...]) -> bool:
+    try:
+        return any(ip_address(address) in ip_network(network) for network in networks)
+    except ValueError:
+        return True  # a mistake in the group, which the controller reports
 
 
 @dataclass(frozen=True)
@@ -80,7 +176,7 @@ def first_local(addresses: Sequence[str]) -> str:
 
 
 def on_this_machine(addresses: Collection[str]) -> frozenset[str]:
-    """Those that are on links of this machine."""
+    """Those on links of this machine."""
     return local_addresses().intersection(addresses)
 
 

@@ -28,40 +28,23 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
-from exclave.member.address_choice import AddressProblem
-from exclave.member.addresses import (
-    POLL_INTERVAL,
-    find_address,
-    first_local,
-    first_served,
-    on_this_machine,
-    wait_for_move,
-)
+from exclave.member import addresses
+from exclave.member import record as files
+from exclave.member.addresses import AddressProblem
 from exclave.member.facts import forget_boot_identity, read_boot_identity, read_facts
-from exclave.member.record import (
-    MembershipRecord,
-    forget_membership,
-    load_settings,
-    store_eviction,
-    store_membership,
-    store_settings,
-)
+from exclave.member.record import MembershipRecord
 from exclave.member.state import APART, ASK_ORPHAN_EVERY, MembershipTracker, Standing
 from exclave.milestones import Leaving, log_milestone
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 10.0
-"""Seconds between heartbeats before there are settings."""
-
-CLOSE_TIMEOUT = 10.0
-"""Seconds for all requests that are sent while closing."""
+HEARTBEAT = 10.0  # seconds between heartbeats before there are settings
+CLOSE_TIMEOUT = 10.0  # seconds for all requests that are sent while closing
 
 FETCHES = Backoff(first=1.0, most=60.0)
 
 REFUSED = Backoff(first=1.0, most=APART, jitter=0.75)
-"""Pauses of a refused watch. A restarted API server refuses everybody for some moments, and the whole fleet returns at
-once."""
+"""Pauses of a refused watch. A restarted API server refuses everybody at first, and the whole fleet returns at once."""
 
 
 class MemberClient:
@@ -97,13 +80,14 @@ class MemberClient:
         self._heartbeat_at: float | None = None
         self._for_later: dict[str, Any] = {}  # fields of the next patch_spec
         self._conditions: list[Object] = []  # of the ExternalWorkload, as last patched
-        if (stored := load_settings(state)) is not None:
-            self._apply_settings(*stored)
+        if (stored := files.load_settings(state)) is not None:
+            settings, self.settings_digest = stored
+            self.settings.set(settings)
 
     @property
     def local_address(self) -> str:
         """The address at which a program of this machine accepts connections from the mesh."""
-        return first_local(self.captured.value)
+        return addresses.first_local(self.captured.value)
 
     def heartbeat_age(self) -> float | None:
         """Seconds since the last accepted heartbeat, by the wall clock; None before the first."""
@@ -113,12 +97,12 @@ class MemberClient:
         """Patch the own Member's spec, and retry until the server answers. Raises ApiRefusal."""
         whole = {**self._for_later, **fields}
         if not whole:
-            return  # another patch has brought it
+            return  # another patch had the fields
         await self._patch(patch(MEMBERS, self.record.namespace, self.record.member, {"spec": whole}))
         self._for_later = {key: value for key, value in self._for_later.items() if whole.get(key) != value}
 
     def patch_later(self, fields: dict[str, Any]) -> None:
-        """Add fields to the next `patch_spec`, so that what can wait costs no request."""
+        """Add fields to the next `patch_spec`, which saves a request."""
         self._for_later.update(fields)
 
     async def set_ready(self, ready: bool, reason: str, message: str) -> None:
@@ -129,21 +113,21 @@ class MemberClient:
         self._conditions = conditions
 
     def mark_leaving(self) -> None:
-        """Store that this machine leaves, so that an agent after a crash goes on leaving."""
+        """Store that this machine leaves, so that the next agent continues after a crash."""
         self.record = replace(self.record, leaving=True)
-        store_membership(self._state, self.record)
+        files.store_membership(self._state, self.record)
         log_milestone(Leaving.NOTED)
 
     def set_address(self, address: str, former: str) -> None:
-        """Claim `address`, and remember `former`; on disk first, so that an agent after a crash goes on."""
+        """Claim `address`, and store `former`; on disk first, for the next agent after a crash."""
         record = replace(self.record, address=address, former=former)
         if record != self.record:
-            store_membership(self._state, record)
+            files.store_membership(self._state, record)
             self.record = record
 
-    def set_served_addresses(self, addresses: tuple[str, ...]) -> None:
+    def set_served_addresses(self, served: tuple[str, ...]) -> None:
         """Have proxy and rules serve these addresses."""
-        self.captured.set(tuple(dict.fromkeys((*addresses, *self._also_captured))) if addresses else ())
+        self.captured.set(tuple(dict.fromkeys((*served, *self._also_captured))) if served else ())
 
     async def read_listed_addresses(self) -> frozenset[str]:
         """The addresses in the ExternalWorkload. Raises ClusterError."""
@@ -158,7 +142,7 @@ class MemberClient:
 
     @contextmanager
     def _tracking_auth(self) -> Iterator[None]:
-        """Report to the tracker whether our credential was accepted. A server that is away is no answer."""
+        """Report to the tracker whether our credential was accepted. No answer counts as neither."""
         try:
             yield
             self._tracker.observe_accepted()
@@ -181,10 +165,6 @@ class MemberClient:
         if standing is Standing.EVICTED and self.standing.value is not Standing.EVICTED:
             log.warning("the Member %s/%s was deleted: evicted", self.record.namespace, self.record.member)
         self.standing.set(standing)
-
-    def _apply_settings(self, settings: Settings, its_digest: str) -> None:
-        self.settings_digest = its_digest
-        self.settings.set(settings)
 
     # Tasks that run while the door is open. Each restarts when it fails.
 
@@ -248,13 +228,14 @@ class MemberClient:
         text = str((found.get("data") or {}).get(SETTINGS_KEY, ""))
         try:
             settings = parse_settings(text)
-            store_settings(self._state, text)
+            files.store_settings(self._state, text)
         except (ValueError, ExclaveError) as problem:
             self.problem.set(f"new settings cannot be used, the last good ones stay in use: {problem}")
             log.error("%s", self.problem.value)
             return
         self.problem.set(None)
-        self._apply_settings(settings, digest(text))
+        self.settings_digest = digest(text)
+        self.settings.set(settings)
         log.info("settings %s", (self.settings_digest or "")[:12])
 
     async def send_heartbeats(self) -> None:
@@ -297,23 +278,20 @@ class MemberClient:
         """Publish this machine's address in `found`, for ever."""
         while True:
             last = self.found.value or self.record.address
-            found = await wait_for_move(self._cluster.server_addresses, override, last)
-            if last not in on_this_machine({last}):
-                self._cluster.start_afresh()
+            found = await addresses.wait_for_move(self._cluster.server_addresses, override, last)
+            if last not in addresses.on_this_machine({last}):
+                self._cluster.drop_connections()
             self.found.set(found.address)
 
     async def follow_left(self) -> NoReturn:
-        """Drop the connections to the cluster when an address of ours goes away, for ever.
-
-        Connections from that address would be silent for half a minute.
-        """
-        stood: frozenset[str] = frozenset()
+        """Drop the connections to the cluster when an address of ours goes away, for ever."""
+        before: frozenset[str] = frozenset()
         while True:
-            stands = on_this_machine(stood | {self.found.value})
-            if stood - stands:
-                self._cluster.start_afresh()
-            stood = stands
-            await trio.sleep(POLL_INTERVAL)
+            now = addresses.on_this_machine(before | {self.found.value})
+            if before - now:
+                self._cluster.drop_connections()
+            before = now
+            await trio.sleep(addresses.POLL_INTERVAL)
 
     async def close(self, ending: Ending, remember: Callable[[], None]) -> None:
         """Undo what the ending asks for. An evicted member writes nothing to the cluster."""
@@ -329,7 +307,7 @@ class MemberClient:
         if ending is Ending.LEAVE:
             if evicted:
                 remember()
-            forget_membership(self._state)
+            files.forget_membership(self._state)
 
     async def _delete_member(self) -> None:
         remaining = f"Member {self.record.namespace}/{self.record.member}"
@@ -347,8 +325,8 @@ class MemberClient:
 async def open_member(
     record: MembershipRecord, config: Config, cluster: MemberCluster, endings: EndingSwitch, now: Now
 ) -> AsyncIterator[MemberClient]:
-    """Be this member while the block runs. Starts from disk. Raises HostError."""
-    found = find_address(cluster.server_addresses.value, config.member.address, record.address)
+    """The client of this member while open. Starts from disk. Raises HostError."""
+    found = addresses.find_address(cluster.server_addresses.value, config.member.address, record.address)
     if found is not None:
         log.info("%s", found)
     else:
@@ -357,7 +335,7 @@ async def open_member(
     where = found.address if found is not None else ""
     also_captured = config.member.captured_addresses
     membership = MemberClient(record, config.paths.state, cluster, also_captured, where, holder, now)
-    membership.set_served_addresses(first_served(record, where))
+    membership.set_served_addresses(addresses.first_served(record, where))
     async with open_bare_nursery() as nursery:
         for name, part in (
             ("member", membership.follow),
@@ -372,7 +350,7 @@ async def open_member(
             yield membership
         finally:
             nursery.cancel_scope.cancel()
-            remember = partial(store_eviction, config.paths.state, membership.record, now())
+            remember = partial(files.store_eviction, config.paths.state, membership.record, now())
             await membership.close(endings.value, remember)
             if endings.value is Ending.LEAVE:
                 forget_boot_identity(config.paths.runtime)

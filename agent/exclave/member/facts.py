@@ -1,8 +1,7 @@
-"""What this machine is: its hash, its boot, and what it says of itself for a person.
+"""What identifies and describes this machine: hash of its id, boot, facts for a person.
 
-Rules: the machine's id never leaves it, only 16 hex digits of an HMAC of it, so that a clone or a reinstalled machine
-is told by its hash and nobody can follow the id elsewhere. A boot is named by the kernel's boot id and a nonce of our
-own in the runtime folder, which does not outlive a reboot: clones that share a boot id still differ.
+The machine's id never leaves it, only 16 hex digits of an HMAC: enough to recognise a clone or a reinstalled machine. A
+boot is the kernel's boot id and a nonce in the runtime folder: clones may share a boot id, not the nonce.
 """
 
 import contextlib
@@ -50,7 +49,7 @@ def _no_machine_id(problem: str) -> HostError:
 
 
 async def read_facts(zone: str | None) -> dict[str, str]:
-    """What an admin may want to know: host name, system, kernel, machine type, agent's version; the configured zone."""
+    """Facts for an admin: host name, system, kernel, machine type, agent's version, the configured zone."""
     release: dict[str, str] = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):  # minimal systems have none
         release = parse_os_release(await trio.Path(OS_RELEASE).read_text(encoding="utf-8"))
@@ -71,7 +70,7 @@ def choose_facts(release: Mapping[str, str], uname: platform.uname_result, zone:
 
 
 def parse_os_release(text: str) -> dict[str, str]:
-    """The assignments in os-release(5); quotes are taken off, anything else is left out."""
+    """The assignments in os-release(5), without quotes."""
     found = re.findall(r"""^([A-Z_0-9]+)=(?:"([^"\n]*)"|'([^'\n]*)'|([^\s"']*))$""", text, re.MULTILINE)
     return {name: double or single or bare for name, double, single, bare in found}
 
@@ -85,7 +84,7 @@ async def read_boot_identity(runtime: Path) -> str:
         if found["boot"] == boot_id:
             return f"{boot_id}.{found['nonce']}"
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or of no use
+        pass  # none yet, or damaged
     nonce = secrets.token_hex(8)
     write_atomic(path, (json.dumps({"boot": boot_id, "nonce": nonce}) + "\n").encode())
     return f"{boot_id}.{nonce}"

@@ -1,9 +1,7 @@
-"""What a machine remembers of its membership, in files of the state folder.
+"""The files of a membership, in the state folder: small, written whole.
 
-Blocking: small files, written whole. Rules: `membership.json` is the one file that says "I am a member"; it is written
-last when joining and removed last when leaving. `join.json` is a join under way, with the delivery key's private half,
-so that the same token can be used again after a crash at any point; it never holds the token. A file that cannot be
-read is a HostError that says which and what to do.
+`membership.json` makes this machine a member: it is written last in a join and removed last in a leave. `join.json` is
+a join under way, with the private delivery key, so that the same token works after a crash; it never holds the token.
 """
 
 import json
@@ -19,28 +17,23 @@ from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.files import move, remove, write_atomic
 from exclave.milestones import Leaving, log_milestone
 
-AGAIN = "again"
-"""Folder in the state folder, of a machine that joins anew while it is a member."""
+AGAIN = "again"  # folder in the state folder, for a join during a membership
 
 MEMBERSHIP, JOIN, SETTINGS, EVICTION = "membership.json", "join.json", "settings.json", "evicted.json"
 
 
 @dataclass(frozen=True)
 class MembershipRecord:
-    """Which member of which group in which cluster this machine is.
-
-    `address` is the one that its Member says, or is about to; `former` the one before, while pods may still be told of
-    it; `leaving` that it was told to leave.
-    """
+    """Which member of which group in which cluster this machine is."""
 
     servers: tuple[str, ...]
     ca: str
     namespace: str
     group: str
     member: str
-    address: str = ""
+    address: str = ""  # in the Member, or about to be patched into it
     leaving: bool = False
-    former: str = ""
+    former: str = ""  # the address before, while pods may still use it
 
     @property
     def access(self) -> Access:
@@ -60,7 +53,7 @@ class MembershipRecord:
 
 @dataclass(frozen=True)
 class JoinRecord:
-    """A join under way: `token_sha256` (hex) tells whether the same token is used again; `refusal` why it ended."""
+    """A join under way. `token_sha256` (hex) recognises the same token; `refusal`: why it ended."""
 
     nonce: str
     member: str
@@ -71,7 +64,7 @@ class JoinRecord:
 
 @dataclass(frozen=True)
 class EvictionNote:
-    """What this machine was before its Member was deleted by somebody else, at `at` (epoch seconds)."""
+    """The membership that ended when somebody else deleted the Member, at `at` (epoch seconds)."""
 
     namespace: str
     group: str
@@ -85,9 +78,8 @@ def make_folder(path: Path, mode: int) -> None:
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(mode)
     except OSError as problem:
-        raise HostError(
-            Fault.DISK, f"cannot make folder {path}: {problem.strerror}", "make its parent writable for root"
-        ) from problem
+        text = f"cannot make folder {path}: {problem.strerror}"
+        raise HostError(Fault.DISK, text, "make its parent writable for root") from problem
 
 
 def store_membership(state: Path, record: MembershipRecord) -> None:
@@ -121,7 +113,7 @@ def store_join(state: Path, record: JoinRecord) -> None:
 
 
 def load_join(state: Path) -> JoinRecord | None:
-    """Read join.json; None if no join is under way, or if what is there cannot be used: a new one then starts."""
+    """Read join.json; None if no join is under way, or the file cannot be used."""
     try:
         tree = _load(state / JOIN)
         return None if tree is None else JoinRecord(**tree)
@@ -140,7 +132,7 @@ def store_settings(state: Path, text: str) -> None:
 
 
 def load_settings(state: Path) -> tuple[Settings, str] | None:
-    """The last good settings and their digest; None if there are none that can be used."""
+    """The last good settings and their digest; None if there are none."""
     try:
         text = (state / SETTINGS).read_text(encoding="utf-8")
         return parse_settings(text), digest(text)
@@ -157,12 +149,12 @@ def forget_membership(state: Path) -> None:
 
 
 def store_eviction(state: Path, record: MembershipRecord, now: float) -> None:
-    """Remember that this machine was evicted. Raises HostError."""
+    """Write evicted.json. Raises HostError."""
     _store(state / EVICTION, asdict(EvictionNote(record.namespace, record.group, record.member, now)))
 
 
 def load_eviction(state: Path) -> EvictionNote | None:
-    """What was noted, if anything was and it can be read."""
+    """The last eviction; None if there is no usable note."""
     try:
         tree = _load(state / EVICTION)
         return None if tree is None else EvictionNote(**tree)
@@ -171,12 +163,12 @@ def load_eviction(state: Path) -> EvictionNote | None:
 
 
 def forget_eviction(state: Path) -> None:
-    """Remove the note: this machine joins again. Raises HostError."""
+    """Remove evicted.json. Raises HostError."""
     remove(state / EVICTION)
 
 
 def adopt_join(spare: Path, state: Path) -> None:
-    """Move what a join has written beside into its place, the membership last of all. Raises HostError."""
+    """Move the files of a join in `spare` to `state`, the membership last. Raises HostError."""
     names = sorted((path.name for path in spare.iterdir()), key=lambda name: name == MEMBERSHIP)
     for name in names:
         move(spare / name, state / name)
@@ -203,8 +195,5 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 def _damaged(path: Path, problem: object) -> HostError:
     text = repr(problem) if isinstance(problem, KeyError) else str(problem)
-    return HostError(
-        Fault.DISK,
-        f"{path} is damaged: {text}",
-        f"remove {path.parent} and join again with a new token; delete the old Member with kubectl",
-    )
+    hint = f"remove {path.parent} and join again with a new token; delete the old Member with kubectl"
+    return HostError(Fault.DISK, f"{path} is damaged: {text}", hint)

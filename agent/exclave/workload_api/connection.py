@@ -1,10 +1,15 @@
-"""One client's connection, without its socket: bytes in, bytes out. Pure.
+"""One client's connection, without its socket: gRPC over HTTP/2, and the two messages that are sent. Pure.
 
 Every call gets the newest response, as one message. What a client does wrong ends its own connection only.
-Source: RFC 9113 (HTTP/2); h2 does the framing.
+Sources: RFC 9113; grpc/grpc, doc/PROTOCOL-HTTP2.md and doc/statuscodes.md; spiffe/spiffe, standards/workloadapi.proto:
+`X509SVIDResponse { repeated X509SVID svids = 1; repeated bytes crl = 2; map<string, bytes> federated_bundles = 3; }`,
+`X509SVID { string spiffe_id = 1; bytes x509_svid = 2; bytes x509_svid_key = 3; bytes bundle = 4; string hint = 5; }`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
+from urllib.parse import quote
 
 import h2.config
 import h2.connection
@@ -13,22 +18,125 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from exclave.workload_api.wire import (
-    MessageReader,
-    RpcStatus,
-    StatusCode,
-    check_call,
-    frame_message,
-    response_headers,
-    trailers,
-    trailers_only,
-)
+MAX_REQUEST = 64 * 1024  # bytes of a request message. The only request that is served is empty.
 
-MAX_STREAMS = 16
-"""Concurrent calls on one connection; a proxy makes one."""
+SECURITY_HEADER = "workload.spiffe.io"
+FETCH_X509_SVID = "/SpiffeWorkloadAPI/FetchX509SVID"
+
+_LENGTH_DELIMITED = 2
+
+MAX_STREAMS = 16  # concurrent calls on one connection; a proxy makes one
 
 MAX_UNFRAMED = 65536
 """Bytes without a complete frame. No correct client sends that many, and h2 would buffer up to 16 MiB."""
+
+
+class StatusCode(IntEnum):
+    """The gRPC status codes that are used here."""
+
+    INVALID_ARGUMENT = 3
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    UNAVAILABLE = 14
+
+
+@dataclass(frozen=True)
+class RpcStatus:
+    """The status of a call that is not served; `message` is for a person who debugs the client."""
+
+    code: StatusCode
+    message: str
+
+
+def check_call(headers: Mapping[str, str]) -> RpcStatus | None:
+    """The status to refuse a call with; None if it is served."""
+    if headers.get(":method") != "POST" or not headers.get("content-type", "").startswith("application/grpc"):
+        return RpcStatus(
+            StatusCode.INVALID_ARGUMENT, "a gRPC call was expected: POST with content-type application/grpc"
+        )
+    if headers.get(SECURITY_HEADER) != "true":
+        return RpcStatus(StatusCode.INVALID_ARGUMENT, f"security header missing from request: {SECURITY_HEADER}: true")
+    path = headers.get(":path", "")
+    if path != FETCH_X509_SVID:
+        return RpcStatus(StatusCode.UNIMPLEMENTED, f"only {FETCH_X509_SVID} is served here, not {path[:100]}")
+    return None
+
+
+def frame_message(message: bytes) -> bytes:
+    """A message frame, for DATA frames."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+class MessageReader:
+    """Reads messages from the content of DATA frames."""
+
+    def __init__(self) -> None:
+        self._waiting = b""
+
+    def receive(self, content: bytes) -> list[bytes]:
+        """The messages that this content completes. Raises ValueError if one is compressed or too long."""
+        self._waiting += content
+        messages = []
+        while len(self._waiting) >= 5:
+            compressed, length = self._waiting[0], int.from_bytes(self._waiting[1:5], "big")
+            if compressed:
+                raise ValueError("compressed messages are not supported")
+            if length > MAX_REQUEST:
+                raise ValueError(f"a message of at most {MAX_REQUEST} bytes was expected, found {length}")
+            if len(self._waiting) < 5 + length:
+                break
+            messages.append(self._waiting[5 : 5 + length])
+            self._waiting = self._waiting[5 + length :]
+        return messages
+
+
+def response_headers() -> list[tuple[str, str]]:
+    """The headers of a response."""
+    return [(":status", "200"), ("content-type", "application/grpc")]
+
+
+def trailers(status: RpcStatus) -> list[tuple[str, str]]:
+    """The trailers of a call after its response headers were sent."""
+    return [("grpc-status", str(int(status.code))), ("grpc-message", quote(status.message, safe=" :/.,-"))]
+
+
+def trailers_only(status: RpcStatus) -> list[tuple[str, str]]:
+    """The headers of a call that ends before any message."""
+    return [*response_headers(), *trailers(status)]
+
+
+@dataclass(frozen=True)
+class X509Svid:
+    """`certificates`: DER, leaf first, concatenated; `key`: PKCS#8 DER; `bundle`: DER roots, concatenated."""
+
+    spiffe_id: str
+    certificates: bytes
+    key: bytes = field(repr=False)
+    bundle: bytes = b""
+
+
+def encode_response(svids: tuple[X509Svid, ...]) -> bytes:
+    """An X509SVIDResponse."""
+    return b"".join(_field(1, _encode_svid(svid)) for svid in svids)
+
+
+def _encode_svid(svid: X509Svid) -> bytes:
+    contents = (svid.spiffe_id.encode(), svid.certificates, svid.key, svid.bundle)
+    return b"".join(_field(number, content) for number, content in enumerate(contents, 1) if content)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _encode_number(number << 3 | _LENGTH_DELIMITED) + _encode_number(len(content)) + content
+
+
+def _encode_number(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 @dataclass

@@ -4,12 +4,13 @@ Nothing here ends the agent: a client that cannot be served is dropped, and a so
 the existing streams go on.
 """
 
+import errno
 import logging
 import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,11 @@ from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.supervise import supervise
 from exclave.milestones import Renewing, log_milestone
-from exclave.workload_api.connection import WorkloadConnection
-from exclave.workload_api.wire import RpcStatus, StatusCode, X509Svid, encode_response
+from exclave.workload_api.connection import RpcStatus, StatusCode, WorkloadConnection, X509Svid, encode_response
 
 log = logging.getLogger(__name__)
 
-CLOSE_TIME = 2.0
-"""Seconds to send a client the end of its call."""
+CLOSE_TIME = 2.0  # seconds to send a client the end of its call
 
 _CHUNK = 65536
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
@@ -66,30 +65,21 @@ class WorkloadApi:
 
 @asynccontextmanager
 async def open_workload_api(
-    path: Path,
-    svid: Latest[Svid | None],
-    bundle: Callable[[], tuple[bytes, ...]],
-    allowed_uids: frozenset[int],
+    path: Path, svid: Latest[Svid | None], bundle: Callable[[], tuple[bytes, ...]], allowed_uids: frozenset[int]
 ) -> AsyncIterator[WorkloadApi]:
     """Serve the newest certificate to these users while open. `bundle` returns the mesh's anchors (DER).
 
     Raises HostError if the socket cannot be opened, or if another agent serves it.
     """
     api = WorkloadApi(path, Latest(0))
-    listening = await _listen(path)
-
-    async def serve(stream: trio.SocketStream) -> None:
-        peer = peer_of(stream.socket)
-        denied = check_peer(peer, allowed_uids)
-        if denied is not None:
-            log.warning("workload API: process %d of user %d was refused", peer.pid, peer.uid)
-        connection = WorkloadConnection(denied)
-        async with stream:
-            await _serve(stream, connection, svid, bundle, api.streams)
 
     async def serve_or_drop(stream: trio.SocketStream) -> None:
         try:
-            await serve(stream)
+            peer = peer_of(stream.socket)
+            if (denied := check_peer(peer, allowed_uids)) is not None:
+                log.warning("workload API: process %d of user %d was refused", peer.pid, peer.uid)
+            async with stream:
+                await _serve(stream, WorkloadConnection(denied), svid, bundle, api.streams)
         except Exception as problem:
             log.warning("workload API: a client was dropped: %s", describe(problem))
 
@@ -98,7 +88,7 @@ async def open_workload_api(
         async def accept(sock: trio.socket.SocketType) -> None:
             await trio.serve_listeners(serve_or_drop, [trio.SocketListener(sock)], handler_nursery=nursery)
 
-        part = ReopenedSocket(listening, partial(_listen, path), accept)
+        part = ReopenedSocket(partial(_bind, path), accept)
         nursery.start_soon(supervise, "workload API", part.serve)
         try:
             yield api
@@ -133,11 +123,12 @@ async def _serve(
         async for newest in svid.changes():
             if newest is not None:
                 is_new = True
-                connection.publish(_response(newest, bundle()))
+                chain, anchors = b"".join(newest.chain), b"".join(bundle())
+                connection.publish(encode_response((X509Svid(newest.spiffe_id, chain, newest.key, anchors),)))
                 ready.set(ready.value + 1)
 
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_bare_nursery() as nursery:
             nursery.start_soon(read)
             nursery.start_soon(follow)
             async for _ in ready.changes():
@@ -153,58 +144,27 @@ async def _serve(
             nursery.cancel_scope.cancel()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return  # the client has closed the connection
-    except BaseException as problem:
-        if not _is_lost(problem):
-            raise
     finally:
         streams.set(streams.value - counted)
-        await _close_connection(stream, connection)
-
-
-def _is_lost(problem: BaseException) -> bool:
-    inside = getattr(problem, "exceptions", None)
-    if inside is not None:
-        return all(_is_lost(member) for member in inside)
-    return isinstance(problem, (trio.BrokenResourceError, trio.ClosedResourceError))
-
-
-async def _close_connection(stream: trio.SocketStream, connection: WorkloadConnection) -> None:
-    connection.close()
-    with shielded(CLOSE_TIME):
-        try:
+        connection.close()
+        with shielded(CLOSE_TIME), suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             await stream.send_all(connection.data_to_send())
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-            return
 
 
-def _response(svid: Svid, bundle: tuple[bytes, ...]) -> bytes:
-    return encode_response((X509Svid(svid.spiffe_id, b"".join(svid.chain), svid.key, b"".join(bundle)),))
-
-
-async def _listen(path: Path) -> trio.socket.SocketType:
-    await _remove_stale(path)
-    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _bind(path: Path) -> trio.socket.SocketType:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        error = probe.connect_ex(str(path))
+    if error in (0, errno.EAGAIN):  # another agent serves it; with EAGAIN its queue is full
+        text = f"{path} is served by another process"
+        raise HostError(Fault.ANOTHER_AGENT, text, "stop the other agent, then start this one")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        await listener.bind(str(path))
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
         os.chmod(path, 0o666)  # noqa: S103  the kernel says who connects, and only the proxy's user gets the key
         listener.listen(64)
     except OSError as problem:
         listener.close()
-        raise HostError(
-            Fault.OCCUPIED,
-            f"cannot listen on {path}: {problem.strerror}",
-            "make its folder exist and writable for root",
-        ) from problem
-    return listener
-
-
-async def _remove_stale(path: Path) -> None:
-    try:
-        stream = await trio.open_unix_socket(str(path))
-    except OSError:
-        path.unlink(missing_ok=True)
-        return
-    await stream.aclose()
-    raise HostError(
-        Fault.ANOTHER_AGENT, f"{path} is served by another process", "stop the other agent, then start this one"
-    )
+        text = f"cannot listen on {path}: {problem.strerror}"
+        raise HostError(Fault.OCCUPIED, text, "make its folder exist and writable for root") from problem
+    return trio.socket.from_stdlib_socket(listener)

@@ -18,16 +18,12 @@ class Place:
         self.served: list[Socket] = []
         self.refuses = 0
 
-    def open(self) -> Socket:
-        self.opened.append(trio.socket.socket())
-        return self.opened[-1]
-
-    async def reopen(self) -> Socket:
-        await trio.lowlevel.checkpoint()
+    def bind(self) -> Socket:
         if self.refuses:
             self.refuses -= 1
             raise OSError("taken")
-        return self.open()
+        self.opened.append(trio.socket.socket())
+        return self.opened[-1]
 
     async def serve(self, sock: Socket) -> None:
         await trio.lowlevel.checkpoint()
@@ -40,8 +36,8 @@ async def test_each_failure_brings_another_socket_and_closes_the_one_before(
     autojump_clock: trio.testing.MockClock, tmp_path: Path
 ) -> None:
     place = Place()
+    part = ReopenedSocket(place.bind, place.serve)
     place.refuses = 1
-    part = ReopenedSocket(place.open(), place.reopen, place.serve)
     await supervise("part", part.serve, draw=lambda: 0.0)
     assert place.served == place.opened
     assert len(place.opened) == 3
@@ -50,7 +46,7 @@ async def test_each_failure_brings_another_socket_and_closes_the_one_before(
 
 async def test_closing_closes_what_is_held_and_may_be_repeated() -> None:
     place = Place()
-    part = ReopenedSocket(place.open(), place.reopen, place.serve)
+    part = ReopenedSocket(place.bind, place.serve)
     part.close()
     part.close()
     assert place.opened[0].fileno() == -1
@@ -62,7 +58,7 @@ async def test_what_was_cancelled_is_closed() -> None:
     async def serve(sock: Socket) -> None:
         await trio.sleep_forever()
 
-    part = ReopenedSocket(place.open(), place.reopen, serve)
+    part = ReopenedSocket(place.bind, serve)
     with trio.move_on_after(0):
         await part.serve()
     assert place.opened[0].fileno() == -1
@@ -70,8 +66,8 @@ async def test_what_was_cancelled_is_closed() -> None:
 
 async def test_what_cannot_be_bound_again_raises() -> None:
     place = Place()
+    part = ReopenedSocket(place.bind, place.serve)
     place.refuses = 1
-    part = ReopenedSocket(place.open(), place.reopen, place.serve)
     with pytest.raises(OSError, match="it broke"):
         await part.serve()
     with pytest.raises(OSError, match="taken"):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from exclave.identity.svid import Svid
 from exclave.kit.tasks.latest import Latest
+from exclave.workload_api.connection import X509Svid, encode_response, frame_message
 from exclave.workload_api.server import open_workload_api
-from exclave.workload_api.wire import X509Svid, encode_response, frame_message
 from exclave_sandbox.standin.identity import (
     fetch_svids,
     follow_folder,

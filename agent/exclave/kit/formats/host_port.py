@@ -7,9 +7,9 @@ def join_host_port(host: str, port: int | str) -> str:
 
 
 def split_host_port(text: str, *, lowest: int = 1) -> tuple[str, int]:
-    """Host ("" if there is none, an IPv6 address without brackets) and port. The host itself is not checked.
+    """Host ("" if there is none, an IPv6 address without brackets) and port. The host is not checked.
 
-    `lowest` is 0 where port 0 stands for any free port. Raises ValueError saying what was expected.
+    `lowest` is 0 where port 0 means any free port. Raises ValueError.
     """
     host, separator, port = text.rpartition(":")
     if not separator or not (port.isascii() and port.isdecimal() and lowest <= int(port) <= 65535):

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-MOST_LABEL = 63
-"""Characters of a DNS label, and of a label's value."""
+MOST_LABEL = 63  # characters of a DNS label, and of a label's value
 
 _DNS_LABEL = re.compile(DNS_LABEL)
 _PART = re.compile("([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]")
@@ -18,12 +17,12 @@ _PREFIX = re.compile("(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a
 
 
 def is_label_value(text: str) -> bool:
-    """Whether it may be a label's value: empty, or at most 63 characters, the first and last a letter or digit."""
+    """Whether it may be a label's value: empty, or at most 63 characters from a letter or digit to another."""
     return not text or _PART.fullmatch(text) is not None
 
 
 def is_label_key(text: str) -> bool:
-    """Whether it may be a label's key: a name like a value that is not empty, after a DNS name and a slash or not."""
+    """Whether it may be a label's key: a name of the same form, perhaps with a DNS name and a slash before it."""
     prefix, slash, name = text.rpartition("/")
     return _PART.fullmatch(name) is not None and (not slash or _PREFIX.fullmatch(prefix) is not None)
 
@@ -39,7 +38,7 @@ STRING: Schema = {"type": "string"}
 BOOLEAN: Schema = {"type": "boolean"}
 INTEGER: Schema = {"type": "integer"}
 ANY_OBJECT: Schema = {"type": "object"}
-"""Anything: for what is checked elsewhere. In a custom resource its fields would be dropped; there, use `map_of`."""
+"""For what is checked elsewhere. A custom resource would lose its fields; there, use `map_of`."""
 
 NOT_EMPTY: Schema = {"type": "string", "minLength": 1}
 
@@ -56,7 +55,7 @@ def map_of(values: Schema) -> Schema:
 
 
 def keyed(schema: Schema, longest: int) -> Schema:
-    """The same map, with keys of at most so many characters: a schema has words for its values alone."""
+    """The same map, with keys of at most `longest` characters, which OpenAPI itself cannot express."""
     rule = {"rule": f"self.all(key, key.size() <= {longest})", "message": f"a key has at most {longest} characters"}
     return {**schema, "x-kubernetes-validations": [rule]}
 
@@ -72,5 +71,5 @@ def one_of(*values: str) -> Schema:
 
 
 def immutable(schema: Schema) -> Schema:
-    """The same, once written never changed."""
+    """The same, and it cannot change once it is written."""
     return {**schema, "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "field is immutable"}]}

@@ -1,8 +1,4 @@
-"""Numbers and ranges of numbers: read, merged, subtracted, written. Pure.
-
-A `Span` is (first, last), both of them in it. Whoever holds ten thousand of them asks for `merge` once: what it returns
-is sorted, and no two spans in it touch.
-"""
+"""Numbers and ranges of numbers: parse, merge, subtract, render. A `Span` is (first, last), both included. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -14,8 +10,7 @@ _RANGE = re.compile(r"([0-9]{1,10})-([0-9]{1,10})", re.ASCII)
 
 def parse_span(text: str) -> Span:
     """Read "8000-8100". Raises ValueError if it is no range, or runs backwards."""
-    found = _RANGE.fullmatch(text)
-    if found is None:
+    if (found := _RANGE.fullmatch(text)) is None:
         raise ValueError(f"a range such as 8000-8100 was expected, found {text!r}")
     first, last = int(found[1]), int(found[2])
     if first > last:
@@ -24,12 +19,12 @@ def parse_span(text: str) -> Span:
 
 
 def as_span(numbers: "int | Span") -> Span:
-    """A number as the range that it is."""
+    """A number as a range of one."""
     return numbers if isinstance(numbers, tuple) else (numbers, numbers)
 
 
 def merge(numbers: "Iterable[int | Span]") -> tuple[Span, ...]:
-    """The same numbers, sorted, in as few spans as there can be."""
+    """The same numbers, sorted, in as few spans as possible: no two of them touch."""
     merged: list[Span] = []
     for first, last in sorted(map(as_span, numbers)):
         if merged and first <= merged[-1][1] + 1:
@@ -40,7 +35,7 @@ def merge(numbers: "Iterable[int | Span]") -> tuple[Span, ...]:
 
 
 def without(numbers: "Iterable[int | Span]", *holes: int) -> tuple[Span, ...]:
-    """The same numbers, merged, less some."""
+    """The same numbers, merged, except for `holes`."""
     left = list(merge(numbers))
     for hole in holes:
         for place, (first, last) in enumerate(left):

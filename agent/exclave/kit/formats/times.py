@@ -6,6 +6,12 @@ Sources: Time and MicroTime in k8s.io/apimachinery pkg/apis/meta/v1 (RFC 3339); 
 import re
 from datetime import datetime, timezone
 
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+
+_WHOLE = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
+
 
 def epoch(text: str) -> float | None:
     """A time of Kubernetes as epoch seconds; None if it is none. A time without a zone is UTC."""
@@ -24,11 +30,6 @@ def rfc3339(now: float) -> str:
 def rfc3339_micro(now: float) -> str:
     """Epoch seconds as Kubernetes' MicroTime, which Leases use."""
     return datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
-_WHOLE = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 
 
 def parse_duration(text: str) -> float:

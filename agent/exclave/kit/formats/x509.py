@@ -1,6 +1,6 @@
-"""The one place that knows what cryptography 38 (Debian 12) lacks. Pure.
+"""Certificates, with all that cryptography 38 (Debian 12) lacks. Pure.
 
-Missing there: the `_utc` properties (the naive ones warn in newer releases) and `verify_directly_issued_by`.
+It lacks the `_utc` properties (the naive ones warn in newer releases) and `verify_directly_issued_by`.
 """
 
 import base64
@@ -18,12 +18,12 @@ _END = "-----END CERTIFICATE-----"
 
 
 def not_before(certificate: x509.Certificate) -> float:
-    """When validity begins, epoch seconds."""
+    """The begin of its validity, epoch seconds."""
     return _epoch(certificate, "not_valid_before")
 
 
 def not_after(certificate: x509.Certificate) -> float:
-    """When validity ends, epoch seconds."""
+    """The end of its validity, epoch seconds."""
     return _epoch(certificate, "not_valid_after")
 
 
@@ -48,7 +48,7 @@ def read_certificates(pem: str) -> tuple[x509.Certificate, ...]:
 
 
 def read_blocks(pem: str) -> tuple[bytes, ...]:
-    """The bytes of every certificate of a PEM text, as they stand there. Raises ValueError."""
+    """The bytes of every certificate of a PEM text, not parsed. Raises ValueError."""
     blocks = [block.split(_END)[0] for block in pem.split(_BEGIN)[1:]]
     if not blocks:
         raise ValueError("a certificate in PEM was expected, found none")
@@ -56,7 +56,7 @@ def read_blocks(pem: str) -> tuple[bytes, ...]:
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether `issuer`'s name and key are those that signed `certificate`."""
+    """Whether `issuer` has signed `certificate`, by name and key."""
     if certificate.issuer != issuer.subject:
         return False
     signature, content = certificate.signature, certificate.tbs_certificate_bytes
@@ -78,7 +78,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
-    """Whether a certificate says that it may sign others."""
+    """Whether its basic constraints allow it to sign others."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
@@ -108,10 +108,8 @@ def _hash_of(certificate: x509.Certificate) -> HashAlgorithm:
 
 def _epoch(certificate: x509.Certificate, name: str) -> float:
     aware: datetime | None = getattr(certificate, f"{name}_utc", None)
-    if aware is None:
-        naive: datetime = getattr(certificate, name)
-        aware = naive.replace(tzinfo=timezone.utc)
-    return aware.timestamp()
+    found: datetime = aware or getattr(certificate, name).replace(tzinfo=timezone.utc)
+    return found.timestamp()
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

@@ -1,7 +1,7 @@
 """The users and groups of this machine.
 
-The name service may ask a server, over LDAP for instance, and take minutes while that is away. So it is asked in a
-thread, and for a limited time. A thread that takes longer is abandoned, since nothing can end it.
+The name service may query a server (LDAP) and take minutes. So each query runs in a thread, for a limited time. A
+thread that takes longer is abandoned, since nothing can end it.
 """
 
 import grp
@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import trio
 
-LOOKUP_TIME = 10.0
-"""Seconds for one answer of the name service."""
+LOOKUP_TIME = 10.0  # seconds for one answer of the name service
 
 T = TypeVar("T")
 
@@ -26,7 +25,7 @@ _ABANDON: dict[str, Any] = {"abandon_on_cancel" if _RENAMED else "cancellable": 
 
 @dataclass(frozen=True)
 class User:
-    """A user, with the number of its primary group."""
+    """A user. `gid`: its primary group."""
 
     name: str
     uid: int
@@ -47,7 +46,7 @@ async def find_group(name: str) -> int | None:
 
 
 def is_number(name: str) -> bool:
-    """Whether the configuration or a person gave the number of a user or group, and not its name."""
+    """Whether it is the number of a user or group, and not its name."""
     return name.isascii() and name.isdecimal()
 
 

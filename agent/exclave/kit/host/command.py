@@ -23,17 +23,13 @@ class Finished:
 
 
 async def run_command(
-    arguments: Sequence[str],
-    *,
-    stdin: bytes = b"",
-    timeout: float = 30.0,
-    environment: Mapping[str, str] | None = None,
+    arguments: Sequence[str], *, stdin: bytes = b"", timeout: float = 30.0, environment: Mapping[str, str] | None = None
 ) -> Finished:
     """Run `arguments[0]` with the rest; return when it has ended.
 
     Raises FileNotFoundError if there is no such program, trio.TooSlowError after `timeout` seconds.
     """
-    # The nursery is there for what trio 0.22's run_process raises: FileNotFoundError in a group.
+    # The nursery unwraps the group in which trio 0.22's run_process raises FileNotFoundError.
     with trio.fail_after(timeout):
         async with open_bare_nursery():
             done = await trio.run_process(
@@ -56,15 +52,14 @@ _TOOLS = {
 
 
 async def run_tool(program: str, *arguments: str, stdin: bytes = b"") -> Finished:
-    """Run nft or ip to its end, within 30 s. Raises HostError if it is missing or hangs; its failure is the status."""
+    """Run nft or ip to its end, within 30 s. Raises HostError if it is missing or hangs."""
     try:
         return await run_command([program, *arguments], stdin=stdin)
     except OSError as problem:
         raise missing_tool(program, problem) from None
     except trio.TooSlowError:
-        raise HostError(
-            Fault.NFT_UNUSABLE, f"the program {program} did not end within 30 s", _TOOLS[program][1]
-        ) from None
+        text = f"the program {program} did not end within 30 s"
+        raise HostError(Fault.NFT_UNUSABLE, text, _TOOLS[program][1]) from None
 
 
 def check_permitted(done: Finished, doing: str) -> None:
@@ -75,8 +70,5 @@ def check_permitted(done: Finished, doing: str) -> None:
 
 def missing_tool(program: str, problem: OSError) -> HostError:
     """The failure of starting nft or ip."""
-    return HostError(
-        Fault.NFT_UNUSABLE,
-        f"the program {program} cannot be run: {problem.strerror}",
-        f"install it: apt install {_TOOLS[program][0]}",
-    )
+    text = f"the program {program} cannot be run: {problem.strerror}"
+    return HostError(Fault.NFT_UNUSABLE, text, f"install it: apt install {_TOOLS[program][0]}")

@@ -1,7 +1,7 @@
 """The end of a command: its exit code, and the report of its failure.
 
-A failure is two lines on standard error, message and hint, or with `in_json` one object on standard output. An
-unexpected exception is reported as a bug, without its text, which may hold a secret.
+A failure is two lines on standard error, or with `in_json` one object on standard output. An unexpected exception is
+reported as a bug, without its text, which may hold a secret.
 """
 
 import json

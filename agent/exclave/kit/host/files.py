@@ -15,9 +15,15 @@ from pathlib import Path
 
 from exclave.errors import Fault, HostError
 
+_REMEDIES = {
+    errno.ENOSPC: "free some space on that disk; the file that was there is untouched",
+    errno.EDQUOT: "raise the quota or free some space; the file that was there is untouched",
+    errno.EROFS: "mount that filesystem writable; the file that was there is untouched",
+}
+
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace `path` by `content`, so that a reader or a crash sees the old bytes or the new ones, whole."""
+    """Replace `path` by `content`: after a crash, the file has all old bytes or all new ones."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -34,10 +40,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file that may be absent, also with its folder or on a disk that takes no writes; make it last.
-
-    Temporary files of writes that a crash has cut off go with it: their content is the same.
-    """
+    """Remove a file, if it exists, durably, with the temporary files of writes that a crash has cut off."""
     if not path.parent.is_dir():
         return
     found = [path, *_temporaries(path)]
@@ -77,7 +80,7 @@ def _temporaries(path: Path) -> Iterator[Path]:
 
 
 def move(source: Path, target: Path) -> None:
-    """Put a file in another's place, on one filesystem, and make that last."""
+    """Replace a file by another one of the same filesystem, durably."""
     try:
         source.replace(target)
         _sync_folder(target.parent)
@@ -93,13 +96,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-_REMEDIES = {
-    errno.ENOSPC: "free some space on that disk; the file that was there is untouched",
-    errno.EDQUOT: "raise the quota or free some space; the file that was there is untouched",
-    errno.EROFS: "mount that filesystem writable; the file that was there is untouched",
-}
-
-
 def _translated(problem: OSError, path: Path) -> HostError:
     hint = _REMEDIES.get(problem.errno or 0, "make that folder exist and writable for root")
     return HostError(Fault.DISK, f"cannot write {path}: {problem.strerror}", hint)
@@ -107,26 +103,28 @@ def _translated(problem: OSError, path: Path) -> HostError:
 
 @contextmanager
 def hold_lock(path: Path, holder: str, hint: str) -> Iterator[None]:
-    """Hold the lock while the block runs. Raises HostError if another process does; `holder` says who that is."""
+    """Hold the lock while the block runs. Raises HostError, which names `holder`, if another process holds it.
+
+    flock(2) without waiting: the kernel releases it when its process ends.
+    """
     descriptor = _acquire(path)
     if descriptor is None:
         raise HostError(Fault.ANOTHER_AGENT, f"{holder} runs already: it holds {path}", hint)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # still locked: nobody else has it
+        path.unlink(missing_ok=True)  # still locked, so no other process has it
         os.close(descriptor)
 
 
 def _acquire(path: Path) -> int | None:
-    """A descriptor of the locked file that stands at `path` now; None if another process holds it."""
+    """A descriptor of the locked file that is at `path` now; None if another process holds it."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as problem:
-            raise HostError(
-                Fault.DISK, f"cannot open {path}: {problem.strerror}", "make its folder exist and writable for root"
-            ) from problem
+            text = f"cannot open {path}: {problem.strerror}"
+            raise HostError(Fault.DISK, text, "make its folder exist and writable for root") from problem
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
@@ -135,5 +133,5 @@ def _acquire(path: Path) -> int | None:
             os.close(descriptor)
             return None
         except FileNotFoundError:
-            pass  # it went between two looks
+            pass  # another process has removed the file: open the new one
         os.close(descriptor)

@@ -1,8 +1,8 @@
-"""A process that outlives its parent and is found again: started behind a gate, recorded, released; later adopted.
+"""A process that outlives its parent: started behind a gate, recorded, released, later adopted.
 
-The child waits at a gate, a pipe on its standard input, until its record is on disk. A parent killed before that closes
-the gate, and the child ends; one killed later leaves a process with a record. So no process is ever without a record.
-A record is adopted if pid, boot, start ticks and executable match; any other process is neither used nor ended.
+The child waits at a gate, a pipe on its standard input, until its record is on disk. If the parent is killed before
+that, the gate closes and the child ends. So no process is ever without a record. A record is adopted if pid, boot,
+start ticks and executable match; any other process is neither used nor ended.
 """
 
 import fcntl
@@ -17,8 +17,7 @@ import trio
 from exclave.kit.host.process_identity import ProcessRecord, mismatch
 from exclave.kit.host.procfs import open_pidfd, read_boot_id, view_process
 
-GATE = "read -r _ || exit 0"
-"""How the child's shell begins: a line opens the gate, the end of the pipe ends the child."""
+GATE = "read -r _ || exit 0"  # how the child's shell begins: a line opens the gate, the end of the pipe ends the child
 
 _RESET_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, and a child would inherit that
 
@@ -28,7 +27,7 @@ Record = TypeVar("Record")
 
 
 class HeldProcess:
-    """A process held by a pidfd, so signals reach this process or none. `close` releases it without ending it."""
+    """A process held by a pidfd: signals reach this process or none. `close` does not end it."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
@@ -40,7 +39,7 @@ class HeldProcess:
             signal.pidfd_send_signal(self._pidfd, number)
 
     async def wait(self) -> int | None:
-        """Wait until it has ended; its exit status (negative: that signal), None if it is no child of ours."""
+        """Wait until it has ended; its exit status (negative: a signal), None if it is no child of ours."""
         await self.wait_end()
         try:
             ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)  # noqa: ASYNC222  it has ended: this returns at once
@@ -51,7 +50,7 @@ class HeldProcess:
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     async def wait_end(self) -> None:
-        """Wait until it has ended; its parent may still read its exit status."""
+        """Wait until it has ended, without reaping it."""
         await trio.lowlevel.wait_readable(self._pidfd)
 
     def close(self) -> None:
@@ -67,10 +66,7 @@ class GatedProcess:
         self._gate = gate
 
     async def release(self, store: Callable[[int], Record]) -> Record:
-        """Have `store` write the record of this pid, then open the gate; return the record.
-
-        If `store` raises, the child is ended and released, and the exception raised.
-        """
+        """Have `store` write the record of this pid, open the gate, return the record. If `store` raises, cancel."""
         try:
             record = store(self.process.pid)
         except BaseException:
@@ -81,7 +77,7 @@ class GatedProcess:
 
     def open_gate(self) -> None:
         """Let the child become its program."""
-        with suppress(BrokenPipeError):  # it has ended already, which `wait` reports
+        with suppress(BrokenPipeError):  # it has ended already: `wait` reports that
             os.write(self._gate, b"\n")
         os.close(self._gate)
 
@@ -118,7 +114,7 @@ def start_gated(
 
 
 def open_high_pipe() -> tuple[int, int]:
-    """A pipe above the numbers that a child gets, so that no file action overwrites an end of it; not inherited."""
+    """A pipe, not inherited, above the numbers that a child gets: no file action overwrites an end of it."""
     ends = os.pipe2(os.O_CLOEXEC)
     try:
         reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN) for end in ends)
@@ -129,17 +125,13 @@ def open_high_pipe() -> tuple[int, int]:
 
 
 def make_record(pid: int, executable: str) -> ProcessRecord:
-    """The record of a child: what the kernel reports of it now, and the executable that it will run."""
+    """The record of a child that will run `executable`. If it has ended already, the record matches nothing."""
     view = view_process(pid)
-    # A child that has ended already gets a record that matches nothing.
     return ProcessRecord(pid, view.start_ticks if view is not None else 0, read_boot_id(), executable)
 
 
 def adopt_process(record: ProcessRecord) -> HeldProcess | str:
-    """The recorded process, held; or why there is none of ours.
-
-    It is held before it is compared: so the process that was compared is the one that is held.
-    """
+    """The recorded process, or why there is none of ours. It is held before it is compared, so both are the same."""
     pidfd = open_pidfd(record.pid)
     reason = mismatch(record, read_boot_id(), view_process(record.pid) if pidfd is not None else None)
     if pidfd is None:

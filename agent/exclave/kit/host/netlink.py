@@ -1,20 +1,15 @@
-"""Messages of netlink's netfilter family, read and written. Pure.
+"""Messages of netlink's netfilter family. Pure.
 
-A datagram holds messages, a message a header of its subsystem's and attributes, an attribute bytes or attributes.
+A datagram has messages, a message a subsystem's header and attributes, an attribute bytes or attributes.
 Sources: linux/netlink.h, linux/netfilter/nfnetlink.h.
 """
 
 import struct
 from collections.abc import Iterator
 
-NETFILTER = 12
-"""The protocol number of the family's sockets."""
-
-REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300
-"""Flags of a message: NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP."""
-
-ERROR, DONE = 2, 3
-"""Kinds that belong to no subsystem: NLMSG_ERROR, whose body begins with an errno, and NLMSG_DONE."""
+NETFILTER = 12  # the protocol number of the family's sockets
+REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300  # flags of a message: NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP
+ERROR, DONE = 2, 3  # kinds that belong to no subsystem: NLMSG_ERROR, whose body begins with an errno, and NLMSG_DONE
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, kind, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
@@ -22,7 +17,7 @@ _TYPE, _NESTED = 0x3FFF, 0x8000  # the upper bits of a type are flags for nestin
 
 
 def read_messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind (the subsystem's number times 256, and its own) and body of each message. Raises ValueError at a cut."""
+    """Kind (the subsystem's number times 256, plus its own) and body of each message. Raises ValueError at a cut."""
     while datagram:
         length, kind = _HEADER.unpack_from(datagram)[:2] if len(datagram) >= _HEADER.size else (0, 0)
         if not _HEADER.size <= length <= len(datagram):
@@ -53,7 +48,7 @@ def write_message(kind: int, flags: int, *attributes: bytes, family: int = 0) ->
 
 
 def write_attribute(kind: int, content: bytes, *, nested: bool = False) -> bytes:
-    """An attribute, filled up so that another can follow."""
+    """An attribute, padded."""
     head = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(content), kind | (_NESTED if nested else 0))
     return head + content + bytes(_aligned(len(content)) - len(content))
 

@@ -1,8 +1,7 @@
 """Whether a process is the one that was recorded. Pure.
 
-Rules: it is ours if pid, kernel start ticks, boot and executable all match; anything less is neither used nor killed:
-pids are used again, and start ticks tell two processes of one pid apart. A package upgrade replaces the executable's
-file, and the kernel then calls the old one deleted: it is ours all the same.
+Pid, kernel start ticks, boot and executable must all match: pids are used again. A package upgrade replaces the
+executable's file, and the kernel then calls the old one deleted: that is still a match.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """One process as it was when it was recorded. `start_ticks` is the kernel's, since boot."""
+    """A process when it was recorded. `start_ticks`: from boot to its start."""
 
     pid: int
     start_ticks: int
@@ -31,7 +30,7 @@ def parse_process(tree: Any) -> ProcessRecord:
 
 @dataclass(frozen=True)
 class ProcessView:
-    """What the kernel says of a process now."""
+    """What the kernel reports of a process now."""
 
     start_ticks: int
     executable: str

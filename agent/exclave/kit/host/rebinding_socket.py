@@ -1,7 +1,6 @@
-"""A socket that is served for as long as its part lives, and bound again whenever serving it has failed.
+"""A socket that is bound again whenever serving it has failed.
 
-Rules: the first one is bound by the door, so that what stands in its way is told at once; each later one by the part,
-whose failure `supervise` turns into another try. A socket that was served is closed, however that ended.
+The door makes it, so that a port in use is an error at once; `supervise` runs `serve` again after each failure.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,26 +11,25 @@ Socket = trio.socket.SocketType
 
 
 class ReopenedSocket:
-    """`serve`, supervised, serves the first socket, and one of `reopen` after each failure."""
+    """Serves a socket of `bind`, and another one after each failure. The first is bound at once."""
 
-    def __init__(
-        self, first: Socket, reopen: Callable[[], Awaitable[Socket]], serve: Callable[[Socket], Awaitable[None]]
-    ) -> None:
-        self._held: Socket | None = first
-        self._reopen = reopen
+    def __init__(self, bind: Callable[[], Socket], serve: Callable[[Socket], Awaitable[None]]) -> None:
+        self._bind = bind
         self._serve = serve
+        self._socket: Socket | None = bind()
 
     async def serve(self) -> None:
         """Serve until that fails. Raises what serving or binding raises."""
-        if self._held is None:
-            self._held = await self._reopen()
+        if self._socket is None:
+            await trio.lowlevel.checkpoint()
+            self._socket = self._bind()
         try:
-            await self._serve(self._held)
+            await self._serve(self._socket)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Close what is held, as often as one likes."""
-        held, self._held = self._held, None
-        if held is not None:
-            held.close()
+        """Close the socket, if it is open."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-ESTABLISHED, SYN_RECV, CLOSE_WAIT = 0x01, 0x03, 0x08
+ESTABLISHED, SYN_RECV, CLOSE_WAIT = 0x01, 0x03, 0x08  # states
 FIN_WAIT = (0x04, 0x05)
-"""States."""
-
-Place = tuple[str, int]
-"""An IP and a port."""
+Place = tuple[str, int]  # an IP and a port
 
 
 @dataclass(frozen=True)
 class Socket:
-    """One socket. `inode` is 0 once no process holds it, and before one has accepted it."""
+    """One socket. `inode` is 0 while no process holds it."""
 
     local: Place
     remote: Place

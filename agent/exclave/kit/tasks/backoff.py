@@ -18,8 +18,7 @@ class Backoff:
 
     def pause(self, attempt: int, draw: float) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 0), with `draw` in [0, 1)."""
-        exponent = min(attempt, 64)
-        whole = min(self.most, self.first * self.factor**exponent)
+        whole = min(self.most, self.first * self.factor ** min(attempt, 64))
         return whole * (1.0 - self.jitter * draw)
 
 
@@ -31,7 +30,7 @@ class Attempts:
         self._failures = 0
 
     def failed(self, backoff: Backoff, draw: float, *, ran_for: float = 0.0) -> float:
-        """Count a failure after a run of `ran_for` seconds; the seconds to wait before the next attempt."""
+        """Count a failure after a run of `ran_for` seconds; returns the seconds to wait."""
         if ran_for > self._settled:
             self._failures = 0
         self._failures += 1

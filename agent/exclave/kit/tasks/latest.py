@@ -42,12 +42,12 @@ class Latest(Generic[T]):
         return self._value
 
     async def wait_change(self) -> T:
-        """Wait until a value other than today's is published, and return it."""
+        """Wait until another value than the current one is published, and return it."""
         await self._changed.wait()
         return self._value
 
     async def changes(self) -> AsyncIterator[T]:
-        """Yield today's value, then each newer one; conflated while the reader is busy."""
+        """Yield the current value, then newer ones; a busy reader gets only the newest."""
         while True:
             changed = self._changed
             yield self._value
@@ -57,8 +57,7 @@ class Latest(Generic[T]):
 class AnyChange:
     """Wakes one reader when any of several values changes. Made by `open_any_change`.
 
-    The reader reads the values itself. Changes while it works are not missed: its next `wait` returns at once, one
-    time, however many there were.
+    After any number of changes while the reader works, its next `wait` returns at once.
     """
 
     def __init__(self) -> None:
@@ -78,7 +77,7 @@ class AnyChange:
             await self.wait()
 
     def add_nowait(self) -> None:
-        """Count one change."""
+        """Record a change."""
         self._count.set(self._count.value + 1)
 
 

@@ -35,13 +35,10 @@ def _is_cancellation(problem: BaseException) -> bool:
 
 
 def members(problem: BaseException) -> tuple[BaseException, ...]:
-    """What an exception group holds; nothing for other exceptions. Groups have no common class before Python 3.11."""
+    """The members of an exception group, else none. Groups have no common class before Python 3.11."""
     return tuple(getattr(problem, "exceptions", ()))
 
 
 def shielded(seconds: float) -> trio.CancelScope:
-    """A scope that no cancellation from outside reaches, and that is cancelled after so many seconds.
-
-    `cancelled_caught` of the scope is True where the time was too short.
-    """
+    """A scope that no cancellation from outside reaches, and that is cancelled after so many seconds."""
     return trio.CancelScope(shield=True, deadline=trio.current_time() + seconds)

@@ -1,8 +1,6 @@
-"""Parts whose failure must not touch traffic restart by themselves, with growing pauses.
+"""Parts that are started again when they fail, with growing pauses.
 
-Rules: a part that returns is done; one that raises is started again, and each failure is logged: our own errors with
-their text, a bug with its type and place. Cancellation passes through. A part that ran longer than `SETTLED` seconds
-starts again at the first pause.
+A part that returns is done. Each failure is logged: our own errors with their text, a bug with its type and place.
 """
 
 import logging
@@ -17,7 +15,7 @@ from exclave.kit.tasks.backoff import Attempts, Backoff
 log = logging.getLogger(__name__)
 
 RESTARTS = Backoff(first=1.0, most=60.0)
-SETTLED = 60.0
+SETTLED = 60.0  # seconds of a run after which a failure counts as the first
 
 
 async def supervise(

@@ -1,7 +1,6 @@
-"""Waiting for a wall-clock time, on a machine that may be suspended in between.
+"""Waiting for a wall-clock time.
 
-A monotonic clock stops while a VM is suspended, so one long sleep would wake too late: naps of at most
-`LONGEST_NAP` seconds look at the wall clock in between.
+A monotonic clock stops while a VM is suspended. So no sleep is longer than `LONGEST_NAP` seconds.
 """
 
 from collections.abc import Callable
@@ -10,8 +9,7 @@ import trio
 
 LONGEST_NAP = 30.0
 
-Now = Callable[[], float]
-"""Tells the wall clock: seconds since the epoch."""
+Now = Callable[[], float]  # returns the wall-clock time: seconds since the epoch
 
 
 async def sleep_until_wall(deadline: float, now: Now) -> None:
