@@ -96,7 +96,7 @@ async def test_a_plain_request_reports_overload_at_once() -> None:
     assert len(served.asked) == 1
 
 
-async def test_waiting_is_said_after_fifteen_seconds_and_over_when_answered(
+async def test_a_wait_is_published_after_fifteen_seconds_until_the_answer(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def late(asked: Asked, reply: Reply) -> None:
@@ -126,7 +126,7 @@ def config_map(name: str, version: int) -> Object:
     return {"metadata": {"name": name, "uid": name, "resourceVersion": str(version)}}
 
 
-async def test_a_silent_stream_is_given_up_and_opened_again(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_silent_stream_is_closed_and_opened_again(autojump_clock: trio.testing.MockClock) -> None:
     async def fall_silent(asked: Asked, reply: Reply) -> None:
         if "watch=1" not in asked.target:
             return await reply.send(200, listed(4))
@@ -146,7 +146,7 @@ async def test_a_silent_stream_is_given_up_and_opened_again(autojump_clock: trio
     assert opened[1] - opened[0] == pytest.approx(240 + 15 + 1, abs=1)
 
 
-async def test_a_watch_whose_right_is_taken_away_ends_with_the_refusal() -> None:
+async def test_a_watch_whose_right_is_revoked_ends_with_the_refusal() -> None:
     async def forbid(asked: Asked, reply: Reply) -> None:
         if "watch=1" in asked.target:
             await reply.send(403, {"kind": "Status", "reason": "Forbidden", "message": "no longer"})
@@ -262,7 +262,7 @@ async def test_objects_are_made_changed_read_and_deleted(tmp_path: Path) -> None
         assert abs(cluster.skew) < 5
 
 
-async def test_an_account_without_rights_is_told_who_it_is(tmp_path: Path) -> None:
+async def test_a_refusal_names_the_account(tmp_path: Path) -> None:
     async with running_apiserver(tmp_path) as server, admin_of(server) as admin:
         await furnish(admin)
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": "shop"}}

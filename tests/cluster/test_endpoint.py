@@ -61,6 +61,6 @@ def test_the_address_in_a_url(server: str, expected: str | None) -> None:
     assert address_in_url(server) == expected
 
 
-def test_the_server_that_worked_is_asked_first_and_the_rest_keep_their_order() -> None:
+def test_the_server_that_worked_is_first_and_the_others_are_in_their_order() -> None:
     assert in_turn(("a", "b", "c"), "b") == ("b", "a", "c")
     assert in_turn(("a", "b", "c"), "gone") == ("a", "b", "c")

@@ -153,7 +153,7 @@ def test_a_chain_that_bites_its_tail_ends() -> None:
     assert _explained(first).kind == "other"
 
 
-def test_the_hint_for_a_foreign_ca_says_what_it_may_mean() -> None:
+def test_the_hint_for_a_foreign_ca_names_the_possible_cause() -> None:
     assert _explained(_verification(20)).hint == (
         "make a new join token; if the cluster's CA did not change, somebody else answers at that address"
     )
@@ -167,7 +167,7 @@ def test_an_answer_from_no_api_server() -> None:
     )
 
 
-def test_several_servers_make_one_error_and_the_most_telling_failure_gives_its_kind() -> None:
+def test_several_servers_make_one_error_with_the_kind_of_the_most_informative_failure() -> None:
     foreign = _explained(_verification(19))
     error = unreachable([no_answer("https://a"), foreign, no_connection("https://b")])
     assert error.fault is Fault.UNREACHABLE

@@ -45,7 +45,7 @@ def exchange_with(served: Served, token: str = "s3cret") -> AbstractAsyncContext
     return open_exchange(Access((served.url,), served.ca), lambda: token, lambda: 1_700_000_000.0)
 
 
-async def test_a_request_carries_token_and_body_and_brings_an_object() -> None:
+async def test_a_request_has_token_and_body_and_returns_an_object() -> None:
     async with open_https(answer_object) as served, exchange_with(served) as exchange:
         assert await exchange.answer(create(MEMBERS, "shop", {"metadata": {"name": "ü"}}))
         assert exchange.reachable.value
@@ -115,7 +115,7 @@ async def test_retry_after_is_read_from_the_answer() -> None:
     assert (caught.value.status, caught.value.retry_after) == (429, 7.0)
 
 
-async def test_the_difference_of_the_clocks_is_known_after_an_answer() -> None:
+async def test_the_clock_skew_is_set_after_an_answer() -> None:
     async def dated(asked: Asked, reply: Reply) -> None:
         await reply.send(200, {}, Date=formatdate(1_700_000_400, usegmt=True))
 
@@ -205,7 +205,7 @@ async def test_a_name_that_does_not_resolve() -> None:
     assert problem.message == "https://api.nowhere.example:6443: the name api.nowhere.example was not resolved"
 
 
-async def test_a_server_that_accepts_and_says_nothing(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_server_that_accepts_and_never_answers(autojump_clock: trio.testing.MockClock) -> None:
     async def say_nothing(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()
 
@@ -318,7 +318,7 @@ async def test_a_token_that_cannot_be_a_header_is_not_quoted(caplog: pytest.LogC
     assert "s3cret" not in caplog.text
 
 
-async def test_a_token_file_that_is_away_is_told_and_leaves_no_connection_behind(tmp_path: Path) -> None:
+async def test_a_missing_token_file_is_an_error_and_leaves_no_connection(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("s3cret")
     async with open_https(answer_object) as served:
@@ -404,7 +404,7 @@ async def test_a_stream_brings_bytes_as_they_come_and_ends_with_the_server() -> 
     assert served.asked[0].headers["accept-encoding"] == "identity"
 
 
-async def test_a_stream_that_breaks_says_so() -> None:
+async def test_a_stream_that_breaks_raises_an_error() -> None:
     async def one_line_and_cut(asked: Asked, reply: Reply) -> None:
         await reply.start(200, Transfer_Encoding="chunked")
         await reply.line(1)
@@ -418,7 +418,7 @@ async def test_a_stream_that_breaks_says_so() -> None:
     assert caught.value.message.startswith(f"{served.url}: the connection failed: ")
 
 
-async def test_a_stream_refused_says_why() -> None:
+async def test_a_refused_stream_raises_the_reason() -> None:
     async def gone(asked: Asked, reply: Reply) -> None:
         await reply.send(410, {"kind": "Status", "reason": "Expired", "message": "too old"})
 
@@ -518,7 +518,7 @@ async def test_what_waited_for_its_turn_behind_a_fence_is_not_sent_when_that_is_
         assert exchange.counts["create", ""] == 0, "it was never under way"
 
 
-async def test_a_fence_is_looked_at_once_more_before_the_first_byte(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_fence_is_checked_again_before_the_first_byte(autojump_clock: trio.testing.MockClock) -> None:
     """As when the process is stopped in between, for however long."""
 
     class Stopped(Fence):

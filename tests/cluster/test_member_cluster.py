@@ -122,7 +122,7 @@ async def test_a_credential_is_renewed_at_half_of_its_life_and_used(
     assert "the credential was renewed for 2592000 s" in caplog.messages
 
 
-async def test_renewal_outlasts_an_outage_and_keeps_the_old_credential_meanwhile(
+async def test_renewal_outlasts_an_outage_and_the_old_credential_stays_in_use(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, wall: Wall, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with joined_member(tmp_path, wall) as member, member.open() as cluster:
@@ -188,7 +188,7 @@ async def test_whatever_a_server_grants_there_is_no_storm_of_requests(
 @pytest.mark.parametrize(
     "status", [None, "text", {"token": "new"}, {"token": "ne w", "expirationTimestamp": "2030-01-01T00:00:00Z"}]
 )
-async def test_an_answer_without_a_token_keeps_the_old_one(
+async def test_after_an_answer_without_a_token_the_old_one_stays(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, wall: Wall, status: object
 ) -> None:
     async def grant(asked: Asked, reply: Reply) -> None:
@@ -242,7 +242,7 @@ async def test_what_the_body_raises_comes_out_as_itself(tmp_path: Path, wall: Wa
                 raise KeyError("mine")
 
 
-def test_a_credential_that_is_missing_or_damaged_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_credential_is_an_error_with_a_hint(tmp_path: Path) -> None:
     path = tmp_path / "credential.json"
     with pytest.raises(HostError) as missing:
         load_credential(path)

@@ -31,7 +31,7 @@ NAMED, LITERAL = "https://api.test:6443", "https://10.0.0.2"
 FIRST, SECOND = ServerAddress("10.0.0.7", 6443), ServerAddress("10.0.0.8", 6443)
 
 
-async def test_an_address_in_a_url_is_known_without_a_lookup(tmp_path: Path) -> None:
+async def test_an_address_in_a_url_needs_no_lookup(tmp_path: Path) -> None:
     names = NameServers()
     async with open_server_addresses([LITERAL, "https://[fd00::1]:6443"], tmp_path) as latest:
         assert latest.value == (ServerAddress("10.0.0.2", 443), ServerAddress("fd00::1", 6443))
@@ -52,7 +52,7 @@ async def test_a_name_is_resolved_while_opening_and_the_answer_is_stored(
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_stored_answer_is_known_at_once_while_name_servers_are_silent(
+async def test_a_stored_answer_is_published_at_once_while_name_servers_are_silent(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     NameServers(api_test=None)
@@ -77,7 +77,7 @@ async def test_without_any_answer_opening_waits_no_longer_than_a_moment_and_the_
     assert load_answers(tmp_path, [NAMED]) == {NAMED: {"10.0.0.7"}}
 
 
-async def test_another_answer_is_published_and_the_former_address_stays_known_for_a_while(
+async def test_another_answer_is_published_and_the_former_address_stays_for_a_while(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     names = NameServers(api_test=("10.0.0.7",))
@@ -92,7 +92,7 @@ async def test_another_answer_is_published_and_the_former_address_stays_known_fo
         assert load_answers(tmp_path, [NAMED]) == {NAMED: {"10.0.0.8"}}
 
 
-async def test_answers_that_take_turns_change_nothing_and_are_not_written_again(
+async def test_alternating_answers_change_nothing_and_are_not_written_again(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = NameServers(api_test=("10.0.0.7",))
@@ -180,7 +180,7 @@ async def test_stored_answers_for_other_servers_are_not_used(tmp_path: Path) -> 
         assert latest.value == (ServerAddress("10.0.0.2", 443),)
 
 
-async def test_a_disk_that_takes_no_file_is_logged_and_the_answer_is_published(
+async def test_a_write_error_is_logged_and_the_answer_is_published(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
     caplog: pytest.LogCaptureFixture,

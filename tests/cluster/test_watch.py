@@ -432,7 +432,7 @@ def test_a_stream_that_lasted_is_a_success_even_if_it_brought_nothing() -> None:
     assert [seconds for seconds, _ in run.pauses] == [1]
 
 
-def test_a_server_says_how_long_to_wait_at_least() -> None:
+def test_a_server_sets_the_least_pause() -> None:
     run = Run(ALL).hear(refused(429, retry_after=12.0), refused(503, retry_after=0.5))
     assert [seconds for seconds, _ in run.pauses] == [12, 2]
     behind = lines(error(504, "Timeout", "Too large resource version: 4", retryAfterSeconds=9))

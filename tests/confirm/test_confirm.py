@@ -121,7 +121,7 @@ async def reach(confirming: Confirming, stage: Stage) -> float:
     return trio.current_time()
 
 
-async def test_pods_are_told_before_the_rules_stop(machine: Machine) -> None:
+async def test_ports_are_withdrawn_before_the_rules_stop(machine: Machine) -> None:
     async with machine.confirming() as confirming:
         began = trio.current_time()
         armed = confirming.arm()
@@ -136,7 +136,7 @@ async def test_pods_are_told_before_the_rules_stop(machine: Machine) -> None:
         assert confirming.arm() == 0
 
 
-async def test_a_cluster_that_does_not_hear_is_not_waited_for_longer_than_the_kernel_waits(machine: Machine) -> None:
+async def test_a_silent_cluster_is_waited_for_until_the_kernels_timer_ends(machine: Machine) -> None:
     async with machine.confirming() as confirming:
         began = trio.current_time()
         confirming.arm()
@@ -174,7 +174,7 @@ async def test_the_next_agent_goes_on_with_what_the_kernel_has_left(machine: Mac
         assert await reach(confirming, Stage.WITHDRAWING) == began + 20
 
 
-async def test_the_next_agent_after_that_says_that_it_is_over(
+async def test_the_agent_after_that_logs_that_the_time_is_over(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with machine.confirming() as confirming:

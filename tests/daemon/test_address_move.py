@@ -182,7 +182,7 @@ async def test_one_that_is_gone_is_no_longer_served(make_world: Callable[[], Wor
     assert record is not None and (record.address, record.former) == (NEW, "")
 
 
-async def test_while_no_swap_can_be_made_the_old_one_stays_and_that_is_told(
+async def test_while_no_swap_is_possible_the_old_address_stays_and_a_problem_is_reported(
     make_world: Callable[[], World], caplog: pytest.LogCaptureFixture
 ) -> None:
     world = make_world()
@@ -216,7 +216,7 @@ async def test_one_outside_of_the_networks_is_never_claimed(make_world: Callable
     assert world.trace == []
 
 
-async def test_one_that_is_refused_is_given_up_for_the_old_one_and_not_tried_again(
+async def test_a_refused_address_is_replaced_by_the_old_one_and_not_tried_again(
     make_world: Callable[[], World],
 ) -> None:
     world = make_world()
@@ -289,7 +289,7 @@ async def test_what_others_wrote_into_the_member_is_put_right(make_world: Callab
         assert found is not None and found["spec"]["addresses"] == [ADDRESS]
 
 
-async def test_nothing_is_asked_or_said_while_nothing_changes(make_world: Callable[[], World]) -> None:
+async def test_no_request_is_sent_while_nothing_changes(make_world: Callable[[], World]) -> None:
     world = make_world()
     async with world.moving():
         await trio.sleep(5)

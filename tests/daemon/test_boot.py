@@ -120,7 +120,7 @@ async def test_parts_open_in_the_order_of_the_golden_file_and_close_in_its_rever
     assert closed == opened[::-1]
 
 
-async def test_each_part_is_known_once_it_is_open(boot: Boot) -> None:
+async def test_each_part_is_set_once_it_is_open(boot: Boot) -> None:
     def look() -> None:
         assert [field.name for field in fields(Parts) if getattr(boot.parts, field.name) is None] == ["ending"]
         assert boot.parts.ending is None
@@ -173,7 +173,7 @@ async def test_the_proxy_learns_from_the_kernel_which_instance_is_active(boot: B
     assert boot.rules_seen == ["a", "b", None]
 
 
-async def test_rules_that_the_kernel_does_not_take_count_as_lost(boot: Boot) -> None:
+async def test_rules_that_the_kernel_refuses_count_as_lost(boot: Boot) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(boot.serve)
         for problem, stand in ((HostError(Fault.NFT_UNUSABLE, "no NAT", ""), False), (None, True)):
@@ -183,7 +183,7 @@ async def test_rules_that_the_kernel_does_not_take_count_as_lost(boot: Boot) -> 
         boot.parts.endings.ask_nowait(Ending.STOP)
 
 
-async def test_the_proxy_is_told_where_the_rules_of_an_earlier_agent_point(boot: Boot) -> None:
+async def test_the_proxy_gets_the_instance_of_an_earlier_agents_rules(boot: Boot) -> None:
     await boot.serve_until(lambda: boot.parts.endings.ask_nowait(Ending.STOP))
     assert boot.given["proxy"][6] == "b"
 
@@ -193,7 +193,7 @@ async def test_rules_that_are_not_confirmed_go_on_with_the_time_that_the_kernel_
     assert boot.given["confirm"] == (boot.config.paths.state, boot.member, 41.0)
 
 
-async def test_the_workload_api_is_for_the_proxy_alone_and_gives_the_newest_anchors(boot: Boot) -> None:
+async def test_the_workload_api_serves_only_the_proxy_with_the_newest_anchors(boot: Boot) -> None:
     await boot.serve_until(lambda: boot.parts.endings.ask_nowait(Ending.STOP))
     path, svid, anchors, uids = boot.given["workload_api"]
     assert (path, svid) == (boot.config.paths.runtime / "workload.sock", boot.identity.svid)

@@ -48,7 +48,7 @@ class MemberClient:
 
 
 @pytest.mark.parametrize("changes", [1, 3])
-async def test_each_change_is_told_once(changes: int, autojump_clock: trio.testing.MockClock) -> None:
+async def test_each_change_is_patched_once(changes: int, autojump_clock: trio.testing.MockClock) -> None:
     membership, identity = MemberClient(), SimpleNamespace(svid=Latest[Any](None))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(report_loaded, membership, identity)
@@ -67,7 +67,7 @@ async def test_each_change_is_told_once(changes: int, autojump_clock: trio.testi
     assert membership.patches[0]["loaded"]["anchors"] == hashlib.sha256(CA.encode()).hexdigest()
 
 
-async def test_it_travels_with_what_else_is_said(autojump_clock: trio.testing.MockClock) -> None:
+async def test_it_is_part_of_the_next_patch(autojump_clock: trio.testing.MockClock) -> None:
     membership, identity = MemberClient(), SimpleNamespace(svid=Latest[Any](None))
     membership.view.set(MemberView("m"))
     async with trio.open_nursery() as nursery:

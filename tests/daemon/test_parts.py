@@ -66,7 +66,7 @@ def whole() -> Parts:
 # What tells of it.
 
 
-def test_a_boot_tells_of_its_state_from_when_it_is_whole_until_it_ends() -> None:
+def test_a_boot_has_sources_from_when_it_is_open_until_it_ends() -> None:
     parts = Parts(EndingSwitch(), RECORD)
     assert sources_of(parts) is None
     parts = whole()
@@ -78,7 +78,7 @@ def test_a_boot_tells_of_its_state_from_when_it_is_whole_until_it_ends() -> None
 # The state.
 
 
-def test_without_a_boot_a_join_tells_the_state() -> None:
+def test_without_a_boot_the_join_record_determines_the_state() -> None:
     assert situation_of(None, None) == Situation()
     assert situation_of(None, JOINING) == Situation(is_joining=True)
     assert situation_of(None, replace(JOINING, refusal="group-gone")) == Situation()
@@ -88,7 +88,7 @@ def test_a_boot_that_begins_is_a_member_that_starts() -> None:
     assert situation_of(Parts(EndingSwitch(), RECORD), JOINING) == Situation(is_member=True)
 
 
-def test_the_parts_tell_the_state() -> None:
+def test_the_parts_determine_the_state() -> None:
     parts = whole()
     assert state_of(situation_of(parts, None)) is State.READY
     assert parts.listing is not None and parts.membership is not None
@@ -109,7 +109,7 @@ def test_the_parts_tell_the_state() -> None:
 # The sections.
 
 
-def test_nothing_that_runs_says_nothing() -> None:
+def test_without_parts_all_sections_are_empty() -> None:
     assert sections_of(None) == {}
     assert sections_of(Parts(EndingSwitch(), RECORD)) == {
         "member": {"name": "web-k7q2x-1", "namespace": "shop", "group": "web"},
@@ -161,7 +161,7 @@ def test_metrics_bear_the_names_of_the_contract() -> None:
     }
 
 
-def test_a_part_that_has_nothing_yet_says_so() -> None:
+def test_a_part_without_values_has_null_fields() -> None:
     parts = whole()
     parts.identity = fake_part(svid=None, renew_at=None)
     parts.identity.renewals = Counter()
@@ -187,7 +187,7 @@ def test_why_a_member_is_not_ready(view: ListingView, reason: str | None) -> Non
     assert sections_of(parts)["listing"]["reason"] == reason
 
 
-def test_both_instances_are_shown_while_one_takes_over_from_the_other() -> None:
+def test_both_instances_are_shown_during_a_swap() -> None:
     parts = whole()
     old = SimpleNamespace(state=InstanceState.DRAINING, pid=76)
     parts.proxy.instances.set({"a": old, "b": SimpleNamespace(state=InstanceState.ACTIVE, pid=78)})  # type: ignore[union-attr, dict-item]
@@ -200,7 +200,7 @@ def test_both_instances_are_shown_while_one_takes_over_from_the_other() -> None:
     assert waits_of(parts, None) == ["the last connections of a proxy that was replaced to end"]
 
 
-def test_a_swap_that_was_given_up_is_a_problem() -> None:
+def test_an_abandoned_swap_is_a_problem() -> None:
     parts = whole()
     parts.swap.problem.set("a swap of the proxy (new settings) was aborted: proxy b ended")  # type: ignore[union-attr]
     (problem,) = problems_of(parts, None, None)

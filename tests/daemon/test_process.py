@@ -113,7 +113,7 @@ async def test_a_boot_that_ends_for_a_reason_of_its_own_is_followed_by_the_next(
     assert world.trace == ["boot web-k7q2x-1", "boot ends: stop", "boot web-k7q2x-1"]
 
 
-async def test_a_status_tells_what_the_rules_have_counted_by_now(world: World) -> None:
+async def test_a_status_has_the_current_counters_of_the_rules(world: World) -> None:
     class Counting:
         """A redirect that finds one connection more whenever it looks."""
 
@@ -134,7 +134,7 @@ async def test_a_status_tells_what_the_rules_have_counted_by_now(world: World) -
 
 
 @pytest.mark.parametrize("ending", [Ending.STOP, Ending.HAND_OVER])
-async def test_the_process_ends_as_it_is_told_first(world: World, ending: Ending) -> None:
+async def test_the_first_ending_that_is_asked_for_decides(world: World, ending: Ending) -> None:
     store_membership(world.state, RECORD)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.agent.run)
@@ -145,7 +145,7 @@ async def test_the_process_ends_as_it_is_told_first(world: World, ending: Ending
     assert world.agent.ending.value is ending
 
 
-async def test_without_a_membership_it_waits_and_ends_when_told(world: World) -> None:
+async def test_without_a_membership_it_waits_until_an_ending_is_asked_for(world: World) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.agent.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -153,14 +153,14 @@ async def test_without_a_membership_it_waits_and_ends_when_told(world: World) ->
     assert world.trace == ["READY=1"]
 
 
-async def test_a_join_that_tells_it_is_heard_at_once(world: World) -> None:
+async def test_a_join_that_notifies_it_is_noticed_at_once(world: World) -> None:
     async with world.living(None) as nursery:
         store_membership(world.state, RECORD)
         nursery.start_soon(world.ask, "joined")
     assert world.trace == ["READY=1", "boot web-k7q2x-1"]
 
 
-async def test_a_join_that_could_not_tell_it_is_found(world: World, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_join_that_could_not_notify_it_is_found(world: World, autojump_clock: trio.testing.MockClock) -> None:
     async with world.living(None):
         store_membership(world.state, RECORD)
         await trio.sleep(POLL_INTERVAL + 1)
@@ -200,7 +200,7 @@ def make_whole(parts: Parts) -> Any:
     return parts.listing
 
 
-async def test_a_whole_boot_is_looked_at_when_it_tells_and_hardly_else(
+async def test_an_open_boot_is_polled_at_changes_and_rarely_otherwise(
     watched: Watched, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with watched.living() as nursery:
@@ -222,7 +222,7 @@ async def test_a_whole_boot_is_looked_at_when_it_tells_and_hardly_else(
         watched.closing.set()
 
 
-async def test_without_a_membership_it_hardly_looks_until_a_join_tells_it(
+async def test_without_a_membership_it_rarely_polls_until_a_join_notifies_it(
     watched: Watched, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with watched.living(None) as nursery:
@@ -241,7 +241,7 @@ async def test_without_a_membership_it_hardly_looks_until_a_join_tells_it(
 # Leaving.
 
 
-async def test_leaving_ends_the_boot_and_tells_both_ends(world: World) -> None:
+async def test_leaving_ends_the_boot_and_reports_begin_and_end(world: World) -> None:
     async with world.living():
         assert await world.ask("leave") == [{"state": "leaving"}, {"state": "unjoined", "remains": []}]
     assert world.trace == ["boot web-k7q2x-1", "boot ends: leave", "READY=1"]
@@ -258,13 +258,13 @@ async def test_leaving_that_comes_while_a_boot_closes_for_another_reason_follows
     assert world.trace == ["boot web-k7q2x-1", "boot ends: hand-over", "departs web-k7q2x-1", "READY=1"]
 
 
-async def test_a_member_that_was_told_to_leave_before_a_crash_does_not_come_back(world: World) -> None:
+async def test_a_member_that_was_leaving_before_a_crash_does_not_come_back(world: World) -> None:
     async with world.living(replace(RECORD, leaving=True)):
         pass
     assert world.trace == ["departs web-k7q2x-1", "READY=1"]
 
 
-async def test_what_remains_is_told(world: World) -> None:
+async def test_what_remains_is_reported(world: World) -> None:
     world.closing = trio.Event()
     async with world.living() as nursery:
         world.boots[0].endings.ask_nowait(Ending.HAND_OVER)
@@ -335,7 +335,7 @@ async def test_leaving_without_a_membership_forgets_what_a_join_has_left(world: 
 # Telling.
 
 
-async def test_a_join_hears_each_state_until_the_member_is_ready(
+async def test_a_join_gets_each_state_until_the_member_is_ready(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     told: list[dict[str, Any]] = []
@@ -374,7 +374,7 @@ class Swapping:
         return SwapOutcome("a", "b", SwapReason.ASKED, 1.23456, self._error)
 
 
-async def test_who_asks_for_a_swap_hears_its_steps_and_how_it_went(
+async def test_a_swap_command_gets_the_steps_and_the_result(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with world.living():
@@ -391,9 +391,7 @@ async def test_who_asks_for_a_swap_hears_its_steps_and_how_it_went(
     assert swap.asked == [False, True]
 
 
-async def test_a_swap_that_was_given_up_is_told_as_an_error(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_an_abandoned_swap_is_an_error(world: World, autojump_clock: trio.testing.MockClock) -> None:
     async with world.living():
         swap: Any = Swapping(HostError(Fault.NFT_UNUSABLE, "nft refused the rules", "see nft"))
         world.boots[0].swap = swap
@@ -427,7 +425,7 @@ async def test_an_unknown_command_is_a_lookup_error(world: World) -> None:
         await world.ask("dance")
 
 
-async def test_a_state_keeps_the_time_since_when_it_is(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_state_has_the_time_of_its_begin(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "exclave.daemon.process")
     (told,) = await world.ask("status")
     assert (told["state"], told["since"]) == ("unjoined", "2027-01-15T08:00:00Z")
@@ -458,7 +456,7 @@ async def test_a_wait_is_logged_when_it_lasts_and_when_it_is_over(
     ]
 
 
-async def test_a_machine_that_was_evicted_says_so_until_it_joins_again(world: World) -> None:
+async def test_an_evicted_machine_reports_that_until_it_joins_again(world: World) -> None:
     store_eviction(world.state, RECORD, world.now)
     assert [problem["code"] for problem in world.agent.read_status()["problems"]] == ["evicted"]
     async with world.living():
@@ -512,7 +510,7 @@ def process() -> Iterator[Process]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_agent_waits_idle_for_a_membership_and_stops_when_told(process: Process, number: signal.Signals) -> None:
+def test_an_agent_waits_idle_for_a_membership_and_stops_at_a_signal(process: Process, number: signal.Signals) -> None:
     agent = process.start()
     assert process.hears("READY=1")
     assert process.status() == 4
@@ -563,7 +561,7 @@ def test_an_agent_that_is_refused_asks_nobody_to_confirm(process: Process) -> No
     assert load_unconfirmed(process.state) is None
 
 
-def test_what_a_killed_agent_left_keeps_no_next_one_out(process: Process) -> None:
+def test_files_of_a_killed_agent_do_not_stop_the_next_one(process: Process) -> None:
     agent = process.start()
     assert process.hears("READY=1")
     agent.kill()

@@ -38,7 +38,7 @@ def test_the_keys_of_a_section(section: str, keys: set[str]) -> None:
     assert set(EMPTY[section]) == keys
 
 
-def test_a_section_that_knows_a_part_has_the_rest_empty() -> None:
+def test_a_section_with_some_values_has_the_others_empty() -> None:
     status = build_status("1", State.STARTING, NOW, {"cluster": {"server": "https://s", "reachable": False}}, {}, {}, 0)
     assert status["cluster"] == {
         "server": "https://s",
@@ -49,7 +49,7 @@ def test_a_section_that_knows_a_part_has_the_rest_empty() -> None:
     assert EMPTY["cluster"]["server"] is None
 
 
-def test_a_wait_is_told_once_it_has_lasted_and_the_longest_first() -> None:
+def test_a_wait_is_listed_when_it_has_lasted_the_longest_first() -> None:
     waits = {"a certificate": NOW - QUIET, "the proxy": NOW - QUIET + 0.1, "the API server": NOW - 60}
     assert build_status("1", State.STARTING, NOW, {}, waits, {}, NOW)["waiting"] == [
         {"for": "the API server", "since": "2027-01-15T07:59:00Z"},
@@ -57,7 +57,7 @@ def test_a_wait_is_told_once_it_has_lasted_and_the_longest_first() -> None:
     ]
 
 
-def test_a_problem_is_told_at_once_and_the_oldest_first() -> None:
+def test_a_problem_is_listed_at_once_the_oldest_first() -> None:
     problems = {PROBLEM: NOW, replace(PROBLEM, code="taken"): NOW - 60}
     told = build_status("1", State.FAILING, NOW, {}, {}, problems, NOW)["problems"]
     assert [each["code"] for each in told] == ["taken", "disk"]
@@ -69,7 +69,7 @@ def test_a_problem_is_told_at_once_and_the_oldest_first() -> None:
     }
 
 
-def test_a_thing_keeps_the_time_of_its_first_sight_until_it_goes() -> None:
+def test_a_thing_has_the_time_of_its_first_observation_until_it_ends() -> None:
     sightings = FirstObserved()
     assert sightings.observe(["a"], 1.0) == {"a": 1.0}
     assert sightings.observe(["b", "a"], 2.0) == {"b": 2.0, "a": 1.0}
@@ -77,7 +77,7 @@ def test_a_thing_keeps_the_time_of_its_first_sight_until_it_goes() -> None:
     assert sightings.observe(["a"], 4.0) == {"a": 4.0}
 
 
-def test_what_was_seen_is_not_the_reader_s_to_change() -> None:
+def test_a_reader_cannot_change_the_observations() -> None:
     sightings = FirstObserved()
     sightings.observe(["a"], 1.0).clear()
     assert sightings.observe(["a"], 2.0) == {"a": 1.0}

@@ -136,7 +136,7 @@ def _worth_telling(request: Request) -> str | None:
     return f"ExternalWorkload {name}: {', '.join(told)}" if told else None
 
 
-async def test_pods_hear_first_then_proxy_rules_and_link_go_and_the_member_last(
+async def test_ports_are_withdrawn_first_then_proxy_rules_link_and_last_the_member(
     trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(tmp_path)
@@ -153,7 +153,7 @@ async def test_pods_hear_first_then_proxy_rules_and_link_go_and_the_member_last(
     assert list(config.paths.state.iterdir()) == []
 
 
-async def test_while_rules_stand_the_machine_stays_a_member_that_was_told_to_leave(trace: Path, tmp_path: Path) -> None:
+async def test_while_rules_remain_the_machine_stays_a_leaving_member(trace: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path)
     nft = tmp_path / "bin/nft"
     working = nft.read_text()
@@ -192,7 +192,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-async def test_a_cluster_that_is_away_keeps_nothing_of_the_machine_s_own_waiting(
+async def test_a_cluster_that_is_away_delays_nothing_on_the_machine(
     undone: list[str], tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = make_config(tmp_path)
@@ -317,7 +317,7 @@ async def test_a_process_that_was_never_ours_is_left_alone(trace: Path, tmp_path
     assert "proxy ended" not in trace.read_text()
 
 
-async def test_rules_that_cannot_be_removed_keep_the_proxy_that_serves_them(trace: Path, tmp_path: Path) -> None:
+async def test_while_rules_cannot_be_removed_their_proxy_runs(trace: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path)
     (tmp_path / "bin/nft").write_text('#!/bin/sh\necho "Operation not permitted" >&2; exit 1\n')
     with running_proxy(config.paths.runtime, trace) as process:

@@ -99,7 +99,7 @@ OPEN, CLOSED = "open", "closed"
 # What is wanted.
 
 
-async def test_rules_hold_what_settings_configuration_and_host_say() -> None:
+async def test_rules_follow_settings_configuration_and_host() -> None:
     config = RedirectConfig(
         exclude_inbound_ports=((9100, 9199),), exclude_outbound_networks=("10.42.9.0/24",), exclude_users=("nobody",)
     )
@@ -216,7 +216,7 @@ async def test_new_settings_wait_for_a_proxy_that_serves_them(autojump_clock: tr
         assert steering.policy.value == moved  # at once, in one transaction
 
 
-async def test_new_addresses_wait_for_a_proxy_that_was_told_of_them(autojump_clock: trio.testing.MockClock) -> None:
+async def test_new_addresses_wait_for_a_proxy_that_has_them(autojump_clock: trio.testing.MockClock) -> None:
     machine = Machine()
     async with machine.steered() as steering:
         before = await policy_of(steering)
@@ -253,7 +253,7 @@ async def test_a_swap_ends_its_trial_and_moves_traffic_in_one_transaction(
         nursery.cancel_scope.cancel()
 
 
-async def test_settings_that_make_no_rules_leave_the_ones_that_stand_and_are_told_once(
+async def test_settings_that_make_no_rules_change_none_and_are_reported_once(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Machine()
@@ -292,7 +292,7 @@ async def test_a_user_that_does_not_exist_is_a_mistake_in_the_configuration() ->
     assert caught.value.hint == "name users and groups of this machine, or their numbers"
 
 
-async def test_an_ssh_server_that_moves_is_noticed_and_its_old_port_is_kept(
+async def test_an_ssh_server_that_moves_is_found_and_its_old_port_stays_excluded(
     servers: Servers, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "exclave.daemon.wanted_rules")

@@ -120,7 +120,7 @@ async def test_more_connections_than_two_proxies_need_are_closed() -> None:
         assert await resolve(POLICY, "A") == ["10.42.0.5"]
 
 
-async def test_a_taken_port_is_told_at_once() -> None:
+async def test_a_port_in_use_is_an_error_at_once() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((HERE, PORT))
         with pytest.raises(HostError) as refused:
@@ -131,7 +131,7 @@ async def test_a_taken_port_is_told_at_once() -> None:
     assert refused.value.hint == "see who does: ss --listening --numeric --processes --udp --tcp 'sport = :53'"
 
 
-async def test_an_absent_address_is_told_at_once() -> None:
+async def test_a_missing_address_is_an_error_at_once() -> None:
     with pytest.raises(HostError) as refused:
         async with open_dns("192.0.2.53", Latest[Settings | None](None)):
             pass
@@ -139,7 +139,7 @@ async def test_an_absent_address_is_told_at_once() -> None:
     assert refused.value.message == "cannot listen on UDP port 53 of 192.0.2.53: Cannot assign requested address"
 
 
-async def test_without_the_right_to_low_ports_it_says_so() -> None:
+async def test_without_the_right_to_low_ports_the_error_has_a_hint() -> None:
     async with open_network() as network:
         machine = await network.add("vm")
         unprivileged = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"]
@@ -180,7 +180,7 @@ async def test_queries_of_one_connection_are_answered_in_order_however_they_are_
         await ours.aclose()
 
 
-async def test_a_silent_connection_is_given_up(known: DnsStub, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_silent_connection_is_closed(known: DnsStub, autojump_clock: trio.testing.MockClock) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     await ours.send_all(b"\0")
     with pytest.raises(trio.TooSlowError):
@@ -279,7 +279,7 @@ async def test_a_socket_that_breaks_is_bound_anew() -> None:
         await resolved_again(dns.query.udp)
 
 
-async def test_settings_that_make_it_fall_over_are_taken_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_settings_that_make_it_fail_are_loaded_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Latest[Settings | None](None)
     async with open_dns(HERE, settings):
         failing_once(monkeypatch, "exclave.dns.server.control_plane_services", control_plane_services)

@@ -108,7 +108,7 @@ def test_names_follow_the_meshs_own_settings() -> None:
     assert ask(DESTINATION, "A", services)[0] == "REFUSED"
 
 
-def test_answers_may_be_kept_for_five_seconds_whatever_they_are() -> None:
+def test_every_answer_may_be_cached_for_five_seconds() -> None:
     found = answer_from_zone(SERVICES, dns.name.from_text(DESTINATION), dns.rdatatype.SRV)
     assert {record.ttl for record in (*found.answer, *found.additional)} == {5}
     nothing = answer_from_zone(SERVICES, dns.name.from_text(POLICY), dns.rdatatype.A)
@@ -133,7 +133,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("settings", "text"), WRONG.values(), ids=WRONG)
-def test_settings_that_give_no_names_are_refused_by_name(settings: Settings, text: str) -> None:
+def test_settings_without_valid_names_are_refused_with_the_name(settings: Settings, text: str) -> None:
     with pytest.raises(ValueError) as refused:
         control_plane_services(settings)
     assert str(refused.value) == text
@@ -157,7 +157,7 @@ def read(reply: DnsReply | None) -> dns.message.Message:
     return dns.message.from_wire(reply.wire)
 
 
-def test_a_reply_repeats_the_question_and_says_whose_word_it_is() -> None:
+def test_a_reply_repeats_the_question_and_marks_authority() -> None:
     asked = dns.message.make_query("Linkerd-DST-headless.linkerd.svc.cluster.local.", "A")
     reply = read(respond(service(1), asked.to_wire(), over_udp=True))
     assert reply.id == asked.id

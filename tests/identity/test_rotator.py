@@ -50,7 +50,7 @@ def test_keys_of_others(issued: str, own: str, foreign: str) -> None:
     assert "".join(one.key_sha256 for one in found) == foreign
 
 
-def test_they_are_told_with_serial_and_time() -> None:
+def test_they_are_described_with_serial_and_time() -> None:
     assert describe_foreign(()) is None
     assert describe_foreign([Issued("7a", "k", "2027-01-15T08:00:00Z"), Issued("7b", "k", "2027-01-15T09:00:00Z")]) == (
         "certificates were signed as this member for keys that this machine never had: 7a at 2027-01-15T08:00:00Z, "
@@ -129,7 +129,7 @@ async def serial(identity: Identity, wanted: int) -> None:
         await identity.svid.wait_for(lambda svid: svid is not None and svid.serial == wanted)
 
 
-async def test_the_first_certificate_is_stored_before_it_is_told(
+async def test_the_first_certificate_is_stored_before_it_is_published(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)
@@ -181,7 +181,7 @@ async def test_without_a_control_plane_it_starts_from_disk_at_once(
         assert identity.problem.value is None
 
 
-async def test_one_on_disk_that_no_longer_serves_is_told_and_replaced(
+async def test_an_unusable_certificate_on_disk_is_logged_and_replaced(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(tmp_path)
@@ -222,7 +222,7 @@ async def test_a_csr_under_way_is_asked_for_again_after_a_restart_and_signed_onc
 
 
 @pytest.mark.slow
-async def test_a_key_that_a_crash_left_behind_is_not_taken_for_a_new_one(
+async def test_a_key_left_by_a_crash_is_not_used_as_a_new_one(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)
@@ -332,7 +332,7 @@ async def test_ending(tmp_path: Path, autojump_clock: trio.testing.MockClock, en
 
 
 @pytest.mark.slow
-async def test_a_certificate_that_somebody_else_has_signed_is_told_also_by_the_next_agent(
+async def test_a_certificate_for_a_foreign_key_is_reported_also_by_the_next_agent(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(tmp_path)
@@ -352,7 +352,7 @@ async def test_a_certificate_that_somebody_else_has_signed_is_told_also_by_the_n
         assert identity.foreign.value is None, "the status remembers five"
 
 
-async def test_a_certificate_that_is_not_signed_is_told_with_the_controllers_own_reason(
+async def test_a_missing_signature_is_reported_with_the_controllers_reason(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)

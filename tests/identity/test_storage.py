@@ -141,7 +141,7 @@ def test_a_fresh_key_is_p256_and_never_the_same() -> None:
     assert not same(one, other)
 
 
-def test_a_full_disk_keeps_the_old_certificate_and_says_so(tiny_disk: Path) -> None:
+def test_on_a_full_disk_the_old_certificate_stays_and_an_error_is_raised(tiny_disk: Path) -> None:
     store_svid(tiny_disk, "old", KEY, 1.0, 2.0)
     store_next_key(tiny_disk, OTHER_KEY, "csr")
     (tiny_disk / "filler").write_bytes(b"x" * 4096 * 13)
@@ -156,7 +156,7 @@ def test_a_full_disk_keeps_the_old_certificate_and_says_so(tiny_disk: Path) -> N
     assert sorted(path.name for path in tiny_disk.iterdir()) == ["filler", "next.key", "svid.json"]
 
 
-def test_a_disk_that_is_read_only_says_so(tiny_disk: Path) -> None:
+def test_a_read_only_disk_is_an_error_with_a_hint(tiny_disk: Path) -> None:
     store_svid(tiny_disk, "old", KEY, 1.0, 2.0)
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
     with pytest.raises(HostError) as refused:

@@ -125,7 +125,7 @@ async def test_files_are_for_root_only_and_hold_no_join_token(tmp_path: Path) ->
         assert token.token not in path.read_text()
 
 
-async def test_joining_takes_few_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_joining_needs_few_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
         requests = Requests(monkeypatch, controller)
@@ -137,7 +137,7 @@ async def test_joining_takes_few_requests(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(requests.asked) <= 10
 
 
-async def test_names_that_others_took_are_passed_over(tmp_path: Path) -> None:
+async def test_names_of_other_machines_are_skipped(tmp_path: Path) -> None:
     async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token(uses=3)
         for number in range(1, 4):
@@ -345,7 +345,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], Told]] = {
 
 
 @pytest.mark.parametrize(("told", "expected"), REFUSALS.values(), ids=REFUSALS)
-async def test_a_refusal_is_told_with_its_reason_twice(told: tuple[str, str], expected: Told, tmp_path: Path) -> None:
+async def test_a_repeated_join_gets_the_same_refusal(told: tuple[str, str], expected: Told, tmp_path: Path) -> None:
     config = make_config(tmp_path)
     async with open_fake_controller(tmp_path) as controller:
         controller.refuses = told
@@ -457,7 +457,7 @@ async def test_clocks_that_differ(offset: float, word: str, tmp_path: Path) -> N
         assert hint == "set this machine's clock, for instance with: timedatectl set-ntp true"
 
 
-async def test_a_member_is_told_how_to_join_anew(tmp_path: Path) -> None:
+async def test_the_error_for_a_member_has_the_command_to_join_again(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
@@ -510,7 +510,9 @@ async def test_what_does_not_serve_is_refused(spoil: dict[str, Any], message: st
         assert load_membership(config.paths.state) is None
 
 
-async def test_a_full_disk_is_told_and_the_same_token_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_an_error_and_the_same_token_works_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make_config(tmp_path)
     async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()

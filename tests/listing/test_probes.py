@@ -28,7 +28,7 @@ def test_a_probe_does_not_pass_before_its_first_success() -> None:
     assert list(results(["refused", None])) == [(False, "refused"), (True, "")]
 
 
-def test_what_is_known_of_a_port_stays_known_until_it_fails_in_a_row() -> None:
+def test_a_result_stays_until_the_port_fails_several_times() -> None:
     known = (ProbeResult(9090, "tcp", False, "refused"), ProbeResult(8080, "tcp", True, ""))
     count = ProbeCount(PROBE, known)
     assert count.result.passing
@@ -51,7 +51,7 @@ def test_three_failures_in_a_row_make_it_fail_and_one_success_makes_it_pass() ->
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-async def test_a_port_that_accepts_passes_and_one_that_does_not_says_why(address: str) -> None:
+async def test_a_port_that_accepts_passes_and_another_has_a_reason(address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as listener:
         listener.bind((address, 0))

@@ -269,7 +269,7 @@ def test_ports_are_never_offered_on_a_broken_data_path(facts: ReadinessFacts, be
 
 
 @given(FACTS, TOLD)
-def test_readiness_is_taken_back_before_the_ports_and_given_after_them(
+def test_readiness_is_withdrawn_before_the_ports_and_set_after_them(
     facts: ReadinessFacts, before: Reported | None
 ) -> None:
     effects = plan_writes(facts, before)
@@ -281,7 +281,7 @@ def test_readiness_is_taken_back_before_the_ports_and_given_after_them(
 
 
 @given(FACTS)
-def test_what_was_told_is_not_told_again(facts: ReadinessFacts) -> None:
+def test_what_was_reported_is_not_reported_again(facts: ReadinessFacts) -> None:
     if facts.serving is None or facts.workload is None:
         return
     after = replace(facts, serving=wants_serving(facts))

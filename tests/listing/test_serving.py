@@ -181,7 +181,7 @@ async def test_a_whole_data_path_is_served_then_listed_then_ready_and_all_back_i
     ]
 
 
-async def test_an_agent_that_hands_over_says_nothing(world: Any) -> None:
+async def test_an_agent_that_hands_over_writes_nothing(world: Any) -> None:
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
@@ -205,7 +205,7 @@ async def test_a_short_loss_costs_readiness_alone(world: Any, part: str) -> None
         assert made.reported() == [READY]
 
 
-async def test_a_loss_that_lasts_costs_the_ports_and_says_what_traffic_does_now(world: Any) -> None:
+async def test_a_long_loss_costs_the_ports_and_reports_the_data_path(world: Any) -> None:
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
@@ -303,7 +303,7 @@ async def test_a_flush_that_is_repaired_costs_no_write(world: Any) -> None:
         assert [one for one in made.cluster.trace if one.startswith("patch") and "leases" not in one] == writes
 
 
-async def test_a_flush_that_is_not_repaired_is_told_a_second_later(world: Any) -> None:
+async def test_a_flush_that_is_not_repaired_is_reported_after_a_second(world: Any) -> None:
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
@@ -316,7 +316,7 @@ async def test_a_flush_that_is_not_repaired_is_told_a_second_later(world: Any) -
         assert made.reported() == [LOST["rules"]]
 
 
-async def test_rules_that_nobody_confirmed_are_taken_back_from_pods_first_and_given_once_they_are(world: Any) -> None:
+async def test_unconfirmed_rules_withdraw_the_ports_and_a_confirmation_lists_them(world: Any) -> None:
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
@@ -338,7 +338,7 @@ async def test_rules_that_nobody_confirmed_are_taken_back_from_pods_first_and_gi
 # Probes.
 
 
-async def test_a_probe_that_fails_costs_readiness_alone_and_is_told_once(world: Any) -> None:
+async def test_a_failed_probe_costs_readiness_alone_and_is_reported_once(world: Any) -> None:
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
@@ -369,7 +369,7 @@ async def test_another_address_of_this_machine_is_probed_there(world: Any, monke
         assert set(made.asked) == {"127.0.0.1"}
 
 
-async def test_an_address_that_stays_is_told_to_pods(world: Any) -> None:
+async def test_an_address_that_stays_is_noted_in_the_condition(world: Any) -> None:
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
@@ -396,7 +396,7 @@ async def test_new_settings_bring_new_probes(world: Any) -> None:
 # What was before, and what the cluster does meanwhile.
 
 
-async def test_what_an_earlier_run_left_is_taken_back_before_anything_stands(world: Any) -> None:
+async def test_the_state_of_an_earlier_run_is_withdrawn_before_the_data_path_works(world: Any) -> None:
     made = world()
     made.lose("proxy")
     async with made.listed(serving=True, dataPath="meshed"):
@@ -418,7 +418,7 @@ async def test_a_proxy_that_was_adopted_is_waited_for(world: Any, answers: bool)
         assert made.reported()[0] == (READY if answers else FAILED)
 
 
-async def test_another_external_workload_is_told_again(world: Any) -> None:
+async def test_a_new_external_workload_gets_the_condition_again(world: Any) -> None:
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)
@@ -430,7 +430,7 @@ async def test_another_external_workload_is_told_again(world: Any) -> None:
         assert made.cluster.trace.count(f"patch externalworkloads/status {MEMBER}") == count + 1
 
 
-async def test_what_could_not_be_told_during_an_outage_is_decided_anew_after_it(world: Any) -> None:
+async def test_after_an_outage_the_report_is_decided_again(world: Any) -> None:
     made = world()
     async with made.listed() as listing:
         await listing.state.wait_for(lambda view: view.ready)

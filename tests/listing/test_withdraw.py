@@ -73,7 +73,9 @@ def check(name: str, trace: list[str]) -> None:
 
 
 @pytest.mark.parametrize("ending", [Ending.LEAVE, Ending.STOP])
-async def test_pods_hear_first(ending: Ending, autojump_clock: trio.testing.MockClock) -> None:
+async def test_ready_is_false_before_the_ports_are_withdrawn(
+    ending: Ending, autojump_clock: trio.testing.MockClock
+) -> None:
     cluster = Cluster(LISTED)
     async with walking(cluster, ending):
         await cluster.withdraw()

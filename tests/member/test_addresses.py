@@ -96,7 +96,7 @@ def test_what_is_done(facts: AddressFacts, expected: AddressChoice) -> None:
     assert choose_addresses(facts) == expected
 
 
-def test_an_address_outside_of_the_groups_networks_is_not_claimed_and_the_remedy_is_told() -> None:
+def test_an_address_outside_of_the_groups_networks_is_not_claimed_and_the_problem_has_a_hint() -> None:
     choice = choose_addresses(replace(FOUND, found=FAR))
     assert replace(choice, problem=None) == AddressChoice((OLD,))
     assert choice.problem is not None
@@ -119,7 +119,7 @@ def test_an_address_that_was_refused_is_not_claimed_again_while_the_old_one_is_h
     assert choose_addresses(replace(BACK, here=frozenset({NEW}))) == AddressChoice((NEW,), moving_to=NEW)
 
 
-def test_a_move_that_takes_long_is_told() -> None:
+def test_a_long_move_is_a_problem() -> None:
     assert slow_move_problem(FOUND, SLOW - 0.1) is None
     problem = slow_move_problem(FOUND, SLOW)
     assert problem is not None
@@ -144,7 +144,7 @@ FACTS = some.builds(
 
 
 @given(FACTS)
-def test_what_pods_may_be_told_of_is_served(facts: AddressFacts) -> None:
+def test_addresses_that_pods_may_use_are_served(facts: AddressFacts) -> None:
     choice = choose_addresses(facts)
     families = {":" in address for address in choice.serve}
     assert len(families) <= 1, "a proxy takes inbound traffic of one family"
@@ -185,7 +185,7 @@ STAYING: dict[str, tuple[str, list[Found], Found]] = {
 
 
 @pytest.mark.parametrize(("current", "sources", "expected"), STAYING.values(), ids=STAYING)
-def test_an_address_that_a_route_still_has_is_kept(current: str, sources: list[Found], expected: Found) -> None:
+def test_an_address_that_a_route_still_has_stays(current: str, sources: list[Found], expected: Found) -> None:
     assert choose_address(None, sources, current) == expected
 
 
@@ -208,11 +208,11 @@ def test_the_address_that_is_this_machine_s_own(known: tuple[str, ...], local: s
 SERVERS: Latest[tuple[ServerAddress, ...]] = Latest((ServerAddress("10.0.0.1", 443),))
 
 
-def test_a_loopback_server_gives_no_address() -> None:
+def test_a_loopback_server_yields_no_address() -> None:
     assert find_address([ServerAddress("127.0.0.1", 6443)], None) is None
 
 
-def test_a_server_without_a_known_address_gives_no_address() -> None:
+def test_a_server_without_an_address_yields_none() -> None:
     assert find_address([], None) is None
 
 
@@ -233,7 +233,7 @@ def test_the_source_of_the_route_is_found() -> None:
     assert done.stdout == "address: [chosen=10.77.0.20 why=route to 10.77.0.1]\n"
 
 
-async def test_an_address_has_moved_when_the_new_one_was_seen_twice(
+async def test_an_address_has_moved_when_two_polls_found_the_new_one(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Found("10.0.0.6", "route")

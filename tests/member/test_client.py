@@ -256,7 +256,7 @@ async def test_an_address_is_claimed_on_disk_with_the_one_before_it(
         assert member.captured.value == ("10.77.0.21", ADDRESS)
 
 
-async def test_the_addresses_that_pods_are_told_of_are_read_where_a_machine_may_read(
+async def test_listed_addresses_are_read_where_a_machine_may_read(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)
@@ -279,7 +279,7 @@ async def test_another_address_is_found_as_soon_as_the_agent_starts(
         assert load_membership(world.state) == RECORD  # nobody was told yet
 
 
-async def test_facts_that_have_changed_are_said_once_and_others_go(
+async def test_changed_facts_are_patched_once_and_missing_ones_are_removed(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)
@@ -334,7 +334,7 @@ async def test_a_credential_refused_for_half_a_minute_makes_an_orphan_that_comes
         assert trio.current_time() < 400
 
 
-async def test_a_server_that_has_just_started_and_knows_no_rights_yet_is_asked_again_soon(
+async def test_a_server_that_has_just_started_and_refuses_is_tried_again_soon(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)
@@ -370,7 +370,7 @@ async def test_leaving_deletes_the_member_then_what_is_on_disk(
     assert member.remains == []
 
 
-async def test_leaving_without_an_api_server_forgets_everything_and_says_what_remains(
+async def test_leaving_without_an_api_server_removes_the_files_and_reports_what_remains(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)
@@ -381,7 +381,7 @@ async def test_leaving_without_an_api_server_forgets_everything_and_says_what_re
     assert load_membership(world.state) is None
 
 
-async def test_stopping_sends_a_last_heartbeat_and_keeps_everything(
+async def test_stopping_sends_a_last_heartbeat_and_removes_nothing(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     world = World(tmp_path)

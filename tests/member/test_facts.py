@@ -33,7 +33,7 @@ async def test_this_machine_has_a_hash(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("text", ["", "uninitialized\n", "0123"])
-async def test_a_machine_without_an_id_is_told_how_to_get_one(
+async def test_a_machine_without_an_id_gets_an_error_with_a_hint(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine_id = tmp_path / "machine-id"
@@ -45,7 +45,7 @@ async def test_a_machine_without_an_id_is_told_how_to_get_one(
     assert caught.value.hint == "run systemd-machine-id-setup, then try again"
 
 
-def test_os_release_is_read_as_its_manual_says() -> None:
+def test_os_release_is_parsed_as_in_its_manual() -> None:
     text = "# comment\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nA='b c'\nbroken line\n"
     assert parse_os_release(text) == {"PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)", "ID": "debian", "A": "b c"}
 
@@ -68,7 +68,7 @@ async def test_facts_of_this_machine() -> None:
     assert (found["kernel"], found["zone"]) == (platform.release(), "eu-1a")
 
 
-async def test_a_boot_keeps_its_name_until_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_boot_has_one_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boot_id = tmp_path / "boot_id"
     boot_id.write_text("boot-1\n")
     monkeypatch.setattr(facts, "BOOT_ID", boot_id)

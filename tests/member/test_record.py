@@ -49,7 +49,7 @@ def test_an_older_agent_reads_what_a_newer_one_left_unless_its_address_moves(tmp
     assert load_membership(tmp_path) == moving
 
 
-def test_a_membership_knows_its_account() -> None:
+def test_a_membership_has_its_account() -> None:
     assert (RECORD.account, RECORD.accounts_namespace) == ("web.vm.k7q2x-1", "shop-vms")
     assert RECORD.access.servers == RECORD.servers
 
@@ -71,7 +71,7 @@ def test_a_membership_knows_its_account() -> None:
     ],
     ids=["cut off", "no object", "empty", "a server without https", "a server that is a number"],
 )
-def test_a_damaged_membership_says_what_to_do(tmp_path: Path, text: str, why: str) -> None:
+def test_a_damaged_membership_is_an_error_with_a_hint(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "membership.json").write_text(text)
     with pytest.raises(HostError) as caught:
         load_membership(tmp_path)
@@ -113,7 +113,7 @@ def test_an_eviction_is_noted_until_the_next_membership(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b", 0o700)
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     make_folder(tmp_path / "a" / "b", 0o755)

@@ -108,7 +108,7 @@ def test_a_frame_that_is_refused(content: bytes, text: str) -> None:
     assert str(refused.value) == text
 
 
-def test_the_longest_message_is_taken() -> None:
+def test_the_longest_message_is_accepted() -> None:
     assert MessageReader().receive(frame_message(b"x" * MAX_REQUEST)) == [b"x" * MAX_REQUEST]
 
 
@@ -245,7 +245,7 @@ def test_a_call_before_there_is_a_response_waits_without_a_word() -> None:
     assert client.messages[stream] == [b"first"]
 
 
-def test_a_client_that_keeps_its_side_open_is_served_once_its_request_is_whole() -> None:
+def test_a_client_that_does_not_end_its_side_is_served_after_its_request() -> None:
     connection = serving()
     client = Client(connection)
     stream = client.call(body=b"\0\0\0", end=False)
@@ -327,7 +327,7 @@ def test_a_ping_is_answered_with_its_own_content() -> None:
     assert answers == [b"12345678"]
 
 
-def test_a_call_that_the_client_gives_up_is_no_longer_served() -> None:
+def test_a_cancelled_call_is_no_longer_served() -> None:
     connection = serving()
     client = Client(connection)
     stream = client.call()

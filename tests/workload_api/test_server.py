@@ -198,7 +198,7 @@ async def test_another_user_is_refused(tmp_path: Path) -> None:
     assert refused.value.details() == f"user {os.getuid()} is not the proxy's, and only the proxy is served"
 
 
-async def test_clients_hear_that_the_agent_stops(tmp_path: Path) -> None:
+async def test_clients_get_a_status_when_the_agent_stops(tmp_path: Path) -> None:
     latest: Latest[Svid | None] = Latest(None)
     raised: list[grpc.RpcError] = []
     async with trio.open_nursery() as nursery:

@@ -53,7 +53,7 @@ def test_words_make_openapi() -> None:
     assert one_of("open", "closed") == {"type": "string", "enum": ["open", "closed"]}
 
 
-def test_an_object_that_needs_nothing_says_nothing_of_it() -> None:
+def test_an_object_without_required_fields_has_no_such_list() -> None:
     assert "required" not in object_of(name=STRING)
 
 

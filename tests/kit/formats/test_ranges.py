@@ -19,14 +19,14 @@ SPANS = some.lists(
 
 
 @given(given=SPANS)
-def test_merging_keeps_the_numbers_and_no_two_spans_touch(given: "list[int | Span]") -> None:
+def test_merging_changes_no_number_and_no_two_spans_touch(given: "list[int | Span]") -> None:
     merged = merge(given)
     assert numbers(merged) == numbers(tuple(map(as_span, given)))
     assert all(before[1] + 1 < after[0] for before, after in pairwise(merged))
 
 
 @given(given=SPANS, holes=some.lists(some.integers(1, 60)))
-def test_each_hole_takes_one_number_away(given: "list[int | Span]", holes: list[int]) -> None:
+def test_each_hole_removes_one_number(given: "list[int | Span]", holes: list[int]) -> None:
     left = without(given, *holes)
     assert numbers(left) == numbers(merge(given)) - set(holes)
     assert left == merge(left)

@@ -92,7 +92,7 @@ def test_blocks_are_the_bytes_as_they_stand_even_if_no_certificate_reads_them() 
         pytest.param(ed25519.Ed25519PrivateKey.generate(), id="Ed25519"),
     ],
 )
-def test_an_issuer_of_any_usual_kind_is_known_by_its_signature(key: PrivateKey) -> None:
+def test_an_issuer_of_any_usual_kind_is_recognised_by_its_signature(key: PrivateKey) -> None:
     root = certify("root", key, "root", key, ca(1))
     issuer = certify("issuer", ISSUER_KEY, "root", key, ca())
     assert is_issued_by(issuer, root)

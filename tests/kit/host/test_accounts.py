@@ -31,7 +31,7 @@ def test_a_number_is_written_in_ascii_digits() -> None:
 
 
 @pytest.mark.parametrize(("find", "name"), [(find_user, "backup"), (find_user, "4242"), (find_group, "ops")])
-async def test_a_name_service_that_does_not_answer_stops_nothing_else_and_is_given_up(
+async def test_a_silent_name_service_blocks_nothing_and_ends_at_its_limit(
     find: Callable[[str], Awaitable[object]],
     name: str,
     autojump_clock: trio.testing.MockClock,

@@ -25,7 +25,7 @@ async def test_a_program_that_is_missing_is_reported_as_itself() -> None:
         await run_command(["/nowhere/nft"])
 
 
-async def test_the_environment_is_the_one_given() -> None:
+async def test_the_environment_is_that_of_the_parameter() -> None:
     done = await run_command([sys.executable, "-c", "import os; print(os.environ['A'])"], environment={"A": "b"})
     assert done.output == b"b\n"
 

@@ -52,7 +52,7 @@ def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
     assert [left.name for left in tmp_path.iterdir()] == ["state.json"]
 
 
-def test_a_file_is_for_its_owner_alone_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_file_is_for_its_owner_alone_unless_a_mode_is_set(tmp_path: Path) -> None:
     write_atomic(tmp_path / "secret", b"")
     write_atomic(tmp_path / "public", b"", 0o644)
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600

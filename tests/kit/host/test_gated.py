@@ -197,7 +197,7 @@ def test_a_process_that_has_ended_is_not_adopted() -> None:
     assert adopt_process(make_record(started.pid, SLEEP)) == f"process {started.pid} has ended"
 
 
-async def test_the_exit_status_of_somebody_else_s_child_is_not_known_and_stays_theirs() -> None:
+async def test_the_exit_status_of_a_foreign_child_is_none_and_is_not_reaped() -> None:
     started = await trio.to_thread.run_sync(
         lambda: subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait $!; echo $?"], stdout=subprocess.PIPE)
     )

@@ -20,7 +20,7 @@ def test_pauses_double_up_to_the_bound() -> None:
     assert [backoff.pause(attempt, 0.0) for attempt in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_the_draw_takes_away_its_share() -> None:
+def test_the_draw_shortens_the_pause_by_its_share() -> None:
     backoff = Backoff(first=8.0, most=60.0, jitter=0.5)
     assert backoff.pause(0, 0.0) == 8.0
     assert backoff.pause(0, 0.5) == 6.0

@@ -63,7 +63,7 @@ async def test_every_waiting_reader_wakes() -> None:
     assert sorted(woken) == list(range(10))
 
 
-async def test_a_value_set_while_the_first_is_read_is_seen() -> None:
+async def test_a_value_set_while_the_first_is_read_is_delivered() -> None:
     latest = Latest(1)
     seen = []
     with trio.fail_after(5):

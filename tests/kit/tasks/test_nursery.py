@@ -86,7 +86,7 @@ async def test_what_is_shielded_ends_though_all_around_it_is_cancelled(autojump_
     assert is_done and trio.current_time() == 4.0
 
 
-async def test_what_takes_longer_than_its_limit_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+async def test_what_exceeds_its_limit_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
     with trio.CancelScope() as around:
         around.cancel()
         with shielded(5.0) as scope:

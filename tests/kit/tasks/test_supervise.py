@@ -20,7 +20,7 @@ async def test_a_part_that_returns_is_done() -> None:
     assert runs == [1]
 
 
-async def test_a_part_that_fails_starts_again_after_growing_pauses_and_says_why(
+async def test_a_part_that_fails_starts_again_after_growing_pauses_and_logs_why(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def part() -> None:
@@ -77,7 +77,7 @@ async def test_a_part_with_a_nursery_starts_again_too(
     assert caplog.messages == ["names: failed and starts again in 1.0 s: inside"]
 
 
-async def test_a_bug_that_is_no_exception_is_not_kept_alive() -> None:
+async def test_a_base_exception_is_raised() -> None:
     async def part() -> None:
         raise SystemExit(3)
 
