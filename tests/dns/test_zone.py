@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from exclave.api.group import GroupSpec
 from exclave.api.settings import ControlPlane, LinkerdSettings, Settings
 from exclave.dns.zone import DnsReply, HeadlessService, answer_from_zone, control_plane_services, ip_address, respond
+from support.mesh import mesh
 
 DESTINATION = "linkerd-dst-headless.linkerd.svc.cluster.local."
 POLICY = "linkerd-policy.linkerd.svc.cluster.local."
@@ -30,7 +31,7 @@ def make_settings(
 ) -> Settings:
     linkerd = LinkerdSettings(namespace, "cluster.local", domain, ("10.0.0.0/8",), "edge", "all-authenticated", "25")
     group = GroupSpec("web", ("10.77.0.0/24",))
-    return Settings("shop", "web", linkerd, "anchors", "issuer", ControlPlane(destination, policy), 10.0, group)
+    return Settings("shop", "web", linkerd, mesh().anchor.pem, "issuer", ControlPlane(destination, policy), 10.0, group)
 
 
 SERVICES = control_plane_services(make_settings(("10.42.0.5", "fd00:42::5"), ()))
