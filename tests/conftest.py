@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
-    """A clock that jumps to the next deadline whenever everybody waits."""
+    """A clock that jumps to the next deadline whenever all tasks wait."""
     return trio.testing.MockClock(autojump_threshold=0)
 
 
@@ -58,7 +58,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs root or real servers; in one of several processes, order the tests as they are shared out."""
+    """Mark what needs root or real servers; in one of several processes, order the tests by their shares."""
     for item in items:
         assert isinstance(item, pytest.Function)
         for marker in markers_of(item):
@@ -68,24 +68,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ShareScheduler:
-    """Share the tests out."""
+    """Distribute the tests in shares."""
     return ShareScheduler(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand on what one of several processes has measured."""
+    """Send the figures of one of several processes."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["figures"] = FIGURES
 
 
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Take what one of several processes has measured."""
+    """Receive the figures of one of several processes."""
     for figure in getattr(node, "workeroutput", {}).get("figures", []):
         add_figure(figure)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was measured on the way."""
+    """Print the figures that tests measured."""
     if FIGURES:
         beside = " beside other tests" if config.getoption("numprocesses") else ""
         terminalreporter.section(f"measured{beside}, and not judged")

@@ -35,10 +35,10 @@ PRIVATE_WORDS = {
 """Words that have no meaning of their own in this field: a reader has to guess it."""
 
 FIELD_TERMS = ("keep_alive", "known_hosts")
-"""Terms of the field that hold such a word."""
+"""Terms of the field with such a word."""
 
 HEAVY = ("trio", "httpx")
-"""What a module without `async def` has no need to load."""
+"""Libraries that a module without `async def` does not need."""
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,7 @@ def make_issuer(
 
 
 def make_leaf(
-    issuer: Authority,
-    names: list[x509.GeneralName],
-    lifetime: timedelta = timedelta(days=1),
-    common_name: str = "leaf",
+    issuer: Authority, names: list[x509.GeneralName], lifetime: timedelta = timedelta(days=1), common_name: str = "leaf"
 ) -> Authority:
     """A leaf for server and client use with these SANs, in this order, and a new P-256 key."""
     usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -96,10 +93,7 @@ def _make(
 
 
 def _authority(path_length: int) -> list[tuple[x509.ExtensionType, bool]]:
-    return [
-        (x509.BasicConstraints(ca=True, path_length=path_length), True),
-        (_usage(signs_certificates=True), True),
-    ]
+    return [(x509.BasicConstraints(ca=True, path_length=path_length), True), (_usage(signs_certificates=True), True)]
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

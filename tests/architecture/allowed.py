@@ -48,7 +48,7 @@ ROOTS = {
     "exclave.daemon.address_move",
     "exclave.daemon.wanted_rules",
     "exclave.explain.explain",
-    "exclave_sandbox.stage.vm",
+    "exclave_sandbox.stage.stage",
     "exclave.cli.main",
     "exclave.cli.commands",
     "exclave.daemon.teardown",
@@ -58,7 +58,6 @@ ROOTS = {
     "exclave.controller.replica",
     "exclave_sandbox.demo.main",
     "exclave_sandbox.linkerd.destination",
-    "exclave_sandbox.stage.stage",
 }
 """Composition roots: they alone open doors, and may import any folder."""
 
@@ -76,7 +75,6 @@ WITHOUT_TEST_FILE = {
     "exclave_sandbox.demo.traffic": "played whole by test_scenario",
     "exclave_sandbox.stage.flush": "run by the demo, under traffic",
     "exclave_sandbox.stage.stage": "stands in test_scenario, and in every benchmark",
-    "exclave_sandbox.stage.vm": "stands in test_scenario, and in every benchmark",
 }
 """Modules without a test file of their own name."""
 

@@ -25,8 +25,11 @@ from exclave_sandbox.demo.membership import issue_token, ready_of  # noqa: E402
 from exclave_sandbox.demo.traffic import BY_GROUP  # noqa: E402
 from exclave_sandbox.expect import UnexpectedError, eventually  # noqa: E402
 from exclave_sandbox.stage import mesh  # noqa: E402
-from exclave_sandbox.stage.stage import DemoStage, open_stage  # noqa: E402
-from exclave_sandbox.stage.vm import fetch  # noqa: E402
+from exclave_sandbox.stage.stage import (  # noqa: E402
+    DemoStage,
+    fetch,
+    open_stage,
+)
 from support.swap_lab import Load, open_load  # noqa: E402
 
 NEW, STAYS, BESIDE_POD = "10.77.0.99", "10.78.0.20", "10.78.0.30"

@@ -1,4 +1,4 @@
-"""The command lines of exclave's programs, as their own parsers know them."""
+"""The command lines of exclave's programs, from their own parsers."""
 
 import argparse
 import importlib
@@ -28,10 +28,10 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     module, _, function = scripts[program].partition(":")
     main = getattr(importlib.import_module(module), function)
 
-    def give(parser: argparse.ArgumentParser, *_: object) -> None:
+    def stop(parser: argparse.ArgumentParser, *_: object) -> None:
         raise _ParserFound(parser)
 
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", give):
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", stop):
         try:
             main([])
         except _ParserFound as found:

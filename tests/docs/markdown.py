@@ -31,7 +31,7 @@ class Document:
 
     @property
     def spans(self) -> list[str]:
-        """Everything that stands in backticks, in order."""
+        """All texts in backticks, in order."""
         return _spans(self.text)
 
     @property

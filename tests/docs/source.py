@@ -1,4 +1,4 @@
-"""What the code says, as far as no import tells it: text constants and calls, by module."""
+"""Text constants and calls in the code, by module."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""agent/docs/architecture.md against the code: every path is there, and the rooms stand in their order."""
+"""agent/docs/architecture.md against the code: every path is there, and the rooms are in their order."""
 
 import re
 
@@ -11,7 +11,7 @@ from .markdown import FOLDER, Document, first_spans, read_document
 
 ARCHITECTURE = read_document("architecture.md")
 LONGEST = 130
-"""Lines: it is one page, or nobody reads it."""
+"""Lines. It has to be one page."""
 
 
 def named_paths(document: Document) -> set[str]:

@@ -1,4 +1,4 @@
-"""agent/docs/contract.md against the code: what the one has, the other has, too."""
+"""agent/docs/contract.md against the code: each has all that the other has."""
 
 import ast
 import dataclasses

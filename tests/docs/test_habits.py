@@ -1,4 +1,4 @@
-"""The project's habits: what is at the top of the checkout, and what .github and the changelog promise."""
+"""The project's habits: the files at the top of the checkout, .github and the changelog."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The parsers of agent, controller and admin, with inputs that are fine."""
+"""The parsers of agent, controller and admin, with valid inputs."""
 
 import base64
 import json
@@ -102,12 +102,12 @@ NOW = 1_800_000_000.0
 
 
 def of_text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
-    """For a parser of text: what is no UTF-8 comes as its callers pass it on, with other characters in its place."""
+    """For a parser of text. Its callers replace bytes that are no UTF-8 by other characters."""
     return lambda content: parse(content.decode("utf-8", "replace"))
 
 
 def of_object(parse: Callable[[Any], object]) -> Callable[[bytes], object]:
-    """For a reader of the API's objects: JSON objects only, since the client refuses all else."""
+    """For a parser of the API's objects: JSON objects only, since the client refuses everything else."""
 
     def read(content: bytes) -> object:
         try:
@@ -245,7 +245,7 @@ GONE = as_json({"type": "ERROR", "object": {"code": 410, "details": {"retryAfter
 
 
 def follow(content: bytes) -> None:
-    """A watch whose stream brings this."""
+    """A watch whose stream has these bytes."""
     machine = WatchMachine(MEMBERS, None)
     machine.next_action(0.0, 0.5)
     machine.receive(Answered({"metadata": {"resourceVersion": "1"}, "items": []}), 0.0)
@@ -274,7 +274,7 @@ def claims_of(content: bytes) -> str:
 
 
 def decode_packed(content: bytes) -> object:
-    """A join token with this inside."""
+    """A join token with this content."""
     return decode_token(PREFIX + base64.urlsafe_b64encode(zlib.compress(content)).decode().rstrip("="))
 
 
@@ -526,7 +526,7 @@ STATE = Path(FOLDER.name)
 
 
 def of_file(name: str, load: Callable[[Path], object]) -> Callable[[bytes], object]:
-    """For a reader of a file in a folder."""
+    """For a parser of a file in a folder."""
 
     def read(content: bytes) -> object:
         (STATE / name).write_bytes(content)
@@ -536,7 +536,7 @@ def of_file(name: str, load: Callable[[Path], object]) -> Callable[[bytes], obje
 
 
 def stored(name: str, store: Callable[[Path], object]) -> bytes:
-    """What is written to that file."""
+    """The content that is written to that file."""
     store(STATE)
     return (STATE / name).read_bytes()
 

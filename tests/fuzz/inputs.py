@@ -1,4 +1,4 @@
-"""Inputs for parsers: bytes at random, good ones that were damaged, JSON of the wrong shape, and very large ones."""
+"""Inputs for parsers: random bytes, damaged valid inputs, JSON of the wrong shape, and very large inputs."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ ODD_VALUES: tuple[Any, ...] = (
     *("", "a", "\0", "\ud800", "٣", "a" * 1000, "-1", "1e999", "9" * 500),
     *([], {}, [None], [[]], {"": None}, {"a": {"a": {}}}),
 )
-"""Values that stand in JSON where something else was expected."""
+"""Values that replace the expected ones in JSON."""
 
 _TREES = st.recursive(
     st.sampled_from(ODD_VALUES[:22]) | st.text(max_size=8),
@@ -42,7 +42,7 @@ _BLOCKS = (
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
-    """A good input with a few changes: bytes replaced, inserted, repeated or cut out."""
+    """A valid input with a few changes: bytes replaced, inserted, repeated or cut out."""
     content = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(content)))
@@ -54,7 +54,7 @@ def damaged(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
 
 @st.composite
 def misshapen(draw: st.DrawFn, seeds: Sequence[Any]) -> bytes:
-    """JSON, of which one or two values are something else than was expected, or missing."""
+    """JSON with one or two values that are missing or of another type."""
     tree = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(1, 2))):
         places = list(_places(tree))
@@ -64,14 +64,14 @@ def misshapen(draw: st.DrawFn, seeds: Sequence[Any]) -> bytes:
 
 
 def inputs(seeds: Sequence[bytes]) -> st.SearchStrategy[bytes]:
-    """All of these."""
+    """Inputs of every kind."""
     trees = [tree for tree in map(_as_json, seeds) if isinstance(tree, (dict, list)) and tree]
     ways = [st.binary(max_size=64), damaged(seeds)]
     return st.one_of(*ways, *([misshapen(trees)] * 3 if trees else []))
 
 
 def giants(seeds: Sequence[bytes], size: int) -> Iterator[bytes]:
-    """Inputs of the largest size: one block repeated, alone and inside of a good input."""
+    """Inputs of the largest size: one block repeated, alone and inside of a valid input."""
     for block in (*_BLOCKS, *seeds):
         if not block:
             continue
@@ -112,7 +112,7 @@ def _places(tree: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def _replaced(tree: Any, place: tuple[Any, ...], value: Any, *, is_removed: bool = False) -> Any:
-    """The tree with another value at a place."""
+    """The tree with another value at a path."""
     if not place:
         return value
     key, *rest = place

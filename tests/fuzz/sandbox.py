@@ -1,4 +1,4 @@
-"""The parsers of the sandbox. Its API server serves machines that are tested, its stand-in proxy serves anybody."""
+"""The parsers of the sandbox: of its API server and of its stand-in proxy."""
 
 import itertools
 import struct
@@ -58,7 +58,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 
 
 def serve(content: bytes) -> None:
-    """A connection on which this comes."""
+    """A connection that receives these bytes."""
 
     async def talk() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
@@ -70,7 +70,7 @@ def serve(content: bytes) -> None:
 
 
 def get(content: bytes) -> None:
-    """A GET that is answered with this."""
+    """A GET with this answer."""
 
     async def talk() -> None:
         ours, theirs = trio.testing.memory_stream_pair()

@@ -1,4 +1,4 @@
-"""A fuzz target: one parser of bytes from outside, and what every parser is held to.
+"""A fuzz target: one parser of bytes from outside, and the rules for every parser.
 
 Rules: a parser returns, or raises an error that it declares. It takes LONGEST seconds of processor time and MOST_MEMORY
 bytes at most, whatever it reads.
@@ -16,7 +16,7 @@ MOST_MEMORY = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Target:
-    """`parse` gets the bytes. `seeds` are inputs that are fine, from which others are made.
+    """`parse` gets the bytes. `seeds` are valid inputs, from which others are made.
 
     `errors`: what it may raise. `covers`: the parsers that are tried with it, for the test that none is forgotten.
     """

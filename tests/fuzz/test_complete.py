@@ -1,4 +1,4 @@
-"""No parser is forgotten: each function that parses has a target, or a reason why it needs none."""
+"""Each function that parses has a fuzz target, or a reason why it needs none."""
 
 import ast
 
@@ -6,7 +6,7 @@ from architecture.tree import MODULES
 from fuzz.test_targets import TARGETS
 
 WORDS = ("parse_", "read_", "decode_", "load_", "split_")
-"""How functions begin that parse."""
+"""The first words of the names of functions that parse."""
 
 WITHOUT_TARGET = {
     "exclave.admin.arguments.load_pem": "reads a file and parses nothing of it",
@@ -28,7 +28,7 @@ WITHOUT_TARGET = {
 
 
 def parsers() -> set[str]:
-    """The public functions without `async` whose names begin so."""
+    """The public functions without `async` whose names begin with these words."""
     return {
         f"{name}.{node.name}"
         for name, module in MODULES.items()

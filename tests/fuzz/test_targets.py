@@ -1,4 +1,4 @@
-"""Every parser of bytes from outside survives whatever comes. `./tests/run --fuzz SECONDS` tries each for longer.
+"""No input makes a parser of bytes from outside fail. `./tests/run --fuzz SECONDS` tries each for longer.
 
 A failure prints the bytes. Add them to the tests of that parser, with the error that they ought to cause.
 """
@@ -16,14 +16,14 @@ from fuzz.target import Target
 
 TARGETS = (*AGENT_TARGETS, *SANDBOX_TARGETS)
 SECONDS = float(os.environ.get("EXCLAVE_FUZZ", "0"))
-"""How long each target is tried; 0: with a few inputs only."""
+"""Seconds for each target; 0: a few inputs only."""
 
 EXAMPLES, BATCH = 20, 1000
-"""Inputs in the whole run of the tests, and between two looks at the clock with --fuzz."""
+"""Inputs of each target in a run of all tests, and between two reads of the clock with --fuzz."""
 
 SIZE = 64 * 1024
 BRIEF = 0.1
-"""Seconds of processor time for large inputs in the whole run of the tests."""
+"""Seconds of processor time for large inputs in a run of all tests."""
 
 each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 

@@ -1,4 +1,4 @@
-"""The container file of the controller, step by step, as far as can be told without an engine that builds containers.
+"""The container file of the controller, step by step, as far as possible without a container engine.
 
 What it copies is copied into an empty folder, what it runs of Python is run there in an environment of its own, and the
 entry point has to start with what has been installed and nothing else. Base images and Debian's packages are not tried.
@@ -29,7 +29,7 @@ def steps(kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that stands for the image: what the file copies, and what it then installs."""
+    """The folder in place of the image, with the copied files and the installed packages."""
     image = tmp_path_factory.mktemp("image")
     source = image / "src"
     source.mkdir()

@@ -1,10 +1,9 @@
 """Load for swaps, as a program: `python load.py URL WORKERS LONG RATE [SOURCE]`, with the standard library alone.
 
-WORKERS threads open a new connection for each request, LONG ones keep theirs; each asks RATE times a second at most.
-A request that has not got its 200 within ten seconds has failed, and so has a kept connection that ends before its
-time. It prints a line once it is under way, and reads words from standard input: `renew` has every kept connection
-closed by us and opened anew, and prints a line when that is done; the end of its input ends it, with one JSON line:
-counts, failures, and for each new connection when it began (seconds of CLOCK_MONOTONIC) and how long it took.
+WORKERS threads open a connection for each request, LONG threads reuse one; each sends at most RATE requests a second. A
+request without a 200 within ten seconds has failed, and so has a reused connection that ends early. It prints `up` once
+it runs. On the line `renew` it opens all reused connections anew and prints `renewed`. At the end of its input it
+prints a JSON line: counts, failures, and for each new connection its begin (seconds of CLOCK_MONOTONIC) and duration.
 """
 
 import http.client

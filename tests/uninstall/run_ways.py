@@ -19,8 +19,7 @@ from exclave_sandbox.demo.membership import BY_ADDRESS, JoinScenes
 from exclave_sandbox.demo.traffic import BY_POD_SERVICE
 from exclave_sandbox.expect import differences, eventually
 from exclave_sandbox.stage.programs import StageProgram, module, start
-from exclave_sandbox.stage.stage import DemoStage, open_stage
-from exclave_sandbox.stage.vm import fetch
+from exclave_sandbox.stage.stage import DemoStage, fetch, open_stage
 from uninstall.prepare_machine import LAYERS, prepare_machine
 
 SNAPSHOT = Path(__file__).with_name("snapshot.py").read_text()

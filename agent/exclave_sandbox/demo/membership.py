@@ -44,8 +44,7 @@ from exclave_sandbox.expect import UnexpectedError, differences, eventually, exp
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import Machine
 from exclave_sandbox.stage.programs import module, open_program
-from exclave_sandbox.stage.stage import CLUSTER, DemoStage
-from exclave_sandbox.stage.vm import fetch
+from exclave_sandbox.stage.stage import CLUSTER, DemoStage, fetch
 
 TOKEN_LIFE = 3600
 """Seconds."""

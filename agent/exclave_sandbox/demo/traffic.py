@@ -21,8 +21,7 @@ from exclave_sandbox.expect import UnexpectedError, eventually, expect
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import Machine
 from exclave_sandbox.stage.programs import Traffic, module, open_traffic
-from exclave_sandbox.stage.stage import DemoStage
-from exclave_sandbox.stage.vm import fetch, read_url
+from exclave_sandbox.stage.stage import DemoStage, fetch, read_url
 
 BY_GROUP = f"http://{mesh.GROUP_SERVICE}:{mesh.GROUP_PORT}/"
 BY_POD_SERVICE = f"http://{mesh.POD_SERVICE}:{mesh.POD_PORT}/"
@@ -101,10 +100,7 @@ async def open_load(stage: DemoStage) -> AsyncIterator[Load]:
             return await stack.enter_async_context(open_traffic(command))
 
         load = Load(
-            {
-                _TO_VM: await generate(stage.pod, BY_GROUP),
-                _TO_POD: await generate(stage.vm.machine, BY_POD_SERVICE),
-            }
+            {_TO_VM: await generate(stage.pod, BY_GROUP), _TO_POD: await generate(stage.vm.machine, BY_POD_SERVICE)}
         )
         yield load
         for way, traffic in load.generators.items():

@@ -42,10 +42,7 @@ _CONDITION = object_of(
 def _version(tls: str, *, addresses: int) -> Schema:
     identity = object_of(("identity", "serverName"), identity=_NAME, serverName=_NAME)
     spec = object_of(
-        (tls,),
-        **{tls: identity},
-        ports=list_of(_PORT),
-        workloadIPs=list_of(object_of(ip=STRING), maxItems=addresses),
+        (tls,), **{tls: identity}, ports=list_of(_PORT), workloadIPs=list_of(object_of(ip=STRING), maxItems=addresses)
     )
     return object_of(("spec",), spec=spec, status=object_of(conditions=list_of(_CONDITION)))
 

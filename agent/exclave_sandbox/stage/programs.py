@@ -71,11 +71,7 @@ class StageProgram:
 
 
 def start(
-    arguments: Sequence[str],
-    log: Path,
-    *,
-    environment: Mapping[str, str] | None = None,
-    in_machine: bool = True,
+    arguments: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None, in_machine: bool = True
 ) -> StageProgram:
     """Start a program; its output is appended to `log`."""
     with log.open("ab") as output:
@@ -92,11 +88,7 @@ def start(
 
 @asynccontextmanager
 async def open_program(
-    arguments: Sequence[str],
-    log: Path,
-    *,
-    environment: Mapping[str, str] | None = None,
-    in_machine: bool = True,
+    arguments: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None, in_machine: bool = True
 ) -> AsyncIterator[StageProgram]:
     """Run a program while open."""
     program = start(arguments, log, environment=environment, in_machine=in_machine)

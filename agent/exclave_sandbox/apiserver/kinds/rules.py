@@ -24,11 +24,7 @@ _RULE = object_of(verbs=_NAMES, apiGroups=_NAMES, resources=_NAMES, resourceName
 SECRET = object_of(data=ANY_OBJECT, stringData=ANY_OBJECT, type=STRING, immutable=BOOLEAN)
 CONFIG_MAP = object_of(data=ANY_OBJECT, immutable=BOOLEAN)
 LEASE_SPEC = object_of(
-    holderIdentity=STRING,
-    leaseDurationSeconds=INTEGER,
-    acquireTime=STRING,
-    renewTime=STRING,
-    leaseTransitions=INTEGER,
+    holderIdentity=STRING, leaseDurationSeconds=INTEGER, acquireTime=STRING, renewTime=STRING, leaseTransitions=INTEGER
 )
 LEASE = object_of(spec=LEASE_SPEC)
 ROLE = object_of(rules=list_of(_RULE))
