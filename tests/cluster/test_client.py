@@ -1,4 +1,4 @@
-"""The cluster as others see it: against a server that misbehaves on demand, then against the sandbox's API server."""
+"""The cluster's client: against a server that misbehaves on demand, then against the sandbox's API server."""
 
 import itertools
 import logging

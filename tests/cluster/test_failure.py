@@ -1,4 +1,4 @@
-"""Why nobody was reached, from the exceptions that httpx really raises and from chains like theirs."""
+"""Why no server was reached, from the exceptions that httpx really raises and from chains like theirs."""
 
 import socket
 import ssl
@@ -132,7 +132,7 @@ class _Group(Exception):
             f"{SERVER}: the connection failed: Server disconnected without sending a response.",
             id="a connection that broke",
         ),
-        pytest.param(httpx.ReadError(""), "other", f"{SERVER}: the connection failed: ReadError", id="nothing said"),
+        pytest.param(httpx.ReadError(""), "other", f"{SERVER}: the connection failed: ReadError", id="without a text"),
         pytest.param(
             httpx.LocalProtocolError("Illegal header value b'Bearer s3cret'"),
             "other",

@@ -62,7 +62,13 @@ NOT_BEGUN, BEGUN = False, True
         (BEGUN, 0.0, Confirmation(Stage.OVER, 60.0)),
         (BEGUN, 41.0, Confirmation(Stage.RUNNING, 60.0, 141.0)),
     ],
-    ids=["told and not begun", "told anew", "the rules are gone", "the time is over", "the time runs"],
+    ids=[
+        "the time has not begun",
+        "a new agent, and it has not begun",
+        "the rules are gone",
+        "the time is over",
+        "the time runs",
+    ],
 )
 def test_what_an_earlier_agent_has_left(begun: bool, left: float | None, expected: Confirmation) -> None:
     assert resume(60.0, begun, left, now=100.0) == expected

@@ -1,4 +1,4 @@
-"""What has been loaded is told when it changes."""
+"""What has been loaded is reported when it changes."""
 
 import hashlib
 from types import SimpleNamespace

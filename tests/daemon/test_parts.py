@@ -1,4 +1,4 @@
-"""What an agent says of its parts, from none open to all of them."""
+"""The status of an agent, from no open part to all of them."""
 
 from collections import Counter
 from dataclasses import replace
@@ -179,7 +179,7 @@ def test_a_part_without_values_has_null_fields() -> None:
         (replace(READY, ready=False, reason="NotServing", message="missing: proxy"), "missing: proxy"),
         (replace(READY, ready=False, reason="NotServing", message=""), "NotServing"),
     ],
-    ids=["nothing told", "told with a message", "told without"],
+    ids=["without a reason", "with a message", "with a reason alone"],
 )
 def test_why_a_member_is_not_ready(view: ListingView, reason: str | None) -> None:
     parts = whole()
@@ -232,7 +232,7 @@ WAITS: dict[str, tuple[list[Any], list[str]]] = {
     "the proxy": ([NO_PROXY], ["the proxy"]),
     "the proxy, and why": ([NO_PROXY, set_value("proxy", "problem", "it ended")], ["the proxy (it ended)"]),
     "the rules": ([lambda parts: setattr(parts.redirect, "in_place", False)], ["the rules"]),
-    "pods, and what they have not been told": (
+    "pods, and what is not reported yet": (
         [set_value("listing", "state", replace(READY, ready=False, message="the ports are not listed yet"))],
         ["pods to be told (the ports are not listed yet)"],
     ),
@@ -316,7 +316,7 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
             "-n shop), then join again",
         ),
     ),
-    "a proxy that lets nobody ask": (
+    "a proxy that refuses every query": (
         set_value("proxy", "admin_denial", "proxy a denies this machine's requests"),
         Problem(
             "proxy-refuses",

@@ -1,4 +1,4 @@
-"""An agent's life: boots one after the other, what it tells, and a real process from its first word to its last."""
+"""The life of an agent: its boots, its answers, and a real process from start to end."""
 
 import os
 import signal

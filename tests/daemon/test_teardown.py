@@ -1,4 +1,4 @@
-"""Leaving and cleaning up without an agent: the order, as a golden file, and what stands afterwards."""
+"""Leaving and cleaning up without an agent: the order, as a golden file, and what is left."""
 
 import signal
 import subprocess

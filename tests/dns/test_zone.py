@@ -66,7 +66,7 @@ CASES = {
     "a target leads to its pod": ((POD4, "A"), ("NOERROR", ["A 10.42.0.5"])),
     "so does one of IPv6": ((POD6, "AAAA"), ("NOERROR", ["AAAA fd00:42::5"])),
     "a name in capitals is the same name": ((DESTINATION.upper(), "A"), ("NOERROR", ["A 10.42.0.5"])),
-    "everything that is known, if asked for": (
+    "all records, if asked for": (
         (POD4, "ANY"),
         ("NOERROR", ["A 10.42.0.5"]),
     ),
@@ -75,9 +75,9 @@ CASES = {
         ("NOERROR", ["authority SOA 5"]),
     ),
     "no service has TXT records": ((DESTINATION, "TXT"), ("NOERROR", ["authority SOA 5"])),
-    "a service without pods keeps its name": ((POLICY, "SRV"), ("NOERROR", ["authority SOA 5"])),
+    "a service without pods has a name": ((POLICY, "SRV"), ("NOERROR", ["authority SOA 5"])),
     "no such pod": (("10-42-0-9." + DESTINATION, "A"), ("NXDOMAIN", ["authority SOA 5"])),
-    "nothing stands below a pod": (("deeper." + POD4, "A"), ("NXDOMAIN", ["authority SOA 5"])),
+    "nothing is below a pod": (("deeper." + POD4, "A"), ("NXDOMAIN", ["authority SOA 5"])),
     "another name of the cluster may exist: ask somebody else": (
         ("kubernetes.default.svc.cluster.local.", "A"),
         ("REFUSED", []),
@@ -215,7 +215,7 @@ SIZES = {
     "without EDNS 512 bytes are all there is": (30, {}, True, (True, 0, 0)),
     "an asker with room gets more": (10, {"use_edns": 0, "payload": 4096}, True, (False, 10, 10)),
     "but no more than passes every path": (60, {"use_edns": 0, "payload": 65535}, True, (True, 0, 0)),
-    "less than 512 is taken for 512": (3, {"use_edns": 0, "payload": 100}, True, (False, 3, 3)),
+    "less than 512 counts as 512": (3, {"use_edns": 0, "payload": 100}, True, (False, 3, 3)),
     "over TCP everything fits": (200, {}, False, (False, 200, 200)),
 }
 

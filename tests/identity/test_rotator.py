@@ -40,9 +40,9 @@ from support.store import StoreCluster
         pytest.param("aXb", "ab", "X", id="one between ours is not"),
         pytest.param("aX", "a", "X", id="the newest one is not"),
         pytest.param("aXYb", "ab", "XY", id="two are not"),
-        pytest.param("la", "a", "", id="one before the first that we know may have been lost when we joined"),
+        pytest.param("la", "a", "", id="one before our first key: a join may have lost it"),
         pytest.param("VWXYZ", "a", "VWXYZ", id="so many that none of ours is left"),
-        pytest.param("XY", "", "", id="a machine that knows no key of its own says nothing"),
+        pytest.param("XY", "", "", id="without own keys nothing is reported"),
     ],
 )
 def test_keys_of_others(issued: str, own: str, foreign: str) -> None:
@@ -317,8 +317,8 @@ async def test_other_names_are_asked_for_at_once(tmp_path: Path, autojump_clock:
     ("ending", "kept"),
     [
         pytest.param(Ending.LEAVE, False, id="leaving deletes key and certificate"),
-        pytest.param(Ending.STOP, True, id="stopping keeps them"),
-        pytest.param(Ending.HAND_OVER, True, id="handing over keeps them"),
+        pytest.param(Ending.STOP, True, id="stopping removes nothing"),
+        pytest.param(Ending.HAND_OVER, True, id="handing over removes nothing"),
     ],
 )
 async def test_ending(tmp_path: Path, autojump_clock: trio.testing.MockClock, ending: Ending, kept: bool) -> None:

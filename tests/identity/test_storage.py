@@ -1,4 +1,4 @@
-"""Key and certificate on a disk: whole, readable by root only, and kept when the disk is full."""
+"""Key and certificate on a disk: whole, readable by root only, not lost when the disk is full."""
 
 import json
 import subprocess

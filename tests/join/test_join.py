@@ -306,7 +306,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], Told]] = {
             "name another one: member.address in /etc/exclave/config.toml; or change the group's networks",
         ),
     ),
-    "the address is taken": (
+    "the address is in use": (
         ("AddressInUse", "living member shop/web-aaaaa-1 has it"),
         (
             Fault.ADDRESS_REFUSED,
@@ -314,7 +314,7 @@ REFUSALS: dict[str, tuple[tuple[str, str], Told]] = {
             "name another one: member.address in /etc/exclave/config.toml; or change the group's networks",
         ),
     ),
-    "the machine is known": (
+    "the machine is a member already": (
         ("MachineKnown", "shop/web-aaaaa-1; to evict it: kubectl exclave member evict web-aaaaa-1 -n shop"),
         (
             Fault.DUPLICATE_MACHINE,

@@ -108,7 +108,7 @@ CASES: dict[str, Case] = {
         reported(READY),
         (SetReady(replace(READY, message=f"{READY.message}; but Linkerd is away", note="control-plane-away meshed")),),
     ),
-    "without an ExternalWorkload there is nobody to tell": (replace(LISTED, workload=None), None, ()),
+    "without an ExternalWorkload there is nothing to write": (replace(LISTED, workload=None), None, ()),
     "another ExternalWorkload gets the condition again": (
         replace(LISTED, workload="uid-2"),
         reported(READY),
@@ -121,7 +121,7 @@ CASES: dict[str, Case] = {
         reported(READY),
         (not_ready("Cordoned", "an admin has put this member out of service for a while"),),
     ),
-    "a cordon that is taken back": (
+    "a cordon that ends": (
         LISTED,
         reported(Readiness(False, "Cordoned", "an admin has put this member out of service for a while")),
         (SetReady(READY),),
@@ -159,7 +159,7 @@ CASES: dict[str, Case] = {
             SetServing(False, "outbound-open", "no proxy is ready"),
         ),
     ),
-    "a group that keeps outbound closed says so": (
+    "a group whose outbound traffic stays closed": (
         replace(GONE, assessment=replace(FAILED, outbound_open=False)),
         reported(Readiness(False, "NotServing", "no proxy is ready", "proxy-away down")),
         (SetServing(False, "down", "no proxy is ready"),),
@@ -169,7 +169,7 @@ CASES: dict[str, Case] = {
         reported(Readiness(False, "NotServing", "no proxy is ready", "data-path-unsteady outbound-open")),
         (),
     ),
-    "a proxy that comes and goes keeps its ports and gets no readiness before it has held": (
+    "a flapping proxy: ports stay, readiness waits until it is steady": (
         replace(LISTED, assessment=HELD),
         reported(Readiness(False, "NotServing", "no proxy is ready", "proxy-away meshed")),
         (not_ready("NotServing", "the data path comes and goes", "data-path-unsteady meshed"),),
@@ -218,7 +218,7 @@ CASES: dict[str, Case] = {
         reported(Readiness(False, "NotServing", "missing: proxy")),
         (SetServing(True, "meshed"),),
     ),
-    "a data path that was said wrong is put right": (
+    "a wrong data path is corrected": (
         replace(LISTED, data_path="down"),
         reported(READY),
         (SetServing(True, "meshed"),),
@@ -297,7 +297,7 @@ WRONG = replace(STAND, in_place=False, serving=False)
 Seen = list[tuple[float, RulesFacts]]
 
 GAP_CASES: dict[str, tuple[Seen, bool]] = {
-    "rules that stand": ([(0, STAND)], True),
+    "rules in place": ([(0, STAND)], True),
     "rules that never stood": ([(0, FLUSHED), (0.01, FLUSHED)], False),
     "rules that point to a proxy that cannot serve": ([(0, replace(STAND, serving=False))], False),
     "inbound traffic passes by": ([(0, STAND), (1, replace(STAND, wanted=False))], False),
@@ -318,7 +318,7 @@ GAP_CASES: dict[str, tuple[Seen, bool]] = {
         + [(5, STAND), (5.1 + WITHIN, STAND), (30, FLUSHED)],
         True,
     ),
-    "replaced, while those that stood stand": ([(0, STAND), (9, REPLACED), (9 + REPLACING, REPLACED)], True),
+    "replaced, while the former ones serve": ([(0, STAND), (9, REPLACED), (9 + REPLACING, REPLACED)], True),
     "replaced, and it does not come to an end": ([(0, STAND), (9, REPLACED), (9.1 + REPLACING, REPLACED)], False),
     "changed by others to point elsewhere": ([(0, STAND), (9, WRONG)], False),
 }

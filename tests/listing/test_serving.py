@@ -233,7 +233,7 @@ async def test_a_certificate_ends_by_the_clock_alone(world: Any) -> None:
 BYPASSES: dict[str, Any] = {
     "inbound passes by": lambda redirect: redirect.wanted.set(SimpleNamespace(inbound=False)),
     "they point to one that does not run": lambda redirect: redirect.observed.set(Observed(True, "b")),
-    "the kernel does not take them": lambda redirect: redirect.problem.set("refused"),
+    "the kernel refuses them": lambda redirect: redirect.problem.set("refused"),
 }
 
 

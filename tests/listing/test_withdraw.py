@@ -1,4 +1,4 @@
-"""The first half of walking back, in the order that a golden file keeps."""
+"""The withdrawal of a machine, in the order of a golden file."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

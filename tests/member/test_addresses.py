@@ -45,18 +45,18 @@ CASES: dict[str, tuple[AddressFacts, AddressChoice]] = {
     "no route now is no change": (replace(STILL, found=""), AddressChoice((OLD,))),
     "no address yet": (AddressFacts("", ""), AddressChoice()),
     "the first address ever": (AddressFacts("", NEW), AddressChoice((NEW,), claim=NEW)),
-    "another one is served beside the old one before anybody hears": (FOUND, AddressChoice((NEW, OLD), moving_to=NEW)),
+    "another one is served beside the old one before it is claimed": (FOUND, AddressChoice((NEW, OLD), moving_to=NEW)),
     "the old one is gone": (replace(FOUND, here=frozenset({NEW})), AddressChoice((NEW,), moving_to=NEW)),
     "once it is served it is claimed": (SERVED, AddressChoice((NEW, OLD), claim=NEW)),
-    "where nobody is told of ports it is claimed at once": (
+    "without listed ports it is claimed at once": (
         replace(FOUND, listed=False),
         AddressChoice((NEW, OLD), claim=NEW),
     ),
-    "where nobody knows who is told, it is served first": (
+    "while it is unknown whether ports are listed, it is served first": (
         replace(FOUND, listed=None),
         AddressChoice((NEW, OLD), moving_to=NEW),
     ),
-    "claimed, and the old one is served for as long as it may be told": (CLAIMED, AddressChoice((NEW, OLD))),
+    "claimed, and the old one is served while it may be listed": (CLAIMED, AddressChoice((NEW, OLD))),
     "claimed, and the old one is gone": (replace(CLAIMED, here=frozenset({NEW})), AddressChoice((NEW,))),
     "a third one meanwhile": (
         replace(CLAIMED, found=OTHER, here=frozenset({OLD, NEW, OTHER})),
@@ -67,7 +67,7 @@ CASES: dict[str, tuple[AddressFacts, AddressChoice]] = {
         replace(REFUSED, here=frozenset({NEW})),
         AddressChoice((NEW,)),
     ),
-    "a word on what was said before is no refusal of this": (
+    "a condition of the address before is no refusal of this one": (
         replace(REFUSED, is_published=False),
         AddressChoice((NEW, OLD)),
     ),
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[AddressFacts, AddressChoice]] = {
         replace(FOUND, found=SIX, here=frozenset({OLD, SIX})),
         AddressChoice((OLD,), walk_back=True),
     ),
-    "of another family, and nobody knows yet who is told": (
+    "of another family, while it is unknown whether ports are listed": (
         replace(FOUND, found=SIX, here=frozenset({OLD, SIX}), listed=None),
         AddressChoice((OLD,)),
     ),
@@ -161,8 +161,8 @@ FOUR, SIX = Found("10.0.0.5", "route to 10.0.0.1"), Found("fd00::5", "route to f
 HAVE = Found("10.9.9.9", "another")
 
 SOURCES: dict[str, tuple[str | None, list[Found], Found | None]] = {
-    "a configured address is taken as it is": ("192.0.2.9", [FOUR], Found("192.0.2.9", "configured")),
-    "a route's source is taken": (None, [FOUR], FOUR),
+    "a configured address is used unchanged": ("192.0.2.9", [FOUR], Found("192.0.2.9", "configured")),
+    "a route's source is used": (None, [FOUR], FOUR),
     "IPv4 comes before IPv6": (None, [SIX, FOUR], FOUR),
     "IPv6 alone will do": (None, [SIX], SIX),
     "the first server's route wins": (None, [FOUR, Found("10.9.9.9", "another")], FOUR),

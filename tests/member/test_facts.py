@@ -1,4 +1,4 @@
-"""What a machine says of itself, and how little that is."""
+"""The facts of a machine, and how few they are."""
 
 import platform
 from pathlib import Path

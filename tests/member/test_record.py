@@ -1,4 +1,4 @@
-"""What is remembered survives damage and says what is wrong."""
+"""Records are read back; a damaged one is an error that says what is wrong."""
 
 import json
 from dataclasses import replace

@@ -21,7 +21,7 @@ CASES = {
         {**READY, "standing": Standing.EVICTED, "is_leaving": True},
         State.EVICTED,
     ),
-    "an orphan keeps serving and says what it is": ({**READY, "standing": Standing.ORPHANED}, State.ORPHANED),
+    "an orphan goes on serving, and its state is orphaned": ({**READY, "standing": Standing.ORPHANED}, State.ORPHANED),
     "an orphan whose certificate ended is failing": (
         {**READY, "standing": Standing.ORPHANED, "is_failing": True},
         State.FAILING,

@@ -48,9 +48,9 @@ NOT_SECURE = RpcStatus(StatusCode.INVALID_ARGUMENT, "security header missing fro
         pytest.param({"content-type": "application/grpc+proto"}, None, id="the encoding may be named"),
         pytest.param({":method": "GET"}, NOT_GRPC, id="a GET is no gRPC call"),
         pytest.param({"content-type": "text/html"}, NOT_GRPC, id="a web browser's POST is none"),
-        pytest.param({"content-type": None}, NOT_GRPC, id="nor one that does not say what it is"),
+        pytest.param({"content-type": None}, NOT_GRPC, id="without a content type"),
         pytest.param({"workload.spiffe.io": None}, NOT_SECURE, id="without the security header, as a forged one has"),
-        pytest.param({"workload.spiffe.io": "True"}, NOT_SECURE, id="the security header is compared as it stands"),
+        pytest.param({"workload.spiffe.io": "True"}, NOT_SECURE, id="the security header is compared exactly"),
         pytest.param(
             {":path": "/spiffe.workload.SpiffeWorkloadAPI/FetchX509SVID"},
             RpcStatus(
@@ -96,7 +96,7 @@ def test_a_frame_is_a_flag_a_length_and_the_message() -> None:
         pytest.param(
             b"\0\xff\xff\xff\xff",
             "a message of at most 65536 bytes was expected, found 4294967295",
-            id="a length that nobody will send",
+            id="a length that no client sends",
         ),
         pytest.param(b"\0" + (MAX_REQUEST + 1).to_bytes(4, "big"), "a message of at most 65536 bytes was expected, "
                      "found 65537", id="a byte too many"),

@@ -74,13 +74,13 @@ def test_another_user_cannot_lie_about_itself(tmp_path: Path) -> None:
             0,
             {PROXY},
             RpcStatus(StatusCode.PERMISSION_DENIED, "user 0 is not the proxy's, and only the proxy is served"),
-            id="not even root, which could take it elsewhere",
+            id="not even root",
         ),
         pytest.param(
             1000,
             set(),
             RpcStatus(StatusCode.PERMISSION_DENIED, "user 1000 is not the proxy's, and only the proxy is served"),
-            id="nobody if nobody is named",
+            id="no user if none is allowed",
         ),
     ],
 )

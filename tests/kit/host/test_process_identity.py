@@ -16,7 +16,7 @@ FOUND = ProcessView(RECORD.start_ticks, RECORD.executable)
 FOREIGN = {
     "the machine was booted since": ("another", FOUND, "it was started before the last boot"),
     "it has ended": (BOOT, None, "process 4711 has ended"),
-    "its number was given to another": (
+    "its number was used again": (
         BOOT,
         replace(FOUND, start_ticks=90_211),
         "process 4711 was started at another time: its number was used again",
