@@ -134,7 +134,7 @@ class _Client:
 
 
 class _Call:
-    """A request under way, and what became of it."""
+    """A request under way, and its result."""
 
     def __init__(self) -> None:
         self.done = trio.Event()

@@ -92,8 +92,8 @@ async def open_member_cluster(
 def _is_replaced(path: Path, ours: Credential) -> bool:
     """Whether a new join has stored another credential. It may begin once membership.json is gone."""
     try:
-        return parse_credential(path.read_text(encoding="utf-8")).token != ours.token
-    except (OSError, ValueError):
+        return load_credential(path).token != ours.token
+    except HostError:
         return False
 
 

@@ -216,7 +216,10 @@ class WatchMachine:
         elif isinstance(report, Answered):
             self._receive_answer(report.answer)
         elif isinstance(report, Opened):
-            self._receive_opened(now)
+            self._step = _Step.READ
+            self._opened = self._heard = now
+            self._bookmarked = self._brought = False
+            self._rest = b""
         elif isinstance(report, Ended):
             self._receive_end(now)
         elif isinstance(report, Lost):
@@ -284,12 +287,6 @@ class WatchMachine:
         self._absent = True
 
     # Results of a stream.
-
-    def _receive_opened(self, now: float) -> None:
-        self._step = _Step.READ
-        self._opened = self._heard = now
-        self._bookmarked = self._brought = False
-        self._rest = b""
 
     def _receive_data(self, data: bytes, now: float) -> None:
         self._heard = now

@@ -57,9 +57,11 @@ class AddressMover:
         choice = choose_addresses(facts)
         self._publish(facts, choice)
         if choice.revert:
-            self._revert(facts)
+            log.error("address: [refused=%s back=%s]", facts.claimed, facts.former)
+            self._refused = facts.claimed
+            self._membership.set_address(facts.former, "")
         elif choice.claim:
-            self._claim(facts, choice)
+            self._claim(facts, choice.claim)
         if not await self._publish_claim():
             return MOVING_INTERVAL
         if self._membership.record.former:
@@ -86,7 +88,7 @@ class AddressMover:
         )
 
     def _served(self) -> frozenset[str]:
-        """The addresses that the kernel's rules hand to a proxy with the newest settings."""
+        """The addresses that the kernel's rules redirect to a proxy with the newest settings."""
         settings, wanted = self._membership.settings.value, self._redirect.wanted.value
         if settings is None or wanted is None or not self._redirect.in_place or not self._proxy.has_settings(settings):
             return frozenset()
@@ -105,17 +107,12 @@ class AddressMover:
         membership.address_problem.set(problem)
         membership.needs_walk_back.set(choice.walk_back)
 
-    def _claim(self, facts: AddressFacts, choice: AddressChoice) -> None:
+    def _claim(self, facts: AddressFacts, address: str) -> None:
         former = facts.claimed if facts.listed is not False and facts.is_registered else ""
-        log.info("address: [claimed=%s was=%s]", choice.claim, facts.claimed or "none")
-        self._membership.set_address(choice.claim, former)
+        log.info("address: [claimed=%s was=%s]", address, facts.claimed or "none")
+        self._membership.set_address(address, former)
         self._left_at, self._polls, self._poll_at = None, 0, 0.0
         log_milestone(Moving.NOTED)
-
-    def _revert(self, facts: AddressFacts) -> None:
-        log.error("address: [refused=%s back=%s]", facts.claimed, facts.former)
-        self._refused = facts.claimed
-        self._membership.set_address(facts.former, "")
 
     async def _publish_claim(self) -> bool:
         """Patch the claimed address into the Member. True if the Member has it already."""

@@ -106,6 +106,8 @@ class Steering:
         if settings is None or self._instance is None or not self._addresses:
             return
         assessment = self._data_path.assess_now()
+        addresses = sorted({(server.address, server.port) for server in self._servers.value})
+        servers = tuple(Server(address, port) for address, port in addresses)
         try:
             policy = make_policy(
                 settings,
@@ -113,7 +115,7 @@ class Steering:
                 instance=self._instance,
                 addresses=self._addresses,
                 proxy_uid=self._proxy.uid,
-                servers=self._find_servers(),
+                servers=servers,
                 exclusions=self._exclusions,
                 outbound_open=assessment.outbound_open,
                 inbound_open=assessment.inbound_open,
@@ -133,10 +135,6 @@ class Steering:
         numbers = {port.port for port in current.group.ports}
         added = tuple(port for port in newest.group.ports if port.port not in numbers)
         return replace(current, group=replace(current.group, ports=current.group.ports + added))
-
-    def _find_servers(self) -> tuple[Server, ...]:
-        found = {Server(server.address, server.port) for server in self._servers.value}
-        return tuple(sorted(found, key=lambda server: (server.address, server.port)))
 
     def _adopted(self) -> Instance | None:
         """The instance of an earlier agent that its rules point to."""

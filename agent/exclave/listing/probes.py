@@ -13,8 +13,6 @@ from exclave.api.group import Probe
 from exclave.kit.tasks.latest import Latest
 from exclave.listing.ready import ProbeResult
 
-NOT_YET = "not tried yet"
-
 
 class ProbeCount:
     """Counts a probe's failures. `results_so_far`: where its first result comes from."""
@@ -23,7 +21,7 @@ class ProbeCount:
         self._probe = probe
         self._failures = 0
         same = (result for result in results_so_far if (result.port, result.kind) == (probe.port, probe.kind))
-        self.result = next(same, ProbeResult(probe.port, probe.kind, False, NOT_YET))
+        self.result = next(same, ProbeResult(probe.port, probe.kind, False, "not tried yet"))
 
     def receive(self, problem: str | None) -> ProbeResult:
         """Count one try; `problem` is None if it succeeded. Returns the new result."""
