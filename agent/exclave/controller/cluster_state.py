@@ -1,4 +1,4 @@
-"""What the controller knows of the cluster: the watched objects, and what follows from them together. Pure.
+"""The controller's state: the watched objects of the cluster, and what was derived from them. Pure.
 
 Watches write and reconciling reads; nothing here sends a request. A source that cannot be read is logged once, and its
 last good reading stays in use.
@@ -32,14 +32,7 @@ CONFIG = "config"
 
 
 class ClusterState:
-    """All watched objects by kind, and what was derived from them.
-
-    `admission`: the admission policies and their bindings, by kind and name.
-    `admission_fault`: what is wrong with them; `faulty_policy`: the object that it is wrong with, or the first.
-    `heartbeat`: seconds between the heartbeats that members are asked for.
-    `faults`: why a source cannot be read, by its name.
-    `group_refusals`: why a group takes no new members; `published`: the settings that a group has in the cluster.
-    """
+    """All watched objects by kind, and what was derived from them."""
 
     def __init__(self, namespace: str, linkerd_namespace: str, malformed: MalformedLog | None = None) -> None:
         self.namespace = namespace
@@ -48,15 +41,15 @@ class ClusterState:
         self.groups, self.members, self.workloads, self.leases = Cache(), Cache(), Cache(), Cache()
         self.config, self.anchors, self.secret = Cache(), Cache(), Cache()
         self.linkerd_slices, self.dns_slices = Cache(), Cache()
-        self.admission: dict[str, Cache] = {}
-        self.admission_fault: str | None = None
-        self.faulty_policy: Object | None = None
-        self.heartbeat = SHORTEST
+        self.admission: dict[str, Cache] = {}  # the policies and their bindings, by kind and name
+        self.admission_fault: str | None = None  # what is wrong with them
+        self.faulty_policy: Object | None = None  # the object that it is wrong with, or the first
+        self.heartbeat = SHORTEST  # seconds between the heartbeats that members are asked for
         self.mesh: Mesh | None = None
         self.trust: Trust | None = None
-        self.faults: dict[str, str] = {}
-        self.group_refusals: dict[Key, str] = {}
-        self.published: dict[Key, Published] = {}
+        self.faults: dict[str, str] = {}  # why a source cannot be read, by its name
+        self.group_refusals: dict[Key, str] = {}  # why a group takes no new members
+        self.published: dict[Key, Published] = {}  # the settings that a group has in the cluster
         self.liveness = Liveness(self.members, self.leases)
         self._groups: dict[Key, Group] = {}  # last good readings
         self._group_objects: dict[Key, Object] = {}  # the objects that were read last

@@ -97,10 +97,10 @@ class WorkQueue(Generic[K]):
 
     async def _add_due(self) -> None:
         while True:
-            mark_live = self._wake
+            wake = self._wake
             self._nearest = min(self._due.values(), default=float("inf"))
             with trio.move_on_at(self._nearest):
-                await mark_live.wait()
+                await wake.wait()
             now = trio.current_time()
             for key in [key for key, due in self._due.items() if due <= now]:
                 self.add_nowait(key)
@@ -113,5 +113,5 @@ class WorkQueue(Generic[K]):
             self._wake_up()
 
     def _wake_up(self) -> None:
-        mark_live, self._wake = self._wake, trio.Event()
-        mark_live.set()
+        wake, self._wake = self._wake, trio.Event()
+        wake.set()

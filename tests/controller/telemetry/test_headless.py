@@ -111,7 +111,7 @@ async def test_a_missing_right_to_list_services_is_logged_once(caplog: pytest.Lo
     warner = HeadlessWarner(Refusing(), lambda: groups, events, MalformedLog(lambda: NOW))
     for _ in range(3):
         await warner.check()
-    line = "nobody can be warned of headless Services in shop: may not list services"
+    line = "headless Services in shop cannot be listed: may not list services"
     assert caplog.messages == [line]
     groups.clear()
     await warner.check()

@@ -1,8 +1,7 @@
-"""What members must know of the mesh: read from Linkerd's own objects, written as one ConfigMap per group. Pure.
+"""The mesh's settings for members, read from Linkerd's own objects and written as one ConfigMap per group. Pure.
 
-Sources, by Linkerd's chart: ConfigMap `linkerd-config`, key `values` (YAML), ConfigMap `linkerd-identity-trust-roots`,
-key `ca-bundle.crt`, EndpointSlices of the headless Services of destination and policy, and of the cluster's DNS. A
-source that cannot be read raises ValueError naming it; the caller keeps the last good.
+Sources, by Linkerd's chart: key `values` (YAML) of ConfigMap `linkerd-config`, and EndpointSlices of the headless
+Services of destination and policy, and of the cluster's DNS. The caller keeps the last good reading of a source.
 """
 
 from collections.abc import Callable, Iterable, Mapping

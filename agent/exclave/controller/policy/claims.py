@@ -1,4 +1,4 @@
-"""Which Members share a machine or an address: an index, since reading 10,000 Members each time costs too much. Pure.
+"""An index of Members by machine and address, since reading 10,000 Members each time costs too much. Pure.
 
 A Member owns an address if it is live and not leaving, states the address, has it inside its group's networks, and has
 it in its ExternalWorkload, which only the controller writes. A Member that claims it later is refused. A silent Member

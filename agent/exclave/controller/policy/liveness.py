@@ -114,15 +114,11 @@ def live_members(
 
 
 class Liveness:
-    """The Leases that were observed, and the members that are live.
-
-    `patience`: the longest interval (seconds) that a member may use at the moment.
-    `watching_since`: since when the watch of Leases works without a gap (epoch seconds).
-    """
+    """The Leases that were observed, and the members that are live."""
 
     def __init__(self, members: Cache, leases: Cache) -> None:
-        self.patience = SHORTEST
-        self.watching_since = 0.0
+        self.patience = SHORTEST  # the longest interval (seconds) that a member may use at the moment
+        self.watching_since = 0.0  # since when the watch of Leases works without a gap (epoch seconds)
         self.live: set[Key] = set()
         self._members = members
         self._leases = leases

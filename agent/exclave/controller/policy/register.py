@@ -1,7 +1,7 @@
 """The ExternalWorkload that a member is to have, and the request that leads there. Pure.
 
-Ports are listed only while a proxy stands behind them: pods speak TLS to every listed port, ready or not.
-`status` is the machine's to write, and is not touched here.
+Ports are listed only while a proxy serves them: pods speak TLS to every listed port, ready or not. The machine writes
+`status`.
 """
 
 from typing import Any

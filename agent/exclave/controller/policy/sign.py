@@ -1,7 +1,6 @@
 """The certificate of a member: its content is decided here, whatever the CSR asks for. Pure.
 
-Subject: CN is the member's name, cut to 64 characters. Life: the group's, but not beyond the first end in the issuer's
-chain.
+CN is the member's name, cut to 64 characters. The lifetime is the group's, but ends with the issuer's chain.
 """
 
 from datetime import datetime, timezone

@@ -1,7 +1,7 @@
-"""The values that the controller's decisions are made on. Pure.
+"""The values on which the controller decides. Pure.
 
-`MemberSnapshot` holds everything about one Member, also what was made for it and is not yet in the cluster (`signed`,
-`sealed`). The next transition follows from it alone, so a crash between two transitions costs nothing.
+A `MemberSnapshot` also has what was made for a Member and is not yet in the cluster (`signed`, `sealed`). The next
+transition follows from it alone, so a crash between two transitions does no harm.
 """
 
 import math
@@ -62,29 +62,19 @@ class Signed:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """What matters of a Member to another Member of the same machine or address.
-
-    `address`: the address that it states, "" if that is outside its group's networks.
-    `listed_addresses`: the addresses in its ExternalWorkload, also those in a request that is under way.
-    `has_ports`: its ExternalWorkload lists ports.
-    `live`: True until its own status says otherwise.
-    `leaving`: it is being deleted.
-    `displaced`: its condition Registered is False, since it lost its address.
-    `created`: its creationTimestamp, written by the API server.
-    `admitted_at`: since when its condition Admitted is True (epoch seconds), written by the controller.
-    """
+    """What matters of a Member to another Member of the same machine or address."""
 
     namespace: str
     name: str
     machine_hash: str
-    address: str = ""
-    listed_addresses: frozenset[str] = frozenset()
-    has_ports: bool = False
-    live: bool = False
-    leaving: bool = False
-    displaced: bool = False
-    created: str = ""
-    admitted_at: float | None = None
+    address: str = ""  # that it states; "" if it is outside its group's networks
+    listed_addresses: frozenset[str] = frozenset()  # in its ExternalWorkload, or in a request that is under way
+    has_ports: bool = False  # in its ExternalWorkload
+    live: bool = False  # True until its own status is otherwise
+    leaving: bool = False  # it is being deleted
+    displaced: bool = False  # it lost its address: its condition Registered is False
+    created: str = ""  # its creationTimestamp, which the API server writes
+    admitted_at: float | None = None  # epoch seconds, which the controller writes
 
     @property
     def is_alive(self) -> bool:
@@ -107,36 +97,25 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class MemberSnapshot:
-    """One Member and all that belongs to it.
-
-    `now`: epoch seconds by the controller's clock.
-    `settings_digest`, `settings_ports`: of its group's published settings.
-    `admission_fault`: what is wrong with the admission policies.
-    `mesh_fault`: why there is no `mesh`.
-    `group_refusal`: why the group takes no new members.
-    `neighbours`: the other Members with the same machine or address.
-    `has_heartbeat`: its Lease was renewed at least once. `live`: it is being renewed.
-    `clones`: the two boots that renew its Lease in turns, if two machines use one credential.
-    `emptied_at`: when this controller first found its ExternalWorkload without ports.
-    """
+    """One Member and all that belongs to it."""
 
     member: Object
-    now: float
+    now: float  # epoch seconds by the controller's clock
     group: Group | None = None
     mesh: Mesh | None = None
-    settings_digest: str | None = None
-    settings_ports: frozenset[int] = frozenset()
-    admission_fault: str | None = None
-    mesh_fault: str | None = None
-    group_refusal: str | None = None
-    neighbours: tuple[Neighbour, ...] = ()
-    workload: Object | None = None
+    settings_digest: str | None = None  # of its group's published settings
+    settings_ports: frozenset[int] = frozenset()  # in its group's published settings
+    admission_fault: str | None = None  # what is wrong with the admission policies
+    mesh_fault: str | None = None  # why there is no `mesh`
+    group_refusal: str | None = None  # why the group takes no new members
+    neighbours: tuple[Neighbour, ...] = ()  # the other Members with the same machine or address
+    workload: Object | None = None  # its ExternalWorkload
     has_account: bool = False
     has_lease: bool = False
-    has_heartbeat: bool = False
-    live: bool = False
-    clones: tuple[str, str] | None = None
-    emptied_at: float | None = None
+    has_heartbeat: bool = False  # its Lease was renewed at least once
+    live: bool = False  # its Lease is being renewed
+    clones: tuple[str, str] | None = None  # the two boots that renew its Lease in turns, if two machines do
+    emptied_at: float | None = None  # when this controller first found its ExternalWorkload without ports
     account_deleted: bool = False
     signed: Signed | None = None
     sealed: str | None = field(default=None, repr=False)

@@ -75,9 +75,7 @@ class HeadlessWarner:
         """One round."""
         groups = list(self._groups())
         namespaces = sorted({group.namespace for group in groups})
-        self._list_faults = {
-            namespace: fault for namespace, fault in self._list_faults.items() if namespace in namespaces
-        }
+        self._list_faults = {one: self._list_faults[one] for one in namespaces if one in self._list_faults}
         found: set[tuple[str, str, str, str]] = set()
         for namespace in namespaces:
             for group in groups if (services := await self._services(namespace)) else ():
@@ -99,7 +97,7 @@ class HeadlessWarner:
             listed = await self._cluster.send(list_all(SERVICES, namespace))
         except ClusterError as problem:
             if self._list_faults.get(namespace) != problem.message:
-                log.info("nobody can be warned of headless Services in %s: %s", namespace, problem.message)
+                log.info("headless Services in %s cannot be listed: %s", namespace, problem.message)
                 self._list_faults[namespace] = problem.message
             return []
         self._list_faults.pop(namespace, None)
