@@ -311,5 +311,5 @@ def _parse_table(
 
 
 def _unknown_keys(values: Mapping[str, Any], keys: tuple[Field[Any], ...], prefix: str) -> list[str]:
-    """Unknown keys are mistakes: a misspelt key must not look like a setting."""
+    """Unknown keys are mistakes: a misspelt key must not pass for a setting."""
     return [f"{prefix}{name}: no such key" for name in values if name not in {key.name for key in keys}]

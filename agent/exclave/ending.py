@@ -1,7 +1,6 @@
-"""The three ways to end, and the one place that says which it is.
+"""The three ways to end, and the one value that all parts read when they close.
 
-Rules: the value starts as HAND_OVER, so whatever ends without saying how undoes nothing. It is set once, before
-the parts unwind, by a signal or by the control socket; every door reads it when it closes.
+It starts as HAND_OVER, so a crash undoes nothing. A signal or the control socket sets it before the parts close.
 """
 
 from enum import Enum
@@ -18,7 +17,7 @@ class Ending(Enum):
 
 
 class EndingSwitch:
-    """How this run ends. One per agent; handed to every door. `asked` tells that somebody has asked for an ending."""
+    """How this run ends: one per agent. `asked`: whether an ending was requested."""
 
     def __init__(self) -> None:
         self._value = Ending.HAND_OVER
@@ -26,16 +25,16 @@ class EndingSwitch:
 
     @property
     def value(self) -> Ending:
-        """The ending as it stands; HAND_OVER until somebody asks for another."""
+        """The ending; HAND_OVER until another one is requested."""
         return self._value
 
     def ask_nowait(self, ending: Ending) -> None:
-        """End this way. The first to ask decides, except that LEAVE outranks STOP while nothing has unwound."""
+        """Request an ending. The first request decides, but LEAVE outranks STOP."""
         if not self.asked.value or (self._value is Ending.STOP and ending is Ending.LEAVE):
             self._value = ending
         self.asked.set(True)
 
     async def wait(self) -> Ending:
-        """Wait until somebody asks for an ending."""
+        """Wait until an ending is requested."""
         await self.asked.wait_for(bool)
         return self._value

@@ -70,7 +70,7 @@ class ExclaveError(Exception):
 
 
 class UsageError(ExclaveError):
-    """Who typed the command must correct it, or what it asks for."""
+    """The command line must be corrected, or what it names."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(Fault.USAGE, message, hint)
@@ -83,7 +83,7 @@ class TokenError(ExclaveError):
 
 
 class ClusterError(ExclaveError):
-    """Somebody must act in the cluster, or the cluster must become reachable.
+    """An admin of the cluster must act, or the cluster must become reachable.
 
     If it was not reached, `cause_kind` is the reason: refused, timeout, name, tls-ca, tls-other or other.
     """
@@ -116,7 +116,7 @@ class ApiRefusal(ClusterError):
 
 
 class HostError(ExclaveError):
-    """Somebody must act on this machine."""
+    """An admin of this machine must act."""
 
     tens = 3
 
@@ -136,8 +136,6 @@ def error_object(code: int, word: str, message: str, hint: str) -> dict[str, Any
 
 
 BUG = "an unexpected error: this is a bug in exclave"
-
-
 BUG_HINT = "report it with the lines above; they contain no secret"
 
 

@@ -1,7 +1,6 @@
-"""The points that a crash may come between, by subject. Each is logged in one line right after it is reached.
+"""The points between which a crash may happen. Each is logged in one line right after it is reached.
 
-So the last line of the log shows where a crash has come. The crash tests kill an agent after each of them. A swap's
-phases are listed beside the swap.
+The crash tests kill an agent after each of them. A swap's phases are listed beside the swap.
 """
 
 import logging

@@ -47,7 +47,6 @@ SHORTEST_TTL = 600.0
 LONGEST_TTL = 86400.0
 """Seconds. Kubernetes' shortest token lifetime is ten minutes; a join token is valid for a day at most."""
 
-IssuerKind = Literal["cert-manager", "key", "linkerd"]
 Rule = dict[str, list[str]]
 
 
@@ -94,14 +93,14 @@ class Installation:
     """The admin's choices. `issued_by`: the cert-manager issuer, `Kind/name`, that signs with the trust anchor.
 
     The issuer is an intermediate of its own under the mesh's trust anchor, so that it can be revoked alone. Linkerd's
-    own issuer is used only on request: whoever has the controller's account could then sign for every workload.
+    own issuer is used only on request: with it, the controller's account can sign for every workload of the mesh.
     """
 
     namespace: str = "exclave"
     linkerd: str = "linkerd"
     image: str = IMAGE
     replicas: int = 2
-    issuer: IssuerKind = "key"
+    issuer: Literal["cert-manager", "key", "linkerd"] = "key"
     issued_by: str = ""
     key_pair: KeyPair | None = None
 
@@ -402,7 +401,7 @@ class Change:
 def plan_change(manifest: Manifest, found: Object | None) -> Change:
     """The change that an object needs to match its manifest; `found` is the existing one.
 
-    Only the manifest's fields are changed; lists are replaced whole. The API server lets nobody change a roleRef.
+    Only the manifest's fields are changed; lists are replaced whole. The API server refuses a change of roleRef.
     """
     if found is None:
         return Change("create", manifest)

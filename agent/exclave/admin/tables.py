@@ -8,6 +8,7 @@ several objects. `member list` needs only Members, but its GROUP is a part of th
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from exclave.api.requests import Object, Resource
 from exclave.errors import UsageError
@@ -104,26 +105,25 @@ def human_duration(seconds: float) -> str:
     whole = int(seconds)
     if whole < -1:
         return "<invalid>"
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if whole < 120:
-        return f"{max(whole, 0)}s"
-    if minutes < 10:
-        return _two(minutes, "m", whole % 60, "s")
-    if minutes < 180:
-        return f"{minutes}m"
-    if hours < 8:
-        return _two(hours, "h", minutes % 60, "m")
-    if hours < 48:
-        return f"{hours}h"
-    if days < 8:
-        return _two(days, "d", hours % 24, "h")
-    if days < 730:
-        return f"{days}d"
-    return _two(days // 365, "y", days % 365, "d") if days < 8 * 365 else f"{days // 365}y"
-
-
-def _two(first: int, unit: str, second: int, smaller: str) -> str:
+    size, unit, smaller_size, smaller = next(step[1:] for step in _STEPS if whole < step[0])
+    first, rest = divmod(max(whole, 0), size)
+    second = rest // smaller_size if smaller_size else 0
     return f"{first}{unit}{second}{smaller}" if second else f"{first}{unit}"
+
+
+_HOUR, _DAY, _YEAR = 3600, 86400, 365 * 86400
+_STEPS = (
+    (120, 1, "s", 0, ""),
+    (600, 60, "m", 1, "s"),
+    (3 * _HOUR, 60, "m", 0, ""),
+    (8 * _HOUR, _HOUR, "h", 60, "m"),
+    (48 * _HOUR, _HOUR, "h", 0, ""),
+    (8 * _DAY, _DAY, "d", _HOUR, "h"),
+    (2 * _YEAR, _DAY, "d", 0, ""),
+    (8 * _YEAR, _YEAR, "y", _DAY, "d"),
+    (inf, _YEAR, "y", 0, ""),
+)
+"""Below so many seconds: the unit and its seconds, the smaller unit and its seconds (0: none)."""
 
 
 def _whole(listing: Listing) -> Object:

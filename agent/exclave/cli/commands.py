@@ -8,12 +8,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -29,6 +29,8 @@ from exclave.kit.formats.times import format_duration
 from exclave.kit.host.files import hold_lock, remove_folder
 from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
 from exclave.redirect.kernel.nft import confirm_from_cold
+
+T = TypeVar("T")
 
 UNIT = "exclave.service"
 
@@ -68,8 +70,7 @@ def join_machine(
         state = _notify_agent_when_up(config.paths.runtime, wait=wait)
     if state is None:
         _report("no agent runs on this machine; start it: exclave run")
-    if in_json:
-        print(json.dumps({**result, "state": state}))
+    _print_result({**result, "state": state}, in_json=in_json)
     return 0 if state in (None, "ready") or not wait else 3
 
 
@@ -83,12 +84,11 @@ def _join_here(token: str, config: Config, confirm: float | None) -> MembershipR
     if confirm is not None:  # before the membership exists, because an agent may start to use it at once
         store_unconfirmed(config.paths.state, Unconfirmed(confirm))
     try:
-        joined: MembershipRecord = _run(partial(join, token, config, time.time, _report))
+        return _run(partial(join, token, config, time.time, _report))
     except BaseException:
         if confirm is not None and load_membership(config.paths.state) is None:
             forget_unconfirmed(config.paths.state)
         raise
-    return joined
 
 
 def _join_beside(
@@ -132,7 +132,7 @@ def _notify_agent(runtime: Path, *, wait: bool) -> str | None:
             if not wait or state == "ready" or (started and state in ("unjoined", "evicted")):
                 return state
     except NoAgent:
-        return state
+        pass
     return state
 
 
@@ -151,8 +151,7 @@ def _start_unit() -> bool:
     """Start the agent's unit, if this system has systemd and the unit."""
     if not Path("/run/systemd/system").is_dir():
         return False
-    is_installed = subprocess.run(["systemctl", "cat", UNIT], capture_output=True, check=False).returncode == 0
-    if not is_installed:
+    if subprocess.run(["systemctl", "cat", UNIT], capture_output=True, check=False).returncode != 0:
         return False
     _report(f"starting {UNIT}")
     return subprocess.run(["systemctl", "start", "--no-block", UNIT], check=False).returncode == 0
@@ -172,14 +171,11 @@ def leave_machine(config: Config, *, in_json: bool) -> int:
     for what in remains:
         kind, _, name = what.partition(" ")
         namespace, _, name = name.partition("/")
-        _report(
-            f"remains in the cluster: {what}; an admin removes it: kubectl -n {namespace} delete {kind.lower()} {name}"
-        )
+        removal = f"kubectl -n {namespace} delete {kind.lower()} {name}"
+        _report(f"remains in the cluster: {what}; an admin removes it: {removal}")
     if unremoved is not None:
         raise unremoved
-    if in_json:
-        print(json.dumps({"left": record is not None, "remains": remains}))
-    return 0
+    return _print_result({"left": record is not None, "remains": remains}, in_json=in_json)
 
 
 def _leave(config: Config) -> tuple[MembershipRecord | None, list[str], HostError | None]:
@@ -217,9 +213,8 @@ def _leave_without_agent(config: Config) -> list[str]:
         record = load_membership(config.paths.state)
         if record is None:
             forget_everything(config.paths)
-            _run(
-                partial(clean_up, config)
-            )  # an agent may have crashed after it deleted its files, with rules still installed
+            # An agent may have crashed after it deleted its files, with rules still installed.
+            _run(partial(clean_up, config))
             return []
         _report("no agent runs; leaving without one")
         return list(_run(partial(depart, record, config, time.time)))
@@ -234,9 +229,7 @@ def confirm_rules(config: Config, *, in_json: bool) -> int:
         if confirmed:
             _run(confirm_from_cold)
     _report("confirmed: the rules are permanent" if confirmed else "there was nothing to confirm")
-    if in_json:
-        print(json.dumps({"confirmed": confirmed}))
-    return 0
+    return _print_result({"confirmed": confirmed}, in_json=in_json)
 
 
 def clean_up_without_agent(config: Config, *, in_json: bool) -> int:
@@ -260,9 +253,7 @@ def clean_up_without_agent(config: Config, *, in_json: bool) -> int:
         _report(line)
     if (config.paths.state / MEMBERSHIP).exists():
         _report("this machine is still a member, and pods may still send traffic here: exclave run, or exclave leave")
-    if in_json:
-        print(json.dumps({"done": done}))
-    return 0
+    return _print_result({"done": done}, in_json=in_json)
 
 
 def swap_proxy(runtime: Path, *, forced: bool, in_json: bool) -> int:
@@ -295,7 +286,13 @@ def swap_proxy(runtime: Path, *, forced: bool, in_json: bool) -> int:
     return int(last["error"]["code"]) if "error" in last else 0
 
 
-def _run(work: Callable[[], Any]) -> Any:
+def _print_result(result: dict[str, Any], *, in_json: bool) -> int:
+    if in_json:
+        print(json.dumps(result))
+    return 0
+
+
+def _run(work: Callable[[], Awaitable[T]]) -> T:
     return trio.run(work, strict_exception_groups=True)
 
 

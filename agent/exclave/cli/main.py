@@ -45,21 +45,17 @@ def _parser() -> argparse.ArgumentParser:
     as_written = argparse.RawDescriptionHelpFormatter
     run = add("run", _run, "run the agent in the foreground", epilog=help_text(), formatter_class=as_written)
     join = add("join", _join, "join a group; returns when pods may send traffic here")
-    join.add_argument(
-        "token", nargs="?", metavar="TOKEN", help="the join token; other users can see it here: use --token-file"
-    )
+    visible = "the join token; other users can see it here: use --token-file"
+    join.add_argument("token", nargs="?", metavar="TOKEN", help=visible)
     join.add_argument("--token-file", metavar="FILE", help="file with the token; - is standard input")
-    join.add_argument(
-        "--again", action="store_true", help="join although this machine is a member, then leave the former membership"
+    again = "join although this machine is a member, then leave the former membership"
+    join.add_argument("--again", action="store_true", help=again)
+    unconfirmed = (
+        "remove the rules after this time, such as 60s, unless you run exclave confirm: for a machine that you reach "
+        "only over the network. If the agent dies meanwhile, the kernel disables them 15s later"
     )
     for command in (run, join):
-        command.add_argument(
-            "--confirm",
-            type=parse_duration,
-            metavar="TIME",
-            help="remove the rules after this time, such as 60s, unless you run exclave confirm: for a machine that "
-            "you reach only over the network. If the agent dies meanwhile, the kernel disables them 15s later",
-        )
+        command.add_argument("--confirm", type=parse_duration, metavar="TIME", help=unconfirmed)
     join.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
     leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")

@@ -141,7 +141,7 @@ def _release(session: Session, resource: Resource, one: Object, finalizer: str) 
 
 
 def _patch(session: Session, resource: Resource, one: Object, body: Object) -> None:
-    """Patch an object that may be gone; one that the API server finds invalid is reported, and keeps no other."""
+    """Patch an object that may be gone; one that the API server finds invalid is reported, and the others go on."""
     try:
         session.kubectl.patch(resource, *_key(one), body)
     except ApiRefusal as refusal:
