@@ -407,7 +407,7 @@ def test_a_rebuilt_cluster_is_joined_before_the_former_membership_is_left(
     (tmp_path / "rebuilt").mkdir()
     with open_cluster_thread(tmp_path / "rebuilt") as rebuilt:
         capsys.readouterr()
-        assert vm.join(rebuilt.do(partial(MeshCluster.join_token, token_id="aaaaa")), "--again") == 0
+        assert vm.join(rebuilt.run(partial(MeshCluster.join_token, token_id="aaaaa")), "--again") == 0
         failure = capsys.readouterr().err
         record = load_membership(vm.state)
         assert record is not None

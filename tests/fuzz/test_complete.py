@@ -12,7 +12,7 @@ WITHOUT_TARGET = {
     "exclave.admin.arguments.load_pem": "reads a file and parses nothing of it",
     "exclave.admin.arguments.parse_groups": "splits an admin's own options at commas",
     "exclave.admin.objects.read_installation": "reads the Deployment that exclave itself has written",
-    "exclave.admin.token.checks.read_ttl": "reads a duration by parse_duration, and compares it",
+    "exclave.admin.token.verbs.read_ttl": "reads a duration by parse_duration, and compares it",
     "exclave.api.malformed.read_each": "calls a reader for each object, and reports what that raises",
     "exclave.cli.token_source.read_token": "reads the line that decode_token parses",
     "exclave.cluster.member_cluster.load_credential": "reads the file that parse_credential parses",

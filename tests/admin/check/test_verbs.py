@@ -1,9 +1,40 @@
 """The interface between `linkerd check` and an extension; tests/peers runs the checks on real servers."""
 
+import base64
+import copy
 import json
+import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from exclave.admin.check.verbs import (
+    Row,
+    accounts_namespace_rows,
+    controller_rows,
+    describe_change,
+    excess_rights_rows,
+    foreign_objects,
+    group_rows,
+    guard_rows,
+    index_objects,
+    issuer_rows,
+    linkerd_report,
+    member_rows,
+    namespace_suffix_rows,
+    pending_changes,
+    prerequisite_rows,
+    report_text,
+    rights_rows,
+)
+from exclave.admin.objects import Installation, group_objects
+from exclave.api.requests import Object
+from exclave.kit.formats.times import rfc3339
+from exclave.kit.formats.x509 import not_after
+from exclave_sandbox.pki import make_anchor
 from support.admin import Admin
+from support.mesh import Mesh, mesh
 
 
 def test_linkerd_check_learns_to_run_the_checks(tmp_path: Path) -> None:
@@ -17,3 +48,268 @@ def test_every_option_of_linkerd_check_is_accepted(admin: Admin) -> None:
     typed = admin.type("check", *handed_on, "--linkerd-namespace=linkerd", "--output=json")
     assert "unrecognized" not in typed.err
     assert typed.code != 2
+
+
+NOW = 1_800_000_000.0
+SOUND = {"linkerd": True, "external_workloads": True, "namespace": "linkerd"}
+
+
+def bad(rows: list[Row]) -> list[tuple[str, str]]:
+    return [(one.result, one.problem) for one in rows if one.result != "success"]
+
+
+@pytest.mark.parametrize(
+    ("version", "problem"),
+    [
+        ("v1.30.0", []),
+        ("v1.37.2+k3s1", []),
+        ("v1.29.9", [("error", "the API server is v1.29.9")]),
+        ("v1.9.0", [("error", "the API server is v1.9.0")]),
+        ("", [("error", "the API server is of an unknown version")]),
+    ],
+)
+def test_a_cluster_that_is_too_old_is_refused(version: str, problem: list[tuple[str, str]]) -> None:
+    assert bad(prerequisite_rows(version, **SOUND)) == problem  # type: ignore[arg-type]
+
+
+def test_a_cluster_without_linkerd_or_with_an_old_one_is_refused() -> None:
+    assert bad(prerequisite_rows("v1.30.0", linkerd=False, external_workloads=False, namespace="mesh")) == [
+        ("error", "there is no ConfigMap linkerd-config in namespace mesh"),
+        ("error", "there is no CustomResourceDefinition externalworkloads.workload.linkerd.io"),
+    ]
+
+
+def lease(holder: str = "pod-1", renewed: str = "2027-01-15T07:59:50.000000Z") -> dict[str, object]:
+    return {"spec": {"holderIdentity": holder, "renewTime": renewed}}
+
+
+def deployment(ready: int) -> dict[str, object]:
+    return {"spec": {"replicas": 2}, "status": {"readyReplicas": ready}}
+
+
+def test_controllers_run_and_one_leads() -> None:
+    assert bad(controller_rows(deployment(2), lease(), NOW)) == []
+    assert bad(controller_rows(deployment(1), lease(), NOW)) == [("warning", "1 of 2 are ready")]
+    assert bad(controller_rows(None, None, NOW)) == [
+        ("error", "0 of 0 are ready"),
+        ("error", "there has been no leader yet"),
+    ]
+    assert bad(controller_rows(deployment(2), lease(renewed="2027-01-15T07:50:00.000000Z"), NOW)) == [
+        ("error", "the last renewal is 600 s old")
+    ]
+
+
+def test_groups_members_and_services_with_problems_are_named() -> None:
+    refused = {"type": "Accepted", "status": "False", "reason": "Invalid", "message": "no networks"}
+    group = {"metadata": {"namespace": "shop", "name": "web"}, "status": {"conditions": [refused]}}
+    assert bad(group_rows([group], ["shop/web-headless"])) == [
+        ("warning", "shop/web: no networks"),
+        ("warning", "shop/web-headless"),
+    ]
+    silent = {"type": "Live", "status": "False", "reason": "NotLive", "message": ""}
+    cloned = {"type": "Cloned", "status": "True", "reason": "TwoMachines", "message": ""}
+    members = [
+        {"metadata": {"namespace": "shop", "name": f"web-k7q2x-{n}"}, "spec": {}, "status": {"conditions": [silent]}}
+        for n in range(1, 8)
+    ]
+    members[0]["status"]["conditions"].append(cloned)  # type: ignore[index]
+    names = ", ".join(f"shop/web-k7q2x-{n}" for n in range(1, 6))
+    assert bad(member_rows(members)) == [("warning", f"{names} and 2 more"), ("warning", "shop/web-k7q2x-1")]
+
+
+def issuer_secret(made: Mesh, key: str = "tls") -> dict[str, object]:
+    names = ("tls.crt", "tls.key") if key == "tls" else ("crt.pem", "key.pem")
+    texts = (made.issuer.pem, made.issuer.key_pem)
+    return {"data": {name: base64.b64encode(text.encode()).decode() for name, text in zip(names, texts, strict=True)}}
+
+
+def roots(anchor: str) -> dict[str, object]:
+    return {"data": {"ca-bundle.crt": anchor}}
+
+
+def test_the_issuer_exists_is_trusted_and_lasts() -> None:
+    made, now = mesh(), time.time()
+    for layout in ("tls", "linkerd"):
+        rows = issuer_rows("exclave/exclave-issuer", issuer_secret(made, layout), roots(made.anchor.pem), now)
+        assert bad(rows) == []
+        assert rows[1].title == f"the issuer's certificate is valid until {rfc3339(not_after(made.issuer.certificate))}"
+    assert bad(issuer_rows("exclave/exclave-issuer", None, roots(made.anchor.pem), now)) == [
+        ("error", "there is no Secret exclave/exclave-issuer")
+    ]
+    assert bad(issuer_rows("a/b", issuer_secret(made), roots(make_anchor().pem), now)) == [
+        ("error", "Secret a/b: the issuer does not lead to the trust anchors that Linkerd publishes")
+    ]
+    late = not_after(made.issuer.certificate) - 3 * 86400
+    (warned,) = bad(issuer_rows("a/b", issuer_secret(made), roots(made.anchor.pem), late))
+    assert warned == ("warning", "it ends in 3d")
+
+
+def test_the_short_report_has_only_failures() -> None:
+    rows = [Row("one"), *guard_rows("it is missing")]
+    assert report_text(rows, short=True) == (
+        "linkerd-exclave\n---------------\n× the admission policies are as installed\n    it is missing\n"
+        "    to do: kubectl exclave upgrade\n\n2 checks, 1 errors, 0 warnings"
+    )
+
+
+def test_the_report_is_linkerds_json_or_text() -> None:
+    rows = [Row("one"), *guard_rows("it is missing")]
+    assert linkerd_report(rows) == {
+        "success": False,
+        "categories": [
+            {
+                "categoryName": "linkerd-exclave",
+                "checks": [
+                    {"description": "one", "result": "success"},
+                    {
+                        "description": "the admission policies are as installed",
+                        "hint": "kubectl exclave upgrade",
+                        "error": "it is missing",
+                        "result": "error",
+                    },
+                ],
+            }
+        ],
+    }
+    assert report_text(rows) == (
+        "linkerd-exclave\n---------------\n√ one\n× the admission policies are as installed\n    it is missing\n"
+        "    to do: kubectl exclave upgrade\n\n2 checks, 1 errors, 0 warnings"
+    )
+
+
+SHOP = group_objects("shop", "web", {"networks": ["10.0.0.0/8"]}, "exclave")[:-1]
+STANDS = index_objects([one.body for one in SHOP])
+
+
+def changed(kind: str, namespace: str, name: str, **fields: Any) -> dict[tuple[str, str, str], Object]:
+    found = copy.deepcopy(STANDS)
+    found[kind, namespace, name] |= fields
+    return found
+
+
+def test_rights_as_created_are_no_fault() -> None:
+    assert pending_changes(SHOP, STANDS) == []
+    assert bad(rights_rows([], [])) == []
+
+
+RULE = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+EDITED: dict[str, tuple[dict[tuple[str, str, str], Object], list[str]]] = {
+    "a Role with an additional rule": (
+        changed("Role", "shop", "exclave-machines", rules=[*STANDS["Role", "shop", "exclave-machines"]["rules"], RULE]),
+        ["Role exclave-machines in shop has been changed"],
+    ),
+    "a Role without a rule": (
+        changed("Role", "shop-vms", "exclave-machines", rules=[]),
+        ["Role exclave-machines in shop-vms has been changed"],
+    ),
+    "a binding with another subject": (
+        changed("RoleBinding", "shop-vms", "exclave-controller", subjects=[]),
+        ["RoleBinding exclave-controller in shop-vms has been changed"],
+    ),
+    "a namespace without its label": (
+        changed("Namespace", "", "shop-vms", metadata={"name": "shop-vms"}),
+        ["Namespace shop-vms has been changed"],
+    ),
+    "a Role that is gone": (
+        {key: one for key, one in STANDS.items() if key != ("Role", "shop", "exclave-publisher.web")},
+        ["Role exclave-publisher.web in shop is missing"],
+    ),
+    "the mesh's account that is gone": (
+        {key: one for key, one in STANDS.items() if key != ("ServiceAccount", "shop", "web")},
+        ["ServiceAccount web in shop is missing"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("found", "words"), EDITED.values(), ids=EDITED)
+def test_edited_rights_are_named(found: dict[tuple[str, str, str], Object], words: list[str]) -> None:
+    steps = pending_changes(SHOP, found)
+    assert [describe_change(step) for step in steps] == words
+    assert bad(rights_rows([], steps)) == [("error", words[0])]
+
+
+def test_a_fault_of_a_shared_object_is_listed_once() -> None:
+    steps = pending_changes([*SHOP, *SHOP], changed("Role", "shop-vms", "exclave-machines", rules=[]))
+    assert bad(rights_rows([], steps)) == [("error", "Role exclave-machines in shop-vms has been changed")]
+
+
+def test_the_controllers_rights_have_a_row_of_their_own() -> None:
+    rights = Installation().rights
+    stands = index_objects([copy.deepcopy(one.body) for one in rights])
+    assert pending_changes(rights, stands) == []
+    stands["ClusterRole", "", "exclave-controller"]["rules"].append(RULE)
+    rows = rights_rows(pending_changes(rights, stands), [])
+    assert bad(rows) == [("error", "ClusterRole exclave-controller has been changed")]
+    assert rows[0].title == "the controller's rights are as installed"
+
+
+def binding(name: str, role: str, *subjects: dict[str, str], namespace: str | None = None) -> Object:
+    where = {} if namespace is None else {"namespace": namespace}
+    return {
+        "kind": "ClusterRoleBinding" if namespace is None else "RoleBinding",
+        "metadata": {"name": name, **where},
+        "roleRef": {"kind": "ClusterRole", "name": role},
+        "subjects": list(subjects),
+    }
+
+
+def group(name: str) -> dict[str, str]:
+    return {"kind": "Group", "name": name}
+
+
+ROBOT = {"kind": "ServiceAccount", "name": "web.vm.k7q2x-1", "namespace": "shop-vms"}
+REACHING = {
+    "a public role of every cluster for all users": (
+        binding("discovery", "system:discovery", group("system:authenticated")), None,
+    ),
+    "a public role of every cluster for all accounts": (
+        binding("issuer", "system:service-account-issuer-discovery", group("system:serviceaccounts")), None,
+    ),
+    "an application's own": (
+        binding("app", "edit", {"kind": "ServiceAccount", "name": "app", "namespace": "shop"}, namespace="shop"), None,
+    ),
+    "another namespace's accounts": (binding("ci", "edit", group("system:serviceaccounts:ci"), namespace="shop"), None),
+    "our own": (SHOP[4].body, None),
+    "every account, everywhere": (
+        binding("handy", "view", group("system:serviceaccounts")), "ClusterRoleBinding handy: view",
+    ),
+    "everybody, in one namespace": (
+        binding("handy", "edit", group("system:authenticated"), namespace="shop"), "RoleBinding handy in shop: edit",
+    ),
+    "machines' accounts, as a group": (
+        binding("more", "edit", group("system:serviceaccounts:shop-vms"), namespace="shop"),
+        "RoleBinding more in shop: edit",
+    ),
+    "one machine's account": (binding("one", "edit", ROBOT, namespace="lab"), "RoleBinding one in lab: edit"),
+    "one machine's account by its user name": (
+        binding("one", "edit", {"kind": "User", "name": "system:serviceaccount:shop-vms:web.vm.k7q2x-1"}),
+        "ClusterRoleBinding one: edit",
+    ),
+    "a name of ours in a namespace where it is not": (
+        binding("exclave-machines", "edit", group("system:serviceaccounts:shop-vms"), namespace="lab"),
+        "RoleBinding exclave-machines in lab: edit",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "words"), REACHING.values(), ids=REACHING)
+def test_a_right_that_reaches_machines_is_named(found: Object, words: str | None) -> None:
+    assert bad(excess_rights_rows([found], ["shop-vms"], SHOP)) == ([] if words is None else [("warning", words)])
+
+
+def test_foreign_namespaces_with_our_suffix_are_named() -> None:
+    ours = {"metadata": {"name": "shop-vms", "labels": {"exclave.dev/machines": "shop"}}}
+    assert bad(namespace_suffix_rows([ours, {"metadata": {"name": "shop"}}])) == []
+    assert bad(namespace_suffix_rows([ours, {"metadata": {"name": "tools-vms"}}])) == [("warning", "tools-vms")]
+
+
+def test_foreign_objects_beside_machines_accounts_are_named() -> None:
+    names = ("default", "web.vm.k7q2x-1", "web.join.k7q2x-20", "web.rejoin.k7q2x-1")
+    accounts = [{"metadata": {"name": name}} for name in names]
+    assert foreign_objects("shop-vms", accounts, []) == []
+    odd = foreign_objects(
+        "shop-vms", [*accounts, {"metadata": {"name": "web.vm"}}], [{"metadata": {"name": "operator-1"}}]
+    )
+    assert bad(accounts_namespace_rows(odd)) == [
+        ("warning", "Pod operator-1 in shop-vms, ServiceAccount web.vm in shop-vms")
+    ]

@@ -10,7 +10,7 @@ from exclave.admin.group.verbs import TITLES, accepted_words, broken_lines, grou
 from exclave.admin.main import build_parser
 from exclave.admin.objects import Installation, group_objects, later_objects
 from exclave.admin.session import Session
-from exclave.admin.token.checks import token_accounts
+from exclave.admin.token.verbs import token_accounts
 from exclave.api.group import parse_group
 from exclave.api.requests import (
     DEPLOYMENTS,

@@ -26,8 +26,8 @@ from exclave.admin.member.verbs import evict
 from exclave.admin.objects import group_objects, group_roles, plan_change
 from exclave.admin.session import Session
 from exclave.admin.tables import Listing, age, describe_text, table, yaml_file
-from exclave.admin.token.checks import TITLES as TOKEN_TITLES
-from exclave.admin.token.checks import TokenAccount, token_accounts, token_row
+from exclave.admin.token.verbs import TITLES as TOKEN_TITLES
+from exclave.admin.token.verbs import TokenAccount, token_accounts, token_row
 from exclave.api import requests as kinds
 from exclave.api.group import INBOUND_POLICIES, GroupSpec, account_of
 from exclave.api.malformed import mapping_in, mappings_in

@@ -10,8 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from exclave.admin import arguments
-from exclave.admin.check.rows import Row, pending_changes, report_text, row
-from exclave.admin.check.verbs import TRUST_ROOTS, ClusterSnapshot, check_prerequisites
+from exclave.admin.check.verbs import (
+    TRUST_ROOTS,
+    ClusterSnapshot,
+    Row,
+    check_prerequisites,
+    pending_changes,
+    report_text,
+    row,
+)
 from exclave.admin.objects import (
     CREDENTIAL_LIFE,
     IMAGE,
@@ -25,7 +32,7 @@ from exclave.admin.objects import (
 )
 from exclave.admin.session import Session
 from exclave.admin.tables import human_duration, yaml_file
-from exclave.admin.token.checks import LONGEST_CREDENTIAL, credential_note
+from exclave.admin.token.verbs import LONGEST_CREDENTIAL, credential_note
 from exclave.api import requests as kinds
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.member import READY, condition_of
