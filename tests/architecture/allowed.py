@@ -22,7 +22,6 @@ BLOCKING = {
     "exclave.kit.host.sd_notify": "one datagram to a local socket, which never waits",
     "exclave.kit.host.procfs": "small files in /proc and addresses of interfaces, which the kernel answers at once",
     "exclave.member.record": "small files written whole, read at boot",
-    "exclave.proxy.process.slot": "binds sockets to learn whether they are free, which never waits",
     "exclave.proxy.process.records": "small files written whole, and looks into /proc",
     "exclave_sandbox.pki": "makes the demo's and the tests' certificates",
     "exclave_sandbox.stage.flush": "a program of its own, which reads from the kernel until it has an answer",

@@ -51,8 +51,8 @@ from exclave.controller.policy.snapshot import workload_ports
 from exclave.data_path.control_plane import sample_controllers
 from exclave.dns.zone import control_plane_services, respond
 from exclave.errors import ConfigError, HostError, TokenError
+from exclave.explain.explain import parse_query
 from exclave.explain.kernel_state import parse_route
-from exclave.explain.query import parse_query
 from exclave.explain.table import parse_rule_texts, parse_table
 from exclave.identity.storage import NEXT_KEY, SVID, load_next_key, load_svid, own_keys, store_next_key, store_svid
 from exclave.identity.svid import SvidError, check_svid

@@ -19,8 +19,20 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.kit.tasks.latest import Latest
 from exclave.link.link import open_link
 from exclave.redirect.kernel.nft import remove_table
-from exclave.redirect.plan import plan_table
-from exclave.redirect.reconciler import AppliedRecord, Redirect, open_redirect, open_table
+from exclave.redirect.kernel.observe import NOTHING, Observed
+from exclave.redirect.reconciler import (
+    FIGHT,
+    PAUSE,
+    WITHIN,
+    Action,
+    AppliedRecord,
+    Redirect,
+    is_wider,
+    open_redirect,
+    open_table,
+    pause_after,
+    plan_table,
+)
 from exclave.redirect.rules.policy import RedirectPolicy, Server
 from exclave.redirect.rules.ruleset import ruleset_digest
 from support.faults import failing_once
@@ -361,8 +373,8 @@ def test_a_program_that_undoes_every_repair_slows_repairs_down(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exclave.redirect.reconciler.FIGHT", 3)
-    monkeypatch.setattr("exclave.redirect.plan.FIGHT", 3)
-    monkeypatch.setattr("exclave.redirect.plan.PAUSE", 3600.0)
+    monkeypatch.setattr("exclave.redirect.reconciler.FIGHT", 3)
+    monkeypatch.setattr("exclave.redirect.reconciler.PAUSE", 3600.0)
 
     @in_network_namespace()
     async def fought() -> None:
@@ -474,3 +486,53 @@ async def test_leave_and_stop_remove_the_table_and_a_hand_over_leaves_it(ending:
         assert ("table inet exclave {" in after) == (ending is Ending.HAND_OVER)
         await remove_table()
         assert await lab.nft("list", "ruleset") == before
+
+
+OURS = Observed(installed=True, instance="a", digest=ruleset_digest(PLAIN), fingerprint="as we made it")
+MADE = OURS.fingerprint
+HOLDING = Observed(installed=True, is_draining=True, fingerprint="holding")
+
+UNCONFIRMED, OVER = replace(PLAIN, armed_until=60.0), replace(PLAIN, armed_until=0.0)
+TIMED = replace(OURS, digest=ruleset_digest(UNCONFIRMED))
+
+CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
+    "nothing wanted, nothing there": (None, NOTHING, None, Action.NOTHING),
+    "nothing wanted, and a table is there": (None, OURS, MADE, Action.APPLY),
+    "nothing wanted, and an earlier agent's table is there": (None, OURS, None, Action.APPLY),
+    "nothing wanted, and what is there holds": (None, HOLDING, None, Action.NOTHING),
+    "wanted, and what is there holds": (PLAIN, HOLDING, None, Action.APPLY),
+    "wanted, and nothing there yet": (PLAIN, NOTHING, None, Action.APPLY),
+    "wanted and there": (PLAIN, OURS, MADE, Action.NOTHING),
+    "there, but nobody knows what was done to it": (PLAIN, OURS, None, Action.APPLY),
+    "others removed it": (PLAIN, NOTHING, MADE, Action.REPAIR),
+    "others changed it": (PLAIN, replace(OURS, fingerprint="as they made it"), MADE, Action.REPAIR),
+    "another instance is wanted": (replace(PLAIN, instance="b"), OURS, MADE, Action.APPLY),
+    "a policy that makes the same rules": (replace(PLAIN, exempt_inbound_ports=(22,)), OURS, MADE, Action.NOTHING),
+    "they are not confirmed, and their time runs": (
+        UNCONFIRMED, replace(TIMED, armed_left=7.0), MADE, Action.NOTHING),
+    "their time is over in the kernel": (UNCONFIRMED, replace(TIMED, armed_left=0.0), MADE, Action.NOTHING),
+    "their time is over before the kernel's": (OVER, replace(TIMED, armed_left=7.0), MADE, Action.APPLY),
+    "their time is over": (OVER, replace(TIMED, armed_left=0.0), MADE, Action.NOTHING),
+    "they are confirmed": (PLAIN, replace(TIMED, armed_left=7.0), MADE, Action.APPLY),
+    "connections were counted": (PLAIN, replace(OURS, inbound=7, outbound=7, dropped=7), MADE, Action.NOTHING),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("wanted", "observed", "reference", "action"), CASES.values(), ids=CASES)
+def test_decision(wanted: RedirectPolicy | None, observed: Observed, reference: str | None, action: Action) -> None:
+    assert plan_table(wanted, observed, reference) is action
+
+
+def test_whoever_undoes_every_repair_is_answered_slowly() -> None:
+    moments = [float(second) for second in range(FIGHT)]
+    assert pause_after([], 0.0) == 0.0
+    assert pause_after(moments[1:], moments[-1]) == 0.0
+    assert pause_after(moments, moments[-1]) == PAUSE
+    assert pause_after(moments, moments[0] + WITHIN) == 0.0  # the first of them is too long ago
+
+
+def test_a_swap_alone_widens_nothing() -> None:
+    assert not is_wider(PLAIN, replace(PLAIN, instance="b", trial="b"))
+    assert is_wider(replace(PLAIN, outbound=False), PLAIN)
+    assert is_wider(replace(PLAIN, inbound_ports=()), PLAIN)
+    assert is_wider(None, PLAIN)

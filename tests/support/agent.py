@@ -116,7 +116,7 @@ async def obey(proxy: Proxy, keys: Keys, svid: Latest[Svid | None], settings: La
                     proxy.observe_rules(None if argument == "none" else argument)  # type: ignore[arg-type]
                 elif word == "standby":
                     try:
-                        await proxy.start_standby()
+                        await proxy.start()
                     except HostError as problem:
                         say(refused=problem.message)
                 elif word in ("choose", "retire", "dismiss"):

@@ -75,7 +75,6 @@ class FlapDamper:
 
 
 NEVER_PRESENT = FlapDamper()
-"""Nothing was observed yet."""
 
 
 def lost_at(now: float) -> FlapDamper:
@@ -92,7 +91,7 @@ def failed_at(now: float) -> FlapDamper:
 
 
 class DataPathFault(Enum):
-    """Why the data path is not whole: its word in status, its text for a person, and what to do."""
+    """Why the data path is not whole: its word in status, which never changes; its text for a person; what to do."""
 
     CERTIFICATE_ENDED = (
         "certificate-ended",
@@ -108,20 +107,10 @@ class DataPathFault(Enum):
     )
     UNSTEADY = ("data-path-unsteady", "the data path comes and goes", "see the agent's log for what ends it")
 
-    @property
-    def word(self) -> str:
-        """The word in status, which never changes."""
-        return self.value[0]
-
-    @property
-    def text(self) -> str:
-        """The text for a person."""
-        return self.value[1]
-
-    @property
-    def hint(self) -> str:
-        """What to do."""
-        return self.value[2]
+    def __init__(self, word: str, text: str, hint: str) -> None:
+        self.word = word
+        self.text = text
+        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -175,10 +164,7 @@ class Assessment:
 
 @dataclass(frozen=True)
 class DataPathHistory:
-    """The damped states of the data path and of the lookups.
-
-    `is_adopted`: an earlier agent has left the proxy.
-    """
+    """The damped states of the data path and of the lookups. `is_adopted`: an earlier agent has left the proxy."""
 
     path: FlapDamper = NEVER_PRESENT
     lookups: FlapDamper = NEVER_PRESENT
@@ -201,10 +187,9 @@ def adopted_history(now: float) -> DataPathHistory:
 
 
 def assess(history: DataPathHistory, facts: DataPathFacts, policy: FailurePolicy) -> Assessment:
-    """The assessment.
+    """Assess. A short loss keeps traffic closed: it is held, not dropped.
 
-    A short loss keeps traffic closed: it is held, not dropped. After the group's `failure.after` seconds the data path
-    has failed, and each direction does what the group's policy states.
+    After the group's `failure.after` seconds the data path has failed, and each direction does what its policy states.
     """
     path, lookups = history.path, history.lookups
     opens = policy.outbound == "open"

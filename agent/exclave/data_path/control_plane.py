@@ -5,7 +5,7 @@ linkerd/app/core/src/control.rs and metrics.rs.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exclave.api.settings import DESTINATION_PORT, POLICY_PORT
 from exclave.kit.host.sockets import ESTABLISHED, Socket
@@ -88,17 +88,16 @@ class ControllerHealth:
 
     def observe(self, sample: ControllerSample, now: float) -> "ControllerHealth":
         """The health after one more sample. Smaller counts are those of another process."""
-        last = self.last
-        misses = 0 if sample.connected else self.misses + 1
-        was_connected = self.was_connected or bool(sample.connected)
+        last, asked_at, quiet_since = self.last, now, self.quiet_since
         if last is None or sample.asked < last.asked or sample.answered != last.answered:
-            return ControllerHealth(sample, misses, now, None, was_connected)
-        if sample.asked > last.asked:
-            began = now if self.quiet_since is None else self.quiet_since
-            return ControllerHealth(sample, misses, now, began, was_connected)
-        # A request that was cancelled is not repeated, and gets no answer: after a while it does not count.
-        quiet_since = self.quiet_since if now - self.asked_at < SILENCE else None
-        return ControllerHealth(sample, misses, self.asked_at, quiet_since, was_connected)
+            quiet_since = None
+        elif sample.asked > last.asked:
+            quiet_since = now if quiet_since is None else quiet_since
+        else:
+            # A request that was cancelled is not repeated, and gets no answer: after a while it does not count.
+            asked_at, quiet_since = self.asked_at, quiet_since if now - self.asked_at < SILENCE else None
+        misses = 0 if sample.connected else self.misses + 1
+        return ControllerHealth(sample, misses, asked_at, quiet_since, self.was_connected or bool(sample.connected))
 
     def is_available(self, now: float) -> bool | None:
         """Whether it is available; None until it was connected, or had time for that."""
@@ -117,10 +116,7 @@ class ControlPlaneHealth:
 
     def observe(self, samples: dict[str, ControllerSample], now: float) -> "ControlPlaneHealth":
         """The health after one more sample of each."""
-        return ControlPlaneHealth(
-            self.destination.observe(samples["destination"], now) if "destination" in samples else self.destination,
-            self.policy.observe(samples["policy"], now) if "policy" in samples else self.policy,
-        )
+        return replace(self, **{name: getattr(self, name).observe(sample, now) for name, sample in samples.items()})
 
     def is_available(self, now: float) -> bool | None:
         """Whether both are available; None while this is unknown."""

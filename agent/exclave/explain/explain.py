@@ -5,6 +5,7 @@ agent adds is a note. `--trace` makes one real connection attempt, and compares 
 """
 
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -31,18 +32,36 @@ from exclave.explain.kernel_state import (
     read_other_nat_chains,
     read_route,
 )
-from exclave.explain.query import Query, parse_query
 from exclave.explain.sentences import Answer, compare_with_trace, describe
 from exclave.explain.trace import listen_for_events, open_attempt, open_tracing, read_events, send_first_packet
 from exclave.explain.verdict import HOOKS, Connection, Outcome, TableVerdict, evaluate
-from exclave.kit.formats.host_port import join_host_port
+from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
 from exclave.link.layout import dns_address
 
 STUB_TIMEOUT = 1.0
 """Seconds for an answer of the DNS stub."""
 
+DIRECTIONS = ("outbound", "inbound")
+
+_NAME = re.compile(
+    r"(?=.{1,253}\.?$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?", re.I
+)
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A connection to explain. `host` is an address as the kernel writes it, a name, or "" for each own address."""
+
+    direction: str
+    host: str
+    port: int
+    is_name: bool = False
+
+    def __str__(self) -> str:
+        return join_host_port(self.host, self.port)
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,32 @@ def ask(
             Fault.USAGE, str(problem), "for instance: exclave explain 10.42.0.9:80; exclave explain inbound :8080"
         ) from None
     return query, Caller(user, group, source, interface)
+
+
+def parse_query(words: Sequence[str]) -> Query:
+    """Parse the destination. Raises ValueError if another one was expected.
+
+    [outbound] ADDRESS:PORT     a local program connects there; also [ADDRESS]:PORT and NAME:PORT
+    inbound [ADDRESS]:PORT      a connection from outside to this machine or through it; by default, to each own address
+    """
+    direction, *rest = words if words and words[0] in DIRECTIONS else ("outbound", *words)
+    if len(rest) != 1:
+        raise ValueError(f"one destination was expected, such as 10.42.0.9:80, found {' '.join(rest) or 'none'}")
+    host, port = split_host_port(rest[0])
+    if not host:
+        if direction == "outbound":
+            raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}")
+        return Query(direction, "", port)
+    try:
+        if "%" in host:
+            raise ValueError
+        return Query(direction, str(ip_address(host)), port)
+    except ValueError:
+        if _NAME.fullmatch(host) is None or ":" in host or host.replace(".", "").isdecimal():
+            raise ValueError(f"an address or a name was expected before the port, found {rest[0]!r}") from None
+    if direction == "inbound":
+        raise ValueError(f"an address of this machine was expected, found {host}")
+    return Query(direction, host, port, is_name=True)
 
 
 async def explain(query: Query, caller: Caller, runtime: Path, *, with_trace: bool) -> list[Explanation]:

@@ -15,7 +15,8 @@ from exclave.redirect.kernel.nft_events import TraceEvent
 from exclave.redirect.rules.confirm_timer import ARMED, element_time
 from exclave.redirect.rules.ruleset import TRIAL
 
-_OWN_CHAINS = {"outbound": "outbound", "inbound": "inbound"}
+MOST_LISTED = 12
+"""Most elements of a set that a sentence lists."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _reason(direction: str, table: Table | None, step: RuleHit | None, verdict: 
 
 
 def _reason_of_none(direction: str, table: Table) -> str:
-    chain = next((chain for chain in table.chains if chain.name == _OWN_CHAINS[direction]), None)
+    chain = next((chain for chain in table.chains if chain.name == direction), None)
     if chain is None:
         return (
             f"the rules capture nothing {direction} now: the group is configured so, or the proxy has failed for "
@@ -120,10 +121,6 @@ def _captured_elements(chain: Chain, table: Table) -> str:
         return ""
     what = "ports" if chain.name == "inbound" else "networks"
     return f"; captured are the {what} {', '.join(map(element_text, elements))}"
-
-
-MOST_LISTED = 12
-"""Most elements of a set that a sentence lists."""
 
 
 def _notes(direction: str, connection: Connection, verdict: TableVerdict) -> tuple[str, ...]:

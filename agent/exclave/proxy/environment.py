@@ -22,6 +22,18 @@ FORGET_UNUSED = "1h"
 """How long the proxy caches a destination or policy that nothing uses. With its default of 5 s, almost every new
 connection would need Linkerd's controllers, and would hang while they are away."""
 
+_TIMEOUTS = {
+    "INBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
+    "OUTBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
+    "INBOUND_ACCEPT_KEEPALIVE": "10000ms",
+    "OUTBOUND_CONNECT_KEEPALIVE": "10000ms",
+    "INBOUND_ACCEPT_USER_TIMEOUT": "30s",
+    "OUTBOUND_CONNECT_USER_TIMEOUT": "30s",
+    "CONTROL_STREAM_INITIAL_TIMEOUT": "3s",
+    "CONTROL_STREAM_IDLE_TIMEOUT": "5m",
+    "CONTROL_STREAM_LIFETIME": "1h",
+}
+
 
 def proxy_environment(
     settings: Settings,
@@ -54,7 +66,7 @@ def proxy_environment(
         **_identity(settings, socket),
         **_control_plane(settings, member),
         **_inbound(settings, addresses),
-        **_timeouts(),
+        **_TIMEOUTS,
     }
     return {PREFIX + name: value for name, value in sorted(named.items())}
 
@@ -106,18 +118,4 @@ def _inbound(settings: Settings, addresses: tuple[str, ...]) -> dict[str, str]:
         "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": ",".join(opaque),
         # In force until the policy controller has answered, so it must not be more open than the mesh's own.
         "INBOUND_DEFAULT_POLICY": settings.group.inbound_policy or settings.linkerd.inbound_policy,
-    }
-
-
-def _timeouts() -> dict[str, str]:
-    return {
-        "INBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
-        "OUTBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
-        "INBOUND_ACCEPT_KEEPALIVE": "10000ms",
-        "OUTBOUND_CONNECT_KEEPALIVE": "10000ms",
-        "INBOUND_ACCEPT_USER_TIMEOUT": "30s",
-        "OUTBOUND_CONNECT_USER_TIMEOUT": "30s",
-        "CONTROL_STREAM_INITIAL_TIMEOUT": "3s",
-        "CONTROL_STREAM_IDLE_TIMEOUT": "5m",
-        "CONTROL_STREAM_LIFETIME": "1h",
     }

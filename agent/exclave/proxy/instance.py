@@ -28,11 +28,10 @@ from exclave.link.layout import INSTANCES, Family, Instance
 from exclave.member.client import MemberClient
 from exclave.milestones import Withdrawing, log_milestone
 from exclave.proxy.probe import fetch_metrics, open_admin_client
-from exclave.proxy.process.binary import BinaryWatch, ProxyUser, find_proxy_user
-from exclave.proxy.process.launcher import ProxyLauncher
+from exclave.proxy.process.binary import BinaryWatch, find_proxy_user
+from exclave.proxy.process.launcher import ProxyLauncher, choose_slot, find_families
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import InstanceRecord
-from exclave.proxy.process.slot import choose_slot, find_families
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.running import KILL_DELAY, RunningProxy
 from exclave.proxy.states import InstanceEvent, InstanceState, differences, transition
@@ -58,32 +57,18 @@ KILL_TIME = 10.0
 class Proxy(PublishedProxy):
     """The proxy's instances. Made by `open_proxy`."""
 
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        launcher: ProxyLauncher,
-        user: ProxyUser,
-        config: ProxyConfig,
-        runtime: Path,
-        membership: MemberClient,
-        svid: Latest[Svid | None],
-        now: Now,
-    ) -> None:
-        super().__init__(user)
+    def __init__(self, nursery: trio.Nursery, launcher: ProxyLauncher, svid: Latest[Svid | None], now: Now) -> None:
+        super().__init__(launcher.user)
         self._nursery = nursery
         self._launcher = launcher
-        self._config = config
-        self._runtime = runtime
-        self._membership = membership
+        self._config = launcher.config
+        self._runtime = launcher.runtime
+        self._membership = launcher.membership
         self._svid = svid
         self._now = now
-        self._binary_watch = BinaryWatch(config.binary)
+        self._binary_watch = BinaryWatch(launcher.config.binary)
         self._running: dict[Instance, RunningProxy] = {}
         self._starting = trio.Lock()
-
-    async def start_standby(self) -> Instance:
-        """Start another instance beside the chosen one, with the newest settings and binary. Raises HostError."""
-        return await self._start()
 
     def dismiss(self, instance: Instance) -> None:
         """End an instance; it has `drain` seconds for that."""
@@ -137,8 +122,8 @@ class Proxy(PublishedProxy):
         """Check that the binary can be run. Raises HostError."""
         self.version = await self._launcher.check()
 
-    async def _start(self) -> Instance:
-        """Launch an instance in a free slot. Raises HostError."""
+    async def start(self) -> Instance:
+        """Start an instance in a free slot, with the newest settings and binary. Raises HostError."""
         async with self._starting:  # or two launches could choose the same slot
             await self.check()
             settings = self._membership.settings.value
@@ -195,7 +180,7 @@ class Proxy(PublishedProxy):
                 if self.chosen.value not in self._running:
                     await self._wait_for("settings", self._membership.settings)
                     await self._wait_for("a certificate", self._svid)
-                    self.choose(await self._start())
+                    self.choose(await self.start())
                     began = trio.current_time()
                 await self.instances.wait_for(lambda views: self.chosen.value not in views)
             except HostError as problem:
@@ -283,13 +268,12 @@ async def open_proxy(
     `socket` is the Workload API's, `dns_address` that of the DNS stub, `active` the instance that the kernel's rules
     point to. Raises HostError if there is nothing to adopt and the binary or its user cannot be used.
     """
-    user = await find_proxy_user(config.user)
-    launcher = ProxyLauncher(config, user, runtime, membership, socket)
+    launcher = ProxyLauncher(config, await find_proxy_user(config.user), runtime, membership, socket)
     launcher.write_resolv_conf(dns_address)
     proxy: Proxy | None = None
     try:
         async with open_bare_nursery() as nursery:
-            proxy = Proxy(nursery, launcher, user, config, runtime, membership, identity.svid, now)
+            proxy = Proxy(nursery, launcher, identity.svid, now)
             if not await proxy.adopt(active):
                 await proxy.check()
             nursery.start_soon(proxy.run)

@@ -56,30 +56,24 @@ class Transition:
     effects: tuple[InstanceEffect, ...] = ()
 
 
+_RUNNING = (InstanceState.STARTING, InstanceState.STANDBY, InstanceState.ACTIVE, InstanceState.DRAINING)
 _TO_ENDING = Transition(InstanceState.ENDING, (InstanceEffect.TERMINATE,))
 _TO_ABSENT = Transition(InstanceState.ABSENT)
 
 TRANSITIONS: dict[tuple[InstanceState, InstanceEvent], Transition] = {
     (InstanceState.ABSENT, InstanceEvent.STARTED): Transition(InstanceState.STARTING),
-    # An adopted instance has served before, so it is not ended for being slow: STANDBY knows no OVERDUE.
+    # An adopted instance has served before, so it is not ended for being slow: OVERDUE changes nothing in STANDBY.
     (InstanceState.ABSENT, InstanceEvent.ADOPTED): Transition(InstanceState.STANDBY),
     (InstanceState.STARTING, InstanceEvent.CERTIFIED): Transition(InstanceState.STANDBY),
     (InstanceState.STARTING, InstanceEvent.OVERDUE): _TO_ENDING,
-    (InstanceState.STARTING, InstanceEvent.DISMISSED): _TO_ENDING,
-    (InstanceState.STARTING, InstanceEvent.EXITED): _TO_ABSENT,
     (InstanceState.STANDBY, InstanceEvent.RULES_IN): Transition(InstanceState.ACTIVE),
     (InstanceState.STANDBY, InstanceEvent.RETIRED): Transition(InstanceState.DRAINING),
-    (InstanceState.STANDBY, InstanceEvent.DISMISSED): _TO_ENDING,
-    (InstanceState.STANDBY, InstanceEvent.EXITED): _TO_ABSENT,
     (InstanceState.ACTIVE, InstanceEvent.RULES_OUT): Transition(InstanceState.DRAINING),
-    (InstanceState.ACTIVE, InstanceEvent.DISMISSED): _TO_ENDING,
-    (InstanceState.ACTIVE, InstanceEvent.EXITED): _TO_ABSENT,
     # A swap that is given up brings the rules back to the instance that drains.
     (InstanceState.DRAINING, InstanceEvent.RULES_IN): Transition(InstanceState.ACTIVE),
-    (InstanceState.DRAINING, InstanceEvent.DISMISSED): _TO_ENDING,
-    (InstanceState.DRAINING, InstanceEvent.EXITED): _TO_ABSENT,
     (InstanceState.ENDING, InstanceEvent.BOUND_REACHED): Transition(InstanceState.ENDING, (InstanceEffect.KILL,)),
-    (InstanceState.ENDING, InstanceEvent.EXITED): _TO_ABSENT,
+    **{(state, InstanceEvent.DISMISSED): _TO_ENDING for state in _RUNNING},
+    **{(state, InstanceEvent.EXITED): _TO_ABSENT for state in (*_RUNNING, InstanceState.ENDING)},
 }
 """Every event that changes a state."""
 

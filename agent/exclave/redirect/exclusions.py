@@ -18,6 +18,7 @@ import trio
 
 from exclave.config import RedirectConfig
 from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
+from exclave.kit.host.procfs import list_tcp_sockets
 from exclave.redirect.rules.policy import HostExclusions
 
 SERVERS = frozenset({"sshd", "sshd-session", "dropbear"})
@@ -79,7 +80,7 @@ def find_ssh_ports() -> tuple[int, ...]:
             continue
         try:
             if not _is_session(process):
-                ports |= _server_ports(sorted(_connections(process), key=lambda found: int(found.fd)))
+                ports |= _server_ports(sorted(list_tcp_sockets(process), key=lambda found: int(found.fd)))
         except psutil.Error:
             continue  # it has ended
     return tuple(sorted(ports))
@@ -115,13 +116,6 @@ def _is_here(pid: int) -> bool:
         return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
     except OSError:
         return False  # it has ended
-
-
-def _connections(process: psutil.Process) -> Sequence[Any]:
-    """The TCP sockets of a process. psutil 6 renamed the method."""
-    list_sockets = process.net_connections if hasattr(process, "net_connections") else process.connections
-    found: Sequence[Any] = list_sockets(kind="tcp")
-    return found
 
 
 def find_ssh_session() -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -11,9 +11,10 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 
 import trio
@@ -32,7 +33,6 @@ from exclave.redirect.kernel.half_open import forget_half_open
 from exclave.redirect.kernel.monitor import Monitor, open_monitor
 from exclave.redirect.kernel.nft import drain_table, load_rules, observe_table, remove_table
 from exclave.redirect.kernel.observe import NOTHING, Observed
-from exclave.redirect.plan import FIGHT, Action, is_wider, pause_after, plan_table
 from exclave.redirect.rules.confirm_timer import render_arming
 from exclave.redirect.rules.policy import RedirectPolicy
 from exclave.redirect.rules.ruleset import render_drain, render_ruleset, ruleset_digest
@@ -47,6 +47,13 @@ CHECK_INTERVAL = 60.0
 
 DRAIN_TIME, REMOVAL_TIME = 70.0, 40.0
 """Seconds for two runs of nft and for one, with 30 s each, and for their ends."""
+
+FIGHT = 10
+WITHIN = 10.0
+"""So many repairs in so many seconds are no accidents: some program undoes each repair."""
+
+PAUSE = 1.0
+"""Seconds between repairs then."""
 
 FILE = "rules.json"
 
@@ -87,6 +94,41 @@ class AppliedRecord:
 def _record(rules: str, fingerprint: str) -> dict[str, str]:
     digest = hashlib.sha256(rules.encode()).hexdigest()
     return {"rules": digest, "fingerprint": fingerprint, "boot_id": read_boot_id()}
+
+
+class Action(Enum):
+    """What to do about the table."""
+
+    NOTHING = "nothing"
+    APPLY = "apply"  # what is wanted is new
+    REPAIR = "repair"  # others have changed what we made
+
+
+def plan_table(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
+    """What to do about the table. `reference` is its fingerprint as we applied it, None if it is not known.
+
+    A table of ours is trusted while it has that fingerprint. Any other one is replaced, which no connection notices.
+    """
+    if wanted is None:
+        # The drain ruleset replaces an existing table; none is made for that.
+        return Action.APPLY if observed.installed and not observed.is_draining else Action.NOTHING
+    if reference is None:
+        return Action.APPLY
+    if observed.fingerprint != reference:
+        return Action.REPAIR
+    if wanted.armed_until == 0 and observed.armed_left:
+        return Action.APPLY  # its time is over before the kernel's
+    return Action.NOTHING if observed.digest == ruleset_digest(wanted) else Action.APPLY
+
+
+def is_wider(before: RedirectPolicy | None, wanted: RedirectPolicy) -> bool:
+    """Whether connections may have begun outside the wanted rules. `before`: the rules until now, None: not known."""
+    return before is None or replace(before, instance=wanted.instance, trial=wanted.trial) != wanted
+
+
+def pause_after(repairs: Iterable[float], now: float) -> float:
+    """Seconds to wait before the next repair, from the times of the last ones; 0.0: none."""
+    return PAUSE if sum(now - at < WITHIN for at in repairs) >= FIGHT else 0.0
 
 
 @dataclass

@@ -5,14 +5,13 @@ trial redirect that connection to the new instance, which must find the original
 """
 
 import secrets
-from collections.abc import Sequence
-from typing import Any
 
 import psutil
 import trio
 
 from exclave.api.settings import POLICY_PORT
 from exclave.errors import Fault, HostError
+from exclave.kit.host.procfs import list_tcp_sockets
 from exclave.kit.host.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, read_sockets
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.link.layout import ADMIN_PORT
@@ -132,12 +131,9 @@ async def _read(stream: trio.SocketStream, size: int) -> bytes:
 def _has_socket(pid: int, address: tuple[str, int]) -> bool:
     """Whether a process has a socket with this local address and port."""
     try:
-        process = psutil.Process(pid)
-        read = process.net_connections if hasattr(process, "net_connections") else process.connections  # psutil < 6
-        found: Sequence[Any] = read(kind="tcp")
+        return any(tuple(one.laddr) == address for one in list_tcp_sockets(psutil.Process(pid)))
     except psutil.Error:
         return False
-    return any(tuple(one.laddr) == address for one in found)
 
 
 def _failure(address: str, what: str) -> HostError:

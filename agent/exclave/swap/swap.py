@@ -166,7 +166,7 @@ class Swap:
         log.info("swap: [step=begin from=%s reason=%s]", old, reason.value)
         try:
             self._enter(SwapPhase.STARTING)
-            new = await self._proxy.start_standby()
+            new = await self._proxy.start()
             await self._prove(old, new)
             self._enter(SwapPhase.MOVING)
             await self._point_to(new)

@@ -1,10 +1,13 @@
 """What the kernel reports of processes, sockets and interfaces. Blocking, but it answers at once."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import netifaces
+import psutil
 
 from exclave.kit.host.process_identity import ProcessView, start_ticks_of
 
@@ -27,6 +30,13 @@ def read_tcp_tables() -> tuple[str, ...]:
     """The kernel's tables of TCP sockets, one per address family; long ones take milliseconds."""
     tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
     return tuple(table.read_text() for table in tables if table.exists())
+
+
+def list_tcp_sockets(process: psutil.Process) -> Sequence[Any]:
+    """The TCP sockets of a process, as psutil lists them. Raises psutil.Error. psutil 6 renamed the method."""
+    list_sockets = process.net_connections if hasattr(process, "net_connections") else process.connections
+    found: Sequence[Any] = list_sockets(kind="tcp")
+    return found
 
 
 def open_pidfd(pid: int) -> int | None:

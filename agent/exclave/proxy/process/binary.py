@@ -30,7 +30,6 @@ REFUSED = {"2.329.0": _WRONG_SERVICE, "2.330.0": _WRONG_SERVICE}
 
 REMEDY = "use v2.331.0 or later, or v2.328.0 or earlier"
 
-
 SETTLING = 3.0
 """Seconds that another binary must stay unchanged before it counts: it may be half-written."""
 
@@ -54,6 +53,11 @@ class ProxyUser:
     gid: int
 
 
+def unusable(message: str, hint: str) -> HostError:
+    """The failure of a proxy that cannot be run."""
+    return HostError(Fault.PROXY_UNUSABLE, message, hint)
+
+
 def read_version(greeting: str) -> str | None:
     """The version, such as `2.331.0`, in what the proxy printed; None if there is none."""
     found = _GREETING.search(greeting)
@@ -70,20 +74,17 @@ async def find_proxy_user(name: str) -> ProxyUser:
     try:
         found = await find_user(name)
     except trio.TooSlowError:
-        raise HostError(
-            Fault.PROXY_UNUSABLE,
+        raise unusable(
             f"the name service did not answer within {LOOKUP_TIME:.0f} s who {name} is, the proxy's user",
             f"see why: getent passwd {name}; or name a user of this machine's own: [proxy] user",
         ) from None
     if found is None:
-        raise HostError(
-            Fault.PROXY_UNUSABLE,
+        raise unusable(
             f"there is no user {name} for the proxy to run as",
             f"useradd --system --no-create-home --shell /usr/sbin/nologin {name}; or name another: [proxy] user",
         )
     if found.uid == 0:
-        raise HostError(
-            Fault.PROXY_UNUSABLE,
+        raise unusable(
             "the proxy cannot run as root: the rules recognise its own traffic by its user",
             "name another user in config.toml: [proxy] user",
         )
@@ -108,8 +109,7 @@ def setpriv_command(user: ProxyUser) -> list[str]:
 async def check_binary(binary: Path, user: ProxyUser) -> str | None:
     """The version of the proxy at `binary`, None if it prints none. Raises HostError if it cannot be used."""
     if not binary.is_file():
-        raise HostError(
-            Fault.PROXY_UNUSABLE,
+        raise unusable(
             f"there is no proxy at {binary}",
             "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",
         )
@@ -120,12 +120,9 @@ async def check_binary(binary: Path, user: ProxyUser) -> str | None:
             environment={"LINKERD2_PROXY_LOG": "info", "PATH": SEARCH_PATH},
         )
     except FileNotFoundError:
-        raise HostError(
-            Fault.PROXY_UNUSABLE, "the program setpriv is not installed", "install it: apt install util-linux"
-        ) from None
+        raise unusable("the program setpriv is not installed", "install it: apt install util-linux") from None
     except trio.TooSlowError:
-        raise HostError(
-            Fault.PROXY_UNUSABLE,
+        raise unusable(
             f"{binary} was run without a configuration and did not end within {GREETING_TIME:.0f} s",
             "linkerd2-proxy was expected there: see config.toml, [proxy] binary",
         ) from None
@@ -133,15 +130,14 @@ async def check_binary(binary: Path, user: ProxyUser) -> str | None:
     if version is None and greeted.status != _NO_CONFIGURATION:
         # A binary for another kind of machine is read by a shell, whose message names the cause.
         message = next(iter(greeted.errors.splitlines()[-1:]), "it printed nothing")
-        raise HostError(
-            Fault.PROXY_UNUSABLE,
+        raise unusable(
             f"{binary}, run by {user.name} without a configuration, ended with status {greeted.status}: {message}",
             "linkerd2-proxy was expected there, built for this kind of machine; that user must be able to read and "
             "execute it (chmod 0755), and to pass the folders above it",
         )
     reason = version_problem(version)
     if reason is not None:
-        raise HostError(Fault.PROXY_UNUSABLE, f"the proxy at {binary} is v{version}, which {reason}", REMEDY)
+        raise unusable(f"the proxy at {binary} is v{version}, which {reason}", REMEDY)
     return version
 
 

@@ -6,23 +6,40 @@ nothing else), then the proxy. Each replaces the one before, so the pid stays th
 util-linux and not a program of ours: both tools are on every Debian and Fedora, and no Python is left in the process.
 """
 
+import errno
 import os
 import shutil
-from collections.abc import Mapping
+import socket
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from exclave.api.settings import Settings
 from exclave.config import ProxyConfig
 from exclave.errors import Fault, HostError
 from exclave.kit.host.gated import GATE, GatedProcess, HeldProcess, start_gated
-from exclave.link.layout import Instance
+from exclave.link.layout import (
+    ADMIN_PORT,
+    FAMILIES,
+    INBOUND_PORT,
+    INSTANCES,
+    OUTBOUND_PORT,
+    Family,
+    Instance,
+    instance_address,
+)
 from exclave.member.client import MemberClient
 from exclave.milestones import Starting, log_milestone
 from exclave.proxy.environment import environment_digest, proxy_environment
-from exclave.proxy.process.binary import SEARCH_PATH, ProxyUser, check_binary, identify_binary, setpriv_command
+from exclave.proxy.process.binary import (
+    SEARCH_PATH,
+    ProxyUser,
+    check_binary,
+    identify_binary,
+    setpriv_command,
+    unusable,
+)
 from exclave.proxy.process.logfile import output_path
 from exclave.proxy.process.records import InstanceRecord, RecordFile, find_executable
-from exclave.proxy.process.slot import find_families
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 
@@ -39,11 +56,11 @@ class ProxyLauncher:
     def __init__(
         self, config: ProxyConfig, user: ProxyUser, runtime: Path, membership: MemberClient, socket: Path
     ) -> None:
+        self.config = config
+        self.user = user
+        self.runtime = runtime
+        self.membership = membership
         self.records = RecordFile(runtime)
-        self._config = config
-        self._user = user
-        self._runtime = runtime
-        self._membership = membership
         self._socket = socket
         self._resolv_conf = runtime / "resolv.conf"
 
@@ -58,14 +75,14 @@ class ProxyLauncher:
 
     async def check(self) -> str | None:
         """Check that the binary can be run; its version, None if it prints none. Raises HostError."""
-        return await check_binary(self._config.binary, self._user)
+        return await check_binary(self.config.binary, self.user)
 
     async def launch(self, instance: Instance, settings: Settings) -> tuple[HeldProcess, InstanceRecord]:
         """Launch a process and put it on record. Raises HostError."""
         environment = self.environment(settings, instance)
-        binary = self._config.binary
+        binary = self.config.binary
         executable, identity = find_executable(binary), await identify_binary(binary)
-        gated = start_child(binary, self._user, environment, self._resolv_conf, output_path(self._runtime, instance))
+        gated = start_child(binary, self.user, environment, self._resolv_conf, output_path(self.runtime, instance))
         log_milestone(Starting.PROXY_WAITS)
 
         def store(pid: int) -> InstanceRecord:
@@ -79,26 +96,25 @@ class ProxyLauncher:
 
     def wanted_digest(self, settings: Settings, instance: Instance) -> str | None:
         """The digest of the environment that an instance should have; None while this machine has no address."""
-        if not self._membership.captured.value:
+        if not self.membership.captured.value:
             return None
         return environment_digest(self.environment(settings, instance))
 
     def environment(self, settings: Settings, instance: Instance) -> dict[str, str]:
         """The environment for an instance. Raises HostError while this machine has no address."""
-        if not self._membership.captured.value:
-            raise HostError(
-                Fault.PROXY_UNUSABLE,
+        if not self.membership.captured.value:
+            raise unusable(
                 "this machine has no address to have in the mesh",
                 "give it a route to the API server, or set its address in config.toml: [member] address",
             )
         return proxy_environment(
             settings,
-            self._membership.record.member,
-            self._membership.captured.value,
+            self.membership.record.member,
+            self.membership.captured.value,
             instance,
             self._socket,
-            self._config.log,
-            drain=self._config.drain,
+            self.config.log,
+            drain=self.config.drain,
             families=find_families(instance),
         )
 
@@ -108,16 +124,13 @@ def start_child(
 ) -> GatedProcess:
     """Start the child, which waits at its gate and appends to `output`. Raises HostError if the host lacks a part."""
     if not RESOLV_CONF.exists():
-        raise HostError(
-            Fault.PROXY_UNUSABLE,
+        raise unusable(
             f"{RESOLV_CONF} is missing, and the proxy's own cannot be mounted over it",
             f"make it, empty if need be: touch {RESOLV_CONF}",
         )
     unshare = shutil.which(_OWN_MOUNTS[0], path=SEARCH_PATH)
     if unshare is None:
-        raise HostError(
-            Fault.PROXY_UNUSABLE, "the program unshare is not installed", "install it: apt install util-linux"
-        )
+        raise unusable("the program unshare is not installed", "install it: apt install util-linux")
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
         return start_gated(
@@ -127,8 +140,65 @@ def start_child(
             [(os.POSIX_SPAWN_OPEN, 1, str(output), append, 0o640), (os.POSIX_SPAWN_DUP2, 1, 2)],
         )
     except OSError as problem:
-        raise HostError(
-            Fault.PROXY_UNUSABLE,
+        raise unusable(
             f"the proxy's process cannot be made: {problem.strerror}",
             f"see whether {output.parent} is writable, and whether this machine has room for processes",
         ) from problem
+
+
+# Slots. Binding a socket never waits.
+
+
+def choose_slot(used: Collection[Instance] = ()) -> Instance:
+    """The first slot that is not among the `used` ones, which our own processes have, and whose ports are free.
+
+    Raises HostError if no slot is free, or if the link does not have its addresses.
+    """
+    wanted = [instance for instance in INSTANCES if instance not in used]
+    if not wanted:
+        hint = "one of them is about to end: exclave status"
+        raise HostError(Fault.OCCUPIED, "both instances of the proxy run already", hint)
+    for instance in wanted:
+        if all(_is_free(instance_address(instance), port) for port in (INBOUND_PORT, OUTBOUND_PORT, ADMIN_PORT)):
+            return instance
+    occupied = " and ".join(instance_address(instance) for instance in wanted)
+    raise HostError(
+        Fault.OCCUPIED,
+        f"the proxy's ports on {occupied} are taken by processes that are not ours",
+        f"see whose they are, and end them: ss -ltnp 'sport = :{ADMIN_PORT}'",
+    )
+
+
+def find_families(instance: Instance) -> tuple[Family, ...]:
+    """The address families that the private link has for an instance; IPv4 in any case."""
+    return tuple(family for family in FAMILIES if family == 4 or _is_there(instance_address(instance, family)))
+
+
+def _is_free(address: str, port: int) -> bool:
+    try:
+        _bind(socket.SOCK_STREAM, address, port)
+    except OSError as problem:
+        if problem.errno == errno.EADDRINUSE:
+            return False
+        raise HostError(
+            Fault.OCCUPIED,
+            f"the proxy cannot listen on {address}:{port}: {(problem.strerror or '').lower()}",
+            "the link exclave0 should have that address: exclave cleanup, then start again",
+        ) from None
+    return True
+
+
+def _is_there(address: str) -> bool:
+    try:
+        _bind(socket.SOCK_DGRAM, address, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _bind(kind: int, address: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, kind | socket.SOCK_CLOEXEC) as trial:
+        # A closed connection that lingers must not count as a listener.
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        trial.bind((address, port))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from exclave.errors import HostError
-from exclave.proxy.process.slot import choose_slot, find_families
+from exclave.proxy.process.launcher import choose_slot, find_families
 
 addresses, listened, used = json.loads(sys.argv[1])
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
