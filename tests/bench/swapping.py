@@ -50,10 +50,10 @@ async def swap_on(lab: Lab, agent: Agent) -> tuple[Windows, dict[str, Load]]:
     async with lab.load(WORKERS, LONG, RATE) as loads:
         while len(windows.swaps) < SWAPS or (time.monotonic() - began) * AT_LEAST < LEAST:
             asked = time.monotonic()
-            await agent.say("swap")
-            told = await agent.outcome()
+            await agent.send("swap")
+            report = await agent.outcome()
             moved = time.monotonic()
-            assert told["error"] is None, told
+            assert report["error"] is None, report
             windows.took.append(moved - asked)
             await trio.sleep(MOMENT)
             windows.swaps.append((asked, time.monotonic()))

@@ -120,7 +120,7 @@ def history_of(timeline: Timeline, history: DataPathHistory = BEFORE, after: flo
 
 
 @pytest.mark.parametrize(("timeline", "policy", "chosen", "data_path", "message"), ROWS.values(), ids=ROWS)
-def test_a_situation(
+def test_facts_and_history_give_this_assessment(
     timeline: Timeline, policy: FailurePolicy, chosen: tuple[bool, bool, bool, bool], data_path: str, message: str
 ) -> None:
     found = assess(history_of(timeline), timeline[-1][1], policy)
@@ -130,13 +130,13 @@ def test_a_situation(
     assert (found.reason is None) == (message == "")
 
 
-def test_a_proxy_that_an_earlier_agent_left_is_waited_for_no_longer_than_any_other() -> None:
+def test_an_adopted_proxy_fails_after_the_same_time_as_any_other() -> None:
     history = history_of([(0, NO_PROXY), (29, NO_PROXY)], adopted_history(0))
     assert not assess(history, NO_PROXY, DEFAULT).is_failing
     assert assess(history_of([(30, NO_PROXY)], history), NO_PROXY, DEFAULT).is_failing
 
 
-def test_a_proxy_that_an_earlier_agent_left_may_know_somebody_while_linkerd_is_away() -> None:
+def test_an_adopted_proxy_may_know_destinations_while_linkerd_is_away() -> None:
     history = history_of([(0, ALONE), (29, ALONE)], adopted_history(0))
     assert not assess(history, ALONE, DEFAULT).outbound_open
     assert assess(history_of([(30, ALONE)], history), ALONE, DEFAULT).outbound_open
@@ -148,7 +148,7 @@ def test_the_trace_is_one_line() -> None:
     assert Assessment().trace == "[outbound=closed inbound=closed failing=False why=none]"
 
 
-def test_reasons_have_words_of_their_own() -> None:
+def test_each_fault_has_its_own_word() -> None:
     assert len({reason.word for reason in DataPathFault}) == len(DataPathFault)
 
 
@@ -159,7 +159,7 @@ TIMELINE = some.lists(some.tuples(some.floats(0.1, 100), FACTS), min_size=1, max
 
 
 @given(TIMELINE, some.sampled_from([DEFAULT, SHUT, AJAR]))
-def test_in_any_history(steps: list[tuple[float, DataPathFacts]], policy: FailurePolicy) -> None:
+def test_these_rules_hold_in_any_history(steps: list[tuple[float, DataPathFacts]], policy: FailurePolicy) -> None:
     history, now = DataPathHistory(), 0.0
     for pause, facts in steps:
         now += pause
@@ -220,22 +220,22 @@ HISTORIES: dict[str, tuple[list[Event], FlapDamper]] = {
 
 
 @pytest.mark.parametrize(("events", "expected"), HISTORIES.values(), ids=HISTORIES)
-def test_a_history(events: list[Event], expected: FlapDamper) -> None:
+def test_observations_give_these_damped_states(events: list[Event], expected: FlapDamper) -> None:
     assert play(events) == expected
 
 
-def test_what_an_earlier_agent_left_is_lost_until_it_is_seen() -> None:
+def test_an_adopted_thing_counts_as_lost_until_it_is_observed() -> None:
     assert play([(5, False)], lost_at(0)).lost_since == 0
     assert play([(5, True)], lost_at(0)).is_steady
     assert play([(30, False)], lost_at(0)).has_failed
 
 
-def test_what_is_away_when_it_is_first_needed_has_failed_until_it_comes() -> None:
+def test_a_thing_that_is_away_when_first_needed_has_failed_at_once() -> None:
     assert play([(1, False)], failed_at(0)).has_failed
     assert play([(1, False), (2, True)], failed_at(0)).is_steady
 
 
-def test_it_says_until_when_it_must_stay() -> None:
+def test_held_until_is_the_end_of_the_hold() -> None:
     damper = play([(0, True), (50, False), (51, True), (60, False), (61, True)])
     assert (damper.hold, damper.held_until) == (5.0, 66.0)
     assert not damper.is_steady
@@ -272,7 +272,7 @@ def ticking(events: Iterable[Event], every: float = 1.0) -> Iterator[Event]:
 
 
 @given(SPANS)
-def test_whatever_happened_five_minutes_without_a_loss_make_it_count_as_back(spans: list[tuple[float, float]]) -> None:
+def test_after_any_history_five_minutes_without_a_loss_count_as_back(spans: list[tuple[float, float]]) -> None:
     events = list(changes(spans))
     end = events[-1][0] + HOLDS.most
     damper = play([*events, (end, True)])
@@ -281,9 +281,7 @@ def test_whatever_happened_five_minutes_without_a_loss_make_it_count_as_back(spa
 
 
 @given(SPANS, some.floats(0, 60))
-def test_it_fails_only_when_it_is_away_and_was_lost_for_as_long_as_it_may(
-    spans: list[tuple[float, float]], after: float
-) -> None:
+def test_it_fails_only_while_away_and_after_the_tolerated_time(spans: list[tuple[float, float]], after: float) -> None:
     damper = NEVER_PRESENT
     for now, is_available in ticking(changes(spans), 7.0):
         before, damper = damper, damper.observe(is_available, now, after)
@@ -302,7 +300,7 @@ def test_a_first_loss_that_is_short_enough_leaves_nothing_behind(spans: list[tup
 
 @settings(max_examples=40)
 @given(some.lists(some.floats(0.01, 20), min_size=1, max_size=6), some.sampled_from([0.0, 1.0, 30.0]))
-def test_in_an_hour_it_fails_thirty_times_at_most_however_it_comes_and_goes(pattern: list[float], after: float) -> None:
+def test_it_fails_at_most_thirty_times_in_an_hour(pattern: list[float], after: float) -> None:
     """Also if it goes as soon as it counts as back, which is the worst that it can do."""
     damper, now, failures = NEVER_PRESENT.observe(True, 0.0, after), 0.0, 0
     while now < 3600:

@@ -34,7 +34,7 @@ outbound_http_balancer_endpoints{{endpoint_state="pending",parent_name="orders"}
 """
 
 
-def test_what_a_page_says() -> None:
+def test_controllers_are_sampled_from_a_page() -> None:
     assert sample_controllers(PAGE) == {"destination": ControllerSample(1, 1, 1), "policy": ControllerSample(0, 3, 2)}
 
 
@@ -45,7 +45,7 @@ def test_a_controller_with_several_pods_is_connected_to_one_at_least() -> None:
 
 
 @pytest.mark.parametrize("page", ["", "control_identity_cert_refreshes_total 3\n", "<html>"])
-def test_a_page_that_does_not_mention_them(page: str) -> None:
+def test_a_page_without_controllers_gives_no_sample(page: str) -> None:
     assert sample_controllers(page) == {}
     assert ControlPlaneHealth().observe(sample_controllers(page), 0.0).is_available(0.0) is None
 
@@ -88,11 +88,13 @@ POLLS: dict[str, tuple[list[tuple[float, ControllerSample]], bool | None]] = {
 
 
 @pytest.mark.parametrize(("looks", "is_available"), POLLS.values(), ids=POLLS)
-def test_one_controller(looks: list[tuple[float, ControllerSample]], is_available: bool | None) -> None:
+def test_samples_of_one_controller_give_its_health(
+    looks: list[tuple[float, ControllerSample]], is_available: bool | None
+) -> None:
     assert seen(*looks).is_available(looks[-1][0]) is is_available
 
 
-def test_both_are_needed() -> None:
+def test_both_controllers_are_needed() -> None:
     both = ControlPlaneHealth()
     for now in (0.0, 1.0):
         both = both.observe({"destination": UP, "policy": UP}, now)
@@ -103,13 +105,13 @@ def test_both_are_needed() -> None:
     assert both.is_available(3.0) is False
 
 
-def test_what_a_page_does_not_mention_stays_as_it_was() -> None:
+def test_the_health_of_a_controller_without_a_sample_stays() -> None:
     both = ControlPlaneHealth().observe({"destination": UP, "policy": DOWN}, 0.0).observe({}, 1.0).observe({}, 2.0)
     assert both.is_available(2.0) is None  # of the one that was never there
     assert both.observe({"policy": UP}, 3.0).is_available(3.0) is True
 
 
-def test_the_proxy_asks_again_sooner_than_silence_is_believed() -> None:
+def test_the_proxy_repeats_a_request_before_silence_counts() -> None:
     """Its streams wait three seconds for their first item (CONTROL_STREAM_INITIAL_TIMEOUT), then a back-off."""
     assert SILENCE >= 3 * 3.0
 
@@ -134,18 +136,20 @@ CONNECTIONS: dict[str, tuple[list[Socket], int, int]] = {
 
 
 @pytest.mark.parametrize(("sockets", "destination", "policy"), CONNECTIONS.values(), ids=CONNECTIONS)
-def test_the_kernels_connections_tell_as_much_as_they_can(sockets: list[Socket], destination: int, policy: int) -> None:
+def test_controllers_are_sampled_from_the_kernel_s_connections(
+    sockets: list[Socket], destination: int, policy: int
+) -> None:
     found = sample_connections(sockets, UID, **PLANE)
     assert found == {"destination": ControllerSample(destination, 0, 0), "policy": ControllerSample(policy, 0, 0)}
 
 
-def test_a_controller_whose_addresses_nobody_knows_is_left_out() -> None:
+def test_a_controller_without_addresses_is_left_out() -> None:
     assert sample_connections([socket("10.42.0.2", 8090)], UID, (), ("10.42.0.2",)) == {
         "policy": ControllerSample(1, 0, 0)
     }
 
 
-def test_a_question_that_was_open_when_the_metrics_went_out_of_sight_makes_nobody_silent() -> None:
+def test_a_request_open_when_the_metrics_were_denied_does_not_count_as_silence() -> None:
     open_question = {name: ControllerSample(1, 2, 1) for name in PLANE}
     health = (
         ControlPlaneHealth()

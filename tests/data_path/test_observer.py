@@ -74,7 +74,7 @@ async def judged(data_path: DataPathObserver, accept: Any) -> Assessment:
 # Judging, in virtual time.
 
 
-async def test_it_is_judged_at_every_change_and_by_the_clock(
+async def test_the_data_path_is_assessed_at_every_change_and_by_the_clock(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Machine()
@@ -97,7 +97,7 @@ async def test_it_is_judged_at_every_change_and_by_the_clock(
     ]  # once each, and the way back below
 
 
-async def test_the_way_back_is_logged_too(
+async def test_the_recovery_is_logged_too(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -124,7 +124,7 @@ async def test_a_certificate_ends_by_the_clock_alone(autojump_clock: trio.testin
         nursery.cancel_scope.cancel()
 
 
-async def test_nothing_is_awake_while_all_is_well(autojump_clock: trio.testing.MockClock) -> None:
+async def test_no_task_wakes_while_there_is_no_fault(autojump_clock: trio.testing.MockClock) -> None:
     asked: list[float] = []
 
     def now() -> float:
@@ -139,7 +139,7 @@ async def test_nothing_is_awake_while_all_is_well(autojump_clock: trio.testing.M
     assert len(set(asked)) <= 11
 
 
-async def test_a_proxy_that_was_adopted_fails_if_it_never_answers(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_adopted_proxy_fails_if_it_never_answers(autojump_clock: trio.testing.MockClock) -> None:
     machine = Machine(instances={"a": SimpleNamespace(is_adopted=True)})
     machine.proxy.ready.set(None)
     data_path = machine.data_path()
@@ -149,7 +149,7 @@ async def test_a_proxy_that_was_adopted_fails_if_it_never_answers(autojump_clock
         nursery.cancel_scope.cancel()
 
 
-async def test_rules_that_the_kernel_does_not_take_are_a_loss(autojump_clock: trio.testing.MockClock) -> None:
+async def test_rules_that_the_kernel_refuses_are_a_loss(autojump_clock: trio.testing.MockClock) -> None:
     data_path = Machine().data_path()
     data_path.assess_now()
     data_path.rules.set(False)
@@ -173,7 +173,7 @@ def with_admin_server(test: Any) -> Any:
 
 
 @with_admin_server
-async def test_linkerd_going_away_opens_outbound_and_coming_back_closes_it(metrics: Metrics, machine: Machine) -> None:
+async def test_outbound_opens_while_linkerd_is_away(metrics: Metrics, machine: Machine) -> None:
     async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
         await data_path.lookups.wait_for(lambda found: found is True)
         metrics.ready = 0
@@ -185,7 +185,7 @@ async def test_linkerd_going_away_opens_outbound_and_coming_back_closes_it(metri
 
 
 @with_admin_server
-async def test_linkerd_away_from_the_start_opens_outbound_at_the_second_look(
+async def test_outbound_opens_at_the_second_poll_if_linkerd_is_away_from_the_start(
     metrics: Metrics, machine: Machine
 ) -> None:
     metrics.ready = 0
@@ -196,7 +196,7 @@ async def test_linkerd_away_from_the_start_opens_outbound_at_the_second_look(
 
 
 @with_admin_server
-async def test_a_proxy_that_does_not_answer_says_nothing_about_linkerd(metrics: Metrics, machine: Machine) -> None:
+async def test_a_proxy_that_does_not_answer_is_no_evidence_about_linkerd(metrics: Metrics, machine: Machine) -> None:
     machine.proxy.ready.set("b")  # nobody is there
     async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
         await trio.testing.wait_all_tasks_blocked(0.3)
@@ -206,7 +206,7 @@ async def test_a_proxy_that_does_not_answer_says_nothing_about_linkerd(metrics: 
 
 
 @with_admin_server
-async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
+async def test_if_a_policy_denies_the_metrics_the_kernel_s_connections_count(
     metrics: Metrics, machine: Machine
 ) -> None:
     metrics.status = 403
@@ -223,7 +223,7 @@ async def test_metrics_that_a_policy_hides_leave_it_to_the_kernels_connections(
 
 
 @with_admin_server
-async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, machine: Machine) -> None:
+async def test_polling_goes_on_after_an_unexpected_failure(metrics: Metrics, machine: Machine) -> None:
     with pytest.MonkeyPatch.context() as patched:
         calls = failing_once(patched, "exclave.data_path.observer.sample_controllers", sample_controllers)
         async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
@@ -232,7 +232,7 @@ async def test_a_page_that_makes_it_fall_over_is_not_the_last(metrics: Metrics, 
 
 
 @in_network_namespace()
-async def test_a_judgement_that_falls_over_is_made_again() -> None:
+async def test_assessing_goes_on_after_an_unexpected_failure() -> None:
     machine = Machine(after=0.5)
     with pytest.MonkeyPatch.context() as patched:
         async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:

@@ -80,7 +80,7 @@ async def test_a_missing_proxy_and_the_tables_of_others_are_notes() -> None:
         )
 
 
-async def test_the_kernel_is_asked_with_one_real_connection_and_nothing_stays() -> None:
+async def test_a_trace_makes_one_real_connection_and_leaves_nothing() -> None:
     async with open_lab() as lab, open_rules(lab, POLICY):
         before = await lab.nft("list", "tables")
         captured = await typed(lab, f"{CLUSTER4}:80", "--trace")
@@ -94,7 +94,7 @@ async def test_the_kernel_is_asked_with_one_real_connection_and_nothing_stays() 
         assert await lab.nft("list", "tables") == before
 
 
-async def test_a_program_reads_the_same() -> None:
+async def test_the_json_object_has_the_same_content() -> None:
     async with open_lab() as lab, open_rules(lab, POLICY):
         printed = json.loads("\n".join(await typed(lab, f"{CLUSTER4}:22", "--trace", "--json")))
         (one,) = printed["connections"]
@@ -163,7 +163,7 @@ async def test_where_no_stub_answers_there_is_no_address() -> None:
     assert explain_module._ask_stub("linkerd-policy.linkerd.svc.cluster.local") == ()
 
 
-def test_what_is_typed_becomes_a_question() -> None:
+def test_arguments_are_parsed() -> None:
     assert ask(["10.42.0.9:80"], "nobody", None, None, None, True) == (
         Query("outbound", "10.42.0.9", 80),
         Caller("nobody"),
@@ -195,7 +195,7 @@ NONSENSE: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 @pytest.mark.parametrize(("typed", "message"), NONSENSE.values(), ids=NONSENSE)
-def test_nonsense_is_refused(typed: tuple[Any, ...], message: str) -> None:
+def test_wrong_arguments_are_refused(typed: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ExclaveError) as caught:
         ask(*typed)
     assert (caught.value.fault, caught.value.message) == (Fault.USAGE, message)
@@ -213,7 +213,7 @@ ACCOUNTS = {
 
 
 @pytest.mark.parametrize(("caller", "numbers"), ACCOUNTS.values(), ids=ACCOUNTS)
-async def test_whose_connection_it_is(
+async def test_a_user_and_group_are_found_by_name_or_number(
     caller: Caller, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
@@ -229,7 +229,7 @@ async def test_a_user_or_group_that_does_not_exist_is_refused(caller: Caller) ->
 
 
 @pytest.mark.parametrize("caller", [Caller("backup"), Caller(group="backup")], ids=["user", "group"])
-async def test_a_name_service_that_does_not_answer_is_named(
+async def test_a_silent_name_service_is_reported(
     caller: Caller, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with silent_name_service(monkeypatch), pytest.raises(ExclaveError) as caught:
@@ -252,7 +252,7 @@ READ = {
 
 
 @pytest.mark.parametrize("words", READ)
-def test_what_is_read(words: str) -> None:
+def test_a_destination_is_parsed(words: str) -> None:
     assert parse_query(words.split()) == READ[words]
 
 
@@ -273,20 +273,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED.items(), ids=REFUSED)
-def test_what_is_refused(words: str, message: str) -> None:
+def test_a_wrong_destination_is_refused(words: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_query(words.split())
     assert str(caught.value) == message
 
 
 @given(some.ip_addresses(), some.integers(1, 65535))
-def test_what_is_written_is_read(address: object, port: int) -> None:
+def test_a_destination_is_parsed_as_it_was_written(address: object, port: int) -> None:
     query = parse_query([join_host_port(str(address), port)])
     assert (query.host, query.port, str(query)) == (str(address), port, join_host_port(str(address), port))
 
 
 @given(some.text(max_size=30))
-def test_no_text_breaks_it(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         query = parse_query([text])
     except ValueError:

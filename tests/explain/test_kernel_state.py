@@ -30,7 +30,7 @@ async def test_the_table_is_read_with_its_texts_and_its_absence_is_no_failure() 
             assert {rule.handle for chain in found.table.chains for rule in chain.rules} == set(found.texts)
 
 
-async def test_a_table_that_is_made_anew_meanwhile_is_read_again() -> None:
+async def test_a_table_that_is_replaced_meanwhile_is_read_again() -> None:
     async with open_lab() as lab, open_rules(lab, PLAIN):
 
         async def remake() -> None:
@@ -116,6 +116,6 @@ async def test_an_unusable_nft_is_reported(
 
 
 @pytest.mark.parametrize("listing", [b"", b"[]", b"7", b"[null]", b"[{}]", b"[" * 100_000])
-def test_a_route_that_is_none_is_refused(listing: bytes) -> None:
+def test_other_output_than_a_route_is_refused(listing: bytes) -> None:
     with pytest.raises(ValueError, match="ip -json route get: its JSON was expected"):
         parse_route(listing)

@@ -179,11 +179,11 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("query", "facts", "sentence"), CASES.values(), ids=CASES)
-def test_a_sentence(query: tuple[Any, ...], facts: dict[str, Any], sentence: str) -> None:
+def test_a_verdict_is_described_in_one_sentence(query: tuple[Any, ...], facts: dict[str, Any], sentence: str) -> None:
     assert answer_for(*query, **facts).sentence == sentence
 
 
-def test_the_rule_s_own_text_its_set_and_its_target_come_along() -> None:
+def test_an_answer_has_the_rule_s_text_its_set_and_its_target() -> None:
     captured = answer_for("plain", OUT, "10.42.0.9", 80)
     assert captured.rule == (
         "ip daddr @captured_networks4 meta l4proto tcp counter packets 0 bytes 0 dnat ip to 169.254.77.1:4140 "
@@ -228,7 +228,7 @@ def event(chain: str, handle: int | None, verdict: str = "accept", table: str = 
     return TraceEvent(1, table, chain, handle, verdict)
 
 
-def test_the_kernel_agrees_if_each_chain_came_to_the_same_by_the_same_rule() -> None:
+def test_the_kernel_agrees_if_each_chain_has_the_same_verdict_by_the_same_rule() -> None:
     table, _ = kernel("plain")
     verdict = evaluate(table, CALL)
     (step,) = verdict.steps
@@ -248,7 +248,7 @@ def test_the_kernel_agrees_if_each_chain_came_to_the_same_by_the_same_rule() -> 
         assert not compare_with_trace(verdict, CALL, table, wrong)[0]
 
 
-def test_a_family_that_is_not_tracked_passes_chains_over_and_ends_the_same() -> None:
+def test_nat_chains_that_the_kernel_skips_for_an_untracked_family_still_agree() -> None:
     table, _ = kernel("plain")  # IPv4 alone is translated there
     call = replace(CALL, destination=ip_address("fd00::9"))
     assert compare_with_trace(evaluate(table, call), call, table, [])[0]

@@ -14,7 +14,7 @@ FILES = Path(__file__).parents[1] / "redirect" / "rules" / "golden"
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_what_was_loaded_is_read_whole(name: str) -> None:
+def test_a_loaded_ruleset_is_parsed_completely(name: str) -> None:
     """Every chain, rule and element; and each rule with its own text."""
     file = FILES / f"{name}.nft"
     script = f"nft -f {file} && nft -j list table inet exclave && nft -a list table inet exclave"
@@ -46,7 +46,7 @@ def listing(*items: dict[str, object]) -> str:
     return json.dumps({"nftables": [{"metainfo": {"version": "1.0.6"}}, *items]})
 
 
-def test_no_table_of_ours_is_none() -> None:
+def test_a_listing_without_our_table_is_none() -> None:
     assert parse_table(listing()) is None
     assert parse_table(listing({"table": {"family": "inet", "name": "other", "handle": 1}})) is None
 
@@ -57,13 +57,13 @@ def test_a_dormant_table_is_found_in_the_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "table inet exclave {", "[]", "7", '{"tables": []}', '{"nftables": [7]}'])
-def test_what_is_not_nft_s_json_is_refused(text: str) -> None:
+def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_table(text)
     assert str(caught.value) == "nft -j list table: its JSON was expected"
 
 
-def test_what_is_no_listing_with_handles_is_refused() -> None:
+def test_a_listing_without_handles_is_refused() -> None:
     with pytest.raises(ValueError) as caught:
         parse_rule_texts("table inet exclave {\n}\n")
     assert str(caught.value) == "nft -a list table: a listing with handles was expected"

@@ -1,4 +1,4 @@
-"""One packet of ours, traced by the kernel; and nothing of that left behind, whatever happens."""
+"""One packet of ours, traced by the kernel; no rule stays behind, whatever happens."""
 
 import os
 import subprocess
@@ -14,29 +14,12 @@ from exclave.explain.trace import open_attempt, open_tracing, send_first_packet
 from ..redirect.lab import open_lab, open_rules
 from ..redirect.policies import PLAIN
 
-TRACE = """
-import os, sys, trio
-from exclave.explain.trace import send_first_packet, listen_for_events, open_attempt, open_tracing, read_events
-
-async def main():
-    with open_attempt(4, 4242, 4343) as attempt:
-        async with open_tracing(attempt.getsockname()[1]):
-            print("tracing", os.getpid(), flush=True)
-            if sys.argv[1:] == ["wait"]:
-                await trio.sleep_forever()
-            with listen_for_events() as channel:
-                send_first_packet(attempt, "10.42.0.9", 80)
-                for event in read_events(channel):
-                    if event.verdict != "continue":
-                        print(event.table, event.chain, event.verdict, flush=True)
-
-trio.run(main)
-"""
+TRACER = str(Path(__file__).with_name("programs") / "trace_connection.py")
 
 
 async def test_the_kernel_reports_each_chain_and_nothing_is_left_behind() -> None:
     async with open_lab() as lab, open_rules(lab, PLAIN):
-        lines = (await lab.vm.must(sys.executable, "-c", TRACE)).decode().splitlines()
+        lines = (await lab.vm.must(sys.executable, TRACER)).decode().splitlines()
         assert lines[0].startswith("tracing")
         assert [line for line in lines if line.startswith("exclave ")] == [
             "exclave outbound accept",
@@ -47,19 +30,19 @@ async def test_the_kernel_reports_each_chain_and_nothing_is_left_behind() -> Non
 
 async def test_a_tracer_that_is_killed_leaves_no_rule_behind() -> None:
     async with open_lab() as lab:
-        command = lab.vm.command(sys.executable, "-c", TRACE, "wait")
+        command = lab.vm.command(sys.executable, TRACER, "wait")
         with subprocess.Popen(command, stdout=subprocess.PIPE) as tracer:
             assert tracer.stdout is not None
             lines = tracer.stdout.readline().split()
             assert lines[0] == b"tracing"
             assert "exclave-trace" in await lab.nft("list", "tables")
-            await lab.vm.must("kill", "-KILL", lines[1].decode())  # and not nft, whose end is its own affair
+            await lab.vm.must("kill", "-KILL", lines[1].decode())  # and not nft, which must end by itself
         with trio.fail_after(20):
-            while await lab.nft("list", "tables"):  # noqa: ASYNC110  the kernel tells nobody
+            while await lab.nft("list", "tables"):  # noqa: ASYNC110  the kernel does not report it
                 await trio.sleep(0.01)
 
 
-def test_a_socket_is_made_as_of_a_user_and_group_and_we_stay_who_we_are() -> None:
+def test_a_socket_belongs_to_the_user_and_group_and_our_own_stay_the_same() -> None:
     before = os.geteuid(), os.getegid()
     with open_attempt(4, 4242, 4343) as attempt:
         owner = os.fstat(attempt.fileno())

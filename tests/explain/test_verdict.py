@@ -140,13 +140,13 @@ def test_accepting_ends_a_chain_and_not_the_hook_while_dropping_ends_all() -> No
     assert [(step.chain, step.rule.handle if step.rule else None) for step in verdict.steps] == [("c", 1), ("d", 3)]
 
 
-def test_a_policy_counts_where_no_rule_does() -> None:
+def test_without_a_matching_rule_the_chain_s_policy_decides() -> None:
     assert evaluate(Table(1, (chain(policy="drop"),)), CALL) == TableVerdict(
         Outcome.DROPPED, (RuleHit("c", None, "drop"),)
     )
 
 
-def test_the_first_that_translates_settles_it_and_only_filters_are_asked_after_it() -> None:
+def test_the_first_translation_decides_and_only_filter_chains_come_after_it() -> None:
     chains = (
         chain(rule(1, {"counter": {"packets": 0, "bytes": 0}}, DNAT), rule(2, DROP)),
         chain(rule(3, DROP), name="d", priority=1),
@@ -168,7 +168,7 @@ def test_the_matching_element_of_a_set_is_the_reason() -> None:
     assert element_text({"prefix": {"addr": "10.0.0.0", "len": 8}}) == "10.0.0.0/8"
 
 
-def test_a_table_that_sleeps_does_nothing() -> None:
+def test_a_dormant_table_does_nothing() -> None:
     assert evaluate(Table(1, (chain(rule(1, DROP)),), is_dormant=True), CALL) == TableVerdict(Outcome.PASSES)
 
 

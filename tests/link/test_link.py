@@ -91,7 +91,7 @@ def asked(ending: Ending) -> EndingSwitch:
 
 
 @pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
-async def test_the_link_has_every_address_and_goes_unless_the_agent_hands_over(ending: Ending) -> None:
+async def test_the_link_has_every_address_and_is_removed_unless_the_agent_hands_over(ending: Ending) -> None:
     async with open_host() as host:
         before = await host.list_links()
         async with open_link(asked(ending)) as name:
@@ -147,7 +147,7 @@ async def test_an_address_of_ours_on_another_link_is_refused_and_never_removed()
         assert await host.list_links() == before
 
 
-async def test_where_no_link_can_be_made_the_addresses_are_on_lo() -> None:
+async def test_if_no_link_can_be_made_the_addresses_are_on_lo() -> None:
     async with open_host() as host:
         before = await host.list_links()
         host.refuse("link add")
@@ -168,7 +168,7 @@ async def test_without_dummy_links_a_bridge_serves() -> None:
 
 
 @pytest.mark.parametrize("which", ["all", "default"])
-async def test_a_host_that_has_switched_ipv6_off_goes_without(which: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_host_without_ipv6_gets_ipv4_addresses_only(which: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "exclave.link")
     async with open_host() as host:
         await host.set_ipv6(which, "1")
@@ -263,7 +263,7 @@ FREE: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("links", FREE.values(), ids=FREE)
-def test_what_is_free(links: list[dict[str, Any]]) -> None:
+def test_a_host_is_free_for_the_link(links: list[dict[str, Any]]) -> None:
     check_free(links, ORDERED)
 
 
@@ -276,7 +276,7 @@ def test_a_link_of_our_name_that_others_made_is_not_touched() -> None:
 
 
 @pytest.mark.parametrize("address", ["169.254.77.3/32", "fd77:ec1a:7e::1/128"])
-def test_an_address_of_ours_elsewhere_is_named_with_its_link(address: str) -> None:
+def test_our_address_on_another_link_is_reported_with_that_link(address: str) -> None:
     with pytest.raises(HostError) as caught:
         check_free([link("exclave0", mark=MARK), link("eth1", "10.0.0.1/8", address)], ORDERED)
     assert caught.value.fault is Fault.OCCUPIED
@@ -284,7 +284,7 @@ def test_an_address_of_ours_elsewhere_is_named_with_its_link(address: str) -> No
     assert caught.value.hint == f"remove it there: ip address delete {address} dev eth1"
 
 
-def test_what_is_missing_is_added_and_nothing_else() -> None:
+def test_only_missing_addresses_are_added() -> None:
     links = [link("exclave0", "169.254.77.1/32", mark=MARK), link("lo", "169.254.77.2/32")]
     assert missing_addresses(links, "exclave0", ("169.254.77.1/32", "169.254.77.2/32", "fd77:ec1a:7e::1/128")) == [
         "address add 169.254.77.2/32 dev exclave0",

@@ -1,80 +1,29 @@
 """A machine with the private link's addresses, a proxy that its users may run, and agents that come and go in it."""
 
-import json
-import os
-import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
 
-import psutil
-import trio
-
-from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.stage.namespaces import Machine, open_network
 from exclave_sandbox.stage.stage import share_stand_in
+from support.agent_program import Report, RunningAgent, is_running, open_agent_program
 
-AGENT = Path(__file__).parents[1] / "support" / "agent.py"
+PROGRAMS = Path(__file__).with_name("programs")
 USER = "nobody"
 UID = GID = 65534
 
-Told = dict[str, Any]
-"""What an agent says of its proxy whenever something changes."""
 
+class Agent(RunningAgent):
+    """An agent as far as it concerns the proxy."""
 
-@dataclass
-class Agent:
-    """An agent that runs, as far as it concerns the proxy. `log` is what it logged."""
-
-    started: trio.Process
-    log: Path
-    told: list[Told] = field(default_factory=list)
-    _text: str = ""
-
-    async def until(self, accept: Callable[[Told], bool]) -> Told:
-        """Wait until it tells something acceptable, which was not told before."""
-        while True:
-            self.told.append(await self._line())
-            if accept(self.told[-1]):
-                return self.told[-1]
-
-    async def until_ready(self, *, adopted: bool = False) -> Told:
+    async def until_ready(self, *, adopted: bool = False) -> Report:
         """Wait until its proxy may have traffic."""
-        told = await self.until(lambda told: bool(told.get("ready")))
-        assert told["instances"][told["ready"]]["adopted"] == adopted
-        return told
-
-    async def say(self, word: str) -> None:
-        """Give it a word."""
-        assert self.started.stdin is not None
-        await self.started.stdin.send_all(f"{word}\n".encode())
-
-    async def end(self, word: str) -> None:
-        """End it, by a word that says how."""
-        await self.say(word)
-        await self.until(lambda told: told.get("ended") == word)
-        await self.started.wait()
-
-    async def kill(self) -> None:
-        """End it with SIGKILL, as nobody would wish."""
-        os.kill(psutil.Process(self.started.pid).children()[0].pid, signal.SIGKILL)
-        await self.started.wait()
-
-    async def _line(self) -> Told:
-        while "\n" not in self._text:
-            assert self.started.stdout is not None
-            piece = await self.started.stdout.receive_some()
-            assert piece, f"the agent has ended:\n{self.log.read_text()}"
-            self._text += piece.decode()
-        line, _, self._text = self._text.partition("\n")
-        told = json.loads(line)
-        assert isinstance(told, dict)
-        return told
+        report = await self.until(lambda report: bool(report.get("ready")))
+        assert report["instances"][report["ready"]]["adopted"] == adopted
+        return report
 
 
 @dataclass
@@ -101,38 +50,21 @@ class Lab:
 
         When the block is left it is killed, if it has not ended.
         """
-        told = [str(self.runtime), str(binary or self.proxy), USER, str(drain), active, policy]
-        words = [sys.executable, str(AGENT), *told]
-        log = self.scratch / "agent.log"
-        with log.open("ab") as errors:
-            started = await trio.lowlevel.open_process(
-                self.machine.command(*words), stdin=PIPE, stdout=PIPE, stderr=errors, start_new_session=True
-            )
-        agent = Agent(started, log)
-        try:
+        words = [str(self.runtime), str(binary or self.proxy), USER, str(drain), active, policy]
+        async with open_agent_program(Agent, self.machine, self.scratch / "agent.log", "agent.py", *words) as agent:
             yield agent
-        finally:
-            with shielded(60.0):
-                if started.poll() is None:
-                    await agent.kill()
 
     async def status(self, pid: int) -> dict[str, str]:
-        """The kernel's word on a process of the machine."""
+        """What the kernel reports of a process of the machine."""
         text = (await self.machine.must("cat", f"/proc/{pid}/status")).decode()
         return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
     async def runs(self, pid: int) -> bool:
-        """Whether a process of the machine runs, and is no zombie."""
-        stat = await self.machine.run("cat", f"/proc/{pid}/stat")
-        return stat.status == 0 and stat.output.rpartition(b")")[2].split()[0] != b"Z"
+        return await is_running(self.machine, pid)
 
     async def get(self, path: str, address: str = "169.254.77.1") -> int:
-        """Ask a proxy's admin server, from a program of the machine; the status."""
-        fetch = (
-            "import sys, http.client as c\nx = c.HTTPConnection(sys.argv[1], 4191, timeout=5)\n"
-            "x.request('GET', sys.argv[2])\nprint(x.getresponse().status)"
-        )
-        return int(await self.machine.must(sys.executable, "-I", "-c", fetch, address, path))
+        """Request a path of a proxy's admin server, from a program of the machine; the status."""
+        return int(await self.machine.must(sys.executable, "-I", str(PROGRAMS / "get_status.py"), address, path))
 
 
 @asynccontextmanager

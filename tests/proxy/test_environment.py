@@ -68,7 +68,7 @@ def _text(case: Case) -> str:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_settings_give_the_environment_that_was_reviewed(name: str) -> None:
+def test_settings_give_the_reviewed_environment(name: str) -> None:
     path = FILES / f"{name}.env"
     if os.environ.get("EXCLAVE_GOLDEN") == "write":
         path.write_text(_text(GOLDEN[name]))
@@ -80,13 +80,13 @@ def test_every_golden_file_is_of_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_every_variable_is_the_proxys_own_and_has_a_value(name: str) -> None:
+def test_every_variable_is_one_of_the_proxy_and_has_a_value(name: str) -> None:
     environment = GOLDEN[name].environment()
     assert all(variable.startswith("LINKERD2_PROXY_") and value for variable, value in environment.items())
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_a_reader_of_the_environment_finds_what_was_meant(name: str) -> None:
+def test_the_stand_in_reads_the_environment_as_it_was_meant(name: str) -> None:
     case = GOLDEN[name]
     read = read_environment(case.environment())
     assert read.inbound_ips == set(case.addresses)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 
 import pytest
 import trio
@@ -10,23 +11,24 @@ from hypothesis import strategies as st
 
 from exclave.kit.tasks.backoff import Attempts
 from exclave.proxy.instance import RESTARTS, SETTLED
+from support.agent_program import LISTEN_AT, Report
 from support.mesh import ADDRESS, VIP
 
-from .lab import GID, UID, Agent, Lab, Told, open_lab
+from .lab import GID, UID, Agent, Lab, open_lab
 
 
-def pid_of(told: Told) -> int:
-    (view,) = told["instances"].values()
+def pid_of(report: Report) -> int:
+    (view,) = report["instances"].values()
     assert isinstance(view["pid"], int)
     return view["pid"]
 
 
-def pids_of(told: Told) -> dict[str, int]:
-    return {name: view["pid"] for name, view in told["instances"].items()}
+def pids_of(report: Report) -> dict[str, int]:
+    return {name: view["pid"] for name, view in report["instances"].items()}
 
 
-def states_of(told: Told) -> dict[str, str]:
-    return {name: view["state"] for name, view in told["instances"].items()}
+def states_of(report: Report) -> dict[str, str]:
+    return {name: view["state"] for name, view in report["instances"].items()}
 
 
 async def until_deaf(lab: Lab, pid: int) -> None:
@@ -38,18 +40,18 @@ async def until_deaf(lab: Lab, pid: int) -> None:
             return
 
 
-async def with_standby(agent: Agent) -> Told:
+async def with_standby(agent: Agent) -> Report:
     """Wait until both instances can serve; the rules point to a."""
     await agent.until_ready()
-    await agent.say("rules a")
-    await agent.say("standby")
-    return await agent.until(lambda told: len(told["instances"]) == 2 and told["instances"]["b"]["ready"])
+    await agent.send("rules a")
+    await agent.send("standby")
+    return await agent.until(lambda report: len(report["instances"]) == 2 and report["instances"]["b"]["ready"])
 
 
-async def until_all_serve(agent: Agent, number: int) -> Told:
-    """Wait until every instance serves this certificate; that one serves another may be told before, or not."""
+async def until_all_serve(agent: Agent, number: int) -> Report:
+    """Wait until every instance serves this certificate; that one serves another may be reported before, or not."""
     return await agent.until(
-        lambda told: told["signed"] == number and all(view["certified"] for view in told["instances"].values())
+        lambda report: report["signed"] == number and all(view["certified"] for view in report["instances"].values())
     )
 
 
@@ -58,7 +60,7 @@ def on_record(lab: Lab) -> list[str]:
     return sorted(json.loads(path.read_text())) if path.exists() else []
 
 
-async def test_the_proxy_runs_as_a_user_that_can_do_nothing_else() -> None:
+async def test_the_proxy_runs_as_its_user_without_capabilities() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         pid = pid_of(await agent.until_ready())
         status = await lab.status(pid)
@@ -69,14 +71,14 @@ async def test_the_proxy_runs_as_a_user_that_can_do_nothing_else() -> None:
         assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
 
 
-async def test_the_proxy_is_told_of_every_address_that_is_captured() -> None:
+async def test_the_environment_names_every_captured_address() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         pid = pid_of(await agent.until_ready())
-        told = (await lab.machine.must("cat", f"/proc/{pid}/environ")).split(b"\0")
-        assert f"LINKERD2_PROXY_INBOUND_IPS={ADDRESS},{VIP}".encode() in told
+        report = (await lab.machine.must("cat", f"/proc/{pid}/environ")).split(b"\0")
+        assert f"LINKERD2_PROXY_INBOUND_IPS={ADDRESS},{VIP}".encode() in report
 
 
-async def test_the_proxy_has_a_resolv_conf_of_its_own_and_the_host_keeps_its() -> None:
+async def test_the_proxy_has_its_own_resolv_conf_and_the_host_s_is_unchanged() -> None:
     async with open_lab() as lab:
         before = await lab.machine.must("cat", "/etc/resolv.conf")
         async with lab.agent() as agent:
@@ -87,33 +89,33 @@ async def test_the_proxy_has_a_resolv_conf_of_its_own_and_the_host_keeps_its() -
             assert b"resolv.conf" not in await lab.machine.must("cat", "/proc/self/mountinfo")
 
 
-async def test_a_renewed_certificate_is_taken_without_a_restart() -> None:
+async def test_a_renewed_certificate_is_served_without_a_restart() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         first = await agent.until_ready()
         for number in (2, 3, 4):
-            await agent.say("rotate")
+            await agent.send("rotate")
             await until_all_serve(agent, number)
-        assert agent.told[-1]["starts"] == 1
-        assert pid_of(agent.told[-1]) == pid_of(first)
-        assert all(told["ready"] == "a" for told in agent.told[agent.told.index(first) :])
+        assert agent.reports[-1]["starts"] == 1
+        assert pid_of(agent.reports[-1]) == pid_of(first)
+        assert all(report["ready"] == "a" for report in agent.reports[agent.reports.index(first) :])
 
 
-async def test_a_proxy_outlives_an_agent_that_was_killed_and_the_next_one_adopts_it() -> None:
+async def test_a_proxy_outlives_a_killed_agent_and_the_next_agent_adopts_it() -> None:
     async with open_lab() as lab:
         async with lab.agent() as agent:
             pid = pid_of(await agent.until_ready())
             await agent.kill()
         assert await lab.get("/ready") == 200
         async with lab.agent() as agent:
-            told = await agent.until_ready(adopted=True)
-            assert (pid_of(told), told["starts"], told["outdated"]) == (pid, 0, [])
-            await agent.say("rules a")
-            await agent.until(lambda told: told["instances"]["a"]["state"] == "active")
+            report = await agent.until_ready(adopted=True)
+            assert (pid_of(report), report["starts"], report["outdated"]) == (pid, 0, [])
+            await agent.send("rules a")
+            await agent.until(lambda report: report["instances"]["a"]["state"] == "active")
             await agent.end("stop")
         assert not await lab.runs(pid)
 
 
-async def test_a_hand_over_leaves_it_to_the_next_agent() -> None:
+async def test_the_next_agent_adopts_the_proxy_after_a_hand_over() -> None:
     async with open_lab() as lab:
         async with lab.agent() as agent:
             pid = pid_of(await agent.until_ready())
@@ -124,7 +126,7 @@ async def test_a_hand_over_leaves_it_to_the_next_agent() -> None:
             assert pid_of(await agent.until_ready(adopted=True)) == pid
 
 
-async def test_stop_ends_it_and_leave_forgets_it() -> None:
+async def test_stop_ends_the_proxy_and_leave_removes_its_files_too() -> None:
     async with open_lab() as lab:
         for word, left in (("stop", ["proxy-a.log", "resolv.conf"]), ("leave", [])):
             async with lab.agent() as agent:
@@ -134,20 +136,20 @@ async def test_stop_ends_it_and_leave_forgets_it() -> None:
             assert sorted(path.name for path in lab.runtime.iterdir()) == left
 
 
-async def test_one_that_ends_is_started_again_and_its_end_is_told() -> None:
+async def test_a_proxy_that_ends_is_reported_and_started_again() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         pid = pid_of(await agent.until_ready())
         await lab.machine.must("kill", "-KILL", str(pid))
-        lost = await agent.until(lambda told: not told["instances"])
+        lost = await agent.until(lambda report: not report["instances"])
         assert lost["ready"] is None
-        told = await agent.until_ready()
-        assert pid_of(told) != pid
-        assert told["starts"] == 2
-        problems = [told["problem"] for told in agent.told if told["problem"]]
+        report = await agent.until_ready()
+        assert pid_of(report) != pid
+        assert report["starts"] == 2
+        problems = [report["problem"] for report in agent.reports if report["problem"]]
         assert any(text.startswith("proxy a was ended by SIGKILL: ") for text in problems)
 
 
-async def test_an_adopted_one_that_ends_is_started_again_too() -> None:
+async def test_an_adopted_proxy_that_ends_is_started_again() -> None:
     async with open_lab() as lab:
         async with lab.agent() as agent:
             pid = pid_of(await agent.until_ready())
@@ -155,52 +157,54 @@ async def test_an_adopted_one_that_ends_is_started_again_too() -> None:
         async with lab.agent() as agent:
             await agent.until_ready(adopted=True)
             await lab.machine.must("kill", "-KILL", str(pid))
-            await agent.until(lambda told: not told["instances"])
-            told = await agent.until_ready()
-            assert (pid_of(told) != pid, told["starts"]) == (True, 1)
+            await agent.until(lambda report: not report["instances"])
+            report = await agent.until_ready()
+            assert (pid_of(report) != pid, report["starts"]) == (True, 1)
 
 
-async def test_one_that_does_not_listen_to_sigterm_is_killed_after_its_time() -> None:
+async def test_a_proxy_that_ignores_sigterm_is_killed_in_time() -> None:
     async with open_lab() as lab:
         deaf = lab.write_binary(
             "deaf", '[ -n "$LINKERD2_PROXY_LOG_FORMAT" ] || exit 64', 'trap "" TERM', "while :; do sleep 60; done"
         )
         async with lab.agent(deaf, drain=0.1) as agent:
-            pid = pid_of(await agent.until(lambda told: bool(told["instances"])))
+            pid = pid_of(await agent.until(lambda report: bool(report["instances"])))
             await until_deaf(lab, pid)
             await agent.end("leave")
             assert not await lab.runs(pid)
             assert "proxy a: did not end within 0.1 s, so it is killed" in agent.log.read_text()
 
 
-async def test_one_that_ends_at_once_is_quoted() -> None:
+async def test_the_last_line_of_a_proxy_that_ends_at_once_is_reported() -> None:
     async with open_lab() as lab:
         broken = lab.write_binary("broken", "echo 'Invalid configuration: no such network' >&2", "exit 64")
         async with lab.agent(broken) as agent:
-            told = await agent.until(lambda told: "Invalid" in (told["problem"] or ""))
-            assert told["problem"] == "proxy a ended with status 64: Invalid configuration: no such network"
+            report = await agent.until(lambda report: "Invalid" in (report["problem"] or ""))
+            assert report["problem"] == "proxy a ended with status 64: Invalid configuration: no such network"
 
 
-async def test_settings_that_mean_another_environment_make_it_outdated() -> None:
+async def test_settings_that_change_the_environment_make_it_outdated() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         assert (await agent.until_ready())["outdated"] == []
-        await agent.say("retell")
-        told = await agent.until(lambda told: told["outdated"] == ["new settings"])
-        assert told["ready"] == "a"  # outdated is no reason to take traffic away
+        await agent.send("retell")
+        report = await agent.until(lambda report: report["outdated"] == ["new settings"])
+        assert report["ready"] == "a"  # outdated is no reason to take traffic away
 
 
-async def test_a_place_that_others_have_taken_is_left_to_them() -> None:
+async def test_a_slot_whose_ports_another_program_uses_is_skipped() -> None:
     async with open_lab() as lab:
         await lab.machine.must("ip", "address", "add", "169.254.77.1/32", "dev", "lo")
-        listen = "import socket\ns = socket.create_server(('169.254.77.1', 4143))\nprint('up', flush=True)\ninput()"
         other = await trio.lowlevel.open_process(
-            lab.machine.command("python3", "-I", "-c", listen), stdin=-1, stdout=-1, start_new_session=True
+            lab.machine.command(sys.executable, "-I", str(LISTEN_AT), "169.254.77.1", "4143"),
+            stdin=-1,
+            stdout=-1,
+            start_new_session=True,
         )
         assert other.stdout is not None
         assert await other.stdout.receive_some() == b"up\n"
         async with lab.agent() as agent:
-            told = await agent.until_ready()
-            assert told["ready"] == "b"
+            report = await agent.until_ready()
+            assert report["ready"] == "b"
             assert await lab.get("/ready", "169.254.77.2") == 200
         assert other.stdin is not None
         await other.stdin.aclose()
@@ -210,86 +214,86 @@ async def test_a_place_that_others_have_taken_is_left_to_them() -> None:
 # Two at once.
 
 
-async def test_another_stands_by_in_the_other_place_and_touches_nothing_that_serves() -> None:
+async def test_a_standby_instance_starts_beside_the_active_one() -> None:
     async with open_lab() as lab, lab.agent() as agent:
-        told = await with_standby(agent)
-        assert states_of(told) == {"a": "active", "b": "standby"}
-        assert (told["chosen"], told["ready"], on_record(lab)) == ("a", "a", ["a", "b"])
-        await agent.say("standby")
-        refused = await agent.until(lambda told: "refused" in told)
+        report = await with_standby(agent)
+        assert states_of(report) == {"a": "active", "b": "standby"}
+        assert (report["chosen"], report["ready"], on_record(lab)) == ("a", "a", ["a", "b"])
+        await agent.send("standby")
+        refused = await agent.until(lambda report: "refused" in report)
         assert refused["refused"] == "both instances of the proxy run already"
-        await agent.say("dismiss b")
-        told = await agent.until(lambda told: "b" not in told.get("instances", {"b"}))
-        assert (told["ready"], told["starts"]) == ("a", 2)
+        await agent.send("dismiss b")
+        report = await agent.until(lambda report: "b" not in report.get("instances", {"b"}))
+        assert (report["ready"], report["starts"]) == ("a", 2)
         assert on_record(lab) == ["a"]
 
 
-async def test_traffic_is_chosen_for_the_other_and_the_old_one_ends_when_told() -> None:
+async def test_the_other_instance_can_be_chosen_and_the_old_one_dismissed() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         pids = pids_of(await with_standby(agent))
-        since = len(agent.told)
-        await agent.say("choose b")
-        await agent.say("rules b")
-        told = await agent.until(lambda told: states_of(told) == {"a": "draining", "b": "active"})
-        await agent.say("dismiss a")
-        told = await agent.until(lambda told: list(told["instances"]) == ["b"])
-        assert None not in {told["ready"] for told in agent.told[since:]}
-        assert (told["starts"], await lab.runs(pids["a"]), await lab.runs(pids["b"])) == (2, False, True)
+        since = len(agent.reports)
+        await agent.send("choose b")
+        await agent.send("rules b")
+        report = await agent.until(lambda report: states_of(report) == {"a": "draining", "b": "active"})
+        await agent.send("dismiss a")
+        report = await agent.until(lambda report: list(report["instances"]) == ["b"])
+        assert None not in {report["ready"] for report in agent.reports[since:]}
+        assert (report["starts"], await lab.runs(pids["a"]), await lab.runs(pids["b"])) == (2, False, True)
 
 
-async def test_certificates_reach_both() -> None:
+async def test_renewed_certificates_reach_both_instances() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await with_standby(agent)
-        await agent.say("rotate")
-        told = await until_all_serve(agent, 2)
-        assert len(told["instances"]) == 2
+        await agent.send("rotate")
+        report = await until_all_serve(agent, 2)
+        assert len(report["instances"]) == 2
 
 
-async def test_when_the_chosen_one_dies_the_other_is_chosen_at_once() -> None:
+async def test_if_the_chosen_instance_dies_the_other_is_chosen_at_once() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         pids = pids_of(await with_standby(agent))
         await lab.machine.must("kill", "-KILL", str(pids["a"]))
-        told = await agent.until(lambda told: list(told["instances"]) == ["b"] and bool(told["ready"]))
-        assert (told["ready"], told["starts"]) == ("b", 2)
+        report = await agent.until(lambda report: list(report["instances"]) == ["b"] and bool(report["ready"]))
+        assert (report["ready"], report["starts"]) == ("b", 2)
         assert "proxy a was ended by SIGKILL" in agent.log.read_text()
 
 
-async def test_when_the_other_dies_nothing_is_started_in_its_place() -> None:
+async def test_a_standby_instance_that_dies_is_not_started_again() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         pids = pids_of(await with_standby(agent))
         await lab.machine.must("kill", "-KILL", str(pids["b"]))
-        told = await agent.until(lambda told: list(told["instances"]) == ["a"])
-        assert (told["ready"], told["problem"], told["starts"]) == ("a", None, 2)
+        report = await agent.until(lambda report: list(report["instances"]) == ["a"])
+        assert (report["ready"], report["problem"], report["starts"]) == ("a", None, 2)
 
 
 @pytest.mark.parametrize(("active", "chosen"), [("a", "a"), ("b", "b"), ("", "a")])
-async def test_the_next_agent_adopts_both_and_chooses_where_the_rules_point(active: str, chosen: str) -> None:
+async def test_the_next_agent_adopts_both_instances_and_chooses_the_one_in_the_rules(active: str, chosen: str) -> None:
     async with open_lab() as lab:
         async with lab.agent() as agent:
             pids = pids_of(await with_standby(agent))
             await agent.kill()
         async with lab.agent(active=active) as agent:
-            told = await agent.until_ready(adopted=True)
-            assert (pids_of(told), told["chosen"], told["starts"]) == (pids, chosen, 0)
-            await agent.say(f"rules {chosen}")
+            report = await agent.until_ready(adopted=True)
+            assert (pids_of(report), report["chosen"], report["starts"]) == (pids, chosen, 0)
+            await agent.send(f"rules {chosen}")
             other = {"a": "b", "b": "a"}[chosen]
-            await agent.say(f"retire {other}")
-            await agent.until(lambda told: states_of(told) == {chosen: "active", other: "draining"})
+            await agent.send(f"retire {other}")
+            await agent.until(lambda report: states_of(report) == {chosen: "active", other: "draining"})
             await agent.end("stop")
         assert not await lab.runs(pids["a"])
         assert not await lab.runs(pids["b"])
 
 
-async def test_leaving_ends_both_and_leaves_no_file() -> None:
+async def test_leave_ends_both_instances_and_removes_every_file() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         pids = pids_of(await with_standby(agent))
-        await agent.say("dismiss b")  # one that is on its way out is no obstacle
+        await agent.send("dismiss b")  # one that is on its way out is no obstacle
         await agent.end("leave")
         assert not any([await lab.runs(pid) for pid in pids.values()])
         assert list(lab.runtime.iterdir()) == []
 
 
-async def test_a_binary_that_was_replaced_makes_it_outdated_and_one_that_was_touched_does_not() -> None:
+async def test_a_replaced_binary_makes_it_outdated_and_a_touched_one_does_not() -> None:
     async with open_lab() as lab:
         binary = lab.write_binary("proxy-1", *lab.proxy.read_text().splitlines()[1:])
         binary.write_text(lab.proxy.read_text())
@@ -300,17 +304,17 @@ async def test_a_binary_that_was_replaced_makes_it_outdated_and_one_that_was_tou
             other.write_text(lab.proxy.read_text() + "# newer\n")
             other.chmod(0o755)
             other.rename(binary)
-            told = await agent.until(lambda told: bool(told["outdated"]))
-            assert (told["outdated"], told["ready"]) == (["another binary"], "a")
+            report = await agent.until(lambda report: bool(report["outdated"]))
+            assert (report["outdated"], report["ready"]) == (["another binary"], "a")
 
 
-async def test_an_agent_with_nothing_to_run_says_what_is_missing_and_ends() -> None:
+async def test_an_agent_without_a_binary_reports_that_and_ends() -> None:
     async with open_lab() as lab:
         absent = lab.scratch / "absent"
         async with lab.agent(absent) as agent:
-            told = await agent.until(lambda told: "error" in told)
+            report = await agent.until(lambda report: "error" in report)
             assert await agent.started.wait() == 32
-        assert told == {
+        assert report == {
             "error": "proxy-unusable",
             "message": f"there is no proxy at {absent}",
             "hint": "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",

@@ -52,7 +52,7 @@ LINES: dict[str, tuple[str, list[Sample]]] = {
 
 
 @pytest.mark.parametrize(("page", "samples"), LINES.values(), ids=LINES)
-def test_a_line(page: str, samples: list[Sample]) -> None:
+def test_a_line_is_parsed_as_a_sample_or_skipped(page: str, samples: list[Sample]) -> None:
     assert list(read_samples(page, "x")) == samples
 
 
@@ -66,7 +66,7 @@ def escape(text: str) -> str:
 
 
 @given(SAMPLES)
-def test_any_page_means_what_prometheus_reads_in_it(samples: list[tuple[str, dict[str, str], float]]) -> None:
+def test_any_page_is_read_as_prometheus_reads_it(samples: list[tuple[str, dict[str, str], float]]) -> None:
     page = ""
     for name, labels, value in samples:
         inside = ",".join(f'{label}="{escape(text)}"' for label, text in labels.items())
@@ -87,7 +87,7 @@ def test_any_text_is_read_without_an_error(page: str) -> None:
         assert math.isfinite(sample.value)
 
 
-def test_a_long_line_that_is_no_sample_is_skipped_at_once() -> None:
+def test_a_long_line_that_is_no_sample_is_skipped_quickly() -> None:
     began = time.process_time()
     assert list(read_samples("x{" + 'a="1",' * 20_000, "x")) == []
     assert list(read_samples("x{" + "\\" * 100_000, "x")) == []
@@ -108,5 +108,5 @@ METRICS = {
 
 
 @pytest.mark.parametrize(("metrics", "end"), METRICS.values(), ids=METRICS)
-def test_the_certificates_end_in_a_metrics_page(metrics: str, end: float | None) -> None:
+def test_the_end_of_the_certificate_is_read_from_a_page(metrics: str, end: float | None) -> None:
     assert read_expiry(metrics) == end

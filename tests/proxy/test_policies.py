@@ -1,8 +1,8 @@
 """Linkerd's inbound policies at the proxy's admin port: whom it answers, and what the agent makes of that.
 
 The real linkerd2-proxy and the stand-in are held to the same table. EXCLAVE_LINKERD2_PROXY names the real one's binary;
-no package registry has it, so without it the real one's rows are skipped. The policies are those that the proxy is told
-as its default, and that Linkerd's policy controller then says of a port that no Server selects.
+no package registry has it, so without it the real one's rows are skipped. The policies are the proxy's default,
+and the one that Linkerd's policy controller then sends for a port that no Server selects.
 """
 
 import os
@@ -83,7 +83,7 @@ async def alone(is_real: bool, policy: str) -> AsyncIterator[tuple[Lab, Agent]]:
 
 @both
 @pytest.mark.parametrize(("policy", "answers"), TABLE.items(), ids=TABLE)
-async def test_the_loopback_address_is_let_in_once_a_policy_has_come_and_a_machine_has_traffic_before(
+async def test_loopback_is_admitted_once_a_policy_has_arrived_and_the_proxy_is_ready_before(
     is_real: bool, policy: str, answers: tuple[tuple[int, int], tuple[int, int]]
 ) -> None:
     before, after = answers
@@ -94,7 +94,7 @@ async def test_the_loopback_address_is_let_in_once_a_policy_has_come_and_a_machi
 
 
 @both
-async def test_certificates_that_are_renewed_are_proven_though_nobody_may_ask(is_real: bool) -> None:
+async def test_renewed_certificates_are_proven_although_requests_are_denied(is_real: bool) -> None:
     async with open_lab() as lab:
         binary = Path(shutil.copy(NAMED, lab.scratch / "linkerd2-proxy")) if is_real else lab.proxy
         binary.chmod(0o755)
@@ -102,34 +102,34 @@ async def test_certificates_that_are_renewed_are_proven_though_nobody_may_ask(is
             await agent.until_ready()
             assert await lab.get("/ready") == 404
             for _ in range(2):
-                await agent.say("rotate")
-                await agent.until(lambda told: all(view["certified"] for view in told["instances"].values()))
-            assert agent.told[-1]["starts"] == 1
+                await agent.send("rotate")
+                await agent.until(lambda report: all(view["certified"] for view in report["instances"].values()))
+            assert agent.reports[-1]["starts"] == 1
 
 
 @both
-async def test_a_swap_waits_for_the_policies_and_then_sees_them(is_real: bool) -> None:
+async def test_a_swap_waits_until_the_policies_have_arrived(is_real: bool) -> None:
     async with alone(is_real, "deny") as (lab, agent):
         start_controllers(lab, "deny", is_real=is_real)
         await until_answered(lab, (200, 403))
-        await agent.say("swap")
+        await agent.send("swap")
         assert (await agent.outcome())["error"] is None
         assert (await agent.until_alone())["rules"] == "b"
 
 
 @needs_real
-async def test_where_a_server_has_no_route_for_us_the_trial_alone_proves_and_linkerd_does_not_count_as_away() -> None:
+async def test_without_a_route_for_us_the_trial_proves_the_proxy_and_linkerd_counts_as_available() -> None:
     async with alone(True, "all-unauthenticated") as (lab, agent):
         await until_judged(agent, "control-plane-away")
         lab.start_real_controllers("unrouted")
         await until_judged(agent, "none")  # by the kernel's connections
-        told = await agent.until(lambda told: told.get("instances", {}).get("a", {}).get("refused", False))
-        assert (told["ready"], told["rules"]) == ("a", "a")
-        await agent.say("swap")
+        report = await agent.until(lambda report: report.get("instances", {}).get("a", {}).get("refused", False))
+        assert (report["ready"], report["rules"]) == ("a", "a")
+        await agent.send("swap")
         assert (await agent.outcome())["error"] is None
         await agent.until_alone()
         await until_judged(agent, "none")
         lab.end_controllers()
-        await agent.until(lambda told: told.get("instances", {}).get("b", {}).get("refused", False))
-        await agent.say("swap")
+        await agent.until(lambda report: report.get("instances", {}).get("b", {}).get("refused", False))
+        await agent.send("swap")
         assert (await agent.outcome())["error"]["message"].startswith("a trial connection to 169.254.77.4 ")

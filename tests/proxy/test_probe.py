@@ -15,7 +15,7 @@ SVID = mesh().svid(time.time())
 END = leaf_not_after(SVID)
 
 
-async def test_a_proxy_that_is_ready_shows_its_certificates_end() -> None:
+async def test_a_ready_proxy_shows_the_end_of_its_certificate() -> None:
     async with admin(200, f"# HELP x\ncontrol_{EXPIRY} {END}\n") as served:
         async with open_probe("127.0.0.1", served.port, SERVER_NAME) as probe:
             assert await probe.query(with_metrics=True) == ProbeResult(True, END)
@@ -23,7 +23,7 @@ async def test_a_proxy_that_is_ready_shows_its_certificates_end() -> None:
     assert served.asked == ["/ready", "/metrics", "/ready"]
 
 
-async def test_metrics_are_not_asked_of_a_proxy_that_is_not_ready() -> None:
+async def test_metrics_of_a_proxy_that_is_not_ready_are_not_requested() -> None:
     async with admin(503, "") as served:
         async with open_probe("127.0.0.1", served.port, SERVER_NAME) as probe:
             assert await probe.query(with_metrics=True) == ProbeResult(False)
@@ -45,7 +45,7 @@ REFUSALS: dict[str, tuple[str, int, bool, ProbeResult]] = {
 
 
 @pytest.mark.parametrize(("paths", "status", "certified", "result"), REFUSALS.values(), ids=REFUSALS)
-async def test_one_that_refuses_is_seen_in_a_handshake(
+async def test_a_proxy_that_denies_requests_is_probed_by_a_handshake(
     paths: str, status: int, certified: bool, result: ProbeResult
 ) -> None:
     async with admin(200, f"control_{EXPIRY} 1\n") as served:
@@ -65,7 +65,7 @@ async def test_a_handshake_is_not_needed_where_an_answer_is_given() -> None:
         assert served.handshakes == 0
 
 
-async def test_nobody_there_is_no_answer() -> None:
+async def test_without_a_listener_there_is_no_answer() -> None:
     async with admin(200, "") as served:
         port = served.port
     async with open_probe("127.0.0.1", port, SERVER_NAME) as probe:
@@ -76,7 +76,7 @@ async def hang(_: trio.SocketStream) -> None:
     await trio.sleep_forever()
 
 
-async def test_one_that_hangs_is_no_answer(autojump_clock: object) -> None:
+async def test_a_proxy_that_hangs_gives_no_answer(autojump_clock: object) -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, hang, 0)
         async with open_probe("127.0.0.1", listeners[0].socket.getsockname()[1], SERVER_NAME) as probe:
@@ -84,7 +84,7 @@ async def test_one_that_hangs_is_no_answer(autojump_clock: object) -> None:
         nursery.cancel_scope.cancel()
 
 
-def test_a_proxy_serves_ours_only_if_it_shows_the_end_of_ours() -> None:
+def test_a_proxy_serves_our_certificate_only_if_it_shows_its_end() -> None:
     assert is_serving(ProbeResult(True, END), SVID)
     assert not is_serving(ProbeResult(True, END + 60), SVID)
     assert not is_serving(ProbeResult(True), SVID)
@@ -92,7 +92,7 @@ def test_a_proxy_serves_ours_only_if_it_shows_the_end_of_ours() -> None:
     assert not is_serving(ProbeResult(True, END), None)
 
 
-def test_the_end_is_the_leafs_even_where_the_chains_comes_first() -> None:
+def test_the_end_of_the_leaf_counts_although_the_chain_s_comes_first() -> None:
     long = mesh().svid(time.time(), lifetime=timedelta(days=20_000))
     assert leaf_not_after(long) > long.not_after
 
@@ -114,20 +114,20 @@ async def test_the_leaf_is_read_whatever_a_policy_says() -> None:
     assert served.asked == []
 
 
-async def test_there_is_none_before_one_was_taken_nor_under_another_name() -> None:
+async def test_there_is_no_leaf_before_one_was_loaded_or_for_another_name() -> None:
     async with admin(200) as served:
         assert await served_leaf(served) is None
         served.take(SVID)
         assert await served_leaf(served, "db.shop.svc.cluster.local") is None
 
 
-async def test_there_is_none_where_nobody_listens() -> None:
+async def test_there_is_no_leaf_without_a_listener() -> None:
     async with admin(200) as served:
         pass
     assert await served_leaf(served) is None
 
 
-async def test_one_that_hangs_is_waited_for_no_longer_than_told(autojump_clock: object) -> None:
+async def test_a_server_that_hangs_is_waited_for_until_the_timeout(autojump_clock: object) -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, hang, 0)
         began = trio.current_time()

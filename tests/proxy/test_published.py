@@ -29,14 +29,14 @@ def test_rules_make_the_instance_that_they_point_to_active_and_others_drain() ->
     assert {view.state for view in proxy.instances.value.values()} == {InstanceState.DRAINING}
 
 
-def test_an_instance_that_has_ended_is_not_among_them() -> None:
+def test_an_ended_instance_is_not_published() -> None:
     proxy = published()
     proxy.change("a", InstanceView(InstanceState.ACTIVE, 4711, "digest"))
     assert proxy.apply_event("a", InstanceEvent.EXITED) == ()
     assert proxy.instances.value == {}
 
 
-def test_only_the_chosen_one_makes_the_proxy_ready() -> None:
+def test_only_the_chosen_instance_makes_the_proxy_ready() -> None:
     proxy = published()
     proxy.choose("a")
     proxy.change("b", READY)
@@ -47,7 +47,7 @@ def test_only_the_chosen_one_makes_the_proxy_ready() -> None:
     assert (proxy.ready.value, proxy.problem.value) == ("a", None)
 
 
-def test_choosing_another_that_is_ready_leaves_no_moment_without_one() -> None:
+def test_choosing_another_ready_instance_never_publishes_none() -> None:
     proxy, seen = published(), []
     proxy.choose("a")
     for instance in ("a", "b"):
@@ -58,14 +58,14 @@ def test_choosing_another_that_is_ready_leaves_no_moment_without_one() -> None:
 
 
 @pytest.mark.parametrize("state", [InstanceState.STARTING, InstanceState.ENDING])
-def test_one_that_starts_or_ends_has_no_traffic_though_it_answers(state: InstanceState) -> None:
+def test_a_starting_or_ending_instance_cannot_serve_although_it_answers(state: InstanceState) -> None:
     proxy = published()
     proxy.choose("a")
     proxy.change("a", InstanceView(state, 4711, "digest", is_ready=True))
     assert proxy.ready.value is None
 
 
-def test_what_the_chosen_one_lacks_is_the_problem_until_it_lacks_nothing() -> None:
+def test_the_problem_is_that_of_the_chosen_instance() -> None:
     proxy = published()
     proxy.choose("a")
     proxy.change("a", SILENT)
@@ -74,7 +74,7 @@ def test_what_the_chosen_one_lacks_is_the_problem_until_it_lacks_nothing() -> No
     assert proxy.problem.value is None
 
 
-def test_of_one_that_was_just_chosen_no_difference_is_known() -> None:
+def test_a_newly_chosen_instance_has_no_differences_yet() -> None:
     proxy = published()
     proxy.choose("a")
     proxy.outdated.set(frozenset({Difference.BINARY}))
@@ -84,7 +84,7 @@ def test_of_one_that_was_just_chosen_no_difference_is_known() -> None:
     assert proxy.outdated.value == frozenset()
 
 
-def test_a_refusal_is_told_of_the_chosen_one_alone_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_denial_is_published_for_the_chosen_instance_alone_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     proxy = published()
     proxy.choose("a")

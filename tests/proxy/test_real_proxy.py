@@ -1,6 +1,6 @@
 """The real linkerd2-proxy, as far as it goes without Linkerd's controllers.
 
-It starts with our environment, is certified by our Workload API, listens, takes new certificates, and ends when told.
+It starts with our environment, is certified by our Workload API, listens, takes new certificates, and ends when report.
 
 EXCLAVE_LINKERD2_PROXY names the binary; no package registry has one, so without it these tests are skipped.
 """
@@ -46,10 +46,10 @@ async def metric(lab: Lab, name: str) -> float:
     return float(line.split()[1])
 
 
-async def test_it_is_certified_and_listens_where_the_rules_will_send_traffic() -> None:
+async def test_it_is_certified_and_listens_on_the_ports_of_the_rules() -> None:
     async with running() as (lab, agent):
-        told = await agent.until_ready()
-        assert told["version"]
+        report = await agent.until_ready()
+        assert report["version"]
         assert await lab.get("/ready") == 200
         listening = (await lab.machine.must("ss", "-Hltn")).decode()
         assert {line.split()[3] for line in listening.splitlines()} == {
@@ -57,10 +57,10 @@ async def test_it_is_certified_and_listens_where_the_rules_will_send_traffic() -
             "169.254.77.1:4143",
             "169.254.77.1:4191",
         }
-        assert (await lab.status(told["instances"]["a"]["pid"]))["Uid"].split() == [str(UID)] * 4
+        assert (await lab.status(report["instances"]["a"]["pid"]))["Uid"].split() == [str(UID)] * 4
 
 
-async def test_it_complains_about_nothing_that_it_is_told() -> None:
+async def test_it_logs_no_warning_about_its_environment() -> None:
     async with running() as (lab, agent):
         await agent.until_ready()
         complaints = [line for line in output(lab).splitlines() if " WARN " in line or "ERROR" in line]
@@ -68,18 +68,18 @@ async def test_it_complains_about_nothing_that_it_is_told() -> None:
         assert [line for line in complaints if "resolv" not in line.lower() and "dns" not in line.lower()] == []
 
 
-async def test_it_takes_every_new_certificate_without_a_restart() -> None:
+async def test_it_serves_every_new_certificate_without_a_restart() -> None:
     async with running() as (lab, agent):
         await agent.until_ready()
         before = await metric(lab, REFRESHES)
         for _ in range(3):
-            await agent.say("rotate")
-            await agent.until(lambda told: all(view["certified"] for view in told["instances"].values()))
+            await agent.send("rotate")
+            await agent.until(lambda report: all(view["certified"] for view in report["instances"].values()))
         assert await metric(lab, REFRESHES) - before == 3
-        assert agent.told[-1]["starts"] == 1
+        assert agent.reports[-1]["starts"] == 1
 
 
-async def test_the_next_agent_adopts_it_and_its_certificates_still_arrive() -> None:
+async def test_the_next_agent_adopts_it_and_renews_its_certificates() -> None:
     async with open_lab() as lab:
         binary = Path(shutil.copy(NAMED, lab.scratch / "linkerd2-proxy"))
         binary.chmod(0o755)
@@ -88,13 +88,13 @@ async def test_the_next_agent_adopts_it_and_its_certificates_still_arrive() -> N
             await agent.kill()
         assert await lab.get("/ready") == 200
         async with lab.agent(binary) as agent:
-            told = await agent.until_ready(adopted=True)
-            assert (told["instances"]["a"]["pid"], told["starts"], told["outdated"]) == (pid, 0, [])
-            await agent.say("rotate")
-            await agent.until(lambda told: told["instances"]["a"]["certified"])
+            report = await agent.until_ready(adopted=True)
+            assert (report["instances"]["a"]["pid"], report["starts"], report["outdated"]) == (pid, 0, [])
+            await agent.send("rotate")
+            await agent.until(lambda report: report["instances"]["a"]["certified"])
 
 
-async def test_it_ends_when_it_is_told() -> None:
+async def test_it_ends_after_sigterm() -> None:
     async with running() as (lab, agent):
         pid = (await agent.until_ready())["instances"]["a"]["pid"]
         await agent.end("leave")

@@ -91,7 +91,7 @@ async def serve(ready: int, *, task_status: "trio.TaskStatus[Admin]") -> None:
 
 
 @on_the_link
-async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None:
+async def test_a_new_instance_is_certified_once_it_serves_our_certificate() -> None:
     async with watched(InstanceState.STARTING) as seen:
         seen.served.certify(leaf_not_after(SECOND))
         await trio.sleep(20)
@@ -103,7 +103,7 @@ async def test_a_new_one_counts_once_it_serves_exactly_our_certificate() -> None
 
 
 @on_the_link
-async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
+async def test_a_new_instance_that_is_not_certified_in_time_is_ended() -> None:
     async with watched(InstanceState.STARTING, ready=503) as seen:
         await trio.sleep(29)
         assert (seen.state, seen.effects) == (InstanceState.STARTING, None)
@@ -112,7 +112,7 @@ async def test_a_new_one_that_is_not_certified_in_time_is_ended() -> None:
 
 
 @on_the_link
-async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
+async def test_an_adopted_instance_is_never_ended_for_not_answering() -> None:
     async with watched(InstanceState.STANDBY, silent=True) as seen:
         await trio.sleep(600)
         assert (seen.state, seen.effects) == (InstanceState.STANDBY, None)
@@ -120,7 +120,7 @@ async def test_an_adopted_one_is_never_ended_for_being_silent() -> None:
 
 
 @on_the_link
-async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_answer_brings_it_back() -> None:
+async def test_three_probes_without_an_answer_make_it_not_ready_and_an_answer_makes_it_ready() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         seen.served.ready = None
@@ -134,7 +134,7 @@ async def test_one_that_serves_loses_traffic_after_three_silent_looks_and_an_ans
 
 
 @on_the_link
-async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
+async def test_an_instance_that_reports_not_ready_is_not_ready() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         seen.served.ready = 503
@@ -143,7 +143,7 @@ async def test_one_that_says_it_is_not_ready_has_no_traffic() -> None:
 
 
 @on_the_link
-async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
+async def test_a_renewed_certificate_that_it_does_not_serve_yet_changes_nothing() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         seen.svid.set(SECOND)
@@ -156,7 +156,7 @@ async def test_a_renewal_that_it_has_not_taken_yet_takes_nothing_away() -> None:
 
 
 @on_the_link
-async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_another() -> None:
+async def test_an_instance_with_an_expired_certificate_is_not_ready_until_it_has_another() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         await trio.sleep(3610)
@@ -167,7 +167,7 @@ async def test_one_whose_certificate_has_ended_has_no_traffic_until_it_has_anoth
 
 
 @on_the_link
-async def test_one_without_any_certificate_has_no_traffic() -> None:
+async def test_an_instance_without_a_certificate_is_not_ready() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         seen.served.metrics = ""
         await seen.proxy.problem.wait_for(bool)
@@ -175,7 +175,7 @@ async def test_one_without_any_certificate_has_no_traffic() -> None:
 
 
 @on_the_link
-async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_metrics_once_a_minute() -> None:
+async def test_a_ready_instance_is_probed_every_two_seconds_and_for_metrics_once_a_minute() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         await trio.sleep(600.5)
         asked = Counter(seen.served.asked)
@@ -184,7 +184,7 @@ async def test_one_that_serves_the_newest_is_asked_every_two_seconds_and_for_met
 
 
 @on_the_link
-async def test_a_renewal_is_looked_for_at_once() -> None:
+async def test_a_renewal_is_probed_for_at_once() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         await seen.proxy.ready.wait_for(bool)
         await trio.sleep(0.25)  # the first looks are over, and the next is nearly two seconds away
@@ -198,7 +198,7 @@ ALL = frozenset({"/ready", "/metrics"})
 
 
 @on_the_link
-async def test_a_new_one_that_lets_nobody_ask_counts_by_its_certificate_and_only_ours() -> None:
+async def test_a_new_instance_that_denies_requests_is_certified_by_our_certificate_only() -> None:
     async with watched(InstanceState.STARTING) as seen:
         seen.served.refused = ALL
         seen.served.take(SECOND)
@@ -211,7 +211,7 @@ async def test_a_new_one_that_lets_nobody_ask_counts_by_its_certificate_and_only
 
 
 @on_the_link
-async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
+async def test_a_lasting_denial_is_reported_and_the_instance_stays_ready() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         seen.served.take(FIRST)
         seen.served.refused = ALL
@@ -228,7 +228,7 @@ async def test_a_refusal_that_lasts_is_told_and_costs_nothing() -> None:
 
 
 @on_the_link
-async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
+async def test_a_renewal_is_proven_although_requests_are_denied() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         seen.served.take(FIRST)
         seen.served.refused = ALL
@@ -240,7 +240,7 @@ async def test_a_renewal_is_proven_though_nobody_may_ask() -> None:
 
 
 @on_the_link
-async def test_one_that_lets_nobody_ask_and_serves_nothing_has_no_traffic() -> None:
+async def test_an_instance_that_denies_requests_and_has_no_certificate_is_not_ready() -> None:
     async with watched(InstanceState.STANDBY) as seen:
         seen.served.refused = ALL
         await seen.proxy.problem.wait_for(bool)
@@ -255,7 +255,7 @@ async def test_one_that_lets_nobody_ask_and_serves_nothing_has_no_traffic() -> N
         (None, "ended (an earlier agent started it, so its exit status is unknown)"),
     ],
 )
-def test_an_end_in_words(status: int | None, words: str) -> None:
+def test_the_end_of_a_process_is_described(status: int | None, words: str) -> None:
     assert describe_end(status) == words
 
 
@@ -263,7 +263,7 @@ async def find_nobody(name: str) -> ProxyUser:
     return ProxyUser(name, 65534, 65534)
 
 
-async def test_a_proxy_that_no_signal_ends_keeps_no_agent_from_ending(
+async def test_the_agent_ends_although_no_signal_ends_the_proxy(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,

@@ -52,7 +52,7 @@ LIVES = {
 
 
 @pytest.mark.parametrize(("events", "words"), LIVES.values(), ids=LIVES)
-def test_a_life(events: list[InstanceEvent], words: list[str]) -> None:
+def test_a_sequence_of_events_gives_these_states(events: list[InstanceEvent], words: list[str]) -> None:
     state, met = InstanceState.ABSENT, []
     for event in events:
         state = transition(state, event).state
@@ -101,5 +101,5 @@ ROWS: dict[str, tuple[tuple[object, ...], set[Difference]]] = {
 
 
 @pytest.mark.parametrize(("given", "found"), ROWS.values(), ids=ROWS)
-def test_how_they_differ(given: tuple[object, ...], found: set[Difference]) -> None:
+def test_differences_are_found_and_unknown_values_are_none(given: tuple[object, ...], found: set[Difference]) -> None:
     assert differences(*given) == found  # type: ignore[arg-type]

@@ -9,12 +9,12 @@ from pathlib import Path
 from exclave.ending import EndingSwitch
 from exclave.link.link import open_link
 
-from .lab import Lab, open_lab
+from .lab import PROGRAMS, Lab, open_lab
 from .policies import PLAIN
 
 
 class Broken:
-    """A machine's folders, and the one process that plays a proxy on record."""
+    """The configuration, the state folder and the runtime folder of a machine."""
 
     def __init__(self, folder: Path) -> None:
         self.config, self.state, self.runtime = folder / "config.toml", folder / "state", folder / "run"
@@ -22,7 +22,7 @@ class Broken:
         self.runtime.mkdir()
         self.config.write_text(f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n[proxy]\ndrain = "5s"\n')
 
-    def become(self, path: Path, content: bytes | None) -> None:
+    def replace(self, path: Path, content: bytes | None) -> None:
         """Put a file in the place of whatever is there, or nothing."""
         subprocess.run(["rm", "-rf", path], check=True)
         if content is not None:
@@ -35,22 +35,22 @@ def damage_state(broken: Broken) -> None:
 
 
 ROWS: dict[str, tuple[Callable[[Broken], None], bool]] = {
-    "all is well": (lambda broken: None, True),
+    "nothing": (lambda broken: None, True),
     "a value in config.toml is wrong": (
-        lambda broken: broken.become(broken.config, broken.config.read_bytes() + b"binary = 7\n[colour]\n"),
+        lambda broken: broken.replace(broken.config, broken.config.read_bytes() + b"binary = 7\n[colour]\n"),
         True,
     ),
     "the state is damaged": (damage_state, True),
-    "the state is a file": (lambda broken: broken.become(broken.state, b""), True),
-    "the state is gone": (lambda broken: broken.become(broken.state, None), True),
+    "the state is a file": (lambda broken: broken.replace(broken.state, b""), True),
+    "the state folder is missing": (lambda broken: broken.replace(broken.state, None), True),
     "the proxies' record is damaged": (
         lambda broken: (broken.runtime / "instances.json").write_bytes(b"{") and None,
         False,
     ),
-    "the runtime folder is gone": (lambda broken: broken.become(broken.runtime, None), False),
-    "the runtime folder is a file": (lambda broken: broken.become(broken.runtime, b""), False),
+    "the runtime folder is missing": (lambda broken: broken.replace(broken.runtime, None), False),
+    "the runtime folder is a file": (lambda broken: broken.replace(broken.runtime, b""), False),
 }
-"""What is broken, and whether anybody can still know of the proxy."""
+"""What is broken, and whether the proxy's record can still be read."""
 
 
 async def clean_up(lab: Lab, broken: Broken) -> tuple[int, list[str], str]:
@@ -91,12 +91,8 @@ async def test_rules_link_and_the_recorded_proxy_are_removed() -> None:
 
 
 async def record(lab: Lab, broken: Broken, pid: int) -> None:
-    """Put a process of the machine on record, as seen from inside."""
-    program = (
-        "import sys; from pathlib import Path; from exclave.proxy.process.records import RecordFile, find_executable; "
-        "RecordFile(Path(sys.argv[1])).add('a', int(sys.argv[2]), find_executable(Path(sys.executable)), 'digest')"
-    )
-    await lab.vm.must(sys.executable, "-c", program, str(broken.runtime), str(pid))
+    """Record a process of the machine, from inside of it."""
+    await lab.vm.must(sys.executable, str(PROGRAMS / "record_proxy.py"), str(broken.runtime), str(pid))
 
 
 async def test_rules_are_removed_although_the_disk_is_read_only() -> None:
@@ -111,12 +107,10 @@ async def test_rules_are_removed_although_the_disk_is_read_only() -> None:
 
 
 async def test_a_running_agent_is_reported_and_nothing_is_changed() -> None:
-    hold = "import sys; from pathlib import Path; from exclave.kit.host.files import hold_lock\n"
-    hold += "with hold_lock(Path(sys.argv[1]), 'x', 'y'): print('up', flush=True); sys.stdin.read()"
     async with open_lab() as lab:
         broken = Broken(lab.network.scratch)
         await lab.load(PLAIN)
-        command = lab.vm.command(sys.executable, "-c", hold, str(broken.runtime / "agent.lock"))
+        command = lab.vm.command(sys.executable, str(PROGRAMS / "hold_lock.py"), str(broken.runtime / "agent.lock"))
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as agent:
             assert agent.stdout is not None
             assert agent.stdout.readline() == b"up\n"

@@ -88,7 +88,7 @@ async def open_town() -> AsyncIterator[Town]:
 
 
 @pytest.mark.parametrize("first", ["Docker's rules", "exclave's rules"])
-async def test_a_published_port_goes_on_working_and_one_of_the_group_goes_through_the_proxy(first: str) -> None:
+async def test_published_ports_go_on_working_and_those_of_the_group_use_the_proxy(first: str) -> None:
     """Whoever's rules came first: among equals the kernel asks the last that came, and equals we are not."""
     async with open_town() as town, open_rules(town.lab, POLICY):
         if first == "Docker's rules":
@@ -104,7 +104,7 @@ async def test_a_published_port_goes_on_working_and_one_of_the_group_goes_throug
         assert (await lab.call(lab.vm, VM4, 8080)).who == "container"
 
 
-async def test_containers_are_left_alone_by_default() -> None:
+async def test_containers_are_not_captured_by_default() -> None:
     async with open_town() as town, open_rules(town.lab, POLICY):
         await town.start_docker()
         lab = town.lab
@@ -114,7 +114,7 @@ async def test_containers_are_left_alone_by_default() -> None:
         assert await lab.call(lab.vm, CLUSTER4, 80) == CallResult("proxy a", (CLUSTER4, 80))
 
 
-async def test_containers_behind_a_captured_bridge_call_the_cluster_as_programs_here_do() -> None:
+async def test_containers_of_a_captured_bridge_are_captured_like_local_programs() -> None:
     """With what Docker, strict reverse path filters and bridged packets that pass the rules may add to that."""
     async with open_town() as town, open_rules(town.lab, CAPTURING):
         await town.start_docker()
@@ -140,7 +140,7 @@ async def test_containers_behind_a_captured_bridge_call_the_cluster_as_programs_
         )  # a port of the group
 
 
-async def test_capture_all_leaves_connections_between_containers_alone() -> None:
+async def test_connections_between_containers_are_never_captured() -> None:
     everything = replace(CAPTURING, networks=None)
     async with open_town() as town, open_rules(town.lab, everything):
         await town.start_docker()
@@ -158,7 +158,7 @@ async def test_capture_all_leaves_connections_between_containers_alone() -> None
         assert (await lab.call(town.container, NEIGHBOUR, 80)).who == "proxy a"  # so that rule is what keeps it
 
 
-async def test_an_excluded_interface_leaves_connections_to_containers_alone() -> None:
+async def test_connections_to_containers_of_an_excluded_interface_are_not_captured() -> None:
     """Linkerd's default for the cluster's networks holds every private one, and so Docker's."""
     networks = ("10.0.0.0/8", "172.16.0.0/12")
     async with open_town() as town, open_rules(town.lab, replace(POLICY, networks=networks)):

@@ -1,4 +1,4 @@
-"""What a host never wants captured, found on hosts that are made for it."""
+"""What a host excludes from capture: SSH servers and sessions, users and groups."""
 
 import os
 import signal
@@ -17,31 +17,21 @@ from exclave.redirect.exclusions import find_accounts, find_exclusions, find_ssh
 from exclave.redirect.rules.policy import HostExclusions
 from support.faults import silent_name_service
 
-LISTEN = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
-SERVE = """
-import os, socket, sys
-listener = socket.create_server(("127.0.0.1", 0))
-caller = socket.create_connection(listener.getsockname())
-session, _ = listener.accept()
-os.dup2(session.fileno(), 0)
-listener.close(), session.close()
-"""
-PRINT_PORT = "print(caller.getpeername()[1], flush=True); caller.recv(1)"
-ASK = "from exclave.redirect.exclusions import find_ssh_session; print(find_ssh_session())"
+PROGRAMS = Path(__file__).with_name("programs")
 
 
 @pytest.fixture(autouse=True)
-def _no_ssh_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _without_ssh_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
     monkeypatch.setattr(exclusions_module, "CONFIGURATION", tmp_path / "ssh")
 
 
 @contextmanager
-def running(name: str, program: str, folder: Path, *before: str) -> Iterator[int]:
-    """A program under the name of another; the port that it prints."""
+def running(name: str, what: str, folder: Path, *before: str) -> Iterator[int]:
+    """The SSH server of `ssh_server.py` under this name, doing `what`; the port that it prints."""
     link = folder / name
     link.symlink_to(os.path.realpath(sys.executable))
-    command = [*before, str(link), "-I", "-S", "-c", program + "\nsys.stdin.read()"]
+    command = [*before, str(link), "-I", "-S", str(PROGRAMS / "ssh_server.py"), what]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         try:
@@ -52,48 +42,36 @@ def running(name: str, program: str, folder: Path, *before: str) -> Iterator[int
 
 @pytest.mark.parametrize("name", ["sshd", "dropbear"])
 def test_ports_where_an_ssh_server_listens_are_found(name: str, tmp_path: Path) -> None:
-    with running(name, LISTEN, tmp_path) as port:
+    with running(name, "listen", tmp_path) as port:
         assert port in find_ssh_ports()
     assert port not in find_ssh_ports()
 
 
 @pytest.mark.parametrize("name", ["sshd", "sshd-session"])
-def test_the_port_of_a_session_counts_where_systemd_listens_for_the_server(name: str, tmp_path: Path) -> None:
-    with running(name, SERVE + PRINT_PORT, tmp_path) as port:
+def test_the_port_of_a_session_is_found_where_systemd_listens_for_the_server(name: str, tmp_path: Path) -> None:
+    with running(name, "serve", tmp_path) as port:
         assert port in find_ssh_ports()
 
 
-FORWARDS = {
-    "for a caller that a server has accepted": """
-if os.fork():
-    os.wait()
-{forward}
-""",
-    "for a caller that systemd has accepted": SERVE + "import time\n{forward}",
-}
-
-
-@pytest.mark.parametrize("sessions", FORWARDS.values(), ids=FORWARDS)
-def test_a_port_that_somebody_forwards_is_none_of_ssh_s(sessions: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["forward", "serve-and-forward"])
+def test_a_port_that_a_user_forwards_is_no_ssh_port(what: str, tmp_path: Path) -> None:
     """Or one `ssh -R 8080:…` would take the group's port from the mesh."""
-    forward = 's = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True); time.sleep(600)'
-    program = "import os, socket, sys, time" + sessions.format(forward=forward)
-    with running("sshd", program, tmp_path) as port:
+    with running("sshd", what, tmp_path) as port:
         assert port not in find_ssh_ports()
 
 
-def test_another_program_s_port_is_none_of_ssh_s(tmp_path: Path) -> None:
-    with running("sshd-not", LISTEN, tmp_path) as port:
+def test_a_port_of_another_program_is_no_ssh_port(tmp_path: Path) -> None:
+    with running("sshd-not", "listen", tmp_path) as port:
         assert port not in find_ssh_ports()
 
 
 def test_an_ssh_server_in_a_container_does_not_count(tmp_path: Path) -> None:
     inside = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
-    with running("sshd", LISTEN, tmp_path, *inside) as port:
+    with running("sshd", "listen", tmp_path, *inside) as port:
         assert port not in find_ssh_ports()
 
 
-def test_ports_of_its_configuration_count(tmp_path: Path) -> None:
+def test_ports_of_the_server_s_configuration_are_found(tmp_path: Path) -> None:
     folder = tmp_path / "ssh"
     (folder / "sshd_config.d").mkdir(parents=True)
     (folder / "sshd_config").write_text(
@@ -118,8 +96,8 @@ SESSIONS = {
 @pytest.mark.parametrize(("variable", "found"), SESSIONS.values(), ids=SESSIONS)
 @pytest.mark.parametrize("by", ["itself", "its parent's parent"])
 def test_the_session_that_a_program_was_started_in_is_found(variable: str, found: object, by: str) -> None:
-    """Also behind sudo, which does not hand it on."""
-    ask = [sys.executable, "-c", ASK]
+    """Also under sudo, which removes the variable."""
+    ask = [sys.executable, str(PROGRAMS / "print_ssh_session.py")]
     command = ask if by == "itself" else ["sh", "-c", 'env -u SSH_CONNECTION "$@"; :', "sh", *ask]
     environment = {**os.environ, "SSH_CONNECTION": variable}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -153,7 +131,7 @@ async def test_every_user_and_group_that_does_not_exist_is_listed() -> None:
     ],
     ids=["a user", "a group"],
 )
-async def test_a_name_service_that_does_not_answer_is_named(
+async def test_a_silent_name_service_is_reported(
     config: RedirectConfig, text: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with silent_name_service(monkeypatch), pytest.raises(ValueError) as caught:

@@ -68,7 +68,7 @@ HERE: dict[str, tuple[Call, str]] = {
 }
 
 
-async def test_what_is_never_captured() -> None:
+async def test_exceptions_are_never_captured() -> None:
     async with open_lab() as lab:
         for address in (OPERATOR, "169.254.9.9", *METADATA):
             length = "128" if ":" in address else "32"

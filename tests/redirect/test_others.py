@@ -207,7 +207,7 @@ async def alive(flows: tuple[Flows, ...]) -> int:
 
 
 @pytest.mark.parametrize(("act", "flushes"), OTHERS.values(), ids=OTHERS)
-async def test_whatever_others_do_no_connection_is_reset_and_our_rules_stand(
+async def test_no_other_program_resets_a_connection_or_removes_our_rules_for_good(
     act: Act, flushes: bool, tmp_path: Path
 ) -> None:
     async with open_machine(tmp_path) as (lab, agent):

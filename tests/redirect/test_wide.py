@@ -54,7 +54,7 @@ INBOUND: dict[str, tuple[dict[str, Any], dict[tuple[str, int], bool]]] = {
 }
 
 
-async def test_who_is_called_from_outside() -> None:
+async def test_connections_from_outside_reach_the_proxy_or_bypass_it() -> None:
     async with open_lab() as lab:
         for address in ("10.77.0.100/24", "10.77.0.101/24"):
             await lab.vm.add_address(address)
@@ -94,7 +94,7 @@ OUTBOUND: dict[str, tuple[dict[str, Any], dict[tuple[str, int, int], bool]]] = {
 }
 
 
-async def test_who_is_called_by_programs_here() -> None:
+async def test_connections_of_local_programs_reach_the_proxy_or_bypass_it() -> None:
     async with open_lab() as lab:
         await lab.peer.add_address("10.42.9.9/16")
         async with open_rules(lab, POLICY):
@@ -126,7 +126,7 @@ async def test_exclusions_by_interface_work_in_both_directions() -> None:
             assert await lab.call(lab.peer, VM4, 8080) == by_proxy(VM4, 8080)
 
 
-async def test_behind_a_nat_what_arrives_for_the_inner_address_is_captured() -> None:
+async def test_behind_a_nat_connections_to_the_inner_address_are_captured() -> None:
     outside = "203.0.113.7"
     chain = "add table ip nat; add chain ip nat o { type nat hook output priority -100; }"
     nat = f"{chain}; add rule ip nat o ip daddr {outside} dnat to {VM4}"
@@ -139,7 +139,7 @@ async def test_behind_a_nat_what_arrives_for_the_inner_address_is_captured() -> 
 
 
 @pytest.mark.parametrize("networks", [("10.0.0.0/8",), None], ids=["inside of the cluster's networks", "all"])
-async def test_a_call_to_oneself_is_as_it_was_before_exclave(networks: tuple[str, ...] | None) -> None:
+async def test_connections_to_this_machine_itself_are_as_without_exclave(networks: tuple[str, ...] | None) -> None:
     """It goes over lo, whichever own address is called; and the proxy reaches this machine, too."""
     async with open_lab() as lab:
         await lab.vm.add_address("10.77.0.100/24")
@@ -150,7 +150,7 @@ async def test_a_call_to_oneself_is_as_it_was_before_exclave(networks: tuple[str
                     assert await lab.call(lab.vm, address, 8080, uid=uid) == APPLICATION, f"{address} by {uid}"
 
 
-async def test_a_vip_that_is_elsewhere_now_is_a_destination_as_any_other() -> None:
+async def test_a_vip_on_another_machine_is_captured_outbound() -> None:
     async with open_lab() as lab:
         await lab.peer.add_address("10.42.0.100/16")
         async with open_rules(lab, replace(POLICY, addresses=(VM4, "10.42.0.100"))):

@@ -1,40 +1,34 @@
 """Two machines for swaps: `vm` with an agent and an application, `peer` that is cluster, client and control plane.
 
-The control plane is as much as the stand-in proxy asks of it: policies for anybody, and no destination of the mesh, so
-that traffic passes both ways as it is. It can go away and come back.
+The control plane answers what the stand-in proxy requests: policies that admit everybody, and no destination of the
+mesh, so that traffic passes unchanged both ways. It can be ended and started again.
 """
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
-import psutil
 import trio
 
-from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import ADMIN_PORT, instance_address
 from exclave_sandbox.stage.namespaces import Machine, open_network
 from exclave_sandbox.stage.programs import module, open_program
 from exclave_sandbox.stage.stage import share_stand_in
 from support.agent import Keys
+from support.agent_program import PATIENCE, Report, RunningAgent, is_running, open_agent_program
 from support.linkerd_controllers import controllers_command, write_certificate
 
 HERE = Path(__file__).parent
 VM, PEER, POD, CONTROL_PLANE = "10.77.0.20", "10.77.0.30", "10.42.0.9", "10.42.0.2"
 PORT = 8080
 INBOUND, OUTBOUND = f"http://{VM}:{PORT}/", f"http://{POD}:{PORT}/"
-PATIENCE = 30.0
-
-Told = dict[str, Any]
 
 
 @dataclass
@@ -45,17 +39,17 @@ class Load:
     figures: dict[str, Any] = field(default_factory=dict)
 
     async def renew(self) -> None:
-        """Have every kept connection closed by its client and opened anew."""
+        """Let the client close each open connection and open it again."""
         assert self.running.stdin is not None
         self.running.stdin.write(b"renew\n")
         self.running.stdin.flush()
-        await self.hear(b"renewed\n")
+        await self.expect(b"renewed\n")
 
-    async def hear(self, line: bytes) -> None:
+    async def expect(self, line: bytes) -> None:
         assert self.running.stdout is not None
         with trio.fail_after(PATIENCE):
-            heard = await trio.to_thread.run_sync(self.running.stdout.readline)
-        assert heard == line
+            line_read = await trio.to_thread.run_sync(self.running.stdout.readline)
+        assert line_read == line
 
     async def end(self) -> None:
         out, _ = await trio.to_thread.run_sync(self.running.communicate)
@@ -66,11 +60,11 @@ class Load:
 async def open_load(
     machine: Machine, url: str, workers: int, long: int, rate: float, *source: str
 ) -> AsyncIterator[Load]:
-    """Traffic from a machine while open, under way from the start; its figures are there afterwards."""
+    """Traffic from a machine while open; its figures are there afterwards."""
     words = [sys.executable, "-I", str(HERE / "load.py"), url, str(workers), str(long), str(rate), *source]
     load = Load(subprocess.Popen(machine.command(*words), stdin=PIPE, stdout=PIPE))
     try:
-        await load.hear(b"up\n")
+        await load.expect(b"up\n")
         yield load
         await load.end()
     finally:
@@ -79,68 +73,29 @@ async def open_load(
             load.running.communicate()
 
 
-def is_alone(told: Told) -> bool:
+def is_alone(report: Report) -> bool:
     """Whether one instance runs, with the rules, and no swap is under way."""
-    alone = [told.get("rules")]
-    return bool(told.get("in_place") and told["step"] is None and list(told["instances"]) == alone == [told["ready"]])
+    alone = [report.get("rules")]
+    has_no_step = report.get("in_place") and report["step"] is None
+    return bool(has_no_step and list(report["instances"]) == alone == [report["ready"]])
 
 
-@dataclass
-class Agent:
-    """An agent that runs. `told` is all that it said."""
+class Agent(RunningAgent):
+    """An agent with rules, proxy and swaps."""
 
-    started: trio.Process
-    log: Path
-    told: list[Told] = field(default_factory=list)
-    _text: str = ""
-
-    async def until(self, accept: Callable[[Told], bool]) -> Told:
-        """Wait until it tells something acceptable, which was not told before."""
-        with trio.move_on_after(PATIENCE):
-            while True:
-                self.told.append(await self._line())
-                if accept(self.told[-1]):
-                    return self.told[-1]
-        last = "\n".join(map(json.dumps, self.told[-3:]))
-        raise AssertionError(
-            f"not within {PATIENCE:.0f} s; the last that was told:\n{last}\n{self.log.read_text()[-3000:]}"
+    async def until_whole(self) -> Report:
+        """Wait until the rules are in the kernel and point to a ready instance."""
+        return await self.until(
+            lambda report: report.get("in_place", False) and report["ready"] == report["rules"] is not None
         )
 
-    async def until_whole(self) -> Told:
-        """Wait until the rules stand, point to what is ready, and nothing is under way."""
-        return await self.until(lambda told: told.get("in_place", False) and told["ready"] == told["rules"] is not None)
-
-    async def until_alone(self) -> Told:
+    async def until_alone(self) -> Report:
         """Wait until one instance runs, with the rules, and no swap is under way."""
         return await self.until(is_alone)
 
-    async def outcome(self) -> Told:
-        """Wait until somebody who asked for a swap has heard how it went."""
-        return await self.until(lambda told: "outcome" in told)
-
-    async def say(self, word: str) -> None:
-        assert self.started.stdin is not None
-        await self.started.stdin.send_all(f"{word}\n".encode())
-
-    async def end(self, word: str) -> None:
-        await self.say(word)
-        await self.until(lambda told: told.get("ended") == word)
-        await self.started.wait()
-
-    async def kill(self) -> None:
-        for child in psutil.Process(self.started.pid).children():
-            os.kill(child.pid, signal.SIGKILL)
-        await self.started.wait()
-
-    async def _line(self) -> Told:
-        while "\n" not in self._text:
-            assert self.started.stdout is not None
-            piece = await self.started.stdout.receive_some()
-            assert piece, f"the agent has ended:\n{self.log.read_text()[-3000:]}"
-            self._text += piece.decode()
-        line, _, self._text = self._text.partition("\n")
-        told: Told = json.loads(line)
-        return told
+    async def outcome(self) -> Report:
+        """Wait for the outcome of a requested swap."""
+        return await self.until(lambda report: "outcome" in report)
 
 
 @dataclass
@@ -160,20 +115,16 @@ class Lab:
     @asynccontextmanager
     async def agent(self, **more: Any) -> AsyncIterator[Agent]:
         """An agent; when the block is left it is killed, if it has not ended."""
-        told = {"runtime": str(self.runtime), "binary": str(self.binary), "user": "nobody", "drain": 3.0, "bound": 60.0}
-        words = [sys.executable, str(HERE / "swapping.py"), json.dumps({**told, "ports": [PORT], **more})]
-        log = self.scratch / "agent.log"
-        with log.open("ab") as errors:
-            started = await trio.lowlevel.open_process(
-                self.vm.command(*words), stdin=PIPE, stdout=PIPE, stderr=errors, start_new_session=True
-            )
-        agent = Agent(started, log)
-        try:
+        words = {
+            "runtime": str(self.runtime),
+            "binary": str(self.binary),
+            "user": "nobody",
+            "drain": 3.0,
+            "bound": 60.0,
+        }
+        text = json.dumps({**words, "ports": [PORT], **more})
+        async with open_agent_program(Agent, self.vm, self.scratch / "agent.log", "swapping.py", text) as agent:
             yield agent
-        finally:
-            with shielded(60.0):
-                if started.poll() is None:
-                    await agent.kill()
 
     @asynccontextmanager
     async def load(self, workers: int = 2, long: int = 1, rate: float = 20.0) -> AsyncIterator[dict[str, Load]]:
@@ -205,7 +156,7 @@ class Lab:
         self.end_controllers()
 
     def end_controllers(self) -> None:
-        """The control plane goes away."""
+        """End the control plane."""
         if self.controllers is not None:
             self.controllers.communicate()
             self.controllers = None
@@ -225,12 +176,10 @@ class Lab:
         newer.rename(self.binary)
 
     async def runs(self, pid: int) -> bool:
-        """Whether a process runs, and is no zombie."""
-        stat = await self.vm.run("cat", f"/proc/{pid}/stat")
-        return stat.status == 0 and stat.output.rpartition(b")")[2].split()[0] != b"Z"
+        return await is_running(self.vm, pid)
 
     async def proxies(self) -> list[int]:
-        """Every proxy of the machine, whoever knows of it: what holds an instance's admin port."""
+        """Every proxy of the machine, also without a record: the processes that listen on an admin port."""
         listening = (await self.vm.must("ss", "-Hltnp")).decode()
         places = tuple(f"{instance_address(instance)}:{ADMIN_PORT}" for instance in ("a", "b"))  # type: ignore[arg-type]
         return sorted(

@@ -1,10 +1,12 @@
 """The agent is killed with SIGKILL at every step of a swap: traffic goes on, and the next agent tidies up."""
 
 import subprocess
+import sys
 
 import pytest
 
 from exclave.swap.swap import SwapPhase
+from support.agent_program import LISTEN_AT
 from support.swap_lab import Lab, is_alone, open_lab
 
 AFTERWARDS: dict[str, str] = {
@@ -19,7 +21,7 @@ AFTERWARDS: dict[str, str] = {
 """Where traffic goes once the agent has been killed at the beginning of each step."""
 
 
-def test_every_step_is_in_the_matrix() -> None:
+def test_every_phase_is_in_the_matrix() -> None:
     assert list(AFTERWARDS) == [step.name for step in SwapPhase]
 
 
@@ -30,14 +32,14 @@ async def rules(lab: Lab) -> str:
 
 
 @pytest.mark.parametrize("step", AFTERWARDS)
-async def test_traffic_goes_on_and_the_next_agent_ends_what_is_left_over(step: str) -> None:
+async def test_traffic_goes_on_and_the_next_agent_ends_the_other_instance(step: str) -> None:
     async with open_lab() as lab:
         async with lab.agent(die_at=step) as agent:
             await agent.until_alone()
             async with lab.load(workers=1, long=1) as loads:
-                await agent.say("swap")
+                await agent.send("swap")
                 if step == "ENDING":
-                    await agent.until(lambda told: told.get("step") == "DRAINING")
+                    await agent.until(lambda report: report.get("step") == "DRAINING")
                     for load in loads.values():
                         await load.renew()
                 await agent.started.wait()
@@ -46,15 +48,15 @@ async def test_traffic_goes_on_and_the_next_agent_ends_what_is_left_over(step: s
                 for load in loads.values():
                     await load.renew()  # nobody watches, and connections come and go
                 async with lab.agent() as following:
-                    told = await following.until_whole()
-                    assert (told["rules"], told["starts"]) == (active, 0)
+                    report = await following.until_whole()
+                    assert (report["rules"], report["starts"]) == (active, 0)
                     for load in loads.values():
                         await load.renew()
-                    if not is_alone(told):  # the other one may have ended before it was looked for
-                        told = await following.until_alone()
-                    assert told["rules"] == active
-                    assert (await lab.proxies(), told["trial"]) == ([told["instances"][active]["pid"]], None)
-                    await following.say("swap")
+                    if not is_alone(report):  # the other one may have ended before it was looked for
+                        report = await following.until_alone()
+                    assert report["rules"] == active
+                    assert (await lab.proxies(), report["trial"]) == ([report["instances"][active]["pid"]], None)
+                    await following.send("swap")
                     other = {"a": "b", "b": "a"}[active]
                     outcome = await following.outcome()
                     assert (outcome["error"], outcome["outcome"]["to"]) == (None, other)
@@ -66,23 +68,22 @@ async def test_traffic_goes_on_and_the_next_agent_ends_what_is_left_over(step: s
         assert failures == {"inbound": {}, "outbound": {}}
 
 
-async def test_somebody_elses_process_in_the_other_place_is_left_alone() -> None:
-    """A record that matches nothing is dropped; the process in that place is a stranger's, and a swap says so."""
+async def test_another_program_on_the_other_instance_s_ports_is_not_ended() -> None:
+    """A record that matches no process is dropped. The other program has the ports, and a swap reports that."""
     async with open_lab() as lab:
         async with lab.agent() as agent:
             await agent.until_alone()
             await agent.end("hand-over")
-        listen = "import socket; s = socket.create_server(('169.254.77.2', 4143)); print('up', flush=True); input()"
-        stranger = lab.vm.command("python3", "-I", "-c", listen)
+        stranger = lab.vm.command(sys.executable, "-I", str(LISTEN_AT), "169.254.77.2", "4143")
         with subprocess.Popen(stranger, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
             assert running.stdout is not None
             assert running.stdout.readline() == b"up\n"
             async with lab.agent() as agent:
                 await agent.until_whole()
-                await agent.say("swap")
-                told = await agent.outcome()
-                assert told["error"]["word"] == "taken"
+                await agent.send("swap")
+                report = await agent.outcome()
+                assert report["error"]["word"] == "taken"
                 assert running.poll() is None
                 running.communicate(b"\n")
-                await agent.say("swap")
+                await agent.send("swap")
                 assert (await agent.outcome())["error"] is None

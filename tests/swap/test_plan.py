@@ -67,7 +67,7 @@ ROWS: dict[str, tuple[SwapFacts, object]] = {
 
 
 @pytest.mark.parametrize(("facts", "action"), ROWS.values(), ids=ROWS)
-def test_what_is_done(facts: SwapFacts, action: object) -> None:
+def test_facts_give_this_action(facts: SwapFacts, action: object) -> None:
     assert plan_swap(facts, NOW) == action
 
 
@@ -93,7 +93,7 @@ def test_a_swap_begins_only_beside_one_that_is_ready_and_never_beside_two(facts:
 
 
 @given(FACTS)
-def test_who_asks_is_never_left_waiting_for_nothing(facts: SwapFacts) -> None:
+def test_a_request_is_always_served_or_rejected(facts: SwapFacts) -> None:
     if facts.is_asked:
         assert not isinstance(plan_swap(facts, NOW), Idle)
 

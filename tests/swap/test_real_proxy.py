@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 
-async def test_its_policies_arrive_a_trial_is_made_and_nothing_fails() -> None:
+async def test_policies_arrive_the_trial_succeeds_and_no_request_fails() -> None:
     async with open_lab() as lab:
         lab.use_real_proxy(NAMED)
         async with lab.agent() as agent:
@@ -24,11 +24,11 @@ async def test_its_policies_arrive_a_trial_is_made_and_nothing_fails() -> None:
             lab.start_real_controllers()
             async with lab.load(long=1) as loads:
                 for new in ("b", "a"):
-                    since = len(agent.told)
-                    await agent.say("swap")
-                    told = await agent.outcome()
-                    assert (told["outcome"]["to"], told["error"]) == (new, None)
-                    steps = {told["step"] for told in agent.told[since:] if "step" in told}
+                    since = len(agent.reports)
+                    await agent.send("swap")
+                    report = await agent.outcome()
+                    assert (report["outcome"]["to"], report["error"]) == (new, None)
+                    steps = {report["step"] for report in agent.reports[since:] if "step" in report}
                     assert {"POLICIES", "TRYING", "MOVING"} <= steps
                     for load in loads.values():
                         await load.renew()
@@ -36,12 +36,12 @@ async def test_its_policies_arrive_a_trial_is_made_and_nothing_fails() -> None:
         assert {way: load.figures["failures"] for way, load in loads.items()} == {"inbound": {}, "outbound": {}}
 
 
-async def test_without_policies_the_old_one_stays() -> None:
+async def test_without_policies_the_old_instance_stays_in_use() -> None:
     async with open_lab() as lab:
         lab.use_real_proxy(NAMED)
         async with lab.agent() as agent:
             await agent.until_alone()
-            await agent.say("swap")
-            told = await agent.outcome()
-            assert told["error"]["word"] == "unreachable"
+            await agent.send("swap")
+            report = await agent.outcome()
+            assert report["error"]["word"] == "unreachable"
             assert (await agent.until_alone())["rules"] == "a"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from support.swap_lab import PORT, Lab, Load, Told, open_lab
+from support.swap_lab import PORT, Lab, Load, Report, open_lab
 
 
 def check(loads: dict[str, Load], least: int = 20) -> None:
@@ -26,32 +26,32 @@ async def renew(loads: dict[str, Load]) -> None:
 async def test_traffic_moves_there_and_back_and_nothing_fails() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await agent.until_alone()
-        since = len(agent.told)
+        since = len(agent.reports)
         async with lab.load() as loads:
             for old, new in (("a", "b"), ("b", "a"), ("a", "b")):
-                await agent.say("swap")
-                told = await agent.outcome()
-                assert told["error"] is None
-                assert (told["outcome"]["from"], told["outcome"]["to"]) == (old, new)
+                await agent.send("swap")
+                report = await agent.outcome()
+                assert report["error"] is None
+                assert (report["outcome"]["from"], report["outcome"]["to"]) == (old, new)
                 await renew(loads)
-                told = await agent.until_alone()
-                assert told["rules"] == new
+                report = await agent.until_alone()
+                assert report["rules"] == new
         check(loads)
-        assert told["results"] == {"completed": 3}
-        shown = [told for told in agent.told[since:] if "ready" in told]
-        assert None not in {told["ready"] for told in shown}
-        assert {told["trial"] for told in shown} == {None, "a", "b"}  # each was tried before it had traffic
-        assert all(told["trial"] != told["rules"] for told in shown)
+        assert report["results"] == {"completed": 3}
+        shown = [report for report in agent.reports[since:] if "ready" in report]
+        assert None not in {report["ready"] for report in shown}
+        assert {report["trial"] for report in shown} == {None, "a", "b"}  # each was tried before it had traffic
+        assert all(report["trial"] != report["rules"] for report in shown)
 
 
-async def test_the_old_one_stays_for_whoever_keeps_a_connection_and_ends_when_the_last_one_is_done() -> None:
+async def test_the_old_instance_ends_when_its_last_connection_has_ended() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         old = (await agent.until_alone())["instances"]["a"]["pid"]
         async with lab.load(workers=1, long=2) as loads:
-            await agent.say("swap")
+            await agent.send("swap")
             await agent.outcome()
-            told = await agent.until(lambda told: told.get("clients") == 4)  # two each way, and none that are new
-            assert (told["step"], told["instances"]["a"]["state"]) == ("DRAINING", "draining")
+            report = await agent.until(lambda report: report.get("clients") == 4)  # two each way, and none that are new
+            assert (report["step"], report["instances"]["a"]["state"]) == ("DRAINING", "draining")
             assert await lab.runs(old)
             await renew(loads)
             await agent.until_alone()
@@ -59,11 +59,11 @@ async def test_the_old_one_stays_for_whoever_keeps_a_connection_and_ends_when_th
         check(loads, 1)
 
 
-async def test_the_old_one_is_ended_at_the_bound_though_a_connection_is_kept() -> None:
+async def test_the_old_instance_is_ended_at_the_bound_although_a_connection_is_open() -> None:
     async with open_lab() as lab, lab.agent(bound=2.0) as agent:
         await agent.until_alone()
         async with lab.load(workers=1, long=1) as loads:
-            await agent.say("swap")
+            await agent.send("swap")
             await agent.outcome()
             await agent.until_alone()
         for way, load in loads.items():
@@ -73,58 +73,58 @@ async def test_the_old_one_is_ended_at_the_bound_though_a_connection_is_kept() -
             assert failure.startswith(exit_messages), way
 
 
-async def test_somebody_who_insists_does_not_wait_for_what_drains() -> None:
+async def test_a_forced_swap_does_not_wait_for_a_draining_instance() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await agent.until_alone()
         async with lab.load(workers=1, long=1):
-            await agent.say("swap")
-            await agent.until(lambda told: told.get("clients") == 2)
-            await agent.say("swap-forced")
-            told = await agent.outcome()
-            assert (told["outcome"]["to"], told["error"]) == ("a", None)
+            await agent.send("swap")
+            await agent.until(lambda report: report.get("clients") == 2)
+            await agent.send("swap-forced")
+            report = await agent.outcome()
+            assert (report["outcome"]["to"], report["error"]) == ("a", None)
 
 
 # Reasons.
 
 
-async def test_a_binary_that_was_replaced_is_a_reason() -> None:
+async def test_a_replaced_binary_is_a_reason_for_a_swap() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await agent.until_alone()
         async with lab.load(long=0) as loads:
             lab.replace_binary()
-            await agent.until(lambda told: told.get("outdated") == ["another binary"])
-            await agent.until(lambda told: told.get("step") == "DRAINING")
-            told = await agent.until_alone()
-            assert (told["rules"], told["results"], told["outdated"]) == ("b", {"completed": 1}, [])
+            await agent.until(lambda report: report.get("outdated") == ["another binary"])
+            await agent.until(lambda report: report.get("step") == "DRAINING")
+            report = await agent.until_alone()
+            assert (report["rules"], report["results"], report["outdated"]) == ("b", {"completed": 1}, [])
         check(loads)
 
 
-async def test_new_ports_are_captured_at_once_and_gone_ones_with_the_swap() -> None:
+async def test_new_ports_are_captured_at_once_and_removed_ports_with_the_swap() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await agent.until_alone()
         async with lab.load(long=0) as loads:
-            await agent.say(f"ports {PORT},8081")
-            told = await agent.until(lambda told: told["in_place"] and told["ports"] == [PORT, 8081])
-            assert told["rules"] == "a"  # any proxy looks a port up that it was not told of
-            await agent.until(lambda told: told.get("step") == "DRAINING")
+            await agent.send(f"ports {PORT},8081")
+            report = await agent.until(lambda report: report["in_place"] and report["ports"] == [PORT, 8081])
+            assert report["rules"] == "a"  # any proxy looks a port up that is not in its settings
+            await agent.until(lambda report: report.get("step") == "DRAINING")
             assert (await agent.until_alone())["rules"] == "b"
-            await agent.say(f"ports {PORT}")
-            told = await agent.until(lambda told: told["rules"] == "a" and told["in_place"])
-            assert told["ports"] == [PORT]
+            await agent.send(f"ports {PORT}")
+            report = await agent.until(lambda report: report["rules"] == "a" and report["in_place"])
+            assert report["ports"] == [PORT]
         check(loads)
-        narrowed = [told for told in agent.told if told.get("ports") == [PORT, 8081] and told["in_place"]]
-        assert {told["rules"] for told in narrowed} == {"a", "b"}
+        narrowed = [report for report in agent.reports if report.get("ports") == [PORT, 8081] and report["in_place"]]
+        assert {report["rules"] for report in narrowed} == {"a", "b"}
 
 
-async def test_a_proxy_over_its_limit_is_swapped_once_and_not_again_and_again() -> None:
+async def test_a_proxy_over_its_memory_limit_is_swapped_once() -> None:
     async with open_lab() as lab, lab.agent(limit=1000) as agent:
-        await agent.until(lambda told: told["outdated"] == ["its memory"])
-        told = await agent.until(lambda told: told["results"] == {"completed": 1})
-        told = await agent.until(lambda told: told["step"] is None and told["outdated"] == ["its memory"])
-        assert (told["rules"], told["results"]) == ("b", {"completed": 1})
+        await agent.until(lambda report: report["outdated"] == ["its memory"])
+        report = await agent.until(lambda report: report["results"] == {"completed": 1})
+        report = await agent.until(lambda report: report["step"] is None and report["outdated"] == ["its memory"])
+        assert (report["rules"], report["results"]) == ("b", {"completed": 1})
 
 
-# Giving up: each row breaks one thing; the old instance serves, the new one is gone, and both are told.
+# Aborted: each row breaks one thing; the old instance serves, the new one is gone, and both are reported.
 
 
 def no_policies(lab: Lab) -> None:
@@ -176,48 +176,48 @@ ABORTS: dict[str, tuple[Callable[[Lab], None], str, str]] = {
 
 
 @pytest.mark.parametrize(("break_it", "word", "message"), ABORTS.values(), ids=ABORTS)
-async def test_a_swap_is_given_up_and_the_old_one_goes_on(
+async def test_an_aborted_swap_leaves_the_old_instance_in_use(
     break_it: Callable[[Lab], None], word: str, message: str
 ) -> None:
     async with open_lab() as lab, lab.agent() as agent:
         first = await agent.until_alone()
         async with lab.load(long=1) as loads:
             break_it(lab)
-            await agent.say("swap")
-            told = await agent.outcome()
-            assert told["error"]["word"] == word
-            assert told["error"]["message"].startswith(message)
-            told = await agent.until_alone()
-            assert told["instances"] == first["instances"]
-            assert (told["rules"], told["trial"], told["results"]) == ("a", None, {"aborted": 1})
-            assert told["problem"] == f"a swap of the proxy (asked for) was aborted: {agent_error(agent.told)}"
+            await agent.send("swap")
+            report = await agent.outcome()
+            assert report["error"]["word"] == word
+            assert report["error"]["message"].startswith(message)
+            report = await agent.until_alone()
+            assert report["instances"] == first["instances"]
+            assert (report["rules"], report["trial"], report["results"]) == ("a", None, {"aborted": 1})
+            assert report["problem"] == f"a swap of the proxy (asked for) was aborted: {agent_error(agent.reports)}"
             assert await lab.proxies() == [first["instances"]["a"]["pid"]]
         check(loads, 1)
 
 
-def agent_error(told: list[Told]) -> str:
-    (error,) = [one["error"]["message"] for one in told if one.get("error")]
+def agent_error(report: list[Report]) -> str:
+    (error,) = [one["error"]["message"] for one in report if one.get("error")]
     return str(error)
 
 
-async def test_what_failed_by_itself_is_tried_again_and_then_no_problem_is_left() -> None:
+async def test_an_aborted_automatic_swap_is_tried_again_and_clears_the_problem() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await agent.until_alone()
         whole = lab.binary.read_text()
         ends_at_once(lab)
-        await agent.until(lambda told: told.get("results") == {"aborted": 1})
+        await agent.until(lambda report: report.get("results") == {"aborted": 1})
         lab.binary.write_text(whole + "# mended\n")
-        told = await agent.until(lambda told: told.get("results") == {"aborted": 1, "completed": 1})
-        assert (told["rules"], told["problem"]) == ("b", None)
+        report = await agent.until(lambda report: report.get("results") == {"aborted": 1, "completed": 1})
+        assert (report["rules"], report["problem"]) == ("b", None)
 
 
-async def test_somebody_who_insists_has_a_swap_without_linkerds_policy_controller() -> None:
+async def test_a_forced_swap_needs_no_policy_controller() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await agent.until_alone()
         lab.end_controllers()
-        await agent.say("swap-forced")
-        told = await agent.outcome()
-        assert (told["outcome"]["to"], told["error"]) == ("b", None)
+        await agent.send("swap-forced")
+        report = await agent.outcome()
+        assert (report["outcome"]["to"], report["error"]) == ("b", None)
         assert "have not arrived, but it is forced: no trial is made" in agent.log.read_text()
 
 
@@ -225,46 +225,46 @@ async def test_somebody_who_insists_has_a_swap_without_linkerds_policy_controlle
 
 
 @pytest.mark.parametrize("step", ["CERTIFYING", "POLICIES", "TRYING"])
-async def test_the_new_one_is_killed_and_the_old_one_goes_on(step: str) -> None:
+async def test_if_the_new_instance_is_killed_the_old_one_goes_on(step: str) -> None:
     async with open_lab() as lab, lab.agent() as agent:
         first = await agent.until_alone()
         async with lab.load(long=1) as loads:
             if step == "POLICIES":
                 lab.end_controllers()  # it stays in that step for a while
-            await agent.say("swap")
-            told = await agent.until(lambda told: told.get("step") == step and "b" in told["instances"])
-            await lab.vm.run("kill", "-KILL", str(told["instances"]["b"]["pid"]))
-            told = await agent.outcome()
-            if told["error"] is None:
+            await agent.send("swap")
+            report = await agent.until(lambda report: report.get("step") == step and "b" in report["instances"])
+            await lab.vm.run("kill", "-KILL", str(report["instances"]["b"]["pid"]))
+            report = await agent.outcome()
+            if report["error"] is None:
                 pytest.skip("it was faster than the kill")
-            assert told["error"]["message"].startswith(
+            assert report["error"]["message"].startswith(
                 ("proxy b was ended by SIGKILL", "a trial connection to 169.254.77.4 ")
             )
             assert (await agent.until_alone())["instances"] == first["instances"]
         check(loads, 1)
 
 
-async def test_the_old_one_is_killed_and_the_new_one_is_gone_on_with() -> None:
+async def test_if_the_old_instance_is_killed_the_new_one_takes_over() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         first = await agent.until_alone()
         lab.end_controllers()  # so that it stays where it waits for policies
-        await agent.say("swap")
-        await agent.until(lambda told: told.get("step") == "POLICIES")
+        await agent.send("swap")
+        await agent.until(lambda report: report.get("step") == "POLICIES")
         await lab.vm.must("kill", "-KILL", str(first["instances"]["a"]["pid"]))
-        told = await agent.until(lambda told: told["rules"] == told["ready"] == "b" and told["in_place"])
-        told = await agent.outcome()
-        assert told["error"] is None
+        report = await agent.until(lambda report: report["rules"] == report["ready"] == "b" and report["in_place"])
+        report = await agent.outcome()
+        assert report["error"] is None
         assert list((await agent.until_alone())["instances"]) == ["b"]
 
 
-async def test_certificates_that_are_renewed_meanwhile_reach_both() -> None:
+async def test_certificates_renewed_during_a_swap_reach_both_instances() -> None:
     async with open_lab() as lab, lab.agent() as agent:
         await agent.until_alone()
         async with lab.load(long=1) as loads:
             for _ in range(2):
-                await agent.say("rotate")
-                await agent.say("swap")
-                await agent.say("rotate")
+                await agent.send("rotate")
+                await agent.send("swap")
+                await agent.send("rotate")
                 assert (await agent.outcome())["error"] is None
                 await renew(loads)
                 await agent.until_alone()

@@ -59,7 +59,7 @@ async def test_root_is_refused(name: str) -> None:
     )
 
 
-async def test_a_name_service_that_does_not_answer_is_named(
+async def test_a_silent_name_service_is_reported(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with silent_name_service(monkeypatch), pytest.raises(HostError) as caught:

@@ -48,7 +48,7 @@ def test_the_trial_and_keepalive_chains_ignore_the_timer() -> None:
         assert "type nat hook" in rules and "@armed" not in rules
 
 
-def test_the_digest_is_that_of_unconfirmed_rules_whenever_they_end() -> None:
+def test_the_digest_of_unconfirmed_rules_does_not_depend_on_their_end() -> None:
     digests = {ruleset_digest(replace(PLAIN, armed_until=end)) for end in (0.0, 1.0, 60.0)}
     assert len(digests) == 1
     assert ruleset_digest(PLAIN) not in digests
@@ -63,7 +63,7 @@ def test_the_digest_is_that_of_unconfirmed_rules_whenever_they_end() -> None:
         (-5.0, ""),
     ],
 )
-def test_what_is_left_of_the_time_is_armed_and_nothing_else(left: float, line: str) -> None:
+def test_the_timer_starts_with_the_time_that_is_left(left: float, line: str) -> None:
     assert render_arming(left) == line
 
 
@@ -85,7 +85,7 @@ def test_the_time_left_is_read_from_a_listing(elements: list[object], left: floa
     assert time_left([{"set": {"name": "other"}}]) is None
 
 
-def test_time_that_passes_is_no_change_that_others_have_made() -> None:
+def test_the_running_timer_is_no_change_by_others() -> None:
     def listed(*elements: object) -> str:
         made = {"set": {**ARMED_SET["set"], "elem": list(elements)}} if elements else ARMED_SET
         return json.dumps({"nftables": [{"table": {"name": "exclave"}}, made]})
@@ -129,7 +129,7 @@ def store(state: Path, **record: object) -> None:
     (state / "unconfirmed.json").write_text(json.dumps(record))
 
 
-async def test_an_agent_that_is_killed_before_anybody_confirms_leaves_rules_that_capture_nothing_new(
+async def test_unconfirmed_rules_of_a_killed_agent_stop_capturing(
     tmp_path: Path,
 ) -> None:
     """And the next one leaves it so, until somebody confirms; what is being carried goes on all the time."""
@@ -168,7 +168,7 @@ async def test_the_next_agent_inherits_the_time_that_is_left(tmp_path: Path) -> 
     assert json.loads((tmp_path / "unconfirmed.json").read_text()) == {"seconds": 30.0, "begun": True}
 
 
-async def test_rules_can_be_confirmed_from_cold_while_their_time_runs(tmp_path: Path) -> None:
+async def test_rules_can_be_confirmed_without_an_agent_in_time(tmp_path: Path) -> None:
     store(tmp_path, seconds=TIME, begun=False)
     async with open_lab() as lab, open_link(EndingSwitch()):
         async with agent(lab, tmp_path):
@@ -178,7 +178,7 @@ async def test_rules_can_be_confirmed_from_cold_while_their_time_runs(tmp_path: 
         assert await find_armed() is None
 
 
-async def test_rules_whose_time_is_over_are_not_brought_back_from_cold() -> None:
+async def test_rules_whose_time_is_over_cannot_be_confirmed_without_an_agent() -> None:
     async with open_lab() as lab, open_link(EndingSwitch()):
         wanted = Latest[RedirectPolicy | None](replace(POLICY, armed_until=0.0))
         async with open_redirect(wanted, lab.network.scratch, EndingSwitch()) as redirect:
@@ -187,7 +187,7 @@ async def test_rules_whose_time_is_over_are_not_brought_back_from_cold() -> None
         assert "elements" not in await lab.nft("list", "set", "inet", "exclave", "armed")
 
 
-async def test_a_living_agent_ends_the_time_before_the_kernel_does_or_for_good() -> None:
+async def test_a_running_agent_can_end_the_timer_early_or_confirm() -> None:
     async with open_lab() as lab, open_link(EndingSwitch()):
         as_proxies(lab, "a")
         lab.listen(lab.peer, "peer", f"{CLUSTER4}/80")

@@ -43,7 +43,7 @@ def test_a_group_s_ports_and_the_cluster_s_networks_are_captured() -> None:
 @pytest.mark.parametrize(
     ("capture", "networks"), [("cluster", ("10.42.0.0/16",)), ("all", None), ("none", ())], ids=str
 )
-def test_how_much_is_captured(capture: str, networks: tuple[str, ...] | None) -> None:
+def test_the_capture_setting_selects_the_networks(capture: str, networks: tuple[str, ...] | None) -> None:
     assert made(make_settings(capture=capture)).networks == networks
 
 
@@ -53,7 +53,7 @@ def test_a_network_with_host_bits_means_what_linkerd_reads() -> None:
     assert made(replace(settings, linkerd=linkerd)).networks == ("10.0.0.0/8", "fd00::/8")
 
 
-def test_what_the_host_excludes_comes_with_what_was_found_on_it() -> None:
+def test_configured_exclusions_and_found_ones_are_both_in_the_policy() -> None:
     config = RedirectConfig(
         exclude_inbound_ports=(9100,),
         exclude_inbound_networks=("10.9.0.0/16",),
@@ -82,7 +82,7 @@ def test_what_the_host_excludes_comes_with_what_was_found_on_it() -> None:
     )
 
 
-def test_a_proxy_that_is_dead_is_passed_by_in_each_direction_alone() -> None:
+def test_each_direction_can_bypass_a_dead_proxy_alone() -> None:
     assert made(outbound_open=True) == replace(made(), outbound=False)
     assert made(inbound_open=True) == replace(made(), inbound=False)
 
@@ -109,7 +109,7 @@ def test_every_port_can_be_excluded_but_the_proxy_s_own_inbound(exempt: tuple[in
 
 
 @given(ports=PORTS)
-def test_ssh_s_own_port_is_one_of_ssh_s(ports: tuple[int, ...]) -> None:
+def test_port_22_is_an_ssh_port(ports: tuple[int, ...]) -> None:
     ports = tuple(port for port in ports if port != 4143)
     assert numbers(replace(PLAIN, ssh_ports=ports).ssh_server_ports()) == {22, *ports}
 
@@ -139,14 +139,14 @@ NEVER = [
 
 
 @pytest.mark.parametrize("address", NEVER)
-def test_what_no_choice_captures(address: str) -> None:
+def test_these_networks_are_captured_by_no_setting(address: str) -> None:
     assert any(ip_address(address) in ip_network(network) for network in NEVER_CAPTURED)
 
 
 @given(
     networks=some.lists(some.ip_addresses(v=4).map(lambda ip: str(ip_network((ip, ip.packed[0] % 33), strict=False))))
 )
-def test_networks_inside_of_others_are_left_out_and_nothing_is_lost(networks: list[str]) -> None:
+def test_networks_inside_of_others_are_merged(networks: list[str]) -> None:
     merged = [ip_network(network) for network in collapsed(tuple(networks), 4)]
     assert all(not one.overlaps(other) for one, other in combinations(merged, 2))
     assert all(any(ip_network(network).subnet_of(one) for one in merged) for network in networks)  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ def test_a_wrong_value_never_becomes_a_rule(change: dict[str, Any], message: str
 
 
 @pytest.mark.parametrize("ports", [(True,), ((True, 5),)], ids=["a port", "a range"])
-def test_a_truth_is_refused_although_the_equal_number_was_accepted_before(ports: tuple[Any, ...]) -> None:
+def test_true_is_refused_although_port_1_was_accepted_before(ports: tuple[Any, ...]) -> None:
     replace(PLAIN, exempt_outbound_ports=(1, (1, 5)))
     replace(PLAIN, exempt_outbound_ports=(1,))
     replace(PLAIN, exempt_outbound_ports=((1, 5),))
@@ -256,7 +256,7 @@ def test_a_truth_is_refused_although_the_equal_number_was_accepted_before(ports:
 
 
 @given(text=some.text(max_size=40))
-def test_no_text_that_anybody_writes_reaches_the_rules_unread(text: str) -> None:
+def test_no_text_reaches_the_rules_unchecked(text: str) -> None:
     for field in ("addresses", "networks", "exempt_networks", "exempt_sources", "ssh_peers"):
         try:
             policy = replace(PLAIN, **{field: (text,)})

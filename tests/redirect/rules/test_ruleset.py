@@ -111,7 +111,7 @@ def test_the_trial_chain_has_a_rule_for_each_family() -> None:
     assert "\n".join(chain) in render_ruleset(replace(PLAIN, trial="b", families=(4, 6)))
 
 
-def test_an_instance_on_trial_is_one_of_ours() -> None:
+def test_a_trial_of_an_unknown_instance_is_refused() -> None:
     with pytest.raises(ValueError, match="instance: a or b was expected, found 'c'"):
         replace(PLAIN, trial="c")  # type: ignore[arg-type]
 
