@@ -14,11 +14,8 @@ from exclave.api.member import DataPath
 from exclave.kit.formats.times import format_duration
 from exclave.kit.tasks.backoff import Backoff
 
-HOLDS = Backoff(first=5.0, most=300.0, jitter=0.0)
-"""Hold times in seconds, from the second loss on."""
-
-FORGET_AFTER = 600.0
-"""Seconds without a loss after which earlier losses do not count any more."""
+HOLDS = Backoff(first=5.0, most=300.0, jitter=0.0)  # hold times in seconds, from the second loss on
+FORGET_AFTER = 600.0  # seconds without a loss after which earlier losses do not count any more
 
 
 # Flap damping.

@@ -11,8 +11,7 @@ from exclave.api.settings import DESTINATION_PORT, POLICY_PORT
 from exclave.kit.host.sockets import ESTABLISHED, Socket
 from exclave.proxy.metrics import read_samples
 
-MISSED_POLLS = 2
-"""Samples in a row without a connection after which a controller is away."""
+MISSED_POLLS = 2  # samples in a row without a connection after which a controller is away
 
 SILENCE = 10.0
 """Seconds without an answer after which a connected controller is away. The proxy repeats a request after three."""

@@ -27,14 +27,9 @@ from exclave.proxy.instance import Proxy
 
 log = logging.getLogger(__name__)
 
-TICK = 1.0
-"""Seconds between two assessments while there is a fault."""
-
-POLL_INTERVAL = 5.0
-"""Seconds between two reads of the proxy's metrics while all is well, and `TICK` while it is not."""
-
-METRICS_TIMEOUT = 2.0
-"""Seconds for one metrics page."""
+TICK = 1.0  # seconds between two assessments while there is a fault
+POLL_INTERVAL = 5.0  # seconds between two reads of the proxy's metrics while all is well, and `TICK` while it is not
+METRICS_TIMEOUT = 2.0  # seconds for one metrics page
 
 
 class DataPathObserver:
@@ -99,7 +94,6 @@ class DataPathObserver:
             await self._poll_instance(instance_address(instance), instance)
 
     async def _poll_instance(self, address: str, instance: str) -> None:
-        """Poll one instance while it is the one that has traffic."""
         health = ControlPlaneHealth()
         async with open_plain_client(address, ADMIN_PORT, METRICS_TIMEOUT) as client:
             while self._proxy.ready.value == instance:

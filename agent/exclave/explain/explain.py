@@ -39,8 +39,7 @@ from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
 from exclave.link.layout import dns_address
 
-STUB_TIMEOUT = 1.0
-"""Seconds for an answer of the DNS stub."""
+STUB_TIMEOUT = 1.0  # seconds for an answer of the DNS stub
 
 DIRECTIONS = ("outbound", "inbound")
 
@@ -201,9 +200,6 @@ async def _connection(query: Query, address: str, caller: Caller, uid: int, gid:
     )
 
 
-# Output.
-
-
 def explained_lines(explanations: list[Explanation]) -> list[str]:
     """The lines that the command prints."""
     lines = []
@@ -255,11 +251,7 @@ def explained_object(explanations: list[Explanation]) -> dict[str, Any]:
     }
 
 
-# The trace.
-
-
 async def _trace(kernel_table: KernelTable | None, connection: Connection, verdict: TableVerdict) -> Trace:
-    """Make a real connection attempt, and read what the kernel did to its first packet."""
     if kernel_table is None:
         return Trace(True, (), "there are no rules to compare with")
     try:
@@ -274,9 +266,6 @@ async def _trace(kernel_table: KernelTable | None, connection: Connection, verdi
         return Trace(False, (), f"no packet left: {problem}")
     agrees, steps = compare_with_trace(verdict, connection, kernel_table.table, events)
     return Trace(agrees, tuple(steps))
-
-
-# Users and addresses.
 
 
 async def _account(caller: Caller) -> tuple[int, int]:

@@ -16,8 +16,7 @@ from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.command import Finished, check_permitted, run_tool
 from exclave.link.layout import LINK, TABLE
 
-TRIES = 5
-"""Attempts to read a table that is replaced between its two listings."""
+TRIES = 5  # attempts to read a table that is replaced between its two listings
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from exclave.redirect.kernel.nft_events import TraceEvent
 from exclave.redirect.rules.confirm_timer import ARMED, element_time
 from exclave.redirect.rules.ruleset import TRIAL
 
-MOST_LISTED = 12
-"""Most elements of a set that a sentence lists."""
+MOST_LISTED = 12  # most elements of a set that a sentence lists
 
 
 @dataclass(frozen=True)

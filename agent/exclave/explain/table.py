@@ -12,8 +12,7 @@ from typing import Any
 from exclave.kit.formats.json_text import parse_json
 from exclave.link.layout import TABLE
 
-TRACE_TABLE = "exclave-trace"
-"""The table with the rule that traces."""
+TRACE_TABLE = "exclave-trace"  # the table with the rule that traces
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,8 @@ from exclave.redirect.kernel.observe import find_error
 _SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
 """Source: Linux, include/linux/socket.h and include/uapi/linux/netlink.h, netfilter/nfnetlink.h."""
 
-END_TIME = 5.0
-"""Seconds for nft to end after it was killed."""
-
-RULE_TIME = 10.0
-"""Seconds for nft to make the rule that traces."""
+END_TIME = 5.0  # seconds for nft to end after it was killed
+RULE_TIME = 10.0  # seconds for nft to make the rule that traces
 
 
 @contextmanager
@@ -47,7 +44,6 @@ def open_attempt(version: int, uid: int | None = None, gid: int | None = None) -
 
 @contextmanager
 def _as(uid: int | None, gid: int | None) -> Iterator[None]:
-    """Run the block as another user and group."""
     own = os.getegid(), os.geteuid()
     try:
         os.setegid(own[0] if gid is None else gid)

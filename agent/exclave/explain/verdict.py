@@ -1,9 +1,8 @@
 """Evaluates our table for a new connection, as the kernel does. Pure.
 
-Nothing is guessed. If a rule needs a fact that is not known, both ways are evaluated; if they differ, the verdict names
-the missing facts. A rule that we do not understand, which others have added, ends the evaluation.
-Accept ends a chain, not the hook. The first rule that translates the destination decides, since NAT decides once for a
-connection. Source: nft(8), "VERDICT STATEMENTS", "NAT STATEMENTS".
+If a rule needs a fact that is not known, both ways are evaluated; if they differ, the verdict names the missing facts.
+A rule that we do not understand, which others have added, ends the evaluation.
+Accept ends a chain, not the hook. NAT decides once. Source: nft(8), "VERDICT STATEMENTS", "NAT STATEMENTS".
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,7 @@ from exclave.explain.table import Chain, Rule, Table
 
 Address = IPv4Address | IPv6Address
 
-
-HOOKS = {"outbound": "output", "inbound": "prerouting"}
-"""The first hook of connections of local programs, and of those from outside."""
+HOOKS = {"outbound": "output", "inbound": "prerouting"}  # the first hook of each direction
 
 
 class Outcome(Enum):

@@ -23,14 +23,12 @@ log = logging.getLogger(__name__)
 MARK = "0a:ec:1a:7e:00:01"
 """A locally administered hardware address, which identifies our link: iproute2 6.1 lists no alias with addresses."""
 
-KINDS = ("dummy", "bridge")
-"""Kinds of link to try, in this order; without both, the addresses are on lo."""
+KINDS = ("dummy", "bridge")  # kinds of link to try, in this order; without both, the addresses are on lo
 
 Links = list[dict[str, Any]]
 """What `ip -json address show` prints."""
 
-REMOVAL_TIME = 100.0
-"""Seconds for three runs of ip, which have 30 s each, and for their ends."""
+REMOVAL_TIME = 100.0  # seconds for three runs of ip, which have 30 s each, and for their ends
 
 
 @asynccontextmanager

@@ -41,17 +41,13 @@ log = logging.getLogger(__name__)
 COMPARE_INTERVAL = 5.0
 """Seconds between two comparisons of the running instance with the binary on disk and the memory limit."""
 
-EXEC_TIME = 2.0
-"""Seconds for a child that an earlier agent has just released to become the proxy, or to end."""
+EXEC_TIME = 2.0  # seconds for a child that an earlier agent has just released to become the proxy, or to end
 
 RESTARTS = Backoff(first=1.0, most=60.0, jitter=0.0)
 """Pauses before the chosen instance is started again. No jitter: each machine restarts only its own proxy."""
 
-SETTLED = 60.0
-"""Seconds of running after which a later end counts as the first one."""
-
-KILL_TIME = 10.0
-"""Seconds for a process to end after SIGKILL."""
+SETTLED = 60.0  # seconds of running after which a later end counts as the first one
+KILL_TIME = 10.0  # seconds for a process to end after SIGKILL
 
 
 class Proxy(PublishedProxy):
@@ -92,7 +88,7 @@ class Proxy(PublishedProxy):
         return find_families(instance)
 
     async def read_metrics(self, instance: Instance) -> str | None:
-        """The metrics page of an instance; None if it does not answer, or if a policy denies the page."""
+        """The metrics page of an instance; None if it does not answer or a policy denies the page."""
         async with open_admin_client(instance) as client:
             try:
                 return await fetch_metrics(client)

@@ -1,7 +1,4 @@
-"""Asks a proxy's admin server how the proxy is: `/ready`, `/metrics`, and a TLS handshake.
-
-A probe has one of three results: an answer, an answer by handshake because a policy denies our requests, or none.
-"""
+"""Probes a proxy at its admin server: `/ready`, `/metrics`, or a TLS handshake where a policy denies our requests."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -18,15 +15,14 @@ from exclave.kit.host.plain_http import open_plain_client
 from exclave.link.layout import ADMIN_PORT, Instance, instance_address
 from exclave.proxy.metrics import read_expiry
 
-TIMEOUT = 2.0
-"""Seconds for one answer of the admin server."""
+TIMEOUT = 2.0  # seconds for one answer of the admin server
 
 _READY, _NOT_READY = 200, 503  # what `/ready` itself answers; any other status comes from a policy
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How a proxy is. `expires` is the end of the certificate that it serves (epoch seconds), None if not known.
+    """The result of a probe. `expires` is the end of the certificate that it serves (epoch seconds), None if not known.
 
     `is_admin_denied`: a policy denies our requests, so all of this comes from a handshake.
     """
@@ -37,7 +33,7 @@ class ProbeResult:
 
 
 class ProxyProbe:
-    """Asks one instance. Made by `open_probe`."""
+    """Probes one instance. Made by `open_probe`."""
 
     def __init__(self, client: httpx.AsyncClient, address: str, port: int, server_name: str) -> None:
         self._client = client
@@ -46,10 +42,9 @@ class ProxyProbe:
         self._server_name = server_name
 
     async def query(self, *, with_metrics: bool) -> ProbeResult | None:
-        """Ask now; None if the proxy does not answer.
+        """Probe now; None if the proxy does not answer.
 
-        `/ready` alone does not prove much: 200 means that there is a certificate, whichever. Only the metrics show
-        which one. They can be long, so `with_metrics` says whether to read them.
+        `/ready` proves only that there is a certificate. The metrics show which one, but they can be long.
         """
         try:
             ready = await self._client.get("/ready")

@@ -1,8 +1,4 @@
-"""The proxy's published values: the state of each instance, which one is chosen, and whether that one may have traffic.
-
-At most one instance is chosen; `ready` and `problem` are about that one alone. An instance that is not chosen cannot
-make this machine unready.
-"""
+"""The proxy's published values. `ready` and `problem` are about the chosen instance alone."""
 
 import logging
 from collections import Counter
@@ -16,8 +12,7 @@ from exclave.proxy.states import Difference, InstanceEffect, InstanceEvent, Inst
 
 log = logging.getLogger(__name__)
 
-SERVING_STATES = (InstanceState.STANDBY, InstanceState.ACTIVE, InstanceState.DRAINING)
-"""States in which an instance may have traffic."""
+SERVING_STATES = (InstanceState.STANDBY, InstanceState.ACTIVE, InstanceState.DRAINING)  # may have traffic
 
 ADMIN_DENIED = (
     f"proxy {{}} denies this machine's requests on its admin port {ADMIN_PORT}: Linkerd has sent no policy for it yet, "
@@ -102,7 +97,7 @@ class PublishedProxy:
         await self.instances.wait_for(lambda views: instance not in views)
 
     def report_problem(self, problem: str) -> None:
-        """Publish why no instance may have traffic."""
+        """Publish and log why no instance may have traffic."""
         if self.problem.value != problem:
             log.warning("%s", problem)
         self.problem.set(problem)

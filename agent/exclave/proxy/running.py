@@ -26,25 +26,21 @@ from exclave.proxy.states import InstanceEffect, InstanceEvent, InstanceState
 
 log = logging.getLogger(__name__)
 
-KILL_DELAY = 2.0
-"""Seconds from the end of the proxy's own grace period to SIGKILL."""
+KILL_DELAY = 2.0  # seconds from the end of the proxy's own grace period to SIGKILL
 
 
-START_TIME = 30.0
-"""Seconds that a new instance may take until it serves our certificate."""
+START_TIME = 30.0  # seconds that a new instance may take until it serves our certificate
 
 NOT_READY_INTERVAL, SUSPECT_INTERVAL, READY_INTERVAL = 0.1, 0.5, 2.0
 """Seconds between two probes: of an instance that is not ready; of one that did not answer the last probe or does not
 serve the newest certificate yet; of any other. The end of a process is not probed for, the kernel reports it."""
 
-METRICS_INTERVAL = 60.0
-"""Seconds between two reads of the metrics of an instance that serves the newest certificate."""
+METRICS_INTERVAL = 60.0  # seconds between two reads of the metrics of an instance that serves the newest certificate
 
 DENIED_TIME = 10.0
 """Seconds of denied requests before this is reported. A policy that is on its way from Linkerd ends them earlier."""
 
-SILENT_PROBES = 3
-"""Probes in a row without an answer after which a running instance is not ready."""
+SILENT_PROBES = 3  # probes in a row without an answer after which a running instance is not ready
 
 
 class RunningProxy:

@@ -1,9 +1,8 @@
 """What this host excludes from capture: users and groups of the configuration, as numbers, and every way in by SSH.
 
-Whoever works on this machine over SSH must not be locked out. So each port counts where an SSH server listens or serves
-a session in this network namespace; a server in a container does not. A server that systemd starts for each caller has
-no listening socket, so the ports of its configuration count as well.
-Ports are searched again at intervals, since servers start and move. A port that was found stays until the agent ends.
+Nobody who works on this machine over SSH may be locked out. So each port counts where an SSH server listens or serves a
+session in this network namespace. A server that systemd starts for each caller has no listening socket, so the ports of
+its configuration count as well.
 """
 
 import os
@@ -111,7 +110,6 @@ def _configured_ports() -> Iterator[int]:
 
 
 def _is_here(pid: int) -> bool:
-    """Whether a process is in our network namespace."""
     try:
         return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
     except OSError:

@@ -54,14 +54,9 @@ COMMANDS = (
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
-ANSWER_TIME = 10.0
-"""Seconds that nft may take to make the table."""
-
-END_TIME = 10.0
-"""Seconds for the process to end after SIGKILL."""
-
-SETTLED = 60.0
-"""Seconds after which a process that ends is replaced with the first pause again."""
+ANSWER_TIME = 10.0  # seconds that nft may take to make the table
+END_TIME = 10.0  # seconds for the process to end after SIGKILL
+SETTLED = 60.0  # seconds after which a process that ends is replaced with the first pause again
 
 PAUSES = Backoff(first=1.0, most=60.0, jitter=0.0)
 

@@ -45,15 +45,10 @@ POLL_INTERVAL = 5.0
 CHECK_INTERVAL = 60.0
 """Seconds between readings where the kernel reports changes. Rare, since each reading starts a program."""
 
-DRAIN_TIME, REMOVAL_TIME = 70.0, 40.0
-"""Seconds for two runs of nft and for one, with 30 s each, and for their ends."""
+DRAIN_TIME, REMOVAL_TIME = 70.0, 40.0  # seconds for two runs of nft and for one, with 30 s each, and for their ends
 
-FIGHT = 10
-WITHIN = 10.0
-"""So many repairs in so many seconds are no accidents: some program undoes each repair."""
-
-PAUSE = 1.0
-"""Seconds between repairs then."""
+FIGHT, WITHIN = 10, 10.0  # so many repairs in so many seconds: some program undoes each repair
+PAUSE = 1.0  # seconds between repairs then
 
 FILE = "rules.json"
 
@@ -238,7 +233,6 @@ class Redirect:
 
 
 def _render_arming(wanted: RedirectPolicy | None) -> str:
-    """What starts the confirm timer with the time that is left."""
     return render_arming((wanted.armed_until if wanted and wanted.armed_until else 0.0) - trio.current_time())
 
 

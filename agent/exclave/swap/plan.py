@@ -14,8 +14,7 @@ PAUSES = Backoff(first=5.0, most=600.0, factor=3.0, jitter=0.0)
 MEMORY_PAUSE = 3600.0
 """Seconds between two swaps for memory alone: a proxy that always needs more than its limit must not swap for ever."""
 
-QUIET_POLLS = 2
-"""Polls in a row without an open connection after which an instance is quiet."""
+QUIET_POLLS = 2  # polls in a row without an open connection after which an instance is quiet
 
 
 class SwapReason(Enum):
@@ -61,7 +60,7 @@ class DrainOther:
 
 @dataclass(frozen=True)
 class BeginSwap:
-    """Begin a swap."""
+    """Begin a swap for this reason."""
 
     reason: SwapReason
 

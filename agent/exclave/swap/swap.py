@@ -33,17 +33,10 @@ from exclave.swap.plan import QUIET_POLLS, BeginSwap, DrainOther, RejectRequest,
 
 log = logging.getLogger(__name__)
 
-POLICY_TIME = 10.0
-"""Seconds for the policies to arrive."""
-
-RULES_TIME = 10.0
-"""Seconds for the kernel to have the wanted rules."""
-
-DRAIN_INTERVAL = 1.0
-"""Seconds between two counts of the connections of an instance that drains."""
-
-POLICY_INTERVAL = 0.1
-"""Seconds between two reads of the metrics of an instance whose policies have not arrived."""
+POLICY_TIME = 10.0  # seconds for the policies to arrive
+RULES_TIME = 10.0  # seconds for the kernel to have the wanted rules
+DRAIN_INTERVAL = 1.0  # seconds between two counts of the connections of an instance that drains
+POLICY_INTERVAL = 0.1  # seconds between two reads of the metrics of an instance whose policies have not arrived
 
 
 class SwapPhase(Enum):

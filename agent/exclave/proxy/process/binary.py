@@ -16,8 +16,7 @@ from exclave.errors import Fault, HostError
 from exclave.kit.host.accounts import LOOKUP_TIME, find_user
 from exclave.kit.host.command import run_command
 
-GREETING_TIME = 10.0
-"""Seconds that a proxy may take to log its version and end."""
+GREETING_TIME = 10.0  # seconds that a proxy may take to log its version and end
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -25,13 +24,11 @@ _GREETING = re.compile(r"linkerd2_proxy: \S+ v?(\d+\.\d+\.\d+[^\s(]*) \(")
 _NO_CONFIGURATION = 64  # EX_USAGE, linkerd2-proxy's exit status
 
 _WRONG_SERVICE = "asks the Workload API for a service name that no server has, and so never gets a certificate"
-REFUSED = {"2.329.0": _WRONG_SERVICE, "2.330.0": _WRONG_SERVICE}
-"""Versions that cannot work here, with the reason."""
+REFUSED = {"2.329.0": _WRONG_SERVICE, "2.330.0": _WRONG_SERVICE}  # versions that cannot work here, with the reason
 
 REMEDY = "use v2.331.0 or later, or v2.328.0 or earlier"
 
-SETTLING = 3.0
-"""Seconds that another binary must stay unchanged before it counts: it may be half-written."""
+SETTLING = 3.0  # seconds that another binary must stay unchanged before it counts: it may be half-written
 
 CHUNK = 1024 * 1024
 

@@ -51,7 +51,7 @@ _SHELL = f'{GATE}; exec </dev/null; cd /; mount -n --bind "$0" /etc/resolv.conf 
 
 
 class ProxyLauncher:
-    """Launches processes of the proxy."""
+    """Launches processes, and has what they need."""
 
     def __init__(
         self, config: ProxyConfig, user: ProxyUser, runtime: Path, membership: MemberClient, socket: Path

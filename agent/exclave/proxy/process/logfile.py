@@ -12,20 +12,15 @@ import trio
 
 from exclave.kit.host.files import remove
 
-MAX_SIZE = 8 * 1024 * 1024
-"""Bytes from which on the file is cut."""
-
-REMAINING_SIZE = 2 * 1024 * 1024
-"""Bytes that are moved to `.1`."""
-
-CHECK_INTERVAL = 60.0
-"""Seconds between two checks of the size."""
+MAX_SIZE = 8 * 1024 * 1024  # bytes from which on the file is cut
+REMAINING_SIZE = 2 * 1024 * 1024  # bytes that are moved to `.1`
+CHECK_INTERVAL = 60.0  # seconds between two checks of the size
 
 MAX_LINE = 300
 
 
 def output_path(runtime: Path, instance: str) -> Path:
-    """The file for the output of an instance."""
+    """The file that an instance prints to."""
     return runtime / f"proxy-{instance}.log"
 
 

@@ -35,8 +35,7 @@ from exclave.kit.host.procfs import local_addresses
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 10.0
-"""Seconds for the whole work: a router may remember millions of connections."""
+TIMEOUT = 10.0  # seconds for the whole work: a router may remember millions of connections
 
 WAIT_FOR_REPLY = 0.5
 """Seconds until a connection counts as unanswered. Less than a second, after which a first SYN is repeated."""

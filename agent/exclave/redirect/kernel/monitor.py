@@ -2,9 +2,8 @@
 
 Not `nft monitor`: that is another process to supervise and end; its output may be cut short; it parses everybody's
 rules. The kernel's messages name their table in the first attribute, and the socket closes with the agent.
-Our own changes are counted as well, so a reader of the count must read the table. When messages may have been missed
-(the buffer was full, or the socket is a new one), that counts as a change.
-Where the kernel refuses the subscription, that is logged, and tried again once a minute.
+Our own changes are counted as well, so a reader of the count must read the table. Messages that may have been missed
+count as a change: the buffer was full, or the socket is a new one.
 """
 
 import errno
@@ -23,11 +22,8 @@ from exclave.redirect.kernel.nft_events import Transaction, TransactionReader
 
 log = logging.getLogger(__name__)
 
-RETRY_INTERVAL = 60.0
-"""Seconds between two attempts to subscribe."""
-
-BUFFER = 1 << 20
-"""Bytes that the kernel may queue for us: some ten thousand changes that others make at once."""
+RETRY_INTERVAL = 60.0  # seconds between two attempts to subscribe
+BUFFER = 1 << 20  # bytes that the kernel may queue for us: some ten thousand changes that others make at once
 
 _SO_RCVBUFFORCE = 33
 _GROUP = 7  # NFNLGRP_NFTABLES
@@ -49,7 +45,7 @@ class Monitor:
         self._reader = TransactionReader()
 
     def listen(self) -> None:
-        """Subscribe."""
+        """Subscribe. A refusal is logged."""
         opened = None
         try:
             opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
@@ -76,7 +72,6 @@ class Monitor:
             self._count_change()  # messages may have been missed
 
     async def _receive(self, kernel: socket.socket) -> None:
-        """Receive until messages were missed."""
         try:
             while True:
                 await trio.lowlevel.wait_readable(kernel)

@@ -1,7 +1,4 @@
-"""Runs `nft`: load rules in one transaction, list our table, remove it.
-
-Each function runs one process. A failure is a HostError and leaves the rules as they were.
-"""
+"""Runs `nft`: load rules in one transaction, list our table, remove it. A failure leaves the rules as they were."""
 
 from exclave.errors import Fault, HostError
 from exclave.kit.host.command import Finished, check_permitted, run_tool

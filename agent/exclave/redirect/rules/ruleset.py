@@ -30,11 +30,8 @@ PRIORITY = -110
 """Before the usual -100. A port that Docker publishes and the group serves must reach the proxy first, which then calls
 it like any local program; else a pod would speak TLS to the container. The chain for containers comes next."""
 
-TRIAL, TRIAL_PRIORITY = "trial", PRIORITY - 1
-"""Name and priority of the trial chain, just before the outbound one."""
-
-DRAIN_MARK = "holding"
-"""The comment of the drain ruleset's first rule, where other rulesets have instance and digest."""
+TRIAL, TRIAL_PRIORITY = "trial", PRIORITY - 1  # name and priority of the trial chain, just before the outbound one
+DRAIN_MARK = "holding"  # the comment of the drain ruleset's first rule, where other rulesets have instance and digest
 
 KEEPALIVE_CHAIN = """\
     chain kept {
