@@ -43,7 +43,7 @@ OPENED: Timeline = [*AWAY, (130, ALONE)]
 Row = tuple[Timeline, FailurePolicy, tuple[bool, bool, bool, bool], str, str]
 
 ROWS: dict[str, Row] = {
-    "nothing was ever whole: nothing is judged": (
+    "the data path was never whole": (
         [(0, DataPathFacts(False, False, True, None))], DEFAULT, (False, False, False, False), "meshed", ""),
     "whole": ([(0, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "the proxy is away": (
@@ -52,7 +52,7 @@ ROWS: dict[str, Row] = {
     "it is away for too long: outbound opens, inbound stays closed": (
         FAILED, DEFAULT, (True, False, True, False), "outbound-open",
         "no proxy is ready; outbound traffic bypasses the proxy, inbound is held"),
-    "the group keeps both closed": (
+    "the group closes both directions": (
         FAILED, SHUT, (False, False, True, False), "down",
         "no proxy is ready; outbound traffic is held, inbound is held"),
     "the group opens both": (
@@ -66,7 +66,7 @@ ROWS: dict[str, Row] = {
     "a certificate that has ended explains a proxy that is not ready": (
         [(0, WHOLE), (100, DataPathFacts(False, False, True, True))], DEFAULT, (False, False, False, False), "meshed",
         "there is no valid certificate; tolerated for 30s; new connections are held"),
-    "the kernel has not taken the rules for too long": (
+    "the kernel has refused the rules for too long": (
         [(0, WHOLE), (100, NO_RULES), (130, NO_RULES)], DEFAULT, (True, False, True, False), "outbound-open",
         "the kernel does not take the rules; outbound traffic bypasses the proxy, inbound is held"),
     "one loss follows another": (
@@ -87,7 +87,7 @@ ROWS: dict[str, Row] = {
     "Linkerd is away for too long: outbound opens, and pods may still come": (
         OPENED, DEFAULT, (True, False, False, True), "outbound-open",
         "Linkerd's controllers do not answer the proxy; outbound traffic bypasses the proxy"),
-    "a group that keeps outbound closed goes on with whom it knows": (
+    "Linkerd is away, and the group closes outbound": (
         OPENED, SHUT, (False, False, False, True), "meshed",
         "Linkerd's controllers do not answer the proxy; "
         "connections to destinations that the proxy knows go on, others wait"),
@@ -100,10 +100,10 @@ ROWS: dict[str, Row] = {
         "outbound-open",
         "Linkerd's controllers do not answer the proxy; lost 2 times, so it counts again after 5s without a loss; "
         "outbound traffic bypasses the proxy"),
-    "Linkerd is away from the start: a proxy that knows nobody has nobody to go on with": (
+    "Linkerd is away from the start, so the proxy has no destination": (
         [(0, ALONE)], DEFAULT, (True, False, False, True), "outbound-open",
         "Linkerd's controllers do not answer the proxy; outbound traffic bypasses the proxy"),
-    "both are away: the worse one is told": (
+    "both are away: the worse one is reported": (
         [*OPENED, (131, DataPathFacts(True, False, True, False))], DEFAULT, (True, False, False, False),
         "outbound-open",
         "no proxy is ready; tolerated for 30s; outbound traffic bypasses the proxy"),
@@ -259,7 +259,7 @@ def changes(spans: list[tuple[float, float]]) -> Iterator[Event]:
 
 
 def ticking(events: Iterable[Event], every: float = 1.0) -> Iterator[Event]:
-    """The same, with a look now and then in between."""
+    """The same, with observations in between."""
     before: Event | None = None
     for now, is_available in events:
         if before is not None:

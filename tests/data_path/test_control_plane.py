@@ -53,20 +53,20 @@ def test_a_page_without_controllers_gives_no_sample(page: str) -> None:
 UP, DOWN = ControllerSample(1, 5, 5), ControllerSample(0, 5, 5)
 
 
-def seen(*looks: tuple[float, ControllerSample]) -> ControllerHealth:
+def health_after(*samples: tuple[float, ControllerSample]) -> ControllerHealth:
     controller = ControllerHealth()
-    for now, sample in looks:
+    for now, sample in samples:
         controller = controller.observe(sample, now)
     return controller
 
 
 POLLS: dict[str, tuple[list[tuple[float, ControllerSample]], bool | None]] = {
     "connected": ([(0, UP)], True),
-    "one look that finds no connection is not believed": ([(0, UP), (1, DOWN)], True),
+    "one sample without a connection does not count": ([(0, UP), (1, DOWN)], True),
     "two are": ([(0, UP), (1, DOWN), (2, DOWN)], False),
-    "at the first look nobody knows yet": ([(0, DOWN)], None),
+    "one sample without a connection is no answer yet": ([(0, DOWN)], None),
     "it may also begin so": ([(0, DOWN), (1, DOWN)], False),
-    "one look that finds it again is believed": ([(0, UP), (1, DOWN), (2, DOWN), (3, UP)], True),
+    "one sample with a connection counts": ([(0, UP), (1, DOWN), (2, DOWN), (3, UP)], True),
     "a question is not answered yet": ([(0, UP), (5, ControllerSample(1, 6, 5))], True),
     "nor the ones after it, for too long": (
         [(0, UP), (5, ControllerSample(1, 6, 5)), (10, ControllerSample(1, 7, 5)), (15, ControllerSample(1, 9, 5))],
@@ -76,7 +76,7 @@ POLLS: dict[str, tuple[list[tuple[float, ControllerSample]], bool | None]] = {
         [(0, UP), (5, ControllerSample(1, 6, 5)), (10, ControllerSample(1, 7, 5)), (15, ControllerSample(1, 9, 6))],
         True,
     ),
-    "a question that was taken back is not waited for": (
+    "a cancelled request does not count for ever": (
         [(0, UP), (5, ControllerSample(1, 6, 5)), (10, ControllerSample(1, 6, 5)), (15, ControllerSample(1, 6, 5))],
         True,
     ),
@@ -87,11 +87,11 @@ POLLS: dict[str, tuple[list[tuple[float, ControllerSample]], bool | None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("looks", "is_available"), POLLS.values(), ids=POLLS)
+@pytest.mark.parametrize(("samples", "is_available"), POLLS.values(), ids=POLLS)
 def test_samples_of_one_controller_give_its_health(
-    looks: list[tuple[float, ControllerSample]], is_available: bool | None
+    samples: list[tuple[float, ControllerSample]], is_available: bool | None
 ) -> None:
-    assert seen(*looks).is_available(looks[-1][0]) is is_available
+    assert health_after(*samples).is_available(samples[-1][0]) is is_available
 
 
 def test_both_controllers_are_needed() -> None:

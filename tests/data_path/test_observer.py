@@ -1,4 +1,4 @@
-"""The door at work: a proxy's admin server whose metrics a test turns, and what is judged and logged."""
+"""The observer with a real admin server, whose metrics a test sets: what is published and logged."""
 
 import functools
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ UID = 4_000_000_000
 
 
 class Machine:
-    """What is judged: settings, a certificate, a proxy, and the wall clock, which is the virtual one."""
+    """The observed parts: settings, a certificate, a proxy, and the wall clock, which is the virtual one."""
 
     def __init__(self, after: float = AFTER, **proxy: Any) -> None:
         self.membership: Any = SimpleNamespace(settings=Latest(make_settings(failure=FailurePolicy(after))))
@@ -43,10 +43,10 @@ class Metrics:
     def __init__(self) -> None:
         self.ready = 1
         self.status = 200
-        self.looks = 0
+        self.requests = 0
 
     def page(self) -> bytes:
-        self.looks += 1
+        self.requests += 1
         return "".join(
             f'control_{name}_balancer_endpoints{{endpoint_state="ready",addr="x"}} {self.ready}\n'
             for name in ("destination", "policy")
@@ -66,7 +66,7 @@ class Metrics:
                 await stream.send_all((http.send(head) or b"") + page)
 
 
-async def judged(data_path: DataPathObserver, accept: Any) -> Assessment:
+async def wait_assessment(data_path: DataPathObserver, accept: Any) -> Assessment:
     with trio.fail_after(10 * LONGEST_NAP):
         return await data_path.assessment.wait_for(accept)
 
@@ -81,15 +81,15 @@ async def test_the_data_path_is_assessed_at_every_change_and_by_the_clock(
     data_path = machine.data_path()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(data_path.run_assessment)
-        await judged(data_path, lambda found: found.is_steady)
+        await wait_assessment(data_path, lambda found: found.is_steady)
         machine.proxy.ready.set(None)
         began = trio.current_time()
-        await judged(data_path, lambda found: found.reason is DataPathFault.PROXY_AWAY)
+        await wait_assessment(data_path, lambda found: found.reason is DataPathFault.PROXY_AWAY)
         assert trio.current_time() == began
-        await judged(data_path, lambda found: found.is_failing and found.outbound_open)
+        await wait_assessment(data_path, lambda found: found.is_failing and found.outbound_open)
         assert AFTER <= trio.current_time() - began <= AFTER + TICK
         machine.proxy.ready.set("a")
-        await judged(data_path, lambda found: found.is_steady)
+        await wait_assessment(data_path, lambda found: found.is_steady)
         nursery.cancel_scope.cancel()
     assert [message.partition("] ")[0] for message in caplog.messages] == [
         "data path: [outbound=closed inbound=closed failing=False why=proxy-away",
@@ -119,7 +119,7 @@ async def test_a_certificate_ends_by_the_clock_alone(autojump_clock: trio.testin
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(data_path.run_assessment)
-        await judged(data_path, lambda found: found.reason is DataPathFault.CERTIFICATE_ENDED)
+        await wait_assessment(data_path, lambda found: found.reason is DataPathFault.CERTIFICATE_ENDED)
         assert trio.current_time() - began == 200
         nursery.cancel_scope.cancel()
 
@@ -145,7 +145,7 @@ async def test_an_adopted_proxy_fails_if_it_never_answers(autojump_clock: trio.t
     data_path = machine.data_path()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(data_path.run_assessment)
-        await judged(data_path, lambda found: found.is_failing)
+        await wait_assessment(data_path, lambda found: found.is_failing)
         nursery.cancel_scope.cancel()
 
 
@@ -177,11 +177,11 @@ async def test_outbound_opens_while_linkerd_is_away(metrics: Metrics, machine: M
     async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
         await data_path.lookups.wait_for(lambda found: found is True)
         metrics.ready = 0
-        await judged(data_path, lambda found: found.reason is DataPathFault.CONTROL_PLANE_AWAY)
-        found = await judged(data_path, lambda found: found.outbound_open)
+        await wait_assessment(data_path, lambda found: found.reason is DataPathFault.CONTROL_PLANE_AWAY)
+        found = await wait_assessment(data_path, lambda found: found.outbound_open)
         assert found.is_steady and not found.is_failing
         metrics.ready = 1
-        await judged(data_path, lambda found: found.reason is None)
+        await wait_assessment(data_path, lambda found: found.reason is None)
 
 
 @with_admin_server
@@ -191,13 +191,13 @@ async def test_outbound_opens_at_the_second_poll_if_linkerd_is_away_from_the_sta
     metrics.ready = 0
     machine.membership.settings.set(make_settings(failure=FailurePolicy(3600.0)))  # that is not waited for
     async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
-        await judged(data_path, lambda found: found.outbound_open)
-        assert metrics.looks == 2
+        await wait_assessment(data_path, lambda found: found.outbound_open)
+        assert metrics.requests == 2
 
 
 @with_admin_server
 async def test_a_proxy_that_does_not_answer_is_no_evidence_about_linkerd(metrics: Metrics, machine: Machine) -> None:
-    machine.proxy.ready.set("b")  # nobody is there
+    machine.proxy.ready.set("b")  # which has no process
     async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
         await trio.testing.wait_all_tasks_blocked(0.3)
         assert data_path.lookups.value is None
@@ -211,12 +211,12 @@ async def test_if_a_policy_denies_the_metrics_the_kernel_s_connections_count(
 ) -> None:
     metrics.status = 403
     async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
-        found = await judged(
+        found = await wait_assessment(
             data_path, lambda found: found.reason is DataPathFault.CONTROL_PLANE_AWAY
         )  # there are none
         assert found.outbound_open
         metrics.status = 200
-        await judged(data_path, lambda found: found.reason is None)
+        await wait_assessment(data_path, lambda found: found.reason is None)
 
 
 # What falls over comes back.
@@ -238,5 +238,5 @@ async def test_assessing_goes_on_after_an_unexpected_failure() -> None:
         async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
             calls = failing_once(patched, "exclave.data_path.observer.assess", assess)
             machine.proxy.ready.set(None)
-            await judged(data_path, lambda found: found.outbound_open)
+            await wait_assessment(data_path, lambda found: found.outbound_open)
             assert len(calls) >= 2

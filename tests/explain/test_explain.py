@@ -203,7 +203,7 @@ def test_wrong_arguments_are_refused(typed: tuple[Any, ...], message: str) -> No
 
 
 ACCOUNTS = {
-    "whoever asks": (Caller(), (0, 0)),
+    "neither": (Caller(), (0, 0)),
     "a user by name": (Caller("root"), (0, 0)),
     "a user by number": (Caller("4242"), (4242, 0)),
     "a user with a group of its own": (Caller("nobody"), (65534, 65534)),

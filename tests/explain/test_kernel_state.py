@@ -1,4 +1,4 @@
-"""What the kernel says, asked in a machine that is made for it."""
+"""What is read from the kernel, in a network namespace."""
 
 from pathlib import Path
 

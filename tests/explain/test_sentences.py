@@ -1,4 +1,4 @@
-"""What is said of connections under the golden rulesets, word for word."""
+"""Descriptions of connections under the golden rulesets, word for word."""
 
 import functools
 import re
@@ -80,7 +80,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         ("excluded-users", OUT, "10.42.0.9", 80), {"uid": 7, "gid": 4},
         "10.42.0.9:80 bypasses the proxy: exclude_groups in config.toml.",
     ),
-    "whoever is at the other end of the session": (
+    "the other end of the SSH session": (
         ("ssh-session", OUT, "10.42.0.77", 50000), {},
         "10.42.0.77:50000 bypasses the proxy: the other end of the SSH session that the agent was started in.",
     ),
@@ -118,7 +118,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         ("ssh-elsewhere", IN, "10.77.0.20", 2222), {},
         "10.77.0.20:2222 from outside bypasses the proxy: SSH is never captured.",
     ),
-    "a caller that is not known, and matters": (
+    "a decisive caller that is not known": (
         ("excluded-networks", IN, "10.77.0.20", 8080), {},
         "10.77.0.20:8080 from outside is not certain: that depends on the caller's address.",
     ),
@@ -142,11 +142,11 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         ("containers", IN, "10.42.0.9", 80), {"interface": "eth1", **AWAY},
         "10.42.0.9:80 from outside bypasses the proxy: it comes by no interface of capture_interfaces in config.toml.",
     ),
-    "rules that nobody confirmed": (
+    "rules that were not confirmed": (
         ("unconfirmed", OUT, "10.42.0.9", 80), {},
         "10.42.0.9:80 bypasses the proxy: rolled back: nobody confirmed the rules in time, so nothing is captured.",
     ),
-    "rules that nobody confirmed, from outside": (
+    "rules that were not confirmed, from outside": (
         ("unconfirmed", IN, "10.77.0.20", 8080), {},
         "10.77.0.20:8080 from outside bypasses the proxy: rolled back: nobody confirmed the rules in time, so nothing "
         "is captured.",
@@ -159,15 +159,15 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         ("trial", OUT, "169.254.77.4", 5000), {"interface": "lo"},
         "169.254.77.4:5000 goes to the proxy, instance b: a swap tries this instance before it has traffic.",
     ),
-    "whoever else calls the trial address": (
+    "another user's connection to the trial address": (
         ("trial", OUT, "169.254.77.4", 5000), {"uid": 1000, "interface": "lo"},
         "169.254.77.4:5000 bypasses the proxy: loopback, and this machine's own addresses.",
     ),
-    "a port of the group, with what keeps connections": (
+    "a port of the group, with the keepalive chain": (
         ("plain", IN, "10.77.0.20", 8080, ADD_KEEPALIVE_CHAIN), {},
         "10.77.0.20:8080 from outside goes to the proxy, instance a: the group's ports and the proxy's own.",
     ),
-    "no port of the group, with what keeps connections": (
+    "no port of the group, with the keepalive chain": (
         ("plain", IN, "10.77.0.20", 9100, ADD_KEEPALIVE_CHAIN), {},
         "10.77.0.20:9100 from outside bypasses the proxy: no rule captures it; captured are the ports 4143, 8080.",
     ),

@@ -39,7 +39,7 @@ def test_a_loaded_ruleset_is_parsed_completely(name: str) -> None:
     }
     for set_name, elements in table.sets.items():
         written = source.split(f"set {set_name} {{")[1].split("\n    }")[0].partition("elements = {")[2]
-        assert len(elements) == (written.count(",") + 1 if written else 0)  # of the armed set the kernel is told later
+        assert len(elements) == (written.count(",") + 1 if written else 0)  # the armed set gets its element later
 
 
 def listing(*items: dict[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""What the rules do to a connection, as we say, and as the kernel says."""
+"""What the rules do to a connection, by our evaluation and by the kernel's trace."""
 
 import os
 import random
@@ -108,16 +108,16 @@ NOT_UNDERSTOOD: dict[str, Any] = {
     "a destination without a port": {"dnat": {"addr": "10.0.0.1"}},
     "what iptables adds": {"xt": None},
     "a limit": {"limit": {"rate": 1, "per": "second"}},
-    "a key that we do not know": match(meta("cgroup"), 1),
+    "an unknown key": match(meta("cgroup"), 1),
     "a mark": match(meta("mark"), 1),
     "a mark of a connection": match({"ct": {"key": "mark"}}, 1),
     "an interface at the wrong hook": match(meta("iifname"), "eth0"),
-    "a field that we do not know": match(payload("tcp", "sport"), 1),
+    "an unknown field": match(payload("tcp", "sport"), 1),
     "other flags": match({"&": [payload("tcp", "flags"), ["syn"]]}, "syn"),
     "a set that is not listed": match(payload("tcp", "dport"), "@elsewhere"),
-    "a wildcard of a kind that we do not know": match(meta("oifname"), 7),
+    "an unknown kind of wildcard": match(meta("oifname"), 7),
     "an address that is none": match(payload("ip", "daddr"), "here"),
-    "another look at the routes": match({"fib": {"result": "type", "flags": ["saddr"]}}, "local"),
+    "another condition on the routes": match({"fib": {"result": "type", "flags": ["saddr"]}}, "local"),
     "something else": match({"rt": {"key": "mtu"}}, 1),
 }
 
@@ -219,7 +219,7 @@ table inet tracing {
     }
 }
 """
-"""Only what opens a connection: the kernel's own answer to a packet may go out during the next look."""
+"""Only what opens a connection: the kernel's own answer to a packet may go out during the next reading."""
 
 
 def draw_policy(draw: random.Random) -> RedirectPolicy:
@@ -266,7 +266,7 @@ def put_in_place(policy: RedirectPolicy) -> Table:
 
 
 class World:
-    """A network namespace with two links to write into, and what its routes say."""
+    """A network namespace with two links to write into, and what its routes are."""
 
     def __init__(self) -> None:
         self.channel = listen_for_events()
@@ -317,9 +317,9 @@ class World:
         return Connection("prerouting", to, port, source, None, None, link, route.interface, route.kind)
 
     def events(self, hook: str) -> list[TraceEvent]:
-        """What the kernel did to the first packet since the last look.
+        """What the kernel did to the first packet since the last reading.
 
-        What comes by a link may be looked at by another core, and is done with at the hook's end or when dropped.
+        What comes by a link may be handled by another core, until the hook's end or until it is dropped.
         """
         events = read_events(self.channel)
         while hook == "prerouting" and not any(event.chain == "end" or event.verdict == "drop" for event in events):
@@ -349,8 +349,11 @@ async def test_the_kernel_agrees_for_random_rules_and_connections() -> None:
                 assert agrees, f"seed {seed}: {connection} by {policy}: {verdict.steps}, but the kernel: {did}"
                 outcomes[connection.hook, verdict.outcome] += 1
                 partial = replace(connection, **dict.fromkeys(draw.sample(FACTS, 2)))
-                judged = evaluate(table, partial)
-                assert judged.outcome is Outcome.UNKNOWN or (judged.outcome, judged.target) == (
+                verdict_of_partial = evaluate(table, partial)
+                assert verdict_of_partial.outcome is Outcome.UNKNOWN or (
+                    verdict_of_partial.outcome,
+                    verdict_of_partial.target,
+                ) == (
                     verdict.outcome,
                     verdict.target,
                 ), f"seed {seed}: {partial} by {policy}"
