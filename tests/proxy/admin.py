@@ -1,4 +1,4 @@
-"""A proxy's admin server that says what a test wants."""
+"""A proxy's admin server that answers as a test wants."""
 
 import functools
 import socket
@@ -19,9 +19,9 @@ SERVER_NAME = "web.shop.svc.cluster.local"
 
 @dataclass
 class Admin:
-    """What it answers: the status of `/ready`, None to close without a word; and metrics. `asked` are the paths.
+    """What it answers: the status of `/ready`, None to close without an answer; and metrics. `asked` are the paths.
 
-    `refused` are paths that a policy lets nobody ask for, `refusal` is the status that it answers with instead.
+    `refused` are paths that a policy denies, `refusal` is the status that it answers with instead.
     """
 
     ready: int | None
@@ -37,23 +37,23 @@ class Admin:
         """Show a certificate that ends then."""
         self.metrics = f"control_{EXPIRY} {end}\n"
 
-    def take(self, svid: Svid) -> None:
-        """Serve a certificate, to whoever shakes hands."""
+    def load(self, svid: Svid) -> None:
+        """Serve this certificate in handshakes."""
         self.tls.load(ProxyCertificate(svid.chain, svid.key))
 
     async def serve(self, accepted: trio.SocketStream) -> None:
-        """Talk on one connection."""
+        """Serve one connection."""
         async with accepted:
             try:
                 if await accepted.socket.recv(1, socket.MSG_PEEK) == b"\x16":
                     self.handshakes += 1
                     await self.tls.accept_for(PeekedStream(accepted), SERVER_NAME)
                 else:
-                    await self._talk(accepted)
+                    await self._answer(accepted)
             except BROKEN:
                 return
 
-    async def _talk(self, stream: trio.SocketStream) -> None:
+    async def _answer(self, stream: trio.SocketStream) -> None:
         text = b""
         async for piece in stream:
             text += piece
@@ -71,7 +71,7 @@ class Admin:
 
 @asynccontextmanager
 async def admin(ready: int, metrics: str = "", *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Admin]:
-    """Have one while open; any port unless one is given."""
+    """Have one while open; on any port by default."""
     served = Admin(ready, metrics)
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(functools.partial(trio.serve_tcp, served.serve, port, host=host))

@@ -1,4 +1,4 @@
-"""What the proxy is told, as files under golden/, so that reviewers read it; and what must never be among it.
+"""The proxy's environment as golden files, so that reviewers read it.
 
 A golden file is the environment, one variable a line, line breaks in values as `\\n`. To take on a change that was
 reviewed: `EXCLAVE_GOLDEN=write pytest tests/proxy/test_environment.py`, then read the difference.
@@ -108,9 +108,9 @@ def test_the_digest_names_the_content_whatever_the_order() -> None:
 def test_another_anchor_is_another_environment() -> None:
     case = GOLDEN["plain"]
     settings = make_settings()
-    told = [
+    environments = [
         proxy_environment(chosen, "web-k7q2x-1", case.addresses, "a", SOCKET, "info", drain=30.0, families=(4,))
         for chosen in (settings, replace(settings, anchors=settings.anchors * 2))
     ]
-    assert environment_digest(told[0]) != environment_digest(told[1])
-    assert told[1]["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == settings.anchors * 2
+    assert environment_digest(environments[0]) != environment_digest(environments[1])
+    assert environments[1]["LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"] == settings.anchors * 2

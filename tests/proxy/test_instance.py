@@ -188,7 +188,7 @@ async def test_settings_that_change_the_environment_make_it_outdated() -> None:
         assert (await agent.until_ready())["outdated"] == []
         await agent.send("retell")
         report = await agent.until(lambda report: report["outdated"] == ["new settings"])
-        assert report["ready"] == "a"  # outdated is no reason to take traffic away
+        assert report["ready"] == "a"  # an outdated instance stays ready
 
 
 async def test_a_slot_whose_ports_another_program_uses_is_skipped() -> None:

@@ -1,6 +1,6 @@
 """Linkerd's inbound policies at the proxy's admin port: whom it answers, and what the agent makes of that.
 
-The real linkerd2-proxy and the stand-in are held to the same table. EXCLAVE_LINKERD2_PROXY names the real one's binary;
+The real linkerd2-proxy and the stand-in have the same table. EXCLAVE_LINKERD2_PROXY names the real one's binary;
 no package registry has it, so without it the real one's rows are skipped. The policies are the proxy's default,
 and the one that Linkerd's policy controller then sends for a port that no Server selects.
 """
@@ -52,13 +52,13 @@ async def admin_statuses(lab: Lab) -> list[tuple[int, int]]:
 
 async def until_answered(lab: Lab, answers: tuple[int, int]) -> None:
     with trio.fail_after(20):
-        while await admin_statuses(lab) != [answers, answers]:  # noqa: ASYNC110  a policy that arrives tells nobody
+        while await admin_statuses(lab) != [answers, answers]:  # noqa: ASYNC110  the arrival of a policy is no event
             await trio.sleep(0.2)
 
 
 async def until_judged(agent: Agent, why: str) -> None:
     with trio.fail_after(20):
-        while f" why={why}]" not in agent.log.read_text().rpartition("data path: ")[2].partition("\n")[0]:  # noqa: ASYNC110  a log tells nobody
+        while f" why={why}]" not in agent.log.read_text().rpartition("data path: ")[2].partition("\n")[0]:  # noqa: ASYNC110  a line in a log is no event
             await trio.sleep(0.1)
 
 

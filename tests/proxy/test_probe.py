@@ -1,4 +1,4 @@
-"""What a proxy says of itself, asked over a real connection."""
+"""Probes of an admin server, over real connections."""
 
 import time
 from datetime import timedelta
@@ -33,7 +33,7 @@ async def test_metrics_of_a_proxy_that_is_not_ready_are_not_requested() -> None:
 REFUSALS: dict[str, tuple[str, int, bool, ProbeResult]] = {
     "a policy lets nobody ask": ("/ready /metrics", 403, True, ProbeResult(True, END, is_admin_denied=True)),
     "deny, before any policy has come": ("/ready /metrics", 404, True, ProbeResult(True, END, is_admin_denied=True)),
-    "a limit of somebody's": ("/ready /metrics", 500, True, ProbeResult(True, END, is_admin_denied=True)),
+    "a limit by another program": ("/ready /metrics", 500, True, ProbeResult(True, END, is_admin_denied=True)),
     "routes that leave out the metrics": ("/metrics", 404, True, ProbeResult(True, END, is_admin_denied=True)),
     "refused, and nothing to serve yet": (
         "/ready /metrics",
@@ -51,7 +51,7 @@ async def test_a_proxy_that_denies_requests_is_probed_by_a_handshake(
     async with admin(200, f"control_{EXPIRY} 1\n") as served:
         served.refused, served.refusal = frozenset(paths.split()), status
         if certified:
-            served.take(SVID)
+            served.load(SVID)
         async with open_probe("127.0.0.1", served.port, SERVER_NAME) as probe:
             assert await probe.query(with_metrics=True) == result
     assert is_serving(result, SVID) == certified
@@ -106,10 +106,10 @@ async def served_leaf(served: Admin, name: str = SERVER_NAME) -> bytes | None:
 
 async def test_the_leaf_is_read_whatever_a_policy_says() -> None:
     async with admin(403) as served:
-        served.take(SVID)
+        served.load(SVID)
         assert await served_leaf(served) == SVID.chain[0]
         newer = mesh().svid(time.time())
-        served.take(newer)
+        served.load(newer)
         assert await served_leaf(served) == newer.chain[0]
     assert served.asked == []
 
@@ -117,7 +117,7 @@ async def test_the_leaf_is_read_whatever_a_policy_says() -> None:
 async def test_there_is_no_leaf_before_one_was_loaded_or_for_another_name() -> None:
     async with admin(200) as served:
         assert await served_leaf(served) is None
-        served.take(SVID)
+        served.load(SVID)
         assert await served_leaf(served, "db.shop.svc.cluster.local") is None
 
 

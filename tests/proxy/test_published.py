@@ -48,13 +48,13 @@ def test_only_the_chosen_instance_makes_the_proxy_ready() -> None:
 
 
 def test_choosing_another_ready_instance_never_publishes_none() -> None:
-    proxy, seen = published(), []
+    proxy, values = published(), []
     proxy.choose("a")
     for instance in ("a", "b"):
         proxy.change(instance, READY)  # type: ignore[arg-type]
-    proxy.ready.set = lambda value, put=proxy.ready.set: (seen.append(value), put(value))  # type: ignore[method-assign, misc, assignment]
+    proxy.ready.set = lambda value, put=proxy.ready.set: (values.append(value), put(value))  # type: ignore[method-assign, misc, assignment]
     proxy.choose("b")
-    assert seen == ["b"]
+    assert values == ["b"]
 
 
 @pytest.mark.parametrize("state", [InstanceState.STARTING, InstanceState.ENDING])

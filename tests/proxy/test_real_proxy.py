@@ -1,6 +1,6 @@
 """The real linkerd2-proxy, as far as it goes without Linkerd's controllers.
 
-It starts with our environment, is certified by our Workload API, listens, takes new certificates, and ends when report.
+It starts with our environment, is certified by our Workload API, listens, serves new certificates, ends after SIGTERM.
 
 EXCLAVE_LINKERD2_PROXY names the binary; no package registry has one, so without it these tests are skipped.
 """
@@ -64,7 +64,7 @@ async def test_it_logs_no_warning_about_its_environment() -> None:
     async with running() as (lab, agent):
         await agent.until_ready()
         complaints = [line for line in output(lab).splitlines() if " WARN " in line or "ERROR" in line]
-        # There is no Linkerd here, and nobody answers names: that may be said, and nothing else.
+        # There is no Linkerd and no name server here: only that may be logged.
         assert [line for line in complaints if "resolv" not in line.lower() and "dns" not in line.lower()] == []
 
 

@@ -39,7 +39,7 @@ FIRST, SECOND = (mesh().svid(NOW, lifetime=timedelta(hours=hours)) for hours in 
 on_the_link = in_network_namespace("169.254.77.1", virtual=True)
 
 
-class Seen:
+class WatchedInstance:
     """A proxy with one instance, and a watcher of it: what it has published, and what it returned."""
 
     def __init__(self, served: Admin | None, state: InstanceState) -> None:
@@ -61,7 +61,7 @@ class Seen:
         return self.proxy.instances.value["a"].state
 
     @property
-    def told(self) -> tuple[str | None, str | None]:
+    def published(self) -> tuple[str | None, str | None]:
         return self.proxy.ready.value, self.proxy.problem.value
 
     def _now(self) -> float:
@@ -73,12 +73,12 @@ class Seen:
 
 
 @asynccontextmanager
-async def watched(state: InstanceState, *, ready: int = 200, silent: bool = False) -> AsyncIterator[Seen]:
+async def watched(state: InstanceState, *, ready: int = 200, silent: bool = False) -> AsyncIterator[WatchedInstance]:
     """An instance under watch; nobody answers for a silent one."""
     async with trio.open_nursery() as nursery:
-        seen = Seen(None if silent else await nursery.start(serve, ready), state)
-        nursery.start_soon(seen.watch)
-        yield seen
+        instance = WatchedInstance(None if silent else await nursery.start(serve, ready), state)
+        nursery.start_soon(instance.watch)
+        yield instance
         nursery.cancel_scope.cancel()
 
 
@@ -92,106 +92,108 @@ async def serve(ready: int, *, task_status: "trio.TaskStatus[Admin]") -> None:
 
 @on_the_link
 async def test_a_new_instance_is_certified_once_it_serves_our_certificate() -> None:
-    async with watched(InstanceState.STARTING) as seen:
-        seen.served.certify(leaf_not_after(SECOND))
+    async with watched(InstanceState.STARTING) as instance:
+        instance.served.certify(leaf_not_after(SECOND))
         await trio.sleep(20)
-        assert (seen.state, seen.told) == (InstanceState.STARTING, (None, None))
-        seen.served.certify(leaf_not_after(FIRST))
-        await seen.proxy.ready.wait_for(bool)
-        assert (seen.state, seen.told) == (InstanceState.STANDBY, ("a", None))
-        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+        assert (instance.state, instance.published) == (InstanceState.STARTING, (None, None))
+        instance.served.certify(leaf_not_after(FIRST))
+        await instance.proxy.ready.wait_for(bool)
+        assert (instance.state, instance.published) == (InstanceState.STANDBY, ("a", None))
+        assert instance.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
 
 
 @on_the_link
 async def test_a_new_instance_that_is_not_certified_in_time_is_ended() -> None:
-    async with watched(InstanceState.STARTING, ready=503) as seen:
+    async with watched(InstanceState.STARTING, ready=503) as instance:
         await trio.sleep(29)
-        assert (seen.state, seen.effects) == (InstanceState.STARTING, None)
+        assert (instance.state, instance.effects) == (InstanceState.STARTING, None)
         await trio.sleep(2)
-        assert (seen.state, seen.effects) == (InstanceState.ENDING, (InstanceEffect.TERMINATE,))
+        assert (instance.state, instance.effects) == (InstanceState.ENDING, (InstanceEffect.TERMINATE,))
 
 
 @on_the_link
 async def test_an_adopted_instance_is_never_ended_for_not_answering() -> None:
-    async with watched(InstanceState.STANDBY, silent=True) as seen:
+    async with watched(InstanceState.STANDBY, silent=True) as instance:
         await trio.sleep(600)
-        assert (seen.state, seen.effects) == (InstanceState.STANDBY, None)
-        assert seen.told == (None, "proxy a runs, but does not answer")
+        assert (instance.state, instance.effects) == (InstanceState.STANDBY, None)
+        assert instance.published == (None, "proxy a runs, but does not answer")
 
 
 @on_the_link
 async def test_three_probes_without_an_answer_make_it_not_ready_and_an_answer_makes_it_ready() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        await seen.proxy.ready.wait_for(bool)
-        seen.served.ready = None
-        looks = len(seen.served.asked)
-        await seen.proxy.ready.wait_for(lambda ready: ready is None)
-        assert seen.told == (None, "proxy a runs, but does not answer")
-        assert len(seen.served.asked) - looks >= 3
-        seen.served.ready = 200
-        await seen.proxy.ready.wait_for(bool)
-        assert seen.told == ("a", None)
+    async with watched(InstanceState.STANDBY) as instance:
+        await instance.proxy.ready.wait_for(bool)
+        instance.served.ready = None
+        before = len(instance.served.asked)
+        await instance.proxy.ready.wait_for(lambda ready: ready is None)
+        assert instance.published == (None, "proxy a runs, but does not answer")
+        assert len(instance.served.asked) - before >= 3
+        instance.served.ready = 200
+        await instance.proxy.ready.wait_for(bool)
+        assert instance.published == ("a", None)
 
 
 @on_the_link
 async def test_an_instance_that_reports_not_ready_is_not_ready() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        await seen.proxy.ready.wait_for(bool)
-        seen.served.ready = 503
-        await seen.proxy.ready.wait_for(lambda ready: ready is None)
-        assert seen.told == (None, "proxy a reports that it is not ready")
+    async with watched(InstanceState.STANDBY) as instance:
+        await instance.proxy.ready.wait_for(bool)
+        instance.served.ready = 503
+        await instance.proxy.ready.wait_for(lambda ready: ready is None)
+        assert instance.published == (None, "proxy a reports that it is not ready")
 
 
 @on_the_link
 async def test_a_renewed_certificate_that_it_does_not_serve_yet_changes_nothing() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        await seen.proxy.ready.wait_for(bool)
-        seen.svid.set(SECOND)
+    async with watched(InstanceState.STANDBY) as instance:
+        await instance.proxy.ready.wait_for(bool)
+        instance.svid.set(SECOND)
         await trio.sleep(30)
-        assert seen.told == ("a", None)
-        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
-        seen.served.certify(leaf_not_after(SECOND))
+        assert instance.published == ("a", None)
+        assert instance.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+        instance.served.certify(leaf_not_after(SECOND))
         await trio.sleep(2)
-        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(SECOND)
+        assert instance.proxy.instances.value["a"].certificate_expires == leaf_not_after(SECOND)
 
 
 @on_the_link
 async def test_an_instance_with_an_expired_certificate_is_not_ready_until_it_has_another() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        await seen.proxy.ready.wait_for(bool)
+    async with watched(InstanceState.STANDBY) as instance:
+        await instance.proxy.ready.wait_for(bool)
         await trio.sleep(3610)
-        assert seen.told == (None, "proxy a has no valid certificate")
-        seen.svid.set(SECOND)
-        seen.served.certify(leaf_not_after(SECOND))
-        await seen.proxy.ready.wait_for(bool)
+        assert instance.published == (None, "proxy a has no valid certificate")
+        instance.svid.set(SECOND)
+        instance.served.certify(leaf_not_after(SECOND))
+        await instance.proxy.ready.wait_for(bool)
 
 
 @on_the_link
 async def test_an_instance_without_a_certificate_is_not_ready() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        seen.served.metrics = ""
-        await seen.proxy.problem.wait_for(bool)
-        assert seen.told == (None, "proxy a has no valid certificate")
+    async with watched(InstanceState.STANDBY) as instance:
+        instance.served.metrics = ""
+        await instance.proxy.problem.wait_for(bool)
+        assert instance.published == (None, "proxy a has no valid certificate")
 
 
 @on_the_link
 async def test_a_ready_instance_is_probed_every_two_seconds_and_for_metrics_once_a_minute() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
+    async with watched(InstanceState.STANDBY) as instance:
         await trio.sleep(600.5)
-        asked = Counter(seen.served.asked)
+        asked = Counter(instance.served.asked)
         assert 295 <= asked["/ready"] <= 302
         assert 10 <= asked["/metrics"] <= 11
 
 
 @on_the_link
 async def test_a_renewal_is_probed_for_at_once() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        await seen.proxy.ready.wait_for(bool)
-        await trio.sleep(0.25)  # the first looks are over, and the next is nearly two seconds away
-        seen.served.certify(leaf_not_after(SECOND))
-        seen.svid.set(SECOND)
+    async with watched(InstanceState.STANDBY) as instance:
+        await instance.proxy.ready.wait_for(bool)
+        await trio.sleep(0.25)  # the first probes are over, and the next is nearly two seconds away
+        instance.served.certify(leaf_not_after(SECOND))
+        instance.svid.set(SECOND)
         with trio.fail_after(0.25):
-            await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
+            await instance.proxy.instances.wait_for(
+                lambda views: views["a"].certificate_expires == leaf_not_after(SECOND)
+            )
 
 
 ALL = frozenset({"/ready", "/metrics"})
@@ -199,52 +201,57 @@ ALL = frozenset({"/ready", "/metrics"})
 
 @on_the_link
 async def test_a_new_instance_that_denies_requests_is_certified_by_our_certificate_only() -> None:
-    async with watched(InstanceState.STARTING) as seen:
-        seen.served.refused = ALL
-        seen.served.take(SECOND)
+    async with watched(InstanceState.STARTING) as instance:
+        instance.served.refused = ALL
+        instance.served.load(SECOND)
         await trio.sleep(20)
-        assert (seen.state, seen.told) == (InstanceState.STARTING, (None, None))
-        seen.served.take(FIRST)
-        await seen.proxy.ready.wait_for(bool)
-        assert (seen.state, seen.told) == (InstanceState.STANDBY, ("a", None))
-        assert seen.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
+        assert (instance.state, instance.published) == (InstanceState.STARTING, (None, None))
+        instance.served.load(FIRST)
+        await instance.proxy.ready.wait_for(bool)
+        assert (instance.state, instance.published) == (InstanceState.STANDBY, ("a", None))
+        assert instance.proxy.instances.value["a"].certificate_expires == leaf_not_after(FIRST)
 
 
 @on_the_link
 async def test_a_lasting_denial_is_reported_and_the_instance_stays_ready() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        seen.served.take(FIRST)
-        seen.served.refused = ALL
+    async with watched(InstanceState.STANDBY) as instance:
+        instance.served.load(FIRST)
+        instance.served.refused = ALL
         await trio.sleep(9)
-        assert (seen.told, seen.proxy.admin_denial.value) == (("a", None), None)  # a policy may be on its way
+        assert (instance.published, instance.proxy.admin_denial.value) == (
+            ("a", None),
+            None,
+        )  # a policy may be on its way
         await trio.sleep(60)
-        assert seen.told == ("a", None)
-        assert seen.proxy.admin_denial.value == (
+        assert instance.published == ("a", None)
+        assert instance.proxy.admin_denial.value == (
             "proxy a denies this machine's requests on its admin port 4191: Linkerd has sent no policy for it yet, or "
             "a Server for that port has no route for /ready and /metrics; only its certificate shows that it is ready"
         )
-        seen.served.refused = frozenset()
-        await seen.proxy.admin_denial.wait_for(lambda admin_denial: admin_denial is None)
+        instance.served.refused = frozenset()
+        await instance.proxy.admin_denial.wait_for(lambda admin_denial: admin_denial is None)
 
 
 @on_the_link
 async def test_a_renewal_is_proven_although_requests_are_denied() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        seen.served.take(FIRST)
-        seen.served.refused = ALL
-        await seen.proxy.ready.wait_for(bool)
-        seen.served.take(SECOND)
-        seen.svid.set(SECOND)
+    async with watched(InstanceState.STANDBY) as instance:
+        instance.served.load(FIRST)
+        instance.served.refused = ALL
+        await instance.proxy.ready.wait_for(bool)
+        instance.served.load(SECOND)
+        instance.svid.set(SECOND)
         with trio.fail_after(5):
-            await seen.proxy.instances.wait_for(lambda seen: seen["a"].certificate_expires == leaf_not_after(SECOND))
+            await instance.proxy.instances.wait_for(
+                lambda views: views["a"].certificate_expires == leaf_not_after(SECOND)
+            )
 
 
 @on_the_link
 async def test_an_instance_that_denies_requests_and_has_no_certificate_is_not_ready() -> None:
-    async with watched(InstanceState.STANDBY) as seen:
-        seen.served.refused = ALL
-        await seen.proxy.problem.wait_for(bool)
-        assert seen.told == (None, "proxy a denies requests on its admin port, and serves no certificate")
+    async with watched(InstanceState.STANDBY) as instance:
+        instance.served.refused = ALL
+        await instance.proxy.problem.wait_for(bool)
+        assert instance.published == (None, "proxy a denies requests on its admin port, and serves no certificate")
 
 
 @pytest.mark.parametrize(
@@ -280,8 +287,8 @@ async def test_the_agent_ends_although_no_signal_ends_the_proxy(
         monkeypatch.setattr(HeldProcess, "send", lambda *_: None)
         # The real lookup runs in a thread, and virtual time would pass its limit at once.
         monkeypatch.setattr("exclave.proxy.instance.find_proxy_user", find_nobody)
-        given = (membership, identity, tmp_path / "workload.sock", "169.254.77.3", "a", endings, time.time)
-        async with open_proxy(config, tmp_path, *given):  # type: ignore[arg-type]
+        parts = (membership, identity, tmp_path / "workload.sock", "169.254.77.3", "a", endings, time.time)
+        async with open_proxy(config, tmp_path, *parts):  # type: ignore[arg-type]
             autojump_clock.autojump_threshold, autojump_clock.rate = 0.0, 0.0
             began = trio.current_time()
             endings.ask_nowait(Ending.LEAVE)
@@ -290,5 +297,5 @@ async def test_the_agent_ends_although_no_signal_ends_the_proxy(
     finally:
         process.kill()
         process.wait()
-    told = "a proxy has not ended 10 s after SIGKILL; its record stays, and exclave cleanup tries again"
-    assert caplog.messages[-1] == told
+    expected = "a proxy has not ended 10 s after SIGKILL; its record stays, and exclave cleanup tries again"
+    assert caplog.messages[-1] == expected

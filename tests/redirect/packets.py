@@ -19,7 +19,7 @@ def open_link_by_name(name: str) -> int:
 
 
 def first_packet(source: Address, destination: Address, port: int, source_port: int) -> bytes:
-    """A TCP SYN with right checksums, or conntrack would not look at it."""
+    """A TCP SYN with right checksums, or conntrack would ignore it."""
     segment = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, 2, 1024, 0, 0)
     pseudo = source.packed + destination.packed
     if source.version == 4:

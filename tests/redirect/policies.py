@@ -1,4 +1,4 @@
-"""Policies that several tests use, each with the reason why it is worth a look."""
+"""Policies that several tests use, each with its reason."""
 
 from dataclasses import replace
 
@@ -136,4 +136,4 @@ GOLDEN = {
         replace(PLAIN, inbound=False, outbound=False),
     ),
 }
-"""Rulesets kept as files: name, the sentence that opens the file, policy."""
+"""Golden rulesets: name, the sentence that opens the file, policy."""

@@ -155,7 +155,7 @@ async def test_connections_between_containers_are_never_captured() -> None:
         ]
         (rule,) = without
         await lab.nft("delete", "rule", "inet", "exclave", "forwarded", "handle", rule.split()[-1])
-        assert (await lab.call(town.container, NEIGHBOUR, 80)).who == "proxy a"  # so that rule is what keeps it
+        assert (await lab.call(town.container, NEIGHBOUR, 80)).who == "proxy a"  # so that rule excludes it
 
 
 async def test_connections_to_containers_of_an_excluded_interface_are_not_captured() -> None:

@@ -55,7 +55,7 @@ def test_the_port_of_a_session_is_found_where_systemd_listens_for_the_server(nam
 
 @pytest.mark.parametrize("what", ["forward", "serve-and-forward"])
 def test_a_port_that_a_user_forwards_is_no_ssh_port(what: str, tmp_path: Path) -> None:
-    """Or one `ssh -R 8080:…` would take the group's port from the mesh."""
+    """Or one `ssh -R 8080:…` would exclude the group's port from the mesh."""
     with running("sshd", what, tmp_path) as port:
         assert port not in find_ssh_ports()
 

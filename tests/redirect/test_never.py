@@ -1,4 +1,4 @@
-"""Never captured, whatever is configured: every row with real connections, under rules that take all that they can.
+"""Never captured, whatever is configured: every row with real connections, under rules that capture all that they can.
 
 The rules are made from settings, configuration and host exclusions, as in an agent. Control rows show that these rules
 do capture, so that no row passes because rules are missing.
@@ -47,7 +47,7 @@ HERE: dict[str, tuple[Call, str]] = {
     "SSH to others": (lambda lab: lab.call(lab.vm, PEER4, 22), "peer"),
     "SSH to others in the cluster": (lambda lab: lab.call(lab.vm, CLUSTER6, 22), "peer"),
     "SSH to others where they listen as we do": (lambda lab: lab.call(lab.vm, CLUSTER4, SSHD), "peer"),
-    "whoever started the agent over SSH": (lambda lab: lab.call(lab.vm, OPERATOR, 50000), "peer"),
+    "the peer of the agent's SSH session": (lambda lab: lab.call(lab.vm, OPERATOR, 50000), "peer"),
     "the API server": (lambda lab: lab.call(lab.vm, CLUSTER4, 6443), "peer"),
     "the API server over IPv6": (lambda lab: lab.call(lab.vm, CLUSTER6, 6443), "peer"),
     **{

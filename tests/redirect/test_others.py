@@ -1,6 +1,6 @@
 """Real programs that change the host's rules, while traffic flows: what becomes of ours, of connections, and of theirs.
 
-Each may flush whatever it likes. In the end our rules stand, new connections reach the proxy, no connection that lived
+Each may flush any rules. In the end our rules are in place, new connections reach the proxy, no connection that lived
 was reset, and what the program made is as it made it.
 """
 

@@ -138,7 +138,7 @@ async def test_a_neighbour_cannot_reach_the_private_link() -> None:
         async with open_link(endings), open_table(endings):
             lab.listen(lab.vm, "link", *(f"{address}/{port}" for address, port in places))
             for address, port in places:
-                assert (await lab.call(lab.peer, address, port)).who == "link"  # so the drop is what keeps it out
+                assert (await lab.call(lab.peer, address, port)).who == "link"  # so it is the drop that excludes them
             async with open_redirect(Wanted(POLICY), lab.network.scratch, endings) as redirect:
                 for address, port in places:
                     assert (await lab.call(lab.peer, address, port, timeout=0.3)).who == "TimeoutError"
@@ -257,7 +257,7 @@ async def test_rules_left_by_an_earlier_agent_and_changed_since_are_replaced_and
             async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()):
                 pass
         inbound = lab.talk(lab.peer, VM4, 8080)
-        await lab.nft("insert rule inet exclave inbound tcp dport 8080 accept")  # while no agent looked
+        await lab.nft("insert rule inet exclave inbound tcp dport 8080 accept")  # while no agent runs
         assert (await lab.call(lab.peer, VM4, 8080)).who == "ConnectionRefusedError"
         async with open_redirect(Wanted(POLICY), lab.network.scratch, EndingSwitch()) as redirect:
             assert redirect.in_place
@@ -399,7 +399,7 @@ async def at_rest() -> None:
 
 @contextmanager
 def counted_nft(folder: Path) -> Iterator[Callable[[], int]]:
-    """`nft` runs in the network of this thread, whoever starts it; how often it did."""
+    """`nft` runs in the network of this thread; how often it ran."""
     home, counted = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net", folder / "counted"
     script = folder / "nft"
     script.write_text(f'#!/bin/sh\necho >> {counted}\nexec nsenter --net={home} -- {shutil.which("nft")} "$@"\n')
@@ -503,7 +503,7 @@ CASES: dict[str, tuple[RedirectPolicy | None, Observed, str | None, Action]] = {
     "wanted, and what is there holds": (PLAIN, HOLDING, None, Action.APPLY),
     "wanted, and nothing there yet": (PLAIN, NOTHING, None, Action.APPLY),
     "wanted and there": (PLAIN, OURS, MADE, Action.NOTHING),
-    "there, but nobody knows what was done to it": (PLAIN, OURS, None, Action.APPLY),
+    "there, without a reference": (PLAIN, OURS, None, Action.APPLY),
     "others removed it": (PLAIN, NOTHING, MADE, Action.REPAIR),
     "others changed it": (PLAIN, replace(OURS, fingerprint="as they made it"), MADE, Action.REPAIR),
     "another instance is wanted": (replace(PLAIN, instance="b"), OURS, MADE, Action.APPLY),

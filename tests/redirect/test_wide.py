@@ -133,7 +133,7 @@ async def test_behind_a_nat_connections_to_the_inner_address_are_captured() -> N
     async with open_lab() as lab, open_rules(lab, replace(POLICY, addresses=(outside, VM4))):
         await lab.peer.must("ip", "route", "add", "203.0.113.0/24", "via", VM4)
         await lab.peer.must("nft", nat)
-        assert await lab.call(lab.peer, outside, 8080) == by_proxy(VM4, 8080)  # so the proxy has to know both
+        assert await lab.call(lab.peer, outside, 8080) == by_proxy(VM4, 8080)  # so the proxy needs both
         await lab.load(replace(POLICY, addresses=(outside,)))
         assert (await lab.call(lab.peer, outside, 8080)).who == "ConnectionRefusedError"  # what forgetting it means
 

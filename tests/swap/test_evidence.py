@@ -87,9 +87,9 @@ STATES: dict[str, tuple[str, int, int]] = {
     "established": ("01", 77, 1),
     "established, and not accepted yet": ("01", 0, 1),
     "the handshake is under way": ("03", 0, 1),
-    "the other side has said all": ("08", 77, 1),
-    "we have said all": ("05", 77, 1),
-    "we have said all and hold it no more": ("05", 0, 0),
+    "the other side has closed": ("08", 77, 1),
+    "our side has closed": ("05", 77, 1),
+    "our side has closed and no process has it": ("05", 0, 0),
     "it is over": ("06", 0, 0),
     "a listener": ("0A", 77, 0),
 }
@@ -107,7 +107,7 @@ PLACES = {
     "the other instance": ("024DFEA9:102F", 0),
     "IPv6": ("1AEC77FD00007E000000000001000000:102C", 1),
     "IPv4 in an IPv6 socket": (f"0000000000000000FFFF0000{HERE}:102F", 1),
-    "somebody else": ("14004D0A:1F90", 0),
+    "another address": ("14004D0A:1F90", 0),
 }
 
 

@@ -52,7 +52,7 @@ async def test_traffic_goes_on_and_the_next_agent_ends_the_other_instance(step: 
                     assert (report["rules"], report["starts"]) == (active, 0)
                     for load in loads.values():
                         await load.renew()
-                    if not is_alone(report):  # the other one may have ended before it was looked for
+                    if not is_alone(report):  # the other one may have ended before the report
                         report = await following.until_alone()
                     assert report["rules"] == active
                     assert (await lab.proxies(), report["trial"]) == ([report["instances"][active]["pid"]], None)

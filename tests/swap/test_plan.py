@@ -28,19 +28,19 @@ HUGE = replace(WHOLE, outdated=frozenset({Difference.MEMORY}))
 ROWS: dict[str, tuple[SwapFacts, object]] = {
     "nothing differs": (WHOLE, Idle()),
     "no instance yet": (SwapFacts(None, is_ready=False), Idle()),
-    "no instance yet, and somebody asks": (SwapFacts(None, is_ready=False, is_asked=True), RejectRequest()),
+    "no instance yet, with a request": (SwapFacts(None, is_ready=False, is_asked=True), RejectRequest()),
     "another binary": (NEWER, BeginSwap(SwapReason.BINARY)),
     "new settings": (replace(WHOLE, outdated=frozenset({Difference.ENVIRONMENT})), BeginSwap(SwapReason.ENVIRONMENT)),
-    "all at once: settings are told": (
+    "all at once: settings come first": (
         replace(WHOLE, outdated=frozenset(Difference)),
         BeginSwap(SwapReason.ENVIRONMENT),
     ),
-    "somebody asks": (replace(WHOLE, is_asked=True), BeginSwap(SwapReason.ASKED)),
+    "a request": (replace(WHOLE, is_asked=True), BeginSwap(SwapReason.ASKED)),
     "it is not ready: it is started anew anyway": (replace(NEWER, is_ready=False), Idle()),
-    "it is not ready, and somebody asks": (replace(WHOLE, is_ready=False, is_asked=True), RejectRequest()),
+    "it is not ready, with a request": (replace(WHOLE, is_ready=False, is_asked=True), RejectRequest()),
     "another one runs": (replace(WHOLE, others=("b",)), DrainOther("b")),
     "another one runs: its place has to be free first": (replace(NEWER, others=("b",)), DrainOther("b")),
-    "another one runs, and somebody asks": (replace(WHOLE, others=("b",), is_asked=True), DrainOther("b")),
+    "another one runs, with a request": (replace(WHOLE, others=("b",), is_asked=True), DrainOther("b")),
     "another one runs, and the chosen one is not ready: it may be needed": (
         replace(WHOLE, is_ready=False, others=("b",)),
         Idle(),
@@ -55,7 +55,7 @@ ROWS: dict[str, tuple[SwapFacts, object]] = {
         replace(NEWER, aborts=99, aborted_at=NOW - 600),
         BeginSwap(SwapReason.BINARY),
     ),
-    "somebody asks in a pause": (replace(NEWER, aborts=9, aborted_at=NOW, is_asked=True), BeginSwap(SwapReason.ASKED)),
+    "a request in a pause": (replace(NEWER, aborts=9, aborted_at=NOW, is_asked=True), BeginSwap(SwapReason.ASKED)),
     "too large": (HUGE, BeginSwap(SwapReason.MEMORY)),
     "too large again": (replace(HUGE, memory_at=NOW - 60), Idle(NOW - 60 + MEMORY_PAUSE)),
     "too large again, an hour later": (replace(HUGE, memory_at=NOW - MEMORY_PAUSE), BeginSwap(SwapReason.MEMORY)),

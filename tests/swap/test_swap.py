@@ -68,7 +68,7 @@ async def test_the_old_instance_is_ended_at_the_bound_although_a_connection_is_o
             await agent.until_alone()
         for way, load in loads.items():
             (failure,) = load.figures["failures"]
-            # Ended between two requests, announced or not; whoever had just sent the next one meets a reset.
+            # Ended between two requests, announced or not; a client that has just sent the next one meets a reset.
             exit_messages = ("kept: NotConnected", "kept: RemoteDisconnected", "kept: ConnectionResetError")
             assert failure.startswith(exit_messages), way
 

@@ -189,7 +189,7 @@ def test_versions_that_cannot_work_are_refused_with_the_reason(version: str | No
     assert version_problem(version) == reason
 
 
-async def test_a_program_is_known_by_its_file_and_its_content(tmp_path: Path) -> None:
+async def test_a_binary_is_identified_by_its_file_and_its_content(tmp_path: Path) -> None:
     path = tmp_path / "proxy"
     path.write_bytes(b"one")
     first = await identify_binary(path)
@@ -202,15 +202,15 @@ async def test_a_program_is_known_by_its_file_and_its_content(tmp_path: Path) ->
     assert (again.digest, again.stamp != first.stamp) == (first.digest, True)
 
 
-async def test_the_content_of_a_known_file_is_not_read(tmp_path: Path) -> None:
+async def test_the_content_of_an_unchanged_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "proxy"
     path.write_bytes(b"one")
-    known = await identify_binary(path)
-    assert known is not None
+    first = await identify_binary(path)
+    assert first is not None
     os.truncate(path, 0)
     path.write_bytes(b"two")
-    os.utime(path, ns=(0, int(known.stamp.split(":")[3])))  # nobody could tell without reading
-    assert await identify_binary(path, None, known) == known
+    os.utime(path, ns=(0, int(first.stamp.split(":")[3])))  # only the content shows the difference
+    assert await identify_binary(path, None, first) == first
 
 
 async def test_a_missing_program_is_none(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ def test_a_file_that_is_too_large_is_emptied_and_its_newest_part_kept(tmp_path: 
         cut_output(path)
         writer.write(b"later\n")  # the proxy goes on writing to the file that it has open
     assert path.read_bytes() == b"later\n"
-    kept = (tmp_path / "proxy-a.log.1").read_bytes()
-    assert len(kept) == REMAINING_SIZE
-    assert kept.endswith(b"\nnewest\n")
+    moved = (tmp_path / "proxy-a.log.1").read_bytes()
+    assert len(moved) == REMAINING_SIZE
+    assert moved.endswith(b"\nnewest\n")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o600])

@@ -172,7 +172,7 @@ async def test_nothing_to_delete_logs_nothing() -> None:
 
 
 async def test_a_refusal_by_the_kernel_is_logged_with_its_consequence(caplog: pytest.LogCaptureFixture) -> None:
-    need(os.geteuid() == 0, "becoming somebody else needs root")
+    need(os.geteuid() == 0, "becoming another user needs root")
     os.seteuid(65534)
     try:
         await forget_half_open([])

@@ -88,7 +88,7 @@ def test_json_of_another_shape_is_refused(items: Any) -> None:
 
 
 def test_a_listing_cut_off_is_of_a_table_that_is_no_longer_ours() -> None:
-    """What nft 1.0.6 printed, with status 0, once somebody had made our table dormant."""
+    """What nft 1.0.6 printed, with status 0, after another program had made our table dormant."""
     cut = '{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"name": "exclave", "handle": 10, "flags": \n'
     observed = parse_listing(cut)
     assert observed.installed

@@ -78,7 +78,7 @@ ARMED_SET = {"set": {"name": "armed", "table": "exclave"}}
         ([], 0.0),
         (["tcp"], None),
     ],
-    ids=["running", "running, less than a second", "over", "kept"],
+    ids=["running", "running, less than a second", "over", "confirmed"],
 )
 def test_the_time_left_is_read_from_a_listing(elements: list[object], left: float | None) -> None:
     assert time_left([{"set": {**ARMED_SET["set"], "elem": elements}}]) == left
@@ -102,7 +102,7 @@ AGENT = Path(__file__).parents[1] / "programs" / "unconfirmed_agent.py"
 
 @asynccontextmanager
 async def agent(lab: Lab, state: Path) -> AsyncIterator[str]:
-    """An agent in the machine, killed without a word; the stage it tells once its rules are in."""
+    """An agent in the machine, killed at the end; the stage that it reports once its rules are in place."""
     environment = os.environ | {"PYTHONPATH": f"{TOP / 'agent'}:{TOP / 'tests'}"}
     command = lab.vm.command("setpriv", "--pdeathsig=KILL", sys.executable, str(AGENT), str(state), VM4)
     async with trio.open_nursery() as nursery:
@@ -119,7 +119,7 @@ async def _run(command: list[str], environment: dict[str, str], task_status: "tr
 
 
 async def called_until(lab: Lab, who: str) -> None:
-    """Call until somebody answers; each call takes some milliseconds."""
+    """Connect until `who` answers; each attempt lasts some milliseconds."""
     with trio.fail_after(20):
         while (await lab.call(lab.vm, CLUSTER4, 80)).who != who:
             pass
@@ -132,7 +132,7 @@ def store(state: Path, **record: object) -> None:
 async def test_unconfirmed_rules_of_a_killed_agent_stop_capturing(
     tmp_path: Path,
 ) -> None:
-    """And the next one leaves it so, until somebody confirms; what is being carried goes on all the time."""
+    """The next agent leaves it so, until the rules are confirmed. Open connections go on all the time."""
     store(tmp_path, seconds=TIME, begun=False)
     async with open_lab() as lab, open_link(EndingSwitch()):
         as_proxies(lab, "a")

@@ -21,8 +21,14 @@ from ..policies import PLAIN, PROXY
 
 
 def made(settings: Settings | None = None, config: RedirectConfig | None = None, **more: Any) -> RedirectPolicy:
-    given: dict[str, Any] = {"instance": "a", "addresses": ("10.77.0.20",), "proxy_uid": PROXY, "servers": (), **more}
-    return make_policy(settings or make_settings(), config or RedirectConfig(), **given)
+    arguments: dict[str, Any] = {
+        "instance": "a",
+        "addresses": ("10.77.0.20",),
+        "proxy_uid": PROXY,
+        "servers": (),
+        **more,
+    }
+    return make_policy(settings or make_settings(), config or RedirectConfig(), **arguments)
 
 
 def numbers(spans: tuple[Span, ...]) -> set[int]:
@@ -157,7 +163,7 @@ def test_networks_inside_of_others_are_merged(networks: list[str]) -> None:
     assert collapsed(tuple(networks), 6) == ()
 
 
-# Every value is checked, whoever it came from.
+# Every value is checked, from any source.
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an instance that is none": ({"instance": "c"}, "instance: a or b was expected, found 'c'"),
