@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import trio
 
-from exclave.api.member import Condition, MemberView, conditions_of, view_member
+from exclave.api.member import Condition, MemberView, condition_of, view_member
 from exclave.api.names import CONTROLLER
 from exclave.api.requests import DEPLOYMENTS, EVENTS, MEMBERS, WORKLOAD_GROUPS, Object, create
 from exclave.controller.leader.lead import Sender
@@ -104,9 +104,7 @@ class Notifier:
 
     def report_group(self, key: Key, group: Object, condition: Condition) -> None:
         """Report a group whose condition Accepted changed. At first, `condition` is compared with its status."""
-        conditions = conditions_of(group)
-        stored = next((one for one in conditions if one.type == condition.type), None)
-        drafts = group_events(self._groups.get(key, stored), condition)
+        drafts = group_events(self._groups.get(key, condition_of(group, condition.type)), condition)
         self._groups[key] = condition
         self._events.put_nowait(subject_of(WORKLOAD_GROUPS, group), drafts)
 
