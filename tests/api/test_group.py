@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave.admin.group.checks import check_namespace, checked_spec
-from exclave.api.definitions.schemas import WORKLOAD_GROUP
+from exclave.api.definitions.manifests import schema_of
 from exclave.api.group import (
     INBOUND_POLICIES,
     PROXY_PORTS,
@@ -23,6 +23,7 @@ from exclave.api.group import (
     render_group,
     spec_faults,
 )
+from exclave.api.requests import WORKLOAD_GROUPS
 from exclave.controller.policy.accept import accepted_condition
 from exclave.errors import ExclaveError
 from exclave_sandbox.apiserver.kinds.schema import check_schema
@@ -273,7 +274,7 @@ def test_schema_and_code_agree_on_any_spec(spec: dict[str, Any]) -> None:
     except ExclaveError:
         is_taken = False
     assert judged(spec)[0] is is_taken
-    if list(check_schema({"spec": spec}, WORKLOAD_GROUP, "")):
+    if list(check_schema({"spec": spec}, schema_of(WORKLOAD_GROUPS), "")):
         assert not is_taken
 
 

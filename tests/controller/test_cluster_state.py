@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exclave.api.definitions.admission import admission_objects
+from exclave.api.definitions.manifests import admission_objects
 from exclave.api.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,

@@ -29,9 +29,8 @@ from exclave.admin.objects import (
     join_account,
     rejoin_account,
 )
-from exclave.api.definitions.admission import GROUP_LABEL, MACHINES_POLICY
 from exclave.api.delivery import delivery_key_text, seal, unseal
-from exclave.api.names import CONTROLLER
+from exclave.api.names import ADMISSION_POLICY_NAMES, CONTROLLER, GROUP_LABEL
 from exclave.api.requests import create, create_token
 from peers import flooding
 from peers.conftest import Server
@@ -138,7 +137,7 @@ def wait_guarded(town: Town) -> None:
     """The API server learns of a policy, and of rights, a moment after they are made."""
     for _ in range(600):
         answer = town.as_["misshapen"].post(members(SHOP), json=member(f"web-{TOKEN}-9"), params={"dryRun": "All"})
-        if MACHINES_POLICY in answer.text:
+        if ADMISSION_POLICY_NAMES[0] in answer.text:
             return
     raise AssertionError(f"the policy does not hold: {answer.text}")
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from exclave.api.definitions.admission import admission_objects
+from exclave.api.definitions.manifests import admission_objects
 
 from .test_contract import MERGE, config_map, core, group, lease, leases, made, member, members, told, until, watching
 

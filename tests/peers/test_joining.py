@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exclave.api.definitions.admission import admission_objects
+from exclave.api.definitions.manifests import admission_objects
 from exclave.api.join_token import encode_token
 from exclave.api.member import heartbeat_request
 from exclave.api.requests import (

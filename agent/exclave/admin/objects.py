@@ -12,8 +12,7 @@ from typing import Any, Literal
 from exclave import __version__
 from exclave.admin.tables import object_name
 from exclave.api import requests as kinds
-from exclave.api.definitions.admission import admission_objects
-from exclave.api.definitions.crds import custom_resource_definitions
+from exclave.api.definitions.manifests import admission_objects, custom_resource_definitions
 from exclave.api.names import (
     ACCOUNTS_LABEL,
     ADMISSION_POLICY_NAMES,

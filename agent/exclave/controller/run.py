@@ -15,7 +15,7 @@ from typing import Literal
 
 import trio
 
-from exclave.api.definitions.admission import admission_objects
+from exclave.api.definitions.manifests import admission_objects
 from exclave.api.group import namespace_fault
 from exclave.api.names import group_of_member, settings_name
 from exclave.api.requests import (

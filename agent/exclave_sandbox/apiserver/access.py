@@ -16,9 +16,9 @@ from jwcrypto import jwk, jwt
 from jwcrypto.common import JWException
 
 from exclave.api.requests import API_AUDIENCE
-from exclave.kit.formats.kubernetes import INTEGER, STRING, list_of
 from exclave_sandbox.apiserver.kinds.schema import check_schema
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, invalid, unauthorized
+from exclave_sandbox.openapi import INTEGER, STRING, list_of
 
 MASTERS = "system:masters"
 AUTHENTICATED = "system:authenticated"

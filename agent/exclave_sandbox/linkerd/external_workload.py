@@ -6,7 +6,7 @@ each drops the other's TLS field.
 
 from typing import Any
 
-from exclave.kit.formats.kubernetes import STRING, Schema, list_of, object_of, one_of
+from exclave_sandbox.openapi import STRING, Schema, list_of, object_of, one_of
 
 PLURAL = "externalworkloads"
 GROUP = "workload.linkerd.io"

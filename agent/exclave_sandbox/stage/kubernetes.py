@@ -24,7 +24,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from exclave.api.definitions.crds import custom_resource_definitions
+from exclave.api.definitions.manifests import custom_resource_definitions
 from exclave.api.requests import CUSTOM_RESOURCE_DEFINITIONS, Object, path_of
 from exclave.errors import ExclaveError, Fault
 from exclave.kit.host.files import write_atomic

@@ -10,8 +10,7 @@ from functools import partial
 from typing import Any
 
 from exclave.api import requests as api
-from exclave.api.definitions.schemas import MEMBER, WORKLOAD_GROUP
-from exclave.kit.formats.kubernetes import ANY_OBJECT, Schema
+from exclave.api.definitions.manifests import schema_of
 from exclave_sandbox.apiserver.kinds import rules
 from exclave_sandbox.apiserver.kinds.schema import (
     SHAPE,
@@ -26,6 +25,7 @@ from exclave_sandbox.apiserver.kinds.schema import (
 )
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, invalid
 from exclave_sandbox.linkerd.external_workload import V1BETA1
+from exclave_sandbox.openapi import ANY_OBJECT, Schema
 
 
 def _no_mistake(*_objects: Object) -> Iterable[Cause]:
@@ -72,10 +72,12 @@ class Kind:
 
 
 MEMBERS = Kind(
-    api.MEMBERS, True, schema=MEMBER, unconditional=False,
+    api.MEMBERS, True, schema=schema_of(api.MEMBERS), unconditional=False,
     check=rules.check_member, check_change=rules.check_member_change,
 )  # fmt: skip
-WORKLOAD_GROUPS = Kind(api.WORKLOAD_GROUPS, True, schema=WORKLOAD_GROUP, unconditional=False, check=rules.check_group)
+WORKLOAD_GROUPS = Kind(
+    api.WORKLOAD_GROUPS, True, schema=schema_of(api.WORKLOAD_GROUPS), unconditional=False, check=rules.check_group
+)
 EXTERNAL_WORKLOADS = Kind(api.EXTERNAL_WORKLOADS, True, schema=V1BETA1, unconditional=False)
 LEASES = Kind(api.LEASES, shape=rules.LEASE, unconditional=False, check=rules.check_lease)
 SERVICE_ACCOUNTS = Kind(api.SERVICE_ACCOUNTS, unconditional=False)

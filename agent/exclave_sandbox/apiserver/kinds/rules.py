@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from exclave.api.definitions.schemas import LONGEST_FACT_NAME
 from exclave.api.group import MOST_GROUP_NAME
-from exclave.kit.formats.kubernetes import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request
+from exclave_sandbox.openapi import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
 
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 _SUBJECT_KINDS = {"User", "Group", "ServiceAccount"}
@@ -202,6 +201,7 @@ def prepare_namespace(namespace: Object) -> Object:
     return {**namespace, "metadata": {**metadata, "labels": labels}, "status": {"phase": phase}}
 
 
+LONGEST_FACT_NAME = 64
 IMMUTABLE_OF_MEMBER = ("nonce", "machineHash", "deliveryKey")
 
 

@@ -9,18 +9,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from exclave.kit.formats.kubernetes import (
-    ANY_OBJECT,
-    BOOLEAN,
-    DNS_LABEL,
-    STRING,
-    Schema,
-    is_label_key,
-    is_label_value,
-    list_of,
-    object_of,
-)
+from exclave.kit.formats.kubernetes import DNS_LABEL, is_label_key, is_label_value
 from exclave_sandbox.apiserver.messages import Cause, Object
+from exclave_sandbox.openapi import ANY_OBJECT, BOOLEAN, STRING, Schema, list_of, object_of
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),

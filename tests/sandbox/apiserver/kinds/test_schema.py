@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from exclave.kit.formats.kubernetes import INTEGER, list_of, object_of
 from exclave_sandbox.apiserver.kinds.schema import (
     NameRule,
     check_metadata,
@@ -16,6 +15,7 @@ from exclave_sandbox.apiserver.kinds.schema import (
     updated_metadata,
     with_defaults,
 )
+from exclave_sandbox.openapi import INTEGER, list_of, object_of
 
 SCHEMA = {
     "type": "object",
