@@ -14,8 +14,7 @@ from exclave.admin.tables import OUTPUT_FORMATS
 from exclave.errors import UsageError
 
 Verb = Callable[[Session, argparse.Namespace], int]
-Subparsers = Any
-"""What `add_subparsers` returns: argparse has no public name for it."""
+Subparsers = Any  # what `add_subparsers` returns: argparse has no public name for it
 
 PROGRAM = "kubectl exclave"
 """The name of the admin's commands in examples and hints, whatever the program was called by."""

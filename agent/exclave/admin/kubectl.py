@@ -24,14 +24,9 @@ Objects = list[Object]
 
 FIELD_MANAGER = "exclave"
 
-PAGE = 500
-"""Objects in one answer; kubectl's own number."""
-
-LONGEST_REQUEST = 60
-"""Seconds for one request to the API server."""
-
-LONGEST_RUN = 300.0
-"""Seconds for one run of kubectl. It may ask its user to log in."""
+PAGE = 500  # objects in one answer; kubectl's own number
+LONGEST_REQUEST = 60  # seconds for one request to the API server
+LONGEST_RUN = 300.0  # seconds for one run of kubectl. It may ask its user to log in.
 
 _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
 

@@ -14,8 +14,7 @@ from exclave.admin.tables import Listing, render
 from exclave.api.requests import Object, Resource
 from exclave.errors import UsageError
 
-WAIT = 60.0
-"""Seconds to wait for the controller."""
+WAIT = 60.0  # seconds to wait for the controller
 
 POLL_INTERVAL = 1.0
 

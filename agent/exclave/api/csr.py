@@ -11,11 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-MOST_BYTES = 4096
-"""Bytes of a CSR in a Member at most."""
-
-MOST_COMMON_NAME = 64
-"""Characters, by RFC 5280's ub-common-name."""
+MOST_BYTES = 4096  # bytes of a CSR in a Member at most
+MOST_COMMON_NAME = 64  # characters, by RFC 5280's ub-common-name
 
 
 @dataclass(frozen=True)

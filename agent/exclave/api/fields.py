@@ -10,11 +10,8 @@ from typing import Any
 
 from exclave.kit.formats.times import format_duration, parse_duration
 
-LONGEST = 10 * 365 * 86400.0
-"""Seconds of a duration at most. A time in so many seconds is still a valid date."""
-
-MOST_SHOWN = 100
-"""Characters of a value in an error."""
+LONGEST = 10 * 365 * 86400.0  # seconds of a duration at most. A time in so many seconds is still a valid date.
+MOST_SHOWN = 100  # characters of a value in an error
 
 
 class FieldError(ValueError):

@@ -31,17 +31,13 @@ INBOUND_POLICIES = (
 )
 """Source: Linkerd's annotation config.linkerd.io/default-inbound-policy."""
 
-PROXY_PORTS = (4140, 4143, 4190, 4191)
-"""The proxy's own ports."""
-
-PROXY_PORT_NAME = "linkerd-proxy"
-"""Name of the port at which Linkerd finds the proxy."""
+PROXY_PORTS = (4140, 4143, 4190, 4191)  # the proxy's own ports
+PROXY_PORT_NAME = "linkerd-proxy"  # name of the port at which Linkerd finds the proxy
 
 MOST_GROUP_NAME = 40
 """Characters of a group's name: a DNS label, less the token's id and the slot that follow in a member's name."""
 
-CONTROL_PLANES = ("kube-", "linkerd")
-"""Prefixes of the cluster's and Linkerd's own namespaces."""
+CONTROL_PLANES = ("kube-", "linkerd")  # prefixes of the cluster's and Linkerd's own namespaces
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from exclave.kit.formats.json_text import parse_json
 from exclave.kit.formats.times import epoch, rfc3339
 
 PREFIX = "exclave1_"
-MOST_UNPACKED = 64 * 1024
-"""Bytes; more is refused before it is unpacked."""
+MOST_UNPACKED = 64 * 1024  # bytes; more is refused before it is unpacked
 
 _ANY_PREFIX = re.compile(r"exclave(\d+)_")
 _ACCOUNT = re.compile(
@@ -71,8 +70,7 @@ class JoinToken:
         return tuple(f"{found['group']}-{found['id']}-{number}" for number in range(1, int(found["uses"]) + 1))
 
 
-FEW = 10
-"""Up to so many names are tried in order; of more, each machine tries them in an order of its own."""
+FEW = 10  # up to so many names are tried in order; of more, each machine tries them in an order of its own
 
 
 def order_of_trial(names: tuple[str, ...], nonce: str) -> tuple[str, ...]:

@@ -15,11 +15,8 @@ DataPath = Literal["meshed", "outbound-open", "down"]
 
 
 ADMITTED, REGISTERED, LIVE = "Admitted", "Registered", "Live"
-CLONED = "Cloned"
-"""Condition of a Member that two machines have used. Others do not have it."""
-
-CERTIFIED = "Certified"
-"""Condition of a Member whose CSR was not signed once. Others do not have it."""
+CLONED = "Cloned"  # condition of a Member that two machines have used. Others do not have it.
+CERTIFIED = "Certified"  # condition of a Member whose CSR was not signed once. Others do not have it.
 
 READY = "Ready"
 

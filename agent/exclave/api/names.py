@@ -23,8 +23,7 @@ PORTS_FINALIZER = "exclave.dev/ports"  # of an ExternalWorkload: its ports are e
 CORDONED = "exclave.dev/cordoned"  # of a Member that an admin has put out of service for a while: "true"
 EXPIRES = "exclave.dev/expires"  # of a join account: when its token ends, RFC 3339
 
-DRAIN = 10.0
-"""Seconds between the withdrawal of the ports and the deletion of the ExternalWorkload."""
+DRAIN = 10.0  # seconds between the withdrawal of the ports and the deletion of the ExternalWorkload
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Any
 
 from exclave.errors import ApiRefusal, ClusterError, Fault
 
-Object = dict[str, Any]
-"""A Kubernetes object as a JSON tree."""
+Object = dict[str, Any]  # a Kubernetes object as a JSON tree
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -183,11 +182,8 @@ def refusal(
     )
 
 
-LONGEST_MESSAGE = 1000
-"""Characters of a server's message that are passed on: a Status may quote a whole object."""
-
-LONGEST_RETRY_AFTER = 300.0
-"""Seconds; after a longer Retry-After, too, the request is sent again after this time."""
+LONGEST_MESSAGE = 1000  # characters of a server's message that are passed on: a Status may quote a whole object
+LONGEST_RETRY_AFTER = 300.0  # seconds; after a longer Retry-After, too, the request is sent again after this time
 
 
 def _words(request: Request, status: int, reason: str, server: str, who: str, again: bool) -> tuple[str, str]:

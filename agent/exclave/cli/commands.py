@@ -34,14 +34,9 @@ T = TypeVar("T")
 
 UNIT = "exclave.service"
 
-UNIT_START_TIMEOUT = 30.0
-"""Seconds for a unit's agent to answer after its start."""
-
-ANSWER_TIMEOUT = 30.0
-"""Seconds between two answers. An agent that works sends one every few seconds."""
-
-LEAVE_TIMEOUT = 180.0
-"""Seconds for an agent to leave: withdraw the ports, drain, end the proxy, delete the Member."""
+UNIT_START_TIMEOUT = 30.0  # seconds for a unit's agent to answer after its start
+ANSWER_TIMEOUT = 30.0  # seconds between two answers. An agent that works sends one every few seconds.
+LEAVE_TIMEOUT = 180.0  # seconds for an agent to leave: withdraw the ports, drain, end the proxy, delete the Member
 
 
 def join_machine(

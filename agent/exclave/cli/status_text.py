@@ -11,11 +11,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NO_AGENT = 5
-"""The exit code of `exclave status` if no agent answers."""
-
-INDENT = 13
-"""Columns of a label."""
+NO_AGENT = 5  # the exit code of `exclave status` if no agent answers
+INDENT = 13  # columns of a label
 
 _STYLES = {"state": "1", "problem": "1;31", "to do": "33", "waiting": "33"}
 """SGR parameters (ECMA-48): 1 bold, 31 red, 33 yellow; every other label is dim (2)."""

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from exclave.errors import UsageError
 
-CREDENTIAL = "exclave.join-token"
-"""Name of the file in $CREDENTIALS_DIRECTORY (systemd.exec(5), LoadCredential)."""
+CREDENTIAL = "exclave.join-token"  # name of the file in $CREDENTIALS_DIRECTORY (systemd.exec(5), LoadCredential)
 
 WARNING = (
     "warning: every user of this machine can see a token on the command line, and the shell stores it in its history; "

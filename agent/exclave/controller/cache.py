@@ -10,8 +10,7 @@ from exclave.errors import describe
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 1000
-"""Removals that a cache remembers. They are needed for seconds only, until late answers have come."""
+REMEMBERED = 1000  # removals that a cache remembers. They are needed for seconds only, until late answers have come.
 
 
 def key_of(found: Object) -> Key:

@@ -27,8 +27,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CONFIG = "config"
-"""Name of a source, beside `ANCHORS` and `ISSUER`: Linkerd's ConfigMap linkerd-config."""
+CONFIG = "config"  # name of a source, beside `ANCHORS` and `ISSUER`: Linkerd's ConfigMap linkerd-config
 
 
 class ClusterState:

@@ -46,8 +46,7 @@ from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 
-CREDENTIAL_LIFE = 30 * 86400
-"""Seconds; the API server may grant less."""
+CREDENTIAL_LIFE = 30 * 86400  # seconds; the API server may grant less
 
 
 class Executor:

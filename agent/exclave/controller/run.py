@@ -61,20 +61,11 @@ log = logging.getLogger(__name__)
 ISSUER_NAME = "exclave-issuer"
 LINKERD_CONFIG, TRUST_ROOTS = "linkerd-config", "linkerd-identity-trust-roots"
 
-WORKERS = 8
-"""Objects that are reconciled at once. Each takes a few requests, and the API server is the limit."""
-
-MOST_TRANSITIONS = 30
-"""Transitions of one reconciling. More would mean that two rules contradict each other."""
-
-TICK = 5.0
-"""Seconds between two checks of what time alone changes."""
-
-NOTIFIED_PER_SECOND = 50.0
-"""Members a second that get new settings, so that a fleet does not fetch them in one moment."""
-
-MOST_RECHECKED = 200
-"""Leases that are read again in one round."""
+WORKERS = 8  # objects that are reconciled at once. Each takes a few requests, and the API server is the limit.
+MOST_TRANSITIONS = 30  # transitions of one reconciling. More would mean that two rules contradict each other.
+TICK = 5.0  # seconds between two checks of what time alone changes
+NOTIFIED_PER_SECOND = 50.0  # Members a second that get new settings, so that a fleet does not fetch them in one moment
+MOST_RECHECKED = 200  # leases that are read again in one round
 
 OWNED_BY_ANOTHER = 2.0
 """Seconds after which settings are written again whose ConfigMap belongs to a deleted group of the same name."""

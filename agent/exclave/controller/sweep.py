@@ -20,11 +20,8 @@ from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 
-EVERY = 30.0
-"""Seconds between two rounds."""
-
-GRACE = 60.0
-"""Seconds for which a new account may have no Member that we know of: it may just be joining."""
+EVERY = 30.0  # seconds between two rounds
+GRACE = 60.0  # seconds for which a new account may have no Member that we know of: it may just be joining
 
 
 async def run_sweeps(cluster: Sender, groups: Cache, members: Cache, now: Now, malformed: MalformedLog) -> None:

@@ -25,8 +25,7 @@ MARK = "0a:ec:1a:7e:00:01"
 
 KINDS = ("dummy", "bridge")  # kinds of link to try, in this order; without both, the addresses are on lo
 
-Links = list[dict[str, Any]]
-"""What `ip -json address show` prints."""
+Links = list[dict[str, Any]]  # what `ip -json address show` prints
 
 REMOVAL_TIME = 100.0  # seconds for three runs of ip, which have 30 s each, and for their ends
 

@@ -17,8 +17,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.link.layout import ADMIN_PORT
 from exclave.proxy.metrics import read_samples
 
-TRIAL_TIMEOUT = 10.0
-"""Seconds for one trial. The proxy looks up the destination first, as for any connection."""
+TRIAL_TIMEOUT = 10.0  # seconds for one trial. The proxy looks up the destination first, as for any connection.
 
 HINT = "see the new proxy's log in the runtime folder; the old one goes on"
 

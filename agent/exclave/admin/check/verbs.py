@@ -40,16 +40,12 @@ from exclave.kit.formats.times import epoch, rfc3339
 NOT_SOUND = 3
 LINKERD_OPTIONS = ("--api-addr", "--wait", "--proxy", "--verbose")
 TRUST_ROOTS = "linkerd-identity-trust-roots"
-OLDEST = (1, 30)
-"""The first Kubernetes release with stable admission policies."""
+OLDEST = (1, 30)  # the first Kubernetes release with stable admission policies
 
 EXTERNAL_WORKLOADS_CRD = "externalworkloads.workload.linkerd.io"
 
-LEADER_TIMEOUT = 60.0
-"""Seconds without a renewal of the Lease after which no controller is the leader."""
-
-SHORTEST_ISSUER = 14 * 86400.0
-"""Seconds before the issuer's end from which it is a warning."""
+LEADER_TIMEOUT = 60.0  # seconds without a renewal of the Lease after which no controller is the leader
+SHORTEST_ISSUER = 14 * 86400.0  # seconds before the issuer's end from which it is a warning
 
 EVERYBODY = frozenset({"system:serviceaccounts", "system:authenticated", "system:unauthenticated"})
 """Groups that every machine's account is in."""
@@ -67,8 +63,7 @@ Source: ClusterRoleBindings in k8s.io/kubernetes plugin/pkg/auth/authorizer/rbac
 
 MACHINE_ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?[.](join|rejoin|vm)[.][a-z0-9]{5}-[1-9][0-9]{0,2}")
 
-ObjectIndex = Mapping[tuple[str, str, str], Object]
-"""Objects by kind, namespace ("" if cluster-scoped) and name."""
+ObjectIndex = Mapping[tuple[str, str, str], Object]  # objects by kind, namespace ("" if cluster-scoped) and name
 
 Result = Literal["success", "warning", "error"]
 

@@ -31,8 +31,7 @@ from exclave.kit.formats.x509 import der_of, fingerprint, is_issued_by, not_afte
 
 GATES_CLOSED = 3
 
-LEADER_TIMEOUT = 20.0
-"""Seconds. A leader renews its Lease every two seconds."""
+LEADER_TIMEOUT = 20.0  # seconds. A leader renews its Lease every two seconds.
 
 TITLES = ("NAME", "GROUP", "LIVE", "ANCHORS", "ISSUER", "CERTIFICATE-UNTIL")
 

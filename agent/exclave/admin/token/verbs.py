@@ -43,11 +43,8 @@ from exclave.kit.formats.times import epoch, format_duration, parse_duration, rf
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH = 5
 
-LONGEST_CREDENTIAL = 30 * 86400.0
-"""Seconds of lifetime that we request for a machine's credential."""
-
-SLACK = 60.0
-"""Seconds of difference that we ignore, because the server's clock is not ours."""
+LONGEST_CREDENTIAL = 30 * 86400.0  # seconds of lifetime that we request for a machine's credential
+SLACK = 60.0  # seconds of difference that we ignore, because the server's clock is not ours
 
 TITLES = ("ID", "GROUP", "USES", "USED", "EXPIRES", "AGE", "FOR")
 

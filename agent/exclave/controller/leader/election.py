@@ -11,14 +11,9 @@ from dataclasses import dataclass
 from exclave.api.requests import LEASES, Object
 from exclave.kit.formats.times import rfc3339_micro
 
-DURATION = 15.0
-"""Seconds without a renewal after which another replica may acquire a Lease."""
-
-DEADLINE = 10.0
-"""Seconds after the start of its last renewal, after which a leader no longer writes."""
-
-RETRY = 2.0
-"""Seconds between two attempts to acquire or renew."""
+DURATION = 15.0  # seconds without a renewal after which another replica may acquire a Lease
+DEADLINE = 10.0  # seconds after the start of its last renewal, after which a leader no longer writes
+RETRY = 2.0  # seconds between two attempts to acquire or renew
 
 
 @dataclass(frozen=True)

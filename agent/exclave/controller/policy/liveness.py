@@ -12,23 +12,12 @@ from exclave.api.member import LIVE, read_conditions
 from exclave.controller.cache import Cache
 from exclave.controller.policy.snapshot import Key
 
-SHORTEST = 10.0
-"""Seconds between a member's heartbeats in a small fleet."""
-
-MOST_WRITES = 50.0
-"""Heartbeats a second, all members together."""
-
-SLACK = 0.8
-"""The interval is halved only below this part of `MOST_WRITES`: each change is published to every member."""
-
-FORGET_CLONE = 600.0
-"""Seconds after which a second machine that fell silent is no longer reported."""
-
-MISSED = 3
-"""Heartbeat intervals."""
-
-LEAST_STORM = 3
-"""Members that must fall silent together before it counts as one event."""
+SHORTEST = 10.0  # seconds between a member's heartbeats in a small fleet
+MOST_WRITES = 50.0  # heartbeats a second, all members together
+SLACK = 0.8  # the interval is halved only below this part of `MOST_WRITES`: each change is published to every member
+FORGET_CLONE = 600.0  # seconds after which a second machine that fell silent is no longer reported
+MISSED = 3  # heartbeat intervals
+LEAST_STORM = 3  # Members that must fall silent together before it counts as one event
 
 
 def interval_for(members: int, current: float = SHORTEST) -> float:

@@ -15,8 +15,7 @@ from exclave.api.issuer import Issuer
 from exclave.controller.policy.snapshot import Signed
 from exclave.kit.formats.x509 import not_before, pem_of
 
-BACKDATED = 10.0
-"""Seconds before now from which a certificate is valid, since clocks differ."""
+BACKDATED = 10.0  # seconds before now from which a certificate is valid, since clocks differ
 
 
 def sign(

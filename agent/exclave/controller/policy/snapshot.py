@@ -16,8 +16,7 @@ from exclave.api.names import CORDONED
 from exclave.api.requests import Object
 from exclave.api.settings import ControlPlane, LinkerdSettings
 
-Key = tuple[str, str]
-"""Namespace and name of an object."""
+Key = tuple[str, str]  # namespace and name of an object
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,8 @@ from exclave.controller.policy.register import is_ready, register
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
 
-NOT_LIVE = "NotLive"
-"""Reason of condition Live: heartbeats came, and come no more."""
-
-MOST_ISSUED = 5
-"""Certificates that are listed in a Member's status."""
+NOT_LIVE = "NotLive"  # reason of condition Live: heartbeats came, and come no more
+MOST_ISSUED = 5  # certificates that are listed in a Member's status
 
 
 class Action(Enum):

@@ -29,8 +29,7 @@ from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 
-MOST = 4000
-"""Events that may wait: 1,000 machines that join at once cause about three each. More are logged only."""
+MOST = 4000  # events that may wait: 1,000 machines that join at once cause about three each. More are logged only.
 
 
 class EventWriter:

@@ -21,8 +21,7 @@ from exclave.errors import ClusterError
 
 log = logging.getLogger(__name__)
 
-EVERY = 120.0
-"""Seconds between two rounds."""
+EVERY = 120.0  # seconds between two rounds
 
 
 def headless_selecting(

@@ -10,8 +10,7 @@ from exclave.errors import describe
 
 log = logging.getLogger(__name__)
 
-EVERY = 60.0
-"""Seconds between two lines about one object: it may change at every moment."""
+EVERY = 60.0  # seconds between two lines about one object: it may change at every moment
 
 
 class MalformedLog:

@@ -27,11 +27,8 @@ from exclave.kit.tasks.supervise import supervise
 
 log = logging.getLogger(__name__)
 
-EVERY = 1.0
-"""Seconds between two snapshots."""
-
-STUCK = 30.0
-"""Seconds after which an event loop that takes no snapshot has stopped."""
+EVERY = 1.0  # seconds between two snapshots
+STUCK = 30.0  # seconds after which an event loop that takes no snapshot has stopped
 
 CONTENT = "text/plain; version=0.0.4; charset=utf-8"
 
