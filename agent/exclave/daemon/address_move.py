@@ -1,7 +1,6 @@
 """A move to another address: serve it by a swap, claim it in the cluster, then drop the former one.
 
-`member.address_choice` decides; this module executes. It touches no traffic: proxy, rules and swap follow
-`MemberClient.captured`.
+`member/addresses.py` decides, this module executes. Proxy, rules and swap follow `MemberClient.captured`.
 """
 
 import logging
@@ -24,12 +23,11 @@ POLL_INTERVAL = 10.0  # seconds between two polls of the interfaces, which publi
 MOVING_INTERVAL = 1.0  # the same during a move
 PATCH_TIMEOUT = 10.0  # seconds until the watch must show the address that was patched into the Member
 
-POLLS = Backoff(first=1.0, most=60.0, jitter=0.0)
-"""Pauses between polls of the ExternalWorkload. Without a controller it lists the former address for hours."""
+POLLS = Backoff(first=1.0, most=60.0, jitter=0.0)  # pauses between polls of the ExternalWorkload
 
 
 class AddressMover:
-    """Follows this machine's address. `drain`: seconds for which pods may still use an unlisted address."""
+    """Moves this machine to its address. `drain`: seconds for which pods may still use an unlisted address."""
 
     def __init__(self, membership: MemberClient, proxy: Proxy, redirect: Redirect, drain: float) -> None:
         self._membership = membership
@@ -42,7 +40,7 @@ class AddressMover:
         self._left_at: float | None = None
 
     async def run(self) -> NoReturn:
-        """Serve and claim this machine's address, for ever. Raises ApiRefusal."""
+        """Serve and claim this machine's address until cancelled. Raises ApiRefusal."""
         membership, proxy, redirect = self._membership, self._proxy, self._redirect
         of_member = (membership.found, membership.view, membership.settings)
         of_path = (proxy.chosen, proxy.instances, redirect.wanted, redirect.observed)
@@ -52,7 +50,7 @@ class AddressMover:
                 await change.wait(pause)
 
     async def _move(self) -> float:
-        """Do the next step. Returns the seconds to wait for a change before the step after it."""
+        """Execute the next step. Returns the seconds to wait for a change before the step after it."""
         facts = self._facts()
         choice = choose_addresses(facts)
         self._publish(facts, choice)
@@ -120,7 +118,7 @@ class AddressMover:
         view = membership.view.value
         if view is None or wanted == ("",) or view.addresses == wanted:
             return True
-        membership.patch_later({"addresses": list(wanted)})  # any other patch brings it, too
+        membership.patch_later({"addresses": list(wanted)})  # any other patch sends it, too
         with trio.move_on_after(PATCH_TIMEOUT):
             await membership.patch_spec({})
             await membership.view.wait_for(lambda view: view is None or view.addresses == wanted)

@@ -1,8 +1,6 @@
-"""The boot order, and nothing else.
+"""The boot order: a part opens after all parts that it needs, and closes before them.
 
-A part opens after all that it needs, closes before them, and undoes what the ending asks for. Nothing here waits for
-the network: parts start from disk. Only redirect and proxy may end a boot by failing, and they hand over. Every other
-part starts again by itself. An eviction ends a boot, and so does an address that cannot be served beside the last one.
+No part waits for the network to open. All but redirect and proxy restart by themselves; these two end the boot.
 """
 
 import logging
@@ -42,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(parts: Parts, config: Config, now: Now) -> None:
-    """Run the parts of this member until an ending is asked for, then close them. Raises HostError, ConfigError."""
+    """Run the parts of this member until an ending is requested, then close them. Raises HostError, ConfigError."""
     record, endings, paths = parts.record, parts.endings, config.paths
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -76,7 +74,7 @@ async def serve(parts: Parts, config: Config, now: Now) -> None:
         parts.swap = await enter(open_swap(config.proxy, member, proxy, steering.trial, redirect))
         parts.listing = await enter(
             open_listing(config.listing, member, identity, proxy, redirect, data_path, confirming, endings, now)
-        )  # last in, first out: listed only while served
+        )  # opened last, closed first: pods find this machine only while it serves
         async with open_bare_nursery() as nursery:
             for name, part in (
                 ("loaded", partial(report_loaded, member, identity)),
@@ -100,13 +98,12 @@ def _anchors(member: MemberClient) -> tuple[bytes, ...]:
 
 
 async def _show_rules(redirect: Redirect, proxy: Proxy) -> None:
-    """Publish to the proxy which instance the kernel's rules point to."""
     async for observed in redirect.observed.changes():
         proxy.observe_rules(observed.instance)
 
 
 async def _judge_rules(redirect: Redirect, data_path: DataPathObserver) -> None:
-    """Publish to the data path whether the kernel accepts the rules."""
+    """Report to the data path whether the kernel accepts the rules."""
     async for problem in redirect.problem.changes():
         data_path.rules.set(problem is None)
 
@@ -117,6 +114,7 @@ async def _end_when_evicted(parts: Parts, member: MemberClient) -> None:
 
 
 async def _end_when_walking(parts: Parts, member: MemberClient) -> None:
+    # A proxy serves one address family, so an address of the other one needs a new boot.
     await member.needs_walk_back.wait_for(bool)
     log.info("this machine's address is one of another family: walking back, then starting again")
     parts.endings.ask_nowait(Ending.STOP)

@@ -1,7 +1,4 @@
-"""What this machine has loaded of the mesh's settings, in its Member: `spec.loaded`, for `rotation status`.
-
-It is patched when it differs, together with any other patch of the next `COMPANY` seconds, or else alone.
-"""
+"""Reports in `spec.loaded` of the Member which of the mesh's settings this machine has loaded (`rotation status`)."""
 
 import hashlib
 
@@ -13,11 +10,11 @@ from exclave.identity.rotator import Identity
 from exclave.kit.tasks.latest import open_any_change
 from exclave.member.client import MemberClient
 
-COMPANY = 5.0  # seconds to wait for another patch: after a boot, `serving` follows soon
+COMPANY = 5.0  # seconds to wait for another patch that these fields can join: after a boot, `serving` follows soon
 
 
 def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy: str) -> dict[str, str]:
-    """The fields of `spec.loaded`: `anchors` is PEM, `proxy` a version; unknown ones stay out."""
+    """The fields of `spec.loaded`: `anchors` is PEM, `proxy` a version; unknown ones are left out."""
     fields = {
         "anchors": hashlib.sha256(anchors.encode()).hexdigest() if anchors else "",
         "issuer": issuer_sha256,
@@ -29,9 +26,9 @@ def choose_loaded(anchors: str, issuer_sha256: str, settings_digest: str, proxy:
 
 
 async def report_loaded(membership: MemberClient, identity: Identity) -> None:
-    """Keep `spec.loaded` up to date, for ever. Raises ApiRefusal.
+    """Patch `spec.loaded` whenever it differs, until cancelled. Raises ApiRefusal.
 
-    The anchors are those of the settings at the call, as the proxy's are: new ones need a new proxy, and a new call.
+    The anchors are those of the settings at the call: a process of the proxy reads its anchors only once.
     """
     settings = membership.settings.value
     anchors = settings.anchors if settings else ""

@@ -1,7 +1,4 @@
-"""The parts of an agent, and its status from what they have published: sections, waits, problems, the state's facts.
-
-Nothing here changes anything. A part that is not open adds nothing.
-"""
+"""The parts of an agent, and what its status shows of them. Changes nothing; a part that is not open adds nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,11 +29,11 @@ from exclave.workload_api.server import WorkloadApi
 
 @dataclass(eq=False)
 class Parts:
-    """The parts of one boot, each None until its door has opened. `endings` is how this boot ends."""
+    """The parts of one boot; a part is None until it has opened. `endings`: how this boot ends."""
 
     endings: EndingSwitch
     record: MembershipRecord
-    ending: Ending | None = None  # once asked for
+    ending: Ending | None = None  # set once an ending is requested
     cluster: MemberCluster | None = None
     membership: MemberClient | None = None
     identity: Identity | None = None
@@ -68,7 +65,7 @@ def situation_of(parts: Parts | None, join: JoinRecord | None) -> Situation:
 
 
 def sources_of(parts: Parts) -> tuple[Latest[Any], ...] | None:
-    """The values whose changes may change the state; None while this boot opens or ends: then poll."""
+    """The values whose changes may change the state; None while this boot opens or ends: poll instead."""
     if parts.listing is None or parts.membership is None or parts.cluster is None or parts.endings.asked.value:
         return None
     return (parts.endings.asked, parts.membership.standing, parts.listing.state, parts.cluster.waiting)
@@ -167,7 +164,7 @@ def _metrics(parts: Parts) -> Iterator[tuple[str, Any]]:
 
 
 def waits_of(parts: Parts | None, join: JoinRecord | None) -> list[str]:
-    """What this machine waits for now, the first thing first."""
+    """What this machine waits for now, in the order in which the waits end."""
     if parts is None:
         is_joining = situation_of(None, join).is_joining
         return ["exclave join to come to its end" if is_joining else "somebody to run exclave join"]
@@ -199,7 +196,7 @@ def _why(reason: str | None) -> str:
 
 
 def problems_of(parts: Parts | None, join: JoinRecord | None, evicted: EvictionNote | None) -> list[Problem]:
-    """The problems that somebody must solve now."""
+    """The problems that a person must solve now."""
     if parts is None:
         return list(_problems_unjoined(join, evicted))
     return list(_problems(parts))
@@ -254,7 +251,7 @@ def _problems_in_cluster(membership: MemberClient) -> Iterator[Problem]:
 
 
 def _reported_by_parts(parts: Parts) -> Iterator[tuple[Latest[str | None], Problem]]:
-    """Where open parts publish the message of a problem, and the problem without it."""
+    """The published message of each open part's problem, and the problem without its message."""
     namespace = parts.record.namespace
     if parts.membership is not None:
         hint = "compare the versions of exclave here and in the cluster"

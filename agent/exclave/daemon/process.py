@@ -1,8 +1,6 @@
-"""The life of an agent: idle without a membership, one boot after the other with one, until the process has to end.
+"""The agent's process: idle while this machine is no member, else one boot after another until the process ends.
 
-One agent at a time holds `agent.lock`; the control socket answers in every state. SIGTERM and SIGINT stop. SIGHUP hands
-over, and so does a crash. A boot that ends for its own reasons (an address of another family) is followed by the next.
-A member that has to leave does so to the last file, also after a crash.
+One agent runs at a time (`agent.lock`). The control socket answers in every state.
 """
 
 import logging
@@ -36,11 +34,9 @@ from exclave.swap.swap import Swap
 
 log = logging.getLogger(__name__)
 
-FAST_POLL_INTERVAL = 0.25
-"""Seconds between two polls of the state of a boot that opens or ends: a person waits for `ready`."""
+FAST_POLL_INTERVAL = 0.25  # seconds between two polls while a boot opens or ends: a person waits for `ready`
 
-POLL_INTERVAL = 5.0
-"""The same while changes are published, or nothing runs: waits turn long, and a join may have failed to notify us."""
+POLL_INTERVAL = 5.0  # seconds between two polls otherwise: a wait turns long, or a join could not notify this agent
 
 REPORT_INTERVAL = 2.0  # seconds between two reports to a client that waits
 
@@ -55,21 +51,21 @@ class Agent:
         self._now = now
         self._parts: Parts | None = None
         self._joined = trio.Event()
-        self._is_leaving = False  # asked for while a boot was closing for another reason
+        self._is_leaving = False  # a leave was requested while a boot closed for another reason
         self._remains: Latest[list[str] | None] = Latest(None)  # what the last leave could not undo
         self._since = now()
         self._waits, self._problems = FirstObserved(), FirstObserved()
         self._logged_waits: set[str] = set()
 
     async def run(self) -> None:
-        """Boot whenever there is a membership, until the process has to end."""
+        """Boot whenever this machine is a member, until the process has to end."""
         forget_remnants(self._config.paths)
         while self.ending.value is None:
             record = load_membership(self._config.paths.state)
             if record is None:
                 self._is_leaving = False
                 await self._idle()
-            elif record.leaving or self._is_leaving:
+            elif record.leaving or self._is_leaving:  # also after a crash: a leave is always completed
                 await self._depart(record)
             else:
                 await self._serve(record)
@@ -126,18 +122,18 @@ class Agent:
 
     async def _answer_status(self, reply: SendReply) -> None:
         if self._parts is not None and self._parts.redirect is not None and self._parts.ending is None:
-            await self._parts.redirect.refresh()  # nothing publishes a change of its counters
+            await self._parts.redirect.refresh()  # no change of its counters is published
         await reply(self.read_status())
 
     async def _answer_leave(self, reply: SendReply) -> None:
         if self._parts is None and load_membership(self._config.paths.state) is None:
             try:
-                forget_everything(self._config.paths)  # what a join has left
+                forget_everything(self._config.paths)  # the files of a join
             except HostError as error:
                 await reply(_error_reply(error))
                 return
             self._remains.set([])
-        else:  # also while a boot that has forgotten the membership still closes: it has files to remove
+        else:  # also while a boot that has removed the membership still closes: it has files to remove
             self._remains.set(None)
             self._is_leaving = True
             if self._parts is not None:
@@ -177,7 +173,7 @@ class Agent:
             await reply({"swapped": {"from": outcome.old, "to": outcome.new, "seconds": round(outcome.took, 3)}})
 
     async def _report_phases(self, swap: Swap, reply: SendReply) -> None:
-        """Report each step, and the same one again now and then: a client then knows that the agent is alive."""
+        """Report each step, and repeat it now and then: the client can rely on the agent still running."""
         while True:
             phase = swap.phase.value
             await reply({"step": phase.value if phase is not None else None, "clients": swap.clients.value})
@@ -185,7 +181,7 @@ class Agent:
                 await swap.phase.wait_change()
 
     def read_status(self) -> dict[str, Any]:
-        """The status as it is now."""
+        """The current status."""
         state_folder, now = self._config.paths.state, self._now()
         join = load_join(state_folder) if self._parts is None else None
         evicted = load_eviction(state_folder) if self._parts is None else None
@@ -209,7 +205,7 @@ class Agent:
                 self._logged_waits.add(what)
 
     async def observe_state(self) -> None:
-        """Log and publish changes of the state, and long waits, for ever."""
+        """Log and publish changes of the state, and long waits, until cancelled."""
         while True:
             self.read_status()
             parts = self._parts
@@ -225,7 +221,7 @@ class Agent:
                     await self._joined.wait()
 
     async def receive_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
-        """End the process as its signals ask for, for ever."""
+        """End the process on a signal: SIGTERM and SIGINT stop it, SIGHUP hands over. Runs until cancelled."""
         meanings = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGHUP: Ending.HAND_OVER}
         with trio.open_signal_receiver(*meanings) as signals:
             task_status.started()
@@ -254,9 +250,9 @@ async def _open_agent(config: Config, now: Now) -> AsyncIterator[Agent]:
 
 
 async def run(config: Config, now: Now, confirm: float | None = None) -> Ending:
-    """Run an agent until it has to end; returns how it ended. Raises HostError, ConfigError.
+    """Run an agent until it has to end; returns its ending. Raises HostError, ConfigError.
 
-    `confirm`: seconds after which the rules are removed, unless somebody confirms them.
+    `confirm`: seconds after which the rules are removed unless a person confirms them.
     """
     async with _open_agent(config, now) as agent:
         if confirm is not None:

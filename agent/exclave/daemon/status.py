@@ -1,7 +1,6 @@
-"""The status of this machine as one JSON object. Pure; `cli/status_text.py` renders it for a terminal.
+"""The status of this machine as one JSON object, and since when each wait and problem lasts. Pure.
 
-Every key is always there: unknown is null, empty is empty. Times are RFC 3339 in UTC. A wait is listed after `QUIET`
-seconds, a problem at once, each with the time since when. `metrics` has counters under their Prometheus names.
+Every key is always there: unknown is null, empty is empty. Times are RFC 3339 in UTC.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from exclave.errors import ExclaveError
 from exclave.kit.formats.times import rfc3339
 from exclave.member.state import State
 
-QUIET = 15.0  # seconds that a wait may last without being mentioned
+QUIET = 15.0  # seconds after which a wait is listed; a problem is listed at once
 
 Section = dict[str, Any]
 
@@ -39,18 +38,18 @@ class Problem:
 
 
 def problem_of(error: ExclaveError) -> Problem:
-    """An error as a problem."""
+    """The problem for the status that an error describes."""
     return Problem(error.fault.word, error.message, error.hint)
 
 
 class FirstObserved:
-    """The time since when each thing is observed without a break."""
+    """Records since when each value has been observed without a break."""
 
     def __init__(self) -> None:
         self._since: dict[Any, float] = {}
 
     def observe(self, things: Iterable[Any], now: float) -> dict[Any, float]:
-        """Record what is observed now; returns the start of each. Times are epoch seconds."""
+        """Record the values that are observed now; returns the start of each. Times are epoch seconds."""
         self._since = {thing: self._since.get(thing, now) for thing in things}
         return dict(self._since)
 
@@ -64,7 +63,7 @@ def build_status(
     problems: Mapping[Problem, float],
     now: float,
 ) -> dict[str, Any]:
-    """The whole object. `waits` and `problems` have the time since when; sections that are missing are empty."""
+    """The whole object. `waits` and `problems` map each entry to its start; a missing section is shown empty."""
     filled = {name: {**empty, **sections.get(name, {})} for name, empty in EMPTY.items()}
     return {
         "version": version,

@@ -1,7 +1,6 @@
-"""Leaving and cleaning up without an agent, from the files alone. Every step may be repeated.
+"""Leaving and cleaning up without a running agent, from the files alone. Every step may be repeated.
 
-The order is that of every ending: withdraw the ports, capture nothing new, end the proxies, remove rules and link, then
-the Member and the files. What the cluster does not answer is reported; this machine's own part does not wait for it.
+The order: withdraw ports, capture nothing new, end proxies, remove rules and link, then Member and files.
 """
 
 import logging
@@ -42,9 +41,9 @@ log = logging.getLogger(__name__)
 
 
 async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str]:
-    """Leave the mesh without the parts of an agent; returns what could not be undone in the cluster, for a person.
+    """Leave the mesh without an agent's parts; returns what could not be undone in the cluster, for a person.
 
-    Raises HostError if rules, proxies or link stay; the machine is then still a member that has to leave.
+    Raises HostError if rules, proxies or link remain; the machine then stays a member that has to leave.
     """
     endings = EndingSwitch()
     state = config.paths.state
@@ -57,7 +56,7 @@ async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str
                 member.mark_leaving()
                 await walk_back(member, Ending.LEAVE, config.listing.drain)
                 await clean_up(config)
-                endings.ask_nowait(Ending.LEAVE)  # not before: while rules stand, this machine can leave once more
+                endings.ask_nowait(Ending.LEAVE)  # only now: while rules remain, the leave must be repeatable
             remains = member.remains
     except HostError as problem:  # without a credential the cluster accepts nothing
         log.warning("%s", problem)
@@ -67,7 +66,7 @@ async def depart(record: MembershipRecord, config: Config, now: Now) -> list[str
 
 
 def forget_everything(paths: Paths) -> None:
-    """Remove the files of a membership, and those of a join. Raises HostError."""
+    """Remove the files of a membership and of a join. Raises HostError."""
     _forget_credentials(paths)
     log_milestone(Leaving.CREDENTIAL)
     files.forget_join(paths.state)
@@ -77,10 +76,7 @@ def forget_everything(paths: Paths) -> None:
 
 
 def forget_remnants(paths: Paths) -> None:
-    """Remove the files that a leave has left when it was cut off at its end. Raises HostError.
-
-    During a join the files are the join's.
-    """
+    """Remove the files that an interrupted leave left behind, unless a join uses them. Raises HostError."""
     if not _has_remnants(paths.state):
         return
     try:
@@ -114,12 +110,12 @@ def hold_join_lock(runtime: Path) -> AbstractContextManager[None]:
 async def clean_up(config: Config) -> list[str]:
     """Remove rules, proxies, keepalive process and link; returns what was removed. Raises HostError.
 
-    If rules cannot be drained, the proxies that serve them stay. A file that cannot be removed stops nothing else.
+    If rules cannot be drained, their proxies stay. A file that cannot be removed does not stop the other steps.
     """
     runtime = config.paths.runtime
     done: list[str] = []
     problems: list[HostError] = []
-    await drain_table()  # first: what the proxies still serve is served to its end
+    await drain_table()  # first: open connections are then served to their end
     with _noted(problems):
         await _end_proxies(runtime, config.proxy.drain, done)
     await remove_table()
@@ -131,7 +127,7 @@ async def clean_up(config: Config) -> list[str]:
             done.append(f"keepalive process {pid} ended")
     await remove_link()
     done.append("link removed")
-    with _noted(problems):  # the files of an agent that was killed, for its proxies
+    with _noted(problems):  # files of an agent that was killed, for its proxies
         for name in ("resolv.conf", "workload.sock"):
             remove(runtime / name)
         for instance in INSTANCES:
@@ -143,7 +139,7 @@ async def clean_up(config: Config) -> list[str]:
 
 @contextmanager
 def _noted(problems: list[HostError]) -> Iterator[None]:
-    """Catch a HostError and append it, so that the next step runs."""
+    """Catch a HostError and append it to `problems`, so that the next step runs."""
     try:
         yield
     except HostError as problem:
@@ -151,7 +147,6 @@ def _noted(problems: list[HostError]) -> Iterator[None]:
 
 
 async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
-    """End the proxies on record, all at once; add each to `done`."""
     records = RecordFile(runtime)
     async with trio.open_nursery() as nursery:
         for record, process in records.find_running().values():

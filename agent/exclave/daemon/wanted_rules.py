@@ -1,9 +1,6 @@
 """Which rules are wanted: from the settings, the proxy that is ready, and the assessment of the data path.
 
-No rules before a proxy is ready, unless an earlier agent's rules point to one. While the proxy is away the rules stay,
-so traffic waits or fails and does not bypass the mesh, until the assessment opens a direction. New settings and
-addresses reach the rules once the chosen proxy has them: a proxy refuses traffic to an address that it does not know.
-New ports are captured at once: pods may come as soon as they are listed, and a proxy looks up a port it does not know.
+Without a proxy there are no rules. While the proxy is away the rules stay: traffic must not bypass the mesh.
 """
 
 import logging
@@ -30,15 +27,15 @@ from exclave.redirect.rules.policy import HostExclusions, RedirectPolicy, Server
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL = 10.0  # seconds between two evaluations when no change is published: SSH servers publish none
+POLL_INTERVAL = 10.0  # seconds between two evaluations without a published change: a new SSH server publishes none
 FIRST_POLL_INTERVAL = 2.0  # the same while no rules could be made
-SCAN_INTERVAL = 60.0  # seconds between two scans for SSH servers, each some milliseconds of one core
+SCAN_INTERVAL = 60.0  # seconds between two scans for SSH servers; a scan costs some milliseconds of CPU time
 
 
 class Steering:
-    """The wanted rules, in `policy`. `problem`: why they differ from the settings. Made by `open_steering`.
+    """Publishes the wanted rules in `policy`. Made by `open_steering`.
 
-    `trial`: the instance that gets trial connections; a swap sets it.
+    `problem`: why they differ from the settings. `trial`: the instance for trial connections, set by a swap.
     """
 
     def __init__(
@@ -67,11 +64,11 @@ class Steering:
         self._exclusions = HostExclusions()
 
     async def find_exclusions(self) -> None:
-        """Find what must not be captured on this host. Raises ValueError naming users and groups that do not exist."""
+        """Find what must not be captured on this host. Raises ValueError naming unknown users and groups."""
         self._exclusions = await find_exclusions(self._config)
 
     async def scan_for_ever(self) -> None:
-        """Find new SSH servers, for ever. Their ports stay excluded: sessions come and go too often for new rules."""
+        """Find new SSH servers until cancelled. Their ports stay excluded: sessions come and go too often."""
         while True:
             await trio.sleep(SCAN_INTERVAL)
             found = await trio.to_thread.run_sync(find_ssh_ports)
@@ -81,7 +78,7 @@ class Steering:
                 log.info("redirect: [ssh_ports=%s]", ",".join(map(str, self._exclusions.ssh_ports)))
 
     async def run(self) -> None:
-        """Update the wanted rules, for ever."""
+        """Update the wanted rules until cancelled."""
         proxy, membership = self._proxy, self._membership
         sources = (
             membership.settings,
@@ -100,7 +97,7 @@ class Steering:
                 await change.wait(POLL_INTERVAL if self.policy.value is not None else FIRST_POLL_INTERVAL)
 
     def settle(self) -> None:
-        """Compute the wanted rules. It never waits, so all values that it reads are of one moment."""
+        """Compute the wanted rules. Nothing is awaited, so all values are of the same moment."""
         settings = self._settings_of_proxy()  # with the addresses that belong to them
         self._instance = self._proxy.ready.value or self._instance or self._adopted()
         if settings is None or self._instance is None or not self._addresses:
@@ -127,17 +124,17 @@ class Steering:
         self.policy.set(replace(policy, armed_until=self._confirming.arm(), trial=self.trial.value))
 
     def _settings_of_proxy(self) -> Settings | None:
-        """The settings of the chosen proxy, with newer ports."""
+        # A proxy refuses traffic to an address of newer settings, so the rules wait until the proxy has these settings.
         newest, current = self._membership.settings.value, self._settings
         if newest is None or current is None or not self._addresses or self._proxy.has_settings(newest):
             self._settings, self._addresses = newest or current, self._membership.captured.value
             return self._settings
+        # New ports are captured at once: pods use them once they are listed, and the proxy then requests their policy.
         numbers = {port.port for port in current.group.ports}
         added = tuple(port for port in newest.group.ports if port.port not in numbers)
         return replace(current, group=replace(current.group, ports=current.group.ports + added))
 
     def _adopted(self) -> Instance | None:
-        """The instance of an earlier agent that its rules point to."""
         view = self._proxy.instances.value.get(self._active) if self._active is not None else None
         return self._active if view is not None and view.is_adopted else None
 
@@ -157,7 +154,7 @@ async def open_steering(
     servers: Latest[tuple[ServerAddress, ...]],
     active: Instance | None,
 ) -> AsyncIterator[Steering]:
-    """Publish the wanted rules while open; at once for an adopted proxy that is `active`.
+    """Publish the wanted rules while open; at once if the proxy of the `active` instance was adopted.
 
     `servers`: addresses that are never captured; `active`: the instance that the kernel's rules point to.
     """
