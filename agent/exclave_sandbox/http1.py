@@ -8,12 +8,10 @@ from typing import Any
 import h11
 import trio
 
-IDLE_TIME = 120.0
-"""Seconds without a request after which a server closes a connection."""
+IDLE_TIME = 120.0  # seconds without a request after which a server closes a connection
 _PIECE = 65536
 
-Answer = tuple[int, str, bytes]
-"""Status, content type and body."""
+Answer = tuple[int, str, bytes]  # status, content type and body
 
 
 def json_answer(status: int, tree: Any) -> Answer:

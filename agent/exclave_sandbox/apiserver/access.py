@@ -149,8 +149,7 @@ LEAST_SECONDS = 600
 MOST_SECONDS = 2**32
 DEFAULT_SECONDS = 3600
 _ALGORITHM = "ES256"
-CACHED = 4096
-"""Verified tokens that are cached."""
+CACHED = 4096  # verified tokens that are cached
 
 
 @dataclass(frozen=True)

@@ -178,10 +178,8 @@ def attempt_of(verb: str, target: Target, selector: Selector) -> Attempt:
 
 
 ADMIN = User("kubernetes-admin", (MASTERS, AUTHENTICATED))
-MOST_BODY = 3 * 1024 * 1024
-"""Bytes of a request's body that kube-apiserver accepts."""
-WATCH_SECONDS = 1800
-"""Duration of a watch without timeoutSeconds: the shortest that kube-apiserver chooses."""
+MOST_BODY = 3 * 1024 * 1024  # bytes of a request's body that kube-apiserver accepts
+WATCH_SECONDS = 1800  # duration of a watch without timeoutSeconds: the shortest that kube-apiserver chooses
 DELETED_LEEWAY = 60.0
 """Seconds that tokens of an account with finalizers outlive its deletion (pkg/serviceaccount/claims.go)."""
 _PATCH_TYPE = "application/merge-patch+json"

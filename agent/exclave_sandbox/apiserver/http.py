@@ -28,8 +28,7 @@ from exclave_sandbox.apiserver.messages import HttpRequest, Reply, StreamedReply
 log = logging.getLogger(__name__)
 
 Respond = Callable[[HttpRequest], Reply | StreamedReply]
-HANDSHAKE_TIME = 10.0
-"""Seconds."""
+HANDSHAKE_TIME = 10.0  # seconds
 MOST_BODY_READ = 4 * 1024 * 1024
 """Bytes of a body that are stored. The rest is read and dropped, so that the client gets the answer."""
 

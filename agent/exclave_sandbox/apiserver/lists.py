@@ -76,8 +76,7 @@ def _requirement(part: str) -> Callable[[Labels], bool]:
 
 
 _VERSION = "meta.k8s.io/v1"
-_END = "\0"
-"""Appended to the last name: the token then means everything after that name."""
+_END = "\0"  # appended to the last name: the token then means everything after that name
 
 
 @dataclass(frozen=True)

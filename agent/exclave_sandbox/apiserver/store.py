@@ -128,8 +128,7 @@ class History:
             del self._followers[scope]
 
 
-WINDOW = 1000
-"""Changes of each kind that are stored for watches."""
+WINDOW = 1000  # changes of each kind that are stored for watches
 
 
 class ObjectKey(NamedTuple):

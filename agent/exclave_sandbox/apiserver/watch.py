@@ -13,10 +13,8 @@ from exclave_sandbox.apiserver.messages import Object, Refusal, Send
 from exclave_sandbox.apiserver.store import History, ObjectChange, event_line
 
 MOST_BEHIND = 1000
-BOOKMARK_PAUSE = 60.0
-"""Seconds between bookmarks, as kube-apiserver's watch cache sends them."""
-LAST_BOOKMARK = 2.0
-"""Seconds before the end at which one more bookmark is sent, so that the next watch begins there."""
+BOOKMARK_PAUSE = 60.0  # seconds between bookmarks, as kube-apiserver's watch cache sends them
+LAST_BOOKMARK = 2.0  # seconds before the end at which one more bookmark is sent, so that the next watch begins there
 
 
 async def stream_watch(history: History, watch: Watch, send: Send) -> None:

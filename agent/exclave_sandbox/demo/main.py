@@ -113,8 +113,7 @@ def exit_status(steps: Sequence[StepResult]) -> int:
     return 0 if steps and all(step.passed for step in steps) else 1
 
 
-SHORT_LIFE = "10s"
-"""Lifetime of the first certificates, which are renewed at half of it."""
+SHORT_LIFE = "10s"  # lifetime of the first certificates, which are renewed at half of it
 
 DESCRIPTION = """\
 Shows all of exclave on one machine: a cluster with a small API server, the real controller, a meshed pod, and a virtual

@@ -46,14 +46,12 @@ from exclave_sandbox.stage.namespaces import Machine
 from exclave_sandbox.stage.programs import module, open_program
 from exclave_sandbox.stage.stage import CLUSTER, DemoStage, fetch
 
-TOKEN_LIFE = 3600
-"""Seconds."""
+TOKEN_LIFE = 3600  # seconds
 
 SSH = 22
 PLAINTEXT = "the pod's request arrives in plaintext and without an identity"
 
-BY_ADDRESS = f"http://{mesh.VM}:{mesh.GROUP_PORT}/"
-"""The VM's application, without any Service."""
+BY_ADDRESS = f"http://{mesh.VM}:{mesh.GROUP_PORT}/"  # the VM's application, without any Service
 
 
 async def issue_token(stage: DemoStage, uses: int) -> str:

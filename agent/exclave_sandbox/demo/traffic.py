@@ -26,26 +26,15 @@ from exclave_sandbox.stage.stage import DemoStage, fetch, read_url
 BY_GROUP = f"http://{mesh.GROUP_SERVICE}:{mesh.GROUP_PORT}/"
 BY_POD_SERVICE = f"http://{mesh.POD_SERVICE}:{mesh.POD_PORT}/"
 
-RENEWING = 30.0
-"""Seconds of renewals, at least."""
-RENEWALS = 6
-"""Certificates of ten seconds are renewed about every five."""
+RENEWING = 30.0  # seconds of renewals, at least
+RENEWALS = 6  # certificates of ten seconds are renewed about every five
 
 FLUSHES = 3
-APART = 2.0
-"""Seconds from one flush to the next."""
-
-AWAY = 5.0
-"""Seconds without a control plane: connections to it break, and probes and heartbeats come due."""
-
-DEAD = 1.0
-"""Seconds without an agent."""
-
-AROUND = 1.0
-"""Seconds of traffic before and after a swap."""
-
-RESTART_TIME = 120.0
-"""Seconds for an API server to start again; a real one takes a while."""
+APART = 2.0  # seconds from one flush to the next
+AWAY = 5.0  # seconds without a control plane: connections to it break, and probes and heartbeats come due
+DEAD = 1.0  # seconds without an agent
+AROUND = 1.0  # seconds of traffic before and after a swap
+RESTART_TIME = 120.0  # seconds for an API server to start again; a real one takes a while
 
 LONG_LIFE = "24h"
 

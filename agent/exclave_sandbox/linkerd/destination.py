@@ -27,8 +27,7 @@ from exclave.kit.tasks.nursery import members, open_bare_nursery
 from exclave_sandbox.http1 import Answer, json_answer, serve_requests
 from exclave_sandbox.linkerd.destination_table import FOLLOWED, DestinationTable, NoEndpoints
 
-POLL_PAUSE = 0.2
-"""Seconds between two lists of one kind. A watch would be faster, and ten times as much code."""
+POLL_PAUSE = 0.2  # seconds between two lists of one kind. A watch would be faster, and ten times as much code.
 
 
 async def poll(cluster: Cluster, resource: Resource, table: DestinationTable) -> NoReturn:

@@ -13,10 +13,8 @@ from exclave.link.layout import TABLE
 from exclave.redirect.kernel.nft_events import TransactionReader
 
 NETLINK_NETFILTER = 12
-SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES = 270, 1, 7
-"""linux/netlink.h and linux/netfilter/nfnetlink.h."""
-PATIENCE = 10
-"""Seconds for each message."""
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES = 270, 1, 7  # linux/netlink.h and linux/netfilter/nfnetlink.h
+PATIENCE = 10  # seconds for each message
 
 
 def measure() -> float:

@@ -33,8 +33,7 @@ from exclave_sandbox.expect import UnexpectedError
 from exclave_sandbox.linkerd.external_workload import external_workload_definition
 from exclave_sandbox.pki import make_anchor, make_leaf
 
-RELEASES = {"1.37": "v1.37.2", "1.30": "v1.30.14"}
-"""The newest release, and the oldest that exclave works with."""
+RELEASES = {"1.37": "v1.37.2", "1.30": "v1.30.14"}  # the newest release, and the oldest that exclave works with
 
 NEWEST = "1.37"
 AUDIENCE = "https://kubernetes.default.svc"
@@ -136,12 +135,9 @@ def kubeconfig(url: str, ca: str, token: str) -> dict[str, Any]:
     }
 
 
-START_TIME = 120.0
-"""Seconds that an API server may take until it is ready, on a busy machine."""
-END_TIME = 10.0
-"""Seconds that a program has to end after SIGTERM."""
-CLOSE_TIME = 3 * END_TIME + 10.0
-"""Seconds for all three of its programs to end."""
+START_TIME = 120.0  # seconds that an API server may take until it is ready, on a busy machine
+END_TIME = 10.0  # seconds that a program has to end after SIGTERM
+CLOSE_TIME = 3 * END_TIME + 10.0  # seconds for all three of its programs to end
 _POLL_PAUSE = 0.1
 
 

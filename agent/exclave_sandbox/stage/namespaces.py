@@ -20,11 +20,8 @@ import trio
 from exclave.kit.host.command import Finished, run_command
 from exclave.kit.tasks.nursery import shielded
 
-RELEASE_TIME = 30.0
-"""Seconds for all machines to end."""
-
-UPLINK = "eth0"
-"""The machine's link to the bridge."""
+RELEASE_TIME = 30.0  # seconds for all machines to end
+UPLINK = "eth0"  # the machine's link to the bridge
 
 _PROCESS_1 = """
 import signal, socket, sys

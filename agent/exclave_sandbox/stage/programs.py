@@ -15,8 +15,7 @@ import trio
 from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.expect import UnexpectedError
 
-GOODBYE = 15.0
-"""Seconds that a program has to end after SIGTERM."""
+GOODBYE = 15.0  # seconds that a program has to end after SIGTERM
 
 
 def module(name: str, *arguments: str) -> list[str]:

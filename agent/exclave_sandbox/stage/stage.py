@@ -157,8 +157,7 @@ async def open_virtual_machine(network: Network, machine: Machine, proxy: Path) 
 CLUSTER = "10.77.0.1"
 API_PORT = 6443
 ETCD_PORTS = 2379, 2380
-PROXY_USER = 65534
-"""Debian's `nobody`: it owns nothing here."""
+PROXY_USER = 65534  # Debian's `nobody`: it owns nothing here
 
 _PACKAGES = (exclave, trio, h2, h11, cryptography)
 

@@ -17,8 +17,7 @@ import trio
 
 from exclave_sandbox.http1 import HttpClient
 
-PATIENCE = 10.0
-"""Seconds after which a request has failed."""
+PATIENCE = 10.0  # seconds after which a request has failed
 
 
 @dataclass

@@ -27,12 +27,10 @@ from exclave_sandbox.standin.stream import BROKEN, connect
 
 log = logging.getLogger(__name__)
 
-REFRESH = 0.5
-"""Seconds between two fetches of an answer in use."""
+REFRESH = 0.5  # seconds between two fetches of an answer in use
 
 RETRY = 0.25
-ANSWER_TIME = 1.0
-"""Seconds in which the name servers have to answer."""
+ANSWER_TIME = 1.0  # seconds in which the name servers have to answer
 PATIENCE = 3.0
 """Seconds for one answer; also how long a Service without endpoints is given to get one (linkerd2-proxy's failfast)."""
 
@@ -173,10 +171,8 @@ def read_resolv_conf() -> str:
         return ""
 
 
-POLL_PAUSE = 0.5
-"""Seconds between two connections to the destination controller."""
-CONNECT_TIME = 1.0
-"""Seconds."""
+POLL_PAUSE = 0.5  # seconds between two connections to the destination controller
+CONNECT_TIME = 1.0  # seconds
 GAUGE = "control_destination_balancer_endpoints"
 
 

@@ -36,11 +36,8 @@ class RequestRoute:
     client_id: str | None = None
 
 
-Choose = Callable[[], Awaitable[RequestRoute]]
-"""Finds the route of the next request. Raises Unroutable."""
-
-Count = Callable[[int], None]
-"""Called with the status of each answer."""
+Choose = Callable[[], Awaitable[RequestRoute]]  # finds the route of the next request. Raises Unroutable.
+Count = Callable[[int], None]  # called with the status of each answer
 
 
 @dataclass

@@ -25,8 +25,7 @@ from exclave_sandbox.standin.wire import read_varint
 log = logging.getLogger(__name__)
 
 RECONNECT = Backoff(first=0.1, most=1.0, jitter=0.0)
-REREAD = 1.0
-"""Seconds between two reads of the folder."""
+REREAD = 1.0  # seconds between two reads of the folder
 
 _HEADERS = [
     (":method", "POST"),

@@ -26,8 +26,7 @@ POLICIES = (
 )
 
 Network = IPv4Network | IPv6Network
-Address = tuple[str, int]
-"""Host and port."""
+Address = tuple[str, int]  # host and port
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,7 @@ def _range(text: str) -> tuple[int, int]:
     return int(first), int(last or first)
 
 
-LOOPBACK = ("127.0.0.1", "::1")
-"""These alone, not all of their networks."""
+LOOPBACK = ("127.0.0.1", "::1")  # these alone, not all of their networks
 
 
 def is_permitted(policy: str, networks: Sequence[Network], peer: str, client_id: str | None) -> bool:

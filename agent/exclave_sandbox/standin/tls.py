@@ -16,8 +16,7 @@ from exclave.kit.formats.x509 import not_after
 from exclave_sandbox.standin.stream import PeekedStream
 from exclave_sandbox.standin.wire import TLS_HANDSHAKE, TRANSPORT_PROTOCOL, read_server_name
 
-HANDSHAKE = 5.0
-"""Seconds for a handshake."""
+HANDSHAKE = 5.0  # seconds for a handshake
 
 
 @dataclass(frozen=True)

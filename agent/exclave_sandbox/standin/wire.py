@@ -8,12 +8,10 @@ import re
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
-TRANSPORT_PROTOCOL = "transport.l5d.io/v1"
-"""ALPN of a connection that begins with a transport header."""
+TRANSPORT_PROTOCOL = "transport.l5d.io/v1"  # ALPN of a connection that begins with a transport header
 
 _PREFACE = TRANSPORT_PROTOCOL.encode() + b"\r\n\r\n"
-HEADER_START = len(_PREFACE) + 4
-"""Bytes of a header that hold the length of the rest."""
+HEADER_START = len(_PREFACE) + 4  # bytes of a header that hold the length of the rest
 LONGEST_HEADER = 1024
 
 TLS_HANDSHAKE = 0x16
@@ -21,8 +19,7 @@ _SERVER_NAME = 0
 
 _METHOD = re.compile(rb"[A-Z]{3,20} \S* ?")
 _MAYBE_METHOD = re.compile(rb"[A-Z]{0,20}|[A-Z]{3,20} .*", re.DOTALL)
-ENOUGH = 16
-"""First bytes that are enough to detect HTTP/1."""
+ENOUGH = 16  # first bytes that are enough to detect HTTP/1
 HTTP2_PREFACE = b"PRI * HTTP/2.0"
 
 

@@ -148,8 +148,7 @@ SHAPE = object_of(
 
 SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 """Fields that a caller may send, and that the server overrides."""
-DROPPED = ("selfLink", "managedFields")
-"""Fields that are not stored."""
+DROPPED = ("selfLink", "managedFields")  # fields that are not stored
 
 
 def check_name(name: str, rule: NameRule) -> Iterator[Cause]:
