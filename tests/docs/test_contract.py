@@ -32,7 +32,7 @@ from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
 from exclave.member.state import State
 from exclave.proxy.process.records import InstanceRecord
 from exclave.proxy.states import InstanceState
-from exclave_sandbox.openapi import Schema
+from exclave_sandbox.apiserver.kinds.schema import Schema
 
 from .command_line import commands, parser_of
 from .markdown import Row, all_spans, first_spans, read_document

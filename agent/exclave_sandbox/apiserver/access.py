@@ -16,9 +16,8 @@ from jwcrypto import jwk, jwt
 from jwcrypto.common import JWException
 
 from exclave.api.requests import API_AUDIENCE
-from exclave_sandbox.apiserver.kinds.schema import check_schema
+from exclave_sandbox.apiserver.kinds.schema import SHAPES, check_schema
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, invalid, unauthorized
-from exclave_sandbox.openapi import INTEGER, STRING, list_of
 
 MASTERS = "system:masters"
 AUTHENTICATED = "system:authenticated"
@@ -184,8 +183,8 @@ def parse_token_request(body: Any) -> TokenRequest:
     seconds = spec.get("expirationSeconds")
     seconds = DEFAULT_SECONDS if seconds is None else seconds
     audiences = spec.get("audiences") or [API_AUDIENCE]
-    mistakes = (*check_schema(seconds, INTEGER, ""), *check_schema(audiences, list_of(STRING), ""))
-    if mistakes:
+    read = {"spec": {"expirationSeconds": seconds, "audiences": audiences}}
+    if any(check_schema(read, SHAPES["TokenRequest"], "")):
         raise bad_request("the body is no TokenRequest: spec.expirationSeconds or spec.audiences is of the wrong type")
     if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
         limit = "less than 10 minutes" if seconds < LEAST_SECONDS else "larger than 2^32 seconds"

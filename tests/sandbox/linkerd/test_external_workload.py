@@ -1,7 +1,7 @@
 """Linkerd's definition, by its shape; `tests/peers` holds both servers to it."""
 
 from exclave.api.requests import EXTERNAL_WORKLOADS
-from exclave_sandbox.linkerd.external_workload import V1BETA1, external_workload_definition
+from exclave_sandbox.linkerd.external_workload import external_workload_definition, external_workload_schema
 
 
 def test_the_version_that_is_asked_for_is_the_stored_one_and_the_other_has_no_status() -> None:
@@ -26,4 +26,4 @@ def test_each_version_has_its_own_name_of_the_tls_field() -> None:
 def test_a_definition_lets_metadata_be_checked_by_kubernetes_itself() -> None:
     schema = external_workload_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     assert schema["properties"]["metadata"] == {"type": "object"}
-    assert "metadata" not in V1BETA1["properties"]
+    assert "metadata" not in external_workload_schema()["properties"]

@@ -13,8 +13,9 @@ from exclave.api import requests as api
 from exclave.api.definitions.manifests import schema_of
 from exclave_sandbox.apiserver.kinds import rules
 from exclave_sandbox.apiserver.kinds.schema import (
-    SHAPE,
+    SHAPES,
     NameRule,
+    Schema,
     check_metadata,
     check_metadata_change,
     check_schema,
@@ -24,8 +25,7 @@ from exclave_sandbox.apiserver.kinds.schema import (
     with_defaults,
 )
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, invalid
-from exclave_sandbox.linkerd.external_workload import V1BETA1
-from exclave_sandbox.openapi import ANY_OBJECT, Schema
+from exclave_sandbox.linkerd.external_workload import external_workload_schema
 
 
 def _no_mistake(*_objects: Object) -> Iterable[Cause]:
@@ -40,15 +40,13 @@ def _as_it_is(object_: Object) -> Object:
 class Kind:
     """One served kind.
 
-    `schema` marks a custom resource, whose fields it names all; `shape` gives types to what is read of another kind;
-    `unconditional`: a PUT may leave out resourceVersion.
+    `schema` marks a custom resource, whose fields it names all. `unconditional`: a PUT may leave out resourceVersion.
     """
 
     resource: api.Resource
     has_status: bool = False
     name_rule: NameRule = "subdomain"
     schema: Schema | None = None
-    shape: Schema | None = None
     unconditional: bool = True
     prepare: Callable[[Object], Object] = _as_it_is
     check: Callable[[Object], Iterable[Cause]] = _no_mistake
@@ -78,36 +76,29 @@ MEMBERS = Kind(
 WORKLOAD_GROUPS = Kind(
     api.WORKLOAD_GROUPS, True, schema=schema_of(api.WORKLOAD_GROUPS), unconditional=False, check=rules.check_group
 )
-EXTERNAL_WORKLOADS = Kind(api.EXTERNAL_WORKLOADS, True, schema=V1BETA1, unconditional=False)
-LEASES = Kind(api.LEASES, shape=rules.LEASE, unconditional=False, check=rules.check_lease)
+EXTERNAL_WORKLOADS = Kind(api.EXTERNAL_WORKLOADS, True, schema=external_workload_schema(), unconditional=False)
+LEASES = Kind(api.LEASES, unconditional=False, check=rules.check_lease)
 SERVICE_ACCOUNTS = Kind(api.SERVICE_ACCOUNTS, unconditional=False)
-CONFIG_MAPS = Kind(
-    api.CONFIG_MAPS, shape=rules.CONFIG_MAP, check=rules.check_config_map, check_change=rules.check_content_change
-)
+CONFIG_MAPS = Kind(api.CONFIG_MAPS, check=rules.check_config_map, check_change=rules.check_content_change)
 SECRETS = Kind(
-    api.SECRETS, shape=rules.SECRET,
-    prepare=rules.prepare_secret, check=rules.check_secret, check_change=rules.check_secret_change,
-)  # fmt: skip
-NAMESPACES = Kind(api.NAMESPACES, name_rule="label", prepare=rules.prepare_namespace)
-EVENTS = Kind(api.EVENTS, shape=rules.EVENT, check=rules.check_event)
-PODS = Kind(api.PODS, True, shape=rules.WITH_SPEC)
-SERVICES = Kind(api.SERVICES, True, name_rule="label", shape=rules.WITH_SPEC)
-ENDPOINT_SLICES = Kind(api.ENDPOINT_SLICES, shape=rules.ENDPOINT_SLICE, check=rules.check_endpoint_slice)
-_RBAC = partial(Kind, name_rule="path")
-ROLES, CLUSTER_ROLES = (
-    _RBAC(resource, shape=rules.ROLE, check=rules.check_role) for resource in (api.ROLES, api.CLUSTER_ROLES)
+    api.SECRETS, prepare=rules.prepare_secret, check=rules.check_secret, check_change=rules.check_secret_change
 )
+NAMESPACES = Kind(api.NAMESPACES, name_rule="label", prepare=rules.prepare_namespace)
+EVENTS = Kind(api.EVENTS, check=rules.check_event)
+PODS = Kind(api.PODS, True)
+SERVICES = Kind(api.SERVICES, True, name_rule="label")
+ENDPOINT_SLICES = Kind(api.ENDPOINT_SLICES, check=rules.check_endpoint_slice)
+_RBAC = partial(Kind, name_rule="path")
+ROLES, CLUSTER_ROLES = (_RBAC(resource, check=rules.check_role) for resource in (api.ROLES, api.CLUSTER_ROLES))
 ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS = (
-    _RBAC(
-        resource, shape=rules.BINDING, check=check,
-        prepare=rules.prepare_binding, check_change=rules.check_binding_change,
-    )
+    _RBAC(resource, check=check, prepare=rules.prepare_binding, check_change=rules.check_binding_change)
     for resource, check in (
-        (api.ROLE_BINDINGS, rules.check_binding), (api.CLUSTER_ROLE_BINDINGS, rules.check_cluster_binding),
+        (api.ROLE_BINDINGS, rules.check_binding),
+        (api.CLUSTER_ROLE_BINDINGS, rules.check_cluster_binding),
     )
-)  # fmt: skip
+)
 _POLICIES, _POLICY_BINDINGS = (
-    Kind(resource, name_rule="path", shape=rules.WITH_SPEC)
+    Kind(resource, name_rule="path")
     for resource in (api.VALIDATING_ADMISSION_POLICIES, api.VALIDATING_ADMISSION_POLICY_BINDINGS)
 )
 
@@ -143,8 +134,8 @@ def check_body(kind: Kind, body: Any) -> Object:
             raise bad_request(f"Object '{key[0].upper()}{key[1:]}' is missing in the body")
         if found and found != wanted:
             raise bad_request(f"the {key} in the body ({found}) does not match that of the URL ({wanted})")
-    shape = kind.shape or ANY_OBJECT
-    causes = (*check_schema(body, shape, ""), *check_schema(body.get("metadata", {}), SHAPE, "metadata"))
+    shape = SHAPES.get(kind.resource.kind, {"type": "object"})
+    causes = (*check_schema(body, shape, ""), *check_schema(body.get("metadata", {}), SHAPES["metadata"], "metadata"))
     if causes:
         named = f'{kind.resource.kind} in version "{kind.resource.version}"'
         raise bad_request(f"{named} cannot be handled as a {kind.resource.kind}: {causes[0]}")

@@ -12,37 +12,9 @@ from typing import Any
 
 from exclave.api.group import MOST_GROUP_NAME
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request
-from exclave_sandbox.openapi import ANY_OBJECT, BOOLEAN, INTEGER, STRING, list_of, object_of
 
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 _SUBJECT_KINDS = {"User", "Group", "ServiceAccount"}
-_NAMED = object_of(kind=STRING, name=STRING, namespace=STRING, apiGroup=STRING)
-_NAMES = list_of(STRING)
-_RULE = object_of(verbs=_NAMES, apiGroups=_NAMES, resources=_NAMES, resourceNames=_NAMES, nonResourceURLs=_NAMES)
-
-SECRET = object_of(data=ANY_OBJECT, stringData=ANY_OBJECT, type=STRING, immutable=BOOLEAN)
-CONFIG_MAP = object_of(data=ANY_OBJECT, immutable=BOOLEAN)
-LEASE_SPEC = object_of(
-    holderIdentity=STRING, leaseDurationSeconds=INTEGER, acquireTime=STRING, renewTime=STRING, leaseTransitions=INTEGER
-)
-LEASE = object_of(spec=LEASE_SPEC)
-ROLE = object_of(rules=list_of(_RULE))
-BINDING = object_of(roleRef=_NAMED, subjects=list_of(_NAMED))
-ENDPOINT_SLICE = object_of(addressType=STRING, endpoints=list_of(ANY_OBJECT), ports=list_of(ANY_OBJECT))
-EVENT = object_of(
-    eventTime=STRING,
-    reportingController=STRING,
-    reportingInstance=STRING,
-    action=STRING,
-    reason=STRING,
-    type=STRING,
-    note=STRING,
-    regarding=_NAMED,
-    related=_NAMED,
-)
-WITH_SPEC = object_of(spec=ANY_OBJECT, status=ANY_OBJECT)
-"""Types of fields: the real server cannot decode an object with another type."""
-
 _EVENT_FIELDS = ("eventTime", "reportingController", "reportingInstance", "action", "reason", "type")
 
 

@@ -2,16 +2,22 @@
 
 Not jsonschema: its messages, order and limits are not those of kube-apiserver, which tests compare, and it fills in no
 defaults. Metadata: k8s.io/apimachinery pkg/api/validation/objectmeta.go and pkg/util/validation/validation.go.
+The file shapes.yaml beside this module has the types of Kubernetes' own fields.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
 from typing import Any, Literal
+
+import yaml
 
 from exclave.kit.formats.kubernetes import DNS_LABEL, is_label_key, is_label_value
 from exclave_sandbox.apiserver.messages import Cause, Object
-from exclave_sandbox.openapi import ANY_OBJECT, BOOLEAN, STRING, Schema, list_of, object_of
+
+Schema = Mapping[str, Any]  # OpenAPI v3, structural: an object has properties, a list has items
+SHAPES: Mapping[str, Schema] = yaml.safe_load(files(__package__).joinpath("shapes.yaml").read_text(encoding="utf-8"))
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
@@ -132,19 +138,6 @@ _SUBDOMAIN_TEXT = (
 )
 _RULES = {"label": (DNS_LABEL, _LABEL_TEXT, 63), "subdomain": (_SUBDOMAIN, _SUBDOMAIN_TEXT, 253)}
 _OWNER_FIELDS = ("apiVersion", "kind", "name", "uid")
-
-SHAPE = object_of(
-    name=STRING,
-    generateName=STRING,
-    namespace=STRING,
-    uid=STRING,
-    resourceVersion=STRING,
-    labels=ANY_OBJECT,
-    annotations=ANY_OBJECT,
-    finalizers=list_of(STRING),
-    ownerReferences=list_of(object_of(apiVersion=STRING, kind=STRING, name=STRING, uid=STRING, controller=BOOLEAN)),
-)
-"""The types of its fields, which are checked first."""
 
 SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 """Fields that a caller may send, and that the server overrides."""

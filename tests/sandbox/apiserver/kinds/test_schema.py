@@ -15,7 +15,6 @@ from exclave_sandbox.apiserver.kinds.schema import (
     updated_metadata,
     with_defaults,
 )
-from exclave_sandbox.openapi import INTEGER, list_of, object_of
 
 SCHEMA = {
     "type": "object",
@@ -91,8 +90,9 @@ def test_fields_that_the_schema_does_not_name_are_found_at_any_depth() -> None:
 
 
 def test_absent_fields_get_their_defaults_and_nothing_is_changed_in_place() -> None:
-    port = object_of(("port",), port=INTEGER, protocol={"type": "string", "default": "TCP"})
-    schema = object_of(ports=list_of(port))
+    fields = {"port": {"type": "integer"}, "protocol": {"type": "string", "default": "TCP"}}
+    ports = {"type": "array", "items": {"type": "object", "required": ["port"], "properties": fields}}
+    schema = {"type": "object", "properties": {"ports": ports}}
     given = {"ports": [{"port": 1}, {"port": 2, "protocol": "UDP"}, {"port": 3, "protocol": None}], "other": 1}
     found = with_defaults(given, schema)
     assert [one["protocol"] for one in found["ports"]] == ["TCP", "UDP", "TCP"]
