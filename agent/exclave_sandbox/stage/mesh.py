@@ -1,26 +1,20 @@
-"""The objects of a cluster with Linkerd, for the demo's API server. Pure. Names and shapes are those of the chart.
+"""The names and addresses of the demo's cluster with Linkerd, and its objects: the YAML files beside this module.
 
 Pods and Services have addresses in the cluster's networks, the VM has not.
 """
 
 import base64
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
+from string import Template
 from typing import Any
 
-from exclave.api.requests import (
-    CONFIG_MAPS,
-    ENDPOINT_SLICES,
-    NAMESPACES,
-    PODS,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    SERVICES,
-    Object,
-    Request,
-    create,
-    patch,
-)
+import yaml
+
+from exclave.api import requests as api
+from exclave.api.requests import Request, create, patch
 
 LINKERD = "linkerd"
 TRUST_DOMAIN = CLUSTER_DOMAIN = "cluster.local"
@@ -53,39 +47,13 @@ class MeshKeys:
 
 def mesh_requests(keys: MeshKeys) -> list[Request]:
     """Linkerd's namespaces, configuration and Services, and exclave's issuer."""
-    return [
-        *(create(NAMESPACES, None, {"metadata": {"name": name}}) for name in (LINKERD, "kube-system", "exclave")),
-        _config(),
-        create(
-            CONFIG_MAPS,
-            LINKERD,
-            {"metadata": {"name": "linkerd-identity-trust-roots"}, "data": {"ca-bundle.crt": keys.anchor}},
-        ),
-        create(
-            SECRETS,
-            "exclave",
-            {
-                "metadata": {"name": "exclave-issuer"},
-                "type": "Opaque",
-                "data": {"crt.pem": _base64(keys.issuer), "key.pem": _base64(keys.issuer_key_pem)},
-            },
-        ),
-        _headless("linkerd-dst-headless", LINKERD, 8086),
-        _headless("linkerd-policy", LINKERD, 8090),
-        _headless("kube-dns", "kube-system", 53),
-    ]
+    issuer, key = (base64.b64encode(text.encode()).decode() for text in (keys.issuer, keys.issuer_key_pem))
+    return list(_requests("linkerd.yaml", ANCHOR=keys.anchor, ISSUER=issuer, ISSUER_KEY=key))
 
 
 def application_requests() -> list[Request]:
     """A meshed pod in the group's namespace, and Services for it and for the group."""
-    return [
-        create(SERVICE_ACCOUNTS, NAMESPACE, {"metadata": {"name": POD_NAME}}),
-        create(PODS, NAMESPACE, _pod()),
-        # The API server accepts a status only by its subresource.
-        patch(PODS, NAMESPACE, POD_NAME, {"status": _POD_STATUS}, subresource="status"),
-        _service(POD_NAME, POD_SERVICE, POD_PORT),
-        _service(GROUP, GROUP_SERVICE, GROUP_PORT),
-    ]
+    return list(_requests("application.yaml"))
 
 
 def group_spec(certificate_lifetime: str) -> dict[str, Any]:
@@ -99,62 +67,27 @@ def group_spec(certificate_lifetime: str) -> dict[str, Any]:
     }
 
 
-def _config() -> Request:
-    # JSON is YAML: the controller parses it as the chart's text.
-    values = {
-        "clusterDomain": CLUSTER_DOMAIN,
-        "identityTrustDomain": TRUST_DOMAIN,
-        "clusterNetworks": ",".join(CLUSTER_NETWORKS),
-        "disableIPv6": True,
-        "proxy": {
-            "image": {"name": "cr.l5d.io/linkerd/proxy", "version": "edge-26.8.2"},
-            "opaquePorts": "25,587,3306,4444,5432,6379,9300,11211",
-            "defaultInboundPolicy": "all-unauthenticated",
-        },
-    }
-    return create(
-        CONFIG_MAPS, LINKERD, {"metadata": {"name": "linkerd-config"}, "data": {"values": json.dumps(values, indent=2)}}
+_VALUES = {
+    "LINKERD": LINKERD, "TRUST_DOMAIN": TRUST_DOMAIN, "CLUSTER_NETWORKS": ",".join(CLUSTER_NETWORKS),
+    "CONTROL_PLANE": CONTROL_PLANE, "NAMESPACE": NAMESPACE,
+    "POD": POD, "POD_NAME": POD_NAME, "POD_PORT": POD_PORT, "POD_SERVICE": POD_SERVICE,
+    "GROUP": GROUP, "GROUP_PORT": GROUP_PORT, "GROUP_SERVICE": GROUP_SERVICE,
+}  # fmt: skip
+_RESOURCES = {
+    resource.kind: resource
+    for resource in (
+        api.NAMESPACES, api.CONFIG_MAPS, api.SECRETS, api.SERVICE_ACCOUNTS, api.PODS, api.SERVICES, api.ENDPOINT_SLICES,
     )
+}  # fmt: skip
 
 
-def _headless(name: str, namespace: str, port: int) -> Request:
-    body = {
-        "metadata": {"name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [CONTROL_PLANE], "conditions": {"ready": True}}],
-        "ports": [{"name": "grpc", "port": port, "protocol": "TCP"}],
-    }
-    return create(ENDPOINT_SLICES, namespace, body)
-
-
-def _pod() -> Object:
-    return {
-        "metadata": {
-            "name": POD_NAME,
-            "labels": {"app": POD_NAME, "linkerd.io/control-plane-ns": LINKERD},
-            "annotations": {"linkerd.io/proxy-version": "edge-26.8.2"},
-        },
-        "spec": {
-            "serviceAccountName": POD_NAME,
-            "containers": [{"name": "app", "image": "echo", "ports": [{"containerPort": POD_PORT}]}],
-        },
-    }
-
-
-_POD_STATUS = {"phase": "Running", "podIP": POD, "podIPs": [{"ip": POD}]}
-
-
-def _service(name: str, address: str, port: int) -> Request:
-    body = {
-        "metadata": {"name": name},
-        "spec": {
-            "clusterIP": address,
-            "selector": {"app": name},
-            "ports": [{"name": "http", "port": port, "targetPort": port, "protocol": "TCP"}],
-        },
-    }
-    return create(SERVICES, NAMESPACE, body)
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+def _requests(file: str, **values: str) -> Iterator[Request]:
+    """The requests that create a file's objects, with each value as a JSON text, which is YAML."""
+    text = Template(files(__package__).joinpath(file).read_text(encoding="utf-8"))
+    quoted = {name: json.dumps(value) for name, value in {**_VALUES, **values}.items()}
+    for found in yaml.safe_load_all(text.substitute(quoted)):
+        resource, metadata = _RESOURCES[found["kind"]], found["metadata"]
+        status = found.pop("status", None)
+        yield create(resource, metadata.get("namespace"), found)
+        if status is not None:  # the API server accepts it only by its subresource
+            yield patch(resource, metadata["namespace"], metadata["name"], {"status": status}, subresource="status")
