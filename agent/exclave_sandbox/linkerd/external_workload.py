@@ -1,16 +1,14 @@
-"""The YAML file beside this module: the definition of Linkerd's ExternalWorkload."""
+"""The definition of Linkerd's ExternalWorkload, from the YAML file beside this module. Pure."""
 
-from importlib.resources import files
 from typing import Any
 
-import yaml
+from exclave_sandbox.manifests import load_yaml
 
 
 def external_workload_definition() -> dict[str, Any]:
     """The CustomResourceDefinition."""
-    text = files(__package__).joinpath("external_workload.yaml").read_text(encoding="utf-8")
-    definition: dict[str, Any] = yaml.safe_load(text)
-    return definition
+    (definition,) = load_yaml("exclave_sandbox.linkerd", "external_workload.yaml")
+    return dict(definition)
 
 
 def external_workload_schema() -> dict[str, Any]:

@@ -4,17 +4,13 @@ Pods and Services have addresses in the cluster's networks, the VM has not.
 """
 
 import base64
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
-from string import Template
 from typing import Any
-
-import yaml
 
 from exclave.api import requests as api
 from exclave.api.requests import Request, create, patch
+from exclave_sandbox.manifests import load_yaml
 
 LINKERD = "linkerd"
 TRUST_DOMAIN = CLUSTER_DOMAIN = "cluster.local"
@@ -82,10 +78,7 @@ _RESOURCES = {
 
 
 def _requests(file: str, **values: str) -> Iterator[Request]:
-    """The requests that create a file's objects, with each value as a JSON text, which is YAML."""
-    text = Template(files(__package__).joinpath(file).read_text(encoding="utf-8"))
-    quoted = {name: json.dumps(value) for name, value in {**_VALUES, **values}.items()}
-    for found in yaml.safe_load_all(text.substitute(quoted)):
+    for found in load_yaml("exclave_sandbox.stage", file, **_VALUES, **values):
         resource, metadata = _RESOURCES[found["kind"]], found["metadata"]
         status = found.pop("status", None)
         yield create(resource, metadata.get("namespace"), found)

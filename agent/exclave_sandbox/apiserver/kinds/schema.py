@@ -8,16 +8,14 @@ The file shapes.yaml beside this module has the types of Kubernetes' own fields.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
 from typing import Any, Literal
-
-import yaml
 
 from exclave.kit.formats.kubernetes import DNS_LABEL, is_label_key, is_label_value
 from exclave_sandbox.apiserver.messages import Cause, Object
+from exclave_sandbox.manifests import load_yaml
 
 Schema = Mapping[str, Any]  # OpenAPI v3, structural: an object has properties, a list has items
-SHAPES: Mapping[str, Schema] = yaml.safe_load(files(__package__).joinpath("shapes.yaml").read_text(encoding="utf-8"))
+SHAPES: Mapping[str, Schema] = load_yaml("exclave_sandbox.apiserver.kinds", "shapes.yaml")[0]
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
