@@ -1,1 +1,1 @@
-"""The cluster's side: admits members, registers them, signs certificates, reaps the dead, publishes settings."""
+"""The controller in the cluster: admits and registers members, signs certificates, publishes settings."""

@@ -1,4 +1,4 @@
-"""One kind's objects, kept up to date by a watch and by the answers to our own requests. Pure."""
+"""The objects of one kind, as reported by a watch and by the responses to our own requests. Pure."""
 
 import logging
 
@@ -10,7 +10,7 @@ from exclave.errors import describe
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 1000  # removals that a cache remembers. They are needed for seconds only, until late answers have come.
+REMEMBERED = 1000  # removals that a cache remembers. Late responses arrive within seconds.
 
 
 def key_of(found: Object) -> Key:

@@ -1,8 +1,4 @@
-"""The controller's state: the watched objects of the cluster, and what was derived from them. Pure.
-
-Watches write and reconciling reads; nothing here sends a request. A source that cannot be read is logged once, and its
-last good reading stays in use.
-"""
+"""The controller's state: the watched objects of the cluster, and values derived from them. Pure: sends no request."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -31,7 +27,7 @@ CONFIG = "config"  # name of a source, beside `ANCHORS` and `ISSUER`: Linkerd's 
 
 
 class ClusterState:
-    """All watched objects by kind, and what was derived from them."""
+    """All watched objects by kind, and the values derived from them."""
 
     def __init__(self, namespace: str, linkerd_namespace: str, malformed: MalformedLog | None = None) -> None:
         self.namespace = namespace
@@ -41,13 +37,13 @@ class ClusterState:
         self.config, self.anchors, self.secret = Cache(), Cache(), Cache()
         self.linkerd_slices, self.dns_slices = Cache(), Cache()
         self.admission: dict[str, Cache] = {}  # the policies and their bindings, by kind and name
-        self.admission_fault: str | None = None  # what is wrong with them
-        self.faulty_policy: Object | None = None  # the object that it is wrong with, or the first
-        self.heartbeat = SHORTEST  # seconds between the heartbeats that members are asked for
+        self.admission_fault: str | None = None  # how they differ from the installed ones
+        self.faulty_policy: Object | None = None  # the object with this fault, or the first object
+        self.heartbeat = SHORTEST  # seconds between two heartbeats of a member
         self.mesh: Mesh | None = None
         self.trust: Trust | None = None
         self.faults: dict[str, str] = {}  # why a source cannot be read, by its name
-        self.group_refusals: dict[Key, str] = {}  # why a group takes no new members
+        self.group_refusals: dict[Key, str] = {}  # why a group accepts no new members
         self.published: dict[Key, Published] = {}  # the settings that a group has in the cluster
         self.liveness = Liveness(self.members, self.leases)
         self._groups: dict[Key, Group] = {}  # last good readings
@@ -55,7 +51,7 @@ class ClusterState:
         self._claims = Claims()
         self._reserved: dict[Key, Object] = {}  # ExternalWorkloads in requests that are under way
         # A name may come back, so these hold the uid of the object that they are about.
-        self._emptied: dict[Key, tuple[str, float]] = {}  # uid of the ExternalWorkload, and since when
+        self._emptied: dict[Key, tuple[str, float]] = {}  # uid of the ExternalWorkload, and since when it has no ports
         self._has_account: dict[Key, str] = {}
         self._account_deleted: dict[Key, str] = {}
 
@@ -68,7 +64,7 @@ class ClusterState:
 
     @property
     def mesh_fault(self) -> str | None:
-        """Why there is no mesh, for a machine that waits for it; None if there is one."""
+        """Why there is no mesh, as a message for a machine that waits for it; None if there is one."""
         if self.mesh is not None:
             return None
         sources = (
@@ -80,7 +76,7 @@ class ClusterState:
         return f"the controller can certify nobody yet: {'; '.join(one for one in faults if one) or 'it is reading'}"
 
     def refresh_mesh(self, now: float) -> bool:
-        """Read Linkerd's objects and the issuer again. True if something changed that members must be given."""
+        """Read Linkerd's objects and the issuer again. True if something changed that members must learn."""
         before, fault = self.mesh, self.mesh_fault
         config, linkerd = self.config.single(), before.linkerd if before else None
         if config is not None:
@@ -107,7 +103,7 @@ class ClusterState:
         return self.admission_fault != before
 
     def refresh_heartbeat(self) -> bool:
-        """Choose the interval for a fleet of this size. True if it changed."""
+        """Choose the heartbeat interval for the number of members. True if it changed."""
         before = self.heartbeat
         self.heartbeat = interval_for(len(self.members.objects), before)
         # A member that has not loaded a shorter interval yet still uses the longer one.
@@ -130,12 +126,12 @@ class ClusterState:
             self._group_objects.pop(key, None)
             self.faults.pop(f"WorkloadGroup {key[0]}/{key[1]}", None)
             return None
-        if self._group_objects.get(key) is found:  # each reconciling of each member asks
+        if self._group_objects.get(key) is found:  # this function runs for every Member that is reconciled
             return self._groups.get(key)
         self._group_objects[key] = found
         namespace, name = key
         if key in self._groups and self._groups[key].uid != uid_of(found):
-            del self._groups[key]  # of a group that was deleted
+            del self._groups[key]  # the group was deleted
         spec = self._read_source(
             f"WorkloadGroup {namespace}/{name}", lambda: parse_group(name, found.get("spec") or {})
         )
@@ -152,7 +148,6 @@ class ClusterState:
         return [key for key in self.members.objects if key[0] == namespace and group_of_member(key[1]) == group]
 
     def _group_of(self, key: Key) -> Group | None:
-        """The group that a Member's name names."""
         try:
             return self.group((key[0], parse_member_name(key[1]).group))
         except ValueError:
@@ -161,7 +156,7 @@ class ClusterState:
     # Members.
 
     def refresh_members(self, keys: Iterable[Key]) -> set[Key]:
-        """Read Members again of which anything changed. Returns the other Members that this concerns."""
+        """Read the Members of these keys again. Returns the other Members that the changes affect."""
         concerned: set[Key] = set()
         for key in list(keys):
             with self.malformed.isolate(f"Member {'/'.join(key)}"):
@@ -184,11 +179,8 @@ class ClusterState:
         return self._claims.refresh(key, neighbour)
 
     def reserve_address(self, key: Key, request: Request | None) -> set[Key]:
-        """Reserve the address in a request for a Member's ExternalWorkload; None ends the reservation.
-
-        A Member that is reconciled while the request is under way must not get the same address. Returns the other
-        Members that this concerns.
-        """
+        """Reserve the address in an ExternalWorkload's request; None ends it. Returns the other Members affected."""
+        # Another Member that is reconciled during the request must not get the same address.
         if request is None or request.body is None:
             self._reserved.pop(key, None)
         else:
@@ -196,7 +188,7 @@ class ClusterState:
         return self._refresh_member(key)
 
     def snapshot(self, key: Key, now: float) -> MemberSnapshot | None:
-        """All that is known of a Member; None if there is none."""
+        """The Member and everything that belongs to it; None if there is no such Member."""
         member = self.members.objects.get(key)
         if member is None:
             return None
@@ -226,10 +218,10 @@ class ClusterState:
     def apply_result(
         self, key: Key, before: MemberSnapshot, after: MemberSnapshot | None
     ) -> tuple[MemberSnapshot | None, set[Key]]:
-        """Store what a transition changed, until the watches report it, too. `after` is None if the Member is gone.
+        """Store the result of a transition until the watches report it; `after` is None if the Member is gone.
 
-        Returns the snapshot to continue with, None if there is no such Member any more, and the other Members that
-        this concerns. An event that arrived before the response and is newer stays: it will not come again.
+        Returns the snapshot to continue with, None if the Member is gone, and the other affected Members. Newer watch
+        events are not overwritten, because they are not sent again.
         """
         self._reserved.pop(key, None)
         uid = uid_of(before.member)
@@ -247,7 +239,7 @@ class ClusterState:
             self.liveness.forget(key)
         if member is None:
             return None, self._refresh_member(key)
-        if uid_of(member) != uid:  # another Member of this name: the result is not about it
+        if uid_of(member) != uid:  # another Member of this name: the result belongs to the former one
             return None, {key, *self._refresh_member(key)}
         for is_so, memory in (
             (after.has_account, self._has_account),
@@ -272,8 +264,8 @@ class ClusterState:
 
     # Faults of sources.
 
+    # Logs a new fault once. After a fault the last good reading stays in use.
     def _read_source(self, source: str, read: Callable[[], T]) -> T | None:
-        """What `read` returns; None if it fails, which is logged once."""
         try:
             value = read()
         except MALFORMED as problem:

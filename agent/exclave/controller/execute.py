@@ -1,7 +1,4 @@
-"""Executes transitions: each is a request or two, and nothing is decided here.
-
-An object that exists already, or is gone already, counts as done, so every transition may be repeated.
-"""
+"""Executes transitions, with one or two requests each. All may be repeated: nothing fails if it was done before."""
 
 import logging
 from collections.abc import Callable
@@ -58,10 +55,7 @@ class Executor:
         self._now = now
 
     async def execute(self, transition: Transition, snapshot: MemberSnapshot) -> MemberSnapshot | None:
-        """Execute one transition. Returns the changed snapshot, None if the Member is gone.
-
-        Raises ExclaveError, ValueError.
-        """
+        """Execute a transition. Returns the next snapshot, None without a Member. Raises ExclaveError, ValueError."""
         if isinstance(transition, Action):
             return await self._act(transition, snapshot)
         if isinstance(transition, WriteStatus):
@@ -93,7 +87,7 @@ class Executor:
         if action is Action.SEAL:
             granted = await self._unless((404,), create_token(accounts, account, CREDENTIAL_LIFE))
             if granted is None:
-                return snapshot.replaced(has_account=False)  # somebody deleted it: the next transition makes it again
+                return snapshot.replaced(has_account=False)  # deleted meanwhile: the next transition creates it
             return snapshot.replaced(sealed=seal(str(granted["status"]["token"]), snapshot.view.delivery_key))
         if action is Action.DELETE_ACCOUNT:
             await self._unless((404,), delete(SERVICE_ACCOUNTS, accounts, account))
@@ -120,7 +114,7 @@ class Executor:
         return snapshot.replaced(workload=None)
 
     async def _write_status(self, body: Object, snapshot: MemberSnapshot) -> MemberSnapshot | None:
-        if snapshot.signed is not None:  # two controllers must not both sign one CSR: the second meets a conflict
+        if snapshot.signed is not None:  # two controllers must not both sign one CSR: the second gets a conflict
             body = {**body, **_metadata(resourceVersion=snapshot.view.resource_version)}
         request = patch(MEMBERS, snapshot.namespace, snapshot.view.name, body, "status")
         written = await self._member(request, snapshot)
@@ -136,13 +130,13 @@ class Executor:
     async def _delete_member(self, transition: DeleteMember, snapshot: MemberSnapshot) -> MemberSnapshot | None:
         view = snapshot.view
         log.info("%s/%s is deleted: %s", snapshot.namespace, view.name, transition.why)
-        # A machine may have joined again under this name: only the Member that the decision is about may go.
+        # Another machine may have joined under this name since the decision, so delete only the Member with this uid.
         gone = await self._unless((404, 409), delete(MEMBERS, snapshot.namespace, view.name, uid=view.uid))
-        # Our finalizer holds it until everything that was created for it is removed.
+        # Our finalizer holds the Member until everything that was created for it is removed.
         return snapshot.replaced(member=gone) if gone is not None and gone.get("kind") == MEMBERS.kind else None
 
     async def _sign(self, snapshot: MemberSnapshot) -> MemberSnapshot | None:
-        # The cache may be late, and the Member evicted meanwhile: read Member and group before anything is signed.
+        # The cache may be late and the Member evicted meanwhile, so read Member and group again before signing.
         live = await self._member(get(MEMBERS, snapshot.namespace, snapshot.view.name), snapshot)
         if live is None or live.view.deleting or live.group is None or live.mesh is None:
             return live
@@ -167,20 +161,19 @@ class Executor:
         return live.replaced(signed=signed)
 
     async def _release(self, place: tuple[Resource, str, str], finalizer: str) -> None:
-        """Take our finalizer off an object that is being deleted."""
-        # Kubernetes takes its own finalizer `orphan` off meanwhile, and none can be put back: read the current ones.
+        """Remove our finalizer from an object that is being deleted."""
+        # Kubernetes may remove its finalizer `orphan` meanwhile, and does not accept it again: read the current ones.
         found = await self._unless((404,), get(*place))
         if found is not None:
             left = [one for one in found["metadata"].get("finalizers") or () if one != finalizer]
             await self._unless((404,), patch(*place, _metadata(finalizers=left)))
 
     async def _member(self, request: Request, snapshot: MemberSnapshot) -> MemberSnapshot | None:
-        """Send a request that returns the Member; None if the Member is gone."""
         member = await self._unless((404,), request)
         return None if member is None else snapshot.replaced(member=member)
 
     async def _unless(self, statuses: tuple[int, ...], request: Request) -> Object | None:
-        """Send a request; None if the response has one of these statuses, which means that nothing was left to do."""
+        """Send a request; None if the response has one of these statuses, which mean that there is nothing to do."""
         try:
             return await self._cluster.send(request)
         except ApiRefusal as refusal:

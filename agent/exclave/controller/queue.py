@@ -1,7 +1,4 @@
-"""A queue of keys that workers reconcile: each key once at a time, failures again after a growing pause.
-
-A key that is added while it is reconciled is reconciled once more afterwards. One key's failure delays no other key.
-"""
+"""A queue of keys that workers reconcile: each key once at a time, failures again after a growing pause."""
 
 import logging
 from collections import deque
@@ -22,10 +19,7 @@ FAILURES = Backoff(first=0.2, most=60.0)
 
 
 class WorkQueue(Generic[K]):
-    """Reconciles keys with several workers. `draw` returns numbers in [0, 1).
-
-    `reconcile` returns the seconds after which to reconcile the key again, None if no time is set for that.
-    """
+    """Reconciles keys. `reconcile` returns seconds until the key's next turn, None without one. `draw`: in [0, 1)."""
 
     def __init__(self, reconcile: Callable[[K], Awaitable[float | None]], draw: Callable[[], float]) -> None:
         self._reconcile = reconcile
@@ -40,7 +34,7 @@ class WorkQueue(Generic[K]):
         self._wake = trio.Event()
 
     def add_nowait(self, key: K) -> None:
-        """Reconcile a key soon."""
+        """Reconcile a key soon, and once more if it is being reconciled."""
         self._due.pop(key, None)
         if key in self._busy:
             self._again.add(key)
@@ -56,7 +50,7 @@ class WorkQueue(Generic[K]):
             self._set_due(key, due)
 
     async def run(self, workers: int) -> None:
-        """Reconcile keys for ever."""
+        """Reconcile keys until cancelled."""
         async with trio.open_nursery() as nursery:
             for _ in range(workers):
                 nursery.start_soon(self._work)
@@ -76,7 +70,7 @@ class WorkQueue(Generic[K]):
                 self.add_nowait(key)
             elif pause is not None:
                 self._set_due(key, trio.current_time() + pause)
-            # 10,000 keys without any I/O would delay the renewal of the leader's Lease past its deadline.
+            # Without this, 10,000 keys without any I/O would delay the renewal of the leader's Lease past its deadline.
             await trio.lowlevel.checkpoint()
 
     async def _try(self, key: K) -> float | None:
@@ -87,7 +81,7 @@ class WorkQueue(Generic[K]):
             attempt, logged_from = self._failures.get(key, (0, now))
             pause = FAILURES.pause(attempt, self._draw())
             if now >= logged_from:
-                # An object may change, and be reconciled, at every moment.
+                # An object may change and fail many times a second, so log only after the pause.
                 log.warning("%s: tried again: %s", key, describe(problem))
                 logged_from = now + pause
             self._failures[key] = attempt + 1, logged_from

@@ -1,8 +1,4 @@
-"""One process of the controller: it stands by, or it leads and runs a Controller. Composition root.
-
-A replica that stops leading closes its Controller with all its state, and starts an empty one when it leads again.
-Health and metrics are served in both cases.
-"""
+"""One process of the controller. Composition root."""
 
 import logging
 import signal
@@ -30,7 +26,7 @@ log = logging.getLogger(__name__)
 async def run_controller(
     access: Access, token_file: Path, locations: Locations, me: str, listen: tuple[str, int] | None, now: Now
 ) -> None:
-    """Take part in the election for ever, and control while elected. `me` is this replica's own name.
+    """Take part in the election, and run a Controller while elected. `me` is this replica's own name.
 
     `token_file` is read for each request, since Kubernetes rotates the token. `listen`: address and port of health and
     metrics, None for neither. SIGTERM and SIGINT end it in order, and the Lease is released.
@@ -58,7 +54,7 @@ async def _end_on_signal(scope: trio.CancelScope, *, task_status: "trio.TaskStat
 
 
 class Replica:
-    """One process: it stands by, or it controls."""
+    """It stands by, or leads and runs a Controller, which it discards with all state when it leads no longer."""
 
     def __init__(self, cluster: Cluster, candidate: Candidate) -> None:
         self._cluster = cluster
@@ -67,7 +63,7 @@ class Replica:
         self._states = MemberStates()
 
     def metrics(self) -> list[Metric]:
-        """The metrics of this replica."""
+        """The metrics of this replica, also while it stands by."""
         controller = self._controller
         state = controller.state if controller is not None else ClusterState("", "")
         return controller_metrics(
@@ -83,7 +79,7 @@ class Replica:
         )
 
     async def lead(self, locations: Locations, now: Now) -> None:
-        """Control until another one leads."""
+        """Run a Controller until another replica leads."""
         try:
             async with open_bare_nursery() as nursery:
                 nursery.start_soon(supervise, "controller", partial(self._control, locations, now))

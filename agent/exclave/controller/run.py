@@ -1,8 +1,4 @@
-"""The controller's loop: watches feed a queue, and workers reconcile the Members and groups in it.
-
-Nothing is reconciled before every watch has listed its objects. A Member is reconciled by executing its next transition
-until there is none. Only the replica that leads runs a Controller. Members that run do not need one.
-"""
+"""The controller's loop: watches feed a queue, and workers reconcile the Members and groups in it."""
 
 import logging
 import random
@@ -61,19 +57,19 @@ log = logging.getLogger(__name__)
 ISSUER_NAME = "exclave-issuer"
 LINKERD_CONFIG, TRUST_ROOTS = "linkerd-config", "linkerd-identity-trust-roots"
 
-WORKERS = 8  # objects that are reconciled at once. Each takes a few requests, and the API server is the limit.
-MOST_TRANSITIONS = 30  # transitions of one reconciling. More would mean that two rules contradict each other.
+WORKERS = 8  # objects that are reconciled at once. Each needs a few requests, so the API server is the limit.
+MOST_TRANSITIONS = 30  # transitions in one reconciliation. More would mean that two rules contradict each other.
 TICK = 5.0  # seconds between two checks of what time alone changes
-NOTIFIED_PER_SECOND = 50.0  # Members a second that get new settings, so that a fleet does not fetch them in one moment
-MOST_RECHECKED = 200  # leases that are read again in one round
+NOTIFIED_PER_SECOND = 50.0  # Members a second that learn of new settings: a fleet must not fetch them all at once
+MOST_RECHECKED = 200  # Leases that are read again in one round
 
+# Seconds until settings are written again if their ConfigMap belongs to a deleted group of the same name.
 OWNED_BY_ANOTHER = 2.0
-"""Seconds after which settings are written again whose ConfigMap belongs to a deleted group of the same name."""
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """An object that is to be reconciled."""
+    """An object to reconcile."""
 
     kind: Literal["Member", "WorkloadGroup"]
     key: Key
@@ -104,10 +100,7 @@ class Watch:
 
 
 class Controller:
-    """One running controller. `ready` is set when every watch has listed its objects.
-
-    `state`: what it knows of the cluster. `counts`: the transitions that were made, by their label.
-    """
+    """The controller of the leading replica; running members need none. `counts`: executed transitions by label."""
 
     def __init__(
         self, cluster: Cluster | FencedCluster, locations: Locations, now: Now, draw: Callable[[], float]
@@ -136,14 +129,14 @@ class Controller:
         self._group_uids: dict[Key, str] = {}  # of the groups that were reconciled
 
     async def run(self) -> None:
-        """Work for ever."""
+        """Watch and reconcile until cancelled."""
         state, watches = self.state, self._watches()
         async with open_bare_nursery() as nursery:
             for watch in watches:
                 follow = partial(self._follow, watch, watches)
                 nursery.start_soon(supervise, f"watch of {watch.resource.plural}", follow)
             nursery.start_soon(self._watch_outages)
-            await self.ready.wait()
+            await self.ready.wait()  # until every watch has listed its objects
             state.liveness.watching_since = self._now()
             self._start_all()
             log.info("controller: %d groups, %d members", len(state.groups.objects), len(state.members.objects))
@@ -184,7 +177,7 @@ class Controller:
                     self.ready.set()
 
     async def _watch_outages(self) -> None:
-        """A Lease that nobody could watch is not stale: count from when the server was reached again."""
+        """While the API server is not reached, no Lease counts as silent: count again from its return."""
         reachable = self._cluster.reachable
         while True:
             await reachable.wait_for(lambda value: not value)
@@ -203,7 +196,7 @@ class Controller:
         self.state.refresh_members(self.state.members.objects)
         self._groups_changed(list(self.state.groups.objects))
 
-    # What changed, and what must be reconciled because of it.
+    # Changes, and the objects to reconcile because of them.
 
     def _members_changed(self, keys: list[Key]) -> None:
         self._queue_members((*keys, *sorted(self.state.refresh_members(keys))))
@@ -258,7 +251,7 @@ class Controller:
         return changed
 
     async def _tick(self) -> None:
-        """Time alone changes who is live and whether an issuer is valid; the size of the fleet changes the interval."""
+        """Refresh what changes without an event: who is live, the issuer's validity, the heartbeat interval."""
         while True:
             await trio.sleep(TICK)
             self._mesh_changed([])
@@ -271,7 +264,7 @@ class Controller:
                 self._leases_changed(self.state.leases.apply(Upserted(lease)))
             self._members_changed(list(self.state.liveness.refresh(now, unread)))
 
-    # Reconciling. Each returns the seconds after which to reconcile again, None if no time is set for that.
+    # Reconciling. Each function returns the seconds after which to reconcile again; None: at the next change.
 
     async def _reconcile(self, item: WorkItem) -> float | None:
         if item.kind == "WorkloadGroup":
@@ -304,11 +297,11 @@ class Controller:
         raise ValueError("more transitions than there are things to do")
 
     async def _reconcile_group(self, key: Key) -> float | None:
-        """Accept it or say why not, hold it while it has members, publish its settings."""
+        """Accept the group or state why not, hold it while it has members, publish its settings."""
         state = self.state
         found = state.groups.objects.get(key)
         if self._group_uids.get(key) != uid_of(found):
-            # Deleted, and perhaps made again under this name: what is remembered was another group's.
+            # The group was deleted, and perhaps created again under this name: forget the former one.
             state.group_refusals.pop(key, None)
             state.published.pop(key, None)
             self._notifier.forget_group(key)
@@ -366,7 +359,7 @@ class Controller:
             stored = await self._cluster.send(create(CONFIG_MAPS, group.namespace, body))
         owners = stored["metadata"].get("ownerReferences") or ()
         if owners and not any(one.get("uid") == group.uid for one in owners):
-            # It belongs to a group of this name that was deleted, so the API server is about to delete it.
+            # The ConfigMap belongs to a deleted group of this name, so the API server will delete it.
             log.info("settings of %s/%s: ConfigMap %s has an earlier owner", *key, name)
             return OWNED_BY_ANOTHER
         state.published[key] = published
@@ -377,10 +370,7 @@ class Controller:
 
 
 async def recheck_leases(cluster: Sender, silent: Iterable[Key]) -> tuple[list[Object], set[Key]]:
-    """Read the Leases of silent members once more, since a watch can stall for minutes without an error.
-
-    Returns those that exist, and the members whose Lease could not be read, who stay live.
-    """
+    """Read silent members' Leases again, since a watch can stall for minutes. Returns Leases, and members not read."""
     unread, found = set(silent), list[Object]()
     for key in sorted(unread)[:MOST_RECHECKED]:
         try:
@@ -396,7 +386,7 @@ async def recheck_leases(cluster: Sender, silent: Iterable[Key]) -> tuple[list[O
 async def open_controller(
     cluster: Cluster | FencedCluster, locations: Locations, now: Now, draw: Callable[[], float] = random.random
 ) -> AsyncIterator[Controller]:
-    """Control while open; yields when every watch has listed its objects."""
+    """Run a Controller while open; yields when every watch has listed its objects."""
     controller = Controller(cluster, locations, now, draw)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(controller.run)

@@ -1,7 +1,4 @@
-"""Deletes accounts that would stay behind: expired join accounts, and machines' accounts without a Member.
-
-A cache may be late, so Members are read before a deletion. A failure is logged, and the next round tries again.
-"""
+"""Deletes accounts that nothing else deletes: expired join accounts, and machines' accounts without a Member."""
 
 import logging
 from collections.abc import Iterable
@@ -21,11 +18,11 @@ from exclave.kit.tasks.wall_clock import Now
 log = logging.getLogger(__name__)
 
 EVERY = 30.0  # seconds between two rounds
-GRACE = 60.0  # seconds for which a new account may have no Member that we know of: it may just be joining
+GRACE = 60.0  # seconds for which a new account may have no Member in the cache: the machine may be joining
 
 
 async def run_sweeps(cluster: Sender, groups: Cache, members: Cache, now: Now, malformed: MalformedLog) -> None:
-    """Sweep the namespaces with groups for ever."""
+    """Sweep the namespaces with groups until cancelled. A failure is logged, and the next round tries again."""
     while True:
         for namespace in sorted({namespace for namespace, _ in groups.objects}):
             try:
@@ -47,7 +44,7 @@ async def sweep(cluster: Sender, namespace: str, members: set[str], now: Now, ma
             is_expired, member = has_expired(account, now()), missing_member(account, members, now())
         if is_expired:
             log.info("join account %s/%s has expired", where, name)
-        elif member is not None and not await _exists(cluster, namespace, member):
+        elif member is not None and not await _exists(cluster, namespace, member):  # the cache may be late
             log.warning("account %s/%s has no Member and is deleted", where, name)
         else:
             continue
@@ -55,14 +52,14 @@ async def sweep(cluster: Sender, namespace: str, members: set[str], now: Now, ma
 
 
 def has_expired(account: Object, now: float) -> bool:
-    """Whether it is a join account whose time has passed. One without a readable time is left alone."""
+    """Whether it is a join account that has expired. One without a readable expiry is not deleted."""
     expires = epoch((account["metadata"].get("annotations") or {}).get(EXPIRES, ""))
     _, kind, _ = _parts(account)
     return kind in ("join", "rejoin") and expires is not None and expires <= now
 
 
 def missing_member(account: Object, members: set[str], now: float) -> str | None:
-    """The Member that a machine's account belongs to, if it is none of these; else None."""
+    """The Member of a machine's account, if it is not in `members`; else None."""
     group, kind, tail = _parts(account)
     member = f"{group}-{tail}"
     if kind != "vm" or member in members:
@@ -72,14 +69,14 @@ def missing_member(account: Object, members: set[str], now: float) -> str | None
 
 
 def _parts(account: Object) -> tuple[str, str, str]:
-    """Group, kind and tail in an account's name; texts that are none for a name of another shape."""
+    """Group, kind and tail of an account's name; empty texts for a name of another form."""
     parts = str(account["metadata"]["name"]).split(".")
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("", "", "")
 
 
 async def delete_group_accounts(cluster: Sender, namespace: str, group: str) -> None:
-    """Delete the accounts of a group that is about to be released, as far as permitted. Raises ClusterError."""
-    # The sweeps visit namespaces with groups only, so the accounts of a namespace's last group would stay.
+    """Delete the accounts of a group that will be released, as far as permitted. Raises ClusterError."""
+    # The sweeps visit only namespaces with groups, so the accounts of a namespace's last group would stay.
     where = accounts_namespace(namespace)
     try:
         listed = await cluster.send(list_all(SERVICE_ACCOUNTS, where))
@@ -108,7 +105,7 @@ async def _exists(cluster: Sender, namespace: str, member: str) -> bool:
 
 
 async def _delete_or_warn(cluster: Sender, namespace: str, name: str) -> None:
-    """Delete an account. A refusal is logged, so that the others are deleted all the same."""
+    """Delete an account. A refusal is only logged, so that the other accounts are deleted, too."""
     try:
         await _delete(cluster, namespace, name)
     except ApiRefusal as refusal:

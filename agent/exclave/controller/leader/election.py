@@ -1,9 +1,7 @@
-"""Which of several replicas leads, decided from a Lease, as Kubernetes' own components do. Pure.
+"""Decides from a Lease which replica leads, as Kubernetes' own components do. Pure. Times are seconds since boot.
 
-A Lease belongs to its holder until it has not changed for `DURATION` by the reader's clock, so clocks need not agree.
-It is acquired and renewed by conditional writes, so only one replica succeeds. A leader that has not renewed for
-`DEADLINE` stops writing, before another one may lead. Times are seconds of a clock that runs while a machine sleeps.
-Source: client-go tools/leaderelection.
+A Lease is its holder's until it has not changed for `DURATION` by the reader's clock, so clocks need not agree.
+Writes are conditional, so only one replica acquires it. Source: client-go tools/leaderelection.
 """
 
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from exclave.api.requests import LEASES, Object
 from exclave.kit.formats.times import rfc3339_micro
 
 DURATION = 15.0  # seconds without a renewal after which another replica may acquire a Lease
-DEADLINE = 10.0  # seconds after the start of its last renewal, after which a leader no longer writes
+DEADLINE = 10.0  # seconds after a renewal began until a leader stops writing: its last requests must end in time
 RETRY = 2.0  # seconds between two attempts to acquire or renew
 
 
@@ -31,13 +29,13 @@ def observe(last: LeaseVersion | None, lease: Object, now: float) -> LeaseVersio
 
 
 def may_acquire(lease: Object, last: LeaseVersion, me: str, now: float) -> bool:
-    """Whether to write the Lease: it is ours, it is nobody's, or its holder was silent for `DURATION`."""
+    """Whether to write the Lease: we hold it, nobody holds it, or its holder was silent for `DURATION`."""
     holder = (lease.get("spec") or {}).get("holderIdentity") or ""
     return holder in ("", me) or now - last.at >= DURATION
 
 
 def acquired_lease(lease: Object | None, namespace: str, name: str, me: str, wall: float) -> Object:
-    """The Lease as `me` writes it: a new one, or conditional on the one that was read. `wall` is epoch seconds."""
+    """The Lease with holder `me`: a new one, or conditional on the Lease that was read. `wall` is epoch seconds."""
     metadata, spec = {"name": name, "namespace": namespace}, (lease or {}).get("spec") or {}
     is_mine, transitions = spec.get("holderIdentity") == me, int(spec.get("leaseTransitions") or 0)
     if lease is not None:
@@ -58,14 +56,11 @@ def acquired_lease(lease: Object | None, namespace: str, name: str, me: str, wal
 
 
 def released_lease(lease: Object, namespace: str, name: str, wall: float) -> Object:
-    """The Lease without a holder, so that the next leader need not wait."""
+    """The Lease without a holder, so that the next leader need not wait. `wall` is epoch seconds."""
     nobodys = {**lease, "spec": {**(lease.get("spec") or {}), "holderIdentity": ""}}
     return acquired_lease(nobodys, namespace, name, "", wall)
 
 
 def time_left(renewed_at: float | None, now: float) -> float:
-    """Seconds for which a leader whose last successful renewal began at `renewed_at` may still write; 0 if it may not.
-
-    Requests that it sent before have `DURATION - DEADLINE` seconds to end before another replica leads.
-    """
+    """Seconds for which a leader that began its last successful renewal at `renewed_at` may still write; 0 if none."""
     return 0.0 if renewed_at is None else max(0.0, renewed_at + DEADLINE - now)

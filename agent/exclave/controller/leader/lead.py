@@ -1,9 +1,4 @@
-"""Leader election: one replica leads for as long as it certainly holds the Lease, and writes nothing after that.
-
-A leader writes through `FencedCluster`, which checks the time left before each write. So a process that was stopped,
-or a machine that slept, writes nothing when it resumes. A leader that ends in order releases the Lease. Any replica
-may read.
-"""
+"""Leader election: a replica leads only while it certainly holds the Lease, and writes nothing after that."""
 
 import logging
 import time
@@ -37,7 +32,7 @@ READS = frozenset({"get", "list", "watch"})
 
 
 def boot_time() -> float:
-    """Seconds since this machine booted, those in which it slept included."""
+    """Seconds since this machine booted, including the time in which it slept."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -50,7 +45,7 @@ class Sender(Protocol):
 
 
 class FencedCluster:
-    """The cluster for a leader. Its writes raise ClusterError once the replica no longer leads."""
+    """The cluster for a leader. Each write raises ClusterError if the replica leads no longer, also after a sleep."""
 
     def __init__(self, cluster: Cluster, time_left: Callable[[], float]) -> None:
         self._cluster = cluster
@@ -58,15 +53,15 @@ class FencedCluster:
 
     @property
     def reachable(self) -> Latest[bool]:
-        """As the cluster's own."""
+        """The cluster's `reachable`."""
         return self._cluster.reachable
 
     async def send(self, request: Request) -> Object:
-        """As the cluster's own, for a leader."""
+        """Send a request as the cluster does; a write only while this replica leads."""
         if request.verb in READS:
             return await self._cluster.send(request)
 
-        # Called again when the bytes are about to be sent, since the request may have waited for a connection.
+        # Called again right before the bytes are sent, since the request may have waited for a connection.
         def seconds_left() -> float:
             if (left := self._time_left()) > 0:
                 return left
@@ -81,7 +76,7 @@ class FencedCluster:
     def watch(
         self, resource: Resource, namespace: str | None, name: str | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[WatchEvent]]:
-        """As the cluster's own."""
+        """The cluster's `watch`."""
         return self._cluster.watch(resource, namespace, name)
 
 
@@ -103,19 +98,19 @@ class Candidate:
 
     @property
     def fenced(self) -> FencedCluster:
-        """The cluster, for as long as we lead."""
+        """The cluster, usable for writes while this replica leads."""
         return FencedCluster(self._cluster, self.time_left)
 
     def time_left(self) -> float:
-        """Seconds for which the Lease certainly holds."""
+        """Seconds for which this replica certainly holds the Lease."""
         return time_left(self._renewed_at, self._clock())
 
     def may_write_now(self) -> bool:
-        """Whether the Lease certainly holds."""
+        """Whether this replica certainly holds the Lease."""
         return self.time_left() > 0
 
     async def campaign(self) -> None:
-        """Acquire the Lease and renew it, for ever."""
+        """Acquire the Lease and renew it, until cancelled."""
         while True:
             try:
                 await self._try()
@@ -125,7 +120,7 @@ class Candidate:
             await trio.sleep(RETRY)
 
     async def watch_deadline(self) -> None:
-        """Stop leading when the time is over, also while a renewal hangs."""
+        """Stop leading at the deadline, also while a renewal hangs."""
         while True:
             await self.leads.wait_for(bool)
             while self.may_write_now():  # noqa: ASYNC110  no event tells that time has passed
@@ -148,7 +143,7 @@ class Candidate:
         except ApiRefusal as refusal:
             if refusal.status != 409:
                 raise
-            self._renewed_at = None  # another was faster
+            self._renewed_at = None  # another replica was faster
             return
         self._renewed_at = began
 
@@ -168,7 +163,7 @@ class Candidate:
             try:
                 await self._write_released(self._lease)
             except ApiRefusal as refusal:
-                # A renewal that was cancelled may have been stored: then ours is not the newest version.
+                # A cancelled renewal may have been stored, so our version of the Lease may not be the newest.
                 newest = await self._read() if refusal.status == 409 else None
                 if newest is None or (newest.get("spec") or {}).get("holderIdentity") != self._me:
                     raise

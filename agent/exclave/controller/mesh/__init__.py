@@ -1,1 +1,1 @@
-"""What the controller publishes about the mesh: Linkerd's settings, trust anchors, the issuer."""
+"""The mesh as the controller publishes it: Linkerd's settings, trust anchors, issuer."""

@@ -1,7 +1,7 @@
-"""The mesh's settings for members, read from Linkerd's own objects and written as one ConfigMap per group. Pure.
+"""Reads the mesh's settings from Linkerd's objects, and renders them as one ConfigMap per group. Pure.
 
 Sources, by Linkerd's chart: key `values` (YAML) of ConfigMap `linkerd-config`, and EndpointSlices of the headless
-Services of destination and policy, and of the cluster's DNS. The caller keeps the last good reading of a source.
+Services of destination and policy, and of the cluster's DNS. The caller stores the last good reading.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +27,7 @@ DNS = "kube-dns"
 
 
 def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
-    """Read `linkerd-config`. Raises ValueError naming the value that is missing."""
+    """Read `linkerd-config`. Raises ValueError naming the missing value."""
     try:
         values = yaml.safe_load((config_map.get("data") or {})["values"])
     except (KeyError, yaml.YAMLError):
@@ -53,37 +53,34 @@ def read_linkerd(config_map: Object, namespace: str) -> LinkerdSettings:
 def read_control_plane(
     linkerd_slices: Iterable[Object], dns_slices: Iterable[Object], report: Callable[[Object, Exception], None]
 ) -> ControlPlane:
-    """Addresses of the ready pods behind the control plane's Services; where none is ready, of all of them.
-
-    An EndpointSlice that cannot be read is reported and left out.
-    """
+    """Addresses of each Service's ready pods, or of all its pods if none is ready. Reports a bad EndpointSlice."""
     linkerd, dns = read_each(linkerd_slices, _read_slice, report), read_each(dns_slices, _read_slice, report)
     return ControlPlane(_addresses(linkerd, DESTINATION), _addresses(linkerd, POLICY), _addresses(dns, DNS))
 
 
 def last_good(found: ControlPlane, before: ControlPlane | None) -> ControlPlane:
-    """The addresses that were found; where there is none, the earlier ones, which may answer again."""
+    """The found addresses; where there is none, the earlier ones, which may answer again."""
     if before is None:
         return found
     return ControlPlane(found.destination or before.destination, found.policy or before.policy, found.dns or before.dns)
 
 
 def is_worth_publishing(plane: ControlPlane) -> bool:
-    """Whether proxies can find Linkerd with it: without destination and policy addresses, do not publish settings."""
-    # The addresses of DNS may be missing: a cluster's DNS need not have the name that we search for.
+    """Whether proxies can find Linkerd with these settings, so that they may be published."""
+    # DNS addresses may be missing: a cluster need not use the Service name that we search for.
     return bool(plane.destination and plane.policy)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A group's settings as they stand in its ConfigMap: their digest, and the group's ports in them."""
+    """A group's settings in its ConfigMap: their digest, and the group's ports in them."""
 
     digest: str
     ports: frozenset[int] = frozenset()
 
 
 def settings_of(group: Group, mesh: Mesh, heartbeat: float) -> tuple[str, str]:
-    """The settings' text for a group's members, and its digest. `heartbeat` is seconds."""
+    """The settings of a group's members as text, and the text's digest. `heartbeat` is seconds."""
     settings = Settings(
         namespace=group.namespace,
         group_name=group.name,
@@ -106,14 +103,14 @@ def settings_object(group: Group, text: str) -> Object:
         "metadata": {
             "name": settings_name(group.name),
             "namespace": group.namespace,
-            "ownerReferences": [owner_of(group)],  # it goes with its group
+            "ownerReferences": [owner_of(group)],  # deleted with its group
         },
         "data": {SETTINGS_KEY: text},
     }
 
 
 def _read_slice(found: Object) -> list[tuple[str, str, bool]]:
-    """The Service, an address, and whether its pod is ready, for each address of an EndpointSlice."""
+    """For each address of an EndpointSlice: its Service, the address, and whether the pod is ready."""
     service = str((found["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) or "")
     rows = [
         (service, address, (endpoint.get("conditions") or {}).get("ready") is not False)
@@ -139,10 +136,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
 
 
 def _scalar(values: Mapping[str, Any], key: str) -> str:
-    """A text; "" if there is none. YAML takes some texts for numbers, such as one port or a version.
-
-    A list is refused, not written out: in YAML a few lines can stand for a list of billions.
-    """
+    """A text; "" if there is none. A number is made a text: YAML reads one port or a version so. A list is refused."""
     value = values.get(key) or ""
     if type(value) not in (str, int, float):
         raise ValueError(f"{CONFIG}: {key}: a text was expected, found {type(value).__name__}")

@@ -1,8 +1,7 @@
-"""Chooses issuer and trust anchors as a pair that fits: every certificate must lead to the published anchors. Pure.
+"""Chooses issuer and trust anchors as a pair that fits: every certificate must chain to the published anchors. Pure.
 
-New anchors that the issuer in use does not lead to are refused, and so is a new issuer that does not lead to the
-anchors. Each is accepted once the other one fits, so an admin may change them in any order. Until then the last good
-pair stays in use, and the fault is reported for the object that does not fit.
+A new issuer or new anchors that do not fit the other one are refused, and their fault is reported. They are accepted
+once both fit, so an admin may change them in any order. Until then the last good pair stays in use.
 """
 
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ LEAVES_OUT = (
 
 @dataclass(frozen=True)
 class Trust:
-    """The issuer, and the anchors (PEM) that it leads to."""
+    """The issuer, and the anchors (PEM) that it chains to."""
 
     issuer: Issuer
     anchors: str
@@ -31,7 +30,7 @@ class Trust:
 def choose_trust(
     secret: Object | None, anchors: Object | None, last_good: Trust | None, now: float
 ) -> tuple[Trust | None, Mapping[str, str]]:
-    """The pair to use, None if there never was one, and the faults by source. An object that is missing is None."""
+    """The pair to use, None before the first one, and the faults by source. A missing object is None."""
     faults: dict[str, str] = {}
     pem = _anchors(anchors, faults) or (last_good.anchors if last_good else None)
     if pem is None:

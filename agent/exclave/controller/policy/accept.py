@@ -1,8 +1,4 @@
-"""Whether a WorkloadGroup is accepted, and the patches that state it. Pure.
-
-A group that is not accepted gets no new members; its members continue to run. A finalizer holds a group while it has
-members.
-"""
+"""Whether a WorkloadGroup is accepted: if not, it gets no new members, and its members continue. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +15,7 @@ ACCEPTED = "Accepted"
 
 @dataclass(frozen=True)
 class GroupPatches:
-    """Merge patches of a group's metadata and status; None where nothing changes. `releases`: they end the group."""
+    """Merge patches of metadata and status; None without a change. `releases`: the patch lets the group be deleted."""
 
     metadata: Object | None
     status: Object | None
@@ -27,10 +23,7 @@ class GroupPatches:
 
 
 def accepted_condition(group: Object, others: Iterable[Object], *, members: int, refused_namespace: bool) -> Condition:
-    """Condition Accepted of a group. `others`: the groups of its namespace. `members`: how many it has.
-
-    `refused_namespace`: whether no group may be in its namespace.
-    """
+    """Condition Accepted. `others`: groups in its namespace. `refused_namespace`: it may contain no groups."""
     metadata = group["metadata"]
     if metadata.get("deletionTimestamp"):
         return _no("Deleting", f"it goes when its members have gone: {members} left; kubectl exclave member list")
@@ -46,7 +39,7 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
         return _no("Invalid", f"its spec cannot be used, the last good one is kept: {fault_text(problem)}")
     if faults := spec_faults(spec):
         return _no("Invalid", f"it takes no new members: {'; '.join(faults)}")
-    # Members of two groups with one account would have one identity, and a group is the boundary of trust.
+    # Two groups with one account would have one identity, and a group is the boundary of trust.
     account = spec.service_account
     for other in others:
         if other["metadata"]["name"] != metadata["name"] and account_of(other) == account and _age(other) < _age(group):
@@ -59,7 +52,7 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
 
 
 def group_patches(group: Object, condition: Condition, *, members: int, now: float) -> GroupPatches:
-    """The patches that give a group this condition, and the finalizer while it has members."""
+    """The patches that set this condition, and the finalizer while the group has members."""
     finalizers = list(group["metadata"].get("finalizers") or [])
     deleting = bool(group["metadata"].get("deletionTimestamp"))
     held = GROUP_FINALIZER in finalizers
@@ -81,6 +74,6 @@ def _no(reason: str, message: str) -> Condition:
 
 
 def _age(group: Object) -> tuple[str, str]:
-    """Sort key, the oldest group first; names decide between groups of one second."""
+    """Sort key, the oldest group first; the name decides between groups of the same second."""
     metadata = group["metadata"]
     return str(metadata.get("creationTimestamp", "")), str(metadata["name"])

@@ -1,8 +1,4 @@
-"""Whether a machine may be a member, and if not, why. Pure.
-
-A Member that was admitted stays admitted until it is deleted. Reasons are fixed words, which `join/refusals.py` turns
-into errors; messages are for people and name the remedy.
-"""
+"""Whether a machine may be a member, and if not, why. Pure. An admitted Member stays admitted until it is deleted."""
 
 from dataclasses import dataclass
 
@@ -13,15 +9,14 @@ from exclave.api.names import group_of_member
 from exclave.controller.policy.claims import lies_within, neighbour_of, plain_address
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Neighbour
 
-ABANDONED_AFTER = 600.0
-"""Seconds after which a Member that was refused, or never sent a heartbeat, is deleted, which frees its name."""
+ABANDONED_AFTER = 600.0  # seconds after which a Member that was refused, or sent no heartbeat, is deleted
 
 ISSUER_EXPIRED = "the issuer's certificate, or one above it, has expired: nobody can be certified before it is renewed"
 
 
 @dataclass(frozen=True)
 class AdmitResult:
-    """`reason` is Admitted, or why not."""
+    """`reason`: Admitted, or a fixed word that `join/refusals.py` turns into an error. `message` names the remedy."""
 
     admitted: bool
     reason: str
@@ -60,7 +55,7 @@ def _mesh_refusal(snapshot: MemberSnapshot) -> AdmitResult | None:
 
 
 def _keys_refusal(view: MemberView) -> AdmitResult | None:
-    # Both are used later only, but now somebody watches the join.
+    # A bad key would fail only later, so check it now, while a person watches the join.
     try:
         read_csr(view.csr)
         read_delivery_key(view.delivery_key)
@@ -70,7 +65,7 @@ def _keys_refusal(view: MemberView) -> AdmitResult | None:
 
 
 def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | None:
-    """Why a Member may not have the address that it states; None if it may. It may lose it as long as it lives."""
+    """Why a Member may not have the address that it states; None if it may. A running member may also lose it."""
     view = snapshot.view
     if len(view.addresses) != 1:
         return _no("AddressRefused", f"one address was expected, found {len(view.addresses)}")
@@ -91,8 +86,8 @@ def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | Non
 
 
 def is_listed_elsewhere(snapshot: MemberSnapshot, group: Group) -> bool:
-    """Whether another Member still lists ports at this one's address. It loses them when it is reconciled next."""
-    # Two at one address would make Linkerd fail each lookup of it.
+    """Whether another Member still lists ports at this one's address. Reconciling that Member withdraws them."""
+    # Two workloads with ports at one address make every Linkerd lookup of it fail.
     mine = _mine(snapshot, group)
     return any(
         other.has_ports_at(mine.address) and other.rank_at(mine.address) < mine.rank_at(mine.address)

@@ -1,9 +1,8 @@
-"""An index of Members by machine and address, since reading 10,000 Members each time costs too much. Pure.
+"""An index of Members by machine and address: reading 10,000 Members for each decision costs too much. Pure.
 
-A Member owns an address if it is live and not leaving, states the address, has it inside its group's networks, and has
-it in its ExternalWorkload, which only the controller writes. A Member that claims it later is refused. A silent Member
-loses its address once its ports are withdrawn, also to a Member of another group: in the cluster an address is one
-machine. `transitions` decides when a Member is deleted for that.
+A Member owns an address if it is alive, states it, has it in its group's networks, and has it in its ExternalWorkload,
+which only the controller writes. Later claims are refused, also from other groups: in the cluster an address is one
+machine. A silent Member loses its address once its ports are withdrawn; `transitions` decides when it is deleted.
 """
 
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ class Claims:
     _by_claim: dict[str, set[Key]] = field(default_factory=dict)
 
     def refresh(self, key: Key, found: Neighbour | None) -> set[Key]:
-        """Replace a Member, None if it is gone. Returns the other Members that the change concerns."""
+        """Replace a Member; None removes it. Returns the other Members that the change affects."""
         before = self._neighbours.get(key)
         if before == found:
             return set()
@@ -59,7 +58,7 @@ class Claims:
 def neighbour_of(
     member: Object, workload: Object | None, group: Group | None, *, live: bool, reserved: Object | None = None
 ) -> Neighbour:
-    """What matters of a Member to others. `reserved`: a patch of its ExternalWorkload that is under way."""
+    """A Member as other Members see it. `reserved`: a patch of its ExternalWorkload that is under way."""
     view, metadata = view_member(member), member["metadata"]
     conditions = (member.get("status") or {}).get("conditions") or ()
     admitted = next((one for one in conditions if one.get("type") == ADMITTED and one.get("status") == "True"), None)
@@ -83,7 +82,7 @@ def plain_address(text: str) -> str:
     if "%" in text:
         raise ValueError("an address with a zone means something on its own machine only")
     found = ip_address(text)
-    # To Linkerd, as to everything in Go, an IPv4 address and the same written as IPv6 are one address.
+    # Linkerd, like all Go programs, treats an IPv4 address and its IPv4-mapped IPv6 form as equal.
     return str((found.ipv4_mapped if isinstance(found, IPv6Address) else None) or found)
 
 
@@ -94,7 +93,7 @@ def lies_within(address: str, networks: tuple[str, ...]) -> bool:
 
 
 def workload_addresses(workload: Object | None) -> Iterator[str]:
-    """The addresses in an ExternalWorkload, in canonical form; texts that are no address are left out."""
+    """The addresses in an ExternalWorkload, in canonical form; other texts are left out."""
     for one in ((workload or {}).get("spec") or {}).get("workloadIPs") or ():
         try:
             yield plain_address(str(one.get("ip", "")))

@@ -1,9 +1,4 @@
-"""Which members are live, how often they send heartbeats, and whether two machines send those of one member. Pure.
-
-A member is live if its Lease changed within three intervals, by the controller's own clock. The interval doubles when
-the fleet would write more than `MOST_WRITES` Leases a second. A machine draws a new name at each boot. If an earlier
-name comes back, two machines use one credential, as after a disk was copied.
-"""
+"""Which members are live, how often they send heartbeats, and whether two machines use one membership. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,15 +8,15 @@ from exclave.controller.cache import Cache
 from exclave.controller.policy.snapshot import Key
 
 SHORTEST = 10.0  # seconds between a member's heartbeats in a small fleet
-MOST_WRITES = 50.0  # heartbeats a second, all members together
-SLACK = 0.8  # the interval is halved only below this part of `MOST_WRITES`: each change is published to every member
-FORGET_CLONE = 600.0  # seconds after which a second machine that fell silent is no longer reported
+MOST_WRITES = 50.0  # heartbeats a second, all members together; above it, the interval doubles
+SLACK = 0.8  # the interval is halved only below this part of `MOST_WRITES`, because every member must load a change
+FORGET_CLONE = 600.0  # seconds after which a second machine without heartbeats is no longer reported
 MISSED = 3  # heartbeat intervals
-LEAST_STORM = 3  # Members that must fall silent together before it counts as one event
+LEAST_STORM = 3  # members that must fall silent together to count as one outage
 
 
 def interval_for(members: int, current: float = SHORTEST) -> float:
-    """Seconds between heartbeats for so many members. `current` is the interval that they use now."""
+    """Seconds between heartbeats for this number of members. `current` is the interval in use."""
     interval = max(current, SHORTEST)
     while members / interval > MOST_WRITES:
         interval *= 2
@@ -32,7 +27,7 @@ def interval_for(members: int, current: float = SHORTEST) -> float:
 
 @dataclass(frozen=True)
 class Holders:
-    """The boots that renewed a Lease: the last one, those before it, and when one came back (epoch seconds)."""
+    """The boots that renewed a Lease: the last one, earlier ones, and when one of these returned (epoch seconds)."""
 
     last: str = ""
     before: frozenset[str] = frozenset()
@@ -43,37 +38,35 @@ class Holders:
         """The holders after `holder` renewed the Lease."""
         if holder == self.last or not holder:
             return self
+        # A machine draws a new name at each boot. An earlier one returns if two machines use one copied credential.
         if holder in self.before:
-            first, second = sorted((self.last, holder))  # in one order, or each heartbeat would change the condition
+            first, second = sorted((self.last, holder))  # sorted, or the condition would change at each heartbeat
             return Holders(holder, self.before | {self.last}, now, (first, second))
         return Holders(holder, self.before | ({self.last} - {""}), self.returned_at, self.returned)
 
     def clones(self, now: float) -> tuple[str, str] | None:
-        """The two boots that renew in turns, None if there is one machine only."""
+        """The two boots that renew in turns; None if there is only one machine."""
         if self.returned_at is None or now - self.returned_at > FORGET_CLONE:
             return None
         return self.returned
 
 
 def holder_of(lease: Mapping[str, object]) -> str:
-    """The boot that renewed a Lease last, "" if none did."""
+    """The boot that renewed a Lease last; "" if none did."""
     spec = lease.get("spec")
     return str(spec.get("holderIdentity") or "") if isinstance(spec, dict) else ""
 
 
 @dataclass(frozen=True)
 class LeaseObservation:
-    """The renewTime of a Lease, and when the controller first observed it (epoch seconds, the controller's clock).
+    """When a Lease was first observed with its current renewTime."""
 
-    `changed` is False for the first observation of a Lease: it may have been renewed long ago.
-    """
-
-    renewed: str | None
-    observed_at: float
-    changed: bool = False
+    renewed: str | None  # the Lease's renewTime
+    observed_at: float  # epoch seconds, by the controller's clock
+    changed: bool = False  # False for a Lease's first observation: its last renewal may be long ago
 
     def observe(self, renewed: str | None, now: float) -> "LeaseObservation":
-        """The observation after the Lease was read again."""
+        """The observation after reading the Lease again."""
         return self if self.renewed == renewed else LeaseObservation(renewed, now, changed=True)
 
 
@@ -85,10 +78,7 @@ def live_members(
     watching_since: float,
     now: float,
 ) -> set[Key]:
-    """The members that are live now. `were_live`: the last answer.
-
-    `watching_since`: since when the watch of Leases works; only the time after it counts as silence.
-    """
+    """The live members; `were_live`: the last result. Only time after `watching_since` counts as silence."""
     fresh = {
         key
         for key, observation in observations.items()
@@ -96,17 +86,17 @@ def live_members(
     }
     before = {key for key in were_live if key in observations}
     gone = before - fresh
-    # If so many fall silent at once, the fault is more likely in the network or in us, so nobody is withdrawn.
+    # If so many fall silent at once, the fault is more likely in the network or in us, so no member is withdrawn.
     if len(gone) >= LEAST_STORM and 2 * len(gone) > len(before):
         return fresh | gone
     return fresh
 
 
 class Liveness:
-    """The Leases that were observed, and the members that are live."""
+    """The observed Leases, and the live members."""
 
     def __init__(self, members: Cache, leases: Cache) -> None:
-        self.patience = SHORTEST  # the longest interval (seconds) that a member may use at the moment
+        self.patience = SHORTEST  # the longest interval (seconds) that a member may use now
         self.watching_since = 0.0  # since when the watch of Leases works without a gap (epoch seconds)
         self.live: set[Key] = set()
         self._members = members
@@ -115,7 +105,7 @@ class Liveness:
         self._holders: dict[Key, Holders] = {}
 
     def observe(self, key: Key, now: float) -> bool:
-        """Observe a Lease. True if its member must be reconciled: it was not live, or two machines take turns."""
+        """Observe a Lease. True if its member must be reconciled: it was not live, or two machines renew in turns."""
         lease = self._leases.objects.get(key)
         if lease is None:
             self.forget(key)
@@ -129,25 +119,25 @@ class Liveness:
         return not was_live or current.returned != holders.returned
 
     def forget(self, key: Key) -> None:
-        """Drop what was observed of a Lease that is gone."""
+        """Delete the observations of a Lease that is gone."""
         self._observations.pop(key, None)
         self._holders.pop(key, None)
 
     def mark_live(self, keys: Iterable[Key]) -> None:
-        """Mark the members of these Leases as live where the Lease proves it. All other members stay as they are."""
+        """Mark the members of these Leases as live if the Lease is evidence. Other members do not change."""
         for key in keys:
             observation = self._observations.get(key)
             if observation is not None and observation.renewed is not None and self._is_evidence(key, observation):
                 self.live.add(key)
 
     def overdue(self, now: float) -> set[Key]:
-        """The members that would stop being live, as far as the watch of Leases shows."""
+        """The members that would stop being live, according to the watch of Leases."""
         return self.live - self._live_now(now)
 
     def refresh(self, now: float, unread: Collection[Key] = ()) -> set[Key]:
-        """Decide again who is live. Returns the changed members. `unread`: those whose Lease could not be read."""
+        """Decide again which members are live. Returns the changed members. `unread` (Lease not readable) stay live."""
         before = set(self.live)
-        self.live = self._live_now(now) | before.intersection(unread)  # these stay live
+        self.live = self._live_now(now) | before.intersection(unread)
         return before ^ self.live
 
     def has_heartbeat(self, key: Key) -> bool:
@@ -157,21 +147,21 @@ class Liveness:
 
     def is_live(self, key: Key) -> bool:
         """Whether a Member is live."""
-        # A Lease that was never renewed is a new Member's: `live` may still hold an earlier one of the same name.
+        # A Lease that was never renewed belongs to a new Member, while `live` may hold an earlier one of this name.
         return key in self.live and self.has_heartbeat(key)
 
     def clones(self, key: Key, now: float) -> tuple[str, str] | None:
-        """The two boots that renew a Lease in turns, None if one machine does."""
+        """The two boots that renew a Lease in turns; None if only one machine does."""
         return self._holders.get(key, Holders()).clones(now)
 
     def _is_evidence(self, key: Key, observation: LeaseObservation) -> bool:
         """Whether a Lease is evidence of life: it changed since we started, or condition Live is True."""
         member = self._members.objects.get(key)
         if member is None or observation.changed:
-            return member is not None  # a Lease without a Member is a node's, for example
-        # A Lease that has not changed yet may be years old. Without the condition, a member that died long ago would
-        # be live again, with its ports, whenever a controller starts.
-        status = member.get("status")  # all members are asked at each tick, so `view_member` would cost too much
+            return member is not None  # a Lease without a Member belongs to a node, for example
+        # A Lease that has not changed yet may be years old. Without this condition, a restarted controller would count
+        # every dead member as live, with its ports.
+        status = member.get("status")  # this runs for all members at each tick: `view_member` would cost too much
         conditions = read_conditions(status.get("conditions")) if isinstance(status, dict) else ()
         return any(one.type == LIVE and one.status for one in conditions)
 

@@ -1,8 +1,4 @@
-"""The ExternalWorkload that a member is to have, and the request that leads there. Pure.
-
-Ports are listed only while a proxy serves them: pods speak TLS to every listed port, ready or not. The machine writes
-`status`.
-"""
+"""The ExternalWorkload that a member must have, all but its `status`, which the machine writes. Pure."""
 
 from typing import Any
 
@@ -17,16 +13,17 @@ from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, work
 from exclave.kit.formats.kubernetes import is_label_value
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
+# Annotation: the labels that we wrote, so that one removed from the group is removed here, and other labels stay.
 OUR_LABELS = "exclave.dev/labels"
-"""Annotation: the labels that were written here, so that one taken off the group goes, and others' stay."""
 
 OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
 
 def may_list(snapshot: MemberSnapshot, group: Group) -> bool:
-    """Whether ports are listed. A cordoned member's are withdrawn after it has reported that it is not ready."""
+    """Whether ports are listed. Those of a cordoned member are withdrawn after it has reported that it is not ready."""
     view = snapshot.view
+    # Pods speak TLS to every listed port, ready or not, so ports are listed only while a proxy serves them.
     if view.deleting or not view.serving or not snapshot.live or address_refusal(snapshot, group) is not None:
         return False
     if is_listed_elsewhere(snapshot, group):
@@ -35,19 +32,19 @@ def may_list(snapshot: MemberSnapshot, group: Group) -> bool:
 
 
 def is_ready(workload: Object | None) -> bool:
-    """Whether an ExternalWorkload gets traffic."""
+    """Whether an ExternalWorkload receives traffic."""
     conditions = ((workload or {}).get("status") or {}).get("conditions")
     return any(one.type == READY and one.status for one in read_conditions(conditions))
 
 
 def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Object:
-    """The ExternalWorkload as it is to be."""
+    """The ExternalWorkload that the member must have."""
     view = snapshot.view
     opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
     ports = _served(snapshot, group) if may_list(snapshot, group) else ()
     labels = {**group.spec.labels, GROUP_LABEL: group.name}
     zone = view.facts.get("zone", "")
-    if zone and is_label_value(zone):  # otherwise no write would pass, not even one that withdraws the ports
+    if zone and is_label_value(zone):  # an invalid label fails every write, also one that withdraws the ports
         labels[ZONE_LABEL] = zone
     return {
         "apiVersion": EXTERNAL_WORKLOADS.api_version,
@@ -56,7 +53,7 @@ def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Objec
             "name": view.name,
             "namespace": snapshot.namespace,
             "labels": labels,
-            "annotations": {  # a namespace's annotations do not reach an ExternalWorkload
+            "annotations": {  # an ExternalWorkload does not inherit its namespace's annotations
                 OPAQUE_PORTS: opaque,
                 INBOUND_POLICY: group.spec.inbound_policy or mesh.linkerd.inbound_policy,
                 OUR_LABELS: ",".join(sorted(labels)),
@@ -77,7 +74,7 @@ def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Objec
 
 def _served(snapshot: MemberSnapshot, group: Group) -> tuple[Port, ...]:
     """The group's ports, without new ones that the member's proxy does not serve yet."""
-    # If none is listed, all are: a member that serves but cannot read newer settings must not be left out.
+    # If none is listed, list all: a member that serves but cannot read newer settings must stay reachable.
     loaded, listed = snapshot.view.loaded.get("settings"), set(workload_ports(snapshot.workload))
     if not loaded or not listed or snapshot.settings_digest is None:
         return group.spec.ports
@@ -87,17 +84,14 @@ def _served(snapshot: MemberSnapshot, group: Group) -> tuple[Port, ...]:
 
 
 def _addresses(snapshot: MemberSnapshot, group: Group) -> list[Object]:
-    """The address that it states; if that is refused, those in its ExternalWorkload, so that it takes nobody else's."""
+    """The stated address; if it is refused, those in its ExternalWorkload, so that it takes over no other address."""
     if address_refusal(snapshot, group) is not None:
         return list((snapshot.workload or {}).get("spec", {}).get("workloadIPs") or [])
     return [{"ip": plain_address(snapshot.view.addresses[0])}]
 
 
 def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | None:
-    """The request that creates or corrects the ExternalWorkload; None if there is nothing to correct.
-
-    With a refused address none is created.
-    """
+    """The request that creates or corrects the ExternalWorkload; None if nothing differs, or there is no address."""
     wanted, found = wanted_workload(snapshot, group, mesh), snapshot.workload
     if found is None:
         return create(EXTERNAL_WORKLOADS, snapshot.namespace, wanted) if wanted["spec"]["workloadIPs"] else None
@@ -106,7 +100,7 @@ def register(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Request | No
 
 
 def _changes(wanted: Object, found: Object) -> Object:
-    """A merge patch that turns `found` into `wanted`, as far as we own it; empty if nothing differs."""
+    """A merge patch that turns `found` into `wanted` in the fields that we own; empty if nothing differs."""
     spec = {key: value for key, value in wanted["spec"].items() if not _same(value, found.get("spec", {}).get(key))}
     metadata: dict[str, Any] = {}
     for key in ("labels", "annotations"):
@@ -129,7 +123,7 @@ def _same(wanted: Any, found: Any) -> bool:
 
 
 def owner_of(group: Group) -> Object:
-    """The owner reference by which an object is deleted with its group."""
+    """The owner reference with which an object is deleted together with its group."""
     return {
         "apiVersion": WORKLOAD_GROUPS.api_version,
         "kind": WORKLOAD_GROUPS.kind,

@@ -1,7 +1,4 @@
-"""The certificate of a member: its content is decided here, whatever the CSR asks for. Pure.
-
-CN is the member's name, cut to 64 characters. The lifetime is the group's, but ends with the issuer's chain.
-"""
+"""A member's certificate: the controller decides its content, whatever the CSR requests. Pure."""
 
 from datetime import datetime, timezone
 
@@ -15,13 +12,13 @@ from exclave.api.issuer import Issuer
 from exclave.controller.policy.snapshot import Signed
 from exclave.kit.formats.x509 import not_before, pem_of
 
-BACKDATED = 10.0  # seconds before now from which a certificate is valid, since clocks differ
+BACKDATED = 10.0  # seconds before now at which validity starts, since clocks differ
 
 
 def sign(
     csr_pem: str, member: str, identity: MeshIdentity, lifetime: float, issuer: Issuer, *, now: float, serial: int
 ) -> Signed:
-    """Sign for `lifetime` seconds from `now`. Raises ValueError if the CSR is not acceptable."""
+    """Sign for `lifetime` seconds from `now`, or until the issuer's chain ends. Raises ValueError for a bad CSR."""
     csr = read_csr(csr_pem)
     begins = max(now - BACKDATED, not_before(issuer.certificate))
     ends = min(now + lifetime, issuer.not_after)
@@ -51,7 +48,7 @@ def sign(
 
 
 def _names(identity: MeshIdentity) -> x509.SubjectAlternativeName:
-    # The proxy takes the first SAN as a client's name, so the DNS name comes before the SPIFFE URI.
+    # The proxy uses the first SAN as a client's name, so the DNS name precedes the SPIFFE URI.
     return x509.SubjectAlternativeName(
         [x509.DNSName(identity.dns_name), x509.UniformResourceIdentifier(identity.spiffe_id)]
     )

@@ -1,8 +1,4 @@
-"""The values on which the controller decides. Pure.
-
-A `MemberSnapshot` also has what was made for a Member and is not yet in the cluster (`signed`, `sealed`). The next
-transition follows from it alone, so a crash between two transitions does no harm.
-"""
+"""The values on which the controller decides. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -31,16 +27,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Mesh:
-    """The mesh by Linkerd's own objects, the last good reading of each. `anchors`: PEM. `issuer`: sha256.
-
-    `issuer_ends`: when the first certificate of the issuer's chain ends (epoch seconds).
-    """
+    """The mesh by the last good reading of each of Linkerd's objects."""
 
     linkerd: LinkerdSettings
-    anchors: str
-    issuer: str
+    anchors: str  # PEM
+    issuer: str  # sha256 of the issuing certificate
     control_plane: ControlPlane
-    issuer_ends: float = math.inf
+    issuer_ends: float = math.inf  # the earliest end in the issuer's chain, epoch seconds
 
     def identity_of(self, group: Group) -> MeshIdentity:
         """The identity of a group's members."""
@@ -61,12 +54,12 @@ class Signed:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """What matters of a Member to another Member of the same machine or address."""
+    """A Member as seen by another Member with the same machine or address."""
 
     namespace: str
     name: str
     machine_hash: str
-    address: str = ""  # that it states; "" if it is outside its group's networks
+    address: str = ""  # as the Member states it; "" if it is outside its group's networks
     listed_addresses: frozenset[str] = frozenset()  # in its ExternalWorkload, or in a request that is under way
     has_ports: bool = False  # in its ExternalWorkload
     live: bool = False  # True until its own status is otherwise
@@ -77,7 +70,7 @@ class Neighbour:
 
     @property
     def is_alive(self) -> bool:
-        """It is live and not leaving."""
+        """Whether it is live and not leaving."""
         return self.live and not self.leaving
 
     def owns(self, address: str) -> bool:
@@ -85,7 +78,7 @@ class Neighbour:
         return self.is_alive and self.address == address and address in self.listed_addresses
 
     def has_ports_at(self, address: str) -> bool:
-        """Whether its ExternalWorkload lists ports at this address, whatever the machine states."""
+        """Whether its ExternalWorkload lists ports at this address, even if the machine states another."""
         return self.has_ports and address in self.listed_addresses
 
     def rank_at(self, address: str) -> tuple[bool, bool, bool, str, str, str]:
@@ -96,7 +89,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class MemberSnapshot:
-    """One Member and all that belongs to it."""
+    """All that decides a Member's next transition. A crash loses only `signed` and `sealed`, which are made again."""
 
     member: Object
     now: float  # epoch seconds by the controller's clock
@@ -104,9 +97,9 @@ class MemberSnapshot:
     mesh: Mesh | None = None
     settings_digest: str | None = None  # of its group's published settings
     settings_ports: frozenset[int] = frozenset()  # in its group's published settings
-    admission_fault: str | None = None  # what is wrong with the admission policies
+    admission_fault: str | None = None  # how the admission policies differ from the installed ones
     mesh_fault: str | None = None  # why there is no `mesh`
-    group_refusal: str | None = None  # why the group takes no new members
+    group_refusal: str | None = None  # why the group accepts no new members
     neighbours: tuple[Neighbour, ...] = ()  # the other Members with the same machine or address
     workload: Object | None = None  # its ExternalWorkload
     has_account: bool = False
@@ -121,12 +114,12 @@ class MemberSnapshot:
 
     @property
     def view(self) -> MemberView:
-        """The Member as it is read."""
+        """The parsed Member."""
         return view_member(self.member)
 
     @property
     def cordoned(self) -> bool:
-        """Whether an admin has put it out of service for a while."""
+        """Whether an admin has cordoned it."""
         annotations = self.member["metadata"].get("annotations") or {}
         return bool(annotations.get(CORDONED) == "true")
 

@@ -1,9 +1,8 @@
-"""The next transition of a Member: the controller's whole policy, in one order. Pure.
+"""The next transition of a Member, decided from its state in the cluster, so every transition may be repeated. Pure.
 
 Joining: finalizer, admission, account and Lease, ExternalWorkload, certificate, sealed credential, status in one write.
-Removal: account (new requests fail from then on), Ready=False, ports, a pause until clients have noticed,
-ExternalWorkload, Lease, finalizer.
-Every transition may be repeated, since the next one follows from what is in the cluster.
+Removal: account (new requests fail from then on), Ready=False, ports, a pause for clients, ExternalWorkload, Lease,
+finalizer.
 """
 
 from dataclasses import dataclass
@@ -21,24 +20,24 @@ from exclave.controller.policy.register import is_ready, register
 from exclave.controller.policy.snapshot import Group, MemberSnapshot, Mesh, Signed, workload_ports
 from exclave.kit.formats.times import epoch, rfc3339
 
-NOT_LIVE = "NotLive"  # reason of condition Live: heartbeats came, and come no more
-MOST_ISSUED = 5  # certificates that are listed in a Member's status
+NOT_LIVE = "NotLive"  # reason of condition Live: heartbeats have stopped
+MOST_ISSUED = 5  # certificates that a Member's status lists
 
 
 class Action(Enum):
     """Transitions without parameters. The values are their labels in metrics."""
 
-    ADD_FINALIZER = "AddFinalizer"  # to the Member, before anything is made for it
+    ADD_FINALIZER = "AddFinalizer"  # to the Member, before anything is created for it
     MAKE_ACCOUNT = "MakeAccount"
     MAKE_LEASE = "MakeLease"  # an empty one
-    SIGN = "Sign"  # its CSR, after Member and group were read once more
-    SEAL = "Seal"  # a token of its account, to its delivery key
-    DELETE_ACCOUNT = "DeleteAccount"  # which ends its tokens
+    SIGN = "Sign"  # its CSR, after Member and group were read again
+    SEAL = "Seal"  # a token of its account, encrypted to its delivery key
+    DELETE_ACCOUNT = "DeleteAccount"  # and with it all its tokens
     EMPTY_PORTS = "EmptyPorts"
     DELETE_WORKLOAD = "DeleteWorkload"
-    RELEASE_WORKLOAD = "ReleaseWorkload"  # take our finalizer off
+    RELEASE_WORKLOAD = "ReleaseWorkload"  # remove our finalizer
     DELETE_LEASE = "DeleteLease"
-    RELEASE_MEMBER = "ReleaseMember"  # take our finalizer off: it is gone then
+    RELEASE_MEMBER = "ReleaseMember"  # remove our finalizer: the Member is deleted then
 
     @property
     def label(self) -> str:
@@ -64,7 +63,7 @@ class WriteStatus:
 
 @dataclass(frozen=True)
 class MarkNotReady:
-    """Write Ready=False to the ExternalWorkload. Ready=True is only the machine's to write."""
+    """Write Ready=False to the ExternalWorkload. Only the machine may write Ready=True."""
 
     label: ClassVar = "MarkNotReady"
     reason: str
@@ -73,7 +72,7 @@ class MarkNotReady:
 
 @dataclass(frozen=True)
 class DeleteMember:
-    """Delete a Member that was refused or abandoned; its name is free again."""
+    """Delete a Member that was refused or abandoned, which frees its name."""
 
     label: ClassVar = "DeleteMember"
     why: str
@@ -95,14 +94,14 @@ def next_transition(snapshot: MemberSnapshot) -> Transition | None:
     if view.deleting:
         return next_removal(snapshot) if FINALIZER in view.finalizers else None
     if FINALIZER not in view.finalizers:
-        # Nothing was made for it yet. So this Lease is of a former Member of its name, whose finalizer somebody
-        # removed by hand, and the renewals in it prove nothing about this one.
+        # Nothing was created for this Member yet. The Lease is a former Member's of this name, whose finalizer somebody
+        # removed by hand, so its renewals prove nothing about this one.
         return Action.DELETE_LEASE if snapshot.has_lease and view.admitted is None else Action.ADD_FINALIZER
     result = admit(snapshot)
     if not result.admitted:
         return _refuse(snapshot, result)
     if snapshot.group is None or snapshot.mesh is None:
-        return None  # admitted before: nothing can be decided now, so what runs stays as it is
+        return None  # admitted, but nothing can be decided now: do not change what runs
     if not snapshot.has_heartbeat and _age(snapshot) > ABANDONED_AFTER:
         return DeleteMember("it never sent a heartbeat")
     if (why := _end_of(snapshot, snapshot.group)) is not None:
@@ -151,9 +150,9 @@ def _end_of(snapshot: MemberSnapshot, group: Group) -> str | None:
         return None
     if snapshot.now - gone_since > group.spec.forget_after:
         return f"no heartbeat since {rfc3339(gone_since)}, for longer than its group waits"
-    # Another member of the same group that was admitted after the silence began, and owns its address now, replaces
-    # it: that needs a join token, so an admin wanted it. An older member, or one of another group, may take over the
-    # address but never causes a deletion. Otherwise a stolen machine could evict a peer that only reboots.
+    # Delete it only if a member of the same group, admitted after the silence began, owns its address now: that needs a
+    # join token, so an admin replaced it. An older member, or one of another group, may take over the address but never
+    # causes a deletion: otherwise a stolen machine could evict a peer that is rebooting.
     mine = neighbour_of(snapshot.member, snapshot.workload, group, live=False).address
     for other in snapshot.neighbours:
         is_ours = other.namespace == snapshot.namespace and group_of_member(other.name) == group.name
@@ -163,7 +162,7 @@ def _end_of(snapshot: MemberSnapshot, group: Group) -> str | None:
 
 
 def not_live_since(snapshot: MemberSnapshot) -> float | None:
-    """Since when it is silent by its own status (epoch seconds); None if it is live or never was."""
+    """When it fell silent, by its own status (epoch seconds); None if it is live or never was."""
     if snapshot.live or not snapshot.has_heartbeat:
         return None
     for one in snapshot.status.get("conditions") or ():
@@ -175,14 +174,14 @@ def not_live_since(snapshot: MemberSnapshot) -> float | None:
 def _serve(snapshot: MemberSnapshot, group: Group, mesh: Mesh, result: AdmitResult) -> Transition | None:
     workload = snapshot.workload
     if workload is not None and workload["metadata"].get("deletionTimestamp"):
-        return retire_workload(snapshot)  # deleted by somebody else: release it, then create it again
+        return retire_workload(snapshot)  # deleted by another client: release it, then create it again
     if snapshot.has_heartbeat and not snapshot.live and is_ready(workload):
         return MarkNotReady(NOT_LIVE, "no heartbeat for three intervals")
     request = register(snapshot, group, mesh)
     if request is not None:
         return PutWorkload(request)
     if snapshot.has_heartbeat and snapshot.signed is None and (patch := status_patch(snapshot, result)):
-        return WriteStatus(patch)  # before a renewal, which may fail; a machine that joins gets everything in one write
+        return WriteStatus(patch)  # before a renewal, which may fail; a joining machine gets everything at once
     if snapshot.signed is None and _awaits_certificate(snapshot) and _signing_fault(snapshot) is None:
         return Action.SIGN
     has_credential = snapshot.has_heartbeat or snapshot.view.credential is not None or snapshot.sealed is not None
@@ -207,7 +206,7 @@ def _refuse(snapshot: MemberSnapshot, result: AdmitResult) -> Transition:
 
 
 def status_patch(snapshot: MemberSnapshot, result: AdmitResult) -> Object:
-    """What the Member's status lacks, as a merge patch; empty if it lacks nothing."""
+    """The changes that the Member's status needs, as a merge patch; empty if there are none."""
     view = snapshot.view
     wanted: dict[str, Any] = {}
     conditions = [Condition(ADMITTED, True, result.reason, result.message), _registered(snapshot), _live(snapshot)]

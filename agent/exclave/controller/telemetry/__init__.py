@@ -1,1 +1,1 @@
-"""What the controller reports: Events, metrics, health."""
+"""Events, metrics and health of the controller."""

@@ -1,7 +1,4 @@
-"""Turns what the controller finds into Events, and writes them one after the other.
-
-Nothing waits for an Event. One that cannot be written is logged instead.
-"""
+"""Turns the controller's findings into Events, and writes them in order. One that cannot be written is logged."""
 
 import logging
 import secrets
@@ -29,11 +26,11 @@ from exclave.kit.tasks.wall_clock import Now
 
 log = logging.getLogger(__name__)
 
-MOST = 4000  # events that may wait: 1,000 machines that join at once cause about three each. More are logged only.
+MOST = 4000  # Events that may wait: 1,000 machines that join cause about three each. Others are only logged.
 
 
 class EventWriter:
-    """The Events that wait to be written, by the controller in this namespace."""
+    """A queue of Events, written by the controller in this namespace."""
 
     def __init__(self, cluster: Sender, namespace: str, now: Now) -> None:
         self._cluster = cluster
@@ -47,10 +44,11 @@ class EventWriter:
             self._add_nowait(subject, None, draft)
 
     def put_elsewhere_nowait(self, subject: Subject, draft: EventDraft) -> None:
-        """Write an Event about an object in a namespace where the controller may write no Events."""
+        """Write an Event about an object in a namespace where the controller may not write Events."""
         if subject.namespace == self._namespace:
             self._add_nowait(subject, None, draft)
         else:
+            # It may write them in its own namespace and in those with groups. So this one is about its Deployment.
             controller = Subject(DEPLOYMENTS.api_version, DEPLOYMENTS.kind, self._namespace, CONTROLLER)
             self._add_nowait(controller, subject, draft)
 
@@ -61,7 +59,7 @@ class EventWriter:
             _log(related or subject, draft, "too many wait")
 
     async def run(self) -> None:
-        """Write Events for ever."""
+        """Write Events until cancelled."""
         async for subject, related, draft, when in self._receive:
             event = event_object(subject, related, draft, self._namespace, secrets.token_hex(8), when)
             try:
@@ -71,10 +69,7 @@ class EventWriter:
 
 
 class Notifier:
-    """Reports what changed in members, groups, sources and admission policies since it was reported last.
-
-    `sources`: the object of each source.
-    """
+    """Reports changes in members, groups, sources and admission policies once. `sources`: the object of each."""
 
     def __init__(self, events: EventWriter, sources: Mapping[str, Subject]) -> None:
         self._events = events
@@ -91,28 +86,28 @@ class Notifier:
         self._faults = dict(faults)
 
     def report_admission(self, policy: Object, fault: str | None) -> None:
-        """Report what is wrong with the admission policies, None if nothing, as an Event on `policy`."""
+        """Report the admission policies' fault, None if there is none any more, as an Event on `policy`."""
         subject = Subject(policy["apiVersion"], policy["kind"], "", policy["metadata"]["name"])
         self._events.put_elsewhere_nowait(subject, admission_event(fault))
 
     def report_member(self, key: Key, member: Object) -> None:
-        """Report what changed in a Member."""
+        """Report the changes in a Member."""
         before, after = self._members.get(key), view_member(member)
         self._members[key] = after
         self._events.put_nowait(subject_of(MEMBERS, member), member_events(before, after))
 
     def report_group(self, key: Key, group: Object, condition: Condition) -> None:
-        """Report a group whose condition Accepted changed. At first, `condition` is compared with its status."""
+        """Report a group whose condition Accepted changed. The first `condition` is compared with its status."""
         drafts = group_events(self._groups.get(key, condition_of(group, condition.type)), condition)
         self._groups[key] = condition
         self._events.put_nowait(subject_of(WORKLOAD_GROUPS, group), drafts)
 
     def forget_member(self, key: Key) -> None:
-        """Drop what was reported of a Member that is gone."""
+        """Forget a Member that is gone."""
         self._members.pop(key, None)
 
     def forget_group(self, key: Key) -> None:
-        """Drop what was reported of a group that is gone."""
+        """Forget a group that is gone."""
         self._groups.pop(key, None)
 
 

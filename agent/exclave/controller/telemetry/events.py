@@ -1,9 +1,4 @@
-"""Which changes are reported as Kubernetes Events. Pure.
-
-There is one Event for a change of a condition's status or reason, of the data path, and of a cordon. Machines may not
-write Events, and the controller may only in its own namespace and those with groups. So an Event about an object in
-another namespace is about the controller's Deployment, and names the object as `related`.
-"""
+"""Decides which changes are reported as Kubernetes Events: of a condition, of the data path, of a cordon. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +9,13 @@ from exclave.kit.formats.times import rfc3339_micro
 
 REPORTER = "exclave.dev/controller"
 LONGEST_NOTE = 1024
-NOT_REPORTED = frozenset({"Registered", "NoHeartbeat"})
-"""Reasons that are not reported when a condition appears first: every admission brings them."""
-
+NOT_REPORTED = frozenset({"Registered", "NoHeartbeat"})  # reasons of new conditions that every admission brings
 BAD_DATA_PATHS = frozenset({"outbound-open", "down"})
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An object that an Event is about; "" for a namespace or uid that it does not have, or that is unknown."""
+    """The object of an Event; namespace or uid is "" if it has none, or if it is unknown."""
 
     api_version: str
     kind: str
@@ -40,7 +33,7 @@ def subject_of(resource: Resource, found: Object) -> Subject:
 
 @dataclass(frozen=True)
 class EventDraft:
-    """An Event before it is written: a word for machines, a sentence for people."""
+    """An Event before it is written: a fixed word and a sentence."""
 
     reason: str
     note: str
@@ -48,7 +41,7 @@ class EventDraft:
 
 
 def member_events(before: MemberView | None, after: MemberView) -> list[EventDraft]:
-    """The Events for a change of a Member. A Member that is new, also one under an old name, has none."""
+    """The Events for a change of a Member. A new Member, also one under an old name, has none."""
     if before is None or before.uid != after.uid:
         return []
     found = []
@@ -97,7 +90,7 @@ def source_events(before: Mapping[str, str], after: Mapping[str, str]) -> list[t
 
 
 def admission_event(fault: str | None) -> EventDraft:
-    """The Event for a change of the admission policies' fault, None if they are as installed."""
+    """The Event for a changed fault of the admission policies, None if they are as installed."""
     if fault is None:
         return EventDraft(
             "GuardStands", "the admission policies stand: members are admitted, and certified again", False

@@ -1,8 +1,4 @@
-"""Warns of headless Services that select a group: one request through them ends Linkerd's destination controller.
-
-Services are listed now and then, not watched, since only a warning follows. Each warning is one Event on the group.
-Source: a nil Pod in getEndpointByHostname of Linkerd's destination controller, for a workload in a headless Service.
-"""
+"""Warns of headless Services that select a group: one request through them ends Linkerd's destination controller."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -21,16 +17,13 @@ from exclave.errors import ClusterError
 
 log = logging.getLogger(__name__)
 
-EVERY = 120.0  # seconds between two rounds
+EVERY = 120.0  # seconds between two rounds. A watch would cost more, and only a warning depends on it.
 
 
 def headless_selecting(
     services: Iterable[Object], labels: Mapping[str, str], report: Callable[[Object, Exception], None]
 ) -> list[str]:
-    """Names of the headless ones among these Services whose selector matches these labels.
-
-    A Service that cannot be read is reported and left out.
-    """
+    """Names of the headless Services whose selector matches these labels. An unreadable Service is reported."""
 
     def name_if_selecting(service: Object) -> str:
         spec = service.get("spec") or {}
@@ -42,7 +35,7 @@ def headless_selecting(
 
 
 def warning(service: str, group: str) -> EventDraft:
-    """The Event about a Service that selects a group."""
+    """The Event about a Service that selects a group. Source: nil Pod in Linkerd's getEndpointByHostname."""
     return EventDraft(
         "HeadlessService",
         f"Service {service} is headless and selects group {group}: one request through the mesh to a member's own name "
@@ -52,7 +45,7 @@ def warning(service: str, group: str) -> EventDraft:
 
 
 class HeadlessWarner:
-    """Warns once of each Service, and again after it was corrected. `groups` returns those that can be read."""
+    """Warns once of each Service, and again after it was corrected. `groups` returns the readable groups."""
 
     def __init__(
         self, cluster: Sender, groups: Callable[[], Iterable[Group]], events: EventWriter, malformed: MalformedLog
@@ -65,7 +58,7 @@ class HeadlessWarner:
         self._list_faults: dict[str, str] = {}  # why Services of a namespace could not be listed
 
     async def run(self) -> None:
-        """Check for ever."""
+        """Check until cancelled."""
         while True:
             await self.check()
             await trio.sleep(EVERY)

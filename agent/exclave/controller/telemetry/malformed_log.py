@@ -1,4 +1,4 @@
-"""The log of objects that cannot be used: each is named, and at most once a minute. Pure but for the log."""
+"""The log of unusable objects: it names each at most once a minute. Pure except for the log."""
 
 import logging
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from exclave.errors import describe
 
 log = logging.getLogger(__name__)
 
-EVERY = 60.0  # seconds between two lines about one object: it may change at every moment
+EVERY = 60.0  # seconds between two lines about one object, which may change many times a second
 
 
 class MalformedLog:
@@ -21,7 +21,7 @@ class MalformedLog:
         self._logged: dict[str, float] = {}
 
     def isolate(self, name: str) -> "Isolated":
-        """For a block that reads the object of this name, such as `Member shop/web-k7q2x-1`: log its failure."""
+        """Log the failure of a block that reads the object of this name, such as `Member shop/web-k7q2x-1`."""
         return Isolated(self, name)
 
     def report(self, name: str, problem: BaseException) -> None:
@@ -35,7 +35,7 @@ class MalformedLog:
 
 @dataclass(frozen=True)
 class Isolated:
-    """A block whose failure is one object's. Not a generator: the traceback has to begin in the block."""
+    """Logs the exception of its block. Not a generator: the traceback must begin in the block."""
 
     malformed: MalformedLog
     name: str

@@ -1,7 +1,7 @@
 """The controller's metrics, and a server of /healthz, /readyz and /metrics for a kubelet and for Prometheus.
 
-A thread of its own answers from the last snapshot of the metrics, so a busy event loop delays no answer. If the event
-loop has stopped, the snapshot grows old, and /healthz is 503. A replica that stands by is ready, too.
+A thread answers from the last snapshot, so a busy event loop delays no answer. If the event loop has stopped, the
+snapshot is old, and /healthz and /readyz return 503. A replica that stands by is ready, too.
 """
 
 import logging
@@ -28,7 +28,7 @@ from exclave.kit.tasks.supervise import supervise
 log = logging.getLogger(__name__)
 
 EVERY = 1.0  # seconds between two snapshots
-STUCK = 30.0  # seconds after which an event loop that takes no snapshot has stopped
+STUCK = 30.0  # seconds without a snapshot after which the event loop counts as stopped
 
 CONTENT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -58,7 +58,7 @@ def state_of_member(view: MemberView) -> str:
 
 
 class MemberStates:
-    """Counts members by state. Metrics are read each second, but a Member only when it has changed."""
+    """Counts members by state. Metrics are read each second, but a Member only after a change."""
 
     def __init__(self) -> None:
         self._states: dict[tuple[str, str], tuple[Object, tuple[str, str]]] = {}
@@ -118,8 +118,6 @@ def controller_metrics(
 
 
 class _Snapshot:
-    """The last metrics, and when they were read; a collector for prometheus_client."""
-
     def __init__(self) -> None:
         self.metrics: tuple[Metric, ...] = ()
         self.read_at = time.monotonic()
