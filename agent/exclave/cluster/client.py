@@ -1,8 +1,6 @@
-"""The cluster for the rest of exclave: send a request once, send it until it is answered, follow objects.
+"""A client of the Kubernetes API: send a request once, send it until it is answered, watch objects.
 
-`send` reports every failure. `send_patiently` and `watch` retry all that passes by itself (no answer, overload, a
-server that restarts) and raise only refusals that a repetition cannot change. Waits over 15 s are in `waiting` and in
-the log. Cancelling is safe at any moment.
+Only `send` reports every failure. `send_patiently` and `watch` raise only refusals that a retry cannot change.
 """
 
 import logging
@@ -47,10 +45,10 @@ Draw = Callable[[], float]  # returns a number in [0, 1)
 
 
 class Cluster:
-    """One cluster under one identity. Made by `open_cluster`.
+    """One cluster under one identity. Made by `open_cluster`; every call may be cancelled.
 
-    `reachable`: the last request was answered, with whatever status. `waiting`: what has been waited for longer than
-    15 s, and why. `counts`: requests by verb and HTTP status, "" if there was no answer.
+    `reachable`: the last request was answered, with any status. `waiting`: a wait over 15 s, with its reason.
+    `counts`: requests by verb and HTTP status, "" without an answer.
     """
 
     def __init__(self, exchange: Exchange, draw: Draw) -> None:
@@ -62,7 +60,7 @@ class Cluster:
 
     @property
     def server(self) -> str:
-        """The URL of the API server that answered last, or is tried first."""
+        """The URL of the API server that answered last, or that is tried first."""
         return self._exchange.server
 
     @property
@@ -71,19 +69,19 @@ class Cluster:
         return self._exchange.skew
 
     def drop_connections(self) -> None:
-        """Drop every connection: this machine has lost the address that they are from."""
+        """Drop every connection: this machine has lost the address that they use."""
         self._exchange.drop_connections()
 
     async def send(self, request: Request, fence: Fence | None = None) -> Object:
         """Try each server once, until one answers. Raises ClusterError if none did, ApiRefusal, what `fence` raises.
 
-        A request whose answer was lost may have been executed, by several servers in turn.
+        A request whose answer was lost may have been executed, by more than one server.
         """
         with self._exchange.waits.over(f"to {request.verb} {request.what}"):
             return await self._exchange.answer(request, fence)
 
     async def send_patiently(self, request: Request) -> Object:
-        """Send until it is answered. Raises ApiRefusal if a repetition cannot change it."""
+        """Send until it is answered. Raises ApiRefusal if a retry cannot change the refusal."""
         attempts = Attempts()
         with self._exchange.waits.over(f"to {request.verb} {request.what}") as wait:
             while True:
@@ -102,7 +100,7 @@ class Cluster:
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         """Follow all objects in a namespace (None: in all), or the one called `name`, while the block runs.
 
-        No event is lost; the first is Listed, or for one object Upserted or Removed. Raises ApiRefusal.
+        No event is lost. The first is Listed, or for one object Upserted or Removed. Raises ApiRefusal.
         """
         deliver, events = trio.open_memory_channel[WatchEvent](0)
         follower = _Follower(self._exchange, WatchMachine(resource, namespace, name), deliver, self._draw)
@@ -113,8 +111,6 @@ class Cluster:
 
 
 class _Follower:
-    """Executes the actions of a watch machine."""
-
     def __init__(
         self, exchange: Exchange, machine: WatchMachine, deliver: "trio.MemorySendChannel[WatchEvent]", draw: Draw
     ) -> None:
@@ -198,9 +194,6 @@ async def _read(received: AsyncIterator[bytes], until: float) -> Report:
 async def open_cluster(
     access: Access, token: Callable[[], str], now: Now = time.time, draw: Draw = random.random
 ) -> AsyncIterator[Cluster]:
-    """A client of a cluster; `token` returns the bearer token for each request. Sends nothing itself.
-
-    Raises ClusterError if the CA cannot be read.
-    """
+    """A client of a cluster; `token` returns each request's bearer token. Raises ClusterError for an unusable CA."""
     async with open_exchange(access, token, now) as exchange:
         yield Cluster(exchange, draw)

@@ -1,8 +1,4 @@
-"""The member's own Kubernetes token, and when to renew it. Pure.
-
-It is renewed after half of the life that the server granted. Its claims are read without checking the signature, which
-only the API server can. No error and no repr holds a token or a part of one.
-"""
+"""The member's own Kubernetes token, and when to renew it. No error and no repr shows any part of a token. Pure."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,7 +20,7 @@ class Credential:
 
     @property
     def renew_at(self) -> float:
-        """When half of its life is over; 0 if clocks disagree and it ends before it begins."""
+        """When half of its life is over; 0 if it ends before it begins, because clocks differ."""
         life = self.expires - self.granted
         return self.granted + life / 2 if life > 0 else 0.0
 
@@ -36,7 +32,7 @@ def render_credential(credential: Credential) -> str:
 
 
 def parse_credential(text: str) -> Credential:
-    """Read the text of credential.json. Raises ValueError, which quotes none of it."""
+    """Parse the text of credential.json. Raises ValueError, which quotes nothing of it."""
     try:
         tree = parse_json(text)
     except ValueError:
@@ -50,9 +46,9 @@ def parse_credential(text: str) -> Credential:
 
 
 def granted_credential(answer: Object, now: float, asked: float) -> Credential:
-    """What a TokenRequest granted at `now` (epoch seconds). Raises ValueError if there is no token in the answer.
+    """The credential that a TokenRequest granted at `now` (epoch seconds), for at most `asked` seconds.
 
-    At most the `asked` seconds count: a later end means that the server's clock is ahead of ours.
+    A later end means that the server's clock is ahead of ours. Raises ValueError if the answer has no token.
     Source: TokenRequestStatus in k8s.io/api/authentication/v1/types.go.
     """
     status = answer.get("status")
@@ -66,7 +62,10 @@ def granted_credential(answer: Object, now: float, asked: float) -> Credential:
 
 
 def read_token_times(token: str) -> tuple[float, float]:
-    """`iat` and `exp` of a Kubernetes token (RFC 7519, section 4.1), unverified. Raises ValueError."""
+    """`iat` and `exp` of a Kubernetes token (RFC 7519, section 4.1). Raises ValueError.
+
+    The signature is not checked: only the API server can do that.
+    """
     claims = read_claims_untrusted(token)
     return _epoch(claims, "iat"), _epoch(claims, "exp")
 
@@ -81,7 +80,7 @@ def token_subject(token: str) -> str:
 
 
 def is_token(value: object) -> TypeGuard[str]:
-    """Whether it may be in a header. A library's error would quote one that may not."""
+    """Whether it may be in a header. Otherwise a library's error would quote it."""
     return isinstance(value, str) and value != "" and value.isascii() and value.isprintable() and " " not in value
 
 

@@ -1,7 +1,4 @@
-"""Where the API server is, and which CA signs its certificate. Pure.
-
-Only https, and only the CA certificates of the join token. Of several servers, the last one that worked is tried first.
-"""
+"""Where the API server is (only https), and which CA signs its certificate (only the join token's). Pure."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -16,7 +13,7 @@ class Access:
     ca: str
 
     def __post_init__(self) -> None:
-        """Raise ValueError if there is no server, one is no https URL, or there is no certificate."""
+        """Raise ValueError if there is no server, a URL is not https, or there is no certificate."""
         if not self.servers:
             raise ValueError("at least one API server was expected")
         for server in self.servers:
@@ -27,14 +24,14 @@ class Access:
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where an API server listens: an IP address without a zone, and a TCP port."""
+    """Where an API server listens: IP address without a zone, and TCP port."""
 
     address: str
     port: int
 
 
 def host_and_port(server: str) -> tuple[str, int]:
-    """Host and port of an API server's URL; an IPv6 address comes without brackets. Raises ValueError."""
+    """Host and port of an API server's URL; an IPv6 address is without brackets. Raises ValueError."""
     parts = urlsplit(server)
     if parts.scheme != "https" or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
         raise ValueError(f"{server!r} is not a URL such as https://10.0.0.1:6443")
@@ -51,5 +48,5 @@ def address_in_url(server: str) -> str | None:
 
 
 def in_turn(servers: tuple[str, ...], last_good: str) -> tuple[str, ...]:
-    """The order of trial: the last one that worked, then the others as they were given."""
+    """The order in which servers are tried: the last one that worked, then the others in the given order."""
     return tuple(sorted(servers, key=lambda server: server != last_good))

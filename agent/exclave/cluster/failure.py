@@ -1,8 +1,6 @@
-"""Why no server was reached, in words for a person. Pure.
+"""Why no server was reached, as a text for a person. Pure.
 
-A failure of httpx often has no text of its own: the reason is in its chain of causes, or in a group with one failure
-per address. Texts that may quote a header with the token are not repeated. Foreign types are recognised by their names,
-so this module imports none of them.
+Texts that may quote a header with the token are never repeated.
 """
 
 import ssl
@@ -13,15 +11,14 @@ from typing import Literal
 from exclave.errors import ClusterError, Fault
 
 CONNECT = 5.0  # seconds for TCP and TLS to be set up
-WHOLE = 30.0  # seconds for one request to one server, all in all
+WHOLE = 30.0  # seconds for one request to one server, with everything
 
-CauseKind = Literal["refused", "timeout", "name", "tls-ca", "tls-other", "other"]
-"""Why a server was not reached, for callers that act on it: `ClusterError.cause_kind`."""
+CauseKind = Literal["refused", "timeout", "name", "tls-ca", "tls-other", "other"]  # `ClusterError.cause_kind`
 
-# The most informative first: of several servers, one with a foreign certificate matters more than a silent one.
+# The most informative first: of several servers, a certificate of another CA matters more than a missing answer.
 _RANKED: tuple[CauseKind, ...] = ("tls-ca", "tls-other", "refused", "timeout", "name", "other")
 
-# Verification errors of OpenSSL (include/openssl/x509_vfy.h) that mean: signed by somebody else.
+# Verification errors of OpenSSL (include/openssl/x509_vfy.h) that mean: signed by another CA.
 _FOREIGN_CA = {2, 7, 18, 19, 20, 21, 24, 30, 31}
 _NOT_YET_VALID, _EXPIRED, _WRONG_HOST, _WRONG_ADDRESS = 9, 10, 62, 64
 
@@ -30,7 +27,7 @@ _UNREACHABLE_HINT = "check that the API server runs and that this machine has a 
 
 @dataclass(frozen=True)
 class Failure:
-    """One server that was not reached: its kind, a sentence with the server in it, and what to do."""
+    """One server that was not reached: the kind, a sentence that names the server, and what to do."""
 
     kind: CauseKind
     text: str
@@ -38,8 +35,9 @@ class Failure:
 
 
 def explain(problem: BaseException, server: str, host: str) -> Failure:
-    """Translate what httpx, or anything below it, raised while `server` was asked; `host` is the name in its URL."""
+    """Translate an exception of a request to `server`; `host` is the name in its URL."""
     chain = list(_chain(problem))
+    # httpx's failures often have no text. Types are recognised by their names, so this module imports no client.
     for link in chain:
         if isinstance(link, ssl.SSLCertVerificationError):
             return _bad_certificate(link, server, host)
@@ -80,7 +78,7 @@ def not_kubernetes(server: str, status: int, content_type: str) -> Failure:
 
 
 def unreachable(failures: Sequence[Failure]) -> ClusterError:
-    """One error from the failures of all servers; the most informative one sets kind and hint."""
+    """One error for the failures of all servers; the most informative one sets kind and hint."""
     first = min(failures, key=lambda failure: _RANKED.index(failure.kind))
     error = ClusterError(Fault.UNREACHABLE, "; ".join(failure.text for failure in failures), first.hint)
     error.cause_kind = first.kind
@@ -107,7 +105,7 @@ def _bad_certificate(problem: ssl.SSLCertVerificationError, server: str, host: s
 
 
 def _chain(problem: BaseException) -> Iterator[BaseException]:
-    """The problem, then its causes, contexts (also suppressed ones) and members of groups."""
+    """The problem, then its causes, its contexts (also suppressed ones) and the members of groups."""
     visited: set[int] = set()
     todo = [problem]
     while todo:
@@ -121,7 +119,7 @@ def _chain(problem: BaseException) -> Iterator[BaseException]:
 
 
 def _safe_words(chain: Sequence[BaseException]) -> str:
-    """The text of the deepest OSError, else that of the first exception, unless it may quote a header."""
+    """The text of the deepest OSError, else of the first exception; none if it may quote a header."""
     for link in reversed(chain):
         if isinstance(link, OSError) and link.strerror:
             return link.strerror

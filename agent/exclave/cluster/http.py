@@ -1,9 +1,6 @@
 """Requests and their answers, over httpx. The only module that imports httpx.
 
-One client serves all requests but streams. A request runs in a shielded task of this door until it is answered or out
-of time, also if its caller is cancelled: httpcore 0.16 (Debian 12) loses a place in its pool with each cancelled
-request. A client on which our own deadline cut a request is retired. Concurrency is limited here, not in httpcore.
-Every foreign exception becomes a ClusterError here.
+A request runs to its end even if its caller is cancelled. Every foreign exception becomes a ClusterError here.
 """
 
 import contextlib
@@ -38,17 +35,16 @@ from exclave.kit.tasks.wall_clock import Now
 log = logging.getLogger(__name__)
 
 QUIET = 15.0  # seconds before a wait is reported
-AT_ONCE = 64  # concurrent requests, streams not counted; further ones wait. Each has a connection while it runs.
+AT_ONCE = 64  # concurrent requests without streams, each with its connection; further ones wait here, not in httpcore
 
-IDLE = 50.0
-"""Seconds that an unused connection stays open: longer than a heartbeat, shorter than load balancers' 60 s and more."""
+IDLE = 50.0  # seconds that an unused connection stays open: over a heartbeat, under the 60 s of load balancers
 
 DROPPING = 1.0  # seconds that requests under way have left when connections are dropped
 CLOSING = 2.0  # the same when the door closes; also the limit for closing a client
 
 
 class Wait:
-    """One wait: for `what`, since `since` (monotonic seconds), because of `reason`; `is_logged` once it was logged."""
+    """One wait for `what` since `since` (monotonic seconds), because of `reason`. `is_logged`: it was logged."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -63,7 +59,7 @@ class Wait:
 
 
 class Waits:
-    """All waits of one cluster; `latest` is the line of the oldest that has become long, or None."""
+    """All waits of one cluster; `latest` describes the oldest one over `QUIET` seconds, or is None."""
 
     def __init__(self) -> None:
         self.latest: Latest[str | None] = Latest(None)
@@ -94,12 +90,12 @@ class Waits:
         self._changed.set()
 
     def explain(self, wait: Wait, reason: str) -> None:
-        """Set the reason why the wait goes on."""
+        """Set the reason why the wait continues."""
         wait.reason = reason
         self._changed.set()
 
     async def announce(self) -> None:
-        """Log and publish the waits that have become long, for ever."""
+        """Log and publish the waits that have become long, until cancelled."""
         while True:
             self._changed = trio.Event()
             now = trio.current_time()
@@ -118,14 +114,14 @@ T = TypeVar("T")
 
 
 Fence = Callable[[], float]
-"""Seconds for which a request may still be sent and answered. Raises ClusterError if there are none.
+"""Returns for how many seconds a request may still be sent and answered. Raises ClusterError if for none.
 
-It is called when the request's turn has come, and again before a byte of it is sent.
+Called when it is the request's turn, and again before its first byte is sent.
 """
 
 
 class _Client:
-    """An httpx client with the number of requests under way on it."""
+    """An httpx client. `users`: requests under way on it. A retired client is closed by its last user."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         self.http = make_client(tls)
@@ -134,8 +130,6 @@ class _Client:
 
 
 class _Call:
-    """A request under way, and its result."""
-
     def __init__(self) -> None:
         self.done = trio.Event()
         self.answer: Object | None = None
@@ -181,7 +175,7 @@ class Exchange:
 
     @asynccontextmanager
     async def open_stream(self, request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes of a response that goes on. Opening and reading raise as `answer` does."""
+        """The bytes of a response that continues. Opening and reading raise as `answer` does."""
         client, socket = make_client(self._tls), None
         try:
             server, response = await self._try_each(partial(self._open, client, request))
@@ -194,9 +188,9 @@ class Exchange:
             await _close(client)
 
     def drop_connections(self) -> None:
-        """Drop every connection. Requests that wait for an answer fail soon, streams end, later ones reconnect.
+        """Drop every connection: without the machine's former address, each would be silent for half a minute.
 
-        Connections from an address that this machine has lost would be silent for half a minute.
+        Requests that wait for an answer fail soon, streams end, later requests connect again.
         """
         for scope in self._answers:
             scope.deadline = min(scope.deadline, trio.current_time() + DROPPING)
@@ -209,7 +203,7 @@ class Exchange:
             self._nursery.start_soon(_discard, client.http)
 
     async def finish(self) -> None:
-        """Let the requests under way end within `CLOSING` seconds; the last one closes the connections."""
+        """Let the requests under way end within `CLOSING` seconds; then close the connections."""
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, trio.current_time() + CLOSING)
         client = self._client
@@ -219,6 +213,7 @@ class Exchange:
 
     async def _run_to_end(self, request: Request, fence: Fence | None, call: _Call) -> None:
         # Each server has its own limit, and so has closing its client; this one is never reached.
+        # httpcore 0.16 (Debian 12) loses a place in its pool with each cancelled request, so requests run shielded.
         with shielded((len(self._access.servers) + 1) * (WHOLE + CLOSING)) as scope:
             self._scopes.add(scope)
             try:
@@ -244,7 +239,7 @@ class Exchange:
         holds = WHOLE if fence is None else min(WHOLE, fence())
         token = self._read_token(request)
         client = self._client
-        client.users += 1  # until `finally`: nothing that may raise can come in between
+        client.users += 1  # until `finally`: nothing in between may raise
         try:
             with trio.move_on_after(holds) as whole:
                 self._answers.add(whole)
@@ -346,7 +341,7 @@ class Exchange:
         return failure
 
     def _retire(self, client: _Client) -> None:
-        """Use another client from now on; the last request on this one closes it."""
+        """Use another client for new requests; the last request on this one closes it."""
         if not client.is_retired:
             client.is_retired = True
             self._client = _Client(self._tls)
@@ -380,14 +375,14 @@ def make_tls(ca: str) -> ssl.SSLContext:
 
 
 def make_client(tls: ssl.SSLContext) -> httpx.AsyncClient:
-    """A client for our own SSL context and HTTP/1.1, blind to proxies and certificates in the environment."""
+    """A client for HTTP/1.1 with our TLS context, which ignores proxies and certificates of the environment."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=IDLE)
     headers = {"User-Agent": f"exclave/{__version__}"}
     return httpx.AsyncClient(verify=tls, trust_env=False, limits=limits, headers=headers)
 
 
 async def _check_fence(fence: Fence, event: str, _info: object) -> None:
-    """Called by httpcore at each of its steps. The fence may have ended while a connection was made."""
+    """Called by httpcore at each of its steps: the fence may have ended during the connection setup."""
     if event.endswith((".send_request_headers.started", ".send_request_body.started")):
         fence()
 
@@ -417,7 +412,7 @@ async def _bytes_of(response: httpx.Response, server: str) -> AsyncGenerator[byt
 
 
 def _enable_keepalive(response: httpx.Response) -> Any:
-    """Have the kernel find a dead peer of a silent stream within a minute. Returns the socket."""
+    """Let the kernel find a dead peer of a silent stream within a minute. Returns the socket."""
     stream = response.extensions.get("network_stream")
     socket = stream.get_extra_info("socket") if stream is not None else None
     if socket is not None:

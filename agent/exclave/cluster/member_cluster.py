@@ -1,7 +1,6 @@
-"""A member's cluster: open with the member's own credential, which is renewed while this door is open.
+"""A client of the cluster with the member's own credential, which is renewed while it is open.
 
-A failed renewal is retried for ever, also after a 401: rights and clocks can come back. A new credential is stored
-before it is used. Only leaving the mesh deletes it. Tokens are never logged.
+A new credential is stored before it is used. Only a leave deletes it. Tokens are never logged.
 """
 
 import logging
@@ -33,15 +32,15 @@ log = logging.getLogger(__name__)
 
 FILE = "credential.json"
 
-ASKED = 30 * 24 * 3600  # seconds of life requested: the most that the admission policy allows. Servers may grant less.
+ASKED = 30 * 24 * 3600  # seconds of life requested: the most that the admission policy allows; servers may grant less
 
 RETRIES = Backoff(first=10.0, most=600.0)
 
-SOONEST = 60.0  # least seconds from one credential to the next: clocks that disagree must not cause a storm of requests
+SOONEST = 60.0  # least seconds between two credentials: clocks that differ must not cause many requests
 
 
 class MemberCluster(Cluster):
-    """A cluster with the member's credential and its servers' addresses. Made by `open_member_cluster`."""
+    """A cluster with the member's credential and the servers' addresses. Made by `open_member_cluster`."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ async def open_member_cluster(
 ) -> AsyncIterator[MemberCluster]:
     """A client of the cluster as a member. `account`: its ServiceAccount, in `namespace` (`<ns>-vms`).
 
-    Raises HostError if there is no usable credential in `state`, ClusterError if the CA cannot be read.
+    Raises HostError if `state` has no usable credential, ClusterError if the CA cannot be read.
     """
     path = state / FILE
     credential = Latest(load_credential(path))
@@ -90,7 +89,7 @@ async def open_member_cluster(
 
 
 def _is_replaced(path: Path, ours: Credential) -> bool:
-    """Whether a new join has stored another credential. It may begin once membership.json is gone."""
+    """Whether a new join, which may begin once membership.json is gone, has stored another credential."""
     try:
         return load_credential(path).token != ours.token
     except HostError:

@@ -1,8 +1,6 @@
-"""The IP addresses of the API servers, as one published value.
+"""The IP addresses of the API servers, as one published value. Lookups run in the background.
 
-Lookups run in the background. The last answers are on disk, so a boot without DNS has them. A failed lookup changes
-nothing, also if the answer is that there is no such name: a machine may be offline, or outside of the VPN.
-getaddrinfo looks up, as the HTTP client does: dnspython's resolver reads neither /etc/hosts nor nsswitch.conf.
+The last answers are on disk, for a boot without DNS. A failed lookup changes nothing: the machine may be offline.
 """
 
 import json
@@ -28,20 +26,19 @@ log = logging.getLogger(__name__)
 
 FILE = "server-addresses.json"
 
-LOOKUP = 30.0  # seconds a lookup may take. glibc asks up to three name servers twice, for 5 s each (resolv.conf(5)).
+LOOKUP = 30.0  # seconds for a lookup: glibc queries up to three name servers twice, for 5 s each (resolv.conf(5))
 EVERY = 10.0  # seconds between two lookups of a name
 AFTER_FAILURE = 2.0  # the same after a lookup that failed
 FIRST_ANSWER = 2.0  # seconds that opening waits for names without a known address
 
-RETAINED = 600.0
-"""Seconds that an address stays after the last answer with it: programs use earlier answers, and some name servers
-return only a part each time."""
+RETAINED = 600.0  # seconds that an address stays after its last answer: some name servers return only a part each time
 
 Answers = Mapping[str, Collection[str]]  # the addresses of each server, by its URL
 
 
 async def resolve(server: str) -> frozenset[str]:
     """The addresses of one API server. Raises OSError, or trio.TooSlowError after `LOOKUP` seconds."""
+    # getaddrinfo, as the HTTP client uses: dnspython's resolver reads neither /etc/hosts nor nsswitch.conf.
     if (address := address_in_url(server)) is not None:
         return frozenset({address})
     host, port = host_and_port(server)
@@ -51,7 +48,7 @@ async def resolve(server: str) -> frozenset[str]:
 
 
 async def resolve_all(servers: Sequence[str], timeout: float) -> dict[str, frozenset[str]]:
-    """The addresses of each server that is resolved within so many seconds."""
+    """The addresses of each server that is resolved within `timeout` seconds."""
     answers: dict[str, frozenset[str]] = {}
 
     async def resolve_one(server: str) -> None:
@@ -68,7 +65,7 @@ async def resolve_all(servers: Sequence[str], timeout: float) -> dict[str, froze
 
 
 def list_addresses(servers: Sequence[str], answers: Answers) -> tuple[ServerAddress, ...]:
-    """All addresses, in the order of the servers; those of one server with IPv4 first, then by number."""
+    """All addresses, in the order of the servers; for each server IPv4 first, then by number."""
     found = {
         ServerAddress(str(address), host_and_port(server)[1]): None
         for server in servers
@@ -85,7 +82,7 @@ def store_answers(state: Path, answers: Answers) -> None:
 
 
 def load_answers(state: Path, servers: Sequence[str]) -> dict[str, frozenset[str]]:
-    """What was stored about these servers; nothing if the file is missing or cannot be used."""
+    """The stored addresses of these servers; none if the file is missing or unusable."""
     try:
         tree = parse_json((state / FILE).read_text(encoding="utf-8"))
         return {server: frozenset(str(ip_address(one)) for one in tree[server]) for server in servers if server in tree}
@@ -99,7 +96,7 @@ def forget_answers(state: Path) -> None:
 
 
 class _AddressBook:
-    """The addresses of each server, by the time of the last answer that had them."""
+    """The addresses of each server, each with the time of its last answer."""
 
     def __init__(self, servers: Sequence[str], state: Path) -> None:
         self._servers = servers
@@ -116,11 +113,10 @@ class _AddressBook:
 
     @property
     def is_complete(self) -> bool:
-        """Whether at least one address of each server is known."""
         return all(self._times.values())
 
     async def run(self, server: str) -> None:
-        """Update the addresses of one server, for ever."""
+        """Update the addresses of one server until cancelled."""
         while True:
             try:
                 answer = await resolve(server)
@@ -173,7 +169,7 @@ def _reason(problem: BaseException) -> str:
 async def open_server_addresses(
     servers: Sequence[str], state: Path
 ) -> AsyncIterator[Latest[tuple[ServerAddress, ...]]]:
-    """Publish the API servers' addresses while open, from the start those that are stored or in URLs.
+    """Publish the API servers' addresses while open; from the start those that are stored or in URLs.
 
     Opening waits up to `FIRST_ANSWER` seconds for DNS, only if a server was never resolved here.
     """

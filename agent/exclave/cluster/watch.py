@@ -1,15 +1,8 @@
-"""Following a collection or one object, as a machine without I/O, and the values that pass in and out of it. Pure.
+"""Follows a collection or one object, as a state machine: `next_action` returns what to do, `receive` its result. Pure.
 
-`next_action` returns what to do, `receive` takes the result. The caller brings times (monotonic seconds), draws in
-[0, 1), bytes and answers.
-
-A collection is listed page by page, then watched from the list's version. One object is read, then watched by name:
-that needs no right to list. A stream that ends, breaks, falls silent or is malformed is opened again from the last
-version. A version that is too old (410) means list or read again. Each failure pauses longer than the one before, until
-a stream has brought something or has lasted. A refusal that a repetition cannot change (401, 403, ...) ends in Abort.
-
-Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes, and the ERROR
-events of k8s.io/apiserver/pkg/endpoints/handlers/watch.go.
+The caller passes in times (monotonic seconds), draws in [0, 1), bytes and answers. Source, with the ERROR events of
+k8s.io/apiserver/pkg/endpoints/handlers/watch.go:
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
 from collections import deque
@@ -23,32 +16,31 @@ from exclave.kit.tasks.backoff import Backoff
 
 PAGE = 500  # objects of one list request
 
-SHORTEST, LONGEST = 240, 480
-"""Seconds that a stream is asked to last; drawn for each, so that a fleet's streams do not end together."""
+SHORTEST, LONGEST = (
+    240,
+    480,
+)  # seconds of a stream, drawn for each: the streams of a fleet must not end together
 
-GRACE = 15.0  # seconds beyond that after which the server is taken for gone
+GRACE = 15.0  # seconds beyond that after which the server counts as gone
 
+# Seconds without data, on a stream that has sent a bookmark: API servers send one about every minute
+# (k8s.io/apiserver/pkg/storage/cacher, defaultBookmarkFrequency).
 SILENCE = 150.0
-"""Seconds without anything, on a stream that has brought a bookmark: API servers send one about every minute
-(k8s.io/apiserver/pkg/storage/cacher, defaultBookmarkFrequency)."""
 
 SETTLED = 30.0  # seconds after which a stream counts as a success even if nothing happened
 
-RECONNECT = Backoff(first=1.0, most=30.0, jitter=0.75)
-"""Wide jitter: a restarting API server loses all of its watchers in the same moment."""
+RECONNECT = Backoff(first=1.0, most=30.0, jitter=0.75)  # wide jitter: a restarting server loses all watchers at once
 
 LONGEST_LINE = 16 * 1024 * 1024  # bytes; an object in etcd has at most a tenth of that
 
-PATIENCE_WITH_VERSIONS = 5
-"""How often a server may report our version as ahead of it. Then the version was lost with its etcd."""
+PATIENCE_WITH_VERSIONS = 5  # times that a server may report our version as ahead of its own; then its etcd was restored
 
-TOO_LARGE = "Too large resource version"
-"""How an API server says that it has not seen a version yet (k8s.io/apiserver/pkg/storage/errors.go)."""
+TOO_LARGE = "Too large resource version"  # a version is ahead of the server (k8s.io/apiserver/pkg/storage/errors.go)
 
 
 @dataclass(frozen=True)
 class Listed:
-    """All objects as they are now; what is not among them is gone."""
+    """All objects as they are now; any other object is gone."""
 
     objects: tuple[Object, ...]
 
@@ -62,7 +54,7 @@ class Upserted:
 
 @dataclass(frozen=True)
 class Removed:
-    """An object is gone: its last version, or only name and namespace if there was none."""
+    """An object is gone: its last version, or only name and namespace if it never existed."""
 
     object: Object
 
@@ -86,7 +78,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Read:
-    """Read from the open stream until this time; receive Arrived, Ended, or Lost at that time."""
+    """Read from the open stream until `until`; receive Arrived, Ended, or Lost at that time."""
 
     until: float
 
@@ -100,7 +92,7 @@ class Deliver:
 
 @dataclass(frozen=True)
 class Pause:
-    """Close the stream, if one is open, and come back at this time; `why` is for a person."""
+    """Close the stream if one is open, and continue at this time; `why` is for a person."""
 
     until: float
     why: str
@@ -125,24 +117,24 @@ class Answered:
 
 @dataclass(frozen=True)
 class Opened:
-    """The stream that Open asked for is open."""
+    """The stream of an Open is open."""
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """Bytes of the open stream, cut anywhere."""
+    """Bytes of the open stream, split at any place."""
 
     data: bytes
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The server ended the stream in order."""
+    """The server ended the stream regularly."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """No server was reached, the stream broke, or the time of Read came."""
+    """No server was reached, the stream broke, or the time of a Read is over."""
 
     why: str
 
@@ -158,7 +150,12 @@ class _Step(Enum):
 
 
 class WatchMachine:
-    """Follows `resource`: all of it in `namespace` (None: everywhere), or the one object called `name`."""
+    """Follows `resource`: all of it in `namespace` (None: everywhere), or the one object called `name`.
+
+    A collection is listed page by page, then watched from the list's version. One object is read, then watched by name,
+    which needs no right to list. A stream that ends or fails is opened again from the last version. A version that is
+    too old (410) requires a new list or read. Pauses grow until a stream succeeds. Refusals (401, 403, …) end in Abort.
+    """
 
     def __init__(self, resource: Resource, namespace: str | None, name: str | None = None) -> None:
         self._resource = resource
@@ -166,14 +163,14 @@ class WatchMachine:
         self._name = name
         self._step = _Step.FETCH
         self._events: deque[WatchEvent] = deque()
-        self._version = ""  # of the last thing seen; where the next stream starts
+        self._version = ""  # of the last event; the next stream starts there
         self._pages: list[Object] = []
         self._next_page = ""
         self._last_object: Object | None = None  # the one object, as last delivered
         self._absent = False  # the one object was reported gone
         self._refusal: ApiRefusal | None = None
-        self._attempt = 0  # failures since something last went well
-        self._ahead = 0  # in a row: the server's store lies behind our version
+        self._attempt = 0  # failures since the last success
+        self._ahead = 0  # in a row: the server's store is behind our version
         self._trouble: tuple[str, float] | None = None  # why to pause, and for how many seconds at least
         self._pause = Pause(0.0, "")
         self._lifetime = 0  # of the open stream: seconds asked for
@@ -181,7 +178,7 @@ class WatchMachine:
         self._heard = 0.0
         self._bookmarked = False
         self._brought = False
-        self._rest = b""  # of the open stream: the line that has not ended yet
+        self._rest = b""  # of the open stream: the unfinished last line
 
     @property
     def is_reading(self) -> bool:
@@ -189,7 +186,7 @@ class WatchMachine:
         return self._step is _Step.READ
 
     def next_action(self, now: float, draw: float) -> Action:
-        """What to do now. Events come first; a pause is drawn once."""
+        """The next action. Events come first; the time of a pause is drawn once."""
         if self._events:
             return Deliver(self._events.popleft())
         if self._trouble is not None:
@@ -251,7 +248,7 @@ class WatchMachine:
         end = self._opened + self._lifetime + GRACE
         return min(end, self._heard + SILENCE) if self._bookmarked else end
 
-    # Results of a Fetch.
+    # Results of a Fetch
 
     def _receive_answer(self, answer: Object) -> None:
         version = _version_of(answer)
@@ -272,7 +269,7 @@ class WatchMachine:
         self._step = _Step.OPEN
 
     def _observe(self, found: Object) -> None:
-        """Deliver the one object, unless exactly this was delivered before."""
+        """Deliver the one object, unless this version was delivered before."""
         if self._last_object is None or _identity(self._last_object) != _identity(found):
             self._events.append(Upserted(found))
         self._last_object = found
@@ -286,7 +283,7 @@ class WatchMachine:
         self._last_object = None
         self._absent = True
 
-    # Results of a stream.
+    # Results of a stream
 
     def _receive_data(self, data: bytes, now: float) -> None:
         self._heard = now
@@ -325,7 +322,7 @@ class WatchMachine:
                 self._observe(found)
 
     def _receive_error(self, status: Object) -> None:
-        """An ERROR event: a Status where an object was expected."""
+        """Process an ERROR event, which has a Status in place of an object."""
         message = str(status.get("message") or "no message")
         details = status.get("details")
         wait = details.get("retryAfterSeconds") if isinstance(details, dict) else None
@@ -343,14 +340,14 @@ class WatchMachine:
             self._try_again("the API server ended the watch early")
 
     def _leave_stream(self, now: float) -> None:
-        """Forget the stream, and the failures before it if it was a success."""
+        """Forget the stream, and after a success the failures before it."""
         if self.is_reading:
             if self._brought or now - self._opened >= SETTLED:
                 self._attempt = 0
             self._step = _Step.OPEN
             self._rest = b""
 
-    # Failures.
+    # Failures
 
     def _receive_refusal(self, refusal: ApiRefusal, now: float) -> None:
         self._leave_stream(now)
@@ -368,11 +365,11 @@ class WatchMachine:
             self._step = _Step.ABORT
 
     def _try_again(self, why: str, least: float = 0.0) -> None:
-        """Do the same step again, after a pause."""
+        """Repeat the same step after a pause."""
         self._trouble = (why, least)
 
     def _start_over(self, why: str) -> None:
-        """List or read again; at once if `why` is empty and nothing else has failed before."""
+        """List or read again: at once if `why` is empty and nothing failed before, else after a pause."""
         self._step = _Step.FETCH
         self._version = self._next_page = ""
         self._pages = []
@@ -382,7 +379,7 @@ class WatchMachine:
             self._attempt = 1
 
     def _fall_behind(self, why: str, least: float) -> None:
-        """The server's store is behind our version: wait for it, or start over if it was restored from a backup."""
+        """Wait for the server's store, which is behind our version, or start over if it was restored from a backup."""
         self._ahead += 1
         if self._ahead >= PATIENCE_WITH_VERSIONS:
             self._ahead = 0

@@ -1,6 +1,6 @@
 """The boot order: a part opens after all parts that it needs, and closes before them.
 
-No part waits for the network to open. All but redirect and proxy restart by themselves; these two end the boot.
+No part waits for the network to open. If redirect or proxy fails, the agent hands over; others restart.
 """
 
 import logging

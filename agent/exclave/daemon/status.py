@@ -25,7 +25,7 @@ EMPTY: dict[str, Section] = {
     "names": {},
     "metrics": {},
 }
-"""The sections of a machine where nothing runs."""
+"""The sections of a machine where nothing runs. `metrics` has counters under their Prometheus names."""
 
 
 @dataclass(frozen=True)
