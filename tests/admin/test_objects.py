@@ -15,6 +15,7 @@ from exclave.admin.objects import (
     difference,
     first_objects,
     group_objects,
+    group_roles,
     is_ours,
     join_account,
     later_objects,
@@ -23,7 +24,14 @@ from exclave.admin.objects import (
     read_installation,
     rejoin_account,
 )
-from exclave.api.names import CONTROLLER
+from exclave.api.names import (
+    ACCOUNTS_LABEL,
+    ADMISSION_POLICY_NAMES,
+    CONTROLLER,
+    ELECTION,
+    GROUPS_LABEL,
+    settings_name,
+)
 from exclave.api.requests import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
@@ -143,6 +151,20 @@ def test_every_object_has_its_kind_and_namespace() -> None:
 
 def find(manifest: list[Manifest], kind: str) -> list[Manifest]:
     return [one for one in manifest if one.resource.kind == kind]
+
+
+def test_names_in_the_files_are_those_of_the_code() -> None:
+    by_name = {(str(one.resource.kind), one.namespace, one.name): one.body for one in ALL}
+    assert by_name["Namespace", None, "shop"]["metadata"]["labels"] == {GROUPS_LABEL: "shop-vms"}
+    assert by_name["Namespace", None, "shop-vms"]["metadata"]["labels"] == {ACCOUNTS_LABEL: "shop"}
+    for role in group_roles("web"):
+        assert by_name["Role", "shop", role]["rules"][0]["resourceNames"] == [settings_name("web")]
+    assert by_name["ServiceAccount", "exclave", CONTROLLER]
+    names = [rule.get("resourceNames") for rule in by_name["ClusterRole", None, CONTROLLER]["rules"]]
+    assert names.count(list(ADMISSION_POLICY_NAMES)) == 2
+    leases = [rule for rule in by_name["Role", "exclave", CONTROLLER]["rules"] if "leases" in rule["resources"]]
+    assert [rule.get("resourceNames") for rule in leases] == [None, [ELECTION]]
+    assert "<" not in str(ALL)
 
 
 def test_machines_accounts_are_not_in_a_namespace_that_linkerd_certifies() -> None:

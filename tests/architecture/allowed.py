@@ -38,7 +38,7 @@ LAYERS = (
 """The rooms from the lowest to the highest. A module imports from its own room and from lower ones only."""
 
 VALUES = {
-    "exclave.api.definitions.manifests": "YAML files of this package, the same for everybody who has this version",
+    "exclave.kit.formats.yaml_template": "reads YAML files of this package, which never change",
     "exclave_sandbox.manifests": "YAML files of this package, the same for everybody who has this version",
     "exclave.config": "its dataclasses are values; only load_config, which the commands call, reads a file",
 }

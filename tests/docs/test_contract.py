@@ -7,6 +7,7 @@ import re
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -38,6 +39,8 @@ from .command_line import commands, parser_of
 from .markdown import Row, all_spans, first_spans, read_document
 from .samples import make_settings
 from .source import agent_modules, first_arguments, keys_of_table, texts
+
+PACKAGE = Path(__file__).resolve().parents[2] / "agent" / "exclave"
 
 CONTRACT = read_document("contract.md")
 CAMEL = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
@@ -149,7 +152,8 @@ def test_every_label_annotation_and_finalizer_is_listed() -> None:
     ours = {text for text in texts(agent_modules()) if re.fullmatch(r"exclave\.dev/[a-z-]+", text)}
     written = all_spans(CONTRACT.section("Labels, annotations, finalizers").rows)
     assert {name for name in written if name.startswith("exclave.dev/")} == ours
-    assert written <= texts(agent_modules())
+    files = " ".join(path.read_text() for path in PACKAGE.rglob("*.yaml"))
+    assert {name for name in written if name not in texts(agent_modules()) and name not in files} == set()
 
 
 # Conditions and Events.

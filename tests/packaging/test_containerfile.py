@@ -64,15 +64,22 @@ def test_the_entry_point_starts_with_what_was_installed(built: Path) -> None:
     assert "--linkerd-namespace" in done.stdout
 
 
-def test_everything_that_the_controller_imports_is_there(built: Path) -> None:
-    """`--help` imports little; a controller that leads imports all of it."""
+POLICIES = "from exclave.api.definitions.manifests import admission_objects; print(len(admission_objects('exclave')))"
+
+
+def test_everything_that_the_controller_imports_or_reads_is_there(built: Path) -> None:
+    """`--help` imports little; a controller that leads imports all of it, and reads the policies from a file."""
     python = built / "exclave" / "bin" / "python"
     names = "exclave.controller.replica, exclave.controller.run, exclave.controller.telemetry.metrics"
     done = subprocess.run(
-        [python, "-I", "-c", f"import {names}; print(exclave.__file__)"], cwd=built, capture_output=True, text=True
+        [python, "-I", "-c", f"import {names}; print(exclave.__file__); {POLICIES}"],
+        cwd=built,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(built)), "it is the installed one, not the checkout's"
+    assert done.stdout.split()[-1] == "4"
 
 
 def test_it_runs_as_the_one_whom_the_deployment_names() -> None:

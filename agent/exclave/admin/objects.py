@@ -1,11 +1,10 @@
-"""The objects that an admin creates, each list in the order of creation, and the changes that existing ones need. Pure.
+"""The objects that an admin creates, in the order of creation, and the changes that existing ones need. Pure.
 
-Machines' accounts are in `<ns>-vms`, apart from all accounts that linkerd-identity certifies. Their rights come from a
-few static Roles for the whole namespace: there is no Role for a single machine, and the controller cannot grant rights.
+Most are the YAML files in `templates`. The controller cannot grant rights: all Roles are static.
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,30 +13,23 @@ from exclave.admin.tables import object_name
 from exclave.api import requests as kinds
 from exclave.api.definitions.manifests import admission_objects, custom_resource_definitions
 from exclave.api.names import (
-    ACCOUNTS_LABEL,
-    ADMISSION_POLICY_NAMES,
-    CONTROLLER,
-    ELECTION,
     EXPIRES,
-    GROUPS_LABEL,
     accounts_namespace,
     parse_member_name,
-    settings_name,
 )
 from exclave.api.requests import Object, Resource
 from exclave.kit.formats.times import rfc3339
+from exclave.kit.formats.yaml_template import fill_template
 
 REPOSITORY = "ghcr.io/exclave/controller"
 IMAGE = f"{REPOSITORY}:{__version__}"
 """The controller's image of this version. A new version rolls the Deployment out, because the image changes."""
 
-MACHINES_ROLE = "exclave-machines"
 ISSUER = "exclave-issuer"
 LINKERDS_ISSUER = "linkerd-identity-issuer"
 CREDENTIAL_LIFE = "exclave.dev/credential-life"
 """Annotation of the controller's namespace: seconds that a machine's credential lives in this cluster, as measured."""
 
-RBAC = "rbac.authorization.k8s.io"
 METRICS_PORT = 9995
 NOBODY = 65532
 
@@ -46,7 +38,7 @@ SHORTEST_TTL = 600.0
 LONGEST_TTL = 86400.0
 """Seconds. Kubernetes' shortest token lifetime is ten minutes; a join token is valid for a day at most."""
 
-Rule = dict[str, list[str]]
+_RESOURCES = {one.kind: one for one in vars(kinds).values() if isinstance(one, Resource)}
 
 
 @dataclass(frozen=True)
@@ -140,143 +132,62 @@ def is_ours(image: str) -> bool:
 
 def first_objects() -> list[Manifest]:
     """The CustomResourceDefinitions: the API server must serve them before the rest can be created."""
-    return [Manifest(kinds.CUSTOM_RESOURCE_DEFINITIONS, None, body) for body in custom_resource_definitions()]
+    return [_manifest(body) for body in custom_resource_definitions()]
 
 
 def later_objects(choice: Installation) -> list[Manifest]:
     """Everything else. Policies are first: no account ever has a right without the policy that limits it."""
-    extension = {"labels": {"linkerd.io/extension": "exclave"}}  # by this label `linkerd check` finds extensions
-    rights = [_manifest(*one.key, extension) if one.resource is kinds.NAMESPACES else one for one in choice.rights]
-    port = {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}
-    service = {"selector": {"app.kubernetes.io/name": CONTROLLER}, "ports": [port]}
     return [
         *guard_manifests(choice.namespace),
-        *rights,
+        *choice.rights,
         *_issuer(choice),
-        _deployment(choice),
-        _manifest(kinds.SERVICES, choice.namespace, CONTROLLER, spec=service),
+        *_filled(
+            "controller.yaml",
+            NAMESPACE=choice.namespace,
+            REPLICAS=choice.replicas,
+            IMAGE=choice.image,
+            ARGUMENTS=_arguments(choice),
+            METRICS_PORT=METRICS_PORT,
+            USER=NOBODY,
+        ),
     ]
 
 
 def guard_manifests(controller_namespace: str) -> list[Manifest]:
     """The admission policies as manifests."""
-    policies, bindings = kinds.VALIDATING_ADMISSION_POLICIES, kinds.VALIDATING_ADMISSION_POLICY_BINDINGS
-    bodies = admission_objects(controller_namespace)
-    return [Manifest(policies if body["kind"] == policies.kind else bindings, None, body) for body in bodies]
+    return [_manifest(body) for body in admission_objects(controller_namespace)]
 
 
 def _issuer(choice: Installation) -> Iterator[Manifest]:
     if choice.key_pair is not None:
         content = {"tls.crt": choice.key_pair.chain, "tls.key": choice.key_pair.private_key}
         data = {key: base64.b64encode(text.encode()).decode() for key, text in content.items()}
-        yield _manifest(kinds.SECRETS, choice.namespace, ISSUER, type="kubernetes.io/tls", data=data)
+        metadata = {"name": ISSUER, "namespace": choice.namespace}
+        kind = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls"}
+        yield _manifest({**kind, "metadata": metadata, "data": data})
     if choice.issuer == "cert-manager":
-        kind, _, name = choice.issued_by.partition("/")
-        spec = {
-            "secretName": ISSUER,
-            "commonName": f"identity.{choice.namespace}.exclave.dev",
-            "isCA": True,
-            "duration": "2160h0m0s",
-            "renewBefore": "720h0m0s",
-            "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
-            "usages": ["cert sign", "crl sign", "server auth", "client auth"],
-            "issuerRef": {"kind": kind, "name": name},
-        }
-        yield _manifest(kinds.CERTIFICATES, choice.namespace, ISSUER, spec=spec)
+        kind_of_issuer, _, name = choice.issued_by.partition("/")
+        yield from _filled("certificate.yaml", NAMESPACE=choice.namespace, ISSUER_KIND=kind_of_issuer, ISSUER_NAME=name)
 
 
-def _deployment(choice: Installation) -> Manifest:
-    labels = {"app.kubernetes.io/name": CONTROLLER}
-    apart = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
-    affinity = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": apart}]}
-    pod = {
-        "serviceAccountName": CONTROLLER,
-        "affinity": {"podAntiAffinity": affinity},
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": NOBODY,
-            "runAsGroup": NOBODY,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [_container(choice)],
-    }
-    # Not meshed: it must work while the mesh does not, and it connects to the API server only.
-    metadata = {"labels": labels, "annotations": {"linkerd.io/inject": "disabled"}}
-    spec = {
-        "replicas": choice.replicas,
-        "selector": {"matchLabels": labels},
-        "strategy": {"rollingUpdate": {"maxUnavailable": 1}},
-        "template": {"metadata": metadata, "spec": pod},
-    }
-    return _manifest(kinds.DEPLOYMENTS, choice.namespace, CONTROLLER, {"labels": labels}, spec=spec)
-
-
-def _container(choice: Installation) -> Object:
+def _arguments(choice: Installation) -> list[str]:
     arguments = [f"--namespace={choice.namespace}", f"--linkerd-namespace={choice.linkerd}"]
     if choice.issuer == "linkerd":
         arguments.append(f"--issuer={choice.linkerd}/{LINKERDS_ISSUER}")
-    return {
-        "name": "controller",
-        "image": choice.image,
-        "args": [*arguments, f"--listen=:{METRICS_PORT}"],
-        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
-        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}, "initialDelaySeconds": 10},
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}},
-        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "1Gi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
+    return [*arguments, f"--listen=:{METRICS_PORT}"]
 
 
 def controller_objects(
     namespace: str, linkerd_namespace: str, issuer_secret: str, issuer_namespace: str | None = None
 ) -> list[Manifest]:
-    """The controller's account and its rights: in the whole cluster, on Linkerd's settings, on the issuer's Secret.
-
-    `issuer_namespace` defaults to the controller's namespace.
-    """
-    controller = _controller_account(namespace)
-    slices = _rule("discovery.k8s.io", "endpointslices", "get", "list", "watch")
-    linkerds_maps = _rule("", "configmaps", "get", "watch", names=("linkerd-config", "linkerd-identity-trust-roots"))
-    own_rules = [
-        _rule("coordination.k8s.io", "leases", "create"),
-        _rule("coordination.k8s.io", "leases", "get", "update", names=[ELECTION]),
-        _rule("events.k8s.io", "events", "create"),
-    ]
-    cluster_role = _role_ref("ClusterRole", CONTROLLER)
-    issuer_rule = _rule("", "secrets", "get", "watch", names=[issuer_secret])
-    return [
-        _manifest(kinds.NAMESPACES, None, namespace),
-        _manifest(kinds.SERVICE_ACCOUNTS, namespace, CONTROLLER),
-        _manifest(kinds.CLUSTER_ROLES, None, CONTROLLER, rules=_controller_rules()),
-        _manifest(kinds.CLUSTER_ROLE_BINDINGS, None, CONTROLLER, roleRef=cluster_role, subjects=[controller]),
-        *_bound_role(linkerd_namespace, CONTROLLER, controller, linkerds_maps, slices),
-        *_bound_role("kube-system", CONTROLLER, controller, slices),
-        *_bound_role(namespace, CONTROLLER, controller, *own_rules),
-        *_bound_role(issuer_namespace or namespace, ISSUER, controller, issuer_rule),
-    ]
-
-
-def _controller_rules() -> list[Rule]:
-    """In the whole cluster it reads and deletes only, and creates where Roles allow it, in a group's two namespaces.
-
-    Deleting needs a ClusterRole: a namespace that is being deleted loses its Roles before its finalizers are removed.
-    """
-    policies, registration = ADMISSION_POLICY_NAMES, "admissionregistration.k8s.io"
-    return [
-        _rule("exclave.dev", "workloadgroups", "get", "list", "watch", "patch"),
-        _rule("exclave.dev", "workloadgroups/status", "patch"),
-        _rule("exclave.dev", "members", "get", "list", "watch", "patch", "delete"),
-        _rule("exclave.dev", "members/status", "patch"),
-        _rule("workload.linkerd.io", "externalworkloads", "get", "list", "watch", "patch", "delete"),
-        _rule("workload.linkerd.io", "externalworkloads/status", "patch"),
-        _rule("coordination.k8s.io", "leases", "get", "list", "watch", "delete"),
-        _rule(registration, "validatingadmissionpolicies", "get", "watch", names=policies),
-        _rule(registration, "validatingadmissionpolicybindings", "get", "watch", names=policies),
-    ]
+    """The controller's account and its rights. `issuer_namespace` defaults to the controller's namespace."""
+    return _filled(
+        "rights.yaml",
+        NAMESPACE=namespace,
+        LINKERD=linkerd_namespace,
+        ISSUER_SECRET=issuer_secret,
+        ISSUER_NAMESPACE=issuer_namespace or namespace,
+    )
 
 
 # A group, and the accounts of join tokens.
@@ -284,38 +195,15 @@ def _controller_rules() -> list[Rule]:
 
 def group_objects(namespace: str, name: str, spec: dict[str, Any], controller_namespace: str) -> list[Manifest]:
     """A group and everything that it needs."""
-    accounts = accounts_namespace(namespace)
-    machines = {"kind": "Group", "apiGroup": RBAC, "name": f"system:serviceaccounts:{accounts}"}
-    controller = _controller_account(controller_namespace)
-    settings, publisher = group_roles(name)
-    machine_rules = [
-        _rule("exclave.dev", "members", "create", "get", "watch", "patch", "delete"),
-        _rule("workload.linkerd.io", "externalworkloads/status", "get", "patch"),
-        _rule("coordination.k8s.io", "leases", "get", "patch"),
-    ]
-    # RBAC cannot limit the names of objects to be created; the admission policies do.
-    create_rules = [
-        _rule("", "configmaps", "create"),
-        _rule("coordination.k8s.io", "leases", "create"),
-        _rule("workload.linkerd.io", "externalworkloads", "create"),
-        _rule("events.k8s.io", "events", "create"),
-        _rule("", "services", "list"),  # to warn about headless ones
-    ]
-    mint = _rule("", "serviceaccounts/token", "create")
-    account_rules = [_rule("", "serviceaccounts", "list", "create", "delete"), mint]
-    settings_map = [settings_name(name)]
-    return [
-        _manifest(kinds.NAMESPACES, None, namespace, {"labels": {GROUPS_LABEL: accounts}}),
-        _manifest(kinds.NAMESPACES, None, accounts, {"labels": {ACCOUNTS_LABEL: namespace}}),
-        _manifest(kinds.SERVICE_ACCOUNTS, namespace, spec.get("serviceAccount") or name),
-        *_bound_role(namespace, MACHINES_ROLE, machines, *machine_rules),
-        *_bound_role(accounts, MACHINES_ROLE, machines, mint),
-        *_bound_role(namespace, settings, machines, _rule("", "configmaps", "get", names=settings_map)),
-        *_bound_role(namespace, publisher, controller, _rule("", "configmaps", "patch", names=settings_map)),
-        *_bound_role(namespace, CONTROLLER, controller, *create_rules),
-        *_bound_role(accounts, CONTROLLER, controller, *account_rules),
-        _manifest(kinds.WORKLOAD_GROUPS, namespace, name, spec=spec),
-    ]
+    return _filled(
+        "group.yaml",
+        NAMESPACE=namespace,
+        ACCOUNTS=accounts_namespace(namespace),
+        GROUP=name,
+        SERVICE_ACCOUNT=spec.get("serviceAccount") or name,
+        CONTROLLER_NAMESPACE=controller_namespace,
+        SPEC=spec,
+    )
 
 
 def group_roles(name: str) -> tuple[str, str]:
@@ -337,45 +225,18 @@ def rejoin_account(namespace: str, member: str, expires: float) -> Manifest:
 
 
 def _expiring(namespace: str, account: str, expires: float) -> Manifest:
-    metadata = {"annotations": {EXPIRES: rfc3339(expires)}}
-    return _manifest(kinds.SERVICE_ACCOUNTS, accounts_namespace(namespace), account, metadata)
+    where = {"name": account, "namespace": accounts_namespace(namespace)}
+    metadata = {**where, "annotations": {EXPIRES: rfc3339(expires)}}
+    return _manifest({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
 
 
-# Parts of objects.
+def _filled(name: str, **values: Any) -> list[Manifest]:
+    """The objects of a file in `templates`."""
+    return [_manifest(body) for body in fill_template(__package__, f"templates/{name}", **values)]
 
 
-def _manifest(
-    resource: Resource, namespace: str | None, name: str, metadata: Object | None = None, **fields: Any
-) -> Manifest:
-    where = {"namespace": namespace} if namespace is not None else {}
-    body = {
-        "apiVersion": resource.api_version,
-        "kind": resource.kind,
-        "metadata": {"name": name, **where, **(metadata or {})},
-        **fields,
-    }
-    return Manifest(resource, namespace, body)
-
-
-def _bound_role(namespace: str, name: str, subject: Object, *rules: Rule) -> list[Manifest]:
-    """A Role, and the binding of the same name that gives it to one subject."""
-    return [
-        _manifest(kinds.ROLES, namespace, name, rules=list(rules)),
-        _manifest(kinds.ROLE_BINDINGS, namespace, name, roleRef=_role_ref("Role", name), subjects=[subject]),
-    ]
-
-
-def _rule(group: str, resource: str, *verbs: str, names: Sequence[str] = ()) -> Rule:
-    rule = {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
-    return {**rule, "resourceNames": list(names)} if names else rule
-
-
-def _role_ref(kind: str, name: str) -> Object:
-    return {"apiGroup": RBAC, "kind": kind, "name": name}
-
-
-def _controller_account(namespace: str) -> Object:
-    return {"kind": "ServiceAccount", "name": CONTROLLER, "namespace": namespace}
+def _manifest(body: Object) -> Manifest:
+    return Manifest(_RESOURCES[body["kind"]], body["metadata"].get("namespace"), body)
 
 
 # Changes to existing objects.
