@@ -1,9 +1,6 @@
 """This machine's address: which one it has, which ones it serves, and which one it claims in the cluster.
 
-It is the source of the route to the API server, or the configured one. Nothing is sent to find it: the kernel chooses
-the source of a connected datagram socket. A change counts when two polls in a row find it. No route is no change.
-Every address that pods may use must be served. So a new one is served first, by a swap, then claimed; the former one
-is served as long as it may be listed.
+Every address that pods may use must be served. So a new one is served first, by a swap, and claimed then.
 """
 
 import logging
@@ -24,7 +21,7 @@ SLOW = 15.0  # seconds after which an unfinished move is reported
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 10.0  # seconds between two polls of the route
-CONFIRM_INTERVAL = 2.0  # the same after a poll that found another address
+CONFIRM_INTERVAL = 2.0  # the same after a poll with another address
 FIRST_INTERVAL = 1.0  # the same while no address was ever found: nothing can start without one
 
 
@@ -32,8 +29,8 @@ FIRST_INTERVAL = 1.0  # the same while no address was ever found: nothing can st
 class AddressFacts:
     """The facts of now. An empty string means "no address"."""
 
-    claimed: str  # in the Member, or about to be patched into it
-    found: str  # of the route to the API server
+    claimed: str  # in the Member, or going to be patched into it
+    found: str  # source of the route to the API server
     former: str = ""  # claimed before; pods may still use it
     refused: str = ""  # by the cluster
     here: frozenset[str] = frozenset()  # those of them on a link of this machine

@@ -1,6 +1,6 @@
-"""This machine's client of its own objects: follows the Member and the settings, sends heartbeats, patches.
+"""This machine's client of its own objects: watches the Member and the settings, sends heartbeats, patches.
 
-Nothing here touches traffic. What fails is retried for ever, and the last good settings stay in use.
+A failure is retried until it succeeds, and the last good settings stay in use. Nothing here touches traffic.
 """
 
 import logging
@@ -43,12 +43,11 @@ CLOSE_TIMEOUT = 10.0  # seconds for all requests that are sent while closing
 
 FETCHES = Backoff(first=1.0, most=60.0)
 
-REFUSED = Backoff(first=1.0, most=APART, jitter=0.75)
-"""Pauses of a refused watch. A restarted API server refuses everybody at first, and the whole fleet returns at once."""
+REFUSED = Backoff(first=1.0, most=APART, jitter=0.75)  # a restarted API server refuses all its clients at first
 
 
 class MemberClient:
-    """The own Member, the settings of its group, and patches of both. Made by `open_member`."""
+    """The own Member, its group's settings, and patches of both. Made by `open_member`."""
 
     def __init__(
         self,
@@ -82,11 +81,11 @@ class MemberClient:
         self._conditions: list[Object] = []  # of the ExternalWorkload, as last patched
         if (stored := files.load_settings(state)) is not None:
             settings, self.settings_digest = stored
-            self.settings.set(settings)
+            self.settings.set(settings)  # of the ExternalWorkload, as patched last
 
     @property
     def local_address(self) -> str:
-        """The address at which a program of this machine accepts connections from the mesh."""
+        """The address at which local programs accept connections from the mesh."""
         return addresses.first_local(self.captured.value)
 
     def heartbeat_age(self) -> float | None:
@@ -94,10 +93,10 @@ class MemberClient:
         return None if self._heartbeat_at is None else max(0.0, self._now() - self._heartbeat_at)
 
     async def patch_spec(self, fields: dict[str, Any]) -> None:
-        """Patch the own Member's spec, and retry until the server answers. Raises ApiRefusal."""
+        """Patch the own Member's spec; retry until the server answers. Raises ApiRefusal."""
         whole = {**self._for_later, **fields}
         if not whole:
-            return  # another patch had the fields
+            return  # another patch has sent the fields
         await self._patch(patch(MEMBERS, self.record.namespace, self.record.member, {"spec": whole}))
         self._for_later = {key: value for key, value in self._for_later.items() if whole.get(key) != value}
 
@@ -113,20 +112,20 @@ class MemberClient:
         self._conditions = conditions
 
     def mark_leaving(self) -> None:
-        """Store that this machine leaves, so that the next agent continues after a crash."""
+        """Store that this machine leaves: after a crash, the next agent continues."""
         self.record = replace(self.record, leaving=True)
         files.store_membership(self._state, self.record)
         log_milestone(Leaving.NOTED)
 
     def set_address(self, address: str, former: str) -> None:
-        """Claim `address`, and store `former`; on disk first, for the next agent after a crash."""
+        """Claim `address` and store `former`, on disk first: after a crash, the next agent continues."""
         record = replace(self.record, address=address, former=former)
         if record != self.record:
             files.store_membership(self._state, record)
             self.record = record
 
     def set_served_addresses(self, served: tuple[str, ...]) -> None:
-        """Have proxy and rules serve these addresses."""
+        """Set the addresses that proxy and rules serve."""
         self.captured.set(tuple(dict.fromkeys((*served, *self._also_captured))) if served else ())
 
     async def read_listed_addresses(self) -> frozenset[str]:
@@ -142,7 +141,7 @@ class MemberClient:
 
     @contextmanager
     def _tracking_auth(self) -> Iterator[None]:
-        """Report to the tracker whether our credential was accepted. No answer counts as neither."""
+        """Report to the tracker whether our credential was accepted. A missing answer is not reported."""
         try:
             yield
             self._tracker.observe_accepted()
@@ -166,10 +165,10 @@ class MemberClient:
             log.warning("the Member %s/%s was deleted: evicted", self.record.namespace, self.record.member)
         self.standing.set(standing)
 
-    # Tasks that run while the door is open. Each restarts when it fails.
+    # Tasks while the client is open. Each restarts when it fails.
 
     async def follow(self, draw: Callable[[], float] = random.random) -> None:
-        """Watch the own Member, for ever."""
+        """Watch the own Member until cancelled."""
         attempts = Attempts()
         while True:
             try:
@@ -187,7 +186,7 @@ class MemberClient:
 
     def _observe(self, event: WatchEvent) -> None:
         if isinstance(event, Listed):
-            return  # only a watch of a whole collection yields it
+            return  # only a watch of a collection yields it
         if isinstance(event, Removed):
             self._tracker.observe_deleted()
             self.view.set(None)
@@ -198,7 +197,7 @@ class MemberClient:
         self._publish_standing()
 
     async def follow_settings(self) -> None:
-        """Fetch the settings when the Member names a digest that is not ours; once for each digest."""
+        """Fetch the settings once for each new digest that the Member names."""
         answered: str | None = None
         attempts = Attempts()
         while True:
@@ -222,7 +221,7 @@ class MemberClient:
         return view.settings
 
     async def _fetch_settings(self) -> None:
-        """Fetch, store, publish. Settings that cannot be used are reported, and ours stay. Raises ClusterError."""
+        """Fetch, store and publish. Unusable settings are reported, and ours stay in use. Raises ClusterError."""
         with self._tracking_auth():
             found = await self._cluster.send(get(CONFIG_MAPS, self.record.namespace, settings_name(self.record.group)))
         text = str((found.get("data") or {}).get(SETTINGS_KEY, ""))
@@ -239,7 +238,7 @@ class MemberClient:
         log.info("settings %s", (self.settings_digest or "")[:12])
 
     async def send_heartbeats(self) -> None:
-        """Send heartbeats, for ever."""
+        """Send heartbeats until cancelled."""
         failing = False
         while True:
             found = self.found.value
@@ -248,7 +247,7 @@ class MemberClient:
                 failing = False
             except ClusterError as problem:
                 if self.found.value != found:
-                    continue  # it was sent from an address that is gone
+                    continue  # the request was sent from an address that is gone
                 if not failing:
                     log.warning("the heartbeat failed and is sent again: %s", problem)
                 failing = True
@@ -265,7 +264,7 @@ class MemberClient:
         self._heartbeat_at = self._now()
 
     async def describe_machine(self, zone: str | None) -> None:
-        """Patch the facts in the Member, once, if they differ."""
+        """Patch the facts in the Member once, if they differ."""
         facts = await read_facts(zone)
         view = await self.view.wait_for(lambda view: view is not None)
         assert view is not None
@@ -275,7 +274,7 @@ class MemberClient:
         await self.patch_spec(changes)
 
     async def follow_address(self, override: str | None) -> NoReturn:
-        """Publish this machine's address in `found`, for ever."""
+        """Publish this machine's address in `found` until cancelled."""
         while True:
             last = self.found.value or self.record.address
             found = await addresses.wait_for_move(self._cluster.server_addresses, override, last)
@@ -284,7 +283,7 @@ class MemberClient:
             self.found.set(found.address)
 
     async def follow_left(self) -> NoReturn:
-        """Drop the connections to the cluster when an address of ours goes away, for ever."""
+        """Drop the connections to the cluster when this machine loses an address, until cancelled."""
         before: frozenset[str] = frozenset()
         while True:
             now = addresses.on_this_machine(before | {self.found.value})
@@ -294,7 +293,7 @@ class MemberClient:
             await trio.sleep(addresses.POLL_INTERVAL)
 
     async def close(self, ending: Ending, remember: Callable[[], None]) -> None:
-        """Undo what the ending asks for. An evicted member writes nothing to the cluster."""
+        """Undo what the ending requires. An evicted member writes nothing to the cluster."""
         evicted = self.standing.value is Standing.EVICTED
         with shielded(CLOSE_TIMEOUT):
             try:
@@ -325,7 +324,7 @@ class MemberClient:
 async def open_member(
     record: MembershipRecord, config: Config, cluster: MemberCluster, endings: EndingSwitch, now: Now
 ) -> AsyncIterator[MemberClient]:
-    """The client of this member while open. Starts from disk. Raises HostError."""
+    """The client of this member while open. Needs no network to open. Raises HostError."""
     found = addresses.find_address(cluster.server_addresses.value, config.member.address, record.address)
     if found is not None:
         log.info("%s", found)

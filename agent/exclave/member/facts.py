@@ -1,8 +1,4 @@
-"""What identifies and describes this machine: hash of its id, boot, facts for a person.
-
-The machine's id never leaves it, only 16 hex digits of an HMAC: enough to recognise a clone or a reinstalled machine. A
-boot is the kernel's boot id and a nonce in the runtime folder: clones may share a boot id, not the nonce.
-"""
+"""What identifies and describes this machine: the hash of its id, its boot, facts for a person."""
 
 import contextlib
 import hmac
@@ -29,7 +25,7 @@ BOOT = "boot.json"
 
 
 def hash_machine(machine_id: str) -> str:
-    """First 16 hex digits of HMAC-SHA256(machine-id, "exclave")."""
+    """First 16 hex digits of HMAC-SHA256(machine-id, "exclave"), which shows clones. The id never leaves it."""
     return hmac.new(machine_id.encode(), b"exclave", "sha256").hexdigest()[:16]
 
 
@@ -51,7 +47,7 @@ def _no_machine_id(problem: str) -> HostError:
 async def read_facts(zone: str | None) -> dict[str, str]:
     """Facts for an admin: host name, system, kernel, machine type, agent's version, the configured zone."""
     release: dict[str, str] = {}
-    with contextlib.suppress(OSError, UnicodeDecodeError):  # minimal systems have none
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # some systems have no os-release
         release = parse_os_release(await trio.Path(OS_RELEASE).read_text(encoding="utf-8"))
     return choose_facts(release, platform.uname(), zone)
 
@@ -76,7 +72,7 @@ def parse_os_release(text: str) -> dict[str, str]:
 
 
 async def read_boot_identity(runtime: Path) -> str:
-    """`<boot id>.<nonce of this boot>`; the nonce is made at first use. Raises HostError."""
+    """`<boot id>.<nonce of this boot>`; made at first use, since clones may share a boot id. Raises HostError."""
     boot_id = (await trio.Path(BOOT_ID).read_text(encoding="ascii")).strip()
     path = runtime / BOOT
     try:
@@ -84,13 +80,13 @@ async def read_boot_identity(runtime: Path) -> str:
         if found["boot"] == boot_id:
             return f"{boot_id}.{found['nonce']}"
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or damaged
+        pass  # absent or damaged
     nonce = secrets.token_hex(8)
     write_atomic(path, (json.dumps({"boot": boot_id, "nonce": nonce}) + "\n").encode())
     return f"{boot_id}.{nonce}"
 
 
 def forget_boot_identity(runtime: Path) -> None:
-    """Forget the nonce: the next membership has one of its own."""
+    """Remove the nonce: the next membership makes its own."""
     remove(runtime / BOOT)
     log_milestone(Leaving.BOOT)

@@ -1,7 +1,6 @@
-"""The files of a membership, in the state folder: small, written whole.
+"""The files of a membership, in the state folder. `join.json` is a join under way; it never holds the token.
 
-`membership.json` makes this machine a member: it is written last in a join and removed last in a leave. `join.json` is
-a join under way, with the private delivery key, so that the same token works after a crash; it never holds the token.
+`membership.json` makes this machine a member: written last in a join, removed last in a leave.
 """
 
 import json
@@ -17,23 +16,23 @@ from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.files import move, remove, write_atomic
 from exclave.milestones import Leaving, log_milestone
 
-AGAIN = "again"  # folder in the state folder, for a join during a membership
+AGAIN = "again"  # folder in the state folder for a join during a membership
 
 MEMBERSHIP, JOIN, SETTINGS, EVICTION = "membership.json", "join.json", "settings.json", "evicted.json"
 
 
 @dataclass(frozen=True)
 class MembershipRecord:
-    """Which member of which group in which cluster this machine is."""
+    """This machine's member, group and cluster."""
 
     servers: tuple[str, ...]
     ca: str
     namespace: str
     group: str
     member: str
-    address: str = ""  # in the Member, or about to be patched into it
+    address: str = ""  # in the Member, or going to be patched into it
     leaving: bool = False
-    former: str = ""  # the address before, while pods may still use it
+    former: str = ""  # the previous address, while pods may still use it
 
     @property
     def access(self) -> Access:
@@ -64,7 +63,7 @@ class JoinRecord:
 
 @dataclass(frozen=True)
 class EvictionNote:
-    """The membership that ended when somebody else deleted the Member, at `at` (epoch seconds)."""
+    """The membership that ended when another client deleted the Member, at `at` (epoch seconds)."""
 
     namespace: str
     group: str
@@ -86,12 +85,12 @@ def store_membership(state: Path, record: MembershipRecord) -> None:
     """Write membership.json. Raises HostError."""
     tree = asdict(record)
     if not record.former:
-        del tree["former"]  # an older agent does not know it, and may follow this one
+        del tree["former"]  # an older agent, which may run next, refuses this key
     _store(state / MEMBERSHIP, tree)
 
 
 def load_membership(state: Path) -> MembershipRecord | None:
-    """Read membership.json; None if this machine is no member. Raises HostError if it is damaged."""
+    """Read membership.json; None if this machine is not a member. Raises HostError if it is damaged."""
     tree = _load(state / MEMBERSHIP)
     if tree is None:
         return None
@@ -113,7 +112,7 @@ def store_join(state: Path, record: JoinRecord) -> None:
 
 
 def load_join(state: Path) -> JoinRecord | None:
-    """Read join.json; None if no join is under way, or the file cannot be used."""
+    """Read join.json; None if no join is under way, or the file is unusable."""
     try:
         tree = _load(state / JOIN)
         return None if tree is None else JoinRecord(**tree)
@@ -127,7 +126,7 @@ def forget_join(state: Path) -> None:
 
 
 def store_settings(state: Path, text: str) -> None:
-    """Write the settings' text as it came. Raises HostError."""
+    """Write the settings' text unchanged. Raises HostError."""
     write_atomic(state / SETTINGS, text.encode())
 
 
@@ -154,7 +153,7 @@ def store_eviction(state: Path, record: MembershipRecord, now: float) -> None:
 
 
 def load_eviction(state: Path) -> EvictionNote | None:
-    """The last eviction; None if there is no usable note."""
+    """The last eviction; None without a usable note."""
     try:
         tree = _load(state / EVICTION)
         return None if tree is None else EvictionNote(**tree)

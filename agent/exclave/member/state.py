@@ -1,21 +1,17 @@
-"""The state of a machine, and its standing in the cluster, computed from facts and observations. Pure.
-
-An eviction or a requested ending comes first, whatever else holds; then the data path decides.
-"""
+"""The state of a machine, and its standing in the cluster, computed from facts and observations. Pure."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 from exclave.api.member import MemberView
 
-APART = 30.0
-"""Seconds between the two refusals that make an orphan: API servers cache, restart and disagree for a while."""
+APART = 30.0  # seconds between the two refusals that make an orphan: API servers cache, restart and differ for a while
 
 ASK_ORPHAN_EVERY = 300.0  # seconds between an orphan's requests
 
 
 class State(Enum):
-    """The word that `exclave status` shows."""
+    """The state, with the word that `exclave status` shows."""
 
     UNJOINED = "unjoined"
     JOINING = "joining"
@@ -33,13 +29,13 @@ class Standing(Enum):
     """Whether the cluster still accepts this member."""
 
     MEMBER = "member"
-    EVICTED = "evicted"  # somebody else deleted the Member
-    ORPHANED = "orphaned"  # the credential is refused, and nobody evicted us
+    EVICTED = "evicted"  # another client deleted the Member
+    ORPHANED = "orphaned"  # the credential is refused, without an eviction
 
 
 @dataclass(frozen=True)
 class Situation:
-    """The facts that a state is computed from."""
+    """The facts that determine a state."""
 
     is_member: bool = False
     is_joining: bool = False
@@ -52,7 +48,7 @@ class Situation:
 
 
 def state_of(situation: Situation) -> State:
-    """The state that follows from the facts."""
+    """The state for these facts. An eviction or a requested ending comes first, then the data path decides."""
     if not situation.is_member:
         return State.JOINING if situation.is_joining else State.UNJOINED
     if situation.standing is Standing.EVICTED:
@@ -73,7 +69,7 @@ def state_of(situation: Situation) -> State:
 class MembershipTracker:
     """Follows the standing. Times are monotonic seconds.
 
-    An eviction is final. An orphan keeps its data path, and one accepted request makes it a member again.
+    An eviction is final. An orphan's data path stays, and one accepted request makes it a member again.
     """
 
     def __init__(self) -> None:
@@ -81,24 +77,24 @@ class MembershipTracker:
         self._refused_since: float | None = None
 
     def observe_member(self, view: MemberView) -> None:
-        """The own Member was read, which needs an accepted credential."""
+        """Record that the own Member was read, which needs an accepted credential."""
         self.observe_accepted()
         if view.deleting:
             self.standing = Standing.EVICTED
 
     def observe_deleted(self) -> None:
-        """The own Member was deleted."""
+        """Record that the own Member was deleted."""
         self.standing = Standing.EVICTED
 
     def observe_refused(self, now: float) -> None:
-        """The credential was refused (401): twice in a row, `APART` seconds apart, makes an orphan."""
+        """Record a refused credential (401): twice in a row, `APART` seconds apart, makes an orphan."""
         if self._refused_since is None:
             self._refused_since = now
         elif now - self._refused_since >= APART and self.standing is Standing.MEMBER:
             self.standing = Standing.ORPHANED
 
     def observe_accepted(self) -> None:
-        """The credential was accepted: any answer but 401."""
+        """Record an accepted credential: any answer but 401."""
         self._refused_since = None
         if self.standing is Standing.ORPHANED:
             self.standing = Standing.MEMBER
