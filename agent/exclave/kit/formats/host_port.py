@@ -2,15 +2,12 @@
 
 
 def join_host_port(host: str, port: int | str) -> str:
-    """The text. An IPv6 address is put in brackets; an empty host gives `:80`."""
+    """The text. An IPv6 address is put in brackets; an empty host results in `:80`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_host_port(text: str, *, lowest: int = 1) -> tuple[str, int]:
-    """Host ("" if there is none, an IPv6 address without brackets) and port. The host is not checked.
-
-    `lowest` is 0 where port 0 means any free port. Raises ValueError.
-    """
+    """Host ("" if none, IPv6 without brackets, unchecked) and port; `lowest=0` allows port 0. Raises ValueError."""
     host, separator, port = text.rpartition(":")
     if not separator or not (port.isascii() and port.isdecimal() and lowest <= int(port) <= 65535):
         raise ValueError(f"a port from {lowest} to 65535 was expected after the last colon, found {text!r}")

@@ -1,7 +1,4 @@
-"""Kubernetes' rules for labels. Pure.
-
-Source: k8s.io/apimachinery/pkg/util/validation/validation.go.
-"""
+"""Kubernetes' rules for labels. Source: k8s.io/apimachinery/pkg/util/validation/validation.go. Pure."""
 
 import re
 
@@ -14,16 +11,16 @@ _PREFIX = re.compile("(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a
 
 
 def is_label_value(text: str) -> bool:
-    """Whether it may be a label's value: empty, or at most 63 characters from a letter or digit to another."""
+    """Whether it is a valid value of a label: empty, or at most 63 characters, the first and last a letter or digit."""
     return not text or _PART.fullmatch(text) is not None
 
 
 def is_label_key(text: str) -> bool:
-    """Whether it may be a label's key: a name of the same form, perhaps with a DNS name and a slash before it."""
+    """Whether it is a valid key of a label: a name of the same form, with an optional DNS name and slash in front."""
     prefix, slash, name = text.rpartition("/")
     return _PART.fullmatch(name) is not None and (not slash or _PREFIX.fullmatch(prefix) is not None)
 
 
 def is_dns_label(text: str) -> bool:
-    """Whether it is one DNS label: at most 63 small letters, digits and dashes, no dash at either end."""
+    """Whether it is one DNS label: at most 63 small letters, digits and dashes, without a dash at either end."""
     return len(text) <= MOST_LABEL and _DNS_LABEL.fullmatch(text) is not None

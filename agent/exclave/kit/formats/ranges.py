@@ -9,7 +9,7 @@ _RANGE = re.compile(r"([0-9]{1,10})-([0-9]{1,10})", re.ASCII)
 
 
 def parse_span(text: str) -> Span:
-    """Read "8000-8100". Raises ValueError if it is no range, or runs backwards."""
+    """Parse "8000-8100". Raises ValueError if it is not a range, or its end is before its start."""
     if (found := _RANGE.fullmatch(text)) is None:
         raise ValueError(f"a range such as 8000-8100 was expected, found {text!r}")
     first, last = int(found[1]), int(found[2])
@@ -24,7 +24,7 @@ def as_span(numbers: "int | Span") -> Span:
 
 
 def merge(numbers: "Iterable[int | Span]") -> tuple[Span, ...]:
-    """The same numbers, sorted, in as few spans as possible: no two of them touch."""
+    """The same numbers, sorted, in as few spans as possible."""
     merged: list[Span] = []
     for first, last in sorted(map(as_span, numbers)):
         if merged and first <= merged[-1][1] + 1:

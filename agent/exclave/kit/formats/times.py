@@ -1,6 +1,6 @@
-"""Times and durations as Kubernetes and people write them. Pure.
+"""Times and durations as Kubernetes and people write them (`1h30m`, `500ms`). Pure.
 
-Sources: Time and MicroTime in k8s.io/apimachinery pkg/apis/meta/v1 (RFC 3339); durations as in `1h30m`, `500ms`.
+Sources: Time and MicroTime in k8s.io/apimachinery pkg/apis/meta/v1 (RFC 3339).
 """
 
 import re
@@ -14,7 +14,7 @@ _WHOLE = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 
 
 def epoch(text: str) -> float | None:
-    """A time of Kubernetes as epoch seconds; None if it is none. A time without a zone is UTC."""
+    """A Kubernetes time as epoch seconds; None if it is not a time. Without a zone it is UTC."""
     try:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))
         return time.replace(tzinfo=time.tzinfo or timezone.utc).timestamp()
@@ -40,7 +40,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """One number in the largest unit that keeps it whole, minutes from two on: 86400 is `24h`, 60 is `60s`."""
+    """A whole number in the largest unit possible, minutes from two on: 86400 is `24h`, 60 is `60s`."""
     if seconds != int(seconds):
         return f"{round(seconds * 1000)}ms"
     whole = int(seconds)

@@ -1,7 +1,4 @@
-"""Certificates, with all that cryptography 38 (Debian 12) lacks. Pure.
-
-It lacks the `_utc` properties (the naive ones warn in newer releases) and `verify_directly_issued_by`.
-"""
+"""Certificates, with functions that cryptography 38 (Debian 12) lacks. Pure."""
 
 import base64
 import hashlib
@@ -17,13 +14,15 @@ _BEGIN = "-----BEGIN CERTIFICATE-----"
 _END = "-----END CERTIFICATE-----"
 
 
+# Version 38 has no `_utc` properties, and newer versions warn about the naive ones. It has no
+# `verify_directly_issued_by` either.
 def not_before(certificate: x509.Certificate) -> float:
-    """The begin of its validity, epoch seconds."""
+    """The start of its validity, in epoch seconds."""
     return _epoch(certificate, "not_valid_before")
 
 
 def not_after(certificate: x509.Certificate) -> float:
-    """The end of its validity, epoch seconds."""
+    """The end of its validity, in epoch seconds."""
     return _epoch(certificate, "not_valid_after")
 
 
@@ -38,7 +37,7 @@ def pem_of(certificate: x509.Certificate) -> str:
 
 
 def read_certificates(pem: str) -> tuple[x509.Certificate, ...]:
-    """Every certificate of a PEM text, in order. Raises ValueError if one is damaged or there is none."""
+    """Every certificate of a PEM text, in order. Raises ValueError if one is damaged, or for none."""
     try:
         return tuple(x509.load_der_x509_certificate(block) for block in read_blocks(pem))
     except (ValueError, x509.InvalidVersion) as problem:
@@ -61,7 +60,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
         return False
     signature, content = certificate.signature, certificate.tbs_certificate_bytes
     if der_of(certificate)[-len(signature) - 1] != 0:
-        return False  # the BIT STRING's count of unused bits, which the library overlooks and webpki does not
+        return False  # the BIT STRING's count of unused bits, which webpki checks and the library does not
     try:
         key = issuer.public_key()
         if isinstance(key, ec.EllipticCurvePublicKey):
@@ -86,7 +85,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
 
 
 def is_key_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, certificate: x509.Certificate) -> bool:
-    """Whether a certificate was made for this key."""
+    """Whether a certificate belongs to this key."""
     try:
         return _spki(key.public_key()) == _spki(certificate.public_key())
     except (UnsupportedAlgorithm, ValueError):  # a curve that the library lacks; version 38 raises ValueError

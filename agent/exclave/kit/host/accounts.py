@@ -1,8 +1,4 @@
-"""The users and groups of this machine.
-
-The name service may query a server (LDAP) and take minutes. So each query runs in a thread, for a limited time. A
-thread that takes longer is abandoned, since nothing can end it.
-"""
+"""The users and groups of this machine. The name service may query a server (LDAP) and take minutes."""
 
 import grp
 import inspect
@@ -14,7 +10,7 @@ from typing import Any, TypeVar
 
 import trio
 
-LOOKUP_TIME = 10.0  # seconds for one answer of the name service
+LOOKUP_TIME = 10.0  # seconds for one answer; then its thread, which nothing can end, is abandoned
 
 T = TypeVar("T")
 
@@ -46,7 +42,7 @@ async def find_group(name: str) -> int | None:
 
 
 def is_number(name: str) -> bool:
-    """Whether it is the number of a user or group, and not its name."""
+    """Whether it is the number of a user or group, not a name."""
     return name.isascii() and name.isdecimal()
 
 

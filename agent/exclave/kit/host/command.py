@@ -1,7 +1,4 @@
-"""Run a program to its end, with its output in memory.
-
-Rules: argument lists only, no shell; nothing secret in arguments; a program that outlives its time is killed.
-"""
+"""Runs a program to its end, with its output in memory. Only argument lists, no shell, no secret in arguments."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,7 +12,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 
 @dataclass(frozen=True)
 class Finished:
-    """A program that has ended: exit status (negative: killed by that signal) and what it printed."""
+    """A finished program: exit status (negative: ended by that signal) and output."""
 
     status: int
     output: bytes
@@ -25,10 +22,7 @@ class Finished:
 async def run_command(
     arguments: Sequence[str], *, stdin: bytes = b"", timeout: float = 30.0, environment: Mapping[str, str] | None = None
 ) -> Finished:
-    """Run `arguments[0]` with the rest; return when it has ended.
-
-    Raises FileNotFoundError if there is no such program, trio.TooSlowError after `timeout` seconds.
-    """
+    """Run a program to its end. Raises FileNotFoundError if it is missing, trio.TooSlowError after `timeout` s."""
     # The nursery unwraps the group in which trio 0.22's run_process raises FileNotFoundError.
     with trio.fail_after(timeout):
         async with open_bare_nursery():
@@ -52,7 +46,7 @@ _TOOLS = {
 
 
 async def run_tool(program: str, *arguments: str, stdin: bytes = b"") -> Finished:
-    """Run nft or ip to its end, within 30 s. Raises HostError if it is missing or hangs."""
+    """Run nft or ip for at most 30 s. Raises HostError if it is missing or hangs."""
     try:
         return await run_command([program, *arguments], stdin=stdin)
     except OSError as problem:
@@ -69,6 +63,6 @@ def check_permitted(done: Finished, doing: str) -> None:
 
 
 def missing_tool(program: str, problem: OSError) -> HostError:
-    """The failure of starting nft or ip."""
+    """The error for an nft or ip that cannot be started."""
     text = f"the program {program} cannot be run: {problem.strerror}"
     return HostError(Fault.NFT_UNUSABLE, text, f"install it: apt install {_TOOLS[program][0]}")

@@ -1,8 +1,4 @@
-"""The end of a command: its exit code, and the report of its failure.
-
-A failure is two lines on standard error, or with `in_json` one object on standard output. An unexpected exception is
-reported as a bug, without its text, which may hold a secret.
-"""
+"""The end of a command: its exit code, and the report of its failure."""
 
 import json
 import os
@@ -13,17 +9,21 @@ from exclave.errors import Fault, bug_lines, bug_object, error_lines, error_obje
 
 
 def run_command(command: Callable[[], int], *, in_json: bool) -> int:
-    """Run a command. Returns its exit code, that of its failure, 130 after an interrupt, 141 without a reader."""
+    """Run a command. Returns its exit code, that of its failure, 130 after an interrupt, 141 without a reader.
+
+    A failure is two lines on standard error, or with `in_json` one object on standard output. The text of an unexpected
+    exception is left out, since it may hold a secret.
+    """
     try:
         return command()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone; without this Python prints a second error at exit
+    except BrokenPipeError:  # the reader of our output has ended: without this, Python prints a second error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (SystemExit, GeneratorExit):
         raise
-    except BaseException as problem:  # a group of exceptions may be no Exception
+    except BaseException as problem:  # a group of exceptions may not be an Exception
         return _report(problem, in_json=in_json)
 
 

@@ -1,7 +1,4 @@
-"""Files written whole or not at all (temporary file, fsync, rename, fsync of the folder), and lock files.
-
-A full or read-only disk raises HostError and leaves the file that was there.
-"""
+"""Files that are written completely or not at all, and lock files. A full or read-only disk leaves the old file."""
 
 import contextlib
 import errno
@@ -23,7 +20,7 @@ _REMEDIES = {
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace `path` by `content`: after a crash, the file has all old bytes or all new ones."""
+    """Replace `path` by `content`: after a crash, it has all old bytes or all new ones. Raises HostError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -40,7 +37,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it exists, durably, with the temporary files of writes that a crash has cut off."""
+    """Remove a file, which may be absent, durably, with the temporary files of interrupted writes."""
     if not path.parent.is_dir():
         return
     found = [path, *_temporaries(path)]
@@ -55,7 +52,7 @@ def remove(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that may be absent, with the files in it. Raises HostError naming every file that stays."""
+    """Remove a folder, which may be absent, with its files. Raises HostError naming every file that remains."""
     if not os.path.lexists(folder):
         return
     failures: list[str] = []
@@ -105,7 +102,7 @@ def _translated(problem: OSError, path: Path) -> HostError:
 def hold_lock(path: Path, holder: str, hint: str) -> Iterator[None]:
     """Hold the lock while the block runs. Raises HostError, which names `holder`, if another process holds it.
 
-    flock(2) without waiting: the kernel releases it when its process ends.
+    flock(2) without waiting: the kernel releases the lock when the process ends.
     """
     descriptor = _acquire(path)
     if descriptor is None:
@@ -113,12 +110,12 @@ def hold_lock(path: Path, holder: str, hint: str) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # still locked, so no other process has it
+        path.unlink(missing_ok=True)  # still locked, so no other process uses it
         os.close(descriptor)
 
 
 def _acquire(path: Path) -> int | None:
-    """A descriptor of the locked file that is at `path` now; None if another process holds it."""
+    """A descriptor of the locked file that `path` names now; None if another process holds it."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

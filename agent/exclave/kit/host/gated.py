@@ -1,8 +1,6 @@
-"""A process that outlives its parent: started behind a gate, recorded, released, later adopted.
+"""A process that outlives its parent: started at a gate, recorded, released, and adopted by a later agent.
 
-The child waits at a gate, a pipe on its standard input, until its record is on disk. If the parent is killed before
-that, the gate closes and the child ends. So no process is ever without a record. A record is adopted if pid, boot,
-start ticks and executable match; any other process is neither used nor ended.
+The gate is a pipe on its standard input. The record is on disk before the gate opens, so every process has one.
 """
 
 import fcntl
@@ -17,7 +15,7 @@ import trio
 from exclave.kit.host.process_identity import ProcessRecord, mismatch
 from exclave.kit.host.procfs import open_pidfd, read_boot_id, view_process
 
-GATE = "read -r _ || exit 0"  # how the child's shell begins: a line opens the gate, the end of the pipe ends the child
+GATE = "read -r _ || exit 0"  # begins the child's shell: a line opens the gate; the pipe's end ends the child
 
 _RESET_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, and a child would inherit that
 
@@ -27,19 +25,19 @@ Record = TypeVar("Record")
 
 
 class HeldProcess:
-    """A process held by a pidfd: signals reach this process or none. `close` does not end it."""
+    """A process held by a pidfd, so a signal never reaches another process. `close` does not end it."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
         self._pidfd = pidfd
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal if the process still runs."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
 
     async def wait(self) -> int | None:
-        """Wait until it has ended; its exit status (negative: a signal), None if it is no child of ours."""
+        """Wait until it has ended; its exit status (negative: a signal), None if it is not our child."""
         await self.wait_end()
         try:
             ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)  # noqa: ASYNC222  it has ended: this returns at once
@@ -66,7 +64,7 @@ class GatedProcess:
         self._gate = gate
 
     async def release(self, store: Callable[[int], Record]) -> Record:
-        """Have `store` write the record of this pid, open the gate, return the record. If `store` raises, cancel."""
+        """Let `store` write the record of this pid, open the gate, return the record. If `store` raises, cancel."""
         try:
             record = store(self.process.pid)
         except BaseException:
@@ -76,7 +74,7 @@ class GatedProcess:
         return record
 
     def open_gate(self) -> None:
-        """Let the child become its program."""
+        """Let the child start its program."""
         with suppress(BrokenPipeError):  # it has ended already: `wait` reports that
             os.write(self._gate, b"\n")
         os.close(self._gate)
@@ -91,7 +89,7 @@ class GatedProcess:
 def start_gated(
     path: str, command: Sequence[str], environment: Mapping[str, str], file_actions: Sequence[tuple[Any, ...]]
 ) -> GatedProcess:
-    """Start a child in a session of its own, so that no signal to us reaches it. Raises OSError.
+    """Start a child in its own session, so that no signal to us reaches it. Raises OSError.
 
     Its shell begins with `GATE`. `file_actions` are those of `os.posix_spawn`, for descriptors from 1 on.
     """
@@ -114,7 +112,7 @@ def start_gated(
 
 
 def open_high_pipe() -> tuple[int, int]:
-    """A pipe, not inherited, above the numbers that a child gets: no file action overwrites an end of it."""
+    """A pipe that is not inherited, with descriptors above a child's: no file action overwrites them."""
     ends = os.pipe2(os.O_CLOEXEC)
     try:
         reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN) for end in ends)
@@ -125,13 +123,13 @@ def open_high_pipe() -> tuple[int, int]:
 
 
 def make_record(pid: int, executable: str) -> ProcessRecord:
-    """The record of a child that will run `executable`. If it has ended already, the record matches nothing."""
+    """The record of a child that will run `executable`. If the child has ended already, it matches no process."""
     view = view_process(pid)
     return ProcessRecord(pid, view.start_ticks if view is not None else 0, read_boot_id(), executable)
 
 
 def adopt_process(record: ProcessRecord) -> HeldProcess | str:
-    """The recorded process, or why there is none of ours. It is held before it is compared, so both are the same."""
+    """The recorded process, or why it cannot be adopted. It is held before the comparison, so both mean one process."""
     pidfd = open_pidfd(record.pid)
     reason = mismatch(record, read_boot_id(), view_process(record.pid) if pidfd is not None else None)
     if pidfd is None:

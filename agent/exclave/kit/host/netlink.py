@@ -1,7 +1,6 @@
-"""Messages of netlink's netfilter family. Pure.
+"""Messages of netlink's netfilter family. Sources: linux/netlink.h, linux/netfilter/nfnetlink.h. Pure.
 
-A datagram has messages, a message a subsystem's header and attributes, an attribute bytes or attributes.
-Sources: linux/netlink.h, linux/netfilter/nfnetlink.h.
+A datagram has messages; a message has a subsystem's header and attributes; an attribute has bytes or attributes.
 """
 
 import struct
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 
 NETFILTER = 12  # the protocol number of the family's sockets
 REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300  # flags of a message: NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP
-ERROR, DONE = 2, 3  # kinds that belong to no subsystem: NLMSG_ERROR, whose body begins with an errno, and NLMSG_DONE
+ERROR, DONE = 2, 3  # kinds without a subsystem: NLMSG_ERROR, whose body begins with an errno, and NLMSG_DONE
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, kind, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
@@ -17,7 +16,7 @@ _TYPE, _NESTED = 0x3FFF, 0x8000  # the upper bits of a type are flags for nestin
 
 
 def read_messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind (the subsystem's number times 256, plus its own) and body of each message. Raises ValueError at a cut."""
+    """Kind (subsystem's number times 256, plus its own) and body of each message. Raises ValueError if cut off."""
     while datagram:
         length, kind = _HEADER.unpack_from(datagram)[:2] if len(datagram) >= _HEADER.size else (0, 0)
         if not _HEADER.size <= length <= len(datagram):
@@ -27,7 +26,7 @@ def read_messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def read_attributes(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and content of each attribute. Raises ValueError at a cut."""
+    """Type and content of each attribute. Raises ValueError if cut off."""
     while content:
         length, kind = _ATTRIBUTE.unpack_from(content) if len(content) >= _ATTRIBUTE.size else (0, 0)
         if not _ATTRIBUTE.size <= length <= len(content):
@@ -37,7 +36,7 @@ def read_attributes(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def read_body(body: bytes) -> dict[int, bytes]:
-    """The attributes of a message's body, after the subsystem's own header. Raises ValueError at a cut."""
+    """The attributes of a message's body, after the subsystem's header. Raises ValueError if cut off."""
     return dict(read_attributes(body[4:]))
 
 

@@ -1,7 +1,6 @@
-"""HTTP without TLS, to programs of this machine.
+"""An HTTP client without TLS, for programs of this machine.
 
-The client binds to the loopback address, which Linkerd's policies always allow; the kernel would otherwise use the
-server's own address for both ends. Its TLS context is empty: httpx would load every public certificate authority.
+It binds to loopback, which Linkerd's policies always allow; else the kernel would use the server's own address.
 """
 
 import ssl
@@ -15,7 +14,7 @@ from exclave.kit.formats.host_port import join_host_port
 
 @asynccontextmanager
 async def open_plain_client(address: str, port: int, timeout: float) -> AsyncIterator[httpx.AsyncClient]:
-    """A client for one server, at an IP of this machine, that ignores proxy settings; `timeout` is seconds."""
+    """A client for one server on this machine, which ignores proxy settings; `timeout` is seconds."""
     nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     loopback = "::1" if ":" in address else "127.0.0.1"
     transport = httpx.AsyncHTTPTransport(local_address=loopback, verify=nobody, trust_env=False)

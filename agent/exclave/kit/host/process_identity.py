@@ -1,8 +1,4 @@
-"""Whether a process is the one that was recorded. Pure.
-
-Pid, kernel start ticks, boot and executable must all match: pids are used again. A package upgrade replaces the
-executable's file, and the kernel then calls the old one deleted: that is still a match.
-"""
+"""Whether a process is the recorded one. Pids are reused, so start ticks, boot and executable must match too. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +8,7 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """A process when it was recorded. `start_ticks`: from boot to its start."""
+    """A process when it was recorded. `start_ticks`: from the boot to its start."""
 
     pid: int
     start_ticks: int
@@ -21,7 +17,7 @@ class ProcessRecord:
 
 
 def parse_process(tree: Any) -> ProcessRecord:
-    """Read a record from parsed JSON; keys of a newer agent are ignored. Raises ValueError if it is damaged."""
+    """Read a record from parsed JSON; a newer agent's keys are ignored. Raises ValueError if it is damaged."""
     try:
         return ProcessRecord(int(tree["pid"]), int(tree["start_ticks"]), str(tree["boot_id"]), str(tree["executable"]))
     except (KeyError, OverflowError, TypeError) as problem:
@@ -30,14 +26,17 @@ def parse_process(tree: Any) -> ProcessRecord:
 
 @dataclass(frozen=True)
 class ProcessView:
-    """What the kernel reports of a process now."""
+    """The process as the kernel reports it now."""
 
     start_ticks: int
     executable: str
 
 
 def mismatch(record: ProcessRecord, boot_id: str, found: ProcessView | None) -> str | None:
-    """Why the process with a record's pid is not the one that was recorded; None if it is."""
+    """Why the process with the recorded pid is another one; None if it is the same.
+
+    After a package upgrade the kernel calls the replaced executable deleted: it still matches.
+    """
     if record.boot_id != boot_id:
         return "it was started before the last boot"
     if found is None:
@@ -50,9 +49,9 @@ def mismatch(record: ProcessRecord, boot_id: str, found: ProcessView | None) -> 
 
 
 def start_ticks_of(stat: str) -> int:
-    """Field 22 of /proc/<pid>/stat: ticks from boot to the process's start. Raises ValueError.
+    """Field 22 of /proc/<pid>/stat: ticks from the boot to the process's start. Raises ValueError.
 
-    Source: proc_pid_stat(5). Field 2 is the program's name in brackets and may hold blanks and brackets itself.
+    Source: proc_pid_stat(5). Field 2, the program's name in brackets, may contain blanks and brackets.
     """
     _, bracket, rest = stat.rpartition(")")
     fields = rest.split()

@@ -1,7 +1,4 @@
-"""A socket that is bound again whenever serving it has failed.
-
-The door makes it, so that a port in use is an error at once; `supervise` runs `serve` again after each failure.
-"""
+"""A socket that is bound again after each failure. `supervise` runs `serve` again."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,7 +8,7 @@ Socket = trio.socket.SocketType
 
 
 class ReopenedSocket:
-    """Serves a socket of `bind`, and another one after each failure. The first is bound at once."""
+    """Serves a socket made by `bind`, and a new one after each failure. The first is bound at once, to fail early."""
 
     def __init__(self, bind: Callable[[], Socket], serve: Callable[[Socket], Awaitable[None]]) -> None:
         self._bind = bind
@@ -19,7 +16,7 @@ class ReopenedSocket:
         self._socket: Socket | None = bind()
 
     async def serve(self) -> None:
-        """Serve until that fails. Raises what serving or binding raises."""
+        """Serve until an error. Raises what serving or binding raises."""
         if self._socket is None:
             await trio.lowlevel.checkpoint()
             self._socket = self._bind()

@@ -1,14 +1,11 @@
-"""Notifications to systemd, if it listens.
-
-Source: sd_notify(3): datagrams to the socket named by NOTIFY_SOCKET; a leading @ means the abstract namespace.
-"""
+"""Notifications to systemd. Source: sd_notify(3)."""
 
 import os
 import socket
 
 
 def notify(state: str) -> bool:
-    """Send one state line such as "READY=1"; False if it was not received."""
+    """Send one line such as "READY=1" to the socket in NOTIFY_SOCKET (@: abstract); False if it was not received."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return False

@@ -1,7 +1,4 @@
-"""The kernel's tables of TCP sockets, /proc/net/tcp and tcp6, read. Pure: text in, values out.
-
-Source: proc_pid_net_tcp(5), include/net/tcp_states.h.
-"""
+"""Parses /proc/net/tcp and tcp6. Sources: proc_pid_net_tcp(5), include/net/tcp_states.h. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +21,7 @@ class Socket:
 
 
 def read_sockets(table: str) -> Iterator[Socket]:
-    """The sockets of a table, which may be empty. Raises ValueError for a line that is no socket."""
+    """The sockets of a table, which may be empty. Raises ValueError for an invalid line."""
     for line in table.splitlines()[1:]:
         fields = line.split()
         if len(fields) < 10:
@@ -33,7 +30,7 @@ def read_sockets(table: str) -> Iterator[Socket]:
 
 
 def _place(text: str) -> Place:
-    """Address and port; the kernel prints each 32-bit word of an address as the machine (little-endian) stores it."""
+    """Address and port. The kernel prints each 32-bit word of an address as the machine stores it (little-endian)."""
     host, port = text.split(":")
     raw = b"".join(bytes.fromhex(host[start : start + 8])[::-1] for start in range(0, len(host), 8))
     address = IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)

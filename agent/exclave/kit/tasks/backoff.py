@@ -1,4 +1,4 @@
-"""Growing, jittered pauses between attempts. Pure: the draw is passed in."""
+"""Growing pauses between attempts, with jitter. Pure: the draw is passed in."""
 
 from dataclasses import dataclass
 from math import inf
@@ -8,7 +8,7 @@ from math import inf
 class Backoff:
     """Pauses of `first` seconds, times `factor` at each attempt, at most `most` seconds.
 
-    `jitter` is the share of the pause that the draw moves: 0.5 gives half to the whole of it.
+    `jitter` is the random share of a pause: with 0.5 it lasts half to all of its time.
     """
 
     first: float
@@ -23,7 +23,7 @@ class Backoff:
 
 
 class Attempts:
-    """Counts the failed attempts at one thing. `settled`: a run of so many seconds counts as a success."""
+    """Counts failed attempts. `settled`: a run of so many seconds counts as a success."""
 
     def __init__(self, settled: float = inf) -> None:
         self._settled = settled
@@ -37,5 +37,5 @@ class Attempts:
         return backoff.pause(self._failures - 1, draw)
 
     def succeeded(self) -> None:
-        """Start again from the first pause."""
+        """Begin again with the first pause."""
         self._failures = 0

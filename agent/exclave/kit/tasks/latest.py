@@ -1,6 +1,6 @@
-"""A value with one writer and many readers of the newest, and one wake-up for changes of several.
+"""A value with one writer and many readers of the newest value, and one wake-up for changes of several values.
 
-Rules: `set` never waits; readers may miss values in between, never the last one; equal values wake nobody.
+`set` never waits. Readers may miss values in between, never the last one. An equal value wakes no reader.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -55,10 +55,7 @@ class Latest(Generic[T]):
 
 
 class AnyChange:
-    """Wakes one reader when any of several values changes. Made by `open_any_change`.
-
-    After any number of changes while the reader works, its next `wait` returns at once.
-    """
+    """Wakes one reader when any of several values changes, also before its `wait`. Made by `open_any_change`."""
 
     def __init__(self) -> None:
         self._count = Latest(0)
@@ -89,7 +86,7 @@ async def open_any_change(*sources: Latest[Any]) -> AsyncIterator[AnyChange]:
     async def follow(source: Latest[Any], *, task_status: "trio.TaskStatus[None]") -> None:
         is_first = True
         async for _ in source.changes():
-            if is_first:  # the value at the start is no change; from here on none is missed
+            if is_first:  # the initial value is not a change; later ones are never missed
                 task_status.started()
                 is_first = False
             else:

@@ -1,7 +1,4 @@
-"""Nurseries that raise a failure as itself, and shields with a time limit.
-
-trio wraps each failure in a group, so `except ApiRefusal` around a door that has a nursery would never match.
-"""
+"""Nurseries that raise a failure without a group, so that `except ApiRefusal` works around them; shields."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +8,7 @@ import trio
 
 @asynccontextmanager
 async def open_bare_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery whose single failure, of the body or of a task, is raised without a group around it."""
+    """A nursery that raises a single failure, of the body or of a task, without a group around it."""
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
@@ -21,7 +18,7 @@ async def open_bare_nursery() -> AsyncIterator[trio.Nursery]:
             raise
     else:
         return
-    raise failure  # here, outside of `except`, so that the group does not become its context
+    raise failure  # outside of `except`, so that the group does not become its context
 
 
 def _only_failure(problem: BaseException) -> BaseException:
@@ -35,10 +32,10 @@ def _is_cancellation(problem: BaseException) -> bool:
 
 
 def members(problem: BaseException) -> tuple[BaseException, ...]:
-    """The members of an exception group, else none. Groups have no common class before Python 3.11."""
+    """The members of an exception group, else none. Before Python 3.11, groups have no common class."""
     return tuple(getattr(problem, "exceptions", ()))
 
 
 def shielded(seconds: float) -> trio.CancelScope:
-    """A scope that no cancellation from outside reaches, and that is cancelled after so many seconds."""
+    """A scope without cancellation from outside, cancelled after so many seconds."""
     return trio.CancelScope(shield=True, deadline=trio.current_time() + seconds)

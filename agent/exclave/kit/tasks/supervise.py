@@ -1,7 +1,4 @@
-"""Parts that are started again when they fail, with growing pauses.
-
-A part that returns is done. Each failure is logged: our own errors with their text, a bug with its type and place.
-"""
+"""Restarts parts that fail, with growing pauses. A part that returns is done."""
 
 import logging
 import random
@@ -15,7 +12,7 @@ from exclave.kit.tasks.backoff import Attempts, Backoff
 log = logging.getLogger(__name__)
 
 RESTARTS = Backoff(first=1.0, most=60.0)
-SETTLED = 60.0  # seconds of a run after which a failure counts as the first
+SETTLED = 60.0  # seconds of a run after which a failure counts as the first one
 
 
 async def supervise(
@@ -25,7 +22,10 @@ async def supervise(
     backoff: Backoff = RESTARTS,
     draw: Callable[[], float] = random.random,
 ) -> None:
-    """Run `part` until it returns; after a failure wait and run it again."""
+    """Run `part` until it returns; after a failure, wait and run it again.
+
+    The log gets our own errors with their text, a bug with its type and place.
+    """
     attempts = Attempts(settled=SETTLED)
     while True:
         started = trio.current_time()
