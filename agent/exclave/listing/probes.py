@@ -1,7 +1,6 @@
-"""Checks of the application, from the machine itself: does its port accept on the member's own address?
+"""Checks whether the application's port accepts connections on the member's own address. Nothing is sent.
 
-The proxy does not reach an application that listens on 127.0.0.1 only, so the own address is tried; nothing is sent. A
-probe passes after one success and fails after `failures` in a row. A result stays while another address is tried.
+An application that listens on 127.0.0.1 only fails, since the proxy cannot reach it either.
 """
 
 import os
@@ -15,7 +14,7 @@ from exclave.listing.ready import ProbeResult
 
 
 class ProbeCount:
-    """Counts a probe's failures. `results_so_far`: where its first result comes from."""
+    """Counts a probe's failures in a row. `results_so_far`: where its first result comes from."""
 
     def __init__(self, probe: Probe, results_so_far: Sequence[ProbeResult] = ()) -> None:
         self._probe = probe
@@ -24,7 +23,7 @@ class ProbeCount:
         self.result = next(same, ProbeResult(probe.port, probe.kind, False, "not tried yet"))
 
     def receive(self, problem: str | None) -> ProbeResult:
-        """Count one try; `problem` is None if it succeeded. Returns the new result."""
+        """Count one attempt; `problem` is None if it succeeded. One success passes, `failures` in a row fail."""
         self._failures = 0 if problem is None else self._failures + 1
         if problem is None or not self.result.passing or self._failures >= self._probe.failures:
             self.result = ProbeResult(self._probe.port, self._probe.kind, problem is None, problem or "")
@@ -32,7 +31,7 @@ class ProbeCount:
 
 
 async def run_probes(address: str, probes: Sequence[Probe], results: Latest[tuple[ProbeResult, ...]]) -> None:
-    """Run all probes on `address`, each at its own interval, for ever; publish and continue `results`."""
+    """Run all probes on `address`, each at its own interval, until cancelled; update the `results`."""
     counts = [ProbeCount(probe, results.value) for probe in probes]
     results.set(tuple(count.result for count in counts))
 
@@ -48,13 +47,13 @@ async def run_probes(address: str, probes: Sequence[Probe], results: Latest[tupl
 
 
 async def try_tcp(address: str, port: int, timeout: float) -> str | None:
-    """Connect and close; the failure, or None. `timeout` is seconds."""
+    """Connect and close; the failure, or None. `timeout` is in seconds."""
     family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
     with trio.move_on_after(timeout), trio.socket.socket(family) as probe:
         try:
             await probe.connect((address, port))
         except OSError as problem:
-            # Not its own text: newer trio puts the address in front of it.
+            # Not the exception's text: newer trio adds the address.
             return os.strerror(problem.errno).lower() if problem.errno else "connection failed"
         return None
     return f"no answer within {timeout:g} s"

@@ -1,7 +1,6 @@
-"""Whether pods may send traffic here, and what to write about it. Pure: facts in, writes out.
+"""Whether pods may send traffic here, and what to write about it: facts in, writes out. Pure.
 
-`serving` makes the controller list the ports; condition Ready makes pods choose this machine. Ready is written last
-and withdrawn first. Of rules, only those in the kernel count. A replacement is one transaction, so a swap makes no gap.
+`serving` lets the controller list the ports; condition Ready, written last and withdrawn first, lets pods connect.
 """
 
 from dataclasses import dataclass, replace
@@ -14,18 +13,14 @@ READY, PROBE_FAILED, NOT_SERVING, LEAVING, STOPPED = "Ready", "ProbeFailed", "No
 CORDONED = "Cordoned"
 REPLACING = 5.0  # seconds for a replacement, while the rules in the kernel point to a proxy that can serve
 
-REPAIRING = 1.0
-"""Seconds of the last `WITHIN` for which rules may be missing, all gaps together.
+REPAIRING = 1.0  # seconds of the last `WITHIN` without rules: a repair is faster, a withdrawal costs two writes
 
-A repair takes some hundredths of a second, and a withdrawal would cost two writes to the cluster each time.
-"""
-
-WITHIN = 10.0  # seconds over which gaps are added up
+WITHIN = 10.0  # seconds in which gaps are added up
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The state of a probe. `message`: the last failure, "" while it passes."""
+    """The result of a probe. `message`: the last failure, "" while it passes."""
 
     port: int
     kind: str
@@ -35,7 +30,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Condition Ready as it has to be. A new `note` is written even if the condition stays."""
+    """The wanted condition Ready. A new `note` is written even if the condition stays the same."""
 
     ready: bool
     reason: str
@@ -45,7 +40,7 @@ class Readiness:
 
 @dataclass(frozen=True)
 class ReadinessFacts:
-    """The facts of now. `was_whole`: the data path has been whole during this run."""
+    """The facts of now. `was_whole`: certificate, proxy and rules have been there in this run."""
 
     certificate: bool
     proxy: bool
@@ -54,30 +49,30 @@ class ReadinessFacts:
     was_whole: bool
     ports: frozenset[int]  # of the group
     probes: tuple[ProbeResult, ...]
-    is_adopting: bool = False  # a proxy of an earlier agent runs and has not answered yet
+    is_adopting: bool = False  # an earlier agent's proxy runs and has not answered yet
     serving: bool | None = None  # as in the own Member; None before the first read
     data_path: str = ""
     listed: frozenset[int] = frozenset()
     workload: str | None = None  # uid of the ExternalWorkload
     is_live: bool = False
     is_cordoned: bool = False
-    unconfirmed: str = ""  # why the rules went away without a confirmation
-    refusal: str = ""  # a policy forbids the questions to the proxy; traffic is not affected
+    unconfirmed: str = ""  # why unconfirmed rules were removed
+    refusal: str = ""  # a policy denies our probes of the proxy; traffic is not affected
     address_note: str = ""  # why pods use another address than the newest one
 
     @property
     def is_whole(self) -> bool:
-        """Certificate, proxy and rules are there."""
+        """Whether certificate, proxy and rules are there."""
         return self.certificate and self.proxy and self.rules
 
     @property
     def is_steady(self) -> bool:
-        """They are there, and flap damping has ended."""
+        """Whether they are there, and flap damping has ended."""
         return self.is_whole and self.assessment.is_steady
 
     @property
     def missing(self) -> str:
-        """What is wrong, for a person."""
+        """What is missing, for a person."""
         parts = {"certificate": self.certificate, "proxy": self.proxy, "rules": self.rules}
         absent = ", ".join(name for name, there in parts.items() if not there)
         return self.assessment.message or f"missing: {absent}"
@@ -85,7 +80,7 @@ class ReadinessFacts:
 
 @dataclass(frozen=True)
 class Reported:
-    """The condition as last written. `workload`: uid of the ExternalWorkload; `is_live`: the member was live."""
+    """The condition as written last. `workload`: uid of the ExternalWorkload; `is_live`: the member was live."""
 
     readiness: Readiness
     workload: str
@@ -112,7 +107,7 @@ Effect = SetReady | SetServing
 
 
 def readiness(facts: ReadinessFacts) -> Readiness:
-    """Condition Ready as it has to be."""
+    """The wanted condition Ready."""
     assessment = facts.assessment
     if facts.unconfirmed:
         return Readiness(False, NOT_SERVING, facts.unconfirmed)
@@ -134,7 +129,7 @@ def readiness(facts: ReadinessFacts) -> Readiness:
 
 
 def wants_serving(facts: ReadinessFacts) -> bool:
-    """Whether ports may be listed: certificate, proxy and rules stand, or are lost for a short time only."""
+    """Whether ports may be listed: certificate, proxy and rules are there, or missing for a short time only."""
     if facts.unconfirmed:
         return False
     if facts.is_steady:
@@ -143,7 +138,7 @@ def wants_serving(facts: ReadinessFacts) -> bool:
 
 
 def wanted_data_path(facts: ReadinessFacts) -> DataPath:
-    """`dataPath` as it has to be. A short loss changes nothing."""
+    """The wanted `dataPath`. A short loss changes nothing."""
     if facts.unconfirmed:
         return "outbound-open"
     if wants_serving(facts) or facts.assessment.is_failing:
@@ -152,7 +147,7 @@ def wanted_data_path(facts: ReadinessFacts) -> DataPath:
 
 
 def plan_writes(facts: ReadinessFacts, reported: Reported | None) -> tuple[Effect, ...]:
-    """What to write now, in this order. Nothing before the own Member was read."""
+    """What to write now, in this order; nothing before the own Member was read."""
     if facts.serving is None or (facts.is_adopting and not facts.is_whole):
         return ()
     wanted = readiness(facts)
@@ -165,7 +160,7 @@ def plan_writes(facts: ReadinessFacts, reported: Reported | None) -> tuple[Effec
 
 
 def _must_report(wanted: Readiness, facts: ReadinessFacts, reported: Reported | None) -> bool:
-    # A new ExternalWorkload has no condition, and the controller overwrites that of a member that is not live.
+    # A new ExternalWorkload has no condition. For a member that is not live, the controller overwrites the condition.
     if reported is None or reported.workload != facts.workload or (facts.is_live and not reported.is_live):
         return True
     before = reported.readiness
@@ -175,10 +170,9 @@ def _must_report(wanted: Readiness, facts: ReadinessFacts, reported: Reported | 
 
 @dataclass(frozen=True)
 class RulesFacts:
-    """The rules in the kernel.
+    """The rules in the kernel. `serving`: they point to a proxy that can serve; `gone`: none of ours are there.
 
-    `serving`: they point to a proxy that can serve; `gone`: there are none of ours; `wanted`: rules with inbound
-    traffic are wanted; `refused`: the kernel does not accept them.
+    `wanted`: rules with inbound traffic are wanted; `refused`: the kernel does not accept them.
     """
 
     in_place: bool
@@ -190,7 +184,7 @@ class RulesFacts:
 
 @dataclass(frozen=True)
 class RuleGaps:
-    """When rules were not as wanted. `since`: start of the open gap, or None; `past`: earlier ones. Monotonic times."""
+    """When rules were not as wanted. `since`: start of this gap, or None; `past`: earlier ones. Monotonic times."""
 
     since: float | None = None
     past: tuple[tuple[float, float], ...] = ()

@@ -1,8 +1,6 @@
-"""The door that lists this machine: pods may send traffic here while it is open and the data path works.
+"""Lists this machine: pods may send traffic here while it is open and the data path works.
 
-`ready.plan_writes` decides what to write. Nothing here touches traffic. When the door closes, `walk_back` withdraws the
-machine before rules and proxies go: Ready=False, `serving`=false, wait until the ports are withdrawn, then wait `drain`
-seconds for the pods.
+At the end, `walk_back` withdraws the machine before rules and proxies are removed. Nothing here touches traffic.
 """
 
 import logging
@@ -34,11 +32,11 @@ from exclave.redirect.reconciler import Redirect
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 5.0  # seconds between two evaluations of the facts when no change is published
-WRITE_TIMEOUT = 10.0  # seconds for one write. After that it is decided anew, so that nothing outdated is ever written.
-GAP_POLL_INTERVAL = 0.25  # the same during a gap in the rules that is still tolerated
+WRITE_TIMEOUT = 10.0  # seconds for one write; then the decision is made again, so that no outdated value is written
+GAP_POLL_INTERVAL = 0.25  # the same during a tolerated gap in the rules
 ADOPTION = 30.0  # seconds for an adopted proxy to answer
-SPARE = 5.0  # seconds that a withdrawal may take besides its waits
-WITHDRAW_TIMEOUT = 30.0  # seconds for the cluster to withdraw the ports. After that the ending goes on without it.
+SPARE = 5.0  # seconds that a withdrawal may last besides its waits
+WITHDRAW_TIMEOUT = 30.0  # seconds for the cluster to withdraw the ports; then the ending continues without it
 FIRST_VIEW = 5.0  # seconds of these for the first read of the own Member
 
 
@@ -56,7 +54,7 @@ class ListingView:
 
 
 def view_of(facts: ready.ReadinessFacts) -> ListingView:
-    """What pods find by these facts."""
+    """What pods find with these facts."""
     now, ports = ready.readiness(facts), tuple(sorted(facts.listed))
     failing = facts.assessment.is_failing
     return ListingView(bool(facts.serving), ports, now.ready, now.reason, now.message, facts.probes, failing)
@@ -90,7 +88,7 @@ class Listing:
         self._gaps = ready.RuleGaps()
 
     async def run_probes_for_settings(self) -> None:
-        """Run the probes of the newest settings, for ever."""
+        """Run the probes of the newest settings until cancelled."""
         membership = self._membership
         while True:
             settings = await membership.settings.wait_for(lambda settings: settings is not None)
@@ -108,7 +106,7 @@ class Listing:
                 nursery.cancel_scope.cancel()
 
     async def report_for_ever(self) -> None:
-        """Write each change of ready.readiness to the cluster, for ever."""
+        """Write each change of `ready.readiness` to the cluster until cancelled."""
         sources = (
             self._membership.view,
             self._membership.settings,
@@ -175,7 +173,7 @@ class Listing:
         return ready.can_rely_on_rules(facts, self._gaps, now)
 
     def _is_adopting(self) -> bool:
-        """Whether an adopted proxy has not answered yet: nothing is withdrawn until then."""
+        """Whether an adopted proxy has not answered yet. Until then nothing is withdrawn."""
         if self._was_whole or trio.current_time() - self._opened > ADOPTION:
             return False
         return any(view.is_adopted for view in self._proxy.instances.value.values())
@@ -191,7 +189,7 @@ class Listing:
                     if effect.serving:
                         log_milestone(Starting.SERVING)
                     log.info("listing: [serving=%s data-path=%s]", effect.serving, effect.data_path)
-                    # Until the watch shows our own write.
+                    # Wait until the watch has received our own write.
                     await self._membership.view.wait_for(lambda view: view is None or view.serving == effect.serving)
             except ApiRefusal as refusal:
                 log.warning("the cluster refused the report: %s", refusal)
@@ -233,7 +231,10 @@ async def open_listing(
 
 
 async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> None:
-    """Withdraw this machine from the mesh, unless it hands over. `drain`: seconds; none if no port was listed."""
+    """Withdraw this machine unless it hands over: Ready=False, `serving`=false, wait for the ports' withdrawal.
+
+    Then wait `drain` seconds for the pods, unless no port was listed.
+    """
     if ending is Ending.HAND_OVER:
         return
     was_listed = True
@@ -243,10 +244,10 @@ async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> N
                 await membership.view.wait_for(lambda view: view is not None)
         evicted, view = membership.standing.value is Standing.EVICTED, membership.view.value
         was_listed = not evicted if view is None else view.serving or bool(view.workload_ports)
-        # The controller withdraws an evicted member; it writes nothing itself and waits all the same.
+        # The controller withdraws an evicted member. The member writes nothing, but waits as well.
         accepted = evicted or await _withdraw(membership, ready.LEAVING if ending is Ending.LEAVE else ready.STOPPED)
         if was_listed and accepted:
-            # Without a view, the Member is deleted or was never read.
+            # Without a view, the Member was deleted or never read.
             await membership.view.wait_for(
                 lambda view: membership.standing.value is Standing.EVICTED if view is None else not view.workload_ports
             )
@@ -260,7 +261,7 @@ async def walk_back(membership: MemberClient, ending: Ending, drain: float) -> N
 
 
 async def _withdraw(membership: MemberClient, reason: str) -> bool:
-    """Write that this machine stops serving; False if the cluster refuses that."""
+    """Write that this machine stops serving; False if the cluster refuses the write."""
     view = membership.view.value
     try:
         if view is None or view.workload_uid is not None:
