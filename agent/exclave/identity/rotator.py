@@ -1,6 +1,6 @@
-"""The door: `open_identity` publishes the last good certificate, from disk at once, and renews it when it is due.
+"""Publishes the last good certificate, from disk at once, and renews it when it is due.
 
-A new certificate is checked, stored, then published. One that fails is logged, and the last good one stays in use.
+A new certificate is checked, stored, then published. After a failure the last good one stays in use.
 """
 
 import logging
@@ -39,20 +39,20 @@ from exclave.milestones import Renewing, log_milestone
 
 log = logging.getLogger(__name__)
 
-SIGNING_TIMEOUT = 60.0  # seconds for the controller to sign a request; after that the attempt has failed
+SIGNING_TIMEOUT = 60.0  # seconds for the controller to sign a request; then the attempt has failed
 
 
 def foreign_keys(issued: Sequence[Issued], own: Collection[str]) -> tuple[Issued, ...]:
-    """The foreign ones of `issued`, whose order is oldest first. `own` are sha256 (hex) of this machine's keys."""
+    """Those of `issued` (oldest first) for foreign keys. `own` are sha256 (hex) of this machine's keys."""
     if not own:
         return ()
-    # Entries before the first own key do not count: a join may have lost its first key.
+    # Entries before the first own key do not count: an earlier attempt of this join may have lost its key.
     first = next((index for index, one in enumerate(issued) if one.key_sha256 in own), 0)
     return tuple(one for one in issued[first:] if one.key_sha256 not in own)
 
 
 def describe_foreign(issued: Sequence[Issued]) -> str | None:
-    """The problem for a person, None if there are none."""
+    """The problem for a person; None without certificates."""
     if not issued:
         return None
     listed = ", ".join(f"{one.serial} at {one.time}" for one in issued)
@@ -60,10 +60,9 @@ def describe_foreign(issued: Sequence[Issued]) -> str | None:
 
 
 class Identity:
-    """The last good certificate. Made by `open_identity`.
+    """The last good certificate. Made by `open_identity`. `renewals` counts by result (ok, failed).
 
-    `renewals` counts by result (ok, failed). `problem`: why the last renewal failed; `foreign`: certificates that were
-    signed as this member for foreign keys.
+    `problem`: why the last renewal failed. `foreign`: certificates signed as this member for foreign keys.
     """
 
     def __init__(self, state: Path, membership: MemberClient, now: Now, draw: Callable[[], float]) -> None:
@@ -88,7 +87,7 @@ class Identity:
         chain, key, received, when = found
         pending = storage.load_next_key(self._state)
         if pending is not None and pending[0].private_numbers() == key.private_numbers():
-            storage.forget_next_key(self._state)  # the agent was killed after it stored the certificate and before this
+            storage.forget_next_key(self._state)  # an earlier agent ended between storing the certificate and this
         try:
             svid = check_svid(chain, key, settings.anchors, settings.identity, self._now())
         except SvidError as problem:
@@ -97,7 +96,7 @@ class Identity:
         self._publish(StoredSvid(svid, received, when))
 
     async def run(self) -> None:
-        """Renew whenever it is due, for ever. Failures are retried with growing pauses."""
+        """Renew whenever it is due, until cancelled. A failure is retried with growing pauses."""
         attempts = Attempts()
         while True:
             settings = await self._membership.settings.wait_for(lambda settings: settings is not None)
@@ -120,7 +119,7 @@ class Identity:
             self.problem.set(None)
 
     async def watch_foreign_keys(self) -> None:
-        """Report certificates that were signed as this member for foreign keys, for ever."""
+        """Report certificates that were signed as this member for foreign keys, until cancelled."""
         async with open_any_change(self._membership.view, self.svid) as change:
             async for _ in change.wakes():
                 if (view := self._membership.view.value) is None:
@@ -138,7 +137,7 @@ class Identity:
         return f"the controller has signed nothing for {SIGNING_TIMEOUT:.0f} s"
 
     async def _wait_due(self) -> None:
-        """Return when the certificate is due, by the wall clock: a suspended machine is `LONGEST_NAP` late at most."""
+        """Return when the certificate is due by the wall clock, at most `LONGEST_NAP` late after a suspension."""
         async with open_any_change(self._membership.settings, self.renew_at) as change:
             while True:
                 self._advance_renewal(self._membership.settings.value)
@@ -176,7 +175,7 @@ class Identity:
 
     def _pending_csr(self) -> tuple[ec.EllipticCurvePrivateKey, str]:
         pending, served = storage.load_next_key(self._state), storage.load_svid(self._state)
-        # A pending key that is also the served one is left from a crash, and would bring the served certificate again.
+        # If a crash left the served key pending, its request would only return the served certificate again.
         if pending is not None and (served is None or served[1].private_numbers() != pending[0].private_numbers()):
             return pending
         key = storage.generate_key()
@@ -187,7 +186,7 @@ class Identity:
         return key, csr
 
     def _accept(self, chain: str, key: ec.EllipticCurvePrivateKey, settings: Settings) -> None:
-        """Check, store, publish. After a failed check, the next attempt uses a new key."""
+        """Check, store and publish. After a failed check, the next attempt uses a new key."""
         received = self._now()
         try:
             svid = check_svid(chain, key, settings.anchors, settings.identity, received)
@@ -211,7 +210,7 @@ class Identity:
 async def open_identity(
     state: Path, membership: MemberClient, endings: EndingSwitch, now: Now, draw: Callable[[], float] = random.random
 ) -> AsyncIterator[Identity]:
-    """Have a certificate for this member while open; on leave it is removed. `draw` returns numbers in [0, 1)."""
+    """Publish this member's certificate while open; remove it on leave. `draw` returns numbers in [0, 1)."""
     identity = Identity(state, membership, now, draw)
     identity.load()
     async with open_bare_nursery() as nursery:

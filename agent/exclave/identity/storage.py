@@ -1,7 +1,6 @@
-"""Key and certificate on disk: small files, written whole, readable by root only.
+"""Key and certificate on disk, readable by root only. `svid.json`: key, chain, times, sha256 of the last own keys.
 
-`svid.json` has key and chain, so that they always fit, the times that were set when the chain arrived, and sha256 of
-this machine's last keys. `next.key` has the key of the pending CSR: the controller signs a CSR only once.
+`next.key`: the key of the pending CSR, which the controller signs only once.
 """
 
 import json
@@ -18,7 +17,7 @@ from exclave.milestones import Leaving, Renewing, log_milestone
 SVID = "svid.json"
 NEXT_KEY = "next.key"
 
-RECORDED_KEYS = 8  # own keys that are recorded: more than the certificates in a Member's status
+RECORDED_KEYS = 8  # own keys that are recorded: more than a Member's status has certificates
 
 
 def generate_key() -> ec.EllipticCurvePrivateKey:
@@ -32,7 +31,7 @@ def store_next_key(state: Path, key: ec.EllipticCurvePrivateKey, csr: str) -> No
 
 
 def load_next_key(state: Path) -> tuple[ec.EllipticCurvePrivateKey, str] | None:
-    """Key and CSR that are pending; None if there are none, or if the file cannot be read."""
+    """Key and CSR that are pending; None if there are none, or the file cannot be read."""
     try:
         tree = parse_json((state / NEXT_KEY).read_bytes())
         return _read_key(tree["key"]), str(tree["csr"])

@@ -1,7 +1,4 @@
-"""Checks a certificate as linkerd2-proxy and its peers would, before the proxy gets it. Pure.
-
-So a certificate that they would refuse is refused here, with a reason, while the last good one stays in use.
-"""
+"""Checks a certificate as linkerd2-proxy and its peers would, before the proxy uses it. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,15 +22,13 @@ from exclave.kit.formats.x509 import (
 )
 from exclave.kit.tasks.backoff import Backoff
 
+# Shares of a certificate's life between which its renewal is drawn, once: with a new draw at every check the lowest
+# would win, and a fleet would renew at the same time.
 EARLIEST, LATEST = 0.50, 0.65
-"""Shares of a certificate's life between which its point of renewal is drawn, once. With a new draw at every check the
-lowest draw would win, and a fleet would renew at the same time."""
 
-ISSUER_SPREAD = 600.0
-"""Seconds over which a fleet renews after the issuer has changed, at most a tenth of a certificate's life."""
+ISSUER_SPREAD = 600.0  # seconds over which a fleet renews after a new issuer; at most a tenth of a certificate's life
 
-FIRST_RETRIES = Backoff(first=1.0, most=60.0)
-"""Pauses between failed attempts while there is no certificate. Each attempt may cost the controller a signature."""
+FIRST_RETRIES = Backoff(first=1.0, most=60.0)  # without a certificate; each attempt may cost a signature
 
 
 class SvidError(ValueError):
@@ -44,7 +39,7 @@ class SvidError(ValueError):
 class Svid:
     """A checked certificate. `chain` is DER, leaf first, without the anchor; `key` PKCS#8 DER; times epoch seconds.
 
-    `issuer_sha256` is the sha256 (hex) of the DER of the certificate that signed the leaf.
+    `issuer_sha256`: sha256 (hex) of the DER of the certificate that signed the leaf.
     """
 
     spiffe_id: str
@@ -76,7 +71,7 @@ def _check(
 ) -> Svid:
     chain, anchors = read_certificates(chain_pem), read_certificates(anchors_pem)
     received = read_blocks(chain_pem)
-    # The proxy encodes the chain again, so it must get the same bytes.
+    # The proxy encodes the chain again, which must result in the same bytes.
     if received != tuple(der_of(certificate) for certificate in chain):
         raise SvidError("a certificate of the chain does not encode to the same bytes again")
     leaf, *intermediates = chain
@@ -131,7 +126,7 @@ def _check_usage(leaf: x509.Certificate) -> None:
 def _check_path(
     leaf: x509.Certificate, intermediates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: float
 ) -> x509.Certificate:
-    """Follow the chain to an anchor; the certificate that signed the leaf."""
+    """Follow the chain to an anchor; returns the certificate that signed the leaf."""
     current, first_issuer = leaf, None
     _check_time(leaf, "the certificate", now)
     for depth, issuer in enumerate(intermediates):
@@ -181,7 +176,7 @@ def _names(leaf: x509.Certificate) -> list[x509.GeneralName]:
 
 @dataclass(frozen=True)
 class StoredSvid:
-    """A certificate with the times that were set when it arrived, in epoch seconds."""
+    """A certificate with the times that were set at its arrival, in epoch seconds."""
 
     svid: Svid
     received: float
@@ -189,19 +184,19 @@ class StoredSvid:
 
 
 def renew_at(received: float, not_after: float, draw: float) -> float:
-    """The time to renew a certificate that was received at `received`, with `draw` in [0, 1)."""
-    # Not from notBefore, which is back-dated.
+    """When to renew a certificate that arrived at `received`, with `draw` in [0, 1)."""
+    # Not from notBefore, which is earlier than the signature.
     life = max(0.0, not_after - received)
     return received + life * (EARLIEST + (LATEST - EARLIEST) * draw)
 
 
 def renew_after_issuer_change(stored: StoredSvid, now: float, draw: float) -> float:
-    """The time to renew after the mesh's issuer has changed: soon, spread over the fleet, never later than planned."""
+    """When to renew after the mesh's issuer has changed: soon, spread over the fleet, never later than planned."""
     spread = min(ISSUER_SPREAD, 0.1 * max(0.0, stored.svid.not_after - stored.received))
     return min(stored.renew_at, now + spread * draw)
 
 
 def retries(not_after: float, received: float) -> Backoff:
-    """Pauses between failed renewals, at most five minutes; shorter for certificates with a short life."""
+    """Pauses between failed renewals: at most five minutes, shorter for certificates with a short life."""
     life = max(1.0, not_after - received)
     return Backoff(first=min(5.0, life / 40), most=min(300.0, life / 10))
