@@ -1,9 +1,7 @@
 """Becoming a member, in steps that may each be repeated: after a crash, a lost answer, or a refusal.
 
-Nonce, delivery key and name (`join.json`), key and CSR (`next.key`) are stored before the first request. Then the first
-free Member of the token's names is created; a taken name is ours if its nonce is. Once admitted: credential, settings,
-certificate, first heartbeat, and last `membership.json`, which alone makes this machine a member. What is stored is not
-requested again, so the same token works until that file exists. At most ten requests. No error holds a token or a key.
+What is stored is not requested again, so the same token works until `membership.json`, the last file, exists.
+At most ten requests. No error holds a token or a key.
 """
 
 import hashlib
@@ -44,7 +42,7 @@ from exclave.member.facts import read_boot_identity, read_facts, read_machine_ha
 from exclave.member.record import JoinRecord, MembershipRecord
 from exclave.milestones import Joining, log_milestone
 
-FIRST_POLL, LONGEST_POLL = 0.1, 2.0  # seconds between polls of the own Member: doubling from the first to the longest
+FIRST_POLL, LONGEST_POLL = 0.1, 2.0  # seconds between polls of the own Member: doubled from first to longest
 
 Report = Callable[[str], None]
 
@@ -62,17 +60,17 @@ async def join(token_text: str, config: Config, now: Now, report: Report) -> Mem
     if (membership := files.load_membership(state)) is not None:
         if under_way is None or under_way.token_sha256 != sha256:
             raise refusals.already_member(membership.namespace, membership.member)
-        files.forget_join(state)  # the only step that was left
+        files.forget_join(state)  # the only step that was missing
         return membership
     if under_way is None or under_way.token_sha256 != sha256:
         under_way = _begin(state, token, sha256)
-    bearer = Latest(token.token)  # the join token, then the credential
+    bearer = Latest(token.token)  # first the join token, later the credential
     async with open_cluster(Access(token.servers, token.ca), lambda: bearer.value, now) as cluster:
         return await _Joining(token, under_way, config, cluster, bearer, now, report).run()
 
 
 def _begin(state: Path, token: JoinToken, sha256: str) -> JoinRecord:
-    """Store nonce and keys. Files of an earlier attempt with another token are removed first."""
+    """Store nonce and keys before the first request; first remove files of another token's attempt."""
     files.forget_join(state)
     files.forget_membership(state)
     server_addresses.forget_answers(state)
@@ -95,7 +93,7 @@ def _make_next_key(state: Path, member: str) -> tuple[ec.EllipticCurvePrivateKey
 
 
 class _Joining:
-    """One attempt. Every step first checks what is stored already."""
+    """One attempt. Every step first checks what is already stored."""
 
     def __init__(
         self,
@@ -116,10 +114,10 @@ class _Joining:
         self._now = now
         self._report = report
         self._address = ""
-        self._last_report = ""  # the last news of the Member, for a person
+        self._last_report = ""  # the last reported progress, for a person
 
     async def run(self) -> MembershipRecord:
-        """All steps that are left. Raises TokenError, ClusterError, HostError."""
+        """Run all remaining steps. Raises TokenError, ClusterError, HostError."""
         try:
             credential = load_credential(self._state / CREDENTIAL)
         except HostError:
@@ -163,7 +161,7 @@ class _Joining:
         return refusals.translated(problem, self._token, self._now(), server, skew)
 
     async def _be_admitted(self) -> MemberView:
-        """Create a Member with our nonce, and wait until the controller has admitted it."""
+        """Create a Member with our nonce, which shows later that it is ours; wait until the controller admits it."""
         while True:
             await self._create()
             if (view := await self._poll()) is not None:
@@ -196,7 +194,7 @@ class _Joining:
         raise refusals.used_up(self._token)
 
     async def _wait_gone(self) -> None:
-        """Wait until the former Member of this name is deleted; its ports are withdrawn first. Raises TokenError."""
+        """Wait until the former Member of this name is deleted, after its ports are withdrawn. Raises TokenError."""
         self._report(f"waiting for what was Member {'/'.join(self._place)} to be gone")
         self._last_report = "the Member that had this name is still being deleted"
         try:
@@ -213,7 +211,7 @@ class _Joining:
             return view_member(await self._ask(get(MEMBERS, *self._place))).nonce == self._record.nonce
         except ApiRefusal as refusal:
             if refusal.status == 404:
-                return False  # deleted at this moment; the next attempt finds the name free
+                return False  # deleted just now; the next attempt finds the name free
             raise
 
     async def _member_object(self) -> Object:
@@ -260,7 +258,7 @@ class _Joining:
         return credential
 
     async def _is_accepted(self, credential: Credential) -> bool:
-        """Try the credential of an earlier attempt; remove it, with its certificate, if its account is gone."""
+        """Try the credential of an earlier attempt; remove it and its certificate if the account is gone."""
         self._bearer.set(credential.token)
         try:
             await self._cluster.send(await self._heartbeat())
@@ -299,13 +297,13 @@ class _Joining:
     def _accept_certificate(self, view: MemberView, settings: Settings) -> None:
         under_way, certificate = load_next_key(self._state), view.certificate
         if under_way is None or certificate is None or certificate.csr_sha256 != csr_sha256(under_way[1]):
-            return  # stored already; or its key was lost, and the agent requests another
+            return  # already stored; or its key was lost, and the agent requests another one
         key, received = under_way[0], self._now()
         try:
             svid = check_svid(certificate.chain, key, settings.anchors, settings.identity, received)
         except SvidError as problem:
             raise refusals.unusable("the certificate", str(problem)) from None
-        when = renew_at(received, svid.not_after, random.random())  # noqa: S311  spreads a fleet, guards nothing
+        when = renew_at(received, svid.not_after, random.random())  # noqa: S311  spreads a fleet, protects nothing
         store_svid(self._state, certificate.chain, key, received, when)
         log_milestone(Joining.CERTIFICATE)
         self._report(f"certificate for {svid.spiffe_id}")
@@ -315,7 +313,7 @@ class _Joining:
 
     async def _finish(self) -> MembershipRecord:
         token = self._token
-        # Rules exclude the API server from the first boot on, also if that has no DNS.
+        # The rules of the first boot exclude the API server's addresses, even if DNS does not work then.
         server_addresses.store_answers(
             self._state, await server_addresses.resolve_all(token.servers, server_addresses.FIRST_ANSWER)
         )

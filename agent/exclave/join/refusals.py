@@ -1,15 +1,11 @@
-"""Every refusal of a join. Pure.
-
-Class and fault show who must act. No text holds a token. An unknown reason is no refusal: the controller may wait.
-"""
+"""Every refusal of a join: class and fault show who must act. No text holds a token. Pure."""
 
 from exclave.api.join_token import JoinToken
 from exclave.api.member import MemberView
 from exclave.errors import ApiRefusal, ClusterError, ExclaveError, Fault, TokenError
 from exclave.kit.formats.times import rfc3339
 
-MOST_SKEW = 300.0
-"""Seconds that two clocks may differ: more, and tokens and certificates are not yet or no longer valid."""
+MOST_SKEW = 300.0  # seconds that two clocks may differ: beyond that, tokens and certificates may be invalid
 
 PATIENCE = 60.0  # seconds for the controller to admit a Member
 
@@ -59,7 +55,7 @@ _REASONS: dict[str, tuple[type[ClusterError | TokenError], Fault, str, str]] = {
 
 
 def expired(token: JoinToken) -> TokenError:
-    """The token's time is over, by this machine's clock."""
+    """The token has expired by this machine's clock."""
     return TokenError(
         Fault.TOKEN_EXPIRED,
         f"the join token for group {_group(token)} expired at {rfc3339(token.expires)}, by this machine's clock",
@@ -68,7 +64,7 @@ def expired(token: JoinToken) -> TokenError:
 
 
 def revoked(token: JoinToken, server: str) -> TokenError:
-    """The server refuses the token although its time is not over."""
+    """The server refuses the token although it has not expired."""
     return TokenError(
         Fault.TOKEN_REVOKED,
         f"the join token for group {_group(token)} was revoked: {server} does not accept it",
@@ -88,7 +84,7 @@ def used_up(token: JoinToken) -> TokenError:
 
 
 def already_member(namespace: str, member: str) -> ClusterError:
-    """This machine is a member and stays one."""
+    """This machine is already a member."""
     return ClusterError(
         Fault.ALREADY_MEMBER,
         f"this machine is already member {namespace}/{member}",
@@ -97,7 +93,7 @@ def already_member(namespace: str, member: str) -> ClusterError:
 
 
 def clocks_differ(server: str, skew: float) -> ClusterError:
-    """`skew` is how many seconds the server's clock is ahead of ours."""
+    """`skew`: seconds by which the server's clock is ahead of ours."""
     ahead = "ahead of" if skew > 0 else "behind"
     return ClusterError(
         Fault.CLOCK_SKEW,
@@ -116,7 +112,7 @@ def no_address(servers: tuple[str, ...]) -> ClusterError:
 
 
 def not_admitted(namespace: str, member: str, last_report: str) -> ClusterError:
-    """No admission within `PATIENCE`. `last_report`: the last news of the Member, "" if there was none."""
+    """No admission within `PATIENCE`. `last_report`: the last progress of the Member, "" without any."""
     return ClusterError(
         Fault.NOT_ADMITTED,
         f"the controller did not admit Member {namespace}/{member} within {PATIENCE:.0f} s"
@@ -126,7 +122,7 @@ def not_admitted(namespace: str, member: str, last_report: str) -> ClusterError:
 
 
 def unusable(what: str, problem: str) -> ClusterError:
-    """The controller has sent something that cannot be used."""
+    """The controller has sent something unusable."""
     return ClusterError(
         Fault.NOT_ADMITTED,
         f"{what} from the controller cannot be used: {problem}",
@@ -148,7 +144,7 @@ def translated(problem: ClusterError, token: JoinToken, now: float, server: str,
 
 
 def read_refusal(view: MemberView, token: JoinToken) -> ExclaveError | None:
-    """The controller's refusal in a Member; None if it has not refused."""
+    """The controller's refusal in a Member; None without one. An unknown reason is none: the controller may wait."""
     admitted = view.admitted
     if admitted is None or admitted.status or admitted.reason not in _REASONS:
         return None
