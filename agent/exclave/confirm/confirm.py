@@ -1,10 +1,6 @@
-"""Rules that are removed unless somebody confirms them in time.
+"""Rules that are removed unless a person confirms them in time. Confirming works in every stage.
 
-    waiting ── rules loaded ──► running ── time over ──► withdrawing ── ports unlisted ──► over
-       └────────────────────────────┴──────── confirmed ───────┴────────────────────────────┘
-
-The time is never extended. When it is over, the ports are withdrawn first. The rules capture nothing once that is done,
-or after `grace`, when the kernel's own timer ends: so it works without an agent, too. Confirming works in every stage.
+waiting ── rules loaded ──► running ── time over ──► withdrawing ── ports unlisted ──► over
 """
 
 import json
@@ -27,7 +23,7 @@ from exclave.member.client import MemberClient
 
 log = logging.getLogger(__name__)
 
-FILE = "unconfirmed.json"  # exists while nobody has confirmed. In the state folder, since a reboot confirms nothing.
+FILE = "unconfirmed.json"  # exists while rules are unconfirmed; in the state folder, since a reboot confirms nothing
 LONGEST_GRACE = 15.0  # seconds
 
 
@@ -56,16 +52,16 @@ def load_unconfirmed(state: Path) -> Unconfirmed | None:
 
 
 def forget_unconfirmed(state: Path) -> bool:
-    """Remove the record, which confirms the rules; whether there was one. Raises HostError."""
+    """Remove the record, which confirms the rules; returns whether there was one. Raises HostError."""
     there = (state / FILE).exists()
     remove(state / FILE)
     return there
 
 
 class Stage(Enum):
-    """The word in the log."""
+    """A stage; its value is the word in the log."""
 
-    CONFIRMED = "confirmed"  # or never asked to be
+    CONFIRMED = "confirmed"  # or no confirmation was required
     WAITING = "waiting"
     RUNNING = "running"
     WITHDRAWING = "withdrawing"
@@ -74,7 +70,7 @@ class Stage(Enum):
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A stage. `seconds`: the time to confirm; `kernel_end`: when the kernel's timer ends (monotonic; 0: it has)."""
+    """A stage. `seconds`: never extended; `kernel_end`: when the kernel's timer ends (monotonic; 0: it has)."""
 
     stage: Stage = Stage.CONFIRMED
     seconds: float = 0.0
@@ -82,7 +78,7 @@ class Confirmation:
 
     @property
     def grace(self) -> float:
-        """Seconds between the end of the time and the kernel's."""
+        """Seconds from the end of the time to the end of the kernel's timer, which works without an agent, too."""
         return min(self.seconds, LONGEST_GRACE)
 
     @property
@@ -99,12 +95,12 @@ class Confirmation:
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether pods must not come here any more."""
+        """Whether pods must not connect any more."""
         return self.stage in (Stage.WITHDRAWING, Stage.OVER)
 
     @property
     def text(self) -> str:
-        """What holds, for a person; "" if there is nothing to confirm."""
+        """The stage for a person; "" if there is nothing to confirm."""
         length = format_duration(self.seconds)
         if self.stage is Stage.CONFIRMED:
             return ""
@@ -114,7 +110,7 @@ class Confirmation:
 
 
 def begin(seconds: float, now: float) -> Confirmation:
-    """Rules are loaded now."""
+    """The stage when rules are loaded."""
     return Confirmation(Stage.RUNNING, seconds, now + seconds + min(seconds, LONGEST_GRACE))
 
 
@@ -134,19 +130,16 @@ class Confirming:
         self._membership = membership
 
     def arm(self) -> float | None:
-        """Start the time, if rules wait for it; returns `Confirmation.armed_until`. Call before loading rules.
-
-        Raises HostError.
-        """
+        """Start the time if it has not begun; returns `armed_until`. Call before loading rules. Raises HostError."""
         found = self.view.value
         if found.stage is Stage.WAITING:
-            # On disk first, so that a crash gives the rules no second time.
+            # On disk first: after a crash, the rules must not get the time again.
             store_unconfirmed(self._state, Unconfirmed(found.seconds, begun=True))
             self._set(begin(found.seconds, trio.current_time()))
         return self.view.value.armed_until
 
     def confirm(self) -> bool:
-        """Confirm; whether there was anything to confirm. Raises HostError."""
+        """Confirm; returns whether there was anything to confirm. Raises HostError."""
         forget_unconfirmed(self._state)
         was_asked = self.view.value.stage is not Stage.CONFIRMED
         if was_asked:
@@ -154,7 +147,7 @@ class Confirming:
         return was_asked
 
     async def run(self) -> None:
-        """Pass through the stages until the rules are confirmed."""
+        """Go through the stages until the rules are confirmed."""
         while (found := self.view.value).stage is not Stage.CONFIRMED:
             if found.stage is Stage.RUNNING:
                 with trio.move_on_at(found.ends):
@@ -173,7 +166,7 @@ class Confirming:
         await self.view.wait_for(lambda newest: newest is not found)
 
     async def _wait_withdrawn(self, found: Confirmation) -> None:
-        """Return when no port is listed, or somebody has confirmed."""
+        """Return when no port is listed, or the rules are confirmed."""
         async with open_bare_nursery() as nursery:
 
             async def confirmed() -> None:
@@ -194,7 +187,7 @@ class Confirming:
 
 @asynccontextmanager
 async def open_confirm(state: Path, membership: MemberClient, left: float | None) -> AsyncIterator[Confirming]:
-    """Remove unconfirmed rules in time, while open. `left`: seconds on the timer of the rules in the kernel."""
+    """Remove unconfirmed rules in time, while open. `left`: seconds on the kernel's timer."""
     record = load_unconfirmed(state)
     found = Confirmation() if record is None else resume(record.seconds, record.begun, left, trio.current_time())
     confirming = Confirming(state, membership, found)
