@@ -1,8 +1,4 @@
-"""The commands' side of `control.sock`.
-
-It needs the standard library only, and no event loop: scripts run `exclave status` often. Raises NoAgent if no agent
-answers, HostError if we have no permission.
-"""
+"""The commands' side of `control.sock`. It imports the standard library only: scripts run `exclave status` often."""
 
 import json
 import socket
@@ -17,11 +13,14 @@ SOCKET_NAME = "control.sock"
 
 
 class NoAgent(Exception):
-    """No agent answers on the control socket: none runs, or it ended meanwhile."""
+    """No agent answers on the control socket: none runs, or it has just ended."""
 
 
 def send_command(runtime: Path, command: str, timeout: float | None = 10.0) -> Iterator[dict[str, Any]]:
-    """Send a command and yield the answers. `timeout`: seconds between two answers, None for ever."""
+    """Send a command and yield the answers. Raises NoAgent, or HostError without permission.
+
+    `timeout`: seconds between two answers; None means no limit.
+    """
     path = runtime / SOCKET_NAME
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)

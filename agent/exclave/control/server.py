@@ -1,7 +1,6 @@
-"""The agent's side of `control.sock`: one JSON object per line in both directions.
+"""The agent's side of `control.sock`: one JSON object per line in both directions. Its mode is 0600: root only.
 
-A client sends one line, `{"command": NAME}`, and reads lines until the connection ends. A wrong command gets an error,
-a slow client is dropped. The socket's mode is 0600: root only.
+A client sends one line, `{"command": NAME}`, and reads lines until the connection ends.
 """
 
 import json
@@ -26,10 +25,10 @@ from exclave.kit.tasks.supervise import supervise
 log = logging.getLogger(__name__)
 
 MAX_REQUEST = 4096  # bytes of a request
-CLIENT_TIMEOUT = 10.0  # seconds for a client to send its command, and to read each line
+CLIENT_TIMEOUT = 10.0  # seconds for a client to send its command, and to read each line; then it is dropped
 
 SendReply = Callable[[dict[str, Any]], Awaitable[None]]
-"""Sends one object to the client. Raises trio.BrokenResourceError if the client has gone."""
+"""Sends one object to the client. Raises trio.BrokenResourceError if the client has disconnected."""
 
 CommandHandler = Callable[[str, SendReply], Awaitable[None]]
 """Answers a command and returns when it is done. Raises LookupError for an unknown command."""
@@ -55,11 +54,11 @@ async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[N
 
 
 def _bind_socket(path: Path) -> trio.socket.SocketType:
-    """A listening socket that only root may ever connect to."""
+    """A listening socket that only root may connect to."""
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
     try:
-        path.unlink(missing_ok=True)  # we hold the agent's lock, so the process that bound it has gone
+        path.unlink(missing_ok=True)  # we hold the agent's lock, so the process that bound it has ended
         channel.bind(str(path))
         channel.listen(16)
     except OSError as problem:
@@ -90,7 +89,7 @@ async def _serve(answer: CommandHandler, stream: trio.SocketStream) -> None:
 
 
 async def _read_command(stream: trio.SocketStream) -> str:
-    """The command's name; "" if the line is no command."""
+    """The command's name; "" for an invalid line."""
     line = b""
     with trio.fail_after(CLIENT_TIMEOUT):
         while b"\n" not in line and len(line) <= MAX_REQUEST:
