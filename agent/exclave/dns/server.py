@@ -1,8 +1,4 @@
-"""The door: `open_dns` answers on UDP and TCP port 53 of one address.
-
-After it has opened, nothing here ends the agent: a transport that fails opens a new socket, and settings that cannot
-be used leave the last good names in place.
-"""
+"""Answers DNS queries on UDP and TCP port 53 of one address. Once open, no failure here ends the agent."""
 
 import errno
 import logging
@@ -28,8 +24,7 @@ log = logging.getLogger(__name__)
 
 PORT = 53
 
-MAX_CONNECTIONS = 32
-"""Concurrent TCP connections; further ones are closed at once. The only clients are two proxies on this machine."""
+MAX_CONNECTIONS = 32  # concurrent TCP connections, further ones are closed: the only clients are two local proxies
 
 IDLE_TIME = 10.0  # seconds that a TCP connection may take for its next query (RFC 7766 section 6.2.3: a few)
 
@@ -43,7 +38,7 @@ class DnsStub:
     _services: tuple[HeadlessService, ...] | None = None
 
     def load(self, settings: Settings | None) -> None:
-        """Answer by these settings from now on; None changes nothing."""
+        """Answer by these settings from now on; None, or unusable ones, change nothing."""
         if settings is None:
             return
         try:
@@ -52,7 +47,7 @@ class DnsStub:
             log.warning("dns: the settings' control plane cannot be used, the last good one stays in use: %s", problem)
 
     def answer(self, query: bytes, *, over_udp: bool) -> bytes | None:
-        """The reply to one message, None if it gets no reply."""
+        """The reply to one message; None if it gets no reply."""
         reply = respond(self._services, query, over_udp=over_udp)
         if reply is None:
             return None
@@ -60,12 +55,12 @@ class DnsStub:
         return reply.wire
 
     async def follow(self, settings: Latest[Settings | None]) -> None:
-        """Load every change."""
+        """Load every change until cancelled."""
         async for newest in settings.changes():
             self.load(newest)
 
     async def serve_udp(self, sock: trio.socket.SocketType) -> None:
-        """Answer datagrams, for ever."""
+        """Answer datagrams until cancelled."""
         while True:
             query, client = await sock.recvfrom(MAX_MESSAGE)
             reply = self.answer(query, over_udp=True)
@@ -77,7 +72,7 @@ class DnsStub:
                 log.debug("dns: no reply to %s: %s", client, problem)
 
     async def serve_tcp(self, listener: trio.SocketListener) -> None:
-        """Accept connections, for ever."""
+        """Accept connections until cancelled."""
         async with open_bare_nursery() as connections:
             while True:
                 stream = await listener.accept()
@@ -92,7 +87,7 @@ class DnsStub:
                 await self.converse(stream)
 
     async def converse(self, stream: trio.abc.Stream) -> None:
-        """Answer the queries of one connection, each after its length, until the client sends no more.
+        """Answer the queries of one connection, each preceded by its length, until the client sends no more.
 
         Raises trio.TooSlowError after `IDLE_TIME` seconds without a complete query, trio.BrokenResourceError.
         """
@@ -155,7 +150,7 @@ def _bind(address: str, kind: socket.SocketKind) -> trio.socket.SocketType:
 
 
 async def _read_exactly(stream: trio.abc.Stream, unread: bytearray, count: int) -> bytes:
-    """The next `count` bytes; none if the stream ends before."""
+    """The next `count` bytes; none if the stream ends earlier."""
     while len(unread) < count:
         more = await stream.receive_some()
         if not more:

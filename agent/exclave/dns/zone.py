@@ -65,7 +65,7 @@ class ZoneAnswer:
 def control_plane_services(settings: Settings) -> tuple[HeadlessService, ...]:
     """The services that a proxy with these settings looks up. Raises ValueError if a name or address is malformed.
 
-    Names and ports: project linkerd/linkerd2, charts/linkerd-control-plane/templates/destination.yaml.
+    Source of names and ports: linkerd/linkerd2, charts/linkerd-control-plane/templates/destination.yaml.
     """
     linkerd, pods = settings.linkerd, settings.control_plane
     return (
@@ -82,14 +82,14 @@ def answer_from_zone(
         return ZoneAnswer(dns.rcode.SERVFAIL)  # resolvers repeat the query soon, and cache nothing
     service = next((service for service in services if name.is_subdomain(service.name)), None)
     if service is None or kind in _TRANSFERS:
-        # Not NXDOMAIN: the name may exist, and resolvers would cache that it does not. Now they ask their next server.
+        # Not NXDOMAIN: the name may exist, and resolvers would cache this. REFUSED leads them to the next server.
         return ZoneAnswer(dns.rcode.REFUSED)
     records = _records(service, name)
     if records is None:
         return ZoneAnswer(dns.rcode.NXDOMAIN, authority=(_authority(service),), ours=True)
     answer = tuple(record for record in records if kind in (record.rdtype, dns.rdatatype.ANY))
     if not answer:
-        # Not NXDOMAIN, also without pods: RFC 8020 extends it to all names below, and pods come back.
+        # Not NXDOMAIN, even without pods: by RFC 8020 it covers all names below, and pods may return.
         return ZoneAnswer(dns.rcode.NOERROR, authority=(_authority(service),), ours=True)
     additional = _pods(service) if kind == dns.rdatatype.SRV else ()
     return ZoneAnswer(dns.rcode.NOERROR, answer, additional=additional, ours=True)
@@ -108,7 +108,7 @@ def _service(label: str, namespace: str, domain: str, port: int, addresses: tupl
 
 
 def _records(service: HeadlessService, name: dns.name.Name) -> tuple[dns.rrset.RRset, ...] | None:
-    """All records of a name in a service, None if there is no such name. Their owner is spelled as in the question."""
+    """All records of a name in a service, None without that name. The owner is spelled as in the question."""
     if name == service.name:
         return _targets(service, name) + _addresses(name, service.pods)
     pod = next((pod for pod in service.pods if name == _pod_name(service, pod)), None)
@@ -126,7 +126,7 @@ def _addresses(name: dns.name.Name, pods: tuple[Address, ...]) -> tuple[dns.rrse
 
 
 def _pods(service: HeadlessService) -> tuple[dns.rrset.RRset, ...]:
-    """The addresses of SRV targets, for resolvers that would query them next."""
+    """The addresses of SRV targets, which resolvers would query next."""
     return tuple(record for pod in service.pods for record in _addresses(_pod_name(service, pod), (pod,)))
 
 
@@ -155,12 +155,12 @@ class DnsReply(NamedTuple):
 
 
 def respond(services: tuple[HeadlessService, ...] | None, query: bytes, *, over_udp: bool) -> DnsReply | None:
-    """The reply to one message, None if it gets no reply. `services` is None before the first settings."""
+    """The reply to one message; None if it gets no reply. `services` is None before the first settings."""
     if len(query) < _HEADER.size:
         return None
     flags = _HEADER.unpack_from(query)[1]
     if flags & _REPLY:
-        return None  # two servers that answer each other's replies would never stop
+        return None  # else two servers could answer each other's replies without end
     if flags & _OPERATION:  # QUERY is 0
         return _bare(query, dns.rcode.NOTIMP)
     try:
@@ -196,7 +196,7 @@ def _encoded(asked: dns.message.Message, found: ZoneAnswer, *, over_udp: bool) -
             return reply.to_wire(max_size=size)
         except dns.exception.TooBig:
             continue
-    reply = _reply(asked, found)  # no records, marked as truncated: the resolver asks again over TCP
+    reply = _reply(asked, found)  # no records, marked as truncated: the resolver repeats the query over TCP
     reply.flags |= dns.flags.TC
     return reply.to_wire(max_size=size)
 
@@ -210,7 +210,7 @@ def _reply(asked: dns.message.Message, found: ZoneAnswer) -> dns.message.Message
 
 
 def _bare(query: bytes, rcode: dns.rcode.Rcode) -> DnsReply:
-    """A reply that is only a header, for a query that was not read any further."""
+    """A reply that is only a header, for a query that was not parsed further."""
     number, flags = _HEADER.unpack_from(query)[:2]
     return DnsReply(
         dns.rcode.to_text(rcode), _HEADER.pack(number, _REPLY | (flags & _COPIED_FLAGS) | rcode, 0, 0, 0, 0)
