@@ -1,6 +1,5 @@
 """One client's connection, without its socket: gRPC over HTTP/2, and the two messages that are sent. Pure.
 
-Every call gets the newest response, as one message. What a client does wrong ends its own connection only.
 Sources: RFC 9113; grpc/grpc, doc/PROTOCOL-HTTP2.md and doc/statuscodes.md; spiffe/spiffe, standards/workloadapi.proto:
 `X509SVIDResponse { repeated X509SVID svids = 1; repeated bytes crl = 2; map<string, bytes> federated_bundles = 3; }`,
 `X509SVID { string spiffe_id = 1; bytes x509_svid = 2; bytes x509_svid_key = 3; bytes bundle = 4; string hint = 5; }`.
@@ -18,7 +17,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-MAX_REQUEST = 64 * 1024  # bytes of a request message. The only request that is served is empty.
+MAX_REQUEST = 64 * 1024  # bytes of a request message; the only request that is served is empty
 
 SECURITY_HEADER = "workload.spiffe.io"
 FETCH_X509_SVID = "/SpiffeWorkloadAPI/FetchX509SVID"
@@ -27,8 +26,7 @@ _LENGTH_DELIMITED = 2
 
 MAX_STREAMS = 16  # concurrent calls on one connection; a proxy makes one
 
-MAX_UNFRAMED = 65536
-"""Bytes without a complete frame. No correct client sends that many, and h2 would buffer up to 16 MiB."""
+MAX_UNFRAMED = 65536  # bytes without a complete frame: no correct client sends so many; h2 would buffer 16 MiB
 
 
 class StatusCode(IntEnum):
@@ -43,14 +41,14 @@ class StatusCode(IntEnum):
 
 @dataclass(frozen=True)
 class RpcStatus:
-    """The status of a call that is not served; `message` is for a person who debugs the client."""
+    """The status of a call that is not served; `message` is for the person who debugs the client."""
 
     code: StatusCode
     message: str
 
 
 def check_call(headers: Mapping[str, str]) -> RpcStatus | None:
-    """The status to refuse a call with; None if it is served."""
+    """The status with which a call is refused; None if it is served."""
     if headers.get(":method") != "POST" or not headers.get("content-type", "").startswith("application/grpc"):
         return RpcStatus(
             StatusCode.INVALID_ARGUMENT, "a gRPC call was expected: POST with content-type application/grpc"
@@ -97,7 +95,7 @@ def response_headers() -> list[tuple[str, str]]:
 
 
 def trailers(status: RpcStatus) -> list[tuple[str, str]]:
-    """The trailers of a call after its response headers were sent."""
+    """The trailers of a call whose response headers were sent."""
     return [("grpc-status", str(int(status.code))), ("grpc-message", quote(status.message, safe=" :/.,-"))]
 
 
@@ -141,7 +139,7 @@ def _encode_number(value: int) -> bytes:
 
 @dataclass
 class _Call:
-    """One FetchX509SVID stream: `rest` of the current message is not sent yet, `sent` is the number of its response."""
+    """One FetchX509SVID stream. `rest`: unsent part of the current message; `sent`: number of its response."""
 
     reader: MessageReader = field(default_factory=MessageReader)
     asked: bool = False
@@ -151,9 +149,9 @@ class _Call:
 
 
 class WorkloadConnection:
-    """The server's side of one connection. With `denied`, every call ends with that status.
+    """The server's side of one connection; an error of the client ends only this connection.
 
-    `is_over`: nothing more is received or sent.
+    With `denied`, every call ends with that status. `is_over`: nothing more is received or sent.
     """
 
     def __init__(self, denied: RpcStatus | None = None) -> None:
@@ -176,11 +174,11 @@ class WorkloadConnection:
 
     @property
     def streams(self) -> int:
-        """Calls that are open and served."""
+        """The number of open calls that are served."""
         return sum(call.asked for call in self._calls.values())
 
     def receive(self, content: bytes) -> None:
-        """Process bytes from the client; empty ones mean that it has closed the connection."""
+        """Process bytes from the client; empty bytes mean that it has closed the connection."""
         if not content:
             self.is_over = True
             return
@@ -190,7 +188,7 @@ class WorkloadConnection:
             for event in events:
                 self._handle(event)
         except (h2.exceptions.ProtocolError, UnicodeDecodeError, ValueError):
-            # h2 has queued a GOAWAY if it could. Further bytes of this client are ignored.
+            # h2 has queued a GOAWAY if possible. Further bytes of this client are ignored.
             self.is_over = True
         if self._unframed > MAX_UNFRAMED:
             self.is_over = True
@@ -211,7 +209,7 @@ class WorkloadConnection:
         self.is_over = True
 
     def data_to_send(self) -> bytes:
-        """Bytes to send to the client now."""
+        """Bytes that must be sent to the client now."""
         return self._h2.data_to_send()
 
     def _handle(self, event: h2.events.Event) -> None:
@@ -250,7 +248,7 @@ class WorkloadConnection:
             self._end(stream, RpcStatus(StatusCode.INVALID_ARGUMENT, str(problem)))
 
     def _push(self) -> None:
-        """Send each call the newest response, as far as its flow control windows allow."""
+        """Send the newest response on each call, as far as its flow control windows allow."""
         for stream, call in list(self._calls.items()):
             if self.is_over:
                 return
@@ -259,7 +257,7 @@ class WorkloadConnection:
 
     def _push_call(self, stream: int, call: _Call) -> None:
         while call.rest or call.sent < self._number:
-            if not call.rest:  # so a response that a newer one has replaced before its first byte is never sent
+            if not call.rest:  # so a response that was replaced before its first byte is never sent
                 call.rest, call.sent = frame_message(self._response), self._number
             try:
                 if not call.begun:
@@ -270,7 +268,7 @@ class WorkloadConnection:
                     return
                 self._h2.send_data(stream, call.rest[:room])
             except h2.exceptions.ProtocolError:
-                self._calls.pop(stream, None)  # the client has ended the stream meanwhile
+                self._calls.pop(stream, None)  # the client has ended the stream in the meantime
                 return
             call.rest = call.rest[room:]
 
@@ -281,8 +279,8 @@ class WorkloadConnection:
         try:
             end = trailers(status) if call.begun else trailers_only(status)
             if call.rest and call.begun:
-                self._h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)  # trailers cannot follow half a message
+                self._h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)  # trailers cannot follow a part of a message
             else:
                 self._h2.send_headers(stream, end, end_stream=True)
         except h2.exceptions.ProtocolError:
-            return  # the client has ended the stream meanwhile
+            return  # the client has ended the stream in the meantime

@@ -1,8 +1,4 @@
-"""The door: `open_workload_api` serves the proxy's certificate on a unix socket, and each new one when it arrives.
-
-Nothing here ends the agent: a client that cannot be served is dropped, and a socket that fails is opened again while
-the existing streams go on.
-"""
+"""Serves the proxy's certificate on a unix socket, and each new one at once. No failure here ends the agent."""
 
 import errno
 import logging
@@ -28,7 +24,7 @@ from exclave.workload_api.connection import RpcStatus, StatusCode, WorkloadConne
 
 log = logging.getLogger(__name__)
 
-CLOSE_TIME = 2.0  # seconds to send a client the end of its call
+CLOSE_TIME = 2.0  # seconds for sending the end of its call to a client
 
 _CHUNK = 65536
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
@@ -44,12 +40,12 @@ class Peer:
 
 
 def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
-    """The process that connected. The kernel says so, and nobody can forge it."""
+    """The process that connected, as reported by the kernel, so it cannot be forged."""
     return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
 
 
 def check_peer(peer: Peer, allowed_uids: frozenset[int]) -> RpcStatus | None:
-    """Whether a peer may have the key; None means yes."""
+    """The status that refuses a peer the key; None if it may have the key."""
     if peer.uid in allowed_uids:
         return None
     return RpcStatus(StatusCode.PERMISSION_DENIED, f"user {peer.uid} is not the proxy's, and only the proxy is served")
@@ -69,7 +65,7 @@ async def open_workload_api(
 ) -> AsyncIterator[WorkloadApi]:
     """Serve the newest certificate to these users while open. `bundle` returns the mesh's anchors (DER).
 
-    Raises HostError if the socket cannot be opened, or if another agent serves it.
+    Raises HostError if the socket cannot be opened, or another agent serves it.
     """
     api = WorkloadApi(path, Latest(0))
 
@@ -108,7 +104,7 @@ async def _serve(
     """Serve one client until its connection ends."""
     ready = Latest(0)  # counts what may have produced bytes to send
     counted = 0
-    is_new = False  # the newest certificate was not sent to this client
+    is_new = False  # the newest certificate was not sent to this client yet
 
     async def read() -> None:
         while not connection.is_over:
@@ -154,14 +150,14 @@ async def _serve(
 def _bind(path: Path) -> trio.socket.SocketType:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         error = probe.connect_ex(str(path))
-    if error in (0, errno.EAGAIN):  # another agent serves it; with EAGAIN its queue is full
+    if error in (0, errno.EAGAIN):  # another agent serves it; EAGAIN: its queue is full
         text = f"{path} is served by another process"
         raise HostError(Fault.ANOTHER_AGENT, text, "stop the other agent, then start this one")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         path.unlink(missing_ok=True)
         listener.bind(str(path))
-        os.chmod(path, 0o666)  # noqa: S103  the kernel says who connects, and only the proxy's user gets the key
+        os.chmod(path, 0o666)  # noqa: S103  the kernel identifies the client, and only the proxy's user gets the key
         listener.listen(64)
     except OSError as problem:
         listener.close()
