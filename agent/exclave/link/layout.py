@@ -1,7 +1,6 @@
-"""Addresses on the private link `exclave0`: one each for instances a and b, the DNS stub and the trial listener.
+"""Addresses on the private link `exclave0`: for instances a and b, the DNS stub and the trial listener.
 
-The rules drop packets from outside to both networks. All instances listen on the same port numbers, since
-linkerd2-proxy recognises opaque traffic by its own inbound port; they differ by address.
+Instances differ by address, not by port: linkerd2-proxy recognises opaque traffic by its own inbound port.
 """
 
 from ipaddress import IPv4Network, IPv6Network
@@ -27,7 +26,7 @@ _HOST = {"a": 1, "b": 2, "dns": 3, "trial": 4}
 
 
 def instance_address(instance: Instance, family: Family = 4) -> str:
-    """The address a proxy instance listens on."""
+    """The address on which a proxy instance listens."""
     return _address(instance, family)
 
 
@@ -37,7 +36,7 @@ def dns_address(family: Family = 4) -> str:
 
 
 def trial_address(family: Family = 4) -> str:
-    """The address of the listener that a swap tries a new instance with."""
+    """The address of the trial listener, with which a swap tests a new instance."""
     return _address("trial", family)
 
 

@@ -1,8 +1,6 @@
-"""The private link `exclave0`, where proxies and DNS stub listen. It is made before them and removed after them.
+"""The private link `exclave0`, where proxies and DNS stub listen. It opens before them and closes after them.
 
-The link is ours if it has our hardware address, and is then adopted. A link of that name with another address, or our
-IP addresses on other links, belong to somebody else and are not changed. Addresses are single (/32, /128), so that no
-route appears. IPv6 addresses are added if the link accepts them: a host may have disabled IPv6.
+A link of that name without our hardware address, or our IP addresses on other links, are foreign and not changed.
 """
 
 import logging
@@ -20,21 +18,20 @@ from exclave.milestones import Starting, Withdrawing, log_milestone
 
 log = logging.getLogger(__name__)
 
-MARK = "0a:ec:1a:7e:00:01"
-"""A locally administered hardware address, which identifies our link: iproute2 6.1 lists no alias with addresses."""
+MARK = "0a:ec:1a:7e:00:01"  # hardware address that identifies our link: iproute2 6.1 lists no alias
 
-KINDS = ("dummy", "bridge")  # kinds of link to try, in this order; without both, the addresses are on lo
+KINDS = ("dummy", "bridge")  # kinds of link to try, in this order; if both fail, the addresses are on lo
 
 Links = list[dict[str, Any]]  # what `ip -json address show` prints
 
-REMOVAL_TIME = 100.0  # seconds for three runs of ip, which have 30 s each, and for their ends
+REMOVAL_TIME = 100.0  # seconds for three runs of ip, each with at most 30 s and its end
 
 
 @asynccontextmanager
 async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
-    """Have the link with all addresses while open; yield its name (`exclave0`, or `lo` if no link can be made).
+    """Provide the link with all addresses while open; yield its name (`exclave0`, or `lo` if no link can be made).
 
-    Raises HostError: no privilege, or name or addresses taken.
+    Raises HostError without privilege, or if name or addresses are in use.
     """
     device = await _attach()
     log_milestone(Starting.LINK)
@@ -47,7 +44,7 @@ async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
 
 
 async def remove_link() -> None:
-    """Remove our link, and our addresses on lo; without an agent, as often as one likes. Raises HostError."""
+    """Remove our link, and our addresses on lo. Needs no agent, may be repeated. Raises HostError."""
     links = await _links()
     if any(link["ifname"] == LINK and is_ours(link) for link in links):
         _must(await run_tool("ip", "link", "delete", LINK))
@@ -74,7 +71,7 @@ async def _attach() -> str:
 
 
 async def _make() -> str:
-    """Make the link, of the first kind that this kernel has; the device for the addresses."""
+    """Make the link, of the first kind that this kernel has; returns the device for the addresses."""
     for kind in KINDS:
         made = await run_tool("ip", "link", "add", LINK, "address", MARK, "type", kind)
         if made.status == 0:
@@ -104,11 +101,11 @@ def _must(done: Finished) -> None:
     raise HostError(Fault.OCCUPIED, f"cannot set up the link {LINK}: {done.errors}", "exclave cleanup, then try again")
 
 
-# What is ours, and what is missing.
+# What is ours, and what is missing
 
 
 def link_addresses(*, with_ipv6: bool) -> tuple[str, ...]:
-    """All our addresses with their prefix length."""
+    """All our addresses, each as a single one (/32, /128), so that no route appears. IPv6 may be disabled on a host."""
     families: tuple[Family, ...] = (4, 6) if with_ipv6 else (4,)
     return tuple(
         f"{address}/{32 if family == 4 else 128}"
@@ -127,7 +124,7 @@ def is_ours(link: dict[str, Any]) -> bool:
 
 
 def check_free(links: Links, addresses: tuple[str, ...]) -> None:
-    """Raise HostError (taken) if somebody else has our link's name or one of our addresses."""
+    """Raise HostError if another program has our link's name or one of our addresses."""
     for link in links:
         if link["ifname"] == LINK and not is_ours(link):
             raise HostError(
@@ -147,7 +144,7 @@ def check_free(links: Links, addresses: tuple[str, ...]) -> None:
 
 
 def missing_addresses(links: Links, device: str, addresses: tuple[str, ...]) -> list[str]:
-    """Lines for `ip -batch` that add what `device` lacks. IPv6 without duplicate detection: nobody else is there."""
+    """Lines for `ip -batch` that add missing addresses; IPv6 without duplicate detection: there are no neighbours."""
     present = {address for link in links if link["ifname"] == device for address in _addresses_of(link)}
     return [
         f"address add {address} dev {device}" + (" nodad" if ":" in address else "")
