@@ -1,7 +1,4 @@
-"""Certificate signing requests: the machine creates them, the controller reads them. Pure.
-
-A CSR has a name and a new public key, nothing else: the controller decides on the content of the certificate.
-"""
+"""Certificate signing requests of machines: a name and a new public key. The controller decides all the rest. Pure."""
 
 import hashlib
 from dataclasses import dataclass
@@ -31,14 +28,14 @@ def make_csr(key: ec.EllipticCurvePrivateKey, common_name: str) -> str:
 
 
 def read_csr(pem: str) -> CsrView:
-    """Read a CSR. Raises ValueError: too long, damaged, not signed by its own key, or not a P-256 key."""
+    """Read a CSR. Raises ValueError if it is too long or damaged, not signed by its own key, or not of a P-256 key."""
     if len(pem.encode()) > MOST_BYTES:
         raise ValueError(f"csr: at most {MOST_BYTES} bytes were expected, found {len(pem.encode())}")
     try:
         request = x509.load_pem_x509_csr(pem.encode())
         key = request.public_key()
         is_valid = request.is_signature_valid
-    except Exception as problem:  # the library raises various types for damaged input
+    except Exception as problem:  # the library raises many types for damaged input
         raise ValueError(f"csr: a PEM request was expected: {type(problem).__name__}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("csr: a P-256 key was expected, found another kind")
@@ -54,5 +51,5 @@ def key_sha256(key: ec.EllipticCurvePublicKey) -> str:
 
 
 def csr_sha256(pem: str) -> str:
-    """sha256 of a CSR's PEM text, in hex: what `status.certificate.csrSha256` refers to."""
+    """sha256 of a CSR's PEM text, in hex, as in `status.certificate.csrSha256`."""
     return hashlib.sha256(pem.encode()).hexdigest()

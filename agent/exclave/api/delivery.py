@@ -1,8 +1,7 @@
-"""Delivers a credential to one machine through an object that others may read. Pure.
+"""Encrypts a credential to one machine's delivery key, since others may read the Member that contains it. Pure.
 
-The controller encrypts the credential to the public half of the machine's delivery key. Only that machine can decrypt
-it, so a stolen join token yields nobody else's credential. Format: compact JWE (RFC 7516), ECDH-ES and
-A256GCM over P-256 (RFC 7518, section 4.6); the library makes the ephemeral key.
+So a stolen join token reveals no other machine's credential. Format: compact JWE (RFC 7516), ECDH-ES and A256GCM over
+P-256 (RFC 7518, section 4.6); the library makes the ephemeral key.
 """
 
 from cryptography.hazmat.primitives import serialization
@@ -14,7 +13,7 @@ HEADER = {"alg": "ECDH-ES", "enc": "A256GCM"}
 
 
 def delivery_key_text(key: ec.EllipticCurvePrivateKey) -> str:
-    """The public half as it stands in a Member: SubjectPublicKeyInfo, PEM."""
+    """The public half as a Member contains it: SubjectPublicKeyInfo, PEM."""
     return (
         key.public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -42,7 +41,7 @@ def seal(credential: str, delivery_key: str) -> str:
 
 
 def unseal(sealed: str, key: ec.EllipticCurvePrivateKey) -> str:
-    """Decrypt what `seal` returned for this key. Raises ValueError, which quotes nothing of the content."""
+    """Decrypt a result of `seal` with this key. Raises ValueError, which quotes no content."""
     opened = jwe.JWE(algs=[HEADER["alg"], HEADER["enc"]])
     try:
         opened.deserialize(sealed, key=jwk.JWK.from_pyca(key))

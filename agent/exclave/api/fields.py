@@ -1,7 +1,6 @@
 """Reads fields of JSON objects strictly: a mistake is a FieldError that names the field. Pure.
 
-Types are JSON's: true is not a number, and null is not a text. In an error `where` stands before the field's name, such
-as `linkerd.`.
+Types are JSON's: true is no number, null is no text. `where` is the path before the field's name, such as `linkerd.`.
 """
 
 from collections.abc import Mapping
@@ -10,16 +9,16 @@ from typing import Any
 
 from exclave.kit.formats.times import format_duration, parse_duration
 
-LONGEST = 10 * 365 * 86400.0  # seconds of a duration at most. A time in so many seconds is still a valid date.
+LONGEST = 10 * 365 * 86400.0  # seconds of a duration at most. Such a time from now is still a valid date.
 MOST_SHOWN = 100  # characters of a value in an error
 
 
 class FieldError(ValueError):
-    """A field that is missing, of a wrong type or out of its range; the text names it."""
+    """A field that is missing, of a wrong type or out of its range; the text names the field."""
 
 
 def need(tree: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
-    """A field that is required, of this type."""
+    """A required field of this type."""
     value = tree.get(key)
     if type(value) is not kind:
         raise FieldError(f"{where}{key}: {kind.__name__} was expected, found {type(value).__name__}")
@@ -29,7 +28,7 @@ def need(tree: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
 
 
 def optional(tree: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
-    """A field of this type; an empty one if it is absent or null."""
+    """A field of this type; an empty value if it is absent or null."""
     return kind() if tree.get(key) is None else need(tree, key, kind, where)
 
 
@@ -42,7 +41,7 @@ def text(tree: Mapping[str, Any], key: str, where: str = "") -> str:
 
 
 def one_of(tree: Mapping[str, Any], key: str, default: str, *others: str) -> Any:
-    """One of these words; the first if the field is absent or null."""
+    """One of these words; `default` if the field is absent or null."""
     value = default if tree.get(key) is None else tree[key]
     if value not in (default, *others):
         raise FieldError(f"{key}: {' or '.join((default, *others))} was expected, found {shown(value)}")
@@ -74,7 +73,7 @@ def whole(tree: Mapping[str, Any], key: str, least: int, most: int) -> int:
 def number(tree: Mapping[str, Any], key: str, default: float, least: float, most: float) -> float:
     """A number in this range; `default` if the field is absent, but not if it is null."""
     found = tree.get(key, default)
-    if type(found) not in (int, float) or not least <= found <= most:  # JSON's NaN lies in no range
+    if type(found) not in (int, float) or not least <= found <= most:  # NaN is in no range
         raise FieldError(f"{key}: a number from {least:g} to {most:.0f} was expected, found {shown(found)}")
     return float(found)
 
@@ -98,7 +97,7 @@ def networks(tree: Mapping[str, Any], key: str, where: str = "") -> tuple[str, .
 
 
 def shown(value: object) -> str:
-    """A value as it appears in an error: a list or mapping as its type, a long text cut."""
+    """A value as it appears in an error: a list or mapping as its type, a long text shortened."""
     if isinstance(value, (list, dict)):
         return type(value).__name__
     whole = repr(value)

@@ -1,8 +1,7 @@
 """A WorkloadGroup: its namespace, its name and its spec. Pure.
 
-The rules are here alone, so `kubectl exclave group create` refuses exactly what the controller does not accept.
-`parse_group` raises if a spec cannot be used at all. `namespace_fault`, `name_fault` and `spec_faults` return why a
-group is not accepted, as a text that follows its name.
+`kubectl exclave group create` and the controller share these rules. `parse_group` raises for an unusable spec; each
+`…_fault` function returns why a group is not accepted, as a text that follows the group's name.
 """
 
 import re
@@ -34,15 +33,14 @@ INBOUND_POLICIES = (
 PROXY_PORTS = (4140, 4143, 4190, 4191)  # the proxy's own ports
 PROXY_PORT_NAME = "linkerd-proxy"  # name of the port at which Linkerd finds the proxy
 
-MOST_GROUP_NAME = 40
-"""Characters of a group's name: a DNS label, less the token's id and the slot that follow in a member's name."""
+MOST_GROUP_NAME = 40  # characters: in a member's name, a token's id and a slot follow in the same DNS label
 
 CONTROL_PLANES = ("kube-", "linkerd")  # prefixes of the cluster's and Linkerd's own namespaces
 
 
 @dataclass(frozen=True)
 class Port:
-    """One port that the group serves; `opaque` means that the proxy does not look for HTTP in it."""
+    """A port that the group serves. `opaque`: the proxy does not detect HTTP in it."""
 
     name: str
     port: int
@@ -51,21 +49,18 @@ class Port:
 
 @dataclass(frozen=True)
 class Probe:
-    """A check on the machine that must pass before pods send traffic. The only kind is `tcp`: the port accepts.
-
-    Times are seconds. So many `failures` in a row make it fail; one success makes it pass.
-    """
+    """A check on the machine that must pass before pods send traffic. Kind `tcp`: the port accepts."""
 
     port: int
     kind: Literal["tcp"] = "tcp"
-    every: float = 5.0
-    timeout: float = 2.0
-    failures: int = 3
+    every: float = 5.0  # seconds
+    timeout: float = 2.0  # seconds
+    failures: int = 3  # in a row, until it fails; one success makes it pass
 
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """What happens when the proxy has been dead for `after` seconds: each direction `open` or `closed`."""
+    """The direction's policy, `open` or `closed`, after the proxy has been dead for `after` seconds."""
 
     after: float = 30.0
     outbound: Literal["open", "closed"] = "open"
@@ -89,7 +84,7 @@ class GroupSpec:
 
 
 def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
-    """Read a WorkloadGroup's `spec`, applying defaults. Raises FieldError naming the field that is wrong."""
+    """Read a WorkloadGroup's `spec`, applying defaults. Raises FieldError naming the wrong field."""
     if not isinstance(spec, dict):
         raise FieldError(f"spec: a mapping was expected, found {fields.shown(spec)}")
     failure = fields.optional(spec, "failure", dict)
@@ -120,7 +115,7 @@ def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
 
 
 def render_group(group: GroupSpec) -> dict[str, Any]:
-    """A group's spec in the form `parse_group` reads, with every default written out."""
+    """A group's spec as `parse_group` reads it, with every default written out."""
     return {
         "serviceAccount": group.service_account,
         "labels": dict(group.labels),
@@ -149,10 +144,7 @@ def render_group(group: GroupSpec) -> dict[str, Any]:
 
 
 def namespace_fault(namespace: str, controller: str, linkerd: str) -> str | None:
-    """Why no group may be in a namespace; None if one may.
-
-    `controller` and `linkerd` are the namespaces of exclave's and of Linkerd's control plane.
-    """
+    """Why no group may be in a namespace; None if one may. `controller`, `linkerd`: the control planes' namespaces."""
     # A right to create accounts in a control plane's namespace is a right to everything.
     if namespace.startswith(CONTROL_PLANES) or namespace in ("default", "exclave", controller, linkerd):
         return "is no place for machines: it belongs to the cluster itself, or to nobody in particular"
@@ -184,7 +176,7 @@ def spec_faults(spec: GroupSpec) -> list[str]:
 
 
 def port_faults(ports: Sequence[Port]) -> Iterator[str]:
-    """The faults of ports that could be parsed."""
+    """The faults of ports, such as a name that occurs twice."""
     for title, values in (("name", [port.name for port in ports]), ("number", [str(port.port) for port in ports])):
         for value in sorted({value for value in values if values.count(value) > 1}):
             yield f"two ports have the {title} {value}"
@@ -203,7 +195,7 @@ def is_our_label(key: str) -> bool:
 
 
 def account_of(group: Object) -> str:
-    """The ServiceAccount of a WorkloadGroup, whose spec may have any shape."""
+    """The ServiceAccount of a WorkloadGroup, whose spec may be malformed."""
     return str(mapping_in(group, "spec").get("serviceAccount") or group["metadata"]["name"])
 
 

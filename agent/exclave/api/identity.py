@@ -1,7 +1,7 @@
 """The names of a member in certificates, in ExternalWorkloads and in Linkerd's policies. Pure.
 
-A certificate has two SANs in this order: the DNS name, which is a client's name for the proxy and for policies on
-ServiceAccounts; then the SPIFFE URI, by which peers check a server.
+A certificate has two SANs in this order: the DNS name, by which the proxy and policies on ServiceAccounts identify a
+client; then the SPIFFE URI, by which peers verify a server.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class MeshIdentity:
 
     @property
     def dns_name(self) -> str:
-        """First SAN: what linkerd-identity would have named this account."""
+        """First SAN: the name that linkerd-identity would certify for this account."""
         return (
             f"{self.service_account}.{self.namespace}.serviceaccount.identity"
             f".{self.linkerd_namespace}.{self.trust_domain}"
@@ -31,7 +31,7 @@ class MeshIdentity:
 
 
 def server_name(group: str, namespace: str, cluster_domain: str) -> str:
-    """The SNI under which members of a group terminate TLS: `spec.meshTLS.serverName`."""
+    """The SNI of the group's members, who end TLS under it: `spec.meshTLS.serverName`."""
     return f"{group}.{namespace}.svc.{cluster_domain}"
 
 

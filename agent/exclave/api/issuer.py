@@ -44,12 +44,12 @@ class Issuer:
 
     @property
     def sha256(self) -> str:
-        """Its fingerprint, in hex."""
+        """The issuing certificate's fingerprint, in hex."""
         return fingerprint(self.certificate)
 
     @property
     def not_after(self) -> float:
-        """The first end in the chain, epoch seconds: no certificate is valid longer."""
+        """The earliest end in the chain, epoch seconds: no certificate is valid longer."""
         return min(not_after(certificate) for certificate in self.chain)
 
 

@@ -1,9 +1,9 @@
-"""The join token: one line that lets a machine become a member of one group. Nothing raised here quotes it. Pure.
+"""The join token: one line that lets a machine become a member of one group. No error here quotes it. Pure.
 
-Format: `exclave1_` and base64url without padding of zlib of compact JSON. The `1` is the version; unknown keys are
-ignored. The CA is always inside, since a root that a server does not send in its handshake cannot be checked by hash.
-The JWT's subject, `system:serviceaccount:<ns>-vms:<group>.join.<id>-<uses>`, names the Members that the token may
-create; that of a token for one named member has `.rejoin.<id>-<number>`. Nothing is verified: the API server does that.
+Format: `exclave1_` (1: the version) and base64url without padding of zlib of compact JSON; unknown keys are ignored.
+The CA is always inside, since a root that a server does not send in its handshake cannot be checked by hash.
+The JWT's subject names the Members that it may create: `system:serviceaccount:<ns>-vms:<group>.join.<id>-<uses>`,
+or `….rejoin.<id>-<number>` for one named member. Only the API server verifies it.
 """
 
 import base64
@@ -31,21 +31,18 @@ _AGAIN = "ask the admin for a new one: kubectl exclave token create GROUP"
 
 @dataclass(frozen=True)
 class JoinToken:
-    """The content of a join token.
+    """The content of a join token."""
 
-    `servers`: https URLs. `ca`: PEM. `token`: a Kubernetes JWT. `expires`: epoch seconds, for messages only.
-    """
-
-    servers: tuple[str, ...]
-    ca: str
+    servers: tuple[str, ...]  # https URLs
+    ca: str  # PEM
     namespace: str
     group: str
-    token: str = field(repr=False)
-    expires: float
+    token: str = field(repr=False)  # a Kubernetes JWT
+    expires: float  # epoch seconds, for messages only
 
     @property
     def account(self) -> str:
-        """The join account's name. Raises TokenError if the JWT inside names none."""
+        """The join account's name. Raises TokenError if the JWT names none."""
         try:
             subject = read_claims_untrusted(self.token).get("sub")
         except ValueError:
@@ -70,19 +67,19 @@ class JoinToken:
         return tuple(f"{found['group']}-{found['id']}-{number}" for number in range(1, int(found["uses"]) + 1))
 
 
-FEW = 10  # up to so many names are tried in order; of more, each machine tries them in an order of its own
+FEW = 10  # up to this number, names are tried in order; of more, each machine tries them in its own order
 
 
 def order_of_trial(names: tuple[str, ...], nonce: str) -> tuple[str, ...]:
-    """The order in which a machine tries a token's names. It is the same after a crash."""
-    # If all machines of a fleet began with the first name, their requests would grow with the square of their number.
+    """The order in which a machine tries a token's names, also after a crash."""
+    # If all machines of a fleet began with the first name, requests would grow with the square of their number.
     if len(names) <= FEW:
         return names
     return tuple(sorted(names, key=lambda name: hashlib.sha256(f"{nonce} {name}".encode()).digest()))
 
 
 def encode_token(token: JoinToken) -> str:
-    """The one line."""
+    """The token as its one line."""
     tree = {
         "servers": list(token.servers),
         "ca": token.ca,
@@ -96,7 +93,7 @@ def encode_token(token: JoinToken) -> str:
 
 
 def decode_token(text: str) -> JoinToken:
-    """Read the one line. Raises TokenError, malformed or of another version."""
+    """Read a token's line. Raises TokenError if it is malformed or of another version."""
     text = text.strip()
     version = _ANY_PREFIX.match(text)
     if version is None:

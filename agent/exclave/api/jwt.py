@@ -1,7 +1,4 @@
-"""Reads the claims of a JSON Web Token without verifying it, which the API server does. Pure.
-
-Source: RFC 7519 and RFC 7515, section 3.1 (compact serialization).
-"""
+"""Reads the claims of a JSON Web Token without verifying it, which the API server does. Pure."""
 
 import base64
 from typing import Any
@@ -10,7 +7,7 @@ from exclave.kit.formats.json_text import parse_json
 
 
 def read_claims_untrusted(token: str) -> dict[str, Any]:
-    """The claims of a token. Raises ValueError, which quotes nothing of it."""
+    """The claims of a token. Raises ValueError, which quotes nothing of it. Source: RFC 7519; RFC 7515, section 3.1."""
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("a JSON Web Token of three parts was expected")

@@ -1,8 +1,4 @@
-"""Objects of another shape than their schema has. Pure.
-
-The API server checks every write, but a stored object may be older than the definition. A fault in one object must not
-prevent that the others are read.
-"""
+"""Reads objects that may not match their schema, such as stored objects that are older than it. Pure."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -12,14 +8,14 @@ from exclave.errors import describe
 
 T = TypeVar("T")
 
+# Exceptions of code that reads such an object.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What code raises that reads such an object."""
 
 
 def read_each(
     objects: Iterable[Object], read: Callable[[Object], T], report: Callable[[Object, Exception], None]
 ) -> list[T]:
-    """What `read` returns for each object; one that it fails for is reported and left out."""
+    """The result of `read` for each object. One for which it fails is reported and left out."""
     found = []
     for one in objects:
         try:
@@ -30,7 +26,7 @@ def read_each(
 
 
 def mapping_in(found: object, key: str) -> dict[str, Any]:
-    """The mapping at a key of an object; an empty one if anything else is there. Never raises."""
+    """The mapping at a key of an object; an empty one if there is none. Never raises."""
     value = found.get(key) if isinstance(found, dict) else None
     return value if isinstance(value, dict) else {}
 
@@ -42,17 +38,14 @@ def mappings_in(found: object, key: str) -> list[dict[str, Any]]:
 
 
 def fault_text(problem: Exception) -> str:
-    """What is wrong with an object, for a person. A ValueError's text says it; all others come from a wrong shape."""
+    """The fault of an object, for a person. A ValueError's text states it; other types come from a malformed object."""
     if isinstance(problem, ValueError):
         return str(problem)
     return f"it has another shape than expected: {describe(problem)}"
 
 
 def object_title(found: Object, kind: str = "") -> str:
-    """An object as a log names it: `Member shop/web-k7q2x-1`. Never raises.
-
-    `kind` is for an item of a list, since a list of a built-in kind does not repeat it.
-    """
+    """An object's name in a log, such as `Member shop/web-k7q2x-1`; list items need `kind`. Never raises."""
     metadata = found.get("metadata") if isinstance(found, dict) else None
     if not isinstance(metadata, dict):
         return "an object without metadata"

@@ -1,6 +1,6 @@
 """A Member as a JSON tree, and its heartbeat: how machine and controller create, read and change it. Pure.
 
-A key that is missing or of another shape is read as absent, since objects may be of older or newer writers.
+A missing or malformed key is read as absent, since older or newer versions may have written the object.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +15,15 @@ DataPath = Literal["meshed", "outbound-open", "down"]
 
 
 ADMITTED, REGISTERED, LIVE = "Admitted", "Registered", "Live"
-CLONED = "Cloned"  # condition of a Member that two machines have used. Others do not have it.
-CERTIFIED = "Certified"  # condition of a Member whose CSR was not signed once. Others do not have it.
+CLONED = "Cloned"  # condition of a Member that two machines have used; others lack it
+CERTIFIED = "Certified"  # condition of a Member whose CSR was refused once; others lack it
 
 READY = "Ready"
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A Kubernetes condition; `status` is True only if the object says "True"."""
+    """A Kubernetes condition; `status` is True only if the object has "True"."""
 
     type: str
     status: bool
@@ -42,7 +42,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate that was signed as this member: serial (hex), sha256 (hex) of its key, when (RFC 3339)."""
+    """A certificate signed for this member: its serial (hex), sha256 (hex) of its key, its time (RFC 3339)."""
 
     serial: str
     key_sha256: str
@@ -51,7 +51,7 @@ class Issued:
 
 @dataclass(frozen=True)
 class MemberView:
-    """A Member's fields. `credential` is sealed to the delivery key."""
+    """A Member's fields. `credential` is encrypted to the delivery key."""
 
     name: str
     uid: str = ""
@@ -153,12 +153,12 @@ def condition_of(found: Object | None, kind: str) -> Condition | None:
 
 
 def conditions_of(found: Object | None) -> list[Condition]:
-    """The conditions in the status of an object, which may be of any shape."""
+    """The conditions in the status of an object, which may be malformed."""
     return read_conditions(mapping_in(found, "status").get("conditions"))
 
 
 def read_conditions(found: object) -> list[Condition]:
-    """The conditions of a status; items of another shape are left out."""
+    """The conditions of a status; malformed items are left out."""
     return [
         Condition(_text(one, "type"), one.get("status") == "True", _text(one, "reason"), _text(one, "message"))
         for one in (found if isinstance(found, list) else [])
@@ -167,7 +167,7 @@ def read_conditions(found: object) -> list[Condition]:
 
 
 def make_condition(condition: Condition, now: float) -> Object:
-    """A condition as the API server stores it, with `now` (epoch seconds) as the time of its transition."""
+    """A condition as the API server stores it; `now` (epoch seconds) becomes its transition time."""
     return {
         "type": condition.type,
         "status": "True" if condition.status else "False",
@@ -178,7 +178,7 @@ def make_condition(condition: Condition, now: float) -> Object:
 
 
 def with_condition(conditions: Iterable[Object], condition: Condition, now: float) -> list[Object]:
-    """The conditions with this one replaced or added. Its time changes only if its status does."""
+    """The conditions with this one replaced or added. Its time changes only together with its status."""
     made = make_condition(condition, now)
     others = []
     for one in conditions:
@@ -205,7 +205,7 @@ def _issued(found: object) -> tuple[Issued, ...]:
 
 
 def _ports(found: object) -> tuple[int, ...]:
-    """Port numbers, given as such or as an ExternalWorkload's `{port}`."""
+    """Port numbers, either plain or as an ExternalWorkload's `{port}`."""
     listed = found if isinstance(found, list) else []
     ports = [one.get("port") if isinstance(one, dict) else one for one in listed]
     return tuple(port for port in ports if isinstance(port, int) and not isinstance(port, bool))

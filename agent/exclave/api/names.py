@@ -6,8 +6,8 @@ CONTROLLER = "exclave-controller"  # the controller's ServiceAccount, Deployment
 ELECTION = "exclave-controller"  # the Lease that elects one of the controller's replicas
 SETTINGS_KEY = "settings.json"  # in the ConfigMap with a group's settings
 
+# The admission policies and their bindings. If one is missing, the controller admits no machine.
 ADMISSION_POLICY_NAMES = ("exclave-guard", "exclave-controller")
-"""The admission policies and their bindings. The controller admits nobody while one is missing."""
 
 # Labels.
 ACCOUNTS_LABEL = "exclave.dev/machines"  # of a namespace with machines' accounts: the group's namespace
@@ -15,13 +15,13 @@ GROUPS_LABEL = "exclave.dev/accounts"  # of a namespace with groups: the namespa
 GROUP_LABEL = "exclave.dev/group"  # of an ExternalWorkload that belongs to a member of the group
 
 # Finalizers.
-GROUP_FINALIZER = "exclave.dev/group"  # of a WorkloadGroup: its members go before it
-FINALIZER = "exclave.dev/member"  # of a Member: its account and ExternalWorkload go before it
-PORTS_FINALIZER = "exclave.dev/ports"  # of an ExternalWorkload: its ports are emptied before it goes
+GROUP_FINALIZER = "exclave.dev/group"  # of a WorkloadGroup: its members are removed first
+FINALIZER = "exclave.dev/member"  # of a Member: its account and ExternalWorkload are removed first
+PORTS_FINALIZER = "exclave.dev/ports"  # of an ExternalWorkload: its ports are withdrawn first
 
 # Annotations.
-CORDONED = "exclave.dev/cordoned"  # of a Member that an admin has put out of service for a while: "true"
-EXPIRES = "exclave.dev/expires"  # of a join account: when its token ends, RFC 3339
+CORDONED = "exclave.dev/cordoned"  # of a Member that an admin took out of service for a while: "true"
+EXPIRES = "exclave.dev/expires"  # of a join account: the end of its token, RFC 3339
 
 DRAIN = 10.0  # seconds between the withdrawal of the ports and the deletion of the ExternalWorkload
 
@@ -52,15 +52,15 @@ def parse_member_name(name: str) -> MemberName:
 
 
 def group_of_member(name: str) -> str:
-    """The group in a member's name. Of a name with another shape, a text that names no group with this member."""
+    """The group in a member's name. For a name of another form, a text that is no group of this member."""
     return name.rsplit("-", 2)[0]
 
 
 def accounts_namespace(namespace: str) -> str:
-    """The namespace of the machines' accounts, apart from every account that linkerd-identity certifies."""
+    """The namespace of machines' accounts, which holds no account that linkerd-identity certifies."""
     return f"{namespace}-vms"
 
 
 def settings_name(group: str) -> str:
-    """The ConfigMap that holds a group's settings."""
+    """The ConfigMap with a group's settings."""
     return f"exclave-mesh.{group}"

@@ -1,8 +1,4 @@
-"""Requests to the Kubernetes API as values, and what responses mean. Pure.
-
-There is a function per verb. `is_transient` decides whether a request is worth another try, and `refusal` words an
-error response. Bodies are plain JSON trees.
-"""
+"""Requests to the Kubernetes API as values, with one function per verb, and the errors for responses. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +14,7 @@ MERGE_PATCH = "application/merge-patch+json"
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind as the API's paths name it."""
+    """A kind, as in the API's paths."""
 
     group: str
     version: str
@@ -87,7 +83,7 @@ def path_of(resource: Resource, namespace: str | None, name: str | None = None, 
 
 
 def get(resource: Resource, namespace: str | None, name: str, subresource: str | None = None) -> Request:
-    """Read one object, by way of a subresource if that is all that one may read."""
+    """Read one object, or one of its subresources."""
     return Request("GET", path_of(resource, namespace, name, subresource), "get", _what(resource, name, subresource))
 
 
@@ -97,7 +93,7 @@ def list_all(resource: Resource, namespace: str | None, **query: str) -> Request
 
 
 def create(resource: Resource, namespace: str | None, body: Object) -> Request:
-    """Make an object."""
+    """Create an object."""
     name = body.get("metadata", {}).get("name", "")
     return Request("POST", path_of(resource, namespace), "create", f"{resource.plural} {name}", body=body)
 
@@ -120,16 +116,14 @@ def patch(
 
 
 def delete(resource: Resource, namespace: str | None, name: str, *, uid: str = "") -> Request:
-    """Delete an object. With `uid`, the answer is 409 if the object of this name has another one.
-
-    Source: DeleteOptions in k8s.io/apimachinery/pkg/apis/meta/v1/types.go.
-    """
+    """Delete an object. With `uid`, only the object that has it: for another of this name, the answer is 409."""
+    # Source: DeleteOptions in k8s.io/apimachinery/pkg/apis/meta/v1/types.go.
     options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}} if uid else None
     return Request("DELETE", path_of(resource, namespace, name), "delete", f"{resource.plural} {name}", body=options)
 
 
 def create_token(namespace: str, account: str, seconds: int) -> Request:
-    """Ask for a token of a ServiceAccount, for the API server's own audience."""
+    """Request a token of a ServiceAccount for the API server's own audience."""
     body = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
@@ -146,12 +140,12 @@ def _what(resource: Resource, name: str, subresource: str | None) -> str:
     return f"{resource.plural}{'/' + subresource if subresource else ''} {name}"
 
 
+# Timeouts, overload, a server that starts or stops, an admission webhook that does not answer.
 WORTH_ANOTHER_TRY = frozenset({408, 429, 500, 502, 503, 504})
-"""Timeouts, overload, a server that starts or stops, an admission webhook that is away."""
 
 
 def is_transient(problem: ClusterError) -> bool:
-    """Whether the same request may succeed later: no server was reached, or the response was "not now"."""
+    """Whether the same request may succeed later: no server was reached, or the response means "not now"."""
     if isinstance(problem, ApiRefusal):
         return problem.status in WORTH_ANOTHER_TRY
     return problem.fault is Fault.UNREACHABLE
@@ -160,11 +154,8 @@ def is_transient(problem: ClusterError) -> bool:
 def refusal(
     request: Request, status: int, body: object, *, server: str, who: str, retry_after: str | None = None
 ) -> ApiRefusal:
-    """The error for a response that is not a success.
-
-    `body` is the parsed body, a Status object if the API server wrote it; `who` names the caller; `retry_after` is the
-    header's text. Source: Status in k8s.io/apimachinery/pkg/apis/meta/v1/types.go.
-    """
+    """The error for a response without success. `who`: the caller. `retry_after`: the header. `body` is parsed JSON."""
+    # Source: Status in k8s.io/apimachinery/pkg/apis/meta/v1/types.go.
     answer = body if isinstance(body, dict) and body.get("kind") == "Status" else {}
     reason = str(answer.get("reason") or "")
     details: Any = answer.get("details")
@@ -182,8 +173,8 @@ def refusal(
     )
 
 
-LONGEST_MESSAGE = 1000  # characters of a server's message that are passed on: a Status may quote a whole object
-LONGEST_RETRY_AFTER = 300.0  # seconds; after a longer Retry-After, too, the request is sent again after this time
+LONGEST_MESSAGE = 1000  # characters of a server's message in an error: a Status may quote a whole object
+LONGEST_RETRY_AFTER = 300.0  # seconds at most until a request is sent again, also after a longer Retry-After
 
 
 def _words(request: Request, status: int, reason: str, server: str, who: str, again: bool) -> tuple[str, str]:
@@ -209,6 +200,6 @@ def _words(request: Request, status: int, reason: str, server: str, who: str, ag
 
 
 def _seconds(value: object) -> float | None:
-    """Retry-After in seconds. Its other form, a date, is not used by API servers and is ignored."""
+    """Retry-After in seconds. Its other form, a date, is ignored: API servers do not use it."""
     text = str(value)
     return min(float(text), LONGEST_RETRY_AFTER) if text.isascii() and text.isdecimal() else None

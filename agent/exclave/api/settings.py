@@ -1,7 +1,7 @@
 """The mesh's settings: the controller publishes them, the VM stores them as `settings.json`. Pure.
 
-Unknown keys are ignored, so that an older agent reads a newer controller's settings. With a field that is missing or
-wrong, the reader keeps its last good settings.
+Unknown keys are ignored, so an older agent reads a newer controller's settings. A reader does not replace its last good
+settings by wrong ones.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ DESTINATION_PORT, POLICY_PORT = 8086, 8090
 
 @dataclass(frozen=True)
 class LinkerdSettings:
-    """The mesh by Linkerd's own ConfigMaps."""
+    """The mesh, as described by Linkerd's own ConfigMaps."""
 
     namespace: str
     trust_domain: str
@@ -35,7 +35,7 @@ class LinkerdSettings:
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """Addresses of the pods behind Linkerd's destination and policy services and the cluster's DNS."""
+    """Addresses of the pods behind Linkerd's destination and policy Services and the cluster's DNS."""
 
     destination: tuple[str, ...] = ()
     policy: tuple[str, ...] = ()
@@ -44,18 +44,15 @@ class ControlPlane:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a member needs to know of its mesh and group.
-
-    `anchors`: PEM. `issuer`: sha256 (hex) of the issuing certificate. `heartbeat`: seconds between Lease renewals.
-    """
+    """The settings of a member's mesh and group."""
 
     namespace: str
     group_name: str
     linkerd: LinkerdSettings
-    anchors: str
-    issuer: str
+    anchors: str  # PEM
+    issuer: str  # sha256 (hex) of the issuing certificate
     control_plane: ControlPlane
-    heartbeat: float
+    heartbeat: float  # seconds between Lease renewals
     group: GroupSpec
 
     @property
@@ -67,17 +64,17 @@ class Settings:
 
     @property
     def server_name(self) -> str:
-        """The SNI that members of this group terminate."""
+        """The SNI under which members of this group end TLS."""
         return server_name(self.group_name, self.namespace, self.linkerd.cluster_domain)
 
 
 def digest(text: str) -> str:
-    """sha256 (hex) of a settings text, as Members have it in `status.settings` and `spec.loaded.settings`."""
+    """sha256 (hex) of a settings text, as in a Member's `status.settings` and `spec.loaded.settings`."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def render_settings(settings: Settings) -> str:
-    """Settings as JSON: the same settings always give the same text."""
+    """Settings as JSON. Equal settings have equal texts."""
     linkerd = settings.linkerd
     return json.dumps(
         {
@@ -109,8 +106,8 @@ def render_settings(settings: Settings) -> str:
 
 
 def parse_settings(text: str) -> Settings:
-    """Read what `render_settings` wrote. Raises FieldError naming the field that is missing or wrong."""
-    from exclave.kit.formats.x509 import read_blocks  # here, since the rules import this module and load no library
+    """Read a result of `render_settings`. Raises FieldError naming the missing or wrong field."""
+    from exclave.kit.formats.x509 import read_blocks  # here, so that redirect imports this module without any library
 
     try:
         tree = parse_json(text)

@@ -1,1 +1,1 @@
-"""Objects that `install` creates once: custom resource definitions and admission policies. Pure."""
+"""The objects that `install` creates once: custom resource definitions and admission policies. Pure."""

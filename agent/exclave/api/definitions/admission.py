@@ -16,13 +16,13 @@ REMEDY = "an admin installs it again: kubectl exclave upgrade"
 
 
 def admission_fault(found: Iterable[Object], wanted: Iterable[Object]) -> str | None:
-    """What is wrong with the admission policies, for a person; None if nothing."""
+    """How the admission policies differ from the wanted ones, as text for a person; None if they do not."""
     fault = first_fault(found, wanted)
     return fault[1] if fault is not None else None
 
 
 def first_fault(found: Iterable[Object], wanted: Iterable[Object]) -> tuple[Object, str] | None:
-    """The first of the objects that is not as it is wanted, and what is wrong with it; None if there is none."""
+    """The first wanted object that is missing or differs in the cluster, and its fault; None if all are right."""
     by_name = {_name(one): one for one in found}
     for one in wanted:
         name = _name(one)

@@ -22,7 +22,7 @@ def admission_objects(controller_namespace: str) -> list[Object]:
 
 
 def schema_of(resource: Resource) -> dict[str, Any]:
-    """The OpenAPI schema of the spec and the status of one of the two kinds, as the sandbox's API server needs it."""
+    """The OpenAPI schema of a kind's spec and status, as the sandbox's API server needs it."""
     (found,) = (one for one in custom_resource_definitions() if one["spec"]["names"]["kind"] == resource.kind)
     properties = found["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     parts = {name: properties[name] for name in ("spec", "status")}
