@@ -1,8 +1,6 @@
-"""What this host excludes from capture: users and groups of the configuration, as numbers, and every way in by SSH.
+"""What this host excludes from capture: configured users and groups, as numbers, and every access by SSH.
 
-Nobody who works on this machine over SSH may be locked out. So each port counts where an SSH server listens or serves a
-session in this network namespace. A server that systemd starts for each caller has no listening socket, so the ports of
-its configuration count as well.
+A capture must not lock out people who work here over SSH, so listening, serving and configured ports all count.
 """
 
 import os
@@ -20,8 +18,7 @@ from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_num
 from exclave.kit.host.procfs import list_tcp_sockets
 from exclave.redirect.rules.policy import HostExclusions
 
-SERVERS = frozenset({"sshd", "sshd-session", "dropbear"})
-"""Names of processes that serve SSH. OpenSSH 9.8 moved sessions into `sshd-session`."""
+SERVERS = frozenset({"sshd", "sshd-session", "dropbear"})  # since OpenSSH 9.8, sessions are in `sshd-session`
 
 CONFIGURATION = Path("/etc/ssh")
 
@@ -81,26 +78,29 @@ def find_ssh_ports() -> tuple[int, ...]:
             if not _is_session(process):
                 ports |= _server_ports(sorted(list_tcp_sockets(process), key=lambda found: int(found.fd)))
         except psutil.Error:
-            continue  # it has ended
+            continue  # the process has ended
     return tuple(sorted(ports))
 
 
 def _is_session(process: psutil.Process) -> bool:
-    """Whether a listening server started it. Its listening sockets are ports that its user forwards."""
+    """Whether a listening server started it. The listening sockets of a session are ports that its user forwards."""
     parent = process.parent()
     return parent is not None and parent.name() in SERVERS
 
 
 def _server_ports(sockets: Sequence[Any]) -> set[int]:
-    """Where a server listens. `sockets` are in the order in which it opened them."""
+    """The ports on which a server serves. `sockets` are in the order in which it opened them."""
     listening = {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
-    # A server started for one caller has that connection first; the sockets after it are forwarded ports.
+    # A server started for one connection has that connection first; the sockets after it are forwarded ports.
     called = [each.laddr.port for each in sockets[:1] if each.status == psutil.CONN_ESTABLISHED]
     return set(called) or listening
 
 
 def _configured_ports() -> Iterator[int]:
-    """Every `Port` of OpenSSH's server; files that cannot be read are skipped. Source: sshd_config(5)."""
+    """Every `Port` of OpenSSH's server; unreadable files are skipped. Source: sshd_config(5).
+
+    A server that systemd starts for each connection has no listening socket.
+    """
     for path in (CONFIGURATION / "sshd_config", *sorted((CONFIGURATION / "sshd_config.d").glob("*.conf"))):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -113,11 +113,11 @@ def _is_here(pid: int) -> bool:
     try:
         return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
     except OSError:
-        return False  # it has ended
+        return False  # the process has ended
 
 
 def find_ssh_session() -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Peer and server port of the SSH session that this process was started in; both empty without a session.
+    """Peer and server port of the SSH session that started this process; both empty without a session.
 
     sudo removes the variable, so the nearest parent that has it counts. Source: ssh(1), SSH_CONNECTION.
     """

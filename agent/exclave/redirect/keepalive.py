@@ -1,10 +1,7 @@
-"""The door to the keepalive table `inet exclave-guard`: it keeps connections alive while others flush all rules.
+"""The keepalive table `inet exclave-guard`: connections survive when another program flushes all rules.
 
-The kernel excludes a table with an owner from everybody's `flush ruleset`, and removes it when its owner ends. The
-owner is a small process, `nft -i`, that outlives an agent that hands over. The table has the chain that keeps
-connections alive (see rules/ruleset) and captures nothing. The redirect's own table cannot have an owner, since it must
-outlive any process. Where nft or the kernel does not support owned tables, the agent runs without one.
-Source: nft(8), table flags; linux/netfilter/nf_tables.h.
+`flush ruleset` spares a table with an owner, and the kernel removes it when its owner ends. The owner is `nft -i`,
+which outlives a hand-over. A host may not support such tables. Source: nft(8); linux/netfilter/nf_tables.h.
 """
 
 import json
@@ -41,7 +38,7 @@ from exclave.redirect.kernel.observe import find_error
 
 log = logging.getLogger(__name__)
 
-KEEPALIVE_TABLE = "exclave-guard"  # family inet
+KEEPALIVE_TABLE = "exclave-guard"  # family inet; the redirect table has no owner, since it must outlive any process
 
 FILE = "guard.json"
 
@@ -50,23 +47,23 @@ COMMANDS = (
     "type nat hook prerouting priority -90; policy accept; ct state invalid accept; }; }\n"
     f"list table inet {KEEPALIVE_TABLE}\n"
 )
-"""Two lines for `nft -i`: make the table, then list it. In one line, it would be listed before the kernel has it."""
+"""Two lines for `nft -i`: make the table, then list it. One line would list it before the kernel has it."""
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 ANSWER_TIME = 10.0  # seconds that nft may take to make the table
 END_TIME = 10.0  # seconds for the process to end after SIGKILL
-SETTLED = 60.0  # seconds after which a process that ends is replaced with the first pause again
+SETTLED = 60.0  # seconds after which the end of a process counts as the first one
 
 PAUSES = Backoff(first=1.0, most=60.0, jitter=0.0)
 
-# nft reads its commands from 3. The process itself has the writing end as 4, so nft never reads an end of file.
+# nft reads commands from 3. The process also has the writing end, as 4, so nft never reaches the end of the file.
 _COMMAND = f'{GATE}; cd /; exec "$0" -i <&3 3<&-'
 _ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C", "HOME": "/dev/null"}  # nft -i finds no folder for a history
 
 
 class _Keepalive:
-    """Supervises the one keepalive process. One that ends is replaced, with growing pauses."""
+    """Supervises the keepalive process. After its end it is replaced, with growing pauses."""
 
     def __init__(self, runtime: Path) -> None:
         self._path = runtime / FILE
@@ -74,13 +71,12 @@ class _Keepalive:
         self._is_unsupported = False
 
     def adopt(self) -> None:
-        """Adopt the process of an earlier agent, if there is one."""
         self._process = _adopt(self._path)
         if self._process is not None:
             log.info("redirect: adopted the keepalive process %d", self._process.pid)
 
     async def start(self) -> None:
-        """Start a process, if there is none and the host supports it; never raises HostError."""
+        """Start a process if none runs and the host supports it; never raises HostError."""
         if self._process is not None or self._is_unsupported:
             return
         try:
@@ -98,7 +94,7 @@ class _Keepalive:
         await self.end()
 
     async def _start(self) -> HeldProcess | str:
-        """Start a process; why its table does not exist, if it does not. Raises HostError, OSError."""
+        """Start a process; returns why its table does not exist, if so. Raises HostError, OSError."""
         nft = shutil.which("nft", path=SEARCH_PATH)
         if nft is None:
             return "the program nft is not installed"
@@ -107,7 +103,7 @@ class _Keepalive:
         log_milestone(Starting.KEEPALIVE_WAITS)
         async with trio.lowlevel.FdStream(answers) as stream:
             await gated.release(lambda pid: self._store_record(make_record(pid, executable)))
-            self._process = gated.process  # before anything is awaited: a cancelled start must not lose it
+            self._process = gated.process  # before any await: a cancelled start must not lose it
             log_milestone(Starting.KEEPALIVE_RELEASED)
             answer = await _read_answer(stream)
         return gated.process if is_owned(answer) else find_error(answer) or "nft did not confirm the table"
@@ -116,7 +112,6 @@ class _Keepalive:
         write_atomic(self._path, f"{json.dumps(asdict(record), indent=2)}\n".encode())
 
     async def run(self) -> None:
-        """Replace the process whenever it has ended."""
         attempts = Attempts(settled=SETTLED)
         while not self._is_unsupported:
             began = trio.current_time()
@@ -128,12 +123,10 @@ class _Keepalive:
             await self.start()
 
     async def end(self) -> None:
-        """End the process. The kernel removes its table."""
         await _end(self._process, self._path)
         self._process = None
 
     def release(self) -> None:
-        """Release the process without ending it."""
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -141,7 +134,7 @@ class _Keepalive:
 
 @asynccontextmanager
 async def open_keepalive(runtime: Path, endings: EndingSwitch) -> AsyncIterator[None]:
-    """Have the keepalive table while open, where the host supports it. On hand-over its process stays."""
+    """Have the keepalive table while open, if the host supports it. On hand-over its process stays."""
     keepalive = _Keepalive(runtime)
     keepalive.adopt()
     await keepalive.start()
@@ -165,7 +158,7 @@ async def open_keepalive(runtime: Path, endings: EndingSwitch) -> AsyncIterator[
 
 
 async def remove_keepalive(runtime: Path) -> int | None:
-    """End the recorded process, without an agent, as often as one likes; its pid, None if there was none."""
+    """End the recorded process; returns its pid, None without one. Needs no agent, may be repeated."""
     process = _adopt(runtime / FILE)
     await _end(process, runtime / FILE)
     return process.pid if process is not None else None
@@ -187,7 +180,7 @@ def _adopt(path: Path) -> HeldProcess | None:
 
 
 def _launch(nft: str) -> tuple[GatedProcess, int]:
-    """Start the process; the descriptor that its answers are read from. Raises OSError."""
+    """Start the process; also returns the descriptor of its answers. Raises OSError."""
     commands, commands_end = open_high_pipe()
     answers, answers_end = open_high_pipe()
     try:
@@ -213,7 +206,7 @@ def _launch(nft: str) -> tuple[GatedProcess, int]:
 
 
 async def _read_answer(answers: trio.lowlevel.FdStream) -> str:
-    """What nft prints, until that is a whole listing or an error, or ANSWER_TIME is over."""
+    """nft's output, once it is a whole listing or an error, or after ANSWER_TIME."""
     received, answer = b"", ""
     with trio.move_on_after(ANSWER_TIME):
         while not is_owned(answer) and find_error(answer) is None and (more := await answers.receive_some()):

@@ -1,10 +1,6 @@
-"""The door to nftables: applies the wanted ruleset, and repairs it when others change it.
+"""Applies the wanted ruleset, and repairs it when others change it.
 
-Each change is one `nft` process and one transaction. The table is then read back: its fingerprint is the reference that
-every later reading is compared with. A failed change leaves the rules as they were and is tried again; only the first
-one, at the start, is raised.
-On leave and stop the drain ruleset replaces the rules, so that open connections are served to their end. `open_table`
-removes the table once the proxy has ended. On hand-over the rules stay.
+Each change is one transaction. The table is then read back: its fingerprint is the reference for later readings.
 """
 
 import hashlib
@@ -39,33 +35,30 @@ from exclave.redirect.rules.ruleset import render_drain, render_ruleset, ruleset
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL = 5.0
-"""Seconds between readings of the table where the kernel reports no changes, or rules could not be applied."""
+POLL_INTERVAL = 5.0  # seconds between two readings without reported changes, or while rules cannot be applied
 
-CHECK_INTERVAL = 60.0
-"""Seconds between readings where the kernel reports changes. Rare, since each reading starts a program."""
+CHECK_INTERVAL = 60.0  # seconds between two readings while the kernel reports changes; each one starts a program
 
-DRAIN_TIME, REMOVAL_TIME = 70.0, 40.0  # seconds for two runs of nft and for one, with 30 s each, and for their ends
+DRAIN_TIME, REMOVAL_TIME = 70.0, 40.0  # seconds for two runs of nft and for one, each with at most 30 s and its end
 
-FIGHT, WITHIN = 10, 10.0  # so many repairs in so many seconds: some program undoes each repair
-PAUSE = 1.0  # seconds between repairs then
+FIGHT, WITHIN = 10, 10.0  # so many repairs in so many seconds: another program undoes each repair
+PAUSE = 1.0  # seconds between two repairs in that case
 
 FILE = "rules.json"
 
 
 class AppliedRecord:
-    """`rules.json`: how the kernel listed our table right after it was made, so that the next agent can adopt it.
+    """`rules.json`: fingerprint of the table as listed after it was made, digest of its transaction, and the boot.
 
-    It holds the fingerprint of the listed table, the digest of the transaction that made it, and the boot. A record of
-    another boot or of other rules, or a damaged one, is ignored: the table is then made again, which no connection
-    notices.
+    It lets the next agent adopt the table. After another boot, for other rules or if it is damaged it is ignored, and
+    the table is made again, which affects no connection.
     """
 
     def __init__(self, runtime: Path) -> None:
         self._path = runtime / FILE
 
     def find_fingerprint(self, rules: str) -> str | None:
-        """The fingerprint recorded for the table that this transaction makes; None if there is none."""
+        """The recorded fingerprint of the table that this transaction makes; None without one."""
         try:
             tree = parse_json(self._path.read_text(encoding="utf-8"))
             fingerprint = str(tree["fingerprint"])
@@ -75,14 +68,14 @@ class AppliedRecord:
             return None
 
     def store(self, rules: str, fingerprint: str) -> None:
-        """Record how the table that this transaction made is listed. A disk that refuses is logged only."""
+        """Record how the table of this transaction is listed. A write error is only logged."""
         try:
             write_atomic(self._path, f"{json.dumps(_record(rules, fingerprint), indent=2)}\n".encode())
         except HostError as problem:
             log.warning("redirect: the next agent will make its rules again: %s", problem)
 
     def remove(self) -> None:
-        """Remove the file; it may be absent. Raises HostError."""
+        """Remove the file, which may be absent. Raises HostError."""
         remove(self._path)
 
 
@@ -96,13 +89,13 @@ class Action(Enum):
 
     NOTHING = "nothing"
     APPLY = "apply"  # what is wanted is new
-    REPAIR = "repair"  # others have changed what we made
+    REPAIR = "repair"  # others have changed our table
 
 
 def plan_table(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
-    """What to do about the table. `reference` is its fingerprint as we applied it, None if it is not known.
+    """What to do about the table. `reference` is its fingerprint as we applied it, None if unknown.
 
-    A table of ours is trusted while it has that fingerprint. Any other one is replaced, which no connection notices.
+    A table with that fingerprint is trusted. Any other one is replaced, which affects no connection.
     """
     if wanted is None:
         # The drain ruleset replaces an existing table; none is made for that.
@@ -112,23 +105,23 @@ def plan_table(wanted: RedirectPolicy | None, observed: Observed, reference: str
     if observed.fingerprint != reference:
         return Action.REPAIR
     if wanted.armed_until == 0 and observed.armed_left:
-        return Action.APPLY  # its time is over before the kernel's
+        return Action.APPLY  # its time ends before the kernel's timer
     return Action.NOTHING if observed.digest == ruleset_digest(wanted) else Action.APPLY
 
 
 def is_wider(before: RedirectPolicy | None, wanted: RedirectPolicy) -> bool:
-    """Whether connections may have begun outside the wanted rules. `before`: the rules until now, None: not known."""
+    """Whether connections may have begun outside the wanted rules. `before`: the former rules, None if unknown."""
     return before is None or replace(before, instance=wanted.instance, trial=wanted.trial) != wanted
 
 
 def pause_after(repairs: Iterable[float], now: float) -> float:
-    """Seconds to wait before the next repair, from the times of the last ones; 0.0: none."""
+    """Seconds to wait before the next repair, from the times of the last ones; 0.0 for none."""
     return PAUSE if sum(now - at < WITHIN for at in repairs) >= FIGHT else 0.0
 
 
 @dataclass
 class Redirect:
-    """What is in the kernel. `problem`: why it is not what is wanted; `repairs`: number of foreign changes undone."""
+    """The rules in the kernel. `problem`: why they are not as wanted; `repairs`: number of foreign changes undone."""
 
     wanted: Latest[RedirectPolicy | None]
     _applied: AppliedRecord
@@ -149,7 +142,7 @@ class Redirect:
         return self.wanted.value is not None and self.wanted.value == self._in_kernel
 
     async def reconcile(self) -> None:
-        """Read the table, and change it if it is not what is wanted. Raises HostError."""
+        """Read the table, and change it if it is not as wanted. Raises HostError."""
         async with self._reconciling:
             await self._reconcile()
 
@@ -179,7 +172,7 @@ class Redirect:
         self.problem.set(None)
 
     def _find_reference(self, rules: str, observed: Observed) -> str | None:
-        """The fingerprint that an earlier agent recorded for these same rules. Only the first reading may adopt it."""
+        """The fingerprint that an earlier agent recorded for the same rules. Only the first reading may adopt it."""
         is_first, self._is_first = self._is_first, False
         if not is_first or not observed.installed:
             return None
@@ -204,7 +197,7 @@ class Redirect:
 
     async def run(self) -> None:
         """Reconcile whenever the wanted rules or the table change, and at intervals; never raises HostError."""
-        # A change of our own costs one more reading, which finds nothing to do.
+        # Our own change causes one more reading, which finds nothing to do.
         async with open_any_change(self.wanted, self._monitor.changes, self._monitor.is_listening) as change:
             pause = 0.0
             while True:
@@ -217,7 +210,7 @@ class Redirect:
                 await change.wait(CHECK_INTERVAL if is_calm else POLL_INTERVAL)
 
     async def forget_half_open(self) -> None:
-        """After each widening, delete half-open connections: their next SYN meets the rules (see kernel/half_open)."""
+        """After each widening, delete half-open connections, so that their next SYN is captured (kernel/half_open)."""
         async for count in self._widenings.changes():
             if count and self.wanted.value is not None:
                 await forget_half_open(self.wanted.value.addresses)
@@ -240,9 +233,10 @@ def _render_arming(wanted: RedirectPolicy | None) -> str:
 async def open_redirect(
     wanted: Latest[RedirectPolicy | None], runtime: Path, endings: EndingSwitch
 ) -> AsyncIterator[Redirect]:
-    """Have the kernel's table follow `wanted` (None: capture nothing new) while open.
+    """Apply `wanted` (None: capture nothing new) to the kernel's table while open; on hand-over the rules stay.
 
-    Raises HostError if the first reading or change fails: nft missing or without NAT, no privilege.
+    Raises HostError if the first reading or change fails: nft missing or without NAT, no privilege. A later failure
+    leaves the rules as they were and is retried.
     """
     async with open_monitor(TABLE) as monitor:  # first, so that no change after the first reading is missed
         applied = AppliedRecord(runtime)
@@ -263,10 +257,7 @@ async def open_redirect(
 
 @asynccontextmanager
 async def open_table(endings: EndingSwitch) -> AsyncIterator[None]:
-    """Remove the table when the block ends by a leave or a stop: after the proxy has ended, which drains until then.
-
-    Raises HostError if nft fails.
-    """
+    """Remove the table at a leave or a stop, after the proxy has served its open connections. Raises HostError."""
     try:
         yield
     finally:

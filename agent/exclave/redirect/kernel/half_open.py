@@ -1,9 +1,8 @@
 """Deletes half-open connections that began while our rules were absent, so that their next SYN is captured.
 
-The kernel translates a connection at its first packet or never, and remembers an unanswered one for two minutes. For
-that time its repeated SYN bypasses the mesh, and so does a new connection with the same ports.
-Only TCP connections without a reply and without translation are deleted, with an address of this machine at one end.
-A reply may be on its way, so a connection must still be unanswered some time later. Failures are logged only.
+The kernel translates a connection at its first packet or never, and remembers an unanswered one for two minutes,
+in which its repeated SYN and new connections with the same ports bypass the mesh.
+Only untranslated TCP connections of this machine without a reply are deleted. Failures are only logged.
 """
 
 import errno
@@ -35,10 +34,9 @@ from exclave.kit.host.procfs import local_addresses
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 10.0  # seconds for the whole work: a router may remember millions of connections
+TIMEOUT = 10.0  # seconds for all of it: a router may remember millions of connections
 
-WAIT_FOR_REPLY = 0.5
-"""Seconds until a connection counts as unanswered. Less than a second, after which a first SYN is repeated."""
+WAIT_FOR_REPLY = 0.5  # seconds until it counts as unanswered: less than the 1 s after which a SYN is repeated
 
 _DATAGRAM = 1 << 16  # bytes of one datagram
 
@@ -57,12 +55,12 @@ LIST_HALF_OPEN = write_message(
     write_attribute(_STATUS, struct.pack("!I", 0)),
     write_attribute(_STATUS_MASK, struct.pack("!I", _HAS_REPLY)),
 )
-"""Asks for connections without a reply; kernels before 5.17 list all connections."""
+"""Requests connections without a reply; kernels before 5.17 list all connections."""
 
 
 @dataclass(frozen=True)
 class HalfOpen:
-    """A half-open TCP connection. `identity` are the attributes that name it to the kernel."""
+    """A half-open TCP connection. `identity`: the attributes by which the kernel identifies it."""
 
     source: str
     destination: str
@@ -70,7 +68,7 @@ class HalfOpen:
     identity: bytes
 
     def delete_message(self) -> bytes:
-        """The message that deletes it: to the kernel, its next packet is then a first packet."""
+        """The message that deletes it. To the kernel, its next packet is then a first packet."""
         return write_message(_DELETE, REQUEST | ACKNOWLEDGE, self.identity, family=self.family)
 
 
@@ -135,7 +133,7 @@ async def _answers(kernel: trio.socket.SocketType) -> AsyncIterator[tuple[int, b
                 return
             if kind == ERROR:
                 number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-                if number not in (0, errno.ENOENT):  # it may have ended meanwhile
+                if number not in (0, errno.ENOENT):  # it may have ended in the meantime
                     raise OSError(number, os.strerror(number))
                 return
             yield kind, body

@@ -1,9 +1,7 @@
-"""Counts changes to our table as they happen, from the kernel's netlink messages.
+"""Counts changes to our table as they happen, from the kernel's netlink messages. Missed messages count as a change.
 
-Not `nft monitor`: that is another process to supervise and end; its output may be cut short; it parses everybody's
-rules. The kernel's messages name their table in the first attribute, and the socket closes with the agent.
-Our own changes are counted as well, so a reader of the count must read the table. Messages that may have been missed
-count as a change: the buffer was full, or the socket is a new one.
+Our own changes count too, so the reader must read the table. Not `nft monitor`: that is another process to supervise
+and end, it parses everybody's rules, and its output may be cut off.
 """
 
 import errno
@@ -23,7 +21,7 @@ from exclave.redirect.kernel.nft_events import Transaction, TransactionReader
 log = logging.getLogger(__name__)
 
 RETRY_INTERVAL = 60.0  # seconds between two attempts to subscribe
-BUFFER = 1 << 20  # bytes that the kernel may queue for us: some ten thousand changes that others make at once
+BUFFER = 1 << 20  # bytes that the kernel may queue for us: about ten thousand changes at once
 
 _SO_RCVBUFFORCE = 33
 _GROUP = 7  # NFNLGRP_NFTABLES
@@ -62,7 +60,7 @@ class Monitor:
         self.is_listening.set(True)
 
     async def run(self) -> None:
-        """Receive messages; subscribe again when that ends."""
+        """Receive messages; subscribe again after a failure."""
         while True:
             if self._socket is None:
                 await trio.sleep(RETRY_INTERVAL)
@@ -96,7 +94,7 @@ class Monitor:
         self.changes.set(self.changes.value + 1)
 
     def pop_author(self) -> str:
-        """The author of the last change since the last call; "" if it is not known."""
+        """The author of the last change since the last call; "" if unknown."""
         author, self._author = self._author, ""
         return author
 
@@ -127,7 +125,7 @@ def _discard(kernel: socket.socket) -> None:
         try:
             kernel.recv(_DATAGRAM)
         except OSError as problem:
-            if problem.errno != errno.ENOBUFS:  # EAGAIN; any other error meets the next reader, too
+            if problem.errno != errno.ENOBUFS:  # EAGAIN; the next reader gets any other error, too
                 return
 
 

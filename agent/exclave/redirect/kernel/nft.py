@@ -24,10 +24,7 @@ async def drain_table() -> None:
 
 
 async def remove_table() -> None:
-    """Remove our table, without an agent, as often as one likes. Raises HostError.
-
-    Connections that it translated are reset, so end the proxies before.
-    """
+    """Remove our table, also without an agent. End the proxies before, or connections are reset. Raises HostError."""
     await load_rules(render_removal())
     log_milestone(Withdrawing.TABLE)
 

@@ -1,7 +1,4 @@
-"""Parses the kernel's netlink messages about nftables: what changes, and what a traced packet meets. Pure.
-
-Source: linux/netfilter/nf_tables.h.
-"""
+"""Parses the kernel's messages about nftables: changes and traces. Source: linux/netfilter/nf_tables.h. Pure."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,7 +21,7 @@ _VERDICTS = {0: "drop", 1: "accept", -1: "continue", -5: "return"}
 
 @dataclass(frozen=True)
 class Transaction:
-    """One transaction: the tables that it changed, those of them that it removed, and its author."""
+    """One transaction: its author, the tables that it changed, and those of them that it removed."""
 
     changed: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
@@ -34,9 +31,8 @@ class Transaction:
 class TransactionReader:
     """Datagrams in, whole transactions out. Undecodable messages are skipped; the caller also polls.
 
-    Each message is about one object, and names the object's table. The last message of a transaction names its author.
-    A transaction may come in several datagrams, and in the middle of one, a table that is being replaced looks removed.
-    So a transaction is reported only when its last message has come.
+    The last message of a transaction names its author, and may come in a later datagram. Before it, a table that is
+    being replaced would appear removed.
     """
 
     def __init__(self) -> None:
@@ -49,7 +45,7 @@ class TransactionReader:
             if kind == NEW_GENERATION:
                 ended.append(self._end_transaction(attributes))
             elif _TABLE in attributes:
-                self._is_removed[_text(attributes[_TABLE])] = kind == DELETED_TABLE  # it comes after the objects in it
+                self._is_removed[_text(attributes[_TABLE])] = kind == DELETED_TABLE  # comes after those of its objects
         return ended
 
     def forget(self) -> None:
@@ -64,14 +60,13 @@ class TransactionReader:
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Kind and attributes of each message about nftables."""
     with suppress(ValueError):  # the rest is cut off
         for kind, body in read_messages(datagram):
             if kind >> 8 == SUBSYSTEM:
                 yield kind & 0xFF, read_body(body)
 
 
-# The trace of a packet.
+# The trace of a packet
 
 
 @dataclass(frozen=True)

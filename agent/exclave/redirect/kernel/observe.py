@@ -1,10 +1,7 @@
 """Parses `nft -j list table inet exclave`: which rules are in the kernel, and whether others changed them. Pure.
 
-The active instance is read here and never remembered. The digest names the rules that the table was made with; the
-fingerprint covers everything listed except handles and counters, and so shows any later change.
-Before 1.1.0, nft reads freed memory where a table has a flag (its table_flags_json), and its JSON may be cut off there.
-Our table has no flag, so a cut-off listing means that others changed the table.
-Source of the format: libnftables-json(5).
+The digest names the rules that the table was made with. The fingerprint covers all of the listing except handles and
+counters, so it shows any later change. Source of the format: libnftables-json(5).
 """
 
 import hashlib
@@ -20,10 +17,9 @@ from exclave.redirect.rules.ruleset import DRAIN_MARK
 
 @dataclass(frozen=True)
 class Observed:
-    """Our table. `inbound` and `outbound` count the connections that it has redirected to the proxy.
+    """Our table. `inbound`, `outbound`: connections redirected to the proxy. `is_draining`: it captures nothing new.
 
-    `is_draining`: it captures nothing new, and keeps open connections alive. `armed_left`: seconds for which
-    unconfirmed rules still capture (0: no longer); None if they are confirmed.
+    `armed_left`: seconds for which unconfirmed rules still capture (0: no longer); None if they are confirmed.
     """
 
     installed: bool = False
@@ -44,7 +40,10 @@ _VARIABLE = ("handle", "packets", "bytes", "index")
 
 
 def parse_listing(listing: str) -> Observed:
-    """Parse a listing; an empty one means that there is no table. Raises ValueError if it is not nft's JSON."""
+    """Parse a listing; an empty one means no table. Raises ValueError if it is not nft's JSON.
+
+    Before 1.1.0, nft may cut off JSON at a table's flag (table_flags_json). Our table has none, so others changed it.
+    """
     if not listing.strip():
         return NOTHING
     try:
@@ -85,7 +84,7 @@ def _table_of(item: dict[str, Any]) -> str:
 
 
 def _without_counters(tree: Any) -> Any:
-    """A listing without what changes by itself."""
+    """A listing without the values that change by themselves."""
     if isinstance(tree, dict) and is_armed_set(tree):
         return {"set": {key: value for key, value in tree["set"].items() if key not in (*_VARIABLE, "elem")}}
     if isinstance(tree, dict):
@@ -94,7 +93,7 @@ def _without_counters(tree: Any) -> Any:
 
 
 def _count(rules: list[dict[str, Any]], chain: str) -> int:
-    """Packets counted in a chain; in a nat chain each is the first of a connection."""
+    """Packets counted in a chain; in a nat chain, each is the first of a connection."""
     return sum(
         statement["counter"]["packets"]
         for rule in rules

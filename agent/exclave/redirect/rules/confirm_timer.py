@@ -1,9 +1,7 @@
 """The confirm timer: unconfirmed rules stop capturing by themselves, by a set element with a timeout. Pure.
 
-Each capturing chain first checks the set, so one element decides for all chains. The kernel removes the element in
-time, also if no agent is alive. Open connections go on: NAT decided at their first packet, and the chains remain.
-The element is added in the transaction that makes the table, so unconfirmed rules never exist without their timer. A
-table that is made again gets the time that was left, never more.
+Each capturing chain first checks the set. The kernel removes the element in time, also without an agent. A table that
+is made again gets only the time that was left. Open connections continue.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +26,7 @@ def with_timer(chain: Sequence[str]) -> list[str]:
 
 
 def render_arming(left: float) -> str:
-    """What starts the timer with `left` seconds, for the end of the table's transaction; "" if no time is left."""
+    """Text that starts the timer with `left` seconds, in the table's own transaction; "" if no time is left."""
     if left <= 0:
         return ""
     return f"add element inet {TABLE} {ARMED} {{ tcp timeout {max(1, int(left * 1000))}ms }}\n"
@@ -53,7 +51,7 @@ def time_left(items: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def element_time(elements: Sequence[Any]) -> float | None:
-    """The same, from the elements of the set. nft rounds seconds down, so 0 in a listing is less than one second."""
+    """The same, from the set's elements. nft rounds seconds down, so 0 in a listing is less than one second."""
     if not elements:
         return 0.0
     timed = elements[0].get("elem") if isinstance(elements[0], dict) else None

@@ -1,9 +1,7 @@
-"""What is redirected to the proxy, as a value: every number and name in a ruleset, checked. Pure.
+"""What is redirected to the proxy, as a value whose numbers and names are checked. Pure.
 
-`make_policy` makes it from settings and configuration. RedirectPolicy checks itself, so nothing unchecked reaches a
-ruleset. Never captured, whatever is configured: traffic that is not TCP, such as DHCP and DNS; existing connections;
-SSH in both directions; the API server; loopback, link-local, metadata and multicast addresses; the private link; the
-proxy's own traffic. Host exclusions override the group's ports, except 4143, without which opaque mesh traffic fails.
+Never captured: traffic other than TCP; existing connections; SSH; the API server; loopback, link-local, metadata and
+multicast addresses; the private link; the proxy's own traffic. SSH counts in both directions.
 """
 
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ METADATA = (
     "fd00:ec2::/32",  # Amazon: metadata, DNS, time, pod identity
     "fd20:ce::254/128",  # Google
 )
-"""Cloud services outside of link-local, some inside of Linkerd's default cluster networks (100.64.0.0/10, fd00::/8).
+"""Cloud services outside of link-local; some are inside Linkerd's default cluster networks (100.64.0.0/10, fd00::/8).
 Source: the clouds' documentation; cloud-init has those of Amazon, Oracle and Alibaba."""
 
 NEVER_CAPTURED = (
@@ -52,8 +50,7 @@ class Server:
 
 @dataclass(frozen=True)
 class HostExclusions:
-    """What this host excludes: numbers of users and groups, ports of SSH servers beside 22, and the peer of the SSH
-    session that the agent was started in."""
+    """What this host excludes: users and groups (numbers), SSH servers' ports beside 22, the peer of our session."""
 
     uids: tuple[int, ...] = ()
     gids: tuple[int, ...] = ()
@@ -63,13 +60,13 @@ class HostExclusions:
 
 @dataclass(frozen=True)
 class RedirectPolicy:
-    """One ruleset's content.
+    """One ruleset's content. Raises ValueError naming the wrong value.
 
-    `addresses` are the VM's own in the mesh. `networks` are captured outbound (CIDR), None for everything.
-    `exempt_sources` are networks of callers that bypass the proxy. Containers behind `capture_interfaces` are captured
-    as local programs are. `families` are those that the proxy listens on for outbound traffic. `outbound` or `inbound`
-    False lets that traffic bypass the proxy. `trial` is an instance that gets trial connections only. Unconfirmed rules
-    capture until `armed_until` (trio's clock; 0: no longer); None: confirmed. Raises ValueError naming the wrong value.
+    `addresses`: the VM's own in the mesh. `networks`: captured outbound (CIDR), None for all. `exempt_sources`: CIDRs
+    of callers that bypass the proxy. `capture_interfaces`: containers behind them are captured as local programs are.
+    `families`: those of the proxy's outbound listeners. `outbound` or `inbound` False: that traffic bypasses the proxy.
+    `trial`: an instance that gets only trial connections. `armed_until`: unconfirmed rules capture until then (trio's
+    clock; 0: no longer); None: confirmed.
     """
 
     instance: Instance
@@ -135,7 +132,7 @@ class RedirectPolicy:
         return merge((SSH_PORT, *self.ssh_ports))
 
     def passed_inbound_ports(self) -> tuple[Span, ...]:
-        """Inbound ports that this host excludes beside SSH's; the proxy's own port cannot be excluded."""
+        """Inbound ports that this host excludes beside SSH's. Never 4143: opaque mesh traffic fails without it."""
         return without(self.exempt_inbound_ports, INBOUND_PORT, SSH_PORT, *self.ssh_ports)
 
     def passed_outbound_ports(self) -> tuple[Span, ...]:
@@ -167,10 +164,10 @@ def make_policy(
     outbound_open: bool = False,
     inbound_open: bool = False,
 ) -> RedirectPolicy:
-    """The policy for these settings on this machine. Raises ValueError naming the value that is wrong.
+    """The policy for these settings on this machine. Raises ValueError naming the wrong value.
 
-    `addresses` are those in the mesh and the local ones behind a NAT, `servers` the API servers, `families` those that
-    the proxy listens on for outbound traffic. `outbound_open` and `inbound_open` let traffic bypass a dead proxy.
+    `addresses`: those in the mesh, and local ones behind a NAT; `servers`: the API servers; `families`: those of the
+    proxy's outbound listeners. `outbound_open` and `inbound_open`: traffic bypasses a dead proxy.
     """
     capture = settings.group.capture
     networks: tuple[str, ...] | None = ()
@@ -205,7 +202,7 @@ def make_policy(
 
 def _check_address(text: str) -> IPv4Address | IPv6Address:
     address = ip_address(text)
-    # A zone such as fe80::1%eth0 may hold any character, so it could inject rules.
+    # A zone such as fe80::1%eth0 may have any characters, and could inject rules.
     if "%" in text or str(address) != text:
         raise ValueError(f"address: {str(address).partition('%')[0]} was expected, found {text!r}")
     return address
@@ -217,7 +214,7 @@ def _check_own(text: str) -> None:
         raise ValueError(f"address: one that others reach this machine at was expected, found {text!r}")
 
 
-@lru_cache(maxsize=64)  # the same networks, a thousand perhaps, are checked every few seconds
+@lru_cache(maxsize=64)  # up to a thousand networks, always the same, are checked every few seconds
 def _check_networks(networks: tuple[str, ...]) -> None:
     for text in networks:
         network = ip_network(text)
@@ -228,7 +225,7 @@ def _check_networks(networks: tuple[str, ...]) -> None:
 def _check_spans(spans: tuple[int | Span, ...]) -> None:
     for bound in chain.from_iterable(map(as_span, spans)):
         if isinstance(bound, bool):
-            _check_number(bound, 65535, "port")  # not in the cache: True equals 1, and would get the answer for port 1
+            _check_number(bound, 65535, "port")  # not in the cache: True equals 1, and would get the result for port 1
     _check_span_values(spans)
 
 

@@ -1,8 +1,6 @@
 """Renders the table `inet exclave` as text for `nft -f`. Pure.
 
-One transaction makes, replaces or removes everything, so the kernel never has half of a ruleset. Open connections stay
-with their instance, since NAT decides at the first packet. Ports and networks are in interval sets, so a connection
-costs the same with one or ten thousand of them.
+Each text is one transaction, so the kernel never has half of a ruleset. Open connections stay with their instance.
 """
 
 import hashlib
@@ -27,11 +25,11 @@ from exclave.redirect.rules.confirm_timer import DECLARATION, with_timer
 from exclave.redirect.rules.policy import NEVER_CAPTURED, RedirectPolicy, collapsed
 
 PRIORITY = -110
-"""Before the usual -100. A port that Docker publishes and the group serves must reach the proxy first, which then calls
-it like any local program; else a pod would speak TLS to the container. The chain for containers comes next."""
+"""Before the usual -100: the proxy must get a port of the group that Docker publishes before Docker's DNAT does.
+Else a pod would speak TLS to the container. The chain for containers is the next one."""
 
 TRIAL, TRIAL_PRIORITY = "trial", PRIORITY - 1  # name and priority of the trial chain, just before the outbound one
-DRAIN_MARK = "holding"  # the comment of the drain ruleset's first rule, where other rulesets have instance and digest
+DRAIN_MARK = "holding"  # comment of the drain ruleset's first rule; other rulesets have instance and digest there
 
 KEEPALIVE_CHAIN = """\
     chain kept {
@@ -39,20 +37,19 @@ KEEPALIVE_CHAIN = """\
         ct state invalid accept
     }
 """
-"""Keeps translated connections alive while rules change or go. Every ruleset of ours has it.
+"""Protects translated connections while rules change or are removed. Every ruleset of ours has it.
 
-The kernel translates packets only while a nat chain exists, and tracks connections only while a rule needs that, for
-each family. When the last one goes, each translated connection is reset at its next packet. The one rule here needs
-tracking for both families and matches nothing: packets without a connection never reach a nat chain. Measured with 40
-connections: deleting or emptying the table resets 40, the drain ruleset none. A dnat that never matches keeps its own
-family only."""
+The kernel translates packets only while a nat chain exists, and tracks connections of a family only while a rule needs
+that; after the last one, each translated connection is reset. This rule needs tracking for both families and matches
+nothing. Measured with 40 connections: without the table or its rules 40 are reset, with this chain none. A dnat that
+never matches protects its own family only."""
 
 _WORD = {4: "ip", 6: "ip6"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 NEVER_PORTS, NEVER_NETWORKS = "ssh_ports", "never_captured"
 
-# Naming the table first makes it exist, so that deleting it cannot fail.
+# The first line creates a missing table, so that deleting it cannot fail.
 _REMOVAL = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
 
 
@@ -63,10 +60,7 @@ def render_ruleset(policy: RedirectPolicy) -> str:
 
 
 def render_drain() -> str:
-    """The transaction that replaces our table by the drain ruleset, before the table is removed.
-
-    It captures nothing new, still protects the private link, and keeps connections alive until the proxy has ended.
-    """
+    """The transaction that replaces our table by the drain ruleset: no new captures, open connections continue."""
     foreign = "\n".join(_indent(_foreign(DRAIN_MARK)))
     return f"{_REMOVAL}table inet {TABLE} {{\n{foreign}\n\n{KEEPALIVE_CHAIN}}}\n"
 
@@ -76,9 +70,9 @@ def render_removal() -> str:
     return _REMOVAL
 
 
-@lru_cache(maxsize=16)  # it is compared at every reading of the table
+@lru_cache(maxsize=16)  # compared at every reading of the table
 def ruleset_digest(policy: RedirectPolicy) -> str:
-    """16 hex digits that name the rules of this policy, by their text: another exclave may write other rules."""
+    """16 hex digits that identify the rules of this policy by their text: another version may render other rules."""
     return hashlib.sha256("\n".join(_table(policy, "")).encode()).hexdigest()[:16]
 
 
@@ -96,7 +90,7 @@ def _table(policy: RedirectPolicy, digest: str) -> list[str]:
             blocks.append(_forwarded(policy))
     if policy.armed_until is not None:
         blocks = [blocks[0], list(DECLARATION), *map(with_timer, blocks[1:])]
-    if policy.trial is not None:  # without the timer: a trial may come before the confirmation
+    if policy.trial is not None:  # without the timer: a trial may precede the confirmation
         blocks.append(_trial(policy.trial, policy.families))
     lines = [f"table inet {TABLE} {{"]
     for block in blocks:
@@ -104,7 +98,7 @@ def _table(policy: RedirectPolicy, digest: str) -> list[str]:
     return [*lines[:-1], "}"]
 
 
-# Sets. One without elements is left out, since nft refuses an empty list.
+# Sets, each with at least one element: nft refuses an empty list. Interval sets cost the same with 1 or 10,000.
 
 
 def _inbound_sets(policy: RedirectPolicy) -> Iterator[list[str]]:
@@ -142,7 +136,7 @@ def _set(name: str, kind: str, elements: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _foreign(mark: str) -> list[str]:
-    """Drops, before NAT, packets from outside to the private link. Its first rule has `mark` as its comment."""
+    """Drops packets from outside to the private link, before NAT. Its first rule has `mark` as its comment."""
     return [
         "chain foreign {",
         "    type filter hook prerouting priority -300; policy accept;",
@@ -153,7 +147,6 @@ def _foreign(mark: str) -> list[str]:
 
 
 def _inbound(policy: RedirectPolicy) -> list[str]:
-    """Redirects connections to the mesh addresses."""
     rules = [
         *_first_rules(),
         *_pass_interfaces("iifname", policy.exempt_inbound_interfaces, "exclude_inbound_interfaces"),
@@ -170,7 +163,6 @@ def _inbound(policy: RedirectPolicy) -> list[str]:
 
 
 def _outbound(policy: RedirectPolicy) -> list[str]:
-    """Redirects connections of local programs."""
     rules = [
         *_first_rules(),
         _pass(f"meta skuid {policy.proxy_uid}", "the proxy's own connections"),
@@ -183,7 +175,6 @@ def _outbound(policy: RedirectPolicy) -> list[str]:
 
 
 def _forwarded(policy: RedirectPolicy) -> list[str]:
-    """Redirects connections of containers."""
     names = _quoted(policy.capture_interfaces)
     rules = [
         *_first_rules(),
@@ -196,10 +187,9 @@ def _forwarded(policy: RedirectPolicy) -> list[str]:
 
 
 def _trial(instance: Instance, families: tuple[Family, ...]) -> list[str]:
-    """Sends the agent's connections to the trial address to an instance that has no traffic yet.
+    """Sends root's connections to the trial address to an instance without traffic.
 
-    It matches root's connections only, since the proxy's own must reach the listener. It is a chain of its own before
-    the outbound one, so a trial changes nothing else.
+    The proxy's own connections must reach the listener. It is a separate chain, so a trial changes nothing else.
     """
     rules = [
         f"meta skuid 0 {_WORD[family]} daddr {trial_address(family)} meta l4proto tcp "
@@ -212,7 +202,7 @@ def _trial(instance: Instance, families: tuple[Family, ...]) -> list[str]:
 def _first_rules() -> list[str]:
     return [
         _pass("meta l4proto != tcp", "only TCP is captured"),
-        # conntrack has no entry of a connection that is older than the rules; capturing its next packet would break it.
+        # conntrack does not have a connection that is older than the rules; capturing its next packet would break it.
         _pass("tcp flags & (fin | syn | rst | ack) != syn", "only new connections are captured"),
         _pass(f"tcp dport @{NEVER_PORTS}", "SSH is never captured"),
     ]
