@@ -1,8 +1,7 @@
-"""The environment variables of linkerd2-proxy, which are its whole configuration. Pure.
+"""The environment variables of linkerd2-proxy, which are its whole configuration. None of them is secret. Pure.
 
-The same settings give the same variables, so a digest shows whether a running proxy has the wanted ones. None of them
-is secret: the user of a process can read its environment.
-Source of names and formats: linkerd2-proxy, linkerd/app/src/env.rs. Values that Linkerd's chart sets are the chart's.
+The same settings result in the same variables, so that digests can be compared. Source of names and formats:
+linkerd2-proxy, linkerd/app/src/env.rs. Values that Linkerd's chart sets are the chart's.
 """
 
 import hashlib
@@ -19,8 +18,8 @@ from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family,
 PREFIX = "LINKERD2_PROXY_"
 
 FORGET_UNUSED = "1h"
-"""How long the proxy caches a destination or policy that nothing uses. With its default of 5 s, almost every new
-connection would need Linkerd's controllers, and would hang while they are away."""
+"""How long the proxy caches an unused destination or policy. With its default of 5 s, almost every new connection would
+need Linkerd's controllers, and would hang while they are down."""
 
 _TIMEOUTS = {
     "INBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
@@ -48,14 +47,14 @@ def proxy_environment(
 ) -> dict[str, str]:
     """The environment of one instance.
 
-    `addresses` are the member's in the mesh: the only inbound destinations that the proxy accepts. `families` are the
-    address families of the private link. `drain` is the proxy's grace period in seconds, `log` its log filter.
+    `addresses`: the member's in the mesh, the only inbound destinations that the proxy accepts. `families`: those of
+    the private link. `drain`: the proxy's grace period in seconds. `log`: its log filter.
     """
     inbound_family: Family = 6 if ip_address(addresses[0]).version == 6 else 4
     inbound = instance_address(instance, inbound_family)
     outbound = [join_host_port(instance_address(instance, family), OUTBOUND_PORT) for family in families]
     named = {
-        # Headers may hold secrets. Only these two directives keep them out of debug logs.
+        # Headers may hold secrets. Only these two directives exclude them from debug logs.
         "LOG": f"{log},hickory=error,[{{headers}}]=off,[{{request}}]=off",
         "LOG_FORMAT": "plain",
         "INBOUND_LISTEN_ADDR": join_host_port(inbound, INBOUND_PORT),
@@ -79,7 +78,7 @@ def environment_digest(environment: Mapping[str, str]) -> str:
 def _identity(settings: Settings, socket: Path) -> dict[str, str]:
     address = f"unix://{socket}"
     return {
-        # Older proxies read only the second name. Newer ones read the first, and then ignore the second silently.
+        # Older proxies read only the second name. Newer ones read the first one, and then ignore the second silently.
         "IDENTITY_SPIRE_WORKLOAD_API_ADDRESS": address,
         "IDENTITY_SPIRE_SOCKET": address,
         "IDENTITY_SERVER_ID": settings.identity.spiffe_id,
@@ -116,6 +115,6 @@ def _inbound(settings: Settings, addresses: tuple[str, ...]) -> dict[str, str]:
         "INBOUND_IPS": ",".join(addresses),
         "INBOUND_PORTS": ",".join(str(port.port) for port in ports),
         "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": ",".join(opaque),
-        # In force until the policy controller has answered, so it must not be more open than the mesh's own.
+        # In force until the policy controller answers, so it must not be more open than the mesh's own policy.
         "INBOUND_DEFAULT_POLICY": settings.group.inbound_policy or settings.linkerd.inbound_policy,
     }

@@ -1,6 +1,6 @@
-"""The door to the proxy: `open_proxy` adopts or starts an instance, restarts it when it ends, and ends all at leave.
+"""Adopts or starts an instance of the proxy, restarts it when it ends, and ends all instances at leave.
 
-Traffic goes to the chosen instance; a second one may run beside it for a swap. Both go on when the agent hands over.
+Traffic goes to the chosen instance; during a swap a second one runs. All of them outlive a hand-over.
 """
 
 import logging
@@ -38,15 +38,13 @@ from exclave.proxy.states import InstanceEvent, InstanceState, differences, tran
 
 log = logging.getLogger(__name__)
 
-COMPARE_INTERVAL = 5.0
-"""Seconds between two comparisons of the running instance with the binary on disk and the memory limit."""
+COMPARE_INTERVAL = 5.0  # seconds between two comparisons with the binary on disk and the memory limit
 
-EXEC_TIME = 2.0  # seconds for a child that an earlier agent has just released to become the proxy, or to end
+EXEC_TIME = 2.0  # seconds for a child that an earlier agent has just released to execute the proxy, or to end
 
-RESTARTS = Backoff(first=1.0, most=60.0, jitter=0.0)
-"""Pauses before the chosen instance is started again. No jitter: each machine restarts only its own proxy."""
+RESTARTS = Backoff(first=1.0, most=60.0, jitter=0.0)  # no jitter: each machine restarts only its own proxy
 
-SETTLED = 60.0  # seconds of running after which a later end counts as the first one
+SETTLED = 60.0  # seconds of a run after which its end counts as the first one
 KILL_TIME = 10.0  # seconds for a process to end after SIGKILL
 
 
@@ -67,17 +65,17 @@ class Proxy(PublishedProxy):
         self._starting = trio.Lock()
 
     def dismiss(self, instance: Instance) -> None:
-        """End an instance; it has `drain` seconds for that."""
+        """End an instance; it may run for `drain` more seconds."""
         if instance in self._running:
             self._running[instance].dismiss()
 
     def retire(self, instance: Instance) -> None:
-        """Mark an instance as draining: another serves in its place."""
+        """Mark an instance as draining: another one serves in its place."""
         if instance in self._running:
             self.apply_event(instance, InstanceEvent.RETIRED)
 
     def has_settings(self, settings: Settings) -> bool:
-        """Whether the chosen instance runs with these settings and with the addresses that this machine now serves."""
+        """Whether the chosen instance runs with these settings and with the addresses that this machine serves now."""
         chosen = self.chosen.value
         if chosen is None or chosen not in self.instances.value:
             return False
@@ -95,15 +93,15 @@ class Proxy(PublishedProxy):
             except httpx.HTTPError:
                 return None
 
-    # Adopt and start.
+    # Adopting and starting
 
     async def adopt(self, active: Instance | None) -> bool:
-        """Adopt the instances that an earlier agent has left, and choose one; False if there is none.
+        """Adopt the instances of an earlier agent, and choose one; False if there is none.
 
-        `active` is the instance that the kernel's rules point to: if it runs, it is the one to choose.
+        `active`, the instance that the kernel's rules point to, is chosen if it runs.
         """
         with trio.move_on_after(EXEC_TIME):
-            while self._launcher.records.has_starting_child():  # noqa: ASYNC110  an exec is no event
+            while self._launcher.records.has_starting_child():  # noqa: ASYNC110  an exec causes no event
                 await trio.sleep(0.02)
         found = self._launcher.records.find_running()
         if not found:
@@ -120,7 +118,7 @@ class Proxy(PublishedProxy):
 
     async def start(self) -> Instance:
         """Start an instance in a free slot, with the newest settings and binary. Raises HostError."""
-        async with self._starting:  # or two launches could choose the same slot
+        async with self._starting:  # two concurrent launches could choose the same slot
             await self.check()
             settings = self._membership.settings.value
             assert settings is not None  # settings are replaced, never withdrawn
@@ -165,10 +163,10 @@ class Proxy(PublishedProxy):
         self._launcher.records.drop(running.instance)
         self.apply_event(running.instance, InstanceEvent.EXITED)
 
-    # While they run.
+    # While they run
 
     async def run(self) -> NoReturn:
-        """Start the chosen instance, and start it again when it has ended, for ever."""
+        """Start the chosen instance, and restart it when it has ended, until cancelled."""
         attempts = Attempts(settled=SETTLED)
         while True:
             began = trio.current_time()
@@ -190,7 +188,7 @@ class Proxy(PublishedProxy):
             self.problem.set(None)
 
     async def watch_differences(self) -> NoReturn:
-        """Publish how the chosen instance differs from the wanted one, for ever."""
+        """Publish how the chosen instance differs from the wanted one, until cancelled."""
         sources = (self._membership.settings, self._membership.captured, self.chosen, self.instances)
         async with open_any_change(*sources) as change:
             while True:
@@ -205,7 +203,7 @@ class Proxy(PublishedProxy):
             return
         on_disk = await self._binary_watch.poll(view.binary)
         if self.chosen.value != chosen:
-            return  # another was chosen meanwhile; the change wakes the next comparison
+            return  # another one was chosen in the meantime; that change starts the next comparison
         found = differences(
             (view.environment, view.binary.digest if view.binary else None),
             (self._launcher.wanted_digest(settings, chosen), on_disk.digest if on_disk else None),
@@ -214,7 +212,7 @@ class Proxy(PublishedProxy):
         )
         self.outdated.set(found)
 
-    # End.
+    # Ending
 
     async def end(self, *, remove_files: bool) -> None:
         """End every instance, by SIGKILL after `drain` seconds. `remove_files` removes logs and resolv.conf too."""
@@ -233,7 +231,7 @@ class Proxy(PublishedProxy):
         log.info("proxy %s: ended", running.instance)
 
     def leave_running(self) -> None:
-        """Close the agent's handles; the processes go on."""
+        """Close the agent's handles; the processes continue."""
         for running in self._running.values():
             running.process.close()
         self._running.clear()
@@ -259,10 +257,10 @@ async def open_proxy(
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Proxy]:
-    """Run a proxy while open. On hand-over its instances go on; on any other ending they are ended.
+    """Run a proxy while open. On hand-over its instances continue; on any other ending they are ended.
 
-    `socket` is the Workload API's, `dns_address` that of the DNS stub, `active` the instance that the kernel's rules
-    point to. Raises HostError if there is nothing to adopt and the binary or its user cannot be used.
+    `socket`: the Workload API's; `dns_address`: the DNS stub's; `active`: the instance that the kernel's rules point
+    to. Raises HostError if there is nothing to adopt, and the binary or its user is unusable.
     """
     launcher = ProxyLauncher(config, await find_proxy_user(config.user), runtime, membership, socket)
     launcher.write_resolv_conf(dns_address)

@@ -1,6 +1,6 @@
-"""Reads samples from linkerd2-proxy's metrics page, which is in Prometheus' text format. Pure.
+"""Reads samples of linkerd2-proxy's metrics page. Pure.
 
-Source: prometheus/docs, content/docs/instrumenting/exposition_formats.md.
+Source of the format: prometheus/docs, content/docs/instrumenting/exposition_formats.md.
 """
 
 import re
@@ -15,8 +15,7 @@ _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"n": "\n"}
 
 _EXPIRY = "identity_cert_expiration_timestamp_seconds"
-EXPIRY_NAMES = (f"control_{_EXPIRY}", _EXPIRY)
-"""The metric for the end of the proxy's certificate: its name in newer and in older proxies."""
+EXPIRY_NAMES = (f"control_{_EXPIRY}", _EXPIRY)  # end of the proxy's certificate; in newer and older proxies
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,8 @@ class Sample:
 
 def read_samples(page: str, *names: str) -> Iterator[Sample]:
     """The samples of these metrics, in the page's order. A line that is not a sample with a finite value is skipped."""
-    # Not prometheus_client.parser: it parses every line, and takes seconds for the page of a proxy that has many
-    # destinations (10,000 lines: 3.6 s, against 0.1 s here). The agent reads this page every few seconds.
-    # tests/proxy/test_metrics.py compares the two.
+    # Not prometheus_client.parser, which parses every line: 3.6 s for a page of 10,000 lines, against 0.1 s here. The
+    # agent reads this page every few seconds. tests/proxy/test_metrics.py compares the two.
     for line in page.split("\n"):
         if not line.startswith(names):
             continue
@@ -49,7 +47,7 @@ def read_samples(page: str, *names: str) -> Iterator[Sample]:
 
 
 def read_expiry(page: str) -> float | None:
-    """The end of the proxy's certificate, in epoch seconds; None if it has no certificate."""
+    """The end of the proxy's certificate, in epoch seconds; None without a certificate."""
     first = next(read_samples(page, *EXPIRY_NAMES), None)
     return first.value or None if first is not None else None
 

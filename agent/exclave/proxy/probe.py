@@ -17,14 +17,14 @@ from exclave.proxy.metrics import read_expiry
 
 TIMEOUT = 2.0  # seconds for one answer of the admin server
 
-_READY, _NOT_READY = 200, 503  # what `/ready` itself answers; any other status comes from a policy
+_READY, _NOT_READY = 200, 503  # the answers of `/ready` itself; any other status comes from a policy
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of a probe. `expires` is the end of the certificate that it serves (epoch seconds), None if not known.
+    """The result of a probe. `expires`: end of the served certificate (epoch seconds), None if unknown.
 
-    `is_admin_denied`: a policy denies our requests, so all of this comes from a handshake.
+    `is_admin_denied`: a policy denies our requests, so the result comes from a handshake.
     """
 
     is_ready: bool
@@ -44,7 +44,7 @@ class ProxyProbe:
     async def query(self, *, with_metrics: bool) -> ProbeResult | None:
         """Probe now; None if the proxy does not answer.
 
-        `/ready` proves only that there is a certificate. The metrics show which one, but they can be long.
+        `/ready` shows only that there is a certificate. The metrics show which one, but may be long.
         """
         try:
             ready = await self._client.get("/ready")
@@ -55,16 +55,16 @@ class ProxyProbe:
             return None
         if page is not None:
             return ProbeResult(True, read_expiry(page))
-        # Linkerd's inbound policy also covers the admin port. Until it has come from Linkerd, the default policy is in
-        # force: 404 under `deny`, 403 under others. A Server for the port may also have routes without `/ready`: 404.
-        # Such a proxy runs, and `/ready` would only say that it has a certificate, which a handshake shows as well.
+        # Linkerd's inbound policy also covers the admin port. Until it arrives, the default policy is in force: 404
+        # under `deny`, 403 under others. A Server for the port may also have routes without `/ready`: 404. Such a proxy
+        # runs, and a handshake shows that it has a certificate, as `/ready` would.
         leaf = await read_leaf(self._address, self._port, self._server_name, TIMEOUT)
         return ProbeResult(leaf is not None, None if leaf is None else _leaf_end(leaf), is_admin_denied=True)
 
 
 @asynccontextmanager
 async def open_probe(address: str, port: int, server_name: str) -> AsyncIterator[ProxyProbe]:
-    """A probe of the admin server at this address; `server_name` is the name that the proxy serves TLS for."""
+    """A probe of the admin server at this address; `server_name` is the name for which the proxy serves TLS."""
     async with open_plain_client(address, port, TIMEOUT) as client:
         yield ProxyProbe(client, address, port, server_name)
 
@@ -81,11 +81,10 @@ async def fetch_metrics(client: httpx.AsyncClient) -> str | None:
 
 
 async def read_leaf(address: str, port: int, server_name: str, timeout: float) -> bytes | None:
-    """The leaf certificate that an admin server serves (DER); None if there is none within `timeout` seconds.
+    """The leaf certificate that an admin server serves (DER); None without one within `timeout` seconds.
 
-    linkerd2-proxy ends TLS for its own name before any policy sees the request, and takes clients without a certificate
-    (linkerd2-proxy, linkerd/app/admin/src/stack.rs). It can do so from the moment when `/ready` would answer 200
-    (linkerd/app/src/lib.rs).
+    linkerd2-proxy ends TLS for its own name before any policy, and accepts clients without a certificate
+    (linkerd2-proxy, linkerd/app/admin/src/stack.rs), as soon as `/ready` would answer 200 (linkerd/app/src/lib.rs).
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # The chain is not verified: TLS 1.3 proves that the server has the leaf's key, and the caller compares the leaf.
@@ -111,7 +110,7 @@ def is_serving(result: ProbeResult, svid: Svid | None) -> bool:
 
 
 def leaf_not_after(svid: Svid) -> float:
-    """The end of the leaf (epoch seconds). The end of the SVID is that of its chain, which may come earlier."""
+    """The end of the leaf (epoch seconds). The end of the SVID, that of its whole chain, may come earlier."""
     return _leaf_end(svid.chain[0])
 
 

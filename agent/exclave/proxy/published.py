@@ -1,4 +1,4 @@
-"""The proxy's published values. `ready` and `problem` are about the chosen instance alone."""
+"""The proxy's published values. `ready` and `problem` are about the chosen instance only."""
 
 import logging
 from collections import Counter
@@ -22,11 +22,10 @@ ADMIN_DENIED = (
 
 @dataclass(frozen=True)
 class InstanceView:
-    """The published state of one instance.
+    """The published state of one instance. `environment`: its digest; `binary`: what it runs, None if unknown.
 
-    `environment` is the digest of its environment, `binary` what it runs, None if its record does not name it.
-    `certificate_expires` is the end of the certificate that it served last (epoch seconds). `not_ready_because` is for
-    a person. `is_admin_denied`: a policy has denied our requests to its admin server for a while.
+    `certificate_expires`: end of the certificate that it served last (epoch seconds). `not_ready_because`: for a
+    person. `is_admin_denied`: a policy has denied our requests to its admin server for a while.
     """
 
     state: InstanceState
@@ -48,10 +47,10 @@ class InstanceView:
 class PublishedProxy:
     """The published values.
 
-    `chosen` is the instance that traffic is to go to, `ready` the same one while it may have traffic. `outdated` is how
-    the chosen one differs from the wanted one. For a person: `problem` is why no instance may have traffic,
-    `admin_denial` why only a certificate shows that the chosen one is ready, `exit_messages` how the last process of
-    each instance ended. `version` is that of the binary, None if it prints none. `starts` counts launches.
+    `chosen`: the instance for new traffic; `ready`: the same one while it may have traffic; `outdated`: how it differs
+    from the wanted one. For a person: `problem`, why no instance may have traffic; `admin_denial`, why only a
+    certificate shows that the chosen one is ready; `exit_messages`, how the last process of each instance ended.
+    `version`: the binary's, None if it prints none. `starts`: number of launches.
     """
 
     def __init__(self, user: ProxyUser) -> None:
@@ -67,12 +66,12 @@ class PublishedProxy:
         self.version: str | None = None
 
     def observe_rules(self, instance: Instance | None) -> None:
-        """Take over which instance the kernel's rules point to: that one is active, the others are not."""
+        """Mark the instance that the kernel's rules point to as active, the others as not."""
         for each in self.instances.value:
             self.apply_event(each, InstanceEvent.RULES_IN if each == instance else InstanceEvent.RULES_OUT)
 
     def choose(self, instance: Instance) -> None:
-        """Make this the instance that traffic is to go to."""
+        """Choose this instance for new traffic."""
         if self.chosen.value != instance:
             log.info("proxy: [chosen=%s was=%s]", instance, self.chosen.value or "none")
             self.outdated.set(frozenset())  # this one was not compared yet
@@ -80,14 +79,14 @@ class PublishedProxy:
         self._publish()
 
     def apply_event(self, instance: Instance, event: InstanceEvent) -> tuple[InstanceEffect, ...]:
-        """Publish the state after an event; the effects that the caller has to carry out."""
+        """Publish the state after an event; returns the effects that the caller must execute."""
         view = self.instances.value[instance]
         found = transition(view.state, event)
         self.change(instance, replace(view, state=found.state))
         return found.effects
 
     def change(self, instance: Instance, view: InstanceView) -> None:
-        """Publish an instance's view. An absent instance has none."""
+        """Publish an instance's view, or remove that of an absent instance."""
         others = {name: other for name, other in self.instances.value.items() if name != instance}
         self.instances.set(others if view.state is InstanceState.ABSENT else {**others, instance: view})
         self._publish()

@@ -1,7 +1,7 @@
-"""One running process of an instance: its readiness is published until it has ended; it is ended on request.
+"""One running process of an instance: publishes its readiness until it has ended, and ends it on request.
 
 A new instance is certified once it serves exactly our certificate. From then on it may have traffic while it answers,
-is ready and holds a valid certificate. An instance is never ended for not answering.
+is ready and has a valid certificate. An instance is never ended for not answering.
 """
 
 import logging
@@ -29,18 +29,17 @@ log = logging.getLogger(__name__)
 KILL_DELAY = 2.0  # seconds from the end of the proxy's own grace period to SIGKILL
 
 
-START_TIME = 30.0  # seconds that a new instance may take until it serves our certificate
+START_TIME = 30.0  # seconds in which a new instance must serve our certificate
 
 NOT_READY_INTERVAL, SUSPECT_INTERVAL, READY_INTERVAL = 0.1, 0.5, 2.0
 """Seconds between two probes: of an instance that is not ready; of one that did not answer the last probe or does not
-serve the newest certificate yet; of any other. The end of a process is not probed for, the kernel reports it."""
+serve the newest certificate yet; of any other. The kernel reports the end of a process."""
 
 METRICS_INTERVAL = 60.0  # seconds between two reads of the metrics of an instance that serves the newest certificate
 
-DENIED_TIME = 10.0
-"""Seconds of denied requests before this is reported. A policy that is on its way from Linkerd ends them earlier."""
+DENIED_TIME = 10.0  # seconds of denied requests before a report: a pending policy usually ends them earlier
 
-SILENT_PROBES = 3  # probes in a row without an answer after which a running instance is not ready
+SILENT_PROBES = 3  # unanswered probes in a row after which a running instance is not ready
 
 
 class RunningProxy:
@@ -68,7 +67,7 @@ class RunningProxy:
         self._dismissed.set()
 
     async def supervise(self, svid: Latest[Svid | None], now: Now) -> str:
-        """Supervise it until it has ended, for whatever reason; how it ended, for a person."""
+        """Supervise it until it has ended; returns how it ended, for a person."""
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._watch, svid, now)
             nursery.start_soon(bound_output, self._output)
@@ -79,7 +78,7 @@ class RunningProxy:
         return f"proxy {self.instance} {describe_end(status)}{f': {line}' if line else ''}"
 
     async def end(self) -> None:
-        """End it, by SIGKILL if need be. Only one task may wait for a process, so not while `supervise` runs."""
+        """End it, by SIGKILL if necessary. Not while `supervise` runs: only one task may wait for a process."""
         async with open_bare_nursery() as nursery:
             nursery.start_soon(self._end)
             await self.process.wait()
@@ -110,7 +109,7 @@ class RunningProxy:
 
 
 def describe_end(status: int | None) -> str:
-    """How a process ended: `status` is its exit status, negative for a signal, None if it is unknown."""
+    """How a process ended: `status` is its exit status, negative for a signal, None if unknown."""
     if status is None:
         return "ended (an earlier agent started it, so its exit status is unknown)"
     if status < 0:
@@ -137,7 +136,7 @@ class ReadinessWatcher:
         return self._published.instances.value[self._instance]
 
     async def watch(self) -> tuple[InstanceEffect, ...]:
-        """Probe while the instance runs. Returns only if it was not certified in time: the effects to carry out."""
+        """Probe while the instance runs. Returns only if it was not certified in time: the effects to execute."""
         async with open_probe(instance_address(self._instance), ADMIN_PORT, self._server_name) as probe:
             if self.view.state is InstanceState.STARTING:
                 with trio.move_on_after(START_TIME):
@@ -203,6 +202,6 @@ class ReadinessWatcher:
         elif not result.is_ready:
             reason = f"{name} reports that it is not ready"
         elif expires is None or expires <= self._now():
-            # A renewed certificate that it does not serve yet is no reason: the former one is still valid.
+            # A renewed certificate that it does not serve yet does not count: the former one is still valid.
             reason = f"{name} has no valid certificate"
         self._published.change(self._instance, replace(view, is_ready=reason is None, not_ready_because=reason))

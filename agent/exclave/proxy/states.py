@@ -1,9 +1,7 @@
-"""The life of one proxy instance, as a table; and why a running one should be replaced. Pure.
+"""The states of one proxy instance, as a table; and why a running one should be replaced. Pure.
 
-    absent ──started──► starting ──certified──► standby ◄──rules in──► active ──rules out──► draining ──► absent
-       └───adopted──────────────────────────────┘
-
-An event that is not in the table for a state changes nothing, so every event may be repeated.
+absent ──started──► starting ──certified──► standby ◄──rules in──► active ──rules out──► draining ──► absent
+   └───adopted──────────────────────────────┘
 """
 
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from enum import Enum
 
 
 class InstanceState(Enum):
-    """The state of an instance; `word` is what people are shown."""
+    """The state of an instance; `word` is shown to people."""
 
     ABSENT = "absent"
     STARTING = "starting"
@@ -22,12 +20,12 @@ class InstanceState(Enum):
 
     @property
     def word(self) -> str:
-        """The state's word in status and metrics, where an instance that ends is still draining."""
+        """The state's word in status and metrics, where an ending instance is still draining."""
         return InstanceState.DRAINING.value if self is InstanceState.ENDING else self.value
 
 
 class InstanceEvent(Enum):
-    """What has happened to an instance."""
+    """Something that has happened to an instance."""
 
     STARTED = "started"  # a process was launched
     ADOPTED = "adopted"  # a process of an earlier agent was recognised
@@ -37,12 +35,12 @@ class InstanceEvent(Enum):
     RULES_OUT = "rules out"  # they do not point to it (any more)
     RETIRED = "retired"  # another instance serves in its place
     DISMISSED = "dismissed"  # the agent ends it
-    BOUND_REACHED = "bound reached"  # it did not end in the time that it has for that
+    BOUND_REACHED = "bound reached"  # it did not end within its time
     EXITED = "exited"
 
 
 class InstanceEffect(Enum):
-    """What the caller does next."""
+    """The caller's next step."""
 
     TERMINATE = "send SIGTERM"
     KILL = "send SIGKILL"
@@ -50,7 +48,7 @@ class InstanceEffect(Enum):
 
 @dataclass(frozen=True)
 class Transition:
-    """The next state and the effects on the way."""
+    """The next state, and the effects of the change."""
 
     state: InstanceState
     effects: tuple[InstanceEffect, ...] = ()
@@ -69,17 +67,17 @@ TRANSITIONS: dict[tuple[InstanceState, InstanceEvent], Transition] = {
     (InstanceState.STANDBY, InstanceEvent.RULES_IN): Transition(InstanceState.ACTIVE),
     (InstanceState.STANDBY, InstanceEvent.RETIRED): Transition(InstanceState.DRAINING),
     (InstanceState.ACTIVE, InstanceEvent.RULES_OUT): Transition(InstanceState.DRAINING),
-    # A swap that is given up brings the rules back to the instance that drains.
+    # An aborted swap points the rules to the draining instance again.
     (InstanceState.DRAINING, InstanceEvent.RULES_IN): Transition(InstanceState.ACTIVE),
     (InstanceState.ENDING, InstanceEvent.BOUND_REACHED): Transition(InstanceState.ENDING, (InstanceEffect.KILL,)),
     **{(state, InstanceEvent.DISMISSED): _TO_ENDING for state in _RUNNING},
     **{(state, InstanceEvent.EXITED): _TO_ABSENT for state in (*_RUNNING, InstanceState.ENDING)},
 }
-"""Every event that changes a state."""
+"""Every event that changes a state. Any other one changes nothing, so every event may be repeated."""
 
 
 def transition(state: InstanceState, event: InstanceEvent) -> Transition:
-    """The transition for an event; to the same state, without effects, if the table has none."""
+    """The transition for an event; without an entry in the table, to the same state and without effects."""
     return TRANSITIONS.get((state, event), Transition(state))
 
 
@@ -87,7 +85,7 @@ class Difference(Enum):
     """Why a process should be replaced; the value is shown to people."""
 
     BINARY = "another binary"
-    # Settings, trust anchors, ports and addresses are all environment, which a process reads once.
+    # Settings, trust anchors, ports and addresses are all in the environment, which a process reads once.
     ENVIRONMENT = "new settings"
     MEMORY = "its memory"
 
@@ -98,10 +96,10 @@ def differences(
     memory: int | None = None,
     limit: int = 0,
 ) -> frozenset[Difference]:
-    """How a running proxy differs from the wanted one. What is unknown is no difference.
+    """How a running proxy differs from the wanted one. An unknown value is no difference.
 
-    Both tuples are the digests of environment and binary: the record of an older agent may not name the binary.
-    `memory` and its `limit` are bytes; the memory of a process that has ended cannot be read.
+    Both tuples are digests of environment and binary (an older agent's record may lack the latter). `memory` and its
+    `limit` are bytes; the memory of an ended process is unknown.
     """
     found = set()
     if wanted[0] is not None and running[0] != wanted[0]:

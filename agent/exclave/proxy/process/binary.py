@@ -1,7 +1,6 @@
-"""Checks that the proxy can be run (its file, its user, its version), and whether the file is still the one that runs.
+"""Checks the proxy's file, user and version, and whether the file is still the one that runs.
 
-linkerd2-proxy has no `--version`. It logs one line with its version before it reads its configuration, and ends with
-status 64 if there is none. So it is run as its user, with an empty environment, which touches nothing.
+linkerd2-proxy has no `--version`. It logs its version first, and without any configuration ends with status 64.
 Source: linkerd2-proxy, linkerd2-proxy/src/main.rs: `{profile} {version} ({sha}) by {vendor} on {date}`.
 """
 
@@ -16,7 +15,7 @@ from exclave.errors import Fault, HostError
 from exclave.kit.host.accounts import LOOKUP_TIME, find_user
 from exclave.kit.host.command import run_command
 
-GREETING_TIME = 10.0  # seconds that a proxy may take to log its version and end
+GREETING_TIME = 10.0  # seconds in which a proxy must log its version and end
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -28,7 +27,7 @@ REFUSED = {"2.329.0": _WRONG_SERVICE, "2.330.0": _WRONG_SERVICE}  # versions tha
 
 REMEDY = "use v2.331.0 or later, or v2.328.0 or earlier"
 
-SETTLING = 3.0  # seconds that another binary must stay unchanged before it counts: it may be half-written
+SETTLING = 3.0  # seconds without a change after which another binary counts: before, it may be half-written
 
 CHUNK = 1024 * 1024
 
@@ -43,7 +42,7 @@ class BinaryId:
 
 @dataclass(frozen=True)
 class ProxyUser:
-    """The user that the proxy runs as."""
+    """The user of the proxy's processes."""
 
     name: str
     uid: int
@@ -51,18 +50,18 @@ class ProxyUser:
 
 
 def unusable(message: str, hint: str) -> HostError:
-    """The failure of a proxy that cannot be run."""
+    """The error for a proxy that cannot be run."""
     return HostError(Fault.PROXY_UNUSABLE, message, hint)
 
 
 def read_version(greeting: str) -> str | None:
-    """The version, such as `2.331.0`, in what the proxy printed; None if there is none."""
+    """The version, such as `2.331.0`, in the proxy's output; None without one."""
     found = _GREETING.search(greeting)
     return found[1] if found else None
 
 
 def version_problem(version: str | None) -> str | None:
-    """Why this version cannot be used; None if it can, or if the version is unknown."""
+    """Why this version cannot be used; None if it can, or if it is unknown."""
     return REFUSED.get(version or "")
 
 
@@ -125,7 +124,7 @@ async def check_binary(binary: Path, user: ProxyUser) -> str | None:
         ) from None
     version = read_version(greeted.output.decode("utf-8", "replace"))
     if version is None and greeted.status != _NO_CONFIGURATION:
-        # A binary for another kind of machine is read by a shell, whose message names the cause.
+        # A shell reads a binary for another kind of machine; its message names the cause.
         message = next(iter(greeted.errors.splitlines()[-1:]), "it printed nothing")
         raise unusable(
             f"{binary}, run by {user.name} without a configuration, ended with status {greeted.status}: {message}",
@@ -139,10 +138,10 @@ async def check_binary(binary: Path, user: ProxyUser) -> str | None:
 
 
 async def identify_binary(path: Path, *former: BinaryId | None) -> BinaryId | None:
-    """The identity of the binary at `path`, None if there is no file.
+    """The identity of the binary at `path`; None without a file.
 
-    Its content is read only if its stamp is not that of one in `former`. A package that is installed again has a new
-    stamp and the same content, so the content decides.
+    Its content is read only if no binary in `former` has its stamp. The content decides: a package that is installed
+    again has another stamp and the same content.
     """
     try:
         stamp = stamp_of(path)
@@ -163,7 +162,7 @@ class BinaryWatch:
         self._since = 0.0
 
     async def poll(self, running: BinaryId | None) -> BinaryId | None:
-        """The binary on disk if it is another one and has settled, else the one that runs."""
+        """The binary on disk if it is another one and has settled, else the running one."""
         found, now = await identify_binary(self._path, running, self._newest), trio.current_time()
         if found != self._newest:
             self._newest, self._since = found, now

@@ -1,9 +1,7 @@
 """Launches processes of the proxy, each with the newest settings and the binary that is on disk now.
 
-A process waits at a gate until it is on record (see kit/host/gated), so the next agent can find every proxy. The chain
-is `unshare` (own mounts), a shell that waits at the gate and mounts the private resolv.conf, `setpriv` (own user,
-nothing else), then the proxy. Each replaces the one before, so the pid stays the same.
-util-linux and not a program of ours: both tools are on every Debian and Fedora, and no Python is left in the process.
+The chain is `unshare` (own mounts), a shell that waits at the gate (kit/host/gated) and mounts the private resolv.conf,
+`setpriv` (own user only), then the proxy. Each one replaces the one before, so the pid stays the same.
 """
 
 import errno
@@ -43,15 +41,15 @@ from exclave.proxy.process.records import InstanceRecord, RecordFile, find_execu
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 
-# Without -n, mount would leave its folder /run/mount on a host that has none.
-# Mounts of the host come and go in the proxy's namespace too (slave); its own never show in the host's.
-# The private resolv.conf lasts until something replaces the host's file; the proxy has read it long before.
+# Without -n, mount would leave its folder /run/mount on a host that has none. As slave, the namespace receives the
+# host's mounts and the host none of its own. The private resolv.conf lasts until the host's file is replaced; by then
+# the proxy has read it. util-linux is on every Debian and Fedora, and leaves no Python in the process.
 _OWN_MOUNTS = ("unshare", "--mount", "--propagation", "slave", "--")
 _SHELL = f'{GATE}; exec </dev/null; cd /; mount -n --bind "$0" /etc/resolv.conf && exec "$@"'
 
 
 class ProxyLauncher:
-    """Launches processes, and has what they need."""
+    """Launches processes."""
 
     def __init__(
         self, config: ProxyConfig, user: ProxyUser, runtime: Path, membership: MemberClient, socket: Path
@@ -65,7 +63,7 @@ class ProxyLauncher:
         self._resolv_conf = runtime / "resolv.conf"
 
     def write_resolv_conf(self, dns_address: str) -> None:
-        """Write the resolv.conf that instances have in place of the host's."""
+        """Write the resolv.conf that replaces the host's for instances."""
         self._resolv_conf.write_text(f"nameserver {dns_address}\noptions ndots:0\n")
         self._resolv_conf.chmod(0o644)
 
@@ -78,7 +76,7 @@ class ProxyLauncher:
         return await check_binary(self.config.binary, self.user)
 
     async def launch(self, instance: Instance, settings: Settings) -> tuple[HeldProcess, InstanceRecord]:
-        """Launch a process and put it on record. Raises HostError."""
+        """Launch a process and record it. Raises HostError."""
         environment = self.environment(settings, instance)
         binary = self.config.binary
         executable, identity = find_executable(binary), await identify_binary(binary)
@@ -122,7 +120,7 @@ class ProxyLauncher:
 def start_child(
     binary: Path, user: ProxyUser, environment: Mapping[str, str], resolv_conf: Path, output: Path
 ) -> GatedProcess:
-    """Start the child, which waits at its gate and appends to `output`. Raises HostError if the host lacks a part."""
+    """Start the child, which waits at its gate and appends to `output`. Raises HostError if a program is missing."""
     if not RESOLV_CONF.exists():
         raise unusable(
             f"{RESOLV_CONF} is missing, and the proxy's own cannot be mounted over it",
@@ -150,9 +148,9 @@ def start_child(
 
 
 def choose_slot(used: Collection[Instance] = ()) -> Instance:
-    """The first slot that is not among the `used` ones, which our own processes have, and whose ports are free.
+    """The first slot with free ports that is not in `used`, the slots of our own processes.
 
-    Raises HostError if no slot is free, or if the link does not have its addresses.
+    Raises HostError if no slot is free, or the link does not have its addresses.
     """
     wanted = [instance for instance in INSTANCES if instance not in used]
     if not wanted:
@@ -170,7 +168,7 @@ def choose_slot(used: Collection[Instance] = ()) -> Instance:
 
 
 def find_families(instance: Instance) -> tuple[Family, ...]:
-    """The address families that the private link has for an instance; IPv4 in any case."""
+    """The address families that the private link has for an instance; always with IPv4."""
     return tuple(family for family in FAMILIES if family == 4 or _is_there(instance_address(instance, family)))
 
 
@@ -199,6 +197,6 @@ def _is_there(address: str) -> bool:
 def _bind(kind: int, address: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, kind | socket.SOCK_CLOEXEC) as trial:
-        # A closed connection that lingers must not count as a listener.
+        # A closed connection in TIME_WAIT must not count as a listener.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         trial.bind((address, port))

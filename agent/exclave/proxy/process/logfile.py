@@ -1,8 +1,4 @@
-"""The file that the proxy prints to, and its limited size.
-
-The proxy appends to a file and not to a pipe, so it goes on when the agent ends. When the file is too large, the agent
-moves its newest part to `.1` and empties it. Lines that the proxy prints in that moment may be lost.
-"""
+"""The proxy's log file, and its limited size. It is a file and not a pipe, so that the proxy outlives the agent."""
 
 import os
 import stat
@@ -12,27 +8,27 @@ import trio
 
 from exclave.kit.host.files import remove
 
-MAX_SIZE = 8 * 1024 * 1024  # bytes from which on the file is cut
-REMAINING_SIZE = 2 * 1024 * 1024  # bytes that are moved to `.1`
+MAX_SIZE = 8 * 1024 * 1024  # bytes above which the newest part is moved to `.1` and the file emptied
+REMAINING_SIZE = 2 * 1024 * 1024  # bytes that are moved to `.1`; lines that are printed in that moment may be lost
 CHECK_INTERVAL = 60.0  # seconds between two checks of the size
 
 MAX_LINE = 300
 
 
 def output_path(runtime: Path, instance: str) -> Path:
-    """The file that an instance prints to."""
+    """The file for an instance's output."""
     return runtime / f"proxy-{instance}.log"
 
 
 async def bound_output(path: Path) -> None:
-    """Cut the file whenever it is too large, for ever."""
+    """Cut the file whenever it is too large, until cancelled."""
     while True:
         cut_output(path)
         await trio.sleep(CHECK_INTERVAL)
 
 
 def cut_output(path: Path) -> None:
-    """Cut the file if it is too large; it may be absent."""
+    """Cut the file if it is too large. It may be absent."""
     try:
         status = path.stat()
         if status.st_size <= MAX_SIZE:
@@ -42,7 +38,7 @@ def cut_output(path: Path) -> None:
             newest = file.read(REMAINING_SIZE)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         with os.fdopen(os.open(path.with_suffix(".log.1"), flags, 0o600), "wb") as older:
-            os.fchmod(older.fileno(), stat.S_IMODE(status.st_mode))  # before it has content that others could read
+            os.fchmod(older.fileno(), stat.S_IMODE(status.st_mode))  # before it has content, which others could read
             older.write(newest)
         os.truncate(path, 0)
     except OSError:

@@ -1,7 +1,4 @@
-"""`instances.json`: the records of the proxy's processes, which the next agent adopts. Blocking: small files.
-
-A record is on disk before its process passes its gate (see kit/host/gated). A record without its process is removed.
-"""
+"""`instances.json`: records of the proxy's processes, for the next agent to adopt. Blocking, but the file is small."""
 
 import json
 import logging
@@ -23,15 +20,12 @@ log = logging.getLogger(__name__)
 FILE = "instances.json"
 
 LAUNCHERS = frozenset({"unshare", "setpriv", "mount", "sh", "bash", "busybox", "dash"})
-"""The programs that a child runs before it becomes the proxy; see `launcher`."""
+"""The programs that a child executes before the proxy; see `launcher`."""
 
 
 @dataclass(frozen=True)
 class InstanceRecord(ProcessRecord):
-    """One process that was launched as an instance.
-
-    `environment` is a digest. Older agents did not record `program`, which identifies the binary.
-    """
+    """A process of an instance. `environment`: a digest. `program`: the binary; older agents did not record it."""
 
     environment: str
     program: BinaryId | None = None
@@ -43,7 +37,7 @@ def render_instances(records: Mapping[Instance, InstanceRecord]) -> str:
 
 
 def parse_instances(text: str) -> dict[Instance, InstanceRecord]:
-    """Read the file. Raises ValueError if it is damaged; keys of a newer agent are ignored."""
+    """Parse the file. Raises ValueError if it is damaged; a newer agent's keys are ignored."""
     tree = parse_json(text)
     if not isinstance(tree, dict):
         raise ValueError("instances: a JSON object was expected")
@@ -89,7 +83,7 @@ class RecordFile:
         self._write({name: record for name, record in self.read().items() if name != instance})
 
     def find_running(self) -> dict[Instance, tuple[InstanceRecord, HeldProcess]]:
-        """The recorded instances whose process runs, with that process. Records without their process are removed."""
+        """The recorded instances whose process runs, with the process. Other records are removed."""
         found: dict[Instance, tuple[InstanceRecord, HeldProcess]] = {}
         for instance, record in self.read().items():
             process = adopt_process(record)
@@ -101,10 +95,7 @@ class RecordFile:
         return found
 
     def has_starting_child(self) -> bool:
-        """Whether a recorded process was released and has not become the proxy yet.
-
-        The agent may have been killed in that moment. A few milliseconds later the process is a proxy like any other.
-        """
+        """Whether a recorded process was released, a few milliseconds ago, and has not executed the proxy yet."""
         boot_id = read_boot_id()
         for record in self.read().values():
             view = view_process(record.pid)
@@ -122,15 +113,15 @@ class RecordFile:
 
 
 def find_executable(binary: Path) -> str:
-    """The kernel's name of the running executable: the file itself, or the interpreter of a script."""
+    """The running executable as the kernel names it: the file itself, or a script's interpreter."""
     with binary.open("rb") as file:
         interpreter = interpreter_of(file.read(256))
     return str(Path(interpreter or binary).resolve())
 
 
 def interpreter_of(head: bytes) -> str | None:
-    """The interpreter of a script with these first bytes, None for any other file. Source: execve(2)."""
+    """The interpreter of a script with these first bytes; None for any other file. Source: execve(2)."""
     if not head.startswith(b"#!"):
         return None
     words = head[2:].split(b"\n", 1)[0].split()
-    return words[0].decode("utf-8", "surrogateescape") if words else None  # a path need not be UTF-8
+    return words[0].decode("utf-8", "surrogateescape") if words else None  # a path may not be UTF-8
