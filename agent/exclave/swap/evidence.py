@@ -1,7 +1,6 @@
-"""What shows that a new instance is ready for traffic, and that an old one has none left.
+"""Evidence that a new instance is ready for traffic, and that an old one has none left.
 
-The proof of readiness is a trial connection: the agent listens on the trial address and connects to it. The rules of a
-trial redirect that connection to the new instance, which must find the original destination and connect to it.
+A trial connection proves readiness: the agent connects to its own trial address, by way of the new instance.
 """
 
 import secrets
@@ -17,7 +16,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.link.layout import ADMIN_PORT
 from exclave.proxy.metrics import read_samples
 
-TRIAL_TIMEOUT = 10.0  # seconds for one trial. The proxy looks up the destination first, as for any connection.
+TRIAL_TIMEOUT = 10.0  # seconds for one trial, in which the proxy looks up the destination as for any connection
 
 HINT = "see the new proxy's log in the runtime folder; the old one goes on"
 
@@ -25,10 +24,9 @@ HINT = "see the new proxy's log in the runtime folder; the old one goes on"
 def count_policies(page: str) -> int:
     """How many policies have arrived, by the metrics page.
 
-    linkerd2-proxy requests the policy of each inbound port, and of its admin port, on a stream that stays open. The
-    first message of a stream counts in `control_response_latency_ms_count`, its end in `control_response_total`.
-    Source: linkerd2-proxy, linkerd/http/metrics/src/requests/service.rs (`record_latency`) and
-    linkerd/app/inbound/src/policy/store.rs.
+    linkerd2-proxy requests each port's policy on a stream. The first message of a stream counts in
+    `control_response_latency_ms_count`, its end in `control_response_total`. Source: linkerd2-proxy,
+    linkerd/http/metrics/src/requests/service.rs (`record_latency`) and linkerd/app/inbound/src/policy/store.rs.
     """
     arrived = 0.0
     for sample in read_samples(page, "control_response_latency_ms_count", "control_response_total"):
@@ -38,8 +36,7 @@ def count_policies(page: str) -> int:
         if sample.name == "control_response_latency_ms_count":
             arrived += sample.value
         elif labels.get("classification") == "failure" or labels.get("grpc_status", "0") not in ("", "0"):
-            # A stream that ended with an error brought no policy, and is requested again. NotFound is such an error,
-            # though its classification is `success`.
+            # A stream that ended with an error (also NotFound, though classified as `success`) is requested again.
             arrived -= sample.value
     return round(arrived)
 
@@ -50,7 +47,7 @@ def wanted_policies(ports: tuple[int, ...]) -> int:
 
 
 def count_clients(page: str) -> int:
-    """Open connections of clients, by the metrics page; those of the admin server are left out.
+    """Open connections of clients, by the metrics page, without the admin server's.
 
     Source: linkerd2-proxy, linkerd/transport-metrics/src/lib.rs.
     """
@@ -65,9 +62,9 @@ def count_clients(page: str) -> int:
 
 
 def count_sockets(table: str, addresses: frozenset[str], ports: frozenset[int]) -> int:
-    """Connections to these local addresses and ports that may still transfer bytes, in a /proc/net/tcp or tcp6.
+    """Connections to these local addresses and ports, in a /proc/net/tcp or tcp6, that may still transfer bytes.
 
-    Connections that no process has open any more (orphans, TIME_WAIT) do not count.
+    Connections without a process (orphans, TIME_WAIT) do not count.
     """
     found = 0
     for socket in read_sockets(table):
@@ -82,7 +79,7 @@ def count_sockets(table: str, addresses: frozenset[str], ports: frozenset[int]) 
     return found
 
 
-# The trial connection.
+# The trial connection
 
 
 async def try_connection(address: str, pid: int) -> None:

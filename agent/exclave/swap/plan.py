@@ -8,11 +8,9 @@ from exclave.kit.tasks.backoff import Backoff
 from exclave.link.layout import Instance
 from exclave.proxy.states import Difference
 
-PAUSES = Backoff(first=5.0, most=600.0, factor=3.0, jitter=0.0)
-"""Pauses after aborted swaps. No jitter: each machine swaps only its own proxy."""
+PAUSES = Backoff(first=5.0, most=600.0, factor=3.0, jitter=0.0)  # after aborted swaps; no jitter: one machine only
 
-MEMORY_PAUSE = 3600.0
-"""Seconds between two swaps for memory alone: a proxy that always needs more than its limit must not swap for ever."""
+MEMORY_PAUSE = 3600.0  # seconds between two swaps for memory alone: a proxy may always need more than its limit
 
 QUIET_POLLS = 2  # polls in a row without an open connection after which an instance is quiet
 
@@ -28,10 +26,10 @@ class SwapReason(Enum):
 
 @dataclass(frozen=True)
 class SwapFacts:
-    """What a plan is made from. `others` are instances that run and are not chosen.
+    """The facts that a plan is made from. `others`: instances that run and are not chosen.
 
-    `aborts` counts aborted swaps in a row. `aborted_at` is the time of the last one and `memory_at` that of the last
-    swap for memory, both in seconds of one clock; None if there was none.
+    `aborts`: aborted swaps in a row. `aborted_at`, `memory_at`: times of the last aborted swap and of the last swap for
+    memory, in seconds of one clock; None without one.
     """
 
     chosen: Instance | None
@@ -67,19 +65,19 @@ class BeginSwap:
 
 @dataclass(frozen=True)
 class RejectRequest:
-    """Answer a person's request: there is no traffic to move."""
+    """Refuse a person's request: there is no traffic to move."""
 
 
 Action = Idle | DrainOther | BeginSwap | RejectRequest
 
 
 def plan_swap(facts: SwapFacts, now: float) -> Action:
-    """The action for now."""
+    """The next action."""
     if facts.chosen is None or not facts.is_ready:
-        # The chosen instance is started again anyway, and until then another one may be needed.
+        # The chosen instance is restarted anyway; until then another one may be needed.
         return RejectRequest() if facts.is_asked else Idle()
     if facts.others:
-        # A swap has left it, or an agent that was killed during one. A new swap needs its slot.
+        # An earlier swap, or an agent that was killed during one, left it running. A new swap needs its slot.
         return DrainOther(facts.others[0])
     if facts.is_asked:
         return BeginSwap(SwapReason.ASKED)

@@ -1,8 +1,7 @@
-"""The door: `open_swap` moves traffic to another proxy instance, and ends the instance that it leaves.
+"""Moves traffic to another proxy instance, and ends the former one.
 
-A swap goes through the phases of `SwapPhase`, in that order. Until one transaction has pointed the rules to the new
-instance, any failure ends the new one, and the old one goes on as it was. An agent that is killed at any moment leaves
-nothing to repair: the next one finds which instance the rules point to, and drains the other.
+If anything fails before one transaction has pointed the rules to the new instance, only the new one is ended. After a
+crash, the next agent finds which instance the rules point to, and drains the other.
 """
 
 import logging
@@ -71,10 +70,10 @@ class _SwapRequest:
 
 
 class Swap:
-    """Moves traffic. Made by `open_swap`.
+    """Moves traffic. Made by `open_swap`. `results` counts swaps by result.
 
-    `phase` is that of the running swap, None between swaps. `problem` is why the last swap was aborted, None once one
-    succeeds. `results` counts swaps by result. `clients` counts the connections that the old instance still has.
+    `phase`: of the running swap, None between swaps. `problem`: why the last swap was aborted, None after a success.
+    `clients`: the connections that the old instance still has.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Swap:
         self._memory_at: float | None = None
 
     async def request(self, *, forced: bool) -> SwapOutcome:
-        """Request a swap and wait for its outcome. Requests at the same time share one swap.
+        """Request a swap and wait for its outcome. Concurrent requests share one swap.
 
         `forced`: an instance that drains is ended at once, and the swap does not need Linkerd's policy controller.
         """
@@ -113,9 +112,9 @@ class Swap:
         return outcome
 
     async def run(self) -> NoReturn:
-        """Carry out the planned actions, for ever."""
+        """Execute the planned actions until cancelled."""
         proxy = self._proxy
-        self._trial.set(None)  # a swap that ended by an unexpected exception may have left one
+        self._trial.set(None)  # an unexpected exception may have left one
         sources = (proxy.chosen, proxy.ready, proxy.instances, proxy.outdated, self._request)
         async with open_any_change(*sources) as change:
             while True:
@@ -150,7 +149,7 @@ class Swap:
             self._request.set(None)
             request.outcome.set(outcome)
 
-    # Move traffic.
+    # Moving traffic
 
     async def _swap(self, reason: SwapReason) -> None:
         old, began = self._proxy.chosen.value, trio.current_time()
@@ -201,8 +200,8 @@ class Swap:
         """Wait for the policies of `new`; False if they have not arrived and the swap is forced."""
         view = self._proxy.instances.value.get(old)
         if view is not None and view.is_admin_denied:
-            # A policy denies the metrics. The trial is proof enough: the new proxy requests the policy for its
-            # destination before it forwards the connection.
+            # The trial is proof enough: before it forwards a connection, the new proxy requests its destination's
+            # policy.
             log.info("swap: the metrics are denied, so only the trial connection proves the new proxy")
             return True
         settings = self._membership.settings.value
@@ -262,7 +261,7 @@ class Swap:
         )
 
     async def _abort(self, outcome: SwapOutcome) -> None:
-        """Go back to `old` if it still runs, and end `new` unless the rules still point to it: then it drains later."""
+        """Return to `old` if it still runs. End `new`, unless the rules still point to it: then it is drained later."""
         old, new, error = outcome.old, outcome.new, outcome.error
         assert old is not None and error is not None
         self._aborts += 1
@@ -280,10 +279,10 @@ class Swap:
             self._proxy.dismiss(new)
             await self._proxy.wait_gone(new)
 
-    # Drain.
+    # Draining
 
     async def _drain(self, old: Instance) -> None:
-        """End an instance once it is quiet or the bound is reached. It may be chosen again before that."""
+        """End an instance without open connections, or after the drain time. It may be chosen again before that."""
         self._enter(SwapPhase.DRAINING)
         self._proxy.retire(old)
         quiet, deadline = 0, trio.current_time() + self._bound
@@ -304,7 +303,7 @@ class Swap:
         self.phase.set(None)
 
     async def _count_clients(self, old: Instance) -> int:
-        """Open connections of an instance: by its metrics or by the kernel, whichever is more."""
+        """Open connections of an instance, by its metrics or by the kernel, whichever is more."""
         addresses = frozenset(instance_address(old, family) for family in FAMILIES)
         ports = frozenset({INBOUND_PORT, OUTBOUND_PORT})
         sockets = 0
@@ -336,7 +335,7 @@ class Swap:
 async def open_swap(
     config: ProxyConfig, membership: MemberClient, proxy: Proxy, trial: Latest[Instance | None], redirect: Redirect
 ) -> AsyncIterator[Swap]:
-    """Move traffic whenever there is a reason, while open. The next agent completes what is under way at the close."""
+    """Move traffic whenever there is a reason, while open. The next agent completes an unfinished swap."""
     swap = Swap(config, membership, proxy, trial, redirect)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "swap", swap.run)
