@@ -121,7 +121,6 @@ class _Follower:
         self._wait: Wait | None = None
 
     async def run(self, what: str) -> None:
-        """Follow until cancelled. Raises ApiRefusal."""
         try:
             while True:
                 await self._do_step(what)

@@ -1,7 +1,4 @@
-"""Why no server was reached, as a text for a person. Pure.
-
-Texts that may quote a header with the token are never repeated.
-"""
+"""Why no server was reached, for a person. Texts that may quote a header with the token are left out. Pure."""
 
 import ssl
 from collections.abc import Iterator, Sequence

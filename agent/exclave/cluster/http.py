@@ -341,7 +341,7 @@ class Exchange:
         return failure
 
     def _retire(self, client: _Client) -> None:
-        """Use another client for new requests; the last request on this one closes it."""
+        """Use another client for new requests, after our deadline cut one; this one's last request closes it."""
         if not client.is_retired:
             client.is_retired = True
             self._client = _Client(self._tls)

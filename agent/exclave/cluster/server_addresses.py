@@ -1,6 +1,7 @@
 """The IP addresses of the API servers, as one published value. Lookups run in the background.
 
-The last answers are on disk, for a boot without DNS. A failed lookup changes nothing: the machine may be offline.
+The last answers are on disk, for a boot without DNS. A failed lookup, also NXDOMAIN, changes
+nothing: the machine may be offline or outside the VPN.
 """
 
 import json
@@ -116,7 +117,6 @@ class _AddressBook:
         return all(self._times.values())
 
     async def run(self, server: str) -> None:
-        """Update the addresses of one server until cancelled."""
         while True:
             try:
                 answer = await resolve(server)

@@ -173,7 +173,7 @@ class WatchMachine:
         self._ahead = 0  # in a row: the server's store is behind our version
         self._trouble: tuple[str, float] | None = None  # why to pause, and for how many seconds at least
         self._pause = Pause(0.0, "")
-        self._lifetime = 0  # of the open stream: seconds asked for
+        self._lifetime = 0  # of the open stream: requested seconds
         self._opened = 0.0
         self._heard = 0.0
         self._bookmarked = False
@@ -365,7 +365,6 @@ class WatchMachine:
             self._step = _Step.ABORT
 
     def _try_again(self, why: str, least: float = 0.0) -> None:
-        """Repeat the same step after a pause."""
         self._trouble = (why, least)
 
     def _start_over(self, why: str) -> None:

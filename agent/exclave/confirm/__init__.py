@@ -1,1 +1,1 @@
-"""Rules that go away by themselves unless somebody confirms that the machine is still reachable."""
+"""Rules that are removed unless a person confirms that the machine is still reachable."""

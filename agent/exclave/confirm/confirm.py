@@ -1,6 +1,8 @@
 """Rules that are removed unless a person confirms them in time. Confirming works in every stage.
 
-waiting ── rules loaded ──► running ── time over ──► withdrawing ── ports unlisted ──► over
+    waiting ── rules loaded ──► running ── time over ──► withdrawing ── ports unlisted ──► over
+
+The rules capture nothing once the ports are unlisted, or after `grace`, when the kernel's own timer ends.
 """
 
 import json

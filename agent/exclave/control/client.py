@@ -19,7 +19,7 @@ class NoAgent(Exception):
 def send_command(runtime: Path, command: str, timeout: float | None = 10.0) -> Iterator[dict[str, Any]]:
     """Send a command and yield the answers. Raises NoAgent, or HostError without permission.
 
-    `timeout`: seconds between two answers; None means no limit.
+    `timeout`: seconds between two answers; None: no limit.
     """
     path = runtime / SOCKET_NAME
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:

@@ -54,7 +54,6 @@ async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[N
 
 
 def _bind_socket(path: Path) -> trio.socket.SocketType:
-    """A listening socket that only root may connect to."""
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
     try:

@@ -221,7 +221,7 @@ class Agent:
                     await self._joined.wait()
 
     async def receive_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
-        """End the process on a signal: SIGTERM and SIGINT stop it, SIGHUP hands over. Runs until cancelled."""
+        """End the process on a signal: SIGTERM and SIGINT stop it, SIGHUP hands over, as a crash does."""
         meanings = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGHUP: Ending.HAND_OVER}
         with trio.open_signal_receiver(*meanings) as signals:
             task_status.started()

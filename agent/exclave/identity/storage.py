@@ -1,6 +1,6 @@
-"""Key and certificate on disk, readable by root only. `svid.json`: key, chain, times, sha256 of the last own keys.
+"""Key and certificate on disk, readable by root only. `next.key`: the key of the pending CSR.
 
-`next.key`: the key of the pending CSR, which the controller signs only once.
+`svid.json`: key and chain in one file, so that they match, the times set at arrival, and hashes of own keys.
 """
 
 import json
@@ -26,7 +26,7 @@ def generate_key() -> ec.EllipticCurvePrivateKey:
 
 
 def store_next_key(state: Path, key: ec.EllipticCurvePrivateKey, csr: str) -> None:
-    """Store the key of a CSR, before the CSR is sent. Raises HostError if it cannot be written."""
+    """Store the key of a CSR before it is sent: the controller signs a CSR only once. Raises HostError."""
     write_atomic(state / NEXT_KEY, json.dumps({"key": key_text(key), "csr": csr}).encode())
 
 

@@ -73,7 +73,7 @@ def revoked(token: JoinToken, server: str) -> TokenError:
 
 
 def used_up(token: JoinToken) -> TokenError:
-    """Every name that the token may use is taken."""
+    """Every name that the token allows is in use."""
     uses = len(token.member_names)
     names = "its one name is" if uses == 1 else f"all {uses} of its names are"
     return TokenError(

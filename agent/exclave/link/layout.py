@@ -15,6 +15,7 @@ FAMILIES: tuple[Family, Family] = (4, 6)
 LINK = "exclave0"
 TABLE = "exclave"  # family inet
 
+# The rules drop packets from outside to these networks.
 NETWORK4 = IPv4Network("169.254.77.0/29")
 NETWORK6 = IPv6Network("fd77:ec1a:7e::/64")
 

@@ -31,7 +31,7 @@ class ProbeCount:
 
 
 async def run_probes(address: str, probes: Sequence[Probe], results: Latest[tuple[ProbeResult, ...]]) -> None:
-    """Run all probes on `address`, each at its own interval, until cancelled; update the `results`."""
+    """Run all probes on `address`, each at its own interval, until cancelled. Old `results` stay until new ones."""
     counts = [ProbeCount(probe, results.value) for probe in probes]
     results.set(tuple(count.result for count in counts))
 

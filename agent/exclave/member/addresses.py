@@ -51,12 +51,12 @@ class AddressProblem:
 
 @dataclass(frozen=True)
 class AddressChoice:
-    """What to do about addresses. An empty string means "none"."""
+    """The decision about addresses. An empty string means "none"."""
 
     serve: tuple[str, ...] = ()
     claim: str = ""  # now
     revert: bool = False  # claim the former one again
-    walk_back: bool = False  # take the data path down and start it again
+    walk_back: bool = False  # close the data path and open it again
     moving_to: str = ""  # to claim once it is served
     problem: AddressProblem | None = None
 
@@ -160,10 +160,10 @@ def _source(server: ServerAddress) -> Found | None:
     family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((server.address, server.port))
+            probe.connect((server.address, server.port))  # sends nothing; the kernel chooses the source address
             return Found(str(probe.getsockname()[0]), f"route to {server.address}")
     except OSError:
-        return None  # no route, or no such family on this machine
+        return None  # no route, which is no change, or no such family on this machine
 
 
 def first_local(addresses: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The files of a membership, in the state folder. `join.json` is a join under way; it never holds the token.
+"""The files of a membership, in the state folder. `join.json` is a join under way.
 
 `membership.json` makes this machine a member: written last in a join, removed last in a leave.
 """
@@ -52,7 +52,10 @@ class MembershipRecord:
 
 @dataclass(frozen=True)
 class JoinRecord:
-    """A join under way. `token_sha256` (hex) recognises the same token; `refusal`: why it ended."""
+    """A join under way, with the private delivery key, so that the same token works after a crash.
+
+    `token_sha256` (hex) recognises the token, which is not stored. `refusal`: why the join ended.
+    """
 
     nonce: str
     member: str

@@ -125,7 +125,6 @@ async def _read(stream: trio.SocketStream, size: int) -> bytes:
 
 
 def _has_socket(pid: int, address: tuple[str, int]) -> bool:
-    """Whether a process has a socket with this local address and port."""
     try:
         return any(tuple(one.laddr) == address for one in list_tcp_sockets(psutil.Process(pid)))
     except psutil.Error:

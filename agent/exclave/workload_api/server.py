@@ -101,7 +101,6 @@ async def _serve(
     bundle: Callable[[], tuple[bytes, ...]],
     streams: Latest[int],
 ) -> None:
-    """Serve one client until its connection ends."""
     ready = Latest(0)  # counts what may have produced bytes to send
     counted = 0
     is_new = False  # the newest certificate was not sent to this client yet
