@@ -17,7 +17,7 @@ class Ending(Enum):
 
 
 class EndingSwitch:
-    """How this run ends: one per agent. `asked`: whether an ending was requested."""
+    """How this boot ends. `asked`: whether an ending was requested."""
 
     def __init__(self) -> None:
         self._value = Ending.HAND_OVER

@@ -403,7 +403,10 @@ async def test_an_abandoned_swap_is_an_error(world: World, autojump_clock: trio.
 async def test_without_a_proxy_there_is_nothing_to_swap(world: World) -> None:
     async with world.living(None):
         (told,) = await world.ask("swap")
-    assert (told["error"]["code"], told["error"]["message"]) == (32, "no proxy runs here: there is no traffic to move")
+    assert (told["error"]["code"], told["error"]["message"]) == (
+        32,
+        "no proxy can be swapped now: this machine is no member, is starting or is leaving",
+    )
 
 
 async def test_confirming_is_for_the_boot_that_runs(world: World) -> None:

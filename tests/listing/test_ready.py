@@ -53,7 +53,7 @@ OPENED = replace(AWAY, outbound_open=True)
 HELD = Assessment(reason=DataPathFault.UNSTEADY, message="the data path comes and goes")
 GONE = replace(LISTED, proxy=False, assessment=LOST)
 
-READY = Readiness(True, "Ready", "certificate, proxy and rules stand, and the probes pass")
+READY = Readiness(True, "Ready", "certificate, proxy and rules are in place, and the probes pass")
 UNLISTED = Readiness(False, "NotServing", "the ports are not listed yet")
 
 

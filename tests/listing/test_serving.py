@@ -152,7 +152,7 @@ def world(tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: p
     return make
 
 
-READY = "Ready=True certificate, proxy and rules stand, and the probes pass"
+READY = "Ready=True certificate, proxy and rules are in place, and the probes pass"
 NO_PROXY = "Ready=False no proxy is ready; tolerated for 30s; new connections are held"
 LOST = {
     "certificate": "Ready=False there is no valid certificate; tolerated for 30s; new connections are held",
@@ -175,7 +175,7 @@ async def test_a_whole_data_path_is_served_then_listed_then_ready_and_all_back_i
         "  0.0 s  serving=True dataPath=meshed",
         "  1.0 s  the controller lists [8080]",
         f"  1.0 s  {READY}",
-        " 10.0 s  Ready=False this machine is going",
+        " 10.0 s  Ready=False this machine withdraws from the mesh",
         " 10.0 s  serving=False dataPath=down",
         " 11.0 s  the controller lists []",
         " 21.0 s  rules may go",
@@ -580,7 +580,10 @@ async def test_a_member_that_was_never_listed_waits_for_nobody(autojump_clock: t
     cluster = Cluster(MemberView("m", workload_uid="uid-1"))
     async with walking(cluster, Ending.STOP):
         pass
-    assert cluster.trace == ["  0.1 s  Ready=False Stopped: this machine is going", "  0.1 s  rules may go"]
+    assert cluster.trace == [
+        "  0.1 s  Ready=False Stopped: this machine withdraws from the mesh",
+        "  0.1 s  rules may go",
+    ]
 
 
 async def test_a_hand_over_writes_nothing(autojump_clock: trio.testing.MockClock) -> None:

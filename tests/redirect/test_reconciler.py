@@ -364,7 +364,7 @@ def test_a_reported_change_is_repaired_at_once(tmp_path: Path, caplog: pytest.Lo
                     assert count() - before <= 1 + 4  # theirs; then read, load, read, and a reading for our own change
                     assert redirect.repairs == repairs
                     (message,) = caplog.messages
-                    assert message.startswith("redirect: others changed or removed our table (nft, process ")
+                    assert message.startswith("redirect: another program changed or removed our table (nft, process ")
 
     repaired()
 
@@ -386,7 +386,7 @@ def test_a_program_that_undoes_every_repair_slows_repairs_down(
                     await at_rest()
                 assert redirect.repairs == 3
         fights = [message for message in caplog.messages if "undo" in message]
-        assert fights == ["redirect: others undo each repair at once; from now on one repair in 3600 s"]
+        assert fights == ["redirect: another program undoes each repair; from now on one repair in 3600 s"]
 
     fought()
 

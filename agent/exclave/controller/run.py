@@ -294,7 +294,7 @@ class Controller:
                 return None
             self._notifier.report_member(key, changed.member)
             snapshot = changed.replaced(now=self._now())
-        raise ValueError("more transitions than there are things to do")
+        raise ValueError(f"not settled after {MOST_TRANSITIONS} transitions: two rules contradict each other")
 
     async def _reconcile_group(self, key: Key) -> float | None:
         """Accept the group or state why not, hold it while it has members, publish its settings."""

@@ -160,7 +160,8 @@ class Agent:
     async def _answer_swap(self, forced: bool, reply: SendReply) -> None:
         swap = self._parts.swap if self._parts is not None else None
         if swap is None:
-            text, hint = "no proxy runs here: there is no traffic to move", "see its state: exclave status"
+            text = "no proxy can be swapped now: this machine is no member, is starting or is leaving"
+            hint = "exclave status prints what the agent waits for"
             await reply(_error_reply(HostError(Fault.PROXY_UNUSABLE, text, hint)))
             return
         async with open_bare_nursery() as nursery:

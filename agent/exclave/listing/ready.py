@@ -122,7 +122,7 @@ def readiness(facts: ReadinessFacts) -> Readiness:
     failed = [f"{probe.kind} {probe.port}: {probe.message}" for probe in facts.probes if not probe.passing]
     if failed:
         return Readiness(False, PROBE_FAILED, "; ".join(failed))
-    stands = "certificate, proxy and rules stand, and the probes pass"
+    stands = "certificate, proxy and rules are in place, and the probes pass"
     but = [text for text in ((assessment.message if note else "") or facts.refusal, facts.address_note) if text]
     note = " ".join(word for word in (note, "address-kept" if facts.address_note else "") if word)
     return Readiness(True, READY, "; but ".join((stands, *but)), note)

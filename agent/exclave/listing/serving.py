@@ -265,7 +265,7 @@ async def _withdraw(membership: MemberClient, reason: str) -> bool:
     view = membership.view.value
     try:
         if view is None or view.workload_uid is not None:
-            await membership.set_ready(False, reason, "this machine is going")
+            await membership.set_ready(False, reason, "this machine withdraws from the mesh")
             log_milestone(Withdrawing.NOT_READY)
         if view is None or view.serving:
             await membership.patch_spec({"serving": False, "dataPath": "down"})

@@ -187,7 +187,7 @@ class Redirect:
             self.repairs += 1
             self._repaired.append(trio.current_time())
             by = f" ({author})" if author else ""
-            log.warning("redirect: others changed or removed our table%s; it is made again", by)
+            log.warning("redirect: another program changed or removed our table%s; it is restored", by)
         await load_rules(rules)
         observed = await observe_table()
         log.info(
@@ -204,7 +204,7 @@ class Redirect:
                 await self.refresh()
                 before, pause = pause, pause_after(self._repaired, trio.current_time())
                 if pause and not before:
-                    log.warning("redirect: others undo each repair at once; from now on one repair in %g s", pause)
+                    log.warning("redirect: another program undoes each repair; from now on one repair in %g s", pause)
                 await trio.sleep(pause)
                 is_calm = self._monitor.is_listening.value and self.problem.value is None
                 await change.wait(CHECK_INTERVAL if is_calm else POLL_INTERVAL)

@@ -235,7 +235,7 @@ def _registered(snapshot: MemberSnapshot) -> Condition:
     fault = address_refusal(snapshot, snapshot.group) if snapshot.group is not None else None
     if fault is not None:
         return Condition(REGISTERED, False, fault.reason, f"no port is listed: {fault.message}")
-    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {snapshot.view.name} stands")
+    return Condition(REGISTERED, True, "Registered", f"ExternalWorkload {snapshot.view.name} exists")
 
 
 def _cloned(snapshot: MemberSnapshot) -> Condition | None:
@@ -249,7 +249,7 @@ def _cloned(snapshot: MemberSnapshot) -> Condition | None:
             "after rm /etc/machine-id && systemd-machine-id-setup",
         )
     if snapshot.view.cloned is not None:
-        return Condition(CLONED, False, "OneMachine", "one machine is heard")
+        return Condition(CLONED, False, "OneMachine", "heartbeats come from one machine only")
     return None
 
 
