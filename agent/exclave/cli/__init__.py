@@ -1,1 +1,1 @@
-"""The commands a person types on a machine, and what they print."""
+"""The commands for a person on a machine, and their output."""

@@ -1,7 +1,7 @@
 """The commands join, leave, confirm, cleanup and proxy swap.
 
-Where an agent runs, it does the work, and the command only asks for it; else the command does the work itself. Every
-command may be repeated. Progress goes to standard error, with `--json` one object to standard output at the end.
+If an agent runs, the command only requests the work; otherwise it does the work itself. Every command may be repeated.
+Progress goes to standard error; with `--json`, one object goes to standard output at the end.
 """
 
 import json
@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 UNIT = "exclave.service"
 
-UNIT_START_TIMEOUT = 30.0  # seconds for a unit's agent to answer after its start
-ANSWER_TIMEOUT = 30.0  # seconds between two answers. An agent that works sends one every few seconds.
+UNIT_START_TIMEOUT = 30.0  # seconds until the agent must answer after the start of its unit
+ANSWER_TIMEOUT = 30.0  # seconds between two answers. A working agent sends one every few seconds.
 LEAVE_TIMEOUT = 180.0  # seconds for an agent to leave: withdraw the ports, drain, end the proxy, delete the Member
 
 
@@ -44,8 +44,8 @@ def join_machine(
 ) -> int:
     """Join and notify the agent; with `wait`, wait until it is ready. Returns the exit code.
 
-    `again`: also if this machine is a member, which it stays until the new join has succeeded. `confirm`: the rules are
-    removed after so many seconds, unless `exclave confirm` is run.
+    `again`: also if this machine is a member, which it stays until the new join has succeeded. `confirm`: seconds after
+    which the rules are removed, unless `exclave confirm` is run.
     """
     make_folder(config.paths.state, 0o700)
     make_folder(config.paths.runtime, 0o755)
@@ -70,13 +70,13 @@ def join_machine(
 
 
 def _is_token_of(token: str, record: MembershipRecord) -> bool:
-    """Whether a token is for this member, whose machine joins again."""
+    """Whether a token lets this member's machine join again."""
     found = decode_token(token)
     return found.is_for_one and (found.namespace, *found.member_names) == (record.namespace, record.member)
 
 
 def _join_here(token: str, config: Config, confirm: float | None) -> MembershipRecord:
-    if confirm is not None:  # before the membership exists, because an agent may start to use it at once
+    if confirm is not None:  # before the membership exists, because an agent may use it at once
         store_unconfirmed(config.paths.state, Unconfirmed(confirm))
     try:
         return _run(partial(join, token, config, time.time, _report))
@@ -89,10 +89,8 @@ def _join_here(token: str, config: Config, confirm: float | None) -> MembershipR
 def _join_beside(
     token: str, config: Config, spare: Path, former: MembershipRecord | None, confirm: float | None
 ) -> MembershipRecord:
-    """Join into the folder `spare`, then leave the former membership and move the files over.
-
-    A bad token so changes nothing. A join that finished earlier, but was not moved, is moved now.
-    """
+    """Join into folder `spare`, then leave the former membership and move the files. So a bad token changes nothing."""
+    # A join that finished earlier, but was not moved, is moved now.
     record = load_membership(spare)
     if record is None:
         beside = replace(config, paths=replace(config.paths, state=spare))
@@ -113,13 +111,13 @@ def _join_beside(
 
 
 def _notify_agent(runtime: Path, *, wait: bool) -> str | None:
-    """Notify the agent of the join; returns the last state that it reported, None if no agent runs."""
+    """Notify the agent of the join; returns its last reported state, None if no agent runs."""
     state: str | None = None
     waiting, started = None, False
     try:
         for line in send_command(runtime, "joined", ANSWER_TIMEOUT):
             before, state = state, str(line.get("state"))
-            started = started or state not in ("unjoined", "joining")  # before that it has not read the new files yet
+            started = started or state not in ("unjoined", "joining")  # before, it has not read the new files
             if wait and started and state != before:
                 _report(f"agent: {state}")
             if wait and started and line.get("waiting") != waiting and (waiting := line.get("waiting")):
@@ -155,7 +153,7 @@ def _start_unit() -> bool:
 def leave_machine(config: Config, *, in_json: bool) -> int:
     """Leave, with or without an agent. Returns the exit code."""
     record, remains, unremoved = None, list[str](), None
-    if config.paths.state.exists() or config.paths.runtime.exists():  # else exclave was never here
+    if config.paths.state.exists() or config.paths.runtime.exists():  # otherwise exclave was never used here
         make_folder(config.paths.runtime, 0o755)
         with hold_join_lock(config.paths.runtime):
             record, remains, unremoved = _leave(config)
@@ -174,18 +172,18 @@ def leave_machine(config: Config, *, in_json: bool) -> int:
 
 
 def _leave(config: Config) -> tuple[MembershipRecord | None, list[str], HostError | None]:
-    """The former membership, what remains in the cluster, and the error of files that could not be removed."""
+    """The former membership, the remains in the cluster, and the error of files that could not be removed."""
     record, unremoved = load_membership(config.paths.state), None
     try:
-        remove_folder(config.paths.state / AGAIN)  # of a join that did not finish; it may hold a credential
+        remove_folder(config.paths.state / AGAIN)  # of an unfinished join; may contain a credential
     except HostError as problem:
-        unremoved = problem  # raised after leaving, which matters more
+        unremoved = problem  # raised after leaving, which is more important
     remains = _ask_to_leave(config.paths.runtime)
     return record, _leave_without_agent(config) if remains is None else remains, unremoved
 
 
 def _ask_to_leave(runtime: Path) -> list[str] | None:
-    """Let the agent leave. Returns what remains, None if no agent did it. Raises the agent's ExclaveError."""
+    """Let the agent leave. Returns the remains, None if no agent left. Raises the agent's ExclaveError."""
     try:
         for line in send_command(runtime, "leave", LEAVE_TIMEOUT):
             if (error := line.get("error")) is not None:
@@ -228,17 +226,14 @@ def confirm_rules(config: Config, *, in_json: bool) -> int:
 
 
 def clean_up_without_agent(config: Config, *, in_json: bool) -> int:
-    """Remove rules, proxies and link. Returns the exit code. Refuses while an agent runs, which would restore them.
-
-    Works without a membership and on a full or read-only disk: where we cannot lock, no agent can either.
-    """
+    """Remove rules, proxies and link; needs no membership. Returns the exit code. Refuses if an agent runs."""
     hint = "stop it first, or leave with exclave leave"
     with ExitStack() as stack:
         try:
             make_folder(config.paths.runtime, 0o755)
             stack.enter_context(hold_lock(config.paths.runtime / "agent.lock", "an agent", hint))
         except HostError as problem:
-            if problem.fault is not Fault.DISK:
+            if problem.fault is not Fault.DISK:  # a full or read-only disk: where we cannot lock, no agent can either
                 raise
             _report(f"{problem.message}; cleaning up without the lock")
         else:
@@ -252,10 +247,7 @@ def clean_up_without_agent(config: Config, *, in_json: bool) -> int:
 
 
 def swap_proxy(runtime: Path, *, forced: bool, in_json: bool) -> int:
-    """Let the agent move traffic to another proxy, and report the progress. Returns the exit code.
-
-    Raises NoAgent, and HostError if the running agent is too old for swaps.
-    """
+    """Let the agent swap the proxy; returns the exit code. Raises NoAgent, or HostError if the agent is too old."""
     last: dict[str, Any] = {}
     reported = None
     for line in send_command(runtime, "swap-forced" if forced else "swap", ANSWER_TIMEOUT):

@@ -56,6 +56,6 @@ def _sentence(text: str) -> str:
 
 
 def _roff(text: str) -> str:
-    """Text in which roff finds no command: a backslash, a hyphen, and a dot or quote at the start are its own."""
+    """Escape text for roff: a backslash, a hyphen, and a dot or quote at the start are commands."""
     escaped = text.replace("\\", r"\e").replace("-", r"\-")
     return rf"\&{escaped}" if escaped.startswith((".", "'")) else escaped

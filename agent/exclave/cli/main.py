@@ -1,7 +1,4 @@
-"""`exclave`: parses the command line and runs one command. Composition root of the commands.
-
-Functions import what they need, so that commands start fast.
-"""
+"""`exclave`: parses the command line and runs a command. Composition root. Functions import late, for a fast start."""
 
 import argparse
 import importlib
@@ -25,7 +22,7 @@ from exclave.kit.host.exit_code import run_command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    own = {"demo": _demo, "admin": _admin}.get(words[0]) if words else None  # these two have parsers of their own
+    own = {"demo": _demo, "admin": _admin}.get(words[0]) if words else None  # they have their own parsers
     options = argparse.Namespace(run=own, rest=words[1:]) if own is not None else _parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = options.run
     return run_command(partial(command, options), in_json=getattr(options, "json", False))
@@ -130,12 +127,12 @@ def _run(options: argparse.Namespace) -> int:
     _log_to_stderr()
     ending = trio.run(run, config, time.time, options.confirm, strict_exception_groups=True)
     if ending is Ending.HAND_OVER:
-        os.execv(sys.executable, _drop_confirm_option(sys.orig_argv))  # noqa: S606  the program as it is on disk now
+        os.execv(sys.executable, _drop_confirm_option(sys.orig_argv))  # noqa: S606  the program as installed now
     return 0
 
 
 def _drop_confirm_option(words: Sequence[str]) -> list[str]:
-    """A command line without --confirm: after a hand-over the timer goes on, or the rules are confirmed already."""
+    """A command line without --confirm: after a hand-over the timer continues, or the rules are already confirmed."""
     others: list[str] = []
     for number, word in enumerate(words):
         if word != "--confirm" and not word.startswith("--confirm=") and words[number - 1 : number] != ["--confirm"]:
@@ -229,7 +226,7 @@ def _cleanup(options: argparse.Namespace) -> int:
     _require_root("cleaning up")
     from exclave.cli.commands import clean_up_without_agent
 
-    # An invalid configuration must not stop a clean-up; its folders may still be valid.
+    # An invalid configuration must not prevent a clean-up; its folders may still be valid.
     return clean_up_without_agent(salvage_config(options.config), in_json=options.json)
 
 
@@ -271,7 +268,7 @@ def _server_of_pod() -> str:
 
 def _demo(options: argparse.Namespace) -> int:
     try:
-        demo = importlib.import_module("exclave_sandbox.demo.main")  # not part of the package
+        demo = importlib.import_module("exclave_sandbox.demo.main")  # not in the package
     except ModuleNotFoundError:
         print("exclave: the demo is not installed\n  to do: run ./agent/demo in a checkout of exclave", file=sys.stderr)
         return Fault.USAGE.code

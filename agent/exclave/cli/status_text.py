@@ -1,7 +1,6 @@
 """A status as an exit code and as lines for a person, coloured and wrapped on a terminal.
 
-Scripts query the status often, so this imports nothing that takes time: the library rich takes longer to import than
-`exclave status` to run, and would be a package more on every machine.
+Scripts query the status often, so this does without the library rich: its import takes longer than `exclave status`.
 """
 
 import os
@@ -14,8 +13,8 @@ from typing import Any
 NO_AGENT = 5  # the exit code of `exclave status` if no agent answers
 INDENT = 13  # columns of a label
 
+# SGR parameters (ECMA-48): 1 bold, 31 red, 33 yellow; every other label is dim (2).
 _STYLES = {"state": "1", "problem": "1;31", "to do": "33", "waiting": "33"}
-"""SGR parameters (ECMA-48): 1 bold, 31 red, 33 yellow; every other label is dim (2)."""
 
 
 def exit_code(status: Mapping[str, Any]) -> int:

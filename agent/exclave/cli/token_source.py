@@ -1,7 +1,6 @@
 """Reads a join token: from an argument, a file, a systemd credential, standard input or the terminal, in this order.
 
-Blocking. The token is never printed. A terminal is read without echo and with canonical mode off, in which the kernel
-cuts lines at 4,095 bytes: a token may be longer.
+Blocking. The token is never printed: a terminal is read without echo.
 """
 
 import os
@@ -49,10 +48,11 @@ def _read_file(path: Path) -> str:
 def _read_terminal(descriptor: int) -> str:
     before = termios.tcgetattr(descriptor)
     raw = termios.tcgetattr(descriptor)
+    # In canonical mode the kernel cuts lines at 4,095 bytes; a token may be longer.
     raw[3] &= ~(termios.ICANON | termios.ECHO)
     termios.tcsetattr(descriptor, termios.TCSADRAIN, raw)
     try:
-        # Only now: an answer that came earlier would be echoed, and cut.
+        # After tcsetattr: earlier input would be echoed and cut.
         print("join token: ", end="", file=sys.stderr, flush=True)
         return _read_line(descriptor).decode("utf-8", "replace").strip()
     finally:
