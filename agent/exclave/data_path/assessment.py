@@ -1,9 +1,8 @@
-"""Assesses the data path: what each direction of traffic does, and whether pods may come. Pure.
+"""Assesses the data path: which way each direction of traffic goes, and whether pods may send some. Pure.
 
 The data path is whole while the certificate is valid, a proxy is ready and the kernel has accepted the rules. Losses of
-it, and of Linkerd's controllers, are damped: the first loss is over as soon as the thing is back. From the second loss
-within ten minutes on, it must stay for a hold time before it counts as back. Until then the loss goes on, so that short
-losses add up, and whatever depends on this changes at most thirty times an hour.
+it, and of Linkerd's controllers, are damped: a first loss ends at once, a further one within ten minutes only after a
+hold time of presence. So short losses add up, and nothing that depends on this changes over thirty times an hour.
 """
 
 from dataclasses import dataclass, replace
@@ -14,8 +13,8 @@ from exclave.api.member import DataPath
 from exclave.kit.formats.times import format_duration
 from exclave.kit.tasks.backoff import Backoff
 
-HOLDS = Backoff(first=5.0, most=300.0, jitter=0.0)  # hold times in seconds, from the second loss on
-FORGET_AFTER = 600.0  # seconds without a loss after which earlier losses do not count any more
+HOLDS = Backoff(first=5.0, most=300.0, jitter=0.0)  # seconds of presence that end a loss, from the second loss on
+FORGET_AFTER = 600.0  # seconds without a loss after which earlier losses no longer count
 
 
 # Flap damping.
@@ -23,16 +22,12 @@ FORGET_AFTER = 600.0  # seconds without a loss after which earlier losses do not
 
 @dataclass(frozen=True)
 class FlapDamper:
-    """The damped state of one thing. All times are seconds of one clock.
+    """The damped state of the data path or the lookups. All times are seconds of one clock."""
 
-    `losses` counts those within `FORGET_AFTER`. `present_since` is None while the thing is away. `lost_since` is None
-    while it counts as present, and before it was present for the first time. `has_failed`: the loss lasts too long.
-    """
-
-    losses: int = 0
-    present_since: float | None = None
-    lost_since: float | None = None
-    has_failed: bool = False
+    losses: int = 0  # within `FORGET_AFTER`
+    present_since: float | None = None  # None while it is away
+    lost_since: float | None = None  # None while it counts as present, and before its first presence
+    has_failed: bool = False  # the loss lasts too long
 
     @property
     def is_steady(self) -> bool:
@@ -46,7 +41,7 @@ class FlapDamper:
 
     @property
     def held_until(self) -> float | None:
-        """When it will count as back if it stays; None if it is away, or counts as present."""
+        """When it will count as present if it stays; None if it is away, or counts as present."""
         if self.present_since is None or self.lost_since is None:
             return None
         return self.present_since + self.hold
@@ -56,7 +51,7 @@ class FlapDamper:
         if is_available:
             return self._present(now)
         if self.present_since is None and self.lost_since is None:
-            return self  # it was never present, so it is not lost
+            return self  # it was never present, so it cannot be lost
         losses = self.losses
         if self.present_since is not None:
             forgets = self.lost_since is None and now - self.present_since >= FORGET_AFTER
@@ -75,7 +70,7 @@ NEVER_PRESENT = FlapDamper()
 
 
 def lost_at(now: float) -> FlapDamper:
-    """The state of something that an earlier agent has left and that was not observed yet."""
+    """The state of something that an earlier agent left, before its first observation."""
     return FlapDamper(losses=1, lost_since=now)
 
 
@@ -112,7 +107,7 @@ class DataPathFault(Enum):
 
 @dataclass(frozen=True)
 class DataPathFacts:
-    """What an assessment is made from. `lookups`: whether Linkerd's controllers answer, None while this is unknown."""
+    """The input of an assessment. `lookups`: whether Linkerd's controllers answer, None while unknown."""
 
     certificate: bool
     proxy: bool
@@ -131,16 +126,12 @@ class DataPathFacts:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The result.
+    """The result. `reason` and `message` name the fault."""
 
-    `outbound_open` and `inbound_open`: this traffic bypasses the proxy. `is_failing`: the data path has failed, so
-    ports are withdrawn. `is_steady`: it is whole, and has been for long enough. `reason` and `message` name the fault.
-    """
-
-    outbound_open: bool = False
-    inbound_open: bool = False
-    is_failing: bool = False
-    is_steady: bool = False
+    outbound_open: bool = False  # outbound traffic bypasses the proxy
+    inbound_open: bool = False  # inbound traffic bypasses the proxy
+    is_failing: bool = False  # the data path has failed, so ports are withdrawn
+    is_steady: bool = False  # the data path is whole, and has been for its hold time
     reason: DataPathFault | None = None
     message: str = ""
 
@@ -161,7 +152,7 @@ class Assessment:
 
 @dataclass(frozen=True)
 class DataPathHistory:
-    """The damped states of the data path and of the lookups. `is_adopted`: an earlier agent has left the proxy."""
+    """The damped states of the data path and the lookups. `is_adopted`: the proxy was started by an earlier agent."""
 
     path: FlapDamper = NEVER_PRESENT
     lookups: FlapDamper = NEVER_PRESENT
@@ -171,7 +162,7 @@ class DataPathHistory:
         """The states after these facts; a loss fails after `after` seconds."""
         lookups = self.lookups
         if facts.lookups is False and lookups == NEVER_PRESENT:
-            # A new proxy knows no destination, so nothing is gained by waiting. An adopted one may know some.
+            # A new proxy has no destinations, so waiting gains nothing. An adopted one may have some.
             lookups = lost_at(now) if self.is_adopted else failed_at(now)
         elif facts.lookups is not None:
             lookups = lookups.observe(facts.lookups, now, after)
@@ -179,22 +170,19 @@ class DataPathHistory:
 
 
 def adopted_history(now: float) -> DataPathHistory:
-    """The states at the start of an agent that has adopted a proxy: it may serve, which is not known yet."""
+    """The states at the start of an agent that has adopted a proxy, which may or may not serve."""
     return DataPathHistory(lost_at(now), is_adopted=True)
 
 
 def assess(history: DataPathHistory, facts: DataPathFacts, policy: FailurePolicy) -> Assessment:
-    """Assess. A short loss keeps traffic closed: it is held, not dropped.
-
-    After the group's `failure.after` seconds the data path has failed, and each direction does what its policy states.
-    """
+    """Assess. A short loss keeps traffic closed: it is held, not dropped. After `failure.after` the policy decides."""
     path, lookups = history.path, history.lookups
     opens = policy.outbound == "open"
     has_failed = path.has_failed
     assessment = Assessment(
-        # Without Linkerd's controllers, connections to destinations that the proxy does not know would wait for ever.
+        # Without Linkerd's controllers, connections to destinations that are new to the proxy would wait forever.
         outbound_open=opens and (has_failed or lookups.has_failed),
-        # Not for the lookups: a proxy serves inbound traffic without them, and open ports would bypass its policies.
+        # Lookups do not matter: a proxy serves inbound traffic without them, and open ports would bypass its policies.
         inbound_open=policy.inbound == "open" and has_failed,
         is_failing=has_failed,
         is_steady=path.is_steady,

@@ -11,18 +11,17 @@ from exclave.api.settings import DESTINATION_PORT, POLICY_PORT
 from exclave.kit.host.sockets import ESTABLISHED, Socket
 from exclave.proxy.metrics import read_samples
 
-MISSED_POLLS = 2  # samples in a row without a connection after which a controller is away
+MISSED_POLLS = 2  # samples in a row without a connection after which a controller counts as away
 
-SILENCE = 10.0
-"""Seconds without an answer after which a connected controller is away. The proxy repeats a request after three."""
+SILENCE = 10.0  # seconds without an answer after which a controller is away; the proxy repeats a request after three
 
+# The client's name in the proxy's metrics, and the first label of its controller's address.
 CONTROLLERS = {"destination": "linkerd-dst-headless", "policy": "linkerd-policy"}
-"""The client's name in the proxy's metrics, and the first label of its controller's address."""
 
 
 @dataclass(frozen=True)
 class ControllerSample:
-    """One controller: its connections now, and the requests and answers since the proxy began."""
+    """One controller: its connections now, and the requests and answers since the proxy's start."""
 
     connected: int
     asked: int
@@ -30,11 +29,9 @@ class ControllerSample:
 
 
 def sample_controllers(page: str) -> dict[str, ControllerSample]:
-    """The sample of each controller in a metrics page. A controller that the page does not mention is left out.
-
-    The proxy always has a connection to each controller, so a lost one shows at once, without any request.
-    """
+    """The sample of each controller in a metrics page; one that the page does not mention is left out."""
     found = {}
+    # The proxy is always connected to each controller, so a loss is visible without a request.
     for name, service in CONTROLLERS.items():
         endpoints = [
             sample
@@ -54,8 +51,8 @@ def sample_connections(
 ) -> dict[str, ControllerSample]:
     """The sample of each controller by the kernel's sockets, for when a policy denies the metrics.
 
-    `uid` is the proxies' user. The addresses are those of each controller; one without addresses is left out. Requests
-    do not show here, so a controller that accepts connections and never answers counts as available.
+    `uid` is the proxies' user. A controller without addresses is left out. Requests do not show, so a controller that
+    accepts connections and never answers counts as available.
     """
     endpoints = {"destination": (destination, DESTINATION_PORT), "policy": (policy, POLICY_PORT)}
     connected = [socket.remote for socket in sockets if socket.uid == uid and socket.state == ESTABLISHED]
@@ -73,33 +70,29 @@ def _count(page: str, metric: str, service: str) -> int:
 
 @dataclass(frozen=True)
 class ControllerHealth:
-    """The health of one controller, by its samples.
-
-    `misses` counts samples in a row without a connection; `was_connected`: some sample had one. `quiet_since` is the
-    time of the first request after the last answer, None if all are answered.
-    """
+    """The health of one controller, by its samples."""
 
     last: ControllerSample | None = None
-    misses: int = 0
+    misses: int = 0  # samples in a row without a connection
     asked_at: float = 0.0
-    quiet_since: float | None = None
-    was_connected: bool = False
+    quiet_since: float | None = None  # the first request after the last answer; None if all are answered
+    was_connected: bool = False  # in any sample
 
     def observe(self, sample: ControllerSample, now: float) -> "ControllerHealth":
-        """The health after one more sample. Smaller counts are those of another process."""
+        """The health after one more sample. Smaller counts come from another process."""
         last, asked_at, quiet_since = self.last, now, self.quiet_since
         if last is None or sample.asked < last.asked or sample.answered != last.answered:
             quiet_since = None
         elif sample.asked > last.asked:
             quiet_since = now if quiet_since is None else quiet_since
         else:
-            # A request that was cancelled is not repeated, and gets no answer: after a while it does not count.
+            # A cancelled request is not repeated and gets no answer, so it counts for some time only.
             asked_at, quiet_since = self.asked_at, quiet_since if now - self.asked_at < SILENCE else None
         misses = 0 if sample.connected else self.misses + 1
         return ControllerHealth(sample, misses, asked_at, quiet_since, self.was_connected or bool(sample.connected))
 
     def is_available(self, now: float) -> bool | None:
-        """Whether it is available; None until it was connected, or had time for that."""
+        """Whether it is available; None before its first connection, until it had time for one."""
         is_silent = self.quiet_since is not None and now - self.quiet_since >= SILENCE
         if self.misses >= MISSED_POLLS or is_silent:
             return False
@@ -118,7 +111,7 @@ class ControlPlaneHealth:
         return replace(self, **{name: getattr(self, name).observe(sample, now) for name, sample in samples.items()})
 
     def is_available(self, now: float) -> bool | None:
-        """Whether both are available; None while this is unknown."""
+        """Whether both are available; None while unknown."""
         found = [one.is_available(now) for one in (self.destination, self.policy) if one.last is not None]
         if not found or False in found:
             return False if found else None

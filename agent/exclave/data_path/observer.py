@@ -1,7 +1,4 @@
-"""The door: `open_data_path` publishes the assessment of the data path.
-
-It only observes: daemon/wanted_rules changes the rules. If this part ends by an error, the last assessment stays.
-"""
+"""Publishes the assessment of the data path. It only observes: daemon/wanted_rules changes the rules."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -28,21 +25,17 @@ from exclave.proxy.instance import Proxy
 log = logging.getLogger(__name__)
 
 TICK = 1.0  # seconds between two assessments while there is a fault
-POLL_INTERVAL = 5.0  # seconds between two reads of the proxy's metrics while all is well, and `TICK` while it is not
+POLL_INTERVAL = 5.0  # seconds between two reads of the proxy's metrics; `TICK` during a fault
 METRICS_TIMEOUT = 2.0  # seconds for one metrics page
 
 
 class DataPathObserver:
-    """Publishes `assessment`. Made by `open_data_path`.
-
-    `lookups` is whether Linkerd's controllers answer the proxy, None while this is unknown. `rules` is set by the
-    daemon: whether the kernel has accepted the rules.
-    """
+    """Publishes `assessment`, which stays if this part fails. Made by `open_data_path`."""
 
     def __init__(self, membership: MemberClient, identity: Identity, proxy: Proxy, now: Now) -> None:
         self.assessment: Latest[Assessment] = Latest(Assessment())
-        self.lookups: Latest[bool | None] = Latest(None)
-        self.rules: Latest[bool] = Latest(True)
+        self.lookups: Latest[bool | None] = Latest(None)  # whether Linkerd's controllers answer; None: unknown
+        self.rules: Latest[bool] = Latest(True)  # set by the daemon: whether the kernel has accepted the rules
         self._membership = membership
         self._identity = identity
         self._proxy = proxy
@@ -51,7 +44,7 @@ class DataPathObserver:
         self._history = adopted_history(trio.current_time()) if is_adopted else DataPathHistory()
 
     async def run_assessment(self) -> None:
-        """Assess at every change, and every `TICK` seconds while there is a fault, for ever."""
+        """Assess at every change, and every `TICK` seconds while there is a fault, until cancelled."""
         membership, identity, proxy = self._membership, self._identity, self._proxy
         sources = (membership.settings, identity.svid, proxy.ready, self.lookups, self.rules)
         async with open_any_change(*sources) as change:
@@ -60,7 +53,7 @@ class DataPathObserver:
                 await change.wait(self._pause())
 
     def assess_now(self) -> Assessment:
-        """Assess now. For readers that the same change has woken before `run_assessment`."""
+        """Assess now, for a reader that the same change woke before `run_assessment`."""
         svid, settings = self._identity.svid.value, self._membership.settings.value
         policy = settings.group.failure if settings else FailurePolicy()
         facts = DataPathFacts(
@@ -83,12 +76,9 @@ class DataPathObserver:
         return min(LONGEST_NAP, max(0.0, svid.not_after - self._now())) if svid is not None else LONGEST_NAP
 
     async def watch_control_plane(self) -> None:
-        """Observe whether Linkerd's controllers answer the proxy, for ever.
-
-        The agent does not call them itself: a large fleet would make thousands of calls a second, and the answer would
-        not show whether the proxy reaches them.
-        """
+        """Observe whether Linkerd's controllers answer the proxy, until cancelled."""
         while True:
+            # Own calls to them would be thousands a second in a fleet, and not show whether the proxy reaches them.
             instance = await self._proxy.ready.wait_for(lambda instance: instance is not None)
             assert instance is not None
             await self._poll_instance(instance_address(instance), instance)
