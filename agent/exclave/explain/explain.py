@@ -1,7 +1,6 @@
-"""`exclave explain`: what would happen to a new connection, and by which rule. It changes nothing and needs no agent.
+"""`exclave explain`: what happens to a new connection, and by which rule. It changes nothing and needs no agent.
 
-It reads the kernel's table, so the answer is also right if the agent is dead or others have changed the rules. What an
-agent adds is a note. `--trace` makes one real connection attempt, and compares the kernel's verdicts with ours.
+The answer comes from the kernel's table, so it is right even if the agent is dead or the rules were changed by others.
 """
 
 import os
@@ -65,7 +64,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who would connect: a user and group of this machine, or a caller outside by address and interface."""
+    """The side that connects: a user and group of this machine, or an outside caller's address and interface."""
 
     user: str | None = None
     group: str | None = None
@@ -75,7 +74,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Trace:
-    """What the kernel did to our connection attempt."""
+    """The kernel's treatment of our connection attempt."""
 
     agrees: bool
     steps: tuple[str, ...]
@@ -99,7 +98,7 @@ def ask(
     interface: str | None,
     with_trace: bool,
 ) -> tuple[Query, Caller]:
-    """Parse the command's arguments. Raises ExclaveError if they make no sense."""
+    """Parse the command's arguments. Raises ExclaveError if they contradict each other."""
     try:
         query = parse_query(words)
         if source is not None:
@@ -116,10 +115,10 @@ def ask(
 
 
 def parse_query(words: Sequence[str]) -> Query:
-    """Parse the destination. Raises ValueError if another one was expected.
+    """Parse the destination. Raises ValueError for a wrong one. Without address, `inbound` means each own address.
 
     [outbound] ADDRESS:PORT     a local program connects there; also [ADDRESS]:PORT and NAME:PORT
-    inbound [ADDRESS]:PORT      a connection from outside to this machine or through it; by default, to each own address
+    inbound [ADDRESS]:PORT      a connection from outside to this machine or through it
     """
     direction, *rest = words if words and words[0] in DIRECTIONS else ("outbound", *words)
     if len(rest) != 1:
@@ -150,7 +149,7 @@ async def explain(query: Query, caller: Caller, runtime: Path, *, with_trace: bo
         found.append(await _explain(query, address, caller, uid, gid, with_trace=with_trace))
     around = (*found_by, *await _read_agent_notes(runtime))
     merged: dict[Any, Explanation] = {}
-    for each in found:  # own addresses with the same result are one answer
+    for each in found:  # own addresses with equal results share one answer
         key = each.answer.sentence if query.host else (each.answer.outcome, each.answer.rule, each.notes)
         merged.setdefault(key, Explanation(each.answer, (*each.notes, *around), each.trace))
     return list(merged.values())
@@ -171,7 +170,7 @@ async def _explain(query: Query, address: str, caller: Caller, uid: int, gid: in
 
 
 async def _connection(query: Query, address: str, caller: Caller, uid: int, gid: int) -> tuple[Connection, list[str]]:
-    """The first packet at its hook, with what the routes add."""
+    """The first packet at its hook, with facts from the routes."""
     destination, hook = ip_address(address), HOOKS[query.direction]
     if query.direction == "outbound":
         route = await read_route(address, "uid", str(uid))
@@ -269,7 +268,7 @@ async def _trace(kernel_table: KernelTable | None, connection: Connection, verdi
 
 
 async def _account(caller: Caller) -> tuple[int, int]:
-    """Numbers of the user and group; our own if none are named. Raises ExclaveError."""
+    """Numbers of the user and group; our own by default. Raises ExclaveError."""
     uid, gid = os.geteuid(), os.getegid()
     if caller.user is not None:
         user = await _resolve(find_user, caller.user)
@@ -326,7 +325,7 @@ async def _addresses(query: Query) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _ask_stub(name: str) -> tuple[str, ...]:
-    """The addresses that the agent's DNS stub answers with; none if no agent runs."""
+    """The addresses that the agent's DNS stub returns; none if no agent runs."""
     found: list[str] = []
     for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
         try:
@@ -338,7 +337,7 @@ def _ask_stub(name: str) -> tuple[str, ...]:
 
 
 async def _read_agent_notes(runtime: Path) -> tuple[str, ...]:
-    """A note on the agent, if it has something to add or does not run."""
+    """A note on the agent, if it has problems or does not run."""
     try:
         status = await trio.to_thread.run_sync(partial(query_agent, runtime, "status", 5.0))
     except (NoAgent, HostError):

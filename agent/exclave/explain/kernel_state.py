@@ -16,7 +16,7 @@ from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.command import Finished, check_permitted, run_tool
 from exclave.link.layout import LINK, TABLE
 
-TRIES = 5  # attempts to read a table that is replaced between its two listings
+TRIES = 5  # attempts, since the table may be replaced between its two listings
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class KernelTable:
 
 @dataclass(frozen=True)
 class Route:
-    """How this machine reaches an address: its kind, the interface, and our own source address."""
+    """The route to an address: its kind, its interface, and our source address."""
 
     kind: str
     interface: str
@@ -76,7 +76,7 @@ async def read_other_nat_chains(hook: str) -> tuple[str, ...]:
 
 
 async def read_route(address: str, *arguments: str) -> Route | str:
-    """The route to an address, or the kernel's reason why there is none. `arguments` are those of `ip route get`."""
+    """The route to an address, or the kernel's reason why there is none. `arguments` go to `ip route get`."""
     listed = await run_tool("ip", "-json", "route", "get", address, *arguments)
     if listed.status != 0:
         return listed.errors.splitlines()[0].removeprefix("RTNETLINK answers: ") if listed.errors else "no route"
@@ -87,7 +87,7 @@ async def read_route(address: str, *arguments: str) -> Route | str:
 
 
 def parse_route(listing: bytes) -> Route:
-    """Parse what `ip -json route get` prints. Raises ValueError."""
+    """Parse the output of `ip -json route get`. Raises ValueError."""
     try:
         (found, *_) = parse_json(listing)
         return Route(found.get("type", "unicast"), found["dev"], found.get("prefsrc"))

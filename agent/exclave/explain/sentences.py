@@ -1,7 +1,7 @@
 """Describes a verdict: one plain sentence, the text of the rule, and notes. Pure.
 
-The reason is the comment of the deciding rule, as the kernel lists it. If no rule decided, the sentence lists what the
-rules capture instead.
+The reason is the comment of the deciding rule in the kernel. If no rule decided, the sentence lists the captured
+networks or ports instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from exclave.redirect.kernel.nft_events import TraceEvent
 from exclave.redirect.rules.confirm_timer import ARMED, element_time
 from exclave.redirect.rules.ruleset import TRIAL
 
-MOST_LISTED = 12  # most elements of a set that a sentence lists
+MOST_LISTED = 12  # elements of a set that a sentence lists at most
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The description of one connection. `set_element`: the set of the deciding rule, and the element that matched."""
+    """The description of one connection. `set_element`: the deciding rule's set, and the element that matched."""
 
     subject: str
     sentence: str
@@ -63,10 +63,7 @@ def describe(
 
 
 def find_decisive_hit(connection: Connection, verdict: TableVerdict) -> RuleHit | None:
-    """The hit that explains the verdict: the rule that captured or dropped, else the one that accepted; None: no rule.
-
-    Connections from outside meet two chains. `inbound` counts for those to this machine, `forwarded` for the others.
-    """
+    """The hit that explains the verdict: the rule that captured or dropped, else accepted; None without a rule."""
     if verdict.outcome is Outcome.UNKNOWN or not verdict.steps:
         return None
     if verdict.outcome is Outcome.DROPPED:
@@ -74,6 +71,7 @@ def find_decisive_hit(connection: Connection, verdict: TableVerdict) -> RuleHit 
     if verdict.outcome is Outcome.PROXY:
         return next(step for step in reversed(verdict.steps) if step.rule is not None)
     hits = [step for step in verdict.steps if step.chain != "foreign"]
+    # From outside there are two chains: `inbound` decides connections to this machine, `forwarded` all others.
     if connection.hook == "prerouting" and connection.kind != "unicast":
         hits = hits[:1]
     return next((step for step in reversed(hits) if step.rule is not None), None)
@@ -113,7 +111,7 @@ def _reason_of_none(direction: str, table: Table) -> str:
 
 
 def _captured_elements(chain: Chain, table: Table) -> str:
-    """What a chain captures, if it is short enough to list."""
+    """The elements that a chain captures, if they are few."""
     names = [f"captured_{'ports' if chain.name == 'inbound' else 'networks'}{family}" for family in ("", "4", "6")]
     elements = [element for name in names for element in table.sets.get(name, ())]
     if not elements or len(elements) > MOST_LISTED:
@@ -132,7 +130,7 @@ def _notes(direction: str, connection: Connection, verdict: TableVerdict) -> tup
 
 
 def _unconfirmed(table: Table | None, step: RuleHit | None, verdict: TableVerdict) -> tuple[str, ...]:
-    """A note that unconfirmed rules capture for some time only."""
+    """A note that the capturing rules are not confirmed, and when they end."""
     if table is None or step is None or step.chain == TRIAL or verdict.outcome is not Outcome.PROXY:
         return ()
     left = element_time(table.sets[ARMED]) if ARMED in table.sets else None
@@ -142,15 +140,12 @@ def _unconfirmed(table: Table | None, step: RuleHit | None, verdict: TableVerdic
 def compare_with_trace(
     verdict: TableVerdict, connection: Connection, table: Table, events: Sequence[TraceEvent]
 ) -> tuple[bool, list[str]]:
-    """Whether the kernel's events match the verdict; and all events as text, also those of other tables.
-
-    The kernel skips NAT chains for a family that it does not track, and it tracks a family only if a rule needs that.
-    So if no rule of ours translates the family, our NAT chains may be missing from the events.
-    """
+    """Whether the kernel's events match the verdict; and all events as text, also those of other tables."""
     names = {chain.name: chain.kind for chain in table.chains if chain.hook == connection.hook}
     decided = [one for one in events if one.verdict != "continue" and one.table != TRACE_TABLE]
     ours = [(one.chain, one.handle, one.verdict) for one in decided if one.table == TABLE and one.chain in names]
     expected = [(step.chain, step.rule.handle if step.rule else None, step.verdict) for step in verdict.steps]
+    # The kernel skips NAT chains for an untracked family, and tracks a family only if a rule needs that.
     if ours != expected and not is_translating(table, connection.destination.version):
         expected = [step for step in expected if names[step[0]] != "nat"]
     lines = [

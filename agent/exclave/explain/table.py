@@ -1,6 +1,5 @@
-"""Parses our table as nft lists it: chains, rules and sets as values. Pure.
+"""Parses our table as nft lists it: chains, rules and sets as values. Pure. `verdict` interprets them.
 
-Nothing is interpreted here; `verdict` does that. The text of each rule is nft's own, found by its handle.
 Source of the format: libnftables-json(5).
 """
 
@@ -12,7 +11,7 @@ from typing import Any
 from exclave.kit.formats.json_text import parse_json
 from exclave.link.layout import TABLE
 
-TRACE_TABLE = "exclave-trace"  # the table with the rule that traces
+TRACE_TABLE = "exclave-trace"  # the table with the tracing rule
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Table:
-    """The table. `handle` changes whenever the table is made again; `is_dormant`: the kernel ignores it."""
+    """The table. `handle` changes whenever the table is created again; the kernel ignores it if `is_dormant`."""
 
     handle: int
     chains: tuple[Chain, ...] = ()
@@ -48,10 +47,7 @@ class Table:
 
 
 def parse_table(listing: str) -> Table | None:
-    """Parse `nft -j list table inet exclave`; None if the table is not in it. Raises ValueError.
-
-    The flag dormant is not read here, since nft 1.0.6 prints it wrongly in JSON.
-    """
+    """Parse `nft -j list table inet exclave`; None without the table. Raises ValueError."""
     try:
         items = parse_json(listing)["nftables"]
         tables = [item["table"] for item in items if item.get("table", {}).get("name") == TABLE]
@@ -60,6 +56,7 @@ def parse_table(listing: str) -> Table | None:
         rules = [_rule(item["rule"]) for item in items if "rule" in item]
         chains = [_chain(item["chain"], rules) for item in items if item.get("chain", {}).get("hook")]
         sets = {item["set"]["name"]: tuple(item["set"].get("elem", ())) for item in items if "set" in item}
+        # The flag dormant is not read here, since nft 1.0.6 prints it wrongly in JSON.
         return Table(tables[0]["handle"], tuple(chains), sets)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError("nft -j list table: its JSON was expected") from None
@@ -87,10 +84,7 @@ class RuleTexts:
 
 
 def parse_rule_texts(listing: str) -> RuleTexts:
-    """Parse `nft -a list table inet exclave`. Raises ValueError.
-
-    Chains and sets have handles as well, in lines that open a block.
-    """
+    """Parse `nft -a list table inet exclave`. Raises ValueError."""
     handle, is_dormant = 0, False
     rules: dict[int, str] = {}
     for line in map(str.strip, listing.splitlines()):
@@ -98,7 +92,7 @@ def parse_rule_texts(listing: str) -> RuleTexts:
         found = _HANDLE.match(line)
         if found is not None and found["text"].startswith("table "):
             handle = int(found["handle"])
-        elif found is not None and not found["text"].endswith("{"):
+        elif found is not None and not found["text"].endswith("{"):  # a chain or set opens a block
             rules[int(found["handle"])] = found["text"]
     if not handle:
         raise ValueError("nft -a list table: a listing with handles was expected")

@@ -1,9 +1,8 @@
-"""Traces one real connection attempt through the kernel's rules, and nothing else.
+"""Traces one real connection attempt through the kernel's rules.
 
-The traced packet is identified by the source port that our socket holds, not by a mark, which may change its route.
-The rule that traces is in an owned table of one `nft` process, which ends with us: so it is gone whatever happens.
-Events come by netlink, to a socket that listens before the packet leaves. A packet of our own has passed all rules when
-`send_first_packet` returns, so nothing needs to be waited for.
+The source port that our socket holds identifies the packet; a mark may change its route. The tracing rule is in an
+owned table of one `nft` process, which ends with us, so the rule never stays. A packet of our own has passed all rules
+when `send_first_packet` returns, so nothing must wait for its events.
 """
 
 import errno
@@ -27,7 +26,7 @@ _SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTRACE = 270, 1, 9
 """Source: Linux, include/linux/socket.h and include/uapi/linux/netlink.h, netfilter/nfnetlink.h."""
 
 END_TIME = 5.0  # seconds for nft to end after it was killed
-RULE_TIME = 10.0  # seconds for nft to make the rule that traces
+RULE_TIME = 10.0  # seconds for nft to create the tracing rule
 
 
 @contextmanager
@@ -55,7 +54,7 @@ def _as(uid: int | None, gid: int | None) -> Iterator[None]:
 
 
 def send_first_packet(attempt: socket.socket, address: str, port: int) -> str:
-    """Send the first packet; the kernel's immediate error, "" if there is none."""
+    """Send the first packet. Returns the kernel's immediate error, "" if there is none."""
     result = attempt.connect_ex((address, port))
     return "" if result in (0, errno.EINPROGRESS) else os.strerror(result)
 
@@ -78,7 +77,7 @@ def listen_for_events() -> socket.socket:
 
 
 def read_events(channel: socket.socket) -> list[TraceEvent]:
-    """The events that have come so far."""
+    """The events that have arrived."""
     events: list[TraceEvent] = []
     while True:
         try:
@@ -103,7 +102,7 @@ async def open_tracing(source_port: int) -> AsyncIterator[None]:
         assert process.stdout is not None
         listed = b""
         with trio.move_on_after(RULE_TIME) as patience:
-            with suppress(trio.BrokenResourceError):  # it has ended, and has printed why
+            with suppress(trio.BrokenResourceError):  # nft has ended, and has printed the reason
                 await process.stdin.send_all(rules.encode())
             while b"nftrace set 1" not in listed.partition(b"\t}")[0] or not listed.endswith(b"}\n"):
                 more = await process.stdout.receive_some(4096)

@@ -1,8 +1,7 @@
 """Evaluates our table for a new connection, as the kernel does. Pure.
 
-If a rule needs a fact that is not known, both ways are evaluated; if they differ, the verdict names the missing facts.
-A rule that we do not understand, which others have added, ends the evaluation.
-Accept ends a chain, not the hook. NAT decides once. Source: nft(8), "VERDICT STATEMENTS", "NAT STATEMENTS".
+If a rule needs an unknown fact, both results are evaluated; if they differ, the verdict names the missing facts. A rule
+that we do not understand, added by others, ends the evaluation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +28,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Connection:
-    """The first packet of a connection at one hook: `output` for local programs, `prerouting` from outside.
-
-    `interface` is the one that it leaves or arrives by. `leaves_by` and `kind` (unicast, local, broadcast, multicast)
-    are the route to the destination. None: not known.
-    """
+    """The first packet at one hook: `output` for local programs, `prerouting` from outside. None: not known."""
 
     hook: str
     destination: Address
@@ -41,9 +36,9 @@ class Connection:
     source: Address | None = None
     uid: int | None = None
     gid: int | None = None
-    interface: str | None = None
-    leaves_by: str | None = None
-    kind: str | None = None
+    interface: str | None = None  # the one that it leaves or arrives by
+    leaves_by: str | None = None  # the interface of the route to the destination
+    kind: str | None = None  # of this route: unicast, local, broadcast, multicast
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class RuleHit:
 
 @dataclass(frozen=True)
 class TableVerdict:
-    """The result. `target` is where a captured connection goes; `missing_facts` are those that decide it."""
+    """The result. `target`: where a captured connection goes. `missing_facts`: the unknown facts that decide it."""
 
     outcome: Outcome
     steps: tuple[RuleHit, ...] = ()
@@ -73,7 +68,7 @@ class _UnknownRule(Exception):
 
 @dataclass(frozen=True)
 class _Match:
-    """Whether the conditions of a rule hold; None: it depends on `missing_facts`."""
+    """Whether the conditions of a rule hold; None: this depends on `missing_facts`."""
 
     holds: bool | None
     missing_facts: tuple[str, ...] = ()
@@ -129,12 +124,12 @@ def _end(
     steps: tuple[RuleHit, ...],
     target: tuple[str, int] | None,
 ) -> TableVerdict:
-    """Go on after the verdict of a chain."""
+    """Continue after the verdict of a chain."""
     if steps[-1].verdict == "drop":
         return TableVerdict(Outcome.DROPPED, steps)
     if target is None:
         return _walk(table, connection, chains, at + 1, 0, steps)
-    # Translated: later NAT chains are skipped, filter chains are not.
+    # Accept ends a chain, not the hook. NAT decides once. Source: nft(8), "VERDICT STATEMENTS", "NAT STATEMENTS".
     later = [chain for chain in chains[at + 1 :] if chain.kind != "nat"]
     rest = _walk(table, replace(connection, destination=ip_address(target[0]), port=target[1]), later, 0, 0, steps)
     return replace(rest, outcome=Outcome.PROXY, target=target) if rest.outcome is Outcome.PASSES else rest
@@ -192,7 +187,7 @@ _FLAGS = ["fin", "syn", "rst", "ack"]
 
 
 def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any]:
-    """The fact that a condition needs: its name, and its value; None: not known. Raises _UnknownRule."""
+    """The name and value of the fact that a condition needs; value None: not known. Raises _UnknownRule."""
     is_4 = connection.destination.version == 4
     if "meta" in left:
         facts: dict[str, tuple[str, Any]] = {
@@ -220,7 +215,7 @@ def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any
             f"{protocol} {place}",
         )
     if left == {"ct": {"key": "state"}}:
-        return "", "new"  # a first packet that the kernel can track
+        return "", "new"  # the state of a first packet, if the kernel can track it
     if "fib" in left and left["fib"].get("flags") in (["daddr"], "daddr"):
         kinds = {"type": ("the route", connection.kind), "oifname": ("the route", connection.leaves_by)}
         return _find_fact(kinds, left["fib"].get("result"))
@@ -228,7 +223,7 @@ def _value_of(left: Mapping[str, Any], connection: Connection) -> tuple[str, Any
         what, mask = left["&"]
         wanted = mask["|"] if isinstance(mask, dict) and "|" in mask else mask
         if what == {"payload": {"protocol": "tcp", "field": "flags"}} and sorted(wanted) == sorted(_FLAGS):
-            return "", "syn"  # of those flags, a first packet has only this one
+            return "", "syn"  # of these flags, a first packet has only this one
     raise _UnknownRule
 
 
