@@ -1,7 +1,7 @@
-"""`/etc/exclave/config.toml` as frozen dataclasses. Every key is optional, and nothing secret belongs here.
+"""`/etc/exclave/config.toml` as frozen dataclasses. Every key is optional, and none is secret.
 
-The fields below are the one table of all keys: parsing, `exclave run --help`, the example file and the man page are
-made from them. All mistakes are reported at once, each with its place.
+The fields below are the only list of keys: parsing, `exclave run --help`, the example file and the man page use it. All
+mistakes are reported at once, each with its place.
 """
 
 import re
@@ -25,8 +25,8 @@ else:
 
 DEFAULT_PATH = Path("/etc/exclave/config.toml")
 
+# Turns a TOML value into a field's value. Raises ValueError or TypeError; each line of the text is one mistake.
 Parse = Callable[[Any], Any]
-"""Turns a value of TOML into a field's value. Raises ValueError or TypeError; each line of its text is one mistake."""
 
 
 # Values.
@@ -88,13 +88,11 @@ def _interface(value: Any) -> str:
 
 
 def is_interface(name: Any) -> bool:
-    """Whether this is a network interface's name that is safe in an nftables rule.
-
-    The kernel accepts more characters, but no system uses them. Its limit is 15 (IFNAMSIZ, linux/if.h).
-    """
+    """Whether this is a network interface's name that is safe in an nftables rule."""
     return isinstance(name, str) and _INTERFACE.fullmatch(name) is not None and name not in (".", "..")
 
 
+# The kernel accepts more characters, but no system uses them. Its limit is 15 (IFNAMSIZ, linux/if.h).
 _INTERFACE = re.compile(r"[A-Za-z0-9._@-]{1,15}", re.ASCII)
 
 
@@ -151,7 +149,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class MemberConfig:
-    """What the cluster learns about this machine."""
+    """This machine as the cluster is to know it."""
 
     address: str | None = _key(
         _address, '"10.0.0.5"', "this machine's address; default: the one that reaches the API server", default=None
@@ -226,7 +224,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of config.toml, for texts about it. `toml` is its default, or an example if `has_default` is false."""
+    """A key of config.toml, for texts about it. `toml` is its default, or an example if `has_default` is false."""
 
     name: str
     toml: str
@@ -254,7 +252,7 @@ def _tables() -> list[tuple[str, str, Any]]:
 
 
 def load_config(path: Path) -> Config:
-    """Read a file. A file that does not exist means all defaults. Raises ConfigError with every mistake."""
+    """Read a file. Without the file, all defaults hold. Raises ConfigError with every mistake."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -279,7 +277,7 @@ def parse_config(text: str, origin: str) -> Config:
 
 
 def salvage_config(path: Path) -> Config:
-    """The valid part of a file, and defaults for the rest: a mistake must not stop a clean-up."""
+    """The valid part of a file, and defaults for the rest: a mistake must not prevent a clean-up."""
     try:
         return _parse_tree(tomllib.loads(path.read_text(encoding="utf-8")), [])
     except (OSError, ValueError):
@@ -311,5 +309,5 @@ def _parse_table(
 
 
 def _unknown_keys(values: Mapping[str, Any], keys: tuple[Field[Any], ...], prefix: str) -> list[str]:
-    """Unknown keys are mistakes: a misspelt key must not pass for a setting."""
+    """The unknown keys, as mistakes: a misspelt key must not pass for a setting."""
     return [f"{prefix}{name}: no such key" for name in values if name not in {key.name for key in keys}]

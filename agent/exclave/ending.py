@@ -1,7 +1,4 @@
-"""The three ways to end, and the one value that all parts read when they close.
-
-It starts as HAND_OVER, so a crash undoes nothing. A signal or the control socket sets it before the parts close.
-"""
+"""The three ways to end, and the one value that all parts read when they close."""
 
 from enum import Enum
 
@@ -20,7 +17,7 @@ class EndingSwitch:
     """How this boot ends. `asked`: whether an ending was requested."""
 
     def __init__(self) -> None:
-        self._value = Ending.HAND_OVER
+        self._value = Ending.HAND_OVER  # so a crash undoes nothing
         self.asked = Latest(False)
 
     @property

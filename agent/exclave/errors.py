@@ -1,8 +1,8 @@
-"""All failures that a person can meet, grouped by who must act.
+"""All failures that a person can meet, grouped by the person who must act. Library errors are translated at the call.
 
-Each has an exit code and a fixed word (`Fault`). The code's tens show who must act: 1x the admin who made the token, 2x
-the cluster, 3x this machine, 4x the configuration; 1 is a bug. A message gives what was expected, what was found and
-where; a hint what to do; neither holds a secret. Errors of a library are translated where the library is called.
+Each has an exit code and a fixed word (`Fault`). The code's tens are 1 for the admin who made the token, 2 for the
+cluster, 3 for this machine, 4 for the configuration; code 1 is a bug. A message states the expected, the found and the
+place, a hint the remedy; neither contains a secret.
 """
 
 import traceback
@@ -14,7 +14,7 @@ _PACKAGE = __file__.rpartition("/")[0]
 
 
 class Fault(Enum):
-    """Every failure with its exit code and fixed word; `word` is what `--json` shows."""
+    """Every failure with its exit code and fixed word, which `--json` prints."""
 
     BUG = (1, "bug")
     USAGE = (2, "usage")
@@ -56,7 +56,7 @@ class Fault(Enum):
 
 
 class ExclaveError(Exception):
-    """A failure with its `fault`, a `message` for a person and a `hint` what to do."""
+    """A failure with its `fault`, a `message` for a person and a `hint` at the remedy."""
 
     tens: int | None = None
 
@@ -70,7 +70,7 @@ class ExclaveError(Exception):
 
 
 class UsageError(ExclaveError):
-    """The command line must be corrected, or what it names."""
+    """The command line must be corrected, or an object that it names."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(Fault.USAGE, message, hint)
@@ -83,21 +83,14 @@ class TokenError(ExclaveError):
 
 
 class ClusterError(ExclaveError):
-    """An admin of the cluster must act, or the cluster must become reachable.
-
-    If it was not reached, `cause_kind` is the reason: refused, timeout, name, tls-ca, tls-other or other.
-    """
+    """An admin of the cluster must act, or the cluster must become reachable."""
 
     tens = 2
-    cause_kind = ""
+    cause_kind = ""  # why it was not reached: refused, timeout, name, tls-ca, tls-other or other
 
 
 class ApiRefusal(ClusterError):
-    """The API server refused a request.
-
-    `status` is the HTTP status, `reason` the Status object's reason ("" if the body had none),
-    `retry_after` the server's Retry-After in seconds, if it sent one.
-    """
+    """The API server refused a request."""
 
     def __init__(
         self,
@@ -110,9 +103,9 @@ class ApiRefusal(ClusterError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(fault, message, hint)
-        self.status = status
-        self.reason = reason
-        self.retry_after = retry_after
+        self.status = status  # HTTP status
+        self.reason = reason  # of the Status object, "" if the body had none
+        self.retry_after = retry_after  # seconds, if the server sent a Retry-After
 
 
 class HostError(ExclaveError):
@@ -145,7 +138,7 @@ def error_lines(error: ExclaveError) -> str:
 
 
 def bug_lines(problem: BaseException) -> str:
-    """An unexpected exception for a terminal: its types and places, never its text, which may hold a secret."""
+    """An unexpected exception for a terminal: its types and places, never its text, which may contain a secret."""
     return "\n".join([*_places(problem), f"exclave: {BUG}", f"  to do: {BUG_HINT}"])
 
 
@@ -155,11 +148,7 @@ def bug_object() -> dict[str, Any]:
 
 
 def describe(problem: BaseException) -> str:
-    """One line for a log: our own error by its text, any other by its type and where in our code it came from.
-
-    The text of another error is shown if our own code or the operating system raised it: a library may quote a
-    secret, as h11 quotes a header that it refuses. Of a group each member is described.
-    """
+    """One line for a log: our own error by its text, any other by its type and its place in our code."""
     inside: tuple[BaseException, ...] = getattr(problem, "exceptions", ())
     if inside:
         return "; ".join(map(describe, inside))
@@ -171,6 +160,7 @@ def describe(problem: BaseException) -> str:
         return kind
     ours = [(file, line) for file, line in frames if file.startswith(f"{_PACKAGE}/")]
     file, line = ours[-1] if ours else frames[-1]
+    # A library may quote a secret, as h11 quotes a refused header: only our code's and the system's texts are shown.
     shown = f"{kind}: {text}" if text and (ours[-1:] == frames[-1:] or isinstance(problem, OSError)) else kind
     start = len(_PACKAGE) - len("exclave") if ours else file.rfind("/", 0, file.rfind("/")) + 1
     return f"{shown} ({file[start:]}:{line})"

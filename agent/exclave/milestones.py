@@ -1,7 +1,4 @@
-"""The points between which a crash may happen. Each is logged in one line right after it is reached.
-
-The crash tests kill an agent after each of them. A swap's phases are listed beside the swap.
-"""
+"""The points between which a crash may happen. Each is logged right after it is reached, for the crash tests."""
 
 import logging
 from enum import Enum
@@ -59,7 +56,7 @@ class Moving(Enum):
 
 
 class Withdrawing(Enum):
-    """Walking back, with an agent or without one. `exclave cleanup` begins in the middle."""
+    """Ending the traffic, with an agent or without one. `exclave cleanup` begins in the middle."""
 
     NOT_READY = "Ready=False was written"
     NOT_SERVING = "serving=false was written"
@@ -74,7 +71,7 @@ class Withdrawing(Enum):
 
 
 class Leaving(Enum):
-    """What a leave does and a stop does not."""
+    """The additional steps of a leave, compared with a stop."""
 
     NOTED = "the decision to leave is on disk"
     CERTIFICATE = "the certificate is removed"
