@@ -1,1 +1,1 @@
-"""The admin's side: `kubectl exclave`, which works through the admin's own kubectl."""
+"""`kubectl exclave`: the admin's commands. They reach the cluster through the admin's own kubectl."""

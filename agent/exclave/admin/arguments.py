@@ -1,7 +1,7 @@
-"""The shape of the admin's command line: subjects, verbs, and the options that several verbs have.
+"""The shape of the admin's command line: subjects, verbs, and the options that several verbs share.
 
-Each subject's module has `add_commands(subparsers)` and makes its parsers with these functions, so that all look alike.
-A verb's function gets the Session and the parsed options, and returns an exit code. Help ends with examples.
+Each subject's module has `add_commands(subparsers)`. A verb's function gets the Session and the parsed options, and
+returns an exit code.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from exclave.admin.tables import OUTPUT_FORMATS
 from exclave.errors import UsageError
 
 Verb = Callable[[Session, argparse.Namespace], int]
-Subparsers = Any  # what `add_subparsers` returns: argparse has no public name for it
+Subparsers = Any  # the result of `add_subparsers`: argparse has no public name for it
 
+# The name of the admin's commands in examples and hints, under any name of the program.
 PROGRAM = "kubectl exclave"
-"""The name of the admin's commands in examples and hints, whatever the program was called by."""
 
 
 def add_common(parser: argparse.ArgumentParser, *, default: str | None = argparse.SUPPRESS) -> None:
-    """Add the options of every verb. Below the top parser an absent option must not override the one before it."""
+    """Add the options of every verb. Below the top parser, an absent option must not override an earlier one."""
     common = parser.add_argument_group("options of every command")
     for flags, metavar, summary in (
         (("--context",), "NAME", "the context to use"),
@@ -42,7 +42,7 @@ def add_subject(subparsers: Subparsers, name: str, summary: str) -> Subparsers:
 
 
 def add_verb(subparsers: Subparsers, name: str, run: Verb, summary: str, *examples: str) -> argparse.ArgumentParser:
-    """Add a verb with its help. An example may start with a comment line."""
+    """Add a verb with its help, which ends with the examples. An example may start with a comment line."""
     lines = [f"  {line}" for example in examples for line in example.split("\n")]
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
@@ -96,7 +96,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_groups(options: Sequence[str] | None) -> list[str]:
-    """The groups of `--as-group`. `linkerd check` passes several in one list, as `[a,b]`."""
+    """The groups of `--as-group`. `linkerd check` passes several groups as one text, `[a,b]`."""
     return [group for text in options or () for group in text.removeprefix("[").removesuffix("]").split(",") if group]
 
 

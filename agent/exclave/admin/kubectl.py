@@ -1,9 +1,8 @@
-"""The admin's own kubectl: the only way from the admin's commands to the cluster.
+"""The admin's own kubectl: the only way from the admin's commands to the cluster. Raises only ExclaveError.
 
-kubectl finds the cluster and authenticates the admin; of the kubeconfig only the cluster's address and CA, for join
-tokens, and the namespace are read. Requests use raw paths, which need no discovery; merge patches and server-side
-apply need kubectl's own verbs. Bodies and secrets go through standard input and output, never into
-an argument list, an error or a log. Raises only ExclaveError.
+kubectl finds the cluster and authenticates the admin. Requests use raw paths, which need no discovery; merge patches
+and server-side apply need kubectl's own verbs. Bodies and secrets go through standard input and output, never into an
+argument list, an error or a log.
 """
 
 import base64
@@ -26,7 +25,7 @@ FIELD_MANAGER = "exclave"
 
 PAGE = 500  # objects in one answer; kubectl's own number
 LONGEST_REQUEST = 60  # seconds for one request to the API server
-LONGEST_RUN = 300.0  # seconds for one run of kubectl. It may ask its user to log in.
+LONGEST_RUN = 300.0  # seconds for one run of kubectl, which may ask its user to log in
 
 _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
 
@@ -78,7 +77,7 @@ class Kubectl:
         while True:
             asked = "?" + urlencode(query) if query else ""
             answer = self._ask(action, ["get", "--raw", path_of(resource, namespace) + asked])
-            # The items of a list of a built-in kind do not name their kind.
+            # List items of built-in kinds lack their kind.
             kind = {"apiVersion": resource.api_version, "kind": resource.kind}
             found += [{**kind, **item} for item in answer.get("items") or ()]
             token = (answer.get("metadata") or {}).get("continue")
@@ -108,7 +107,7 @@ class Kubectl:
         return self._post(KubectlAction("create", resource, namespace, name), path_of(resource, namespace), body)
 
     def apply(self, objects: Sequence[Object], *, dry_run: bool = False) -> None:
-        """Server-side apply, which overrides fields of other owners. `dry_run`: check everything, store nothing."""
+        """Server-side apply; overrides fields of other owners. `dry_run`: check everything, store nothing."""
         arguments = ["apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-", "--force-conflicts"]
         arguments += ["--dry-run=server"] if dry_run else []
         body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
@@ -141,7 +140,7 @@ class Kubectl:
             raise _answer_error(f"answered without a token when asked to {action}")
         return str(token)
 
-    # The kubeconfig.
+    # The kubeconfig: only the cluster's address and CA, for join tokens, and the namespace are read.
 
     def cluster(self) -> tuple[str, str]:
         """The API server's URL and its CA (PEM); each is "" if the kubeconfig has none."""
@@ -158,7 +157,7 @@ class Kubectl:
 
     def _config(self) -> Object:
         if self._kubeconfig is None:
-            # --flatten includes the content of the files that it names.
+            # --flatten includes the content of the files that the kubeconfig names.
             arguments = ["config", "view", "--minify", "--flatten", "--raw", "--output=json"]
             self._kubeconfig = self._ask(KubectlAction("read the kubeconfig"), arguments)
         return self._kubeconfig

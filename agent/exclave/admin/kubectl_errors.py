@@ -1,7 +1,7 @@
 """kubectl's failures as exclave's own errors. Pure.
 
-kubectl prints `Error from server (Reason): text`, or `The Kind "name" is invalid: text`, or a line of its own if the
-server did not answer or the kubeconfig does not fit. The first two become an `ApiRefusal`.
+kubectl prints `Error from server (Reason): text`, or `The Kind "name" is invalid: text`, which become an `ApiRefusal`,
+or its own line if the server did not answer or the kubeconfig is wrong.
 Source: StandardErrorMessage and checkErr in k8s.io/kubectl/pkg/cmd/util/helpers.go.
 """
 
@@ -49,7 +49,7 @@ _KUBECONFIG = ("does not exist", "no such file or directory", "current-context m
 
 @dataclass(frozen=True)
 class KubectlAction:
-    """What kubectl was asked to do: the verb and the resource as in RBAC."""
+    """The action of a kubectl call: verb and resource as in RBAC."""
 
     verb: str
     resource: Resource | None = None

@@ -1,6 +1,6 @@
-"""`kubectl exclave`, also called as `linkerd exclave` and `exclave admin`: parses the command line, and completes it.
+"""`kubectl exclave`, also `linkerd exclave` and `exclave admin`: parses the command line, and completes words.
 
-The help uses the name that the program was called by. Exit codes and the form of a failure are those of `exclave`.
+The help uses the called name of the program. Exit codes and errors are printed as by `exclave`.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def complete(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[lis
     asked: argparse.Action | None = None
     for word in before:
         if asked is not None:
-            asked = None  # it is the value of the option before it
+            asked = None  # it is the value of the preceding option
         elif word.startswith("-"):
             asked = _awaiting(_options(parser).get(word))
         elif (inner := _commands(parser).get(word)) is not None:
@@ -125,7 +125,7 @@ def complete_for_kubectl() -> int:
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    for action in parser._actions:  # argparse has no public way to its own tree; shtab walks it so, too
+    for action in parser._actions:  # argparse has no public access to its tree; shtab reads it the same way
         if isinstance(action, argparse._SubParsersAction):
             return {name: inner for name, inner in action.choices.items() if not name.startswith("_")}
     return {}
@@ -142,7 +142,7 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def _awaiting(action: argparse.Action | None) -> argparse.Action | None:
-    """The option, if a value has to follow it."""
+    """The option, if its value must follow."""
     return action if action is not None and action.nargs != 0 else None
 
 

@@ -1,6 +1,6 @@
 """The context of one admin command: kubectl, the namespace, the clock and the output.
 
-Only results go to standard output, so that a command works in a pipe; notes and warnings go to standard error.
+Only results go to standard output, for use in pipes; notes and warnings go to standard error.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Session:
             print(f"warning: {warning}", file=sys.stderr)
 
     def show(self, listing: Listing, form: str | None, nothing: str) -> None:
-        """Print a listing; of an empty table the note `nothing`."""
+        """Print a listing; for an empty table, print the note `nothing`."""
         text = render(listing, form)
         if text:
             print(text)
@@ -57,13 +57,13 @@ class Session:
             self.note(nothing)
 
     def show_list(self, listing: Listing, options: argparse.Namespace, what: str) -> None:
-        """Print what a `list` found. Without `-A` the first column, NAMESPACE, is left out."""
+        """Print the objects of a `list` command. Without `-A`, the first column, NAMESPACE, is left out."""
         where = "any namespace" if options.all_namespaces else f"namespace {self.namespace}"
         shown = listing if options.all_namespaces else listing.without_first_column()
         self.show(shown, options.output, f"no {what} in {where}")
 
     def show_object(self, resource: Resource, found: Object, form: str | None) -> bool:
-        """Print an object that was named, if `-o` wants another form than a description."""
+        """Print a named object, if `-o` requests another form than a description."""
         if form in (None, "wide"):
             return False
         self.show(Listing(resource, [found], single=True), form, "")
@@ -83,7 +83,7 @@ class Session:
         return found
 
     def missing_error(self, subject: str, name: str) -> UsageError:
-        """The error for a name that no object of the subject has."""
+        """The error for a name without an object."""
         return UsageError(
             f"there is no {subject} {name} in namespace {self.namespace}",
             f"list them: kubectl exclave {subject} list -A",
@@ -110,7 +110,7 @@ class Session:
         return change
 
     def wait_until(self, is_done: Callable[[], bool], what: str, seconds: float = WAIT) -> bool:
-        """Poll until `is_done`; False if it takes too long. `what` completes the sentence "waiting for …"."""
+        """Poll until `is_done`; False after `seconds`. `what` completes the sentence "waiting for …"."""
         deadline = time.monotonic() + seconds
         if is_done():
             return True

@@ -1,8 +1,7 @@
 """Objects as text: tables as kubectl prints them, and `-o json|yaml|name|wide`. Pure.
 
-Why not kubectl's own tables, made from the columns of our CRDs: `group list`, `token list` and `rotation status` join
-several objects. `member list` needs only Members, but its GROUP is a part of the name, its NOTE is a decision, and its
-`--group` has no selector.
+The columns of our CRDs would not do: `group list`, `token list` and `rotation status` join several objects, and NOTE,
+GROUP and `--group` of `member list` need our code.
 """
 
 import json
@@ -20,7 +19,7 @@ GAP = "   "
 
 @dataclass(frozen=True)
 class Listing:
-    """The objects that a command found, and a table of them. `single`: one object that was named."""
+    """The objects that a command found, and a table of them. `single`: one object was named."""
 
     resource: Resource
     objects: Sequence[Object]
@@ -29,7 +28,7 @@ class Listing:
     single: bool = False
 
     def without_first_column(self) -> "Listing":
-        """The same with a narrower table."""
+        """The same listing without the table's first column."""
         return replace(self, titles=self.titles[1:], rows=[row[1:] for row in self.rows])
 
 
@@ -77,7 +76,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def describe_text(lines: Sequence[tuple[str, str]]) -> str:
-    """Labels and texts as in `kubectl describe`; a text of several lines is below its label."""
+    """Labels and texts as in `kubectl describe`; a text of several lines stands below its label."""
     width = max((len(label) for label, text in lines if "\n" not in text), default=0) + 1
     output = []
     for label, text in lines:
@@ -95,7 +94,7 @@ def few(names: Sequence[str]) -> str | None:
 
 
 def age(created: object, now: float) -> str:
-    """How long ago an RFC 3339 time was; <unknown> if it is none."""
+    """The time since an RFC 3339 time; <unknown> if it is not one."""
     then = epoch(str(created))
     return "<unknown>" if then is None else human_duration(now - then)
 

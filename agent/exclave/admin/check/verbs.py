@@ -1,7 +1,7 @@
-"""`check`: checks the installation. `linkerd check` runs it, too, and prints its rows with its own.
+"""`check`: checks the installation. `linkerd check` also runs it, and prints its rows among its own.
 
-A row states what must be true. If it is not, the row is an error (it does not work) or a warning (it works, but may
-surprise). All checks run, also after a failure; what the admin may not read is a failed row. Exit code: 0, or 3 with an
+A row states a condition that must hold. Otherwise it is an error (something does not work) or a warning (it works, but
+may surprise). All checks run, also after a failure; one that the admin may not read fails. Exit code: 0, or 3 after an
 error. The options that `linkerd check` passes to extensions are accepted and ignored.
 """
 
@@ -44,11 +44,11 @@ OLDEST = (1, 30)  # the first Kubernetes release with stable admission policies
 
 EXTERNAL_WORKLOADS_CRD = "externalworkloads.workload.linkerd.io"
 
-LEADER_TIMEOUT = 60.0  # seconds without a renewal of the Lease after which no controller is the leader
-SHORTEST_ISSUER = 14 * 86400.0  # seconds before the issuer's end from which it is a warning
+LEADER_TIMEOUT = 60.0  # seconds without a renewal of the Lease after which there is no leader
+SHORTEST_ISSUER = 14 * 86400.0  # seconds before the issuer's end at which a warning starts
 
+# Groups that contain every machine's account.
 EVERYBODY = frozenset({"system:serviceaccounts", "system:authenticated", "system:unauthenticated"})
-"""Groups that every machine's account is in."""
 
 PUBLIC_ROLES = (
     "system:basic-user",
@@ -98,7 +98,7 @@ def add_commands(subparsers: arguments.Subparsers) -> None:
 
 
 def _extension_metadata(_session: Session, _options: argparse.Namespace) -> int:
-    """`linkerd check` calls this of every program named linkerd-… to learn whether to run its checks."""
+    """`linkerd check` calls this in every program named linkerd-… to learn whether to run its checks."""
     print(json.dumps({"name": "linkerd-exclave", "checks": "always"}))
     return 0
 
@@ -113,7 +113,7 @@ def _check(session: Session, options: argparse.Namespace) -> int:
 
 
 class ClusterSnapshot:
-    """Objects of the cluster, read at their first use, once each. Raises ClusterError then."""
+    """Objects of the cluster, each read once, at its first use. The first use may raise ClusterError."""
 
     def __init__(self, kubectl: Kubectl, namespace: str, linkerd: str | None) -> None:
         self._kubectl = kubectl
@@ -127,7 +127,7 @@ class ClusterSnapshot:
 
     @cached_property
     def installation(self) -> Installation:
-        """The choices of the installation; the defaults if there is none."""
+        """The options of the installation; the defaults without an installation."""
         if self.deployment is None:
             return Installation(self._namespace, self._linkerd or "linkerd")
         return read_installation(self.deployment)
@@ -180,7 +180,7 @@ class ClusterSnapshot:
         return [one["metadata"]["name"] for one in self.namespaces if is_accounts_namespace(one)]
 
     def rights(self) -> ObjectIndex:
-        """All objects that rights consist of."""
+        """All objects that grant rights."""
         kubectl, wanted = self._kubectl, self.wanted_by_groups
         accounts = {(one.namespace, one.name) for one in wanted if one.resource is kinds.SERVICE_ACCOUNTS}
         accounts.add((self._namespace, CONTROLLER))
@@ -278,7 +278,7 @@ def _checked(title: str, check: Callable[[], list[Row]]) -> list[Row]:
         return [Row(title, "error", f"an object cannot be read: {fault_text(problem)}", "report it: it is a bug")]
 
 
-# Rows: objects in, rows out.
+# Rows.
 
 
 def linkerd_report(rows: Sequence[Row]) -> Object:
@@ -292,10 +292,8 @@ def linkerd_report(rows: Sequence[Row]) -> Object:
 
 
 def report_text(rows: Sequence[Row], *, short: bool = False) -> str:
-    """The rows as `linkerd check` prints them; `short`: only those that failed.
-
-    Source: linkerd2, pkg/healthcheck/healthcheck_output.go.
-    """
+    """The rows as `linkerd check` prints them; `short`: only those that failed."""
+    # Source: linkerd2, pkg/healthcheck/healthcheck_output.go.
     marks = {"success": "√", "warning": "‼", "error": "×"}
     lines = ["linkerd-exclave", "---------------"]
     for one in rows:
@@ -375,7 +373,7 @@ def member_rows(members: Iterable[Object]) -> list[Row]:
 
 
 def issuer_rows(name: str, secret: Object | None, roots: Object | None, now: float) -> list[Row]:
-    """Is there an issuer, does the mesh trust it, and until when? `name` is its Secret's."""
+    """Is there an issuer, does the mesh trust it, and until when? `name` is its Secret's name."""
     title = "the issuer chains to Linkerd's trust anchors"
     hint = "set one: kubectl exclave upgrade --issuer-from, or --issuer-certificate and --issuer-key"
     if secret is None:
@@ -410,7 +408,7 @@ def describe_change(change: Change) -> str:
 
 
 def rights_rows(controllers: Sequence[Change], groups: Sequence[Change]) -> list[Row]:
-    """Do the controller and every group have the rights of this version? An object that groups share is listed once."""
+    """Do the controller and every group have the rights of this version? Shared objects are listed once."""
     upgrade = "kubectl exclave upgrade"
     return [
         row("the controller's rights are as installed", few(list(map(describe_change, controllers))), upgrade),
@@ -451,7 +449,7 @@ def is_accounts_namespace(namespace: Object) -> bool:
 
 
 def namespace_suffix_rows(namespaces: Iterable[Object]) -> list[Row]:
-    """Do others use the suffix of our namespaces?"""
+    """Do other namespaces have the suffix of ours?"""
     foreign = [one["metadata"]["name"] for one in namespaces if not is_accounts_namespace(one)]
     found = [name for name in foreign if name.endswith("-vms")]
     hint = (
@@ -472,6 +470,6 @@ def foreign_objects(namespace: str, accounts: Iterable[Object], pods: Iterable[O
 
 
 def accounts_namespace_rows(found: Sequence[str]) -> list[Row]:
-    """Are there other objects in namespaces of machines' accounts?"""
+    """Are there foreign objects in namespaces of machines' accounts?"""
     hint = "move it to another namespace: every account here has a machine's rights and limits"
     return [row("namespaces of machines' accounts contain nothing else", few(found), hint, "warning")]

@@ -1,7 +1,7 @@
-"""The options of `group create`: what is refused, with all mistakes at once, and what gets a warning. Pure.
+"""The options of `group create`: which of them are refused, all at once, and which get a warning. Pure.
 
-What the controller would not accept is refused; api/group.py decides it for both. What works but may surprise gets a
-warning, because the admin may mean it.
+Options that the controller would not accept are refused; api/group.py decides this for both. Options that work but may
+surprise get a warning, because the admin may want them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,10 +43,8 @@ def check_namespace(
 
 
 def check_accounts_namespace(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
-    """Raise UsageError if the namespace for machines' accounts, `found`, exists already and is somebody else's.
-
-    `odd`: the objects in it that belong to no machine. Every account in it gets a machine's rights.
-    """
+    """Raise UsageError if the accounts' namespace `found` is another's. `odd`: objects in it that are no machine's."""
+    # Every account in it gets a machine's rights.
     if found is None:
         return
     name = found["metadata"]["name"]
@@ -95,7 +93,7 @@ def parsed_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
 
 
 def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
-    """The same. Raises UsageError also if the controller would not accept a group with it."""
+    """The whole spec. Raises UsageError if it cannot be used, or the controller would not accept a group with it."""
     checked = parsed_spec(name, spec)
     if faults := spec_faults(checked):
         raise UsageError("; ".join(faults), EXAMPLES)
@@ -103,7 +101,7 @@ def checked_spec(name: str, spec: Mapping[str, Any]) -> GroupSpec:
 
 
 def merge_spec(options: Object, found: Mapping[str, Any]) -> Object:
-    """A group's spec with the options' part replaced; labels that the options omit are None, which removes them."""
+    """A group's spec with the options' part replaced; labels that the options omit become None, which removes them."""
     spec = {**found, **options}
     if "labels" in options:
         spec["labels"] = {**dict.fromkeys(found.get("labels") or {}), **options["labels"]}
@@ -171,7 +169,7 @@ def read_label(text: str) -> tuple[str, str]:
 
 
 def labels_of(name: str, spec: GroupSpec) -> dict[str, str]:
-    """The labels of its ExternalWorkloads, as far as the group decides."""
+    """The labels of its ExternalWorkloads, as far as the group decides them."""
     return {**spec.labels, GROUP_LABEL: name}
 
 

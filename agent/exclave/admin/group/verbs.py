@@ -1,6 +1,6 @@
 """`group create|list|describe|delete`: which machines may join, and with which identity.
 
-Creating an existing group changes only what the options name. Namespaces are never deleted: others may use them.
+Creating an existing group changes only the given options. Namespaces are never deleted, because others may use them.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def _create(session: Session, options: argparse.Namespace) -> int:
 
 
 def _linkerd_namespace(session: Session, options: argparse.Namespace) -> str:
-    """Linkerd's namespace as chosen at the installation; the usual one if there is none, or it may not be read."""
+    """Linkerd's namespace as chosen at the installation; the usual one if this is unknown."""
     try:
         return ClusterSnapshot(session.kubectl, options.controller_namespace, None).linkerd
     except ApiRefusal:
@@ -131,7 +131,7 @@ def _linkerd_namespace(session: Session, options: argparse.Namespace) -> str:
 
 
 def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
-    """The foreign objects among the machines' accounts. Raises ExclaveError if the namespace is somebody else's."""
+    """The foreign objects among the machines' accounts. Raises ExclaveError if the namespace belongs to others."""
     kubectl, home = session.kubectl, accounts_namespace(namespace)
     found = kubectl.get(kinds.NAMESPACES, None, home)
     odd = find_foreign(kubectl, home) if found else []
@@ -140,7 +140,7 @@ def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
 
 
 def _warnings(session: Session, name: str, spec: Object) -> list[str]:
-    """Check the spec; returns what may surprise the admin. Raises ExclaveError for an invalid spec."""
+    """Check the spec; returns warnings. Raises ExclaveError for an invalid spec."""
     kubectl, namespace = session.kubectl, session.namespace
     labels = {key: value for key, value in (spec.get("labels") or {}).items() if value is not None}
     checked = checked_spec(name, {**spec, "labels": labels})
@@ -180,7 +180,7 @@ def _describe(session: Session, options: argparse.Namespace) -> int:
         return 0
     try:
         spec = parsed_spec(name, group.get("spec") or {})
-    except ExclaveError as problem:  # an invalid group must be shown, too, so that it can be corrected
+    except ExclaveError as problem:  # an invalid group must be printed, too, so that it can be corrected
         print(describe_text(broken_lines(group, problem.message)))
         return 0
     members = in_group(kubectl.list(kinds.MEMBERS, namespace), name)
@@ -236,7 +236,7 @@ def _tokens(session: Session, group: str) -> list[TokenAccount]:
 
 
 def group_row(group: Object, members: Sequence[Object], now: float) -> list[str]:
-    """A row of `group list`. LIVE is the number of live members of all."""
+    """A row of `group list`. LIVE is the number of live members, then of all."""
     metadata, spec = group["metadata"], mapping_in(group, "spec")
     networks = spec.get("networks")
     return [

@@ -1,6 +1,6 @@
 """`uninstall`: removes exclave from a cluster, in the reverse order of the installation.
 
-Namespaces of groups, and the accounts in them, stay.
+Namespaces of groups, and the accounts in them, are not deleted.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def _uninstall(session: Session, options: argparse.Namespace) -> int:
 
 
 def _end_controllers(session: Session, choice: Installation) -> None:
-    """Delete the controllers, wait for their end, and revoke their rights: they would add finalizers again."""
+    """Delete the controllers, wait for their end, and revoke their rights. Else they would add finalizers again."""
     session.delete(kinds.DEPLOYMENTS, choice.namespace, CONTROLLER)
 
     def are_gone() -> bool:
@@ -80,7 +80,7 @@ def _release_workloads(session: Session) -> None:
 
 
 def _release_all(session: Session, resource: Resource, finalizer: str) -> None:
-    """Delete all objects of a kind. We remove our finalizer, because no controller is left to do it."""
+    """Delete all objects of a kind, and remove our finalizer, since no controller is left to do this."""
     for one in _all(session, resource):
         _release(session, resource, one, finalizer)
         session.delete(resource, *_key(one))
@@ -100,7 +100,7 @@ def _revoke_machine_rights(session: Session, found: ClusterSnapshot) -> None:
 
 def _delete_installation(session: Session, choice: Installation) -> None:
     for one in reversed(later_objects(choice)):
-        if (one.resource, one.name) != (kinds.SECRETS, ISSUER):  # that one is deleted with its namespace
+        if (one.resource, one.name) != (kinds.SECRETS, ISSUER):  # deleted with its namespace
             session.delete(*one.key)
     definitions = first_objects()
     for one in definitions:
@@ -134,14 +134,14 @@ def _has_finalizer(one: Object, finalizer: str) -> bool:
 
 
 def _release(session: Session, resource: Resource, one: Object, finalizer: str) -> None:
-    """Remove our finalizer; others' stay."""
+    """Remove our finalizer, and no other."""
     if _has_finalizer(one, finalizer):
         left = [other for other in one["metadata"]["finalizers"] if other != finalizer]
         _patch(session, resource, one, {"metadata": {"finalizers": left}})
 
 
 def _patch(session: Session, resource: Resource, one: Object, body: Object) -> None:
-    """Patch an object that may be gone; one that the API server finds invalid is reported, and the others go on."""
+    """Patch an object, which may be gone. If the API server finds it invalid, this is only reported."""
     try:
         session.kubectl.patch(resource, *_key(one), body)
     except ApiRefusal as refusal:

@@ -1,7 +1,6 @@
-"""`install` and `upgrade` of exclave in a cluster.
+"""`install` and `upgrade` of exclave in a cluster, from plain manifests, which `--dry-run` prints.
 
-An installation is plain manifests, which `--dry-run` prints. Nothing is created before all checks succeed. The issuer's
-key goes to kubectl through standard input, and is never printed.
+Nothing is created before all checks succeed. The issuer's key goes to kubectl through standard input only.
 """
 
 import argparse
@@ -136,7 +135,7 @@ def _upgrade(session: Session, options: argparse.Namespace) -> int:
     for change in pending_changes(groups, found.rights()):
         session.apply(change)
         print(change)
-    # Rights of the former choice that this one does not need, such as to read the former issuer's key.
+    # Rights of the former options that the new ones do not need, such as to read the former issuer's key.
     needed = {one.key for one in choice.rights}
     for one in reversed(before.rights):
         if one.key not in needed:
@@ -194,7 +193,7 @@ def _measure_credential_life(session: Session, choice: Installation) -> None:
 
 
 def _choice(options: argparse.Namespace, base: Installation) -> Installation:
-    """The chosen installation; without an issuer on the command line, that of `base`."""
+    """The chosen options; without an issuer on the command line, the issuer of `base`."""
     own = [bool(options.issuer_from), bool(options.issuer_certificate or options.issuer_key)]
     if sum((*own, options.use_linkerd_issuer)) > 1:
         raise UsageError("several issuers were named", "name one of the three")
@@ -227,7 +226,7 @@ def _key_pair(options: argparse.Namespace) -> KeyPair | None:
 
 
 def _require_prerequisites(session: Session, choice: Installation) -> None:
-    """Raise UsageError if a check fails; nothing has been created then."""
+    """Raise UsageError if a check fails; nothing has been created by then."""
     rows = [
         *check_prerequisites(session, choice.linkerd),
         _namespace_row(session, choice),

@@ -1,7 +1,4 @@
-"""Members as rows of a table and as lines of a description. Pure.
-
-NOTE has only what an admin must know and no other column shows. A Member with an unusual name is shown, too.
-"""
+"""Members as rows of a table and as lines of a description, also those with an unusual name. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -55,7 +52,7 @@ def member_row(member: Object, now: float) -> list[str]:
 
 
 def notes(member: Object) -> list[str]:
-    """What an admin must know, as text for NOTE."""
+    """Facts for the admin that no other column shows, as text for NOTE."""
     view = view_member(member)
     found = []
     if view.deleting:
@@ -102,7 +99,7 @@ def member_lines(
 
 
 def certificate_words(view: MemberView, now: float) -> str:
-    """Until when its certificate is valid."""
+    """The end of its certificate."""
     if view.certificate is None:
         return "none yet"
     until = epoch(view.certificate.not_after)
@@ -113,7 +110,7 @@ def certificate_words(view: MemberView, now: float) -> str:
 
 
 def workload_words(workload: Object | None) -> str:
-    """What Linkerd reads about it."""
+    """Its ExternalWorkload as Linkerd reads it."""
     if workload is None:
         return "no ExternalWorkload"
     ports = [str(port.get("port")) for port in mappings_in(mapping_in(workload, "spec"), "ports")]
@@ -129,7 +126,7 @@ def condition_table(found: Object) -> str:
 
 
 def event_table(events: Sequence[Object], now: float) -> str:
-    """Events as a table, the newest last; "" if there are none."""
+    """Events as a table, newest last; "" if there are none."""
     rows = sorted(
         (str(_event_time(one)), str(one.get("type", "")), str(one.get("reason", "")), str(one.get("note", "")))
         for one in events

@@ -76,7 +76,7 @@ def evict(session: Session, name: str) -> None:
     except ValueError as problem:
         raise UsageError(str(problem), "list them: kubectl exclave member list -A") from None
     member = kubectl.get(MEMBERS, session.namespace, name)
-    # The account first, with the admin's own rights: so its credential becomes invalid also without a controller.
+    # The account first, with the admin's own rights: so its credential becomes invalid even without a controller.
     had_account = kubectl.delete(SERVICE_ACCOUNTS, accounts_namespace(session.namespace), account)
     if member is None and not had_account:
         raise session.missing_error("member", name)

@@ -1,9 +1,9 @@
 """`rotation status`: which anchors and issuer each member has loaded, and whether the next step is safe.
 
 Linkerd's procedure: (1) publish the old and the new anchor together; (2) sign with an issuer under the new one;
-(3) publish the new anchor alone. Before the next step, after (1) and (3) every member must have loaded the bundle, and
-after (2) every certificate must come from the new issuer. Of several anchors the new one is that with the latest start.
-Exit code 0 if every gate is open, else 3, so that a script can wait.
+(3) publish the new anchor alone. After (1) and (3) every member must load the bundle before the next step; after (2)
+every certificate must come from the new issuer. The new anchor is the one with the latest start. Exit code 0 if every
+gate is open, else 3, so that a script can wait.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from exclave.kit.formats.x509 import der_of, fingerprint, is_issued_by, not_afte
 
 GATES_CLOSED = 3
 
-LEADER_TIMEOUT = 20.0  # seconds. A leader renews its Lease every two seconds.
+LEADER_TIMEOUT = 20.0  # seconds; a leader renews its Lease every two seconds
 
 TITLES = ("NAME", "GROUP", "LIVE", "ANCHORS", "ISSUER", "CERTIFICATE-UNTIL")
 
@@ -57,20 +57,17 @@ class Anchor:
 
 @dataclass(frozen=True)
 class MeshTrust:
-    """The current trust: the bundle that Linkerd publishes (PEM), and the sha256 of the issuing certificate.
-
-    `issuer` is "" if it is unknown. `fault`: why it is unknown or not trusted. `is_issuer_read`: from its Secret.
-    """
+    """The current trust: Linkerd's bundle (PEM), and the issuing certificate's sha256, "" if unknown."""
 
     anchors: str
     issuer: str
     bundle: tuple[Anchor, ...]
-    fault: str = ""
-    is_issuer_read: bool = True
+    fault: str = ""  # why the issuer is unknown or not trusted
+    is_issuer_read: bool = True  # from its Secret
 
     @property
     def anchors_sha256(self) -> str:
-        """As members report it."""
+        """The anchors' hash in the form that members report."""
         return hashlib.sha256(self.anchors.encode()).hexdigest()
 
 
@@ -116,10 +113,8 @@ def _status(session: Session, options: argparse.Namespace) -> int:
 
 
 def _current_trust(session: Session, found: ClusterSnapshot, published: list[GroupTrust]) -> MeshTrust:
-    """The trust by Linkerd's ConfigMap and the issuer's Secret, so a change closes a gate also without a controller.
-
-    If the admin may not read the Secret, the groups' settings count. Raises ClusterError without Linkerd's anchors.
-    """
+    """The trust by Linkerd's ConfigMap and the issuer's Secret, or else the groups' settings. Raises ClusterError."""
+    # Read from Linkerd's ConfigMap and the Secret, so that a change closes a gate even without a controller.
     anchors = _anchors(session, found)
     place = (found.installation.issuer_namespace, found.installation.issuer_secret)
     try:
@@ -181,7 +176,7 @@ def _published_trust(session: Session, found: ClusterSnapshot) -> list[GroupTrus
     return published
 
 
-# The decisions: values in, values out.
+# Decisions.
 
 
 def trust_from_secret(anchors: str, name: str, chain: str) -> MeshTrust:
@@ -289,13 +284,13 @@ def _next(mesh: MeshTrust, found: Sequence[Gate]) -> str:
 
 
 def _counts(member: Object, view: MemberView) -> bool:
-    """Whether the gates wait for a Member. One whose status cannot be read may be admitted, so they do."""
+    """Whether the gates wait for a Member. They do if its status cannot be read, since it may be admitted."""
     is_admitted = view.admitted is not None and view.admitted.status
     return not view.deleting and (is_admitted or _is_status_unreadable(member))
 
 
 def _is_status_unreadable(member: Object) -> bool:
-    """Whether the conditions of a Member have another shape than the schema's. A missing status is readable."""
+    """Whether the conditions of a Member do not match the schema. A missing status is readable."""
     status = member.get("status") or {}
     conditions = (status.get("conditions") or []) if isinstance(status, dict) else None
     return not isinstance(conditions, list) or len(read_conditions(conditions)) < len(conditions)

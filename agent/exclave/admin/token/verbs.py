@@ -1,8 +1,8 @@
 """`token create|list|revoke`: the line with which a machine joins.
 
 A token is an account in `<ns>-vms`: `<group>.join.<id>-<uses>`, or `<group>.rejoin.<id>-<number>` for one named member.
-Commands name it by `<id>`, or by `<id>-<number>` if it is for a named member. Its line is printed to standard output
-only, never in an error or an argument list. Revoking deletes the account, which works without a controller.
+Commands name it by `<id>`, or `<id>-<number>` for a named member. Its line goes to standard output only, never into an
+error or an argument list. Revoking deletes the account, which works without a controller.
 """
 
 import argparse
@@ -44,7 +44,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH = 5
 
 LONGEST_CREDENTIAL = 30 * 86400.0  # seconds of lifetime that we request for a machine's credential
-SLACK = 60.0  # seconds of difference that we ignore, because the server's clock is not ours
+SLACK = 60.0  # seconds of difference that we ignore, because clocks differ
 
 TITLES = ("ID", "GROUP", "USES", "USED", "EXPIRES", "AGE", "FOR")
 
@@ -56,7 +56,7 @@ _LOCAL_NAMES = ("localhost", "kubernetes", "kubernetes.default", "host.docker.in
 
 @dataclass(frozen=True)
 class TokenAccount:
-    """A token's account. `number`: its uses, or for `rejoin` the number of the member that it is for."""
+    """A token's account. `number`: its uses, or for `rejoin` the number of its named member."""
 
     group: str
     kind: Literal["join", "rejoin"]
@@ -81,7 +81,7 @@ class TokenAccount:
 
     @property
     def member(self) -> str:
-        """The member that it is for; "" if it is for new ones."""
+        """Its named member; "" if it is for new members."""
         return f"{self.group}-{self.token_id}-{self.number}" if self.kind == "rejoin" else ""
 
     @property
@@ -167,7 +167,7 @@ def _in_form(result: Object, form: str | None) -> str:
 
 
 def _cap_notes(session: Session, controllers: str) -> list[str]:
-    """A note if `install` has measured a short lifetime of credentials. None if the admin may not read it."""
+    """A note if `install` measured a short lifetime of credentials. None if the admin may not read it."""
     try:
         found = session.kubectl.get(NAMESPACES, None, controllers)
     except ApiRefusal:
@@ -250,7 +250,7 @@ def _settle_expiry(session: Session, manifest: Manifest, jwt: str, now: float, t
     try:
         until = read_token_times(jwt)[1]
     except ValueError:
-        return now + ttl  # not a JWT: the account's expiry ends it
+        return now + ttl  # not a JWT: the account's expiry applies
     warning = life_warning(ttl, until - now)
     if warning is None:
         return min(now + ttl, until)
@@ -292,7 +292,7 @@ def _revoke(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-# Options, rows and notes: values in, values out.
+# Options, rows and notes.
 
 
 def token_accounts(accounts: Iterable[Object]) -> list[TokenAccount]:
@@ -326,7 +326,7 @@ def token_row(account: TokenAccount, members: Sequence[str], now: float) -> list
 
 
 def choose_token(accounts: Sequence[TokenAccount], named: str, namespace: str) -> TokenAccount:
-    """The token with this id or account name. Raises UsageError if there is none, or more than one."""
+    """The token with this id or account name. Raises UsageError unless there is exactly one."""
     found = [one for one in accounts if named in (one.id, one.name)]
     if len(found) == 1:
         return found[0]
@@ -387,7 +387,7 @@ def refuse_living(member: str, namespace: str) -> UsageError:
 
 
 def check_access(servers: Sequence[str], ca: str) -> None:
-    """Raise UsageError if these are no https URLs, or this is no CA certificate."""
+    """Raise UsageError if a server is no https URL, or `ca` is no CA certificate."""
     for server in servers:
         parts = urlsplit(server)
         if parts.scheme != "https" or not parts.hostname:
@@ -405,7 +405,7 @@ def check_access(servers: Sequence[str], ca: str) -> None:
 
 
 def server_warnings(servers: Sequence[str]) -> list[str]:
-    """Warnings for URLs that a machine elsewhere can hardly reach."""
+    """Warnings for URLs that other machines can hardly reach."""
     return [
         f"{server} is an address of {where}: name one that machines reach with --server"
         for server in servers
@@ -456,7 +456,7 @@ def _is_of(name: str, account: TokenAccount) -> bool:
 
 
 def _local_place(host: str) -> str | None:
-    """What an address belongs to, if it means something else on another machine."""
+    """The owner of an address that means something else on another machine."""
     if host in _LOCAL_NAMES or host.endswith(".localhost"):
         return "this machine or cluster only"
     if host.endswith((".svc", ".svc.cluster.local")):
