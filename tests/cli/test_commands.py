@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -40,10 +41,12 @@ from support.cluster_thread import ClusterThread, open_cluster_thread
 from support.fake_replies import fake_replies, json_lines
 from support.mesh import RECORD
 from support.mesh_cluster import MeshCluster
-from support.recording_programs import write_recording_programs
 from support.store import member
 
 pytestmark = pytest.mark.slow
+
+RECORDING_PROGRAMS = Path(__file__).parents[1] / "support/recording_programs"
+"""Programs `nft` and `ip` that only append their calls to the file `trace` beside their folder."""
 
 VMS = f"{NAMESPACE}-vms"
 FIRST = f"{NAMESPACE}/web-k7q2x-1"
@@ -81,7 +84,7 @@ def _isolated_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as made:  # short names: a socket's path has 107 characters
         programs = Path(made, "bin")
-        write_recording_programs(programs, Path(made, "trace"))
+        shutil.copytree(RECORDING_PROGRAMS, programs)
         monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
         yield Path(made)
 

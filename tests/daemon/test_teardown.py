@@ -1,5 +1,6 @@
 """Leaving and cleaning up without an agent: the order, as a golden file, and what is left."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,9 @@ from exclave.proxy.process.records import RecordFile, find_executable
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
 from support.mesh import RECORD, mesh
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
-from support.recording_programs import write_recording_programs
+
+RECORDING_PROGRAMS = Path(__file__).parents[1] / "support/recording_programs"
+"""Programs `nft` and `ip` that only append their calls to the file `trace` beside their folder."""
 
 GOLDEN = Path(__file__).parent / "golden" / "leaving-from-cold.txt"
 
@@ -66,8 +69,8 @@ def make_config(folder: Path, drain: float = 20.0) -> Config:
 
 @pytest.fixture
 def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is done, in order; `nft` and `ip` only write there what they were told to do."""
-    write_recording_programs(tmp_path / "bin", tmp_path / "trace")
+    """What is done, in order; `nft` and `ip` only write their calls there."""
+    shutil.copytree(RECORDING_PROGRAMS, tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     return tmp_path / "trace"
 

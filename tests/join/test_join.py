@@ -23,9 +23,10 @@ from exclave.join import refusals
 from exclave.join.join import join
 from exclave.member.record import load_join, load_membership, load_settings, store_eviction
 from exclave_sandbox.pki import make_anchor, make_issuer
-from support.fake_controller import FakeController, open_fake_controller
 from support.faults import NameServers
 from support.mesh import ADDRESS, NAMESPACE, RECORD
+
+from .fake_controller import FakeController, open_fake_controller
 
 FIRST = "web-k7q2x-1"
 
@@ -84,7 +85,7 @@ async def test_a_token_makes_a_machine_a_member(tmp_path: Path) -> None:
         stored = load_settings(state)
         assert stored is not None and stored[0] == controller.settings
         assert load_svid(state) is not None
-        lease = controller.find(LEASES, FIRST)
+        lease = await controller.find(LEASES, FIRST)
         assert lease is not None and lease["spec"]["renewTime"]
         assert lines == [
             f"address: [chosen={ADDRESS} why=configured]",
@@ -152,7 +153,7 @@ async def test_names_of_other_machines_are_skipped(tmp_path: Path) -> None:
             "the join token for group shop/web is used up: all 3 of its names are taken by other machines",
             "ask the admin for a new one: kubectl exclave token create web",
         )
-        await controller.cluster.send(delete(MEMBERS, NAMESPACE, "web-k7q2x-2"))
+        await controller.admin.send(delete(MEMBERS, NAMESPACE, "web-k7q2x-2"))
         await join_here(token, make_config(tmp_path / "4"))  # the same machine, again: a name is free now
 
 
@@ -233,7 +234,7 @@ async def test_a_machine_killed_at_any_point_joins_with_the_same_token_and_one_n
             assert load_svid(config.paths.state) is not None, point
             assert load_settings(config.paths.state) is not None, point
             assert load_join(config.paths.state) is None, point
-            assert await controller.mint(membership.account), point
+            assert await controller.token_of("shop-vms", membership.account), point
             point += 1
         assert point > 30
         assert {view.name for view in controller.members()} == {f"web-a{n:04}-1" for n in range(point + 1)}
@@ -255,7 +256,7 @@ async def test_a_machine_whose_credential_died_before_it_was_used_starts_over(
         assert await was_killed(token, config)
         requests.before = lambda _: None
         await controller.revoke("web.vm.k7q2x-1")  # the controller gave it up for abandoned
-        await controller.cluster.send(delete(MEMBERS, NAMESPACE, FIRST))
+        await controller.admin.send(delete(MEMBERS, NAMESPACE, FIRST))
         await join_here(token, config)
         assert load_membership(config.paths.state) is not None and load_svid(config.paths.state) is not None
 
@@ -268,7 +269,7 @@ async def test_a_member_that_was_deleted_while_we_waited_is_made_again(tmp_path:
             nursery.start_soon(join_here, token, make_config(tmp_path))
             await controller.wait_member()
             controller.admits = True
-            await controller.cluster.send(delete(MEMBERS, NAMESPACE, FIRST))
+            await controller.admin.send(delete(MEMBERS, NAMESPACE, FIRST))
         assert [view.name for view in controller.members()] == [FIRST]
 
 
@@ -357,7 +358,7 @@ async def test_a_repeated_join_gets_the_same_refusal(told: tuple[str, str], expe
         record = load_join(config.paths.state)
         assert record is not None and record.refusal == expected[0].word
         controller.refuses = None
-        await controller.cluster.send(delete(MEMBERS, NAMESPACE, FIRST))
+        await controller.admin.send(delete(MEMBERS, NAMESPACE, FIRST))
         await join_here(token, config)
 
 
@@ -413,7 +414,7 @@ async def test_a_revoked_token(tmp_path: Path) -> None:
 async def test_a_token_without_rights(tmp_path: Path) -> None:
     async with open_fake_controller(tmp_path) as controller:
         token = await controller.join_token()
-        await controller.cluster.send(delete(CLUSTER_ROLE_BINDINGS, None, "machines"))
+        await controller.admin.send(delete(CLUSTER_ROLE_BINDINGS, None, "machines"))
         fault, message, hint = await fail_to_join(token, make_config(tmp_path))
         who = "system:serviceaccount:shop-vms:web.join.k7q2x-1"
         assert fault is Fault.NOT_PERMITTED

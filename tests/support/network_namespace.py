@@ -1,11 +1,10 @@
-"""Async tests in a network namespace of their own: a thread that has unshared it.
+"""Async tests in a network namespace of their own.
 
 @in_network_namespace("169.254.77.1", "10.77.0.20")
 async def test_…() -> None: …
 
-Sockets of the test are in it, and programs that `subprocess` starts from its thread. Programs that trio starts are not,
-since they may start in a thread of an earlier test. Trio reuses its threads, so they leave the namespace with the test.
-`virtual=True` runs the test in virtual time. Needs root.
+Sockets of the test are in it, and programs that `subprocess` starts. Programs that trio starts are not, since they may
+start in a thread of an earlier test. `virtual=True` runs the test in virtual time. Needs root.
 """
 
 import ctypes
@@ -30,44 +29,29 @@ def in_network_namespace(*addresses: str, virtual: bool = False) -> Callable[[Te
     """Run the test with these addresses on `lo`, and no other link."""
 
     def decorate(test: Test) -> Callable[[], None]:
-        def main(run: Run) -> None:
-            home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        @functools.wraps(test)
+        def run_inside() -> None:
+            run, home = Run(), os.open("/proc/thread-self/ns/net", os.O_RDONLY)
             assert _LIBC.unshare(_CLONE_NEWNET) == 0  # this thread, and what it starts
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-            for address in addresses:
-                subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
-            clock = trio.testing.MockClock(autojump_threshold=0) if virtual else None
             try:
-                run.run(test, clock)
+                subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+                for address in addresses:
+                    subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+                with cancelled_at_timeout(run):
+                    run.run(test, trio.testing.MockClock(autojump_threshold=0) if virtual else None)
             finally:
-                _move_threads_back(home)
+                _leave(home)
                 os.close(home)
 
-        @functools.wraps(test)
-        def run_in_thread() -> None:
-            run, failure = Run(), list[BaseException]()
-
-            def inside() -> None:
-                try:
-                    main(run)
-                except BaseException as problem:
-                    failure.append(problem)
-
-            thread = threading.Thread(target=inside, daemon=True)
-            thread.start()
-            with cancelled_at_timeout(run):
-                thread.join()
-            if failure:
-                raise failure[0]
-
-        del run_in_thread.__wrapped__  # type: ignore[attr-defined]  # pytest would take the async one
-        return run_in_thread
+        del run_inside.__wrapped__  # type: ignore[attr-defined]  # pytest would take the async one
+        return run_inside
 
     return decorate
 
 
-def _move_threads_back(home: int) -> None:
-    """Move all idle threads of trio into this network namespace."""
+def _leave(home: int) -> None:
+    """Move this thread and all idle threads of trio, which it reuses, into the network namespace `home`."""
+    assert _LIBC.setns(home, _CLONE_NEWNET) == 0
     count = threading.active_count()  # at least as many as are idle
     all_there = threading.Barrier(count + 1)
 

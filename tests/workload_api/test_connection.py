@@ -29,7 +29,8 @@ from exclave.workload_api.connection import (
     trailers,
     trailers_only,
 )
-from support.workload_messages import Response, encode_by_google
+
+from .messages import Response, encode_by_google
 
 CALL_HEADERS = {
     ":method": "POST",

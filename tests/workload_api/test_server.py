@@ -22,7 +22,8 @@ from exclave.workload_api.connection import RpcStatus, StatusCode
 from exclave.workload_api.server import Peer, check_peer, open_workload_api, peer_of
 from support.faults import failing_once
 from support.mesh import mesh
-from support.workload_messages import decode_response
+
+from .messages import decode_response
 
 PROXY = 64999
 
