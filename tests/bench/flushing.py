@@ -28,73 +28,12 @@ EACH = 10
 
 POLICY = replace(PLAIN, networks=("10.42.0.0/16", "fd00:42::/32"), families=(4, 6))
 
-WATCH = """
-import contextlib, json, os, socket, sys, threading, time
-from exclave.redirect.kernel.nft_events import TransactionReader
-kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
-kernel.bind((0, 0))
-kernel.setsockopt(270, 1, 7)
-with contextlib.suppress(OSError):  # else messages wait for us on a busy machine, and the gap looks shorter
-    os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-print("up", flush=True)
-gone, reader = None, TransactionReader()
-while True:
-    datagram, now = kernel.recv(1 << 16), time.monotonic()
-    for news in reader.receive(datagram):
-        if "exclave" in news.gone:
-            gone = now
-        elif "exclave" in news.changed and gone is not None:
-            print(json.dumps(now - gone), flush=True)
-            gone = None
-"""
-"""Prints how long our table was away, each time, from the kernel's messages."""
+PROGRAMS = Path(__file__).with_name("programs")
 
-CALLS = """
-import collections, json, selectors, socket, sys, threading
-who, stop = collections.Counter(), threading.Event()
-def call(place):
-    address, port = place.rsplit("/", 1)
-    while not stop.is_set():
-        try:
-            with socket.create_connection((address, int(port)), timeout=5) as connection:
-                who[json.loads(connection.makefile().readline())["who"]] += 1
-        except (OSError, ValueError) as problem:
-            who[type(problem).__name__] += 1
-threads = [threading.Thread(target=call, args=(place,)) for place in sys.argv[1:]]
-for thread in threads:
-    thread.start()
-print("up", flush=True)
-sys.stdin.readline()
-stop.set()
-for thread in threads:
-    thread.join()
-print(json.dumps(who), flush=True)
-"""
-"""New connections without a pause, until its input ends; then it prints which server answered them."""
 
-HALVES = """
-import json, socket, sys, threading
-stop, seen = threading.Event(), []
-def call(place):
-    address, port = place.rsplit("/", 1)
-    try:
-        with socket.create_connection((address, int(port)), timeout=5) as connection:
-            return json.loads(connection.makefile().readline())["who"]
-    except OSError as problem:
-        return type(problem).__name__
-def sample():
-    while not stop.is_set():
-        seen.append([call(sys.argv[place]) for place in (1, 2, 1)])
-thread = threading.Thread(target=sample)
-thread.start()
-print("up", flush=True)
-sys.stdin.readline()
-stop.set()
-thread.join()
-print(json.dumps([sum(first == again != other for first, other, again in seen), len(seen)]), flush=True)
-"""
-"""Three connections, without a pause: one family, the other, the first again; how often the two that are alike agreed
-and the one between did not, which no moment of a change in one transaction can show."""
+def read_program(name: str) -> str:
+    return (PROGRAMS / f"{name}.py").read_text()
+
 
 INIT = [
     "-t nat -N PROXY_INIT_REDIRECT",
@@ -129,7 +68,7 @@ async def line(running: "subprocess.Popen[bytes]") -> bytes:
 
 
 def watch(lab: Lab) -> "subprocess.Popen[bytes]":
-    command = ["nsenter", f"--net=/proc/{lab.vm.pid}/ns/net", "--", sys.executable, "-c", WATCH]
+    command = ["nsenter", f"--net=/proc/{lab.vm.pid}/ns/net", "--", sys.executable, str(PROGRAMS / "watch_table.py")]
     environment = os.environ | {"PYTHONPATH": str(TOP / "agent")}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
@@ -139,8 +78,8 @@ async def calling(lab: Lab) -> AsyncIterator[dict[str, int]]:
     """New connections in both directions while open; afterwards, which server answered them."""
     answered: dict[str, int] = {}
     callers = [
-        lab.start(lab.peer, CALLS, f"{VM4}/8080", expecting="up"),
-        lab.start(lab.vm, CALLS, f"{CLUSTER4}/80", f"{CLUSTER6}/80", expecting="up"),
+        lab.start(lab.peer, read_program("open_connections"), f"{VM4}/8080", expecting="up"),
+        lab.start(lab.vm, read_program("open_connections"), f"{CLUSTER4}/80", f"{CLUSTER6}/80", expecting="up"),
     ]
     yield answered
     for caller in callers:
@@ -235,7 +174,7 @@ async def applied(way: Callable[[Lab], Awaitable[int]]) -> tuple[float, int, int
         await lab.nft("delete", "table", "inet", "exclave")
         as_proxies(lab, "a")
         applications(lab)
-        sampler = lab.start(lab.vm, HALVES, f"{CLUSTER4}/80", f"{CLUSTER6}/80", expecting="up")
+        sampler = lab.start(lab.vm, read_program("sample_families"), f"{CLUSTER4}/80", f"{CLUSTER6}/80", expecting="up")
         began = time.perf_counter()
         processes = await way(lab)
         took = time.perf_counter() - began

@@ -5,6 +5,7 @@ import ssl
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import trio
@@ -13,17 +14,7 @@ from tests.bench.figures import heading, note, row
 from exclave_sandbox.demo.membership import BY_ADDRESS, JoinScenes
 from exclave_sandbox.stage.stage import DemoStage, open_stage
 
-UNTIL_MESHED = """
-import json, sys, time, urllib.request
-while True:
-    try:
-        if json.load(urllib.request.urlopen(sys.argv[1], timeout=5))["client_id"]:
-            break
-    except OSError:
-        pass
-    time.sleep(0.01)
-"""
-"""Sends requests from the pod until the machine sees its identity."""
+UNTIL_MESHED = Path(__file__).with_name("programs") / "until_meshed.py"
 
 RUNS = 3
 
@@ -41,7 +32,7 @@ async def measure() -> tuple[float, float, Counter[tuple[str, str]], float]:
 
         async def ask() -> None:
             nonlocal first
-            await stage.pod.must(sys.executable, "-c", UNTIL_MESHED, BY_ADDRESS)
+            await stage.pod.must(sys.executable, str(UNTIL_MESHED), BY_ADDRESS)
             first = time.perf_counter()
 
         began = time.perf_counter()

@@ -15,17 +15,8 @@ from exclave_sandbox.demo.membership import JoinScenes
 from exclave_sandbox.stage.stage import DemoStage, open_stage
 
 LIBRARIES = "import cryptography.x509, dns.message, h2.connection, httpx, jwcrypto.jwe, netifaces, psutil, ssl, trio"
-CONNECTED = f"""
-{LIBRARIES}
-import sys
-async def connected(url, ca):
-    async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=ca), trust_env=False) as client:
-        await client.get(url)
-        print("connected", flush=True)
-        await trio.sleep_forever()
-trio.run(connected, *sys.argv[1:])
-"""
-"""The libraries with one connection to an API server, doing nothing: what any agent made of them has at least."""
+CONNECTED = Path(__file__).with_name("programs") / "hold_connection.py"
+"""The libraries with one connection to an API server: what any agent made of them has at least."""
 
 STANDING = 20.0
 """Seconds over which a ready agent is measured."""
@@ -49,8 +40,7 @@ async def stand() -> None:
         peer = subprocess.Popen(
             [
                 sys.executable,
-                "-c",
-                CONNECTED,
+                str(CONNECTED),
                 f"{stage.api.url}/api",
                 str(stage.scratch / "ca.pem"),
             ],
