@@ -40,9 +40,9 @@ from exclave.swap.swap import Swap, open_swap
 from exclave.workload_api.server import open_workload_api
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
 from exclave_sandbox.stage.stage import share_stand_in
+from support.agent import observe_rules
 from support.linkerd_controllers import controllers_command, write_certificate
 from support.mesh import ADDRESS, RECORD, SERVERS, make_settings, mesh
-from support.swapping import show_rules
 
 AFTER = 3.0
 """Seconds that connections may hang before outbound opens."""
@@ -72,34 +72,7 @@ COLUMNS = (
 )
 WIDTH = 14
 
-ECHO = """
-import socket, sys, threading
-def tell(connection, peer):
-    with connection:
-        connection.recv(100)
-        connection.sendall(f"{peer[0]} {peer[1]}".encode())
-server = socket.create_server(("", int(sys.argv[1])))
-print("up", flush=True)
-while True:
-    threading.Thread(target=tell, args=server.accept(), daemon=True).start()
-"""
-
-CALL = """
-import json, socket, sys, time
-source, target, port, patience = sys.argv[1:]
-began = time.perf_counter()
-try:
-    with socket.create_connection((target, int(port)), float(patience), (source, 0)) as call:
-        call.sendall(b"hello")
-        seen = call.recv(100).decode().split()
-        how = "bare" if seen == [call.getsockname()[0], str(call.getsockname()[1])] else "proxy" if seen else "closed"
-except socket.timeout:
-    how = "hangs"
-except OSError as problem:
-    how = type(problem).__name__
-print(json.dumps([how, 1000 * (time.perf_counter() - began)]))
-"""
-"""A server that sees another port than the caller's own was called by a proxy."""
+PROGRAMS = Path(__file__).with_name("programs")
 
 
 @dataclass
@@ -140,7 +113,7 @@ class World:
 
 async def call(machine: Machine | None, source: str, target: tuple[str, int]) -> str:
     """The outcome of a call, in a word or two."""
-    words = [sys.executable, "-I", "-S", "-c", CALL, source, target[0], str(target[1]), str(PATIENCE)]
+    words = [sys.executable, "-I", "-S", str(PROGRAMS / "call.py"), source, target[0], str(target[1]), str(PATIENCE)]
     done = await trio.run_process(words if machine is None else machine.command(*words), capture_stdout=True)
     how, milliseconds = json.loads(done.stdout)
     return how if how == "hangs" else f"{how} {milliseconds:.0f} ms"
@@ -209,9 +182,9 @@ async def open_machine(world: World, ending: Ending) -> AsyncIterator[Parts]:
         active = await find_active()
         steering = await enter(open_steering(RedirectConfig(), member, proxy, data_path, confirming, SERVERS, active))
         redirect = await enter(open_redirect(steering.policy, runtime, endings))
-        swap = await enter(open_swap(config, member, proxy, steering, redirect))
+        swap = await enter(open_swap(config, member, proxy, steering.trial, redirect))
         nursery = await enter(open_bare_nursery())
-        nursery.start_soon(show_rules, redirect, proxy)
+        nursery.start_soon(observe_rules, redirect, proxy)
         await redirect.observed.wait_for(lambda seen: seen.instance is not None)
         yield Parts(member.settings, data_path, redirect, swap)
         nursery.cancel_scope.cancel()
@@ -284,8 +257,9 @@ async def measure(binary: str | None) -> None:
         if binary is not None:
             proxy = Path(shutil.copy(binary, network.scratch / "linkerd2-proxy"))
             proxy.chmod(0o755)
-        echo = await started(beside.command(sys.executable, "-I", "-S", "-c", ECHO, "80"))
-        application = await started([sys.executable, "-I", "-S", "-c", ECHO, str(APPLICATION[1])])
+        echo_command = [sys.executable, "-I", "-S", str(PROGRAMS / "echo.py")]
+        echo = await started(beside.command(*echo_command, "80"))
+        application = await started([*echo_command, str(APPLICATION[1])])
         world = World(network, beside, proxy, binary is not None)
         took = await play(world)
         for program in (echo, application):

@@ -12,7 +12,8 @@ from pathlib import Path
 import trio
 from tests.bench.figures import heading, note, row
 
-from support.swap_lab import Agent, Lab, Load, open_lab
+from support.agent_program import Agent
+from support.swap_lab import Lab, Load, open_lab
 
 LEAST = 10_000
 """New connections, at least."""
@@ -80,15 +81,15 @@ def share(taken: list[float], part: float) -> float:
 
 def show(windows: Windows, loads: dict[str, Load]) -> None:
     """Print the figures."""
-    new = sum(load.figures["new"] for load in loads.values())
-    kept = sum(load.figures["kept"] for load in loads.values())
-    failed = sum(sum(load.figures["failures"].values()) for load in loads.values())
+    new = sum(len(load.figures["samples"]) for load in loads.values())
+    kept = sum(load.reused for load in loads.values())
+    failed = sum(sum(load.failures.values()) for load in loads.values())
     row("swaps", len(windows.swaps), "")
     row("new connections", new, "")
     row("requests on kept connections", kept, "")
     row("failed or reset, of all", failed, "")
     for way, load in loads.items():
-        for failure, count in load.figures["failures"].items():
+        for failure, count in load.failures.items():
             note(f"{way}: {count} times {failure}")
     row("from asking to the new rules, median", sorted(windows.took)[len(windows.took) // 2], "s")
     for way, load in loads.items():

@@ -9,21 +9,10 @@ from pathlib import Path
 
 from exclave_sandbox.stage.namespaces import Machine, open_network
 from exclave_sandbox.stage.stage import share_stand_in
-from support.agent_program import Report, RunningAgent, is_running, open_agent_program
+from support.agent_program import Agent, is_running, open_agent
 
 PROGRAMS = Path(__file__).with_name("programs")
-USER = "nobody"
 UID = GID = 65534
-
-
-class Agent(RunningAgent):
-    """An agent as far as it concerns the proxy."""
-
-    async def until_ready(self, *, adopted: bool = False) -> Report:
-        """Wait until its proxy may have traffic."""
-        report = await self.until(lambda report: bool(report.get("ready")))
-        assert report["instances"][report["ready"]]["adopted"] == adopted
-        return report
 
 
 @dataclass
@@ -44,14 +33,11 @@ class Lab:
 
     @asynccontextmanager
     async def agent(
-        self, binary: Path | None = None, *, drain: float = 5.0, active: str = "", policy: str = ""
+        self, binary: Path | None = None, *, drain: float = 5.0, active: str | None = None, policy: str | None = None
     ) -> AsyncIterator[Agent]:
-        """An agent that finds rules pointing to `active`, under an inbound policy.
-
-        When the block is left it is killed, if it has not ended.
-        """
-        words = [str(self.runtime), str(binary or self.proxy), USER, str(drain), active, policy]
-        async with open_agent_program(Agent, self.machine, self.scratch / "agent.log", "agent.py", *words) as agent:
+        """An agent with proxies and no rules of its own: it finds some that point to `active`."""
+        options = {"binary": str(binary or self.proxy), "drain": drain, "active": active, "policy": policy}
+        async with open_agent(self.machine, self.scratch, **options) as agent:
             yield agent
 
     async def status(self, pid: int) -> dict[str, str]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from support.swap_lab import Agent, Lab
+from support.agent_program import Agent
+from support.swap_lab import Lab
 from support.swap_lab import open_lab as open_swap_lab
 
 from .lab import open_lab

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from .lab import UID, Agent, Lab, open_lab
+from support.agent_program import Agent
+
+from .lab import UID, Lab, open_lab
 
 REFRESHES = 'control_identity_cert_refreshes_total{result="ok"}'
 NAMED = os.environ.get("EXCLAVE_LINKERD2_PROXY", "")

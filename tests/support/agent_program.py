@@ -1,4 +1,4 @@
-"""An agent of the labs, running in a machine: it prints a report after each change and reads words."""
+"""The agent of `agent.py`, running in a machine: it prints a report after each change and reads words."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import trio
@@ -26,8 +26,14 @@ LISTEN_AT = Path(__file__).with_name("listen_at.py")
 Report = dict[str, Any]
 
 
+def is_alone(report: Report) -> bool:
+    """Whether one instance runs, with the rules, and no swap is under way."""
+    has_no_step = report.get("in_place") and report["step"] is None
+    return bool(has_no_step and list(report["instances"]) == [report["rules"]] == [report["ready"]])
+
+
 @dataclass
-class RunningAgent:
+class Agent:
     """The program. `reports` are all that it printed, `log` is what it logged."""
 
     started: trio.Process
@@ -44,6 +50,26 @@ class RunningAgent:
                     return self.reports[-1]
         last = "\n".join(map(json.dumps, self.reports[-3:]))
         raise AssertionError(f"not within {PATIENCE:.0f} s; the last reports:\n{last}\n{self.log.read_text()[-3000:]}")
+
+    async def until_ready(self, *, adopted: bool = False) -> Report:
+        """Wait until its proxy may have traffic."""
+        report = await self.until(lambda report: bool(report.get("ready")))
+        assert report["instances"][report["ready"]]["adopted"] == adopted
+        return report
+
+    async def until_whole(self) -> Report:
+        """Wait until the rules are in the kernel and point to a ready instance."""
+        return await self.until(
+            lambda report: report.get("in_place", False) and report["ready"] == report["rules"] is not None
+        )
+
+    async def until_alone(self) -> Report:
+        """Wait until one instance runs, with the rules, and no swap is under way."""
+        return await self.until(is_alone)
+
+    async def outcome(self) -> Report:
+        """Wait for the outcome of a requested swap."""
+        return await self.until(lambda report: "outcome" in report)
 
     async def send(self, word: str) -> None:
         assert self.started.stdin is not None
@@ -72,20 +98,17 @@ class RunningAgent:
         return report
 
 
-AgentKind = TypeVar("AgentKind", bound=RunningAgent)
-
-
 @asynccontextmanager
-async def open_agent_program(
-    kind: type[AgentKind], machine: Machine, log: Path, program: str, *arguments: str
-) -> AsyncIterator[AgentKind]:
-    """Run a program of tests/support in a machine; when the block is left it is killed, if it has not ended."""
-    command = machine.command(sys.executable, str(Path(__file__).with_name(program)), *arguments)
+async def open_agent(machine: Machine, scratch: Path, **options: Any) -> AsyncIterator[Agent]:
+    """Run an agent in a machine with folders in `scratch`; when the block is left it is killed, if it has not ended."""
+    words = json.dumps({"runtime": str(scratch / "run"), "user": "nobody", **options})
+    command = machine.command(sys.executable, str(Path(__file__).with_name("agent.py")), words)
+    log = scratch / "agent.log"
     with log.open("ab") as errors:
         started = await trio.lowlevel.open_process(
             command, stdin=PIPE, stdout=PIPE, stderr=errors, start_new_session=True
         )
-    agent = kind(started, log)
+    agent = Agent(started, log)
     try:
         yield agent
     finally:

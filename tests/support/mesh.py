@@ -3,11 +3,13 @@
 import platform
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from exclave.api.group import FailurePolicy, GroupSpec, Port, Probe
 from exclave.api.identity import MeshIdentity
@@ -52,6 +54,18 @@ class Mesh:
 def mesh() -> Mesh:
     """The mesh of this test run."""
     anchor = make_anchor()
+    return Mesh(anchor, make_issuer(anchor))
+
+
+def stored_mesh(folder: Path) -> Mesh:
+    """A mesh whose anchor is in a file of the folder, which is made at first."""
+    path = folder / "anchor.pem"
+    if not path.exists():
+        made = make_anchor()
+        path.write_text(made.key_pem + made.pem)
+    key = load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    anchor = Authority(x509.load_pem_x509_certificate(path.read_bytes()), key)
     return Mesh(anchor, make_issuer(anchor))
 
 

@@ -7,7 +7,6 @@ mesh, so that traffic passes unchanged both ways. It can be ended and started ag
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,13 +18,12 @@ import trio
 
 from exclave.link.layout import ADMIN_PORT, instance_address
 from exclave_sandbox.stage.namespaces import Machine, open_network
-from exclave_sandbox.stage.programs import module, open_program
+from exclave_sandbox.stage.programs import Traffic, module, open_program, open_traffic
 from exclave_sandbox.stage.stage import share_stand_in
-from support.agent import Keys
-from support.agent_program import PATIENCE, Report, RunningAgent, is_running, open_agent_program
+from support.agent_program import PATIENCE, Agent, is_running, open_agent
 from support.linkerd_controllers import controllers_command, write_certificate
+from support.mesh import stored_mesh
 
-HERE = Path(__file__).parent
 VM, PEER, POD, CONTROL_PLANE = "10.77.0.20", "10.77.0.30", "10.42.0.9", "10.42.0.2"
 PORT = 8080
 INBOUND, OUTBOUND = f"http://{VM}:{PORT}/", f"http://{POD}:{PORT}/"
@@ -33,69 +31,41 @@ INBOUND, OUTBOUND = f"http://{VM}:{PORT}/", f"http://{POD}:{PORT}/"
 
 @dataclass
 class Load:
-    """Traffic to one place; see `load.py`."""
+    """Traffic to one place. `figures` are there afterwards: see exclave_sandbox.stage.traffic."""
 
-    running: "subprocess.Popen[bytes]"
+    traffic: Traffic
     figures: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def failures(self) -> dict[str, int]:
+        """How often what failed; a reused connection that was ended is a failure, too."""
+        broken = self.figures["broken"]
+        return self.figures["failures"] | ({"a reused connection was ended": broken} if broken else {})
+
+    @property
+    def reused(self) -> int:
+        """How many requests over reused connections were answered."""
+        return int(self.figures["requests"] - self.figures["failed"] - len(self.figures["samples"]))
+
     async def renew(self) -> None:
-        """Let the client close each open connection and open it again."""
-        assert self.running.stdin is not None
-        self.running.stdin.write(b"renew\n")
-        self.running.stdin.flush()
-        await self.expect(b"renewed\n")
-
-    async def expect(self, line: bytes) -> None:
-        assert self.running.stdout is not None
+        """Let the client close each reused connection and open it again."""
         with trio.fail_after(PATIENCE):
-            line_read = await trio.to_thread.run_sync(self.running.stdout.readline)
-        assert line_read == line
-
-    async def end(self) -> None:
-        out, _ = await trio.to_thread.run_sync(self.running.communicate)
-        self.figures = json.loads(out)
+            await self.traffic.request("renew")
 
 
 @asynccontextmanager
 async def open_load(
     machine: Machine, url: str, workers: int, long: int, rate: float, *source: str
 ) -> AsyncIterator[Load]:
-    """Traffic from a machine while open; its figures are there afterwards."""
-    words = [sys.executable, "-I", str(HERE / "load.py"), url, str(workers), str(long), str(rate), *source]
-    load = Load(subprocess.Popen(machine.command(*words), stdin=PIPE, stdout=PIPE))
-    try:
-        await load.expect(b"up\n")
+    """Traffic from a machine while open: `workers` open connections, `long` reuse one."""
+    words = ["--new", str(workers), "--reusing", str(long), "--rate", str(rate), *(f"--source={one}" for one in source)]
+    async with open_traffic(machine.command(*module("exclave_sandbox.stage.traffic", url, *words))) as traffic:
+        load = Load(traffic)
+        with trio.fail_after(PATIENCE):
+            while sum(json.loads(await traffic.request())["clients"].values()) < 2 * (workers + long):  # noqa: ASYNC110  another process
+                await trio.sleep(0.05)
         yield load
-        await load.end()
-    finally:
-        if load.running.poll() is None:
-            load.running.kill()
-            load.running.communicate()
-
-
-def is_alone(report: Report) -> bool:
-    """Whether one instance runs, with the rules, and no swap is under way."""
-    alone = [report.get("rules")]
-    has_no_step = report.get("in_place") and report["step"] is None
-    return bool(has_no_step and list(report["instances"]) == alone == [report["ready"]])
-
-
-class Agent(RunningAgent):
-    """An agent with rules, proxy and swaps."""
-
-    async def until_whole(self) -> Report:
-        """Wait until the rules are in the kernel and point to a ready instance."""
-        return await self.until(
-            lambda report: report.get("in_place", False) and report["ready"] == report["rules"] is not None
-        )
-
-    async def until_alone(self) -> Report:
-        """Wait until one instance runs, with the rules, and no swap is under way."""
-        return await self.until(is_alone)
-
-    async def outcome(self) -> Report:
-        """Wait for the outcome of a requested swap."""
-        return await self.until(lambda report: "outcome" in report)
+        load.figures = json.loads(await traffic.end())
 
 
 @dataclass
@@ -108,22 +78,11 @@ class Lab:
     binary: Path
     controllers: "subprocess.Popen[bytes] | None" = None
 
-    @property
-    def runtime(self) -> Path:
-        return self.scratch / "run"
-
     @asynccontextmanager
     async def agent(self, **more: Any) -> AsyncIterator[Agent]:
         """An agent; when the block is left it is killed, if it has not ended."""
-        words = {
-            "runtime": str(self.runtime),
-            "binary": str(self.binary),
-            "user": "nobody",
-            "drain": 3.0,
-            "bound": 60.0,
-        }
-        text = json.dumps({**words, "ports": [PORT], **more})
-        async with open_agent_program(Agent, self.vm, self.scratch / "agent.log", "swapping.py", text) as agent:
+        options = {"steers": True, "binary": str(self.binary), "drain": 3.0, "ports": [PORT], **more}
+        async with open_agent(self.vm, self.scratch, **options) as agent:
             yield agent
 
     @asynccontextmanager
@@ -141,7 +100,7 @@ class Lab:
 
     def start_real_controllers(self, policy: str = "all-unauthenticated") -> None:
         """Start a control plane for the real proxy, whose mesh is that of the agents."""
-        certificate = write_certificate(Keys(self.runtime).issuer, self.scratch)
+        certificate = write_certificate(stored_mesh(self.scratch).issuer, self.scratch)
         self._run_controllers(controllers_command(CONTROL_PLANE, policy, *certificate))
 
     def _run_controllers(self, command: list[str]) -> None:

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from exclave.swap.swap import SwapPhase
-from support.agent_program import LISTEN_AT
-from support.swap_lab import Lab, is_alone, open_lab
+from support.agent_program import LISTEN_AT, is_alone
+from support.swap_lab import Lab, open_lab
 
 AFTERWARDS: dict[str, str] = {
     "STARTING": "a",
@@ -64,7 +64,7 @@ async def test_traffic_goes_on_and_the_next_agent_ends_the_other_instance(step: 
                         await load.renew()
                     await following.until_alone()
                     await following.end("hand-over")
-        failures = {way: load.figures["failures"] for way, load in loads.items()}
+        failures = {way: load.failures for way, load in loads.items()}
         assert failures == {"inbound": {}, "outbound": {}}
 
 

@@ -33,7 +33,7 @@ async def test_policies_arrive_the_trial_succeeds_and_no_request_fails() -> None
                     for load in loads.values():
                         await load.renew()
                     await agent.until_alone()
-        assert {way: load.figures["failures"] for way, load in loads.items()} == {"inbound": {}, "outbound": {}}
+        assert {way: load.failures for way, load in loads.items()} == {"inbound": {}, "outbound": {}}
 
 
 async def test_without_policies_the_old_instance_stays_in_use() -> None:

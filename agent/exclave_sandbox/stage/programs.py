@@ -107,6 +107,18 @@ class Traffic:
         assert started.stdout is not None
         self._commands = started.stdin
         self._answers = started.stdout
+        self._received = b""
+
+    async def request(self, line: str = "") -> bytes:
+        """Send it a line; its answer, the figures so far as a JSON line. Raises UnexpectedError if it has ended."""
+        await self._commands.send_all(f"{line}\n".encode())
+        while b"\n" not in self._received:
+            piece = await self._answers.receive_some()
+            if not piece:
+                raise UnexpectedError("the traffic generator has ended")
+            self._received += piece
+        answer, _, self._received = self._received.partition(b"\n")
+        return answer
 
     async def end(self) -> bytes:
         """End it after its requests under way; its figures, one JSON line."""
