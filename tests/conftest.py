@@ -11,11 +11,11 @@ import pytest
 import trio.testing
 from hypothesis import HealthCheck, settings
 
+from plugin.markers import markers_of
+from plugin.trio_timeout import Run, cancelled_at_timeout
+from plugin.xdist_scheduler import ShareScheduler, longest_first
 from support.figures import FIGURES, add_figure
-from support.markers import markers_of
 from support.needs import need
-from support.trio_timeout import Run, cancelled_at_timeout
-from support.xdist_scheduler import ShareScheduler, longest_first
 
 # A machine that does much else is slow: no property test fails by the clock.
 settings.register_profile("exclave", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from plugin.markers import WORDS, mentioned_words
 from support.admin import Admin
-from support.markers import WORDS, mentioned_words
 from support.network_namespace import in_network_namespace
 
 COMMAND = ["unshare", "--net", "true"]

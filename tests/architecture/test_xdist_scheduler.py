@@ -1,7 +1,7 @@
 """The tests that are begun first are there."""
 
 from architecture.tree import TOP
-from support.xdist_scheduler import FIRST
+from plugin.xdist_scheduler import FIRST
 
 
 def test_every_file_that_is_begun_first_exists() -> None:

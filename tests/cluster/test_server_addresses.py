@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from exclave.cluster.server_addresses import (
     store_answers,
 )
 from exclave.errors import Fault, HostError
-from support.faults import NameServers, network_is_down, no_name_server, no_such_name
+from support.faults import NameServers
 
 NAMED, LITERAL = "https://api.test:6443", "https://10.0.0.2"
+NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 FIRST, SECOND = ServerAddress("10.0.0.7", 6443), ServerAddress("10.0.0.8", 6443)
 
 
@@ -108,9 +110,12 @@ async def test_alternating_answers_change_nothing_and_are_not_written_again(
 
 
 FAILURES: dict[str, tuple[Any, str]] = {
-    "the name is gone": (no_such_name(), "there is no such name"),
-    "no name server": (no_name_server(), "Temporary failure in name resolution"),
-    "no network": (network_is_down(), "Network is down"),
+    "the name is gone": (NO_SUCH_NAME, "there is no such name"),
+    "no name server": (
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        "Temporary failure in name resolution",
+    ),
+    "no network": (OSError(errno.ENETDOWN, "Network is down"), "Network is down"),
     "silence": (None, "no answer within 30 s"),
 }
 
@@ -142,7 +147,7 @@ async def test_a_lookup_that_fails_changes_no_address_and_is_logged_once(
 async def test_a_name_that_never_was_resolved_is_logged(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    NameServers(api_test=no_such_name())
+    NameServers(api_test=NO_SUCH_NAME)
     async with open_server_addresses([NAMED], tmp_path):
         await trio.sleep(60)
     assert caplog.messages == [

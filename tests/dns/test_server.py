@@ -23,7 +23,7 @@ from exclave.dns.zone import control_plane_services, respond
 from exclave.errors import Fault, HostError
 from exclave.kit.tasks.latest import Latest
 from exclave_sandbox.stage.namespaces import Machine, open_network
-from support.faults import break_listener, failing_once
+from support.faults import failing_once
 from support.needs import need
 
 from .test_zone import DESTINATION, POLICY, make_settings
@@ -270,6 +270,22 @@ async def test_a_fault_in_an_answer_costs_that_answer(monkeypatch: pytest.Monkey
         calls = failing_once(monkeypatch, "exclave.dns.server.respond", respond)
         await resolved_again(dns.query.udp)
         assert len(calls) == 2
+
+
+def break_listener(place: tuple[str, int]) -> None:
+    """Shut down this process's socket that listens at an address and port."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as found:
+                listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if listens and found.getsockname() == place:
+                    found.shutdown(socket.SHUT_RDWR)
+                    return
+        except OSError:
+            continue
+    raise AssertionError(f"nobody listens at {place}")
 
 
 async def test_a_socket_that_breaks_is_bound_anew() -> None:

@@ -61,18 +61,18 @@ from exclave_sandbox.pki import Authority, make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE
 from peers.kubernetes import AVAILABLE, Kubernetes, running_kubernetes
 from support.figures import add_figure
+from support.https_server import Asked, ConnectionCut, Reply
 from support.interposer import (
     Interposer,
     Treat,
     busy,
-    cutting,
-    expiring,
     falling_silent,
+    headers_of,
     honest,
+    is_watch,
     loopback_leaf,
-    no_kubernetes,
     open_interposer,
-    slow,
+    status_object,
 )
 from support.mesh import fake_part
 from support.mesh_cluster import RunningApiServer, furnished
@@ -230,6 +230,56 @@ async def closed(scene: Scene) -> None:
 
 async def opened(scene: Scene) -> None:
     await scene.nursery.start(scene.first.listen)
+
+
+async def cutting(between: Interposer, asked: Asked, reply: Reply) -> None:
+    """Cut each answer in its middle."""
+    async with between.ask(asked) as answer:
+        if is_watch(asked):
+            await reply.start(answer.status_code, **headers_of(answer))
+            async for piece in answer.aiter_raw():
+                await reply.piece(piece[: len(piece) // 2])
+                break
+        else:
+            content = await answer.aread()
+            await reply.start(answer.status_code, **headers_of(answer), Content_Length=str(len(content)))
+            await reply.piece(content[: len(content) // 2])
+    raise ConnectionCut
+
+
+def slow(seconds: float) -> Treat:
+    """Delay each answer, and each piece of it."""
+
+    async def treat(between: Interposer, asked: Asked, reply: Reply) -> None:
+        await trio.sleep(seconds)
+        async with between.ask(asked) as answer:
+            await reply.start(answer.status_code, **headers_of(answer))
+            async for piece in answer.aiter_raw():
+                await trio.sleep(seconds)
+                await reply.piece(piece)
+
+    return treat
+
+
+EXPIRED = itertools.count(1)
+
+
+async def expiring(between: Interposer, asked: Asked, reply: Reply) -> None:
+    """Answer every watch that its version is too old: by turns as a status, and as an event."""
+    if not is_watch(asked):
+        await honest(between, asked, reply)
+        return
+    gone = status_object(410, "Expired", "too old resource version")
+    if next(EXPIRED) % 2:
+        await reply.send(410, gone)
+    else:
+        await reply.start(200, Content_Type="application/json")
+        await reply.line({"type": "ERROR", "object": gone})
+
+
+async def no_kubernetes(between: Interposer, asked: Asked, reply: Reply) -> None:
+    """Answer as a captive portal."""
+    await reply.send(200, b"<html>welcome</html>", Content_Type="text/html")
 
 
 def presenting(make: Callable[[], Authority]) -> Act:

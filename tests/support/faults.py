@@ -1,35 +1,16 @@
-"""Faults of the world: a listening socket that fails, a function that fails once, name services without an answer."""
+"""Faults of the world: a function that fails once, and name services without an answer."""
 
-import errno
 import grp
-import os
 import pwd
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-
-
-def break_listener(place: object) -> None:
-    """Shut down this process's socket that listens at a place: an address and port, or a path."""
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as found:
-                listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                if listens and found.getsockname() == (str(place) if isinstance(place, Path) else place):
-                    found.shutdown(socket.SHUT_RDWR)
-                    return
-        except OSError:
-            continue
-    raise AssertionError(f"nobody listens at {place}")
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, name: str, real: Callable[..., Any]) -> list[object]:
@@ -91,15 +72,3 @@ def _target(address: str, port: int) -> tuple[Any, ...]:
     if ip_address(bare).version == 4:
         return socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)
     return socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 3 if zone else 0)
-
-
-def no_such_name() -> OSError:
-    return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-def no_name_server() -> OSError:
-    return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-
-def network_is_down() -> OSError:
-    return OSError(errno.ENETDOWN, "Network is down")

@@ -41,7 +41,6 @@ class Interposer:
     served: Served | None = None
     port: int = 0
     silenced: int = 0
-    streams: int = 0
     _under_way: set[trio.CancelScope] = field(default_factory=set)
     _listening: trio.CancelScope | None = None
     _ended: trio.Event = field(default_factory=trio.Event)
@@ -122,54 +121,6 @@ def busy(status: int, reason: str) -> Treat:
         await reply.send(status, status_object(status, reason, "not now"), Retry_After="1")
 
     return treat
-
-
-async def cutting(between: Interposer, asked: Asked, reply: Reply) -> None:
-    """Cut each answer in its middle."""
-    async with between.ask(asked) as answer:
-        if is_watch(asked):
-            await reply.start(answer.status_code, **headers_of(answer))
-            async for piece in answer.aiter_raw():
-                await reply.piece(piece[: len(piece) // 2])
-                break
-        else:
-            content = await answer.aread()
-            await reply.start(answer.status_code, **headers_of(answer), Content_Length=str(len(content)))
-            await reply.piece(content[: len(content) // 2])
-    raise ConnectionCut
-
-
-def slow(seconds: float) -> Treat:
-    """Delay each answer, and each piece of it."""
-
-    async def treat(between: Interposer, asked: Asked, reply: Reply) -> None:
-        await trio.sleep(seconds)
-        async with between.ask(asked) as answer:
-            await reply.start(answer.status_code, **headers_of(answer))
-            async for piece in answer.aiter_raw():
-                await trio.sleep(seconds)
-                await reply.piece(piece)
-
-    return treat
-
-
-async def expiring(between: Interposer, asked: Asked, reply: Reply) -> None:
-    """Answer every watch that its version is too old: by turns as a status, and as an event."""
-    if not is_watch(asked):
-        await honest(between, asked, reply)
-        return
-    between.streams += 1
-    gone = status_object(410, "Expired", "too old resource version")
-    if between.streams % 2:
-        await reply.send(410, gone)
-    else:
-        await reply.start(200, Content_Type="application/json")
-        await reply.line({"type": "ERROR", "object": gone})
-
-
-async def no_kubernetes(between: Interposer, asked: Asked, reply: Reply) -> None:
-    """Answer as a captive portal."""
-    await reply.send(200, b"<html>welcome</html>", Content_Type="text/html")
 
 
 async def falling_silent(between: Interposer, asked: Asked, reply: Reply) -> None:

@@ -107,18 +107,10 @@ class MeshCluster:
 
 
 @asynccontextmanager
-async def open_mesh_cluster(
-    directory: Path,
-    *,
-    lifetime: str = "24h",
-    controlled: bool = True,
-    now: Now = time.time,
-    **spec: Any,
-) -> AsyncIterator[MeshCluster]:
-    """Linkerd's objects, group `web`, and (if `controlled`) the controller, on the sandbox's API server."""
-    async with running_apiserver(directory, now=now) as api:
-        async with furnished(api, lifetime=lifetime, controlled=controlled, now=now, **spec) as cluster:
-            yield cluster
+async def open_mesh_cluster(directory: Path, *, now: Now = time.time, **options: Any) -> AsyncIterator[MeshCluster]:
+    """What `furnished` makes with these options, on the sandbox's API server."""
+    async with running_apiserver(directory, now=now) as api, furnished(api, now=now, **options) as cluster:
+        yield cluster
 
 
 @asynccontextmanager
@@ -130,7 +122,7 @@ async def furnished(
     now: Now = time.time,
     **spec: Any,
 ) -> AsyncIterator[MeshCluster]:
-    """The same on an API server that runs already; what stands there is left alone. `now` is the controller's clock."""
+    """Linkerd's objects, group `web`, and the controller, whose clock is `now`; objects that exist are left alone."""
     made = mesh()
     keys = MeshKeys(made.anchor.pem, made.issuer.pem, made.issuer.key_pem)
     async with open_cluster(api.access, lambda: api.admin_token) as admin:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 
-from support.trio_timeout import Run, cancelled_at_timeout
+from plugin.trio_timeout import Run, cancelled_at_timeout
 
 _CLONE_NEWNET = 0x4000_0000
 _LIBC = ctypes.CDLL(None, use_errno=True)

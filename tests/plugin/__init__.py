@@ -1,0 +1,1 @@
+"""How pytest runs these tests: what tests/conftest.py consists of."""
