@@ -12,6 +12,7 @@ from exclave_sandbox.stage.stage import share_stand_in
 from support.agent_program import Agent, is_running, open_agent
 
 PROGRAMS = Path(__file__).with_name("programs")
+USER = "nobody"
 UID = GID = 65534
 
 
