@@ -1,7 +1,7 @@
 """The IP addresses of the API servers, as one published value. Lookups run in the background.
 
-The last answers are on disk, for a boot without DNS. A failed lookup, also NXDOMAIN, changes
-nothing: the machine may be offline or outside the VPN.
+The last answers are on disk, for a boot without DNS. A failed lookup, also NXDOMAIN, changes nothing: the
+machine may be offline or outside the VPN.
 """
 
 import json

@@ -23,7 +23,7 @@ POLL_INTERVAL = 10.0  # seconds between two polls of the interfaces, which publi
 MOVING_INTERVAL = 1.0  # the same during a move
 PATCH_TIMEOUT = 10.0  # seconds until the watch must show the address that was patched into the Member
 
-POLLS = Backoff(first=1.0, most=60.0, jitter=0.0)  # pauses between polls of the ExternalWorkload
+POLLS = Backoff(first=1.0, most=60.0, jitter=0.0)  # without a controller the listing stays wrong for hours
 
 
 class AddressMover:

@@ -1,4 +1,4 @@
-"""The keepalive table `inet exclave-guard`: connections survive when another program flushes all rules.
+"""The keepalive table `inet exclave-guard`: connections survive a flush of all rules. It captures nothing.
 
 `flush ruleset` spares a table with an owner, and the kernel removes it when its owner ends. The owner is `nft -i`,
 which outlives a hand-over. A host may not support such tables. Source: nft(8); linux/netfilter/nf_tables.h.

@@ -251,7 +251,7 @@ async def open_redirect(
                 nursery.cancel_scope.cancel()
                 if endings.value is not Ending.HAND_OVER:
                     with shielded(DRAIN_TIME):
-                        await drain_table()
+                        await drain_table()  # open connections are served to their end
                         applied.remove()
 
 

@@ -15,7 +15,7 @@ from exclave.kit.formats.host_port import join_host_port
 @asynccontextmanager
 async def open_plain_client(address: str, port: int, timeout: float) -> AsyncIterator[httpx.AsyncClient]:
     """A client for one server on this machine, which ignores proxy settings; `timeout` is seconds."""
-    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # else httpx would load every public certificate authority
     loopback = "::1" if ":" in address else "127.0.0.1"
     transport = httpx.AsyncHTTPTransport(local_address=loopback, verify=nobody, trust_env=False)
     url = f"http://{join_host_port(address, port)}"

@@ -55,7 +55,7 @@ class Latest(Generic[T]):
 
 
 class AnyChange:
-    """Wakes one reader when any of several values changes, also before its `wait`. Made by `open_any_change`."""
+    """Wakes one reader when a value changes; no change between two waits is lost. Made by `open_any_change`."""
 
     def __init__(self) -> None:
         self._count = Latest(0)

@@ -1,8 +1,7 @@
 """Deletes half-open connections that began while our rules were absent, so that their next SYN is captured.
 
-The kernel translates a connection at its first packet or never, and remembers an unanswered one for two minutes,
-in which its repeated SYN and new connections with the same ports bypass the mesh.
-Only untranslated TCP connections of this machine without a reply are deleted. Failures are only logged.
+The kernel translates a connection at its first packet or never. It remembers an unanswered one for two minutes, in
+which its repeated SYN and new connections with the same ports bypass the mesh. Failures are only logged.
 """
 
 import errno
@@ -93,7 +92,7 @@ def _address(ends: dict[int, bytes], kinds: tuple[int, int]) -> str:
 
 
 async def forget_half_open(addresses: Collection[str]) -> None:
-    """Delete half-open connections from or to an address of this machine, or one of `addresses`."""
+    """Delete untranslated half-open TCP connections from or to an address of this machine, or one of `addresses`."""
     try:
         with trio.fail_after(TIMEOUT):
             count = await _forget(addresses)

@@ -1,7 +1,7 @@
 """What is redirected to the proxy, as a value whose numbers and names are checked. Pure.
 
-Never captured: traffic other than TCP; existing connections; SSH; the API server; loopback, link-local, metadata and
-multicast addresses; the private link; the proxy's own traffic. SSH counts in both directions.
+Never captured: traffic other than TCP; existing connections; SSH in both directions; the API server; loopback,
+link-local, metadata and multicast addresses; the private link; the proxy's own traffic.
 """
 
 from dataclasses import dataclass
