@@ -1,6 +1,7 @@
 """A status as an exit code and as lines for a person, coloured and wrapped on a terminal.
 
-Scripts query the status often, so this does without the library rich: its import takes longer than `exclave status`.
+Scripts query the status often, so this does without the library rich: its import takes longer than
+`exclave status`, and it would be one more package on every machine.
 """
 
 import os

@@ -182,7 +182,7 @@ def assess(history: DataPathHistory, facts: DataPathFacts, policy: FailurePolicy
     assessment = Assessment(
         # Without Linkerd's controllers, connections to destinations that are new to the proxy would wait forever.
         outbound_open=opens and (has_failed or lookups.has_failed),
-        # Lookups do not matter: a proxy serves inbound traffic without them, and open ports would bypass its policies.
+        # Lookups do not count: a proxy serves inbound traffic without them, and open ports would bypass its policies.
         inbound_open=policy.inbound == "open" and has_failed,
         is_failing=has_failed,
         is_steady=path.is_steady,

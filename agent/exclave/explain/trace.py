@@ -2,7 +2,7 @@
 
 The source port that our socket holds identifies the packet; a mark may change its route. The tracing rule is in an
 owned table of one `nft` process, which ends with us, so the rule never stays. A packet of our own has passed all rules
-when `send_first_packet` returns, so nothing must wait for its events.
+when `send_first_packet` returns, so nothing must wait for its events: their socket is opened before.
 """
 
 import errno

@@ -43,7 +43,7 @@ def check_namespace(
 
 
 def check_accounts_namespace(found: Object | None, namespace: str, odd: Sequence[str]) -> None:
-    """Raise UsageError if the accounts' namespace `found` is another's. `odd`: objects in it that are no machine's."""
+    """Raise UsageError if the accounts' namespace `found` belongs to others. `odd`: foreign objects in it."""
     # Every account in it gets a machine's rights.
     if found is None:
         return
