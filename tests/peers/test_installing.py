@@ -5,7 +5,6 @@ oldest, too. Each test leaves the cluster without exclave, but for those at the 
 """
 
 import json
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -319,7 +318,7 @@ def capped(kubernetes: Kubernetes) -> Iterator[None]:
 
 
 def restart(kubernetes: Kubernetes) -> None:
-    kubernetes.apiserver.end(signal.SIGKILL)  # in order, it would wait for every open watch
+    kubernetes.apiserver.kill()  # in order, it would wait for every open watch
     kubernetes.apiserver.start()
     kubernetes.wait_ready()
 

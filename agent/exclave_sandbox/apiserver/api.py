@@ -39,12 +39,9 @@ from exclave_sandbox.apiserver.messages import (
     forbidden,
     invalid,
     refusal_reply,
-    too_large,
     too_large_version,
     unauthorized,
     unknown_path,
-    unsupported_media,
-    wrong_method,
 )
 from exclave_sandbox.apiserver.store import ObjectChange, Scope, Store
 
@@ -164,7 +161,7 @@ def verb_of(method: str, target: Target, query: Mapping[str, str]) -> str:
         verbs = _OF_OBJECT if target.name else _OF_COLLECTION
     verb = verbs.get(method)
     if verb is None:
-        raise wrong_method()
+        raise Refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
     return "watch" if verb == "list" and query.get("watch") in ("1", "true") else verb
 
 
@@ -274,7 +271,7 @@ class Api:
     def _read(self, target: Target, selector: Selector, query: Mapping[str, str]) -> Object:
         if target.name:
             return self._store.get(target.kind, target.home, target.name)
-        revision, after = _revision(query), ""
+        revision, after = _number(query, "resourceVersion"), ""
         if revision > self._store.revision:
             raise too_large_version(revision, self._store.revision)
         if query.get("resourceVersionMatch") != "Exact":
@@ -295,7 +292,7 @@ class Api:
     def _watch(self, target: Target, selector: Selector, query: Mapping[str, str]) -> Watch:
         if query.get("sendInitialEvents"):
             raise bad_request("sendInitialEvents is not served here")
-        revision = _revision(query)
+        revision = _number(query, "resourceVersion")
         initial: list[Object] = []
         namespace = selector.namespace if target.namespace is None else target.namespace
         if revision == 0:
@@ -353,10 +350,11 @@ def _success(kind: kinds.Kind, found: Object) -> Object:
 
 def _body(request: HttpRequest, wanted: str = "application/json") -> Any:
     if len(request.body) > MOST_BODY:
-        raise too_large(MOST_BODY)
+        raise Refusal(413, "RequestEntityTooLarge", f"Request entity too large: limit is {MOST_BODY}")
     content_type = request.headers.get("content-type", wanted).partition(";")[0].strip()
     if content_type != wanted:
-        raise unsupported_media([wanted])
+        message = f"the body of the request was in an unknown format - accepted media types include: {wanted}"
+        raise Refusal(415, "UnsupportedMediaType", message)
     try:
         return parse_json(request.body)
     except ValueError as problem:
@@ -377,10 +375,6 @@ def _deletion(request: HttpRequest) -> tuple[Object, bool]:
         cause = Cause("propagationPolicy", message, "FieldValueNotSupported")
         raise invalid("DeleteOptions.meta.k8s.io", "", [cause])
     return preconditions if isinstance(preconditions, dict) else {}, policy == "Orphan"
-
-
-def _revision(query: Mapping[str, str]) -> int:
-    return _number(query, "resourceVersion")
 
 
 def _number(query: Mapping[str, str], key: str) -> int:

@@ -23,7 +23,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave_sandbox.apiserver.messages import HttpRequest, Reply, StreamedReply, internal_error, refusal_reply
+from exclave_sandbox.apiserver.messages import HttpRequest, Refusal, Reply, StreamedReply, refusal_reply
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _answer(respond: Respond, request: HttpRequest) -> Reply | StreamedReply:
         return respond(request)
     except Exception as problem:
         log.exception("sandbox: %s %s failed", request.method, request.path)
-        return refusal_reply(internal_error(type(problem).__name__))
+        return refusal_reply(Refusal(500, "InternalError", f"Internal error occurred: {type(problem).__name__}"))
 
 
 async def _send_reply(reply: Reply, send: _Send) -> None:

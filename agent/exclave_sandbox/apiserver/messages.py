@@ -70,11 +70,6 @@ def unknown_path() -> Refusal:
     return Refusal(404, "NotFound", "the server could not find the requested resource", {})
 
 
-def wrong_method() -> Refusal:
-    """The path is served, the method not."""
-    return Refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
-
-
 def already_exists(resource: str, name: str) -> Refusal:
     """The name is taken."""
     return Refusal(409, "AlreadyExists", f'{resource} "{name}" already exists', _details(resource, name))
@@ -103,33 +98,11 @@ def bad_request(message: str) -> Refusal:
     return Refusal(400, "BadRequest", message)
 
 
-def unsupported_media(accepted: Sequence[str]) -> Refusal:
-    """The body's content type is not supported."""
-    listed = ", ".join(accepted)
-    message = f"the body of the request was in an unknown format - accepted media types include: {listed}"
-    return Refusal(415, "UnsupportedMediaType", message)
-
-
-def too_large(limit: int) -> Refusal:
-    """The body has more than `limit` bytes."""
-    return Refusal(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
-
-
-def expired(asked: int, oldest: int) -> Refusal:
-    """The requested version is older than the stored history. Kubernetes' reason for this 410 is "Expired"."""
-    return Refusal(410, "Expired", f"too old resource version: {asked} ({oldest})")
-
-
 def too_large_version(asked: int, current: int) -> Refusal:
     """The requested version lies in the future: the caller got it from another server."""
     message = f"Too large resource version: {asked}, current: {current}"
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     return Refusal(504, "Timeout", message, {"causes": [cause], "retryAfterSeconds": 1})
-
-
-def internal_error(what: str) -> Refusal:
-    """A bug of ours."""
-    return Refusal(500, "InternalError", f"Internal error occurred: {what}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Lookups take constant time, lists as long as their result.
 
 import json
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -21,7 +21,6 @@ from exclave_sandbox.apiserver.messages import (
     already_exists,
     bad_request,
     conflict,
-    expired,
     forbidden,
     invalid,
     not_found,
@@ -107,7 +106,7 @@ class History:
             raise too_large_version(revision, self.revision)
         forgotten = self._forgotten[scope.kind]
         if revision < forgotten:
-            raise expired(revision, forgotten)
+            raise Refusal(410, "Expired", f"too old resource version: {revision} ({forgotten})")
         found = []
         for change in reversed(self._changes[scope.kind]):
             if change.revision <= revision:
@@ -186,7 +185,9 @@ class Store:
         found: list[Object] = []
         for space in spaces:
             if selector.namespace in (None, space) and self._has(kind, space):
-                found += self._select_in(self._objects[(kind.key, space)], selector)
+                objects = self._objects[(kind.key, space)]
+                names = sorted(objects) if selector.name is None else [selector.name][: selector.name in objects]
+                found += [objects[name] for name in names if selector.accepts(objects[name])]
         return found
 
     def select_at(self, kind: Kind, namespace: str | None, selector: Selector, revision: int) -> list[Object]:
@@ -212,11 +213,6 @@ class Store:
 
     def _has(self, kind: Kind, namespace: str) -> bool:
         return namespace in self._namespaces_of[kind.key]
-
-    @staticmethod
-    def _select_in(objects: dict[str, Object], selector: Selector) -> Iterator[Object]:
-        names = sorted(objects) if selector.name is None else [selector.name][: selector.name in objects]
-        return (objects[name] for name in names if selector.accepts(objects[name]))
 
     def create(self, kind: Kind, namespace: str, body: Any) -> Object:
         """Create an object. Raises Refusal: 400, 403 (namespace is being deleted), 404 (no namespace), 409, 422."""

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
@@ -175,7 +175,7 @@ async def _run(host: int, in_json: bool, binaries: Binaries | None) -> int:
         nonlocal was_ended
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
-            await _first(signals)
+            await anext(aiter(signals))
             was_ended = True
             sys.stderr.write("\nending: the demo's machines are removed\n")
             steps.cancel()
@@ -197,11 +197,6 @@ async def _run(host: int, in_json: bool, binaries: Binaries | None) -> int:
     sys.stdout.write(json.dumps(as_json(reporter.steps), indent=2) if in_json else render_total(reporter.steps))
     sys.stdout.write("\n")
     return 130 if was_ended else exit_status(reporter.steps)
-
-
-async def _first(signals: AsyncIterator[int]) -> None:
-    async for _ in signals:
-        return
 
 
 async def _run_steps(reporter: Reporter, stage: DemoStage) -> None:

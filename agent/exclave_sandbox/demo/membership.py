@@ -238,7 +238,8 @@ class LeaveScenes:
             nursery.start_soon(self._watch_proxy, pid, trace)
             done = await stage.vm.command("leave")
             expect("exit status", done.status, 0)
-            expect("the Member is being deleted", await self._is_deleted(member), True)
+            found = await find(stage, "Member", member)
+            expect("the Member is being deleted", not found or "deletionTimestamp" in found["metadata"], True)
         left = [await self._has("ip", "link", "show", LINK), await self._has("nft", "list", "table", "inet", TABLE)]
         trace.append("RULES OR LINK STILL THERE" if any(left) else "rules and link gone")
         expect("trace", trace, list(LEAVING))
@@ -275,10 +276,6 @@ class LeaveScenes:
 
     async def _has(self, *command: str) -> bool:
         return (await self.stage.vm.machine.run(*command)).status == 0
-
-    async def _is_deleted(self, member: str) -> bool:
-        found = await find(self.stage, "Member", member)
-        return not found or "deletionTimestamp" in found["metadata"]
 
     async def no_trace(self) -> str:
         """The VM as it was before it joined."""

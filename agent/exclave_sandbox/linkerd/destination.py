@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
-import h11
 import trio
 
 from exclave.api.requests import Resource, is_transient, list_all
@@ -24,7 +23,7 @@ from exclave.cluster.endpoint import Access
 from exclave.errors import ClusterError
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.tasks.nursery import members, open_bare_nursery
-from exclave_sandbox.http1 import Answer, json_answer, serve_requests
+from exclave_sandbox.http1 import json_answer, serve_requests
 from exclave_sandbox.linkerd.destination_table import FOLLOWED, DestinationTable, NoEndpoints
 
 POLL_PAUSE = 0.2  # seconds between two lists of one kind. A watch would be faster, and ten times as much code.
@@ -72,10 +71,7 @@ class LookupServer:
 
     async def talk(self, stream: trio.SocketStream) -> None:
         """Serve one connection."""
-        await serve_requests(stream, self._respond)
-
-    def _respond(self, request: h11.Request) -> Answer:
-        return json_answer(*self.answer(request.target.decode("ascii")))
+        await serve_requests(stream, lambda request: json_answer(*self.answer(request.target.decode("ascii"))))
 
 
 async def serve(places: Sequence[tuple[str, int]], access: Access, token: str, trust_domain: str) -> None:

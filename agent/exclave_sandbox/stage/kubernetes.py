@@ -8,9 +8,7 @@ import base64
 import json
 import os
 import secrets
-import signal
 import ssl
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -32,6 +30,7 @@ from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.expect import UnexpectedError
 from exclave_sandbox.linkerd.external_workload import external_workload_definition
 from exclave_sandbox.pki import make_anchor, make_leaf
+from exclave_sandbox.stage.programs import StageProgram
 
 RELEASES = {"1.37": "v1.37.2", "1.30": "v1.30.14"}  # the newest release, and the oldest that exclave works with
 
@@ -136,52 +135,13 @@ def kubeconfig(url: str, ca: str, token: str) -> dict[str, Any]:
 
 
 START_TIME = 120.0  # seconds that an API server may take until it is ready, on a busy machine
-END_TIME = 10.0  # seconds that a program has to end after SIGTERM
-CLOSE_TIME = 3 * END_TIME + 10.0  # seconds for all three of its programs to end
+CLOSE_TIME = 10.0  # seconds for all three of its programs to end
 _POLL_PAUSE = 0.1
-
-
-class ServerProgram:
-    """One program of it: its command line, and the file that its output is appended to."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.command = command
-        self.log = log
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start it, or start it again."""
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self.command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C at the demo ends the demo, which ends this in order
-            )
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it by a signal, and wait until it has ended; nothing happens if it does not run."""
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(END_TIME)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
 
 
 @dataclass
 class Kubernetes:
-    """A running one: its URL, its CA (PEM), a token that may do everything, its folder, its programs and its version.
+    """A running one: its URL, its CA (PEM), a token that may do everything, its folder, and its API server.
 
     `version` is such as "v1.37.2", once it has been ready.
     """
@@ -189,9 +149,7 @@ class Kubernetes:
     url: str
     ca: str
     folder: Path
-    etcd: ServerProgram
-    apiserver: ServerProgram
-    controllers: ServerProgram
+    apiserver: StageProgram
     admin_token: str = field(repr=False)
     version: str = ""
 
@@ -221,7 +179,7 @@ class Kubernetes:
 
     async def close(self) -> None:
         """Begin an outage: kill the API server, which would wait for every open watch if it were ended in order."""
-        await trio.to_thread.run_sync(self.apiserver.end, signal.SIGKILL)
+        await trio.to_thread.run_sync(self.apiserver.kill)
 
     async def open(self) -> None:
         """End an outage: start the API server again; return when it is ready."""
@@ -288,20 +246,25 @@ def running_kubernetes(binaries: Binaries, layout: Layout) -> Iterator[Kubernete
     ca = write_keys(layout, token)
     write_atomic(folder / "admin.token", token.encode())
     write_atomic(folder / "kubeconfig", json.dumps(kubeconfig(layout.url, ca, token)).encode())
-    etcd = ServerProgram(etcd_command(binaries, layout), folder / "etcd.log")
-    apiserver = ServerProgram(apiserver_command(binaries, layout), folder / "kube-apiserver.log")
-    controllers = ServerProgram(controllers_command(binaries, folder), folder / "kube-controller-manager.log")
-    kubernetes = Kubernetes(layout.url, ca, folder, etcd, apiserver, controllers, token)
+    etcd, apiserver, controllers = (
+        StageProgram(command, folder / f"{Path(command[0]).name}.log", in_machine=False)
+        for command in (
+            etcd_command(binaries, layout),
+            apiserver_command(binaries, layout),
+            controllers_command(binaries, folder),
+        )
+    )
+    kubernetes = Kubernetes(layout.url, ca, folder, apiserver, token)
     with ExitStack() as stack:
         for program in (etcd, apiserver):
-            stack.callback(program.end, signal.SIGKILL)  # nothing that they store is read again
             program.start()
+            stack.callback(program.kill)  # nothing that they store is read again
         kubernetes.wait_ready()
         for definition in (*custom_resource_definitions(), external_workload_definition()):
             kubernetes.define(definition)
-        stack.callback(controllers.end, signal.SIGKILL)
         # Last: a kind that is defined later is found by its garbage collector only within half a minute.
         controllers.start()
+        stack.callback(controllers.kill)
         yield kubernetes
 
 

@@ -78,10 +78,12 @@ class Network:
     switch: Machine
     scratch: Path
     machines: dict[str, Machine] = field(default_factory=dict)
+    _holders: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     async def add(self, name: str, *addresses: str) -> Machine:
         """Make a machine on the bridge, with these addresses (CIDR) on its uplink."""
-        machine = await self._open(name)
+        machine, holder = await trio.to_thread.run_sync(_hold, name)
+        self._holders.append(holder)
         await self._plug(name, machine.pid)
         for address in addresses:
             await machine.add_address(address)
@@ -106,13 +108,6 @@ class Network:
         peer = ["peer", "name", UPLINK, "netns", str(pid)]
         await _must([*inside, "ip", "link", "add", port, "type", "veth", *peer])
         await _must([*inside, "ip", "link", "set", port, "master", "bridge", "up"])
-
-    async def _open(self, name: str) -> Machine:
-        machine, holder = await trio.to_thread.run_sync(_hold, name)
-        self._holders.append(holder)
-        return machine
-
-    _holders: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
 
 @asynccontextmanager

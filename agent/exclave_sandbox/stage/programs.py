@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -25,11 +25,25 @@ def module(name: str, *arguments: str) -> list[str]:
 
 @dataclass
 class StageProgram:
-    """A started program. `in_machine`: it runs below nsenter."""
+    """A program whose output is appended to `log`. `in_machine`: it runs below nsenter."""
 
-    started: subprocess.Popen[bytes]
+    command: list[str]
     log: Path
-    in_machine: bool
+    environment: Mapping[str, str] = field(default_factory=dict)
+    in_machine: bool = True
+    started: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        """Start it, or start it again. Ctrl-C at the demo does not reach it: the demo ends it in order."""
+        with self.log.open("ab") as output:
+            self.started = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -64,6 +78,11 @@ class StageProgram:
         self.send(signal.SIGKILL)
         return await self.wait()
 
+    def kill(self) -> None:
+        """End it by SIGKILL, and block until it has ended."""
+        self.started.kill()
+        self.started.wait()
+
     def log_tail(self, lines: int = 8) -> str:
         """The end of its output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -73,16 +92,9 @@ def start(
     arguments: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None, in_machine: bool = True
 ) -> StageProgram:
     """Start a program; its output is appended to `log`."""
-    with log.open("ab") as output:
-        started = subprocess.Popen(
-            list(arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(os.environ) | dict(environment or {}),
-            start_new_session=True,
-        )
-    return StageProgram(started, log, in_machine)
+    program = StageProgram(list(arguments), log, environment or {}, in_machine)
+    program.start()
+    return program
 
 
 @asynccontextmanager

@@ -159,6 +159,8 @@ API_PORT = 6443
 ETCD_PORTS = 2379, 2380
 PROXY_USER = 65534  # Debian's `nobody`: it owns nothing here
 
+# The DNS form alone is in a pod's certificate, as linkerd-identity signs it.
+POD_IDENTITY = MeshIdentity(mesh.POD_NAME, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN).dns_name
 _PACKAGES = (exclave, trio, h2, h11, cryptography)
 
 POD_RULES = f"""
@@ -255,7 +257,7 @@ async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> 
         await _create(admin, request)
     granted = await admin.send(create_token("exclave", CONTROLLER, 86400))
     write_atomic(scratch / "controller.token", granted["status"]["token"].encode())
-    _make_pod_identity(scratch / "pod", anchor.pem, issuer.pem, make_leaf(issuer, _pod_names()))
+    _make_pod_identity(scratch / "pod", anchor.pem, issuer.pem, make_leaf(issuer, [x509.DNSName(POD_IDENTITY)]))
 
 
 async def _create(admin: Cluster, request: Request) -> None:
@@ -284,12 +286,6 @@ async def _open_pod(pod: Machine, scratch: Path, stack: AsyncExitStack) -> None:
     await pod.must("nft", POD_RULES)
 
 
-def _pod_names() -> list[x509.GeneralName]:
-    """A pod's certificate has the DNS form alone, as linkerd-identity signs it."""
-    identity = MeshIdentity(mesh.POD_NAME, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN)
-    return [x509.DNSName(identity.dns_name)]
-
-
 def _make_pod_identity(folder: Path, anchor: str, issuer: str, leaf: Authority) -> None:
     folder.mkdir()
     for name, text in (("key.pem", leaf.key_pem), ("chain.pem", leaf.pem + issuer), ("anchors.pem", anchor)):
@@ -299,11 +295,10 @@ def _make_pod_identity(folder: Path, anchor: str, issuer: str, leaf: Authority) 
 
 
 def _pod_environment(folder: Path) -> dict[str, str]:
-    identity = MeshIdentity(mesh.POD_NAME, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN)
     prefix = "LINKERD2_PROXY_"
     return {
         "EXCLAVE_STANDIN_IDENTITY_DIR": str(folder),
-        f"{prefix}IDENTITY_LOCAL_NAME": identity.dns_name,
+        f"{prefix}IDENTITY_LOCAL_NAME": POD_IDENTITY,
         f"{prefix}IDENTITY_TRUST_ANCHORS": (folder / "anchors.pem").read_text(),
         f"{prefix}DESTINATION_SVC_ADDR": f"{mesh.CONTROL_PLANE}:8086",
         f"{prefix}POLICY_SVC_ADDR": f"{mesh.CONTROL_PLANE}:8090",

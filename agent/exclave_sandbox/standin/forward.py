@@ -91,7 +91,8 @@ class Forwarder:
         if port == INBOUND_PORT:
             if client_id is None or not has_header:
                 raise NotForwarded("only other proxies may come to the proxy's own port")
-            port, is_opaque = await _read_header(stream), True
+            length = header_length(await stream.receive_exactly(HEADER_START))
+            port, is_opaque = decode_header(await stream.receive_exactly(length)), True
             if port == INBOUND_PORT:
                 raise NotForwarded("the proxy's own port is no application's")
         labels: Labels = (("tls", "true"), ("client_id", client_id)) if client_id else NO_TLS
@@ -173,11 +174,6 @@ async def _permit(route: RequestRoute, permitted: bool, client_id: str | None) -
     if not permitted:
         raise Unroutable(403, f"unauthorized request from {client_id or 'an unauthenticated client'}")
     return route
-
-
-async def _read_header(stream: PeekedStream) -> int:
-    start = await stream.receive_exactly(HEADER_START)
-    return decode_header(await stream.receive_exactly(header_length(start)))
 
 
 def _labels(endpoint: MeshEndpoint | None) -> Labels:

@@ -80,10 +80,9 @@ async def _accept(
 
 
 async def _drain_on_signal(signals: AsyncIterator[int], drain: Drain) -> None:
-    async for _ in signals:
-        log.info("received a signal to end: draining")
-        drain.begin()
-        return
+    await anext(signals)
+    log.info("received a signal to end: draining")
+    drain.begin()
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:

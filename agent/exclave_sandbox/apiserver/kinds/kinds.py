@@ -28,14 +28,6 @@ from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, inval
 from exclave_sandbox.linkerd.external_workload import external_workload_schema
 
 
-def _no_mistake(*_objects: Object) -> Iterable[Cause]:
-    return ()
-
-
-def _as_it_is(object_: Object) -> Object:
-    return object_
-
-
 @dataclass(frozen=True, eq=False)
 class Kind:
     """One served kind.
@@ -48,9 +40,9 @@ class Kind:
     name_rule: NameRule = "subdomain"
     schema: Schema | None = None
     unconditional: bool = True
-    prepare: Callable[[Object], Object] = _as_it_is
-    check: Callable[[Object], Iterable[Cause]] = _no_mistake
-    check_change: Callable[[Object, Object], Iterable[Cause]] = _no_mistake
+    prepare: Callable[[Object], Object] = lambda object_: object_
+    check: Callable[[Object], Iterable[Cause]] = lambda _: ()
+    check_change: Callable[[Object, Object], Iterable[Cause]] = lambda _old, _new: ()
 
     @property
     def key(self) -> str:
