@@ -10,7 +10,6 @@ import trio
 
 IDLE_TIME = 120.0  # seconds without a request after which a server closes a connection
 _PIECE = 65536
-
 Answer = tuple[int, str, bytes]  # status, content type and body
 
 

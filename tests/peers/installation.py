@@ -19,7 +19,7 @@ import httpx
 from exclave.api.names import CONTROLLER, ELECTION
 from exclave.api.requests import CONFIG_MAPS, DEPLOYMENTS, LEASES, MEMBERS, PODS, WORKLOAD_GROUPS, path_of
 from exclave_sandbox.pki import Authority
-from exclave_sandbox.stage.mesh import MeshKeys, mesh_requests
+from exclave_sandbox.stage.mesh import mesh_requests
 from support.admin import Admin, admin_of
 from support.mesh import Mesh, mesh
 
@@ -46,7 +46,7 @@ class Cluster:
     def furnish(self, linkerd: str = "linkerd") -> Mesh:
         """Have Linkerd's objects; exclave's namespace and issuer are for `install` to make."""
         made = mesh()
-        for request in mesh_requests(MeshKeys(made.anchor.pem, made.issuer.pem, made.issuer.key_pem)):
+        for request in mesh_requests(made.anchor.pem, made.issuer.pem, made.issuer.key_pem):
             body = request.body or {}
             if "namespaces/exclave" in request.path or body["metadata"]["name"] in ("exclave", "kube-system"):
                 continue

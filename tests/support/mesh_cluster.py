@@ -30,7 +30,7 @@ from exclave.controller.run import Locations, open_controller
 from exclave.errors import ApiRefusal
 from exclave.kit.tasks.wall_clock import Now
 from exclave_sandbox.apiserver.main import ApiServer, open_apiserver
-from exclave_sandbox.stage.mesh import GROUP, NAMESPACE, MeshKeys, group_spec, mesh_requests
+from exclave_sandbox.stage.mesh import GROUP, NAMESPACE, group_spec, mesh_requests
 from support.mesh import Mesh, mesh
 
 
@@ -124,10 +124,9 @@ async def furnished(
 ) -> AsyncIterator[MeshCluster]:
     """Linkerd's objects, group `web`, and the controller, whose clock is `now`; objects that exist are left alone."""
     made = mesh()
-    keys = MeshKeys(made.anchor.pem, made.issuer.pem, made.issuer.key_pem)
     async with open_cluster(api.access, lambda: api.admin_token) as admin:
         cluster = MeshCluster(api, admin, made)
-        for request in mesh_requests(keys):
+        for request in mesh_requests(made.anchor.pem, made.issuer.pem, made.issuer.key_pem):
             try:
                 await admin.send(request)
             except ApiRefusal as refusal:

@@ -15,41 +15,17 @@ from typing import Any
 from urllib.parse import unquote
 
 from exclave.kit.formats.json_text import parse_json
-from exclave_sandbox.apiserver.access import (
-    ANONYMOUS,
-    AUTHENTICATED,
-    MASTERS,
-    AccessRules,
-    Account,
-    Attempt,
-    TokenKey,
-    User,
-    parse_token_request,
-)
+from exclave_sandbox.apiserver import access, messages
+from exclave_sandbox.apiserver.access import AccessRules, Account, Attempt, TokenKey, User
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.kinds.kinds import BY_PATH, KINDS, NAMESPACES, Kind, merge_patch
 from exclave_sandbox.apiserver.lists import Selector, page_of, parse_selector, read_cursor
-from exclave_sandbox.apiserver.messages import (
-    Cause,
-    HttpRequest,
-    Object,
-    Refusal,
-    Reply,
-    bad_request,
-    forbidden,
-    invalid,
-    refusal_reply,
-    too_large_version,
-    unauthorized,
-    unknown_path,
-)
+from exclave_sandbox.apiserver.messages import Cause, HttpRequest, Object, Refusal, Reply, bad_request, refusal_reply
 from exclave_sandbox.apiserver.store import ObjectChange, Scope, Store
 
 HEALTH_PATHS = ("/livez", "/readyz", "/healthz")
 VERSION = {"major": "1", "minor": "30", "gitVersion": "v1.30.0+exclave-sandbox", "platform": "linux/amd64"}
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-
-
 _SHORT_NAMES = {
     "configmaps": ["cm"],
     "namespaces": ["ns"],
@@ -106,8 +82,6 @@ def _documents() -> dict[str, Object]:
 
 
 _DOCUMENTS = _documents()
-
-
 _OF_COLLECTION = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
 _OF_OBJECT = {"GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _OF_STATUS = {"GET": "get", "PUT": "update", "PATCH": "patch"}
@@ -136,18 +110,18 @@ def parse_path(path: str) -> Target:
     elif parts[0] == "apis" and len(parts) > 3:
         group, version, rest = parts[1], parts[2], parts[3:]
     else:
-        raise unknown_path()
+        raise messages.unknown_path()
     namespace = None
     if rest[0] == "namespaces" and len(rest) > 2 and (group, version, rest[2]) in BY_PATH:
         namespace, rest = rest[1], rest[2:]
     kind = BY_PATH.get((group, version, rest[0]))
     if kind is None or len(rest) > 3 or "" in rest or (namespace is not None and not kind.resource.namespaced):
-        raise unknown_path()
+        raise messages.unknown_path()
     if len(rest) > 1 and kind.resource.namespaced and namespace is None:
-        raise unknown_path()
+        raise messages.unknown_path()
     subresource = rest[2] if len(rest) == 3 else None
     if subresource is not None and subresource not in kind.subresources:
-        raise unknown_path()
+        raise messages.unknown_path()
     return Target(kind, namespace, rest[1] if len(rest) > 1 else "", subresource)
 
 
@@ -174,7 +148,7 @@ def attempt_of(verb: str, target: Target, selector: Selector) -> Attempt:
     return Attempt(verb, resource.group, named, namespace, name)
 
 
-ADMIN = User("kubernetes-admin", (MASTERS, AUTHENTICATED))
+ADMIN = User("kubernetes-admin", (access.MASTERS, access.AUTHENTICATED))
 MOST_BODY = 3 * 1024 * 1024  # bytes of a request's body that kube-apiserver accepts
 WATCH_SECONDS = 1800  # duration of a watch without timeoutSeconds: the shortest that kube-apiserver chooses
 DELETED_LEEWAY = 60.0
@@ -223,7 +197,7 @@ class Api:
         """The answer to a request; never raises Refusal."""
         try:
             user = self._identify(request.headers.get("authorization", ""))
-            found = discover(request.path, anonymous=user is ANONYMOUS) if request.method == "GET" else None
+            found = discover(request.path, anonymous=user is access.ANONYMOUS) if request.method == "GET" else None
             return found or self._respond(user, request)
         except Refusal as refused:
             return refusal_reply(refused)
@@ -231,15 +205,15 @@ class Api:
     def _identify(self, authorization: str) -> User:
         scheme, _, token = authorization.partition(" ")
         if not authorization:
-            return ANONYMOUS
+            return access.ANONYMOUS
         if scheme.lower() != "bearer":
-            raise unauthorized()
+            raise messages.unauthorized()
         if hmac.compare_digest(token.encode(), self._admin_token):
             return ADMIN
         account = self._key.account_of(token, self._clock())
         found = self._store.find(kinds.SERVICE_ACCOUNTS, account.namespace, account.name)
         if found is None or found["metadata"]["uid"] != account.uid or self._is_long_deleted(found):
-            raise unauthorized()
+            raise messages.unauthorized()
         return account.user
 
     def _is_long_deleted(self, account: Object) -> bool:
@@ -257,7 +231,7 @@ class Api:
         attempt = attempt_of(verb, target, selector)
         self.counts[user.name, attempt.verb, attempt.resource] += 1
         if not self._access.allows(user, attempt):
-            raise forbidden(target.kind.key, attempt.name, attempt.refused(user))
+            raise messages.forbidden(target.kind.key, attempt.name, attempt.refused(user))
         if query.get("dryRun"):
             raise bad_request("dryRun is not served here")
         if verb == "watch":
@@ -273,14 +247,13 @@ class Api:
             return self._store.get(target.kind, target.home, target.name)
         revision, after = _number(query, "resourceVersion"), ""
         if revision > self._store.revision:
-            raise too_large_version(revision, self._store.revision)
+            raise messages.too_large_version(revision, self._store.revision)
         if query.get("resourceVersionMatch") != "Exact":
             revision = self._store.revision
         if query.get("continue"):
             if query.get("resourceVersion"):
                 raise bad_request("specifying resource version is not allowed when using continue")
-            cursor = read_cursor(query["continue"])
-            revision, after = cursor.revision, cursor.last
+            revision, after = read_cursor(query["continue"])
         found = self._store.select_at(target.kind, target.namespace, selector, revision)
         resource = target.kind.resource
         return {
@@ -327,7 +300,7 @@ class Api:
 
     def _mint(self, target: Target, body: Any) -> Object:
         found = self._store.get(target.kind, target.home, target.name)
-        asked = parse_token_request(body)
+        asked = access.parse_token_request(body)
         now = self._clock()
         account = Account(target.home, target.name, found["metadata"]["uid"])
         token = self._key.mint(account, asked, now, self._new_uid())
@@ -342,9 +315,7 @@ class Api:
 
 
 def _success(kind: kinds.Kind, found: Object) -> Object:
-    resource = kind.resource
-    details = {"name": found["metadata"]["name"], "group": resource.group, "kind": resource.plural}
-    details = {key: value for key, value in details.items() if value} | {"uid": found["metadata"]["uid"]}
+    details = {**messages.details_of(kind.key, found["metadata"]["name"]), "uid": found["metadata"]["uid"]}
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
 
 
@@ -373,7 +344,7 @@ def _deletion(request: HttpRequest) -> tuple[Object, bool]:
         listed = ", ".join(f'"{one}"' for one in (*_PROPAGATION, "nil"))
         message = f'Unsupported value: "{policy}": supported values: {listed}'
         cause = Cause("propagationPolicy", message, "FieldValueNotSupported")
-        raise invalid("DeleteOptions.meta.k8s.io", "", [cause])
+        raise messages.invalid("DeleteOptions.meta.k8s.io", "", [cause])
     return preconditions if isinstance(preconditions, dict) else {}, policy == "Orphan"
 
 

@@ -26,7 +26,6 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave_sandbox.apiserver.messages import HttpRequest, Refusal, Reply, StreamedReply, refusal_reply
 
 log = logging.getLogger(__name__)
-
 Respond = Callable[[HttpRequest], Reply | StreamedReply]
 HANDSHAKE_TIME = 10.0  # seconds
 MOST_BODY_READ = 4 * 1024 * 1024

@@ -29,8 +29,6 @@ class Selector:
 
     def accepts(self, object_: Object) -> bool:
         """Whether the object's labels meet every requirement. Name and namespace are not checked here."""
-        if not self.requirements:
-            return True
         labels = object_["metadata"].get("labels") or {}
         return all(requirement(labels) for requirement in self.requirements)
 
@@ -79,27 +77,19 @@ _VERSION = "meta.k8s.io/v1"
 _END = "\0"  # appended to the last name: the token then means everything after that name
 
 
-@dataclass(frozen=True)
-class Cursor:
-    """Where a list continues: its revision, and the key of the last object that was returned."""
-
-    revision: int
-    last: str
-
-
 def key_of(found: Object) -> str:
     """The sort key of lists."""
     metadata = found["metadata"]
     return f"{metadata.get('namespace', '')}/{metadata['name']}"
 
 
-def read_cursor(token: str) -> Cursor:
-    """Read a `continue` token. Raises Refusal (400) if it is none."""
+def read_cursor(token: str) -> tuple[int, str]:
+    """A list's revision, and the key of the last object that was returned. Raises Refusal (400) if it is no token."""
     try:
         found = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         if found["v"] != _VERSION:
             raise ValueError("another version")
-        return Cursor(int(found["rv"]), str(found["start"]).removesuffix(_END))
+        return int(found["rv"]), str(found["start"]).removesuffix(_END)
     except (ValueError, KeyError, TypeError) as problem:
         raise bad_request(f"invalid continue token: continue key is not valid: {problem}") from None
 

@@ -34,7 +34,7 @@ from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave_sandbox import pki
 from exclave_sandbox.apiserver.access import TokenKey
 from exclave_sandbox.apiserver.api import Api, Watch
-from exclave_sandbox.apiserver.http import Respond, serve_https
+from exclave_sandbox.apiserver.http import serve_https
 from exclave_sandbox.apiserver.kinds import kinds
 from exclave_sandbox.apiserver.messages import HttpRequest, Reply, StreamedReply
 from exclave_sandbox.apiserver.store import Store
@@ -114,7 +114,7 @@ async def open_apiserver(
     port = listeners[0].socket.getsockname()[1]
     listens, wanted = Latest(True), Latest(True)
     async with open_bare_nursery() as nursery:
-        serve = partial(serve_https, context=context, respond=_respond_with(api, store), now=now)
+        serve = partial(serve_https, context=context, respond=partial(_respond, api, store), now=now)
         nursery.start_soon(_serve_while_wanted, listeners, address, port, serve, listens, wanted)
         write_atomic(directory / "ca.pem", anchor.pem.encode(), 0o644)
         write_atomic(directory / "admin.token", admin_token.encode(), 0o600)
@@ -143,12 +143,9 @@ async def _serve_while_wanted(
         listeners = await trio.open_tcp_listeners(port, host=address)
 
 
-def _respond_with(api: Api, store: Store) -> Respond:
-    def respond(request: HttpRequest) -> Reply | StreamedReply:
-        found = api.respond(request)
-        return StreamedReply(partial(stream_watch, store.history, found)) if isinstance(found, Watch) else found
-
-    return respond
+def _respond(api: Api, store: Store, request: HttpRequest) -> Reply | StreamedReply:
+    found = api.respond(request)
+    return StreamedReply(partial(stream_watch, store.history, found)) if isinstance(found, Watch) else found
 
 
 def _furnish(store: Store) -> None:
@@ -189,17 +186,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--listen", required=True, metavar="ADDR:PORT", help="where to listen; port 0 takes a free one")
-    parser.add_argument(
-        "--directory", required=True, type=Path, metavar="DIR", help="where ca.pem and admin.token are written"
-    )
-    parser.add_argument(
-        "--address-in-certificate",
-        action="append",
-        default=[],
-        metavar="IP",
-        help="another address clients reach it by; may be given again",
-    )
+    add = parser.add_argument
+    add("--listen", required=True, metavar="ADDR:PORT", help="where to listen; port 0 takes a free one")
+    add("--directory", required=True, type=Path, metavar="DIR", help="where ca.pem and admin.token are written")
+    more = "another address clients reach it by; may be given again"
+    add("--address-in-certificate", action="append", default=[], metavar="IP", help=more)
     return parser
 
 

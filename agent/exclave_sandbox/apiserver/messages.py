@@ -43,7 +43,8 @@ class Refusal(Exception):
         return {**found, "code": self.code}
 
 
-def _details(resource: str, name: str) -> Object:
+def details_of(resource: str, name: str) -> Object:
+    """The details of a Status: name, group and plural, as far as there are."""
     plural, _, group = resource.partition(".")
     found = {"name": name, "group": group, "kind": plural}
     return {key: value for key, value in found.items() if value}
@@ -57,12 +58,12 @@ def unauthorized() -> Refusal:
 def forbidden(resource: str, name: str, why: str) -> Refusal:
     """An identified caller without the right."""
     named = f'{resource} "{name}"' if name else resource
-    return Refusal(403, "Forbidden", f"{named} is forbidden: {why}", _details(resource, name))
+    return Refusal(403, "Forbidden", f"{named} is forbidden: {why}", details_of(resource, name))
 
 
 def not_found(resource: str, name: str) -> Refusal:
     """There is no such object."""
-    return Refusal(404, "NotFound", f'{resource} "{name}" not found', _details(resource, name))
+    return Refusal(404, "NotFound", f'{resource} "{name}" not found', details_of(resource, name))
 
 
 def unknown_path() -> Refusal:
@@ -72,24 +73,22 @@ def unknown_path() -> Refusal:
 
 def already_exists(resource: str, name: str) -> Refusal:
     """The name is taken."""
-    return Refusal(409, "AlreadyExists", f'{resource} "{name}" already exists', _details(resource, name))
+    return Refusal(409, "AlreadyExists", f'{resource} "{name}" already exists', details_of(resource, name))
 
 
 def conflict(resource: str, name: str, why: str = "") -> Refusal:
     """The object has changed, or is another one of that name."""
     why = why or "the object has been modified; please apply your changes to the latest version and try again"
     message = f'Operation cannot be fulfilled on {resource} "{name}": {why}'
-    return Refusal(409, "Conflict", message, _details(resource, name))
+    return Refusal(409, "Conflict", message, details_of(resource, name))
 
 
 def invalid(kind: str, name: str, causes: Sequence[Cause]) -> Refusal:
     """The object breaks rules of its kind; every mistake is listed."""
     texts = [str(cause) for cause in causes]
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-    singular, _, group = kind.partition(".")
-    details: Object = {"name": name, "group": group, "kind": singular}
-    details = {key: value for key, value in details.items() if value}
-    details["causes"] = [{"reason": one.reason, "message": one.message, "field": one.field} for one in causes]
+    listed_causes = [{"reason": one.reason, "message": one.message, "field": one.field} for one in causes]
+    details = {**details_of(kind, name), "causes": listed_causes}
     return Refusal(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', details)
 
 

@@ -12,20 +12,10 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from exclave_sandbox.apiserver import messages
 from exclave_sandbox.apiserver.kinds.kinds import NAMESPACES, Kind, changed_object, check_body, new_object
 from exclave_sandbox.apiserver.lists import EVERYTHING, Selector
-from exclave_sandbox.apiserver.messages import (
-    Cause,
-    Object,
-    Refusal,
-    already_exists,
-    bad_request,
-    conflict,
-    forbidden,
-    invalid,
-    not_found,
-    too_large_version,
-)
+from exclave_sandbox.apiserver.messages import Cause, Object, Refusal, bad_request, invalid
 
 
 class Scope(NamedTuple):
@@ -103,7 +93,7 @@ class History:
     def since(self, scope: Scope, revision: int) -> list[ObjectChange]:
         """The changes of a scope after a revision. Raises Refusal if it has expired or lies in the future."""
         if revision > self.revision:
-            raise too_large_version(revision, self.revision)
+            raise messages.too_large_version(revision, self.revision)
         forgotten = self._forgotten[scope.kind]
         if revision < forgotten:
             raise Refusal(410, "Expired", f"too old resource version: {revision} ({forgotten})")
@@ -176,7 +166,7 @@ class Store:
         """An object. Raises Refusal (404)."""
         found = self.find(kind, namespace, name)
         if found is None:
-            raise not_found(kind.key, name)
+            raise messages.not_found(kind.key, name)
         return found
 
     def select(self, kind: Kind, namespace: str | None, selector: Selector = EVERYTHING) -> list[Object]:
@@ -226,7 +216,7 @@ class Store:
         metadata |= {"name": name, "namespace": namespace} if namespace else {"name": name}
         found = new_object(kind, {**body, "metadata": metadata})
         if self.find(kind, namespace, name) is not None:
-            raise already_exists(kind.key, name)
+            raise messages.already_exists(kind.key, name)
         found["metadata"]["uid"] = self._new_uid()
         found["metadata"]["creationTimestamp"] = self._timestamp()
         if kind.schema is not None:
@@ -329,16 +319,16 @@ class Store:
         home = self.get(NAMESPACES, "", namespace)
         if home["metadata"].get("deletionTimestamp"):
             why = f"unable to create new content in namespace {namespace} because it is being terminated"
-            raise forbidden(kind.key, name, why)
+            raise messages.forbidden(kind.key, name, why)
 
     def _check_same(self, place: ObjectKey, old: Object, wanted: Object) -> None:
         """Raise Refusal (409) if the caller names another uid or another version."""
         uid, version = wanted.get("uid"), wanted.get("resourceVersion")
         if uid and uid != old["metadata"]["uid"]:
             why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}"
-            raise conflict(place.kind.key, place.name, why)
+            raise messages.conflict(place.kind.key, place.name, why)
         if version and version != old["metadata"]["resourceVersion"]:
-            raise conflict(place.kind.key, place.name)
+            raise messages.conflict(place.kind.key, place.name)
 
     def _name(self, kind: Kind, metadata: Object) -> str:
         name = metadata.get("name")

@@ -18,24 +18,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from exclave.admin.objects import join_account
+from exclave.api import requests as api
 from exclave.api.csr import make_csr
 from exclave.api.delivery import delivery_key_text
 from exclave.api.join_token import JoinToken, decode_token, encode_token
-from exclave.api.member import member_object
+from exclave.api.member import condition_of, member_object
 from exclave.api.names import accounts_namespace
-from exclave.api.requests import (
-    EXTERNAL_WORKLOADS,
-    LEASES,
-    MEMBERS,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    Object,
-    Request,
-    create,
-    create_token,
-    get,
-    list_all,
-)
+from exclave.api.requests import Object, Request
 from exclave.cluster.client import Cluster
 from exclave.cluster.watch import Upserted
 from exclave.errors import ApiRefusal
@@ -47,20 +36,24 @@ from exclave_sandbox.stage.programs import module, open_program
 from exclave_sandbox.stage.stage import CLUSTER, DemoStage, fetch
 
 TOKEN_LIFE = 3600  # seconds
-
 SSH = 22
 PLAINTEXT = "the pod's request arrives in plaintext and without an identity"
-
 BY_ADDRESS = f"http://{mesh.VM}:{mesh.GROUP_PORT}/"  # the VM's application, without any Service
+SPIFFE_ID = f"spiffe://{mesh.TRUST_DOMAIN}/ns/{mesh.NAMESPACE}/sa/{mesh.GROUP}"
+
+
+def identity_of(account: str) -> str:
+    """The DNS form of an account's identity."""
+    return f"{account}.{mesh.NAMESPACE}.serviceaccount.identity.{mesh.LINKERD}.{mesh.TRUST_DOMAIN}"
 
 
 async def issue_token(stage: DemoStage, uses: int) -> str:
     """A join token of the group for so many machines: the line to paste."""
     expires, access = time.time() + TOKEN_LIFE, stage.access
     account = join_account(mesh.NAMESPACE, mesh.GROUP, "k7q2x", uses, expires)
-    await stage.admin.send(create(account.resource, account.namespace, account.body))
+    await stage.admin.send(api.create(account.resource, account.namespace, account.body))
     name = account.body["metadata"]["name"]
-    granted = await stage.admin.send(create_token(accounts_namespace(mesh.NAMESPACE), name, TOKEN_LIFE))
+    granted = await stage.admin.send(api.create_token(accounts_namespace(mesh.NAMESPACE), name, TOKEN_LIFE))
     jwt = granted["status"]["token"]
     return encode_token(JoinToken(access.servers, access.ca, mesh.NAMESPACE, mesh.GROUP, jwt, float(int(expires))))
 
@@ -103,12 +96,8 @@ class JoinScenes:
             facts={},
         )
         async with self.stage.open_client(stolen.token) as thief:
-            return "\n".join(
-                [
-                    await _refusal(thief, create(MEMBERS, mesh.NAMESPACE, member)),
-                    await _refusal(thief, list_all(SECRETS, mesh.NAMESPACE)),
-                ]
-            )
+            attempts = api.create(api.MEMBERS, mesh.NAMESPACE, member), api.list_all(api.SECRETS, mesh.NAMESPACE)
+            return "\n".join([await _refusal(thief, request) for request in attempts])
 
     async def join(self) -> str:
         """The one line, pasted on the VM."""
@@ -136,8 +125,7 @@ class JoinScenes:
         leaf = x509.load_pem_x509_certificate(json.loads(path.read_text())["chain"].encode())
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         found = [str(name.value) for name in names]
-        identity = f"{mesh.GROUP}.{mesh.NAMESPACE}.serviceaccount.identity.{mesh.LINKERD}.{mesh.TRUST_DOMAIN}"
-        expect("SANs", found, [identity, f"spiffe://{mesh.TRUST_DOMAIN}/ns/{mesh.NAMESPACE}/sa/{mesh.GROUP}"])
+        expect("SANs", found, [identity_of(mesh.GROUP), SPIFFE_ID])
         return "\n".join(found)
 
     async def proxy_ready(self) -> str:
@@ -204,9 +192,9 @@ async def _refusal(thief: Cluster, request: Request) -> str:
 
 async def find(stage: DemoStage, kind: str, name: str) -> Object:
     """A Member or an ExternalWorkload as the API server has it; empty if there is none."""
-    resource = {"Member": MEMBERS, "ExternalWorkload": EXTERNAL_WORKLOADS}[kind]
+    resource = {"Member": api.MEMBERS, "ExternalWorkload": api.EXTERNAL_WORKLOADS}[kind]
     try:
-        return await stage.admin.send(get(resource, mesh.NAMESPACE, name))
+        return await stage.admin.send(api.get(resource, mesh.NAMESPACE, name))
     except ApiRefusal as refusal:
         if refusal.status != 404:
             raise
@@ -215,9 +203,8 @@ async def find(stage: DemoStage, kind: str, name: str) -> Object:
 
 def ready_of(workload: Object) -> str | None:
     """The status of an ExternalWorkload's condition Ready."""
-    conditions = (workload.get("status") or {}).get("conditions") or []
-    found = [str(one["status"]) for one in conditions if one["type"] == "Ready"]
-    return found[0] if found else None
+    ready = condition_of(workload, "Ready")
+    return None if ready is None else str(ready.status)
 
 
 @dataclass
@@ -248,7 +235,7 @@ class LeaveScenes:
     async def _watch_workload(self, member: str, trace: list[str], *, task_status: "trio.TaskStatus[None]") -> None:
         """Until the ports are withdrawn: check that the VM still serves while pods may still send traffic."""
         has_begun = False
-        async with self.stage.admin.watch(EXTERNAL_WORKLOADS, mesh.NAMESPACE, member) as events:
+        async with self.stage.admin.watch(api.EXTERNAL_WORKLOADS, mesh.NAMESPACE, member) as events:
             async for event in events:
                 if not has_begun:
                     task_status.started()
@@ -270,9 +257,7 @@ class LeaveScenes:
         """
         await self.stage.vm.machine.run(sys.executable, "-I", "-c", _WAIT, str(pid), timeout=60.0)
         is_redirected = await self._has("nft", "list", "chain", "inet", TABLE, "inbound")
-        trace.extend(
-            ["PROXY ENDED WHILE RULES POINT TO IT"] if is_redirected else ["nothing new captured", "proxy ended"]
-        )
+        trace += ["PROXY ENDED WHILE RULES POINT TO IT"] if is_redirected else ["nothing new captured", "proxy ended"]
 
     async def _has(self, *command: str) -> bool:
         return (await self.stage.vm.machine.run(*command)).status == 0
@@ -306,10 +291,10 @@ class LeaveScenes:
 
     async def _remains(self) -> list[str]:
         found = []
-        for resource in (MEMBERS, EXTERNAL_WORKLOADS, LEASES, SERVICE_ACCOUNTS):
-            is_account = resource is SERVICE_ACCOUNTS
+        for resource in (api.MEMBERS, api.EXTERNAL_WORKLOADS, api.LEASES, api.SERVICE_ACCOUNTS):
+            is_account = resource is api.SERVICE_ACCOUNTS
             namespace = accounts_namespace(mesh.NAMESPACE) if is_account else mesh.NAMESPACE
-            listed = await self.stage.admin.send(list_all(resource, namespace))
+            listed = await self.stage.admin.send(api.list_all(resource, namespace))
             names = [item["metadata"]["name"] for item in listed["items"]]
             found += [f"{resource.kind} {name}" for name in names if not is_account or ".vm." in name]
         return found

@@ -16,7 +16,7 @@ import trio
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, list_all, patch
 from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import ADMIN_PORT, instance_address
-from exclave_sandbox.demo.membership import BY_ADDRESS
+from exclave_sandbox.demo.membership import BY_ADDRESS, SPIFFE_ID, identity_of
 from exclave_sandbox.expect import UnexpectedError, eventually, expect
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import Machine
@@ -28,23 +28,13 @@ BY_POD_SERVICE = f"http://{mesh.POD_SERVICE}:{mesh.POD_PORT}/"
 
 RENEWING = 30.0  # seconds of renewals, at least
 RENEWALS = 6  # certificates of ten seconds are renewed about every five
-
 FLUSHES = 3
 APART = 2.0  # seconds from one flush to the next
 AWAY = 5.0  # seconds without a control plane: connections to it break, and probes and heartbeats come due
 DEAD = 1.0  # seconds without an agent
 AROUND = 1.0  # seconds of traffic before and after a swap
 RESTART_TIME = 120.0  # seconds for an API server to start again; a real one takes a while
-
 LONG_LIFE = "24h"
-
-_IDENTITY = "{}.{}.serviceaccount.identity.{}.{}"
-_SPIFFE = f"spiffe://{mesh.TRUST_DOMAIN}/ns/{mesh.NAMESPACE}/sa/{mesh.GROUP}"
-
-
-def identity_of(account: str) -> str:
-    """The DNS form of an account's identity."""
-    return _IDENTITY.format(account, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN)
 
 
 @dataclass
@@ -114,8 +104,8 @@ class TrafficScenes:
         answer = await fetch(self.stage.pod, url)
         expect("server", answer["server"], mesh.GROUP)
         expect("client, at the VM", answer["client_id"], identity_of(mesh.POD_NAME))
-        expect("server, at the pod's proxy", await self._proven_servers(self.stage.pod, "127.0.0.1"), {_SPIFFE})
-        return f"client, proven to the VM:  {answer['client_id']}\nserver, proven to the pod: {_SPIFFE}"
+        expect("server, at the pod's proxy", await self._proven_servers(self.stage.pod, "127.0.0.1"), {SPIFFE_ID})
+        return f"client, proven to the VM:  {answer['client_id']}\nserver, proven to the pod: {SPIFFE_ID}"
 
     async def vm_to_service(self) -> str:
         """By a Service that selects a meshed pod."""

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from exclave.api.identity import MeshIdentity
+from exclave.api.member import condition_of
 from exclave.api.requests import EXTERNAL_WORKLOADS, PODS, SERVICES, Object, Resource
 
 CONTROL_PLANE_LABEL = "linkerd.io/control-plane-ns"
 OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 DEFAULT_OPAQUE_PORTS = "25,587,3306,4444,5432,6379,9300,11211"
-
 FOLLOWED = (SERVICES, EXTERNAL_WORKLOADS, PODS)
 
 
@@ -95,7 +95,7 @@ class DestinationTable:
         ready = [
             endpoint
             for workload in self._all(EXTERNAL_WORKLOADS)
-            if _is_selected(workload, namespace, selector) and _is_true(workload, "Ready")
+            if _is_selected(workload, namespace, selector) and _is_ready(workload)
             for endpoint in _workload_endpoints(workload, target)
         ]
         ready += [
@@ -137,15 +137,15 @@ def _is_selected(found: Object, namespace: str, selector: Mapping[str, str]) -> 
     return metadata.get("namespace") == namespace and selector.items() <= (metadata.get("labels") or {}).items()
 
 
+def _is_ready(found: Object) -> bool:
+    ready = condition_of(found, "Ready")
+    return ready is not None and ready.status
+
+
 def _serves(pod: Object) -> bool:
     status = pod.get("status", {})
-    has_word = any(condition["type"] == "Ready" for condition in status.get("conditions") or ())
-    return bool(status.get("podIP")) and (_is_true(pod, "Ready") if has_word else status.get("phase") == "Running")
-
-
-def _is_true(found: Object, condition: str) -> bool:
-    conditions = found.get("status", {}).get("conditions") or ()
-    return any(each["type"] == condition and each["status"] == "True" for each in conditions)
+    ready = condition_of(pod, "Ready")
+    return bool(status.get("podIP")) and (status.get("phase") == "Running" if ready is None else ready.status)
 
 
 def _number(pod: Object, target: int | str) -> int:

@@ -5,6 +5,7 @@ l5d-client-id). It contains nothing about meshes.
 """
 
 import argparse
+from functools import partial
 
 import h11
 import trio
@@ -23,18 +24,13 @@ async def answer(stream: trio.SocketStream, name: str) -> None:
     await serve_requests(stream, respond)
 
 
-async def serve(name: str, port: int) -> None:
-    """Serve on every address, for ever."""
-    await trio.serve_tcp(lambda stream: answer(stream, name), port)
-
-
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Answers each HTTP request with the client's address and identity.")
     parser.add_argument("name")
     parser.add_argument("port", type=int)
     arguments = parser.parse_args()
-    trio.run(serve, arguments.name, arguments.port)
+    trio.run(trio.serve_tcp, partial(answer, name=arguments.name), arguments.port)
 
 
 if __name__ == "__main__":

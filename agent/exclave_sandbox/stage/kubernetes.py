@@ -33,11 +33,9 @@ from exclave_sandbox.pki import make_anchor, make_leaf
 from exclave_sandbox.stage.programs import StageProgram
 
 RELEASES = {"1.37": "v1.37.2", "1.30": "v1.30.14"}  # the newest release, and the oldest that exclave works with
-
 NEWEST = "1.37"
 AUDIENCE = "https://kubernetes.default.svc"
-CONTROLLERS = ("namespace", "serviceaccount", "garbage-collector", "clusterrole-aggregation")
-"""The controllers of kube-controller-manager that run."""
+CONTROLLERS = ("namespace", "serviceaccount", "garbage-collector", "clusterrole-aggregation")  # those that run
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Pods and Services have addresses in the cluster's networks, the VM has not.
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from exclave.api import requests as api
@@ -29,22 +28,10 @@ POD_PORT = 8080
 POD_SERVICE = "10.96.0.90"
 
 
-@dataclass(frozen=True)
-class MeshKeys:
-    """PEM texts: the trust anchor, and exclave's issuer."""
-
-    anchor: str
-    issuer: str
-    issuer_key_pem: str
-
-    def __repr__(self) -> str:
-        return "MeshKeys(…)"
-
-
-def mesh_requests(keys: MeshKeys) -> list[Request]:
-    """Linkerd's namespaces, configuration and Services, and exclave's issuer."""
-    issuer, key = (base64.b64encode(text.encode()).decode() for text in (keys.issuer, keys.issuer_key_pem))
-    return list(_requests("linkerd.yaml", ANCHOR=keys.anchor, ISSUER=issuer, ISSUER_KEY=key))
+def mesh_requests(anchor: str, issuer: str, issuer_key: str) -> list[Request]:
+    """Linkerd's namespaces, configuration and Services, and exclave's issuer; the keys are PEM."""
+    certificate, key = (base64.b64encode(text.encode()).decode() for text in (issuer, issuer_key))
+    return list(_requests("linkerd.yaml", ANCHOR=anchor, ISSUER=certificate, ISSUER_KEY=key))
 
 
 def application_requests() -> list[Request]:

@@ -77,7 +77,6 @@ class Network:
 
     switch: Machine
     scratch: Path
-    machines: dict[str, Machine] = field(default_factory=dict)
     _holders: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     async def add(self, name: str, *addresses: str) -> Machine:
@@ -88,7 +87,6 @@ class Network:
         for address in addresses:
             await machine.add_address(address)
         await machine.must("ip", "link", "set", UPLINK, "up")
-        self.machines[name] = machine
         return machine
 
     async def join(self, *addresses: str) -> None:

@@ -114,9 +114,9 @@ class Traffic:
     """A running traffic generator."""
 
     def __init__(self, started: trio.Process) -> None:
-        self._started = started
         assert started.stdin is not None
         assert started.stdout is not None
+        self._started = started
         self._commands = started.stdin
         self._answers = started.stdout
         self._received = b""
@@ -148,15 +148,11 @@ async def open_traffic(arguments: Sequence[str]) -> AsyncIterator[Traffic]:
     started = await trio.lowlevel.open_process(
         list(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
+    assert started.stdin is not None
     try:
         yield Traffic(started)
     finally:
-        if started.returncode is None:
-            with shielded(2 * GOODBYE):
-                assert started.stdin is not None
-                await started.stdin.aclose()
-                with trio.move_on_after(GOODBYE):
-                    await started.wait()
-                if started.returncode is None:
-                    started.kill()
-                    await started.wait()
+        with shielded(GOODBYE):
+            started.kill()  # where the block failed: it has nothing to end in order
+            await started.wait()
+            await started.stdin.aclose()

@@ -158,7 +158,6 @@ CLUSTER = "10.77.0.1"
 API_PORT = 6443
 ETCD_PORTS = 2379, 2380
 PROXY_USER = 65534  # Debian's `nobody`: it owns nothing here
-
 # The DNS form alone is in a pod's certificate, as linkerd-identity signs it.
 POD_IDENTITY = MeshIdentity(mesh.POD_NAME, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN).dns_name
 _PACKAGES = (exclave, trio, h2, h11, cryptography)
@@ -248,9 +247,8 @@ async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> 
         *controller_objects("exclave", mesh.LINKERD, "exclave-issuer"),
         *group_objects(mesh.NAMESPACE, mesh.GROUP, mesh.group_spec(certificate_lifetime), "exclave"),
     ]
-    keys = mesh.MeshKeys(anchor.pem, issuer.pem, issuer.key_pem)
     for request in (
-        *mesh.mesh_requests(keys),
+        *mesh.mesh_requests(anchor.pem, issuer.pem, issuer.key_pem),
         *(create(one.resource, one.namespace, one.body) for one in placed),
         *mesh.application_requests(),
     ):

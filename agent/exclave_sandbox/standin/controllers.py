@@ -20,23 +20,17 @@ import trio
 
 from exclave.kit.formats.json_text import parse_json
 from exclave_sandbox.http1 import HttpClient
-from exclave_sandbox.linkerd.destination_table import MeshEndpoint
+from exclave_sandbox.linkerd.destination_table import MeshEndpoint, NoEndpoints
 from exclave_sandbox.standin.admin import Counts, Labels
 from exclave_sandbox.standin.settings import Address, StandinSettings
 from exclave_sandbox.standin.stream import BROKEN, connect
 
 log = logging.getLogger(__name__)
-
 REFRESH = 0.5  # seconds between two fetches of an answer in use
-
 RETRY = 0.25
 ANSWER_TIME = 1.0  # seconds in which the name servers have to answer
 PATIENCE = 3.0
 """Seconds for one answer; also how long a Service without endpoints is given to get one (linkerd2-proxy's failfast)."""
-
-
-class NoEndpoint(Exception):
-    """A Service without an endpoint that is ready."""
 
 
 class Away(Exception):
@@ -59,7 +53,7 @@ class LookupCache:
         self._cache: dict[Address, _CachedEndpoint] = {}
 
     async def find(self, destination: Address) -> MeshEndpoint | None:
-        """The endpoint for a destination, None if that is not in the mesh. Raises NoEndpoint."""
+        """The endpoint for a destination, None if that is not in the mesh. Raises NoEndpoints."""
         now = self._clock()
         cached = self._cache.get(destination)
         if cached is not None and now - cached.used <= self._remember:
@@ -70,7 +64,7 @@ class LookupCache:
                 endpoint = await self._ask(destination)
                 self._cache[destination] = _CachedEndpoint(endpoint, self._clock())
                 return endpoint
-            except NoEndpoint:
+            except NoEndpoints:
                 if self._clock() >= now + PATIENCE:
                     raise
             except Away as problem:
@@ -90,7 +84,7 @@ class LookupCache:
     async def _fetch_again(self, destination: Address, cached: _CachedEndpoint) -> None:
         try:
             cached.endpoint = await self._ask(destination)
-        except NoEndpoint:
+        except NoEndpoints:
             self._cache.pop(destination, None)  # the next connection waits for one
         except Away as problem:
             log.debug("destination controller: %s", problem)
@@ -106,7 +100,7 @@ class LookupCache:
         if status == 404:
             return None
         if status == 503:
-            raise NoEndpoint(f"no endpoint for {address}:{port}")
+            raise NoEndpoints(f"no endpoint for {address}:{port}")
         if status != 200:
             raise Away(f"status {status}")
         try:

@@ -13,9 +13,9 @@ from ipaddress import ip_address
 import trio
 
 from exclave.link.layout import INBOUND_PORT
-from exclave_sandbox.linkerd.destination_table import MeshEndpoint
+from exclave_sandbox.linkerd.destination_table import MeshEndpoint, NoEndpoints
 from exclave_sandbox.standin.admin import Counts, Labels
-from exclave_sandbox.standin.controllers import LookupCache, NoEndpoint
+from exclave_sandbox.standin.controllers import LookupCache
 from exclave_sandbox.standin.http import HttpRelay, RequestRoute, Unroutable
 from exclave_sandbox.standin.settings import Address, StandinSettings, is_permitted
 from exclave_sandbox.standin.stream import (
@@ -31,7 +31,6 @@ from exclave_sandbox.standin.tls import Tls, WrongServer
 from exclave_sandbox.standin.wire import HEADER_START, decode_header, encode_header, header_length
 
 log = logging.getLogger(__name__)
-
 NO_TLS: Labels = (("tls", "no_identity"), ("no_tls_reason", "no_tls_from_remote"))
 NOT_MESHED: Labels = (("tls", "no_identity"), ("no_tls_reason", "not_provided_by_service_discovery"))
 
@@ -74,7 +73,7 @@ class Forwarder:
                 await forward(stream, destination)
             except NotForwarded as refusal:
                 log.info("connection to %s:%d refused: %s", *destination, refusal)
-            except (*BROKEN, EOFError, ValueError, WrongServer, NoEndpoint) as problem:
+            except (*BROKEN, EOFError, ValueError, WrongServer, NoEndpoints) as problem:
                 log.info("connection to %s:%d ended: %s", *destination, str(problem) or type(problem).__name__)
             finally:
                 await trio.aclose_forcefully(stream)
@@ -127,7 +126,7 @@ class Forwarder:
             nonlocal endpoint
             try:
                 endpoint = await self._find(destination)
-            except NoEndpoint as problem:
+            except NoEndpoints as problem:
                 raise Unroutable(503, str(problem)) from None
             return RequestRoute(endpoint, partial(self._reach, endpoint, destination))
 

@@ -8,7 +8,7 @@ import logging
 import struct
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import h2.config
 import h2.connection
@@ -23,7 +23,6 @@ from exclave_sandbox.standin.tls import ProxyCertificate, Tls
 from exclave_sandbox.standin.wire import read_varint
 
 log = logging.getLogger(__name__)
-
 RECONNECT = Backoff(first=0.1, most=1.0, jitter=0.0)
 REREAD = 1.0  # seconds between two reads of the folder
 
@@ -97,16 +96,12 @@ async def fetch_svids(path: str) -> AsyncIterator[dict[str, ProxyCertificate]]:
 
 def _check_going(event: object) -> None:
     if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
-        headers = {_text(name): _text(value) for name, value in event.headers or ()}
+        headers: dict[Any, Any] = dict(event.headers or ())
         status = headers.get("grpc-status", "0")
         if status != "0":
             raise EOFError(f"status {status}: {headers.get('grpc-message', '')}")
     elif isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset, h2.events.ConnectionTerminated)):
         raise EOFError("the stream ended")
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode()
 
 
 def split_messages(received: bytes) -> Iterator[bytes]:

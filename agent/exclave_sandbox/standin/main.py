@@ -14,14 +14,9 @@ from functools import partial
 
 import trio
 
+from exclave_sandbox.standin import controllers
 from exclave_sandbox.standin.admin import Admin, Counts
-from exclave_sandbox.standin.controllers import (
-    LookupCache,
-    Resolver,
-    ask_for_policies,
-    read_resolv_conf,
-    watch_controller,
-)
+from exclave_sandbox.standin.controllers import LookupCache, Resolver
 from exclave_sandbox.standin.forward import Forwarder
 from exclave_sandbox.standin.identity import follow_folder, follow_workload_api
 from exclave_sandbox.standin.settings import StandinSettings, read_environment
@@ -30,25 +25,24 @@ from exclave_sandbox.standin.tls import Tls
 
 EX_USAGE = 64
 GREETING = "INFO linkerd2_proxy: standin 0.0.0-standin (exclave) by exclave"
-
 log = logging.getLogger("standin")
 
 
 async def run(settings: StandinSettings) -> None:
     """Be the proxy until SIGTERM or SIGINT has been drained."""
     tls, counts, drain, certified = Tls(settings.anchors), Counts(), Drain(), trio.Event()
-    resolver = Resolver(settings.destination, read_resolv_conf())
+    resolver = Resolver(settings.destination, controllers.read_resolv_conf())
     lookups = LookupCache(resolver, settings.remember, trio.current_time)
     forwarder = Forwarder(settings, tls, lookups, counts, drain)
     admin = Admin(settings, tls, counts)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_on_signal, signals, drain)
-            nursery.start_soon(watch_controller, resolver, counts)
+            nursery.start_soon(controllers.watch_controller, resolver, counts)
             nursery.start_soon(lookups.refresh)
             nursery.start_soon(admin.serve, await trio.open_tcp_listeners(settings.admin[1], host=settings.admin[0]))
-            policies = Resolver(settings.policy_server, read_resolv_conf())
-            nursery.start_soon(ask_for_policies, settings, policies, counts, certified, admin.arrived)
+            policies = Resolver(settings.policy_server, controllers.read_resolv_conf())
+            nursery.start_soon(controllers.ask_for_policies, settings, policies, counts, certified, admin.arrived)
             if settings.workload_api is not None:
                 nursery.start_soon(follow_workload_api, settings.workload_api, settings.server_id, tls, certified)
             elif settings.identity_dir is not None:
@@ -87,8 +81,7 @@ async def _drain_on_signal(signals: AsyncIterator[int], drain: Drain) -> None:
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """Print the version, read the environment, be the proxy; the exit code."""
-    sys.stdout.write(GREETING + "\n")
-    sys.stdout.flush()
+    print(GREETING, flush=True)
     try:
         settings = read_environment(environment)
     except ValueError as problem:

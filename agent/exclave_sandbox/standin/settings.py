@@ -17,14 +17,8 @@ IDENTITY_DIR = "EXCLAVE_STANDIN_IDENTITY_DIR"
 """The stand-in's own: a folder with key.pem and chain.pem, for pods, in place of linkerd-identity."""
 
 POLICIES = (
-    "deny",
-    "all-authenticated",
-    "all-unauthenticated",
-    "cluster-authenticated",
-    "cluster-unauthenticated",
-    "audit",
-)
-
+    "deny", "all-authenticated", "all-unauthenticated", "cluster-authenticated", "cluster-unauthenticated", "audit",
+)  # fmt: skip
 Network = IPv4Network | IPv6Network
 Address = tuple[str, int]  # host and port
 

@@ -14,15 +14,11 @@ from exclave_sandbox.standin.settings import Address
 from exclave_sandbox.standin.wire import is_http1, may_be_http1, read_original
 
 PIECE = 65536
-
 DETECTION = 10.0  # seconds to wait for the client's first bytes; then the server speaks first. As linkerd2-proxy.
 AFTERMATH = 30.0  # seconds that one direction goes on after an end of the other that could not be passed on
 CONNECT = 3.0  # seconds to connect
-
 SO_ORIGINAL_DST = 80
-
-BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
-"""Errors of a connection, on either side."""
+BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)  # of a connection
 
 
 class PeekedStream(trio.abc.Stream):

@@ -9,14 +9,11 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 TRANSPORT_PROTOCOL = "transport.l5d.io/v1"  # ALPN of a connection that begins with a transport header
-
 _PREFACE = TRANSPORT_PROTOCOL.encode() + b"\r\n\r\n"
 HEADER_START = len(_PREFACE) + 4  # bytes of a header that hold the length of the rest
 LONGEST_HEADER = 1024
-
 TLS_HANDSHAKE = 0x16
 _SERVER_NAME = 0
-
 _METHOD = re.compile(rb"[A-Z]{3,20} \S* ?")
 _MAYBE_METHOD = re.compile(rb"[A-Z]{0,20}|[A-Z]{3,20} .*", re.DOTALL)
 ENOUGH = 16  # first bytes that are enough to detect HTTP/1

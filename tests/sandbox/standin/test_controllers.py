@@ -15,11 +15,10 @@ from exclave.data_path.control_plane import ControllerSample, sample_controllers
 from exclave.dns.server import open_dns
 from exclave.kit.tasks.latest import Latest
 from exclave.proxy.environment import proxy_environment
-from exclave_sandbox.linkerd.destination_table import MeshEndpoint
+from exclave_sandbox.linkerd.destination_table import MeshEndpoint, NoEndpoints
 from exclave_sandbox.standin.admin import Counts
 from exclave_sandbox.standin.controllers import (
     LookupCache,
-    NoEndpoint,
     Resolver,
     ask_for_policies,
     reaches,
@@ -113,7 +112,7 @@ async def test_a_service_that_lost_its_endpoint_waits_for_another(autojump_clock
         await lookups.find(WEB)
         found.status = 503
         await trio.sleep(0.7)
-        with pytest.raises(NoEndpoint):
+        with pytest.raises(NoEndpoints):
             await lookups.find(WEB)
         nursery.cancel_scope.cancel()
 
@@ -134,7 +133,7 @@ async def test_a_service_that_stays_without_one_is_an_error_after_a_while(autoju
     async with controller() as found:
         found.status = 503
         began = trio.current_time()
-        with pytest.raises(NoEndpoint, match=r"no endpoint for 10\.96\.0\.80:8080"):
+        with pytest.raises(NoEndpoints, match=r"no endpoint for 10\.96\.0\.80:8080"):
             await found.lookups().find(WEB)
         assert 3 <= trio.current_time() - began < 4
 

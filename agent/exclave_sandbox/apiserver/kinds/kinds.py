@@ -11,19 +11,8 @@ from typing import Any
 
 from exclave.api import requests as api
 from exclave.api.definitions.manifests import schema_of
-from exclave_sandbox.apiserver.kinds import rules
-from exclave_sandbox.apiserver.kinds.schema import (
-    SHAPES,
-    NameRule,
-    Schema,
-    check_metadata,
-    check_metadata_change,
-    check_schema,
-    fresh_metadata,
-    unknown_fields,
-    updated_metadata,
-    with_defaults,
-)
+from exclave_sandbox.apiserver.kinds import rules, schema
+from exclave_sandbox.apiserver.kinds.schema import NameRule, Schema
 from exclave_sandbox.apiserver.messages import Cause, Object, bad_request, invalid
 from exclave_sandbox.linkerd.external_workload import external_workload_schema
 
@@ -126,8 +115,9 @@ def check_body(kind: Kind, body: Any) -> Object:
             raise bad_request(f"Object '{key[0].upper()}{key[1:]}' is missing in the body")
         if found and found != wanted:
             raise bad_request(f"the {key} in the body ({found}) does not match that of the URL ({wanted})")
-    shape = SHAPES.get(kind.resource.kind, {"type": "object"})
-    causes = (*check_schema(body, shape, ""), *check_schema(body.get("metadata", {}), SHAPES["metadata"], "metadata"))
+    shape, shape_of_metadata = schema.SHAPES.get(kind.resource.kind, {"type": "object"}), schema.SHAPES["metadata"]
+    causes = [*schema.check_schema(body, shape, "")]
+    causes += schema.check_schema(body.get("metadata", {}), shape_of_metadata, "metadata")
     if causes:
         named = f'{kind.resource.kind} in version "{kind.resource.version}"'
         raise bad_request(f"{named} cannot be handled as a {kind.resource.kind}: {causes[0]}")
@@ -136,7 +126,7 @@ def check_body(kind: Kind, body: Any) -> Object:
 
 def new_object(kind: Kind, body: Object) -> Object:
     """The object that a creation makes, without what the store adds. Raises Refusal."""
-    found = {**_typed(kind, body), "metadata": fresh_metadata(body["metadata"])}
+    found = {**_typed(kind, body), "metadata": schema.fresh_metadata(body["metadata"])}
     if kind.has_status:
         found.pop("status", None)
     found = _normal(kind, found)
@@ -151,7 +141,7 @@ def changed_object(kind: Kind, old: Object, new: Object, subresource: str | None
         if new.get("status"):
             found["status"] = new["status"]
     else:
-        found = {**_typed(kind, new), "metadata": updated_metadata(old["metadata"], new.get("metadata", {}))}
+        found = {**_typed(kind, new), "metadata": schema.updated_metadata(old["metadata"], new.get("metadata", {}))}
         if kind.has_status:
             found.pop("status", None)
             if "status" in old:
@@ -174,13 +164,13 @@ def _normal(kind: Kind, found: Object) -> Object:
     unknown = [
         place
         for part in kind.schema["properties"]
-        for place in unknown_fields(found.get(part), kind.schema["properties"][part], part)
+        for place in schema.unknown_fields(found.get(part), kind.schema["properties"][part], part)
     ]
     unknown += [key for key in found if key not in ("apiVersion", "kind", "metadata", *kind.schema["properties"])]
     if unknown:
         listed = ", ".join(f'unknown field "{place}"' for place in unknown)
         raise bad_request(f"strict decoding error: {listed}")
-    full = with_defaults(found, kind.schema)
+    full = schema.with_defaults(found, kind.schema)
     return {key: value if key == "metadata" else _without_null(value) for key, value in full.items()}
 
 
@@ -195,14 +185,14 @@ def _counted(object_: Object) -> Object:
 
 
 def _check(kind: Kind, found: Object, old: Object | None) -> None:
-    causes = list(check_metadata(found["metadata"], kind.name_rule))
+    causes = list(schema.check_metadata(found["metadata"], kind.name_rule))
     if kind.schema is not None:
         whole = {key: value for key, value in found.items() if key in kind.schema["properties"]}
-        causes += check_schema(whole, kind.schema, "")
+        causes += schema.check_schema(whole, kind.schema, "")
     if not causes:
         causes += kind.check(found)
     if old is not None and not causes:
-        causes += check_metadata_change(old["metadata"], found["metadata"])
+        causes += schema.check_metadata_change(old["metadata"], found["metadata"])
         causes += kind.check_change(old, found)
     if causes:
         raise invalid(kind.kind_key, found["metadata"]["name"], causes)
