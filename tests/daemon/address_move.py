@@ -183,7 +183,10 @@ async def play(mover: AddressMover, how: str) -> dict[str, Any]:
                 await vm.must("ip", "address", "del", f"{mesh.VM}/24", "dev", "eth0")
             await trio.sleep(AROUND)
         nursery.cancel_scope.cancel()
-    told = {name: {"new": len(load.figures["samples"]), "failures": load.failures} for name, load in loads.items()}
+    told = {
+        name: {"new": len(load.figures["samples"]), "reused": load.reused, "failures": load.failures}
+        for name, load in loads.items()
+    }
     seen = {"ready": mover.ready, "unserved": sorted(mover.unserved)}
     log = (stage.scratch / "agent.log").read_text()
     swaps = re.findall(r"swap: \[from=(\w) to=(\w) reason=([^\]]*?) took", log)

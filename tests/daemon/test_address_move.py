@@ -308,7 +308,7 @@ def play(how: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-4000:]
     told: dict[str, Any] = json.loads(done.stdout)
     for way, seen in told["loads"].items():
-        add_figure(f"{how}, {way}: {seen['new']} new, {seen['kept']} on kept connections, failed {seen['failures']}")
+        add_figure(f"{how}, {way}: {seen['new']} new, {seen['reused']} on kept connections, failed {seen['failures']}")
     add_figure(f"{how}: pods reach it after {told['reached']:.1f} s, over after {told['over']:.1f} s")
     return told
 
