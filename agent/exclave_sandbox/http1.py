@@ -76,10 +76,7 @@ class HttpClient:
         self._http = h11.Connection(h11.CLIENT)
 
     async def get(self, host: str, path: str, *, is_last: bool) -> tuple[int, bytes]:
-        """Status and body of one GET; `is_last` asks the server to close.
-
-        Raises h11.ProtocolError for an answer that is cut off or is none, and what a broken stream raises.
-        """
+        """Status and body of one GET; `is_last` asks the server to close. Raises h11.ProtocolError, or as a stream."""
         self.is_open = False
         headers = [("Host", host), ("Connection", "close" if is_last else "keep-alive")]
         request = h11.Request(method="GET", target=path, headers=headers)

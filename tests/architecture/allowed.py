@@ -39,7 +39,6 @@ LAYERS = (
 
 VALUES = {
     "exclave.kit.formats.yaml_template": "reads YAML files of this package, which never change",
-    "exclave_sandbox.manifests": "YAML files of this package, the same for everybody who has this version",
     "exclave.config": "its dataclasses are values; only load_config, which the commands call, reads a file",
 }
 """Modules that touch the world and hold value types of all folders: pure modules may import them."""

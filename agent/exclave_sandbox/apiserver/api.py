@@ -172,10 +172,7 @@ class Watch:
 
 
 class Api:
-    """Answers requests. `now` is epoch seconds, `admin_token` the administrator's, which is no ServiceAccount's.
-
-    `counts` counts requests by user, verb and resource, such as "members/status".
-    """
+    """Answers requests at `now`, in epoch seconds. `counts` counts them by user, verb and resource."""
 
     def __init__(
         self, store: Store, key: TokenKey, admin_token: str, now: Callable[[], float], new_uid: Callable[[], str]
@@ -333,10 +330,8 @@ def _body(request: HttpRequest, wanted: str = "application/json") -> Any:
 
 
 def _deletion(request: HttpRequest) -> tuple[Object, bool]:
-    """A deletion's preconditions, and whether the objects that it owns are orphaned. Raises Refusal.
-
-    The options are in the body, or without a body in the query: k8s.io/apiserver pkg/endpoints/handlers/delete.go.
-    """
+    """A deletion's preconditions, and whether the objects that it owns are orphaned. Raises Refusal."""
+    # The options are in the body, or without one in the query: k8s.io/apiserver pkg/endpoints/handlers/delete.go.
     options = _body(request) if request.body else dict(request.query)
     options = options if isinstance(options, dict) else {}
     policy, preconditions = options.get("propagationPolicy"), options.get("preconditions")

@@ -68,10 +68,7 @@ Not enforced, or otherwise than by kube-apiserver:
 
 @dataclass(frozen=True)
 class ApiServer:
-    """A server that listens: where, by which CA, and the token of an administrator (group system:masters).
-
-    `counts` counts what it was asked, by user, verb and resource.
-    """
+    """A server that listens, its CA (PEM), the token of an administrator, and the requests that it counted."""
 
     url: str
     ca: str

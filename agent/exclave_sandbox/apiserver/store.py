@@ -129,10 +129,9 @@ class ObjectKey(NamedTuple):
 
 
 class Store:
-    """The objects of one cluster.
+    """The objects of one cluster. `now`: epoch seconds. `begins`: the revision before the first change.
 
-    `now` is epoch seconds; `new_uid` and `new_suffix` draw uids and the ends of generated names; `begins` is the
-    revision before the first change: older ones have expired.
+    `new_uid` and `new_suffix` draw uids and the ends of generated names.
     """
 
     def __init__(
@@ -274,10 +273,8 @@ class Store:
     def delete(
         self, kind: Kind, namespace: str, name: str, preconditions: Object | None = None, *, orphan: bool = False
     ) -> tuple[Object, bool]:
-        """Delete an object, or mark it if it has finalizers. Returns it, and whether it is removed. Raises Refusal.
-
-        The objects that it owns are deleted after it; with `orphan` they lose this owner instead.
-        """
+        """Delete an object, or mark it if it has finalizers. Returns it, and whether it is removed. Raises Refusal."""
+        # The objects that it owns are deleted after it; with `orphan` they lose this owner instead.
         old = self.get(kind, namespace, name)
         place = ObjectKey(kind, namespace, name)
         self._check_same(place, old, preconditions or {})

@@ -1,7 +1,6 @@
 """`exclave demo`: a VM joins a mesh, serves in it and leaves it, all on one host. Composition root of the demo.
 
-A second process runs the demo, in a network namespace of its own, which is the cluster's machine. This one starts it,
-passes signals on, and returns its exit status. However the demo ends, its stage is removed first.
+A second process runs it in a network namespace, the cluster's machine. However it ends, its stage is removed first.
 """
 
 import argparse

@@ -251,10 +251,7 @@ class LeaveScenes:
                     return
 
     async def _watch_proxy(self, pid: int, trace: list[str]) -> None:
-        """Until the proxy has ended: no rule may redirect new connections to it by then.
-
-        Rules that hold the connections it served may still stand.
-        """
+        """Until the proxy has ended: no rule may redirect new connections to it by then."""
         await self.stage.vm.machine.run(sys.executable, "-I", "-c", _WAIT, str(pid), timeout=60.0)
         is_redirected = await self._has("nft", "list", "chain", "inet", TABLE, "inbound")
         trace += ["PROXY ENDED WHILE RULES POINT TO IT"] if is_redirected else ["nothing new captured", "proxy ended"]

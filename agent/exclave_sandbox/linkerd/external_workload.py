@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from exclave_sandbox.manifests import load_yaml
+from exclave.kit.formats.yaml_template import fill_template
 
 
 def external_workload_definition() -> dict[str, Any]:
     """The CustomResourceDefinition."""
-    (definition,) = load_yaml("exclave_sandbox.linkerd", "external_workload.yaml")
+    (definition,) = fill_template(__package__, "external_workload.yaml")
     return dict(definition)
 
 

@@ -1,7 +1,6 @@
 """The application of the demo: `python -m exclave_sandbox.stage.echo NAME PORT`.
 
-It answers with its name, the address that connected, and the client's identity as its proxy reports it (header
-l5d-client-id). It contains nothing about meshes.
+It answers with its name, the address that connected, and the client's identity by the header l5d-client-id.
 """
 
 import argparse

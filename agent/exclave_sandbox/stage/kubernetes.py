@@ -139,10 +139,7 @@ _POLL_PAUSE = 0.1
 
 @dataclass
 class Kubernetes:
-    """A running one: its URL, its CA (PEM), a token that may do everything, its folder, and its API server.
-
-    `version` is such as "v1.37.2", once it has been ready.
-    """
+    """A running one. `ca` is PEM, `version` such as "v1.37.2", once it has been ready."""
 
     url: str
     ca: str
@@ -236,10 +233,7 @@ def write_keys(layout: Layout, admin_token: str) -> str:
 
 @contextmanager
 def running_kubernetes(binaries: Binaries, layout: Layout) -> Iterator[Kubernetes]:
-    """Run one, with our definitions and Linkerd's. Raises UnexpectedError if it does not become ready.
-
-    The layout's folder has the CA as `ca.pem`, the administrator's token as `admin.token`, and a `kubeconfig`.
-    """
+    """Run one, with our definitions and Linkerd's, and files to reach it. Raises UnexpectedError if it is not ready."""
     token, folder = secrets.token_urlsafe(32), layout.folder
     ca = write_keys(layout, token)
     write_atomic(folder / "admin.token", token.encode())

@@ -9,7 +9,7 @@ from typing import Any
 
 from exclave.api import requests as api
 from exclave.api.requests import Request, create, patch
-from exclave_sandbox.manifests import load_yaml
+from exclave.kit.formats.yaml_template import fill_template
 
 LINKERD = "linkerd"
 TRUST_DOMAIN = CLUSTER_DOMAIN = "cluster.local"
@@ -65,7 +65,7 @@ _RESOURCES = {
 
 
 def _requests(file: str, **values: str) -> Iterator[Request]:
-    for found in load_yaml("exclave_sandbox.stage", file, **_VALUES, **values):
+    for found in fill_template(__package__, file, **_VALUES, **values):
         resource, metadata = _RESOURCES[found["kind"]], found["metadata"]
         status = found.pop("status", None)
         yield create(resource, metadata.get("namespace"), found)

@@ -110,10 +110,7 @@ class Network:
 
 @asynccontextmanager
 async def open_network() -> AsyncIterator[Network]:
-    """An empty network and a scratch folder (mode 0755, below /tmp) for its machines. Needs root.
-
-    Raises MachineError if namespaces or bridges cannot be made.
-    """
+    """An empty network, and a scratch folder for its machines. Needs root. Raises MachineError."""
     with tempfile.TemporaryDirectory(prefix="exclave-") as scratch:
         os.chmod(scratch, 0o755)  # noqa: S103  other users of the machines reach what is shared there
         holders: list[subprocess.Popen[bytes]] = []

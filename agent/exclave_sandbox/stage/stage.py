@@ -207,10 +207,7 @@ class DemoStage:
 
 @asynccontextmanager
 async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None) -> AsyncIterator[DemoStage]:
-    """Build all of it, in a network namespace without links; `binaries`: run this real Kubernetes.
-
-    Raises MachineError, HostError, UnexpectedError.
-    """
+    """Build all of it; `binaries`: run this real Kubernetes. Raises MachineError, HostError, UnexpectedError."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         network = await enter(open_network())

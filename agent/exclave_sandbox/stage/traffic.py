@@ -35,23 +35,13 @@ class Figures:
     samples: list[tuple[float, float]] = field(default_factory=list)
     """Of each answer over a new connection: its begin (seconds of CLOCK_MONOTONIC), and seconds until it was there."""
 
-    def line(self) -> str:
-        """One JSON line. `clients` counts identities that the server saw, `broken` reused connections that broke."""
-        return json.dumps(self._counts())
+    def line(self, *, is_last: bool = False) -> str:
+        """One JSON line, the last one with `samples`.
 
-    def last_line(self) -> str:
-        """The same with `samples`."""
-        return json.dumps({**self._counts(), "samples": self.samples})
-
-    def _counts(self) -> dict[str, object]:
-        return {
-            "requests": self.requests,
-            "connections": self.connections,
-            "broken": self.broken,
-            "failed": sum(self.failures.values()),
-            "failures": dict(self.failures),
-            "clients": dict(self.clients),
-        }
+        `clients` counts identities that the server saw, `broken` reused connections that broke.
+        """
+        counts = {**vars(self), "failed": sum(self.failures.values())}
+        return json.dumps({name: count for name, count in counts.items() if is_last or name != "samples"})
 
 
 @dataclass
@@ -157,7 +147,7 @@ def main() -> None:
     arguments = parser.parse_args()
     plan = Plan(urlsplit(arguments.url), 1.0 / arguments.rate, arguments.source)
     figures = trio.run(generate, plan, arguments.new, arguments.reusing)
-    sys.stdout.write(figures.last_line() + "\n")
+    sys.stdout.write(figures.line(is_last=True) + "\n")
 
 
 if __name__ == "__main__":

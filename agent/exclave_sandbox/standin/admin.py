@@ -4,6 +4,7 @@ TLS for the proxy's own name is terminated; then the policy decides on each requ
 those exist that the demo and the tests read.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ class Counts:
         """Lines in Prometheus' text format."""
         lines = []
         for (name, labels), value in sorted(self._counters.items()):
-            written = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+            written = ",".join(f"{label}={json.dumps(text, ensure_ascii=False)}" for label, text in labels)
             lines.append(f"{name}{{{written}}} {value}")
         return lines
 
@@ -99,7 +100,3 @@ class Admin:
         )
         status, text = self.answer(request.method, request.target) if refused is None else (refused, "")
         return status, "text/plain", text.encode()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -96,4 +96,4 @@ def test_the_line_is_json_with_every_count() -> None:
         "clients": {},
     }
     figures.samples.append((1.0, 0.5))
-    assert json.loads(figures.last_line()) == {**json.loads(figures.line()), "samples": [[1.0, 0.5]]}
+    assert json.loads(figures.line(is_last=True)) == {**json.loads(figures.line()), "samples": [[1.0, 0.5]]}

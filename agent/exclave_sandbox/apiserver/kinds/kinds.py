@@ -19,10 +19,7 @@ from exclave_sandbox.linkerd.external_workload import external_workload_schema
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """One served kind.
-
-    `schema` marks a custom resource, whose fields it names all. `unconditional`: a PUT may leave out resourceVersion.
-    """
+    """One served kind. `schema`: of a custom resource. `unconditional`: a PUT may leave out resourceVersion."""
 
     resource: api.Resource
     has_status: bool = False

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from exclave.kit.formats.kubernetes import DNS_LABEL, is_label_key, is_label_value
+from exclave.kit.formats.yaml_template import fill_template
 from exclave_sandbox.apiserver.messages import Cause, Object
-from exclave_sandbox.manifests import load_yaml
 
 Schema = Mapping[str, Any]  # OpenAPI v3, structural: an object has properties, a list has items
-SHAPES: Mapping[str, Schema] = load_yaml("exclave_sandbox.apiserver.kinds", "shapes.yaml")[0]
+SHAPES: Mapping[str, Schema] = fill_template(__package__, "shapes.yaml")[0]
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
