@@ -46,12 +46,12 @@ class Agent:
 
     def __init__(self, config: Config, now: Now) -> None:
         self.state: Latest[State] = Latest(State.UNJOINED)
-        self.ending: Latest[Ending | None] = Latest(None)  # of the process
+        self.ending: Latest[Ending | None] = Latest(None)  # how the process ends; None while it runs
         self._config = config
         self._now = now
         self._parts: Parts | None = None
         self._joined = trio.Event()
-        self._is_leaving = False  # a leave was requested while a boot closed for another reason
+        self._is_leaving = False  # a leave was requested; done even if the boot closes for another reason
         self._remains: Latest[list[str] | None] = Latest(None)  # what the last leave could not undo
         self._since = now()
         self._waits, self._problems = FirstObserved(), FirstObserved()
@@ -102,7 +102,7 @@ class Agent:
             self._parts = None
 
     def end(self, ending: Ending) -> None:
-        """End the process this way; the first request decides."""
+        """End the process with this ending. Later requests are ignored."""
         if self.ending.value is None:
             self.ending.set(ending)
             if self._parts is not None:

@@ -33,16 +33,16 @@ log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 5.0  # seconds between two evaluations of the facts when no change is published
 WRITE_TIMEOUT = 10.0  # seconds for one write; then the decision is made again, so that no outdated value is written
-GAP_POLL_INTERVAL = 0.25  # the same during a tolerated gap in the rules
+GAP_POLL_INTERVAL = 0.25  # seconds between two evaluations during a tolerated gap in the rules
 ADOPTION = 30.0  # seconds for an adopted proxy to answer
 SPARE = 5.0  # seconds that a withdrawal may last besides its waits
 WITHDRAW_TIMEOUT = 30.0  # seconds for the cluster to withdraw the ports; then the ending continues without it
-FIRST_VIEW = 5.0  # seconds of these for the first read of the own Member
+FIRST_VIEW = 5.0  # seconds of `WITHDRAW_TIMEOUT` for the first read of the own Member
 
 
 @dataclass(frozen=True)
 class ListingView:
-    """What pods find of this machine. `reason` and `message` are those of condition Ready."""
+    """What the cluster shows about this machine. `reason` and `message` are those of condition Ready."""
 
     serving: bool = False
     ports: tuple[int, ...] = ()
@@ -54,7 +54,7 @@ class ListingView:
 
 
 def view_of(facts: ready.ReadinessFacts) -> ListingView:
-    """What pods find with these facts."""
+    """The view for these facts."""
     now, ports = ready.readiness(facts), tuple(sorted(facts.listed))
     failing = facts.assessment.is_failing
     return ListingView(bool(facts.serving), ports, now.ready, now.reason, now.message, facts.probes, failing)
@@ -106,7 +106,7 @@ class Listing:
                 nursery.cancel_scope.cancel()
 
     async def report_for_ever(self) -> None:
-        """Write each change of `ready.readiness` to the cluster until cancelled."""
+        """Write each change of Ready, `serving` and `dataPath` to the cluster until cancelled."""
         sources = (
             self._membership.view,
             self._membership.settings,
@@ -217,7 +217,7 @@ async def open_listing(
     endings: EndingSwitch,
     now: Now,
 ) -> AsyncIterator[Listing]:
-    """List this machine while the block runs and its data path works; withdraw it at the end."""
+    """List this machine while the block runs and its data path works. Withdraw it at the end, unless it hands over."""
     listing = Listing(membership, identity, proxy, redirect, data_path, confirming, now)
     async with open_bare_nursery() as nursery:
         nursery.start_soon(supervise, "probes", listing.run_probes_for_settings)

@@ -88,8 +88,8 @@ class Action(Enum):
     """What to do about the table."""
 
     NOTHING = "nothing"
-    APPLY = "apply"  # what is wanted is new
-    REPAIR = "repair"  # others have changed our table
+    APPLY = "apply"  # the wanted rules changed
+    REPAIR = "repair"  # another program changed our table
 
 
 def plan_table(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
