@@ -225,7 +225,7 @@ async def test_no_other_program_resets_a_connection_or_removes_our_rules_for_goo
         if flushes:
             assert "policy accept" in await lab.nft("list", "table", "inet", "filter")  # theirs is as they made it
         else:
-            assert not [line for line in agent.logs if "others changed" in line]
+            assert not [line for line in agent.logs if "another program changed" in line]
 
 
 async def test_a_published_port_still_leads_to_its_container(tmp_path: Path) -> None:

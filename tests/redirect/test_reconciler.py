@@ -195,7 +195,7 @@ async def test_every_change_by_others_is_repaired(caplog: pytest.LogCaptureFixtu
             assert redirect.repairs == repairs, what
             assert redirect.in_place
             assert await lab.call(lab.peer, VM4, 8080) == CallResult("proxy a", (VM4, 8080)), what
-            lines = [line for line in caplog.messages if line.startswith("redirect: others changed")]
+            lines = [line for line in caplog.messages if line.startswith("redirect: another program changed")]
             assert len(lines) == 1, caplog.messages
 
 
