@@ -284,3 +284,20 @@ def test_schema_and_code_agree_on_any_spec(spec: dict[str, Any]) -> None:
 )
 def test_the_account_of_a_group_is_found_in_a_spec_of_any_shape(spec: Any, account: str) -> None:
     assert account_of({"metadata": {"name": "web"}, "spec": spec}) == account
+
+
+# Values that were accepted before some limits existed. A group that has one must stay valid.
+OLDER = {
+    "never forget": {"forgetAfter": "100000h"},
+    "forget at once": {"forgetAfter": "0s"},
+    "certificates for a lifetime": {"certificateLifetime": "100000h"},
+    "probes without a pause": {"probes": [{"port": 80, "every": "0s", "timeout": "0s", "failures": 5000}]},
+}
+
+
+@pytest.mark.parametrize("spec", OLDER.values(), ids=OLDER)
+def test_a_group_that_was_valid_stays_valid(spec: dict[str, Any]) -> None:
+    group = parse_group("web", {"networks": ["10.0.0.0/8"], **spec})
+    for probe in group.probes:
+        assert (probe.every, probe.timeout, probe.failures) == (0.1, 0.01, 5000)
+    assert parse_group("web", render_group(group)) == group

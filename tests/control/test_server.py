@@ -172,6 +172,15 @@ async def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     assert caught.value.hint == "make its folder exist and writable for root"
 
 
+async def test_something_else_in_the_sockets_place_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").mkdir()
+    with pytest.raises(HostError) as caught:
+        async with open_control(tmp_path, Agent().answer):
+            pass
+    assert caught.value.fault is Fault.DISK
+    assert (tmp_path / "control.sock").is_dir()
+
+
 async def test_a_socket_that_fails_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Agent()
     failing_once(monkeypatch, "trio.serve_listeners", trio.serve_listeners)

@@ -9,7 +9,7 @@ from typing import Any
 
 from exclave.kit.formats.times import format_duration, parse_duration
 
-LONGEST = 10 * 365 * 86400.0  # seconds of a duration at most. Such a time from now is still a valid date.
+LONGEST = 1000 * 365 * 86400.0  # seconds of a duration at most. Such a time from now is still a valid date.
 MOST_SHOWN = 100  # characters of a value in an error
 
 

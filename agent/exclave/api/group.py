@@ -30,6 +30,7 @@ INBOUND_POLICIES = (
 )
 """Source: Linkerd's annotation config.linkerd.io/default-inbound-policy."""
 
+MOST_FAILURES = 2**31 - 1  # of a probe in a row
 PROXY_PORTS = (4140, 4143, 4190, 4191)  # the proxy's own ports
 PROXY_PORT_NAME = "linkerd-proxy"  # name of the port at which Linkerd finds the proxy
 
@@ -103,7 +104,7 @@ def parse_group(name: str, spec: Mapping[str, Any]) -> GroupSpec:
             fields.one_of(failure, "outbound", "open", "closed"),
             fields.one_of(failure, "inbound", "closed", "open"),
         ),
-        forget_after=fields.seconds(spec, "forgetAfter", "720h", least=1.0),
+        forget_after=fields.seconds(spec, "forgetAfter", "720h"),
     )
     for key, value in group.labels.items():
         if not isinstance(value, str) or not is_label_key(key) or not is_label_value(value):
@@ -223,7 +224,10 @@ def _probe(probe: Any) -> Probe:
     return Probe(
         port=fields.whole(probe, "port", 1, 65535),
         kind=fields.one_of(probe, "kind", "tcp"),
-        every=fields.seconds(probe, "every", format_duration(default.every), least=0.1),
-        timeout=fields.seconds(probe, "timeout", format_duration(default.timeout), least=0.01),
-        failures=default.failures if probe.get("failures") is None else fields.whole(probe, "failures", 1, 1000),
+        # Shorter times were accepted before, so they are raised: a group that exists must not become invalid.
+        every=max(0.1, fields.seconds(probe, "every", format_duration(default.every))),
+        timeout=max(0.01, fields.seconds(probe, "timeout", format_duration(default.timeout))),
+        failures=default.failures
+        if probe.get("failures") is None
+        else fields.whole(probe, "failures", 1, MOST_FAILURES),
     )

@@ -269,7 +269,9 @@ def _server_of_pod() -> str:
 def _demo(options: argparse.Namespace) -> int:
     try:
         demo = importlib.import_module("exclave_sandbox.demo.main")  # not in the package
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as problem:
+        if not str(problem.name).startswith("exclave_sandbox"):
+            raise  # a library of the demo is missing
         print("exclave: the demo is not installed\n  to do: run ./agent/demo in a checkout of exclave", file=sys.stderr)
         return Fault.USAGE.code
     code: int = demo.main(options.rest)

@@ -38,19 +38,19 @@ CommandHandler = Callable[[str, SendReply], Awaitable[None]]
 async def open_control(runtime: Path, answer: CommandHandler) -> AsyncIterator[None]:
     """Serve commands while open. Raises HostError if the socket cannot be opened."""
     path = runtime / SOCKET_NAME
-    try:
-        async with open_bare_nursery() as nursery:
+    async with open_bare_nursery() as nursery:
 
-            async def accept(sock: trio.socket.SocketType) -> None:
-                listeners = [trio.SocketListener(sock)]
-                await trio.serve_listeners(partial(_serve, answer), listeners, handler_nursery=nursery)
+        async def accept(sock: trio.socket.SocketType) -> None:
+            listeners = [trio.SocketListener(sock)]
+            await trio.serve_listeners(partial(_serve, answer), listeners, handler_nursery=nursery)
 
-            part = ReopenedSocket(partial(_bind_socket, path), accept)
+        part = ReopenedSocket(partial(_bind_socket, path), accept)
+        try:
             nursery.start_soon(supervise, "control", part.serve)
             yield
             nursery.cancel_scope.cancel()
-    finally:
-        path.unlink(missing_ok=True)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _bind_socket(path: Path) -> trio.socket.SocketType:

@@ -5,7 +5,7 @@ Functions raise HostError if nft or ip cannot be run, or lacks the permission.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from ipaddress import ip_address
 
 import psutil
 import trio
@@ -14,6 +14,7 @@ from exclave.errors import Fault, HostError
 from exclave.explain.table import Table, parse_rule_texts, parse_table
 from exclave.kit.formats.json_text import parse_json
 from exclave.kit.host.command import Finished, check_permitted, run_tool
+from exclave.kit.host.procfs import addresses_by_interface
 from exclave.link.layout import LINK, TABLE
 
 TRIES = 5  # attempts, since the table may be replaced between its two listings
@@ -96,15 +97,11 @@ def parse_route(listing: bytes) -> Route:
 
 
 async def read_addresses() -> tuple[str, ...]:
-    """This machine's global addresses, without those of the private link."""
-    listed = await run_tool("ip", "-json", "address", "show")
-    links: list[dict[str, Any]] = parse_json(listed.output) if listed.status == 0 else []
-    return tuple(
-        info["local"]
-        for link in links
-        for info in link.get("addr_info", ())
-        if link["ifname"] != LINK and info.get("scope") == "global"
-    )
+    """This machine's addresses that others can reach, without those of the private link."""
+    await trio.lowlevel.checkpoint()
+    found = addresses_by_interface()  # here: a thread may be in another network namespace
+    listed = [ip_address(address) for name, addresses in found.items() if name != LINK for address in addresses]
+    return tuple(str(each) for each in listed if not each.is_loopback and not each.is_link_local)
 
 
 async def is_listening(address: str, port: int) -> bool:

@@ -4,11 +4,20 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import chain
 
 import netifaces
+import psutil
 import pytest
 
-from exclave.kit.host.procfs import local_addresses, open_pidfd, read_boot_id, read_tcp_tables, view_process
+from exclave.kit.host.procfs import (
+    addresses_by_interface,
+    local_addresses,
+    open_pidfd,
+    read_boot_id,
+    read_tcp_tables,
+    view_process,
+)
 from exclave.kit.host.sockets import read_sockets
 from support.network_namespace import in_network_namespace
 
@@ -46,9 +55,22 @@ def test_a_connection_of_this_very_process_is_among_the_kernels_sockets() -> Non
 @pytest.mark.root
 @in_network_namespace("203.0.113.9/32", "2001:db8::9/128")
 async def test_every_address_of_both_families_is_found() -> None:
-    assert local_addresses() == {"127.0.0.1", "::1", "203.0.113.9", "2001:db8::9"}
+    found = {"127.0.0.1", "::1", "203.0.113.9", "2001:db8::9"}
+    assert local_addresses() == found
+    assert set(chain(*addresses_by_interface().values())) >= found
 
 
 def test_an_interface_that_went_away_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netifaces, "interfaces", lambda: ["lo", "exclave-gone"])
+    assert "127.0.0.1" in addresses_by_interface()["lo"]
+
+
+def test_all_addresses_are_listed_by_one_call_however_many_interfaces_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    list_all = psutil.net_if_addrs
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: calls.append(1) or list_all())
+    monkeypatch.setattr(netifaces, "ifaddresses", None)
     assert "127.0.0.1" in local_addresses()
+    assert calls == [1]
