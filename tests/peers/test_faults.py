@@ -300,7 +300,7 @@ def restarting(*parts: str, number: signal.Signals = signal.SIGTERM) -> Act:
 
     async def begin(scene: Scene) -> None:
         for name in parts:
-            await trio.to_thread.run_sync(getattr(scene.kubernetes, name).end, number)
+            await getattr(scene.kubernetes, name).end(number)
         for name in reversed(parts):
             getattr(scene.kubernetes, name).start()
 

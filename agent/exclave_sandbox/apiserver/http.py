@@ -1,7 +1,6 @@
 """HTTP/1.1 over TLS, by hypercorn's connections on trio: whole answers, and chunked streams that end with their client.
 
-A mistake of a client ends its own connection and nothing else. No time is limited between handshake and end: every
-client is a test or the demo. `hypercorn.trio.serve` is not used, since it cannot close a connection at once.
+A mistake of a client ends its own connection only. `hypercorn.trio.serve` cannot close a connection at once.
 """
 
 import inspect

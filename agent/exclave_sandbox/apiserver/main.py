@@ -1,7 +1,6 @@
 """A small Kubernetes API server for the demo and the tests: `python -m exclave_sandbox.apiserver.main --help`.
 
-Everything is in memory. It listens before it writes DIR/ca.pem and then DIR/admin.token: with that file clients
-may connect. An outage closes the listener and every connection; all objects stay.
+It listens before it writes DIR/ca.pem and then DIR/admin.token. An outage closes the listener and all connections.
 """
 
 import argparse

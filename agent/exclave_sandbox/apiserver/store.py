@@ -1,7 +1,6 @@
 """All objects and their changes, in memory: the part of etcd, the API machinery and the garbage collector. Pure.
 
 Each change has a revision, over all kinds; a write without a change has none. Objects are replaced and never modified.
-Lookups take constant time, lists as long as their result.
 """
 
 import json

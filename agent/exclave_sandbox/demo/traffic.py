@@ -1,7 +1,6 @@
 """The demo's scenes under traffic: identities, renewals, flushed rules, outages and swaps.
 
-Traffic is two generators, on the pod and on the VM. One failed request fails the step. Only where another program
-flushes all rules may new connections fail or bypass the mesh meanwhile; no reused connection may break.
+Two generators, on the pod and on the VM. One failed request fails the step; only a flush of all rules may fail some.
 """
 
 import json

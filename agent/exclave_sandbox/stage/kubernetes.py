@@ -144,7 +144,9 @@ class Kubernetes:
     url: str
     ca: str
     folder: Path
+    etcd: StageProgram
     apiserver: StageProgram
+    controllers: StageProgram
     admin_token: str = field(repr=False)
     version: str = ""
 
@@ -246,7 +248,7 @@ def running_kubernetes(binaries: Binaries, layout: Layout) -> Iterator[Kubernete
             controllers_command(binaries, folder),
         )
     )
-    kubernetes = Kubernetes(layout.url, ca, folder, apiserver, token)
+    kubernetes = Kubernetes(layout.url, ca, folder, etcd, apiserver, controllers, token)
     with ExitStack() as stack:
         for program in (etcd, apiserver):
             program.start()

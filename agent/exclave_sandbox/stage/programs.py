@@ -70,9 +70,9 @@ class StageProgram:
                 os.close(descriptor)
         return self.started.wait()
 
-    async def end(self) -> int:
-        """Send SIGTERM, and SIGKILL after GOODBYE seconds; its exit status."""
-        self.send(signal.SIGTERM)
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal, and SIGKILL after GOODBYE seconds; its exit status."""
+        self.send(number)
         with trio.move_on_after(GOODBYE):
             return await self.wait()
         self.send(signal.SIGKILL)

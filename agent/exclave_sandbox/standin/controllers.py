@@ -1,7 +1,7 @@
 """The connections of the stand-in proxy to Linkerd's controllers: look-ups of destinations, and policies.
 
-An answer in use never delays a connection: it is fetched again in the background, where linkerd2-proxy has a stream.
-While the controller is away the answer stays in use, and a destination without one waits, for ever, as there.
+An answer in use is fetched again after half a second: linkerd2-proxy has a stream. No connection waits long for that.
+While the controller is away a destination without an answer waits, for ever, as there.
 """
 
 import logging
@@ -27,10 +27,10 @@ from exclave_sandbox.standin.stream import BROKEN, connect
 
 log = logging.getLogger(__name__)
 REFRESH = 0.5  # seconds between two fetches of an answer in use
+MOST_DELAY = 0.5  # seconds that a connection waits for the newer answer; then it uses the former one
 RETRY = 0.25
 ANSWER_TIME = 1.0  # seconds in which the name servers have to answer
-PATIENCE = 3.0
-"""Seconds for one answer; also how long a Service without endpoints is given to get one (linkerd2-proxy's failfast)."""
+PATIENCE = 3.0  # seconds for one answer, and for a Service to get an endpoint (linkerd2-proxy's failfast)
 
 
 class Away(Exception):
@@ -40,6 +40,7 @@ class Away(Exception):
 @dataclass
 class _CachedEndpoint:
     endpoint: MeshEndpoint | None
+    fetched: float
     used: float
 
 
@@ -58,11 +59,16 @@ class LookupCache:
         cached = self._cache.get(destination)
         if cached is not None and now - cached.used <= self._remember:
             cached.used = now
-            return cached.endpoint
+            if now - cached.fetched >= REFRESH:
+                cached.fetched = now
+                with trio.move_on_after(MOST_DELAY):
+                    await self._fetch_again(destination, cached)
+            if destination in self._cache:
+                return cached.endpoint
         while True:
             try:
                 endpoint = await self._ask(destination)
-                self._cache[destination] = _CachedEndpoint(endpoint, self._clock())
+                self._cache[destination] = _CachedEndpoint(endpoint, self._clock(), self._clock())
                 return endpoint
             except NoEndpoints:
                 if self._clock() >= now + PATIENCE:
@@ -71,21 +77,11 @@ class LookupCache:
                 log.debug("destination controller: %s", problem)
             await trio.sleep(RETRY)
 
-    async def refresh(self) -> NoReturn:
-        """Fetch every answer in use again and again, all at once; drop what is no longer used."""
-        while True:
-            await trio.sleep(REFRESH)
-            oldest = self._clock() - self._remember
-            self._cache = {where: cached for where, cached in self._cache.items() if cached.used >= oldest}
-            async with trio.open_nursery() as nursery:
-                for destination, cached in self._cache.items():
-                    nursery.start_soon(self._fetch_again, destination, cached)
-
     async def _fetch_again(self, destination: Address, cached: _CachedEndpoint) -> None:
         try:
             cached.endpoint = await self._ask(destination)
         except NoEndpoints:
-            self._cache.pop(destination, None)  # the next connection waits for one
+            self._cache.pop(destination, None)  # this connection waits for one
         except Away as problem:
             log.debug("destination controller: %s", problem)
 
@@ -126,23 +122,31 @@ async def get(server: Address, path: str) -> tuple[int, bytes]:
 
 
 class Resolver:
-    """Finds the address of one server: an IP as it is, a name by DNS, each time it is asked."""
+    """Finds the address of one server: an IP as it is, a name by DNS. The last answer is used when DNS fails."""
 
     def __init__(self, server: Address, resolv_conf: str) -> None:
         self.server = f"{server[0]}:{server[1]}"
         self._server = server
+        self._last: Address | None = None
         self._dns = dns.asyncresolver.Resolver(configure=False)
         words = [line.split() for line in resolv_conf.splitlines()]
         self._dns.nameservers = [line[1] for line in words if line[:1] == ["nameserver"] and len(line) > 1]
         self._dns.lifetime = ANSWER_TIME
 
     async def find(self) -> Address:
-        """Host and port. Raises OSError if no name server has an address of the name, or a DNSException."""
-        host, port = self._server
+        """Host and port. Raises OSError if no name server ever had an address of the name, or a DNSException."""
         try:
-            return str(ip_address(host)), port
-        except ValueError:
+            return str(ip_address(self._server[0])), self._server[1]
+        except ValueError:  # a name
             pass
+        try:
+            self._last = await self._resolve(*self._server)
+        except (OSError, dns.exception.DNSException):
+            if self._last is None:
+                raise
+        return self._last
+
+    async def _resolve(self, host: str, port: int) -> Address:
         targets = [(record.target, record.port) for record in await self._query(host, "SRV")]
         for name, number in (*targets, (host, port)):
             for kind in ("A", "AAAA"):

@@ -1,7 +1,6 @@
 """HTTP/1.1 through the stand-in proxy. Each request is routed anew, so a withdrawn endpoint gets no more requests.
 
-If a reused connection to an endpoint turns out to be closed, a request without a body is sent once more. While the
-proxy drains, idle connections end and answers have `Connection: close`. Upgrades are dropped.
+A request without a body is sent once more if its reused connection was closed. Upgrades are dropped.
 """
 
 from collections.abc import Awaitable, Callable

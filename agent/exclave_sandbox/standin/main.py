@@ -1,8 +1,7 @@
 """A stand-in for linkerd2-proxy, for the demo and the tests: `python -m exclave_sandbox.standin.main`.
 
-Like the real one: its environment, its certificate from the Workload API, original destinations, mutual TLS under the
-same names, draining on SIGTERM. Unlike it: HTTP/1.1 and bytes only, no balancing, no retries; the controllers are
-look-ups over HTTP, and the policy's content is not used.
+Like the real one: environment, Workload API, original destinations, mutual TLS under the same names, draining.
+Unlike it: HTTP/1.1 and bytes only, no balancing, no retries; controllers are look-ups, a policy's content is not used.
 """
 
 import logging
@@ -39,7 +38,6 @@ async def run(settings: StandinSettings) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain_on_signal, signals, drain)
             nursery.start_soon(controllers.watch_controller, resolver, counts)
-            nursery.start_soon(lookups.refresh)
             nursery.start_soon(admin.serve, await trio.open_tcp_listeners(settings.admin[1], host=settings.admin[0]))
             policies = Resolver(settings.policy_server, controllers.read_resolv_conf())
             nursery.start_soon(controllers.ask_for_policies, settings, policies, counts, certified, admin.arrived)
