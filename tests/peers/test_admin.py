@@ -152,10 +152,10 @@ def test_what_a_dry_run_prints_kubectl_applies(typist: Admin, namespace: str) ->
 
 
 def test_the_api_server_refuses_what_the_command_line_lets_through(typist: Admin, namespace: str) -> None:
-    typed = typist.type("group", "create", "web", "-n", namespace, "--network", "10.0.0.0/8", "--service-account", "A")
-    assert typed.code == 24
-    assert "serviceaccounts A in " in typed.err
-    assert "Invalid value" in typed.err
+    networks = [word for number in range(101) for word in ("--network", f"10.0.{number}.0/24")]
+    typed = typist.type("group", "create", "web", "-n", namespace, *networks)
+    assert typed.code == 24, typed.err
+    assert "spec.networks: Too many: 101: must have at most 100 items" in typed.err, typed.err
 
 
 def test_a_token_for_one_member_makes_this_member_only(server: Server, typist: Admin, namespace: str) -> None:

@@ -93,7 +93,7 @@ async def test_two_groups_of_one_account_are_warned_of_and_the_second_takes_nobo
         assert refusal is not None
         assert (refusal.status, refusal.reason) == (False, "AccountShared")
         created = await typed(typist, "token", "create", "second", "-n", NAMESPACE)
-        assert "warning: the controller does not accept group second, and admits nobody to it" in created.err
+        assert "warning: the controller does not accept group second and admits no machine to it" in created.err
         config, _ = machine(tmp_path)
         with pytest.raises(ExclaveError) as refused:
             await join(created.out, config, time.time, lambda _: None)
