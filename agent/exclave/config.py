@@ -88,7 +88,7 @@ def _interface(value: Any) -> str:
 
 
 def is_interface(name: Any) -> bool:
-    """Whether this is a network interface's name that is safe in an nftables rule."""
+    """True if this is a network interface's name that is safe in an nftables rule."""
     return isinstance(name, str) and _INTERFACE.fullmatch(name) is not None and name not in (".", "..")
 
 
@@ -203,7 +203,7 @@ class RedirectConfig:
 
 @dataclass(frozen=True)
 class ListingConfig:
-    """How this machine leaves the cluster. Durations are in seconds."""
+    """Waits of a machine that leaves the cluster. Durations are in seconds."""
 
     drain: float = _key(_duration, '"10s"', "time between withdrawing the ports and removing the rules")
 

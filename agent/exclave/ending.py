@@ -6,7 +6,7 @@ from exclave.kit.tasks.latest import Latest
 
 
 class Ending(Enum):
-    """What the parts undo when they close."""
+    """An ending decides what the parts undo when they close."""
 
     HAND_OVER = "hand-over"  # undo nothing: the next agent takes over
     STOP = "stop"  # drain and undo on this machine; stay a member
@@ -14,7 +14,7 @@ class Ending(Enum):
 
 
 class EndingSwitch:
-    """How this boot ends. `asked`: whether an ending was requested."""
+    """The ending of this boot. `asked`: whether an ending was requested."""
 
     def __init__(self) -> None:
         self._value = Ending.HAND_OVER  # so a crash undoes nothing

@@ -92,7 +92,7 @@ class Kubectl:
     def can_i(
         self, verb: str, resource: Resource, namespace: str | None = None, name: str = "", subresource: str = ""
     ) -> bool:
-        """Whether the admin has this right."""
+        """True if the admin has this right."""
         asked = {"verb": verb, "group": resource.group, "resource": resource.plural, "subresource": subresource}
         asked |= {"namespace": namespace or "", "name": name}
         body = {"apiVersion": _REVIEWS.api_version, "kind": _REVIEWS.kind, "spec": {"resourceAttributes": asked}}
@@ -203,7 +203,7 @@ def _answer_error(problem: str) -> ClusterError:
 
 
 def _is_absent(refusal: ApiRefusal) -> bool:
-    """Whether the object is missing, not its kind."""
+    """True if the object is missing, not its kind."""
     return refusal.reason == "NotFound" and "no such kind" not in refusal.message
 
 

@@ -126,7 +126,7 @@ def read_installation(deployment: Object) -> Installation:
 
 
 def is_ours(image: str) -> bool:
-    """Whether an image is exclave's released one, not the admin's own."""
+    """True if an image is exclave's released one, not the admin's own."""
     return image.partition("@")[0].rpartition(":")[0] == REPOSITORY or image == REPOSITORY
 
 

@@ -145,7 +145,7 @@ def render_group(group: GroupSpec) -> dict[str, Any]:
 
 
 def namespace_fault(namespace: str, controller: str, linkerd: str) -> str | None:
-    """Why no group may be in a namespace; None if one may. `controller`, `linkerd`: the control planes' namespaces."""
+    """The reason why no group may be in a namespace; None if one may. `controller`, `linkerd`: their namespaces."""
     # A right to create accounts in a control plane's namespace is a right to everything.
     if namespace.startswith(CONTROL_PLANES) or namespace in ("default", "exclave", controller, linkerd):
         return "is no place for machines: it belongs to the cluster itself, or to nobody in particular"
@@ -158,14 +158,14 @@ def namespace_fault(namespace: str, controller: str, linkerd: str) -> str | None
 
 
 def name_fault(name: str) -> str | None:
-    """Why no group may have this name; None if one may."""
+    """The reason why no group may have this name; None if one may."""
     if is_dns_label(name) and len(name) <= MOST_GROUP_NAME:
         return None
     return f"is no name for a group: one DNS label of at most {MOST_GROUP_NAME} characters was expected"
 
 
 def spec_faults(spec: GroupSpec) -> list[str]:
-    """Why a group with this spec is not accepted; empty if it is."""
+    """The reasons why a group with this spec is not accepted; empty if it is."""
     words = ", ".join(INBOUND_POLICIES)
     return [
         *([] if spec.networks else ["networks: at least one was expected"]),
@@ -191,7 +191,7 @@ def port_faults(ports: Sequence[Port]) -> Iterator[str]:
 
 
 def is_our_label(key: str) -> bool:
-    """Whether only the controller may write this label."""
+    """True if only the controller may write this label."""
     return re.fullmatch("(.*[.])?exclave[.]dev", key.partition("/")[0]) is not None
 
 

@@ -73,7 +73,7 @@ def read_issuer(secret: Object, anchors_pem: str, now: float) -> Issuer:
 
 
 def leads_to(chain: tuple[x509.Certificate, ...], anchors_pem: str) -> bool:
-    """Whether a chain ends at one of these anchors, or just below it. Raises ValueError if they cannot be read."""
+    """True if a chain ends at one of these anchors, or just below it. Raises ValueError if they cannot be read."""
     anchors = read_certificates(anchors_pem)
     return any(is_issued_by(chain[-1], anchor) or der_of(anchor) == der_of(chain[-1]) for anchor in anchors)
 

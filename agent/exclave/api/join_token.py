@@ -54,7 +54,7 @@ class JoinToken:
 
     @property
     def is_for_one(self) -> bool:
-        """Whether it is for one named member whose machine joins again."""
+        """True if it is for one named member whose machine joins again."""
         return self.account.split(".")[1] == "rejoin"
 
     @property

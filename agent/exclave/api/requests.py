@@ -145,7 +145,7 @@ WORTH_ANOTHER_TRY = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def is_transient(problem: ClusterError) -> bool:
-    """Whether the same request may succeed later: no server was reached, or the response means "not now"."""
+    """True if the same request may succeed later: no server was reached, or the response means "not now"."""
     if isinstance(problem, ApiRefusal):
         return problem.status in WORTH_ANOTHER_TRY
     return problem.fault is Fault.UNREACHABLE

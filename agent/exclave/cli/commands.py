@@ -70,7 +70,7 @@ def join_machine(
 
 
 def _is_token_of(token: str, record: MembershipRecord) -> bool:
-    """Whether a token lets this member's machine join again."""
+    """True if a token lets this member's machine join again."""
     found = decode_token(token)
     return found.is_for_one and (found.namespace, *found.member_names) == (record.namespace, record.member)
 

@@ -20,7 +20,7 @@ class Credential:
 
     @property
     def renew_at(self) -> float:
-        """When half of its life is over; 0 if it ends before it begins, because clocks differ."""
+        """The time when half of its life is over; 0 if it ends before it begins, because clocks differ."""
         life = self.expires - self.granted
         return self.granted + life / 2 if life > 0 else 0.0
 
@@ -80,7 +80,7 @@ def token_subject(token: str) -> str:
 
 
 def is_token(value: object) -> TypeGuard[str]:
-    """Whether it may be in a header. Otherwise a library's error would quote it."""
+    """True if it may be in a header. Otherwise a library's error would quote it."""
     return isinstance(value, str) and value != "" and value.isascii() and value.isprintable() and " " not in value
 
 

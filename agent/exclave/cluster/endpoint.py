@@ -1,4 +1,4 @@
-"""Where the API server is (only https), and which CA signs its certificate (only the join token's). Pure."""
+"""The address of the API server (only https), and the CA of its certificate (only the join token's). Pure."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -24,7 +24,7 @@ class Access:
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where an API server listens: IP address without a zone, and TCP port."""
+    """The address that an API server listens on: IP address without a zone, and TCP port."""
 
     address: str
     port: int

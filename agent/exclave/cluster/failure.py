@@ -1,4 +1,4 @@
-"""Why no server was reached, for a person. Texts that may quote a header with the token are left out. Pure."""
+"""Reasons why no server was reached, for a person. Texts that may quote a header with the token are left out. Pure."""
 
 import ssl
 from collections.abc import Iterator, Sequence

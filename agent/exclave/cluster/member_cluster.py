@@ -89,7 +89,7 @@ async def open_member_cluster(
 
 
 def _is_replaced(path: Path, ours: Credential) -> bool:
-    """Whether a new join, which may begin once membership.json is gone, has stored another credential."""
+    """True if a new join, which may begin once membership.json is gone, has stored another credential."""
     try:
         return load_credential(path).token != ours.token
     except HostError:

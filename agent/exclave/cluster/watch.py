@@ -182,7 +182,7 @@ class WatchMachine:
 
     @property
     def is_reading(self) -> bool:
-        """Whether the stream that was opened is still in use."""
+        """True if the stream that was opened is still in use."""
         return self._step is _Step.READ
 
     def next_action(self, now: float, draw: float) -> Action:

@@ -85,7 +85,7 @@ class Confirmation:
 
     @property
     def ends(self) -> float:
-        """When the time is over."""
+        """The end of the time to confirm."""
         return self.kernel_end - self.grace
 
     @property
@@ -97,7 +97,7 @@ class Confirmation:
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether pods must not connect any more."""
+        """True if pods must not connect any more."""
         return self.stage in (Stage.WITHDRAWING, Stage.OVER)
 
     @property

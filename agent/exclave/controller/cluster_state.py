@@ -64,7 +64,7 @@ class ClusterState:
 
     @property
     def mesh_fault(self) -> str | None:
-        """Why there is no mesh, as a message for a machine that waits for it; None if there is one."""
+        """The reason why there is no mesh, as a message for a machine that waits for it; None if there is one."""
         if self.mesh is not None:
             return None
         sources = (

@@ -52,7 +52,7 @@ async def sweep(cluster: Sender, namespace: str, members: set[str], now: Now, ma
 
 
 def has_expired(account: Object, now: float) -> bool:
-    """Whether it is a join account that has expired. One without a readable expiry is not deleted."""
+    """True if it is a join account that has expired. One without a readable expiry is not deleted."""
     expires = epoch((account["metadata"].get("annotations") or {}).get(EXPIRES, ""))
     _, kind, _ = _parts(account)
     return kind in ("join", "rejoin") and expires is not None and expires <= now

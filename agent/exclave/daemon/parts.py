@@ -164,7 +164,7 @@ def _metrics(parts: Parts) -> Iterator[tuple[str, Any]]:
 
 
 def waits_of(parts: Parts | None, join: JoinRecord | None) -> list[str]:
-    """What this machine waits for now, in the order in which the waits end."""
+    """The waits of this machine, in the order in which the waits end."""
     if parts is None:
         is_joining = situation_of(None, join).is_joining
         return ["exclave join to come to its end" if is_joining else "somebody to run exclave join"]

@@ -1,4 +1,4 @@
-"""Which rules are wanted: from the settings, the proxy that is ready, and the assessment of the data path.
+"""Computes the wanted rules from the settings, the proxy that is ready, and the assessment of the data path.
 
 No rules before a proxy is ready, unless an earlier agent's rules point to one. While the proxy is away the rules
 stay, so that traffic does not bypass the mesh, until the assessment opens a direction.

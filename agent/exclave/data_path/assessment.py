@@ -31,7 +31,7 @@ class FlapDamper:
 
     @property
     def is_steady(self) -> bool:
-        """Whether it is present and counts as present."""
+        """True if it is present and counts as present."""
         return self.present_since is not None and self.lost_since is None
 
     @property
@@ -41,7 +41,7 @@ class FlapDamper:
 
     @property
     def held_until(self) -> float | None:
-        """When it will count as present if it stays; None if it is away, or counts as present."""
+        """The time when it will count as present if it stays; None if it is away, or counts as present."""
         if self.present_since is None or self.lost_since is None:
             return None
         return self.present_since + self.hold
@@ -83,7 +83,7 @@ def failed_at(now: float) -> FlapDamper:
 
 
 class DataPathFault(Enum):
-    """Why the data path is not whole: its word in status, which never changes; its text for a person; what to do."""
+    """A fault of the data path: its word in status, which never changes; its text for a person; what to do."""
 
     CERTIFICATE_ENDED = (
         "certificate-ended",

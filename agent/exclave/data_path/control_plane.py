@@ -1,4 +1,4 @@
-"""Whether Linkerd's controllers answer the proxy, by its metrics or by the kernel's sockets. Pure.
+"""Finds out whether Linkerd's controllers answer the proxy, by its metrics or by the kernel's sockets. Pure.
 
 A new destination needs both controllers, so the worse one counts. Names of metrics: linkerd2-proxy,
 linkerd/app/core/src/control.rs and metrics.rs.
@@ -92,7 +92,7 @@ class ControllerHealth:
         return ControllerHealth(sample, misses, asked_at, quiet_since, self.was_connected or bool(sample.connected))
 
     def is_available(self, now: float) -> bool | None:
-        """Whether it is available; None before its first connection, until it had time for one."""
+        """True if it is available; None before its first connection, until it had time for one."""
         is_silent = self.quiet_since is not None and now - self.quiet_since >= SILENCE
         if self.misses >= MISSED_POLLS or is_silent:
             return False
@@ -111,7 +111,7 @@ class ControlPlaneHealth:
         return replace(self, **{name: getattr(self, name).observe(sample, now) for name, sample in samples.items()})
 
     def is_available(self, now: float) -> bool | None:
-        """Whether both are available; None while unknown."""
+        """True if both are available; None while unknown."""
         found = [one.is_available(now) for one in (self.destination, self.policy) if one.last is not None]
         if not found or False in found:
             return False if found else None
@@ -119,5 +119,5 @@ class ControlPlaneHealth:
 
     @property
     def is_settled(self) -> bool:
-        """Whether both were connected at the last sample, and have answered every request."""
+        """True if both were connected at the last sample, and have answered every request."""
         return all(one.misses == 0 and one.quiet_since is None for one in (self.destination, self.policy))

@@ -105,7 +105,7 @@ async def read_addresses() -> tuple[str, ...]:
 
 
 async def is_listening(address: str, port: int) -> bool:
-    """Whether a program listens there."""
+    """True if a program listens there."""
     found = await trio.to_thread.run_sync(psutil.net_connections, "tcp")
     listeners = {tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN}
     return any((host, port) in listeners for host in (address, "0.0.0.0", "::"))  # noqa: S104

@@ -140,7 +140,7 @@ def _unconfirmed(table: Table | None, step: RuleHit | None, verdict: TableVerdic
 def compare_with_trace(
     verdict: TableVerdict, connection: Connection, table: Table, events: Sequence[TraceEvent]
 ) -> tuple[bool, list[str]]:
-    """Whether the kernel's events match the verdict; and all events as text, also those of other tables."""
+    """True if the kernel's events match the verdict; and all events as text, also those of other tables."""
     names = {chain.name: chain.kind for chain in table.chains if chain.hook == connection.hook}
     decided = [one for one in events if one.verdict != "continue" and one.table != TRACE_TABLE]
     ours = [(one.chain, one.handle, one.verdict) for one in decided if one.table == TABLE and one.chain in names]

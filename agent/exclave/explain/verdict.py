@@ -18,7 +18,7 @@ HOOKS = {"outbound": "output", "inbound": "prerouting"}  # the first hook of eac
 
 
 class Outcome(Enum):
-    """What our table does to a connection."""
+    """The effect of our table on a connection."""
 
     PROXY = "proxy"
     PASSES = "passes"
@@ -68,7 +68,7 @@ class _UnknownRule(Exception):
 
 @dataclass(frozen=True)
 class _Match:
-    """Whether the conditions of a rule hold; None: this depends on `missing_facts`."""
+    """True if the conditions of a rule hold; None: this depends on `missing_facts`."""
 
     holds: bool | None
     missing_facts: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ def _does(rule: Rule) -> tuple[str, tuple[str, int] | None]:
 
 
 def is_translating(table: Table, version: int) -> bool:
-    """Whether any rule translates connections of an address family."""
+    """True if any rule translates connections of an address family."""
     word = {4: "ip", 6: "ip6"}[version]
     statements = (statement for chain in table.chains for rule in chain.rules for statement in rule.statements)
     return any(statement["dnat"].get("family", word) == word for statement in statements if "dnat" in statement)

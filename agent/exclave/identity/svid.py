@@ -184,14 +184,14 @@ class StoredSvid:
 
 
 def renew_at(received: float, not_after: float, draw: float) -> float:
-    """When to renew a certificate that arrived at `received`, with `draw` in [0, 1)."""
+    """The time to renew a certificate that arrived at `received`, with `draw` in [0, 1)."""
     # Not from notBefore, which is earlier than the signature.
     life = max(0.0, not_after - received)
     return received + life * (EARLIEST + (LATEST - EARLIEST) * draw)
 
 
 def renew_after_issuer_change(stored: StoredSvid, now: float, draw: float) -> float:
-    """When to renew after the mesh's issuer has changed: soon, spread over the fleet, never later than planned."""
+    """The time to renew after the mesh's issuer has changed: soon, spread over the fleet, never later than planned."""
     spread = min(ISSUER_SPREAD, 0.1 * max(0.0, stored.svid.not_after - stored.received))
     return min(stored.renew_at, now + spread * draw)
 

@@ -131,7 +131,7 @@ def unusable(what: str, problem: str) -> ClusterError:
 
 
 def translated(problem: ClusterError, token: JoinToken, now: float, server: str, skew: float | None) -> ExclaveError:
-    """What a failed request means for a join with this token."""
+    """The meaning of a failed request for a join with this token."""
     if not isinstance(problem, ApiRefusal):
         if problem.cause_kind == "tls-ca":
             return TokenError(Fault.CA_MISMATCH, problem.message, problem.hint)

@@ -119,7 +119,7 @@ def link_addresses(*, with_ipv6: bool) -> tuple[str, ...]:
 
 
 def is_ours(link: dict[str, Any]) -> bool:
-    """Whether we made a link of our name."""
+    """True if we made a link of our name."""
     return bool(link.get("address") == MARK)
 
 

@@ -1,4 +1,4 @@
-"""Whether pods may send traffic here, and what to write about it: facts in, writes out. Pure.
+"""Decides whether pods may send traffic here, and what to write about it: facts in, writes out. Pure.
 
 `serving` lets the controller list the ports; condition Ready, written last and withdrawn first, lets pods connect.
 """
@@ -62,17 +62,17 @@ class ReadinessFacts:
 
     @property
     def is_whole(self) -> bool:
-        """Whether certificate, proxy and rules are there."""
+        """True if certificate, proxy and rules are there."""
         return self.certificate and self.proxy and self.rules
 
     @property
     def is_steady(self) -> bool:
-        """Whether they are there, and flap damping has ended."""
+        """True if they are there, and flap damping has ended."""
         return self.is_whole and self.assessment.is_steady
 
     @property
     def missing(self) -> str:
-        """What is missing, for a person."""
+        """The parts that are missing, for a person."""
         parts = {"certificate": self.certificate, "proxy": self.proxy, "rules": self.rules}
         absent = ", ".join(name for name, there in parts.items() if not there)
         return self.assessment.message or f"missing: {absent}"
@@ -129,7 +129,7 @@ def readiness(facts: ReadinessFacts) -> Readiness:
 
 
 def wants_serving(facts: ReadinessFacts) -> bool:
-    """Whether ports may be listed: certificate, proxy and rules are there, or missing for a short time only."""
+    """True if ports may be listed: certificate, proxy and rules are there, or missing for a short time only."""
     if facts.unconfirmed:
         return False
     if facts.is_steady:
@@ -147,7 +147,7 @@ def wanted_data_path(facts: ReadinessFacts) -> DataPath:
 
 
 def plan_writes(facts: ReadinessFacts, reported: Reported | None) -> tuple[Effect, ...]:
-    """What to write now, in this order; nothing before the own Member was read."""
+    """The writes to do now, in this order; nothing before the own Member was read."""
     if facts.serving is None or (facts.is_adopting and not facts.is_whole):
         return ()
     wanted = readiness(facts)
@@ -184,7 +184,7 @@ class RulesFacts:
 
 @dataclass(frozen=True)
 class RuleGaps:
-    """When rules were not as wanted. `since`: start of this gap, or None; `past`: earlier ones. Monotonic times."""
+    """Times when rules were not as wanted (monotonic). `since`: start of this gap, or None; `past`: earlier ones."""
 
     since: float | None = None
     past: tuple[tuple[float, float], ...] = ()
@@ -204,7 +204,7 @@ class RuleGaps:
 
 
 def can_rely_on_rules(facts: RulesFacts, gaps: RuleGaps, now: float) -> bool:
-    """Whether pods can rely on the rules."""
+    """True if pods can rely on the rules."""
     if not facts.wanted or facts.refused:
         return False
     if facts.in_place:

@@ -42,7 +42,7 @@ FIRST_VIEW = 5.0  # seconds of `WITHDRAW_TIMEOUT` for the first read of the own 
 
 @dataclass(frozen=True)
 class ListingView:
-    """What the cluster shows about this machine. `reason` and `message` are those of condition Ready."""
+    """The state of this machine that the cluster shows. `reason` and `message` are those of condition Ready."""
 
     serving: bool = False
     ports: tuple[int, ...] = ()
@@ -158,7 +158,7 @@ class Listing:
         )
 
     def _has_rules(self) -> bool:
-        """Whether the kernel redirects inbound traffic to a proxy that can serve. Short gaps do not count."""
+        """True if the kernel redirects inbound traffic to a proxy that can serve. Short gaps do not count."""
         redirect, now = self._redirect, trio.current_time()
         wanted, stands = redirect.wanted.value, redirect.observed.value
         pointed = self._proxy.instances.value.get(stands.instance) if stands.instance is not None else None
@@ -173,7 +173,7 @@ class Listing:
         return ready.can_rely_on_rules(facts, self._gaps, now)
 
     def _is_adopting(self) -> bool:
-        """Whether an adopted proxy has not answered yet. Until then nothing is withdrawn."""
+        """True if an adopted proxy has not answered yet. Until then nothing is withdrawn."""
         if self._was_whole or trio.current_time() - self._opened > ADOPTION:
             return False
         return any(view.is_adopted for view in self._proxy.instances.value.values())

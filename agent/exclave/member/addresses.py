@@ -43,7 +43,7 @@ class AddressFacts:
 
 @dataclass(frozen=True)
 class AddressProblem:
-    """Why the claimed address stays although this machine has another one, and what to do about it."""
+    """The reason why the claimed address stays although this machine has another one, and what to do about it."""
 
     why: str
     hint: str
@@ -62,7 +62,7 @@ class AddressChoice:
 
 
 def choose_addresses(facts: AddressFacts) -> AddressChoice:
-    """What to do now."""
+    """The choice for these facts."""
     if facts.former in facts.here and facts.is_published and not facts.is_registered:  # the cluster refused it
         return AddressChoice((facts.former,), revert=True)
     if facts.found in ("", facts.claimed):

@@ -1,4 +1,4 @@
-"""What identifies and describes this machine: the hash of its id, its boot, facts for a person."""
+"""Reads what identifies and describes this machine: the hash of its id, its boot, facts for a person."""
 
 import contextlib
 import hmac

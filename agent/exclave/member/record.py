@@ -36,7 +36,7 @@ class MembershipRecord:
 
     @property
     def access(self) -> Access:
-        """How to reach its cluster."""
+        """The access to its cluster."""
         return Access(self.servers, self.ca)
 
     @property

@@ -26,7 +26,7 @@ class State(Enum):
 
 
 class Standing(Enum):
-    """Whether the cluster still accepts this member."""
+    """The standing of this member in the cluster."""
 
     MEMBER = "member"
     EVICTED = "evicted"  # another client deleted the Member

@@ -75,7 +75,7 @@ class Proxy(PublishedProxy):
             self.apply_event(instance, InstanceEvent.RETIRED)
 
     def has_settings(self, settings: Settings) -> bool:
-        """Whether the chosen instance runs with these settings and with the addresses that this machine serves now."""
+        """True if the chosen instance runs with these settings and with the addresses that this machine serves now."""
         chosen = self.chosen.value
         if chosen is None or chosen not in self.instances.value:
             return False

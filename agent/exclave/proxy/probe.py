@@ -103,7 +103,7 @@ async def read_leaf(address: str, port: int, server_name: str, timeout: float) -
 
 
 def is_serving(result: ProbeResult, svid: Svid | None) -> bool:
-    """Whether a proxy is ready and serves this certificate. Its metric shows the leaf's end in whole seconds."""
+    """True if a proxy is ready and serves this certificate. Its metric shows the leaf's end in whole seconds."""
     if svid is None or not result.is_ready or result.expires is None:
         return False
     return abs(result.expires - leaf_not_after(svid)) < 1.0

@@ -40,7 +40,7 @@ class InstanceView:
 
     @property
     def can_serve(self) -> bool:
-        """Whether it may have traffic."""
+        """True if it may have traffic."""
         return self.is_ready and self.state in SERVING_STATES
 
 

@@ -109,7 +109,7 @@ class RunningProxy:
 
 
 def describe_end(status: int | None) -> str:
-    """How a process ended: `status` is its exit status, negative for a signal, None if unknown."""
+    """The end of a process: `status` is its exit status, negative for a signal, None if unknown."""
     if status is None:
         return "ended (an earlier agent started it, so its exit status is unknown)"
     if status < 0:

@@ -82,7 +82,7 @@ def transition(state: InstanceState, event: InstanceEvent) -> Transition:
 
 
 class Difference(Enum):
-    """Why a process should be replaced; the value is shown to people."""
+    """The reason to replace a process; the value is shown to people."""
 
     BINARY = "another binary"
     # Settings, trust anchors, ports and addresses are all in the environment, which a process reads once.
@@ -96,7 +96,7 @@ def differences(
     memory: int | None = None,
     limit: int = 0,
 ) -> frozenset[Difference]:
-    """How a running proxy differs from the wanted one. An unknown value is no difference.
+    """The differences of a running proxy from the wanted one. An unknown value is no difference.
 
     Both tuples are digests of environment and binary (an older agent's record may lack the latter). `memory` and its
     `limit` are bytes; the memory of an ended process is unknown.

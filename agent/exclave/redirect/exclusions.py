@@ -1,4 +1,4 @@
-"""What this host excludes from capture: configured users and groups, as numbers, and every access by SSH.
+"""Finds what this host excludes from capture: configured users and groups, as numbers, and every access by SSH.
 
 A capture must not lock out people who work here over SSH, so listening, serving and configured ports all count.
 """
@@ -83,7 +83,7 @@ def find_ssh_ports() -> tuple[int, ...]:
 
 
 def _is_session(process: psutil.Process) -> bool:
-    """Whether a listening server started it. The listening sockets of a session are ports that its user forwards."""
+    """True if a listening server started it. The listening sockets of a session are ports that its user forwards."""
     parent = process.parent()
     return parent is not None and parent.name() in SERVERS
 

@@ -216,7 +216,7 @@ async def _read_answer(answers: trio.lowlevel.FdStream) -> str:
 
 
 def is_owned(answer: str) -> bool:
-    """Whether the listing shows the table with an owner."""
+    """True if the listing shows the table with an owner."""
     lines = [line.strip() for line in answer.splitlines()]
     return answer.endswith("\n}\n") and any(line.startswith("flags owner") for line in lines)
 

@@ -85,7 +85,7 @@ def _record(rules: str, fingerprint: str) -> dict[str, str]:
 
 
 class Action(Enum):
-    """What to do about the table."""
+    """The action for the table."""
 
     NOTHING = "nothing"
     APPLY = "apply"  # the wanted rules changed
@@ -93,7 +93,7 @@ class Action(Enum):
 
 
 def plan_table(wanted: RedirectPolicy | None, observed: Observed, reference: str | None) -> Action:
-    """What to do about the table. `reference` is its fingerprint as we applied it, None if unknown.
+    """The action for the table. `reference` is its fingerprint as we applied it, None if unknown.
 
     A table with that fingerprint is trusted. Any other one is replaced, which affects no connection.
     """
@@ -110,7 +110,7 @@ def plan_table(wanted: RedirectPolicy | None, observed: Observed, reference: str
 
 
 def is_wider(before: RedirectPolicy | None, wanted: RedirectPolicy) -> bool:
-    """Whether connections may have begun outside the wanted rules. `before`: the former rules, None if unknown."""
+    """True if connections may have begun outside the wanted rules. `before`: the former rules, None if unknown."""
     return before is None or replace(before, instance=wanted.instance, trial=wanted.trial) != wanted
 
 
@@ -138,7 +138,7 @@ class Redirect:
 
     @property
     def in_place(self) -> bool:
-        """Whether the kernel's table is the wanted one, as of the last reading."""
+        """True if the kernel's table is the wanted one, as of the last reading."""
         return self.wanted.value is not None and self.wanted.value == self._in_kernel
 
     async def reconcile(self) -> None:

@@ -22,7 +22,7 @@ HINT = "see the new proxy's log in the runtime folder; the old one goes on"
 
 
 def count_policies(page: str) -> int:
-    """How many policies have arrived, by the metrics page.
+    """The number of policies that have arrived, by the metrics page.
 
     linkerd2-proxy requests each port's policy on a stream. The first message of a stream counts in
     `control_response_latency_ms_count`, its end in `control_response_total`. Source: linkerd2-proxy,
@@ -42,7 +42,7 @@ def count_policies(page: str) -> int:
 
 
 def wanted_policies(ports: tuple[int, ...]) -> int:
-    """How many policies an instance with these inbound ports requests when it starts."""
+    """The number of policies that an instance with these inbound ports requests when it starts."""
     return len({*ports, ADMIN_PORT})
 
 

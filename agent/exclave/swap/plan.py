@@ -16,7 +16,7 @@ QUIET_POLLS = 2  # polls in a row without an open connection after which an inst
 
 
 class SwapReason(Enum):
-    """Why a swap is made; the value is shown to people."""
+    """The reason for a swap; the value is shown to people."""
 
     ASKED = "asked for"
     ENVIRONMENT = Difference.ENVIRONMENT.value

@@ -1,4 +1,4 @@
-"""Who a caller is, and what it may do: ServiceAccount tokens and RBAC. Pure, given the key and the time.
+"""Identifies callers, and decides what they may do: ServiceAccount tokens and RBAC. Pure, given the key and the time.
 
 A token dies with its account; a new account of that name does not revive it. Its refusal never states the reason.
 Sources: k8s.io/kubernetes pkg/serviceaccount/claims.go, plugin/pkg/auth/authorizer/rbac, pkg/registry/rbac/validation.
@@ -101,7 +101,7 @@ class AccessRules:
             self._of_subject[subject][key] = None
 
     def allows(self, user: User, attempt: Attempt) -> bool:
-        """Whether a binding of this user or of one of its groups allows it."""
+        """True if a binding of this user or of one of its groups allows it."""
         if MASTERS in user.groups:
             return True
         return any(_permits(rule, attempt) for rule in self._rules_for(user, attempt.namespace))

@@ -28,7 +28,7 @@ class Selector:
     namespace: str | None = None
 
     def accepts(self, object_: Object) -> bool:
-        """Whether the object's labels meet every requirement. Name and namespace are not checked here."""
+        """True if the object's labels meet every requirement. Name and namespace are not checked here."""
         labels = object_["metadata"].get("labels") or {}
         return all(requirement(labels) for requirement in self.requirements)
 

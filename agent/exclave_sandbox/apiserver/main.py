@@ -145,7 +145,7 @@ def _respond(api: Api, store: Store, request: HttpRequest) -> Reply | StreamedRe
 
 
 def _furnish(store: Store) -> None:
-    """What every cluster has from the start: its namespaces, and the role that may do all."""
+    """Create what every cluster has from the start: its namespaces, and the role that may do all."""
     for name in NAMESPACES:
         store.create(kinds.NAMESPACES, "", {"metadata": {"name": name}})
     everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}

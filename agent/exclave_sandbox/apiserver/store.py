@@ -25,7 +25,7 @@ class Scope(NamedTuple):
     name: str | None = None
 
     def covers(self, change: "ObjectChange") -> bool:
-        """Whether a change of this kind lies in the scope."""
+        """True if a change of this kind lies in the scope."""
         return self.namespace in (None, change.namespace) and self.name in (None, change.name)
 
 

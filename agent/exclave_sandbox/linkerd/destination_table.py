@@ -49,12 +49,12 @@ class DestinationTable:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every kind has been listed once."""
+        """True if every kind has been listed once."""
         return set(self._objects) == set(FOLLOWED)
 
     @property
     def is_followed(self) -> bool:
-        """Whether the API server answered the newest list of every kind."""
+        """True if the API server answered the newest list of every kind."""
         return self._fresh == set(FOLLOWED)
 
     def replace(self, resource: Resource, objects: Iterable[Object]) -> None:

@@ -25,7 +25,7 @@ PATIENCE = 10.0  # seconds after which a request has failed
 
 @dataclass
 class Figures:
-    """What happened so far."""
+    """Counts of the requests so far."""
 
     requests: int = 0
     connections: int = 0
@@ -46,7 +46,7 @@ class Figures:
 
 @dataclass
 class Renewals:
-    """How often all reused connections shall be opened anew, and how many were closed for that."""
+    """Requests to open all reused connections anew, and the number of those closed for that."""
 
     requested: int = 0
     closed: Latest[int] = field(default_factory=lambda: Latest(0))
@@ -54,7 +54,7 @@ class Renewals:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where requests go, the seconds from one to the next, and the address that they come from (None: any)."""
+    """The target of requests, the seconds from one to the next, and the address that they come from (None: any)."""
 
     url: SplitResult
     interval: float

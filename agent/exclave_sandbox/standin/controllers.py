@@ -184,7 +184,7 @@ async def watch_controller(resolver: Resolver, counts: Counts) -> NoReturn:
 
 
 async def reaches(resolver: Resolver) -> bool:
-    """Whether the controller accepts a connection."""
+    """True if the controller accepts a connection."""
     try:
         with trio.fail_after(CONNECT_TIME):
             async with await connect(await resolver.find()):

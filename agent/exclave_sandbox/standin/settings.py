@@ -47,7 +47,7 @@ class StandinSettings:
     grace: float
 
     def is_opaque(self, port: int) -> bool:
-        """Whether protocol detection is off for this port."""
+        """True if protocol detection is off for this port."""
         return any(first <= port <= last for first, last in self.opaque_ports)
 
 
@@ -136,7 +136,7 @@ LOOPBACK = ("127.0.0.1", "::1")  # these alone, not all of their networks
 
 
 def is_permitted(policy: str, networks: Sequence[Network], peer: str, client_id: str | None) -> bool:
-    """Whether a connection from `peer` (an IP) is allowed; `client_id` is its identity by TLS, None for plaintext."""
+    """True if a connection from `peer` (an IP) is allowed; `client_id` is its identity by TLS, None for plaintext."""
     if policy == "deny":
         return False
     if policy.startswith("cluster-") and not any(ip_address(peer) in network for network in networks):

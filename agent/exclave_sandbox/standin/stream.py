@@ -74,7 +74,7 @@ class PeekedStream(trio.abc.Stream):
 
 
 async def speaks_http1(stream: PeekedStream) -> bool:
-    """Whether this is HTTP/1, by peeking at as many bytes as that needs."""
+    """True if this is HTTP/1, by peeking at as many bytes as that needs."""
     start = b""
     while may_be_http1(start):
         longer = await stream.peek(len(start) + 1)
@@ -102,7 +102,7 @@ class Drain:
 
     @property
     def is_draining(self) -> bool:
-        """Whether draining has begun."""
+        """True if draining has begun."""
         return self.begun.is_set()
 
     @contextlib.contextmanager

@@ -123,7 +123,7 @@ def first_name(certificate: bytes | None) -> str | None:
 
 
 def is_named(certificate: bytes | None, identity: str) -> bool:
-    """Whether a certificate (DER) has this identity: a URI SAN if it has a scheme, else a DNS SAN."""
+    """True if a certificate (DER) has this identity: a URI SAN if it has a scheme, else a DNS SAN."""
     kind = x509.UniformResourceIdentifier if "://" in identity else x509.DNSName
     return any(isinstance(name, kind) and name.value == identity for name in _names(certificate))
 

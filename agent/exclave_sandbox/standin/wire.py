@@ -27,7 +27,7 @@ def encode_header(port: int) -> bytes:
 
 
 def header_length(start: bytes) -> int:
-    """How many bytes follow the first HEADER_START of a header. Raises ValueError."""
+    """The number of bytes that follow the first HEADER_START of a header. Raises ValueError."""
     if not start.startswith(_PREFACE) or len(start) != HEADER_START:
         raise ValueError("a transport header was expected")
     length: int = struct.unpack(">I", start[-4:])[0]
@@ -53,12 +53,12 @@ def decode_header(message: bytes) -> int:
 
 
 def is_http1(start: bytes) -> bool:
-    """Whether a connection's first bytes look like an HTTP/1 request line."""
+    """True if a connection's first bytes look like an HTTP/1 request line."""
     return not start.startswith(HTTP2_PREFACE) and _METHOD.match(start) is not None
 
 
 def may_be_http1(start: bytes) -> bool:
-    """Whether these may be the beginning of an HTTP/1 request line, so that more bytes are needed."""
+    """True if these may be the beginning of an HTTP/1 request line, so that more bytes are needed."""
     return len(start) < ENOUGH and _MAYBE_METHOD.fullmatch(start) is not None
 
 

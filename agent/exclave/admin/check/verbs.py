@@ -144,7 +144,7 @@ class ClusterSnapshot:
 
     @property
     def has_definitions(self) -> bool:
-        """Whether the API server serves our kinds."""
+        """True if the API server serves our kinds."""
         try:
             return self.groups is not None
         except ApiRefusal as refusal:
@@ -444,7 +444,7 @@ def _reaches(subject: Object, accounts_namespaces: frozenset[str]) -> bool:
 
 
 def is_accounts_namespace(namespace: Object) -> bool:
-    """Whether a namespace is labelled as one of machines' accounts."""
+    """True if a namespace is labelled as one of machines' accounts."""
     return ACCOUNTS_LABEL in (namespace["metadata"].get("labels") or {})
 
 

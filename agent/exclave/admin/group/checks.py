@@ -179,7 +179,7 @@ def selecting(services: Iterable[Object], labels: Mapping[str, str]) -> list[Obj
 
 
 def selects_group(service: Object, group: Object) -> bool:
-    """Whether a Service selects the machines of a WorkloadGroup."""
+    """True if a Service selects the machines of a WorkloadGroup."""
     labels = mapping_in(mapping_in(group, "spec"), "labels")
     return _selects(service, {**labels, GROUP_LABEL: group["metadata"]["name"]})
 
@@ -187,7 +187,7 @@ def selects_group(service: Object, group: Object) -> bool:
 def group_warnings(
     name: str, spec: GroupSpec, groups: Sequence[Object], services: Sequence[Object], pods: Sequence[Object]
 ) -> list[str]:
-    """What may surprise. All objects are those of the group's namespace."""
+    """Warnings about a group. All objects are those of the group's namespace."""
     labels = labels_of(name, spec)
     found = selecting(services, labels)
     others = [group for group in groups if group["metadata"]["name"] != name]

@@ -272,7 +272,7 @@ def _rights_row(session: Session, choice: Installation) -> Row:
 
 
 def can_dry_run(one: Manifest, choice: Installation) -> bool:
-    """Whether an object grants rights in a namespace that exists already: a dry run needs the namespace."""
+    """True if an object grants rights in a namespace that exists already: a dry run needs the namespace."""
     return one.resource in (kinds.CLUSTER_ROLES, kinds.ROLES) and one.namespace != choice.namespace
 
 

@@ -28,7 +28,7 @@ def in_group(members: Iterable[Object], group: str) -> list[Object]:
 
 
 def is_live(member: Object) -> bool:
-    """Whether its heartbeats arrive."""
+    """True if its heartbeats arrive."""
     live = view_member(member).live
     return live is not None and live.status
 

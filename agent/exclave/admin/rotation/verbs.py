@@ -38,7 +38,7 @@ TITLES = ("NAME", "GROUP", "LIVE", "ANCHORS", "ISSUER", "CERTIFICATE-UNTIL")
 
 @dataclass(frozen=True)
 class GroupTrust:
-    """What a group's settings publish: the bundle (PEM), and the issuing certificate's sha256."""
+    """The trust that a group's settings publish: the bundle (PEM), and the issuing certificate's sha256."""
 
     group: str
     anchors: str
@@ -80,7 +80,7 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether all meet it."""
+        """True if all meet it."""
         return not self.late
 
 
@@ -150,7 +150,7 @@ def _chain(secret: Object | None) -> str:
 
 
 def _has_leader(session: Session, found: ClusterSnapshot) -> bool:
-    """Whether a controller leads: without one the groups' settings may be out of date."""
+    """True if a controller leads: without one the groups' settings may be out of date."""
     lease = session.kubectl.get(LEASES, found.installation.namespace, ELECTION) or {}
     spec = lease.get("spec") or {}
     renewed = epoch(str(spec.get("renewTime") or ""))
@@ -284,13 +284,13 @@ def _next(mesh: MeshTrust, found: Sequence[Gate]) -> str:
 
 
 def _counts(member: Object, view: MemberView) -> bool:
-    """Whether the gates wait for a Member. They do if its status cannot be read, since it may be admitted."""
+    """True if the gates wait for a Member. They do if its status cannot be read, since it may be admitted."""
     is_admitted = view.admitted is not None and view.admitted.status
     return not view.deleting and (is_admitted or _is_status_unreadable(member))
 
 
 def _is_status_unreadable(member: Object) -> bool:
-    """Whether the conditions of a Member do not match the schema. A missing status is readable."""
+    """True if the conditions of a Member do not match the schema. A missing status is readable."""
     status = member.get("status") or {}
     conditions = (status.get("conditions") or []) if isinstance(status, dict) else None
     return not isinstance(conditions, list) or len(read_conditions(conditions)) < len(conditions)

@@ -1,4 +1,4 @@
-"""Whether the admission policies in a cluster are those that this version installs. Pure."""
+"""Checks that the admission policies in a cluster are those that this version installs. Pure."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ REMEDY = "an admin installs it again: kubectl exclave upgrade"
 
 
 def admission_fault(found: Iterable[Object], wanted: Iterable[Object]) -> str | None:
-    """How the admission policies differ from the wanted ones, as text for a person; None if they do not."""
+    """The difference of the admission policies from the wanted ones, as text for a person; None if they do not."""
     fault = first_fault(found, wanted)
     return fault[1] if fault is not None else None
 

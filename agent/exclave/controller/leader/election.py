@@ -29,7 +29,7 @@ def observe(last: LeaseVersion | None, lease: Object, now: float) -> LeaseVersio
 
 
 def may_acquire(lease: Object, last: LeaseVersion, me: str, now: float) -> bool:
-    """Whether to write the Lease: we hold it, nobody holds it, or its holder was silent for `DURATION`."""
+    """True if the Lease is to be written: we hold it, nobody holds it, or its holder was silent for `DURATION`."""
     holder = (lease.get("spec") or {}).get("holderIdentity") or ""
     return holder in ("", me) or now - last.at >= DURATION
 

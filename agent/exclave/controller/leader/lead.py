@@ -106,7 +106,7 @@ class Candidate:
         return time_left(self._renewed_at, self._clock())
 
     def may_write_now(self) -> bool:
-        """Whether this replica certainly holds the Lease."""
+        """True if this replica certainly holds the Lease."""
         return self.time_left() > 0
 
     async def campaign(self) -> None:

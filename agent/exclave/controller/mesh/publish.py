@@ -66,7 +66,7 @@ def last_good(found: ControlPlane, before: ControlPlane | None) -> ControlPlane:
 
 
 def is_worth_publishing(plane: ControlPlane) -> bool:
-    """Whether proxies can find Linkerd with these settings, so that they may be published."""
+    """True if proxies can find Linkerd with these settings, so that they may be published."""
     # DNS addresses may be missing: a cluster need not use the Service name that we search for.
     return bool(plane.destination and plane.policy)
 

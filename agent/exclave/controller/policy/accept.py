@@ -1,4 +1,4 @@
-"""Whether a WorkloadGroup is accepted: if not, it gets no new members, and its members continue. Pure."""
+"""Decides whether a WorkloadGroup is accepted: if not, it gets no new members, and its members continue. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether a machine may be a member, and if not, why. Pure. An admitted Member stays admitted until it is deleted."""
+"""Decides whether a machine may be a member. Pure. An admitted Member stays admitted until it is deleted."""
 
 from dataclasses import dataclass
 
@@ -65,7 +65,7 @@ def _keys_refusal(view: MemberView) -> AdmitResult | None:
 
 
 def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | None:
-    """Why a Member may not have the address that it states; None if it may. A running member may also lose it."""
+    """The reason why a Member may not have its stated address; None if it may. A running member may also lose it."""
     view = snapshot.view
     if len(view.addresses) != 1:
         return _no("AddressRefused", f"one address was expected, found {len(view.addresses)}")
@@ -86,7 +86,7 @@ def address_refusal(snapshot: MemberSnapshot, group: Group) -> AdmitResult | Non
 
 
 def is_listed_elsewhere(snapshot: MemberSnapshot, group: Group) -> bool:
-    """Whether another Member still lists ports at this one's address. Reconciling that Member withdraws them."""
+    """True if another Member still lists ports at this one's address. Reconciling that Member withdraws them."""
     # Two workloads with ports at one address make every Linkerd lookup of it fail.
     mine = _mine(snapshot, group)
     return any(

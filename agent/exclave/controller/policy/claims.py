@@ -87,7 +87,7 @@ def plain_address(text: str) -> str:
 
 
 def lies_within(address: str, networks: tuple[str, ...]) -> bool:
-    """Whether the address is inside one of the networks. Raises ValueError if one of them cannot be read."""
+    """True if the address is inside one of the networks. Raises ValueError if one of them cannot be read."""
     found = ip_address(address)
     return any(found in network for network in _networks(networks))
 

@@ -1,4 +1,4 @@
-"""Which members are live, how often they send heartbeats, and whether two machines use one membership. Pure."""
+"""Decides which members are live, how often they send heartbeats, and whether two machines use one membership. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def holder_of(lease: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class LeaseObservation:
-    """When a Lease was first observed with its current renewTime."""
+    """The time when a Lease was first observed with its current renewTime."""
 
     renewed: str | None  # the Lease's renewTime
     observed_at: float  # epoch seconds, by the controller's clock
@@ -141,12 +141,12 @@ class Liveness:
         return before ^ self.live
 
     def has_heartbeat(self, key: Key) -> bool:
-        """Whether a member's Lease was ever renewed."""
+        """True if a member's Lease was ever renewed."""
         observation = self._observations.get(key)
         return observation is not None and observation.renewed is not None
 
     def is_live(self, key: Key) -> bool:
-        """Whether a Member is live."""
+        """True if a Member is live."""
         # A Lease that was never renewed belongs to a new Member, while `live` may hold an earlier one of this name.
         return key in self.live and self.has_heartbeat(key)
 
@@ -155,7 +155,7 @@ class Liveness:
         return self._holders.get(key, Holders()).clones(now)
 
     def _is_evidence(self, key: Key, observation: LeaseObservation) -> bool:
-        """Whether a Lease is evidence of life: it changed since we started, or condition Live is True."""
+        """True if a Lease is evidence of life: it changed since we started, or condition Live is True."""
         member = self._members.objects.get(key)
         if member is None or observation.changed:
             return member is not None  # a Lease without a Member belongs to a node, for example

@@ -21,7 +21,7 @@ INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
 
 def may_list(snapshot: MemberSnapshot, group: Group) -> bool:
-    """Whether ports are listed. Those of a cordoned member are withdrawn after it has reported that it is not ready."""
+    """True if ports are listed. Those of a cordoned member are withdrawn after it has reported that it is not ready."""
     view = snapshot.view
     # Pods speak TLS to every listed port, ready or not, so ports are listed only while a proxy serves them.
     if view.deleting or not view.serving or not snapshot.live or address_refusal(snapshot, group) is not None:
@@ -32,7 +32,7 @@ def may_list(snapshot: MemberSnapshot, group: Group) -> bool:
 
 
 def is_ready(workload: Object | None) -> bool:
-    """Whether an ExternalWorkload receives traffic."""
+    """True if an ExternalWorkload receives traffic."""
     conditions = ((workload or {}).get("status") or {}).get("conditions")
     return any(one.type == READY and one.status for one in read_conditions(conditions))
 

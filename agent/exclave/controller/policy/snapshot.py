@@ -70,15 +70,15 @@ class Neighbour:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is live and not leaving."""
+        """True if it is live and not leaving."""
         return self.live and not self.leaving
 
     def owns(self, address: str) -> bool:
-        """Whether it owns the address: it is alive, states it, and has it in its ExternalWorkload."""
+        """True if it owns the address: it is alive, states it, and has it in its ExternalWorkload."""
         return self.is_alive and self.address == address and address in self.listed_addresses
 
     def has_ports_at(self, address: str) -> bool:
-        """Whether its ExternalWorkload lists ports at this address, even if the machine states another."""
+        """True if its ExternalWorkload lists ports at this address, even if the machine states another."""
         return self.has_ports and address in self.listed_addresses
 
     def rank_at(self, address: str) -> tuple[bool, bool, bool, str, str, str]:
@@ -119,7 +119,7 @@ class MemberSnapshot:
 
     @property
     def cordoned(self) -> bool:
-        """Whether an admin has cordoned it."""
+        """True if an admin has cordoned it."""
         annotations = self.member["metadata"].get("annotations") or {}
         return bool(annotations.get(CORDONED) == "true")
 

@@ -144,7 +144,7 @@ def retire_workload(snapshot: MemberSnapshot) -> Transition:
 
 
 def _end_of(snapshot: MemberSnapshot, group: Group) -> str | None:
-    """Why a silent member is deleted, None if it is not."""
+    """The reason why a silent member is deleted, None if it is not."""
     gone_since = not_live_since(snapshot)
     if gone_since is None:
         return None
@@ -162,7 +162,7 @@ def _end_of(snapshot: MemberSnapshot, group: Group) -> str | None:
 
 
 def not_live_since(snapshot: MemberSnapshot) -> float | None:
-    """When it fell silent, by its own status (epoch seconds); None if it is live or never was."""
+    """The time when it fell silent, by its own status (epoch seconds); None if it is live or never was."""
     if snapshot.live or not snapshot.has_heartbeat:
         return None
     for one in snapshot.status.get("conditions") or ():

@@ -11,16 +11,16 @@ _PREFIX = re.compile("(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a
 
 
 def is_label_value(text: str) -> bool:
-    """Whether it is a valid value of a label: empty, or at most 63 characters, the first and last a letter or digit."""
+    """True if it is a valid value of a label: empty, or at most 63 characters, the first and last a letter or digit."""
     return not text or _PART.fullmatch(text) is not None
 
 
 def is_label_key(text: str) -> bool:
-    """Whether it is a valid key of a label: a name of the same form, with an optional DNS name and slash in front."""
+    """True if it is a valid key of a label: a name of the same form, with an optional DNS name and slash in front."""
     prefix, slash, name = text.rpartition("/")
     return _PART.fullmatch(name) is not None and (not slash or _PREFIX.fullmatch(prefix) is not None)
 
 
 def is_dns_label(text: str) -> bool:
-    """Whether it is one DNS label: at most 63 small letters, digits and dashes, without a dash at either end."""
+    """True if it is one DNS label: at most 63 small letters, digits and dashes, without a dash at either end."""
     return len(text) <= MOST_LABEL and _DNS_LABEL.fullmatch(text) is not None

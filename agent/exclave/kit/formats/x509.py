@@ -55,7 +55,7 @@ def read_blocks(pem: str) -> tuple[bytes, ...]:
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether `issuer` has signed `certificate`, by name and key."""
+    """True if `issuer` has signed `certificate`, by name and key."""
     if certificate.issuer != issuer.subject:
         return False
     signature, content = certificate.signature, certificate.tbs_certificate_bytes
@@ -77,7 +77,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
-    """Whether its basic constraints allow it to sign others."""
+    """True if its basic constraints allow it to sign others."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
@@ -85,7 +85,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
 
 
 def is_key_of(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, certificate: x509.Certificate) -> bool:
-    """Whether a certificate belongs to this key."""
+    """True if a certificate belongs to this key."""
     try:
         return _spki(key.public_key()) == _spki(certificate.public_key())
     except (UnsupportedAlgorithm, ValueError):  # a curve that the library lacks; version 38 raises ValueError

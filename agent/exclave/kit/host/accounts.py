@@ -42,7 +42,7 @@ async def find_group(name: str) -> int | None:
 
 
 def is_number(name: str) -> bool:
-    """Whether it is the number of a user or group, not a name."""
+    """True if it is the number of a user or group, not a name."""
     return name.isascii() and name.isdecimal()
 
 

@@ -1,4 +1,4 @@
-"""Whether a process is the recorded one. Pids are reused, so start ticks, boot and executable must match too. Pure."""
+"""Decides whether a process is the recorded one. Pids are reused: start ticks, boot and executable must match. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ class ProcessView:
 
 
 def mismatch(record: ProcessRecord, boot_id: str, found: ProcessView | None) -> str | None:
-    """Why the process with the recorded pid is another one; None if it is the same.
+    """The reason why the process with the recorded pid is another one; None if it is the same.
 
     After a package upgrade the kernel calls the replaced executable deleted: it still matches.
     """

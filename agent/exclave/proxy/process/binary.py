@@ -61,7 +61,7 @@ def read_version(greeting: str) -> str | None:
 
 
 def version_problem(version: str | None) -> str | None:
-    """Why this version cannot be used; None if it can, or if it is unknown."""
+    """The reason why this version cannot be used; None if it can, or if it is unknown."""
     return REFUSED.get(version or "")
 
 

@@ -95,7 +95,7 @@ class RecordFile:
         return found
 
     def has_starting_child(self) -> bool:
-        """Whether a recorded process was released, a few milliseconds ago, and has not executed the proxy yet."""
+        """True if a recorded process was released, a few milliseconds ago, and has not executed the proxy yet."""
         boot_id = read_boot_id()
         for record in self.read().values():
             view = view_process(record.pid)

@@ -99,7 +99,7 @@ class Monitor:
         return author
 
     def pop_removed(self) -> bool:
-        """Whether the last change since the last call removed the table: then it need not be read."""
+        """True if the last change since the last call removed the table: then it need not be read."""
         is_removed, self._is_removed = self._is_removed, False
         return is_removed
 

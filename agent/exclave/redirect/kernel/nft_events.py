@@ -71,7 +71,7 @@ def _messages(datagram: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
 
 @dataclass(frozen=True)
 class TraceEvent:
-    """What a rule of a chain, or its policy (`handle` None), did to a packet; `packet` identifies the packet."""
+    """The verdict of a chain's rule, or of its policy (`handle` None), on a packet; `packet` identifies the packet."""
 
     packet: int
     table: str

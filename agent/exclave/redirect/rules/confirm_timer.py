@@ -38,7 +38,7 @@ def render_confirmed() -> str:
 
 
 def is_armed_set(item: Mapping[str, Any]) -> bool:
-    """Whether an item of nft's listing is the set."""
+    """True if an item of nft's listing is the set."""
     return isinstance(item.get("set"), dict) and item["set"].get("name") == ARMED
 
 

@@ -1,4 +1,4 @@
-"""What is redirected to the proxy, as a value whose numbers and names are checked. Pure.
+"""The policy of redirection, as a value whose numbers and names are checked. Pure.
 
 Never captured: traffic other than TCP; existing connections; SSH in both directions; the API server; loopback,
 link-local, metadata and multicast addresses; the private link; the proxy's own traffic.
@@ -50,7 +50,7 @@ class Server:
 
 @dataclass(frozen=True)
 class HostExclusions:
-    """What this host excludes: users and groups (numbers), SSH servers' ports beside 22, the peer of our session."""
+    """Exclusions of this host: users and groups (numbers), SSH servers' ports beside 22, the peer of our session."""
 
     uids: tuple[int, ...] = ()
     gids: tuple[int, ...] = ()
