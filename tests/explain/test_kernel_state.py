@@ -55,7 +55,7 @@ async def test_a_table_that_is_replaced_meanwhile_is_read_again() -> None:
 
 @in_network_namespace("203.0.113.9/32", "169.254.77.3/32", "2001:db8::9/128")
 async def test_addresses_that_others_can_reach_are_read() -> None:
-    assert await read_addresses() == ("203.0.113.9", "2001:db8::9")
+    assert read_addresses() == ("203.0.113.9", "2001:db8::9")
 
 
 async def test_routes_and_chains_of_others_are_read() -> None:

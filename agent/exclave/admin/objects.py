@@ -38,8 +38,6 @@ SHORTEST_TTL = 600.0
 LONGEST_TTL = 86400.0
 """Seconds. Kubernetes' shortest token lifetime is ten minutes; a join token is valid for a day at most."""
 
-_RESOURCES = {one.kind: one for one in vars(kinds).values() if isinstance(one, Resource)}
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -236,7 +234,7 @@ def _filled(name: str, **values: Any) -> list[Manifest]:
 
 
 def _manifest(body: Object) -> Manifest:
-    return Manifest(_RESOURCES[body["kind"]], body["metadata"].get("namespace"), body)
+    return Manifest(kinds.RESOURCE_OF_KIND[body["kind"]], body["metadata"].get("namespace"), body)
 
 
 # Changes to existing objects.

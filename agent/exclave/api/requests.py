@@ -57,6 +57,7 @@ CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
 CUSTOM_RESOURCE_DEFINITIONS = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
+RESOURCE_OF_KIND = {one.kind: one for one in tuple(globals().values()) if isinstance(one, Resource)}  # all of the above
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,7 @@ def _no_account(name: str) -> ExclaveError:
 async def _addresses(query: Query) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The addresses of the query, and a note how they were found. Raises ExclaveError, HostError."""
     if not query.host:
-        return await read_addresses(), ()
+        return read_addresses(), ()
     if not query.is_name:
         return (query.host,), ()
     try:

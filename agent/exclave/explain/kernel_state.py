@@ -96,11 +96,10 @@ def parse_route(listing: bytes) -> Route:
         raise ValueError("ip -json route get: its JSON was expected") from None
 
 
-async def read_addresses() -> tuple[str, ...]:
+def read_addresses() -> tuple[str, ...]:
     """This machine's addresses that others can reach, without those of the private link."""
-    await trio.lowlevel.checkpoint()
-    found = addresses_by_interface()  # here: a thread may be in another network namespace
-    listed = [ip_address(address) for name, addresses in found.items() if name != LINK for address in addresses]
+    found = addresses_by_interface().items()
+    listed = [ip_address(address) for name, addresses in found if name != LINK for address in addresses]
     return tuple(str(each) for each in listed if not each.is_loopback and not each.is_link_local)
 
 

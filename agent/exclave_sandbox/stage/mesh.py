@@ -7,8 +7,7 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
-from exclave.api import requests as api
-from exclave.api.requests import Request, create, patch
+from exclave.api.requests import RESOURCE_OF_KIND, Request, create, patch
 from exclave.kit.formats.yaml_template import fill_template
 
 LINKERD = "linkerd"
@@ -56,17 +55,11 @@ _VALUES = {
     "POD": POD, "POD_NAME": POD_NAME, "POD_PORT": POD_PORT, "POD_SERVICE": POD_SERVICE,
     "GROUP": GROUP, "GROUP_PORT": GROUP_PORT, "GROUP_SERVICE": GROUP_SERVICE,
 }  # fmt: skip
-_RESOURCES = {
-    resource.kind: resource
-    for resource in (
-        api.NAMESPACES, api.CONFIG_MAPS, api.SECRETS, api.SERVICE_ACCOUNTS, api.PODS, api.SERVICES, api.ENDPOINT_SLICES,
-    )
-}  # fmt: skip
 
 
 def _requests(file: str, **values: str) -> Iterator[Request]:
     for found in fill_template(__package__, file, **_VALUES, **values):
-        resource, metadata = _RESOURCES[found["kind"]], found["metadata"]
+        resource, metadata = RESOURCE_OF_KIND[found["kind"]], found["metadata"]
         status = found.pop("status", None)
         yield create(resource, metadata.get("namespace"), found)
         if status is not None:  # the API server accepts it only by its subresource
