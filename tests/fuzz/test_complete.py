@@ -17,6 +17,7 @@ WITHOUT_TARGET = {
     "exclave.cli.token_source.read_token": "reads the line that decode_token parses",
     "exclave.cluster.member_cluster.load_credential": "reads the file that parse_credential parses",
     "exclave.config.load_config": "reads the file that parse_config parses",
+    "exclave.explain.kernel_state.read_addresses": "reads addresses that the kernel lists",
     "exclave.explain.trace.read_events": "receives the messages that parse_events parses",
     "exclave.join.refusals.read_refusal": "looks at a Member that view_member has read",
     "exclave.kit.host.procfs.read_boot_id": "reads a line that the kernel wrote",

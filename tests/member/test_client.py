@@ -107,12 +107,12 @@ async def test_settings_are_fetched_stored_and_published_when_the_member_names_o
         pytest.param('{"version": 9}', "settings version 9: this agent reads version 1", id="another version"),
         pytest.param(
             render_settings(SETTINGS).replace('"heartbeat":10.0', '"heartbeat":null'),
-            "heartbeat: a number from 1 to 315360000 was expected, found None",
+            "heartbeat: a number from 1 to 31536000000 was expected, found None",
             id="no heartbeat",
         ),
         pytest.param(
             render_settings(SETTINGS).replace('"heartbeat":10.0', '"heartbeat":0'),
-            "heartbeat: a number from 1 to 315360000 was expected, found 0",
+            "heartbeat: a number from 1 to 31536000000 was expected, found 0",
             id="heartbeats without a pause",
         ),
         pytest.param(
