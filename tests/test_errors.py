@@ -11,6 +11,7 @@ import trio
 
 import exclave
 from exclave.errors import (
+    NO_RESTART,
     ApiRefusal,
     ClusterError,
     ConfigError,
@@ -59,11 +60,24 @@ def test_codes_and_words_are_unique() -> None:
         (33, "disk"),
         (34, "taken"),
         (35, "another-agent"),
+        (36, "package-missing"),
+        (38, "tool-hangs"),
         (40, "config-invalid"),
     ],
 )
 def test_a_word_never_changes_its_code(code: int, word: str) -> None:
     assert {fault.word: fault.code for fault in Fault}[word] == code
+
+
+UNIT = Path(__file__).resolve().parents[1] / "systemd" / "exclave.service"
+
+
+def test_systemd_does_not_restart_the_agent_after_what_only_a_person_can_fix() -> None:
+    codes = {fault.code for fault in NO_RESTART}
+    assert codes == {2, 30, 31, 35, 36, 40}
+    if UNIT.exists():
+        (listed,) = re.findall(r"^RestartPreventExitStatus=(.*)$", UNIT.read_text(), re.MULTILINE)
+        assert set(map(int, listed.split())) == codes
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ class Fault(Enum):
     DISK = (33, "disk")
     OCCUPIED = (34, "taken")
     ANOTHER_AGENT = (35, "another-agent")
+    PACKAGE_MISSING = (36, "package-missing")
+    TOOL_HANGS = (38, "tool-hangs")
 
     CONFIG_INVALID = (40, "config-invalid")
 
@@ -53,6 +55,20 @@ class Fault(Enum):
     def word(self) -> str:
         """The fixed word."""
         return self.value[1]
+
+
+NO_RESTART = (
+    Fault.USAGE,
+    Fault.NO_PRIVILEGE,
+    Fault.NFT_UNUSABLE,
+    Fault.ANOTHER_AGENT,
+    Fault.PACKAGE_MISSING,
+    Fault.CONFIG_INVALID,
+)
+"""Faults of `exclave run` that only a person can fix: exclave.service does not start the agent again after these.
+
+The others can end by themselves: a name service answers (32), a disk has room (33), a program frees its ports (34).
+"""
 
 
 class ExclaveError(Exception):

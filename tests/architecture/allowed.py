@@ -19,6 +19,7 @@ BLOCKING = {
     "exclave.identity.storage": "small files written whole, and the making of a key",
     "exclave.kit.host.files": "files with fsync, where a thread would let a crash fall between two steps; locks",
     "exclave.kit.host.exit_code": "the end of a command, outside of trio: prints its failure",
+    "exclave.kit.host.packages": "finds Python packages before any of them is imported",
     "exclave.kit.host.sd_notify": "one datagram to a local socket, which never waits",
     "exclave.kit.host.procfs": "small files in /proc and addresses of interfaces, which the kernel answers at once",
     "exclave.member.record": "small files written whole, read at boot",

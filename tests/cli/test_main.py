@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from cli.golden_failures import golden_failures, shown_failure
 from exclave import __version__
@@ -153,6 +154,19 @@ def listening_without_a_port(host: Host) -> int:
     return cli.main(["controller", *access, "--listen", "here"])
 
 
+def with_patch(name: str, replacement: object, case: "Case") -> "Case":
+    def patched_case(host: Host) -> int:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(name, replacement)
+            return case(host)
+
+    return patched_case
+
+
+async def hang(*_: object, **__: object) -> None:
+    raise trio.TooSlowError
+
+
 Case = Callable[[Host], int]
 
 CASES: dict[str, Case] = {
@@ -199,6 +213,12 @@ CASES: dict[str, Case] = {
     )[1],
     "[35 another-agent] join twice at once": where_another_join_runs,
     "[35 another-agent] leave while a join is under way": leaving_where_a_join_runs,
+    "[36 package-missing] run without a Python package": with_patch(
+        "exclave.kit.host.packages.find_spec", lambda name: name != "trio" or None, lambda host: host.run("run")
+    ),
+    "[38 tool-hangs] cleanup while nft hangs": with_patch(
+        "exclave.kit.host.command.run_command", hang, lambda host: host.run("cleanup")
+    ),
     "[40 config-invalid] status with mistakes in config.toml": badly_configured,
 }
 

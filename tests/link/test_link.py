@@ -221,7 +221,7 @@ async def test_a_missing_or_hanging_ip_is_reported(
     with pytest.raises(HostError) as caught:
         await remove_link()
     assert (caught.value.fault, caught.value.message, caught.value.hint) == (
-        Fault.NFT_UNUSABLE,
+        Fault.TOOL_HANGS,
         "the program ip did not end within 30 s",
         "see what holds the kernel's links: ip monitor",
     )

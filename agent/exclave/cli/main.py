@@ -17,6 +17,7 @@ from exclave.errors import Fault, HostError, UsageError, error_object
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.formats.times import parse_duration
 from exclave.kit.host.exit_code import run_command
+from exclave.kit.host.packages import check_packages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,6 +117,7 @@ def _add_controller_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     _require_root("running the agent")
+    check_packages()
     import time
 
     import trio
@@ -142,6 +144,7 @@ def _drop_confirm_option(words: Sequence[str]) -> list[str]:
 
 def _join(options: argparse.Namespace) -> int:
     _require_root("joining")
+    check_packages()
     from exclave.cli.commands import join_machine
     from exclave.cli.token_source import read_token
 

@@ -60,7 +60,8 @@ async def test_a_tool_that_is_missing_or_hangs_is_named_with_what_to_do(
     (tmp_path / "nft").chmod(0o755)
     with pytest.raises(HostError) as hanging:
         await run_tool("nft", "list", "tables")
-    assert (hanging.value.message, hanging.value.hint) == (
+    assert (hanging.value.fault, hanging.value.message, hanging.value.hint) == (
+        Fault.TOOL_HANGS,
         "the program nft did not end within 30 s",
         "see what holds the kernel's tables: nft monitor",
     )

@@ -53,7 +53,7 @@ async def run_tool(program: str, *arguments: str, stdin: bytes = b"") -> Finishe
         raise missing_tool(program, problem) from None
     except trio.TooSlowError:
         text = f"the program {program} did not end within 30 s"
-        raise HostError(Fault.NFT_UNUSABLE, text, _TOOLS[program][1]) from None
+        raise HostError(Fault.TOOL_HANGS, text, _TOOLS[program][1]) from None
 
 
 def check_permitted(done: Finished, doing: str) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from exclave.errors import Fault, bug_lines, bug_object, error_lines, error_object, find_error
+from exclave.kit.host.packages import missing_package
 
 
 def run_command(command: Callable[[], int], *, in_json: bool) -> int:
@@ -29,6 +30,8 @@ def run_command(command: Callable[[], int], *, in_json: bool) -> int:
 
 def _report(problem: BaseException, *, in_json: bool) -> int:
     error = find_error(problem)
+    if isinstance(problem, ImportError):
+        error = missing_package(problem)
     if error is None:
         print(bug_lines(problem), file=sys.stderr)
         if in_json:
