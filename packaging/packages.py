@@ -1,0 +1,88 @@
+"""Builds the packages: makes a folder with the files of a package, then lets nfpm pack it.
+
+The bytes depend on the checkout alone: every file gets its mode from here and its time from the changelog.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PACKAGING = Path(__file__).resolve().parent
+TOP = PACKAGING.parent
+sys.path[:0] = [str(PACKAGING), str(TOP / "agent")]
+
+from changelog import read_changelog  # noqa: E402
+from files import STAGES  # noqa: E402
+
+import exclave  # noqa: E402
+
+KINDS = ("deb", "rpm")
+
+CREATED = "created package: "  # what nfpm prints
+
+
+def package_version(version: str) -> str:
+    """The packages' version for a version of PEP 440: a pre-release sorts before its release. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)*)(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev(\d+))?", version)
+    if match is None:
+        raise ValueError(f"a version such as 1.2.3, 1.2.3rc1 or 1.2.3.dev4 is needed, not {version!r}")
+    release, phase, number, post, dev = match.groups()
+    text = release + (f"~{phase}{number}" if phase else "")
+    return text + (f".post{post}" if post else "") + (f"~dev{dev}" if dev else "")
+
+
+def build(folder: Path, kinds: tuple[str, ...]) -> list[Path]:
+    """Build into `folder`. Returns the packages. Raises ValueError."""
+    version = package_version(exclave.__version__)
+    entry = read_changelog(PACKAGING / "changelog")
+    if entry.version != f"{version}-1":
+        raise ValueError(f"packaging/changelog begins with {entry.version}, but this is version {version}-1")
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, stage in STAGES.items():
+        with tempfile.TemporaryDirectory(prefix="exclave-package.") as temporary:
+            root = Path(temporary)
+            stage(root)
+            set_modes_and_times(root, entry.time)
+            (root / "packaging").symlink_to(PACKAGING)  # nfpm expands no variables in the names of scripts
+            made += [pack(PACKAGING / f"{name}.yaml", root, folder, kind, version, entry.time) for kind in kinds]
+    return made
+
+
+def set_modes_and_times(root: Path, time: int) -> None:
+    """Files 0644, or 0755 where the owner may execute them; folders 0755. One time for all."""
+    for path in [root, *root.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        os.utime(path, (time, time), follow_symlinks=False)
+
+
+def pack(config: Path, root: Path, folder: Path, kind: str, version: str, time: int) -> Path:
+    """Run nfpm in `root`."""
+    environment = os.environ | {"VERSION": version, "SOURCE_DATE_EPOCH": str(time)}
+    command = [os.environ["NFPM"], "package", "--config", config, "--packager", kind, "--target", f"{folder.resolve()}/"]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    made = [line for line in done.stdout.splitlines() if line.startswith(CREATED)]
+    if done.returncode != 0 or not made:
+        raise ValueError(f"nfpm: {done.stdout}{done.stderr}")
+    return Path(made[0].removeprefix(CREATED))
+
+
+def main(words: list[str]) -> int:
+    if not words or any(word not in KINDS for word in words[1:]):
+        print("usage: packaging/build FOLDER [deb|rpm ...]", file=sys.stderr)
+        return 2
+    try:
+        for path in build(Path(words[0]), tuple(words[1:]) or KINDS):
+            print(path)
+    except ValueError as problem:
+        print(f"packaging/build: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
