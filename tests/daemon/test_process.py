@@ -1,14 +1,12 @@
-"""The life of an agent: its boots, its answers, and a real process from start to end."""
+"""The life of an agent: its boots, its answers, its signals and what it notifies systemd of."""
 
 import os
+import re
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +15,8 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.cli.main import main
 from exclave.config import Config, Paths
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
-from exclave.control.client import query_agent
 from exclave.daemon import process as life
 from exclave.daemon.parts import Parts
 from exclave.daemon.process import POLL_INTERVAL, REPORT_INTERVAL, Agent
@@ -29,6 +25,7 @@ from exclave.ending import Ending
 from exclave.errors import Fault, HostError, error_object
 from exclave.kit.host.files import hold_lock
 from exclave.kit.tasks.latest import Latest
+from exclave.kit.tasks.supervise import supervise
 from exclave.listing.serving import ListingView
 from exclave.member.record import (
     JoinRecord,
@@ -44,7 +41,6 @@ from exclave.redirect.kernel.observe import Observed
 from exclave.swap.plan import SwapReason
 from exclave.swap.swap import SwapOutcome, SwapPhase
 from support.mesh import RECORD, fake_part
-from support.needs import need
 
 # Boots and endings, with a boot that only waits for its end.
 
@@ -52,19 +48,33 @@ from support.needs import need
 class World:
     """An agent, and what its boots and departures were; a boot that leaves forgets the membership."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, watchdog: float = inf) -> None:
         self.config = Config(Paths(folder, folder / "run"))
         (folder / "run").mkdir()
         self.state = folder
         self.now = 1_800_000_000.0
-        self.agent = Agent(self.config, lambda: self.now)
+        self.agent = Agent(self.config, lambda: self.now, watchdog)
         self.trace: list[str] = []
         self.boots: list[Parts] = []
         self.closing = trio.Event()  # a boot does not end before
         self.closing.set()
         monkeypatch.setattr(life, "serve", self._serve)
         monkeypatch.setattr(life, "depart", self._depart)
-        monkeypatch.setattr(life, "notify", lambda word: self.trace.append(word))
+        self.statuses: list[str] = []
+        self.job: str | None = None  # of our unit, as systemd would list it
+        monkeypatch.setattr(life, "notify", self._notify)
+        monkeypatch.setattr(life, "read_own_job", self._read_own_job)
+
+    def _notify(self, *assignments: str) -> None:
+        for one in assignments:
+            if one.startswith("STATUS="):
+                self.statuses.append(one.removeprefix("STATUS="))
+            else:
+                self.trace.append(one)
+
+    async def _read_own_job(self) -> str | None:
+        await trio.lowlevel.checkpoint()
+        return self.job
 
     async def _serve(self, parts: Parts, config: Config, now: object) -> None:
         self.trace.append(f"boot {parts.record.member}")
@@ -141,8 +151,99 @@ async def test_the_first_ending_that_is_asked_for_decides(world: World, ending: 
         await trio.testing.wait_all_tasks_blocked()
         world.agent.end(ending)
         world.agent.end(Ending.LEAVE)
-    assert world.trace == ["boot web-k7q2x-1", f"boot ends: {ending.value}"]
+    boots = [line for line in world.trace if line.startswith("boot")]
+    assert boots == ["boot web-k7q2x-1", f"boot ends: {ending.value}"]
     assert world.agent.ending.value is ending
+
+
+# Signals, and what systemd is notified of.
+
+STOPPING = ["STOPPING=1", "EXTEND_TIMEOUT_USEC=280000000"]  # 240 s, and the two drains of 10 s and 30 s
+RELOADING = ["RELOADING=1", "MONOTONIC_USEC=…"]
+
+
+@pytest.mark.parametrize(
+    ("number", "job", "ending", "runs_again", "notified"),
+    [
+        (signal.SIGTERM, None, Ending.STOP, False, STOPPING),
+        (signal.SIGINT, None, Ending.STOP, False, STOPPING),
+        (signal.SIGTERM, "stop", Ending.STOP, False, STOPPING),
+        (signal.SIGTERM, "restart", Ending.HAND_OVER, False, []),
+        (signal.SIGHUP, None, Ending.HAND_OVER, True, RELOADING),
+        (signal.SIGHUP, "restart", Ending.HAND_OVER, True, RELOADING),
+    ],
+)
+async def test_a_signal_ends_the_process_as_systemd_means_it(
+    world: World, number: signal.Signals, job: str | None, ending: Ending, runs_again: bool, notified: list[str]
+) -> None:
+    world.job = job
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.agent.receive_signals)
+        nursery.start_soon(world.agent.run)
+        await trio.testing.wait_all_tasks_blocked()
+        os.kill(os.getpid(), number)
+        await world.agent.ending.wait_for(lambda found: found is not None)
+        nursery.cancel_scope.cancel()
+    assert (world.agent.ending.value, world.agent.runs_again) == (ending, runs_again)
+    assert [re.sub(r"(?<=MONOTONIC_USEC=)\d+", "…", line) for line in world.trace] == ["READY=1", *notified]
+
+
+async def test_a_stop_that_was_asked_for_before_is_no_reload(world: World) -> None:
+    world.agent.end(Ending.STOP)
+    world.agent.end(Ending.HAND_OVER, runs_again=True)
+    assert (world.agent.ending.value, world.agent.runs_again, world.trace) == (Ending.STOP, False, STOPPING)
+
+
+async def test_systemd_has_the_state_on_one_line_and_again_only_after_a_change(world: World) -> None:
+    for _ in range(2):
+        world.agent.read_status()
+    store_join(world.state, JoinRecord("nonce", "web-k7q2x-1", "sha", "key"))
+    for _ in range(2):
+        world.agent.read_status()
+    assert world.statuses == [
+        "unjoined: idle, and nothing on this machine is changed; to join a mesh: exclave join",
+        "joining; waiting for exclave join to come to its end",
+    ]
+
+
+@pytest.mark.parametrize("membership", [None, RECORD])
+async def test_the_watchdog_is_fed_twice_in_its_time_also_while_nothing_changes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+    membership: MembershipRecord | None,
+) -> None:
+    world = World(tmp_path, monkeypatch, watchdog=4.0)
+    async with world.living(membership) as nursery:
+        if membership is not None:
+            make_whole(world.boots[0])
+        nursery.start_soon(world.agent.observe_state)
+        await trio.sleep(20.0)
+        assert world.trace.count("WATCHDOG=1") in (10, 11, 12)
+
+
+async def test_the_watchdog_is_not_fed_by_an_agent_that_cannot_read_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path, monkeypatch, watchdog=4.0)
+
+    def broken() -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    async with world.living(None) as nursery:
+        monkeypatch.setattr(world.agent, "read_status", broken)
+        nursery.start_soon(supervise, "status", world.agent.observe_state)
+        await trio.sleep(20.0)
+    assert "WATCHDOG=1" not in world.trace
+
+
+async def test_without_a_watchdog_systemd_hears_nothing_of_it(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world.living(None) as nursery:
+        nursery.start_soon(world.agent.observe_state)
+        await trio.sleep(20.0)
+    assert world.trace == ["READY=1"]
 
 
 async def test_without_a_membership_it_waits_until_an_ending_is_asked_for(world: World) -> None:
@@ -150,7 +251,7 @@ async def test_without_a_membership_it_waits_until_an_ending_is_asked_for(world:
         nursery.start_soon(world.agent.run)
         await trio.testing.wait_all_tasks_blocked()
         world.agent.end(Ending.STOP)
-    assert world.trace == ["READY=1"]
+    assert world.trace == ["READY=1", *STOPPING]
 
 
 async def test_a_join_that_notifies_it_is_noticed_at_once(world: World) -> None:
@@ -464,113 +565,3 @@ async def test_an_evicted_machine_reports_that_until_it_joins_again(world: World
     assert [problem["code"] for problem in world.agent.read_status()["problems"]] == ["evicted"]
     async with world.living():
         assert world.agent.read_status()["problems"] == []
-
-
-# A process.
-
-
-class Process:
-    """`exclave run` on a machine without a membership, and what it tells systemd."""
-
-    def __init__(self, folder: Path) -> None:
-        self.state, self.runtime = folder / "state", folder / "run"
-        self.config = folder / "config.toml"
-        self.config.write_text(f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n')
-        self._logged_waits = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._logged_waits.bind(str(folder / "notify"))
-        self._logged_waits.settimeout(60)
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *options: str) -> "subprocess.Popen[bytes]":
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
-        environment = os.environ | {"PYTHONPATH": path, "NOTIFY_SOCKET": self._logged_waits.getsockname()}
-        command = [sys.executable, "-m", "exclave", "run", *options, "--config", self.config]
-        self._running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
-        return self._running[-1]
-
-    def hears(self, word: str) -> bool:
-        return self._logged_waits.recv(100).decode() == word
-
-    def status(self) -> int:
-        return main(["status", "--config", str(self.config)])
-
-    def close(self) -> None:
-        for process in self._running:
-            process.kill()
-            process.wait()
-            assert process.stderr is not None
-            process.stderr.close()
-        self._logged_waits.close()
-
-
-@pytest.fixture
-def process() -> Iterator[Process]:
-    need(os.geteuid() == 0, "an agent runs as root")
-    with tempfile.TemporaryDirectory() as folder:  # short names: a socket's path has 107 characters
-        made = Process(Path(folder))
-        yield made
-        made.close()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_agent_waits_idle_for_a_membership_and_stops_at_a_signal(process: Process, number: signal.Signals) -> None:
-    agent = process.start()
-    assert process.hears("READY=1")
-    assert process.status() == 4
-    assert sorted(path.name for path in process.runtime.iterdir()) == ["agent.lock", "control.sock"]
-    agent.send_signal(number)
-    assert process.hears("STOPPING=1")
-    assert agent.wait() == 0
-    assert list(process.runtime.iterdir()) == []
-    assert process.status() == 5
-
-
-def test_a_second_agent_is_refused_and_does_the_first_no_harm(process: Process) -> None:
-    process.start()
-    assert process.hears("READY=1")
-    second = process.start()
-    assert second.wait() == 35
-    assert process.status() == 4
-
-
-def test_a_hangup_makes_it_another_program_in_the_same_process(process: Process) -> None:
-    agent = process.start()
-    assert process.hears("READY=1")
-    first = query_agent(process.runtime, "status")["since"]
-    agent.send_signal(signal.SIGHUP)
-    assert process.hears("STOPPING=1")
-    assert process.hears("READY=1")
-    assert agent.poll() is None
-    assert query_agent(process.runtime, "status")["since"] >= first
-    agent.terminate()
-    assert agent.wait() == 0
-
-
-def test_rules_are_to_be_confirmed_once_and_not_again_after_a_hangup(process: Process) -> None:
-    agent = process.start("--confirm", "60s")
-    assert process.hears("READY=1")
-    assert load_unconfirmed(process.state) == Unconfirmed(60.0)
-    assert query_agent(process.runtime, "confirm") == {"confirmed": True}
-    agent.send_signal(signal.SIGHUP)
-    assert process.hears("STOPPING=1")
-    assert process.hears("READY=1")
-    assert load_unconfirmed(process.state) is None
-
-
-def test_an_agent_that_is_refused_asks_nobody_to_confirm(process: Process) -> None:
-    process.start()
-    assert process.hears("READY=1")
-    assert process.start("--confirm", "60s").wait() == 35
-    assert load_unconfirmed(process.state) is None
-
-
-def test_files_of_a_killed_agent_do_not_stop_the_next_one(process: Process) -> None:
-    agent = process.start()
-    assert process.hears("READY=1")
-    agent.kill()
-    agent.wait()
-    assert (process.runtime / "control.sock").exists()
-    assert process.status() == 5
-    process.start()
-    assert process.hears("READY=1")
-    assert process.status() == 4

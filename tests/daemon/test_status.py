@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from exclave.daemon.status import EMPTY, QUIET, FirstObserved, Problem, build_status, problem_of
+from exclave.daemon.status import EMPTY, QUIET, FirstObserved, Problem, build_status, problem_of, status_line
 from exclave.errors import Fault, HostError
 from exclave.member.state import State
 
@@ -85,3 +85,33 @@ def test_a_reader_cannot_change_the_observations() -> None:
 
 def test_an_error_is_a_problem_by_its_fixed_word() -> None:
     assert problem_of(HostError(Fault.DISK, "the disk is full", "free some space")) == PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("state", "is_member", "waits", "problems", "line"),
+    [
+        (
+            State.UNJOINED,
+            False,
+            ["somebody to run exclave join"],
+            [],
+            "unjoined: idle, and nothing on this machine is changed; to join a mesh: exclave join",
+        ),
+        (State.UNJOINED, False, [], [PROBLEM], "unjoined; problem: the disk is full"),
+        (State.READY, True, [], [], "ready, member shop/web-k7q2x-1"),
+        (State.STARTING, True, ["a", "b"], [], "starting, member shop/web-k7q2x-1; waiting for a"),
+        (State.READY, True, ["a"], [PROBLEM], "ready, member shop/web-k7q2x-1; problem: the disk is full"),
+        (
+            State.FAILING,
+            True,
+            [],
+            [PROBLEM, PROBLEM, PROBLEM],
+            "failing, member shop/web-k7q2x-1; problem: the disk is full (and 2 more: exclave status)",
+        ),
+    ],
+)
+def test_the_line_for_systemd(
+    state: State, is_member: bool, waits: list[str], problems: list[Problem], line: str
+) -> None:
+    member = {"name": "web-k7q2x-1", "namespace": "shop", "group": "web"} if is_member else {}
+    assert status_line(state, member, waits, problems) == line

@@ -116,21 +116,38 @@ def _add_controller_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from exclave.kit.systemd.sd_notify import failure, notify
+    from exclave.kit.tasks.signals import ending_signals_blocked
+
+    with ending_signals_blocked():
+        try:
+            runs_again = _run_agent(options)
+            if runs_again:
+                os.execv(sys.executable, _drop_confirm_option(sys.orig_argv))  # noqa: S606  the program as installed now
+        except BaseException as problem:  # a group of exceptions may not be an Exception
+            notify(*failure(problem))
+            raise
+    return 0
+
+
+def _run_agent(options: argparse.Namespace) -> bool:
     _require_root("running the agent")
     check_packages()
+    import faulthandler
     import time
 
     import trio
 
     from exclave.daemon.process import run
-    from exclave.ending import Ending
+    from exclave.kit.systemd.sd_notify import watchdog_time
 
     config = load_config(options.config)
     _log_to_stderr()
-    ending = trio.run(run, config, time.time, options.confirm, strict_exception_groups=True)
-    if ending is Ending.HAND_OVER:
-        os.execv(sys.executable, _drop_confirm_option(sys.orig_argv))  # noqa: S606  the program as installed now
-    return 0
+    faulthandler.enable(
+        2
+    )  # standard error; at the watchdog's SIGABRT: files and lines of all threads, without any value
+    watchdog = watchdog_time(os.environ, os.getpid())
+    return trio.run(run, config, time.time, options.confirm, watchdog, strict_exception_groups=True)
 
 
 def _drop_confirm_option(words: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from exclave.dns.server import open_dns
 from exclave.ending import Ending
 from exclave.identity.rotator import open_identity
 from exclave.kit.formats.x509 import read_blocks
-from exclave.kit.host.sd_notify import notify
+from exclave.kit.systemd.sd_notify import notify
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now

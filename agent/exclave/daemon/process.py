@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from typing import Any
 
 import trio
@@ -18,14 +19,16 @@ from exclave.confirm.confirm import Unconfirmed, forget_unconfirmed, store_uncon
 from exclave.control.server import SendReply, open_control
 from exclave.daemon.boot import serve
 from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
-from exclave.daemon.status import QUIET, FirstObserved, build_status
+from exclave.daemon.status import QUIET, FirstObserved, build_status, status_line
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import ExclaveError, Fault, HostError, error_object
 from exclave.kit.host.files import hold_lock
-from exclave.kit.host.sd_notify import notify
+from exclave.kit.systemd.sd_notify import notify, reloading, status, stopping
+from exclave.kit.systemd.service_job import read_own_job
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
+from exclave.kit.tasks.signals import ENDING_SIGNALS, ending_signals_received
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 from exclave.member.record import MembershipRecord, load_eviction, load_join, load_membership, make_folder
@@ -40,13 +43,16 @@ POLL_INTERVAL = 5.0  # seconds between two polls otherwise: a wait turns long, o
 
 REPORT_INTERVAL = 2.0  # seconds between two reports to a client that waits
 
+STOP_TIME = 240.0  # seconds in which a stop ends, without its two drains; each of its steps has a limit of its own
+
 
 class Agent:
     """The state of this process, and the answers to commands."""
 
-    def __init__(self, config: Config, now: Now) -> None:
+    def __init__(self, config: Config, now: Now, watchdog: float = inf) -> None:
         self.state: Latest[State] = Latest(State.UNJOINED)
         self.ending: Latest[Ending | None] = Latest(None)  # how the process ends; None while it runs
+        self.runs_again = False  # the process executes its program again after this ending
         self._config = config
         self._now = now
         self._parts: Parts | None = None
@@ -56,6 +62,9 @@ class Agent:
         self._since = now()
         self._waits, self._problems = FirstObserved(), FirstObserved()
         self._logged_waits: set[str] = set()
+        self._watchdog = watchdog  # seconds
+        self._is_ready = False  # systemd was notified
+        self._status_line = ""  # as systemd has it
 
     async def run(self) -> None:
         """Boot whenever this machine is a member, until the process has to end."""
@@ -71,7 +80,9 @@ class Agent:
                 await self._serve(record)
 
     async def _idle(self) -> None:
-        notify("READY=1")
+        if not self._is_ready:
+            self._is_ready = True
+            notify("READY=1")
         if self._joined.is_set():
             self._joined = trio.Event()
         async with open_bare_nursery() as nursery:
@@ -101,9 +112,17 @@ class Agent:
         finally:
             self._parts = None
 
-    def end(self, ending: Ending) -> None:
-        """End the process with this ending. Later requests are ignored."""
+    def end(self, ending: Ending, *, runs_again: bool = False) -> None:
+        """End the process with this ending. Later requests are ignored.
+
+        `runs_again`: the process executes its program again, which systemd calls a reload.
+        """
         if self.ending.value is None:
+            self.runs_again = runs_again
+            if runs_again:
+                notify(*reloading())
+            elif ending is Ending.STOP:
+                notify(*stopping(STOP_TIME + self._config.listing.drain + self._config.proxy.drain))
             self.ending.set(ending)
             if self._parts is not None:
                 self._parts.endings.ask_nowait(ending)
@@ -194,7 +213,12 @@ class Agent:
         waits = self._waits.observe(waits_of(self._parts, join), now)
         problems = self._problems.observe(problems_of(self._parts, join, evicted), now)
         self._log_waits({what: now - since for what, since in waits.items()})
-        return build_status(__version__, state, self._since, sections_of(self._parts), waits, problems, now)
+        sections = sections_of(self._parts)
+        line = status_line(state, sections.get("member", {}), list(waits), list(problems))
+        if line != self._status_line:
+            self._status_line = line
+            notify(status(line))
+        return build_status(__version__, state, self._since, sections, waits, problems, now)
 
     def _log_waits(self, waits: dict[str, float]) -> None:
         for what in self._logged_waits - waits.keys():
@@ -206,30 +230,44 @@ class Agent:
                 self._logged_waits.add(what)
 
     async def observe_state(self) -> None:
-        """Log and publish changes of the state, and long waits, until cancelled."""
+        """Log and publish changes of the state, and long waits, until cancelled. Proves to systemd that we are alive.
+
+        A blocked main thread stops it, and so does a part whose values cannot be read.
+        """
+        interval = min(POLL_INTERVAL, self._watchdog / 2)  # half: source sd_watchdog_enabled(3)
         while True:
-            self.read_status()
+            self._observe()
             parts = self._parts
             if parts is not None and (sources := sources_of(parts)) is not None:
                 async with open_any_change(*sources) as change:
                     while self._parts is parts and not parts.endings.asked.value:
-                        self.read_status()
-                        await change.wait(POLL_INTERVAL)
+                        self._observe()
+                        await change.wait(interval)
             elif parts is not None or self._joined.is_set():
                 await trio.sleep(FAST_POLL_INTERVAL)
             else:
-                with trio.move_on_after(POLL_INTERVAL):
+                with trio.move_on_after(interval):
                     await self._joined.wait()
 
+    def _observe(self) -> None:
+        self.read_status()
+        if self._watchdog < inf:
+            notify("WATCHDOG=1")
+
     async def receive_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
-        """End the process on a signal: SIGTERM and SIGINT stop it, SIGHUP hands over, as a crash does."""
-        meanings = {signal.SIGTERM: Ending.STOP, signal.SIGINT: Ending.STOP, signal.SIGHUP: Ending.HAND_OVER}
-        with trio.open_signal_receiver(*meanings) as signals:
+        """End the process on a signal. SIGHUP hands over to the program as installed now, in the same process.
+
+        SIGTERM and SIGINT stop; but if systemd restarts our unit, they hand over to the next process.
+        """
+        with trio.open_signal_receiver(*ENDING_SIGNALS) as signals, ending_signals_received():
             task_status.started()
             async for number in signals:
-                received = signal.Signals(number)
-                log.info("%s: %s", received.name, meanings[received].value)
-                self.end(meanings[received])
+                is_hangup = number == signal.SIGHUP
+                is_restart = not is_hangup and await read_own_job() == "restart"
+                ending = Ending.HAND_OVER if is_hangup or is_restart else Ending.STOP
+                by = " (systemd restarts the unit)" if is_restart else ""
+                log.info("%s: %s%s", signal.Signals(number).name, ending.value, by)
+                self.end(ending, runs_again=is_hangup)
 
 
 def _error_reply(error: ExclaveError) -> dict[str, Any]:
@@ -237,12 +275,12 @@ def _error_reply(error: ExclaveError) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _open_agent(config: Config, now: Now) -> AsyncIterator[Agent]:
+async def _open_agent(config: Config, now: Now, watchdog: float) -> AsyncIterator[Agent]:
     make_folder(config.paths.runtime, 0o755)
     make_folder(config.paths.state, 0o700)
     hint = "one machine is one member: stop the other agent first, for instance with systemctl stop exclave"
     with hold_lock(config.paths.runtime / "agent.lock", "another agent", hint):
-        agent = Agent(config, now)
+        agent = Agent(config, now, watchdog)
         async with open_bare_nursery() as nursery, open_control(config.paths.runtime, agent.answer):
             await nursery.start(agent.receive_signals)
             nursery.start_soon(supervise, "status", agent.observe_state)
@@ -250,15 +288,17 @@ async def _open_agent(config: Config, now: Now) -> AsyncIterator[Agent]:
             nursery.cancel_scope.cancel()
 
 
-async def run(config: Config, now: Now, confirm: float | None = None) -> Ending:
-    """Run an agent until it has to end; returns its ending. Raises HostError, ConfigError.
+async def run(config: Config, now: Now, confirm: float | None = None, watchdog: float = inf) -> bool:
+    """Run an agent until it has to end; True if its program is to be executed again. Raises HostError, ConfigError.
 
-    `confirm`: seconds after which the rules are removed unless a person confirms them.
+    `confirm`: seconds after which the rules are removed unless a person confirms them. `watchdog`: seconds within which
+    systemd expects a notification.
     """
-    async with _open_agent(config, now) as agent:
+    async with _open_agent(config, now, watchdog) as agent:
         if confirm is not None:
             store_unconfirmed(config.paths.state, Unconfirmed(confirm))
         log.info("exclave %s", __version__)
         await agent.run()
-        notify("STOPPING=1")
-        return agent.ending.value or Ending.HAND_OVER
+    stopped = "stopped: traffic does not go through the mesh"
+    notify(status(stopped if agent.ending.value is Ending.STOP else "handing over: traffic stays in the mesh"))
+    return agent.runs_again

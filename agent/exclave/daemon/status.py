@@ -3,7 +3,7 @@
 Every key is always there: unknown is null, empty is empty. Times are RFC 3339 in UTC.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,18 @@ class FirstObserved:
         """Record the values that are observed now; returns the start of each. Times are epoch seconds."""
         self._since = {thing: self._since.get(thing, now) for thing in things}
         return dict(self._since)
+
+
+def status_line(state: State, member: Section, waits: Sequence[str], problems: Sequence[Problem]) -> str:
+    """The state on one line: with the first problem, else with what it waits for. `waits`: also short ones."""
+    name = f", member {member['namespace']}/{member['name']}" if member.get("name") else ""
+    head = f"{state.value}{name}"
+    if problems:
+        others = f" (and {len(problems) - 1} more: exclave status)" if len(problems) > 1 else ""
+        return f"{head}; problem: {problems[0].message}{others}"
+    if state is State.UNJOINED:
+        return f"{head}: idle, and nothing on this machine is changed; to join a mesh: exclave join"
+    return f"{head}; waiting for {waits[0]}" if waits else head
 
 
 def build_status(

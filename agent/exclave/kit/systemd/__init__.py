@@ -1,0 +1,1 @@
+"""Talking to systemd: notifications, jobs, the journal."""
