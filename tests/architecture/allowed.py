@@ -28,6 +28,7 @@ BLOCKING = {
     "exclave_sandbox.pki": "makes the demo's and the tests' certificates",
     "exclave_sandbox.stage.flush": "a program of its own, which reads from the kernel until it has an answer",
     "exclave.cli.status_text": "prints for a person; the agent never imports it",
+    "exclave.cli.wait": "a command from outside of trio: a few words with the agent, and pauses",
     "exclave.cli.token_source": "reads the join token from where it was given, before trio runs",
 }
 """Modules without `async def` that touch the world all the same."""
@@ -53,6 +54,7 @@ ROOTS = {
     "exclave_sandbox.stage.stage",
     "exclave.cli.main",
     "exclave.cli.commands",
+    "exclave.cli.wait",
     "exclave.daemon.teardown",
     "exclave.daemon.process",
     "exclave.join.join",

@@ -11,7 +11,7 @@ from exclave.api.member import Condition, MemberView
 from exclave.api.settings import digest
 from exclave.cluster.credential import Credential
 from exclave.confirm.confirm import Confirmation, Stage
-from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
+from exclave.daemon.parts import Parts, is_redirected, problems_of, sections_of, situation_of, sources_of, waits_of
 from exclave.daemon.status import EMPTY, Problem
 from exclave.data_path.assessment import Assessment, DataPathFault
 from exclave.ending import Ending, EndingSwitch
@@ -104,6 +104,22 @@ def test_the_parts_determine_the_state() -> None:
     assert state_of(situation_of(parts, None)) is State.LEAVING
     parts.membership.standing.set(Standing.EVICTED)
     assert state_of(situation_of(parts, None)) is State.EVICTED
+
+
+def test_traffic_is_redirected_while_the_wanted_rules_point_to_a_ready_proxy() -> None:
+    parts = whole()
+    assert parts.proxy is not None and parts.redirect is not None
+    parts.proxy.ready.set("a")
+    assert is_redirected(parts)
+    parts.proxy.ready.set("b")  # the rules point to a
+    assert not is_redirected(parts)
+    parts.proxy.ready.set(None)
+    assert not is_redirected(parts)
+    parts.proxy.ready.set("a")
+    parts.ending = Ending.STOP
+    assert not is_redirected(parts)
+    assert not is_redirected(None)
+    assert not is_redirected(Parts(EndingSwitch(), RECORD))
 
 
 # The sections.

@@ -19,7 +19,7 @@ from exclave.config import Config, Paths
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
 from exclave.daemon import process as life
 from exclave.daemon.parts import Parts
-from exclave.daemon.process import POLL_INTERVAL, REPORT_INTERVAL, Agent
+from exclave.daemon.process import FAST_POLL_INTERVAL, POLL_INTERVAL, REPORT_INTERVAL, Agent
 from exclave.daemon.status import QUIET
 from exclave.ending import Ending
 from exclave.errors import Fault, HostError, error_object
@@ -456,6 +456,24 @@ async def test_a_join_gets_each_state_until_the_member_is_ready(
         {"state": "starting", "waiting": []},  # so that whoever waits knows that we are there
         {"state": "ready", "waiting": []},
     ]
+
+
+async def test_a_wait_for_the_rules_gets_what_is_missing_and_ends_when_they_point_to_a_ready_proxy(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        told.extend(await world.ask("redirected"))
+
+    async with world.living() as nursery:
+        nursery.start_soon(listen)
+        await trio.sleep(REPORT_INTERVAL + 0.1)
+        world.boots[0].proxy = fake_part(ready="a")
+        world.boots[0].redirect = fake_part(observed=Observed(instance="a"))
+        world.boots[0].redirect.in_place = True  # type: ignore[misc]
+        await trio.sleep(FAST_POLL_INTERVAL + 0.1)
+    assert [report["redirected"] for report in told] == [False, False, True]
 
 
 class Swapping:

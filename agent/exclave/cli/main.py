@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
     exit_status = "exit status: 0 ready, 3 not ready, 4 not a member, 5 no agent"
     status = add("status", _status, f"show the state of this machine; {exit_status}")
+    wait_status = "exit status: 0 it does, or this machine is no member, 3 not in time, 5 no agent"
+    wait = add("wait", _wait, f"wait until traffic of this machine goes through the mesh; {wait_status}")
+    time = "wait for at most this time, such as 90s; default 60s"
+    wait.add_argument("--timeout", type=parse_duration, default=60.0, metavar="TIME", help=time)
     explain = add("explain", _explain, "show what would happen to a new connection, and by which rule")
     _add_explain_options(explain)
     cleanup = add("cleanup", _cleanup, "remove rules, proxies and link while no agent runs; the membership stays")
@@ -71,9 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     add("demo", _demo, "play the demo on this machine, in network namespaces")
     add("admin", _admin, "manage groups, join tokens and members through kubectl")
     default = f"default {DEFAULT_PATH}"
-    for command in (run, join, confirm, leave, status, explain, cleanup, proxy):
+    for command in (run, join, confirm, leave, status, wait, explain, cleanup, proxy):
         command.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=default)
-    for command in (join, confirm, leave, status, explain, cleanup, proxy):
+    for command in (join, confirm, leave, status, wait, explain, cleanup, proxy):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -200,6 +204,13 @@ def _status(options: argparse.Namespace) -> int:
     else:
         print_lines(status_lines(status))
     return exit_code(status)
+
+
+def _wait(options: argparse.Namespace) -> int:
+    _require_root("waiting for the agent")
+    from exclave.cli.wait import wait_redirected
+
+    return wait_redirected(load_config(options.config), options.timeout, in_json=options.json)
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -64,6 +64,14 @@ def situation_of(parts: Parts | None, join: JoinRecord | None) -> Situation:
     )
 
 
+def is_redirected(parts: Parts | None) -> bool:
+    """True while the wanted rules are in the kernel, and point to a proxy that may have traffic."""
+    if parts is None or parts.proxy is None or parts.redirect is None or parts.ending is not None:
+        return False
+    ready = parts.proxy.ready.value
+    return ready is not None and parts.redirect.in_place and parts.redirect.observed.value.instance == ready
+
+
 def sources_of(parts: Parts) -> tuple[Latest[Any], ...] | None:
     """The values whose changes may change the state; None while this boot opens or ends: poll instead."""
     if parts.listing is None or parts.membership is None or parts.cluster is None or parts.endings.asked.value:

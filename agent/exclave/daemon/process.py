@@ -18,7 +18,7 @@ from exclave.config import Config
 from exclave.confirm.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control.server import SendReply, open_control
 from exclave.daemon.boot import serve
-from exclave.daemon.parts import Parts, problems_of, sections_of, situation_of, sources_of, waits_of
+from exclave.daemon.parts import Parts, is_redirected, problems_of, sections_of, situation_of, sources_of, waits_of
 from exclave.daemon.status import QUIET, FirstObserved, build_status, status_line
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
@@ -133,6 +133,7 @@ class Agent:
             "status": self._answer_status,
             "leave": self._answer_leave,
             "joined": self._answer_joined,
+            "redirected": self._answer_redirected,
             "confirm": self._answer_confirm,
             "swap": partial(self._answer_swap, False),
             "swap-forced": partial(self._answer_swap, True),
@@ -170,6 +171,16 @@ class Agent:
                 return
             with trio.move_on_after(REPORT_INTERVAL):
                 await self.state.wait_for(lambda newest, last_state=state: newest is not last_state)  # type: ignore[misc]
+
+    async def _answer_redirected(self, reply: SendReply) -> None:
+        while True:
+            found = is_redirected(self._parts)
+            await reply({"redirected": found, "waiting": waits_of(self._parts, None)})
+            if found:
+                return
+            with trio.move_on_after(REPORT_INTERVAL):
+                while not is_redirected(self._parts):  # noqa: ASYNC110  the parts of a boot open one by one
+                    await trio.sleep(FAST_POLL_INTERVAL)
 
     async def _answer_confirm(self, reply: SendReply) -> None:
         confirming = self._parts.confirming if self._parts is not None else None

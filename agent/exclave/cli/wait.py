@@ -1,0 +1,75 @@
+"""The command wait: until traffic of this machine goes through the mesh, or the machine is no member.
+
+For exclave-ready.service, which runs at boot: the agent may not have started yet. It does not wait for probes, since
+the applications that would answer them may be ordered after it.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from exclave.cli.status_text import NO_AGENT
+from exclave.config import Config
+from exclave.control.client import NoAgent, send_command
+from exclave.errors import error_object
+from exclave.kit.formats.times import format_duration
+from exclave.member.record import load_membership
+
+NOT_IN_TIME = 3  # the exit code if the agent answers, and traffic does not go through the mesh in time
+
+RETRY_INTERVAL = 0.25  # seconds between two attempts to reach an agent that is starting
+
+ANSWER_TIMEOUT = 10.0  # seconds between two answers. A working agent sends one every two seconds.
+
+
+def wait_redirected(config: Config, timeout: float, *, in_json: bool) -> int:
+    """Wait for at most `timeout` seconds; returns the exit code. Raises HostError."""
+    deadline = time.monotonic() + timeout
+    last: dict[str, Any] | None = None  # the newest answer
+    while (is_member := _is_member(config.paths.state)) and not (last or {}).get("redirected"):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return _report_late(last, timeout, in_json=in_json)
+        last = _read_answers(config, min(left, ANSWER_TIMEOUT), deadline) or last
+    if in_json:
+        print(json.dumps({"member": is_member, "redirected": is_member}))
+    else:
+        print("traffic of this machine goes through the mesh" if is_member else "this machine is not a member")
+    return 0
+
+
+def _read_answers(config: Config, timeout: float, deadline: float) -> dict[str, Any] | None:
+    """The last answer of the agent, once it is final or the time is over; None if no agent answered."""
+    last = None
+    try:
+        for last in send_command(config.paths.runtime, "redirected", timeout):
+            is_over = last.get("redirected") or time.monotonic() >= deadline
+            if is_over or not _is_member(config.paths.state):
+                return last
+    except NoAgent:
+        pass
+    time.sleep(min(RETRY_INTERVAL, max(0.0, deadline - time.monotonic())))
+    return last
+
+
+def _is_member(state: Path) -> bool:
+    return load_membership(state) is not None
+
+
+def _report_late(last: dict[str, Any] | None, timeout: float, *, in_json: bool) -> int:
+    if last is None:
+        code, word = NO_AGENT, "no-agent"
+        message = f"no agent answered within {format_duration(timeout)}"
+        hint = "start it: systemctl start exclave; or exclave run"
+    else:
+        waits = last.get("waiting") or ["an unknown step: the running agent is another version"]
+        code, word = NOT_IN_TIME, "not-redirected"
+        message = f"traffic does not go through the mesh after {format_duration(timeout)}: waiting for {waits[0]}"
+        hint = "see what is missing: exclave status"
+    if in_json:
+        print(json.dumps(error_object(code, word, message, hint)))
+    else:
+        print(f"exclave: {message}\n  to do: {hint}", file=sys.stderr)
+    return code
