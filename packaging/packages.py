@@ -3,6 +3,7 @@
 The bytes depend on the checkout alone: every file gets its mode from here and its time from the changelog.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -14,10 +15,10 @@ PACKAGING = Path(__file__).resolve().parent
 TOP = PACKAGING.parent
 sys.path[:0] = [str(PACKAGING), str(TOP / "agent")]
 
-from changelog import read_changelog  # noqa: E402
-from files import STAGES  # noqa: E402
-
 import exclave  # noqa: E402
+from changelog import read_changelog  # noqa: E402
+from files import stage  # noqa: E402
+from metadata import TARGETS, Target, configuration  # noqa: E402
 
 KINDS = ("deb", "rpm")
 
@@ -42,29 +43,41 @@ def build(folder: Path, kinds: tuple[str, ...]) -> list[Path]:
         raise ValueError(f"packaging/changelog begins with {entry.version}, but this is version {version}-1")
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for name, stage in STAGES.items():
-        with tempfile.TemporaryDirectory(prefix="exclave-package.") as temporary:
-            root = Path(temporary)
-            stage(root)
-            set_modes_and_times(root, entry.time)
-            (root / "packaging").symlink_to(PACKAGING)  # nfpm expands no variables in the names of scripts
-            made += [pack(PACKAGING / f"{name}.yaml", root, folder, kind, version, entry.time) for kind in kinds]
+    for target in TARGETS:
+        if target.kind in kinds:
+            with tempfile.TemporaryDirectory(prefix="exclave-package.") as temporary:
+                root = Path(temporary) / "root"
+                root.mkdir()
+                stage(target, root, entry)
+                set_modes_and_times(root, entry.date)
+                config = Path(temporary) / "nfpm.json"
+                config.write_text(json.dumps(configuration(target, root, version, entry)))
+                made.append(pack(config, folder.resolve(), target, entry.date))
     return made
 
 
-def set_modes_and_times(root: Path, time: int) -> None:
+def set_modes_and_times(root: Path, date: int) -> None:
     """Files 0644, or 0755 where the owner may execute them; folders 0755. One time for all."""
     for path in [root, *root.rglob("*")]:
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-        os.utime(path, (time, time), follow_symlinks=False)
+        os.utime(path, (date, date), follow_symlinks=False)
 
 
-def pack(config: Path, root: Path, folder: Path, kind: str, version: str, time: int) -> Path:
-    """Run nfpm in `root`."""
-    environment = os.environ | {"VERSION": version, "SOURCE_DATE_EPOCH": str(time)}
-    command = [os.environ["NFPM"], "package", "--config", config, "--packager", kind, "--target", f"{folder.resolve()}/"]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+def pack(config: Path, folder: Path, target: Target, date: int) -> Path:
+    """Run nfpm. Returns the package."""
+    command = [
+        os.environ["NFPM"],
+        "package",
+        "--config",
+        str(config),
+        "--packager",
+        target.kind,
+        "--target",
+        f"{folder}/",
+    ]
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(date)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     made = [line for line in done.stdout.splitlines() if line.startswith(CREATED)]
     if done.returncode != 0 or not made:
         raise ValueError(f"nfpm: {done.stdout}{done.stderr}")
@@ -72,6 +85,7 @@ def pack(config: Path, root: Path, folder: Path, kind: str, version: str, time: 
 
 
 def main(words: list[str]) -> int:
+    """Run with these arguments. Returns the exit code."""
     if not words or any(word not in KINDS for word in words[1:]):
         print("usage: packaging/build FOLDER [deb|rpm ...]", file=sys.stderr)
         return 2

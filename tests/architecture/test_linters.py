@@ -10,7 +10,11 @@ from architecture.tree import TOP
 
 @pytest.mark.parametrize(
     "arguments",
-    [("ruff", "check", "agent", "tests"), ("ruff", "format", "--check", "agent", "tests"), ("mypy",)],
+    [
+        ("ruff", "check", "agent", "packaging", "tests"),
+        ("ruff", "format", "--check", "agent", "packaging", "tests"),
+        ("mypy",),
+    ],
     ids=["ruff finds nothing", "ruff would format nothing", "mypy strict finds nothing"],
 )
 def test_linter(arguments: tuple[str, ...]) -> None:

@@ -464,6 +464,33 @@ def test_the_demo_parses_its_own_options(monkeypatch: pytest.MonkeyPatch) -> Non
     assert cli.main(["demo", "--json", "--fast"]) == 7
 
 
+ABSENT_PARTS = {
+    "exclave_sandbox.demo": ("demo", "the demo is not installed", "run ./agent/demo in a checkout of exclave"),
+    "exclave.admin": (
+        "admin",
+        "the admin's commands are not installed",
+        "install the package exclave-admin, then run kubectl exclave",
+    ),
+    "exclave.controller": (
+        "controller",
+        "the controller is not installed",
+        "it runs in the cluster, from its container image: kubectl exclave install",
+    ),
+}
+
+
+@pytest.mark.parametrize("part", ABSENT_PARTS)
+def test_a_part_that_the_package_leaves_out_is_named(
+    part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{part}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, part, None)  # so an import of it fails
+    command, message, hint = ABSENT_PARTS[part]
+    assert cli.main([command]) == Fault.USAGE.code
+    assert capsys.readouterr().err == f"exclave: {message}\n  to do: {hint}\n"
+
+
 def test_the_api_server_of_a_pod_is_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     assert cli._server_of_pod() == "https://10.96.0.1:443"

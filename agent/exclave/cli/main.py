@@ -269,8 +269,15 @@ def _controller(options: argparse.Namespace) -> int:
     import trio
 
     from exclave.cluster.endpoint import Access
-    from exclave.controller.replica import run_controller
-    from exclave.controller.run import Locations
+
+    try:
+        from exclave.controller.replica import run_controller
+        from exclave.controller.run import Locations
+    except ModuleNotFoundError as problem:
+        if not str(problem.name).startswith("exclave.controller"):
+            raise  # a library that it needs
+        hint = "it runs in the cluster, from its container image: kubectl exclave install"
+        raise UsageError("the controller is not installed", hint) from None
 
     _log_to_stderr()
     try:
@@ -298,21 +305,28 @@ def _server_of_pod() -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    try:
-        demo = importlib.import_module("exclave_sandbox.demo.main")  # not in the package
-    except ModuleNotFoundError as problem:
-        if not str(problem.name).startswith("exclave_sandbox"):
-            raise  # a library of the demo is missing
-        print("exclave: the demo is not installed\n  to do: run ./agent/demo in a checkout of exclave", file=sys.stderr)
-        return Fault.USAGE.code
-    code: int = demo.main(options.rest)
-    return code
+    main = _import_part(
+        "exclave_sandbox.demo.main", "the demo is not installed", "run ./agent/demo in a checkout of exclave"
+    )
+    return int(main(options.rest))
 
 
 def _admin(options: argparse.Namespace) -> int:
-    from exclave.admin.main import main as admin
+    hint = "install the package exclave-admin, then run kubectl exclave"
+    main = _import_part("exclave.admin.main", "the admin's commands are not installed", hint)
+    return int(main(options.rest))
 
-    return admin(options.rest)
+
+def _import_part(name: str, absence: str, hint: str) -> Callable[[Sequence[str]], int]:
+    """`main` of a module that the package exclave leaves out. Raises UsageError if it is absent."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as problem:
+        if not name.startswith(str(problem.name)):
+            raise  # a library that it needs
+        raise UsageError(absence, hint) from None
+    main: Callable[[Sequence[str]], int] = module.main
+    return main
 
 
 def _require_root(action: str) -> None:
