@@ -16,6 +16,7 @@ from exclave.swap.evidence import (
     count_clients,
     count_policies,
     count_sockets,
+    is_accepted,
     try_connection,
     wanted_policies,
 )
@@ -121,10 +122,11 @@ def test_an_empty_table_counts_nothing() -> None:
 
 
 PROGRAM = Path(__file__).with_name("programs") / "try_connection.py"
+LISTENER = ("169.254.77.2", 4140)  # where the new proxy accepts outbound connections
 
 
-def result_of(pid: int) -> str:
-    """The result of a trial by way of process `pid`; 0 is the program's own process."""
+def result_of(pid: int | str) -> str:
+    """The result of a trial by way of process `pid`; 0 is the program's own process, "hidden" one of another user."""
     command = ["unshare", "--net", sys.executable, str(PROGRAM), str(pid)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "agent")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -142,19 +144,41 @@ def test_a_trial_connection_of_another_process_is_refused() -> None:
     assert result.endswith(", which is not a socket of the new proxy")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs a program without the right to inspect other users' processes")
+def test_a_process_that_hides_its_sockets_is_recognised_by_its_listener() -> None:
+    # Without rules, no proxy has accepted the connection.
+    assert result_of("hidden") == "a trial connection to 169.254.77.4 was not accepted by the new proxy"
+
+
+ACCEPTED = {
+    "by the new proxy": (("169.254.77.2", 4140), ("169.254.77.4", 40000), True),
+    "by the other instance": (("169.254.77.1", 4140), ("169.254.77.4", 40000), False),
+    "from another client": (("169.254.77.2", 4140), ("169.254.77.4", 40001), False),
+}
+
+
+@pytest.mark.parametrize(("listener", "client", "expected"), ACCEPTED.values(), ids=ACCEPTED)
+def test_a_connection_is_recognised_by_both_its_ends(
+    listener: tuple[str, int], client: tuple[str, int], expected: bool
+) -> None:
+    ends = "024DFEA9:102C 044DFEA9:9C40"
+    row = f"   0: {ends} 01 00000000:00000000 00:00000000 00000000 997 0 77 1 0 20 4 30 10 -1\n"
+    assert is_accepted(["", HEAD + row], listener, client) is expected
+
+
 async def test_a_missing_trial_address_is_reported() -> None:
     with pytest.raises(HostError, match=r"a trial connection to 192.0.2.1 broke: "):
-        await try_connection("192.0.2.1", os.getpid())
+        await try_connection("192.0.2.1", os.getpid(), LISTENER)
 
 
 async def test_a_trial_connection_that_does_not_arrive_is_reported_in_time(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silent(address: str, pid: int) -> None:
+    async def silent(address: str, pid: int, listener: tuple[str, int]) -> None:
         await trio.sleep_forever()
 
     monkeypatch.setattr(evidence, "_try", silent)
     with pytest.raises(HostError) as caught:
-        await try_connection("169.254.77.4", os.getpid())
+        await try_connection("169.254.77.4", os.getpid(), LISTENER)
     assert trio.current_time() == pytest.approx(TRIAL_TIMEOUT)
     assert caught.value.message == "a trial connection to 169.254.77.4 did not arrive within 10 s"

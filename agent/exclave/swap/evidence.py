@@ -4,14 +4,15 @@ A trial connection proves readiness: the agent connects to its own trial address
 """
 
 import secrets
+from collections.abc import Iterable
 
 import psutil
 import trio
 
 from exclave.api.settings import POLICY_PORT
 from exclave.errors import Fault, HostError
-from exclave.kit.host.procfs import list_tcp_sockets
-from exclave.kit.host.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, read_sockets
+from exclave.kit.host.procfs import list_tcp_sockets, read_tcp_tables
+from exclave.kit.host.sockets import CLOSE_WAIT, ESTABLISHED, FIN_WAIT, SYN_RECV, Place, read_sockets
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.link.layout import ADMIN_PORT
 from exclave.proxy.metrics import read_samples
@@ -82,34 +83,42 @@ def count_sockets(table: str, addresses: frozenset[str], ports: frozenset[int]) 
 # The trial connection
 
 
-async def try_connection(address: str, pid: int) -> None:
-    """Connect to ourselves by way of process `pid`. Raises HostError with the reason if that fails."""
+async def try_connection(address: str, pid: int, listener: Place) -> None:
+    """Connect to ourselves by way of process `pid`. Raises HostError with the reason if that fails.
+
+    `listener`: where that process accepts outbound connections.
+    """
     try:
         with trio.fail_after(TRIAL_TIMEOUT):
-            await _try(address, pid)
+            await _try(address, pid, listener)
     except trio.TooSlowError:
         raise _failure(address, f"did not arrive within {TRIAL_TIMEOUT:.0f} s") from None
     except (OSError, trio.BrokenResourceError) as problem:
         raise _failure(address, f"broke: {problem}") from None
 
 
-async def _try(address: str, pid: int) -> None:
+async def _try(address: str, pid: int, proxy_listener: Place) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host=address)
+    owner = pid if await trio.to_thread.run_sync(_may_inspect, pid) else None
     async with listener, open_bare_nursery() as nursery:
         token = secrets.token_hex(16).encode() + b"\r\n"
-        nursery.start_soon(_answer, listener, address, pid, token)
+        nursery.start_soon(_answer, listener, address, owner, token)
         async with await trio.open_tcp_stream(address, listener.socket.getsockname()[1]) as stream:
             await stream.send_all(token)
             if await _read(stream, len(token)) != token:
                 raise _failure(address, "was closed, or returned other bytes than were sent")
+            client = stream.socket.getsockname()[:2]
+            tables = await trio.to_thread.run_sync(read_tcp_tables) if owner is None else ()
+            if owner is None and not is_accepted(tables, proxy_listener, client):
+                raise _failure(address, "was not accepted by the new proxy")
         nursery.cancel_scope.cancel()
 
 
-async def _answer(listener: trio.SocketListener, address: str, pid: int, token: bytes) -> None:
-    """Accept one connection of process `pid` and echo the token."""
+async def _answer(listener: trio.SocketListener, address: str, pid: int | None, token: bytes) -> None:
+    """Accept one connection, of process `pid` if that can be inspected, and echo the token."""
     async with await listener.accept() as stream:
         peer = stream.socket.getpeername()[:2]
-        if not await trio.to_thread.run_sync(_has_socket, pid, peer):
+        if pid is not None and not await trio.to_thread.run_sync(_has_socket, pid, peer):
             raise _failure(address, f"arrived from {peer[0]}:{peer[1]}, which is not a socket of the new proxy")
         if await _read(stream, len(token)) != token:
             raise _failure(address, "did not bring the bytes that were sent")
@@ -122,6 +131,22 @@ async def _read(stream: trio.SocketStream, size: int) -> bytes:
     while len(received) < size and (piece := await stream.receive_some(size - len(received))):
         received += piece
     return received
+
+
+def is_accepted(tables: Iterable[str], listener: Place, client: Place) -> bool:
+    """True if one of the kernel's tables has a connection that `listener` accepted from `client`."""
+    return any((one.local, one.remote) == (listener, client) for table in tables for one in read_sockets(table))
+
+
+def _may_inspect(pid: int) -> bool:
+    """True if we may list the sockets of a process. Without CAP_SYS_PTRACE, one of another user hides them."""
+    try:
+        list_tcp_sockets(psutil.Process(pid))
+    except psutil.AccessDenied:
+        return False
+    except psutil.Error:
+        return True  # it has ended, which the trial reports
+    return True
 
 
 def _has_socket(pid: int, address: tuple[str, int]) -> bool:

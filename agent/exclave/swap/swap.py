@@ -230,7 +230,8 @@ class Swap:
         try:
             await self._wait_rules(lambda policy: policy.trial == new)
             for family in self._proxy.families(new):
-                await try_connection(trial_address(family), view.pid)
+                listener = (instance_address(new, family), OUTBOUND_PORT)
+                await try_connection(trial_address(family), view.pid, listener)
             self._must_run(new)
         except ExclaveError:
             self._trial.set(None)
