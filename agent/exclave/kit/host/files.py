@@ -25,6 +25,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # the umask may have removed rights of others
             file.write(content)
             file.flush()
             os.fsync(descriptor)

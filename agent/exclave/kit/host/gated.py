@@ -5,6 +5,7 @@ The gate is a pipe on its standard input. The record is on disk before the gate 
 
 import fcntl
 import os
+import select
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -46,6 +47,12 @@ class HeldProcess:
         if ended is None:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def has_ended(self) -> bool:
+        """True if it has ended."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def wait_end(self) -> None:
         """Wait until it has ended, without reaping it."""
@@ -129,9 +136,17 @@ def make_record(pid: int, executable: str) -> ProcessRecord:
 
 
 def adopt_process(record: ProcessRecord) -> HeldProcess | str:
-    """The recorded process, or why it cannot be adopted. It is held before the comparison, so both mean one process."""
+    """The recorded process, or why it cannot be adopted. It is held before the comparison, so both mean one process.
+
+    Raises PermissionError for a process of another user without CAP_SYS_PTRACE.
+    """
     pidfd = open_pidfd(record.pid)
-    reason = mismatch(record, read_boot_id(), view_process(record.pid) if pidfd is not None else None)
+    try:
+        reason = mismatch(record, read_boot_id(), view_process(record.pid) if pidfd is not None else None)
+    except PermissionError:
+        if pidfd is not None:
+            os.close(pidfd)
+        raise
     if pidfd is None:
         return reason or "it has ended"
     if reason is None:
