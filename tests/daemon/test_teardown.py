@@ -24,7 +24,7 @@ from exclave.config import Config, ListingConfig, MemberConfig, Paths, ProxyConf
 from exclave.daemon import teardown as departure
 from exclave.errors import Fault, HostError
 from exclave.join.join import join
-from exclave.link.layout import Instance
+from exclave.link.layout import INSTANCES, Instance
 from exclave.member.record import (
     JoinRecord,
     MembershipRecord,
@@ -36,8 +36,12 @@ from exclave.member.record import (
     store_join,
     store_membership,
 )
+from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.process.records import RecordFile, find_executable
+from exclave.proxy.process.systemd import read_output
+from exclave.proxy.process.units import Units
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
+from support.fake_systemd import fake_systemd
 from support.mesh import RECORD, mesh
 from support.mesh_cluster import MeshCluster, open_mesh_cluster
 
@@ -299,6 +303,31 @@ async def test_both_proxies_of_a_swap_are_ended(trace: Path, tmp_path: Path) -> 
         }
     assert trace.read_text().splitlines()[:4] == ["nft: hold", "proxy ended", "proxy ended", "nft: remove"]
     assert list(runtime.iterdir()) == []
+
+
+async def test_units_of_the_proxy_are_ended_with_their_files_also_without_a_record(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path)
+    runtime = config.paths.runtime
+    fake_systemd(tmp_path, monkeypatch)
+    monkeypatch.setattr(departure, "may_have_units", lambda: True)
+    program = tmp_path / "proxy"
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{PROXY}' {trace}\n")
+    program.chmod(0o755)
+    units, pids = Units(runtime, ProxyUser("nobody", 65534, 65534)), []
+    units.write_etc("169.254.77.3")
+    for instance in INSTANCES:
+        process = await units.start(instance, program, {})
+        while "up" not in await read_output(process.invocation, 1):
+            pass  # until it has its handler for SIGTERM
+        pids.append(process.pid)
+        process.close()
+    done = await departure.clean_up(config)
+    assert set(done) == {*(f"proxy process {pid} ended" for pid in pids), "rules removed", "link removed"}
+    assert trace.read_text().splitlines()[:4] == ["nft: hold", "proxy ended", "proxy ended", "nft: remove"]
+    assert list(runtime.iterdir()) == []
+    assert await departure.clean_up(config) == ["rules removed", "link removed"]
 
 
 async def test_a_proxy_that_does_not_end_in_time_is_killed(trace: Path, tmp_path: Path) -> None:

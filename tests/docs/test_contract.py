@@ -32,6 +32,7 @@ from exclave.link import link as private_link
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
 from exclave.member.state import State
 from exclave.proxy.process.records import InstanceRecord
+from exclave.proxy.process.units import CHECK, FOLDER, environment_path
 from exclave.proxy.states import InstanceState
 from exclave_sandbox.apiserver.kinds.schema import Schema
 
@@ -241,8 +242,9 @@ def test_every_file_is_listed() -> None:
     files = CONTRACT.section("Files on the machine")
     known = {text for text in texts(agent_modules()) if re.fullmatch(r"[a-z-]+\.(json|key|lock|sock|conf)", text)}
     written = all_spans(files.rows)
-    assert known - {"resolv.conf"} - CONTRACT.names == set()
+    assert known - {"resolv.conf", "nsswitch.conf"} - CONTRACT.names == set()
     outputs = {"proxy-a.log", "proxy-b.log", ".1"}  # their names are put together
+    outputs |= {FOLDER, *(environment_path(Path(), name).name for name in (*layout.INSTANCES, CHECK))}
     assert written - outputs - {"again/"} - known == set()
 
 

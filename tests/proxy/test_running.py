@@ -26,7 +26,7 @@ from exclave.proxy.probe import leaf_not_after
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.process.records import RecordFile
 from exclave.proxy.published import InstanceView, PublishedProxy
-from exclave.proxy.running import KILL_DELAY, ReadinessWatcher, describe_end
+from exclave.proxy.running import KILL_DELAY, ReadinessWatcher
 from exclave.proxy.states import InstanceEffect, InstanceState
 from support.mesh import RECORD, mesh
 from support.network_namespace import in_network_namespace
@@ -252,18 +252,6 @@ async def test_an_instance_that_denies_requests_and_has_no_certificate_is_not_re
         instance.served.refused = ALL
         await instance.proxy.problem.wait_for(bool)
         assert instance.published == (None, "proxy a denies requests on its admin port, and serves no certificate")
-
-
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        (0, "ended with status 0"),
-        (-15, "was ended by SIGTERM"),
-        (None, "ended (an earlier agent started it, so its exit status is unknown)"),
-    ],
-)
-def test_the_end_of_a_process_is_described(status: int | None, words: str) -> None:
-    assert describe_end(status) == words
 
 
 async def find_nobody(name: str) -> ProxyUser:

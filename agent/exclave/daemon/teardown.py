@@ -4,7 +4,6 @@ The order: withdraw ports, capture nothing new, end proxies, remove rules and li
 """
 
 import logging
-import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,7 +20,6 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError
 from exclave.identity.storage import NEXT_KEY, SVID, remove_identity
 from exclave.kit.host.files import hold_lock, remove
-from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import INSTANCES
 from exclave.link.link import remove_link
@@ -31,8 +29,12 @@ from exclave.member.client import open_member
 from exclave.member.facts import forget_boot_identity
 from exclave.member.record import MembershipRecord
 from exclave.milestones import Leaving, Withdrawing, log_milestone
+from exclave.proxy.process.adoption import find_running
+from exclave.proxy.process.held import InstanceProcess
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import RecordFile
+from exclave.proxy.process.systemd import may_have_units
+from exclave.proxy.process.units import end_process, remove_unit_files, stop_all
 from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.kernel.nft import drain_table, remove_table
 from exclave.redirect.reconciler import AppliedRecord
@@ -130,6 +132,7 @@ async def clean_up(config: Config) -> list[str]:
     with _noted(problems):  # files of an agent that was killed, for its proxies
         for name in ("resolv.conf", "workload.sock"):
             remove(runtime / name)
+        remove_unit_files(runtime)
         for instance in INSTANCES:
             remove_output(runtime, instance)
     if problems:
@@ -148,24 +151,21 @@ def _noted(problems: list[HostError]) -> Iterator[None]:
 
 async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
     records = RecordFile(runtime)
+    has_units = may_have_units()
     async with trio.open_nursery() as nursery:
-        for record, process in records.find_running().values():
+        for _, process in (await find_running(runtime, has_units=has_units)).values():
             nursery.start_soon(_end_proxy, process, drain)
-            done.append(f"proxy process {record.pid} ended")
+            done.append(f"proxy process {process.pid} ended")
+    if has_units:
+        await stop_all()
     for instance in records.read():
         remove_output(runtime, instance)
         records.drop(instance)
         log_milestone(Withdrawing.ENDED)
 
 
-async def _end_proxy(process: HeldProcess, drain: float) -> None:
+async def _end_proxy(process: InstanceProcess, drain: float) -> None:
     try:
-        process.send(signal.SIGTERM)
-        log_milestone(Withdrawing.TERMINATED)
-        with trio.move_on_after(drain) as patience:
-            await process.wait_end()
-        if patience.cancelled_caught:
-            process.send(signal.SIGKILL)
-            await process.wait_end()
+        await end_process(process, drain)
     finally:
         process.close()

@@ -19,19 +19,19 @@ from exclave.ending import Ending, EndingSwitch
 from exclave.errors import HostError
 from exclave.identity.rotator import Identity
 from exclave.identity.svid import Svid
-from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery, shielded
 from exclave.kit.tasks.wall_clock import Now
-from exclave.link.layout import INSTANCES, Family, Instance
+from exclave.link.layout import Family, Instance
 from exclave.member.client import MemberClient
 from exclave.milestones import Withdrawing, log_milestone
 from exclave.proxy.probe import fetch_metrics, open_admin_client
 from exclave.proxy.process.binary import BinaryWatch, find_proxy_user
+from exclave.proxy.process.held import InstanceProcess
 from exclave.proxy.process.launcher import ProxyLauncher, choose_slot, find_families
-from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import InstanceRecord
+from exclave.proxy.process.units import open_units
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.running import KILL_DELAY, RunningProxy
 from exclave.proxy.states import InstanceEvent, InstanceState, differences, transition
@@ -39,8 +39,6 @@ from exclave.proxy.states import InstanceEvent, InstanceState, differences, tran
 log = logging.getLogger(__name__)
 
 COMPARE_INTERVAL = 5.0  # seconds between two comparisons with the binary on disk and the memory limit
-
-EXEC_TIME = 2.0  # seconds for a child that an earlier agent has just released to execute the proxy, or to end
 
 RESTARTS = Backoff(first=1.0, most=60.0, jitter=0.0)  # no jitter: each machine restarts only its own proxy
 
@@ -100,10 +98,7 @@ class Proxy(PublishedProxy):
 
         `active`, the instance that the kernel's rules point to, is chosen if it runs.
         """
-        with trio.move_on_after(EXEC_TIME):
-            while self._launcher.records.has_starting_child():  # noqa: ASYNC110  an exec causes no event
-                await trio.sleep(0.02)
-        found = self._launcher.records.find_running()
+        found = await self._launcher.find_running()
         if not found:
             return False
         self.chosen.set(active if active in found else min(found))
@@ -120,6 +115,7 @@ class Proxy(PublishedProxy):
         """Start an instance in a free slot, with the newest settings and binary. Raises HostError."""
         async with self._starting:  # two concurrent launches could choose the same slot
             await self.check()
+            await self._launcher.end_others(self._running)
             settings = self._membership.settings.value
             assert settings is not None  # settings are replaced, never withdrawn
             instance = choose_slot(self._running)
@@ -129,7 +125,7 @@ class Proxy(PublishedProxy):
         log.info("proxy %s: started process %d", instance, process.pid)
         return instance
 
-    def _add(self, instance: Instance, process: HeldProcess, record: InstanceRecord, event: InstanceEvent) -> None:
+    def _add(self, instance: Instance, process: InstanceProcess, record: InstanceRecord, event: InstanceEvent) -> None:
         settings = self._membership.settings.value
         server_name = settings.server_name if settings is not None else ""
         running = RunningProxy(self, instance, process, self._runtime, server_name, self._config.drain)
@@ -215,14 +211,13 @@ class Proxy(PublishedProxy):
     # Ending
 
     async def end(self, *, remove_files: bool) -> None:
-        """End every instance, by SIGKILL after `drain` seconds. `remove_files` removes logs and resolv.conf too."""
+        """End every instance, by SIGKILL after `drain` seconds. `remove_files` removes their files too."""
         async with open_bare_nursery() as nursery:
             for running in list(self._running.values()):
                 nursery.start_soon(self._end_one, running)
+        await self._launcher.stop_units()
         if remove_files:
-            for instance in INSTANCES:
-                remove_output(self._runtime, instance)
-            self._launcher.remove_resolv_conf()
+            self._launcher.remove_files()
 
     async def _end_one(self, running: RunningProxy) -> None:
         await running.end()
@@ -262,8 +257,9 @@ async def open_proxy(
     `socket`: the Workload API's; `dns_address`: the DNS stub's; `active`: the instance that the kernel's rules point
     to. Raises HostError if there is nothing to adopt, and the binary or its user is unusable.
     """
-    launcher = ProxyLauncher(config, await find_proxy_user(config.user), runtime, membership, socket)
-    launcher.write_resolv_conf(dns_address)
+    user = await find_proxy_user(config.user)
+    launcher = ProxyLauncher(config, user, runtime, membership, socket, await open_units(runtime, config, user))
+    launcher.write_files(dns_address)
     proxy: Proxy | None = None
     try:
         async with open_bare_nursery() as nursery:

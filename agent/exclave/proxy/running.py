@@ -13,14 +13,14 @@ from typing import NoReturn
 import trio
 
 from exclave.identity.svid import Svid
-from exclave.kit.host.gated import HeldProcess
 from exclave.kit.tasks.latest import Latest
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import ADMIN_PORT, Instance, instance_address
 from exclave.milestones import Renewing, Starting, Withdrawing, log_milestone
 from exclave.proxy.probe import ProbeResult, ProxyProbe, is_serving, open_probe
-from exclave.proxy.process.logfile import bound_output, last_line, output_path
+from exclave.proxy.process.held import InstanceProcess
+from exclave.proxy.process.logfile import bound_output, output_path
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.states import InstanceEffect, InstanceEvent, InstanceState
 
@@ -49,7 +49,7 @@ class RunningProxy:
         self,
         published: PublishedProxy,
         instance: Instance,
-        process: HeldProcess,
+        process: InstanceProcess,
         runtime: Path,
         server_name: str,
         drain: float,
@@ -72,10 +72,9 @@ class RunningProxy:
             nursery.start_soon(self._watch, svid, now)
             nursery.start_soon(bound_output, self._output)
             nursery.start_soon(self._end_when_dismissed)
-            status = await self.process.wait()
+            end = await self.process.wait()
             nursery.cancel_scope.cancel()
-        line = last_line(self._output)
-        return f"proxy {self.instance} {describe_end(status)}{f': {line}' if line else ''}"
+        return f"proxy {self.instance} {end}"
 
     async def end(self) -> None:
         """End it, by SIGKILL if necessary. Not while `supervise` runs: only one task may wait for a process."""
@@ -100,21 +99,12 @@ class RunningProxy:
         for effect in effects:
             if effect is InstanceEffect.KILL:
                 log.warning("proxy %s: did not end within %g s, so it is killed", self.instance, self._drain)
-                self.process.send(signal.SIGKILL)
+                await self.process.send(signal.SIGKILL)
             elif effect is InstanceEffect.TERMINATE:
-                self.process.send(signal.SIGTERM)
+                await self.process.send(signal.SIGTERM)
                 log_milestone(Withdrawing.TERMINATED)
                 await trio.sleep(self._drain + KILL_DELAY)  # cancelled when the process ends
                 await self._apply(self._published.apply_event(self.instance, InstanceEvent.BOUND_REACHED))
-
-
-def describe_end(status: int | None) -> str:
-    """The end of a process: `status` is its exit status, negative for a signal, None if unknown."""
-    if status is None:
-        return "ended (an earlier agent started it, so its exit status is unknown)"
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
 
 
 class ReadinessWatcher:

@@ -47,12 +47,12 @@ def test_without_an_address_there_is_no_environment(tmp_path: Path) -> None:
 
 def test_resolv_conf_is_readable_by_every_user_and_can_be_removed_repeatedly(tmp_path: Path) -> None:
     made = launcher(tmp_path)
-    made.write_resolv_conf("169.254.77.3")
+    made.write_files("169.254.77.3")
     path = tmp_path / "resolv.conf"
     assert path.read_text() == "nameserver 169.254.77.3\noptions ndots:0\n"
     assert path.stat().st_mode & 0o777 == 0o644
-    made.remove_resolv_conf()
-    made.remove_resolv_conf()
+    made.remove_files()
+    made.remove_files()
     assert not path.exists()
 
 

@@ -13,9 +13,10 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.kit.host.accounts import LOOKUP_TIME, find_user
-from exclave.kit.host.command import run_command
+from exclave.kit.host.command import Finished, run_command
 
 GREETING_TIME = 10.0  # seconds in which a proxy must log its version and end
+GREETING_ENVIRONMENT = {"LINKERD2_PROXY_LOG": "info"}
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -104,24 +105,31 @@ def setpriv_command(user: ProxyUser) -> list[str]:
 
 async def check_binary(binary: Path, user: ProxyUser) -> str | None:
     """The version of the proxy at `binary`, None if it prints none. Raises HostError if it cannot be used."""
+    check_file(binary)
+    try:
+        greeted = await run_command(
+            [*setpriv_command(user), str(binary)],
+            timeout=GREETING_TIME,
+            environment={**GREETING_ENVIRONMENT, "PATH": SEARCH_PATH},
+        )
+    except FileNotFoundError:
+        raise unusable("the program setpriv is not installed", "install it: apt install util-linux") from None
+    except trio.TooSlowError:
+        raise endless(binary) from None
+    return check_greeting(binary, user, greeted)
+
+
+def check_file(binary: Path) -> None:
+    """Raise HostError if there is no file."""
     if not binary.is_file():
         raise unusable(
             f"there is no proxy at {binary}",
             "install linkerd2-proxy there, or set its path in config.toml: [proxy] binary",
         )
-    try:
-        greeted = await run_command(
-            [*setpriv_command(user), str(binary)],
-            timeout=GREETING_TIME,
-            environment={"LINKERD2_PROXY_LOG": "info", "PATH": SEARCH_PATH},
-        )
-    except FileNotFoundError:
-        raise unusable("the program setpriv is not installed", "install it: apt install util-linux") from None
-    except trio.TooSlowError:
-        raise unusable(
-            f"{binary} was run without a configuration and did not end within {GREETING_TIME:.0f} s",
-            "linkerd2-proxy was expected there: see config.toml, [proxy] binary",
-        ) from None
+
+
+def check_greeting(binary: Path, user: ProxyUser, greeted: Finished) -> str | None:
+    """The version in a greeting, None without one. Raises HostError if it is no proxy's, or of a refused version."""
     version = read_version(greeted.output.decode("utf-8", "replace"))
     if version is None and greeted.status != _NO_CONFIGURATION:
         # A shell reads a binary for another kind of machine; its message names the cause.
@@ -135,6 +143,14 @@ async def check_binary(binary: Path, user: ProxyUser) -> str | None:
     if reason is not None:
         raise unusable(f"the proxy at {binary} is v{version}, which {reason}", REMEDY)
     return version
+
+
+def endless(binary: Path) -> HostError:
+    """The error for a program that did not end."""
+    return unusable(
+        f"{binary} was run without a configuration and did not end within {GREETING_TIME:.0f} s",
+        "linkerd2-proxy was expected there: see config.toml, [proxy] binary",
+    )
 
 
 async def identify_binary(path: Path, *former: BinaryId | None) -> BinaryId | None:

@@ -1,20 +1,25 @@
 """Launches processes of the proxy, each with the newest settings and the binary that is on disk now.
 
-The chain is `unshare` (own mounts), a shell that waits at the gate (kit/host/gated) and mounts the private resolv.conf,
-`setpriv` (own user only), then the proxy. Each one replaces the one before, so the pid stays the same.
+A child's chain is `unshare` (own mounts), a shell that waits at the gate (kit/host/gated) and mounts the private
+resolv.conf, `setpriv` (own user only), then the proxy. Each one replaces the one before, so the pid stays the same.
 """
 
 import errno
+import logging
 import os
 import shutil
 import socket
 from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+
+import trio
 
 from exclave.api.settings import Settings
 from exclave.config import ProxyConfig
 from exclave.errors import Fault, HostError
-from exclave.kit.host.gated import GATE, GatedProcess, HeldProcess, start_gated
+from exclave.kit.host.gated import GATE, GatedProcess, start_gated
 from exclave.link.layout import (
     ADMIN_PORT,
     FAMILIES,
@@ -28,18 +33,26 @@ from exclave.link.layout import (
 from exclave.member.client import MemberClient
 from exclave.milestones import Starting, log_milestone
 from exclave.proxy.environment import environment_digest, proxy_environment
+from exclave.proxy.process.adoption import find_running
 from exclave.proxy.process.binary import (
     SEARCH_PATH,
+    BinaryId,
     ProxyUser,
     check_binary,
     identify_binary,
     setpriv_command,
     unusable,
 )
-from exclave.proxy.process.logfile import output_path
-from exclave.proxy.process.records import InstanceRecord, RecordFile, find_executable
+from exclave.proxy.process.held import ChildProcess, InstanceProcess
+from exclave.proxy.process.logfile import output_path, remove_output
+from exclave.proxy.process.records import InstanceRecord, RecordFile, find_executable, unit_record
+from exclave.proxy.process.units import Units, remove_unit_files, render_resolv_conf, stop_all, unit_of
+
+log = logging.getLogger(__name__)
 
 RESOLV_CONF = Path("/etc/resolv.conf")
+
+EXEC_TIME = 2.0  # seconds for a child that an earlier agent has just released to execute the proxy, or to end
 
 # Without -n, mount would leave its folder /run/mount on a host that has none. As slave, the namespace receives the
 # host's mounts and the host none of its own. The private resolv.conf lasts until the host's file is replaced; by then
@@ -49,38 +62,81 @@ _SHELL = f'{GATE}; exec </dev/null; cd /; mount -n --bind "$0" /etc/resolv.conf 
 
 
 class ProxyLauncher:
-    """Launches processes."""
+    """Launches processes: units of systemd if there are `units`, else children of the agent."""
 
     def __init__(
-        self, config: ProxyConfig, user: ProxyUser, runtime: Path, membership: MemberClient, socket: Path
+        self,
+        config: ProxyConfig,
+        user: ProxyUser,
+        runtime: Path,
+        membership: MemberClient,
+        socket: Path,
+        units: Units | None = None,
     ) -> None:
         self.config = config
         self.user = user
         self.runtime = runtime
         self.membership = membership
         self.records = RecordFile(runtime)
+        self.units = units
         self._socket = socket
         self._resolv_conf = runtime / "resolv.conf"
 
-    def write_resolv_conf(self, dns_address: str) -> None:
-        """Write the resolv.conf that replaces the host's for instances."""
-        self._resolv_conf.write_text(f"nameserver {dns_address}\noptions ndots:0\n")
-        self._resolv_conf.chmod(0o644)
+    def write_files(self, dns_address: str) -> None:
+        """Write the files that replace the host's for instances, above all resolv.conf. Raises HostError."""
+        if self.units is not None:
+            self.units.write_etc(dns_address)
+        else:
+            self._resolv_conf.write_text(render_resolv_conf(dns_address))
+            self._resolv_conf.chmod(0o644)
 
-    def remove_resolv_conf(self) -> None:
-        """Remove the instances' resolv.conf."""
+    def remove_files(self) -> None:
+        """Remove every file for instances. Raises HostError."""
         self._resolv_conf.unlink(missing_ok=True)
+        remove_unit_files(self.runtime)
+        for instance in INSTANCES:
+            remove_output(self.runtime, instance)
 
     async def check(self) -> str | None:
         """Check that the binary can be run; its version, None if it prints none. Raises HostError."""
+        if self.units is not None:
+            return await self.units.check(self.config.binary)
         return await check_binary(self.config.binary, self.user)
 
-    async def launch(self, instance: Instance, settings: Settings) -> tuple[HeldProcess, InstanceRecord]:
+    async def find_running(self) -> dict[Instance, tuple[InstanceRecord, InstanceProcess]]:
+        """The instances that an earlier agent has started, with their processes. Other records are removed."""
+        with trio.move_on_after(EXEC_TIME):
+            while self.records.has_starting_child():  # noqa: ASYNC110  an exec causes no event
+                await trio.sleep(0.02)
+        return await find_running(self.runtime, has_units=self.units is not None)
+
+    async def stop_units(self) -> None:
+        """Let systemd forget starts that are still queued."""
+        if self.units is not None:
+            try:
+                await stop_all()
+            except HostError as problem:
+                log.warning("proxy: %s", problem)
+
+    async def end_others(self, used: Collection[Instance]) -> None:
+        """End instances that are not in `used` and that no agent has started. Raises HostError."""
+        if self.units is not None:
+            await self.units.end_others(used)
+
+    async def launch(self, instance: Instance, settings: Settings) -> tuple[InstanceProcess, InstanceRecord]:
         """Launch a process and record it. Raises HostError."""
         environment = self.environment(settings, instance)
-        binary = self.config.binary
-        executable, identity = find_executable(binary), await identify_binary(binary)
-        gated = start_child(binary, self.user, environment, self._resolv_conf, output_path(self.runtime, instance))
+        identity = await identify_binary(self.config.binary)
+        if self.units is not None:
+            return await self._launch_unit(self.units, instance, environment, identity)
+        return await self._launch_child(instance, environment, identity)
+
+    async def _launch_child(
+        self, instance: Instance, environment: dict[str, str], identity: BinaryId | None
+    ) -> tuple[InstanceProcess, InstanceRecord]:
+        binary, output = self.config.binary, output_path(self.runtime, instance)
+        executable = find_executable(binary)
+        gated = start_child(binary, self.user, environment, self._resolv_conf, output)
         log_milestone(Starting.PROXY_WAITS)
 
         def store(pid: int) -> InstanceRecord:
@@ -90,7 +146,25 @@ class ProxyLauncher:
 
         record = await gated.release(store)
         log_milestone(Starting.PROXY_RELEASED)
-        return gated.process, record
+        return ChildProcess(gated.process, output), record
+
+    async def _launch_unit(
+        self, units: Units, instance: Instance, environment: dict[str, str], identity: BinaryId | None
+    ) -> tuple[InstanceProcess, InstanceRecord]:
+        # On record before it exists: an agent that is killed in between leaves no unit whose digests are unknown.
+        record = unit_record(unit_of(instance), environment_digest(environment), identity)
+        self.records.store(instance, record)
+        log_milestone(Starting.PROXY_RECORDED)
+        try:
+            process = await units.start(instance, self.config.binary, environment)
+            record = replace(record, pid=process.pid, invocation=process.invocation)
+            self.records.store(instance, record)
+        except BaseException:
+            await units.undo(instance)
+            with suppress(HostError):  # a record without a process does no harm
+                self.records.drop(instance)
+            raise
+        return process, record
 
     def wanted_digest(self, settings: Settings, instance: Instance) -> str | None:
         """The digest of the environment that an instance should have; None while this machine has no address."""

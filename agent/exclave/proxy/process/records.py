@@ -25,10 +25,15 @@ LAUNCHERS = frozenset({"unshare", "setpriv", "mount", "sh", "bash", "busybox", "
 
 @dataclass(frozen=True)
 class InstanceRecord(ProcessRecord):
-    """A process of an instance. `environment`: a digest. `program`: the binary; older agents did not record it."""
+    """A process of an instance. `environment`: a digest. `program`: the binary; older agents did not record it.
+
+    `unit`: for a unit's process, else "". `invocation`: identifies the unit's start; "" until that is known.
+    """
 
     environment: str
     program: BinaryId | None = None
+    unit: str = ""
+    invocation: str = ""
 
 
 def render_instances(records: Mapping[Instance, InstanceRecord]) -> str:
@@ -49,7 +54,11 @@ def _parse_record(tree: Any) -> InstanceRecord:
     try:
         program = tree.get("program")
         binary = None if program is None else BinaryId(str(program["stamp"]), str(program["digest"]))
-        return InstanceRecord(**asdict(process), environment=str(tree["environment"]), program=binary)
+        environment = str(tree["environment"])
+        unit, invocation = str(tree.get("unit", "")), str(tree.get("invocation", ""))
+        return InstanceRecord(
+            **asdict(process), environment=environment, program=binary, unit=unit, invocation=invocation
+        )
     except (KeyError, TypeError) as problem:
         raise ValueError(f"instances: {problem} is missing or wrong") from None
 
@@ -75,18 +84,29 @@ class RecordFile:
     ) -> InstanceRecord:
         """Record a child that still waits at its gate. Raises HostError if the file cannot be written."""
         record = InstanceRecord(**asdict(make_record(pid, executable)), environment=environment, program=binary)
-        self._write({**self.read(), instance: record})
+        self.store(instance, record)
         return record
+
+    def store(self, instance: Instance, record: InstanceRecord) -> None:
+        """Write a record. Raises HostError if the file cannot be written."""
+        self._write({**self.read(), instance: record})
 
     def drop(self, instance: Instance) -> None:
         """Remove the record of an instance."""
         self._write({name: record for name, record in self.read().items() if name != instance})
 
     def find_running(self) -> dict[Instance, tuple[InstanceRecord, HeldProcess]]:
-        """The recorded instances whose process runs, with the process. Other records are removed."""
+        """The recorded children that run, with their processes. Records of others are removed, those of units stay."""
         found: dict[Instance, tuple[InstanceRecord, HeldProcess]] = {}
         for instance, record in self.read().items():
-            process = adopt_process(record)
+            if record.unit:
+                continue
+            try:
+                process = adopt_process(record)
+            except PermissionError:
+                # An agent with more rights started it as its child. It keeps its slot.
+                log.warning("proxy %s: process %d can only be ended by: exclave cleanup", instance, record.pid)
+                continue
             if isinstance(process, str):
                 log.info("proxy %s: not adopted: %s", instance, process)
                 self.drop(instance)
@@ -98,7 +118,10 @@ class RecordFile:
         """True if a recorded process was released, a few milliseconds ago, and has not executed the proxy yet."""
         boot_id = read_boot_id()
         for record in self.read().values():
-            view = view_process(record.pid)
+            try:
+                view = view_process(record.pid) if not record.unit else None
+            except PermissionError:  # reported by `find_running`
+                continue
             if view is None or Path(view.executable).name not in LAUNCHERS:
                 continue
             if mismatch(record, boot_id, ProcessView(view.start_ticks, record.executable)) is None:
@@ -110,6 +133,11 @@ class RecordFile:
             write_atomic(self._path, render_instances(records).encode())
         else:
             remove(self._path)
+
+
+def unit_record(unit: str, environment: str, binary: BinaryId | None) -> InstanceRecord:
+    """The record of a unit before its start."""
+    return InstanceRecord(0, 0, read_boot_id(), "", environment, binary, unit)
 
 
 def find_executable(binary: Path) -> str:
