@@ -20,6 +20,7 @@ BLOCKING = {
     "exclave.kit.host.files": "files with fsync, where a thread would let a crash fall between two steps; locks",
     "exclave.kit.host.exit_code": "the end of a command, outside of trio: prints its failure",
     "exclave.kit.host.packages": "finds Python packages before any of them is imported",
+    "exclave.kit.systemd.journal": "one datagram to a local socket, which never waits",
     "exclave.kit.systemd.sd_notify": "one datagram to a local socket, which never waits",
     "exclave.kit.tasks.signals": "the signals that this thread lets in, which the kernel changes at once",
     "exclave.kit.host.procfs": "small files in /proc and addresses of interfaces, which the kernel answers at once",

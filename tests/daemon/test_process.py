@@ -21,7 +21,7 @@ from exclave.daemon import process as life
 from exclave.daemon.parts import Parts
 from exclave.daemon.process import FAST_POLL_INTERVAL, POLL_INTERVAL, REPORT_INTERVAL, Agent
 from exclave.daemon.status import QUIET
-from exclave.ending import Ending
+from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault, HostError, error_object
 from exclave.kit.host.files import hold_lock
 from exclave.kit.tasks.latest import Latest
@@ -235,6 +235,16 @@ async def test_the_watchdog_is_not_fed_by_an_agent_that_cannot_read_its_parts(
         nursery.start_soon(supervise, "status", world.agent.observe_state)
         await trio.sleep(20.0)
     assert "WATCHDOG=1" not in world.trace
+
+
+def test_entries_of_the_log_have_the_state_and_the_member_as_fields(tmp_path: Path) -> None:
+    fields: dict[str, str] = {}
+    agent = Agent(Config(Paths(tmp_path, tmp_path)), lambda: 0.0, log_fields=fields)
+    agent.read_status()
+    assert fields == {"EXCLAVE_STATE": "unjoined", "EXCLAVE_MEMBER": ""}
+    agent._parts = Parts(EndingSwitch(), RECORD)
+    agent.read_status()
+    assert fields == {"EXCLAVE_STATE": "starting", "EXCLAVE_MEMBER": "shop/web-k7q2x-1"}
 
 
 async def test_without_a_watchdog_systemd_hears_nothing_of_it(

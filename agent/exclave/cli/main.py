@@ -5,7 +5,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,13 @@ def _run_agent(options: argparse.Namespace) -> bool:
     from exclave.kit.systemd.sd_notify import watchdog_time
 
     config = load_config(options.config)
-    _log_to_stderr()
+    fields: dict[str, str] = {}
+    _open_log(fields)
     faulthandler.enable(
         2
     )  # standard error; at the watchdog's SIGABRT: files and lines of all threads, without any value
     watchdog = watchdog_time(os.environ, os.getpid())
-    return trio.run(run, config, time.time, options.confirm, watchdog, strict_exception_groups=True)
+    return trio.run(run, config, time.time, options.confirm, watchdog, fields, strict_exception_groups=True)
 
 
 def _drop_confirm_option(words: Sequence[str]) -> list[str]:
@@ -279,7 +280,7 @@ def _controller(options: argparse.Namespace) -> int:
         hint = "it runs in the cluster, from its container image: kubectl exclave install"
         raise UsageError("the controller is not installed", hint) from None
 
-    _log_to_stderr()
+    _open_log({})
     try:
         access = Access((options.server or _server_of_pod(),), options.ca_file.read_text())
     except (OSError, ValueError) as problem:
@@ -334,10 +335,12 @@ def _require_root(action: str) -> None:
         raise HostError(Fault.NO_PRIVILEGE, f"{action} needs root", f"run it as root: sudo {' '.join(sys.argv[:2])}")
 
 
-def _log_to_stderr() -> None:
+def _open_log(fields: Mapping[str, str]) -> None:
+    """Log to the journal or to standard error. `fields`: of each entry of the journal, as they are at that time."""
     import logging
 
-    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "  # the journal adds its own
-    logging.basicConfig(format=f"{stamp}%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    from exclave.kit.systemd.journal import make_handler
+
+    logging.basicConfig(handlers=[make_handler(fields)], level=logging.INFO)
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -20,7 +20,7 @@ from exclave.link.layout import INSTANCES
 from exclave.listing.serving import Listing
 from exclave.member.client import MemberClient
 from exclave.member.record import EvictionNote, JoinRecord, MembershipRecord
-from exclave.member.state import Situation, Standing
+from exclave.member.state import Situation, Standing, State
 from exclave.proxy.instance import Proxy
 from exclave.redirect.reconciler import Redirect
 from exclave.swap.swap import Swap
@@ -62,6 +62,12 @@ def situation_of(parts: Parts | None, join: JoinRecord | None) -> Situation:
         is_serving=listing.serving if listing else False,
         is_ready=listing.ready if listing else False,
     )
+
+
+def log_fields_of(parts: Parts | None, state: State) -> dict[str, str]:
+    """The fields of each entry in the journal; a machine that is no member has an empty member."""
+    member = f"{parts.record.namespace}/{parts.record.member}" if parts is not None else ""
+    return {"EXCLAVE_STATE": state.value, "EXCLAVE_MEMBER": member}
 
 
 def is_redirected(parts: Parts | None) -> bool:

@@ -5,7 +5,7 @@ One agent runs at a time (`agent.lock`). The control socket answers in every sta
 
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
@@ -18,7 +18,16 @@ from exclave.config import Config
 from exclave.confirm.confirm import Unconfirmed, forget_unconfirmed, store_unconfirmed
 from exclave.control.server import SendReply, open_control
 from exclave.daemon.boot import serve
-from exclave.daemon.parts import Parts, is_redirected, problems_of, sections_of, situation_of, sources_of, waits_of
+from exclave.daemon.parts import (
+    Parts,
+    is_redirected,
+    log_fields_of,
+    problems_of,
+    sections_of,
+    situation_of,
+    sources_of,
+    waits_of,
+)
 from exclave.daemon.status import QUIET, FirstObserved, build_status, status_line
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
@@ -49,7 +58,9 @@ STOP_TIME = 240.0  # seconds in which a stop ends, without its two drains; each 
 class Agent:
     """The state of this process, and the answers to commands."""
 
-    def __init__(self, config: Config, now: Now, watchdog: float = inf) -> None:
+    def __init__(
+        self, config: Config, now: Now, watchdog: float = inf, log_fields: MutableMapping[str, str] | None = None
+    ) -> None:
         self.state: Latest[State] = Latest(State.UNJOINED)
         self.ending: Latest[Ending | None] = Latest(None)  # how the process ends; None while it runs
         self.runs_again = False  # the process executes its program again after this ending
@@ -63,6 +74,7 @@ class Agent:
         self._waits, self._problems = FirstObserved(), FirstObserved()
         self._logged_waits: set[str] = set()
         self._watchdog = watchdog  # seconds
+        self._log_fields = log_fields if log_fields is not None else {}
         self._is_ready = False  # systemd was notified
         self._status_line = ""  # as systemd has it
 
@@ -217,6 +229,7 @@ class Agent:
         join = load_join(state_folder) if self._parts is None else None
         evicted = load_eviction(state_folder) if self._parts is None else None
         state = state_of(situation_of(self._parts, join))
+        self._log_fields.update(log_fields_of(self._parts, state))
         if state is not self.state.value:
             log.info("state: %s, was %s", state.value, self.state.value.value)
             self._since = now
@@ -286,12 +299,14 @@ def _error_reply(error: ExclaveError) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _open_agent(config: Config, now: Now, watchdog: float) -> AsyncIterator[Agent]:
+async def _open_agent(
+    config: Config, now: Now, watchdog: float, log_fields: MutableMapping[str, str]
+) -> AsyncIterator[Agent]:
     make_folder(config.paths.runtime, 0o755)
     make_folder(config.paths.state, 0o700)
     hint = "one machine is one member: stop the other agent first, for instance with systemctl stop exclave"
     with hold_lock(config.paths.runtime / "agent.lock", "another agent", hint):
-        agent = Agent(config, now, watchdog)
+        agent = Agent(config, now, watchdog, log_fields)
         async with open_bare_nursery() as nursery, open_control(config.paths.runtime, agent.answer):
             await nursery.start(agent.receive_signals)
             nursery.start_soon(supervise, "status", agent.observe_state)
@@ -299,13 +314,19 @@ async def _open_agent(config: Config, now: Now, watchdog: float) -> AsyncIterato
             nursery.cancel_scope.cancel()
 
 
-async def run(config: Config, now: Now, confirm: float | None = None, watchdog: float = inf) -> bool:
+async def run(
+    config: Config,
+    now: Now,
+    confirm: float | None = None,
+    watchdog: float = inf,
+    log_fields: MutableMapping[str, str] | None = None,
+) -> bool:
     """Run an agent until it has to end; True if its program is to be executed again. Raises HostError, ConfigError.
 
     `confirm`: seconds after which the rules are removed unless a person confirms them. `watchdog`: seconds within which
-    systemd expects a notification.
+    systemd expects a notification. `log_fields` is updated to the fields of log entries.
     """
-    async with _open_agent(config, now, watchdog) as agent:
+    async with _open_agent(config, now, watchdog, log_fields if log_fields is not None else {}) as agent:
         if confirm is not None:
             store_unconfirmed(config.paths.state, Unconfirmed(confirm))
         log.info("exclave %s", __version__)

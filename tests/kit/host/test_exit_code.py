@@ -1,6 +1,7 @@
 """How a command ends: exit codes and reports. A closed pipe is tested with the whole program, in tests/cli."""
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
@@ -35,6 +36,18 @@ def test_a_failure_is_two_lines_for_a_person_and_one_object_for_a_program(capsys
         "hint": "free some space",
     }
     assert shown.err == ""
+
+
+def test_each_line_of_a_failure_has_the_journals_priority_if_the_journal_reads_it(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{read.st_dev}:{read.st_ino}")
+    run_command(failing(FULL), in_json=False)
+    assert capfd.readouterr().err == "<3>exclave: the disk is full\n<3>  to do: free some space\n"
+    monkeypatch.setenv("JOURNAL_STREAM", f"{read.st_dev}:{read.st_ino + 1}")
+    run_command(failing(FULL), in_json=False)
+    assert capfd.readouterr().err == "exclave: the disk is full\n  to do: free some space\n"
 
 
 def test_a_bug_shows_its_place_and_not_its_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,12 +33,21 @@ def _report(problem: BaseException, *, in_json: bool) -> int:
     if isinstance(problem, ImportError):
         error = missing_package(problem)
     if error is None:
-        print(bug_lines(problem), file=sys.stderr)
+        _print_error(bug_lines(problem))
         if in_json:
             print(json.dumps(bug_object()))
         return Fault.BUG.code
     if in_json:
         print(json.dumps(error_object(error.fault.code, error.fault.word, error.message, error.hint)))
     else:
-        print(error_lines(error), file=sys.stderr)
+        _print_error(error_lines(error))
     return error.fault.code
+
+
+def _print_error(text: str) -> None:
+    if "JOURNAL_STREAM" in os.environ:  # imported only here: scripts run commands often
+        from exclave.kit.systemd.journal import is_journal_stream, mark
+
+        if is_journal_stream(2, os.environ):
+            text = mark(text)
+    print(text, file=sys.stderr)
