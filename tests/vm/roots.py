@@ -1,0 +1,111 @@
+"""Root file systems of the machines, made once into a cache of this user.
+
+Each Debian has two layers: a minimal system that boots, and apt's lists with the archives of everything that the rows
+install. So `apt install ./exclave.deb` works in a machine without a network. A layer is named after what it is made of.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEBIANS = ("bookworm", "trixie")
+SYSTEM = ("systemd", "systemd-sysv", "dbus", "iproute2", "procps", "ca-certificates")
+"""What every cloud image has beyond Debian's minimal system."""
+
+ALSO = ("firewalld", "docker.io")
+"""What some rows install beside exclave."""
+
+SERVICES = ("systemd-networkd.service", "systemd-networkd-wait-online.service")
+
+_DOWNLOAD = """
+set -eu
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"
+mount -t proc proc "$4/proc"
+cat /etc/resolv.conf >"$4/etc/resolv.conf"
+cp "$5" "$4/exclave.deb"
+cd /
+target=$4
+shift 5
+export DEBIAN_FRONTEND=noninteractive
+chroot "$target" apt-get -qq update
+chroot "$target" apt-get -qq install --download-only ./exclave.deb "$@"
+rm "$target/exclave.deb" "$target/etc/resolv.conf"
+"""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The folders that make one Debian's root, the lowest last."""
+
+    archives: Path
+    system: Path
+
+    def missing(self) -> list[Path]:
+        """Those that have not been made here."""
+        return [folder for folder in (self.archives, self.system) if not folder.is_dir()]
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of the layers: `$EXCLAVE_VM`, or ~/.cache/exclave/vm."""
+    named = environment.get("EXCLAVE_VM")
+    return Path(named) if named else Path.home() / ".cache/exclave/vm"
+
+
+def layers_of(debian: str, package: Path, cache: Path) -> Layers:
+    """Where the layers are for a .deb of exclave, made or not."""
+    command = ["dpkg-deb", "--field", str(package), "Pre-Depends", "Depends", "Recommends"]
+    needed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    system = _digest(debian, *SYSTEM, *SERVICES)
+    return Layers(
+        cache / f"{debian}-archives-{_digest(system, needed, *ALSO, _DOWNLOAD)}", cache / f"{debian}-{system}"
+    )
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def make_layers(debian: str, package: Path, cache: Path) -> Layers:
+    """Make what is missing of them. Needs root, mmdebstrap and Debian's mirror."""
+    layers = layers_of(debian, package, cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    if not layers.system.is_dir():
+        print(f"making a root of Debian {debian}, which takes half a minute", flush=True)
+        _make(layers.system, lambda folder: _make_system(debian, folder))
+    if not layers.archives.is_dir():
+        print(f"downloading what exclave needs on Debian {debian}", flush=True)
+        _make(layers.archives, lambda folder: _download(layers.system, package, folder))
+    return layers
+
+
+def _make(target: Path, fill: Callable[[Path], None]) -> None:
+    """A folder that is there only when it is complete."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as work:
+        folder = Path(work) / "layer"
+        folder.mkdir(mode=0o755)
+        fill(folder)
+        folder.rename(target)
+
+
+def _make_system(debian: str, folder: Path) -> None:
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(SYSTEM)}"]
+    subprocess.run([*command, debian, str(folder)], check=True)
+    subprocess.run(["systemctl", f"--root={folder}", "--quiet", "enable", *SERVICES], check=True)
+    for name in ("etc/resolv.conf", "etc/hostname"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _download(system: Path, package: Path, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        work, merged = Path(scratch) / "work", Path(scratch) / "merged"
+        work.mkdir()
+        merged.mkdir()
+        paths = [str(path) for path in (system, folder, work, merged, package)]
+        # In a mount namespace of its own, which takes the mounts with it.
+        subprocess.run(["unshare", "--mount", "sh", "-c", _DOWNLOAD, "download", *paths, *ALSO], check=True)
+        shutil.rmtree(work)

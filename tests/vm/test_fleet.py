@@ -1,0 +1,71 @@
+"""Machines from one golden image join at once at their first boot; two clones of one member are recognised."""
+
+import os
+import shutil
+import time
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+
+from exclave.api.requests import MEMBERS, list_all
+from exclave_sandbox.expect import eventually
+from exclave_sandbox.stage import mesh
+from support.figures import add_figure
+from vm.lab import Installed, open_lab
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
+
+FLEET = int(os.environ.get("EXCLAVE_VM_FLEET", "10"))  # machines; 30 take some minutes on two cores
+CREDENTIAL = "/etc/credstore/exclave.join-token"
+
+
+async def test_a_fleet_from_one_image_joins_at_its_first_boot(installed: Installed) -> None:
+    async with open_lab(installed) as lab, AsyncExitStack() as stack:
+        machines = [await stack.enter_async_context(lab.open_machine(number)) for number in range(1, FLEET + 1)]
+        for machine in machines:
+            machine.write(CREDENTIAL, await lab.token(), 0o600)
+        began = time.monotonic()
+        async with trio.open_nursery() as nursery:
+            for machine in machines:
+                nursery.start_soon(machine.boot)
+        booted = time.monotonic() - began
+        for machine in machines:
+            await lab.wait_ready(machine, 600)
+        took = time.monotonic() - began
+        add_figure(
+            f"{installed.debian}: {FLEET} machines from one image booted at once in {booted:.0f} s, "
+            f"all ready after {took:.0f} s"
+        )
+        listed = await lab.stage.admin.send(list_all(MEMBERS, mesh.NAMESPACE))
+        assert len(listed["items"]) == FLEET
+
+
+async def test_two_clones_of_a_member_are_recognised(installed: Installed) -> None:
+    async with open_lab(installed) as lab, lab.open_machine(1) as first, lab.open_machine(2) as second:
+        await first.boot()
+        await lab.join(first)
+        await first.power_off()
+        for path in ("etc/machine-id", "var/lib/exclave"):  # what a copy of its disk has
+            source, target = first.root / path, second.root / path
+            if source.is_dir():
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(source, target)
+            else:
+                shutil.copyfile(source, target)
+        await first.boot()
+        await second.boot()
+
+        async def conditions() -> list[str]:
+            listed = await lab.stage.admin.send(list_all(MEMBERS, mesh.NAMESPACE))
+            found = [one for item in listed["items"] for one in item["status"]["conditions"]]
+            return [one["message"] for one in found if one["type"] == "Cloned" and one["status"] == "True"]
+
+        with trio.fail_after(180):
+            await eventually("a condition Cloned", conditions, bool, 0.5)
+
+        async def reported() -> str:
+            return (await first.run("exclave", "status")).output.decode()
+
+        with trio.fail_after(60):
+            await eventually("the problem cloned", reported, lambda text: "cloned" in str(text), 0.5)

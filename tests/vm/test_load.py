@@ -1,0 +1,132 @@
+"""Requests both ways go on while the agent is reloaded, restarted, killed, upgraded and downgraded.
+
+None fails, and none arrives in plaintext.
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from exclave_sandbox.expect import eventually
+from exclave_sandbox.stage import mesh
+from support.figures import add_figure
+from vm.lab import Installed, Lab, open_lab, state_of
+from vm.machine import BootedMachine
+from vm.traffic import Load, open_load
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+STEADY = 40  # requests each way before and after an event
+
+
+@asynccontextmanager
+async def loaded_machine(
+    installed: Installed, host: str = mesh.GROUP_SERVICE
+) -> AsyncIterator[tuple[Lab, BootedMachine, Load]]:
+    """A member with steady requests both ways; `host`: what the pod connects to."""
+    async with open_lab(installed) as lab, lab.open_machine() as machine:
+        await machine.boot()
+        await lab.join(machine)
+        async with open_load(lab.stage, machine, host) as load:
+            await load.more(STEADY)
+            yield lab, machine, load
+
+
+async def main_pid(machine: BootedMachine) -> int:
+    return int((await machine.properties("exclave.service", "MainPID"))["MainPID"])
+
+
+async def proxy_pids(machine: BootedMachine) -> set[str]:
+    """Processes of the proxy's user."""
+    return set((await machine.run("pgrep", "--euid", "exclave-proxy")).output.decode().split())
+
+
+async def reload(machine: BootedMachine) -> None:
+    before = await main_pid(machine)
+    await machine.must("systemctl", "reload", "exclave")
+    assert await main_pid(machine) == before
+
+
+async def restart(machine: BootedMachine) -> None:
+    before = await main_pid(machine)
+    await machine.must("systemctl", "restart", "exclave")
+    assert await main_pid(machine) != before
+
+
+async def kill(machine: BootedMachine) -> None:
+    before = await main_pid(machine)
+    await machine.must("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "exclave")
+
+    async def is_another() -> bool:
+        return await main_pid(machine) not in (0, before)
+
+    with trio.fail_after(60):
+        await eventually("another agent", is_another, bool, 0.1)
+
+
+async def upgrade(machine: BootedMachine) -> None:
+    await apt_install(machine, "new.deb")
+
+
+async def downgrade(machine: BootedMachine) -> None:
+    await apt_install(machine, "old.deb")
+
+
+async def apt_install(machine: BootedMachine, package: str) -> None:
+    line = f"DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --allow-downgrades /root/{package}"
+    await machine.shell(line, timeout=200)
+
+
+EVENTS: dict[str, tuple[Callable[[BootedMachine], Awaitable[None]], ...]] = {
+    "reload": (reload, reload),
+    "restart": (restart, restart),
+    "kill -9": (kill,),
+    "downgrade and upgrade": (downgrade, upgrade),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+async def test_no_request_fails_or_leaves_the_mesh(installed: Installed, event: str) -> None:
+    async with loaded_machine(installed) as (lab, machine, load):
+        for name in ("new", "old"):
+            machine.copy(getattr(installed.packages, name), f"/root/{name}.deb")
+        proxies = await proxy_pids(machine)
+        assert proxies
+        for change in EVENTS[event]:
+            before, began = await load.figures(), time.monotonic()
+            await change(machine)
+            await lab.wait_ready(machine)
+            took = time.monotonic() - began
+            await load.more(STEADY)
+            for way, counts in (await load.since(before)).items():
+                add_figure(f"{installed.debian}: {change.__name__}: {way}: {counts}; ready after {took:.1f} s")
+                assert (counts.failed, counts.plain, counts.broken) == (0, 0, 0), counts
+        assert await proxy_pids(machine) == proxies
+
+
+async def test_a_stopped_agent_leaves_nothing_that_runs_and_starts_again(installed: Installed) -> None:
+    # By its address: its Service has no endpoint while it is stopped.
+    async with loaded_machine(installed, "10.77.0.21") as (lab, machine, load):
+        before = await load.figures()
+        await machine.must("systemctl", "stop", "exclave", timeout=120)
+        assert (await machine.properties("exclave.service", "ActiveState"))["ActiveState"] == "inactive"
+        await nothing_runs(machine)
+        await load.more(STEADY)
+        for way, counts in (await load.since(before)).items():
+            add_figure(f"{installed.debian}: stop: {way}: {counts}")
+            assert counts.failed == 0, counts
+        await machine.must("systemctl", "start", "exclave")
+        await lab.wait_ready(machine)
+        assert await state_of(machine) == "ready"
+
+
+async def nothing_runs(machine: BootedMachine) -> None:
+    """No process, table or link of exclave, and no failed unit of it."""
+    assert await proxy_pids(machine) == set()
+    assert "exclave" not in await machine.must("nft", "list", "tables")
+    assert "exclave" not in await machine.must("ip", "-brief", "link")
+    assert (await machine.run("pgrep", "--full", "/(usr/lib|usr/bin|run)/exclave|nft -i")).output == b""
+    assert "exclave" not in await machine.must("systemctl", "list-units", "--failed", "--no-legend")

@@ -1,0 +1,54 @@
+"""Debian's firewalld and Docker run on the same machine: a member stays in the mesh when they start and reload."""
+
+import pytest
+
+from exclave_sandbox.demo.membership import identity_of
+from exclave_sandbox.stage import mesh
+from support.figures import add_figure
+from vm.lab import POD_BY_SERVICE, Installed, fetch_inside, open_lab
+from vm.test_faults import client_of
+from vm.traffic import open_load
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install"
+
+
+async def test_a_member_beside_firewalld(installed: Installed) -> None:
+    async with open_lab(installed) as lab, lab.open_machine() as machine:
+        await machine.boot()
+        await machine.shell(f"{APT} firewalld", timeout=300)
+        await machine.shell("systemctl start firewalld; firewall-cmd --quiet --add-port=8080/tcp --add-port=4143/tcp")
+        await lab.join(machine)
+        async with open_load(lab.stage, machine) as load:
+            await load.more(20)
+            before = await load.figures()
+            await machine.shell("firewall-cmd --quiet --runtime-to-permanent; firewall-cmd --quiet --reload")
+            await load.more(60)
+            for way, counts in (await load.since(before)).items():
+                add_figure(f"{installed.debian}: firewalld reloads: {way}: {counts}")
+                assert (counts.failed, counts.plain) == (0, 0), counts
+        await machine.reboot()
+        await lab.wait_ready(machine)
+        assert await client_of(lab, machine) == identity_of(mesh.POD_NAME)
+        assert (await fetch_inside(machine, POD_BY_SERVICE))["client_id"] == identity_of(mesh.GROUP)
+
+
+async def test_a_member_beside_docker(installed: Installed) -> None:
+    async with open_lab(installed) as lab, lab.open_machine() as machine:
+        await machine.boot()
+        await lab.join(machine)
+        await machine.shell(f"{APT} docker.io iptables", timeout=300)
+        await machine.must("systemctl", "start", "docker", timeout=120)
+        assert "docker0" in await machine.must("ip", "-brief", "link")
+        async with open_load(lab.stage, machine) as load:
+            await load.more(20)
+            before = await load.figures()
+            await machine.must("systemctl", "restart", "docker", timeout=120)
+            await load.more(60)
+            for way, counts in (await load.since(before)).items():
+                add_figure(f"{installed.debian}: Docker restarts: {way}: {counts}")
+                assert (counts.failed, counts.plain) == (0, 0), counts
+        await machine.reboot()
+        await lab.wait_ready(machine)
+        assert await client_of(lab, machine) == identity_of(mesh.POD_NAME)
