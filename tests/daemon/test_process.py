@@ -3,10 +3,7 @@
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +14,6 @@ import trio.testing
 
 from exclave.config import Config, Paths
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
-from exclave.daemon import process as life
 from exclave.daemon.parts import Parts
 from exclave.daemon.process import FAST_POLL_INTERVAL, POLL_INTERVAL, REPORT_INTERVAL, Agent
 from exclave.daemon.status import QUIET
@@ -42,74 +38,9 @@ from exclave.swap.plan import SwapReason
 from exclave.swap.swap import SwapOutcome, SwapPhase
 from support.mesh import RECORD, fake_part
 
-# Boots and endings, with a boot that only waits for its end.
+from .agent_world import World
 
-
-class World:
-    """An agent, and what its boots and departures were; a boot that leaves forgets the membership."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, watchdog: float = inf) -> None:
-        self.config = Config(Paths(folder, folder / "run"))
-        (folder / "run").mkdir()
-        self.state = folder
-        self.now = 1_800_000_000.0
-        self.agent = Agent(self.config, lambda: self.now, watchdog)
-        self.trace: list[str] = []
-        self.boots: list[Parts] = []
-        self.closing = trio.Event()  # a boot does not end before
-        self.closing.set()
-        monkeypatch.setattr(life, "serve", self._serve)
-        monkeypatch.setattr(life, "depart", self._depart)
-        self.statuses: list[str] = []
-        self.job: str | None = None  # of our unit, as systemd would list it
-        monkeypatch.setattr(life, "notify", self._notify)
-        monkeypatch.setattr(life, "read_own_job", self._read_own_job)
-
-    def _notify(self, *assignments: str) -> None:
-        for one in assignments:
-            if one.startswith("STATUS="):
-                self.statuses.append(one.removeprefix("STATUS="))
-            else:
-                self.trace.append(one)
-
-    async def _read_own_job(self) -> str | None:
-        await trio.lowlevel.checkpoint()
-        return self.job
-
-    async def _serve(self, parts: Parts, config: Config, now: object) -> None:
-        self.trace.append(f"boot {parts.record.member}")
-        self.boots.append(parts)
-        parts.ending = await parts.endings.wait()
-        await self.closing.wait()
-        self.trace.append(f"boot ends: {parts.endings.value.value}")
-        if parts.endings.value is Ending.LEAVE:
-            forget_membership(self.state)
-
-    async def _depart(self, record: MembershipRecord, config: Config, now: object) -> list[str]:
-        self.trace.append(f"departs {record.member}")
-        forget_membership(self.state)
-        return [f"Member {record.namespace}/{record.member}"]
-
-    @asynccontextmanager
-    async def living(self, record: MembershipRecord | None = RECORD) -> AsyncIterator[trio.Nursery]:
-        if record is not None:
-            store_membership(self.state, record)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.agent.run)
-            await trio.testing.wait_all_tasks_blocked()
-            yield nursery
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-
-    async def ask(self, command: str) -> list[dict[str, Any]]:
-        told: list[dict[str, Any]] = []
-
-        async def reply(object_: dict[str, Any]) -> None:
-            await trio.lowlevel.checkpoint()
-            told.append(object_)
-
-        await self.agent.answer(command, reply)
-        return told
+# Boots and endings.
 
 
 @pytest.fixture
@@ -186,6 +117,27 @@ async def test_a_signal_ends_the_process_as_systemd_means_it(
         nursery.cancel_scope.cancel()
     assert (world.agent.ending.value, world.agent.runs_again) == (ending, runs_again)
     assert [re.sub(r"(?<=MONOTONIC_USEC=)\d+", "…", line) for line in world.trace] == ["READY=1", *notified]
+
+
+async def test_a_reload_is_notified_before_its_client_gets_the_answer(world: World) -> None:
+    notified: list[list[str]] = []
+
+    async def reply(object_: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        assert object_ == {"reloading": True}
+        notified.append(list(world.trace))
+        raise trio.BrokenResourceError  # the client has gone: the reload goes on
+
+    with pytest.raises(trio.BrokenResourceError):
+        await world.agent.answer("reload", reply)
+    assert notified[0][0] == "RELOADING=1"
+    assert (world.agent.ending.value, world.agent.runs_again) == (Ending.HAND_OVER, True)
+
+
+async def test_an_agent_that_stops_does_not_reload(world: World) -> None:
+    world.agent.end(Ending.STOP)
+    assert await world.ask("reload") == [{"reloading": False}]
+    assert (world.agent.ending.value, world.trace) == (Ending.STOP, STOPPING)
 
 
 async def test_a_stop_that_was_asked_for_before_is_no_reload(world: World) -> None:

@@ -119,6 +119,26 @@ def test_a_hangup_makes_it_another_program_in_the_same_process(process: Process)
     assert agent.wait() == 0
 
 
+def test_a_reload_makes_it_another_program_in_the_same_process_unless_the_configuration_is_wrong(
+    process: Process,
+) -> None:
+    agent = process.start()
+    assert process.hears("READY=1")
+    good = process.config.read_text()
+    process.config.write_text(good + "[proxy]\nbinary = 7\n")
+    assert main(["reload", "--config", str(process.config)]) == 40
+    assert process.status() == 40
+    process.config.write_text(good)
+    assert process.status() == 4
+    assert main(["reload", "--config", str(process.config)]) == 0
+    assert process.hears("RELOADING=1")
+    assert process.hears("RELOADING=1")
+    assert process.hears("READY=1")
+    agent.terminate()
+    assert agent.wait() == 0
+    assert main(["reload", "--config", str(process.config)]) == 5
+
+
 @pytest.mark.parametrize(
     ("number", "notified"), [(signal.SIGHUP, ["RELOADING=1", "READY=1"]), (signal.SIGTERM, ["STOPPING=1"])]
 )

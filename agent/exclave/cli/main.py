@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     wait = add("wait", _wait, f"wait until traffic of this machine goes through the mesh; {wait_status}")
     time = "wait for at most this time, such as 90s; default 60s"
     wait.add_argument("--timeout", type=parse_duration, default=60.0, metavar="TIME", help=time)
+    again = "have the agent check its configuration and start again as installed now, without an effect on traffic"
+    reload = add("reload", _reload, again)
     explain = add("explain", _explain, "show what would happen to a new connection, and by which rule")
     _add_explain_options(explain)
     cleanup = add("cleanup", _cleanup, "remove rules, proxies and link while no agent runs; the membership stays")
@@ -75,9 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     add("demo", _demo, "play the demo on this machine, in network namespaces")
     add("admin", _admin, "manage groups, join tokens and members through kubectl")
     default = f"default {DEFAULT_PATH}"
-    for command in (run, join, confirm, leave, status, wait, explain, cleanup, proxy):
+    for command in (run, join, confirm, leave, status, wait, reload, explain, cleanup, proxy):
         command.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help=default)
-    for command in (join, confirm, leave, status, wait, explain, cleanup, proxy):
+    for command in (join, confirm, leave, status, wait, reload, explain, cleanup, proxy):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -212,6 +214,26 @@ def _wait(options: argparse.Namespace) -> int:
     from exclave.cli.wait import wait_redirected
 
     return wait_redirected(load_config(options.config), options.timeout, in_json=options.json)
+
+
+def _reload(options: argparse.Namespace) -> int:
+    _require_root("reloading")
+    from exclave.control.client import NoAgent, query_agent
+
+    # An agent that starts with a wrong configuration ends. So it is read first, and the running agent stays.
+    runtime = load_config(options.config).paths.runtime
+    try:
+        reloading = query_agent(runtime, "reload").get("reloading")
+    except NoAgent:
+        return _report_no_agent(in_json=options.json)
+    if not reloading:
+        hint = "wait until it has ended, then start it: systemctl start exclave"
+        raise HostError(Fault.ANOTHER_AGENT, "the agent is ending and cannot reload", hint)
+    if options.json:
+        print(json.dumps({"reloading": True}))
+    else:
+        print("the agent starts again; traffic is not affected", file=sys.stderr)
+    return 0
 
 
 def _explain(options: argparse.Namespace) -> int:

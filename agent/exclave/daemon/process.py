@@ -146,6 +146,7 @@ class Agent:
             "leave": self._answer_leave,
             "joined": self._answer_joined,
             "redirected": self._answer_redirected,
+            "reload": self._answer_reload,
             "confirm": self._answer_confirm,
             "swap": partial(self._answer_swap, False),
             "swap-forced": partial(self._answer_swap, True),
@@ -193,6 +194,15 @@ class Agent:
             with trio.move_on_after(REPORT_INTERVAL):
                 while not is_redirected(self._parts):  # noqa: ASYNC110  the parts of a boot open one by one
                     await trio.sleep(FAST_POLL_INTERVAL)
+
+    async def _answer_reload(self, reply: SendReply) -> None:
+        reloads = self.ending.value is None
+        if reloads:  # before the reply: systemd must not take the end of the client for the end of the reload
+            notify(*reloading())
+        try:
+            await reply({"reloading": reloads})
+        finally:
+            self.end(Ending.HAND_OVER, runs_again=True)
 
     async def _answer_confirm(self, reply: SendReply) -> None:
         confirming = self._parts.confirming if self._parts is not None else None
