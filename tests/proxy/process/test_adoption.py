@@ -18,7 +18,8 @@ from exclave.proxy.process.adoption import adopted_record, find_running
 from exclave.proxy.process.binary import BinaryId, ProxyUser
 from exclave.proxy.process.launcher import ProxyLauncher
 from exclave.proxy.process.records import InstanceRecord, RecordFile, unit_record
-from exclave.proxy.process.units import Units, find_process, unit_of
+from exclave.proxy.process.systemd import read_output, show_unit
+from exclave.proxy.process.units import Units, find_process, unit_of, wait_noticed
 from support.fake_systemd import FakeSystemd, fake_systemd
 from support.mesh import ADDRESS, RECORD, make_settings
 
@@ -91,6 +92,23 @@ async def test_the_record_of_a_unit_that_does_not_run_is_dropped(systemd: FakeSy
     records.store("a", replace(FORMER, pid=os.getpid(), invocation="2cc4", boot_id=boot_id))
     assert await adopt(systemd) == {}
     assert records.read() == {}
+
+
+async def test_a_unit_that_failed_while_no_agent_ran_is_reported_and_counts_as_stopped(
+    systemd: FakeSystemd, caplog: pytest.LogCaptureFixture
+) -> None:
+    units = Units(systemd.runtime, NOBODY)
+    process = await units.start("a", write_script(systemd.runtime / "program", "echo words; exec sleep 600"), {})
+    RecordFile(systemd.runtime).store("a", replace(FORMER, invocation=process.invocation))
+    while "words" not in await read_output(process.invocation, 1):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    await wait_noticed(unit_of("a"), process.invocation)
+    process.close()
+    assert await adopt(systemd) == {}
+    assert caplog.messages == ["proxy a: while no agent ran, it was ended by SIGKILL: words"]
+    assert (await show_unit(unit_of("a"))).active == "inactive"
+    assert RecordFile(systemd.runtime).read() == {}
 
 
 async def test_a_recorded_unit_is_found_also_by_an_agent_that_systemd_did_not_start(systemd: FakeSystemd) -> None:

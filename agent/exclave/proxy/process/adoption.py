@@ -8,7 +8,7 @@ from exclave.link.layout import INSTANCES, Instance
 from exclave.proxy.process.held import ChildProcess, InstanceProcess
 from exclave.proxy.process.logfile import output_path
 from exclave.proxy.process.records import InstanceRecord, RecordFile, unit_record
-from exclave.proxy.process.units import UnitProcess, find_process, unit_of
+from exclave.proxy.process.units import UnitProcess, find_process, forget_end, unit_of
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,13 @@ async def find_running(runtime: Path, *, has_units: bool) -> dict[Instance, tupl
             record = adopted_record(instance, former, process)
             records.store(instance, record)
             found[instance] = record, process
+            continue
+        if is_recorded:
+            records.drop(instance)
+        if (end := await forget_end(instance)) is not None:
+            log.warning("proxy %s: while no agent ran, it %s", instance, end)
         elif is_recorded:
             log.info("proxy %s: not adopted: %s has no process", instance, unit_of(instance))
-            records.drop(instance)
     return found
 
 

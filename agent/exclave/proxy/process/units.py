@@ -148,6 +148,16 @@ async def find_process(instance: Instance) -> UnitProcess | None:
     return None
 
 
+async def forget_end(instance: Instance) -> str | None:
+    """How an instance's unit failed, for a person, None if it has not; it counts as stopped then. Raises HostError."""
+    unit = unit_of(instance)
+    state = await show_unit(unit)
+    if state.active != "failed":
+        return None
+    await forget_failure(unit)
+    return describe_unit_end(state, (await read_output(state.invocation, 1)).strip())
+
+
 async def end_process(process: InstanceProcess, drain: float) -> None:
     """End a process, by SIGKILL if it has not ended `drain` seconds after SIGTERM."""
     await process.send(signal.SIGTERM)
