@@ -35,12 +35,21 @@ ADMIN = tuple(one for one in (*AGENT, *OTHERS) if one.project in ("cryptography"
 
 @dataclass(frozen=True)
 class Target:
-    """One package file. `kind`: deb or rpm. `vendored`: has the libraries in it, for Python 3.12 and one `arch`."""
+    """One package file, for Debian and Ubuntu (deb), Fedora (fedora) or EL9 and EL10 (el)."""
 
     name: str
-    kind: str
+    system: str
     arch: str
-    vendored: bool = False
+
+    @property
+    def kind(self) -> str:
+        """deb or rpm."""
+        return "deb" if self.system == "deb" else "rpm"
+
+    @property
+    def vendored(self) -> bool:
+        """True if it has the libraries in it, for Python 3.12 and one `arch`."""
+        return self.system == "el"
 
     @property
     def libraries(self) -> tuple[Package, ...]:
@@ -53,10 +62,11 @@ class Target:
         return "1.el" if self.vendored else "1"
 
 
-TARGETS = (
-    *(Target(name, "deb", "all") for name in ("exclave", "exclave-admin")),
-    *(Target(name, "rpm", "all") for name in ("exclave", "exclave-admin")),  # Fedora
-    *(Target(name, "rpm", arch, True) for name in ("exclave", "exclave-admin") for arch in ("amd64", "arm64")),  # EL
+TARGETS = tuple(
+    Target(name, system, arch)
+    for system, arches in (("deb", ["all"]), ("fedora", ["all"]), ("el", ["amd64", "arm64"]))
+    for name in ("exclave", "exclave-admin")
+    for arch in arches
 )
 
 

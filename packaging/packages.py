@@ -19,8 +19,9 @@ import exclave  # noqa: E402
 from changelog import read_changelog  # noqa: E402
 from files import stage  # noqa: E402
 from metadata import TARGETS, Target, configuration  # noqa: E402
+from vendor import CannotFetch  # noqa: E402
 
-KINDS = ("deb", "rpm")
+SYSTEMS = ("deb", "fedora", "el")
 
 CREATED = "created package: "  # what nfpm prints
 
@@ -32,11 +33,12 @@ def package_version(version: str) -> str:
         raise ValueError(f"a version such as 1.2.3, 1.2.3rc1 or 1.2.3.dev4 is needed, not {version!r}")
     release, phase, number, post, dev = match.groups()
     text = release + (f"~{phase}{number}" if phase else "")
-    return text + (f".post{post}" if post else "") + (f"~dev{dev}" if dev else "")
+    before = "~" if phase or post else "~~"  # 1.2.dev3 comes before 1.2a1
+    return text + (f".post{post}" if post else "") + (f"{before}dev{dev}" if dev else "")
 
 
-def build(folder: Path, kinds: tuple[str, ...]) -> list[Path]:
-    """Build into `folder`. Returns the packages. Raises ValueError."""
+def build(folder: Path, systems: tuple[str, ...]) -> list[Path]:
+    """Build into `folder`. Returns the packages. Raises ValueError, CannotFetch."""
     version = package_version(exclave.__version__)
     entry = read_changelog(PACKAGING / "changelog")
     if entry.version != f"{version}-1":
@@ -44,7 +46,7 @@ def build(folder: Path, kinds: tuple[str, ...]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for target in TARGETS:
-        if target.kind in kinds:
+        if target.system in systems:
             with tempfile.TemporaryDirectory(prefix="exclave-package.") as temporary:
                 root = Path(temporary) / "root"
                 root.mkdir()
@@ -86,15 +88,15 @@ def pack(config: Path, folder: Path, target: Target, date: int) -> Path:
 
 def main(words: list[str]) -> int:
     """Run with these arguments. Returns the exit code."""
-    if not words or any(word not in KINDS for word in words[1:]):
-        print("usage: packaging/build FOLDER [deb|rpm ...]", file=sys.stderr)
+    if not words or any(word not in SYSTEMS for word in words[1:]):
+        print("usage: packaging/build FOLDER [deb|fedora|el ...]", file=sys.stderr)
         return 2
     try:
-        for path in build(Path(words[0]), tuple(words[1:]) or KINDS):
+        for path in build(Path(words[0]), tuple(words[1:]) or SYSTEMS):
             print(path)
-    except ValueError as problem:
+    except (ValueError, CannotFetch) as problem:
         print(f"packaging/build: {problem}", file=sys.stderr)
-        return 1
+        return 4 if isinstance(problem, CannotFetch) else 1
     return 0
 
 

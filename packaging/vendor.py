@@ -24,12 +24,18 @@ WANTED = {
     "exclave-admin": ("cryptography", "PyYAML"),
 }
 
-LEFT_OUT = re.compile(r"\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$|(^|/)_?tests?/|\.(pyi|h)$|\.data/")
+LEFT_OUT = re.compile(
+    r"\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$|(^|/)(_?tests?|_tools)/|\.(pyi|h)$|\.data/"
+)
 """Lists of files that are then not true, tests, and what only developers use."""
 
 
+class CannotFetch(Exception):
+    """The package index is not reached, or it has other files than those of the list."""
+
+
 def unpack_libraries(folder: Path, name: str, arch: str) -> None:
-    """Fetch the wheels of a package and unpack them into `folder`. Raises ValueError."""
+    """Fetch the wheels of a package and unpack them into `folder`. Raises CannotFetch."""
     cache = Path(os.environ.get("EXCLAVE_TOOLS", Path.home() / ".cache/exclave/tools"))
     with tempfile.TemporaryDirectory(prefix="exclave-wheels.") as temporary:
         arguments = ("--require-hashes", "--no-deps", "-r", str(PACKAGING / f"vendor/{name}.txt"))
@@ -54,7 +60,7 @@ def _download(arch: str, folder: Path, *arguments: str, cache: Path) -> list[Pat
         command += ["--platform", platform]
     done = subprocess.run([*map(str, command), *arguments], capture_output=True, text=True)
     if done.returncode != 0:
-        raise ValueError(f"the wheels for {machine} cannot be fetched: {done.stderr.strip()}")
+        raise CannotFetch(f"the wheels for {machine} cannot be fetched: {done.stderr.strip()}")
     return sorted(folder.iterdir())
 
 

@@ -1,0 +1,62 @@
+"""Packages as the tests read them: built by `packaging/build`, and unpacked."""
+
+import ast
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from architecture.tree import TOP
+
+CANNOT_BUILD = (3, 4)
+"""Exit status of packaging/build without Go, or without a package index."""
+
+
+def build(folder: Path, *kinds: str, checkout: Path = TOP) -> dict[str, Path]:
+    """Build packages into `folder`. Returns them by their file names."""
+    done = subprocess.run([checkout / "packaging/build", folder, *kinds], capture_output=True, text=True)
+    if done.returncode in CANNOT_BUILD:
+        pytest.skip(f"packages cannot be built here: {done.stderr.strip()[-300:]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {path.name: path for path in folder.iterdir()}
+
+
+def skip_without(program: str) -> None:
+    """Skip where a program is absent that is too large to be installed for these tests."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file or folder of a package, with the mode as in `ls -l`, and owner/group."""
+
+    mode: str
+    owner: str
+
+
+def deb_members(package: Path) -> dict[str, Member]:
+    """The files and folders of a deb, by their absolute names."""
+    command = ["dpkg-deb", "--contents", package]
+    listed = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}
+    ).stdout
+    found = {}
+    for line in listed.splitlines():
+        mode, owner, _, _, _, name, *_ = line.split()
+        found[name.removeprefix(".").rstrip("/")] = Member(mode, owner)
+    return found
+
+
+def imported_modules(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every import below `folder`, with its file: the full name of the module."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((path, one.name) for one in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                yield path, node.module
