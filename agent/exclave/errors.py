@@ -42,6 +42,7 @@ class Fault(Enum):
     OCCUPIED = (34, "taken")
     ANOTHER_AGENT = (35, "another-agent")
     PACKAGE_MISSING = (36, "package-missing")
+    OTHER_MESH = (37, "other-mesh")
     TOOL_HANGS = (38, "tool-hangs")
 
     CONFIG_INVALID = (40, "config-invalid")
@@ -63,6 +64,7 @@ NO_RESTART = (
     Fault.NFT_UNUSABLE,
     Fault.ANOTHER_AGENT,
     Fault.PACKAGE_MISSING,
+    Fault.OTHER_MESH,
     Fault.CONFIG_INVALID,
 )
 """Faults of `exclave run` that only a person can fix: exclave.service does not start the agent again after these.

@@ -36,8 +36,8 @@ BLOCKING = {
 
 LAYERS = (
     "errors", "kit", "ending", "milestones", "api", "cluster", "config", "link", "dns", "redirect", "member",
-    "identity", "workload_api", "join", "proxy", "data_path", "confirm", "swap", "listing", "control", "daemon",
-    "explain", "controller", "admin", "cli", "__main__", "exclave_sandbox",
+    "identity", "workload_api", "join", "proxy", "data_path", "confirm", "swap", "listing", "control", "host_check",
+    "daemon", "explain", "controller", "admin", "cli", "__main__", "exclave_sandbox",
 )  # fmt: skip
 """The rooms from the lowest to the highest. A module imports from its own room and from lower ones only."""
 
@@ -59,6 +59,7 @@ ROOTS = {
     "exclave.daemon.teardown",
     "exclave.daemon.process",
     "exclave.join.join",
+    "exclave.host_check.check",
     "exclave.controller.run",
     "exclave.controller.replica",
     "exclave_sandbox.demo.main",

@@ -3,13 +3,8 @@
 import io
 import json
 import re
-import shlex
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +15,10 @@ import pytest
 import trio
 
 from cli.golden_failures import golden_failures, shown_failure
-from exclave.api.join_token import JoinToken, encode_token
+from cli.vm import Vm, isolated_folder
+from exclave.api.join_token import encode_token
 from exclave.api.requests import MEMBERS, ROLE_BINDINGS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, create, delete
 from exclave.cli import commands
-from exclave.cli import main as cli
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed, store_unconfirmed
 from exclave.errors import error_object
 from exclave.join import refusals
@@ -33,7 +28,6 @@ from exclave.member.record import (
     load_membership,
     make_folder,
     store_join,
-    store_membership,
 )
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
@@ -45,48 +39,14 @@ from support.store import member
 
 pytestmark = pytest.mark.slow
 
-RECORDING_PROGRAMS = Path(__file__).parents[1] / "support/recording_programs"
-"""Programs `nft` and `ip` that only append their calls to the file `trace` beside their folder."""
-
 VMS = f"{NAMESPACE}-vms"
 FIRST = f"{NAMESPACE}/web-k7q2x-1"
 
 
-class Vm:
-    """A machine that may join: `run` types a command; programs that would change the host are not to be found."""
-
-    def __init__(self, folder: Path, name: str = "vm", address: str = VM) -> None:
-        self.state, self.runtime, self.trace = folder / name, folder / f"{name}-run", folder / f"{name}.trace"
-        self._config = folder / f"{name}.toml"
-        self._config.write_text(
-            f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n'
-            f'[member]\naddress = "{address}"\n[listing]\ndrain = "0s"\n'
-        )
-
-    def run(self, command: str, *arguments: str) -> int:
-        return cli.main([command, *arguments, "--config", str(self._config)])
-
-    def be_member(self) -> None:
-        make_folder(self.state, 0o700)
-        store_membership(self.state, RECORD)
-
-    def join(self, token: JoinToken, *arguments: str) -> int:
-        return self.run("join", encode_token(token), *arguments)
-
-
 @pytest.fixture(autouse=True)
-def _isolated_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr(commands, "UNIT", "exclave-of-a-test.service")
-
-
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as made:  # short names: a socket's path has 107 characters
-        programs = Path(made, "bin")
-        shutil.copytree(RECORDING_PROGRAMS, programs)
-        monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-        yield Path(made)
+def folder() -> Iterator[Path]:
+    with isolated_folder() as made:
+        yield made
 
 
 @pytest.fixture
@@ -137,6 +97,7 @@ def test_a_join_from_standard_input_shows_no_token_and_one_object(
     assert json.loads(shown.out) == {
         "joined": {"namespace": "shop", "group": "web", "member": "web-k7q2x-1"},
         "state": None,
+        "reason": "no agent runs on this machine",
     }
     assert token[:40] not in shown.err
     assert "warning" not in shown.err
@@ -239,72 +200,7 @@ def failure_without_details(capsys: pytest.CaptureFixture[str], thread: ClusterT
     return re.sub(r"is (599|600|601) s behind", "is 600 s behind", failure)
 
 
-# join, and the agent that is told.
-
-
-def joined(vm: Vm, *arguments: str) -> int:
-    """Join where that is done already, so that telling the agent is all that is left."""
-
-    async def join(*_: object) -> object:
-        return RECORD
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(commands, "join", join)
-        return vm.run("join", "token", *arguments)
-
-
-def notify(vm: Vm, answer: bytes, *arguments: str) -> int:
-    with fake_replies(vm.runtime, answer) as asked:
-        code = joined(vm, *arguments)
-    assert asked == ["joined"]
-    return code
-
-
-STARTING, PENDING, READY = ({"state": state, "waiting": []} for state in ("starting", "pending", "ready"))
-WAITING = {"state": "starting", "waiting": ["the proxy (it does not start)", "the rules"]}
-UNJOINED = {"state": "unjoined", "waiting": ["somebody to run exclave join"]}  # it has not looked at the disk yet
-EVICTED = {"state": "evicted", "waiting": []}
-
-
-def test_it_returns_when_the_agent_is_ready_and_reports_each_state_and_wait_once(
-    vm: Vm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert notify(vm, json_lines(UNJOINED, STARTING, WAITING, WAITING, PENDING, READY)) == 0
-    assert capsys.readouterr().err.splitlines()[1:] == [
-        "agent: starting",
-        "waiting for the proxy (it does not start)",
-        "agent: pending",
-        "agent: ready",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("last", "state"),
-    [(EVICTED, "evicted"), (UNJOINED, "unjoined"), (PENDING, "pending")],
-    ids=["an eviction", "a leave meanwhile", "an agent that ends"],
-)
-def test_a_join_that_is_not_ready_in_the_end_is_3(
-    last: dict[str, Any], state: str, vm: Vm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert notify(vm, json_lines(STARTING, last), "--json") == 3
-    assert json.loads(capsys.readouterr().out)["state"] == state
-
-
-def test_no_wait_returns_when_the_agent_is_notified(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
-    assert notify(vm, json_lines(UNJOINED), "--no-wait") == 0
-    assert "agent" not in capsys.readouterr().err
-
-
 # confirm.
-
-
-def test_a_join_with_confirm_stores_the_time_of_unconfirmed_rules(vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
-    assert notify(vm, json_lines(READY), "--confirm", "60s") == 0
-    assert load_unconfirmed(vm.state) == Unconfirmed(60.0)
-    assert capsys.readouterr().err.splitlines()[1:3] == [
-        "the rules are removed 60s after they are installed, unless you confirm them:",
-        "check with a new login that this machine is reachable, then: exclave confirm",
-    ]
 
 
 def test_a_join_that_fails_leaves_nothing_to_confirm(thread: ClusterThread, vm: Vm) -> None:
@@ -345,38 +241,6 @@ def test_without_an_agent_the_note_is_removed_and_rules_that_still_capture_stay(
         "there was nothing to confirm",
         "confirmed: the rules are permanent",
     ]
-
-
-@contextmanager
-def systemd(folder: Path, *, has_unit: bool) -> Iterator[Path]:
-    """A systemctl whose unit is the agent of ready_agent.py, and a folder as systemd makes it."""
-    agent = Path(__file__).with_name("ready_agent.py")
-    start = f"exec {shlex.quote(sys.executable)} {agent} {folder}/vm-run/control.sock > /dev/null 2>&1"
-    (folder / "bin/systemctl").write_text(
-        f'#!/bin/sh\necho "$@" >> {folder}/trace\ncase $1 in cat) exit {0 if has_unit else 1};; start) {start};; esac\n'
-    )
-    (folder / "bin/systemctl").chmod(0o755)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(commands, "Path", lambda name: folder if name == "/run/systemd/system" else Path(name))
-        yield folder / "trace"
-
-
-def test_a_unit_is_started_where_there_is_one(folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]) -> None:
-    with systemd(folder, has_unit=True) as trace:
-        assert joined(vm) == 0
-    assert trace.read_text().splitlines() == [
-        "cat exclave-of-a-test.service",
-        "start --no-block exclave-of-a-test.service",
-    ]
-    assert capsys.readouterr().err.splitlines()[1:] == ["starting exclave-of-a-test.service", "agent: ready"]
-
-
-def test_without_the_unit_it_names_the_command_to_run_the_agent(
-    folder: Path, vm: Vm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with systemd(folder, has_unit=False):
-        assert joined(vm) == 0
-    assert capsys.readouterr().err.splitlines()[1:] == ["no agent runs on this machine; start it: exclave run"]
 
 
 # leave.

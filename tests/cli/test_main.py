@@ -33,6 +33,7 @@ CLAIMS = base64.urlsafe_b64encode(b'{"sub": "system:serviceaccount:shop-vms:web.
 CA = mesh().anchor.pem
 TOKEN = JoinToken(("https://127.0.0.1:1",), CA, "shop", "web", f"e.{CLAIMS}.s", 4102444800.0)
 """For a server that refuses connections."""
+JOINING = encode_token(TOKEN)
 
 
 class Host:
@@ -65,6 +66,11 @@ class Host:
         (self.programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (self.programs / name).chmod(0o755)
 
+    def has_tools(self) -> None:
+        """With an nft and an ip that accept everything."""
+        self.program("nft", """[ "$1" != -j ] || echo '{"nftables": []}'""")
+        self.program("ip", "echo '[]'")
+
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
@@ -74,6 +80,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         monkeypatch.setenv("PATH", str(made.programs))
         monkeypatch.setattr("os.geteuid", lambda: 0)
         monkeypatch.setattr("sys.argv", ["exclave", "test"])
+        monkeypatch.setattr("exclave.host_check.check.can_change_network", lambda: True)
+        monkeypatch.setattr("exclave.host_check.check._is_taken", lambda kind, port: False)
         yield made
 
 
@@ -84,6 +92,7 @@ def for_an_account_of_nobody() -> str:
 
 
 def where_another_agent_runs(host: Host, command: str) -> int:
+    host.has_tools()
     make_folder(host.runtime, 0o755)
     with hold_lock(host.runtime / "agent.lock", "", ""):
         return host.run(command)
@@ -109,8 +118,7 @@ def leaving_where_a_join_runs(host: Host) -> int:
 
 
 def with_a_file_that_stays(host: Host) -> int:
-    host.program("nft", """[ "$1" != -j ] || echo '{"nftables": []}'""")
-    host.program("ip", "echo '[]'")
+    host.has_tools()
     (host.state / AGAIN / "credential.json").mkdir(parents=True)
     (host.state / AGAIN / "svid.json").touch()
     (host.state / "credential.json").touch()
@@ -121,14 +129,29 @@ def with_a_file_that_stays(host: Host) -> int:
 
 
 def as_member(host: Host, *lines: str) -> int:
+    """Run the agent with these lines in config.toml."""
     host.configure('[member]\naddress = "10.77.0.20"', *lines)
     host.be_member()
     return host.run("run")
 
 
 def with_links(host: Host, *links: dict[str, object]) -> int:
+    host.has_tools()
     host.program("ip", f"echo '{json.dumps(links)}'")
     return as_member(host, '[proxy]\nuser = "nobody"')
+
+
+def with_rules_of_linkerd(host: Host) -> int:
+    """As linkerd2-proxy-init makes them with iptables-nft."""
+    place = {"family": "ip", "table": "nat"}
+    listing = [
+        {"chain": {**place, "name": "PROXY_INIT_REDIRECT"}},
+        {"chain": {**place, "name": "PREROUTING", "hook": "prerouting", "type": "nat"}},
+        {"rule": {**place, "chain": "PREROUTING", "expr": [{"jump": {"target": "PROXY_INIT_REDIRECT"}}]}},
+    ]
+    host.has_tools()
+    host.program("nft", f"""[ "$1" != -j ] || echo '{json.dumps({"nftables": listing})}'""")
+    return host.run("run")
 
 
 def below_a_file(host: Host) -> int:
@@ -163,6 +186,10 @@ def with_patch(name: str, replacement: object, case: "Case") -> "Case":
     return patched_case
 
 
+def join_on_a_checked_host(host: Host) -> int:
+    return with_patch("exclave.cli.commands._check", lambda token, config: None, lambda host: host.join(JOINING))(host)
+
+
 async def hang(*_: object, **__: object) -> None:
     raise trio.TooSlowError
 
@@ -189,13 +216,19 @@ CASES: dict[str, Case] = {
     "[20 already-member] join once more": lambda host: (host.be_member(), host.join(encode_token(TOKEN)))[1],
     "[23 unreachable] join where no server listens": lambda host: (
         host.configure('[member]\naddress = "10.77.0.20"'),
-        host.join(encode_token(TOKEN)),
+        join_on_a_checked_host(host),
     )[1],
-    "[23 unreachable] join from a machine without an address": lambda host: host.join(encode_token(TOKEN)),
+    "[23 unreachable] join from a machine without an address": join_on_a_checked_host,
     "[31 nft-unusable] cleanup without nftables": lambda host: host.run("cleanup"),
     "[31 nft-unusable] run without iproute2": lambda host: as_member(host, '[proxy]\nuser = "nobody"'),
-    "[32 proxy-unusable] run without the proxy's user": lambda host: as_member(host, '[proxy]\nuser = "nobody-here"'),
-    "[32 proxy-unusable] run with the proxy as root": lambda host: as_member(host, '[proxy]\nuser = "root"'),
+    "[32 proxy-unusable] run without the proxy's user": lambda host: (
+        host.has_tools(),
+        as_member(host, '[proxy]\nuser = "nobody-here"'),
+    )[1],
+    "[32 proxy-unusable] run with the proxy as root": lambda host: (
+        host.has_tools(),
+        as_member(host, '[proxy]\nuser = "root"'),
+    )[1],
     "[33 disk] join with a state folder that cannot be made": below_a_file,
     "[33 disk] leave with a damaged record": damaged,
     "[33 disk] leave with a file of a join that cannot be removed": with_a_file_that_stays,
@@ -216,6 +249,7 @@ CASES: dict[str, Case] = {
     "[36 package-missing] run without a Python package": with_patch(
         "exclave.kit.host.packages.find_spec", lambda name: name != "trio" or None, lambda host: host.run("run")
     ),
+    "[37 other-mesh] run where Linkerd's rules for pods are left": with_rules_of_linkerd,
     "[38 tool-hangs] cleanup while nft hangs": with_patch(
         "exclave.kit.host.command.run_command", hang, lambda host: host.run("cleanup")
     ),

@@ -19,6 +19,7 @@ WITHOUT_TARGET = {
     "exclave.config.load_config": "reads the file that parse_config parses",
     "exclave.explain.kernel_state.read_addresses": "reads addresses that the kernel lists",
     "exclave.explain.trace.read_events": "receives the messages that parse_events parses",
+    "exclave.host_check.other_meshes.parse_chains": "reads the names in a listing that nft has just printed",
     "exclave.join.refusals.read_refusal": "looks at a Member that view_member has read",
     "exclave.kit.host.procfs.read_boot_id": "reads a line that the kernel wrote",
     "exclave.kit.host.procfs.read_tcp_tables": "reads the text that read_sockets parses",

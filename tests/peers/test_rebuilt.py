@@ -52,7 +52,8 @@ def test_one_command_joins_a_machine_to_the_rebuilt_cluster_and_the_mesh_believe
 ) -> None:
     def join(line: str, *more: str) -> int:
         environment = {**os.environ, "PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
-        with mock.patch.dict(os.environ, environment), mock.patch("os.geteuid", lambda: 0):
+        checked = mock.patch("exclave.cli.commands._check")  # this host is not to be a member
+        with mock.patch.dict(os.environ, environment), mock.patch("os.geteuid", lambda: 0), checked:
             return cli.main(["join", line, *more, "--config", str(config)])
 
     with cluster_thread_on(server, tmp_path / "first", {}, rate=1.0, tidy=False) as thread:

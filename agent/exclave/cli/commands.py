@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,28 +24,50 @@ from exclave.control.client import SOCKET_NAME as CONTROL
 from exclave.control.client import NoAgent, query_agent, send_command
 from exclave.daemon.teardown import clean_up, depart, forget_everything, hold_join_lock
 from exclave.errors import ExclaveError, Fault, HostError
+from exclave.host_check.check import can_change_network, check_host
 from exclave.join.join import join
 from exclave.kit.formats.times import format_duration
 from exclave.kit.host.files import hold_lock, remove_folder
 from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
+from exclave.proxy.process.binary import check_binary, find_proxy_user
 from exclave.redirect.kernel.nft import confirm_from_cold
 
 T = TypeVar("T")
 
 UNIT = "exclave.service"
 
-UNIT_START_TIMEOUT = 30.0  # seconds until the agent must answer after the start of its unit
 ANSWER_TIMEOUT = 30.0  # seconds between two answers. A working agent sends one every few seconds.
 LEAVE_TIMEOUT = 180.0  # seconds for an agent to leave: withdraw the ports, drain, end the proxy, delete the Member
 
+NO_AGENT = "no agent runs on this machine"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a join has reached. `state`: the agent's last one, None if no agent answered; `reason`: why it is not ready.
+
+    `is_done`: the machine is ready, or lacks only what is not exclave's: somebody's application, or a decision.
+    """
+
+    state: str | None
+    reason: str | None
+    is_done: bool
+
 
 def join_machine(
-    token: str, config: Config, *, wait: bool, in_json: bool, again: bool = False, confirm: float | None = None
+    token: str,
+    config: Config,
+    *,
+    timeout: float | None,
+    in_json: bool,
+    again: bool = False,
+    confirm: float | None = None,
 ) -> int:
-    """Join and notify the agent; with `wait`, wait until it is ready. Returns the exit code.
+    """Join, start the agent's unit if no agent runs, and wait until the machine is ready. Returns the exit code.
 
-    `again`: also if this machine is a member, which it stays until the new join has succeeded. `confirm`: seconds after
-    which the rules are removed, unless `exclave confirm` is run.
+    `timeout`: seconds to wait once it has joined; None: do not wait. `again`: also if this machine is a member, which
+    it stays until the new join has succeeded. `confirm`: seconds after which the rules are removed, unless
+    `exclave confirm` is run.
     """
     make_folder(config.paths.state, 0o700)
     make_folder(config.paths.runtime, 0o755)
@@ -60,13 +82,9 @@ def join_machine(
         _report(f"the rules are removed {format_duration(confirm)} after they are installed, unless you confirm them:")
         _report("check with a new login that this machine is reachable, then: exclave confirm")
     result = {"joined": {"namespace": record.namespace, "group": record.group, "member": record.member}}
-    state = _notify_agent(config.paths.runtime, wait=wait)
-    if state is None and _start_unit():
-        state = _notify_agent_when_up(config.paths.runtime, wait=wait)
-    if state is None:
-        _report("no agent runs on this machine; start it: exclave run")
-    _print_result({**result, "state": state}, in_json=in_json)
-    return 0 if state in (None, "ready") or not wait else 3
+    outcome = _reach_ready(config.paths.runtime, timeout)
+    _print_result({**result, "state": outcome.state, "reason": outcome.reason}, in_json=in_json)
+    return 0 if outcome.is_done else 3
 
 
 def _is_token_of(token: str, record: MembershipRecord) -> bool:
@@ -79,6 +97,8 @@ def _join_here(token: str, config: Config, confirm: float | None) -> MembershipR
     if confirm is not None:  # before the membership exists, because an agent may use it at once
         store_unconfirmed(config.paths.state, Unconfirmed(confirm))
     try:
+        if load_membership(config.paths.state) is None:  # else a request is not needed, or the join is refused
+            _check(token, config)
         return _run(partial(join, token, config, time.time, _report))
     except BaseException:
         if confirm is not None and load_membership(config.paths.state) is None:
@@ -93,6 +113,7 @@ def _join_beside(
     # A join that finished earlier, but was not moved, is moved now.
     record = load_membership(spare)
     if record is None:
+        _check(token, config)
         beside = replace(config, paths=replace(config.paths, state=spare))
         record = _run(partial(join, token, beside, time.time, _report))
         assert record is not None
@@ -110,44 +131,120 @@ def _join_beside(
     return record
 
 
-def _notify_agent(runtime: Path, *, wait: bool) -> str | None:
-    """Notify the agent of the join; returns its last reported state, None if no agent runs."""
-    state: str | None = None
-    waiting, started = None, False
+def _check(token: str, config: Config) -> None:
+    """Raise ExclaveError if token or host cannot be used, before one of the token's uses is used up."""
+    decode_token(token)
+    if not can_change_network() and _is_agent_running(config.paths.runtime):
+        return  # exclave-join.service has no capabilities, and the agent has checked the host when it started
+    for warning in _run(partial(check_host, config.proxy.binary)):
+        _report(f"warning: {warning}")
+    user = _run(partial(find_proxy_user, config.proxy.user))
+    _run(partial(check_binary, config.proxy.binary, user))
+
+
+def _is_agent_running(runtime: Path) -> bool:
     try:
-        for line in send_command(runtime, "joined", ANSWER_TIMEOUT):
+        query_agent(runtime, "status")
+    except NoAgent:
+        return False
+    return True
+
+
+def _reach_ready(runtime: Path, timeout: float | None) -> Outcome:
+    """Notify the agent, or start its unit, and wait for at most `timeout` seconds until this machine is ready."""
+    deadline = time.monotonic() + (timeout or 0.0)
+    state, waiting = _notify_agent(runtime, deadline if timeout is not None else None)
+    if state is None:
+        if not _start_unit():
+            _report(f"{NO_AGENT}; start it: exclave run")
+            return Outcome(None, NO_AGENT, is_done=True)
+        if timeout is not None:
+            state, waiting = _notify_agent_when_up(runtime, deadline)
+    if timeout is None:
+        return Outcome(state, None, is_done=True)
+    if state is None:
+        reason = f"the agent of {UNIT} does not answer"
+        _report(f"{reason}; see why: systemctl status {UNIT}")
+        return Outcome(None, reason, is_done=False)
+    if state == "ready":
+        return Outcome(state, None, is_done=True)
+    if (failed := _failed_probes(runtime)) is not None:
+        _report(f"joined, but pods send no traffic here yet: {failed}")
+        _report("start the application; exclave status ends with 0 when this machine is ready")
+        return Outcome(state, failed, is_done=True)
+    reason = f"waiting for {waiting}" if waiting else f"this machine is {state}"
+    _report(f"joined, but not ready: {reason}; see why: exclave status")
+    return Outcome(state, reason, is_done=False)
+
+
+def _notify_agent(runtime: Path, deadline: float | None) -> tuple[str | None, str]:
+    """Notify the agent of the join, and report its progress until the deadline (monotonic); None: do not wait.
+
+    Returns the last state, None if no agent answers, and what it waits for.
+    """
+    state: str | None = None
+    waiting, started = "", False
+    silence = ANSWER_TIMEOUT if deadline is None else min(ANSWER_TIMEOUT, max(1.0, deadline - time.monotonic()))
+    try:
+        for line in send_command(runtime, "joined", silence):
             before, state = state, str(line.get("state"))
             started = started or state not in ("unjoined", "joining")  # before, it has not read the new files
-            if wait and started and state != before:
+            if deadline is None:
+                return state, ""
+            if started and state != before:
                 _report(f"agent: {state}")
-            if wait and started and line.get("waiting") != waiting and (waiting := line.get("waiting")):
-                _report(f"waiting for {waiting[0]}")
-            if not wait or state == "ready" or (started and state in ("unjoined", "evicted")):
-                return state
+            former, waiting = waiting, next(iter(line.get("waiting") or ()), "")
+            if started and waiting and waiting != former:
+                _report(f"waiting for {waiting}")
+            is_over = state == "ready" or (started and state in ("unjoined", "evicted"))
+            if is_over or time.monotonic() >= deadline:
+                return state, waiting
     except NoAgent:
         pass
-    return state
+    return state, waiting
 
 
-def _notify_agent_when_up(runtime: Path, *, wait: bool) -> str | None:
-    deadline = time.monotonic() + UNIT_START_TIMEOUT
-    while time.monotonic() < deadline:
-        state = _notify_agent(runtime, wait=wait)
-        if state is not None:
-            return state
+def _notify_agent_when_up(runtime: Path, deadline: float) -> tuple[str | None, str]:
+    while time.monotonic() < deadline and not _has_unit_failed():
+        found = _notify_agent(runtime, deadline)
+        if found[0] is not None:
+            return found
         time.sleep(0.2)
-    _report(f"the agent of {UNIT} does not answer; its log: journalctl -u {UNIT}")
-    return None
+    return None, ""
+
+
+def _failed_probes(runtime: Path) -> str | None:
+    """The probes that fail, if nothing else keeps this member from being ready; None if something else does."""
+    try:
+        status = query_agent(runtime, "status")
+    except NoAgent:
+        return None
+    listing = status["listing"]
+    reason = str(listing["reason"])
+    failed = (f"{probe['kind']} {probe['port']}: " for probe in listing["probes"] if not probe["passing"])
+    return reason if status["state"] == "pending" and reason.startswith(tuple(failed)) else None
 
 
 def _start_unit() -> bool:
     """Start the agent's unit, if this system has systemd and the unit."""
-    if not Path("/run/systemd/system").is_dir():
-        return False
-    if subprocess.run(["systemctl", "cat", UNIT], capture_output=True, check=False).returncode != 0:
+    if not Path("/run/systemd/system").is_dir() or _systemctl("cat") != 0:
         return False
     _report(f"starting {UNIT}")
-    return subprocess.run(["systemctl", "start", "--no-block", UNIT], check=False).returncode == 0
+    if _systemctl("is-enabled", "--quiet") != 0:
+        _report(f"{UNIT} does not start at boot; to change that: systemctl enable {UNIT}")
+    return _systemctl("start", "--no-block") == 0
+
+
+def _has_unit_failed() -> bool:
+    return _systemctl("is-failed", "--quiet") == 0
+
+
+def _systemctl(verb: str, *options: str) -> int:
+    """The exit status of a systemctl command for the agent's unit."""
+    done = subprocess.run(["systemctl", verb, *options, UNIT], capture_output=True, text=True, check=False)
+    if done.returncode != 0 and verb == "start":
+        _report(done.stderr.strip())
+    return done.returncode
 
 
 def leave_machine(config: Config, *, in_json: bool) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (run, join):
         command.add_argument("--confirm", type=parse_duration, metavar="TIME", help=unconfirmed)
-    join.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
+    waits = join.add_mutually_exclusive_group()
+    longest = "once it has joined, wait at most this long until pods may send traffic here; default: 60s"
+    # A machine is ready some 4 s after it has joined. A slow one gets 15 times as long, and no script waits for ever.
+    waits.add_argument("--timeout", type=parse_duration, default="60s", metavar="TIME", help=longest)
+    waits.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
     leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
     exit_status = "exit status: 0 ready, 3 not ready, 4 not a member, 5 no agent"
@@ -145,6 +150,7 @@ def _run_agent(options: argparse.Namespace) -> bool:
     import trio
 
     from exclave.daemon.process import run
+    from exclave.host_check.check import check_host
     from exclave.kit.systemd.sd_notify import watchdog_time
 
     config = load_config(options.config)
@@ -153,6 +159,8 @@ def _run_agent(options: argparse.Namespace) -> bool:
     faulthandler.enable(
         2
     )  # standard error; at the watchdog's SIGABRT: files and lines of all threads, without any value
+    for warning in trio.run(check_host, config.proxy.binary, strict_exception_groups=True):
+        logging.getLogger("exclave.host_check").warning(warning)
     watchdog = watchdog_time(os.environ, os.getpid())
     return trio.run(run, config, time.time, options.confirm, watchdog, fields, strict_exception_groups=True)
 
@@ -175,7 +183,12 @@ def _join(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     token = read_token(options.token, options.token_file, os.environ)
     return join_machine(
-        token, config, wait=not options.no_wait, in_json=options.json, again=options.again, confirm=options.confirm
+        token,
+        config,
+        timeout=None if options.no_wait else options.timeout,
+        in_json=options.json,
+        again=options.again,
+        confirm=options.confirm,
     )
 
 
@@ -359,8 +372,6 @@ def _require_root(action: str) -> None:
 
 def _open_log(fields: Mapping[str, str]) -> None:
     """Log to the journal or to standard error. `fields`: of each entry of the journal, as they are at that time."""
-    import logging
-
     from exclave.kit.systemd.journal import make_handler
 
     logging.basicConfig(handlers=[make_handler(fields)], level=logging.INFO)

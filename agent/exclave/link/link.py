@@ -43,6 +43,11 @@ async def open_link(endings: EndingSwitch) -> AsyncIterator[str]:
                 await remove_link()
 
 
+async def check_link() -> None:
+    """Raise HostError if ip cannot be used, or others have the link's name or one of its addresses."""
+    check_free(await _links(), link_addresses(with_ipv6=True))
+
+
 async def remove_link() -> None:
     """Remove our link, and our addresses on lo. Needs no agent, may be repeated. Raises HostError."""
     links = await _links()
@@ -85,8 +90,13 @@ async def _make() -> str:
 
 async def _links() -> Links:
     listed = await run_tool("ip", "-json", "address", "show")
-    _must(listed)
-    links: Links = parse_json(listed.output)
+    check_permitted(listed, "listing links")
+    try:
+        links: Links = parse_json(listed.output)
+    except ValueError:
+        first = (listed.errors.splitlines() or ["no message"])[0]
+        text, hint = f"ip lists no addresses as JSON: {first}", "install iproute2: apt install iproute2"
+        raise HostError(Fault.NFT_UNUSABLE, text, hint) from None
     return links
 
 

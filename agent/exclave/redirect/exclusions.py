@@ -3,7 +3,6 @@
 A capture must not lock out people who work here over SSH, so listening, serving and configured ports all count.
 """
 
-import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from ipaddress import ip_address
@@ -15,7 +14,7 @@ import trio
 
 from exclave.config import RedirectConfig
 from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
-from exclave.kit.host.procfs import list_tcp_sockets
+from exclave.kit.host.procfs import is_in_our_network, list_tcp_sockets
 from exclave.redirect.rules.policy import HostExclusions
 
 SERVERS = frozenset({"sshd", "sshd-session", "dropbear"})  # since OpenSSH 9.8, sessions are in `sshd-session`
@@ -72,7 +71,7 @@ def find_ssh_ports() -> tuple[int, ...]:
     """Ports where SSH servers listen, serve a session now, or are configured to listen."""
     ports = set(_configured_ports())
     for process in psutil.process_iter(["name"]):
-        if process.info["name"] not in SERVERS or not _is_here(process.pid):
+        if process.info["name"] not in SERVERS or not is_in_our_network(process.pid):
             continue
         try:
             if not _is_session(process):
@@ -107,13 +106,6 @@ def _configured_ports() -> Iterator[int]:
         except OSError:
             continue
         yield from (port for port in map(int, _PORT.findall(text)) if 1 <= port <= 65535)
-
-
-def _is_here(pid: int) -> bool:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
-    except OSError:
-        return False  # the process has ended
 
 
 def find_ssh_session() -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +17,13 @@ from exclave.link.link import open_link
 from exclave.redirect.kernel.observe import parse_listing
 from exclave.redirect.reconciler import open_redirect, open_table
 from exclave.redirect.rules.policy import RedirectPolicy
-from exclave.redirect.rules.ruleset import render_drain, render_removal, render_ruleset, ruleset_digest
+from exclave.redirect.rules.ruleset import (
+    render_drain,
+    render_for_check,
+    render_removal,
+    render_ruleset,
+    ruleset_digest,
+)
 from exclave_sandbox.stage.namespaces import open_network
 
 from ..lab import CLUSTER4, CLUSTER6, VM4, VM6, CallResult, Flows, Lab, as_proxies, open_lab
@@ -32,6 +39,21 @@ def test_a_policy_renders_the_reviewed_ruleset(name: str, why: str, policy: Redi
 
 def test_every_golden_file_is_of_a_policy() -> None:
     assert {path.stem for path in FILES.iterdir()} == {*GOLDEN, "holding"}
+
+
+def test_the_table_for_a_check_has_every_kind_of_rule_and_no_hook() -> None:
+    """It could also be loaded: dormant, so that the kernel hooks nothing."""
+    text = render_for_check()
+    words = re.compile(r"\b(type \w+ hook|meta \w+|ct state|fib daddr \w+|dnat ip6?|tcp dport|tcp flags|flags \w+)")
+    golden = {word for path in FILES.iterdir() for word in words.findall(path.read_text())}
+    assert golden - {*words.findall(text)} <= {"meta skgid"}  # as meta skuid
+    script = 'nft --check -f - <"$0" && nft list tables && nft -f - <"$0" && nft list tables'
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(text)
+        file.flush()
+        done = subprocess.run(["unshare", "--net", "sh", "-c", script, file.name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "table inet exclave-check\n", "")
+    assert "flags dormant" in text
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -48,6 +48,14 @@ def open_pidfd(pid: int) -> int | None:
         return None
 
 
+def is_in_our_network(pid: int) -> bool:
+    """True if a process runs in the network namespace of this one."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+    except OSError:
+        return False  # the process has ended
+
+
 def local_addresses() -> frozenset[str]:
     """IPv4 and IPv6 addresses of all interfaces, without prefix length and zone."""
     # psutil lists all at once. netifaces lists them anew for each interface, which takes seconds for hundreds of them.

@@ -70,6 +70,18 @@ def render_removal() -> str:
     return _REMOVAL
 
 
+def render_for_check() -> str:
+    """The transaction of a table with every kind of rule, for `nft --check` on a host that may lack what they need.
+
+    It is dormant and has a name of its own, so that the kernel hooks nothing and our table is not part of it.
+    """
+    policy = RedirectPolicy(
+        "a", ("192.0.2.1",), (80,), None, 65534, exempt_uids=(1,), capture_interfaces=("lo",), armed_until=0.0
+    )
+    blocks = "\n".join(_table(policy, "")[1:-1])
+    return f"table inet {TABLE}-check {{\n    flags dormant\n{blocks}\n{KEEPALIVE_CHAIN}}}\n"
+
+
 @lru_cache(maxsize=16)  # compared at every reading of the table
 def ruleset_digest(policy: RedirectPolicy) -> str:
     """16 hex digits that identify the rules of this policy by their text: another version may render other rules."""
