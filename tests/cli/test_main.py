@@ -379,6 +379,12 @@ def test_a_reader_that_has_closed_the_pipe_is_no_error() -> None:
 # status.
 
 
+IDLE = """\
+state:       unjoined since 2027-01-15T08:00:00Z
+to do:       nothing on this machine is changed; to join a mesh: exclave join
+"""
+
+
 def status(state: State, *, ready: bool = False) -> bytes:
     return json_lines(build_status("1", state, 1_800_000_000.0, {"listing": {"ready": ready}}, {}, {}, 0))
 
@@ -388,7 +394,7 @@ def status(state: State, *, ready: bool = False) -> bytes:
     [
         (status(State.READY, ready=True), 0, "state:       ready since 2027-01-15T08:00:00Z\n"),
         (status(State.PENDING), 3, "state:       pending since 2027-01-15T08:00:00Z\n"),
-        (status(State.UNJOINED), 4, "state:       unjoined since 2027-01-15T08:00:00Z\n"),
+        (status(State.UNJOINED), 4, IDLE),
     ],
     ids=["ready", "not ready", "unjoined"],
 )

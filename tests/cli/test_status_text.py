@@ -40,8 +40,11 @@ def test_the_exit_code(state: State, ready: bool, code: int) -> None:
     assert exit_code(status(state, listing={"ready": ready})) == code
 
 
-def test_an_unjoined_machine_is_one_line() -> None:
-    assert status_lines(status(State.UNJOINED)) == [("state", "unjoined since 2027-01-15T08:00:00Z")]
+def test_an_unjoined_machine_shows_how_to_join() -> None:
+    assert status_lines(status(State.UNJOINED)) == [
+        ("state", "unjoined since 2027-01-15T08:00:00Z"),
+        ("to do", "nothing on this machine is changed; to join a mesh: exclave join"),
+    ]
 
 
 WHOLE: dict[str, Any] = {

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NO_AGENT = 5  # the exit code of `exclave status` if no agent answers
+IDLE_HINT = "nothing on this machine is changed; to join a mesh: exclave join"
 INDENT = 13  # columns of a label
 
 # SGR parameters (ECMA-48): 1 bold, 31 red, 33 yellow; every other label is dim (2).
@@ -46,6 +47,8 @@ def status_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines += [("waiting", f"for {wait['for']} since {wait['since']}") for wait in status["waiting"]]
     for problem in status["problems"]:
         lines += [("problem", problem["message"]), ("to do", problem["hint"])]
+    if status["state"] == "unjoined" and not status["problems"]:
+        lines.append(("to do", IDLE_HINT))
     return lines
 
 
