@@ -15,7 +15,7 @@ NAME, PORT = sys.argv[1], int(sys.argv[2])
 if sys.argv[3:]:
     url, file = sys.argv[3:]
     try:
-        first = urllib.request.urlopen(url, timeout=5).read().decode()
+        first = urllib.request.urlopen(url, timeout=5).read().decode().strip()
     except OSError as problem:
         first = json.dumps({"client_id": f"none: {problem}"})
     with open(file, "a") as log:
