@@ -2,7 +2,10 @@
 
 import io
 import json
+import logging
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +32,7 @@ from exclave.member.record import (
     make_folder,
     store_join,
 )
+from exclave.milestones import Joining, milestone_line
 from exclave_sandbox.pki import make_anchor
 from exclave_sandbox.stage.mesh import NAMESPACE, VM
 from support.cluster_thread import ClusterThread, open_cluster_thread
@@ -198,6 +202,37 @@ def failure_without_details(capsys: pytest.CaptureFixture[str], thread: ClusterT
     failure = shown_failure(capsys.readouterr().err, SERVER=thread.cluster.api.server.url)
     failure = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", failure)
     return re.sub(r"is (599|600|601) s behind", "is 600 s behind", failure)
+
+
+class Interrupter(logging.Handler):
+    """Sends SIGINT to this process when a milestone is logged, once."""
+
+    def __init__(self, milestone: Joining) -> None:
+        super().__init__()
+        self._line: str | None = milestone_line(milestone)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == self._line:
+            self._line = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("milestone", Joining)
+def test_an_interrupted_join_ends_with_130_and_goes_on_with_the_same_command(
+    milestone: Joining, thread: ClusterThread, vm: Vm, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = thread.run(MeshCluster.join_token)
+    log, interrupter = logging.getLogger("exclave.milestones"), Interrupter(milestone)
+    caplog.set_level(logging.INFO, "exclave.milestones")
+    log.addHandler(interrupter)
+    try:
+        assert vm.join(token) == 130
+        assert not (vm.runtime / "join.lock").exists()
+        assert vm.join(token) == 0
+    finally:
+        log.removeHandler(interrupter)
+    record = load_membership(vm.state)
+    assert record is not None and record.member == "web-k7q2x-1"
 
 
 # confirm.
