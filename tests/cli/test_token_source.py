@@ -6,10 +6,12 @@ import pty
 import sys
 import termios
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from exclave.cli import token_source
 from exclave.cli.token_source import read_token
 from exclave.errors import ExclaveError, Fault
 
@@ -49,6 +51,47 @@ def test_systemds_credential_is_read_before_standard_input(piped: None, tmp_path
     assert read_token(None, None, environment) == "from-stdin"  # the unit has other credentials only
     (tmp_path / "exclave.join-token").write_text("from-systemd\n")
     assert read_token(None, None, environment) == "from-systemd"
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The end to write to, of a pipe that is standard input."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin, os.fdopen(writing, "wb"):
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield writing
+
+
+def test_a_pipe_is_read_to_its_end(pipe: int, capsys: pytest.CaptureFixture[str]) -> None:
+    os.write(pipe, f"{TOKEN}\n".encode())
+    timer = threading.Timer(0.05, os.dup2, (os.open(os.devnull, os.O_WRONLY), pipe))  # closes the pipe
+    timer.start()
+    assert read_token(None, None, {}) == TOKEN
+    timer.join()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_that_nobody_writes_to_is_given_up(
+    pipe: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ssh without a terminal leaves it, or a task of Ansible."""
+    monkeypatch.setattr(token_source, "QUIET", 0.01)
+    monkeypatch.setattr(token_source, "STDIN_TIME", 0.02)  # made short, which the text has as 0 s
+    with pytest.raises(ExclaveError) as refused:
+        read_token(None, "-", {})
+    assert (refused.value.fault, refused.value.message, refused.value.hint) == (
+        Fault.USAGE,
+        "no join token came on standard input within 0 s",
+        "name its file: exclave join --token-file FILE",
+    )
+    assert capsys.readouterr().err == "waiting for the join token on standard input\n"
+
+
+def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ExclaveError) as refused:
+        read_token(None, None, {})
+    assert refused.value.message == "standard input is closed, so there is no join token"
 
 
 @pytest.mark.parametrize(

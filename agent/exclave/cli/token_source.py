@@ -4,6 +4,7 @@ Blocking. The token is never printed: a terminal is read without echo.
 """
 
 import os
+import select
 import sys
 import termios
 from collections.abc import Mapping
@@ -18,11 +19,16 @@ WARNING = (
     "use --token-file"
 )
 
+_NAME_FILE = "name its file: exclave join --token-file FILE"
+
+QUIET = 1.0  # seconds before it is reported that a token is awaited
+STDIN_TIME = 60.0  # seconds for the first byte of a token
+
 _END, _ERASE = b"\r\n\x04", b"\x7f\x08"
 
 
 def read_token(argument: str | None, file: str | None, environment: Mapping[str, str]) -> str:
-    """The token's text. Raises ExclaveError if the file cannot be read."""
+    """The token's text. Raises UsageError if the file cannot be read, or nothing comes on standard input."""
     if argument is not None:
         print(WARNING, file=sys.stderr)
         return argument
@@ -31,8 +37,24 @@ def read_token(argument: str | None, file: str | None, environment: Mapping[str,
     folder = environment.get("CREDENTIALS_DIRECTORY")
     if file is None and folder is not None and (Path(folder) / CREDENTIAL).exists():
         return _read_file(Path(folder) / CREDENTIAL)
+    if sys.stdin is None:  # Python's value for a closed one
+        raise UsageError("standard input is closed, so there is no join token", _NAME_FILE)
     if sys.stdin.isatty():
         return _read_terminal(sys.stdin.fileno())
+    return _read_standard_input()
+
+
+def _read_standard_input() -> str:
+    """All of standard input. Raises UsageError if nothing comes: a script may leave it open, with nobody to write."""
+    try:
+        descriptor = sys.stdin.fileno()
+    except OSError:  # no file, but text in memory
+        return sys.stdin.read().strip()
+    if not select.select([descriptor], [], [], QUIET)[0]:
+        print("waiting for the join token on standard input", file=sys.stderr, flush=True)
+        if not select.select([descriptor], [], [], STDIN_TIME)[0]:
+            text = f"no join token came on standard input within {STDIN_TIME:.0f} s"
+            raise UsageError(text, _NAME_FILE)
     return sys.stdin.read().strip()
 
 
