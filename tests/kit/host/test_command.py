@@ -67,6 +67,20 @@ async def test_a_tool_that_is_missing_or_hangs_is_named_with_what_to_do(
     )
 
 
+async def test_a_tool_that_is_killed_is_no_refusal_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "nft").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "nft").chmod(0o755)
+    with pytest.raises(HostError) as killed:
+        await run_tool("nft", "list", "tables")
+    assert (killed.value.fault, killed.value.message) == (
+        Fault.TOOL_HANGS,
+        "the program nft was killed by signal 9",
+    )
+
+
 async def test_a_tool_that_fails_returns_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "ip").write_text("#!/bin/sh\necho refused >&2; exit 2\n")

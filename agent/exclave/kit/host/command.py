@@ -46,14 +46,18 @@ _TOOLS = {
 
 
 async def run_tool(program: str, *arguments: str, stdin: bytes = b"") -> Finished:
-    """Run nft or ip for at most 30 s. Raises HostError if it is missing or hangs."""
+    """Run nft or ip for at most 30 s. Raises HostError if it is missing, hangs or is killed."""
     try:
-        return await run_command([program, *arguments], stdin=stdin)
+        done = await run_command([program, *arguments], stdin=stdin)
     except OSError as problem:
         raise missing_tool(program, problem) from None
     except trio.TooSlowError:
         text = f"the program {program} did not end within 30 s"
         raise HostError(Fault.TOOL_HANGS, text, _TOOLS[program][1]) from None
+    if done.status < 0:  # without this, it would pass for a kernel that refuses
+        text = f"the program {program} was killed by signal {-done.status}"
+        raise HostError(Fault.TOOL_HANGS, text, "see by whom: journalctl --dmesg")
+    return done
 
 
 def check_permitted(done: Finished, doing: str) -> None:
