@@ -15,7 +15,6 @@ from exclave.api.group import FailurePolicy, Port
 from exclave.cluster.endpoint import ServerAddress
 from exclave.cluster.server_addresses import open_server_addresses, store_answers
 from exclave.config import RedirectConfig
-from exclave.daemon import wanted_rules as steering_module
 from exclave.daemon.wanted_rules import POLL_INTERVAL, SCAN_INTERVAL, Steering, open_steering
 from exclave.data_path.observer import DataPathObserver
 from exclave.errors import ConfigError, Fault
@@ -88,8 +87,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     found = Servers()
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
     monkeypatch.setattr(exclusions_module, "find_ssh_session", lambda: ((), ()))
-    for module in (exclusions_module, steering_module):
-        monkeypatch.setattr(module, "find_ssh_ports", lambda: found.ports)
+    monkeypatch.setattr(exclusions_module, "find_ssh_ports", lambda: found.ports)
     return found
 
 

@@ -23,7 +23,7 @@ from exclave.kit.tasks.supervise import supervise
 from exclave.link.layout import Instance
 from exclave.member.client import MemberClient
 from exclave.proxy.instance import Proxy
-from exclave.redirect.exclusions import find_exclusions, find_ssh_ports
+from exclave.redirect.exclusions import find_all_ssh_ports, find_exclusions
 from exclave.redirect.rules.policy import HostExclusions, RedirectPolicy, Server, make_policy
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Steering:
         """Find new SSH servers until cancelled. Their ports stay excluded: sessions come and go too often."""
         while True:
             await trio.sleep(SCAN_INTERVAL)
-            found = await trio.to_thread.run_sync(find_ssh_ports)
+            found = await find_all_ssh_ports()
             current = self._exclusions.ssh_ports
             if not set(found) <= set(current):
                 self._exclusions = replace(self._exclusions, ssh_ports=tuple(sorted({*current, *found})))

@@ -15,6 +15,7 @@ import trio
 from exclave.config import RedirectConfig
 from exclave.kit.host.accounts import LOOKUP_TIME, find_group, find_user, is_number
 from exclave.kit.host.procfs import is_in_our_network, list_tcp_sockets
+from exclave.redirect.hidden_ssh import find_hidden_ssh_ports
 from exclave.redirect.rules.policy import HostExclusions
 
 SERVERS = frozenset({"sshd", "sshd-session", "dropbear"})  # since OpenSSH 9.8, sessions are in `sshd-session`
@@ -29,7 +30,7 @@ _PORT = re.compile(
 async def find_exclusions(config: RedirectConfig) -> HostExclusions:
     """Search once. Raises ValueError listing users and groups that do not exist."""
     uids, gids = await find_accounts(config)
-    ports = await trio.to_thread.run_sync(find_ssh_ports)
+    ports = await find_all_ssh_ports()
     peer, port = await trio.to_thread.run_sync(find_ssh_session)
     return HostExclusions(uids, gids, tuple(sorted({*ports, *port})), peer)
 
@@ -65,6 +66,12 @@ async def _numbers(
         else:
             numbers.append(number)
     return tuple(numbers)
+
+
+async def find_all_ssh_ports() -> tuple[int, ...]:
+    """Ports of SSH servers, also of those whose sockets we may not list."""
+    ports = await trio.to_thread.run_sync(find_ssh_ports)
+    return tuple(sorted({*ports, *await find_hidden_ssh_ports(SERVERS)}))
 
 
 def find_ssh_ports() -> tuple[int, ...]:
