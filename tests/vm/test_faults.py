@@ -33,9 +33,9 @@ READ_ONLY = "mount --bind /var /var; mount -o remount,bind,ro /var"
 INTERRUPTED = """\
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq -y --allow-downgrades install /root/old.deb >/dev/null 2>&1 &
-until pgrep -f exclave.postinst; do :; done
+until pgrep -f "[e]xclave.postinst" >/dev/null; do :; done
 kill -9 $(pgrep -x dpkg) $(pgrep -x apt-get)
-pkill -9 -f exclave.postinst || true
+pkill -9 -f "[e]xclave.postinst" || true
 """
 
 
