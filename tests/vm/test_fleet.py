@@ -68,4 +68,6 @@ async def test_two_clones_of_a_member_are_recognised(installed: Installed) -> No
             return (await first.run("exclave", "status")).output.decode()
 
         with trio.fail_after(60):
-            await eventually("the problem cloned", reported, lambda text: "cloned" in str(text), 0.5)
+            await eventually("the problem", reported, lambda text: "two machines take turns" in str(text), 0.5)
+        moves = (await first.journal("--since=-10s", "--grep=moving: .step=patched")).count("step=patched")
+        add_figure(f"{installed.debian}: a clone at another address wrote its address {moves} times in 10 s")

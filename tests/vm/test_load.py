@@ -118,7 +118,7 @@ async def test_a_stopped_agent_leaves_nothing_that_runs_and_starts_again(install
         for way, counts in (await load.since(before)).items():
             add_figure(f"{installed.debian}: stop: {way}: {counts}")
             # A reused connection ends with the proxy that serves it, at the latest when [proxy] drain is over.
-            assert counts.failed == counts.broken, counts
+            assert counts.failed <= counts.broken, counts
         await machine.must("systemctl", "start", "exclave")
         await lab.wait_ready(machine)
         assert await state_of(machine) == "ready"
