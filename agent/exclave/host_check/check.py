@@ -19,7 +19,7 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.host_check.other_meshes import Chains, OtherMesh, find_in_saved, find_in_table, parse_chains
-from exclave.kit.host.command import Finished, run_tool
+from exclave.kit.host.command import Finished, run_command, run_tool
 from exclave.kit.host.procfs import is_in_our_network
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, NETWORK4, NETWORK6, OUTBOUND_PORT
 from exclave.link.link import check_link
@@ -127,9 +127,10 @@ async def _find_other_meshes(chains: Chains) -> list[OtherMesh]:
             found += find_in_table(listed.output)
     for is_ipv6, names in LEGACY_TABLES.items():
         program = shutil.which("ip6tables-legacy-save" if is_ipv6 else "iptables-legacy-save")
-        if program is not None and names.exists() and "nat" in names.read_text().split():
-            saved = await trio.run_process([program, "-t", "nat"], capture_stdout=True, check=False)
-            found += find_in_saved(saved.stdout.decode("utf-8", "replace"), is_ipv6=is_ipv6)
+        with suppress(OSError, trio.TooSlowError):  # a host without them, or a process that may not read them
+            if program is not None and "nat" in names.read_text().split():
+                saved = await run_command([program, "-t", "nat"])
+                found += find_in_saved(saved.output.decode("utf-8", "replace"), is_ipv6=is_ipv6)
     return found
 
 
