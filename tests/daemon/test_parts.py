@@ -250,7 +250,7 @@ WAITS: dict[str, tuple[list[Any], list[str]]] = {
     "the rules": ([lambda parts: setattr(parts.redirect, "in_place", False)], ["the rules"]),
     "pods, and what is not reported yet": (
         [set_value("listing", "state", replace(READY, ready=False, message="the ports are not listed yet"))],
-        ["pods to be told (the ports are not listed yet)"],
+        ["this machine to become ready (the ports are not listed yet)"],
     ),
     "the own Member": ([set_value("listing", "state", ListingView())], ["the own Member"]),
     "the API server beside anything else": (

@@ -200,7 +200,7 @@ def _waits(parts: Parts) -> Iterator[str]:
     elif parts.redirect is not None and not parts.redirect.in_place:
         yield "the rules"
     elif parts.listing is not None and not (view := parts.listing.state.value).ready:
-        yield f"pods to be told ({view.message})" if view.message else "the own Member"
+        yield f"this machine to become ready ({view.message})" if view.message else "the own Member"
     if parts.swap is not None and parts.swap.clients.value:
         yield "the last connections of a proxy that was replaced to end"
 

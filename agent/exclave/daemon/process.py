@@ -241,7 +241,8 @@ class Agent:
         state = state_of(situation_of(self._parts, join))
         self._log_fields.update(log_fields_of(self._parts, state))
         if state is not self.state.value:
-            log.info("state: %s, was %s", state.value, self.state.value.value)
+            before = f", was {self.state.value.value}" if self._status_line else ""  # none at the first reading
+            log.info("state: %s%s", state.value, before)
             self._since = now
             self.state.set(state)
         waits = self._waits.observe(waits_of(self._parts, join), now)
