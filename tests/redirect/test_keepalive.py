@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ import trio.testing
 
 from exclave.ending import Ending, EndingSwitch
 from exclave.kit.host.gated import HeldProcess, make_record
+from exclave.kit.host.process_identity import ProcessRecord
 from exclave.kit.host.procfs import view_process
 from exclave.redirect.keepalive import (
     COMMANDS,
@@ -220,6 +222,28 @@ async def test_without_an_agent_it_is_ended_by_its_record(tmp_path: Path) -> Non
         assert TABLE not in await lab.nft("list", "tables")
         assert await remove_keepalive(tmp_path) is None
         assert not (tmp_path / "guard.json").exists()
+
+
+async def test_the_process_of_an_agent_with_more_rights_stays_for_a_cleanup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Linux hides /proc/PID/exe of a process with more capabilities than the reader's."""
+    async with open_machine(tmp_path) as (_, agent):
+        keepalive = keepalive_of(tmp_path)
+        agent.kill()
+        endings = EndingSwitch()
+        with monkeypatch.context() as patched:
+            patched.setattr("exclave.redirect.keepalive.adopt_process", refuse)
+            async with open_keepalive(tmp_path, endings):
+                endings.ask_nowait(Ending.LEAVE)
+            assert await remove_keepalive(tmp_path) is None
+        assert caplog.text.count("can only be ended by: exclave cleanup") == 2
+        assert view_process(keepalive) is not None
+        assert await remove_keepalive(tmp_path) == keepalive
+
+
+def refuse(_: ProcessRecord) -> NoReturn:
+    raise PermissionError
 
 
 OTHERS = {

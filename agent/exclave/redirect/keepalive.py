@@ -69,15 +69,20 @@ class _Keepalive:
         self._path = runtime / FILE
         self._process: HeldProcess | None = None
         self._is_unsupported = False
+        self._is_hidden = False  # an agent with more rights started the process that runs
 
     def adopt(self) -> None:
-        self._process = _adopt(self._path)
+        try:
+            self._process = _adopt(self._path)
+        except PermissionError:
+            self._is_hidden = True
+            log.warning("redirect: a keepalive process runs that can only be ended by: exclave cleanup")
         if self._process is not None:
             log.info("redirect: adopted the keepalive process %d", self._process.pid)
 
     async def start(self) -> None:
         """Start a process if none runs and the host supports it; never raises HostError."""
-        if self._process is not None or self._is_unsupported:
+        if self._process is not None or self._is_unsupported or self._is_hidden:
             return
         try:
             started = await self._start()
@@ -113,7 +118,7 @@ class _Keepalive:
 
     async def run(self) -> None:
         attempts = Attempts(settled=SETTLED)
-        while not self._is_unsupported:
+        while not (self._is_unsupported or self._is_hidden):
             began = trio.current_time()
             if self._process is not None:
                 await self._process.wait()
@@ -123,6 +128,8 @@ class _Keepalive:
             await self.start()
 
     async def end(self) -> None:
+        if self._is_hidden:
+            return  # its record stays, for exclave cleanup
         await _end(self._process, self._path)
         self._process = None
 
@@ -159,7 +166,11 @@ async def open_keepalive(runtime: Path, endings: EndingSwitch) -> AsyncIterator[
 
 async def remove_keepalive(runtime: Path) -> int | None:
     """End the recorded process; returns its pid, None without one. Needs no agent, may be repeated."""
-    process = _adopt(runtime / FILE)
+    try:
+        process = _adopt(runtime / FILE)
+    except PermissionError:
+        log.warning("redirect: the keepalive process can only be ended by: exclave cleanup")
+        return None
     await _end(process, runtime / FILE)
     return process.pid if process is not None else None
 
