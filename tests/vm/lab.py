@@ -6,6 +6,7 @@ The package is installed once a run and Debian; each machine is a copy of that o
 import json
 import re
 import shutil
+import socket
 import sys
 import time
 import uuid
@@ -29,6 +30,7 @@ from vm.roots import Layers
 
 HERE = Path(__file__).parent
 PROXY = "/usr/lib/exclave/linkerd2-proxy"
+LINKS_TIME = 60.0  # seconds, on a busy host
 TOKEN_USES = 60  # machines of one stage that may join
 
 APPLICATION = """\
@@ -211,6 +213,9 @@ async def fetch_inside(machine: BootedMachine, url: str) -> dict[str, Any]:
 @asynccontextmanager
 async def open_lab(installed: Installed, lifetime: str = "24h") -> AsyncIterator[Lab]:
     """A stage for machines; `lifetime`: of certificates."""
+    # The kernel removes the links of the stage before some time after that has ended.
+    with trio.fail_after(LINKS_TIME):
+        await eventually("no link but lo", _other_links, lambda links: links == [], 0.1)
     async with open_stage(lifetime) as stage:
         lab = Lab(stage, installed)
         try:
@@ -219,6 +224,10 @@ async def open_lab(installed: Installed, lifetime: str = "24h") -> AsyncIterator
             for log in ("controller.log", "destination.log"):
                 sys.stderr.write(f"== {log}\n{(stage.scratch / log).read_text(errors='replace')[-2000:]}\n")
             raise
+
+
+async def _other_links() -> list[str]:
+    return [name for _, name in socket.if_nameindex() if name != "lo"]
 
 
 POD_BY_ADDRESS = f"http://{mesh.POD}:{mesh.POD_PORT}/"
