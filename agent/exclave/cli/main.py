@@ -156,9 +156,8 @@ def _run_agent(options: argparse.Namespace) -> bool:
     config = load_config(options.config)
     fields: dict[str, str] = {}
     _open_log(fields)
-    faulthandler.enable(
-        2
-    )  # standard error; at the watchdog's SIGABRT: files and lines of all threads, without any value
+    # To standard error at the watchdog's SIGABRT: files and lines of all threads, without any value.
+    faulthandler.enable(2)
     for warning in trio.run(check_host, config.proxy.binary, strict_exception_groups=True):
         logging.getLogger("exclave.host_check").warning(warning)
     watchdog = watchdog_time(os.environ, os.getpid())
