@@ -27,7 +27,7 @@ WANTED = {
 LEFT_OUT = re.compile(
     r"\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$|(^|/)(_?tests?|_tools)/|\.(pyi|h)$|\.data/"
 )
-"""Lists of files that are then not true, tests, and what only developers use."""
+"""Tests, files that only developers use, and lists of files, which would be wrong without these."""
 
 
 class CannotFetch(Exception):

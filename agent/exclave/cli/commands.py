@@ -46,7 +46,7 @@ NO_AGENT = "no agent runs on this machine"
 class Outcome:
     """What a join has reached. `state`: the agent's last one, None if no agent answered; `reason`: why it is not ready.
 
-    `is_done`: the machine is ready, or lacks only what is not exclave's: somebody's application, or a decision.
+    `is_done`: the machine is ready, or only an application is missing, or the command does not wait.
     """
 
     state: str | None

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")
     exit_status = "exit status: 0 ready, 3 not ready, 4 not a member, 5 no agent"
     status = add("status", _status, f"show the state of this machine; {exit_status}")
-    wait_status = "exit status: 0 it does, or this machine is no member, 3 not in time, 5 no agent"
+    wait_status = "exit status: 0 when it does, or not a member, 3 not in time, 5 no agent"
     wait = add("wait", _wait, f"wait until traffic of this machine goes through the mesh; {wait_status}")
     time = "wait for at most this time, such as 90s; default 60s"
     wait.add_argument("--timeout", type=parse_duration, default=60.0, metavar="TIME", help=time)

@@ -1,7 +1,7 @@
 """Checks that this host can be a member: capabilities, kernel, nft, ip, the link, ports, and rules of other meshes.
 
-It changes nothing: nft only checks a table, and ports are bound without listening. What a running member has already
-is no error: with our table in the kernel, taken ports and rules of others are warnings.
+It changes nothing: nft only checks a table, and ports are bound without listening. Where our table is in the kernel, a
+member works: there, taken ports and rules of others are warnings.
 """
 
 import errno
@@ -27,14 +27,14 @@ from exclave.redirect.rules.ruleset import render_for_check
 
 DNS_PORT = 53
 
-SPARE = 5  # a host in the private networks that nobody has: there, only a listener on every address is in the way
+SPARE = 5  # an unused address of the private networks: binding it fails only if a program listens on every address
 
 IP_FREEBIND, IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h: bind an address that this host does not have
 
 CAP_NET_ADMIN = 12  # linux/capability.h
 
 LEGACY_TABLES = {False: Path("/proc/net/ip_tables_names"), True: Path("/proc/net/ip6_tables_names")}
-"""Tables of iptables-legacy that exist, by whether they are of IPv6. Listing another one would make it."""
+"""Files that name the existing tables, by whether they are of IPv6. Listing an absent table would make it."""
 
 NEIGHBOURS = {
     "spire-agent": "a SPIRE agent runs here; exclave does not use it",

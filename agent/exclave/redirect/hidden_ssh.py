@@ -1,7 +1,8 @@
 """Finds the ports of SSH servers whose sockets an agent with few capabilities may not list.
 
-Listing the files of another process needs CAP_SYS_PTRACE. But each socket belongs to the cgroup of the service that
-made it, and a connection to that of its listener; `ss` prints both. Sources: ss(8), --cgroup; systemd.socket(5).
+Listing the files of another process needs CAP_SYS_PTRACE. But each listening socket belongs to the cgroup of the
+service that made it, and so do the connections that it accepts. `ss` prints this cgroup. Sources: ss(8), --cgroup;
+systemd.socket(5).
 """
 
 import os

@@ -66,7 +66,7 @@ POLL_INTERVAL = 0.05  # seconds between two questions to systemd, which takes so
 NOTICE_TIME = 10.0  # seconds for systemd to notice that a process has ended
 EXEC_TIME = 2.0  # seconds for a unit that an earlier agent has just started to run its program
 UNDO_TIME = 5.0  # seconds to undo a start that failed or was cancelled
-OTHERS_TIME = 2.0  # seconds for connections of an instance that somebody else has started
+OTHERS_TIME = 2.0  # seconds in which an instance that somebody else has started may end its connections
 
 _GREETING_LINES = 20
 
@@ -140,7 +140,7 @@ async def find_process(instance: Instance) -> UnitProcess | None:
             state = await show_unit(unit)
     while state.is_running:
         pidfd = open_pidfd(state.pid)
-        held, state = state, await show_unit(unit)  # held before the comparison, so both mean one process
+        held, state = state, await show_unit(unit)  # its number cannot be used again between these two
         if pidfd is not None and (held.pid, held.invocation) == (state.pid, state.invocation):
             return UnitProcess(unit, HeldProcess(state.pid, pidfd), state.invocation)
         if pidfd is not None:
@@ -149,7 +149,7 @@ async def find_process(instance: Instance) -> UnitProcess | None:
 
 
 async def forget_end(instance: Instance) -> str | None:
-    """How an instance's unit failed, for a person, None if it has not; it counts as stopped then. Raises HostError."""
+    """How an instance's unit failed, for a person; None if it did not. Its failed state is reset. Raises HostError."""
     unit = unit_of(instance)
     state = await show_unit(unit)
     if state.active != "failed":
