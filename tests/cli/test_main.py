@@ -81,7 +81,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         monkeypatch.setattr("os.geteuid", lambda: 0)
         monkeypatch.setattr("sys.argv", ["exclave", "test"])
         monkeypatch.setattr("exclave.host_check.check.can_change_network", lambda: True)
-        monkeypatch.setattr("exclave.host_check.check._is_taken", lambda kind, port: False)
+        monkeypatch.setattr("exclave.host_check.check._is_occupied", lambda kind, port: False)
         yield made
 
 

@@ -4,17 +4,26 @@ import json
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from exclave.cli import main as cli
 from exclave.cli import wait
-from exclave.member.record import forget_membership, make_folder, store_membership
+from exclave.member.record import (
+    JoinRecord,
+    forget_join,
+    forget_membership,
+    make_folder,
+    store_join,
+    store_membership,
+)
 from support.fake_replies import fake_replies, json_lines
 from support.mesh import RECORD
 
 REDIRECTED = json_lines({"redirected": True, "waiting": []})
+JOINING = JoinRecord("nonce", "web-k7q2x-1", "ab" * 32, "a private key")
 STARTING = {"redirected": False, "waiting": ["the proxy"]}
 
 
@@ -48,6 +57,32 @@ def test_a_machine_that_is_no_member_waits_for_nobody(host: Host, capsys: pytest
     assert capsys.readouterr() == ("this machine is not a member\n", "")
     assert host.wait("60s", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"member": False, "redirected": False}
+
+
+def test_a_join_that_is_tried_again_is_waited_for(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """At an image's first boot, a join that failed once is tried again. Applications must not start in plaintext."""
+    store_join(host.state, JOINING)
+    assert host.wait("10ms") == 3
+    assert capsys.readouterr().err == (
+        "exclave: this machine began to join, and is not a member after 10ms\n"
+        "  to do: see why: journalctl -u exclave-join; or give the join up: exclave leave\n"
+    )
+    store_join(host.state, replace(JOINING, refusal="group-gone"))
+    assert host.wait("10ms") == 0
+
+
+def test_a_join_that_ends_during_the_wait_is_followed_to_its_traffic(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(_: float) -> None:
+        store_membership(host.state, RECORD)
+        forget_join(host.state)
+
+    store_join(host.state, JOINING)
+    monkeypatch.setattr(wait.time, "sleep", finish)
+    with fake_replies(host.runtime, b"", REDIRECTED) as commands:
+        assert host.wait("60s") == 0
+    assert commands == ["redirected"] * 2
 
 
 def test_it_returns_when_the_agent_reports_that_traffic_is_redirected(

@@ -227,7 +227,7 @@ def test_chains_of_another_mesh_that_no_hook_leads_to_are_a_warning(host: Host) 
     }
 
 
-def test_on_a_running_member_taken_ports_and_other_meshes_are_warnings(host: Host) -> None:
+def test_on_a_running_member_occupied_ports_and_other_meshes_are_warnings(host: Host) -> None:
     """Its agent starts again: to refuse would end what works."""
     ours = "nft add table inet exclave; nft add chain inet exclave kept"
     found = host.check(f"{ours}\n{OTHER_MESHES['Linkerd']}\n{listening('tcp', '0.0.0.0', 4143)}")
@@ -280,6 +280,21 @@ def test_a_command_on_such_a_host_ends_with_one_message_and_begins_nothing(comma
         ],
     )
     assert [path.name for folder in ("state", "run") for path in (host.folder / folder).glob("*")] == []
+
+
+def test_an_agent_of_a_machine_that_is_no_member_runs_beside_a_name_server(host: Host) -> None:
+    """Many machines have one on every address. The agent needs the port only after a join, which checks it again."""
+    options = configured(host)
+    script = (
+        f"{listening('udp', '0.0.0.0', 53)}\n{EXCLAVE} run {options} & agent=$!\n"
+        "until [ -S run/control.sock ]; do kill -0 $agent || exit 9; done\n"
+        f"kill -TERM $agent; wait $agent; echo stopped $?\n{EXCLAVE} join --token-file token {options}"
+    )
+    done = host.run(script)
+    assert done.stdout.splitlines()[-1] == "stopped 0"
+    assert "WARNING exclave.host_check: UDP port 53 is taken by " in done.stderr
+    assert done.returncode == 34
+    assert "exclave: UDP port 53 is taken by " in done.stderr
 
 
 NO_PROXY = {

@@ -152,13 +152,17 @@ def _run_agent(options: argparse.Namespace) -> bool:
     from exclave.daemon.process import run
     from exclave.host_check.check import check_host
     from exclave.kit.systemd.sd_notify import watchdog_time
+    from exclave.member.record import load_membership
 
     config = load_config(options.config)
     fields: dict[str, str] = {}
     _open_log(fields)
     # To standard error at the watchdog's SIGABRT: files and lines of all threads, without any value.
     faulthandler.enable(2)
-    for warning in trio.run(check_host, config.proxy.binary, strict_exception_groups=True):
+    # A program that occupies a port does no harm while this machine is no member: a join checks the ports again.
+    needs_ports = load_membership(config.paths.state) is not None
+    checking = partial(check_host, config.proxy.binary, needs_ports=needs_ports)
+    for warning in trio.run(checking, strict_exception_groups=True):
         logging.getLogger("exclave.host_check").warning(warning)
     watchdog = watchdog_time(os.environ, os.getpid())
     return trio.run(run, config, time.time, options.confirm, watchdog, fields, strict_exception_groups=True)

@@ -1,4 +1,4 @@
-"""The command wait: until traffic of this machine goes through the mesh, or the machine is no member.
+"""The command wait: until traffic of this machine goes through the mesh, or this machine neither is a member nor joins.
 
 For exclave-ready.service, which runs at boot: the agent may not have started yet. It does not wait for probes, since
 the applications that would answer them may be ordered after it.
@@ -15,7 +15,7 @@ from exclave.config import Config
 from exclave.control.client import NoAgent, send_command
 from exclave.errors import error_object
 from exclave.kit.formats.times import format_duration
-from exclave.member.record import load_membership
+from exclave.member.record import load_join, load_membership
 
 NOT_IN_TIME = 3  # the exit code if the agent answers, and traffic does not go through the mesh in time
 
@@ -28,11 +28,12 @@ def wait_redirected(config: Config, timeout: float, *, in_json: bool) -> int:
     """Wait for at most `timeout` seconds; returns the exit code. Raises HostError."""
     deadline = time.monotonic() + timeout
     last: dict[str, Any] | None = None  # the newest answer
-    while (is_member := _is_member(config.paths.state)) and not (last or {}).get("redirected"):
+    while _is_expected(config.paths.state) and not (last or {}).get("redirected"):
         left = deadline - time.monotonic()
         if left <= 0:
-            return _report_late(last, timeout, in_json=in_json)
+            return _report_late(_is_member(config.paths.state), last, timeout, in_json=in_json)
         last = _read_answers(config, min(left, ANSWER_TIMEOUT), deadline) or last
+    is_member = _is_member(config.paths.state)
     if in_json:
         print(json.dumps({"member": is_member, "redirected": is_member}))
     else:
@@ -46,7 +47,7 @@ def _read_answers(config: Config, timeout: float, deadline: float) -> dict[str, 
     try:
         for last in send_command(config.paths.runtime, "redirected", timeout):
             is_over = last.get("redirected") or time.monotonic() >= deadline
-            if is_over or not _is_member(config.paths.state):
+            if is_over or not _is_expected(config.paths.state):
                 return last
     except NoAgent:
         pass
@@ -58,8 +59,18 @@ def _is_member(state: Path) -> bool:
     return load_membership(state) is not None
 
 
-def _report_late(last: dict[str, Any] | None, timeout: float, *, in_json: bool) -> int:
-    if last is None:
+def _is_expected(state: Path) -> bool:
+    """True for a member, and while a join is under way: at the boot of an image it is tried again until it succeeds."""
+    join = load_join(state)
+    return _is_member(state) or (join is not None and not join.refusal)
+
+
+def _report_late(is_member: bool, last: dict[str, Any] | None, timeout: float, *, in_json: bool) -> int:
+    if not is_member:
+        code, word = NOT_IN_TIME, "not-joined"
+        message = f"this machine began to join, and is not a member after {format_duration(timeout)}"
+        hint = "see why: journalctl -u exclave-join; or give the join up: exclave leave"
+    elif last is None:
         code, word = NO_AGENT, "no-agent"
         message = f"no agent answered within {format_duration(timeout)}"
         hint = "start it: systemctl start exclave; or exclave run"

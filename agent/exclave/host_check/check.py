@@ -1,7 +1,7 @@
 """Checks that this host can be a member: capabilities, kernel, nft, ip, the link, ports, and rules of other meshes.
 
 It changes nothing: nft only checks a table, and ports are bound without listening. Where our table is in the kernel, a
-member works: there, taken ports and rules of others are warnings.
+member works: there, occupied ports and rules of others are warnings.
 """
 
 import errno
@@ -44,17 +44,22 @@ NEIGHBOURS = {
 """Programs of other meshes: they do no harm by themselves."""
 
 
-async def check_host(proxy: Path) -> list[str]:
-    """Raise HostError if this host cannot be a member. Returns warnings. `proxy` is our own proxy's program."""
+async def check_host(proxy: Path, *, needs_ports: bool = True) -> list[str]:
+    """Raise HostError if this host cannot be a member. Returns warnings. `proxy` is our own proxy's program.
+
+    Without `needs_ports`, as for an idle agent, occupied ports are warnings.
+    """
     _check_capability()
     _check_kernel()
     await check_link()
     await _check_rules()
     chains = await _read_chains()
     others = await _find_other_meshes(chains)
-    errors = [*map(_redirected, (found for found in others if found.is_hooked)), *_taken_ports()]
-    if errors and not chains.has_our_table:
-        raise errors[0]
+    redirected, occupied = [_redirected(found) for found in others if found.is_hooked], _occupied_ports()
+    errors = [*redirected, *occupied]
+    blocking = errors if needs_ports else redirected
+    if blocking and not chains.has_our_table:
+        raise blocking[0]
     unused = [f"{found.mesh} left an unused chain {found.chain} in {found.place}" for found in others]
     warnings = unused if not errors else [error.message for error in errors]
     return [*warnings, *_neighbours(proxy)]
@@ -142,14 +147,14 @@ def _redirected(found: OtherMesh) -> HostError:
     )
 
 
-def _taken_ports() -> list[HostError]:
+def _occupied_ports() -> list[HostError]:
     """An error for each port that the proxy or the DNS stub could not get, because others listen on every address."""
     kinds = [(socket.SOCK_STREAM, port) for port in (INBOUND_PORT, OUTBOUND_PORT, ADMIN_PORT, DNS_PORT)]
-    taken = [(kind, port) for kind, port in [*kinds, (socket.SOCK_DGRAM, DNS_PORT)] if _is_taken(kind, port)]
+    taken = [(kind, port) for kind, port in [*kinds, (socket.SOCK_DGRAM, DNS_PORT)] if _is_occupied(kind, port)]
     return [_port_error(kind, port) for kind, port in taken]
 
 
-def _is_taken(kind: socket.SocketKind, port: int) -> bool:
+def _is_occupied(kind: socket.SocketKind, port: int) -> bool:
     for family, network, level, option in (
         (socket.AF_INET, NETWORK4, socket.IPPROTO_IP, IP_FREEBIND),
         (socket.AF_INET6, NETWORK6, socket.IPPROTO_IPV6, IPV6_FREEBIND),
