@@ -199,7 +199,7 @@ def systemd(folder: Path, *, has_unit: bool = True, is_enabled: bool = True, fai
     )
     (folder / "bin/systemctl").chmod(0o755)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(commands, "Path", lambda name: folder if name == "/run/systemd/system" else Path(name))
+        patched.setattr(commands, "is_booted", lambda: True)
         yield folder / "trace"
 
 

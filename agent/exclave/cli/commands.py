@@ -28,6 +28,7 @@ from exclave.host_check.check import can_change_network, check_host
 from exclave.join.join import join
 from exclave.kit.formats.times import format_duration
 from exclave.kit.host.files import hold_lock, remove_folder
+from exclave.kit.systemd.service_job import is_booted
 from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
 from exclave.proxy.process.binary import check_binary, find_proxy_user
 from exclave.redirect.kernel.nft import confirm_from_cold
@@ -44,7 +45,7 @@ NO_AGENT = "no agent runs on this machine"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a join has reached. `state`: the agent's last one, None if no agent answered; `reason`: why it is not ready.
+    """The outcome of a join. `state`: the agent's last one, None if no agent answered; `reason`: why it is not ready.
 
     `is_done`: the machine is ready, or only an application is missing, or the command does not wait.
     """
@@ -227,7 +228,7 @@ def _failed_probes(runtime: Path) -> str | None:
 
 def _start_unit() -> bool:
     """Start the agent's unit, if this system has systemd and the unit."""
-    if not Path("/run/systemd/system").is_dir() or _systemctl("cat") != 0:
+    if not is_booted() or _systemctl("cat") != 0:
         return False
     _report(f"starting {UNIT}")
     if _systemctl("is-enabled", "--quiet") != 0:

@@ -112,5 +112,6 @@ async def is_listening(address: str, port: int) -> bool:
 
 def _unreadable(done: Finished) -> HostError:
     check_permitted(done, "reading nftables")
-    first = (done.errors.splitlines() or ["no message"])[0]
-    return HostError(Fault.NFT_UNUSABLE, f"nft lists no rules: {first}", "see whether it works: nft list ruleset")
+    return HostError(
+        Fault.NFT_UNUSABLE, f"nft lists no rules: {done.first_error}", "see whether it works: nft list ruleset"
+    )

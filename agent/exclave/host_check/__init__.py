@@ -1,1 +1,1 @@
-"""Whether this host can be a member at all, checked before anything is changed or used up."""
+"""Checks that this host can be a member at all, before anything is changed or used up."""

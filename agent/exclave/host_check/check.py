@@ -19,7 +19,7 @@ import trio
 
 from exclave.errors import Fault, HostError
 from exclave.host_check.other_meshes import Chains, OtherMesh, find_in_saved, find_in_table, parse_chains
-from exclave.kit.host.command import Finished, run_command, run_tool
+from exclave.kit.host.command import run_command, run_tool
 from exclave.kit.host.procfs import is_in_our_network
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, NETWORK4, NETWORK6, OUTBOUND_PORT
 from exclave.link.link import check_link
@@ -101,12 +101,11 @@ async def _check_rules() -> None:
     done = await run_tool("nft", "--check", "-f", "-", stdin=render_for_check().encode())
     if done.status == 0:
         return
-    first = _first_line(done)
     if "not permitted" in done.errors:
         raise _not_permitted("the kernel does not permit nft to do so")
     raise HostError(
         Fault.NFT_UNUSABLE,
-        f"nft and the kernel {platform.release()} do not accept the rules: {first}",
+        f"nft and the kernel {platform.release()} do not accept the rules: {done.first_error}",
         "exclave needs nftables 0.9.3 or later, and Linux 5.3 or later with nf_tables, NAT and conntrack "
         "(modules nf_tables, nft_chain_nat, nft_ct, nft_fib_inet)",
     )
@@ -119,7 +118,7 @@ async def _read_chains() -> Chains:
     except ValueError:
         raise HostError(
             Fault.NFT_UNUSABLE,
-            f"nft lists no rules as JSON: {_first_line(listed)}",
+            f"nft lists no rules as JSON: {listed.first_error}",
             "exclave needs nftables 0.9.3 or newer, with JSON",
         ) from None
 
@@ -200,7 +199,3 @@ def _neighbours(proxy: Path) -> Iterator[str]:
         text = NEIGHBOURS.get(process.info["name"] or "")
         if text and process.info["exe"] != str(proxy.resolve()) and is_in_our_network(process.pid):
             yield f"{text} (process {process.pid})"
-
-
-def _first_line(done: Finished) -> str:
-    return (done.errors.splitlines() or ["no message"])[0]

@@ -94,8 +94,7 @@ async def _links() -> Links:
     try:
         links: Links = parse_json(listed.output)
     except ValueError:
-        first = (listed.errors.splitlines() or ["no message"])[0]
-        text, hint = f"ip lists no addresses as JSON: {first}", "install iproute2: apt install iproute2"
+        text, hint = f"ip lists no addresses as JSON: {listed.first_error}", "install iproute2: apt install iproute2"
         raise HostError(Fault.NFT_UNUSABLE, text, hint) from None
     return links
 

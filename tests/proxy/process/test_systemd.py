@@ -3,7 +3,6 @@
 import os
 import subprocess
 import tempfile
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from hypothesis import strategies as st
 
 from exclave.errors import HostError
 from exclave.proxy.process.systemd import (
-    SystemdFacts,
     describe_unit_end,
-    has_units,
     is_run_by_systemd,
     parse_state,
     read_output,
@@ -98,11 +95,6 @@ def test_an_incomplete_report_is_refused(text: str) -> None:
 )
 def test_the_end_of_a_unit_s_process_is_described(report: str, line: str, words: str) -> None:
     assert describe_unit_end(parse_state(report), line) == words
-
-
-@pytest.mark.parametrize("facts", list(product([True, False], repeat=3)))
-def test_instances_are_units_only_if_systemd_runs_machine_and_agent_and_has_the_unit(facts: tuple[bool, ...]) -> None:
-    assert has_units(SystemdFacts(*facts)) == all(facts)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,18 @@ def test_the_life_of_units_is_as_with_the_real_systemd(tmp_path: Path, monkeypat
 
 
 # Units or children
+
+
+@pytest.mark.parametrize("facts", list(product([True, False], repeat=3)))
+async def test_instances_are_units_only_if_systemd_runs_machine_and_agent_and_has_the_unit(
+    systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch, facts: tuple[bool, bool, bool]
+) -> None:
+    is_booted, is_run_by_systemd, is_installed = facts
+    monkeypatch.setattr(module, "is_booted", lambda: is_booted)
+    if not is_run_by_systemd:
+        monkeypatch.delenv("SYSTEMD_EXEC_PID")
+    systemd.install(installed=is_installed)
+    assert (await open_units(systemd.runtime, ProxyConfig(user=USER), NOBODY) is not None) == all(facts)
 
 
 async def test_an_agent_that_systemd_started_uses_the_installed_unit(systemd: FakeSystemd) -> None:

@@ -18,6 +18,11 @@ class Finished:
     output: bytes
     errors: str
 
+    @property
+    def first_error(self) -> str:
+        """The first line of its errors, for a message to a person."""
+        return (self.errors.splitlines() or ["no message"])[0]
+
 
 async def run_command(
     arguments: Sequence[str], *, stdin: bytes = b"", timeout: float = 30.0, environment: Mapping[str, str] | None = None

@@ -39,11 +39,16 @@ def find_job(listed: str, unit: str) -> str | None:
     return None
 
 
+def is_booted() -> bool:
+    """True if systemd runs this machine."""
+    return SYSTEMD.is_dir()
+
+
 async def read_own_job() -> str | None:
     """The type of the job for the unit of this process; None without one, without systemd or without an answer."""
     try:
         unit = find_unit(_CGROUP.read_text())
-        if unit is None or not SYSTEMD.is_dir():
+        if unit is None or not is_booted():
             return None
         done = await run_command(["systemctl", "list-jobs", "--no-legend", "--full", unit], timeout=ANSWER_TIME)
     except (OSError, trio.TooSlowError):

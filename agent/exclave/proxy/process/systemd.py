@@ -15,7 +15,7 @@ import trio
 
 from exclave.errors import HostError
 from exclave.kit.host.command import Finished, run_command
-from exclave.kit.systemd.service_job import SYSTEMD
+from exclave.kit.systemd.service_job import is_booted
 from exclave.proxy.process.binary import unusable
 from exclave.proxy.process.held import describe_end
 
@@ -33,25 +33,6 @@ RUNNING = frozenset({"activating", "active", "reloading", "deactivating"})  # va
 _CLD_EXITED = 1  # ExecMainCode, as si_code of waitid(2)
 
 _OOM = "was ended by the kernel: it used more memory than its unit allows (MemoryMax)"
-
-
-@dataclass(frozen=True)
-class SystemdFacts:
-    """What decides whether instances are units. `is_run_by_systemd`: this process, not one of its parents."""
-
-    is_booted: bool
-    is_run_by_systemd: bool
-    is_unit_installed: bool
-
-
-def has_units(facts: SystemdFacts) -> bool:
-    """True if instances are units; otherwise they are children of the agent."""
-    return facts.is_booted and facts.is_run_by_systemd and facts.is_unit_installed
-
-
-def is_booted() -> bool:
-    """True if systemd runs this machine."""
-    return SYSTEMD.is_dir()
 
 
 def may_have_units() -> bool:
@@ -106,7 +87,7 @@ def parse_state(text: str) -> UnitState:
 
 
 def describe_unit_end(state: UnitState, line: str = "") -> str:
-    """How the last process of a unit ended, for a person. `line`: its last line."""
+    """The end of a unit's last process, for a person. `line`: its last line."""
     if state.result == "oom-kill":
         return f"{_OOM}: {line}" if line else _OOM
     return describe_end(state.status, line)

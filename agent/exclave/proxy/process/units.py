@@ -21,6 +21,7 @@ from exclave.kit.host.command import Finished
 from exclave.kit.host.files import remove, remove_folder, write_atomic
 from exclave.kit.host.gated import HeldProcess
 from exclave.kit.host.procfs import open_pidfd
+from exclave.kit.systemd.service_job import is_booted
 from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import INSTANCES, Instance
 from exclave.milestones import Withdrawing, log_milestone
@@ -37,12 +38,9 @@ from exclave.proxy.process.held import InstanceProcess
 from exclave.proxy.process.systemd import (
     RUNNING,
     TEMPLATE,
-    SystemdFacts,
     UnitState,
     describe_unit_end,
     forget_failure,
-    has_units,
-    is_booted,
     is_run_by_systemd,
     read_output,
     render_environment,
@@ -64,7 +62,7 @@ PROGRAM = "EXCLAVE_PROXY"  # the variable that names the binary to the unit's sh
 
 POLL_INTERVAL = 0.05  # seconds between two questions to systemd, which takes some milliseconds to notice an end
 NOTICE_TIME = 10.0  # seconds for systemd to notice that a process has ended
-EXEC_TIME = 2.0  # seconds for a unit that an earlier agent has just started to run its program
+ACTIVATION_TIME = 2.0  # seconds for a unit that an earlier agent has just started to run its program
 UNDO_TIME = 5.0  # seconds to undo a start that failed or was cancelled
 OTHERS_TIME = 2.0  # seconds in which an instance that somebody else has started may end its connections
 
@@ -134,7 +132,7 @@ async def find_process(instance: Instance) -> UnitProcess | None:
     """The running process of an instance's unit; None without one. Raises HostError."""
     unit = unit_of(instance)
     state = await show_unit(unit)
-    with trio.move_on_after(EXEC_TIME):
+    with trio.move_on_after(ACTIVATION_TIME):
         while state.active == "activating":
             await trio.sleep(POLL_INTERVAL)
             state = await show_unit(unit)
@@ -149,13 +147,18 @@ async def find_process(instance: Instance) -> UnitProcess | None:
 
 
 async def forget_end(instance: Instance) -> str | None:
-    """How an instance's unit failed, for a person; None if it did not. Its failed state is reset. Raises HostError."""
+    """Reset the failed state of an instance's unit. Returns how it failed, None if it did not. Raises HostError."""
     unit = unit_of(instance)
     state = await show_unit(unit)
     if state.active != "failed":
         return None
     await forget_failure(unit)
-    return describe_unit_end(state, (await read_output(state.invocation, 1)).strip())
+    return await _read_end(state)
+
+
+async def _read_end(state: UnitState) -> str:
+    line = await read_output(state.invocation, 1)
+    return describe_unit_end(state, line.strip())
 
 
 async def end_process(process: InstanceProcess, drain: float) -> None:
@@ -260,9 +263,8 @@ class Units:
         await start_unit(unit)
         process = await find_process(instance)
         if process is None:
-            state = await show_unit(unit)
-            line = await read_output(state.invocation, 1)
-            raise unusable(f"proxy {instance} {describe_unit_end(state, line.strip())}", f"journalctl -u {unit}")
+            end = await _read_end(await show_unit(unit))
+            raise unusable(f"proxy {instance} {end}", f"journalctl -u {unit}")
         return process
 
     async def undo(self, instance: Instance) -> None:
@@ -289,7 +291,7 @@ async def open_units(runtime: Path, config: ProxyConfig, user: ProxyUser) -> Uni
     if not (is_booted() and is_run_by_systemd()):
         return None  # nothing is asked of systemd
     state = await show_unit(unit_of("a"))
-    if not has_units(SystemdFacts(is_booted=True, is_run_by_systemd=True, is_unit_installed=state.is_installed)):
+    if not state.is_installed:
         log.warning("proxy: the unit %s is not installed, so the proxies are part of the agent's unit", TEMPLATE)
         return None
     await _check_user(state, config, user)

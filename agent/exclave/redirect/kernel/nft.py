@@ -60,9 +60,8 @@ async def observe_table() -> Observed:
 
 def _translated(done: Finished) -> HostError:
     check_permitted(done, "changing nftables")
-    first = (done.errors.splitlines() or ["no message"])[0]
     return HostError(
         Fault.NFT_UNUSABLE,
-        f"nft refused the rules: {first}",
+        f"nft refused the rules: {done.first_error}",
         "the kernel needs nf_tables with NAT (modules nft_chain_nat, nf_conntrack)",
     )
