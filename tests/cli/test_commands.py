@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from cli.golden_failures import golden_failures, shown_failure
-from cli.vm import Vm, isolated_folder
+from cli.vm import Vm
 from exclave.api.join_token import encode_token
 from exclave.api.requests import MEMBERS, ROLE_BINDINGS, SERVICE_ACCOUNTS, WORKLOAD_GROUPS, create, delete
 from exclave.cli import commands
@@ -41,21 +41,10 @@ from support.mesh import RECORD
 from support.mesh_cluster import MeshCluster
 from support.store import member
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("folder")]
 
 VMS = f"{NAMESPACE}-vms"
 FIRST = f"{NAMESPACE}/web-k7q2x-1"
-
-
-@pytest.fixture(autouse=True)
-def folder() -> Iterator[Path]:
-    with isolated_folder() as made:
-        yield made
-
-
-@pytest.fixture
-def vm(folder: Path) -> Vm:
-    return Vm(folder)
 
 
 @pytest.fixture

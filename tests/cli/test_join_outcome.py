@@ -12,31 +12,16 @@ from typing import Any
 
 import pytest
 
-from cli.vm import Vm, isolated_folder
-from exclave.api.join_token import JoinToken, encode_token
+from cli.vm import Vm
+from exclave.api.join_token import encode_token
 from exclave.cli import commands
 from exclave.config import Config, Paths
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed
 from exclave.errors import Fault, HostError
-from exclave_sandbox.pki import make_anchor
 from support.fake_replies import fake_replies, json_lines
-from support.mesh import RECORD
+from support.mesh import RECORD, unreachable_token
 
-pytestmark = pytest.mark.slow
-
-CLAIMS = "eyJzdWIiOiAic3lzdGVtOnNlcnZpY2VhY2NvdW50OnNob3Atdm1zOndlYi5qb2luLms3cTJ4LTEifQ"
-SOME_TOKEN = JoinToken(("https://127.0.0.1:1",), make_anchor().pem, "shop", "web", f"e.{CLAIMS}.s", 4102444800.0)
-
-
-@pytest.fixture(autouse=True)
-def folder() -> Iterator[Path]:
-    with isolated_folder() as made:
-        yield made
-
-
-@pytest.fixture
-def vm(folder: Path) -> Vm:
-    return Vm(folder)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("folder")]
 
 
 # The check before a join.
@@ -51,7 +36,7 @@ def test_without_capabilities_a_join_relies_on_an_agent_that_has_checked_the_hos
     """As in exclave-join.service."""
     monkeypatch.setattr(commands, "can_change_network", lambda: False)
     monkeypatch.setattr("exclave.host_check.check.can_change_network", lambda: False)
-    config, token = Config(Paths(vm.state, vm.runtime)), encode_token(SOME_TOKEN)
+    config, token = Config(Paths(vm.state, vm.runtime)), encode_token(unreachable_token())
     with fake_replies(vm.runtime, status_of("unjoined", "")) as asked:
         CHECK(token, config)
     assert asked == ["status"]

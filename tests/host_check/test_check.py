@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from exclave.api.join_token import JoinToken, encode_token
-from support.mesh import mesh
+from exclave.api.join_token import encode_token
+from support.mesh import unreachable_token
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -252,13 +252,10 @@ def test_programs_of_other_meshes_are_warnings(name: str, text: str, host: Host)
 
 # The commands.
 
-CLAIMS = "eyJzdWIiOiAic3lzdGVtOnNlcnZpY2VhY2NvdW50OnNob3Atdm1zOndlYi5qb2luLms3cTJ4LTEifQ"
-
 
 def configured(host: Host, *lines: str) -> str:
     """The options of a command for this host, with a token in the file `token`."""
-    token = JoinToken(("https://127.0.0.1:1",), mesh().anchor.pem, "shop", "web", f"e.{CLAIMS}.s", 4102444800.0)
-    (host.folder / "token").write_text(encode_token(token))
+    (host.folder / "token").write_text(encode_token(unreachable_token()))
     paths = f'[paths]\nstate = "{host.folder}/state"\nruntime = "{host.folder}/run"\n[member]\naddress = "10.77.0.20"\n'
     (host.folder / "config.toml").write_text(paths + "\n".join(lines))
     return f"--config {host.folder}/config.toml"

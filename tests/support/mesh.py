@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from exclave.api.group import FailurePolicy, GroupSpec, Port, Probe
 from exclave.api.identity import MeshIdentity
+from exclave.api.join_token import JoinToken
 from exclave.api.member import member_object
 from exclave.api.requests import CONFIG_MAPS, EXTERNAL_WORKLOADS, LEASES, MEMBERS
 from exclave.api.settings import ControlPlane, LinkerdSettings, Settings, digest, render_settings
@@ -55,6 +56,12 @@ def mesh() -> Mesh:
     """The mesh of this test run."""
     anchor = make_anchor()
     return Mesh(anchor, make_issuer(anchor))
+
+
+def unreachable_token() -> JoinToken:
+    """A token of the group that is valid until 2100, for an API server that nobody reaches."""
+    claims = "eyJzdWIiOiAic3lzdGVtOnNlcnZpY2VhY2NvdW50OnNob3Atdm1zOndlYi5qb2luLms3cTJ4LTEifQ"
+    return JoinToken(("https://127.0.0.1:1",), mesh().anchor.pem, "shop", "web", f"e.{claims}.s", 4102444800.0)
 
 
 def stored_mesh(folder: Path) -> Mesh:
