@@ -139,7 +139,7 @@ async def test_there_are_no_rules_without_settings_or_address(
 
 async def test_rules_are_right_from_the_start_for_an_adopted_proxy_that_they_point_to() -> None:
     machine = Machine(ready=None)
-    machine.instances.set({"a": SimpleNamespace(is_adopted=True), "b": SimpleNamespace(is_adopted=True)})
+    machine.instances.set({"a": SimpleNamespace(is_adopted=True, pid=1), "b": SimpleNamespace(is_adopted=True, pid=2)})
     machine.chosen.set("b")
     machine.active = "b"
     async with machine.steered() as steering:
@@ -150,7 +150,7 @@ async def test_rules_are_right_from_the_start_for_an_adopted_proxy_that_they_poi
 @pytest.mark.parametrize("active", [None, "b"])
 async def test_an_adopted_proxy_that_no_rules_point_to_gets_them_once_it_is_ready(active: str | None) -> None:
     machine = Machine(ready=None)
-    machine.instances.set({"a": SimpleNamespace(is_adopted=True)})  # its agent was killed before it was ready
+    machine.instances.set({"a": SimpleNamespace(is_adopted=True, pid=1)})  # its agent was killed before it was ready
     machine.chosen.set("a")
     machine.active = active
     async with machine.steered() as steering:

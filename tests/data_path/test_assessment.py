@@ -32,13 +32,18 @@ NO_PROXY = DataPathFacts(True, False, True, True)
 ENDED = DataPathFacts(False, True, True, True)
 NO_RULES = DataPathFacts(True, True, False, True)
 ALONE = DataPathFacts(True, True, True, False)
+BACK = DataPathFacts(True, True, True, True, has_destinations=False)
+NEW = DataPathFacts(True, True, True, False, has_destinations=False)
 
 Timeline = list[tuple[float, DataPathFacts]]
 GONE: Timeline = [(0, WHOLE), (100, NO_PROXY)]
 FAILED: Timeline = [*GONE, (130, NO_PROXY)]
 FLAPPING: Timeline = [(0, WHOLE), (100, NO_PROXY), (101, WHOLE), (110, NO_PROXY), (111, WHOLE)]
 AWAY: Timeline = [(0, WHOLE), (100, ALONE)]
-OPENED: Timeline = [*AWAY, (130, ALONE)]
+LONG_AWAY: Timeline = [*AWAY, (130, ALONE)]
+OPENED: Timeline = [(0, WHOLE), (100, NEW), (130, NEW)]
+
+SERVES_KNOWN = "destinations that the proxy used within the last hour work, others in the cluster wait"
 
 Row = tuple[Timeline, FailurePolicy, tuple[bool, bool, bool, bool], str, str]
 
@@ -48,13 +53,13 @@ ROWS: dict[str, Row] = {
     "whole": ([(0, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "the proxy is away": (
         GONE, DEFAULT, (False, False, False, False), "meshed",
-        "no proxy is ready; tolerated for 30s; new connections are held"),
+        "no proxy is ready; tolerated for 30s; new connections fail"),
     "it is away for too long: outbound opens, inbound stays closed": (
         FAILED, DEFAULT, (True, False, True, False), "outbound-open",
-        "no proxy is ready; outbound traffic bypasses the proxy, inbound is held"),
+        "no proxy is ready; outbound traffic bypasses the proxy, inbound fails"),
     "the group closes both directions": (
         FAILED, SHUT, (False, False, True, False), "down",
-        "no proxy is ready; outbound traffic is held, inbound is held"),
+        "no proxy is ready; outbound traffic fails, inbound fails"),
     "the group opens both": (
         FAILED, AJAR, (True, True, True, False), "outbound-open",
         "no proxy is ready; outbound traffic bypasses the proxy, inbound bypasses it"),
@@ -62,16 +67,16 @@ ROWS: dict[str, Row] = {
         [*FAILED, (131, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "the certificate has ended for too long": (
         [(0, WHOLE), (100, ENDED), (130, ENDED)], DEFAULT, (True, False, True, False), "outbound-open",
-        "there is no valid certificate; outbound traffic bypasses the proxy, inbound is held"),
+        "there is no valid certificate; outbound traffic bypasses the proxy, inbound fails"),
     "a certificate that has ended explains a proxy that is not ready": (
         [(0, WHOLE), (100, DataPathFacts(False, False, True, True))], DEFAULT, (False, False, False, False), "meshed",
-        "there is no valid certificate; tolerated for 30s; new connections are held"),
+        "there is no valid certificate; tolerated for 30s; new connections fail"),
     "the kernel has refused the rules for too long": (
         [(0, WHOLE), (100, NO_RULES), (130, NO_RULES)], DEFAULT, (True, False, True, False), "outbound-open",
-        "the kernel does not take the rules; outbound traffic bypasses the proxy, inbound is held"),
+        "the kernel does not take the rules; outbound traffic bypasses the proxy, inbound fails"),
     "one loss follows another": (
         [*GONE, (120, ENDED), (130, ENDED)], DEFAULT, (True, False, True, False), "outbound-open",
-        "there is no valid certificate; outbound traffic bypasses the proxy, inbound is held"),
+        "there is no valid certificate; outbound traffic bypasses the proxy, inbound fails"),
     "it came and went: it is there, and does not count yet": (
         FLAPPING, DEFAULT, (False, False, False, False), "meshed",
         "the data path comes and goes; lost 2 times, so it counts again after 5s without a loss"),
@@ -79,32 +84,34 @@ ROWS: dict[str, Row] = {
         [*FLAPPING, (112, NO_PROXY), (141, NO_PROXY), (142, WHOLE)], DEFAULT, (True, False, True, False),
         "outbound-open",
         "the data path comes and goes; lost 3 times, so it counts again after 10s without a loss; "
-        "outbound traffic bypasses the proxy, inbound is held"),
+        "outbound traffic bypasses the proxy, inbound fails"),
     "Linkerd is away: nothing changes yet": (
         AWAY, DEFAULT, (False, False, False, True), "meshed",
-        "Linkerd's controllers do not answer the proxy; tolerated for 30s; "
-        "connections to destinations that the proxy knows go on, others wait"),
-    "Linkerd is away for too long: outbound opens, and pods may still come": (
+        f"Linkerd's controllers do not answer the proxy; tolerated for 30s; {SERVES_KNOWN}"),
+    "Linkerd is away for long: the proxy still serves the destinations that it has": (
+        LONG_AWAY, DEFAULT, (False, False, False, True), "meshed",
+        f"Linkerd's controllers do not answer the proxy; {SERVES_KNOWN}"),
+    "Linkerd is away for long, and the proxy never had a destination: outbound opens, and pods may still come": (
         OPENED, DEFAULT, (True, False, False, True), "outbound-open",
         "Linkerd's controllers do not answer the proxy; outbound traffic bypasses the proxy"),
     "Linkerd is away, and the group closes outbound": (
         OPENED, SHUT, (False, False, False, True), "meshed",
-        "Linkerd's controllers do not answer the proxy; "
-        "connections to destinations that the proxy knows go on, others wait"),
+        f"Linkerd's controllers do not answer the proxy; {SERVES_KNOWN}"),
     "a group that opens inbound does not do so for Linkerd: policies are there": (
         OPENED, AJAR, (True, False, False, True), "outbound-open",
         "Linkerd's controllers do not answer the proxy; outbound traffic bypasses the proxy"),
     "Linkerd is back": ([*OPENED, (131, WHOLE)], DEFAULT, (False, False, False, True), "meshed", ""),
     "Linkerd comes and goes, and was away for too long: outbound stays open until it has held": (
-        [*AWAY, (105, WHOLE), (106, ALONE), (140, ALONE), (141, WHOLE)], DEFAULT, (True, False, False, True),
+        [*AWAY, (105, WHOLE), (106, NEW), (140, NEW), (141, BACK)], DEFAULT, (True, False, False, True),
         "outbound-open",
         "Linkerd's controllers do not answer the proxy; lost 2 times, so it counts again after 5s without a loss; "
         "outbound traffic bypasses the proxy"),
     "Linkerd is away from the start, so the proxy has no destination": (
-        [(0, ALONE)], DEFAULT, (True, False, False, True), "outbound-open",
+        [(0, NEW)], DEFAULT, (True, False, False, True), "outbound-open",
         "Linkerd's controllers do not answer the proxy; outbound traffic bypasses the proxy"),
     "both are away: the worse one is reported": (
-        [*OPENED, (131, DataPathFacts(True, False, True, False))], DEFAULT, (True, False, False, False),
+        [*OPENED, (131, DataPathFacts(True, False, True, False, has_destinations=False))], DEFAULT,
+        (True, False, False, False),
         "outbound-open",
         "no proxy is ready; tolerated for 30s; outbound traffic bypasses the proxy"),
 }  # fmt: skip
@@ -136,14 +143,21 @@ def test_an_adopted_proxy_fails_after_the_same_time_as_any_other() -> None:
     assert assess(history_of([(30, NO_PROXY)], history), NO_PROXY, DEFAULT).is_failing
 
 
-def test_an_adopted_proxy_may_know_destinations_while_linkerd_is_away() -> None:
-    history = history_of([(0, ALONE), (29, ALONE)], adopted_history(0))
-    assert not assess(history, ALONE, DEFAULT).outbound_open
-    assert assess(history_of([(30, ALONE)], history), ALONE, DEFAULT).outbound_open
+def test_addresses_outside_the_cluster_bypass_a_proxy_that_cannot_look_them_up() -> None:
+    def opened(timeline: Timeline, policy: FailurePolicy) -> tuple[bool, bool]:
+        found = assess(history_of(timeline), timeline[-1][1], policy)
+        return found.outside_open, found.outbound_open
+
+    assert opened(AWAY, DEFAULT) == (False, False)
+    assert opened(LONG_AWAY, DEFAULT) == (True, False)
+    assert opened(LONG_AWAY, SHUT) == (False, False)
+    assert opened(FAILED, DEFAULT) == (True, True)
 
 
 def test_the_trace_is_one_line() -> None:
-    found = assess(history_of(OPENED), ALONE, DEFAULT)
+    found = assess(history_of(LONG_AWAY), ALONE, DEFAULT)
+    assert found.trace == f"[outbound=outside-open inbound=closed failing=False why=control-plane-away] {found.message}"
+    found = assess(history_of(OPENED), NEW, DEFAULT)
     assert found.trace == f"[outbound=open inbound=closed failing=False why=control-plane-away] {found.message}"
     assert Assessment().trace == "[outbound=closed inbound=closed failing=False why=none]"
 
@@ -153,7 +167,12 @@ def test_each_fault_has_its_own_word() -> None:
 
 
 FACTS = some.builds(
-    DataPathFacts, some.booleans(), some.booleans(), some.booleans(), some.sampled_from([True, False, None])
+    DataPathFacts,
+    some.booleans(),
+    some.booleans(),
+    some.booleans(),
+    some.sampled_from([True, False, None]),
+    some.booleans(),
 )
 TIMELINE = some.lists(some.tuples(some.floats(0.1, 100), FACTS), min_size=1, max_size=30)
 
@@ -165,7 +184,8 @@ def test_these_rules_hold_in_any_history(steps: list[tuple[float, DataPathFacts]
         now += pause
         history = history.observe(facts, now, policy.after)
         found = assess(history, facts, policy)
-        assert not found.outbound_open or policy.outbound == "open"
+        assert not found.outbound_open or (policy.outbound == "open" and found.outside_open)
+        assert not found.outbound_open or found.is_failing or not facts.has_destinations
         assert not found.inbound_open or (policy.inbound == "open" and found.is_failing)
         assert not found.is_steady or facts.missing is None
         assert not (found.is_steady and found.is_failing)

@@ -25,13 +25,19 @@ UID = 4_000_000_000
 """Nobody's: it has no connections."""
 
 
+STARTED = SimpleNamespace(is_adopted=False, pid=100)
+ADOPTED = SimpleNamespace(is_adopted=True, pid=100)
+
+
 class Machine:
     """The observed parts: settings, a certificate, a proxy, and the wall clock, which is the virtual one."""
 
     def __init__(self, after: float = AFTER, **proxy: Any) -> None:
         self.membership: Any = SimpleNamespace(settings=Latest(make_settings(failure=FailurePolicy(after))))
         self.identity: Any = SimpleNamespace(svid=Latest(SimpleNamespace(not_after=1e6)))
-        self.proxy: Any = SimpleNamespace(ready=Latest("a"), instances=Latest(proxy.get("instances", {})), uid=UID)
+        self.proxy: Any = SimpleNamespace(
+            ready=Latest("a"), instances=Latest(proxy.get("instances", {"a": STARTED})), uid=UID
+        )
 
     def data_path(self, now: Now = trio.current_time) -> DataPathObserver:
         return DataPathObserver(self.membership, self.identity, self.proxy, now)
@@ -42,15 +48,19 @@ class Metrics:
 
     def __init__(self) -> None:
         self.ready = 1
+        self.answered = 0  # look-ups of destinations
         self.status = 200
         self.requests = 0
 
     def page(self) -> bytes:
         self.requests += 1
-        return "".join(
+        endpoints = "".join(
             f'control_{name}_balancer_endpoints{{endpoint_state="ready",addr="x"}} {self.ready}\n'
             for name in ("destination", "policy")
-        ).encode()
+        )
+        labels = 'addr="linkerd-dst-headless.x:8086",status_code="200"'
+        count = f"control_response_latency_ms_count{{{labels}}} {self.answered}"
+        return f"{endpoints}{count if self.answered else ''}\n".encode()
 
     async def serve(self, *, task_status: "trio.TaskStatus[None]") -> None:
         listeners = await trio.open_tcp_listeners(ADMIN_PORT, host=instance_address("a"))
@@ -140,7 +150,7 @@ async def test_no_task_wakes_while_there_is_no_fault(autojump_clock: trio.testin
 
 
 async def test_an_adopted_proxy_fails_if_it_never_answers(autojump_clock: trio.testing.MockClock) -> None:
-    machine = Machine(instances={"a": SimpleNamespace(is_adopted=True)})
+    machine = Machine(instances={"a": ADOPTED})
     machine.proxy.ready.set(None)
     data_path = machine.data_path()
     async with trio.open_nursery() as nursery:
@@ -173,7 +183,9 @@ def with_admin_server(test: Any) -> Any:
 
 
 @with_admin_server
-async def test_outbound_opens_while_linkerd_is_away(metrics: Metrics, machine: Machine) -> None:
+async def test_outbound_opens_while_linkerd_is_away_if_the_proxy_never_had_a_destination(
+    metrics: Metrics, machine: Machine
+) -> None:
     async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
         await data_path.lookups.wait_for(lambda found: found is True)
         metrics.ready = 0
@@ -182,6 +194,29 @@ async def test_outbound_opens_while_linkerd_is_away(metrics: Metrics, machine: M
         assert found.is_steady and not found.is_failing
         metrics.ready = 1
         await wait_assessment(data_path, lambda found: found.reason is None)
+
+
+@with_admin_server
+async def test_a_proxy_with_destinations_serves_while_linkerd_is_away(metrics: Metrics, machine: Machine) -> None:
+    metrics.answered = 1
+    async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
+        await data_path.has_destinations.wait_for(lambda found: found)
+        metrics.ready = 0
+        metrics.answered = 0  # the proxy removes metrics that were not used for long
+        found = await wait_assessment(data_path, lambda found: found.outside_open)
+        assert not found.outbound_open and data_path.has_destinations.value
+        # Another process has none.
+        machine.proxy.instances.set({"a": SimpleNamespace(is_adopted=False, pid=101)})
+        await wait_assessment(data_path, lambda found: found.outbound_open)
+
+
+@with_admin_server
+async def test_an_adopted_proxy_may_have_destinations(metrics: Metrics, machine: Machine) -> None:
+    metrics.ready = 0
+    machine.proxy.instances.set({"a": ADOPTED})
+    async with open_data_path(machine.membership, machine.identity, machine.proxy, trio.current_time) as data_path:
+        found = await wait_assessment(data_path, lambda found: found.outside_open)
+        assert not found.outbound_open
 
 
 @with_admin_server

@@ -153,13 +153,13 @@ def world(tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: p
 
 
 READY = "Ready=True certificate, proxy and rules are in place, and the probes pass"
-NO_PROXY = "Ready=False no proxy is ready; tolerated for 30s; new connections are held"
+NO_PROXY = "Ready=False no proxy is ready; tolerated for 30s; new connections fail"
 LOST = {
-    "certificate": "Ready=False there is no valid certificate; tolerated for 30s; new connections are held",
+    "certificate": "Ready=False there is no valid certificate; tolerated for 30s; new connections fail",
     "proxy": NO_PROXY,
     "rules": "Ready=False missing: rules",
 }
-FAILED = "Ready=False no proxy is ready; outbound traffic bypasses the proxy, inbound is held"
+FAILED = "Ready=False no proxy is ready; outbound traffic bypasses the proxy, inbound fails"
 
 
 async def test_a_whole_data_path_is_served_then_listed_then_ready_and_all_back_in_reverse(world: Any) -> None:
@@ -409,7 +409,7 @@ async def test_the_state_of_an_earlier_run_is_withdrawn_before_the_data_path_wor
 async def test_a_proxy_that_was_adopted_is_waited_for(world: Any, answers: bool) -> None:
     made = world()
     made.lose("proxy")
-    made.proxy.instances.set({"a": SimpleNamespace(is_adopted=True, can_serve=False)})
+    made.proxy.instances.set({"a": SimpleNamespace(is_adopted=True, can_serve=False, pid=1)})
     async with made.listed(serving=True, dataPath="meshed"):
         await trio.sleep(ADOPTION - POLL_INTERVAL)
         assert made.reported() == ["the controller lists [8080]"]

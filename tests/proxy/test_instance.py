@@ -9,8 +9,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.kit.tasks.backoff import Attempts
-from exclave.proxy.instance import RESTARTS, SETTLED
+from exclave.proxy.instance import AT_ONCE, SETTLED, Restarts
 from support.agent_program import LISTEN_AT, Agent, Report
 from support.mesh import ADDRESS, VIP
 
@@ -147,6 +146,28 @@ async def test_a_proxy_that_ends_is_reported_and_started_again() -> None:
         assert report["starts"] == 2
         problems = [report["problem"] for report in agent.reports if report["problem"]]
         assert any(text.startswith("proxy a was ended by SIGKILL: ") for text in problems)
+
+
+async def test_a_restart_is_in_the_same_slot_and_without_another_check_of_the_binary() -> None:
+    """The kernel's rules point to that slot. Until something listens there, connections are refused."""
+    async with open_lab() as lab:
+        checks = lab.scratch / "checks"
+        checks.touch()
+        checks.chmod(0o666)
+        note = f'[ -n "$LINKERD2_PROXY_ADMIN_LISTEN_ADDR" ] || echo checked >> {checks}'
+        binary = lab.write_binary("proxy-1", note, f"exec {lab.proxy}")
+        async with lab.agent(binary) as agent:
+            await with_standby(agent)
+            await agent.send("choose b")
+            await agent.send("dismiss a")
+            report = await agent.until(lambda report: list(report["instances"]) == ["b"])
+            checked = len(checks.read_text().splitlines())
+            await lab.machine.must("kill", "-KILL", str(pids_of(report)["b"]))
+            await agent.until(lambda report: not report["instances"])
+            report = await agent.until(lambda report: report["ready"] is not None)
+            assert (report["ready"], list(report["instances"])) == ("b", ["b"])
+            assert len(checks.read_text().splitlines()) == checked
+            assert await lab.get("/ready", "169.254.77.2") == 200
 
 
 async def test_an_adopted_proxy_that_ends_is_started_again() -> None:
@@ -323,21 +344,28 @@ async def test_an_agent_without_a_binary_reports_that_and_ends() -> None:
         }
 
 
-def test_pauses_between_restarts_double_from_one_second_to_a_minute() -> None:
-    attempts = Attempts(settled=SETTLED)
-    assert [attempts.failed(RESTARTS, 0.0) for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+def test_the_first_restarts_are_at_once_and_then_pauses_double_from_one_second_to_a_minute() -> None:
+    restarts = Restarts()
+    assert [restarts.pause(0.0) for _ in range(12)] == [0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_a_run_of_more_than_a_minute_starts_the_pauses_again() -> None:
-    attempts = Attempts(settled=SETTLED)
+def test_after_a_longer_run_a_restart_is_at_once_again() -> None:
+    restarts = Restarts()
     for _ in range(7):
-        attempts.failed(RESTARTS, 0.0)
-    assert attempts.failed(RESTARTS, 0.0, ran_for=SETTLED + 0.1) == 1
-    assert attempts.failed(RESTARTS, 0.0) == 2
+        restarts.pause(0.0)
+    assert [restarts.pause(SETTLED + 0.1) for _ in range(5)] == [0] * 5
+    assert [restarts.pause(0.0) for _ in range(AT_ONCE)] == [0, 0, 1]
 
 
 @given(st.lists(st.floats(0, 1e9)))
 def test_a_proxy_is_always_started_again_within_a_minute(runs: list[float]) -> None:
-    attempts = Attempts(settled=SETTLED)
+    restarts = Restarts()
     for ran_for in runs:
-        assert 1 <= attempts.failed(RESTARTS, 0.0, ran_for=ran_for) <= 60
+        assert 0 <= restarts.pause(ran_for) <= 60
+
+
+@given(st.lists(st.floats(0, SETTLED), min_size=20))
+def test_a_proxy_that_ends_at_once_is_not_started_in_a_tight_loop(runs: list[float]) -> None:
+    restarts = Restarts()
+    pauses = [restarts.pause(ran_for) for ran_for in runs]
+    assert pauses[:AT_ONCE] == [0.0] * AT_ONCE and min(pauses[AT_ONCE:]) == 1.0

@@ -116,6 +116,7 @@ class Steering:
                 servers=servers,
                 exclusions=self._exclusions,
                 outbound_open=assessment.outbound_open,
+                outside_open=assessment.outside_open,
                 inbound_open=assessment.inbound_open,
             )
         except ValueError as problem:

@@ -107,12 +107,16 @@ class DataPathFault(Enum):
 
 @dataclass(frozen=True)
 class DataPathFacts:
-    """The input of an assessment. `lookups`: whether Linkerd's controllers answer, None while unknown."""
+    """The input of an assessment. `lookups`: whether Linkerd's controllers answer, None while unknown.
+
+    `has_destinations`: whether the proxy has ever had an answer of Linkerd's destination controller.
+    """
 
     certificate: bool
     proxy: bool
     rules: bool
     lookups: bool | None
+    has_destinations: bool = True
 
     @property
     def missing(self) -> DataPathFault | None:
@@ -129,6 +133,7 @@ class Assessment:
     """The result. `reason` and `message` name the fault."""
 
     outbound_open: bool = False  # outbound traffic bypasses the proxy
+    outside_open: bool = False  # outbound traffic to addresses outside the cluster's networks bypasses it
     inbound_open: bool = False  # inbound traffic bypasses the proxy
     is_failing: bool = False  # the data path has failed, so ports are withdrawn
     is_steady: bool = False  # the data path is whole, and has been for its hold time
@@ -145,25 +150,25 @@ class Assessment:
     @property
     def trace(self) -> str:
         """The assessment as one line for the log."""
-        outbound, inbound = ("open" if way else "closed" for way in (self.outbound_open, self.inbound_open))
+        inbound = "open" if self.inbound_open else "closed"
+        outbound = "open" if self.outbound_open else "outside-open" if self.outside_open else "closed"
         why = self.reason.word if self.reason else "none"
         return f"[outbound={outbound} inbound={inbound} failing={self.is_failing} why={why}] {self.message}".rstrip()
 
 
 @dataclass(frozen=True)
 class DataPathHistory:
-    """The damped states of the data path and the lookups. `is_adopted`: the proxy was started by an earlier agent."""
+    """The damped states of the data path and the lookups."""
 
     path: FlapDamper = NEVER_PRESENT
     lookups: FlapDamper = NEVER_PRESENT
-    is_adopted: bool = False
 
     def observe(self, facts: DataPathFacts, now: float, after: float) -> "DataPathHistory":
         """The states after these facts; a loss fails after `after` seconds."""
         lookups = self.lookups
         if facts.lookups is False and lookups == NEVER_PRESENT:
-            # A new proxy has no destinations, so waiting gains nothing. An adopted one may have some.
-            lookups = lost_at(now) if self.is_adopted else failed_at(now)
+            # Waiting gains nothing for a proxy without destinations.
+            lookups = lost_at(now) if facts.has_destinations else failed_at(now)
         elif facts.lookups is not None:
             lookups = lookups.observe(facts.lookups, now, after)
         return replace(self, path=self.path.observe(facts.missing is None, now, after), lookups=lookups)
@@ -171,17 +176,21 @@ class DataPathHistory:
 
 def adopted_history(now: float) -> DataPathHistory:
     """The states at the start of an agent that has adopted a proxy, which may or may not serve."""
-    return DataPathHistory(lost_at(now), is_adopted=True)
+    return DataPathHistory(lost_at(now))
 
 
 def assess(history: DataPathHistory, facts: DataPathFacts, policy: FailurePolicy) -> Assessment:
-    """Assess. A short loss keeps traffic closed: it is held, not dropped. After `failure.after` the policy decides."""
+    """Assess. During a short loss nothing bypasses the proxy. After `failure.after` the policy decides."""
     path, lookups = history.path, history.lookups
     opens = policy.outbound == "open"
     has_failed = path.has_failed
+    # Without Linkerd's controllers, a proxy still serves the destinations that it has. Past the proxy their ClusterIPs
+    # lead nowhere, and their pods get plaintext. A proxy without destinations serves nobody.
+    serves_nobody = has_failed or (lookups.has_failed and not facts.has_destinations)
     assessment = Assessment(
-        # Without Linkerd's controllers, connections to destinations that are new to the proxy would wait forever.
-        outbound_open=opens and (has_failed or lookups.has_failed),
+        outbound_open=opens and serves_nobody,
+        # These are in no mesh. Through the proxy, new ones would wait for Linkerd's controllers.
+        outside_open=opens and (serves_nobody or lookups.has_failed),
         # Lookups do not count: a proxy serves inbound traffic without them, and open ports would bypass its policies.
         inbound_open=policy.inbound == "open" and has_failed,
         is_failing=has_failed,
@@ -212,11 +221,12 @@ def _message(history: DataPathHistory, reason: DataPathFault, assessment: Assess
     elif not damper.has_failed:
         words.append(f"tolerated for {format_duration(policy.after)}")
     if is_lookups and not assessment.outbound_open:
-        words.append("connections to destinations that the proxy knows go on, others wait")
+        words.append("destinations that the proxy used within the last hour work, others in the cluster wait")
     elif assessment.outbound_open or assessment.is_failing:
-        outbound = "bypasses the proxy" if assessment.outbound_open else "is held"
-        inbound = "bypasses it" if assessment.inbound_open else "is held"
+        outbound = "bypasses the proxy" if assessment.outbound_open else "fails"
+        inbound = "bypasses it" if assessment.inbound_open else "fails"
         words.append(f"outbound traffic {outbound}" + (f", inbound {inbound}" if assessment.is_failing else ""))
     elif reason is not DataPathFault.UNSTEADY:
-        words.append("new connections are held")
+        # The kernel refuses them while the proxy's process is away.
+        words.append("new connections fail")
     return "; ".join(words)

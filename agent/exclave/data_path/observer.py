@@ -18,7 +18,7 @@ from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import LONGEST_NAP, Now
-from exclave.link.layout import ADMIN_PORT, instance_address
+from exclave.link.layout import ADMIN_PORT, Instance, instance_address
 from exclave.member.client import MemberClient
 from exclave.proxy.instance import Proxy
 
@@ -35,18 +35,21 @@ class DataPathObserver:
     def __init__(self, membership: MemberClient, identity: Identity, proxy: Proxy, now: Now) -> None:
         self.assessment: Latest[Assessment] = Latest(Assessment())
         self.lookups: Latest[bool | None] = Latest(None)  # whether Linkerd's controllers answer; None: unknown
+        self.has_destinations: Latest[bool] = Latest(False)  # whether the proxy ever had an answer of the destinations
         self.rules: Latest[bool] = Latest(True)  # set by the daemon: whether the kernel has accepted the rules
         self._membership = membership
         self._identity = identity
         self._proxy = proxy
         self._now = now
-        is_adopted = any(view.is_adopted for view in proxy.instances.value.values())
-        self._history = adopted_history(trio.current_time()) if is_adopted else DataPathHistory()
+        # Processes with destinations. Adopted ones may have some: the proxy drops metrics that were not used for long.
+        self._pids = {view.pid for view in proxy.instances.value.values() if view.is_adopted}
+        self._history = adopted_history(trio.current_time()) if self._pids else DataPathHistory()
+        self.has_destinations.set(bool(self._pids))
 
     async def run_assessment(self) -> None:
         """Assess at every change, and every `TICK` seconds while there is a fault, until cancelled."""
         membership, identity, proxy = self._membership, self._identity, self._proxy
-        sources = (membership.settings, identity.svid, proxy.ready, self.lookups, self.rules)
+        sources = (membership.settings, identity.svid, proxy.ready, self.lookups, self.has_destinations, self.rules)
         async with open_any_change(*sources) as change:
             while True:
                 self.assess_now()
@@ -61,6 +64,7 @@ class DataPathObserver:
             proxy=self._proxy.ready.value is not None,
             rules=self.rules.value,
             lookups=self.lookups.value,
+            has_destinations=self.has_destinations.value,
         )
         self._history = self._history.observe(facts, trio.current_time(), policy.after)
         assessment, before = assess(self._history, facts, policy), self.assessment.value
@@ -83,11 +87,12 @@ class DataPathObserver:
             assert instance is not None
             await self._poll_instance(instance_address(instance), instance)
 
-    async def _poll_instance(self, address: str, instance: str) -> None:
+    async def _poll_instance(self, address: str, instance: Instance) -> None:
         health = ControlPlaneHealth()
         async with open_plain_client(address, ADMIN_PORT, METRICS_TIMEOUT) as client:
             while self._proxy.ready.value == instance:
                 samples: dict[str, ControllerSample] = {}
+                is_shown = False
                 try:
                     response = await client.get("/metrics")
                 except httpx.HTTPError:
@@ -96,11 +101,21 @@ class DataPathObserver:
                     is_shown = response.status_code == 200
                     samples = sample_controllers(response.text) if is_shown else await self._sample_connections()
                 health = health.observe(samples, trio.current_time())
+                self._observe_destinations(instance, samples.get("destination"), is_shown=is_shown)
                 found = health.is_available(trio.current_time())
                 if found is not None:
                     self.lookups.set(found)
                 with trio.move_on_after(POLL_INTERVAL if health.is_settled else TICK):
                     await self._proxy.ready.wait_for(lambda newest: newest != instance)
+
+    def _observe_destinations(self, instance: Instance, sample: ControllerSample | None, *, is_shown: bool) -> None:
+        view = self._proxy.instances.value.get(instance)
+        if view is None or sample is None:
+            return
+        # The kernel shows no answers, so a connection counts as one: the proxy connects in order to ask.
+        if sample.answered if is_shown else sample.connected:
+            self._pids.add(view.pid)
+        self.has_destinations.set(view.pid in self._pids)
 
     async def _sample_connections(self) -> dict[str, ControllerSample]:
         settings = self._membership.settings.value

@@ -21,6 +21,11 @@ FORGET_UNUSED = "1h"
 """How long the proxy caches an unused destination or policy. With its default of 5 s, almost every new connection would
 need Linkerd's controllers, and would hang while they are down."""
 
+LONGEST_CONNECT_PAUSE = "5s"
+"""The longest pause between two attempts to connect to an endpoint or to Linkerd's controllers; a share of it, drawn
+each time, comes on top. With the proxy's default of 60 s, an outage of the controllers lasts up to a minute longer for
+this machine. Shorter pauses would let thousands of machines connect to returning controllers in the same second."""
+
 _TIMEOUTS = {
     "INBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
     "OUTBOUND_DISCOVERY_IDLE_TIMEOUT": FORGET_UNUSED,
@@ -28,6 +33,10 @@ _TIMEOUTS = {
     "OUTBOUND_CONNECT_KEEPALIVE": "10000ms",
     "INBOUND_ACCEPT_USER_TIMEOUT": "30s",
     "OUTBOUND_CONNECT_USER_TIMEOUT": "30s",
+    # The proxy accepts all three or none.
+    "OUTBOUND_CONNECT_EXP_BACKOFF_MIN": "100ms",
+    "OUTBOUND_CONNECT_EXP_BACKOFF_MAX": LONGEST_CONNECT_PAUSE,
+    "OUTBOUND_CONNECT_EXP_BACKOFF_JITTER": "0.5",
     "CONTROL_STREAM_INITIAL_TIMEOUT": "3s",
     "CONTROL_STREAM_IDLE_TIMEOUT": "5m",
     "CONTROL_STREAM_LIFETIME": "1h",

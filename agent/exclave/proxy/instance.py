@@ -27,7 +27,7 @@ from exclave.link.layout import Family, Instance
 from exclave.member.client import MemberClient
 from exclave.milestones import Withdrawing, log_milestone
 from exclave.proxy.probe import fetch_metrics, open_admin_client
-from exclave.proxy.process.binary import BinaryWatch, find_proxy_user
+from exclave.proxy.process.binary import BinaryWatch, find_proxy_user, stamp_of
 from exclave.proxy.process.held import InstanceProcess
 from exclave.proxy.process.launcher import ProxyLauncher, choose_slot, find_families
 from exclave.proxy.process.records import InstanceRecord
@@ -40,10 +40,27 @@ log = logging.getLogger(__name__)
 
 COMPARE_INTERVAL = 5.0  # seconds between two comparisons with the binary on disk and the memory limit
 
-RESTARTS = Backoff(first=1.0, most=60.0, jitter=0.0)  # no jitter: each machine restarts only its own proxy
+SETTLED = 10.0  # seconds of a run after which its end counts as the first one
+AT_ONCE = 3  # ends in a row after which the proxy is started again without a pause: until then connections fail
+RESTARTS = Backoff(first=1.0, most=60.0, jitter=0.0)  # the pauses after that; no jitter: one machine only
 
-SETTLED = 60.0  # seconds of a run after which its end counts as the first one
 KILL_TIME = 10.0  # seconds for a process to end after SIGKILL
+
+
+class Restarts:
+    """The pauses before the proxy is started again."""
+
+    def __init__(self) -> None:
+        self._ends = 0
+        self._attempts = Attempts()
+
+    def pause(self, ran_for: float) -> float:
+        """Seconds to wait after an end, or a failed start, that ended a run of `ran_for` seconds."""
+        if ran_for > SETTLED:
+            self._ends = 0
+            self._attempts.succeeded()
+        self._ends += 1
+        return 0.0 if self._ends <= AT_ONCE else self._attempts.failed(RESTARTS, 0.0)
 
 
 class Proxy(PublishedProxy):
@@ -61,6 +78,7 @@ class Proxy(PublishedProxy):
         self._binary_watch = BinaryWatch(launcher.config.binary)
         self._running: dict[Instance, RunningProxy] = {}
         self._starting = trio.Lock()
+        self._checked: str | None = None  # the stamp of the binary that was accepted or adopted last
 
     def dismiss(self, instance: Instance) -> None:
         """End an instance; it may run for `drain` more seconds."""
@@ -101,7 +119,10 @@ class Proxy(PublishedProxy):
         found = await self._launcher.find_running()
         if not found:
             return False
-        self.chosen.set(active if active in found else min(found))
+        chosen = active if active in found else min(found)
+        self.chosen.set(chosen)
+        binary = found[chosen][0].program
+        self._checked = binary.stamp if binary is not None else None
         for instance, (record, process) in found.items():
             self._add(instance, process, record, InstanceEvent.ADOPTED)
             log.info("proxy %s: adopted process %d", instance, record.pid)
@@ -109,16 +130,24 @@ class Proxy(PublishedProxy):
 
     async def check(self) -> None:
         """Check that the binary can be run. Raises HostError."""
+        stamp = _stamp(self._config.binary)
         self.version = await self._launcher.check()
+        self._checked = stamp
 
-    async def start(self) -> Instance:
+    async def _check_before_start(self) -> None:
+        """Check the binary, unless `check` has accepted this file. Raises HostError."""
+        # Connections fail until a proxy that has ended is there again, and a check takes as long as its start.
+        if self._checked is None or self._checked != _stamp(self._config.binary):
+            await self.check()
+
+    async def start(self, preferred: Instance | None = None) -> Instance:
         """Start an instance in a free slot, with the newest settings and binary. Raises HostError."""
         async with self._starting:  # two concurrent launches could choose the same slot
-            await self.check()
+            await self._check_before_start()
             await self._launcher.end_others(self._running)
             settings = self._membership.settings.value
             assert settings is not None  # settings are replaced, never withdrawn
-            instance = choose_slot(self._running)
+            instance = choose_slot(self._running, preferred)
             process, record = await self._launcher.launch(instance, settings)
             self.starts[instance] += 1
             self._add(instance, process, record, InstanceEvent.STARTED)
@@ -163,19 +192,20 @@ class Proxy(PublishedProxy):
 
     async def run(self) -> NoReturn:
         """Start the chosen instance, and restart it when it has ended, until cancelled."""
-        attempts = Attempts(settled=SETTLED)
+        restarts = Restarts()
         while True:
             began = trio.current_time()
             try:
                 if self.chosen.value not in self._running:
                     await self._wait_for("settings", self._membership.settings)
                     await self._wait_for("a certificate", self._svid)
-                    self.choose(await self.start())
+                    # The kernel's rules still point to the slot of one that has ended.
+                    self.choose(await self.start(self.chosen.value))
                     began = trio.current_time()
                 await self.instances.wait_for(lambda views: self.chosen.value not in views)
             except HostError as problem:
                 self.report_problem(f"{problem.message} ({problem.hint})")
-            await trio.sleep(attempts.failed(RESTARTS, 0.0, ran_for=trio.current_time() - began))
+            await trio.sleep(restarts.pause(trio.current_time() - began))
 
     async def _wait_for(self, what: str, source: Latest[Any]) -> None:
         if source.value is None:
@@ -230,6 +260,13 @@ class Proxy(PublishedProxy):
         for running in self._running.values():
             running.process.close()
         self._running.clear()
+
+
+def _stamp(binary: Path) -> str | None:
+    try:
+        return stamp_of(binary)
+    except OSError:  # the check reports it
+        return None
 
 
 def _resident_memory(pid: int) -> int | None:

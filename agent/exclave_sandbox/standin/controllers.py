@@ -45,12 +45,17 @@ class _CachedEndpoint:
 
 
 class LookupCache:
-    """Asks the controller, and caches its answers. `remember` is the seconds that an unused answer is cached."""
+    """Asks the controller, and caches its answers. `remember` is the seconds that an unused answer is cached.
 
-    def __init__(self, find_server: "Resolver", remember: float, clock: Callable[[], float]) -> None:
+    `counts` gets the metrics of requests and answers.
+    """
+
+    def __init__(self, find_server: "Resolver", remember: float, clock: Callable[[], float], counts: Counts) -> None:
         self._resolver = find_server
         self._remember = remember
         self._clock = clock
+        self._counts = counts
+        self._addr = ("addr", find_server.server)
         self._cache: dict[Address, _CachedEndpoint] = {}
 
     async def find(self, destination: Address) -> MeshEndpoint | None:
@@ -90,7 +95,9 @@ class LookupCache:
         try:
             with trio.fail_after(PATIENCE):
                 server = await self._resolver.find()
+                self._counts.add(REQUESTS, (self._addr,))
                 status, body = await get(server, f"/endpoint?address={address}&port={port}")
+                self._counts.add(ANSWERS, (self._addr, ("status_code", str(status))))
         except (*BROKEN, h11.ProtocolError, dns.exception.DNSException) as problem:
             raise Away(str(problem) or type(problem).__name__) from None
         if status == 404:
@@ -171,6 +178,8 @@ def read_resolv_conf() -> str:
 
 POLL_PAUSE = 0.5  # seconds between two connections to the destination controller
 CONNECT_TIME = 1.0  # seconds
+REQUESTS = "control_request_total"
+ANSWERS = "control_response_latency_ms_count"  # linkerd2-proxy counts the first message of a stream
 GAUGE = "control_destination_balancer_endpoints"
 
 
@@ -212,13 +221,13 @@ async def _ask(settings: StandinSettings, resolver: Resolver, port: int, counts:
         try:
             with trio.fail_after(PATIENCE):
                 server = await resolver.find()
-                counts.add("control_request_total", (addr,))
+                counts.add(REQUESTS, (addr,))
                 status, _ = await get(server, f"/policy?port={port}")
         except (*BROKEN, h11.ProtocolError, dns.exception.DNSException) as problem:
             log.debug("policy controller: %s", problem)
         if status:
             answered: Labels = (addr, ("status_code", str(status)))
-            counts.add("control_response_latency_ms_count", answered)  # linkerd2-proxy: first message of the stream
+            counts.add(ANSWERS, answered)
         if status == 200:
             arrived.add(port)
             return

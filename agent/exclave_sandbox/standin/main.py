@@ -31,7 +31,7 @@ async def run(settings: StandinSettings) -> None:
     """Be the proxy until SIGTERM or SIGINT has been drained."""
     tls, counts, drain, certified = Tls(settings.anchors), Counts(), Drain(), trio.Event()
     resolver = Resolver(settings.destination, controllers.read_resolv_conf())
-    lookups = LookupCache(resolver, settings.remember, trio.current_time)
+    lookups = LookupCache(resolver, settings.remember, trio.current_time, counts)
     forwarder = Forwarder(settings, tls, lookups, counts, drain)
     admin = Admin(settings, tls, counts)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -53,6 +53,14 @@ def test_the_capture_setting_selects_the_networks(capture: str, networks: tuple[
     assert made(make_settings(capture=capture)).networks == networks
 
 
+@pytest.mark.parametrize(
+    ("capture", "networks"), [("cluster", ("10.42.0.0/16",)), ("all", ("10.42.0.0/16",)), ("none", ())]
+)
+def test_addresses_outside_the_cluster_can_bypass_the_proxy(capture: str, networks: tuple[str, ...]) -> None:
+    policy = made(make_settings(capture=capture), outside_open=True)
+    assert (policy.networks, policy.outbound) == (networks, True)
+
+
 def test_a_network_with_host_bits_means_what_linkerd_reads() -> None:
     settings = make_settings()
     linkerd = replace(settings.linkerd, cluster_networks=("10.1.2.3/8", "fd00::1/8"))

@@ -65,7 +65,8 @@ class Controller:
             await stream.send_all(status.encode() + self.body)
 
     def lookups(self, remember: float = 3600.0) -> LookupCache:
-        return LookupCache(Resolver(("127.0.0.1", self.port), ""), remember, trio.current_time)
+        self.counts = Counts()
+        return LookupCache(Resolver(("127.0.0.1", self.port), ""), remember, trio.current_time, self.counts)
 
 
 @asynccontextmanager
@@ -87,6 +88,20 @@ async def test_an_answer_is_used_for_half_a_second_and_then_fetched_again(autoju
         found.status = 404
         assert await lookups.find(WEB) is None
         assert len(found.asked) == 2
+
+
+async def test_requests_and_answers_are_counted_as_linkerd2_proxy_counts_them(autojump_clock: object) -> None:
+    async with controller() as found:
+        lookups = found.lookups()
+        await lookups.find(WEB)
+        found.hangs = True
+        await trio.sleep(1)
+        await lookups.find(WEB)
+        server = f"127.0.0.1:{found.port}"
+        assert found.counts.render() == [
+            f'control_request_total{{addr="{server}"}} 2',
+            f'control_response_latency_ms_count{{addr="{server}",status_code="200"}} 1',
+        ]
 
 
 async def test_an_answer_in_use_waits_half_a_second_for_a_controller_that_hangs(autojump_clock: object) -> None:

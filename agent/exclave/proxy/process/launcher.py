@@ -221,12 +221,13 @@ def start_child(
 # Slots. Binding a socket never waits.
 
 
-def choose_slot(used: Collection[Instance] = ()) -> Instance:
-    """The first slot with free ports that is not in `used`, the slots of our own processes.
+def choose_slot(used: Collection[Instance] = (), preferred: Instance | None = None) -> Instance:
+    """The preferred slot, else the first one, with free ports that is not in `used`, the slots of our own processes.
 
     Raises HostError if no slot is free, or the link does not have its addresses.
     """
-    wanted = [instance for instance in INSTANCES if instance not in used]
+    slots = sorted(INSTANCES, key=lambda instance: instance != preferred)
+    wanted = [instance for instance in slots if instance not in used]
     if not wanted:
         hint = "one of them is about to end: exclave status"
         raise HostError(Fault.OCCUPIED, "both instances of the proxy run already", hint)

@@ -162,18 +162,20 @@ def make_policy(
     exclusions: HostExclusions = _NO_EXCLUSIONS,
     families: tuple[Family, ...] = FAMILIES,
     outbound_open: bool = False,
+    outside_open: bool = False,
     inbound_open: bool = False,
 ) -> RedirectPolicy:
     """The policy for these settings on this machine. Raises ValueError naming the wrong value.
 
     `addresses`: those in the mesh, and local ones behind a NAT; `servers`: the API servers; `families`: those of the
-    proxy's outbound listeners. `outbound_open` and `inbound_open`: traffic bypasses a dead proxy.
+    proxy's outbound listeners. `outbound_open` and `inbound_open`: traffic bypasses the proxy; `outside_open`: that to
+    addresses outside the cluster's networks does.
     """
     capture = settings.group.capture
     networks: tuple[str, ...] | None = ()
-    if capture == "all":
+    if capture == "all" and not outside_open:
         networks = None
-    elif capture == "cluster":
+    elif capture in ("all", "cluster"):
         # Linkerd also reads 10.1.2.3/8 as 10.0.0.0/8.
         networks = tuple(str(ip_network(network, strict=False)) for network in settings.linkerd.cluster_networks)
     return RedirectPolicy(
