@@ -116,14 +116,14 @@ async def test_retry_after_is_read_from_the_answer() -> None:
     assert (caught.value.status, caught.value.retry_after) == (429, 7.0)
 
 
-async def test_the_clock_skew_is_set_after_an_answer() -> None:
+async def test_the_clock_skew_is_set_after_an_answer_and_changes_by_more_than_date_can_show() -> None:
     async def dated(asked: Asked, reply: Reply) -> None:
-        await reply.send(200, {}, Date=formatdate(1_700_000_400, usegmt=True))
+        await reply.send(200, {}, Date=formatdate(1_700_000_000 + next(ahead), usegmt=True))
 
+    ahead = iter((400, 402, 399, 403, 5))
     async with open_https(dated) as served, exchange_with(served) as exchange:
         assert exchange.skew is None
-        await exchange.answer(ASK)
-        assert exchange.skew == 400.0
+        assert [(await exchange.answer(ASK), exchange.skew)[1] for _ in range(5)] == [400.0, 400.0, 400.0, 403.0, 5.0]
 
 
 async def failure_of(access: Access) -> ClusterError:

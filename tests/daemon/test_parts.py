@@ -35,6 +35,7 @@ def whole() -> Parts:
     """A ready member."""
     parts = Parts(EndingSwitch(), RECORD)
     parts.cluster = fake_part(reachable=True, waiting=None, credential=Credential("secret-token", NOW, NOW + 3600))
+    parts.cluster.skew = 300.0
     parts.cluster.server, parts.cluster.counts = "https://10.0.0.1:6443", Counter({("get", "200"): 2, ("get", ""): 1})
     parts.membership = fake_part(
         standing=Standing.MEMBER, settings=SETTINGS, problem=None, view=None, address_problem=None
@@ -281,7 +282,30 @@ def test_a_boot_that_begins_waits_for_nothing_it_could_name() -> None:
 
 # What somebody must mend.
 
+
+def set_skew(seconds: float) -> Any:
+    return lambda parts: setattr(parts.cluster, "skew", seconds)
+
+
+CLOCK_HINT = "set this machine's clock, for instance with: timedatectl set-ntp true"
+
 PROBLEMS: dict[str, tuple[Any, Problem]] = {
+    "a clock that is behind": (
+        set_skew(18000.0),
+        Problem(
+            "clock-skew",
+            "the clock of https://10.0.0.1:6443 is 18000 s ahead of this machine's; at most 300 s were expected",
+            CLOCK_HINT,
+        ),
+    ),
+    "a clock that is ahead": (
+        set_skew(-301.0),
+        Problem(
+            "clock-skew",
+            "the clock of https://10.0.0.1:6443 is 301 s behind this machine's; at most 300 s were expected",
+            CLOCK_HINT,
+        ),
+    ),
     "orphaned": (
         set_value("membership", "standing", Standing.ORPHANED),
         Problem(
@@ -384,6 +408,19 @@ def test_a_problem_of_a_part(happen: Any, problem: Problem) -> None:
     assert problems_of(parts, JOINING, None) == []
     happen(parts)
     assert problems_of(parts, JOINING, None) == [problem]
+
+
+def test_a_clock_that_was_never_compared_is_no_problem() -> None:
+    parts = whole()
+    parts.cluster.skew = None  # type: ignore[union-attr, misc]
+    assert problems_of(parts, JOINING, None) == []
+
+
+def test_a_wrong_clock_comes_before_the_problems_that_it_causes() -> None:
+    parts = whole()
+    set_skew(18000.0)(parts)
+    set_value("identity", "problem", "the certificate is valid only 17990 s from now")(parts)
+    assert [problem.code for problem in problems_of(parts, None, None)] == ["clock-skew", "certificate-not-renewed"]
 
 
 def test_problems_of_a_machine_that_is_no_member() -> None:

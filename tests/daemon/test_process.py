@@ -257,6 +257,7 @@ def make_whole(parts: Parts) -> Any:
     """Have the parts that tell of a state; the listing."""
     parts.cluster = fake_part(waiting=None, reachable=True, credential=SimpleNamespace(expires=0.0))
     parts.cluster.server, parts.cluster.counts = "", {}  # type: ignore[misc, assignment]
+    parts.cluster.skew = None  # type: ignore[misc]
     parts.membership = fake_part(standing=Standing.MEMBER, settings=None, view=None, problem=None, address_problem=None)
     parts.membership.settings_digest, parts.membership.heartbeat_age = None, lambda: None  # type: ignore[method-assign]
     parts.listing = fake_part(state=ListingView(serving=True, ready=True))

@@ -40,6 +40,7 @@ AT_ONCE = 64  # concurrent requests without streams, each with its connection; f
 IDLE = 50.0  # seconds that an unused connection stays open: over a heartbeat, under the 60 s of load balancers
 
 DROPPING = 1.0  # seconds that requests under way have left when connections are dropped
+SAME_SKEW = 2.0  # seconds within which two differences of the clocks are the same
 CLOSING = 2.0  # the same when the door closes; also the limit for closing a client
 
 
@@ -139,7 +140,7 @@ class _Call:
 class Exchange:
     """Sends requests to the API server that works. Made by `open_exchange`.
 
-    `skew`: seconds by which the server's clock (HTTP Date) was ahead of ours at the last answer.
+    `skew`: seconds by which the server's clock (HTTP Date) was ahead of ours at the last answer, within `SAME_SKEW`.
     """
 
     def __init__(
@@ -333,7 +334,10 @@ class Exchange:
         self.server = server
         self.reachable.set(True)
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            self.skew = parsedate_to_datetime(response.headers["Date"]).timestamp() - self._now()
+            skew = parsedate_to_datetime(response.headers["Date"]).timestamp() - self._now()
+            # Date has whole seconds, and an answer is on its way for a while: a smaller change is none.
+            if self.skew is None or abs(skew - self.skew) > SAME_SKEW:
+                self.skew = skew
 
     def _failed(self, request: Request, failure: Failure) -> Failure:
         self.counts[request.verb, ""] += 1

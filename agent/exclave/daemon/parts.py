@@ -14,6 +14,7 @@ from exclave.dns.server import DnsStub
 from exclave.ending import Ending, EndingSwitch
 from exclave.errors import Fault
 from exclave.identity.rotator import Identity
+from exclave.join.refusals import MOST_SKEW, clocks_differ
 from exclave.kit.formats.times import rfc3339
 from exclave.kit.tasks.latest import Latest
 from exclave.link.layout import INSTANCES
@@ -226,6 +227,9 @@ def _problems_unjoined(join: JoinRecord | None, evicted: EvictionNote | None) ->
 
 
 def _problems(parts: Parts) -> Iterator[Problem]:
+    if parts.cluster is not None and abs(skew := parts.cluster.skew or 0.0) > MOST_SKEW:
+        # First, because it explains others: certificates that seem to have expired, or not to be valid yet.
+        yield problem_of(clocks_differ(parts.cluster.server, skew))
     if parts.membership is not None:
         yield from _problems_in_cluster(parts.membership)
     for source, problem in _reported_by_parts(parts):
