@@ -62,14 +62,19 @@ NO_RESTART = (
     Fault.USAGE,
     Fault.NO_PRIVILEGE,
     Fault.NFT_UNUSABLE,
-    Fault.ANOTHER_AGENT,
     Fault.PACKAGE_MISSING,
     Fault.OTHER_MESH,
     Fault.CONFIG_INVALID,
 )
-"""Faults of `exclave run` that only a person can fix: exclave.service does not start the agent again after these.
+"""Faults of `exclave run` after which exclave.service does not start the agent again.
 
-The others can end by themselves: a name service answers (32), a disk has room (33), a program frees its ports (34).
+The others can end by themselves: a name service answers (32), a disk has room (33), a program frees its ports (34),
+another agent ends (35).
+"""
+
+MAY_HEAL = (Fault.NFT_UNUSABLE, Fault.OCCUPIED, Fault.PACKAGE_MISSING, Fault.OTHER_MESH)
+"""Faults that may last for seconds only, as during the upgrade of a package. A member's agent, run by systemd, does not
+end by them: it tries again. On a machine that is no member nothing is lost, and `exclave join` starts the agent.
 """
 
 

@@ -15,6 +15,7 @@ from exclave.daemon import process as life
 from exclave.daemon.parts import Parts
 from exclave.daemon.process import Agent
 from exclave.ending import Ending
+from exclave.errors import HostError
 from exclave.member.record import MembershipRecord, forget_membership, store_membership
 from support.mesh import RECORD
 
@@ -27,7 +28,8 @@ class World:
         (folder / "run").mkdir()
         self.state = folder
         self.now = 1_800_000_000.0
-        self.agent = Agent(self.config, lambda: self.now, watchdog)
+        self.host_error: HostError | None = None  # of the check before each boot
+        self.agent = Agent(self.config, lambda: self.now, watchdog, check=self._check, waits_for_host=True)
         self.trace: list[str] = []
         self.boots: list[Parts] = []
         self.closing = trio.Event()  # a boot does not end before
@@ -45,6 +47,12 @@ class World:
                 self.statuses.append(one.removeprefix("STATUS="))
             else:
                 self.trace.append(one)
+
+    async def _check(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        if self.host_error is not None:
+            raise self.host_error
+        return []
 
     async def _read_own_job(self) -> str | None:
         await trio.lowlevel.checkpoint()

@@ -1,19 +1,25 @@
 """`exclave run` as a real process: its signals, its locks, and what it notifies systemd of."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from exclave.cli.main import main
+from exclave.cluster.credential import Credential, render_credential
+from exclave.cluster.member_cluster import FILE as CREDENTIAL
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed
 from exclave.control.client import query_agent
+from exclave.member.record import make_folder, store_membership
+from support.mesh import RECORD, mesh
 from support.needs import need
 
 
@@ -23,30 +29,39 @@ class Process:
     def __init__(self, folder: Path) -> None:
         self.state, self.runtime = folder / "state", folder / "run"
         self.config = folder / "config.toml"
-        self.config.write_text(f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n')
+        self.configure()
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(folder / "notify"))
         self._notified.settimeout(60)
         self.statuses: list[str] = []
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *options: str) -> "subprocess.Popen[bytes]":
+    def configure(self, *lines: str) -> None:
+        paths = f'[paths]\nstate = "{self.state}"\nruntime = "{self.runtime}"\n'
+        self.config.write_text(paths + "\n".join(lines))
+
+    def start(self, *options: str, before: Sequence[str] = (), **variables: str) -> "subprocess.Popen[bytes]":
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
-        environment = os.environ | {"PYTHONPATH": path, "NOTIFY_SOCKET": self._notified.getsockname()}
-        command = [sys.executable, "-m", "exclave", "run", *options, "--config", self.config]
+        environment = os.environ | {"PYTHONPATH": path, "NOTIFY_SOCKET": self._notified.getsockname()} | variables
+        command = [*before, sys.executable, "-m", "exclave", "run", *options, "--config", self.config]
         self._running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
         return self._running[-1]
 
+    def be_member(self) -> None:
+        make_folder(self.state, 0o700)
+        store_membership(self.state, replace(RECORD, ca=mesh().anchor.pem))
+        (self.state / CREDENTIAL).write_text(render_credential(Credential("t", 0.0, 4102444800.0)))
+
     def hears(self, word: str) -> bool:
         """Whether this is what it tells next, beside its status."""
-        while (heard := self._notified.recv(1000).decode()).startswith("STATUS="):
+        while (heard := self._notified.recv(10000).decode()).startswith("STATUS="):
             self.statuses.append(heard.removeprefix("STATUS="))
         return heard.partition("\n")[0] == word
 
     def hears_status(self, text: str) -> bool:
         """Whether it tells this status, now or after others."""
-        while text not in self.statuses:
-            heard = self._notified.recv(1000).decode()
+        while not any(text in status for status in self.statuses):
+            heard = self._notified.recv(10000).decode()
             self.statuses.append(heard.partition("STATUS=")[2].partition("\n")[0])
         return True
 
@@ -94,6 +109,42 @@ def test_a_second_agent_is_refused_and_does_the_first_no_harm(process: Process) 
     text = f"another agent runs already: it holds {process.runtime}/agent.lock"
     hint = "one machine is one member: stop the other agent first, for instance with systemctl stop exclave"
     assert process.hears_status(f"{text}; to do: {hint}")
+
+
+# Where every process ends with the test: the one that keeps connections alive outlives the agent.
+IN_A_MACHINE = ("unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child", "--")
+
+
+def with_half_a_package(folder: Path) -> dict[str, str]:
+    """The variables of a process that finds a package whose upgrade is under way."""
+    folder.mkdir()
+    (folder / "httpx.py").write_text("raise ImportError('half of it is there', name='httpx')\n")
+    path = os.pathsep.join([str(folder), *(os.path.abspath(entry) for entry in sys.path if entry)])
+    return {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def test_a_members_agent_goes_on_when_a_package_and_a_program_are_there_again(process: Process, tmp_path: Path) -> None:
+    process.be_member()
+    process.configure('[proxy]\nuser = "nobody-here"')
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "ip").symlink_to(shutil.which("ip") or "")
+    variables = with_half_a_package(tmp_path / "packages") | {"PATH": str(programs)}
+    unshare = shutil.which(IN_A_MACHINE[0]) or ""
+    agent = process.start(before=(unshare, *IN_A_MACHINE[1:]), **variables)
+    assert process.hears("READY=1")
+    assert process.hears_status("Python package httpx cannot be used")
+    (tmp_path / "packages" / "httpx.py").unlink()
+    assert process.hears_status("; problem: the program nft cannot be run: No such file or directory")
+    assert process.status() == 3
+    (programs / "nft").symlink_to(shutil.which("nft") or "")
+    assert process.hears_status("there is no user nobody-here for the proxy to run as")  # its boot has begun
+    assert agent.wait() == 32
+
+
+def test_an_agent_of_no_member_ends_without_its_packages(process: Process, tmp_path: Path) -> None:
+    assert process.start(**with_half_a_package(tmp_path / "packages")).wait() == 36
+    assert process.hears_status("Python package httpx cannot be used")
 
 
 def test_a_wrong_configuration_is_shown_by_systemd(process: Process) -> None:

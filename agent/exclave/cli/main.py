@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from exclave.errors import Fault, HostError, UsageError, error_object
 from exclave.kit.formats.host_port import join_host_port, split_host_port
 from exclave.kit.formats.times import parse_duration
 from exclave.kit.host.exit_code import run_command
-from exclave.kit.host.packages import check_packages
+from exclave.kit.host.packages import as_package_error, check_packages
+
+PACKAGES_INTERVAL = 3.0  # seconds between two attempts to find packages that are missing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,15 +133,48 @@ def _run(options: argparse.Namespace) -> int:
     from exclave.kit.systemd.sd_notify import failure, notify
     from exclave.kit.tasks.signals import ending_signals_blocked
 
+    words = list(sys.orig_argv)
     with ending_signals_blocked():
         try:
-            runs_again = _run_agent(options)
+            try:
+                runs_again = _run_agent(options)
+                words = _drop_confirm_option(words)
+            except (ImportError, HostError) as problem:
+                runs_again = _wait_for_packages(problem, options)
+                if not runs_again:
+                    raise
             if runs_again:
-                os.execv(sys.executable, _drop_confirm_option(sys.orig_argv))  # noqa: S606  the program as installed now
+                os.execv(sys.executable, words)  # noqa: S606  the program as installed now
         except BaseException as problem:  # a group of exceptions may not be an Exception
-            notify(*failure(problem))
+            notify(*failure(as_package_error(problem) or problem))
             raise
     return 0
+
+
+def _wait_for_packages(problem: ImportError | HostError, options: argparse.Namespace) -> bool:
+    """Wait until packages that are missing may be there: they are missing for seconds during an upgrade.
+
+    False if it must not be waited for them: without systemd, on a machine that is no member, at a signal to end.
+    """
+    error = as_package_error(problem)
+    is_member = (salvage_config(options.config).paths.state / "membership.json").exists()
+    if error is None or not is_member or "NOTIFY_SOCKET" not in os.environ:
+        return False
+    import signal
+
+    from exclave.kit.host.exit_code import print_error
+    from exclave.kit.systemd.sd_notify import failure, notify
+    from exclave.kit.tasks.signals import ENDING_SIGNALS
+
+    print_error(error)
+    notify("READY=1", *failure(error))
+    while (received := signal.sigtimedwait(ENDING_SIGNALS, PACKAGES_INTERVAL)) is None:
+        notify("WATCHDOG=1")
+        importlib.invalidate_caches()
+        with suppress(HostError):
+            check_packages()
+            return True
+    return received.si_signo == signal.SIGHUP
 
 
 def _run_agent(options: argparse.Namespace) -> bool:
@@ -159,13 +195,15 @@ def _run_agent(options: argparse.Namespace) -> bool:
     _open_log(fields)
     # To standard error at the watchdog's SIGABRT: files and lines of all threads, without any value.
     faulthandler.enable(2)
-    # A program that occupies a port does no harm while this machine is no member: a join checks the ports again.
-    needs_ports = load_membership(config.paths.state) is not None
-    checking = partial(check_host, config.proxy.binary, needs_ports=needs_ports)
-    for warning in trio.run(checking, strict_exception_groups=True):
-        logging.getLogger("exclave.host_check").warning(warning)
+    check = partial(check_host, config.proxy.binary)
+    if load_membership(config.paths.state) is None:
+        # A program that occupies a port does no harm while this machine is no member: a join checks the ports again.
+        for warning in trio.run(partial(check, needs_ports=False), strict_exception_groups=True):
+            logging.getLogger("exclave.host_check").warning(warning)
     watchdog = watchdog_time(os.environ, os.getpid())
-    return trio.run(run, config, time.time, options.confirm, watchdog, fields, strict_exception_groups=True)
+    # Without systemd a person waits at a terminal, or a supervisor starts the agent again.
+    running = partial(run, check=check, waits_for_host="NOTIFY_SOCKET" in os.environ)
+    return trio.run(running, config, time.time, options.confirm, watchdog, fields, strict_exception_groups=True)
 
 
 def _drop_confirm_option(words: Sequence[str]) -> list[str]:

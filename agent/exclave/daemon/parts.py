@@ -12,7 +12,7 @@ from exclave.daemon.wanted_rules import Steering
 from exclave.data_path.observer import DataPathObserver
 from exclave.dns.server import DnsStub
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import Fault
+from exclave.errors import Fault, HostError
 from exclave.identity.rotator import Identity
 from exclave.join.refusals import MOST_SKEW, clocks_differ
 from exclave.kit.formats.times import rfc3339
@@ -35,6 +35,7 @@ class Parts:
     endings: EndingSwitch
     record: MembershipRecord
     ending: Ending | None = None  # set once an ending is requested
+    host_error: HostError | None = None  # why this host cannot be a member now
     cluster: MemberCluster | None = None
     membership: MemberClient | None = None
     identity: Identity | None = None
@@ -189,6 +190,8 @@ def waits_of(parts: Parts | None, join: JoinRecord | None) -> list[str]:
 
 
 def _waits(parts: Parts) -> Iterator[str]:
+    if parts.host_error is not None:
+        yield "this machine to be repaired"
     if parts.cluster is not None and (asking := parts.cluster.waiting.value) is not None:
         yield f"the API server {asking}"
     membership, identity, proxy = parts.membership, parts.identity, parts.proxy
@@ -230,6 +233,8 @@ def _problems(parts: Parts) -> Iterator[Problem]:
     if parts.cluster is not None and abs(skew := parts.cluster.skew or 0.0) > MOST_SKEW:
         # First, because it explains others: certificates that seem to have expired, or not to be valid yet.
         yield problem_of(clocks_differ(parts.cluster.server, skew))
+    if parts.host_error is not None:
+        yield problem_of(parts.host_error)
     if parts.membership is not None:
         yield from _problems_in_cluster(parts.membership)
     for source, problem in _reported_by_parts(parts):

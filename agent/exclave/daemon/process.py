@@ -31,10 +31,11 @@ from exclave.daemon.parts import (
 from exclave.daemon.status import QUIET, FirstObserved, build_status, status_line
 from exclave.daemon.teardown import depart, forget_everything, forget_remnants
 from exclave.ending import Ending, EndingSwitch
-from exclave.errors import ExclaveError, Fault, HostError, error_object
+from exclave.errors import MAY_HEAL, ExclaveError, Fault, HostError, error_object
 from exclave.kit.host.files import hold_lock
 from exclave.kit.systemd.sd_notify import notify, reloading, status, stopping
 from exclave.kit.systemd.service_job import read_own_job
+from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
 from exclave.kit.tasks.signals import ENDING_SIGNALS, ending_signals_received
@@ -45,6 +46,15 @@ from exclave.member.state import State, state_of
 from exclave.swap.swap import Swap
 
 log = logging.getLogger(__name__)
+
+CheckHost = Callable[[], Awaitable[list[str]]]
+"""Raises HostError if this host cannot be a member; returns warnings."""
+
+HOST_RETRIES = Backoff(first=1.0, most=10.0, jitter=0.0)
+"""Pauses of a member's agent between two attempts on a host that cannot be a member. They are short because the unit is
+active meanwhile: after the repair, `systemctl start` changes nothing."""
+
+SETTLED = 60.0  # seconds of a boot after which a failure counts as the first one
 
 FAST_POLL_INTERVAL = 0.25  # seconds between two polls while a boot opens or ends: a person waits for `ready`
 
@@ -59,7 +69,14 @@ class Agent:
     """The state of this process, and the answers to commands."""
 
     def __init__(
-        self, config: Config, now: Now, watchdog: float = inf, log_fields: MutableMapping[str, str] | None = None
+        self,
+        config: Config,
+        now: Now,
+        watchdog: float = inf,
+        log_fields: MutableMapping[str, str] | None = None,
+        check: CheckHost | None = None,
+        *,
+        waits_for_host: bool = False,
     ) -> None:
         self.state: Latest[State] = Latest(State.UNJOINED)
         self.ending: Latest[Ending | None] = Latest(None)  # how the process ends; None while it runs
@@ -69,7 +86,12 @@ class Agent:
         self._parts: Parts | None = None
         self._joined = trio.Event()
         self._is_leaving = False  # a leave was requested; done even if the boot closes for another reason
-        self._remains: Latest[list[str] | None] = Latest(None)  # what the last leave could not undo
+        self._check = check
+        self._waits_for_host = waits_for_host
+        self._host_attempts = Attempts(settled=SETTLED)
+        self._host_error: str | None = None  # as it was logged
+        # What the last leave could not undo, or why it has not succeeded yet.
+        self._remains: Latest[list[str] | HostError | None] = Latest(None)
         self._since = now()
         self._waits, self._problems = FirstObserved(), FirstObserved()
         self._logged_waits: set[str] = set()
@@ -86,15 +108,49 @@ class Agent:
             if record is None:
                 self._is_leaving = False
                 await self._idle()
-            elif record.leaving or self._is_leaving:  # also after a crash: a leave is always completed
+            else:
+                await self._be_member(record)
+
+    async def _be_member(self, record: MembershipRecord) -> None:
+        """Serve or depart. On a host that cannot be a member now, wait before the next attempt."""
+        began = trio.current_time()
+        try:
+            if record.leaving or self._is_leaving:  # also after a crash: a leave is always completed
                 await self._depart(record)
             else:
                 await self._serve(record)
+        except HostError as error:
+            if not self._waits_for_host or error.fault not in MAY_HEAL:
+                raise
+            ran_for = trio.current_time() - began
+            if ran_for > SETTLED:
+                self._host_error = None
+            pause = self._host_attempts.failed(HOST_RETRIES, 0.0, ran_for=ran_for)
+            await self._wait_for_host(record, error, pause)
 
-    async def _idle(self) -> None:
+    async def _wait_for_host(self, record: MembershipRecord, error: HostError, pause: float) -> None:
+        if error.message != self._host_error:
+            self._host_error = error.message
+            log.error("%s; to do: %s (it is tried again every %.0f s)", error, error.hint, HOST_RETRIES.most)
+        self._notify_ready()
+        if self._is_leaving:
+            self._remains.set(error)
+        if self.ending.value is not None:
+            return
+        self._parts = parts = Parts(EndingSwitch(), record, host_error=error)
+        try:
+            with trio.move_on_after(pause):
+                await parts.endings.wait()
+        finally:
+            self._parts = None
+
+    def _notify_ready(self) -> None:
         if not self._is_ready:
             self._is_ready = True
             notify("READY=1")
+
+    async def _idle(self) -> None:
+        self._notify_ready()
         if self._joined.is_set():
             self._joined = trio.Event()
         async with open_bare_nursery() as nursery:
@@ -111,6 +167,8 @@ class Agent:
         endings = EndingSwitch()
         self._parts = parts = Parts(endings, record)
         try:
+            for warning in await self._check() if self._check is not None else ():
+                log.warning("%s", warning)
             await serve(parts, self._config, self._now)
         finally:
             self._parts = None
@@ -173,6 +231,9 @@ class Agent:
                 self._parts.endings.ask_nowait(Ending.LEAVE)
             await reply({"state": State.LEAVING.value})
         remains = await self._remains.wait_for(lambda remains: remains is not None)
+        if isinstance(remains, HostError):
+            await reply(_error_reply(remains))
+            return
         await reply({"state": State.UNJOINED.value, "remains": remains})
 
     async def _answer_joined(self, reply: SendReply) -> None:
@@ -310,18 +371,15 @@ def _error_reply(error: ExclaveError) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _open_agent(
-    config: Config, now: Now, watchdog: float, log_fields: MutableMapping[str, str]
-) -> AsyncIterator[Agent]:
+async def _open_agent(agent: Agent, config: Config) -> AsyncIterator[None]:
     make_folder(config.paths.runtime, 0o755)
     make_folder(config.paths.state, 0o700)
     hint = "one machine is one member: stop the other agent first, for instance with systemctl stop exclave"
     with hold_lock(config.paths.runtime / "agent.lock", "another agent", hint):
-        agent = Agent(config, now, watchdog, log_fields)
         async with open_bare_nursery() as nursery, open_control(config.paths.runtime, agent.answer):
             await nursery.start(agent.receive_signals)
             nursery.start_soon(supervise, "status", agent.observe_state)
-            yield agent
+            yield
             nursery.cancel_scope.cancel()
 
 
@@ -331,13 +389,19 @@ async def run(
     confirm: float | None = None,
     watchdog: float = inf,
     log_fields: MutableMapping[str, str] | None = None,
+    check: CheckHost | None = None,
+    *,
+    waits_for_host: bool = False,
 ) -> bool:
     """Run an agent until it has to end; True if its program is to be executed again. Raises HostError, ConfigError.
 
     `confirm`: seconds after which the rules are removed unless a person confirms them. `watchdog`: seconds within which
     systemd expects a notification. `log_fields` is updated to the fields of log entries.
+    `check` is run before each boot.
+    `waits_for_host`: a member's agent does not end by a fault in MAY_HEAL, but tries again.
     """
-    async with _open_agent(config, now, watchdog, log_fields if log_fields is not None else {}) as agent:
+    agent = Agent(config, now, watchdog, log_fields, check, waits_for_host=waits_for_host)
+    async with _open_agent(agent, config):
         if confirm is not None:
             store_unconfirmed(config.paths.state, Unconfirmed(confirm))
         log.info("exclave %s", __version__)

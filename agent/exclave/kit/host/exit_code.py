@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from exclave.errors import Fault, bug_lines, bug_object, error_lines, error_object, find_error
+from exclave.errors import ExclaveError, Fault, bug_lines, bug_object, error_lines, error_object, find_error
 from exclave.kit.host.packages import missing_package
 
 
@@ -33,18 +33,23 @@ def _report(problem: BaseException, *, in_json: bool) -> int:
     if isinstance(problem, ImportError):
         error = missing_package(problem)
     if error is None:
-        _print_error(bug_lines(problem))
+        _print(bug_lines(problem))
         if in_json:
             print(json.dumps(bug_object()))
         return Fault.BUG.code
     if in_json:
         print(json.dumps(error_object(error.fault.code, error.fault.word, error.message, error.hint)))
     else:
-        _print_error(error_lines(error))
+        print_error(error)
     return error.fault.code
 
 
-def _print_error(text: str) -> None:
+def print_error(error: ExclaveError) -> None:
+    """Print a failure to standard error, for the journal as an error."""
+    _print(error_lines(error))
+
+
+def _print(text: str) -> None:
     if "JOURNAL_STREAM" in os.environ:  # imported only here: scripts run commands often
         from exclave.kit.systemd.journal import is_journal_stream, mark
 

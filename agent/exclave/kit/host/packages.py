@@ -63,6 +63,13 @@ def check_packages() -> None:
         raise _error(f"Python packages are too old: {listed}", old)
 
 
+def as_package_error(problem: BaseException) -> HostError | None:
+    """The error of a package that is missing or cannot be used; None for any other exception."""
+    if isinstance(problem, ImportError):
+        return missing_package(problem)
+    return problem if isinstance(problem, HostError) and problem.fault is Fault.PACKAGE_MISSING else None
+
+
 def missing_package(problem: ImportError) -> HostError | None:
     """The error for an import that failed; None if the module is one of exclave itself."""
     module = (problem.name or "").partition(".")[0]
