@@ -79,7 +79,9 @@ def test_a_group_is_shown_whatever_its_shape(found: Object, one: Object) -> None
 @given(damaged(GROUP), damaged(SERVICE))
 def test_warnings_about_a_group_do_not_depend_on_the_shape_of_others(other: Object, service: Object) -> None:
     spec = GroupSpec("api", ("10.0.0.0/8",), {"app": "web"}, (Port("http", 80),))
-    found = group_warnings("api", spec, [other], [service, SERVICE], [{"metadata": {"name": "pod"}, "spec": 7}])
+    found = group_warnings(
+        "api", spec, [other], [service, SERVICE], [{"metadata": {"name": "pod"}, "spec": 7}], opaque_ports="25"
+    )
     assert "Service front sends to port 81, which group api does not serve" in "".join(found)
 
 
@@ -116,7 +118,7 @@ def session_of(stored_objects: dict[Resource, list[Object]]) -> tuple[Session, S
 def test_a_check_ends_whatever_the_shape_of_an_object(found: Object, service: Object) -> None:
     session, kubectl = session_of({WORKLOAD_GROUPS: [found, GROUP], SERVICES: [service, SERVICE]})
     snapshot = ClusterSnapshot(kubectl, "exclave", "linkerd")  # type: ignore[arg-type]
-    accepted, headless = _groups(session, snapshot)
+    accepted, headless, _ = _groups(session, snapshot)
     assert accepted.result == headless.result == "warning"
     assert "shop/front" in headless.problem
     assert any(one.name == "exclave-settings.web" for one in snapshot.wanted_by_groups)

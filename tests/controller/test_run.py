@@ -88,7 +88,7 @@ async def test_a_machine_that_joins_is_admitted_certified_and_registered_without
         assert workload["spec"]["workloadIPs"] == [{"ip": VM}]
         assert not workload["spec"].get("ports")
         assert workload["metadata"]["annotations"] == {
-            "config.linkerd.io/opaque-ports": "",
+            "config.linkerd.io/opaque-ports": "25,587,3306,4444,5432,6379,9300,11211",
             "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
             "exclave.dev/labels": "app,exclave.dev/group",
         }

@@ -182,6 +182,7 @@ def test_every_reason_in_the_code_is_in_the_contract() -> None:
     ("title", "column", "module", "elsewhere"),
     [
         ("Accepted, of a WorkloadGroup", 1, "controller.policy.accept", set()),
+        ("OpaquePortsAgree, of a WorkloadGroup", 1, "controller.policy.opaque", set()),
         ("Admitted, of a Member", 1, "controller.policy.admit", set()),
         (
             "Registered, Live, Cloned, Certified, of a Member", 2, "controller.policy.transitions",

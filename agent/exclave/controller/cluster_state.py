@@ -10,6 +10,7 @@ from exclave.api.issuer import Issuer
 from exclave.api.malformed import MALFORMED, fault_text
 from exclave.api.member import view_member
 from exclave.api.names import group_of_member, parse_member_name
+from exclave.api.opaque_ports import OpaqueMismatch
 from exclave.api.requests import Object, Request
 from exclave.controller.cache import Cache, key_of, uid_of
 from exclave.controller.mesh.publish import Published, last_good, read_control_plane, read_linkerd
@@ -44,6 +45,7 @@ class ClusterState:
         self.trust: Trust | None = None
         self.faults: dict[str, str] = {}  # why a source cannot be read, by its name
         self.group_refusals: dict[Key, str] = {}  # why a group accepts no new members
+        self.opaque_mismatches: dict[Key, tuple[OpaqueMismatch, ...]] = {}  # of Services that select a group
         self.published: dict[Key, Published] = {}  # the settings that a group has in the cluster
         self.liveness = Liveness(self.members, self.leases)
         self._groups: dict[Key, Group] = {}  # last good readings

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 import trio
 
 from exclave.api.definitions.manifests import admission_objects
 from exclave.api.group import namespace_fault
+from exclave.api.malformed import object_title, read_each
 from exclave.api.names import group_of_member, settings_name
+from exclave.api.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.api.requests import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
@@ -39,6 +42,7 @@ from exclave.controller.leader.lead import FencedCluster, Sender
 from exclave.controller.mesh.publish import Published, is_worth_publishing, settings_object, settings_of
 from exclave.controller.mesh.trust import ANCHORS, ISSUER
 from exclave.controller.policy.accept import GroupPatches, accepted_condition, group_patches
+from exclave.controller.policy.opaque import opaque_condition
 from exclave.controller.policy.snapshot import Group, Key
 from exclave.controller.policy.transitions import PutWorkload, RecheckAfter, next_transition
 from exclave.controller.queue import WorkQueue
@@ -144,7 +148,9 @@ class Controller:
             nursery.start_soon(supervise, "clock", self._tick)
             sweeps = partial(run_sweeps, self._cluster, state.groups, state.members, self._now, self._malformed)
             nursery.start_soon(supervise, "accounts", sweeps)
-            warner = HeadlessWarner(self._cluster, state.readable_groups, self._events, self._malformed)
+            warner = HeadlessWarner(
+                self._cluster, state.readable_groups, self._events, self._malformed, self._observe_services
+            )
             nursery.start_soon(supervise, "headless Services", warner.run)
             nursery.start_soon(supervise, "events", self._events.run)
 
@@ -304,6 +310,7 @@ class Controller:
             # The group was deleted, and perhaps created again under this name: forget the former one.
             state.group_refusals.pop(key, None)
             state.published.pop(key, None)
+            state.opaque_mismatches.pop(key, None)
             self._notifier.forget_group(key)
             self._group_uids[key] = uid_of(found)
         if found is None:
@@ -323,12 +330,31 @@ class Controller:
         group, pause = state.group(key), None
         if group is not None and not found["metadata"].get("deletionTimestamp"):
             pause = await self._publish(key, group)
-        patches = group_patches(found, condition, members=len(members), now=self._now())
+        conditions = [condition]
+        if key in state.opaque_mismatches:
+            conditions.append(opaque_condition(state.opaque_mismatches[key]))
+        patches = group_patches(found, conditions, members=len(members), now=self._now())
         if patches.releases:
             await delete_group_accounts(self._cluster, *key)
         await self._patch_group(key, patches)
         self._notifier.report_group(key, found, condition)
         return pause
+
+    def _observe_services(self, group: Group, services: list[Object]) -> None:
+        """Store how the Services that select a group differ from it; the group's next reconciliation writes that."""
+        state, key = self.state, (group.namespace, group.name)
+        if state.mesh is None:
+            return
+
+        def mismatches(service: Object) -> list[OpaqueMismatch]:
+            return list(opaque_mismatches(service, group.name, group.spec.ports, linkerd))
+
+        linkerd = state.mesh.linkerd.opaque_ports
+        read = read_each(services, mismatches, lambda one, why: self._malformed.report(object_title(one), why))
+        found = tuple(chain.from_iterable(read))
+        if state.opaque_mismatches.get(key) != found:
+            state.opaque_mismatches[key] = found
+            self._queue.add_nowait(WorkItem("WorkloadGroup", key))
 
     async def _patch_group(self, key: Key, patches: GroupPatches) -> None:
         for body, subresource in ((patches.metadata, None), (patches.status, "status")):

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from exclave.api.identity import destination_identity
+from exclave.api.opaque_ports import opaque_list
 from exclave.api.settings import DESTINATION_PORT, POLICY_PORT, Settings
 from exclave.kit.formats.host_port import join_host_port
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, Family, Instance, instance_address
@@ -118,12 +119,10 @@ def _control_plane(settings: Settings, member: str) -> dict[str, str]:
 
 def _inbound(settings: Settings, addresses: tuple[str, ...]) -> dict[str, str]:
     ports = settings.group.ports
-    opaque = [part.strip() for part in settings.linkerd.opaque_ports.split(",") if part.strip()]
-    opaque += [str(port.port) for port in ports if port.opaque and str(port.port) not in opaque]
     return {
         "INBOUND_IPS": ",".join(addresses),
         "INBOUND_PORTS": ",".join(str(port.port) for port in ports),
-        "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": ",".join(opaque),
+        "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION": opaque_list(settings.linkerd.opaque_ports, ports),
         # In force until the policy controller answers, so it must not be more open than the mesh's own policy.
         "INBOUND_DEFAULT_POLICY": settings.group.inbound_policy or settings.linkerd.inbound_policy,
     }

@@ -5,7 +5,7 @@ is not meshed. A pod is meshed if the injector has labelled it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from exclave.api.identity import MeshIdentity
@@ -98,6 +98,8 @@ class DestinationTable:
             if _is_selected(workload, namespace, selector) and _is_ready(workload)
             for endpoint in _workload_endpoints(workload, target)
         ]
+        # A caller detects a protocol, or does not, by the Service's annotation alone.
+        ready = [replace(endpoint, opaque=_is_opaque(service, port)) for endpoint in ready]
         ready += [
             self._pod_endpoint(pod, _number(pod, target))
             for pod in self._all(PODS)

@@ -1,5 +1,6 @@
 """Options of a group that are refused or get a warning, with every text."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -276,7 +277,21 @@ WARNINGS = [
 def test_each_surprise_has_a_warning(
     groups: list[Any], services: list[Any], pods: list[Any], options: list[str]
 ) -> None:
-    assert group_warnings("web", SPEC, groups, services, pods) == options
+    assert group_warnings("web", SPEC, groups, services, pods, opaque_ports="25,3306") == options
+
+
+def test_a_port_that_is_opaque_on_one_side_has_a_warning_with_the_line_to_type() -> None:
+    found = service("db")
+    found["metadata"]["namespace"] = "shop"
+    found["spec"]["ports"] = [{"port": 5432, "targetPort": "pg"}]
+    spec = replace(SPEC, ports=(Port("http", 8080), Port("pg", 5432, opaque=True)))
+    (line,) = group_warnings("web", spec, [], [found], [], opaque_ports="25,3306")
+    assert line == (
+        "port 5432 of group web is opaque, and port 5432 of Service db is not: each connection on which the server "
+        "speaks first waits 10 s; to do: kubectl -n shop annotate --overwrite service db "
+        "config.linkerd.io/opaque-ports=25,3306,5432"
+    )
+    assert group_warnings("web", spec, [], [found], [], opaque_ports=None) == [], "Linkerd's list is unknown"
 
 
 def test_services_select_by_the_groups_labels_and_its_name() -> None:

@@ -73,11 +73,20 @@ def test_control_planes_and_accounts_are_left_alone(namespace: str, refused: boo
 
 
 def test_a_group_gets_finalizer_and_condition_once() -> None:
-    work = group_patches(group(), ACCEPTED, members=0, now=NOW)
+    work = group_patches(group(), [ACCEPTED], members=0, now=NOW)
     assert work.metadata == {"metadata": HELD}
     assert work.status == {"status": {"conditions": [make_condition(ACCEPTED, NOW)]}}
     reported = {**group(metadata=HELD), **work.status}
-    assert group_patches(reported, ACCEPTED, members=0, now=NOW + 5) == GroupPatches(None, None)
+    assert group_patches(reported, [ACCEPTED], members=0, now=NOW + 5) == GroupPatches(None, None)
+
+
+def test_a_group_may_have_several_conditions_and_one_alone_can_change() -> None:
+    other = Condition("Other", True, "Fine", "it is fine")
+    both = group_patches(group(metadata=HELD), [ACCEPTED, other], members=0, now=NOW).status
+    assert both == {"status": {"conditions": [make_condition(ACCEPTED, NOW), make_condition(other, NOW)]}}
+    worse = Condition("Other", False, "Bad", "it is not")
+    changed = group_patches({**group(metadata=HELD), **both}, [ACCEPTED, worse], members=0, now=NOW + 5).status
+    assert changed == {"status": {"conditions": [make_condition(ACCEPTED, NOW), make_condition(worse, NOW + 5)]}}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +99,6 @@ def test_a_group_gets_finalizer_and_condition_once() -> None:
 def test_a_deleted_group_is_released_after_its_last_member(members: int, is_released: bool) -> None:
     found = group(metadata={"deletionTimestamp": "now", "finalizers": ["a.b/c", "exclave.dev/group"]})
     condition = accepted_condition(found, [], members=members, refused_namespace=False)
-    work = group_patches(found, condition, members=members, now=NOW)
+    work = group_patches(found, [condition], members=members, now=NOW)
     assert work.metadata == ({"metadata": {"finalizers": ["a.b/c"]}} if is_released else None)
     assert work.releases is is_released

@@ -28,7 +28,7 @@ def test_the_whole_of_it() -> None:
             "namespace": "shop",
             "labels": {"app": "web", "exclave.dev/group": "web"},
             "annotations": {
-                "config.linkerd.io/opaque-ports": "",
+                "config.linkerd.io/opaque-ports": "25,3306",
                 "config.linkerd.io/default-inbound-policy": "all-unauthenticated",
                 "exclave.dev/labels": "app,exclave.dev/group",
             },
@@ -140,9 +140,14 @@ def test_a_port_is_listed_once_the_member_has_loaded_it(
 def test_opaque_ports_policy_and_zone_are_written_where_linkerd_reads_them() -> None:
     spec = replace(GROUP.spec, ports=(Port("db", 5432, True), Port("http", 8080), Port("q", 25, True)))
     group = replace(GROUP, spec=replace(spec, inbound_policy="deny"))
+    mesh = replace(MESH, linkerd=replace(MESH.linkerd, opaque_ports="25,3306"))
+    metadata = wanted_workload(make_snapshot(make_member()), group, mesh)["metadata"]
+    assert metadata["annotations"]["config.linkerd.io/opaque-ports"] == "25,3306,5432", (
+        "an annotation replaces the list"
+    )
     metadata = wanted(make_snapshot(make_member(facts={"zone": "eu-1a"})), group)["metadata"]
     assert metadata["annotations"] == {
-        "config.linkerd.io/opaque-ports": "5432,25",
+        "config.linkerd.io/opaque-ports": "25,3306,5432",  # with Linkerd's list, which the annotation replaces
         "config.linkerd.io/default-inbound-policy": "deny",
         "exclave.dev/labels": "app,exclave.dev/group,topology.kubernetes.io/zone",
     }
@@ -216,7 +221,7 @@ DAMAGE: dict[str, tuple[Object, Object]] = {
     ),
     "an annotation removed": (
         {"metadata": {"annotations": {"config.linkerd.io/opaque-ports": None}}},
-        {"metadata": {"annotations": {"config.linkerd.io/opaque-ports": ""}}},
+        {"metadata": {"annotations": {"config.linkerd.io/opaque-ports": "25,3306"}}},
     ),
     "our finalizer removed": (
         {"metadata": {"finalizers": None}},

@@ -144,6 +144,20 @@ def test_opaque_ports_are_those_of_the_annotation_or_linkerds(annotation: str | 
     assert endpoint.opaque is opaque
 
 
+@pytest.mark.parametrize("annotation", [None, "", "80"])
+def test_by_a_service_its_own_annotation_or_linkerds_list_decides(annotation: str | None) -> None:
+    for workloads in (None, "8080"):
+        behind = workload()
+        if workloads is not None:
+            behind["metadata"]["annotations"] = {"config.linkerd.io/opaque-ports": workloads}
+        front = service("web", WEB)
+        if annotation is not None:
+            front["metadata"]["annotations"] = {"config.linkerd.io/opaque-ports": annotation}
+        found = table(behind)
+        found.replace(SERVICES, (front,))
+        assert [one.opaque for one in found.find(WEB, 80)] == [annotation == "80"]
+
+
 def test_it_is_complete_once_every_kind_was_listed_and_followed_while_every_list_is_fresh() -> None:
     found = DestinationTable("cluster.local")
     assert not found.is_complete and not found.is_followed

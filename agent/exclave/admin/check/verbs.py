@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import yaml
+
 from exclave.admin import arguments
 from exclave.admin.group.checks import selects_group
 from exclave.admin.kubectl import Kubectl, Objects
@@ -29,10 +31,13 @@ from exclave.admin.session import Session
 from exclave.admin.tables import few, human_duration
 from exclave.api import requests as kinds
 from exclave.api.definitions.admission import admission_fault
+from exclave.api.fields import FieldError
+from exclave.api.group import Port, parse_group
 from exclave.api.issuer import read_anchors, read_issuer
 from exclave.api.malformed import MALFORMED, fault_text, mapping_in
 from exclave.api.member import condition_of, view_member
 from exclave.api.names import ACCOUNTS_LABEL, CONTROLLER, ELECTION
+from exclave.api.opaque_ports import OpaqueMismatch, opaque_mismatches
 from exclave.api.requests import Object
 from exclave.errors import ApiRefusal, ClusterError
 from exclave.kit.formats.times import epoch, rfc3339
@@ -253,14 +258,41 @@ def _issuer(session: Session, found: ClusterSnapshot) -> list[Row]:
 
 
 def _groups(session: Session, found: ClusterSnapshot) -> list[Row]:
+    namespaces = sorted({group["metadata"]["namespace"] for group in found.groups})
+    services = {namespace: session.kubectl.list(kinds.SERVICES, namespace) for namespace in namespaces}
     headless = [
         f"{namespace}/{service['metadata']['name']}"
-        for namespace in sorted({group["metadata"]["namespace"] for group in found.groups})
-        for service in session.kubectl.list(kinds.SERVICES, namespace)
+        for namespace in namespaces
+        for service in services[namespace]
         if mapping_in(service, "spec").get("clusterIP") == "None"
         and any(selects_group(service, group) for group in found.groups if group["metadata"]["namespace"] == namespace)
     ]
-    return group_rows(found.groups, headless)
+    listed = find_opaque_ports(session.kubectl, found.linkerd)
+    mismatches = [
+        one
+        for group in found.groups
+        for service in services[group["metadata"]["namespace"]]
+        if listed is not None and selects_group(service, group)
+        for one in opaque_mismatches(service, group["metadata"]["name"], _ports(group), listed)
+    ]
+    return group_rows(found.groups, headless, mismatches)
+
+
+def find_opaque_ports(kubectl: Kubectl, linkerd: str) -> str | None:
+    """Linkerd's own list of opaque ports, from its ConfigMap; None if that cannot be read. Raises ClusterError."""
+    try:
+        config = kubectl.get(kinds.CONFIG_MAPS, linkerd, "linkerd-config")
+        values = yaml.safe_load(str(mapping_in(config, "data")["values"]))
+    except (ApiRefusal, KeyError, yaml.YAMLError):
+        return None  # of these the controller and the other checks report what is a fault
+    return str(mapping_in(values, "proxy").get("opaquePorts") or "")
+
+
+def _ports(group: Object) -> tuple[Port, ...]:
+    try:
+        return parse_group(group["metadata"]["name"], mapping_in(group, "spec")).ports
+    except FieldError:
+        return ()  # the controller does not accept it, and condition Accepted states why
 
 
 def find_foreign(kubectl: Kubectl, home: str) -> list[str]:
@@ -344,8 +376,10 @@ def controller_rows(deployment: Object | None, lease: Object | None, now: float)
     ]
 
 
-def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
-    """Are groups accepted, and does a Service endanger Linkerd's controller?"""
+def group_rows(
+    groups: Iterable[Object], headless: Iterable[str], mismatches: Sequence[OpaqueMismatch] = ()
+) -> list[Row]:
+    """Are groups accepted, does a Service endanger Linkerd's controller, do Services agree on opaque ports?"""
     refused = [
         f"{group['metadata']['namespace']}/{group['metadata']['name']}: {accepted.message}"
         for group in groups
@@ -356,6 +390,12 @@ def group_rows(groups: Iterable[Object], headless: Iterable[str]) -> list[Row]:
     return [
         row("every group is accepted", "; ".join(refused) or None, "kubectl exclave group describe NAME", "warning"),
         row("no headless Service selects a group", services, f"give it a cluster IP: {crash}", "warning"),
+        row(
+            "groups and their Services have the same opaque ports",
+            "; ".join(one.problem for one in mismatches) or None,
+            "; ".join(one.remedy for one in mismatches),
+            "warning",
+        ),
     ]
 
 

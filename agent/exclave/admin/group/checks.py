@@ -22,6 +22,7 @@ from exclave.api.group import (
 )
 from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.names import ACCOUNTS_LABEL, GROUP_LABEL
+from exclave.api.opaque_ports import opaque_mismatches
 from exclave.api.requests import Object
 from exclave.errors import UsageError
 from exclave.kit.formats.kubernetes import is_dns_label, is_label_key, is_label_value
@@ -185,14 +186,29 @@ def selects_group(service: Object, group: Object) -> bool:
 
 
 def group_warnings(
-    name: str, spec: GroupSpec, groups: Sequence[Object], services: Sequence[Object], pods: Sequence[Object]
+    name: str,
+    spec: GroupSpec,
+    groups: Sequence[Object],
+    services: Sequence[Object],
+    pods: Sequence[Object],
+    *,
+    opaque_ports: str | None,
 ) -> list[str]:
-    """Warnings about a group. All objects are those of the group's namespace."""
+    """Warnings about a group. All objects are those of the group's namespace.
+
+    `opaque_ports`: Linkerd's own list, if known.
+    """
     labels = labels_of(name, spec)
     found = selecting(services, labels)
     others = [group for group in groups if group["metadata"]["name"] != name]
     return [
         *(line for service in found for line in _service_warnings(service, name, spec, pods)),
+        *(
+            f"{one.problem}; to do: {one.remedy}"
+            for service in found
+            if opaque_ports is not None
+            for one in opaque_mismatches(service, name, spec.ports, opaque_ports)
+        ),
         *_neighbour_warnings(name, spec, others, found),
         *_account_warnings(spec.service_account, pods),
     ]

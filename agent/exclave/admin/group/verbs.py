@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from exclave.admin import arguments
-from exclave.admin.check.verbs import ClusterSnapshot, find_foreign
+from exclave.admin.check.verbs import ClusterSnapshot, find_foreign, find_opaque_ports
 from exclave.admin.group.checks import (
     check_accounts_namespace,
     check_namespace,
@@ -108,12 +108,13 @@ def _create(session: Session, options: argparse.Namespace) -> int:
         checked_spec(name, chosen)
         print(yaml_file(one.body for one in group_objects(namespace, name, chosen, options.controller_namespace)))
         return 0
-    check_namespace(namespace, name, options.controller_namespace, _linkerd_namespace(session, options))
+    linkerd = _linkerd_namespace(session, options)
+    check_namespace(namespace, name, options.controller_namespace, linkerd)
     odd = _check_accounts_namespace(session, namespace)
     found = session.kubectl.get(kinds.WORKLOAD_GROUPS, namespace, name)
     spec = merge_spec(chosen, (found or {}).get("spec") or {})
     session.warn([f"{one} is no machine's but has a machine's rights: move it to another namespace" for one in odd])
-    session.warn(_warnings(session, name, spec))
+    session.warn(_warnings(session, name, spec, linkerd))
     for manifest in group_objects(namespace, name, spec, options.controller_namespace):
         change = session.apply(plan_change(manifest, session.kubectl.get(*manifest.key)))
         if change.verb != "none" or manifest.resource is kinds.WORKLOAD_GROUPS:
@@ -139,13 +140,16 @@ def _check_accounts_namespace(session: Session, namespace: str) -> list[str]:
     return odd
 
 
-def _warnings(session: Session, name: str, spec: Object) -> list[str]:
-    """Check the spec; returns warnings. Raises ExclaveError for an invalid spec."""
+def _warnings(session: Session, name: str, spec: Object, linkerd: str) -> list[str]:
+    """Check the spec; returns warnings. Raises ExclaveError for an invalid spec. `linkerd`: Linkerd's namespace."""
     kubectl, namespace = session.kubectl, session.namespace
     labels = {key: value for key, value in (spec.get("labels") or {}).items() if value is not None}
     checked = checked_spec(name, {**spec, "labels": labels})
-    around = [kubectl.list(kind, namespace) for kind in (kinds.WORKLOAD_GROUPS, kinds.SERVICES, kinds.PODS)]
-    warnings = group_warnings(name, checked, *around)
+    groups, services, pods = (
+        kubectl.list(kind, namespace) for kind in (kinds.WORKLOAD_GROUPS, kinds.SERVICES, kinds.PODS)
+    )
+    opaque_ports = find_opaque_ports(kubectl, linkerd)
+    warnings = group_warnings(name, checked, groups, services, pods, opaque_ports=opaque_ports)
     bindings = kinds.VALIDATING_ADMISSION_POLICY_BINDINGS
     try:
         guarded = all(kubectl.get(bindings, None, one) for one in ADMISSION_POLICY_NAMES)

@@ -51,8 +51,8 @@ def accepted_condition(group: Object, others: Iterable[Object], *, members: int,
     return Condition(ACCEPTED, True, "Accepted", "it takes members")
 
 
-def group_patches(group: Object, condition: Condition, *, members: int, now: float) -> GroupPatches:
-    """The patches that set this condition, and the finalizer while the group has members."""
+def group_patches(group: Object, conditions: Iterable[Condition], *, members: int, now: float) -> GroupPatches:
+    """The patches that set these conditions, and the finalizer while the group has members."""
     finalizers = list(group["metadata"].get("finalizers") or [])
     deleting = bool(group["metadata"].get("deletionTimestamp"))
     held = GROUP_FINALIZER in finalizers
@@ -63,10 +63,11 @@ def group_patches(group: Object, condition: Condition, *, members: int, now: flo
         left = [one for one in finalizers if one != GROUP_FINALIZER]
         return GroupPatches({"metadata": {"finalizers": left}}, None, releases=True)
     found: Any = (group.get("status") or {}).get("conditions")
-    if condition in read_conditions(found):
-        return GroupPatches(metadata, None)
-    listed = with_condition(found if isinstance(found, list) else [], condition, now)
-    return GroupPatches(metadata, {"status": {"conditions": listed}})
+    listed, before = found if isinstance(found, list) else [], read_conditions(found)
+    changed = [condition for condition in conditions if condition not in before]
+    for condition in changed:
+        listed = with_condition(listed, condition, now)
+    return GroupPatches(metadata, {"status": {"conditions": listed}} if changed else None)
 
 
 def _no(reason: str, message: str) -> Condition:

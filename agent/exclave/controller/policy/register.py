@@ -6,6 +6,7 @@ from exclave.api.group import Port
 from exclave.api.identity import server_name
 from exclave.api.member import READY, read_conditions
 from exclave.api.names import GROUP_LABEL, PORTS_FINALIZER
+from exclave.api.opaque_ports import OPAQUE_PORTS, opaque_list
 from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, Object, Request, create, patch
 from exclave.controller.policy.admit import address_refusal, is_listed_elsewhere
 from exclave.controller.policy.claims import plain_address
@@ -16,7 +17,6 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 # Annotation: the labels that we wrote, so that one removed from the group is removed here, and other labels stay.
 OUR_LABELS = "exclave.dev/labels"
 
-OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 INBOUND_POLICY = "config.linkerd.io/default-inbound-policy"
 
 
@@ -40,7 +40,6 @@ def is_ready(workload: Object | None) -> bool:
 def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Object:
     """The ExternalWorkload that the member must have."""
     view = snapshot.view
-    opaque = ",".join(str(port.port) for port in group.spec.ports if port.opaque)
     ports = _served(snapshot, group) if may_list(snapshot, group) else ()
     labels = {**group.spec.labels, GROUP_LABEL: group.name}
     zone = view.facts.get("zone", "")
@@ -54,7 +53,8 @@ def wanted_workload(snapshot: MemberSnapshot, group: Group, mesh: Mesh) -> Objec
             "namespace": snapshot.namespace,
             "labels": labels,
             "annotations": {  # an ExternalWorkload does not inherit its namespace's annotations
-                OPAQUE_PORTS: opaque,
+                # An annotation replaces Linkerd's list, so it has that list, too.
+                OPAQUE_PORTS: opaque_list(mesh.linkerd.opaque_ports, group.spec.ports),
                 INBOUND_POLICY: group.spec.inbound_policy or mesh.linkerd.inbound_policy,
                 OUR_LABELS: ",".join(sorted(labels)),
             },

@@ -1,7 +1,8 @@
-"""Warns of headless Services that select a group: one request through them ends Linkerd's destination controller."""
+"""Reads the Services that select a group, for warnings. A headless one can end Linkerd's destination controller."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 import trio
 
@@ -20,18 +21,22 @@ log = logging.getLogger(__name__)
 EVERY = 120.0  # seconds between two rounds. A watch would cost more, and only a warning depends on it.
 
 
-def headless_selecting(
+def services_selecting(
     services: Iterable[Object], labels: Mapping[str, str], report: Callable[[Object, Exception], None]
-) -> list[str]:
-    """Names of the headless Services whose selector matches these labels. An unreadable Service is reported."""
+) -> list[Object]:
+    """The Services whose selector matches these labels. An unreadable Service is reported."""
 
-    def name_if_selecting(service: Object) -> str:
-        spec = service.get("spec") or {}
-        selector = spec.get("selector") or {}
-        is_found = spec.get("clusterIP") == "None" and selector and selector.items() <= labels.items()
-        return str(service["metadata"]["name"]) if is_found else ""
+    def is_selecting(service: Object) -> bool:
+        selector = (service.get("spec") or {}).get("selector") or {}
+        return bool(selector and selector.items() <= labels.items())
 
-    return sorted(name for name in read_each(services, name_if_selecting, report) if name)
+    found = read_each(services, lambda one: [one] if is_selecting(one) else [], report)
+    return list(chain.from_iterable(found))
+
+
+def headless_names(services: Iterable[Object]) -> list[str]:
+    """Names of the headless ones among these Services."""
+    return sorted(str(one["metadata"]["name"]) for one in services if one["spec"].get("clusterIP") == "None")
 
 
 def warning(service: str, group: str) -> EventDraft:
@@ -45,15 +50,24 @@ def warning(service: str, group: str) -> EventDraft:
 
 
 class HeadlessWarner:
-    """Warns once of each Service, and again after it was corrected. `groups` returns the readable groups."""
+    """Warns once of each Service, and again after it was corrected. `groups` returns the readable groups.
+
+    `observe` is called in each round for each group, with the Services that select it.
+    """
 
     def __init__(
-        self, cluster: Sender, groups: Callable[[], Iterable[Group]], events: EventWriter, malformed: MalformedLog
+        self,
+        cluster: Sender,
+        groups: Callable[[], Iterable[Group]],
+        events: EventWriter,
+        malformed: MalformedLog,
+        observe: Callable[[Group, list[Object]], None],
     ) -> None:
         self._cluster = cluster
         self._groups = groups
         self._events = events
         self._malformed = malformed
+        self._observe = observe
         self._warned: set[tuple[str, str, str, str]] = set()  # namespace, Service, group, the group's uid
         self._list_faults: dict[str, str] = {}  # why Services of a namespace could not be listed
 
@@ -70,11 +84,16 @@ class HeadlessWarner:
         self._list_faults = {one: self._list_faults[one] for one in namespaces if one in self._list_faults}
         found: set[tuple[str, str, str, str]] = set()
         for namespace in namespaces:
-            for group in groups if (services := await self._services(namespace)) else ():
+            services = await self._services(namespace)
+            if services is None:
+                continue
+            for group in groups:
                 if group.namespace == namespace:
                     labels = {**group.spec.labels, GROUP_LABEL: group.name}
-                    headless = headless_selecting(services, labels, self._report)
+                    selecting = services_selecting(services, labels, self._report)
+                    headless = headless_names(selecting)
                     found |= {(namespace, service, group.name, group.uid) for service in headless}
+                    self._observe(group, selecting)
         for namespace, service, name, uid in sorted(found - self._warned):
             subject = Subject(WORKLOAD_GROUPS.api_version, WORKLOAD_GROUPS.kind, namespace, name, uid)
             self._events.put_nowait(subject, [warning(service, name)])
@@ -84,13 +103,14 @@ class HeadlessWarner:
     def _report(self, service: Object, problem: Exception) -> None:
         self._malformed.report(object_title(service, SERVICES.kind), problem)
 
-    async def _services(self, namespace: str) -> list[Object]:
+    async def _services(self, namespace: str) -> list[Object] | None:
+        """None if they cannot be listed."""
         try:
             listed = await self._cluster.send(list_all(SERVICES, namespace))
         except ClusterError as problem:
             if self._list_faults.get(namespace) != problem.message:
                 log.info("headless Services in %s cannot be listed: %s", namespace, problem.message)
                 self._list_faults[namespace] = problem.message
-            return []
+            return None
         self._list_faults.pop(namespace, None)
         return list(listed.get("items") or [])
