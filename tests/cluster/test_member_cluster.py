@@ -140,6 +140,21 @@ async def test_renewal_outlasts_an_outage_and_the_old_credential_stays_in_use(
     ]
 
 
+async def test_a_retry_does_not_wait_for_a_clock_that_was_ahead(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, wall: Wall
+) -> None:
+    async with joined_member(tmp_path, wall) as member, member.open() as cluster:
+        first = cluster.credential.value
+        await member.server.close()
+        ahead = 365 * DAY
+        wall.suspended += ahead
+        await trio.sleep(50)  # the renewal is due by that clock, fails, and is to be tried again
+        wall.suspended -= ahead
+        await member.server.open()
+        with trio.fail_after(LIFE / 2):
+            await cluster.credential.wait_for(lambda credential: credential != first)
+
+
 async def test_a_dead_account_is_asked_about_again_and_again(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, wall: Wall
 ) -> None:

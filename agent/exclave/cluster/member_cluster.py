@@ -120,7 +120,7 @@ async def _renew_credential(
         except (ExclaveError, ValueError) as problem:
             pause = attempts.failed(RETRIES, draw())
             log.warning("the credential was not renewed and is tried again in %.0f s: %s", pause, describe(problem))
-            await sleep_until_wall(now() + pause, now)
+            await trio.sleep(pause)  # not by the wall clock: one that is set back would make it longer
             continue
         cluster.credential.set(renewed)
         attempts.succeeded()
