@@ -25,8 +25,8 @@ WORDS = {
 }
 """By marker: words of code that makes namespaces or needs root, and of real servers and kubectl."""
 
-FOLDERS = {"peers": "peers"}
-"""Folders of tests/ whose tests all get a marker."""
+FOLDERS = {"peers": "peers", "real": "real"}
+"""By marker: the folder of tests/ whose tests all get it."""
 
 _Mentions = tuple[set[str], list[object]]
 _mentions: dict[int, tuple[object, _Mentions]] = {}
@@ -38,8 +38,11 @@ def markers_of(item: pytest.Function) -> Iterator[str]:
     fixtures = [fixture.func for found in item._fixtureinfo.name2fixturedefs.values() for fixture in found]
     words = mentioned_words([item.function, *fixtures])
     folder = item.path.relative_to(TESTS).parts[0]
+    for marker, named in FOLDERS.items():
+        if folder == named:
+            yield marker
     for marker, sought in WORDS.items():
-        if FOLDERS.get(folder) == marker or not sought.isdisjoint(words):
+        if not sought.isdisjoint(words):
             yield marker
 
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,6 +23,7 @@ from exclave.kit.host.command import run_command
 from exclave_sandbox.demo.membership import JoinScenes, LeaveScenes, compare
 from exclave_sandbox.demo.traffic import TrafficScenes
 from exclave_sandbox.expect import FILES, SUBJECTS, UnexpectedError
+from exclave_sandbox.linkerd.release import LinkerdBinaries, find_linkerd
 from exclave_sandbox.stage.kubernetes import Binaries, Kubernetes, find_binaries
 from exclave_sandbox.stage.programs import module
 from exclave_sandbox.stage.stage import DemoStage, open_stage
@@ -122,15 +124,18 @@ takes about two minutes. Ctrl-C ends it at any time and leaves nothing behind.
 Three parts are stand-ins: the API server (admission policies are not enforced), Linkerd's destination controller, and
 the proxy (linkerd2-proxy's environment, Workload API, names and ports; HTTP/1.1 only).
 With --kubernetes the API server is a real one: kube-apiserver with its etcd and controllers, built once.
+With --linkerd FOLDER all three are real: the folder has linkerd, linkerd-controller, linkerd-policy-controller and
+linkerd2-proxy of one release. kubectl is needed, too.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the demo; the exit code: 0 if every step passed, 1 if not, 130 after Ctrl-C. Raises HostError."""
     options = _parser().parse_args(arguments)
-    binaries = find_binaries() if options.kubernetes else None
+    binaries = find_binaries() if options.kubernetes or options.linkerd else None
+    release = find_linkerd(options.linkerd) if options.linkerd else None
     if options.host is not None:
-        return trio.run(_run, options.host, options.json, binaries, strict_exception_groups=True)
+        return trio.run(_run, options.host, options.json, binaries, release, strict_exception_groups=True)
     if os.geteuid() != 0:
         raise HostError(
             Fault.NO_PRIVILEGE, "the demo makes network namespaces and needs root", "run it as root: sudo exclave demo"
@@ -144,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end, and nothing before")
     parser.add_argument("--kubernetes", action="store_true", help="on a real kube-apiserver, with its etcd")
+    parser.add_argument("--linkerd", type=Path, metavar="FOLDER", help="with the programs of a Linkerd release")
     parser.add_argument("--host", type=int, help=argparse.SUPPRESS)  # whose network namespace is the host's
     return parser
 
@@ -163,7 +169,7 @@ def _run_inside(options: Sequence[str]) -> int:
     return inside.wait()
 
 
-async def _run(host: int, in_json: bool, binaries: Binaries | None) -> int:
+async def _run(host: int, in_json: bool, binaries: Binaries | None, release: LinkerdBinaries | None) -> int:
     """Run the demo inside of the namespaces; the exit code."""
     reporter = Reporter(quiet=in_json)
     was_ended = False
@@ -184,7 +190,7 @@ async def _run(host: int, in_json: bool, binaries: Binaries | None) -> int:
         await nursery.start(end_on_signal)
         with trio.CancelScope() as steps:
             before = await snapshot(network)
-            async with open_stage(SHORT_LIFE, binaries) as stage:
+            async with open_stage(SHORT_LIFE, binaries, release) as stage:
                 await _run_steps(reporter, stage)
         after = await snapshot(network)
         nursery.cancel_scope.cancel()

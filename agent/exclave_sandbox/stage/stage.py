@@ -8,7 +8,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +34,13 @@ from exclave.kit.host.files import write_atomic
 from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.apiserver.main import ApiServer, open_apiserver
 from exclave_sandbox.expect import SUBJECTS, UnexpectedError, eventually
+from exclave_sandbox.linkerd.release import LinkerdBinaries
 from exclave_sandbox.pki import Authority, make_anchor, make_issuer, make_leaf
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.kubernetes import Binaries, Kubernetes, Layout, open_kubernetes
 from exclave_sandbox.stage.namespaces import Machine, Network, open_network
 from exclave_sandbox.stage.programs import GOODBYE, StageProgram, module, open_program, start
+from exclave_sandbox.stage.real_linkerd import PROXY_USER, Pod, install_linkerd
 
 _CONFIG = """\
 [paths]
@@ -157,7 +159,6 @@ async def open_virtual_machine(network: Network, machine: Machine, proxy: Path) 
 CLUSTER = "10.77.0.1"
 API_PORT = 6443
 ETCD_PORTS = 2379, 2380
-PROXY_USER = 65534  # Debian's `nobody`: it owns nothing here
 # The DNS form alone is in a pod's certificate, as linkerd-identity signs it.
 POD_IDENTITY = MeshIdentity(mesh.POD_NAME, mesh.NAMESPACE, mesh.LINKERD, mesh.TRUST_DOMAIN).dns_name
 _PACKAGES = (exclave, trio, h2, h11, cryptography)
@@ -190,6 +191,8 @@ class DemoStage:
     pod: Machine
     vm: VirtualMachine
     controller: StageProgram
+    linkerd: Mapping[str, StageProgram]
+    """The real Linkerd's destination and policy controllers and their proxy, by name; empty with the stand-in."""
 
     @property
     def scratch(self) -> Path:
@@ -206,8 +209,13 @@ class DemoStage:
 
 
 @asynccontextmanager
-async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None) -> AsyncIterator[DemoStage]:
-    """Build all of it; `binaries`: run this real Kubernetes. Raises MachineError, HostError, UnexpectedError."""
+async def open_stage(
+    certificate_lifetime: str, binaries: Binaries | None = None, release: LinkerdBinaries | None = None
+) -> AsyncIterator[DemoStage]:
+    """Build all of it. Raises MachineError, HostError, UnexpectedError.
+
+    `binaries`: run this real Kubernetes; `release`: on it, run this real Linkerd.
+    """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         network = await enter(open_network())
@@ -215,16 +223,30 @@ async def open_stage(certificate_lifetime: str, binaries: Binaries | None = None
         api = await enter(_open_api(network.scratch, binaries))
         access = Access((api.url,), api.ca)
         admin = await enter(open_cluster(access, lambda: api.admin_token))
-        await _furnish(admin, network.scratch, certificate_lifetime)
+        anchor = make_anchor()
+        installed = None
+        if release is not None:
+            where = (CLUSTER, API_PORT)
+            installed = await install_linkerd(release, network.scratch, where, api.ca, anchor, make_issuer(anchor))
+        issuer = await _furnish(admin, network.scratch, certificate_lifetime, anchor)
         pod = await network.add("orders", f"{mesh.POD}/16")
         machine = await network.add("vm", f"{mesh.VM}/24")
         proxy = await share_stand_in(network.scratch, pod, machine)
-        await _open_destination(network.scratch, stack)
-        await _open_pod(pod, network.scratch, stack)
+        await _open_pod_application(pod, network.scratch, stack)
+        linkerd: Mapping[str, StageProgram] = {}
+        if installed is None:
+            _make_pod_identity(network.scratch / "pod", anchor, issuer)
+            await _open_destination(network.scratch, stack)
+            await _open_stand_in_proxy(pod, network.scratch, stack)
+        else:
+            proxy = Path(shutil.copy(installed.binaries.proxy, network.scratch / "linkerd2-proxy"))
+            linkerd = await enter(installed.open_control_plane())
+            await enter(installed.open_proxy(Pod(mesh.NAMESPACE, mesh.POD_NAME, mesh.POD_NAME, mesh.POD, pod)))
+        await pod.must("nft", POD_RULES)
         for cluster_network in mesh.CLUSTER_NETWORKS:
             await machine.add_route(cluster_network)
         guest = await enter(open_virtual_machine(network, machine, proxy))
-        stage = DemoStage(network, api, access, admin, pod, guest, _start_controller(network.scratch))
+        stage = DemoStage(network, api, access, admin, pod, guest, _start_controller(network.scratch), linkerd)
         stack.push_async_callback(_end_controller, stage)
         yield stage
 
@@ -235,9 +257,8 @@ def _open_api(scratch: Path, binaries: Binaries | None) -> AbstractAsyncContextM
     return open_kubernetes(binaries, Layout(scratch, CLUSTER, API_PORT, *ETCD_PORTS))
 
 
-async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> None:
-    """Linkerd's objects, the controller's rights, a group, and an application with one pod."""
-    anchor = make_anchor()
+async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str, anchor: Authority) -> Authority:
+    """Linkerd's objects, the controller's rights, a group, and an application with one pod; exclave's issuer."""
     issuer = make_issuer(anchor)
     placed = [
         *guard_manifests("exclave"),
@@ -252,7 +273,7 @@ async def _furnish(admin: Cluster, scratch: Path, certificate_lifetime: str) -> 
         await _create(admin, request)
     granted = await admin.send(create_token("exclave", CONTROLLER, 86400))
     write_atomic(scratch / "controller.token", granted["status"]["token"].encode())
-    _make_pod_identity(scratch / "pod", anchor.pem, issuer.pem, make_leaf(issuer, [x509.DNSName(POD_IDENTITY)]))
+    return issuer
 
 
 async def _create(admin: Cluster, request: Request) -> None:
@@ -269,21 +290,24 @@ async def _open_destination(scratch: Path, stack: AsyncExitStack) -> None:
     await stack.enter_async_context(open_program(command, scratch / "destination.log", in_machine=False))
 
 
-async def _open_pod(pod: Machine, scratch: Path, stack: AsyncExitStack) -> None:
+async def _open_pod_application(pod: Machine, scratch: Path, stack: AsyncExitStack) -> None:
     for network in (mesh.VM_NETWORK, mesh.CLUSTER_NETWORKS[1]):
         await pod.add_route(network)
     echo = pod.command(*module("exclave_sandbox.stage.echo", mesh.POD_NAME, str(mesh.POD_PORT)))
     await stack.enter_async_context(open_program(echo, scratch / "pod-app.log"))
+
+
+async def _open_stand_in_proxy(pod: Machine, scratch: Path, stack: AsyncExitStack) -> None:
     user = [f"--reuid={PROXY_USER}", f"--regid={PROXY_USER}", "--clear-groups"]
     proxy = pod.command("setpriv", *user, str(scratch / "proxy"))
     environment = _pod_environment(scratch / "pod")
     await stack.enter_async_context(open_program(proxy, scratch / "pod-proxy.log", environment=environment))
-    await pod.must("nft", POD_RULES)
 
 
-def _make_pod_identity(folder: Path, anchor: str, issuer: str, leaf: Authority) -> None:
+def _make_pod_identity(folder: Path, anchor: Authority, issuer: Authority) -> None:
     folder.mkdir()
-    for name, text in (("key.pem", leaf.key_pem), ("chain.pem", leaf.pem + issuer), ("anchors.pem", anchor)):
+    leaf = make_leaf(issuer, [x509.DNSName(POD_IDENTITY)])
+    for name, text in (("key.pem", leaf.key_pem), ("chain.pem", leaf.pem + issuer.pem), ("anchors.pem", anchor.pem)):
         (folder / name).write_text(text)
         shutil.chown(folder / name, PROXY_USER, PROXY_USER)
         (folder / name).chmod(0o400)

@@ -1,0 +1,93 @@
+"""A member in a mesh of the real Linkerd, and traffic to it by Service and by address."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from exclave.api.requests import EXTERNAL_WORKLOADS, WORKLOAD_GROUPS, list_all, patch
+from exclave_sandbox.demo.membership import BY_ADDRESS, JoinScenes, ready_of
+from exclave_sandbox.demo.traffic import BY_GROUP, BY_POD_SERVICE
+from exclave_sandbox.expect import eventually
+from exclave_sandbox.linkerd.release import LinkerdBinaries
+from exclave_sandbox.stage import mesh
+from exclave_sandbox.stage.kubernetes import find_binaries
+from exclave_sandbox.stage.stage import DemoStage, open_stage
+from support.figures import add_figure
+from support.swap_lab import Load, open_load
+
+FOLDER = "EXCLAVE_REAL"
+BY_POD_ADDRESS = f"http://{mesh.POD}:{mesh.POD_PORT}/"
+PATIENCE = 60.0
+WAYS = ("by Service", "by address", "to the pod by Service", "to the pod by address")
+
+
+@asynccontextmanager
+async def open_mesh(release: LinkerdBinaries) -> AsyncIterator[DemoStage]:
+    """A stage whose VM has joined and is ready."""
+    async with open_stage("24h", find_binaries(), release) as stage:
+        joining = JoinScenes(stage)
+        await joining.outside()
+        await joining.make_token()
+        stage.vm.start_agent()
+        await stage.vm.wait_idle()
+        await joining.join()
+        yield stage
+
+
+@dataclass
+class Loads:
+    """Traffic of all ways, under a name for its figures. `by_way` has their loads."""
+
+    name: str
+    by_way: dict[str, Load] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> dict[str, dict[str, int]]:
+        """What failed, by way; empty if nothing did."""
+        return {way: load.failures for way, load in self.by_way.items() if load.failures}
+
+    def add_figures(self) -> None:
+        """Print requests and failures of each way after the tests."""
+        for way, load in self.by_way.items():
+            figures = load.figures
+            add_figure(f"{self.name}, {way}: {figures['requests']} requests, {figures['failed']} failed")
+
+
+@asynccontextmanager
+async def open_loads(stage: DemoStage, name: str, ways: tuple[str, ...] = WAYS) -> AsyncIterator[Loads]:
+    """Traffic from the pod to the VM and back, while open."""
+    places: dict[str, tuple[Any, str]] = {
+        "by Service": (stage.pod, BY_GROUP),
+        "by address": (stage.pod, BY_ADDRESS),
+        "to the pod by Service": (stage.vm.machine, BY_POD_SERVICE),
+        "to the pod by address": (stage.vm.machine, BY_POD_ADDRESS),
+    }
+    loads = Loads(name)
+    try:
+        async with AsyncExitStack() as stack:
+            for way in ways:
+                machine, url = places[way]
+                loads.by_way[way] = await stack.enter_async_context(open_load(machine, url, 2, 1, 15.0))
+            yield loads
+    finally:
+        if all(load.figures for load in loads.by_way.values()):
+            loads.add_figures()
+
+
+async def change_group(stage: DemoStage, spec: dict[str, Any]) -> None:
+    """Patch the group's spec."""
+    await stage.admin.send(patch(WORKLOAD_GROUPS, mesh.NAMESPACE, mesh.GROUP, {"spec": spec}))
+
+
+async def wait_listed(stage: DemoStage, ports: dict[str, int]) -> None:
+    """Wait until the ExternalWorkload lists these ports, by name, and is Ready."""
+
+    async def listed() -> object:
+        (found,) = (await stage.admin.send(list_all(EXTERNAL_WORKLOADS, mesh.NAMESPACE)))["items"]
+        return ready_of(found), {port["name"]: port["port"] for port in found["spec"].get("ports", ())}
+
+    with trio.fail_after(PATIENCE):
+        await eventually("the ports", listed, lambda found: found == ("True", ports), every=0.2)
