@@ -15,7 +15,7 @@ import pytest
 from cli.vm import Vm
 from exclave.api.join_token import encode_token
 from exclave.cli import commands
-from exclave.config import Config, Paths
+from exclave.config import Config, Paths, ProxyConfig
 from exclave.confirm.confirm import Unconfirmed, load_unconfirmed
 from exclave.errors import Fault, HostError
 from support.fake_replies import fake_replies, json_lines
@@ -36,13 +36,28 @@ def test_without_capabilities_a_join_relies_on_an_agent_that_has_checked_the_hos
     """As in exclave-join.service."""
     monkeypatch.setattr(commands, "can_change_network", lambda: False)
     monkeypatch.setattr("exclave.host_check.check.can_change_network", lambda: False)
-    config, token = Config(Paths(vm.state, vm.runtime)), encode_token(unreachable_token())
+    proxy = write_proxy(vm)
+    config = Config(Paths(vm.state, vm.runtime), proxy=ProxyConfig(proxy, "nobody"))
+    token = encode_token(unreachable_token())
     with fake_replies(vm.runtime, status_of("unjoined", "")) as asked:
         CHECK(token, config)
     assert asked == ["status"]
+    proxy.unlink()
+    with fake_replies(vm.runtime, status_of("unjoined", "")), pytest.raises(HostError) as refused:
+        CHECK(token, config)
+    assert refused.value.message == f"there is no proxy at {proxy}"  # before the token is used
     with pytest.raises(HostError) as refused:
         CHECK(token, config)
     assert refused.value.fault is Fault.NO_PRIVILEGE
+
+
+def write_proxy(vm: Vm) -> Path:
+    vm.runtime.mkdir(exist_ok=True)
+    vm.runtime.parent.chmod(0o755)
+    path = vm.runtime.parent / "proxy"
+    path.write_text("#!/bin/sh\nexit 64\n")
+    path.chmod(0o755)
+    return path
 
 
 # join, and the agent that is told.

@@ -1,6 +1,7 @@
 """`exclave wait`: at boot, before the agent, beside one that starts, and on a machine that is no member."""
 
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -69,6 +70,19 @@ def test_a_join_that_is_tried_again_is_waited_for(host: Host, capsys: pytest.Cap
     )
     store_join(host.state, replace(JOINING, refusal="group-gone"))
     assert host.wait("10ms") == 0
+
+
+@pytest.mark.parametrize(("state", "code"), [("activating", 3), ("failed", 0), ("inactive", 0)])
+def test_a_join_that_failed_before_it_began_is_waited_for_while_systemd_tries_it_again(
+    state: str, code: int, host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For instance because the proxy's binary is not there yet."""
+    program = tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\n[ "$4" != exclave-join.service ] || echo {state}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("exclave.kit.systemd.service_job.SYSTEMD", tmp_path)
+    assert host.wait("10ms") == code
 
 
 def test_a_join_that_ends_during_the_wait_is_followed_to_its_traffic(

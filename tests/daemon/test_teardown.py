@@ -37,6 +37,7 @@ from exclave.member.record import (
     store_membership,
 )
 from exclave.proxy.process.binary import ProxyUser
+from exclave.proxy.process.held import InstanceProcess
 from exclave.proxy.process.records import RecordFile, find_executable
 from exclave.proxy.process.systemd import read_output
 from exclave.proxy.process.units import Units
@@ -335,6 +336,24 @@ async def test_a_proxy_that_does_not_end_in_time_is_killed(trace: Path, tmp_path
     with running_proxy(config.paths.runtime, trace, stubborn=True) as process:
         assert f"proxy process {process.pid} ended" in await departure.clean_up(config)
         assert process.wait() == -signal.SIGKILL  # it has ended already
+
+
+async def test_a_proxy_that_cannot_be_ended_stays_on_record_and_the_rest_is_removed(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(process: InstanceProcess, drain: float) -> None:
+        await trio.lowlevel.checkpoint()
+        raise HostError(Fault.PROXY_UNUSABLE, f"process {process.pid} does not end", "end it")
+
+    config = make_config(tmp_path)
+    with running_proxy(config.paths.runtime, trace) as process:
+        monkeypatch.setattr(departure, "end_process", fail)
+        with pytest.raises(HostError, match=f"process {process.pid} does not end"):
+            await departure.clean_up(config)
+        assert "nft: remove" in trace.read_text().splitlines()
+        monkeypatch.undo()
+        monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+        assert f"proxy process {process.pid} ended" in await departure.clean_up(config)
 
 
 async def test_a_process_that_was_never_ours_is_left_alone(trace: Path, tmp_path: Path) -> None:

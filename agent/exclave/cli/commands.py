@@ -30,7 +30,7 @@ from exclave.kit.formats.times import format_duration
 from exclave.kit.host.files import hold_lock, remove_folder
 from exclave.kit.systemd.service_job import is_booted
 from exclave.member.record import AGAIN, MEMBERSHIP, MembershipRecord, adopt_join, load_membership, make_folder
-from exclave.proxy.process.binary import check_binary, find_proxy_user
+from exclave.proxy.process.units import check_proxy
 from exclave.redirect.kernel.nft import confirm_from_cold
 
 T = TypeVar("T")
@@ -135,12 +135,15 @@ def _join_beside(
 def _check(token: str, config: Config) -> None:
     """Raise ExclaveError if token or host cannot be used, before one of the token's uses is used up."""
     decode_token(token)
-    if not can_change_network() and _is_agent_running(config.paths.runtime):
-        return  # exclave-join.service has no capabilities, and the agent has checked the host when it started
-    for warning in _run(partial(check_host, config.proxy.binary)):
-        _report(f"warning: {warning}")
-    user = _run(partial(find_proxy_user, config.proxy.user))
-    _run(partial(check_binary, config.proxy.binary, user))
+    _run(partial(_check_machine, config))
+
+
+async def _check_machine(config: Config) -> None:
+    # exclave-join.service has no capabilities, and the agent has checked the host when it started.
+    if can_change_network() or not _is_agent_running(config.paths.runtime):
+        for warning in await check_host(config.proxy.binary):
+            _report(f"warning: {warning}")
+    await check_proxy(config.proxy, config.paths.runtime)
 
 
 def _is_agent_running(runtime: Path) -> bool:

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     waits = join.add_mutually_exclusive_group()
     longest = "once it has joined, wait at most this long until pods may send traffic here; default: 60s"
     # A machine is ready some 4 s after it has joined. A slow one gets 15 times as long, and no script waits for ever.
-    waits.add_argument("--timeout", type=parse_duration, default="60s", metavar="TIME", help=longest)
+    waits.add_argument("--timeout", type=parse_duration, default=60.0, metavar="TIME", help=longest)
     waits.add_argument("--no-wait", action="store_true", help="return when the credential is stored")
     leave = add("leave", _leave, "leave the mesh and remove everything that exclave made here")
     confirm = add("confirm", _confirm, "make rules permanent that were made with --confirm")

@@ -5,8 +5,10 @@ the applications that would answer them may be ordered after it.
 """
 
 import json
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from exclave.control.client import NoAgent, send_command
 from exclave.errors import error_object
 from exclave.kit.formats.times import format_duration
 from exclave.member.record import load_join, load_membership
+
+JOIN_UNIT = "exclave-join.service"
 
 NOT_IN_TIME = 3  # the exit code if the agent answers, and traffic does not go through the mesh in time
 
@@ -62,7 +66,20 @@ def _is_member(state: Path) -> bool:
 def _is_expected(state: Path) -> bool:
     """True for a member, and while a join is under way: at the boot of an image it is tried again until it succeeds."""
     join = load_join(state)
-    return _is_member(state) or (join is not None and not join.refusal)
+    return _is_member(state) or (join is not None and not join.refusal) or _is_join_retried()
+
+
+def _is_join_retried() -> bool:
+    """True while systemd is about to run `exclave join` again, also if the last one failed before it began to join."""
+    from exclave.kit.systemd.service_job import is_booted  # imports trio, which the others do without
+
+    if not is_booted():
+        return False
+    with suppress(OSError, subprocess.TimeoutExpired):
+        words = ["systemctl", "show", "--property=ActiveState", "--value", JOIN_UNIT]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=ANSWER_TIMEOUT)
+        return done.stdout.strip() == "activating"
+    return False
 
 
 def _report_late(is_member: bool, last: dict[str, Any] | None, timeout: float, *, in_json: bool) -> int:

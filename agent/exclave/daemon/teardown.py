@@ -30,11 +30,11 @@ from exclave.member.facts import forget_boot_identity
 from exclave.member.record import MembershipRecord
 from exclave.milestones import Leaving, Withdrawing, log_milestone
 from exclave.proxy.process.adoption import find_running
-from exclave.proxy.process.held import InstanceProcess
+from exclave.proxy.process.held import InstanceProcess, end_process
 from exclave.proxy.process.logfile import remove_output
 from exclave.proxy.process.records import RecordFile
 from exclave.proxy.process.systemd import may_have_units
-from exclave.proxy.process.units import end_process, remove_unit_files, stop_all
+from exclave.proxy.process.units import remove_unit_files, stop_all
 from exclave.redirect.keepalive import remove_keepalive
 from exclave.redirect.kernel.nft import drain_table, remove_table
 from exclave.redirect.reconciler import AppliedRecord
@@ -152,20 +152,24 @@ def _noted(problems: list[HostError]) -> Iterator[None]:
 async def _end_proxies(runtime: Path, drain: float, done: list[str]) -> None:
     records = RecordFile(runtime)
     has_units = may_have_units()
+    problems: list[HostError] = []
     async with trio.open_nursery() as nursery:
         for _, process in (await find_running(runtime, has_units=has_units)).values():
-            nursery.start_soon(_end_proxy, process, drain)
-            done.append(f"proxy process {process.pid} ended")
+            nursery.start_soon(_end_proxy, process, drain, done, problems)
     if has_units:
         await stop_all()
+    if problems:  # the records stay: a process that still runs is found by the next attempt
+        raise problems[0]
     for instance in records.read():
         remove_output(runtime, instance)
         records.drop(instance)
         log_milestone(Withdrawing.ENDED)
 
 
-async def _end_proxy(process: InstanceProcess, drain: float) -> None:
+async def _end_proxy(process: InstanceProcess, drain: float, done: list[str], problems: list[HostError]) -> None:
     try:
-        await end_process(process, drain)
+        with _noted(problems):
+            await end_process(process, drain)
+            done.append(f"proxy process {process.pid} ended")
     finally:
         process.close()

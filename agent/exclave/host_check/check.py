@@ -20,7 +20,7 @@ import trio
 from exclave.errors import Fault, HostError
 from exclave.host_check.other_meshes import Chains, OtherMesh, find_in_saved, find_in_table, parse_chains
 from exclave.kit.host.command import run_command, run_tool
-from exclave.kit.host.procfs import is_in_our_network
+from exclave.kit.host.procfs import has_capability, is_in_our_network
 from exclave.link.layout import ADMIN_PORT, INBOUND_PORT, NETWORK4, NETWORK6, OUTBOUND_PORT
 from exclave.link.link import check_link
 from exclave.redirect.rules.ruleset import render_for_check
@@ -79,10 +79,8 @@ def _not_permitted(text: str) -> HostError:
 
 
 def can_change_network() -> bool:
-    """True if this process has the capability NET_ADMIN. Source: proc_pid_status(5)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
-    return bool(effective >> CAP_NET_ADMIN & 1)
+    """True if this process has the capability NET_ADMIN."""
+    return has_capability(CAP_NET_ADMIN)
 
 
 def _check_kernel() -> None:

@@ -19,7 +19,7 @@ from exclave.kit.tasks.wall_clock import Now
 from exclave.link.layout import ADMIN_PORT, Instance, instance_address
 from exclave.milestones import Renewing, Starting, Withdrawing, log_milestone
 from exclave.proxy.probe import ProbeResult, ProxyProbe, is_serving, open_probe
-from exclave.proxy.process.held import InstanceProcess
+from exclave.proxy.process.held import KILL_TIME, InstanceProcess
 from exclave.proxy.process.logfile import bound_output, output_path
 from exclave.proxy.published import InstanceView, PublishedProxy
 from exclave.proxy.states import InstanceEffect, InstanceEvent, InstanceState
@@ -77,11 +77,20 @@ class RunningProxy:
         return f"proxy {self.instance} {end}"
 
     async def end(self) -> None:
-        """End it, by SIGKILL if necessary. Not while `supervise` runs: only one task may wait for a process."""
+        """End it, by SIGKILL if necessary. Not while `supervise` runs: only one task may wait for a process.
+
+        Returns without its end if it does not end by SIGKILL, or if that cannot be sent.
+        """
         async with open_bare_nursery() as nursery:
-            nursery.start_soon(self._end)
+            nursery.start_soon(self._end_within_limit, nursery.cancel_scope)
             await self.process.wait()
             nursery.cancel_scope.cancel()
+
+    async def _end_within_limit(self, waiting: trio.CancelScope) -> None:
+        await self._end()
+        await trio.sleep(KILL_TIME)
+        log.error("proxy %s: process %d was killed and does not end", self.instance, self.process.pid)
+        waiting.cancel()
 
     async def _watch(self, svid: Latest[Svid | None], now: Now) -> None:
         watcher = ReadinessWatcher(self._published, self.instance, self._server_name, svid, now)

@@ -19,7 +19,7 @@ from exclave.proxy.process.binary import BinaryId, ProxyUser
 from exclave.proxy.process.launcher import ProxyLauncher
 from exclave.proxy.process.records import InstanceRecord, RecordFile, unit_record
 from exclave.proxy.process.systemd import read_output, show_unit
-from exclave.proxy.process.units import Units, find_process, unit_of, wait_noticed
+from exclave.proxy.process.units import NOTICE_TIME, Units, find_process, unit_of, wait_ended
 from support.fake_systemd import FakeSystemd, fake_systemd
 from support.mesh import ADDRESS, RECORD, make_settings
 
@@ -103,7 +103,7 @@ async def test_a_unit_that_failed_while_no_agent_ran_is_reported_and_counts_as_s
     while "words" not in await read_output(process.invocation, 1):
         pass
     os.kill(process.pid, signal.SIGKILL)
-    await wait_noticed(unit_of("a"), process.invocation)
+    await wait_ended(unit_of("a"), NOTICE_TIME, process.invocation)
     process.close()
     assert await adopt(systemd) == {}
     assert caplog.messages == ["proxy a: while no agent ran, it was ended by SIGKILL: words"]

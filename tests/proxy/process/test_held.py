@@ -5,10 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
+from exclave.errors import Fault, HostError
 from exclave.kit.host.gated import HeldProcess
 from exclave.kit.host.procfs import open_pidfd
-from exclave.proxy.process.held import ChildProcess, describe_end
+from exclave.proxy.process.held import KILL_TIME, ChildProcess, describe_end, end_process
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,39 @@ async def test_a_child_is_signalled_and_its_end_has_its_last_line(tmp_path: Path
         await process.send(signal.SIGTERM)  # it has ended: nothing happens
         process.close()
         started.returncode = -signal.SIGTERM
+
+
+class Stuck:
+    """A process that no signal ends."""
+
+    pid = 4711
+
+    def __init__(self) -> None:
+        self.signals: list[signal.Signals] = []
+
+    async def send(self, number: signal.Signals) -> None:
+        await trio.lowlevel.checkpoint()
+        self.signals.append(number)
+
+    async def wait_end(self) -> None:
+        await trio.sleep_forever()
+
+    async def wait(self) -> str:
+        await trio.sleep_forever()
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_process_that_no_signal_ends_is_not_waited_for_without_limit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    process = Stuck()
+    with pytest.raises(HostError) as stuck:
+        await end_process(process, 30.0)
+    assert process.signals == [signal.SIGTERM, signal.SIGKILL]
+    assert trio.current_time() == pytest.approx(30.0 + KILL_TIME)
+    assert stuck.value.fault is Fault.PROXY_UNUSABLE
+    assert stuck.value.message == "the proxy's process 4711 does not end: it still runs 10 s after SIGKILL was sent"
+    assert stuck.value.hint.endswith("end it: kill -s KILL 4711")

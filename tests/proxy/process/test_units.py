@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,12 +17,15 @@ import trio
 
 from exclave.config import ProxyConfig
 from exclave.errors import Fault, HostError
+from exclave.kit.host.gated import HeldProcess
 from exclave.proxy.process import units as module
 from exclave.proxy.process.binary import ProxyUser
 from exclave.proxy.process.units import (
     FOLDER,
     PROGRAM,
+    UnitProcess,
     Units,
+    check_proxy,
     environment_path,
     find_process,
     open_units,
@@ -213,16 +217,59 @@ async def test_a_signal_that_systemd_refuses_is_logged_while_the_process_runs(
     units = Units(systemd.runtime, NOBODY)
     process = await units.start("a", write_script(systemd.runtime / "program", "exec sleep 600"), {})
     path = systemd.folder / unit_of("a")
-    state = path.read_text()
-    path.write_text(json.dumps({**json.loads(state), "MainPID": 0}))
-    await process.send(module.signal.SIGTERM)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "MainPID": 0}))
+    await process.send(signal.SIGTERM)
     assert caplog.messages == [
-        "exclave-proxy@a.service: SIGTERM was not sent: "
+        "exclave-proxy@a.service: SIGTERM was not sent by systemd: "
         "Failed to kill unit exclave-proxy@a.service: No main process to kill"
     ]
-    path.write_text(state)
-    await stop_all()
+    with trio.fail_after(30):  # it was sent without systemd
+        await process.wait_end()
+    path.unlink()
     process.close()
+
+
+class Unsignalled(HeldProcess):
+    """A process that this one may not signal, as the agent's unit may not without CAP_KILL."""
+
+    def send(self, number: signal.Signals) -> None:
+        raise PermissionError
+
+
+async def test_a_process_that_nobody_can_signal_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(unit: str, number: signal.Signals) -> str:
+        await trio.lowlevel.checkpoint()
+        return "refused"
+
+    monkeypatch.setattr(module, "signal_unit", refuse)
+    process = UnitProcess(unit_of("a"), Unsignalled(os.getpid(), os.pidfd_open(os.getpid())), "1")
+    await process.send(signal.SIGTERM)
+    process.close()
+    assert caplog.messages == [
+        "exclave-proxy@a.service: SIGTERM was not sent by systemd: refused",
+        "exclave-proxy@a.service: SIGTERM was not sent: this process may not signal it",
+    ]
+
+
+async def test_without_the_right_to_change_its_user_a_proxy_is_checked_by_its_unit(
+    systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in exclave-join.service, which has no capabilities."""
+    monkeypatch.setattr(module, "has_capability", lambda number: False)
+    program = write_script(systemd.runtime / "program", "echo it cannot work; exit 3")
+    config = ProxyConfig(program, USER)
+    with pytest.raises(HostError) as refused:
+        await check_proxy(config, systemd.runtime)
+    assert refused.value.fault is Fault.PROXY_UNUSABLE
+    assert refused.value.message.endswith("ended with status 3: it cannot work")
+    assert not environment_path(systemd.runtime, "check").exists()
+    systemd.install(installed=False)  # nothing more can be found out here than that it is there
+    await check_proxy(config, systemd.runtime)
+    program.unlink()
+    with pytest.raises(HostError, match="there is no proxy at"):
+        await check_proxy(config, systemd.runtime)
 
 
 # The unit's file

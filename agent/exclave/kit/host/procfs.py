@@ -22,6 +22,13 @@ def view_process(pid: int) -> ProcessView | None:
         return None
 
 
+def has_capability(number: int) -> bool:
+    """True if this process has a capability in effect. Source: proc_pid_status(5)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    return bool(effective >> number & 1)
+
+
 def read_boot_id() -> str:
     """The kernel's id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -7,7 +7,11 @@ import signal
 from pathlib import Path
 from typing import Protocol
 
+import trio
+
 from exclave.kit.host.gated import HeldProcess
+from exclave.milestones import Withdrawing, log_milestone
+from exclave.proxy.process.binary import unusable
 from exclave.proxy.process.logfile import last_line
 
 
@@ -55,6 +59,26 @@ class ChildProcess:
     def close(self) -> None:
         """Release it. It continues."""
         self._process.close()
+
+
+KILL_TIME = 10.0  # seconds for the kernel to end a process after SIGKILL; one whose disk is dead never ends
+
+
+async def end_process(process: InstanceProcess, drain: float) -> None:
+    """End a process, by SIGKILL if it has not ended `drain` seconds after SIGTERM. Raises HostError if it runs on."""
+    await process.send(signal.SIGTERM)
+    log_milestone(Withdrawing.TERMINATED)
+    with trio.move_on_after(drain):
+        await process.wait_end()
+        return
+    await process.send(signal.SIGKILL)
+    with trio.move_on_after(KILL_TIME):
+        await process.wait_end()
+        return
+    raise unusable(
+        f"the proxy's process {process.pid} does not end: it still runs {KILL_TIME:.0f} s after SIGKILL was sent",
+        f"see what holds it: cat /proc/{process.pid}/status; end it: kill -s KILL {process.pid}",
+    )
 
 
 def describe_end(status: int | None, line: str = "") -> str:

@@ -20,21 +20,22 @@ from exclave.kit.host.accounts import find_user
 from exclave.kit.host.command import Finished
 from exclave.kit.host.files import remove, remove_folder, write_atomic
 from exclave.kit.host.gated import HeldProcess
-from exclave.kit.host.procfs import open_pidfd
+from exclave.kit.host.procfs import has_capability, open_pidfd
 from exclave.kit.systemd.service_job import is_booted
 from exclave.kit.tasks.nursery import shielded
 from exclave.link.layout import INSTANCES, Instance
-from exclave.milestones import Withdrawing, log_milestone
 from exclave.proxy.process.binary import (
     GREETING_ENVIRONMENT,
     GREETING_TIME,
     ProxyUser,
+    check_binary,
     check_file,
     check_greeting,
     endless,
+    find_proxy_user,
     unusable,
 )
-from exclave.proxy.process.held import InstanceProcess
+from exclave.proxy.process.held import end_process
 from exclave.proxy.process.systemd import (
     RUNNING,
     TEMPLATE,
@@ -65,6 +66,8 @@ NOTICE_TIME = 10.0  # seconds for systemd to notice that a process has ended
 ACTIVATION_TIME = 2.0  # seconds for a unit that an earlier agent has just started to run its program
 UNDO_TIME = 5.0  # seconds to undo a start that failed or was cancelled
 OTHERS_TIME = 2.0  # seconds in which an instance that somebody else has started may end its connections
+
+CAP_SETUID = 7  # linux/capability.h
 
 _GREETING_LINES = 20
 
@@ -98,7 +101,11 @@ class UnitProcess:
         except HostError as problem:
             refused = problem.message
         if refused is not None and not self._process.has_ended():
-            log.warning("%s: %s was not sent: %s", self._unit, number.name, refused)
+            log.warning("%s: %s was not sent by systemd: %s", self._unit, number.name, refused)
+            try:
+                self._process.send(number)  # a command of root may do so, the agent's unit has no CAP_KILL
+            except PermissionError:
+                log.warning("%s: %s was not sent: this process may not signal it", self._unit, number.name)
 
     async def wait_end(self) -> None:
         """Wait until it has ended."""
@@ -108,7 +115,8 @@ class UnitProcess:
         """Wait until it has ended; how it ended, for a person. The unit is then as if it had never failed."""
         await self.wait_end()
         try:
-            state = await wait_noticed(self._unit, self.invocation)
+            # systemd takes some milliseconds to notice the end.
+            state = await wait_ended(self._unit, NOTICE_TIME, self.invocation)
             line = await read_output(self.invocation, 1)
             if state.active == "failed":
                 await forget_failure(self._unit)
@@ -161,32 +169,14 @@ async def _read_end(state: UnitState) -> str:
     return describe_unit_end(state, line.strip())
 
 
-async def end_process(process: InstanceProcess, drain: float) -> None:
-    """End a process, by SIGKILL if it has not ended `drain` seconds after SIGTERM."""
-    await process.send(signal.SIGTERM)
-    log_milestone(Withdrawing.TERMINATED)
-    with trio.move_on_after(drain) as patience:
-        await process.wait_end()
-    if patience.cancelled_caught:
-        await process.send(signal.SIGKILL)
-        await process.wait_end()
+async def wait_ended(unit: str, limit: float, invocation: str | None = None) -> UnitState:
+    """The state of a unit once it has ended, or is no longer `invocation`; its last one after `limit` seconds.
 
-
-async def wait_noticed(unit: str, invocation: str) -> UnitState:
-    """The state of a unit whose process has ended, once systemd has noticed that. Raises HostError."""
+    Raises HostError.
+    """
     state = await show_unit(unit)
-    with trio.move_on_after(NOTICE_TIME):
-        while state.active in RUNNING and state.invocation == invocation:
-            await trio.sleep(POLL_INTERVAL)
-            state = await show_unit(unit)
-    return state
-
-
-async def wait_ended(unit: str, limit: float) -> UnitState:
-    """The state of a unit that has just been started, once it has ended. Raises HostError, trio.TooSlowError."""
-    with trio.fail_after(limit):
-        state = await show_unit(unit)
-        while state.active in RUNNING:
+    with trio.move_on_after(limit):
+        while state.active in RUNNING and invocation in (None, state.invocation):
             await trio.sleep(POLL_INTERVAL)
             state = await show_unit(unit)
     return state
@@ -248,10 +238,10 @@ class Units:
             self._write_environment(CHECK, binary, GREETING_ENVIRONMENT)
             await start_unit(unit)
             state = await wait_ended(unit, GREETING_TIME)
+            if state.active in RUNNING:
+                raise endless(binary)
             output = await read_output(state.invocation, _GREETING_LINES)
             return check_greeting(binary, self._user, Finished(state.status, output.encode(), output.strip()))
-        except trio.TooSlowError:
-            raise endless(binary) from None
         finally:
             await _undo(unit)
             remove(environment_path(self._runtime, CHECK))
@@ -303,6 +293,20 @@ async def open_units(runtime: Path, config: ProxyConfig, user: ProxyUser) -> Uni
             TEMPLATE,
         )
     return Units(runtime, user)
+
+
+async def check_proxy(config: ProxyConfig, runtime: Path) -> None:
+    """Raise HostError if the proxy's user or binary cannot be used. Runs the binary as that user, or as a unit does.
+
+    A process that may do neither checks only that the file exists: the agent's own check follows.
+    """
+    user = await find_proxy_user(config.user)
+    if has_capability(CAP_SETUID):
+        await check_binary(config.binary, user)
+    elif (units := await open_units(runtime, config, user)) is not None:
+        await units.check(config.binary)
+    else:
+        check_file(config.binary)
 
 
 async def _check_user(state: UnitState, config: ProxyConfig, user: ProxyUser) -> None:

@@ -18,7 +18,8 @@ import trio
 from exclave.errors import HostError
 from exclave.proxy.process import systemd
 from exclave.proxy.process.binary import ProxyUser
-from exclave.proxy.process.units import UnitProcess, Units, end_process, find_process, remove_unit_files, stop_all
+from exclave.proxy.process.held import end_process
+from exclave.proxy.process.units import UnitProcess, Units, find_process, remove_unit_files, stop_all
 
 RUNTIME, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 UNIT = "exclave-proxy@a.service"
