@@ -218,6 +218,16 @@ def test_rules_of_another_mesh_are_37_until_the_named_command_was_run(name: str,
     assert host.check(f"{OTHER_MESHES[name]}\n{removal}") == {"warnings": []}
 
 
+@pytest.mark.parametrize("family", ["iptables", "ip6tables"])
+def test_a_legacy_table_that_cannot_be_read_is_a_warning(family: str, host: Host) -> None:
+    """As under exclave.service, which has no NET_RAW."""
+    rules = OTHER_MESHES["Istio"].replace("iptables", family)
+    without_net_raw = "setpriv --bounding-set=-net_raw --inh-caps=-net_raw --"
+    (warning,) = host.check(rules, without_net_raw)["warnings"]
+    assert warning.startswith(f"{family}-legacy-save cannot list the table nat (")
+    assert warning.endswith(f"), which may have rules of another mesh: as root, run {family}-legacy-save -t nat")
+
+
 # What is no reason to refuse.
 
 

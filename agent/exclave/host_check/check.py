@@ -7,7 +7,6 @@ member works: there, occupied ports and rules of others are warnings.
 import errno
 import os
 import platform
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -54,7 +53,8 @@ async def check_host(proxy: Path, *, needs_ports: bool = True) -> list[str]:
     await check_link()
     await _check_rules()
     chains = await _read_chains()
-    others = await _find_other_meshes(chains)
+    legacy, unread = await _find_in_legacy_tables()
+    others = [*await _find_in_nft_tables(chains), *legacy]
     redirected, occupied = [_redirected(found) for found in others if found.is_hooked], _occupied_ports()
     errors = [*redirected, *occupied]
     blocking = errors if needs_ports else redirected
@@ -62,7 +62,7 @@ async def check_host(proxy: Path, *, needs_ports: bool = True) -> list[str]:
         raise blocking[0]
     unused = [f"{found.mesh} left an unused chain {found.chain} in {found.place}" for found in others]
     warnings = unused if not errors else [error.message for error in errors]
-    return [*warnings, *_neighbours(proxy)]
+    return [*warnings, *unread, *_neighbours(proxy)]
 
 
 def _check_capability() -> None:
@@ -121,19 +121,38 @@ async def _read_chains() -> Chains:
         ) from None
 
 
-async def _find_other_meshes(chains: Chains) -> list[OtherMesh]:
+async def _find_in_nft_tables(chains: Chains) -> list[OtherMesh]:
     found: list[OtherMesh] = []
     for family, table in chains.suspects:
         listed = await run_tool("nft", "-j", "list", "table", family, table)
         if listed.status == 0:  # else it was removed meanwhile
             found += find_in_table(listed.output)
-    for is_ipv6, names in LEGACY_TABLES.items():
-        program = shutil.which("ip6tables-legacy-save" if is_ipv6 else "iptables-legacy-save")
-        with suppress(OSError, trio.TooSlowError):  # a host without them, or a process that may not read them
-            if program is not None and "nat" in names.read_text().split():
-                saved = await run_command([program, "-t", "nat"])
-                found += find_in_saved(saved.output.decode("utf-8", "replace"), is_ipv6=is_ipv6)
     return found
+
+
+async def _find_in_legacy_tables() -> tuple[list[OtherMesh], list[str]]:
+    """What iptables-legacy made, and a warning for each table that cannot be read: that needs NET_RAW."""
+    found: list[OtherMesh] = []
+    unread: list[str] = []
+    for is_ipv6, names in LEGACY_TABLES.items():
+        with suppress(OSError):  # a host without them
+            if "nat" not in names.read_text().split():
+                continue
+            program = "ip6tables-legacy-save" if is_ipv6 else "iptables-legacy-save"
+            try:
+                saved = await run_command([program, "-t", "nat"])
+                reason = saved.first_error if saved.status != 0 else None
+                found += find_in_saved(saved.output.decode("utf-8", "replace"), is_ipv6=is_ipv6)
+            except OSError as problem:
+                reason = str(problem.strerror)
+            except trio.TooSlowError:
+                reason = "it does not end"
+            if reason is not None:
+                unread.append(
+                    f"{program} cannot list the table nat ({reason}), which may have rules of another mesh: as "
+                    f"root, run {program} -t nat"
+                )
+    return found, unread
 
 
 def _redirected(found: OtherMesh) -> HostError:
