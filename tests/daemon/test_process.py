@@ -87,6 +87,13 @@ async def test_the_first_ending_that_is_asked_for_decides(world: World, ending: 
     assert world.agent.ending.value is ending
 
 
+async def test_a_stop_before_the_first_boot_undoes_what_an_earlier_agent_left(world: World) -> None:
+    world.agent.end(Ending.STOP)
+    async with world.living():
+        pass
+    assert [line for line in world.trace if "boot" in line] == [f"boot {RECORD.member}", "boot ends: stop"]
+
+
 # Signals, and what systemd is notified of.
 
 STOPPING = ["STOPPING=1", "EXTEND_TIMEOUT_USEC=280000000"]  # 240 s, and the two drains of 10 s and 30 s

@@ -170,8 +170,8 @@ def test_a_hangup_makes_it_another_program_in_the_same_process(process: Process)
     assert agent.wait() == 0
 
 
-def test_a_reload_makes_it_another_program_in_the_same_process_unless_the_configuration_is_wrong(
-    process: Process,
+def test_a_reload_makes_it_another_program_in_the_same_process_unless_that_could_not_start(
+    process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = process.start()
     assert process.hears("READY=1")
@@ -180,6 +180,9 @@ def test_a_reload_makes_it_another_program_in_the_same_process_unless_the_config
     assert main(["reload", "--config", str(process.config)]) == 40
     assert process.status() == 40
     process.config.write_text(good)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", "/nowhere")
+        assert main(["reload", "--config", str(process.config)]) == 31
     assert process.status() == 4
     assert main(["reload", "--config", str(process.config)]) == 0
     assert process.hears("RELOADING=1")

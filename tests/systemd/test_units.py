@@ -60,7 +60,7 @@ def test_systemd_has_no_complaint(tmp_path: Path) -> None:
         shutil.copy(FOLDER / unit, folder)
     for name in ("multi-user.target", "sysinit.target", "basic.target", "shutdown.target", "network-online.target"):
         (folder / name).write_text("[Unit]\nDescription=of systemd\n")
-    for program in ("usr/bin/exclave", "bin/kill"):
+    for program in ("usr/bin/exclave", "usr/bin/env", "bin/kill"):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")

@@ -131,10 +131,10 @@ def _add_controller_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from exclave.kit.systemd.sd_notify import failure, notify
-    from exclave.kit.tasks.signals import ending_signals_blocked
+    from exclave.kit.tasks.signals import block_until_exec, ending_signals_recorded
 
     words = list(sys.orig_argv)
-    with ending_signals_blocked():
+    with ending_signals_recorded():
         try:
             try:
                 runs_again = _run_agent(options)
@@ -144,6 +144,7 @@ def _run(options: argparse.Namespace) -> int:
                 if not runs_again:
                     raise
             if runs_again:
+                block_until_exec()
                 os.execv(sys.executable, words)  # noqa: S606  the program as installed now
         except BaseException as problem:  # a group of exceptions may not be an Exception
             notify(*failure(as_package_error(problem) or problem))
@@ -164,17 +165,17 @@ def _wait_for_packages(problem: ImportError | HostError, options: argparse.Names
 
     from exclave.kit.host.exit_code import print_error
     from exclave.kit.systemd.sd_notify import failure, notify
-    from exclave.kit.tasks.signals import ENDING_SIGNALS
+    from exclave.kit.tasks.signals import wait_signal
 
     print_error(error)
     notify("READY=1", *failure(error))
-    while (received := signal.sigtimedwait(ENDING_SIGNALS, PACKAGES_INTERVAL)) is None:
+    while (received := wait_signal(PACKAGES_INTERVAL)) is None:
         notify("WATCHDOG=1")
         importlib.invalidate_caches()
         with suppress(HostError):
             check_packages()
             return True
-    return received.si_signo == signal.SIGHUP
+    return received == signal.SIGHUP
 
 
 def _run_agent(options: argparse.Namespace) -> bool:
@@ -274,8 +275,20 @@ def _reload(options: argparse.Namespace) -> int:
     _require_root("reloading")
     from exclave.control.client import NoAgent, query_agent
 
-    # An agent that starts with a wrong configuration ends. So it is read first, and the running agent stays.
-    runtime = load_config(options.config).paths.runtime
+    # The program as installed now might end at once, or not serve. So it is checked first, and the running agent stays.
+    check_packages()
+    import trio
+
+    import exclave.daemon.process  # noqa: F401  all that the agent imports
+    from exclave.host_check.check import check_host
+    from exclave.member.record import load_membership
+
+    config = load_config(options.config)
+    runtime = config.paths.runtime
+    needs_ports = load_membership(config.paths.state) is not None
+    checking = partial(check_host, config.proxy.binary, needs_ports=needs_ports)
+    for warning in trio.run(checking, strict_exception_groups=True):
+        print(f"warning: {warning}", file=sys.stderr)
     try:
         reloading = query_agent(runtime, "reload").get("reloading")
     except NoAgent:

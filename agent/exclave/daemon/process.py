@@ -38,7 +38,7 @@ from exclave.kit.systemd.service_job import read_own_job
 from exclave.kit.tasks.backoff import Attempts, Backoff
 from exclave.kit.tasks.latest import Latest, open_any_change
 from exclave.kit.tasks.nursery import open_bare_nursery
-from exclave.kit.tasks.signals import ENDING_SIGNALS, ending_signals_received
+from exclave.kit.tasks.signals import ENDING_SIGNALS, raise_recorded
 from exclave.kit.tasks.supervise import supervise
 from exclave.kit.tasks.wall_clock import Now
 from exclave.member.record import MembershipRecord, load_eviction, load_join, load_membership, make_folder
@@ -103,13 +103,18 @@ class Agent:
     async def run(self) -> None:
         """Boot whenever this machine is a member, until the process has to end."""
         forget_remnants(self._config.paths)
-        while self.ending.value is None:
+        has_served = False
+        # A stop that comes before the first boot must undo what an earlier agent left in place: the boot adopts that.
+        while self.ending.value is None or (self.ending.value is Ending.STOP and not has_served):
             record = load_membership(self._config.paths.state)
-            if record is None:
+            if record is not None:
+                has_served = True
+                await self._be_member(record)
+            elif self.ending.value is None:
                 self._is_leaving = False
                 await self._idle()
             else:
-                await self._be_member(record)
+                return
 
     async def _be_member(self, record: MembershipRecord) -> None:
         """Serve or depart. On a host that cannot be a member now, wait before the next attempt."""
@@ -166,6 +171,8 @@ class Agent:
     async def _serve(self, record: MembershipRecord) -> None:
         endings = EndingSwitch()
         self._parts = parts = Parts(endings, record)
+        if self.ending.value is not None:
+            endings.ask_nowait(self.ending.value)
         try:
             for warning in await self._check() if self._check is not None else ():
                 log.warning("%s", warning)
@@ -347,15 +354,15 @@ class Agent:
 
     def _observe(self) -> None:
         self.read_status()
-        if self._watchdog < inf:
-            notify("WATCHDOG=1")
+        notify(*(["WATCHDOG=1"] if self._watchdog < inf else []))  # and what systemd's full queue has refused
 
     async def receive_signals(self, *, task_status: "trio.TaskStatus[None]") -> None:
         """End the process on a signal. SIGHUP hands over to the program as installed now, in the same process.
 
         SIGTERM and SIGINT stop; but if systemd restarts our unit, they hand over to the next process.
         """
-        with trio.open_signal_receiver(*ENDING_SIGNALS) as signals, ending_signals_received():
+        with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
+            raise_recorded()
             task_status.started()
             async for number in signals:
                 is_hangup = number == signal.SIGHUP

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import time
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 
@@ -37,9 +38,9 @@ def test_a_line_arrives_in_the_abstract_namespace(monkeypatch: pytest.MonkeyPatc
 
 def test_without_systemd_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert not notify("READY=1")
+    assert notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
-    assert not notify("READY=1")
+    assert notify("READY=1")
 
 
 def test_a_listener_that_does_not_read_never_blocks_us(
@@ -49,8 +50,35 @@ def test_a_listener_that_does_not_read_never_blocks_us(
         listener.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         sent = [notify("WATCHDOG=1") for _ in range(2_000)]
-    assert sent[0]
-    assert not sent[-1]
+        assert sent[0]
+        assert not sent[-1]
+
+
+def read_all(listener: socket.socket) -> list[str]:
+    found = []
+    with suppress(BlockingIOError):
+        while True:
+            found.append(listener.recv(1000).decode())
+    return found
+
+
+def test_what_a_full_queue_refuses_is_sent_later_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: socket.socket
+) -> None:
+    """Without READY=1, systemd would end an agent that works."""
+    with listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        while notify("WATCHDOG=1"):
+            pass
+        for words in (("READY=1",), ("STATUS=starting",), ("RELOADING=1", "MONOTONIC_USEC=7"), ("STATUS=ready",)):
+            assert not notify(*words)
+        assert set(read_all(listener)) == {"WATCHDOG=1"}
+        assert notify("WATCHDOG=1")
+        assert read_all(listener) == ["READY=1", "RELOADING=1\nMONOTONIC_USEC=7", "STATUS=ready", "WATCHDOG=1"]
+        assert notify()
+        assert read_all(listener) == []
 
 
 # What is sent.

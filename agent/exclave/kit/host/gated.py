@@ -108,6 +108,7 @@ def start_gated(
             dict(environment),
             file_actions=[(os.POSIX_SPAWN_DUP2, gate_end, 0), *file_actions],
             setsid=True,
+            setsigmask=(),
             setsigdef=_RESET_SIGNALS,
         )
     except OSError:

@@ -11,19 +11,39 @@ from exclave.errors import BUG, find_error
 MAX_STATUS = 400  # characters of a status; `systemctl status` prints it on one line
 
 
+_refused: list[tuple[str, ...]] = []  # of this process: what its full queue did not accept yet
+
+
 def notify(*assignments: str) -> bool:
-    """Send assignments such as "READY=1" to the socket in NOTIFY_SOCKET (@: abstract); False if it was not received."""
+    """Send assignments such as "READY=1" to the socket in NOTIFY_SOCKET (@: abstract). True if nothing waits then.
+
+    What a full queue refuses is sent before the next ones, in its order, or by a call without any. Of several STATUS=
+    the newest is sent. WATCHDOG=1 is not sent again: the next one follows.
+    """
+    if assignments and assignments[0].startswith("STATUS="):
+        _refused[:] = [one for one in _refused if not one[0].startswith("STATUS=")]
+    waiting = [*_refused, assignments] if assignments else list(_refused)
+    while waiting and _send(waiting[0]):
+        del waiting[0]
+    _refused[:] = [one for one in waiting if one != ("WATCHDOG=1",)]
+    return not waiting
+
+
+def _send(assignments: tuple[str, ...]) -> bool:
+    """False if the queue is full. Without a listener there is nothing to be done."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return False
+        return True
     if address.startswith("@"):
         address = "\0" + address[1:]
     # Without NONBLOCK, a full queue would block the agent.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as channel:
         try:
             channel.sendto("\n".join(assignments).encode(), address)
-        except OSError:
+        except BlockingIOError:
             return False
+        except OSError:
+            pass
     return True
 
 
