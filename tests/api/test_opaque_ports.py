@@ -20,7 +20,8 @@ HTTP, PG, QUEUE = Port("http", 8080), Port("pg", 5432), Port("queue", 5672, opaq
         ("25,3306", ((25, 25), (3306, 3306)), set()),
         (" 25, 4000-4010,, ", ((25, 25), (4000, 4010)), set()),
         ("db,5432", ((5432, 5432),), {"db"}),
-        ("9-1", (), {"9-1"}),
+        ("9-1,port 80,Db,700000,99999999999-1", (), set()),
+        ("80-db,3306", ((3306, 3306),), {"80-db"}),
     ],
 )
 def test_lists_are_read_as_people_write_them(text: str, spans: Any, names: set[str]) -> None:

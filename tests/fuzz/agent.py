@@ -29,6 +29,7 @@ from exclave.api.jwt import read_claims_untrusted
 from exclave.api.malformed import MALFORMED
 from exclave.api.member import read_conditions, view_member
 from exclave.api.names import parse_member_name
+from exclave.api.opaque_ports import read_opaque
 from exclave.api.requests import MEMBERS
 from exclave.api.settings import parse_group, parse_settings, render_group, render_settings
 from exclave.cluster.credential import (
@@ -455,6 +456,7 @@ def read_words(text: str) -> None:
         except ValueError:
             continue
     epoch(text)
+    read_opaque(text)
 
 
 CONFIG = b"""\
@@ -507,9 +509,9 @@ PEOPLE = (
     Target(
         "durations, ranges, addresses, names and times",
         of_text(read_words),
-        [b"1h30m", b"8000-8100", b"[fd00::1]:80", b"web-k7q2x-1", b"2026-11-25T05:55:38.123456Z"],
+        [b"1h30m", b"8000-8100", b"[fd00::1]:80", b"web-k7q2x-1", b"25,4000-4010,db", b"2026-11-25T05:55:38.123456Z"],
         (),
-        (parse_duration, parse_span, split_host_port, parse_member_name),
+        (parse_duration, parse_span, split_host_port, parse_member_name, read_opaque),
     ),
     Target(
         "what kubectl prints of failures",

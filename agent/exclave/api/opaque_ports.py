@@ -3,35 +3,41 @@
 Detection waits up to 10 s for a client's first bytes. A program whose server speaks first, such as a database, suffers.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from exclave.api.group import Port
 from exclave.api.malformed import mapping_in, mappings_in
 from exclave.api.requests import Object
+from exclave.kit.formats.kubernetes import is_dns_label
 from exclave.kit.formats.ranges import Span, parse_span
 
 OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 """Annotation of a workload (its own ports) or of a Service (the Service's ports). Where it is missing, Linkerd's own
 list holds, and where it is present, only the annotation. Source: linkerd2, controller/api/destination/watcher."""
 
+_ITEM = re.compile("[^,]+")
+
 DETECTION = "each connection on which the server speaks first waits 10 s"
 
 
 def read_opaque(text: str) -> tuple[tuple[Span, ...], frozenset[str]]:
     """Numbers and names in a list such as `25,4000-4010,db`. An item that is neither is skipped, as Linkerd does."""
-    spans: list[Span] = []
+    spans: set[Span] = set()
     names = set()
-    for item in filter(None, (item.strip() for item in text.split(","))):
-        if item.isascii() and item.isdecimal():
-            spans.append((int(item), int(item)))
+    for found in _ITEM.finditer(text):
+        item = found[0].strip()
+        if re.fullmatch("[0-9]{1,5}", item):
+            spans.add((int(item), int(item)))
+        elif is_dns_label(item) and not item.replace("-", "").isdecimal():
+            names.add(item)
         else:
-            try:
-                spans.append(parse_span(item))
-            except ValueError:
-                names.add(item)
-    return tuple(spans), frozenset(names)
+            with suppress(ValueError):
+                spans.add(parse_span(item))
+    return tuple(sorted(spans)), frozenset(names)
 
 
 def is_opaque(text: str, port: int, name: str = "") -> bool:
