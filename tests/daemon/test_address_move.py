@@ -8,7 +8,9 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 import trio
 import trio.testing
 
-from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS
+from exclave.api.requests import EXTERNAL_WORKLOADS, MEMBERS, Object, Request
 from exclave.cluster.watch import Upserted
 from exclave.config import Config, MemberConfig, Paths
 from exclave.daemon import address_move as moving
@@ -29,6 +31,7 @@ from exclave.member.addresses import CONFIRM_INTERVAL, SLOW, Found
 from exclave.member.addresses import POLL_INTERVAL as ROUTE_INTERVAL
 from exclave.member.client import MemberClient, open_member
 from exclave.member.record import load_membership, store_membership
+from exclave.member.write_limit import FORGET, PAUSES
 from support.figures import add_figure
 from support.mesh import ADDRESS, MEMBER, NAMESPACE, RECORD, make_settings, put_member
 from support.store import StoreCluster
@@ -297,6 +300,153 @@ async def test_no_request_is_sent_while_nothing_changes(make_world: Callable[[],
         await trio.sleep(3600)
         later = world.cluster.trace[seen:]
     assert all("leases" in one for one in later), later
+
+
+# Two machines with one membership: the disk of one is a copy of the other's.
+
+LATENCY = 0.1  # seconds of each request; without it, two clones that do not pause would stop virtual time
+
+
+class SlowCluster(StoreCluster):
+    async def send(self, request: Request) -> Object:
+        await trio.sleep(LATENCY)
+        return await super().send(request)
+
+
+@asynccontextmanager
+async def clone(cluster: StoreCluster, folder: Path, address: str) -> AsyncIterator[MemberClient]:
+    """A machine that serves at `address`, which is in its configuration."""
+    folder.mkdir()
+    record = replace(RECORD, address=address)
+    store_membership(folder, record)
+    rules = SimpleNamespace(addresses=(address,), instance="a")
+    proxy: Any = SimpleNamespace(
+        chosen=Latest("a"), ready=Latest("a"), instances=Latest({}), has_settings=lambda _: True
+    )
+    redirect: Any = SimpleNamespace(wanted=Latest(rules), observed=Latest(0), in_place=True)
+    config = Config(Paths(folder, folder), MemberConfig(address))
+    async with trio.open_nursery() as nursery:
+        async with open_member(record, config, cluster, EndingSwitch(), virtual_now) as member:  # type: ignore[arg-type]
+            nursery.start_soon(AddressMover(member, proxy, redirect, DRAIN).run)
+            yield member
+        nursery.cancel_scope.cancel()
+
+
+async def note_claims(cluster: StoreCluster, claims: dict[str, list[float]]) -> None:
+    """When the Member got each address."""
+    last = ADDRESS
+    async with cluster.watch(MEMBERS, NAMESPACE, MEMBER) as events:
+        async for event in events:
+            assert isinstance(event, Upserted)
+            (address,) = event.object["spec"]["addresses"]
+            if address != last:
+                last = address
+                claims.setdefault(address, []).append(trio.current_time())
+
+
+@asynccontextmanager
+async def two_clones(folder: Path) -> AsyncIterator[tuple[SlowCluster, dict[str, list[float]], list[Any]]]:
+    """The cluster, when each address was claimed, and what ends each of the two machines with its client."""
+    cluster, claims = SlowCluster(virtual_now), dict[str, list[float]]()
+    put_member(cluster, SETTINGS, serving=True, dataPath="meshed")
+    async with trio.open_nursery() as nursery, AsyncExitStack() as first, AsyncExitStack() as second:
+        nursery.start_soon(note_claims, cluster, claims)
+        machines = [
+            (stack, await stack.enter_async_context(clone(cluster, folder / address, address)))
+            for stack, address in ((first, ADDRESS), (second, NEW))
+        ]
+        yield cluster, claims, machines
+        nursery.cancel_scope.cancel()
+
+
+async def test_two_clones_overwrite_each_others_address_with_growing_pauses(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two_clones(tmp_path) as (_, claims, machines):
+        await trio.sleep(3600)
+        problems = [member.address_problem.value for _, member in machines]
+    assert set(claims) == {ADDRESS, NEW}
+    for times in claims.values():
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        assert all(pause >= PAUSES.pause(number, 0.0) - LATENCY for number, pause in enumerate(pauses))
+        assert len(times) > 10, "nobody gives up: the other machine may end at any time"
+    began = min(claims[NEW])
+    first_minute = sum(time < began + 60 for times in claims.values() for time in times)
+    add_figure(f"two clones at two addresses: {first_minute} writes of them in the first minute, then 24 an hour")
+    assert [problem is not None and problem.is_overwritten for problem in problems] == [True, True]
+    assert problems[0] is not None and problems[0].why.startswith(
+        f"{ADDRESS} is this machine's address, and somebody else replaces it by {NEW} in the Member"
+    )
+
+
+async def test_when_a_clone_ends_the_other_ones_address_stands_and_later_the_problem_ends(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with two_clones(tmp_path) as (cluster, _, ((_, member), (end_of_second, _))):
+        await trio.sleep(1200)
+        await end_of_second.aclose()
+        await trio.sleep(PAUSES.most + 1)
+        found = cluster.find(MEMBERS, NAMESPACE, MEMBER)
+        assert found is not None and found["spec"]["addresses"] == [ADDRESS]
+        assert member.address_problem.value is not None
+        await trio.sleep(FORGET + POLL_INTERVAL)
+        assert member.address_problem.value is None
+    logged = [line for line in caplog.messages if line.startswith(f"address: {ADDRESS} is this machine's")]
+    assert len(logged) == 1, "once, however often the two take turns"
+
+
+async def test_a_watch_that_brings_nothing_is_no_conflict(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    works, real = Latest(True), world.cluster.watch
+
+    @asynccontextmanager
+    async def watch(*of: Any) -> AsyncIterator[AsyncIterator[Any]]:
+        async with real(*of) as events:
+
+            async def late() -> AsyncIterator[Any]:
+                async for event in events:
+                    await works.wait_for(bool)
+                    yield event
+
+            yield late()
+
+    monkeypatch.setattr(world.cluster, "watch", watch)
+    async with world.moving() as member:
+        await trio.sleep(4)
+        works.set(False)
+        world.move(NEW)
+        await trio.sleep(300)
+        found = world.cluster.find(MEMBERS, NAMESPACE, MEMBER)
+        assert found is not None and found["spec"]["addresses"] == [NEW]
+        assert world.cluster.trace.count(f"patch members {MEMBER}") > 3
+        assert member.address_problem.value is None
+
+
+async def test_an_address_that_was_just_found_is_claimed_at_once_although_the_last_one_was_overwritten(
+    make_world: Callable[[], World],
+) -> None:
+    world = make_world()
+
+    async def overwrite() -> None:
+        async with world.cluster.watch(MEMBERS, NAMESPACE, MEMBER) as events:
+            async for event in events:
+                assert isinstance(event, Upserted)
+                if event.object["spec"]["addresses"] == [ADDRESS]:
+                    await trio.sleep(LATENCY)
+                    world.cluster.change(MEMBERS, NAMESPACE, MEMBER, {"spec": {"addresses": ["10.77.0.99"]}})
+
+    async with world.moving(), trio.open_nursery() as nursery:
+        nursery.start_soon(overwrite)
+        await trio.sleep(1200)
+        world.trace.clear()
+        world.move(NEW)
+        await trio.sleep(ROUTE_INTERVAL + CONFIRM_INTERVAL + 3)
+        claimed = [line for line in world.trace if line.endswith(f"claimed: {NEW}")]
+        served = [line for line in world.trace if line.endswith(f"served: {NEW}, {ADDRESS}")]
+        assert [line[:6] for line in claimed] == [line[:6] for line in served]
+        nursery.cancel_scope.cancel()
 
 
 # On a real kernel, with a real agent, under load.

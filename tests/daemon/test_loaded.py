@@ -1,6 +1,7 @@
 """What has been loaded is reported when it changes."""
 
 import hashlib
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from exclave import __version__
 from exclave.api.member import MemberView
 from exclave.daemon.loaded import COMPANY, choose_loaded, report_loaded
 from exclave.kit.tasks.latest import Latest
+from exclave.member.write_limit import PAUSES
 from support.mesh import CA, make_settings
 
 
@@ -79,3 +81,27 @@ async def test_it_is_part_of_the_next_patch(autojump_clock: trio.testing.MockClo
     (patch,) = membership.patches
     assert patch["serving"] is True
     assert patch["loaded"]["agent"] == __version__
+
+
+async def test_what_another_machine_overwrites_is_written_again_with_growing_pauses(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    membership, identity = MemberClient(), SimpleNamespace(svid=Latest[Any](None))
+    membership.view.set(MemberView("m", loaded={"agent": "other"}))
+    times: list[float] = []
+
+    async def overwrite() -> None:
+        async for view in membership.view.changes():
+            if view is not None and view.loaded != {"agent": "other"}:
+                times.append(trio.current_time())
+                await trio.sleep(0.1)
+                membership.view.set(MemberView("m", resource_version=f"after {len(times)}", loaded={"agent": "other"}))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(overwrite)
+        nursery.start_soon(report_loaded, membership, identity)
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert len(times) > 10
+    assert all(pause >= PAUSES.pause(number, 0.0) for number, pause in enumerate(pauses))

@@ -339,6 +339,10 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
         set_value("membership", "address_problem", AddressProblem("it is in use", "have that one evicted")),
         Problem("address-kept", "it is in use", "have that one evicted"),
     ),
+    "an address that somebody else overwrites": (
+        set_value("membership", "address_problem", AddressProblem("it is replaced", "find it", is_overwritten=True)),
+        Problem("address-overwritten", "it is replaced", "find it"),
+    ),
     "settings": (
         set_value("membership", "problem", "version 9"),
         Problem("settings-unusable", "version 9", "compare the versions of exclave here and in the cluster"),

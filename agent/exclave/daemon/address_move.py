@@ -8,11 +8,21 @@ from typing import NoReturn
 
 import trio
 
+from exclave.api.member import MemberView
 from exclave.errors import ClusterError
 from exclave.kit.tasks.backoff import Backoff
 from exclave.kit.tasks.latest import open_any_change
-from exclave.member.addresses import AddressChoice, AddressFacts, choose_addresses, on_this_machine, slow_move_problem
+from exclave.member.addresses import (
+    AddressChoice,
+    AddressFacts,
+    AddressProblem,
+    choose_addresses,
+    conflict_problem,
+    on_this_machine,
+    slow_move_problem,
+)
 from exclave.member.client import MemberClient
+from exclave.member.write_limit import WriteLimit
 from exclave.milestones import Moving, log_milestone
 from exclave.proxy.instance import Proxy
 from exclave.redirect.reconciler import Redirect
@@ -38,6 +48,9 @@ class AddressMover:
         self._found_at: float | None = None
         self._polls, self._poll_at = 0, 0.0
         self._left_at: float | None = None
+        self._writes = WriteLimit()
+        self._patched: MemberView | None = None  # the Member before the last patch
+        self._overwritten_by = ""  # the address that somebody else writes into the Member
 
     async def run(self) -> NoReturn:
         """Serve and claim this machine's address until cancelled. Raises ApiRefusal."""
@@ -100,10 +113,20 @@ class AddressMover:
             problem = slow_move_problem(facts, trio.current_time() - self._found_at)
         else:
             self._found_at, problem = None, choice.problem
+        problem = problem or self._conflict(facts.claimed)
         if problem is not None and problem != membership.address_problem.value:
             log.warning("address: %s", problem.why)
         membership.address_problem.set(problem)
         membership.needs_walk_back.set(choice.walk_back)
+
+    def _conflict(self, claimed: str) -> AddressProblem | None:
+        view = self._membership.view.value
+        if not self._writes.is_conflict((claimed,), trio.current_time()):
+            return None
+        # While the watch brings nothing, the view shows what was there before.
+        if view is not None and view is not self._patched and view.addresses and view.addresses != (claimed,):
+            self._overwritten_by = view.addresses[0]
+        return conflict_problem(claimed, self._overwritten_by) if self._overwritten_by else None
 
     def _claim(self, facts: AddressFacts, address: str) -> None:
         former = facts.claimed if facts.listed is not False and facts.is_registered else ""
@@ -113,14 +136,18 @@ class AddressMover:
         log_milestone(Moving.NOTED)
 
     async def _publish_claim(self) -> bool:
-        """Patch the claimed address into the Member. True if the Member has it already."""
+        """Patch the claimed address into the Member, unless it must wait. True if the Member has it already."""
         membership, wanted = self._membership, (self._membership.record.address,)
         view = membership.view.value
         if view is None or wanted == ("",) or view.addresses == wanted:
             return True
+        if self._writes.pause(wanted, trio.current_time()) > 0:
+            return False
         membership.patch_later({"addresses": list(wanted)})  # any other patch sends it, too
         with trio.move_on_after(PATCH_TIMEOUT):
             await membership.patch_spec({})
+            self._patched = view
+            self._writes.observe_write(wanted, trio.current_time())
             await membership.view.wait_for(lambda view: view is None or view.addresses == wanted)
             log_milestone(Moving.PATCHED)
         return False

@@ -1,6 +1,7 @@
 """Reports in `spec.loaded` of the Member which of the mesh's settings this machine has loaded (`rotation status`)."""
 
 import hashlib
+from math import inf
 
 import trio
 
@@ -9,6 +10,7 @@ from exclave.api.member import MemberView
 from exclave.identity.rotator import Identity
 from exclave.kit.tasks.latest import open_any_change
 from exclave.member.client import MemberClient
+from exclave.member.write_limit import WriteLimit
 
 COMPANY = 5.0  # seconds to wait for another patch that these fields can join: after a boot, `serving` follows soon
 
@@ -33,13 +35,18 @@ async def report_loaded(membership: MemberClient, identity: Identity) -> None:
     settings = membership.settings.value
     anchors = settings.anchors if settings else ""
     proxy = settings.linkerd.proxy_version if settings else ""
+    writes = WriteLimit()
     async with open_any_change(membership.view, membership.settings, identity.svid) as change:
-        async for _ in change.wakes():
-            view, svid = membership.view.value, identity.svid.value
+        while True:
+            pause, view, svid = 0.0, membership.view.value, identity.svid.value
             issuer = svid.issuer_sha256 if svid else ""
             wanted = choose_loaded(anchors, issuer, membership.settings_digest or "", proxy)
             if view is not None and dict(view.loaded) != wanted:
-                await _patch_loaded(membership, view, wanted)
+                pause = writes.pause(wanted, trio.current_time())
+                if pause == 0:
+                    await _patch_loaded(membership, view, wanted)
+                    writes.observe_write(wanted, trio.current_time())
+            await change.wait(pause or inf)
 
 
 async def _patch_loaded(membership: MemberClient, previous: MemberView, wanted: dict[str, str]) -> None:

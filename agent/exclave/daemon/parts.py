@@ -270,7 +270,10 @@ def _problems_in_cluster(membership: MemberClient) -> Iterator[Problem]:
             "the member that has it evicted, if that is not what it should be",
         )
     if (problem := membership.address_problem.value) is not None:
-        yield Problem("address-kept", problem.why, problem.hint)
+        if problem.is_overwritten:
+            yield Problem("address-overwritten", problem.why, problem.hint)
+        else:
+            yield Problem("address-kept", problem.why, problem.hint)
 
 
 def _reported_by_parts(parts: Parts) -> Iterator[tuple[Latest[str | None], Problem]]:

@@ -25,6 +25,7 @@ from exclave.listing.probes import run_probes
 from exclave.listing.ready import ProbeResult
 from exclave.member.client import MemberClient
 from exclave.member.state import Standing
+from exclave.member.write_limit import WriteLimit
 from exclave.milestones import Starting, Withdrawing, log_milestone
 from exclave.proxy.instance import Proxy
 from exclave.redirect.reconciler import Redirect
@@ -86,6 +87,7 @@ class Listing:
         self._was_whole = False
         self._opened = trio.current_time()
         self._gaps = ready.RuleGaps()
+        self._writes = WriteLimit()  # of `serving` and `dataPath`
 
     async def run_probes_for_settings(self) -> None:
         """Run the probes of the newest settings until cancelled."""
@@ -178,7 +180,13 @@ class Listing:
             return False
         return any(view.is_adopted for view in self._proxy.instances.value.values())
 
+    def _must_pause(self, effect: ready.SetServing) -> bool:
+        """True if somebody else has overwritten the same values since they were written."""
+        return self._writes.pause((effect.serving, effect.data_path), trio.current_time()) > 0
+
     async def _write(self, effect: ready.Effect, facts: ready.ReadinessFacts) -> None:
+        if isinstance(effect, ready.SetServing) and self._must_pause(effect):
+            return
         with trio.move_on_after(WRITE_TIMEOUT):
             try:
                 if isinstance(effect, ready.SetReady):
@@ -186,6 +194,7 @@ class Listing:
                 else:
                     fields = {"serving": effect.serving, "dataPath": effect.data_path, "dataPathReason": effect.why}
                     await self._membership.patch_spec(fields)
+                    self._writes.observe_write((effect.serving, effect.data_path), trio.current_time())
                     if effect.serving:
                         log_milestone(Starting.SERVING)
                     log.info("listing: [serving=%s data-path=%s]", effect.serving, effect.data_path)

@@ -15,6 +15,7 @@ from exclave.cluster.endpoint import ServerAddress
 from exclave.kit.host.procfs import local_addresses
 from exclave.kit.tasks.latest import Latest
 from exclave.member.record import MembershipRecord
+from exclave.member.write_limit import PAUSES
 
 SLOW = 15.0  # seconds after which an unfinished move is reported
 
@@ -43,10 +44,11 @@ class AddressFacts:
 
 @dataclass(frozen=True)
 class AddressProblem:
-    """The reason why the claimed address stays although this machine has another one, and what to do about it."""
+    """The reason why pods use another address than this machine's, and what to do about it."""
 
     why: str
     hint: str
+    is_overwritten: bool = False  # by somebody else, in the Member
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,17 @@ def slow_move_problem(facts: AddressFacts, seconds: float) -> AddressProblem | N
         f"{facts.found} is this machine's address now; pods still use {facts.claimed}, since no proxy serves the "
         f"new one yet",
         "see why no swap is made: exclave status; exclave proxy swap tries now",
+    )
+
+
+def conflict_problem(claimed: str, other: str) -> AddressProblem:
+    """The problem of an address that somebody else replaces by `other` again and again."""
+    return AddressProblem(
+        f"{claimed} is this machine's address, and somebody else replaces it by {other} in the Member again and again: "
+        f"it is written again with growing pauses, up to {PAUSES.most:.0f} s",
+        "find the machine with the other address, probably a copy of this one: have the member evicted, and join each "
+        "with a token of its own",
+        is_overwritten=True,
     )
 
 
