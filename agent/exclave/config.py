@@ -18,11 +18,6 @@ from exclave.kit.formats.kubernetes import is_label_value
 from exclave.kit.formats.ranges import Span, parse_span
 from exclave.kit.formats.times import parse_duration
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 DEFAULT_PATH = Path("/etc/exclave/config.toml")
 
 # Turns a TOML value into a field's value. Raises ValueError or TypeError; each line of the text is one mistake.
@@ -130,8 +125,21 @@ def _parse_list(parse: Parse, value: Any) -> tuple[Any, ...]:
 
 def _key(parse: Parse, toml: str, summary: str, **more: Any) -> Any:
     """A field for a key. `toml` is the default as TOML, or an example if `more` has another `default`."""
-    default = more["default"] if more else parse(tomllib.loads(f"value = {toml}")["value"])
-    return field(default=default, metadata={"parse": parse, "toml": toml, "summary": summary})
+    metadata = {"parse": parse, "toml": toml, "summary": summary}
+    if more:
+        return field(default=more["default"], metadata=metadata)
+    return field(default_factory=lambda: parse(_parse_toml(f"value = {toml}")["value"]), metadata=metadata)
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    """The tree of a TOML text. Raises ValueError, ImportError."""
+    # Imported late, so that a missing tomli is the error of a command, with its text and code.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    tree: dict[str, Any] = tomllib.loads(text)
+    return tree
 
 
 def _list(parse: Parse, toml: str, summary: str) -> Any:
@@ -212,14 +220,16 @@ class ListingConfig:
 class Config:
     """All settings of one machine."""
 
-    paths: Paths = field(default=Paths(), metadata={"summary": "folders of the agent"})
-    member: MemberConfig = field(default=MemberConfig(), metadata={"summary": "this machine, as the cluster sees it"})
-    proxy: ProxyConfig = field(default=ProxyConfig(), metadata={"summary": "the proxy"})
+    paths: Paths = field(default_factory=Paths, metadata={"summary": "folders of the agent"})
+    member: MemberConfig = field(
+        default_factory=MemberConfig, metadata={"summary": "this machine, as the cluster sees it"}
+    )
+    proxy: ProxyConfig = field(default_factory=ProxyConfig, metadata={"summary": "the proxy"})
     redirect: RedirectConfig = field(
-        default=RedirectConfig(),
+        default_factory=RedirectConfig,
         metadata={"summary": "traffic that is not captured, and containers whose traffic is"},
     )
-    listing: ListingConfig = field(default=ListingConfig(), metadata={"summary": "leaving the cluster"})
+    listing: ListingConfig = field(default_factory=ListingConfig, metadata={"summary": "leaving the cluster"})
 
 
 @dataclass(frozen=True)
@@ -235,17 +245,17 @@ class Key:
 def config_keys() -> dict[tuple[str, str], list[Key]]:
     """All keys by (name, summary) of their table, in the order in which they are documented."""
     return {
-        (table, summary): [
+        (name, summary): [
             Key(one.name, one.metadata["toml"], one.metadata["summary"], one.default not in (None, ()))
-            for one in fields(defaults)
+            for one in fields(table)
         ]
-        for table, summary, defaults in _tables()
+        for name, summary, table in _tables()
     }
 
 
 def _tables() -> list[tuple[str, str, Any]]:
-    """Name, summary and defaults of each table."""
-    return [(one.name, one.metadata["summary"], one.default) for one in fields(Config)]
+    """Name, summary and class of each table."""
+    return [(one.name, one.metadata["summary"], one.default_factory) for one in fields(Config)]
 
 
 # Reading.
@@ -265,8 +275,8 @@ def load_config(path: Path) -> Config:
 def parse_config(text: str, origin: str) -> Config:
     """Parse TOML text; `origin` names it in errors. Raises ConfigError with every mistake."""
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+        tree = _parse_toml(text)
+    except ValueError as problem:
         raise ConfigError(f"{origin} is not TOML: {problem}", "correct that line") from None
     mistakes: list[str] = []
     config = _parse_tree(tree, mistakes)
@@ -279,7 +289,7 @@ def parse_config(text: str, origin: str) -> Config:
 def salvage_config(path: Path) -> Config:
     """The valid part of a file, and defaults for the rest: a mistake must not prevent a clean-up."""
     try:
-        return _parse_tree(tomllib.loads(path.read_text(encoding="utf-8")), [])
+        return _parse_tree(_parse_toml(path.read_text(encoding="utf-8")), [])
     except (OSError, ValueError):
         return Config()
 
@@ -287,7 +297,7 @@ def salvage_config(path: Path) -> Config:
 def _parse_tree(tree: Mapping[str, Any], mistakes: list[str]) -> Config:
     """The valid part of a file, with defaults for the rest. Adds to `mistakes`."""
     mistakes += _unknown_keys(tree, fields(Config), "")
-    return Config(**{name: type(one)(**_parse_table(tree, name, fields(one), mistakes)) for name, _, one in _tables()})
+    return Config(**{name: table(**_parse_table(tree, name, fields(table), mistakes)) for name, _, table in _tables()})
 
 
 def _parse_table(

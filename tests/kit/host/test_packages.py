@@ -114,3 +114,16 @@ def test_a_command_without_a_package_has_its_code_and_no_traceback(words: list[s
     assert (done.returncode, done.stderr.count("\n")) == (36, 2), done.stderr
     assert done.stderr.startswith("exclave: Python package")
     assert "python3-trio" in done.stderr
+
+
+def test_on_python_3_10_a_missing_tomli_has_its_code_and_no_traceback() -> None:
+    program = (
+        f"import sys; sys.path[:0] = [{str(TOP / 'agent')!r}]; sys.version_info = (3, 10, 0, 'final', 0); "
+        "from exclave.cli.main import main; sys.exit(main(['status']))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        36,
+        "exclave: Python package is missing: tomli\n"
+        "  to do: apt install python3-tomli; on Fedora: dnf install python3-tomli\n",
+    )
