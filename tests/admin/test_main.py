@@ -131,6 +131,16 @@ def test_completion_is_a_script_for_the_shell(admin: Admin, shell: str) -> None:
     assert "evict" in typed.out
 
 
+def test_without_shtab_the_completion_names_its_package(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert admin.type("completion", "bash") == (
+        2,
+        "",
+        "exclave: completion needs the Python library shtab\n"
+        "  to do: apt install python3-shtab; on Fedora: dnf install python3-shtab; or pip install 'exclave[admin]'\n",
+    )
+
+
 def test_bash_completes_a_verb(admin: Admin, tmp_path: Path) -> None:
     (tmp_path / "script").write_text(admin.type("completion", "bash").out)
     ask = (

@@ -86,7 +86,7 @@ def _print_completion(_session: Session, options: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:
-        hint = "install it: pip install 'exclave[admin]'"
+        hint = "apt install python3-shtab; on Fedora: dnf install python3-shtab; or pip install 'exclave[admin]'"
         raise UsageError("completion needs the Python library shtab", hint) from None
     called = Path(sys.argv[0]).name
     program = called if called in NAMES else "kubectl-exclave"
