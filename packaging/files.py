@@ -56,6 +56,8 @@ def stage_agent(target: Target, root: Path, entry: Entry) -> None:
     systemd = TOP / "systemd"
     for unit in sorted([*systemd.glob("*.service"), *systemd.glob("*.target")]):
         copy(unit, root / "usr/lib/systemd/system" / unit.name)
+    for settings in sorted(systemd.glob("*.d/*.conf")):
+        copy(settings, root / "usr/lib/systemd/system" / settings.relative_to(systemd))
     copy(systemd / "exclave.sysusers", root / "usr/lib/sysusers.d/exclave.conf")
     copy(systemd / "exclave.tmpfiles", root / "usr/lib/tmpfiles.d/exclave.conf")
     copy(systemd / "exclave.preset", root / "usr/lib/systemd/system-preset/90-exclave.preset")

@@ -126,6 +126,7 @@ def test_where_the_agents_files_are(debs: dict[str, Path]) -> None:
         "/usr/bin/exclave",
         "/etc/exclave/config.toml",
         *(path for path in units if path.endswith((".service", ".target"))),
+        "/usr/lib/systemd/system/exclave-proxy@check.service.d/exit-status.conf",
         "/usr/lib/systemd/system-preset/90-exclave.preset",
         "/usr/lib/sysusers.d/exclave.conf",
         "/usr/lib/tmpfiles.d/exclave.conf",

@@ -170,6 +170,15 @@ async def test_a_restart_is_in_the_same_slot_and_without_another_check_of_the_bi
             assert await lab.get("/ready", "169.254.77.2") == 200
 
 
+async def test_a_binary_that_was_replaced_before_the_first_start_is_checked_again() -> None:
+    async with open_lab() as lab:
+        binary = lab.write_binary("proxy-1", 'rm "$0"', "exit 64")
+        lab.scratch.chmod(0o777)  # the program removes itself while it is checked
+        async with lab.agent(binary) as agent:
+            report = await agent.until(lambda report: bool(report.get("problem")))
+            assert report["problem"].startswith(f"there is no proxy at {binary}"), report
+
+
 async def test_an_adopted_proxy_that_ends_is_started_again() -> None:
     async with open_lab() as lab:
         async with lab.agent() as agent:

@@ -42,6 +42,9 @@ async def test_a_proxy_outlives_its_agent_s_unit_and_ends_with_a_stop(installed:
         await machine.boot()
         await lab.join(machine)
         await lab.wait_ready(machine)
+        checks = await machine.shell("journalctl --output=cat --unit=exclave-proxy@check.service")
+        assert checks.count("INFO linkerd2_proxy: ") == 1
+        assert "Failed" not in checks
         active = (await status_of(machine))["proxy"]["active"]
         unit = f"exclave-proxy@{active}.service"
         proxy, agent = await main_pid(machine, unit), await main_pid(machine, "exclave.service")

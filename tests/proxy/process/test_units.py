@@ -19,7 +19,7 @@ from exclave.config import ProxyConfig
 from exclave.errors import Fault, HostError
 from exclave.kit.host.gated import HeldProcess
 from exclave.proxy.process import units as module
-from exclave.proxy.process.binary import ProxyUser
+from exclave.proxy.process.binary import _NO_CONFIGURATION, ProxyUser
 from exclave.proxy.process.units import (
     FOLDER,
     PROGRAM,
@@ -310,6 +310,13 @@ def test_a_refused_system_call_is_an_error_and_not_the_proxy_s_end() -> None:
 def test_a_unit_that_has_ended_is_not_forgotten_while_the_agent_runs() -> None:
     agent = (UNIT_FILE.parent / "exclave.service").read_text()
     assert f"After={unit_of('a')} {unit_of('b')} {unit_of('check')}" in agent.splitlines()
+
+
+def test_the_status_without_a_configuration_is_a_success_for_the_check_alone() -> None:
+    assert "SuccessExitStatus" not in lines("Service")
+    (file,) = (UNIT_FILE.parent / f"{unit_of('check')}.d").iterdir()
+    settings = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    assert settings == ["[Service]", f"SuccessExitStatus={_NO_CONFIGURATION}", "RemainAfterExit=yes"]
 
 
 def test_the_unit_is_exposed_to_at_most_1_3(tmp_path: Path) -> None:

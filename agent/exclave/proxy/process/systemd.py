@@ -67,6 +67,11 @@ class UnitState:
         """True if it has a main process."""
         return self.active in RUNNING and self.pid > 0
 
+    @property
+    def has_exited(self) -> bool:
+        """True if its main process has ended well, and the unit stays active (RemainAfterExit)."""
+        return self.active == "active" and self.pid == 0
+
 
 def parse_state(text: str) -> UnitState:
     """Parse the output of `systemctl show`. Raises ValueError."""

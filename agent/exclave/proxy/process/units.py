@@ -176,7 +176,7 @@ async def wait_ended(unit: str, limit: float, invocation: str | None = None) -> 
     """
     state = await show_unit(unit)
     with trio.move_on_after(limit):
-        while state.active in RUNNING and invocation in (None, state.invocation):
+        while state.active in RUNNING and not state.has_exited and invocation in (None, state.invocation):
             await trio.sleep(POLL_INTERVAL)
             state = await show_unit(unit)
     return state
@@ -238,7 +238,7 @@ class Units:
             self._write_environment(CHECK, binary, GREETING_ENVIRONMENT)
             await start_unit(unit)
             state = await wait_ended(unit, GREETING_TIME)
-            if state.active in RUNNING:
+            if state.active in RUNNING and not state.has_exited:
                 raise endless(binary)
             output = await read_output(state.invocation, _GREETING_LINES)
             return check_greeting(binary, self._user, Finished(state.status, output.encode(), output.strip()))
