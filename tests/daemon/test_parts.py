@@ -349,7 +349,12 @@ PROBLEMS: dict[str, tuple[Any, Problem]] = {
     ),
     "certificate": (
         set_value("identity", "problem", "no answer"),
-        Problem("certificate-not-renewed", "no answer", "check whether exclave's controller runs, and read its log"),
+        Problem(
+            "certificate-not-renewed",
+            "no answer",
+            "check whether exclave's controller runs, and read its log; for a file that cannot be written, make its "
+            "disk writable, then: systemctl restart exclave",
+        ),
     ),
     "a key of somebody else": (
         set_value("identity", "foreign", "one was signed"),

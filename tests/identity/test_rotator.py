@@ -4,7 +4,7 @@ import logging
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -412,6 +412,36 @@ async def test_a_full_disk_leaves_the_old_certificate_serving_until_there_is_roo
         filler.unlink()
         await serial(identity, 2)
         assert not list(world.state.glob(".svid*")), "no half-written file is left"
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_on_a_read_only_disk_the_certificate_serves_and_is_renewed_once_it_is_writable(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(tmp_path)
+    async with world.identity() as identity:
+        await serial(identity, 1)
+    found = load_svid(world.state)
+    assert found is not None
+    store_next_key(world.state, found[1], world.signed[0])  # as after a crash: to be removed at the start
+    with read_only(world.state):
+        async with world.identity() as identity:
+            assert identity.svid.value is not None
+            assert identity.svid.value.serial == 1
+            problem = await identity.problem.wait_for(lambda problem: problem is not None)
+            assert problem == f"cannot write {world.state}/next.key: Read-only file system"
+            assert identity.svid.value.serial == 1
+    async with world.identity() as identity:
+        await serial(identity, 2)
 
 
 async def test_no_key_is_ever_logged(

@@ -1,6 +1,8 @@
 """Records are read back; a damaged one is an error that says what is wrong."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +113,35 @@ def test_an_eviction_is_noted_until_the_next_membership(tmp_path: Path) -> None:
     assert load_eviction(tmp_path) is None
     forget_eviction(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+READ_ONLY = """\
+import sys
+from pathlib import Path
+from exclave.errors import HostError
+from exclave.member.record import load_membership, make_folder
+state = Path(sys.argv[1])
+make_folder(state, 0o700)
+print(load_membership(state).member)
+for folder, mode in ((state, 0o755), (state / "again", 0o700)):
+    try:
+        make_folder(folder, mode)
+    except HostError as error:
+        print(error.message, error.hint, sep=": ")
+"""
+
+
+def test_a_member_is_read_from_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    store_membership(tmp_path, RECORD)
+    mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@" "$0"'
+    shell = ["unshare", "--mount", "sh", "-c", mount, str(tmp_path), sys.executable, "-c", READ_ONLY]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        RECORD.member,
+        f"cannot change the mode of folder {tmp_path} to 755: Read-only file system: make it writable for root",
+        f"cannot make folder {tmp_path}/again: Read-only file system: make its parent writable for root",
+    ], done.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

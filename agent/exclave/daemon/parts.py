@@ -283,8 +283,10 @@ def _reported_by_parts(parts: Parts) -> Iterator[tuple[Latest[str | None], Probl
         hint = "compare the versions of exclave here and in the cluster"
         yield parts.membership.problem, Problem("settings-unusable", "", hint)
     if parts.identity is not None:
-        hint = "check whether exclave's controller runs, and read its log"
-        yield parts.identity.problem, Problem("certificate-not-renewed", "", hint)
+        controller = "check whether exclave's controller runs, and read its log"
+        # Under systemd the agent's mounts are its own, and stay read-only until it is started again.
+        disk = "for a file that cannot be written, make its disk writable, then: systemctl restart exclave"
+        yield parts.identity.problem, Problem("certificate-not-renewed", "", f"{controller}; {disk}")
         evict = f"kubectl exclave member evict {parts.record.member} -n {namespace}"
         hint = f"somebody else has this member's credential: have it evicted ({evict}), then join again"
         yield parts.identity.foreign, Problem("key-not-ours", "", hint)

@@ -87,7 +87,11 @@ class Identity:
         chain, key, received, when = found
         pending = storage.load_next_key(self._state)
         if pending is not None and pending[0].private_numbers() == key.private_numbers():
-            storage.forget_next_key(self._state)  # an earlier agent ended between storing the certificate and this
+            # An earlier agent ended between storing the certificate and this.
+            try:
+                storage.forget_next_key(self._state)
+            except ExclaveError as problem:  # a read-only folder: the key is not requested again, so it does no harm
+                log.warning("%s", problem)
         try:
             svid = check_svid(chain, key, settings.anchors, settings.identity, self._now())
         except SvidError as problem:

@@ -4,6 +4,7 @@
 """
 
 import json
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,21 @@ class EvictionNote:
 
 
 def make_folder(path: Path, mode: int) -> None:
-    """Make a folder that may exist, with exactly this mode. Raises HostError."""
+    """Make a folder that may exist, with exactly this mode. Raises HostError.
+
+    Writes nothing if it is as it should be: a member also starts if its state folder is read-only.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        path.chmod(mode)
     except OSError as problem:
         text = f"cannot make folder {path}: {problem.strerror}"
         raise HostError(Fault.DISK, text, "make its parent writable for root") from problem
+    try:
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+    except OSError as problem:
+        text = f"cannot change the mode of folder {path} to {mode:o}: {problem.strerror}"
+        raise HostError(Fault.DISK, text, "make it writable for root") from problem
 
 
 def store_membership(state: Path, record: MembershipRecord) -> None:
