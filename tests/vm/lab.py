@@ -24,7 +24,7 @@ from exclave_sandbox.demo.membership import issue_token
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import open_network
-from exclave_sandbox.stage.stage import DemoStage, open_stage
+from exclave_sandbox.stage.stage import DemoStage, fetch, open_stage
 from vm.machine import BootedMachine, open_machine
 from vm.roots import Layers
 
@@ -32,6 +32,9 @@ HERE = Path(__file__).parent
 PROXY = "/usr/lib/exclave/linkerd2-proxy"
 LINKS_TIME = 60.0  # seconds, on a busy host
 TOKEN_USES = 60  # machines of one stage that may join
+
+POD_BY_ADDRESS = f"http://{mesh.POD}:{mesh.POD_PORT}/"
+POD_BY_SERVICE = f"http://{mesh.POD_SERVICE}:{mesh.POD_PORT}/"
 
 APPLICATION = """\
 [Unit]
@@ -210,6 +213,21 @@ async def fetch_inside(machine: BootedMachine, url: str) -> dict[str, Any]:
     return answer
 
 
+async def proxy_pids(machine: BootedMachine) -> set[str]:
+    """Processes of the proxy's user."""
+    return set((await machine.run("pgrep", "--euid", "exclave-proxy")).output.decode().split())
+
+
+async def nothing_runs(machine: BootedMachine) -> None:
+    """No process, table or link of exclave, and no failed unit of it."""
+    assert await proxy_pids(machine) == set()
+    assert "exclave" not in await machine.must("nft", "list", "tables")
+    assert "exclave" not in await machine.must("ip", "-brief", "link")
+    # The brackets keep the pattern from matching the command that runs pgrep.
+    assert (await machine.run("pgrep", "--full", "/(usr/lib|usr/bin|run)/[e]xclave|[n]ft -i")).output == b""
+    assert "exclave" not in await machine.must("systemctl", "list-units", "--failed", "--no-legend")
+
+
 @asynccontextmanager
 async def open_lab(installed: Installed, lifetime: str = "24h") -> AsyncIterator[Lab]:
     """A stage for machines; `lifetime`: of certificates."""
@@ -230,5 +248,7 @@ async def _other_links() -> list[str]:
     return [name for _, name in socket.if_nameindex() if name != "lo"]
 
 
-POD_BY_ADDRESS = f"http://{mesh.POD}:{mesh.POD_PORT}/"
-POD_BY_SERVICE = f"http://{mesh.POD_SERVICE}:{mesh.POD_PORT}/"
+async def client_of(lab: Lab, machine: BootedMachine, address: str = "") -> str | None:
+    """The identity with which a request of the pod arrives on the machine."""
+    url = f"http://{address or machine.address}:{mesh.GROUP_PORT}/"
+    return (await fetch(lab.stage.pod, url))["client_id"]  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ class BootedMachine:
     address: str
     folder: Path
     switch: Machine
+    cgroup: Path
+    """Its control group on the host."""
     booted: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
     leader: int = 0
 
@@ -68,11 +71,6 @@ class BootedMachine:
     def log(self) -> Path:
         """What its console shows."""
         return self.folder / "console.log"
-
-    @property
-    def cgroup(self) -> Path:
-        """Its control group on the host."""
-        return (CGROUPS if CGROUPS.is_dir() else CGROUPS.parent) / f"exclave-{os.getpid()}-{self.name}"
 
     async def boot(self) -> None:
         """Start it, and return when systemd has started everything. Raises UnexpectedError."""
@@ -221,7 +219,8 @@ async def open_machine(
 
     `switch`: the machine that has the bridge. If the block fails, its journal is printed.
     """
-    machine = BootedMachine(name, address, folder, switch)
+    cgroups = CGROUPS if CGROUPS.is_dir() else CGROUPS.parent
+    machine = BootedMachine(name, address, folder, switch, cgroups / f"exclave-{uuid.uuid4().hex[:12]}-{name}")
     for part in ("layer", "work", "root"):
         (folder / part).mkdir(parents=True)
     lower = ":".join(map(str, layers))
@@ -241,6 +240,14 @@ async def open_machine(
         with shielded(3 * END_TIME):
             await machine.cut_power()
         subprocess.run(["umount", "--lazy", str(machine.root)], check=True)
+        _remove_cgroup(machine.cgroup)
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    """Remove an empty control group with those below it."""
+    if cgroup.is_dir():
+        for folder, _, _ in os.walk(cgroup, topdown=False):
+            os.rmdir(folder)
 
 
 async def _print_journal(machine: BootedMachine) -> None:

@@ -9,9 +9,8 @@ from exclave.api.requests import EXTERNAL_WORKLOADS, get
 from exclave.errors import Fault
 from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
-from exclave_sandbox.stage.stage import fetch
 from support.figures import add_figure
-from vm.lab import Installed, Lab, open_lab, state_of, status_of
+from vm.lab import Installed, Lab, client_of, open_lab, state_of, status_of
 from vm.machine import BootedMachine
 from vm.traffic import open_sampler, sampler_words
 
@@ -36,12 +35,6 @@ until pgrep -f "[e]xclave.postinst" >/dev/null; do :; done
 kill -9 $(pgrep -x dpkg) $(pgrep -x apt-get)
 pkill -9 -f "[e]xclave.postinst" || true
 """
-
-
-async def client_of(lab: Lab, machine: BootedMachine, address: str = "") -> str | None:
-    """The identity with which a request of the pod arrives on the machine."""
-    url = f"http://{address or machine.address}:{mesh.GROUP_PORT}/"
-    return (await fetch(lab.stage.pod, url))["client_id"]  # type: ignore[no-any-return]
 
 
 async def test_a_certificate_that_expired_during_a_pause_is_renewed(installed: Installed) -> None:

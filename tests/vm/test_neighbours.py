@@ -5,8 +5,7 @@ import pytest
 from exclave_sandbox.demo.membership import identity_of
 from exclave_sandbox.stage import mesh
 from support.figures import add_figure
-from vm.lab import POD_BY_SERVICE, Installed, fetch_inside, open_lab
-from vm.test_faults import client_of
+from vm.lab import POD_BY_SERVICE, Installed, client_of, fetch_inside, open_lab
 from vm.traffic import open_load
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
@@ -14,11 +13,12 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install"
 
 
-async def test_a_member_beside_firewalld(installed: Installed) -> None:
+async def test_a_member_beside_firewalld_that_opens_only_the_application_s_port(installed: Installed) -> None:
     async with open_lab(installed) as lab, lab.open_machine() as machine:
         await machine.boot()
         await machine.shell(f"{APT} firewalld", timeout=300)
-        await machine.shell("systemctl start firewalld; firewall-cmd --quiet --add-port=8080/tcp --add-port=4143/tcp")
+        await machine.shell(f"systemctl start firewalld; firewall-cmd --quiet --add-port={mesh.GROUP_PORT}/tcp")
+        assert await machine.shell("firewall-cmd --list-ports") == f"{mesh.GROUP_PORT}/tcp\n"
         await lab.join(machine)
         async with open_load(lab.stage, machine) as load:
             await load.more(20)

@@ -7,9 +7,8 @@ import pytest
 
 from exclave_sandbox.stage.namespaces import open_network
 from support.figures import add_figure
-from vm.lab import Installed, furnish, open_lab
+from vm.lab import Installed, furnish, nothing_runs, open_lab
 from vm.machine import BootedMachine, open_machine
-from vm.test_load import nothing_runs
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
@@ -38,6 +37,7 @@ async def test_a_removed_member_runs_nothing_and_joins_no_second_time(installed:
         await lab.wait_ready(machine)
 
 
+@pytest.mark.part
 async def test_a_purge_leaves_every_file_as_it_was(installed: Installed) -> None:
     async with open_lab(installed) as lab, lab.open_machine() as machine:
         await machine.boot()
