@@ -58,15 +58,21 @@ def test_systemd_has_no_complaint(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for unit in UNITS:
         shutil.copy(FOLDER / unit, folder)
-    for name in ("multi-user.target", "sysinit.target", "basic.target", "shutdown.target", "network-online.target"):
+    for name in ("multi-user.target", "sysinit.target", "basic.target", "shutdown.target"):
         (folder / name).write_text("[Unit]\nDescription=of systemd\n")
-    for program in ("usr/bin/exclave", "usr/bin/env", "bin/kill"):
+    for program in ("usr/bin/exclave", "usr/bin/env", "usr/bin/systemctl"):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
     done = systemd_analyze("verify", "--man=no", f"--root={tmp_path}", *UNITS)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_unit_lets_a_boot_wait_for_the_network(unit: str) -> None:
+    ordered = [value_of(unit, key) for key in ("Wants", "Requires", "After")]
+    assert "network-online.target" not in " ".join(value for values in ordered for value in values)
 
 
 @pytest.mark.parametrize("unit", LIMITS)

@@ -58,6 +58,7 @@ async def members_of(lab: Lab) -> list[str]:
     return [item["metadata"]["name"] for item in listed["items"]]
 
 
+@pytest.mark.part
 async def test_an_ordered_application_is_meshed_from_its_first_request_on(installed: Installed) -> None:
     async with open_lab(installed) as lab, lab.open_machine() as machine:
         order(machine)
@@ -73,6 +74,41 @@ async def test_an_ordered_application_is_meshed_from_its_first_request_on(instal
             assert sampler.outcomes(rebooted).get("plain", 0) == 0
         assert await first_requests(machine, 2) == [None, identity_of(mesh.GROUP)]
         assert len(await members_of(lab)) == 1
+
+
+OFFLINE = """\
+[Match]
+Name=host0
+
+[Network]
+DHCP=yes
+"""
+"""systemd-networkd-wait-online waits for this link for two minutes: nobody answers DHCP."""
+
+
+async def test_a_boot_does_not_wait_for_a_network_that_is_away(installed: Installed) -> None:
+    async with open_lab(installed) as lab, lab.open_machine() as machine:
+        network = machine.root / "etc/systemd/network/10-host0.network"
+        online = network.read_text()
+        for state in ("unjoined", "member"):
+            if state == "member":
+                await lab.join(machine)
+                await machine.power_off()
+            network.write_text(OFFLINE)
+            began = time.monotonic()
+            await machine.boot()
+            took = time.monotonic() - began
+            for unit in ("network-online.target", "systemd-networkd-wait-online.service"):
+                found = await machine.properties(unit, "ActiveState", "InactiveExitTimestampMonotonic")
+                assert found == {"ActiveState": "inactive", "InactiveExitTimestampMonotonic": "0"}, (state, unit)
+            assert (await machine.properties("exclave.service", "ActiveState"))["ActiveState"] == "active", state
+            add_figure(
+                f"{installed.debian}: {state}, without a network: booted in {took:.1f} s"
+                f" (without exclave, with a network: {installed.boots_in:.1f} s)"
+            )
+            network.write_text(online)
+            await machine.shell("networkctl reload; networkctl reconfigure host0")
+        await lab.wait_ready(machine)
 
 
 async def test_ten_power_cuts_at_random_moments(installed: Installed) -> None:
