@@ -1,11 +1,11 @@
 """A program in place of Linkerd's destination and policy controllers.
 
-    python linkerd_controllers.py ADDRESS POLICY              look-ups over HTTP, for the stand-in proxy
-    python linkerd_controllers.py ADDRESS POLICY CHAIN KEY    gRPC over TLS, for linkerd2-proxy
+    python linkerd_controllers.py ADDRESS POLICY                            look-ups over HTTP, for the stand-in proxy
+    python linkerd_controllers.py ADDRESS POLICY CHAIN KEY [POD IDENTITY]   gRPC over TLS, for linkerd2-proxy
 
-It listens on 8086 and 8090, prints `up`, and ends with its standard input. No destination is in the mesh. POLICY is the
-default inbound policy, the answer for every port without a Server, or `unrouted`: the answer for a port whose Server
-has routes that match no request.
+It listens on 8086 and 8090, prints `up`, and ends with its standard input. No destination is in the mesh but POD, an
+IP:PORT, if it is given. POLICY is the default inbound policy, the answer for every port without a Server, or
+`unrouted`: the answer for a port whose Server has routes that match no request.
 Sources: linkerd2-proxy-api, proto/destination.proto, outbound.proto and inbound.proto.
 """
 
@@ -13,6 +13,7 @@ import os
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,8 @@ CLUSTER = bytes([10, 42, 0, 0]), 16
 ANYWHERE = bytes(4), 0
 
 
-def controllers_command(address: str, policy: str = "all-unauthenticated", *certificate: Path) -> list[str]:
-    """The argument list that runs this program; `certificate` is what `write_certificate` returned."""
+def controllers_command(address: str, policy: str = "all-unauthenticated", *certificate: Path | str) -> list[str]:
+    """The argument list that runs this program; `certificate`: what `write_certificate` returned, and POD IDENTITY."""
     return [sys.executable, __file__, address, policy, *map(str, certificate)]
 
 
@@ -58,6 +59,15 @@ def field(number: int, content: bytes) -> bytes:
     assert size < 1 << 14
     length = [size] if size < 128 else [size & 127 | 128, size >> 7]
     return bytes([number << 3 | 2, *length]) + content
+
+
+def varint(number: int, value: int) -> bytes:
+    """A number of a protobuf message."""
+    encoded = []
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([number << 3, *encoded, value])
 
 
 def labels(number: int, policy: str) -> bytes:
@@ -85,31 +95,54 @@ def server(policy: str) -> bytes:
     return field(1, detect) + authorizations + labels(4, policy)
 
 
-def answer(http: h2.connection.H2Connection, event: h2.events.RequestReceived, policy: bytes) -> None:
-    """Answer a call. Its stream stays open, as that of a watch."""
-    headers = [(":status", "200"), ("content-type", "application/grpc")]
-    path = dict(event.headers or ())[":path"]
-    if path.endswith(".OutboundPolicies/Watch"):  # the proxy takes this as a policy without rules
-        http.send_headers(event.stream_id, [*headers, ("grpc-status", NOT_FOUND)], end_stream=True)
-        return
-    message = policy if path.endswith("/WatchPort") else b""  # an empty profile: nothing is known of the destination
-    http.send_headers(event.stream_id, headers)
-    http.send_data(event.stream_id, b"\0" + len(message).to_bytes(4, "big") + message)
+def profile(pod: str, identity: str) -> bytes:
+    """The destination controller's answer for a pod: IP:PORT, and the name in its certificate."""
+    host, _, port = pod.partition(":")
+    ip = field(1, bytes([0x0D, *reversed([int(part) for part in host.split(".")])]))
+    name = field(1, identity.encode())
+    return field(6, field(1, ip + varint(2, int(port))) + varint(3, 1) + field(5, field(1, name) + field(4, name)))
 
 
-async def talk(tls: ssl.SSLContext, policy: bytes, accepted: trio.SocketStream) -> None:
+@dataclass(frozen=True)
+class Answers:
+    """Messages. Each is that of a watch, so its stream stays open."""
+
+    policy: bytes
+    pod: bytes = b""
+    pod_profile: bytes = b""
+
+    def respond(self, http: h2.connection.H2Connection, stream: int, path: str, request: bytes) -> None:
+        """Answer a call."""
+        headers = [(":status", "200"), ("content-type", "application/grpc")]
+        if path.endswith(".OutboundPolicies/Watch"):  # the proxy takes this as a policy without rules
+            http.send_headers(stream, [*headers, ("grpc-status", NOT_FOUND)], end_stream=True)
+            return
+        message = b""  # an empty profile: nothing is known of the destination
+        if path.endswith("/WatchPort"):
+            message = self.policy
+        elif self.pod and self.pod in request:
+            message = self.pod_profile
+        http.send_headers(stream, headers)
+        http.send_data(stream, b"\0" + len(message).to_bytes(4, "big") + message)
+
+
+async def talk(tls: ssl.SSLContext, answers: Answers, accepted: trio.SocketStream) -> None:
     """Serve one connection of a proxy."""
     http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
     http.initiate_connection()
     stream = trio.SSLStream(accepted, tls, server_side=True, https_compatible=True)
+    paths: dict[int, str] = {}
     try:
         await stream.send_all(http.data_to_send())
         while data := await stream.receive_some(65536):
             for event in http.receive_data(data):
                 if isinstance(event, h2.events.RequestReceived):
-                    answer(http, event, policy)
+                    paths[event.stream_id] = dict(event.headers or ())[":path"]
                 elif isinstance(event, h2.events.DataReceived):
                     http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                    # One short message: it is never split.
+                    if path := paths.pop(event.stream_id, ""):
+                        answers.respond(http, event.stream_id, path, event.data)
             await stream.send_all(http.data_to_send())
     except (trio.BrokenResourceError, h2.exceptions.ProtocolError):
         return  # a proxy that ends
@@ -131,9 +164,11 @@ async def serve(address: str, policy: str, *certificate: str) -> None:
     if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.minimum_version = ssl.TLSVersion.TLSv1_3
-        tls.load_cert_chain(*certificate)
+        tls.load_cert_chain(*certificate[:2])
         tls.set_alpn_protocols(["h2"])
-        handler = partial(talk, tls, server(policy))
+        pod, identity = certificate[2:] or ("", "")
+        answers = Answers(server(policy), pod.encode(), profile(pod, identity) if pod else b"")
+        handler = partial(talk, tls, answers)
     async with trio.open_nursery() as nursery:
         for port in PORTS:
             nursery.start_soon(trio.serve_listeners, handler, await trio.open_tcp_listeners(port, host=address))
