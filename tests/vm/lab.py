@@ -25,12 +25,11 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.namespaces import open_network
 from exclave_sandbox.stage.stage import DemoStage, fetch, open_stage
-from vm.machine import BootedMachine, open_machine
+from vm.machine import LIMIT, BootedMachine, open_machine
 from vm.roots import Layers
 
 HERE = Path(__file__).parent
 PROXY = "/usr/lib/exclave/linkerd2-proxy"
-LINKS_TIME = 60.0  # seconds, on a busy host
 TOKEN_USES = 60  # machines of one stage that may join
 
 POD_BY_ADDRESS = f"http://{mesh.POD}:{mesh.POD_PORT}/"
@@ -107,7 +106,7 @@ async def install(debian: str, system: Layers, packages: Packages, folder: Path)
         archives = {path.name: path.stat().st_size for path in _archives(machine)}
         machine.copy(packages.new, "/root/exclave.deb")
         began = time.monotonic()
-        await machine.shell("DEBIAN_FRONTEND=noninteractive apt-get -qq install -y /root/exclave.deb", timeout=240)
+        await machine.shell("DEBIAN_FRONTEND=noninteractive apt-get -qq install -y /root/exclave.deb")
         installed.seconds = time.monotonic() - began
         after = await _versions(machine)
         installed.added = sorted(set(after) - set(before))
@@ -178,14 +177,14 @@ class Lab:
             machine.write("/etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444)
             yield machine
 
-    async def join(self, machine: BootedMachine, *options: str, timeout: float = 60.0) -> float:
+    async def join(self, machine: BootedMachine) -> float:
         """Join with one line; the seconds that it took."""
         began = time.monotonic()
-        words = ("exclave", "join", "--token-file", "-", *options)
-        await machine.must(*words, stdin=(await self.token()).encode(), timeout=timeout)
+        words = ("exclave", "join", "--token-file", "-", "--timeout", f"{LIMIT:.0f}s")
+        await machine.must(*words, stdin=(await self.token()).encode(), timeout=2 * LIMIT)
         return time.monotonic() - began
 
-    async def wait_ready(self, machine: BootedMachine, limit: float = 60.0) -> None:
+    async def wait_ready(self, machine: BootedMachine, limit: float = LIMIT) -> None:
         """Wait until `exclave status` reports ready."""
         with trio.fail_after(limit):
             await eventually(f"{machine.name} ready", lambda: state_of(machine), lambda state: state == "ready", 0.1)
@@ -232,7 +231,7 @@ async def nothing_runs(machine: BootedMachine) -> None:
 async def open_lab(installed: Installed, lifetime: str = "24h") -> AsyncIterator[Lab]:
     """A stage for machines; `lifetime`: of certificates."""
     # The kernel removes the links of the stage before some time after that has ended.
-    with trio.fail_after(LINKS_TIME):
+    with trio.fail_after(LIMIT):
         await eventually("no link but lo", _other_links, lambda links: links == [], 0.1)
     async with open_stage(lifetime) as stage:
         lab = Lab(stage, installed)

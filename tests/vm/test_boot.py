@@ -16,10 +16,10 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from support.figures import add_figure
 from vm.lab import POD_BY_ADDRESS, Installed, Lab, open_lab
-from vm.machine import BootedMachine
+from vm.machine import LIMIT, BootedMachine
 from vm.traffic import Sampler, open_sampler, sampler_words
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 CUTS = 10
 LATEST = 9.0  # seconds after power-on in which the power is cut again
@@ -48,7 +48,7 @@ async def first_requests(machine: BootedMachine, starts: int = 1) -> list[str | 
     async def lines() -> list[str]:
         return file.read_text().splitlines() if file.exists() else []
 
-    with trio.fail_after(60):
+    with trio.fail_after(LIMIT):
         await eventually("first requests", lines, lambda found: len(found) >= starts, 0.1)  # type: ignore[arg-type]
     return [json.loads(line)["client_id"] for line in await lines()]
 
@@ -69,7 +69,7 @@ async def test_an_ordered_application_is_meshed_from_its_first_request_on(instal
             await sampler.wait_meshed(time.monotonic())
             rebooted = time.monotonic()
             await machine.reboot()
-            back = await sampler.wait_meshed(rebooted + 1, 120)
+            back = await sampler.wait_meshed(rebooted + 1)
             await report(installed, "reboot", sampler, rebooted, back)
             assert sampler.outcomes(rebooted).get("plain", 0) == 0
         assert await first_requests(machine, 2) == [None, identity_of(mesh.GROUP)]
@@ -129,7 +129,7 @@ async def test_ten_power_cuts_at_random_moments(installed: Installed) -> None:
             cut = time.monotonic()
             await machine.cut_power()
             await machine.boot()
-            back = await sampler.wait_meshed(cut, 120)
+            back = await sampler.wait_meshed(cut)
             await report(installed, f"power cut, the last of {CUTS}", sampler, cut, back)
             assert sampler.outcomes(began).get("plain", 0) == 0, f"seed {seed}"
         await lab.wait_ready(machine)

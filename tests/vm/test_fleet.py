@@ -14,6 +14,7 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from support.figures import add_figure
 from vm.lab import Installed, open_lab, status_of
+from vm.machine import LIMIT
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
@@ -33,7 +34,7 @@ async def test_a_fleet_from_one_image_joins_at_its_first_boot(installed: Install
                 nursery.start_soon(machine.boot)
         booted = time.monotonic() - began
         for machine in machines:
-            await lab.wait_ready(machine, 600)
+            await lab.wait_ready(machine, 2 * LIMIT)
         took = time.monotonic() - began
         add_figure(
             f"{installed.debian}: {FLEET} machines from one image booted at once in {booted:.0f} s, "
@@ -64,14 +65,14 @@ async def test_two_clones_of_a_member_are_reported_and_write_little(installed: I
             found = [one for item in listed["items"] for one in item["status"]["conditions"]]
             return [one["message"] for one in found if one["type"] == "Cloned" and one["status"] == "True"]
 
-        with trio.fail_after(180):
+        with trio.fail_after(LIMIT):
             await eventually("a condition Cloned", conditions, bool, 0.5)
 
         async def reported() -> set[str]:
             both = [await status_of(machine) for machine in (first, second)]
             return {problem["code"] for status in both for problem in status.get("problems", [])}
 
-        with trio.fail_after(180):
+        with trio.fail_after(LIMIT):
             await eventually(
                 "the problems", reported, lambda codes: {"cloned", "address-overwritten"} <= set(codes), 0.5
             )

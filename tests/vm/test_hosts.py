@@ -6,7 +6,7 @@ from exclave_sandbox.demo.membership import issue_token
 from vm.lab import Installed, open_lab, status_of
 from vm.machine import BootedMachine
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 UNIT = "exclave.service"
 

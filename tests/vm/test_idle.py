@@ -10,7 +10,7 @@ from support.figures import add_figure
 from vm.lab import Installed, open_lab, status_of
 from vm.machine import BootedMachine
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 IDLE = float(os.environ.get("EXCLAVE_VM_IDLE", "60"))  # seconds; 300 for the figure of a release
 SECURITY = {"exclave.service": 2.2, "exclave-proxy@a.service": 1.3}  # the highest score of each unit

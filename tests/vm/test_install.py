@@ -5,7 +5,7 @@ import pytest
 from support.figures import add_figure
 from vm.lab import Installed
 
-pytestmark = [pytest.mark.vm, pytest.mark.part]
+pytestmark = [pytest.mark.vm, pytest.mark.part, pytest.mark.timeout(1200)]
 
 DOWNLOADED = 25_000_000  # bytes that an installation may download
 

@@ -14,10 +14,10 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from support.figures import add_figure
 from vm.lab import Installed, Lab, nothing_runs, open_lab, proxy_pids, state_of
-from vm.machine import BootedMachine
+from vm.machine import LIMIT, BootedMachine
 from vm.traffic import Load, open_load
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 STEADY = 40  # requests each way before and after an event
 
@@ -58,7 +58,7 @@ async def kill(machine: BootedMachine) -> None:
     async def is_another() -> bool:
         return await main_pid(machine) not in (0, before)
 
-    with trio.fail_after(60):
+    with trio.fail_after(LIMIT):
         await eventually("another agent", is_another, bool, 0.1)
 
 
@@ -72,7 +72,7 @@ async def downgrade(machine: BootedMachine) -> None:
 
 async def apt_install(machine: BootedMachine, package: str) -> None:
     line = f"DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --allow-downgrades /root/{package}"
-    await machine.shell(line, timeout=200)
+    await machine.shell(line)
 
 
 EVENTS: dict[str, tuple[Callable[[BootedMachine], Awaitable[None]], ...]] = {
@@ -108,7 +108,7 @@ async def test_a_stopped_agent_leaves_nothing_that_runs_and_starts_again(install
     # By its address: its Service has no endpoint while it is stopped.
     async with loaded_machine(installed, "10.77.0.21") as (lab, machine, load):
         before = await load.figures()
-        await machine.must("systemctl", "stop", "exclave", timeout=120)
+        await machine.must("systemctl", "stop", "exclave")
         assert (await machine.properties("exclave.service", "ActiveState"))["ActiveState"] == "inactive"
         await nothing_runs(machine)
         await load.more(STEADY)

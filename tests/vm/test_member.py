@@ -8,7 +8,7 @@ from exclave_sandbox.stage.stage import fetch
 from support.figures import add_figure
 from vm.lab import POD_BY_ADDRESS, POD_BY_SERVICE, Installed, fetch_inside, open_lab, state_of
 
-pytestmark = [pytest.mark.vm, pytest.mark.part]
+pytestmark = [pytest.mark.vm, pytest.mark.part, pytest.mark.timeout(1200)]
 
 
 async def test_a_machine_joins_and_serves_both_ways(installed: Installed) -> None:

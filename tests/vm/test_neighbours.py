@@ -8,7 +8,7 @@ from support.figures import add_figure
 from vm.lab import POD_BY_SERVICE, Installed, client_of, fetch_inside, open_lab
 from vm.traffic import open_load
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install"
 
@@ -16,7 +16,7 @@ APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends ins
 async def test_a_member_beside_firewalld_that_opens_only_the_application_s_port(installed: Installed) -> None:
     async with open_lab(installed) as lab, lab.open_machine() as machine:
         await machine.boot()
-        await machine.shell(f"{APT} firewalld", timeout=300)
+        await machine.shell(f"{APT} firewalld")
         await machine.shell(f"systemctl start firewalld; firewall-cmd --quiet --add-port={mesh.GROUP_PORT}/tcp")
         assert await machine.shell("firewall-cmd --list-ports") == f"{mesh.GROUP_PORT}/tcp\n"
         await lab.join(machine)
@@ -38,13 +38,13 @@ async def test_a_member_beside_docker(installed: Installed) -> None:
     async with open_lab(installed) as lab, lab.open_machine() as machine:
         await machine.boot()
         await lab.join(machine)
-        await machine.shell(f"{APT} docker.io iptables", timeout=300)
-        await machine.must("systemctl", "start", "docker", timeout=120)
+        await machine.shell(f"{APT} docker.io iptables")
+        await machine.must("systemctl", "start", "docker")
         assert "docker0" in await machine.must("ip", "-brief", "link")
         async with open_load(lab.stage, machine) as load:
             await load.more(20)
             before = await load.figures()
-            await machine.must("systemctl", "restart", "docker", timeout=120)
+            await machine.must("systemctl", "restart", "docker")
             await load.more(60)
             for way, counts in (await load.since(before)).items():
                 add_figure(f"{installed.debian}: Docker restarts: {way}: {counts}")

@@ -8,9 +8,9 @@ import trio
 
 from exclave_sandbox.expect import eventually
 from vm.lab import Installed, open_lab, status_of
-from vm.machine import BootedMachine
+from vm.machine import LIMIT, BootedMachine
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 PROCESS_TESTS = Path(__file__).parents[1] / "proxy/process"
 
@@ -28,7 +28,7 @@ async def test_the_life_of_units_is_as_the_other_tests_expect(installed: Install
     async with open_lab(installed) as lab, lab.open_machine() as machine:
         machine.copy(PROCESS_TESTS / "programs/unit_life.py", "/opt/unit_life.py")
         await machine.boot()
-        printed = await machine.shell(LIFE, timeout=120)
+        printed = await machine.shell(LIFE)
         expected = (PROCESS_TESTS / "golden/unit_life.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in printed.splitlines()] == [json.loads(line) for line in expected]
 
@@ -50,7 +50,7 @@ async def test_a_proxy_outlives_its_agent_s_unit_and_ends_with_a_stop(installed:
         proxy, agent = await main_pid(machine, unit), await main_pid(machine, "exclave.service")
         for command in ("systemctl kill --signal=KILL exclave", "systemctl restart exclave"):
             await machine.shell(command)
-            with trio.fail_after(60):
+            with trio.fail_after(LIMIT):
                 await eventually(
                     "another agent",
                     lambda: main_pid(machine, "exclave.service"),

@@ -26,7 +26,7 @@ from support.linkerd_controllers import controllers_command, write_certificate
 from vm.lab import POD_BY_ADDRESS, PROXY, Installed, Lab, client_of, fetch_inside, open_lab, status_of
 from vm.traffic import open_load
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 NAMED = os.environ.get("EXCLAVE_LINKERD2_PROXY", "")
 
@@ -80,7 +80,7 @@ async def test_the_proxy_serves_both_ways_and_is_swapped_under_load(installed: I
         async with open_load(lab.stage, machine) as load:
             await load.more(40)
             before, active = await load.figures(), (await status_of(machine))["proxy"]["active"]
-            await machine.must("exclave", "proxy", "swap", timeout=120)
+            await machine.must("exclave", "proxy", "swap")
             await load.more(100)
             assert (await status_of(machine))["proxy"]["active"] != active
             for way, counts in (await load.since(before)).items():

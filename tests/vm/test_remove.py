@@ -10,7 +10,7 @@ from support.figures import add_figure
 from vm.lab import Installed, furnish, nothing_runs, open_lab
 from vm.machine import BootedMachine, open_machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 FILES = Path(__file__).parent / "inside/files.py"
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y"
@@ -29,11 +29,11 @@ async def test_a_removed_member_runs_nothing_and_joins_no_second_time(installed:
         machine.copy(installed.packages.new, "/root/exclave.deb")
         await machine.boot()
         await lab.join(machine)
-        await machine.shell(f"{APT} remove exclave", timeout=200)
+        await machine.shell(f"{APT} remove exclave")
         await nothing_runs(machine)
         assert (machine.root / "var/lib/exclave/membership.json").is_file()
         assert not (machine.root / "usr/lib/exclave/exclave").exists()
-        await machine.shell(f"{APT} install /root/exclave.deb", timeout=200)
+        await machine.shell(f"{APT} install /root/exclave.deb")
         await lab.wait_ready(machine)
 
 
@@ -41,15 +41,15 @@ async def test_a_removed_member_runs_nothing_and_joins_no_second_time(installed:
 async def test_a_purge_leaves_every_file_as_it_was(installed: Installed) -> None:
     async with open_lab(installed) as lab, lab.open_machine() as machine:
         await machine.boot()
-        await machine.shell(f"{APT} purge exclave", timeout=200)
+        await machine.shell(f"{APT} purge exclave")
         (machine.root / "usr/lib/exclave/linkerd2-proxy").unlink(missing_ok=True)  # it was copied by hand
         before = await files(machine)
         machine.copy(installed.packages.new, "/root/exclave.deb")
-        await machine.shell(f"{APT} install /root/exclave.deb", timeout=200)
+        await machine.shell(f"{APT} install /root/exclave.deb")
         assert differences(before, await files(machine))
         furnish(machine)
         await lab.join(machine)
-        assert "kubectl exclave member evict" in await machine.shell(f"{APT} purge exclave", timeout=200)
+        assert "kubectl exclave member evict" in await machine.shell(f"{APT} purge exclave")
         await nothing_runs(machine)
         (machine.root / "usr/lib/exclave/linkerd2-proxy").unlink(missing_ok=True)
         assert differences(before, await files(machine)) == []
@@ -64,13 +64,13 @@ async def test_an_idle_package_leaves_nothing(installed: Installed, tmp_path: Pa
             machine.copy(installed.packages.new, "/root/exclave.deb")
             await machine.shell(
                 'deps=$(dpkg-deb --field /root/exclave.deb Depends); '
-                f'{APT} satisfy "$deps"; {APT} install python3', timeout=300
+                f'{APT} satisfy "$deps"; {APT} install python3'
             )  # fmt: skip
             before = await files(machine)
-            await machine.shell(f"{APT} install /root/exclave.deb", timeout=200)
+            await machine.shell(f"{APT} install /root/exclave.deb")
             new = differences(before, await files(machine))
             assert new
-            await machine.shell(f"{APT} purge exclave", timeout=200)
+            await machine.shell(f"{APT} purge exclave")
             left = differences(before, await files(machine))
             add_figure(
                 f"{installed.debian}: the package brings {len(new)} files and folders; a purge leaves {len(left)}"

@@ -16,7 +16,7 @@ from exclave_sandbox.expect import eventually
 from exclave_sandbox.stage import mesh
 from exclave_sandbox.stage.programs import Traffic, module, open_traffic
 from exclave_sandbox.stage.stage import DemoStage
-from vm.machine import BootedMachine
+from vm.machine import LIMIT, BootedMachine
 
 SAMPLER = Path(__file__).resolve().parents[1] / "crash/sample_connections.py"
 PAUSE, PATIENCE = "0.05", "3"
@@ -108,7 +108,7 @@ class Sampler:
         self.samples += [(begun, ended, outcome) for begun, ended, outcome in json.loads(text)]
         return self.samples
 
-    async def wait_meshed(self, since: float, limit: float = 60.0) -> float:
+    async def wait_meshed(self, since: float, limit: float = LIMIT) -> float:
         """Wait for ten meshed connections one after the other that began after `since`; when the first one began."""
         with trio.fail_after(limit):
             while True:
