@@ -21,6 +21,7 @@ from exclave.kit.tasks.nursery import shielded
 from exclave_sandbox.demo.membership import identity_of
 from exclave_sandbox.pki import Authority
 from exclave_sandbox.stage import mesh
+from exclave_sandbox.stage.namespaces import UPLINK
 from support.figures import add_figure
 from support.linkerd_controllers import controllers_command, write_certificate
 from vm.lab import POD_BY_ADDRESS, PROXY, Installed, Lab, client_of, fetch_inside, open_lab, status_of
@@ -53,7 +54,7 @@ async def open_controllers(lab: Lab) -> AsyncIterator[None]:
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     issuer = Authority(x509.load_pem_x509_certificate(certificate), signer)
     files = write_certificate(issuer, lab.stage.scratch)
-    await trio.run_process(["ip", "address", "add", f"{CONTROLLERS}/16", "dev", "host0"])
+    await trio.run_process(["ip", "address", "add", f"{CONTROLLERS}/16", "dev", UPLINK])
     await trio.run_process(["nft", "-f", "-"], stdin=REDIRECT.encode())
     words = controllers_command(CONTROLLERS, "all-unauthenticated", *files, POD, identity_of(mesh.POD_NAME))
     program = await trio.lowlevel.open_process(words, stdin=PIPE, stdout=PIPE)

@@ -19,7 +19,7 @@ from exclave_sandbox.stage.stage import DemoStage
 from vm.machine import LIMIT, BootedMachine
 
 SAMPLER = Path(__file__).resolve().parents[1] / "crash/sample_connections.py"
-PAUSE, PATIENCE = "0.05", "3"
+PAUSE, PATIENCE = "0.1", "5"
 """Seconds between new connections, and for one."""
 
 
